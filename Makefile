@@ -1,0 +1,78 @@
+# Every target does its own set-up in .venv from the hashed lock files, once. `make help` lists them.
+# pip's own settings (PIP_INDEX_URL, PIP_CERT, ... or its configuration files) are honoured: nothing here overrides them.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+ARGS   ?=
+
+# Two levels of set-up in one environment; dev contains runtime. A stamp is newer than what it was made from.
+RUNTIME := $(VENV)/.runtime-installed
+DEV     := $(VENV)/.dev-installed
+
+PIP_TOOLS := pip-tools==7.6.2
+COMPILE    = CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/pip-compile --quiet --generate-hashes \
+	--allow-unsafe --strip-extras --all-build-deps --no-annotate \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test check format bench lock clean
+
+help: ## Say what there is to make
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+setup: $(DEV) ## Make .venv with everything to run, test and check Clockwork
+
+demo: $(RUNTIME) ## Run examples/demo.py
+	@$(BIN)/python examples/demo.py $(ARGS)
+
+test: $(DEV) ## Run the tests; ARGS="-k name" narrows them
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV) ## Lint, check the formatting, the types and the law of rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+
+format: $(DEV) ## Put the code in the house's format and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(RUNTIME) ## Run each benchmarks/bench_*.py; results go to build/bench/*.json
+	@mkdir -p build/bench
+	@set -e; for script in $(sort $(wildcard benchmarks/bench_*.py)); do \
+		name=$$(basename $$script .py); name=$${name#bench_}; \
+		echo "== $$name"; $(BIN)/python $$script --json build/bench/$$name.json $(ARGS); \
+	done
+
+lock: ## Renew both lock files; PYTHON must be the oldest supported one (3.11), UPGRADE=1 moves to newer releases
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make lock needs PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip --disable-pip-version-check --quiet install $(PIP_TOOLS)
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --extra demo -o requirements.lock pyproject.toml
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+
+clean: ## Remove .venv, build and the tools' caches
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf src/*.egg-info
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Clockwork needs Python 3.11 or newer; say which: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(RUNTIME): requirements.lock pyproject.toml | $(BIN)/python
+	@echo "Setting up $(VENV) from $<"
+	@$(PIP) install --require-hashes -r $<
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV): requirements-dev.lock pyproject.toml | $(BIN)/python
+	@echo "Setting up $(VENV) from $<"
+	@$(PIP) install --require-hashes -r $<
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@ $(RUNTIME)
