@@ -1,0 +1,51 @@
+"""What the two ends of a connection say to each other as such: who they are, that they live, what time it is."""
+
+from typing import Final, TypeAlias
+
+from msgspec import Struct
+
+from clockwork.units import Nanos
+
+PROTOCOL_VERSION: Final = 1
+"""Raised whenever a message changes so that an older peer would misread it."""
+
+ROLE_WORKER: Final = "worker"
+ROLE_CLIENT: Final = "client"
+
+
+class Hello(Struct, frozen=True, array_like=True, tag=1000):
+    """The first message of whoever dialled. ``name`` identifies a worker across reconnections."""
+
+    role: str
+    name: str
+    software: str
+
+
+class Welcome(Struct, frozen=True, array_like=True, tag=1001):
+    """The answer to a Hello that is accepted."""
+
+    software: str
+    max_frame_bytes: int
+
+
+class Goodbye(Struct, frozen=True, array_like=True, tag=1002):
+    """The last message before the connection is closed: why."""
+
+    reason: str
+
+
+class Ping(Struct, frozen=True, array_like=True, tag=1003):
+    """Do you live? ``sent`` is the sender's clock."""
+
+    sent: Nanos
+
+
+class Pong(Struct, frozen=True, array_like=True, tag=1004):
+    """I do. ``ping_sent`` repeats the Ping's; ``received`` and ``sent`` are the answerer's clock."""
+
+    ping_sent: Nanos
+    received: Nanos
+    sent: Nanos
+
+
+LinkMessage: TypeAlias = Hello | Welcome | Goodbye | Ping | Pong

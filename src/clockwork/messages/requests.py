@@ -1,0 +1,217 @@
+"""What a client and the controller say to each other.
+
+A request's ``id`` is the client's own, unique among its outstanding requests on one connection; the response repeats
+it. Every request is answered exactly once, unless the client cancelled it or went away.
+"""
+
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from clockwork.messages.profile import ModelProfile
+from clockwork.messages.results import GPUInfo, ModelInfo
+from clockwork.messages.tensors import TensorInfo, TensorSpec
+from clockwork.units import Bytes, Nanos
+
+
+class InferRequest(Struct, frozen=True, array_like=True, tag=16):
+    """Infer; the payload of ``inputs`` lies beside the message.
+
+    The deadline is ``slo`` nanoseconds after the controller received the request; or ``slo_factor`` times the model's
+    estimate for its batch size on the fastest kind of device; or the server's default if both are None. If both are
+    given, the tighter one holds. ``outputs`` names the outputs wanted, all if empty. With ``generated`` there is no
+    payload: the worker makes zeros of these shapes.
+    """
+
+    id: int
+    model: str
+    inputs: tuple[TensorSpec, ...]
+    slo: Nanos | None = None
+    slo_factor: float | None = None
+    outputs: tuple[str, ...] = ()
+    generated: bool = False
+
+
+class RequestTiming(Struct, frozen=True, array_like=True):
+    """Where a request's time went; durations in nanoseconds as the controller saw them.
+
+    ``total`` runs from the request's arrival at the controller to its answer. ``queue`` ends when the action that
+    answered it was due to start on the device; ``exec`` is the device's time for the whole batch. ``cold_start``: no
+    device held the weights when the request arrived.
+    """
+
+    total: Nanos
+    queue: Nanos = 0
+    exec: Nanos = 0
+    batch_size: int = 0
+    cold_start: bool = False
+
+
+class InferResponse(Struct, frozen=True, array_like=True, tag=17):
+    """The answer to InferRequest; the payload of ``outputs`` lies beside the message.
+
+    If ``status`` is not SUCCESS, ``message`` says why. ``predicted`` is when, in nanoseconds after arrival, the answer
+    was or would have been expected; ``retry_after`` is the time after which asking again makes sense. None: unknown.
+    """
+
+    id: int
+    status: int
+    message: str
+    outputs: tuple[TensorSpec, ...]
+    timing: RequestTiming
+    predicted: Nanos | None = None
+    retry_after: Nanos | None = None
+
+
+class CancelRequest(Struct, frozen=True, array_like=True, tag=18):
+    """The client no longer wants the answer to its InferRequest ``id``; nothing answers a CancelRequest."""
+
+    id: int
+
+
+class LoadModelRequest(Struct, frozen=True, array_like=True, tag=19):
+    """Load a model from under the workers' model roots, on every worker. ``name`` defaults to the file's."""
+
+    id: int
+    path: str
+    name: str = ""
+    no_of_copies: int = 1
+
+
+class LoadModelResponse(Struct, frozen=True, array_like=True, tag=20):
+    """The answer to LoadModelRequest: the names of the models, one per copy."""
+
+    id: int
+    status: int
+    message: str
+    models: tuple[str, ...] = ()
+
+
+class ListModelsRequest(Struct, frozen=True, array_like=True, tag=21):
+    """``ls``: which models are served?"""
+
+    id: int
+
+
+class ModelSummary(Struct, frozen=True, array_like=True):
+    """A served model as clients see it."""
+
+    name: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    batchable: bool
+    max_batch_size: int
+    weights_bytes: Bytes
+
+
+class ListModelsResponse(Struct, frozen=True, array_like=True, tag=22):
+    """The answer to ListModelsRequest, ordered by name."""
+
+    id: int
+    status: int
+    message: str
+    models: tuple[ModelSummary, ...] = ()
+
+
+class EvictRequest(Struct, frozen=True, array_like=True, tag=23):
+    """Evict a model's weights from every device that holds them; the next request for it starts cold."""
+
+    id: int
+    model: str
+
+
+class EvictResponse(Struct, frozen=True, array_like=True, tag=24):
+    """The answer to EvictRequest: from how many devices the weights were evicted."""
+
+    id: int
+    status: int
+    message: str
+    devices: int = 0
+
+
+class StatusRequest(Struct, frozen=True, array_like=True, tag=25):
+    """What is the server doing? Answered at once, in every stage."""
+
+    id: int
+
+
+class Progress(Struct, frozen=True, array_like=True):
+    """How far a stage is: ``done`` of ``total`` models, and the time left if it is known."""
+
+    done: int = 0
+    total: int = 0
+    remaining: Nanos | None = None
+
+
+class GPUStatus(Struct, frozen=True, array_like=True):
+    """A device, its loaded models as the controller sees them, and its outstanding actions."""
+
+    gpu: GPUInfo
+    used_pages: int
+    outstanding: int
+
+
+class WorkerStatus(Struct, frozen=True, array_like=True):
+    """A worker and its devices. ``ready``: it holds every model and takes part in serving."""
+
+    id: str
+    ready: bool
+    page_size: Bytes
+    gpus: tuple[GPUStatus, ...]
+
+
+class ModelStatus(Struct, frozen=True, array_like=True):
+    """A model, its profile per kind of device, and what became of its requests.
+
+    ``late`` counts requests that were not answered by their deadline; ``refused`` those told before it that they would
+    not be; ``failed`` all other errors.
+    """
+
+    info: ModelInfo
+    profiles: dict[str, ModelProfile]
+    in_time: int = 0
+    late: int = 0
+    refused: int = 0
+    failed: int = 0
+    cold_starts: int = 0
+
+
+class ServerStatus(Struct, frozen=True, array_like=True):
+    """The whole server. ``broken`` names models that could not be profiled, and why."""
+
+    version: str
+    scheduler: str
+    stage: str
+    progress: Progress
+    outstanding: int
+    workers: tuple[WorkerStatus, ...]
+    models: tuple[ModelStatus, ...]
+    broken: dict[str, str] = {}
+
+
+class StatusResponse(Struct, frozen=True, array_like=True, tag=26):
+    """The answer to StatusRequest."""
+
+    id: int
+    server: ServerStatus
+
+
+class ErrorResponse(Struct, frozen=True, array_like=True, tag=27):
+    """The answer to a request of any kind that could not even be looked at."""
+
+    id: int
+    status: int
+    message: str
+
+
+Request: TypeAlias = (
+    InferRequest | CancelRequest | LoadModelRequest | ListModelsRequest | EvictRequest | StatusRequest
+)
+Response: TypeAlias = (
+    InferResponse
+    | LoadModelResponse
+    | ListModelsResponse
+    | EvictResponse
+    | StatusResponse
+    | ErrorResponse
+)

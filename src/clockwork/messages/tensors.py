@@ -1,0 +1,143 @@
+"""Tensors as the Open Inference Protocol v2 names, types and shapes them. Never their elements.
+
+A *payload* is the elements' bytes. The deciding code carries it as an opaque handle beside the message and never looks
+inside; only runtimes and clients do. On the wire, a message's payload is its tensors' bytes one after the other, in the
+order of their specs: little-endian, row-major; ``BYTES`` elements each as a 4-byte little-endian length and the bytes
+(Open Inference Protocol v2, "Tensor Data Types" and the binary tensor data extension).
+"""
+
+from enum import StrEnum
+from math import prod
+from typing import Final
+
+from msgspec import Struct
+
+from clockwork.errors import InvalidRequestError
+from clockwork.units import Bytes
+
+MAX_RANK: Final = 16
+"""More dimensions than any model has; a bound on what a peer can make us look at."""
+
+MAX_TENSORS: Final = 256
+"""Inputs or outputs of one request; a bound on what a peer can make us look at."""
+
+
+class Datatype(StrEnum):
+    """Element types: the intersection of the Open Inference Protocol v2 and ONNX Runtime."""
+
+    BOOL = "BOOL"
+    UINT8 = "UINT8"
+    UINT16 = "UINT16"
+    UINT32 = "UINT32"
+    UINT64 = "UINT64"
+    INT8 = "INT8"
+    INT16 = "INT16"
+    INT32 = "INT32"
+    INT64 = "INT64"
+    FP16 = "FP16"
+    BF16 = "BF16"
+    FP32 = "FP32"
+    FP64 = "FP64"
+    BYTES = "BYTES"
+
+
+ELEMENT_BYTES: Final[dict[str, int]] = {
+    Datatype.BOOL: 1,
+    Datatype.UINT8: 1,
+    Datatype.UINT16: 2,
+    Datatype.UINT32: 4,
+    Datatype.UINT64: 8,
+    Datatype.INT8: 1,
+    Datatype.INT16: 2,
+    Datatype.INT32: 4,
+    Datatype.INT64: 8,
+    Datatype.FP16: 2,
+    Datatype.BF16: 2,
+    Datatype.FP32: 4,
+    Datatype.FP64: 8,
+}
+"""Size of one element; ``BYTES`` has none."""
+
+
+class TensorInfo(Struct, frozen=True, array_like=True):
+    """What a model says of one input or output. ``shape`` includes the batch dimension; -1 is a free dimension."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def describe(self) -> str:
+        """``data FP32[-1,3,224,224]``."""
+        return f"{self.name} {self.datatype}[{','.join(map(str, self.shape))}]"
+
+
+class TensorSpec(Struct, frozen=True, array_like=True):
+    """One tensor of a request or response: every dimension is known, and its payload has ``nbytes`` bytes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    nbytes: Bytes
+
+    def describe(self) -> str:
+        """``data FP32[1,3,224,224]``."""
+        return f"{self.name} {self.datatype}[{','.join(map(str, self.shape))}]"
+
+
+def spec(name: str, datatype: str, shape: tuple[int, ...]) -> TensorSpec:
+    """The spec of a tensor whose elements all have one size.
+
+    Raises:
+        InvalidRequestError: ``datatype`` is unknown, or ``BYTES`` (whose size no shape tells).
+    """
+    size = ELEMENT_BYTES.get(datatype)
+    if size is None:
+        raise InvalidRequestError(f"tensor {name!r}: datatype {datatype!r} has no fixed element size")
+    return TensorSpec(name, datatype, shape, size * prod(shape))
+
+
+def check_specs(tensors: tuple[TensorSpec, ...], payload_bytes: Bytes) -> None:
+    """Check tensors that came from outside, against the size of the payload that came with them.
+
+    Raises:
+        InvalidRequestError: too many tensors, a name twice, an unknown datatype, too many or negative dimensions, or
+            sizes that do not add up.
+    """
+    if len(tensors) > MAX_TENSORS:
+        raise InvalidRequestError(f"{len(tensors)} tensors; at most {MAX_TENSORS} are accepted")
+    total = 0
+    names = set()
+    for tensor in tensors:
+        _check_spec(tensor)
+        if tensor.name in names:
+            raise InvalidRequestError(f"tensor {tensor.name!r} was sent twice")
+        names.add(tensor.name)
+        total += tensor.nbytes
+    if total != payload_bytes:
+        raise InvalidRequestError(
+            f"the tensors need {total} bytes of data, but {payload_bytes} came with the request"
+        )
+
+
+def _check_spec(tensor: TensorSpec) -> None:
+    if len(tensor.shape) > MAX_RANK:
+        raise InvalidRequestError(
+            f"tensor {tensor.name!r} has {len(tensor.shape)} dimensions; at most {MAX_RANK} are accepted"
+        )
+    if any(dim < 0 for dim in tensor.shape):
+        raise InvalidRequestError(f"tensor {tensor.describe()} has a negative dimension")
+    if tensor.datatype == Datatype.BYTES:
+        if tensor.nbytes < 4 * prod(tensor.shape):
+            raise InvalidRequestError(
+                f"tensor {tensor.describe()} cannot fit in {tensor.nbytes} bytes: each element takes at least 4"
+            )
+        return
+    size = ELEMENT_BYTES.get(tensor.datatype)
+    if size is None:
+        raise InvalidRequestError(
+            f"tensor {tensor.name!r} has the unknown datatype {tensor.datatype!r}; known: {', '.join(Datatype)}"
+        )
+    if tensor.nbytes != size * prod(tensor.shape):
+        raise InvalidRequestError(
+            f"tensor {tensor.describe()} takes {size * prod(tensor.shape)} bytes, but says {tensor.nbytes}"
+        )

@@ -1,0 +1,68 @@
+"""Units of the house, so that no bare number has to be explained.
+
+Rules of the file: time is an ``int`` of nanoseconds and memory an ``int`` of bytes or of pages. Floats appear only at
+the edges: a client's seconds, a printed millisecond.
+"""
+
+from typing import Final, TypeAlias
+
+Nanos: TypeAlias = int
+"""A duration, or a moment on a monotonic clock, in nanoseconds."""
+
+Bytes: TypeAlias = int
+"""A size in bytes."""
+
+Pages: TypeAlias = int
+"""A size in pages of a device's weights cache."""
+
+MICROSECOND: Final[Nanos] = 1_000
+MILLISECOND: Final[Nanos] = 1_000_000
+SECOND: Final[Nanos] = 1_000_000_000
+KIB: Final[Bytes] = 1 << 10
+MIB: Final[Bytes] = 1 << 20
+GIB: Final[Bytes] = 1 << 30
+
+FOREVER: Final[Nanos] = (1 << 63) - 1
+"""Later than any moment: the ``latest`` of an action that may start at any time."""
+
+
+def us(value: float) -> Nanos:
+    """Microseconds as nanoseconds."""
+    return round(value * MICROSECOND)
+
+
+def ms(value: float) -> Nanos:
+    """Milliseconds as nanoseconds."""
+    return round(value * MILLISECOND)
+
+
+def seconds(value: float) -> Nanos:
+    """Seconds as nanoseconds."""
+    return round(value * SECOND)
+
+
+def as_ms(value: Nanos) -> float:
+    """Nanoseconds as milliseconds, for people."""
+    return value / MILLISECOND
+
+
+def as_seconds(value: Nanos) -> float:
+    """Nanoseconds as seconds, for people."""
+    return value / SECOND
+
+
+def show_duration(value: Nanos) -> str:
+    """``1.23 ms``, ``4.5 s``: a duration in the unit that a person would choose."""
+    if abs(value) >= SECOND:
+        return f"{value / SECOND:.3g} s"
+    if abs(value) >= MILLISECOND:
+        return f"{value / MILLISECOND:.3g} ms"
+    return f"{value / MICROSECOND:.3g} us"
+
+
+def show_bytes(value: Bytes) -> str:
+    """``97.4 MiB``: a size in the unit that a person would choose."""
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if abs(value) >= unit:
+            return f"{value / unit:.1f} {name}"
+    return f"{value} B"
