@@ -1,7 +1,7 @@
 """The contract between the parts that decide and the hosts that act.
 
-A *machine* computes and never acts: no clock, no I/O, no thread, no global randomness. The same list of ``(now, event)``
-gives the same commands. Whoever hosts a machine has three duties:
+A *machine* computes and never acts: no clock, no I/O, no thread, no global randomness. The same list of ``(now,
+event)`` gives the same commands. Whoever hosts a machine has three duties:
 
 1. tell it what happened: ``commands = machine.handle(now, event)``;
 2. wake it when it asked to be woken, never before: ``commands = machine.wake(now)`` with ``now >= next_wakeup()``;
@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 from clockwork.units import Nanos
 
 EventT = TypeVar("EventT", contravariant=True)
-CommandT = TypeVar("CommandT", covariant=True)
+CommandT = TypeVar("CommandT")
 
 
 class Machine(Protocol[EventT, CommandT]):

@@ -99,9 +99,7 @@ class GetWorkerState(Struct, frozen=True, array_like=True, tag=7):
     id: int
 
 
-Action: TypeAlias = (
-    LoadModelFromDisk | UnloadModel | LoadWeights | EvictWeights | Infer | ClearCache | GetWorkerState
-)
+Action: TypeAlias = LoadModelFromDisk | UnloadModel | LoadWeights | EvictWeights | Infer | ClearCache | GetWorkerState
 
 
 def model_names(name: str, no_of_copies: int) -> tuple[str, ...]:

@@ -204,14 +204,7 @@ class ErrorResponse(Struct, frozen=True, array_like=True, tag=27):
     message: str
 
 
-Request: TypeAlias = (
-    InferRequest | CancelRequest | LoadModelRequest | ListModelsRequest | EvictRequest | StatusRequest
-)
+Request: TypeAlias = InferRequest | CancelRequest | LoadModelRequest | ListModelsRequest | EvictRequest | StatusRequest
 Response: TypeAlias = (
-    InferResponse
-    | LoadModelResponse
-    | ListModelsResponse
-    | EvictResponse
-    | StatusResponse
-    | ErrorResponse
+    InferResponse | LoadModelResponse | ListModelsResponse | EvictResponse | StatusResponse | ErrorResponse
 )

@@ -114,9 +114,7 @@ def check_specs(tensors: tuple[TensorSpec, ...], payload_bytes: Bytes) -> None:
         names.add(tensor.name)
         total += tensor.nbytes
     if total != payload_bytes:
-        raise InvalidRequestError(
-            f"the tensors need {total} bytes of data, but {payload_bytes} came with the request"
-        )
+        raise InvalidRequestError(f"the tensors need {total} bytes of data, but {payload_bytes} came with the request")
 
 
 def _check_spec(tensor: TensorSpec) -> None:

@@ -1,0 +1,188 @@
+"""Numpy arrays as payloads, and payloads as numpy arrays: the same bytes, seen from the two ends.
+
+Rules of the file: elements of one size are never copied when they lie in memory as the wire wants them (little-endian,
+row-major, see `clockwork.messages.tensors`); what is made from a payload is a read-only view of it. ``BYTES`` elements
+are Python objects and always copied: ``bytes`` in arrays made from payloads; ``bytes`` or ``str`` (sent as UTF-8) in
+arrays made by users.
+"""
+
+from functools import cache
+from importlib import import_module
+from math import prod
+from struct import Struct
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clockwork.errors import InvalidRequestError
+from clockwork.messages.tensors import ELEMENT_BYTES, Datatype, TensorSpec
+
+Array: TypeAlias = NDArray[Any]
+"""An array of any of the dtypes below."""
+
+Buffer: TypeAlias = Any
+"""Bytes-like (the buffer protocol), one-dimensional, of single bytes."""
+
+_LENGTH: Final = Struct("<I")
+
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {
+    Datatype.BOOL: np.dtype("?"),
+    Datatype.UINT8: np.dtype("u1"),
+    Datatype.UINT16: np.dtype("<u2"),
+    Datatype.UINT32: np.dtype("<u4"),
+    Datatype.UINT64: np.dtype("<u8"),
+    Datatype.INT8: np.dtype("i1"),
+    Datatype.INT16: np.dtype("<i2"),
+    Datatype.INT32: np.dtype("<i4"),
+    Datatype.INT64: np.dtype("<i8"),
+    Datatype.FP16: np.dtype("<f2"),
+    Datatype.FP32: np.dtype("<f4"),
+    Datatype.FP64: np.dtype("<f8"),
+    Datatype.BYTES: np.dtype("O"),
+}
+_DATATYPES: Final[dict[np.dtype[Any], str]] = {dtype: str(datatype) for datatype, dtype in _DTYPES.items()}
+
+
+def dtype_of(datatype: str) -> np.dtype[Any]:
+    """The numpy dtype of a datatype; that of ``BF16`` comes from the package ml_dtypes.
+
+    Raises:
+        InvalidRequestError: no such datatype, or ml_dtypes is not installed.
+    """
+    found = _DTYPES.get(datatype)
+    if found is not None:
+        return found
+    if datatype == Datatype.BF16:
+        bfloat16 = _bfloat16()
+        if bfloat16 is None:
+            raise InvalidRequestError("BF16 arrays need the package ml_dtypes, which is not installed: install it")
+        return bfloat16
+    raise InvalidRequestError(f"the datatype {datatype!r} is unknown; known: {', '.join(Datatype)}")
+
+
+def datatype_of(dtype: np.dtype[Any]) -> str:
+    """The datatype of a numpy dtype, whatever its byte order; strings of any kind are ``BYTES``.
+
+    Raises:
+        InvalidRequestError: there is none for it.
+    """
+    if dtype.kind in "SUT":
+        return Datatype.BYTES.value
+    found = _DATATYPES.get(dtype.newbyteorder("<"))
+    if found is not None:
+        return found
+    if dtype == _bfloat16():
+        return Datatype.BF16.value
+    raise InvalidRequestError(
+        f"arrays of dtype {dtype} cannot be sent; convert them to one of "
+        f"{', '.join(str(it) for it in _DATATYPES if it.kind != 'O')}, bfloat16, or an object array of bytes or str"
+    )
+
+
+def to_payload(array: ArrayLike) -> tuple[str, tuple[int, ...], Buffer]:
+    """An array's datatype, shape and payload. The payload shares the array's memory where it can.
+
+    Raises:
+        InvalidRequestError: its dtype is not one of Clockwork's, or it holds objects that are no strings.
+    """
+    source = np.asarray(array)
+    datatype = datatype_of(source.dtype)
+    if datatype == Datatype.BYTES:
+        return datatype, source.shape, _joined(source)
+    return datatype, source.shape, raw_bytes(np.asarray(source, dtype=dtype_of(datatype), order="C"))
+
+
+def from_payload(spec: TensorSpec, buffer: Buffer, offset: int = 0) -> Array:
+    """The array whose ``spec.nbytes`` bytes begin at ``offset`` of the payload: a read-only view, unless ``BYTES``.
+
+    Raises:
+        InvalidRequestError: the payload is too short, does not fit the spec, or the datatype is unknown.
+    """
+    dtype = _DTYPES.get(spec.datatype) or dtype_of(spec.datatype)
+    if spec.datatype == "BYTES":
+        return _taken_apart(spec, memoryview(buffer).cast("B")[offset : offset + spec.nbytes])
+    if spec.nbytes != ELEMENT_BYTES[spec.datatype] * prod(spec.shape):
+        raise InvalidRequestError(
+            f"tensor {spec.describe()} takes {ELEMENT_BYTES[spec.datatype] * prod(spec.shape)} bytes, "
+            f"but says {spec.nbytes}"
+        )
+    if not spec.nbytes:
+        return np.empty(spec.shape, dtype)
+    try:
+        array: Array = np.ndarray(spec.shape, dtype, buffer, offset)
+    except (TypeError, ValueError):
+        raise InvalidRequestError(
+            f"tensor {spec.describe()} needs {spec.nbytes} bytes at {offset}; "
+            f"the payload has {memoryview(buffer).nbytes}"
+        ) from None
+    array.flags.writeable = False
+    if spec.datatype == "BOOL" and array.view(np.uint8).max() > 1:
+        # Any other byte is neither value to a compiler, and what a kernel then does is anybody's guess.
+        raise InvalidRequestError(f"tensor {spec.describe()} has bytes other than 0 and 1")
+    return array
+
+
+def raw_bytes(array: Array) -> Buffer:
+    """The memory of a C-contiguous array of fixed-size elements, as single bytes."""
+    if not array.size:
+        return b""  # memoryview cannot cast a view with a zero in its shape
+    if array.dtype.isbuiltin != 1:
+        array = array.view(np.uint16)  # bfloat16 has no format of the buffer protocol
+    return memoryview(array).cast("B")
+
+
+@cache
+def _bfloat16() -> np.dtype[Any] | None:
+    try:
+        return np.dtype(import_module("ml_dtypes").bfloat16)
+    except ImportError:
+        return None
+
+
+def _joined(array: Array) -> bytes:
+    """The elements, each after its length."""
+    parts: list[bytes] = []
+    for element in array.ravel().tolist():
+        if isinstance(element, str):
+            element = _utf8(element)
+        elif not isinstance(element, bytes):
+            raise InvalidRequestError(
+                f"an array of objects may hold bytes and str only; found {type(element).__name__}: convert it"
+            )
+        parts.append(_LENGTH.pack(len(element)))
+        parts.append(element)
+    return b"".join(parts)
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequestError(f"the string {text[:40]!r} has lone surrogates, which UTF-8 cannot carry") from None
+
+
+def _taken_apart(spec: TensorSpec, view: memoryview) -> Array:
+    """The elements without their lengths."""
+    count = prod(spec.shape)
+    if count * _LENGTH.size > len(view):
+        raise InvalidRequestError(
+            f"tensor {spec.describe()} cannot fit in {len(view)} bytes: each element takes at least {_LENGTH.size}"
+        )
+    array = np.empty(count, object)
+    at = 0
+    for i in range(count):
+        start = at + _LENGTH.size
+        length = _LENGTH.unpack_from(view, at)[0] if start <= len(view) else 0
+        at = start + length
+        if at > len(view):
+            raise InvalidRequestError(
+                f"element {i} of tensor {spec.describe()} ends at byte {at}, but the tensor has {len(view)}"
+            )
+        array[i] = bytes(view[start:at])
+    if at != spec.nbytes or len(view) != spec.nbytes:
+        raise InvalidRequestError(
+            f"the {count} elements of tensor {spec.describe()} take {at} bytes, but {spec.nbytes} were announced "
+            f"and {len(view)} are there"
+        )
+    return array.reshape(spec.shape)

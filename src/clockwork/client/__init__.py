@@ -1,0 +1,7 @@
+"""Clients of a controller: `Client` for ordinary code, `AsyncClient` for asyncio."""
+
+from clockwork.client.aio import AsyncClient, AsyncModel
+from clockwork.client.result import InferenceResult
+from clockwork.client.sync import Client, Model
+
+__all__ = ["AsyncClient", "AsyncModel", "Client", "InferenceResult", "Model"]

@@ -1,0 +1,46 @@
+"""Which exception stands for which status."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from clockwork.errors import (
+    ClockworkError,
+    DeadlineError,
+    InitializingError,
+    InvalidModelError,
+    InvalidRequestError,
+    RequestRefusedError,
+    RequestTimeoutError,
+    ServerError,
+    UnknownModelError,
+)
+from clockwork.messages.status import Status
+from clockwork.units import Nanos, as_seconds
+
+EXCEPTIONS: Final[Mapping[int, type[ClockworkError]]] = {
+    Status.TIMEOUT: RequestTimeoutError,
+    Status.INITIALIZING: InitializingError,
+    Status.INVALID_REQUEST: InvalidRequestError,
+    Status.SKIPPED_BY_CONTROLLER: RequestRefusedError,
+    Status.CONTROLLER_COULD_NOT_START_IN_TIME: RequestRefusedError,
+    Status.UNKNOWN_MODEL: UnknownModelError,
+    Status.INVALID_INPUT: InvalidRequestError,
+    Status.INVALID_BATCH_SIZE: InvalidRequestError,
+    Status.INVALID_MODEL_NAME: InvalidModelError,
+    Status.INVALID_MODEL_PATH: InvalidModelError,
+    Status.INVALID_MODEL: InvalidModelError,
+    Status.MODEL_TOO_BIG: InvalidModelError,
+}
+"""All other failures are a `ServerError`."""
+
+
+def failure(
+    status: int, message: str, predicted: Nanos | None = None, retry_after: Nanos | None = None
+) -> ClockworkError:
+    """The exception for a status other than SUCCESS."""
+    error = EXCEPTIONS.get(status, ServerError)(message)
+    error.status = status
+    if isinstance(error, DeadlineError):
+        error.predicted = None if predicted is None else as_seconds(predicted)
+        error.retry_after = None if retry_after is None else as_seconds(retry_after)
+    return error

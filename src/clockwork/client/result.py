@@ -1,0 +1,43 @@
+"""What an inference gives back."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clockwork.arrays import from_payload
+from clockwork.messages.requests import InferResponse, RequestTiming
+from clockwork.messages.tensors import TensorSpec
+
+
+class InferenceResult(Mapping[str, NDArray[Any]]):
+    """The outputs by name; arrays are made when they are asked for, and are read-only views of what was received.
+
+    ``timing`` says where the time went, as the controller saw it.
+    """
+
+    def __init__(self, model: str, response: InferResponse, payload: Any) -> None:
+        """The answer of the server, whose payload holds the outputs' elements one after the other."""
+        self.model = model
+        self._outputs: dict[str, tuple[TensorSpec, memoryview]] = {}
+        view = memoryview(payload) if payload is not None else memoryview(b"")
+        offset = 0
+        for spec in response.outputs:
+            self._outputs[spec.name] = (spec, view[offset : offset + spec.nbytes])
+            offset += spec.nbytes
+        self.timing: RequestTiming = response.timing
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        spec, payload = self._outputs[name]
+        return np.asarray(from_payload(spec, payload))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._outputs)
+
+    def __len__(self) -> int:
+        return len(self._outputs)
+
+    def __repr__(self) -> str:
+        outputs = ", ".join(spec.describe() for spec, _ in self._outputs.values())
+        return f"<InferenceResult of {self.model}: {outputs}>"

@@ -1,0 +1,137 @@
+"""The native client for ordinary code: `AsyncClient` on an event loop in a thread of its own.
+
+Why a thread: the connection lives, and answers the server's heartbeat, while the caller computes. Any number of threads
+may share a client. A call that is interrupted (Ctrl-C) is cancelled on the server.
+"""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import uvloop
+from numpy.typing import ArrayLike
+
+from clockwork.client.aio import AsyncClient
+from clockwork.client.result import InferenceResult
+from clockwork.messages.requests import ModelSummary, ServerStatus
+from clockwork.net.address import CLIENT_PORT
+
+T = TypeVar("T")
+
+
+class Client:
+    """A connection to a controller.
+
+    ::
+
+        with Client("127.0.0.1:12346") as client:
+            result = client.model("resnet50").infer({"data": image}, slo=0.1)
+
+    Methods, arguments and exceptions are those of `AsyncClient`.
+    """
+
+    def __init__(self, address: str = f"127.0.0.1:{CLIENT_PORT}", *, connect_timeout: float = 5.0) -> None:
+        """Connects.
+
+        Raises:
+            InvalidRequestError: ``address`` is none.
+            ConnectionLostError: the controller is not there, or refuses.
+        """
+        self._client = AsyncClient(address, connect_timeout=connect_timeout)
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="clockwork-client", daemon=True)
+        self._thread.start()
+        try:
+            self._run(self._client.connect())
+        except BaseException:
+            self._stop()
+            raise
+
+    def close(self) -> None:
+        """Say goodbye; calls outstanding in other threads raise `ConnectionLostError`."""
+        if self._thread.is_alive():
+            self._run(self._client.close())
+            self._stop()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def model(self, name: str) -> "Model":
+        """A handle on a model; the server is not asked."""
+        return Model(self, name)
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, ArrayLike],
+        *,
+        slo: float | None = None,
+        slo_factor: float | None = None,
+        outputs: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> InferenceResult:
+        """See `AsyncClient.infer`."""
+        return self._run(
+            self._client.infer(model, inputs, slo=slo, slo_factor=slo_factor, outputs=outputs, timeout=timeout)
+        )
+
+    def load_model(self, path: str, copies: int = 1, name: str = "") -> list[str]:
+        """See `AsyncClient.load_model`."""
+        return self._run(self._client.load_model(path, copies, name))
+
+    def ls(self) -> list[ModelSummary]:
+        """See `AsyncClient.ls`."""
+        return self._run(self._client.ls())
+
+    def evict(self, model: str) -> int:
+        """See `AsyncClient.evict`."""
+        return self._run(self._client.evict(model))
+
+    def status(self) -> ServerStatus:
+        """See `AsyncClient.status`."""
+        return self._run(self._client.status())
+
+    def _run(self, call: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # does nothing to a call that has ended; one that was interrupted is cancelled
+            raise
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Model:
+    """A model on a server, by name."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        """See `Client.model`."""
+        self._client = client
+        self.name = name
+
+    def infer(
+        self,
+        inputs: Mapping[str, ArrayLike],
+        *,
+        slo: float | None = None,
+        slo_factor: float | None = None,
+        outputs: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> InferenceResult:
+        """See `AsyncClient.infer`."""
+        return self._client.infer(self.name, inputs, slo=slo, slo_factor=slo_factor, outputs=outputs, timeout=timeout)
+
+    def evict(self) -> int:
+        """See `AsyncClient.evict`."""
+        return self._client.evict(self.name)

@@ -1,0 +1,98 @@
+"""Requests that came before serving began: each waits until then, but no longer than its own time-out."""
+
+from collections import deque
+
+from msgspec import Struct
+
+from clockwork.controller.config import ControllerConfig
+from clockwork.controller.events import ClientRequest, Respond
+from clockwork.messages.requests import (
+    InferRequest,
+    InferResponse,
+    ListModelsRequest,
+    ListModelsResponse,
+    RequestTiming,
+)
+from clockwork.messages.status import Status
+from clockwork.units import Bytes, Nanos, show_duration
+
+
+class _Buffered(Struct, frozen=True):
+    arrival: Nanos
+    event: ClientRequest
+
+
+class StartupBuffer:
+    """InferRequests and ListModelsRequests in order of arrival. All wait equally long, so the oldest expires first."""
+
+    def __init__(self, config: ControllerConfig) -> None:
+        """Empty. ``max_pending`` and ``max_pending_bytes`` bound it."""
+        self._config = config
+        self._waiting: deque[_Buffered] = deque()
+        self._bytes: Bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, now: Nanos, event: ClientRequest) -> list[Respond]:
+        """Buffer a request, or refuse it if the buffer is full."""
+        size = _bytes(event)
+        full = len(self._waiting) >= self._config.max_pending
+        if full or self._bytes + size > self._config.max_pending_bytes:
+            text = f"the server is starting up and {len(self._waiting)} requests wait for it already"
+            return [_initializing(event, 0, text)]
+        self._waiting.append(_Buffered(now, event))
+        self._bytes += size
+        return []
+
+    def expire(self, now: Nanos) -> list[Respond]:
+        """Answer those whose time-out has come."""
+        responses = []
+        timeout = self._config.initializing_timeout
+        while self._waiting and self._waiting[0].arrival + timeout <= now:
+            entry = self._waiting.popleft()
+            self._bytes -= _bytes(entry.event)
+            text = f"the server is still starting up, {show_duration(timeout)} after the request came"
+            responses.append(_initializing(entry.event, now - entry.arrival, text))
+        return responses
+
+    def next_expiry(self) -> Nanos | None:
+        """When `expire` has something to do."""
+        return self._waiting[0].arrival + self._config.initializing_timeout if self._waiting else None
+
+    def take_all(self) -> list[ClientRequest]:
+        """Everything that still waits, in order of arrival."""
+        events = [entry.event for entry in self._waiting]
+        self._waiting.clear()
+        self._bytes = 0
+        return events
+
+    def cancel(self, client_id: int, request_id: int | None = None) -> None:
+        """Forget a client's InferRequest of that id, or all that the client asked."""
+        kept = []
+        for entry in self._waiting:
+            event = entry.event
+            mine = event.client_id == client_id
+            if mine and (
+                request_id is None or (isinstance(event.request, InferRequest) and event.request.id == request_id)
+            ):
+                self._bytes -= _bytes(event)
+            else:
+                kept.append(entry)
+        self._waiting = deque(kept)
+
+
+def _bytes(event: ClientRequest) -> Bytes:
+    request = event.request
+    if not isinstance(request, InferRequest) or request.generated:
+        return 0
+    return sum(tensor.nbytes for tensor in request.inputs)
+
+
+def _initializing(event: ClientRequest, waited: Nanos, text: str) -> Respond:
+    request = event.request
+    if isinstance(request, InferRequest):
+        response = InferResponse(request.id, Status.INITIALIZING, text, (), RequestTiming(waited))
+        return Respond(event.client_id, response)
+    assert isinstance(request, ListModelsRequest)
+    return Respond(event.client_id, ListModelsResponse(request.id, Status.INITIALIZING, text))

@@ -1,0 +1,54 @@
+"""What an operator may choose about a controller; every limit has its name and its unit here."""
+
+from msgspec import Struct
+
+from clockwork.units import GIB, MILLISECOND, SECOND, Bytes, Nanos
+
+
+class LoadSpec(Struct, frozen=True):
+    """One LoadModelFromDisk that the operator gave at the start."""
+
+    path: str
+    name: str = ""
+    no_of_copies: int = 1
+
+
+class ProfilingConfig(Struct, frozen=True):
+    """How much is measured.
+
+    Of each thing, ``samples_min`` to ``samples_max`` samples are kept: as many as fit into ``budget``. Batch sizes are
+    the powers of two up to ``max_batch_size``; one that takes longer than ``max_exec`` is left out (the original's
+    ``max_exec``), and so are those above it. Free dimensions other than the batch are measured at ``free_dim``.
+    """
+
+    max_batch_size: int = 16
+    max_exec: Nanos = 250 * MILLISECOND
+    warmups: int = 2
+    samples_min: int = 10
+    samples_max: int = 100
+    budget: Nanos = 1 * SECOND
+    free_dim: int = 128
+    attempts: int = 3
+
+
+class ControllerConfig(Struct, frozen=True):
+    """How a controller starts up, and its limits.
+
+    ``workers``: how many workers QUERYING waits for. ``models``: if given, these are loaded and LOADING ends with them;
+    otherwise clients load, and LOADING ends ``load_timeout`` after the last activity. ``initializing_timeout``: how
+    long a request is buffered before it is told that the server is starting. ``default_slo``: of requests that bring
+    none. The rest are limits; beyond them requests are refused.
+    """
+
+    workers: int = 1
+    models: tuple[LoadSpec, ...] = ()
+    load_timeout: Nanos = 10 * SECOND
+    initializing_timeout: Nanos = 10 * SECOND
+    default_slo: Nanos = 100 * MILLISECOND
+    max_slo: Nanos = 24 * 3600 * SECOND
+    loads_per_worker: int = 4
+    max_copies: int = 10_000
+    max_pending: int = 10_000
+    max_pending_bytes: Bytes = 2 * GIB
+    max_loads: int = 10_000
+    profiling: ProfilingConfig = ProfilingConfig()

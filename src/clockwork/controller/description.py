@@ -1,0 +1,64 @@
+"""The controller's state in the words of `clockwork.messages.requests`, for clients and people."""
+
+from clockwork.controller.tally import Tally
+from clockwork.messages.requests import (
+    GPUStatus,
+    ModelStatus,
+    ModelSummary,
+    Progress,
+    ServerStatus,
+    WorkerStatus,
+)
+from clockwork.state import ClockworkState, WorkerState
+
+
+def describe_models(state: ClockworkState) -> tuple[ModelSummary, ...]:
+    """All models served, by name."""
+    return tuple(
+        ModelSummary(
+            model.name,
+            model.info.inputs,
+            model.info.outputs,
+            model.info.batchable,
+            model.max_batch_size,
+            model.info.weights_bytes,
+        )
+        for _, model in sorted(state.models.items())
+    )
+
+
+def describe_server(
+    *,
+    version: str,
+    scheduler: str,
+    stage: str,
+    progress: Progress,
+    outstanding: int,
+    fleet: dict[str, WorkerState],
+    ready: set[str],
+    state: ClockworkState,
+    tally: Tally,
+    broken: dict[str, str],
+) -> ServerStatus:
+    """Everything that `clockwork status` shows."""
+    models = []
+    for name, model in sorted(state.models.items()):
+        counts = tally.of(name)
+        models.append(
+            ModelStatus(
+                model.info,
+                dict(model.profiles),
+                counts.in_time,
+                counts.late,
+                counts.refused,
+                counts.failed,
+                counts.cold_starts,
+            )
+        )
+    workers = tuple(_describe_worker(worker, worker.id in ready) for _, worker in sorted(fleet.items()))
+    return ServerStatus(version, scheduler, stage, progress, outstanding, workers, tuple(models), dict(broken))
+
+
+def _describe_worker(worker: WorkerState, ready: bool) -> WorkerStatus:
+    gpus = tuple(GPUStatus(gpu.info(), gpu.cache.used, len(gpu.outstanding)) for gpu in worker.gpus)
+    return WorkerStatus(worker.id, ready, worker.page_size, gpus)

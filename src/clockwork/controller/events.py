@@ -1,0 +1,95 @@
+"""What a controller hears from its host, and what it asks of it.
+
+Payloads are opaque handles: one per client's message, one per share of an Infer's outputs.
+"""
+
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from clockwork.messages.commands import SendAction
+from clockwork.messages.profile import ModelProfile, ProfileKey
+from clockwork.messages.requests import Request, Response
+from clockwork.messages.results import Result
+
+
+class WorkerConnected(Struct, frozen=True):
+    """A worker has dialled in. A worker that is connected already under this name is lost first."""
+
+    worker_id: str
+
+
+class WorkerLost(Struct, frozen=True):
+    """The connection to a worker has ended; no result of its outstanding actions will come."""
+
+    worker_id: str
+    reason: str = "the connection ended"
+
+
+class WorkerResult(Struct, frozen=True):
+    """A worker has sent a result; ``payloads`` has one handle per output of an InferResult."""
+
+    worker_id: str
+    result: Result
+    payloads: tuple[object, ...] = ()
+
+
+class ClientRequest(Struct, frozen=True):
+    """A client has sent a request."""
+
+    client_id: int
+    request: Request
+    payload: object = None
+
+
+class ClientLost(Struct, frozen=True):
+    """A client's connection has ended: nobody waits for its answers."""
+
+    client_id: int
+
+
+Event: TypeAlias = WorkerConnected | WorkerLost | WorkerResult | ClientRequest | ClientLost
+
+
+class Respond(Struct, frozen=True):
+    """Send a response to a client."""
+
+    client_id: int
+    response: Response
+    payload: object = None
+
+
+class SaveProfile(Struct, frozen=True):
+    """Remember a profile for the next start."""
+
+    key: ProfileKey
+    profile: ModelProfile
+
+
+class DropWorker(Struct, frozen=True):
+    """Close the connection to a worker; `WorkerLost` must follow."""
+
+    worker_id: str
+    reason: str
+
+
+class Report(Struct, frozen=True):
+    """Tell the operator. ``level`` is a name of the logging module's."""
+
+    level: str
+    text: str
+
+
+class StageEntered(Struct, frozen=True):
+    """The controller is in another stage now."""
+
+    stage: str
+
+
+class GiveUp(Struct, frozen=True):
+    """Start-up has failed for good: a model that the operator named cannot be served."""
+
+    reason: str
+
+
+ControllerCommand: TypeAlias = SendAction | Respond | SaveProfile | DropWorker | Report | StageEntered | GiveUp

@@ -1,0 +1,34 @@
+"""The boundary between the controller and a scheduler, which may be anybody's code.
+
+Whatever a scheduler raises is caught here and nowhere else: it becomes a report with the traceback, and the requests
+that the call was about are answered with ERROR. Its commands are checked before they are believed.
+"""
+
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Concatenate, ParamSpec
+
+from clockwork.controller.events import Report
+from clockwork.messages.commands import Answer, Command
+from clockwork.messages.status import Status
+from clockwork.state import PendingRequest
+from clockwork.units import Nanos
+
+P = ParamSpec("P")
+
+
+def ask(
+    about: Iterable[PendingRequest],
+    method: Callable[Concatenate[Nanos, P], list[Command]],
+    now: Nanos,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> list[Command | Report]:
+    """Call a scheduler's method; if it raises, report that and answer the requests that the call was ``about``."""
+    try:
+        return [*method(now, *args, **kwargs)]
+    except Exception as error:  # noqa: BLE001 - the point of this file
+        text = f"the scheduler raised in {method.__name__}: {type(error).__name__}: {error}"
+        commands: list[Command | Report] = [Report("ERROR", f"{text}\n{traceback.format_exc()}")]
+        commands += [Answer(request.id, Status.ERROR, text) for request in about if not request.over]
+        return commands

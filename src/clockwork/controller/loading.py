@@ -1,0 +1,212 @@
+"""The second stage: models into the host memory of every worker.
+
+Theory of operation. A load goes to all its workers and is over when all have answered, or are lost. It succeeds as a
+whole or not at all: if one worker fails, the models are unloaded wherever they were made by it, and then the client is
+told which worker said what. A worker lost during a load counts as a failure, for it may be the model that killed it. At
+most ``loads_per_worker`` LoadModelFromDisk are outstanding at a worker; the others wait in order.
+
+A *restoration* is a load to one worker of what the rest of the fleet holds already; its failure harms that worker only.
+"""
+
+from collections import deque
+
+from clockwork.controller.config import LoadSpec
+from clockwork.controller.events import Report, Respond
+from clockwork.messages.actions import LoadModelFromDisk, UnloadModel, model_names
+from clockwork.messages.commands import SendAction
+from clockwork.messages.requests import LoadModelResponse
+from clockwork.messages.results import ErrorResult, LoadModelFromDiskResult, ModelInfo, Result
+from clockwork.messages.status import Status
+from clockwork.state import ClockworkState, WorkerState
+
+LoadingCommand = SendAction | Respond | Report
+
+
+class Load:
+    """One LoadModelFromDisk on its way. ``client`` is (client id, request id), None if no client asked for it."""
+
+    def __init__(self, spec: LoadSpec, client: tuple[int, int] | None, restores: bool = False) -> None:
+        """``restores``: other workers hold these models already."""
+        self.spec = spec
+        self.client = client
+        self.restores = restores
+        self.names = model_names(spec.name, spec.no_of_copies)
+        self.waiting: set[str] = set()  #: workers that have not answered
+        self.made: dict[str, tuple[ModelInfo, ...]] = {}  #: by worker
+        self.failures: dict[str, tuple[int, str]] = {}  #: worker -> status, message
+        self.undoing: set[str] = set()  #: workers that have not answered UnloadModel
+
+    @property
+    def failed(self) -> bool:
+        """Whether any worker failed."""
+        return bool(self.failures)
+
+    def describe_failures(self) -> str:
+        """Which worker said what."""
+        return "; ".join(f"worker {worker}: {message}" for worker, (_, message) in sorted(self.failures.items()))
+
+
+class Loads:
+    """All loads on their way."""
+
+    def __init__(self, state: ClockworkState, fleet: dict[str, WorkerState], per_worker: int) -> None:
+        """``fleet``: the workers that are connected and known, kept up to date by its owner."""
+        self._state = state
+        self._fleet = fleet
+        self._per_worker = per_worker
+        self._loads: list[Load] = []
+        self._queues: dict[str, deque[Load]] = {}
+        self._outstanding: dict[int, tuple[str, Load]] = {}  #: action id -> worker, load
+        self.finished: list[Load] = []  #: loads that are over, until their owner takes them
+
+    @property
+    def pending(self) -> int:
+        """Loads that are not over."""
+        return len(self._loads)
+
+    def pending_for(self, worker_id: str) -> bool:
+        """Whether a load that is not over concerns the worker."""
+        return any(worker_id in load.waiting or worker_id in load.undoing for load in self._loads)
+
+    def names(self) -> set[str]:
+        """The names of the models that are being loaded."""
+        return {name for load in self._loads for name in load.names}
+
+    def owns(self, action_id: int) -> bool:
+        """Whether this is the id of an action outstanding here."""
+        return action_id in self._outstanding
+
+    def start(self, load: Load, workers: list[str]) -> list[LoadingCommand]:
+        """Send a load on its way; without workers it fails at once."""
+        self._loads.append(load)
+        load.waiting = set(workers)
+        if not workers:
+            load.failures["-"] = (Status.ERROR, "no worker is connected")
+            return self._finish(load)
+        commands: list[LoadingCommand] = []
+        for worker in workers:
+            self._queues.setdefault(worker, deque()).append(load)
+            commands += self._pump(worker)
+        return commands
+
+    def restore(self, worker: WorkerState) -> list[LoadingCommand]:
+        """Load what the fleet serves and the worker lacks; what it is loading already is left alone."""
+        loading = {name for load in self._loads if worker.id in load.waiting for name in load.names}
+        specs = {
+            LoadSpec(model.info.path, model.info.load, model.info.copies)
+            for model in self._state.models.values()
+            if model.name not in worker.models and model.name not in loading
+        }
+        commands: list[LoadingCommand] = []
+        for spec in sorted(specs, key=lambda spec: spec.name):
+            commands += self.start(Load(spec, None, restores=True), [worker.id])
+        return commands
+
+    def result(self, worker_id: str, result: Result) -> list[LoadingCommand]:
+        """A worker has answered one of the actions outstanding here."""
+        _, load = self._outstanding.pop(result.id)
+        if worker_id in load.undoing:
+            load.undoing.discard(worker_id)
+            return self._finish(load) if not load.undoing else []
+        load.waiting.discard(worker_id)
+        if isinstance(result, LoadModelFromDiskResult):
+            load.made[worker_id] = result.models
+            self._check(load, worker_id)
+        elif isinstance(result, ErrorResult):
+            load.failures[worker_id] = (result.status, result.message)
+        else:
+            load.failures[worker_id] = (Status.ERROR, f"it answered with a {type(result).__name__}")
+        return self._answered(load) + self._pump(worker_id)
+
+    def worker_lost(self, worker_id: str) -> list[LoadingCommand]:
+        """The worker will not answer any more."""
+        self._queues.pop(worker_id, None)
+        self._outstanding = {i: entry for i, entry in self._outstanding.items() if entry[0] != worker_id}
+        commands: list[LoadingCommand] = []
+        for load in list(self._loads):
+            load.made.pop(worker_id, None)
+            if worker_id in load.waiting:
+                load.waiting.discard(worker_id)
+                load.failures[worker_id] = (Status.ERROR, "it was lost while it loaded the model")
+                commands += self._answered(load)
+            elif worker_id in load.undoing:
+                load.undoing.discard(worker_id)
+                if not load.undoing:
+                    commands += self._finish(load)
+        return commands
+
+    def _pump(self, worker_id: str) -> list[LoadingCommand]:
+        commands: list[LoadingCommand] = []
+        queue = self._queues.get(worker_id, deque())
+        while queue and sum(worker == worker_id for worker, _ in self._outstanding.values()) < self._per_worker:
+            load = queue.popleft()
+            action = LoadModelFromDisk(
+                self._state.action_ids.next(), load.spec.path, load.spec.name, load.spec.no_of_copies
+            )
+            self._outstanding[action.id] = (worker_id, load)
+            commands.append(SendAction(worker_id, action))
+        return commands
+
+    def _check(self, load: Load, worker_id: str) -> None:
+        """All workers must have made the same models of the same content."""
+        made = load.made[worker_id]
+        if tuple(info.name for info in made) != load.names:
+            load.failures[worker_id] = (Status.ERROR, f"it made {[info.name for info in made]}")
+            return
+        others = [self._state.models[n].info for n in load.names if n in self._state.models]
+        others += next(iter(load.made.values()))
+        if any(info.digest != made[0].digest for info in others):
+            text = f"its {load.spec.path} has other content than elsewhere (sha256 {made[0].digest[:12]})"
+            load.failures[worker_id] = (Status.INVALID_MODEL, text)
+
+    def _answered(self, load: Load) -> list[LoadingCommand]:
+        if load.waiting:
+            return []
+        if load.failed:
+            return self._undo(load)
+        for worker_id, infos in load.made.items():
+            self._fleet[worker_id].models.update({info.name: info for info in infos})
+        for info in next(iter(load.made.values())):
+            self._state.add_model(info)
+        return self._finish(load)
+
+    def _undo(self, load: Load) -> list[LoadingCommand]:
+        """Unload the models where this load, and none before it, made them."""
+        commands: list[LoadingCommand] = []
+        for worker_id in load.made:
+            held = self._fleet[worker_id].models
+            names = tuple(name for name in load.names if name not in held)
+            if names:
+                action = UnloadModel(self._state.action_ids.next(), names)
+                self._outstanding[action.id] = (worker_id, load)
+                load.undoing.add(worker_id)
+                commands.append(SendAction(worker_id, action))
+        return commands or self._finish(load)
+
+    def _finish(self, load: Load) -> list[LoadingCommand]:
+        self._loads.remove(load)
+        self.finished.append(load)
+        what = f"{load.spec.path} as {load.spec.name}"
+        report = Report("INFO", f"loaded {what}, {len(load.names)} model(s)")
+        status, message, names = Status.SUCCESS, "", load.names
+        if load.failed:
+            report = Report("ERROR", f"loading {what} failed: {load.describe_failures()}")
+            status, message, names = _worst(load), load.describe_failures(), ()
+        if load.client is None:
+            return [report]
+        client_id, request_id = load.client
+        return [report, Respond(client_id, LoadModelResponse(request_id, status, message, names))]
+
+
+def _worst(load: Load) -> Status:
+    """INVALID_REQUEST if the client can mend it, ERROR if any worker failed otherwise."""
+    the_clients = {
+        Status.INVALID_ACTION,
+        Status.INVALID_MODEL_NAME,
+        Status.INVALID_MODEL_PATH,
+        Status.INVALID_MODEL,
+        Status.MODEL_TOO_BIG,
+    }
+    if all(status in the_clients for status, _ in load.failures.values()):
+        return Status.INVALID_REQUEST
+    return Status.ERROR

@@ -1,0 +1,152 @@
+"""What is measured of one model on one device, in which order: a script of ordinary actions.
+
+Theory of operation. The script is a generator: it yields an action, is sent that action's result, and returns the
+profile. It neither waits nor knows who carries the actions out. Warm-ups are thrown away; LoadWeights is measured cold,
+so each sample is a load after an eviction; each batch size is measured with inputs that the worker makes.
+"""
+
+from collections.abc import Generator
+
+from clockwork.controller.config import ProfilingConfig
+from clockwork.errors import ClockworkError
+from clockwork.messages.actions import Infer, InferInput
+from clockwork.messages.commands import SendAction
+from clockwork.messages.profile import Measurement, ModelProfile
+from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result
+from clockwork.messages.tensors import Datatype, TensorInfo, TensorSpec, spec
+from clockwork.state import GPUState, ModelState, Residency
+from clockwork.state.gpu import ActionIds
+from clockwork.units import Nanos
+
+Script = Generator[SendAction, Result, ModelProfile]
+
+
+class MeasurementFailedError(ClockworkError):
+    """An action of a script failed."""
+
+
+def measure(gpu: GPUState, model: ModelState, ids: ActionIds, config: ProfilingConfig) -> Script:
+    """Measure everything that the scheduler plans with.
+
+    Raises:
+        MeasurementFailedError: an action failed, or the model does not fit.
+    """
+    load_weights = yield from _measure_loads(gpu, model, config)
+    infer: dict[int, Measurement] = {}
+    shapes = yield from _accepted_shapes(gpu, model, ids, config)
+    for batch_size in batch_sizes(model, config.max_batch_size):
+        measured = yield from _measure_infer(gpu, model, batch_size, shapes, ids, config)
+        if measured is None:
+            break
+        infer[batch_size] = measured
+    return ModelProfile(load_weights, infer, config.max_batch_size, shapes)
+
+
+def _accepted_shapes(
+    gpu: GPUState, model: ModelState, ids: ActionIds, config: ProfilingConfig
+) -> Generator[SendAction, Result, tuple[tuple[int, ...], ...]]:
+    """The inputs' shapes to measure: free dimensions at ``free_dim``, or at 1 if the model refuses that."""
+    shapes = _row_shapes(model, config.free_dim)
+    smallest = _row_shapes(model, 1)
+    if shapes != smallest:
+        result = yield gpu.send_infer(_generated_infer(gpu, model, 1, shapes, ids))
+        if isinstance(result, ErrorResult):
+            return smallest
+    return shapes
+
+
+def batch_sizes(model: ModelState, largest: int) -> tuple[int, ...]:
+    """The powers of two up to ``largest``; 1 alone for a model that does not batch."""
+    if not model.info.batchable:
+        return (1,)
+    return tuple(1 << i for i in range(largest.bit_length()) if 1 << i <= largest)
+
+
+def _measure_loads(
+    gpu: GPUState, model: ModelState, config: ProfilingConfig
+) -> Generator[SendAction, Result, Measurement]:
+    samples: list[Nanos] = []
+    spent = 0
+    warmups = 1
+    while _wants_more(samples, spent, config):
+        if gpu.residency(model.name) is Residency.WARM:
+            _check((yield gpu.evict_weights(model.name)), "EvictWeights")
+        yield from _make_room(gpu, model)
+        result = yield gpu.load_weights(model)
+        _check(result, "LoadWeights")
+        assert isinstance(result, LoadWeightsResult)
+        if warmups:
+            warmups -= 1
+            continue
+        samples.append(result.timing.duration)
+        spent += result.timing.duration
+    return Measurement(tuple(samples))
+
+
+def _make_room(gpu: GPUState, model: ModelState) -> Generator[SendAction, Result, None]:
+    pages = gpu.models[model.name].weights_pages
+    if pages > gpu.cache.total:
+        raise MeasurementFailedError(f"it needs {pages} pages; {gpu} has {gpu.cache.total}")
+    while gpu.cache.free < pages:
+        _check((yield gpu.evict_weights(next(iter(gpu.cache)))), "EvictWeights")
+
+
+def _measure_infer(
+    gpu: GPUState,
+    model: ModelState,
+    batch_size: int,
+    shapes: tuple[tuple[int, ...], ...],
+    ids: ActionIds,
+    config: ProfilingConfig,
+) -> Generator[SendAction, Result, Measurement | None]:
+    """None if the batch takes longer than it may."""
+    samples: list[Nanos] = []
+    spent = 0
+    warmups = config.warmups
+    while _wants_more(samples, spent, config):
+        result = yield gpu.send_infer(_generated_infer(gpu, model, batch_size, shapes, ids))
+        _check(result, f"Infer with batch size {batch_size}")
+        assert isinstance(result, InferResult)
+        duration = result.exec.duration
+        if warmups:
+            warmups -= 1
+            if not warmups and batch_size > 1 and duration > config.max_exec:
+                return None
+            continue
+        samples.append(duration)
+        spent += duration
+    return Measurement(tuple(samples))
+
+
+def _generated_infer(
+    gpu: GPUState, model: ModelState, batch_size: int, shapes: tuple[tuple[int, ...], ...], ids: ActionIds
+) -> Infer:
+    tensors = tuple(
+        _generated(info, (batch_size, *shape) if model.info.batchable else shape)
+        for info, shape in zip(model.info.inputs, shapes, strict=True)
+    )
+    inputs = (InferInput(0, batch_size, tensors, generated=True),)
+    return Infer(ids.next(), gpu.gpu_id, model.name, inputs)
+
+
+def _wants_more(samples: list[Nanos], spent: Nanos, config: ProfilingConfig) -> bool:
+    if len(samples) < config.samples_min:
+        return True
+    return len(samples) < config.samples_max and spent < config.budget
+
+
+def _row_shapes(model: ModelState, free_dim: int) -> tuple[tuple[int, ...], ...]:
+    """The inputs' shapes with free dimensions filled in; without the batch dimension if there is one."""
+    first = 1 if model.info.batchable else 0
+    return tuple(tuple(free_dim if dim < 0 else dim for dim in info.shape[first:]) for info in model.info.inputs)
+
+
+def _generated(info: TensorInfo, shape: tuple[int, ...]) -> TensorSpec:
+    if info.datatype == Datatype.BYTES:
+        return TensorSpec(info.name, info.datatype, shape, 0)
+    return spec(info.name, info.datatype, shape)
+
+
+def _check(result: Result, what: str) -> None:
+    if isinstance(result, ErrorResult):
+        raise MeasurementFailedError(f"{what} failed: {result.message}")

@@ -1,0 +1,52 @@
+"""Names of models: which are allowed, and which a path suggests."""
+
+import re
+from typing import Final
+
+from clockwork.controller.config import LoadSpec
+from clockwork.errors import InvalidRequestError
+from clockwork.messages.actions import model_names
+
+MAX_PATH: Final = 4096
+"""Characters; the limit of Linux."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+def load_spec(path: str, name: str, no_of_copies: int, max_copies: int) -> LoadSpec:
+    """A load with its name, taken from the path if none is given.
+
+    Raises:
+        InvalidRequestError: the name is not allowed, the path is empty or too long, or the copies are not 1 to
+            ``max_copies``.
+    """
+    if not path or len(path) > MAX_PATH or "\\0" in path:
+        raise InvalidRequestError(
+            f"a model's path has 1 to {MAX_PATH} characters and no NUL; this one is {path[:80]!r}"
+        )
+    if not 1 <= no_of_copies <= max_copies:
+        raise InvalidRequestError(f"no_of_copies is {no_of_copies}; it must be 1 to {max_copies}")
+    name = name or name_of(path)
+    if not _NAME.fullmatch(name):
+        raise InvalidRequestError(
+            f"{name[:80]!r} cannot be a model's name: up to 200 letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit; give another with the name option"
+        )
+    return LoadSpec(path, name, no_of_copies)
+
+
+def name_of(path: str) -> str:
+    """``resnet50`` for ``resnet50.onnx``, ``zoo/resnet50``, ``resnet50/1`` and ``resnet50/1/model.onnx``."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if len(parts) > 1 and parts[-1].startswith("model."):
+        parts.pop()
+    if len(parts) > 1 and parts[-1].isdigit():
+        parts.pop()
+    last = parts[-1] if parts else ""
+    stem, dot, suffix = last.rpartition(".")
+    return stem if dot and stem and suffix in ("onnx", "pt2", "pt") else last
+
+
+def spec_names(spec: LoadSpec) -> set[str]:
+    """The names of the models that a load makes."""
+    return set(model_names(spec.name, spec.no_of_copies))

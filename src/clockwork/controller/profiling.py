@@ -1,0 +1,181 @@
+"""The third stage: measure every model content once on every kind of device.
+
+Theory of operation. A *job* is one (content, runtime, kind of device), the `ProfileKey` of what it will measure, and
+the models that share it. Devices take jobs of their own kind from one queue, one at a time, so that a fleet measures
+side by side and nothing disturbs a measurement on its device. A job whose worker is lost goes back to the queue; one
+that fails is tried again, and after ``attempts`` its models are broken: they are not served, and `broken` says why.
+"""
+
+from collections import deque
+
+from clockwork.controller.config import ProfilingConfig
+from clockwork.controller.events import Report, SaveProfile
+from clockwork.controller.measuring import MeasurementFailedError, Script, measure
+from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.commands import SendAction
+from clockwork.messages.profile import ModelProfile, ProfileKey
+from clockwork.messages.requests import Progress
+from clockwork.messages.results import Result
+from clockwork.state import ClockworkState, GPUState, ModelState, WorkerState
+from clockwork.units import Nanos, as_ms
+
+ProfilingCommand = SendAction | SaveProfile | Report
+
+
+class _Job:
+    def __init__(self, key: ProfileKey) -> None:
+        self.key = key
+        self.models: list[ModelState] = []
+
+    def fits(self, gpu: GPUState) -> ModelState | None:
+        """One of the models that the device can measure, or None."""
+        if self.key.device_kind != gpu.kind:
+            return None
+        return next((model for model in self.models if model.name in gpu.models), None)
+
+
+class Profiler:
+    """Runs jobs on the devices it is given; see the module."""
+
+    def __init__(self, state: ClockworkState, config: ProfilingConfig, known: dict[ProfileKey, ModelProfile]) -> None:
+        """``known``: profiles measured earlier, by key; new ones are added to it."""
+        self._state = state
+        self._config = config
+        self._known = known
+        self._gpus: list[GPUState] = []  #: those that may measure
+        self._queue: deque[_Job] = deque()
+        self._running: dict[GPUState, tuple[_Job, Script]] = {}
+        self._attempts: dict[ProfileKey, int] = {}
+        self._done = 0
+        self._measured = 0
+        self._started: Nanos = 0
+        self.broken: dict[str, str] = {}  #: model -> why it cannot be served
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is left to measure."""
+        return bool(self._queue or self._running)
+
+    def covers(self, worker: WorkerState) -> bool:
+        """Whether everything that the worker holds is measured, or given up, on every kind of its devices."""
+        kinds = {gpu.kind for gpu in worker.gpus}
+        models = [self._state.models[name] for name in worker.models if name in self._state.models]
+        return all(kind in model.profiles or model.name in self.broken for model in models for kind in kinds)
+
+    def add(self, now: Nanos, worker: WorkerState) -> list[ProfilingCommand]:
+        """Measure what is not known yet of the worker's models on its kinds of devices; they begin at once."""
+        if not self.busy:
+            self._started, self._done, self._measured = now, 0, 0
+        for kind in sorted({gpu.kind for gpu in worker.gpus}):
+            for name in sorted(worker.models):
+                if name not in self.broken and name in self._state.models:
+                    self._need(self._state.models[name], kind)
+        self._gpus += [gpu for gpu in worker.gpus if gpu not in self._gpus]
+        return self._assign()
+
+    def release(self) -> None:
+        """The devices go into service: nothing may be measured on them any more."""
+        assert not self.busy
+        self._gpus.clear()
+
+    def result(
+        self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
+    ) -> list[ProfilingCommand]:
+        """One of a script's actions has ended, and its device's picture has been settled."""
+        return self._step(gpu, result)
+
+    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[ProfilingCommand]:
+        """Its jobs go to another device of their kind, or wait until the worker is added again."""
+        commands: list[ProfilingCommand] = []
+        self._gpus = [gpu for gpu in self._gpus if gpu.worker_id != worker.id]
+        for gpu in worker.gpus:
+            if gpu in self._running:
+                job, script = self._running.pop(gpu)
+                script.close()
+                commands += self._retry(job, f"worker {worker.id} was lost while it measured")
+        self._queue = deque(job for job in self._queue if any(job.fits(gpu) for gpu in self._gpus))
+        return commands + self._assign()
+
+    def progress(self, now: Nanos) -> Progress:
+        """Models done and in all, and the time left, judged by those that were measured so far."""
+        left = sum(len(job.models) for job in self._queue)
+        left += sum(len(job.models) for job, _ in self._running.values())
+        remaining = None
+        if self._measured and self.busy:
+            jobs_left = len(self._queue) + len(self._running)
+            remaining = (now - self._started) * jobs_left // self._measured
+        return Progress(self._done, self._done + left, remaining)
+
+    def _need(self, model: ModelState, kind: str) -> None:
+        if kind in model.profiles:
+            return
+        key = ProfileKey(model.info.digest, model.info.runtime, kind)
+        profile = self._known.get(key)
+        if profile is not None and profile.max_batch_size >= self._config.max_batch_size:
+            model.profiles[kind] = _cut(profile, self._config.max_batch_size)
+            self._done += 1
+            return
+        jobs = [*self._queue, *(job for job, _ in self._running.values())]
+        job = next((job for job in jobs if job.key == key), None)
+        if job is None:
+            job = _Job(key)
+            self._queue.append(job)
+        if model not in job.models:
+            job.models.append(model)
+
+    def _assign(self) -> list[ProfilingCommand]:
+        commands: list[ProfilingCommand] = []
+        for gpu in self._gpus:
+            if gpu not in self._running:
+                commands += self._begin(gpu)
+        return commands
+
+    def _begin(self, gpu: GPUState) -> list[ProfilingCommand]:
+        for job in self._queue:
+            model = job.fits(gpu)
+            if model is not None:
+                self._queue.remove(job)
+                script = measure(gpu, model, self._state.action_ids, self._config)
+                self._running[gpu] = (job, script)
+                return self._step(gpu, None)
+        return []
+
+    def _step(self, gpu: GPUState, result: Result | None) -> list[ProfilingCommand]:
+        """Carry the device's script on; when it ends, begin the next."""
+        job, script = self._running[gpu]
+        try:
+            return [script.send(result) if result is not None else next(script)]
+        except StopIteration as end:
+            commands = self._finish(job, end.value)
+        except MeasurementFailedError as error:
+            commands = self._retry(job, str(error))
+        del self._running[gpu]
+        return commands + self._begin(gpu)
+
+    def _finish(self, job: _Job, profile: ModelProfile) -> list[ProfilingCommand]:
+        self._known[job.key] = profile
+        for model in job.models:
+            model.profiles[job.key.device_kind] = profile
+        self._done += len(job.models)
+        self._measured += 1
+        times = ", ".join(f"b{size} {as_ms(profile.infer[size].p99):.2f}" for size in profile.batch_sizes)
+        load = as_ms(profile.load_weights.p99)
+        text = f"measured {job.models[0].name}: LoadWeights {load:.2f} ms, Infer {times} ms (p99)"
+        return [SaveProfile(job.key, profile), Report("INFO", text)]
+
+    def _retry(self, job: _Job, why: str) -> list[ProfilingCommand]:
+        attempts = self._attempts[job.key] = self._attempts.get(job.key, 0) + 1
+        if attempts < self._config.attempts:
+            self._queue.append(job)
+            return []
+        self._done += len(job.models)
+        names = ", ".join(model.name for model in job.models)
+        for model in job.models:
+            self.broken[model.name] = f"it could not be measured on {job.key.device_kind}: {why}"
+        return [Report("ERROR", f"{names} will not be served: it could not be measured: {why}")]
+
+
+def _cut(profile: ModelProfile, max_batch_size: int) -> ModelProfile:
+    """The part of a profile that is asked for."""
+    infer = {size: times for size, times in profile.infer.items() if size <= max_batch_size}
+    return ModelProfile(profile.load_weights, infer, max_batch_size, profile.input_shapes)

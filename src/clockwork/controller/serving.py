@@ -1,0 +1,301 @@
+"""The fourth stage: requests to the scheduler, its actions to workers, answers to clients.
+
+Invariants: every pending request is answered exactly once, by the scheduler, by the Infer that succeeded, or at its
+deadline by this room; unless its client cancelled it or went away. No action leaves for a worker that is not ready.
+"""
+
+from heapq import heapify, heappop, heappush
+
+from clockwork.controller.admission import Admission
+from clockwork.controller.config import ControllerConfig
+from clockwork.controller.events import ControllerCommand, DropWorker, Report, Respond
+from clockwork.controller.guard import ask
+from clockwork.controller.tally import Tally
+from clockwork.errors import InvalidRequestError
+from clockwork.messages.actions import Infer, InferInput
+from clockwork.messages.commands import Answer, Command, SendAction
+from clockwork.messages.requests import EvictRequest, EvictResponse, InferRequest, InferResponse, RequestTiming
+from clockwork.messages.results import ErrorResult, InferResult, Result
+from clockwork.messages.status import Status
+from clockwork.messages.tensors import TensorSpec
+from clockwork.scheduling.base import Scheduler
+from clockwork.state import ClockworkState, PendingRequest, Residency, WorkerState
+from clockwork.units import Bytes, Nanos
+
+
+class Serving:
+    """Pending requests and the scheduler; see the module."""
+
+    def __init__(self, state: ClockworkState, scheduler: Scheduler, config: ControllerConfig) -> None:
+        """Nothing is pending; `start` begins."""
+        self._state = state
+        self._scheduler = scheduler
+        self._config = config
+        self._admission = Admission(config)
+        self._pending: dict[int, PendingRequest] = {}
+        self._by_client: dict[int, dict[int, PendingRequest]] = {}  #: client -> its request id -> request
+        self._bytes: Bytes = 0  #: payloads of those pending
+        self._deadlines: list[tuple[Nanos, int]] = []  #: a heap; entries of requests that are over are skipped
+        self._last_id = 0
+        self.broken: dict[str, str] = {}
+        self.tally = Tally()
+
+    @property
+    def pending(self) -> int:
+        """Requests that wait for their answer."""
+        return len(self._pending)
+
+    def start(self, now: Nanos) -> list[ControllerCommand]:
+        """Hand over to the scheduler."""
+        return self._carry_out(now, ask((), self._scheduler.start, now, self._state))
+
+    def infer(self, now: Nanos, client_id: int, message: InferRequest, payload: object) -> list[ControllerCommand]:
+        """A client's request; its SLO counts from ``now``."""
+        try:
+            request = self._admit(now, client_id, message, payload)
+        except InvalidRequestError as error:
+            return [_refusal(client_id, message.id, Status.INVALID_REQUEST, str(error))]
+        if isinstance(request, Respond):
+            return [request]
+        self._pending[request.id] = request
+        self._by_client.setdefault(client_id, {})[message.id] = request
+        self._bytes += _payload_bytes(request)
+        heappush(self._deadlines, (request.deadline, request.id))
+        return self._carry_out(now, ask((request,), self._scheduler.infer, now, request))
+
+    def _admit(self, now: Nanos, client_id: int, message: InferRequest, payload: object) -> PendingRequest | Respond:
+        """Raises InvalidRequestError; a Respond refuses for other reasons."""
+        model = self._state.models.get(message.model)
+        if model is None:
+            return _refusal(client_id, message.id, *self._why_unknown(message.model))
+        batch_size = self._admission.batch_size(model, message)
+        slo = self._admission.slo(model, message, batch_size)
+        if message.id in self._by_client.get(client_id, ()):
+            raise InvalidRequestError(f"request id {message.id} is in use by another request of this client")
+        if len(self._pending) >= self._config.max_pending or self._bytes >= self._config.max_pending_bytes:
+            text = f"the server is full: {len(self._pending)} requests, {self._bytes} bytes are pending"
+            self.tally.of(message.model).refused += 1
+            return _refusal(client_id, message.id, Status.SKIPPED_BY_CONTROLLER, text)
+        self._last_id += 1
+        share = InferInput(self._last_id, batch_size, message.inputs, message.outputs, message.generated)
+        cold = all(gpu.residency(model.name) is not Residency.WARM for gpu in self._state.gpus())
+        return PendingRequest(self._last_id, client_id, message.id, model, share, payload, now, now + slo, cold)
+
+    def _why_unknown(self, name: str) -> tuple[Status, str]:
+        if name in self.broken:
+            return Status.ERROR, f"model {name} is not served: {self.broken[name]}"
+        some = sorted(self._state.models)[:10]
+        more = ", ..." if len(self._state.models) > len(some) else ""
+        return Status.UNKNOWN_MODEL, f"no model {name!r}; served are: {', '.join(some) or 'none'}{more}"
+
+    def result(
+        self, now: Nanos, worker: WorkerState, result: Result, payloads: tuple[object, ...]
+    ) -> list[ControllerCommand]:
+        """A worker has answered one of the scheduler's actions."""
+        gpu = worker.routes[result.id]
+        action = gpu.outstanding[result.id]
+        commands: list[ControllerCommand] = []
+        about: list[PendingRequest] = []
+        if not gpu.settle(action, result):
+            text = f"it disagrees about the weights on {gpu}: {result}"
+            commands.append(DropWorker(worker.id, text))
+        if isinstance(action, Infer):
+            if isinstance(result, InferResult):
+                commands += self._deliver(now, action, result, payloads)
+            else:
+                about = [r for i in action.inputs if (r := self._pending.get(i.request_id)) is not None]
+        asked = ask(about, self._scheduler.result, now, gpu, action, result)
+        return commands + self._carry_out(now, asked)
+
+    def _deliver(
+        self, now: Nanos, action: Infer, result: InferResult, payloads: tuple[object, ...]
+    ) -> list[ControllerCommand]:
+        """Answer the requests of an Infer that succeeded."""
+        commands: list[ControllerCommand] = []
+        batch_size = action.batch_size
+        for output, payload in zip(result.outputs, payloads, strict=True):
+            request = self._pending.get(output.request_id)
+            if request is None:
+                continue  # cancelled, or its deadline has passed
+            timing = RequestTiming(
+                now - request.arrival,
+                max(0, result.exec.begin - request.arrival),
+                result.exec.duration,
+                batch_size,
+                request.cold_start,
+            )
+            if now > request.deadline:
+                commands += self._expire(now, request, timing)
+            else:
+                self.tally.of(request.model.name).in_time += 1
+                commands.append(self._respond(request, Status.SUCCESS, "", output.tensors, timing, payload))
+        return commands
+
+    def cancel(self, now: Nanos, client_id: int, client_request_id: int) -> list[ControllerCommand]:
+        """A client no longer wants an answer."""
+        request = self._by_client.get(client_id, {}).get(client_request_id)
+        return [] if request is None else self._cancel(now, request)
+
+    def client_lost(self, now: Nanos, client_id: int) -> list[ControllerCommand]:
+        """A client no longer wants any answer."""
+        requests = list(self._by_client.get(client_id, {}).values())
+        return [command for request in requests for command in self._cancel(now, request)]
+
+    def _cancel(self, now: Nanos, request: PendingRequest) -> list[ControllerCommand]:
+        self._forget(request)
+        return self._carry_out(now, ask((), self._scheduler.cancel, now, request))
+
+    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:
+        """A worker is ready to serve."""
+        self._state.workers[worker.id] = worker
+        return self._carry_out(now, ask((), self._scheduler.worker_joined, now, worker))
+
+    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:
+        """A worker that was ready is gone, with its outstanding actions."""
+        del self._state.workers[worker.id]
+        actions = [action for gpu in worker.gpus for action in gpu.outstanding.values()]
+        inputs = [share for action in actions if isinstance(action, Infer) for share in action.inputs]
+        about = [request for i in inputs if (request := self._pending.get(i.request_id)) is not None]
+        return self._carry_out(now, ask(about, self._scheduler.worker_lost, now, worker))
+
+    def evict(self, client_id: int, message: EvictRequest) -> list[ControllerCommand]:
+        """Evict a model's weights wherever no action outstanding needs them."""
+        if message.model not in self._state.models:
+            status, text = self._why_unknown(message.model)
+            return [Respond(client_id, EvictResponse(message.id, status, text))]
+        commands: list[ControllerCommand] = []
+        busy: list[str] = []
+        for gpu in self._state.gpus():
+            if gpu.in_use(message.model):
+                busy.append(str(gpu))
+            elif gpu.residency(message.model) is Residency.WARM:
+                commands.append(gpu.evict_weights(message.model))
+        status, text = Status.SUCCESS, ""
+        if busy:
+            status, text = Status.WEIGHTS_IN_USE, f"{message.model} is in use on {', '.join(busy)}: try again"
+        return [*commands, Respond(client_id, EvictResponse(message.id, status, text, len(commands)))]
+
+    def wake(self, now: Nanos) -> list[ControllerCommand]:
+        """Answer those whose deadline has passed; wake the scheduler if it asked for it."""
+        commands: list[ControllerCommand] = []
+        while self._deadlines and self._deadlines[0][0] < now:
+            request = self._pending.get(heappop(self._deadlines)[1])
+            if request is not None:
+                commands += self._expire(now, request, RequestTiming(now - request.arrival))
+                commands += self._carry_out(now, ask((), self._scheduler.cancel, now, request))
+        wakeup = self._scheduler.next_wakeup()
+        if wakeup is not None and wakeup <= now:
+            commands += self._carry_out(now, ask((), self._scheduler.wake, now))
+        return commands
+
+    def next_wakeup(self) -> Nanos | None:
+        """The first deadline (just past it: an answer at the deadline is in time), or what the scheduler asks for."""
+        self._tidy_deadlines()
+        wakeup = self._scheduler.next_wakeup()
+        if not self._deadlines:
+            return wakeup
+        deadline = self._deadlines[0][0] + 1
+        return deadline if wakeup is None else min(deadline, wakeup)
+
+    def _tidy_deadlines(self) -> None:
+        """Keep the heap in proportion: requests with far deadlines must not pile up when they are long over."""
+        while self._deadlines and self._deadlines[0][1] not in self._pending:
+            heappop(self._deadlines)
+        if len(self._deadlines) > 2 * len(self._pending) + 1000:
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in self._pending]
+            heapify(self._deadlines)
+
+    def _carry_out(self, now: Nanos, asked: list[Command | Report]) -> list[ControllerCommand]:
+        """Complete and check what the scheduler said."""
+        commands: list[ControllerCommand] = []
+        for command in asked:
+            if isinstance(command, SendAction):
+                commands.append(self._with_payloads(command))
+            elif isinstance(command, Answer):
+                commands.append(self._answer(now, command))
+            else:
+                commands.append(command)
+        return commands
+
+    def _with_payloads(self, command: SendAction) -> SendAction | Report:
+        """The action with its requests' payloads; a report instead if it goes nowhere or carries what is over."""
+        action = command.action
+        worker = self._state.workers.get(command.worker_id)
+        if worker is None or action.id not in worker.routes:
+            return Report("ERROR", f"the scheduler sent an action to a device that is gone: {action}")
+        if not isinstance(action, Infer):
+            return command
+        try:
+            payloads = tuple([self._pending[share.request_id].payload for share in action.inputs])
+        except KeyError:
+            error = ErrorResult(action.id, "Infer", Status.CANCELLED, "it was not sent")
+            worker.routes[action.id].settle(action, error)
+            return Report("ERROR", f"the scheduler sent an Infer for a request that is over: {action}")
+        return SendAction(command.worker_id, action, payloads)
+
+    def _answer(self, now: Nanos, answer: Answer) -> Respond | Report:
+        request = self._pending.get(answer.request_id)
+        if request is None:
+            return Report("ERROR", f"the scheduler answered request {answer.request_id}, which is over: {answer}")
+        timing = RequestTiming(now - request.arrival, cold_start=request.cold_start)
+        self.tally.count(request.model.name, answer.status, late=now > request.deadline)
+        return self._respond(
+            request,
+            answer.status,
+            answer.message,
+            answer.outputs,
+            timing,
+            answer.payload,
+            answer.predicted,
+            answer.retry_after,
+        )
+
+    def _expire(self, now: Nanos, request: PendingRequest, timing: RequestTiming) -> list[ControllerCommand]:
+        self.tally.of(request.model.name).late += 1
+        return [self._respond(request, Status.TIMEOUT, "the deadline passed before the answer was there", (), timing)]
+
+    def _respond(
+        self,
+        request: PendingRequest,
+        status: Status,
+        message: str,
+        outputs: tuple[TensorSpec, ...],
+        timing: RequestTiming,
+        payload: object = None,
+        predicted: Nanos | None = None,
+        retry_after: Nanos | None = None,
+    ) -> Respond:
+        """Answer a pending request; the only place that does."""
+        if request.cold_start:
+            self.tally.of(request.model.name).cold_starts += 1
+        self._forget(request)
+        response = InferResponse(
+            request.client_request_id, int(status), message, outputs, timing, predicted, retry_after
+        )
+        return Respond(request.client_id, response, payload)
+
+    def _forget(self, request: PendingRequest) -> None:
+        request.over = True
+        del self._pending[request.id]
+        self._bytes -= _payload_bytes(request)
+        requests = self._by_client[request.client_id]
+        del requests[request.client_request_id]
+        if not requests:
+            del self._by_client[request.client_id]
+
+    def check_invariants(self) -> None:
+        """Assert what always holds; for tests and checkers."""
+        assert self._bytes == sum(map(_payload_bytes, self._pending.values()))
+        assert not any(request.over for request in self._pending.values())
+        assert sum(map(len, self._by_client.values())) == len(self._pending)
+        assert {i for _, i in self._deadlines} >= set(self._pending)
+
+
+def _payload_bytes(request: PendingRequest) -> Bytes:
+    if request.input.generated:
+        return 0
+    return sum(tensor.nbytes for tensor in request.input.tensors)
+
+
+def _refusal(client_id: int, request_id: int, status: Status, message: str) -> Respond:
+    return Respond(client_id, InferResponse(request_id, int(status), message, (), RequestTiming(0)))

@@ -1,0 +1,440 @@
+"""`ControllerWithStartupPhase`: a controller for any scheduler.
+
+Theory of operation. Four stages, each entered once::
+
+    QUERYING   every worker is asked for its state; leaves when all that are connected have answered, and they are
+               as many as the operator said
+    LOADING    clients load models; leaves ``load_timeout`` after the last activity, where activity is a load that
+               begins or ends. The countdown starts with the first load of a client, begins anew with each, and does
+               not run while any load is pending. Models found in QUERYING do not start it. If the operator named the
+               models, LOADING ends with them
+    PROFILING  what no known profile answers is measured; leaves when all is measured
+    SERVING    the scheduler decides
+
+A worker that connects later goes through the same by itself: it is asked, given the models that it lacks, measured if
+it is of a new kind, and only then does the scheduler see it. `_Phase` says where each worker is.
+
+Requests that come before SERVING wait in a `StartupBuffer`. Their SLO counts from the hand-over, for nothing could be
+done for them before it; a load that comes in QUERYING waits for LOADING.
+"""
+
+from enum import Enum
+
+from clockwork import __version__
+from clockwork.controller.buffer import StartupBuffer
+from clockwork.controller.config import ControllerConfig, LoadSpec
+from clockwork.controller.description import describe_models, describe_server
+from clockwork.controller.events import (
+    ClientLost,
+    ClientRequest,
+    ControllerCommand,
+    DropWorker,
+    Event,
+    GiveUp,
+    Report,
+    Respond,
+    StageEntered,
+    WorkerConnected,
+    WorkerLost,
+    WorkerResult,
+)
+from clockwork.controller.loading import Load, Loads
+from clockwork.controller.naming import load_spec, spec_names
+from clockwork.controller.profiling import Profiler
+from clockwork.controller.serving import Serving
+from clockwork.errors import InvalidRequestError
+from clockwork.messages.actions import GetWorkerState, UnloadModel
+from clockwork.messages.commands import SendAction
+from clockwork.messages.profile import ModelProfile, ProfileKey
+from clockwork.messages.requests import (
+    CancelRequest,
+    EvictRequest,
+    EvictResponse,
+    InferRequest,
+    ListModelsRequest,
+    ListModelsResponse,
+    LoadModelRequest,
+    LoadModelResponse,
+    Progress,
+    ServerStatus,
+    StatusRequest,
+    StatusResponse,
+)
+from clockwork.messages.results import ErrorResult, GetWorkerStateResult
+from clockwork.messages.status import Status
+from clockwork.scheduling.base import Scheduler
+from clockwork.state import ClockworkState, WorkerState
+from clockwork.units import Nanos
+
+Commands = list[ControllerCommand]
+
+
+class Stage(Enum):
+    """Where start-up is."""
+
+    QUERYING = "querying"
+    LOADING = "loading"
+    PROFILING = "profiling"
+    SERVING = "serving"
+
+
+class _Phase(Enum):
+    """Where a worker is; in stages before SERVING a worker stays KNOWN."""
+
+    ASKED = "asked"  #: connected, has not told its state
+    KNOWN = "known"  #: has told it; loads and measurements may be under way
+    READY = "ready"  #: the scheduler has it
+
+
+class ControllerWithStartupPhase:
+    """See the module. A `Machine`."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        config: ControllerConfig | None = None,
+        profiles: dict[ProfileKey, ModelProfile] | None = None,
+    ) -> None:
+        """``profiles`` are those measured earlier.
+
+        Raises:
+            InvalidRequestError: a model that the operator named has an impossible name, path or number of copies.
+        """
+        self._config = config or ControllerConfig()
+        self._scheduler = scheduler
+        self._state = ClockworkState()
+        self._stage = Stage.QUERYING
+        self._phases: dict[str, _Phase] = {}
+        self._queries: dict[int, str] = {}  #: GetWorkerState outstanding -> worker
+        self._fleet: dict[str, WorkerState] = {}  #: workers that have told their state
+        self._undone: set[int] = set()  #: UnloadModel outstanding of models that contradict the fleet's
+        self._loads = Loads(self._state, self._fleet, self._config.loads_per_worker)
+        self._early_loads: list[ClientRequest] = []
+        self._idle_since: Nanos | None = None  #: the last activity of LOADING; None: the countdown does not run
+        self._profiler = Profiler(self._state, self._config.profiling, {} if profiles is None else profiles)
+        self._serving = Serving(self._state, scheduler, self._config)
+        self._buffer = StartupBuffer(self._config)
+        specs = self._config.models
+        self._named = [load_spec(s.path, s.name, s.no_of_copies, self._config.max_copies) for s in specs]
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that start-up is in."""
+        return self._stage
+
+    def progress(self, now: Nanos) -> Progress:
+        """How far the stage is: models loaded, or measured, of those to be."""
+        if self._stage is Stage.LOADING:
+            loaded = len(self._state.models)
+            return Progress(loaded, loaded + len(self._loads.names() - set(self._state.models)))
+        if self._stage is Stage.PROFILING:
+            return self._profiler.progress(now)
+        return Progress()
+
+    def handle(self, now: Nanos, event: Event) -> Commands:
+        """Something happened; see `clockwork.controller.events`."""
+        match event:
+            case WorkerResult():
+                return self._result(now, event)
+            case ClientRequest():
+                return self._request(now, event)
+            case WorkerConnected():
+                return self._connected(now, event.worker_id)
+            case WorkerLost():
+                return self._lost(now, event.worker_id, event.reason)
+            case ClientLost():
+                self._buffer.cancel(event.client_id)
+                return self._serving.client_lost(now, event.client_id)
+
+    def wake(self, now: Nanos) -> Commands:
+        """Time has passed: time-outs, deadlines, the end of LOADING."""
+        if self._stage is Stage.SERVING:
+            return self._serving.wake(now)
+        return [*self._buffer.expire(now), *self._advance(now)]
+
+    def next_wakeup(self) -> Nanos | None:
+        """When time alone will change something."""
+        if self._stage is Stage.SERVING:
+            return self._serving.next_wakeup()
+        moments = [self._buffer.next_expiry(), self._loading_ends()]
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def check_invariants(self) -> None:
+        """Assert what always holds; for tests and checkers."""
+        self._state.check_invariants()
+        self._serving.check_invariants()
+        for worker in self._fleet.values():
+            for gpu in worker.gpus:
+                gpu.check_invariants()
+        assert self._stage is Stage.SERVING or not self._state.workers
+        assert self._stage is not Stage.SERVING or not len(self._buffer)
+
+    # --- workers -----------------------------------------------------------------------------------------------------
+
+    def _connected(self, now: Nanos, worker_id: str) -> Commands:
+        commands: Commands = []
+        if worker_id in self._phases:
+            commands += self._lost(now, worker_id, "it connected anew")
+        self._phases[worker_id] = _Phase.ASKED
+        action = GetWorkerState(self._state.action_ids.next())
+        self._queries[action.id] = worker_id
+        return [*commands, Report("INFO", f"worker {worker_id} connected"), SendAction(worker_id, action)]
+
+    def _lost(self, now: Nanos, worker_id: str, reason: str) -> Commands:
+        phase = self._phases.pop(worker_id, None)
+        if phase is None:
+            return []
+        commands: Commands = [Report("WARNING", f"worker {worker_id} is lost: {reason}")]
+        self._queries = {i: worker for i, worker in self._queries.items() if worker != worker_id}
+        worker = self._fleet.pop(worker_id, None)
+        if worker is not None:
+            commands += self._loads.worker_lost(worker_id)
+            commands += self._profiler.worker_lost(now, worker)
+        if worker is not None and phase is _Phase.READY:
+            commands += self._serving.worker_lost(now, worker)
+        return commands + self._advance(now)
+
+    def _result(self, now: Nanos, event: WorkerResult) -> Commands:
+        result, worker_id = event.result, event.worker_id
+        worker = self._fleet.get(worker_id)
+        if worker is not None and result.id in worker.routes:
+            if self._phases[worker_id] is _Phase.READY:
+                return self._serving.result(now, worker, result, event.payloads)
+            gpu = worker.routes[result.id]
+            action = gpu.outstanding[result.id]
+            if not gpu.settle(action, result):
+                return [DropWorker(worker_id, f"it disagrees about the weights on {gpu}: {result}")]
+            return [*self._profiler.result(now, gpu, action, result), *self._advance(now)]
+        if self._queries.pop(result.id, None) is not None:
+            return self._told(now, worker_id, result)
+        if self._loads.owns(result.id):
+            commands: Commands = [*self._loads.result(worker_id, result)]
+            return commands + self._advance(now)
+        if result.id in self._undone:
+            self._undone.discard(result.id)
+            return []
+        return [Report("WARNING", f"worker {worker_id} sent a result of an action that it was not given: {result}")]
+
+    def _told(self, now: Nanos, worker_id: str, result: object) -> Commands:
+        """A worker has answered GetWorkerState."""
+        if not isinstance(result, GetWorkerStateResult):
+            message = result.message if isinstance(result, ErrorResult) else f"it sent {result!r}"
+            return [DropWorker(worker_id, f"it could not tell its state: {message}")]
+        if not result.worker.gpus:
+            return [DropWorker(worker_id, "it has no devices")]
+        try:
+            worker = WorkerState(worker_id, result.worker, self._state.action_ids)
+        except ValueError as error:
+            return [DropWorker(worker_id, str(error))]
+        self._fleet[worker_id] = worker
+        self._phases[worker_id] = _Phase.KNOWN
+        commands = self._adopt(worker)
+        if self._stage is not Stage.QUERYING:
+            commands += self._loads.restore(worker)
+        if self._stage is Stage.PROFILING and not self._loads.pending_for(worker_id):
+            commands += self._profiler.add(now, worker)
+        return commands + self._advance(now)
+
+    def _adopt(self, worker: WorkerState) -> Commands:
+        """Take the models that a worker brings into the fleet's, until serving begins; unload what contradicts it."""
+        wrong = []
+        for name, info in list(worker.models.items()):
+            known = self._state.models.get(name)
+            if known is not None and known.info.digest != info.digest:
+                wrong.append(name)
+            elif known is None and self._stage in (Stage.QUERYING, Stage.LOADING):
+                self._state.add_model(info)
+        if not wrong:
+            return []
+        text = f"worker {worker.id} holds other content as {', '.join(wrong)} than the fleet: it must load that anew"
+        return [Report("WARNING", text), *self._unload(worker, wrong)]
+
+    def _unload(self, worker: WorkerState, names: list[str]) -> Commands:
+        """Take models off a worker that does not serve yet."""
+        if not names:
+            return []
+        for name in names:
+            worker.forget(name)
+        action = UnloadModel(self._state.action_ids.next(), tuple(names))
+        self._undone.add(action.id)
+        return [SendAction(worker.id, action)]
+
+    # --- stages ------------------------------------------------------------------------------------------------------
+
+    def _advance(self, now: Nanos) -> Commands:
+        """Leave stages, and take workers into service, as far as things stand."""
+        commands = self._note_finished_loads(now)
+        if self._stage is Stage.QUERYING and not self._queries and len(self._fleet) >= self._config.workers:
+            commands += self._enter_loading(now)
+        if self._stage is Stage.LOADING and self._loading_is_over(now):
+            commands += self._enter_profiling(now)
+        if self._stage is Stage.PROFILING and self._fleet and self._all_known() and not self._profiler.busy:
+            commands += self._enter_serving(now)
+        if self._stage is Stage.SERVING:
+            commands += self._take_in(now)
+        return commands
+
+    def _note_finished_loads(self, now: Nanos) -> Commands:
+        commands: Commands = []
+        finished, self._loads.finished = self._loads.finished, []
+        for load in finished:
+            if self._idle_since is not None:
+                self._idle_since = now
+            if load.failed and load.client is None and not load.restores:
+                commands.append(GiveUp(f"cannot load {load.spec.path}: {load.describe_failures()}"))
+            if not load.failed and not load.restores:  # workers that came meanwhile
+                for worker_id in sorted(set(self._fleet) - set(load.made)):
+                    commands += self._loads.restore(self._fleet[worker_id])
+        if finished and self._stage is Stage.PROFILING:
+            for worker_id, worker in self._fleet.items():
+                if not self._loads.pending_for(worker_id):
+                    commands += self._profiler.add(now, worker)
+        return commands
+
+    def _all_known(self) -> bool:
+        return not self._queries and not self._loads.pending
+
+    def _enter_loading(self, now: Nanos) -> Commands:
+        self._stage = Stage.LOADING
+        commands: Commands = [StageEntered(Stage.LOADING.value)]
+        for worker in self._fleet.values():
+            commands += self._loads.restore(worker)
+        for spec in self._named:
+            commands += self._loads.start(Load(spec, None), sorted(self._fleet))
+        early, self._early_loads = self._early_loads, []
+        for event in early:
+            assert isinstance(event.request, LoadModelRequest)
+            commands += self._load(now, event.client_id, event.request)
+        return commands
+
+    def _loading_ends(self) -> Nanos | None:
+        """When the countdown of LOADING ends, if it runs."""
+        if self._stage is not Stage.LOADING or self._idle_since is None or self._loads.pending:
+            return None
+        return self._idle_since + self._config.load_timeout
+
+    def _loading_is_over(self, now: Nanos) -> bool:
+        if self._named:
+            return self._all_known()
+        ends = self._loading_ends()
+        return ends is not None and now >= ends
+
+    def _enter_profiling(self, now: Nanos) -> Commands:
+        self._stage = Stage.PROFILING
+        commands: Commands = [StageEntered(Stage.PROFILING.value)]
+        for worker in self._fleet.values():
+            commands += self._profiler.add(now, worker)
+        return commands
+
+    def _enter_serving(self, now: Nanos) -> Commands:
+        self._profiler.release()
+        self._stage = Stage.SERVING
+        commands: Commands = []
+        for name, why in self._profiler.broken.items():
+            self._state.models.pop(name, None)
+            if any(name in spec_names(spec) for spec in self._named):
+                commands.append(GiveUp(f"cannot serve {name}: {why}"))
+        self._serving.broken = self._profiler.broken
+        for worker_id, worker in self._fleet.items():
+            self._state.workers[worker_id] = worker
+            self._phases[worker_id] = _Phase.READY
+        commands += self._serving.start(now)
+        commands.append(StageEntered(Stage.SERVING.value))
+        for event in self._buffer.take_all():
+            commands += self._request(now, event)
+        return commands
+
+    def _take_in(self, now: Nanos) -> Commands:
+        """Give the scheduler the workers that are ready for it."""
+        commands: Commands = []
+        if self._profiler.busy:
+            return commands
+        for worker_id, worker in list(self._fleet.items()):
+            if self._phases[worker_id] is not _Phase.KNOWN or self._loads.pending_for(worker_id):
+                continue
+            commands += self._profiler.add(now, worker)
+            if not self._profiler.covers(worker):
+                return commands
+            self._profiler.release()
+            unmeasured = [name for name, model in self._state.models.items() if not worker.measured(model)]
+            commands += self._unload(worker, [name for name in unmeasured if name in worker.models])
+            self._phases[worker_id] = _Phase.READY
+            commands.append(Report("INFO", f"worker {worker_id} takes part in serving"))
+            commands += self._serving.worker_joined(now, worker)
+        return commands
+
+    # --- clients -----------------------------------------------------------------------------------------------------
+
+    def _request(self, now: Nanos, event: ClientRequest) -> Commands:
+        client_id, request = event.client_id, event.request
+        match request:
+            case InferRequest() if self._stage is Stage.SERVING:
+                return self._serving.infer(now, client_id, request, event.payload)
+            case ListModelsRequest() if self._stage is Stage.SERVING:
+                models = describe_models(self._state)
+                return [Respond(client_id, ListModelsResponse(request.id, Status.SUCCESS, "", models))]
+            case InferRequest() | ListModelsRequest():
+                return [*self._buffer.add(now, event)]
+            case CancelRequest():
+                self._buffer.cancel(client_id, request.id)
+                return self._serving.cancel(now, client_id, request.id)
+            case LoadModelRequest() if self._stage is Stage.QUERYING:
+                if len(self._early_loads) >= self._config.max_loads:
+                    return [_load_refused(client_id, request, Status.INITIALIZING, "too many loads wait for workers")]
+                self._early_loads.append(event)
+                return []
+            case LoadModelRequest():
+                return self._load(now, client_id, request)
+            case EvictRequest() if self._stage is Stage.SERVING:
+                return self._serving.evict(client_id, request)
+            case EvictRequest():
+                text = f"the server is starting up ({self._stage.value})"
+                return [Respond(client_id, EvictResponse(request.id, Status.INITIALIZING, text))]
+            case StatusRequest():
+                return [Respond(client_id, StatusResponse(request.id, self._describe(now)))]
+
+    def _load(self, now: Nanos, client_id: int, request: LoadModelRequest) -> Commands:
+        if self._stage is not Stage.LOADING:
+            text = f"models are loaded at start-up only, and that is over ({self._stage.value}): restart to load more"
+            return [_load_refused(client_id, request, Status.INVALID_REQUEST, text)]
+        self._idle_since = now
+        try:
+            spec = load_spec(request.path, request.name, request.no_of_copies, self._config.max_copies)
+            self._check_names(spec)
+        except InvalidRequestError as error:
+            return [_load_refused(client_id, request, Status.INVALID_REQUEST, str(error))]
+        commands: Commands = [*self._loads.start(Load(spec, (client_id, request.id)), sorted(self._fleet))]
+        return commands + self._advance(now)
+
+    def _check_names(self, spec: LoadSpec) -> None:
+        if self._loads.pending >= self._config.max_loads:
+            raise InvalidRequestError(f"{self._loads.pending} loads are pending already; ask again later")
+        names = spec_names(spec)
+        being_loaded = self._loads.names() & names
+        if being_loaded:
+            raise InvalidRequestError(f"{', '.join(sorted(being_loaded))}: a model of that name is being loaded")
+        for name in sorted(names & set(self._state.models)):
+            info = self._state.models[name].info
+            if (info.path, info.load, info.copies) != (spec.path, spec.name, spec.no_of_copies):
+                raise InvalidRequestError(
+                    f"the name {name} is taken by a model from {info.path} ({info.copies} copies): choose another name"
+                )
+
+    def _describe(self, now: Nanos) -> ServerStatus:
+        ready = {worker_id for worker_id, phase in self._phases.items() if phase is _Phase.READY}
+        return describe_server(
+            version=__version__,
+            scheduler=type(self._scheduler).name or type(self._scheduler).__name__,
+            stage=self._stage.value,
+            progress=self.progress(now),
+            outstanding=self._serving.pending + len(self._buffer),
+            fleet=self._fleet,
+            ready=ready,
+            state=self._state,
+            tally=self._serving.tally,
+            broken=self._profiler.broken,
+        )
+
+
+def _load_refused(client_id: int, request: LoadModelRequest, status: Status, text: str) -> Respond:
+    return Respond(client_id, LoadModelResponse(request.id, status, text))

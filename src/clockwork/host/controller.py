@@ -1,0 +1,244 @@
+"""The live host of the controller: two ports, a clock, a log, and the profiles on disk.
+
+Rules of the file: nothing is decided here. Messages become events, commands become messages; the payloads of tensors
+pass from one connection to another as they were received.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clockwork.clock import Clock, MonotonicClock
+from clockwork.controller.config import ControllerConfig
+from clockwork.controller.events import (
+    ClientLost,
+    ClientRequest,
+    ControllerCommand,
+    DropWorker,
+    Event,
+    GiveUp,
+    Report,
+    Respond,
+    SaveProfile,
+    StageEntered,
+    WorkerConnected,
+    WorkerLost,
+    WorkerResult,
+)
+from clockwork.controller.startup import ControllerWithStartupPhase
+from clockwork.errors import InvalidRequestError, ProtocolError, ServerError
+from clockwork.host.driver import Driver
+from clockwork.host.profile_store import ProfileStore
+from clockwork.messages.commands import SendAction
+from clockwork.messages.link import ROLE_CLIENT, ROLE_WORKER
+from clockwork.messages.requests import ErrorResponse, InferRequest, InferResponse, Progress, RequestTiming
+from clockwork.messages.results import InferResult
+from clockwork.messages.status import Status
+from clockwork.messages.tensors import check_specs
+from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
+from clockwork.net.connection import Connection, LinkConfig
+from clockwork.net.server import Server, listen
+from clockwork.scheduling.base import Scheduler
+from clockwork.units import MIB, Bytes
+from clockwork.wire.codec import decode_request, decode_result, output_sizes, split_payload
+
+log = logging.getLogger("clockwork.controller")
+
+
+@dataclass(frozen=True)
+class ControllerHostConfig:
+    """Where a controller listens, what it keeps on disk, and how it starts up."""
+
+    listen: Address = DEFAULT_LISTEN
+    worker_listen: Address = DEFAULT_WORKER_LISTEN
+    controller: ControllerConfig = field(default_factory=ControllerConfig)
+    profile_cache: Path | None = None
+    max_frame_bytes: Bytes = 64 * MIB
+
+
+class ControllerHost:
+    """A controller that listens. Make it and use it on one running event loop."""
+
+    def __init__(
+        self,
+        config: ControllerHostConfig,
+        scheduler: Scheduler,
+        *,
+        on_stage: Callable[[str], None] = lambda stage: None,
+        clock: Clock | None = None,
+    ) -> None:
+        """``on_stage`` is told each stage that is entered.
+
+        Raises:
+            InvalidRequestError: the configuration names a model that cannot be.
+        """
+        self._config = config
+        self._store = ProfileStore(config.profile_cache)
+        self._on_stage = on_stage
+        self._clock: Clock = clock or MonotonicClock()
+        self.machine = ControllerWithStartupPhase(scheduler, config.controller, self._store.load())
+        self._driver: Driver[Event, ControllerCommand] = Driver(self.machine, self._clock, self._execute)
+        self._servers: list[Server] = []
+        self._workers: dict[str, Connection] = {}
+        self._clients: dict[int, Connection] = {}
+        self._client_ids: dict[Connection, int] = {}
+        self._last_client = 0
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def start(self) -> None:
+        """Listen on both ports.
+
+        Raises:
+            ServerError: a port is taken, or may not be used.
+        """
+        link = LinkConfig(max_frame_bytes=self._config.max_frame_bytes)
+        workers = await listen(
+            self._config.worker_listen,
+            role=ROLE_WORKER,
+            decode=decode_result,
+            config=link,
+            clock=self._clock,
+            on_connected=self._worker_connected,
+            on_message=self._worker_said,
+            on_closed=self._worker_closed,
+        )
+        self._servers.append(workers)
+        clients = await listen(
+            self._config.listen,
+            role=ROLE_CLIENT,
+            decode=decode_request,
+            config=link,
+            clock=self._clock,
+            on_connected=self._client_connected,
+            on_message=self._client_said,
+            on_closed=self._client_closed,
+        )
+        self._servers.append(clients)
+        self.worker_address, self.client_address = workers.address, clients.address
+        log.info("listening for clients on %s, for workers on %s", self.client_address, self.worker_address)
+
+    async def wait(self) -> None:
+        """Until the controller gives up; for ever, if it does not.
+
+        Raises:
+            ServerError: why it gave up.
+        """
+        await asyncio.shield(self._failure)
+
+    def progress(self) -> tuple[str, Progress]:
+        """The stage, and how far it is."""
+        return self.machine.stage.value, self.machine.progress(self._clock.now())
+
+    async def close(self) -> None:
+        """Stop listening and say goodbye to everybody."""
+        self._driver.close()
+        for server in self._servers:
+            await server.close("the controller is shutting down")
+        if not self._failure.done():
+            self._failure.cancel()
+
+    # --- what comes in -----------------------------------------------------------------------------------------------
+
+    def _worker_connected(self, connection: Connection) -> None:
+        worker_id = connection.peer_name
+        previous = self._workers.get(worker_id)
+        if previous is not None:
+            previous.close(f"worker {worker_id} has connected anew")
+        self._workers[worker_id] = connection
+        self._driver.feed(WorkerConnected(worker_id))
+
+    def _worker_said(self, connection: Connection, message: Any, payload: Any) -> None:
+        worker_id = connection.peer_name
+        if self._workers.get(worker_id) is not connection:
+            return
+        payloads: tuple[object, ...] = ()
+        if isinstance(message, InferResult):
+            try:
+                payloads = tuple(split_payload(payload, output_sizes(message)))
+            except ProtocolError as error:
+                connection.close(str(error))
+                return
+        self._driver.feed(WorkerResult(worker_id, message, payloads))
+
+    def _worker_closed(self, connection: Connection, reason: str) -> None:
+        worker_id = connection.peer_name
+        if self._workers.get(worker_id) is connection:
+            del self._workers[worker_id]
+            self._driver.feed(WorkerLost(worker_id, reason))
+
+    def _client_connected(self, connection: Connection) -> None:
+        self._last_client += 1
+        self._clients[self._last_client] = connection
+        self._client_ids[connection] = self._last_client
+
+    def _client_said(self, connection: Connection, message: Any, payload: Any) -> None:
+        client_id = self._client_ids.get(connection)
+        if client_id is None:
+            return
+        if isinstance(message, InferRequest):
+            try:
+                self._check_payload(message, len(payload))
+            except InvalidRequestError as error:
+                timing = RequestTiming(0)
+                connection.send(InferResponse(message.id, Status.INVALID_REQUEST, str(error), (), timing))
+                return
+        self._driver.feed(ClientRequest(client_id, message, payload))
+
+    def _check_payload(self, request: InferRequest, payload_bytes: Bytes) -> None:
+        if request.generated:
+            wanted = sum(tensor.nbytes for tensor in request.inputs)
+            if payload_bytes or wanted > self._config.max_frame_bytes:
+                raise InvalidRequestError(
+                    f"generated inputs come without data and take at most {self._config.max_frame_bytes} bytes; "
+                    f"these came with {payload_bytes} and take {wanted}"
+                )
+            payload_bytes = wanted
+        check_specs(request.inputs, payload_bytes)
+
+    def _client_closed(self, connection: Connection, reason: str) -> None:
+        client_id = self._client_ids.pop(connection, None)
+        if client_id is not None:
+            del self._clients[client_id]
+            self._driver.feed(ClientLost(client_id))
+
+    # --- what goes out -----------------------------------------------------------------------------------------------
+
+    def _execute(self, command: ControllerCommand) -> None:
+        match command:
+            case Respond():
+                self._respond(command)
+            case SendAction():
+                connection = self._workers.get(command.worker_id)
+                if connection is not None:
+                    payloads: list[Any] = [payload for payload in command.payloads if payload is not None]
+                    connection.send(command.action, payloads)
+            case SaveProfile():
+                self._store.save(command.key, command.profile)
+            case Report():
+                log.log(logging.getLevelNamesMapping()[command.level], "%s", command.text)
+            case StageEntered():
+                log.info("stage: %s", command.stage)
+                self._on_stage(command.stage)
+            case DropWorker():
+                log.error("worker %s is dropped: %s", command.worker_id, command.reason)
+                connection = self._workers.get(command.worker_id)
+                if connection is not None:
+                    connection.close(command.reason)
+            case GiveUp():
+                if not self._failure.done():
+                    self._failure.set_exception(ServerError(command.reason))
+
+    def _respond(self, command: Respond) -> None:
+        connection = self._clients.get(command.client_id)
+        if connection is None:
+            return
+        response = command.response
+        payload: tuple[Any, ...] = (command.payload,) if command.payload is not None else ()
+        try:
+            connection.send(response, payload)
+        except InvalidRequestError as error:  # it does not fit into a frame
+            assert not isinstance(response, ErrorResponse)
+            connection.send(ErrorResponse(response.id, Status.ERROR, f"the answer cannot be sent: {error}"))

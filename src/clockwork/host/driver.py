@@ -1,0 +1,72 @@
+"""Runs a machine on an asyncio event loop: feed it, carry out its commands, keep one timer armed.
+
+The timer is never late because of us and may be early: it is armed for the earliest moment asked for since it last
+fired, and moved only to come earlier. When it fires before the machine's moment, it is armed again and the machine is
+not woken.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from clockwork.clock import Clock
+from clockwork.machine import Machine
+from clockwork.units import SECOND, Nanos
+
+EventT = TypeVar("EventT")
+CommandT = TypeVar("CommandT")
+
+
+class Driver(Generic[EventT, CommandT]):
+    """One machine and its timer, on the loop that runs when it is made."""
+
+    def __init__(
+        self,
+        machine: Machine[EventT, CommandT],
+        clock: Clock,
+        execute: Callable[[CommandT], None],
+    ) -> None:
+        """``execute`` carries out one command; it may not feed the driver before it returns."""
+        self._machine = machine
+        self._clock = clock
+        self._execute = execute
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_for: Nanos = 0
+        self._closed = False
+
+    def feed(self, event: EventT) -> None:
+        """Something has happened, now."""
+        if self._closed:
+            return
+        for command in self._machine.handle(self._clock.now(), event):
+            self._execute(command)
+        self._arm()
+
+    def close(self) -> None:
+        """Never wake the machine again, and take no more events."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self) -> None:
+        wakeup = self._machine.next_wakeup()
+        if wakeup is None or self._closed:
+            return
+        if self._timer is not None:
+            if self._armed_for <= wakeup:
+                return
+            self._timer.cancel()
+        self._armed_for = wakeup
+        delay = max(0, wakeup - self._clock.now())
+        self._timer = self._loop.call_later(delay / SECOND, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        now = self._clock.now()
+        wakeup = self._machine.next_wakeup()
+        if wakeup is not None and wakeup <= now:
+            for command in self._machine.wake(now):
+                self._execute(command)
+        self._arm()

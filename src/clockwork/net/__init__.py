@@ -1,0 +1,1 @@
+"""Connections over asyncio: framing, greeting, heartbeats, back-pressure. No word of what is said over them."""

@@ -1,0 +1,108 @@
+"""The interface between the worker and whatever executes models.
+
+Rules of the file: every method may block and is called on the worker's lane threads, never on the network loop. A
+`Runtime` is shared by all devices of a worker; a `LoadedModel` belongs to one device, whose EXEC lane calls `execute`
+from one thread at a time. Payloads are bytes-like: a tensor's elements in wire order (see
+`clockwork.messages.tensors`).
+
+A model passes through three hands, as in the paper: on disk; in host memory, read and prepared once (`HostModel`); in a
+device's weights cache (`LoadedModel`).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from msgspec import Struct
+
+from clockwork.messages.actions import InferInput
+from clockwork.messages.tensors import TensorInfo, TensorSpec
+from clockwork.units import Bytes
+
+Payload: TypeAlias = Any
+"""Bytes-like (the buffer protocol), or None where the worker is to make zeros."""
+
+Batch: TypeAlias = Any
+"""A runtime's own form of a batch of inputs, or of outputs."""
+
+
+class HostModelInfo(Struct, frozen=True):
+    """What is known of a model once it has been read; see `clockwork.messages.results.ModelInfo`."""
+
+    digest: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    batchable: bool
+    weights_bytes: Bytes
+
+
+class LoadedModel(Protocol):
+    """A model whose weights are on a device."""
+
+    def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> Batch:
+        """One batch from the rows of several requests; one payload per input, None if it is ``generated``.
+
+        Raises:
+            InvalidRequestError: a payload does not fit its specs, or the model.
+        """
+        ...
+
+    def execute(self, batch: Batch) -> Batch:
+        """Run the model on the batch.
+
+        Raises:
+            InvalidRequestError: the model refuses these inputs.
+            ServerError: anything else.
+        """
+        ...
+
+    def split(
+        self, inputs: Sequence[InferInput], outputs: Batch
+    ) -> list[tuple[tuple[TensorSpec, ...], list[Payload]]]:
+        """Each request's share of the outputs, in the order of ``inputs``: its specs, and the buffers of their
+        elements.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the memory back. Not called while `execute` runs."""
+        ...
+
+
+class HostModel(Protocol):
+    """A model in host memory."""
+
+    @property
+    def info(self) -> HostModelInfo:
+        """What is known of it."""
+        ...
+
+    def load_weights(self, device: int) -> LoadedModel:
+        """Bring the weights onto device number ``device`` of the worker.
+
+        Raises:
+            ServerError: the runtime could not.
+        """
+        ...
+
+
+class Runtime(Protocol):
+    """One way of executing models, on the devices of one worker."""
+
+    @property
+    def version(self) -> str:
+        """Name and version, ``onnxruntime 1.32.0``: measured times hold for this version only."""
+        ...
+
+    @property
+    def device_kind(self) -> str:
+        """The hardware of its devices and the threads each uses: devices of one kind are equally fast."""
+        ...
+
+    def load_model(self, path: Path) -> HostModel:
+        """Read and prepare a model. ``path`` is absolute, exists, and lies within the model root.
+
+        Raises:
+            InvalidModelError: not a model of this runtime, or a broken one.
+        """
+        ...

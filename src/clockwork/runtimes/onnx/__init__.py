@@ -1,0 +1,18 @@
+"""ONNX Runtime on the CPU: the runtime that is always there.
+
+=============  =========================================================================================
+`files`        from a path to a model file, its external data and its digest
+`signature`    what a graph takes and gives, in the vocabulary's words
+`prepared`     the graph, optimised once; its weights beside it, used in place by every session
+`sessions`     ONNX Runtime itself: the only module that makes a session or runs one
+`probe`        does the prepared graph compute what the original does, and can its requests be batched?
+`model`        the two hands that a model passes through: in host memory, and on a device
+`cache`        prepared graphs on disk, so that a restart need not optimise again
+`hardware`     the name of the CPU
+`runtime`      `OnnxRuntime`: all of it together
+=============  =========================================================================================
+"""
+
+from clockwork.runtimes.onnx.runtime import OnnxRuntime
+
+__all__ = ["OnnxRuntime"]

@@ -1,0 +1,183 @@
+"""From a path to a model file, the files of its external data, and the digest of it all.
+
+Rules of the file: a path is a ``.onnx`` file, a directory with a ``model.onnx``, or a repository's ``NAME`` or
+``NAME/VERSION`` (the highest version is taken). Nothing outside the directory that was named is ever opened: neither by
+a symbolic link nor by the locations that a model gives of its external data. Messages name files relative to it.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import onnx
+from google.protobuf.message import DecodeError
+from msgspec import Struct
+
+from clockwork.errors import InvalidModelError
+
+MODEL_FILE: Final = "model.onnx"
+"""What a model's file is called in a repository, as with Triton."""
+
+PROTOBUF_BYTES_MAX: Final = (1 << 31) - 1
+"""Protobuf's own limit; a larger model keeps its weights in external data (ONNX, "External Data")."""
+
+
+class ModelFile(Struct, frozen=True):
+    """A model file that has been read: its graph without external data, and the digest of everything it is made of."""
+
+    path: Path
+    digest: str
+    graph: Any
+
+
+def find(path: Path) -> Path:
+    """The model file that a path means.
+
+    Raises:
+        InvalidModelError: there is none, or it lies outside the path.
+    """
+    found = path
+    if path.is_dir():
+        found = _in_directory(path)
+        if not found.resolve().is_relative_to(path.resolve()):
+            raise InvalidModelError(
+                f"{found.relative_to(path)} of model {path.name!r} is a link that leaves its directory: put the file there"
+            )
+    elif path.suffix != ".onnx":
+        raise InvalidModelError(
+            f"{path.name!r} is no ONNX model: expected a .onnx file, or a directory with {MODEL_FILE} or VERSION/{MODEL_FILE}"
+        )
+    if not found.is_file():
+        raise InvalidModelError(f"there is no model file {found.name!r}: check the path")
+    return found
+
+
+def read(path: Path) -> ModelFile:
+    """Read the model file that `find` found, and check that its external data is there and its own.
+
+    Raises:
+        InvalidModelError: unreadable, no ONNX model, too large, or external data that is missing, cut off or elsewhere.
+    """
+    try:
+        size = path.stat().st_size
+        if size > PROTOBUF_BYTES_MAX:
+            raise InvalidModelError(
+                f"{path.name!r} has {size} bytes; more than {PROTOBUF_BYTES_MAX} cannot be in one file: "
+                "save the model with external data"
+            )
+        content = path.read_bytes()
+        digest = hashlib.sha256(content)
+        graph = _parsed(path.name, content)
+        del content  # as large as the graph, and no longer needed
+        for location, nbytes in sorted(_external_files(path.name, graph).items()):
+            _add_external(path, location, nbytes, digest)
+    except OSError as error:
+        raise InvalidModelError(f"{path.name!r} cannot be read: {error.strerror or type(error).__name__}") from error
+    return ModelFile(path, digest.hexdigest(), graph)
+
+
+def tensors(graph: Any) -> Iterator[Any]:
+    """Every TensorProto of a GraphProto: initializers, and attributes of nodes, in subgraphs too."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        yield from _tensors_of_node(node)
+
+
+def _tensors_of_node(node: Any) -> Iterator[Any]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        if attribute.HasField("g"):
+            yield from tensors(attribute.g)
+        for graph in attribute.graphs:
+            yield from tensors(graph)
+
+
+def _in_directory(path: Path) -> Path:
+    direct = path / MODEL_FILE
+    if direct.is_dir():
+        return direct / MODEL_FILE  # Triton's form of a model with external data
+    if direct.exists():
+        return direct
+    versions = [it for it in path.iterdir() if it.name.isascii() and it.name.isdigit() and it.is_dir()]
+    if not versions:
+        raise InvalidModelError(
+            f"directory {path.name!r} holds neither {MODEL_FILE} nor a VERSION/{MODEL_FILE} with a number as version"
+        )
+    newest = max(versions, key=lambda it: int(it.name))
+    direct = newest / MODEL_FILE
+    if direct.is_dir():
+        direct = direct / MODEL_FILE
+    if not direct.is_file():
+        raise InvalidModelError(
+            f"version {newest.name} of model {path.name!r}, its highest, has no {MODEL_FILE}: add it, or remove the version"
+        )
+    return direct
+
+
+def _parsed(name: str, content: bytes) -> Any:
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(content)
+    except DecodeError:
+        raise InvalidModelError(f"{name!r} is no ONNX model, or is cut off: {len(content)} bytes do not parse") from None
+    if not model.HasField("graph") or not model.graph.output:
+        raise InvalidModelError(f"{name!r} is no ONNX model: it has no graph with outputs")
+    for value in model.graph.input:
+        kind = value.type.tensor_type
+        if value.type.HasField("tensor_type") and not kind.HasField("shape"):
+            raise InvalidModelError(
+                f"input {value.name!r} of {name!r} does not say how many dimensions it has: export the model with its shape"
+            )
+    return model
+
+
+def _external_files(name: str, model: Any) -> dict[str, int]:
+    """The locations of external data, and the size that each file must have at least."""
+    found: dict[str, int] = {}
+    functions = (it for function in model.functions for node in function.node for it in _tensors_of_node(node))
+    for tensor in [*tensors(model.graph), *functions]:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entry = {it.key: it.value for it in tensor.external_data}
+        try:
+            offset, length = int(entry.get("offset") or 0), int(entry.get("length") or 0)
+            if offset < 0 or length < 0:
+                raise ValueError(entry)
+            location = entry["location"]
+        except (KeyError, ValueError):
+            raise InvalidModelError(
+                f"weights {tensor.name!r} of {name!r} lie in external data, but where exactly is not said: {entry}"
+            ) from None
+        found[location] = max(found.get(location, 0), offset + length)
+    return found
+
+
+def _add_external(model: Path, location: str, nbytes: int, digest: Any) -> None:
+    """Check one file of external data, and add it to the digest.
+
+    A location is relative and stays below the directory of the model file, also where links lead (ONNX, "External Data":
+    the location is a POSIX path relative to the model's directory).
+    """
+    home = model.resolve().parent
+    file = (home / location).resolve()
+    if Path(location).is_absolute() or ".." in Path(location).parts or not file.is_relative_to(home):
+        raise InvalidModelError(
+            f"external data {location!r} of {model.name!r} lies outside the model's directory, where nothing is read: "
+            "save the model with its external data beside it"
+        )
+    if not file.is_file():
+        raise InvalidModelError(f"external data {location!r} of {model.name!r} is missing: copy it beside the model")
+    size = file.stat().st_size
+    if size < nbytes:
+        raise InvalidModelError(
+            f"external data {location!r} of {model.name!r} is cut off: {nbytes} bytes are needed, {size} are there"
+        )
+    digest.update(f"\0{location}\0{size}\0".encode())
+    with file.open("rb") as data:
+        while chunk := data.read(1 << 20):
+            digest.update(chunk)

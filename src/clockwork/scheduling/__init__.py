@@ -1,0 +1,1 @@
+"""Policies: which action goes where and when. No policy knows another; `registry` knows their names."""

@@ -1,0 +1,65 @@
+"""The plug-in interface of schedulers.
+
+A scheduler begins when start-up is over: every model is loaded and measured, and no model is added any more. It hears
+of requests and results, and answers with commands. Rules:
+
+- It is a machine: no clock, no I/O, no thread, no global randomness. ``now`` comes with every call and never runs back.
+- Actions are made by `GPUState.load_weights`, `evict_weights` and `infer`, which keep the picture of the device's
+  memory; the scheduler returns what they return.
+- A request is over when the scheduler answers it (`Answer`), when an Infer that contains it succeeds (the controller
+  answers, before it tells the scheduler), or when `cancel` says so. A failed Infer leaves its requests with the
+  scheduler: to answer, or to try again.
+- Whatever it forgets, the controller answers at the deadline. Whatever it raises, the controller reports, and answers
+  the requests that the call was about.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.commands import Command
+from clockwork.messages.results import Result
+from clockwork.state import ClockworkState, GPUState, PendingRequest, WorkerState
+from clockwork.units import Nanos
+
+
+class Scheduler(ABC):
+    """What every policy implements; only `infer` and `result` must be."""
+
+    name: ClassVar[str] = ""
+    """What `--scheduler` calls it, if it is built in."""
+
+    def start(self, now: Nanos, state: ClockworkState) -> list[Command]:
+        """Serving begins. ``state`` stays up to date for as long as the scheduler lives; keep it."""
+        self.state = state
+        return []
+
+    @abstractmethod
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+        """A request has arrived. Its model is known, its inputs fit, and its deadline has not passed."""
+
+    @abstractmethod
+    def result(
+        self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
+    ) -> list[Command]:
+        """An action has ended. If it was an Infer and succeeded, its requests have been answered."""
+
+    def cancel(self, now: Nanos, request: PendingRequest) -> list[Command]:
+        """The request is over: its client went away, or its deadline passed. Do not answer it."""
+        return []
+
+    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
+        """A worker has come, or come back, and holds the models; it is in ``state.workers`` from now on."""
+        return []
+
+    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Command]:
+        """A worker is gone, with all actions outstanding there; it is no longer in ``state.workers``."""
+        return []
+
+    def wake(self, now: Nanos) -> list[Command]:
+        """The moment that `next_wakeup` named has come."""
+        return []
+
+    def next_wakeup(self) -> Nanos | None:
+        """When to call `wake`; None: never."""
+        return None

@@ -1,0 +1,39 @@
+"""Schedulers by name: the built-in ones, and a user's own as ``package.module:Class``."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Final
+
+from clockwork.errors import InvalidRequestError
+from clockwork.scheduling.base import Scheduler
+from clockwork.scheduling.echo import EchoScheduler
+from clockwork.scheduling.simple import SimpleScheduler
+
+BUILT_IN: Final[Mapping[str, type[Scheduler]]] = {
+    scheduler.name: scheduler for scheduler in (EchoScheduler, SimpleScheduler)
+}
+"""The schedulers that come with Clockwork."""
+
+
+def make_scheduler(name: str) -> Scheduler:
+    """A new scheduler: one that is built in, or the class ``package.module:Class``, called without arguments.
+
+    Raises:
+        InvalidRequestError: there is no such scheduler, or it is none.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]()
+    module_name, colon, class_name = name.partition(":")
+    if not colon:
+        raise InvalidRequestError(
+            f"no scheduler {name!r}: built in are {', '.join(sorted(BUILT_IN))}; name your own as package.module:Class"
+        )
+    try:
+        factory = getattr(import_module(module_name), class_name)
+    except ImportError as error:
+        raise InvalidRequestError(f"scheduler {name!r}: cannot import {module_name!r}: {error}") from error
+    except AttributeError as error:
+        raise InvalidRequestError(f"scheduler {name!r}: {module_name!r} has no {class_name!r}") from error
+    if not (isinstance(factory, type) and issubclass(factory, Scheduler)):
+        raise InvalidRequestError(f"scheduler {name!r} is not a subclass of clockwork.scheduling.base.Scheduler")
+    return factory()

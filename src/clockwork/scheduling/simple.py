@@ -1,0 +1,143 @@
+"""First in, first out, one request at a time; models are loaded where they are asked for.
+
+A model that is on several devices is served by them in turn. One that is on none is loaded on the next device in turn.
+A device that is full evicts its least recently used model. At most `OUTSTANDING` requests are out at a device, enough
+to hide the network from it. Nobody is refused for being late: the worker drops what cannot start by its deadline.
+"""
+
+from collections import deque
+from typing import ClassVar, Final
+
+from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.commands import Answer, Command
+from clockwork.messages.results import ErrorResult, Result
+from clockwork.messages.status import Status
+from clockwork.scheduling.base import Scheduler
+from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, Residency, WorkerState
+from clockwork.units import Nanos
+
+OUTSTANDING: Final = 3
+"""Requests sent to one device and not yet answered by it."""
+
+
+class _Device:
+    """A device's queue: waiting first in first out, and those sent."""
+
+    def __init__(self, gpu: GPUState) -> None:
+        self.gpu = gpu
+        self.waiting: deque[PendingRequest] = deque()
+        self.sent: dict[int, PendingRequest] = {}  #: by action id
+
+
+class SimpleScheduler(Scheduler):
+    """See the module."""
+
+    name: ClassVar[str] = "simple"
+
+    def __init__(self) -> None:
+        """No device yet."""
+        self._devices: dict[GPUState, _Device] = {}
+        self._next_device = 0
+        self._next_holder: dict[str, int] = {}
+
+    def start(self, now: Nanos, state: ClockworkState) -> list[Command]:
+        """Take all devices into service."""
+        super().start(now, state)
+        self._devices = {gpu: _Device(gpu) for gpu in state.gpus()}
+        return []
+
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+        """Queue the request at a device."""
+        device = self._choose(request.model)
+        if device is None:
+            message = f"no device can hold {request.model.name} at present"
+            return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, message)]
+        device.waiting.append(request)
+        return self._pump(now, device)
+
+    def result(
+        self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
+    ) -> list[Command]:
+        """Answer what failed; then the device has room for more."""
+        device = self._devices[gpu]
+        commands: list[Command] = []
+        if isinstance(action, Infer):
+            request = device.sent.pop(action.id, None)
+            if request is not None and isinstance(result, ErrorResult):
+                commands.append(_failure(request, result))
+        elif isinstance(action, LoadWeights) and isinstance(result, ErrorResult):
+            if device.waiting and device.waiting[0].model.name == action.model:
+                commands.append(_failure(device.waiting.popleft(), result))
+        return commands + self._pump(now, device)
+
+    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
+        """More devices."""
+        for gpu in worker.gpus:
+            self._devices[gpu] = _Device(gpu)
+        return []
+
+    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Command]:
+        """What was there goes elsewhere, the requests that were out first."""
+        homeless: list[PendingRequest] = []
+        for gpu in worker.gpus:
+            device = self._devices.pop(gpu)
+            homeless += device.sent.values()
+            homeless += device.waiting
+        return [command for request in homeless if not request.over for command in self.infer(now, request)]
+
+    def _choose(self, model: ModelState) -> _Device | None:
+        able = [device for gpu, device in self._devices.items() if gpu.can_hold(model.name)]
+        if not able:
+            return None
+        holders = [d for d in able if d.gpu.residency(model.name) is not Residency.COLD]
+        if not holders:
+            self._next_device += 1
+            return able[self._next_device % len(able)]
+        turn = self._next_holder[model.name] = self._next_holder.get(model.name, -1) + 1
+        return holders[turn % len(holders)]
+
+    def _pump(self, now: Nanos, device: _Device) -> list[Command]:
+        """Send what can be sent."""
+        commands: list[Command] = []
+        gpu = device.gpu
+        while device.waiting and len(device.sent) < OUTSTANDING:
+            request = device.waiting[0]
+            if request.over:
+                device.waiting.popleft()
+                continue
+            residency = gpu.residency(request.model.name)
+            if residency is not Residency.WARM:
+                if residency is Residency.COLD:
+                    commands += _load(gpu, request.model)
+                break
+            device.waiting.popleft()
+            expected = request.model.infer_estimate(request.batch_size, gpu.kind)
+            send = gpu.infer(request.model, [request], now, request.deadline, expected)
+            device.sent[send.action.id] = request
+            commands.append(send)
+        return commands
+
+
+def _load(gpu: GPUState, model: ModelState) -> list[Command]:
+    """Load the model, evicting others, least recently used first; nothing yet if those in use are in the way."""
+    needed = gpu.models[model.name].weights_pages - gpu.cache.free
+    victims = []
+    for name in gpu.cache:
+        if needed <= 0:
+            break
+        if not gpu.in_use(name):
+            victims.append(name)
+            needed -= gpu.cache.pages_of(name)
+    if needed > 0:
+        return []
+    commands: list[Command] = [gpu.evict_weights(name) for name in victims]
+    commands.append(gpu.load_weights(model, expected=model.load_estimate(gpu.kind)))
+    return commands
+
+
+def _failure(request: PendingRequest, result: ErrorResult) -> Answer:
+    if result.status == Status.COULD_NOT_START_IN_TIME:
+        return Answer(request.id, Status.CONTROLLER_COULD_NOT_START_IN_TIME, "it could not be started by its deadline")
+    if result.status == Status.INVALID_INPUT:
+        return Answer(request.id, Status.INVALID_REQUEST, result.message)
+    return Answer(request.id, Status.ERROR, result.message)

@@ -1,0 +1,77 @@
+"""All workers, all devices, all models."""
+
+from collections.abc import Iterator
+
+from clockwork.messages.results import ModelInfo, WorkerInfo
+from clockwork.state.gpu import ActionIds, GPUState
+from clockwork.state.model import ModelState
+from clockwork.units import Bytes
+
+
+class WorkerState:
+    """A worker that is connected: its devices, and the models that it holds in host memory by name."""
+
+    def __init__(self, worker_id: str, info: WorkerInfo, ids: ActionIds) -> None:
+        """A worker as it reported itself.
+
+        Raises:
+            ValueError: the report contradicts itself.
+        """
+        self.id = worker_id
+        self.page_size: Bytes = info.page_size
+        self.models: dict[str, ModelInfo] = {model.name: model for model in info.models}
+        for gpu in info.gpus:
+            unknown = [name for name in gpu.models if name not in self.models]
+            if unknown:
+                raise ValueError(f"worker {worker_id} reports weights of models that it does not hold: {unknown}")
+        #: the device that each outstanding action is for, by the action's id
+        self.routes: dict[int, GPUState] = {}
+        self.gpus = [GPUState(worker_id, gpu, self.models, ids, self.routes) for gpu in info.gpus]
+        self._by_id = {gpu.gpu_id: gpu for gpu in self.gpus}
+        if len(self._by_id) != len(self.gpus):
+            raise ValueError(f"worker {worker_id} reports a device twice")
+
+    def gpu(self, gpu_id: int) -> GPUState:
+        """The device with that number.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._by_id[gpu_id]
+
+    def measured(self, model: ModelState) -> bool:
+        """Whether the model's times are known on every device of the worker."""
+        return all(gpu.kind in model.profiles for gpu in self.gpus)
+
+    def forget(self, model: str) -> None:
+        """The worker unloads the model by itself."""
+        del self.models[model]
+        for gpu in self.gpus:
+            gpu.forget(model)
+
+
+class ClockworkState:
+    """Everything a scheduler may know. ``workers`` are those that are ready; ``models`` those that are served."""
+
+    def __init__(self) -> None:
+        """No worker, no model."""
+        self.workers: dict[str, WorkerState] = {}
+        self.models: dict[str, ModelState] = {}
+        self.action_ids = ActionIds()
+
+    def gpus(self) -> Iterator[GPUState]:
+        """All devices of all workers, in a fixed order."""
+        for worker in self.workers.values():
+            yield from worker.gpus
+
+    def add_model(self, info: ModelInfo) -> ModelState:
+        """The model of that name, made if need be."""
+        model = self.models.get(info.name)
+        if model is None:
+            model = self.models[info.name] = ModelState(info)
+        return model
+
+    def check_invariants(self) -> None:
+        """Assert what always holds; for tests and checkers."""
+        for gpu in self.gpus():
+            gpu.check_invariants()

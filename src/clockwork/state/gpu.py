@@ -1,0 +1,211 @@
+"""One device as the controller sees it.
+
+Theory of operation. A model's residency on a device is a table::
+
+    (state,   event)            -> state
+    COLD      load_weights         LOADING   pages are taken now, before the worker confirms
+    LOADING   LoadWeightsResult    WARM
+    LOADING   ErrorResult          COLD      the pages are given back
+    LOADING   evict_weights        -         refused: the load must end first
+    WARM      evict_weights        COLD      optimistic: the worker's LOAD lane keeps the order
+    WARM      infer                WARM      and evict_weights is refused until its result is there
+
+COLD models are those not in the cache. What leaves the table raises `ValueError`: a bug of whoever asked.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+
+from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.commands import SendAction
+from clockwork.messages.results import ErrorResult, GPUInfo, ModelInfo, Result
+from clockwork.messages.status import Status
+from clockwork.pages import PageCache
+from clockwork.state.model import ModelState
+from clockwork.state.request import PendingRequest
+from clockwork.units import FOREVER, Nanos
+
+
+class Residency(Enum):
+    """Where a model's weights are, seen from one device."""
+
+    COLD = "cold"
+    LOADING = "loading"
+    WARM = "warm"
+
+
+class GPUState:
+    """A device: its pages, who owns them, and the actions that it has not answered yet.
+
+    ``models`` are those that its worker holds in host memory: only they can be loaded.
+    """
+
+    def __init__(
+        self,
+        worker_id: str,
+        info: GPUInfo,
+        models: dict[str, ModelInfo],
+        ids: "ActionIds",
+        routes: "dict[int, GPUState]",
+    ) -> None:
+        """A device as its worker reported it; ``routes`` is where all devices of the worker note their actions' ids.
+
+        Raises:
+            ValueError: its loaded models need more pages than it has.
+        """
+        self.worker_id = worker_id
+        self.gpu_id = info.id
+        self.kind = info.kind
+        self.models = models
+        self.cache = PageCache(info.total_pages)
+        self.outstanding: dict[int, LoadWeights | EvictWeights | Infer] = {}
+        self._ids = ids
+        self._routes = routes
+        self._residency: dict[str, Residency] = {}
+        self._infers: dict[str, int] = {}  #: model -> Infer actions outstanding, only where there are some
+        for model in info.models:
+            if not self.cache.take(model, models[model].weights_pages):
+                raise ValueError(f"{worker_id} gpu {info.id} holds more than its {info.total_pages} pages")
+            self._residency[model] = Residency.WARM
+
+    def residency(self, model: str) -> Residency:
+        """Where the weights of ``model`` are."""
+        return self._residency.get(model, Residency.COLD)
+
+    def in_use(self, model: str) -> bool:
+        """Whether an action outstanding needs the weights, so that they cannot be evicted."""
+        return model in self._infers or self._residency.get(model) is Residency.LOADING
+
+    def can_hold(self, model: str) -> bool:
+        """Whether the worker has the model and the device is big enough for it at all."""
+        info = self.models.get(model)
+        return info is not None and info.weights_pages <= self.cache.total
+
+    def load_weights(
+        self, model: ModelState, earliest: Nanos = 0, latest: Nanos = FOREVER, expected: Nanos = 0
+    ) -> SendAction:
+        """Bring the weights in; takes the pages now.
+
+        Raises:
+            ValueError: the weights are there or on their way, the worker lacks the model, or too few pages are free.
+        """
+        name = model.name
+        if name in self._residency:
+            raise ValueError(f"{name} is {self._residency[name].value} on {self}")
+        if name not in self.models:
+            raise ValueError(f"{self} does not have {name}")
+        pages = self.models[name].weights_pages
+        if not self.cache.take(name, pages):
+            raise ValueError(f"{name} needs {pages} pages; {self} has {self.cache.free} free of {self.cache.total}")
+        self._residency[name] = Residency.LOADING
+        return self._send(LoadWeights(self._ids.next(), self.gpu_id, name, earliest, latest, expected))
+
+    def evict_weights(self, model: str, earliest: Nanos = 0) -> SendAction:
+        """Free the weights' pages, now.
+
+        Raises:
+            ValueError: the weights are not there, on their way, or needed by an action outstanding.
+        """
+        if self._residency.get(model) is not Residency.WARM or model in self._infers:
+            raise ValueError(f"{model} is {self.residency(model).value} or in use on {self}")
+        self.cache.give_back(model)
+        del self._residency[model]
+        return self._send(EvictWeights(self._ids.next(), self.gpu_id, model, earliest))
+
+    def infer(
+        self,
+        model: ModelState,
+        requests: Sequence[PendingRequest],
+        earliest: Nanos = 0,
+        latest: Nanos = FOREVER,
+        expected: Nanos = 0,
+    ) -> SendAction:
+        """Execute the requests as one batch; they are answered when it succeeds.
+
+        ``earliest`` must not be before the weights are there: an Infer that finds none fails.
+
+        Raises:
+            ValueError: the weights are neither there nor on their way, or one of the requests is over.
+        """
+        if any(request.over for request in requests):
+            raise ValueError(f"of {list(requests)} one is over already")
+        inputs = tuple(request.input for request in requests)
+        action = Infer(self._ids.next(), self.gpu_id, model.name, inputs, earliest, latest, expected)
+        return self.send_infer(action)
+
+    def send_infer(self, action: Infer) -> SendAction:
+        """Like `infer`, of an action made by hand.
+
+        Raises:
+            ValueError: the weights are neither there nor on their way.
+        """
+        name = action.model
+        if name not in self._residency:
+            raise ValueError(f"{name} is not on {self}")
+        self.cache.touch(name)
+        self._infers[name] = self._infers.get(name, 0) + 1
+        return self._send(action)
+
+    def forget(self, model: str) -> None:
+        """The worker unloads the model by itself: its pages are free. Nothing happens if it has none."""
+        if self._residency.pop(model, None) is not None:
+            self.cache.give_back(model)
+
+    def settle(self, action: LoadWeights | EvictWeights | Infer, result: Result) -> bool:
+        """Take the result of an outstanding action into account; the controller does, before the scheduler hears of it.
+
+        Returns whether the picture of the cache still holds: False means that worker and controller disagree.
+        """
+        del self.outstanding[action.id]
+        del self._routes[action.id]
+        if isinstance(action, Infer):
+            left = self._infers[action.model] - 1
+            if left:
+                self._infers[action.model] = left
+            else:
+                del self._infers[action.model]
+            return not (isinstance(result, ErrorResult) and result.status == Status.WEIGHTS_NOT_PRESENT)
+        failed = isinstance(result, ErrorResult)
+        if isinstance(action, EvictWeights):
+            return not failed
+        if failed:
+            self.cache.give_back(action.model)
+            del self._residency[action.model]
+            assert isinstance(result, ErrorResult)
+            return result.status not in (Status.WEIGHTS_ALREADY_LOADED, Status.LOAD_WEIGHTS_INSUFFICIENT_CACHE)
+        self._residency[action.model] = Residency.WARM
+        return True
+
+    def info(self) -> GPUInfo:
+        """The device as GetWorkerState would describe it."""
+        warm = tuple(m for m in self.cache if self._residency[m] is Residency.WARM)
+        return GPUInfo(self.gpu_id, self.kind, self.cache.total, warm)
+
+    def check_invariants(self) -> None:
+        """Assert what always holds; for tests and checkers."""
+        assert set(self.cache) == set(self._residency)
+        assert 0 <= self.cache.used <= self.cache.total
+        assert all(count > 0 and model in self._residency for model, count in self._infers.items())
+
+    def _send(self, action: LoadWeights | EvictWeights | Infer) -> SendAction:
+        self.outstanding[action.id] = action
+        self._routes[action.id] = self
+        return SendAction(self.worker_id, action)
+
+    def __str__(self) -> str:
+        return f"{self.worker_id}/gpu{self.gpu_id}"
+
+    __repr__ = __str__
+
+
+class ActionIds:
+    """Numbers for actions, unique within one controller."""
+
+    def __init__(self) -> None:
+        """Begins at 1."""
+        self._last = 0
+
+    def next(self) -> int:
+        """A number not given before."""
+        self._last += 1
+        return self._last

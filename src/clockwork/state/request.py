@@ -1,0 +1,59 @@
+"""A client's request while it waits for its answer."""
+
+from clockwork.messages.actions import InferInput
+from clockwork.state.model import ModelState
+from clockwork.units import Nanos
+
+
+class PendingRequest:
+    """An inference that the controller has accepted and not yet answered.
+
+    ``id`` is unique within the controller. ``deadline`` is absolute. ``input`` is its share of an Infer action;
+    ``payload`` an opaque handle on its tensors' elements. ``cold_start``: no device held the weights at arrival.
+    ``over`` is set by the controller when it has been answered or cancelled: nothing is to be done for it any more.
+    """
+
+    __slots__ = (
+        "arrival",
+        "client_id",
+        "client_request_id",
+        "cold_start",
+        "deadline",
+        "id",
+        "input",
+        "model",
+        "over",
+        "payload",
+    )
+
+    def __init__(
+        self,
+        id: int,
+        client_id: int,
+        client_request_id: int,
+        model: ModelState,
+        input: InferInput,
+        payload: object,
+        arrival: Nanos,
+        deadline: Nanos,
+        cold_start: bool = False,
+    ) -> None:
+        """See the class."""
+        self.id = id
+        self.client_id = client_id
+        self.client_request_id = client_request_id
+        self.model = model
+        self.input = input
+        self.payload = payload
+        self.arrival = arrival
+        self.deadline = deadline
+        self.cold_start = cold_start
+        self.over = False
+
+    @property
+    def batch_size(self) -> int:
+        """Its rows in a batch."""
+        return self.input.batch_size
+
+    def __repr__(self) -> str:
+        return f"PendingRequest({self.id}, {self.model.name!r}, deadline={self.deadline})"

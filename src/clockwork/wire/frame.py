@@ -1,0 +1,250 @@
+"""Frames: how messages and their payloads lie in a stream of bytes.
+
+::
+
+    whoever dialled, once:   "CLKW"   u16 protocol version   u16 zero
+    then, both ways:         u32 n    u32 h    h bytes of header    n - h bytes of payload
+
+Numbers are little-endian. ``n`` counts all that follows the two lengths. A header is one message
+(`clockwork.wire.codec`), a payload the bytes of its tensors.
+
+Rules of the file: no I/O; no length from a peer is believed before it was compared with a limit; a byte of a large
+payload is copied at most once, and only if it came in the same read as the lengths that announce it.
+
+`FrameReader` has the shape of `asyncio.BufferedProtocol`: it says where to receive to, then is told how much was
+received. Many small frames come in one read and are copied out of the receive buffer. A frame that is incomplete and
+long is received straight into memory of its own, whose payload begins at a multiple of 64 bytes: what vector
+instructions like, and what numpy and the runtimes need to use it where it lies.
+"""
+
+from collections.abc import Iterable, Sequence
+from struct import Struct
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from clockwork.errors import InvalidRequestError, ProtocolError
+from clockwork.messages.link import PROTOCOL_VERSION
+from clockwork.units import KIB, MIB, Bytes, show_bytes
+
+Received: TypeAlias = bytes | memoryview
+"""Bytes as they come out of a `FrameReader`."""
+
+Sendable: TypeAlias = bytes | bytearray | memoryview
+"""Bytes as they go into a frame; C-contiguous, of any format and shape."""
+
+Frame: TypeAlias = tuple[Received, Received]
+"""Header and payload."""
+
+MAGIC: Final = b"CLKW"
+
+MAX_FRAME_BYTES: Final[Bytes] = 64 * MIB
+"""Default limit of a frame: a batch of 100 images of 602,112 bytes."""
+
+MAX_HEADER_BYTES: Final[Bytes] = MIB
+"""Limit of a header: the specs of 256 tensors with long names take 30 KiB; the state of 5,000 models 1 MiB."""
+
+SMALL_BUFFER: Final[Bytes] = 16 * KIB
+"""What an idle connection holds; also the longest incomplete frame that waits in the receive buffer."""
+
+LARGE_BUFFER: Final[Bytes] = 256 * KIB
+"""What a connection holds once a read has filled the small buffer with small frames."""
+
+JOIN_BYTES: Final[Bytes] = 16 * KIB
+"""Frames up to this size are sent as one piece: copying is cheaper than a scatter list."""
+
+_PREAMBLE: Final = Struct("<4sHH")
+_LENGTHS: Final = Struct("<II")
+_LENGTHS_SIZE: Final = _LENGTHS.size
+_ALIGNMENT: Final = 64
+
+#: First bytes of what else dials a port, and what to ask whoever runs it.
+_STRANGERS: Final = (
+    ((b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"PRI "), "is this an HTTP client?"),
+    ((b"\x16\x03",), "is this a TLS client? This port does not use TLS"),
+    ((b"SSH-",), "is this an SSH client?"),
+)
+
+
+def preamble(version: int = PROTOCOL_VERSION) -> bytes:
+    """The first bytes that whoever dialled sends."""
+    return _PREAMBLE.pack(MAGIC, version, 0)
+
+
+def encode_frame(
+    header: bytes, payload: Sequence[Sendable] = (), *, max_frame_bytes: Bytes = MAX_FRAME_BYTES
+) -> list[bytes | memoryview]:
+    """The buffers that make up a frame, in order. Small frames are one; large payloads are not copied.
+
+    Raises:
+        InvalidRequestError: the frame or its header is over its limit.
+    """
+    size = len(header)
+    if not payload:
+        _check_outgoing(size, size, max_frame_bytes)
+        return [_LENGTHS.pack(size, size) + header]
+    parts = [part if type(part) is bytes else flat(part) for part in payload]
+    total = size + sum(map(len, parts))
+    _check_outgoing(total, size, max_frame_bytes)
+    if total <= JOIN_BYTES:
+        return [b"".join((_LENGTHS.pack(total, size), header, *parts))]
+    return [_LENGTHS.pack(total, size) + header, *(part for part in parts if len(part))]
+
+
+def flat(buffer: Sendable) -> memoryview:
+    """A view of the bytes of a C-contiguous buffer of any format and shape; its ``len`` is their number."""
+    view = memoryview(buffer)
+    return view.cast("B") if view.nbytes else memoryview(b"")  # a shape with a zero in it cannot be cast
+
+
+def _check_outgoing(total: Bytes, header: Bytes, max_frame_bytes: Bytes) -> None:
+    if header > MAX_HEADER_BYTES:
+        raise InvalidRequestError(
+            f"the message takes {show_bytes(header)} without its payload; "
+            f"at most {show_bytes(MAX_HEADER_BYTES)} can be sent"
+        )
+    if total > max_frame_bytes:
+        raise InvalidRequestError(
+            f"the message takes {show_bytes(total)}; the connection carries at most {show_bytes(max_frame_bytes)}"
+        )
+
+
+class FrameReader:
+    """Makes frames of received bytes.
+
+    ``max_frame_bytes`` may be changed between reads: a stranger's frames can be kept shorter than a friend's. After a
+    `ProtocolError` the reader is of no more use, and frames that came in the same read are lost with it.
+    """
+
+    __slots__ = (
+        "_buffer", "_filled", "_frames_read", "_offered", "_own", "_own_end", "_own_filled", "_own_header",
+        "_own_start", "_wants_preamble", "max_frame_bytes",
+    )  # fmt: skip
+
+    def __init__(self, *, expect_preamble: bool = False, max_frame_bytes: Bytes = MAX_FRAME_BYTES) -> None:
+        self.max_frame_bytes = max_frame_bytes
+        self._wants_preamble = expect_preamble
+        self._frames_read = False
+        self._buffer = memoryview(bytearray(SMALL_BUFFER))
+        self._filled = 0  # bytes at the start of _buffer that are not parsed yet: less than one frame
+        self._offered = 0
+        self._own: memoryview | None = None  # the memory of a long frame that is being received
+        self._own_start = self._own_header = self._own_filled = self._own_end = 0
+
+    @property
+    def waiting_for(self) -> str:
+        """What is missing from a frame that has begun, for people; empty between frames."""
+        if self._own is not None:
+            got, total = self._own_filled - self._own_start, self._own_end - self._own_start
+            return f"{total - got} of a frame's {total} bytes"
+        if self._filled >= _LENGTHS_SIZE and not self._wants_preamble:
+            total = _LENGTHS.unpack_from(self._buffer)[0]
+            return f"{total + _LENGTHS_SIZE - self._filled} of a frame's {total} bytes"
+        return f"more than the {self._filled} bytes that begin a frame" if self._filled else ""
+
+    def get_buffer(self, size_hint: int = -1) -> memoryview:  # noqa: ARG002 - the shape of BufferedProtocol
+        """Where the next bytes are to be received."""
+        if self._own is not None:
+            return self._own[self._own_filled :]
+        buffer = self._buffer[self._filled :]
+        self._offered = len(buffer)
+        return buffer
+
+    def buffer_updated(self, nbytes: int) -> list[Frame]:
+        """``nbytes`` were received into the last `get_buffer`; returns the frames that are complete now, in order.
+
+        Raises:
+            ProtocolError: these are no frames of ours, or one is over a limit.
+        """
+        if self._own is not None:
+            return self._fill_own(nbytes)
+        buffer = self._buffer
+        start, end = 0, self._filled + nbytes
+        frames: list[Frame] = []
+        if self._wants_preamble:
+            if not self._take_preamble(end):
+                self._filled = end
+                return frames
+            start = _PREAMBLE.size
+        unpack, limit, largest_header = _LENGTHS.unpack_from, self.max_frame_bytes, MAX_HEADER_BYTES
+        while end - start >= _LENGTHS_SIZE:
+            total, header = unpack(buffer, start)
+            if total > limit or header > total or header > largest_header:
+                raise self._refusal(start, total, header)
+            begin = start + _LENGTHS_SIZE
+            stop = begin + total
+            if stop > end:
+                if total > SMALL_BUFFER - _LENGTHS_SIZE:
+                    self._start_own(buffer[begin:end], total, header)
+                    start = end
+                break
+            middle = begin + header
+            frames.append((bytes(buffer[begin:middle]), bytes(buffer[middle:stop]) if stop > middle else b""))
+            start = stop
+        self._keep(start, end, grow=nbytes == self._offered and bool(frames))
+        self._frames_read = self._frames_read or bool(frames)
+        return frames
+
+    def _keep(self, start: int, end: int, *, grow: bool) -> None:
+        """Moves what begins a frame to the front, in a larger buffer if small frames filled the small one."""
+        old = self._buffer
+        if grow and len(old) < LARGE_BUFFER and self._own is None:
+            self._buffer = memoryview(bytearray(LARGE_BUFFER))
+        rest = end - start
+        if rest and (start or old is not self._buffer):
+            self._buffer[:rest] = old[start:end]
+        self._filled = rest
+
+    def _start_own(self, received: memoryview, total: Bytes, header: Bytes) -> None:
+        # numpy, because it neither clears the memory nor touches it: what is announced but never sent costs nothing.
+        memory = np.empty(total + _ALIGNMENT, np.uint8)
+        start = -(memory.ctypes.data + header) % _ALIGNMENT
+        self._own = own = memoryview(memory)[: start + total]
+        self._own_start, self._own_header, self._own_end = start, start + header, start + total
+        self._own_filled = start + len(received)
+        own[start : self._own_filled] = received
+
+    def _fill_own(self, nbytes: int) -> list[Frame]:
+        self._own_filled += nbytes
+        own = self._own
+        if own is None or self._own_filled < self._own_end:
+            return []
+        self._own = None
+        self._frames_read = True
+        return [(own[self._own_start : self._own_header], own[self._own_header :])]
+
+    def _take_preamble(self, end: int) -> bool:
+        begun = bytes(self._buffer[: min(end, len(MAGIC))])
+        if not MAGIC.startswith(begun):
+            raise ProtocolError(_stranger(bytes(self._buffer[: min(end, 8)])))
+        if end < _PREAMBLE.size:
+            return False
+        _, version, zero = _PREAMBLE.unpack_from(self._buffer)
+        if version != PROTOCOL_VERSION:
+            raise ProtocolError(
+                f"the other side speaks version {version} of Clockwork's protocol, this side version {PROTOCOL_VERSION}"
+            )
+        if zero:
+            raise ProtocolError(f"the preamble ends in {zero}, not in 0")
+        self._wants_preamble = False
+        return True
+
+    def _refusal(self, start: int, total: Bytes, header: Bytes) -> ProtocolError:
+        raw = bytes(self._buffer[start : start + _LENGTHS_SIZE])
+        if not self._frames_read and raw.startswith(b"HTTP"):
+            return ProtocolError(f"expected a Clockwork server, found {raw!r}: is this an HTTP server?")
+        if total > self.max_frame_bytes:
+            return ProtocolError(
+                f"a frame of {total} bytes was announced; at most {self.max_frame_bytes} are accepted "
+                f"(it began with {raw!r})"
+            )
+        if header > total:
+            return ProtocolError(f"a frame of {total} bytes cannot have a header of {header}")
+        return ProtocolError(
+            f"a frame with a header of {header} bytes was announced; at most {MAX_HEADER_BYTES} are accepted"
+        )
+
+
+def _stranger(found: bytes) -> str:
+    hints: Iterable[str] = (hint for starts, hint in _STRANGERS if found.startswith(starts))
+    return f"expected a Clockwork connection, found {found!r}: {next(iter(hints), 'what is this?')}"

@@ -1,0 +1,246 @@
+"""The worker's core: a `clockwork.machine.Machine` that obeys.
+
+Rules of the file: it routes actions to lanes, starts what is due, and answers every action exactly once, whatever
+happens. It has no clock, no thread and no policy.
+
+Theory of operation. Each device has a LOAD and an EXEC lane, and the worker has one HOST lane. An event only changes
+tables (`apply`); only `poll` of a lane starts anything on it. A host that is one loop, such as a simulator, uses the
+three methods of a Machine: ``handle`` is ``apply`` and then ``poll`` of all lanes, ``wake`` is ``poll`` of all lanes. A
+host with a thread per lane calls ``apply`` and its own lane's ``poll`` under one lock, so that no thread has to hand a
+task to another, and sees from ``next_wakeup_of`` which other lanes an event has moved.
+
+An Infer that is due while its weights are still being loaded waits for them, up to its ``latest``, and those behind it
+pass. GetWorkerState is answered at once, except while a task still runs whose controller is gone: what it will leave
+behind is not known before it ends.
+"""
+
+from collections.abc import Sequence
+
+from clockwork.messages.actions import (
+    Action,
+    ClearCache,
+    EvictWeights,
+    GetWorkerState,
+    Infer,
+    LoadWeights,
+    UnloadModel,
+)
+from clockwork.messages.results import GetWorkerStateResult, GPUInfo, WorkerInfo
+from clockwork.messages.status import Status
+from clockwork.units import FOREVER, Bytes, Nanos, Pages, show_duration
+from clockwork.worker.events import (
+    ActionReceived,
+    Command,
+    ControllerLost,
+    Event,
+    LaneKind,
+    SendResult,
+    StartTask,
+    TaskFinished,
+)
+from clockwork.worker.lane import MAX_QUEUED, Entry, Lane
+from clockwork.worker.memory import DeviceMemory, Residency
+from clockwork.worker.refusal import ActionRefusedError
+from clockwork.worker.tasks import Tasks, error_result
+
+
+class WorkerCore:
+    """All that a worker decides."""
+
+    def __init__(self, page_size: Bytes, gpus: Sequence[tuple[str, Pages]]) -> None:
+        """``gpus``: each device's kind (see `GPUInfo`) and the pages of its weights cache.
+
+        Raises:
+            ValueError: a page without a size, or a worker without a device.
+        """
+        if page_size <= 0 or not gpus:
+            raise ValueError(f"a worker with {len(gpus)} devices and pages of {page_size} bytes")
+        self._page_size = page_size
+        self._kinds = tuple(kind for kind, _ in gpus)
+        self._memories = tuple(DeviceMemory(gpu, pages) for gpu, (_, pages) in enumerate(gpus))
+        self._tasks = Tasks(page_size, self._memories)
+        self._lanes: dict[tuple[int | None, LaneKind], Lane] = {(None, LaneKind.HOST): Lane(overtaking=False)}
+        for gpu in range(len(gpus)):
+            self._lanes[gpu, LaneKind.LOAD] = Lane(overtaking=False)
+            self._lanes[gpu, LaneKind.EXEC] = Lane(overtaking=True)
+        self._asked: list[GetWorkerState] = []  #: not answered yet
+
+    @property
+    def lanes(self) -> tuple[tuple[int | None, LaneKind], ...]:
+        """All lanes, as (device, kind); the HOST lane's device is None."""
+        return tuple(self._lanes)
+
+    # ------------------------------------------------------------------------------------------------------- Machine
+
+    def handle(self, now: Nanos, event: Event) -> list[Command]:
+        """Something happened; see `clockwork.machine.Machine`."""
+        return [*self.apply(event), *self.wake(now)]
+
+    def wake(self, now: Nanos) -> list[Command]:
+        """Start whatever can start, answer whatever is late."""
+        return [command for gpu, kind in self._lanes for command in self.poll(now, gpu, kind)]
+
+    def next_wakeup(self) -> Nanos | None:
+        """When to call `wake`; it may have passed already."""
+        moments = (self.next_wakeup_of(gpu, kind) for gpu, kind in self._lanes)
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    # --------------------------------------------------------------------------------------- for a thread per lane
+
+    def apply(self, event: Event) -> list[SendResult]:
+        """Take an event into account, without starting anything."""
+        match event:
+            case ActionReceived(action, payloads):
+                return self._receive(action, payloads)
+            case TaskFinished():
+                return self._finish(event)
+            case ControllerLost():
+                self._forget_controller()
+        return []
+
+    def poll(self, now: Nanos, gpu: int | None, kind: LaneKind) -> list[Command]:
+        """Answer what is late in a lane and, if the lane is free, start at most one task on it."""
+        lane = self._lanes[gpu, kind]
+        commands: list[Command] = [*self._expire(now, gpu, lane)]
+        while (entry := lane.take_due(now, lambda waiting: self._tasks.blocked(gpu, waiting.action))) is not None:
+            try:
+                commands.append(self._tasks.start(gpu, entry.action, entry.payloads))
+            except ActionRefusedError as refusal:
+                commands.append(SendResult(error_result(entry.action, refusal.status, str(refusal))))
+            else:
+                lane.running = entry
+        return commands
+
+    def next_wakeup_of(self, gpu: int | None, kind: LaneKind) -> Nanos | None:
+        """When to `poll` this lane next; it may have passed already. None: only an event can move it."""
+        lane = self._lanes[gpu, kind]
+        start = lane.next_start(lambda waiting: self._tasks.blocked(gpu, waiting.action))
+        expiry = lane.next_expiry()
+        return expiry if start is None else start if expiry is None else min(start, expiry)
+
+    def expire(self, now: Nanos) -> list[SendResult]:
+        """Answer what is late in any lane, also behind running tasks, without starting anything."""
+        return [result for (gpu, _), lane in self._lanes.items() for result in self._expire(now, gpu, lane)]
+
+    def next_expiry(self) -> Nanos | None:
+        """When to call `expire` next."""
+        moments = (lane.next_expiry() for lane in self._lanes.values())
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def upcoming(self, gpu: int) -> StartTask | None:
+        """The Infer that starts next on the device if nothing else happens, for a host that wants to prepare it."""
+        entry = self._lanes[gpu, LaneKind.EXEC].upcoming(lambda waiting: self._tasks.blocked(gpu, waiting.action))
+        return self._tasks.upcoming(gpu, entry.action, entry.payloads) if entry is not None else None
+
+    # -------------------------------------------------------------------------------------------------------- asking
+
+    def info(self) -> WorkerInfo:
+        """The worker's state as GetWorkerState reports it."""
+        present = (Residency.WARM, Residency.IN_USE)
+        gpus = tuple(
+            GPUInfo(gpu, self._kinds[gpu], memory.cache.total, memory.models_in(*present))
+            for gpu, memory in enumerate(self._memories)
+        )
+        return WorkerInfo(self._page_size, gpus, self._tasks.models.infos())
+
+    def check_invariants(self) -> None:
+        """Assert what always holds; for tests and checkers."""
+        for lane in self._lanes.values():
+            lane.check_invariants()
+        for gpu, memory in enumerate(self._memories):
+            memory.check_invariants()
+            running = self._lanes[gpu, LaneKind.EXEC].running
+            in_use = (running.action.model,) if running and isinstance(running.action, Infer) else ()
+            assert memory.models_in(Residency.IN_USE) == in_use
+            loading = self._lanes[gpu, LaneKind.LOAD].running
+            expected = (loading.action.model,) if loading and isinstance(loading.action, LoadWeights) else ()
+            assert memory.models_in(Residency.LOADING) == expected
+            assert all(model in self._tasks.models for model in memory.models_in(Residency.WARM, Residency.LOADING))
+        assert not self._asked or self._orphans()
+
+    # -------------------------------------------------------------------------------------------------------- events
+
+    def _receive(self, action: Action, payloads: tuple[object, ...]) -> list[SendResult]:
+        if isinstance(action, GetWorkerState):
+            self._asked.append(action)
+            return self._answer_asked()
+        try:
+            lanes = self._lanes_for(action, payloads)
+        except ActionRefusedError as refusal:
+            return [SendResult(error_result(action, refusal.status, str(refusal)))]
+        if isinstance(action, ClearCache):
+            self._tasks.clear_arrived(action)
+        for lane in lanes:
+            lane.push(_entry(action, payloads))
+        return []
+
+    def _lanes_for(self, action: Action, payloads: tuple[object, ...]) -> list[Lane]:
+        """The lanes that the action goes to.
+
+        Raises:
+            ActionRefusedError: there is no such device, the action is not valid as such, or too many wait already.
+        """
+        if isinstance(action, Infer | LoadWeights | EvictWeights) and not 0 <= action.gpu < len(self._memories):
+            text = f"there is no gpu {action.gpu}; this worker has {len(self._memories)}, counted from 0"
+            raise ActionRefusedError(Status.INVALID_GPU, text)
+        if isinstance(action, Infer):
+            if not action.inputs or len(payloads) != len(action.inputs):
+                text = f"an Infer of {len(action.inputs)} inputs with {len(payloads)} payloads"
+                raise ActionRefusedError(Status.INVALID_ACTION, text)
+            lanes = [self._lanes[action.gpu, LaneKind.EXEC]]
+        elif isinstance(action, LoadWeights | EvictWeights):
+            lanes = [self._lanes[action.gpu, LaneKind.LOAD]]
+        elif isinstance(action, ClearCache):
+            lanes = [self._lanes[gpu, LaneKind.LOAD] for gpu in range(len(self._memories))]
+        else:
+            lanes = [self._lanes[None, LaneKind.HOST]]
+        if any(len(lane) >= MAX_QUEUED for lane in lanes):
+            raise ActionRefusedError(Status.ERROR, f"the lane is full: {MAX_QUEUED} actions wait in it")
+        return lanes
+
+    def _finish(self, finished: TaskFinished) -> list[SendResult]:
+        lane = self._lanes[finished.gpu, finished.lane]
+        entry, lane.running = lane.running, None
+        assert entry is not None, f"no task ran on {finished.lane} of gpu {finished.gpu}"
+        result = self._tasks.finish(entry.action, finished)
+        if entry.orphaned:
+            return self._answer_asked()
+        return [result] if result is not None else []
+
+    def _forget_controller(self) -> None:
+        for lane in self._lanes.values():
+            lane.clear()
+            if lane.running is not None:
+                lane.running.orphaned = True
+        self._asked.clear()
+        loading = ((gpu, lane.running) for (gpu, kind), lane in self._lanes.items() if kind is LaneKind.LOAD)
+        self._tasks.forget_clears(
+            {gpu: entry.action for gpu, entry in loading if gpu is not None and entry is not None}
+        )
+
+    def _answer_asked(self) -> list[SendResult]:
+        if not self._asked or self._orphans():
+            return []
+        asked, self._asked = self._asked, []
+        return [SendResult(GetWorkerStateResult(action.id, self.info())) for action in asked]
+
+    def _orphans(self) -> bool:
+        """Whether a task runs whose controller is gone."""
+        return any(lane.running is not None and lane.running.orphaned for lane in self._lanes.values())
+
+    def _expire(self, now: Nanos, gpu: int | None, lane: Lane) -> list[SendResult]:
+        results = []
+        for entry in lane.take_late(now):
+            text = f"its latest start passed {show_duration(now - entry.latest)} ago"
+            if lane.running is not None:
+                text += f", while {type(lane.running.action).__name__} {lane.running.action.id} ran"
+            elif self._tasks.blocked(gpu, entry.action):
+                text += ", while its weights were still being loaded"
+            results.append(SendResult(error_result(entry.action, Status.COULD_NOT_START_IN_TIME, text)))
+        return results
+
+
+def _entry(action: Action, payloads: tuple[object, ...]) -> Entry:
+    if isinstance(action, UnloadModel | ClearCache | GetWorkerState):
+        return Entry(action, 0, FOREVER)
+    return Entry(action, action.earliest, action.latest, payloads)

@@ -1,0 +1,215 @@
+"""What each action needs when its turn comes, and what it leaves behind when its task is over.
+
+Rules of the file: it knows models and memory, and nothing of time, queues or who asked. ``start`` either changes the
+tables and returns the task, or refuses and changes nothing; for each task ``finish`` is called once.
+
+Theory of operation.
+
+- UnloadModel refuses with WEIGHTS_IN_USE, for all its models or none, while the weights of one of them are in use, on
+  their way in, or on their way out: its sender waits for the results of its other actions first. From its start on the
+  names are unknown, so that no lane touches them while their weights are being closed.
+- ClearCache is one task on each device. From its arrival until that task is over the device starts no Infer
+  (WEIGHTS_NOT_PRESENT), so the task has to wait for one Infer at most; it closes everything at once.
+- Weights whose closing failed count as gone all the same: the handle is dropped, the result is an error.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from clockwork.messages.actions import (
+    Action,
+    ClearCache,
+    EvictWeights,
+    Infer,
+    LoadModelFromDisk,
+    LoadWeights,
+    UnloadModel,
+)
+from clockwork.messages.results import (
+    ClearCacheResult,
+    ErrorResult,
+    EvictWeightsResult,
+    InferResult,
+    LoadModelFromDiskResult,
+    LoadWeightsResult,
+    Result,
+    Timing,
+    UnloadModelResult,
+)
+from clockwork.messages.status import Status
+from clockwork.units import Bytes
+from clockwork.worker.events import (
+    Executed,
+    LaneKind,
+    ModelRead,
+    SendResult,
+    StartTask,
+    TaskFailed,
+    TaskFinished,
+    WeightsLoaded,
+)
+from clockwork.worker.memory import DeviceMemory, Residency
+from clockwork.worker.models import HostModels
+from clockwork.worker.refusal import ActionRefusedError
+
+
+class Tasks:
+    """The worker's tables, and how each action changes them."""
+
+    def __init__(self, page_size: Bytes, memories: Sequence[DeviceMemory]) -> None:
+        """``memories``: one per device, in the order of their numbers."""
+        self.models = HostModels(page_size, max(memory.cache.total for memory in memories))
+        self._memories = memories
+        self._clears: list[tuple[ClearCache, list[int]]] = []  #: in order of arrival; devices not cleared yet
+        self._clear_failures: dict[int, TaskFailed] = {}  #: by action id
+
+    def clear_arrived(self, action: ClearCache) -> None:
+        """A ClearCache waits on every device from now on."""
+        self._clears.append((action, list(range(len(self._memories)))))
+
+    def forget_clears(self, running: Mapping[int, Action]) -> None:
+        """No ClearCache waits any more; those that are ``running``, by device, still end."""
+        kept = [(action, [gpu for gpu in left if running.get(gpu) is action]) for action, left in self._clears]
+        self._clears = [(action, left) for action, left in kept if left]
+
+    def blocked(self, gpu: int | None, action: Action) -> bool:
+        """Whether the action, although it is its turn, has to wait for another lane's task to finish."""
+        if isinstance(action, Infer) and gpu is not None:
+            return self._memories[gpu].state_of(action.model) is Residency.LOADING
+        if isinstance(action, ClearCache) and gpu is not None:
+            return bool(self._memories[gpu].models_in(Residency.IN_USE, Residency.EVICTING))
+        return False
+
+    def upcoming(self, gpu: int, action: Action, payloads: tuple[object, ...]) -> StartTask | None:
+        """The task of an Infer that has not started; None if it would be refused as things are."""
+        memory = self._memories[gpu]
+        if not isinstance(action, Infer) or action.model not in self.models or self._clearing(gpu):
+            return None
+        if memory.state_of(action.model) not in (Residency.WARM, Residency.IN_USE):
+            return None
+        return StartTask(gpu, LaneKind.EXEC, action, payloads, (memory.handle_of(action.model),))
+
+    def start(self, gpu: int | None, action: Action, payloads: tuple[object, ...]) -> StartTask:
+        """Begin the action.
+
+        Raises:
+            ActionRefusedError: it cannot be carried out as things are.
+        """
+        match action:
+            case LoadModelFromDisk():
+                self.models.check(action)
+                return StartTask(None, LaneKind.HOST, action)
+            case UnloadModel():
+                return StartTask(None, LaneKind.HOST, action, handles=self._begin_unload(action))
+        assert gpu is not None
+        memory = self._memories[gpu]
+        match action:
+            case Infer(model=model):
+                self._check_infer(gpu, action)
+                return StartTask(gpu, LaneKind.EXEC, action, payloads, (memory.begin_execute(model),))
+            case LoadWeights(model=model):
+                memory.begin_load(model, self.models.info(model).weights_pages)
+                return StartTask(gpu, LaneKind.LOAD, action, handles=(self.models.handle(model),))
+            case EvictWeights(model=model):
+                self.models.info(model)
+                return StartTask(gpu, LaneKind.LOAD, action, handles=(memory.begin_evict(model),))
+        assert isinstance(action, ClearCache)
+        handles = tuple(memory.begin_evict(model) for model in memory.models_in(Residency.WARM))
+        return StartTask(gpu, LaneKind.LOAD, action, handles=handles)
+
+    def finish(self, action: Action, finished: TaskFinished) -> SendResult | None:
+        """The action's task is over; returns its result, or None while the action still waits for other devices."""
+        outcome = finished.outcome
+        timing = Timing(finished.begin, finished.end, finished.end - finished.begin)
+        match action:
+            case LoadModelFromDisk():
+                if not isinstance(outcome, ModelRead):
+                    return _no(action, outcome)
+                return self._finish_load(action, outcome, timing)
+            case UnloadModel():
+                self._finish_unload(action)
+                return _ok_or_no(action, outcome, UnloadModelResult(action.id))
+        assert finished.gpu is not None
+        memory = self._memories[finished.gpu]
+        match action:
+            case Infer(model=model):
+                memory.executed(model)
+                if not isinstance(outcome, Executed):
+                    return _no(action, outcome)
+                timings = (outcome.copy_input, outcome.exec, outcome.copy_output)
+                return SendResult(InferResult(action.id, outcome.outputs, *timings), outcome.payloads)
+            case LoadWeights(model=model):
+                if not isinstance(outcome, WeightsLoaded):
+                    memory.load_failed(model)
+                    return _no(action, outcome)
+                memory.loaded(model, outcome.handle)
+                return SendResult(LoadWeightsResult(action.id, timing))
+            case EvictWeights(model=model):
+                memory.evicted(model)
+                return _ok_or_no(action, outcome, EvictWeightsResult(action.id, timing))
+        assert isinstance(action, ClearCache)
+        return self._finish_clear(action, finished.gpu, outcome)
+
+    def _clearing(self, gpu: int) -> bool:
+        return any(gpu in left for _, left in self._clears)
+
+    def _check_infer(self, gpu: int, action: Infer) -> None:
+        info = self.models.info(action.model)
+        if self._clearing(gpu):
+            text = f"all weights on gpu {gpu} are being evicted, those of {action.model} too"
+            raise ActionRefusedError(Status.WEIGHTS_NOT_PRESENT, text)
+        if not info.batchable and len(action.inputs) > 1:
+            text = f"{action.model} executes one request at a time; the batch has {len(action.inputs)}"
+            raise ActionRefusedError(Status.INVALID_BATCH_SIZE, text)
+
+    def _begin_unload(self, action: UnloadModel) -> tuple[object, ...]:
+        names = tuple(dict.fromkeys(action.models))
+        for name in names:
+            self.models.info(name)
+            for gpu, memory in enumerate(self._memories):
+                if (state := memory.state_of(name)) not in (Residency.COLD, Residency.WARM):
+                    text = f"the weights of {name} on gpu {gpu} are {state.value}: cannot unload"
+                    raise ActionRefusedError(Status.WEIGHTS_IN_USE, text)
+        handles = []
+        for name in names:
+            self.models.forget(name)
+            warm = (memory for memory in self._memories if memory.state_of(name) is Residency.WARM)
+            handles += [memory.begin_evict(name) for memory in warm]
+        return tuple(handles)
+
+    def _finish_unload(self, action: UnloadModel) -> None:
+        for name in dict.fromkeys(action.models):
+            for memory in self._memories:
+                if memory.state_of(name) is Residency.EVICTING:
+                    memory.evicted(name)
+
+    def _finish_load(self, action: LoadModelFromDisk, read: ModelRead, timing: Timing) -> SendResult:
+        try:
+            return SendResult(LoadModelFromDiskResult(action.id, self.models.add(action, read), timing))
+        except ActionRefusedError as refusal:
+            return SendResult(error_result(action, refusal.status, str(refusal)))
+
+    def _finish_clear(self, action: ClearCache, gpu: int, outcome: object) -> SendResult | None:
+        for model in self._memories[gpu].models_in(Residency.EVICTING):
+            self._memories[gpu].evicted(model)
+        if isinstance(outcome, TaskFailed):
+            self._clear_failures[action.id] = outcome
+        place, left = next((i, left) for i, (clear, left) in enumerate(self._clears) if clear is action and gpu in left)
+        left.remove(gpu)
+        if left:
+            return None
+        del self._clears[place]
+        return _ok_or_no(action, self._clear_failures.pop(action.id, None), ClearCacheResult(action.id))
+
+
+def error_result(action: Action, status: Status, message: str) -> ErrorResult:
+    """The result of an action that failed."""
+    return ErrorResult(action.id, type(action).__name__, status, message)
+
+
+def _ok_or_no(action: Action, outcome: object, success: Result) -> SendResult:
+    return _no(action, outcome) if isinstance(outcome, TaskFailed) else SendResult(success)
+
+
+def _no(action: Action, outcome: object) -> SendResult:
+    assert isinstance(outcome, TaskFailed), f"the task of {type(action).__name__} ended with {outcome!r}"
+    return SendResult(error_result(action, outcome.status, outcome.message))
