@@ -129,29 +129,29 @@ def raw_bytes(array: Array) -> Buffer:
         return b""  # memoryview cannot cast a view with a zero in its shape
     if array.dtype.isbuiltin != 1:
         array = array.view(np.uint16)  # bfloat16 has no format of the buffer protocol
-    return memoryview(array).cast("B")
+    return array.data.cast("B")
 
 
 @cache
 def _bfloat16() -> np.dtype[Any] | None:
     try:
-        return np.dtype(import_module("ml_dtypes").bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(import_module("ml_dtypes").bfloat16)
     except ImportError:
         return None
+    return bfloat16
 
 
 def _joined(array: Array) -> bytes:
     """The elements, each after its length."""
     parts: list[bytes] = []
     for element in array.ravel().tolist():
-        if isinstance(element, str):
-            element = _utf8(element)
-        elif not isinstance(element, bytes):
+        content = _utf8(element) if isinstance(element, str) else element
+        if not isinstance(content, bytes):
             raise InvalidRequestError(
                 f"an array of objects may hold bytes and str only; found {type(element).__name__}: convert it"
             )
-        parts.append(_LENGTH.pack(len(element)))
-        parts.append(element)
+        parts.append(_LENGTH.pack(len(content)))
+        parts.append(content)
     return b"".join(parts)
 
 

@@ -1,7 +1,9 @@
 """The live host of the controller: two ports, a clock, a log, and the profiles on disk.
 
 Rules of the file: nothing is decided here. Messages become events, commands become messages; the payloads of tensors
-pass from one connection to another as they were received.
+pass from one connection to another as they were received. This is also the edge where times are translated: actions
+leave with their windows on the worker's clock, results come in with their timings on ours. An offset that is smaller
+than its own error, as between processes of one host, is taken to be none.
 """
 
 import asyncio
@@ -42,7 +44,8 @@ from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
 from clockwork.net.connection import Connection, LinkConfig
 from clockwork.net.server import Server, listen
 from clockwork.scheduling.base import Scheduler
-from clockwork.units import MIB, Bytes
+from clockwork.units import MIB, Bytes, Nanos
+from clockwork.wire.clock_offset import shift_action, shift_result
 from clockwork.wire.codec import decode_request, decode_result, output_sizes, split_payload
 
 log = logging.getLogger("clockwork.controller")
@@ -161,7 +164,8 @@ class ControllerHost:
             except ProtocolError as error:
                 connection.close(str(error))
                 return
-        self._driver.feed(WorkerResult(worker_id, message, payloads))
+        result = shift_result(message, -self._offset(connection))
+        self._driver.feed(WorkerResult(worker_id, result, payloads))
 
     def _worker_closed(self, connection: Connection, reason: str) -> None:
         worker_id = connection.peer_name
@@ -214,7 +218,7 @@ class ControllerHost:
                 connection = self._workers.get(command.worker_id)
                 if connection is not None:
                     payloads: list[Any] = [payload for payload in command.payloads if payload is not None]
-                    connection.send(command.action, payloads)
+                    connection.send(shift_action(command.action, self._offset(connection)), payloads)
             case SaveProfile():
                 self._store.save(command.key, command.profile)
             case Report():
@@ -230,6 +234,12 @@ class ControllerHost:
             case GiveUp():
                 if not self._failure.done():
                     self._failure.set_exception(ServerError(command.reason))
+
+    def _offset(self, connection: Connection) -> Nanos:
+        """The worker's clock minus ours."""
+        now = self._clock.now()
+        offset = connection.clock_offset.offset_ns
+        return offset if abs(offset) > connection.clock_offset.error_ns(now) else 0
 
     def _respond(self, command: Respond) -> None:
         connection = self._clients.get(command.client_id)

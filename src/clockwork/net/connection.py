@@ -1,92 +1,129 @@
-"""One connection: frames in and out, heartbeats, back-pressure, and one clear reason when it ends.
+"""One TCP connection that carries messages both ways.
 
-Rules of the file: nothing is decided about messages; those of the link itself (`clockwork.messages.link`) are answered
-here, all others go to ``on_message``. ``on_closed`` is called exactly once per connection that was established, always
-from the event loop and never from within `send` or `close`.
+The life of a connection::
 
-Frames that are sent within one turn of the loop leave in one system call. A peer that does not read lets them pile up
-to ``max_outgoing_bytes``, and is then dropped: the host's memory is bounded, and nobody else waits for it.
+    GREETING  Hello and Welcome; anything else is a mistake
+    OPEN      messages go to ``on_message``, pings are answered, silence is noticed
+    CLOSING   one side has said why it leaves. What still arrives is thrown away; whoever accepted reads it first, for
+              TCP answers unread data with a reset, which would overtake the Goodbye
+    CLOSED
+
+Rules of the file: nothing is decided about messages. A peer can end its own connection, by whatever it sends or fails
+to send, and nothing else. ``on_closed`` is called exactly once for each connection that was handed over (accepted:
+``on_ready``; dialled: `hand_over`), with a reason for people, always from the event loop and never from within `send`
+or `close`. Callbacks do not block; one that raises `ProtocolError` throws the peer out.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final, cast
 
-from msgspec import Struct
-
+from clockwork import __version__
 from clockwork.clock import Clock, MonotonicClock
 from clockwork.errors import ConnectionLostError, ProtocolError
-from clockwork.messages.link import Goodbye, Hello, Ping, Pong, Welcome
-from clockwork.units import KIB, MIB, SECOND, Bytes, Nanos
+from clockwork.messages.link import Goodbye, Hello, LinkMessage, Ping, Pong, Welcome
+from clockwork.net.address import Address
+from clockwork.net.config import DEFAULT_LINK, LinkConfig
+from clockwork.net.heartbeat import Heartbeat
+from clockwork.net.outgoing import Outgoing
+from clockwork.units import KIB, Bytes, Nanos, as_seconds, show_duration
 from clockwork.wire.clock_offset import ClockOffset
 from clockwork.wire.codec import Decode, encode
-from clockwork.wire.frame import MAX_FRAME_BYTES, FrameReader, Sendable, encode_frame, preamble
+from clockwork.wire.frame import FRAME_BYTES_CEILING, FrameReader, Received, Sendable, encode_frame, preamble
 
-FLUSH_BYTES: Final[Bytes] = 64 * KIB
-"""What is sent at once, rather than at the end of the loop's turn."""
+__all__ = ["DEFAULT_LINK", "Callbacks", "Connection", "LinkConfig", "Stage"]
 
-LINGER: Final[Nanos] = 2 * SECOND
-"""How long a connection that is being closed waits for its last bytes to be taken."""
+STRANGER_FRAME_BYTES: Final[Bytes] = 64 * KIB
+"""Longest frame accepted during the greeting."""
+
+NAME_CHARACTERS: Final = 200
+"""Longest name and role accepted in a Hello: they are keys, and go into every log."""
+
+_LINK_TYPES: Final = frozenset({Hello, Welcome, Goodbye, Ping, Pong})
+_log = logging.getLogger("clockwork.link")
+_waste = memoryview(bytearray(64 * KIB))  # where what comes too late is received to
 
 
-class LinkConfig(Struct, frozen=True):
-    """How long a peer may be silent, and how much it may cost; times in nanoseconds.
+class Stage(Enum):
+    """Where a connection is in its life; see the module."""
 
-    ``hello_timeout``: from the connection to its Hello or Welcome. ``heartbeat_interval``: between Pings.
-    ``heartbeat_timeout``: without a single byte from the peer; many times the interval, for a loaded host stalls.
+    GREETING = "greeting"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+def _welcome_all(*_: object) -> str:
+    return ""
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """Whom a connection tells what happens; see the module.
+
+    ``on_made`` and ``on_hello``, of a connection that was accepted, return why the peer is not wanted, or nothing.
+    ``on_ready`` comes when the greeting is over, before any ``on_message``; ``on_writable`` whenever
+    `Connection.writable` changes.
     """
 
-    hello_timeout: Nanos = 5 * SECOND
-    heartbeat_interval: Nanos = SECOND // 2
-    heartbeat_timeout: Nanos = 10 * SECOND
-    max_frame_bytes: Bytes = MAX_FRAME_BYTES
-    max_outgoing_bytes: Bytes = 256 * MIB
-
-
-DEFAULT_LINK: Final = LinkConfig()
+    on_message: Callable[["Connection", Any, Any], None]
+    on_closed: Callable[["Connection", str], None]
+    on_made: Callable[["Connection"], str] = _welcome_all
+    on_hello: Callable[["Connection", Hello], str] = _welcome_all
+    on_ready: Callable[["Connection"], None] = _ignore
+    on_writable: Callable[["Connection", bool], None] = _ignore
 
 
 class Connection(asyncio.BufferedProtocol):
     """See the module. Made by `clockwork.net.server` and `clockwork.net.dial`."""
 
+    _transport: asyncio.Transport  # these two exist from connection_made on, and nobody has the connection earlier
+    _outgoing: Outgoing
+
     def __init__(
         self,
-        *,
         decode: Decode[Any],
-        on_message: Callable[["Connection", Any, Any], None],
-        on_closed: Callable[["Connection", str], None],
-        on_hello: Callable[["Connection", Hello], str] | None = None,
-        on_ready: Callable[["Connection"], None] | None = None,
+        callbacks: Callbacks,
+        *,
         hello: Hello | None = None,
         config: LinkConfig = DEFAULT_LINK,
         clock: Clock | None = None,
     ) -> None:
-        """Who dialled has a ``hello`` to say; who accepted has ``on_hello``, which returns why not, or nothing.
-
-        ``on_ready`` is called once the greeting is over, before any ``on_message``.
-        """
+        """Who dialled has a ``hello`` to say; who accepted waits for one."""
+        self._loop = asyncio.get_running_loop()
+        self.stage = Stage.GREETING
+        self.ready: asyncio.Future[None] = self._loop.create_future()  #: the greeting is over
+        self.closed: asyncio.Future[str] = self._loop.create_future()  #: why it ended
+        self.peer = "an unknown peer"  #: name and address, for people
+        self.peer_name = ""  #: what the peer's Hello says
+        self.received_at: Nanos = 0  #: when the message that is being handled was received
+        self.writable = True  #: False while more than ``high_water_bytes`` wait to be sent
         self._decode = decode
-        self._on_message = on_message
-        self._on_closed = on_closed
-        self._on_hello = on_hello
-        self._on_ready = on_ready
+        self._callbacks = callbacks
         self._hello = hello
         self._config = config
         self._clock: Clock = clock or MonotonicClock()
-        self._reader = FrameReader(expect_preamble=hello is None, max_frame_bytes=config.max_frame_bytes)
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
-        self._outgoing: list[Any] = []
-        self._outgoing_bytes = 0
-        self._flush_scheduled = False
-        self._max_outgoing_frame = config.max_frame_bytes
-        self._timer: asyncio.TimerHandle | None = None
-        self._heard: Nanos = 0
+        self._reader = FrameReader(expect_preamble=hello is None, max_frame_bytes=STRANGER_FRAME_BYTES)
+        self._max_frame_bytes = config.max_frame_bytes
+        self._handed_over = False
+        self._held: list[tuple[Any, Received]] | None = []  # messages from before `hand_over`; None after it
         self._reason = ""
-        self.ready: asyncio.Future[None] = self._loop.create_future()  #: the greeting is over
-        self.closed: asyncio.Future[str] = self._loop.create_future()  #: why it ended
-        self.peer_name = ""  #: what the peer's Hello says
-        self.clock_offset = ClockOffset()
+        self._timer: asyncio.TimerHandle | None = None  # the greeting's, then the closing's
+        self._heartbeat = Heartbeat(
+            interval=config.heartbeat_interval,
+            timeout=config.heartbeat_timeout,
+            measure_clock=config.measure_clock,
+            clock=self._clock,
+            send=self._send_now,
+            on_silence=self.abort,
+        )
 
     @property
     def established(self) -> bool:
@@ -96,159 +133,227 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def closing(self) -> bool:
         """Whether it has ended, or is about to."""
-        return bool(self._reason)
+        return self.stage is Stage.CLOSING or self.stage is Stage.CLOSED
+
+    @property
+    def clock_offset(self) -> ClockOffset:
+        """The peer's clock minus ours; see ``LinkConfig.measure_clock``."""
+        return self._heartbeat.clock_offset
+
+    @property
+    def outgoing_bytes(self) -> Bytes:
+        """What waits to be sent in this process; the kernel holds some more."""
+        return 0 if self.stage is Stage.CLOSED else self._outgoing.waiting_bytes
 
     def send(self, message: Any, payload: Sequence[Sendable] = ()) -> None:
         """Send a message; one that cannot be sent any more is dropped, and ``on_closed`` tells.
 
+        The buffers of a large payload are not copied: they must not change until they are sent.
+
         Raises:
             InvalidRequestError: it does not fit into a frame.
         """
-        if self._reason or self._transport is None:
-            return
-        for buffer in encode_frame(encode(message), payload, max_frame_bytes=self._max_outgoing_frame):
-            self._outgoing.append(buffer)
-            self._outgoing_bytes += len(buffer)
-        if self._outgoing_bytes >= FLUSH_BYTES:
-            self._flush()
-        elif not self._flush_scheduled:
-            self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
+        if self.stage is Stage.OPEN:
+            self._outgoing.put(encode_frame(encode(message), payload, max_frame_bytes=self._max_frame_bytes))
 
     def close(self, reason: str) -> None:
-        """Say goodbye and why, and close when that is sent; a second call changes nothing."""
-        if self._reason or self._transport is None:
+        """Say goodbye and why, and close when that is taken; a second call changes nothing."""
+        if self.closing:
             return
-        self.send(Goodbye(reason))
-        self._end(reason)
+        self._send_now(Goodbye(reason))
+        if not self._leave(reason):
+            return
+        if self._hello is not None:  # whoever dialled may be about to stop its loop
+            self._transport.close()
+            return
+        self._transport.resume_reading()
+        try:
+            self._transport.write_eof()
+        except NotImplementedError:  # TLS, which says goodbye in its own way
+            self._transport.close()
+        except OSError:  # the peer is gone already
+            self._transport.abort()
+
+    def abort(self, reason: str) -> None:
+        """Close without waiting for a peer that does not react; if it ever does, it may still find a Goodbye."""
+        if not self.closing and not self._outgoing.waiting_bytes:
+            self._send_now(Goodbye(reason))
+        self._leave(reason)
+        self._transport.abort()
+
+    def pause_reading(self) -> None:
+        """Receive no more for now. What has been received already is still passed on."""
+        if self.stage is Stage.OPEN:
+            self._heartbeat.suspended = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Receive again."""
+        if self.stage is Stage.OPEN:
+            self._heartbeat.suspended = False
+            self._transport.resume_reading()
+
+    def hand_over(self) -> None:
+        """Whoever dialled has the connection, and gets messages from the loop's next turn on."""
+        self._handed_over = True
+        self._loop.call_soon(self._deliver)
 
     # --- what asyncio calls ------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet, if it is our turn."""
-        transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        self._transport = transport
-        self._heard = self._clock.now()
-        self._timer = self._loop.call_later(self._config.hello_timeout / SECOND, self._no_greeting)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._transport.set_write_buffer_limits(self._config.high_water_bytes)
+        self._outgoing = Outgoing(self._transport, self._config.max_outgoing_bytes, self.abort)
+        self.peer = _show(transport.get_extra_info("peername"))
+        limit = self._config.hello_timeout
+        self._arm(limit, lambda: self.close(f"no greeting came within {show_duration(limit)}"))
         if self._hello is not None:
-            transport.write(preamble())
-            self.send(self._hello)
+            self._outgoing.put([preamble()])
+            self._send_now(self._hello)
+        elif refusal := self._callbacks.on_made(self):
+            self._refuse(refusal)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to receive to."""
-        return self._reader.get_buffer(sizehint)
+        return _waste if self.stage is Stage.CLOSING else self._reader.get_buffer(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came."""
-        if self._reason:
+        if self.closing:
             return
-        self._heard = self._clock.now()
+        self.received_at = self._clock.now()
+        self._heartbeat.heard = True
         try:
             for header, payload in self._reader.buffer_updated(nbytes):
                 self._dispatch(self._decode(header), payload)
-                if self.closing:
+                if self.stage is not Stage.OPEN:
                     return
         except ProtocolError as error:
-            self.close(str(error))
+            self._throw_out(error)
 
-    def eof_received(self) -> bool:
-        """The peer will send no more."""
+    def eof_received(self) -> None:
+        """The peer will send no more; the transport closes itself."""
         missing = self._reader.waiting_for
-        self._end(f"the peer closed the connection while it still owed {missing}" if missing else "the peer closed it")
-        return False
+        if not missing:
+            self._leave("the peer closed it")
+        elif self._leave(f"the peer closed it in the middle of a frame: {missing} are missing"):
+            _log.warning("%s closed the connection in the middle of a frame: %s are missing", self.peer, missing)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def pause_writing(self) -> None:
+        """Much waits to be sent."""
+        self._set_writable(False)
+
+    def resume_writing(self) -> None:
+        """Little waits to be sent."""
+        self._set_writable(True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
         """It is over, for whatever reason."""
-        reason = self._reason or (f"the connection broke: {error}" if error else "the peer closed it")
-        self._reason = reason
-        self._transport = None
-        self._outgoing.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-        was_established = self.established
+        self._leave(f"the connection broke: {getattr(exc, 'strerror', None) or exc}" if exc else "the peer closed it")
+        self.stage = Stage.CLOSED
+        self._arm(None)
+        self._outgoing.drop()
+        _log.log(logging.INFO if self.established else logging.DEBUG, "%s left: %s", self.peer, self._reason)
         if not self.ready.done():
-            self.ready.set_exception(ConnectionLostError(reason))
+            self.ready.set_exception(ConnectionLostError(self._reason))
             self.ready.exception()  # whoever accepted does not await it
         if not self.closed.done():
-            self.closed.set_result(reason)
-        if was_established:
-            self._on_closed(self, reason)
+            self.closed.set_result(self._reason)
+        if self._handed_over:
+            self._callbacks.on_closed(self, self._reason)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _dispatch(self, message: Any, payload: Any) -> None:
-        kind = type(message)
-        if kind is Ping:
-            now = self._clock.now()
-            self.send(Pong(message.sent, now, now))
-        elif kind is Pong:
-            self.clock_offset.add(
-                ping_sent=message.ping_sent, received=message.received, pong_sent=message.sent, now=self._clock.now()
-            )
-        elif kind is Goodbye:
-            self._end(f"the peer said: {message.reason}")
-        elif kind is Hello or kind is Welcome:
-            self._greeted(message)
-        elif self.established:
-            self._on_message(self, message, payload)
+    def _dispatch(self, message: Any, payload: Received) -> None:
+        if type(message) in _LINK_TYPES:
+            self._link(message)
+        elif self._held is None:
+            self._callbacks.on_message(self, message, payload)
+        elif self.stage is Stage.OPEN:
+            self._held.append((message, payload))
         else:
-            raise ProtocolError(f"a {kind.__name__} came before the greeting")
+            raise ProtocolError(f"{type(message).__name__} came before the greeting")
 
-    def _greeted(self, message: Hello | Welcome) -> None:
-        if self.established or isinstance(message, Hello) == (self._hello is not None):
-            raise ProtocolError(f"a {type(message).__name__} was not expected")
+    def _deliver(self) -> None:
+        held, self._held = self._held or [], None
+        try:
+            for message, payload in held:
+                if not self.closing:
+                    self._callbacks.on_message(self, message, payload)
+        except ProtocolError as error:
+            self._throw_out(error)
+
+    def _link(self, message: LinkMessage) -> None:
+        if isinstance(message, Goodbye):
+            self._leave(f"the peer said: {message.reason}")
+            self._transport.close()
+        elif self.stage is Stage.GREETING and isinstance(message, Hello if self._hello is None else Welcome):
+            self._greet(message)
+        elif self.stage is Stage.OPEN and isinstance(message, Ping):
+            self._send_now(Pong(message.sent, self.received_at, self._clock.now()))
+        elif self.stage is Stage.OPEN and isinstance(message, Pong):
+            self._heartbeat.pong(message, self.received_at)
+        else:
+            raise ProtocolError(f"a {type(message).__name__} was not expected now")
+
+    def _greet(self, message: LinkMessage) -> None:
         if isinstance(message, Hello):
-            assert self._on_hello is not None
-            refusal = self._on_hello(self, message)
-            if refusal:
-                self.close(refusal)
+            if max(len(message.name), len(message.role)) > NAME_CHARACTERS:
+                raise ProtocolError(f"names have at most {NAME_CHARACTERS} characters")
+            if refusal := self._callbacks.on_hello(self, message):
+                self._refuse(refusal)
                 return
+            self._send_now(Welcome(f"clockwork {__version__}", self._config.max_frame_bytes))
             self.peer_name = message.name
-        else:
-            self._max_outgoing_frame = min(self._max_outgoing_frame, message.max_frame_bytes)
-        assert self._timer is not None
-        self._timer.cancel()
-        self.ready.set_result(None)
-        if self._on_ready is not None:
-            self._on_ready(self)
-        self._beat()
+            self.peer = f"{message.role} {message.name!r} at {self.peer}"
+            self._handed_over, self._held = True, None
+        elif isinstance(message, Welcome):
+            if not 0 < message.max_frame_bytes <= FRAME_BYTES_CEILING:
+                raise ProtocolError(f"frames of at most {message.max_frame_bytes} bytes were offered")
+            self._max_frame_bytes = message.max_frame_bytes
+        self.stage = Stage.OPEN
+        self._reader.max_frame_bytes = self._max_frame_bytes
+        self._arm(None)
+        _log.info("%s is connected", self.peer)
+        if not self.ready.done():  # cancelled, if whoever dialled has lost patience
+            self.ready.set_result(None)
+        self._heartbeat.start()
+        self._callbacks.on_ready(self)
 
-    def _beat(self) -> None:
-        """Look whether the peer lives, and ask it to show."""
-        now = self._clock.now()
-        if now - self._heard > self._config.heartbeat_timeout:
-            self._end(f"nothing was heard from the peer for {(now - self._heard) / SECOND:.1f} s", abort=True)
-            return
-        self.send(Ping(now))
-        self._timer = self._loop.call_later(self._config.heartbeat_interval / SECOND, self._beat)
+    def _send_now(self, message: LinkMessage) -> None:
+        """Link messages do not wait for others: their timestamps are worth the more for it."""
+        self._outgoing.put(encode_frame(encode(message)))
+        self._outgoing.flush()
 
-    def _no_greeting(self) -> None:
-        self.close(f"no greeting came within {self._config.hello_timeout / SECOND:.1f} s")
+    def _refuse(self, why: str) -> None:
+        _log.warning("%s was refused: %s", self.peer, why)
+        self.close(why)
 
-    def _flush(self) -> None:
-        self._flush_scheduled = False
-        if not self._outgoing or self._transport is None:
-            return
-        if len(self._outgoing) == 1:
-            self._transport.write(self._outgoing[0])
-        else:
-            self._transport.writelines(self._outgoing)
-        self._outgoing = []
-        self._outgoing_bytes = 0
-        waiting = self._transport.get_write_buffer_size()
-        if waiting > self._config.max_outgoing_bytes:
-            self._reason = self._reason or f"the peer does not read: {waiting} bytes wait for it"
-            self._transport.abort()
+    def _throw_out(self, error: ProtocolError) -> None:
+        _log.warning("%s broke the protocol: %s", self.peer, error)
+        self.close(str(error))
 
-    def _end(self, reason: str, *, abort: bool = False) -> None:
-        if self._reason or self._transport is None:
-            return
+    def _leave(self, reason: str) -> bool:
+        """Begins to close; False if that has begun before."""
+        if self.closing:
+            return False
+        self.stage = Stage.CLOSING
         self._reason = reason
-        self._flush()
+        self._heartbeat.stop()
+        self._arm(self._config.linger, self._transport.abort)
+        return True
+
+    def _set_writable(self, writable: bool) -> None:
+        self.writable = writable
+        if self.stage is Stage.OPEN:
+            self._callbacks.on_writable(self, writable)
+
+    def _arm(self, after: Nanos | None, then: Callable[[], object] = lambda: None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if abort:
-            self._transport.abort()
-        else:
-            self._timer = self._loop.call_later(LINGER / SECOND, self._transport.abort)
-            self._transport.close()
+        self._timer = None if after is None else self._loop.call_later(as_seconds(after), then)
+
+
+def _show(peername: Any) -> str:
+    return str(Address(*peername[:2])) if isinstance(peername, tuple) else "an unknown peer"

@@ -4,13 +4,15 @@ import asyncio
 import random
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 from clockwork.clock import Clock
 from clockwork.errors import ConnectionLostError
 from clockwork.messages.link import Hello
 from clockwork.net.address import Address
-from clockwork.net.connection import DEFAULT_LINK, Connection, LinkConfig
+from clockwork.net.config import DEFAULT_LINK, LinkConfig
+from clockwork.net.connection import Callbacks, Connection
 from clockwork.wire.codec import Decode
 
 BACKOFF_FIRST: Final = 0.05
@@ -27,6 +29,7 @@ async def dial(
     decode: Decode[Any],
     on_message: Callable[[Connection, Any, Any], None],
     on_closed: Callable[[Connection, str], None],
+    on_writable: Callable[[Connection, bool], None] = lambda connection, writable: None,
     timeout: float = 5.0,
     config: LinkConfig = DEFAULT_LINK,
     clock: Clock | None = None,
@@ -34,37 +37,32 @@ async def dial(
 ) -> Connection:
     """Connect and greet; ``timeout`` in seconds is for both.
 
+    ``on_message`` is not called before whoever awaits this has had the connection in hand, and ``on_closed`` is called
+    once if a connection was returned, never if not.
+
     Raises:
         ConnectionLostError: nobody is there, or the greeting was refused.
     """
     loop = asyncio.get_running_loop()
+    callbacks = Callbacks(on_message, on_closed, on_writable=on_writable)
+    factory = partial(Connection, decode, callbacks, hello=hello, config=config, clock=clock)
     try:
         async with asyncio.timeout(timeout):
-            _, connection = await loop.create_connection(
-                lambda: Connection(
-                    decode=decode,
-                    on_message=on_message,
-                    on_closed=on_closed,
-                    hello=hello,
-                    config=config,
-                    clock=clock,
-                ),
-                address.host,
-                address.port,
-                ssl=tls,
-            )
+            _, connection = await loop.create_connection(factory, address.host, address.port, ssl=tls)
             try:
                 await connection.ready
             except asyncio.CancelledError:
-                connection.close("the greeting took too long")
+                connection.abort("the greeting took too long")
                 raise
+        if connection.closing:
+            raise ConnectionLostError(await connection.closed)
     except TimeoutError:
-        raise ConnectionLostError(f"cannot connect to {address}: no answer within {timeout} s") from None
+        raise ConnectionLostError(f"cannot connect to {address}: no answer within {timeout:g} s") from None
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConnectionLostError(f"cannot connect to {address}: {reason}: is the controller running?") from error
+        raise ConnectionLostError(f"cannot connect to {address}: {_why(error)}") from error
     except ConnectionLostError as error:
         raise ConnectionLostError(f"cannot connect to {address}: {error}") from None
+    connection.hand_over()
     return connection
 
 
@@ -77,9 +75,11 @@ async def keep_dialled(
 ) -> None:
     """Dial, and dial again whenever the connection ends or cannot be made, until cancelled.
 
-    The wait between tries doubles, with jitter so that a fleet does not dial in step. ``on_failure`` hears why a try
-    failed; the connection's own ``on_closed`` hears why it ended.
+    The wait between tries doubles, with jitter so that a fleet does not dial in step, and begins anew after a
+    connection that outlived the longest wait: one that is accepted only to be thrown out is not dialled in a frenzy.
+    ``on_failure`` hears why a try failed; the connection's own ``on_closed`` hears why it ended.
     """
+    loop = asyncio.get_running_loop()
     wait = BACKOFF_FIRST
     while True:
         try:
@@ -87,6 +87,7 @@ async def keep_dialled(
         except ConnectionLostError as error:
             on_failure(str(error))
         else:
+            connected_at = loop.time()
             try:
                 on_connected(connection)
                 await asyncio.shield(connection.closed)
@@ -94,6 +95,15 @@ async def keep_dialled(
                 connection.close("shutting down")
                 await connection.closed
                 raise
-            wait = BACKOFF_FIRST
+            if loop.time() - connected_at > BACKOFF_LAST:
+                wait = BACKOFF_FIRST
         await asyncio.sleep(wait * rng.uniform(0.5, 1.0))
         wait = min(2 * wait, BACKOFF_LAST)
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or error}"
+    if isinstance(error, ConnectionRefusedError):  # asyncio's own words repeat the address
+        return "connection refused: is the controller running?"
+    return error.strerror or str(error)

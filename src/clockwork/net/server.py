@@ -3,60 +3,64 @@
 import asyncio
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
-from clockwork import __version__
 from clockwork.clock import Clock
 from clockwork.errors import ServerError
-from clockwork.messages.link import Hello, Welcome
+from clockwork.messages.link import Hello
 from clockwork.net.address import Address
-from clockwork.net.connection import DEFAULT_LINK, Connection, LinkConfig
+from clockwork.net.config import DEFAULT_LINK, LinkConfig
+from clockwork.net.connection import Callbacks, Connection
+from clockwork.units import as_seconds
 from clockwork.wire.codec import Decode
 
 MAX_CONNECTIONS: Final = 10_000
 """Connections of one port; more are told so and closed."""
 
+BACKLOG: Final = 1024
+"""Connections that the kernel keeps waiting: a whole fleet that dials at once."""
+
 
 class Server:
     """A port that is listened on; made by `listen`."""
 
-    def __init__(
-        self,
-        *,
-        role: str,
-        decode: Decode[Any],
-        on_connected: Callable[[Connection], None],
-        on_message: Callable[[Connection, Any, Any], None],
-        on_closed: Callable[[Connection, str], None],
-        config: LinkConfig,
-        clock: Clock | None,
-        max_connections: int,
-    ) -> None:
+    address: Address
+    """Where it listens; the port is the real one."""
+
+    def __init__(self, role: str, max_connections: int) -> None:
+        """It listens once it was started."""
         self._role = role
-        self._decode = decode
-        self._on_connected = on_connected
-        self._on_message = on_message
-        self._on_closed = on_closed
-        self._config = config
-        self._clock = clock
         self._max_connections = max_connections
-        self._connections: set[Connection] = set()
-        self._server: asyncio.Server | None = None
+        self._connections: dict[Connection, None] = {}
+        self._closing = ""
 
     @property
-    def address(self) -> Address:
-        """Where it listens; the port is the real one."""
-        assert self._server is not None
-        host, port = self._server.sockets[0].getsockname()[:2]
-        return Address(host, port)
+    def port(self) -> int:
+        """The port that the operating system chose, if it had the choice."""
+        return self.address.port
 
     def __len__(self) -> int:
-        """Connections that are open, greeted or not."""
+        """Connections, greeted or not."""
         return len(self._connections)
+
+    async def start(
+        self,
+        address: Address,
+        make: Callable[[], Connection],
+        tls: ssl.SSLContext | None,
+        handshake_timeout: float | None,
+    ) -> None:
+        """Listen; called once, by `listen`."""
+        host = await _one_host(address) if address.port == 0 else address.host
+        self._server = await asyncio.get_running_loop().create_server(
+            make, host, address.port, ssl=tls, ssl_handshake_timeout=handshake_timeout, backlog=BACKLOG
+        )
+        self.address = Address(*self._server.sockets[0].getsockname()[:2])
 
     async def close(self, reason: str) -> None:
         """Stop listening, say goodbye to all, and wait until they are closed."""
-        assert self._server is not None
+        self._closing = reason
         self._server.close()
         connections = list(self._connections)
         for connection in connections:
@@ -64,28 +68,20 @@ class Server:
         if connections:
             await asyncio.wait([connection.closed for connection in connections])
 
-    def accept(self) -> Connection:
-        """The protocol of a new connection."""
-        connection = Connection(
-            decode=self._decode,
-            on_message=self._on_message,
-            on_closed=self._on_closed,
-            on_hello=self._greet,
-            on_ready=self._on_connected,
-            config=self._config,
-            clock=self._clock,
-        )
-        self._connections.add(connection)
-        connection.closed.add_done_callback(lambda _: self._connections.discard(connection))
-        return connection
+    def admit(self, connection: Connection) -> str:
+        """Somebody has connected; returns why they are not wanted, or nothing."""
+        full = len(self._connections) >= self._max_connections
+        self._connections[connection] = None
+        connection.closed.add_done_callback(lambda _: self._connections.pop(connection))
+        if full:
+            return f"{self._max_connections} connections are open already, and no more are accepted here"
+        return self._closing
 
-    def _greet(self, connection: Connection, hello: Hello) -> str:
-        if hello.role != self._role:
-            return f"this port is for a {self._role}, and a {hello.role[:20]!r} came: use the other port"
-        if len(self._connections) > self._max_connections:
-            return f"{self._max_connections} connections are open already"
-        connection.send(Welcome(f"clockwork {__version__}", self._config.max_frame_bytes))
-        return ""
+    def welcome(self, connection: Connection, hello: Hello) -> str:
+        """Somebody has said who they are; returns why they are not wanted, or nothing."""
+        if hello.role == self._role:
+            return ""
+        return f"this port is for a {self._role}, and a {hello.role!r} came: use the controller's other port"
 
 
 async def listen(
@@ -96,6 +92,7 @@ async def listen(
     on_connected: Callable[[Connection], None],
     on_message: Callable[[Connection, Any, Any], None],
     on_closed: Callable[[Connection, str], None],
+    on_writable: Callable[[Connection, bool], None] = lambda connection, writable: None,
     config: LinkConfig = DEFAULT_LINK,
     clock: Clock | None = None,
     max_connections: int = MAX_CONNECTIONS,
@@ -106,19 +103,17 @@ async def listen(
     Raises:
         ServerError: the address is taken, or may not be used.
     """
-    server = Server(
-        role=role,
-        decode=decode,
-        on_connected=on_connected,
-        on_message=on_message,
-        on_closed=on_closed,
-        config=config,
-        clock=clock,
-        max_connections=max_connections,
-    )
-    loop = asyncio.get_running_loop()
+    server = Server(role, max_connections)
+    callbacks = Callbacks(on_message, on_closed, server.admit, server.welcome, on_connected, on_writable)
+    make = partial(Connection, decode, callbacks, config=config, clock=clock)
     try:
-        server._server = await loop.create_server(server.accept, address.host, address.port, ssl=tls)  # noqa: SLF001
+        await server.start(address, make, tls, as_seconds(config.hello_timeout) if tls else None)
     except OSError as error:
         raise ServerError(f"cannot listen on {address}: {error.strerror or error}") from error
     return server
+
+
+async def _one_host(address: Address) -> str:
+    """A name may have several addresses, and the operating system would choose a port for each."""
+    found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port)
+    return str(found[0][4][0])

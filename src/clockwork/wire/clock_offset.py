@@ -49,16 +49,23 @@ class ClockOffset:
     ``window`` is the number of samples remembered, ``drift_ppm`` the most that the clocks drift apart.
     """
 
-    __slots__ = ("_drift_ppm", "_samples")
+    __slots__ = ("_best", "_drift_ppm", "_samples", "offset_ns")
 
     def __init__(self, *, window: int = WINDOW_SAMPLES, drift_ppm: int = DRIFT_PPM) -> None:
+        self.offset_ns: Nanos = 0
+        """The peer's clock minus ours; 0 as long as nothing is known."""
         self._samples: deque[_Sample] = deque(maxlen=window)
+        self._best: _Sample | None = None
         self._drift_ppm = drift_ppm
 
     @property
     def samples(self) -> int:
         """How many samples are remembered."""
         return len(self._samples)
+
+    def error_ns(self, now: Nanos) -> Nanos:
+        """By how much `offset_ns` can be wrong at most; FOREVER as long as nothing is known."""
+        return self._best.error_at(now, self._drift_ppm) if self._best else FOREVER
 
     def add(self, *, ping_sent: Nanos, received: Nanos, pong_sent: Nanos, now: Nanos) -> None:
         """A Pong came back at ``now``; ``received`` and ``pong_sent`` are the peer's clock.
@@ -70,18 +77,9 @@ class ClockOffset:
             return
         offset = ((received - ping_sent) + (pong_sent - now)) // 2
         self._samples.append(_Sample(now, offset, (on_the_way + 1) // 2))
-
-    def offset_ns(self, now: Nanos) -> Nanos:
-        """The peer's clock minus ours; 0 as long as nothing is known."""
-        return best.offset if (best := self._best(now)) else 0
-
-    def error_ns(self, now: Nanos) -> Nanos:
-        """By how much `offset_ns` can be wrong at most; FOREVER as long as nothing is known."""
-        return best.error_at(now, self._drift_ppm) if (best := self._best(now)) else FOREVER
-
-    def _best(self, now: Nanos) -> _Sample | None:
-        drift_ppm = self._drift_ppm
-        return min(self._samples, key=lambda sample: sample.error_at(now, drift_ppm), default=None)
+        # All samples age at one rate: which is the best changes only when one comes or goes.
+        self._best = min(self._samples, key=lambda sample: sample.error_at(now, self._drift_ppm))
+        self.offset_ns = self._best.offset
 
 
 def shift_action(action: Action, by: Nanos) -> Action:

@@ -41,6 +41,9 @@ MAGIC: Final = b"CLKW"
 MAX_FRAME_BYTES: Final[Bytes] = 64 * MIB
 """Default limit of a frame: a batch of 100 images of 602,112 bytes."""
 
+FRAME_BYTES_CEILING: Final[Bytes] = (1 << 32) - 1
+"""No limit may be higher: the lengths have 32 bits."""
+
 MAX_HEADER_BYTES: Final[Bytes] = MIB
 """Limit of a header: the specs of 256 tensors with long names take 30 KiB; the state of 5,000 models 1 MiB."""
 
@@ -142,7 +145,7 @@ class FrameReader:
             return f"{total + _LENGTHS_SIZE - self._filled} of a frame's {total} bytes"
         return f"more than the {self._filled} bytes that begin a frame" if self._filled else ""
 
-    def get_buffer(self, size_hint: int = -1) -> memoryview:  # noqa: ARG002 - the shape of BufferedProtocol
+    def get_buffer(self, size_hint: int = -1) -> memoryview:
         """Where the next bytes are to be received."""
         if self._own is not None:
             return self._own[self._own_filled :]
@@ -199,7 +202,7 @@ class FrameReader:
         # numpy, because it neither clears the memory nor touches it: what is announced but never sent costs nothing.
         memory = np.empty(total + _ALIGNMENT, np.uint8)
         start = -(memory.ctypes.data + header) % _ALIGNMENT
-        self._own = own = memoryview(memory)[: start + total]
+        self._own = own = memory.data[: start + total]
         self._own_start, self._own_header, self._own_end = start, start + header, start + total
         self._own_filled = start + len(received)
         own[start : self._own_filled] = received

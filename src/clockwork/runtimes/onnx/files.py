@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from msgspec import Struct
 
 from clockwork.errors import InvalidModelError
@@ -24,11 +24,10 @@ PROTOBUF_BYTES_MAX: Final = (1 << 31) - 1
 
 
 class ModelFile(Struct, frozen=True):
-    """A model file that has been read: its graph without external data, and the digest of everything it is made of."""
+    """A model file that has been checked, and the digest of everything it is made of."""
 
     path: Path
     digest: str
-    graph: Any
 
 
 def find(path: Path) -> Path:
@@ -42,11 +41,12 @@ def find(path: Path) -> Path:
         found = _in_directory(path)
         if not found.resolve().is_relative_to(path.resolve()):
             raise InvalidModelError(
-                f"{found.relative_to(path)} of model {path.name!r} is a link that leaves its directory: put the file there"
+                f"{found.relative_to(path)} of model {path.name!r} leads out of its directory: put the file there"
             )
     elif path.suffix != ".onnx":
         raise InvalidModelError(
-            f"{path.name!r} is no ONNX model: expected a .onnx file, or a directory with {MODEL_FILE} or VERSION/{MODEL_FILE}"
+            f"{path.name!r} is no ONNX model: expected a .onnx file, or a directory with {MODEL_FILE} "
+            f"or VERSION/{MODEL_FILE}"
         )
     if not found.is_file():
         raise InvalidModelError(f"there is no model file {found.name!r}: check the path")
@@ -68,13 +68,13 @@ def read(path: Path) -> ModelFile:
             )
         content = path.read_bytes()
         digest = hashlib.sha256(content)
-        graph = _parsed(path.name, content)
-        del content  # as large as the graph, and no longer needed
-        for location, nbytes in sorted(_external_files(path.name, graph).items()):
+        model = _parsed(path.name, content)
+        del content  # as large as the model, and no longer needed
+        for location, nbytes in sorted(_external_files(path.name, model).items()):
             _add_external(path, location, nbytes, digest)
     except OSError as error:
         raise InvalidModelError(f"{path.name!r} cannot be read: {error.strerror or type(error).__name__}") from error
-    return ModelFile(path, digest.hexdigest(), graph)
+    return ModelFile(path, digest.hexdigest())
 
 
 def tensors(graph: Any) -> Iterator[Any]:
@@ -83,10 +83,11 @@ def tensors(graph: Any) -> Iterator[Any]:
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
     for node in graph.node:
-        yield from _tensors_of_node(node)
+        yield from tensors_of_node(node)
 
 
-def _tensors_of_node(node: Any) -> Iterator[Any]:
+def tensors_of_node(node: Any) -> Iterator[Any]:
+    """Every TensorProto of a NodeProto: its attributes, and those of the subgraphs among them."""
     for attribute in node.attribute:
         if attribute.HasField("t"):
             yield attribute.t
@@ -114,7 +115,8 @@ def _in_directory(path: Path) -> Path:
         direct = direct / MODEL_FILE
     if not direct.is_file():
         raise InvalidModelError(
-            f"version {newest.name} of model {path.name!r}, its highest, has no {MODEL_FILE}: add it, or remove the version"
+            f"version {newest.name} of model {path.name!r}, its highest, has no {MODEL_FILE}: "
+            "add it, or remove the version"
         )
     return direct
 
@@ -124,14 +126,17 @@ def _parsed(name: str, content: bytes) -> Any:
     try:
         model.ParseFromString(content)
     except DecodeError:
-        raise InvalidModelError(f"{name!r} is no ONNX model, or is cut off: {len(content)} bytes do not parse") from None
+        raise InvalidModelError(
+            f"{name!r} is no ONNX model, or is cut off: its {len(content)} bytes do not parse"
+        ) from None
     if not model.HasField("graph") or not model.graph.output:
         raise InvalidModelError(f"{name!r} is no ONNX model: it has no graph with outputs")
     for value in model.graph.input:
         kind = value.type.tensor_type
         if value.type.HasField("tensor_type") and not kind.HasField("shape"):
             raise InvalidModelError(
-                f"input {value.name!r} of {name!r} does not say how many dimensions it has: export the model with its shape"
+                f"input {value.name!r} of {name!r} does not say how many dimensions it has: "
+                "export the model with its shape"
             )
     return model
 
@@ -139,7 +144,7 @@ def _parsed(name: str, content: bytes) -> Any:
 def _external_files(name: str, model: Any) -> dict[str, int]:
     """The locations of external data, and the size that each file must have at least."""
     found: dict[str, int] = {}
-    functions = (it for function in model.functions for node in function.node for it in _tensors_of_node(node))
+    functions = (it for function in model.functions for node in function.node for it in tensors_of_node(node))
     for tensor in [*tensors(model.graph), *functions]:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
@@ -160,8 +165,8 @@ def _external_files(name: str, model: Any) -> dict[str, int]:
 def _add_external(model: Path, location: str, nbytes: int, digest: Any) -> None:
     """Check one file of external data, and add it to the digest.
 
-    A location is relative and stays below the directory of the model file, also where links lead (ONNX, "External Data":
-    the location is a POSIX path relative to the model's directory).
+    A location is relative and stays below the directory of the model file, wherever links lead (ONNX, "External Data":
+    a path relative to the model's directory).
     """
     home = model.resolve().parent
     file = (home / location).resolve()

@@ -30,7 +30,7 @@ def cpu_name(cpuinfo: Mapping[str, str]) -> str:
     Clouds cut model names short; where no number is left that would tell two generations apart, the family, model and
     stepping follow.
     """
-    name = " ".join(cpuinfo.get("model name", "").split())
+    name = " ".join(cpuinfo.get("model name", "").partition("@")[0].split())  # a frequency follows the @
     if re.search(r"\d{4}|\d-\d", name):
         return name
     parts = [name or platform.machine() or "unknown"]

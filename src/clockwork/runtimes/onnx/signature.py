@@ -70,9 +70,7 @@ def signature(inputs: Sequence[Any], outputs: Sequence[Any]) -> Signature:
     for ports, word in ((inputs, "inputs"), (outputs, "outputs")):
         if len(ports) > MAX_TENSORS:
             raise InvalidModelError(f"the model has {len(ports)} {word}; at most {MAX_TENSORS} are supported")
-    return Signature(
-        tuple(_port(node, "input") for node in inputs), tuple(_port(node, "output") for node in outputs)
-    )
+    return Signature(tuple(_port(node, "input") for node in inputs), tuple(_port(node, "output") for node in outputs))
 
 
 def _port(node: Any, word: str) -> Port:

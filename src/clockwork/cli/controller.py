@@ -1,0 +1,84 @@
+"""``clockwork controller``: a controller alone."""
+
+from typing import Annotated, Final
+
+import typer
+
+from clockwork.cli.options import (
+    DefaultSlo,
+    Listen,
+    LogLevel,
+    MaxBatch,
+    NoProfileCache,
+    ProfileCache,
+    ProfileSeconds,
+    SchedulerName,
+    duration,
+    examples,
+    worker_address,
+)
+from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
+from clockwork.units import MILLISECOND, SECOND, Nanos
+
+EXAMPLES: Final = examples(
+    "clockwork controller --workers 2 --listen 0.0.0.0:12346 --worker-listen 0.0.0.0:12345",
+    "clockwork controller --scheduler my_package.my_module:MyScheduler --slo 25ms",
+)
+
+
+def controller(
+    listen: Listen = DEFAULT_LISTEN,
+    worker_listen: Annotated[
+        Address, typer.Option(parser=worker_address, metavar="HOST:PORT", help="Listen here for workers.")
+    ] = DEFAULT_WORKER_LISTEN,
+    workers: Annotated[int, typer.Option(min=1, max=10_000, help="Begin with this many; more may come later.")] = 1,
+    load_timeout: Annotated[
+        Nanos,
+        typer.Option(
+            parser=duration, metavar="DURATION", show_default="10s",
+            help="Loading ends this long after the last activity.",
+        ),
+    ] = 10 * SECOND,
+    scheduler: SchedulerName = "simple",
+    slo: DefaultSlo = 100 * MILLISECOND,
+    profile_cache: ProfileCache = None,
+    no_profile_cache: NoProfileCache = False,
+    max_batch: MaxBatch = 16,
+    profile_seconds: ProfileSeconds = 1.0,
+    log_level: LogLevel = "info",
+) -> None:  # fmt: skip
+    """Run a controller: it waits for workers, lets clients load models, measures them, and serves them.
+
+    Loading ends 10 s (--load-timeout) after the last activity, once a client has asked for the first model. Both ports
+    are for whoever can reach them: listen on other than loopback addresses in networks that you trust only.
+    """
+    import uvloop
+    from rich.console import Console
+
+    from clockwork.cli.hosting import listening, profile_directory, profiling, together
+    from clockwork.cli.lifecycle import start_log, until_stopped
+    from clockwork.cli.startup import show_startup
+    from clockwork.controller.config import ControllerConfig
+    from clockwork.host.controller import ControllerHostConfig
+    from clockwork.scheduling.registry import make_scheduler
+
+    config = ControllerHostConfig(
+        listen,
+        worker_listen,
+        ControllerConfig(
+            workers=workers,
+            load_timeout=load_timeout,
+            default_slo=slo,
+            profiling=profiling(max_batch, profile_seconds),
+        ),
+        profile_directory(profile_cache, no_profile_cache),
+    )
+    policy = make_scheduler(scheduler)
+    console = Console(stderr=True)
+    start_log(log_level, console)
+
+    async def work() -> None:
+        async with listening(config, policy) as host:
+            await together(host.wait(), show_startup(host, console))
+
+    uvloop.run(until_stopped(work()))

@@ -1,0 +1,59 @@
+"""The models that an operator names: ``PATH``, ``NAME=PATH``, ``PATH:COPIES``, ``NAME=PATH:COPIES``.
+
+Rules of the file: a path that exists as it stands is that path, whatever characters it contains.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import typer
+from msgspec import Struct
+
+from clockwork.controller.config import LoadSpec
+from clockwork.controller.naming import name_of
+
+_GIVEN: Final = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]*)=)?(.+?)(?::(\d{1,9}))?")
+
+
+class GivenModel(Struct, frozen=True):
+    """One model that was named; ``path`` is absolute and exists."""
+
+    path: Path
+    name: str
+    copies: int
+
+
+def parse_model(text: str, copies: int = 1) -> GivenModel:
+    """What was typed; ``copies`` if it does not say how many.
+
+    Raises:
+        typer.BadParameter: there is no such file or directory.
+    """
+    name, path, number = "", text, None
+    if not Path(path).exists() and (found := _GIVEN.fullmatch(text)) is not None:
+        name, path, number = found[1] or "", found[2], found[3]
+    if not path or not Path(path).exists():
+        raise typer.BadParameter(f"there is no model {path!r}: give the path of a .onnx file, or of a directory of one")
+    absolute = os.path.abspath(path)
+    return GivenModel(Path(absolute), name or name_of(absolute), copies if number is None else int(number))
+
+
+def common_root(models: Sequence[GivenModel]) -> Path:
+    """The innermost directory that contains all models, and the files that links among them lead to."""
+    homes = [str(parent) for model in models for parent in (model.path.parent, model.path.resolve().parent)]
+    return Path(os.path.commonpath(homes))
+
+
+def load_specs(models: Sequence[GivenModel], root: Path) -> tuple[LoadSpec, ...]:
+    """The models as a controller loads them from workers whose model root is ``root``.
+
+    Raises:
+        typer.BadParameter: a model lies elsewhere.
+    """
+    outside = [str(model.path) for model in models if not model.path.is_relative_to(root)]
+    if outside:
+        raise typer.BadParameter(f"{', '.join(outside)} does not lie under the model root {root}: leave out --model-root")
+    return tuple(LoadSpec(model.path.relative_to(root).as_posix(), model.name, model.copies) for model in models)

@@ -1,0 +1,52 @@
+"""A controller in this process, as ``serve`` and ``controller`` both run it."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from clockwork.controller.config import ProfilingConfig
+from clockwork.host.controller import ControllerHost, ControllerHostConfig
+from clockwork.scheduling.base import Scheduler
+from clockwork.units import seconds
+
+
+def cache_directory() -> Path:
+    """Where Clockwork keeps what it can make again (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clockwork"
+
+
+def profile_directory(chosen: Path | None, none: bool) -> Path | None:
+    """Where measured times are kept, if anywhere."""
+    return None if none else chosen or cache_directory() / "profiles"
+
+
+def profiling(max_batch: int, budget_seconds: float) -> ProfilingConfig:
+    """What the options say about measuring."""
+    return ProfilingConfig(max_batch_size=max_batch, budget=seconds(budget_seconds))
+
+
+@asynccontextmanager
+async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> AsyncIterator[ControllerHost]:
+    """A controller that listens, closed at the end."""
+    host = ControllerHost(config, scheduler)
+    try:
+        await host.start()
+        yield host
+    finally:
+        await host.close()
+
+
+async def together(*works: Coroutine[Any, Any, None]) -> None:
+    """Do all, until all are done or one fails; then the others are cancelled, and waited for."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

@@ -1,0 +1,78 @@
+"""How a command that runs for long begins and ends: its log, its signals, its parent.
+
+Rules of the file: SIGINT, SIGTERM and SIGHUP ask it to end, and it ends with exit code 0. A second one is not caught, so
+it ends at once.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from rich.console import Console
+
+GRACE: Final = 5.0
+"""Seconds that a process may take to end when asked to, before it is made to."""
+
+log = logging.getLogger("clockwork.cli")
+
+
+def start_log(level: str, console: Console) -> None:
+    """Write the log to stderr: through the console if that is a terminal, which keeps it clear of a progress bar."""
+    handler: logging.Handler = logging.StreamHandler()
+    if console.is_terminal:
+        from rich.logging import RichHandler
+
+        handler = RichHandler(console=console, show_path=False, log_time_format="[%X]")
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    """Do ``work`` until it is done, or until a signal asks to end; then it is cancelled, and waited for."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    wanted = [it for it in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(it) != signal.SIG_IGN]
+
+    def asked(number: signal.Signals) -> None:
+        log.info("%s: shutting down", number.name)
+        stop.set()
+        for it in wanted:
+            loop.remove_signal_handler(it)
+
+    for it in wanted:
+        loop.add_signal_handler(it, asked, it)
+    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    asked_to_end = not working.done()
+    working.cancel()
+    await asyncio.wait((working,))
+    if not (asked_to_end and working.cancelled()):
+        working.result()
+
+
+def end_with_parent() -> None:
+    """End this process when its stdin ends: the parent holds the other end, and the system closes it however it dies.
+
+    First by SIGTERM; by force if that takes too long.
+    """
+    stdin = os.dup(0)  # the number 0 is everybody's
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+    def watch() -> None:
+        while os.read(stdin, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(GRACE)
+        print("clockwork worker: did not end in time, and is ended by force", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="clockwork-parent", daemon=True).start()

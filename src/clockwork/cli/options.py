@@ -1,0 +1,132 @@
+"""Options that several commands have, and how durations, sizes and addresses are written.
+
+Rules of the file: a parser takes what was typed, or a default that is what it would have made of it, and says in one line
+what would have been right.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias
+
+import typer
+
+from clockwork.errors import InvalidRequestError
+from clockwork.net.address import CLIENT_PORT, WORKER_PORT, Address, parse_address
+from clockwork.units import GIB, KIB, MIB, MICROSECOND, MILLISECOND, SECOND, Bytes, Nanos
+
+_DURATION_UNITS: Final = {"us": MICROSECOND, "ms": MILLISECOND, "s": SECOND, "": SECOND, "min": 60 * SECOND}
+_SIZE_UNITS: Final = {
+    "": 1, "b": 1, "k": KIB, "kib": KIB, "kb": 10**3, "m": MIB, "mib": MIB, "mb": 10**6, "g": GIB, "gib": GIB, "gb": 10**9,
+}  # fmt: skip
+_QUANTITY: Final = re.compile(r"(\d{1,15}(?:\.\d{1,9})?|\.\d{1,9})\s*([a-z]*)", re.IGNORECASE)
+
+
+def examples(*lines: str) -> str:
+    """An epilog that shows how a command is used, line for line."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+def duration(value: str | int) -> Nanos:
+    """``250ms``, ``0.1s``, ``2min``; a bare number is seconds. Not zero."""
+    if isinstance(value, int):
+        return value
+    found = _QUANTITY.fullmatch(value.strip())
+    if found is None or found[2] not in _DURATION_UNITS or not float(found[1]):
+        raise typer.BadParameter(f"{value!r} is no duration: write 250ms, 0.1s or 2min, say")
+    return round(float(found[1]) * _DURATION_UNITS[found[2]])
+
+
+def size(value: str | int) -> Bytes:
+    """``2GiB``, ``512M`` (powers of 1024), ``2GB`` (powers of 1000); a bare number is bytes. Not zero."""
+    if isinstance(value, int):
+        return value
+    found = _QUANTITY.fullmatch(value.strip())
+    if found is None or found[2].lower() not in _SIZE_UNITS or not float(found[1]):
+        raise typer.BadParameter(f"{value!r} is no size: write 2GiB or 512MiB, say")
+    return round(float(found[1]) * _SIZE_UNITS[found[2].lower()])
+
+
+def client_address(value: str | Address) -> Address:
+    """``HOST:PORT``; the port is the clients' if none is given."""
+    return _address(value, CLIENT_PORT)
+
+
+def worker_address(value: str | Address) -> Address:
+    """``HOST:PORT``; the port is the workers' if none is given."""
+    return _address(value, WORKER_PORT)
+
+
+def _address(value: str | Address, default_port: int) -> Address:
+    if isinstance(value, Address):
+        return value
+    try:
+        return parse_address(value, default_port)
+    except InvalidRequestError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def log_level(value: str) -> str:
+    """The name of a level of the logging module."""
+    if value.lower() not in ("debug", "info", "warning", "error"):
+        raise typer.BadParameter(f"{value!r} is none of debug, info, warning, error")
+    return value.lower()
+
+
+ServerAddress: TypeAlias = Annotated[
+    Address,
+    typer.Option(
+        "--address", "-a", parser=client_address, metavar="HOST:PORT", envvar="CLOCKWORK_ADDRESS",
+        help="Where the controller listens for clients.",
+    ),
+]  # fmt: skip
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Listen: TypeAlias = Annotated[
+    Address, typer.Option(parser=client_address, metavar="HOST:PORT", help="Listen here for clients; port 0: any free one.")
+]
+SchedulerName: TypeAlias = Annotated[
+    str,
+    typer.Option("--scheduler", metavar="NAME", help="The policy: a built-in one, or your own as package.module:Class."),
+]
+DefaultSlo: TypeAlias = Annotated[
+    Nanos, typer.Option("--slo", parser=duration, metavar="DURATION", show_default="100ms", help="Of requests with none.")
+]
+ProfileCache: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile-cache", file_okay=False, metavar="DIR", show_default="~/.cache/clockwork/profiles",
+        help="Keep measured times here, so that the next start need not measure again.",
+    ),
+]  # fmt: skip
+NoProfileCache: TypeAlias = Annotated[
+    bool, typer.Option("--no-profile-cache", help="Keep no measured times: measure at every start.")
+]
+MaxBatch: TypeAlias = Annotated[
+    int, typer.Option("--max-batch", min=1, max=4096, help="The largest batch size; the powers of two up to it are measured.")
+]
+ProfileSeconds: TypeAlias = Annotated[
+    float, typer.Option("--profile-seconds", min=0.01, help="Time to measure each thing: more is steadier, less starts sooner.")
+]
+Devices: TypeAlias = Annotated[int, typer.Option("--devices", min=1, max=64, help="Devices of the worker, each with its own cores.")]
+ThreadsPerDevice: TypeAlias = Annotated[
+    int, typer.Option("--threads-per-device", min=1, max=1024, help="Threads that execute one inference together.")
+]
+CacheSize: TypeAlias = Annotated[
+    Bytes | None,
+    typer.Option(
+        "--cache-size", parser=size, metavar="SIZE", show_default="by the memory that is free",
+        help="Weights cache of each device: 2GiB, say.",
+    ),
+]  # fmt: skip
+PageSize: TypeAlias = Annotated[
+    Bytes, typer.Option("--page-size", parser=size, metavar="SIZE", show_default="16MiB", help="Of the weights cache.")
+]
+ModelCache: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--model-cache", file_okay=False, metavar="DIR", show_default="none",
+        help="Keep optimised models here: later starts are quicker. As big as the models; never tidied.",
+    ),
+]  # fmt: skip
+LogLevel: TypeAlias = Annotated[
+    str, typer.Option("--log-level", parser=log_level, metavar="LEVEL", help="debug, info, warning or error.")
+]

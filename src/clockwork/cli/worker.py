@@ -1,0 +1,69 @@
+"""``clockwork worker``: a worker alone."""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from clockwork.cli.options import (
+    CacheSize,
+    Devices,
+    LogLevel,
+    ModelCache,
+    PageSize,
+    ThreadsPerDevice,
+    examples,
+    worker_address,
+)
+from clockwork.net.address import DEFAULT_WORKER_LISTEN, Address
+from clockwork.units import MIB
+
+EXAMPLES: Final = examples(
+    "clockwork worker --model-root /models",
+    "clockwork worker --controller controller.example:12345 --model-root /models --devices 4 --cache-size 8GiB",
+)
+
+
+def worker(
+    controller: Annotated[
+        Address, typer.Option(parser=worker_address, metavar="HOST:PORT", help="Where the controller listens for workers.")
+    ] = DEFAULT_WORKER_LISTEN,
+    name: Annotated[
+        str,
+        typer.Option(show_default="the host's name and the process's number", help="Unlike that of any other worker."),
+    ] = "",
+    model_root: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Models are read below this directory only.")
+    ] = Path(),
+    devices: Devices = 1,
+    threads_per_device: ThreadsPerDevice = 1,
+    cache_size: CacheSize = None,
+    page_size: PageSize = 16 * MIB,
+    model_cache: ModelCache = None,
+    log_level: LogLevel = "info",
+    exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Run a worker: it executes what its controller orders, and dials again when the controller restarts."""
+    from clockwork.cli.lifecycle import end_with_parent, start_log, until_stopped
+
+    if exit_with_parent:
+        end_with_parent()
+
+    import uvloop
+    from rich.console import Console
+
+    from clockwork.host.worker import WorkerConfig, default_name, run_worker
+    from clockwork.runtimes.onnx import OnnxRuntime
+
+    start_log(log_level, Console(stderr=True))
+    config = WorkerConfig(
+        model_root.absolute(),
+        controller,
+        name or default_name(),
+        devices=devices,
+        threads_per_device=threads_per_device,
+        cache_bytes=cache_size,
+        page_size=page_size,
+    )
+    runtime = OnnxRuntime(threads_per_device, model_cache)
+    uvloop.run(until_stopped(run_worker(config, runtime)))

@@ -1,0 +1,151 @@
+"""Carries out a worker's tasks with a runtime, and times them.
+
+Rules of the file: no exception leaves it. Whatever goes wrong in a task becomes a `TaskFailed` with the status that
+says whose fault it was; only what nobody foresaw is logged with its traceback. It keeps nothing: models, weights and
+payloads come with the task, as the handles that earlier tasks made.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from clockwork.clock import Clock
+from clockwork.errors import ClockworkError, InvalidModelError, InvalidRequestError
+from clockwork.host.model_root import resolve
+from clockwork.messages.actions import Infer, LoadModelFromDisk, LoadWeights
+from clockwork.messages.results import InferOutput, Timing
+from clockwork.messages.status import Status
+from clockwork.runtimes.base import Batch, HostModel, LoadedModel, Runtime
+from clockwork.units import Nanos
+from clockwork.worker.events import (
+    Executed,
+    ModelRead,
+    Outcome,
+    Released,
+    StartTask,
+    TaskFailed,
+    TaskFinished,
+    WeightsLoaded,
+)
+
+log = logging.getLogger("clockwork.worker")
+
+
+class Prepared(Struct, frozen=True):
+    """A batch that was assembled before its Infer started; ``timing`` is None if that failed."""
+
+    task: StartTask
+    batch: Batch = None
+    timing: Timing | None = None
+
+    def is_of(self, task: StartTask) -> bool:
+        """Whether it is of this very task, and the weights have not been evicted and loaded anew since."""
+        return self.task.action is task.action and self.task.handles[0] is task.handles[0]
+
+
+class TaskRunner:
+    """Runs tasks; each lane's thread calls it, at the same time as others."""
+
+    def __init__(self, runtime: Runtime, model_root: Path, clock: Clock) -> None:
+        """``model_root``: the directory below which models are read."""
+        self._runtime = runtime
+        self._root = model_root
+        self._clock = clock
+
+    def prepare(self, task: StartTask) -> Prepared:
+        """Assemble the batch of an Infer that has not started. If that fails, so will `run`, which answers."""
+        assert isinstance(task.action, Infer)
+        begin = self._clock.now()
+        try:
+            batch = self._assemble(task.action, task)
+        except Exception:  # noqa: BLE001 - whatever it is, `run` comes upon it again
+            return Prepared(task)
+        return Prepared(task, batch, self._timing(begin))
+
+    def run(self, task: StartTask, prepared: Prepared | None = None) -> TaskFinished:
+        """Carry out a task, from beginning to end."""
+        begin = self._clock.now()
+        outcome = self._outcome(task, prepared)
+        return TaskFinished(task.gpu, task.lane, begin, self._clock.now(), outcome)
+
+    def _outcome(self, task: StartTask, prepared: Prepared | None) -> Outcome:
+        try:
+            match task.action:
+                case LoadModelFromDisk():
+                    return self._read(task.action)
+                case LoadWeights():
+                    (model,) = task.handles
+                    return WeightsLoaded(_host_model(model).load_weights(task.action.gpu))
+                case Infer():
+                    return self._infer(task.action, task, prepared)
+            return _close(task.handles)
+        except InvalidModelError as error:
+            return TaskFailed(Status.INVALID_MODEL, str(error))
+        except InvalidRequestError as error:
+            return TaskFailed(Status.INVALID_INPUT, str(error))
+        except ClockworkError as error:
+            return TaskFailed(Status.RUNTIME_ERROR, str(error))
+        except Exception as error:
+            log.exception("%s %d failed unexpectedly", type(task.action).__name__, task.action.id)
+            return TaskFailed(Status.RUNTIME_ERROR, f"{type(error).__name__}: {error}")
+
+    def _read(self, action: LoadModelFromDisk) -> Outcome:
+        try:
+            path = resolve(self._root, action.path)
+        except InvalidModelError as error:
+            return TaskFailed(Status.INVALID_MODEL_PATH, str(error))
+        model = self._runtime.load_model(path)
+        info = model.info
+        return ModelRead(
+            model, info.digest, self._runtime.version, info.inputs, info.outputs, info.batchable, info.weights_bytes
+        )
+
+    def _assemble(self, action: Infer, task: StartTask) -> Batch:
+        return _loaded_model(task.handles[0]).assemble(action.inputs, task.payloads)
+
+    def _infer(self, action: Infer, task: StartTask, prepared: Prepared | None) -> Outcome:
+        model = _loaded_model(task.handles[0])
+        if prepared is not None and prepared.timing is not None and prepared.is_of(task):
+            batch, copied_in = prepared.batch, prepared.timing
+        else:
+            begin = self._clock.now()
+            batch = self._assemble(action, task)
+            copied_in = self._timing(begin)
+        begin = self._clock.now()
+        outputs = model.execute(batch)
+        executed = self._timing(begin)
+        shares = model.split(action.inputs, outputs)
+        specs = tuple(InferOutput(it.request_id, share[0]) for it, share in zip(action.inputs, shares, strict=True))
+        return Executed(specs, tuple(share[1] for share in shares), copied_in, executed, self._timing(executed.end))
+
+    def _timing(self, begin: Nanos) -> Timing:
+        end = self._clock.now()
+        return Timing(begin, end, end - begin)
+
+
+def _close(handles: Sequence[object]) -> Outcome:
+    """Close all weights, also those after one that cannot be closed."""
+    failures = []
+    for handle in handles:
+        try:
+            _loaded_model(handle).close()
+        except Exception as error:
+            log.exception("weights could not be closed")
+            failures.append(f"{type(error).__name__}: {error}")
+    return TaskFailed(Status.RUNTIME_ERROR, "; ".join(failures)) if failures else Released()
+
+
+# The core keeps handles as objects; these say what the host has made them of.
+
+
+def _host_model(handle: Any) -> HostModel:
+    model: HostModel = handle
+    return model
+
+
+def _loaded_model(handle: Any) -> LoadedModel:
+    model: LoadedModel = handle
+    return model

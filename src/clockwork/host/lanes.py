@@ -1,0 +1,238 @@
+"""A thread per lane: waits for the moment, starts the task, and is its own messenger.
+
+Rules of the file: the core is touched under one lock only, never for longer than it takes to decide; whatever blocks
+happens outside it. A thread carries out the tasks of its own lane and of no other, so a start is never handed from one
+thread to another.
+
+Theory of operation. Each thread loops: poll its lane; if there is a task, run it and tell the core that it is over; if
+there is none, sleep until the lane's next moment. Whoever tells the core something, a lane or the network, then wakes
+those lanes whose next moment has moved to before the one that they sleep to. An EXEC thread that has time assembles
+the next batch before it is due, and does not trust the last stretch of its sleep to the operating system: it wakes
+early and watches the clock, giving way to other threads after every look.
+
+A thread that breaks is a bug; it tells ``on_crash``, for a worker that has lost a lane is of no use.
+"""
+
+import logging
+import select
+from collections.abc import Callable, Sequence
+from threading import Condition, Lock, Thread
+from typing import Final
+
+from clockwork.clock import Clock
+from clockwork.host.affinity import CorePlan, pin
+from clockwork.host.inference import Prepared, TaskRunner
+from clockwork.messages.actions import Action
+from clockwork.units import MICROSECOND, SECOND, Nanos
+from clockwork.worker.core import WorkerCore
+from clockwork.worker.events import ActionReceived, ControllerLost, Event, LaneKind, SendResult, StartTask
+
+WATCH: Final[Nanos] = 200 * MICROSECOND
+"""How long before its moment an EXEC thread wakes: a timed wait was late by 80-130 us (Linux 6.18 in a virtual machine,
+`threading.Condition`, 400 waits)."""
+
+log = logging.getLogger("clockwork.worker")
+
+
+class _Shared:
+    """What the threads have in common; all that changes is touched under ``lock``."""
+
+    def __init__(
+        self,
+        core: WorkerCore,
+        runner: TaskRunner,
+        clock: Clock,
+        on_results: Callable[[], None],
+        on_crash: Callable[[Exception], None],
+    ) -> None:
+        self.core = core
+        self.runner = runner
+        self.clock = clock
+        self.lock = Lock()
+        self.stopping = False
+        self.results: list[SendResult] = []
+        self.threads: list[_LaneThread] = []
+        self.on_crash = on_crash
+        self._on_results = on_results
+
+    def tell(self, event: Event) -> None:
+        """Tell the core, and wake whom that concerns."""
+        self.deliver(self.core.apply(event))
+        for thread in self.threads:
+            thread.wake_if_moved()
+
+    def deliver(self, results: Sequence[SendResult]) -> None:
+        """Keep results for whoever takes them, who is told of the first."""
+        if results:
+            if not self.results:
+                self._on_results()
+            self.results.extend(results)
+
+
+class Lanes:
+    """The threads of a worker's lanes, and the lock that guards its core. Its methods may be called by any thread."""
+
+    def __init__(
+        self,
+        core: WorkerCore,
+        runner: TaskRunner,
+        clock: Clock,
+        on_results: Callable[[], None],
+        on_crash: Callable[[Exception], None],
+        cores: CorePlan | None = None,
+    ) -> None:
+        """``on_results``: there is something for `take_results`.
+
+        Both are called by any thread, and must neither block nor call back.
+        """
+        self._shared = _Shared(core, runner, clock, on_results, on_crash)
+        self._shared.threads = [
+            _LaneThread(self._shared, gpu, kind, _cores(cores, gpu, kind)) for gpu, kind in core.lanes
+        ]
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._shared.threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Start no more tasks, wait for those that run, and end the threads."""
+        with self._shared.lock:
+            self._shared.stopping = True
+            for thread in self._shared.threads:
+                thread.condition.notify()
+        for thread in self._shared.threads:
+            thread.join()
+
+    def act(self, action: Action, payloads: tuple[object, ...] = ()) -> Nanos | None:
+        """The controller has sent an action; returns when to call `expire` next."""
+        with self._shared.lock:
+            self._shared.tell(ActionReceived(action, payloads))
+            return self._shared.core.next_expiry()
+
+    def expire(self) -> Nanos | None:
+        """Answer what is late, also behind running tasks; returns when to call this next."""
+        with self._shared.lock:
+            self._shared.deliver(self._shared.core.expire(self._shared.clock.now()))
+            return self._shared.core.next_expiry()
+
+    def controller_lost(self) -> None:
+        """There is nobody to send results to; those not taken yet are dropped."""
+        with self._shared.lock:
+            self._shared.tell(ControllerLost())
+            self._shared.results.clear()
+
+    def take_results(self) -> list[SendResult]:
+        """The results since this was last called, in order."""
+        with self._shared.lock:
+            results, self._shared.results = self._shared.results, []
+            return results
+
+
+class _LaneThread(Thread):
+    """One lane's thread."""
+
+    def __init__(self, shared: _Shared, gpu: int | None, kind: LaneKind, cores: Sequence[int]) -> None:
+        super().__init__(name=f"clockwork-{kind}{'' if gpu is None else gpu}")
+        self.condition = Condition(shared.lock)
+        self._shared = shared
+        self._gpu = gpu
+        self._kind = kind
+        self._cores = cores
+        self._watch = WATCH if kind is LaneKind.EXEC else 0
+        self._asleep = False
+        self._until: Nanos | None = None  #: what it sleeps to
+        self._prepared: Prepared | None = None
+
+    def run(self) -> None:
+        """Until the lanes stop."""
+        try:
+            pin(self._cores)
+        except OSError as error:
+            log.warning("thread %s cannot be pinned to cores %s: %s", self.name, self._cores, error)
+        try:
+            while self._turn():
+                pass
+        except Exception as error:
+            log.exception("thread %s broke", self.name)
+            self._shared.on_crash(error)
+
+    def wake_if_moved(self) -> None:
+        """Wake the thread if its lane's next moment is before the one that it sleeps to. Called under the lock."""
+        if self._asleep:
+            moment = self._shared.core.next_wakeup_of(self._gpu, self._kind)
+            if moment is not None and (self._until is None or moment < self._until):
+                self._asleep = False
+                self.condition.notify()
+
+    def _turn(self) -> bool:
+        """One task, or one batch prepared, or one sleep; False when there is to be no more."""
+        shared = self._shared
+        upcoming = None
+        with shared.lock:
+            if shared.stopping:
+                return False
+            task = self._poll()
+            if task is None:
+                upcoming = self._unprepared()
+                if upcoming is None:
+                    self._sleep()
+        if task is not None:
+            finished = shared.runner.run(task, self._prepared)
+            self._prepared = None
+            with shared.lock:
+                shared.tell(finished)
+        elif upcoming is not None:
+            self._prepared = shared.runner.prepare(upcoming)
+        else:
+            self._watch_clock()
+        return True
+
+    def _poll(self) -> StartTask | None:
+        """What to start now."""
+        task = None
+        results = []
+        for command in self._shared.core.poll(self._shared.clock.now(), self._gpu, self._kind):
+            if isinstance(command, SendResult):
+                results.append(command)
+            else:
+                task = command
+        self._shared.deliver(results)
+        return task
+
+    def _unprepared(self) -> StartTask | None:
+        """The task that comes next, if there is something to prepare for it."""
+        if self._kind is not LaneKind.EXEC or self._gpu is None:
+            return None
+        task = self._shared.core.upcoming(self._gpu)
+        if task is None or (self._prepared is not None and self._prepared.is_of(task)):
+            return None
+        return task
+
+    def _sleep(self) -> None:
+        """Give up the lock until shortly before the lane's next moment, or until that moves."""
+        self._asleep = True
+        self._until = self._shared.core.next_wakeup_of(self._gpu, self._kind)
+        if self._until is None:
+            self.condition.wait()
+        else:
+            left = self._until - self._watch - self._shared.clock.now()
+            if left > 0:
+                self.condition.wait(left / SECOND)
+
+    def _watch_clock(self) -> None:
+        """Let the last stretch of a sleep pass, unless it is over already or somebody wakes the thread."""
+        until = self._until
+        while self._asleep and self._watch and until is not None and self._shared.clock.now() < until:
+            if until - self._shared.clock.now() > self._watch:
+                break  # woken for no reason, far too early
+            select.select((), (), (), 0)  # gives way: the interpreter's lock is free meanwhile
+        self._asleep = False
+
+
+def _cores(plan: CorePlan | None, gpu: int | None, kind: LaneKind) -> Sequence[int]:
+    if plan is None:
+        return ()
+    if kind is LaneKind.EXEC and gpu is not None:
+        return plan.exec[gpu]
+    return plan.load if kind is LaneKind.LOAD else plan.others

@@ -1,0 +1,42 @@
+"""From a path that somebody sent to a file that may be read.
+
+Rules of the file: a worker reads models below one directory, its model root, and nothing else. Messages repeat what was
+sent and never say where the root is, or what lies outside it. Whoever may write below the root is trusted not to change
+it between the check and the reading.
+"""
+
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from clockwork.errors import InvalidModelError
+
+MAX_PATH: Final = 4096
+"""Characters; the limit of Linux."""
+
+
+def resolve(root: Path, path: str) -> Path:
+    """The absolute path of a file or directory below ``root`` that exists.
+
+    A symbolic link is followed if it stays below the root; the path keeps the link's own name.
+
+    Raises:
+        InvalidModelError: it is empty, absolute, too long, climbs out of the root in whatever way, or is not there.
+    """
+    shown = repr(path if len(path) <= 200 else path[:200] + "...")
+    if not path or "\0" in path or len(path) > MAX_PATH:
+        raise InvalidModelError(f"a model's path has 1 to {MAX_PATH} characters and no NUL; this one is {shown}")
+    pure = PurePosixPath(path)
+    if pure.is_absolute():
+        raise InvalidModelError(f"the path {shown} is absolute: give it relative to the worker's model root")
+    if ".." in pure.parts:
+        raise InvalidModelError(f"the path {shown} contains '..': give it relative to the worker's model root")
+    if not pure.parts:
+        raise InvalidModelError(f"the path {shown} names the model root itself, not a model")
+    found = root / pure
+    try:
+        home, real = root.resolve(strict=True), found.resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: links in a circle, until Python 3.13
+        raise InvalidModelError(f"there is no {shown} under the worker's model root: check the path") from None
+    if not real.is_relative_to(home):
+        raise InvalidModelError(f"the path {shown} leads out of the worker's model root")
+    return home / pure

@@ -1,0 +1,271 @@
+"""The live host of a worker: a runtime, the core, a thread per lane, and a link to the controller.
+
+Rules of the file: nothing is decided here. It assembles the parts, dials the controller for as long as it runs, turns
+messages into events and results into messages. Times stay on this host's clock; the controller translates.
+
+When the link ends the core is told that its controller is lost: what waits is dropped, what runs ends silently, models
+and weights stay. Results that were not sent yet belong to that controller and are dropped with it.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import random
+import socket
+import ssl
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from clockwork import __version__
+from clockwork.clock import Clock, MonotonicClock
+from clockwork.errors import InvalidRequestError, ProtocolError, ServerError
+from clockwork.host.affinity import CorePlan, allowed_cores, confined, plan_cores
+from clockwork.host.inference import TaskRunner
+from clockwork.host.lanes import Lanes
+from clockwork.host.sizing import available_bytes, default_cache_bytes
+from clockwork.messages.actions import Action, Infer
+from clockwork.messages.link import ROLE_WORKER, Hello
+from clockwork.messages.results import ErrorResult
+from clockwork.messages.status import Status
+from clockwork.net.address import DEFAULT_WORKER_LISTEN, Address
+from clockwork.net.connection import Connection, LinkConfig
+from clockwork.net.dial import dial, keep_dialled
+from clockwork.runtimes.base import Runtime
+from clockwork.units import MIB, SECOND, Bytes, Nanos, Pages, show_bytes
+from clockwork.wire.codec import decode_action, input_sizes, split_payload
+from clockwork.wire.frame import MAX_FRAME_BYTES
+from clockwork.worker.core import WorkerCore
+from clockwork.worker.events import SendResult
+
+SWITCH_INTERVAL: Final = 0.0005
+"""Seconds that a Python thread may make an EXEC thread wait for the interpreter's lock; the default is 5 ms."""
+
+TIMER_RESOLUTION: Final = 0.001
+"""Seconds; uvloop's timers count milliseconds, and one that is early has to be armed again."""
+
+MAX_DEVICES: Final = 64
+"""More than any host has accelerators; each device has two threads."""
+
+log = logging.getLogger("clockwork.worker")
+
+
+def default_name() -> str:
+    """A name that no other worker has: the host's and the process's."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """A worker: whom it serves, what it may read, what its devices have.
+
+    ``name`` identifies it across reconnections; no two workers of a controller may share one. ``cache_bytes`` is the
+    weights cache of each device; None chooses it by the memory that is available. ``tls`` encrypts the link.
+    """
+
+    model_root: Path
+    controller: Address = DEFAULT_WORKER_LISTEN
+    name: str = field(default_factory=default_name)
+    devices: int = 1
+    threads_per_device: int = 1
+    cache_bytes: Bytes | None = None
+    page_size: Bytes = 16 * MIB
+    max_frame_bytes: Bytes = MAX_FRAME_BYTES
+    tls: ssl.SSLContext | None = None
+
+    def pages(self) -> Pages:
+        """Pages of each device's weights cache.
+
+        Raises:
+            InvalidRequestError: there is not a single one, or another setting makes no sense.
+        """
+        if not 1 <= self.devices <= MAX_DEVICES or self.threads_per_device < 1 or self.page_size < 1:
+            raise InvalidRequestError(
+                f"a worker has 1 to {MAX_DEVICES} devices of at least one thread, and pages of at least one byte; "
+                f"asked for were {self.devices}, {self.threads_per_device} and {self.page_size}"
+            )
+        size = self.cache_bytes
+        if size is None:
+            size = default_cache_bytes(available_bytes(), self.devices)
+        if size < self.page_size:
+            raise InvalidRequestError(
+                f"a weights cache of {show_bytes(size)} has no room for a page of {show_bytes(self.page_size)}: "
+                "give it more memory, or smaller pages"
+            )
+        return size // self.page_size
+
+
+class WorkerHost:
+    """A worker that runs. Make it and use it on one running event loop."""
+
+    def __init__(
+        self, config: WorkerConfig, runtime: Runtime, *, clock: Clock | None = None, cores: CorePlan | None = None
+    ) -> None:
+        """``runtime`` executes on ``config.devices`` devices; ``cores`` says which threads run where.
+
+        Raises:
+            InvalidRequestError: the configuration makes no sense, or there is no such model root.
+        """
+        if not config.model_root.is_dir():
+            raise InvalidRequestError(f"the model root {config.model_root} is not a directory")
+        self._config = config
+        self._clock: Clock = clock or MonotonicClock()
+        self._loop = asyncio.get_running_loop()
+        self.core = WorkerCore(config.page_size, [(runtime.device_kind, config.pages())] * config.devices)
+        runner = TaskRunner(runtime, config.model_root, self._clock)
+        self._lanes = Lanes(self.core, runner, self._clock, self._results_wait, self._lane_broke, cores)
+        self._dialling: asyncio.Task[None] | None = None
+        self._crash: Exception | None = None
+        self._connection: Connection | None = None
+        self._failure = ""  #: why it could not dial, last time
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_for: Nanos = 0
+
+    async def run(self) -> None:
+        """Serve whatever controller is at the address, until cancelled.
+
+        Raises:
+            ServerError: a lane broke, which is a bug.
+        """
+        self._lanes.start()
+        self._dialling = asyncio.ensure_future(
+            keep_dialled(
+                self._dial,
+                on_connected=self._connected,
+                on_failure=self._not_connected,
+                rng=random.Random(self._config.name),
+            )
+        )
+        try:
+            await self._dialling
+        except asyncio.CancelledError:
+            if self._crash is not None:
+                raise ServerError(f"a lane of the worker broke: {self._crash!r}") from self._crash
+            raise
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self._lanes.stop)))
+
+    def _lane_broke(self, error: Exception) -> None:
+        def stop() -> None:
+            self._crash = error
+            if self._dialling is not None:
+                self._dialling.cancel()
+
+        self._loop.call_soon_threadsafe(stop)
+
+    # --- the link ----------------------------------------------------------------------------------------------------
+
+    async def _dial(self) -> Connection:
+        return await dial(
+            self._config.controller,
+            Hello(ROLE_WORKER, self._config.name, f"clockwork {__version__}"),
+            decode=decode_action,
+            on_message=self._received,
+            on_closed=self._closed,
+            config=LinkConfig(max_frame_bytes=self._config.max_frame_bytes),
+            clock=self._clock,
+            tls=self._config.tls,
+        )
+
+    def _connected(self, connection: Connection) -> None:
+        self._failure = ""
+        log.info("worker %s serves the controller at %s", self._config.name, self._config.controller)
+
+    def _not_connected(self, reason: str) -> None:
+        if reason != self._failure:  # the same for hours is worth one line
+            log.warning("%s; trying again until it is there", reason)
+        self._failure = reason
+
+    def _closed(self, connection: Connection, reason: str) -> None:
+        log.warning("the connection to the controller ended: %s", reason)
+        self._connection = None
+        self._lanes.controller_lost()
+
+    def _received(self, connection: Connection, action: Action, payload: Any) -> None:
+        self._connection = connection
+        payloads: tuple[object, ...] = ()
+        if isinstance(action, Infer):
+            try:
+                parts = split_payload(payload, input_sizes(action))
+            except ProtocolError as error:
+                connection.close(str(error))
+                return
+            payloads = tuple(None if it.generated else part for it, part in zip(action.inputs, parts, strict=True))
+        self._arm(self._lanes.act(action, payloads))
+
+    # --- results -----------------------------------------------------------------------------------------------------
+
+    def _results_wait(self) -> None:
+        self._loop.call_soon_threadsafe(self._send_results)
+
+    def _send_results(self) -> None:
+        for sent in self._lanes.take_results():
+            if self._connection is not None:
+                _send(self._connection, sent)
+
+    def _arm(self, expiry: Nanos | None) -> None:
+        """Have what becomes late behind a running task answered then."""
+        if expiry is None or (self._timer is not None and self._armed_for <= expiry):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed_for = expiry
+        delay = max(0, expiry - self._clock.now()) / SECOND + TIMER_RESOLUTION
+        self._timer = self._loop.call_later(delay, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        self._arm(self._lanes.expire())
+
+
+async def run_worker(config: WorkerConfig, runtime: Runtime) -> None:
+    """Run a worker in this process until cancelled; then its threads end, and nothing of it is left.
+
+    While it runs, the calling thread keeps off the devices' cores, and the interpreter is set up for steady times.
+
+    Raises:
+        InvalidRequestError: the configuration makes no sense, or there is no such model root.
+    """
+    cores = plan_cores(allowed_cores(), config.devices, config.threads_per_device)
+    with confined(cores.others), _steady():
+        host = WorkerHost(config, runtime, cores=cores)
+        log.info("worker %s: %s; %s", config.name, runtime.version, cores.note)
+        for gpu in host.core.info().gpus:
+            log.info("gpu %d: %s, %d pages of %s", gpu.id, gpu.kind, gpu.total_pages, show_bytes(config.page_size))
+        await host.run()
+
+
+def _send(connection: Connection, sent: SendResult) -> None:
+    result = sent.result
+    buffers = [buffer for share in sent.payloads for buffer in _buffers(share)]
+    try:
+        connection.send(result, buffers)
+    except InvalidRequestError as error:  # it does not fit into a frame
+        action = type(result).__name__.removesuffix("Result")
+        connection.send(ErrorResult(result.id, action, Status.ERROR, f"the result cannot be sent: {error}"))
+
+
+def _buffers(share: Any) -> Sequence[Any]:
+    """The core keeps each output's payload as an object; the runtime has made it a list of buffers."""
+    buffers: Sequence[Any] = share
+    return buffers
+
+
+@contextmanager
+def _steady() -> Iterator[None]:
+    """No thread holds the interpreter for long, and the collector does not look at what is there for good."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        sys.setswitchinterval(interval)

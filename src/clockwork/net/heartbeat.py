@@ -1,0 +1,95 @@
+"""Does the other side live, and what time is it there?
+
+Rules of the file: any byte received is a sign of life, so that a busy connection needs no Ping; time during which this
+side itself stood still is not held against the other.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from clockwork.clock import Clock
+from clockwork.messages.link import Ping, Pong
+from clockwork.units import Nanos, as_seconds, show_duration
+from clockwork.wire.clock_offset import ClockOffset
+
+FIRST_SAMPLES: Final = 8
+"""Pings sent one after the other when a link opens, so that its clock offset is good from the first action on."""
+
+
+class Heartbeat:
+    """Pings one connection, and listens for its silence."""
+
+    __slots__ = (
+        "_clock", "_due", "_heard_at", "_interval", "_loop", "_measure_clock", "_on_silence", "_send", "_timeout",
+        "_timer", "clock_offset", "heard", "suspended",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        interval: Nanos,
+        timeout: Nanos,
+        measure_clock: bool,
+        clock: Clock,
+        send: Callable[[Ping], None],
+        on_silence: Callable[[str], None],
+    ) -> None:
+        """A silent peer is sent a Ping every ``interval``, every peer if ``measure_clock``; see `LinkConfig`."""
+        self.clock_offset = ClockOffset()
+        self.heard = False
+        """Set by the connection whenever it has received something."""
+        self.suspended = False
+        """Set while this side does not read: then silence means nothing."""
+        self._interval = interval
+        self._timeout = timeout
+        self._measure_clock = measure_clock
+        self._clock = clock
+        self._send = send
+        self._on_silence = on_silence
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._heard_at: Nanos = 0
+        self._due: Nanos = 0
+
+    def start(self) -> None:
+        """The connection is open."""
+        now = self._clock.now()
+        self._heard_at = now
+        self._schedule(now)
+        if self._measure_clock:
+            self._send(Ping(now))
+
+    def stop(self) -> None:
+        """The connection is no longer open."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def pong(self, pong: Pong, received_at: Nanos) -> None:
+        """The answer to a Ping came back."""
+        self.clock_offset.add(ping_sent=pong.ping_sent, received=pong.received, pong_sent=pong.sent, now=received_at)
+        if self._measure_clock and self.clock_offset.samples < FIRST_SAMPLES:
+            self._send(Ping(self._clock.now()))
+
+    def _schedule(self, now: Nanos) -> None:
+        self._due = now + self._interval
+        self._timer = self._loop.call_later(as_seconds(self._interval), self._tick)
+
+    def _tick(self) -> None:
+        now = self._clock.now()
+        silent = not (self.heard or self.suspended)
+        self.heard = False
+        if silent:
+            self._heard_at += max(0, now - self._due)  # this tick is late: it was this side that stood still
+            if now - self._heard_at >= self._timeout:
+                self._on_silence(
+                    f"nothing was received for {show_duration(self._timeout)}: "
+                    "the other side hangs, or the network is cut"
+                )
+                return
+        else:
+            self._heard_at = now
+        self._schedule(now)
+        if silent or self._measure_clock:
+            self._send(Ping(now))

@@ -1,0 +1,68 @@
+"""Frames on their way out: corked for one turn of the event loop, then written in one system call.
+
+Rules of the file: what is put leaves in that order; what waits is bounded, and whoever put too much is told.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from clockwork.units import KIB, Bytes, show_bytes
+
+FLUSH_BYTES: Final[Bytes] = 64 * KIB
+"""This much is written at once, rather than at the end of the loop's turn: waiting for more would save nothing."""
+
+
+class Outgoing:
+    """What one connection has to send."""
+
+    __slots__ = ("_bytes", "_corked", "_flush_is_due", "_loop", "_max_bytes", "_on_overflow", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, max_bytes: Bytes, on_overflow: Callable[[str], None]) -> None:
+        """``on_overflow`` is told why, when more than ``max_bytes`` wait for the peer to read."""
+        self._transport = transport
+        self._max_bytes = max_bytes
+        self._on_overflow = on_overflow
+        self._loop = asyncio.get_running_loop()
+        self._corked: list[bytes | memoryview] = []
+        self._bytes: Bytes = 0
+        self._flush_is_due = False
+
+    @property
+    def waiting_bytes(self) -> Bytes:
+        """What waits in this process; the kernel holds some more."""
+        return self._bytes + self._transport.get_write_buffer_size()
+
+    def put(self, buffers: list[bytes | memoryview]) -> None:
+        """Send these next."""
+        self._corked += buffers
+        self._bytes += len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
+        if self._bytes >= FLUSH_BYTES:
+            self.flush()
+        elif not self._flush_is_due:
+            self._flush_is_due = True
+            self._loop.call_soon(self._flush_when_due)
+
+    def flush(self) -> None:
+        """Write what has been put."""
+        corked, size = self._corked, self._bytes
+        if not corked:
+            return
+        self._corked, self._bytes = [], 0
+        if len(corked) == 1:
+            self._transport.write(corked[0])
+        elif size < FLUSH_BYTES:
+            self._transport.write(b"".join(corked))  # one small copy costs less than a scatter list
+        else:
+            self._transport.writelines(corked)
+        waiting = self._transport.get_write_buffer_size()
+        if waiting > self._max_bytes:
+            self._on_overflow(f"the peer does not read: {show_bytes(waiting)} wait for it")
+
+    def drop(self) -> None:
+        """The connection is gone."""
+        self._corked, self._bytes = [], 0
+
+    def _flush_when_due(self) -> None:
+        self._flush_is_due = False
+        self.flush()

@@ -1,0 +1,92 @@
+"""Prepared graphs on disk, so that a restart need not optimise again.
+
+Rules of the file: a cache never fails a load. An entry that is missing, cut off, changed or of another version is
+prepared anew; an entry that cannot be written is not. Entries of other machines do not match: their names hold the
+model's digest and everything on which the optimised graph depends.
+
+An entry is one file: `MAGIC`, the length of the header, the header (JSON), the graph, the weights.
+"""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import zlib
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+from msgspec import Struct
+
+from clockwork.arrays import Array
+from clockwork.runtimes.onnx.prepared import Prepared, aligned
+from clockwork.runtimes.onnx.probe import Verdict
+from clockwork.runtimes.onnx.signature import Signature
+from clockwork.units import MIB, Bytes
+
+MAGIC: Final = b"clockwork onnx 1\n"
+"""The format; another number is another format."""
+
+HEADER_BYTES_MAX: Final[Bytes] = 16 * MIB
+"""No header is longer; a bound on what a broken file makes us read."""
+
+
+class Header(Struct, frozen=True):
+    """What an entry says of itself. ``checksum`` is a CRC-32 of the graph and the weights: against accidents."""
+
+    ports: Signature
+    verdict: Verdict
+    graph_bytes: Bytes
+    weights_bytes: Bytes
+    checksum: int
+
+
+def entry(directory: Path, digest: str, *conditions: str) -> Path:
+    """The file of a model: its digest, and the conditions under which the graph was optimised."""
+    return directory / f"{digest[:32]}-{hashlib.sha256(repr(conditions).encode()).hexdigest()[:16]}.onnx-prepared"
+
+
+def load(file: Path) -> tuple[Prepared, Verdict] | None:
+    """What the file holds, or None."""
+    try:
+        with file.open("rb") as source:
+            return _read(source)
+    except (OSError, ValueError, TypeError, KeyError, msgspec.MsgspecError):
+        return None
+
+
+def save(file: Path, prepared: Prepared, verdict: Verdict) -> None:
+    """Write an entry; at once, or not at all."""
+    checksum = zlib.crc32(prepared.weights.data, zlib.crc32(prepared.graph))
+    header = msgspec.json.encode(
+        Header(prepared.ports, verdict, len(prepared.graph), prepared.weights.nbytes, checksum)
+    )
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=file.parent)
+        try:
+            with os.fdopen(handle, "wb") as target:
+                for part in (MAGIC, len(header).to_bytes(4, "little"), header, prepared.graph, prepared.weights.data):
+                    target.write(part)
+            Path(name).replace(file)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def _read(source: BinaryIO) -> tuple[Prepared, Verdict] | None:
+    if source.read(len(MAGIC)) != MAGIC:
+        return None
+    length = int.from_bytes(source.read(4), "little")
+    if length > HEADER_BYTES_MAX:
+        return None
+    header = msgspec.json.decode(source.read(length), type=Header)
+    # The sizes are believed only where the file has them.
+    if os.fstat(source.fileno()).st_size != len(MAGIC) + 4 + length + header.graph_bytes + header.weights_bytes:
+        return None
+    graph = source.read(header.graph_bytes)
+    weights: Array = aligned(header.weights_bytes)
+    source.readinto(weights.data)  # type: ignore[attr-defined]
+    if zlib.crc32(weights.data, zlib.crc32(graph)) != header.checksum:
+        return None
+    return Prepared(graph, weights, header.ports), header.verdict

@@ -1,0 +1,125 @@
+"""Small pieces to build tests of: descriptions of models and workers, requests, states. Every default is literal."""
+
+from collections.abc import Sequence
+
+from clockwork.messages.actions import InferInput, model_names
+from clockwork.messages.profile import Measurement, ModelProfile
+from clockwork.messages.requests import InferRequest
+from clockwork.messages.results import GPUInfo, ModelInfo, WorkerInfo
+from clockwork.messages.tensors import Datatype, TensorInfo, TensorSpec, spec
+from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, WorkerState
+from clockwork.units import MIB, Nanos, ms
+
+PAGE = 16 * MIB
+RUNTIME = "fake 1"
+KIND = "gpu"
+
+INPUT = TensorInfo("x", Datatype.FP32, (-1, 2))
+OUTPUT = TensorInfo("y", Datatype.FP32, (-1, 2))
+
+
+def model_info(
+    name: str = "a",
+    *,
+    path: str = "",
+    digest: str = "",
+    pages: int = 1,
+    inputs: tuple[TensorInfo, ...] = (INPUT,),
+    batchable: bool = True,
+    load: str = "",
+    copies: int = 1,
+) -> ModelInfo:
+    """The model ``a`` from ``a.onnx`` with content ``sha-a``: one page, one input ``x FP32[-1,2]``."""
+    load = load or name
+    return ModelInfo(
+        name=name,
+        path=path or f"{load}.onnx",
+        digest=digest or f"sha-{load}",
+        runtime=RUNTIME,
+        inputs=inputs,
+        outputs=(OUTPUT,),
+        batchable=batchable,
+        weights_bytes=pages * PAGE,
+        weights_pages=pages,
+        load=load,
+        copies=copies,
+    )
+
+
+def copies_of(load: str, copies: int, **fields: object) -> tuple[ModelInfo, ...]:
+    """All models that one LoadModelFromDisk makes."""
+    names = model_names(load, copies)
+    return tuple(model_info(name, load=load, copies=copies, **fields) for name in names)  # type: ignore[arg-type]
+
+
+def worker_info(
+    models: Sequence[ModelInfo] = (), *, gpus: int = 1, pages: int = 4, warm: tuple[str, ...] = (), kind: str = KIND
+) -> WorkerInfo:
+    """A worker that holds ``models``, with the weights of ``warm`` on its first device."""
+    devices = tuple(GPUInfo(gpu, kind, pages, warm if gpu == 0 else ()) for gpu in range(gpus))
+    return WorkerInfo(PAGE, devices, tuple(models))
+
+
+def tensors(rows: int = 1) -> tuple[TensorSpec, ...]:
+    """The inputs of a request with ``rows`` rows, for a model with the default inputs."""
+    return (spec("x", Datatype.FP32, (rows, 2)),)
+
+
+def infer_request(
+    id: int,
+    model: str = "a",
+    *,
+    rows: int = 1,
+    slo: Nanos | None = ms(100),
+    slo_factor: float | None = None,
+    inputs: tuple[TensorSpec, ...] | None = None,
+    outputs: tuple[str, ...] = (),
+    generated: bool = False,
+) -> InferRequest:
+    """A client's request with right inputs and an SLO of 100 ms."""
+    inputs = tensors(rows) if inputs is None else inputs
+    return InferRequest(id, model, inputs, slo, slo_factor, outputs, generated)
+
+
+def measurement(*samples: Nanos) -> Measurement:
+    """What was measured."""
+    return Measurement(samples)
+
+
+def profile(load: Nanos = ms(8), *, b1: Nanos = ms(3), max_batch_size: int = 4) -> ModelProfile:
+    """LoadWeights in 8 ms, Infer in 3 ms and 1 ms more for each further row, at powers of two."""
+    sizes = [1 << i for i in range(max_batch_size.bit_length())]
+    infer = {size: measurement(b1 + ms(size - 1)) for size in sizes}
+    return ModelProfile(measurement(load), infer, max_batch_size, ((2,),))
+
+
+def model_state(info: ModelInfo, kind: str = KIND) -> ModelState:
+    """A model that was measured on devices of ``kind``."""
+    model = ModelState(info)
+    model.profiles[kind] = profile()
+    return model
+
+
+def a_state(
+    models: Sequence[ModelInfo], *, workers: int = 1, gpus: int = 1, pages: int = 4, warm: tuple[str, ...] = ()
+) -> ClockworkState:
+    """Workers ``w0``, ``w1``, ... that hold all models; ``warm`` are on the first device of each."""
+    state = ClockworkState()
+    for i in range(workers):
+        info = worker_info(models, gpus=gpus, pages=pages, warm=warm)
+        state.workers[f"w{i}"] = WorkerState(f"w{i}", info, state.action_ids)
+    for model in models:
+        state.models[model.name] = model_state(model)
+    return state
+
+
+def a_gpu(models: Sequence[ModelInfo], *, pages: int = 4, warm: tuple[str, ...] = ()) -> tuple[ClockworkState, GPUState]:
+    """A state of one device, and the device."""
+    state = a_state(models, pages=pages, warm=warm)
+    return state, next(state.gpus())
+
+
+def pending(id: int, model: ModelState, *, rows: int = 1, arrival: Nanos = 0, slo: Nanos = ms(100)) -> PendingRequest:
+    """A request that the controller has accepted; its payload is ``payload-<id>``."""
+    share = InferInput(id, rows, tensors(rows))
+    return PendingRequest(id, 1, id, model, share, f"payload-{id}", arrival, arrival + slo)

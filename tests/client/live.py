@@ -1,0 +1,178 @@
+"""A live controller on loopback with a scripted worker, in this process: everything real but the models.
+
+The scripted worker answers at once; its models double: output ``y`` is ``2 * x``, FP32, four columns.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvloop
+
+from clockwork.controller.config import ControllerConfig, LoadSpec, ProfilingConfig
+from clockwork.host.controller import ControllerHost, ControllerHostConfig
+from clockwork.messages.actions import (
+    ClearCache,
+    EvictWeights,
+    GetWorkerState,
+    Infer,
+    LoadModelFromDisk,
+    LoadWeights,
+    UnloadModel,
+    model_names,
+)
+from clockwork.messages.link import ROLE_WORKER, Hello
+from clockwork.messages.results import (
+    ClearCacheResult,
+    EvictWeightsResult,
+    GetWorkerStateResult,
+    GPUInfo,
+    InferOutput,
+    InferResult,
+    LoadModelFromDiskResult,
+    LoadWeightsResult,
+    ModelInfo,
+    Timing,
+    UnloadModelResult,
+    WorkerInfo,
+)
+from clockwork.messages.tensors import TensorInfo, spec
+from clockwork.net.address import Address
+from clockwork.net.connection import Connection
+from clockwork.net.dial import dial
+from clockwork.scheduling.base import Scheduler
+from clockwork.scheduling.simple import SimpleScheduler
+from clockwork.units import MIB, seconds
+from clockwork.wire.codec import decode_action, input_sizes, split_payload
+
+LOOPBACK = Address("127.0.0.1", 0)
+QUICK = ProfilingConfig(max_batch_size=4, samples_min=2, samples_max=2, warmups=1)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    """Run a test's coroutine to its end, at most 30 s."""
+    uvloop.run(asyncio.wait_for(test, 30))
+
+
+class ScriptedWorker:
+    """Answers every action at once, but those that ``holds`` says to keep: they wait in ``held``."""
+
+    def __init__(self, holds: Callable[[Any], bool] = lambda action: False) -> None:
+        self.holds = holds
+        self.held: list[tuple[Any, Any]] = []
+        self.seen: list[Any] = []
+        self.something_came = asyncio.Event()
+        self.connection: Connection | None = None
+
+    async def connect(self, host: ControllerHost, name: str = "w0") -> None:
+        self.connection = await dial(
+            host.worker_address,
+            Hello(ROLE_WORKER, name, "scripted"),
+            decode=decode_action,
+            on_message=self._on_message,
+            on_closed=lambda connection, reason: None,
+        )
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self.something_came.clear()
+            await self.something_came.wait()
+
+    def _on_message(self, connection: Connection, action: Any, payload: Any) -> None:
+        self.connection = connection
+        self.seen.append(action)
+        self.something_came.set()
+        if self.holds(action):
+            self.held.append((action, payload))
+        else:
+            self.answer(action, payload)
+
+    def answer(self, action: Any, payload: Any = b"") -> None:
+        assert self.connection is not None
+        result, buffers = _result(action, payload)
+        self.connection.send(result, buffers)
+
+
+def _result(action: Any, payload: Any) -> tuple[Any, list[Any]]:
+    timing = Timing(0, 1000, 1000)
+    match action:
+        case GetWorkerState():
+            return GetWorkerStateResult(action.id, WorkerInfo(16 * MIB, (GPUInfo(0, "scripted", 100),))), []
+        case LoadModelFromDisk():
+            models = tuple(_model(name, action) for name in model_names(action.name, action.no_of_copies))
+            return LoadModelFromDiskResult(action.id, models, timing), []
+        case LoadWeights():
+            return LoadWeightsResult(action.id, timing), []
+        case EvictWeights():
+            return EvictWeightsResult(action.id, timing), []
+        case UnloadModel():
+            return UnloadModelResult(action.id), []
+        case ClearCache():
+            return ClearCacheResult(action.id), []
+        case Infer():
+            outputs, buffers = [], []
+            for share, part in zip(action.inputs, split_payload(payload, input_sizes(action)), strict=True):
+                doubled = 2 * np.frombuffer(part, np.float32)
+                if share.generated:
+                    doubled = np.zeros(4 * share.batch_size, np.float32)
+                outputs.append(InferOutput(share.request_id, (spec("y", "FP32", (share.batch_size, 4)),)))
+                buffers.append(doubled.tobytes())
+            return InferResult(action.id, tuple(outputs), timing, timing, timing), buffers
+    raise AssertionError(action)
+
+
+def _model(name: str, action: LoadModelFromDisk) -> ModelInfo:
+    return ModelInfo(
+        name,
+        action.path,
+        f"digest of {action.path}",
+        "scripted 1",
+        (TensorInfo("x", "FP32", (-1, 4)),),
+        (TensorInfo("y", "FP32", (-1, 4)),),
+        True,
+        1000,
+        1,
+        action.name,
+        action.no_of_copies,
+    )
+
+
+@asynccontextmanager
+async def controller(
+    scheduler: Scheduler | None = None,
+    *,
+    models: tuple[str, ...] = ("m.onnx",),
+    profile_cache: Path | None = None,
+    **settings: Any,
+) -> AsyncIterator[ControllerHost]:
+    """A controller that listens, closed at the end."""
+    config = ControllerConfig(
+        models=tuple(LoadSpec(path) for path in models),
+        profiling=QUICK,
+        **{"default_slo": seconds(20), **settings},
+    )
+    host = ControllerHost(
+        ControllerHostConfig(LOOPBACK, LOOPBACK, config, profile_cache), scheduler or SimpleScheduler()
+    )
+    await host.start()
+    try:
+        yield host
+    finally:
+        await host.close()
+
+
+@asynccontextmanager
+async def serving(
+    scheduler: Scheduler | None = None,
+    *,
+    holds: Callable[[Any], bool] = lambda action: False,
+    **settings: Any,
+) -> AsyncIterator[tuple[ControllerHost, ScriptedWorker]]:
+    """A controller and its worker."""
+    async with controller(scheduler, **settings) as host:
+        worker = ScriptedWorker(holds)
+        await worker.connect(host)
+        yield host, worker

@@ -1,0 +1,315 @@
+"""Clients against a live controller: what they get, and what they leave behind."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from client.live import ScriptedWorker, controller, run, serving
+
+from clockwork.client import AsyncClient, Client
+from clockwork.errors import (
+    ClockworkError,
+    ConnectionLostError,
+    InitializingError,
+    InvalidModelError,
+    InvalidRequestError,
+    RequestRefusedError,
+    RequestTimeoutError,
+    ServerError,
+    UnknownModelError,
+)
+from clockwork.client.failures import failure
+from clockwork.messages.actions import EvictWeights, Infer, LoadModelFromDisk
+from clockwork.messages.results import ErrorResult
+from clockwork.messages.status import Status
+from clockwork.scheduling.echo import EchoScheduler
+from clockwork.units import ms, seconds
+
+ROW = np.arange(4, dtype=np.float32).reshape(1, 4)
+
+
+def real_infer(action: Any) -> bool:
+    """An Infer of a client, not of the profiler."""
+    return isinstance(action, Infer) and not action.inputs[0].generated
+
+
+def test_outputs_come_back_to_the_request_they_belong_to() -> None:
+    async def test() -> None:
+        async with serving() as (host, _), AsyncClient(str(host.client_address)) as client:
+            model = client.model("m")
+            results = await asyncio.gather(*(model.infer({"x": ROW + i}) for i in range(200)))
+            for i, result in enumerate(results):
+                np.testing.assert_array_equal(result["y"], 2 * (ROW + i))
+                assert result.timing.batch_size == 1
+
+    run(test())
+
+
+def test_the_echo_scheduler_gives_the_inputs_back() -> None:
+    async def test() -> None:
+        async with serving(EchoScheduler()) as (host, worker), AsyncClient(str(host.client_address)) as client:
+            result = await client.infer("m", {"x": ROW})
+            np.testing.assert_array_equal(result["x"], ROW)
+            assert not any(real_infer(action) for action in worker.seen)
+
+    run(test())
+
+
+def test_ls_and_status_describe_what_is_served() -> None:
+    async def test() -> None:
+        async with serving() as (host, _), AsyncClient(str(host.client_address)) as client:
+            (model,) = await client.ls()
+            assert (model.name, model.max_batch_size) == ("m", 4)
+            assert model.inputs[0].describe() == "x FP32[-1,4]"
+            await client.infer("m", {"x": ROW})
+            status = await client.status()
+            assert status.stage == "serving"
+            assert status.scheduler == "simple"
+            assert status.models[0].in_time == 1
+            assert status.workers[0].ready
+            assert status.workers[0].gpus[0].gpu.models == ("m",)
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ({"z": ROW}, "unknown input 'z'"),
+        ({}, "missing input 'x'"),
+        ({"x": ROW, "extra": ROW}, "unknown input 'extra'"),
+        ({"x": ROW.astype(np.float64)}, "is FP64"),
+        ({"x": ROW[:, :3]}, "shape [1, 3]"),
+        ({"x": ROW[0]}, "shape [4]"),
+        ({"x": np.zeros((5, 4), np.float32)}, "1 to 4 rows"),
+        ({"x": np.zeros((0, 4), np.float32)}, "batch of 0"),
+    ],
+)
+def test_a_wrong_input_is_told_what_the_model_takes(inputs: dict[str, Any], says: str) -> None:
+    async def test() -> None:
+        async with serving() as (host, _), AsyncClient(str(host.client_address)) as client:
+            with pytest.raises(InvalidRequestError) as caught:
+                await client.infer("m", inputs)
+            assert says in str(caught.value)
+            np.testing.assert_array_equal((await client.infer("m", {"x": ROW}))["y"], 2 * ROW)
+
+    run(test())
+
+
+def test_an_unknown_model_is_told_which_are_served() -> None:
+    async def test() -> None:
+        async with serving() as (host, _), AsyncClient(str(host.client_address)) as client:
+            with pytest.raises(UnknownModelError, match="no model 'n'; served are: m"):
+                await client.infer("n", {"x": ROW})
+            with pytest.raises(UnknownModelError):
+                await client.evict("n")
+
+    run(test())
+
+
+@pytest.mark.parametrize("slo", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_impossible_slo_is_refused_before_it_is_sent(slo: float) -> None:
+    async def test() -> None:
+        async with serving() as (host, _), AsyncClient(str(host.client_address)) as client:
+            with pytest.raises(InvalidRequestError, match="slo"):
+                await client.infer("m", {"x": ROW}, slo=slo)
+            with pytest.raises(InvalidRequestError, match="slo"):
+                await client.infer("m", {"x": ROW}, slo_factor=slo)
+
+    run(test())
+
+
+def test_a_deadline_that_passes_is_told_when_it_passes() -> None:
+    async def test() -> None:
+        async with serving(holds=real_infer) as (host, worker), AsyncClient(str(host.client_address)) as client:
+            await client.ls()
+            with pytest.raises(RequestTimeoutError) as caught:
+                await client.infer("m", {"x": ROW}, slo=0.02)
+            assert caught.value.status == Status.TIMEOUT
+            for held in worker.held:
+                worker.answer(*held)  # too late: nobody gets it
+            assert (await client.status()).models[0].late == 1
+
+    run(test())
+
+
+def test_a_failed_execution_is_an_error_for_its_request_alone() -> None:
+    async def test() -> None:
+        async with serving(holds=real_infer) as (host, worker), AsyncClient(str(host.client_address)) as client:
+            call = asyncio.create_task(client.infer("m", {"x": ROW}))
+            await worker.until(lambda: len(worker.held) == 1)
+            worker.holds = lambda action: False
+            assert worker.connection is not None
+            worker.connection.send(ErrorResult(worker.held[0][0].id, "Infer", Status.RUNTIME_ERROR, "it broke"))
+            with pytest.raises(ServerError, match="it broke"):
+                await call
+            await client.infer("m", {"x": ROW})
+
+    run(test())
+
+
+def test_a_cancelled_call_frees_its_place_on_the_server() -> None:
+    async def test() -> None:
+        async with serving(holds=real_infer) as (host, worker), AsyncClient(str(host.client_address)) as client:
+            call = asyncio.create_task(client.infer("m", {"x": ROW}))
+            await worker.until(lambda: len(worker.held) == 1)
+            assert (await client.status()).outstanding == 1
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert (await client.status()).outstanding == 0
+            with pytest.raises(TimeoutError):
+                await client.infer("m", {"x": ROW}, timeout=0.01)
+            assert (await client.status()).outstanding == 0
+
+    run(test())
+
+
+def test_a_client_that_goes_away_frees_its_places() -> None:
+    async def test() -> None:
+        async with serving(holds=real_infer) as (host, worker), AsyncClient(str(host.client_address)) as watcher:
+            async with AsyncClient(str(host.client_address)) as client:
+                calls = [asyncio.create_task(client.infer("m", {"x": ROW})) for _ in range(5)]
+                await worker.until(lambda: len(worker.held) == 3)  # what `simple` sends at once
+            for call in calls:
+                with pytest.raises(ConnectionLostError):
+                    await call
+            while (await watcher.status()).outstanding:
+                pass
+
+    run(test())
+
+
+def test_evict_makes_the_next_request_cold() -> None:
+    async def test() -> None:
+        async with serving() as (host, worker), AsyncClient(str(host.client_address)) as client:
+            await client.infer("m", {"x": ROW})
+            assert not (await client.infer("m", {"x": ROW})).timing.cold_start
+            evictions = sum(isinstance(action, EvictWeights) for action in worker.seen)
+            assert await client.model("m").evict() == 1
+            assert sum(isinstance(action, EvictWeights) for action in worker.seen) == evictions + 1
+            assert (await client.infer("m", {"x": ROW})).timing.cold_start
+
+    run(test())
+
+
+def test_models_are_loaded_by_a_client_before_serving_and_not_after() -> None:
+    async def test() -> None:
+        async with controller(models=(), load_timeout=ms(50)) as host, AsyncClient(str(host.client_address)) as client:
+            early = asyncio.create_task(client.load_model("zoo/a.onnx"))  # no worker yet: it waits for one
+            while not (await client.status()).stage == "querying":
+                pass
+            worker = ScriptedWorker()
+            await worker.connect(host)
+            assert await early == ["a"]
+            assert await client.load_model("zoo/b.onnx", copies=3) == ["b-1", "b-2", "b-3"]
+            with pytest.raises(InvalidRequestError, match="no_of_copies is 0"):
+                await client.load_model("zoo/c.onnx", copies=0)
+            with pytest.raises(InvalidRequestError, match="no_of_copies is 1000000"):
+                await client.load_model("zoo/c.onnx", copies=1_000_000)
+            assert [model.name for model in await client.ls()] == ["a", "b-1", "b-2", "b-3"]
+            with pytest.raises(InvalidRequestError, match="at start-up only"):
+                await client.load_model("zoo/d.onnx")
+            assert sum(isinstance(action, LoadModelFromDisk) for action in worker.seen) == 2
+
+    run(test())
+
+
+def test_requests_before_serving_are_told_so_after_their_time_out() -> None:
+    async def test() -> None:
+        async with (
+            controller(models=(), initializing_timeout=ms(20)) as host,
+            AsyncClient(str(host.client_address)) as client,
+        ):
+            with pytest.raises(InitializingError):
+                await client.ls()
+            with pytest.raises(InitializingError):
+                await client.infer("m", {"x": ROW})
+            with pytest.raises(InitializingError):
+                await client.evict("m")
+
+    run(test())
+
+
+def test_a_server_that_is_full_refuses() -> None:
+    async def test() -> None:
+        async with serving(holds=real_infer, max_pending=2) as (host, worker):
+            async with AsyncClient(str(host.client_address)) as client:
+                calls = [asyncio.create_task(client.infer("m", {"x": ROW})) for _ in range(2)]
+                await worker.until(lambda: len(worker.held) == 2)
+                with pytest.raises(RequestRefusedError, match="full"):
+                    await client.infer("m", {"x": ROW})
+                for held in worker.held:
+                    worker.answer(*held)
+                await asyncio.gather(*calls)
+
+    run(test())
+
+
+def test_calls_end_when_the_server_goes_away() -> None:
+    async def test() -> None:
+        async with serving(holds=real_infer) as (host, worker), AsyncClient(str(host.client_address)) as client:
+            call = asyncio.create_task(client.infer("m", {"x": ROW}))
+            await worker.until(lambda: len(worker.held) == 1)
+            await host.close()
+            with pytest.raises(ConnectionLostError, match="shutting down"):
+                await call
+            with pytest.raises(ConnectionLostError):
+                await client.infer("m", {"x": ROW})
+
+    run(test())
+
+
+def test_nobody_there_is_said_in_one_sentence() -> None:
+    async def test() -> None:
+        async with controller() as host:
+            address = str(host.client_address)
+        with pytest.raises(ConnectionLostError, match=f"cannot connect to {address}: .*is the controller running"):
+            await AsyncClient(address).connect()
+
+    run(test())
+    with pytest.raises(InvalidRequestError, match="port"):
+        Client("127.0.0.1:http")
+
+
+def test_the_synchronous_client_does_the_same() -> None:
+    async def test() -> None:
+        async with serving() as (host, _):
+
+            def calls() -> None:
+                with Client(str(host.client_address)) as client:
+                    assert [model.name for model in client.ls()] == ["m"]
+                    model = client.model("m")
+                    np.testing.assert_array_equal(model.infer({"x": ROW}, slo_factor=1e6)["y"], 2 * ROW)
+                    assert model.evict() == 1
+                    assert client.status().stage == "serving"
+                    with pytest.raises(UnknownModelError):
+                        client.infer("n", {"x": ROW})
+                client.close()  # twice does no harm
+
+            await asyncio.to_thread(calls)
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (Status.ERROR, ServerError),
+        (Status.TIMEOUT, RequestTimeoutError),
+        (Status.INITIALIZING, InitializingError),
+        (Status.INVALID_REQUEST, InvalidRequestError),
+        (Status.SKIPPED_BY_CONTROLLER, RequestRefusedError),
+        (Status.CONTROLLER_COULD_NOT_START_IN_TIME, RequestRefusedError),
+        (Status.UNKNOWN_MODEL, UnknownModelError),
+        (Status.INVALID_MODEL_PATH, InvalidModelError),
+        (12345, ServerError),
+    ],
+)
+def test_each_status_has_its_exception(status: int, kind: type[ClockworkError]) -> None:
+    error = failure(status, "why", predicted=seconds(1), retry_after=seconds(2))
+    assert type(error) is kind
+    assert error.status == status
+    if isinstance(error, RequestRefusedError):
+        assert (error.predicted, error.retry_after) == (1.0, 2.0)

@@ -1,0 +1,269 @@
+"""A controller, its workers and its clients, with no network between them and a clock that tests move.
+
+Results come at the moment when a `FakeWorker` has them; the controller is woken at the moment that it asked for. After
+every event the invariants are checked: those that the controller can see, and those that only an onlooker can.
+"""
+
+from collections import Counter, deque
+from collections.abc import Sequence
+
+from clockwork.controller.config import ControllerConfig, LoadSpec, ProfilingConfig
+from clockwork.controller.events import (
+    ClientLost,
+    ClientRequest,
+    ControllerCommand,
+    DropWorker,
+    Event,
+    GiveUp,
+    Report,
+    Respond,
+    SaveProfile,
+    StageEntered,
+    WorkerConnected,
+    WorkerLost,
+    WorkerResult,
+)
+from clockwork.controller.startup import ControllerWithStartupPhase, Stage
+from clockwork.messages.actions import LoadModelFromDisk
+from clockwork.messages.commands import SendAction
+from clockwork.messages.profile import ModelProfile, ProfileKey
+from clockwork.messages.requests import CancelRequest, LoadModelRequest, Request, Response
+from clockwork.messages.results import InferResult, Result
+from clockwork.scheduling.base import Scheduler
+from clockwork.state import ClockworkState
+from clockwork.units import Nanos, seconds
+from fake_worker import FakeWorker, File
+
+#: As little as there is to measure, so that what happens can be read.
+QUICK = ProfilingConfig(max_batch_size=2, warmups=1, samples_min=1, samples_max=1)
+
+Asked = tuple[int, int]
+"""A request as (client, its id)."""
+
+
+def quick_config(
+    *,
+    workers: int = 1,
+    models: tuple[LoadSpec, ...] = (),
+    load_timeout: Nanos = seconds(10),
+    initializing_timeout: Nanos = seconds(10),
+    max_pending: int = 10_000,
+    profiling: ProfilingConfig = QUICK,
+) -> ControllerConfig:
+    """The defaults, except that little is measured."""
+    return ControllerConfig(
+        workers=workers,
+        models=models,
+        load_timeout=load_timeout,
+        initializing_timeout=initializing_timeout,
+        max_pending=max_pending,
+        profiling=profiling,
+    )
+
+
+class Cluster:
+    """See the module. ``said`` is every command in order, with its time."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        config: ControllerConfig | None = None,
+        profiles: dict[ProfileKey, ModelProfile] | None = None,
+    ) -> None:
+        self.controller = ControllerWithStartupPhase(scheduler, config or quick_config(), profiles)
+        self.now: Nanos = 0
+        self.workers: dict[str, FakeWorker] = {}  #: those connected
+        self.said: list[tuple[Nanos, ControllerCommand]] = []
+        self.asked: dict[Asked, Request] = {}  #: every request that must be answered
+        self.excused: set[Asked] = set()  #: those cancelled, or whose client went away, before their answer
+        self.answers: Counter[Asked] = Counter()
+        self._inbox: deque[Event] = deque()
+
+    # --- what happens ------------------------------------------------------------------------------------------------
+
+    def connect(self, worker: FakeWorker) -> None:
+        """The worker dials in."""
+        if worker.id in self.workers:
+            self.workers[worker.id].reset()
+        worker.now = self.now
+        self.workers[worker.id] = worker
+        self.feed(WorkerConnected(worker.id))
+
+    def lose(self, worker_id: str, reason: str = "killed") -> FakeWorker:
+        """The worker's connection ends; what it holds, it may bring back."""
+        worker = self.workers.pop(worker_id)
+        worker.reset()
+        self.feed(WorkerLost(worker_id, reason))
+        return worker
+
+    def ask(self, request: Request, client_id: int = 1, payload: object = "payload") -> None:
+        """A client sends a request."""
+        asked = (client_id, request.id)
+        if isinstance(request, CancelRequest):
+            if not self.answers[asked]:
+                self.excused.add(asked)
+        else:
+            assert asked not in self.asked, "tests use an id once"
+            self.asked[asked] = request
+        self.feed(ClientRequest(client_id, request, payload))
+
+    def lose_client(self, client_id: int) -> None:
+        """A client's connection ends."""
+        self.excused |= {asked for asked in self.asked if asked[0] == client_id and not self.answers[asked]}
+        self.feed(ClientLost(client_id))
+
+    def load(self, path: str, id: int, *, name: str = "", copies: int = 1, client_id: int = 1) -> None:
+        """A client loads a model."""
+        self.ask(LoadModelRequest(id, path, name, copies), client_id)
+
+    def run_until(self, when: Nanos) -> None:
+        """Let time pass."""
+        while (moment := self._next_moment()) is not None and moment <= when:
+            self.now = max(self.now, moment)
+            for worker_id, worker in sorted(self.workers.items()):
+                at = worker.next_at()
+                if at is not None and at <= self.now:
+                    for result in worker.step(self.now):
+                        self.feed(WorkerResult(worker_id, result, _payloads(result)))
+            wakeup = self.controller.next_wakeup()
+            if wakeup is not None and wakeup <= self.now:
+                self._carry_out(self.controller.wake(self.now))
+                self._drain()
+        self.now = max(self.now, when)
+
+    def feed(self, event: Event) -> None:
+        """Something happens now."""
+        self._inbox.append(event)
+        self._drain()
+
+    # --- what came of it ---------------------------------------------------------------------------------------------
+
+    @property
+    def stage(self) -> Stage:
+        """The controller's stage."""
+        return self.controller.stage
+
+    @property
+    def state(self) -> ClockworkState:
+        """What the scheduler sees."""
+        return self.controller._state
+
+    def responses(self) -> list[Response]:
+        """All answers to clients, in order."""
+        return [command.response for _, command in self.said if isinstance(command, Respond)]
+
+    def answer(self, id: int, client_id: int = 1) -> Response | None:
+        """The answer to a client's request, if there is one yet."""
+        mine = [c.response for _, c in self.said if isinstance(c, Respond) and c.client_id == client_id]
+        return next((response for response in mine if response.id == id), None)
+
+    def actions(self, kind: type | None = None, worker_id: str | None = None) -> list[SendAction]:
+        """All actions sent, of one kind, to one worker."""
+        sent = [command for _, command in self.said if isinstance(command, SendAction)]
+        of_kind = [send for send in sent if kind is None or isinstance(send.action, kind)]
+        return [send for send in of_kind if worker_id in (None, send.worker_id)]
+
+    def saved(self) -> list[SaveProfile]:
+        """The profiles to keep."""
+        return [command for _, command in self.said if isinstance(command, SaveProfile)]
+
+    def reports(self, level: str) -> list[str]:
+        """What the operator was told."""
+        return [c.text for _, c in self.said if isinstance(c, Report) and c.level == level]
+
+    def stages(self) -> list[tuple[Nanos, str]]:
+        """When which stage was entered."""
+        return [(at, command.stage) for at, command in self.said if isinstance(command, StageEntered)]
+
+    def gave_up(self) -> list[str]:
+        """Why the controller gave up, if it did."""
+        return [command.reason for _, command in self.said if isinstance(command, GiveUp)]
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _next_moment(self) -> Nanos | None:
+        moments = [self.controller.next_wakeup(), *(worker.next_at() for worker in self.workers.values())]
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def _drain(self) -> None:
+        while self._inbox:
+            event = self._inbox.popleft()
+            if not isinstance(event, WorkerResult) or event.worker_id in self.workers:
+                self._carry_out(self.controller.handle(self.now, event))
+
+    def _carry_out(self, commands: Sequence[ControllerCommand]) -> None:
+        for command in commands:
+            self.said.append((self.now, command))
+            match command:
+                case SendAction(worker_id=worker_id, action=action):
+                    self._check_action(command)
+                    if worker_id in self.workers:
+                        self.workers[worker_id].send(self.now, action)
+                case Respond(client_id=client_id, response=response):
+                    self._check_answer((client_id, response.id))
+                case DropWorker(worker_id=worker_id, reason=reason):
+                    if worker_id in self.workers:
+                        self.workers.pop(worker_id).reset()
+                        self._inbox.append(WorkerLost(worker_id, reason))
+        self.check_invariants()
+
+    def _check_action(self, send: SendAction) -> None:
+        if self.stage is Stage.SERVING and isinstance(send.action, LoadModelFromDisk):
+            served = {state.info.load for state in self.state.models.values()}
+            assert send.action.name in served, f"a new model is loaded after the hand-over: {send.action}"
+
+    def _check_answer(self, asked: Asked) -> None:
+        assert asked in self.asked, f"nobody asked {asked}"
+        assert asked not in self.excused, f"{asked} was cancelled and is answered"
+        self.answers[asked] += 1
+        assert self.answers[asked] == 1, f"{asked} is answered twice"
+
+    def check_invariants(self) -> None:
+        """Assert what always holds."""
+        self.controller.check_invariants()
+        for worker in self.workers.values():
+            assert not worker.contradictions, worker.contradictions
+            for gpu in worker.gpus:
+                assert 0 <= gpu.used <= gpu.pages
+
+    def check_rest(self) -> None:
+        """Assert that the picture of each worker that serves, and has nothing to do, is the truth."""
+        for worker_id, known in self.state.workers.items():
+            worker = self.workers.get(worker_id)
+            if worker is None or worker.outstanding():
+                continue
+            assert sorted(known.models) == sorted(worker.models)
+            for picture, truth in zip(known.gpus, worker.gpus, strict=True):
+                assert not picture.outstanding, f"{picture} waits for {picture.outstanding}"
+                assert {name: picture.cache.pages_of(name) for name in picture.cache} == truth.weights
+
+    def check_all_answered(self) -> None:
+        """Assert that nobody waits."""
+        waiting = [self.asked[a] for a in self.asked if not self.answers[a] and a not in self.excused]
+        assert not waiting, f"never answered: {waiting}"
+
+
+def _payloads(result: Result) -> tuple[object, ...]:
+    """What a worker sends beside an InferResult: one handle per output."""
+    if not isinstance(result, InferResult):
+        return ()
+    return tuple(f"output-{output.request_id}" for output in result.outputs)
+
+
+def serving(
+    scheduler: Scheduler,
+    files: dict[str, File],
+    *,
+    workers: int = 1,
+    gpus: int = 1,
+    pages: int = 4,
+    config: ControllerConfig | None = None,
+) -> Cluster:
+    """A cluster whose workers hold all files, measured, that has just begun to serve; the weights measured last are warm."""
+    named = tuple(LoadSpec(path) for path in files)
+    cluster = Cluster(scheduler, config or quick_config(workers=workers, models=named))
+    for i in range(workers):
+        cluster.connect(FakeWorker(f"w{i}", files, gpus=gpus, pages=pages))
+    while cluster.stage is not Stage.SERVING:
+        cluster.run_until(cluster.now + seconds(1))
+    return cluster

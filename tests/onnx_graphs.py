@@ -1,0 +1,57 @@
+"""Small ONNX models for tests."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+Dims = Sequence[int | str | None] | None
+
+FLOAT = TensorProto.FLOAT
+
+
+def value(name: str, dims: Dims, kind: int = FLOAT) -> Any:
+    return helper.make_tensor_value_info(name, kind, dims)
+
+
+def node(op: str, inputs: str, outputs: str, **attributes: Any) -> Any:
+    """``node("Add", "x y", "z")``."""
+    return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
+
+
+def model(nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], opset: int = 17, **weights: Any) -> Any:
+    initializers = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
+    graph = helper.make_graph(list(nodes), "test", list(inputs), list(outputs), initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def dense(seed: int = 0, width: int = 32, classes: int = 5, batch: int | str = "N") -> Any:
+    """``x (N, width) float32`` to ``y (N, classes) float32``; its weights are large enough to lie outside the graph."""
+    chance = np.random.default_rng(seed)
+    return model(
+        [node("MatMul", "x w1", "h"), node("Relu", "h", "r"), node("MatMul", "r w2", "y")],
+        [value("x", [batch, width])],
+        [value("y", [batch, classes])],
+        w1=chance.standard_normal((width, width), dtype=np.float32),
+        w2=chance.standard_normal((width, classes), dtype=np.float32),
+    )
+
+
+def echo(kind: int, dims: Dims = ("N", 3), opset: int = 17) -> Any:
+    """``x`` to ``y``, unchanged."""
+    return model([node("Identity", "x", "y")], [value("x", dims, kind)], [value("y", dims, kind)], opset)
+
+
+def saved(made: Any, file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save_model(made, file)
+    return file
+
+
+def saved_with_external_data(made: Any, file: Path, location: str = "weights.bin") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save_model(made, file, save_as_external_data=True, location=location, size_threshold=0)
+    return file

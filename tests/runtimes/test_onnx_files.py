@@ -1,0 +1,179 @@
+"""Which file a path means, and what is refused before ONNX Runtime sees it."""
+
+import hashlib
+from pathlib import Path
+
+import onnx
+import pytest
+
+from clockwork.errors import InvalidModelError
+from clockwork.runtimes.onnx import OnnxRuntime
+from clockwork.runtimes.onnx.files import find, read
+from onnx_graphs import FLOAT, dense, model, node, saved, saved_with_external_data, value
+
+
+@pytest.mark.parametrize(
+    ("files", "asked", "found"),
+    [
+        (["a.onnx"], "a.onnx", "a.onnx"),
+        (["a/model.onnx"], "a", "a/model.onnx"),
+        (["a/1/model.onnx", "a/9/model.onnx", "a/10/model.onnx"], "a", "a/10/model.onnx"),
+        (["a/1/model.onnx", "a/2/model.onnx"], "a/1", "a/1/model.onnx"),
+        (["a/1/model.onnx", "a/notes/model.onnx"], "a", "a/1/model.onnx"),
+        (["a/1/model.onnx/model.onnx"], "a", "a/1/model.onnx/model.onnx"),
+        (["a/model.onnx/model.onnx"], "a", "a/model.onnx/model.onnx"),
+    ],
+)
+def test_a_path_means_one_model_file(files: list[str], asked: str, found: str, tmp_path: Path) -> None:
+    for file in files:
+        saved(dense(), tmp_path / file)
+    assert find(tmp_path / asked) == tmp_path / found
+
+
+@pytest.mark.parametrize(
+    ("files", "asked", "words"),
+    [
+        (["a/b.onnx"], "a", "holds neither model.onnx nor a VERSION"),
+        (["a/1/model.onnx", "a/2/other.onnx"], "a", "version 2 of model 'a', its highest, has no model.onnx"),
+        (["a.pt2"], "a.pt2", "'a.pt2' is no ONNX model: expected a .onnx file"),
+        (["a/model.onnx/other"], "a", "no model file 'model.onnx'"),
+        ([], "a.onnx", "no model file 'a.onnx'"),
+    ],
+)
+def test_a_path_that_means_none_is_refused(files: list[str], asked: str, words: str, tmp_path: Path) -> None:
+    for file in files:
+        saved(dense(), tmp_path / file)
+    with pytest.raises(InvalidModelError, match=words):
+        find(tmp_path / asked)
+
+
+def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
+    saved(dense(), tmp_path / "elsewhere.onnx")
+    (tmp_path / "a" / "1").mkdir(parents=True)
+    (tmp_path / "a" / "1" / "model.onnx").symlink_to(tmp_path / "elsewhere.onnx")
+    with pytest.raises(InvalidModelError, match=r"1/model.onnx of model 'a' leads out"):
+        find(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no graph"),
+        (b"this is no protocol buffer", "'a.onnx' is no ONNX model, or is cut off: its 26 bytes do not parse"),
+        (dense().SerializeToString()[:-100], "cut off"),
+        (onnx.ModelProto(ir_version=8).SerializeToString(), "no graph"),
+    ],
+)
+def test_a_file_that_is_no_model_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(content)
+    with pytest.raises(InvalidModelError, match=words):
+        read(tmp_path / "a.onnx")
+
+
+def test_an_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    file = saved(dense(), tmp_path / "a.onnx")
+    monkeypatch.setattr(Path, "read_bytes", unreadable)
+    with pytest.raises(InvalidModelError, match=r"'a.onnx' cannot be read: Permission denied"):
+        read(file)
+
+
+def test_a_file_beyond_protobufs_limit_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "a.onnx").open("wb") as file:
+        file.truncate((1 << 31) + 1)
+    with pytest.raises(InvalidModelError, match="save the model with external data"):
+        read(tmp_path / "a.onnx")
+
+
+def test_an_input_without_rank_is_refused(tmp_path: Path) -> None:
+    file = saved(model([node("Relu", "x", "y")], [value("x", None)], [value("y", None)]), tmp_path / "a.onnx")
+    with pytest.raises(InvalidModelError, match=r"input 'x' of 'a.onnx' does not say how many dimensions"):
+        read(file)
+
+
+def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
+    file = saved(dense(), tmp_path / "a.onnx")
+    assert read(file).digest == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_external_data_counts_for_the_digest(tmp_path: Path) -> None:
+    first = saved_with_external_data(dense(), tmp_path / "a" / "model.onnx")
+    second = saved_with_external_data(dense(), tmp_path / "b" / "model.onnx")
+    assert read(first).digest == read(second).digest
+    data = tmp_path / "b" / "weights.bin"
+    data.write_bytes(data.read_bytes()[:-1] + b"?")
+    assert first.read_bytes() == second.read_bytes()
+    assert read(first).digest != read(second).digest
+
+
+def test_external_data_below_the_models_directory_is_its_own(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    file = saved_with_external_data(dense(), tmp_path / "model.onnx", "data/weights.bin")
+    assert len(read(file).digest) == 64
+
+
+@pytest.mark.parametrize("location", ["../weights.bin", "b/../../weights.bin", "LINK", "ABSOLUTE"])
+def test_external_data_elsewhere_is_refused_even_if_it_is_there(location: str, tmp_path: Path) -> None:
+    file = saved_with_external_data(dense(), tmp_path / "a" / "model.onnx")
+    (tmp_path / "a" / "b").mkdir()
+    (tmp_path / "a" / "weights.bin").rename(tmp_path / "weights.bin")
+    (tmp_path / "a" / "LINK").symlink_to(tmp_path / "weights.bin")
+    made = onnx.load_model(file, load_external_data=False)
+    for tensor in made.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = str(tmp_path / "weights.bin") if location == "ABSOLUTE" else location
+    file.write_bytes(made.SerializeToString())
+    for load in (read, OnnxRuntime().load_model):
+        with pytest.raises(InvalidModelError, match="lies outside the model's directory, where nothing is read"):
+            load(file)
+
+
+def test_external_data_of_subgraphs_and_functions_is_checked_too(tmp_path: Path) -> None:
+    escaping = onnx.TensorProto(name="w", data_type=FLOAT, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    escaping.external_data.add(key="location", value="../w")
+    constant = node("Constant", "", "w", value=escaping)
+    branch = onnx.helper.make_graph([constant], "branch", [], [value("w", [1])])
+    in_subgraph = model(
+        [node("If", "c", "y", then_branch=branch, else_branch=branch)], [value("c", [], 9)], [value("y", [1])]
+    )
+    in_function = dense()
+    in_function.functions.add(name="f", domain="d", output=["w"]).node.append(constant)
+    for i, made in enumerate((in_subgraph, in_function)):
+        file = tmp_path / f"{i}.onnx"
+        file.write_bytes(made.SerializeToString())
+        with pytest.raises(InvalidModelError, match=r"external data '../w'"):
+            read(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("gone", "'weights.bin' of 'model.onnx' is missing: copy it beside the model"),
+        ("short", "'weights.bin' of 'model.onnx' is cut off: 4736 bytes are needed, 4735 are there"),
+    ],
+)
+def test_external_data_that_is_not_all_there_is_refused(change: str, words: str, tmp_path: Path) -> None:
+    file = saved_with_external_data(dense(), tmp_path / "model.onnx")
+    data = tmp_path / "weights.bin"
+    content = data.read_bytes()
+    data.unlink()
+    if change == "short":
+        data.write_bytes(content[:-1])
+    with pytest.raises(InvalidModelError, match=words):
+        read(file)
+
+
+@pytest.mark.parametrize("entries", [{}, {"location": "w", "offset": "-1"}, {"location": "w", "length": "many"}])
+def test_external_data_whose_place_makes_no_sense_is_refused(entries: dict[str, str], tmp_path: Path) -> None:
+    made = dense()
+    tensor = made.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, text in entries.items():
+        tensor.external_data.add(key=key, value=text)
+    (tmp_path / "a.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(InvalidModelError, match="where exactly is not said"):
+        read(tmp_path / "a.onnx")

@@ -1,0 +1,125 @@
+"""Arrays to payloads and back."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from ml_dtypes import bfloat16
+
+from clockwork.arrays import datatype_of, dtype_of, from_payload, to_payload
+from clockwork.errors import InvalidRequestError
+from clockwork.messages.tensors import ELEMENT_BYTES, Datatype, TensorSpec, check_specs
+
+FIXED = [it for it in Datatype if it != Datatype.BYTES]
+
+
+def round_trip(array: Any, offset: int = 0) -> Any:
+    datatype, shape, buffer = to_payload(array)
+    spec = TensorSpec("x", datatype, shape, memoryview(buffer).nbytes)
+    check_specs((spec,), spec.nbytes)
+    return from_payload(spec, bytes(offset) + bytes(buffer), offset)
+
+
+shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+fixed_arrays = shapes.flatmap(
+    lambda shape: st.sampled_from([it for it in FIXED if it != Datatype.BF16]).flatmap(
+        lambda datatype: hnp.arrays(dtype_of(datatype), shape)
+    )
+)
+texts = st.one_of(st.binary(max_size=9), st.text(st.characters(exclude_categories=["Cs"]), max_size=9))
+text_arrays = shapes.flatmap(lambda shape: hnp.arrays(np.dtype("O"), shape, elements=texts, fill=st.nothing()))
+
+
+@given(fixed_arrays, st.integers(0, 9))
+def test_arrays_come_back_bit_for_bit_from_wherever_they_lie_in_a_payload(array: Any, offset: int) -> None:
+    back = round_trip(array, offset)
+    assert back.dtype == array.dtype
+    assert back.shape == array.shape
+    assert back.tobytes() == array.tobytes()
+
+
+@given(hnp.arrays(np.uint16, shapes))
+def test_bfloat16_comes_back_bit_for_bit(bits: Any) -> None:
+    back = round_trip(bits.view(bfloat16))
+    assert back.dtype == bfloat16
+    assert back.shape == bits.shape
+    assert back.tobytes() == bits.tobytes()
+
+
+@given(text_arrays)
+def test_strings_come_back_as_bytes(array: Any) -> None:
+    back = round_trip(array)
+    assert back.shape == array.shape
+    assert back.ravel().tolist() == [it.encode() if isinstance(it, str) else it for it in array.ravel().tolist()]
+
+
+@pytest.mark.parametrize("datatype", FIXED)
+def test_elements_have_the_size_that_the_vocabulary_says(datatype: Datatype) -> None:
+    assert dtype_of(datatype).itemsize == ELEMENT_BYTES[datatype]
+    assert datatype_of(dtype_of(datatype)) == datatype
+
+
+@pytest.mark.parametrize("text", [np.array(["a", "bc"]), np.array([b"a", b"bc"]), ["a", "bc"]])
+def test_numpys_own_strings_are_strings(text: Any) -> None:
+    assert to_payload(text) == ("BYTES", (2,), b"\x01\0\0\0a\x02\0\0\0bc")
+
+
+def test_a_payload_shares_the_memory_of_its_array_and_an_array_that_of_its_payload() -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    _, _, buffer = to_payload(array)
+    assert np.shares_memory(np.frombuffer(buffer, np.uint8), array)
+    received = bytearray(buffer)
+    back = from_payload(TensorSpec("x", "FP32", (2, 3), 24), received)
+    assert np.shares_memory(back, np.frombuffer(received, np.uint8))
+    assert not back.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.arange(6, dtype=">i4").reshape(2, 3), np.arange(6, dtype="i4").reshape(3, 2).T, np.arange(12, dtype="i4")[::2]],
+)
+def test_arrays_are_put_into_the_order_of_the_wire(array: Any) -> None:
+    assert round_trip(array).tolist() == array.tolist()
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros(2, np.complex64), "dtype complex64 cannot be sent"),
+        (np.zeros(2, "M8[s]"), "cannot be sent"),
+        (np.array([None, 1], object), "bytes and str only; found NoneType"),
+        (np.array(["\ud800"], object), "lone surrogates"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused(array: Any, words: str) -> None:
+    with pytest.raises(InvalidRequestError, match=words):
+        to_payload(array)
+
+
+@pytest.mark.parametrize(
+    ("spec", "payload", "words"),
+    [
+        (TensorSpec("x", "FP32", (2, 3), 24), bytes(23), "needs 24 bytes at 0; the payload has 23"),
+        (TensorSpec("x", "FP32", (2, 3), 12), bytes(24), "takes 24 bytes, but says 12"),
+        (TensorSpec("x", "FP8", (2,), 2), bytes(2), "'FP8' is unknown"),
+        (TensorSpec("x", "BOOL", (2,), 2), b"\0\x02", "bytes other than 0 and 1"),
+        (TensorSpec("x", "BYTES", (2,), 9), b"\x01\0\0\0a\x02\0\0\0", "element 1 .* ends at byte 11"),
+        (TensorSpec("x", "BYTES", (1,), 6), b"\x01\0\0\0ab", "take 5 bytes, but 6 were announced"),
+        (TensorSpec("x", "BYTES", (1,), 8), b"\x01\0\0\0a", "but 8 were announced and 5 are there"),
+        (TensorSpec("x", "BYTES", (2,), 7), b"\0\0\0\0\0\0\0", "cannot fit in 7 bytes"),
+        (TensorSpec("x", "BYTES", (1 << 40,), 8), bytes(8), "cannot fit in 8 bytes"),
+    ],
+)
+def test_a_payload_that_does_not_fit_is_refused(spec: TensorSpec, payload: bytes, words: str) -> None:
+    with pytest.raises(InvalidRequestError, match=words):
+        from_payload(spec, payload)
+
+
+def test_without_ml_dtypes_only_bfloat16_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clockwork.arrays._bfloat16", lambda: None)
+    with pytest.raises(InvalidRequestError, match="ml_dtypes"):
+        from_payload(TensorSpec("x", "BF16", (1,), 2), bytes(2))
+    assert to_payload(np.zeros(1, np.float32))[0] == "FP32"

@@ -1,0 +1,188 @@
+"""Headers to messages and back; payloads to shares."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clockwork.errors import ProtocolError
+from clockwork.messages import actions, link, requests, results
+from clockwork.messages.profile import Measurement, ModelProfile
+from clockwork.messages.tensors import TensorInfo, TensorSpec, spec
+from clockwork.units import FOREVER
+from clockwork.wire.codec import (
+    decode_action,
+    decode_request,
+    decode_response,
+    decode_result,
+    encode,
+    input_sizes,
+    output_sizes,
+    split_payload,
+)
+
+X = spec("x", "FP32", (2, 3))
+TIMING = results.Timing(1, 5, 4)
+INFO = results.ModelInfo("m", "m.onnx", "d", "r", (TensorInfo("x", "FP32", (-1, 3)),), (), True, 10, 1, "m")
+GPU = results.GPUInfo(0, "cpu", 100, ("m",))
+
+LINK = [
+    link.Hello("worker", "w0", "clockwork"),
+    link.Welcome("clockwork", 1),
+    link.Goodbye("why"),
+    link.Ping(1),
+    link.Pong(1, 2, 3),
+]
+ACTIONS = [
+    actions.LoadModelFromDisk(1, "m.onnx", "m", 2, 0, FOREVER),
+    actions.UnloadModel(2, ("m",)),
+    actions.LoadWeights(3, 0, "m", 10, 20, 5),
+    actions.EvictWeights(4, 0, "m"),
+    actions.Infer(
+        5, 0, "m", (actions.InferInput(7, 2, (X,), ("y",)), actions.InferInput(8, 1, (X,), (), True)), 1, 2, 3
+    ),
+    actions.ClearCache(6),
+    actions.GetWorkerState(7),
+]
+RESULTS = [
+    results.ErrorResult(1, "Infer", 11, "late"),
+    results.LoadModelFromDiskResult(2, (INFO,), TIMING),
+    results.UnloadModelResult(3),
+    results.LoadWeightsResult(4, TIMING),
+    results.EvictWeightsResult(5, TIMING),
+    results.InferResult(6, (results.InferOutput(7, (X,)),), TIMING, TIMING, TIMING),
+    results.ClearCacheResult(7),
+    results.GetWorkerStateResult(8, results.WorkerInfo(16, (GPU,), (INFO,))),
+]
+REQUESTS = [
+    requests.InferRequest(1, "m", (X,), 100, 2.5, ("y",), True),
+    requests.CancelRequest(2),
+    requests.LoadModelRequest(3, "m.onnx", "m", 2),
+    requests.ListModelsRequest(4),
+    requests.EvictRequest(5, "m"),
+    requests.StatusRequest(6),
+]
+STATUS = requests.ServerStatus(
+    "1",
+    "clockwork",
+    "serving",
+    requests.Progress(1, 2, 3),
+    4,
+    (requests.WorkerStatus("w0", True, 16, (requests.GPUStatus(GPU, 1, 2),)),),
+    (requests.ModelStatus(INFO, {"cpu": ModelProfile(Measurement((1,)), {1: Measurement((2, 3))})}, 1),),
+    {"broken": "why"},
+)
+RESPONSES = [
+    requests.InferResponse(1, 0, "", (X,), requests.RequestTiming(1, 2, 3, 4, True), 5, 6),
+    requests.LoadModelResponse(2, 0, "", ("m-1", "m-2")),
+    requests.ListModelsResponse(3, 0, "", (requests.ModelSummary("m", (), (), True, 8, 10),)),
+    requests.EvictResponse(4, 0, "", 1),
+    requests.StatusResponse(5, STATUS),
+    requests.ErrorResponse(6, 1, "bad"),
+]
+
+Decode = Callable[[bytes], Any]
+DIRECTIONS: list[tuple[Decode, list[Any], Any]] = [
+    (decode_request, REQUESTS, requests.Request),
+    (decode_response, RESPONSES, requests.Response),
+    (decode_action, ACTIONS, actions.Action),
+    (decode_result, RESULTS, results.Result),
+]
+
+
+@pytest.mark.parametrize(
+    ("decode", "message"),
+    [(decode, message) for decode, messages, _ in DIRECTIONS for message in messages + LINK],
+    ids=lambda it: type(it).__name__,
+)
+def test_a_message_comes_back_as_it_was(decode: Decode, message: Any) -> None:
+    assert decode(encode(message)) == message
+
+
+@pytest.mark.parametrize(("messages", "union"), [(m, u) for _, m, u in DIRECTIONS] + [(LINK, link.LinkMessage)])
+def test_every_kind_of_message_is_tried(messages: list[Any], union: Any) -> None:
+    assert [type(message) for message in messages] == list(get_args(union))
+
+
+@pytest.mark.parametrize("direction", range(len(DIRECTIONS)))
+def test_a_message_of_another_direction_is_refused(direction: int) -> None:
+    decode = DIRECTIONS[direction][0]
+    for other, (_, messages, _) in enumerate(DIRECTIONS):
+        for message in messages if other != direction else []:
+            with pytest.raises(
+                ProtocolError, match=r"expected an? (request|response|action|result), found something else"
+            ):
+                decode(encode(message))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"\xc1",
+        b"\x00",
+        b"\x91\x63",
+        b"\x82\x01\x02\x03\x04",
+        b"\x92\x06\x01\x01",
+        b"\x92\x06\xa1\xff",
+        b"\x93\x01\x01\xa1\xff",
+        encode(actions.ClearCache(1)) + b"!",
+        b"\x93\x02\x01\xdd\xff\xff\xff\xff",  # four billion elements, none of them there
+        b"\x94\x02\x01\x90" + b"\x91" * 100_000,  # nested too deep
+        b"\x93\x02\x01\xdb\xff\xff\xff\xff",
+    ],
+    ids=lambda header: header[:8].hex() or "empty",
+)
+def test_garbage_is_a_protocol_error(header: bytes) -> None:
+    for decode, _, _ in DIRECTIONS:
+        with pytest.raises(ProtocolError):
+            decode(header)
+
+
+@given(st.binary(max_size=60))
+def test_noise_is_a_message_or_a_protocol_error_and_nothing_else(noise: bytes) -> None:
+    for decode, _, _ in DIRECTIONS:
+        with suppress(ProtocolError):
+            decode(noise)
+
+
+def test_a_message_of_a_newer_version_with_more_fields_is_understood() -> None:
+    assert decode_action(b"\x93\x06\x01\x2a") == actions.ClearCache(1)
+
+
+def test_the_shares_of_a_batch_are_views_of_its_payload() -> None:
+    y = TensorSpec("y", "BYTES", (1,), 5)
+    action = actions.Infer(
+        1,
+        0,
+        "m",
+        (
+            actions.InferInput(1, 2, (X, y)),
+            actions.InferInput(2, 2, (X,), (), generated=True),
+            actions.InferInput(3, 1, (y,)),
+        ),
+    )
+    sizes = input_sizes(action)
+    assert sizes == [29, 0, 5]
+    payload = bytearray(range(34))
+    first, none, last = split_payload(payload, sizes)
+    assert (bytes(first), bytes(none), bytes(last)) == (bytes(range(29)), b"", bytes(range(29, 34)))
+    payload[0] = 99
+    assert first[0] == 99
+    result = results.InferResult(1, (results.InferOutput(1, (X,)), results.InferOutput(2, ())), TIMING, TIMING, TIMING)
+    assert output_sizes(result) == [24, 0]
+
+
+def test_an_array_is_split_by_its_bytes() -> None:
+    array = np.arange(4, dtype="<i2")
+    assert [bytes(part) for part in split_payload(array.data, [2, 6])] == [array[:1].tobytes(), array[1:].tobytes()]
+
+
+@pytest.mark.parametrize("sizes", [[], [3], [3, 3], [6, -1], [5, 1]])
+def test_sizes_that_do_not_add_up_are_refused(sizes: list[int]) -> None:
+    with pytest.raises(ProtocolError, match=f"5 bytes of payload came with a message that describes {sum(sizes)}"):
+        split_payload(b"12345", sizes)

@@ -1,0 +1,69 @@
+import pytest
+
+from clockwork.messages.status import Status
+from clockwork.worker.memory import REFUSALS, RESIDENCY, DeviceMemory, Residency, Step
+from clockwork.worker.refusal import ActionRefusedError
+
+
+def test_every_order_of_a_controller_has_an_answer_in_every_state() -> None:
+    for state in Residency:
+        for step in (Step.LOAD, Step.EXECUTE, Step.EVICT):
+            if (state, step) == (Residency.IN_USE, Step.EXECUTE):
+                continue  # an EXEC lane runs one at a time: no order gets that far
+            assert ((state, step) in RESIDENCY) != ((state, step) in REFUSALS)
+
+
+def test_a_life() -> None:
+    memory = DeviceMemory(0, 4)
+    memory.begin_load("m", 3)
+    assert (memory.state_of("m"), memory.cache.free) == (Residency.LOADING, 1)
+    memory.loaded("m", "handle")
+    assert memory.begin_execute("m") == "handle"
+    assert memory.state_of("m") is Residency.IN_USE
+    memory.executed("m")
+    assert memory.begin_evict("m") == "handle"
+    assert (memory.state_of("m"), memory.cache.free) == (Residency.EVICTING, 1)
+    memory.evicted("m")
+    assert (memory.state_of("m"), memory.cache.free) == (Residency.COLD, 4)
+    memory.check_invariants()
+
+
+def test_a_failed_load_gives_its_pages_back() -> None:
+    memory = DeviceMemory(0, 4)
+    memory.begin_load("m", 4)
+    memory.load_failed("m")
+    memory.begin_load("n", 4)
+    memory.check_invariants()
+
+
+def test_too_few_pages_are_refused_with_numbers_and_change_nothing() -> None:
+    memory = DeviceMemory(1, 4)
+    memory.begin_load("m", 3)
+    with pytest.raises(ActionRefusedError, match=r"n need 2 pages; gpu 1 has 1 of 4 free") as refusal:
+        memory.begin_load("n", 2)
+    assert refusal.value.status is Status.LOAD_WEIGHTS_INSUFFICIENT_CACHE
+    assert memory.state_of("n") is Residency.COLD
+
+
+def test_the_models_are_told_least_recently_used_first() -> None:
+    memory = DeviceMemory(0, 4)
+    for model in "abc":
+        memory.begin_load(model, 1)
+        memory.loaded(model, model)
+    memory.begin_execute("a")
+    memory.executed("a")
+    assert memory.models_in(Residency.WARM) == ("b", "c", "a")
+
+
+@pytest.mark.parametrize(
+    ("state", "step", "status"),
+    [
+        (Residency.WARM, Step.LOAD, Status.WEIGHTS_ALREADY_LOADED),
+        (Residency.COLD, Step.EXECUTE, Status.WEIGHTS_NOT_PRESENT),
+        (Residency.EVICTING, Step.EXECUTE, Status.WEIGHTS_NOT_PRESENT),
+        (Residency.IN_USE, Step.EVICT, Status.WEIGHTS_IN_USE),
+        (Residency.COLD, Step.EVICT, Status.WEIGHTS_NOT_PRESENT),
+    ],
+)
+def test_refusals_have_the_original_s_numbers(state: Residency, step: Step, status: Status) -> None:
+    assert REFUSALS[state, step] is status

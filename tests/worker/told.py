@@ -1,0 +1,185 @@
+"""A worker's core, told what to do by tests, its commands as lines of text.
+
+``start exec0 Infer#3`` is a task begun on the EXEC lane of device 0; ``Infer#3 ok`` and ``Infer#3 WEIGHTS_NOT_PRESENT``
+are results. The invariants are checked after every event.
+"""
+
+from collections.abc import Sequence
+
+from clockwork.messages.actions import (
+    Action,
+    EvictWeights,
+    Infer,
+    InferInput,
+    LoadModelFromDisk,
+    LoadWeights,
+    UnloadModel,
+)
+from clockwork.messages.results import ErrorResult, GetWorkerStateResult, InferOutput, Result, Timing
+from clockwork.messages.status import Status
+from clockwork.messages.tensors import TensorInfo, spec
+from clockwork.units import FOREVER, MIB, Nanos, ms
+from clockwork.worker.core import WorkerCore
+from clockwork.worker.events import (
+    ActionReceived,
+    Command,
+    ControllerLost,
+    Executed,
+    LaneKind,
+    ModelRead,
+    Outcome,
+    Released,
+    SendResult,
+    StartTask,
+    TaskFailed,
+    TaskFinished,
+    WeightsLoaded,
+)
+
+HOST, LOAD, EXEC = LaneKind.HOST, LaneKind.LOAD, LaneKind.EXEC
+PAGE = 16 * MIB
+NONE = Timing(0, 0, 0)
+
+
+def infer(
+    action_id: int,
+    model: str = "m",
+    *,
+    gpu: int = 0,
+    earliest: float = 0,
+    latest: float | None = None,
+    requests: int = 1,
+) -> Infer:
+    """An Infer with its window in milliseconds."""
+    inputs = tuple(InferInput(i, 1, (spec("x", "FP32", (1, 2)),)) for i in range(requests))
+    return Infer(action_id, gpu, model, inputs, ms(earliest), FOREVER if latest is None else ms(latest))
+
+
+def load(
+    action_id: int, model: str = "m", *, gpu: int = 0, earliest: float = 0, latest: float | None = None
+) -> LoadWeights:
+    """A LoadWeights with its window in milliseconds."""
+    return LoadWeights(action_id, gpu, model, ms(earliest), FOREVER if latest is None else ms(latest))
+
+
+def evict(action_id: int, model: str = "m", *, gpu: int = 0, earliest: float = 0) -> EvictWeights:
+    """An EvictWeights that may start ``earliest`` milliseconds from 0."""
+    return EvictWeights(action_id, gpu, model, ms(earliest))
+
+
+def read(pages: int = 1, digest: str = "d", batchable: bool = True) -> ModelRead:
+    """A model whose weights take so many pages."""
+    tensors = (TensorInfo("x", "FP32", (-1, 2)),)
+    return ModelRead(f"host {digest}", digest, "fake 1", tensors, tensors, batchable, pages * PAGE)
+
+
+def outcome_of(task: StartTask) -> Outcome:
+    """What a task leaves behind when all goes well: models are of one page, outputs empty."""
+    match task.action:
+        case LoadModelFromDisk():
+            return read()
+        case LoadWeights():
+            return WeightsLoaded(f"{task.action.model} on gpu {task.gpu}")
+        case Infer():
+            outputs = tuple(InferOutput(i.request_id, ()) for i in task.action.inputs)
+            return Executed(outputs, tuple(f"out {i.request_id}" for i in task.action.inputs), NONE, NONE, NONE)
+    return Released()
+
+
+def show(command: Command) -> str:
+    """A command in a line."""
+    if isinstance(command, StartTask):
+        lane = "host" if command.gpu is None else f"{command.lane}{command.gpu}"
+        return f"start {lane} {type(command.action).__name__}#{command.action.id}"
+    result = command.result
+    if isinstance(result, ErrorResult):
+        return f"{result.action}#{result.id} {Status(result.status).name}"
+    return f"{type(result).__name__.removesuffix('Result')}#{result.id} ok"
+
+
+class Worker:
+    """A core, and the tasks that it has started and that have not ended."""
+
+    def __init__(self, pages: int = 4, gpus: int = 1) -> None:
+        """``gpus`` devices of ``pages`` pages each."""
+        self.started: list[int] = []  #: ids of actions
+        self.core = WorkerCore(PAGE, [("fake", pages)] * gpus)
+        self.running: dict[tuple[int | None, LaneKind], StartTask] = {}
+        self.results: list[Result] = []
+        self.last: list[Command] = []
+
+    def told(self, at: float, *actions: Action) -> list[str]:
+        """Actions arrive, ``at`` milliseconds."""
+        lines = []
+        for action in actions:
+            payloads = tuple(f"in {i.request_id}" for i in action.inputs) if isinstance(action, Infer) else ()
+            lines += self._take(ms(at), self.core.handle(ms(at), ActionReceived(action, payloads)))
+        return lines
+
+    def ends(self, at: float, lane: LaneKind, outcome: Outcome | None = None, gpu: int | None = 0) -> list[str]:
+        """The task on a lane ends."""
+        gpu = None if lane is HOST else gpu
+        task = self.running.pop((gpu, lane))
+        done = TaskFinished(gpu, lane, ms(at), ms(at), outcome if outcome is not None else outcome_of(task))
+        return self._take(ms(at), self.core.handle(ms(at), done))
+
+    def fails(self, at: float, lane: LaneKind, status: Status = Status.RUNTIME_ERROR) -> list[str]:
+        """The task on a lane of device 0 ends badly."""
+        return self.ends(at, lane, TaskFailed(status, "it broke"))
+
+    def wakes(self, at: float) -> list[str]:
+        """Time passes."""
+        return self._take(ms(at), self.core.wake(ms(at)))
+
+    def abandoned(self, at: float) -> list[str]:
+        """The controller is lost."""
+        return self._take(ms(at), self.core.handle(ms(at), ControllerLost()))
+
+    def holding(self, *models: str, pages: int = 1, batchable: bool = True) -> "Worker":
+        """Has models in host memory, as of 0 ms."""
+        for model in models:
+            self.told(0, LoadModelFromDisk(-1, f"{model}.onnx", model))
+            self.ends(0, HOST, read(pages, batchable=batchable))
+        return self
+
+    def warm(self, *models: str, gpu: int = 0) -> "Worker":
+        """Has models' weights on a device, as of 0 ms."""
+        self.holding(*(model for model in models if all(info.name != model for info in self.core.info().models)))
+        for model in models:
+            self.told(0, load(-2, model, gpu=gpu))
+            self.ends(0, LOAD, gpu=gpu)
+        return self
+
+    def loaded_on(self, gpu: int = 0) -> tuple[str, ...]:
+        """The models whose weights are on a device."""
+        return self.core.info().gpus[gpu].models
+
+    def message(self) -> str:
+        """What the last result, an error, says to people."""
+        result = self.results[-1]
+        assert isinstance(result, ErrorResult)
+        return result.message
+
+    def state(self) -> GetWorkerStateResult:
+        """The last result, an answer to GetWorkerState."""
+        result = self.results[-1]
+        assert isinstance(result, GetWorkerStateResult)
+        return result
+
+    def _take(self, now: Nanos, commands: Sequence[Command]) -> list[str]:
+        self.core.check_invariants()
+        assert self.core.wake(now) == [], "whatever can start has started"
+        assert (self.core.next_wakeup() or FOREVER) > now, "it does not ask to be woken for nothing"
+        self.last = list(commands)
+        for command in commands:
+            if isinstance(command, StartTask):
+                assert (command.gpu, command.lane) not in self.running
+                assert isinstance(command.action, LoadModelFromDisk | UnloadModel) == (command.gpu is None)
+                self.running[command.gpu, command.lane] = command
+                self.started.append(command.action.id)
+                if isinstance(command.action, Infer | LoadWeights | EvictWeights | LoadModelFromDisk):
+                    assert command.action.earliest <= now <= command.action.latest
+            else:
+                assert isinstance(command, SendResult)
+                self.results.append(command.result)
+        return [show(command) for command in commands]
