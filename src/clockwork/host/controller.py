@@ -97,12 +97,11 @@ class ControllerHost:
         Raises:
             ServerError: a port is taken, or may not be used.
         """
-        link = LinkConfig(max_frame_bytes=self._config.max_frame_bytes)
         workers = await listen(
             self._config.worker_listen,
             role=ROLE_WORKER,
             decode=decode_result,
-            config=link,
+            config=LinkConfig(max_frame_bytes=self._config.max_frame_bytes, measure_clock=True),
             clock=self._clock,
             on_connected=self._worker_connected,
             on_message=self._worker_said,
@@ -113,7 +112,7 @@ class ControllerHost:
             self._config.listen,
             role=ROLE_CLIENT,
             decode=decode_request,
-            config=link,
+            config=LinkConfig(max_frame_bytes=self._config.max_frame_bytes),
             clock=self._clock,
             on_connected=self._client_connected,
             on_message=self._client_said,

@@ -58,7 +58,7 @@ async def dial(
             raise ConnectionLostError(await connection.closed)
     except TimeoutError:
         raise ConnectionLostError(f"cannot connect to {address}: no answer within {timeout:g} s") from None
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: what cannot be a host's name
         raise ConnectionLostError(f"cannot connect to {address}: {_why(error)}") from error
     except ConnectionLostError as error:
         raise ConnectionLostError(f"cannot connect to {address}: {error}") from None
@@ -101,9 +101,9 @@ async def keep_dialled(
         wait = min(2 * wait, BACKOFF_LAST)
 
 
-def _why(error: OSError) -> str:
+def _why(error: OSError | UnicodeError) -> str:
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {error.reason or error}"
     if isinstance(error, ConnectionRefusedError):  # asyncio's own words repeat the address
         return "connection refused: is the controller running?"
-    return error.strerror or str(error)
+    return getattr(error, "strerror", None) or str(error)

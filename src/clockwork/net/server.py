@@ -108,8 +108,8 @@ async def listen(
     make = partial(Connection, decode, callbacks, config=config, clock=clock)
     try:
         await server.start(address, make, tls, as_seconds(config.hello_timeout) if tls else None)
-    except OSError as error:
-        raise ServerError(f"cannot listen on {address}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: what cannot be a host's name
+        raise ServerError(f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}") from error
     return server
 
 

@@ -1,0 +1,107 @@
+"""Heartbeats as a transcript: when is a peer pinged, when is it given up."""
+
+import asyncio
+
+from clockwork.messages.link import Ping, Pong
+from clockwork.net.heartbeat import FIRST_SAMPLES, Heartbeat
+from clockwork.units import FOREVER, Nanos, ms, us
+
+
+class SetClock:
+    def __init__(self) -> None:
+        self.at: Nanos = ms(1000)
+
+    def now(self) -> Nanos:
+        return self.at
+
+
+class Transcript:
+    """A heartbeat of 100 ms that gives up after 300 ms, and what it does."""
+
+    def __init__(self, *, measure_clock: bool = False) -> None:
+        self.clock = SetClock()
+        self.pings: list[Ping] = []
+        self.silence: list[str] = []
+        self.heartbeat = Heartbeat(
+            interval=ms(100),
+            timeout=ms(300),
+            measure_clock=measure_clock,
+            clock=self.clock,
+            send=self.pings.append,
+            on_silence=self.silence.append,
+        )
+        self.heartbeat.start()
+
+    def tick(self, late: Nanos = 0, *, heard: bool = False) -> str:
+        """One tick of the timer: ``ping``, ``quiet`` or ``gone``."""
+        self.clock.at += ms(100) + late
+        self.heartbeat.heard = heard
+        pings = len(self.pings)
+        self.heartbeat._tick()
+        return "gone" if self.silence else "ping" if len(self.pings) > pings else "quiet"
+
+
+def transcript(*ticks: bool | Nanos, measure_clock: bool = False, suspended: bool = False) -> list[str]:
+    """What happens at each tick; True: something was heard before it; a number: nothing, and it comes that late."""
+
+    async def play() -> list[str]:
+        it = Transcript(measure_clock=measure_clock)
+        it.heartbeat.suspended = suspended
+        try:
+            return [it.tick(heard=tick) if isinstance(tick, bool) else it.tick(tick) for tick in ticks]
+        finally:
+            it.heartbeat.stop()
+
+    return asyncio.run(play())
+
+
+def test_a_peer_that_talks_is_not_pinged() -> None:
+    assert transcript(True, True, True) == ["quiet", "quiet", "quiet"]
+
+
+def test_a_silent_peer_is_pinged_and_then_given_up() -> None:
+    assert transcript(False, False, False) == ["ping", "ping", "gone"]
+
+
+def test_whatever_is_heard_is_a_sign_of_life() -> None:
+    assert transcript(False, False, True, False, False, False) == ["ping", "ping", "quiet", "ping", "ping", "gone"]
+
+
+def test_time_in_which_this_side_stood_still_is_not_held_against_the_other() -> None:
+    assert transcript(ms(5000), False, False) == ["ping", "ping", "gone"]
+
+
+def test_silence_means_nothing_while_this_side_does_not_read() -> None:
+    assert transcript(*[False] * 9, suspended=True) == ["quiet"] * 9
+
+
+def test_whoever_measures_the_clock_pings_always() -> None:
+    assert transcript(True, True, measure_clock=True) == ["ping", "ping"]
+
+
+def test_the_first_samples_follow_each_other_at_once() -> None:
+    async def play() -> None:
+        it = Transcript(measure_clock=True)
+        answered = 0
+        while answered < len(it.pings):
+            ping = it.pings[answered]
+            answered += 1
+            it.clock.at += us(50)
+            it.heartbeat.pong(Pong(ping.sent, ping.sent + us(25) + ms(7), ping.sent + us(25) + ms(7)), it.clock.at)
+        it.heartbeat.stop()
+        assert answered == FIRST_SAMPLES
+        assert it.heartbeat.clock_offset.offset_ns == ms(7)
+        assert it.heartbeat.clock_offset.error_ns(it.clock.at) < us(26) < FOREVER
+
+    asyncio.run(play())
+
+
+def test_a_heartbeat_that_was_stopped_is_silent() -> None:
+    async def play() -> None:
+        it = Transcript()
+        it.heartbeat.stop()
+        it.heartbeat.stop()
+        await asyncio.sleep(0.15)
+        assert it.pings == []
+
+    asyncio.run(play())

@@ -1,0 +1,93 @@
+"""What leaves, when, and in how many system calls."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from clockwork.net.outgoing import FLUSH_BYTES, Outgoing
+from clockwork.units import KIB
+
+Buffer = bytes | memoryview
+
+
+class Wire:
+    """A transport that only remembers; ``stuck``: nobody reads at the other end."""
+
+    def __init__(self) -> None:
+        self.written: list[Any] = []
+        self.stuck = False
+        self.waiting = 0
+
+    def write(self, data: Buffer) -> None:
+        self.written.append(data)
+        self.waiting += len(data) if self.stuck else 0
+
+    def writelines(self, buffers: Iterable[Buffer]) -> None:
+        self.written.append(list(buffers))
+        self.waiting += sum(map(len, self.written[-1])) if self.stuck else 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
+
+
+def outgoing(wire: Any, max_bytes: int = 1 << 30) -> tuple[Outgoing, list[str]]:
+    overflows: list[str] = []
+    return Outgoing(wire, max_bytes, overflows.append), overflows
+
+
+def test_what_is_put_in_one_turn_of_the_loop_leaves_in_one_write() -> None:
+    async def test() -> None:
+        wire = Wire()
+        it, _ = outgoing(wire)
+        for i in range(5):
+            it.put([b"frame%d " % i])
+        assert (wire.written, it.waiting_bytes) == ([], 35)
+        await asyncio.sleep(0)
+        assert (wire.written, it.waiting_bytes) == ([b"frame0 frame1 frame2 frame3 frame4 "], 0)
+        it.put([b"next turn"])
+        await asyncio.sleep(0)
+        assert wire.written[1:] == [b"next turn"]
+
+    asyncio.run(test())
+
+
+def test_much_leaves_at_once_and_is_not_copied() -> None:
+    async def test() -> None:
+        wire = Wire()
+        it, _ = outgoing(wire)
+        large = memoryview(bytearray(FLUSH_BYTES))
+        it.put([b"small"])
+        it.put([b"lengths", large])
+        (buffers,) = wire.written
+        assert buffers == [b"small", b"lengths", large]
+        assert buffers[2] is large
+        await asyncio.sleep(0)
+        assert len(wire.written) == 1, "nothing is left for the end of the turn"
+
+    asyncio.run(test())
+
+
+def test_too_much_for_a_peer_that_does_not_read_is_reported() -> None:
+    async def test() -> None:
+        wire = Wire()
+        wire.stuck = True
+        it, overflows = outgoing(wire, 200 * KIB)
+        for _ in range(3):
+            it.put([bytes(64 * KIB)])
+        assert overflows == []
+        it.put([bytes(64 * KIB)])
+        assert overflows == ["the peer does not read: 256.0 KiB wait for it"]
+
+    asyncio.run(test())
+
+
+def test_what_was_dropped_does_not_leave() -> None:
+    async def test() -> None:
+        wire = Wire()
+        it, _ = outgoing(wire)
+        it.put([b"frame"])
+        it.drop()
+        await asyncio.sleep(0)
+        assert (wire.written, it.waiting_bytes) == ([], 0)
+
+    asyncio.run(test())
