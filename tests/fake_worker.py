@@ -253,6 +253,8 @@ class FakeWorker:
                     self.contradictions.append(f"{problem[0].name}: {action}")
         if lane.error is None or isinstance(action, LoadModelFromDisk | Infer):
             lane.ends += self._duration(action)
+        if isinstance(action, EvictWeights) and lane.error is not None:
+            self.gpus[action.gpu].weights.pop(action.model, None)  # weights that cannot be closed are gone all the same
         if lane.error is None and isinstance(action, LoadWeights):
             gpu = self.gpus[action.gpu]
             gpu.weights[action.model] = self.models[action.model].weights_pages

@@ -25,13 +25,16 @@ class Forgetful(Scheduler):
 
 
 class Eager(Forgetful):
-    """Sends each request at once, right behind the load of its model if need be, on the device with most room."""
+    """Sends each request at once, right behind the load of its model if need be, on the device with most room.
+
+    It does not load what is just being evicted: its Infer would come between the two.
+    """
 
     name: ClassVar[str] = "eager"
 
     def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
         model = request.model
-        able = [gpu for gpu in self.state.gpus() if gpu.can_hold(model.name)]
+        able = [gpu for gpu in self.state.gpus() if gpu.can_hold(model.name) and not _evicting(gpu, model.name)]
         there = [gpu for gpu in able if gpu.residency(model.name) is not Residency.COLD]
         if there:
             return [there[0].infer(model, [request], now, request.deadline)]
@@ -47,6 +50,10 @@ class Eager(Forgetful):
             return commands
         load = gpu.load_weights(model, now, request.deadline)
         return [*commands, load, gpu.infer(model, [request], now, request.deadline)]
+
+
+def _evicting(gpu: GPUState, model: str) -> bool:
+    return any(isinstance(a, EvictWeights) and a.model == model for a in gpu.outstanding.values())
 
 
 class Furious(Eager):

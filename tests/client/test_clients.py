@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from client.live import ScriptedWorker, controller, run, serving
 
+from client.live import ScriptedWorker, controller, run, serving
 from clockwork.client import AsyncClient, Client
+from clockwork.client.failures import failure
 from clockwork.errors import (
     ClockworkError,
     ConnectionLostError,
@@ -19,7 +20,6 @@ from clockwork.errors import (
     ServerError,
     UnknownModelError,
 )
-from clockwork.client.failures import failure
 from clockwork.messages.actions import EvictWeights, Infer, LoadModelFromDisk
 from clockwork.messages.results import ErrorResult
 from clockwork.messages.status import Status
@@ -198,7 +198,7 @@ def test_models_are_loaded_by_a_client_before_serving_and_not_after() -> None:
     async def test() -> None:
         async with controller(models=(), load_timeout=ms(50)) as host, AsyncClient(str(host.client_address)) as client:
             early = asyncio.create_task(client.load_model("zoo/a.onnx"))  # no worker yet: it waits for one
-            while not (await client.status()).stage == "querying":
+            while (await client.status()).stage != "querying":
                 pass
             worker = ScriptedWorker()
             await worker.connect(host)
@@ -234,15 +234,17 @@ def test_requests_before_serving_are_told_so_after_their_time_out() -> None:
 
 def test_a_server_that_is_full_refuses() -> None:
     async def test() -> None:
-        async with serving(holds=real_infer, max_pending=2) as (host, worker):
-            async with AsyncClient(str(host.client_address)) as client:
-                calls = [asyncio.create_task(client.infer("m", {"x": ROW})) for _ in range(2)]
-                await worker.until(lambda: len(worker.held) == 2)
-                with pytest.raises(RequestRefusedError, match="full"):
-                    await client.infer("m", {"x": ROW})
-                for held in worker.held:
-                    worker.answer(*held)
-                await asyncio.gather(*calls)
+        async with (
+            serving(holds=real_infer, max_pending=2) as (host, worker),
+            AsyncClient(str(host.client_address)) as client,
+        ):
+            calls = [asyncio.create_task(client.infer("m", {"x": ROW})) for _ in range(2)]
+            await worker.until(lambda: len(worker.held) == 2)
+            with pytest.raises(RequestRefusedError, match="full"):
+                await client.infer("m", {"x": ROW})
+            for held in worker.held:
+                worker.answer(*held)
+            await asyncio.gather(*calls)
 
     run(test())
 

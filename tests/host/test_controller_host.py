@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from client.live import ScriptedWorker, controller, run, serving
 
+from client.live import ScriptedWorker, controller, run, serving
 from clockwork.client import AsyncClient
 from clockwork.errors import ServerError
 from clockwork.host.controller import ControllerHost

@@ -73,11 +73,25 @@ def test_an_infer_waits_for_weights_that_are_being_loaded_and_lets_others_pass()
     assert w.ends(5, LOAD) == ["LoadWeights#1 ok", "start exec0 Infer#2"]
 
 
+def test_an_infer_waits_for_a_load_that_waits_itself() -> None:
+    w = Worker().holding("a", "m")
+    w.told(0, load(1, "a"), load(2, "m"))
+    assert w.told(0, infer(3, "m")) == []
+    assert w.ends(5, LOAD) == ["LoadWeights#1 ok", "start load0 LoadWeights#2"]
+    assert w.ends(9, LOAD) == ["LoadWeights#2 ok", "start exec0 Infer#3"]
+
+
+def test_an_infer_whose_load_comes_too_late_fails_with_it() -> None:
+    w = Worker().holding("a", "m")
+    w.told(0, load(1, "a"), load(2, "m", latest=3), infer(3, "m"))
+    assert w.wakes(4) == ["LoadWeights#2 COULD_NOT_START_IN_TIME", "Infer#3 WEIGHTS_NOT_PRESENT"]
+
+
 def test_an_infer_waits_for_weights_until_its_latest_only() -> None:
     w = Worker().holding("m")
     w.told(0, load(1), infer(2, latest=9))
     assert w.wakes(10) == ["Infer#2 COULD_NOT_START_IN_TIME"]
-    assert "weights were still being loaded" in w.message()
+    assert "it waited for its weights" in w.message()
 
 
 def test_an_infer_whose_weights_fail_to_load_fails_with_them() -> None:

@@ -1,11 +1,11 @@
 """The command line: the composition root, and the only room that sees all others.
 
-Rules of the file: one entry, `run`, and one place where an error becomes a line. A command is a function that raises what
-is wrong; nothing else here ends the process or prints a traceback. Exit codes: 0 as asked, 1 failed, 2 asked wrongly, 130
-interrupted.
+Rules of the file: one entry, `run`, and one place where an error becomes a line. A command is a function that raises
+what is wrong; nothing else here ends the process or prints a traceback. Exit codes: 0 as asked, 1 failed, 2 asked
+wrongly, 130 interrupted.
 
-Each command has a module. Modules import what is heavy (numpy, ONNX Runtime, the network) inside their functions, so that
-``clockwork --help`` is quick.
+Each command has a module. Modules import what is heavy (numpy, ONNX Runtime, the network) inside their functions, so
+that ``clockwork --help`` is quick.
 """
 
 import os
@@ -26,12 +26,15 @@ def run(arguments: Sequence[str]) -> int:
     from clockwork.errors import ClockworkError
 
     try:
-        code = app(args=list(arguments) or ["--help"], prog_name="clockwork", standalone_mode=False)
+        command = typer.main.get_command(app)
+        code = command.main(args=list(arguments) or ["--help"], prog_name="clockwork", standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:  # it was asked wrongly
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "clockwork"
-        return _fail(f"{path}: {_one_line(error.format_message())} (see {path} --help)", error.exit_code)
+        return _fail(
+            f"{path}: {_one_line(error.format_message()).removesuffix('.')} (see {path} --help)", error.exit_code
+        )
     except ClockworkError as error:
         return _fail(f"clockwork: {_one_line(str(error))}", 1)
     except (KeyboardInterrupt, typer.Abort):
@@ -61,6 +64,8 @@ def _one_line(text: str) -> str:
 
 
 def _unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A defect of Clockwork itself."""
+    """A defect of Clockwork itself, or Ctrl-C before there was anything to end."""
+    if issubclass(kind, KeyboardInterrupt):
+        return
     text = _one_line(f"{kind.__name__}: {error}")
     _fail(f"clockwork: internal error: {text} (set {TRACEBACK_VARIABLE}=1 to see where)", 1)

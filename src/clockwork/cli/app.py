@@ -37,6 +37,14 @@ def _root(
     pass
 
 
-for _module in (serve, controller, worker, load, ls, infer, status, check_model):
-    _module.register(app)
-app.add_typer(zoo.app, name="zoo")
+app.command(epilog=serve.EXAMPLES, short_help="Serve models from this machine, in one command.")(serve.serve)
+app.command(epilog=controller.EXAMPLES, short_help="Run a controller alone.")(controller.controller)
+app.command(epilog=worker.EXAMPLES, short_help="Run a worker alone.")(worker.worker)
+app.command(epilog=load.EXAMPLES, short_help="Load a model, while the controller starts up.")(load.load)
+app.command(epilog=ls.EXAMPLES, short_help="List the models that are served.")(ls.ls)
+app.command(epilog=infer.EXAMPLES, short_help="Ask a model once.")(infer.infer)
+app.command(epilog=status.EXAMPLES, short_help="Show workers, devices, models and requests.")(status.status)
+app.command(epilog=check_model.EXAMPLES, short_help="Show what a model takes, gives and costs.")(
+    check_model.check_model
+)
+app.add_typer(zoo.app, name="zoo", short_help="Make classic networks to try things with.")

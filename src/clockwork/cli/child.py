@@ -1,15 +1,16 @@
 """The worker of ``clockwork serve``: a child process that is started again when it dies, and never outlives its parent.
 
-Rules of the file: a child that ends by itself soon after its start has said why, and is not started again. One that was
-killed, or ran for a while, is, after a wait that doubles; not more than `QUICK_DEATHS_MAX` times if it never lasts.
+Rules of the file: a child that ends by itself soon after its start has said why, and is not started again. One that
+was killed, or ran for a while, is, after a wait that doubles; not more than `QUICK_DEATHS_MAX` times if it never
+lasts.
 """
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Final
 
 from clockwork.cli.lifecycle import GRACE
@@ -30,8 +31,8 @@ log = logging.getLogger("clockwork.cli")
 
 def this_program(*arguments: str) -> list[str]:
     """The command line of another ``clockwork`` like this one, from the same interpreter and the same place."""
-    here = os.getcwd()  # -P: no module of the current directory, unless this process would import it too
-    safe = [] if here in map(os.path.abspath, sys.path) else ["-P"]
+    here = Path.cwd()
+    safe = [] if any(Path(entry).absolute() == here for entry in sys.path) else ["-P"]  # it imports what this one would
     return [sys.executable, *safe, "-m", "clockwork.cli", *arguments]
 
 

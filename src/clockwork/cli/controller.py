@@ -1,6 +1,6 @@
 """``clockwork controller``: a controller alone."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
@@ -26,19 +26,32 @@ EXAMPLES: Final = examples(
 )
 
 
+WorkerListen: TypeAlias = Annotated[
+    Address,
+    typer.Option(
+        parser=worker_address,
+        metavar="HOST:PORT",
+        show_default=str(DEFAULT_WORKER_LISTEN),
+        help="Listen here for workers.",
+    ),
+]
+Workers: TypeAlias = Annotated[int, typer.Option(min=1, max=10_000, help="Begin with this many; more may come later.")]
+LoadTimeout: TypeAlias = Annotated[
+    Nanos,
+    typer.Option(
+        parser=duration,
+        metavar="DURATION",
+        show_default="10s",
+        help="Loading ends this long after the last activity.",
+    ),
+]
+
+
 def controller(
     listen: Listen = DEFAULT_LISTEN,
-    worker_listen: Annotated[
-        Address, typer.Option(parser=worker_address, metavar="HOST:PORT", help="Listen here for workers.")
-    ] = DEFAULT_WORKER_LISTEN,
-    workers: Annotated[int, typer.Option(min=1, max=10_000, help="Begin with this many; more may come later.")] = 1,
-    load_timeout: Annotated[
-        Nanos,
-        typer.Option(
-            parser=duration, metavar="DURATION", show_default="10s",
-            help="Loading ends this long after the last activity.",
-        ),
-    ] = 10 * SECOND,
+    worker_listen: WorkerListen = DEFAULT_WORKER_LISTEN,
+    workers: Workers = 1,
+    load_timeout: LoadTimeout = 10 * SECOND,
     scheduler: SchedulerName = "simple",
     slo: DefaultSlo = 100 * MILLISECOND,
     profile_cache: ProfileCache = None,
@@ -46,7 +59,7 @@ def controller(
     max_batch: MaxBatch = 16,
     profile_seconds: ProfileSeconds = 1.0,
     log_level: LogLevel = "info",
-) -> None:  # fmt: skip
+) -> None:
     """Run a controller: it waits for workers, lets clients load models, measures them, and serves them.
 
     Loading ends 10 s (--load-timeout) after the last activity, once a client has asked for the first model. Both ports

@@ -36,8 +36,10 @@ def parse_model(text: str, copies: int = 1) -> GivenModel:
     if not Path(path).exists() and (found := _GIVEN.fullmatch(text)) is not None:
         name, path, number = found[1] or "", found[2], found[3]
     if not path or not Path(path).exists():
-        raise typer.BadParameter(f"there is no model {path!r}: give the path of a .onnx file, or of a directory of one")
-    absolute = os.path.abspath(path)
+        raise typer.BadParameter(
+            f"there is no model {path!r}: give the path of a .onnx file, or of a directory of one", param_hint="MODELS"
+        )
+    absolute = os.path.abspath(path)  # noqa: PTH100 - as the user sees it: links are kept
     return GivenModel(Path(absolute), name or name_of(absolute), copies if number is None else int(number))
 
 
@@ -55,5 +57,7 @@ def load_specs(models: Sequence[GivenModel], root: Path) -> tuple[LoadSpec, ...]
     """
     outside = [str(model.path) for model in models if not model.path.is_relative_to(root)]
     if outside:
-        raise typer.BadParameter(f"{', '.join(outside)} does not lie under the model root {root}: leave out --model-root")
+        raise typer.BadParameter(
+            f"{', '.join(outside)} does not lie under the model root {root}: leave it out", param_hint="--model-root"
+        )
     return tuple(LoadSpec(model.path.relative_to(root).as_posix(), model.name, model.copies) for model in models)

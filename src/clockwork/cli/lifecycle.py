@@ -1,7 +1,7 @@
 """How a command that runs for long begins and ends: its log, its signals, its parent.
 
-Rules of the file: SIGINT, SIGTERM and SIGHUP ask it to end, and it ends with exit code 0. A second one is not caught, so
-it ends at once.
+Rules of the file: SIGINT, SIGTERM and SIGHUP ask it to end, and it ends with exit code 0. A second one is not caught,
+so it ends at once.
 """
 
 import asyncio
@@ -32,7 +32,9 @@ def start_log(level: str, console: Console) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    if level == "info":  # not every client that comes and goes
+        for name in ("asyncio", "clockwork.link"):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
@@ -43,6 +45,7 @@ async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
 
     def asked(number: signal.Signals) -> None:
         log.info("%s: shutting down", number.name)
+        logging.getLogger("clockwork").setLevel(logging.ERROR)  # connections end now; nobody need be warned
         stop.set()
         for it in wanted:
             loop.remove_signal_handler(it)

@@ -1,7 +1,7 @@
 """Options that several commands have, and how durations, sizes and addresses are written.
 
-Rules of the file: a parser takes what was typed, or a default that is what it would have made of it, and says in one line
-what would have been right.
+Rules of the file: a parser takes what was typed, or a default that is what it would have made of it, and says in one
+line what would have been right.
 """
 
 import re
@@ -11,13 +11,12 @@ from typing import Annotated, Final, TypeAlias
 import typer
 
 from clockwork.errors import InvalidRequestError
-from clockwork.net.address import CLIENT_PORT, WORKER_PORT, Address, parse_address
+from clockwork.net.address import CLIENT_PORT, DEFAULT_LISTEN, WORKER_PORT, Address, parse_address
 from clockwork.units import GIB, KIB, MIB, MICROSECOND, MILLISECOND, SECOND, Bytes, Nanos
 
 _DURATION_UNITS: Final = {"us": MICROSECOND, "ms": MILLISECOND, "s": SECOND, "": SECOND, "min": 60 * SECOND}
-_SIZE_UNITS: Final = {
-    "": 1, "b": 1, "k": KIB, "kib": KIB, "kb": 10**3, "m": MIB, "mib": MIB, "mb": 10**6, "g": GIB, "gib": GIB, "gb": 10**9,
-}  # fmt: skip
+_BINARY_UNITS: Final = {"": 1, "b": 1, "k": KIB, "kib": KIB, "m": MIB, "mib": MIB, "g": GIB, "gib": GIB}
+_SIZE_UNITS: Final = _BINARY_UNITS | {"kb": 10**3, "mb": 10**6, "gb": 10**9}
 _QUANTITY: Final = re.compile(r"(\d{1,15}(?:\.\d{1,9})?|\.\d{1,9})\s*([a-z]*)", re.IGNORECASE)
 
 
@@ -75,58 +74,89 @@ def log_level(value: str) -> str:
 ServerAddress: TypeAlias = Annotated[
     Address,
     typer.Option(
-        "--address", "-a", parser=client_address, metavar="HOST:PORT", envvar="CLOCKWORK_ADDRESS",
+        "--address",
+        "-a",
+        parser=client_address,
+        metavar="HOST:PORT",
+        envvar="CLOCKWORK_ADDRESS",
+        show_default=str(DEFAULT_LISTEN),
         help="Where the controller listens for clients.",
     ),
-]  # fmt: skip
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Listen: TypeAlias = Annotated[
-    Address, typer.Option(parser=client_address, metavar="HOST:PORT", help="Listen here for clients; port 0: any free one.")
+    Address,
+    typer.Option(
+        parser=client_address,
+        metavar="HOST:PORT",
+        show_default=str(DEFAULT_LISTEN),
+        help="Listen here for clients; port 0: any free one.",
+    ),
 ]
 SchedulerName: TypeAlias = Annotated[
     str,
-    typer.Option("--scheduler", metavar="NAME", help="The policy: a built-in one, or your own as package.module:Class."),
+    typer.Option(
+        "--scheduler", metavar="NAME", help="The policy: a built-in one, or your own as package.module:Class."
+    ),
 ]
 DefaultSlo: TypeAlias = Annotated[
-    Nanos, typer.Option("--slo", parser=duration, metavar="DURATION", show_default="100ms", help="Of requests with none.")
+    Nanos,
+    typer.Option("--slo", parser=duration, metavar="DURATION", show_default="100ms", help="Of requests with none."),
 ]
 ProfileCache: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        "--profile-cache", file_okay=False, metavar="DIR", show_default="~/.cache/clockwork/profiles",
+        "--profile-cache",
+        file_okay=False,
+        metavar="DIR",
+        show_default="~/.cache/clockwork/profiles",
         help="Keep measured times here, so that the next start need not measure again.",
     ),
-]  # fmt: skip
+]
 NoProfileCache: TypeAlias = Annotated[
     bool, typer.Option("--no-profile-cache", help="Keep no measured times: measure at every start.")
 ]
 MaxBatch: TypeAlias = Annotated[
-    int, typer.Option("--max-batch", min=1, max=4096, help="The largest batch size; the powers of two up to it are measured.")
+    int,
+    typer.Option(
+        "--max-batch", min=1, max=4096, help="The largest batch size; the powers of two up to it are measured."
+    ),
 ]
 ProfileSeconds: TypeAlias = Annotated[
-    float, typer.Option("--profile-seconds", min=0.01, help="Time to measure each thing: more is steadier, less starts sooner.")
+    float,
+    typer.Option(
+        "--profile-seconds", min=0.01, help="Time to measure each thing: more is steadier, less starts sooner."
+    ),
 ]
-Devices: TypeAlias = Annotated[int, typer.Option("--devices", min=1, max=64, help="Devices of the worker, each with its own cores.")]
+Devices: TypeAlias = Annotated[
+    int, typer.Option("--devices", min=1, max=64, help="Devices of the worker, each with its own cores.")
+]
 ThreadsPerDevice: TypeAlias = Annotated[
     int, typer.Option("--threads-per-device", min=1, max=1024, help="Threads that execute one inference together.")
 ]
 CacheSize: TypeAlias = Annotated[
     Bytes | None,
     typer.Option(
-        "--cache-size", parser=size, metavar="SIZE", show_default="by the memory that is free",
+        "--cache-size",
+        parser=size,
+        metavar="SIZE",
+        show_default="by the memory that is free",
         help="Weights cache of each device: 2GiB, say.",
     ),
-]  # fmt: skip
+]
 PageSize: TypeAlias = Annotated[
     Bytes, typer.Option("--page-size", parser=size, metavar="SIZE", show_default="16MiB", help="Of the weights cache.")
 ]
 ModelCache: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        "--model-cache", file_okay=False, metavar="DIR", show_default="none",
+        "--model-cache",
+        file_okay=False,
+        metavar="DIR",
+        show_default="none",
         help="Keep optimised models here: later starts are quicker. As big as the models; never tidied.",
     ),
-]  # fmt: skip
+]
 LogLevel: TypeAlias = Annotated[
     str, typer.Option("--log-level", parser=log_level, metavar="LEVEL", help="debug, info, warning or error.")
 ]

@@ -1,4 +1,4 @@
-"""What an operator sees while a controller starts: a bar on a terminal, else lines in the log; then one line to stdout."""
+"""What an operator sees while a controller starts: a bar on a terminal, else lines; then one line on stdout."""
 
 import asyncio
 import logging

@@ -26,7 +26,13 @@ EXAMPLES: Final = examples(
 
 def worker(
     controller: Annotated[
-        Address, typer.Option(parser=worker_address, metavar="HOST:PORT", help="Where the controller listens for workers.")
+        Address,
+        typer.Option(
+            parser=worker_address,
+            metavar="HOST:PORT",
+            show_default=str(DEFAULT_WORKER_LISTEN),
+            help="Where the controller listens for workers.",
+        ),
     ] = DEFAULT_WORKER_LISTEN,
     name: Annotated[
         str,

@@ -57,7 +57,7 @@ class Admission:
             factor = request.slo_factor
             if not 0 < factor < float("inf"):
                 raise InvalidRequestError(f"slo_factor is {factor}; it must be a positive number")
-            estimate = model.infer_estimate(1)
+            estimate = model.infer_estimate(batch_size)
             choices.append(round(min(factor * estimate, float(self._config.max_slo))))
         slo = min(choices, default=self._config.default_slo)
         if slo <= 0:
@@ -96,7 +96,7 @@ def _check_input(tensor: TensorSpec, info: TensorInfo, wants: str) -> None:
         known = tensor.datatype if tensor.datatype in list(Datatype) else repr(tensor.datatype)
         raise InvalidRequestError(f"input {tensor.name!r} is {known}; {wants}")
     fits = len(tensor.shape) == len(info.shape) and all(
-        want in (-1, got) for want, got in zip(info.shape, tensor.shape, strict=True)
+        want == got or (want == -1 and got >= 0) for want, got in zip(info.shape, tensor.shape, strict=True)
     )
     if not fits:
         raise InvalidRequestError(f"input {tensor.name!r} has shape {list(tensor.shape)}; {wants}")

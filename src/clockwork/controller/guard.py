@@ -1,7 +1,8 @@
 """The boundary between the controller and a scheduler, which may be anybody's code.
 
 Whatever a scheduler raises is caught here and nowhere else: it becomes a report with the traceback, and the requests
-that the call was about are answered with ERROR. Its commands are checked before they are believed.
+that the call was about are answered with ERROR. What it returns is not believed here either: whoever carries it out
+checks it first.
 """
 
 import traceback
@@ -11,6 +12,7 @@ from typing import Concatenate, ParamSpec
 from clockwork.controller.events import Report
 from clockwork.messages.commands import Answer, Command
 from clockwork.messages.status import Status
+from clockwork.scheduling.base import Scheduler
 from clockwork.state import PendingRequest
 from clockwork.units import Nanos
 
@@ -23,12 +25,24 @@ def ask(
     now: Nanos,
     *args: P.args,
     **kwargs: P.kwargs,
-) -> list[Command | Report]:
+) -> list[object]:
     """Call a scheduler's method; if it raises, report that and answer the requests that the call was ``about``."""
     try:
         return [*method(now, *args, **kwargs)]
     except Exception as error:  # noqa: BLE001 - the point of this file
         text = f"the scheduler raised in {method.__name__}: {type(error).__name__}: {error}"
-        commands: list[Command | Report] = [Report("ERROR", f"{text}\n{traceback.format_exc()}")]
+        commands: list[object] = [Report("ERROR", f"{text}\n{traceback.format_exc()}")]
         commands += [Answer(request.id, Status.ERROR, text) for request in about if not request.over]
         return commands
+
+
+def next_wakeup(scheduler: Scheduler) -> tuple[Nanos | None, list[Report]]:
+    """When the scheduler wants to be woken: never, if it raises or names no moment."""
+    try:
+        moment: object = scheduler.next_wakeup()
+    except Exception as error:  # noqa: BLE001 - the point of this file
+        text = f"the scheduler raised in next_wakeup: {type(error).__name__}: {error}"
+        return None, [Report("ERROR", f"{text}\n{traceback.format_exc()}")]
+    if moment is None or isinstance(moment, int):
+        return moment, []
+    return None, [Report("ERROR", f"the scheduler's next_wakeup is {moment!r}, which is no number of nanoseconds")]

@@ -72,9 +72,9 @@ class Loads:
         """The names of the models that are being loaded."""
         return {name for load in self._loads for name in load.names}
 
-    def owns(self, action_id: int) -> bool:
-        """Whether this is the id of an action outstanding here."""
-        return action_id in self._outstanding
+    def owns(self, worker_id: str, action_id: int) -> bool:
+        """Whether this is the id of an action outstanding here, at that worker."""
+        return action_id in self._outstanding and self._outstanding[action_id][0] == worker_id
 
     def start(self, load: Load, workers: list[str]) -> list[LoadingCommand]:
         """Send a load on its way; without workers it fails at once."""
@@ -98,7 +98,7 @@ class Loads:
             if model.name not in worker.models and model.name not in loading
         }
         commands: list[LoadingCommand] = []
-        for spec in sorted(specs, key=lambda spec: spec.name):
+        for spec in sorted(specs, key=lambda spec: (spec.name, spec.no_of_copies, spec.path)):
             commands += self.start(Load(spec, None, restores=True), [worker.id])
         return commands
 
@@ -107,7 +107,8 @@ class Loads:
         _, load = self._outstanding.pop(result.id)
         if worker_id in load.undoing:
             load.undoing.discard(worker_id)
-            return self._finish(load) if not load.undoing else []
+            finished = self._finish(load) if not load.undoing else []
+            return finished + self._pump(worker_id)
         load.waiting.discard(worker_id)
         if isinstance(result, LoadModelFromDiskResult):
             load.made[worker_id] = result.models
@@ -152,6 +153,9 @@ class Loads:
         made = load.made[worker_id]
         if tuple(info.name for info in made) != load.names:
             load.failures[worker_id] = (Status.ERROR, f"it made {[info.name for info in made]}")
+            return
+        if any(info.weights_pages < 1 for info in made):
+            load.failures[worker_id] = (Status.ERROR, f"its weights take {made[0].weights_pages} pages")
             return
         others = [self._state.models[n].info for n in load.names if n in self._state.models]
         others += next(iter(load.made.values()))

@@ -25,8 +25,12 @@ class MeasurementFailedError(ClockworkError):
     """An action of a script failed."""
 
 
-def measure(gpu: GPUState, model: ModelState, ids: ActionIds, config: ProfilingConfig) -> Script:
+def measure(
+    gpu: GPUState, model: ModelState, ids: ActionIds, config: ProfilingConfig, *, lenient: bool = False
+) -> Script:
     """Measure everything that the scheduler plans with.
+
+    ``lenient``: batch sizes end before the one that fails, as many a model names a batch dimension and fixes it within.
 
     Raises:
         MeasurementFailedError: an action failed, or the model does not fit.
@@ -35,7 +39,12 @@ def measure(gpu: GPUState, model: ModelState, ids: ActionIds, config: ProfilingC
     infer: dict[int, Measurement] = {}
     shapes = yield from _accepted_shapes(gpu, model, ids, config)
     for batch_size in batch_sizes(model, config.max_batch_size):
-        measured = yield from _measure_infer(gpu, model, batch_size, shapes, ids, config)
+        try:
+            measured = yield from _measure_infer(gpu, model, batch_size, shapes, ids, config)
+        except MeasurementFailedError:
+            if not lenient or batch_size == 1:
+                raise
+            break
         if measured is None:
             break
         infer[batch_size] = measured

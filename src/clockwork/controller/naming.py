@@ -20,7 +20,7 @@ def load_spec(path: str, name: str, no_of_copies: int, max_copies: int) -> LoadS
         InvalidRequestError: the name is not allowed, the path is empty or too long, or the copies are not 1 to
             ``max_copies``.
     """
-    if not path or len(path) > MAX_PATH or "\\0" in path:
+    if not path or len(path) > MAX_PATH or "\0" in path:
         raise InvalidRequestError(
             f"a model's path has 1 to {MAX_PATH} characters and no NUL; this one is {path[:80]!r}"
         )

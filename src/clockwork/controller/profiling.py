@@ -2,15 +2,17 @@
 
 Theory of operation. A *job* is one (content, runtime, kind of device), the `ProfileKey` of what it will measure, and
 the models that share it. Devices take jobs of their own kind from one queue, one at a time, so that a fleet measures
-side by side and nothing disturbs a measurement on its device. A job whose worker is lost goes back to the queue; one
-that fails is tried again, and after ``attempts`` its models are broken: they are not served, and `broken` says why.
+side by side and nothing disturbs a measurement on its device. A device too small for a model is left out of it. A job
+whose worker is lost goes back to the queue; one that fails is tried again, the last time leniently (see `measure`), and
+after ``attempts`` its models are broken: they are not served, and `broken` says why.
 """
 
 from collections import deque
 
 from clockwork.controller.config import ProfilingConfig
 from clockwork.controller.events import Report, SaveProfile
-from clockwork.controller.measuring import MeasurementFailedError, Script, measure
+from clockwork.controller.measuring import Script, measure
+from clockwork.errors import ClockworkError
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import SendAction
 from clockwork.messages.profile import ModelProfile, ProfileKey
@@ -31,7 +33,7 @@ class _Job:
         """One of the models that the device can measure, or None."""
         if self.key.device_kind != gpu.kind:
             return None
-        return next((model for model in self.models if model.name in gpu.models), None)
+        return next((model for model in self.models if gpu.can_hold(model.name)), None)
 
 
 class Profiler:
@@ -57,26 +59,28 @@ class Profiler:
         return bool(self._queue or self._running)
 
     def covers(self, worker: WorkerState) -> bool:
-        """Whether everything that the worker holds is measured, or given up, on every kind of its devices."""
-        kinds = {gpu.kind for gpu in worker.gpus}
+        """Whether everything that the worker holds is measured, or given up, and its devices measure nothing."""
         models = [self._state.models[name] for name in worker.models if name in self._state.models]
-        return all(kind in model.profiles or model.name in self.broken for model in models for kind in kinds)
+        known = all(worker.measured(model) or model.name in self.broken for model in models)
+        return known and not any(gpu in self._running for gpu in worker.gpus)
 
     def add(self, now: Nanos, worker: WorkerState) -> list[ProfilingCommand]:
         """Measure what is not known yet of the worker's models on its kinds of devices; they begin at once."""
         if not self.busy:
             self._started, self._done, self._measured = now, 0, 0
         for kind in sorted({gpu.kind for gpu in worker.gpus}):
+            gpus = [gpu for gpu in worker.gpus if gpu.kind == kind]
             for name in sorted(worker.models):
-                if name not in self.broken and name in self._state.models:
+                wanted = name not in self.broken and name in self._state.models
+                if wanted and any(gpu.can_hold(name) for gpu in gpus):
                     self._need(self._state.models[name], kind)
         self._gpus += [gpu for gpu in worker.gpus if gpu not in self._gpus]
         return self._assign()
 
-    def release(self) -> None:
-        """The devices go into service: nothing may be measured on them any more."""
-        assert not self.busy
-        self._gpus.clear()
+    def release(self, worker: WorkerState) -> None:
+        """Its devices go into service: nothing may be measured on them any more."""
+        assert not any(gpu in self._running for gpu in worker.gpus)
+        self._gpus = [gpu for gpu in self._gpus if gpu.worker_id != worker.id]
 
     def result(
         self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
@@ -135,7 +139,8 @@ class Profiler:
             model = job.fits(gpu)
             if model is not None:
                 self._queue.remove(job)
-                script = measure(gpu, model, self._state.action_ids, self._config)
+                last = self._attempts.get(job.key, 0) + 1 >= self._config.attempts
+                script = measure(gpu, model, self._state.action_ids, self._config, lenient=last)
                 self._running[gpu] = (job, script)
                 return self._step(gpu, None)
         return []
@@ -147,7 +152,7 @@ class Profiler:
             return [script.send(result) if result is not None else next(script)]
         except StopIteration as end:
             commands = self._finish(job, end.value)
-        except MeasurementFailedError as error:
+        except ClockworkError as error:
             commands = self._retry(job, str(error))
         del self._running[gpu]
         return commands + self._begin(gpu)
@@ -164,12 +169,12 @@ class Profiler:
         return [SaveProfile(job.key, profile), Report("INFO", text)]
 
     def _retry(self, job: _Job, why: str) -> list[ProfilingCommand]:
+        names = ", ".join(model.name for model in job.models)
         attempts = self._attempts[job.key] = self._attempts.get(job.key, 0) + 1
         if attempts < self._config.attempts:
             self._queue.append(job)
-            return []
+            return [Report("WARNING", f"measuring {names} failed and is tried again: {why}")]
         self._done += len(job.models)
-        names = ", ".join(model.name for model in job.models)
         for model in job.models:
             self.broken[model.name] = f"it could not be measured on {job.key.device_kind}: {why}"
         return [Report("ERROR", f"{names} will not be served: it could not be measured: {why}")]

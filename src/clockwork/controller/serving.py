@@ -4,15 +4,18 @@ Invariants: every pending request is answered exactly once, by the scheduler, by
 deadline by this room; unless its client cancelled it or went away. No action leaves for a worker that is not ready.
 """
 
+from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
+from typing import Concatenate, ParamSpec
 
 from clockwork.controller.admission import Admission
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import ControllerCommand, DropWorker, Report, Respond
-from clockwork.controller.guard import ask
+from clockwork.controller.guard import ask, next_wakeup
+from clockwork.controller.plausible import plausible
 from clockwork.controller.tally import Tally
 from clockwork.errors import InvalidRequestError
-from clockwork.messages.actions import Infer, InferInput
+from clockwork.messages.actions import EvictWeights, Infer, InferInput, LoadWeights
 from clockwork.messages.commands import Answer, Command, SendAction
 from clockwork.messages.requests import EvictRequest, EvictResponse, InferRequest, InferResponse, RequestTiming
 from clockwork.messages.results import ErrorResult, InferResult, Result
@@ -21,6 +24,8 @@ from clockwork.messages.tensors import TensorSpec
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, PendingRequest, Residency, WorkerState
 from clockwork.units import Bytes, Nanos
+
+P = ParamSpec("P")
 
 
 class Serving:
@@ -37,6 +42,7 @@ class Serving:
         self._bytes: Bytes = 0  #: payloads of those pending
         self._deadlines: list[tuple[Nanos, int]] = []  #: a heap; entries of requests that are over are skipped
         self._last_id = 0
+        self._wakeup: Nanos | None = None  #: what the scheduler asked for after its last call
         self.broken: dict[str, str] = {}
         self.tally = Tally()
 
@@ -47,7 +53,7 @@ class Serving:
 
     def start(self, now: Nanos) -> list[ControllerCommand]:
         """Hand over to the scheduler."""
-        return self._carry_out(now, ask((), self._scheduler.start, now, self._state))
+        return self._ask(now, (), self._scheduler.start, self._state)
 
     def infer(self, now: Nanos, client_id: int, message: InferRequest, payload: object) -> list[ControllerCommand]:
         """A client's request; its SLO counts from ``now``."""
@@ -61,13 +67,17 @@ class Serving:
         self._by_client.setdefault(client_id, {})[message.id] = request
         self._bytes += _payload_bytes(request)
         heappush(self._deadlines, (request.deadline, request.id))
-        return self._carry_out(now, ask((request,), self._scheduler.infer, now, request))
+        return self._ask(now, (request,), self._scheduler.infer, request)
 
     def _admit(self, now: Nanos, client_id: int, message: InferRequest, payload: object) -> PendingRequest | Respond:
         """Raises InvalidRequestError; a Respond refuses for other reasons."""
         model = self._state.models.get(message.model)
         if model is None:
             return _refusal(client_id, message.id, *self._why_unknown(message.model))
+        if not model.profiles:
+            text = f"model {model.name} has not been measured: no worker that holds it is connected"
+            self.tally.of(message.model).refused += 1
+            return _refusal(client_id, message.id, Status.SKIPPED_BY_CONTROLLER, text)
         batch_size = self._admission.batch_size(model, message)
         slo = self._admission.slo(model, message, batch_size)
         if message.id in self._by_client.get(client_id, ()):
@@ -94,6 +104,7 @@ class Serving:
         """A worker has answered one of the scheduler's actions."""
         gpu = worker.routes[result.id]
         action = gpu.outstanding[result.id]
+        result = plausible(action, result)
         commands: list[ControllerCommand] = []
         about: list[PendingRequest] = []
         if not gpu.settle(action, result):
@@ -104,8 +115,7 @@ class Serving:
                 commands += self._deliver(now, action, result, payloads)
             else:
                 about = [r for i in action.inputs if (r := self._pending.get(i.request_id)) is not None]
-        asked = ask(about, self._scheduler.result, now, gpu, action, result)
-        return commands + self._carry_out(now, asked)
+        return commands + self._ask(now, about, self._scheduler.result, gpu, action, result)
 
     def _deliver(
         self, now: Nanos, action: Infer, result: InferResult, payloads: tuple[object, ...]
@@ -125,7 +135,7 @@ class Serving:
                 request.cold_start,
             )
             if now > request.deadline:
-                commands += self._expire(now, request, timing)
+                commands.append(self._expire(now, request, timing))
             else:
                 self.tally.of(request.model.name).in_time += 1
                 commands.append(self._respond(request, Status.SUCCESS, "", output.tensors, timing, payload))
@@ -143,12 +153,12 @@ class Serving:
 
     def _cancel(self, now: Nanos, request: PendingRequest) -> list[ControllerCommand]:
         self._forget(request)
-        return self._carry_out(now, ask((), self._scheduler.cancel, now, request))
+        return self._ask(now, (), self._scheduler.cancel, request)
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:
         """A worker is ready to serve."""
         self._state.workers[worker.id] = worker
-        return self._carry_out(now, ask((), self._scheduler.worker_joined, now, worker))
+        return self._ask(now, (), self._scheduler.worker_joined, worker)
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:
         """A worker that was ready is gone, with its outstanding actions."""
@@ -156,7 +166,7 @@ class Serving:
         actions = [action for gpu in worker.gpus for action in gpu.outstanding.values()]
         inputs = [share for action in actions if isinstance(action, Infer) for share in action.inputs]
         about = [request for i in inputs if (request := self._pending.get(i.request_id)) is not None]
-        return self._carry_out(now, ask(about, self._scheduler.worker_lost, now, worker))
+        return self._ask(now, about, self._scheduler.worker_lost, worker)
 
     def evict(self, client_id: int, message: EvictRequest) -> list[ControllerCommand]:
         """Evict a model's weights wherever no action outstanding needs them."""
@@ -181,21 +191,19 @@ class Serving:
         while self._deadlines and self._deadlines[0][0] < now:
             request = self._pending.get(heappop(self._deadlines)[1])
             if request is not None:
-                commands += self._expire(now, request, RequestTiming(now - request.arrival))
-                commands += self._carry_out(now, ask((), self._scheduler.cancel, now, request))
-        wakeup = self._scheduler.next_wakeup()
-        if wakeup is not None and wakeup <= now:
-            commands += self._carry_out(now, ask((), self._scheduler.wake, now))
+                commands.append(self._expire(now, request, RequestTiming(now - request.arrival)))
+                commands += self._ask(now, (), self._scheduler.cancel, request)
+        if self._wakeup is not None and self._wakeup <= now:
+            commands += self._ask(now, (), self._scheduler.wake)
         return commands
 
     def next_wakeup(self) -> Nanos | None:
         """The first deadline (just past it: an answer at the deadline is in time), or what the scheduler asks for."""
         self._tidy_deadlines()
-        wakeup = self._scheduler.next_wakeup()
         if not self._deadlines:
-            return wakeup
+            return self._wakeup
         deadline = self._deadlines[0][0] + 1
-        return deadline if wakeup is None else min(deadline, wakeup)
+        return deadline if self._wakeup is None else min(deadline, self._wakeup)
 
     def _tidy_deadlines(self) -> None:
         """Keep the heap in proportion: requests with far deadlines must not pile up when they are long over."""
@@ -205,32 +213,68 @@ class Serving:
             self._deadlines = [entry for entry in self._deadlines if entry[1] in self._pending]
             heapify(self._deadlines)
 
-    def _carry_out(self, now: Nanos, asked: list[Command | Report]) -> list[ControllerCommand]:
-        """Complete and check what the scheduler said."""
+    def _ask(
+        self,
+        now: Nanos,
+        about: Iterable[PendingRequest],
+        method: Callable[Concatenate[Nanos, P], list[Command]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> list[ControllerCommand]:
+        """Let the scheduler decide, and carry out what it says.
+
+        The picture of a device changed when an action was made. So each action is sent once, in the call that made it
+        and in the order of their making: also if the scheduler raised before it could return it.
+        """
+        before = self._state.action_ids.last
+        said = ask(about, method, now, *args, **kwargs)
+        made = range(before + 1, self._state.action_ids.last + 1)
+        returned: dict[int, SendAction] = {}
         commands: list[ControllerCommand] = []
-        for command in asked:
-            if isinstance(command, SendAction):
-                commands.append(self._with_payloads(command))
-            elif isinstance(command, Answer):
-                commands.append(self._answer(now, command))
-            else:
-                commands.append(command)
-        return commands
+        for command in said:
+            match command:
+                case SendAction(worker_id=worker_id, action=LoadWeights() | EvictWeights() | Infer() as action) if (
+                    action.id in made and action.id not in returned and self._is_outstanding(worker_id, action.id)
+                ):
+                    returned[action.id] = command
+                case Answer(request_id=int(), status=int()):
+                    commands.append(self._answer(now, command))
+                case Report():
+                    commands.append(command)
+                case _:
+                    text = "an action that is not new, not for a device that is there, or no command at all"
+                    commands.append(Report("ERROR", f"the scheduler said {command!r}: {text}"))
+        for action_id in made:
+            commands += self._send(action_id, returned.get(action_id))
+        self._wakeup, reports = next_wakeup(self._scheduler)
+        return [*commands, *reports]
+
+    def _is_outstanding(self, worker_id: str, action_id: int) -> bool:
+        worker = self._state.workers.get(worker_id)
+        return worker is not None and action_id in worker.routes
+
+    def _send(self, action_id: int, returned: SendAction | None) -> list[ControllerCommand]:
+        """Send an action that was made, whether the scheduler returned it or not."""
+        if returned is not None:
+            return [self._with_payloads(returned)]
+        gpu = next((w.routes[action_id] for w in self._state.workers.values() if action_id in w.routes), None)
+        if gpu is None:
+            return []
+        action = gpu.outstanding[action_id]
+        report = Report("ERROR", f"the scheduler made {action} and did not return it; it is sent all the same")
+        return [report, self._with_payloads(SendAction(gpu.worker_id, action))]
 
     def _with_payloads(self, command: SendAction) -> SendAction | Report:
-        """The action with its requests' payloads; a report instead if it goes nowhere or carries what is over."""
+        """The action with its requests' payloads; a report instead if it carries what is over."""
         action = command.action
-        worker = self._state.workers.get(command.worker_id)
-        if worker is None or action.id not in worker.routes:
-            return Report("ERROR", f"the scheduler sent an action to a device that is gone: {action}")
         if not isinstance(action, Infer):
             return command
         try:
             payloads = tuple([self._pending[share.request_id].payload for share in action.inputs])
         except KeyError:
             error = ErrorResult(action.id, "Infer", Status.CANCELLED, "it was not sent")
-            worker.routes[action.id].settle(action, error)
-            return Report("ERROR", f"the scheduler sent an Infer for a request that is over: {action}")
+            self._state.workers[command.worker_id].routes[action.id].settle(action, error)
+            return Report("ERROR", f"the scheduler made an Infer for a request that is over: {action}")
         return SendAction(command.worker_id, action, payloads)
 
     def _answer(self, now: Nanos, answer: Answer) -> Respond | Report:
@@ -238,7 +282,9 @@ class Serving:
         if request is None:
             return Report("ERROR", f"the scheduler answered request {answer.request_id}, which is over: {answer}")
         timing = RequestTiming(now - request.arrival, cold_start=request.cold_start)
-        self.tally.count(request.model.name, answer.status, late=now > request.deadline)
+        if now > request.deadline:
+            return self._expire(now, request, timing)
+        self.tally.count(request.model.name, answer.status)
         return self._respond(
             request,
             answer.status,
@@ -250,9 +296,9 @@ class Serving:
             answer.retry_after,
         )
 
-    def _expire(self, now: Nanos, request: PendingRequest, timing: RequestTiming) -> list[ControllerCommand]:
+    def _expire(self, now: Nanos, request: PendingRequest, timing: RequestTiming) -> Respond:
         self.tally.of(request.model.name).late += 1
-        return [self._respond(request, Status.TIMEOUT, "the deadline passed before the answer was there", (), timing)]
+        return self._respond(request, Status.TIMEOUT, "the deadline passed before the answer was there", (), timing)
 
     def _respond(
         self,

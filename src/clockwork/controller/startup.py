@@ -40,6 +40,7 @@ from clockwork.controller.events import (
 )
 from clockwork.controller.loading import Load, Loads
 from clockwork.controller.naming import load_spec, spec_names
+from clockwork.controller.plausible import plausible
 from clockwork.controller.profiling import Profiler
 from clockwork.controller.serving import Serving
 from clockwork.errors import InvalidRequestError
@@ -202,12 +203,14 @@ class ControllerWithStartupPhase:
                 return self._serving.result(now, worker, result, event.payloads)
             gpu = worker.routes[result.id]
             action = gpu.outstanding[result.id]
+            result = plausible(action, result)
             if not gpu.settle(action, result):
                 return [DropWorker(worker_id, f"it disagrees about the weights on {gpu}: {result}")]
             return [*self._profiler.result(now, gpu, action, result), *self._advance(now)]
-        if self._queries.pop(result.id, None) is not None:
+        if self._queries.get(result.id) == worker_id:
+            del self._queries[result.id]
             return self._told(now, worker_id, result)
-        if self._loads.owns(result.id):
+        if self._loads.owns(worker_id, result.id):
             commands: Commands = [*self._loads.result(worker_id, result)]
             return commands + self._advance(now)
         if result.id in self._undone:
@@ -229,20 +232,27 @@ class ControllerWithStartupPhase:
         self._fleet[worker_id] = worker
         self._phases[worker_id] = _Phase.KNOWN
         commands = self._adopt(worker)
-        if self._stage is not Stage.QUERYING:
+        if self._stage is Stage.LOADING:  # the others may lack what it brings
+            for known in self._fleet.values():
+                commands += self._loads.restore(known)
+        elif self._stage is not Stage.QUERYING:
             commands += self._loads.restore(worker)
         if self._stage is Stage.PROFILING and not self._loads.pending_for(worker_id):
             commands += self._profiler.add(now, worker)
         return commands + self._advance(now)
 
     def _adopt(self, worker: WorkerState) -> Commands:
-        """Take the models that a worker brings into the fleet's, until serving begins; unload what contradicts it."""
+        """Take the models that a worker brings into the fleet's, until LOADING ends; unload what contradicts it.
+
+        What a load is about is left to `_note_finished_loads`.
+        """
         wrong = []
+        being_loaded = self._loads.names()
         for name, info in list(worker.models.items()):
             known = self._state.models.get(name)
             if known is not None and known.info.digest != info.digest:
                 wrong.append(name)
-            elif known is None and self._stage in (Stage.QUERYING, Stage.LOADING):
+            elif known is None and self._stage in (Stage.QUERYING, Stage.LOADING) and name not in being_loaded:
                 self._state.add_model(info)
         if not wrong:
             return []
@@ -282,14 +292,21 @@ class ControllerWithStartupPhase:
                 self._idle_since = now
             if load.failed and load.client is None and not load.restores:
                 commands.append(GiveUp(f"cannot load {load.spec.path}: {load.describe_failures()}"))
-            if not load.failed and not load.restores:  # workers that came meanwhile
-                for worker_id in sorted(set(self._fleet) - set(load.made)):
-                    commands += self._loads.restore(self._fleet[worker_id])
+            if not load.restores:
+                for worker_id in sorted(set(self._fleet) - set(load.made)):  # workers that came meanwhile
+                    commands += self._align(self._fleet[worker_id], load)
         if finished and self._stage is Stage.PROFILING:
             for worker_id, worker in self._fleet.items():
                 if not self._loads.pending_for(worker_id):
                     commands += self._profiler.add(now, worker)
         return commands
+
+    def _align(self, worker: WorkerState, load: Load) -> Commands:
+        """A load is over in which the worker, which has come since, had no part; but it may hold these models."""
+        if load.failed:
+            held = [name for name in load.names if name in worker.models and name not in self._state.models]
+            return self._unload(worker, held)
+        return [*self._adopt(worker), *self._loads.restore(worker)]
 
     def _all_known(self) -> bool:
         return not self._queries and not self._loads.pending
@@ -309,7 +326,7 @@ class ControllerWithStartupPhase:
 
     def _loading_ends(self) -> Nanos | None:
         """When the countdown of LOADING ends, if it runs."""
-        if self._stage is not Stage.LOADING or self._idle_since is None or self._loads.pending:
+        if self._stage is not Stage.LOADING or self._idle_since is None or self._loads.pending or self._named:
             return None
         return self._idle_since + self._config.load_timeout
 
@@ -327,7 +344,6 @@ class ControllerWithStartupPhase:
         return commands
 
     def _enter_serving(self, now: Nanos) -> Commands:
-        self._profiler.release()
         self._stage = Stage.SERVING
         commands: Commands = []
         for name, why in self._profiler.broken.items():
@@ -336,6 +352,7 @@ class ControllerWithStartupPhase:
                 commands.append(GiveUp(f"cannot serve {name}: {why}"))
         self._serving.broken = self._profiler.broken
         for worker_id, worker in self._fleet.items():
+            self._profiler.release(worker)
             self._state.workers[worker_id] = worker
             self._phases[worker_id] = _Phase.READY
         commands += self._serving.start(now)
@@ -347,15 +364,13 @@ class ControllerWithStartupPhase:
     def _take_in(self, now: Nanos) -> Commands:
         """Give the scheduler the workers that are ready for it."""
         commands: Commands = []
-        if self._profiler.busy:
-            return commands
         for worker_id, worker in list(self._fleet.items()):
             if self._phases[worker_id] is not _Phase.KNOWN or self._loads.pending_for(worker_id):
                 continue
             commands += self._profiler.add(now, worker)
             if not self._profiler.covers(worker):
-                return commands
-            self._profiler.release()
+                continue
+            self._profiler.release(worker)
             unmeasured = [name for name, model in self._state.models.items() if not worker.measured(model)]
             commands += self._unload(worker, [name for name in unmeasured if name in worker.models])
             self._phases[worker_id] = _Phase.READY

@@ -31,12 +31,12 @@ class Tally:
             counts = self._counts[model] = Counts()
         return counts
 
-    def count(self, model: str, status: Status, late: bool) -> None:
-        """Count an answer that the scheduler gave."""
+    def count(self, model: str, status: int) -> None:
+        """Count an answer that the scheduler gave by the deadline."""
         counts = self.of(model)
-        if status == Status.SUCCESS and not late:
+        if status == Status.SUCCESS:
             counts.in_time += 1
-        elif status in (Status.SUCCESS, Status.TIMEOUT):
+        elif status == Status.TIMEOUT:
             counts.late += 1
         elif status in (Status.SKIPPED_BY_CONTROLLER, Status.CONTROLLER_COULD_NOT_START_IN_TIME):
             counts.refused += 1

@@ -57,16 +57,25 @@ class _Shared:
 
     def tell(self, event: Event) -> None:
         """Tell the core, and wake whom that concerns."""
-        self.deliver(self.core.apply(event))
-        for thread in self.threads:
-            thread.wake_if_moved()
+        self.keep(self.core.apply(event))
+        self._wake_moved()
 
-    def deliver(self, results: Sequence[SendResult]) -> None:
+    def decided(self, results: Sequence[SendResult]) -> None:
+        """The core has answered actions by itself: others may have waited for them."""
+        if results:
+            self.keep(results)
+            self._wake_moved()
+
+    def keep(self, results: Sequence[SendResult]) -> None:
         """Keep results for whoever takes them, who is told of the first."""
         if results:
             if not self.results:
                 self._on_results()
             self.results.extend(results)
+
+    def _wake_moved(self) -> None:
+        for thread in self.threads:
+            thread.wake_if_moved()
 
 
 class Lanes:
@@ -113,7 +122,7 @@ class Lanes:
     def expire(self) -> Nanos | None:
         """Answer what is late, also behind running tasks; returns when to call this next."""
         with self._shared.lock:
-            self._shared.deliver(self._shared.core.expire(self._shared.clock.now()))
+            self._shared.decided(self._shared.core.expire(self._shared.clock.now()))
             return self._shared.core.next_expiry()
 
     def controller_lost(self) -> None:
@@ -197,7 +206,7 @@ class _LaneThread(Thread):
                 results.append(command)
             else:
                 task = command
-        self._shared.deliver(results)
+        self._shared.decided(results)
         return task
 
     def _unprepared(self) -> StartTask | None:

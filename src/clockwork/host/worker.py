@@ -174,6 +174,7 @@ class WorkerHost:
         )
 
     def _connected(self, connection: Connection) -> None:
+        self._connection = connection
         self._failure = ""
         log.info("worker %s serves the controller at %s", self._config.name, self._config.controller)
 
@@ -188,7 +189,6 @@ class WorkerHost:
         self._lanes.controller_lost()
 
     def _received(self, connection: Connection, action: Action, payload: Any) -> None:
-        self._connection = connection
         payloads: tuple[object, ...] = ()
         if isinstance(action, Infer):
             try:

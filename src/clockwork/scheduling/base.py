@@ -5,7 +5,8 @@ of requests and results, and answers with commands. Rules:
 
 - It is a machine: no clock, no I/O, no thread, no global randomness. ``now`` comes with every call and never runs back.
 - Actions are made by `GPUState.load_weights`, `evict_weights` and `infer`, which keep the picture of the device's
-  memory; the scheduler returns what they return.
+  memory; the call that makes an action returns what they return.
+- `result` tells of actions that ended, also of an EvictWeights that an operator asked for.
 - A request is over when the scheduler answers it (`Answer`), when an Infer that contains it succeeds (the controller
   answers, before it tells the scheduler), or when `cancel` says so. A failed Infer leaves its requests with the
   scheduler: to answer, or to try again.
@@ -61,5 +62,5 @@ class Scheduler(ABC):
         return []
 
     def next_wakeup(self) -> Nanos | None:
-        """When to call `wake`; None: never."""
+        """When to call `wake`; None: never. Asked after each call of another method."""
         return None

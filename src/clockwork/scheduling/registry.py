@@ -30,10 +30,13 @@ def make_scheduler(name: str) -> Scheduler:
         )
     try:
         factory = getattr(import_module(module_name), class_name)
-    except ImportError as error:
+    except (ImportError, SyntaxError, TypeError, ValueError) as error:  # the last two: '', '.module'
         raise InvalidRequestError(f"scheduler {name!r}: cannot import {module_name!r}: {error}") from error
     except AttributeError as error:
         raise InvalidRequestError(f"scheduler {name!r}: {module_name!r} has no {class_name!r}") from error
     if not (isinstance(factory, type) and issubclass(factory, Scheduler)):
         raise InvalidRequestError(f"scheduler {name!r} is not a subclass of clockwork.scheduling.base.Scheduler")
-    return factory()
+    try:
+        return factory()
+    except TypeError as error:
+        raise InvalidRequestError(f"scheduler {name!r} cannot be made without arguments: {error}") from error

@@ -37,7 +37,7 @@ class SimpleScheduler(Scheduler):
     def __init__(self) -> None:
         """No device yet."""
         self._devices: dict[GPUState, _Device] = {}
-        self._next_device = 0
+        self._next_device = -1
         self._next_holder: dict[str, int] = {}
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Command]:
@@ -63,9 +63,11 @@ class SimpleScheduler(Scheduler):
         commands: list[Command] = []
         if isinstance(action, Infer):
             request = device.sent.pop(action.id, None)
-            if request is not None and isinstance(result, ErrorResult):
+            if request is not None and not request.over and isinstance(result, ErrorResult):
                 commands.append(_failure(request, result))
         elif isinstance(action, LoadWeights) and isinstance(result, ErrorResult):
+            while device.waiting and device.waiting[0].over:
+                device.waiting.popleft()
             if device.waiting and device.waiting[0].model.name == action.model:
                 commands.append(_failure(device.waiting.popleft(), result))
         return commands + self._pump(now, device)

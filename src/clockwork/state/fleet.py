@@ -40,8 +40,8 @@ class WorkerState:
         return self._by_id[gpu_id]
 
     def measured(self, model: ModelState) -> bool:
-        """Whether the model's times are known on every device of the worker."""
-        return all(gpu.kind in model.profiles for gpu in self.gpus)
+        """Whether the model's times are known on every device of the worker that can hold it."""
+        return all(gpu.kind in model.profiles for gpu in self.gpus if gpu.can_hold(model.name))
 
     def forget(self, model: str) -> None:
         """The worker unloads the model by itself."""

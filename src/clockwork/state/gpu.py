@@ -5,7 +5,7 @@ Theory of operation. A model's residency on a device is a table::
     (state,   event)            -> state
     COLD      load_weights         LOADING   pages are taken now, before the worker confirms
     LOADING   LoadWeightsResult    WARM
-    LOADING   ErrorResult          COLD      the pages are given back
+    LOADING   ErrorResult          COLD      the pages are given back; Infers sent behind it will fail
     LOADING   evict_weights        -         refused: the load must end first
     WARM      evict_weights        COLD      optimistic: the worker's LOAD lane keeps the order
     WARM      infer                WARM      and evict_weights is refused until its result is there
@@ -15,6 +15,7 @@ COLD models are those not in the cache. What leaves the table raises `ValueError
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import Final
 
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import SendAction
@@ -24,6 +25,11 @@ from clockwork.pages import PageCache
 from clockwork.state.model import ModelState
 from clockwork.state.request import PendingRequest
 from clockwork.units import FOREVER, Nanos
+
+_ABSENT: Final = frozenset({Status.WEIGHTS_NOT_PRESENT, Status.UNKNOWN_MODEL})
+_IMPOSSIBLE: Final = frozenset(
+    {Status.WEIGHTS_ALREADY_LOADED, Status.LOAD_WEIGHTS_INSUFFICIENT_CACHE, Status.UNKNOWN_MODEL}
+)
 
 
 class Residency(Enum):
@@ -125,10 +131,11 @@ class GPUState:
         ``earliest`` must not be before the weights are there: an Infer that finds none fails.
 
         Raises:
-            ValueError: the weights are neither there nor on their way, or one of the requests is over.
+            ValueError: the weights are neither there nor on their way, or one of the requests is over, or for another
+                model, or there is none.
         """
-        if any(request.over for request in requests):
-            raise ValueError(f"of {list(requests)} one is over already")
+        if not requests or any(request.over or request.model is not model for request in requests):
+            raise ValueError(f"{list(requests)}: none, one that is over already, or not for {model.name}")
         inputs = tuple(request.input for request in requests)
         action = Infer(self._ids.next(), self.gpu_id, model.name, inputs, earliest, latest, expected)
         return self.send_infer(action)
@@ -164,15 +171,15 @@ class GPUState:
                 self._infers[action.model] = left
             else:
                 del self._infers[action.model]
-            return not (isinstance(result, ErrorResult) and result.status == Status.WEIGHTS_NOT_PRESENT)
-        failed = isinstance(result, ErrorResult)
+            # An Infer sent behind a load that was late or failed is no contradiction.
+            surprising = self._residency.get(action.model) is Residency.WARM
+            return not (isinstance(result, ErrorResult) and surprising and result.status in _ABSENT)
         if isinstance(action, EvictWeights):
-            return not failed
-        if failed:
+            return not isinstance(result, ErrorResult)
+        if isinstance(result, ErrorResult):
             self.cache.give_back(action.model)
             del self._residency[action.model]
-            assert isinstance(result, ErrorResult)
-            return result.status not in (Status.WEIGHTS_ALREADY_LOADED, Status.LOAD_WEIGHTS_INSUFFICIENT_CACHE)
+            return result.status not in _IMPOSSIBLE
         self._residency[action.model] = Residency.WARM
         return True
 
@@ -185,7 +192,8 @@ class GPUState:
         """Assert what always holds; for tests and checkers."""
         assert set(self.cache) == set(self._residency)
         assert 0 <= self.cache.used <= self.cache.total
-        assert all(count > 0 and model in self._residency for model, count in self._infers.items())
+        assert all(count > 0 for count in self._infers.values())
+        assert sum(self._infers.values()) == sum(isinstance(a, Infer) for a in self.outstanding.values())
 
     def _send(self, action: LoadWeights | EvictWeights | Infer) -> SendAction:
         self.outstanding[action.id] = action
@@ -202,10 +210,10 @@ class ActionIds:
     """Numbers for actions, unique within one controller."""
 
     def __init__(self) -> None:
-        """Begins at 1."""
-        self._last = 0
+        """Begins at 1; ``last`` is the number given last."""
+        self.last = 0
 
     def next(self) -> int:
         """A number not given before."""
-        self._last += 1
-        return self._last
+        self.last += 1
+        return self.last

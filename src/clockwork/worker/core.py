@@ -9,9 +9,9 @@ three methods of a Machine: ``handle`` is ``apply`` and then ``poll`` of all lan
 host with a thread per lane calls ``apply`` and its own lane's ``poll`` under one lock, so that no thread has to hand a
 task to another, and sees from ``next_wakeup_of`` which other lanes an event has moved.
 
-An Infer that is due while its weights are still being loaded waits for them, up to its ``latest``, and those behind it
-pass. GetWorkerState is answered at once, except while a task still runs whose controller is gone: what it will leave
-behind is not known before it ends.
+An Infer that is due while a LoadWeights of its model runs or waits, waits for it, up to its own ``latest``, and those
+behind it pass. GetWorkerState is answered at once, except while a task still runs whose controller is gone: what it
+will leave behind is not known before it ends.
 """
 
 from collections.abc import Sequence
@@ -102,7 +102,7 @@ class WorkerCore:
         """Answer what is late in a lane and, if the lane is free, start at most one task on it."""
         lane = self._lanes[gpu, kind]
         commands: list[Command] = [*self._expire(now, gpu, lane)]
-        while (entry := lane.take_due(now, lambda waiting: self._tasks.blocked(gpu, waiting.action))) is not None:
+        while (entry := lane.take_due(now, lambda waiting: self._blocked(gpu, waiting.action))) is not None:
             try:
                 commands.append(self._tasks.start(gpu, entry.action, entry.payloads))
             except ActionRefusedError as refusal:
@@ -114,7 +114,7 @@ class WorkerCore:
     def next_wakeup_of(self, gpu: int | None, kind: LaneKind) -> Nanos | None:
         """When to `poll` this lane next; it may have passed already. None: only an event can move it."""
         lane = self._lanes[gpu, kind]
-        start = lane.next_start(lambda waiting: self._tasks.blocked(gpu, waiting.action))
+        start = lane.next_start(lambda waiting: self._blocked(gpu, waiting.action))
         expiry = lane.next_expiry()
         return expiry if start is None else start if expiry is None else min(start, expiry)
 
@@ -129,7 +129,7 @@ class WorkerCore:
 
     def upcoming(self, gpu: int) -> StartTask | None:
         """The Infer that starts next on the device if nothing else happens, for a host that wants to prepare it."""
-        entry = self._lanes[gpu, LaneKind.EXEC].upcoming(lambda waiting: self._tasks.blocked(gpu, waiting.action))
+        entry = self._lanes[gpu, LaneKind.EXEC].upcoming(lambda waiting: self._blocked(gpu, waiting.action))
         return self._tasks.upcoming(gpu, entry.action, entry.payloads) if entry is not None else None
 
     # -------------------------------------------------------------------------------------------------------- asking
@@ -228,14 +228,27 @@ class WorkerCore:
         """Whether a task runs whose controller is gone."""
         return any(lane.running is not None and lane.running.orphaned for lane in self._lanes.values())
 
+    def _blocked(self, gpu: int | None, action: Action) -> bool:
+        """Whether the action, although it is its turn, has to wait for a task of another lane."""
+        if gpu is None:
+            return False
+        if isinstance(action, ClearCache):  # until nothing is in use, nor being closed by an UnloadModel
+            return bool(self._memories[gpu].models_in(Residency.IN_USE, Residency.EVICTING))
+        if not isinstance(action, Infer):
+            return False
+        state = self._memories[gpu].state_of(action.model)
+        if state is Residency.LOADING:
+            return True
+        return state is not Residency.WARM and self._lanes[gpu, LaneKind.LOAD].will_load(action.model)
+
     def _expire(self, now: Nanos, gpu: int | None, lane: Lane) -> list[SendResult]:
         results = []
         for entry in lane.take_late(now):
             text = f"its latest start passed {show_duration(now - entry.latest)} ago"
             if lane.running is not None:
                 text += f", while {type(lane.running.action).__name__} {lane.running.action.id} ran"
-            elif self._tasks.blocked(gpu, entry.action):
-                text += ", while its weights were still being loaded"
+            elif self._blocked(gpu, entry.action):
+                text += ", while it waited for its weights to be loaded"
             results.append(SendResult(error_result(entry.action, Status.COULD_NOT_START_IN_TIME, text)))
         return results
 

@@ -10,13 +10,14 @@ where order matters it holds them up.
 """
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Final
 
 from msgspec import Struct
 
-from clockwork.messages.actions import Action
+from clockwork.messages.actions import Action, LoadWeights
 from clockwork.units import FOREVER, Nanos
 
 MAX_QUEUED: Final = 10_000
@@ -44,6 +45,7 @@ class Lane:
         self._entries: dict[int, Entry] = {}  #: those that wait, by arrival
         self._order: list[tuple[Nanos, int]] = []  #: (earliest, arrival) of all and only those, sorted
         self._expiries: list[tuple[Nanos, int]] = []  #: heap of (latest, arrival); also of some no longer waiting
+        self._loads: Counter[str] = Counter()  #: model -> LoadWeights that wait
 
     def __len__(self) -> int:
         """How many wait."""
@@ -56,6 +58,8 @@ class Lane:
         arrival = self._arrivals
         self._arrivals += 1
         self._entries[arrival] = entry
+        if isinstance(entry.action, LoadWeights):
+            self._loads[entry.action.model] += 1
         insort(self._order, (entry.earliest, arrival))
         if entry.latest < FOREVER:
             heappush(self._expiries, (entry.latest, arrival))
@@ -69,22 +73,19 @@ class Lane:
         late = []
         while self._expiries and self._expiries[0][0] < now:
             _, arrival = heappop(self._expiries)
-            entry = self._entries.pop(arrival, None)
-            if entry is not None:
-                del self._order[bisect_left(self._order, (entry.earliest, arrival))]
-                late.append(entry)
+            if arrival in self._entries:
+                late.append(self._pop(arrival))
         return late
 
     def take_due(self, now: Nanos, blocked: Callable[[Entry], bool]) -> Entry | None:
         """The next that may start at ``now``, which no longer waits; None if there is none, or if one is running."""
         if self.running is not None:
             return None
-        for place, (earliest, arrival) in enumerate(self._order):
+        for earliest, arrival in self._order:
             if earliest > now:
                 return None
             if not blocked(self._entries[arrival]):
-                del self._order[place]
-                return self._entries.pop(arrival)
+                return self._pop(arrival)
             if not self._overtaking:
                 return None
         return None
@@ -98,6 +99,10 @@ class Lane:
             if not self._overtaking:
                 return None
         return None
+
+    def will_load(self, model: str) -> bool:
+        """Whether a LoadWeights of ``model`` waits."""
+        return model in self._loads
 
     def next_start(self, blocked: Callable[[Entry], bool]) -> Nanos | None:
         """When something can start: a moment past if it can already, None if only an event can change it."""
@@ -117,6 +122,7 @@ class Lane:
         self._entries.clear()
         self._order.clear()
         self._expiries.clear()
+        self._loads.clear()
 
     def check_invariants(self) -> None:
         """Assert what always holds; for tests and checkers."""
@@ -124,3 +130,14 @@ class Lane:
         timed = {(entry.latest, arrival) for arrival, entry in self._entries.items() if entry.latest < FOREVER}
         assert timed <= set(self._expiries)
         assert len(self._order) <= MAX_QUEUED
+        actions = (entry.action for entry in self._entries.values())
+        assert self._loads == Counter(action.model for action in actions if isinstance(action, LoadWeights))
+
+    def _pop(self, arrival: int) -> Entry:
+        entry = self._entries.pop(arrival)
+        del self._order[bisect_left(self._order, (entry.earliest, arrival))]
+        if isinstance(entry.action, LoadWeights):
+            self._loads[entry.action.model] -= 1
+            if not self._loads[entry.action.model]:
+                del self._loads[entry.action.model]
+        return entry

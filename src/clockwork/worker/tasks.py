@@ -71,14 +71,6 @@ class Tasks:
         kept = [(action, [gpu for gpu in left if running.get(gpu) is action]) for action, left in self._clears]
         self._clears = [(action, left) for action, left in kept if left]
 
-    def blocked(self, gpu: int | None, action: Action) -> bool:
-        """Whether the action, although it is its turn, has to wait for another lane's task to finish."""
-        if isinstance(action, Infer) and gpu is not None:
-            return self._memories[gpu].state_of(action.model) is Residency.LOADING
-        if isinstance(action, ClearCache) and gpu is not None:
-            return bool(self._memories[gpu].models_in(Residency.IN_USE, Residency.EVICTING))
-        return False
-
     def upcoming(self, gpu: int, action: Action, payloads: tuple[object, ...]) -> StartTask | None:
         """The task of an Infer that has not started; None if it would be refused as things are."""
         memory = self._memories[gpu]

@@ -1,0 +1,137 @@
+"""``clockwork`` as a process of its own, whose lines can be waited for."""
+
+import io
+import os
+import re
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import onnx
+
+import onnx_graphs
+from clockwork.cli.child import this_program
+
+#: As little as there is to measure.
+QUICK = ("--profile-seconds=0.01", "--max-batch=2", "--no-profile-cache", "--slo=20s")
+
+
+def save_dense(path: Path, seed: int = 0) -> Path:
+    """``x (N, 32) float32`` to ``y (N, 5) float32``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(onnx_graphs.dense(seed), path)
+    return path
+
+
+class Lines:
+    """What a stream says, line by line."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.seen: list[str] = []
+        self._stream = stream
+        self._more = threading.Condition()
+        self._ended = False
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with suppress(OSError):  # that is how a terminal ends
+            for line in self._stream:
+                with self._more:
+                    self.seen.append(line.rstrip("\n"))
+                    self._more.notify_all()
+        with self._more:
+            self._ended = True
+            self._more.notify_all()
+
+    def wait_for(self, pattern: str, count: int = 1) -> re.Match[str]:
+        """The ``count``-th line that the pattern is found in."""
+        with self._more:
+            while True:
+                found = [match for line in self.seen if (match := re.search(pattern, line))]
+                if len(found) >= count:
+                    return found[count - 1]
+                assert not self._ended, f"no {pattern!r} in {self.seen}"
+                assert self._more.wait(60), f"no {pattern!r} in {self.seen}"
+
+    def all(self) -> list[str]:
+        """Every line, once the stream has ended."""
+        self._thread.join(60)
+        return self.seen
+
+
+class Process:
+    """A running ``clockwork``."""
+
+    def __init__(self, arguments: Sequence[str], stderr: int) -> None:
+        self.popen = subprocess.Popen(
+            [*this_program(), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert self.popen.stdout is not None
+        self.out, self.err = Lines(self.popen.stdout), Lines(self.popen.stderr or io.StringIO())
+
+    def send(self, signal: int) -> None:
+        self.popen.send_signal(signal)
+
+    def ended(self) -> int:
+        """Wait for the end; the exit code."""
+        code = self.popen.wait(30)
+        self.out.all()
+        self.err.all()
+        return code
+
+    def address(self) -> str:
+        """Where it serves, as soon as it does."""
+        return self.out.wait_for(r"serving \d+ models? on (\S+)$")[1]
+
+    def child(self) -> int:
+        """Its only child process."""
+        pid = self.popen.pid
+        (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(child)
+
+
+@contextmanager
+def clockwork(*arguments: str, stderr: int = subprocess.PIPE) -> Iterator[Process]:
+    process = Process(arguments, stderr)
+    try:
+        yield process
+    finally:
+        process.popen.kill()
+        process.popen.wait(30)
+        process.out.all()
+        process.err.all()
+        for stream in (process.popen.stdin, process.popen.stdout, process.popen.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def serve(*arguments: str, stderr: int = subprocess.PIPE) -> AbstractContextManager[Process]:
+    """``clockwork serve`` on any free port, which measures little."""
+    return clockwork("serve", "--listen=127.0.0.1:0", *QUICK, *arguments, stderr=stderr)
+
+
+@contextmanager
+def watched(pid: int) -> Iterator[int]:
+    """A handle on a process that stays valid when it has ended."""
+    handle = os.pidfd_open(pid)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def wait_for_end(handle: int) -> None:
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    assert poll.poll(30_000), "the process has not ended"

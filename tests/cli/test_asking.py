@@ -1,0 +1,110 @@
+"""``ls``, ``status`` and ``infer`` against a server that runs."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from cli.processes import Process, save_dense, serve
+from clockwork.cli import run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_dense(tmp_path_factory.mktemp("models") / "dense.onnx")
+
+
+@pytest.fixture(scope="module")
+def server(model: Path) -> Iterator[Process]:
+    with serve(str(model)) as process:
+        process.address()
+        yield process
+
+
+@pytest.fixture(autouse=True)
+def at_the_server(server: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOCKWORK_ADDRESS", server.address())
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    np.save(tmp_path / "rows.npy", np.arange(64, dtype=np.float32).reshape(2, 32))
+    return tmp_path / "rows.npy"
+
+
+def test_ls(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["ls"]) == 0
+    header, _, row = capsys.readouterr().out.splitlines()
+    assert header.split() == ["model", "inputs", "outputs", "max", "batch", "weights"]
+    assert row.split()[:6] == ["dense", "x", "FP32[-1,32]", "y", "FP32[-1,5]", "2"]
+
+
+def test_ls_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["ls", "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert listed["name"] == "dense"
+    assert listed["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 32]}]
+
+
+def test_infer(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["infer", "dense", "--input", str(rows)]) == 0
+    shape, first, second, timing = capsys.readouterr().out.splitlines()
+    assert shape == "y float32[2, 5]"
+    assert first.startswith("  row 0: largest: [")
+    assert second.startswith("  row 1: largest: [")
+    assert "ms round trip; at the server" in timing
+
+
+def test_infer_json_has_the_outputs_of_the_model(model: Path, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["infer", "dense", "--input", f"x={rows}", "--slo", "20s", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    (output,) = answer["outputs"]
+    (expected,) = onnxruntime.InferenceSession(model).run(None, {"x": np.load(rows)})
+    assert (output["name"], output["shape"], output["datatype"]) == ("y", [2, 5], "FP32")
+    np.testing.assert_allclose(np.reshape(output["data"], (2, 5)), expected, rtol=1e-4)
+    assert answer["timing"]["batch_size"] == 2
+    assert 0 < answer["timing"]["exec"] <= answer["timing"]["total"] <= answer["round_trip"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["infer", "sparse", "--input", "x.npy"], "no model 'sparse' is served; there are dense"),
+        (["infer", "dense", "--input", "nowhere.npy"], "nowhere.npy cannot be read: No such file"),
+        (["infer", "dense", "--input", "ROWS", "--slo", "1us"], "deadline"),
+    ],
+)
+def test_infer_fails_in_one_line(
+    arguments: list[str], complaint: str, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([str(rows) if it == "ROWS" else it for it in arguments]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("clockwork: ")
+    assert complaint in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_status(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["infer", "dense", "--input", str(rows)]) == 0
+    capsys.readouterr()
+    assert run(["status"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("clockwork 0.")
+    assert ": serving, scheduler simple, 0 requests outstanding\n" in shown
+    device = next(line for line in shown.splitlines() if line.split()[:1] == ["local"])
+    assert device.split()[-1] == "ready"
+    assert {"Devices", "Models", "Requests"} <= {line.strip() for line in shown.splitlines()}
+
+
+def test_status_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status", "--json"]) == 0
+    server = json.loads(capsys.readouterr().out)
+    assert server["stage"] == "serving"
+    (worker,) = server["workers"]
+    assert worker["id"] == "local"
+    (model,) = server["models"]
+    (profile,) = model["profiles"].values()
+    assert profile["infer"]["1"]["p50"] <= profile["infer"]["1"]["p99"] <= max(profile["infer"]["1"]["samples"])

@@ -1,0 +1,121 @@
+"""``clockwork serve`` and its two processes, for real: how they begin, serve, die, and end."""
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cli.processes import Lines, Process, clockwork, save_dense, serve, wait_for_end, watched
+from clockwork.client import Client
+
+
+def check_that_it_serves(process: Process) -> None:
+    with Client(process.address()) as client:
+        result = client.model("dense").infer({"x": np.ones((1, 32), np.float32)}, slo=20)
+    assert result["y"].shape == (1, 5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_it_cleanly_and_leaves_no_child(tmp_path: Path, number: signal.Signals) -> None:
+    with serve(str(save_dense(tmp_path / "dense.onnx"))) as process:
+        check_that_it_serves(process)
+        with watched(process.child()) as child:
+            process.send(number)
+            assert process.ended() == 0
+            wait_for_end(child)
+    assert process.out.seen == [f"clockwork is serving 1 model on {process.address()}"]
+    assert not [line for line in process.err.seen if "Traceback" in line or " ERROR " in line or " WARNING " in line]
+    stages = [line.rpartition(" ")[2] for line in process.err.seen if " stage: " in line]
+    assert stages == ["loading", "profiling", "serving"]
+
+
+def test_a_signal_ends_it_while_it_starts(tmp_path: Path) -> None:
+    with serve(str(save_dense(tmp_path / "dense.onnx"))) as process:
+        process.err.wait_for("listening for clients")
+        process.send(signal.SIGTERM)
+        assert process.ended() == 0
+    assert not process.out.seen
+
+
+def test_the_worker_ends_when_the_parent_is_killed(tmp_path: Path) -> None:
+    with serve(str(save_dense(tmp_path / "dense.onnx"))) as process:
+        process.address()
+        with watched(process.child()) as child:
+            process.send(signal.SIGKILL)
+            wait_for_end(child)
+
+
+def test_a_worker_that_is_killed_is_started_again_and_serves(tmp_path: Path) -> None:
+    with serve(str(save_dense(tmp_path / "dense.onnx"))) as process:
+        check_that_it_serves(process)
+        first = process.child()
+        os.kill(first, signal.SIGKILL)
+        process.err.wait_for("the worker process was killed by SIGKILL: it is started again in 0.1 s")
+        process.err.wait_for("worker local takes part in serving")
+        assert process.child() != first
+        check_that_it_serves(process)
+        process.send(signal.SIGTERM)
+        assert process.ended() == 0
+
+
+def test_a_model_that_cannot_be_loaded_ends_it_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"this is no model")
+    with serve(str(save_dense(tmp_path / "dense.onnx")), str(tmp_path / "broken.onnx")) as process:
+        assert process.ended() == 1
+    last = process.err.seen[-1]
+    assert last.startswith("clockwork: cannot load broken.onnx: ")
+    assert not [line for line in process.err.seen if "Traceback" in line]
+    assert not process.out.seen
+
+
+def test_a_port_that_is_taken_ends_it_with_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with serve(str(save_dense(tmp_path / "dense.onnx")), f"--listen={address}") as process:
+            assert process.ended() == 1
+    assert process.err.seen[-1].startswith(f"clockwork: cannot listen on {address}: ")
+
+
+def test_a_worker_that_cannot_begin_is_not_started_again(tmp_path: Path) -> None:
+    with serve(str(save_dense(tmp_path / "dense.onnx")), "--cache-size=1MiB") as process:
+        assert process.ended() == 1
+    said = [line for line in process.err.seen if line.startswith("clockwork: ")]
+    assert "has no room for a page" in said[0]
+    assert said[1:] == ["clockwork: the worker process ended with exit code 1: see what it said above"]
+
+
+def test_models_from_anywhere_under_names_and_in_copies(tmp_path: Path) -> None:
+    first, second = save_dense(tmp_path / "one/dense.onnx"), save_dense(tmp_path / "two/dense.onnx", seed=1)
+    with serve(str(first), f"other={second}:3") as process, Client(process.address()) as client:
+        assert [model.name for model in client.ls()] == ["dense", "other-1", "other-2", "other-3"]
+        assert process.out.seen == [f"clockwork is serving 4 models on {process.address()}"]
+
+
+def test_the_second_start_measures_nothing(tmp_path: Path) -> None:
+    model = str(save_dense(tmp_path / "models/dense.onnx"))
+    options = ["--listen=127.0.0.1:0", "--profile-seconds=0.01", "--max-batch=2", f"--profile-cache={tmp_path}/times"]
+    measured = []
+    for _ in range(2):
+        with clockwork("serve", *options, model) as process:
+            process.address()
+            process.send(signal.SIGTERM)
+            assert process.ended() == 0
+        measured.append(len([line for line in process.err.seen if " measured dense" in line]))
+    assert measured == [1, 0]
+    assert len(list((tmp_path / "times").glob("*.json"))) == 1
+
+
+def test_on_a_terminal_it_draws(tmp_path: Path) -> None:
+    controlling, terminal = os.openpty()
+    with os.fdopen(controlling) as screen, serve(str(save_dense(tmp_path / "dense.onnx")), stderr=terminal) as process:
+        os.close(terminal)
+        drawn = Lines(screen)
+        check_that_it_serves(process)
+        process.send(signal.SIGTERM)
+        assert process.ended() == 0
+        text = "".join(drawn.all())
+    assert "stage: serving" in text
+    assert "\x1b[" in text

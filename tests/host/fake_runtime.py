@@ -1,0 +1,107 @@
+"""A runtime whose tasks end when a test says so.
+
+A model's file holds words: ``batches`` if it is batchable, and ``broken-NAME`` to fail at that step. What it computes
+is its payload, reversed.
+"""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clockwork.errors import InvalidModelError, InvalidRequestError, ServerError
+from clockwork.messages.actions import InferInput
+from clockwork.messages.tensors import TensorInfo, TensorSpec
+from clockwork.runtimes.base import HostModelInfo
+
+PATIENCE = 20
+"""Seconds after which a test that waits for a thread has failed."""
+
+PORTS = (TensorInfo("x", "UINT8", (-1, 4)),)
+
+
+class Gate:
+    """Open, or closed: then whoever comes waits, and can be waited for."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self._reached = threading.Semaphore(0)
+        self._open.set()
+
+    def close(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    def reached(self) -> None:
+        """Wait until somebody has come to the gate."""
+        assert self._reached.acquire(timeout=PATIENCE)
+
+    def pass_through(self) -> None:
+        self._reached.release()
+        assert self._open.wait(PATIENCE)
+
+
+class FakeRuntime:
+    """See the module. ``calls`` are (thread, step) in order."""
+
+    version = "fake 1"
+    device_kind = "fake device"
+
+    def __init__(self) -> None:
+        self.gates = {step: Gate() for step in ("read", "load", "assemble", "execute", "close")}
+        self.calls: list[tuple[str, str]] = []
+
+    def load_model(self, path: Path) -> "FakeModel":
+        words = path.read_text().split()
+        model = FakeModel(self, words)
+        self.step("read", words)
+        return model
+
+    def step(self, name: str, words: Sequence[str]) -> None:
+        self.calls.append((threading.current_thread().name, name))
+        self.gates[name].pass_through()
+        if f"broken-{name}" in words:
+            raise {"read": InvalidModelError, "execute": InvalidRequestError, "load": ServerError}.get(name, KeyError)(
+                f"it breaks at {name}"
+            )
+
+
+class FakeModel:
+    """In host memory."""
+
+    def __init__(self, runtime: FakeRuntime, words: Sequence[str]) -> None:
+        self.runtime = runtime
+        self.words = words
+        self.info = HostModelInfo(" ".join(words), PORTS, PORTS, "batches" in words, 10)
+
+    def load_weights(self, device: int) -> "FakeLoaded":
+        self.runtime.step("load", self.words)
+        return FakeLoaded(self, device)
+
+
+class FakeLoaded:
+    """On a device."""
+
+    def __init__(self, model: FakeModel, device: int) -> None:
+        self.model = model
+        self.device = device
+
+    def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Any]) -> list[bytes]:
+        self.model.runtime.step("assemble", self.model.words)
+        zeros = (bytes(sum(tensor.nbytes for tensor in it.tensors)) for it in inputs)
+        return [zero if payload is None else bytes(payload) for payload, zero in zip(payloads, zeros, strict=True)]
+
+    def execute(self, batch: list[bytes]) -> list[bytes]:
+        self.model.runtime.step("execute", self.model.words)
+        return [payload[::-1] for payload in batch]
+
+    def split(
+        self, inputs: Sequence[InferInput], outputs: list[bytes]
+    ) -> list[tuple[tuple[TensorSpec, ...], list[bytes]]]:
+        assert len(inputs) == len(outputs)
+        return [((TensorSpec("y", "UINT8", (len(out),), len(out)),), [out[:2], out[2:]]) for out in outputs]
+
+    def close(self) -> None:
+        self.model.runtime.step("close", self.model.words)

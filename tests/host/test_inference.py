@@ -1,0 +1,132 @@
+"""Tasks, carried out: outcomes, timings, and whose fault it was."""
+
+from pathlib import Path
+
+import pytest
+
+from clockwork.host.inference import TaskRunner
+from clockwork.messages.actions import (
+    Action,
+    ClearCache,
+    EvictWeights,
+    Infer,
+    InferInput,
+    LoadModelFromDisk,
+    LoadWeights,
+)
+from clockwork.messages.results import Timing
+from clockwork.messages.status import Status
+from clockwork.messages.tensors import spec
+from clockwork.worker.events import Executed, LaneKind, ModelRead, Released, StartTask, TaskFailed, WeightsLoaded
+from host.fake_runtime import FakeLoaded, FakeModel, FakeRuntime
+
+INPUTS = tuple(InferInput(i, 1, (spec("x", "UINT8", (1, 4)),)) for i in range(2))
+
+
+class Ticking:
+    """A clock that advances by one with every look."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def now(self) -> int:
+        self.looks += 1
+        return self.looks
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> TaskRunner:
+    (tmp_path / "m").write_text("batches")
+    (tmp_path / "broken").write_text("broken-read")
+    return TaskRunner(FakeRuntime(), tmp_path, Ticking())
+
+
+def loaded(*words: str) -> FakeLoaded:
+    return FakeLoaded(FakeModel(FakeRuntime(), words), 0)
+
+
+def task(action: Action, *handles: object, payloads: tuple[object, ...] = ()) -> StartTask:
+    return StartTask(0, LaneKind.EXEC, action, payloads, handles)
+
+
+def an_infer(model: FakeLoaded) -> StartTask:
+    return task(Infer(1, 0, "m", INPUTS), model, payloads=(b"abcd", None))
+
+
+def failure(runner: TaskRunner, of: StartTask) -> tuple[Status, str]:
+    outcome = runner.run(of).outcome
+    assert isinstance(outcome, TaskFailed)
+    return outcome.status, outcome.message
+
+
+def test_reading_a_model_describes_it(runner: TaskRunner) -> None:
+    finished = runner.run(StartTask(None, LaneKind.HOST, LoadModelFromDisk(1, "m", "m")))
+    assert (finished.gpu, finished.lane, finished.begin, finished.end) == (None, LaneKind.HOST, 1, 2)
+    read = finished.outcome
+    assert isinstance(read, ModelRead)
+    assert isinstance(read.handle, FakeModel)
+    assert (read.digest, read.runtime, read.batchable, read.weights_bytes) == ("batches", "fake 1", True, 10)
+
+
+def test_a_path_and_a_model_are_wrong_in_different_ways(runner: TaskRunner) -> None:
+    assert failure(runner, task(LoadModelFromDisk(1, "../m", "m")))[0] is Status.INVALID_MODEL_PATH
+    assert failure(runner, task(LoadModelFromDisk(1, "broken", "m"))) == (Status.INVALID_MODEL, "it breaks at read")
+
+
+def test_loading_weights_makes_a_handle(runner: TaskRunner) -> None:
+    outcome = runner.run(task(LoadWeights(1, 3, "m"), FakeModel(FakeRuntime(), ["batches"]))).outcome
+    assert isinstance(outcome, WeightsLoaded)
+    assert isinstance(outcome.handle, FakeLoaded)
+    assert outcome.handle.device == 3
+    broken = FakeModel(FakeRuntime(), ["broken-load"])
+    assert failure(runner, task(LoadWeights(1, 0, "m"), broken)) == (Status.RUNTIME_ERROR, "it breaks at load")
+
+
+def test_an_infer_is_assembled_executed_split_and_timed(runner: TaskRunner) -> None:
+    outcome = runner.run(an_infer(loaded("batches"))).outcome
+    assert isinstance(outcome, Executed)
+    assert [(output.request_id, output.tensors[0].shape) for output in outcome.outputs] == [(0, (4,)), (1, (4,))]
+    assert outcome.payloads == ([b"dc", b"ba"], [bytes(2), bytes(2)])
+    assert (outcome.copy_input, outcome.exec, outcome.copy_output) == (
+        Timing(2, 3, 1),
+        Timing(4, 5, 1),
+        Timing(5, 6, 1),
+    )
+
+
+def test_a_batch_that_was_prepared_is_not_assembled_again(runner: TaskRunner) -> None:
+    model = loaded("batches")
+    prepared = runner.prepare(an_infer(model))
+    assert not prepared.is_of(an_infer(model)), "equal, but not the same action"
+    outcome = runner.run(prepared.task, prepared).outcome
+    assert isinstance(outcome, Executed)
+    assert outcome.copy_input == Timing(1, 2, 1)
+    assert [step for _, step in model.model.runtime.calls] == ["assemble", "execute"]
+
+
+def test_a_batch_prepared_for_weights_that_are_gone_is_assembled_again(runner: TaskRunner) -> None:
+    first, second = loaded("batches"), loaded("batches")
+    prepared = runner.prepare(an_infer(first))
+    runner.run(task(prepared.task.action, second, payloads=prepared.task.payloads), prepared)
+    assert [step for _, step in second.model.runtime.calls] == ["assemble", "execute"]
+
+
+def test_a_batch_that_cannot_be_prepared_fails_when_it_runs(runner: TaskRunner) -> None:
+    prepared = runner.prepare(an_infer(loaded("broken-assemble")))
+    outcome = runner.run(prepared.task, prepared).outcome
+    assert outcome == TaskFailed(Status.RUNTIME_ERROR, "KeyError: 'it breaks at assemble'")
+
+
+def test_an_input_that_the_model_refuses_is_the_client_s_fault(runner: TaskRunner) -> None:
+    assert failure(runner, an_infer(loaded("broken-execute"))) == (Status.INVALID_INPUT, "it breaks at execute")
+
+
+def test_weights_are_closed_one_and_all(runner: TaskRunner) -> None:
+    model = loaded()
+    assert runner.run(task(EvictWeights(1, 0, "m"), model)).outcome == Released()
+    broken = loaded("broken-close")
+    assert failure(runner, task(ClearCache(1), broken, model)) == (
+        Status.RUNTIME_ERROR,
+        "KeyError: 'it breaks at close'",
+    )
+    assert [step for _, step in model.model.runtime.calls] == ["close", "close"]

@@ -1,0 +1,312 @@
+"""A whole worker on loopback: link, core and lanes; with a runtime that obeys the test, and with a real one."""
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import onnxruntime
+import pytest
+import uvloop
+
+from clockwork.errors import InvalidRequestError, ServerError
+from clockwork.host.affinity import allowed_cores
+from clockwork.host.inference import TaskRunner
+from clockwork.host.worker import WorkerConfig, default_name, run_worker
+from clockwork.messages.actions import Action, GetWorkerState, Infer, InferInput, LoadModelFromDisk, LoadWeights
+from clockwork.messages.link import ROLE_WORKER
+from clockwork.messages.results import (
+    ErrorResult,
+    GetWorkerStateResult,
+    InferResult,
+    LoadModelFromDiskResult,
+    LoadWeightsResult,
+)
+from clockwork.messages.status import Status
+from clockwork.messages.tensors import TensorSpec, spec
+from clockwork.net.address import Address
+from clockwork.net.connection import Connection, LinkConfig
+from clockwork.net.server import Server, listen
+from clockwork.runtimes.base import Runtime
+from clockwork.runtimes.onnx import OnnxRuntime
+from clockwork.units import FOREVER, KIB, MIB, Bytes
+from clockwork.wire.codec import decode_result
+from host.fake_runtime import FakeRuntime
+from onnx_graphs import dense, saved
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.wait_for(test, 30))
+
+
+class Controller:
+    """The other end of the link: sends actions and gets their results."""
+
+    def __init__(self) -> None:
+        self.connections: asyncio.Queue[Connection] = asyncio.Queue()
+        self.results: asyncio.Queue[tuple[Any, bytes]] = asyncio.Queue()
+        self.server: Server | None = None
+
+    async def listen(self, address: Address = Address("127.0.0.1", 0), max_frame_bytes: Bytes = MIB) -> None:
+        self.server = await listen(
+            address,
+            role=ROLE_WORKER,
+            decode=decode_result,
+            on_connected=self.connections.put_nowait,
+            on_message=lambda connection, message, payload: self.results.put_nowait((message, bytes(payload))),
+            on_closed=lambda connection, reason: None,
+            config=LinkConfig(max_frame_bytes=max_frame_bytes),
+        )
+
+    @property
+    def address(self) -> Address:
+        assert self.server is not None
+        return self.server.address
+
+    async def close(self) -> None:
+        assert self.server is not None
+        await self.server.close("it ends")
+
+    async def met(self) -> Connection:
+        self.worker = await self.connections.get()
+        return self.worker
+
+    def tell(self, action: Action, *payload: bytes) -> None:
+        self.worker.send(action, payload)
+
+    async def asks(self, action: Action, *payload: bytes) -> tuple[Any, bytes]:
+        self.tell(action, *payload)
+        return await self.results.get()
+
+    async def warms(self, path: str, name: str = "m") -> None:
+        assert isinstance((await self.asks(LoadModelFromDisk(1, path, name)))[0], LoadModelFromDiskResult)
+        assert isinstance((await self.asks(LoadWeights(2, 0, name)))[0], LoadWeightsResult)
+
+
+@asynccontextmanager
+async def a_worker(
+    root: Path, runtime: Runtime, max_frame_bytes: Bytes = MIB, **config: Any
+) -> AsyncIterator[Controller]:
+    """A controller, and a worker that has dialled it; the worker is gone without a trace in the end."""
+    controller = Controller()
+    await controller.listen(max_frame_bytes=max_frame_bytes)
+    worker = asyncio.ensure_future(run_worker(WorkerConfig(root, controller.address, "w0", **config), runtime))
+    try:
+        await controller.met()
+        yield controller
+    finally:
+        for gate in runtime.gates.values() if isinstance(runtime, FakeRuntime) else ():
+            gate.open()
+        worker.cancel()
+        await asyncio.wait([worker])
+        await controller.close()
+    assert worker.cancelled()
+    assert not lane_threads()
+
+
+def lane_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("clockwork-")]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "m").write_text("batches")
+    return tmp_path
+
+
+def inputs(*sizes: int, generated: bool = False) -> tuple[InferInput, ...]:
+    return tuple(
+        InferInput(i, 1, (spec("x", "UINT8", (1, size)),), generated=generated) for i, size in enumerate(sizes)
+    )
+
+
+def test_a_worker_introduces_itself_and_tells_its_state(root: Path) -> None:
+    async def scenario() -> None:
+        async with a_worker(root, FakeRuntime(), devices=2, cache_bytes=MIB, page_size=100 * KIB) as controller:
+            assert controller.worker.peer_name == "w0"
+            result, _ = await controller.asks(GetWorkerState(1))
+            assert isinstance(result, GetWorkerStateResult)
+            info = result.worker
+            assert [(gpu.id, gpu.kind, gpu.total_pages) for gpu in info.gpus] == [
+                (0, "fake device", 10),
+                (1, "fake device", 10),
+            ]
+            assert info.page_size == 100 * KIB
+
+    run(scenario())
+
+
+def test_payloads_reach_their_requests_and_come_back(root: Path) -> None:
+    async def scenario() -> None:
+        async with a_worker(root, FakeRuntime()) as controller:
+            await controller.warms("m")
+            result, payload = await controller.asks(Infer(3, 0, "m", inputs(4, 6)), b"abcd", b"123456")
+            assert isinstance(result, InferResult)
+            assert [it.request_id for it in result.outputs] == [0, 1]
+            assert payload == b"dcba" + b"654321"
+            _, payload = await controller.asks(Infer(4, 0, "m", inputs(3, generated=True)))
+            assert payload == bytes(3)
+
+    run(scenario())
+
+
+def test_a_payload_that_does_not_fit_its_specs_ends_the_connection(root: Path) -> None:
+    async def scenario() -> None:
+        async with a_worker(root, FakeRuntime()) as controller:
+            worker = controller.worker
+            controller.tell(Infer(1, 0, "m", inputs(4)), b"abc")
+            assert "3 bytes of payload came with a message that describes 4" in await worker.closed
+            await controller.met()
+
+    run(scenario())
+
+
+def test_a_result_that_does_not_fit_a_frame_is_an_error(root: Path) -> None:
+    async def scenario() -> None:
+        async with a_worker(root, FakeRuntime(), max_frame_bytes=KIB) as controller:
+            await controller.warms("m")
+            result, _ = await controller.asks(Infer(3, 0, "m", inputs(5000, generated=True)))
+            assert isinstance(result, ErrorResult)
+            assert (result.id, result.action, result.status) == (3, "Infer", Status.ERROR)
+            assert "cannot be sent" in result.message
+
+    run(scenario())
+
+
+def test_an_action_that_is_late_behind_a_running_one_is_answered_while_that_runs(root: Path) -> None:
+    async def scenario() -> None:
+        runtime = FakeRuntime()
+        async with a_worker(root, runtime) as controller:
+            await controller.warms("m")
+            runtime.gates["execute"].close()
+            controller.tell(Infer(3, 0, "m", inputs(1)), b"a")
+            await asyncio.to_thread(runtime.gates["execute"].reached)
+            controller.tell(Infer(4, 0, "m", inputs(1), latest=FOREVER - 1), b"a")
+            result, _ = await controller.asks(Infer(5, 0, "m", inputs(1), latest=1), b"a")
+            assert isinstance(result, ErrorResult)
+            assert (result.id, result.status) == (5, Status.COULD_NOT_START_IN_TIME)
+            runtime.gates["execute"].open()
+            assert [(await controller.results.get())[0].id for _ in range(2)] == [3, 4]
+
+    run(scenario())
+
+
+def test_a_controller_that_comes_back_finds_a_warm_worker_and_no_old_results(root: Path) -> None:
+    async def scenario() -> None:
+        runtime = FakeRuntime()
+        async with a_worker(root, runtime) as controller:
+            await controller.warms("m")
+            runtime.gates["execute"].close()
+            controller.tell(Infer(3, 0, "m", inputs(1)), b"a")
+            controller.tell(Infer(4, 0, "m", inputs(1)), b"a")
+            await asyncio.to_thread(runtime.gates["execute"].reached)
+            address = controller.address
+            await controller.close()
+            await controller.listen(address)
+            await controller.met()
+            controller.tell(GetWorkerState(5))
+            runtime.gates["execute"].open()
+            result, _ = await controller.results.get()
+            assert isinstance(result, GetWorkerStateResult)
+            assert result.worker.gpus[0].models == ("m",)
+            assert (await controller.asks(Infer(6, 0, "m", inputs(1)), b"a"))[0].id == 6
+
+    run(scenario())
+
+
+def test_a_worker_waits_for_its_controller_and_says_so_once(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        controller = Controller()
+        await controller.listen()
+        address = controller.address
+        await controller.close()
+        config = WorkerConfig(root, address, "w0")
+        worker = asyncio.ensure_future(run_worker(config, FakeRuntime()))
+        while caplog.text.count("trying again") < 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await controller.listen(address)
+        await controller.met()
+        await controller.asks(GetWorkerState(1))
+        worker.cancel()
+        await asyncio.wait([worker])
+        await controller.close()
+
+    with caplog.at_level(logging.INFO, "clockwork"):
+        run(scenario())
+    assert caplog.text.count("trying again") == 1
+    assert "worker w0: fake 1; " in caplog.text
+    assert "worker w0 serves the controller at 127.0.0.1" in caplog.text
+    assert not lane_threads()
+
+
+def test_a_worker_that_loses_a_lane_ends(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(self: TaskRunner, *task: object) -> NoReturn:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(TaskRunner, "run", breaks)
+
+    async def scenario() -> None:
+        controller = Controller()
+        await controller.listen()
+        worker = asyncio.ensure_future(run_worker(WorkerConfig(root, controller.address, "w0"), FakeRuntime()))
+        await controller.met()
+        controller.tell(LoadModelFromDisk(1, "m", "m"))
+        with pytest.raises(ServerError, match="a lane of the worker broke: ZeroDivisionError"):
+            await worker
+        await controller.close()
+
+    run(scenario())
+    assert not lane_threads()
+
+
+def test_the_process_is_left_as_it_was(root: Path) -> None:
+    before = (allowed_cores(), sys.getswitchinterval())
+
+    async def scenario() -> None:
+        async with a_worker(root, FakeRuntime()):
+            assert sys.getswitchinterval() < before[1]
+
+    run(scenario())
+    assert (allowed_cores(), sys.getswitchinterval()) == before
+
+
+def test_a_model_root_must_be_there(root: Path) -> None:
+    async def scenario() -> None:
+        with pytest.raises(InvalidRequestError, match="is not a directory"):
+            await run_worker(WorkerConfig(root / "m"), FakeRuntime())
+
+    run(scenario())
+
+
+def test_two_workers_do_not_share_a_name_by_default() -> None:
+    assert default_name().endswith(f"-{os.getpid()}")
+
+
+@pytest.mark.parametrize("rows", [(1,), (1, 3)])
+def test_a_real_model_computes_what_it_computes_elsewhere(tmp_path: Path, rows: Sequence[int]) -> None:
+    file = saved(dense(), tmp_path / "zoo" / "dense.onnx")
+    chance = np.random.default_rng(1)
+    arrays = [chance.standard_normal((n, 32), dtype=np.float32) for n in rows]
+    expected = onnxruntime.InferenceSession(file).run(None, {"x": np.concatenate(arrays)})[0]
+
+    async def scenario() -> None:
+        async with a_worker(tmp_path, OnnxRuntime()) as controller:
+            await controller.warms("zoo/dense.onnx")
+            shares = tuple(InferInput(n, n, (spec("x", "FP32", (n, 32)),)) for n in rows)
+            result, payload = await controller.asks(Infer(3, 0, "m", shares), *(array.tobytes() for array in arrays))
+            assert isinstance(result, InferResult)
+            assert [it.tensors for it in result.outputs] == [(TensorSpec("y", "FP32", (n, 5), 20 * n),) for n in rows]
+            np.testing.assert_allclose(np.frombuffer(payload, np.float32).reshape(-1, 5), expected, rtol=1e-4)
+            wrong = InferInput(0, 1, (spec("x", "FP32", (1, 31)),))
+            result, _ = await controller.asks(Infer(4, 0, "m", (wrong,)), bytes(124))
+            assert isinstance(result, ErrorResult)
+            assert result.status == Status.INVALID_INPUT
+
+    run(scenario())
