@@ -44,7 +44,7 @@ class Admission:
             self._right[key] = batch_size
         return batch_size
 
-    def slo(self, model: ModelState, request: InferRequest, batch_size: int) -> Nanos:
+    def slo(self, model: ModelState, request: InferRequest) -> Nanos:
         """The time within which the request wants its answer.
 
         Raises:
@@ -57,7 +57,7 @@ class Admission:
             factor = request.slo_factor
             if not 0 < factor < float("inf"):
                 raise InvalidRequestError(f"slo_factor is {factor}; it must be a positive number")
-            estimate = model.infer_estimate(batch_size)
+            estimate = model.infer_estimate(1)
             choices.append(round(min(factor * estimate, float(self._config.max_slo))))
         slo = min(choices, default=self._config.default_slo)
         if slo <= 0:

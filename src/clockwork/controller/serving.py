@@ -79,7 +79,7 @@ class Serving:
             self.tally.of(message.model).refused += 1
             return _refusal(client_id, message.id, Status.SKIPPED_BY_CONTROLLER, text)
         batch_size = self._admission.batch_size(model, message)
-        slo = self._admission.slo(model, message, batch_size)
+        slo = self._admission.slo(model, message)
         if message.id in self._by_client.get(client_id, ()):
             raise InvalidRequestError(f"request id {message.id} is in use by another request of this client")
         if len(self._pending) >= self._config.max_pending or self._bytes >= self._config.max_pending_bytes:

@@ -56,7 +56,10 @@ class TaskRunner:
         self._clock = clock
 
     def prepare(self, task: StartTask) -> Prepared:
-        """Assemble the batch of an Infer that has not started. If that fails, so will `run`, which answers."""
+        """Assemble the batch of an Infer that has not started. If that fails, so will `run`, which answers.
+
+        The model is not in use yet: its weights may be evicted meanwhile, and then this was for nothing.
+        """
         assert isinstance(task.action, Infer)
         begin = self._clock.now()
         try:

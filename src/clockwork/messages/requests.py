@@ -18,7 +18,7 @@ class InferRequest(Struct, frozen=True, array_like=True, tag=16):
     """Infer; the payload of ``inputs`` lies beside the message.
 
     The deadline is ``slo`` nanoseconds after the controller received the request; or ``slo_factor`` times the model's
-    estimate for its batch size on the fastest kind of device; or the server's default if both are None. If both are
+    estimate at batch size 1 on the fastest kind of device; or the server's default if both are None. If both are
     given, the tighter one holds. ``outputs`` names the outputs wanted, all if empty. With ``generated`` there is no
     payload: the worker makes zeros of these shapes.
     """

@@ -44,8 +44,8 @@ MAX_FRAME_BYTES: Final[Bytes] = 64 * MIB
 FRAME_BYTES_CEILING: Final[Bytes] = (1 << 32) - 1
 """No limit may be higher: the lengths have 32 bits."""
 
-MAX_HEADER_BYTES: Final[Bytes] = MIB
-"""Limit of a header: the specs of 256 tensors with long names take 30 KiB; the state of 5,000 models 1 MiB."""
+MAX_HEADER_BYTES: Final[Bytes] = 16 * MIB
+"""Limit of a header: the specs of 256 tensors with long names take 30 KiB; the state of 50,000 models 10 MiB."""
 
 SMALL_BUFFER: Final[Bytes] = 16 * KIB
 """What an idle connection holds; also the longest incomplete frame that waits in the receive buffer."""
