@@ -164,7 +164,7 @@ NO_FRAMES = [
     (b"CLKW\x01\x00\x05\x00", "the preamble ends in 5"),
     (preamble() + lengths(65 * MIB, 1), "a frame of 68157440 bytes was announced; at most 67108864 are accepted"),
     (preamble() + lengths(10, 11), "a frame of 10 bytes cannot have a header of 11"),
-    (preamble() + lengths(3 * MIB, 2 * MIB), "a header of 2097152 bytes was announced; at most 1048576"),
+    (preamble() + lengths(30 * MIB, 20 * MIB), "a header of 20971520 bytes was announced; at most 16777216"),
     (preamble() + encoded([(b"h", b"p")]) + b"\xff" * 8, "a frame of 4294967295 bytes"),
 ]
 

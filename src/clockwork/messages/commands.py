@@ -11,7 +11,9 @@ from clockwork.units import Nanos
 
 
 class SendAction(Struct, frozen=True):
-    """Send an action to a worker. ``payloads`` holds one opaque handle per input of an Infer, added by the controller.
+    """Send an action to a worker.
+
+    ``payloads`` holds one opaque handle per input of an Infer, added by the controller.
     """
 
     worker_id: str

@@ -63,9 +63,7 @@ class ModelProfile(Struct, frozen=True, array_like=True):
         return tuple(sorted(self.infer))
 
     def infer_estimate(self, batch_size: int) -> Nanos:
-        """p99 of Infer at ``batch_size``, or at the next batch size that was measured; beyond the largest, in
-        proportion.
-        """
+        """p99 of Infer at ``batch_size``, or the next size that was measured; beyond the largest, in proportion."""
         for measured in self.batch_sizes:
             if measured >= batch_size:
                 return self.infer[measured].p99

@@ -59,9 +59,7 @@ class LoadedModel(Protocol):
     def split(
         self, inputs: Sequence[InferInput], outputs: Batch
     ) -> list[tuple[tuple[TensorSpec, ...], list[Payload]]]:
-        """Each request's share of the outputs, in the order of ``inputs``: its specs, and the buffers of their
-        elements.
-        """
+        """Each request's share of the outputs: its specs, and their elements' buffers; in the order of ``inputs``."""
         ...
 
     def close(self) -> None:
