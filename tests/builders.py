@@ -113,7 +113,9 @@ def a_state(
     return state
 
 
-def a_gpu(models: Sequence[ModelInfo], *, pages: int = 4, warm: tuple[str, ...] = ()) -> tuple[ClockworkState, GPUState]:
+def a_gpu(
+    models: Sequence[ModelInfo], *, pages: int = 4, warm: tuple[str, ...] = ()
+) -> tuple[ClockworkState, GPUState]:
     """A state of one device, and the device."""
     state = a_state(models, pages=pages, warm=warm)
     return state, next(state.gpus())

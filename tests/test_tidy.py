@@ -48,11 +48,7 @@ def in_pure_rooms() -> list[Path]:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (pure,) = (contract for contract in contracts if contract["id"] == "pure")
     rooms = [SRC / room.replace(".", "/") for room in pure["source_modules"]]
-    return [
-        path
-        for path in MODULES
-        if any(path == room.with_suffix(".py") or room in path.parents for room in rooms)
-    ]
+    return [path for path in MODULES if any(path == room.with_suffix(".py") or room in path.parents for room in rooms)]
 
 
 def name(path: Path) -> str:

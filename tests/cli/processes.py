@@ -57,7 +57,7 @@ class Lines:
                 if len(found) >= count:
                     return found[count - 1]
                 assert not self._ended, f"no {pattern!r} in {self.seen}"
-                assert self._more.wait(60), f"no {pattern!r} in {self.seen}"
+                assert self._more.wait(20), f"no {pattern!r} in {self.seen}"
 
     def all(self) -> list[str]:
         """Every line, once the stream has ended."""
@@ -92,7 +92,10 @@ class Process:
 
     def address(self) -> str:
         """Where it serves, as soon as it does."""
-        return self.out.wait_for(r"serving \d+ models? on (\S+)$")[1]
+        try:
+            return self.out.wait_for(r"serving \d+ models? on (\S+)$")[1]
+        except AssertionError as error:
+            raise AssertionError("\n".join(self.err.seen)) from error
 
     def child(self) -> int:
         """Its only child process."""

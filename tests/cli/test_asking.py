@@ -1,6 +1,9 @@
 """``ls``, ``status`` and ``infer`` against a server that runs."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,3 +111,12 @@ def test_status_json(capsys: pytest.CaptureFixture[str]) -> None:
     (model,) = server["models"]
     (profile,) = model["profiles"].values()
     assert profile["infer"]["1"]["p50"] <= profile["infer"]["1"]["p99"] <= max(profile["infer"]["1"]["samples"])
+
+
+def test_the_example_client(server: Process) -> None:
+    example = Path(__file__).resolve().parent.parent.parent / "examples" / "client.py"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(example), server.address()]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("dense: <InferenceResult of dense: y FP32[1,5]>, ")
+    assert done.stdout.count("\n") == 1

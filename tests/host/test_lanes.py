@@ -310,7 +310,7 @@ def test_a_lane_that_breaks_says_so(bench: Bench) -> None:
     def breaks(task: object, prepared: object) -> NoReturn:
         raise ZeroDivisionError
 
-    bench.lanes._shared.runner.run = breaks  # type: ignore[method-assign]
+    bench.lanes._shared.runner.run = breaks  # type: ignore[assignment, method-assign]
     bench.tell(infer(1))
     while not bench.crashes:
         assert bench._ready.wait(PATIENCE)

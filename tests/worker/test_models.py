@@ -5,11 +5,11 @@ import pytest
 from clockwork.messages.actions import ClearCache, GetWorkerState, LoadModelFromDisk, UnloadModel
 from clockwork.messages.results import LoadModelFromDiskResult
 from clockwork.messages.status import Status
-from clockwork.units import MIB
+from clockwork.units import MIB, ms
 from clockwork.worker.core import WorkerCore
-from clockwork.worker.events import StartTask
+from clockwork.worker.events import StartTask, TaskFinished
 from clockwork.worker.models import MAX_COPIES
-from worker.told import EXEC, HOST, LOAD, Worker, evict, infer, load, read
+from worker.told import EXEC, HOST, LOAD, Worker, evict, infer, load, outcome_of, read, show
 
 
 def from_disk(action_id: int, name: str = "m", path: str = "m.onnx", copies: int = 1) -> LoadModelFromDisk:
@@ -207,6 +207,14 @@ def test_clearing_waits_for_what_is_in_use_and_keeps_others_from_starting() -> N
     assert w.ends(5, EXEC) == ["Infer#1 ok", "start load0 ClearCache#3", "Infer#2 WEIGHTS_NOT_PRESENT"]
     assert w.ends(6, LOAD) == ["ClearCache#3 ok"]
     assert w.loaded_on() == ()
+
+
+def test_clearing_is_not_overtaken_by_an_exec_thread_that_is_quicker() -> None:
+    w = Worker().warm("a", "b")
+    w.told(0, infer(1, "a"), infer(2, "b"), ClearCache(3))
+    w.core.apply(TaskFinished(0, EXEC, 0, ms(5), outcome_of(w.running[0, EXEC])))
+    assert [show(command) for command in w.core.poll(ms(5), 0, EXEC)] == ["Infer#2 WEIGHTS_NOT_PRESENT"]
+    assert [show(command) for command in w.core.poll(ms(5), 0, LOAD)] == ["start load0 ClearCache#3"]
 
 
 def test_clearing_takes_its_turn_among_loads() -> None:

@@ -56,9 +56,7 @@ class LoadedModel(Protocol):
         """
         ...
 
-    def split(
-        self, inputs: Sequence[InferInput], outputs: Batch
-    ) -> list[tuple[tuple[TensorSpec, ...], list[Payload]]]:
+    def split(self, inputs: Sequence[InferInput], outputs: Batch) -> list[tuple[tuple[TensorSpec, ...], list[Payload]]]:
         """Each request's share of the outputs: its specs, and their elements' buffers; in the order of ``inputs``."""
         ...
 

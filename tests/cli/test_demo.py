@@ -1,0 +1,57 @@
+"""The parts of the demo that can be checked without running it all, and the example client."""
+
+import importlib.util
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnxruntime
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+demo = example("demo")
+
+
+def test_the_expected_labels_are_what_the_network_says() -> None:
+    session = onnxruntime.InferenceSession(demo.ROOT / demo.magika("model.onnx"))
+    labels = json.loads((demo.ROOT / demo.magika("config.min.json")).read_text())["target_labels_space"]
+    here = {name: label for name, label in demo.EXPECTED.items() if not name.startswith("build/")}
+    assert len(here) >= 10
+    scores = {name: session.run(["target_label"], {"bytes": demo.features(demo.ROOT / name)})[0][0] for name in here}
+    assert {name: labels[it.argmax()] for name, it in scores.items()} == here
+    assert min(it.max() for it in scores.values()) > 0.9
+
+
+@pytest.mark.parametrize("size", [0, 1, 900, 1024, 1500, 5000])
+def test_features_are_both_ends_each_without_its_outer_white_space(tmp_path: Path, size: int) -> None:
+    content = (bytes(range(65, 91)) * 200)[:size]
+    (tmp_path / "file").write_bytes(b" \n\t" + content + b"\r\n ")
+    (row,) = demo.features(tmp_path / "file")
+    beginning, end = (content + b"\r\n ").lstrip()[:1024], (b" \n\t" + content).rstrip()[-1024:]
+    assert row.dtype == np.int32
+    assert row.tolist() == [*beginning, *[256] * (2048 - len(beginning) - len(end)), *end]
+
+
+def test_arrivals_are_in_order_repeatable_and_as_many_as_wanted() -> None:
+    wanted = {"a": 100.0, "b": 3.0}
+    made = demo.arrivals(wanted)
+    assert made == sorted(made) == demo.arrivals(wanted)
+    counts = Counter(model for _, model in made)
+    for model, rate in wanted.items():
+        expected = rate * demo.SECONDS
+        assert abs(counts[model] - expected) < 4 * expected**0.5

@@ -1,0 +1,178 @@
+"""Requests that come before serving: each waits until then, but no longer than its own time-out."""
+
+import pytest
+
+from builders import infer_request
+from clockwork.controller.config import ControllerConfig
+from clockwork.controller.startup import Stage
+from clockwork.messages.actions import Infer
+from clockwork.messages.requests import (
+    CancelRequest,
+    EvictRequest,
+    EvictResponse,
+    InferResponse,
+    ListModelsRequest,
+    ListModelsResponse,
+    RequestTiming,
+    StatusRequest,
+    StatusResponse,
+)
+from clockwork.messages.status import Status
+from clockwork.scheduling.base import Scheduler
+from clockwork.scheduling.echo import EchoScheduler
+from clockwork.scheduling.simple import SimpleScheduler
+from clockwork.units import Nanos, ms, seconds
+from cluster import Cluster, quick_config
+from fake_worker import FakeWorker, File
+
+FILES = {"a.onnx": File()}
+STILL = "the server is still starting up, 10 s after the request came"
+
+
+def starting(scheduler: Scheduler | None = None) -> Cluster:
+    """A controller that begins to serve 10.030 s after its first load."""
+    cluster = Cluster(scheduler or EchoScheduler(), quick_config())
+    cluster.connect(FakeWorker("w0", FILES))
+    cluster.run_until(0)
+    return cluster
+
+
+def test_each_request_is_told_ten_seconds_after_its_own_arrival() -> None:
+    cluster = starting()
+    arrivals = [(seconds(1), 1), (seconds(1) + 1, 2), (seconds(4), 3), (seconds(9) + 1, 4)]
+    for at, id in arrivals:
+        cluster.run_until(at)
+        cluster.ask(infer_request(id, "whatever") if id % 2 else ListModelsRequest(id))
+    for at, id in arrivals:
+        cluster.run_until(at + seconds(10) - 1)
+        assert cluster.answer(id) is None
+        cluster.run_until(at + seconds(10))
+        answer = cluster.answer(id)
+        assert isinstance(answer, InferResponse | ListModelsResponse)
+        assert (answer.status, answer.message) == (Status.INITIALIZING, STILL)
+    assert cluster.answer(1) == InferResponse(1, Status.INITIALIZING, STILL, (), RequestTiming(seconds(10)))
+
+
+def test_before_any_worker_has_come_too() -> None:
+    cluster = Cluster(EchoScheduler())
+    cluster.ask(infer_request(1))
+    cluster.run_until(seconds(10))
+    assert cluster.answer(1) is not None
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "status"),
+    [
+        (ms(10), seconds(10) + ms(10), Status.INITIALIZING),
+        (ms(30), seconds(10) + ms(30), Status.INITIALIZING),  # serving begins 5 ms later
+        (ms(35), seconds(10) + ms(35), Status.SUCCESS),  # at that very moment
+        (ms(36), seconds(10) + ms(35), Status.SUCCESS),
+        (seconds(5), seconds(10) + ms(35), Status.SUCCESS),
+    ],
+)
+def test_a_request_is_served_if_serving_begins_before_its_time_out(
+    asked: Nanos, answered: Nanos, status: Status
+) -> None:
+    cluster = starting()
+    cluster.load("a.onnx", id=1)
+    cluster.run_until(asked)
+    cluster.ask(ListModelsRequest(2))
+    cluster.ask(infer_request(3))
+    cluster.run_until(seconds(21))
+    assert cluster.stages()[-1] == (seconds(10) + ms(35), "serving")
+    answers = {r.id: (at, r.status) for at, c in cluster.said if (r := getattr(c, "response", None)) is not None}
+    assert answers[2] == answers[3] == (answered, status)
+
+
+def test_the_slo_of_a_buffered_request_counts_from_the_hand_over() -> None:
+    cluster = starting(SimpleScheduler())
+    cluster.load("a.onnx", id=1)
+    cluster.run_until(seconds(1))
+    cluster.ask(infer_request(2, slo=ms(3)), payload="mine")
+    cluster.run_until(seconds(11))
+    answer = cluster.answer(2)
+    assert isinstance(answer, InferResponse)
+    assert (answer.status, answer.timing.total) == (Status.SUCCESS, ms(3))
+    assert cluster.actions(Infer)[-1].payloads == ("mine",)
+
+
+def test_buffered_requests_are_served_in_the_order_of_their_arrival() -> None:
+    cluster = starting()
+    cluster.load("a.onnx", id=1)
+    cluster.run_until(seconds(1))
+    for id in range(2, 8):
+        cluster.ask(infer_request(id) if id % 2 else ListModelsRequest(id), client_id=id % 3)
+    cluster.run_until(seconds(11))
+    assert [response.id for response in cluster.responses()] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_buffered_request_that_was_wrong_is_told_so_when_the_models_are_known() -> None:
+    cluster = starting()
+    cluster.load("a.onnx", id=1)
+    cluster.run_until(seconds(1))
+    cluster.ask(infer_request(2, "b"))
+    cluster.ask(infer_request(3, inputs=()))
+    cluster.run_until(seconds(11))
+    assert [r.status for r in cluster.responses()] == [Status.SUCCESS, Status.UNKNOWN_MODEL, Status.INVALID_REQUEST]
+
+
+def test_a_cancelled_request_is_not_answered() -> None:
+    cluster = starting()
+    cluster.ask(infer_request(1))
+    cluster.ask(infer_request(2))
+    cluster.ask(infer_request(1), client_id=2)
+    cluster.ask(CancelRequest(1))
+    cluster.run_until(seconds(20))
+    assert cluster.answer(1) is None
+    assert cluster.answer(1, client_id=2) is not None
+    cluster.check_all_answered()
+
+
+def test_nobody_is_answered_who_went_away() -> None:
+    cluster = starting()
+    cluster.ask(infer_request(1))
+    cluster.ask(ListModelsRequest(2))
+    cluster.ask(infer_request(1), client_id=2)
+    cluster.lose_client(1)
+    cluster.run_until(seconds(20))
+    assert [response.id for response in cluster.responses()] == [1]
+
+
+def test_a_full_buffer_refuses_at_once() -> None:
+    cluster = Cluster(EchoScheduler(), quick_config(max_pending=2))
+    for id in (1, 2, 3):
+        cluster.ask(infer_request(id))
+    text = "the server is starting up and 2 requests wait for it already"
+    assert cluster.responses() == [InferResponse(3, Status.INITIALIZING, text, (), RequestTiming(0))]
+    cluster.run_until(seconds(10))
+    cluster.ask(infer_request(4))
+    assert cluster.answer(4) is None
+
+
+def test_a_buffer_is_full_of_bytes_too_but_generated_inputs_take_none() -> None:
+    cluster = Cluster(EchoScheduler(), ControllerConfig(max_pending_bytes=20))  # a row takes 8
+    cluster.ask(infer_request(1, rows=2))
+    cluster.ask(infer_request(2, rows=1000, generated=True))
+    cluster.ask(infer_request(3, rows=1))
+    assert [response.id for response in cluster.responses()] == [3]
+    cluster.ask(CancelRequest(1))
+    cluster.ask(infer_request(4, rows=1))
+    assert cluster.answer(4) is None
+
+
+def test_evict_and_status_are_answered_at_once_in_every_stage() -> None:
+    cluster = starting()
+    cluster.load("a.onnx", id=1)
+    for id, at in enumerate([0, seconds(10) + ms(7), seconds(11)]):
+        cluster.run_until(at)
+        cluster.ask(StatusRequest(10 + id))
+        cluster.ask(EvictRequest(20 + id, "a"))
+    stages = [response.server.stage for response in cluster.responses() if isinstance(response, StatusResponse)]
+    assert stages == ["loading", "profiling", "serving"]
+    evictions = [response for response in cluster.responses() if isinstance(response, EvictResponse)]
+    assert [(e.status, e.message, e.devices) for e in evictions] == [
+        (Status.INITIALIZING, "the server is starting up (loading)", 0),
+        (Status.INITIALIZING, "the server is starting up (profiling)", 0),
+        (Status.SUCCESS, "", 1),
+    ]
+    assert cluster.stage is Stage.SERVING

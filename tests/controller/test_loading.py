@@ -1,0 +1,375 @@
+"""The second stage: the countdown, loads on all workers or on none, and their limits. Times are literal."""
+
+from dataclasses import replace
+
+import pytest
+
+from builders import infer_request
+from clockwork.controller.config import ControllerConfig, LoadSpec
+from clockwork.controller.startup import ControllerWithStartupPhase, Stage
+from clockwork.errors import InvalidRequestError
+from clockwork.messages.actions import LoadModelFromDisk, UnloadModel
+from clockwork.messages.requests import ListModelsRequest, LoadModelResponse
+from clockwork.messages.status import Status
+from clockwork.scheduling.echo import EchoScheduler
+from clockwork.units import Nanos, ms, seconds
+from cluster import Cluster, quick_config
+from fake_worker import FakeWorker, File
+
+FILES = {
+    **{f"{name}.onnx": File() for name in "abcdefghij"},
+    "slow.onnx": File(disk=seconds(30)),
+}
+
+
+def loading(
+    *, workers: int = 1, config: ControllerConfig | None = None, disks: tuple[dict[str, File], ...] = ()
+) -> Cluster:
+    """A controller that has been in LOADING since 0 s; worker ``w<i>`` has the i-th disk, or `FILES`."""
+    cluster = Cluster(EchoScheduler(), config or quick_config(workers=workers))
+    for i in range(workers):
+        cluster.connect(FakeWorker(f"w{i}", disks[i] if i < len(disks) else FILES))
+    cluster.run_until(0)
+    assert cluster.stages()[0] == (0, "loading")
+    return cluster
+
+
+# --- the countdown ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loads", "ends"),
+    [
+        pytest.param([(0, "a.onnx")], seconds(10) + ms(5), id="it starts when the first load is over"),
+        pytest.param([(50, "a.onnx")], seconds(60) + ms(5), id="it does not run before the first load"),
+        pytest.param([(0, "a.onnx"), (9, "b.onnx")], seconds(19) + ms(5), id="a new load starts it anew"),
+        pytest.param(
+            [(0, "a.onnx"), (9, "b.onnx"), (18, "c.onnx"), (27, "d.onnx")],
+            seconds(37) + ms(5),
+            id="each new load starts it anew",
+        ),
+        pytest.param([(0, "slow.onnx")], seconds(40), id="it does not run while a load is pending"),
+        pytest.param([(0, "slow.onnx"), (1, "a.onnx")], seconds(40) + ms(5), id="nor while another is"),
+        pytest.param([(0, "a.onnx"), (9, "slow.onnx")], seconds(49), id="it stops for a load that comes while it runs"),
+        pytest.param([(0, "missing.onnx")], seconds(10), id="a load that fails starts it"),
+        pytest.param([(0, "a.onnx"), (9, "missing.onnx")], seconds(19), id="a load that fails starts it anew"),
+        pytest.param([(0, "a.onnx"), (9, "a.onnx")], seconds(19) + ms(5), id="so does one of what is loaded already"),
+        pytest.param([(0, "a.onnx"), (9, "")], seconds(19), id="so does one that is refused"),
+    ],
+)
+def test_the_countdown(loads: list[tuple[int, str]], ends: Nanos) -> None:
+    cluster = loading()
+    for id, (at, path) in enumerate(loads):
+        cluster.run_until(seconds(at))
+        cluster.load(path, id)
+    cluster.run_until(ends - 1)
+    assert cluster.stage is Stage.LOADING
+    cluster.run_until(ends)
+    assert cluster.stages()[1] == (ends, "profiling")
+
+
+def test_the_countdown_never_starts_without_a_load() -> None:
+    cluster = loading()
+    cluster.ask(infer_request(1))
+    cluster.ask(ListModelsRequest(2))
+    cluster.run_until(seconds(10))
+    assert cluster.controller.next_wakeup() is None
+    cluster.run_until(seconds(3600))
+    assert cluster.stage is Stage.LOADING
+
+
+def test_requests_that_load_nothing_do_not_start_the_countdown_anew() -> None:
+    cluster = loading()
+    cluster.load("a.onnx", id=1)
+    cluster.run_until(seconds(9))
+    cluster.ask(infer_request(2))
+    cluster.ask(ListModelsRequest(3))
+    cluster.run_until(seconds(11))
+    assert cluster.stages()[1] == (seconds(10) + ms(5), "profiling")
+
+
+def test_the_countdown_is_as_long_as_the_operator_says() -> None:
+    cluster = loading(config=quick_config(load_timeout=seconds(2)))
+    cluster.load("a.onnx", id=1)
+    cluster.run_until(seconds(3))
+    assert cluster.stages()[1] == (seconds(2) + ms(5), "profiling")
+
+
+def test_a_host_that_is_late_still_takes_a_load_before_the_stage_ends() -> None:
+    cluster = loading()
+    cluster.load("a.onnx", id=1)
+    cluster.run_until(seconds(10))
+    cluster.now = seconds(12)  # nobody has woken the controller
+    cluster.load("b.onnx", id=2)
+    cluster.run_until(seconds(30))
+    assert cluster.answer(2) == LoadModelResponse(2, Status.SUCCESS, "", ("b",))
+    assert cluster.stages()[1] == (seconds(22) + ms(5), "profiling")
+
+
+# --- named by the operator -------------------------------------------------------------------------------------------
+
+
+def test_if_the_operator_names_the_models_loading_ends_with_them() -> None:
+    named = (LoadSpec("a.onnx"), LoadSpec("b.onnx", "x", 2))
+    cluster = loading(config=quick_config(models=named))
+    cluster.run_until(seconds(1))
+    assert cluster.stages()[1] == (ms(10), "profiling")
+    assert sorted(cluster.state.models) == ["a", "x-1", "x-2"]
+
+
+def test_a_named_model_that_cannot_be_loaded_is_the_end() -> None:
+    cluster = loading(config=quick_config(models=(LoadSpec("missing.onnx"),)))
+    cluster.run_until(seconds(1))
+    assert cluster.gave_up() == ["cannot load missing.onnx: worker w0: there is no missing.onnx"]
+
+
+def test_with_named_models_no_countdown_wakes_anybody() -> None:
+    cluster = loading(config=quick_config(models=(LoadSpec("slow.onnx"),)))
+    cluster.load("a.onnx", id=1)
+    mute = FakeWorker("w1", FILES)
+    mute.silent = {"GetWorkerState"}
+    cluster.run_until(seconds(29))
+    cluster.connect(mute)  # holds the stage up
+    cluster.run_until(seconds(60))
+    assert cluster.stage is Stage.LOADING
+    assert cluster.controller.next_wakeup() is None
+
+
+@pytest.mark.parametrize("spec", [LoadSpec(""), LoadSpec("a.onnx", "../a"), LoadSpec("a.onnx", "a", 0)])
+def test_a_named_model_that_cannot_be_is_refused_at_once(spec: LoadSpec) -> None:
+    with pytest.raises(InvalidRequestError):
+        ControllerWithStartupPhase(EchoScheduler(), quick_config(models=(spec,)))
+
+
+# --- on all workers, or on none --------------------------------------------------------------------------------------
+
+
+def test_a_load_goes_to_every_worker_and_is_answered_when_all_have() -> None:
+    slower = {"a.onnx": File(disk=ms(90))}
+    cluster = loading(workers=2, disks=(FILES, slower))
+    cluster.load("a.onnx", id=1, copies=3)
+    assert [send.worker_id for send in cluster.actions(LoadModelFromDisk)] == ["w0", "w1"]
+    cluster.run_until(ms(90) - 1)
+    assert cluster.answer(1) is None
+    cluster.run_until(ms(90))
+    assert cluster.answer(1) == LoadModelResponse(1, Status.SUCCESS, "", ("a-1", "a-2", "a-3"))
+
+
+def test_a_load_that_fails_on_some_workers_is_undone_on_the_others_before_the_answer() -> None:
+    cluster = loading(workers=3, disks=(FILES, {}, FILES))
+    cluster.load("a.onnx", id=1, copies=2)
+    cluster.run_until(seconds(1))
+    undone = [(send.worker_id, send.action.models) for send in cluster.actions(UnloadModel)]
+    assert undone == [("w0", ("a-1", "a-2")), ("w2", ("a-1", "a-2"))]
+    assert cluster.answer(1) == LoadModelResponse(1, Status.INVALID_REQUEST, "worker w1: there is no a.onnx")
+    assert not any(worker.models for worker in cluster.workers.values())
+    assert not cluster.state.models
+
+
+def test_the_answer_says_which_worker_said_what() -> None:
+    cluster = loading(workers=2)
+    cluster.workers["w0"].fail["LoadModelFromDisk"] = (Status.ERROR, "out of memory")
+    cluster.workers["w1"].fail["LoadModelFromDisk"] = (Status.INVALID_MODEL, "opset 99")
+    cluster.load("a.onnx", id=1)
+    cluster.run_until(seconds(1))
+    text = "worker w0: out of memory; worker w1: opset 99"
+    assert cluster.answer(1) == LoadModelResponse(1, Status.ERROR, text)
+
+
+def test_workers_that_find_different_contents_fail_the_load() -> None:
+    cluster = loading(workers=2, disks=(FILES, {"a.onnx": File("other")}))
+    cluster.load("a.onnx", id=1)
+    cluster.run_until(seconds(1))
+    answer = cluster.answer(1)
+    assert isinstance(answer, LoadModelResponse)
+    assert answer.status == Status.INVALID_REQUEST
+    assert "worker w1: its a.onnx has other content" in answer.message
+    assert not any(worker.models for worker in cluster.workers.values())
+
+
+def test_a_load_of_what_is_loaded_already_succeeds_and_its_failure_takes_nothing_away() -> None:
+    cluster = loading()
+    cluster.load("a.onnx", id=1)
+    cluster.run_until(seconds(1))
+    cluster.load("a.onnx", id=2)
+    cluster.run_until(seconds(2))
+    assert cluster.answer(2) == LoadModelResponse(2, Status.SUCCESS, "", ("a",))
+    cluster.workers["w0"].fail["LoadModelFromDisk"] = (Status.ERROR, "no")
+    cluster.load("a.onnx", id=3)
+    cluster.run_until(seconds(3))
+    assert cluster.answer(3) == LoadModelResponse(3, Status.ERROR, "worker w0: no")
+    assert list(cluster.workers["w0"].models) == ["a"]
+    assert not cluster.actions(UnloadModel)
+
+
+def test_a_worker_lost_during_a_load_fails_it_on_all() -> None:
+    cluster = loading(workers=2)
+    cluster.load("slow.onnx", id=1)
+    cluster.run_until(seconds(7))
+    cluster.lose("w1")
+    cluster.run_until(seconds(31))
+    assert cluster.answer(1) == LoadModelResponse(1, Status.ERROR, "worker w1: it was lost while it loaded the model")
+    assert not cluster.workers["w0"].models
+
+
+def test_a_worker_lost_after_it_has_loaded_does_not_fail_the_load() -> None:
+    cluster = loading(workers=2, disks=(FILES, FILES | {"slow.onnx": File()}))
+    cluster.load("slow.onnx", id=1)
+    cluster.run_until(seconds(7))
+    back = cluster.lose("w1")
+    cluster.run_until(seconds(31))
+    assert cluster.answer(1) == LoadModelResponse(1, Status.SUCCESS, "", ("slow",))
+    back.models.clear()
+    cluster.connect(back)
+    cluster.run_until(seconds(32))
+    assert list(back.models) == ["slow"]
+
+
+def test_a_worker_lost_while_it_undoes_a_load_is_not_waited_for() -> None:
+    cluster = loading(workers=2, disks=(FILES, {}))
+    cluster.workers["w0"].silent = {"UnloadModel"}
+    cluster.load("a.onnx", id=1)
+    cluster.run_until(seconds(1))
+    assert cluster.answer(1) is None
+    cluster.lose("w0")
+    assert cluster.answer(1) is not None
+
+
+def test_a_worker_that_comes_during_a_load_is_given_the_model_afterwards() -> None:
+    cluster = loading()
+    cluster.load("slow.onnx", id=1)
+    cluster.run_until(seconds(7))
+    cluster.connect(FakeWorker("w1", FILES))
+    cluster.run_until(seconds(31))
+    assert cluster.answer(1) == LoadModelResponse(1, Status.SUCCESS, "", ("slow",))
+    cluster.run_until(seconds(69))
+    assert cluster.stage is Stage.LOADING  # w1 was given the model from 30 s to 60 s
+    assert list(cluster.workers["w1"].models) == ["slow"]
+    cluster.run_until(seconds(70))
+    assert cluster.stages()[1] == (seconds(70), "profiling")
+
+
+def test_what_a_worker_brings_that_comes_during_loading_is_loaded_on_all() -> None:
+    cluster = loading()
+    cluster.run_until(seconds(1))
+    cluster.connect(FakeWorker("w1", FILES).hold("b.onnx"))
+    cluster.run_until(seconds(2))
+    assert [list(worker.models) for worker in cluster.workers.values()] == [["b"], ["b"]]
+
+
+@pytest.mark.parametrize("digest", ["sha-slow.onnx", "other"])
+def test_a_worker_that_brings_what_a_failing_load_is_about_does_not_save_it(digest: str) -> None:
+    cluster = loading(workers=2, disks=(FILES, {}))
+    cluster.load("slow.onnx", id=1)
+    cluster.run_until(seconds(7))
+    disk = {"slow.onnx": replace(FILES["slow.onnx"], digest=digest)}
+    cluster.connect(FakeWorker("w2", disk).hold("slow.onnx"))
+    cluster.run_until(seconds(31))
+    assert cluster.answer(1) == LoadModelResponse(1, Status.INVALID_REQUEST, "worker w1: there is no slow.onnx")
+    assert not any(worker.models for worker in cluster.workers.values())
+    assert not cluster.state.models
+
+
+def test_a_worker_that_brings_other_content_than_a_load_makes_must_load_that_anew() -> None:
+    cluster = loading()
+    cluster.load("slow.onnx", id=1)
+    cluster.run_until(seconds(7))
+    cluster.connect(FakeWorker("w1", {"slow.onnx": File("other")}).hold("slow.onnx"))
+    cluster.run_until(seconds(31))
+    assert cluster.answer(1) == LoadModelResponse(1, Status.SUCCESS, "", ("slow",))
+    assert not cluster.workers["w1"].models
+    assert cluster.state.models["slow"].info.digest == "sha-slow.onnx"
+
+
+def test_a_load_fails_if_no_worker_is_there() -> None:
+    cluster = loading()
+    cluster.lose("w0")
+    cluster.load("a.onnx", id=1)
+    assert cluster.answer(1) == LoadModelResponse(1, Status.ERROR, "worker -: no worker is connected")
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+
+def test_at_most_four_loads_are_outstanding_at_a_worker_and_the_others_follow_in_order() -> None:
+    cluster = loading(workers=2)
+    for id, name in enumerate("abcdefghij"):
+        cluster.load(f"{name}.onnx", id)
+    sent = [send.action.name for send in cluster.actions(LoadModelFromDisk, "w0")]
+    assert sent == ["a", "b", "c", "d"]
+    cluster.run_until(ms(5))
+    sent = [send.action.name for send in cluster.actions(LoadModelFromDisk, "w0")]
+    assert sent == ["a", "b", "c", "d", "e"]
+    cluster.run_until(seconds(1))
+    assert [response.models for response in cluster.responses()] == [(name,) for name in "abcdefghij"]
+
+
+def test_loads_that_wait_go_on_after_one_was_undone() -> None:
+    cluster = loading(workers=2, disks=(FILES, {"j.onnx": File()}))
+    for id, name in enumerate("abcdefghij"):
+        cluster.load(f"{name}.onnx", id)
+    cluster.run_until(seconds(1))
+    cluster.check_all_answered()
+    assert cluster.answer(9) == LoadModelResponse(9, Status.SUCCESS, "", ("j",))
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "copies", "why"),
+    [
+        ("", "", 1, "1 to 4096 characters"),
+        ("x" * 4097, "a", 1, "1 to 4096 characters"),
+        ("a\0.onnx", "a", 1, "no NUL"),
+        ("a.onnx", "", 0, "no_of_copies is 0; it must be 1 to 10000"),
+        ("a.onnx", "", -1, "no_of_copies is -1"),
+        ("a.onnx", "", 1 << 62, "it must be 1 to 10000"),
+        ("a.onnx", "../a", 1, "cannot be a model's name"),
+        ("a.onnx", "a b", 1, "cannot be a model's name"),
+        ("a.onnx", "a" * 201, 1, "cannot be a model's name"),
+        (".onnx", "", 1, "cannot be a model's name"),
+        ("b.onnx", "taken", 1, "the name taken is taken by a model from a.onnx"),
+        ("a.onnx", "taken-1", 2, None),
+    ],
+)
+def test_a_load_that_cannot_be_is_refused(path: str, name: str, copies: int, why: str | None) -> None:
+    cluster = loading()
+    cluster.load("a.onnx", id=1, name="taken")
+    cluster.run_until(seconds(1))
+    cluster.load(path, id=2, name=name, copies=copies)
+    cluster.run_until(seconds(2))
+    answer = cluster.answer(2)
+    assert isinstance(answer, LoadModelResponse)
+    assert answer.status == (Status.SUCCESS if why is None else Status.INVALID_REQUEST)
+    assert (why or "") in answer.message
+
+
+def test_a_name_that_is_being_loaded_is_taken() -> None:
+    cluster = loading()
+    cluster.load("slow.onnx", id=1, name="a", copies=2)
+    cluster.load("b.onnx", id=2, name="a-1")
+    assert cluster.answer(2) == LoadModelResponse(
+        2, Status.INVALID_REQUEST, "a-1: a model of that name is being loaded"
+    )
+
+
+def test_more_loads_than_the_limit_are_refused() -> None:
+    cluster = loading(config=ControllerConfig(max_loads=2))
+    for id, name in enumerate("abc"):
+        cluster.load(f"{name}.onnx", id)
+    assert cluster.answer(2) == LoadModelResponse(
+        2, Status.INVALID_REQUEST, "2 loads are pending already; ask again later"
+    )
+
+
+def test_models_are_loaded_at_start_up_only() -> None:
+    profiling = {"a.onnx": File(infer=seconds(1))}
+    cluster = loading(disks=(profiling,))
+    cluster.load("a.onnx", id=1)
+    cluster.run_until(seconds(12))
+    assert cluster.stage is Stage.PROFILING
+    cluster.load("a.onnx", id=2)
+    cluster.run_until(seconds(60))
+    assert cluster.stage is Stage.SERVING
+    cluster.load("a.onnx", id=3)
+    for id, stage in ((2, "profiling"), (3, "serving")):
+        text = f"models are loaded at start-up only, and that is over ({stage}): restart to load more"
+        assert cluster.answer(id) == LoadModelResponse(id, Status.INVALID_REQUEST, text)

@@ -1,0 +1,391 @@
+"""The third stage: what is measured, where, how often, and what of it is remembered."""
+
+import dataclasses
+
+import pytest
+from msgspec.structs import replace
+
+from builders import KIND, RUNTIME, infer_request, profile
+from clockwork.controller.config import LoadSpec, ProfilingConfig
+from clockwork.controller.events import WorkerResult
+from clockwork.controller.startup import Stage
+from clockwork.messages.actions import Infer, LoadModelFromDisk, LoadWeights, UnloadModel
+from clockwork.messages.profile import Measurement, ModelProfile, ProfileKey
+from clockwork.messages.requests import InferResponse, StatusRequest, StatusResponse
+from clockwork.messages.results import EvictWeightsResult, Timing
+from clockwork.messages.status import Status
+from clockwork.messages.tensors import TensorInfo
+from clockwork.scheduling.echo import EchoScheduler
+from clockwork.scheduling.simple import SimpleScheduler
+from clockwork.units import ms, seconds
+from cluster import QUICK, Cluster, quick_config
+from fake_worker import FakeWorker, File
+
+A_KEY = ProfileKey("sha-a.onnx", RUNTIME, KIND)
+
+
+def profiling(
+    files: dict[str, File],
+    *,
+    workers: int = 1,
+    gpus: int = 1,
+    config: ProfilingConfig = QUICK,
+    profiles: dict[ProfileKey, ModelProfile] | None = None,
+    copies: int = 1,
+) -> Cluster:
+    """A controller that has just entered PROFILING with all files loaded."""
+    named = tuple(LoadSpec(path, "", copies) for path in files)
+    cluster = Cluster(EchoScheduler(), quick_config(workers=workers, models=named, profiling=config), profiles)
+    for i in range(workers):
+        cluster.connect(FakeWorker(f"w{i}", files, gpus=gpus, pages=8))
+    cluster.run_until(ms(5) * len(files))
+    assert cluster.stages()[1] == (ms(5) * len(files), "profiling")
+    return cluster
+
+
+def served(cluster: Cluster) -> Cluster:
+    """The same, when it has begun to serve."""
+    while cluster.stage is not Stage.SERVING:
+        before = cluster.now
+        cluster.run_until(cluster.now + seconds(1))
+        assert cluster.now < seconds(1000), f"nothing happens since {before}"
+    return cluster
+
+
+# --- what is measured ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "loads", "infers"),
+    [
+        pytest.param(QUICK, 1 + 1, {1: 1 + 1, 2: 1 + 1}, id="warm-ups come on top"),
+        pytest.param(replace(QUICK, warmups=3), 1 + 1, {1: 3 + 1, 2: 3 + 1}, id="of Infer as many as wanted"),
+        pytest.param(
+            replace(QUICK, samples_min=4, samples_max=50, budget=0), 1 + 4, {1: 1 + 4, 2: 1 + 4}, id="at least"
+        ),
+        pytest.param(replace(QUICK, samples_max=6, budget=seconds(9)), 1 + 6, {1: 1 + 6, 2: 1 + 6}, id="at most"),
+        pytest.param(
+            replace(QUICK, samples_max=99, budget=ms(24)), 1 + 3, {1: 1 + 8, 2: 1 + 6}, id="as many as the budget holds"
+        ),
+        pytest.param(replace(QUICK, max_batch_size=5), 1 + 1, {1: 2, 2: 2, 4: 2}, id="batch sizes are powers of two"),
+    ],
+)
+def test_how_often_things_are_measured(config: ProfilingConfig, loads: int, infers: dict[int, int]) -> None:
+    cluster = served(profiling({"a.onnx": File(load=ms(8), infer=ms(3), row=ms(1))}, config=config))
+    sizes = [send.action.batch_size for send in cluster.actions(Infer)]
+    assert {size: sizes.count(size) for size in sizes} == infers
+    assert len(cluster.actions(LoadWeights)) == loads
+
+
+def test_the_profile_is_what_was_measured_without_the_warm_ups() -> None:
+    cluster = profiling({"a.onnx": File()}, config=replace(QUICK, samples_min=2, samples_max=2))
+    worker = cluster.workers["w0"]
+    changes = [(ms(9), "load", ms(10)), (ms(20), "infer", ms(4))]  # after the first of each
+    for at, field, value in changes:
+        cluster.run_until(at)
+        worker.disk["a.onnx"] = dataclasses.replace(worker.disk["a.onnx"], **{field: value})
+    (saved,) = served(cluster).saved()
+    assert saved.key == A_KEY
+    assert saved.profile.load_weights == Measurement((ms(10), ms(10)))
+    assert saved.profile.infer == {1: Measurement((ms(4), ms(4))), 2: Measurement((ms(5), ms(5)))}
+    assert cluster.state.models["a"].profiles == {KIND: saved.profile}
+
+
+def test_load_weights_is_measured_cold_and_each_batch_size_warm() -> None:
+    cluster = served(profiling({"a.onnx": File()}))
+    names = [type(send.action).__name__ for send in cluster.actions()][2:]
+    assert names == ["LoadWeights", "EvictWeights", "LoadWeights", *["Infer"] * 4]
+
+
+def test_a_full_device_is_emptied_for_what_is_measured_next() -> None:
+    files = {f"{name}.onnx": File(pages=3) for name in "abcd"}
+    cluster = served(profiling(files))  # 8 pages: two of them
+    assert len(cluster.saved()) == 4
+    cluster.check_rest()
+
+
+def test_batch_sizes_end_where_one_takes_too_long() -> None:
+    config = replace(QUICK, max_batch_size=16, max_exec=ms(250))
+    cluster = served(profiling({"a.onnx": File(infer=ms(100), row=ms(100))}, config=config))
+    assert cluster.saved()[0].profile.batch_sizes == (1, 2)
+    assert cluster.state.models["a"].max_batch_size == 2
+
+
+def test_batch_size_one_is_measured_however_long_it_takes() -> None:
+    cluster = served(profiling({"a.onnx": File(infer=seconds(3))}))
+    assert cluster.saved()[0].profile.batch_sizes == (1,)
+
+
+def test_a_model_that_does_not_batch_is_measured_alone() -> None:
+    files = {"a.onnx": File(batchable=False, inputs=(TensorInfo("x", "FP32", (3, 2)),))}
+    cluster = served(profiling(files))
+    assert cluster.saved()[0].profile.batch_sizes == (1,)
+    assert {send.action.inputs[0].tensors[0].shape for send in cluster.actions(Infer)} == {(3, 2)}
+
+
+@pytest.mark.parametrize(("refused", "shapes"), [(False, [(1, 128), (1, 128)]), (True, [(1, 128), (1, 1)])])
+def test_free_dimensions_are_measured_at_128_or_at_1_if_the_model_refuses_that(
+    refused: bool, shapes: list[tuple[int, int]]
+) -> None:
+    cluster = profiling({"a.onnx": File(inputs=(TensorInfo("x", "FP32", (-1, -1)),))})
+    if refused:
+        cluster.workers["w0"].fail["Infer"] = (Status.INVALID_INPUT, "too long")
+    served(cluster)
+    assert [send.action.inputs[0].tensors[0].shape for send in cluster.actions(Infer)][:2] == shapes
+    assert cluster.saved()[0].profile.input_shapes == (shapes[1][1:],)
+
+
+# --- once per content and kind, spread over devices ------------------------------------------------------------------
+
+
+def test_copies_of_one_content_are_measured_once() -> None:
+    cluster = served(profiling({"a.onnx": File(), "b.onnx": File("sha-a.onnx")}, copies=3))
+    assert [saved.key for saved in cluster.saved()] == [A_KEY]
+    assert all(model.profiles == {KIND: cluster.saved()[0].profile} for model in cluster.state.models.values())
+    assert len(cluster.state.models) == 6
+
+
+def test_devices_measure_side_by_side_each_its_own_model() -> None:
+    files = {f"{name}.onnx": File() for name in "abcd"}
+    cluster = profiling(files, workers=2, gpus=2)
+    first = [(send.worker_id, send.action.gpu, send.action.model) for send in cluster.actions(LoadWeights)]
+    assert first == [("w0", 0, "a"), ("w0", 1, "b"), ("w1", 0, "c"), ("w1", 1, "d")]
+    served(cluster)
+    assert cluster.stages()[2] == (ms(20) + ms(8 + 8 + 3 + 3 + 4 + 4), "serving")
+
+
+def test_each_kind_of_device_is_measured() -> None:
+    named = (LoadSpec("a.onnx"),)
+    cluster = Cluster(EchoScheduler(), quick_config(workers=2, models=named))
+    cluster.connect(FakeWorker("w0", {"a.onnx": File()}, kind="fast"))
+    cluster.connect(FakeWorker("w1", {"a.onnx": File(infer=ms(30))}, kind="slow"))
+    cluster.run_until(seconds(1))
+    model = cluster.state.models["a"]
+    assert {kind: model.infer_estimate(1, kind) for kind in model.profiles} == {"fast": ms(3), "slow": ms(30)}
+    assert model.infer_estimate(1) == ms(3)
+
+
+def test_a_device_too_small_for_a_model_is_left_out_of_it() -> None:
+    files = {"a.onnx": File(), "big.onnx": File(pages=3)}
+    cluster = Cluster(SimpleScheduler(), quick_config(models=tuple(LoadSpec(path) for path in files)))
+    worker = FakeWorker("w0", files, gpus=2, pages=4)
+    worker.gpus[1].pages, worker.gpus[1].kind = 1, "small"
+    cluster.connect(worker)
+    cluster.run_until(seconds(1))
+    assert {saved.key for saved in cluster.saved()} == {
+        ProfileKey("sha-a.onnx", RUNTIME, "gpu"),
+        ProfileKey("sha-a.onnx", RUNTIME, "small"),
+        ProfileKey("sha-big.onnx", RUNTIME, "gpu"),
+    }
+    for id in range(4):
+        cluster.ask(infer_request(id, "big"))
+    cluster.run_until(seconds(2))
+    assert [response.status for response in cluster.responses()] == [Status.SUCCESS] * 4
+
+
+# --- what is remembered ----------------------------------------------------------------------------------------------
+
+
+def test_the_second_start_measures_nothing() -> None:
+    first = served(profiling({"a.onnx": File()}))
+    known = {saved.key: saved.profile for saved in first.saved()}
+    second = profiling({"a.onnx": File()}, profiles=known)
+    assert second.stages() == [(0, "loading"), (ms(5), "profiling"), (ms(5), "serving")]
+    assert not second.actions(LoadWeights)
+    assert not second.saved()
+
+
+@pytest.mark.parametrize(
+    ("key", "known", "measured"),
+    [
+        pytest.param(A_KEY, profile(max_batch_size=2), False, id="what fits is used"),
+        pytest.param(A_KEY, profile(max_batch_size=16), False, id="what has more than is asked for is used"),
+        pytest.param(A_KEY, profile(max_batch_size=1), True, id="what has less is not"),
+        pytest.param(ProfileKey("other", RUNTIME, KIND), profile(), True, id="other content"),
+        pytest.param(ProfileKey("sha-a.onnx", "fake 2", KIND), profile(), True, id="another version of the runtime"),
+        pytest.param(ProfileKey("sha-a.onnx", RUNTIME, "gpu x2"), profile(), True, id="another kind of device"),
+    ],
+)
+def test_a_known_profile_is_used_if_it_is_of_the_same(key: ProfileKey, known: ModelProfile, measured: bool) -> None:
+    cluster = served(profiling({"a.onnx": File()}, profiles={key: known}))
+    assert bool(cluster.saved()) is measured
+    assert cluster.state.models["a"].profiles[KIND].batch_sizes == (1, 2)
+    assert cluster.state.models["a"].max_batch_size == 2
+
+
+def test_a_model_limited_by_its_times_is_not_measured_again() -> None:
+    known = profile(max_batch_size=1)
+    known = ModelProfile(known.load_weights, known.infer, max_batch_size=16)
+    cluster = served(profiling({"a.onnx": File()}, profiles={A_KEY: known}))
+    assert not cluster.saved()
+    assert cluster.state.models["a"].max_batch_size == 1
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def test_a_measurement_that_fails_is_tried_again() -> None:
+    cluster = profiling({"a.onnx": File()})
+    cluster.workers["w0"].fail["LoadWeights"] = (Status.RUNTIME_ERROR, "hiccup")
+    served(cluster)
+    assert cluster.reports("WARNING") == ["measuring a failed and is tried again: LoadWeights failed: hiccup"]
+    assert len(cluster.saved()) == 1
+
+
+def test_a_model_that_cannot_be_measured_is_not_served_and_the_others_are() -> None:
+    files = {"a.onnx": File(), "b.onnx": File(largest_batch=0)}
+    cluster = Cluster(EchoScheduler(), quick_config())
+    cluster.connect(FakeWorker("w0", files))
+    for id, path in enumerate(files):
+        cluster.load(path, id)
+    cluster.run_until(seconds(20))
+    cluster.ask(infer_request(2, "b"))
+    cluster.ask(infer_request(3, "a"))
+    why = "it could not be measured on gpu: Infer with batch size 1 failed: cannot execute 1 rows"
+    answer = cluster.answer(2)
+    assert isinstance(answer, InferResponse)
+    assert (answer.status, answer.message) == (Status.ERROR, f"model b is not served: {why}")
+    assert list(cluster.state.models) == ["a"]
+    assert not cluster.gave_up()
+    cluster.ask(StatusRequest(4))
+    status = cluster.answer(4)
+    assert isinstance(status, StatusResponse)
+    assert status.server.broken == {"b": why}
+
+
+def test_a_named_model_that_cannot_be_measured_is_the_end() -> None:
+    cluster = served(profiling({"a.onnx": File(largest_batch=0)}))
+    assert cluster.gave_up() == [
+        "cannot serve a: it could not be measured on gpu: Infer with batch size 1 failed: cannot execute 1 rows"
+    ]
+
+
+def test_a_model_that_fails_at_a_larger_batch_is_served_with_smaller_ones() -> None:
+    cluster = served(profiling({"a.onnx": File(largest_batch=2)}, config=replace(QUICK, max_batch_size=8)))
+    assert cluster.state.models["a"].max_batch_size == 2
+    assert len(cluster.reports("WARNING")) == 2  # it was tried twice in earnest
+
+
+def test_a_worker_lost_while_it_measures_leaves_that_to_another() -> None:
+    cluster = profiling({"a.onnx": File(), "b.onnx": File(load=ms(100))}, workers=2)
+    cluster.run_until(ms(50))
+    cluster.lose("w1")
+    served(cluster)
+    assert {saved.key.digest for saved in cluster.saved()} == {"sha-a.onnx", "sha-b.onnx"}
+
+
+def test_if_it_was_the_last_profiling_waits_for_its_return() -> None:
+    cluster = profiling({"a.onnx": File()})
+    cluster.run_until(ms(9))
+    worker = cluster.lose("w0")
+    cluster.run_until(seconds(100))
+    assert cluster.stage is Stage.PROFILING
+    cluster.connect(worker)
+    cluster.run_until(seconds(101))
+    assert cluster.stages()[2] == (seconds(100) + ms(30), "serving")
+
+
+def test_a_model_that_kills_its_worker_again_and_again_is_given_up() -> None:
+    cluster = profiling({"a.onnx": File(load=seconds(5))})
+    for _ in range(3):
+        worker = cluster.lose("w0")
+        cluster.connect(worker)
+        cluster.run_until(cluster.now + seconds(1))
+    served(cluster)
+    assert cluster.gave_up() == [
+        "cannot serve a: it could not be measured on gpu: worker w0 was lost while it measured"
+    ]
+
+
+def test_a_worker_that_comes_while_others_measure_is_given_the_models_and_measures_too() -> None:
+    files = {f"{name}.onnx": File() for name in "abcd"}
+    cluster = profiling(files)
+    cluster.run_until(ms(25))
+    cluster.connect(FakeWorker("w1", files, pages=8))
+    cluster.run_until(ms(46))
+    assert len(cluster.actions(LoadModelFromDisk, "w1")) == 4
+    served(cluster)
+    assert cluster.actions(LoadWeights, "w1")
+    assert len(cluster.saved()) == 4
+    assert list(cluster.state.workers) == ["w0", "w1"]
+
+
+def test_serving_waits_for_a_worker_that_is_still_given_its_models() -> None:
+    cluster = profiling({"a.onnx": File()})
+    cluster.run_until(ms(30))
+    cluster.connect(FakeWorker("w1", {"a.onnx": File(disk=seconds(1))}))
+    served(cluster)
+    assert cluster.stages()[2] == (ms(30) + seconds(1), "serving")
+
+
+def test_a_result_that_is_none_fails_the_measurement_only() -> None:
+    cluster = profiling({"a.onnx": File()})
+    (load,) = cluster.actions(LoadWeights)
+    cluster.workers["w0"].reset()
+    cluster.feed(WorkerResult("w0", EvictWeightsResult(load.action.id, Timing(0, 0, 0))))
+    (text,) = cluster.reports("WARNING")
+    assert text.endswith("LoadWeights failed: the worker answered LoadWeights with EvictWeightsResult")
+    assert len(cluster.saved()) == 0
+
+
+def test_a_datatype_that_nobody_knows_breaks_its_model_only() -> None:
+    files = {"a.onnx": File(inputs=(TensorInfo("x", "FP4", (-1, 2)),)), "b.onnx": File()}
+    cluster = served(profiling(files))
+    assert list(cluster.state.models) == ["b"]
+
+
+def test_a_worker_that_disagrees_about_its_weights_is_dropped_and_its_job_goes_on_elsewhere() -> None:
+    cluster = profiling({"a.onnx": File()}, workers=2)
+    cluster.workers["w0"].fail["LoadWeights"] = (Status.WEIGHTS_ALREADY_LOADED, "have it")
+    served(cluster)
+    assert list(cluster.state.workers) == ["w1"]
+    assert cluster.actions(LoadWeights, "w1")
+
+
+# --- later workers ---------------------------------------------------------------------------------------------------
+
+
+def test_a_later_worker_of_a_new_kind_is_measured_before_it_serves_while_the_others_do() -> None:
+    cluster = served(profiling({"a.onnx": File()}))
+    cluster.run_until(seconds(10))
+    cluster.connect(FakeWorker("w1", {"a.onnx": File(infer=ms(9))}, kind="new"))
+    cluster.run_until(seconds(10) + ms(20))
+    assert list(cluster.state.workers) == ["w0"]
+    assert cluster.actions(LoadWeights, "w1")
+    cluster.ask(infer_request(1))
+    cluster.run_until(seconds(11))
+    assert list(cluster.state.workers) == ["w0", "w1"]
+    assert cluster.state.models["a"].infer_estimate(1, "new") == ms(9)
+
+
+def test_a_worker_of_a_known_kind_need_not_wait_for_one_that_is_measured() -> None:
+    cluster = served(profiling({"a.onnx": File()}, workers=2))
+    worker = cluster.lose("w1")
+    cluster.connect(FakeWorker("w2", {"a.onnx": File(infer=seconds(9))}, kind="new"))
+    cluster.run_until(cluster.now + seconds(1))
+    cluster.connect(worker)
+    cluster.run_until(cluster.now + ms(1))
+    assert list(cluster.state.workers) == ["w0", "w1"]
+
+
+def test_what_cannot_be_measured_on_a_later_worker_is_unloaded_there_and_served_elsewhere() -> None:
+    cluster = served(profiling({"a.onnx": File(), "b.onnx": File()}))
+    cluster.connect(FakeWorker("w1", {"a.onnx": File(largest_batch=0), "b.onnx": File()}, kind="new"))
+    cluster.run_until(cluster.now + seconds(1))
+    assert [send.action.models for send in cluster.actions(UnloadModel, "w1")] == [("a",)]
+    assert list(cluster.state.workers["w1"].models) == ["b"]
+    assert sorted(cluster.state.models) == ["a", "b"]
+
+
+# --- progress --------------------------------------------------------------------------------------------------------
+
+
+def test_progress_counts_models_and_guesses_the_time_left() -> None:
+    files = {f"{name}.onnx": File() for name in "abc"}
+    cluster = profiling(files)
+    seen = []
+    for at in (0, 29, 30, 61, 90):
+        cluster.run_until(ms(15 + at))
+        progress = cluster.controller.progress(cluster.now)
+        seen.append((progress.done, progress.total, progress.remaining))
+    assert seen == [(0, 3, None), (0, 3, None), (1, 3, ms(60)), (2, 3, ms(30.5)), (0, 0, None)]

@@ -1,0 +1,42 @@
+"""The example of a user's own scheduler works, and is found as users find it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from builders import infer_request
+from clockwork.messages.actions import Infer
+from clockwork.scheduling.base import Scheduler
+from clockwork.scheduling.registry import make_scheduler
+from clockwork.units import ms, seconds
+from cluster import serving
+from fake_worker import File
+from interleavings import check_interleavings
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.delitem(sys.modules, "least_loaded", raising=False)
+
+
+def least_loaded() -> Scheduler:
+    return make_scheduler("least_loaded:LeastLoaded")
+
+
+def test_each_request_goes_to_the_device_with_the_fewest_on_its_hands() -> None:
+    cluster = serving(least_loaded(), {"a.onnx": File(), "slow.onnx": File(infer=ms(90))}, workers=2)
+    before = len(cluster.actions(Infer))
+    for id, model in enumerate(["slow", "a", "a", "a"]):
+        cluster.ask(infer_request(id, model))
+        cluster.run_until(cluster.now + ms(20))
+    assert [send.worker_id for send in cluster.actions(Infer)[before:]] == ["w0", "w1", "w1", "w1"]
+    cluster.run_until(cluster.now + seconds(1))
+    cluster.check_all_answered()
+
+
+def test_whatever_happens_each_request_is_answered_once_and_memory_adds_up() -> None:
+    check_interleavings(least_loaded)
