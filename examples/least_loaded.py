@@ -2,8 +2,8 @@
 
     PYTHONPATH=examples clockwork serve --scheduler least_loaded:LeastLoaded model.onnx
 
-`clockwork.scheduling.base` has the rules. In short: every method returns what to do; a `GPUState` knows what is where and
-makes the actions; a request whose Infer succeeds is answered by the controller.
+`clockwork.scheduling.base` has the rules. In short: every method returns what to do; a `GPUState` knows what is where
+and makes the actions; a request whose Infer succeeds is answered by the controller.
 """
 
 from collections import deque
@@ -80,6 +80,6 @@ class LeastLoaded(Scheduler):
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Command]:
         homeless: list[PendingRequest] = []
         for gpu in worker.gpus:
-            homeless += [self.sent.pop(id) for id in gpu.outstanding if id in self.sent]
+            homeless += [self.sent.pop(action) for action in gpu.outstanding if action in self.sent]
             homeless += self.queues.pop(gpu)
         return [command for request in homeless if not request.over for command in self.infer(now, request)]

@@ -62,7 +62,7 @@ def quick_config(
 
 
 class Cluster:
-    """See the module. ``said`` is every command in order, with its time."""
+    """See the module. ``said`` is every command in order, with its time; ``story`` has the workers' results as well."""
 
     def __init__(
         self,
@@ -74,6 +74,7 @@ class Cluster:
         self.now: Nanos = 0
         self.workers: dict[str, FakeWorker] = {}  #: those connected
         self.said: list[tuple[Nanos, ControllerCommand]] = []
+        self.story: list[tuple[Nanos, ControllerCommand | WorkerResult]] = []
         self.asked: dict[Asked, Request] = {}  #: every request that must be answered
         self.excused: set[Asked] = set()  #: those cancelled, or whose client went away, before their answer
         self.answers: Counter[Asked] = Counter()
@@ -188,12 +189,16 @@ class Cluster:
     def _drain(self) -> None:
         while self._inbox:
             event = self._inbox.popleft()
-            if not isinstance(event, WorkerResult) or event.worker_id in self.workers:
-                self._carry_out(self.controller.handle(self.now, event))
+            if isinstance(event, WorkerResult):
+                if event.worker_id not in self.workers:
+                    continue
+                self.story.append((self.now, event))
+            self._carry_out(self.controller.handle(self.now, event))
 
     def _carry_out(self, commands: Sequence[ControllerCommand]) -> None:
         for command in commands:
             self.said.append((self.now, command))
+            self.story.append((self.now, command))
             match command:
                 case SendAction(worker_id=worker_id, action=action):
                     self._check_action(command)
@@ -259,7 +264,7 @@ def serving(
     pages: int = 4,
     config: ControllerConfig | None = None,
 ) -> Cluster:
-    """A cluster whose workers hold all files, measured, that has just begun to serve; the weights measured last are warm."""
+    """A cluster whose workers hold all files, measured, just before the first request."""
     named = tuple(LoadSpec(path) for path in files)
     cluster = Cluster(scheduler, config or quick_config(workers=workers, models=named))
     for i in range(workers):

@@ -57,7 +57,7 @@ class Lines:
                 if len(found) >= count:
                     return found[count - 1]
                 assert not self._ended, f"no {pattern!r} in {self.seen}"
-                assert self._more.wait(20), f"no {pattern!r} in {self.seen}"
+                assert self._more.wait(60), f"no {pattern!r} in {self.seen}"
 
     def all(self) -> list[str]:
         """Every line, once the stream has ended."""

@@ -40,14 +40,14 @@ def starting(scheduler: Scheduler | None = None) -> Cluster:
 def test_each_request_is_told_ten_seconds_after_its_own_arrival() -> None:
     cluster = starting()
     arrivals = [(seconds(1), 1), (seconds(1) + 1, 2), (seconds(4), 3), (seconds(9) + 1, 4)]
-    for at, id in arrivals:
+    for at, number in arrivals:
         cluster.run_until(at)
-        cluster.ask(infer_request(id, "whatever") if id % 2 else ListModelsRequest(id))
-    for at, id in arrivals:
+        cluster.ask(infer_request(number, "whatever") if number % 2 else ListModelsRequest(number))
+    for at, number in arrivals:
         cluster.run_until(at + seconds(10) - 1)
-        assert cluster.answer(id) is None
+        assert cluster.answer(number) is None
         cluster.run_until(at + seconds(10))
-        answer = cluster.answer(id)
+        answer = cluster.answer(number)
         assert isinstance(answer, InferResponse | ListModelsResponse)
         assert (answer.status, answer.message) == (Status.INITIALIZING, STILL)
     assert cluster.answer(1) == InferResponse(1, Status.INITIALIZING, STILL, (), RequestTiming(seconds(10)))
@@ -100,8 +100,8 @@ def test_buffered_requests_are_served_in_the_order_of_their_arrival() -> None:
     cluster = starting()
     cluster.load("a.onnx", id=1)
     cluster.run_until(seconds(1))
-    for id in range(2, 8):
-        cluster.ask(infer_request(id) if id % 2 else ListModelsRequest(id), client_id=id % 3)
+    for number in range(2, 8):
+        cluster.ask(infer_request(number) if number % 2 else ListModelsRequest(number), client_id=number % 3)
     cluster.run_until(seconds(11))
     assert [response.id for response in cluster.responses()] == [1, 2, 3, 4, 5, 6, 7]
 
@@ -140,8 +140,8 @@ def test_nobody_is_answered_who_went_away() -> None:
 
 def test_a_full_buffer_refuses_at_once() -> None:
     cluster = Cluster(EchoScheduler(), quick_config(max_pending=2))
-    for id in (1, 2, 3):
-        cluster.ask(infer_request(id))
+    for number in (1, 2, 3):
+        cluster.ask(infer_request(number))
     text = "the server is starting up and 2 requests wait for it already"
     assert cluster.responses() == [InferResponse(3, Status.INITIALIZING, text, (), RequestTiming(0))]
     cluster.run_until(seconds(10))
@@ -163,10 +163,10 @@ def test_a_buffer_is_full_of_bytes_too_but_generated_inputs_take_none() -> None:
 def test_evict_and_status_are_answered_at_once_in_every_stage() -> None:
     cluster = starting()
     cluster.load("a.onnx", id=1)
-    for id, at in enumerate([0, seconds(10) + ms(7), seconds(11)]):
+    for number, at in enumerate([0, seconds(10) + ms(7), seconds(11)]):
         cluster.run_until(at)
-        cluster.ask(StatusRequest(10 + id))
-        cluster.ask(EvictRequest(20 + id, "a"))
+        cluster.ask(StatusRequest(10 + number))
+        cluster.ask(EvictRequest(20 + number, "a"))
     stages = [response.server.stage for response in cluster.responses() if isinstance(response, StatusResponse)]
     assert stages == ["loading", "profiling", "serving"]
     evictions = [response for response in cluster.responses() if isinstance(response, EvictResponse)]

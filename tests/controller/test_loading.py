@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from builders import infer_request
+from builders import infer_request, model_info
 from clockwork.controller.config import ControllerConfig, LoadSpec
+from clockwork.controller.events import WorkerLost, WorkerResult
 from clockwork.controller.startup import ControllerWithStartupPhase, Stage
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import LoadModelFromDisk, UnloadModel
 from clockwork.messages.requests import ListModelsRequest, LoadModelResponse
+from clockwork.messages.results import ErrorResult, LoadModelFromDiskResult, Result, Timing, UnloadModelResult
 from clockwork.messages.status import Status
 from clockwork.scheduling.echo import EchoScheduler
 from clockwork.units import Nanos, ms, seconds
@@ -20,6 +22,8 @@ FILES = {
     **{f"{name}.onnx": File() for name in "abcdefghij"},
     "slow.onnx": File(disk=seconds(30)),
 }
+
+TOOK = Timing(0, 0, 0)
 
 
 def loading(
@@ -59,9 +63,9 @@ def loading(
 )
 def test_the_countdown(loads: list[tuple[int, str]], ends: Nanos) -> None:
     cluster = loading()
-    for id, (at, path) in enumerate(loads):
+    for number, (at, path) in enumerate(loads):
         cluster.run_until(seconds(at))
-        cluster.load(path, id)
+        cluster.load(path, number)
     cluster.run_until(ends - 1)
     assert cluster.stage is Stage.LOADING
     cluster.run_until(ends)
@@ -288,13 +292,49 @@ def test_a_load_fails_if_no_worker_is_there() -> None:
     assert cluster.answer(1) == LoadModelResponse(1, Status.ERROR, "worker -: no worker is connected")
 
 
+@pytest.mark.parametrize(
+    ("result", "why"),
+    [
+        (UnloadModelResult(3), "it answered with a UnloadModelResult"),
+        (LoadModelFromDiskResult(3, (), TOOK), "it made []"),
+        (LoadModelFromDiskResult(3, (model_info("b"),), TOOK), "it made ['b']"),
+        (LoadModelFromDiskResult(3, (model_info("a", pages=0),), TOOK), "its weights take 0 pages"),
+        (LoadModelFromDiskResult(3, (model_info("a", pages=-5),), TOOK), "its weights take -5 pages"),
+    ],
+)
+def test_a_result_that_makes_no_sense_fails_the_load(result: Result, why: str) -> None:
+    cluster = loading(workers=2)
+    cluster.load("a.onnx", id=1)
+    cluster.workers["w0"].reset()
+    cluster.workers["w0"].hold("a.onnx")
+    cluster.feed(WorkerResult("w0", result))
+    cluster.run_until(seconds(1))
+    answer = cluster.answer(1)
+    assert isinstance(answer, LoadModelResponse)
+    assert (answer.status, answer.message) == (Status.ERROR, f"worker w0: {why}")
+    assert not cluster.state.models
+
+
+def test_a_result_counts_for_the_worker_that_was_asked() -> None:
+    cluster = loading(workers=2)
+    cluster.load("a.onnx", id=1)
+    cluster.feed(WorkerResult("w1", ErrorResult(3, "LoadModelFromDisk", Status.ERROR, "that was for w0")))
+    cluster.run_until(seconds(1))
+    assert cluster.answer(1) == LoadModelResponse(1, Status.SUCCESS, "", ("a",))
+
+
+def test_a_worker_that_nobody_knows_can_be_lost() -> None:
+    cluster = loading()
+    assert cluster.controller.handle(0, WorkerLost("w9")) == []
+
+
 # --- limits ----------------------------------------------------------------------------------------------------------
 
 
 def test_at_most_four_loads_are_outstanding_at_a_worker_and_the_others_follow_in_order() -> None:
     cluster = loading(workers=2)
-    for id, name in enumerate("abcdefghij"):
-        cluster.load(f"{name}.onnx", id)
+    for number, name in enumerate("abcdefghij"):
+        cluster.load(f"{name}.onnx", number)
     sent = [send.action.name for send in cluster.actions(LoadModelFromDisk, "w0")]
     assert sent == ["a", "b", "c", "d"]
     cluster.run_until(ms(5))
@@ -306,8 +346,8 @@ def test_at_most_four_loads_are_outstanding_at_a_worker_and_the_others_follow_in
 
 def test_loads_that_wait_go_on_after_one_was_undone() -> None:
     cluster = loading(workers=2, disks=(FILES, {"j.onnx": File()}))
-    for id, name in enumerate("abcdefghij"):
-        cluster.load(f"{name}.onnx", id)
+    for number, name in enumerate("abcdefghij"):
+        cluster.load(f"{name}.onnx", number)
     cluster.run_until(seconds(1))
     cluster.check_all_answered()
     assert cluster.answer(9) == LoadModelResponse(9, Status.SUCCESS, "", ("j",))
@@ -353,11 +393,18 @@ def test_a_name_that_is_being_loaded_is_taken() -> None:
 
 def test_more_loads_than_the_limit_are_refused() -> None:
     cluster = loading(config=ControllerConfig(max_loads=2))
-    for id, name in enumerate("abc"):
-        cluster.load(f"{name}.onnx", id)
+    for number, name in enumerate("abc"):
+        cluster.load(f"{name}.onnx", number)
     assert cluster.answer(2) == LoadModelResponse(
         2, Status.INVALID_REQUEST, "2 loads are pending already; ask again later"
     )
+
+
+def test_more_loads_than_the_limit_are_refused_before_loading_too() -> None:
+    cluster = Cluster(EchoScheduler(), ControllerConfig(max_loads=1))
+    cluster.load("a.onnx", id=1)
+    cluster.load("b.onnx", id=2)
+    assert cluster.responses() == [LoadModelResponse(2, Status.INITIALIZING, "too many loads wait for workers")]
 
 
 def test_models_are_loaded_at_start_up_only() -> None:
@@ -370,6 +417,6 @@ def test_models_are_loaded_at_start_up_only() -> None:
     cluster.run_until(seconds(60))
     assert cluster.stage is Stage.SERVING
     cluster.load("a.onnx", id=3)
-    for id, stage in ((2, "profiling"), (3, "serving")):
+    for number, stage in ((2, "profiling"), (3, "serving")):
         text = f"models are loaded at start-up only, and that is over ({stage}): restart to load more"
-        assert cluster.answer(id) == LoadModelResponse(id, Status.INVALID_REQUEST, text)
+        assert cluster.answer(number) == LoadModelResponse(number, Status.INVALID_REQUEST, text)

@@ -14,7 +14,7 @@ from clockwork.messages.profile import Measurement, ModelProfile, ProfileKey
 from clockwork.messages.requests import InferResponse, StatusRequest, StatusResponse
 from clockwork.messages.results import EvictWeightsResult, Timing
 from clockwork.messages.status import Status
-from clockwork.messages.tensors import TensorInfo
+from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.scheduling.echo import EchoScheduler
 from clockwork.scheduling.simple import SimpleScheduler
 from clockwork.units import ms, seconds
@@ -135,6 +135,12 @@ def test_free_dimensions_are_measured_at_128_or_at_1_if_the_model_refuses_that(
     assert cluster.saved()[0].profile.input_shapes == (shapes[1][1:],)
 
 
+def test_texts_are_measured_with_generated_ones() -> None:
+    cluster = served(profiling({"a.onnx": File(inputs=(TensorInfo("x", "BYTES", (-1, 1)),))}))
+    assert cluster.actions(Infer)[0].action.inputs[0].tensors == (TensorSpec("x", "BYTES", (1, 1), 0),)
+    assert cluster.saved()[0].profile.batch_sizes == (1, 2)
+
+
 # --- once per content and kind, spread over devices ------------------------------------------------------------------
 
 
@@ -177,8 +183,8 @@ def test_a_device_too_small_for_a_model_is_left_out_of_it() -> None:
         ProfileKey("sha-a.onnx", RUNTIME, "small"),
         ProfileKey("sha-big.onnx", RUNTIME, "gpu"),
     }
-    for id in range(4):
-        cluster.ask(infer_request(id, "big"))
+    for number in range(4):
+        cluster.ask(infer_request(number, "big"))
     cluster.run_until(seconds(2))
     assert [response.status for response in cluster.responses()] == [Status.SUCCESS] * 4
 
@@ -236,8 +242,8 @@ def test_a_model_that_cannot_be_measured_is_not_served_and_the_others_are() -> N
     files = {"a.onnx": File(), "b.onnx": File(largest_batch=0)}
     cluster = Cluster(EchoScheduler(), quick_config())
     cluster.connect(FakeWorker("w0", files))
-    for id, path in enumerate(files):
-        cluster.load(path, id)
+    for number, path in enumerate(files):
+        cluster.load(path, number)
     cluster.run_until(seconds(20))
     cluster.ask(infer_request(2, "b"))
     cluster.ask(infer_request(3, "a"))

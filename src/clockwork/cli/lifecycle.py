@@ -41,7 +41,9 @@ async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
     """Do ``work`` until it is done, or until a signal asks to end; then it is cancelled, and waited for."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    wanted = [it for it in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(it) != signal.SIG_IGN]
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        wanted.append(signal.SIGHUP)
 
     def asked(number: signal.Signals) -> None:
         log.info("%s: shutting down", number.name)

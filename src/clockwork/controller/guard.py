@@ -46,3 +46,10 @@ def next_wakeup(scheduler: Scheduler) -> tuple[Nanos | None, list[Report]]:
     if moment is None or isinstance(moment, int):
         return moment, []
     return None, [Report("ERROR", f"the scheduler's next_wakeup is {moment!r}, which is no number of nanoseconds")]
+
+
+def is_sound(answer: Answer) -> bool:
+    """Whether an answer can be understood: whose it is, and what it says."""
+    request_id: object = answer.request_id
+    status: object = answer.status
+    return isinstance(request_id, int) and isinstance(status, int)

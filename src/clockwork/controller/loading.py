@@ -158,7 +158,7 @@ class Loads:
             load.failures[worker_id] = (Status.ERROR, f"its weights take {made[0].weights_pages} pages")
             return
         others = [self._state.models[n].info for n in load.names if n in self._state.models]
-        others += next(iter(load.made.values()))
+        others += [info for worker, infos in load.made.items() if worker not in load.failures for info in infos]
         if any(info.digest != made[0].digest for info in others):
             text = f"its {load.spec.path} has other content than elsewhere (sha256 {made[0].digest[:12]})"
             load.failures[worker_id] = (Status.INVALID_MODEL, text)
@@ -191,6 +191,8 @@ class Loads:
         self._loads.remove(load)
         self.finished.append(load)
         what = f"{load.spec.path} as {load.spec.name}"
+        if load.restores:
+            what += f" on worker {', '.join(sorted({*load.made, *load.failures}))}"
         report = Report("INFO", f"loaded {what}, {len(load.names)} model(s)")
         status, message, names = Status.SUCCESS, "", load.names
         if load.failed:

@@ -177,7 +177,7 @@ class Profiler:
         self._done += len(job.models)
         for model in job.models:
             self.broken[model.name] = f"it could not be measured on {job.key.device_kind}: {why}"
-        return [Report("ERROR", f"{names} will not be served: it could not be measured: {why}")]
+        return [Report("ERROR", f"{names} cannot be served on {job.key.device_kind}: it could not be measured: {why}")]
 
 
 def _cut(profile: ModelProfile, max_batch_size: int) -> ModelProfile:

@@ -6,12 +6,12 @@ deadline by this room; unless its client cancelled it or went away. No action le
 
 from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
-from typing import Concatenate, ParamSpec
+from typing import Concatenate, Final, ParamSpec
 
 from clockwork.controller.admission import Admission
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import ControllerCommand, DropWorker, Report, Respond
-from clockwork.controller.guard import ask, next_wakeup
+from clockwork.controller.guard import ask, is_sound, next_wakeup
 from clockwork.controller.plausible import plausible
 from clockwork.controller.tally import Tally
 from clockwork.errors import InvalidRequestError
@@ -26,6 +26,8 @@ from clockwork.state import ClockworkState, PendingRequest, Residency, WorkerSta
 from clockwork.units import Bytes, Nanos
 
 P = ParamSpec("P")
+
+_MADE_BY_DEVICES: Final = (LoadWeights, EvictWeights, Infer)
 
 
 class Serving:
@@ -226,37 +228,42 @@ class Serving:
         The picture of a device changed when an action was made. So each action is sent once, in the call that made it
         and in the order of their making: also if the scheduler raised before it could return it.
         """
-        before = self._state.action_ids.last
+        ids = self._state.action_ids
+        before = ids.last
         said = ask(about, method, now, *args, **kwargs)
-        made = range(before + 1, self._state.action_ids.last + 1)
         returned: dict[int, SendAction] = {}
         commands: list[ControllerCommand] = []
         for command in said:
-            match command:
-                case SendAction(worker_id=worker_id, action=LoadWeights() | EvictWeights() | Infer() as action) if (
-                    action.id in made and action.id not in returned and self._is_outstanding(worker_id, action.id)
-                ):
-                    returned[action.id] = command
-                case Answer(request_id=int(), status=int()):
-                    commands.append(self._answer(now, command))
-                case Report():
-                    commands.append(command)
-                case _:
-                    text = "an action that is not new, not for a device that is there, or no command at all"
-                    commands.append(Report("ERROR", f"the scheduler said {command!r}: {text}"))
-        for action_id in made:
-            commands += self._send(action_id, returned.get(action_id))
+            if isinstance(command, SendAction) and self._is_made(command):
+                action_id = command.action.id
+                if action_id > before and action_id not in returned:
+                    returned[action_id] = command
+                    continue
+            elif isinstance(command, Answer) and is_sound(command):
+                commands.append(self._answer(now, command))
+                continue
+            elif isinstance(command, Report):
+                commands.append(command)
+                continue
+            text = "an action that is not new, not for a device that is there, or no command at all"
+            commands.append(Report("ERROR", f"the scheduler said {command!r}: {text}"))
+        for action_id in range(before + 1, ids.last + 1):
+            send = returned.get(action_id)
+            if send is None:
+                commands += self._left_behind(action_id)
+            else:
+                commands.append(self._with_payloads(send))
         self._wakeup, reports = next_wakeup(self._scheduler)
-        return [*commands, *reports]
+        commands += reports
+        return commands
 
-    def _is_outstanding(self, worker_id: str, action_id: int) -> bool:
-        worker = self._state.workers.get(worker_id)
-        return worker is not None and action_id in worker.routes
+    def _is_made(self, send: SendAction) -> bool:
+        """Whether the action was made by a device of that worker, and is outstanding there."""
+        worker = self._state.workers.get(send.worker_id)
+        return worker is not None and isinstance(send.action, _MADE_BY_DEVICES) and send.action.id in worker.routes
 
-    def _send(self, action_id: int, returned: SendAction | None) -> list[ControllerCommand]:
-        """Send an action that was made, whether the scheduler returned it or not."""
-        if returned is not None:
-            return [self._with_payloads(returned)]
+    def _left_behind(self, action_id: int) -> list[ControllerCommand]:
+        """Send an action that was made and not returned."""
         gpu = next((w.routes[action_id] for w in self._state.workers.values() if action_id in w.routes), None)
         if gpu is None:
             return []

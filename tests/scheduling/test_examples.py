@@ -1,4 +1,4 @@
-"""The example of a user's own scheduler works, and is found as users find it."""
+"""The examples of a user's own scheduler work, and are found as users find them."""
 
 import sys
 from pathlib import Path
@@ -30,13 +30,24 @@ def least_loaded() -> Scheduler:
 def test_each_request_goes_to_the_device_with_the_fewest_on_its_hands() -> None:
     cluster = serving(least_loaded(), {"a.onnx": File(), "slow.onnx": File(infer=ms(90))}, workers=2)
     before = len(cluster.actions(Infer))
-    for id, model in enumerate(["slow", "a", "a", "a"]):
-        cluster.ask(infer_request(id, model))
+    for number, model in enumerate(["slow", "a", "a", "a"]):
+        cluster.ask(infer_request(number, model))
         cluster.run_until(cluster.now + ms(20))
     assert [send.worker_id for send in cluster.actions(Infer)[before:]] == ["w0", "w1", "w1", "w1"]
     cluster.run_until(cluster.now + seconds(1))
     cluster.check_all_answered()
 
 
-def test_whatever_happens_each_request_is_answered_once_and_memory_adds_up() -> None:
-    check_interleavings(least_loaded)
+def test_each_model_is_asked_at_home_behind_its_load() -> None:
+    cluster = serving(make_scheduler("at_home:AtHome"), {"a.onnx": File(), "b.onnx": File()}, workers=2)
+    for number in range(6):
+        cluster.ask(infer_request(number, "a" if number % 2 else "b"))
+    cluster.run_until(cluster.now + seconds(1))
+    cluster.check_all_answered()
+    homes = {(send.action.model, send.worker_id) for send in cluster.actions(Infer) if isinstance(send.action, Infer)}
+    assert len(homes) >= 2
+
+
+@pytest.mark.parametrize("name", ["least_loaded:LeastLoaded", "at_home:AtHome"])
+def test_whatever_happens_each_request_is_answered_once_and_memory_adds_up(name: str) -> None:
+    check_interleavings(lambda: make_scheduler(name))

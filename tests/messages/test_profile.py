@@ -1,0 +1,43 @@
+"""What was measured, and what follows from it."""
+
+import pytest
+
+from builders import measurement, profile
+from clockwork.messages.profile import Measurement, ModelProfile
+from clockwork.units import ms
+
+
+@pytest.mark.parametrize(
+    ("samples", "percent", "expected"),
+    [
+        ((7,), 50, 7),
+        ((7,), 99, 7),
+        ((3, 1, 2), 50, 2),
+        ((4, 1, 3, 2), 50, 2),
+        ((4, 1, 3, 2), 0, 1),
+        ((4, 1, 3, 2), 100, 4),
+        (tuple(range(1, 11)), 99, 10),  # with ten samples the p99 is the maximum
+        (tuple(range(1, 101)), 99, 99),
+        (tuple(range(100, 0, -1)), 99, 99),
+        (tuple(range(1, 201)), 99, 198),
+    ],
+)
+def test_a_percentile_is_the_nearest_rank(samples: tuple[int, ...], percent: float, expected: int) -> None:
+    assert Measurement(samples).percentile(percent) == expected
+
+
+def test_median_and_p99() -> None:
+    measured = measurement(*range(1, 101))
+    assert (measured.median, measured.p99) == (50, 99)
+
+
+def test_a_batch_costs_what_the_next_larger_one_measured_does_and_beyond_in_proportion() -> None:
+    measured = profile(max_batch_size=4)
+    assert measured.batch_sizes == (1, 2, 4)
+    assert [measured.infer_estimate(rows) for rows in (1, 2, 3, 4)] == [ms(3), ms(4), ms(6), ms(6)]
+    assert measured.infer_estimate(5) == ms(7.5)
+    assert measured.infer_estimate(8) == ms(12)
+
+
+def test_an_estimate_in_proportion_is_rounded_up() -> None:
+    assert ModelProfile(measurement(1), {2: measurement(3)}).infer_estimate(3) == 5

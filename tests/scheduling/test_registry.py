@@ -1,0 +1,55 @@
+"""Schedulers by name."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from clockwork.errors import InvalidRequestError
+from clockwork.scheduling.echo import EchoScheduler
+from clockwork.scheduling.registry import BUILT_IN, make_scheduler
+from clockwork.scheduling.simple import SimpleScheduler
+
+
+@pytest.mark.parametrize(("name", "kind"), [("echo", EchoScheduler), ("simple", SimpleScheduler)])
+def test_built_in_ones_have_names(name: str, kind: type) -> None:
+    assert type(make_scheduler(name)) is kind
+
+
+def test_each_name_is_its_schedulers() -> None:
+    assert {name: scheduler.name for name, scheduler in BUILT_IN.items()} == {"echo": "echo", "simple": "simple"}
+
+
+def test_each_call_makes_a_new_one() -> None:
+    assert make_scheduler("simple") is not make_scheduler("simple")
+
+
+def test_a_users_own_is_named_by_module_and_class() -> None:
+    assert isinstance(make_scheduler("clockwork.scheduling.echo:EchoScheduler"), EchoScheduler)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("nobody", "no scheduler 'nobody': built in are echo, simple; name your own as package.module:Class"),
+        ("", "no scheduler ''"),
+        ("no_such_module:Class", "cannot import 'no_such_module'"),
+        (":Class", "cannot import ''"),
+        (".relative:Class", "cannot import '.relative'"),
+        ("broken_module:Class", "cannot import 'broken_module'"),
+        ("clockwork.scheduling.echo:", "has no ''"),
+        ("clockwork.scheduling.echo:Nobody", "'clockwork.scheduling.echo' has no 'Nobody'"),
+        ("clockwork.units:ms", "is not a subclass of clockwork.scheduling.base.Scheduler"),
+        ("builtins:dict", "is not a subclass"),
+        ("clockwork.scheduling.base:Scheduler", "cannot be made without arguments"),
+    ],
+)
+def test_what_cannot_be_a_scheduler_is_refused(
+    name: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_module.py").write_text("def :")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InvalidRequestError) as caught:
+        make_scheduler(name)
+    assert why in str(caught.value)
+    sys.modules.pop("broken_module", None)

@@ -1,0 +1,193 @@
+"""The simple scheduler: what its page of the manual says, sentence by sentence. Devices are ``w0/gpu0``, ..."""
+
+import pytest
+
+from builders import a_state, model_info, pending
+from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.commands import Answer, Command, SendAction
+from clockwork.messages.results import ErrorResult, EvictWeightsResult, LoadWeightsResult, Result, Timing
+from clockwork.messages.status import Status
+from clockwork.scheduling.simple import SimpleScheduler
+from clockwork.state import ClockworkState, PendingRequest
+from clockwork.units import ms
+
+TOOK = Timing(0, 0, 0)
+
+
+def show(commands: list[Command]) -> list[str]:
+    """``w0/gpu0 Infer r1``, ``w0/gpu0 LoadWeights a``, ``r1 ERROR``."""
+    lines = []
+    for command in commands:
+        if isinstance(command, Answer):
+            lines.append(f"r{command.request_id} {Status(command.status).name}")
+            continue
+        action = command.action
+        assert isinstance(action, LoadWeights | EvictWeights | Infer)
+        what = action.model
+        if isinstance(action, Infer):
+            what = " ".join(f"r{share.request_id}" for share in action.inputs)
+        lines.append(f"{command.worker_id}/gpu{action.gpu} {type(action).__name__} {what}")
+    return lines
+
+
+class Running:
+    """A scheduler that was started, and the actions it has sent."""
+
+    def __init__(self, state: ClockworkState) -> None:
+        self.state = state
+        self.scheduler = SimpleScheduler()
+        self.sent: list[SendAction] = []
+        self.requests: dict[int, PendingRequest] = {}
+        assert self.scheduler.start(0, state) == []
+
+    def infer(self, model: str, *, slo: int = ms(100)) -> list[str]:
+        request = pending(len(self.requests) + 1, self.state.models[model], slo=slo)
+        self.requests[request.id] = request
+        return self._say(self.scheduler.infer(0, request))
+
+    def done(self, status: Status | None = None) -> list[str]:
+        """The first action outstanding ends."""
+        send = self.sent.pop(0)
+        action = send.action
+        assert isinstance(action, LoadWeights | EvictWeights | Infer)
+        gpu = self.state.workers[send.worker_id].gpu(action.gpu)
+        result: Result = LoadWeightsResult(action.id, TOOK)
+        if isinstance(action, EvictWeights):
+            result = EvictWeightsResult(action.id, TOOK)
+        if status is not None:
+            result = ErrorResult(action.id, type(action).__name__, status, "no")
+        gpu.settle(action, result)
+        return self._say(self.scheduler.result(0, gpu, action, result))
+
+    def _say(self, commands: list[Command]) -> list[str]:
+        self.sent += [command for command in commands if isinstance(command, SendAction)]
+        return show(commands)
+
+
+def test_a_model_that_is_on_several_devices_is_served_by_them_in_turn() -> None:
+    running = Running(a_state([model_info("a"), model_info("b")], workers=3, warm=("a", "b")))
+    asked = ["a", "a", "b", "a", "a", "b"]
+    assert [running.infer(model) for model in asked] == [
+        ["w0/gpu0 Infer r1"],
+        ["w1/gpu0 Infer r2"],
+        ["w0/gpu0 Infer r3"],
+        ["w2/gpu0 Infer r4"],
+        ["w0/gpu0 Infer r5"],
+        ["w1/gpu0 Infer r6"],
+    ]
+
+
+def test_one_that_is_on_none_is_loaded_on_the_next_device_in_turn() -> None:
+    running = Running(a_state([model_info(name) for name in "abc"], gpus=2))
+    assert [running.infer(model) for model in "abc"] == [
+        ["w0/gpu0 LoadWeights a"],
+        ["w0/gpu1 LoadWeights b"],
+        [],  # gpu0's queue is first in, first out: a is still on its way
+    ]
+    assert running.done() == ["w0/gpu0 Infer r1", "w0/gpu0 LoadWeights c"]
+
+
+def test_one_that_is_on_its_way_is_waited_for() -> None:
+    running = Running(a_state([model_info("a")], gpus=2))
+    assert [running.infer("a") for _ in range(2)] == [["w0/gpu0 LoadWeights a"], []]
+    assert running.done() == ["w0/gpu0 Infer r1", "w0/gpu0 Infer r2"]
+
+
+def test_a_full_device_evicts_its_least_recently_used_models() -> None:
+    models = [model_info("a"), model_info("b"), model_info("c"), model_info("big", pages=3)]
+    running = Running(a_state(models, warm=("a", "b", "c")))
+    running.infer("a")
+    running.done()
+    assert running.infer("big") == ["w0/gpu0 EvictWeights b", "w0/gpu0 EvictWeights c", "w0/gpu0 LoadWeights big"]
+
+
+def test_models_in_use_are_not_evicted() -> None:
+    models = [model_info("a", pages=2), model_info("b", pages=2), model_info("c", pages=2)]
+    running = Running(a_state(models, warm=("a", "b")))
+    assert running.infer("a") == ["w0/gpu0 Infer r1"]
+    assert running.infer("b") == ["w0/gpu0 Infer r2"]
+    assert running.infer("c") == []
+    assert running.done() == ["w0/gpu0 EvictWeights a", "w0/gpu0 LoadWeights c"]
+
+
+def test_at_most_three_requests_are_out_at_a_device_first_in_first_out() -> None:
+    running = Running(a_state([model_info("a"), model_info("b")], warm=("a", "b")))
+    assert [running.infer(model) for model in "ababa"] == [
+        ["w0/gpu0 Infer r1"],
+        ["w0/gpu0 Infer r2"],
+        ["w0/gpu0 Infer r3"],
+        [],
+        [],
+    ]
+    assert running.done() == ["w0/gpu0 Infer r4"]
+    assert running.done() == ["w0/gpu0 Infer r5"]
+
+
+def test_an_infer_may_start_until_the_deadline_of_its_request() -> None:
+    running = Running(a_state([model_info("a")], warm=("a",)))
+    running.infer("a", slo=ms(7))
+    action = running.sent[0].action
+    assert isinstance(action, Infer)
+    assert (action.earliest, action.latest, action.expected_duration) == (0, ms(7), ms(3))
+
+
+def test_requests_that_are_over_are_passed_over() -> None:
+    running = Running(a_state([model_info("a")]))
+    for _ in range(3):
+        running.infer("a")
+    running.requests[1].over = True
+    assert running.done() == ["w0/gpu0 Infer r2", "w0/gpu0 Infer r3"]
+    running.requests[2].over = True
+    assert running.done(Status.COULD_NOT_START_IN_TIME) == []
+    assert running.done(Status.COULD_NOT_START_IN_TIME) == ["r3 CONTROLLER_COULD_NOT_START_IN_TIME"]
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [
+        (Status.RUNTIME_ERROR, ["r1 ERROR"]),
+        (Status.INVALID_INPUT, ["r1 INVALID_REQUEST"]),
+        (Status.COULD_NOT_START_IN_TIME, ["r1 CONTROLLER_COULD_NOT_START_IN_TIME"]),
+        (None, []),
+    ],
+)
+def test_an_infer_that_fails_is_answered(status: Status | None, answer: list[str]) -> None:
+    running = Running(a_state([model_info("a")], warm=("a",)))
+    running.infer("a")
+    assert running.done(status) == answer
+
+
+def test_a_load_that_fails_costs_one_request_and_is_tried_again_for_the_next() -> None:
+    running = Running(a_state([model_info("a")]))
+    running.infer("a")
+    running.infer("a")
+    assert running.done(Status.RUNTIME_ERROR) == ["r1 ERROR", "w0/gpu0 LoadWeights a"]
+    running.requests[2].over = True
+    assert running.done(Status.RUNTIME_ERROR) == []
+
+
+def test_what_no_device_can_hold_is_refused() -> None:
+    running = Running(a_state([model_info("big", pages=5)]))
+    assert running.infer("big") == ["r1 SKIPPED_BY_CONTROLLER"]
+
+
+def test_when_a_worker_is_lost_its_requests_go_elsewhere() -> None:
+    running = Running(a_state([model_info("a")], workers=2, warm=("a",)))
+    for _ in range(8):
+        running.infer("a")
+    lost = running.state.workers.pop("w0")
+    running.requests[3].over = True
+    running.sent = [send for send in running.sent if send.worker_id == "w1"]
+    assert running._say(running.scheduler.worker_lost(0, lost)) == []  # w1 has three out
+    # its own r8 first, then those of w0: r1 and r5 were out, r7 waited, r3 is over
+    assert [running.done() for _ in range(4)] == [[f"w1/gpu0 Infer r{i}"] for i in (8, 1, 5, 7)]
+
+
+def test_a_worker_that_comes_is_used() -> None:
+    state = a_state([model_info("a")], workers=2)
+    late = state.workers.pop("w1")
+    running = Running(state)
+    state.workers["w1"] = late
+    assert running.scheduler.worker_joined(0, late) == []
+    assert running.infer("a") == ["w0/gpu0 LoadWeights a"]
+    assert running._say(running.scheduler.worker_lost(0, state.workers.pop("w0"))) == ["w1/gpu0 LoadWeights a"]

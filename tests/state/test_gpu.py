@@ -1,0 +1,219 @@
+"""A device's picture: the residency table, the pages, and what a scheduler may not do. Times do not matter here."""
+
+import pytest
+
+from builders import a_gpu, a_state, model_info, model_state, pending, worker_info
+from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.commands import SendAction
+from clockwork.messages.results import ErrorResult, EvictWeightsResult, GPUInfo, LoadWeightsResult, Result, Timing
+from clockwork.messages.status import Status
+from clockwork.state import GPUState, Residency, WorkerState
+from clockwork.state.gpu import ActionIds
+from clockwork.units import FOREVER, ms
+
+A, B, BIG = model_info("a"), model_info("b"), model_info("big", pages=4)
+TOOK = Timing(0, 0, 0)
+
+
+def done(send: SendAction) -> Result:
+    """The result of an action that succeeded; an Infer's does not matter to a device."""
+    action = send.action
+    return (
+        EvictWeightsResult(action.id, TOOK) if isinstance(action, EvictWeights) else LoadWeightsResult(action.id, TOOK)
+    )
+
+
+def failed(send: SendAction, status: Status = Status.RUNTIME_ERROR) -> ErrorResult:
+    return ErrorResult(send.action.id, type(send.action).__name__, status, "no")
+
+
+def settle(gpu: GPUState, send: SendAction, result: Result | None = None) -> bool:
+    action = send.action
+    assert isinstance(action, LoadWeights | EvictWeights | Infer)
+    agrees = gpu.settle(action, done(send) if result is None else result)
+    gpu.check_invariants()
+    return agrees
+
+
+def test_a_load_takes_its_pages_before_the_worker_confirms() -> None:
+    state, gpu = a_gpu([A, BIG])
+    send = gpu.load_weights(state.models["big"], earliest=1, latest=2, expected=3)
+    assert send == SendAction("w0", LoadWeights(1, 0, "big", 1, 2, 3))
+    assert (gpu.residency("big"), gpu.cache.free, gpu.in_use("big")) == (Residency.LOADING, 0, True)
+    assert settle(gpu, send)
+    assert (gpu.residency("big"), gpu.cache.free, gpu.in_use("big")) == (Residency.WARM, 0, False)
+
+
+def test_a_load_that_fails_gives_them_back() -> None:
+    state, gpu = a_gpu([BIG])
+    send = gpu.load_weights(state.models["big"])
+    assert settle(gpu, send, failed(send))
+    assert (gpu.residency("big"), gpu.cache.free) == (Residency.COLD, 4)
+
+
+def test_an_eviction_gives_the_pages_back_at_once() -> None:
+    state, gpu = a_gpu([A, BIG], warm=("big",))
+    send = gpu.evict_weights("big", earliest=7)
+    assert send == SendAction("w0", EvictWeights(1, 0, "big", 7, FOREVER))
+    assert (gpu.residency("big"), gpu.cache.free) == (Residency.COLD, 4)
+    gpu.load_weights(state.models["a"])
+    assert settle(gpu, send)
+    assert gpu.residency("a") is Residency.LOADING
+
+
+def test_an_infer_uses_its_model_until_its_result_is_there() -> None:
+    state, gpu = a_gpu([A, B], warm=("a", "b"))
+    request = pending(5, state.models["a"], rows=2)
+    sends = [gpu.infer(state.models["a"], [request, request], 1, 2, 3), gpu.infer(state.models["a"], [request])]
+    assert sends[0].action == Infer(1, 0, "a", (request.input, request.input), 1, 2, 3)
+    assert list(gpu.cache) == ["b", "a"]  # the least recently used first
+    assert gpu.in_use("a")
+    settle(gpu, sends[0])
+    assert gpu.in_use("a")
+    settle(gpu, sends[1], failed(sends[1]))
+    assert not gpu.in_use("a")
+
+
+def test_an_infer_may_follow_its_load_and_fails_with_it_without_contradiction() -> None:
+    state, gpu = a_gpu([A])
+    load = gpu.load_weights(state.models["a"])
+    infer = gpu.infer(state.models["a"], [pending(1, state.models["a"])])
+    assert settle(gpu, load, failed(load))
+    assert gpu.in_use("a")
+    again = gpu.load_weights(state.models["a"])
+    assert settle(gpu, infer, failed(infer, Status.WEIGHTS_NOT_PRESENT))
+    assert settle(gpu, again)
+    assert gpu.residency("a") is Residency.WARM
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("load a", "a is warm on w0/gpu0"),
+        ("load b", "b is loading on w0/gpu0"),
+        ("load big", "big needs 4 pages; w0/gpu0 has 2 free of 4"),
+        ("load other", "w0/gpu0 does not have other"),
+        ("evict b", "b is loading or in use on w0/gpu0"),
+        ("evict c", "c is cold or in use on w0/gpu0"),
+        ("evict used", "used is warm or in use on w0/gpu0"),
+        ("infer c", "c is not on w0/gpu0"),
+        ("infer big", "big is not on w0/gpu0"),
+    ],
+)
+def test_what_leaves_the_table_is_refused_and_changes_nothing(what: str, message: str) -> None:
+    used = model_info("used", pages=0)
+    state, gpu = a_gpu([A, B, BIG, model_info("c"), used], warm=("a", "used"))
+    gpu.load_weights(state.models["b"])
+    gpu.infer(state.models["used"], [pending(1, state.models["used"])])
+    before = gpu.info(), gpu.cache.used, list(gpu.outstanding)
+    verb, name = what.split()
+    model = state.models.get(name) or model_state(model_info(name))
+    actions = {
+        "load": lambda: gpu.load_weights(model),
+        "evict": lambda: gpu.evict_weights(name),
+        "infer": lambda: gpu.infer(model, [pending(2, model)]),
+    }
+    with pytest.raises(ValueError, match=message):
+        actions[verb]()
+    assert (gpu.info(), gpu.cache.used, list(gpu.outstanding)) == before
+    gpu.check_invariants()
+
+
+def test_an_infer_is_of_requests_for_its_model_that_wait() -> None:
+    state, gpu = a_gpu([A, B], warm=("a", "b"))
+    over = pending(1, state.models["a"])
+    over.over = True
+    for requests in ([], [over], [pending(2, state.models["a"]), over], [pending(3, state.models["b"])]):
+        with pytest.raises(ValueError, match="not for a"):
+            gpu.infer(state.models["a"], requests)
+    assert not gpu.outstanding
+
+
+@pytest.mark.parametrize(
+    ("action", "status", "agrees"),
+    [
+        ("load", Status.RUNTIME_ERROR, True),
+        ("load", Status.COULD_NOT_START_IN_TIME, True),
+        ("load", Status.WEIGHTS_ALREADY_LOADED, False),
+        ("load", Status.LOAD_WEIGHTS_INSUFFICIENT_CACHE, False),
+        ("load", Status.UNKNOWN_MODEL, False),
+        ("infer", Status.RUNTIME_ERROR, True),
+        ("infer", Status.COULD_NOT_START_IN_TIME, True),
+        ("infer", Status.WEIGHTS_NOT_PRESENT, False),
+        ("infer", Status.UNKNOWN_MODEL, False),
+        ("evict", Status.WEIGHTS_NOT_PRESENT, False),
+        ("evict", Status.WEIGHTS_IN_USE, False),
+    ],
+)
+def test_errors_that_contradict_the_picture(action: str, status: Status, agrees: bool) -> None:
+    state, gpu = a_gpu([A, B], warm=("a",))
+    a, b = state.models["a"], state.models["b"]
+    send = {
+        "load": lambda: gpu.load_weights(b),
+        "infer": lambda: gpu.infer(a, [pending(1, a)]),
+        "evict": lambda: gpu.evict_weights("a"),
+    }[action]()
+    assert settle(gpu, send, failed(send, status)) is agrees
+    assert not gpu.outstanding
+
+
+def test_what_is_not_on_the_device_can_be_held_if_there_is_room_at_all() -> None:
+    _, gpu = a_gpu([A, BIG, model_info("huge", pages=5)], warm=("a",))
+    assert [gpu.can_hold(name) for name in ("a", "big", "huge", "other")] == [True, True, False, False]
+
+
+def test_a_model_that_is_unloaded_leaves_its_pages() -> None:
+    state = a_state([A, B], gpus=2, warm=("a",))
+    worker = state.workers["w0"]
+    worker.forget("a")
+    assert all(gpu.cache.used == 0 and not gpu.can_hold("a") for gpu in worker.gpus)
+    assert list(worker.models) == ["b"]
+    state.check_invariants()
+
+
+def test_a_device_describes_itself_as_its_worker_would() -> None:
+    state, gpu = a_gpu([A, B, model_info("c")], warm=("a", "b"))
+    gpu.load_weights(state.models["c"])
+    gpu.infer(state.models["a"], [pending(1, state.models["a"])])
+    assert gpu.info() == GPUInfo(0, "gpu", 4, ("b", "a"))
+
+
+def test_ids_are_given_once_and_lead_to_the_device() -> None:
+    state = a_state([A], workers=2, gpus=2)
+    sends = [gpu.load_weights(state.models["a"]) for gpu in state.gpus()]
+    assert [send.action.id for send in sends] == [1, 2, 3, 4]
+    assert {i: str(gpu) for worker in state.workers.values() for i, gpu in worker.routes.items()} == {
+        1: "w0/gpu0",
+        2: "w0/gpu1",
+        3: "w1/gpu0",
+        4: "w1/gpu1",
+    }
+
+
+def test_a_worker_knows_its_devices_by_number() -> None:
+    worker = WorkerState("w0", worker_info([A], gpus=2), ActionIds())
+    assert worker.gpu(1) is worker.gpus[1]
+    with pytest.raises(KeyError):
+        worker.gpu(2)
+
+
+def test_a_model_is_measured_on_a_worker_if_it_is_on_each_kind_that_can_hold_it() -> None:
+    state = a_state([A, BIG], gpus=2)
+    worker = state.workers["w0"]
+    assert worker.measured(state.models["a"])
+    worker.gpus[1].kind = "small"
+    worker.gpus[1].cache.total = 1
+    assert [worker.measured(state.models[name]) for name in ("a", "big")] == [False, True]
+
+
+def test_estimates_are_p99_of_what_was_measured() -> None:
+    model = model_state(A)
+    assert model.load_estimate("gpu") == ms(8)
+    assert [model.infer_estimate(rows) for rows in (1, 2, 3, 4, 8)] == [ms(3), ms(4), ms(6), ms(6), ms(12)]
+    assert model.max_batch_size == 4
+    with pytest.raises(KeyError):
+        model.infer_estimate(1, "other")
+    model.profiles.clear()
+    with pytest.raises(KeyError):
+        model.infer_estimate(1)
+    assert model.max_batch_size == 1
