@@ -156,8 +156,11 @@ def test_a_buffer_is_full_of_bytes_too_but_generated_inputs_take_none() -> None:
     cluster.ask(infer_request(3, rows=1))
     assert [response.id for response in cluster.responses()] == [3]
     cluster.ask(CancelRequest(1))
-    cluster.ask(infer_request(4, rows=1))
+    cluster.ask(infer_request(4, rows=2))
     assert cluster.answer(4) is None
+    cluster.run_until(seconds(10))
+    cluster.ask(infer_request(5, rows=2))
+    assert cluster.answer(5) is None
 
 
 def test_evict_and_status_are_answered_at_once_in_every_stage() -> None:

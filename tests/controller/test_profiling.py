@@ -189,6 +189,17 @@ def test_a_device_too_small_for_a_model_is_left_out_of_it() -> None:
     assert [response.status for response in cluster.responses()] == [Status.SUCCESS] * 4
 
 
+def test_of_two_devices_of_one_kind_the_one_with_room_measures() -> None:
+    files = {"big.onnx": File(pages=3)}
+    cluster = Cluster(SimpleScheduler(), quick_config(models=(LoadSpec("big.onnx"),)))
+    worker = FakeWorker("w0", files, gpus=2, pages=4)
+    worker.gpus[0].pages = 1
+    cluster.connect(worker)
+    served(cluster)
+    assert {send.action.gpu for send in cluster.actions(LoadWeights)} == {1}
+    assert len(cluster.saved()) == 1
+
+
 # --- what is remembered ----------------------------------------------------------------------------------------------
 
 
@@ -372,6 +383,20 @@ def test_a_worker_of_a_known_kind_need_not_wait_for_one_that_is_measured() -> No
     cluster.connect(worker)
     cluster.run_until(cluster.now + ms(1))
     assert list(cluster.state.workers) == ["w0", "w1"]
+
+
+def test_a_later_worker_does_not_serve_while_one_of_its_devices_measures() -> None:
+    config = replace(QUICK, attempts=1)
+    cluster = served(profiling({"a.onnx": File()}, config=config))
+    worker = FakeWorker("w1", {"a.onnx": File(infer=seconds(1))}, gpus=2, kind="new")
+    worker.gpus[1].kind = "newer"
+    worker.fail["LoadWeights"] = (Status.RUNTIME_ERROR, "no")  # on the first device: so a is given up on w1
+    cluster.connect(worker)
+    cluster.run_until(cluster.now + seconds(1))
+    assert list(cluster.state.workers) == ["w0"]
+    cluster.run_until(cluster.now + seconds(9))
+    assert list(cluster.state.workers) == ["w0", "w1"]
+    assert list(cluster.state.workers["w1"].models) == []
 
 
 def test_what_cannot_be_measured_on_a_later_worker_is_unloaded_there_and_served_elsewhere() -> None:

@@ -660,6 +660,18 @@ def test_no_success_is_later_than_its_deadline_whatever_the_scheduler_says() -> 
     assert infer_answer(cluster, 1).status == Status.TIMEOUT
 
 
+def test_nor_if_it_says_so_before_the_controller_is_woken() -> None:
+    class Dawdling(Forgetful):
+        def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+            return [Answer(request.id - 1, Status.SUCCESS)] if request.id > 1 else []
+
+    cluster = serving(Dawdling(), FILES)
+    cluster.ask(infer_request(1, slo=ms(10)))
+    cluster.now += ms(10) + 1
+    cluster.ask(infer_request(2))
+    assert infer_answer(cluster, 1) == InferResponse(1, Status.TIMEOUT, LATE, (), RequestTiming(ms(10) + 1))
+
+
 def test_a_scheduler_hears_of_each_action_that_ended_and_of_nothing_else() -> None:
     scheduler = Scripted(lambda gpu, request: [_infer(gpu, request)])
     cluster = serving(scheduler, FILES)
