@@ -3,7 +3,7 @@
 import pytest
 
 from builders import copies_of, model_info, worker_info
-from clockwork.controller.events import DropWorker, WorkerConnected, WorkerResult
+from clockwork.controller.events import DropWorker, StageEntered, WorkerConnected, WorkerResult
 from clockwork.controller.startup import ControllerWithStartupPhase, Stage
 from clockwork.messages.actions import GetWorkerState, LoadModelFromDisk, UnloadModel
 from clockwork.messages.commands import SendAction
@@ -49,6 +49,17 @@ def test_loading_does_not_begin_before_every_worker_that_is_connected_has_answer
     assert cluster.stage is Stage.QUERYING
     cluster.feed(WorkerResult("w1", GetWorkerStateResult(slow.unanswered[0].id, slow.info())))
     assert cluster.stages() == [(seconds(5), "loading")]
+
+
+def test_a_worker_that_never_tells_its_state_is_dropped_and_holds_nobody_up() -> None:
+    controller = ControllerWithStartupPhase(EchoScheduler())
+    controller.handle(seconds(1), WorkerConnected("w0"))
+    assert controller.next_wakeup() == seconds(61)
+    assert controller.wake(seconds(61)) == [DropWorker("w0", "it did not tell its state within 60 s")]
+    assert controller.next_wakeup() is None
+    controller.handle(seconds(62), WorkerConnected("w1"))
+    told = GetWorkerStateResult(2, worker_info())
+    assert StageEntered("loading") in controller.handle(seconds(63), WorkerResult("w1", told))
 
 
 def test_a_worker_that_is_lost_before_it_answered_is_not_waited_for() -> None:

@@ -115,6 +115,15 @@ def test_weights_in_use_are_not_evicted_nor_loaded_again() -> None:
     assert w.told(0, evict(2), load(3)) == ["EvictWeights#2 WEIGHTS_IN_USE", "LoadWeights#3 WEIGHTS_ALREADY_LOADED"]
 
 
+def test_an_infer_goes_behind_an_eviction_that_waits_and_the_load_after_it() -> None:
+    w = Worker().warm("m").holding("a")
+    w.told(0, load(1, "a"))
+    assert w.told(0, evict(2, "m"), load(3, "m"), infer(4, "m")) == []
+    assert w.ends(5, LOAD) == ["LoadWeights#1 ok", "start load0 EvictWeights#2"]
+    assert w.ends(6, LOAD) == ["EvictWeights#2 ok", "start load0 LoadWeights#3"]
+    assert w.ends(9, LOAD) == ["LoadWeights#3 ok", "start exec0 Infer#4"]
+
+
 def test_a_model_without_batches_executes_one_request_at_a_time() -> None:
     w = Worker().holding("m", batchable=False).warm("m")
     assert w.told(0, infer(1, requests=2)) == ["Infer#1 INVALID_BATCH_SIZE"]

@@ -34,16 +34,18 @@ class ProfilingConfig(Struct, frozen=True):
 class ControllerConfig(Struct, frozen=True):
     """How a controller starts up, and its limits.
 
-    ``workers``: how many workers QUERYING waits for. ``models``: if given, these are loaded and LOADING ends with them;
-    otherwise clients load, and LOADING ends ``load_timeout`` after the last activity. ``initializing_timeout``: how
-    long a request is buffered before it is told that the server is starting. ``default_slo``: of requests that bring
-    none. The rest are limits; beyond them requests are refused.
+    ``workers``: how many workers QUERYING waits for. ``models``: if given, these are loaded and LOADING ends with
+    them; otherwise clients load, and LOADING ends ``load_timeout`` after the last activity. ``initializing_timeout``:
+    how long a request is buffered before it is told that the server is starting. ``query_timeout``: a worker that has
+    not told its state by then is dropped. ``default_slo``: of requests that bring none. The rest are limits; beyond
+    them requests are refused.
     """
 
     workers: int = 1
     models: tuple[LoadSpec, ...] = ()
     load_timeout: Nanos = 10 * SECOND
     initializing_timeout: Nanos = 10 * SECOND
+    query_timeout: Nanos = 60 * SECOND
     default_slo: Nanos = 100 * MILLISECOND
     max_slo: Nanos = 24 * 3600 * SECOND
     loads_per_worker: int = 4

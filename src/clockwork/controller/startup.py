@@ -65,7 +65,7 @@ from clockwork.messages.results import ErrorResult, GetWorkerStateResult
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, WorkerState
-from clockwork.units import Nanos
+from clockwork.units import Nanos, show_duration
 
 Commands = list[ControllerCommand]
 
@@ -106,7 +106,7 @@ class ControllerWithStartupPhase:
         self._state = ClockworkState()
         self._stage = Stage.QUERYING
         self._phases: dict[str, _Phase] = {}
-        self._queries: dict[int, str] = {}  #: GetWorkerState outstanding -> worker
+        self._queries: dict[int, tuple[str, Nanos]] = {}  #: GetWorkerState outstanding -> worker, when to give up
         self._fleet: dict[str, WorkerState] = {}  #: workers that have told their state
         self._undone: set[int] = set()  #: UnloadModel outstanding of models that contradict the fleet's
         self._loads = Loads(self._state, self._fleet, self._config.loads_per_worker)
@@ -149,15 +149,18 @@ class ControllerWithStartupPhase:
 
     def wake(self, now: Nanos) -> Commands:
         """Time has passed: time-outs, deadlines, the end of LOADING."""
+        commands = self._give_up_silent(now)
         if self._stage is Stage.SERVING:
-            return self._serving.wake(now)
-        return [*self._buffer.expire(now), *self._advance(now)]
+            return commands + self._serving.wake(now)
+        return [*commands, *self._buffer.expire(now), *self._advance(now)]
 
     def next_wakeup(self) -> Nanos | None:
         """When time alone will change something."""
+        moments: list[Nanos | None] = [gives_up for _, gives_up in self._queries.values()]
         if self._stage is Stage.SERVING:
-            return self._serving.next_wakeup()
-        moments = [self._buffer.next_expiry(), self._loading_ends()]
+            moments.append(self._serving.next_wakeup())
+        else:
+            moments += [self._buffer.next_expiry(), self._loading_ends()]
         return min((moment for moment in moments if moment is not None), default=None)
 
     def check_invariants(self) -> None:
@@ -178,15 +181,21 @@ class ControllerWithStartupPhase:
             commands += self._lost(now, worker_id, "it connected anew")
         self._phases[worker_id] = _Phase.ASKED
         action = GetWorkerState(self._state.action_ids.next())
-        self._queries[action.id] = worker_id
+        self._queries[action.id] = (worker_id, now + self._config.query_timeout)
         return [*commands, Report("INFO", f"worker {worker_id} connected"), SendAction(worker_id, action)]
+
+    def _give_up_silent(self, now: Nanos) -> Commands:
+        """Drop workers that do not tell their state: they would hold up all others."""
+        silent = [action_id for action_id, (_, gives_up) in self._queries.items() if gives_up <= now]
+        waited = show_duration(self._config.query_timeout)
+        return [DropWorker(self._queries.pop(i)[0], f"it did not tell its state within {waited}") for i in silent]
 
     def _lost(self, now: Nanos, worker_id: str, reason: str) -> Commands:
         phase = self._phases.pop(worker_id, None)
         if phase is None:
             return []
         commands: Commands = [Report("WARNING", f"worker {worker_id} is lost: {reason}")]
-        self._queries = {i: worker for i, worker in self._queries.items() if worker != worker_id}
+        self._queries = {i: query for i, query in self._queries.items() if query[0] != worker_id}
         worker = self._fleet.pop(worker_id, None)
         if worker is not None:
             commands += self._loads.worker_lost(worker_id)
@@ -207,7 +216,7 @@ class ControllerWithStartupPhase:
             if not gpu.settle(action, result):
                 return [DropWorker(worker_id, f"it disagrees about the weights on {gpu}: {result}")]
             return [*self._profiler.result(now, gpu, action, result), *self._advance(now)]
-        if self._queries.get(result.id) == worker_id:
+        if result.id in self._queries and self._queries[result.id][0] == worker_id:
             del self._queries[result.id]
             return self._told(now, worker_id, result)
         if self._loads.owns(worker_id, result.id):

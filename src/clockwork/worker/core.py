@@ -236,10 +236,10 @@ class WorkerCore:
             return bool(self._memories[gpu].models_in(Residency.IN_USE, Residency.EVICTING))
         if not isinstance(action, Infer):
             return False
-        state = self._memories[gpu].state_of(action.model)
-        if state is Residency.LOADING:
-            return True
-        return state is not Residency.WARM and self._lanes[gpu, LaneKind.LOAD].will_load(action.model)
+        state, load = self._memories[gpu].state_of(action.model), self._lanes[gpu, LaneKind.LOAD]
+        if state in (Residency.WARM, Residency.IN_USE):
+            return load.will_evict(action.model, action.earliest)  # it is for the weights that come after
+        return state is Residency.LOADING or load.will_load(action.model)
 
     def _expire(self, now: Nanos, gpu: int | None, lane: Lane) -> list[SendResult]:
         results = []

@@ -17,7 +17,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from clockwork.messages.actions import Action, LoadWeights
+from clockwork.messages.actions import Action, EvictWeights, LoadWeights
 from clockwork.units import FOREVER, Nanos
 
 MAX_QUEUED: Final = 10_000
@@ -46,6 +46,7 @@ class Lane:
         self._order: list[tuple[Nanos, int]] = []  #: (earliest, arrival) of all and only those, sorted
         self._expiries: list[tuple[Nanos, int]] = []  #: heap of (latest, arrival); also of some no longer waiting
         self._loads: Counter[str] = Counter()  #: model -> LoadWeights that wait
+        self._evictions: Counter[str] = Counter()  #: model -> EvictWeights that wait
 
     def __len__(self) -> int:
         """How many wait."""
@@ -58,8 +59,7 @@ class Lane:
         arrival = self._arrivals
         self._arrivals += 1
         self._entries[arrival] = entry
-        if isinstance(entry.action, LoadWeights):
-            self._loads[entry.action.model] += 1
+        self._count(entry.action, 1)
         insort(self._order, (entry.earliest, arrival))
         if entry.latest < FOREVER:
             heappush(self._expiries, (entry.latest, arrival))
@@ -104,6 +104,13 @@ class Lane:
         """Whether a LoadWeights of ``model`` waits."""
         return model in self._loads
 
+    def will_evict(self, model: str, moment: Nanos) -> bool:
+        """Whether an EvictWeights of ``model`` waits that is due no later than ``moment``."""
+        if model not in self._evictions:
+            return False
+        actions = (entry.action for entry in self._entries.values() if entry.earliest <= moment)
+        return any(isinstance(action, EvictWeights) and action.model == model for action in actions)
+
     def next_start(self, blocked: Callable[[Entry], bool]) -> Nanos | None:
         """When something can start: a moment past if it can already, None if only an event can change it."""
         if self.running is not None:
@@ -123,6 +130,7 @@ class Lane:
         self._order.clear()
         self._expiries.clear()
         self._loads.clear()
+        self._evictions.clear()
 
     def check_invariants(self) -> None:
         """Assert what always holds; for tests and checkers."""
@@ -130,14 +138,19 @@ class Lane:
         timed = {(entry.latest, arrival) for arrival, entry in self._entries.items() if entry.latest < FOREVER}
         assert timed <= set(self._expiries)
         assert len(self._order) <= MAX_QUEUED
-        actions = (entry.action for entry in self._entries.values())
+        actions = [entry.action for entry in self._entries.values()]
         assert self._loads == Counter(action.model for action in actions if isinstance(action, LoadWeights))
+        assert self._evictions == Counter(action.model for action in actions if isinstance(action, EvictWeights))
 
     def _pop(self, arrival: int) -> Entry:
         entry = self._entries.pop(arrival)
         del self._order[bisect_left(self._order, (entry.earliest, arrival))]
-        if isinstance(entry.action, LoadWeights):
-            self._loads[entry.action.model] -= 1
-            if not self._loads[entry.action.model]:
-                del self._loads[entry.action.model]
+        self._count(entry.action, -1)
         return entry
+
+    def _count(self, action: Action, change: int) -> None:
+        if isinstance(action, LoadWeights | EvictWeights):
+            counts = self._loads if isinstance(action, LoadWeights) else self._evictions
+            counts[action.model] += change
+            if not counts[action.model]:
+                del counts[action.model]
