@@ -130,7 +130,7 @@ def _model(name: str, action: LoadModelFromDisk) -> ModelInfo:
         action.path,
         f"digest of {action.path}",
         "scripted 1",
-        (TensorInfo("x", "FP32", (-1, 4)),),
+        (TensorInfo("x", "FP32", (-1, 1 << 20 if action.name == "wide" else 4)),),
         (TensorInfo("y", "FP32", (-1, 4)),),
         True,
         1000,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from client.live import ScriptedWorker, controller, run, serving
-from clockwork.client import AsyncClient, Client
+from clockwork.client import AsyncClient, Client, InferenceResult
 from clockwork.client.failures import failure
 from clockwork.errors import (
     ClockworkError,
@@ -315,3 +315,37 @@ def test_each_status_has_its_exception(status: int, kind: type[ClockworkError]) 
     assert error.status == status
     if isinstance(error, RequestRefusedError):
         assert (error.predicted, error.retry_after) == (1.0, 2.0)
+
+
+def test_a_burst_of_more_than_the_connection_holds_waits_its_turn() -> None:
+    async def test() -> None:
+        wide = np.zeros((1, 1 << 20), np.float32)  # 4 MiB
+        async with (
+            serving(EchoScheduler(), models=("wide.onnx",)) as (host, _),
+            AsyncClient(str(host.client_address)) as client,
+        ):
+            calls = [asyncio.create_task(client.infer("wide", {"x": wide})) for _ in range(80)]  # 320 MiB
+            await asyncio.sleep(0)
+            calls[-1].cancel()
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert isinstance(results.pop(), asyncio.CancelledError)
+            assert all(isinstance(result, InferenceResult) for result in results)
+            assert (await client.status()).outstanding == 0
+
+    run(test())
+
+
+def test_calls_that_wait_for_room_end_with_the_connection() -> None:
+    async def test() -> None:
+        wide = np.zeros((1, 1 << 20), np.float32)
+        async with (
+            serving(holds=real_infer, models=("wide.onnx",)) as (host, _),
+            AsyncClient(str(host.client_address)) as client,
+        ):
+            calls = [asyncio.create_task(client.infer("wide", {"x": wide})) for _ in range(20)]
+            await asyncio.sleep(0)
+            await client.close()
+            for result in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(result, ConnectionLostError)
+
+    run(test())

@@ -12,7 +12,7 @@ import pytest
 
 from client.live import ScriptedWorker, controller, run, serving
 from clockwork.client import AsyncClient
-from clockwork.errors import ServerError
+from clockwork.errors import ConnectionLostError, ServerError
 from clockwork.host.controller import ControllerHost
 from clockwork.host.profile_store import ProfileStore
 from clockwork.messages.actions import Infer, LoadWeights
@@ -167,6 +167,22 @@ def test_a_worker_that_dies_and_comes_back_serves_again() -> None:
             while not (await client.status()).workers[0].ready:
                 pass
             np.testing.assert_array_equal((await client.infer("m", {"x": ROW}))["y"], 2 * ROW)
+
+    run(test())
+
+
+def test_a_second_worker_of_one_name_is_sent_away(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with serving() as (host, first):
+            second = ScriptedWorker()
+            with (
+                caplog.at_level(logging.ERROR),
+                pytest.raises(ConnectionLostError, match="called w0 is connected already"),
+            ):
+                await second.connect(host)
+            assert first.connection is not None
+            assert not first.connection.closing
+            await still_serves(host)
 
     run(test())
 

@@ -11,6 +11,16 @@ from clockwork.scheduling.registry import BUILT_IN, make_scheduler
 from clockwork.scheduling.simple import SimpleScheduler
 
 
+def test_a_module_that_raises_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_policy.py").write_text("raise RuntimeError('not today')")
+    (tmp_path / "leaving_policy.py").write_text("import sys; sys.exit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InvalidRequestError, match="RuntimeError: not today"):
+        make_scheduler("broken_policy:Policy")
+    with pytest.raises(InvalidRequestError, match="SystemExit: 3"):
+        make_scheduler("leaving_policy:Policy")
+
+
 @pytest.mark.parametrize(("name", "kind"), [("echo", EchoScheduler), ("simple", SimpleScheduler)])
 def test_built_in_ones_have_names(name: str, kind: type) -> None:
     assert type(make_scheduler(name)) is kind

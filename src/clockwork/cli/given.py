@@ -5,6 +5,7 @@ Rules of the file: a path that exists as it stands is that path, whatever charac
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -12,8 +13,9 @@ from typing import Final
 import typer
 from msgspec import Struct
 
-from clockwork.controller.config import LoadSpec
+from clockwork.controller.config import ControllerConfig, LoadSpec
 from clockwork.controller.naming import name_of
+from clockwork.messages.actions import model_names
 
 _GIVEN: Final = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]*)=)?(.+?)(?::(\d{1,9}))?")
 
@@ -53,11 +55,20 @@ def load_specs(models: Sequence[GivenModel], root: Path) -> tuple[LoadSpec, ...]
     """The models as a controller loads them from workers whose model root is ``root``.
 
     Raises:
-        typer.BadParameter: a model lies elsewhere.
+        typer.BadParameter: a model lies elsewhere, two would have one name, or the copies are too many.
     """
     outside = [str(model.path) for model in models if not model.path.is_relative_to(root)]
     if outside:
         raise typer.BadParameter(
             f"{', '.join(outside)} does not lie under the model root {root}: leave it out", param_hint="--model-root"
+        )
+    most = ControllerConfig().max_copies
+    if any(not 1 <= model.copies <= most for model in models):
+        raise typer.BadParameter(f"a model has 1 to {most} copies", param_hint="MODELS")
+    names = Counter(name for model in models for name in model_names(model.name, model.copies))
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise typer.BadParameter(
+            f"several models would be called {', '.join(twice[:5])}: write NAME=PATH", param_hint="MODELS"
         )
     return tuple(LoadSpec(model.path.relative_to(root).as_posix(), model.name, model.copies) for model in models)

@@ -94,7 +94,7 @@ def _unreadable(path: Path, error: Exception) -> InvalidRequestError:
 def _json(path: Path) -> Any:
     try:
         return msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, RecursionError) as error:
         raise _unreadable(path, error) from None
 
 

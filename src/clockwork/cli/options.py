@@ -125,7 +125,10 @@ MaxBatch: TypeAlias = Annotated[
 ProfileSeconds: TypeAlias = Annotated[
     float,
     typer.Option(
-        "--profile-seconds", min=0.01, help="Time to measure each thing: more is steadier, less starts sooner."
+        "--profile-seconds",
+        min=0.01,
+        max=3600,
+        help="Time to measure each thing; more is steadier, less is sooner.",
     ),
 ]
 Devices: TypeAlias = Annotated[

@@ -1,12 +1,13 @@
 """The native client for asyncio.
 
-Rules of the file: one connection, any number of calls outstanding on it. A call that is cancelled or abandoned tells
-the server so, which frees its place there. When the connection ends, every outstanding call raises
-`ConnectionLostError`; nothing is sent twice, for the client cannot know what became of it.
+Rules of the file: one connection, any number of calls outstanding on it; a call that it cannot take yet waits. One
+that is cancelled or abandoned tells the server so, which frees its place there. When the connection ends, every
+outstanding call raises `ConnectionLostError`; nothing is sent twice, for the client cannot know what became of it.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -68,6 +69,8 @@ class AsyncClient:
         self._waiting: dict[int, asyncio.Future[tuple[Response, Any]]] = {}
         self._last_id = 0
         self._lost = ""
+        self._turn = asyncio.Lock()  #: of those that wait until the connection takes more, in order
+        self._room = asyncio.Event()  #: it does, or has ended
 
     async def connect(self) -> None:
         """Dial the controller.
@@ -81,6 +84,7 @@ class AsyncClient:
             decode=decode_response,
             on_message=self._on_message,
             on_closed=self._on_closed,
+            on_writable=self._on_writable,
             timeout=self._connect_timeout,
         )
 
@@ -147,6 +151,8 @@ class AsyncClient:
             InvalidRequestError: it cannot be loaded, or start-up is over.
             ServerError, ConnectionLostError: the server.
         """
+        if not -(2**31) < copies < 2**31:
+            raise InvalidRequestError(f"copies is {copies}; the server would not take that many")
         request = LoadModelRequest(self._id(), path, name, copies)
         response, _ = await self._call(request, LoadModelResponse)
         if response.status != Status.SUCCESS:
@@ -195,29 +201,43 @@ class AsyncClient:
         buffers: Sequence[Any] = (),
         timeout: float | None = None,
     ) -> tuple[ResponseT, Any]:
+        async with asyncio.timeout(timeout) if timeout is not None else nullcontext():
+            response, payload = await self._exchange(request, buffers)
+        if isinstance(response, ErrorResponse):
+            raise failure(response.status, response.message)
+        if not isinstance(response, expected):
+            raise ProtocolError(f"a {type(request).__name__} was answered with a {type(response).__name__}")
+        return response, payload
+
+    async def _exchange(self, request: Request, buffers: Sequence[Any]) -> tuple[Response, Any]:
         connection = self._connection
+        if connection is not None and (not connection.writable or self._turn.locked()):
+            connection = await self._wait_for_room()
         if connection is None:
             raise ConnectionLostError(self._lost or "the client is not connected: call connect() first")
         future: asyncio.Future[tuple[Response, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = future
         try:
             connection.send(request, buffers)
-            if timeout is None:
-                response, payload = await future
-            else:
-                async with asyncio.timeout(timeout):
-                    response, payload = await future
-        except (asyncio.CancelledError, TimeoutError):
+            return await future
+        except asyncio.CancelledError:
             if self._connection is connection and isinstance(request, InferRequest):
                 connection.send(CancelRequest(request.id))
             raise
         finally:
             self._waiting.pop(request.id, None)
-        if isinstance(response, ErrorResponse):
-            raise failure(response.status, response.message)
-        if not isinstance(response, expected):
-            raise ProtocolError(f"a {type(request).__name__} was answered with a {type(response).__name__}")
-        return response, payload
+
+    async def _wait_for_room(self) -> Connection | None:
+        """Until it is this call's turn and the connection takes more; None if it has ended."""
+        async with self._turn:
+            while (connection := self._connection) is not None and not connection.writable:
+                self._room.clear()
+                await self._room.wait()
+            return connection
+
+    def _on_writable(self, connection: Connection, writable: bool) -> None:
+        if writable:
+            self._room.set()
 
     def _on_message(self, connection: Connection, message: Response, payload: Any) -> None:
         future = self._waiting.get(message.id)
@@ -227,6 +247,7 @@ class AsyncClient:
     def _on_closed(self, connection: Connection, reason: str) -> None:
         self._connection = None
         self._lost = f"the connection to {self._address} ended: {reason}"
+        self._room.set()
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(ConnectionLostError(self._lost))

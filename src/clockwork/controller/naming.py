@@ -30,7 +30,7 @@ def load_spec(path: str, name: str, no_of_copies: int, max_copies: int) -> LoadS
     if not _NAME.fullmatch(name):
         raise InvalidRequestError(
             f"{name[:80]!r} cannot be a model's name: up to 200 letters, digits, '.', '_' and '-', "
-            "beginning with a letter or digit; give another with the name option"
+            "beginning with a letter or digit; give it another name than its file's"
         )
     return LoadSpec(path, name, no_of_copies)
 

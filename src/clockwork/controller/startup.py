@@ -111,6 +111,7 @@ class ControllerWithStartupPhase:
         self._undone: set[int] = set()  #: UnloadModel outstanding of models that contradict the fleet's
         self._loads = Loads(self._state, self._fleet, self._config.loads_per_worker)
         self._early_loads: list[ClientRequest] = []
+        self._gave_up = False  #: start-up has failed; no further stage is entered
         self._idle_since: Nanos | None = None  #: the last activity of LOADING; None: the countdown does not run
         self._profiler = Profiler(self._state, self._config.profiling, {} if profiles is None else profiles)
         self._serving = Serving(self._state, scheduler, self._config)
@@ -283,6 +284,8 @@ class ControllerWithStartupPhase:
     def _advance(self, now: Nanos) -> Commands:
         """Leave stages, and take workers into service, as far as things stand."""
         commands = self._note_finished_loads(now)
+        if self._gave_up:
+            return commands
         if self._stage is Stage.QUERYING and not self._queries and len(self._fleet) >= self._config.workers:
             commands += self._enter_loading(now)
         if self._stage is Stage.LOADING and self._loading_is_over(now):
@@ -300,6 +303,7 @@ class ControllerWithStartupPhase:
             if self._idle_since is not None:
                 self._idle_since = now
             if load.failed and load.client is None and not load.restores:
+                self._gave_up = True
                 commands.append(GiveUp(f"cannot load {load.spec.path}: {load.describe_failures()}"))
             if not load.restores:
                 for worker_id in sorted(set(self._fleet) - set(load.made)):  # workers that came meanwhile

@@ -101,7 +101,11 @@ class ControllerHost:
             self._config.worker_listen,
             role=ROLE_WORKER,
             decode=decode_result,
-            config=LinkConfig(max_frame_bytes=self._config.max_frame_bytes, measure_clock=True),
+            config=LinkConfig(
+                max_frame_bytes=self._config.max_frame_bytes,
+                max_outgoing_bytes=2 * self._config.controller.max_pending_bytes,  # it is held in any case
+                measure_clock=True,
+            ),
             clock=self._clock,
             on_connected=self._worker_connected,
             on_message=self._worker_said,
@@ -137,6 +141,8 @@ class ControllerHost:
     async def close(self) -> None:
         """Stop listening and say goodbye to everybody."""
         self._driver.close()
+        if self._failure.done() and not self._failure.cancelled():
+            self._failure.exception()  # nobody may be waiting for it any more
         for server in self._servers:
             await server.close("the controller is shutting down")
         if not self._failure.done():
@@ -146,9 +152,10 @@ class ControllerHost:
 
     def _worker_connected(self, connection: Connection) -> None:
         worker_id = connection.peer_name
-        previous = self._workers.get(worker_id)
-        if previous is not None:
-            previous.close(f"worker {worker_id} has connected anew")
+        if worker_id in self._workers:
+            log.error("another worker calls itself %s and is sent away: give each its own --name", worker_id)
+            connection.close(f"a worker called {worker_id} is connected already: give each its own --name")
+            return
         self._workers[worker_id] = connection
         self._driver.feed(WorkerConnected(worker_id))
 

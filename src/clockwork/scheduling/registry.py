@@ -30,13 +30,18 @@ def make_scheduler(name: str) -> Scheduler:
         )
     try:
         factory = getattr(import_module(module_name), class_name)
-    except (ImportError, SyntaxError, TypeError, ValueError) as error:  # the last two: '', '.module'
-        raise InvalidRequestError(f"scheduler {name!r}: cannot import {module_name!r}: {error}") from error
     except AttributeError as error:
-        raise InvalidRequestError(f"scheduler {name!r}: {module_name!r} has no {class_name!r}") from error
+        raise InvalidRequestError(f"scheduler {name!r}: {module_name!r} has no {class_name!r}: {error}") from error
+    except ModuleNotFoundError as error:
+        reason = f"{error}: is its directory on PYTHONPATH?"
+        raise InvalidRequestError(f"scheduler {name!r}: cannot import {module_name!r}: {reason}") from error
+    except (Exception, SystemExit) as error:  # anybody's code runs here
+        reason = f"{type(error).__name__}: {error}"
+        raise InvalidRequestError(f"scheduler {name!r}: cannot import {module_name!r}: {reason}") from error
     if not (isinstance(factory, type) and issubclass(factory, Scheduler)):
         raise InvalidRequestError(f"scheduler {name!r} is not a subclass of clockwork.scheduling.base.Scheduler")
     try:
         return factory()
-    except TypeError as error:
-        raise InvalidRequestError(f"scheduler {name!r} cannot be made without arguments: {error}") from error
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InvalidRequestError(f"scheduler {name!r} cannot be made without arguments: {reason}") from error
