@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ import onnxruntime
 import uvloop
 
 from clockwork.client import AsyncClient
+from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.zoo import build
 
 OUTSTANDING = (1, 8, 64)
@@ -162,7 +162,7 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         mlp = build("mlp", Path(directory))
         squeezenet = build("squeezenet", Path(directory))
-        results: dict[str, float | str] = {"machine": f"{os.cpu_count()} cores, {platform.processor() or 'cpu'}"}
+        results: dict[str, float | str] = {"machine": f"{os.cpu_count()} cores, {OnnxRuntime().device_kind}"}
         results |= await bench_small("echo", ["--scheduler", "echo"], mlp, options.seconds)
         results |= await bench_small("mlp", ["--scheduler", "simple", "--slo", "10"], mlp, options.seconds)
         results |= await bench_squeezenet(squeezenet, options.seconds, options.rounds)
