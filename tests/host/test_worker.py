@@ -285,6 +285,12 @@ def test_a_model_root_must_be_there(root: Path) -> None:
     run(scenario())
 
 
+def test_more_threads_than_the_cores_can_bear_are_refused(root: Path) -> None:
+    assert WorkerConfig(root, threads_per_device=4 * len(allowed_cores())).pages() > 0
+    with pytest.raises(InvalidRequestError, match="4096 threads per device would take turns"):
+        WorkerConfig(root, threads_per_device=4096).pages()
+
+
 def test_two_workers_do_not_share_a_name_by_default() -> None:
     assert default_name().endswith(f"-{os.getpid()}")
 

@@ -163,7 +163,7 @@ def test_addresses_are_read_as_people_write_them(text: str, address: tuple[str, 
     assert parse_address(str(Address(*address)), 99) == address
 
 
-@pytest.mark.parametrize("text", ["", ":5", "host:x", "host:65536", "host:-1"])
+@pytest.mark.parametrize("text", ["", ":5", "host:x", "host:65536", "host:-1", "http://host:5", "host:5/v2"])
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequestError, match="the address"):
         parse_address(text, 99)

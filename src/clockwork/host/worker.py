@@ -51,6 +51,10 @@ TIMER_RESOLUTION: Final = 0.001
 MAX_DEVICES: Final = 64
 """More than any host has accelerators; each device has two threads."""
 
+MAX_THREADS_PER_CORE: Final = 4
+"""Threads of one device for each core of the process: more than that was a mistake (1,024 on two cores took two
+minutes to measure a perceptron)."""
+
 log = logging.getLogger("clockwork.worker")
 
 
@@ -87,6 +91,12 @@ class WorkerConfig:
             raise InvalidRequestError(
                 f"a worker has 1 to {MAX_DEVICES} devices of at least one thread, and pages of at least one byte; "
                 f"asked for were {self.devices}, {self.threads_per_device} and {self.page_size}"
+            )
+        most = MAX_THREADS_PER_CORE * len(allowed_cores())
+        if self.threads_per_device > most:
+            raise InvalidRequestError(
+                f"{self.threads_per_device} threads per device would take turns on {len(allowed_cores())} core(s), "
+                f"for minutes at every start: at most {most} are accepted here"
             )
         size = self.cache_bytes
         if size is None:

@@ -34,6 +34,10 @@ def parse_address(text: str, default_port: int) -> Address:
     Raises:
         InvalidRequestError: it names none.
     """
+    if "/" in text:
+        raise InvalidRequestError(
+            f"the address {text!r} is a URL or a path: write HOST:PORT, 127.0.0.1:{default_port} say"
+        )
     host, colon, port = text.rpartition(":")
     if text.startswith("[") and text.endswith("]"):
         host, colon, port = text, "", ""
