@@ -1,4 +1,4 @@
-"""A scheduler of your own in some 40 lines: each model has a home among the devices, and what is asked is sent at once.
+"""A scheduler of your own in 50 lines: each model has a home among the devices, and what is asked is sent at once.
 
 PYTHONPATH=examples clockwork serve --scheduler at_home:AtHome model.onnx
 """

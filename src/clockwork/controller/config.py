@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from clockwork.messages.profile import MIN_SAMPLES
 from clockwork.units import GIB, MILLISECOND, SECOND, Bytes, Nanos
 
 
@@ -24,7 +25,7 @@ class ProfilingConfig(Struct, frozen=True):
     max_batch_size: int = 16
     max_exec: Nanos = 250 * MILLISECOND
     warmups: int = 2
-    samples_min: int = 10
+    samples_min: int = MIN_SAMPLES
     samples_max: int = 100
     budget: Nanos = 1 * SECOND
     free_dim: int = 128

@@ -8,7 +8,6 @@ than its own error, as between processes of one host, is taken to be none.
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,9 +43,10 @@ from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
 from clockwork.net.connection import Connection, LinkConfig
 from clockwork.net.server import Server, listen
 from clockwork.scheduling.base import Scheduler
-from clockwork.units import MIB, Bytes, Nanos
+from clockwork.units import Bytes, Nanos
 from clockwork.wire.clock_offset import shift_action, shift_result
 from clockwork.wire.codec import decode_request, decode_result, output_sizes, split_payload
+from clockwork.wire.frame import MAX_FRAME_BYTES
 
 log = logging.getLogger("clockwork.controller")
 
@@ -59,7 +59,7 @@ class ControllerHostConfig:
     worker_listen: Address = DEFAULT_WORKER_LISTEN
     controller: ControllerConfig = field(default_factory=ControllerConfig)
     profile_cache: Path | None = None
-    max_frame_bytes: Bytes = 64 * MIB
+    max_frame_bytes: Bytes = MAX_FRAME_BYTES
 
 
 class ControllerHost:
@@ -70,20 +70,18 @@ class ControllerHost:
         config: ControllerHostConfig,
         scheduler: Scheduler,
         *,
-        on_stage: Callable[[str], None] = lambda stage: None,
         clock: Clock | None = None,
     ) -> None:
-        """``on_stage`` is told each stage that is entered.
+        """It listens from `start` on.
 
         Raises:
             InvalidRequestError: the configuration names a model that cannot be.
         """
         self._config = config
         self._store = ProfileStore(config.profile_cache)
-        self._on_stage = on_stage
         self._clock: Clock = clock or MonotonicClock()
-        self.machine = ControllerWithStartupPhase(scheduler, config.controller, self._store.load())
-        self._driver: Driver[Event, ControllerCommand] = Driver(self.machine, self._clock, self._execute)
+        self._machine = ControllerWithStartupPhase(scheduler, config.controller, self._store.load())
+        self._driver: Driver[Event, ControllerCommand] = Driver(self._machine, self._clock, self._execute)
         self._servers: list[Server] = []
         self._workers: dict[str, Connection] = {}
         self._clients: dict[int, Connection] = {}
@@ -136,7 +134,7 @@ class ControllerHost:
 
     def progress(self) -> tuple[str, Progress]:
         """The stage, and how far it is."""
-        return self.machine.stage.value, self.machine.progress(self._clock.now())
+        return self._machine.stage.value, self._machine.progress(self._clock.now())
 
     async def close(self) -> None:
         """Stop listening and say goodbye to everybody."""
@@ -231,7 +229,6 @@ class ControllerHost:
                 log.log(logging.getLevelNamesMapping()[command.level], "%s", command.text)
             case StageEntered():
                 log.info("stage: %s", command.stage)
-                self._on_stage(command.stage)
             case DropWorker():
                 log.error("worker %s is dropped: %s", command.worker_id, command.reason)
                 connection = self._workers.get(command.worker_id)
