@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from clockwork.errors import InvalidRequestError
+from clockwork.scheduling.clockwork import ClockworkScheduler
 from clockwork.scheduling.echo import EchoScheduler
 from clockwork.scheduling.registry import BUILT_IN, make_scheduler
 from clockwork.scheduling.simple import SimpleScheduler
@@ -21,13 +22,16 @@ def test_a_module_that_raises_is_said_in_words(tmp_path: Path, monkeypatch: pyte
         make_scheduler("leaving_policy:Policy")
 
 
-@pytest.mark.parametrize(("name", "kind"), [("echo", EchoScheduler), ("simple", SimpleScheduler)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("clockwork", ClockworkScheduler), ("echo", EchoScheduler), ("simple", SimpleScheduler)]
+)
 def test_built_in_ones_have_names(name: str, kind: type) -> None:
     assert type(make_scheduler(name)) is kind
 
 
 def test_each_name_is_its_schedulers() -> None:
-    assert {name: scheduler.name for name, scheduler in BUILT_IN.items()} == {"echo": "echo", "simple": "simple"}
+    names = ["clockwork", "echo", "edf", "fifo", "simple"]
+    assert {name: scheduler.name for name, scheduler in BUILT_IN.items()} == {name: name for name in names}
 
 
 def test_each_call_makes_a_new_one() -> None:
@@ -41,7 +45,10 @@ def test_a_users_own_is_named_by_module_and_class() -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("nobody", "no scheduler 'nobody': built in are echo, simple; name your own as package.module:Class"),
+        (
+            "nobody",
+            "no scheduler 'nobody': built in are clockwork, echo, edf, fifo, simple; name your own as package.",
+        ),
         ("", "no scheduler ''"),
         ("no_such_module:Class", "cannot import 'no_such_module'"),
         (":Class", "cannot import ''"),

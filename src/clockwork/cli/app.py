@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from clockwork import __version__
-from clockwork.cli import check_model, controller, infer, load, ls, serve, status, worker, zoo
+from clockwork.cli import check_model, controller, infer, load, load_test, ls, serve, sim, status, worker, zoo
 from clockwork.cli.options import examples
 
 app = typer.Typer(
@@ -46,5 +46,9 @@ app.command(epilog=infer.EXAMPLES, short_help="Ask a model once.")(infer.infer)
 app.command(epilog=status.EXAMPLES, short_help="Show workers, devices, models and requests.")(status.status)
 app.command(epilog=check_model.EXAMPLES, short_help="Show what a model takes, gives and costs.")(
     check_model.check_model
+)
+app.command(epilog=sim.EXAMPLES, short_help="Simulate a scenario in virtual time.")(sim.sim)
+app.command(epilog=load_test.EXAMPLES, short_help="Play a scenario's workload against a live server.")(
+    load_test.load_test
 )
 app.add_typer(zoo.app, name="zoo", short_help="Make classic networks to try things with.")

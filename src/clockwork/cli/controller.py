@@ -52,7 +52,7 @@ def controller(
     worker_listen: WorkerListen = DEFAULT_WORKER_LISTEN,
     workers: Workers = 1,
     load_timeout: LoadTimeout = 10 * SECOND,
-    scheduler: SchedulerName = "simple",
+    scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
     profile_cache: ProfileCache = None,
     no_profile_cache: NoProfileCache = False,

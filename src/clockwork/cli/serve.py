@@ -52,7 +52,7 @@ ModelRoot: TypeAlias = Annotated[
 def serve(
     models: Models,
     listen: Listen = DEFAULT_LISTEN,
-    scheduler: SchedulerName = "simple",
+    scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
     copies: Copies = 1,
     devices: Devices = 1,

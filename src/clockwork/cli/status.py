@@ -44,10 +44,19 @@ def describe(server: ServerStatus) -> "Iterable[Table | str]":
         columns = ("model", ">weights", "device kind", ">load", ">execution", ">largest batch", ">its execution")
         yield table("Models", columns, times)
         counts = [
-            (model.info.name, model.in_time, model.late, model.refused, model.failed, model.cold_starts)
+            (
+                model.info.name,
+                model.in_time,
+                model.late,
+                model.refused,
+                model.failed,
+                model.cold_starts,
+                model.broken_promises,
+            )
             for model in server.models
         ]
-        yield table("Requests", ("model", ">in time", ">late", ">refused", ">failed", ">cold starts"), counts)
+        columns = ("model", ">in time", ">late", ">refused", ">failed", ">cold starts", ">broken promises")
+        yield table("Requests", columns, counts)
     for name, why in sorted(server.broken.items()):
         yield f"{name} is not served: {why}"
 

@@ -42,7 +42,7 @@ from clockwork.messages.tensors import TensorSpec
 from clockwork.net.address import CLIENT_PORT, parse_address
 from clockwork.net.connection import Connection
 from clockwork.net.dial import dial
-from clockwork.units import seconds
+from clockwork.units import Nanos, seconds
 from clockwork.wire.codec import decode_response
 
 ResponseT = TypeVar("ResponseT")
@@ -141,6 +141,27 @@ class AsyncClient:
         if response.status != Status.SUCCESS:
             raise failure(response.status, response.message, response.predicted, response.retry_after)
         return InferenceResult(model, response, payload)
+
+    async def ask(
+        self,
+        model: str,
+        inputs: tuple[TensorSpec, ...],
+        buffers: Sequence[Any] = (),
+        *,
+        slo_ns: Nanos | None = None,
+        slo_factor: float | None = None,
+        generated: bool = False,
+    ) -> InferResponse:
+        """Infer with inputs as they go on the wire, for load tests; returns the response whatever its status.
+
+        With ``generated`` there are no ``buffers``: the worker makes zeros of these shapes.
+
+        Raises:
+            ServerError, ConnectionLostError: there is no response.
+        """
+        request = InferRequest(self._id(), model, inputs, slo_ns, slo_factor, (), generated)
+        response, _ = await self._call(request, InferResponse, buffers)
+        return response
 
     async def load_model(self, path: str, copies: int = 1, name: str = "") -> list[str]:
         """Load a model on every worker while the server starts up; returns the names of its copies.

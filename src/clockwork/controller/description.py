@@ -10,6 +10,7 @@ from clockwork.messages.requests import (
     WorkerStatus,
 )
 from clockwork.state import ClockworkState, WorkerState
+from clockwork.units import Nanos
 
 
 def describe_models(state: ClockworkState) -> tuple[ModelSummary, ...]:
@@ -39,6 +40,7 @@ def describe_server(
     state: ClockworkState,
     tally: Tally,
     broken: dict[str, str],
+    serving_ns: Nanos,
 ) -> ServerStatus:
     """Everything that `clockwork status` shows."""
     models = []
@@ -53,10 +55,13 @@ def describe_server(
                 counts.refused,
                 counts.failed,
                 counts.cold_starts,
+                counts.broken_promises,
             )
         )
     workers = tuple(_describe_worker(worker, worker.id in ready) for _, worker in sorted(fleet.items()))
-    return ServerStatus(version, scheduler, stage, progress, outstanding, workers, tuple(models), dict(broken))
+    return ServerStatus(
+        version, scheduler, stage, progress, outstanding, workers, tuple(models), dict(broken), serving_ns
+    )
 
 
 def _describe_worker(worker: WorkerState, ready: bool) -> WorkerStatus:

@@ -23,7 +23,7 @@ from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, PendingRequest, Residency, WorkerState
-from clockwork.units import Bytes, Nanos
+from clockwork.units import Bytes, Nanos, as_ms
 
 P = ParamSpec("P")
 
@@ -90,7 +90,7 @@ class Serving:
             return _refusal(client_id, message.id, Status.SKIPPED_BY_CONTROLLER, text)
         self._last_id += 1
         share = InferInput(self._last_id, batch_size, message.inputs, message.outputs, message.generated)
-        cold = all(gpu.residency(model.name) is not Residency.WARM for gpu in self._state.gpus())
+        cold = model.name not in self._state.holders
         return PendingRequest(self._last_id, client_id, message.id, model, share, payload, now, now + slo, cold)
 
     def _why_unknown(self, name: str) -> tuple[Status, str]:
@@ -137,6 +137,7 @@ class Serving:
                 request.cold_start,
             )
             if now > request.deadline:
+                request.excuse = request.excuse or _lateness(now, action, result)
                 commands.append(self._expire(now, request, timing))
             else:
                 self.tally.of(request.model.name).in_time += 1
@@ -305,7 +306,10 @@ class Serving:
 
     def _expire(self, now: Nanos, request: PendingRequest, timing: RequestTiming) -> Respond:
         self.tally.of(request.model.name).late += 1
-        return self._respond(request, Status.TIMEOUT, "the deadline passed before the answer was there", (), timing)
+        text = "the deadline passed before the answer was there"
+        if request.excuse:
+            text += f": {request.excuse}"
+        return self._respond(request, Status.TIMEOUT, text, (), timing)
 
     def _respond(
         self,
@@ -322,8 +326,20 @@ class Serving:
         if request.cold_start:
             self.tally.of(request.model.name).cold_starts += 1
         self._forget(request)
+        if request.promised is not None:
+            if status != Status.SUCCESS:
+                self.tally.of(request.model.name).broken_promises += 1
+            if predicted is None:
+                predicted = request.promised - request.arrival
         response = InferResponse(
-            request.client_request_id, int(status), message, outputs, timing, predicted, retry_after
+            request.client_request_id,
+            int(status),
+            message,
+            outputs,
+            timing,
+            predicted,
+            retry_after,
+            request.promised is not None,
         )
         return Respond(request.client_id, response, payload)
 
@@ -342,6 +358,16 @@ class Serving:
         assert not any(request.over for request in self._pending.values())
         assert sum(map(len, self._by_client.values())) == len(self._pending)
         assert {i for _, i in self._deadlines} >= set(self._pending)
+
+
+def _lateness(now: Nanos, action: Infer, result: InferResult) -> str:
+    """What an Infer did whose answers came too late."""
+    timing = result.exec
+    return (
+        f"Infer {action.id} began {as_ms(timing.begin - action.earliest):.3f} ms after it was sent, took "
+        f"{as_ms(timing.duration):.3f} ms (estimated were {as_ms(action.expected_duration):.3f}), and its result "
+        f"{as_ms(now - timing.end):.3f} ms to come"
+    )
 
 
 def _payload_bytes(request: PendingRequest) -> Bytes:

@@ -111,6 +111,7 @@ class ControllerWithStartupPhase:
         self._undone: set[int] = set()  #: UnloadModel outstanding of models that contradict the fleet's
         self._loads = Loads(self._state, self._fleet, self._config.loads_per_worker)
         self._early_loads: list[ClientRequest] = []
+        self._serving_since: Nanos | None = None
         self._gave_up = False  #: start-up has failed; no further stage is entered
         self._idle_since: Nanos | None = None  #: the last activity of LOADING; None: the countdown does not run
         self._profiler = Profiler(self._state, self._config.profiling, {} if profiles is None else profiles)
@@ -199,6 +200,7 @@ class ControllerWithStartupPhase:
         self._queries = {i: query for i, query in self._queries.items() if query[0] != worker_id}
         worker = self._fleet.pop(worker_id, None)
         if worker is not None:
+            worker.leave()
             commands += self._loads.worker_lost(worker_id)
             commands += self._profiler.worker_lost(now, worker)
         if worker is not None and phase is _Phase.READY:
@@ -218,8 +220,8 @@ class ControllerWithStartupPhase:
                 return [DropWorker(worker_id, f"it disagrees about the weights on {gpu}: {result}")]
             return [*self._profiler.result(now, gpu, action, result), *self._advance(now)]
         if result.id in self._queries and self._queries[result.id][0] == worker_id:
-            del self._queries[result.id]
-            return self._told(now, worker_id, result)
+            asked = self._queries.pop(result.id)[1] - self._config.query_timeout
+            return self._told(now, worker_id, result, now - asked)
         if self._loads.owns(worker_id, result.id):
             commands: Commands = [*self._loads.result(worker_id, result)]
             return commands + self._advance(now)
@@ -228,7 +230,7 @@ class ControllerWithStartupPhase:
             return []
         return [Report("WARNING", f"worker {worker_id} sent a result of an action that it was not given: {result}")]
 
-    def _told(self, now: Nanos, worker_id: str, result: object) -> Commands:
+    def _told(self, now: Nanos, worker_id: str, result: object, round_trip: Nanos) -> Commands:
         """A worker has answered GetWorkerState."""
         if not isinstance(result, GetWorkerStateResult):
             message = result.message if isinstance(result, ErrorResult) else f"it sent {result!r}"
@@ -236,9 +238,10 @@ class ControllerWithStartupPhase:
         if not result.worker.gpus:
             return [DropWorker(worker_id, "it has no devices")]
         try:
-            worker = WorkerState(worker_id, result.worker, self._state.action_ids)
+            worker = WorkerState(worker_id, result.worker, self._state.action_ids, self._state.holders)
         except ValueError as error:
             return [DropWorker(worker_id, str(error))]
+        worker.round_trip = round_trip
         self._fleet[worker_id] = worker
         self._phases[worker_id] = _Phase.KNOWN
         commands = self._adopt(worker)
@@ -358,6 +361,7 @@ class ControllerWithStartupPhase:
 
     def _enter_serving(self, now: Nanos) -> Commands:
         self._stage = Stage.SERVING
+        self._serving_since = now
         commands: Commands = []
         for name, why in self._profiler.broken.items():
             self._state.models.pop(name, None)
@@ -461,6 +465,7 @@ class ControllerWithStartupPhase:
             state=self._state,
             tally=self._serving.tally,
             broken=self._profiler.broken,
+            serving_ns=0 if self._serving_since is None else now - self._serving_since,
         )
 
 

@@ -6,10 +6,11 @@ from clockwork.messages.status import Status
 class Counts:
     """One model's counters; see `clockwork.messages.requests.ModelStatus`."""
 
-    __slots__ = ("cold_starts", "failed", "in_time", "late", "refused")
+    __slots__ = ("broken_promises", "cold_starts", "failed", "in_time", "late", "refused")
 
     def __init__(self) -> None:
         """All zero."""
+        self.broken_promises = 0
         self.in_time = 0
         self.late = 0
         self.refused = 0

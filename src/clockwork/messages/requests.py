@@ -52,6 +52,7 @@ class InferResponse(Struct, frozen=True, array_like=True, tag=17):
 
     If ``status`` is not SUCCESS, ``message`` says why. ``predicted`` is when, in nanoseconds after arrival, the answer
     was or would have been expected; ``retry_after`` is the time after which asking again makes sense. None: unknown.
+    ``admitted``: the server had promised an answer by ``predicted``; if it then failed, it broke its word.
     """
 
     id: int
@@ -61,6 +62,7 @@ class InferResponse(Struct, frozen=True, array_like=True, tag=17):
     timing: RequestTiming
     predicted: Nanos | None = None
     retry_after: Nanos | None = None
+    admitted: bool = False
 
 
 class CancelRequest(Struct, frozen=True, array_like=True, tag=18):
@@ -164,7 +166,8 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     """A model, its profile per kind of device, and what became of its requests.
 
     ``late`` counts requests that were not answered by their deadline; ``refused`` those told before it that they would
-    not be; ``failed`` all other errors.
+    not be; ``failed`` all other errors. ``broken_promises`` counts those of all these that were admitted with a
+    predicted completion and yet not answered in time.
     """
 
     info: ModelInfo
@@ -174,10 +177,14 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     refused: int = 0
     failed: int = 0
     cold_starts: int = 0
+    broken_promises: int = 0
 
 
 class ServerStatus(Struct, frozen=True, array_like=True):
-    """The whole server. ``broken`` names models that could not be profiled, and why."""
+    """The whole server. ``broken`` names models that could not be profiled, and why.
+
+    ``serving_ns``: how long it has been serving.
+    """
 
     version: str
     scheduler: str
@@ -187,6 +194,7 @@ class ServerStatus(Struct, frozen=True, array_like=True):
     workers: tuple[WorkerStatus, ...]
     models: tuple[ModelStatus, ...]
     broken: dict[str, str] = {}
+    serving_ns: Nanos = 0
 
 
 class StatusResponse(Struct, frozen=True, array_like=True, tag=26):

@@ -6,11 +6,15 @@ from typing import Final
 
 from clockwork.errors import InvalidRequestError
 from clockwork.scheduling.base import Scheduler
+from clockwork.scheduling.clockwork import ClockworkScheduler
 from clockwork.scheduling.echo import EchoScheduler
+from clockwork.scheduling.edf import EdfScheduler
+from clockwork.scheduling.fifo import FifoScheduler
 from clockwork.scheduling.simple import SimpleScheduler
 
 BUILT_IN: Final[Mapping[str, type[Scheduler]]] = {
-    scheduler.name: scheduler for scheduler in (EchoScheduler, SimpleScheduler)
+    scheduler.name: scheduler
+    for scheduler in (ClockworkScheduler, EchoScheduler, EdfScheduler, FifoScheduler, SimpleScheduler)
 }
 """The schedulers that come with Clockwork."""
 

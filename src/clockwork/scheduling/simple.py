@@ -13,6 +13,7 @@ from clockwork.messages.commands import Answer, Command
 from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
+from clockwork.scheduling.common import failure, load_evicting_lru
 from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, Residency, WorkerState
 from clockwork.units import Nanos
 
@@ -64,12 +65,12 @@ class SimpleScheduler(Scheduler):
         if isinstance(action, Infer):
             request = device.sent.pop(action.id, None)
             if request is not None and not request.over and isinstance(result, ErrorResult):
-                commands.append(_failure(request, result))
+                commands.append(failure(request, result))
         elif isinstance(action, LoadWeights) and isinstance(result, ErrorResult):
             while device.waiting and device.waiting[0].over:
                 device.waiting.popleft()
             if device.waiting and device.waiting[0].model.name == action.model:
-                commands.append(_failure(device.waiting.popleft(), result))
+                commands.append(failure(device.waiting.popleft(), result))
         return commands + self._pump(now, device)
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
@@ -110,7 +111,7 @@ class SimpleScheduler(Scheduler):
             residency = gpu.residency(request.model.name)
             if residency is not Residency.WARM:
                 if residency is Residency.COLD:
-                    commands += _load(gpu, request.model)
+                    commands += load_evicting_lru(gpu, request.model)
                 break
             device.waiting.popleft()
             expected = request.model.infer_estimate(request.batch_size, gpu.kind)
@@ -118,28 +119,3 @@ class SimpleScheduler(Scheduler):
             device.sent[send.action.id] = request
             commands.append(send)
         return commands
-
-
-def _load(gpu: GPUState, model: ModelState) -> list[Command]:
-    """Load the model, evicting others, least recently used first; nothing yet if those in use are in the way."""
-    needed = gpu.models[model.name].weights_pages - gpu.cache.free
-    victims = []
-    for name in gpu.cache:
-        if needed <= 0:
-            break
-        if not gpu.in_use(name):
-            victims.append(name)
-            needed -= gpu.cache.pages_of(name)
-    if needed > 0:
-        return []
-    commands: list[Command] = [gpu.evict_weights(name) for name in victims]
-    commands.append(gpu.load_weights(model, expected=model.load_estimate(gpu.kind)))
-    return commands
-
-
-def _failure(request: PendingRequest, result: ErrorResult) -> Answer:
-    if result.status == Status.COULD_NOT_START_IN_TIME:
-        return Answer(request.id, Status.CONTROLLER_COULD_NOT_START_IN_TIME, "it could not be started by its deadline")
-    if result.status == Status.INVALID_INPUT:
-        return Answer(request.id, Status.INVALID_REQUEST, result.message)
-    return Answer(request.id, Status.ERROR, result.message)

@@ -5,20 +5,27 @@ from collections.abc import Iterator
 from clockwork.messages.results import ModelInfo, WorkerInfo
 from clockwork.state.gpu import ActionIds, GPUState
 from clockwork.state.model import ModelState
-from clockwork.units import Bytes
+from clockwork.units import Bytes, Nanos
 
 
 class WorkerState:
     """A worker that is connected: its devices, and the models that it holds in host memory by name."""
 
-    def __init__(self, worker_id: str, info: WorkerInfo, ids: ActionIds) -> None:
-        """A worker as it reported itself.
+    def __init__(
+        self,
+        worker_id: str,
+        info: WorkerInfo,
+        ids: ActionIds,
+        holders: dict[str, dict[GPUState, None]] | None = None,
+    ) -> None:
+        """A worker as it reported itself; ``holders`` is the fleet's, see `ClockworkState`.
 
         Raises:
             ValueError: the report contradicts itself.
         """
         self.id = worker_id
         self.page_size: Bytes = info.page_size
+        self.round_trip: Nanos = 0  #: how long the worker took to tell its state
         self.models: dict[str, ModelInfo] = {model.name: model for model in info.models}
         for gpu in info.gpus:
             unknown = [name for name in gpu.models if name not in self.models]
@@ -26,7 +33,7 @@ class WorkerState:
                 raise ValueError(f"worker {worker_id} reports weights of models that it does not hold: {unknown}")
         #: the device that each outstanding action is for, by the action's id
         self.routes: dict[int, GPUState] = {}
-        self.gpus = [GPUState(worker_id, gpu, self.models, ids, self.routes) for gpu in info.gpus]
+        self.gpus = [GPUState(worker_id, gpu, self.models, ids, self.routes, holders) for gpu in info.gpus]
         self._by_id = {gpu.gpu_id: gpu for gpu in self.gpus}
         if len(self._by_id) != len(self.gpus):
             raise ValueError(f"worker {worker_id} reports a device twice")
@@ -43,6 +50,11 @@ class WorkerState:
         """Whether the model's times are known on every device of the worker that can hold it."""
         return all(gpu.kind in model.profiles for gpu in self.gpus if gpu.can_hold(model.name))
 
+    def leave(self) -> None:
+        """The worker is gone, with what its devices hold."""
+        for gpu in self.gpus:
+            gpu.leave()
+
     def forget(self, model: str) -> None:
         """The worker unloads the model by itself."""
         del self.models[model]
@@ -58,6 +70,9 @@ class ClockworkState:
         self.workers: dict[str, WorkerState] = {}
         self.models: dict[str, ModelState] = {}
         self.action_ids = ActionIds()
+        #: model -> the devices that have its weights, of all workers that have told their state, in order of arrival;
+        #: models that are nowhere are absent
+        self.holders: dict[str, dict[GPUState, None]] = {}
 
     def gpus(self) -> Iterator[GPUState]:
         """All devices of all workers, in a fixed order."""

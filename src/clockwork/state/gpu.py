@@ -53,8 +53,12 @@ class GPUState:
         models: dict[str, ModelInfo],
         ids: "ActionIds",
         routes: "dict[int, GPUState]",
+        holders: "dict[str, dict[GPUState, None]] | None" = None,
     ) -> None:
-        """A device as its worker reported it; ``routes`` is where all devices of the worker note their actions' ids.
+        """A device as its worker reported it.
+
+        ``routes`` is where all devices of the worker note their actions' ids; ``holders`` where all devices of the
+        fleet note the models whose weights are there.
 
         Raises:
             ValueError: its loaded models need more pages than it has.
@@ -67,12 +71,13 @@ class GPUState:
         self.outstanding: dict[int, LoadWeights | EvictWeights | Infer] = {}
         self._ids = ids
         self._routes = routes
+        self._holders = {} if holders is None else holders
         self._residency: dict[str, Residency] = {}
         self._infers: dict[str, int] = {}  #: model -> Infer actions outstanding, only where there are some
         for model in info.models:
             if not self.cache.take(model, models[model].weights_pages):
                 raise ValueError(f"{worker_id} gpu {info.id} holds more than its {info.total_pages} pages")
-            self._residency[model] = Residency.WARM
+            self._warm(model)
 
     def residency(self, model: str) -> Residency:
         """Where the weights of ``model`` are."""
@@ -115,7 +120,7 @@ class GPUState:
         if self._residency.get(model) is not Residency.WARM or model in self._infers:
             raise ValueError(f"{model} is {self.residency(model).value} or in use on {self}")
         self.cache.give_back(model)
-        del self._residency[model]
+        self._cold(model)
         return self._send(EvictWeights(self._ids.next(), self.gpu_id, model, earliest))
 
     def infer(
@@ -155,8 +160,14 @@ class GPUState:
 
     def forget(self, model: str) -> None:
         """The worker unloads the model by itself: its pages are free. Nothing happens if it has none."""
-        if self._residency.pop(model, None) is not None:
+        if model in self._residency:
             self.cache.give_back(model)
+            self._cold(model)
+
+    def leave(self) -> None:
+        """The device is gone: nobody holds anything there."""
+        for model in self._residency:
+            self._unlist(model)
 
     def settle(self, action: LoadWeights | EvictWeights | Infer, result: Result) -> bool:
         """Take the result of an outstanding action into account; the controller does, before the scheduler hears of it.
@@ -178,9 +189,9 @@ class GPUState:
             return not isinstance(result, ErrorResult)
         if isinstance(result, ErrorResult):
             self.cache.give_back(action.model)
-            del self._residency[action.model]
+            self._cold(action.model)
             return result.status not in _IMPOSSIBLE
-        self._residency[action.model] = Residency.WARM
+        self._warm(action.model)
         return True
 
     def info(self) -> GPUInfo:
@@ -193,7 +204,22 @@ class GPUState:
         assert set(self.cache) == set(self._residency)
         assert 0 <= self.cache.used <= self.cache.total
         assert all(count > 0 for count in self._infers.values())
+        warm = {model for model, residency in self._residency.items() if residency is Residency.WARM}
+        assert all(self in self._holders[model] for model in warm)
         assert sum(self._infers.values()) == sum(isinstance(a, Infer) for a in self.outstanding.values())
+
+    def _warm(self, model: str) -> None:
+        self._residency[model] = Residency.WARM
+        self._holders.setdefault(model, {})[self] = None
+
+    def _cold(self, model: str) -> None:
+        del self._residency[model]
+        self._unlist(model)
+
+    def _unlist(self, model: str) -> None:
+        holders = self._holders.get(model)
+        if holders is not None and holders.pop(self, self) is None and not holders:
+            del self._holders[model]
 
     def _send(self, action: LoadWeights | EvictWeights | Infer) -> SendAction:
         self.outstanding[action.id] = action

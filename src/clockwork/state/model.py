@@ -8,12 +8,14 @@ from clockwork.units import Nanos
 class ModelState:
     """One model. ``profiles`` maps a device's kind to the model's measured times there."""
 
-    __slots__ = ("info", "name", "profiles")
+    __slots__ = ("flexible", "info", "name", "profiles")
 
     def __init__(self, info: ModelInfo) -> None:
         """A model that nothing is measured of yet."""
         self.info = info
         self.name = info.name
+        #: whether requests may differ in more than their first dimension
+        self.flexible = any(-1 in tensor.shape[1 if info.batchable else 0 :] for tensor in info.inputs)
         self.profiles: dict[str, ModelProfile] = {}
 
     @property

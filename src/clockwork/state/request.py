@@ -10,6 +10,8 @@ class PendingRequest:
 
     ``id`` is unique within the controller. ``deadline`` is absolute. ``input`` is its share of an Infer action;
     ``payload`` an opaque handle on its tensors' elements. ``cold_start``: no device held the weights at arrival.
+    ``promised`` is the moment by which the scheduler said the answer would be there, None if it has said nothing;
+    ``excuse`` is what has broken its word since, if something has. A scheduler sets both.
     ``over`` is set by the controller when it has been answered or cancelled: nothing is to be done for it any more.
     """
 
@@ -19,11 +21,13 @@ class PendingRequest:
         "client_request_id",
         "cold_start",
         "deadline",
+        "excuse",
         "id",
         "input",
         "model",
         "over",
         "payload",
+        "promised",
     )
 
     def __init__(
@@ -48,6 +52,8 @@ class PendingRequest:
         self.arrival = arrival
         self.deadline = deadline
         self.cold_start = cold_start
+        self.promised: Nanos | None = None
+        self.excuse = ""
         self.over = False
 
     @property

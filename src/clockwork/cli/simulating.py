@@ -1,0 +1,327 @@
+"""What ``clockwork sim`` does: reads scenarios and states, runs, shows, writes."""
+
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import uvloop
+from msgspec import Struct
+from msgspec.structs import replace
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from clockwork.cli.output import show, table
+from clockwork.clock import MonotonicClock
+from clockwork.errors import InvalidRequestError, ServerError
+from clockwork.sim import swarm
+from clockwork.sim.cluster import SimulationError
+from clockwork.sim.from_state import scenario_of, sim_models_of
+from clockwork.sim.models import SimModel
+from clockwork.sim.run import Simulation, workload_rng
+from clockwork.sim.scenario import Scenario, altered, parse_scenario, variants
+from clockwork.units import ms, seconds
+from clockwork.workload.outcomes import Outcomes
+from clockwork.workload.spec import make_workload
+
+SCENARIO_BYTES_MOST: Final = 1 << 20
+TRACE_BYTES_MOST: Final = 1 << 31
+
+Record = Callable[[dict[str, Any]], None]
+
+
+class What(Struct, frozen=True):
+    """What is to be simulated."""
+
+    scenario: Scenario
+    models: list[tuple[SimModel, int]] | None
+    traces: dict[str, list[str]]
+
+
+def read(
+    scenario: Path | None,
+    state: Path | None,
+    devices: int | None,
+    load: float,
+    slo: float,
+    scheduler: str | None,
+    traces: Sequence[str],
+) -> What:
+    """Put a scenario together.
+
+    Raises:
+        InvalidRequestError: a file is not what it should be.
+    """
+    known = None if state is None else _read_state(state)
+    if scenario is not None:
+        read_scenario = parse_scenario(_text(scenario, SCENARIO_BYTES_MOST), str(scenario))
+    else:
+        assert known is not None
+        read_scenario = scenario_of(known)
+    if known is not None and scenario is not None:
+        read_scenario = scenario_of(known, read_scenario)
+    read_scenario = altered(read_scenario, workers=devices, load=load, slo=slo)
+    if scheduler is not None:
+        read_scenario = replace(read_scenario, scheduler=scheduler)
+    return What(read_scenario, None if known is None else sim_models_of(known), dict(map(_trace, traces)))
+
+
+def run(what: What, seed: int, records: Path | None) -> dict[str, Any]:
+    """Run all of a scenario's variants; returns the results as they go into a JSON."""
+    rows, details, violations = [], [], list[str]()
+    chosen, clock = variants(what.scenario), MonotonicClock()
+    with _recorder(records) as record, _bar() as bar:
+        for number, (load, variant) in enumerate(chosen):
+            task = bar.add_task(f"{variant.name} {number + 1}/{len(chosen)}", total=1.0)
+            begin = clock.now()
+            simulation = _simulate(what, variant, seed, record, _completed(bar, task))
+            wall = (clock.now() - begin) / 1e9
+            rows += _rows(simulation, load, variant, wall)
+            details.append(_detail(simulation, load, variant))
+            violations += simulation.watcher.violations
+            bar.remove_task(task)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "name": what.scenario.name,
+        "seed": seed,
+        "scheduler": what.scenario.scheduler,
+        "rows": rows,
+        "memory_mib": round(peak, 1),
+        "violations": violations,
+        "details": details,
+    }
+
+
+def _simulate(
+    what: What, variant: Scenario, seed: int, record: Record | None, progress: Callable[[float], None]
+) -> Simulation:
+    try:
+        made = Simulation(variant, seed, models=what.models, traces=what.traces, record=record, progress=progress)
+        return made.run()
+    except SimulationError as error:
+        raise ServerError(f"the simulation of {variant.name} failed: {error}") from None
+
+
+def _rows(simulation: Simulation, load: float, variant: Scenario, wall: float) -> list[dict[str, Any]]:
+    outcomes = simulation.outcomes
+    end = {
+        "utilisation": round(simulation.utilisation(), 4),
+        "wall_s": round(wall, 2),
+        "requests_per_wall_s": round(sum(outcomes.series["sent"]) / wall) if wall else None,
+    }
+    return [row | (end if row["stream"] == "all" else {}) for row in outcome_rows(outcomes, load, variant)]
+
+
+def outcome_rows(outcomes: Outcomes, load: float, variant: Scenario) -> list[dict[str, Any]]:
+    """One row for all, one for each stream if there are several, one for each step of an SLO ladder."""
+    common = {"slo_ms": variant.slo_ms, "load": load}
+    rows = [common | {"stream": "all"} | outcomes.total.summary(outcomes.seconds)]
+    for number, spec in enumerate(variant.workload):
+        counts = outcomes.by_stream.get(number)
+        if counts is not None and len(variant.workload) > 1:
+            slo = spec.slo_ms if spec.slo_ms is not None else variant.slo_ms
+            head = {"stream": f"{number + 1} {spec.kind}", "slo_ms": slo}
+            rows.append(common | head | counts.summary(outcomes.seconds))
+        if spec.slo_ladder is not None:
+            for slo_ns, step in sorted(outcomes.by_slo.items()):
+                row = {"stream": "step", "slo_ms": round(slo_ns / 1e6, 3)}
+                rows.append(common | row | step.summary(spec.slo_ladder.step_s))
+    return rows
+
+
+def _detail(simulation: Simulation, load: float, variant: Scenario) -> dict[str, Any]:
+    return outcome_detail(simulation.outcomes, load, variant) | {
+        "utilisation": simulation.utilisation_series(),
+        "actions": simulation.watcher.actions,
+        "warnings": simulation.watcher.reports[:20],
+    }
+
+
+def outcome_detail(outcomes: Outcomes, load: float, variant: Scenario) -> dict[str, Any]:
+    """What plots are made of, and why promises were broken."""
+    return {
+        "slo_ms": variant.slo_ms,
+        "load": load,
+        "bucket_s": variant.bucket() / 1e9,
+        "series": outcomes.series,
+        "latency_cdf": [(round(at, 4), round(share, 6)) for at, share in outcomes.total.latency.steps()],
+        "broken_promises": outcomes.total.reasons,
+    }
+
+
+def run_live(address: str, what: What, seed: int, generated: bool, connections: int) -> dict[str, Any]:
+    """Play all variants of a scenario against a live server; results as `run` gives them, less what only it knows."""
+    from clockwork.client import AsyncClient
+    from clockwork.client.load import LoadTest
+
+    rows: list[dict[str, Any]] = []
+    details: list[dict[str, Any]] = []
+    chosen = variants(what.scenario)
+
+    async def play() -> None:
+        async with AsyncExitStack() as stack:
+            bar = stack.enter_context(_bar())
+            clients = [await stack.enter_async_context(AsyncClient(address)) for _ in range(connections)]
+            for number, (load, variant) in enumerate(chosen):
+                duration = seconds(variant.duration_s)
+                workload = make_workload(
+                    variant.workload, variant.model_names(), duration, workload_rng(seed), what.traces
+                )
+                outcomes = Outcomes(warmup=seconds(variant.warmup_s), duration=duration, bucket=variant.bucket())
+                task = bar.add_task(f"{variant.name} {number + 1}/{len(chosen)}", total=duration)
+                test = LoadTest(
+                    clients,
+                    workload,
+                    outcomes,
+                    default_slo=ms(variant.slo_ms),
+                    generated=generated,
+                    progress=_completed(bar, task),
+                )
+                await test.run()
+                bar.remove_task(task)
+                end = {"sent_late_ms_max": round(test.sent_late / 1e6, 3)}
+                rows.extend(row | end for row in outcome_rows(outcomes, load, variant))
+                details.append(outcome_detail(outcomes, load, variant))
+
+    uvloop.run(play())
+    head = {"name": what.scenario.name, "seed": seed, "scheduler": "the server's", "rows": rows}
+    return head | {"violations": [], "details": details}
+
+
+def finish(results: dict[str, Any]) -> None:
+    """Print the table, and fail if something happened that must not.
+
+    Raises:
+        ServerError: there were violations.
+    """
+    names: tuple[str, ...] = (
+        "slo_ms",
+        "load",
+        "stream",
+        "offered_rps",
+        "goodput_rps",
+        "in_time_share",
+        "admitted_missed",
+        "refused",
+    )
+    names += ("cold_starts", "batch_size_mean", "latency_ms_p50", "latency_ms_p99", "verdict_ms_p99", "utilisation")
+    names += ("requests_per_wall_s",)
+    rows = [[_shown(row.get(name)) for name in names] for row in results["rows"]]
+    show(table(results["name"], [f">{name}" for name in names], rows))
+    memory = f", {results['memory_mib']:.0f} MiB of memory at most" if "memory_mib" in results else ""
+    show(f"seed {results['seed']}, scheduler {results['scheduler']}{memory}")
+    if results["violations"]:
+        for text in results["violations"][:10]:
+            show(text)
+        raise ServerError(f"{len(results['violations'])} violation(s) of what must always hold, see above")
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def write_json(path: Path, results: dict[str, Any]) -> None:
+    """The results as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+
+
+def draw(directory: Path, results: dict[str, Any]) -> None:
+    """The results as PNGs.
+
+    Raises:
+        InvalidRequestError: matplotlib is not installed.
+    """
+    try:
+        from clockwork.plots import draw_all
+    except ImportError:
+        raise InvalidRequestError("--plots needs matplotlib: pip install 'clockwork-serve[plots]'") from None
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in draw_all(directory, results):
+        show(f"drawn: {path}")
+
+
+def run_swarm(first: int, count: int, records: Path | None) -> None:
+    """Simulate what each seed draws.
+
+    Raises:
+        ServerError: something happened that must not; the line that replays it is in the message.
+    """
+    requests = 0
+    with _recorder(records) as record, _bar() as bar:
+        task = bar.add_task("swarm", total=count)
+        for seed in range(first, first + count):
+            try:
+                simulation = swarm.run(seed, record)
+                requests += simulation.outcomes.total.sent
+                problems = simulation.watcher.violations
+            except Exception as error:  # noqa: BLE001 - whatever it raises is what the swarm looks for
+                problems = [f"{type(error).__name__}: {error}"]
+            if problems:
+                for text in problems[:10]:
+                    show(text)
+                raise ServerError(
+                    f"seed {seed} breaks what must always hold; replay: clockwork sim --swarm --seed {seed}"
+                )
+            bar.advance(task)
+    show(f"{count} seeds from {first} on, {requests} requests: no violation")
+
+
+@contextmanager
+def _recorder(path: Path | None) -> Iterator[Record | None]:
+    if path is None:
+        yield None
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encode = msgspec.json.Encoder().encode
+    with path.open("wb") as file:
+
+        def write(record: dict[str, Any]) -> None:
+            file.write(encode(record) + b"\n")
+
+        yield write
+
+
+def _completed(bar: Progress, task: TaskID) -> Callable[[float], None]:
+    """Moves the bar's task."""
+    return lambda completed: bar.update(task, completed=completed)
+
+
+def _bar() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state = msgspec.json.decode(_text(path, TRACE_BYTES_MOST))
+    except msgspec.DecodeError as error:
+        raise InvalidRequestError(f"{path} is no JSON: {error}; make it with: clockwork status --json") from None
+    if not isinstance(state, dict) or "models" not in state or "workers" not in state:
+        raise InvalidRequestError(f"{path} is not what clockwork status --json prints: it has no models or no workers")
+    return state
+
+
+def _trace(text: str) -> tuple[str, list[str]]:
+    name, equals, path = text.partition("=")
+    if not equals or not Path(path).is_file():
+        raise InvalidRequestError(f"--trace {text!r}: write NAME=FILE, where FILE is there")
+    return name, _text(Path(path), TRACE_BYTES_MOST).splitlines()
+
+
+def _text(path: Path, most: int) -> str:
+    if path.stat().st_size > most:
+        raise InvalidRequestError(f"{path} has {path.stat().st_size} bytes; at most {most} are read")
+    try:
+        return path.read_text()
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"{path} is no text: {error}") from None

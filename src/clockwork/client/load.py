@@ -1,0 +1,179 @@
+"""Plays a workload against a live server: the live counterpart of the simulator's clients.
+
+Rules of the file: what is sent when is the workload's business, what came of it `Outcomes`'. A request that cannot be
+sent when it is due is sent as soon as it can, and its latency counts from when it was due.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from clockwork.client.aio import AsyncClient
+from clockwork.clock import Clock, MonotonicClock
+from clockwork.errors import ClockworkError, InvalidRequestError
+from clockwork.messages.requests import InferResponse, ModelSummary
+from clockwork.messages.status import Status
+from clockwork.messages.tensors import Datatype, TensorSpec, spec
+from clockwork.units import SECOND, Nanos
+from clockwork.workload.outcomes import Outcome, Outcomes
+from clockwork.workload.request import Outgoing
+from clockwork.workload.workload import Workload
+
+OUTSTANDING_MOST: Final = 20_000
+"""Requests without an answer; beyond that the server is not there in any useful sense."""
+
+FREE_DIM: Final = 128
+"""What free dimensions other than the batch are set to."""
+
+
+class LoadTest:
+    """One workload, some connections. `run` once."""
+
+    def __init__(
+        self,
+        clients: Sequence[AsyncClient],
+        workload: Workload,
+        outcomes: Outcomes,
+        *,
+        default_slo: Nanos,
+        generated: bool = False,
+        clock: Clock | None = None,
+        progress: Callable[[Nanos], None] | None = None,
+    ) -> None:
+        """``default_slo`` of requests whose stream has none; ``generated``: the worker makes the inputs."""
+        self._clients = clients
+        self._workload = workload
+        self.outcomes = outcomes
+        self._default_slo = default_slo
+        self._generated = generated
+        self._clock: Clock = clock or MonotonicClock()
+        self._progress = progress
+        self._inputs: dict[tuple[str, int], tuple[tuple[TensorSpec, ...], list[Any]]] = {}
+        self._models: dict[str, ModelSummary] = {}
+        self._factors: dict[str, Nanos] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._moved = asyncio.Event()
+        self._start: Nanos = 0
+        self._turn = 0
+        self.sent_late: Nanos = 0  #: the most that a request was sent after it was due
+
+    async def run(self) -> None:
+        """Play it to its end, and wait for all answers.
+
+        Raises:
+            InvalidRequestError: the server has none of the workload's models.
+            ClockworkError: the server cannot be asked.
+        """
+        self._models = {model.name: model for model in await self._clients[0].ls()}
+        status = await self._clients[0].status()
+        for model in status.models:
+            if model.profiles:
+                self._factors[model.info.name] = min(p.infer_estimate(1) for p in model.profiles.values())
+        self._start = self._clock.now()
+        while (due := self._workload.next_send()) is not None or self._tasks:
+            self._moved.clear()
+            wait = None if due is None else max(0.0, (due - self._now()) / SECOND)
+            if due is None or (wait is not None and wait > 0):
+                try:
+                    async with asyncio.timeout(wait):
+                        await self._moved.wait()
+                except TimeoutError:
+                    pass
+                continue
+            self._send(self._workload.take())
+            if len(self._tasks) > OUTSTANDING_MOST:
+                raise ClockworkError(f"{OUTSTANDING_MOST} requests wait for their answers: the server does not keep up")
+            if self._turn % 64 == 0:
+                await asyncio.sleep(0)
+
+    def _now(self) -> Nanos:
+        return self._clock.now() - self._start
+
+    def _send(self, outgoing: Outgoing) -> None:
+        self.sent_late = max(self.sent_late, self._now() - outgoing.intended)
+        self._turn += 1
+        task = asyncio.ensure_future(self._exchange(self._clients[self._turn % len(self._clients)], outgoing))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        if self._progress is not None and self._turn % 100 == 0:
+            self._progress(outgoing.intended)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        self._moved.set()
+
+    async def _exchange(self, client: AsyncClient, outgoing: Outgoing) -> None:
+        slo = outgoing.slo if outgoing.slo is not None or outgoing.slo_factor is not None else self._default_slo
+        specs, buffers = self._inputs_of(outgoing)
+        given: Sequence[Any] = () if self._generated else buffers
+        try:
+            response = await client.ask(
+                outgoing.model,
+                specs,
+                given,
+                slo_ns=slo,
+                slo_factor=outgoing.slo_factor,
+                generated=self._generated,
+            )
+        except ClockworkError as error:
+            self._failed(outgoing, slo or self._default_slo, str(error))
+            return
+        self._answered(outgoing, slo, response)
+
+    def _answered(self, outgoing: Outgoing, slo: Nanos | None, response: InferResponse) -> None:
+        now = self._now()
+        if outgoing.slo_factor is not None:
+            by_factor = round(outgoing.slo_factor * self._factors.get(outgoing.model, 0))
+            slo = by_factor if slo is None else min(slo, by_factor)
+        timing = response.timing
+        outcome = Outcome(
+            outgoing.intended,
+            now,
+            slo or self._default_slo,
+            response.status,
+            timing.total,
+            response.admitted,
+            response.predicted,
+            timing.batch_size,
+            timing.cold_start,
+            response.message,
+        )
+        self.outcomes.add(outgoing.stream, outcome)
+        self._workload.answered(now, outgoing, response.retry_after)
+
+    def _failed(self, outgoing: Outgoing, slo: Nanos, message: str) -> None:
+        now = self._now()
+        outcome = Outcome(outgoing.intended, now, slo, Status.ERROR, now - outgoing.intended, message=message)
+        self.outcomes.add(outgoing.stream, outcome)
+        self._workload.answered(now, outgoing, SECOND)
+
+    def _inputs_of(self, outgoing: Outgoing) -> tuple[tuple[TensorSpec, ...], list[Any]]:
+        key = (outgoing.model, outgoing.batch_size)
+        made = self._inputs.get(key)
+        if made is None:
+            model = self._models.get(outgoing.model)
+            if model is None:
+                some = ", ".join(sorted(self._models)[:5])
+                raise InvalidRequestError(f"the server has no model {outgoing.model!r}; it serves {some}")
+            made = self._inputs[key] = _inputs(model, outgoing.batch_size)
+        return made
+
+
+def _inputs(model: ModelSummary, rows: int) -> tuple[tuple[TensorSpec, ...], list[Any]]:
+    """Random bytes that are small numbers, in the model's shapes."""
+    specs, buffers = [], []
+    rng = np.random.default_rng(0)
+    for info in model.inputs:
+        free = [rows if place == 0 and model.batchable else FREE_DIM for place in range(len(info.shape))]
+        shape = tuple(size if dim < 0 else dim for dim, size in zip(info.shape, free, strict=True))
+        if info.datatype == Datatype.BYTES:
+            raise InvalidRequestError(f"model {model.name} takes strings; use generated inputs")
+        made = spec(info.name, info.datatype, shape)
+        specs.append(made)
+        if info.datatype == Datatype.FP32:
+            buffers.append(memoryview(rng.random(shape, np.float32).tobytes()))
+        else:
+            buffers.append(memoryview(bytes(made.nbytes)))
+    return tuple(specs), buffers

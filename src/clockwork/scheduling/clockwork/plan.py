@@ -1,0 +1,383 @@
+"""One device's future: what was sent to it, what is planned after that, and when each batch will be done.
+
+Rules of the file: it holds one device and decides nothing about others. All moments are on the controller's clock.
+
+Theory of operation. A *batch* is requests of one model that will be one Infer. It occupies its *reserved* time, the
+estimate for its *capacity* in rows, of which more may be reserved than is filled: companions are expected until it is
+sent. Batches follow each other in `Plan.batches`; each begins when the one before it ends and its weights are there.
+``due`` is when a batch has to be done on the device so that every deadline in it is met with all margins. *Slack* of a
+place in the plan is by how much everything from there on may be delayed without breaking a promise; so whether a batch
+may be begun or grown is answered from two lists, without trying. A promise once given is only ever moved within slack.
+"""
+
+from typing import Final, NamedTuple
+
+from clockwork.scheduling.clockwork.config import ClockworkConfig
+from clockwork.scheduling.estimates import Estimates, SlidingEstimate
+from clockwork.scheduling.shapes import ShapeKey
+from clockwork.state import GPUState, ModelState, PendingRequest
+from clockwork.units import MILLISECOND, Nanos
+
+FAR: Final[Nanos] = 1 << 62
+DELAY_MOST: Final[Nanos] = 20 * MILLISECOND
+"""A delay measured is not believed to be typical beyond this."""
+
+OVERTAKING_MOST: Final = 16
+"""Batches looked at for one that is full, where the first has room."""
+
+
+class Batch:
+    """Requests that will be one Infer."""
+
+    __slots__ = ("capacity", "due", "key", "model", "plan", "requests", "reserved", "rows")
+
+    def __init__(self, plan: "Plan", model: ModelState, key: ShapeKey, capacity: int, reserved: Nanos) -> None:
+        """Empty."""
+        self.plan = plan
+        self.model = model
+        self.key = key
+        self.capacity = capacity
+        self.reserved = reserved
+        self.rows = 0
+        self.due: Nanos = FAR
+        self.requests: list[PendingRequest] = []
+
+
+class Offer(NamedTuple):
+    """What a device could do for some requests: begin a batch, or (``batch``) let them join one.
+
+    ``room`` is in rows; ``cost`` the time of the device that it takes; ``efficiency`` rows expected per nanosecond of
+    it; ``at_once``: the device has nothing else to do.
+    """
+
+    plan: "Plan"
+    batch: Batch | None
+    position: int
+    room: int
+    reserved: Nanos
+    cost: Nanos
+    end: Nanos
+    efficiency: float
+    at_once: bool
+    ready: Nanos = 0
+
+
+class Sent:
+    """An Infer that was sent and has not ended."""
+
+    __slots__ = ("batch", "expected", "not_before", "sent_at")
+
+    def __init__(self, batch: Batch, expected: Nanos, not_before: Nanos, sent_at: Nanos) -> None:
+        """``not_before``: it cannot start before this."""
+        self.batch = batch
+        self.expected = expected
+        self.not_before = not_before
+        self.sent_at = sent_at
+
+
+class Plan:
+    """See the module."""
+
+    def __init__(self, gpu: GPUState, config: ClockworkConfig, number: int, way: Nanos) -> None:
+        """Nothing is planned. ``number`` orders plans; ``way`` is how long a message seems to take, each way."""
+        self.gpu = gpu
+        self.number = number
+        self.config = config
+        self.estimates = Estimates(config.window)
+        self.batches: list[Batch] = []
+        self.sent: dict[int, Sent] = {}  #: by action id, in order
+        self.free: Nanos = 0  #: when EXEC will have ended what was sent
+        self.last_end: Nanos = 0  #: when it ended the last one that is known
+        self.ready: dict[str, Nanos] = {}  #: models whose weights are on their way -> when they will be there
+        self.last_load_end: Nanos = 0
+        self.load_free: Nanos = 0  #: when LOAD will have ended what was sent
+        self.pins: dict[str, int] = {}  #: model -> batches planned, only where there are some
+        way = min(max(way, config.network_delay), DELAY_MOST)
+        self.send_delay = SlidingEstimate(way, config.window)
+        self.return_delay = SlidingEstimate(way, config.window)
+        self.booked: Nanos = 0  #: clients that were refused were told to come back until then
+        self.trouble = ""  #: what broke the plan last
+        self.wake_at: Nanos = FAR
+        self._sizes: dict[str, tuple[int, ...]] = {}
+        self._starts: list[Nanos] = []
+        self._ends: list[Nanos] = []
+        self._slack: list[Nanos] = []
+        self._origin: Nanos = -1  #: the start that the lists were made for; -1: they are not valid
+
+    # --- times -------------------------------------------------------------------------------------------------------
+
+    def infer_time(self, model: ModelState, rows: int, key: ShapeKey) -> Nanos:
+        """The estimate of one Infer."""
+        kind = self.gpu.kind
+        return self.estimates.of((model.info.digest, rows, key), lambda: model.infer_estimate(rows, kind))
+
+    def load_time(self, model: ModelState) -> Nanos:
+        """The estimate of LoadWeights."""
+        kind = self.gpu.kind
+        return self.estimates.of(model.info.digest, lambda: model.load_estimate(kind))
+
+    def sizes(self, model: ModelState) -> tuple[int, ...]:
+        """The batch sizes worth reserving for, ascending."""
+        sizes = self._sizes.get(model.info.digest)
+        if sizes is None:
+            most = model.max_batch_size
+            sizes = tuple(size for size in model.profiles[self.gpu.kind].batch_sizes if size <= most)
+            self._sizes[model.info.digest] = sizes
+        return sizes
+
+    def first_start(self, now: Nanos) -> Nanos:
+        """When something that is sent now could start."""
+        return max(self.free, now + self.send_delay.value)
+
+    def tail(self, now: Nanos) -> Nanos:
+        """When everything that is planned will have ended."""
+        self._refresh(now)
+        return self._ends[-1] if self._ends else self._origin
+
+    def due(self, request: PendingRequest, end: Nanos, now: Nanos) -> Nanos:
+        """When the device has to be done with the request, given that it is planned to be at ``end``."""
+        config = self.config
+        margin = config.safety_margin + int(config.safety_share * (end - now))
+        return request.deadline - self.return_delay.value - margin
+
+    def touch(self) -> None:
+        """Something has changed: whatever was computed is no longer true."""
+        self._origin = -1
+
+    def _refresh(self, now: Nanos) -> None:
+        origin = self.first_start(now)
+        if self._origin == origin or (self._origin >= 0 and not self.batches):
+            self._origin = origin
+            return
+        self._origin = origin
+        starts, ends, ready = [], [], self.ready
+        at = origin
+        for batch in self.batches:
+            if ready:
+                at = max(at, ready.get(batch.model.name, 0))
+            starts.append(at)
+            at += batch.reserved
+            ends.append(at)
+        slack = [0] * len(ends)
+        least = FAR
+        for i in range(len(ends) - 1, -1, -1):
+            least = min(least, self.batches[i].due - ends[i])
+            slack[i] = least
+        self._starts, self._ends, self._slack = starts, ends, slack
+        if least < 0 and self.trouble:
+            self._excuse(now)
+
+    def _excuse(self, now: Nanos) -> None:
+        """Tell those whose promise is in danger what broke it."""
+        for batch, end in zip(self.batches, self._ends, strict=True):
+            if end > batch.due:
+                for request in batch.requests:
+                    request.excuse = request.excuse or self.trouble
+
+    # --- offers ------------------------------------------------------------------------------------------------------
+
+    def offer(
+        self, now: Nanos, model: ModelState, key: ShapeKey, rows: int, first: PendingRequest, rate: float, ready: Nanos
+    ) -> Offer | None:
+        """The best batch that could be begun for ``rows`` rows whose tightest request is ``first``."""
+        self._refresh(now)
+        best: Offer | None = None
+        for position in self._positions(first.deadline, ready):
+            offer = self._offer_at(now, position, model, key, rows, first, rate, ready)
+            if offer is not None and (best is None or offer.end < best.end):
+                best = offer
+        return best
+
+    def _positions(self, deadline: Nanos, ready: Nanos) -> list[int]:
+        """Where a batch might go: by its deadline, into the gap before weights are there, last."""
+        last = len(self.batches)
+        if not last:
+            return [0]
+        place = last
+        while place and self.batches[place - 1].due > deadline:
+            place -= 1
+        places = [last] if place == last else [place, last]
+        if place and self._starts[0] > max(self._origin, ready):
+            places.append(0)
+        return places
+
+    def _offer_at(
+        self,
+        now: Nanos,
+        position: int,
+        model: ModelState,
+        key: ShapeKey,
+        rows: int,
+        first: PendingRequest,
+        rate: float,
+        ready: Nanos,
+    ) -> Offer | None:
+        start = max(self._ends[position - 1] if position else self._origin, ready)
+        at_once = not self.batches and not self.sent and not ready
+        expected = rows + rate * (start - now)
+        earliest = now + self.send_delay.value
+        until = FAR if position == len(self.batches) else self._starts[position] + self._slack[position]
+        best_size, best_time, best_value, ideal = 0, 0, 0.0, 0.0
+        for size in self.sizes(model):
+            if size < first.batch_size:
+                continue
+            time = self.infer_time(model, size, key)
+            value = min(expected, size) / time
+            if value > ideal and earliest + time <= self.due(first, earliest + time, now):
+                ideal = value
+            end = start + time
+            if value > best_value and end <= self.due(first, end, now) and end <= until:
+                best_size, best_time, best_value = size, time, value
+        if not best_size or (not at_once and best_value < self.config.efficiency_floor * ideal):
+            return None
+        end = start + best_time
+        return Offer(self, None, position, best_size, best_time, best_time, end, best_value, at_once, ready)
+
+    def offer_to_join(self, now: Nanos, batch: Batch, rows: int, first: PendingRequest, rate: float) -> Offer | None:
+        """The best way to let ``rows`` more rows into a batch that is planned: into its room, or by growing it."""
+        self._refresh(now)
+        position = self.batches.index(batch)
+        end, room = self._ends[position], batch.capacity - batch.rows
+        if room >= first.batch_size:
+            if end > self.due(first, end, now):
+                return None
+            return Offer(self, batch, position, room, batch.reserved, 0, end, float("inf"), False)
+        expected = rows + rate * (self._starts[position] - now)
+        best: Offer | None = None
+        for size in self.sizes(batch.model):
+            room = size - batch.rows
+            if room < first.batch_size:
+                continue
+            time = self.infer_time(batch.model, size, batch.key)
+            cost = max(0, time - batch.reserved)
+            later = end + cost
+            if cost > self._slack[position] or later > self.due(first, later, now):
+                break
+            value = min(expected, room) / cost if cost else float("inf")
+            if best is None or value > best.efficiency:
+                best = Offer(self, batch, position, room, max(time, batch.reserved), cost, later, value, False)
+        return best
+
+    def accept(
+        self, now: Nanos, offer: Offer, model: ModelState, key: ShapeKey, requests: list[PendingRequest]
+    ) -> Batch:
+        """Plan the requests as was offered, and give each its promise."""
+        batch = offer.batch
+        if batch is None:
+            batch = Batch(self, model, key, offer.room, offer.reserved)
+            self.batches.insert(offer.position, batch)
+            self.pins[model.name] = self.pins.get(model.name, 0) + 1
+        elif offer.reserved > batch.reserved or offer.room > batch.capacity - batch.rows:
+            batch.capacity = batch.rows + offer.room
+            batch.reserved = offer.reserved
+        promised = offer.end + self.return_delay.value
+        for request in requests:
+            request.promised = promised
+            batch.requests.append(request)
+            batch.rows += request.batch_size
+            batch.due = min(batch.due, self.due(request, offer.end, now))
+        self.touch()
+        return batch
+
+    def remove(self, batch: Batch, request: PendingRequest) -> bool:
+        """A request leaves its batch; returns whether the batch is gone with it."""
+        batch.requests.remove(request)
+        batch.rows -= request.batch_size
+        self.touch()
+        if batch.requests:
+            return False
+        self.drop(batch)
+        return True
+
+    def drop(self, batch: Batch) -> None:
+        """The batch is no longer planned."""
+        self.batches.remove(batch)
+        name = batch.model.name
+        left = self.pins[name] - 1
+        if left:
+            self.pins[name] = left
+        else:
+            del self.pins[name]
+        self.touch()
+
+    # --- sending -----------------------------------------------------------------------------------------------------
+
+    def next_batch(self, now: Nanos) -> Batch | None:
+        """The batch to be sent now; None, and `wake_at` says when to ask again, if there is none yet."""
+        self.wake_at = FAR
+        if not self.batches:
+            return None
+        lead = self.config.schedule_ahead + self.send_delay.value
+        start = self.first_start(now)
+        head = self.batches[0]
+        ready = self.ready.get(head.model.name, 0)
+        if max(start, ready) - now <= lead:
+            return head if head.rows >= head.capacity else self._full_batch(now) or head
+        if start - now <= lead:  # the head waits for its weights: somebody may use the time
+            for batch in self.batches:
+                if batch.model.name not in self.ready and start + batch.reserved <= ready:
+                    return batch
+        self.wake_at = max(start, ready) - lead
+        if start - now > lead:
+            self.wake_at = start - lead
+        return None
+
+    def _full_batch(self, now: Nanos) -> Batch | None:
+        """A full batch that can go before the head, which has room for companions, without breaking a promise."""
+        self._refresh(now)
+        room = FAR
+        for batch, end in zip(self.batches[:OVERTAKING_MOST], self._ends, strict=False):
+            if batch.rows >= batch.capacity and batch.reserved <= room and batch.model.name not in self.ready:
+                return batch
+            room = min(room, batch.due - end)
+            if room < 0:
+                return None
+        return None
+
+    def note_sent(self, now: Nanos, action_id: int, batch: Batch, expected: Nanos) -> None:
+        """The batch's Infer is on its way."""
+        start = max(self.first_start(now), self.ready.get(batch.model.name, 0))
+        self.sent[action_id] = Sent(batch, expected, now + self.send_delay.value, now)
+        self.free = start + expected
+        self.drop(batch)
+
+    def note_ended(self, now: Nanos, action_id: int, begin: Nanos, end: Nanos) -> Sent | None:
+        """An Infer has ended; what was measured counts from now on. None if the plan did not send it."""
+        sent = self.sent.pop(action_id, None)
+        if sent is None:
+            return None
+        if now - end > self.return_delay.value:
+            self.trouble = f"a result of {self.gpu} took {(now - end) / MILLISECOND:.3f} ms on its way"
+        waited = self.last_end > sent.sent_at or bool(self.ready)
+        self.note_delays(now, None if waited else sent.sent_at, begin, end)
+        key = (sent.batch.model.info.digest, sent.batch.rows, sent.batch.key)
+        self.estimates.add(key, end - begin)
+        if end - begin > sent.expected:
+            self.trouble = (
+                f"Infer {action_id} of {sent.batch.model.name} took {(end - begin) / MILLISECOND:.3f} ms "
+                f"on {self.gpu}, "
+                f"estimated were {sent.expected / MILLISECOND:.3f}"
+            )
+        self._rechain(end)
+        return sent
+
+    def note_delays(self, now: Nanos, sent_at: Nanos | None, begin: Nanos, end: Nanos) -> None:
+        """What the ways there and back took; ``sent_at`` of an action that waited for nothing, else None."""
+        if sent_at is not None:
+            self.send_delay.add(min(max(begin - sent_at, 0), DELAY_MOST))
+        self.return_delay.add(min(max(now - end, 0), DELAY_MOST))
+
+    def note_failed(self, now: Nanos, action_id: int) -> Sent | None:
+        """An Infer has ended without being executed, or with an error."""
+        sent = self.sent.pop(action_id, None)
+        if sent is not None:
+            self.trouble = f"Infer {action_id} of {sent.batch.model.name} failed on {self.gpu}"
+            self._rechain(max(self.last_end, min(self.free, now)))
+        return sent
+
+    def _rechain(self, end: Nanos) -> None:
+        self.last_end = at = max(end, self.last_end)
+        for sent in self.sent.values():
+            at = max(at, sent.not_before, self.ready.get(sent.batch.model.name, 0)) + sent.expected
+        self.free = at
+        self.touch()

@@ -1,0 +1,459 @@
+"""The scheduler of Clockwork (Gujarati et al., OSDI 2020, section 5), with a promise at arrival.
+
+Theory of operation. Every device has a `Plan`. A request that arrives is placed in one so that its own deadline and all
+those promised before are met, by measured times and named margins; or it is refused. So a verdict is a fact about the
+plan at that moment, and what was admitted is late only if something broke the plan.
+
+A request is placed at once if it can join a batch with room, or start on an idle device. Otherwise it waits, at most
+``verdict_delay``, for others like it, and the *group* is judged together: a burst is to be seen as the batch that it
+is. Groups are judged largest first. Where several places would do, an idle device wins, then the place that uses the
+device best, then the earliest.
+
+A model that is nowhere is loaded where its weights would be there first; its batch is planned behind the load. A
+refused client is told when the plan will have room for a batch like its: those of one group together, groups one after
+the other, so that they come back as batches.
+
+Differences to the original are in ARCHITECTURE.md.
+"""
+
+from collections.abc import Iterable
+from heapq import heappop, heappush
+from typing import ClassVar, Final
+
+from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.commands import Answer, Command
+from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result
+from clockwork.messages.status import Status
+from clockwork.scheduling.base import Scheduler
+from clockwork.scheduling.clockwork.config import ClockworkConfig
+from clockwork.scheduling.clockwork.demand import Demand
+from clockwork.scheduling.clockwork.memory import can_load, load, ready_at, victims
+from clockwork.scheduling.clockwork.plan import FAR, Batch, Offer, Plan
+from clockwork.scheduling.clockwork.refusals import Refusals
+from clockwork.scheduling.shapes import ShapeKey, shape_key
+from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, Residency, WorkerState
+from clockwork.units import Nanos
+
+ATTEMPTS: Final = 2
+"""Times that a request is sent to a device: once more after a failure, if its deadline still allows."""
+
+GroupKey = tuple[str, ShapeKey]
+
+
+class ClockworkScheduler(Scheduler):
+    """See the module."""
+
+    name: ClassVar[str] = "clockwork"
+
+    def __init__(self, config: ClockworkConfig | None = None) -> None:
+        """No device yet; `ClockworkConfig` has every constant."""
+        self._config = config or ClockworkConfig()
+        self._plans: dict[GPUState, Plan] = {}
+        self._order: list[Plan] = []  #: all plans
+        self._places: dict[str, list[Plan]] = {}  #: model -> plans of devices that have its weights, or will
+        self._open: dict[GroupKey, list[Batch]] = {}  #: batches planned
+        self._batch_of: dict[int, Batch] = {}  #: request id -> its batch, while planned
+        self._groups: dict[GroupKey, list[PendingRequest]] = {}  #: not judged yet
+        self._judge_at: Nanos = FAR
+        self._failures: dict[int, int] = {}  #: request id -> times that it failed
+        self._wakes: list[tuple[Nanos, int, Plan]] = []  #: heap of (moment, the plan's number, plan); may be stale
+        self._last_number = 0
+        self._turn = 0
+        self._demand = Demand(self._config.demand_window)
+        self._refusals = Refusals(self._config)
+        self._to_preload: list[str] = []
+
+    # --- Scheduler ---------------------------------------------------------------------------------------------------
+
+    def start(self, now: Nanos, state: ClockworkState) -> list[Command]:
+        """Take all devices into service, and fill their memory."""
+        super().start(now, state)
+        return self._add(now, state.gpus())
+
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+        """Place the request at once if that is easy, else with others like it."""
+        model = request.model
+        self._demand.add(now, model.name)
+        key = shape_key(request)
+        group = (model.name, key)
+        if group not in self._groups:
+            plan = self._place_at_once(now, group, request)
+            if plan is not None:
+                return self._pump(now, plan)
+        self._groups.setdefault(group, []).append(request)
+        self._judge_at = min(self._judge_at, now + self._config.verdict_delay)
+        return []
+
+    def result(
+        self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
+    ) -> list[Command]:
+        """The plan of the device goes on from what has really happened."""
+        plan = self._plans[gpu]
+        commands: list[Command] = []
+        if isinstance(action, Infer):
+            commands += self._infer_ended(now, plan, action, result)
+        elif isinstance(action, LoadWeights):
+            commands += self._load_ended(now, plan, action, result)
+        elif gpu.residency(action.model) is Residency.COLD:  # an operator may have asked for it
+            self._not_at(plan, action.model)
+        if self._groups and not plan.batches:
+            commands += self._judge(now)
+        commands += self._pump(now, plan)
+        return commands + self._preload(now, plan)
+
+    def cancel(self, now: Nanos, request: PendingRequest) -> list[Command]:
+        """The request leaves the plan."""
+        self._failures.pop(request.id, None)
+        batch = self._batch_of.pop(request.id, None)
+        if batch is None:
+            return []
+        if batch.plan.remove(batch, request):
+            self._close(batch)
+        return self._pump(now, batch.plan)
+
+    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
+        """More devices."""
+        return self._add(now, worker.gpus)
+
+    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Command]:
+        """What was planned or sent there is planned anew elsewhere, where its deadline allows."""
+        homeless: list[PendingRequest] = []
+        for gpu in worker.gpus:
+            plan = self._plans.pop(gpu)
+            plan.wake_at = FAR
+            self._order.remove(plan)
+            for model in [model for model, places in self._places.items() if plan in places]:
+                self._not_at(plan, model)
+            for sent in plan.sent.values():
+                homeless += sent.batch.requests
+            for batch in list(plan.batches):
+                homeless += batch.requests
+                self._close(batch)
+        return self._again(now, homeless, f"worker {worker.id} was lost")
+
+    def wake(self, now: Nanos) -> list[Command]:
+        """Judge those that wait for it, send what is due."""
+        commands: list[Command] = []
+        if self._judge_at <= now:
+            commands += self._judge(now)
+        while self._wakes and self._wakes[0][0] <= now:
+            moment, _, plan = heappop(self._wakes)
+            if plan.wake_at == moment:
+                commands += self._pump(now, plan)
+        return commands
+
+    def next_wakeup(self) -> Nanos | None:
+        """The next verdict, or the next batch to send."""
+        wakes = self._wakes
+        while wakes and wakes[0][2].wake_at != wakes[0][0]:
+            heappop(wakes)
+        moment = min(self._judge_at, wakes[0][0]) if wakes else self._judge_at
+        return moment if moment < FAR else None
+
+    # --- placing -----------------------------------------------------------------------------------------------------
+
+    def _place_at_once(self, now: Nanos, group: GroupKey, request: PendingRequest) -> Plan | None:
+        for batch in self._open.get(group, ()):
+            if batch.capacity - batch.rows >= request.batch_size:
+                offer = batch.plan.offer_to_join(now, batch, request.batch_size, request, 0.0)
+                if offer is not None:
+                    self._accept(now, offer, group, [request])
+                    return batch.plan
+        for plan in self._some_places(group[0]):
+            if not plan.batches and not plan.sent and group[0] not in plan.ready:
+                offer = plan.offer(now, request.model, group[1], request.batch_size, request, 0.0, 0)
+                if offer is not None and offer.room >= request.batch_size:
+                    self._accept(now, offer, group, [request])
+                    return plan
+        return None
+
+    def _some_places(self, model: str) -> list[Plan]:
+        """Devices with the model's weights, or soon; in turn, if there are many."""
+        places = self._places.get(model)
+        if places is None:
+            return []
+        return self._some(places)
+
+    def _some(self, plans: list[Plan]) -> list[Plan]:
+        count, choices = len(plans), self._config.choices
+        if count <= choices:
+            return plans
+        self._turn = turn = (self._turn + choices) % count
+        chosen = plans[turn : turn + choices]
+        return chosen + plans[: choices - len(chosen)]
+
+    def _judge(self, now: Nanos) -> list[Command]:
+        """Place the groups, largest first; refuse what is left of them."""
+        groups, self._groups, self._judge_at = self._groups, {}, FAR
+        commands: list[Command] = []
+        touched: dict[Plan, None] = {}
+        for group, requests in sorted(groups.items(), key=lambda item: -len(item[1])):
+            waiting = [request for request in requests if not request.over]
+            said, plans = self._place(now, group, waiting)
+            commands += said
+            touched.update(dict.fromkeys(plans))
+        for plan in touched:
+            commands += self._pump(now, plan)
+        return commands
+
+    def _place(
+        self, now: Nanos, group: GroupKey, requests: list[PendingRequest], excuse: str = ""
+    ) -> tuple[list[Command], list[Plan]]:
+        """Place all that can be, answer the rest; returns the plans that have more to do as well."""
+        commands: list[Command] = []
+        touched: list[Plan] = []
+        refused: list[PendingRequest] = []
+        left = sorted(requests, key=lambda request: request.deadline)
+        while left:
+            first = left[0]
+            offer, warm = self._best(now, group, sum(request.batch_size for request in left), first)
+            taken = _fitting(left, offer.room) if offer is not None else []
+            if offer is None or not taken:
+                alike = [request for request in left if request.deadline == first.deadline]
+                refused += alike
+                left = left[len(alike) :]
+                continue
+            if not warm:
+                evicted = victims(now, offer.plan, first.model, self._demand)
+                assert evicted is not None
+                commands += self._load(now, offer.plan, first.model, evicted)
+            self._accept(now, offer, group, taken)
+            touched.append(offer.plan)
+            left = left[len(taken) :]
+        if refused:
+            commands += self._refuse(now, group, refused, excuse)
+        return commands, touched
+
+    def _best(self, now: Nanos, group: GroupKey, rows: int, first: PendingRequest) -> tuple[Offer | None, bool]:
+        """The best place for a group, and whether the weights are there, or on their way, already."""
+        model, key = first.model, group[1]
+        rate = self._demand.rate(now, model.name)
+        best: Offer | None = None
+        for batch in self._open.get(group, ()):
+            best = _better(best, batch.plan.offer_to_join(now, batch, rows, first, rate))
+        for plan in self._some_places(model.name):
+            ready = plan.ready.get(model.name, 0)
+            best = _better(best, plan.offer(now, model, key, rows, first, rate, ready))
+        if best is not None:
+            return best, True
+        for plan in self._some(self._order):
+            if can_load(plan, model) and victims(now, plan, model, self._demand) is not None:
+                ready = ready_at(now, plan, model)
+                offer = plan.offer(now, model, key, rows, first, rate, ready)
+                if offer is not None and (best is None or offer.end < best.end):
+                    best = offer
+        return best, False
+
+    def _accept(self, now: Nanos, offer: Offer, group: GroupKey, requests: list[PendingRequest]) -> None:
+        batch = offer.plan.accept(now, offer, requests[0].model, group[1], requests)
+        if offer.batch is None:
+            self._open.setdefault(group, []).append(batch)
+        for request in requests:
+            self._batch_of[request.id] = batch
+
+    def _close(self, batch: Batch) -> None:
+        """The batch takes nobody in any more."""
+        group = (batch.model.name, batch.key)
+        batches = self._open[group]
+        batches.remove(batch)
+        if not batches:
+            del self._open[group]
+        for request in batch.requests:
+            self._batch_of.pop(request.id, None)
+
+    def _refuse(self, now: Nanos, group: GroupKey, requests: list[PendingRequest], excuse: str) -> list[Command]:
+        model = requests[0].model
+        places = self._some_places(model.name)
+        commands: list[Command] = []
+        if not places:
+            places = [plan for plan in self._some(self._order) if plan.gpu.can_hold(model.name)]
+            commands += self._load_for_later(now, places, model)
+        for request in requests:
+            request.excuse = request.excuse or excuse
+        return commands + self._refusals.answers(now, places, group[1], requests)
+
+    # --- sending -----------------------------------------------------------------------------------------------------
+
+    def _pump(self, now: Nanos, plan: Plan) -> list[Command]:
+        """Send what is due on a device."""
+        commands: list[Command] = []
+        while (batch := plan.next_batch(now)) is not None:
+            self._close(batch)
+            commands += self._send(now, plan, batch)
+        self._schedule_wake(plan)
+        return commands
+
+    def _schedule_wake(self, plan: Plan) -> None:
+        if plan.wake_at < FAR:
+            heappush(self._wakes, (plan.wake_at, plan.number, plan))
+
+    def _send(self, now: Nanos, plan: Plan, batch: Batch) -> list[Command]:
+        """Send a batch, less those that can no longer be in time, because a promise was broken."""
+        model, commands = batch.model, list[Command]()
+        start = max(plan.first_start(now), plan.ready.get(model.name, 0))
+        while True:
+            expected = plan.infer_time(model, batch.rows, batch.key)
+            by = start + expected + plan.return_delay.value
+            late = [request for request in batch.requests if request.deadline < by]
+            if not late:
+                break
+            for request in late:
+                excuse = request.excuse or plan.trouble or "the device is behind its plan"
+                request.excuse = excuse
+                text = f"admitted, and yet it cannot be in time: {excuse}"
+                status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
+                commands.append(Answer(request.id, status, text, predicted=by - request.arrival))
+                if plan.remove(batch, request):
+                    return commands
+        latest = min(request.deadline for request in batch.requests) - expected - plan.return_delay.value
+        send = plan.gpu.infer(model, batch.requests, now, latest, expected)
+        plan.note_sent(now, send.action.id, batch, expected)
+        commands.append(send)
+        return commands
+
+    def _infer_ended(self, now: Nanos, plan: Plan, action: Infer, result: Result) -> list[Command]:
+        if isinstance(result, InferResult):
+            plan.note_ended(now, action.id, result.exec.begin, result.exec.begin + result.exec.duration)
+            return []
+        sent = plan.note_failed(now, action.id)
+        if sent is None:
+            return []
+        assert isinstance(result, ErrorResult)
+        requests = [request for request in sent.batch.requests if not request.over]
+        if result.status == Status.INVALID_INPUT:
+            return [Answer(request.id, Status.INVALID_REQUEST, result.message) for request in requests]
+        return self._again(now, requests, f"{plan.gpu}: {result.message}")
+
+    def _again(self, now: Nanos, requests: Iterable[PendingRequest], why: str) -> list[Command]:
+        """Plan requests anew that were planned or sent already, if they have not failed too often."""
+        commands: list[Command] = []
+        groups: dict[GroupKey, list[PendingRequest]] = {}
+        for request in requests:
+            if request.over:
+                continue
+            failures = self._failures[request.id] = self._failures.get(request.id, 0) + 1
+            if failures >= ATTEMPTS:
+                request.excuse = request.excuse or why
+                commands.append(Answer(request.id, Status.ERROR, f"it failed {failures} times: {why}"))
+            else:
+                groups.setdefault((request.model.name, shape_key(request)), []).append(request)
+        for group, members in groups.items():
+            said, plans = self._place(now, group, members, why)
+            commands += said
+            for plan in plans:
+                commands += self._pump(now, plan)
+        if len(self._failures) > 2 * len(self._batch_of) + 1000:
+            self._failures.clear()
+        return commands
+
+    # --- weights -----------------------------------------------------------------------------------------------------
+
+    def _add(self, now: Nanos, gpus: Iterable[GPUState]) -> list[Command]:
+        commands: list[Command] = []
+        for gpu in gpus:
+            self._last_number += 1
+            way = self.state.workers[gpu.worker_id].round_trip // 2
+            plan = self._plans[gpu] = Plan(gpu, self._config, self._last_number, way)
+            self._order.append(plan)
+            for model in gpu.cache:
+                self._places.setdefault(model, []).append(plan)
+        if self._config.preload:
+            self._to_preload = sorted((name for name in self.state.models if name not in self._places), reverse=True)
+        for plan in self._order:
+            commands += self._preload(now, plan)
+        return commands
+
+    def _load(self, now: Nanos, plan: Plan, model: ModelState, evicted: list[str]) -> list[Command]:
+        for name in evicted:
+            self._not_at(plan, name)
+        self._places.setdefault(model.name, []).append(plan)
+        return [*load(now, plan, model, evicted)]
+
+    def _not_at(self, plan: Plan, model: str) -> None:
+        places = self._places.get(model, [])
+        if plan in places:
+            places.remove(plan)
+        if not places:
+            self._places.pop(model, None)
+
+    def _load_ended(self, now: Nanos, plan: Plan, action: LoadWeights, result: Result) -> list[Command]:
+        name = action.model
+        plan.ready.pop(name, None)
+        plan.touch()
+        if isinstance(result, LoadWeightsResult):
+            model = self.state.models[name]
+            plan.estimates.add(model.info.digest, result.timing.duration)
+            waited = plan.last_load_end > action.earliest
+            plan.note_delays(now, None if waited else action.earliest, result.timing.begin, result.timing.end)
+            plan.last_load_end = result.timing.end
+            if result.timing.duration > action.expected_duration:
+                plan.trouble = (
+                    f"LoadWeights {action.id} of {name} took {result.timing.duration / 1e6:.3f} ms on {plan.gpu}, "
+                    f"estimated were {action.expected_duration / 1e6:.3f}"
+                )
+            if not plan.ready:
+                plan.load_free = result.timing.end
+            return []
+        self._not_at(plan, name)
+        homeless: list[PendingRequest] = []
+        for batch in [batch for batch in plan.batches if batch.model.name == name]:
+            homeless += batch.requests
+            self._close(batch)
+            plan.drop(batch)
+        assert isinstance(result, ErrorResult)
+        return self._again(now, homeless, f"{plan.gpu}: {result.message}")
+
+    def _load_for_later(self, now: Nanos, plans: list[Plan], model: ModelState) -> list[Command]:
+        """Load a model that is asked for and nowhere, although this request comes too early for it.
+
+        What it displaces must be asked for less than half as often, and not lately: no rotation.
+        """
+        wanted = self._demand.rate(now, model.name)
+        able = [plan for plan in plans if can_load(plan, model) and not plan.ready]
+        for plan in sorted(able, key=lambda plan: plan.load_free):
+            evicted = victims(now, plan, model, self._demand)
+            if evicted is None:
+                continue
+            last = [self._demand.last(name) for name in evicted]
+            recent = any(moment is not None and now - moment < self._config.residency_least for moment in last)
+            if not recent or sum(self._demand.rate(now, name) for name in evicted) < wanted / 2:
+                return self._load(now, plan, model, evicted)
+        return []
+
+    def _preload(self, now: Nanos, plan: Plan) -> list[Command]:
+        """Fill what is free of a device's memory, one model at a time, while nothing else is to be loaded."""
+        waiting = self._to_preload
+        while waiting and waiting[-1] in self._places:
+            waiting.pop()
+        if not waiting or plan.ready:
+            return []
+        model = self.state.models.get(waiting[-1])
+        if model is None:
+            waiting.pop()
+            return []
+        if not can_load(plan, model) or plan.gpu.models[model.name].weights_pages > plan.gpu.cache.free:
+            return []
+        waiting.pop()
+        return self._load(now, plan, model, [])
+
+
+def _better(one: Offer | None, other: Offer | None) -> Offer | None:
+    """The offer to take: an idle device first, then the better use of a device, then the sooner end."""
+    if one is None or other is None:
+        return one or other
+    if one.at_once != other.at_once:
+        return one if one.at_once else other
+    if one.efficiency != other.efficiency:
+        return one if one.efficiency > other.efficiency else other
+    return one if one.end <= other.end else other
+
+
+def _fitting(requests: list[PendingRequest], room: int) -> list[PendingRequest]:
+    """As many from the front as fit."""
+    taken, rows = [], 0
+    for request in requests:
+        rows += request.batch_size
+        if rows > room:
+            break
+        taken.append(request)
+    return taken

@@ -1,0 +1,46 @@
+"""What several policies do alike. No policy knows another; all may know this."""
+
+from clockwork.messages.commands import Answer, Command
+from clockwork.messages.results import ErrorResult
+from clockwork.messages.status import Status
+from clockwork.scheduling.shapes import shape_key
+from clockwork.state import GPUState, ModelState, PendingRequest
+
+
+def load_evicting_lru(gpu: GPUState, model: ModelState) -> list[Command]:
+    """Load the model, evicting others, least recently used first; nothing yet if those in use are in the way."""
+    needed = gpu.models[model.name].weights_pages - gpu.cache.free
+    victims = []
+    for name in gpu.cache:
+        if needed <= 0:
+            break
+        if not gpu.in_use(name):
+            victims.append(name)
+            needed -= gpu.cache.pages_of(name)
+    if needed > 0:
+        return []
+    commands: list[Command] = [gpu.evict_weights(name) for name in victims]
+    commands.append(gpu.load_weights(model, expected=model.load_estimate(gpu.kind)))
+    return commands
+
+
+def failure(request: PendingRequest, result: ErrorResult) -> Answer:
+    """The answer to a request whose action has failed."""
+    if result.status == Status.COULD_NOT_START_IN_TIME:
+        return Answer(request.id, Status.CONTROLLER_COULD_NOT_START_IN_TIME, "it could not be started by its deadline")
+    if result.status == Status.INVALID_INPUT:
+        return Answer(request.id, Status.INVALID_REQUEST, result.message)
+    return Answer(request.id, Status.ERROR, result.message)
+
+
+def batch_from(requests: list[PendingRequest], most: int) -> list[PendingRequest]:
+    """The first request, and those after it that can be in one Infer with it: of its model, of its shape, that fit."""
+    first = requests[0]
+    batch, rows, key = [first], first.batch_size, shape_key(first)
+    for request in requests[1:]:
+        if rows >= most:
+            break
+        if request.model is first.model and rows + request.batch_size <= most and shape_key(request) == key:
+            batch.append(request)
+            rows += request.batch_size
+    return batch

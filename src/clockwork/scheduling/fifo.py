@@ -1,0 +1,135 @@
+"""First in, first out, in batches: what a server without deadlines does.
+
+Each device has a queue; a request goes where its model is, to the shortest queue of those, else to the shortest of
+all. A device takes its queue's head, with those behind it that can be in one batch with it. Nobody is refused for
+being late: the worker drops what cannot start by its deadline, the controller answers who waits too long.
+"""
+
+from typing import ClassVar, Final
+
+from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.commands import Answer, Command
+from clockwork.messages.results import ErrorResult, Result
+from clockwork.messages.status import Status
+from clockwork.scheduling.base import Scheduler
+from clockwork.scheduling.common import batch_from, failure, load_evicting_lru
+from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
+from clockwork.units import Nanos
+
+OUTSTANDING: Final = 2
+"""Infers sent to one device and not yet answered by it: one runs, one waits."""
+
+CHOICES: Final = 8
+"""Devices looked at for a request."""
+
+
+class _Device:
+    def __init__(self, gpu: GPUState) -> None:
+        self.gpu = gpu
+        self.waiting: dict[int, PendingRequest] = {}  #: by request id, in order
+        self.sent: dict[int, list[PendingRequest]] = {}  #: by action id
+
+
+class FifoScheduler(Scheduler):
+    """See the module."""
+
+    name: ClassVar[str] = "fifo"
+
+    def __init__(self) -> None:
+        """No device yet."""
+        self._devices: dict[GPUState, _Device] = {}
+        self._order: list[_Device] = []
+        self._turn = 0
+        self._device_of: dict[int, _Device] = {}  #: request id -> where it waits
+
+    def start(self, now: Nanos, state: ClockworkState) -> list[Command]:
+        """Take all devices into service."""
+        super().start(now, state)
+        self._add(list(state.gpus()))
+        return []
+
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+        """Queue the request at a device."""
+        device = self._choose(request.model.name)
+        if device is None:
+            text = f"no device can hold {request.model.name} at present"
+            return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text)]
+        device.waiting[request.id] = request
+        self._device_of[request.id] = device
+        return self._pump(now, device)
+
+    def result(
+        self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
+    ) -> list[Command]:
+        """Answer what failed; then the device has room for more."""
+        device = self._devices[gpu]
+        failed: list[PendingRequest] = []
+        if isinstance(action, Infer):
+            failed = device.sent.pop(action.id, [])
+        elif isinstance(action, LoadWeights) and isinstance(result, ErrorResult):
+            failed = [request for request in device.waiting.values() if request.model.name == action.model]
+            for request in failed:
+                self._forget(request)
+        commands: list[Command] = []
+        if isinstance(result, ErrorResult):
+            commands += [failure(request, result) for request in failed if not request.over]
+        return commands + self._pump(now, device)
+
+    def cancel(self, now: Nanos, request: PendingRequest) -> list[Command]:
+        """It no longer waits."""
+        self._forget(request)
+        return []
+
+    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
+        """More devices."""
+        self._add(worker.gpus)
+        return []
+
+    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Command]:
+        """What was there goes elsewhere, the requests that were out first."""
+        homeless: list[PendingRequest] = []
+        for gpu in worker.gpus:
+            device = self._devices.pop(gpu)
+            self._order.remove(device)
+            homeless += [request for batch in device.sent.values() for request in batch]
+            homeless += device.waiting.values()
+        for request in homeless:
+            self._device_of.pop(request.id, None)
+        return [command for request in homeless if not request.over for command in self.infer(now, request)]
+
+    def _add(self, gpus: list[GPUState]) -> None:
+        for gpu in gpus:
+            device = self._devices[gpu] = _Device(gpu)
+            self._order.append(device)
+
+    def _forget(self, request: PendingRequest) -> None:
+        device = self._device_of.pop(request.id, None)
+        if device is not None:
+            device.waiting.pop(request.id, None)
+
+    def _choose(self, model: str) -> _Device | None:
+        holders = [self._devices[gpu] for gpu in self.state.holders.get(model, ()) if gpu in self._devices]
+        if not holders:
+            self._turn += 1
+            turned = [self._order[(self._turn + i) % len(self._order)] for i in range(min(CHOICES, len(self._order)))]
+            holders = [device for device in turned if device.gpu.can_hold(model)]
+            holders = holders or [device for device in self._order if device.gpu.can_hold(model)]
+        return min(holders, key=lambda device: len(device.waiting) + len(device.gpu.outstanding), default=None)
+
+    def _pump(self, now: Nanos, device: _Device) -> list[Command]:
+        commands: list[Command] = []
+        gpu = device.gpu
+        while device.waiting and len(device.sent) < OUTSTANDING:
+            model = next(iter(device.waiting.values())).model
+            residency = gpu.residency(model.name)
+            if residency is not Residency.WARM:
+                return commands + (load_evicting_lru(gpu, model) if residency is Residency.COLD else [])
+            most = model.max_batch_size if model.info.batchable else 1
+            batch = batch_from(list(device.waiting.values()), most)
+            for request in batch:
+                self._forget(request)
+            expected = model.infer_estimate(sum(request.batch_size for request in batch), gpu.kind)
+            send = gpu.infer(model, batch, now, max(request.deadline for request in batch), expected)
+            device.sent[send.action.id] = batch
+            commands.append(send)
+        return commands

@@ -1,0 +1,260 @@
+"""A whole cluster in virtual time: the production controller and workers, links between them, faults in them.
+
+Rules of the file: it carries messages and time, and decides nothing. Each part has the duties of its live host
+(`clockwork.host.controller`, `clockwork.host.worker`), down to the clocks: a worker's times are translated at the
+controller's edge by what pings on the link say.
+"""
+
+from collections.abc import Callable
+from random import Random
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from clockwork.controller.config import ControllerConfig, LoadSpec
+from clockwork.controller.events import (
+    ClientRequest,
+    ControllerCommand,
+    DropWorker,
+    Event,
+    GiveUp,
+    Report,
+    Respond,
+    WorkerConnected,
+    WorkerLost,
+    WorkerResult,
+)
+from clockwork.controller.startup import ControllerWithStartupPhase, Stage
+from clockwork.messages.actions import Infer
+from clockwork.messages.commands import SendAction
+from clockwork.messages.profile import ProfileKey
+from clockwork.messages.requests import InferRequest, ServerStatus, StatusRequest, StatusResponse
+from clockwork.scheduling.base import Scheduler
+from clockwork.sim.devices import DurationModel, NoiseModel
+from clockwork.sim.links import Link, LinkModel
+from clockwork.sim.loop import Loop
+from clockwork.sim.models import SimModel, measured
+from clockwork.sim.timer import Timer
+from clockwork.sim.watcher import Watcher
+from clockwork.sim.worker import SimWorker
+from clockwork.units import MIB, SECOND, Bytes, Nanos, Pages
+from clockwork.wire.clock_offset import ClockOffset, shift_action, shift_result
+from clockwork.worker.events import ActionReceived, ControllerLost, SendResult
+
+KIND: Final = "sim"
+PING_EVERY: Final[Nanos] = SECOND // 2
+"""As the live link does."""
+
+START_MOST: Final[Nanos] = 600 * SECOND
+"""Start-up takes no longer than this, or has failed."""
+
+
+class SimulationError(Exception):
+    """The cluster could not be simulated: start-up failed."""
+
+
+class _Worker:
+    """A worker's place in the cluster: the process, its links, and what the controller knows of its clock."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.process: SimWorker | None = None
+        self.down: Link
+        self.up: Link
+        self.offset = ClockOffset()
+        self.connected = False
+
+
+class Cluster:
+    """Workers, links and a controller on one loop."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        rng: Random,
+        scheduler: Scheduler,
+        models: list[tuple[SimModel, int]],
+        *,
+        workers: int,
+        devices: int,
+        pages: Pages,
+        watcher: Watcher,
+        on_response: Callable[[Respond], None],
+        page_size: Bytes = 16 * MIB,
+        link: LinkModel | None = None,
+        noise: NoiseModel | None = None,
+        skews: dict[int, tuple[Nanos, float]] | None = None,
+        config: ControllerConfig | None = None,
+    ) -> None:
+        """``models``: each file, and the copies made of it; ``skews``: worker's number -> clock's offset and drift."""
+        self.loop = loop
+        self.watcher = watcher
+        self._rng = rng
+        self._devices, self._pages, self._page_size = devices, pages, page_size
+        self._link_model = link or LinkModel()
+        self._noise = noise or NoiseModel()
+        self._skews = skews or {}
+        self._models = {model.path: model for model, _ in models}
+        self._on_response = on_response
+        specs = tuple(LoadSpec(model.path, "", copies) for model, copies in models)
+        config = config or ControllerConfig(max_pending=1_000_000)
+        self._known = {model.path: measured(model.profile, self._noise, rng) for model, _ in models}
+        known = {ProfileKey(model.digest, "sim", KIND): self._known[model.path] for model, _ in models}
+        config = replace(config, workers=workers, models=specs)
+        self.controller = ControllerWithStartupPhase(scheduler, config, known)
+        self._timer = Timer(loop, self.controller.next_wakeup, self._wake)
+        self.workers = [_Worker(f"w{i}") for i in range(workers)]
+        self._by_name = {worker.name: worker for worker in self.workers}
+        self.status: ServerStatus | None = None
+        self._busy_of_dead: Nanos = 0
+
+    # --- start-up ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Connect all workers and go through start-up.
+
+        Raises:
+            SimulationError: it does not end.
+        """
+        for number in range(len(self.workers)):
+            self.connect(number)
+        while self.controller.stage is not Stage.SERVING and self.loop.now < START_MOST:
+            moment = self.loop.next_event()
+            if moment is None:
+                break
+            self.loop.run(moment)
+        if self.controller.stage is not Stage.SERVING:
+            raise SimulationError(f"start-up does not end: stage {self.controller.stage.value}")
+
+    def connect(self, number: int) -> None:
+        """A worker process starts and dials in."""
+        worker = self.workers[number]
+        offset, drift = self._skews.get(number, (0, 0.0))
+        rngs = [Random(self._rng.getrandbits(64)) for _ in range(self._devices + 2)]
+        durations = [DurationModel(self._noise, rng) for rng in rngs[2:]]
+        worker.up = Link(self.loop, self._link_model, rngs[0], self._receive)
+        worker.process = process = SimWorker(
+            self.loop,
+            worker.name,
+            KIND,
+            self._devices,
+            self._pages,
+            self._page_size,
+            self._models,
+            durations,
+            lambda result, worker=worker: worker.up.send((worker, result)),  # type: ignore[misc]
+            self.watcher.started,
+            offset,
+            drift,
+        )
+        worker.down = Link(self.loop, self._link_model, rngs[1], process.receive)
+        worker.offset = ClockOffset()
+        worker.connected = True
+        if offset or drift:
+            self._ping(worker)
+        self.feed(WorkerConnected(worker.name))
+
+    def disconnect(self, number: int, why: str, dies: bool = True) -> None:
+        """The worker process dies, or only its connection."""
+        worker = self.workers[number]
+        if not worker.connected or worker.process is None:
+            return
+        worker.connected = False
+        worker.up.cut()
+        worker.down.cut()
+        if dies:
+            worker.process.alive = False
+            self._busy_of_dead += sum(worker.process.busy)
+        else:
+            worker.process.feed(ControllerLost())
+        self.feed(WorkerLost(worker.name, why))
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def feed(self, event: Event) -> None:
+        """Something happened to the controller."""
+        commands = self.controller.handle(self.loop.now, event)
+        for command in commands:
+            self._execute(command)
+        self._timer.arm()
+        self.watcher.moved(self.controller)
+
+    def request(self, client_id: int, request: InferRequest) -> None:
+        """A client's request has arrived at the controller."""
+        self.feed(ClientRequest(client_id, request))
+
+    def _wake(self) -> None:
+        for command in self.controller.wake(self.loop.now):
+            self._execute(command)
+        self.watcher.moved(self.controller)
+
+    def _receive(self, message: Any) -> None:
+        worker, sent = message
+        if isinstance(sent, SendResult):
+            result = shift_result(sent.result, -self._offset(worker))
+            self.watcher.ended(self.loop.now, worker.name, result)
+            self.feed(WorkerResult(worker.name, result, sent.payloads))
+        else:
+            ping_sent, seen = sent
+            worker.offset.add(ping_sent=ping_sent, received=seen, pong_sent=seen, now=self.loop.now)
+
+    def _execute(self, command: ControllerCommand) -> None:
+        if isinstance(command, Respond):
+            if isinstance(command.response, StatusResponse):
+                self.status = command.response.server
+            else:
+                self._on_response(command)
+        elif isinstance(command, SendAction):
+            worker = self._by_name[command.worker_id]
+            if worker.connected:
+                self.watcher.sent(self.loop.now, command)
+                action = shift_action(command.action, self._offset(worker))
+                payloads = command.payloads
+                if isinstance(action, Infer) and not payloads:
+                    payloads = (None,) * len(action.inputs)  # generated ones, of PROFILING
+                worker.down.send(ActionReceived(action, payloads))
+        elif isinstance(command, DropWorker):
+            self.watcher.violation(f"worker {command.worker_id} was dropped: {command.reason}")
+            number = self.workers.index(self._by_name[command.worker_id])
+            self.loop.at(self.loop.now, lambda _: self.disconnect(number, command.reason))
+        elif isinstance(command, Report):
+            self.watcher.reported(command.level, command.text)
+        elif isinstance(command, GiveUp):
+            raise SimulationError(command.reason)
+
+    # --- clocks ------------------------------------------------------------------------------------------------------
+
+    def _ping(self, worker: Any) -> None:
+        """What the live link's Ping and Pong learn: the worker's clock, halfway through a round trip."""
+        process = worker.process
+        if process is None or not worker.connected:
+            return
+        sent, delay = self.loop.now, self._link_model.delay
+
+        def at_worker(_: Any) -> None:
+            if worker.process is process and worker.connected:
+                worker.up.send((worker, (sent, process.clock())))
+
+        self.loop.at(sent + delay, at_worker)
+        self.loop.at(sent + PING_EVERY, self._ping, worker)
+
+    def _offset(self, worker: _Worker) -> Nanos:
+        offset = worker.offset.offset_ns
+        return offset if offset and abs(offset) > worker.offset.error_ns(self.loop.now) else 0
+
+    def busy(self) -> Nanos:
+        """The time that all devices together have spent executing."""
+        living = [worker.process for worker in self.workers if worker.process is not None and worker.process.alive]
+        return self._busy_of_dead + sum(time for process in living for time in process.busy)
+
+    def infer_time(self, path: str) -> Nanos:
+        """The profile's p99 of one row of a model: what an ``slo_factor`` is a multiple of."""
+        return self._known[path].infer_estimate(1)
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def ask_status(self) -> ServerStatus:
+        """What ``clockwork status`` would show now."""
+        self.feed(ClientRequest(0, StatusRequest(0)))
+        assert self.status is not None
+        return self.status

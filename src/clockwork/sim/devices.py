@@ -1,0 +1,60 @@
+"""What a simulated device takes for a task: its model's profile, noise, and whatever a fault adds."""
+
+from random import Random
+from typing import Literal
+
+from msgspec import Struct
+
+from clockwork.messages.profile import Measurement, ModelProfile
+from clockwork.units import Nanos
+
+
+class NoiseModel(Struct, frozen=True):
+    """How durations vary.
+
+    ``kind``: "none"; "normal" with a standard deviation of ``share`` of the duration (never below half of it);
+    "lognormal" with that share, a longer tail; "measured": drawn from the profile's samples.
+    """
+
+    kind: Literal["none", "normal", "lognormal", "measured"] = "none"
+    share: float = 0.0
+
+    def draw(self, rng: Random, measurement: Measurement) -> Nanos:
+        """A duration."""
+        if self.kind == "none":
+            return measurement.median if len(measurement.samples) > 1 else measurement.samples[0]
+        if self.kind == "measured":
+            return rng.choice(measurement.samples)
+        base = measurement.median if len(measurement.samples) > 1 else measurement.samples[0]
+        if self.kind == "normal":
+            return max(base // 2, round(base * rng.gauss(1.0, self.share)))
+        return round(base * rng.lognormvariate(0.0, self.share))
+
+
+class DurationModel:
+    """Durations on one device: by profile, with noise, times ``factor``, which faults change."""
+
+    __slots__ = ("_noise", "_rng", "factor")
+
+    def __init__(self, noise: NoiseModel, rng: Random) -> None:
+        """As fast as the profile says."""
+        self._noise = noise
+        self._rng = rng
+        self.factor = 1.0
+
+    def infer(self, profile: ModelProfile, rows: int) -> Nanos:
+        """Executing ``rows`` rows: what the next batch size that was measured takes."""
+        size = next((size for size in profile.infer if size >= rows), 0)
+        if not size:
+            largest = max(profile.infer)
+            return round(self._noise.draw(self._rng, profile.infer[largest]) * rows / largest * self.factor)
+        duration = self._noise.draw(self._rng, profile.infer[size])
+        return duration if self.factor == 1.0 else round(duration * self.factor)
+
+    def load(self, profile: ModelProfile) -> Nanos:
+        """LoadWeights."""
+        return round(self._noise.draw(self._rng, profile.load_weights) * self.factor)
+
+    def chance(self) -> float:
+        """A number in [0, 1) of the device's own."""
+        return self._rng.random()

@@ -1,0 +1,85 @@
+"""Faults to order: what goes wrong in a simulated cluster, and which broken promises that explains."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from clockwork.sim.cluster import Cluster
+from clockwork.sim.scenario import FaultSpec
+from clockwork.units import SECOND, Nanos, ms, seconds
+
+AFTERMATH: Final[Nanos] = 2 * SECOND
+"""A fault explains what was promised before it ended, and this long after: estimates are behind it, or ahead."""
+
+DRIFT_STEPS: Final = 20
+
+
+def skews(faults: Sequence[FaultSpec]) -> dict[int, tuple[Nanos, float]]:
+    """Worker's number -> offset and drift of its clock."""
+    return {f.worker: (ms(f.offset_ms), f.drift_ppm) for f in faults if f.kind == "clock-skew"}
+
+
+def excuses(faults: Sequence[FaultSpec], arrival: Nanos, answered: Nanos) -> bool:
+    """Whether a request of that time may have suffered from one of the faults. Moments after the load's start."""
+    for fault in faults:
+        if fault.kind == "clock-skew":
+            return True
+        begin = seconds(fault.at_s)
+        if begin <= answered and arrival <= begin + seconds(fault.for_s) + AFTERMATH:
+            return True
+    return False
+
+
+def arrange(cluster: Cluster, faults: Sequence[FaultSpec], start: Nanos) -> None:
+    """Put the faults on the loop; the load begins at ``start``."""
+    for fault in faults:
+        begin, end = start + seconds(fault.at_s), start + seconds(fault.at_s + fault.for_s)
+        if fault.kind == "slow-device":
+            cluster.loop.at(begin, _set_factor, (cluster, fault, fault.factor))
+            cluster.loop.at(end, _set_factor, (cluster, fault, 1.0))
+        elif fault.kind == "drift":
+            for step in range(1, DRIFT_STEPS + 1):
+                factor = 1 + (fault.factor - 1) * step / DRIFT_STEPS
+                cluster.loop.at(
+                    begin + (end - begin) * (step - 1) // DRIFT_STEPS, _set_factor, (cluster, fault, factor)
+                )
+            cluster.loop.at(end, _set_factor, (cluster, fault, 1.0))
+        elif fault.kind == "stalled-link":
+            cluster.loop.at(begin, _stall, (cluster, fault, end))
+        elif fault.kind == "worker-death":
+            cluster.loop.at(begin, _die, (cluster, fault))
+            cluster.loop.at(end, _return, (cluster, fault))
+        elif fault.kind == "failing":
+            cluster.loop.at(begin, _set_failing, (cluster, fault, min(1.0, fault.factor)))
+            cluster.loop.at(end, _set_failing, (cluster, fault, 0.0))
+
+
+def _set_factor(argument: Any) -> None:
+    cluster, fault, factor = argument
+    process = cluster.workers[fault.worker].process
+    if process is not None:
+        for durations in process.durations:
+            durations.factor = factor
+
+
+def _set_failing(argument: Any) -> None:
+    cluster, fault, share = argument
+    process = cluster.workers[fault.worker].process
+    if process is not None:
+        process.failing = share
+
+
+def _stall(argument: Any) -> None:
+    cluster, fault, until = argument
+    cluster.workers[fault.worker].up.stall(until)
+    cluster.workers[fault.worker].down.stall(until)
+
+
+def _die(argument: Any) -> None:
+    cluster, fault = argument
+    cluster.disconnect(fault.worker, "it died")
+
+
+def _return(argument: Any) -> None:
+    cluster, fault = argument
+    if not cluster.workers[fault.worker].connected:
+        cluster.connect(fault.worker)

@@ -1,0 +1,99 @@
+"""A scenario from what ``clockwork status --json`` prints of a live system.
+
+Rules of the file: models, their measured times, devices and the load that was seen are the live system's. Durations are
+drawn from the measurements; where a model was measured on several kinds of devices, the first kind is taken for all.
+"""
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from clockwork.errors import InvalidRequestError
+from clockwork.messages.profile import Measurement, ModelProfile
+from clockwork.messages.tensors import TensorInfo
+from clockwork.sim.devices import NoiseModel
+from clockwork.sim.models import MAX_BATCH, SimModel
+from clockwork.sim.scenario import DevicesSpec, ModelSpec, NetworkSpec, Scenario
+from clockwork.workload.spec import StreamSpec
+
+DURATION_S = 60.0
+WARMUP_S = 5.0
+PAGE = 16 << 20
+
+
+def sim_models_of(state: dict[str, Any]) -> list[tuple[SimModel, int]]:
+    """The models of a live system.
+
+    Raises:
+        InvalidRequestError: the state has none that were measured, or is not in the form of ``status --json``.
+    """
+    try:
+        made = [(_model(model), 1) for model in state["models"] if model["profiles"]]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise InvalidRequestError(f"the state is not what clockwork status --json prints: {error!r}") from None
+    if not made:
+        raise InvalidRequestError("the state has no model whose times are known: ask the server when it is serving")
+    return made
+
+
+def scenario_of(state: dict[str, Any], given: Scenario | None = None) -> Scenario:
+    """A scenario with the state's devices and models, and the workload of ``given``, or as the server has seen it.
+
+    Raises:
+        InvalidRequestError: as `sim_models_of`; or the server has seen no requests, and nothing was given.
+    """
+    models = sim_models_of(state)
+    try:
+        gpus = [gpu for worker in state["workers"] for gpu in worker["gpus"]]
+        pages = min(gpu["gpu"]["total_pages"] for gpu in gpus)
+        devices = DevicesSpec(workers=len(gpus), pages=pages)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidRequestError(f"the state has no devices that could be read: {error!r}") from None
+    specs = tuple(ModelSpec(model.path[:-5], infer_ms={"1": 1.0}, load_ms=1.0) for model, _ in models)
+    if given is not None:
+        return replace(given, models=specs, devices=devices, noise=NoiseModel("measured"))
+    streams = _streams(state)
+    scheduler = state.get("scheduler", "clockwork")
+    return Scenario(
+        models=specs,
+        workload=streams,
+        name="from-state",
+        duration_s=DURATION_S,
+        warmup_s=WARMUP_S,
+        scheduler=scheduler,
+        devices=devices,
+        network=NetworkSpec(),
+        noise=NoiseModel("measured"),
+    )
+
+
+def _streams(state: dict[str, Any]) -> tuple[StreamSpec, ...]:
+    seconds = state.get("serving_ns", 0) / 1e9
+    streams = []
+    for model in state["models"]:
+        count = sum(model.get(name, 0) for name in ("in_time", "late", "refused", "failed"))
+        if count and seconds > 0:
+            streams.append(StreamSpec("poisson", rate=count / seconds, models=(model["info"]["name"],)))
+    if not streams:
+        raise InvalidRequestError("the server has seen no requests: give a SCENARIO.toml with a workload as well")
+    return tuple(streams)
+
+
+def _model(model: dict[str, Any]) -> SimModel:
+    info, profiles = model["info"], model["profiles"]
+    profile = profiles[sorted(profiles)[0]]
+    infer = {int(size): Measurement(tuple(times["samples"])) for size, times in profile["infer"].items()}
+    made = ModelProfile(Measurement(tuple(profile["load_weights"]["samples"])), dict(sorted(infer.items())), MAX_BATCH)
+    return SimModel(
+        f"{info['name']}.onnx",
+        info["digest"],
+        made,
+        info["weights_pages"] * PAGE,
+        tuple(_tensor(tensor) for tensor in info["inputs"]),
+        tuple(_tensor(tensor) for tensor in info["outputs"]),
+        info["batchable"],
+    )
+
+
+def _tensor(tensor: dict[str, Any]) -> TensorInfo:
+    return TensorInfo(tensor["name"], tensor["datatype"], tuple(tensor["shape"]))

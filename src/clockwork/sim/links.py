@@ -1,0 +1,64 @@
+"""Links: messages arrive in order, after a delay, with jitter; lost ones are sent again, and hold up those behind.
+
+A link is one direction of a TCP connection: it loses nothing for good while it is up, it is late. A connection that
+ends loses what is under way.
+"""
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from msgspec import Struct
+
+from clockwork.sim.loop import Loop
+from clockwork.units import MILLISECOND, Nanos
+
+
+class LinkModel(Struct, frozen=True):
+    """``delay`` of each message, up to ``jitter`` more, and ``resend`` more for a share of ``loss``."""
+
+    delay: Nanos = MILLISECOND // 10
+    jitter: Nanos = 0
+    loss: float = 0.0
+    resend: Nanos = 200 * MILLISECOND
+
+
+class Link:
+    """One direction of a connection."""
+
+    __slots__ = ("_arrival", "_deliver", "_generation", "_loop", "_model", "_rng", "_stalled_until")
+
+    def __init__(self, loop: Loop, model: LinkModel, rng: Random, deliver: Callable[[Any], None]) -> None:
+        """``deliver(message)`` is called when one arrives."""
+        self._loop = loop
+        self._model = model
+        self._rng = rng
+        self._deliver = deliver
+        self._arrival: Nanos = 0  #: of the message sent last
+        self._stalled_until: Nanos = 0
+        self._generation = 0
+
+    def send(self, message: Any) -> None:
+        """On its way."""
+        model, now = self._model, self._loop.now
+        arrival = max(now, self._stalled_until) + model.delay
+        if model.jitter:
+            arrival += int(self._rng.random() * model.jitter)
+        if model.loss and self._rng.random() < model.loss:
+            arrival += model.resend
+        self._arrival = arrival = max(arrival, self._arrival)
+        self._loop.at(arrival, self._arrive, (self._generation, message))
+
+    def stall(self, until: Nanos) -> None:
+        """Nothing gets through before ``until``; what is under way already does."""
+        self._stalled_until = until
+
+    def cut(self) -> None:
+        """The connection ends: what is under way is lost. What is sent from now on belongs to a new one."""
+        self._generation += 1
+        self._arrival = 0
+
+    def _arrive(self, sent: Any) -> None:
+        generation, message = sent
+        if generation == self._generation:
+            self._deliver(message)

@@ -1,0 +1,296 @@
+"""One simulation: a scenario, a seed, and what came of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from typing import Any, Final
+
+from clockwork.controller.events import Respond
+from clockwork.messages.requests import InferRequest, InferResponse
+from clockwork.messages.tensors import TensorSpec, spec
+from clockwork.scheduling.base import Scheduler
+from clockwork.scheduling.clockwork import ClockworkScheduler
+from clockwork.scheduling.registry import make_scheduler
+from clockwork.sim.cluster import Cluster
+from clockwork.sim.faults import arrange, excuses, skews
+from clockwork.sim.loop import Loop
+from clockwork.sim.models import SimModel
+from clockwork.sim.scenario import Scenario
+from clockwork.sim.watcher import Watcher
+from clockwork.units import MILLISECOND, SECOND, Nanos, ms, seconds
+from clockwork.workload.outcomes import Outcome, Outcomes
+from clockwork.workload.request import Outgoing
+from clockwork.workload.spec import make_workload
+
+SETTLE: Final[Nanos] = 2 * SECOND
+"""After start-up, before the load: time to load what fits."""
+
+DRAIN: Final[Nanos] = 60 * SECOND
+"""After the load: time for everything to be answered and to come to rest."""
+
+CLIENT: Final = 1
+
+Record = Callable[[dict[str, Any]], None]
+
+
+class Simulation:
+    """See the module. `run` once."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        seed: int,
+        *,
+        models: list[tuple[SimModel, int]] | None = None,
+        traces: Mapping[str, Sequence[str]] | None = None,
+        check_every: int = 0,
+        record: Record | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        """``models`` in the place of the scenario's, of the same names; ``traces``: lines of those it names.
+
+        ``check_every``: events between checks of the machines' invariants; ``record`` takes requests and actions;
+        ``progress`` hears now and then which share of the time is over.
+        """
+        self.scenario = scenario
+        self.loop = Loop()
+        self.watcher = Watcher(every=check_every, record=record)
+        self._record = record
+        self._progress = progress
+        rng = Random(seed)
+        self._duration = seconds(scenario.duration_s)
+        models = models or scenario.sim_models()
+        self.workload = make_workload(
+            scenario.workload, scenario.model_names(), self._duration, workload_rng(seed), traces or {}
+        )
+        devices = scenario.devices
+        settle = max(SETTLE, _time_to_fill(models, devices.pages))
+        self.cluster = Cluster(
+            self.loop,
+            Random(rng.getrandbits(64)),
+            scheduler_of(scenario),
+            models,
+            workers=devices.workers,
+            devices=devices.per_worker,
+            pages=devices.pages,
+            watcher=self.watcher,
+            on_response=self._answered,
+            link=scenario.network.link(),
+            noise=scenario.noise,
+            skews=skews(scenario.faults),
+        )
+        self._settle = settle
+        self.outcomes = Outcomes(warmup=seconds(scenario.warmup_s), duration=self._duration, bucket=scenario.bucket())
+        self._inputs = {path_stem: _inputs(model) for model, _ in models if (path_stem := model.path[:-5])}
+        self._input_of: dict[tuple[str, int], tuple[TensorSpec, ...]] = {}
+        self._slo = ms(scenario.slo_ms)
+        self._client_delay = ms(scenario.network.client_delay_ms)
+        self._noisy = scenario.noise.kind != "none" or scenario.network.jitter_ms > 0 or scenario.network.loss > 0
+        self._waiting: dict[int, tuple[Outgoing, Nanos]] = {}
+        self._answered_ids = 0
+        self._last_id = 0
+        self._start: Nanos = 0
+        self._armed: Nanos | None = None
+        self._busy_steps: list[Nanos] = []  #: of all devices together, after each hundredth of the time
+
+    def run(self) -> "Simulation":
+        """Start-up, the load, and until everything is at rest; returns itself.
+
+        Raises:
+            SimulationError: start-up failed.
+        """
+        self.cluster.start()
+        self.loop.run(self.loop.now + self._settle)
+        self._start = self.loop.now
+        self._busy_steps = [self._busy()]
+        arrange(self.cluster, self.scenario.faults, self._start)
+        self._arm()
+        for step in range(1, 101):
+            self.loop.run(self._start + self._duration * step // 100)
+            self._busy_steps.append(self._busy())
+            if self._progress is not None:
+                self._progress(step / 100)
+        end = self.loop.now + DRAIN
+        while self._waiting and self.loop.now < end:
+            self.loop.run(self.loop.now + 10 * MILLISECOND)
+        self.loop.run(self.loop.now + SETTLE)
+        self._check()
+        return self
+
+    # --- clients -----------------------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        due = self.workload.next_send()
+        if due is not None and (self._armed is None or due < self._armed):
+            self._armed = due
+            self.loop.at(self._start + due, self._send_due, due)
+
+    def _send_due(self, armed: Any) -> None:
+        if armed != self._armed:
+            return
+        self._armed = None
+        now = self.loop.now - self._start
+        while (due := self.workload.next_send()) is not None and due <= now:
+            outgoing = self.workload.take()
+            if self._client_delay:
+                self.loop.at(self.loop.now + self._client_delay, self._arrive, outgoing)
+            else:
+                self._arrive(outgoing)
+        self._arm()
+
+    def _arrive(self, outgoing: Any) -> None:
+        self._last_id += 1
+        request_id = self._last_id
+        self._waiting[request_id] = (outgoing, self.loop.now)
+        slo = outgoing.slo if outgoing.slo is not None or outgoing.slo_factor is not None else self._slo
+        key = (outgoing.model, outgoing.batch_size)
+        inputs = self._input_of.get(key)
+        if inputs is None:
+            inputs = self._input_of[key] = self._inputs_for(*key)
+        self.cluster.request(
+            CLIENT, InferRequest(request_id, outgoing.model, inputs, slo, outgoing.slo_factor, (), True)
+        )
+
+    def _inputs_for(self, model: str, rows: int) -> tuple[TensorSpec, ...]:
+        made = self._inputs.get(model) or self._inputs[model.rpartition("-")[0]]
+        return tuple(spec(tensor.name, tensor.datatype, (rows, *tensor.shape[1:])) for tensor in made)
+
+    def _answered(self, respond: Respond) -> None:
+        response = respond.response
+        assert isinstance(response, InferResponse)
+        waiting = self._waiting.pop(response.id, None)
+        if waiting is None:
+            self.watcher.violation(f"request {response.id} was answered twice, or never asked")
+            return
+        outgoing, arrival = waiting
+        now = self.loop.now
+        slo = self._slo_of(outgoing)
+        timing = response.timing
+        outcome = Outcome(
+            outgoing.intended,
+            now + self._client_delay - self._start,
+            slo,
+            response.status,
+            timing.total,
+            response.admitted,
+            response.predicted,
+            timing.batch_size,
+            timing.cold_start,
+            response.message,
+        )
+        self.outcomes.add(outgoing.stream, outcome)
+        self._judge(response, slo, arrival)
+        if self._record is not None:
+            self._record(self._request_record(outgoing, arrival, response, slo))
+        self.loop.at(now + self._client_delay, self._back, (outgoing, response.retry_after))
+
+    def _back(self, answered: Any) -> None:
+        """The client has the answer."""
+        outgoing, retry_after = answered
+        self.workload.answered(self.loop.now - self._start, outgoing, retry_after)
+        self._arm()
+
+    def _slo_of(self, outgoing: Outgoing) -> Nanos:
+        if outgoing.slo_factor is None:
+            return outgoing.slo if outgoing.slo is not None else self._slo
+        stem = outgoing.model if outgoing.model in self._inputs else outgoing.model.rpartition("-")[0]
+        base = self.cluster.infer_time(f"{stem}.onnx")
+        by_factor = round(outgoing.slo_factor * base)
+        return by_factor if outgoing.slo is None else min(by_factor, outgoing.slo)
+
+    # --- checking ----------------------------------------------------------------------------------------------------
+
+    def _judge(self, response: InferResponse, slo: Nanos, arrival: Nanos) -> None:
+        if response.status == 0 and response.timing.total > slo:
+            self.watcher.violation(f"request {response.id} succeeded {response.timing.total - slo} ns after its SLO")
+        if response.admitted and response.status != 0 and not self._noisy and not self._excused(arrival):
+            self.watcher.violation(
+                f"request {response.id} was promised and missed, and no fault explains it: {response.message}"
+            )
+
+    def _excused(self, arrival: Nanos) -> bool:
+        return excuses(self.scenario.faults, arrival - self._start, self.loop.now - self._start)
+
+    def _check(self) -> None:
+        """At the end: nothing lost, and every picture true."""
+        for request_id in list(self._waiting)[:10]:
+            self.watcher.violation(f"request {request_id} was never answered")
+        truth = {
+            worker.name: [
+                (sum(info.weights_pages for info in device_models), tuple(sorted(info.name for info in device_models)))
+                for gpu in worker.process.core.info().gpus
+                for device_models in [[m for m in worker.process.core.info().models if m.name in set(gpu.models)]]
+            ]
+            for worker in self.cluster.workers
+            if worker.process is not None and worker.connected
+        }
+        self.watcher.check_rest(truth, self.cluster.ask_status())
+
+    # --- results -----------------------------------------------------------------------------------------------------
+
+    def _busy(self) -> Nanos:
+        return self.cluster.busy()
+
+    def utilisation(self) -> float:
+        """The share of the time that devices spent executing."""
+        steps = self.utilisation_series()
+        return sum(steps) / len(steps)
+
+    def utilisation_series(self) -> list[float]:
+        """`utilisation` in each hundredth of the time."""
+        each = self._duration * self.scenario.devices.workers * self.scenario.devices.per_worker / 100
+        steps = zip(self._busy_steps[1:], self._busy_steps, strict=False)
+        return [round((after - before) / each, 4) for after, before in steps]
+
+    def _request_record(
+        self, outgoing: Outgoing, arrival: Nanos, response: InferResponse, slo: Nanos
+    ) -> dict[str, Any]:
+        timing = response.timing
+        return {
+            "record": "request",
+            "id": response.id,
+            "stream": outgoing.stream,
+            "client": outgoing.client,
+            "model": outgoing.model,
+            "intended": self._start + outgoing.intended,
+            "arrival": arrival,
+            "slo": slo,
+            "status": response.status,
+            "message": response.message,
+            "admitted": response.admitted,
+            "predicted": response.predicted,
+            "retry_after": response.retry_after,
+            "total": timing.total,
+            "queue": timing.queue,
+            "exec": timing.exec,
+            "batch_size": timing.batch_size,
+            "cold_start": timing.cold_start,
+        }
+
+
+def workload_rng(seed: int) -> Random:
+    """The chance that the workload has of a run's seed: the same in the simulator and against a live server."""
+    return Random(f"workload {seed}")
+
+
+def scheduler_of(scenario: Scenario) -> Scheduler:
+    """The scenario's scheduler.
+
+    Raises:
+        InvalidRequestError: there is none of that name.
+    """
+    if scenario.scheduler == ClockworkScheduler.name:
+        return ClockworkScheduler(scenario.scheduler_config())
+    return make_scheduler(scenario.scheduler)
+
+
+def _inputs(model: SimModel) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(info.name, info.datatype, tuple(1 if dim < 0 else dim for dim in info.shape), 0)
+        for info in model.inputs
+    )
+
+
+def _time_to_fill(models: list[tuple[SimModel, int]], pages: int) -> Nanos:
+    """How long a device takes to load all models, or as many as fit, at most."""
+    load = max(max(model.profile.load_weights.samples) for model, _ in models)
+    return load * min(sum(copies for _, copies in models), pages) * 11 // 10

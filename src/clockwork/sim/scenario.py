@@ -1,0 +1,273 @@
+"""Scenarios: what is simulated, or played against a live server, as TOML.
+
+::
+
+    name = "overload"
+    duration_s = 20            # of load; what is under way then may still end
+    warmup_s = 2               # not counted
+    scheduler = "clockwork"
+    slo_ms = 100               # of requests whose stream says nothing
+
+    [devices]
+    workers = 1
+    per_worker = 1
+    pages = 1376               # of 16 MiB each
+
+    [[models]]
+    name = "resnet50"
+    copies = 15
+    profile = "resnet50-v100"  # or load_ms = 8.31 and infer_ms = {"1" = 2.73, "2" = 4.05}
+
+    [[workload]]               # see clockwork.workload
+    kind = "poisson"
+    rate = 900
+
+    [network]                  # delay_ms, jitter_ms, loss, client_delay_ms
+    [noise]                    # kind = "normal", share = 0.05
+    [[faults]]                 # kind = "slow-device", at_s = 5, for_s = 2, worker = 0, factor = 2.0
+    [sweep]                    # one run per value: slo_ms = [10, 25], load = [0.5, 1.0], models, devices
+    [clockwork]                # constants of the scheduler: efficiency_floor = 0.9, schedule_ahead_ms = 5
+
+Rules of the file: it reads text, not files. What is unknown, or makes no sense, is said with the place it is at.
+"""
+
+import tomllib
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from clockwork.errors import InvalidRequestError
+from clockwork.messages.profile import ModelProfile
+from clockwork.scheduling.clockwork import ClockworkConfig
+from clockwork.sim.devices import NoiseModel
+from clockwork.sim.links import LinkModel
+from clockwork.sim.models import PROFILES, RESNET50_BYTES, SimModel, constant_profile, scaled
+from clockwork.units import Bytes, Nanos, ms
+from clockwork.workload.spec import StreamSpec, with_slo_scaled
+from clockwork.workload.spec import scaled as scaled_stream
+
+WORKERS_MOST: Final = 10_000
+MODELS_MOST: Final = 100_000
+DURATION_MOST: Final = 31 * 24 * 3600.0
+
+
+class DevicesSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """The fleet."""
+
+    workers: int = 1
+    per_worker: int = 1
+    pages: int = 1376
+
+
+class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """One model file, or ``kinds`` of them whose times differ by factors from ``spread[0]`` to ``spread[1]``."""
+
+    name: str
+    copies: int = 1
+    profile: str = ""
+    load_ms: float = 0.0
+    infer_ms: dict[str, float] = {}
+    weights_bytes: Bytes = RESNET50_BYTES
+    kinds: int = 1
+    spread: tuple[float, float] = (1.0, 1.0)
+
+
+class NetworkSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """All links: of workers, and of clients. Each way, in milliseconds."""
+
+    delay_ms: float = 0.1
+    jitter_ms: float = 0.0
+    loss: float = 0.0
+    resend_ms: float = 200.0
+    client_delay_ms: float = 0.1
+
+    def link(self) -> LinkModel:
+        """A worker's link."""
+        return LinkModel(ms(self.delay_ms), ms(self.jitter_ms), self.loss, ms(self.resend_ms))
+
+
+class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """Something that goes wrong ``at_s`` seconds after the load began, for ``for_s`` seconds.
+
+    slow-device: durations times ``factor``; drift: growing to ``factor`` over the time; stalled-link: nothing gets
+    through, both ways; worker-death: dies, and returns as a new process; failing: a share of ``factor`` of Infers
+    fails; clock-skew: from the start, ``offset_ms`` ahead and gaining ``drift_ppm``.
+    """
+
+    kind: Literal["slow-device", "drift", "stalled-link", "worker-death", "failing", "clock-skew"]
+    at_s: float = 0.0
+    for_s: float = 1.0
+    worker: int = 0
+    factor: float = 2.0
+    offset_ms: float = 0.0
+    drift_ppm: float = 0.0
+
+
+class SweepSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """One run for each value, or each pair of values. ``load`` multiplies the workload's."""
+
+    slo_ms: tuple[float, ...] = ()
+    load: tuple[float, ...] = ()
+
+
+class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
+    """See the module."""
+
+    models: tuple[ModelSpec, ...]
+    workload: tuple[StreamSpec, ...]
+    name: str = "scenario"
+    duration_s: float = 20.0
+    warmup_s: float = 2.0
+    scheduler: str = "clockwork"
+    slo_ms: float = 100.0
+    bucket_s: float = 0.0
+    devices: DevicesSpec = DevicesSpec()
+    network: NetworkSpec = NetworkSpec()
+    noise: NoiseModel = NoiseModel()
+    faults: tuple[FaultSpec, ...] = ()
+    sweep: SweepSpec = SweepSpec()
+    clockwork: dict[str, float | bool] = field(default_factory=dict)
+
+    def scheduler_config(self) -> ClockworkConfig:
+        """The constants of the Clockwork scheduler, with those of the scenario in their place.
+
+        Raises:
+            InvalidRequestError: there is no such constant.
+        """
+        values: dict[str, Any] = {}
+        for name, value in self.clockwork.items():
+            target = name.removesuffix("_ms")
+            if target not in ClockworkConfig.__struct_fields__:
+                known = ", ".join(ClockworkConfig.__struct_fields__)
+                raise InvalidRequestError(f"[clockwork] has no constant {name!r}: known are {known} (durations as _ms)")
+            values[target] = ms(float(value)) if name.endswith("_ms") else value
+        return replace(ClockworkConfig(), **values)
+
+    def sim_models(self) -> list[tuple[SimModel, int]]:
+        """The model files, and the copies of each."""
+        return [made for spec in self.models for made in _sim_models(spec)]
+
+    def model_names(self) -> list[str]:
+        """All models, as the controller will name them."""
+        names = []
+        for model, copies in self.sim_models():
+            stem = model.path.removesuffix(".onnx")
+            names += [stem] if copies == 1 else [f"{stem}-{i + 1}" for i in range(copies)]
+        return names
+
+    def bucket(self) -> Nanos:
+        """The length of a step of the time series: at most a thousand of them."""
+        return round((self.bucket_s or max(1.0, self.duration_s / 1000)) * 1e9)
+
+
+def parse_scenario(text: str, where: str = "the scenario") -> Scenario:
+    """A scenario from TOML.
+
+    Raises:
+        InvalidRequestError: it is none; the message says where and why.
+    """
+    try:
+        return checked(msgspec.convert(tomllib.loads(text), Scenario, strict=False), where)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidRequestError(f"{where} is no TOML: {error}") from None
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(f"{where}: {error}") from None
+
+
+def checked(scenario: Scenario, where: str = "the scenario") -> Scenario:
+    """The scenario, if it makes sense.
+
+    Raises:
+        InvalidRequestError: it does not.
+    """
+    devices = scenario.devices
+    copies = sum(spec.copies * spec.kinds for spec in scenario.models)
+    problems = {
+        f"duration_s is {scenario.duration_s}; up to a month can be simulated": not (
+            0 < scenario.duration_s <= DURATION_MOST
+        ),
+        "warmup_s must be shorter than duration_s": not 0 <= scenario.warmup_s < scenario.duration_s,
+        f"slo_ms is {scenario.slo_ms}; it must be positive": not 0 < scenario.slo_ms < 1e9,
+        f"[devices] workers is {devices.workers}; 1 to {WORKERS_MOST} can be simulated": not (
+            1 <= devices.workers <= WORKERS_MOST
+        ),
+        f"[devices] per_worker is {devices.per_worker}; a worker has 1 to 64 devices": not 1
+        <= devices.per_worker
+        <= 64,
+        f"[devices] pages is {devices.pages}; at least 1 is needed": devices.pages < 1,
+        f"{copies} models; 1 to {MODELS_MOST} can be simulated": not 1 <= copies <= MODELS_MOST,
+        "a [[models]] has copies or kinds below 1": any(m.copies < 1 or m.kinds < 1 for m in scenario.models),
+        "there is no [[workload]]": not scenario.workload,
+        "a fault names a worker that is not there": any(
+            not 0 <= fault.worker < devices.workers for fault in scenario.faults
+        ),
+        "a fault has a negative time or factor": any(
+            fault.at_s < 0 or fault.for_s <= 0 or fault.factor < 0 for fault in scenario.faults
+        ),
+        "[network] has a negative delay, or loses everything": min(
+            scenario.network.delay_ms, scenario.network.jitter_ms, scenario.network.client_delay_ms
+        )
+        < 0
+        or not 0 <= scenario.network.loss < 1,
+        f"[noise] share is {scenario.noise.share}; 0 to 1 makes sense": not 0 <= scenario.noise.share <= 1,
+        "[sweep] has a value that is not positive": any(
+            value <= 0 for value in (*scenario.sweep.slo_ms, *scenario.sweep.load)
+        ),
+    }
+    for problem, is_one in problems.items():
+        if is_one:
+            raise InvalidRequestError(f"{where}: {problem}")
+    scenario.scheduler_config()
+    scenario.sim_models()
+    return scenario
+
+
+def variants(scenario: Scenario) -> list[tuple[float, Scenario]]:
+    """The runs of a scenario: (load, scenario without a sweep), one per combination of the sweep's values."""
+    made = []
+    for load in scenario.sweep.load or (1.0,):
+        for slo_ms in scenario.sweep.slo_ms or (scenario.slo_ms,):
+            streams = tuple(scaled_stream(stream, load) for stream in scenario.workload)
+            made.append((load, replace(scenario, slo_ms=slo_ms, workload=streams, sweep=SweepSpec())))
+    return made
+
+
+def altered(scenario: Scenario, *, workers: int | None = None, load: float = 1.0, slo: float = 1.0) -> Scenario:
+    """What if: other devices, a multiple of the load, a multiple of every SLO."""
+    streams = tuple(with_slo_scaled(scaled_stream(stream, load), slo) for stream in scenario.workload)
+    devices = scenario.devices if workers is None else replace(scenario.devices, workers=workers)
+    sweep = replace(scenario.sweep, slo_ms=tuple(value * slo for value in scenario.sweep.slo_ms))
+    return checked(replace(scenario, workload=streams, devices=devices, slo_ms=scenario.slo_ms * slo, sweep=sweep))
+
+
+def _sim_models(spec: ModelSpec) -> list[tuple[SimModel, int]]:
+    profile = _profile(spec)
+    if spec.kinds == 1:
+        return [(SimModel(f"{spec.name}.onnx", f"sim-{spec.name}", profile, spec.weights_bytes), spec.copies)]
+    low, high = spec.spread
+    made = []
+    for kind in range(spec.kinds):
+        factor = low * (high / low) ** (kind / (spec.kinds - 1))
+        name = f"{spec.name}{kind:02d}"
+        size = max(1, round(spec.weights_bytes * factor))
+        made.append((SimModel(f"{name}.onnx", f"sim-{name}", scaled(profile, factor), size), spec.copies))
+    return made
+
+
+def _profile(spec: ModelSpec) -> ModelProfile:
+    if spec.profile:
+        if spec.profile not in PROFILES:
+            raise InvalidRequestError(f"model {spec.name}: no profile {spec.profile!r}; known: {', '.join(PROFILES)}")
+        return PROFILES[spec.profile]
+    try:
+        infer = {int(size): ms(time) for size, time in spec.infer_ms.items()}
+    except ValueError:
+        raise InvalidRequestError(f"model {spec.name}: infer_ms has batch sizes for keys: {spec.infer_ms}") from None
+    if not infer or min(infer) != 1 or min(infer.values()) <= 0 or spec.load_ms <= 0:
+        raise InvalidRequestError(
+            f"model {spec.name} needs a profile by name ({', '.join(PROFILES)}), or load_ms and infer_ms "
+            "with a time for batch size 1 at least"
+        )
+    return constant_profile(ms(spec.load_ms), infer)

@@ -1,0 +1,127 @@
+"""Sees everything that happens in a simulated cluster, and says what must never happen.
+
+Checked, by the numbers of ARCHITECTURE.md: I1 every request is answered exactly once; I2 no success after its
+deadline; I3 no action starts outside its window; I6 at rest the controller's picture of each device's memory is the
+worker's; what the machines assert of themselves; and that whoever was admitted is in time, unless a fault, or a time
+beyond its estimate, explains it. Also the place where actions become records.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from clockwork.controller.startup import ControllerWithStartupPhase
+from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.commands import SendAction
+from clockwork.messages.requests import ServerStatus
+from clockwork.messages.results import ErrorResult, EvictWeightsResult, InferResult, LoadWeightsResult, Result
+from clockwork.units import FOREVER, Nanos
+from clockwork.worker.events import StartTask
+
+VIOLATIONS_MOST: Final = 100
+"""More are only counted."""
+
+REPORTS_MOST: Final = 100
+
+
+class Watcher:
+    """See the module."""
+
+    def __init__(self, *, every: int = 0, record: Callable[[dict[str, Any]], None] | None = None) -> None:
+        """``every``: check the machines' invariants after that many events, 0: never. ``record`` takes actions."""
+        self.violations: list[str] = []
+        self.reports: list[str] = []
+        self.violation_count = 0
+        self.actions: dict[str, int] = {}
+        self._every = every
+        self._left = every
+        self._record = record
+        self._sent: dict[int, tuple[Nanos, SendAction]] = {}
+
+    def violation(self, text: str) -> None:
+        """Something happened that must not."""
+        self.violation_count += 1
+        if len(self.violations) < VIOLATIONS_MOST:
+            self.violations.append(text)
+
+    def reported(self, level: str, text: str) -> None:
+        """The controller tells its operator something: an error is a violation."""
+        if level == "ERROR":
+            self.violation(f"the controller reports: {text}")
+        elif level == "WARNING" and len(self.reports) < REPORTS_MOST:
+            self.reports.append(text)
+
+    def moved(self, controller: ControllerWithStartupPhase) -> None:
+        """The controller has handled an event."""
+        if self._every:
+            self._left -= 1
+            if self._left <= 0:
+                self._left = self._every
+                try:
+                    controller.check_invariants()
+                except AssertionError as error:
+                    self.violation(f"the controller's invariants do not hold: {error!r}")
+
+    def started(self, worker: str, task: StartTask, local: Nanos) -> None:
+        """A worker has started an action, by its own clock."""
+        action = task.action
+        if isinstance(action, Infer | LoadWeights | EvictWeights) and not action.earliest <= local <= action.latest:
+            self.violation(
+                f"{worker} started {type(action).__name__} {action.id} at {local}, outside its window "
+                f"[{action.earliest}, {action.latest}]"
+            )
+
+    def sent(self, now: Nanos, send: SendAction) -> None:
+        """The controller has sent an action."""
+        name = type(send.action).__name__
+        self.actions[name] = self.actions.get(name, 0) + 1
+        if self._record is not None and isinstance(send.action, Infer | LoadWeights | EvictWeights):
+            self._sent[send.action.id] = (now, send)
+
+    def ended(self, now: Nanos, worker: str, result: Result) -> None:
+        """A result has arrived, in the controller's time."""
+        known = self._sent.pop(result.id, None)
+        if known is not None and self._record is not None:
+            self._record(_action_record(now, *known, result))
+
+    def check_rest(self, truth: dict[str, list[tuple[int, tuple[str, ...]]]], status: ServerStatus) -> None:
+        """Nothing is under way any more: ``truth`` has each worker's devices' used pages and models, sorted."""
+        for worker in status.workers:
+            for gpu, (used, models) in zip(worker.gpus, truth.get(worker.id, []), strict=False):
+                if gpu.used_pages != used or tuple(sorted(gpu.gpu.models)) != models:
+                    self.violation(
+                        f"at rest, {worker.id}/gpu{gpu.gpu.id} holds {models} in {used} pages; the controller thinks "
+                        f"{gpu.gpu.models} in {gpu.used_pages}"
+                    )
+                if gpu.outstanding:
+                    self.violation(f"at rest, {gpu.outstanding} actions are outstanding at {worker.id}")
+        if status.outstanding:
+            self.violation(f"at rest, {status.outstanding} requests are pending")
+
+
+def _action_record(now: Nanos, sent: Nanos, send: SendAction, result: Result) -> dict[str, Any]:
+    action = send.action
+    assert isinstance(action, Infer | LoadWeights | EvictWeights)
+    record: dict[str, Any] = {
+        "record": "action",
+        "id": action.id,
+        "type": type(action).__name__,
+        "worker": send.worker_id,
+        "gpu": action.gpu,
+        "model": action.model,
+        "sent": sent,
+        "earliest": action.earliest,
+        "latest": action.latest if action.latest < FOREVER else None,
+        "ended": now,
+        "status": 0,
+    }
+    if isinstance(action, Infer):
+        record["batch_size"] = action.batch_size
+        record["requests"] = [share.request_id for share in action.inputs]
+    if isinstance(action, Infer | LoadWeights):
+        record["expected"] = action.expected_duration
+    match result:
+        case InferResult(exec=timing) | LoadWeightsResult(timing=timing) | EvictWeightsResult(timing=timing):
+            record |= {"begin": timing.begin, "end": timing.end, "duration": timing.duration}
+        case ErrorResult():
+            record |= {"status": result.status, "message": result.message}
+    return record

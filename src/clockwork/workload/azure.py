@@ -1,0 +1,197 @@
+"""Traces of Azure Functions, in the format of the 2019 data set, and made-up ones of the same shape.
+
+The data set (Shahrad et al., *Serverless in the Wild*, ATC 2020) has a CSV per day: HashOwner, HashApp, HashFunction,
+Trigger, and the invocations in each of the day's 1440 minutes. As in OSDI'20 (artifact of section 6.5), functions are
+sorted by their invocations in the day, function i goes to model ``i * models // functions``, and each minute's count
+is replayed as a Poisson process at that rate.
+
+`synthetic_trace` makes lines in that format for machines without the data set. Its shape follows what was published:
+a few functions make up most invocations, the whole goes up and down with the day, some functions come in bursts and
+some are timers. It is synthetic, and has to be called so wherever a result is reported.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from math import cos, pi
+from random import Random
+from typing import Final
+
+from clockwork.errors import InvalidRequestError
+from clockwork.units import SECOND, Nanos
+from clockwork.workload.request import Outgoing
+from clockwork.workload.streams import MINUTE, Slo
+
+COLUMNS_BEFORE: Final = 4
+FUNCTIONS_MOST: Final = 200_000
+
+
+def parse_trace(lines: Sequence[str]) -> list[list[int]]:
+    """Counts per minute of each function, the busiest function first.
+
+    Raises:
+        InvalidRequestError: a line is not in the format.
+    """
+    if not lines or not lines[0].startswith("HashOwner,HashApp,HashFunction,Trigger,1"):
+        found = lines[0][:60] if lines else "nothing"
+        raise InvalidRequestError(
+            f"a trace of Azure Functions begins with HashOwner,HashApp,HashFunction,Trigger,1,...; found {found!r}"
+        )
+    minutes = lines[0].count(",") + 1 - COLUMNS_BEFORE
+    functions: list[list[int]] = []
+    for number, line in enumerate(lines[1:], 2):
+        if not line.strip():
+            continue
+        cells = line.rstrip("\n").split(",")
+        try:
+            counts = [int(cell) for cell in cells[COLUMNS_BEFORE:]]
+        except ValueError as error:
+            raise InvalidRequestError(f"line {number} of the trace: {error}") from None
+        if len(counts) != minutes or min(counts) < 0:
+            raise InvalidRequestError(
+                f"line {number} of the trace has {len(counts)} counts of {minutes}, or negative ones"
+            )
+        if len(functions) >= FUNCTIONS_MOST:
+            raise InvalidRequestError(f"the trace has more than {FUNCTIONS_MOST} functions")
+        functions.append(counts)
+    if not functions:
+        raise InvalidRequestError("the trace has no functions")
+    functions.sort(key=sum, reverse=True)
+    return functions
+
+
+def per_model(functions: list[list[int]], models: int) -> list[list[int]]:
+    """Counts per minute of each model: function i belongs to model ``i * models // functions``."""
+    minutes = len(functions[0])
+    made = [[0] * minutes for _ in range(models)]
+    for i, counts in enumerate(functions):
+        row = made[i * models // len(functions)]
+        for minute, count in enumerate(counts):
+            if count:
+                row[minute] += count
+    return made
+
+
+def synthetic_trace(functions: int, total_rate: float, minutes: int, rng: Random) -> Iterator[str]:
+    """Lines of a synthetic trace whose functions together make about ``total_rate`` invocations a second."""
+    yield "HashOwner,HashApp,HashFunction,Trigger," + ",".join(str(i + 1) for i in range(minutes))
+    weights = [rng.lognormvariate(0.0, 2.2) for _ in range(functions)]
+    scale = total_rate * 60 / sum(weights)
+    for number, weight in enumerate(weights):
+        kind = rng.random()
+        mean = weight * scale
+        counts = _timer(mean, minutes, rng) if kind < 0.3 else _bursty(mean, minutes, rng) if kind < 0.5 else None
+        if counts is None:
+            counts = [_count(mean * _daytime(minute), rng) for minute in range(minutes)]
+        trigger = "timer" if kind < 0.3 else "queue" if kind < 0.5 else "http"
+        yield f"o{number},a{number},f{number},{trigger}," + ",".join(map(str, counts))
+
+
+def _daytime(minute: int) -> float:
+    """How busy that minute of the day is, on average 1."""
+    return 1.0 - 0.3 * cos(2 * pi * minute / 1440)
+
+
+def _timer(mean: float, minutes: int, rng: Random) -> list[int]:
+    """Every so many minutes as many as the mean asks for; from a minute of its own on."""
+    period = rng.choice((1, 1, 5, 10, 15, 30, 60))
+    first = rng.randrange(period)
+    at_once = mean * period
+    return [_count(at_once, rng) if minute % period == first else 0 for minute in range(minutes)]
+
+
+def _bursty(mean: float, minutes: int, rng: Random) -> list[int]:
+    """On for some minutes at several times the mean, off for longer."""
+    duty, counts, on, left = 0.25, [], rng.random() < 0.25, rng.randint(1, 20)
+    for minute in range(minutes):
+        if left <= 0:
+            on = not on
+            left = 1 + int(rng.expovariate(1 / (5 if on else 15)))
+        left -= 1
+        counts.append(_count(mean / duty * _daytime(minute), rng) if on else 0)
+    return counts
+
+
+def _count(mean: float, rng: Random) -> int:
+    """A whole number with that mean: Poisson where it is small, normal where it is large."""
+    if mean > 50:
+        return max(0, round(rng.gauss(mean, mean**0.5)))
+    count, at = 0, rng.expovariate(1.0)
+    while at < mean:
+        count += 1
+        at += rng.expovariate(1.0)
+    return count
+
+
+class TraceStream:
+    """Replays counts per minute: within each minute, a Poisson process at that minute's rate over all models."""
+
+    __slots__ = (
+        "_batch_size",
+        "_end",
+        "_models",
+        "_next",
+        "_number",
+        "_rates",
+        "_rng",
+        "_slo",
+        "_start",
+        "_stop",
+        "_sums",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        models: list[str],
+        counts: list[list[int]],
+        load_factor: float,
+        first_minute: int,
+        slo: Slo,
+        start: Nanos,
+        stop: Nanos,
+        batch_size: int,
+        rng: Random,
+    ) -> None:
+        """``counts`` of each model; the trace is played from ``first_minute`` on, and ends with its last minute."""
+        self._number, self._models, self._slo, self._rng = number, models, slo, rng
+        self._start, self._batch_size = start, batch_size
+        minutes = len(counts[0]) - first_minute
+        self._stop = min(stop, start + minutes * MINUTE)
+        self._rates = [[row[first_minute + minute] * load_factor / 60 for row in counts] for minute in range(minutes)]
+        self._sums: list[float] = []
+        self._end: Nanos = 0  #: of the minute that `_sums` is for
+        self._next: Nanos | None = None
+        self._advance(0)
+
+    def _advance(self, now: Nanos) -> None:
+        while self._start + now < self._stop:
+            if now >= self._end:
+                minute = now // MINUTE
+                self._sums = list(accumulate(self._rates[minute]))
+                self._rates[minute] = []
+                self._end = (minute + 1) * MINUTE
+            total = self._sums[-1]
+            at = now + int(self._rng.expovariate(total / SECOND)) + 1 if total > 0 else self._end
+            if at < self._end:
+                self._next = at if self._start + at < self._stop and self._slo(at) is not None else None
+                return
+            now = self._end
+        self._next = None
+
+    def next_send(self) -> Nanos | None:
+        """See `Stream`."""
+        return None if self._next is None else self._start + self._next
+
+    def take(self) -> Outgoing:
+        """See `Stream`."""
+        at = self._next
+        assert at is not None
+        model = self._models[bisect_left(self._sums, self._rng.random() * self._sums[-1])]
+        slo = self._slo(at)
+        assert slo is not None
+        self._advance(at)
+        return Outgoing(self._number, 0, model, self._start + at, slo[0], slo[1], self._batch_size)
+
+    def answered(self, now: Nanos, request: Outgoing, retry_after: Nanos | None) -> None:
+        """A trace does not care."""

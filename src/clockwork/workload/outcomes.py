@@ -1,0 +1,184 @@
+"""What became of requests, counted: the same for a simulation and for a live load test.
+
+Definitions (those of the OSDI'20 artifact): *goodput* counts requests answered with success within their SLO, by the
+controller's time from arrival to answer; *latency* as clients see it runs from the intended send time to the answer
+(no coordinated omission); a *cold start* is a request at whose arrival no device had the weights. Ours: a request was
+*refused* if it was told before its deadline that it would not be in time, and *admitted_missed* if it had been promised
+an answer and was not answered in time. *verdict* is the time from a refused request's arrival to its refusal.
+
+Memory is flat: histograms have buckets of one per cent.
+"""
+
+from math import exp, log
+from typing import Any, Final
+
+from msgspec import Struct
+
+from clockwork.units import MICROSECOND, SECOND, Nanos
+
+_STEP: Final = log(1.01)
+REASONS_MOST: Final = 20
+"""Different explanations of broken promises that are kept; more are counted together."""
+
+
+class Histogram:
+    """Counts durations in buckets of one per cent."""
+
+    __slots__ = ("_buckets", "count", "most")
+
+    def __init__(self) -> None:
+        """Empty."""
+        self._buckets: dict[int, int] = {}
+        self.count = 0
+        self.most: Nanos = 0
+
+    def add(self, value: Nanos) -> None:
+        """One more."""
+        bucket = int(log(value / MICROSECOND) / _STEP) if value > MICROSECOND else 0
+        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
+        self.count += 1
+        if value > self.most:
+            self.most = value
+
+    def percentile(self, percent: float) -> Nanos | None:
+        """The upper end of the bucket that the percentile is in; None if there is nothing."""
+        rank = self.count * percent / 100
+        seen = 0
+        for bucket in sorted(self._buckets):
+            seen += self._buckets[bucket]
+            if seen >= rank:
+                return min(self.most, round(exp((bucket + 1) * _STEP) * MICROSECOND))
+        return None
+
+    def steps(self) -> list[tuple[float, float]]:
+        """The distribution: (milliseconds, share of all that took no longer)."""
+        seen, made = 0, []
+        for bucket in sorted(self._buckets):
+            seen += self._buckets[bucket]
+            made.append((exp((bucket + 1) * _STEP) / 1000, seen / self.count))
+        return made
+
+
+class Outcome(Struct, frozen=True):
+    """How one request ended. Moments are nanoseconds after the workload's start.
+
+    ``total``: from arrival at the controller to its answer; ``predicted`` after arrival.
+    """
+
+    intended: Nanos
+    answered: Nanos
+    slo: Nanos
+    status: int
+    total: Nanos
+    admitted: bool = False
+    predicted: Nanos | None = None
+    batch_size: int = 0
+    cold_start: bool = False
+    message: str = ""
+
+
+class Counts:
+    """Counters and histograms of some requests."""
+
+    def __init__(self) -> None:
+        """All zero."""
+        self.sent = self.in_time = self.late = self.refused = self.admitted_missed = self.failed = 0
+        self.cold_starts = 0
+        self.batch_rows = 0
+        self.latency = Histogram()  #: of those in time, from the intended send time
+        self.verdict = Histogram()  #: of those refused
+        self.reasons: dict[str, int] = {}  #: of broken promises
+
+    def add(self, outcome: Outcome) -> None:
+        """One more."""
+        self.sent += 1
+        if outcome.cold_start:
+            self.cold_starts += 1
+        if outcome.status == 0 and outcome.total <= outcome.slo:
+            self.in_time += 1
+            self.batch_rows += outcome.batch_size
+            self.latency.add(outcome.answered - outcome.intended)
+        elif outcome.admitted:
+            self.admitted_missed += 1
+            reason = _without_numbers(outcome.message)
+            if reason in self.reasons or len(self.reasons) < REASONS_MOST:
+                self.reasons[reason] = self.reasons.get(reason, 0) + 1
+        elif outcome.status in (7, 8):
+            self.refused += 1
+            self.verdict.add(outcome.total)
+        elif outcome.status in (0, 4):
+            self.late += 1
+        else:
+            self.failed += 1
+
+    def summary(self, seconds: float) -> dict[str, Any]:
+        """For a table and a JSON; ``seconds`` is how long the requests were sent for."""
+        made: dict[str, Any] = {
+            "offered_rps": round(self.sent / seconds, 3),
+            "goodput_rps": round(self.in_time / seconds, 3),
+            "in_time_share": round(self.in_time / self.sent, 7) if self.sent else None,
+            "sent": self.sent,
+            "in_time": self.in_time,
+            "admitted_missed": self.admitted_missed,
+            "refused": self.refused,
+            "late": self.late,
+            "failed": self.failed,
+            "cold_starts": self.cold_starts,
+            "batch_size_mean": round(self.batch_rows / self.in_time, 2) if self.in_time else None,
+        }
+        for percent in (50, 99, 99.9):
+            made[f"latency_ms_p{percent:g}"] = _ms(self.latency.percentile(percent))
+        made["verdict_ms_p99"] = _ms(self.verdict.percentile(99))
+        return made
+
+
+class Outcomes:
+    """What became of a workload's requests: in all, by stream, by SLO, and over time."""
+
+    def __init__(self, *, warmup: Nanos, duration: Nanos, bucket: Nanos) -> None:
+        """Requests intended before ``warmup`` are not counted but in the time series, of steps of ``bucket``."""
+        self._warmup, self._duration, self._bucket = warmup, duration, bucket
+        self.total = Counts()
+        self.by_stream: dict[int, Counts] = {}
+        self.by_slo: dict[Nanos, Counts] = {}
+        steps = max(1, -(-duration // bucket))
+        self.series: dict[str, list[int]] = {
+            name: [0] * steps for name in ("sent", "in_time", "refused", "missed", "cold_starts")
+        }
+
+    @property
+    def seconds(self) -> float:
+        """The time that counts."""
+        return (self._duration - self._warmup) / SECOND
+
+    def add(self, stream: int, outcome: Outcome) -> None:
+        """A request has been answered."""
+        good = outcome.status == 0 and outcome.total <= outcome.slo
+        step = min(outcome.intended // self._bucket, len(self.series["sent"]) - 1)
+        self.series["sent"][step] += 1
+        kind = "in_time" if good else "refused" if outcome.status in (7, 8) and not outcome.admitted else "missed"
+        self.series[kind][step] += 1
+        if outcome.cold_start:
+            self.series["cold_starts"][step] += 1
+        if outcome.intended < self._warmup:
+            return
+        self.total.add(outcome)
+        _of(self.by_stream, stream).add(outcome)
+        if outcome.slo in self.by_slo or len(self.by_slo) < 1000:
+            _of(self.by_slo, outcome.slo).add(outcome)
+
+
+def _of(table: dict[int, Counts], key: int) -> Counts:
+    counts = table.get(key)
+    if counts is None:
+        counts = table[key] = Counts()
+    return counts
+
+
+def _ms(value: Nanos | None) -> float | None:
+    return None if value is None else round(value / 1e6, 3)
+
+
+def _without_numbers(message: str) -> str:
+    """One reason, whatever its figures were."""
+    return "".join("#" if letter.isdigit() else letter for letter in message)[:200]

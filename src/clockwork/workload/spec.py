@@ -1,0 +1,233 @@
+"""How a workload is written down: one table of a scenario for each stream.
+
+::
+
+    [[workload]]
+    kind = "poisson"            # fixed, gamma, on-off, ramp, closed, azure, activate
+    rate = 900                  # requests a second, of all its models together
+    models = ["resnet50-*"]     # globs, "first:12", "slice:12:48"; all if absent
+    mix = "zipf"                # or uniform
+
+A closed loop has ``concurrency`` clients of each model, that think for ``think_ms`` and begin spread over
+``stagger_ms``. ``slo_ladder = {start_ms = 2.9, factor = 1.5, step_s = 30, max_ms = 290}`` (or ``start_factor`` and
+``max_factor``) raises the SLO step by step, and ends the stream after its last.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from random import Random
+from typing import Final, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from clockwork.errors import InvalidRequestError
+from clockwork.units import Nanos, ms, seconds
+from clockwork.workload import arrivals
+from clockwork.workload.azure import TraceStream, parse_trace, per_model, synthetic_trace
+from clockwork.workload.mix import Mix, chosen, uniform, zipf
+from clockwork.workload.streams import (
+    ClosedLoop,
+    GrowingLoop,
+    GrowingMix,
+    OpenLoop,
+    Slo,
+    Stream,
+    constant,
+    ladder,
+)
+from clockwork.workload.workload import Workload
+
+CLIENTS_MOST: Final = 1_000_000
+RATE_MOST: Final = 1e7
+FUNCTIONS_PER_MODEL: Final = 5
+"""Of a synthetic trace: the paper's private trace had 4 to 5 functions for each of its models."""
+
+
+class LadderSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """SLOs that are multiplied step by step: from and to a time, or a multiple of the batch-1 time."""
+
+    step_s: float
+    factor: float = 1.5
+    start_ms: float = 0.0
+    max_ms: float = 0.0
+    start_factor: float = 0.0
+    max_factor: float = 0.0
+
+    def slo(self) -> Slo:
+        """The SLO over time."""
+        if self.start_factor:
+            return ladder(self.start_factor, self.factor, seconds(self.step_s), self.max_factor, relative=True)
+        return ladder(ms(self.start_ms), self.factor, seconds(self.step_s), ms(self.max_ms), relative=False)
+
+
+class StreamSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """One stream; see the module."""
+
+    kind: Literal["poisson", "fixed", "gamma", "on-off", "ramp", "closed", "azure", "activate"]
+    rate: float = 0.0
+    rate_end: float = 0.0
+    rate_factor: float = 0.0
+    step_s: float = 1.0
+    cv: float = 1.0
+    on_s: float = 1.0
+    off_s: float = 1.0
+    concurrency: int = 1
+    think_ms: float = 0.0
+    stagger_ms: float = 0.0
+    models: tuple[str, ...] = ()
+    mix: Literal["uniform", "zipf"] = "uniform"
+    zipf_s: float = 1.1
+    slo_ms: float | None = None
+    slo_factor: float | None = None
+    slo_ladder: LadderSpec | None = None
+    start_s: float = 0.0
+    stop_s: float | None = None
+    batch_size: int = 1
+    scale: float = 1.0
+    active: int = 1
+    trace: str = ""
+    load_factor: float = 1.0
+    minutes: int = 1440
+    start_minute: int = 0
+    functions: int = 0
+
+
+def scaled(spec: StreamSpec, factor: float) -> StreamSpec:
+    """The stream with ``factor`` times the load; of a closed loop, the clients."""
+    if spec.kind == "closed":
+        return replace(spec, concurrency=max(1, ceil(spec.concurrency * factor - 1e-9)))
+    return replace(spec, scale=spec.scale * factor)
+
+
+def with_slo_scaled(spec: StreamSpec, factor: float) -> StreamSpec:
+    """The stream with ``factor`` times its SLO, if it has one of its own."""
+    stairs = spec.slo_ladder
+    if stairs is not None:
+        stairs = replace(
+            stairs,
+            start_ms=stairs.start_ms * factor,
+            max_ms=stairs.max_ms * factor,
+            start_factor=stairs.start_factor * factor,
+            max_factor=stairs.max_factor * factor,
+        )
+    slo_ms = None if spec.slo_ms is None else spec.slo_ms * factor
+    slo_factor = None if spec.slo_factor is None else spec.slo_factor * factor
+    return replace(spec, slo_ms=slo_ms, slo_factor=slo_factor, slo_ladder=stairs)
+
+
+def make_workload(
+    specs: Sequence[StreamSpec],
+    models: Sequence[str],
+    duration: Nanos,
+    rng: Random,
+    traces: Mapping[str, Sequence[str]] | None = None,
+) -> Workload:
+    """The streams of a scenario over ``models``, until ``duration``; ``traces``: the lines of those that are named.
+
+    Raises:
+        InvalidRequestError: a stream makes no sense.
+    """
+    streams: list[Stream] = []
+    for number, spec in enumerate(specs):
+        try:
+            streams.append(_stream(number, spec, models, duration, Random(rng.getrandbits(64)), traces or {}))
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"[[workload]] {number + 1} ({spec.kind}): {error}") from None
+    return Workload(streams)
+
+
+def _stream(
+    number: int,
+    spec: StreamSpec,
+    models: Sequence[str],
+    duration: Nanos,
+    rng: Random,
+    traces: Mapping[str, Sequence[str]],
+) -> Stream:
+    _check(spec)
+    names = chosen(spec.models, models)
+    start = seconds(spec.start_s)
+    stop = duration if spec.stop_s is None else min(duration, seconds(spec.stop_s))
+    slo = _slo(spec)
+    rate = spec.rate * spec.scale
+    if spec.kind == "closed":
+        if spec.concurrency * len(names) > CLIENTS_MOST:
+            raise InvalidRequestError(f"{spec.concurrency * len(names)} clients; at most {CLIENTS_MOST} are simulated")
+        think, stagger = ms(spec.think_ms), ms(spec.stagger_ms)
+        return ClosedLoop(number, names, spec.concurrency, think, stagger, slo, start, stop, spec.batch_size, rng)
+    if spec.kind == "azure":
+        counts = per_model(_functions(spec, len(names), rng, traces), len(names))
+        if spec.start_minute >= len(counts[0]):
+            raise InvalidRequestError(f"start_minute is {spec.start_minute}; the trace has {len(counts[0])} minutes")
+        factor = spec.load_factor * spec.scale
+        return TraceStream(number, names, counts, factor, spec.start_minute, slo, start, stop, spec.batch_size, rng)
+    process = _process(spec, rate, max(1, stop - start), rng)
+    if spec.kind == "activate":
+        growing = GrowingMix(names, spec.active, seconds(spec.step_s), rng)
+        return GrowingLoop(number, process, growing, slo, start, stop, spec.batch_size)
+    mix: Mix = uniform(names, rng) if spec.mix == "uniform" else zipf(names, spec.zipf_s, rng)
+    return OpenLoop(number, process, mix, slo, start, stop, spec.batch_size)
+
+
+def _process(spec: StreamSpec, rate: float, length: Nanos, rng: Random) -> arrivals.Process:
+    match spec.kind:
+        case "fixed":
+            return arrivals.fixed(rate)
+        case "gamma":
+            return arrivals.gamma(rate, spec.cv, rng)
+        case "on-off":
+            return arrivals.on_off(rate, seconds(spec.on_s), seconds(spec.off_s), rng)
+        case "ramp" if spec.rate_factor:
+            return arrivals.steps(rate, spec.rate_factor, seconds(spec.step_s), rng)
+        case "ramp":
+            return arrivals.ramp(rate, spec.rate_end * spec.scale, length, rng)
+    return arrivals.poisson(rate, rng)
+
+
+def _slo(spec: StreamSpec) -> Slo:
+    if spec.slo_ladder is not None:
+        return spec.slo_ladder.slo()
+    return constant(None if spec.slo_ms is None else ms(spec.slo_ms), spec.slo_factor)
+
+
+def _functions(spec: StreamSpec, models: int, rng: Random, traces: Mapping[str, Sequence[str]]) -> list[list[int]]:
+    if spec.trace:
+        if spec.trace not in traces:
+            raise InvalidRequestError(f"there is no trace {spec.trace!r}")
+        return parse_trace(traces[spec.trace])
+    functions = spec.functions or FUNCTIONS_PER_MODEL * models
+    return parse_trace(list(synthetic_trace(functions, spec.rate, spec.start_minute + spec.minutes, rng)))
+
+
+def _check(spec: StreamSpec) -> None:
+    needs_rate = spec.kind != "closed" and not (spec.kind == "azure" and spec.trace)
+    stairs = spec.slo_ladder
+    problems = {
+        f"rate is {spec.rate} a second; more than 0 and at most {RATE_MOST:.0f} makes sense": needs_rate
+        and not 0 < spec.rate * spec.scale <= RATE_MOST,
+        "rate_end, rate_factor and load_factor cannot be negative": min(
+            spec.rate_end, spec.rate_factor, spec.load_factor
+        )
+        < 0,
+        f"cv is {spec.cv}; it must be positive": spec.cv <= 0,
+        "on_s, step_s must be positive, off_s not negative": min(spec.on_s, spec.step_s) <= 0 or spec.off_s < 0,
+        f"concurrency is {spec.concurrency}; at least 1 is needed": spec.concurrency < 1,
+        "think_ms, stagger_ms and start_s cannot be negative": min(spec.think_ms, spec.stagger_ms, spec.start_s) < 0,
+        f"slo_ms is {spec.slo_ms}; it must be positive": spec.slo_ms is not None and not 0 < spec.slo_ms < 1e9,
+        f"slo_factor is {spec.slo_factor}; it must be positive": spec.slo_factor is not None and spec.slo_factor <= 0,
+        f"batch_size is {spec.batch_size}; at least 1 is needed": spec.batch_size < 1,
+        f"active is {spec.active}; at least 1 is needed": spec.active < 1,
+        "minutes must be 1 to 44640, start_minute not negative": not 1 <= spec.minutes <= 44_640
+        or spec.start_minute < 0,
+        "slo_ladder needs step_s, factor above 1, and start_ms with max_ms or start_factor with max_factor": stairs
+        is not None
+        and (
+            stairs.step_s <= 0
+            or stairs.factor <= 1
+            or not (0 < stairs.start_ms <= stairs.max_ms or 0 < stairs.start_factor <= stairs.max_factor)
+        ),
+    }
+    for problem, is_one in problems.items():
+        if is_one:
+            raise InvalidRequestError(problem)

@@ -1,0 +1,50 @@
+"""Many streams as one: their requests in order of time."""
+
+from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
+
+from clockwork.units import Nanos
+from clockwork.workload.request import Outgoing
+from clockwork.workload.streams import Stream
+
+
+class Workload:
+    """A `Stream` of streams."""
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        """Ties go to the stream that comes first."""
+        self._streams = list(streams)
+        self._heap = [(at, i) for i, stream in enumerate(self._streams) if (at := stream.next_send()) is not None]
+        heapify(self._heap)
+
+    def next_send(self) -> Nanos | None:
+        """When the next request is due; None: only an answer can move it, if anything."""
+        heap = self._heap
+        while heap:
+            at, number = heap[0]
+            if self._streams[number].next_send() == at:
+                return at
+            heappop(heap)
+        return None
+
+    def take(self) -> Outgoing:
+        """The request that is due at `next_send`."""
+        at = self.next_send()
+        assert at is not None, "nothing is due"
+        _, number = heappop(self._heap)
+        outgoing = self._streams[number].take()
+        self._push(number)
+        return outgoing
+
+    def answered(self, now: Nanos, request: Outgoing, retry_after: Nanos | None) -> None:
+        """A request was answered at ``now``; ``retry_after`` if it was refused and told when to come back."""
+        stream = self._streams[request.stream]
+        before = stream.next_send()
+        stream.answered(now, request, retry_after)
+        if stream.next_send() != before:
+            self._push(request.stream)
+
+    def _push(self, number: int) -> None:
+        at = self._streams[number].next_send()
+        if at is not None:
+            heappush(self._heap, (at, number))
