@@ -96,7 +96,7 @@ def test_status(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("clockwork 0.")
-    assert ": serving, scheduler simple, 0 requests outstanding\n" in shown
+    assert ": serving, scheduler clockwork, 0 requests outstanding\n" in shown
     device = next(line for line in shown.splitlines() if line.split()[:1] == ["local"])
     assert device.split()[-1] == "ready"
     assert {"Devices", "Models", "Requests"} <= {line.strip() for line in shown.splitlines()}

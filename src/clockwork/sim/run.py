@@ -41,12 +41,15 @@ class Simulation:
         seed: int,
         *,
         models: list[tuple[SimModel, int]] | None = None,
+        scheduler: Scheduler | None = None,
         traces: Mapping[str, Sequence[str]] | None = None,
         check_every: int = 0,
         record: Record | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        """``models`` in the place of the scenario's, of the same names; ``traces``: lines of those it names.
+        """``models`` (of the same names) and ``scheduler`` take the place of the scenario's.
+
+        ``traces``: the lines of those that the scenario names.
 
         ``check_every``: events between checks of the machines' invariants; ``record`` takes requests and actions;
         ``progress`` hears now and then which share of the time is over.
@@ -67,7 +70,7 @@ class Simulation:
         self.cluster = Cluster(
             self.loop,
             Random(rng.getrandbits(64)),
-            scheduler_of(scenario),
+            scheduler or scheduler_of(scenario),
             models,
             workers=devices.workers,
             devices=devices.per_worker,

@@ -1,0 +1,132 @@
+"""The conformance suite of schedulers.
+
+::
+
+    from clockwork.testing import check_scheduler
+    check_scheduler(MyScheduler)
+
+The scheduler runs inside the production controller, with production workers, in virtual time. What is held against it
+is what `clockwork.scheduling.base` asks of it and what ARCHITECTURE.md numbers: it raises nothing and makes no action
+that cannot be (I7, I8), every request is answered exactly once (I1), no success is late (I2), at rest the picture of
+every device's memory is true (I6); it is deterministic, does not ask to be woken in the past for ever, and serves a
+request that nothing is in the way of.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from clockwork.scheduling.base import Scheduler
+from clockwork.sim.run import Simulation
+from clockwork.sim.scenario import DevicesSpec, FaultSpec, ModelSpec, NetworkSpec, Scenario
+from clockwork.workload.spec import StreamSpec
+
+CHECK_EVERY: Final = 7
+"""Events between checks of the machines' invariants."""
+
+EVENTS_PER_REQUEST_MOST: Final = 2000
+"""A scheduler that needs more wakes itself for nothing."""
+
+_FAST: Final = {"1": 1.0, "2": 1.5, "4": 2.5, "8": 4.5}
+_ONE: Final = ModelSpec("one", 1, "", 3.0, _FAST, weights_bytes=1 << 24)
+_MANY: Final = ModelSpec("many", 12, "", 3.0, _FAST, weights_bytes=2 << 24)
+_SLOW: Final = ModelSpec("slow", 2, "", 10.0, {"1": 30.0}, weights_bytes=3 << 24)
+
+
+def _scenario(name: str, *streams: StreamSpec, **changes: Any) -> Scenario:
+    given: dict[str, Any] = {
+        "models": (_ONE, _MANY, _SLOW),
+        "workload": streams,
+        "name": name,
+        "duration_s": 1.0,
+        "warmup_s": 0.0,
+        "slo_ms": 60.0,
+        "devices": DevicesSpec(2, 1, 100),
+    }
+    return Scenario(**(given | changes))
+
+
+_ROWS: Final = StreamSpec("poisson", rate=100.0, models=("one",), batch_size=3)
+_POISSON: Final = StreamSpec("poisson", rate=200.0)
+_LONE: Final = StreamSpec("fixed", rate=1.0, models=("one",), slo_ms=5000.0)
+
+SITUATIONS: Final[Mapping[str, Scenario]] = {
+    scenario.name: scenario
+    for scenario in (
+        _scenario("a lone request", _LONE, duration_s=2.5),
+        _scenario("a moderate load", _POISSON),
+        _scenario("more models than memory", _POISSON, devices=DevicesSpec(1, 2, 9)),
+        _scenario("room for little more than one model", _POISSON, devices=DevicesSpec(1, 1, 3)),
+        _scenario("overload", StreamSpec("poisson", rate=3000.0), duration_s=0.5),
+        _scenario("bursts", StreamSpec("gamma", rate=300.0, cv=4.0)),
+        _scenario("clients that wait for answers", StreamSpec("closed", concurrency=3)),
+        _scenario("deadlines that nothing can meet", StreamSpec("poisson", rate=100.0, slo_ms=0.2), _POISSON),
+        _scenario(
+            "several rows in a request", StreamSpec("poisson", rate=100.0, models=("one",), batch_size=3), _POISSON
+        ),
+        _scenario("a worker that dies and comes back", _POISSON, faults=(FaultSpec("worker-death", 0.3, 0.3, 0),)),
+        _scenario(
+            "the only worker dies and comes back",
+            _POISSON,
+            devices=DevicesSpec(1, 1, 100),
+            faults=(FaultSpec("worker-death", 0.3, 0.3, 0),),
+        ),
+        _scenario("actions that fail", _POISSON, faults=(FaultSpec("failing", 0.2, 0.5, 0, 0.3),)),
+        _scenario("a device that is slow", _POISSON, faults=(FaultSpec("slow-device", 0.2, 0.4, 0, 8.0),)),
+        _scenario("a link that stalls", _POISSON, faults=(FaultSpec("stalled-link", 0.2, 0.2, 0),)),
+        _scenario("a slow network", _POISSON, network=NetworkSpec(delay_ms=8.0)),
+    )
+}
+"""What a scheduler goes through, by name."""
+
+
+def check_scheduler(factory: Callable[[], Scheduler], *, seeds: int = 2, executes: bool = True) -> None:
+    """Put schedulers made by ``factory`` through every situation, with that many seeds each.
+
+    ``executes``: the scheduler executes models; False for one that answers by itself.
+
+    Raises:
+        AssertionError: it breaks a rule; says which, in which situation.
+    """
+    for name, scenario in SITUATIONS.items():
+        for seed in range(1, seeds + 1):
+            first = _run(factory, scenario, seed)
+            _check(first, f"in the situation {name!r}, seed {seed}")
+            if name == "a lone request":
+                _check_served(first, executes)
+    one, other = (_records(factory, SITUATIONS["more models than memory"]) for _ in range(2))
+    assert one == other, "the scheduler is not deterministic: one seed gave two different runs"
+
+
+def _run(
+    factory: Callable[[], Scheduler],
+    scenario: Scenario,
+    seed: int,
+    record: Callable[[dict[str, Any]], None] | None = None,
+) -> Simulation:
+    simulation = Simulation(scenario, seed, check_every=CHECK_EVERY, record=record, scheduler=factory())
+    return simulation.run()
+
+
+def _check(simulation: Simulation, where: str) -> None:
+    problems = [text for text in simulation.watcher.violations if "no fault explains it" not in text]
+    assert not problems, f"{where}: {problems[0]}"
+    sent = sum(simulation.outcomes.series["sent"])
+    events = simulation.loop.events
+    assert events <= EVENTS_PER_REQUEST_MOST * (sent + 10), (
+        f"{where}: {events} events for {sent} requests: it wakes for nothing"
+    )
+
+
+def _check_served(simulation: Simulation, executes: bool) -> None:
+    counts = simulation.outcomes.total
+    assert counts.in_time == counts.sent > 0, (
+        f"a lone request with time to spare was not served: {counts.reasons or 'refused'}"
+    )
+    if executes:
+        assert simulation.watcher.actions.get("Infer"), "a request was answered without an Infer"
+
+
+def _records(factory: Callable[[], Scheduler], scenario: Scenario) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = []
+    _run(factory, scenario, 1, records.append)
+    return records
