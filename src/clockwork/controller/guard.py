@@ -48,6 +48,15 @@ def next_wakeup(scheduler: Scheduler) -> tuple[Nanos | None, list[Report]]:
     return None, [Report("ERROR", f"the scheduler's next_wakeup is {moment!r}, which is no number of nanoseconds")]
 
 
+def explain(scheduler: Scheduler, now: Nanos, request: PendingRequest) -> str:
+    """Why a promise was broken, as far as the scheduler knows, and can say."""
+    try:
+        said: object = scheduler.explain(now, request)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the point of this file
+        return f"the scheduler raised in explain: {type(error).__name__}: {error}"
+    return said if isinstance(said, str) else ""
+
+
 def is_sound(answer: Answer) -> bool:
     """Whether an answer can be understood: whose it is, and what it says."""
     request_id: object = answer.request_id

@@ -11,7 +11,7 @@ from typing import Concatenate, Final, ParamSpec
 from clockwork.controller.admission import Admission
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import ControllerCommand, DropWorker, Report, Respond
-from clockwork.controller.guard import ask, is_sound, next_wakeup
+from clockwork.controller.guard import ask, explain, is_sound, next_wakeup
 from clockwork.controller.plausible import plausible
 from clockwork.controller.tally import Tally
 from clockwork.errors import InvalidRequestError
@@ -194,6 +194,8 @@ class Serving:
         while self._deadlines and self._deadlines[0][0] < now:
             request = self._pending.get(heappop(self._deadlines)[1])
             if request is not None:
+                if request.promised is not None and not request.excuse:
+                    request.excuse = explain(self._scheduler, now, request)
                 commands.append(self._expire(now, request, RequestTiming(now - request.arrival)))
                 commands += self._ask(now, (), self._scheduler.cancel, request)
         if self._wakeup is not None and self._wakeup <= now:

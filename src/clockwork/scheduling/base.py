@@ -49,6 +49,10 @@ class Scheduler(ABC):
         """The request is over: its client went away, or its deadline passed. Do not answer it."""
         return []
 
+    def explain(self, now: Nanos, request: PendingRequest) -> str:
+        """Why a request that was promised an answer has none at its deadline; empty if that is not known."""
+        return ""
+
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
         """A worker has come, or come back, and holds the models; it is in ``state.workers`` from now on."""
         return []

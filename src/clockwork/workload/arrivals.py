@@ -4,6 +4,7 @@ A process is a function from a moment to the next; moments are nanoseconds after
 """
 
 from collections.abc import Callable
+from math import inf
 from random import Random
 
 from clockwork.units import SECOND, Nanos
@@ -49,30 +50,35 @@ def on_off(rate: float, on: Nanos, off: Nanos, rng: Random) -> Process:
 
 
 def ramp(rate: float, rate_end: float, length: Nanos, rng: Random) -> Process:
-    """Poisson at a rate that goes from ``rate`` to ``rate_end`` in a line over ``length`` (by thinning)."""
+    """Poisson at a rate that goes from ``rate`` to ``rate_end`` in a line over ``length`` (by thinning).
+
+    It ends with ``length``: what comes then is not thinned, for towards 0 there would be no end to that.
+    """
     most = max(rate, rate_end)
     arrive = poisson(most, rng)
 
     def following(now: Nanos) -> Nanos:
         while True:
             now = arrive(now)
-            share = min(1.0, now / length)
-            if rng.random() * most <= rate + (rate_end - rate) * share:
+            if now >= length or rng.random() * most <= rate + (rate_end - rate) * (now / length):
                 return now
 
     return following
 
 
-def steps(rate: float, factor: float, step: Nanos, rng: Random) -> Process:
-    """Poisson at a rate that is multiplied by ``factor`` every ``step``."""
+def steps(rate: float, factor: float, step: Nanos, length: Nanos, rng: Random) -> Process:
+    """Poisson at a rate that is multiplied by ``factor`` every ``step``; it ends with ``length``."""
 
     def following(now: Nanos) -> Nanos:
         # Memoryless: at the end of a step the draw begins anew at the next rate.
-        while True:
+        while now < length:
             number = now // step
-            at = now + int(rng.expovariate(rate * factor**number / SECOND)) + 1
-            if at < (number + 1) * step:
+            end = (number + 1) * step
+            per_nano = rate * factor**number / SECOND
+            gap = rng.expovariate(per_nano) if per_nano > 0 else inf  # a rate may fall until it is 0
+            if gap < end - now and (at := now + int(gap) + 1) < end:
                 return at
-            now = (number + 1) * step
+            now = end
+        return now
 
     return following

@@ -10,10 +10,11 @@ a few functions make up most invocations, the whole goes up and down with the da
 some are timers. It is synthetic, and has to be called so wherever a result is reported.
 """
 
+from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from math import cos, pi
+from math import cos, exp, pi
 from random import Random
 from typing import Final
 
@@ -26,30 +27,32 @@ COLUMNS_BEFORE: Final = 4
 FUNCTIONS_MOST: Final = 200_000
 
 
-def parse_trace(lines: Sequence[str]) -> list[list[int]]:
-    """Counts per minute of each function, the busiest function first.
+def parse_trace(lines: Iterable[str]) -> list[Sequence[int]]:
+    """Counts per minute of each function, the busiest function first; 4 bytes each, for a day has many.
 
     Raises:
         InvalidRequestError: a line is not in the format.
     """
-    if not lines or not lines[0].startswith("HashOwner,HashApp,HashFunction,Trigger,1"):
-        found = lines[0][:60] if lines else "nothing"
+    rest = iter(lines)
+    header = next(rest, "")
+    if not header.startswith("HashOwner,HashApp,HashFunction,Trigger,1"):
+        found = header[:60] or "nothing"
         raise InvalidRequestError(
             f"a trace of Azure Functions begins with HashOwner,HashApp,HashFunction,Trigger,1,...; found {found!r}"
         )
-    minutes = lines[0].count(",") + 1 - COLUMNS_BEFORE
-    functions: list[list[int]] = []
-    for number, line in enumerate(lines[1:], 2):
+    minutes = header.count(",") + 1 - COLUMNS_BEFORE
+    functions: list[Sequence[int]] = []
+    for number, line in enumerate(rest, 2):
         if not line.strip():
             continue
         cells = line.rstrip("\n").split(",")
         try:
-            counts = [int(cell) for cell in cells[COLUMNS_BEFORE:]]
-        except ValueError as error:
-            raise InvalidRequestError(f"line {number} of the trace: {error}") from None
-        if len(counts) != minutes or min(counts) < 0:
+            counts = array("I", map(int, cells[COLUMNS_BEFORE:]))
+        except (ValueError, OverflowError) as error:  # overflow: negative, or more than 32 bits
+            raise InvalidRequestError(f"line {number} of the trace, its counts: {error}") from None
+        if len(counts) != minutes:
             raise InvalidRequestError(
-                f"line {number} of the trace has {len(counts)} counts of {minutes}, or negative ones"
+                f"line {number} of the trace has {len(counts)} counts; there are {minutes} minutes"
             )
         if len(functions) >= FUNCTIONS_MOST:
             raise InvalidRequestError(f"the trace has more than {FUNCTIONS_MOST} functions")
@@ -60,16 +63,16 @@ def parse_trace(lines: Sequence[str]) -> list[list[int]]:
     return functions
 
 
-def per_model(functions: list[list[int]], models: int) -> list[list[int]]:
+def per_model(functions: Sequence[Sequence[int]], models: int) -> list[Sequence[int]]:
     """Counts per minute of each model: function i belongs to model ``i * models // functions``."""
     minutes = len(functions[0])
-    made = [[0] * minutes for _ in range(models)]
+    made = [array("Q", bytes(8 * minutes)) for _ in range(models)]
     for i, counts in enumerate(functions):
         row = made[i * models // len(functions)]
         for minute, count in enumerate(counts):
             if count:
                 row[minute] += count
-    return made
+    return list(made)
 
 
 def synthetic_trace(functions: int, total_rate: float, minutes: int, rng: Random) -> Iterator[str]:
@@ -116,10 +119,11 @@ def _count(mean: float, rng: Random) -> int:
     """A whole number with that mean: Poisson where it is small, normal where it is large."""
     if mean > 50:
         return max(0, round(rng.gauss(mean, mean**0.5)))
-    count, at = 0, rng.expovariate(1.0)
-    while at < mean:
+    draw, least, count = rng.random, exp(-mean), 0  # Knuth's: as many factors as keep the product above exp(-mean)
+    product = draw()
+    while product > least:
         count += 1
-        at += rng.expovariate(1.0)
+        product *= draw()
     return count
 
 
@@ -128,11 +132,13 @@ class TraceStream:
 
     __slots__ = (
         "_batch_size",
+        "_counts",
         "_end",
+        "_first_minute",
+        "_load_factor",
         "_models",
         "_next",
         "_number",
-        "_rates",
         "_rng",
         "_slo",
         "_start",
@@ -143,22 +149,23 @@ class TraceStream:
     def __init__(
         self,
         number: int,
-        models: list[str],
-        counts: list[list[int]],
+        models: Sequence[str],
+        counts: Sequence[Sequence[int]],
         load_factor: float,
         first_minute: int,
+        minutes: int,
         slo: Slo,
         start: Nanos,
         stop: Nanos,
         batch_size: int,
         rng: Random,
     ) -> None:
-        """``counts`` of each model; the trace is played from ``first_minute`` on, and ends with its last minute."""
+        """``counts`` of each model; it is played from ``first_minute`` on, for ``minutes``, or until it ends."""
         self._number, self._models, self._slo, self._rng = number, models, slo, rng
         self._start, self._batch_size = start, batch_size
-        minutes = len(counts[0]) - first_minute
+        minutes = min(minutes, len(counts[0]) - first_minute)
         self._stop = min(stop, start + minutes * MINUTE)
-        self._rates = [[row[first_minute + minute] * load_factor / 60 for row in counts] for minute in range(minutes)]
+        self._counts, self._load_factor, self._first_minute = counts, load_factor, first_minute
         self._sums: list[float] = []
         self._end: Nanos = 0  #: of the minute that `_sums` is for
         self._next: Nanos | None = None
@@ -167,9 +174,9 @@ class TraceStream:
     def _advance(self, now: Nanos) -> None:
         while self._start + now < self._stop:
             if now >= self._end:
-                minute = now // MINUTE
-                self._sums = list(accumulate(self._rates[minute]))
-                self._rates[minute] = []
+                minute, factor = now // MINUTE, self._load_factor
+                column = self._first_minute + minute
+                self._sums = list(accumulate(row[column] * factor / 60 for row in self._counts))
                 self._end = (minute + 1) * MINUTE
             total = self._sums[-1]
             at = now + int(self._rng.expovariate(total / SECOND)) + 1 if total > 0 else self._end

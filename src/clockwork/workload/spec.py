@@ -14,12 +14,12 @@ A closed loop has ``concurrency`` clients of each model, that think for ``think_
 """
 
 from collections.abc import Mapping, Sequence
-from math import ceil
+from math import ceil, isfinite
 from random import Random
 from typing import Final, Literal
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from clockwork.errors import InvalidRequestError
 from clockwork.units import Nanos, ms, seconds
@@ -161,7 +161,8 @@ def _stream(
         if spec.start_minute >= len(counts[0]):
             raise InvalidRequestError(f"start_minute is {spec.start_minute}; the trace has {len(counts[0])} minutes")
         factor = spec.load_factor * spec.scale
-        return TraceStream(number, names, counts, factor, spec.start_minute, slo, start, stop, spec.batch_size, rng)
+        first, minutes = spec.start_minute, spec.minutes
+        return TraceStream(number, names, counts, factor, first, minutes, slo, start, stop, spec.batch_size, rng)
     process = _process(spec, rate, max(1, stop - start), rng)
     if spec.kind == "activate":
         growing = GrowingMix(names, spec.active, seconds(spec.step_s), rng)
@@ -179,7 +180,7 @@ def _process(spec: StreamSpec, rate: float, length: Nanos, rng: Random) -> arriv
         case "on-off":
             return arrivals.on_off(rate, seconds(spec.on_s), seconds(spec.off_s), rng)
         case "ramp" if spec.rate_factor:
-            return arrivals.steps(rate, spec.rate_factor, seconds(spec.step_s), rng)
+            return arrivals.steps(rate, spec.rate_factor, seconds(spec.step_s), length, rng)
         case "ramp":
             return arrivals.ramp(rate, spec.rate_end * spec.scale, length, rng)
     return arrivals.poisson(rate, rng)
@@ -191,27 +192,44 @@ def _slo(spec: StreamSpec) -> Slo:
     return constant(None if spec.slo_ms is None else ms(spec.slo_ms), spec.slo_factor)
 
 
-def _functions(spec: StreamSpec, models: int, rng: Random, traces: Mapping[str, Sequence[str]]) -> list[list[int]]:
+def _functions(spec: StreamSpec, models: int, rng: Random, traces: Mapping[str, Sequence[str]]) -> list[Sequence[int]]:
     if spec.trace:
         if spec.trace not in traces:
             raise InvalidRequestError(f"there is no trace {spec.trace!r}")
         return parse_trace(traces[spec.trace])
     functions = spec.functions or FUNCTIONS_PER_MODEL * models
-    return parse_trace(list(synthetic_trace(functions, spec.rate, spec.start_minute + spec.minutes, rng)))
+    return parse_trace(synthetic_trace(functions, spec.rate, spec.start_minute + spec.minutes, rng))
+
+
+def _check_finite(spec: Struct, prefix: str = "") -> None:
+    """TOML has ``nan`` and ``inf``; no field of ours may be either, and ``nan`` passes most comparisons."""
+    for field, value in asdict(spec).items():
+        if isinstance(value, float) and not isfinite(value):
+            raise InvalidRequestError(f"{prefix}{field} is {value}; give a finite number")
 
 
 def _check(spec: StreamSpec) -> None:
+    _check_finite(spec)
+    if spec.slo_ladder is not None:
+        _check_finite(spec.slo_ladder, "slo_ladder.")
     needs_rate = spec.kind != "closed" and not (spec.kind == "azure" and spec.trace)
     stairs = spec.slo_ladder
     problems = {
         f"rate is {spec.rate} a second; more than 0 and at most {RATE_MOST:.0f} makes sense": needs_rate
         and not 0 < spec.rate * spec.scale <= RATE_MOST,
+        f"rate_end is {spec.rate_end} a second; at most {RATE_MOST:.0f} makes sense": spec.rate_end * spec.scale
+        > RATE_MOST,
+        f"scale is {spec.scale}; it cannot be negative": spec.scale < 0,
         "rate_end, rate_factor and load_factor cannot be negative": min(
             spec.rate_end, spec.rate_factor, spec.load_factor
         )
         < 0,
-        f"cv is {spec.cv}; it must be positive": spec.cv <= 0,
-        "on_s, step_s must be positive, off_s not negative": min(spec.on_s, spec.step_s) <= 0 or spec.off_s < 0,
+        f"cv is {spec.cv}; 0.001 to 1000 makes sense": not 0.001 <= spec.cv <= 1000,
+        f"zipf_s is {spec.zipf_s}; it cannot be negative": spec.zipf_s < 0,
+        "on_s, step_s must be positive, off_s not negative": min(seconds(spec.on_s), seconds(spec.step_s)) <= 0
+        or spec.off_s < 0,
+        f"stop_s is {spec.stop_s}; it must be after start_s, {spec.start_s}": spec.stop_s is not None
+        and spec.stop_s <= spec.start_s,
         f"concurrency is {spec.concurrency}; at least 1 is needed": spec.concurrency < 1,
         "think_ms, stagger_ms and start_s cannot be negative": min(spec.think_ms, spec.stagger_ms, spec.start_s) < 0,
         f"slo_ms is {spec.slo_ms}; it must be positive": spec.slo_ms is not None and not 0 < spec.slo_ms < 1e9,
@@ -223,7 +241,7 @@ def _check(spec: StreamSpec) -> None:
         "slo_ladder needs step_s, factor above 1, and start_ms with max_ms or start_factor with max_factor": stairs
         is not None
         and (
-            stairs.step_s <= 0
+            seconds(stairs.step_s) <= 0
             or stairs.factor <= 1
             or not (0 < stairs.start_ms <= stairs.max_ms or 0 < stairs.start_factor <= stairs.max_factor)
         ),

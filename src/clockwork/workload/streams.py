@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
+from math import log
 from random import Random
 from typing import Protocol
 
@@ -96,6 +97,11 @@ class ClosedLoop:
             return None
         return due[0][0]
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a client waits for an answer."""
+        return len(self._due) < len(self._models)
+
     def take(self) -> Outgoing:
         """See `Stream`."""
         at, client = heappop(self._due)
@@ -105,7 +111,7 @@ class ClosedLoop:
 
     def answered(self, now: Nanos, request: Outgoing, retry_after: Nanos | None) -> None:
         """The client asks again, after thinking, or when it was told to."""
-        wait = self._think if retry_after is None else max(self._think, retry_after)
+        wait = self._think if retry_after is None else max(0, retry_after)
         heappush(self._due, (now + wait, request.client))
 
 
@@ -148,8 +154,13 @@ def ladder(first: float, factor: float, step: Nanos, most: float, *, relative: b
     ``first`` and ``most`` are nanoseconds, or, if ``relative``, multiples of the model's batch-1 time.
     """
 
+    last = log(most / first, factor) + 1  # a bound, so that no power overflows
+
     def slo(at: Nanos) -> tuple[Nanos | None, float | None] | None:
-        value = first * factor ** (at // step)
+        number = at // step
+        if number > last:
+            return None
+        value = first * factor**number
         if value > most:
             return None
         return (None, value) if relative else (round(value), None)

@@ -5,7 +5,7 @@ from heapq import heapify, heappop, heappush
 
 from clockwork.units import Nanos
 from clockwork.workload.request import Outgoing
-from clockwork.workload.streams import Stream
+from clockwork.workload.streams import ClosedLoop, Stream
 
 
 class Workload:
@@ -35,6 +35,13 @@ class Workload:
         outgoing = self._streams[number].take()
         self._push(number)
         return outgoing
+
+    @property
+    def done(self) -> bool:
+        """Nothing more will ever be sent: nothing is due, and no client of a closed loop waits for an answer."""
+        return self.next_send() is None and not any(
+            isinstance(stream, ClosedLoop) and stream.waiting for stream in self._streams
+        )
 
     def answered(self, now: Nanos, request: Outgoing, retry_after: Nanos | None) -> None:
         """A request was answered at ``now``; ``retry_after`` if it was refused and told when to come back."""

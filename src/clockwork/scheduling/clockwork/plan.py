@@ -367,11 +367,26 @@ class Plan:
             self.send_delay.add(min(max(begin - sent_at, 0), DELAY_MOST))
         self.return_delay.add(min(max(now - end, 0), DELAY_MOST))
 
-    def note_failed(self, now: Nanos, action_id: int) -> Sent | None:
+    def what_is_wrong(self, now: Nanos) -> str:
+        """What the device is behind with, for those who waited for it in vain."""
+        for action_id, sent in self.sent.items():
+            late = now - max(sent.not_before, self.last_end) - sent.expected
+            if late > 0:
+                return (
+                    f"Infer {action_id} of {sent.batch.model.name} is overdue on {self.gpu} by "
+                    f"{late / MILLISECOND:.3f} ms, estimated were {sent.expected / MILLISECOND:.3f}"
+                )
+            break
+        for model, ready in self.ready.items():
+            if now > ready:
+                return f"LoadWeights of {model} is overdue on {self.gpu} by {(now - ready) / MILLISECOND:.3f} ms"
+        return self.trouble
+
+    def note_failed(self, now: Nanos, action_id: int, why: str) -> Sent | None:
         """An Infer has ended without being executed, or with an error."""
         sent = self.sent.pop(action_id, None)
         if sent is not None:
-            self.trouble = f"Infer {action_id} of {sent.batch.model.name} failed on {self.gpu}"
+            self.trouble = f"Infer {action_id} of {sent.batch.model.name} failed on {self.gpu}: {why}"
             self._rechain(max(self.last_end, min(self.free, now)))
         return sent
 

@@ -53,6 +53,7 @@ class ClockworkScheduler(Scheduler):
         self._places: dict[str, list[Plan]] = {}  #: model -> plans of devices that have its weights, or will
         self._open: dict[GroupKey, list[Batch]] = {}  #: batches planned
         self._batch_of: dict[int, Batch] = {}  #: request id -> its batch, while planned
+        self._plan_of: dict[int, Plan] = {}  #: request id -> where it is planned, or was sent
         self._groups: dict[GroupKey, list[PendingRequest]] = {}  #: not judged yet
         self._judge_at: Nanos = FAR
         self._failures: dict[int, int] = {}  #: request id -> times that it failed
@@ -104,12 +105,18 @@ class ClockworkScheduler(Scheduler):
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Command]:
         """The request leaves the plan."""
         self._failures.pop(request.id, None)
+        self._plan_of.pop(request.id, None)
         batch = self._batch_of.pop(request.id, None)
         if batch is None:
             return []
         if batch.plan.remove(batch, request):
             self._close(batch)
         return self._pump(now, batch.plan)
+
+    def explain(self, now: Nanos, request: PendingRequest) -> str:
+        """What the device is behind with that the request was planned on."""
+        plan = self._plan_of.get(request.id)
+        return "" if plan is None else plan.what_is_wrong(now)
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
         """More devices."""
@@ -250,6 +257,7 @@ class ClockworkScheduler(Scheduler):
             self._open.setdefault(group, []).append(batch)
         for request in requests:
             self._batch_of[request.id] = batch
+            self._plan_of[request.id] = offer.plan
 
     def _close(self, batch: Batch) -> None:
         """The batch takes nobody in any more."""
@@ -302,6 +310,7 @@ class ClockworkScheduler(Scheduler):
                 request.excuse = excuse
                 text = f"admitted, and yet it cannot be in time: {excuse}"
                 status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
+                self._plan_of.pop(request.id, None)
                 commands.append(Answer(request.id, status, text, predicted=by - request.arrival))
                 if plan.remove(batch, request):
                     return commands
@@ -313,14 +322,18 @@ class ClockworkScheduler(Scheduler):
 
     def _infer_ended(self, now: Nanos, plan: Plan, action: Infer, result: Result) -> list[Command]:
         if isinstance(result, InferResult):
-            plan.note_ended(now, action.id, result.exec.begin, result.exec.begin + result.exec.duration)
-            return []
-        sent = plan.note_failed(now, action.id)
-        if sent is None:
+            ended = plan.note_ended(now, action.id, result.exec.begin, result.exec.begin + result.exec.duration)
+            for request in ended.batch.requests if ended is not None else ():
+                self._plan_of.pop(request.id, None)
             return []
         assert isinstance(result, ErrorResult)
+        sent = plan.note_failed(now, action.id, result.message)
+        if sent is None:
+            return []
         requests = [request for request in sent.batch.requests if not request.over]
         if result.status == Status.INVALID_INPUT:
+            for request in requests:
+                self._plan_of.pop(request.id, None)
             return [Answer(request.id, Status.INVALID_REQUEST, result.message) for request in requests]
         return self._again(now, requests, f"{plan.gpu}: {result.message}")
 
@@ -329,6 +342,7 @@ class ClockworkScheduler(Scheduler):
         commands: list[Command] = []
         groups: dict[GroupKey, list[PendingRequest]] = {}
         for request in requests:
+            self._plan_of.pop(request.id, None)
             if request.over:
                 continue
             failures = self._failures[request.id] = self._failures.get(request.id, 0) + 1

@@ -1,0 +1,52 @@
+"""What is counted as what."""
+
+import pytest
+
+from clockwork.messages.status import Status
+from clockwork.units import SECOND, ms
+from clockwork.workload.outcomes import Histogram, Outcome, Outcomes
+
+
+def outcome(status: Status = Status.SUCCESS, *, at: int = 0, total: int = ms(10), admitted: bool = False) -> Outcome:
+    return Outcome(at, at + total, ms(100), status, total, admitted, batch_size=2, message="took 12 ms")
+
+
+def test_each_request_is_counted_as_one_thing() -> None:
+    outcomes = Outcomes(warmup=0, duration=10 * SECOND, bucket=SECOND)
+    for it in (
+        outcome(),
+        outcome(total=ms(101)),
+        outcome(Status.CONTROLLER_COULD_NOT_START_IN_TIME),
+        outcome(Status.SKIPPED_BY_CONTROLLER, total=ms(1)),
+        outcome(Status.CONTROLLER_COULD_NOT_START_IN_TIME, admitted=True),
+        outcome(Status.TIMEOUT),
+        outcome(Status.TIMEOUT, admitted=True),
+        outcome(Status.ERROR),
+    ):
+        outcomes.add(0, it)
+    row = outcomes.total.summary(outcomes.seconds)
+    kinds = ("sent", "in_time", "refused", "admitted_missed", "late", "failed")
+    assert [row[kind] for kind in kinds] == [8, 1, 2, 2, 2, 1]
+    assert row["goodput_rps"] == 0.1
+    assert row["batch_size_mean"] == 2.0
+    assert outcomes.total.reasons == {"took ## ms": 2}
+
+
+def test_warm_up_is_in_the_series_and_not_in_the_counts() -> None:
+    outcomes = Outcomes(warmup=2 * SECOND, duration=4 * SECOND, bucket=SECOND)
+    for second in range(4):
+        outcomes.add(0, outcome(at=second * SECOND))
+    assert outcomes.series["in_time"] == [1, 1, 1, 1]
+    assert outcomes.total.sent == 2
+    assert outcomes.seconds == 2
+
+
+def test_percentiles_are_within_a_hundredth() -> None:
+    histogram = Histogram()
+    for value in range(1, 1001):
+        histogram.add(ms(value))
+    for percent in (50, 90, 99):
+        assert histogram.percentile(percent) == pytest.approx(ms(percent * 10), rel=0.011)
+    assert histogram.percentile(100) == ms(1000)
+    assert Histogram().percentile(50) is None
+    assert histogram.steps()[-1][1] == 1.0
