@@ -6,7 +6,7 @@ sent when it is due is sent as soon as it can, and its latency counts from when 
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,10 @@ OUTSTANDING_MOST: Final = 20_000
 
 FREE_DIM: Final = 128
 """What free dimensions other than the batch are set to."""
+
+
+Inputs: TypeAlias = tuple[tuple[TensorSpec, ...], list[Any]]
+"""Specs, and a buffer for each."""
 
 
 class LoadTest:
@@ -50,11 +54,12 @@ class LoadTest:
         self._generated = generated
         self._clock: Clock = clock or MonotonicClock()
         self._progress = progress
-        self._inputs: dict[tuple[str, int], tuple[tuple[TensorSpec, ...], list[Any]]] = {}
+        self._inputs: dict[tuple[str, int], Inputs] = {}
         self._models: dict[str, ModelSummary] = {}
         self._factors: dict[str, Nanos] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._moved = asyncio.Event()
+        self._failure: BaseException | None = None
         self._start: Nanos = 0
         self._turn = 0
         self.sent_late: Nanos = 0  #: the most that a request was sent after it was due
@@ -72,7 +77,7 @@ class LoadTest:
             if model.profiles:
                 self._factors[model.info.name] = min(p.infer_estimate(1) for p in model.profiles.values())
         self._start = self._clock.now()
-        while (due := self._workload.next_send()) is not None or self._tasks:
+        while self._failure is None and (due := self._workload.next_send()) is not None or self._tasks:
             self._moved.clear()
             wait = None if due is None else max(0.0, (due - self._now()) / SECOND)
             if due is None or (wait is not None and wait > 0):
@@ -88,13 +93,17 @@ class LoadTest:
             if self._turn % 64 == 0:
                 await asyncio.sleep(0)
 
+        if self._failure is not None:
+            raise self._failure
+
     def _now(self) -> Nanos:
         return self._clock.now() - self._start
 
     def _send(self, outgoing: Outgoing) -> None:
         self.sent_late = max(self.sent_late, self._now() - outgoing.intended)
         self._turn += 1
-        task = asyncio.ensure_future(self._exchange(self._clients[self._turn % len(self._clients)], outgoing))
+        inputs = self._inputs_of(outgoing)
+        task = asyncio.ensure_future(self._exchange(self._clients[self._turn % len(self._clients)], outgoing, inputs))
         self._tasks.add(task)
         task.add_done_callback(self._done)
         if self._progress is not None and self._turn % 100 == 0:
@@ -103,10 +112,12 @@ class LoadTest:
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         self._moved.set()
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = task.exception()
 
-    async def _exchange(self, client: AsyncClient, outgoing: Outgoing) -> None:
+    async def _exchange(self, client: AsyncClient, outgoing: Outgoing, inputs: Inputs) -> None:
         slo = outgoing.slo if outgoing.slo is not None or outgoing.slo_factor is not None else self._default_slo
-        specs, buffers = self._inputs_of(outgoing)
+        specs, buffers = inputs
         given: Sequence[Any] = () if self._generated else buffers
         try:
             response = await client.ask(
@@ -149,7 +160,7 @@ class LoadTest:
         self.outcomes.add(outgoing.stream, outcome)
         self._workload.answered(now, outgoing, SECOND)
 
-    def _inputs_of(self, outgoing: Outgoing) -> tuple[tuple[TensorSpec, ...], list[Any]]:
+    def _inputs_of(self, outgoing: Outgoing) -> Inputs:
         key = (outgoing.model, outgoing.batch_size)
         made = self._inputs.get(key)
         if made is None:
@@ -161,7 +172,7 @@ class LoadTest:
         return made
 
 
-def _inputs(model: ModelSummary, rows: int) -> tuple[tuple[TensorSpec, ...], list[Any]]:
+def _inputs(model: ModelSummary, rows: int) -> Inputs:
     """Random bytes that are small numbers, in the model's shapes."""
     specs, buffers = [], []
     rng = np.random.default_rng(0)

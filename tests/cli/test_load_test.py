@@ -1,0 +1,53 @@
+"""``clockwork load-test`` against a real server, and ``clockwork sim --from-state`` with what that server measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cli.processes import save_dense, serve
+from clockwork.cli import run
+
+SCENARIO = """
+name = "live"
+duration_s = 2
+warmup_s = 0.5
+slo_ms = 2000
+[[models]]
+name = "dense"
+load_ms = 1
+infer_ms = {"1" = 1}
+[[workload]]
+kind = "poisson"
+rate = 50
+[[workload]]
+kind = "closed"
+concurrency = 2
+think_ms = 20
+"""
+
+
+def test_a_scenario_is_played_live_and_then_simulated_with_the_servers_own_times(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario, live, simulated, state = (
+        tmp_path / name for name in ("live.toml", "live.json", "sim.json", "state.json")
+    )
+    scenario.write_text(SCENARIO)
+    with serve(str(save_dense(tmp_path / "dense.onnx"))) as process:
+        assert run(["load-test", process.address(), str(scenario), "--json", str(live)]) == 0
+        capsys.readouterr()
+        assert run(["status", "--json", "--address", process.address()]) == 0
+        state.write_text(capsys.readouterr().out)
+        (tmp_path / "other.toml").write_text(SCENARIO.replace('"dense"', '"nobody"'))
+        assert run(["load-test", process.address(), str(tmp_path / "other.toml")]) == 1
+        assert "the server has no model 'nobody'; it serves dense" in capsys.readouterr().err
+    rows = json.loads(live.read_text())["rows"]
+    assert [row["stream"] for row in rows] == ["all", "1 poisson", "2 closed"]
+    assert rows[0]["sent"] > 100
+    assert rows[0]["sent"] == rows[0]["in_time"] + rows[0]["refused"] + rows[0]["admitted_missed"] + rows[0]["late"]
+    assert rows[0]["in_time"] > 0.9 * rows[0]["sent"]
+    assert run(["sim", str(scenario), "--from-state", str(state), "--json", str(simulated)]) == 0
+    assert json.loads(simulated.read_text())["rows"][0]["in_time"] > 100
+    assert run(["sim", "--from-state", str(state), "--devices", "2", "--load", "2x"]) == 0
+    assert "from-state" in capsys.readouterr().out

@@ -1,0 +1,109 @@
+"""``clockwork sim`` as it is typed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clockwork.cli import run
+
+SCENARIO = """
+name = "small"
+duration_s = 1
+warmup_s = 0
+[[models]]
+name = "resnet50"
+copies = 2
+profile = "resnet50-v100"
+[[workload]]
+kind = "poisson"
+rate = 100
+[sweep]
+load = [1, 2]
+"""
+
+ROW_KEYS = {
+    "slo_ms",
+    "load",
+    "offered_rps",
+    "goodput_rps",
+    "sent",
+    "in_time",
+    "admitted_missed",
+    "refused",
+    "verdict_ms_p99",
+}
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    (tmp_path / "small.toml").write_text(SCENARIO)
+    return tmp_path / "small.toml"
+
+
+def test_a_table_a_json_records_and_plots(scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, records, plots = tmp_path / "out/small.json", tmp_path / "records.jsonl", tmp_path / "plots"
+    command = [
+        "sim",
+        str(scenario),
+        "--seed",
+        "3",
+        "--json",
+        str(out),
+        "--records",
+        str(records),
+        "--plots",
+        str(plots),
+    ]
+    assert run(command) == 0
+    assert "small" in capsys.readouterr().out
+    results = json.loads(out.read_text())
+    assert [row["load"] for row in results["rows"]] == [1, 2]
+    assert all(row.keys() >= ROW_KEYS for row in results["rows"])
+    assert results["violations"] == []
+    kinds = {json.loads(line)["record"] for line in records.read_text().splitlines()}
+    assert kinds == {"action", "request"}
+    drawn = {path.name for path in plots.iterdir()}
+    assert drawn == {"small-goodput.png", "small-latency.png", "small-utilisation.png", "small-sweep.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots.iterdir())
+
+
+def test_the_same_seed_gives_the_same_records(scenario: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert run(["sim", str(scenario), "--seed", "4", "--records", str(tmp_path / name)]) == 0
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_the_swarm(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["sim", "--swarm", "--seed", "4", "--seeds", "2"]) == 0
+    assert "2 seeds from 4 on" in capsys.readouterr().out
+
+
+def test_what_if_on_the_command_line(scenario: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert run(["sim", str(scenario), "--devices", "3", "--load", "2x", "--slo", "0.5x", "--json", str(out)]) == 0
+    row = json.loads(out.read_text())["rows"][0]
+    assert row["slo_ms"] == 50
+    assert row["offered_rps"] == pytest.approx(200, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ([], "give a SCENARIO.toml, --from-state FILE, or --swarm"),
+        (["FILE", "--load", "fast"], "'fast' is no factor"),
+        (["FILE", "--scheduler", "nobody"], "no scheduler 'nobody'"),
+        (["FILE", "--trace", "x"], "write NAME=FILE"),
+        (["--from-state", "FILE"], "is no JSON"),
+        (["BROKEN"], "is no TOML"),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_line(
+    arguments: list[str], why: str, scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.toml").write_text("[[")
+    files = {"FILE": str(scenario), "BROKEN": str(tmp_path / "broken.toml")}
+    assert run(["sim", *(files.get(argument, argument) for argument in arguments)]) in (1, 2)
+    error = capsys.readouterr().err
+    assert why in error
+    assert error.count("\n") == 1
