@@ -10,7 +10,6 @@ a few functions make up most invocations, the whole goes up and down with the da
 some are timers. It is synthetic, and has to be called so wherever a result is reported.
 """
 
-from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
@@ -27,8 +26,8 @@ COLUMNS_BEFORE: Final = 4
 FUNCTIONS_MOST: Final = 200_000
 
 
-def parse_trace(lines: Iterable[str]) -> list[Sequence[int]]:
-    """Counts per minute of each function, the busiest function first; 4 bytes each, for a day has many.
+def parse_trace(lines: Iterable[str]) -> list[list[int]]:
+    """Counts per minute of each function, the busiest function first.
 
     Raises:
         InvalidRequestError: a line is not in the format.
@@ -41,18 +40,18 @@ def parse_trace(lines: Iterable[str]) -> list[Sequence[int]]:
             f"a trace of Azure Functions begins with HashOwner,HashApp,HashFunction,Trigger,1,...; found {found!r}"
         )
     minutes = header.count(",") + 1 - COLUMNS_BEFORE
-    functions: list[Sequence[int]] = []
+    functions: list[list[int]] = []
     for number, line in enumerate(rest, 2):
         if not line.strip():
             continue
         cells = line.rstrip("\n").split(",")
         try:
-            counts = array("I", map(int, cells[COLUMNS_BEFORE:]))
-        except (ValueError, OverflowError) as error:  # overflow: negative, or more than 32 bits
-            raise InvalidRequestError(f"line {number} of the trace, its counts: {error}") from None
-        if len(counts) != minutes:
+            counts = [int(cell) for cell in cells[COLUMNS_BEFORE:]]
+        except ValueError as error:
+            raise InvalidRequestError(f"line {number} of the trace: {error}") from None
+        if len(counts) != minutes or min(counts) < 0:
             raise InvalidRequestError(
-                f"line {number} of the trace has {len(counts)} counts; there are {minutes} minutes"
+                f"line {number} of the trace has {len(counts)} counts of {minutes}, or negative ones"
             )
         if len(functions) >= FUNCTIONS_MOST:
             raise InvalidRequestError(f"the trace has more than {FUNCTIONS_MOST} functions")
@@ -63,16 +62,16 @@ def parse_trace(lines: Iterable[str]) -> list[Sequence[int]]:
     return functions
 
 
-def per_model(functions: Sequence[Sequence[int]], models: int) -> list[Sequence[int]]:
+def per_model(functions: Sequence[Sequence[int]], models: int) -> list[list[int]]:
     """Counts per minute of each model: function i belongs to model ``i * models // functions``."""
     minutes = len(functions[0])
-    made = [array("Q", bytes(8 * minutes)) for _ in range(models)]
+    made = [[0] * minutes for _ in range(models)]
     for i, counts in enumerate(functions):
         row = made[i * models // len(functions)]
         for minute, count in enumerate(counts):
             if count:
                 row[minute] += count
-    return list(made)
+    return made
 
 
 def synthetic_trace(functions: int, total_rate: float, minutes: int, rng: Random) -> Iterator[str]:
@@ -80,12 +79,13 @@ def synthetic_trace(functions: int, total_rate: float, minutes: int, rng: Random
     yield "HashOwner,HashApp,HashFunction,Trigger," + ",".join(str(i + 1) for i in range(minutes))
     weights = [rng.lognormvariate(0.0, 2.2) for _ in range(functions)]
     scale = total_rate * 60 / sum(weights)
+    day = [_daytime(minute) for minute in range(minutes)]
     for number, weight in enumerate(weights):
         kind = rng.random()
         mean = weight * scale
-        counts = _timer(mean, minutes, rng) if kind < 0.3 else _bursty(mean, minutes, rng) if kind < 0.5 else None
+        counts = _timer(mean, minutes, rng) if kind < 0.3 else _bursty(mean, day, rng) if kind < 0.5 else None
         if counts is None:
-            counts = [_count(mean * _daytime(minute), rng) for minute in range(minutes)]
+            counts = [_count(mean * level, rng) for level in day]
         trigger = "timer" if kind < 0.3 else "queue" if kind < 0.5 else "http"
         yield f"o{number},a{number},f{number},{trigger}," + ",".join(map(str, counts))
 
@@ -103,15 +103,15 @@ def _timer(mean: float, minutes: int, rng: Random) -> list[int]:
     return [_count(at_once, rng) if minute % period == first else 0 for minute in range(minutes)]
 
 
-def _bursty(mean: float, minutes: int, rng: Random) -> list[int]:
+def _bursty(mean: float, day: Sequence[float], rng: Random) -> list[int]:
     """On for some minutes at several times the mean, off for longer."""
     duty, counts, on, left = 0.25, [], rng.random() < 0.25, rng.randint(1, 20)
-    for minute in range(minutes):
+    for level in day:
         if left <= 0:
             on = not on
             left = 1 + int(rng.expovariate(1 / (5 if on else 15)))
         left -= 1
-        counts.append(_count(mean / duty * _daytime(minute), rng) if on else 0)
+        counts.append(_count(mean / duty * level, rng) if on else 0)
     return counts
 
 

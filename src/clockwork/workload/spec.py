@@ -7,6 +7,7 @@
     rate = 900                  # requests a second, of all its models together
     models = ["resnet50-*"]     # globs, "first:12", "slice:12:48"; all if absent
     mix = "zipf"                # or uniform
+    shuffle = true              # the order of the models, which zipf, activate and azure go by
 
 A closed loop has ``concurrency`` clients of each model, that think for ``think_ms`` and begin spread over
 ``stagger_ms``. ``slo_ladder = {start_ms = 2.9, factor = 1.5, step_s = 30, max_ms = 290}`` (or ``start_factor`` and
@@ -91,6 +92,7 @@ class StreamSpec(Struct, frozen=True, forbid_unknown_fields=True):
     minutes: int = 1440
     start_minute: int = 0
     functions: int = 0
+    shuffle: bool = False
 
 
 def scaled(spec: StreamSpec, factor: float) -> StreamSpec:
@@ -147,6 +149,8 @@ def _stream(
 ) -> Stream:
     _check(spec)
     names = chosen(spec.models, models)
+    if spec.shuffle:
+        rng.shuffle(names)
     start = seconds(spec.start_s)
     stop = duration if spec.stop_s is None else min(duration, seconds(spec.stop_s))
     slo = _slo(spec)
@@ -192,7 +196,7 @@ def _slo(spec: StreamSpec) -> Slo:
     return constant(None if spec.slo_ms is None else ms(spec.slo_ms), spec.slo_factor)
 
 
-def _functions(spec: StreamSpec, models: int, rng: Random, traces: Mapping[str, Sequence[str]]) -> list[Sequence[int]]:
+def _functions(spec: StreamSpec, models: int, rng: Random, traces: Mapping[str, Sequence[str]]) -> list[list[int]]:
     if spec.trace:
         if spec.trace not in traces:
             raise InvalidRequestError(f"there is no trace {spec.trace!r}")
@@ -238,11 +242,12 @@ def _check(spec: StreamSpec) -> None:
         f"active is {spec.active}; at least 1 is needed": spec.active < 1,
         "minutes must be 1 to 44640, start_minute not negative": not 1 <= spec.minutes <= 44_640
         or spec.start_minute < 0,
-        "slo_ladder needs step_s, factor above 1, and start_ms with max_ms or start_factor with max_factor": stairs
+        "slo_ladder needs step_s, factor above 1, and one of start_ms .. max_ms and start_factor .. max_factor": stairs
         is not None
         and (
             seconds(stairs.step_s) <= 0
             or stairs.factor <= 1
+            or (stairs.start_ms != 0) == (stairs.start_factor != 0)
             or not (0 < stairs.start_ms <= stairs.max_ms or 0 < stairs.start_factor <= stairs.max_factor)
         ),
     }

@@ -111,7 +111,7 @@ class ClosedLoop:
 
     def answered(self, now: Nanos, request: Outgoing, retry_after: Nanos | None) -> None:
         """The client asks again, after thinking, or when it was told to."""
-        wait = self._think if retry_after is None else max(0, retry_after)
+        wait = self._think if retry_after is None else max(self._think, retry_after)
         heappush(self._due, (now + wait, request.client))
 
 
@@ -153,7 +153,6 @@ def ladder(first: float, factor: float, step: Nanos, most: float, *, relative: b
 
     ``first`` and ``most`` are nanoseconds, or, if ``relative``, multiples of the model's batch-1 time.
     """
-
     last = log(most / first, factor) + 1  # a bound, so that no power overflows
 
     def slo(at: Nanos) -> tuple[Nanos | None, float | None] | None:
