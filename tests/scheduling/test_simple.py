@@ -2,70 +2,21 @@
 
 import pytest
 
-from builders import a_state, model_info, pending
-from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
-from clockwork.messages.commands import Answer, Command, SendAction
-from clockwork.messages.results import ErrorResult, EvictWeightsResult, LoadWeightsResult, Result, Timing
+from builders import a_state, model_info
+from clockwork.messages.actions import Infer
 from clockwork.messages.status import Status
 from clockwork.scheduling.simple import SimpleScheduler
-from clockwork.state import ClockworkState, PendingRequest
+from clockwork.state import ClockworkState
 from clockwork.units import ms
-
-TOOK = Timing(0, 0, 0)
-
-
-def show(commands: list[Command]) -> list[str]:
-    """``w0/gpu0 Infer r1``, ``w0/gpu0 LoadWeights a``, ``r1 ERROR``."""
-    lines = []
-    for command in commands:
-        if isinstance(command, Answer):
-            lines.append(f"r{command.request_id} {Status(command.status).name}")
-            continue
-        action = command.action
-        assert isinstance(action, LoadWeights | EvictWeights | Infer)
-        what = action.model
-        if isinstance(action, Infer):
-            what = " ".join(f"r{share.request_id}" for share in action.inputs)
-        lines.append(f"{command.worker_id}/gpu{action.gpu} {type(action).__name__} {what}")
-    return lines
+from scheduling.running import Running
 
 
-class Running:
-    """A scheduler that was started, and the actions it has sent."""
-
-    def __init__(self, state: ClockworkState) -> None:
-        self.state = state
-        self.scheduler = SimpleScheduler()
-        self.sent: list[SendAction] = []
-        self.requests: dict[int, PendingRequest] = {}
-        assert self.scheduler.start(0, state) == []
-
-    def infer(self, model: str, *, slo: int = ms(100)) -> list[str]:
-        request = pending(len(self.requests) + 1, self.state.models[model], slo=slo)
-        self.requests[request.id] = request
-        return self._say(self.scheduler.infer(0, request))
-
-    def done(self, status: Status | None = None) -> list[str]:
-        """The first action outstanding ends."""
-        send = self.sent.pop(0)
-        action = send.action
-        assert isinstance(action, LoadWeights | EvictWeights | Infer)
-        gpu = self.state.workers[send.worker_id].gpu(action.gpu)
-        result: Result = LoadWeightsResult(action.id, TOOK)
-        if isinstance(action, EvictWeights):
-            result = EvictWeightsResult(action.id, TOOK)
-        if status is not None:
-            result = ErrorResult(action.id, type(action).__name__, status, "no")
-        gpu.settle(action, result)
-        return self._say(self.scheduler.result(0, gpu, action, result))
-
-    def _say(self, commands: list[Command]) -> list[str]:
-        self.sent += [command for command in commands if isinstance(command, SendAction)]
-        return show(commands)
+def running_in(state: ClockworkState) -> Running:
+    return Running(state, SimpleScheduler())
 
 
 def test_a_model_that_is_on_several_devices_is_served_by_them_in_turn() -> None:
-    running = Running(a_state([model_info("a"), model_info("b")], workers=3, warm=("a", "b")))
+    running = running_in(a_state([model_info("a"), model_info("b")], workers=3, warm=("a", "b")))
     asked = ["a", "a", "b", "a", "a", "b"]
     assert [running.infer(model) for model in asked] == [
         ["w0/gpu0 Infer r1"],
@@ -78,7 +29,7 @@ def test_a_model_that_is_on_several_devices_is_served_by_them_in_turn() -> None:
 
 
 def test_one_that_is_on_none_is_loaded_on_the_next_device_in_turn() -> None:
-    running = Running(a_state([model_info(name) for name in "abc"], gpus=2))
+    running = running_in(a_state([model_info(name) for name in "abc"], gpus=2))
     assert [running.infer(model) for model in "abc"] == [
         ["w0/gpu0 LoadWeights a"],
         ["w0/gpu1 LoadWeights b"],
@@ -88,14 +39,14 @@ def test_one_that_is_on_none_is_loaded_on_the_next_device_in_turn() -> None:
 
 
 def test_one_that_is_on_its_way_is_waited_for() -> None:
-    running = Running(a_state([model_info("a")], gpus=2))
+    running = running_in(a_state([model_info("a")], gpus=2))
     assert [running.infer("a") for _ in range(2)] == [["w0/gpu0 LoadWeights a"], []]
     assert running.done() == ["w0/gpu0 Infer r1", "w0/gpu0 Infer r2"]
 
 
 def test_a_full_device_evicts_its_least_recently_used_models() -> None:
     models = [model_info("a"), model_info("b"), model_info("c"), model_info("big", pages=3)]
-    running = Running(a_state(models, warm=("a", "b", "c")))
+    running = running_in(a_state(models, warm=("a", "b", "c")))
     running.infer("a")
     running.done()
     assert running.infer("big") == ["w0/gpu0 EvictWeights b", "w0/gpu0 EvictWeights c", "w0/gpu0 LoadWeights big"]
@@ -103,7 +54,7 @@ def test_a_full_device_evicts_its_least_recently_used_models() -> None:
 
 def test_models_in_use_are_not_evicted() -> None:
     models = [model_info("a", pages=2), model_info("b", pages=2), model_info("c", pages=2)]
-    running = Running(a_state(models, warm=("a", "b")))
+    running = running_in(a_state(models, warm=("a", "b")))
     assert running.infer("a") == ["w0/gpu0 Infer r1"]
     assert running.infer("b") == ["w0/gpu0 Infer r2"]
     assert running.infer("c") == []
@@ -111,7 +62,7 @@ def test_models_in_use_are_not_evicted() -> None:
 
 
 def test_at_most_three_requests_are_out_at_a_device_first_in_first_out() -> None:
-    running = Running(a_state([model_info("a"), model_info("b")], warm=("a", "b")))
+    running = running_in(a_state([model_info("a"), model_info("b")], warm=("a", "b")))
     assert [running.infer(model) for model in "ababa"] == [
         ["w0/gpu0 Infer r1"],
         ["w0/gpu0 Infer r2"],
@@ -124,7 +75,7 @@ def test_at_most_three_requests_are_out_at_a_device_first_in_first_out() -> None
 
 
 def test_an_infer_may_start_until_the_deadline_of_its_request() -> None:
-    running = Running(a_state([model_info("a")], warm=("a",)))
+    running = running_in(a_state([model_info("a")], warm=("a",)))
     running.infer("a", slo=ms(7))
     action = running.sent[0].action
     assert isinstance(action, Infer)
@@ -132,7 +83,7 @@ def test_an_infer_may_start_until_the_deadline_of_its_request() -> None:
 
 
 def test_requests_that_are_over_are_passed_over() -> None:
-    running = Running(a_state([model_info("a")]))
+    running = running_in(a_state([model_info("a")]))
     for _ in range(3):
         running.infer("a")
     running.requests[1].over = True
@@ -152,13 +103,13 @@ def test_requests_that_are_over_are_passed_over() -> None:
     ],
 )
 def test_an_infer_that_fails_is_answered(status: Status | None, answer: list[str]) -> None:
-    running = Running(a_state([model_info("a")], warm=("a",)))
+    running = running_in(a_state([model_info("a")], warm=("a",)))
     running.infer("a")
     assert running.done(status) == answer
 
 
 def test_a_load_that_fails_costs_one_request_and_is_tried_again_for_the_next() -> None:
-    running = Running(a_state([model_info("a")]))
+    running = running_in(a_state([model_info("a")]))
     running.infer("a")
     running.infer("a")
     assert running.done(Status.RUNTIME_ERROR) == ["r1 ERROR", "w0/gpu0 LoadWeights a"]
@@ -167,12 +118,12 @@ def test_a_load_that_fails_costs_one_request_and_is_tried_again_for_the_next() -
 
 
 def test_what_no_device_can_hold_is_refused() -> None:
-    running = Running(a_state([model_info("big", pages=5)]))
+    running = running_in(a_state([model_info("big", pages=5)]))
     assert running.infer("big") == ["r1 SKIPPED_BY_CONTROLLER"]
 
 
 def test_when_a_worker_is_lost_its_requests_go_elsewhere() -> None:
-    running = Running(a_state([model_info("a")], workers=2, warm=("a",)))
+    running = running_in(a_state([model_info("a")], workers=2, warm=("a",)))
     for _ in range(8):
         running.infer("a")
     lost = running.state.workers.pop("w0")
@@ -186,7 +137,7 @@ def test_when_a_worker_is_lost_its_requests_go_elsewhere() -> None:
 def test_a_worker_that_comes_is_used() -> None:
     state = a_state([model_info("a")], workers=2)
     late = state.workers.pop("w1")
-    running = Running(state)
+    running = running_in(state)
     state.workers["w1"] = late
     assert running.scheduler.worker_joined(0, late) == []
     assert running.infer("a") == ["w0/gpu0 LoadWeights a"]

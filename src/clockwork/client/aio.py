@@ -42,7 +42,7 @@ from clockwork.messages.tensors import TensorSpec
 from clockwork.net.address import CLIENT_PORT, parse_address
 from clockwork.net.connection import Connection
 from clockwork.net.dial import dial
-from clockwork.units import Nanos, seconds
+from clockwork.units import Nanos, as_seconds, seconds
 from clockwork.wire.codec import decode_response
 
 ResponseT = TypeVar("ResponseT")
@@ -116,12 +116,14 @@ class AsyncClient:
         slo_factor: float | None = None,
         outputs: Sequence[str] = (),
         timeout: float | None = None,
+        retries: int = 0,
     ) -> InferenceResult:
         """Infer.
 
         Shapes include the batch dimension. ``slo`` is the time in seconds, from the request's arrival, within which an
         answer is of use; ``slo_factor`` gives it as a multiple of the model's batch-1 time; the server has a default.
         ``outputs`` names the outputs wanted. ``timeout`` is how long to wait in any case.
+        A request that is refused is asked again up to ``retries`` times, each time when the server said to come back.
 
         Raises:
             InvalidRequestError, UnknownModelError: the request is wrong.
@@ -136,11 +138,16 @@ class AsyncClient:
             specs.append(TensorSpec(name, datatype, shape, memoryview(buffer).nbytes))
             buffers.append(buffer)
         slo_ns = None if slo is None else _nanos(slo)
-        request = InferRequest(self._id(), model, tuple(specs), slo_ns, slo_factor, tuple(outputs))
-        response, payload = await self._call(request, InferResponse, buffers, timeout)
-        if response.status != Status.SUCCESS:
-            raise failure(response.status, response.message, response.predicted, response.retry_after)
-        return InferenceResult(model, response, payload)
+        async with asyncio.timeout(timeout) if timeout is not None else nullcontext():
+            while True:
+                request = InferRequest(self._id(), model, tuple(specs), slo_ns, slo_factor, tuple(outputs))
+                response, payload = await self._call(request, InferResponse, buffers)
+                if response.status == Status.SUCCESS:
+                    return InferenceResult(model, response, payload)
+                if response.retry_after is None or retries <= 0:
+                    raise failure(response.status, response.message, response.predicted, response.retry_after)
+                retries -= 1
+                await asyncio.sleep(as_seconds(response.retry_after))
 
     async def ask(
         self,
@@ -291,10 +298,11 @@ class AsyncModel:
         slo_factor: float | None = None,
         outputs: Sequence[str] = (),
         timeout: float | None = None,
+        retries: int = 0,
     ) -> InferenceResult:
         """See `AsyncClient.infer`."""
         return await self._client.infer(
-            self.name, inputs, slo=slo, slo_factor=slo_factor, outputs=outputs, timeout=timeout
+            self.name, inputs, slo=slo, slo_factor=slo_factor, outputs=outputs, timeout=timeout, retries=retries
         )
 
     async def evict(self) -> int:

@@ -77,7 +77,7 @@ class LoadTest:
             if model.profiles:
                 self._factors[model.info.name] = min(p.infer_estimate(1) for p in model.profiles.values())
         self._start = self._clock.now()
-        while self._failure is None and (due := self._workload.next_send()) is not None or self._tasks:
+        while (self._failure is None and (due := self._workload.next_send()) is not None) or self._tasks:
             self._moved.clear()
             wait = None if due is None else max(0.0, (due - self._now()) / SECOND)
             if due is None or (wait is not None and wait > 0):

@@ -1,5 +1,7 @@
 """What several policies do alike. No policy knows another; all may know this."""
 
+from collections.abc import Iterable
+
 from clockwork.messages.commands import Answer, Command
 from clockwork.messages.results import ErrorResult
 from clockwork.messages.status import Status
@@ -33,14 +35,28 @@ def failure(request: PendingRequest, result: ErrorResult) -> Answer:
     return Answer(request.id, Status.ERROR, result.message)
 
 
-def batch_from(requests: list[PendingRequest], most: int) -> list[PendingRequest]:
-    """The first request, and those after it that can be in one Infer with it: of its model, of its shape, that fit."""
-    first = requests[0]
+def batch_from(requests: Iterable[PendingRequest], most: int) -> list[PendingRequest]:
+    """The first request, and those after it that can be in one Infer with it: of its model, of its shape, that fit.
+
+    ``most``: the rows that an Infer may have.
+
+    Raises:
+        StopIteration: there is no request.
+    """
+    waiting = iter(requests)
+    first = next(waiting)
     batch, rows, key = [first], first.batch_size, shape_key(first)
-    for request in requests[1:]:
-        if rows >= most:
-            break
+    if rows >= most:
+        return batch
+    for request in waiting:
         if request.model is first.model and rows + request.batch_size <= most and shape_key(request) == key:
             batch.append(request)
             rows += request.batch_size
+            if rows >= most:
+                break
     return batch
+
+
+def rows_of(batch: list[PendingRequest]) -> int:
+    """The rows of an Infer of these requests."""
+    return sum(request.batch_size for request in batch)

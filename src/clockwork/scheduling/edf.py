@@ -1,28 +1,31 @@
 """Earliest deadline first, with drop: a device's next batch is that of the most urgent request still in time.
 
-One queue for all devices, in order of deadlines. Whenever a device has nothing to do it takes the most urgent request
-whose weights it has; a request whose weights are nowhere has them loaded where there is room. A batch is grown with
-requests of the same model as long as the most urgent of them is still in time. Who can no longer be in time, by the
-measured times, is answered at that moment.
+One queue for all devices, in order of deadlines. The most urgent request whose weights are on a device that has nothing
+to do goes there; one whose weights are nowhere has them loaded where there is room. A batch is grown with requests of
+the same model as long as the most urgent of them is still in time. Who can no longer be in time, by the measured times,
+is answered at that moment.
 """
 
 from bisect import bisect_left, insort
-from typing import ClassVar, Final
+from itertools import islice
+from typing import ClassVar, Final, TypeAlias
 
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import Answer, Command
 from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
-from clockwork.scheduling.common import batch_from, failure, load_evicting_lru
-from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
+from clockwork.scheduling.common import batch_from, failure, load_evicting_lru, rows_of
+from clockwork.state import ClockworkState, GPUState, PendingRequest, WorkerState
 from clockwork.units import MILLISECOND, Nanos
 
 MARGIN: Final[Nanos] = 1 * MILLISECOND
 """For the way to the device and back."""
 
 LOOKED_AT: Final = 64
-"""Urgent requests that a device looks at for one whose weights it has."""
+"""Urgent requests looked at for one that a device can be given, or whose weights are nowhere."""
+
+_Entry: TypeAlias = tuple[Nanos, int, PendingRequest]
 
 
 class EdfScheduler(Scheduler):
@@ -32,14 +35,17 @@ class EdfScheduler(Scheduler):
 
     def __init__(self) -> None:
         """No device yet."""
+        self._devices: dict[GPUState, list[PendingRequest]] = {}  #: what was sent to each; one batch at a time
         self._idle: dict[GPUState, None] = {}
-        self._devices: dict[GPUState, dict[int, list[PendingRequest]]] = {}  #: what was sent, by action id
-        self._queue: list[tuple[Nanos, int, PendingRequest]] = []  #: by deadline
+        self._loading: dict[str, GPUState] = {}  #: at most one model on each device
+        self._queue: list[_Entry] = []  #: by deadline
+        self._starts: list[_Entry] = []  #: the same requests, by the last start that is in time
+        self._last_start: dict[int, Nanos] = {}  #: of the same, by request id
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Command]:
         """Take all devices into service."""
         super().start(now, state)
-        self._devices = {gpu: {} for gpu in state.gpus()}
+        self._devices = {gpu: [] for gpu in state.gpus()}
         self._idle = dict.fromkeys(self._devices)
         return []
 
@@ -48,108 +54,119 @@ class EdfScheduler(Scheduler):
         if not any(gpu.can_hold(request.model.name) for gpu in self._devices):
             text = f"no device can hold {request.model.name} at present"
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text)]
-        insort(self._queue, (request.deadline, request.id, request), key=lambda entry: entry[:2])
+        self._add(request)
         return self._advance(now)
 
     def result(
         self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
     ) -> list[Command]:
         """Answer what failed; then the device takes what comes next."""
-        commands: list[Command] = []
-        sent = self._devices[gpu].pop(action.id, [])
+        ended: list[PendingRequest] = []
         if isinstance(action, Infer):
+            ended, self._devices[gpu] = self._devices[gpu], []
             self._idle[gpu] = None
-        elif isinstance(action, LoadWeights) and isinstance(result, ErrorResult):
-            sent = [entry[2] for entry in self._queue if entry[2].model.name == action.model]
-            self._drop(sent)
+        elif isinstance(action, LoadWeights):
+            self._loading.pop(action.model, None)
+            if isinstance(result, ErrorResult):
+                ended = [request for _, _, request in self._queue if request.model.name == action.model]
+                self._remove(ended)
+        commands: list[Command] = []
         if isinstance(result, ErrorResult):
-            commands += [failure(request, result) for request in sent if not request.over]
+            commands += [failure(request, result) for request in ended if not request.over]
         return commands + self._advance(now)
 
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Command]:
         """It no longer waits."""
-        self._drop([request])
+        self._remove([request])
         return []
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
         """More devices."""
         for gpu in worker.gpus:
-            self._devices[gpu] = {}
+            self._devices[gpu] = []
             self._idle[gpu] = None
         return self._advance(now)
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Command]:
         """What was out there is queued again."""
-        commands: list[Command] = []
+        self._loading = {model: gpu for model, gpu in self._loading.items() if gpu.worker_id != worker.id}
+        homeless: list[PendingRequest] = []
         for gpu in worker.gpus:
             self._idle.pop(gpu, None)
-            for batch in self._devices.pop(gpu).values():
-                for request in batch:
-                    if not request.over:
-                        commands += self.infer(now, request)
-        return commands
+            homeless += self._devices.pop(gpu)
+        for request in homeless:
+            if not request.over:
+                self._add(request)
+        return self._advance(now)
 
-    def _drop(self, requests: list[PendingRequest]) -> None:
+    def wake(self, now: Nanos) -> list[Command]:
+        """Somebody can no longer be in time."""
+        return self._advance(now)
+
+    def next_wakeup(self) -> Nanos | None:
+        """Just past the first last start."""
+        return self._starts[0][0] + 1 if self._starts else None
+
+    def _add(self, request: PendingRequest) -> None:
+        last_start = request.deadline - MARGIN - request.model.infer_estimate(request.batch_size)
+        self._last_start[request.id] = last_start
+        insort(self._queue, (request.deadline, request.id, request))
+        insort(self._starts, (last_start, request.id, request))
+
+    def _remove(self, requests: list[PendingRequest]) -> None:
         for request in requests:
-            place = bisect_left(self._queue, (request.deadline, request.id), key=lambda entry: entry[:2])
-            if place < len(self._queue) and self._queue[place][2] is request:
-                del self._queue[place]
+            last_start = self._last_start.pop(request.id, None)
+            if last_start is not None:
+                del self._queue[bisect_left(self._queue, (request.deadline, request.id, request))]
+                del self._starts[bisect_left(self._starts, (last_start, request.id, request))]
 
     def _advance(self, now: Nanos) -> list[Command]:
         commands = self._drop_late(now)
-        for gpu in list(self._idle):
-            commands += self._next(now, gpu)
-        return commands + self._load(now)
+        for _, _, request in self._queue[:LOOKED_AT]:
+            if not self._idle:
+                break
+            if request.id in self._last_start:  # it may have joined the batch of one before it
+                commands += self._send(now, request)
+        return commands + self._load()
 
     def _drop_late(self, now: Nanos) -> list[Command]:
-        """Answer those at the front that no device can have done in time."""
+        """Answer those that no device can have done in time."""
         commands: list[Command] = []
-        while self._queue:
-            request = self._queue[0][2]
-            done = now + request.model.infer_estimate(request.batch_size) + MARGIN
-            if done <= request.deadline:
-                break
-            del self._queue[0]
-            text = f"it would be done {(done - request.deadline) / MILLISECOND:.1f} ms after its deadline"
-            predicted = done - request.arrival
+        while self._starts and self._starts[0][0] < now:
+            late, _, request = self._starts[0]
+            self._remove([request])
+            text = f"it would be done {(now - late) / MILLISECOND:.1f} ms after its deadline"
+            predicted = now - late + request.deadline - request.arrival
             commands.append(Answer(request.id, Status.CONTROLLER_COULD_NOT_START_IN_TIME, text, predicted=predicted))
         return commands
 
-    def _next(self, now: Nanos, gpu: GPUState) -> list[Command]:
-        """Send an idle device its next batch."""
-        for _, _, first in self._queue[:LOOKED_AT]:
-            model = first.model
-            if gpu.residency(model.name) is not Residency.WARM:
-                continue
-            same = [entry[2] for entry in self._queue if entry[2].model is model]
-            most = model.max_batch_size if model.info.batchable else 1
-            batch = batch_from(same, most)
-            while len(batch) > 1 and now + self._time(gpu, batch) + MARGIN > first.deadline:
-                batch.pop()
-            expected = self._time(gpu, batch)
-            self._drop(batch)
-            send = gpu.infer(model, batch, now, first.deadline, expected)
-            self._devices[gpu][send.action.id] = batch
-            del self._idle[gpu]
-            return [send]
+    def _send(self, now: Nanos, first: PendingRequest) -> list[Command]:
+        """Send it, and those that fit, to an idle device that has the weights and does it in time, if there is one."""
+        model, slack = first.model, first.deadline - MARGIN - now
+        for gpu in self.state.holders.get(model.name, ()):
+            if gpu in self._idle and model.infer_estimate(first.batch_size, gpu.kind) <= slack:
+                place = bisect_left(self._queue, (first.deadline, first.id, first))
+                waiting = (request for _, _, request in islice(self._queue, place, None))
+                batch = batch_from(waiting, model.max_batch_size)
+                while (expected := model.infer_estimate(rows_of(batch), gpu.kind)) > slack:
+                    batch.pop()
+                self._remove(batch)
+                self._devices[gpu] = batch
+                del self._idle[gpu]
+                return [gpu.infer(model, batch, now, first.deadline, expected)]
         return []
 
-    def _time(self, gpu: GPUState, batch: list[PendingRequest]) -> Nanos:
-        return batch[0].model.infer_estimate(sum(request.batch_size for request in batch), gpu.kind)
-
-    def _load(self, now: Nanos) -> list[Command]:
+    def _load(self) -> list[Command]:
         """Load the most urgent model that is nowhere, where nothing is being loaded."""
+        busy = dict.fromkeys(self._loading.values())
         for _, _, request in self._queue[:LOOKED_AT]:
             name = request.model.name
-            if any(gpu.residency(name) is not Residency.COLD for gpu in self._devices):
+            if name in self._loading or any(gpu in self._devices for gpu in self.state.holders.get(name, ())):
                 continue
-            able = [gpu for gpu in self._devices if gpu.can_hold(name) and not _loading(gpu)]
+            able = [gpu for gpu in self._devices if gpu not in busy and gpu.can_hold(name)]
             for gpu in sorted(able, key=lambda gpu: len(gpu.outstanding)):
                 commands = load_evicting_lru(gpu, request.model)
                 if commands:
+                    self._loading[name] = gpu
                     return commands
         return []
-
-
-def _loading(gpu: GPUState) -> bool:
-    return any(isinstance(action, LoadWeights) for action in gpu.outstanding.values())

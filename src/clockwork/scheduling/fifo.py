@@ -12,7 +12,7 @@ from clockwork.messages.commands import Answer, Command
 from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
-from clockwork.scheduling.common import batch_from, failure, load_evicting_lru
+from clockwork.scheduling.common import batch_from, failure, load_evicting_lru, rows_of
 from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
 from clockwork.units import Nanos
 
@@ -124,11 +124,10 @@ class FifoScheduler(Scheduler):
             residency = gpu.residency(model.name)
             if residency is not Residency.WARM:
                 return commands + (load_evicting_lru(gpu, model) if residency is Residency.COLD else [])
-            most = model.max_batch_size if model.info.batchable else 1
-            batch = batch_from(list(device.waiting.values()), most)
+            batch = batch_from(device.waiting.values(), model.max_batch_size)
             for request in batch:
                 self._forget(request)
-            expected = model.infer_estimate(sum(request.batch_size for request in batch), gpu.kind)
+            expected = model.infer_estimate(rows_of(batch), gpu.kind)
             send = gpu.infer(model, batch, now, max(request.deadline for request in batch), expected)
             device.sent[send.action.id] = batch
             commands.append(send)

@@ -96,28 +96,44 @@ class Simulation:
         self._busy_steps: list[Nanos] = []  #: of all devices together, after each hundredth of the time
 
     def run(self) -> "Simulation":
-        """Start-up, the load, and until everything is at rest; returns itself.
+        """All of it; returns itself.
 
         Raises:
             SimulationError: start-up failed.
         """
+        self.start()
+        self.play()
+        self.finish()
+        return self
+
+    def start(self) -> None:
+        """Start-up, and time to load what fits.
+
+        Raises:
+            SimulationError: it failed.
+        """
         self.cluster.start()
         self.loop.run(self.loop.now + self._settle)
         self._start = self.loop.now
-        self._busy_steps = [self._busy()]
+        self._busy_steps = [self.cluster.busy()]
         arrange(self.cluster, self.scenario.faults, self._start)
         self._arm()
+
+    def play(self) -> None:
+        """The load."""
         for step in range(1, 101):
             self.loop.run(self._start + self._duration * step // 100)
-            self._busy_steps.append(self._busy())
+            self._busy_steps.append(self.cluster.busy())
             if self._progress is not None:
                 self._progress(step / 100)
+
+    def finish(self) -> None:
+        """Until everything is answered and at rest; then check."""
         end = self.loop.now + DRAIN
         while self._waiting and self.loop.now < end:
             self.loop.run(self.loop.now + 10 * MILLISECOND)
         self.loop.run(self.loop.now + SETTLE)
         self._check()
-        return self
 
     # --- clients -----------------------------------------------------------------------------------------------------
 
@@ -229,9 +245,6 @@ class Simulation:
         self.watcher.check_rest(truth, self.cluster.ask_status())
 
     # --- results -----------------------------------------------------------------------------------------------------
-
-    def _busy(self) -> Nanos:
-        return self.cluster.busy()
 
     def utilisation(self) -> float:
         """The share of the time that devices spent executing."""

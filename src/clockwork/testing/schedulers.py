@@ -12,16 +12,18 @@ every device's memory is true (I6); it is deterministic, does not ask to be woke
 request that nothing is in the way of.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from clockwork.scheduling.base import Scheduler
 from clockwork.sim.run import Simulation
 from clockwork.sim.scenario import DevicesSpec, FaultSpec, ModelSpec, NetworkSpec, Scenario
+from clockwork.testing.clients import Clients
+from clockwork.testing.observed import Observed
 from clockwork.workload.spec import StreamSpec
 
-CHECK_EVERY: Final = 7
-"""Events between checks of the machines' invariants."""
+CHECK_EVERY: Final = 5
+"""Events between checks of the controller's invariants; `CLIENTS` checks all machines after each."""
 
 EVENTS_PER_REQUEST_MOST: Final = 2000
 """A scheduler that needs more wakes itself for nothing."""
@@ -45,30 +47,38 @@ def _scenario(name: str, *streams: StreamSpec, **changes: Any) -> Scenario:
     return Scenario(**(given | changes))
 
 
-_ROWS: Final = StreamSpec("poisson", rate=100.0, models=("one",), batch_size=3)
 _POISSON: Final = StreamSpec("poisson", rate=200.0)
 _LONE: Final = StreamSpec("fixed", rate=1.0, models=("one",), slo_ms=5000.0)
+_ONE_BY_ONE: Final = StreamSpec("fixed", rate=5.0, slo_ms=5000.0)
+_DEATH: Final = FaultSpec("worker-death", 0.3, 0.3, 0)
 
 SITUATIONS: Final[Mapping[str, Scenario]] = {
     scenario.name: scenario
     for scenario in (
         _scenario("a lone request", _LONE, duration_s=2.5),
+        _scenario("one request after the other", _ONE_BY_ONE, duration_s=3.0, devices=DevicesSpec(1, 1, 9)),
         _scenario("a moderate load", _POISSON),
         _scenario("more models than memory", _POISSON, devices=DevicesSpec(1, 2, 9)),
         _scenario("room for little more than one model", _POISSON, devices=DevicesSpec(1, 1, 3)),
-        _scenario("overload", StreamSpec("poisson", rate=3000.0), duration_s=0.5),
+        _scenario("overload", StreamSpec("poisson", rate=3000.0), duration_s=0.25),
         _scenario("bursts", StreamSpec("gamma", rate=300.0, cv=4.0)),
-        _scenario("clients that wait for answers", StreamSpec("closed", concurrency=3)),
+        _scenario("clients that wait for answers", StreamSpec("closed", concurrency=2, think_ms=20.0)),
         _scenario("deadlines that nothing can meet", StreamSpec("poisson", rate=100.0, slo_ms=0.2), _POISSON),
         _scenario(
             "several rows in a request", StreamSpec("poisson", rate=100.0, models=("one",), batch_size=3), _POISSON
         ),
-        _scenario("a worker that dies and comes back", _POISSON, faults=(FaultSpec("worker-death", 0.3, 0.3, 0),)),
+        _scenario("a worker that dies and comes back", _POISSON, faults=(_DEATH,)),
+        _scenario(
+            "a worker of two devices dies and comes back",
+            StreamSpec("poisson", rate=600.0),
+            devices=DevicesSpec(2, 2, 12),
+            faults=(_DEATH,),
+        ),
         _scenario(
             "the only worker dies and comes back",
             _POISSON,
             devices=DevicesSpec(1, 1, 100),
-            faults=(FaultSpec("worker-death", 0.3, 0.3, 0),),
+            faults=(_DEATH,),
         ),
         _scenario("actions that fail", _POISSON, faults=(FaultSpec("failing", 0.2, 0.5, 0, 0.3),)),
         _scenario("a device that is slow", _POISSON, faults=(FaultSpec("slow-device", 0.2, 0.4, 0, 8.0),)),
@@ -79,7 +89,15 @@ SITUATIONS: Final[Mapping[str, Scenario]] = {
 """What a scheduler goes through, by name."""
 
 
-def check_scheduler(factory: Callable[[], Scheduler], *, seeds: int = 2, executes: bool = True) -> None:
+CLIENTS: Final = "clients that differ, cancel and go away, and an operator who evicts"
+"""The situation of `clockwork.testing.clients`."""
+
+_SERVED: Final = ("a lone request", "one request after the other")
+_TWICE: Final = ("more models than memory", "a worker of two devices dies and comes back")
+"""Simulated twice, to see whether the scheduler says the same; as `CLIENTS` are."""
+
+
+def check_scheduler(factory: Callable[[], Scheduler], *, seeds: int = 5, executes: bool = True) -> None:
     """Put schedulers made by ``factory`` through every situation, with that many seeds each.
 
     ``executes``: the scheduler executes models; False for one that answers by itself.
@@ -87,46 +105,64 @@ def check_scheduler(factory: Callable[[], Scheduler], *, seeds: int = 2, execute
     Raises:
         AssertionError: it breaks a rule; says which, in which situation.
     """
+    for seed in range(1, seeds + 1):
+        where = f"in the situation {CLIENTS!r}, seed {seed}"
+        said = _check_clients(factory, seed, where)
+        if seed == 1:
+            _check_same(said, _check_clients(factory, seed, where), where)
     for name, scenario in SITUATIONS.items():
         for seed in range(1, seeds + 1):
-            first = _run(factory, scenario, seed)
-            _check(first, f"in the situation {name!r}, seed {seed}")
-            if name == "a lone request":
-                _check_served(first, executes)
-    one, other = (_records(factory, SITUATIONS["more models than memory"]) for _ in range(2))
-    assert one == other, "the scheduler is not deterministic: one seed gave two different runs"
+            where = f"in the situation {name!r}, seed {seed}"
+            said = _check(factory, scenario, seed, where, served=name in _SERVED, executes=executes)
+            if name in _TWICE and seed == 1:
+                _check_same(said, _check(factory, scenario, seed, where), where)
 
 
-def _run(
+def _check(
     factory: Callable[[], Scheduler],
     scenario: Scenario,
     seed: int,
-    record: Callable[[dict[str, Any]], None] | None = None,
-) -> Simulation:
-    simulation = Simulation(scenario, seed, check_every=CHECK_EVERY, record=record, scheduler=factory())
-    return simulation.run()
-
-
-def _check(simulation: Simulation, where: str) -> None:
-    problems = [text for text in simulation.watcher.violations if "no fault explains it" not in text]
-    assert not problems, f"{where}: {problems[0]}"
+    where: str,
+    *,
+    served: bool = False,
+    executes: bool = False,
+) -> list[tuple[int, object]]:
+    """What the scheduler said."""
+    scheduler = Observed(factory())
+    simulation = Simulation(scenario, seed, check_every=CHECK_EVERY, scheduler=scheduler)
+    simulation.run()
+    _check_rules(scheduler, simulation.watcher.violations, where)
     sent = sum(simulation.outcomes.series["sent"])
     events = simulation.loop.events
-    assert events <= EVENTS_PER_REQUEST_MOST * (sent + 10), (
-        f"{where}: {events} events for {sent} requests: it wakes for nothing"
-    )
+    assert events <= EVENTS_PER_REQUEST_MOST * (sent + 10), f"{where}: {events} events for {sent} requests"
+    if served:
+        counts = simulation.outcomes.total
+        assert counts.in_time == counts.sent > 0, (
+            f"{where}: a lone request with time to spare was not served: {counts.reasons or 'refused'}"
+        )
+    if served and executes:
+        assert simulation.watcher.actions.get("Infer"), f"{where}: a request was answered without an Infer"
+    return scheduler.said
 
 
-def _check_served(simulation: Simulation, executes: bool) -> None:
-    counts = simulation.outcomes.total
-    assert counts.in_time == counts.sent > 0, (
-        f"a lone request with time to spare was not served: {counts.reasons or 'refused'}"
-    )
-    if executes:
-        assert simulation.watcher.actions.get("Infer"), "a request was answered without an Infer"
+def _check_clients(factory: Callable[[], Scheduler], seed: int, where: str) -> list[tuple[int, object]]:
+    scheduler = Observed(factory())
+    clients = Clients(scheduler, seed).run()
+    _check_rules(scheduler, clients.watcher.violations, where)
+    return scheduler.said
 
 
-def _records(factory: Callable[[], Scheduler], scenario: Scenario) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = []
-    _run(factory, scenario, 1, records.append)
-    return records
+def _check_rules(scheduler: Observed, violations: Sequence[str], where: str) -> None:
+    problems = scheduler.problems + [text for text in violations if "no fault explains it" not in text]
+    assert not problems, f"{where}: {problems[0]}"
+
+
+def _check_same(said: list[tuple[int, object]], again: list[tuple[int, object]], where: str) -> None:
+    if said != again:
+        pairs = enumerate(zip(said, again, strict=False))
+        number, (one, other) = next(
+            (found for found in pairs if found[1][0] != found[1][1]), (min(len(said), len(again)), ("", "no more"))
+        )
+        raise AssertionError(
+            f"{where}: the scheduler is not deterministic: its command {number} was {one}, and the second time {other}"
+        )

@@ -1,0 +1,89 @@
+"""A scheduler that was started, with devices that answer when a test says so. Devices are ``w0/gpu0``, ..."""
+
+from builders import pending
+from clockwork.messages.actions import EvictWeights, Infer, InferInput, LoadWeights
+from clockwork.messages.commands import Answer, Command, SendAction
+from clockwork.messages.results import ErrorResult, EvictWeightsResult, LoadWeightsResult, Result, Timing
+from clockwork.messages.status import Status
+from clockwork.messages.tensors import Datatype, spec
+from clockwork.scheduling.base import Scheduler
+from clockwork.state import ClockworkState, PendingRequest
+from clockwork.units import Nanos, ms
+
+TOOK = Timing(0, 0, 0)
+
+
+def show(commands: list[Command]) -> list[str]:
+    """``w0/gpu0 Infer r1``, ``w0/gpu0 LoadWeights a``, ``r1 ERROR``."""
+    lines = []
+    for command in commands:
+        if isinstance(command, Answer):
+            lines.append(f"r{command.request_id} {Status(command.status).name}")
+            continue
+        action = command.action
+        assert isinstance(action, LoadWeights | EvictWeights | Infer)
+        what = action.model
+        if isinstance(action, Infer):
+            what = " ".join(f"r{share.request_id}" for share in action.inputs)
+        lines.append(f"{command.worker_id}/gpu{action.gpu} {type(action).__name__} {what}")
+    return lines
+
+
+class Running:
+    """See the module. ``sent`` are the actions outstanding; requests are numbered from 1."""
+
+    def __init__(self, state: ClockworkState, scheduler: Scheduler) -> None:
+        self.state = state
+        self.scheduler = scheduler
+        self.now: Nanos = 0
+        self.sent: list[SendAction] = []
+        self.requests: dict[int, PendingRequest] = {}
+        assert self.scheduler.start(0, state) == []
+
+    def infer(self, model: str, *, slo: Nanos = ms(100), rows: int = 1, length: int = 2) -> list[str]:
+        """A request arrives; ``length`` is its second dimension."""
+        request = pending(len(self.requests) + 1, self.state.models[model], rows=rows, arrival=self.now, slo=slo)
+        request.input = InferInput(request.id, rows, (spec("x", Datatype.FP32, (rows, length)),))
+        self.requests[request.id] = request
+        return self._say(self.scheduler.infer(self.now, request))
+
+    def done(self, status: Status | None = None) -> list[str]:
+        """The first action outstanding ends: well, or with ``status``."""
+        send = self.sent.pop(0)
+        action = send.action
+        assert isinstance(action, LoadWeights | EvictWeights | Infer)
+        gpu = self.state.workers[send.worker_id].gpu(action.gpu)
+        result: Result = LoadWeightsResult(action.id, TOOK)
+        if isinstance(action, EvictWeights):
+            result = EvictWeightsResult(action.id, TOOK)
+        if status is not None:
+            result = ErrorResult(action.id, type(action).__name__, status, "no")
+        elif isinstance(action, Infer):
+            for share in action.inputs:
+                self.requests[share.request_id].over = True
+        gpu.settle(action, result)
+        return self._say(self.scheduler.result(self.now, gpu, action, result))
+
+    def cancel(self, number: int) -> list[str]:
+        """A request is over."""
+        self.requests[number].over = True
+        return self._say(self.scheduler.cancel(self.now, self.requests[number]))
+
+    def wake(self) -> list[str]:
+        """Time passes until the scheduler wants to be woken."""
+        moment = self.scheduler.next_wakeup()
+        assert moment is not None
+        assert moment > self.now
+        self.now = moment
+        return self._say(self.scheduler.wake(self.now))
+
+    def lose(self, worker_id: str) -> list[str]:
+        """A worker goes."""
+        worker = self.state.workers.pop(worker_id)
+        worker.leave()
+        self.sent = [send for send in self.sent if send.worker_id != worker_id]
+        return self._say(self.scheduler.worker_lost(self.now, worker))
+
+    def _say(self, commands: list[Command]) -> list[str]:
+        self.sent += [command for command in commands if isinstance(command, SendAction)]
+        return show(commands)
