@@ -2,7 +2,7 @@
 
     python benchmarks/bench_sim.py --json sim.json
 
-(a) figure 5 of OSDI'20 at 100 ms; (b) 4,026 models on 6 devices; (c) 1,000 devices: simulated requests per second of wall
+(a) figure 5 of OSDI'20 at 100 ms; (b) 4,026 models on 6 devices; (c) 1,000 devices: simulated requests a second of wall
 time. How the cost of a request grows from 10 to 4,000 models, and from 1 to 1,000 devices at the same load for each, as
 ratios. The decisions of the scheduler alone: the time spent in its methods during (a).
 """
