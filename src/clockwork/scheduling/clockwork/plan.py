@@ -96,6 +96,10 @@ class Plan:
         self.send_delay = SlidingEstimate(way, config.window)
         self.return_delay = SlidingEstimate(way, config.window)
         self.booked: Nanos = 0  #: clients that were refused were told to come back until then
+        self._wanted: tuple[float, Nanos] = (0.0, 0)  #: efficiency and time of the batch that found no room last
+        self._claim: float = 0.0  #: efficiency of a batch that room is made for
+        self._claim_until: Nanos = 0
+        self._claim_after: Nanos = 0  #: no new claim before
         self.trouble = ""  #: what broke the plan last
         self.wake_at: Nanos = FAR
         self._sizes: dict[str, tuple[int, ...]] = {}
@@ -217,21 +221,37 @@ class Plan:
         expected = rows + rate * (start - now)
         earliest = now + self.send_delay.value
         until = FAR if position == len(self.batches) else self._starts[position] + self._slack[position]
-        best_size, best_time, best_value, ideal = 0, 0, 0.0, 0.0
+        best_size, best_time, best_value, ideal, ideal_time = 0, 0, 0.0, 0.0, 0
         for size in self.sizes(model):
             if size < first.batch_size:
                 continue
             time = self.infer_time(model, size, key)
             value = min(expected, size) / time
             if value > ideal and earliest + time <= self.due(first, earliest + time, now):
-                ideal = value
+                ideal, ideal_time = value, time
             end = start + time
             if value > best_value and end <= self.due(first, end, now) and end <= until:
                 best_size, best_time, best_value = size, time, value
-        if not best_size or (not at_once and best_value < self.config.efficiency_floor * ideal):
+        floor = self.config.efficiency_floor
+        if not best_size or (not at_once and best_value < floor * ideal):
+            self._wanted = (ideal, ideal_time)
+            return None
+        if not at_once and now < self._claim_until and best_value < floor * self._claim:
             return None
         end = start + best_time
         return Offer(self, None, position, best_size, best_time, best_time, end, best_value, at_once, ready)
+
+    def claim_room(self, now: Nanos) -> None:
+        """Requests were refused: let the plan become empty enough for the batch that they would have been.
+
+        Until then batches that make much worse use of the device are not begun: without that, a full plan only ever has
+        room for the smallest. Afterwards, for as long, nobody can claim anything: it is everybody's turn.
+        """
+        value, time = self._wanted
+        self._wanted = (0.0, 0)
+        if value and now >= self._claim_after:
+            self._claim, self._claim_until = value, now + time
+            self._claim_after = now + 2 * time
 
     def offer_to_join(self, now: Nanos, batch: Batch, rows: int, first: PendingRequest, rate: float) -> Offer | None:
         """The best way to let ``rows`` more rows into a batch that is planned: into its room, or by growing it."""
@@ -265,6 +285,8 @@ class Plan:
         batch = offer.batch
         if batch is None:
             batch = Batch(self, model, key, offer.room, offer.reserved)
+            if offer.efficiency >= self._claim:
+                self._claim_until = now
             self.batches.insert(offer.position, batch)
             self.pins[model.name] = self.pins.get(model.name, 0) + 1
         elif offer.reserved > batch.reserved or offer.room > batch.capacity - batch.rows:

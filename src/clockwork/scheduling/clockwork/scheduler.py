@@ -276,6 +276,8 @@ class ClockworkScheduler(Scheduler):
         if not places:
             places = [plan for plan in self._some(self._order) if plan.gpu.can_hold(model.name)]
             commands += self._load_for_later(now, places, model)
+        for plan in places:
+            plan.claim_room(now)
         for request in requests:
             request.excuse = request.excuse or excuse
         return commands + self._refusals.answers(now, places, group[1], requests)
