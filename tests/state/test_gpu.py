@@ -2,7 +2,7 @@
 
 import pytest
 
-from builders import a_gpu, a_state, model_info, model_state, pending, worker_info
+from builders import KIND, a_gpu, a_state, model_info, model_state, pending, worker_info
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import SendAction
 from clockwork.messages.results import ErrorResult, EvictWeightsResult, GPUInfo, LoadWeightsResult, Result, Timing
@@ -217,3 +217,16 @@ def test_estimates_are_p99_of_what_was_measured() -> None:
     with pytest.raises(KeyError):
         model.infer_estimate(1)
     assert model.max_batch_size == 1
+
+
+def test_what_was_measured_in_service_takes_the_place_of_the_profile_once_there_is_enough_of_it() -> None:
+    model = model_state(model_info())
+    before = model.profiles[KIND].infer[1].samples
+    for duration in range(1, 10):
+        model.took(KIND, 1, duration)
+        model.took(KIND, 0, duration)
+    assert model.recent(KIND) == model.profiles[KIND], "nine are not enough"
+    model.took(KIND, 1, 10)
+    assert model.recent(KIND).infer[1].samples == tuple(range(1, 11))
+    assert model.recent(KIND).load_weights == model.profiles[KIND].load_weights
+    assert model.profiles[KIND].infer[1].samples == before, "the profile stays what it was"

@@ -56,6 +56,7 @@ def describe_server(
                 counts.failed,
                 counts.cold_starts,
                 counts.broken_promises,
+                {kind: model.recent(kind) for kind in model.profiles},
             )
         )
     workers = tuple(_describe_worker(worker, worker.id in ready) for _, worker in sorted(fleet.items()))

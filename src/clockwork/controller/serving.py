@@ -18,7 +18,7 @@ from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import EvictWeights, Infer, InferInput, LoadWeights
 from clockwork.messages.commands import Answer, Command, SendAction
 from clockwork.messages.requests import EvictRequest, EvictResponse, InferRequest, InferResponse, RequestTiming
-from clockwork.messages.results import ErrorResult, InferResult, Result
+from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec
 from clockwork.scheduling.base import Scheduler
@@ -112,6 +112,7 @@ class Serving:
         if not gpu.settle(action, result):
             text = f"it disagrees about the weights on {gpu}: {result}"
             commands.append(DropWorker(worker.id, text))
+        _remember(self._state, gpu.kind, action, result)
         if isinstance(action, Infer):
             if isinstance(result, InferResult):
                 commands += self._deliver(now, action, result, payloads)
@@ -360,6 +361,17 @@ class Serving:
         assert not any(request.over for request in self._pending.values())
         assert sum(map(len, self._by_client.values())) == len(self._pending)
         assert {i for _, i in self._deadlines} >= set(self._pending)
+
+
+def _remember(state: ClockworkState, kind: str, action: LoadWeights | EvictWeights | Infer, result: Result) -> None:
+    """Keep what an action took, for those who ask how fast the models are in service."""
+    model = state.models.get(action.model)
+    if model is None:
+        return  # held by a worker, but not served
+    if isinstance(action, Infer) and isinstance(result, InferResult):
+        model.took(kind, action.batch_size, result.exec.duration)
+    elif isinstance(action, LoadWeights) and isinstance(result, LoadWeightsResult):
+        model.took(kind, 0, result.timing.duration)
 
 
 def _lateness(now: Nanos, action: Infer, result: InferResult) -> str:

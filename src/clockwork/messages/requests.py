@@ -168,6 +168,7 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     ``late`` counts requests that were not answered by their deadline; ``refused`` those told before it that they would
     not be; ``failed`` all other errors. ``broken_promises`` counts those of all these that were admitted with a
     predicted completion and yet not answered in time.
+    ``recent`` has the profiles with the durations of late, in service, in the place of those measured before it.
     """
 
     info: ModelInfo
@@ -178,6 +179,7 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     failed: int = 0
     cold_starts: int = 0
     broken_promises: int = 0
+    recent: dict[str, ModelProfile] = {}
 
 
 class ServerStatus(Struct, frozen=True, array_like=True):

@@ -1,7 +1,8 @@
 """A scenario from what ``clockwork status --json`` prints of a live system.
 
-Rules of the file: models, their measured times, devices and the load that was seen are the live system's. Durations are
-drawn from the measurements; where a model was measured on several kinds of devices, the first kind is taken for all.
+Rules of the file: models, times, devices and the load that was seen are the live system's. Durations are drawn from
+what was measured in service, where there is enough of it, else from the profile; where a model was measured on several kinds
+of devices, the first kind is taken for all.
 """
 
 from typing import Any
@@ -81,7 +82,8 @@ def _streams(state: dict[str, Any]) -> tuple[StreamSpec, ...]:
 
 def _model(model: dict[str, Any]) -> SimModel:
     info, profiles = model["info"], model["profiles"]
-    profile = profiles[sorted(profiles)[0]]
+    kind = sorted(profiles)[0]
+    profile = model.get("recent", profiles).get(kind, profiles[kind])
     infer = {int(size): Measurement(tuple(times["samples"])) for size, times in profile["infer"].items()}
     made = ModelProfile(Measurement(tuple(profile["load_weights"]["samples"])), dict(sorted(infer.items())), MAX_BATCH)
     return SimModel(

@@ -1,14 +1,22 @@
 """A served model: what it is, and what it costs on each kind of device."""
 
-from clockwork.messages.profile import ModelProfile
+from collections import deque
+from typing import Final
+
+from msgspec.structs import replace
+
+from clockwork.messages.profile import MIN_SAMPLES, Measurement, ModelProfile
 from clockwork.messages.results import ModelInfo
 from clockwork.units import Nanos
 
+RECENT: Final = 200
+"""Durations remembered of each thing."""
+
 
 class ModelState:
-    """One model. ``profiles`` maps a device's kind to the model's measured times there."""
+    """One model. ``profiles`` maps a device's kind to the model's times as measured before serving."""
 
-    __slots__ = ("flexible", "info", "name", "profiles")
+    __slots__ = ("_recent", "flexible", "info", "name", "profiles")
 
     def __init__(self, info: ModelInfo) -> None:
         """A model that nothing is measured of yet."""
@@ -17,6 +25,29 @@ class ModelState:
         #: whether requests may differ in more than their first dimension
         self.flexible = any(-1 in tensor.shape[1 if info.batchable else 0 :] for tensor in info.inputs)
         self.profiles: dict[str, ModelProfile] = {}
+        self._recent: dict[tuple[str, int], deque[Nanos]] = {}  #: (kind, batch size; 0: LoadWeights)
+
+    def took(self, kind: str, batch_size: int, duration: Nanos) -> None:
+        """An Infer of that many rows took so long in service; LoadWeights for a batch size of 0."""
+        recent = self._recent.get((kind, batch_size))
+        if recent is None:
+            recent = self._recent[kind, batch_size] = deque(maxlen=RECENT)
+        recent.append(duration)
+
+    def recent(self, kind: str) -> ModelProfile:
+        """The profile, with what was measured in service in the place of what was measured before, where it is enough.
+
+        Raises:
+            KeyError: nothing was measured on such a device.
+        """
+        profile = self.profiles[kind]
+        enough = {
+            size: Measurement(tuple(it))
+            for (of, size), it in self._recent.items()
+            if of == kind and len(it) >= MIN_SAMPLES
+        }
+        load = enough.pop(0, profile.load_weights)
+        return replace(profile, load_weights=load, infer=dict(sorted((profile.infer | enough).items())))
 
     @property
     def max_batch_size(self) -> int:
