@@ -1,8 +1,8 @@
 """A scenario from what ``clockwork status --json`` prints of a live system.
 
 Rules of the file: models, times, devices and the load that was seen are the live system's. Durations are drawn from
-what was measured in service, where there is enough of it, else from the profile; where a model was measured on several kinds
-of devices, the first kind is taken for all.
+what was measured in service, where there is enough of it, else from the profile; where a model was measured on several
+kinds of devices, the first kind is taken for all.
 """
 
 from typing import Any
