@@ -22,7 +22,7 @@ from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResu
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec
 from clockwork.scheduling.base import Scheduler
-from clockwork.state import ClockworkState, PendingRequest, Residency, WorkerState
+from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
 from clockwork.units import Bytes, Nanos, as_ms
 
 P = ParamSpec("P")
@@ -112,7 +112,7 @@ class Serving:
         if not gpu.settle(action, result):
             text = f"it disagrees about the weights on {gpu}: {result}"
             commands.append(DropWorker(worker.id, text))
-        _remember(self._state, gpu.kind, action, result)
+        _remember(self._state, gpu, action, result)
         if isinstance(action, Infer):
             if isinstance(result, InferResult):
                 commands += self._deliver(now, action, result, payloads)
@@ -363,15 +363,15 @@ class Serving:
         assert {i for _, i in self._deadlines} >= set(self._pending)
 
 
-def _remember(state: ClockworkState, kind: str, action: LoadWeights | EvictWeights | Infer, result: Result) -> None:
+def _remember(state: ClockworkState, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result) -> None:
     """Keep what an action took, for those who ask how fast the models are in service."""
     model = state.models.get(action.model)
     if model is None:
         return  # held by a worker, but not served
     if isinstance(action, Infer) and isinstance(result, InferResult):
-        model.took(kind, action.batch_size, result.exec.duration)
+        model.took(gpu.kind, action.batch_size, gpu.occupied(action.earliest, result.exec))
     elif isinstance(action, LoadWeights) and isinstance(result, LoadWeightsResult):
-        model.took(kind, 0, result.timing.duration)
+        model.took(gpu.kind, 0, result.timing.duration)
 
 
 def _lateness(now: Nanos, action: Infer, result: InferResult) -> str:

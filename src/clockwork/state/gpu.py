@@ -19,17 +19,21 @@ from typing import Final
 
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import SendAction
-from clockwork.messages.results import ErrorResult, GPUInfo, ModelInfo, Result
+from clockwork.messages.results import ErrorResult, GPUInfo, ModelInfo, Result, Timing
 from clockwork.messages.status import Status
 from clockwork.pages import PageCache
 from clockwork.state.model import ModelState
 from clockwork.state.request import PendingRequest
-from clockwork.units import FOREVER, Nanos
+from clockwork.units import FOREVER, MILLISECOND, Nanos
 
 _ABSENT: Final = frozenset({Status.WEIGHTS_NOT_PRESENT, Status.UNKNOWN_MODEL})
 _IMPOSSIBLE: Final = frozenset(
     {Status.WEIGHTS_ALREADY_LOADED, Status.LOAD_WEIGHTS_INSUFFICIENT_CACHE, Status.UNKNOWN_MODEL}
 )
+
+
+GAP_MOST: Final[Nanos] = 2 * MILLISECOND
+"""Between two Infers that follow each other; a longer one has other reasons."""
 
 
 class Residency(Enum):
@@ -69,6 +73,7 @@ class GPUState:
         self.models = models
         self.cache = PageCache(info.total_pages)
         self.outstanding: dict[int, LoadWeights | EvictWeights | Infer] = {}
+        self.exec_end: Nanos = 0  #: when the last Infer that is known ended
         self._ids = ids
         self._routes = routes
         self._holders = {} if holders is None else holders
@@ -157,6 +162,12 @@ class GPUState:
         self.cache.touch(name)
         self._infers[name] = self._infers.get(name, 0) + 1
         return self._send(action)
+
+    def occupied(self, sent: Nanos, timing: Timing) -> Nanos:
+        """How long an Infer has kept the device from the next: its duration, and the gap after the one before it."""
+        before, self.exec_end = self.exec_end, timing.end
+        gap = timing.begin - before
+        return timing.end - before if before > sent and 0 <= gap <= GAP_MOST else timing.duration
 
     def forget(self, model: str) -> None:
         """The worker unloads the model by itself: its pages are free. Nothing happens if it has none."""
