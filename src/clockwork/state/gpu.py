@@ -36,6 +36,10 @@ GAP_MOST: Final[Nanos] = 2 * MILLISECOND
 """Between two Infers that follow each other; a longer one has other reasons."""
 
 
+ON_ITS_WAY: Final[Nanos] = MILLISECOND // 2
+"""An action that was sent this long ago is at its worker."""
+
+
 class Residency(Enum):
     """Where a model's weights are, seen from one device."""
 
@@ -167,7 +171,7 @@ class GPUState:
         """How long an Infer has kept the device from the next: its duration, and the gap after the one before it."""
         before, self.exec_end = self.exec_end, timing.end
         gap = timing.begin - before
-        return timing.end - before if before > sent and 0 <= gap <= GAP_MOST else timing.duration
+        return timing.end - before if before > sent + ON_ITS_WAY and 0 <= gap <= GAP_MOST else timing.duration
 
     def forget(self, model: str) -> None:
         """The worker unloads the model by itself: its pages are free. Nothing happens if it has none."""

@@ -372,7 +372,8 @@ class Plan:
         if now - end > self.return_delay.value:
             self.trouble = f"a result of {self.gpu} took {(now - end) / MILLISECOND:.3f} ms on its way"
         waited = self.last_end > sent.sent_at or bool(self.ready)
-        if self.last_end > sent.sent_at and 0 <= begin - self.last_end <= GAP_MOST:
+        was_there = self.last_end >= sent.sent_at + self.send_delay.value
+        if was_there and not self.ready and 0 <= begin - self.last_end <= GAP_MOST:
             begin = self.last_end  # what counts is how long it has kept the device from the next
         self.note_delays(now, None if waited else sent.sent_at, begin, end)
         key = (sent.batch.model.info.digest, sent.batch.rows, sent.batch.key)
