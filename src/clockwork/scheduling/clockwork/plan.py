@@ -16,7 +16,6 @@ from clockwork.scheduling.clockwork.config import ClockworkConfig
 from clockwork.scheduling.estimates import Estimates, SlidingEstimate
 from clockwork.scheduling.shapes import ShapeKey
 from clockwork.state import GPUState, ModelState, PendingRequest
-from clockwork.state.gpu import GAP_MOST
 from clockwork.units import MILLISECOND, Nanos
 
 FAR: Final[Nanos] = 1 << 62
@@ -372,9 +371,6 @@ class Plan:
         if now - end > self.return_delay.value:
             self.trouble = f"a result of {self.gpu} took {(now - end) / MILLISECOND:.3f} ms on its way"
         waited = self.last_end > sent.sent_at or bool(self.ready)
-        was_there = self.last_end >= sent.sent_at + self.send_delay.value
-        if was_there and not self.ready and 0 <= begin - self.last_end <= GAP_MOST:
-            begin = self.last_end  # what counts is how long it has kept the device from the next
         self.note_delays(now, None if waited else sent.sent_at, begin, end)
         key = (sent.batch.model.info.digest, sent.batch.rows, sent.batch.key)
         self.estimates.add(key, end - begin)
