@@ -76,11 +76,13 @@ class Client:
         slo_factor: float | None = None,
         outputs: Sequence[str] = (),
         timeout: float | None = None,
+        retries: int = 0,
     ) -> InferenceResult:
         """See `AsyncClient.infer`."""
-        return self._run(
-            self._client.infer(model, inputs, slo=slo, slo_factor=slo_factor, outputs=outputs, timeout=timeout)
+        asked = self._client.infer(
+            model, inputs, slo=slo, slo_factor=slo_factor, outputs=outputs, timeout=timeout, retries=retries
         )
+        return self._run(asked)
 
     def load_model(self, path: str, copies: int = 1, name: str = "") -> list[str]:
         """See `AsyncClient.load_model`."""
@@ -128,9 +130,12 @@ class Model:
         slo_factor: float | None = None,
         outputs: Sequence[str] = (),
         timeout: float | None = None,
+        retries: int = 0,
     ) -> InferenceResult:
         """See `AsyncClient.infer`."""
-        return self._client.infer(self.name, inputs, slo=slo, slo_factor=slo_factor, outputs=outputs, timeout=timeout)
+        return self._client.infer(
+            self.name, inputs, slo=slo, slo_factor=slo_factor, outputs=outputs, timeout=timeout, retries=retries
+        )
 
     def evict(self) -> int:
         """See `AsyncClient.evict`."""

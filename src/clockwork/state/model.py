@@ -9,7 +9,7 @@ from clockwork.messages.profile import MIN_SAMPLES, Measurement, ModelProfile
 from clockwork.messages.results import ModelInfo
 from clockwork.units import Nanos
 
-RECENT: Final = 200
+RECENT: Final = 1000
 """Durations remembered of each thing."""
 
 
