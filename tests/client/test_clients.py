@@ -21,10 +21,12 @@ from clockwork.errors import (
     UnknownModelError,
 )
 from clockwork.messages.actions import EvictWeights, Infer, LoadModelFromDisk
+from clockwork.messages.commands import Answer, Command
 from clockwork.messages.results import ErrorResult
 from clockwork.messages.status import Status
 from clockwork.scheduling.echo import EchoScheduler
-from clockwork.units import ms, seconds
+from clockwork.state import PendingRequest
+from clockwork.units import Nanos, ms, seconds
 
 ROW = np.arange(4, dtype=np.float32).reshape(1, 4)
 
@@ -347,5 +349,49 @@ def test_calls_that_wait_for_room_end_with_the_connection() -> None:
             await client.close()
             for result in await asyncio.gather(*calls, return_exceptions=True):
                 assert isinstance(result, ConnectionLostError)
+
+    run(test())
+
+
+class RefusesTwice(EchoScheduler):
+    """Refuses the first two requests, with a time to come back."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+        self.asked.append(now)
+        if len(self.asked) <= 2:
+            status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
+            return [Answer(request.id, status, "later", predicted=ms(30), retry_after=ms(20))]
+        return super().infer(now, request)
+
+
+def test_a_refused_client_comes_back_when_it_was_told_to_as_often_as_it_may() -> None:
+    async def test() -> None:
+        scheduler = RefusesTwice()
+        async with serving(scheduler) as (host, _), AsyncClient(str(host.client_address)) as client:
+            with pytest.raises(RequestRefusedError) as caught:
+                await client.infer("m", {"x": ROW})
+            assert (caught.value.predicted, caught.value.retry_after) == (0.03, 0.02)
+            result = await client.infer("m", {"x": ROW}, retries=1)
+            np.testing.assert_array_equal(result["x"], ROW)
+            assert len(scheduler.asked) == 3
+            assert scheduler.asked[2] - scheduler.asked[1] >= ms(20)
+
+    run(test())
+
+
+def test_the_blocking_client_comes_back_too() -> None:
+    async def test() -> None:
+        scheduler = RefusesTwice()
+        async with serving(scheduler) as (host, _):
+
+            def ask() -> InferenceResult:
+                with Client(str(host.client_address)) as client:
+                    return client.model("m").infer({"x": ROW}, retries=2)
+
+            np.testing.assert_array_equal((await asyncio.to_thread(ask))["x"], ROW)
+            assert len(scheduler.asked) == 3
 
     run(test())
