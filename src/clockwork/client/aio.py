@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from numpy.typing import ArrayLike
 
@@ -46,6 +46,9 @@ from clockwork.units import Nanos, as_seconds, seconds
 from clockwork.wire.codec import decode_response
 
 ResponseT = TypeVar("ResponseT")
+
+TIMER_RESOLUTION: Final = 0.001
+"""Seconds; uvloop's timers count milliseconds, and whoever comes back too early is refused again."""
 
 
 class AsyncClient:
@@ -147,7 +150,7 @@ class AsyncClient:
                 if response.retry_after is None or retries <= 0:
                     raise failure(response.status, response.message, response.predicted, response.retry_after)
                 retries -= 1
-                await asyncio.sleep(as_seconds(response.retry_after))
+                await asyncio.sleep(as_seconds(response.retry_after) + TIMER_RESOLUTION)
 
     async def ask(
         self,
