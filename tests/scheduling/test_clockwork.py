@@ -364,3 +364,15 @@ def test_devices_with_the_weights_share_the_load() -> None:
         bench.ask(us(8700), 10 + i, slo=ms(50))
     said = bench.run_until(us(9300))
     assert any("load a" in line for line in said), "what one device cannot do, another is prepared for"
+
+
+def test_a_batch_between_two_sizes_is_split_where_that_takes_less_time() -> None:
+    """Five rows take as long as eight, 18 ms; four and one take 14."""
+    bench = Bench()
+    bench.ask(0, 1, rows=8)
+    for i in range(5):
+        bench.ask(us(100), 10 + i)
+    bench.run_until(us(700))
+    sent = bench.ends(us(18_100), 1, took=ms(18)) + bench.run_until(ms(28))
+    assert sent == ["#2 infer a [10, 11, 12, 13] on w0/0", "#3 infer a [14] on w0/0"]
+    assert all(request.excuse == "" for request in bench.requests.values())

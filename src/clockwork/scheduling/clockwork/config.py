@@ -17,6 +17,8 @@ class ClockworkConfig(Struct, frozen=True):
     deadline: a constant, and a share of the work planned before it, for the noise that adds up.
     ``verdict_delay``: requests that cannot be placed at once are judged together after this long, so that a burst is
     seen as the batch that it is. Verdicts are given within it.
+    ``optimism``: of the companions that a model's rate promises until a batch is sent, this share is reserved for: what
+    turns out not to be needed is given back, what was not reserved is gone.
     ``efficiency_floor``: while a device is busy, a batch is begun only if it will use the device at least this well,
     relative to the best batch that the demand for the model would fill: small batches would take the time of large
     ones. ``window``: measurements that an estimate is made of (the original's 10).
@@ -35,6 +37,7 @@ class ClockworkConfig(Struct, frozen=True):
     safety_margin: Nanos = MILLISECOND // 5
     safety_share: float = 0.005
     verdict_delay: Nanos = MILLISECOND // 2
+    optimism: float = 1.1
     efficiency_floor: float = 0.9
     window: int = 10
     demand_window: Nanos = 1 * SECOND

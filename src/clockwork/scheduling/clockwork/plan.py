@@ -218,7 +218,7 @@ class Plan:
     ) -> Offer | None:
         start = max(self._ends[position - 1] if position else self._origin, ready)
         at_once = not self.batches and not self.sent and not ready
-        expected = rows + rate * (start - now)
+        expected = rows + self.config.optimism * rate * (start - now)
         earliest = now + self.send_delay.value
         until = FAR if position == len(self.batches) else self._starts[position] + self._slack[position]
         best_size, best_time, best_value, ideal, ideal_time = 0, 0, 0.0, 0.0, 0
@@ -355,6 +355,33 @@ class Plan:
             if room < 0:
                 return None
         return None
+
+    def split(self, batch: Batch) -> Batch | None:
+        """The part of a batch that is better sent by itself, before the rest; None if all go together.
+
+        Batch sizes have steps: where five rows take as long as eight, four and one take less.
+        """
+        rows, key, model = batch.rows, batch.key, batch.model
+        if rows != len(batch.requests) or rows in self.sizes(model):
+            return None
+        size = max((size for size in self.sizes(model) if size < rows), default=0)
+        if not size:
+            return None
+        first, rest = self.infer_time(model, size, key), self.infer_time(model, rows - size, key)
+        if first + rest >= self.infer_time(model, rows, key):
+            return None
+        part = Batch(self, model, key, size, first)
+        requests = sorted(batch.requests, key=lambda request: request.deadline)
+        part.requests, batch.requests = requests[:size], requests[size:]
+        part.rows, batch.rows, part.due = size, rows - size, batch.due
+        room = min(size for size in self.sizes(model) if size >= batch.rows)
+        time = self.infer_time(model, room, key)
+        fits = first + time <= batch.reserved  # or the rest keeps no room for companions
+        batch.capacity, batch.reserved = (room, time) if fits else (batch.rows, rest)
+        self.batches.insert(self.batches.index(batch), part)
+        self.pins[model.name] += 1
+        self.touch()
+        return part
 
     def note_sent(self, now: Nanos, action_id: int, batch: Batch, expected: Nanos) -> None:
         """The batch's Infer is on its way."""

@@ -288,8 +288,12 @@ class ClockworkScheduler(Scheduler):
         """Send what is due on a device."""
         commands: list[Command] = []
         while (batch := plan.next_batch(now)) is not None:
-            self._close(batch)
-            commands += self._send(now, plan, batch)
+            part = plan.split(batch)
+            if part is None:
+                self._close(batch)
+            for request in part.requests if part is not None else ():
+                self._batch_of.pop(request.id, None)
+            commands += self._send(now, plan, part or batch)
         self._schedule_wake(plan)
         return commands
 
