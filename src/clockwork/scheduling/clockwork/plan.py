@@ -383,6 +383,10 @@ class Plan:
         self.touch()
         return part
 
+    def waits_for_weights(self) -> bool:
+        """Whether an Infer that was sent may still wait for its weights."""
+        return bool(self.ready) and any(sent.batch.model.name in self.ready for sent in self.sent.values())
+
     def note_sent(self, now: Nanos, action_id: int, batch: Batch, expected: Nanos) -> None:
         """The batch's Infer is on its way."""
         start = max(self.first_start(now), self.ready.get(batch.model.name, 0))
