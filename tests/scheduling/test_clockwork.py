@@ -348,8 +348,8 @@ def test_estimates_follow_measurements_up_at_once_and_down_after_a_window() -> N
         action = bench.gpu().outstanding[i + 1]
         assert isinstance(action, Infer)
         expected = action.expected_duration
-        assert expected == (ms(4) if i == 0 else ms(9) if i < 11 else ms(2))
-        took = ms(9) if i == 0 else ms(2)
+        assert expected == (ms(4) if i == 0 else ms(5) if i < 11 else ms(2))
+        took = ms(5) if i == 0 else ms(2)
         now += ms(20)
         bench.ends(now, i + 1, took=took)
 
@@ -376,3 +376,34 @@ def test_a_batch_between_two_sizes_is_split_where_that_takes_less_time() -> None
     sent = bench.ends(us(18_100), 1, took=ms(18)) + bench.run_until(ms(28))
     assert sent == ["#2 infer a [10, 11, 12, 13] on w0/0", "#3 infer a [14] on w0/0"]
     assert all(request.excuse == "" for request in bench.requests.values())
+
+
+def test_one_infer_that_took_seconds_does_not_put_its_model_out_of_service() -> None:
+    bench = Bench(batchable=False)
+    bench.ask(0, 1, slo=ms(20_000))
+    bench.ends(ms(2000), 1, took=ms(1999))
+    assert bench.ask(ms(2001), 2) == ["#2 infer a [2] on w0/0"], "an outlier counts no more than three times the median"
+    assert bench.promised(2) == pytest.approx(2001 + 12, abs=25)
+    bench.ends(ms(2005), 2, took=ms(4))
+
+
+def test_an_estimate_that_keeps_everybody_out_is_forgotten() -> None:
+    bench = Bench(batchable=False)
+    now = 0
+    for i in range(12):  # a device that was slow for a while
+        bench.ask(now, i, slo=ms(1000))
+        now += ms(400)
+        bench.ends(now, i + 1, took=ms(399))
+    bench.ask(now, 100, slo=ms(20))
+    assert bench.run_until(now + ms(1)) == ["refuse 100 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
+    assert bench.ask(now + ms(11_000), 101, slo=ms(20)) == ["#13 infer a [101] on w0/0"], "it is tried again"
+
+
+def test_nothing_is_promised_behind_an_infer_that_does_not_end() -> None:
+    bench = Bench()
+    bench.ask(0, 1, slo=ms(10_000))
+    bench.ask(ms(500), 2, slo=ms(100))
+    assert bench.run_until(ms(501)) == ["refuse 2 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
+    bench.ask(ms(501), 3, slo=ms(2000))
+    assert bench.run_until(ms(502)) == []
+    assert bench.requests[3].promised is not None, "unless there is time for as long again"

@@ -2,33 +2,56 @@
 
 The estimate is the p99 of a sliding window by nearest rank; of ten measurements that is their maximum (the original's
 window and percentile). The seed counts as one measurement, so it is gone after a window of real ones.
+
+Two things keep one bad moment (a host that stops for seconds) from putting a model out of service. A measurement far
+from the window's median counts as an *outlier*: it raises the estimate, but not beyond a multiple of the median, unless
+the median follows. And an estimate that nobody has measured for a while *relaxes*, first to the median, then to the
+seed: what is never tried because it is thought to take too long would never be measured again.
 """
 
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
-from clockwork.units import Nanos
+from clockwork.units import SECOND, Nanos
+
+OUTLIER: Final = 3
+"""Times the median: a single measurement does not raise the estimate beyond."""
+
+STALE: Final[Nanos] = 1 * SECOND
+"""An estimate that was not measured for this long relaxes to the median of its window."""
+
+FORGOTTEN: Final[Nanos] = 10 * SECOND
+"""And after this long to the seed, if that is less."""
 
 
 class SlidingEstimate:
     """The p99 of the last measurements of one thing."""
 
-    __slots__ = ("_samples", "value")
+    __slots__ = ("_at", "_median", "_samples", "seed", "value")
 
     def __init__(self, seed: Nanos, window: int) -> None:
         """``seed`` is the estimate as long as nothing was measured."""
+        self.seed: Nanos = seed
         self._samples: deque[Nanos] = deque((seed,), maxlen=window)
+        self._median: Nanos = seed
+        self._at: Nanos = 0
         self.value: Nanos = seed
 
-    def add(self, measured: Nanos) -> None:
-        """One more measurement."""
-        samples = self._samples
-        oldest = samples[0] if len(samples) == samples.maxlen else -1
-        samples.append(measured)
-        if measured >= self.value:
-            self.value = measured
-        elif oldest == self.value:
-            self.value = max(samples)
+    def add(self, measured: Nanos, now: Nanos = 0) -> None:
+        """One more measurement, made at ``now``."""
+        self._samples.append(measured)
+        self._at = now
+        ranked = sorted(self._samples)
+        self._median = ranked[(len(ranked) - 1) // 2]
+        self.value = min(ranked[-1], OUTLIER * self._median)
+
+    def at(self, now: Nanos) -> Nanos:
+        """The estimate, with regard to how old it is."""
+        age = now - self._at
+        if age <= STALE or self.value <= self.seed:
+            return self.value
+        return self._median if age <= FORGOTTEN else min(self._median, self.seed)
 
 
 class Estimates:
@@ -39,15 +62,15 @@ class Estimates:
         self._window = window
         self._by_key: dict[object, SlidingEstimate] = {}
 
-    def of(self, key: object, seed: Callable[[], Nanos]) -> Nanos:
+    def of(self, key: object, seed: Callable[[], Nanos]) -> SlidingEstimate:
         """The estimate for ``key``; ``seed`` is asked the first time."""
         estimate = self._by_key.get(key)
         if estimate is None:
             estimate = self._by_key[key] = SlidingEstimate(seed(), self._window)
-        return estimate.value
+        return estimate
 
-    def add(self, key: object, measured: Nanos) -> None:
+    def add(self, now: Nanos, key: object, measured: Nanos) -> None:
         """One more measurement of ``key``; ignored if nobody has asked for it yet."""
         estimate = self._by_key.get(key)
         if estimate is not None:
-            estimate.add(measured)
+            estimate.add(measured, now)

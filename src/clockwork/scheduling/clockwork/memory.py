@@ -50,12 +50,12 @@ def can_load(plan: Plan, model: ModelState) -> bool:
 
 def ready_at(now: Nanos, plan: Plan, model: ModelState) -> Nanos:
     """When weights that are ordered now would be there."""
-    return max(plan.load_free, now + plan.send_delay.value) + plan.load_time(model)
+    return max(plan.load_free, now + plan.send_delay.value) + plan.load_time(now, model)
 
 
 def load(now: Nanos, plan: Plan, model: ModelState, evicted: list[str]) -> list[SendAction]:
     """Order the weights, and evictions before that."""
-    expected = plan.load_time(model)
+    expected = plan.load_time(now, model)
     ready = ready_at(now, plan, model)
     actions = [plan.gpu.evict_weights(name) for name in evicted]
     actions.append(plan.gpu.load_weights(model, now, FOREVER, expected))

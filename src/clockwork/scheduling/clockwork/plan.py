@@ -10,6 +10,7 @@ place in the plan is by how much everything from there on may be delayed without
 may be begun or grown is answered from two lists, without trying. A promise once given is only ever moved within slack.
 """
 
+from functools import partial
 from typing import Final, NamedTuple
 
 from clockwork.scheduling.clockwork.config import ClockworkConfig
@@ -110,15 +111,22 @@ class Plan:
 
     # --- times -------------------------------------------------------------------------------------------------------
 
-    def infer_time(self, model: ModelState, rows: int, key: ShapeKey) -> Nanos:
+    def infer_time(self, now: Nanos, model: ModelState, rows: int, key: ShapeKey) -> Nanos:
         """The estimate of one Infer."""
-        kind = self.gpu.kind
-        return self.estimates.of((model.info.digest, rows, key), lambda: model.infer_estimate(rows, kind))
+        kind, digest = self.gpu.kind, model.info.digest
+        estimate = self.estimates.of((digest, rows, key), partial(model.infer_estimate, rows, kind))
+        time = estimate.at(now)
+        if time > estimate.seed:
+            for size in self.sizes(model):  # fewer rows take no longer than more
+                if size > rows:
+                    more = self.estimates.of((digest, size, key), partial(model.infer_estimate, size, kind))
+                    time = min(time, more.at(now))
+        return time
 
-    def load_time(self, model: ModelState) -> Nanos:
+    def load_time(self, now: Nanos, model: ModelState) -> Nanos:
         """The estimate of LoadWeights."""
         kind = self.gpu.kind
-        return self.estimates.of(model.info.digest, lambda: model.load_estimate(kind))
+        return self.estimates.of(model.info.digest, lambda: model.load_estimate(kind)).at(now)
 
     def sizes(self, model: ModelState) -> tuple[int, ...]:
         """The batch sizes worth reserving for, ascending."""
@@ -130,8 +138,16 @@ class Plan:
         return sizes
 
     def first_start(self, now: Nanos) -> Nanos:
-        """When something that is sent now could start."""
-        return max(self.free, now + self.send_delay.value)
+        """When something that is sent now could start.
+
+        An Infer that is overdue is taken to need as long again as it is overdue: it is not known to end at all.
+        """
+        free = self.free
+        if self.sent:
+            overdue = now - free - self.return_delay.value
+            if overdue > 0:
+                free = now + overdue
+        return max(free, now + self.send_delay.value)
 
     def tail(self, now: Nanos) -> Nanos:
         """When everything that is planned will have ended."""
@@ -225,7 +241,7 @@ class Plan:
         for size in self.sizes(model):
             if size < first.batch_size:
                 continue
-            time = self.infer_time(model, size, key)
+            time = self.infer_time(now, model, size, key)
             value = min(expected, size) / time
             if value > ideal and earliest + time <= self.due(first, earliest + time, now):
                 ideal, ideal_time = value, time
@@ -268,7 +284,7 @@ class Plan:
             room = size - batch.rows
             if room < first.batch_size:
                 continue
-            time = self.infer_time(batch.model, size, batch.key)
+            time = self.infer_time(now, batch.model, size, batch.key)
             cost = max(0, time - batch.reserved)
             later = end + cost
             if cost > self._slack[position] or later > self.due(first, later, now):
@@ -356,7 +372,7 @@ class Plan:
                 return None
         return None
 
-    def split(self, batch: Batch) -> Batch | None:
+    def split(self, now: Nanos, batch: Batch) -> Batch | None:
         """The part of a batch that is better sent by itself, before the rest; None if all go together.
 
         Batch sizes have steps: where five rows take as long as eight, four and one take less.
@@ -367,15 +383,15 @@ class Plan:
         size = max((size for size in self.sizes(model) if size < rows), default=0)
         if not size:
             return None
-        first, rest = self.infer_time(model, size, key), self.infer_time(model, rows - size, key)
-        if first + rest >= self.infer_time(model, rows, key):
+        first, rest = self.infer_time(now, model, size, key), self.infer_time(now, model, rows - size, key)
+        if first + rest >= self.infer_time(now, model, rows, key):
             return None
         part = Batch(self, model, key, size, first)
         requests = sorted(batch.requests, key=lambda request: request.deadline)
         part.requests, batch.requests = requests[:size], requests[size:]
         part.rows, batch.rows, part.due = size, rows - size, batch.due
         room = min(size for size in self.sizes(model) if size >= batch.rows)
-        time = self.infer_time(model, room, key)
+        time = self.infer_time(now, model, room, key)
         fits = first + time <= batch.reserved  # or the rest keeps no room for companions
         batch.capacity, batch.reserved = (room, time) if fits else (batch.rows, rest)
         self.batches.insert(self.batches.index(batch), part)
@@ -404,7 +420,7 @@ class Plan:
         waited = self.last_end > sent.sent_at or bool(self.ready)
         self.note_delays(now, None if waited else sent.sent_at, begin, end)
         key = (sent.batch.model.info.digest, sent.batch.rows, sent.batch.key)
-        self.estimates.add(key, end - begin)
+        self.estimates.add(now, key, end - begin)
         if end - begin > sent.expected:
             self.trouble = (
                 f"Infer {action_id} of {sent.batch.model.name} took {(end - begin) / MILLISECOND:.3f} ms "

@@ -58,7 +58,7 @@ class Refusals:
                 appointment.room -= request.batch_size
                 self._appointments[group] = appointment
             start = max(plan.tail(now), waits)
-            would = start + plan.infer_time(model, request.batch_size, key) + plan.return_delay.value
+            would = start + plan.infer_time(now, model, request.batch_size, key) + plan.return_delay.value
             commands.append(_answer(now, request, would, appointment))
         return commands
 
@@ -69,7 +69,7 @@ class Refusals:
         slo = request.deadline - request.arrival
         best: tuple[float, int, Nanos] | None = None
         for size in plan.sizes(model):
-            time = plan.infer_time(model, size, key)
+            time = plan.infer_time(now, model, size, key)
             margin = self._config.safety_margin + int(self._config.safety_share * slo)
             alone = plan.send_delay.value + time + plan.return_delay.value + margin
             if size >= request.batch_size and alone <= slo and (best is None or size / time > best[0]):
@@ -91,7 +91,7 @@ def _waits(now: Nanos, plan: Plan, model: ModelState) -> Nanos:
         return plan.ready[model.name]
     if model.name in plan.gpu.cache:
         return 0
-    return max(plan.load_free, now) + plan.load_time(model)
+    return max(plan.load_free, now) + plan.load_time(now, model)
 
 
 def _answer(now: Nanos, request: PendingRequest, would: Nanos, appointment: _Appointment | None) -> Answer:

@@ -288,7 +288,7 @@ class ClockworkScheduler(Scheduler):
         """Send what is due on a device."""
         commands: list[Command] = []
         while (batch := plan.next_batch(now)) is not None:
-            part = plan.split(batch)
+            part = plan.split(now, batch)
             if part is None:
                 self._close(batch)
             for request in part.requests if part is not None else ():
@@ -306,7 +306,7 @@ class ClockworkScheduler(Scheduler):
         model, commands = batch.model, list[Command]()
         start = max(plan.first_start(now), plan.ready.get(model.name, 0))
         while True:
-            expected = plan.infer_time(model, batch.rows, batch.key)
+            expected = plan.infer_time(now, model, batch.rows, batch.key)
             by = start + expected + plan.return_delay.value
             late = [request for request in batch.requests if request.deadline < by]
             if not late:
@@ -404,7 +404,7 @@ class ClockworkScheduler(Scheduler):
         plan.touch()
         if isinstance(result, LoadWeightsResult):
             model = self.state.models[name]
-            plan.estimates.add(model.info.digest, result.timing.duration)
+            plan.estimates.add(now, model.info.digest, result.timing.duration)
             waited = plan.last_load_end > action.earliest
             plan.note_delays(now, None if waited else action.earliest, result.timing.begin, result.timing.end)
             plan.last_load_end = result.timing.end
