@@ -3,6 +3,7 @@
 Rules of the file: it reads results as `clockwork sim --json` writes them and nothing else. matplotlib is an extra.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ SIZE = (8.0, 4.5)
 def draw_all(directory: Path, results: dict[str, Any]) -> list[Path]:
     """Draw what there is to draw; returns the files."""
     details = results["details"]
+    results = results | {"name": re.sub(r"[^A-Za-z0-9._-]+", "-", results["name"]).strip(".-") or "scenario"}
     made = [_goodput(directory, results["name"], details), _latency(directory, results["name"], details)]
     if any("utilisation" in detail for detail in details):
         made.append(_utilisation(directory, results["name"], details))

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from clockwork.errors import InvalidRequestError
-from clockwork.sim import swarm
+from clockwork.sim import loop, swarm
 from clockwork.sim.run import Simulation
 from clockwork.sim.scenario import Scenario, altered, parse_scenario, variants
 
@@ -130,7 +130,22 @@ def test_what_if() -> None:
     ("text", "why"),
     [
         ("duration_s = [", "is no TOML"),
-        ("models = []\nworkload = []", "0 models"),
+        ("", "0 models"),
+        (BASE.split("[[workload]]", maxsplit=1)[0], "there is no"),
+        (BASE + "[noise]\nshar = 1\n", "unknown field `shar`"),
+        (BASE.replace("slo_ms = 100", "slo_ms = nan"), "slo_ms is nan"),
+        (BASE.replace("warmup_s = 1", "warmup_s = 3"), "warmup_s must be shorter"),
+        (BASE + "[[models]]\nname = 'resnet50'\nprofile = 'resnet50-v100'\n", "two .* have one name"),
+        (BASE + '[[models]]\nname = "b"\nprofile = "resnet50-v100"\nspread = [0, 1]\n', "spread is not"),
+        (BASE + '[[models]]\nname = "b"\nload_ms = 1\ninfer_ms = {"1" = inf}\n', "infer_ms.1 is inf"),
+        (BASE + "[clockwork]\nschedule_ahead = 5\n", "no constant 'schedule_ahead'"),
+        (BASE + "[clockwork]\nschedule_ahead_ms = -5\n", "schedule_ahead_ms is -5"),
+        (BASE + "[clockwork]\nefficiency_floor = 7\n", "efficiency_floor is 7"),
+        (BASE + "[clockwork]\nwindow = 0\n", "window is 0"),
+        (BASE + "[clockwork]\npreload = 3\n", "of another type"),
+        (BASE + '[[faults]]\nkind = "failing"\nfactor = 0\n', "factor is above 0"),
+        (BASE + '[[faults]]\nkind = "stalled-link"\nfor_s = 9\n', "comes back by the end"),
+        (BASE + "[network]\nresend_ms = -1\n", "delays are"),
         (BASE + "typo = 1\n", "unknown field `typo`"),
         (BASE.replace('"poisson"', '"poison"'), r"poison"),
         (BASE.replace("duration_s = 3", "duration_s = 0"), "duration_s is 0"),
@@ -145,3 +160,30 @@ def test_what_if() -> None:
 def test_a_scenario_that_makes_no_sense_is_refused(text: str, why: str) -> None:
     with pytest.raises(InvalidRequestError, match=why):
         parse_scenario(text)
+
+
+def test_a_closed_loop_that_cannot_be_served_is_no_storm_and_time_goes_on() -> None:
+    """edf refuses at once and says no time to come back; nothing else delays its clients."""
+    doomed = scenario(scheduler="edf", slo_ms=1.0, duration_s=1.0, warmup_s=0.0)
+    closed = replace(doomed.workload[0], kind="closed", concurrency=2)
+    network = replace(doomed.network, client_delay_ms=0.0)
+    simulation = Simulation(replace(doomed, workload=(closed,), network=network), 1).run()
+    assert 0 < simulation.outcomes.total.sent <= 12 * 1001
+    assert simulation.outcomes.total.in_time == 0
+
+
+def test_a_run_in_which_no_time_passes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "EVENTS_MOST", 10_000)
+    endless = scenario(scheduler="echo", warmup_s=0.0)
+    closed = replace(endless.workload[0], kind="closed", concurrency=1)
+    network = replace(endless.network, client_delay_ms=0.0)
+    with pytest.raises(loop.StandstillError):
+        Simulation(replace(endless, workload=(closed,), network=network), 1).run()
+
+
+def test_a_device_that_stood_still_is_used_again() -> None:
+    """An outlier of seconds in the window of an estimate must not keep everybody out."""
+    still = '[[faults]]\nkind = "slow-device"\nat_s = 1.0\nfor_s = 0.1\nfactor = 200.0\n'
+    lone = replace(scenario(still), duration_s=8.0, devices=replace(scenario().devices, workers=1), warmup_s=5.0)
+    simulation = Simulation(altered(lone, load=0.1), 1).run()
+    assert simulation.outcomes.total.in_time == simulation.outcomes.total.sent > 50

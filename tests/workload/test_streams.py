@@ -164,7 +164,7 @@ def test_scaling_multiplies_what_it_should() -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"kind": "poisson"}, "rate is 0.0"),
+        ({"kind": "poisson"}, "rate is 0 a second"),
         ({"kind": "gamma", "rate": 1, "cv": 0}, "cv is 0"),
         ({"kind": "closed", "concurrency": 0}, "concurrency is 0"),
         ({"kind": "closed", "concurrency": 1_000_000}, "clients; at most"),

@@ -43,7 +43,8 @@ def load_test(
     from clockwork.cli import simulating
 
     what = simulating.read(scenario, None, None, factor(load), factor(slo), None, trace or [])
+    simulating.check_writable(json)
     results: dict[str, Any] = simulating.run_live(str(address), what, seed, generated, connections)
+    simulating.show_results(results)
     if json is not None:
         simulating.write_json(json, results)
-    simulating.finish(results)

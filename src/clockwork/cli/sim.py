@@ -63,17 +63,21 @@ def sim(
     from clockwork.errors import InvalidRequestError
 
     if swarm:
+        if scenario is not None or from_state is not None or json is not None or plots is not None:
+            raise InvalidRequestError("--swarm draws its scenarios: give it --seed, --seeds and --records only")
         simulating.run_swarm(seed, seeds, records)
         return
     if scenario is None and from_state is None:
         raise InvalidRequestError("what is to be simulated? give a SCENARIO.toml, --from-state FILE, or --swarm")
     what = simulating.read(scenario, from_state, devices, factor(load), factor(slo), scheduler, trace or [])
+    simulating.check_writable(json, records)
     results = simulating.run(what, seed, records)
+    simulating.show_results(results)
     if json is not None:
         simulating.write_json(json, results)
     if plots is not None:
         simulating.draw(plots, results)
-    simulating.finish(results)
+    simulating.fail_on_violations(results)
 
 
 def factor(text: str) -> float:

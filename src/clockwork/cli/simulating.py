@@ -148,6 +148,7 @@ def outcome_detail(outcomes: Outcomes, load: float, variant: Scenario) -> dict[s
         "series": outcomes.series,
         "latency_cdf": [(round(at, 4), round(share, 6)) for at, share in outcomes.total.latency.steps()],
         "broken_promises": outcomes.total.reasons,
+        "failure": outcomes.total.failure,
     }
 
 
@@ -190,32 +191,67 @@ def run_live(address: str, what: What, seed: int, generated: bool, connections: 
     return head | {"violations": [], "details": details}
 
 
-def finish(results: dict[str, Any]) -> None:
-    """Print the table, and fail if something happened that must not.
+COLUMNS: Final = (
+    "slo_ms",
+    "load",
+    "stream",
+    "offered_rps",
+    "goodput_rps",
+    "in_time_share",
+    "admitted_missed",
+    "refused",
+    "late",
+    "failed",
+    "cold_starts",
+    "batch_size_mean",
+    "latency_ms_p50",
+    "latency_ms_p99",
+    "verdict_ms_p99",
+    "utilisation",
+    "requests_per_wall_s",
+)
+"""Of the table; the JSON has more."""
+
+
+def show_results(results: dict[str, Any]) -> None:
+    """Print the table, and what those were told whose requests failed."""
+    rows = [[_shown(row.get(name)) for name in COLUMNS] for row in results["rows"]]
+    show(table(results["name"], [f">{name}" for name in COLUMNS], rows))
+    memory = f", {results['memory_mib']:.0f} MiB of memory at most" if "memory_mib" in results else ""
+    show(f"seed {results['seed']}, scheduler {results['scheduler']}{memory}")
+    for text in sorted({detail["failure"] for detail in results["details"]} - {""}):
+        show(f"some requests failed: {text}")
+    if not any(row["sent"] for row in results["rows"]):
+        show("no request was sent after the warm-up: is there a stream that begins by then?")
+
+
+def fail_on_violations(results: dict[str, Any]) -> None:
+    """The end of a command whose results are out.
 
     Raises:
         ServerError: there were violations.
     """
-    names: tuple[str, ...] = (
-        "slo_ms",
-        "load",
-        "stream",
-        "offered_rps",
-        "goodput_rps",
-        "in_time_share",
-        "admitted_missed",
-        "refused",
-    )
-    names += ("cold_starts", "batch_size_mean", "latency_ms_p50", "latency_ms_p99", "verdict_ms_p99", "utilisation")
-    names += ("requests_per_wall_s",)
-    rows = [[_shown(row.get(name)) for name in names] for row in results["rows"]]
-    show(table(results["name"], [f">{name}" for name in names], rows))
-    memory = f", {results['memory_mib']:.0f} MiB of memory at most" if "memory_mib" in results else ""
-    show(f"seed {results['seed']}, scheduler {results['scheduler']}{memory}")
     if results["violations"]:
         for text in results["violations"][:10]:
             show(text)
         raise ServerError(f"{len(results['violations'])} violation(s) of what must always hold, see above")
+
+
+def check_writable(*files: Path | None) -> None:
+    """Refuse to begin what could not be written down.
+
+    Raises:
+        InvalidRequestError: one of the files cannot be written.
+    """
+    for path in files:
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab"):
+                pass
+        except OSError as error:
+            raise InvalidRequestError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _shown(value: object) -> str:
@@ -259,6 +295,9 @@ def run_swarm(first: int, count: int, records: Path | None) -> None:
                 simulation = swarm.run(seed, record)
                 requests += simulation.outcomes.total.sent
                 problems = simulation.watcher.violations
+            except KeyboardInterrupt:
+                show(f"interrupted in seed {seed}")
+                raise
             except Exception as error:  # noqa: BLE001 - whatever it raises is what the swarm looks for
                 problems = [f"{type(error).__name__}: {error}"]
             if problems:
@@ -320,9 +359,11 @@ def _trace(text: str) -> tuple[str, list[str]]:
 
 
 def _text(path: Path, most: int) -> str:
-    if path.stat().st_size > most:
-        raise InvalidRequestError(f"{path} has {path.stat().st_size} bytes; at most {most} are read")
     try:
-        return path.read_text()
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise InvalidRequestError(f"{path} has more than the {most} bytes that are read")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidRequestError(f"{path} is no text: {error}") from None

@@ -12,13 +12,13 @@ import numpy as np
 
 from clockwork.client.aio import AsyncClient
 from clockwork.clock import Clock, MonotonicClock
-from clockwork.errors import ClockworkError, InvalidRequestError
+from clockwork.errors import ClockworkError, ConnectionLostError, InvalidRequestError
 from clockwork.messages.requests import InferResponse, ModelSummary
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, TensorSpec, spec
 from clockwork.units import SECOND, Nanos
 from clockwork.workload.outcomes import Outcome, Outcomes
-from clockwork.workload.request import Outgoing
+from clockwork.workload.request import Outgoing, comes_back
 from clockwork.workload.workload import Workload
 
 OUTSTANDING_MOST: Final = 20_000
@@ -128,6 +128,8 @@ class LoadTest:
                 slo_factor=outgoing.slo_factor,
                 generated=self._generated,
             )
+        except ConnectionLostError:
+            raise  # there is nobody to play the rest to
         except ClockworkError as error:
             self._failed(outgoing, slo or self._default_slo, str(error))
             return
@@ -152,7 +154,7 @@ class LoadTest:
             response.message,
         )
         self.outcomes.add(outgoing.stream, outcome)
-        self._workload.answered(now, outgoing, response.retry_after)
+        self._workload.answered(now, outgoing, comes_back(response.status, response.retry_after))
 
     def _failed(self, outgoing: Outgoing, slo: Nanos, message: str) -> None:
         now = self._now()

@@ -29,7 +29,7 @@ def ask(
     """Call a scheduler's method; if it raises, report that and answer the requests that the call was ``about``."""
     try:
         return [*method(now, *args, **kwargs)]
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the point of this file
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
         text = f"the scheduler raised in {method.__name__}: {type(error).__name__}: {error}"
         commands: list[object] = [Report("ERROR", f"{text}\n{traceback.format_exc()}")]
         commands += [Answer(request.id, Status.ERROR, text) for request in about if not request.over]
@@ -40,7 +40,7 @@ def next_wakeup(scheduler: Scheduler) -> tuple[Nanos | None, list[Report]]:
     """When the scheduler wants to be woken: never, if it raises or names no moment."""
     try:
         moment: object = scheduler.next_wakeup()
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the point of this file
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
         text = f"the scheduler raised in next_wakeup: {type(error).__name__}: {error}"
         return None, [Report("ERROR", f"{text}\n{traceback.format_exc()}")]
     if moment is None or isinstance(moment, int):
@@ -52,7 +52,7 @@ def explain(scheduler: Scheduler, now: Nanos, request: PendingRequest) -> str:
     """Why a promise was broken, as far as the scheduler knows, and can say."""
     try:
         said: object = scheduler.explain(now, request)
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the point of this file
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
         return f"the scheduler raised in explain: {type(error).__name__}: {error}"
     return said if isinstance(said, str) else ""
 

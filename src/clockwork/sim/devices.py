@@ -9,7 +9,7 @@ from clockwork.messages.profile import Measurement, ModelProfile
 from clockwork.units import Nanos
 
 
-class NoiseModel(Struct, frozen=True):
+class NoiseModel(Struct, frozen=True, forbid_unknown_fields=True):
     """How durations vary.
 
     ``kind``: "none"; "normal" with a standard deviation of ``share`` of the duration (never below half of it);

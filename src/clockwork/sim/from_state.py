@@ -17,6 +17,7 @@ from clockwork.sim.models import MAX_BATCH, SimModel
 from clockwork.sim.scenario import DevicesSpec, ModelSpec, NetworkSpec, Scenario
 from clockwork.workload.spec import StreamSpec
 
+_DAMAGED = (AttributeError, KeyError, TypeError, ValueError, IndexError, StopIteration)
 DURATION_S = 60.0
 WARMUP_S = 5.0
 PAGE = 16 << 20
@@ -30,7 +31,7 @@ def sim_models_of(state: dict[str, Any]) -> list[tuple[SimModel, int]]:
     """
     try:
         made = [(_model(model), 1) for model in state["models"] if model["profiles"]]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except _DAMAGED as error:
         raise InvalidRequestError(f"the state is not what clockwork status --json prints: {error!r}") from None
     if not made:
         raise InvalidRequestError("the state has no model whose times are known: ask the server when it is serving")
@@ -46,15 +47,15 @@ def scenario_of(state: dict[str, Any], given: Scenario | None = None) -> Scenari
     models = sim_models_of(state)
     try:
         gpus = [gpu for worker in state["workers"] for gpu in worker["gpus"]]
-        pages = min(gpu["gpu"]["total_pages"] for gpu in gpus)
+        pages = min(_whole(gpu["gpu"]["total_pages"]) for gpu in gpus)
         devices = DevicesSpec(workers=len(gpus), pages=pages)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidRequestError(f"the state has no devices that could be read: {error!r}") from None
+        streams = () if given is not None else _streams(state)
+    except _DAMAGED as error:
+        raise InvalidRequestError(f"the state has no devices or counts that could be read: {error!r}") from None
     specs = tuple(ModelSpec(model.path[:-5], infer_ms={"1": 1.0}, load_ms=1.0) for model, _ in models)
     if given is not None:
         return replace(given, models=specs, devices=devices, noise=NoiseModel("measured"))
-    streams = _streams(state)
-    scheduler = state.get("scheduler", "clockwork")
+    scheduler = str(state.get("scheduler", "clockwork"))
     return Scenario(
         models=specs,
         workload=streams,
@@ -84,13 +85,15 @@ def _model(model: dict[str, Any]) -> SimModel:
     info, profiles = model["info"], model["profiles"]
     kind = sorted(profiles)[0]
     profile = model.get("recent", profiles).get(kind, profiles[kind])
-    infer = {int(size): Measurement(tuple(times["samples"])) for size, times in profile["infer"].items()}
-    made = ModelProfile(Measurement(tuple(profile["load_weights"]["samples"])), dict(sorted(infer.items())), MAX_BATCH)
+    infer = {_whole(int(size)): _measurement(times) for size, times in profile["infer"].items()}
+    if 1 not in infer:
+        raise ValueError(f"{info['name']} has no time for one row")
+    made = ModelProfile(_measurement(profile["load_weights"]), dict(sorted(infer.items())), MAX_BATCH)
     return SimModel(
-        f"{info['name']}.onnx",
-        info["digest"],
+        f"{_text(info['name'])}.onnx",
+        _text(info["digest"]),
         made,
-        info["weights_pages"] * PAGE,
+        _whole(info["weights_pages"]) * PAGE,
         tuple(_tensor(tensor) for tensor in info["inputs"]),
         tuple(_tensor(tensor) for tensor in info["outputs"]),
         info["batchable"],
@@ -99,3 +102,23 @@ def _model(model: dict[str, Any]) -> SimModel:
 
 def _tensor(tensor: dict[str, Any]) -> TensorInfo:
     return TensorInfo(tensor["name"], tensor["datatype"], tuple(tensor["shape"]))
+
+
+def _measurement(times: dict[str, Any]) -> Measurement:
+    samples = tuple(_whole(sample) for sample in times["samples"])
+    if not samples:
+        raise ValueError("a measurement without samples")
+    return Measurement(samples)
+
+
+def _whole(value: Any) -> int:
+    """A number of things, or of nanoseconds: at least 1, and within reason."""
+    if not isinstance(value, int) or not 1 <= value <= 1 << 50:
+        raise ValueError(f"{value!r} is no number from 1 on")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value or "/" in value:
+        raise ValueError(f"{value!r} is no name")
+    return value

@@ -2,9 +2,16 @@
 
 from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, Final
 
 from clockwork.units import Nanos
+
+EVENTS_MOST: Final = 2_000_000
+"""Events at one moment: more is a circle."""
+
+
+class StandstillError(Exception):
+    """Things happen, and no time passes."""
 
 
 class Loop:
@@ -31,8 +38,14 @@ class Loop:
     def run(self, until: Nanos) -> None:
         """Let everything happen that is due by ``until``."""
         heap = self._heap
+        before, begun = self.now, self.events
         while heap and heap[0][0] <= until:
-            self.now, _, action, argument = heappop(heap)
+            moment, _, action, argument = heappop(heap)
+            if moment != before:
+                before, begun = moment, self.events
+            elif self.events - begun > EVENTS_MOST:
+                raise StandstillError(f"time stands still at {moment} ns: {EVENTS_MOST} events, and more to come")
+            self.now = moment
             self.events += 1
             action(argument)
         self.now = max(self.now, until)

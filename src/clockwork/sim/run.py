@@ -18,7 +18,7 @@ from clockwork.sim.scenario import Scenario
 from clockwork.sim.watcher import Watcher
 from clockwork.units import MILLISECOND, SECOND, Nanos, ms, seconds
 from clockwork.workload.outcomes import Outcome, Outcomes
-from clockwork.workload.request import Outgoing
+from clockwork.workload.request import Outgoing, comes_back
 from clockwork.workload.spec import make_workload
 
 SETTLE: Final[Nanos] = 2 * SECOND
@@ -200,7 +200,9 @@ class Simulation:
         self._judge(response, slo, arrival)
         if self._record is not None:
             self._record(self._request_record(outgoing, arrival, response, slo))
-        self.loop.at(now + self._client_delay, self._back, (outgoing, response.retry_after))
+        self.loop.at(
+            now + self._client_delay, self._back, (outgoing, comes_back(response.status, response.retry_after))
+        )
 
     def _back(self, answered: Any) -> None:
         """The client has the answer."""

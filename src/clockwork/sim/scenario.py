@@ -45,11 +45,12 @@ from clockwork.sim.devices import NoiseModel
 from clockwork.sim.links import LinkModel
 from clockwork.sim.models import PROFILES, RESNET50_BYTES, SimModel, constant_profile, scaled
 from clockwork.units import Bytes, Nanos, ms
-from clockwork.workload.spec import StreamSpec, with_slo_scaled
+from clockwork.workload.spec import StreamSpec, check_finite, with_slo_scaled
 from clockwork.workload.spec import scaled as scaled_stream
 
 WORKERS_MOST: Final = 10_000
 MODELS_MOST: Final = 100_000
+PAGES_MOST: Final = 1 << 24
 DURATION_MOST: Final = 31 * 24 * 3600.0
 
 
@@ -115,8 +116,8 @@ class SweepSpec(Struct, frozen=True, forbid_unknown_fields=True):
 class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     """See the module."""
 
-    models: tuple[ModelSpec, ...]
-    workload: tuple[StreamSpec, ...]
+    models: tuple[ModelSpec, ...] = ()
+    workload: tuple[StreamSpec, ...] = ()
     name: str = "scenario"
     duration_s: float = 20.0
     warmup_s: float = 2.0
@@ -137,13 +138,19 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
             InvalidRequestError: there is no such constant.
         """
         values: dict[str, Any] = {}
+        default = ClockworkConfig()
         for name, value in self.clockwork.items():
             target = name.removesuffix("_ms")
-            if target not in ClockworkConfig.__struct_fields__:
-                known = ", ".join(ClockworkConfig.__struct_fields__)
-                raise InvalidRequestError(f"[clockwork] has no constant {name!r}: known are {known} (durations as _ms)")
-            values[target] = ms(float(value)) if name.endswith("_ms") else value
-        return replace(ClockworkConfig(), **values)
+            known = getattr(default, target, None) if target in ClockworkConfig.__struct_fields__ else None
+            duration = isinstance(known, int) and not isinstance(known, bool) and target not in COUNTS
+            if known is None or duration != name.endswith("_ms"):
+                names = ", ".join(
+                    f"{it}_ms" if isinstance(getattr(default, it), int) and it not in (*COUNTS, "preload") else it
+                    for it in ClockworkConfig.__struct_fields__
+                )
+                raise InvalidRequestError(f"[clockwork] has no constant {name!r}: there are {names}")
+            values[target] = _constant(name, value, known, duration)
+        return replace(default, **values)
 
     def sim_models(self) -> list[tuple[SimModel, int]]:
         """The model files, and the copies of each."""
@@ -160,6 +167,26 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     def bucket(self) -> Nanos:
         """The length of a step of the time series: at most a thousand of them."""
         return round((self.bucket_s or max(1.0, self.duration_s / 1000)) * 1e9)
+
+
+COUNTS: Final = ("window", "choices", "evictions_considered", "loads_outstanding")
+"""Constants of the scheduler that are numbers of things, not durations."""
+
+
+def _constant(name: str, value: object, known: object, duration: bool) -> object:
+    """A constant of the scheduler, in its own type and within reason."""
+    if isinstance(known, bool) or isinstance(value, bool):
+        if isinstance(known, bool) and isinstance(value, bool):
+            return value
+        raise InvalidRequestError(f"[clockwork] {name} is {value!r}; it is of another type")
+    assert isinstance(value, int | float)
+    if not 0 <= value <= 1e6 or (isinstance(known, float) and name != "optimism" and value > 1):
+        raise InvalidRequestError(f"[clockwork] {name} is {value}; that makes no sense")
+    if duration:
+        return ms(value)
+    if isinstance(known, int) and (value < 1 or value != int(value)):
+        raise InvalidRequestError(f"[clockwork] {name} is {value}; it is a number of things, at least 1")
+    return int(value) if isinstance(known, int) else float(value)
 
 
 def parse_scenario(text: str, where: str = "the scenario") -> Scenario:
@@ -182,46 +209,105 @@ def checked(scenario: Scenario, where: str = "the scenario") -> Scenario:
     Raises:
         InvalidRequestError: it does not.
     """
-    devices = scenario.devices
-    copies = sum(spec.copies * spec.kinds for spec in scenario.models)
-    problems = {
-        f"duration_s is {scenario.duration_s}; up to a month can be simulated": not (
-            0 < scenario.duration_s <= DURATION_MOST
-        ),
-        "warmup_s must be shorter than duration_s": not 0 <= scenario.warmup_s < scenario.duration_s,
-        f"slo_ms is {scenario.slo_ms}; it must be positive": not 0 < scenario.slo_ms < 1e9,
-        f"[devices] workers is {devices.workers}; 1 to {WORKERS_MOST} can be simulated": not (
-            1 <= devices.workers <= WORKERS_MOST
-        ),
-        f"[devices] per_worker is {devices.per_worker}; a worker has 1 to 64 devices": not 1
-        <= devices.per_worker
-        <= 64,
-        f"[devices] pages is {devices.pages}; at least 1 is needed": devices.pages < 1,
-        f"{copies} models; 1 to {MODELS_MOST} can be simulated": not 1 <= copies <= MODELS_MOST,
-        "a [[models]] has copies or kinds below 1": any(m.copies < 1 or m.kinds < 1 for m in scenario.models),
-        "there is no [[workload]]": not scenario.workload,
-        "a fault names a worker that is not there": any(
-            not 0 <= fault.worker < devices.workers for fault in scenario.faults
-        ),
-        "a fault has a negative time or factor": any(
-            fault.at_s < 0 or fault.for_s <= 0 or fault.factor < 0 for fault in scenario.faults
-        ),
-        "[network] has a negative delay, or loses everything": min(
-            scenario.network.delay_ms, scenario.network.jitter_ms, scenario.network.client_delay_ms
-        )
-        < 0
-        or not 0 <= scenario.network.loss < 1,
-        f"[noise] share is {scenario.noise.share}; 0 to 1 makes sense": not 0 <= scenario.noise.share <= 1,
-        "[sweep] has a value that is not positive": any(
-            value <= 0 for value in (*scenario.sweep.slo_ms, *scenario.sweep.load)
-        ),
-    }
-    for problem, is_one in problems.items():
-        if is_one:
-            raise InvalidRequestError(f"{where}: {problem}")
+    try:
+        check_finite(scenario, "")
+        _check_fleet(scenario)
+        _check_models(scenario)
+        _check_times(scenario)
+        _check_faults(scenario)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{where}: {error}") from None
     scenario.scheduler_config()
     scenario.sim_models()
     return scenario
+
+
+def _refuse(problems: dict[str, bool]) -> None:
+    for problem, is_one in problems.items():
+        if is_one:
+            raise InvalidRequestError(problem)
+
+
+def _check_fleet(scenario: Scenario) -> None:
+    devices, network = scenario.devices, scenario.network
+    delays = (network.delay_ms, network.jitter_ms, network.resend_ms, network.client_delay_ms)
+    _refuse(
+        {
+            f"[devices] workers is {devices.workers}; 1 to {WORKERS_MOST} can be simulated": not (
+                1 <= devices.workers <= WORKERS_MOST
+            ),
+            f"[devices] per_worker is {devices.per_worker}; a worker has 1 to 64": not 1 <= devices.per_worker <= 64,
+            f"[devices] pages is {devices.pages}; 1 to {PAGES_MOST} make sense": not 1 <= devices.pages <= PAGES_MOST,
+            "[network] delays are 0 to 1e6 ms": min(delays) < 0 or max(delays) > 1e6,
+            f"[network] loss is {network.loss}; 0 to less than 1 makes sense": not 0 <= network.loss < 1,
+            f"[noise] share is {scenario.noise.share}; 0 to 1 makes sense": not 0 <= scenario.noise.share <= 1,
+        }
+    )
+
+
+def _check_models(scenario: Scenario) -> None:
+    models = scenario.models
+    if any(model.copies < 1 or model.kinds < 1 for model in models):
+        raise InvalidRequestError("a [[models]] has copies or kinds below 1")
+    copies = sum(model.copies * model.kinds for model in models)
+    names = [model.name for model in models]
+    _refuse(
+        {
+            f"{copies} models; 1 to {MODELS_MOST} can be simulated": not 1 <= copies <= MODELS_MOST,
+            f"two [[models]] have one name: {', '.join(names)}": len(set(names)) < len(names),
+            "a model's weights_bytes are below 1": any(model.weights_bytes < 1 for model in models),
+            "a model's spread is not two factors from 0.001 to 1000, the smaller first": any(
+                not 0.001 <= model.spread[0] <= model.spread[1] <= 1000 for model in models
+            ),
+            "a model's times are 0 to 1e7 ms": any(
+                max(model.load_ms, *model.infer_ms.values(), 0.0) > 1e7 or model.load_ms < 0 for model in models
+            ),
+        }
+    )
+
+
+def _check_times(scenario: Scenario) -> None:
+    duration = scenario.duration_s
+    _refuse(
+        {
+            "there is no [[workload]]": not scenario.workload,
+            f"duration_s is {duration}; a millisecond to a month can be simulated": not 0.001
+            <= duration
+            <= DURATION_MOST,
+            "warmup_s must be shorter than duration_s by a millisecond": not 0 <= scenario.warmup_s <= duration - 0.001,
+            f"slo_ms is {scenario.slo_ms}; it must be positive, and at most a day": not 0
+            < scenario.slo_ms
+            <= 86_400_000,
+            f"bucket_s is {scenario.bucket_s}; there are 1 to 10000 of them in the time, or it is 0": (
+                scenario.bucket_s != 0 and not duration / 10_000 <= scenario.bucket_s <= DURATION_MOST
+            ),
+            "[sweep] has a value that is not positive, or too large": any(
+                not 0 < value <= 1e8 for value in (*scenario.sweep.slo_ms, *scenario.sweep.load)
+            ),
+        }
+    )
+
+
+def _check_faults(scenario: Scenario) -> None:
+    faults = scenario.faults
+    _refuse(
+        {
+            "a fault names a worker that is not there": any(
+                not 0 <= fault.worker < scenario.devices.workers for fault in faults
+            ),
+            "a fault's at_s and for_s lie within the scenario's duration": any(
+                fault.at_s < 0 or fault.for_s <= 0 or fault.at_s + fault.for_s > DURATION_MOST for fault in faults
+            ),
+            "a stalled link or a dead worker comes back by the end: at_s + for_s is after duration_s": any(
+                fault.kind in ("stalled-link", "worker-death") and fault.at_s + fault.for_s > scenario.duration_s
+                for fault in faults
+            ),
+            "a fault's factor is above 0, and at most 1000": any(not 0 < fault.factor <= 1000 for fault in faults),
+            "a clock is off by at most 1e9 ms and drifts by at most 1000 ppm": any(
+                abs(fault.offset_ms) > 1e9 or abs(fault.drift_ppm) > 1000 for fault in faults
+            ),
+        }
+    )
 
 
 def variants(scenario: Scenario) -> list[tuple[float, Scenario]]:

@@ -88,6 +88,7 @@ class Counts:
         self.latency = Histogram()  #: of those in time, from the intended send time
         self.verdict = Histogram()  #: of those refused
         self.reasons: dict[str, int] = {}  #: of broken promises
+        self.failure = ""  #: what the first of those that failed was told
 
     def add(self, outcome: Outcome) -> None:
         """One more."""
@@ -110,6 +111,7 @@ class Counts:
             self.late += 1
         else:
             self.failed += 1
+            self.failure = self.failure or outcome.message
 
     def summary(self, seconds: float) -> dict[str, Any]:
         """For a table and a JSON; ``seconds`` is how long the requests were sent for."""

@@ -1,8 +1,13 @@
 """A request that is due."""
 
+from typing import Final
+
 from msgspec import Struct
 
-from clockwork.units import Nanos
+from clockwork.units import MILLISECOND, Nanos
+
+RETRY_LEAST: Final[Nanos] = 1 * MILLISECOND
+"""A client whose request failed does not ask again sooner, whatever it was told: no storms."""
 
 
 class Outgoing(Struct, frozen=True):
@@ -20,3 +25,8 @@ class Outgoing(Struct, frozen=True):
     slo: Nanos | None
     slo_factor: float | None
     batch_size: int = 1
+
+
+def comes_back(status: int, retry_after: Nanos | None) -> Nanos | None:
+    """How long a client waits that got this answer; None after a success."""
+    return None if status == 0 else max(RETRY_LEAST, retry_after or 0)

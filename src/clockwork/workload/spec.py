@@ -15,7 +15,7 @@ A closed loop has ``concurrency`` clients of each model, that think for ``think_
 """
 
 from collections.abc import Mapping, Sequence
-from math import ceil, isfinite
+from math import ceil, isfinite, log
 from random import Random
 from typing import Final, Literal
 
@@ -23,9 +23,9 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from clockwork.errors import InvalidRequestError
-from clockwork.units import Nanos, ms, seconds
+from clockwork.units import MICROSECOND, SECOND, Nanos, ms, seconds
 from clockwork.workload import arrivals
-from clockwork.workload.azure import TraceStream, parse_trace, per_model, synthetic_trace
+from clockwork.workload.azure import FUNCTIONS_MOST, TraceStream, parse_trace, per_model, synthetic_trace
 from clockwork.workload.mix import Mix, chosen, uniform, zipf
 from clockwork.workload.streams import (
     ClosedLoop,
@@ -41,6 +41,11 @@ from clockwork.workload.workload import Workload
 
 CLIENTS_MOST: Final = 1_000_000
 RATE_MOST: Final = 1e7
+TIME_MOST: Final = 31 * 24 * 3600.0
+"""Seconds: a month."""
+
+STEPS_MOST: Final = 1_000_000
+
 FUNCTIONS_PER_MODEL: Final = 5
 """Of a synthetic trace: the paper's private trace had 4 to 5 functions for each of its models."""
 
@@ -184,6 +189,12 @@ def _process(spec: StreamSpec, rate: float, length: Nanos, rng: Random) -> arriv
         case "on-off":
             return arrivals.on_off(rate, seconds(spec.on_s), seconds(spec.off_s), rng)
         case "ramp" if spec.rate_factor:
+            steps = length / seconds(spec.step_s)
+            if steps > STEPS_MOST or log(rate) + steps * log(spec.rate_factor) > log(RATE_MOST):
+                raise InvalidRequestError(
+                    f"rate {rate:g} times {spec.rate_factor:g} every {spec.step_s:g} s ends above {RATE_MOST:.0f}/s, "
+                    f"or has more than {STEPS_MOST} steps"
+                )
             return arrivals.steps(rate, spec.rate_factor, seconds(spec.step_s), length, rng)
         case "ramp":
             return arrivals.ramp(rate, spec.rate_end * spec.scale, length, rng)
@@ -205,21 +216,36 @@ def _functions(spec: StreamSpec, models: int, rng: Random, traces: Mapping[str, 
     return parse_trace(synthetic_trace(functions, spec.rate, spec.start_minute + spec.minutes, rng))
 
 
-def _check_finite(spec: Struct, prefix: str = "") -> None:
-    """TOML has ``nan`` and ``inf``; no field of ours may be either, and ``nan`` passes most comparisons."""
-    for field, value in asdict(spec).items():
-        if isinstance(value, float) and not isfinite(value):
-            raise InvalidRequestError(f"{prefix}{field} is {value}; give a finite number")
+def check_finite(value: object, where: str) -> None:
+    """TOML has ``nan`` and ``inf``; no number of ours may be either, and ``nan`` passes most comparisons.
+
+    Raises:
+        InvalidRequestError: there is one in ``value``, a struct, a dict, a tuple or a number.
+    """
+    if isinstance(value, float) and not isfinite(value):
+        raise InvalidRequestError(f"{where} is {value}; give a finite number")
+    if isinstance(value, Struct):
+        value = asdict(value)
+    if isinstance(value, dict):
+        for field, inner in value.items():
+            check_finite(inner, f"{where}.{field}" if where else str(field))
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            check_finite(inner, f"{where}[{place}]")
 
 
 def _check(spec: StreamSpec) -> None:
-    _check_finite(spec)
-    if spec.slo_ladder is not None:
-        _check_finite(spec.slo_ladder, "slo_ladder.")
+    check_finite(spec, "")
+    times = (spec.start_s, spec.stop_s or 0.0, spec.on_s, spec.off_s, spec.step_s, spec.think_ms / 1000)
     needs_rate = spec.kind != "closed" and not (spec.kind == "azure" and spec.trace)
     stairs = spec.slo_ladder
     problems = {
-        f"rate is {spec.rate} a second; more than 0 and at most {RATE_MOST:.0f} makes sense": needs_rate
+        f"a time is longer than {TIME_MOST:.0f} s": max(*times, spec.stagger_ms / 1000) > TIME_MOST,
+        f"load_factor is {spec.load_factor}; at most 1e6 makes sense": spec.load_factor > 1e6,
+        f"functions is {spec.functions}; 0 to {FUNCTIONS_MOST} can be made": not 0 <= spec.functions <= FUNCTIONS_MOST,
+        f"start_minute is {spec.start_minute}; at most 44640 makes sense": spec.start_minute > 44_640,
+        f"batch_size is {spec.batch_size}; at most 65536 makes sense": spec.batch_size > 65_536,
+        f"rate is {spec.rate * spec.scale:g} a second; more than 0 and at most {RATE_MOST:.0f} makes sense": needs_rate
         and not 0 < spec.rate * spec.scale <= RATE_MOST,
         f"rate_end is {spec.rate_end} a second; at most {RATE_MOST:.0f} makes sense": spec.rate_end * spec.scale
         > RATE_MOST,
@@ -245,8 +271,11 @@ def _check(spec: StreamSpec) -> None:
         "slo_ladder needs step_s, factor above 1, and one of start_ms .. max_ms and start_factor .. max_factor": stairs
         is not None
         and (
-            seconds(stairs.step_s) <= 0
-            or stairs.factor <= 1
+            not MICROSECOND <= seconds(stairs.step_s) <= TIME_MOST * SECOND
+            or not 1 < stairs.factor <= 1000
+            or 0 < stairs.start_ms < 0.001
+            or stairs.max_ms > 1e9
+            or stairs.max_factor > 1e9
             or (stairs.start_ms != 0) == (stairs.start_factor != 0)
             or not (0 < stairs.start_ms <= stairs.max_ms or 0 < stairs.start_factor <= stairs.max_factor)
         ),
