@@ -1,5 +1,6 @@
 """Whole simulations: determinism, faults, what is checked, and what comes out."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -187,3 +188,12 @@ def test_a_device_that_stood_still_is_used_again() -> None:
     lone = replace(scenario(still), duration_s=8.0, devices=replace(scenario().devices, workers=1), warmup_s=5.0)
     simulation = Simulation(altered(lone, load=0.1), 1).run()
     assert simulation.outcomes.total.in_time == simulation.outcomes.total.sent > 50
+
+
+def test_tight_requests_behind_a_load_and_before_a_long_batch_keep_their_place() -> None:
+    """An Infer that waits for its weights, one behind it, and a batch that was sent later with an earlier window."""
+    fig8 = parse_scenario((Path(__file__).parents[2] / "experiments/osdi20/fig8.toml").read_text())
+    tight = replace(fig8.workload[0], slo_ladder=None, slo_ms=14.681)
+    simulation = Simulation(replace(fig8, workload=(tight, fig8.workload[1]), duration_s=8.0), 1).run()
+    assert simulation.watcher.violations == []
+    assert simulation.outcomes.by_stream[0].in_time > 1000

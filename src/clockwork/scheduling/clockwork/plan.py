@@ -66,14 +66,15 @@ class Offer(NamedTuple):
 class Sent:
     """An Infer that was sent and has not ended."""
 
-    __slots__ = ("batch", "expected", "not_before", "sent_at")
+    __slots__ = ("batch", "earliest", "expected", "not_before", "sent_at")
 
-    def __init__(self, batch: Batch, expected: Nanos, not_before: Nanos, sent_at: Nanos) -> None:
+    def __init__(self, batch: Batch, expected: Nanos, not_before: Nanos, sent_at: Nanos, earliest: Nanos) -> None:
         """``not_before``: it cannot start before this."""
         self.batch = batch
         self.expected = expected
         self.not_before = not_before
         self.sent_at = sent_at
+        self.earliest = earliest
 
 
 class Plan:
@@ -399,14 +400,20 @@ class Plan:
         self.touch()
         return part
 
-    def waits_for_weights(self) -> bool:
-        """Whether an Infer that was sent may still wait for its weights."""
-        return bool(self.ready) and any(sent.batch.model.name in self.ready for sent in self.sent.values())
+    def earliest_for(self, now: Nanos, start: Nanos) -> Nanos:
+        """The ``earliest`` of an Infer that is sent now, so that the device executes in the order of the plan.
 
-    def note_sent(self, now: Nanos, action_id: int, batch: Batch, expected: Nanos) -> None:
+        A worker orders by ``earliest``, and lets others pass an Infer that waits for its weights.
+        """
+        earliest = now
+        for sent in self.sent.values():
+            earliest = max(earliest, start if sent.batch.model.name in self.ready else sent.earliest)
+        return earliest
+
+    def note_sent(self, now: Nanos, action_id: int, batch: Batch, expected: Nanos, earliest: Nanos) -> None:
         """The batch's Infer is on its way."""
         start = max(self.first_start(now), self.ready.get(batch.model.name, 0))
-        self.sent[action_id] = Sent(batch, expected, now + self.send_delay.value, now)
+        self.sent[action_id] = Sent(batch, expected, max(earliest, now + self.send_delay.value), now, earliest)
         self.free = start + expected
         self.drop(batch)
 

@@ -321,10 +321,9 @@ class ClockworkScheduler(Scheduler):
                 if plan.remove(batch, request):
                     return commands
         latest = min(request.deadline for request in batch.requests) - expected - plan.return_delay.value
-        # A worker lets others pass an Infer that waits for its weights: they must not, if it would be late then.
-        earliest = start if plan.waits_for_weights() else now
+        earliest = plan.earliest_for(now, start)
         send = plan.gpu.infer(model, batch.requests, earliest, max(earliest, latest), expected)
-        plan.note_sent(now, send.action.id, batch, expected)
+        plan.note_sent(now, send.action.id, batch, expected, earliest)
         commands.append(send)
         return commands
 
