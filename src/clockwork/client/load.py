@@ -17,7 +17,7 @@ from clockwork.messages.requests import InferResponse, ModelSummary
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, TensorSpec, spec
 from clockwork.units import SECOND, Nanos
-from clockwork.workload.outcomes import Outcome, Outcomes
+from clockwork.workload.outcomes import Outcome, Outcomes, outcome_of
 from clockwork.workload.request import Outgoing, comes_back
 from clockwork.workload.workload import Workload
 
@@ -140,19 +140,7 @@ class LoadTest:
         if outgoing.slo_factor is not None:
             by_factor = round(outgoing.slo_factor * self._factors.get(outgoing.model, 0))
             slo = by_factor if slo is None else min(slo, by_factor)
-        timing = response.timing
-        outcome = Outcome(
-            outgoing.intended,
-            now,
-            slo or self._default_slo,
-            response.status,
-            timing.total,
-            response.admitted,
-            response.predicted,
-            timing.batch_size,
-            timing.cold_start,
-            response.message,
-        )
+        outcome = outcome_of(response, intended=outgoing.intended, answered=now, slo=slo or self._default_slo)
         self.outcomes.add(outgoing.stream, outcome)
         self._workload.answered(now, outgoing, comes_back(response.status, response.retry_after))
 

@@ -17,7 +17,7 @@ from clockwork.sim.models import SimModel
 from clockwork.sim.scenario import Scenario
 from clockwork.sim.watcher import Watcher
 from clockwork.units import MILLISECOND, SECOND, Nanos, ms, seconds
-from clockwork.workload.outcomes import Outcome, Outcomes
+from clockwork.workload.outcomes import Outcomes, outcome_of
 from clockwork.workload.request import Outgoing, comes_back
 from clockwork.workload.spec import make_workload
 
@@ -183,18 +183,8 @@ class Simulation:
         outgoing, arrival = waiting
         now = self.loop.now
         slo = self._slo_of(outgoing)
-        timing = response.timing
-        outcome = Outcome(
-            outgoing.intended,
-            now + self._client_delay - self._start,
-            slo,
-            response.status,
-            timing.total,
-            response.admitted,
-            response.predicted,
-            timing.batch_size,
-            timing.cold_start,
-            response.message,
+        outcome = outcome_of(
+            response, intended=outgoing.intended, answered=now + self._client_delay - self._start, slo=slo
         )
         self.outcomes.add(outgoing.stream, outcome)
         self._judge(response, slo, arrival)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from clockwork.messages.requests import InferResponse
 from clockwork.units import MICROSECOND, SECOND, Nanos
 
 _STEP: Final = log(1.01)
@@ -75,6 +76,23 @@ class Outcome(Struct, frozen=True):
     batch_size: int = 0
     cold_start: bool = False
     message: str = ""
+
+
+def outcome_of(response: InferResponse, *, intended: Nanos, answered: Nanos, slo: Nanos) -> Outcome:
+    """How the request ended that got this response."""
+    timing = response.timing
+    return Outcome(
+        intended,
+        answered,
+        slo,
+        response.status,
+        timing.total,
+        response.admitted,
+        response.predicted,
+        timing.batch_size,
+        timing.cold_start,
+        response.message,
+    )
 
 
 class Counts:
