@@ -8,8 +8,10 @@ ratios. The decisions of the scheduler alone: the time spent in its methods duri
 """
 
 import argparse
+import cProfile
 import json
 import os
+import pstats
 import resource
 import time
 from pathlib import Path
@@ -83,13 +85,32 @@ def poisson(models: int, devices: int, rate: float, duration: float, pages: int 
     )
 
 
+def show_profile(scenario: Scenario) -> None:
+    """The share of each room in the time of a run, without that of what it calls."""
+    simulation = Simulation(scenario, SEED)
+    simulation.start()
+    profile = cProfile.Profile()
+    profile.runcall(simulation.play)
+    spent: dict[str, float] = {}
+    for (file, _, _), (_, _, own, _, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        room = file.partition("/clockwork/")[2].partition("/")[0] if "/clockwork/" in file else "Python"
+        spent[room] = spent.get(room, 0.0) + own
+    total = sum(spent.values())
+    for room, own in sorted(spent.items(), key=lambda item: -item[1]):
+        print(f"{own / total:6.1%}  {room}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--profile", action="store_true", help="print where the time of (a) goes, and nothing else")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     fig5 = parse_scenario((EXPERIMENTS / "osdi20/fig5.toml").read_text())
     fig5 = replace(fig5, slo_ms=100.0, duration_s=20.0, warmup_s=0.0)
+    if arguments.profile:
+        show_profile(fig5)
+        return
     scheduler = Timed()
     results: dict[str, Any] = {
         "fig5": measure(fig5),

@@ -74,6 +74,15 @@ def test_the_same_seed_gives_the_same_records(scenario: Path, tmp_path: Path) ->
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
+def test_cold_starts_wall_time_and_memory_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cold.toml").write_text(SCENARIO + "[devices]\npages = 7\n")
+    assert run(["sim", str(tmp_path / "cold.toml")]) == 0
+    shown = capsys.readouterr().out
+    assert "Cold starts, SLO 100 ms, load 1" in shown
+    assert "s of wall time" in shown
+    assert "MiB of memory at most" in shown
+
+
 def test_the_swarm(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["sim", "--swarm", "--seed", "4", "--seeds", "2"]) == 0
     assert "2 seeds from 4 on" in capsys.readouterr().out
@@ -94,6 +103,9 @@ def test_what_if_on_the_command_line(scenario: Path, tmp_path: Path) -> None:
         (["FILE", "--load", "fast"], "'fast' is no factor"),
         (["FILE", "--scheduler", "nobody"], "no scheduler 'nobody'"),
         (["FILE", "--trace", "x"], "write NAME=FILE"),
+        (["FILE", "--profile", "nobody"], "no profile 'nobody'"),
+        (["FILE", "--json", "/dev/null/x.json"], "cannot write /dev/null/x.json"),
+        (["--swarm", "FILE"], "--swarm draws its scenarios"),
         (["--from-state", "FILE"], "is no JSON"),
         (["BROKEN"], "is no TOML"),
     ],

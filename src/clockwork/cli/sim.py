@@ -33,6 +33,9 @@ DeviceCount: TypeAlias = Annotated[int | None, typer.Option("--devices", min=1, 
 Factor: TypeAlias = Annotated[str, typer.Option("--load", metavar="FACTOR", help="Multiply the load: 2x.")]
 SloFactor: TypeAlias = Annotated[str, typer.Option("--slo", metavar="FACTOR", help="Multiply every SLO: 0.5x.")]
 Policy: TypeAlias = Annotated[str | None, typer.Option("--scheduler", metavar="NAME", help="Another scheduler.")]
+Profile: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Another profile for all models that have one by name.")
+]
 Trace: TypeAlias = Annotated[
     list[str] | None, typer.Option(metavar="NAME=FILE", help="The CSV of a trace that the workload names.")
 ]
@@ -51,6 +54,7 @@ def sim(
     load: Factor = "1x",
     slo: SloFactor = "1x",
     scheduler: Policy = None,
+    profile: Profile = None,
     trace: Trace = None,
     swarm: Swarm = False,
     seeds: Seeds = 1,
@@ -69,7 +73,7 @@ def sim(
         return
     if scenario is None and from_state is None:
         raise InvalidRequestError("what is to be simulated? give a SCENARIO.toml, --from-state FILE, or --swarm")
-    what = simulating.read(scenario, from_state, devices, factor(load), factor(slo), scheduler, trace or [])
+    what = simulating.read(scenario, from_state, devices, factor(load), factor(slo), scheduler, trace or [], profile)
     simulating.check_writable(json, records)
     results = simulating.run(what, seed, records)
     simulating.show_results(results)

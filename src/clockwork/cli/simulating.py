@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from clockwork.cli.output import show, table
 from clockwork.clock import MonotonicClock
@@ -48,6 +49,7 @@ def read(
     slo: float,
     scheduler: str | None,
     traces: Sequence[str],
+    profile: str | None = None,
 ) -> What:
     """Put a scenario together.
 
@@ -62,7 +64,7 @@ def read(
         read_scenario = scenario_of(known)
     if known is not None and scenario is not None:
         read_scenario = scenario_of(known, read_scenario)
-    read_scenario = altered(read_scenario, workers=devices, load=load, slo=slo)
+    read_scenario = altered(read_scenario, workers=devices, load=load, slo=slo, profile=profile)
     if scheduler is not None:
         read_scenario = replace(read_scenario, scheduler=scheduler)
     return What(read_scenario, None if known is None else sim_models_of(known), dict(map(_trace, traces)))
@@ -217,12 +219,31 @@ def show_results(results: dict[str, Any]) -> None:
     """Print the table, and what those were told whose requests failed."""
     rows = [[_shown(row.get(name)) for name in COLUMNS] for row in results["rows"]]
     show(table(results["name"], [f">{name}" for name in COLUMNS], rows))
-    memory = f", {results['memory_mib']:.0f} MiB of memory at most" if "memory_mib" in results else ""
-    show(f"seed {results['seed']}, scheduler {results['scheduler']}{memory}")
+    for detail in results["details"]:
+        if any(detail["series"]["cold_starts"]):
+            show(_cold_starts(detail))
+    footer = f"seed {results['seed']}, scheduler {results['scheduler']}"
+    if "memory_mib" in results:
+        wall = sum(row.get("wall_s", 0.0) for row in results["rows"])
+        footer += f", {wall:.1f} s of wall time, {results['memory_mib']:.0f} MiB of memory at most"
+    show(footer)
     for text in sorted({detail["failure"] for detail in results["details"]} - {""}):
         show(f"some requests failed: {text}")
     if not any(row["sent"] for row in results["rows"]):
         show("no request was sent after the warm-up: is there a stream that begins by then?")
+
+
+def _cold_starts(detail: dict[str, Any]) -> Table:
+    """Cold starts over time, in ten steps at most; the warm-up is in it."""
+    series, step = detail["series"], -(-len(detail["series"]["sent"]) // 10)
+    rows = []
+    for begin in range(0, len(series["sent"]), step):
+        part = slice(begin, begin + step)
+        sent, cold = sum(series["sent"][part]), sum(series["cold_starts"][part])
+        share = f"{cold / sent:.2%}" if sent else ""
+        rows.append((f"{begin * detail['bucket_s']:g}", sent, cold, share))
+    title = f"Cold starts, SLO {detail['slo_ms']:g} ms, load {detail['load']:g}"
+    return table(title, (">from s", ">requests", ">cold starts", ">share"), rows)
 
 
 def fail_on_violations(results: dict[str, Any]) -> None:

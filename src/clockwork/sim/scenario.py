@@ -320,8 +320,18 @@ def variants(scenario: Scenario) -> list[tuple[float, Scenario]]:
     return made
 
 
-def altered(scenario: Scenario, *, workers: int | None = None, load: float = 1.0, slo: float = 1.0) -> Scenario:
-    """What if: other devices, a multiple of the load, a multiple of every SLO."""
+def altered(
+    scenario: Scenario,
+    *,
+    workers: int | None = None,
+    load: float = 1.0,
+    slo: float = 1.0,
+    profile: str | None = None,
+) -> Scenario:
+    """What if: other devices, a multiple of the load, a multiple of every SLO, another profile by name."""
+    if profile is not None:
+        models = tuple(replace(model, profile=profile) if model.profile else model for model in scenario.models)
+        scenario = replace(scenario, models=models)
     streams = tuple(with_slo_scaled(scaled_stream(stream, load), slo) for stream in scenario.workload)
     devices = scenario.devices if workers is None else replace(scenario.devices, workers=workers)
     sweep = replace(scenario.sweep, slo_ms=tuple(value * slo for value in scenario.sweep.slo_ms))
