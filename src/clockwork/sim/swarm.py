@@ -7,6 +7,8 @@ a defect, of Clockwork or of the checkers.
 from random import Random
 from typing import Final, Literal
 
+from msgspec.structs import replace
+
 from clockwork.sim.devices import NoiseModel
 from clockwork.sim.run import Record, Simulation
 from clockwork.sim.scenario import DevicesSpec, FaultSpec, ModelSpec, NetworkSpec, Scenario, checked
@@ -46,19 +48,20 @@ def draw(seed: int) -> Scenario:
         resend_ms=50.0,
         client_delay_ms=rng.choice((0.0, 0.1)),
     )
+    duration = rng.uniform(1.0, 4.0)
     return checked(
         Scenario(
             models=models,
             workload=streams,
             name=f"swarm-{seed}",
-            duration_s=rng.uniform(1.0, 4.0),
+            duration_s=duration,
             warmup_s=0.0,
             scheduler=rng.choice(SCHEDULERS),
             slo_ms=rng.choice((5.0, 12.0, 25.0, 100.0, 100.0, 500.0)),
             devices=devices,
             network=network,
             noise=noise,
-            faults=faults,
+            faults=tuple(_within(fault, duration) for fault in faults),
         )
     )
 
@@ -66,6 +69,12 @@ def draw(seed: int) -> Scenario:
 def run(seed: int, record: Record | None = None) -> Simulation:
     """Draw, and simulate; ``record`` takes requests and actions."""
     return Simulation(draw(seed), seed, check_every=CHECK_EVERY, record=record).run()
+
+
+def _within(fault: FaultSpec, duration: float) -> FaultSpec:
+    """The fault, begun and ended while there is load."""
+    at = min(fault.at_s, duration / 2)
+    return replace(fault, at_s=at, for_s=min(fault.for_s, duration - at))
 
 
 def _model(rng: Random, number: int) -> ModelSpec:
