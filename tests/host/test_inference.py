@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clockwork.host.inference import TaskRunner
+from clockwork.host.inference import Finished, TaskRunner
 from clockwork.messages.actions import (
     Action,
     ClearCache,
@@ -14,10 +14,20 @@ from clockwork.messages.actions import (
     LoadModelFromDisk,
     LoadWeights,
 )
-from clockwork.messages.results import Timing
+from clockwork.messages.results import ErrorResult, InferResult, Timing
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import spec
-from clockwork.worker.events import Executed, LaneKind, ModelRead, Released, StartTask, TaskFailed, WeightsLoaded
+from clockwork.worker.events import (
+    Executed,
+    LaneKind,
+    ModelRead,
+    Outcome,
+    Released,
+    SendOutputs,
+    StartTask,
+    TaskFailed,
+    WeightsLoaded,
+)
 from host.fake_runtime import FakeLoaded, FakeModel, FakeRuntime
 
 INPUTS = tuple(InferInput(i, 1, (spec("x", "UINT8", (1, 4)),)) for i in range(2))
@@ -53,6 +63,11 @@ def an_infer(model: FakeLoaded) -> StartTask:
     return task(Infer(1, 0, "m", INPUTS), model, payloads=(b"abcd", None))
 
 
+def answer(action: Infer, outcome: Outcome) -> SendOutputs:
+    assert isinstance(outcome, Executed)
+    return SendOutputs(action, outcome.outputs, outcome.copy_input, outcome.exec)
+
+
 def failure(runner: TaskRunner, of: StartTask) -> tuple[Status, str]:
     outcome = runner.run(of).outcome
     assert isinstance(outcome, TaskFailed)
@@ -83,15 +98,22 @@ def test_loading_weights_makes_a_handle(runner: TaskRunner) -> None:
 
 
 def test_an_infer_is_assembled_executed_split_and_timed(runner: TaskRunner) -> None:
-    outcome = runner.run(an_infer(loaded("batches"))).outcome
-    assert isinstance(outcome, Executed)
-    assert [(output.request_id, output.tensors[0].shape) for output in outcome.outputs] == [(0, (4,)), (1, (4,))]
-    assert outcome.payloads == ([b"dc", b"ba"], [bytes(2), bytes(2)])
-    assert (outcome.copy_input, outcome.exec, outcome.copy_output) == (
-        Timing(2, 3, 1),
-        Timing(4, 5, 1),
-        Timing(5, 6, 1),
-    )
+    started = an_infer(loaded("batches"))
+    assert isinstance(started.action, Infer)
+    finished = runner.finish(answer(started.action, runner.run(started).outcome))
+    result = finished.result
+    assert isinstance(result, InferResult)
+    assert [(output.request_id, output.tensors[0].shape) for output in result.outputs] == [(0, (4,)), (1, (4,))]
+    assert finished.buffers == [b"dc", b"ba", bytes(2), bytes(2)]
+    timings = (result.copy_input, result.exec, result.copy_output)
+    assert timings == (Timing(2, 3, 1), Timing(4, 5, 1), Timing(7, 8, 1))
+
+
+def test_outputs_that_cannot_be_shared_are_an_error(runner: TaskRunner) -> None:
+    started = an_infer(loaded("broken-split"))
+    assert isinstance(started.action, Infer)
+    finished = runner.finish(answer(started.action, runner.run(started).outcome))
+    assert finished == Finished(ErrorResult(1, "Infer", Status.RUNTIME_ERROR, "KeyError: 'it breaks at split'"))
 
 
 def test_a_batch_that_was_prepared_is_not_assembled_again(runner: TaskRunner) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from clockwork.clock import MonotonicClock
 from clockwork.host.affinity import CorePlan, allowed_cores
-from clockwork.host.inference import TaskRunner
+from clockwork.host.inference import Finished, TaskRunner
 from clockwork.host.lanes import Lanes
 from clockwork.messages.actions import (
     Action,
@@ -26,7 +26,6 @@ from clockwork.messages.status import Status
 from clockwork.messages.tensors import spec
 from clockwork.units import FOREVER, SECOND, Nanos, ms, us
 from clockwork.worker.core import WorkerCore
-from clockwork.worker.events import SendResult
 from host.fake_runtime import PATIENCE, FakeRuntime
 
 CLOCK = MonotonicClock()
@@ -44,7 +43,7 @@ class Bench:
         self.crashes: list[Exception] = []
         runner = TaskRunner(self.runtime, root, CLOCK)
         self.lanes = Lanes(self.core, runner, CLOCK, self._ready.set, self._crashed, cores)
-        self._sent: list[SendResult] = []
+        self._sent: list[Finished] = []
 
     def _crashed(self, error: Exception) -> None:
         self.crashes.append(error)

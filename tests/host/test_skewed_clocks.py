@@ -11,7 +11,7 @@ from clockwork.client import AsyncClient
 from clockwork.clock import MonotonicClock, OffsetClock
 from clockwork.controller.config import ControllerConfig, LoadSpec
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
-from clockwork.host.worker import WorkerConfig, WorkerHost
+from clockwork.host.worker import WorkerConfig, WorkerHost, threads
 from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.scheduling.simple import SimpleScheduler
 from clockwork.units import MIB, Nanos, seconds
@@ -35,9 +35,8 @@ def test_a_request_is_served_in_time_whatever_the_clocks_show(
         )
         await host.start()
         clock = OffsetClock(MonotonicClock(), workers, drift_ppm=50)
-        worker = WorkerHost(
-            WorkerConfig(tmp_path, host.worker_address, "skewed", cache_bytes=64 * MIB), OnnxRuntime(), clock=clock
-        )
+        config = WorkerConfig(tmp_path, cache_bytes=64 * MIB)
+        worker = WorkerHost(host.worker_address, "skewed", threads(config, OnnxRuntime(), clock), clock=clock)
         working = asyncio.create_task(worker.run())
         try:
             async with AsyncClient(str(host.client_address)) as client:

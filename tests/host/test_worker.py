@@ -258,7 +258,7 @@ def test_a_worker_that_loses_a_lane_ends(root: Path, monkeypatch: pytest.MonkeyP
         worker = asyncio.ensure_future(run_worker(WorkerConfig(root, controller.address, "w0"), FakeRuntime()))
         await controller.met()
         controller.tell(LoadModelFromDisk(1, "m", "m"))
-        with pytest.raises(ServerError, match="a lane of the worker broke: ZeroDivisionError"):
+        with pytest.raises(ServerError, match="the worker broke: ZeroDivisionError"):
             await worker
         await controller.close()
 

@@ -3,12 +3,11 @@
 import pytest
 
 from clockwork.messages.actions import Infer
-from clockwork.messages.results import InferResult
 from clockwork.messages.status import Status
 from clockwork.units import ms
-from clockwork.worker.events import ActionReceived, SendResult, StartTask
+from clockwork.worker.events import ActionReceived, SendOutputs, SendResult, StartTask
 from clockwork.worker.lane import MAX_QUEUED
-from worker.told import EXEC, HOST, LOAD, Worker, evict, infer, load
+from worker.told import EXEC, HOST, LOAD, NONE, Worker, evict, infer, load
 
 
 def test_an_infer_starts_in_its_window_with_what_it_needs() -> None:
@@ -22,9 +21,7 @@ def test_an_infer_starts_in_its_window_with_what_it_needs() -> None:
     assert (task.payloads, task.handles) == (("in 0", "in 1"), ("m on gpu 0",))
     assert w.ends(8, EXEC) == ["Infer#1 ok"]
     (sent,) = w.last
-    assert isinstance(sent, SendResult)
-    assert isinstance(sent.result, InferResult)
-    assert sent.payloads == ("out 0", "out 1")
+    assert sent == SendOutputs(task.action, "out of 1", NONE, NONE)
 
 
 def test_infers_run_one_at_a_time_in_order_of_earliest() -> None:

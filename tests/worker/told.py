@@ -15,7 +15,7 @@ from clockwork.messages.actions import (
     LoadWeights,
     UnloadModel,
 )
-from clockwork.messages.results import ErrorResult, GetWorkerStateResult, InferOutput, Result, Timing
+from clockwork.messages.results import ErrorResult, GetWorkerStateResult, InferResult, Result, Timing
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorInfo, spec
 from clockwork.units import FOREVER, MIB, Nanos, ms
@@ -29,7 +29,7 @@ from clockwork.worker.events import (
     ModelRead,
     Outcome,
     Released,
-    SendResult,
+    SendOutputs,
     StartTask,
     TaskFailed,
     TaskFinished,
@@ -81,8 +81,7 @@ def outcome_of(task: StartTask) -> Outcome:
         case LoadWeights():
             return WeightsLoaded(f"{task.action.model} on gpu {task.gpu}")
         case Infer():
-            outputs = tuple(InferOutput(i.request_id, ()) for i in task.action.inputs)
-            return Executed(outputs, tuple(f"out {i.request_id}" for i in task.action.inputs), NONE, NONE, NONE)
+            return Executed(f"out of {task.action.id}", NONE, NONE)
     return Released()
 
 
@@ -91,6 +90,8 @@ def show(command: Command) -> str:
     if isinstance(command, StartTask):
         lane = "host" if command.gpu is None else f"{command.lane}{command.gpu}"
         return f"start {lane} {type(command.action).__name__}#{command.action.id}"
+    if isinstance(command, SendOutputs):
+        return f"Infer#{command.action.id} ok"
     result = command.result
     if isinstance(result, ErrorResult):
         return f"{result.action}#{result.id} {Status(result.status).name}"
@@ -179,7 +180,8 @@ class Worker:
                 self.started.append(command.action.id)
                 if isinstance(command.action, Infer | LoadWeights | EvictWeights | LoadModelFromDisk):
                     assert command.action.earliest <= now <= command.action.latest
+            elif isinstance(command, SendOutputs):
+                self.results.append(InferResult(command.action.id, (), command.copy_input, command.exec, NONE))
             else:
-                assert isinstance(command, SendResult)
                 self.results.append(command.result)
         return [show(command) for command in commands]

@@ -17,10 +17,11 @@ from rich.table import Table
 from clockwork.cli.output import show, table
 from clockwork.clock import MonotonicClock
 from clockwork.errors import InvalidRequestError, ServerError
+from clockwork.paced.from_status import models_of
+from clockwork.paced.models import PacedModel
 from clockwork.sim import swarm
 from clockwork.sim.cluster import SimulationError
-from clockwork.sim.from_state import scenario_of, sim_models_of
-from clockwork.sim.models import SimModel
+from clockwork.sim.from_state import scenario_of
 from clockwork.sim.run import Simulation, workload_rng
 from clockwork.sim.scenario import Scenario, altered, parse_scenario, variants
 from clockwork.units import ms, seconds
@@ -37,7 +38,7 @@ class What(Struct, frozen=True):
     """What is to be simulated."""
 
     scenario: Scenario
-    models: list[tuple[SimModel, int]] | None
+    models: list[tuple[PacedModel, int]] | None
     traces: dict[str, list[str]]
 
 
@@ -67,7 +68,7 @@ def read(
     read_scenario = altered(read_scenario, workers=devices, load=load, slo=slo, profile=profile)
     if scheduler is not None:
         read_scenario = replace(read_scenario, scheduler=scheduler)
-    return What(read_scenario, None if known is None else sim_models_of(known), dict(map(_trace, traces)))
+    return What(read_scenario, None if known is None else models_of(known), dict(map(_trace, traces)))
 
 
 def run(what: What, seed: int, records: Path | None) -> dict[str, Any]:

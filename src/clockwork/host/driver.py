@@ -1,8 +1,7 @@
 """Runs a machine on an asyncio event loop: feed it, carry out its commands, keep one timer armed.
 
-The timer is never late because of us and may be early: it is armed for the earliest moment asked for since it last
-fired, and moved only to come earlier. When it fires before the machine's moment, it is armed again and the machine is
-not woken.
+The timer may be early: it is armed for the earliest moment asked for since it last fired, and moved only to come
+earlier. When it fires before the machine's moment, it is armed again and the machine is not woken.
 """
 
 import asyncio
@@ -10,8 +9,9 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from clockwork.clock import Clock
+from clockwork.host.alarm import Alarm
 from clockwork.machine import Machine
-from clockwork.units import SECOND, Nanos
+from clockwork.units import Nanos
 
 EventT = TypeVar("EventT")
 CommandT = TypeVar("CommandT")
@@ -30,9 +30,8 @@ class Driver(Generic[EventT, CommandT]):
         self._machine = machine
         self._clock = clock
         self._execute = execute
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._armed_for: Nanos = 0
+        self._alarm = Alarm(asyncio.get_running_loop(), self._fire)
+        self._armed_for: Nanos | None = None
         self._closed = False
 
     def feed(self, event: EventT) -> None:
@@ -46,24 +45,18 @@ class Driver(Generic[EventT, CommandT]):
     def close(self) -> None:
         """Never wake the machine again, and take no more events."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.close()
 
     def _arm(self) -> None:
         wakeup = self._machine.next_wakeup()
         if wakeup is None or self._closed:
             return
-        if self._timer is not None:
-            if self._armed_for <= wakeup:
-                return
-            self._timer.cancel()
-        self._armed_for = wakeup
-        delay = max(0, wakeup - self._clock.now())
-        self._timer = self._loop.call_later(delay / SECOND, self._fire)
+        if self._armed_for is None or wakeup < self._armed_for:
+            self._armed_for = wakeup
+            self._alarm.set(wakeup - self._clock.now())
 
     def _fire(self) -> None:
-        self._timer = None
+        self._armed_for = None
         now = self._clock.now()
         wakeup = self._machine.next_wakeup()
         if wakeup is not None and wakeup <= now:

@@ -8,23 +8,25 @@ payloads come with the task, as the handles that earlier tasks made.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from clockwork.clock import Clock
 from clockwork.errors import ClockworkError, InvalidModelError, InvalidRequestError
 from clockwork.host.model_root import resolve
-from clockwork.messages.actions import Infer, LoadModelFromDisk, LoadWeights
-from clockwork.messages.results import InferOutput, Timing
+from clockwork.messages.actions import Action, Infer, LoadModelFromDisk, LoadWeights
+from clockwork.messages.results import ErrorResult, InferOutput, InferResult, Result, Timing
 from clockwork.messages.status import Status
-from clockwork.runtimes.base import Batch, HostModel, LoadedModel, Runtime
+from clockwork.runtimes.base import Batch, HostModel, LoadedModel, Payload, Runtime
 from clockwork.units import Nanos
 from clockwork.worker.events import (
+    Answer,
     Executed,
     ModelRead,
     Outcome,
     Released,
+    SendResult,
     StartTask,
     TaskFailed,
     TaskFinished,
@@ -46,8 +48,22 @@ class Prepared(Struct, frozen=True):
         return self.task.action is task.action and self.task.handles[0] is task.handles[0]
 
 
+class Finished(Struct, frozen=True):
+    """A result, ready to be sent, and the buffers that go with it in order."""
+
+    result: Result
+    buffers: Sequence[Payload] = ()
+
+
+class _Outputs(NamedTuple):
+    """What an Infer has put out, and whose it is: the core's handle."""
+
+    model: LoadedModel
+    batch: Batch
+
+
 class TaskRunner:
-    """Runs tasks; each lane's thread calls it, at the same time as others."""
+    """Runs tasks, and finishes their answers; any thread calls it, at the same time as others."""
 
     def __init__(self, runtime: Runtime, model_root: Path, clock: Clock) -> None:
         """``model_root``: the directory below which models are read."""
@@ -85,15 +101,8 @@ class TaskRunner:
                 case Infer():
                     return self._infer(task.action, task, prepared)
             return _close(task.handles)
-        except InvalidModelError as error:
-            return TaskFailed(Status.INVALID_MODEL, str(error))
-        except InvalidRequestError as error:
-            return TaskFailed(Status.INVALID_INPUT, str(error))
-        except ClockworkError as error:
-            return TaskFailed(Status.RUNTIME_ERROR, str(error))
-        except Exception as error:
-            log.exception("%s %d failed unexpectedly", type(task.action).__name__, task.action.id)
-            return TaskFailed(Status.RUNTIME_ERROR, f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - told, and logged where nobody foresaw it
+            return _failed(task.action, error)
 
     def _read(self, action: LoadModelFromDisk) -> Outcome:
         try:
@@ -119,14 +128,38 @@ class TaskRunner:
             copied_in = self._timing(begin)
         begin = self._clock.now()
         outputs = model.execute(batch)
-        executed = self._timing(begin)
-        shares = model.split(action.inputs, outputs)
-        specs = tuple(InferOutput(it.request_id, share[0]) for it, share in zip(action.inputs, shares, strict=True))
-        return Executed(specs, tuple(share[1] for share in shares), copied_in, executed, self._timing(executed.end))
+        return Executed(_Outputs(model, outputs), copied_in, self._timing(begin))
+
+    def finish(self, answer: Answer) -> Finished:
+        """The result to send, and the buffers that go with it."""
+        if isinstance(answer, SendResult):
+            return Finished(answer.result)
+        action = answer.action
+        begin = self._clock.now()
+        model, outputs = _outputs(answer.outputs)
+        try:
+            shares = model.split(action.inputs, outputs)
+        except Exception as error:  # noqa: BLE001 - told, and logged where nobody foresaw it
+            failed = _failed(action, error)
+            return Finished(ErrorResult(action.id, Infer.__name__, failed.status, failed.message))
+        specs = tuple([InferOutput(it.request_id, share[0]) for it, share in zip(action.inputs, shares, strict=True)])
+        result = InferResult(action.id, specs, answer.copy_input, answer.exec, self._timing(begin))
+        return Finished(result, [buffer for share in shares for buffer in share[1]])
 
     def _timing(self, begin: Nanos) -> Timing:
         end = self._clock.now()
         return Timing(begin, end, end - begin)
+
+
+def _failed(action: Action, error: Exception) -> TaskFailed:
+    if isinstance(error, InvalidModelError):
+        return TaskFailed(Status.INVALID_MODEL, str(error))
+    if isinstance(error, InvalidRequestError):
+        return TaskFailed(Status.INVALID_INPUT, str(error))
+    if isinstance(error, ClockworkError):
+        return TaskFailed(Status.RUNTIME_ERROR, str(error))
+    log.error("%s %d failed unexpectedly", type(action).__name__, action.id, exc_info=error)
+    return TaskFailed(Status.RUNTIME_ERROR, f"{type(error).__name__}: {error}")
 
 
 def _close(handles: Sequence[object]) -> Outcome:
@@ -147,6 +180,11 @@ def _close(handles: Sequence[object]) -> Outcome:
 def _host_model(handle: Any) -> HostModel:
     model: HostModel = handle
     return model
+
+
+def _outputs(handle: Any) -> _Outputs:
+    outputs: _Outputs = handle
+    return outputs
 
 
 def _loaded_model(handle: Any) -> LoadedModel:

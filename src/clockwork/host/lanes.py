@@ -13,6 +13,7 @@ early and watches the clock, giving way to other threads after every look.
 A thread that breaks is a bug; it tells ``on_crash``, for a worker that has lost a lane is of no use.
 """
 
+import asyncio
 import logging
 import select
 from collections.abc import Callable, Sequence
@@ -21,11 +22,11 @@ from typing import Final
 
 from clockwork.clock import Clock
 from clockwork.host.affinity import CorePlan, pin
-from clockwork.host.inference import Prepared, TaskRunner
+from clockwork.host.inference import Finished, Prepared, TaskRunner
 from clockwork.messages.actions import Action
 from clockwork.units import MICROSECOND, SECOND, Nanos
 from clockwork.worker.core import WorkerCore
-from clockwork.worker.events import ActionReceived, ControllerLost, Event, LaneKind, SendResult, StartTask
+from clockwork.worker.events import ActionReceived, Answer, ControllerLost, Event, LaneKind, StartTask, TaskFinished
 
 WATCH: Final[Nanos] = 200 * MICROSECOND
 """How long before its moment an EXEC thread wakes: a timed wait was late by 80-130 us (Linux 6.18 in a virtual machine,
@@ -42,7 +43,7 @@ class _Shared:
         core: WorkerCore,
         runner: TaskRunner,
         clock: Clock,
-        on_results: Callable[[], None],
+        on_answers: Callable[[], None],
         on_crash: Callable[[Exception], None],
     ) -> None:
         self.core = core
@@ -50,28 +51,28 @@ class _Shared:
         self.clock = clock
         self.lock = Lock()
         self.stopping = False
-        self.results: list[SendResult] = []
+        self.answers: list[Answer] = []
         self.threads: list[_LaneThread] = []
         self.on_crash = on_crash
-        self._on_results = on_results
+        self._on_answers = on_answers
 
     def tell(self, event: Event) -> None:
         """Tell the core, and wake whom that concerns."""
         self.keep(self.core.apply(event))
         self._wake_moved()
 
-    def decided(self, results: Sequence[SendResult]) -> None:
+    def decided(self, answers: Sequence[Answer]) -> None:
         """The core has answered actions by itself: others may have waited for them."""
-        if results:
-            self.keep(results)
+        if answers:
+            self.keep(answers)
             self._wake_moved()
 
-    def keep(self, results: Sequence[SendResult]) -> None:
-        """Keep results for whoever takes them, who is told of the first."""
-        if results:
-            if not self.results:
-                self._on_results()
-            self.results.extend(results)
+    def keep(self, answers: Sequence[Answer]) -> None:
+        """Keep answers for whoever takes them, who is told of the first."""
+        if answers:
+            if not self.answers:
+                self._on_answers()
+            self.answers.extend(answers)
 
     def _wake_moved(self) -> None:
         for thread in self.threads:
@@ -86,15 +87,16 @@ class Lanes:
         core: WorkerCore,
         runner: TaskRunner,
         clock: Clock,
-        on_results: Callable[[], None],
+        on_answers: Callable[[], None],
         on_crash: Callable[[Exception], None],
         cores: CorePlan | None = None,
     ) -> None:
-        """``on_results``: there is something for `take_results`.
+        """``on_answers``: there is something for `take_results`.
 
         Both are called by any thread, and must neither block nor call back.
         """
-        self._shared = _Shared(core, runner, clock, on_results, on_crash)
+        self.core = core
+        self._shared = _Shared(core, runner, clock, on_answers, on_crash)
         self._shared.threads = [
             _LaneThread(self._shared, gpu, kind, _cores(cores, gpu, kind)) for gpu, kind in core.lanes
         ]
@@ -113,6 +115,10 @@ class Lanes:
         for thread in self._shared.threads:
             thread.join()
 
+    async def end(self) -> None:
+        """`stop`, without holding up the event loop."""
+        await asyncio.to_thread(self.stop)
+
     def act(self, action: Action, payloads: tuple[object, ...] = ()) -> Nanos | None:
         """The controller has sent an action; returns when to call `expire` next."""
         with self._shared.lock:
@@ -129,13 +135,13 @@ class Lanes:
         """There is nobody to send results to; those not taken yet are dropped."""
         with self._shared.lock:
             self._shared.tell(ControllerLost())
-            self._shared.results.clear()
+            self._shared.answers.clear()
 
-    def take_results(self) -> list[SendResult]:
-        """The results since this was last called, in order."""
+    def take_results(self) -> list[Finished]:
+        """What the actions have come to since this was last called, in order."""
         with self._shared.lock:
-            results, self._shared.results = self._shared.results, []
-            return results
+            answers, self._shared.answers = self._shared.answers, []
+        return [self._shared.runner.finish(answer) for answer in answers]
 
 
 class _LaneThread(Thread):
@@ -160,8 +166,12 @@ class _LaneThread(Thread):
         except OSError as error:
             log.warning("thread %s cannot be pinned to cores %s: %s", self.name, self._cores, error)
         try:
-            while self._turn():
-                pass
+            finished = None
+            while not self._shared.stopping:
+                finished = self._turn(finished)
+            if finished is not None:
+                with self._shared.lock:
+                    self._shared.tell(finished)
         except Exception as error:
             log.exception("thread %s broke", self.name)
             self._shared.on_crash(error)
@@ -174,39 +184,39 @@ class _LaneThread(Thread):
                 self._asleep = False
                 self.condition.notify()
 
-    def _turn(self) -> bool:
-        """One task, or one batch prepared, or one sleep; False when there is to be no more."""
+    def _turn(self, finished: TaskFinished | None) -> TaskFinished | None:
+        """Tell how the last task ended, and then one task, which is returned, or one batch prepared, or one sleep."""
         shared = self._shared
         upcoming = None
         with shared.lock:
+            if finished is not None:
+                shared.tell(finished)
             if shared.stopping:
-                return False
+                return None
             task = self._poll()
             if task is None:
                 upcoming = self._unprepared()
                 if upcoming is None:
                     self._sleep()
         if task is not None:
-            finished = shared.runner.run(task, self._prepared)
-            self._prepared = None
-            with shared.lock:
-                shared.tell(finished)
-        elif upcoming is not None:
+            prepared, self._prepared = self._prepared, None
+            return shared.runner.run(task, prepared)
+        if upcoming is not None:
             self._prepared = shared.runner.prepare(upcoming)
         else:
             self._watch_clock()
-        return True
+        return None
 
     def _poll(self) -> StartTask | None:
         """What to start now."""
         task = None
-        results = []
+        answers = []
         for command in self._shared.core.poll(self._shared.clock.now(), self._gpu, self._kind):
-            if isinstance(command, SendResult):
-                results.append(command)
-            else:
+            if isinstance(command, StartTask):
                 task = command
-        self._shared.decided(results)
+            else:
+                answers.append(command)
+        self._shared.decided(answers)
         return task
 
     def _unprepared(self) -> StartTask | None:

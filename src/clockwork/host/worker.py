@@ -15,7 +15,7 @@ import random
 import socket
 import ssl
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +25,10 @@ from clockwork import __version__
 from clockwork.clock import Clock, MonotonicClock
 from clockwork.errors import InvalidRequestError, ProtocolError, ServerError
 from clockwork.host.affinity import CorePlan, allowed_cores, confined, plan_cores
-from clockwork.host.inference import TaskRunner
+from clockwork.host.devices import MakeDevices
+from clockwork.host.inference import Finished, TaskRunner
 from clockwork.host.lanes import Lanes
+from clockwork.host.paced import PacedDevices
 from clockwork.host.sizing import available_bytes, default_cache_bytes
 from clockwork.messages.actions import Action, Infer
 from clockwork.messages.link import ROLE_WORKER, Hello
@@ -35,12 +37,13 @@ from clockwork.messages.status import Status
 from clockwork.net.address import DEFAULT_WORKER_LISTEN, Address
 from clockwork.net.connection import Connection, LinkConfig
 from clockwork.net.dial import dial, keep_dialled
+from clockwork.paced.durations import DurationModel, NoiseModel
+from clockwork.paced.models import PacedModel
 from clockwork.runtimes.base import Runtime
 from clockwork.units import MIB, SECOND, Bytes, Nanos, Pages, show_bytes
 from clockwork.wire.codec import decode_action, input_sizes, split_payload
 from clockwork.wire.frame import MAX_FRAME_BYTES
 from clockwork.worker.core import WorkerCore
-from clockwork.worker.events import SendResult
 
 SWITCH_INTERVAL: Final = 0.0005
 """Seconds that a Python thread may make an EXEC thread wait for the interpreter's lock; the default is 5 ms."""
@@ -54,6 +57,12 @@ MAX_DEVICES: Final = 64
 MAX_THREADS_PER_CORE: Final = 4
 """Threads of one device for each core of the process: more than that was a mistake (1,024 on two cores took two
 minutes to measure a perceptron)."""
+
+PAGE_SIZE: Final[Bytes] = 16 * MIB
+"""Of a weights cache, unless something else is asked for; the paper's (section 5.1)."""
+
+EMULATED: Final = "emulated"
+"""The kind of emulated devices: what they take depends on nothing but the profile."""
 
 log = logging.getLogger("clockwork.worker")
 
@@ -77,7 +86,7 @@ class WorkerConfig:
     devices: int = 1
     threads_per_device: int = 1
     cache_bytes: Bytes | None = None
-    page_size: Bytes = 16 * MIB
+    page_size: Bytes = PAGE_SIZE
     max_frame_bytes: Bytes = MAX_FRAME_BYTES
     tls: ssl.SSLContext | None = None
 
@@ -113,21 +122,24 @@ class WorkerHost:
     """A worker that runs. Make it and use it on one running event loop."""
 
     def __init__(
-        self, config: WorkerConfig, runtime: Runtime, *, clock: Clock | None = None, cores: CorePlan | None = None
+        self,
+        controller: Address,
+        name: str,
+        make_devices: MakeDevices,
+        *,
+        clock: Clock | None = None,
+        max_frame_bytes: Bytes = MAX_FRAME_BYTES,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """``runtime`` executes on ``config.devices`` devices; ``cores`` says which threads run where.
-
-        Raises:
-            InvalidRequestError: the configuration makes no sense, or there is no such model root.
-        """
-        if not config.model_root.is_dir():
-            raise InvalidRequestError(f"the model root {config.model_root} is not a directory")
-        self._config = config
+        """``controller``, ``name``, ``max_frame_bytes`` and ``tls`` are as in `WorkerConfig`."""
+        self._controller = controller
+        self._name = name
+        self._link = LinkConfig(max_frame_bytes=max_frame_bytes)
+        self._tls = tls
         self._clock: Clock = clock or MonotonicClock()
         self._loop = asyncio.get_running_loop()
-        self.core = WorkerCore(config.page_size, [(runtime.device_kind, config.pages())] * config.devices)
-        runner = TaskRunner(runtime, config.model_root, self._clock)
-        self._lanes = Lanes(self.core, runner, self._clock, self._results_wait, self._lane_broke, cores)
+        self._devices = make_devices(self._results_wait, self._devices_broke)
+        self.core = self._devices.core
         self._dialling: asyncio.Task[None] | None = None
         self._crash: Exception | None = None
         self._connection: Connection | None = None
@@ -139,29 +151,29 @@ class WorkerHost:
         """Serve whatever controller is at the address, until cancelled.
 
         Raises:
-            ServerError: a lane broke, which is a bug.
+            ServerError: its devices broke, which is a bug.
         """
-        self._lanes.start()
+        self._devices.start()
         self._dialling = asyncio.ensure_future(
             keep_dialled(
                 self._dial,
                 on_connected=self._connected,
                 on_failure=self._not_connected,
-                rng=random.Random(self._config.name),
+                rng=random.Random(self._name),
             )
         )
         try:
             await self._dialling
         except asyncio.CancelledError:
             if self._crash is not None:
-                raise ServerError(f"a lane of the worker broke: {self._crash!r}") from self._crash
+                raise ServerError(f"the worker broke: {self._crash!r}") from self._crash
             raise
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self._lanes.stop)))
+            await asyncio.shield(asyncio.ensure_future(self._devices.end()))
 
-    def _lane_broke(self, error: Exception) -> None:
+    def _devices_broke(self, error: Exception) -> None:
         def stop() -> None:
             self._crash = error
             if self._dialling is not None:
@@ -173,20 +185,20 @@ class WorkerHost:
 
     async def _dial(self) -> Connection:
         return await dial(
-            self._config.controller,
-            Hello(ROLE_WORKER, self._config.name, f"clockwork {__version__}"),
+            self._controller,
+            Hello(ROLE_WORKER, self._name, f"clockwork {__version__}"),
             decode=decode_action,
             on_message=self._received,
             on_closed=self._closed,
-            config=LinkConfig(max_frame_bytes=self._config.max_frame_bytes),
+            config=self._link,
             clock=self._clock,
-            tls=self._config.tls,
+            tls=self._tls,
         )
 
     def _connected(self, connection: Connection) -> None:
         self._connection = connection
         self._failure = ""
-        log.info("worker %s serves the controller at %s", self._config.name, self._config.controller)
+        log.info("worker %s serves the controller at %s", self._name, self._controller)
 
     def _not_connected(self, reason: str) -> None:
         if reason != self._failure:  # the same for hours is worth one line
@@ -196,7 +208,7 @@ class WorkerHost:
     def _closed(self, connection: Connection, reason: str) -> None:
         log.warning("the connection to the controller ended: %s", reason)
         self._connection = None
-        self._lanes.controller_lost()
+        self._devices.controller_lost()
 
     def _received(self, connection: Connection, action: Action, payload: Any) -> None:
         payloads: tuple[object, ...] = ()
@@ -207,7 +219,7 @@ class WorkerHost:
                 connection.close(str(error))
                 return
             payloads = tuple(None if it.generated else part for it, part in zip(action.inputs, parts, strict=True))
-        self._arm(self._lanes.act(action, payloads))
+        self._arm(self._devices.act(action, payloads))
 
     # --- results -----------------------------------------------------------------------------------------------------
 
@@ -215,7 +227,7 @@ class WorkerHost:
         self._loop.call_soon_threadsafe(self._send_results)
 
     def _send_results(self) -> None:
-        for sent in self._lanes.take_results():
+        for sent in self._devices.take_results():
             if self._connection is not None:
                 _send(self._connection, sent)
 
@@ -231,7 +243,7 @@ class WorkerHost:
 
     def _expire(self) -> None:
         self._timer = None
-        self._arm(self._lanes.expire())
+        self._arm(self._devices.expire())
 
 
 async def run_worker(config: WorkerConfig, runtime: Runtime) -> None:
@@ -244,27 +256,61 @@ async def run_worker(config: WorkerConfig, runtime: Runtime) -> None:
     """
     cores = plan_cores(allowed_cores(), config.devices, config.threads_per_device)
     with confined(cores.others), _steady():
-        host = WorkerHost(config, runtime, cores=cores)
+        host = WorkerHost(
+            config.controller,
+            config.name,
+            threads(config, runtime, MonotonicClock(), cores),
+            max_frame_bytes=config.max_frame_bytes,
+            tls=config.tls,
+        )
         log.info("worker %s: %s; %s", config.name, runtime.version, cores.note)
-        for gpu in host.core.info().gpus:
-            log.info("gpu %d: %s, %d pages of %s", gpu.id, gpu.kind, gpu.total_pages, show_bytes(config.page_size))
+        _log_devices(host)
         await host.run()
 
 
-def _send(connection: Connection, sent: SendResult) -> None:
-    result = sent.result
-    buffers = [buffer for share in sent.payloads for buffer in _buffers(share)]
+async def run_emulated(
+    controller: Address, name: str, models: Sequence[PacedModel], devices: int, pages: Pages, noise: NoiseModel
+) -> None:
+    """Run a worker whose devices take their time from profiles, in this process until cancelled."""
+    clock = MonotonicClock()
+    durations = [DurationModel(noise, random.Random(f"{name}/{gpu}")) for gpu in range(devices)]
+
+    def make(on_answers: Callable[[], None], on_crash: Callable[[Exception], None]) -> PacedDevices:
+        core = WorkerCore(PAGE_SIZE, [(EMULATED, pages)] * devices)
+        return PacedDevices(core, {model.path: model for model in models}, durations, clock, on_answers)
+
+    with _steady():
+        host = WorkerHost(controller, name, make, clock=clock)
+        log.info("worker %s: %d emulated devices", name, devices)
+        await host.run()
+
+
+def threads(config: WorkerConfig, runtime: Runtime, clock: Clock, cores: CorePlan | None = None) -> MakeDevices:
+    """Real devices: a thread per lane, and a runtime. ``cores`` says which threads run where.
+
+    Raises:
+        InvalidRequestError: the configuration makes no sense, or there is no such model root.
+    """
+    if not config.model_root.is_dir():
+        raise InvalidRequestError(f"the model root {config.model_root} is not a directory")
+    core = WorkerCore(config.page_size, [(runtime.device_kind, config.pages())] * config.devices)
+    runner = TaskRunner(runtime, config.model_root, clock)
+    return lambda on_answers, on_crash: Lanes(core, runner, clock, on_answers, on_crash, cores)
+
+
+def _log_devices(host: WorkerHost) -> None:
+    info = host.core.info()
+    for gpu in info.gpus:
+        log.info("gpu %d: %s, %d pages of %s", gpu.id, gpu.kind, gpu.total_pages, show_bytes(info.page_size))
+
+
+def _send(connection: Connection, finished: Finished) -> None:
+    result = finished.result
     try:
-        connection.send(result, buffers)
+        connection.send(result, finished.buffers)
     except InvalidRequestError as error:  # it does not fit into a frame
         action = type(result).__name__.removesuffix("Result")
         connection.send(ErrorResult(result.id, action, Status.ERROR, f"the result cannot be sent: {error}"))
-
-
-def _buffers(share: Any) -> Sequence[Any]:
-    """The core keeps each output's payload as an object; the runtime has made it a list of buffers."""
-    buffers: Sequence[Any] = share
-    return buffers
 
 
 @contextmanager

@@ -29,17 +29,19 @@ from clockwork.messages.actions import Infer
 from clockwork.messages.commands import SendAction
 from clockwork.messages.profile import ProfileKey
 from clockwork.messages.requests import InferRequest, ServerStatus, StatusRequest, StatusResponse
+from clockwork.messages.results import InferResult
+from clockwork.paced.durations import DurationModel, NoiseModel
+from clockwork.paced.models import PacedModel, measured
+from clockwork.paced.worker import VERSION
 from clockwork.scheduling.base import Scheduler
-from clockwork.sim.devices import DurationModel, NoiseModel
 from clockwork.sim.links import Link, LinkModel
 from clockwork.sim.loop import Loop
-from clockwork.sim.models import SimModel, measured
 from clockwork.sim.timer import Timer
 from clockwork.sim.watcher import Watcher
 from clockwork.sim.worker import SimWorker
 from clockwork.units import MIB, SECOND, Bytes, Nanos, Pages
 from clockwork.wire.clock_offset import ClockOffset, shift_action, shift_result
-from clockwork.worker.events import ActionReceived, ControllerLost, SendResult
+from clockwork.worker.events import ActionReceived, ControllerLost
 
 KIND: Final = "sim"
 PING_EVERY: Final[Nanos] = SECOND // 2
@@ -73,7 +75,7 @@ class Cluster:
         loop: Loop,
         rng: Random,
         scheduler: Scheduler,
-        models: list[tuple[SimModel, int]],
+        models: list[tuple[PacedModel, int]],
         *,
         workers: int,
         devices: int,
@@ -99,7 +101,7 @@ class Cluster:
         specs = tuple(LoadSpec(model.path, "", copies) for model, copies in models)
         config = config or ControllerConfig(max_pending=1_000_000)
         self._known = {model.path: measured(model.profile, self._noise, rng) for model, _ in models}
-        known = {ProfileKey(model.digest, "sim", KIND): self._known[model.path] for model, _ in models}
+        known = {ProfileKey(model.digest, VERSION, KIND): self._known[model.path] for model, _ in models}
         config = replace(config, workers=workers, models=specs)
         self.controller = ControllerWithStartupPhase(scheduler, config, known)
         self._timer = Timer(loop, self.controller.next_wakeup, self._wake)
@@ -137,7 +139,6 @@ class Cluster:
             self.loop,
             worker.name,
             KIND,
-            self._devices,
             self._pages,
             self._page_size,
             self._models,
@@ -164,7 +165,7 @@ class Cluster:
         worker.down.cut()
         if dies:
             worker.process.alive = False
-            self._busy_of_dead += sum(worker.process.busy)
+            self._busy_of_dead += sum(worker.process.worker.busy)
         else:
             worker.process.feed(ControllerLost())
         self.feed(WorkerLost(worker.name, why))
@@ -190,13 +191,14 @@ class Cluster:
 
     def _receive(self, message: Any) -> None:
         worker, sent = message
-        if isinstance(sent, SendResult):
-            result = shift_result(sent.result, -self._offset(worker))
-            self.watcher.ended(self.loop.now, worker.name, result)
-            self.feed(WorkerResult(worker.name, result, sent.payloads))
-        else:
+        if isinstance(sent, tuple):
             ping_sent, seen = sent
             worker.offset.add(ping_sent=ping_sent, received=seen, pong_sent=seen, now=self.loop.now)
+        else:
+            result = shift_result(sent, -self._offset(worker))
+            self.watcher.ended(self.loop.now, worker.name, result)
+            payloads = (None,) * len(result.outputs) if isinstance(result, InferResult) else ()
+            self.feed(WorkerResult(worker.name, result, payloads))
 
     def _execute(self, command: ControllerCommand) -> None:
         if isinstance(command, Respond):
@@ -245,7 +247,7 @@ class Cluster:
     def busy(self) -> Nanos:
         """The time that all devices together have spent executing."""
         living = [worker.process for worker in self.workers if worker.process is not None and worker.process.alive]
-        return self._busy_of_dead + sum(time for process in living for time in process.busy)
+        return self._busy_of_dead + sum(time for process in living for time in process.worker.busy)
 
     def infer_time(self, path: str) -> Nanos:
         """The profile's p99 of one row of a model: what an ``slo_factor`` is a multiple of."""

@@ -57,7 +57,7 @@ def _set_factor(argument: Any) -> None:
     cluster, fault, factor = argument
     process = cluster.workers[fault.worker].process
     if process is not None:
-        for durations in process.durations:
+        for durations in process.worker.durations:
             durations.factor = factor
 
 
@@ -65,7 +65,7 @@ def _set_failing(argument: Any) -> None:
     cluster, fault, share = argument
     process = cluster.workers[fault.worker].process
     if process is not None:
-        process.failing = share
+        process.worker.failing = share
 
 
 def _stall(argument: Any) -> None:

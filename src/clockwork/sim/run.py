@@ -7,13 +7,13 @@ from typing import Any, Final
 from clockwork.controller.events import Respond
 from clockwork.messages.requests import InferRequest, InferResponse
 from clockwork.messages.tensors import TensorSpec, spec
+from clockwork.paced.models import PacedModel
 from clockwork.scheduling.base import Scheduler
 from clockwork.scheduling.clockwork import ClockworkScheduler
 from clockwork.scheduling.registry import make_scheduler
 from clockwork.sim.cluster import Cluster
 from clockwork.sim.faults import arrange, excuses, skews
 from clockwork.sim.loop import Loop
-from clockwork.sim.models import SimModel
 from clockwork.sim.scenario import Scenario
 from clockwork.sim.watcher import Watcher
 from clockwork.units import MILLISECOND, SECOND, Nanos, ms, seconds
@@ -40,7 +40,7 @@ class Simulation:
         scenario: Scenario,
         seed: int,
         *,
-        models: list[tuple[SimModel, int]] | None = None,
+        models: list[tuple[PacedModel, int]] | None = None,
         scheduler: Scheduler | None = None,
         traces: Mapping[str, Sequence[str]] | None = None,
         check_every: int = 0,
@@ -291,14 +291,14 @@ def scheduler_of(scenario: Scenario) -> Scheduler:
     return make_scheduler(scenario.scheduler)
 
 
-def _inputs(model: SimModel) -> tuple[TensorSpec, ...]:
+def _inputs(model: PacedModel) -> tuple[TensorSpec, ...]:
     return tuple(
         TensorSpec(info.name, info.datatype, tuple(1 if dim < 0 else dim for dim in info.shape), 0)
         for info in model.inputs
     )
 
 
-def _time_to_fill(models: list[tuple[SimModel, int]], pages: int) -> Nanos:
+def _time_to_fill(models: list[tuple[PacedModel, int]], pages: int) -> Nanos:
     """How long a device takes to load all models, or as many as fit, at most."""
     load = max(max(model.profile.load_weights.samples) for model, _ in models)
     return load * min(sum(copies for _, copies in models), pages) * 11 // 10

@@ -40,10 +40,10 @@ from msgspec.structs import replace
 
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.profile import ModelProfile
+from clockwork.paced.durations import NoiseModel
+from clockwork.paced.models import PROFILES, RESNET50_BYTES, PacedModel, constant_profile, scaled
 from clockwork.scheduling.clockwork import ClockworkConfig
-from clockwork.sim.devices import NoiseModel
 from clockwork.sim.links import LinkModel
-from clockwork.sim.models import PROFILES, RESNET50_BYTES, SimModel, constant_profile, scaled
 from clockwork.units import Bytes, Nanos, ms
 from clockwork.workload.spec import StreamSpec, check_finite, with_slo_scaled
 from clockwork.workload.spec import scaled as scaled_stream
@@ -152,7 +152,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
             values[target] = _constant(name, value, known, duration)
         return replace(default, **values)
 
-    def sim_models(self) -> list[tuple[SimModel, int]]:
+    def sim_models(self) -> list[tuple[PacedModel, int]]:
         """The model files, and the copies of each."""
         return [made for spec in self.models for made in _sim_models(spec)]
 
@@ -338,17 +338,17 @@ def altered(
     return checked(replace(scenario, workload=streams, devices=devices, slo_ms=scenario.slo_ms * slo, sweep=sweep))
 
 
-def _sim_models(spec: ModelSpec) -> list[tuple[SimModel, int]]:
+def _sim_models(spec: ModelSpec) -> list[tuple[PacedModel, int]]:
     profile = _profile(spec)
     if spec.kinds == 1:
-        return [(SimModel(f"{spec.name}.onnx", f"sim-{spec.name}", profile, spec.weights_bytes), spec.copies)]
+        return [(PacedModel(f"{spec.name}.onnx", f"sim-{spec.name}", profile, spec.weights_bytes), spec.copies)]
     low, high = spec.spread
     made = []
     for kind in range(spec.kinds):
         factor = low * (high / low) ** (kind / (spec.kinds - 1))
         name = f"{spec.name}{kind:02d}"
         size = max(1, round(spec.weights_bytes * factor))
-        made.append((SimModel(f"{name}.onnx", f"sim-{name}", scaled(profile, factor), size), spec.copies))
+        made.append((PacedModel(f"{name}.onnx", f"sim-{name}", scaled(profile, factor), size), spec.copies))
     return made
 
 

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from msgspec.structs import replace
 
-from clockwork.sim.devices import NoiseModel
+from clockwork.paced.durations import NoiseModel
 from clockwork.sim.run import Record, Simulation
 from clockwork.sim.scenario import DevicesSpec, FaultSpec, ModelSpec, NetworkSpec, Scenario, checked
 from clockwork.workload.spec import StreamSpec

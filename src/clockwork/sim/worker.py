@@ -1,37 +1,20 @@
-"""The simulated host of a worker: the production `WorkerCore`, on devices that take their time from profiles.
+"""The simulated host of a worker: a `PacedWorker` on the loop.
 
-Rules of the file: nothing is decided here. What the live host does with threads, this does with the loop. The worker's
-clock may be off and drift; its core sees only that clock.
+Rules of the file: nothing is decided here. The worker's clock may be off and drift; it sees only that clock.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-from clockwork.messages.actions import Infer, LoadModelFromDisk, LoadWeights
-from clockwork.messages.results import InferOutput, Timing
-from clockwork.messages.status import Status
-from clockwork.sim.devices import DurationModel
+from clockwork.messages.results import InferOutput, InferResult, Result, Timing
+from clockwork.paced.durations import DurationModel
+from clockwork.paced.models import PacedModel
+from clockwork.paced.worker import PacedWorker
 from clockwork.sim.loop import Loop
-from clockwork.sim.models import SimModel
 from clockwork.sim.timer import Timer
 from clockwork.units import Bytes, Nanos, Pages
 from clockwork.worker.core import WorkerCore
-from clockwork.worker.events import (
-    ActionReceived,
-    Event,
-    Executed,
-    ModelRead,
-    Outcome,
-    Released,
-    SendResult,
-    StartTask,
-    TaskFailed,
-    TaskFinished,
-    WeightsLoaded,
-)
-
-EVICT_TIME: Nanos = 0
-"""Unmapping pages takes microseconds; the worker needs no device time for it."""
+from clockwork.worker.events import ActionReceived, Answer, Event, SendOutputs, StartTask
 
 
 class SimWorker:
@@ -42,27 +25,25 @@ class SimWorker:
         loop: Loop,
         name: str,
         kind: str,
-        devices: int,
         pages: Pages,
         page_size: Bytes,
-        models: Mapping[str, SimModel],
-        durations: list[DurationModel],
-        send: Callable[[SendResult], None],
+        models: Mapping[str, PacedModel],
+        durations: Sequence[DurationModel],
+        send: Callable[[Result], None],
         started: Callable[[str, StartTask, Nanos], None],
         offset: Nanos = 0,
         drift_ppm: float = 0.0,
     ) -> None:
-        """``models`` by path; ``send`` takes results, ``started`` hears of each task with the worker's time."""
+        """``models`` by path, ``durations`` by device.
+
+        ``send`` takes results, ``started`` hears of each task with the worker's time.
+        """
         self.name = name
-        self.core = WorkerCore(page_size, [(kind, pages)] * devices)
-        self.durations = durations
-        self.failing = 0.0  #: share of the Infers that fail
+        self.core = WorkerCore(page_size, [(kind, pages)] * len(durations))
+        self.worker = PacedWorker(self.core, models, durations, partial(started, name))
         self.alive = True
-        self.busy: list[Nanos] = [0] * devices  #: time in EXEC so far
         self._loop = loop
-        self._models = models
         self._send = send
-        self._started = started
         self._offset = offset
         self._drift = drift_ppm / 1e6
         self._timer = Timer(loop, self._next_wakeup, self._wake)
@@ -79,13 +60,13 @@ class SimWorker:
 
     def feed(self, event: Event) -> None:
         """Something happened to the worker."""
-        self._execute(self.core.handle(self.clock(), event))
+        self._answer(self.worker.handle(self.clock(), event))
         self._timer.arm()
 
     def _next_wakeup(self) -> Nanos | None:
         if not self.alive:
             return None
-        moment = self.core.next_wakeup()
+        moment = self.worker.next_wakeup()
         if moment is None:
             return None
         if not self._drift:
@@ -94,59 +75,15 @@ class SimWorker:
         return self._loop.now + (max(1, int(wait / (1 + self._drift)) + 1) if wait > 0 else 0)
 
     def _wake(self) -> None:
-        self._execute(self.core.wake(self.clock()))
+        self._answer(self.worker.wake(self.clock()))
 
-    def _execute(self, commands: list[Any]) -> None:
-        for command in commands:
-            if isinstance(command, SendResult):
-                self._send(command)
-            else:
-                self._begin(command)
+    def _answer(self, answers: list[Answer]) -> None:
+        for answer in answers:
+            self._send(_without_outputs(answer) if isinstance(answer, SendOutputs) else answer.result)
 
-    def _begin(self, task: StartTask) -> None:
-        begin = self.clock()
-        self._started(self.name, task, begin)
-        duration, outcome = self._carry_out(task, begin)
-        self._loop.at(self._loop.now + duration, self._finish, (task, begin, duration, outcome))
 
-    def _finish(self, finished: Any) -> None:
-        if not self.alive:
-            return
-        task, begin, duration, outcome = finished
-        if isinstance(task.action, Infer) and task.gpu is not None:
-            self.busy[task.gpu] += duration
-        self.feed(TaskFinished(task.gpu, task.lane, begin, begin + duration, outcome))
-
-    def _carry_out(self, task: StartTask, begin: Nanos) -> tuple[Nanos, Outcome]:
-        """How long the task takes, and how it will have ended."""
-        action = task.action
-        if isinstance(action, Infer):
-            return self._infer(task, action, begin)
-        if isinstance(action, LoadWeights) and task.gpu is not None:
-            model = self._host_model(task.handles[0])
-            return self.durations[task.gpu].load(model.profile), WeightsLoaded(model)
-        if isinstance(action, LoadModelFromDisk):
-            return self._read(action)
-        return EVICT_TIME, Released()
-
-    def _read(self, action: LoadModelFromDisk) -> tuple[Nanos, Outcome]:
-        model = self._models.get(action.path)
-        if model is None:
-            return 0, TaskFailed(Status.INVALID_MODEL_PATH, f"there is no model {action.path}")
-        read = ModelRead(model, model.digest, "sim", model.inputs, model.outputs, model.batchable, model.weights_bytes)
-        return 0, read
-
-    def _infer(self, task: StartTask, action: Infer, begin: Nanos) -> tuple[Nanos, Outcome]:
-        assert task.gpu is not None
-        model, durations = self._host_model(task.handles[0]), self.durations[task.gpu]
-        duration = durations.infer(model.profile, action.batch_size)
-        if self.failing and durations.chance() < self.failing:
-            return duration, TaskFailed(Status.RUNTIME_ERROR, "a fault was ordered")
-        outputs = tuple([InferOutput(share.request_id, ()) for share in action.inputs])
-        at_begin, end = Timing(begin, begin, 0), begin + duration
-        exec_time = Timing(begin, end, duration)
-        return duration, Executed(outputs, (None,) * len(outputs), at_begin, exec_time, Timing(end, end, 0))
-
-    def _host_model(self, handle: object) -> SimModel:
-        assert isinstance(handle, SimModel)
-        return handle
+def _without_outputs(sent: SendOutputs) -> InferResult:
+    """Nobody looks at the outputs of a simulation."""
+    outputs = tuple([InferOutput(share.request_id, ()) for share in sent.action.inputs])
+    end = sent.exec.end
+    return InferResult(sent.action.id, outputs, sent.copy_input, sent.exec, Timing(end, end, 0))

@@ -10,10 +10,10 @@ from typing import Final
 from clockwork.controller.events import ClientLost, ClientRequest, Respond
 from clockwork.messages.requests import CancelRequest, EvictRequest, InferRequest, InferResponse
 from clockwork.messages.tensors import TensorInfo, TensorSpec, spec
+from clockwork.paced.models import PacedModel, constant_profile
 from clockwork.scheduling.base import Scheduler
 from clockwork.sim.cluster import Cluster
 from clockwork.sim.loop import Loop
-from clockwork.sim.models import SimModel, constant_profile
 from clockwork.sim.watcher import Watcher
 from clockwork.units import MIB, MILLISECOND, SECOND, Nanos, ms
 
@@ -37,9 +37,9 @@ _SEQUENCE: Final = (TensorInfo("x", "FP32", (-1, -1)), TensorInfo("z", "INT64", 
 _WHOLE: Final = (TensorInfo("x", "FP32", (-1, 2)),)
 _OUTPUT: Final = (TensorInfo("y", "FP32", (-1, 2)),)
 MODELS: Final = (
-    (SimModel("free.onnx", "free", _PROFILE, PAGE, _SEQUENCE, _OUTPUT), 3),
-    (SimModel("whole.onnx", "whole", constant_profile(ms(4), {1: ms(7)}), 2 * PAGE, _WHOLE, _OUTPUT, False), 2),
-    (SimModel("plain.onnx", "plain", _PROFILE, PAGE, (TensorInfo("x", "FP32", (-1, 2)),), _OUTPUT), 1),
+    (PacedModel("free.onnx", "free", _PROFILE, PAGE, _SEQUENCE, _OUTPUT), 3),
+    (PacedModel("whole.onnx", "whole", constant_profile(ms(4), {1: ms(7)}), 2 * PAGE, _WHOLE, _OUTPUT, False), 2),
+    (PacedModel("plain.onnx", "plain", _PROFILE, PAGE, (TensorInfo("x", "FP32", (-1, 2)),), _OUTPUT), 1),
 )
 """With free dimensions and batches; without batches; with neither, all the same."""
 

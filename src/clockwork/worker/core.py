@@ -30,6 +30,7 @@ from clockwork.messages.status import Status
 from clockwork.units import FOREVER, Bytes, Nanos, Pages, show_duration
 from clockwork.worker.events import (
     ActionReceived,
+    Answer,
     Command,
     ControllerLost,
     Event,
@@ -87,7 +88,7 @@ class WorkerCore:
 
     # --------------------------------------------------------------------------------------- for a thread per lane
 
-    def apply(self, event: Event) -> list[SendResult]:
+    def apply(self, event: Event) -> list[Answer]:
         """Take an event into account, without starting anything."""
         match event:
             case ActionReceived(action, payloads):
@@ -160,7 +161,7 @@ class WorkerCore:
 
     # -------------------------------------------------------------------------------------------------------- events
 
-    def _receive(self, action: Action, payloads: tuple[object, ...]) -> list[SendResult]:
+    def _receive(self, action: Action, payloads: tuple[object, ...]) -> list[Answer]:
         if isinstance(action, GetWorkerState):
             self._asked.append(action)
             return self._answer_asked()
@@ -198,7 +199,7 @@ class WorkerCore:
             raise ActionRefusedError(Status.ERROR, f"the lane is full: {MAX_QUEUED} actions wait in it")
         return lanes
 
-    def _finish(self, finished: TaskFinished) -> list[SendResult]:
+    def _finish(self, finished: TaskFinished) -> list[Answer]:
         lane = self._lanes[finished.gpu, finished.lane]
         entry, lane.running = lane.running, None
         assert entry is not None, f"no task ran on {finished.lane} of gpu {finished.gpu}"
@@ -218,7 +219,7 @@ class WorkerCore:
             {gpu: entry.action for gpu, entry in loading if gpu is not None and entry is not None}
         )
 
-    def _answer_asked(self) -> list[SendResult]:
+    def _answer_asked(self) -> list[Answer]:
         if not self._asked or self._orphans():
             return []
         asked, self._asked = self._asked, []

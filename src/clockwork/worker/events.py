@@ -10,8 +10,8 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from clockwork.messages.actions import Action
-from clockwork.messages.results import InferOutput, Result, Timing
+from clockwork.messages.actions import Action, Infer
+from clockwork.messages.results import Result, Timing
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorInfo
 from clockwork.units import Bytes, Nanos
@@ -41,13 +41,27 @@ class StartTask(Struct, frozen=True):
 
 
 class SendResult(Struct, frozen=True):
-    """Send a result to the controller; ``payloads`` has one handle per output of an InferResult."""
+    """Send a result to the controller."""
 
     result: Result
-    payloads: tuple[object, ...] = ()
 
 
-Command: TypeAlias = StartTask | SendResult
+class SendOutputs(Struct, frozen=True):
+    """Share the outputs of an Infer among its requests and send them, as its result.
+
+    This is no task: the lane is free already, so that the next Infer need not wait for it.
+    """
+
+    action: Infer
+    outputs: object
+    copy_input: Timing
+    exec: Timing
+
+
+Answer: TypeAlias = SendResult | SendOutputs
+"""What answers an action."""
+
+Command: TypeAlias = StartTask | Answer
 
 
 class ModelRead(Struct, frozen=True):
@@ -73,13 +87,11 @@ class Released(Struct, frozen=True):
 
 
 class Executed(Struct, frozen=True):
-    """Infer has succeeded. ``outputs`` and ``payloads`` are in the order of the action's inputs."""
+    """Infer has succeeded. ``outputs`` are the whole batch's, as the host has them."""
 
-    outputs: tuple[InferOutput, ...]
-    payloads: tuple[object, ...]
+    outputs: object
     copy_input: Timing
     exec: Timing
-    copy_output: Timing
 
 
 class TaskFailed(Struct, frozen=True):

@@ -28,7 +28,6 @@ from clockwork.messages.results import (
     ClearCacheResult,
     ErrorResult,
     EvictWeightsResult,
-    InferResult,
     LoadModelFromDiskResult,
     LoadWeightsResult,
     Result,
@@ -38,9 +37,11 @@ from clockwork.messages.results import (
 from clockwork.messages.status import Status
 from clockwork.units import Bytes
 from clockwork.worker.events import (
+    Answer,
     Executed,
     LaneKind,
     ModelRead,
+    SendOutputs,
     SendResult,
     StartTask,
     TaskFailed,
@@ -108,7 +109,7 @@ class Tasks:
         handles = tuple(memory.begin_evict(model) for model in memory.models_in(Residency.WARM))
         return StartTask(gpu, LaneKind.LOAD, action, handles=handles)
 
-    def finish(self, action: Action, finished: TaskFinished) -> SendResult | None:
+    def finish(self, action: Action, finished: TaskFinished) -> Answer | None:
         """The action's task is over; returns its result, or None while the action still waits for other devices."""
         outcome = finished.outcome
         timing = Timing(finished.begin, finished.end, finished.end - finished.begin)
@@ -127,8 +128,7 @@ class Tasks:
                 memory.executed(model)
                 if not isinstance(outcome, Executed):
                     return _no(action, outcome)
-                timings = (outcome.copy_input, outcome.exec, outcome.copy_output)
-                return SendResult(InferResult(action.id, outcome.outputs, *timings), outcome.payloads)
+                return SendOutputs(action, outcome.outputs, outcome.copy_input, outcome.exec)
             case LoadWeights(model=model):
                 if not isinstance(outcome, WeightsLoaded):
                     memory.load_failed(model)

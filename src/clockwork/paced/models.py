@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from clockwork.messages.profile import Measurement, ModelProfile
 from clockwork.messages.tensors import TensorInfo
-from clockwork.sim.devices import NoiseModel
+from clockwork.paced.durations import NoiseModel
 from clockwork.units import Bytes, Nanos, ms
 
 MAX_BATCH: Final = 4096
@@ -43,7 +43,7 @@ PROFILES: Final[Mapping[str, ModelProfile]] = {
 RESNET50_BYTES: Final[Bytes] = 102_160_300
 
 
-class SimModel(Struct, frozen=True):
+class PacedModel(Struct, frozen=True):
     """A model file of a simulated worker."""
 
     path: str

@@ -1,0 +1,171 @@
+"""A worker on paced devices: a `clockwork.machine.Machine` around the production `WorkerCore`.
+
+Theory of operation. What a live host does with a thread per lane this does with a heap of moments: the ends of tasks,
+and the starts and expiries of lanes. A host that calls late loses nothing: what was due is done in order, each thing
+with the moment at which it was due, as a device would have done it. Only the answers are late.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from heapq import heappop, heappush
+from typing import TypeAlias
+
+from clockwork.messages.actions import Infer, LoadModelFromDisk, LoadWeights
+from clockwork.messages.results import Timing
+from clockwork.messages.status import Status
+from clockwork.paced.durations import DurationModel
+from clockwork.paced.models import PacedModel
+from clockwork.units import Nanos
+from clockwork.worker.core import WorkerCore
+from clockwork.worker.events import (
+    ActionReceived,
+    Answer,
+    Event,
+    Executed,
+    LaneKind,
+    ModelRead,
+    Outcome,
+    Released,
+    StartTask,
+    TaskFailed,
+    TaskFinished,
+    WeightsLoaded,
+)
+
+VERSION = "paced"
+"""What these workers call their runtime."""
+
+EVICT_TIME: Nanos = 0
+"""Unmapping pages takes microseconds; the worker needs no device time for it."""
+
+_Key: TypeAlias = tuple[int | None, LaneKind]
+
+
+class PacedWorker:
+    """A worker process. One that dies and comes back is a new one."""
+
+    def __init__(
+        self,
+        core: WorkerCore,
+        models: Mapping[str, PacedModel],
+        durations: Sequence[DurationModel],
+        started: Callable[[StartTask, Nanos], None] | None = None,
+    ) -> None:
+        """``models`` by path, ``durations`` by device; ``started`` hears of each task with its moment."""
+        self.core = core
+        self.durations = durations
+        self.failing = 0.0  #: share of the Infers that fail
+        self.busy: list[Nanos] = [0] * len(durations)  #: time in EXEC so far
+        self._models = models
+        self._started = started
+        self._of_host: list[_Key] = [key for key in core.lanes if key[0] is None]
+        self._of_gpu = [[key for key in core.lanes if key[0] == gpu] for gpu in range(len(durations))]
+        self._moments: list[tuple[Nanos, int, _Key, TaskFinished | None]] = []  #: a heap; with a task, it ends then
+        self._armed: dict[_Key, Nanos] = {}  #: when the lane is to be polled; other moments of it are void
+        self._pushed = 0
+
+    def handle(self, now: Nanos, event: Event) -> list[Answer]:
+        """Something happened; see `clockwork.machine.Machine`."""
+        answers = self.wake(now)
+        answers += self.core.apply(event)
+        self._poll_concerned(now, _gpu_of(event), answers)
+        return answers
+
+    def wake(self, now: Nanos) -> list[Answer]:
+        """Do what has become due, in order."""
+        answers: list[Answer] = []
+        moments = self._moments
+        while moments and moments[0][0] <= now:
+            moment, _, key, finished = heappop(moments)
+            if finished is not None:
+                if key[1] is LaneKind.EXEC and key[0] is not None:
+                    self.busy[key[0]] += finished.end - finished.begin
+                answers += self.core.apply(finished)
+                self._poll_concerned(moment, finished.gpu, answers)
+            elif self._armed.get(key) == moment:
+                del self._armed[key]
+                self._poll(moment, key, answers)
+        return answers
+
+    def next_wakeup(self) -> Nanos | None:
+        """When to call `wake`; it may have passed already."""
+        moments = self._moments
+        while moments and moments[0][3] is None and self._armed.get(moments[0][2]) != moments[0][0]:
+            heappop(moments)
+        return moments[0][0] if moments else None
+
+    def _poll_concerned(self, now: Nanos, gpu: int | None, answers: list[Answer]) -> None:
+        """Lanes of one device wait for nothing on another; the HOST lane's tasks concern all."""
+        if gpu is not None and 0 <= gpu < len(self._of_gpu):
+            for key in self._of_gpu[gpu]:
+                self._poll(now, key, answers)
+        else:
+            for key in self.core.lanes:
+                self._poll(now, key, answers)
+
+    def _poll(self, now: Nanos, key: _Key, answers: list[Answer]) -> None:
+        for command in self.core.poll(now, *key):
+            if isinstance(command, StartTask):
+                self._begin(now, key, command)
+            else:
+                answers.append(command)
+        moment = self.core.next_wakeup_of(*key)
+        if moment is None:
+            self._armed.pop(key, None)
+        elif self._armed.get(key) != moment:
+            self._armed[key] = moment
+            self._push(moment, key, None)
+
+    def _push(self, moment: Nanos, key: _Key, finished: TaskFinished | None) -> None:
+        self._pushed += 1
+        heappush(self._moments, (moment, self._pushed, key, finished))
+
+    def _begin(self, now: Nanos, key: _Key, task: StartTask) -> None:
+        if self._started is not None:
+            self._started(task, now)
+        duration, outcome = self._carry_out(task, now)
+        end = now + duration
+        self._push(end, key, TaskFinished(task.gpu, task.lane, now, end, outcome))
+
+    def _carry_out(self, task: StartTask, begin: Nanos) -> tuple[Nanos, Outcome]:
+        """How long the task takes, and how it will have ended."""
+        action = task.action
+        if isinstance(action, Infer):
+            return self._infer(task, action, begin)
+        if isinstance(action, LoadWeights) and task.gpu is not None:
+            model = _model(task.handles[0])
+            return self.durations[task.gpu].load(model.profile), WeightsLoaded(model)
+        if isinstance(action, LoadModelFromDisk):
+            return self._read(action)
+        return EVICT_TIME, Released()
+
+    def _read(self, action: LoadModelFromDisk) -> tuple[Nanos, Outcome]:
+        model = self._models.get(action.path)
+        if model is None:
+            known = ", ".join(sorted(self._models)[:5])
+            return 0, TaskFailed(
+                Status.INVALID_MODEL_PATH, f"there is no profile of {action.path!r}; this worker emulates {known}"
+            )
+        read = ModelRead(
+            model, model.digest, VERSION, model.inputs, model.outputs, model.batchable, model.weights_bytes
+        )
+        return 0, read
+
+    def _infer(self, task: StartTask, action: Infer, begin: Nanos) -> tuple[Nanos, Outcome]:
+        assert task.gpu is not None
+        model, durations = _model(task.handles[0]), self.durations[task.gpu]
+        duration = durations.infer(model.profile, action.batch_size)
+        if self.failing and durations.chance() < self.failing:
+            return duration, TaskFailed(Status.RUNTIME_ERROR, "a fault was ordered")
+        return duration, Executed(model, Timing(begin, begin, 0), Timing(begin, begin + duration, duration))
+
+
+def _gpu_of(event: Event) -> int | None:
+    if isinstance(event, ActionReceived):
+        gpu: int | None = getattr(event.action, "gpu", None)
+        return gpu
+    return event.gpu if isinstance(event, TaskFinished) else None
+
+
+def _model(handle: object) -> PacedModel:
+    assert isinstance(handle, PacedModel)
+    return handle
