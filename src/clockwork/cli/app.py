@@ -5,7 +5,20 @@ from typing import Annotated
 import typer
 
 from clockwork import __version__
-from clockwork.cli import check_model, controller, infer, load, load_test, ls, serve, sim, status, worker, zoo
+from clockwork.cli import (
+    check_env,
+    check_model,
+    controller,
+    infer,
+    load,
+    load_test,
+    ls,
+    serve,
+    sim,
+    status,
+    worker,
+    zoo,
+)
 from clockwork.cli.options import examples
 
 app = typer.Typer(
@@ -44,6 +57,7 @@ app.command(epilog=load.EXAMPLES, short_help="Load a model, while the controller
 app.command(epilog=ls.EXAMPLES, short_help="List the models that are served.")(ls.ls)
 app.command(epilog=infer.EXAMPLES, short_help="Ask a model once.")(infer.infer)
 app.command(epilog=status.EXAMPLES, short_help="Show workers, devices, models and requests.")(status.status)
+app.command(epilog=check_env.EXAMPLES, short_help="Show what on this host makes times vary.")(check_env.check_env)
 app.command(epilog=check_model.EXAMPLES, short_help="Show what a model takes, gives and costs.")(
     check_model.check_model
 )

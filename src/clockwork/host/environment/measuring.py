@@ -1,0 +1,156 @@
+"""Moments of this host: how late it wakes a thread, how often it interrupts one, and who else is at work.
+
+Theory of operation. The time is divided in two. First the process sleeps, again and again for a millisecond, which
+tells how late timers are; as it hardly runs meanwhile, what its cores do is done by others. Then it watches the clock
+on each core that a device would have, one after the other: whatever keeps it from looking, another process, an
+interrupt, the kernel or the host of a virtual machine, would keep an inference from computing for as long.
+"""
+
+import os
+import select
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from threading import Condition
+from typing import Final, TypeAlias
+
+from clockwork.clock import Clock, MonotonicClock
+from clockwork.host.affinity import allowed_cores, confined, plan_cores
+from clockwork.host.environment.facts import GAP, Counters, Environment, Interruptions, Lateness, Measured, Share
+from clockwork.host.environment.reading import read_counters, read_host
+from clockwork.messages.profile import Measurement
+from clockwork.units import MILLISECOND, Nanos, as_seconds, seconds
+
+NAP: Final[Nanos] = MILLISECOND
+"""What a thread asks for when the lateness of timers is measured."""
+
+NAPS_MAX: Final = 1000
+"""Of each kind; more would not tell more."""
+
+Wait: TypeAlias = Callable[[float], object]
+"""Waits for so many seconds."""
+
+
+def examine(
+    devices: int, threads_per_device: int, duration_s: float, root: Path = Path("/"), clock: Clock | None = None
+) -> Environment:
+    """Read and measure, for about ``duration_s``, the host of a worker with so many devices."""
+    clock = clock or MonotonicClock()
+    host = read_host(root)
+    plan = plan_cores(host.allowed or allowed_cores(), devices, threads_per_device)
+    measured = measure(plan.exec, seconds(duration_s), root, clock)
+    return Environment(devices=plan.exec, threads_per_device=threads_per_device, host=host, measured=measured)
+
+
+def measure(devices: Sequence[Sequence[int]], duration: Nanos, root: Path, clock: Clock) -> Measured:
+    """Sleep for half of ``duration``, then watch the clock on the devices' cores, or anywhere if there are none."""
+    cores = [core for cores in devices for core in cores]
+    start, before, own = clock.now(), read_counters(root), _own_seconds()
+    with _kept_on(cores[:1]):
+        timers = tuple(_lateness(kind, wait, duration // 2 // len(WAITS), clock) for kind, wait in WAITS)
+    rested, own = read_counters(root), _own_seconds() - own
+    interruptions = tuple(_watch_each(cores, duration // 2, clock))
+    after = read_counters(root)
+    return Measured(
+        duration=clock.now() - start,
+        others=others(before, rested, {core: own * _ticks_per_second() for core in cores[:1]}),
+        stolen=stolen(before, after),
+        throttled=_grown(before.throttled, after.throttled),
+        swapped=_grown(before.swapped, after.swapped),
+        timers=timers,
+        interruptions=interruptions,
+    )
+
+
+def others(before: Counters, after: Counters, own: dict[int, float]) -> tuple[Share, ...]:
+    """The part of each core's time that others took; ``own`` are our ticks on a core. Silent cores are left out."""
+    return tuple(
+        Share(core, min(1.0, max(0.0, (now.busy - then.busy - own.get(core, 0)) / (now.total - then.total))))
+        for core, now in after.ticks.items()
+        if (then := before.ticks.get(core)) is not None and now.total > then.total
+    )
+
+
+def stolen(before: Counters, after: Counters) -> tuple[Share, ...]:
+    """The part of each core's time that was stolen. Silent cores are left out."""
+    return tuple(
+        Share(core, min(1.0, max(0.0, (now.stolen - then.stolen) / (now.total - then.total))))
+        for core, now in after.ticks.items()
+        if (then := before.ticks.get(core)) is not None and now.total > then.total
+    )
+
+
+def watch(core: int | None, duration: Nanos, clock: Clock) -> Interruptions:
+    """Look at the clock for ``duration``, and at nothing else."""
+    now = clock.now
+    gaps: list[Nanos] = []
+    looks = 0
+    start = last = now()
+    while last - start < duration:
+        moment = now()
+        if moment - last > GAP:
+            gaps.append(moment - last)
+        last = moment
+        looks += 1
+    return Interruptions(core, last - start, looks, len(gaps), max(gaps, default=0), sum(gaps))
+
+
+def _watch_each(cores: Sequence[int], duration: Nanos, clock: Clock) -> Iterator[Interruptions]:
+    if not cores:
+        yield watch(None, duration, clock)
+    for core in cores:
+        with _kept_on((core,)) as kept:
+            yield watch(core if kept else None, duration // len(cores), clock)
+
+
+def _lateness(kind: str, wait: Wait, duration: Nanos, clock: Clock) -> Lateness:
+    late: list[Nanos] = []
+    start = end = clock.now()
+    while not late or (end - start < duration and len(late) < NAPS_MAX):
+        begin = clock.now()
+        wait(as_seconds(NAP))
+        end = clock.now()
+        late.append(max(0, end - begin - NAP))
+    measured = Measurement(tuple(late))
+    return Lateness(kind, len(late), measured.median, measured.p99, max(late))
+
+
+def _condition(timeout_s: float) -> None:
+    condition = Condition()
+    with condition:
+        condition.wait(timeout_s)
+
+
+WAITS: Final[tuple[tuple[str, Wait], ...]] = (
+    ("sleep", time.sleep),
+    ("select", partial(select.select, (), (), ())),
+    ("condition", _condition),
+)
+"""Ways to wait; ``condition`` is how a worker's lanes wait for a moment."""
+
+
+@contextmanager
+def _kept_on(cores: Sequence[int]) -> Iterator[bool]:
+    """Keep the calling thread on these cores for a while, if that can be; says whether it is."""
+    with ExitStack() as stack:
+        kept = bool(cores)
+        try:
+            stack.enter_context(confined(cores))
+        except OSError:
+            kept = False
+        yield kept
+
+
+def _grown(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else max(0, after - before)
+
+
+def _own_seconds() -> float:
+    times = os.times()
+    return times.user + times.system
+
+
+def _ticks_per_second() -> float:
+    return float(os.sysconf("SC_CLK_TCK"))

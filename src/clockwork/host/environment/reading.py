@@ -1,0 +1,263 @@
+"""From files of the kernel to facts.
+
+Rules of the file: everything is read below ``root``, which is ``/`` but for tests. A file that is missing, forbidden or
+not what it should be tells nothing; nothing here raises.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from clockwork.host.environment.facts import (
+    CoreFrequency,
+    CoreTicks,
+    Counters,
+    Host,
+    HugePages,
+    Limit,
+    Quota,
+    Swap,
+)
+from clockwork.host.sizing import available_bytes
+from clockwork.units import KIB, MICROSECOND
+
+FILE_BYTES_MAX: Final = 1 << 20
+"""No more of a file is read; ``/proc/stat`` of a host with hundreds of cores is the longest."""
+
+CORES_MAX: Final = 1 << 16
+"""A list with a higher number is no list of cores; Linux allows 8192."""
+
+DIGITS_MAX: Final = 18
+"""Characters of a number; 18 digits are less than 63 bits."""
+
+WORD_MAX: Final = 40
+"""Characters of a name that are kept."""
+
+CPU: Final = Path("sys/devices/system/cpu")
+NODES: Final = Path("sys/devices/system/node")
+CLOCK_SOURCE: Final = Path("sys/devices/system/clocksource/clocksource0")
+HUGE_PAGES: Final = Path("sys/kernel/mm/transparent_hugepage")
+CGROUPS: Final = Path("sys/fs/cgroup")
+
+
+def read_host(root: Path) -> Host:
+    """All that files tell."""
+    status = _fields(root / "proc/self/status")
+    allowed = cores(status.get("Cpus_allowed_list", "")) or ()
+    limits = dict(_limits(root / "proc/self/limits"))
+    return Host(
+        allowed=allowed,
+        online=cores(_text(root / CPU / "online") or "") or (),
+        isolated=cores(_text(root / CPU / "isolated")),
+        frequencies=tuple(_frequencies(root / CPU, allowed)),
+        boost=_boost(root / CPU),
+        siblings=dict(_siblings(root / CPU, allowed)),
+        nodes=dict(_nodes(root / NODES)),
+        quota=read_quota(root),
+        swap=_swap(root, status),
+        huge_pages=HugePages(_chosen(root / HUGE_PAGES / "enabled"), _chosen(root / HUGE_PAGES / "defrag")),
+        open_files=limits.get("Max open files"),
+        locked_memory=limits.get("Max locked memory"),
+        timer_slack=_number(root / "proc/self/timerslack_ns"),
+        clock_source=_word(root / CLOCK_SOURCE / "current_clocksource"),
+        clock_sources=_words(root / CLOCK_SOURCE / "available_clocksource"),
+        available=_available(root),
+    )
+
+
+def read_counters(root: Path) -> Counters:
+    """What counts up, as it is now."""
+    quota = read_quota(root)
+    moved = dict(line.partition(" ")[::2] for line in _lines(root / "proc/vmstat"))
+    pages = [_integer(moved.get(key, "")) for key in ("pswpin", "pswpout")]
+    known = [count for count in pages if count is not None]
+    throttled = None if quota is None else quota.throttled
+    return Counters(dict(_ticks(root / "proc/stat")), throttled, sum(known) if known else None)
+
+
+def cores(text: str | None) -> tuple[int, ...] | None:
+    """``0-2,5`` as numbers; None if it is not such a list. An empty one is a list."""
+    if text is None:
+        return None
+    found: dict[int, None] = {}
+    for span in filter(None, text.strip().split(",")):
+        first, _, last = span.partition("-")
+        low, high = _integer(first), _integer(last or first)
+        if low is None or high is None or not 0 <= low <= high < CORES_MAX:
+            return None
+        found.update(dict.fromkeys(range(low, high + 1)))
+    return tuple(sorted(found))
+
+
+# ------------------------------------------------------------------------------------------------------ cores
+
+
+def _frequencies(cpu: Path, allowed: tuple[int, ...]) -> Iterator[CoreFrequency]:
+    for core in allowed:
+        where = cpu / f"cpu{core}/cpufreq"
+        governor = _word(where / "scaling_governor")
+        if governor is not None:
+            limits = [_number(where / file) for file in ("scaling_min_freq", "scaling_max_freq", "cpuinfo_max_freq")]
+            yield CoreFrequency(core, governor, _word(where / "scaling_driver"), *limits)
+
+
+def _boost(cpu: Path) -> bool | None:
+    """Intel's driver says whether boost is off, others say whether it is on."""
+    off, on = _number(cpu / "intel_pstate/no_turbo"), _number(cpu / "cpufreq/boost")
+    if off is not None:
+        return off == 0
+    return None if on is None else on != 0
+
+
+def _siblings(cpu: Path, allowed: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    for core in allowed:
+        found = cores(_text(cpu / f"cpu{core}/topology/thread_siblings_list"))
+        if found:
+            yield core, found
+
+
+def _nodes(where: Path) -> Iterator[tuple[int, tuple[int, ...]]]:
+    for node in cores(_text(where / "online")) or ():
+        found = cores(_text(where / f"node{node}/cpulist"))
+        if found:
+            yield node, found
+
+
+def _ticks(stat: Path) -> Iterator[tuple[int, CoreTicks]]:
+    """Lines ``cpu3 user nice system idle iowait irq softirq steal ...``; what follows is counted in user already."""
+    for line in _lines(stat):
+        name, *words = line.split() or [""]
+        core = _integer(name.removeprefix("cpu")) if name.startswith("cpu") else None
+        numbers = [_integer(word) for word in words[:8]]
+        told = [number for number in numbers if number is not None]
+        if core is not None and len(told) == len(numbers) >= 4:
+            user, nice, system, idle, iowait, irq, softirq, steal = (*told, 0, 0, 0, 0)[:8]
+            yield core, CoreTicks(user + nice + system + irq + softirq, idle + iowait, steal)
+
+
+# ------------------------------------------------------------------------------------------------------ quota
+
+
+def read_quota(root: Path) -> Quota | None:
+    """The tightest limit of the groups that the process is in, and of those above them; None if there are no groups."""
+    found = [quota for where in _groups(root) if (quota := _quota(where)) is not None]
+    if not found:
+        return None
+    limited = [quota for quota in found if quota.cores is not None]
+    return min(limited or found, key=lambda quota: (quota.cores or 0, -quota.throttled))
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """Directories of control groups: version 2 (``0::/path``), or the controller ``cpu`` of version 1.
+
+    Seen from inside a container the path may not be there; the mount is then the container's own group.
+    """
+    for line in _lines(root / "proc/self/cgroup"):
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            mounts = [root / CGROUPS, root / CGROUPS / "unified"]
+        elif "cpu" in controllers.split(","):
+            mounts = [root / CGROUPS / "cpu", root / CGROUPS / controllers]
+        else:
+            continue
+        parts = [part for part in path.split("/") if part]
+        if ".." in parts:
+            parts = []
+        for mount in mounts:
+            yield from (mount.joinpath(*parts[:length]) for length in range(len(parts), -1, -1))
+
+
+def _quota(group: Path) -> Quota | None:
+    stat = _text(group / "cpu.stat")
+    if stat is None:
+        return None
+    counts = {key: _integer(value) or 0 for key, _, value in (line.partition(" ") for line in stat.splitlines())}
+    waited = counts.get("throttled_time", counts.get("throttled_usec", 0) * MICROSECOND)
+    quota, _, period = (_text(group / "cpu.max") or "").strip().partition(" ")
+    limit, every = _integer(quota), _integer(period)
+    if limit is None:
+        limit, every = _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")
+    share, length = None, None
+    if limit is not None and every is not None and limit > 0 and every > 0:
+        share, length = limit / every, every * MICROSECOND
+    return Quota(share, length, counts.get("nr_periods", 0), counts.get("nr_throttled", 0), waited)
+
+
+# ----------------------------------------------------------------------------------------------------- memory
+
+
+def _swap(root: Path, status: dict[str, str]) -> Swap | None:
+    memory = _fields(root / "proc/meminfo")
+    total, free = _kib(memory.get("SwapTotal")), _kib(memory.get("SwapFree"))
+    if total is None or free is None:
+        return None
+    swappiness = _number(root / "proc/sys/vm/swappiness")
+    return Swap(total, max(0, total - free), _kib(status.get("VmSwap")), swappiness)
+
+
+def _available(root: Path) -> int | None:
+    memory = root / "proc/meminfo"
+    told = _kib(_fields(memory).get("MemAvailable"))
+    return None if told is None else available_bytes(memory, root / CGROUPS)
+
+
+def _limits(where: Path) -> Iterator[tuple[str, Limit]]:
+    """Lines ``Max open files   1024   4096   files``."""
+    for line in _lines(where):
+        name, values = line[:26].strip(), line[26:].split()
+        if len(values) >= 2 and all(value == "unlimited" or _integer(value) is not None for value in values[:2]):
+            yield name, Limit(_integer(values[0]), _integer(values[1]))
+
+
+# ------------------------------------------------------------------------------------------------------ files
+
+
+def _text(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return file.read(FILE_BYTES_MAX).decode(errors="replace")
+    except (OSError, ValueError):
+        return None
+
+
+def _lines(path: Path) -> list[str]:
+    return (_text(path) or "").splitlines()
+
+
+def _fields(path: Path) -> dict[str, str]:
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in _lines(path))}
+
+
+def _word(path: Path) -> str | None:
+    """A name, without what a terminal would not print."""
+    kept = "".join(filter(str.isprintable, _text(path) or "")).strip()
+    return kept[:WORD_MAX] or None
+
+
+def _words(path: Path) -> tuple[str, ...]:
+    return tuple(word[:WORD_MAX] for word in (_text(path) or "").split() if word.isprintable())
+
+
+def _chosen(path: Path) -> str | None:
+    """``madvise`` of ``always [madvise] never``."""
+    _, _, rest = (_text(path) or "").partition("[")
+    word, closed, _ = rest.partition("]")
+    return word if closed and word.isprintable() and 0 < len(word) <= WORD_MAX else None
+
+
+def _number(path: Path) -> int | None:
+    return _integer((_text(path) or "").strip())
+
+
+def _kib(text: str | None) -> int | None:
+    number = _integer((text or "").removesuffix("kB").strip())
+    return None if number is None else number * KIB
+
+
+def _integer(text: str) -> int | None:
+    """A number that fits into 63 bits."""
+    try:
+        return int(text) if len(text) <= DIGITS_MAX else None
+    except ValueError:
+        return None
