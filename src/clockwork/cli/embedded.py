@@ -1,6 +1,8 @@
 """A controller in this process and a worker in a child: what ``clockwork serve`` runs."""
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import uvloop
 from msgspec import Struct
@@ -12,13 +14,24 @@ from clockwork.cli.lifecycle import start_log, until_stopped
 from clockwork.cli.startup import show_startup
 from clockwork.host.affinity import allowed_cores, confined, plan_cores
 from clockwork.host.controller import ControllerHostConfig
-from clockwork.net.address import Address
 from clockwork.scheduling.base import Scheduler
 from clockwork.units import Bytes
 
 
-class LocalWorker(Struct, frozen=True):
+class WorkerOptions(Protocol):
     """What the operator said about the worker."""
+
+    def arguments(self) -> list[str]:
+        """Its command line, without the program, the controller's address and the log's level."""
+        ...
+
+    def cores_left(self, cores: Collection[int]) -> Collection[int]:
+        """Those of ``cores`` on which its devices do not execute."""
+        ...
+
+
+class LocalWorker(Struct, frozen=True):
+    """A worker that executes models."""
 
     model_root: Path
     devices: int
@@ -27,18 +40,13 @@ class LocalWorker(Struct, frozen=True):
     page_size: Bytes
     model_cache: Path | None
 
-    def arguments(self, controller: Address, log_level: str) -> list[str]:
-        """The command line, without the program."""
+    def arguments(self) -> list[str]:
+        """See `WorkerOptions`."""
         made = [
-            "worker",
-            "--exit-with-parent",
-            "--name=local",
-            f"--controller={controller}",
             f"--model-root={self.model_root}",
             f"--devices={self.devices}",
             f"--threads-per-device={self.threads_per_device}",
             f"--page-size={self.page_size}",
-            f"--log-level={log_level}",
         ]
         if self.cache_size is not None:
             made.append(f"--cache-size={self.cache_size}")
@@ -46,8 +54,29 @@ class LocalWorker(Struct, frozen=True):
             made.append(f"--model-cache={self.model_cache.absolute()}")
         return made
 
+    def cores_left(self, cores: Collection[int]) -> Collection[int]:
+        """See `WorkerOptions`."""
+        return plan_cores(cores, self.devices, self.threads_per_device).others
 
-def run_embedded(config: ControllerHostConfig, scheduler: Scheduler, worker: LocalWorker, log_level: str) -> None:
+
+class EmulatedWorker(Struct, frozen=True):
+    """A worker whose devices take their times from profiles."""
+
+    devices: int
+    profiles: Sequence[str]
+    cache_size: Bytes | None
+
+    def arguments(self) -> list[str]:
+        """See `WorkerOptions`."""
+        made = [f"--emulate={self.devices}", *(f"--profile={profile}" for profile in self.profiles)]
+        return made if self.cache_size is None else [*made, f"--cache-size={self.cache_size}"]
+
+    def cores_left(self, cores: Collection[int]) -> Collection[int]:
+        """See `WorkerOptions`."""
+        return cores
+
+
+def run_embedded(config: ControllerHostConfig, scheduler: Scheduler, worker: WorkerOptions, log_level: str) -> None:
     """Run both until a signal asks to end.
 
     This process keeps off the devices' cores, as the worker's own other threads do.
@@ -61,8 +90,10 @@ def run_embedded(config: ControllerHostConfig, scheduler: Scheduler, worker: Loc
 
     async def work() -> None:
         async with listening(config, scheduler) as host:
-            child = Child(this_program(*worker.arguments(host.worker_address, log_level)), cores)
+            places = ["--exit-with-parent", "--name=local", f"--controller={host.worker_address}"]
+            command = this_program("worker", *places, f"--log-level={log_level}", *worker.arguments())
+            child = Child(command, cores)
             await together(host.wait(), child.keep(), show_startup(host, console))
 
-    with confined(plan_cores(cores, worker.devices, worker.threads_per_device).others):
+    with confined(worker.cores_left(cores)):
         uvloop.run(until_stopped(work()))

@@ -62,13 +62,22 @@ def load_specs(models: Sequence[GivenModel], root: Path) -> tuple[LoadSpec, ...]
         raise typer.BadParameter(
             f"{', '.join(outside)} does not lie under the model root {root}: leave it out", param_hint="--model-root"
         )
+    return check_names([LoadSpec(it.path.relative_to(root).as_posix(), it.name, it.copies) for it in models])
+
+
+def check_names(specs: Sequence[LoadSpec]) -> tuple[LoadSpec, ...]:
+    """The specs, if they can be loaded together.
+
+    Raises:
+        typer.BadParameter: two models would have one name, or the copies are too many.
+    """
     most = ControllerConfig().max_copies
-    if any(not 1 <= model.copies <= most for model in models):
+    if any(not 1 <= spec.no_of_copies <= most for spec in specs):
         raise typer.BadParameter(f"a model has 1 to {most} copies", param_hint="MODELS")
-    names = Counter(name for model in models for name in model_names(model.name, model.copies))
+    names = Counter(name for spec in specs for name in model_names(spec.name, spec.no_of_copies))
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         raise typer.BadParameter(
             f"several models would be called {', '.join(twice[:5])}: write NAME=PATH", param_hint="MODELS"
         )
-    return tuple(LoadSpec(model.path.relative_to(root).as_posix(), model.name, model.copies) for model in models)
+    return tuple(specs)

@@ -163,3 +163,22 @@ ModelCache: TypeAlias = Annotated[
 LogLevel: TypeAlias = Annotated[
     str, typer.Option("--log-level", parser=log_level, metavar="LEVEL", help="debug, info, warning or error.")
 ]
+Emulate: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--emulate",
+        min=0,
+        max=1024,
+        show_default=False,
+        help="Emulate so many devices: they take their times from --profile and execute nothing.",
+    ),
+]
+Profile: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--profile",
+        metavar="PROFILE",
+        show_default=False,
+        help="For --emulate: resnet50-v100, resnet50-v100-startup, or a file of clockwork status --json.",
+    ),
+]

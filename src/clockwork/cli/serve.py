@@ -9,12 +9,14 @@ from clockwork.cli.options import (
     CacheSize,
     DefaultSlo,
     Devices,
+    Emulate,
     Listen,
     LogLevel,
     MaxBatch,
     ModelCache,
     NoProfileCache,
     PageSize,
+    Profile,
     ProfileCache,
     ProfileSeconds,
     SchedulerName,
@@ -28,13 +30,16 @@ EXAMPLES: Final = examples(
     "clockwork serve models/resnet50.onnx",
     "clockwork serve a.onnx second=b.onnx c.onnx:20     a, second, and twenty copies c-1 to c-20",
     "clockwork serve models/*.onnx --devices 2 --cache-size 1GiB --listen 0.0.0.0:12346",
+    "clockwork serve --emulate 8 --profile resnet50-v100 --copies 15",
 )
 
 
 Models: TypeAlias = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
-        metavar="MODELS...", help="Each PATH, NAME=PATH, PATH:COPIES or NAME=PATH:COPIES.", show_default=False
+        metavar="MODELS...",
+        help="Each PATH, NAME=PATH, PATH:COPIES or NAME=PATH:COPIES; with --emulate, names of profiles for paths.",
+        show_default=False,
     ),
 ]
 Copies: TypeAlias = Annotated[int, typer.Option(min=1, help="Copies of each model that does not say how many.")]
@@ -50,7 +55,7 @@ ModelRoot: TypeAlias = Annotated[
 
 
 def serve(
-    models: Models,
+    models: Models = None,
     listen: Listen = DEFAULT_LISTEN,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
@@ -65,6 +70,8 @@ def serve(
     no_profile_cache: NoProfileCache = False,
     max_batch: MaxBatch = 16,
     profile_seconds: ProfileSeconds = 1.0,
+    emulate: Emulate = 0,
+    profile: Profile = None,
     log_level: LogLevel = "info",
 ) -> None:
     """Serve models from this machine: a controller and a worker in one command.
@@ -74,17 +81,25 @@ def serve(
 
     The worker is a process of its own. It is started again if it dies, and ends when this command does.
     """
-    from clockwork.cli.embedded import LocalWorker, run_embedded
+    from clockwork.cli.embedded import EmulatedWorker, LocalWorker, WorkerOptions, run_embedded
+    from clockwork.cli.emulating import emulated_models, emulated_specs
     from clockwork.cli.given import common_root, load_specs, parse_model
     from clockwork.cli.hosting import profile_directory, profiling
     from clockwork.controller.config import ControllerConfig
     from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
 
-    given = [parse_model(text, copies) for text in models]
-    root = common_root(given) if model_root is None else model_root.absolute()
-    specs = load_specs(given, root)
-    worker = LocalWorker(root, devices, threads_per_device, cache_size, page_size, model_cache)
+    worker: WorkerOptions
+    if emulate:
+        specs = emulated_specs(models or [], copies, list(emulated_models(profile)))
+        worker = EmulatedWorker(emulate, profile or [], cache_size)
+    elif models:
+        given = [parse_model(text, copies) for text in models]
+        root = common_root(given) if model_root is None else model_root.absolute()
+        specs = load_specs(given, root)
+        worker = LocalWorker(root, devices, threads_per_device, cache_size, page_size, model_cache)
+    else:
+        raise typer.BadParameter("there is nothing to serve: name a model, or --emulate", param_hint="MODELS")
     config = ControllerHostConfig(
         listen,
         Address("127.0.0.1", 0),

@@ -8,9 +8,11 @@ import typer
 from clockwork.cli.options import (
     CacheSize,
     Devices,
+    Emulate,
     LogLevel,
     ModelCache,
     PageSize,
+    Profile,
     ThreadsPerDevice,
     examples,
     worker_address,
@@ -20,6 +22,7 @@ from clockwork.units import MIB
 
 EXAMPLES: Final = examples(
     "clockwork worker --model-root /models",
+    "clockwork worker --emulate 8 --profile resnet50-v100",
     "clockwork worker --controller controller.example:12345 --model-root /models --devices 4 --cache-size 8GiB",
 )
 
@@ -46,10 +49,13 @@ def worker(
     cache_size: CacheSize = None,
     page_size: PageSize = 16 * MIB,
     model_cache: ModelCache = None,
+    emulate: Emulate = 0,
+    profile: Profile = None,
     log_level: LogLevel = "info",
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Run a worker: it executes what its controller orders, and dials again when the controller restarts."""
+    from clockwork.cli.emulating import CACHE, emulated_models
     from clockwork.cli.lifecycle import end_with_parent, start_log, until_stopped
 
     if exit_with_parent:
@@ -58,10 +64,19 @@ def worker(
     import uvloop
     from rich.console import Console
 
-    from clockwork.host.worker import WorkerConfig, default_name, run_worker
-    from clockwork.runtimes.onnx import OnnxRuntime
+    from clockwork.host.worker import PAGE_SIZE, WorkerConfig, default_name, run_emulated, run_worker
+    from clockwork.paced.durations import NoiseModel
 
     start_log(log_level, Console(stderr=True))
+    if emulate:
+        models = list(emulated_models(profile).values())
+        pages = max(1, (CACHE if cache_size is None else cache_size) // PAGE_SIZE)
+        running = run_emulated(controller, name or default_name(), models, emulate, pages, NoiseModel("measured"))
+        uvloop.run(until_stopped(running))
+        return
+
+    from clockwork.runtimes.onnx import OnnxRuntime
+
     config = WorkerConfig(
         model_root.absolute(),
         controller,
