@@ -1,0 +1,407 @@
+"""How well a worker keeps time, how little loading hurts, and how far one controller goes.
+
+    python benchmarks/bench_worker.py --json worker.json
+
+Real devices: this program is the controller of one ``clockwork worker`` process with one device, whose inferences run
+on the last core; it keeps off that core. Emulated devices: see ``fleet.py``. Both of a pair are measured in turns
+within one run. Keys:
+
+start_lateness_ms_p99_idle     from ``earliest`` to the start of an Infer, on a worker with nothing else to do
+start_lateness_ms_p99_busy     the same while the link carries 2,000 other messages/s and a model loads over and over
+throughput_vs_bare             squeezenet back to back, against a bare loop of ONNX Runtime on the same core
+p99_ratio_while_loading        p99 of squeezenet while resnet50, densenet121 and vgg19 load and unload, against alone
+load_vs_raw_session            LoadWeights of resnet50, against a plain session from its file
+within_estimate                share of Infers that took no longer than the estimate of that moment
+estimate_over_actual_mean      the mean of estimate / actual
+emulated_goodput               32 emulated devices at 80 % of their capacity (at batch size 1): share in time
+controller_us_per_request      CPU time of the controller's process there
+worker_us_per_request          CPU time of the worker's process there
+max_rate_99                    the largest rate (requests/s) of which 99 % were in time
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import fleet
+import numpy as np
+import onnxruntime
+import uvloop
+
+from clockwork.client import AsyncClient
+from clockwork.messages.actions import (
+    Action,
+    EvictWeights,
+    GetWorkerState,
+    Infer,
+    InferInput,
+    LoadModelFromDisk,
+    LoadWeights,
+)
+from clockwork.messages.link import ROLE_WORKER
+from clockwork.messages.results import ErrorResult, InferResult
+from clockwork.messages.tensors import spec
+from clockwork.net.address import Address
+from clockwork.net.connection import Connection, LinkConfig
+from clockwork.net.server import listen
+from clockwork.runtimes.onnx import OnnxRuntime
+from clockwork.scheduling.estimates import SlidingEstimate
+from clockwork.units import MICROSECOND, MILLISECOND, SECOND, Nanos
+from clockwork.wire.codec import decode_result
+from clockwork.zoo import build
+
+NETWORKS = ("squeezenet", "resnet50", "densenet121", "vgg19")
+LOADED = NETWORKS[1:]
+IMAGE = (spec("data", "FP32", (1, 3, 224, 224)),)
+IMAGE_BYTES = bytes(IMAGE[0].nbytes)
+DEVICE = max(os.sched_getaffinity(0))  # where a worker puts its one device
+OTHERS = os.sched_getaffinity(0) - {DEVICE} or {DEVICE}
+MESSAGES_PER_S = 2000
+BATCH_1_PER_S = 1000 / 2.73  # of resnet50-v100
+
+
+class Controller:
+    """The other end of a worker's link: sends actions, and gets their results."""
+
+    def __init__(self) -> None:
+        self._connected: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._ids = 0
+
+    def connected(self, connection: Connection) -> None:
+        """The worker is there."""
+        self._connected.set_result(connection)
+
+    def received(self, connection: Connection, message: Any, payload: Any) -> None:
+        """A result."""
+        waiting = self._waiting.pop(message.id)
+        if not waiting.done():
+            waiting.set_result(message)
+
+    async def meet(self) -> None:
+        """Wait for the worker."""
+        self._connection = await asyncio.wait_for(self._connected, 30)
+
+    def next_id(self) -> int:
+        """For an action."""
+        self._ids += 1
+        return self._ids
+
+    def send(self, action: Action, *payload: bytes) -> "asyncio.Future[Any]":
+        """An action; the result comes."""
+        waiting = self._waiting[action.id] = asyncio.get_running_loop().create_future()
+        self._connection.send(action, payload)
+        return waiting
+
+    async def ask(self, action: Action, *payload: bytes) -> Any:
+        """An action that has to succeed."""
+        result = await self.send(action, *payload)
+        if isinstance(result, ErrorResult):
+            raise SystemExit(f"{action}: {result.message}")
+        return result
+
+    def infer(self, model: str, earliest: Nanos = 0) -> "asyncio.Future[InferResult]":
+        """One image."""
+        action = Infer(self.next_id(), 0, model, (InferInput(1, 1, IMAGE),), earliest)
+        return self.send(action, IMAGE_BYTES)
+
+
+@asynccontextmanager
+async def a_worker(root: Path) -> AsyncIterator[Controller]:
+    """A worker process, with squeezenet on its device and the others in host memory."""
+    controller = Controller()
+    server = await listen(
+        Address("127.0.0.1", 0),
+        role=ROLE_WORKER,
+        decode=decode_result,
+        on_connected=controller.connected,
+        on_message=controller.received,
+        on_closed=lambda connection, reason: None,
+        config=LinkConfig(),
+    )
+    command = [fleet.CLOCKWORK, "worker", f"--controller={server.address}", f"--model-root={root}", "--log-level=error"]
+    process = subprocess.Popen([*command, "--cache-size=4GiB"])  # noqa: ASYNC220 - there is nothing else to do
+    try:
+        await controller.meet()
+        for name in NETWORKS:
+            await controller.ask(LoadModelFromDisk(controller.next_id(), f"{name}.onnx", name))
+        await controller.ask(LoadWeights(controller.next_id(), 0, "squeezenet"))
+        with cores(OTHERS):
+            yield controller
+    finally:
+        process.terminate()
+        process.wait()
+        await server.close("the benchmark ends")
+
+
+@contextmanager
+def cores(wanted: set[int]) -> Iterator[None]:
+    """Keep the calling thread on these cores for a while."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, wanted)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@asynccontextmanager
+async def meanwhile(controller: Controller, *jobs: Any) -> AsyncIterator[None]:
+    """Things that go on at the side until the block ends."""
+    over = asyncio.Event()
+    tasks = [asyncio.ensure_future(job(controller, over)) for job in jobs]
+    try:
+        yield
+    finally:
+        over.set()
+        await asyncio.gather(*tasks)
+
+
+async def load_and_unload(controller: Controller, over: asyncio.Event) -> None:
+    """The larger networks, over and over."""
+    while not over.is_set():
+        for name in LOADED:
+            await controller.ask(LoadWeights(controller.next_id(), 0, name))
+            await controller.ask(EvictWeights(controller.next_id(), 0, name))
+
+
+async def chatter(controller: Controller, over: asyncio.Event) -> None:
+    """Other messages: questions that the worker has to answer."""
+    due = time.monotonic()
+    while not over.is_set():
+        controller.send(GetWorkerState(controller.next_id()))
+        due += 1 / MESSAGES_PER_S
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+
+async def lateness(controller: Controller, count: int) -> list[float]:
+    """Milliseconds from ``earliest`` to the start."""
+    found = []
+    for i in range(count):
+        earliest = time.monotonic_ns() + (5 + i % 7) * MILLISECOND + i % 997 * MICROSECOND
+        result = await controller.infer("squeezenet", earliest)
+        found.append((result.exec.begin - earliest) / 1e6)
+    return found
+
+
+async def bench_lateness(controller: Controller, count: int) -> dict[str, float]:
+    """Idle and busy, in turns."""
+    idle: list[float] = []
+    busy: list[float] = []
+    for _ in range(4):
+        idle += await lateness(controller, count // 4)
+        async with meanwhile(controller, load_and_unload, chatter):
+            busy += await lateness(controller, count // 4)
+    return {
+        "start_lateness_ms_p50_idle": p(idle, 50),
+        "start_lateness_ms_p99_idle": p(idle, 99),
+        "start_lateness_ms_p50_busy": p(busy, 50),
+        "start_lateness_ms_p99_busy": p(busy, 99),
+    }
+
+
+async def back_to_back(controller: Controller, seconds: float, outstanding: int = 3) -> tuple[float, list[float]]:
+    """Inferences per second, and the milliseconds that each took."""
+    took: list[float] = []
+    begin = time.monotonic()
+    ends = begin + seconds
+
+    async def one_after_the_other() -> None:
+        while time.monotonic() < ends:
+            result = await controller.infer("squeezenet")
+            took.append(result.exec.duration / 1e6)
+
+    await asyncio.gather(*(one_after_the_other() for _ in range(outstanding)))
+    return len(took) / (time.monotonic() - begin), took
+
+
+def bare_loop(session: onnxruntime.InferenceSession, seconds: float) -> float:
+    """Inferences per second of bare ONNX Runtime on the device's core."""
+    inputs = {"data": np.frombuffer(IMAGE_BYTES, np.float32).reshape(IMAGE[0].shape)}
+    with cores({DEVICE}):
+        begin = time.monotonic()
+        count = 0
+        while time.monotonic() < begin + seconds:
+            session.run(None, inputs)
+            count += 1
+        return count / (time.monotonic() - begin)
+
+
+async def bench_throughput(controller: Controller, root: Path, seconds: float, rounds: int) -> dict[str, float]:
+    """Each served turn against the mean of the bare ones before and after it."""
+    session = raw_session(root / "squeezenet.onnx")
+    bare_loop(session, seconds / 4)
+    bare = [bare_loop(session, seconds)]
+    ratios = []
+    for _ in range(rounds):
+        rate, _ = await back_to_back(controller, seconds)
+        bare.append(bare_loop(session, seconds))
+        ratios.append(rate / statistics.mean(bare[-2:]))
+    return {
+        "bare_per_s": round(statistics.median(bare), 1),
+        "throughput_vs_bare": round(statistics.median(ratios), 4),
+    }
+
+
+async def latencies(controller: Controller, seconds: float) -> list[float]:
+    """Milliseconds from sending to result of squeezenet, one at a time, at two thirds of what the device can do."""
+    found = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        begin = time.monotonic_ns()
+        await controller.infer("squeezenet")
+        found.append((time.monotonic_ns() - begin) / 1e6)
+        await asyncio.sleep(found[-1] / 2e3)
+    return found
+
+
+async def bench_loading(controller: Controller, seconds: float, rounds: int) -> dict[str, float]:
+    """Alone and beside loading, in turns."""
+    alone: list[float] = []
+    beside: list[float] = []
+    ratios = []
+    for _ in range(rounds):
+        first = await latencies(controller, seconds)
+        async with meanwhile(controller, load_and_unload):
+            second = await latencies(controller, seconds)
+        ratios.append(p(second, 99) / p(first, 99))
+        alone += first
+        beside += second
+    return {
+        "latency_ms_p99_alone": p(alone, 99),
+        "latency_ms_p99_while_loading": p(beside, 99),
+        "p50_ratio_while_loading": round(p(beside, 50) / p(alone, 50), 3),
+        "p99_ratio_while_loading": round(statistics.median(ratios), 3),
+    }
+
+
+async def bench_load(controller: Controller, root: Path, rounds: int) -> dict[str, float]:
+    """LoadWeights and raw sessions, in turns; the raw one where the LOAD lane runs."""
+    loads, raws = [], []
+    for _ in range(rounds):
+        result = await controller.ask(LoadWeights(controller.next_id(), 0, "resnet50"))
+        loads.append(result.timing.duration / 1e6)
+        await controller.ask(EvictWeights(controller.next_id(), 0, "resnet50"))
+        begin = time.monotonic()
+        raw_session(root / "resnet50.onnx")
+        raws.append((time.monotonic() - begin) * 1e3)
+    return {
+        "load_ms": round(statistics.median(loads), 2),
+        "raw_session_ms": round(statistics.median(raws), 2),
+        "load_vs_raw_session": round(statistics.median(loads) / statistics.median(raws), 4),
+    }
+
+
+def raw_session(path: Path) -> onnxruntime.InferenceSession:
+    """As anybody would make it, with one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+async def bench_estimates(root: Path, seconds: float) -> dict[str, float]:
+    """A whole server under half its load; what its scheduler expected of each Infer, from its own records."""
+    command = [fleet.CLOCKWORK, "serve", "--listen=127.0.0.1:0", "--log-level=error", str(root / "squeezenet.onnx")]
+    command.append("--no-profile-cache")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: ASYNC220 - as above
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().split()[-1]
+            async with AsyncClient(address) as client:
+                return await _estimates(client, seconds)
+        finally:
+            process.terminate()
+
+
+async def _estimates(client: AsyncClient, seconds: float) -> dict[str, float]:
+    chance = np.random.default_rng(1)
+    image = {"data": np.zeros((1, 3, 224, 224), np.float32)}
+    profile = next(iter((await client.status()).models[0].profiles.values()))
+    estimate = SlidingEstimate(profile.infer_estimate(1), 10)
+    ratios = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        result = await client.infer("squeezenet", image, slo=1.0)
+        now = time.monotonic_ns()
+        ratios.append(estimate.at(now) / result.timing.exec)
+        estimate.add(result.timing.exec, now)
+        await asyncio.sleep(float(chance.exponential(result.timing.exec / SECOND)))
+    return {
+        "within_estimate": round(sum(ratio >= 1 for ratio in ratios) / len(ratios), 4),
+        "estimate_over_actual_mean": round(statistics.mean(ratios), 4),
+    }
+
+
+def bench_emulated(seconds: float) -> dict[str, Any]:
+    """80 % of the capacity; then higher and higher until 99 % is not held twice."""
+    results: dict[str, Any] = {}
+    with fleet.fleet(32) as running:
+        at_80 = fleet.play(running, round(0.8 * 32 * BATCH_1_PER_S), seconds)
+        results["emulated_rate"] = at_80["rate"]
+        results["emulated_goodput"] = at_80["in_time_share"]
+        results |= {key: at_80[key] for key in ("controller_us_per_request", "worker_us_per_request")}
+    results["max_rate_99"] = 0
+    rate = 4000.0
+    while rate < 40_000:
+        with fleet.fleet(32) as running:
+            tries = (fleet.play(running, rate, seconds, seed)["in_time_share"] for seed in (1, 2))
+            if not any(share is not None and share >= 0.99 for share in tries):
+                break
+        results["max_rate_99"] = rate
+        rate = round(rate * 1.1)
+    return results
+
+
+def p(values: list[float], percent: float) -> float:
+    """A percentile."""
+    return round(float(np.percentile(values, percent)), 4)
+
+
+async def main() -> None:
+    """All of it, or the parts asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
+    parser.add_argument("--seconds", type=float, default=4.0, help="per measurement (default: 4)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of the two of a pair (default: 5)")
+    parts = ("lateness", "throughput", "loading", "load", "estimates", "emulated")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="measure only this")
+    given = parser.parse_args()
+    results: dict[str, Any] = {"machine": f"{os.cpu_count()} cores, {OnnxRuntime().device_kind}"}
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        for name in NETWORKS:
+            build(name, root)
+        if set(given.only) & {"lateness", "throughput", "loading", "load"}:
+            async with a_worker(root) as controller:
+                if "lateness" in given.only:
+                    results |= await bench_lateness(controller, round(given.seconds * 200))
+                if "throughput" in given.only:
+                    results |= await bench_throughput(controller, root, given.seconds, given.rounds)
+                if "loading" in given.only:
+                    results |= await bench_loading(controller, given.seconds, given.rounds)
+                if "load" in given.only:
+                    results |= await bench_load(controller, root, 2 * given.rounds)
+        if "estimates" in given.only:
+            results |= await bench_estimates(root, 5 * given.seconds)
+    if "emulated" in given.only:
+        results |= bench_emulated(2 * given.seconds)
+    text = json.dumps(results, indent=1)
+    print(text)
+    if given.json is not None:
+        given.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        uvloop.run(main())
+    sys.stdout.flush()
