@@ -25,6 +25,8 @@ def draw_all(directory: Path, results: dict[str, Any]) -> list[Path]:
         made.append(_utilisation(directory, results["name"], details))
     if any(any(detail["series"]["cold_starts"]) for detail in details):
         made.append(_cold_starts(directory, results["name"], details))
+    if any(map(_has_errors, details)):
+        made.append(_prediction(directory, results["name"], details))
     if len(details) > 1:
         made.append(_sweep(directory, results["name"], results["rows"]))
     return made
@@ -96,12 +98,49 @@ def _sweep(directory: Path, name: str, rows: list[dict[str, Any]]) -> Path:
     return _finish(figure, axes, directory / f"{name}-sweep.png", by.replace("_", " "), "requests/s")
 
 
-def _finish(figure: Any, axes: Any, path: Path, across: str, up: str) -> Path:
+def _prediction(directory: Path, name: str, details: list[dict[str, Any]]) -> Path:
+    """How far durations and ends were from what was predicted, as in figure 10 of the paper."""
+    figure, grid = plt.subplots(2, 2, figsize=(SIZE[0] * 1.5, SIZE[1] * 2), squeeze=False)
+    for column, kind in enumerate(("infer", "load")):
+        for row, what in enumerate(("duration", "completion")):
+            axes = grid[row][column]
+            axes.set_title(f"{kind.upper()} {what}", fontsize="medium")
+            axes.set_xscale("log")
+            for detail in details:
+                _errors(axes, detail, kind, what)
+            if axes is not grid[1][1]:
+                _label_axes(axes, "error (ms)", "share of these")
+    return _finish(figure, grid[1][1], directory / f"{name}-prediction.png", "error (ms)", "share of these")
+
+
+def _has_errors(detail: dict[str, Any]) -> bool:
+    kinds = detail.get("prediction", {}).get("cdf", {}).values()
+    return any(steps for curves in kinds for sides in curves.values() for steps in sides.values())
+
+
+def _errors(axes: Any, detail: dict[str, Any], kind: str, what: str) -> None:
+    """One run's lines: over-predictions dashed, under-predictions solid, in one colour."""
+    curves = detail.get("prediction", {}).get("cdf", {}).get(kind, {}).get(what, {})
+    color = None
+    for side, style in (("over", "--"), ("under", "-")):
+        steps = curves.get(side)
+        if steps:
+            at, shares = zip(*steps, strict=True)
+            label = f"{_label(detail)}: {side}"
+            (line,) = axes.plot(at, shares, linestyle=style, color=color, label=label, drawstyle="steps-post")
+            color = line.get_color()
+
+
+def _label_axes(axes: Any, across: str, up: str) -> None:
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.grid(visible=True, alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize="small")
+
+
+def _finish(figure: Any, axes: Any, path: Path, across: str, up: str) -> Path:
+    _label_axes(axes, across, up)
     figure.tight_layout()
     # No software version or date: the same results give the same bytes.
     figure.savefig(path, dpi=120, metadata={"Software": None})

@@ -100,9 +100,16 @@ def test_status(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     device = next(line for line in shown.splitlines() if line.split()[:1] == ["local"])
     assert device.split()[-1] == "ready"
     assert {"Devices", "Models", "Requests"} <= {line.strip() for line in shown.splitlines()}
+    lines = [line.split() for line in shown.splitlines()]
+    assert any(line[:2] == ["local/gpu0", "infer"] for line in lines)
+    assert not any(line[:2] == ["dense", "infer"] for line in lines)
+    assert run(["status", "--by-model"]) == 0
+    assert any(line.split()[:2] == ["dense", "infer"] for line in capsys.readouterr().out.splitlines())
 
 
-def test_status_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_json(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["infer", "dense", "--input", str(rows)]) == 0
+    capsys.readouterr()
     assert run(["status", "--json"]) == 0
     server = json.loads(capsys.readouterr().out)
     assert server["stage"] == "serving"
@@ -111,6 +118,11 @@ def test_status_json(capsys: pytest.CaptureFixture[str]) -> None:
     (model,) = server["models"]
     (profile,) = model["profiles"].values()
     assert profile["infer"]["1"]["p50"] <= profile["infer"]["1"]["p99"] <= max(profile["infer"]["1"]["samples"])
+    for predictions in (server["predictions"], worker["gpus"][0]["predictions"], model["predictions"]):
+        infer = predictions["infer"]
+        assert infer["duration"]["count"] >= 1
+        assert infer["within"] + infer["duration"]["under"] == infer["duration"]["count"]
+        assert infer["start"].keys() >= {"over", "over_p50", "over_p99", "over_max", "under", "under_max"}
 
 
 def test_the_example_client(server: Process) -> None:

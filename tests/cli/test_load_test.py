@@ -47,6 +47,9 @@ def test_a_scenario_is_played_live_and_then_simulated_with_the_servers_own_times
     assert rows[0]["sent"] > 100
     assert rows[0]["sent"] == rows[0]["in_time"] + rows[0]["refused"] + rows[0]["admitted_missed"] + rows[0]["late"]
     assert rows[0]["in_time"] > 0.9 * rows[0]["sent"]
+    prediction = json.loads(live.read_text())["details"][0]["prediction"]
+    assert prediction["all"]["infer"]["duration"]["count"] > 0
+    assert list(prediction["models"]) == ["dense"]
     assert run(["sim", str(scenario), "--from-state", str(state), "--json", str(simulated)]) == 0
     assert json.loads(simulated.read_text())["rows"][0]["in_time"] > 100
     assert run(["sim", "--from-state", str(state), "--devices", "2", "--load", "2x"]) == 0

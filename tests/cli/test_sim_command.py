@@ -68,6 +68,26 @@ def test_a_table_a_json_records_and_plots(scenario: Path, tmp_path: Path, capsys
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots.iterdir())
 
 
+def test_predictions_are_shown_written_and_drawn(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, plots = tmp_path / "noisy.json", tmp_path / "plots"
+    scenario.write_text(SCENARIO + '[noise]\nkind = "normal"\nshare = 0.05\n')
+    assert run(["sim", str(scenario), "--json", str(out), "--plots", str(plots)]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["SLO", "100", "ms,", "load", "2", "infer"] in [line[:6] for line in shown]
+    prediction = json.loads(out.read_text())["details"][1]["prediction"]
+    assert prediction.keys() == {"all", "devices", "models", "cdf"}
+    infer = prediction["all"]["infer"]
+    assert infer["duration"]["over"] > infer["duration"]["under"] > 0
+    assert prediction["devices"] == {"w0/gpu0": prediction["all"]}
+    assert prediction["models"].keys() == {"resnet50-1", "resnet50-2"}
+    steps = prediction["cdf"]["infer"]["completion"]["over"]
+    assert steps == sorted(steps)
+    assert steps[-1][1] == 1.0
+    assert (plots / "small-prediction.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_same_seed_gives_the_same_records(scenario: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         assert run(["sim", str(scenario), "--seed", "4", "--records", str(tmp_path / name)]) == 0

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from msgspec.structs import replace
 
 from builders import infer_request, tensors
 from clockwork.controller.admission import REMEMBERED
@@ -11,6 +12,7 @@ from clockwork.controller.events import DropWorker, Report, WorkerResult
 from clockwork.controller.startup import Stage
 from clockwork.messages.actions import EvictWeights, Infer, LoadModelFromDisk, LoadWeights
 from clockwork.messages.commands import Answer, Command, SendAction
+from clockwork.messages.prediction import ErrorSummary
 from clockwork.messages.requests import (
     CancelRequest,
     EvictRequest,
@@ -20,6 +22,7 @@ from clockwork.messages.requests import (
     ListModelsRequest,
     ListModelsResponse,
     RequestTiming,
+    ServerStatus,
     StatusRequest,
     StatusResponse,
 )
@@ -36,7 +39,7 @@ from clockwork.messages.tensors import TensorInfo, TensorSpec, spec
 from clockwork.scheduling.echo import EchoScheduler
 from clockwork.scheduling.simple import SimpleScheduler
 from clockwork.state import GPUState, ModelState, PendingRequest, Residency
-from clockwork.units import SECOND, Nanos, ms, seconds
+from clockwork.units import FOREVER, SECOND, Nanos, ms, seconds, us
 from cluster import QUICK, Cluster, quick_config, serving
 from fake_worker import FakeWorker, File
 from schedulers import Eager, Forgetful, Furious
@@ -306,6 +309,75 @@ def test_ls_and_status_tell_what_is_served_and_what_became_of_it() -> None:
     ]
     (worker,) = server.workers
     assert (worker.id, worker.ready, worker.gpus[0].used_pages, worker.gpus[0].outstanding) == ("w0", True, 4, 0)
+
+
+def status_of(cluster: Cluster, number: int) -> ServerStatus:
+    """What the server says of itself."""
+    cluster.ask(StatusRequest(number))
+    status = cluster.answer(number)
+    assert isinstance(status, StatusResponse)
+    return status.server
+
+
+def test_status_tells_how_well_actions_were_predicted() -> None:
+    files = {"a.onnx": File(), "b.onnx": File()}
+    cluster = serving(SimpleScheduler(), files)
+    assert status_of(cluster, 1).predictions == {}, "what was measured before serving is not counted"
+    cluster.ask(infer_request(2))
+    cluster.run_until(cluster.now + ms(100))
+    files["a.onnx"] = File(infer=ms(3) + us(50))
+    cluster.ask(infer_request(3))
+    cluster.run_until(cluster.now + ms(100))
+    files["a.onnx"] = File(infer=ms(3) - us(20))
+    cluster.ask(infer_request(4))
+    cluster.run_until(cluster.now + ms(100))
+    server = status_of(cluster, 5)
+    infer = server.predictions["infer"]
+    assert infer.start == ErrorSummary(3), "the device was idle each time"
+    assert infer.duration == infer.completion == ErrorSummary(3, 1, us(20), us(20), us(20), 1, us(50), us(50), us(50))
+    assert (infer.within, infer.failed) == (2, 0)
+    by_model = {model.info.name: model.predictions for model in server.models}
+    assert by_model["a"]["infer"].duration.under_max == us(50)
+    assert "infer" not in by_model["b"]
+    (worker,) = server.workers
+    assert worker.gpus[0].predictions == server.predictions
+
+
+def test_an_infer_behind_another_is_predicted_to_begin_when_that_ends() -> None:
+    cluster = serving(SimpleScheduler(), FILES)
+    for number in (1, 2):
+        cluster.ask(infer_request(number))
+    cluster.run_until(cluster.now + ms(100))
+    infer = status_of(cluster, 3).predictions["infer"]
+    assert infer.start == infer.completion == ErrorSummary(2)
+
+
+def test_failures_are_counted_apart_and_lost_workers_are_remembered() -> None:
+    cluster = serving(SimpleScheduler(), FILES)
+    cluster.workers["w0"].fail["Infer"] = (Status.RUNTIME_ERROR, "no")
+    for number in (1, 2):
+        cluster.ask(infer_request(number))
+    cluster.run_until(cluster.now + ms(100))
+    before = status_of(cluster, 3).predictions
+    assert (before["infer"].failed, before["infer"].duration.count) == (1, 1)
+    cluster.lose("w0")
+    server = status_of(cluster, 4)
+    assert (server.workers, server.predictions) == ((), before)
+
+
+@pytest.mark.parametrize("said", ["soon", 1.5, -1, FOREVER, 1 << 2000])
+def test_what_a_scheduler_says_of_the_start_harms_nobody(said: object) -> None:
+    class Vague(Eager):
+        def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+            commands = super().infer(now, request)
+            return [replace(it, start=said) if isinstance(it, SendAction) else it for it in commands]
+
+    cluster = serving(Vague(), FILES)
+    cluster.ask(infer_request(1))
+    cluster.run_until(cluster.now + ms(100))
+    assert infer_answer(cluster, 1).status == Status.SUCCESS
+    assert not cluster.reports("ERROR")
+    assert status_of(cluster, 2).predictions["infer"].start == ErrorSummary(1)
 
 
 def test_evict_makes_a_model_cold_wherever_nothing_needs_it() -> None:

@@ -68,6 +68,59 @@ def test_records_tell_the_story_of_requests_and_actions() -> None:
     assert sum(record["type"] == "LoadWeights" for record in records if record["record"] == "action") == 6
 
 
+def test_without_noise_every_prediction_is_right() -> None:
+    simulation = Simulation(scenario(), 1).run()
+    predictions = simulation.cluster.ask_status().predictions
+    assert predictions["infer"].duration.count > 1000
+    assert predictions["load"].duration.count == 6
+    for it in predictions.values():
+        assert it.failed == 0
+        assert it.within == it.duration.count
+        for errors in (it.start, it.duration, it.completion):
+            assert (errors.over_max, errors.under_max) <= (1, 1)
+
+
+def test_with_noise_predictions_err_on_both_sides_and_mostly_on_the_safe_one() -> None:
+    noisy = scenario('[noise]\nkind = "normal"\nshare = 0.03\n')
+    records: list[dict[str, Any]] = []
+    simulation = Simulation(noisy, 1, record=records.append).run()
+    status = simulation.cluster.ask_status()
+    infer = status.predictions["infer"]
+    for errors in (infer.start, infer.duration, infer.completion):
+        assert errors.over > errors.under > 0
+        assert 0 < errors.over_p50 <= errors.over_p99 <= errors.over_max < 10_000_000
+        assert 0 < errors.under_p50 <= errors.under_p99 <= errors.under_max < 10_000_000
+    assert 0.8 * infer.duration.count < infer.within < infer.duration.count
+    infers = [it for it in records if it.get("type") == "Infer"]
+    assert infer.start.under == sum(it["begin"] > it["predicted_start"] for it in infers)
+    assert infer.within == sum(it["duration"] <= it["expected"] for it in infers)
+    over = [it["predicted_start"] + it["expected"] - it["end"] for it in infers]
+    assert infer.completion.over_max == max(over)
+    assert sum(model.predictions["infer"].within for model in status.models) == infer.within
+    devices = [gpu.predictions["infer"] for worker in status.workers for gpu in worker.gpus]
+    assert sum(it.start.over for it in devices) == infer.start.over
+
+
+def test_predictions_outlive_the_worker_they_were_about() -> None:
+    fault = '[[faults]]\nkind = "worker-death"\nat_s = 1.2\nfor_s = 0.5\n'
+    status = Simulation(scenario(fault), 1).run().cluster.ask_status()
+    models = sum(model.predictions["infer"].duration.count for model in status.models)
+    devices = [gpu.predictions for worker in status.workers for gpu in worker.gpus]
+    living = sum(it["infer"].duration.count for it in devices if "infer" in it)
+    assert living < models == status.predictions["infer"].duration.count
+
+
+@pytest.mark.parametrize("policy", ["fifo", "edf", "simple"])
+def test_every_policy_is_held_against_its_predictions(policy: str) -> None:
+    status = Simulation(altered(scenario(scheduler=policy), load=0.5), 1).run().cluster.ask_status()
+    infer, load = status.predictions["infer"], status.predictions["load"]
+    delay = 100_000  # of the link, which these policies do not know
+    assert infer.start.count > 500
+    assert (infer.start.over, infer.start.under_max) == (0, delay)
+    assert load.start.count == load.start.under > 0
+    assert infer.within == infer.duration.count
+
+
 @pytest.mark.parametrize(
     "fault",
     [

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, get_args
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from clockwork.errors import ProtocolError
 from clockwork.messages import actions, link, requests, results
+from clockwork.messages.prediction import ErrorSummary, PredictionSummary
 from clockwork.messages.profile import Measurement, ModelProfile
 from clockwork.messages.tensors import TensorInfo, TensorSpec, spec
 from clockwork.units import FOREVER
@@ -66,15 +68,23 @@ REQUESTS = [
     requests.EvictRequest(5, "m"),
     requests.StatusRequest(6),
 ]
+WRONG = ErrorSummary(9, 3, 1, 2, 3, 4, 5, 6, 7)
+PREDICTED = {"infer": PredictionSummary(WRONG, WRONG, WRONG, 8, 1)}
 STATUS = requests.ServerStatus(
     "1",
     "clockwork",
     "serving",
     requests.Progress(1, 2, 3),
     4,
-    (requests.WorkerStatus("w0", True, 16, (requests.GPUStatus(GPU, 1, 2),)),),
-    (requests.ModelStatus(INFO, {"cpu": ModelProfile(Measurement((1,)), {1: Measurement((2, 3))})}, 1),),
+    (requests.WorkerStatus("w0", True, 16, (requests.GPUStatus(GPU, 1, 2, PREDICTED),)),),
+    (
+        requests.ModelStatus(
+            INFO, {"cpu": ModelProfile(Measurement((1,)), {1: Measurement((2, 3))})}, 1, predictions=PREDICTED
+        ),
+    ),
     {"broken": "why"},
+    12,
+    PREDICTED,
 )
 RESPONSES = [
     requests.InferResponse(1, 0, "", (X,), requests.RequestTiming(1, 2, 3, 4, True), 5, 6),
@@ -101,6 +111,16 @@ DIRECTIONS: list[tuple[Decode, list[Any], Any]] = [
 )
 def test_a_message_comes_back_as_it_was(decode: Decode, message: Any) -> None:
     assert decode(encode(message)) == message
+
+
+def test_a_status_without_predictions_is_understood() -> None:
+    whole = msgspec.to_builtins(STATUS)
+    whole.pop()
+    whole[5][0][3][0].pop()
+    whole[6][0].pop()
+    server = msgspec.convert(whole, requests.ServerStatus)
+    assert (server.predictions, server.workers[0].gpus[0].predictions, server.models[0].predictions) == ({}, {}, {})
+    assert server.broken == STATUS.broken
 
 
 @pytest.mark.parametrize(("messages", "union"), [(m, u) for _, m, u in DIRECTIONS] + [(LINK, link.LinkMessage)])

@@ -1,10 +1,8 @@
 """What is counted as what."""
 
-import pytest
-
 from clockwork.messages.status import Status
 from clockwork.units import SECOND, ms
-from clockwork.workload.outcomes import Histogram, Outcome, Outcomes
+from clockwork.workload.outcomes import Outcome, Outcomes
 
 
 def outcome(status: Status = Status.SUCCESS, *, at: int = 0, total: int = ms(10), admitted: bool = False) -> Outcome:
@@ -39,14 +37,3 @@ def test_warm_up_is_in_the_series_and_not_in_the_counts() -> None:
     assert outcomes.series["in_time"] == [1, 1, 1, 1]
     assert outcomes.total.sent == 2
     assert outcomes.seconds == 2
-
-
-def test_percentiles_are_within_a_hundredth() -> None:
-    histogram = Histogram()
-    for value in range(1, 1001):
-        histogram.add(ms(value))
-    for percent in (50, 90, 99):
-        assert histogram.percentile(percent) == pytest.approx(ms(percent * 10), rel=0.011)
-    assert histogram.percentile(100) == ms(1000)
-    assert Histogram().percentile(50) is None
-    assert histogram.steps()[-1][1] == 1.0

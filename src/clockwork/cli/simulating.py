@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from clockwork.cli.output import show, table
+from clockwork.cli import predictions
+from clockwork.cli.output import named, show, table
 from clockwork.clock import MonotonicClock
 from clockwork.errors import InvalidRequestError, ServerError
 from clockwork.paced.from_status import models_of
@@ -135,7 +136,10 @@ def outcome_rows(outcomes: Outcomes, load: float, variant: Scenario) -> list[dic
 
 
 def _detail(simulation: Simulation, load: float, variant: Scenario) -> dict[str, Any]:
+    predicted = predictions.section(simulation.cluster.ask_status())
+    curves = predictions.curves(simulation.cluster.controller.predictions())
     return outcome_detail(simulation.outcomes, load, variant) | {
+        "prediction": predicted | {"cdf": curves},
         "utilisation": simulation.utilisation_series(),
         "actions": simulation.watcher.actions,
         "warnings": simulation.watcher.reports[:20],
@@ -187,7 +191,8 @@ def run_live(address: str, what: What, seed: int, generated: bool, connections: 
                 bar.remove_task(task)
                 end = {"sent_late_ms_max": round(test.sent_late / 1e6, 3)}
                 rows.extend(row | end for row in outcome_rows(outcomes, load, variant))
-                details.append(outcome_detail(outcomes, load, variant))
+                predicted = {"prediction": predictions.section(await clients[0].status())}
+                details.append(outcome_detail(outcomes, load, variant) | predicted)
 
     uvloop.run(play())
     head = {"name": what.scenario.name, "seed": seed, "scheduler": "the server's", "rows": rows}
@@ -223,6 +228,9 @@ def show_results(results: dict[str, Any]) -> None:
     for detail in results["details"]:
         if any(detail["series"]["cold_starts"]):
             show(_cold_starts(detail))
+    shown = predictions.prediction_table("run", {_run(it): it["prediction"]["all"] for it in results["details"]})
+    if shown is not None:
+        show(shown)
     footer = f"seed {results['seed']}, scheduler {results['scheduler']}"
     if "memory_mib" in results:
         wall = sum(row.get("wall_s", 0.0) for row in results["rows"])
@@ -234,6 +242,10 @@ def show_results(results: dict[str, Any]) -> None:
         show("no request was sent after the warm-up: is there a stream that begins by then?")
 
 
+def _run(detail: dict[str, Any]) -> str:
+    return f"SLO {detail['slo_ms']:g} ms, load {detail['load']:g}"
+
+
 def _cold_starts(detail: dict[str, Any]) -> Table:
     """Cold starts over time, in ten steps at most; the warm-up is in it."""
     series, step = detail["series"], -(-len(detail["series"]["sent"]) // 10)
@@ -243,7 +255,7 @@ def _cold_starts(detail: dict[str, Any]) -> Table:
         sent, cold = sum(series["sent"][part]), sum(series["cold_starts"][part])
         share = f"{cold / sent:.2%}" if sent else ""
         rows.append((f"{begin * detail['bucket_s']:g}", sent, cold, share))
-    title = f"Cold starts, SLO {detail['slo_ms']:g} ms, load {detail['load']:g}"
+    title = f"Cold starts, {_run(detail)}"
     return table(title, (">from s", ">requests", ">cold starts", ">share"), rows)
 
 
@@ -285,7 +297,7 @@ def _shown(value: object) -> str:
 def write_json(path: Path, results: dict[str, Any]) -> None:
     """The results as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(named(results)), indent=1) + b"\n")
 
 
 def draw(directory: Path, results: dict[str, Any]) -> None:

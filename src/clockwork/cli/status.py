@@ -1,8 +1,11 @@
 """``clockwork status``: the state of the whole server."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
+import typer
+
+from clockwork.cli import predictions
 from clockwork.cli.options import AsJson, ServerAddress, examples
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.requests import ModelStatus, ServerStatus, WorkerStatus
@@ -12,13 +15,19 @@ from clockwork.units import as_seconds, show_bytes, show_duration
 if TYPE_CHECKING:
     from rich.table import Table
 
-EXAMPLES: Final = examples("clockwork status", "clockwork status --json | jq .stage")
+EXAMPLES: Final = examples(
+    "clockwork status", "clockwork status --by-model", "clockwork status --json | jq .predictions"
+)
+
+ByModel: TypeAlias = Annotated[bool, typer.Option("--by-model", help="Show predictions for each model, too.")]
 
 
-def status(address: ServerAddress = DEFAULT_LISTEN, json: AsJson = False) -> None:
+def status(address: ServerAddress = DEFAULT_LISTEN, by_model: ByModel = False, json: AsJson = False) -> None:
     """Show the server's stage, its workers and devices, its models with their measured times, and their requests.
 
     Answered in every stage. Times are p99 for one request, except where a batch size is given.
+
+    Predictions are of when each load and infer action begins, how long it takes, and when it ends.
     """
     from clockwork.cli.output import show, show_json
     from clockwork.client import Client
@@ -28,11 +37,11 @@ def status(address: ServerAddress = DEFAULT_LISTEN, json: AsJson = False) -> Non
     if json:
         show_json(server)
     else:
-        show(*describe(server))
+        show(*describe(server, by_model))
 
 
-def describe(server: ServerStatus) -> "Iterable[Table | str]":
-    """What people see: a headline, the devices, the models, the requests."""
+def describe(server: ServerStatus, by_model: bool = False) -> "Iterable[Table | str]":
+    """What people see: a headline, the devices, the models, the requests, the predictions."""
     from clockwork.cli.output import table
 
     yield _headline(server)
@@ -57,6 +66,12 @@ def describe(server: ServerStatus) -> "Iterable[Table | str]":
         ]
         columns = ("model", ">in time", ">late", ">refused", ">failed", ">cold starts", ">broken promises")
         yield table("Requests", columns, counts)
+    by_device = predictions.prediction_table("device", predictions.devices(server))
+    if by_device is not None:
+        yield by_device
+    each_model = predictions.prediction_table("model", predictions.models(server)) if by_model else None
+    if each_model is not None:
+        yield each_model
     for name, why in sorted(server.broken.items()):
         yield f"{name} is not served: {why}"
 

@@ -57,14 +57,26 @@ def describe_server(
                 counts.cold_starts,
                 counts.broken_promises,
                 {kind: model.recent(kind) for kind in model.profiles},
+                model.predictions.summary(),
             )
         )
     workers = tuple(_describe_worker(worker, worker.id in ready) for _, worker in sorted(fleet.items()))
     return ServerStatus(
-        version, scheduler, stage, progress, outstanding, workers, tuple(models), dict(broken), serving_ns
+        version,
+        scheduler,
+        stage,
+        progress,
+        outstanding,
+        workers,
+        tuple(models),
+        dict(broken),
+        serving_ns,
+        state.predictions().summary(),
     )
 
 
 def _describe_worker(worker: WorkerState, ready: bool) -> WorkerStatus:
-    gpus = tuple(GPUStatus(gpu.info(), gpu.cache.used, len(gpu.outstanding)) for gpu in worker.gpus)
+    gpus = tuple(
+        GPUStatus(gpu.info(), gpu.cache.used, len(gpu.outstanding), gpu.predictions.summary()) for gpu in worker.gpus
+    )
     return WorkerStatus(worker.id, ready, worker.page_size, gpus)

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable
 from typing import Concatenate, ParamSpec
 
 from clockwork.controller.events import Report
+from clockwork.messages.actions import Infer, LoadWeights
 from clockwork.messages.commands import Answer, Command
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import PendingRequest
-from clockwork.units import Nanos
+from clockwork.units import FOREVER, Nanos
 
 P = ParamSpec("P")
 
@@ -55,6 +56,20 @@ def explain(scheduler: Scheduler, now: Nanos, request: PendingRequest) -> str:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
         return f"the scheduler raised in explain: {type(error).__name__}: {error}"
     return said if isinstance(said, str) else ""
+
+
+def expectations(now: Nanos, action: LoadWeights | Infer, said: object) -> tuple[Nanos, Nanos, Nanos]:
+    """From when on an action that leaves now may begin, how long it should take, and when it should begin.
+
+    ``said`` is when the scheduler says that it begins. The last two are 0 where it said nothing that can be understood.
+    """
+    earliest: object = action.earliest
+    expected: object = action.expected_duration
+    if not isinstance(earliest, int) or not isinstance(expected, int) or not isinstance(said, int):
+        return now, 0, 0
+    if 0 <= earliest < FOREVER and 0 <= expected < FOREVER and 0 <= said < FOREVER:
+        return max(now, earliest), expected, said
+    return now, 0, 0
 
 
 def is_sound(answer: Answer) -> bool:

@@ -11,7 +11,7 @@ from typing import Concatenate, Final, ParamSpec
 from clockwork.controller.admission import Admission
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import ControllerCommand, DropWorker, Report, Respond
-from clockwork.controller.guard import ask, explain, is_sound, next_wakeup
+from clockwork.controller.guard import ask, expectations, explain, is_sound, next_wakeup
 from clockwork.controller.plausible import plausible
 from clockwork.controller.tally import Tally
 from clockwork.errors import InvalidRequestError
@@ -166,7 +166,7 @@ class Serving:
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:
         """A worker that was ready is gone, with its outstanding actions."""
-        del self._state.workers[worker.id]
+        self._state.depart(worker.id)
         actions = [action for gpu in worker.gpus for action in gpu.outstanding.values()]
         inputs = [share for action in actions if isinstance(action, Infer) for share in action.inputs]
         about = [request for i in inputs if (request := self._pending.get(i.request_id)) is not None]
@@ -254,9 +254,9 @@ class Serving:
         for action_id in range(before + 1, ids.last + 1):
             send = returned.get(action_id)
             if send is None:
-                commands += self._left_behind(action_id)
+                commands += self._left_behind(now, action_id)
             else:
-                commands.append(self._with_payloads(send))
+                commands.append(self._with_payloads(now, send))
         self._wakeup, reports = next_wakeup(self._scheduler)
         commands += reports
         return commands
@@ -266,27 +266,31 @@ class Serving:
         worker = self._state.workers.get(send.worker_id)
         return worker is not None and isinstance(send.action, _MADE_BY_DEVICES) and send.action.id in worker.routes
 
-    def _left_behind(self, action_id: int) -> list[ControllerCommand]:
+    def _left_behind(self, now: Nanos, action_id: int) -> list[ControllerCommand]:
         """Send an action that was made and not returned."""
         gpu = next((w.routes[action_id] for w in self._state.workers.values() if action_id in w.routes), None)
         if gpu is None:
             return []
         action = gpu.outstanding[action_id]
         report = Report("ERROR", f"the scheduler made {action} and did not return it; it is sent all the same")
-        return [report, self._with_payloads(SendAction(gpu.worker_id, action))]
+        return [report, self._with_payloads(now, SendAction(gpu.worker_id, action))]
 
-    def _with_payloads(self, command: SendAction) -> SendAction | Report:
-        """The action with its requests' payloads; a report instead if it carries what is over."""
+    def _with_payloads(self, now: Nanos, command: SendAction) -> SendAction | Report:
+        """The action with its requests' payloads, as it leaves; a report instead if it carries what is over."""
         action = command.action
+        gpu = self._state.workers[command.worker_id].routes[action.id]
         if not isinstance(action, Infer):
+            if isinstance(action, LoadWeights):
+                gpu.predict(action, *expectations(now, action, command.start))
             return command
         try:
             payloads = tuple([self._pending[share.request_id].payload for share in action.inputs])
         except KeyError:
             error = ErrorResult(action.id, "Infer", Status.CANCELLED, "it was not sent")
-            self._state.workers[command.worker_id].routes[action.id].settle(action, error)
+            gpu.settle(action, error)
             return Report("ERROR", f"the scheduler made an Infer for a request that is over: {action}")
-        return SendAction(command.worker_id, action, payloads)
+        gpu.predict(action, *expectations(now, action, command.start))
+        return SendAction(command.worker_id, action, payloads, command.start)
 
     def _answer(self, now: Nanos, answer: Answer) -> Respond | Report:
         request = self._pending.get(answer.request_id)
@@ -364,8 +368,9 @@ class Serving:
 
 
 def _remember(state: ClockworkState, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result) -> None:
-    """Keep what an action took, for those who ask how fast the models are in service."""
+    """Keep what an action took, for those who ask how fast the models are in service, and how well that is known."""
     model = state.models.get(action.model)
+    gpu.compare(action, result, model)
     if model is None:
         return  # held by a worker, but not served
     if isinstance(action, Infer) and isinstance(result, InferResult):

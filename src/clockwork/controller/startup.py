@@ -64,7 +64,7 @@ from clockwork.messages.requests import (
 from clockwork.messages.results import ErrorResult, GetWorkerStateResult
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
-from clockwork.state import ClockworkState, WorkerState
+from clockwork.state import ClockworkState, Predictions, WorkerState
 from clockwork.units import Nanos, show_duration
 
 Commands = list[ControllerCommand]
@@ -164,6 +164,16 @@ class ControllerWithStartupPhase:
         else:
             moments += [self._buffer.next_expiry(), self._loading_ends()]
         return min((moment for moment in moments if moment is not None), default=None)
+
+    def predictions(self) -> Predictions:
+        """What was predicted of all actions in service, held against what they did; for those who watch."""
+        return self._state.predictions()
+
+    def predicted_start(self, worker_id: str, action_id: int) -> Nanos | None:
+        """When an action outstanding should begin; None if that was not predicted."""
+        worker = self._fleet.get(worker_id)
+        gpu = None if worker is None else worker.routes.get(action_id)
+        return None if gpu is None else gpu.predicted_start(action_id)
 
     def check_invariants(self) -> None:
         """Assert what always holds; for tests and checkers."""

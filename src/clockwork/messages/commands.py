@@ -13,12 +13,14 @@ from clockwork.units import Nanos
 class SendAction(Struct, frozen=True):
     """Send an action to a worker.
 
-    ``payloads`` holds one opaque handle per input of an Infer, added by the controller.
+    ``payloads`` holds one opaque handle per input of an Infer, added by the controller. ``start`` is when the scheduler
+    expects the action to begin, 0 if it does not say: a prediction that is held against what happens, no condition.
     """
 
     worker_id: str
     action: Action
     payloads: tuple[object, ...] = ()
+    start: Nanos = 0
 
 
 class Answer(Struct, frozen=True):

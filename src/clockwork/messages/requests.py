@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from clockwork.messages.prediction import PredictionSummary
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.results import GPUInfo, ModelInfo
 from clockwork.messages.tensors import TensorInfo, TensorSpec
@@ -146,11 +147,15 @@ class Progress(Struct, frozen=True, array_like=True):
 
 
 class GPUStatus(Struct, frozen=True, array_like=True):
-    """A device, its loaded models as the controller sees them, and its outstanding actions."""
+    """A device, its loaded models as the controller sees them, and its outstanding actions.
+
+    ``predictions``: of its ``load`` and ``infer`` actions since it serves, as far as there were any.
+    """
 
     gpu: GPUInfo
     used_pages: int
     outstanding: int
+    predictions: dict[str, PredictionSummary] = {}
 
 
 class WorkerStatus(Struct, frozen=True, array_like=True):
@@ -169,6 +174,7 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     not be; ``failed`` all other errors. ``broken_promises`` counts those of all these that were admitted with a
     predicted completion and yet not answered in time.
     ``recent`` has the profiles with the durations of late, in service, in the place of those measured before it.
+    ``predictions``: of its ``load`` and ``infer`` actions on all devices, as far as there were any.
     """
 
     info: ModelInfo
@@ -180,12 +186,14 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     cold_starts: int = 0
     broken_promises: int = 0
     recent: dict[str, ModelProfile] = {}
+    predictions: dict[str, PredictionSummary] = {}
 
 
 class ServerStatus(Struct, frozen=True, array_like=True):
     """The whole server. ``broken`` names models that could not be profiled, and why.
 
-    ``serving_ns``: how long it has been serving.
+    ``serving_ns``: how long it has been serving. ``predictions``: of ``load`` and ``infer`` actions on all devices,
+    those that are gone included.
     """
 
     version: str
@@ -197,6 +205,7 @@ class ServerStatus(Struct, frozen=True, array_like=True):
     models: tuple[ModelStatus, ...]
     broken: dict[str, str] = {}
     serving_ns: Nanos = 0
+    predictions: dict[str, PredictionSummary] = {}
 
 
 class StatusResponse(Struct, frozen=True, array_like=True, tag=26):

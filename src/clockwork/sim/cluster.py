@@ -209,7 +209,7 @@ class Cluster:
         elif isinstance(command, SendAction):
             worker = self._by_name[command.worker_id]
             if worker.connected:
-                self.watcher.sent(self.loop.now, command)
+                self._tell_watcher(command)
                 action = shift_action(command.action, self._offset(worker))
                 payloads = command.payloads
                 if isinstance(action, Infer) and not payloads:
@@ -223,6 +223,12 @@ class Cluster:
             self.watcher.reported(command.level, command.text)
         elif isinstance(command, GiveUp):
             raise SimulationError(command.reason)
+
+    def _tell_watcher(self, send: SendAction) -> None:
+        predicted = None
+        if self.watcher.recording:
+            predicted = self.controller.predicted_start(send.worker_id, send.action.id)
+        self.watcher.sent(self.loop.now, send, predicted)
 
     # --- clocks ------------------------------------------------------------------------------------------------------
 

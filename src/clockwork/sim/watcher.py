@@ -35,7 +35,12 @@ class Watcher:
         self._every = every
         self._left = every
         self._record = record
-        self._sent: dict[int, tuple[Nanos, SendAction]] = {}
+        self._sent: dict[int, tuple[Nanos, SendAction, Nanos | None]] = {}
+
+    @property
+    def recording(self) -> bool:
+        """Whether actions become records."""
+        return self._record is not None
 
     def violation(self, text: str) -> None:
         """Something happened that must not."""
@@ -70,12 +75,12 @@ class Watcher:
                 f"[{action.earliest}, {action.latest}]"
             )
 
-    def sent(self, now: Nanos, send: SendAction) -> None:
-        """The controller has sent an action."""
+    def sent(self, now: Nanos, send: SendAction, predicted_start: Nanos | None) -> None:
+        """The controller has sent an action, and expects it to begin then."""
         name = type(send.action).__name__
         self.actions[name] = self.actions.get(name, 0) + 1
         if self._record is not None and isinstance(send.action, Infer | LoadWeights | EvictWeights):
-            self._sent[send.action.id] = (now, send)
+            self._sent[send.action.id] = (now, send, predicted_start)
 
     def ended(self, now: Nanos, worker: str, result: Result) -> None:
         """A result has arrived, in the controller's time."""
@@ -98,7 +103,9 @@ class Watcher:
             self.violation(f"at rest, {status.outstanding} requests are pending")
 
 
-def _action_record(now: Nanos, sent: Nanos, send: SendAction, result: Result) -> dict[str, Any]:
+def _action_record(
+    now: Nanos, sent: Nanos, send: SendAction, predicted_start: Nanos | None, result: Result
+) -> dict[str, Any]:
     action = send.action
     assert isinstance(action, Infer | LoadWeights | EvictWeights)
     record: dict[str, Any] = {
@@ -118,6 +125,7 @@ def _action_record(now: Nanos, sent: Nanos, send: SendAction, result: Result) ->
         record["batch_size"] = action.batch_size
         record["requests"] = [share.request_id for share in action.inputs]
     if isinstance(action, Infer | LoadWeights):
+        record["predicted_start"] = predicted_start
         record["expected"] = action.expected_duration
     match result:
         case InferResult(exec=timing) | LoadWeightsResult(timing=timing) | EvictWeightsResult(timing=timing):

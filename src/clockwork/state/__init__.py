@@ -8,6 +8,7 @@ construction, whatever a scheduler does.
 from clockwork.state.fleet import ClockworkState, WorkerState
 from clockwork.state.gpu import GPUState, Residency
 from clockwork.state.model import ModelState
+from clockwork.state.prediction import Predictions
 from clockwork.state.request import PendingRequest
 
-__all__ = ["ClockworkState", "GPUState", "ModelState", "PendingRequest", "Residency", "WorkerState"]
+__all__ = ["ClockworkState", "GPUState", "ModelState", "PendingRequest", "Predictions", "Residency", "WorkerState"]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from clockwork.messages.results import ModelInfo, WorkerInfo
 from clockwork.state.gpu import ActionIds, GPUState
 from clockwork.state.model import ModelState
+from clockwork.state.prediction import Predictions
 from clockwork.units import Bytes, Nanos
 
 
@@ -73,6 +74,24 @@ class ClockworkState:
         #: model -> the devices that have its weights, of all workers that have told their state, in order of arrival;
         #: models that are nowhere are absent
         self.holders: dict[str, dict[GPUState, None]] = {}
+        self._departed = Predictions()  #: of devices that are gone
+
+    def depart(self, worker_id: str) -> None:
+        """A worker is gone; what was predicted of its actions is remembered.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        for gpu in self.workers.pop(worker_id).gpus:
+            self._departed.merge(gpu.predictions)
+
+    def predictions(self) -> Predictions:
+        """Those of all devices together, with those that are gone."""
+        made = Predictions()
+        made.merge(self._departed)
+        for gpu in self.gpus():
+            made.merge(gpu.predictions)
+        return made
 
     def gpus(self) -> Iterator[GPUState]:
         """All devices of all workers, in a fixed order."""

@@ -19,10 +19,19 @@ from typing import Final
 
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import SendAction
-from clockwork.messages.results import ErrorResult, GPUInfo, ModelInfo, Result, Timing
+from clockwork.messages.results import (
+    ErrorResult,
+    GPUInfo,
+    InferResult,
+    LoadWeightsResult,
+    ModelInfo,
+    Result,
+    Timing,
+)
 from clockwork.messages.status import Status
 from clockwork.pages import PageCache
 from clockwork.state.model import ModelState
+from clockwork.state.prediction import Lane, Predictions, compare
 from clockwork.state.request import PendingRequest
 from clockwork.units import FOREVER, MILLISECOND, Nanos
 
@@ -78,6 +87,9 @@ class GPUState:
         self.cache = PageCache(info.total_pages)
         self.outstanding: dict[int, LoadWeights | EvictWeights | Infer] = {}
         self.exec_end: Nanos = 0  #: when the last Infer that is known ended
+        self.predictions = Predictions()  #: of its actions, held against what happened
+        self._loading = Lane()
+        self._executing = Lane()
         self._ids = ids
         self._routes = routes
         self._holders = {} if holders is None else holders
@@ -102,9 +114,17 @@ class GPUState:
         return info is not None and info.weights_pages <= self.cache.total
 
     def load_weights(
-        self, model: ModelState, earliest: Nanos = 0, latest: Nanos = FOREVER, expected: Nanos = 0
+        self,
+        model: ModelState,
+        earliest: Nanos = 0,
+        latest: Nanos = FOREVER,
+        expected: Nanos = 0,
+        start: Nanos = 0,
     ) -> SendAction:
         """Bring the weights in; takes the pages now.
+
+        ``expected`` and ``start``: how long it is expected to take, and when to begin; 0: nobody knows, and when what
+        was sent before it has ended.
 
         Raises:
             ValueError: the weights are there or on their way, the worker lacks the model, or too few pages are free.
@@ -118,7 +138,7 @@ class GPUState:
         if not self.cache.take(name, pages):
             raise ValueError(f"{name} needs {pages} pages; {self} has {self.cache.free} free of {self.cache.total}")
         self._residency[name] = Residency.LOADING
-        return self._send(LoadWeights(self._ids.next(), self.gpu_id, name, earliest, latest, expected))
+        return self._send(LoadWeights(self._ids.next(), self.gpu_id, name, earliest, latest, expected), start)
 
     def evict_weights(self, model: str, earliest: Nanos = 0) -> SendAction:
         """Free the weights' pages, now.
@@ -139,10 +159,12 @@ class GPUState:
         earliest: Nanos = 0,
         latest: Nanos = FOREVER,
         expected: Nanos = 0,
+        start: Nanos = 0,
     ) -> SendAction:
         """Execute the requests as one batch; they are answered when it succeeds.
 
-        ``earliest`` must not be before the weights are there: an Infer that finds none fails.
+        ``earliest`` must not be before the weights are there: an Infer that finds none fails. ``expected`` and
+        ``start``: see `load_weights`.
 
         Raises:
             ValueError: the weights are neither there nor on their way, or one of the requests is over, or for another
@@ -152,9 +174,9 @@ class GPUState:
             raise ValueError(f"{list(requests)}: none, one that is over already, or not for {model.name}")
         inputs = tuple(request.input for request in requests)
         action = Infer(self._ids.next(), self.gpu_id, model.name, inputs, earliest, latest, expected)
-        return self.send_infer(action)
+        return self.send_infer(action, start)
 
-    def send_infer(self, action: Infer) -> SendAction:
+    def send_infer(self, action: Infer, start: Nanos = 0) -> SendAction:
         """Like `infer`, of an action made by hand.
 
         Raises:
@@ -165,7 +187,42 @@ class GPUState:
             raise ValueError(f"{name} is not on {self}")
         self.cache.touch(name)
         self._infers[name] = self._infers.get(name, 0) + 1
-        return self._send(action)
+        return self._send(action, start)
+
+    def predict(self, action: LoadWeights | Infer, earliest: Nanos, expected: Nanos, start: Nanos) -> None:
+        """An action leaves: note when it should begin, not before ``earliest``, and how long it should take.
+
+        ``start``: when the scheduler says that it begins; 0: when what was sent before it has ended, and its weights
+        are there. ``expected`` is 0 if nobody knows. Evictions take no time, and nothing is predicted of them.
+        """
+        if isinstance(action, LoadWeights):
+            self._loading.sent(action.id, earliest, expected, start)
+            return
+        if not start and self._residency.get(action.model) is Residency.LOADING:
+            loads = [other for other in self.outstanding.values() if isinstance(other, LoadWeights)]
+            ends = [self._loading.end_of(load.id) for load in loads if load.model == action.model]
+            earliest = max([earliest, *ends])
+        self._executing.sent(action.id, earliest, expected, start)
+
+    def predicted_start(self, action_id: int) -> Nanos | None:
+        """When an action outstanding should begin; None if that was not predicted."""
+        return self._executing.begin_of(action_id) or self._loading.begin_of(action_id)
+
+    def compare(self, action: LoadWeights | EvictWeights | Infer, result: Result, model: ModelState | None) -> None:
+        """Hold what was predicted of an action against what happened, here and for its model if that is served."""
+        if isinstance(result, InferResult):
+            timing: Timing | None = result.exec
+        else:
+            timing = result.timing if isinstance(result, LoadWeightsResult) else None
+        if isinstance(action, Infer):
+            kind, lane = "infer", self._executing
+        elif isinstance(action, LoadWeights):
+            kind, lane = "load", self._loading
+        else:
+            return
+        predicted = lane.ended(action.id, None if timing is None else timing.end)
+        if predicted is not None and model is not None:
+            compare(predicted, timing, self.predictions.of(kind), model.predictions.of(kind))
 
     def occupied(self, sent: Nanos, timing: Timing) -> Nanos:
         """How long an Infer has kept the device from the next: its duration, and the gap after the one before it."""
@@ -222,6 +279,7 @@ class GPUState:
         warm = {model for model, residency in self._residency.items() if residency is Residency.WARM}
         assert all(self in self._holders[model] for model in warm)
         assert sum(self._infers.values()) == sum(isinstance(a, Infer) for a in self.outstanding.values())
+        assert len(self._loading) + len(self._executing) <= len(self.outstanding)
 
     def _warm(self, model: str) -> None:
         self._residency[model] = Residency.WARM
@@ -236,10 +294,10 @@ class GPUState:
         if holders is not None and holders.pop(self, self) is None and not holders:
             del self._holders[model]
 
-    def _send(self, action: LoadWeights | EvictWeights | Infer) -> SendAction:
+    def _send(self, action: LoadWeights | EvictWeights | Infer, start: Nanos = 0) -> SendAction:
         self.outstanding[action.id] = action
         self._routes[action.id] = self
-        return SendAction(self.worker_id, action)
+        return SendAction(self.worker_id, action, (), start)
 
     def __str__(self) -> str:
         return f"{self.worker_id}/gpu{self.gpu_id}"

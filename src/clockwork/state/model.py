@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from clockwork.messages.profile import MIN_SAMPLES, Measurement, ModelProfile
 from clockwork.messages.results import ModelInfo
+from clockwork.state.prediction import OF_A_MODEL, Predictions
 from clockwork.units import Nanos
 
 RECENT: Final = 1000
@@ -16,7 +17,7 @@ RECENT: Final = 1000
 class ModelState:
     """One model. ``profiles`` maps a device's kind to the model's times as measured before serving."""
 
-    __slots__ = ("_recent", "flexible", "info", "name", "profiles")
+    __slots__ = ("_recent", "flexible", "info", "name", "predictions", "profiles")
 
     def __init__(self, info: ModelInfo) -> None:
         """A model that nothing is measured of yet."""
@@ -25,6 +26,7 @@ class ModelState:
         #: whether requests may differ in more than their first dimension
         self.flexible = any(-1 in tensor.shape[1 if info.batchable else 0 :] for tensor in info.inputs)
         self.profiles: dict[str, ModelProfile] = {}
+        self.predictions = Predictions(OF_A_MODEL)  #: of its actions on all devices
         self._recent: dict[tuple[str, int], deque[Nanos]] = {}  #: (kind, batch size; 0: LoadWeights)
 
     def took(self, kind: str, batch_size: int, duration: Nanos) -> None:

@@ -6,58 +6,19 @@ controller's time from arrival to answer; *latency* as clients see it runs from 
 *refused* if it was told before its deadline that it would not be in time, and *admitted_missed* if it had been promised
 an answer and was not answered in time. *verdict* is the time from a refused request's arrival to its refusal.
 
-Memory is flat: histograms have buckets of one per cent.
+Memory is flat, see `clockwork.histogram`.
 """
 
-from math import exp, log
 from typing import Any, Final
 
 from msgspec import Struct
 
+from clockwork.histogram import Histogram
 from clockwork.messages.requests import InferResponse
-from clockwork.units import MICROSECOND, SECOND, Nanos
+from clockwork.units import SECOND, Nanos
 
-_STEP: Final = log(1.01)
 REASONS_MOST: Final = 20
 """Different explanations of broken promises that are kept; more are counted together."""
-
-
-class Histogram:
-    """Counts durations in buckets of one per cent."""
-
-    __slots__ = ("_buckets", "count", "most")
-
-    def __init__(self) -> None:
-        """Empty."""
-        self._buckets: dict[int, int] = {}
-        self.count = 0
-        self.most: Nanos = 0
-
-    def add(self, value: Nanos) -> None:
-        """One more."""
-        bucket = int(log(value / MICROSECOND) / _STEP) if value > MICROSECOND else 0
-        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
-        self.count += 1
-        if value > self.most:
-            self.most = value
-
-    def percentile(self, percent: float) -> Nanos | None:
-        """The upper end of the bucket that the percentile is in; None if there is nothing."""
-        rank = self.count * percent / 100
-        seen = 0
-        for bucket in sorted(self._buckets):
-            seen += self._buckets[bucket]
-            if seen >= rank:
-                return min(self.most, round(exp((bucket + 1) * _STEP) * MICROSECOND))
-        return None
-
-    def steps(self) -> list[tuple[float, float]]:
-        """The distribution: (milliseconds, share of all that took no longer)."""
-        seen, made = 0, []
-        for bucket in sorted(self._buckets):
-            seen += self._buckets[bucket]
-            made.append((exp((bucket + 1) * _STEP) / 1000, seen / self.count))
-        return made
 
 
 class Outcome(Struct, frozen=True):

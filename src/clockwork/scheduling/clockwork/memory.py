@@ -58,7 +58,7 @@ def load(now: Nanos, plan: Plan, model: ModelState, evicted: list[str]) -> list[
     expected = plan.load_time(now, model)
     ready = ready_at(now, plan, model)
     actions = [plan.gpu.evict_weights(name) for name in evicted]
-    actions.append(plan.gpu.load_weights(model, now, FOREVER, expected))
+    actions.append(plan.gpu.load_weights(model, now, FOREVER, expected, ready - expected))
     plan.ready[model.name] = plan.load_free = ready
     plan.touch()
     return actions

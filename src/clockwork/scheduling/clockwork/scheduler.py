@@ -322,7 +322,7 @@ class ClockworkScheduler(Scheduler):
                     return commands
         latest = min(request.deadline for request in batch.requests) - expected - plan.return_delay.value
         earliest = plan.earliest_for(now, start)
-        send = plan.gpu.infer(model, batch.requests, earliest, max(earliest, latest), expected)
+        send = plan.gpu.infer(model, batch.requests, earliest, max(earliest, latest), expected, max(start, earliest))
         plan.note_sent(now, send.action.id, batch, expected, earliest)
         commands.append(send)
         return commands

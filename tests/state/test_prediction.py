@@ -1,0 +1,218 @@
+"""Predictions as tables: what a lane expects, and what becomes of it."""
+
+import pytest
+
+from builders import a_gpu, model_info, pending
+from clockwork.messages.actions import Infer, LoadWeights
+from clockwork.messages.commands import SendAction
+from clockwork.messages.prediction import ErrorSummary, PredictionSummary
+from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Timing
+from clockwork.messages.status import Status
+from clockwork.state import GPUState, ModelState
+from clockwork.state.prediction import Lane
+from clockwork.units import Nanos, ms, us
+
+A, B = model_info("a"), model_info("b")
+RIGHT = ErrorSummary(1)
+
+
+def leave(gpu: GPUState, send: SendAction, now: Nanos = 0) -> None:
+    """The action leaves now."""
+    action = send.action
+    assert isinstance(action, LoadWeights | Infer)
+    gpu.predict(action, max(now, action.earliest), action.expected_duration, send.start)
+
+
+def end(gpu: GPUState, send: SendAction, model: ModelState, begin: Nanos, duration: Nanos) -> None:
+    """The action succeeds."""
+    action, timing = send.action, Timing(begin, begin + duration, duration)
+    assert isinstance(action, LoadWeights | Infer)
+    result = (
+        InferResult(action.id, (), timing, timing, timing)
+        if isinstance(action, Infer)
+        else LoadWeightsResult(action.id, timing)
+    )
+    gpu.settle(action, result)
+    gpu.compare(action, result, model)
+    gpu.check_invariants()
+
+
+def fail(gpu: GPUState, send: SendAction, model: ModelState) -> None:
+    """The action fails."""
+    action = send.action
+    assert isinstance(action, LoadWeights | Infer)
+    result = ErrorResult(action.id, "", Status.COULD_NOT_START_IN_TIME, "")
+    gpu.settle(action, result)
+    gpu.compare(action, result, model)
+    gpu.check_invariants()
+
+
+# --- when an action begins -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sent", "begins"),
+    [
+        ([(10, 5, 0)], [10]),  # (earliest, expected, what the scheduler says)
+        ([(10, 5, 12)], [12]),
+        ([(10, 5, 0), (10, 5, 0), (10, 5, 0)], [10, 15, 20]),
+        ([(10, 5, 12), (10, 5, 0), (10, 5, 0)], [12, 17, 22]),
+        ([(10, 5, 0), (30, 5, 0), (10, 5, 0)], [10, 30, 35]),  # a gap
+        ([(10, 5, 0), (10, 5, 99)], [10, 99]),
+        ([(10, 0, 0), (10, 5, 0), (10, 5, 50)], [10, None, 50]),  # nobody knows how long the first takes
+    ],
+)
+def test_an_action_begins_when_those_before_it_have_ended(
+    sent: list[tuple[int, int, int]], begins: list[int | None]
+) -> None:
+    lane = Lane()
+    for number, (earliest, expected, start) in enumerate(sent):
+        lane.sent(number, earliest, expected, start)
+    assert [lane.begin_of(number) for number in range(len(sent))] == begins
+
+
+@pytest.mark.parametrize(("ended", "begin"), [(15, 20), (13, 18), (40, 45), (None, 15)])
+def test_what_happened_counts_for_what_is_sent_after_it(ended: int | None, begin: int) -> None:
+    lane = Lane()
+    lane.sent(1, 10, 5)
+    lane.sent(2, 10, 5)
+    assert lane.ended(1, ended) == (10, 5)
+    lane.sent(3, 11, 5)
+    assert lane.begin_of(3) == begin
+    assert lane.begin_of(2) == 15, "what was predicted stays what it was"
+
+
+def test_a_lane_that_is_idle_owes_nothing_to_the_past() -> None:
+    lane = Lane()
+    lane.sent(1, 10, 0)
+    assert lane.ended(1, 99) == (10, 0)
+    lane.sent(2, 100, 5)
+    assert lane.begin_of(2) == 100
+    assert lane.ended(2, None) == (100, 5)
+    assert lane.ended(2, None) is None
+    assert not len(lane)
+
+
+def test_an_infer_behind_its_load_begins_when_that_has_ended() -> None:
+    state, gpu = a_gpu([A, B], warm=("b",))
+    a, b = state.models["a"], state.models["b"]
+    load = gpu.load_weights(a, 10, expected=ms(8))
+    leave(gpu, load)
+    behind = gpu.infer(a, [pending(1, a)], 10, expected=ms(3))
+    leave(gpu, behind)
+    other = gpu.infer(b, [pending(2, b)], 10, expected=ms(3))
+    leave(gpu, other)
+    begins = [gpu.predicted_start(send.action.id) for send in (load, behind, other)]
+    assert begins == [10, 10 + ms(8), 10 + ms(11)]
+    end(gpu, load, a, 10, ms(8))
+    assert gpu.predicted_start(load.action.id) is None
+
+
+# --- what became of it -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("begin", "duration", "start_error", "duration_error", "completion_error", "within"),
+    [
+        (ms(10), ms(3), 0, 0, 0, 1),
+        (ms(11), ms(3), ms(1), 0, ms(1), 1),
+        (ms(9), ms(3), -ms(1), 0, -ms(1), 1),
+        (ms(10), ms(5), 0, ms(2), ms(2), 0),
+        (ms(10), ms(2), 0, -ms(1), -ms(1), 1),
+        (ms(11), ms(2), ms(1), -ms(1), 0, 1),
+        (ms(9), ms(5), -ms(1), ms(2), ms(1), 0),
+    ],
+)
+def test_errors_are_counted_on_their_side_for_the_device_and_for_the_model(
+    begin: Nanos,
+    duration: Nanos,
+    start_error: Nanos,
+    duration_error: Nanos,
+    completion_error: Nanos,
+    within: int,
+) -> None:
+    state, gpu = a_gpu([A], warm=("a",))
+    a = state.models["a"]
+    infer = gpu.infer(a, [pending(1, a)], ms(10), expected=ms(3))
+    leave(gpu, infer)
+    end(gpu, infer, a, begin, duration)
+    errors = [of_error(error) for error in (start_error, duration_error, completion_error)]
+    summary = {"infer": PredictionSummary(*errors, within=within, failed=0)}
+    assert gpu.predictions.summary() == a.predictions.summary() == state.predictions().summary() == summary
+
+
+def of_error(error: Nanos) -> ErrorSummary:
+    """The summary of one error."""
+    size = abs(error)
+    if error < 0:
+        return ErrorSummary(1, 1, size, size, size)
+    return ErrorSummary(1, under=1, under_p50=size, under_p99=size, under_max=size) if error else RIGHT
+
+
+def test_loads_are_counted_apart() -> None:
+    state, gpu = a_gpu([A])
+    a = state.models["a"]
+    load = gpu.load_weights(a, ms(1), expected=ms(8), start=ms(2))
+    leave(gpu, load)
+    end(gpu, load, a, ms(2), ms(8) + us(1))
+    late = of_error(us(1))
+    assert gpu.predictions.summary() == {"load": PredictionSummary(RIGHT, late, late)}
+
+
+def test_what_failed_is_counted_apart() -> None:
+    state, gpu = a_gpu([A], warm=("a",))
+    a = state.models["a"]
+    infer = gpu.infer(a, [pending(1, a)], 10, expected=5)
+    leave(gpu, infer)
+    fail(gpu, infer, a)
+    nothing = ErrorSummary()
+    expected = {"infer": PredictionSummary(nothing, nothing, nothing, failed=1)}
+    assert gpu.predictions.summary() == a.predictions.summary() == expected
+
+
+def test_where_no_duration_is_expected_only_the_begin_is_counted() -> None:
+    state, gpu = a_gpu([A], warm=("a",))
+    a = state.models["a"]
+    first, second = (gpu.infer(a, [pending(number, a)], 10) for number in (1, 2))
+    leave(gpu, first)
+    leave(gpu, second)
+    end(gpu, first, a, 10, ms(3))
+    end(gpu, second, a, 10 + ms(3), ms(3))  # nobody could know when it would begin
+    assert gpu.predictions.summary()["infer"] == PredictionSummary(RIGHT, ErrorSummary(), ErrorSummary())
+
+
+def test_what_never_left_and_evictions_are_not_counted() -> None:
+    state, gpu = a_gpu([A, B], warm=("a", "b"))
+    a = state.models["a"]
+    infer = gpu.infer(a, [pending(1, a)], 10, expected=5)
+    end(gpu, infer, a, 10, 5)
+    evict = gpu.evict_weights("b").action
+    error = ErrorResult(evict.id, "EvictWeights", Status.ERROR, "")
+    gpu.settle(evict, error)  # type: ignore[arg-type]
+    gpu.compare(evict, error, state.models["b"])  # type: ignore[arg-type]
+    assert gpu.predictions.summary() == a.predictions.summary() == {}
+
+
+def test_the_fleet_remembers_devices_that_are_gone() -> None:
+    state, gpu = a_gpu([A], warm=("a",))
+    a = state.models["a"]
+    infer = gpu.infer(a, [pending(1, a)], 10, expected=5)
+    leave(gpu, infer)
+    end(gpu, infer, a, 10, 5)
+    before = state.predictions().summary()
+    state.depart("w0")
+    assert not state.workers
+    assert state.predictions().summary() == before
+    assert before["infer"].start == RIGHT
+
+
+def test_the_records_of_many_models_stay_small() -> None:
+    state, gpu = a_gpu([A], warm=("a",))
+    a = state.models["a"]
+    for number in range(3000):
+        infer = gpu.infer(a, [pending(number, a)], ms(10), expected=ms(3))
+        leave(gpu, infer)
+        end(gpu, infer, a, ms(10) + number * us(100), ms(3) + (number - 1500) * us(1))
+    ((_, errors),) = a.predictions
+    histograms = [side for it in (errors.start, errors.duration, errors.completion) for side in (it.over, it.under)]
+    assert all(len(histogram.buckets) <= 150 for histogram in histograms)
