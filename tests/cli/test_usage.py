@@ -37,7 +37,11 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("bogus", "No such command 'bogus'"),
         ("zoo", "Missing command"),
-        ("serve", "Missing argument"),
+        ("serve", "there is nothing to serve"),
+        ("serve --emulate 2", "needs to know how long things take"),
+        ("serve --emulate 2 --profile nowhere", "is neither resnet50-v100 nor"),
+        ("serve --emulate 2 --profile resnet50-v100 other", "there is no profile 'other'"),
+        ("worker --emulate 2 --profile pyproject.toml", "is neither resnet50-v100 nor"),
         ("serve nowhere.onnx", "there is no model 'nowhere.onnx'"),
         ("serve a=nowhere.onnx:3", "there is no model 'nowhere.onnx'"),
         ("serve --frobnicate x", "No such option"),

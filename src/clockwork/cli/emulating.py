@@ -13,11 +13,12 @@ from msgspec.structs import replace
 from clockwork.cli.given import check_names
 from clockwork.controller.config import LoadSpec
 from clockwork.errors import InvalidRequestError
+from clockwork.host.worker import PAGE_SIZE
 from clockwork.paced.from_status import models_of
 from clockwork.paced.models import PROFILES, PacedModel
-from clockwork.units import MIB, Bytes
+from clockwork.units import Bytes, Pages
 
-CACHE: Final[Bytes] = 1376 * 16 * MIB
+CACHE: Final[Bytes] = 1376 * PAGE_SIZE
 """Weights cache of an emulated device unless something else is asked for: that of the paper's GPUs, 1,376 pages."""
 
 
@@ -38,6 +39,11 @@ def emulated_models(profiles: Sequence[str] | None) -> dict[str, PacedModel]:
                 raise typer.BadParameter(f"two profiles are called {model.path}", param_hint="--profile")
             models[model.path] = model
     return models
+
+
+def pages(cache_size: Bytes | None) -> Pages:
+    """Pages of each emulated device's weights cache."""
+    return max(1, (CACHE if cache_size is None else cache_size) // PAGE_SIZE)
 
 
 def emulated_specs(given: Sequence[str], copies: int, models: Sequence[str]) -> tuple[LoadSpec, ...]:

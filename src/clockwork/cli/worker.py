@@ -55,7 +55,6 @@ def worker(
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Run a worker: it executes what its controller orders, and dials again when the controller restarts."""
-    from clockwork.cli.emulating import CACHE, emulated_models
     from clockwork.cli.lifecycle import end_with_parent, start_log, until_stopped
 
     if exit_with_parent:
@@ -64,27 +63,19 @@ def worker(
     import uvloop
     from rich.console import Console
 
-    from clockwork.host.worker import PAGE_SIZE, WorkerConfig, default_name, run_emulated, run_worker
-    from clockwork.paced.durations import NoiseModel
+    from clockwork.host.worker import WorkerConfig, default_name, run_emulated, run_worker
 
     start_log(log_level, Console(stderr=True))
+    name = name or default_name()
     if emulate:
-        models = list(emulated_models(profile).values())
-        pages = max(1, (CACHE if cache_size is None else cache_size) // PAGE_SIZE)
-        running = run_emulated(controller, name or default_name(), models, emulate, pages, NoiseModel("measured"))
-        uvloop.run(until_stopped(running))
+        from clockwork.cli.emulating import emulated_models, pages
+
+        emulated = emulated_models(profile).values()
+        uvloop.run(until_stopped(run_emulated(controller, name, emulated, emulate, pages(cache_size))))
         return
 
     from clockwork.runtimes.onnx import OnnxRuntime
 
-    config = WorkerConfig(
-        model_root.absolute(),
-        controller,
-        name or default_name(),
-        devices=devices,
-        threads_per_device=threads_per_device,
-        cache_bytes=cache_size,
-        page_size=page_size,
-    )
-    runtime = OnnxRuntime(threads_per_device, model_cache)
-    uvloop.run(until_stopped(run_worker(config, runtime)))
+    root = model_root.absolute()
+    config = WorkerConfig(root, controller, name, devices, threads_per_device, cache_size, page_size)
+    uvloop.run(until_stopped(run_worker(config, OnnxRuntime(threads_per_device, model_cache))))

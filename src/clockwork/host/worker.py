@@ -15,7 +15,7 @@ import random
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -269,10 +269,11 @@ async def run_worker(config: WorkerConfig, runtime: Runtime) -> None:
 
 
 async def run_emulated(
-    controller: Address, name: str, models: Sequence[PacedModel], devices: int, pages: Pages, noise: NoiseModel
+    controller: Address, name: str, models: Iterable[PacedModel], devices: int, pages: Pages
 ) -> None:
     """Run a worker whose devices take their time from profiles, in this process until cancelled."""
     clock = MonotonicClock()
+    noise = NoiseModel("measured")  # a profile of one sample does not vary
     durations = [DurationModel(noise, random.Random(f"{name}/{gpu}")) for gpu in range(devices)]
 
     def make(on_answers: Callable[[], None], on_crash: Callable[[Exception], None]) -> PacedDevices:

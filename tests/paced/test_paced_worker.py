@@ -1,0 +1,120 @@
+"""A worker on paced devices: it keeps its own time, whenever it is called."""
+
+from itertools import pairwise
+from random import Random
+
+import pytest
+
+from clockwork.errors import InvalidRequestError
+from clockwork.messages.actions import Infer, InferInput, LoadModelFromDisk, LoadWeights
+from clockwork.messages.profile import Measurement, ModelProfile
+from clockwork.messages.results import ErrorResult, LoadWeightsResult
+from clockwork.messages.tensors import spec
+from clockwork.paced.durations import DurationModel, NoiseModel
+from clockwork.paced.from_status import models_of
+from clockwork.paced.models import PROFILES, PacedModel
+from clockwork.paced.worker import PacedWorker
+from clockwork.units import FOREVER, Nanos, ms
+from clockwork.worker.core import WorkerCore
+from clockwork.worker.events import ActionReceived, Answer, SendOutputs, SendResult
+
+MODEL = PacedModel("m", "d", PROFILES["resnet50-v100"])
+LOAD, B1, B2, B4 = ms(8.31), ms(2.73), ms(4.05), ms(5.88)
+
+
+def infer(action_id: int, rows: int = 1, gpu: int = 0, earliest: Nanos = 0, latest: Nanos = FOREVER) -> ActionReceived:
+    share = InferInput(action_id, rows, (spec("data", "FP32", (rows, 3, 224, 224)),), generated=True)
+    return ActionReceived(Infer(action_id, gpu, "m", (share,), earliest, latest), (None,))
+
+
+def a_worker(gpus: int = 1, *, warm: bool = True) -> PacedWorker:
+    durations = [DurationModel(NoiseModel(), Random(gpu)) for gpu in range(gpus)]
+    worker = PacedWorker(WorkerCore(16 << 20, [("fake", 100)] * gpus), {"m": MODEL}, durations)
+    worker.handle(0, ActionReceived(LoadModelFromDisk(1, "m", "m")))
+    worker.wake(0)
+    for gpu in range(gpus) if warm else ():
+        worker.handle(0, ActionReceived(LoadWeights(10 + gpu, gpu, "m")))
+    worker.wake(LOAD)
+    return worker
+
+
+def outputs(answers: list[Answer]) -> list[tuple[int, Nanos, Nanos]]:
+    """Id, begin and end of Infers."""
+    return [(it.action.id, it.exec.begin, it.exec.end) for it in answers if isinstance(it, SendOutputs)]
+
+
+def test_tasks_take_what_the_profile_says() -> None:
+    worker = a_worker(warm=False)
+    worker.handle(ms(20), ActionReceived(LoadWeights(2, 0, "m")))
+    assert worker.next_wakeup() == ms(20) + LOAD
+    (loaded,) = worker.wake(ms(20) + LOAD)
+    assert isinstance(loaded, SendResult)
+    assert isinstance(loaded.result, LoadWeightsResult)
+    assert loaded.result.timing.duration == LOAD
+    assert worker.handle(ms(40), infer(3, rows=2, earliest=ms(50))) == []
+    assert worker.next_wakeup() == ms(50)
+    worker.wake(ms(50))
+    assert outputs(worker.wake(ms(50) + B2)) == [(3, ms(50), ms(50) + B2)]
+    assert worker.next_wakeup() is None
+    worker.core.check_invariants()
+
+
+def test_a_host_that_calls_late_changes_nothing_of_what_happened() -> None:
+    worker = a_worker()
+    worker.handle(ms(20), infer(3))
+    worker.handle(ms(20), infer(4, rows=4))
+    worker.handle(ms(20), infer(5, earliest=ms(40)))
+    late = outputs(worker.wake(ms(1000)))
+    first, second = ms(20) + B1, ms(20) + B1 + B4
+    assert late == [(3, ms(20), first), (4, first, second), (5, ms(40), ms(40) + B1)]
+    assert worker.busy == [B1 + B4 + B1]
+
+
+def test_what_was_due_before_an_action_came_is_done_before_it() -> None:
+    worker = a_worker()
+    worker.handle(ms(20), infer(3))
+    answers = worker.handle(ms(100), infer(4))
+    assert outputs(answers) == [(3, ms(20), ms(20) + B1)]
+    assert outputs(worker.wake(ms(200))) == [(4, ms(100), ms(100) + B1)]
+
+
+def test_what_is_late_behind_a_running_task_is_answered_in_time() -> None:
+    worker = a_worker()
+    worker.handle(ms(20), infer(3, rows=16))
+    worker.handle(ms(20), infer(4, latest=ms(21)))
+    assert worker.next_wakeup() == ms(21) + 1
+    (answer,) = worker.wake(ms(21) + 1)
+    assert isinstance(answer, SendResult)
+    assert isinstance(answer.result, ErrorResult)
+
+
+def test_devices_do_not_wait_for_each_other() -> None:
+    worker = a_worker(gpus=3)
+    for gpu in range(3):
+        worker.handle(ms(20), infer(3 + gpu, gpu=gpu))
+    assert [begin for _, begin, _ in outputs(worker.wake(ms(30)))] == [ms(20)] * 3
+
+
+def test_an_unknown_profile_and_an_unknown_device_are_refused() -> None:
+    worker = a_worker()
+    worker.handle(ms(20), ActionReceived(LoadModelFromDisk(7, "other", "o")))
+    (answer,) = worker.wake(ms(20))
+    assert isinstance(answer, SendResult)
+    assert "there is no profile of 'other'; this worker emulates m" in str(answer.result)
+    (answer,) = worker.handle(ms(20), infer(8, gpu=5))
+    assert isinstance(answer, SendResult)
+    assert "there is no gpu 5" in str(answer.result)
+
+
+def test_measured_samples_come_in_their_order() -> None:
+    measurement = Measurement(tuple(range(1, 11)))
+    durations = DurationModel(NoiseModel("measured"), Random(3))
+    drawn = [durations.infer(ModelProfile(measurement, {1: measurement}, 1), 1) for _ in range(20)]
+    assert {after - before for before, after in pairwise(drawn)} == {1, -9}
+    assert drawn[:10] == drawn[10:]
+
+
+def test_a_state_that_is_none_is_refused() -> None:
+    for state in ({}, {"models": 3}, {"models": [{}]}):
+        with pytest.raises(InvalidRequestError, match="not what clockwork status --json prints"):
+            models_of(state)  # type: ignore[arg-type]
