@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from clockwork.alarm import Alarm
 from clockwork.client.aio import AsyncClient
 from clockwork.clock import Clock, MonotonicClock
 from clockwork.errors import ClockworkError, ConnectionLostError, InvalidRequestError
@@ -77,24 +78,28 @@ class LoadTest:
             if model.profiles:
                 self._factors[model.info.name] = min(p.infer_estimate(1) for p in model.profiles.values())
         self._start = self._clock.now()
+        alarm = Alarm(asyncio.get_running_loop(), self._moved.set)
+        try:
+            await self._play(alarm)
+        finally:
+            alarm.close()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _play(self, alarm: Alarm) -> None:
         while (self._failure is None and (due := self._workload.next_send()) is not None) or self._tasks:
             self._moved.clear()
-            wait = None if due is None else max(0.0, (due - self._now()) / SECOND)
-            if due is None or (wait is not None and wait > 0):
-                try:
-                    async with asyncio.timeout(wait):
-                        await self._moved.wait()
-                except TimeoutError:
-                    pass
+            wait = None if due is None else due - self._now()
+            if wait is None or wait > 0:
+                if wait is not None:
+                    alarm.set(wait)
+                await self._moved.wait()
                 continue
             self._send(self._workload.take())
             if len(self._tasks) > OUTSTANDING_MOST:
                 raise ClockworkError(f"{OUTSTANDING_MOST} requests wait for their answers: the server does not keep up")
             if self._turn % 64 == 0:
                 await asyncio.sleep(0)
-
-        if self._failure is not None:
-            raise self._failure
 
     def _now(self) -> Nanos:
         return self._clock.now() - self._start

@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from clockwork.alarm import Alarm
 from clockwork.clock import Clock
-from clockwork.host.alarm import Alarm
 from clockwork.machine import Machine
 from clockwork.units import Nanos
 

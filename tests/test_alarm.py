@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from clockwork.host.alarm import Alarm
+from clockwork.alarm import Alarm
 from clockwork.units import SECOND, ms, us
 
 LOOPS = pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
