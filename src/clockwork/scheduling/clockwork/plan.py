@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from clockwork.scheduling.clockwork.config import ClockworkConfig
-from clockwork.scheduling.estimates import Estimates, SlidingEstimate
+from clockwork.scheduling.estimates import Estimates, SlidingEstimate, Speed
 from clockwork.scheduling.shapes import ShapeKey
 from clockwork.state import GPUState, ModelState, PendingRequest
 from clockwork.units import MILLISECOND, Nanos
@@ -85,7 +85,8 @@ class Plan:
         self.gpu = gpu
         self.number = number
         self.config = config
-        self.estimates = Estimates(config.window)
+        self.infers = Estimates(config.window, Speed())
+        self.loads = Estimates(config.window)
         self.batches: list[Batch] = []
         self.sent: dict[int, Sent] = {}  #: by action id, in order
         self.free: Nanos = 0  #: when EXEC will have ended what was sent
@@ -115,19 +116,19 @@ class Plan:
     def infer_time(self, now: Nanos, model: ModelState, rows: int, key: ShapeKey) -> Nanos:
         """The estimate of one Infer."""
         kind, digest = self.gpu.kind, model.info.digest
-        estimate = self.estimates.of((digest, rows, key), partial(model.infer_estimate, rows, kind))
+        estimate = self.infers.of((digest, rows, key), partial(model.infer_estimate, rows, kind))
         time = estimate.at(now)
         if time > estimate.seed:
             for size in self.sizes(model):  # fewer rows take no longer than more
                 if size > rows:
-                    more = self.estimates.of((digest, size, key), partial(model.infer_estimate, size, kind))
+                    more = self.infers.of((digest, size, key), partial(model.infer_estimate, size, kind))
                     time = min(time, more.at(now))
         return time
 
     def load_time(self, now: Nanos, model: ModelState) -> Nanos:
         """The estimate of LoadWeights."""
         kind = self.gpu.kind
-        return self.estimates.of(model.info.digest, lambda: model.load_estimate(kind)).at(now)
+        return self.loads.of(model.info.digest, lambda: model.load_estimate(kind)).at(now)
 
     def sizes(self, model: ModelState) -> tuple[int, ...]:
         """The batch sizes worth reserving for, ascending."""
@@ -427,7 +428,7 @@ class Plan:
         waited = self.last_end > sent.sent_at or bool(self.ready)
         self.note_delays(now, None if waited else sent.sent_at, begin, end)
         key = (sent.batch.model.info.digest, sent.batch.rows, sent.batch.key)
-        self.estimates.add(now, key, end - begin)
+        self.infers.add(now, key, end - begin)
         if end - begin > sent.expected:
             self.trouble = (
                 f"Infer {action_id} of {sent.batch.model.name} took {(end - begin) / MILLISECOND:.3f} ms "

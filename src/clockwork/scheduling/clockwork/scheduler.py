@@ -403,7 +403,7 @@ class ClockworkScheduler(Scheduler):
         plan.touch()
         if isinstance(result, LoadWeightsResult):
             model = self.state.models[name]
-            plan.estimates.add(now, model.info.digest, result.timing.duration)
+            plan.loads.add(now, model.info.digest, result.timing.duration)
             waited = plan.last_load_end > action.earliest
             plan.note_delays(now, None if waited else action.earliest, result.timing.begin, result.timing.end)
             plan.last_load_end = result.timing.end
