@@ -1,16 +1,16 @@
 """Estimates of durations: what was measured last, seeded by the profile.
 
-The estimate is the p99 of a sliding window by nearest rank; of ten measurements that is their maximum (the original's
-window and percentile). The seed counts as one measurement, so it is gone after a window of real ones.
+The original takes the p99 of a sliding window of ten measurements, which is their maximum. That holds for ten in eleven
+of the next, and one bad moment makes it useless for ten. Ours keeps the window, and takes from it what is left when the
+largest is set aside; to the median it adds a *margin* that the device's own history sets, so that a stated share of
+what it does (`WITHIN`) is within the estimate: each miss raises the margin, each hit lowers it a little (adaptive
+conformal inference, Gibbs and Candes 2021). So one outlier costs a few per cent, and does not vanish either.
 
-Two things keep one bad moment (a host that stops for seconds) from putting a model out of service. A measurement far
-from the window's median counts as an *outlier*: it raises the estimate, but not beyond a multiple of the median, unless
-the median follows. And an estimate that nobody has measured for a while *relaxes*, first to the median, then to the
-seed: what is never tried because it is thought to take too long would never be measured again.
-
-One thing makes them believe the worst soon. A device that turns slow (its clock is throttled, its core is shared) is
-slow for everything, and most models and batch sizes are not measured every second. `Speed` compares each measurement
-with what was usual; when half of the last ones on the device took far longer, all its estimates grow with them.
+Two more things follow what happens to a device. If it turns slow (its clock is throttled, its core is shared) it is
+slow for everything, while most models and batch sizes are not measured every second: when half of the last measurements
+on it took far longer than usual, all its estimates grow. And an estimate that nobody has measured for a while
+*relaxes*, first to the median, then to the seed: what is never tried because it is thought to take too long would never
+be measured again.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ from typing import Final
 from clockwork.units import SECOND, Nanos
 
 OUTLIER: Final = 3
-"""Times the median: a single measurement does not raise the estimate beyond."""
+"""Times the median: a window does not raise the estimate beyond."""
 
 STALE: Final[Nanos] = 1 * SECOND
 """An estimate that was not measured for this long relaxes to the median of its window."""
@@ -28,27 +28,41 @@ STALE: Final[Nanos] = 1 * SECOND
 FORGOTTEN: Final[Nanos] = 10 * SECOND
 """And after this long to the seed, if that is less."""
 
+WITHIN: Final = 0.985
+"""The share of what a device does that is to be within the estimate."""
+
+MARGIN_STEP: Final = 0.03
+"""What a miss adds to the margin, about, as a share of the median; after each miss as many hits as there should be take
+it away again."""
+
+MARGIN_MOST: Final = 0.5
+"""More would promise too little; a device as unsteady as that misses more."""
 
 SLOW: Final = 1.25
-"""Times the usual: a device that takes so long for half of what it does is slow. Below that, windows follow by
-themselves."""
+"""Times the usual: a device that takes so long for half of what it does is slow. Below that, windows and the margin
+follow by themselves."""
 
 COMPARED: Final = 10
 """Measurements on a device that are compared with the usual."""
 
 
-class Speed:
-    """How slow a device is: ``factor`` times the usual, or 1.0."""
+class Pace:
+    """How a device keeps time: slow by ``factor`` (1.0: as usual), and uneven by ``margin``."""
 
-    __slots__ = ("_ratios", "factor")
+    __slots__ = ("_ratios", "factor", "margin")
 
     def __init__(self) -> None:
-        """As fast as ever."""
+        """As fast as ever, and even."""
         self.factor = 1.0
+        self.margin = 0.0
         self._ratios: deque[float] = deque([1.0] * COMPARED, maxlen=COMPARED)
 
-    def add(self, ratio: float) -> None:
-        """Something took ``ratio`` times the usual."""
+    def add(self, ratio: float, within: bool) -> None:
+        """Something took ``ratio`` times the usual, and was within its estimate or not."""
+        if not within:
+            self.margin = min(MARGIN_MOST, self.margin + MARGIN_STEP * WITHIN)
+        elif self.margin > 0.0:
+            self.margin = max(0.0, self.margin - MARGIN_STEP * (1 - WITHIN))
         self._ratios.append(ratio)
         if ratio < SLOW and self.factor == 1.0:
             return
@@ -57,57 +71,65 @@ class Speed:
 
 
 class SlidingEstimate:
-    """The p99 of the last measurements of one thing."""
+    """How long one thing takes at most: with a `Pace`, as the module says; without, the largest of the window."""
 
-    __slots__ = ("_at", "_median", "_samples", "_speed", "_usual", "seed", "value")
+    __slots__ = ("_at", "_median", "_pace", "_samples", "_usual", "_window", "seed")
 
-    def __init__(self, seed: Nanos, window: int, speed: Speed | None = None) -> None:
-        """``seed`` is the estimate as long as nothing was measured; ``speed`` is that of the device, if it matters."""
+    def __init__(self, seed: Nanos, window: int, pace: Pace | None = None) -> None:
+        """``seed`` is the estimate as long as nothing was measured."""
         self.seed: Nanos = seed
-        self._speed = speed
-        self._usual: Nanos = max(1, seed)  #: the median, as long as the device is not slow
+        self._pace = pace
         self._samples: deque[Nanos] = deque((seed,), maxlen=window)
         self._median: Nanos = seed
+        self._usual: Nanos = max(1, seed)  #: the median, as long as the device is not slow
+        self._window: Nanos = seed  #: what the window alone says
         self._at: Nanos = 0
-        self.value: Nanos = seed
+
+    @property
+    def value(self) -> Nanos:
+        """The estimate, however old it is."""
+        pace = self._pace
+        if pace is None:
+            return self._window
+        return max(self._window, round(self._median * (1 + pace.margin)), round(self._usual * pace.factor))
 
     def add(self, measured: Nanos, now: Nanos = 0) -> None:
         """One more measurement, made at ``now``."""
-        speed = self._speed
-        if speed is not None:
-            speed.add(measured / self._usual)
+        pace = self._pace
+        if pace is not None:
+            pace.add(measured / self._usual, measured <= self.value)
         self._samples.append(measured)
         self._at = now
         ranked = sorted(self._samples)
         self._median = ranked[(len(ranked) - 1) // 2]
-        self.value = min(ranked[-1], OUTLIER * self._median)
-        if speed is None or speed.factor == 1.0:
+        highest = ranked[-2] if pace is not None and len(ranked) > 2 else ranked[-1]
+        self._window = min(highest, OUTLIER * self._median)
+        if pace is None or pace.factor == 1.0:
             self._usual = max(1, self._median)
 
     def at(self, now: Nanos) -> Nanos:
-        """The estimate, with regard to how old it is, and to how slow the device is."""
-        if self._speed is not None and self._speed.factor > 1.0:
-            return max(round(self._usual * self._speed.factor), self.value)
+        """The estimate, with regard to how old it is."""
+        value = self.value
         age = now - self._at
-        if age <= STALE or self.value <= self.seed:
-            return self.value
+        if age <= STALE or value <= self.seed or (self._pace is not None and self._pace.factor > 1.0):
+            return value
         return self._median if age <= FORGOTTEN else min(self._median, self.seed)
 
 
 class Estimates:
     """Estimates by key, made when they are first needed."""
 
-    def __init__(self, window: int, speed: Speed | None = None) -> None:
-        """``window``: measurements that each estimate is made of; ``speed``: that of the device, if it matters."""
+    def __init__(self, window: int, pace: Pace | None = None) -> None:
+        """``window``: measurements that each estimate is made of; ``pace``: that of the device."""
         self._window = window
-        self._speed = speed
+        self._pace = pace
         self._by_key: dict[object, SlidingEstimate] = {}
 
     def of(self, key: object, seed: Callable[[], Nanos]) -> SlidingEstimate:
         """The estimate for ``key``; ``seed`` is asked the first time."""
         estimate = self._by_key.get(key)
         if estimate is None:
-            estimate = self._by_key[key] = SlidingEstimate(seed(), self._window, self._speed)
+            estimate = self._by_key[key] = SlidingEstimate(seed(), self._window, self._pace)
         return estimate
 
     def add(self, now: Nanos, key: object, measured: Nanos) -> None:

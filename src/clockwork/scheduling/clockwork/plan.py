@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from clockwork.scheduling.clockwork.config import ClockworkConfig
-from clockwork.scheduling.estimates import Estimates, SlidingEstimate, Speed
+from clockwork.scheduling.estimates import Estimates, Pace, SlidingEstimate
 from clockwork.scheduling.shapes import ShapeKey
 from clockwork.state import GPUState, ModelState, PendingRequest
 from clockwork.units import MILLISECOND, Nanos
@@ -85,8 +85,8 @@ class Plan:
         self.gpu = gpu
         self.number = number
         self.config = config
-        self.infers = Estimates(config.window, Speed())
-        self.loads = Estimates(config.window)
+        self.infers = Estimates(config.window, Pace())
+        self.loads = Estimates(config.window, Pace())
         self.batches: list[Batch] = []
         self.sent: dict[int, Sent] = {}  #: by action id, in order
         self.free: Nanos = 0  #: when EXEC will have ended what was sent
