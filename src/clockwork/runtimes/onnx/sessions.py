@@ -57,14 +57,18 @@ def share_one_arena() -> None:
     onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
-def options(threads: int) -> Any:
-    """Options of a session that computes with ``threads`` threads, of which one is the caller's."""
+def options(threads: int, packed: bool = True) -> Any:
+    """Options of a session that computes with ``threads`` threads, of which one is the caller's.
+
+    ``packed``: it may copy weights into a layout of its own; see `clockwork.runtimes.onnx.packing`.
+    """
     share_one_arena()
     made = onnxruntime.SessionOptions()
     made.intra_op_num_threads = threads
     made.inter_op_num_threads = 1
     made.log_severity_level = _FATAL
     made.add_session_config_entry("session.use_env_allocators", "1")
+    made.add_session_config_entry("session.disable_prepacking", "0" if packed else "1")
     if threads == 1:
         made.add_session_config_entry("session.intra_op.allow_spinning", "0")
     else:

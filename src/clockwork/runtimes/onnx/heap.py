@@ -1,0 +1,62 @@
+"""What objects that are made outside Python take of the heap.
+
+Rules of the file: it counts bytes that were asked for, so pages that were never touched, or were kept by the allocator,
+make no difference. Only glibc can tell (``mallinfo2``, glibc 2.33); elsewhere nothing is known, which is 0.
+"""
+
+import ctypes
+import statistics
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from clockwork.units import KIB, Bytes
+
+T = TypeVar("T")
+
+ROUNDS: Final = 3
+"""So often is measured: other threads take and free meanwhile, and the median is right if they do so in one round."""
+
+GRANULE: Final[Bytes] = 64 * KIB
+"""Two sessions of one model differ by less."""
+
+_FIELDS: Final = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+
+
+class _Mallinfo2(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in _FIELDS.split()]
+
+
+def _function() -> Any:
+    try:
+        found = ctypes.CDLL(None).mallinfo2
+    except (OSError, AttributeError):
+        return None
+    found.restype = _Mallinfo2
+    return found
+
+
+_mallinfo2: Final = _function()
+
+
+def in_use() -> Bytes:
+    """What all threads together have taken and not freed; 0 where that is not known."""
+    if _mallinfo2 is None:
+        return 0
+    info = _mallinfo2()
+    return int(info.uordblks + info.hblkhd)
+
+
+def measured(make: Callable[[], T]) -> tuple[T, Bytes]:
+    """One of the things that ``make`` makes, and the heap that each takes; more than one is never alive.
+
+    Rounded up to `GRANULE`, so that the next measurement most likely says the same.
+    """
+    made: T | None = None
+    found: list[Bytes] = []
+    for _ in range(ROUNDS):
+        made = None
+        before = in_use()
+        made = make()
+        found.append(in_use() - before)
+    assert made is not None
+    return made, -(-max(0, statistics.median_low(found)) // GRANULE) * GRANULE
