@@ -1,4 +1,4 @@
-"""What objects that are made outside Python take of the heap.
+"""The heap outside Python: what is taken of it, and that it is given back.
 
 Rules of the file: it counts bytes that were asked for, so pages that were never touched, or were kept by the allocator,
 make no difference. Only glibc can tell (``mallinfo2``, glibc 2.33); elsewhere nothing is known, which is 0.
@@ -7,9 +7,10 @@ make no difference. Only glibc can tell (``mallinfo2``, glibc 2.33); elsewhere n
 import ctypes
 import statistics
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final, TypeVar
 
-from clockwork.units import KIB, Bytes
+from clockwork.units import KIB, MIB, Bytes
 
 T = TypeVar("T")
 
@@ -18,6 +19,15 @@ ROUNDS: Final = 3
 
 GRANULE: Final[Bytes] = 64 * KIB
 """Two sessions of one model differ by less."""
+
+GIVEN_BACK_MIN: Final[Bytes] = 8 * MIB
+"""Blocks of this size are memory of their own, given back when they are freed; smaller ones are kept for the next."""
+
+TOP_MAX: Final[Bytes] = GIVEN_BACK_MIN
+"""So much that is free at the end of a heap is kept."""
+
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 
 _FIELDS: Final = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
 
@@ -36,6 +46,20 @@ def _function() -> Any:
 
 
 _mallinfo2: Final = _function()
+
+
+@cache
+def give_back() -> None:
+    """Have large blocks given back to the system. Once; asking again does nothing.
+
+    By itself, glibc raises both limits with what is freed: evicted weights of up to 32 MiB each would be kept.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, GIVEN_BACK_MIN)
+    mallopt(_M_TRIM_THRESHOLD, TOP_MAX)
 
 
 def in_use() -> Bytes:

@@ -62,6 +62,10 @@ class OnnxModel:
         """Whether sessions pack weights; see `clockwork.runtimes.onnx.packing`."""
         return self._packed
 
+    def with_packing(self, packed: bool) -> "OnnxModel":
+        """The same model, with sessions that pack weights or do not; to compare."""
+        return OnnxModel(self._info, self._prepared, self._threads, self._placeholder, packed, self._calm)
+
     def load_weights(self, device: int) -> "LoadedOnnxModel":
         """Make a session. All devices are alike; the caller's thread decides which CPU they are.
 

@@ -20,6 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as binding
 
 from clockwork.arrays import Array, dtype_of
 from clockwork.errors import InvalidRequestError, ServerError
+from clockwork.runtimes.onnx.heap import give_back
 from clockwork.units import Bytes
 
 MESSAGE_CHARS_MAX: Final = 300
@@ -50,6 +51,7 @@ _RUN.log_severity_level = _FATAL
 def share_one_arena() -> None:
     """Make the arena from which the sessions of this process allocate. Once; asking again does nothing."""
     onnxruntime.set_default_logger_severity(_FATAL)
+    give_back()
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
