@@ -4,8 +4,11 @@
 
 (a) For each network: ms to make a plain session from the file, to load its weights with and without packed weights,
 and to evict them; MB of heap; ms of executing batches. (b) squeezenet on the last core, alone and while a thread on the
-first loads and evicts other networks over and over, in turns. An inference during which the system gave its core to
-another process is not counted. Machines are noisy: compare what one run prints.
+first loads and evicts other networks over and over, in turns. (c) Four products with 2048 x 2048 weights of 32, 8 and 4
+bits: how many times as long they take without packed weights, for 1 and 4 rows.
+
+An inference during which the system gave its core to another process is not counted. Machines are noisy:
+compare what one run prints.
 """
 
 import argparse
@@ -22,12 +25,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
+from onnx import helper, numpy_helper
 
 from clockwork.host.worker import SWITCH_INTERVAL
 from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.runtimes.onnx.heap import in_use
 from clockwork.runtimes.onnx.model import LoadedOnnxModel, OnnxModel
+from clockwork.runtimes.onnx.sessions import options as session_options
 from clockwork.zoo import build
 
 NETWORKS = ("squeezenet", "densenet121", "resnet50", "alexnet", "vgg19")
@@ -158,25 +164,91 @@ def bench_pair(squeezenet: OnnxModel, hosts: list[OnnxModel], seconds: float, ro
     return result
 
 
+WIDTH = 2048
+LAYERS = 4
+BITS = (32, 8, 4)
+
+
+def product(bits: int, layer: int, taken: str, made: str) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """One layer, and its weights."""
+    chance = np.random.default_rng(layer)
+    at = f"{layer}"
+    if bits == 32:
+        weights = chance.standard_normal((WIDTH, WIDTH), dtype=np.float32) / WIDTH**0.5
+        return [helper.make_node("MatMul", [taken, "w" + at], [made])], {"w" + at: weights}
+    if bits == 4:
+        kind = {"domain": "com.microsoft", "K": WIDTH, "N": WIDTH, "bits": 4, "block_size": 32, "accuracy_level": 4}
+        blocks = WIDTH // 32
+        return [helper.make_node("MatMulNBits", [taken, "w" + at, "s" + at], [made], **kind)], {
+            "w" + at: chance.integers(0, 255, (WIDTH, blocks, 16)).astype(np.uint8),
+            "s" + at: np.full(WIDTH * blocks, 1e-3, np.float32),
+        }
+    names = {it: it + at for it in ("q", "s", "z", "a", "c")}
+    return [
+        helper.make_node("DynamicQuantizeLinear", [taken], [names["q"], names["s"], names["z"]]),
+        helper.make_node("MatMulInteger", [names["q"], "w" + at, names["z"]], [names["a"]]),
+        helper.make_node("Cast", [names["a"]], [names["c"]], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", [names["c"], names["s"]], [made]),
+    ], {"w" + at: chance.integers(-100, 100, (WIDTH, WIDTH)).astype(np.int8)}
+
+
+def products(bits: int) -> bytes:
+    """The whole model: ``x`` to ``y``."""
+    nodes, weights = [], {}
+    for layer in range(LAYERS):
+        made = "y" if layer == LAYERS - 1 else f"h{layer}"
+        its_nodes, its_weights = product(bits, layer, "x" if layer == 0 else f"h{layer - 1}", made)
+        nodes += its_nodes
+        weights |= its_weights
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", WIDTH]) for name in "xy"]
+    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "products", ends[:1], ends[1:], tensors)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+def bench_products() -> dict[str, dict[str, float]]:
+    """(c)."""
+    results = {}
+    for bits in BITS:
+        model = products(bits)
+        sessions = [
+            onnxruntime.InferenceSession(model, session_options(1, packed), providers=["CPUExecutionProvider"])
+            for packed in (True, False)
+        ]
+        row = {}
+        for batch in (1, 4):
+            feed = {"x": np.ones((batch, WIDTH), np.float32)}
+            times = [[ms(lambda it=it: it.run(None, feed)) for it in sessions] for _ in range(20)]  # noqa: B023
+            fast, slow = (min(its) for its in zip(*times, strict=True))
+            row[f"rows_{batch}"] = round(slow / fast, 2)
+        results[f"{bits} bits"] = row
+    print("products", json.dumps(results), flush=True)
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--models", type=Path, help="keep the networks here; default: a temporary directory")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each half of a pair")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", choices=("loading", "pair"))
+    parser.add_argument("--packed", action="store_true", help="pack the weights of what disturbs")
+    parser.add_argument("--only", choices=("loading", "pair", "products"))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         os.sched_setaffinity(0, {CORES[-1]})
         runtime = OnnxRuntime()
         directory = given.models or Path(temporary)
         files = {name: build(name, directory) for name in NETWORKS}
-        hosts = {name: runtime.load_model(file) for name, file in files.items()}
+        hosts = {name: runtime.load_model(file) for name, file in files.items() if given.only != "products"}
         results: dict[str, object] = {}
-        if given.only != "pair":
+        if given.only in (None, "products"):
+            results["products"] = bench_products()
+        if given.only in (None, "loading"):
             results |= {name: bench_loading(name, files[name], hosts[name]) for name in NETWORKS}
-        if given.only != "loading":
-            disturbers = [hosts[name] for name in DISTURBERS]
+        if given.only in (None, "pair"):
+            disturbers = [hosts[name].with_packing(given.packed or hosts[name].packed) for name in DISTURBERS]
             results["pair"] = bench_pair(hosts["squeezenet"], disturbers, given.seconds, given.rounds)
     if given.json:
         given.json.write_text(json.dumps(results, indent=1) + "\n")
