@@ -24,8 +24,11 @@ from clockwork.runtimes.onnx.probe import Verdict
 from clockwork.runtimes.onnx.signature import Signature
 from clockwork.units import MIB, Bytes
 
-MAGIC: Final = b"clockwork onnx 1\n"
+MAGIC: Final = b"clockwork onnx 2\n"
 """The format; another number is another format."""
+
+SUFFIX: Final = ".onnx-prepared"
+"""Of an entry's file; nothing else in the directory is touched."""
 
 HEADER_BYTES_MAX: Final[Bytes] = 16 * MIB
 """No header is longer; a bound on what a broken file makes us read."""
@@ -43,7 +46,7 @@ class Header(Struct, frozen=True):
 
 def entry(directory: Path, digest: str, *conditions: str) -> Path:
     """The file of a model: its digest, and the conditions under which the graph was optimised."""
-    return directory / f"{digest[:32]}-{hashlib.sha256(repr(conditions).encode()).hexdigest()[:16]}.onnx-prepared"
+    return directory / f"{digest[:32]}-{hashlib.sha256(repr(conditions).encode()).hexdigest()[:16]}{SUFFIX}"
 
 
 def load(file: Path) -> tuple[Prepared, Verdict] | None:
@@ -72,6 +75,33 @@ def save(file: Path, prepared: Prepared, verdict: Verdict) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def use(file: Path) -> None:
+    """Note that an entry is used: `tidy` removes others before it."""
+    with contextlib.suppress(OSError):
+        os.utime(file)
+
+
+def tidy(directory: Path, nbytes: Bytes, keep: Path) -> None:
+    """Remove the entries least recently used until all that are left take ``nbytes`` at most; never ``keep``.
+
+    Where two processes tidy at once, one may find an entry gone; that harms neither.
+    """
+    found = []
+    with contextlib.suppress(OSError):
+        for file in directory.glob(f"*{SUFFIX}"):
+            with contextlib.suppress(OSError):
+                status = file.stat()
+                found.append((status.st_mtime_ns, file, status.st_size))
+    taken = sum(size for _, _, size in found)
+    for _, file, size in sorted(found):
+        if taken <= nbytes:
+            break
+        if file != keep:
+            with contextlib.suppress(OSError):
+                file.unlink()
+            taken -= size
 
 
 def _read(source: BinaryIO) -> tuple[Prepared, Verdict] | None:

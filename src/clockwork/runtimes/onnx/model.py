@@ -14,6 +14,7 @@ from clockwork.errors import InvalidRequestError, ServerError
 from clockwork.messages.actions import InferInput
 from clockwork.messages.tensors import Datatype, TensorInfo, TensorSpec
 from clockwork.runtimes.base import HostModelInfo, Payload
+from clockwork.runtimes.onnx.calm import Calm
 from clockwork.runtimes.onnx.prepared import Placeholder, Prepared
 from clockwork.runtimes.onnx.sessions import FAILURES, run, run_with_bfloat16, said
 from clockwork.runtimes.onnx.signature import FREE
@@ -29,12 +30,22 @@ Share: TypeAlias = tuple[tuple[TensorSpec, ...], list[Payload]]
 class OnnxModel:
     """A model in host memory: optimised, its weights ready to be used by any number of sessions."""
 
-    def __init__(self, info: HostModelInfo, prepared: Prepared, threads: int, placeholder: Placeholder | None) -> None:
-        """Without placeholder, every session copies the weights."""
+    def __init__(
+        self,
+        info: HostModelInfo,
+        prepared: Prepared,
+        threads: int,
+        placeholder: Placeholder | None,
+        packed: bool,
+        calm: Calm,
+    ) -> None:
+        """Without placeholder, every session copies the weights; if ``packed`` it packs those that it can."""
         self._info = info
         self._prepared = prepared
         self._threads = threads
         self._placeholder = placeholder
+        self._packed = packed
+        self._calm = calm
 
     @property
     def info(self) -> HostModelInfo:
@@ -46,6 +57,15 @@ class OnnxModel:
         """Whether sessions use the weights where they lie."""
         return self._placeholder is not None
 
+    @property
+    def packed(self) -> bool:
+        """Whether sessions pack weights; see `clockwork.runtimes.onnx.packing`."""
+        return self._packed
+
+    def with_packing(self, packed: bool) -> "OnnxModel":
+        """The same model, with sessions that pack weights or do not; to compare."""
+        return OnnxModel(self._info, self._prepared, self._threads, self._placeholder, packed, self._calm)
+
     def load_weights(self, device: int) -> "LoadedOnnxModel":
         """Make a session. All devices are alike; the caller's thread decides which CPU they are.
 
@@ -53,20 +73,21 @@ class OnnxModel:
             ServerError: ONNX Runtime could not.
         """
         try:
-            session = self._prepared.session(self._threads, self._placeholder)
+            session = self._prepared.session(self._threads, self._placeholder, self._packed)
         except FAILURES as error:
             raise ServerError(
                 f"ONNX Runtime could not load {show_bytes(self._info.weights_bytes)} of weights on device {device}: "
                 f"{said(error)}"
             ) from error
-        return LoadedOnnxModel(self._info, session, self._prepared)
+        return LoadedOnnxModel(self._info, session, self._prepared, self._calm)
 
 
 class LoadedOnnxModel:
     """A model on a device: a session."""
 
-    def __init__(self, info: HostModelInfo, session: Any, owner: Prepared) -> None:
-        """``owner`` holds the memory that the session uses."""
+    def __init__(self, info: HostModelInfo, session: Any, owner: Prepared, calm: Calm) -> None:
+        """``owner`` holds the memory that the session uses; ``calm`` is that of all sessions."""
+        self._calm = calm
         self._session: Any | None = session
         self._owner: Prepared | None = owner
         self._batchable = info.batchable
@@ -98,7 +119,11 @@ class LoadedOnnxModel:
             InvalidRequestError: the model refuses these inputs.
             ServerError: anything else.
         """
-        return self._run(self._session, self._outputs, batch)
+        self._calm.begins()
+        try:
+            return self._run(self._session, self._outputs, batch)
+        finally:
+            self._calm.ends()
 
     def split(self, inputs: Sequence[InferInput], outputs: list[Array]) -> list[Share]:
         """Each request's share of the outputs, in the order of ``inputs``: its specs, and their buffers.
@@ -123,7 +148,9 @@ class LoadedOnnxModel:
         return shares
 
     def close(self) -> None:
-        """Give the session's memory back. What was put out stays."""
+        """Give the session's memory back. What was put out stays. Waits for a calm moment, `calm.WAIT_MAX` at most."""
+        if self._session is not None:
+            self._calm.wait()
         self._session = None
         self._owner = None
 

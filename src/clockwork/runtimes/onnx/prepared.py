@@ -7,7 +7,11 @@ ONNX Runtime writes the optimised graph with its larger weights in external data
 one aligned block. A session is then made from the graph alone, and told to use the block's tensors as they lie there
 (``SessionOptions.add_initializer``). Nothing of them is parsed, copied, or put into fresh memory, whose pages cost more
 than the copying. Measured for ResNet-50 (102 MB), one core: 4 ms, where ONNX Runtime takes 92 from the original file
-and 20 to 60 from the optimised one. Weights of matrix products are still packed anew for every session.
+and 20 to 60 from the optimised one. Some weights may still be packed anew for every session
+(`clockwork.runtimes.onnx.packing`).
+
+The options of a session hold its weights. They are made once and kept: filling them takes 1.5 ms for the 330 tensors of
+DenseNet-121, most of them under the interpreter's lock, which inferences need as well.
 
 Before it looks at its options, ONNX Runtime checks that the external data could be read. Hence the `Placeholder`: a
 file of the right length that has no blocks on the disk. `clockwork.runtimes.onnx.probe` makes sure that nothing comes
@@ -93,28 +97,36 @@ class Prepared:
         self.weights = weights
         self.ports = ports
         self._values = _values(graph, weights)
+        self._options: dict[tuple[int, str | None, bool], Any] = {}
 
     @property
     def nbytes(self) -> Bytes:
         """What it takes of host memory."""
         return len(self.graph) + self.weights.nbytes
 
-    def session(self, threads: int, placeholder: Placeholder | None) -> Any:
+    def session(self, threads: int, placeholder: Placeholder | None, packed: bool) -> Any:
         """A new session. It uses this object's memory, which has to outlive it; without placeholder, copies of it.
 
-        Raises one of `sessions.FAILURES`.
+        ``packed``: as in `sessions.options`. Raises one of `sessions.FAILURES`.
         """
-        wanted = options(threads)
+        directory = None
+        if self._values and placeholder is not None:
+            directory = placeholder.directory(self.weights.nbytes)
+        wanted = self._options.get((threads, directory, packed))
+        if wanted is None:  # two threads may both make them; then one of the two is kept
+            wanted = self._options[threads, directory, packed] = self._made(threads, directory, packed)
+        return session(self.graph, wanted)
+
+    def _made(self, threads: int, directory: str | None, packed: bool) -> Any:
+        wanted = options(threads, packed)
         wanted.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if self._values and placeholder is None:
+        if self._values and directory is None:
             wanted.add_external_initializers(list(self._values), list(self._values.values()))
-        elif self._values and placeholder is not None:
-            wanted.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", placeholder.directory(self.weights.nbytes)
-            )
+        elif directory is not None:
+            wanted.add_session_config_entry("session.model_external_initializers_file_folder_path", directory)
             for name, value in self._values.items():
                 wanted.add_initializer(name, value)
-        return session(self.graph, wanted)
+        return wanted
 
 
 def prepare(path: Path, threads: int, scratch: Path | None) -> tuple[Any, Prepared]:
@@ -132,11 +144,23 @@ def prepare(path: Path, threads: int, scratch: Path | None) -> tuple[Any, Prepar
         try:
             original = session(str(path), wanted)
         except FAILURES as error:
-            raise InvalidModelError(f"ONNX Runtime cannot load {path.name!r}: {said(error)}") from error
+            raise _cannot_load(path, error) from error
         ports = signature(original.get_inputs(), original.get_outputs())
         model = onnx.load_model(optimised, load_external_data=False)
         weights = _block(model.graph, Path(directory))
     return original, Prepared(model.SerializeToString(deterministic=True), weights, ports)
+
+
+def unpacked(path: Path, threads: int) -> Any:
+    """A session of the model file as it is, without packed weights.
+
+    Raises:
+        InvalidModelError: ONNX Runtime cannot load it.
+    """
+    try:
+        return session(str(path), options(threads, packed=False))
+    except FAILURES as error:
+        raise _cannot_load(path, error) from error
 
 
 def aligned(nbytes: Bytes) -> Array:
@@ -144,6 +168,10 @@ def aligned(nbytes: Bytes) -> Array:
     block = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -block.ctypes.data % ALIGNMENT
     return block[start : start + nbytes]
+
+
+def _cannot_load(path: Path, error: Exception) -> InvalidModelError:
+    return InvalidModelError(f"ONNX Runtime cannot load {path.name!r}: {said(error)}")
 
 
 def _block(graph: Any, directory: Path) -> Array:

@@ -17,6 +17,7 @@ from clockwork.arrays import Array, dtype_of
 from clockwork.errors import ClockworkError
 from clockwork.messages.tensors import Datatype
 from clockwork.runtimes.onnx.signature import FREE, Port, Signature
+from clockwork.units import Bytes
 
 Run: TypeAlias = Callable[[Mapping[str, Array]], list[Array]]
 """Runs one graph: inputs by name to outputs in order."""
@@ -27,6 +28,9 @@ SIZES: Final = (16, 64, 224)
 ELEMENTS_MAX: Final = 1 << 24
 """No larger inputs are tried."""
 
+ROWS: Final = 4
+"""A small batch, as they are common where requests have deadlines."""
+
 DIFFERENCE_MAX: Final = 0.1
 """How far a batch's outputs may be from the single ones, as a part of their norm.
 
@@ -36,10 +40,15 @@ scale for the whole batch, which costs some hundredths. Computing across the bat
 
 
 class Verdict(Struct, frozen=True):
-    """``in_place``: weights may be used where they lie. ``batchable``: rows of several requests may go together."""
+    """``in_place``: weights may be used where they lie. ``batchable``: rows of several requests may go together.
+
+    ``packed``: sessions pack weights. ``session_bytes``: the heap that a session takes, beside weights in place.
+    """
 
     in_place: bool
     batchable: bool
+    packed: bool = True
+    session_bytes: Bytes = 0
 
 
 def examine(ports: Signature, original: Run, prepared: Run) -> Verdict:
@@ -58,6 +67,19 @@ def examine(ports: Signature, original: Run, prepared: Run) -> Verdict:
             ports.may_batch and _batches(original, first, second, expected),
         )
     return Verdict(in_place=False, batchable=ports.may_batch)
+
+
+def feeds(ports: Signature, run: Run) -> list[dict[str, Array]]:
+    """Inputs that the model takes: one row, and `ROWS` rows where it declares that it takes several; or none."""
+    for size in SIZES if _has_free(ports) else SIZES[:1]:
+        row = _feed(ports, size, seed=1)
+        if row is None:
+            break
+        if _tried(run, row) is None:
+            continue
+        rows = {name: np.concatenate([array] * ROWS) for name, array in row.items()} if ports.may_batch else row
+        return [row, rows] if ports.may_batch and _tried(run, rows) is not None else [row]
+    return []
 
 
 def _has_free(ports: Signature) -> bool:

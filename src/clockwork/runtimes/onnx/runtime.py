@@ -12,23 +12,30 @@ from clockwork.errors import InvalidModelError
 from clockwork.messages.tensors import Datatype
 from clockwork.runtimes.base import HostModelInfo
 from clockwork.runtimes.onnx import cache
+from clockwork.runtimes.onnx.calm import Calm
 from clockwork.runtimes.onnx.files import ModelFile, find, read
 from clockwork.runtimes.onnx.hardware import device_kind, instruction_set
+from clockwork.runtimes.onnx.heap import measured
 from clockwork.runtimes.onnx.model import OnnxModel
-from clockwork.runtimes.onnx.prepared import Placeholder, Prepared, prepare
-from clockwork.runtimes.onnx.probe import Run, Verdict, examine
+from clockwork.runtimes.onnx.packing import worth_packing
+from clockwork.runtimes.onnx.prepared import Placeholder, Prepared, prepare, unpacked
+from clockwork.runtimes.onnx.probe import Run, Verdict, examine, feeds
 from clockwork.runtimes.onnx.sessions import FAILURES, run, run_with_bfloat16, said, share_one_arena
 from clockwork.runtimes.onnx.signature import Signature
+from clockwork.units import Bytes
 
 
 class OnnxRuntime:
     """Executes ONNX models with ONNX Runtime on CPUs. See `clockwork.runtimes.base.Runtime`.
 
     A device is ``threads_per_device`` threads; the first is the one that calls. ``cache_dir`` keeps optimised models
-    from one start to the next; it grows by about the size of every model, and nothing is ever removed from it.
+    from one start to the next; it grows by about the size of every model, and the least recently used leave it when it
+    would exceed ``cache_bytes``; without that, none ever does.
     """
 
-    def __init__(self, threads_per_device: int = 1, cache_dir: Path | None = None) -> None:
+    def __init__(
+        self, threads_per_device: int = 1, cache_dir: Path | None = None, cache_bytes: Bytes | None = None
+    ) -> None:
         if threads_per_device < 1:
             raise ValueError(f"threads_per_device is {threads_per_device}; a device has at least one thread")
         share_one_arena()
@@ -36,8 +43,10 @@ class OnnxRuntime:
             cache_dir.mkdir(parents=True, exist_ok=True)
         self._threads = threads_per_device
         self._cache_dir = cache_dir
+        self._cache_bytes = cache_bytes
         self._kind = device_kind(threads_per_device)
         self._placeholder = Placeholder()
+        self._calm = Calm()
         self._lock = Lock()
         self._models: WeakValueDictionary[str, OnnxModel] = WeakValueDictionary()
 
@@ -71,9 +80,10 @@ class OnnxRuntime:
             inputs=tuple(port.info for port in prepared.ports.inputs),
             outputs=tuple(port.info for port in prepared.ports.outputs),
             batchable=verdict.batchable,
-            weights_bytes=prepared.nbytes,
+            weights_bytes=prepared.nbytes + verdict.session_bytes,
         )
-        return OnnxModel(info, prepared, self._threads, self._placeholder if verdict.in_place else None)
+        placeholder = self._placeholder if verdict.in_place else None
+        return OnnxModel(info, prepared, self._threads, placeholder, verdict.packed, self._calm)
 
     def _prepared(self, file: ModelFile) -> tuple[Prepared, Verdict]:
         entry = None
@@ -81,28 +91,54 @@ class OnnxRuntime:
             entry = cache.entry(self._cache_dir, file.digest, self.version, self._kind, instruction_set())
             known = cache.load(entry)
             if known is not None:
+                cache.use(entry)
                 return known
         original, prepared = prepare(file.path, self._threads, self._cache_dir)
         verdict = self._examined(file, original, prepared)
         if entry is not None:
             cache.save(entry, prepared, verdict)
+            if self._cache_bytes is not None:
+                cache.tidy(entry.parent, self._cache_bytes, entry)
         return prepared, verdict
 
     def _examined(self, file: ModelFile, original: Any, prepared: Prepared) -> Verdict:
         """Try the prepared model with its weights in place; where that fails, it must at least load with copies."""
+        packed = self._packs(prepared)
+        if not packed:
+            del original  # not both at once
+            original = unpacked(file.path, self._threads)
         with_original = _runner(prepared.ports, original)
         try:
-            in_place = prepared.session(self._threads, self._placeholder)
+            session, session_bytes = self._session(prepared, self._placeholder, packed)
         except FAILURES:
-            try:
-                copied = prepared.session(self._threads, None)
-            except FAILURES as error:
-                raise InvalidModelError(
-                    f"ONNX Runtime cannot load {file.path.name!r} once it is optimised: {said(error)}"
-                ) from error
-            verdict = examine(prepared.ports, with_original, _runner(prepared.ports, copied))
-            return Verdict(in_place=False, batchable=verdict.batchable)
-        return examine(prepared.ports, with_original, _runner(prepared.ports, in_place))
+            pass
+        else:
+            verdict = examine(prepared.ports, with_original, _runner(prepared.ports, session))
+            if verdict.in_place:
+                return Verdict(True, verdict.batchable, packed, session_bytes)
+            del session
+        try:
+            session, session_bytes = self._session(prepared, None, packed)
+        except FAILURES as error:
+            raise InvalidModelError(
+                f"ONNX Runtime cannot load {file.path.name!r} once it is optimised: {said(error)}"
+            ) from error
+        verdict = examine(prepared.ports, with_original, _runner(prepared.ports, session))
+        return Verdict(False, verdict.batchable, packed, session_bytes)
+
+    def _session(self, prepared: Prepared, placeholder: Placeholder | None, packed: bool) -> tuple[Any, Bytes]:
+        """A session, and what it takes of the heap."""
+        return measured(partial(prepared.session, self._threads, placeholder, packed))
+
+    def _packs(self, prepared: Prepared) -> bool:
+        """Whether packed weights are worth it. Tried with weights in place; where they cannot be, they are packed."""
+        try:
+            packed, with_packed = self._session(prepared, self._placeholder, True)
+            plain, without = self._session(prepared, self._placeholder, False)
+        except FAILURES:
+            return True
+        packed_run, plain_run = _runner(prepared.ports, packed), _runner(prepared.ports, plain)
+        return worth_packing(packed_run, plain_run, feeds(prepared.ports, packed_run), with_packed - without)
 
 
 def _runner(ports: Signature, session: Any) -> Run:

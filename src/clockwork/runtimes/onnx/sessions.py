@@ -20,6 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as binding
 
 from clockwork.arrays import Array, dtype_of
 from clockwork.errors import InvalidRequestError, ServerError
+from clockwork.runtimes.onnx.heap import give_back
 from clockwork.units import Bytes
 
 MESSAGE_CHARS_MAX: Final = 300
@@ -50,6 +51,7 @@ _RUN.log_severity_level = _FATAL
 def share_one_arena() -> None:
     """Make the arena from which the sessions of this process allocate. Once; asking again does nothing."""
     onnxruntime.set_default_logger_severity(_FATAL)
+    give_back()
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
@@ -57,14 +59,18 @@ def share_one_arena() -> None:
     onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
-def options(threads: int) -> Any:
-    """Options of a session that computes with ``threads`` threads, of which one is the caller's."""
+def options(threads: int, packed: bool = True) -> Any:
+    """Options of a session that computes with ``threads`` threads, of which one is the caller's.
+
+    ``packed``: it may copy weights into a layout of its own; see `clockwork.runtimes.onnx.packing`.
+    """
     share_one_arena()
     made = onnxruntime.SessionOptions()
     made.intra_op_num_threads = threads
     made.inter_op_num_threads = 1
     made.log_severity_level = _FATAL
     made.add_session_config_entry("session.use_env_allocators", "1")
+    made.add_session_config_entry("session.disable_prepacking", "0" if packed else "1")
     if threads == 1:
         made.add_session_config_entry("session.intra_op.allow_spinning", "0")
     else:
