@@ -39,6 +39,7 @@ import onnxruntime
 import uvloop
 
 from clockwork.client import AsyncClient
+from clockwork.host.priority import be_prompt
 from clockwork.messages.actions import (
     Action,
     EvictWeights,
@@ -402,6 +403,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    be_prompt()  # as a controller does
     with suppress(KeyboardInterrupt):
         uvloop.run(main())
     sys.stdout.flush()

@@ -5,7 +5,7 @@ cores of its own, taken from the end of those that the process may use; every ot
 rest. Where there are too few cores for that, it is done as far as it goes, and said.
 
 With more than one thread per device, the runtime's pool makes threads of its own. A new thread inherits the cores of
-the one that makes it, so the LOAD threads, which make the pools, are then left on all cores.
+the one that makes it, and its priority, so the LOAD threads, which make the pools, are then left as they are.
 """
 
 import os

@@ -23,6 +23,7 @@ from typing import Final
 from clockwork.clock import Clock
 from clockwork.host.affinity import CorePlan, pin
 from clockwork.host.inference import Finished, Prepared, TaskRunner
+from clockwork.host.priority import be_prompt, give_way
 from clockwork.messages.actions import Action
 from clockwork.units import MICROSECOND, SECOND, Nanos
 from clockwork.worker.core import WorkerCore
@@ -97,9 +98,7 @@ class Lanes:
         """
         self.core = core
         self._shared = _Shared(core, runner, clock, on_answers, on_crash)
-        self._shared.threads = [
-            _LaneThread(self._shared, gpu, kind, _cores(cores, gpu, kind)) for gpu, kind in core.lanes
-        ]
+        self._shared.threads = [_LaneThread(self._shared, gpu, kind, cores) for gpu, kind in core.lanes]
 
     def start(self) -> None:
         """Start the threads."""
@@ -147,13 +146,14 @@ class Lanes:
 class _LaneThread(Thread):
     """One lane's thread."""
 
-    def __init__(self, shared: _Shared, gpu: int | None, kind: LaneKind, cores: Sequence[int]) -> None:
+    def __init__(self, shared: _Shared, gpu: int | None, kind: LaneKind, plan: CorePlan | None) -> None:
         super().__init__(name=f"clockwork-{kind}{'' if gpu is None else gpu}")
         self.condition = Condition(shared.lock)
         self._shared = shared
         self._gpu = gpu
         self._kind = kind
-        self._cores = cores
+        self._cores = _cores(plan, gpu, kind)
+        self._gives_way = kind is not LaneKind.EXEC and plan is not None and all(len(its) == 1 for its in plan.exec)
         self._watch = WATCH if kind is LaneKind.EXEC else 0
         self._asleep = False
         self._until: Nanos | None = None  #: what it sleeps to
@@ -162,6 +162,10 @@ class _LaneThread(Thread):
     def run(self) -> None:
         """Until the lanes stop."""
         try:
+            if self._gives_way:
+                give_way()
+            elif self._kind is LaneKind.EXEC:
+                be_prompt()
             pin(self._cores)
         except OSError as error:
             log.warning("thread %s cannot be pinned to cores %s: %s", self.name, self._cores, error)

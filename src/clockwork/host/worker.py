@@ -29,6 +29,7 @@ from clockwork.host.devices import MakeDevices
 from clockwork.host.inference import Finished, TaskRunner
 from clockwork.host.lanes import Lanes
 from clockwork.host.paced import PacedDevices
+from clockwork.host.priority import be_prompt
 from clockwork.host.sizing import available_bytes, default_cache_bytes
 from clockwork.messages.actions import Action, Infer
 from clockwork.messages.link import ROLE_WORKER, Hello
@@ -321,6 +322,7 @@ def _steady() -> Iterator[None]:
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.collect()
     gc.freeze()
+    be_prompt()
     try:
         yield
     finally:

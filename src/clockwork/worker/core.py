@@ -115,6 +115,8 @@ class WorkerCore:
     def next_wakeup_of(self, gpu: int | None, kind: LaneKind) -> Nanos | None:
         """When to `poll` this lane next; it may have passed already. None: only an event can move it."""
         lane = self._lanes[gpu, kind]
+        if not len(lane):
+            return None
         start = lane.next_start(lambda waiting: self._blocked(gpu, waiting.action))
         expiry = lane.next_expiry()
         return expiry if start is None else start if expiry is None else min(start, expiry)
