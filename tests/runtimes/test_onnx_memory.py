@@ -126,7 +126,7 @@ def test_memory_that_cannot_be_measured_counts_as_none(monkeypatch: pytest.Monke
 # ------------------------------------------------------------------------------------------------------------ calm
 
 
-def test_nobody_waits_where_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_waits_for_long_where_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clockwork.runtimes.onnx.calm.WAIT_MAX", 100)
     calm = Calm()
     calm.wait()

@@ -9,6 +9,7 @@ from typing import Any
 
 from clockwork.controller.config import ProfilingConfig
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
+from clockwork.host.priority import be_prompt
 from clockwork.scheduling.base import Scheduler
 from clockwork.units import seconds
 
@@ -30,7 +31,8 @@ def profiling(max_batch: int, budget_seconds: float) -> ProfilingConfig:
 
 @asynccontextmanager
 async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> AsyncIterator[ControllerHost]:
-    """A controller that listens, closed at the end."""
+    """A controller that listens, closed at the end. This thread is prompt from now on."""
+    be_prompt()
     host = ControllerHost(config, scheduler)
     try:
         await host.start()

@@ -2,9 +2,9 @@
 
 Theory of operation. The network's threads work for microseconds at a time, the ones that load for seconds; where they
 share a core, a message that waits for a loader's time slice is milliseconds late. Loaders are therefore *nice*, and
-those who must be prompt ask the kernel for short slices: since Linux 6.12 whoever has a shorter slice interrupts whoever
-has a longer one as soon as it wakes (sched_setattr(2); EEVDF). Neither needs a privilege, and where the kernel does not
-know better, nothing is lost.
+those who must be prompt ask the kernel for short slices: since Linux 6.12 whoever has a shorter slice interrupts
+whoever has a longer one as soon as it wakes (sched_setattr(2); EEVDF). Neither needs a privilege, and where the kernel
+does not know better, nothing is lost.
 
 Realtime priorities and SCHED_IDLE are not used: a loader that holds the interpreter's lock, and never gets a core to
 give it back on, would stop every inference.

@@ -2,8 +2,8 @@
 
 Theory of operation. ONNX Runtime's Python module makes sessions and runs them without the interpreter's lock, but
 destroys them with it: 0.7 ms for DenseNet-121, whose graph has 557 nodes, and 55 us for each MB of packed or copied
-weights. An inference that ends meanwhile waits for the lock. While it computes it needs none. So a session is destroyed
-just after an inference has begun; if none is running, or none begins soon, at once.
+weights. An inference that ends meanwhile waits for the lock, and a request that comes in. Just after an inference has
+begun nobody needs it for a while: then a session is destroyed; if none begins for long, there is nobody to disturb.
 """
 
 from threading import Event
@@ -11,6 +11,9 @@ from typing import Final
 
 WAIT_MAX: Final = 0.005
 """Seconds. If no inference begins for so long, those that run are long, and it is unlikely that one ends just then."""
+
+IDLE_WAIT_MAX: Final = 0.002
+"""Seconds to wait if none runs: a LoadWeights may wait for the memory."""
 
 
 class Calm:
@@ -36,9 +39,7 @@ class Calm:
 
     def wait(self) -> None:
         """Return just after an inference has begun, or when there is none to wait for."""
-        if not self._running:
-            return
         event = Event()
         self._waiting.append(event)
-        event.wait(WAIT_MAX)
+        event.wait(WAIT_MAX if self._running else IDLE_WAIT_MAX)
         self._waiting.remove(event)
