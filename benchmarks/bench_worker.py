@@ -56,7 +56,6 @@ from clockwork.net.address import Address
 from clockwork.net.connection import Connection, LinkConfig
 from clockwork.net.server import listen
 from clockwork.runtimes.onnx import OnnxRuntime
-from clockwork.scheduling.estimates import SlidingEstimate
 from clockwork.units import MICROSECOND, MILLISECOND, SECOND, Nanos
 from clockwork.wire.codec import decode_result
 from clockwork.zoo import build
@@ -327,19 +326,14 @@ async def bench_estimates(root: Path, seconds: float) -> dict[str, float]:
 async def _estimates(client: AsyncClient, seconds: float) -> dict[str, float]:
     chance = np.random.default_rng(1)
     image = {"data": np.zeros((1, 3, 224, 224), np.float32)}
-    profile = next(iter((await client.status()).models[0].profiles.values()))
-    estimate = SlidingEstimate(profile.infer_estimate(1), 10)
-    ratios = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         result = await client.infer("squeezenet", image, slo=1.0)
-        now = time.monotonic_ns()
-        ratios.append(estimate.at(now) / result.timing.exec)
-        estimate.add(result.timing.exec, now)
         await asyncio.sleep(float(chance.exponential(result.timing.exec / SECOND)))
+    predicted = (await client.status()).predictions["infer"]
     return {
-        "within_estimate": round(sum(ratio >= 1 for ratio in ratios) / len(ratios), 4),
-        "estimate_over_actual_mean": round(statistics.mean(ratios), 4),
+        "within_estimate": round(predicted.within / predicted.duration.count, 4),
+        "estimate_over_actual_mean": round(predicted.expected_over_actual, 4),
     }
 
 

@@ -137,7 +137,7 @@ def test_errors_are_counted_on_their_side_for_the_device_and_for_the_model(
     leave(gpu, infer)
     end(gpu, infer, a, begin, duration)
     errors = [of_error(error) for error in (start_error, duration_error, completion_error)]
-    summary = {"infer": PredictionSummary(*errors, within=within, failed=0)}
+    summary = {"infer": PredictionSummary(*errors, within, 0, ms(3) / duration)}
     assert gpu.predictions.summary() == a.predictions.summary() == state.predictions().summary() == summary
 
 
@@ -156,7 +156,7 @@ def test_loads_are_counted_apart() -> None:
     leave(gpu, load)
     end(gpu, load, a, ms(2), ms(8) + us(1))
     late = of_error(us(1))
-    assert gpu.predictions.summary() == {"load": PredictionSummary(RIGHT, late, late)}
+    assert gpu.predictions.summary() == {"load": PredictionSummary(RIGHT, late, late, 0, 0, ms(8) / (ms(8) + us(1)))}
 
 
 def test_what_failed_is_counted_apart() -> None:

@@ -39,6 +39,7 @@ class LocalWorker(Struct, frozen=True):
     cache_size: Bytes | None
     page_size: Bytes
     model_cache: Path | None
+    model_cache_size: Bytes
 
     def arguments(self) -> list[str]:
         """See `WorkerOptions`."""
@@ -51,7 +52,7 @@ class LocalWorker(Struct, frozen=True):
         if self.cache_size is not None:
             made.append(f"--cache-size={self.cache_size}")
         if self.model_cache is not None:
-            made.append(f"--model-cache={self.model_cache.absolute()}")
+            made += [f"--model-cache={self.model_cache.absolute()}", f"--model-cache-size={self.model_cache_size}"]
         return made
 
     def cores_left(self, cores: Collection[int]) -> Collection[int]:

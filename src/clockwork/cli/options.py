@@ -157,7 +157,17 @@ ModelCache: TypeAlias = Annotated[
         file_okay=False,
         metavar="DIR",
         show_default="none",
-        help="Keep optimised models here: later starts are quicker. As big as the models; never tidied.",
+        help="Keep optimised models here, each about as big as its file: later starts are quicker.",
+    ),
+]
+ModelCacheSize: TypeAlias = Annotated[
+    Bytes,
+    typer.Option(
+        "--model-cache-size",
+        parser=size,
+        metavar="SIZE",
+        show_default="32GiB",
+        help="Of --model-cache; the least recently used leave first.",
     ),
 ]
 LogLevel: TypeAlias = Annotated[

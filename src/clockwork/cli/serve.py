@@ -14,6 +14,7 @@ from clockwork.cli.options import (
     LogLevel,
     MaxBatch,
     ModelCache,
+    ModelCacheSize,
     NoProfileCache,
     PageSize,
     Profile,
@@ -24,7 +25,7 @@ from clockwork.cli.options import (
     examples,
 )
 from clockwork.net.address import DEFAULT_LISTEN, Address
-from clockwork.units import MIB, MILLISECOND
+from clockwork.units import GIB, MIB, MILLISECOND
 
 EXAMPLES: Final = examples(
     "clockwork serve models/resnet50.onnx",
@@ -66,6 +67,7 @@ def serve(
     page_size: PageSize = 16 * MIB,
     model_root: ModelRoot = None,
     model_cache: ModelCache = None,
+    model_cache_size: ModelCacheSize = 32 * GIB,
     profile_cache: ProfileCache = None,
     no_profile_cache: NoProfileCache = False,
     max_batch: MaxBatch = 16,
@@ -97,7 +99,7 @@ def serve(
         given = [parse_model(text, copies) for text in models]
         root = common_root(given) if model_root is None else model_root.absolute()
         specs = load_specs(given, root)
-        worker = LocalWorker(root, devices, threads_per_device, cache_size, page_size, model_cache)
+        worker = LocalWorker(root, devices, threads_per_device, cache_size, page_size, model_cache, model_cache_size)
     else:
         raise typer.BadParameter("there is nothing to serve: name a model, or --emulate", param_hint="MODELS")
     config = ControllerHostConfig(

@@ -11,6 +11,7 @@ from clockwork.cli.options import (
     Emulate,
     LogLevel,
     ModelCache,
+    ModelCacheSize,
     PageSize,
     Profile,
     ThreadsPerDevice,
@@ -18,7 +19,7 @@ from clockwork.cli.options import (
     worker_address,
 )
 from clockwork.net.address import DEFAULT_WORKER_LISTEN, Address
-from clockwork.units import MIB
+from clockwork.units import GIB, MIB
 
 EXAMPLES: Final = examples(
     "clockwork worker --model-root /models",
@@ -49,6 +50,7 @@ def worker(
     cache_size: CacheSize = None,
     page_size: PageSize = 16 * MIB,
     model_cache: ModelCache = None,
+    model_cache_size: ModelCacheSize = 32 * GIB,
     emulate: Emulate = 0,
     profile: Profile = None,
     log_level: LogLevel = "info",
@@ -78,4 +80,4 @@ def worker(
 
     root = model_root.absolute()
     config = WorkerConfig(root, controller, name, devices, threads_per_device, cache_size, page_size)
-    uvloop.run(until_stopped(run_worker(config, OnnxRuntime(threads_per_device, model_cache))))
+    uvloop.run(until_stopped(run_worker(config, OnnxRuntime(threads_per_device, model_cache, model_cache_size))))

@@ -27,7 +27,8 @@ class PredictionSummary(Struct, frozen=True, array_like=True):
     """Predictions of one kind of action: of when it begins, how long it takes, and when it ends.
 
     ``within`` counts those that took no longer than was expected, of ``duration.count``. ``failed`` actions count
-    nowhere else; those that no duration was expected of count in ``start`` only.
+    nowhere else; those that no duration was expected of count in ``start`` only. ``expected_over_actual`` is the mean
+    of expected durations in multiples of the actual ones.
     """
 
     start: ErrorSummary
@@ -35,3 +36,4 @@ class PredictionSummary(Struct, frozen=True, array_like=True):
     completion: ErrorSummary
     within: int = 0
     failed: int = 0
+    expected_over_actual: float = 0.0

@@ -114,7 +114,7 @@ class Errors:
 class ActionErrors:
     """Those of one kind of action: of its begin, its duration, its end."""
 
-    __slots__ = ("completion", "duration", "failed", "start")
+    __slots__ = ("completion", "duration", "failed", "ratios", "start")
 
     def __init__(self, width: int) -> None:
         """None yet."""
@@ -122,6 +122,7 @@ class ActionErrors:
         self.duration = Errors(width)
         self.completion = Errors(width)
         self.failed = 0
+        self.ratios = 0.0  #: expected / actual of all durations, summed
 
     def merge(self, other: "ActionErrors") -> None:
         """Count those of another as well."""
@@ -129,11 +130,14 @@ class ActionErrors:
         self.duration.merge(other.duration)
         self.completion.merge(other.completion)
         self.failed += other.failed
+        self.ratios += other.ratios
 
     def summary(self) -> PredictionSummary:
         """For those who ask."""
         start, duration, completion = self.start.summary(), self.duration.summary(), self.completion.summary()
-        return PredictionSummary(start, duration, completion, duration.count - duration.under, self.failed)
+        count = duration.count
+        mean = self.ratios / count if count else 0.0
+        return PredictionSummary(start, duration, completion, count - duration.under, self.failed, mean)
 
 
 class Predictions:
@@ -180,6 +184,9 @@ def compare(predicted: tuple[Nanos, Nanos], timing: Timing | None, device: Actio
         _count(timing.begin - begin, device.start, model.start)
     if expected:
         _count(timing.duration - expected, device.duration, model.duration)
+        ratio = expected / max(1, timing.duration)
+        device.ratios += ratio
+        model.ratios += ratio
         if begin:
             _count(timing.end - begin - expected, device.completion, model.completion)
 
