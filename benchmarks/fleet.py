@@ -75,7 +75,18 @@ def play(fleet: Fleet, rate: float, seconds: float = 8, seed: int = 1) -> dict[s
         scenario, out = Path(directory) / "scenario.toml", Path(directory) / "out.json"
         scenario.write_text(SCENARIO.format(duration=seconds + 1, slo=SLO_MS, models=MODELS, rate=rate))
         before = cpu_s(fleet.controller), cpu_s(fleet.worker)
-        run(CLOCKWORK, "load-test", fleet.address, str(scenario), "--generated", f"--seed={seed}", f"--json={out}")
+        command = [
+            CLOCKWORK,
+            "load-test",
+            fleet.address,
+            str(scenario),
+            "--generated",
+            f"--seed={seed}",
+            f"--json={out}",
+        ]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:  # requests came faster than they could be read
+            return {"rate": rate, "in_time_share": 0.0, "failed": done.stderr.strip()}
         spent = cpu_s(fleet.controller) - before[0], cpu_s(fleet.worker) - before[1]
         row = json.loads(out.read_text())["rows"][0]
     requests = row["sent"] * (seconds + 1) / seconds
