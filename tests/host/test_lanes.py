@@ -118,6 +118,40 @@ def test_the_batch_of_an_infer_that_waits_is_assembled_meanwhile(bench: Bench) -
     assert bench.runtime.calls[-1] == ("clockwork-exec0", "assemble")
 
 
+def test_a_batch_of_several_is_assembled_while_the_one_before_is_executed(bench: Bench) -> None:
+    bench.warm("m")
+    gate = bench.runtime.gates["execute"]
+    gate.close()
+    bench.tell(infer(1))
+    gate.reached()
+    bench.runtime.gates["assemble"].reached()
+    share = InferInput(7, 1, (spec("x", "UINT8", (1, 4)),))
+    bench.tell(Infer(2, 0, "m", (share, share)))
+    bench.runtime.gates["assemble"].reached()
+    assert bench.runtime.calls[-1] == ("clockwork-input0", "assemble")
+    gate.open()
+    assert [executed(bench.result()).id, executed(bench.result()).id] == [1, 2]
+    assert [step for _, step in bench.runtime.calls].count("assemble") == 2
+
+
+def test_an_infer_waits_for_its_batch_that_is_being_assembled(bench: Bench) -> None:
+    bench.warm("m")
+    gate, assemble = bench.runtime.gates["execute"], bench.runtime.gates["assemble"]
+    gate.close()
+    bench.tell(infer(1))
+    gate.reached()
+    assemble.reached()
+    assemble.close()
+    share = InferInput(7, 1, (spec("x", "UINT8", (1, 4)),))
+    bench.tell(Infer(2, 0, "m", (share, share)))
+    assemble.reached()
+    gate.open()
+    assert executed(bench.result()).id == 1
+    assemble.open()
+    assert executed(bench.result()).id == 2
+    assert [step for _, step in bench.runtime.calls].count("assemble") == 2
+
+
 def test_an_earlier_action_that_comes_later_is_not_held_up(bench: Bench) -> None:
     bench.warm("m")
     bench.tell(infer(1, CLOCK.now() + ms(300)))

@@ -7,8 +7,9 @@ thread to another.
 Theory of operation. Each thread loops: poll its lane; if there is a task, run it and tell the core that it is over; if
 there is none, sleep until the lane's next moment. Whoever tells the core something, a lane or the network, then wakes
 those lanes whose next moment has moved to before the one that they sleep to. An EXEC thread that has time assembles
-the next batch before it is due, and does not trust the last stretch of its sleep to the operating system: it wakes
-early and watches the clock, giving way to other threads after every look.
+the next batch before it is due; while it executes, an INPUT thread does that for it. It does not trust the last stretch
+of its sleep to the operating system: it wakes early and watches the clock, giving way to other threads after every
+look. What an Infer puts out is shared among its requests by whoever takes the results.
 
 A thread that breaks is a bug; it tells ``on_crash``, for a worker that has lost a lane is of no use.
 """
@@ -17,6 +18,7 @@ import asyncio
 import logging
 import select
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Condition, Lock, Thread
 from typing import Final
 
@@ -54,6 +56,7 @@ class _Shared:
         self.stopping = False
         self.answers: list[Answer] = []
         self.threads: list[_LaneThread] = []
+        self.inputs: list[_InputThread] = []  #: by device
         self.on_crash = on_crash
         self._on_answers = on_answers
 
@@ -78,6 +81,8 @@ class _Shared:
     def _wake_moved(self) -> None:
         for thread in self.threads:
             thread.wake_if_moved()
+        for inputs in self.inputs:
+            inputs.wake_if_due()
 
 
 class Lanes:
@@ -99,20 +104,25 @@ class Lanes:
         self.core = core
         self._shared = _Shared(core, runner, clock, on_answers, on_crash)
         self._shared.threads = [_LaneThread(self._shared, gpu, kind, cores) for gpu, kind in core.lanes]
+        gpus = sum(kind is LaneKind.EXEC for _, kind in core.lanes)
+        self._shared.inputs = [_InputThread(self._shared, gpu, cores) for gpu in range(gpus)]
 
     def start(self) -> None:
         """Start the threads."""
-        for thread in self._shared.threads:
+        for thread in self._all():
             thread.start()
 
     def stop(self) -> None:
         """Start no more tasks, wait for those that run, and end the threads."""
         with self._shared.lock:
             self._shared.stopping = True
-            for thread in self._shared.threads:
-                thread.condition.notify()
-        for thread in self._shared.threads:
+            for thread in self._all():
+                thread.condition.notify_all()
+        for thread in self._all():
             thread.join()
+
+    def _all(self) -> "list[_LaneThread | _InputThread]":
+        return [*self._shared.threads, *self._shared.inputs]
 
     async def end(self) -> None:
         """`stop`, without holding up the event loop."""
@@ -191,19 +201,20 @@ class _LaneThread(Thread):
     def _turn(self, finished: TaskFinished | None) -> TaskFinished | None:
         """Tell how the last task ended, and then one task, which is returned, or one batch prepared, or one sleep."""
         shared = self._shared
-        upcoming = None
+        upcoming = prepared = None
         with shared.lock:
             if finished is not None:
                 shared.tell(finished)
             if shared.stopping:
                 return None
             task = self._poll()
-            if task is None:
+            if task is not None:
+                prepared = self._take_prepared(task)
+            else:
                 upcoming = self._unprepared()
                 if upcoming is None:
                     self._sleep()
         if task is not None:
-            prepared, self._prepared = self._prepared, None
             return shared.runner.run(task, prepared)
         if upcoming is not None:
             self._prepared = shared.runner.prepare(upcoming)
@@ -222,6 +233,15 @@ class _LaneThread(Thread):
                 answers.append(command)
         self._shared.decided(answers)
         return task
+
+    def _take_prepared(self, task: StartTask) -> Prepared | None:
+        """The task's batch, if that has been assembled; and have the next one assembled meanwhile."""
+        prepared, self._prepared = self._prepared, None
+        if self._kind is LaneKind.EXEC and self._gpu is not None:
+            inputs = self._shared.inputs[self._gpu]
+            prepared = inputs.take(task) or prepared
+            inputs.wake_if_due()
+        return prepared
 
     def _unprepared(self) -> StartTask | None:
         """The task that comes next, if there is something to prepare for it."""
@@ -251,6 +271,72 @@ class _LaneThread(Thread):
                 break  # woken for no reason, far too early
             select.select((), (), (), 0)  # gives way: the interpreter's lock is free meanwhile
         self._asleep = False
+
+
+class _InputThread(Thread):
+    """Assembles a device's next batch while the one before is executed; where nothing is, the EXEC thread does.
+
+    Only batches of several requests are worth a thread: the input of a single one is not copied.
+    """
+
+    def __init__(self, shared: _Shared, gpu: int, plan: CorePlan | None) -> None:
+        super().__init__(name=f"clockwork-input{gpu}")
+        self.condition = Condition(shared.lock)
+        self._shared = shared
+        self._gpu = gpu
+        self._cores = plan.others if plan is not None else ()
+        self._asleep = False
+        self._task: StartTask | None = None  #: what it is at
+        self._prepared: Prepared | None = None
+
+    def run(self) -> None:
+        """Until the lanes stop."""
+        with suppress(OSError):  # the EXEC thread has said it
+            pin(self._cores)
+        try:
+            while self._turn():
+                pass
+        except Exception as error:
+            log.exception("thread %s broke", self.name)
+            self._shared.on_crash(error)
+
+    def wake_if_due(self) -> None:
+        """Wake the thread if there is something to assemble. Called under the lock."""
+        if self._asleep and self._due() is not None:
+            self._asleep = False
+            self.condition.notify_all()
+
+    def take(self, task: StartTask) -> Prepared | None:
+        """The batch of a task that starts, if it was assembled here. Called under the lock, which may be given up."""
+        while self._task is not None and self._task.action is task.action and not self._shared.stopping:
+            self.condition.wait()
+        prepared, self._prepared = self._prepared, None
+        return prepared if prepared is not None and prepared.is_of(task) else None
+
+    def _turn(self) -> bool:
+        with self._shared.lock:
+            while (task := self._due()) is None and not self._shared.stopping:
+                self._asleep = True
+                self.condition.wait()
+            self._asleep = False
+            if task is None or self._shared.stopping:
+                return False
+            self._task = task
+        prepared = self._shared.runner.prepare(task)
+        with self._shared.lock:
+            self._task = None
+            self._prepared = prepared
+            self.condition.notify_all()
+        return True
+
+    def _due(self) -> StartTask | None:
+        core = self._shared.core
+        if not core.executing(self._gpu):
+            return None
+        task = core.upcoming(self._gpu, least=2)
+        if task is None or (self._prepared is not None and self._prepared.is_of(task)):
+            return None
+        return task
 
 
 def _cores(plan: CorePlan | None, gpu: int | None, kind: LaneKind) -> Sequence[int]:

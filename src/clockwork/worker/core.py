@@ -130,10 +130,19 @@ class WorkerCore:
         moments = (lane.next_expiry() for lane in self._lanes.values())
         return min((moment for moment in moments if moment is not None), default=None)
 
-    def upcoming(self, gpu: int) -> StartTask | None:
-        """The Infer that starts next on the device if nothing else happens, for a host that wants to prepare it."""
+    def executing(self, gpu: int) -> bool:
+        """Whether an Infer runs on the device."""
+        return self._lanes[gpu, LaneKind.EXEC].running is not None
+
+    def upcoming(self, gpu: int, least: int = 1) -> StartTask | None:
+        """The Infer that starts next on the device if nothing else happens, for a host that wants to prepare it.
+
+        None if it has fewer than ``least`` inputs, or would be refused as things are.
+        """
         entry = self._lanes[gpu, LaneKind.EXEC].upcoming(lambda waiting: self._blocked(gpu, waiting.action))
-        return self._tasks.upcoming(gpu, entry.action, entry.payloads) if entry is not None else None
+        if entry is None or len(entry.payloads) < least:
+            return None
+        return self._tasks.upcoming(gpu, entry.action, entry.payloads)
 
     # -------------------------------------------------------------------------------------------------------- asking
 
