@@ -270,10 +270,14 @@ async def run_worker(config: WorkerConfig, runtime: Runtime) -> None:
 
 
 async def run_emulated(
-    controller: Address, name: str, models: Iterable[PacedModel], devices: int, pages: Pages
+    controller: Address,
+    name: str,
+    models: Iterable[PacedModel],
+    devices: int,
+    pages: Pages,
+    clock: Clock = MonotonicClock(),  # noqa: B008 - it has no state
 ) -> None:
     """Run a worker whose devices take their time from profiles, in this process until cancelled."""
-    clock = MonotonicClock()
     noise = NoiseModel("measured")  # a profile of one sample does not vary
     durations = [DurationModel(noise, random.Random(f"{name}/{gpu}")) for gpu in range(devices)]
 
