@@ -26,6 +26,7 @@ import onnxruntime
 import uvloop
 
 from clockwork.client import AsyncClient
+from clockwork.host.affinity import confined
 from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.zoo import build
 
@@ -34,17 +35,6 @@ SLO = 10.0
 CORES = os.sched_getaffinity(0)
 DEVICE = max(CORES)  # where `clockwork serve` puts its one device
 OTHERS = CORES - {DEVICE} or CORES
-
-
-@contextmanager
-def cores(wanted: set[int]) -> Iterator[None]:
-    """Keep the calling thread on these cores for a while."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, wanted)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 @contextmanager
@@ -57,7 +47,7 @@ def server(*arguments: str) -> Iterator[str]:
             line = process.stdout.readline()  # "clockwork is serving N models on HOST:PORT"
             if not line:
                 raise SystemExit(f"the server ended with {process.wait()}: {' '.join(command)}")
-            with cores(OTHERS):
+            with confined(OTHERS):
                 yield line.split()[-1]
         finally:
             process.terminate()
@@ -104,7 +94,7 @@ async def bench_small(prefix: str, arguments: list[str], model: Path, duration: 
 
 def bare_loop(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray], duration: float) -> list[float]:
     """Latencies in ms of bare ONNX Runtime, pinned to the core that the worker's device is pinned to."""
-    with cores({DEVICE}):
+    with confined({DEVICE}):
         latencies = []
         end = time.perf_counter() + duration
         while (begin := time.perf_counter()) < end:

@@ -28,8 +28,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ import onnxruntime
 import uvloop
 
 from clockwork.client import AsyncClient
+from clockwork.host.affinity import confined
 from clockwork.host.priority import be_prompt
 from clockwork.messages.actions import (
     Action,
@@ -136,23 +137,12 @@ async def a_worker(root: Path) -> AsyncIterator[Controller]:
         for name in NETWORKS:
             await controller.ask(LoadModelFromDisk(controller.next_id(), f"{name}.onnx", name))
         await controller.ask(LoadWeights(controller.next_id(), 0, "squeezenet"))
-        with cores(OTHERS):
+        with confined(OTHERS):
             yield controller
     finally:
         process.terminate()
         process.wait()
         await server.close("the benchmark ends")
-
-
-@contextmanager
-def cores(wanted: set[int]) -> Iterator[None]:
-    """Keep the calling thread on these cores for a while."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, wanted)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 @asynccontextmanager
@@ -228,7 +218,7 @@ async def back_to_back(controller: Controller, seconds: float, outstanding: int 
 def bare_loop(session: onnxruntime.InferenceSession, seconds: float) -> float:
     """Inferences per second of bare ONNX Runtime on the device's core."""
     inputs = {"data": np.frombuffer(IMAGE_BYTES, np.float32).reshape(IMAGE[0].shape)}
-    with cores({DEVICE}):
+    with confined({DEVICE}):
         begin = time.monotonic()
         count = 0
         while time.monotonic() < begin + seconds:
