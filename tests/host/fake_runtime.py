@@ -95,6 +95,8 @@ class FakeLoaded:
 
     def execute(self, batch: list[bytes]) -> list[bytes]:
         self.model.runtime.step("execute", self.model.words)
+        if b"evil" in batch:
+            raise InvalidRequestError("that is evil")
         return [payload[::-1] for payload in batch]
 
     def split(

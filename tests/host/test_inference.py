@@ -140,7 +140,19 @@ def test_a_batch_that_cannot_be_prepared_fails_when_it_runs(runner: TaskRunner) 
 
 
 def test_an_input_that_the_model_refuses_is_the_client_s_fault(runner: TaskRunner) -> None:
-    assert failure(runner, an_infer(loaded("broken-execute"))) == (Status.INVALID_INPUT, "it breaks at execute")
+    alone = task(Infer(1, 0, "m", INPUTS[:1]), loaded("broken-execute"), payloads=(b"abcd",))
+    assert failure(runner, alone) == (Status.INVALID_INPUT, "it breaks at execute")
+
+
+def test_an_input_that_the_model_refuses_costs_nobody_else_of_the_batch_anything(runner: TaskRunner) -> None:
+    started = task(Infer(1, 0, "m", INPUTS), loaded("batches"), payloads=(b"evil", b"good"))
+    assert isinstance(started.action, Infer)
+    finished = runner.finish(answer(started.action, runner.run(started).outcome))
+    assert isinstance(finished.result, InferResult)
+    evil, good = finished.result.outputs
+    assert (evil.request_id, evil.tensors, evil.refusal) == (0, (), "that is evil")
+    assert (good.request_id, good.tensors[0].shape, good.refusal) == (1, (4,), "")
+    assert finished.buffers == [b"do", b"og"]
 
 
 def test_weights_are_closed_one_and_all(runner: TaskRunner) -> None:

@@ -61,12 +61,25 @@ def test_a_device_that_is_slow_for_half_of_what_it_does_is_slow_for_all_of_it() 
         often.add(ms(40), 20 + i)
     assert seldom.at(30) < ms(12), "it may have been the model"
     often.add(ms(40), 24)
-    assert (often.at(30), seldom.at(30)) == (ms(40), ms(40))
+    assert ms(40) <= often.at(30) < ms(50)
+    assert seldom.at(30) == ms(40)
     for i in range(5):
         often.add(ms(10), 40 + i)
     assert seldom.at(50) == ms(40)
     often.add(ms(10), 50)
     assert seldom.at(50) < ms(13), "as soon as it is as usual for more than half of it"
+
+
+def test_what_was_measured_on_a_slow_device_knows_better_than_the_others() -> None:
+    estimates = Estimates(10, Pace())
+    others, seldom = (estimates.of(key, lambda: ms(10)) for key in ("others", "seldom"))
+    now = SECOND
+    for _ in range(1100):  # a profile that was wrong, say
+        others.add(ms(30), now)
+        now += SECOND // 100
+    assert seldom.at(now) == ms(10), "after ten seconds it is tried again"
+    seldom.add(ms(11), now)
+    assert ms(11) <= seldom.at(now) < ms(17)
 
 
 def test_noise_makes_no_device_slow() -> None:

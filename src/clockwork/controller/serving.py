@@ -137,7 +137,10 @@ class Serving:
                 batch_size,
                 request.cold_start,
             )
-            if now > request.deadline:
+            if output.refusal:
+                self.tally.count(request.model.name, Status.INVALID_REQUEST)
+                commands.append(self._respond(request, Status.INVALID_REQUEST, output.refusal, (), timing))
+            elif now > request.deadline:
                 request.excuse = request.excuse or _lateness(now, action, result)
                 commands.append(self._expire(now, request, timing))
             else:

@@ -15,9 +15,10 @@ from msgspec import Struct
 from clockwork.clock import Clock
 from clockwork.errors import ClockworkError, InvalidModelError, InvalidRequestError
 from clockwork.host.model_root import resolve
-from clockwork.messages.actions import Action, Infer, LoadModelFromDisk, LoadWeights
+from clockwork.messages.actions import Action, Infer, InferInput, LoadModelFromDisk, LoadWeights
 from clockwork.messages.results import ErrorResult, InferOutput, InferResult, Result, Timing
 from clockwork.messages.status import Status
+from clockwork.messages.tensors import TensorSpec
 from clockwork.runtimes.base import Batch, HostModel, LoadedModel, Payload, Runtime
 from clockwork.units import Nanos
 from clockwork.worker.events import (
@@ -56,10 +57,24 @@ class Finished(Struct, frozen=True):
 
 
 class _Outputs(NamedTuple):
-    """What an Infer has put out, and whose it is: the core's handle."""
+    """What an Infer has put out, and whose it is: the core's handle. ``singles``: it was executed one by one."""
 
     model: LoadedModel
     batch: Batch
+    singles: Sequence[Batch | InvalidRequestError] = ()
+
+    def shares(self, inputs: Sequence[InferInput]) -> list[tuple[tuple[TensorSpec, ...], list[Payload], str]]:
+        """Each request's specs, buffers, and why it is refused, if it is."""
+        if not self.singles:
+            return [(specs, buffers, "") for specs, buffers in self.model.split(inputs, self.batch)]
+        shares: list[tuple[tuple[TensorSpec, ...], list[Payload], str]] = []
+        for it, outputs in zip(inputs, self.singles, strict=True):
+            if isinstance(outputs, InvalidRequestError):
+                shares.append(((), [], str(outputs)))
+            else:
+                ((specs, buffers),) = self.model.split((it,), outputs)
+                shares.append((specs, buffers, ""))
+        return shares
 
 
 class TaskRunner:
@@ -120,15 +135,31 @@ class TaskRunner:
 
     def _infer(self, action: Infer, task: StartTask, prepared: Prepared | None) -> Outcome:
         model = _loaded_model(task.handles[0])
-        if prepared is not None and prepared.timing is not None and prepared.is_of(task):
-            batch, copied_in = prepared.batch, prepared.timing
-        else:
+        try:
+            if prepared is not None and prepared.timing is not None and prepared.is_of(task):
+                batch, copied_in = prepared.batch, prepared.timing
+            else:
+                begin = self._clock.now()
+                batch = self._assemble(action, task)
+                copied_in = self._timing(begin)
             begin = self._clock.now()
-            batch = self._assemble(action, task)
-            copied_in = self._timing(begin)
-        begin = self._clock.now()
-        outputs = model.execute(batch)
+            outputs = model.execute(batch)
+        except InvalidRequestError:
+            if len(action.inputs) == 1:
+                raise
+            return self._one_by_one(action, task, model)
         return Executed(_Outputs(model, outputs), copied_in, self._timing(begin))
+
+    def _one_by_one(self, action: Infer, task: StartTask, model: LoadedModel) -> Executed:
+        """Execute the requests of a batch that the model refuses each alone: only who is refused alone is at fault."""
+        begin = self._clock.now()
+        made: list[Batch | InvalidRequestError] = []
+        for it, payload in zip(action.inputs, task.payloads, strict=True):
+            try:
+                made.append(model.execute(model.assemble((it,), (payload,))))
+            except InvalidRequestError as error:
+                made.append(error)
+        return Executed(_Outputs(model, None, made), Timing(begin, begin, 0), self._timing(begin))
 
     def finish(self, answer: Answer) -> Finished:
         """The result to send, and the buffers that go with it."""
@@ -136,13 +167,14 @@ class TaskRunner:
             return Finished(answer.result)
         action = answer.action
         begin = self._clock.now()
-        model, outputs = _outputs(answer.outputs)
+        outputs = _outputs(answer.outputs)
         try:
-            shares = model.split(action.inputs, outputs)
+            shares = outputs.shares(action.inputs)
         except Exception as error:  # noqa: BLE001 - told, and logged where nobody foresaw it
             failed = _failed(action, error)
             return Finished(ErrorResult(action.id, Infer.__name__, failed.status, failed.message))
-        specs = tuple([InferOutput(it.request_id, share[0]) for it, share in zip(action.inputs, shares, strict=True)])
+        pairs = zip(action.inputs, shares, strict=True)
+        specs = tuple([InferOutput(it.request_id, tensors, refusal) for it, (tensors, _, refusal) in pairs])
         result = InferResult(action.id, specs, answer.copy_input, answer.exec, self._timing(begin))
         return Finished(result, [buffer for share in shares for buffer in share[1]])
 

@@ -102,10 +102,15 @@ class EvictWeightsResult(Struct, frozen=True, array_like=True, tag=68):
 
 
 class InferOutput(Struct, frozen=True, array_like=True):
-    """One request's share of a batch's outputs; its payload lies beside the message."""
+    """One request's share of a batch's outputs; its payload lies beside the message.
+
+    ``refusal``: why the model refuses this request's inputs, which cost nobody else of the batch anything; there are
+    no tensors then.
+    """
 
     request_id: int
     tensors: tuple[TensorSpec, ...]
+    refusal: str = ""
 
 
 class InferResult(Struct, frozen=True, array_like=True, tag=69):

@@ -49,15 +49,16 @@ COMPARED: Final = 10
 class Pace:
     """How a device keeps time: slow by ``factor`` (1.0: as usual), and uneven by ``margin``."""
 
-    __slots__ = ("_ratios", "factor", "margin")
+    __slots__ = ("_ratios", "factor", "margin", "since")
 
     def __init__(self) -> None:
         """As fast as ever, and even."""
         self.factor = 1.0
+        self.since: Nanos = 0  #: when it turned slow
         self.margin = 0.0
         self._ratios: deque[float] = deque([1.0] * COMPARED, maxlen=COMPARED)
 
-    def add(self, ratio: float, within: bool) -> None:
+    def add(self, ratio: float, within: bool, now: Nanos = 0) -> None:
         """Something took ``ratio`` times the usual, and was within its estimate or not."""
         if not within:
             self.margin = min(MARGIN_MOST, self.margin + MARGIN_STEP * WITHIN)
@@ -67,13 +68,15 @@ class Pace:
         if ratio < SLOW and self.factor == 1.0:
             return
         median = sorted(self._ratios)[COMPARED // 2]  # five of ten: before the median of a window has moved
+        if self.factor == 1.0:
+            self.since = now
         self.factor = median if median > SLOW else 1.0
 
 
 class SlidingEstimate:
     """How long one thing takes at most: with a `Pace`, as the module says; without, the largest of the window."""
 
-    __slots__ = ("_at", "_median", "_pace", "_samples", "_usual", "_window", "seed")
+    __slots__ = ("_at", "_last", "_median", "_pace", "_samples", "_usual", "_window", "seed")
 
     def __init__(self, seed: Nanos, window: int, pace: Pace | None = None) -> None:
         """``seed`` is the estimate as long as nothing was measured."""
@@ -84,6 +87,7 @@ class SlidingEstimate:
         self._usual: Nanos = max(1, seed)  #: the median, as long as the device is not slow
         self._window: Nanos = seed  #: what the window alone says
         self._at: Nanos = 0
+        self._last: Nanos = 0  #: the last measurement, if that was made since the device is slow; else 0
 
     @property
     def value(self) -> Nanos:
@@ -91,13 +95,18 @@ class SlidingEstimate:
         pace = self._pace
         if pace is None:
             return self._window
-        return max(self._window, round(self._median * (1 + pace.margin)), round(self._usual * pace.factor))
+        value = max(self._window, round(self._median * (1 + pace.margin)))
+        if pace.factor == 1.0:
+            return value
+        # What was measured since knows better than what others took.
+        return max(value, round(self._last * (1 + pace.margin) if self._last else self._usual * pace.factor))
 
     def add(self, measured: Nanos, now: Nanos = 0) -> None:
         """One more measurement, made at ``now``."""
         pace = self._pace
         if pace is not None:
-            pace.add(measured / self._usual, measured <= self.value)
+            pace.add(measured / self._usual, measured <= self.value, now)
+            self._last = measured if pace.factor > 1.0 else 0
         self._samples.append(measured)
         self._at = now
         ranked = sorted(self._samples)
@@ -110,10 +119,17 @@ class SlidingEstimate:
     def at(self, now: Nanos) -> Nanos:
         """The estimate, with regard to how old it is."""
         value = self.value
-        age = now - self._at
-        if age <= STALE or value <= self.seed or (self._pace is not None and self._pace.factor > 1.0):
+        at, stale = self._at, STALE
+        if self._pace is not None and self._pace.factor > 1.0:
+            at, stale = max(at, self._pace.since), FORGOTTEN
+        age = now - at
+        if age <= stale or value <= self.seed:
             return value
         return self._median if age <= FORGOTTEN else min(self._median, self.seed)
+
+    def measured_lately(self, now: Nanos) -> bool:
+        """Whether there is a measurement that is not older than `STALE`."""
+        return 0 < self._at >= now - STALE
 
 
 class Estimates:

@@ -122,7 +122,8 @@ class Plan:
             for size in self.sizes(model):  # fewer rows take no longer than more
                 if size > rows:
                     more = self.infers.of((digest, size, key), partial(model.infer_estimate, size, kind))
-                    time = min(time, more.at(now))
+                    if more.measured_lately(now):
+                        time = min(time, more.at(now))
         return time
 
     def load_time(self, now: Nanos, model: ModelState) -> Nanos:
