@@ -1,7 +1,9 @@
 """A worker on paced devices: it keeps its own time, whenever it is called."""
 
+import copy
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -118,3 +120,47 @@ def test_a_state_that_is_none_is_refused() -> None:
     for state in ({}, {"models": 3}, {"models": [{}]}):
         with pytest.raises(InvalidRequestError, match="not what clockwork status --json prints"):
             models_of(state)  # type: ignore[arg-type]
+
+
+GOOD = {
+    "info": {
+        "name": "m",
+        "digest": "d",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}],
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1]}],
+        "batchable": True,
+        "weights_pages": 1,
+    },
+    "profiles": {"gpu": {"load_weights": {"samples": [5]}, "infer": {"1": {"samples": [7, 8]}}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("info", "outputs", 0, "datatype"), "GARBAGE"),
+        (("info", "outputs", 0, "datatype"), 7),
+        (("info", "outputs", 0, "shape"), [-1, 1 << 40]),
+        (("info", "outputs", 0, "shape"), [-5, 3]),
+        (("info", "inputs", 0, "shape"), ["a"]),
+        (("info", "inputs", 0, "shape"), "ab"),
+        (("info", "inputs", 0, "name"), 5),
+        (("info", "inputs"), []),
+        (("info", "outputs"), []),
+        (("info", "batchable"), "no"),
+        (("info", "weights_pages"), True),
+        (("profiles", "gpu", "infer", "1", "samples"), [True]),
+        (("profiles", "gpu", "infer", "1", "samples"), []),
+        (("profiles", "gpu", "infer"), {"2": {"samples": [5]}}),
+    ],
+)
+def test_a_state_that_is_wrong_in_one_place_is_refused(path: tuple[Any, ...], value: object) -> None:
+    state = {"models": [copy.deepcopy(GOOD)]}
+    ((model, copies),) = models_of(state)
+    assert (model.path, copies, model.profile.infer_estimate(1)) == ("m.onnx", 1, 8)
+    place: Any = state["models"][0]
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(InvalidRequestError, match="not what clockwork status --json prints"):
+        models_of(state)

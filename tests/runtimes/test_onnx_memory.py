@@ -187,3 +187,24 @@ def test_the_entry_just_written_stays_and_other_files_are_not_touched(tmp_path: 
     entry.write_bytes(bytes(100))
     cache.tidy(tmp_path, 10, entry)
     assert {it.name for it in tmp_path.iterdir()} == {"notes", entry.name}
+
+
+def test_what_a_killed_process_has_left_is_swept_away_when_it_is_old(tmp_path: Path) -> None:
+    for age, name in ((7200, "old"), (0, "new")):
+        left = tmp_path / f"clockwork-{name}"
+        left.mkdir()
+        (left / "weights").write_bytes(b"w")
+        file = tmp_path / f".{name}.tmp"
+        file.write_bytes(b"w")
+        for path in (left, file):
+            moment = path.stat().st_mtime - age
+            os.utime(path, (moment, moment))
+    OnnxRuntime(cache_dir=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".new.tmp", "clockwork-new"]
+
+
+def test_a_cache_is_tidied_at_the_start(tmp_path: Path) -> None:
+    OnnxRuntime(cache_dir=tmp_path).load_model(saved(dense(), tmp_path / "a.onnx"))
+    assert list(tmp_path.glob("*.onnx-prepared"))
+    OnnxRuntime(cache_dir=tmp_path, cache_bytes=1)
+    assert not list(tmp_path.glob("*.onnx-prepared"))

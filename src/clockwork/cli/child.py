@@ -1,8 +1,8 @@
 """The worker of ``clockwork serve``: a child process that is started again when it dies, and never outlives its parent.
 
-Rules of the file: a child that ends by itself soon after its start has said why, and is not started again. One that
-was killed, or ran for a while, is, after a wait that doubles; not more than `QUICK_DEATHS_MAX` times if it never
-lasts.
+Rules of the file: a child that fails by itself soon after its start has said why, and is not started again. One that
+was killed, told to end, or ran for a while, is, after a wait that doubles; not more than `QUICK_DEATHS_MAX` times if it
+never lasts.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class Child:
                 code = await self._run()
                 quick_deaths = quick_deaths + 1 if loop.time() - started < QUICK else 1
                 ended = f"the worker process {_show_end(code)}"
-                if code >= 0 and loop.time() - started < QUICK:
+                if code > 0 and loop.time() - started < QUICK:
                     raise ServerError(f"{ended}: see what it said above")
                 if quick_deaths >= QUICK_DEATHS_MAX:
                     raise ServerError(f"{ended}, for the {quick_deaths}th time within {QUICK:g} s of its start")

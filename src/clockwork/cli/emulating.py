@@ -16,24 +16,34 @@ from clockwork.errors import InvalidRequestError
 from clockwork.host.worker import PAGE_SIZE
 from clockwork.paced.from_status import models_of
 from clockwork.paced.models import PROFILES, PacedModel
-from clockwork.units import Bytes, Pages
+from clockwork.units import Bytes, Pages, show_bytes
 
 CACHE: Final[Bytes] = 1376 * PAGE_SIZE
 """Weights cache of an emulated device unless something else is asked for: that of the paper's GPUs, 1,376 pages."""
+
+
+def check_emulated(devices: int | None, profiles: Sequence[str] | None) -> None:
+    """Whether the two options come together.
+
+    Raises:
+        typer.BadParameter: one came without the other.
+    """
+    if profiles and not devices:
+        raise typer.BadParameter("it is for emulated devices: say how many with --emulate N", param_hint="--profile")
+    if devices and not profiles:
+        raise typer.BadParameter(
+            f"--emulate needs to know how long things take: {', '.join(PROFILES)}, or a file", param_hint="--profile"
+        )
 
 
 def emulated_models(profiles: Sequence[str] | None) -> dict[str, PacedModel]:
     """The models that emulated devices can take for real, by path, which is a name.
 
     Raises:
-        typer.BadParameter: no profile was given, one is neither built in nor a file, or two have one name.
+        typer.BadParameter: one is neither built in nor a file, or two have one name.
     """
-    if not profiles:
-        raise typer.BadParameter(
-            f"--emulate needs to know how long things take: {', '.join(PROFILES)}, or a file", param_hint="--profile"
-        )
     models: dict[str, PacedModel] = {}
-    for profile in profiles:
+    for profile in profiles or ():
         for model in _read(profile):
             if model.path in models:
                 raise typer.BadParameter(f"two profiles are called {model.path}", param_hint="--profile")
@@ -42,8 +52,15 @@ def emulated_models(profiles: Sequence[str] | None) -> dict[str, PacedModel]:
 
 
 def pages(cache_size: Bytes | None) -> Pages:
-    """Pages of each emulated device's weights cache."""
-    return max(1, (CACHE if cache_size is None else cache_size) // PAGE_SIZE)
+    """Pages of each emulated device's weights cache.
+
+    Raises:
+        typer.BadParameter: there is not a single one.
+    """
+    made = (CACHE if cache_size is None else cache_size) // PAGE_SIZE
+    if not made:
+        raise typer.BadParameter(f"it has no room for a page of {show_bytes(PAGE_SIZE)}", param_hint="--cache-size")
+    return made
 
 
 def emulated_specs(given: Sequence[str], copies: int, models: Sequence[str]) -> tuple[LoadSpec, ...]:
@@ -52,7 +69,9 @@ def emulated_specs(given: Sequence[str], copies: int, models: Sequence[str]) -> 
     Raises:
         typer.BadParameter: one is not there, or names clash.
     """
-    return check_names([_spec(text, copies, models) for text in given or models])
+    if not given:
+        return check_names([LoadSpec(path, path, copies) for path in models])
+    return check_names([_spec(text, copies, models) for text in given])
 
 
 def _spec(text: str, copies: int, models: Sequence[str]) -> LoadSpec:

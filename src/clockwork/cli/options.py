@@ -174,10 +174,10 @@ LogLevel: TypeAlias = Annotated[
     str, typer.Option("--log-level", parser=log_level, metavar="LEVEL", help="debug, info, warning or error.")
 ]
 Emulate: TypeAlias = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--emulate",
-        min=0,
+        min=1,
         max=1024,
         show_default=False,
         help="Emulate so many devices: they take their times from --profile and execute nothing.",

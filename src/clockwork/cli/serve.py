@@ -72,7 +72,7 @@ def serve(
     no_profile_cache: NoProfileCache = False,
     max_batch: MaxBatch = 16,
     profile_seconds: ProfileSeconds = 1.0,
-    emulate: Emulate = 0,
+    emulate: Emulate = None,
     profile: Profile = None,
     log_level: LogLevel = "info",
 ) -> None:
@@ -84,7 +84,7 @@ def serve(
     The worker is a process of its own. It is started again if it dies, and ends when this command does.
     """
     from clockwork.cli.embedded import EmulatedWorker, LocalWorker, WorkerOptions, run_embedded
-    from clockwork.cli.emulating import emulated_models, emulated_specs
+    from clockwork.cli.emulating import check_emulated, emulated_models, emulated_specs, pages
     from clockwork.cli.given import common_root, load_specs, parse_model
     from clockwork.cli.hosting import profile_directory, profiling
     from clockwork.controller.config import ControllerConfig
@@ -92,8 +92,10 @@ def serve(
     from clockwork.scheduling.registry import make_scheduler
 
     worker: WorkerOptions
+    check_emulated(emulate, profile)
     if emulate:
         specs = emulated_specs(models or [], copies, list(emulated_models(profile)))
+        pages(cache_size)  # says what is wrong with it here, not in the child
         worker = EmulatedWorker(emulate, profile or [], cache_size)
     elif models:
         given = [parse_model(text, copies) for text in models]

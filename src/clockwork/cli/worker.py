@@ -51,12 +51,13 @@ def worker(
     page_size: PageSize = 16 * MIB,
     model_cache: ModelCache = None,
     model_cache_size: ModelCacheSize = 32 * GIB,
-    emulate: Emulate = 0,
+    emulate: Emulate = None,
     profile: Profile = None,
     log_level: LogLevel = "info",
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Run a worker: it executes what its controller orders, and dials again when the controller restarts."""
+    from clockwork.cli.emulating import check_emulated
     from clockwork.cli.lifecycle import end_with_parent, start_log, until_stopped
 
     if exit_with_parent:
@@ -69,6 +70,7 @@ def worker(
 
     start_log(log_level, Console(stderr=True))
     name = name or default_name()
+    check_emulated(emulate, profile)
     if emulate:
         from clockwork.cli.emulating import emulated_models, pages
 

@@ -163,12 +163,12 @@ class LoadTest:
             if model is None:
                 some = ", ".join(sorted(self._models)[:5])
                 raise InvalidRequestError(f"the server has no model {outgoing.model!r}; it serves {some}")
-            made = self._inputs[key] = _inputs(model, outgoing.batch_size)
+            made = self._inputs[key] = _inputs(model, outgoing.batch_size, self._generated)
         return made
 
 
-def _inputs(model: ModelSummary, rows: int) -> Inputs:
-    """Random bytes that are small numbers, in the model's shapes."""
+def _inputs(model: ModelSummary, rows: int, generated: bool) -> Inputs:
+    """Random bytes that are small numbers, in the model's shapes; no bytes if the worker makes them."""
     specs, buffers = [], []
     rng = np.random.default_rng(0)
     for info in model.inputs:
@@ -178,6 +178,8 @@ def _inputs(model: ModelSummary, rows: int) -> Inputs:
             raise InvalidRequestError(f"model {model.name} takes strings; use generated inputs")
         made = spec(info.name, info.datatype, shape)
         specs.append(made)
+        if generated:
+            continue
         if info.datatype == Datatype.FP32:
             buffers.append(memoryview(rng.random(shape, np.float32).tobytes()))
         else:

@@ -10,6 +10,7 @@ An entry is one file: `MAGIC`, the length of the header, the header (JSON), the 
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 import zlib
 from pathlib import Path
@@ -19,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from clockwork.arrays import Array
-from clockwork.runtimes.onnx.prepared import Prepared, aligned
+from clockwork.runtimes.onnx.prepared import SCRATCH, Prepared, aligned
 from clockwork.runtimes.onnx.probe import Verdict
 from clockwork.runtimes.onnx.signature import Signature
 from clockwork.units import MIB, Bytes
@@ -83,7 +84,22 @@ def use(file: Path) -> None:
         os.utime(file)
 
 
-def tidy(directory: Path, nbytes: Bytes, keep: Path) -> None:
+LEFT_BEHIND: Final = 3600.0
+"""Seconds after which what a process that was killed has left in the directory is nobody's any more."""
+
+
+def sweep(directory: Path) -> None:
+    """Remove what processes have left that were killed while they prepared a model."""
+    with contextlib.suppress(OSError):
+        with tempfile.TemporaryFile(dir=directory) as file:
+            now = os.fstat(file.fileno()).st_mtime  # by the clock that the others' times are of
+        for left in (*directory.glob(f"{SCRATCH}*"), *directory.glob(".*.tmp")):
+            with contextlib.suppress(OSError):
+                if now - left.stat().st_mtime > LEFT_BEHIND:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def tidy(directory: Path, nbytes: Bytes, keep: Path | None = None) -> None:
     """Remove the entries least recently used until all that are left take ``nbytes`` at most; never ``keep``.
 
     Where two processes tidy at once, one may find an entry gone; that harms neither.

@@ -46,6 +46,9 @@ ALIGNMENT: Final[Bytes] = 64
 WEIGHTS: Final = "weights"
 """The location of external data in prepared graphs."""
 
+SCRATCH: Final = "clockwork-"
+"""How the names of directories begin that exist while a model is prepared."""
+
 _DTYPES: Final[dict[int, np.dtype[Any]]] = {
     onnx.TensorProto.FLOAT: np.dtype("<f4"),
     onnx.TensorProto.UINT8: np.dtype("u1"),
@@ -135,7 +138,7 @@ def prepare(path: Path, threads: int, scratch: Path | None) -> tuple[Any, Prepar
     Raises:
         InvalidModelError: ONNX Runtime cannot load it, or its inputs or outputs are of unsupported types.
     """
-    with tempfile.TemporaryDirectory(prefix="clockwork-", dir=scratch) as directory:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=scratch) as directory:
         optimised = Path(directory) / "model.onnx"
         wanted = options(threads)
         wanted.optimized_model_filepath = str(optimised)

@@ -41,6 +41,9 @@ class OnnxRuntime:
         share_one_arena()
         if cache_dir is not None:
             cache_dir.mkdir(parents=True, exist_ok=True)
+            cache.sweep(cache_dir)
+            if cache_bytes is not None:
+                cache.tidy(cache_dir, cache_bytes)
         self._threads = threads_per_device
         self._cache_dir = cache_dir
         self._cache_bytes = cache_bytes
