@@ -48,7 +48,7 @@ class LocalClient:
         finally:
             self._waiting.pop(request.id, None)
 
-    def send(self, response: Response, payload: Sequence[Any]) -> None:
+    def send(self, response: Response, payload: Sequence[Any] = ()) -> None:
         """The controller answers."""
         future = self._waiting.get(response.id)
         if future is not None and not future.done():
