@@ -51,7 +51,7 @@ async def front_ends(host: ControllerHost, grpc: Address | None) -> AsyncIterato
     """
     async with AsyncExitStack() as stack:
         if grpc is not None:
-            os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # a worker is started by exec, and needs nothing of it
+            os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # workers are exec'ed
             from clockwork.grpc_frontend import serve_grpc
 
             server = await stack.enter_async_context(serve_grpc(host, grpc))
