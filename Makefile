@@ -60,11 +60,11 @@ lock: ## Renew both lock files; PYTHON must be the oldest supported one (3.11), 
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --extra demo -o requirements.lock pyproject.toml
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 
-protocol: ## Make grpc_service_pb2.py from the .proto beside it
+protocol: ## Make the modules *_pb2 from the .proto files beside them
 	$(PYTHON) -m venv build/protocol
 	build/protocol/bin/python -m pip --disable-pip-version-check --quiet install $(PROTOC)
-	cd $(PROTOCOL) && $(CURDIR)/build/protocol/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. grpc_service.proto
-	sed -i 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' $(PROTOCOL)/grpc_service_pb2.py
+	cd $(PROTOCOL) && $(CURDIR)/build/protocol/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. *.proto
+	sed -i 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' $(PROTOCOL)/*_pb2.py
 
 clean: ## Remove .venv, build and the tools' caches
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -2,9 +2,10 @@
 
     python benchmarks/bench_grpc.py --json results.json
 
-The server, controller and worker together, is pinned to one core. The client is pinned to the other, and sends messages
-made beforehand over one grpc.aio channel. Keys: ``grpc_requests_per_s`` with 64 requests in flight; ``grpc_ms_p50`` with
-one, in milliseconds seen by the client; ``native_*`` are the same of the native protocol, in the same run.
+The server, controller and worker together, is pinned to one core. The client is pinned to the other, and sends
+messages made beforehand over one grpc.aio channel. Keys: ``grpc_requests_per_s`` with 64 requests in flight;
+``grpc_ms_p50`` with one, in milliseconds seen by the client; ``native_*`` are the same of the native protocol, in the
+same run.
 """
 
 import argparse

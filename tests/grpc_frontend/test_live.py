@@ -15,6 +15,7 @@ from tritonclient.utils import InferenceServerException
 from client.live import LOOPBACK, ScriptedWorker, controller, run, serving
 from clockwork.controller.startup import Stage
 from clockwork.errors import ServerError
+from clockwork.grpc_frontend import health_pb2 as health
 from clockwork.grpc_frontend import serve_grpc
 from clockwork.host.controller import ControllerHost
 from clockwork.messages.actions import Infer
@@ -166,6 +167,8 @@ def test_while_the_server_starts_it_lives_and_is_not_ready() -> None:
             assert await client.is_server_live()
             assert not await client.is_server_ready()
             assert not await client.is_model_ready("m")
+            async with grpc.aio.insecure_channel(str(server.address)) as channel:
+                assert await health_of(channel, "") == health.HealthCheckResponse.NOT_SERVING
 
     run(test())
 
@@ -224,5 +227,27 @@ def test_bytes_that_are_no_message_harm_nobody_else() -> None:
                     await call(b"\xff\xff\xff")
                 stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
                 assert (await stub.ServerReady(service_pb2.ServerReadyRequest())).ready
+
+    run(test())
+
+
+async def health_of(channel: grpc.aio.Channel, service: str) -> int:
+    call = channel.unary_unary("/grpc.health.v1.Health/Check")
+    asked = health.HealthCheckRequest(service=service)
+    return health.HealthCheckResponse.FromString(await call(asked.SerializeToString())).status
+
+
+def test_the_health_checking_protocol_is_spoken() -> None:
+    async def test() -> None:
+        async with (
+            front_end() as (host, _, _),
+            serve_grpc(host, LOOPBACK) as server,
+            grpc.aio.insecure_channel(str(server.address)) as channel,
+        ):
+            for service in ("", "inference.GRPCInferenceService"):
+                assert await health_of(channel, service) == health.HealthCheckResponse.SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await health_of(channel, "another")
+            assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
     run(test())

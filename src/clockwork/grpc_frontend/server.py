@@ -5,7 +5,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
@@ -13,13 +13,11 @@ import grpc.aio
 from clockwork.controller.startup import Stage
 from clockwork.errors import ServerError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
-from clockwork.grpc_frontend.service import CallFailedError, Service
+from clockwork.grpc_frontend import health_pb2 as health
+from clockwork.grpc_frontend.service import HEALTH_SERVICE, SERVICE, CallFailedError, Service
 from clockwork.host.controller import ControllerHost
 from clockwork.net.address import Address
 from clockwork.units import MIB, Bytes
-
-SERVICE: Final = "inference.GRPCInferenceService"
-"""As the protocol names it."""
 
 MAX_MESSAGE_BYTES: Final[Bytes] = 256 * MIB
 """Of one message, either way; longer ones end their call with RESOURCE_EXHAUSTED."""
@@ -35,6 +33,8 @@ _OPTIONS: Final = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # else two servers could share a port, and each would get half of the calls
 )
+
+_Method: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
 
 log = logging.getLogger("clockwork.grpc")
 
@@ -63,7 +63,7 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     client = host.local_client()
     server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
     service = Service(client, lambda: host.progress()[0] == Stage.SERVING.value)
-    server.add_generic_rpc_handlers((_handlers(service),))
+    server.add_generic_rpc_handlers((_inference(service), _health(service)))
     try:
         port = server.add_insecure_port(str(address))
     except RuntimeError as error:
@@ -91,31 +91,36 @@ async def _check_free(address: Address) -> None:
         raise ServerError(f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _handlers(service: Service) -> grpc.GenericRpcHandler:
-    unary: dict[str, tuple[Callable[[Any, Any], Awaitable[Any]], Any]] = {
-        "ServerLive": (service.server_live, pb.ServerLiveRequest),
-        "ServerReady": (service.server_ready, pb.ServerReadyRequest),
-        "ServerMetadata": (service.server_metadata, pb.ServerMetadataRequest),
-        "ModelReady": (service.model_ready, pb.ModelReadyRequest),
-        "ModelMetadata": (service.model_metadata, pb.ModelMetadataRequest),
-        "ModelConfig": (service.model_config, pb.ModelConfigRequest),
-        "ModelStatistics": (service.model_statistics, pb.ModelStatisticsRequest),
-        "ModelInfer": (service.model_infer, pb.ModelInferRequest),
-        "RepositoryIndex": (service.repository_index, pb.RepositoryIndexRequest),
-        "RepositoryModelLoad": (service.repository_model_load, pb.RepositoryModelLoadRequest),
-        "RepositoryModelUnload": (service.repository_model_unload, pb.RepositoryModelUnloadRequest),
-    }
+def _inference(service: Service) -> grpc.GenericRpcHandler:
     handlers = {
-        name: grpc.unary_unary_rpc_method_handler(_told(method), message.FromString, _serialized)
-        for name, (method, message) in unary.items()
+        "ServerLive": _unary(service.server_live, pb.ServerLiveRequest),
+        "ServerReady": _unary(service.server_ready, pb.ServerReadyRequest),
+        "ServerMetadata": _unary(service.server_metadata, pb.ServerMetadataRequest),
+        "ModelReady": _unary(service.model_ready, pb.ModelReadyRequest),
+        "ModelMetadata": _unary(service.model_metadata, pb.ModelMetadataRequest),
+        "ModelConfig": _unary(service.model_config, pb.ModelConfigRequest),
+        "ModelStatistics": _unary(service.model_statistics, pb.ModelStatisticsRequest),
+        "ModelInfer": _unary(service.model_infer, pb.ModelInferRequest),
+        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
+            service.model_stream_infer, pb.ModelInferRequest.FromString, _serialized
+        ),
+        "RepositoryIndex": _unary(service.repository_index, pb.RepositoryIndexRequest),
+        "RepositoryModelLoad": _unary(service.repository_model_load, pb.RepositoryModelLoadRequest),
+        "RepositoryModelUnload": _unary(service.repository_model_unload, pb.RepositoryModelUnloadRequest),
     }
-    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-        service.model_stream_infer, pb.ModelInferRequest.FromString, _serialized
-    )
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
 
-def _told(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+def _health(service: Service) -> grpc.GenericRpcHandler:
+    handlers = {"Check": _unary(service.health_check, health.HealthCheckRequest)}
+    return grpc.method_handlers_generic_handler(HEALTH_SERVICE, handlers)
+
+
+def _unary(method: _Method, message: Any) -> grpc.RpcMethodHandler:
+    return grpc.unary_unary_rpc_method_handler(_told(method), message.FromString, _serialized)
+
+
+def _told(method: _Method) -> _Method:
     """The method, whose failures end the call as the contract says."""
 
     async def answer(message: Any, call: Any) -> Any:
