@@ -16,9 +16,14 @@ COMPILE    = CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/pip-compile --qui
 	--allow-unsafe --strip-extras --all-build-deps --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
 
+# The oldest compiler whose code all accepted releases of protobuf run. Its messages get a pool of descriptors of their own:
+# in the common one they would quarrel with every other copy of the protocol that a program imports.
+PROTOC   := grpcio-tools==1.72.2 "setuptools<81"
+PROTOCOL := src/clockwork/grpc_frontend
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format bench lock clean
+.PHONY: help setup demo test check format bench lock protocol clean
 
 help: ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -54,6 +59,12 @@ lock: ## Renew both lock files; PYTHON must be the oldest supported one (3.11), 
 	build/lock/bin/python -m pip --disable-pip-version-check --quiet install $(PIP_TOOLS)
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --extra demo -o requirements.lock pyproject.toml
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+
+protocol: ## Make the modules *_pb2 from the .proto files beside them
+	$(PYTHON) -m venv build/protocol
+	build/protocol/bin/python -m pip --disable-pip-version-check --quiet install $(PROTOC)
+	cd $(PROTOCOL) && $(CURDIR)/build/protocol/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. *.proto
+	sed -i 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' $(PROTOCOL)/*_pb2.py
 
 clean: ## Remove .venv, build and the tools' caches
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

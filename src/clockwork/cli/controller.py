@@ -6,6 +6,7 @@ import typer
 
 from clockwork.cli.options import (
     DefaultSlo,
+    Grpc,
     Listen,
     LogLevel,
     MaxBatch,
@@ -49,6 +50,7 @@ LoadTimeout: TypeAlias = Annotated[
 
 def controller(
     listen: Listen = DEFAULT_LISTEN,
+    grpc: Grpc = None,
     worker_listen: WorkerListen = DEFAULT_WORKER_LISTEN,
     workers: Workers = 1,
     load_timeout: LoadTimeout = 10 * SECOND,
@@ -68,7 +70,7 @@ def controller(
     import uvloop
     from rich.console import Console
 
-    from clockwork.cli.hosting import listening, profile_directory, profiling, together
+    from clockwork.cli.hosting import front_ends, listening, profile_directory, profiling, together
     from clockwork.cli.lifecycle import start_log, until_stopped
     from clockwork.cli.startup import show_startup
     from clockwork.controller.config import ControllerConfig
@@ -91,7 +93,7 @@ def controller(
     start_log(log_level, console)
 
     async def work() -> None:
-        async with listening(config, policy) as host:
+        async with listening(config, policy) as host, front_ends(host, grpc):
             await together(host.wait(), show_startup(host, console))
 
     uvloop.run(until_stopped(work()))

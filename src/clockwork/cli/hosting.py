@@ -3,13 +3,14 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from clockwork.controller.config import ProfilingConfig
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
 from clockwork.host.priority import be_prompt
+from clockwork.net.address import Address
 from clockwork.scheduling.base import Scheduler
 from clockwork.units import seconds
 
@@ -39,6 +40,23 @@ async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> Async
         yield host
     finally:
         await host.close()
+
+
+@asynccontextmanager
+async def front_ends(host: ControllerHost, grpc: Address | None) -> AsyncIterator[None]:
+    """The protocols that the operator asked for beside the native one; each says on stdout where it listens.
+
+    Raises:
+        ServerError: an address is taken, or may not be used.
+    """
+    async with AsyncExitStack() as stack:
+        if grpc is not None:
+            os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # workers are exec'ed
+            from clockwork.grpc_frontend import serve_grpc
+
+            server = await stack.enter_async_context(serve_grpc(host, grpc))
+            print(f"clockwork serves gRPC on {server.address}", flush=True)
+        yield
 
 
 async def together(*works: Coroutine[Any, Any, None]) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Final, TypeAlias
 import typer
 
 from clockwork.errors import InvalidRequestError
-from clockwork.net.address import CLIENT_PORT, DEFAULT_LISTEN, WORKER_PORT, Address, parse_address
+from clockwork.net.address import CLIENT_PORT, DEFAULT_LISTEN, GRPC_PORT, WORKER_PORT, Address, parse_address
 from clockwork.units import GIB, KIB, MIB, MICROSECOND, MILLISECOND, SECOND, Bytes, Nanos
 
 _DURATION_UNITS: Final = {"us": MICROSECOND, "ms": MILLISECOND, "s": SECOND, "": SECOND, "min": 60 * SECOND}
@@ -55,6 +55,11 @@ def worker_address(value: str | Address) -> Address:
     return _address(value, WORKER_PORT)
 
 
+def grpc_address(value: str | Address) -> Address | None:
+    """``HOST:PORT``, the port Triton's if none is given; ``none`` is no address."""
+    return None if value == "none" else _address(value, GRPC_PORT)
+
+
 def _address(value: str | Address, default_port: int) -> Address:
     if isinstance(value, Address):
         return value
@@ -91,6 +96,16 @@ Listen: TypeAlias = Annotated[
         metavar="HOST:PORT",
         show_default=str(DEFAULT_LISTEN),
         help="Listen here for clients; port 0: any free one.",
+    ),
+]
+Grpc: TypeAlias = Annotated[
+    Address | None,
+    typer.Option(
+        "--grpc",
+        parser=grpc_address,
+        metavar="HOST:PORT",
+        show_default="none",
+        help="Serve the Open Inference Protocol over gRPC here; port 0: any free one.",
     ),
 ]
 SchedulerName: TypeAlias = Annotated[

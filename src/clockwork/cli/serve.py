@@ -10,6 +10,7 @@ from clockwork.cli.options import (
     DefaultSlo,
     Devices,
     Emulate,
+    Grpc,
     Listen,
     LogLevel,
     MaxBatch,
@@ -31,6 +32,7 @@ EXAMPLES: Final = examples(
     "clockwork serve models/resnet50.onnx",
     "clockwork serve a.onnx second=b.onnx c.onnx:20     a, second, and twenty copies c-1 to c-20",
     "clockwork serve models/*.onnx --devices 2 --cache-size 1GiB --listen 0.0.0.0:12346",
+    "clockwork serve models/*.onnx --grpc 127.0.0.1:8001",
     "clockwork serve --emulate 8 --profile resnet50-v100 --copies 15",
 )
 
@@ -58,6 +60,7 @@ ModelRoot: TypeAlias = Annotated[
 def serve(
     models: Models = None,
     listen: Listen = DEFAULT_LISTEN,
+    grpc: Grpc = None,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
     copies: Copies = 1,
@@ -110,4 +113,4 @@ def serve(
         ControllerConfig(models=specs, default_slo=slo, profiling=profiling(max_batch, profile_seconds)),
         profile_directory(profile_cache, no_profile_cache),
     )
-    run_embedded(config, make_scheduler(scheduler), worker, log_level)
+    run_embedded(config, make_scheduler(scheduler), worker, log_level, grpc)

@@ -9,6 +9,7 @@ than its own error, as between processes of one host, is taken to be none.
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from clockwork.controller.events import (
 from clockwork.controller.startup import ControllerWithStartupPhase
 from clockwork.errors import InvalidRequestError, ProtocolError, ServerError
 from clockwork.host.driver import Driver
+from clockwork.host.local_client import LocalClient
 from clockwork.host.profile_store import ProfileStore
 from clockwork.messages.commands import SendAction
 from clockwork.messages.link import ROLE_CLIENT, ROLE_WORKER
@@ -84,7 +86,7 @@ class ControllerHost:
         self._driver: Driver[Event, ControllerCommand] = Driver(self._machine, self._clock, self._execute)
         self._servers: list[Server] = []
         self._workers: dict[str, Connection] = {}
-        self._clients: dict[int, Connection] = {}
+        self._clients: dict[int, Connection | LocalClient] = {}
         self._client_ids: dict[Connection, int] = {}
         self._last_client = 0
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -132,6 +134,14 @@ class ControllerHost:
         """
         await asyncio.shield(self._failure)
 
+    def local_client(self) -> LocalClient:
+        """A client in this process; a front end has one for each of its connections, or one for all."""
+        self._last_client += 1
+        client_id = self._last_client
+        client = LocalClient(partial(self._said, client_id), partial(self._left, client_id))
+        self._clients[client_id] = client
+        return client
+
     def progress(self) -> tuple[str, Progress]:
         """The stage, and how far it is."""
         return self._machine.stage.value, self._machine.progress(self._clock.now())
@@ -143,6 +153,9 @@ class ControllerHost:
             self._failure.exception()  # nobody may be waiting for it any more
         for server in self._servers:
             await server.close("the controller is shutting down")
+        for client in list(self._clients.values()):
+            if isinstance(client, LocalClient):
+                client.close()
         if not self._failure.done():
             self._failure.cancel()
 
@@ -184,14 +197,17 @@ class ControllerHost:
 
     def _client_said(self, connection: Connection, message: Any, payload: Any) -> None:
         client_id = self._client_ids.get(connection)
-        if client_id is None:
-            return
+        if client_id is not None:
+            self._said(client_id, message, payload)
+
+    def _said(self, client_id: int, message: Any, payload: Any) -> None:
         if isinstance(message, InferRequest):
             try:
                 self._check_payload(message, len(payload))
             except InvalidRequestError as error:
                 timing = RequestTiming(0)
-                connection.send(InferResponse(message.id, Status.INVALID_REQUEST, str(error), (), timing))
+                refused = InferResponse(message.id, Status.INVALID_REQUEST, str(error), (), timing)
+                self._clients[client_id].send(refused, ())
                 return
         self._driver.feed(ClientRequest(client_id, message, payload))
 
@@ -209,7 +225,10 @@ class ControllerHost:
     def _client_closed(self, connection: Connection, reason: str) -> None:
         client_id = self._client_ids.pop(connection, None)
         if client_id is not None:
-            del self._clients[client_id]
+            self._left(client_id)
+
+    def _left(self, client_id: int) -> None:
+        if self._clients.pop(client_id, None) is not None:
             self._driver.feed(ClientLost(client_id))
 
     # --- what goes out -----------------------------------------------------------------------------------------------

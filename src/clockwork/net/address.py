@@ -10,6 +10,9 @@ CLIENT_PORT: Final = 12346
 WORKER_PORT: Final = 12345
 """Where a controller listens for workers."""
 
+GRPC_PORT: Final = 8001
+"""Where Triton listens for gRPC."""
+
 
 class Address(NamedTuple):
     """A host and a TCP port; port 0 lets the operating system choose."""

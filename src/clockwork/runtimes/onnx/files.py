@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 from msgspec import Struct
 
 from clockwork.errors import InvalidModelError

@@ -1,0 +1,117 @@
+"""``ModelInferRequest`` into `InferRequest`, and `InferResponse` into ``ModelInferResponse``.
+
+Rules of the file: no clock and no I/O. Raw data is not looked at, nor copied if there is but one tensor.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from clockwork.errors import InvalidRequestError
+from clockwork.grpc_frontend import grpc_service_pb2 as pb
+from clockwork.grpc_frontend.contents import payload_of
+from clockwork.messages.requests import InferRequest, InferResponse
+from clockwork.messages.tensors import MAX_RANK, MAX_TENSORS, TensorSpec
+from clockwork.oip.contract import slo_of
+from clockwork.units import MIB, MILLISECOND, Bytes, Nanos
+from clockwork.wire.frame import MAX_FRAME_BYTES
+
+VERSION: Final = "1"
+"""The one version that every model has."""
+
+MAX_PAYLOAD_BYTES: Final[Bytes] = MAX_FRAME_BYTES - MIB
+"""Tensors of one request: they go to a worker in one frame, with its header."""
+
+_REFUSED_PARAMETERS: Final = ("sequence_id", "shared_memory_region", "classification")
+"""What would change the answer, and Clockwork does not have. Other parameters that it does not know are hints."""
+
+
+def request_of(message: pb.ModelInferRequest, id: int, remaining: Nanos | None) -> tuple[InferRequest, Any]:
+    """The request and its payload; ``remaining`` is the time that the call has left.
+
+    Raises:
+        InvalidRequestError: the message contradicts itself, is too large, or asks for what there is not.
+    """
+    check_version(message.model_name, message.model_version)
+    if len(message.inputs) > MAX_TENSORS or len(message.outputs) > MAX_TENSORS:
+        raise InvalidRequestError(
+            f"{len(message.inputs)} inputs and {len(message.outputs)} outputs; at most {MAX_TENSORS} are accepted"
+        )
+    parameters = _parameters(message.parameters) if message.parameters else {}
+    for tensor in (*message.inputs, *message.outputs):
+        if tensor.parameters:
+            _parameters(tensor.parameters)
+    try:
+        slo = slo_of(parameters, remaining)
+    except ValueError as error:
+        raise InvalidRequestError(str(error)) from None
+    specs, payload = _raw(message) if message.raw_input_contents else _typed(message)
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise InvalidRequestError(f"the inputs take {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are accepted")
+    outputs = tuple(output.name for output in message.outputs)
+    return InferRequest(id, message.model_name, specs, slo, None, outputs), payload
+
+
+def response_of(message: pb.ModelInferRequest, response: InferResponse, payload: Any) -> pb.ModelInferResponse:
+    """What a request that succeeded is answered with."""
+    made = pb.ModelInferResponse(model_name=message.model_name, model_version=VERSION, id=message.id)
+    timing = response.timing
+    parameters = made.parameters
+    if response.predicted is not None:
+        parameters["predicted_ms"].double_param = response.predicted / MILLISECOND
+    parameters["queue_ms"].double_param = timing.queue / MILLISECOND
+    parameters["exec_ms"].double_param = timing.exec / MILLISECOND
+    parameters["total_ms"].double_param = timing.total / MILLISECOND
+    parameters["batch_size"].int64_param = timing.batch_size
+    parameters["cold_start"].bool_param = timing.cold_start
+    view, at = memoryview(b"" if payload is None else payload), 0
+    for output in response.outputs:
+        made.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
+        made.raw_output_contents.append(bytes(view[at : at + output.nbytes]))
+        at += output.nbytes
+    return made
+
+
+def check_version(model: str, version: str) -> None:
+    """Accept no version, and the one there is.
+
+    Raises:
+        InvalidRequestError: another one.
+    """
+    if version not in ("", VERSION):
+        raise InvalidRequestError(f"version {version!r} of model {model!r} was asked for; there is only {VERSION!r}")
+
+
+def _parameters(sent: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
+    made = {key: getattr(value, value.WhichOneof("parameter_choice") or "", None) for key, value in sent.items()}
+    for name in _REFUSED_PARAMETERS:
+        if made.get(name):
+            raise InvalidRequestError(f"the parameter {name} is not supported; Clockwork has nothing like it")
+    return made
+
+
+def _raw(message: pb.ModelInferRequest) -> tuple[tuple[TensorSpec, ...], bytes]:
+    contents: Sequence[bytes] = message.raw_input_contents
+    if len(contents) != len(message.inputs):
+        raise InvalidRequestError(
+            f"{len(message.inputs)} inputs came with {len(contents)} raw_input_contents; each must have its own"
+        )
+    specs = []
+    for tensor, data in zip(message.inputs, contents, strict=True):
+        if tensor.HasField("contents"):
+            raise InvalidRequestError(
+                f"tensor {tensor.name!r} has contents beside raw_input_contents; send one of them"
+            )
+        specs.append(TensorSpec(tensor.name, tensor.datatype, tuple(tensor.shape), len(data)))
+    return tuple(specs), contents[0] if len(contents) == 1 else b"".join(contents)
+
+
+def _typed(message: pb.ModelInferRequest) -> tuple[tuple[TensorSpec, ...], bytes]:
+    specs, payloads = [], []
+    for tensor in message.inputs:
+        shape = tuple(tensor.shape)
+        if len(shape) > MAX_RANK or any(dim < 0 for dim in shape):
+            raise InvalidRequestError(f"tensor {tensor.name!r} has the shape {list(shape)[: MAX_RANK + 1]}")
+        payload = payload_of(tensor.name, tensor.datatype, shape, tensor.contents)
+        specs.append(TensorSpec(tensor.name, tensor.datatype, shape, len(payload)))
+        payloads.append(payload)
+    return tuple(specs), b"".join(payloads)

@@ -1,0 +1,137 @@
+"""The gRPC server: one port, its limits, and how methods are reached and failures told."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeAlias
+
+import grpc
+import grpc.aio
+
+from clockwork.controller.startup import Stage
+from clockwork.errors import ServerError
+from clockwork.grpc_frontend import grpc_service_pb2 as pb
+from clockwork.grpc_frontend import health_pb2 as health
+from clockwork.grpc_frontend.service import HEALTH_SERVICE, SERVICE, CallFailedError, Service
+from clockwork.host.controller import ControllerHost
+from clockwork.net.address import Address
+from clockwork.units import MIB, Bytes
+
+MAX_MESSAGE_BYTES: Final[Bytes] = 256 * MIB
+"""Of one message, either way; longer ones end their call with RESOURCE_EXHAUSTED."""
+
+MAX_CALLS: Final = 10_000
+"""Calls at a time, streams included; more are told RESOURCE_EXHAUSTED. The controller has limits of its own."""
+
+GRACE: Final = 1.0
+"""Seconds for calls to end when the server does."""
+
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # else two servers could share a port, and each would get half of the calls
+)
+
+_Method: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
+
+log = logging.getLogger("clockwork.grpc")
+
+
+class GrpcServer:
+    """Listens; made by `serve_grpc`."""
+
+    def __init__(self, server: grpc.aio.Server, address: Address) -> None:
+        """``address`` has the real port."""
+        self.address = address
+        self._server = server
+
+    async def close(self) -> None:
+        """Take no more calls; those that do not end in time are cancelled."""
+        await self._server.stop(GRACE)
+
+
+@asynccontextmanager
+async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[GrpcServer]:
+    """Serve what the controller serves over gRPC, on its event loop; closed at the end.
+
+    Raises:
+        ServerError: the address is taken, or may not be used.
+    """
+    await _check_free(address)
+    client = host.local_client()
+    server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+    service = Service(client, lambda: host.progress()[0] == Stage.SERVING.value)
+    server.add_generic_rpc_handlers((_inference(service), _health(service)))
+    try:
+        port = server.add_insecure_port(str(address))
+    except RuntimeError as error:
+        raise ServerError(f"cannot listen on {address}: {error}") from error
+    await server.start()
+    serving = GrpcServer(server, Address(address.host, port))
+    log.info("listening for gRPC on %s", serving.address)
+    try:
+        yield serving
+    finally:
+        client.close()  # whoever waits is told so, rather than cut off
+        await serving.close()
+
+
+async def _check_free(address: Address) -> None:
+    """Try the address: gRPC would write the reason to stderr, and not say it."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, place = found[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(place)
+            trial.listen()
+    except (OSError, UnicodeError) as error:  # UnicodeError: what cannot be a host's name
+        raise ServerError(f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _inference(service: Service) -> grpc.GenericRpcHandler:
+    handlers = {
+        "ServerLive": _unary(service.server_live, pb.ServerLiveRequest),
+        "ServerReady": _unary(service.server_ready, pb.ServerReadyRequest),
+        "ServerMetadata": _unary(service.server_metadata, pb.ServerMetadataRequest),
+        "ModelReady": _unary(service.model_ready, pb.ModelReadyRequest),
+        "ModelMetadata": _unary(service.model_metadata, pb.ModelMetadataRequest),
+        "ModelConfig": _unary(service.model_config, pb.ModelConfigRequest),
+        "ModelStatistics": _unary(service.model_statistics, pb.ModelStatisticsRequest),
+        "ModelInfer": _unary(service.model_infer, pb.ModelInferRequest),
+        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
+            service.model_stream_infer, pb.ModelInferRequest.FromString, _serialized
+        ),
+        "RepositoryIndex": _unary(service.repository_index, pb.RepositoryIndexRequest),
+        "RepositoryModelLoad": _unary(service.repository_model_load, pb.RepositoryModelLoadRequest),
+        "RepositoryModelUnload": _unary(service.repository_model_unload, pb.RepositoryModelUnloadRequest),
+    }
+    return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+
+def _health(service: Service) -> grpc.GenericRpcHandler:
+    handlers = {"Check": _unary(service.health_check, health.HealthCheckRequest)}
+    return grpc.method_handlers_generic_handler(HEALTH_SERVICE, handlers)
+
+
+def _unary(method: _Method, message: Any) -> grpc.RpcMethodHandler:
+    return grpc.unary_unary_rpc_method_handler(_told(method), message.FromString, _serialized)
+
+
+def _told(method: _Method) -> _Method:
+    """The method, whose failures end the call as the contract says."""
+
+    async def answer(message: Any, call: Any) -> Any:
+        try:
+            return await method(message, call)
+        except CallFailedError as failed:
+            await call.abort(failed.code, str(failed), failed.metadata())
+
+    return answer
+
+
+def _serialized(message: Any) -> bytes:
+    data: bytes = message.SerializeToString()
+    return data

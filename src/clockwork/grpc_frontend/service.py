@@ -1,0 +1,258 @@
+"""The methods of ``GRPCInferenceService``, asked of the controller by a `LocalClient`.
+
+Rules of the file: a method takes a message and the call, and returns a message; what is no success is raised as
+`CallFailedError`, and told by the contract's code, message and trailing metadata in one place.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final, TypeVar
+
+import grpc
+from grpc.aio import ServicerContext
+
+from clockwork import __version__
+from clockwork.errors import ConnectionLostError, InvalidRequestError
+from clockwork.grpc_frontend import grpc_service_pb2 as pb
+from clockwork.grpc_frontend import health_pb2 as health
+from clockwork.grpc_frontend.describe import EXTENSIONS, config_of, index_of, metadata_of
+from clockwork.grpc_frontend.infer import check_version, request_of, response_of
+from clockwork.grpc_frontend.tally import Tally
+from clockwork.host.local_client import LocalClient
+from clockwork.messages.requests import (
+    ErrorResponse,
+    InferResponse,
+    ListModelsRequest,
+    ListModelsResponse,
+    LoadModelRequest,
+    LoadModelResponse,
+    ModelSummary,
+    Request,
+    ServerStatus,
+    StatusRequest,
+    StatusResponse,
+)
+from clockwork.messages.status import Status
+from clockwork.oip.contract import Failure, failure, failure_of, name_of
+from clockwork.units import MILLISECOND, Nanos, seconds
+
+ResponseT = TypeVar("ResponseT")
+
+SERVICE: Final = "inference.GRPCInferenceService"
+"""As the protocol names it."""
+
+HEALTH_SERVICE: Final = "grpc.health.v1.Health"
+"""As gRPC's health checking protocol names it."""
+
+MAX_STREAM_REQUESTS: Final = 64
+"""Requests of one stream that are worked on at a time; the rest wait in the connection."""
+
+LONGEST_REMAINING: Final = 3600.0
+"""Seconds; a deadline that is further away says how long the client is patient, and asks for no more than this."""
+
+
+class CallFailedError(Exception):
+    """A call that is no success."""
+
+    def __init__(self, failed: Failure, code: grpc.StatusCode | None = None) -> None:
+        """``code`` in place of the contract's."""
+        super().__init__(failed.message)
+        self.failure = failed
+        self.code = code or grpc.StatusCode[failed.grpc]
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """For the trailer of the call."""
+        found = self.failure
+        made = [("clockwork-status", str(found.status)), ("clockwork-status-name", name_of(found.status))]
+        if found.predicted is not None:
+            made.append(("clockwork-predicted-ms", f"{found.predicted / MILLISECOND:.3f}"))
+        if found.retry_after is not None:
+            made.append(("clockwork-retry-after-ms", f"{found.retry_after / MILLISECOND:.3f}"))
+        return tuple(made)
+
+
+class Service:
+    """One for all calls of a server."""
+
+    def __init__(self, client: LocalClient, is_serving: Callable[[], bool]) -> None:
+        """``client`` asks; ``is_serving`` says whether start-up is over."""
+        self._client = client
+        self._is_serving = is_serving
+        self._tally = Tally()
+
+    # --- the server --------------------------------------------------------------------------------------------------
+
+    async def server_live(self, message: pb.ServerLiveRequest, call: ServicerContext) -> pb.ServerLiveResponse:
+        """It answers, so it lives."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def server_ready(self, message: pb.ServerReadyRequest, call: ServicerContext) -> pb.ServerReadyResponse:
+        """Whether start-up is over."""
+        return pb.ServerReadyResponse(ready=self._is_serving())
+
+    async def health_check(
+        self, message: health.HealthCheckRequest, call: ServicerContext
+    ) -> health.HealthCheckResponse:
+        """The gRPC health checking protocol: SERVING when the server is ready, of every service that there is."""
+        if message.service not in ("", SERVICE, HEALTH_SERVICE):
+            unknown = failure(Status.INVALID_REQUEST, f"there is no service {message.service!r}")
+            raise CallFailedError(unknown, grpc.StatusCode.NOT_FOUND)
+        status = "SERVING" if self._is_serving() else "NOT_SERVING"
+        return health.HealthCheckResponse(status=health.HealthCheckResponse.ServingStatus.Value(status))
+
+    async def server_metadata(
+        self, message: pb.ServerMetadataRequest, call: ServicerContext
+    ) -> pb.ServerMetadataResponse:
+        """Name, version and extensions."""
+        return pb.ServerMetadataResponse(name="clockwork", version=__version__, extensions=EXTENSIONS)
+
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    async def model_ready(self, message: pb.ModelReadyRequest, call: ServicerContext) -> pb.ModelReadyResponse:
+        """Whether the model is served; no model is while the server starts up."""
+        _check_version(message)
+        ready = self._is_serving() and any(model.name == message.name for model in await self._models())
+        return pb.ModelReadyResponse(ready=ready)
+
+    async def model_metadata(self, message: pb.ModelMetadataRequest, call: ServicerContext) -> pb.ModelMetadataResponse:
+        """Inputs and outputs of a model."""
+        return metadata_of(await self._model(message))
+
+    async def model_config(self, message: pb.ModelConfigRequest, call: ServicerContext) -> pb.ModelConfigResponse:
+        """A model as Triton would configure it."""
+        return config_of(await self._model(message))
+
+    async def model_statistics(
+        self, message: pb.ModelStatisticsRequest, call: ServicerContext
+    ) -> pb.ModelStatisticsResponse:
+        """What became of the requests for a model, or for each."""
+        models = [await self._model(message)] if message.name else await self._models()
+        return pb.ModelStatisticsResponse(model_stats=[self._tally.statistics_of(model.name) for model in models])
+
+    async def repository_index(
+        self, message: pb.RepositoryIndexRequest, call: ServicerContext
+    ) -> pb.RepositoryIndexResponse:
+        """Every model and its state."""
+        return index_of(await self._status(), self._is_serving(), message.ready)
+
+    async def repository_model_load(
+        self, message: pb.RepositoryModelLoadRequest, call: ServicerContext
+    ) -> pb.RepositoryModelLoadResponse:
+        """Load a model on every worker while the server starts up; its name is a path under the model roots."""
+        if message.parameters:
+            text = (
+                f"the parameters {', '.join(sorted(message.parameters))} are not supported; a model's file says it all"
+            )
+            raise CallFailedError(failure(Status.INVALID_REQUEST, text))
+        request = LoadModelRequest(self._client.next_id(), message.model_name)
+        response, _ = await self._ask(request, LoadModelResponse)
+        if response.status != Status.SUCCESS:
+            raise CallFailedError(failure(response.status, response.message))
+        return pb.RepositoryModelLoadResponse()
+
+    async def repository_model_unload(
+        self, message: pb.RepositoryModelUnloadRequest, call: ServicerContext
+    ) -> pb.RepositoryModelUnloadResponse:
+        """There is no such thing."""
+        text = (
+            f"model {message.model_name!r} stays: models are served until the server ends; to free its memory, evict it"
+        )
+        raise CallFailedError(failure(Status.INVALID_REQUEST, text), grpc.StatusCode.UNIMPLEMENTED)
+
+    # --- inference ---------------------------------------------------------------------------------------------------
+
+    async def model_infer(self, message: pb.ModelInferRequest, call: ServicerContext) -> pb.ModelInferResponse:
+        """Infer once; a call that is cancelled frees its place."""
+        return await self._infer(message, _remaining(call))
+
+    async def model_stream_infer(
+        self, messages: AsyncIterator[pb.ModelInferRequest], call: ServicerContext
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        """Infer once for each message of the stream; several at a time, answered in their order."""
+        asked: asyncio.Queue[asyncio.Task[pb.ModelStreamInferResponse] | None] = asyncio.Queue()
+        tasks: dict[asyncio.Task[pb.ModelStreamInferResponse], None] = {}
+        room = asyncio.Semaphore(MAX_STREAM_REQUESTS)
+
+        async def read() -> None:
+            try:
+                async for message in messages:
+                    await room.acquire()
+                    task = asyncio.ensure_future(self._infer_in_stream(message, _remaining(call)))
+                    tasks[task] = None
+                    asked.put_nowait(task)
+            finally:
+                asked.put_nowait(None)
+
+        reader = asyncio.ensure_future(read())
+        try:
+            while (task := await asked.get()) is not None:
+                yield await task
+                del tasks[task]
+                room.release()
+            await reader
+        finally:
+            for unfinished in (reader, *tasks):
+                unfinished.cancel()
+
+    async def _infer_in_stream(
+        self, message: pb.ModelInferRequest, remaining: Nanos | None
+    ) -> pb.ModelStreamInferResponse:
+        try:
+            return pb.ModelStreamInferResponse(infer_response=await self._infer(message, remaining))
+        except CallFailedError as failed:
+            told = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
+            for key, value in failed.metadata():
+                told.parameters[key.removeprefix("clockwork-").replace("-", "_")].string_param = value
+            return pb.ModelStreamInferResponse(error_message=str(failed), infer_response=told)
+
+    async def _infer(self, message: pb.ModelInferRequest, remaining: Nanos | None) -> pb.ModelInferResponse:
+        try:
+            request, payload = request_of(message, self._client.next_id(), remaining)
+        except InvalidRequestError as error:
+            raise CallFailedError(failure(Status.INVALID_REQUEST, str(error))) from None
+        response, answer = await self._ask(request, InferResponse, payload)
+        self._tally.count(message.model_name, response)
+        if response.status != Status.SUCCESS:
+            raise CallFailedError(failure_of(response))
+        return response_of(message, response, answer)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    async def _models(self) -> tuple[ModelSummary, ...]:
+        response, _ = await self._ask(ListModelsRequest(self._client.next_id()), ListModelsResponse)
+        if response.status != Status.SUCCESS:
+            raise CallFailedError(failure(response.status, response.message))
+        return response.models
+
+    async def _model(self, message: Any) -> ModelSummary:
+        _check_version(message)
+        for model in await self._models():
+            if model.name == message.name:
+                return model
+        raise CallFailedError(failure(Status.UNKNOWN_MODEL, f"no model {message.name!r} is served"))
+
+    async def _status(self) -> ServerStatus:
+        response, _ = await self._ask(StatusRequest(self._client.next_id()), StatusResponse)
+        return response.server
+
+    async def _ask(self, request: Request, expected: type[ResponseT], payload: Any = b"") -> tuple[ResponseT, Any]:
+        try:
+            response, answer = await self._client.ask(request, payload)
+        except ConnectionLostError as error:
+            raise CallFailedError(failure(Status.SHUTTING_DOWN, str(error))) from None
+        if isinstance(response, expected):
+            return response, answer
+        assert isinstance(response, ErrorResponse), response
+        raise CallFailedError(failure(response.status, response.message))
+
+
+def _check_version(message: Any) -> None:
+    try:
+        check_version(message.name, message.version)
+    except InvalidRequestError as error:
+        raise CallFailedError(failure(Status.INVALID_REQUEST, str(error))) from None
+
+
+def _remaining(call: ServicerContext) -> Nanos | None:
+    left = call.time_remaining()
+    return None if left is None else max(1, seconds(min(left, LONGEST_REMAINING)))

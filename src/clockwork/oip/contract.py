@@ -1,0 +1,105 @@
+"""How an answer that is no success is told over HTTP and gRPC: one contract for both.
+
+Refused because the deadline cannot be met, or the server is full: 503 with Retry-After, RESOURCE_EXHAUSTED. The
+deadline has passed: 504, DEADLINE_EXCEEDED. Starting up, or shutting down: 503, UNAVAILABLE. A wrong request: 400,
+INVALID_ARGUMENT. An unknown model: 404, NOT_FOUND. Anything else: 500, INTERNAL.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from msgspec import Struct
+
+from clockwork.messages.requests import InferResponse
+from clockwork.messages.status import Status
+from clockwork.units import MILLISECOND, SECOND, Nanos
+
+
+class Failure(Struct, frozen=True):
+    """What a client is told: an HTTP status, the name of a gRPC code, and when to ask again, if it is known."""
+
+    http: int
+    grpc: str
+    message: str
+    status: int
+    predicted: Nanos | None = None
+    retry_after: Nanos | None = None
+
+    def body(self) -> dict[str, Any]:
+        """As JSON: the protocol's ``error``, and what Clockwork knows; times in milliseconds."""
+        made: dict[str, Any] = {"error": self.message, "status": self.status, "status_name": name_of(self.status)}
+        if self.predicted is not None:
+            made["predicted_ms"] = self.predicted / MILLISECOND
+        if self.retry_after is not None:
+            made["retry_after_ms"] = self.retry_after / MILLISECOND
+        return made
+
+    def retry_after_s(self) -> str | None:
+        """The header Retry-After, whole seconds and at least one (RFC 9110, section 10.2.3)."""
+        return None if self.retry_after is None else str(max(1, -(-self.retry_after // SECOND)))
+
+
+_CODES: Final[Mapping[int, tuple[int, str]]] = {
+    Status.TIMEOUT: (504, "DEADLINE_EXCEEDED"),
+    Status.INITIALIZING: (503, "UNAVAILABLE"),
+    Status.SHUTTING_DOWN: (503, "UNAVAILABLE"),
+    Status.INVALID_REQUEST: (400, "INVALID_ARGUMENT"),
+    Status.INVALID_INPUT: (400, "INVALID_ARGUMENT"),
+    Status.INVALID_BATCH_SIZE: (400, "INVALID_ARGUMENT"),
+    Status.SKIPPED_BY_CONTROLLER: (503, "RESOURCE_EXHAUSTED"),
+    Status.CONTROLLER_COULD_NOT_START_IN_TIME: (503, "RESOURCE_EXHAUSTED"),
+    Status.CANCELLED: (499, "CANCELLED"),
+    Status.UNKNOWN_MODEL: (404, "NOT_FOUND"),
+}
+
+
+def failure_of(response: InferResponse) -> Failure:
+    """What a client is told whose request did not succeed."""
+    return failure(response.status, response.message, response.predicted, response.retry_after)
+
+
+def failure(status: int, message: str, predicted: Nanos | None = None, retry_after: Nanos | None = None) -> Failure:
+    """What a client is told of a status."""
+    http, grpc = _CODES.get(status, (500, "INTERNAL"))
+    return Failure(http, grpc, message or name_of(status), status, predicted, retry_after)
+
+
+def name_of(status: int) -> str:
+    """``TIMEOUT``; the number, if it has no name."""
+    try:
+        return Status(status).name
+    except ValueError:
+        return str(status)
+
+
+def slo_of(parameters: Mapping[str, Any], *others: Nanos | None) -> Nanos | None:
+    """The tightest of ``timeout`` (microseconds, Triton's), ``slo_ms`` and ``others``; None: the server's default.
+
+    A timeout of 0 is none, as with Triton.
+
+    Raises:
+        ValueError: one is not a number, or negative, or an ``slo_ms`` of zero.
+    """
+    limits = [limit for limit in others if limit is not None]
+    timeout = parameters.get("timeout")
+    if timeout is not None and (value := _number("timeout", timeout)):
+        limits.append(round(value * 1000))
+    slo = parameters.get("slo_ms")
+    if slo is not None:
+        value = _number("slo_ms", slo)
+        if not value:
+            raise ValueError("slo_ms is 0; it must be a positive number of milliseconds")
+        limits.append(round(value * MILLISECOND))
+    return max(1, min(limits)) if limits else None
+
+
+def _number(name: str, value: Any) -> float:
+    """A number from zero on, also as a text."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise ValueError(f"{name} is {value!r}; it must be a number") from None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e15:
+        raise ValueError(f"{name} is {value!r}; it must be a number from 0 on")
+    return float(value)

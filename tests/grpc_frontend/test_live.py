@@ -1,0 +1,253 @@
+"""The gRPC server on a live controller with a scripted worker, asked by tritonclient on the same event loop."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc.aio as triton
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import InferenceServerException
+
+from client.live import LOOPBACK, ScriptedWorker, controller, run, serving
+from clockwork.controller.startup import Stage
+from clockwork.errors import ServerError
+from clockwork.grpc_frontend import health_pb2 as health
+from clockwork.grpc_frontend import serve_grpc
+from clockwork.host.controller import ControllerHost
+from clockwork.messages.actions import Infer
+from clockwork.messages.requests import StatusRequest, StatusResponse
+
+
+def ones(rows: int = 1) -> list[triton.InferInput]:
+    made = triton.InferInput("x", [rows, 4], "FP32")
+    made.set_data_from_numpy(np.ones((rows, 4), np.float32))
+    return [made]
+
+
+async def until(host: ControllerHost, stage: Stage) -> None:
+    while host.progress()[0] != stage.value:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.01)
+
+
+async def until_nothing_is_outstanding(host: ControllerHost) -> None:
+    while await outstanding(host):  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.01)
+
+
+async def outstanding(host: ControllerHost) -> int:
+    client = host.local_client()
+    response, _ = await client.ask(StatusRequest(client.next_id()))
+    assert isinstance(response, StatusResponse)
+    return response.server.outstanding
+
+
+@asynccontextmanager
+async def front_end(**settings: Any) -> AsyncIterator[tuple[ControllerHost, ScriptedWorker, Any]]:
+    async with (
+        serving(**settings) as (host, worker),
+        serve_grpc(host, LOOPBACK) as server,
+        triton.InferenceServerClient(str(server.address)) as client,
+    ):
+        await until(host, Stage.SERVING)
+        yield host, worker, client
+
+
+def held(action: Any) -> bool:
+    """The worker keeps what is asked with 3 rows, which no profiling does."""
+    return isinstance(action, Infer) and any(share.batch_size == 3 for share in action.inputs)
+
+
+def test_a_request_is_answered() -> None:
+    async def test() -> None:
+        async with front_end() as (_, _, client):
+            result = await client.infer("m", ones(2), request_id="seven")
+            assert result.as_numpy("y").tolist() == [[2.0] * 4] * 2
+            assert result.get_response().id == "seven"
+            assert "total_ms" in result.get_response().parameters
+
+    run(test())
+
+
+def test_many_are_answered_at_a_time() -> None:
+    async def test() -> None:
+        async with front_end() as (_, _, client):
+            results = await asyncio.gather(*(client.infer("m", ones()) for _ in range(100)))
+            assert all(result.as_numpy("y").shape == (1, 4) for result in results)
+
+    run(test())
+
+
+def test_a_call_that_is_cancelled_frees_its_place() -> None:
+    async def test() -> None:
+        async with front_end(holds=held) as (host, worker, client):
+            call = asyncio.ensure_future(client.infer("m", ones(3)))
+            await worker.until(lambda: bool(worker.held))
+            assert await outstanding(host) == 1
+            call.cancel()
+            await until_nothing_is_outstanding(host)
+
+    run(test())
+
+
+def test_the_deadline_of_the_call_is_the_deadline_of_the_request() -> None:
+    async def test() -> None:
+        async with front_end(holds=held) as (host, _, client):
+            with pytest.raises(InferenceServerException) as caught:
+                await client.infer("m", ones(3), client_timeout=0.2)
+            assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+            await until_nothing_is_outstanding(host)
+
+    run(test())
+
+
+def test_a_timeout_in_microseconds_is_a_deadline() -> None:
+    async def test() -> None:
+        async with front_end(holds=held) as (_, _, client):
+            with pytest.raises(InferenceServerException, match="the deadline passed") as caught:
+                await client.infer("m", ones(3), timeout=50_000)
+            assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+            trailer = dict(caught.value.__context__.trailing_metadata())
+            assert trailer["clockwork-status-name"] == "TIMEOUT"
+            assert trailer["clockwork-status"] == "4"
+
+    run(test())
+
+
+def test_a_stream_answers_in_order_and_goes_on_after_an_error() -> None:
+    async def requests() -> AsyncIterator[dict[str, Any]]:
+        for i in range(100):
+            yield {"model_name": "nobody" if i == 50 else "m", "inputs": ones(), "request_id": str(i)}
+
+    async def test() -> None:
+        async with front_end() as (_, _, client):
+            ids, errors = [], []
+            async for result, error in client.stream_infer(requests()):
+                if error is None:
+                    ids.append(int(result.get_response().id))
+                else:
+                    errors.append(str(error))
+            assert ids == [i for i in range(100) if i != 50]
+            assert len(errors) == 1
+            assert "no model 'nobody'" in errors[0]
+
+    run(test())
+
+
+def test_a_stream_that_is_cancelled_frees_its_places() -> None:
+    async def requests() -> AsyncIterator[dict[str, Any]]:
+        for i in range(100):
+            yield {"model_name": "m", "inputs": ones(3), "request_id": str(i)}
+        await asyncio.sleep(60)
+
+    async def test() -> None:
+        async with front_end(holds=held) as (host, worker, client):
+            stream = client.stream_infer(requests())
+            reading = asyncio.ensure_future(anext(stream))
+            await worker.until(lambda: bool(worker.held))
+            assert 0 < await outstanding(host) <= 64
+            assert stream.cancel()
+            with pytest.raises((asyncio.CancelledError, InferenceServerException)):
+                await reading
+            await until_nothing_is_outstanding(host)
+
+    run(test())
+
+
+def test_while_the_server_starts_it_lives_and_is_not_ready() -> None:
+    async def test() -> None:
+        async with (
+            controller() as host,
+            serve_grpc(host, LOOPBACK) as server,
+            triton.InferenceServerClient(str(server.address)) as client,
+        ):
+            assert await client.is_server_live()
+            assert not await client.is_server_ready()
+            assert not await client.is_model_ready("m")
+            async with grpc.aio.insecure_channel(str(server.address)) as channel:
+                assert await health_of(channel, "") == health.HealthCheckResponse.NOT_SERVING
+
+    run(test())
+
+
+def test_whoever_waits_when_the_server_closes_is_told() -> None:
+    async def test() -> None:
+        async with serving(holds=held) as (host, worker):
+            async with serve_grpc(host, LOOPBACK) as server:
+                client = triton.InferenceServerClient(str(server.address))
+                await until(host, Stage.SERVING)
+                waiting = asyncio.ensure_future(client.infer("m", ones(3)))
+                await worker.until(lambda: bool(worker.held))
+            with pytest.raises(InferenceServerException, match="shutting down") as caught:
+                await waiting
+            assert caught.value.status() == "StatusCode.UNAVAILABLE"
+            await client.close()
+
+    run(test())
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    async def test() -> None:
+        async with controller() as host, serve_grpc(host, LOOPBACK) as server:
+            with pytest.raises(ServerError, match=f"cannot listen on {server.address}: Address already in use"):
+                async with serve_grpc(host, server.address):
+                    pass
+
+    run(test())
+
+
+def test_a_model_is_loaded_while_the_server_loads() -> None:
+    async def test() -> None:
+        async with (
+            serving(models=()) as (host, _),
+            serve_grpc(host, LOOPBACK) as server,
+            triton.InferenceServerClient(str(server.address)) as client,
+        ):
+            await until(host, Stage.LOADING)
+            await client.load_model("new.onnx")
+            index = await client.get_model_repository_index()
+            assert [(model.name, model.state) for model in index.models] == [("new", "UNAVAILABLE")]
+            assert "loading" in index.models[0].reason
+            with pytest.raises(InferenceServerException, match="the parameters config are not supported"):
+                await client.load_model("other.onnx", config="{}")
+
+    run(test())
+
+
+def test_bytes_that_are_no_message_harm_nobody_else() -> None:
+    async def test() -> None:
+        async with serving() as (host, _), serve_grpc(host, LOOPBACK) as server:
+            await until(host, Stage.SERVING)
+            async with grpc.aio.insecure_channel(str(server.address)) as channel:
+                call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await call(b"\xff\xff\xff")
+                stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+                assert (await stub.ServerReady(service_pb2.ServerReadyRequest())).ready
+
+    run(test())
+
+
+async def health_of(channel: grpc.aio.Channel, service: str) -> int:
+    call = channel.unary_unary("/grpc.health.v1.Health/Check")
+    asked = health.HealthCheckRequest(service=service)
+    return health.HealthCheckResponse.FromString(await call(asked.SerializeToString())).status
+
+
+def test_the_health_checking_protocol_is_spoken() -> None:
+    async def test() -> None:
+        async with (
+            front_end() as (host, _, _),
+            serve_grpc(host, LOOPBACK) as server,
+            grpc.aio.insecure_channel(str(server.address)) as channel,
+        ):
+            for service in ("", "inference.GRPCInferenceService"):
+                assert await health_of(channel, service) == health.HealthCheckResponse.SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await health_of(channel, "another")
+            assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+    run(test())

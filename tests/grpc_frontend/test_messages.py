@@ -1,0 +1,124 @@
+"""``ModelInferRequest`` as `InferRequest`, the messages' numbers, and the statistics."""
+
+from typing import Any
+
+import pytest
+import tritonclient.grpc.model_config_pb2 as triton_config
+import tritonclient.grpc.service_pb2 as triton
+
+from clockwork.errors import InvalidRequestError
+from clockwork.grpc_frontend import grpc_service_pb2 as pb
+from clockwork.grpc_frontend.infer import MAX_PAYLOAD_BYTES, request_of, response_of
+from clockwork.grpc_frontend.tally import Tally
+from clockwork.messages.requests import InferRequest, InferResponse, RequestTiming
+from clockwork.messages.status import Status
+from clockwork.messages.tensors import MAX_TENSORS, TensorSpec
+from clockwork.units import MILLISECOND
+
+
+def asked(**changes: Any) -> pb.ModelInferRequest:
+    tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 2])
+    fields = {"model_name": "m", "inputs": [tensor], "raw_input_contents": [b"12345678"]} | changes
+    return pb.ModelInferRequest(**fields)
+
+
+def parameter(**value: Any) -> pb.InferParameter:
+    return pb.InferParameter(**value)
+
+
+def test_names_and_numbers_are_those_of_tritons_protocol() -> None:
+    for name, message in pb.DESCRIPTOR.message_types_by_name.items():
+        theirs = getattr(triton if hasattr(triton, name) else triton_config, name).DESCRIPTOR
+        for field in message.fields:
+            found = theirs.fields_by_name[field.name]
+            assert (found.number, found.type) == (field.number, field.type), f"{name}.{field.name}"
+    (service,) = pb.DESCRIPTOR.services_by_name.values()
+    methods = triton.DESCRIPTOR.services_by_name[service.name].methods_by_name
+    for method in service.methods:
+        found = methods[method.name]
+        assert found.input_type.full_name == method.input_type.full_name
+        assert found.output_type.full_name == method.output_type.full_name
+        assert found.client_streaming == method.client_streaming
+
+
+def test_raw_data_of_one_tensor_is_not_copied() -> None:
+    message = asked()
+    request, payload = request_of(message, 5, None)
+    assert request == InferRequest(5, "m", (TensorSpec("x", "FP32", (1, 2), 8),))
+    assert payload == b"12345678"
+
+
+def test_tensors_lie_one_after_the_other() -> None:
+    tensors = [pb.ModelInferRequest.InferInputTensor(name=name, datatype="UINT8", shape=[2]) for name in "ab"]
+    request, payload = request_of(asked(inputs=tensors, raw_input_contents=[b"12", b"34"]), 1, None)
+    assert [tensor.nbytes for tensor in request.inputs] == [2, 2]
+    assert payload == b"1234"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "remaining", "slo"),
+    [
+        ({}, None, None),
+        ({}, 50 * MILLISECOND, 50 * MILLISECOND),
+        ({"timeout": parameter(int64_param=20_000)}, 50 * MILLISECOND, 20 * MILLISECOND),
+        ({"timeout": parameter(int64_param=20_000), "slo_ms": parameter(double_param=7.5)}, None, 7_500_000),
+        ({"slo_ms": parameter(string_param="80")}, 50 * MILLISECOND, 50 * MILLISECOND),
+        ({"timeout": parameter(int64_param=0)}, None, None),
+    ],
+)
+def test_the_tightest_deadline_holds(parameters: Any, remaining: int | None, slo: int | None) -> None:
+    assert request_of(asked(parameters=parameters), 1, remaining)[0].slo == slo
+
+
+TENSOR = pb.ModelInferRequest.InferInputTensor
+WRONG = [
+    (asked(raw_input_contents=[b"1", b"2"]), "1 inputs came with 2 raw_input_contents"),
+    (asked(model_version="2"), "version '2' of model 'm' was asked for; there is only '1'"),
+    (asked(inputs=[TENSOR(name="x", contents=pb.InferTensorContents())]), "contents beside raw_input_contents"),
+    (asked(raw_input_contents=[], inputs=[TENSOR(name="x", datatype="FP32", shape=[-1])]), r"has the shape \[-1\]"),
+    (asked(inputs=[TENSOR(name="x")] * (MAX_TENSORS + 1)), "at most 256 are accepted"),
+    (asked(parameters={"slo_ms": parameter(string_param="soon")}), "slo_ms is 'soon'"),
+    (asked(parameters={"sequence_id": parameter(int64_param=1)}), "sequence_id is not supported"),
+    (asked(raw_input_contents=[b"0" * (MAX_PAYLOAD_BYTES + 1)]), "at most"),
+]
+
+
+@pytest.mark.parametrize(("message", "why"), WRONG, ids=[why for _, why in WRONG])
+def test_a_message_that_makes_no_sense_is_refused(message: pb.ModelInferRequest, why: str) -> None:
+    with pytest.raises(InvalidRequestError, match=why):
+        request_of(message, 1, None)
+
+
+def success(rows: int, batch_size: int) -> InferResponse:
+    timing = RequestTiming(5_000_000, 1_000_000, 2_000_000, batch_size, True)
+    return InferResponse(1, Status.SUCCESS, "", (TensorSpec("y", "FP32", (rows, 1), 4 * rows),), timing, 4_000_000)
+
+
+def test_an_answer_says_where_its_time_went() -> None:
+    made = response_of(asked(id="seven"), success(1, 4), memoryview(b"abcd"))
+    assert (made.model_name, made.model_version, made.id) == ("m", "1", "seven")
+    assert list(made.raw_output_contents) == [b"abcd"]
+    found = {key: getattr(value, str(value.WhichOneof("parameter_choice"))) for key, value in made.parameters.items()}
+    assert found == {
+        "predicted_ms": 4.0,
+        "queue_ms": 1.0,
+        "exec_ms": 2.0,
+        "total_ms": 5.0,
+        "batch_size": 4,
+        "cold_start": True,
+    }
+
+
+def test_statistics_count_rows_batches_and_failures() -> None:
+    tally = Tally()
+    for _ in range(4):
+        tally.count("m", success(1, 4))
+    tally.count("m", success(2, 2))
+    tally.count("m", InferResponse(1, Status.SKIPPED_BY_CONTROLLER, "full", (), RequestTiming(7)))
+    tally.count("made up", InferResponse(1, Status.UNKNOWN_MODEL, "", (), RequestTiming(7)))
+    found = tally.statistics_of("m")
+    assert (found.inference_count, found.execution_count) == (6, 2)
+    assert (found.inference_stats.success.count, found.inference_stats.success.ns) == (5, 25_000_000)
+    assert (found.inference_stats.fail.count, found.inference_stats.fail.ns) == (1, 7)
+    assert found.inference_stats.compute_infer.ns == 10_000_000
+    assert not tally.statistics_of("made up").inference_stats.fail.count
