@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from clockwork.clock import Clock, MonotonicClock
 from clockwork.controller.config import ControllerConfig
@@ -38,7 +38,7 @@ from clockwork.host.profile_store import ProfileStore
 from clockwork.messages.commands import SendAction
 from clockwork.messages.link import ROLE_CLIENT, ROLE_WORKER
 from clockwork.messages.requests import ErrorResponse, InferRequest, InferResponse, Progress, RequestTiming
-from clockwork.messages.results import InferResult
+from clockwork.messages.results import ErrorResult, InferResult
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import check_specs
 from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
@@ -48,7 +48,10 @@ from clockwork.scheduling.base import Scheduler
 from clockwork.units import Bytes, Nanos
 from clockwork.wire.clock_offset import shift_action, shift_result
 from clockwork.wire.codec import decode_request, decode_result, output_sizes, split_payload
-from clockwork.wire.frame import MAX_FRAME_BYTES
+from clockwork.wire.frame import FRAME_BYTES_CEILING, MAX_FRAME_BYTES
+
+BATCH_FRAMES: Final = 16
+"""A worker's frames may be so many times as long as a client's: a batch has as many requests."""
 
 log = logging.getLogger("clockwork.controller")
 
@@ -102,7 +105,7 @@ class ControllerHost:
             role=ROLE_WORKER,
             decode=decode_result,
             config=LinkConfig(
-                max_frame_bytes=self._config.max_frame_bytes,
+                max_frame_bytes=min(FRAME_BYTES_CEILING, BATCH_FRAMES * self._config.max_frame_bytes),
                 max_outgoing_bytes=2 * self._config.controller.max_pending_bytes,  # it is held in any case
                 measure_clock=True,
             ),
@@ -240,8 +243,7 @@ class ControllerHost:
             case SendAction():
                 connection = self._workers.get(command.worker_id)
                 if connection is not None:
-                    payloads: list[Any] = [payload for payload in command.payloads if payload is not None]
-                    connection.send(shift_action(command.action, self._offset(connection)), payloads)
+                    self._send_action(connection, command)
             case SaveProfile():
                 self._store.save(command.key, command.profile)
             case Report():
@@ -256,6 +258,16 @@ class ControllerHost:
             case GiveUp():
                 if not self._failure.done():
                     self._failure.set_exception(ServerError(command.reason))
+
+    def _send_action(self, connection: Connection, command: SendAction) -> None:
+        action = command.action
+        payloads: list[Any] = [payload for payload in command.payloads if payload is not None]
+        try:
+            connection.send(shift_action(action, self._offset(connection)), payloads)
+        except InvalidRequestError as error:  # it does not fit into a frame
+            text = f"the batch cannot be sent: {error}"
+            failed = WorkerResult(command.worker_id, ErrorResult(action.id, type(action).__name__, Status.ERROR, text))
+            asyncio.get_running_loop().call_soon(self._driver.feed, failed)
 
     def _offset(self, connection: Connection) -> Nanos:
         """The worker's clock minus ours."""
