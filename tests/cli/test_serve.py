@@ -96,7 +96,13 @@ def test_models_from_anywhere_under_names_and_in_copies(tmp_path: Path) -> None:
 
 def test_the_second_start_measures_nothing(tmp_path: Path) -> None:
     model = str(save_dense(tmp_path / "models/dense.onnx"))
-    options = ["--listen=127.0.0.1:0", "--profile-seconds=0.01", "--max-batch=2", f"--profile-cache={tmp_path}/times"]
+    options = [
+        "--listen=127.0.0.1:0",
+        "--http=none",
+        "--profile-seconds=0.01",
+        "--max-batch=2",
+        f"--profile-cache={tmp_path}/times",
+    ]
     measured = []
     for _ in range(2):
         with clockwork("serve", *options, model) as process:

@@ -6,6 +6,7 @@ import typer
 
 from clockwork.cli.options import (
     DefaultSlo,
+    Http,
     Listen,
     LogLevel,
     MaxBatch,
@@ -17,6 +18,7 @@ from clockwork.cli.options import (
     examples,
     worker_address,
 )
+from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
 from clockwork.units import MILLISECOND, SECOND, Nanos
 
@@ -49,6 +51,7 @@ LoadTimeout: TypeAlias = Annotated[
 
 def controller(
     listen: Listen = DEFAULT_LISTEN,
+    http: Http = DEFAULT_HTTP,
     worker_listen: WorkerListen = DEFAULT_WORKER_LISTEN,
     workers: Workers = 1,
     load_timeout: LoadTimeout = 10 * SECOND,
@@ -68,7 +71,7 @@ def controller(
     import uvloop
     from rich.console import Console
 
-    from clockwork.cli.hosting import listening, profile_directory, profiling, together
+    from clockwork.cli.hosting import front_ends, listening, profile_directory, profiling, together
     from clockwork.cli.lifecycle import start_log, until_stopped
     from clockwork.cli.startup import show_startup
     from clockwork.controller.config import ControllerConfig
@@ -91,7 +94,7 @@ def controller(
     start_log(log_level, console)
 
     async def work() -> None:
-        async with listening(config, policy) as host:
+        async with listening(config, policy) as host, front_ends(host, http):
             await together(host.wait(), show_startup(host, console))
 
     uvloop.run(until_stopped(work()))

@@ -9,11 +9,12 @@ from msgspec import Struct
 from rich.console import Console
 
 from clockwork.cli.child import Child, this_program
-from clockwork.cli.hosting import listening, together
+from clockwork.cli.hosting import front_ends, listening, together
 from clockwork.cli.lifecycle import start_log, until_stopped
 from clockwork.cli.startup import show_startup
 from clockwork.host.affinity import allowed_cores, confined, plan_cores
 from clockwork.host.controller import ControllerHostConfig
+from clockwork.net.address import Address
 from clockwork.scheduling.base import Scheduler
 from clockwork.units import Bytes
 
@@ -77,7 +78,9 @@ class EmulatedWorker(Struct, frozen=True):
         return cores
 
 
-def run_embedded(config: ControllerHostConfig, scheduler: Scheduler, worker: WorkerOptions, log_level: str) -> None:
+def run_embedded(
+    config: ControllerHostConfig, scheduler: Scheduler, worker: WorkerOptions, http: Address | None, log_level: str
+) -> None:
     """Run both until a signal asks to end.
 
     This process keeps off the devices' cores, as the worker's own other threads do.
@@ -90,7 +93,7 @@ def run_embedded(config: ControllerHostConfig, scheduler: Scheduler, worker: Wor
     cores = allowed_cores()
 
     async def work() -> None:
-        async with listening(config, scheduler) as host:
+        async with listening(config, scheduler) as host, front_ends(host, http):
             places = ["--exit-with-parent", "--name=local", f"--controller={host.worker_address}"]
             command = this_program("worker", *places, f"--log-level={log_level}", *worker.arguments())
             child = Child(command, cores)

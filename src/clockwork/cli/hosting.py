@@ -3,13 +3,14 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from clockwork.controller.config import ProfilingConfig
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
 from clockwork.host.priority import be_prompt
+from clockwork.net.address import Address
 from clockwork.scheduling.base import Scheduler
 from clockwork.units import seconds
 
@@ -39,6 +40,22 @@ async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> Async
         yield host
     finally:
         await host.close()
+
+
+@asynccontextmanager
+async def front_ends(host: ControllerHost, http: Address | None) -> AsyncIterator[None]:
+    """Serve the standard protocols too, where an address is given; says so on stdout.
+
+    Raises:
+        ServerError: an address is taken, or may not be used.
+    """
+    async with AsyncExitStack() as stack:
+        if http is not None:
+            from clockwork.http.server import serving_http
+
+            where = await stack.enter_async_context(serving_http(host, http))
+            print(f"clockwork serves HTTP on {where}", flush=True)
+        yield
 
 
 async def together(*works: Coroutine[Any, Any, None]) -> None:

@@ -10,6 +10,7 @@ from clockwork.cli.options import (
     DefaultSlo,
     Devices,
     Emulate,
+    Http,
     Listen,
     LogLevel,
     MaxBatch,
@@ -24,6 +25,7 @@ from clockwork.cli.options import (
     ThreadsPerDevice,
     examples,
 )
+from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, Address
 from clockwork.units import GIB, MIB, MILLISECOND
 
@@ -58,6 +60,7 @@ ModelRoot: TypeAlias = Annotated[
 def serve(
     models: Models = None,
     listen: Listen = DEFAULT_LISTEN,
+    http: Http = DEFAULT_HTTP,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
     copies: Copies = 1,
@@ -108,4 +111,4 @@ def serve(
         ControllerConfig(models=specs, default_slo=slo, profiling=profiling(max_batch, profile_seconds)),
         profile_directory(profile_cache, no_profile_cache),
     )
-    run_embedded(config, make_scheduler(scheduler), worker, log_level)
+    run_embedded(config, make_scheduler(scheduler), worker, http, log_level)

@@ -1,7 +1,7 @@
 """How an answer that is no success is told over HTTP and gRPC: one contract for both.
 
-Refused because the deadline cannot be met, or the server is full: 503 with Retry-After, RESOURCE_EXHAUSTED. The deadline
-has passed: 504, DEADLINE_EXCEEDED. Starting up, or shutting down: 503, UNAVAILABLE. A wrong request: 400,
+Refused because the deadline cannot be met, or the server is full: 503 with Retry-After, RESOURCE_EXHAUSTED. The
+deadline has passed: 504, DEADLINE_EXCEEDED. Starting up, or shutting down: 503, UNAVAILABLE. A wrong request: 400,
 INVALID_ARGUMENT. An unknown model: 404, NOT_FOUND. Anything else: 500, INTERNAL.
 """
 
