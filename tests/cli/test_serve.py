@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -77,6 +78,26 @@ def test_a_port_that_is_taken_ends_it_with_one_line(tmp_path: Path) -> None:
         with serve(str(save_dense(tmp_path / "dense.onnx")), f"--listen={address}") as process:
             assert process.ended() == 1
     assert process.err.seen[-1].startswith(f"clockwork: cannot listen on {address}: ")
+
+
+def test_an_http_port_that_is_taken_ends_it_with_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with serve(str(save_dense(tmp_path / "dense.onnx")), f"--http={address}") as process:
+            assert process.ended() == 1
+    assert process.err.seen[-1].startswith(f"clockwork: cannot listen for HTTP on {address}: ")
+    assert not process.out.seen
+
+
+def test_http_is_served_from_the_start_to_a_clean_end(tmp_path: Path) -> None:
+    with serve(str(save_dense(tmp_path / "dense.onnx")), "--http=127.0.0.1:0") as process:
+        where = process.out.wait_for(r"^clockwork serves HTTP on (\S+)$")[1]
+        process.address()
+        with urlopen(f"http://{where}/v2/health/ready") as answer:
+            assert answer.read() == b'{"ready":true}'
+        process.send(signal.SIGTERM)
+        assert process.ended() == 0
+    assert not [line for line in process.err.seen if "Traceback" in line or " ERROR " in line or " WARNING " in line]
 
 
 def test_a_worker_that_cannot_begin_is_not_started_again(tmp_path: Path) -> None:

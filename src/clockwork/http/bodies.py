@@ -22,8 +22,8 @@ WINDOW: Final = {b"gzip": 31, b"deflate": 15}
 LEVEL: Final = 1
 """Tensors pack badly; more effort gains little."""
 
-WORTH_PACKING: Final = 1 * KIB
-"""Smaller bodies fit into one packet as they are."""
+WORTH_PACKING: Final = 256
+"""Bytes; what is smaller gains nothing."""
 
 ON_THE_LOOP: Final = 64 * KIB
 """What is larger is packed and unpacked in a thread."""
