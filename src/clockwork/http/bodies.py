@@ -89,7 +89,7 @@ class Bodies:
             async with asyncio.timeout(self._config.body_timeout):
                 message = await receive()
         except TimeoutError:
-            raise wrong(f"no byte of the body has come for {self._config.body_timeout:g} s", 408) from None
+            raise wrong(f"the body came too slowly; waited {self._config.body_timeout:g} s", 408) from None
         if message["type"] != "http.request":
             raise ClientGoneError
         return message

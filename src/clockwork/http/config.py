@@ -17,19 +17,20 @@ DEFAULT_HTTP: Final = Address("127.0.0.1", HTTP_PORT)
 class HttpConfig(Struct, frozen=True):
     """Limits; times are in seconds.
 
-    ``max_body``: bytes of a request's body, as sent and unpacked. ``max_held``: of all bodies that are being received.
-    ``max_head``: of a request's head. ``head_timeout``: from a connection's first byte, or its beginning, to the end of
-    a head. ``body_timeout``: without a byte of a body. ``keep_alive``: without a request. ``grace``: that requests in
-    progress are given at the end.
+    ``max_body``: bytes of a request's body, as sent and unpacked. ``max_held``: of all bodies that are being received,
+    beside a ``piece`` of each, which is what is received at once. ``max_head``: of a request's head. ``head_timeout``:
+    from a head's first byte, or a connection's beginning, to the head's end. ``body_timeout``: for a piece of a body.
+    ``keep_alive``: without a request. ``grace``: that requests in progress are given at the end.
     """
 
     max_body: Bytes = 256 * MIB
     max_held: Bytes = 2 * GIB
+    piece: Bytes = 1 * MIB
     max_head: Bytes = 64 * KIB
-    max_connections: int = 10_000
+    max_connections: int = 2048
     backlog: int = 1024
     head_timeout: float = 30.0
-    body_timeout: float = 30.0
+    body_timeout: float = 60.0
     keep_alive: int = 75
     grace: int = 1
 
