@@ -168,6 +168,33 @@ def test_a_body_of_unknown_length_is_limited_too() -> None:
     run(test())
 
 
+def test_a_large_body_comes_whole_and_what_follows_it_is_answered_next() -> None:
+    async def test() -> None:
+        async with served(EchoScheduler(), models=("wide.onnx",)) as (peer, *_):
+            sent = np.arange(4 << 20, dtype=np.float32)
+            body, length = binary_row(sent.tobytes(), (4, 1 << 20))
+            peer.say("POST", "/v2/models/wide/infer", body, Inference_Header_Content_Length=length)
+            peer.say("GET", "/v2/health/live")
+            answer = await peer.answer()
+            assert answer.status == 200
+            at = int(answer.headers["inference-header-content-length"])
+            np.testing.assert_array_equal(np.frombuffer(answer.body, np.float32, offset=at), sent)
+            assert (await peer.answer()).json() == {"live": True}
+
+    run(test())
+
+
+def test_all_bodies_together_are_limited() -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(piece=1 << 10, max_held=1 << 12)) as (peer, *_):
+            answer = await peer.ask("POST", INFER, bytes(1 << 20))
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            for _ in range(20):  # what was held is not held any more
+                assert (await peer.ask("POST", INFER, row() + b" " * (1 << 11))).status == 200
+
+    run(test())
+
+
 @pytest.mark.parametrize("begin", [b"GET /v2 HTTP/1.1\r\nx: ", b"GET /"])
 def test_a_head_is_limited(begin: bytes) -> None:
     async def test() -> None:

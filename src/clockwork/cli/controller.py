@@ -65,7 +65,7 @@ def controller(
 ) -> None:
     """Run a controller: it waits for workers, lets clients load models, measures them, and serves them.
 
-    Loading ends 10 s (--load-timeout) after the last activity, once a client has asked for the first model. Both ports
+    Loading ends 10 s (--load-timeout) after the last activity, once a client has asked for the first model. All ports
     are for whoever can reach them: listen on other than loopback addresses in networks that you trust only.
     """
     import uvloop
