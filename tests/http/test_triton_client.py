@@ -149,6 +149,9 @@ def test_what_is_asked_about_the_server_and_its_models(client: Any) -> None:
 def test_requests_are_counted(client: Any) -> None:
     def counts() -> tuple[int, int]:
         (stats,) = client.get_inference_statistics("dense")["model_stats"]
+        inference = stats["inference_stats"]
+        assert inference["success"]["count"] == stats["inference_count"] == inference["compute_infer"]["count"]
+        assert (inference["success"]["ns"] > inference["compute_infer"]["ns"]) or not stats["inference_count"]
         return stats["inference_count"], stats["execution_count"]
 
     requests, executions = counts()

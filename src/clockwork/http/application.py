@@ -4,6 +4,7 @@ Rules of the file: whatever is raised becomes a reply in JSON; what was not fore
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -35,6 +36,7 @@ from clockwork.oip.answer import answer
 from clockwork.oip.binary import parse_infer
 from clockwork.oip.contract import failure, slo_of
 from clockwork.oip.metadata import (
+    Sums,
     model_config,
     model_metadata,
     model_statistics,
@@ -59,6 +61,7 @@ class Application:
         self._host = host
         self._client = client
         self._bodies = Bodies(config)
+        self._sums: defaultdict[str, Sums] = defaultdict(Sums)  #: by model; only of those that have answered
         self._models: Mapping[str, ModelSummary] = {}  #: once it serves; from then on they stay as they are
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,6 +105,7 @@ class Application:
         if response.status != Status.SUCCESS:
             told = failure(response.status, response.message, response.predicted, response.retry_after)
             raise RestError(told)
+        self._sums[model].add(response.timing)
         classes = any(output.parameters.classification is not None for output in head.outputs)
         batched = classes and (await self._model(model)).batchable
         said, binary = answer(head, model, response, data, batched)
@@ -120,8 +124,7 @@ class Application:
             case "server":
                 return json_reply(server_metadata(__version__))
             case "all_stats":
-                server = await self._status()
-                return json_reply({"model_stats": [model_statistics(model) for model in server.models]})
+                return json_reply(await self._statistics())
             case "stats":
                 return json_reply(await self._statistics(asked.model))
         model = await self._model(asked.model)
@@ -132,11 +135,12 @@ class Application:
                 return json_reply({"name": model.name, "ready": True})
         return json_reply(model_metadata(model))
 
-    async def _statistics(self, name: str) -> Any:
-        found = [model for model in (await self._status()).models if model.info.name == name]
-        if not found:
+    async def _statistics(self, name: str = "") -> Any:
+        found = [model for model in (await self._status()).models if name in ("", model.info.name)]
+        if name and not found:
             raise _no_model(name)
-        return {"model_stats": [model_statistics(model) for model in found]}
+        none = Sums()
+        return {"model_stats": [model_statistics(model, self._sums.get(model.info.name, none)) for model in found]}
 
     async def _repository(self, asked: Route, body: bytes) -> Reply:
         head = repository_head(body)

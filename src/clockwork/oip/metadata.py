@@ -5,8 +5,11 @@ Rules of the file: nothing is said that is not known; a count that nobody keeps 
 
 from typing import Any, Final
 
-from clockwork.messages.requests import ModelStatus, ModelSummary, ServerStatus
+from msgspec import Struct
+
+from clockwork.messages.requests import ModelStatus, ModelSummary, RequestTiming, ServerStatus
 from clockwork.messages.tensors import Datatype, TensorInfo
+from clockwork.units import Nanos
 
 VERSION: Final = "1"
 """Every model has this one version."""
@@ -18,6 +21,22 @@ PLATFORM: Final = "onnx_onnxruntime"
 """What executes the models, in Triton's terms."""
 
 _CONFIG_TYPES: Final = {Datatype.BYTES: "TYPE_STRING"}
+
+
+class Sums(Struct):
+    """Where the time of a model's successful requests went, as far as a front end saw them."""
+
+    count: int = 0
+    total: Nanos = 0
+    queue: Nanos = 0
+    exec: Nanos = 0
+
+    def add(self, timing: RequestTiming) -> None:
+        """One more."""
+        self.count += 1
+        self.total += timing.total
+        self.queue += timing.queue
+        self.exec += timing.exec
 
 
 def server_metadata(version: str) -> dict[str, Any]:
@@ -49,8 +68,11 @@ def model_config(model: ModelSummary) -> dict[str, Any]:
     }
 
 
-def model_statistics(model: ModelStatus) -> dict[str, Any]:
-    """Triton's statistics: requests in time are successes, all others failures; executions are batches."""
+def model_statistics(model: ModelStatus, sums: Sums) -> dict[str, Any]:
+    """Triton's statistics: requests in time are successes, all others failures; executions are batches.
+
+    Counts are of all the model's requests, times of those in ``sums``.
+    """
     infer = model.predictions.get("infer")
     unknown = {"count": 0, "ns": 0}
     return {
@@ -60,11 +82,11 @@ def model_statistics(model: ModelStatus) -> dict[str, Any]:
         "inference_count": model.in_time,
         "execution_count": infer.duration.count if infer is not None else 0,
         "inference_stats": {
-            "success": {"count": model.in_time, "ns": 0},
+            "success": {"count": model.in_time, "ns": sums.total},
             "fail": {"count": model.late + model.refused + model.failed, "ns": 0},
-            "queue": unknown,
+            "queue": {"count": sums.count, "ns": sums.queue},
             "compute_input": unknown,
-            "compute_infer": unknown,
+            "compute_infer": {"count": sums.count, "ns": sums.exec},
             "compute_output": unknown,
             "cache_hit": unknown,
             "cache_miss": unknown,
