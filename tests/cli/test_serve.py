@@ -95,8 +95,13 @@ def test_http_is_served_from_the_start_to_a_clean_end(tmp_path: Path) -> None:
         process.address()
         with urlopen(f"http://{where}/v2/health/ready") as answer:
             assert answer.read() == b'{"ready":true}'
-        process.send(signal.SIGTERM)
-        assert process.ended() == 0
+        host, _, port = where.rpartition(":")
+        with socket.create_connection((host, int(port))) as half:
+            half.sendall(b"POST /v2/models/dense/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n123")
+            with urlopen(f"http://{where}/v2/health/live") as answer:
+                assert answer.status == 200
+            process.send(signal.SIGTERM)
+            assert process.ended() == 0
     assert not [line for line in process.err.seen if "Traceback" in line or " ERROR " in line or " WARNING " in line]
 
 

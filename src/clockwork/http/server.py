@@ -38,7 +38,7 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
             lifespan="off",
             interface="asgi3",
             log_config=None,
-            log_level="error",
+            log_level="critical",  # the application logs its own failures, and strangers are none
             access_log=False,
             server_header=False,
             proxy_headers=False,
