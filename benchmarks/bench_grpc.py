@@ -38,7 +38,7 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 @contextmanager
 def server(model: Path) -> Iterator[tuple[str, str]]:
     """`clockwork serve`; yields its addresses for gRPC and for the native protocol."""
-    arguments = ["--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--slo", "10s", str(model)]
+    arguments = ["--listen", "127.0.0.1:0", "--http", "none", "--grpc", "127.0.0.1:0", "--slo", "10s", str(model)]
     os.sched_setaffinity(0, SERVER)
     command = [str(Path(sys.executable).with_name("clockwork")), "serve", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -40,7 +40,14 @@ OTHERS = CORES - {DEVICE} or CORES
 @contextmanager
 def server(*arguments: str) -> Iterator[str]:
     """`clockwork serve`, on a port of the system's choice; yields its address."""
-    command = [str(Path(sys.executable).with_name("clockwork")), "serve", "--listen", "127.0.0.1:0", *arguments]
+    command = [
+        str(Path(sys.executable).with_name("clockwork")),
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--http=none",
+        *arguments,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

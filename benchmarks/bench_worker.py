@@ -301,7 +301,14 @@ def raw_session(path: Path) -> onnxruntime.InferenceSession:
 
 async def bench_estimates(root: Path, seconds: float) -> dict[str, float]:
     """A whole server under half its load; what its scheduler expected of each Infer, from its own records."""
-    command = [fleet.CLOCKWORK, "serve", "--listen=127.0.0.1:0", "--log-level=error", str(root / "squeezenet.onnx")]
+    command = [
+        fleet.CLOCKWORK,
+        "serve",
+        "--listen=127.0.0.1:0",
+        "--http=none",
+        "--log-level=error",
+        str(root / "squeezenet.onnx"),
+    ]
     command.append("--no-profile-cache")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: ASYNC220 - as above
         try:

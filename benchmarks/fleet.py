@@ -60,7 +60,7 @@ def cpu_s(pid: int) -> float:
 def fleet(devices: int) -> Iterator[Fleet]:
     """A controller that serves, and its worker, each on a core of its own."""
     with tempfile.TemporaryDirectory() as directory, (Path(directory) / "log").open("w") as log:
-        command = [CLOCKWORK, "controller", "--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0"]
+        command = [CLOCKWORK, "controller", "--listen=127.0.0.1:0", "--http=none", "--worker-listen=127.0.0.1:0"]
         with started([*command, "--no-profile-cache", "--load-timeout=1s"], CORES[0], log) as controller:
             clients, workers = (said(log, controller, f"listening for clients on {place}") for place in ("", "*"))
             command = [CLOCKWORK, "worker", f"--controller={workers}", f"--emulate={devices}"]

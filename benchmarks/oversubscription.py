@@ -116,7 +116,7 @@ def main() -> None:
         files = [build(name, directory / "models") for name in NETWORKS]
         runtime = OnnxRuntime(cache_dir=directory / "prepared")
         total = sum(runtime.load_model(file).info.weights_bytes for file in files) * given.copies
-        command = [str(Path(sys.executable).with_name("clockwork")), "serve", "--listen", "127.0.0.1:0"]
+        command = [str(Path(sys.executable).with_name("clockwork")), "serve", "--listen", "127.0.0.1:0", "--http=none"]
         command += ["--scheduler", "simple", "--max-batch", "1", "--log-level", "warning", "--no-profile-cache"]
         command += [f"--cache-size={total // TIMES}", f"--page-size={PAGE}", f"--copies={given.copies}"]
         command += [f"--model-cache={directory / 'prepared'}", *map(str, files)]

@@ -40,7 +40,13 @@ from clockwork.messages.requests import ServerStatus
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / "build/demo/serve.log"
 ZOO = ("squeezenet", "shufflenet", "resnet50")
-OPTIONS = ("--listen=127.0.0.1:0", "--max-batch=4", "--profile-seconds=0.5", "--profile-cache=build/demo/profiles")
+OPTIONS = (
+    "--listen=127.0.0.1:0",
+    "--http=none",
+    "--max-batch=4",
+    "--profile-seconds=0.5",
+    "--profile-cache=build/demo/profiles",
+)
 
 SECONDS = 15.0
 LOAD = 0.5  # of the device's time

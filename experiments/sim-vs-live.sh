@@ -9,7 +9,7 @@ out=build/sim-vs-live
 clockwork=.venv/bin/clockwork
 mkdir -p $out
 $clockwork zoo build $out/models squeezenet shufflenet >$out/zoo.txt
-$clockwork serve $out/models/squeezenet.onnx $out/models/shufflenet.onnx --listen 127.0.0.1:0 --no-profile-cache \
+$clockwork serve $out/models/squeezenet.onnx $out/models/shufflenet.onnx --listen 127.0.0.1:0 --http none --no-profile-cache \
     >$out/serve.txt 2>$out/serve.log &
 server=$!
 trap 'kill $server 2>/dev/null; wait $server 2>/dev/null || true' EXIT

@@ -18,7 +18,7 @@ import onnx_graphs
 from clockwork.cli.child import this_program
 
 #: As little as there is to measure.
-QUICK = ("--profile-seconds=0.01", "--max-batch=2", "--no-profile-cache", "--slo=20s")
+QUICK = ("--http=none", "--profile-seconds=0.01", "--max-batch=2", "--no-profile-cache", "--slo=20s")
 
 
 def save_dense(path: Path, seed: int = 0) -> Path:

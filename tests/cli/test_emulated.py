@@ -10,7 +10,7 @@ from cli.processes import clockwork
 from clockwork.cli import run
 from clockwork.client import Client
 
-OPTIONS = ("--listen=127.0.0.1:0", "--no-profile-cache", "--profile-seconds=0.02", "--max-batch=2")
+OPTIONS = ("--listen=127.0.0.1:0", "--http=none", "--no-profile-cache", "--profile-seconds=0.02", "--max-batch=2")
 
 
 def test_a_fleet_of_emulated_devices_serves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -79,6 +80,31 @@ def test_a_port_that_is_taken_ends_it_with_one_line(tmp_path: Path) -> None:
     assert process.err.seen[-1].startswith(f"clockwork: cannot listen on {address}: ")
 
 
+def test_an_http_port_that_is_taken_ends_it_with_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with serve(str(save_dense(tmp_path / "dense.onnx")), f"--http={address}") as process:
+            assert process.ended() == 1
+    assert process.err.seen[-1].startswith(f"clockwork: cannot listen for HTTP on {address}: ")
+    assert not process.out.seen
+
+
+def test_http_is_served_from_the_start_to_a_clean_end(tmp_path: Path) -> None:
+    with serve(str(save_dense(tmp_path / "dense.onnx")), "--http=127.0.0.1:0") as process:
+        where = process.out.wait_for(r"^clockwork serves HTTP on (\S+)$")[1]
+        process.address()
+        with urlopen(f"http://{where}/v2/health/ready") as answer:
+            assert answer.read() == b'{"ready":true}'
+        host, _, port = where.rpartition(":")
+        with socket.create_connection((host, int(port))) as half:
+            half.sendall(b"POST /v2/models/dense/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n123")
+            with urlopen(f"http://{where}/v2/health/live") as answer:
+                assert answer.status == 200
+            process.send(signal.SIGTERM)
+            assert process.ended() == 0
+    assert not [line for line in process.err.seen if "Traceback" in line or " ERROR " in line or " WARNING " in line]
+
+
 def test_a_worker_that_cannot_begin_is_not_started_again(tmp_path: Path) -> None:
     with serve(str(save_dense(tmp_path / "dense.onnx")), "--cache-size=1MiB") as process:
         assert process.ended() == 1
@@ -96,7 +122,13 @@ def test_models_from_anywhere_under_names_and_in_copies(tmp_path: Path) -> None:
 
 def test_the_second_start_measures_nothing(tmp_path: Path) -> None:
     model = str(save_dense(tmp_path / "models/dense.onnx"))
-    options = ["--listen=127.0.0.1:0", "--profile-seconds=0.01", "--max-batch=2", f"--profile-cache={tmp_path}/times"]
+    options = [
+        "--listen=127.0.0.1:0",
+        "--http=none",
+        "--profile-seconds=0.01",
+        "--max-batch=2",
+        f"--profile-cache={tmp_path}/times",
+    ]
     measured = []
     for _ in range(2):
         with clockwork("serve", *options, model) as process:

@@ -61,6 +61,7 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         ("serve . --profile-seconds 0", "Invalid value for '--profile-seconds'"),
         ("serve . --log-level loud", "'loud' is none of debug, info, warning, error"),
         ("serve . --listen 127.0.0.1:port", "has the port 'port'"),
+        ("serve . --http 127.0.0.1:port", "has the port 'port'"),
         ("serve . --model-root /nowhere", "does not exist"),
         ("serve pyproject.toml --model-root src", "does not lie under the model root"),
         ("serve a=pyproject.toml a=README.md", "several models would be called a: write NAME=PATH"),

@@ -202,7 +202,7 @@ def test_a_message_too_long_is_refused(stub: Any) -> None:
 
 
 def test_a_controller_alone_serves_it_too_and_a_taken_port_is_one_line(tmp_path: Path) -> None:
-    listen = ("--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0")
+    listen = ("--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0", "--http=none")
     with clockwork("controller", *listen, "--grpc=127.0.0.1:0") as first:
         taken = grpc_address(first)
         with triton.InferenceServerClient(taken) as client:
@@ -216,7 +216,9 @@ def test_a_controller_alone_serves_it_too_and_a_taken_port_is_one_line(tmp_path:
 
 
 def test_none_is_no_address() -> None:
-    with clockwork("controller", "--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0", "--grpc=none") as process:
+    with clockwork(
+        "controller", "--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0", "--http=none", "--grpc=none"
+    ) as process:
         process.err.wait_for("listening for clients")
         process.send(signal.SIGTERM)
         assert process.ended() == 0

@@ -7,6 +7,7 @@ import typer
 from clockwork.cli.options import (
     DefaultSlo,
     Grpc,
+    Http,
     Listen,
     LogLevel,
     MaxBatch,
@@ -18,6 +19,7 @@ from clockwork.cli.options import (
     examples,
     worker_address,
 )
+from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
 from clockwork.units import MILLISECOND, SECOND, Nanos
 
@@ -50,6 +52,7 @@ LoadTimeout: TypeAlias = Annotated[
 
 def controller(
     listen: Listen = DEFAULT_LISTEN,
+    http: Http = DEFAULT_HTTP,
     grpc: Grpc = None,
     worker_listen: WorkerListen = DEFAULT_WORKER_LISTEN,
     workers: Workers = 1,
@@ -64,13 +67,13 @@ def controller(
 ) -> None:
     """Run a controller: it waits for workers, lets clients load models, measures them, and serves them.
 
-    Loading ends 10 s (--load-timeout) after the last activity, once a client has asked for the first model. Both ports
+    Loading ends 10 s (--load-timeout) after the last activity, once a client has asked for the first model. All ports
     are for whoever can reach them: listen on other than loopback addresses in networks that you trust only.
     """
     import uvloop
     from rich.console import Console
 
-    from clockwork.cli.hosting import front_ends, listening, profile_directory, profiling, together
+    from clockwork.cli.hosting import FrontEnds, front_ends, listening, profile_directory, profiling, together
     from clockwork.cli.lifecycle import start_log, until_stopped
     from clockwork.cli.startup import show_startup
     from clockwork.controller.config import ControllerConfig
@@ -93,7 +96,7 @@ def controller(
     start_log(log_level, console)
 
     async def work() -> None:
-        async with listening(config, policy) as host, front_ends(host, grpc):
+        async with listening(config, policy) as host, front_ends(host, FrontEnds(http, grpc)):
             await together(host.wait(), show_startup(host, console))
 
     uvloop.run(until_stopped(work()))

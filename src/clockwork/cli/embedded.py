@@ -9,12 +9,11 @@ from msgspec import Struct
 from rich.console import Console
 
 from clockwork.cli.child import Child, this_program
-from clockwork.cli.hosting import front_ends, listening, together
+from clockwork.cli.hosting import FrontEnds, front_ends, listening, together
 from clockwork.cli.lifecycle import start_log, until_stopped
 from clockwork.cli.startup import show_startup
 from clockwork.host.affinity import allowed_cores, confined, plan_cores
 from clockwork.host.controller import ControllerHostConfig
-from clockwork.net.address import Address
 from clockwork.scheduling.base import Scheduler
 from clockwork.units import Bytes
 
@@ -79,11 +78,7 @@ class EmulatedWorker(Struct, frozen=True):
 
 
 def run_embedded(
-    config: ControllerHostConfig,
-    scheduler: Scheduler,
-    worker: WorkerOptions,
-    log_level: str,
-    grpc: Address | None = None,
+    config: ControllerHostConfig, scheduler: Scheduler, worker: WorkerOptions, ends: FrontEnds, log_level: str
 ) -> None:
     """Run both, and the front ends that have an address, until a signal asks to end.
 
@@ -97,7 +92,7 @@ def run_embedded(
     cores = allowed_cores()
 
     async def work() -> None:
-        async with listening(config, scheduler) as host, front_ends(host, grpc):
+        async with listening(config, scheduler) as host, front_ends(host, ends):
             places = ["--exit-with-parent", "--name=local", f"--controller={host.worker_address}"]
             command = this_program("worker", *places, f"--log-level={log_level}", *worker.arguments())
             child = Child(command, cores)

@@ -5,7 +5,7 @@ import os
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from clockwork.controller.config import ProfilingConfig
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
@@ -42,19 +42,31 @@ async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> Async
         await host.close()
 
 
+class FrontEnds(NamedTuple):
+    """Where the standard protocols are served, if at all."""
+
+    http: Address | None
+    grpc: Address | None
+
+
 @asynccontextmanager
-async def front_ends(host: ControllerHost, grpc: Address | None) -> AsyncIterator[None]:
-    """The protocols that the operator asked for beside the native one; each says on stdout where it listens.
+async def front_ends(host: ControllerHost, ends: FrontEnds) -> AsyncIterator[None]:
+    """Serve the standard protocols, where an address is given; each says on stdout where it listens.
 
     Raises:
         ServerError: an address is taken, or may not be used.
     """
     async with AsyncExitStack() as stack:
-        if grpc is not None:
+        if ends.http is not None:
+            from clockwork.http.server import serving_http
+
+            where = await stack.enter_async_context(serving_http(host, ends.http))
+            print(f"clockwork serves HTTP on {where}", flush=True)
+        if ends.grpc is not None:
             os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # workers are exec'ed
             from clockwork.grpc_frontend import serve_grpc
 
-            server = await stack.enter_async_context(serve_grpc(host, grpc))
+            server = await stack.enter_async_context(serve_grpc(host, ends.grpc))
             print(f"clockwork serves gRPC on {server.address}", flush=True)
         yield
 

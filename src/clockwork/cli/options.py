@@ -11,6 +11,7 @@ from typing import Annotated, Final, TypeAlias
 import typer
 
 from clockwork.errors import InvalidRequestError
+from clockwork.http.config import DEFAULT_HTTP, HTTP_PORT
 from clockwork.net.address import CLIENT_PORT, DEFAULT_LISTEN, GRPC_PORT, WORKER_PORT, Address, parse_address
 from clockwork.units import GIB, KIB, MIB, MICROSECOND, MILLISECOND, SECOND, Bytes, Nanos
 
@@ -60,6 +61,11 @@ def grpc_address(value: str | Address) -> Address | None:
     return None if value == "none" else _address(value, GRPC_PORT)
 
 
+def http_address(value: str | Address) -> Address | None:
+    """``HOST:PORT``, or None for ``none``; the port is HTTP's if none is given."""
+    return None if value == "none" else _address(value, HTTP_PORT)
+
+
 def _address(value: str | Address, default_port: int) -> Address:
     if isinstance(value, Address):
         return value
@@ -106,6 +112,16 @@ Grpc: TypeAlias = Annotated[
         metavar="HOST:PORT",
         show_default="none",
         help="Serve the Open Inference Protocol over gRPC here; port 0: any free one.",
+    ),
+]
+Http: TypeAlias = Annotated[
+    Address | None,
+    typer.Option(
+        "--http",
+        parser=http_address,
+        metavar="HOST:PORT",
+        show_default=str(DEFAULT_HTTP),
+        help="Serve the Open Inference Protocol (KServe, Triton) over HTTP here; none: do not; port 0: any free one.",
     ),
 ]
 SchedulerName: TypeAlias = Annotated[

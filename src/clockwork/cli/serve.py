@@ -11,6 +11,7 @@ from clockwork.cli.options import (
     Devices,
     Emulate,
     Grpc,
+    Http,
     Listen,
     LogLevel,
     MaxBatch,
@@ -25,6 +26,7 @@ from clockwork.cli.options import (
     ThreadsPerDevice,
     examples,
 )
+from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, Address
 from clockwork.units import GIB, MIB, MILLISECOND
 
@@ -60,6 +62,7 @@ ModelRoot: TypeAlias = Annotated[
 def serve(
     models: Models = None,
     listen: Listen = DEFAULT_LISTEN,
+    http: Http = DEFAULT_HTTP,
     grpc: Grpc = None,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
@@ -89,7 +92,7 @@ def serve(
     from clockwork.cli.embedded import EmulatedWorker, LocalWorker, WorkerOptions, run_embedded
     from clockwork.cli.emulating import check_emulated, emulated_models, emulated_specs, pages
     from clockwork.cli.given import common_root, load_specs, parse_model
-    from clockwork.cli.hosting import profile_directory, profiling
+    from clockwork.cli.hosting import FrontEnds, profile_directory, profiling
     from clockwork.controller.config import ControllerConfig
     from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
@@ -113,4 +116,4 @@ def serve(
         ControllerConfig(models=specs, default_slo=slo, profiling=profiling(max_batch, profile_seconds)),
         profile_directory(profile_cache, no_profile_cache),
     )
-    run_embedded(config, make_scheduler(scheduler), worker, log_level, grpc)
+    run_embedded(config, make_scheduler(scheduler), worker, FrontEnds(http, grpc), log_level)

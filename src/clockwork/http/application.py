@@ -1,0 +1,191 @@
+"""The ASGI application: one request, one reply.
+
+Rules of the file: whatever is raised becomes a reply in JSON; what was not foreseen is logged, and its text stays here.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from clockwork import __version__
+from clockwork.controller.startup import Stage
+from clockwork.errors import ConnectionLostError, InvalidRequestError
+from clockwork.host.controller import ControllerHost
+from clockwork.host.local_client import LocalClient
+from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply, Scope, Send, json_reply, refusal
+from clockwork.http.bodies import Bodies, header_bytes, packed
+from clockwork.http.config import HttpConfig
+from clockwork.http.waiting import unless_gone
+from clockwork.messages.requests import (
+    ErrorResponse,
+    InferRequest,
+    InferResponse,
+    ListModelsRequest,
+    ListModelsResponse,
+    LoadModelRequest,
+    LoadModelResponse,
+    ModelSummary,
+    Request,
+    ServerStatus,
+    StatusRequest,
+    StatusResponse,
+)
+from clockwork.messages.status import Status
+from clockwork.oip.answer import answer
+from clockwork.oip.binary import parse_infer
+from clockwork.oip.contract import failure, slo_of
+from clockwork.oip.metadata import (
+    Sums,
+    model_config,
+    model_metadata,
+    model_statistics,
+    repository_index,
+    server_metadata,
+)
+from clockwork.oip.rest import SHOWN, RestError, Route, repository_head, route, unknown, wrong
+
+log = logging.getLogger("clockwork.http")
+
+ResponseT = TypeVar("ResponseT")
+
+JSON = (b"content-type", b"application/json")
+BINARY = (b"content-type", b"application/octet-stream")
+
+
+class Application:
+    """Answers HTTP requests by asking the controller."""
+
+    def __init__(self, host: ControllerHost, client: LocalClient, config: HttpConfig) -> None:
+        """``client`` is used for all requests."""
+        self._host = host
+        self._client = client
+        self._bodies = Bodies(config)
+        self._sums: defaultdict[str, Sums] = defaultdict(Sums)  #: by model; only of those that have answered
+        self._models: Mapping[str, ModelSummary] = {}  #: once it serves; from then on they stay as they are
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] != "http":
+            return
+        headers = dict(scope["headers"])
+        try:
+            reply = await packed(await self._reply(scope, headers, receive), headers)
+        except ClientGoneError:
+            return
+        except RestError as error:
+            reply = refusal(error)
+        except InvalidRequestError as error:
+            reply = refusal(wrong(str(error)))
+        except ConnectionLostError:
+            reply = refusal(RestError(failure(Status.SHUTTING_DOWN, "the server is shutting down")))
+        except Exception:  # one request's, and nobody else's
+            log.exception("a request failed that should not have")
+            reply = refusal(RestError(failure(Status.ERROR, "the server failed; its log says why")))
+        await reply.send(send)
+
+    async def _reply(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        asked = route(scope["method"], scope["path"])
+        if asked.what == "infer":
+            return await self._infer(asked.model, headers, receive)
+        if asked.what in ("index", "load", "unload"):
+            return await self._repository(asked, await self._bodies.receive(headers, receive))
+        return await unless_gone(self._told(asked), receive)
+
+    async def _infer(self, model: str, headers: Headers, receive: Receive) -> Reply:
+        body = await self._bodies.receive(headers, receive)
+        head, specs, payload = parse_infer(body, header_bytes(headers))
+        try:
+            slo = slo_of(head.parameters)
+        except ValueError as error:
+            raise wrong(str(error)) from None
+        wanted = tuple(dict.fromkeys(output.name for output in head.outputs))
+        request = InferRequest(self._client.next_id(), model, specs, slo, None, wanted)
+        response, data = await unless_gone(self._ask(request, InferResponse, payload), receive)
+        if response.status != Status.SUCCESS:
+            told = failure(response.status, response.message, response.predicted, response.retry_after)
+            raise RestError(told)
+        self._sums[model].add(response.timing)
+        classes = any(output.parameters.classification is not None for output in head.outputs)
+        batched = classes and (await self._model(model)).batchable
+        said, binary = answer(head, model, response, data, batched)
+        if not binary:
+            return Reply(200, [JSON], [said])
+        length = b"%d" % len(said)
+        return Reply(200, [BINARY, (b"inference-header-content-length", length)], [said, *binary])
+
+    async def _told(self, asked: Route) -> Reply:
+        """What is asked by GET."""
+        match asked.what:
+            case "live":
+                return json_reply({"live": True})
+            case "ready":
+                return json_reply({"ready": self._serving()}, 200 if self._serving() else 503)
+            case "server":
+                return json_reply(server_metadata(__version__))
+            case "all_stats":
+                return json_reply(await self._statistics())
+            case "stats":
+                return json_reply(await self._statistics(asked.model))
+        model = await self._model(asked.model)
+        match asked.what:
+            case "config":
+                return json_reply(model_config(model))
+            case "model_ready":
+                return json_reply({"name": model.name, "ready": True})
+        return json_reply(model_metadata(model))
+
+    async def _statistics(self, name: str = "") -> Any:
+        found = [model for model in (await self._status()).models if name in ("", model.info.name)]
+        if name and not found:
+            raise _no_model(name)
+        none = Sums()
+        return {"model_stats": [model_statistics(model, self._sums.get(model.info.name, none)) for model in found]}
+
+    async def _repository(self, asked: Route, body: bytes) -> Reply:
+        head = repository_head(body)
+        if asked.what == "index":
+            return json_reply(repository_index(await self._status(), self._serving(), head.ready))
+        if asked.what == "unload":
+            raise wrong("models are not unloaded: weights leave the devices by themselves when they are not asked for")
+        path = head.parameters.get("path", asked.model)
+        others = sorted(name[:SHOWN] for name in head.parameters if name != "path")
+        if not isinstance(path, str) or others:
+            raise wrong(f"a load has one parameter, path, which is a text; found {', '.join(others) or 'another type'}")
+        request = LoadModelRequest(self._client.next_id(), path, asked.model)
+        response, _ = await self._ask(request, LoadModelResponse)
+        if response.status != Status.SUCCESS:
+            raise RestError(failure(response.status, response.message))
+        return json_reply({})
+
+    async def _model(self, name: str) -> ModelSummary:
+        models = self._models
+        if not models:
+            response, _ = await self._ask(ListModelsRequest(self._client.next_id()), ListModelsResponse)
+            if response.status != Status.SUCCESS:
+                raise RestError(failure(response.status, response.message))
+            models = {model.name: model for model in response.models}
+            if self._serving():
+                self._models = models
+        found = models.get(name)
+        if found is None:
+            raise _no_model(name)
+        return found
+
+    async def _status(self) -> ServerStatus:
+        response, _ = await self._ask(StatusRequest(self._client.next_id()), StatusResponse)
+        return response.server
+
+    def _serving(self) -> bool:
+        return self._host.progress()[0] == Stage.SERVING.value
+
+    async def _ask(self, request: Request, expected: type[ResponseT], payload: Any = b"") -> tuple[ResponseT, Any]:
+        response, data = await self._client.ask(request, payload)
+        if isinstance(response, ErrorResponse):
+            raise RestError(failure(response.status, response.message))
+        assert isinstance(response, expected)
+        return response, data
+
+
+def _no_model(name: str) -> RestError:
+    return unknown(f"no model is called {name[:SHOWN]!r}")

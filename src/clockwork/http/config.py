@@ -1,0 +1,39 @@
+"""Limits of the HTTP front end, and where it listens unless told otherwise."""
+
+from typing import Final
+
+from msgspec import Struct
+
+from clockwork.net.address import Address
+from clockwork.units import GIB, KIB, MIB, Bytes
+
+HTTP_PORT: Final = 8000
+"""Triton's."""
+
+DEFAULT_HTTP: Final = Address("127.0.0.1", HTTP_PORT)
+"""Loopback, unless the operator says otherwise."""
+
+
+class HttpConfig(Struct, frozen=True):
+    """Limits; times are in seconds.
+
+    ``max_body``: bytes of a request's body, as sent and unpacked. ``max_held``: of all bodies that are being received,
+    beside a ``piece`` of each, which is what is received at once. ``max_head``: of a request's head. ``head_timeout``:
+    from a head's first byte, or a connection's beginning, to the head's end. ``body_timeout``: for a piece of a body.
+    ``keep_alive``: without a request. ``grace``: that requests in progress are given at the end.
+    """
+
+    max_body: Bytes = 256 * MIB
+    max_held: Bytes = 2 * GIB
+    piece: Bytes = 1 * MIB
+    max_head: Bytes = 64 * KIB
+    max_connections: int = 2048
+    backlog: int = 1024
+    head_timeout: float = 30.0
+    body_timeout: float = 60.0
+    keep_alive: int = 75
+    grace: int = 1
+
+
+DEFAULT: Final = HttpConfig()
+"""What is right for most."""

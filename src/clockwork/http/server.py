@@ -1,0 +1,87 @@
+"""uvicorn as a task of the controller's event loop."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+
+from clockwork.errors import ServerError
+from clockwork.host.controller import ControllerHost
+from clockwork.http.application import Application
+from clockwork.http.config import DEFAULT, HttpConfig
+from clockwork.http.protocol import LimitedProtocol
+from clockwork.net.address import Address
+
+log = logging.getLogger("clockwork.http")
+
+
+@asynccontextmanager
+async def serving_http(host: ControllerHost, address: Address, config: HttpConfig = DEFAULT) -> AsyncIterator[Address]:
+    """Serve HTTP while the context lasts; yields where, with the real port.
+
+    Raises:
+        ServerError: the address is taken, or may not be used.
+    """
+    sockets = await _listen(address, config.backlog)
+    where = Address(*sockets[0].getsockname()[:2])
+    client = host.local_client()
+    protocol = type("Protocol", (LimitedProtocol,), {"limits": config})
+    server = _Server(
+        uvicorn.Config(
+            Application(host, client, config),
+            http=protocol,
+            ws="none",
+            loop="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="critical",  # the application logs its own failures, and strangers are none
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=config.max_connections,
+            backlog=config.backlog,
+            timeout_keep_alive=config.keep_alive,
+            timeout_graceful_shutdown=config.grace,
+        )
+    )
+    running = asyncio.ensure_future(server.serve(sockets))
+    log.info("listening for HTTP on %s", where)
+    try:
+        yield where
+    finally:
+        server.should_exit = True
+        client.close()  # those that wait are told
+        await running
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the command line's."""
+        yield
+
+
+async def _listen(address: Address, backlog: int) -> list[socket.socket]:
+    """A socket for each of the host's addresses; one, if the operating system is to choose the port."""
+    sockets: list[socket.socket] = []
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(*address, type=socket.SOCK_STREAM)
+        for family, _, _, _, place in found if address.port else found[:1]:
+            made = socket.socket(family, socket.SOCK_STREAM)
+            sockets.append(made)
+            made.setblocking(False)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            made.bind(place)
+            made.listen(backlog)
+    except (OSError, UnicodeError) as error:  # UnicodeError: what cannot be a host's name
+        for made in sockets:
+            made.close()
+        reason = getattr(error, "strerror", None) or error
+        raise ServerError(f"cannot listen for HTTP on {address}: {reason}; --http gives another") from error
+    return sockets

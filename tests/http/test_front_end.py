@@ -1,0 +1,381 @@
+"""The HTTP front end of a live controller with a scripted worker: errors, limits, and clients that go away."""
+
+import asyncio
+import gzip
+import json
+import logging
+import zlib
+from itertools import count
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from client.live import LOOPBACK, ScriptedWorker, controller, run
+from clockwork.client import AsyncClient
+from clockwork.errors import ServerError
+from clockwork.host.controller import ControllerHost
+from clockwork.http.config import HttpConfig
+from clockwork.http.server import serving_http
+from clockwork.messages.actions import Infer
+from clockwork.messages.commands import Answer, Command
+from clockwork.messages.requests import StatusRequest, StatusResponse
+from clockwork.messages.status import Status
+from clockwork.net.address import Address
+from clockwork.scheduling.echo import EchoScheduler
+from clockwork.state import PendingRequest
+from clockwork.units import Nanos
+from http_raw import Peer, binary_row, connected, row, served
+
+INFER = "/v2/models/m/infer"
+ROW = np.arange(4, dtype=np.float32)
+
+
+async def until_outstanding(host: ControllerHost, wanted: int) -> None:
+    client = host.local_client()
+    for _ in count():
+        response, _ = await client.ask(StatusRequest(client.next_id()))
+        assert isinstance(response, StatusResponse)
+        if response.server.outstanding == wanted:
+            break
+        await asyncio.sleep(0.005)
+    client.close()
+
+
+def test_json_in_json_out() -> None:
+    async def test() -> None:
+        async with served() as (peer, *_):
+            answer = await peer.ask("POST", INFER, row(id="mine"))
+            assert answer.status == 200
+            assert answer.headers["content-type"] == "application/json"
+            said = answer.json()
+            assert (said["model_name"], said["model_version"], said["id"]) == ("m", "1", "mine")
+            assert said["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [1, 4], "data": [2, 2, 2, 2]}]
+            assert said["parameters"]["batch_size"] == 1
+            assert said["parameters"]["total_ms"] > 0
+
+    run(test())
+
+
+def test_binary_in_binary_out_and_the_version_may_be_said() -> None:
+    async def test() -> None:
+        async with served() as (peer, *_):
+            body, length = binary_row(ROW.tobytes())
+            answer = await peer.ask(
+                "POST", "/v2/models/m/versions/1/infer", body, Inference_Header_Content_Length=length
+            )
+            assert answer.status == 200
+            at = int(answer.headers["inference-header-content-length"])
+            (output,) = json.loads(answer.body[:at])["outputs"]
+            assert output == {"name": "y", "datatype": "FP32", "shape": [1, 4], "parameters": {"binary_data_size": 16}}
+            assert answer.body[at:] == (2 * ROW).tobytes()
+
+    run(test())
+
+
+PACKERS = {"gzip": gzip.compress, "deflate": zlib.compress}
+
+
+@pytest.mark.parametrize("coding", PACKERS)
+@pytest.mark.parametrize("rows", [1, 256, 1000], ids=["small", "middling", "in a thread"])
+def test_bodies_may_be_packed_both_ways(coding: str, rows: int) -> None:
+    async def test() -> None:
+        async with served() as (peer, *_):
+            shape = (min(rows, 4), 4)
+            sent = np.zeros(shape, np.float32) + np.float32(0.25)
+            body, length = binary_row(sent.tobytes(), shape, padding="x" * rows * 100)
+            answer = await peer.ask(
+                "POST",
+                INFER,
+                PACKERS[coding](body),
+                Inference_Header_Content_Length=length,
+                Content_Encoding=coding,
+                Accept_Encoding=f"br, {coding}",
+            )
+            assert answer.status == 200, answer.body
+            at = int(answer.headers["inference-header-content-length"])
+            said = zlib.decompress(answer.body, 47) if "content-encoding" in answer.headers else answer.body
+            assert said[at:] == (2 * sent).tobytes()
+
+    run(test())
+
+
+def test_a_reply_is_packed_where_that_is_accepted() -> None:
+    async def test() -> None:
+        models = tuple(f"model-with-a-name-{number}.onnx" for number in range(9))
+        async with served(models=models) as (peer, *_):
+            for accepted, coding in (("gzip", "gzip"), ("deflate, gzip", "deflate"), ("gzip;q=0, br", None)):
+                answer = await peer.ask("POST", "/v2/repository/index", Accept_Encoding=accepted)
+                assert answer.headers.get("content-encoding") == coding
+                body = answer.body if coding is None else zlib.decompress(answer.body, 47)
+                assert len(json.loads(body)) == 9
+
+    run(test())
+
+
+def wrong_bodies() -> dict[str, tuple[int, bytes, dict[str, Any]]]:
+    body, length = binary_row()
+    header = {"Inference_Header_Content_Length": length}
+    return {
+        "no json": (400, b"hello", {}),
+        "empty": (400, b"", {}),
+        "header length is no number": (400, body, {"Inference_Header_Content_Length": "-1"}),
+        "header longer than body": (400, body, {"Inference_Header_Content_Length": len(body) + 1}),
+        "cut": (400, body[:-1], header),
+        "unknown input": (400, row().replace(b'"x"', b'"z"'), {}),
+        "wrong shape": (400, row().replace(b"[1, 4]", b"[4, 1]"), {}),
+        "wrong datatype": (400, row().replace(b"FP32", b"FP64"), {}),
+        "unknown output": (400, row(outputs=[{"name": "z"}]), {}),
+        "timeout is no number": (400, row(parameters={"timeout": "soon"}), {}),
+        "slo of zero": (400, row(parameters={"slo_ms": 0}), {}),
+        "unknown coding": (415, body, {"Content_Encoding": "br"}),
+        "not packed": (400, body, {"Content_Encoding": "gzip"}),
+        "packed and cut": (400, gzip.compress(body)[:-9], {"Content_Encoding": "gzip"}),
+        "a bomb": (413, gzip.compress(bytes(1 << 22)), {"Content_Encoding": "gzip"}),
+        "too large": (413, bytes(1 << 21), {}),
+    }
+
+
+def test_what_is_wrong_is_said_in_json_and_the_connection_stays() -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(max_body=1 << 20)) as (peer, *_):
+            for what, (status, body, headers) in wrong_bodies().items():
+                answer = await peer.ask("POST", INFER, body, **headers)
+                assert answer.status == status, (what, answer)
+                assert answer.json()["error"], what
+                assert "/" not in answer.json()["error"].replace("of 16 bytes", ""), answer.json()
+            answer = await peer.ask("POST", "/v2/models/nobody/infer", row())
+            assert (answer.status, answer.json()["status_name"]) == (404, "UNKNOWN_MODEL")
+            answer = await peer.ask("PUT", INFER, row())
+            assert (answer.status, answer.headers["allow"]) == (405, "POST")
+            assert (await peer.ask("GET", "/v2/models/nobody")).status == 404
+            assert (await peer.ask("GET", "/v2/models/nobody/ready")).status == 404
+            assert (await peer.ask("GET", "/v2/models/nobody/stats")).status == 404
+            assert (await peer.ask("POST", INFER, row())).status == 200
+
+    run(test())
+
+
+def test_a_body_of_unknown_length_is_limited_too() -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(max_body=1 << 20)) as (peer, *_):
+            peer.writer.write(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+            for _ in range(40):
+                peer.writer.write(b"8000\r\n" + bytes(0x8000) + b"\r\n")
+            peer.writer.write(b"0\r\n\r\n")
+            assert (await peer.answer()).status == 413
+
+    run(test())
+
+
+def test_a_large_body_comes_whole_and_what_follows_it_is_answered_next() -> None:
+    async def test() -> None:
+        async with served(EchoScheduler(), models=("wide.onnx",)) as (peer, *_):
+            sent = np.arange(4 << 20, dtype=np.float32)
+            body, length = binary_row(sent.tobytes(), (4, 1 << 20))
+            peer.say("POST", "/v2/models/wide/infer", body, Inference_Header_Content_Length=length)
+            peer.say("GET", "/v2/health/live")
+            answer = await peer.answer()
+            assert answer.status == 200
+            at = int(answer.headers["inference-header-content-length"])
+            np.testing.assert_array_equal(np.frombuffer(answer.body, np.float32, offset=at), sent)
+            assert (await peer.answer()).json() == {"live": True}
+
+    run(test())
+
+
+def test_inputs_that_no_frame_to_a_worker_holds_are_refused() -> None:
+    async def test() -> None:
+        async with served(models=("wide.onnx",)) as (peer, *_):
+            body, length = binary_row(bytes(64 << 20), (16, 1 << 20))
+            answer = await peer.ask("POST", "/v2/models/wide/infer", body, Inference_Header_Content_Length=length)
+            assert answer.status == 400
+            assert "can be sent to a worker" in answer.json()["error"]
+
+    run(test())
+
+
+def test_all_bodies_together_are_limited() -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(piece=1 << 10, max_held=1 << 12)) as (peer, *_):
+            answer = await peer.ask("POST", INFER, bytes(1 << 20))
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            for _ in range(20):  # what was held is not held any more
+                assert (await peer.ask("POST", INFER, row() + b" " * (1 << 11))).status == 200
+
+    run(test())
+
+
+@pytest.mark.parametrize("begin", [b"GET /v2 HTTP/1.1\r\nx: ", b"GET /"])
+def test_a_head_is_limited(begin: bytes) -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(max_head=1 << 12)) as (peer, address, *_):
+            peer.writer.write(begin + b"y" * 4096)
+            assert (await peer.reader.read()).startswith(b"HTTP/1.1 400 ")
+            async with connected(address) as other:
+                assert (await other.ask("GET", "/v2/health/live")).status == 200
+
+    run(test())
+
+
+@pytest.mark.parametrize("begin", [b"", b"GET /v2 HT"])
+def test_a_head_that_does_not_come_is_not_waited_for(begin: bytes) -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(head_timeout=0.05)) as (peer, *_):
+            peer.writer.write(begin)
+            assert await peer.reader.read() == b""
+
+    run(test())
+
+
+def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(body_timeout=0.05)) as (peer, *_):
+            peer.writer.write(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n123".encode())
+            assert (await peer.answer()).status == 408
+
+    run(test())
+
+
+class Refuses(EchoScheduler):
+    name: ClassVar[str] = "refuses"
+
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+        status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
+        return [Answer(request.id, status, "too late", predicted=25_000_000, retry_after=1_200_000_000)]
+
+
+def test_a_refusal_says_when_to_come_back() -> None:
+    async def test() -> None:
+        async with served(Refuses()) as (peer, *_):
+            answer = await peer.ask("POST", INFER, row(parameters={"timeout": 20_000}))
+            assert (answer.status, answer.headers["retry-after"]) == (503, "2")
+            assert answer.json() == {
+                "error": "too late",
+                "status": 8,
+                "status_name": "CONTROLLER_COULD_NOT_START_IN_TIME",
+                "predicted_ms": 25.0,
+                "retry_after_ms": 1200.0,
+            }
+
+    run(test())
+
+
+def test_a_deadline_that_passes_is_a_504() -> None:
+    async def test() -> None:
+        held = False
+        async with served(holds=lambda action: held and isinstance(action, Infer)) as (peer, *_):
+            held = True
+            answer = await peer.ask("POST", INFER, row(parameters={"slo_ms": 50}))
+            assert (answer.status, answer.json()["status_name"]) == (504, "TIMEOUT")
+
+    run(test())
+
+
+def test_a_client_that_goes_away_frees_its_place() -> None:
+    async def test() -> None:
+        held = False
+
+        def holds(action: Any) -> bool:
+            return held and isinstance(action, Infer)
+
+        async with served(holds=holds) as (peer, address, host, worker):
+            held = True
+            async with connected(address) as other:
+                other.say("POST", INFER, row())
+                await worker.until(lambda: bool(worker.held))
+                second = Peer(*await asyncio.open_connection(*address))
+                second.say("POST", INFER, row())
+                await until_outstanding(host, 2)
+                second.writer.close()
+            await until_outstanding(host, 0)
+            held = False
+            for action, payload in worker.held:
+                worker.answer(action, payload)
+            assert (await peer.ask("POST", INFER, row())).status == 200
+
+    run(test())
+
+
+def test_those_that_wait_are_told_when_it_closes() -> None:
+    async def test() -> None:
+        async with controller() as host:
+            async with serving_http(host, LOOPBACK) as address:
+                reader, writer = await asyncio.open_connection(*address)
+                peer = Peer(reader, writer)
+                assert (await peer.ask("GET", "/v2/health/live")).status == 200
+                assert (await peer.ask("GET", "/v2/health/ready")).status == 503
+                peer.say("POST", INFER, row())
+                await asyncio.sleep(0.05)
+            answer = await peer.answer()
+            assert (answer.status, answer.json()["status_name"]) == (503, "SHUTTING_DOWN")
+            assert await reader.read() == b""
+            writer.close()
+
+    run(test())
+
+
+def test_what_was_not_foreseen_is_logged_and_not_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*args: Any) -> Any:
+        raise RuntimeError("in a file somewhere")
+
+    async def test() -> None:
+        async with served() as (peer, *_):
+            monkeypatch.setattr("clockwork.http.application.parse_infer", fails)
+            answer = await peer.ask("POST", INFER, row())
+            assert answer.status == 500
+            assert b"somewhere" not in answer.body
+
+    with caplog.at_level(logging.ERROR):
+        run(test())
+    assert "in a file somewhere" in caplog.text
+
+
+def test_a_taken_port_is_said() -> None:
+    async def test() -> None:
+        async with served() as (_, address, host, _), AsyncClient(str(host.client_address)) as client:
+            with pytest.raises(ServerError, match=f"cannot listen for HTTP on {address}: .*--http"):
+                async with serving_http(host, address):
+                    pass
+            with pytest.raises(ServerError, match="cannot listen for HTTP"):
+                async with serving_http(host, Address("no.such.host.invalid", 1)):
+                    pass
+            assert await client.ls()
+
+    run(test())
+
+
+def test_models_are_not_loaded_while_it_serves_and_never_unloaded() -> None:
+    async def test() -> None:
+        async with served() as (peer, *_):
+            answer = await peer.ask("POST", "/v2/repository/models/n/load", b'{"parameters": {"path": "n.onnx"}}')
+            assert answer.status == 400
+            assert "start-up only" in answer.json()["error"]
+            answer = await peer.ask("POST", "/v2/repository/models/m/unload")
+            assert answer.status == 400
+            assert "not unloaded" in answer.json()["error"]
+            answer = await peer.ask("POST", "/v2/repository/models/m/load", b'{"parameters": {"config": "{}"}}')
+            assert "one parameter, path" in answer.json()["error"]
+
+    run(test())
+
+
+def test_models_are_loaded_while_it_starts() -> None:
+    async def test() -> None:
+        worker = ScriptedWorker()
+        async with (
+            controller(models=(), load_timeout=1_000_000) as host,
+            serving_http(host, LOOPBACK) as address,
+            connected(address) as peer,
+        ):
+            assert (await peer.ask("POST", "/v2/repository/index")).json() == []
+            await worker.connect(host)
+            answer = await peer.ask("POST", "/v2/repository/models/n/load", b'{"parameters": {"path": "some.onnx"}}')
+            assert (answer.status, answer.json()) == (200, {})
+            assert (await peer.ask("GET", "/v2/models/n")).json()["inputs"][0]["name"] == "x"  # it waits
+            (entry,) = (await peer.ask("POST", "/v2/repository/index", b'{"ready": true}')).json()
+            assert (entry["name"], entry["state"]) == ("n", "READY")
+
+    run(test())

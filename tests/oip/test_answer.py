@@ -1,0 +1,101 @@
+"""The body of an answer: JSON and binary, classes, and what has no form."""
+
+import json
+import struct
+from typing import Any
+
+import pytest
+
+from clockwork.errors import InvalidRequestError
+from clockwork.messages.requests import InferResponse, RequestTiming
+from clockwork.messages.tensors import TensorSpec
+from clockwork.oip.answer import answer
+from clockwork.oip.binary import InferHead, OutputHead, TensorParameters
+
+X = struct.pack("<6f", 1, 5, 3, float("nan"), -1, 2)
+Y = b"\x01\x00\x00\x00a\x00\x00\x00\x00"
+OUTPUTS = (TensorSpec("x", "FP32", (2, 3), len(X)), TensorSpec("y", "BYTES", (2,), len(Y)))
+RESPONSE = InferResponse(1, 0, "", OUTPUTS, RequestTiming(3_000_000, 1_000_000, 2_000_000, 4, True), 3_500_000)
+
+
+def head(*outputs: OutputHead, **parameters: Any) -> InferHead:
+    return InferHead((), "7", outputs, parameters)
+
+
+def asked(made: InferHead) -> tuple[dict[str, Any], list[Any]]:
+    said, binary = answer(made, "m", RESPONSE, X + Y, batched=True)
+    return json.loads(said), [bytes(part) for part in binary]
+
+
+def test_json_is_the_default() -> None:
+    said, binary = asked(head())
+    assert not binary
+    assert said == {
+        "model_name": "m",
+        "model_version": "1",
+        "id": "7",
+        "parameters": {
+            "predicted_ms": 3.5,
+            "queue_ms": 1.0,
+            "exec_ms": 2.0,
+            "total_ms": 3.0,
+            "batch_size": 4,
+            "cold_start": True,
+        },
+        "outputs": [
+            {"name": "x", "datatype": "FP32", "shape": [2, 3], "data": [1, 5, 3, None, -1, 2]},
+            {"name": "y", "datatype": "BYTES", "shape": [2], "data": ["a", ""]},
+        ],
+    }
+
+
+def test_all_binary_is_the_payload_in_one_piece() -> None:
+    said, binary = asked(head(binary_data_output=True))
+    assert binary == [X + Y]
+    assert [output["parameters"] for output in said["outputs"]] == [
+        {"binary_data_size": len(X)},
+        {"binary_data_size": len(Y)},
+    ]
+
+
+def test_an_output_may_differ_from_the_rest() -> None:
+    said, binary = asked(head(OutputHead("x", TensorParameters(binary_data=False)), binary_data_output=True))
+    assert binary == [Y]
+    assert "data" in said["outputs"][0]
+    said, binary = asked(head(OutputHead("x", TensorParameters(binary_data=True))))
+    assert binary == [X]
+
+
+def test_classes_are_the_largest_of_each_row() -> None:
+    said, _ = asked(head(OutputHead("x", TensorParameters(classification=2))))
+    assert said["outputs"][0] == {
+        "name": "x",
+        "datatype": "BYTES",
+        "shape": [2, 2],
+        "data": ["5.000000:1", "3.000000:2", "2.000000:2", "-1.000000:1"],
+    }
+    _, binary = asked(head(OutputHead("x", TensorParameters(classification=9, binary_data=True))))
+    assert binary[0].startswith(b"\x0a\x00\x00\x005.000000:1")
+
+
+def test_classes_of_no_batch_have_one_dimension() -> None:
+    wanted = head(OutputHead("x", TensorParameters(classification=1)))
+    said, _ = answer(wanted, "m", RESPONSE, X + Y, batched=False)
+    assert json.loads(said)["outputs"][0]["shape"] == [1]
+
+
+WRONG = {
+    "classes of texts": (OutputHead("y", TensorParameters(classification=1)), OUTPUTS[1], "numbers are needed"),
+    "no class": (OutputHead("x", TensorParameters(classification=0)), OUTPUTS[0], "at least 1"),
+    "half floats": (OutputHead("h"), TensorSpec("h", "FP16", (1,), 2), "FP16 has no form in JSON"),
+    "brain floats": (OutputHead("h"), TensorSpec("h", "BF16", (1,), 2), "BF16 has no form in JSON"),
+    "bytes": (OutputHead("b"), TensorSpec("b", "BYTES", (1,), 5), "not all UTF-8"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_has_no_form_is_said(what: str) -> None:
+    wanted, spec, message = WRONG[what]
+    response = InferResponse(1, 0, "", (spec,), RequestTiming(1))
+    with pytest.raises(InvalidRequestError, match=message):
+        answer(head(wanted), "m", response, b"\x01\x00\x00\x00\xff"[: spec.nbytes], batched=True)

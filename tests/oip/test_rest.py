@@ -1,0 +1,60 @@
+"""Paths, and bodies of requests to the repository."""
+
+import pytest
+
+from clockwork.oip.rest import RestError, Route, repository_head, route
+
+RIGHT = {
+    "GET /v2": Route("server"),
+    "GET /v2/": Route("server"),
+    "GET /v2/health/live": Route("live"),
+    "GET /v2/health/ready": Route("ready"),
+    "GET /v2/models/stats": Route("all_stats"),
+    "GET /v2/models/a.b": Route("model", "a.b"),
+    "GET /v2/models/m/versions/1": Route("model", "m"),
+    "GET /v2/models/m/ready": Route("model_ready", "m"),
+    "GET /v2/models/m/versions/1/ready": Route("model_ready", "m"),
+    "GET /v2/models/m/config": Route("config", "m"),
+    "GET /v2/models/m/versions/1/stats": Route("stats", "m"),
+    "POST /v2/models/m/infer": Route("infer", "m"),
+    "POST /v2/models/m/versions/1/infer": Route("infer", "m"),
+    "POST /v2/repository/index": Route("index"),
+    "POST /v2/repository/models/m/load": Route("load", "m"),
+    "POST /v2/repository/models/m/unload": Route("unload", "m"),
+}
+WRONG = {
+    "GET /": 404,
+    "GET /v1/models": 404,
+    "GET /v2/models": 404,
+    "GET /v2/models//infer": 404,
+    "GET /v2/models/m/versions/2": 404,
+    "GET /v2/models/m/nothing": 404,
+    "POST /v2/models/m/infer/more": 404,
+    "POST /v2/repository/models/m": 404,
+    "GET /v2/models/m/infer": 405,
+    "POST /v2": 405,
+    "DELETE /v2/models/m": 405,
+    "GET /v2/repository/index": 405,
+}
+
+
+@pytest.mark.parametrize("line", RIGHT)
+def test_a_path_has_a_meaning(line: str) -> None:
+    assert route(*line.split()) == RIGHT[line]
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_other_paths_and_methods_have_none(line: str) -> None:
+    with pytest.raises(RestError) as caught:
+        route(*line.split())
+    assert caught.value.failure.http == WRONG[line]
+    assert bool(caught.value.allow) == (WRONG[line] == 405)
+
+
+def test_the_repository_is_asked_with_a_body_or_without() -> None:
+    assert repository_head(b"").parameters == {}
+    assert repository_head(b'{"ready": true}').ready
+    assert repository_head(b'{"parameters": {"path": "m.onnx"}}').parameters == {"path": "m.onnx"}
+    for body in (b"{", b"[]", b'{"ready": 1}', b"[" * 100_000):
+        with pytest.raises(RestError):
+            repository_head(body)
