@@ -184,13 +184,13 @@ def test_a_large_body_comes_whole_and_what_follows_it_is_answered_next() -> None
     run(test())
 
 
-def test_inputs_that_no_frame_to_a_worker_holds_are_refused() -> None:
+def test_inputs_that_are_larger_than_the_native_protocol_s_are_refused() -> None:
     async def test() -> None:
         async with served(models=("wide.onnx",)) as (peer, *_):
-            body, length = binary_row(bytes(64 << 20), (16, 1 << 20))
+            body, length = binary_row(bytes(17 << 22), (17, 1 << 20))
             answer = await peer.ask("POST", "/v2/models/wide/infer", body, Inference_Header_Content_Length=length)
             assert answer.status == 400
-            assert "can be sent to a worker" in answer.json()["error"]
+            assert "the inputs take 71303168 bytes; at most 67108864 are accepted" in answer.json()["error"]
 
     run(test())
 

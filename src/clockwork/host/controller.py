@@ -45,7 +45,7 @@ from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
 from clockwork.net.connection import Connection, LinkConfig
 from clockwork.net.server import Server, listen
 from clockwork.scheduling.base import Scheduler
-from clockwork.units import KIB, Bytes, Nanos
+from clockwork.units import Bytes, Nanos
 from clockwork.wire.clock_offset import shift_action, shift_result
 from clockwork.wire.codec import decode_request, decode_result, output_sizes, split_payload
 from clockwork.wire.frame import FRAME_BYTES_CEILING, MAX_FRAME_BYTES
@@ -54,9 +54,6 @@ BATCH_FRAMES: Final = 16
 """A worker's frames may be so many times as long as a client's: a batch has as many requests."""
 
 log = logging.getLogger("clockwork.controller")
-
-HEADER_ROOM: Final = 64 * KIB
-"""Of a frame to a worker, kept for what is said of the inputs."""
 
 
 @dataclass(frozen=True)
@@ -226,9 +223,9 @@ class ControllerHost:
                     f"these came with {payload_bytes} and take {wanted}"
                 )
             payload_bytes = wanted
-        room = self._config.max_frame_bytes - HEADER_ROOM
-        if payload_bytes > max(room, 0):
-            raise InvalidRequestError(f"the inputs take {payload_bytes} bytes; at most {room} can be sent to a worker")
+        most = self._config.max_frame_bytes
+        if payload_bytes > most:
+            raise InvalidRequestError(f"the inputs take {payload_bytes} bytes; at most {most} are accepted")
         check_specs(request.inputs, payload_bytes)
 
     def _client_closed(self, connection: Connection, reason: str) -> None:
