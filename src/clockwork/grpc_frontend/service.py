@@ -14,7 +14,6 @@ from grpc.aio import ServicerContext
 from clockwork import __version__
 from clockwork.errors import ConnectionLostError, InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
-from clockwork.grpc_frontend import health_pb2 as health
 from clockwork.grpc_frontend.describe import EXTENSIONS, config_of, index_of, metadata_of
 from clockwork.grpc_frontend.infer import check_version, request_of, response_of
 from clockwork.grpc_frontend.tally import Tally
@@ -40,9 +39,6 @@ ResponseT = TypeVar("ResponseT")
 
 SERVICE: Final = "inference.GRPCInferenceService"
 """As the protocol names it."""
-
-HEALTH_SERVICE: Final = "grpc.health.v1.Health"
-"""As gRPC's health checking protocol names it."""
 
 MAX_STREAM_REQUESTS: Final = 64
 """Requests of one stream that are worked on at a time; the rest wait in the connection."""
@@ -89,16 +85,6 @@ class Service:
     async def server_ready(self, message: pb.ServerReadyRequest, call: ServicerContext) -> pb.ServerReadyResponse:
         """Whether start-up is over."""
         return pb.ServerReadyResponse(ready=self._is_serving())
-
-    async def health_check(
-        self, message: health.HealthCheckRequest, call: ServicerContext
-    ) -> health.HealthCheckResponse:
-        """The gRPC health checking protocol: SERVING when the server is ready, of every service that there is."""
-        if message.service not in ("", SERVICE, HEALTH_SERVICE):
-            unknown = failure(Status.INVALID_REQUEST, f"there is no service {message.service!r}")
-            raise CallFailedError(unknown, grpc.StatusCode.NOT_FOUND)
-        status = "SERVING" if self._is_serving() else "NOT_SERVING"
-        return health.HealthCheckResponse(status=health.HealthCheckResponse.ServingStatus.Value(status))
 
     async def server_metadata(
         self, message: pb.ServerMetadataRequest, call: ServicerContext

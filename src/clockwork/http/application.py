@@ -6,7 +6,10 @@ Rules of the file: whatever is raised becomes a reply in JSON; what was not fore
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeVar
+
+import msgspec
 
 from clockwork import __version__
 from clockwork.controller.startup import Stage
@@ -43,6 +46,7 @@ from clockwork.oip.metadata import (
     repository_index,
     server_metadata,
 )
+from clockwork.oip.openapi import document
 from clockwork.oip.rest import SHOWN, RestError, Route, repository_head, route, unknown, wrong
 
 log = logging.getLogger("clockwork.http")
@@ -121,6 +125,8 @@ class Application:
                 return json_reply({"live": True})
             case "ready":
                 return json_reply({"ready": self._serving()}, 200 if self._serving() else 503)
+            case "openapi":
+                return Reply(200, [JSON], [_described()])
             case "server":
                 return json_reply(server_metadata(__version__))
             case "all_stats":
@@ -189,3 +195,8 @@ class Application:
 
 def _no_model(name: str) -> RestError:
     return unknown(f"no model is called {name[:SHOWN]!r}")
+
+
+@cache
+def _described() -> bytes:
+    return msgspec.json.encode(document(__version__))

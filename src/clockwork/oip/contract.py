@@ -68,6 +68,11 @@ def failure(status: int, message: str, predicted: Nanos | None = None, retry_aft
     return Failure(http, grpc, message or name_of(status), status, predicted, retry_after)
 
 
+def http_statuses() -> set[int]:
+    """Those of answers that are no success."""
+    return {500, *(http for http, _ in _CODES.values())}
+
+
 def name_of(status: int) -> str:
     """``TIMEOUT``; the number, if it has no name."""
     try:
