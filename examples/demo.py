@@ -7,7 +7,7 @@
 4. Send 15 s of Poisson arrivals to all four, half of what the device can do by the server's own measurements, each
    model an equal share of the device's time; every request has 250 ms, counted from when it was due to be sent.
 
-The exit code is 0 if, and only if, every label was right, whoever asked, and 99 % of all requests were answered in time.
+The exit code is 0 if, and only if, every label was right in every protocol, and 99 % of all requests in time.
 """
 
 import asyncio

@@ -7,6 +7,7 @@ from clockwork.oip.rest import RestError, Route, repository_head, route
 RIGHT = {
     "GET /v2": Route("server"),
     "GET /v2/": Route("server"),
+    "GET /v2/openapi.json": Route("openapi"),
     "GET /v2/health/live": Route("live"),
     "GET /v2/health/ready": Route("ready"),
     "GET /v2/models/stats": Route("all_stats"),
@@ -35,6 +36,19 @@ WRONG = {
     "POST /v2": 405,
     "DELETE /v2/models/m": 405,
     "GET /v2/repository/index": 405,
+    "GET /v2/logging": 501,
+    "POST /v2/logging": 501,
+    "PUT /v2/logging": 405,
+    "GET /v2/trace/setting": 501,
+    "POST /v2/models/m/trace/setting": 501,
+    "GET /v2/systemsharedmemory/status": 501,
+    "GET /v2/cudasharedmemory/region/r/status": 501,
+    "POST /v2/systemsharedmemory/region/r/register": 501,
+    "POST /v2/cudasharedmemory/unregister": 501,
+    "GET /v2/systemsharedmemory/unregister": 405,
+    "POST /v2/systemsharedmemory/register": 404,
+    "GET /v2/systemsharedmemory/region/r": 404,
+    "GET /v2/sharedmemory/status": 404,
 }
 
 

@@ -34,10 +34,7 @@ _HEADER: Final = "Inference-Header-Content-Length"
 
 def document(version: str) -> Json:
     """The document of a server of this version."""
-    made, schemas = msgspec.json.schema_components(
-        (InferHead, RepositoryHead), ref_template="#/components/schemas/{name}"
-    )
-    assert all("$ref" in it for it in made)
+    _, schemas = msgspec.json.schema_components((InferHead, RepositoryHead), ref_template=_ref("{name}")["$ref"])
     return {
         "openapi": "3.1.0",
         "info": {"title": "Clockwork", "version": version, "summary": _SUMMARY, "description": _DESCRIPTION},
@@ -59,8 +56,11 @@ def _server() -> Json:
     return {
         "/v2/health/live": {"get": _operation("serverLive", "Whether the server answers", _json("it does", "Live"))},
         "/v2/health/ready": {
-            "get": _operation("serverReady", "Whether start-up is over", ready)
-            | {"responses": {"200": ready, "503": ready}}
+            "get": {
+                "operationId": "serverReady",
+                "summary": "Whether start-up is over",
+                "responses": {"200": ready, "503": ready},
+            }
         },
         "/v2": {"get": _operation("serverMetadata", "Name, version and extensions", _json("the server", "Server"))},
         PATH: {
@@ -134,14 +134,14 @@ def _repository() -> Json:
 
 def _unsupported() -> Json:
     families = [f"/v2/{kind}sharedmemory{region}" for kind in ("system", "cuda") for region in ("", "/region/{region}")]
-    paths = [("/v2/logging", "get", "post"), ("/v2/trace/setting", "get", "post")]
-    paths.append(("/v2/models/{model}/trace/setting", "get", "post"))
-    paths += [(f"{family}/status", "get") for family in families]
-    paths += [(f"{family}/{action}", "post") for family in families for action in ("register", "unregister")]
+    both = ("/v2/logging", "/v2/trace/setting", "/v2/models/{model}/trace/setting")
+    paths: dict[str, tuple[str, ...]] = dict.fromkeys(both, ("get", "post"))
+    for family in families:
+        paths |= {f"{family}/status": ("get",), f"{family}/unregister": ("post",)}
+        if "region" in family:
+            paths[f"{family}/register"] = ("post",)
     made: Json = {}
-    for path, *methods in paths:
-        if path.endswith("register") and "region" not in path and not path.endswith("unregister"):
-            continue  # a region has a name
+    for path, methods in paths.items():
         made[path] = {"parameters": _parameters(path)}
         for method in methods:
             name = method + "".join(part.strip("{}").title() for part in path.split("/")[2:])
@@ -177,9 +177,10 @@ _FAILURES: Final = {
 
 def _parameters(path: str) -> list[Json]:
     """Of the path; a model's version is the one that there is."""
-    of = {"model": _TEXT | {"minLength": 1}, "version": {"const": VERSION}, "region": _TEXT | {"minLength": 1}}
-    names = [part.strip("{}") for part in path.split("/") if part.startswith("{")]
-    return [{"name": name, "in": "path", "required": True, "schema": of[name]} for name in names]
+    name = _TEXT | {"pattern": "^[^/]+$"}
+    of = {"model": name, "version": {"const": VERSION}, "region": name}
+    asked = [part.strip("{}") for part in path.split("/") if part.startswith("{")]
+    return [{"name": it, "in": "path", "required": True, "schema": of[it]} for it in asked]
 
 
 def _ref(name: str) -> Json:
