@@ -48,10 +48,8 @@ def asked_of(address: str) -> tuple[list[str], dict[str, list[str]], bool]:
             if not name.startswith("grpc.reflection")
         }
         live = pool.FindServiceByName(INFERENCE).FindMethodByName("ServerLive")
-        call = channel.unary_unary(f"/{INFERENCE}/ServerLive")
-        answer = GetMessageClass(live.output_type).FromString(
-            call(GetMessageClass(live.input_type)().SerializeToString())
-        )
+        asked, answered = GetMessageClass(live.input_type), GetMessageClass(live.output_type)
+        answer = answered.FromString(channel.unary_unary(f"/{INFERENCE}/ServerLive")(asked().SerializeToString()))
         return services, methods, answer.live
 
 

@@ -26,6 +26,7 @@ from clockwork.cli.options import (
     ThreadsPerDevice,
     examples,
 )
+from clockwork.cli.slos import ModelSlos, model_slos
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, Address
 from clockwork.units import GIB, MIB, MILLISECOND
@@ -34,7 +35,7 @@ EXAMPLES: Final = examples(
     "clockwork serve models/resnet50.onnx",
     "clockwork serve a.onnx second=b.onnx c.onnx:20     a, second, and twenty copies c-1 to c-20",
     "clockwork serve models/*.onnx --devices 2 --cache-size 1GiB --listen 0.0.0.0:12346",
-    "clockwork serve models/*.onnx --grpc 127.0.0.1:8001",
+    "clockwork serve models/*.onnx --grpc 127.0.0.1:8001 --slo 100ms --model-slo resnet50=250ms",
     "clockwork serve --emulate 8 --profile resnet50-v100 --copies 15",
 )
 
@@ -66,6 +67,7 @@ def serve(
     grpc: Grpc = None,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
+    model_slo: ModelSlos = None,
     copies: Copies = 1,
     devices: Devices = 1,
     threads_per_device: ThreadsPerDevice = 1,
@@ -113,7 +115,12 @@ def serve(
     config = ControllerHostConfig(
         listen,
         Address("127.0.0.1", 0),
-        ControllerConfig(models=specs, default_slo=slo, profiling=profiling(max_batch, profile_seconds)),
+        ControllerConfig(
+            models=specs,
+            default_slo=slo,
+            model_slos=model_slos(model_slo, specs),
+            profiling=profiling(max_batch, profile_seconds),
+        ),
         profile_directory(profile_cache, no_profile_cache),
     )
     run_embedded(config, make_scheduler(scheduler), worker, FrontEnds(http, grpc), log_level)

@@ -31,8 +31,8 @@ from clockwork.messages.requests import (
     StatusRequest,
     StatusResponse,
 )
-from clockwork.messages.status import Status
-from clockwork.oip.contract import Failure, failure, failure_of, name_of
+from clockwork.messages.status import Status, name_of
+from clockwork.oip.contract import Failure, failure, failure_of
 from clockwork.units import MILLISECOND, Nanos, seconds
 
 ResponseT = TypeVar("ResponseT")

@@ -37,7 +37,7 @@ from clockwork.messages.requests import (
 from clockwork.messages.status import Status
 from clockwork.oip.answer import answer
 from clockwork.oip.binary import parse_infer
-from clockwork.oip.contract import failure, slo_of
+from clockwork.oip.contract import check_priority, failure, slo_of
 from clockwork.oip.metadata import (
     Sums,
     model_config,
@@ -101,6 +101,7 @@ class Application:
         head, specs, payload = parse_infer(body, header_bytes(headers))
         try:
             slo = slo_of(head.parameters)
+            check_priority(head.parameters)
         except ValueError as error:
             raise wrong(str(error)) from None
         wanted = tuple(dict.fromkeys(output.name for output in head.outputs))

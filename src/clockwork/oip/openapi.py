@@ -290,6 +290,7 @@ def _answer() -> Json:
         {
             "predicted_ms": _MS | {"description": "when the answer was promised for: milliseconds after arrival"},
             "queue_ms": _MS,
+            "load_ms": _MS | {"description": "milliseconds of queue_ms in which weights were loaded"},
             "exec_ms": _MS,
             "total_ms": _MS,
             "batch_size": _COUNT,

@@ -11,7 +11,7 @@ _TRACING: Final = (
 )
 _LOGGING: Final = "log settings are not changed while the server runs: start it with --log-level"
 _SHARED_MEMORY: Final = (
-    "shared memory is not supported: it would save less than a tenth of a millisecond; send tensors as binary data"
+    "shared memory is not supported: it would save about a tenth of a millisecond; send tensors as binary data"
 )
 _CUDA: Final = "CUDA shared memory is not supported: the devices here have none; send tensors as binary data"
 
