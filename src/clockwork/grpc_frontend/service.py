@@ -43,6 +43,10 @@ SERVICE: Final = "inference.GRPCInferenceService"
 MAX_STREAM_REQUESTS: Final = 64
 """Requests of one stream that are worked on at a time; the rest wait in the connection."""
 
+FINAL_WANTED: Final = "triton_enable_empty_final_response"
+FINAL: Final = "triton_final_response"
+"""How a client of Triton's asks which response of a stream is a request's last, and how it is told: here each is."""
+
 LONGEST_REMAINING: Final = 3600.0
 """Seconds; a deadline that is further away says how long the client is patient, and asks for no more than this."""
 
@@ -184,7 +188,10 @@ class Service:
         self, message: pb.ModelInferRequest, remaining: Nanos | None
     ) -> pb.ModelStreamInferResponse:
         try:
-            return pb.ModelStreamInferResponse(infer_response=await self._infer(message, remaining))
+            answer = await self._infer(message, remaining)
+            if FINAL_WANTED in message.parameters and message.parameters[FINAL_WANTED].bool_param:
+                answer.parameters[FINAL].bool_param = True
+            return pb.ModelStreamInferResponse(infer_response=answer)
         except CallFailedError as failed:
             told = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
             for key, value in failed.metadata():

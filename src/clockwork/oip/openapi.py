@@ -136,6 +136,8 @@ def _unsupported() -> Json:
     families = [f"/v2/{kind}sharedmemory{region}" for kind in ("system", "cuda") for region in ("", "/region/{region}")]
     both = ("/v2/logging", "/v2/trace/setting", "/v2/models/{model}/trace/setting")
     paths: dict[str, tuple[str, ...]] = dict.fromkeys(both, ("get", "post"))
+    for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        paths |= {f"{base}/{action}": ("post",) for action in ("generate", "generate_stream")}
     for family in families:
         paths |= {f"{family}/status": ("get",), f"{family}/unregister": ("post",)}
         if "region" in family:

@@ -9,6 +9,7 @@ from typing import Final
 _TRACING: Final = (
     "tracing is not supported: every answer says in its parameters where its time went, and `clockwork status` sums up"
 )
+_GENERATE: Final = "generate is not supported: each request has one answer; use infer"
 _LOGGING: Final = "log settings are not changed while the server runs: start it with --log-level"
 _SHARED_MEMORY: Final = (
     "shared memory is not supported: it would save about a tenth of a millisecond; send tensors as binary data"
@@ -41,6 +42,10 @@ def unsupported(parts: Sequence[str]) -> tuple[tuple[str, ...], str] | None:
     ``parts``: of the path, between its slashes.
     """
     match parts:
+        case ["v2", "models", _, "generate" | "generate_stream"]:
+            return ("POST",), _GENERATE
+        case ["v2", "models", _, "versions", _, "generate" | "generate_stream"]:
+            return ("POST",), _GENERATE
         case ["v2", "logging"]:
             return ("GET", "POST"), _LOGGING
         case ["v2", "trace", "setting"] | ["v2", "models", _, "trace", "setting"]:
