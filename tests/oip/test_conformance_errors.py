@@ -1,4 +1,4 @@
-"""One contract of failures: each status of a request as HTTP, gRPC and the native client tell it, and as it is counted."""
+"""One contract of failures: each status of a request as HTTP, gRPC and the native client tell it, and as it counts."""
 
 import json
 from collections.abc import AsyncIterator
