@@ -194,7 +194,9 @@ async def asking(native: str, http: str, grpc: str) -> AsyncIterator[dict[str, S
         async def ask_triton(triton: Any, client: Any, row: NDArray[np.int32]) -> NDArray[np.float32]:
             tensor = triton.InferInput("bytes", list(row.shape), "INT32")
             tensor.set_data_from_numpy(row)
-            scores: NDArray[np.float32] = (await client.infer("magika", [tensor])).as_numpy("target_label")[0]
+            scores: NDArray[np.float32] = (
+                await client.infer("magika", [tensor], parameters={"slo_ms": 1000})
+            ).as_numpy("target_label")[0]
             return scores
 
         ways: dict[str, Scores] = {"native": ask_own}
