@@ -12,11 +12,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from clockwork.http.asgi import ClientGoneError
 from clockwork.http.config import DEFAULT, HttpConfig
-from clockwork.http.receiving import LARGE, LARGE_BODY, Held, LargeBody
+from clockwork.http.receiving import LARGE, LARGE_BODY, Held, LargeBody, Parsing
 from clockwork.units import Bytes
 
 
-class LimitedProtocol(HttpToolsProtocol):
+class LimitedProtocol(HttpToolsProtocol, Parsing):
     """A connection."""
 
     limits: HttpConfig = DEFAULT
@@ -28,7 +28,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
-        self.large: LargeBody | None = None  #: what is being received past the parser
         self._announced: Bytes = 0  #: the length of a body that will be large
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

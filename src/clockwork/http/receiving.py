@@ -9,7 +9,7 @@ growing bytearray, and out of that.)
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from clockwork.messages.status import Status
 from clockwork.oip.contract import Failure
 from clockwork.oip.rest import RestError, wrong
 from clockwork.units import KIB, MIB, SECOND, Bytes
-
-if TYPE_CHECKING:
-    from clockwork.http.protocol import LimitedProtocol
 
 LARGE: Final[Bytes] = 64 * KIB
 """Bodies from this length on have memory of their own."""
@@ -39,16 +36,26 @@ _TOO_MUCH: Final = Failure(
 _buffer: Final = memoryview(bytearray(64 * KIB))  # what is received to it is copied out before anybody else receives
 
 
+class Parsing(asyncio.Protocol):
+    """Whom a `Receiver` tells what comes, and who may not want to see all of it."""
+
+    large: "LargeBody | None" = None  #: what is being received past it
+
+    def large_received(self, nbytes: Bytes) -> None:
+        """Bytes have been received into ``large``."""
+        raise NotImplementedError
+
+
 class Receiver(asyncio.BufferedProtocol):
     """What a transport calls; it passes on what comes."""
 
-    def __init__(self, protocol: "LimitedProtocol") -> None:
+    def __init__(self, protocol: Parsing) -> None:
         """``protocol`` is told of everything; bytes of long bodies it finds in place."""
         self._protocol = protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
-        self._protocol.connection_made(cast(asyncio.Transport, transport))
+        self._protocol.connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
