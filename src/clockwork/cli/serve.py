@@ -112,15 +112,11 @@ def serve(
         worker = LocalWorker(root, devices, threads_per_device, cache_size, page_size, model_cache, model_cache_size)
     else:
         raise typer.BadParameter("there is nothing to serve: name a model, or --emulate", param_hint="MODELS")
+    slos, measured = model_slos(model_slo, specs), profiling(max_batch, profile_seconds)
     config = ControllerHostConfig(
         listen,
         Address("127.0.0.1", 0),
-        ControllerConfig(
-            models=specs,
-            default_slo=slo,
-            model_slos=model_slos(model_slo, specs),
-            profiling=profiling(max_batch, profile_seconds),
-        ),
+        ControllerConfig(models=specs, default_slo=slo, model_slos=slos, profiling=measured),
         profile_directory(profile_cache, no_profile_cache),
     )
     run_embedded(config, make_scheduler(scheduler), worker, FrontEnds(http, grpc), log_level)

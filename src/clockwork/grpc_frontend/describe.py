@@ -7,12 +7,7 @@ from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.infer import VERSION
 from clockwork.messages.requests import ModelSummary, ServerStatus
 from clockwork.messages.tensors import Datatype, TensorInfo
-
-PLATFORM: Final = "onnxruntime_onnx"
-"""Triton's name for ONNX models on ONNX Runtime."""
-
-BACKEND: Final = "onnxruntime"
-"""Triton's name of that runtime."""
+from clockwork.oip.metadata import BACKEND, PLATFORM
 
 EXTENSIONS: Final = ("model_repository", "model_configuration", "statistics", "parameters")
 """Triton's names of the extensions that are served."""

@@ -135,6 +135,8 @@ class Application:
                 return json_reply(await self._statistics())
             case "stats":
                 return json_reply(await self._statistics(asked.model))
+            case "model_ready" if not self._serving():
+                raise RestError(failure(Status.INITIALIZING, "no model is ready: the server is starting up"))
         model = await self._model(asked.model)
         match asked.what:
             case "config":

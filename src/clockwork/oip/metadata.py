@@ -17,8 +17,11 @@ VERSION: Final = "1"
 EXTENSIONS: Final = ("classification", "model_configuration", "model_repository", "statistics", "binary_tensor_data")
 """Triton's names of what is served beside the protocol itself."""
 
-PLATFORM: Final = "onnx_onnxruntime"
-"""What executes the models, in Triton's terms."""
+PLATFORM: Final = "onnxruntime_onnx"
+"""Triton's name for ONNX models on ONNX Runtime."""
+
+BACKEND: Final = "onnxruntime"
+"""Triton's name of that runtime."""
 
 _CONFIG_TYPES: Final = {Datatype.BYTES: "TYPE_STRING"}
 
@@ -60,7 +63,7 @@ def model_config(model: ModelSummary) -> dict[str, Any]:
     return {
         "name": model.name,
         "platform": PLATFORM,
-        "backend": "onnxruntime",
+        "backend": BACKEND,
         "max_batch_size": model.max_batch_size if model.batchable else 0,
         "input": [_config_tensor(info, model.batchable) for info in model.inputs],
         "output": [_config_tensor(info, model.batchable) for info in model.outputs],
