@@ -109,6 +109,21 @@ def test_whoever_watches_is_told_the_state_at_once_and_when_it_changes() -> None
     run(test())
 
 
+def test_whoever_watches_is_told_when_the_server_ends() -> None:
+    async def test() -> None:
+        async with serving() as (host, _):
+            await until_serving(host)
+            async with serve_grpc(host, LOOPBACK) as server:
+                channel = grpc.aio.insecure_channel(str(server.address))
+                watch = watching(channel)
+                assert (await watch.read()).status == SERVING
+            assert (await watch.read()).status == NOT_SERVING
+            assert await watch.read() == grpc.aio.EOF
+            await channel.close()
+
+    run(test())
+
+
 def test_a_service_that_there_is_not_is_unknown_and_may_be_watched() -> None:
     async def test() -> None:
         async with serving() as (host, _), connected(host) as (_, channel):

@@ -6,6 +6,7 @@ those who watch are served by a look every now and then; how many may is limited
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Final
 
 import grpc
@@ -33,6 +34,11 @@ class Health:
         self._is_serving = is_serving
         self._known = ("", *services, HEALTH_SERVICE)
         self._watchers = 0
+        self._closing = asyncio.Event()
+
+    def close(self) -> None:
+        """The server ends: those who watch are told so, and their calls end."""
+        self._closing.set()
 
     async def check(self, message: pb.HealthCheckRequest, call: ServicerContext) -> pb.HealthCheckResponse:
         """The state, once; NOT_FOUND for a service that there is not."""
@@ -55,14 +61,18 @@ class Health:
                 if state != told:
                     told = state
                     yield _STATUS(status=state)
-                await asyncio.sleep(LOOK_EVERY)
+                if self._closing.is_set():
+                    return
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_EVERY):
+                        await self._closing.wait()
         finally:
             self._watchers -= 1
 
     def _state(self, service: str) -> pb.HealthCheckResponse.ServingStatus:
         if service not in self._known:
             return _STATUS.SERVICE_UNKNOWN
-        return _STATUS.SERVING if self._is_serving() else _STATUS.NOT_SERVING
+        return _STATUS.SERVING if self._is_serving() and not self._closing.is_set() else _STATUS.NOT_SERVING
 
     def _unknown(self, service: str) -> str:
         return f"there is no service {service!r}; there are {', '.join(filter(None, self._known))}"

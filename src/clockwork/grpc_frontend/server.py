@@ -84,6 +84,7 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     try:
         yield serving
     finally:
+        health.close()
         client.close()  # whoever waits is told so, rather than cut off
         await serving.close()
 
