@@ -13,7 +13,8 @@ from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply
 from clockwork.http.config import HttpConfig
 from clockwork.messages.status import Status
 from clockwork.oip.contract import Failure
-from clockwork.oip.rest import SHOWN, RestError, wrong
+from clockwork.oip.metadata import SHOWN
+from clockwork.oip.rest import RestError, wrong
 from clockwork.units import KIB
 
 WINDOW: Final = {b"gzip": 31, b"deflate": 15}

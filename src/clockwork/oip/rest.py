@@ -8,7 +8,7 @@ from msgspec import Struct
 from clockwork.errors import ClockworkError
 from clockwork.messages.status import Status
 from clockwork.oip.contract import Failure
-from clockwork.oip.metadata import VERSION
+from clockwork.oip.metadata import SHOWN, unknown_version
 
 SERVER: Final = {
     "v2": ("GET", "server"),
@@ -30,9 +30,6 @@ MODEL: Final = {
 
 REPOSITORY: Final = {"load": ("POST", "load"), "unload": ("POST", "unload")}
 """What is asked of the repository about a model."""
-
-SHOWN: Final = 80
-"""Characters of what a client wrote that are repeated to it."""
 
 
 class RestError(ClockworkError):
@@ -71,8 +68,8 @@ def route(method: str, path: str) -> Route:
     match whole.split("/"):
         case ["v2", "models", model, "versions", version, *rest] if len(rest) < 2:
             found = MODEL.get("".join(rest))
-            if found and version != VERSION:
-                raise unknown(f"model {model[:SHOWN]!r} has version {VERSION} only, and no {version[:SHOWN]!r}")
+            if found and (failed := unknown_version(model, version)):
+                raise RestError(failed)
         case ["v2", "models", model, *rest] if len(rest) < 2:
             found = MODEL.get("".join(rest))
         case ["v2", "repository", "models", model, action]:
