@@ -11,10 +11,12 @@ from clockwork.cli.options import (
     Listen,
     LogLevel,
     MaxBatch,
+    ModelHistograms,
     NoProfileCache,
     ProfileCache,
     ProfileSeconds,
     SchedulerName,
+    ServeMetrics,
     duration,
     examples,
     worker_address,
@@ -54,6 +56,8 @@ def controller(
     listen: Listen = DEFAULT_LISTEN,
     http: Http = DEFAULT_HTTP,
     grpc: Grpc = None,
+    metrics: ServeMetrics = True,
+    model_histograms: ModelHistograms = True,
     worker_listen: WorkerListen = DEFAULT_WORKER_LISTEN,
     workers: Workers = 1,
     load_timeout: LoadTimeout = 10 * SECOND,
@@ -96,7 +100,10 @@ def controller(
     start_log(log_level, console)
 
     async def work() -> None:
-        async with listening(config, policy) as host, front_ends(host, FrontEnds(http, grpc)):
+        async with (
+            listening(config, policy) as host,
+            front_ends(host, FrontEnds(http, grpc, metrics, model_histograms)),
+        ):
             await together(host.wait(), show_startup(host, console))
 
     uvloop.run(until_stopped(work()))

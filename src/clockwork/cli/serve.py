@@ -17,12 +17,14 @@ from clockwork.cli.options import (
     MaxBatch,
     ModelCache,
     ModelCacheSize,
+    ModelHistograms,
     NoProfileCache,
     PageSize,
     Profile,
     ProfileCache,
     ProfileSeconds,
     SchedulerName,
+    ServeMetrics,
     ThreadsPerDevice,
     examples,
 )
@@ -64,6 +66,8 @@ def serve(
     listen: Listen = DEFAULT_LISTEN,
     http: Http = DEFAULT_HTTP,
     grpc: Grpc = None,
+    metrics: ServeMetrics = True,
+    model_histograms: ModelHistograms = True,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
     copies: Copies = 1,
@@ -116,4 +120,4 @@ def serve(
         ControllerConfig(models=specs, default_slo=slo, profiling=profiling(max_batch, profile_seconds)),
         profile_directory(profile_cache, no_profile_cache),
     )
-    run_embedded(config, make_scheduler(scheduler), worker, FrontEnds(http, grpc), log_level)
+    run_embedded(config, make_scheduler(scheduler), worker, FrontEnds(http, grpc, metrics, model_histograms), log_level)

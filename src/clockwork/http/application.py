@@ -31,6 +31,7 @@ from clockwork.messages.requests import (
     StatusResponse,
 )
 from clockwork.messages.status import Status
+from clockwork.metrics import CONTENT_TYPE, Metrics
 from clockwork.oip.answer import answer
 from clockwork.oip.binary import parse_infer
 from clockwork.oip.contract import failure, slo_of
@@ -43,7 +44,7 @@ from clockwork.oip.metadata import (
     repository_index,
     server_metadata,
 )
-from clockwork.oip.rest import RestError, Route, repository_head, route, unknown, wrong
+from clockwork.oip.rest import RestError, Route, nothing_at, repository_head, route, unknown, wrong
 
 log = logging.getLogger("clockwork.http")
 
@@ -61,6 +62,7 @@ class Application:
         self._host = host
         self._client = client
         self._bodies = Bodies(config)
+        self._metrics = Metrics(host.description, config.model_histograms) if config.metrics else None
         self._models: Mapping[str, ModelSummary] = {}  #: once it serves; from then on they stay as they are
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,7 +91,14 @@ class Application:
             return await self._infer(asked.model, headers, receive)
         if asked.what in ("index", "load", "unload"):
             return await self._repository(asked, await self._bodies.receive(headers, receive))
+        if asked.what == "metrics":
+            return await unless_gone(self._scraped(scope["path"]), receive)
         return await unless_gone(self._told(asked), receive)
+
+    async def _scraped(self, path: str) -> Reply:
+        if self._metrics is None:
+            raise nothing_at(path)
+        return Reply(200, [(b"content-type", CONTENT_TYPE.encode())], await self._metrics.text())
 
     async def _infer(self, model: str, headers: Headers, receive: Receive) -> Reply:
         body = await self._bodies.receive(headers, receive)

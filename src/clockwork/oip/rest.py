@@ -16,6 +16,7 @@ SERVER: Final = {
     "v2/health/ready": ("GET", "ready"),
     "v2/models/stats": ("GET", "all_stats"),
     "v2/repository/index": ("POST", "index"),
+    "metrics": ("GET", "metrics"),
 }
 """What is asked of the server: method and meaning by path."""
 
@@ -78,8 +79,7 @@ def route(method: str, path: str) -> Route:
             model = ""
     if found and model:
         return _checked(method, found, model)
-    message = f"there is nothing at {path[:SHOWN]!r}; see the Open Inference Protocol v2 for what is"
-    raise RestError(Failure(404, "NOT_FOUND", message, Status.INVALID_REQUEST))
+    raise nothing_at(path)
 
 
 def repository_head(body: bytes) -> RepositoryHead:
@@ -94,6 +94,12 @@ def repository_head(body: bytes) -> RepositoryHead:
         return msgspec.json.decode(body, type=RepositoryHead)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise wrong(f"the body is no request to the repository: {error}") from None
+
+
+def nothing_at(path: str) -> RestError:
+    """404: no such path."""
+    message = f"there is nothing at {path[:SHOWN]!r}; see the Open Inference Protocol v2 for what is"
+    return RestError(Failure(404, "NOT_FOUND", message, Status.INVALID_REQUEST))
 
 
 def unknown(message: str) -> RestError:
