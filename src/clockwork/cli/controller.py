@@ -95,15 +95,13 @@ def controller(
         ),
         profile_directory(profile_cache, no_profile_cache),
     )
+    ends = FrontEnds(http, grpc, metrics, model_histograms)
     policy = make_scheduler(scheduler)
     console = Console(stderr=True)
     start_log(log_level, console)
 
     async def work() -> None:
-        async with (
-            listening(config, policy) as host,
-            front_ends(host, FrontEnds(http, grpc, metrics, model_histograms)),
-        ):
+        async with listening(config, policy) as host, front_ends(host, ends):
             await together(host.wait(), show_startup(host, console))
 
     uvloop.run(until_stopped(work()))

@@ -12,15 +12,16 @@ from typing import Final
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from clockwork.clock import Clock, MonotonicClock
 from clockwork.controller.description import Description
 from clockwork.metrics import models, server
-from clockwork.units import KIB, Bytes
+from clockwork.units import KIB, MICROSECOND, Bytes, Nanos
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 """Of the text. OpenMetrics is not offered: there, Triton's names would be no counters'."""
 
-AT_ONCE: Final = 0.0003
-"""Seconds of work after which others have their turn; a piece that has begun is finished."""
+AT_ONCE: Final[Nanos] = 300 * MICROSECOND
+"""Work after which others have their turn; a piece that has begun is finished."""
 
 REST: Final = 0.001
 """Seconds that belong to others then, at least."""
@@ -38,22 +39,22 @@ class Metrics:
         self._histograms = histograms
         self._rendering = asyncio.Lock()
         self._text: Sequence[bytes] = ()
-        self._begun = float("-inf")  #: when that was begun
+        self._begun: Nanos | None = None  #: when that was begun
+        self._clock = MonotonicClock()
 
     async def text(self) -> Sequence[bytes]:
         """The text, in parts; of a moment after this was called."""
-        loop = asyncio.get_running_loop()
-        came = loop.time()
+        came = self._clock.now()
         async with self._rendering:
-            if self._begun < came:
-                begun = loop.time()
+            if self._begun is None or self._begun < came:
+                begun = self._clock.now()
                 self._text = await self._rendered()
                 self._begun = begun
             return self._text
 
     async def _rendered(self) -> Sequence[bytes]:
         said = self._describe()
-        turns = _Turns()
+        turns = _Turns(self._clock)
         text = _Text()
         for piece in server.pieces(said):
             text.add(piece)
@@ -78,15 +79,15 @@ class Metrics:
 class _Turns:
     """Work and rest."""
 
-    def __init__(self) -> None:
-        self._time = asyncio.get_running_loop().time
-        self._began = self._time()
+    def __init__(self, clock: Clock) -> None:  # the event loop's has a resolution of a millisecond
+        self._now = clock.now
+        self._began = clock.now()
 
     async def over(self) -> None:
         """Let others have their turn, if this one has lasted long enough."""
-        if self._time() - self._began >= AT_ONCE:
+        if self._now() - self._began >= AT_ONCE:
             await asyncio.sleep(REST)
-            self._began = self._time()
+            self._began = self._now()
 
 
 class _Text:
