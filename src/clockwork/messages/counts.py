@@ -1,6 +1,7 @@
 """What became of requests, and what devices did for them, counted; for clients, people and monitoring.
 
-All counts begin at zero with the controller and never fall, but those of what is there now.
+All counts begin at zero with the controller and never fall, but those of what is there now. The collector of garbage
+need not look at them (``gc=False``): there are many, and none refers to itself.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ LATENCY_BOUNDS: Final[tuple[Nanos, ...]] = (
 """Upper ends of the buckets that latencies are counted in, 0.5 ms to 10 s; what took longer has a bucket of its own."""
 
 
-class BatchCounts(Struct, frozen=True, array_like=True):
+class BatchCounts(Struct, frozen=True, array_like=True, gc=False):
     """Batches of one size that were executed, and the nanoseconds that all of them took for each step."""
 
     batch_size: int
@@ -32,7 +33,7 @@ class BatchCounts(Struct, frozen=True, array_like=True):
     output_ns: Nanos
 
 
-class ModelCounts(Struct, frozen=True, array_like=True):
+class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
     """Of one model.
 
     ``answers``: requests by the name of the status that they were answered with; CANCELLED are those that nobody waited
@@ -63,7 +64,7 @@ class ModelCounts(Struct, frozen=True, array_like=True):
     by_batch_size: tuple[BatchCounts, ...] = ()
 
 
-class DeviceCounts(Struct, frozen=True, array_like=True):
+class DeviceCounts(Struct, frozen=True, array_like=True, gc=False):
     """Of one device, since its worker came: what it did in service, and for how long."""
 
     batches: int = 0
