@@ -37,6 +37,7 @@ EXAMPLES: Final = examples(
     "clockwork serve a.onnx second=b.onnx c.onnx:20     a, second, and twenty copies c-1 to c-20",
     "clockwork serve models/*.onnx --devices 2 --cache-size 1GiB --listen 0.0.0.0:12346",
     "clockwork serve models/*.onnx --grpc 127.0.0.1:8001",
+    "clockwork serve models/*.onnx --no-model-histograms   and then: curl localhost:8000/metrics",
     "clockwork serve --emulate 8 --profile resnet50-v100 --copies 15",
 )
 
