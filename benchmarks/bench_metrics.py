@@ -3,8 +3,8 @@
     python benchmarks/bench_metrics.py --json results.json
 
 (a) Two servers (controller, front end, worker, a 64-64-10 MLP) on one core, asked in turns over HTTP by 64 connections
-from another core: one as it is by default, scraped once a second; the other with --no-metrics. Ratios are medians of
-the rounds' ratios: of the throughput (the bar is 0.97), and of the controller's processor time for each request, which
+from another core: one as it is by default, scraped once in each turn; the other with --no-metrics. Ratios are medians
+of the rounds' ratios: of the throughput (the bar is 0.97), and of the controller's processor time for a request, which
 whatever else runs on the machine disturbs less (1.03). Counts are kept in both: Triton's statistics need them.
 (b) Counting one request in a batch of its own, in this process.
 (c) A scrape of a server of 4,000 emulated models: what it takes, and the latency of another request, in milliseconds,
@@ -41,6 +41,7 @@ SERVER, GENERATOR = CORES[0], CORES[-1]
 CONNECTIONS = 64
 MODELS = 4000
 SCRAPES = 5
+WARM_UP = 2.0
 COUNTED = 200_000
 
 
@@ -103,34 +104,33 @@ def infer(model: str) -> bytes:
     return f"{head}Inference-Header-Content-Length: {len(said)}\r\n\r\n".encode() + said + row
 
 
-async def throughput(asked: Server, request: bytes, duration: float, scraped: bool) -> tuple[float, float]:
-    """Requests per second, and microseconds of the controller's processor time for each."""
-    connections = [await Connection.to(asked.address) for _ in range(CONNECTIONS + 1)]
-    cpu = asked.cpu_ns()
-    begin = time.perf_counter()
-    end = begin + duration
+class Load:
+    """Connections to one server, that ask when they are told to."""
 
-    async def ask(connection: Connection) -> int:
-        done = 0
-        while time.perf_counter() < end:
-            await connection.ask(request)
-            done += 1
-        return done
+    def __init__(self, asked: Server, connections: list[Connection], scraper: Connection | None) -> None:
+        self.asked, self.connections, self.scraper = asked, connections, scraper
 
-    async def scrape(connection: Connection) -> None:
-        while time.perf_counter() < end:
-            await connection.ask(get("/metrics"))
-            await asyncio.sleep(1.0)
+    @classmethod
+    async def of(cls, asked: Server, scraped: bool) -> "Load":
+        connections = [await Connection.to(asked.address) for _ in range(CONNECTIONS)]
+        return cls(asked, connections, await Connection.to(asked.address) if scraped else None)
 
-    scraping = asyncio.ensure_future(scrape(connections.pop())) if scraped else None
-    done = sum(await asyncio.gather(*map(ask, connections)))
-    rate = done / (time.perf_counter() - begin)
-    cpu_us = (asked.cpu_ns() - cpu) / done / 1000
-    if scraping is not None:
-        await scraping
-    for connection in connections:
-        connection.writer.close()
-    return rate, cpu_us
+    async def turn(self, request: bytes, duration: float) -> tuple[float, float]:
+        """Requests per second, and microseconds of the controller's processor time for each."""
+        cpu = self.asked.cpu_ns()
+        begin = time.perf_counter()
+        end = begin + duration
+
+        async def ask(connection: Connection) -> int:
+            done = 0
+            while time.perf_counter() < end:
+                await connection.ask(request)
+                done += 1
+            return done
+
+        scraping = [] if self.scraper is None else [self.scraper.ask(get("/metrics"))]
+        done, *_ = await asyncio.gather(asyncio.gather(*map(ask, self.connections)), *scraping)
+        return sum(done) / (time.perf_counter() - begin), (self.asked.cpu_ns() - cpu) / sum(done) / 1000
 
 
 async def bench_cost(model: Path, duration: float, rounds: int) -> dict[str, Any]:
@@ -138,12 +138,12 @@ async def bench_cost(model: Path, duration: float, rounds: int) -> dict[str, Any
     sent = infer(model.stem)
     found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     with server(str(model)) as on, server(str(model), "--no-metrics", "--no-model-histograms") as off:
-        for asked in (on, off):
-            await throughput(asked, sent, duration / 2, False)
+        loads = {True: await Load.of(on, True), False: await Load.of(off, False)}
+        for load in loads.values():
+            await load.turn(sent, WARM_UP)
         for number in range(rounds):
-            turns = [(on, True), (off, False)]
-            for asked, scraped in turns if number % 2 else reversed(turns):
-                found[scraped].append(await throughput(asked, sent, duration, scraped))
+            for scraped in (True, False) if number % 2 else (False, True):
+                found[scraped].append(await loads[scraped].turn(sent, duration))
     made: dict[str, Any] = {}
     for at, what in enumerate(("requests_per_s", "cpu_us_per_request")):
         with_it, without = [[turn[at] for turn in found[scraped]] for scraped in (True, False)]
@@ -151,7 +151,7 @@ async def bench_cost(model: Path, duration: float, rounds: int) -> dict[str, Any
         made[f"{what}_with"] = round(statistics.median(with_it), 2)
         made[f"{what}_without"] = round(statistics.median(without), 2)
         made[f"{what}_ratio"] = round(statistics.median(ratios), 4)
-        made[f"{what}_ratios"] = [round(ratio, 3) for ratio in ratios]
+        made[f"{what}_ratio_quartiles"] = [round(ratio, 3) for ratio in statistics.quantiles(ratios, n=4)]
     return made
 
 
@@ -212,8 +212,8 @@ async def main() -> None:
     """Run all and print, and write, the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
-    parser.add_argument("--seconds", type=float, default=1.0, help="per measurement (default: 1)")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of with and without in (a) (default: 15)")
+    parser.add_argument("--seconds", type=float, default=0.4, help="of a turn (default: 0.4)")
+    parser.add_argument("--rounds", type=int, default=60, help="turns of each in (a) (default: 60)")
     options = parser.parse_args()
     results: dict[str, Any] = {"machine": f"{os.cpu_count()} cores, {OnnxRuntime().device_kind}"}
     with tempfile.TemporaryDirectory() as directory:
