@@ -1,6 +1,6 @@
 """What metrics cost: throughput with and without them, a request's counting alone, and a scrape of very many models.
 
-    python benchmarks/bench_metrics.py --json results.json
+    python benchmarks/bench_metrics.py --json metrics.json
 
 (a) Two servers (controller, front end, worker, a 64-64-10 MLP) on one core, asked in turns over HTTP by 64 connections
 from another core: one as it is by default, scraped once in each turn; the other with --no-metrics. Ratios are medians
@@ -11,146 +11,80 @@ whatever else runs on the machine disturbs less (1.03). Counts are kept in both:
 while it is made and while it is not.
 """
 
-import argparse
 import asyncio
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import urllib.request
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import raw_http
 import uvloop
+from serving import Served, machine, median, options, p, serving, tell
 
 from clockwork.controller.tally import Counts
 from clockwork.messages.actions import Infer, InferInput
 from clockwork.messages.requests import RequestTiming
 from clockwork.messages.results import InferResult, Timing
 from clockwork.messages.status import Status
-from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.zoo import build
 
 CORES = sorted(os.sched_getaffinity(0))
 SERVER, GENERATOR = CORES[0], CORES[-1]
+ON_ITS_CORE: dict[str, Any] = {"on": {SERVER}, "here": {GENERATOR}}
+SLO_MS = 10_000
 CONNECTIONS = 64
 MODELS = 4000
 SCRAPES = 5
-WARM_UP = 2.0
 COUNTED = 200_000
-
-
-class Server(NamedTuple):
-    address: str
-    pid: int
-
-    def cpu_ns(self) -> int:
-        """Processor time of the controller's thread (proc(5), schedstat)."""
-        return int(Path(f"/proc/{self.pid}/task/{self.pid}/schedstat").read_text().split()[0])
-
-
-@contextmanager
-def server(*arguments: str) -> Iterator[Server]:
-    """`clockwork serve` on one core, and where it serves HTTP."""
-    command = [str(Path(sys.executable).with_name("clockwork")), "serve", "--listen=127.0.0.1:0", "--http=127.0.0.1:0"]
-    os.sched_setaffinity(0, {SERVER})
-    with subprocess.Popen([*command, "--log-level=error", *arguments], stdout=subprocess.PIPE, text=True) as process:
-        os.sched_setaffinity(0, {GENERATOR})
-        try:
-            assert process.stdout is not None
-            address = process.stdout.readline().split()[-1]  # "clockwork serves HTTP on HOST:PORT"
-            if "is serving" not in process.stdout.readline():
-                raise SystemExit(f"the server ended with {process.wait()}: {' '.join(command)}")
-            yield Server(address, process.pid)
-        finally:
-            process.terminate()
-
-
-class Connection:
-    """Asks, and waits for the answer."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-
-    @classmethod
-    async def to(cls, address: str) -> "Connection":
-        host, _, port = address.rpartition(":")
-        return cls(*await asyncio.open_connection(host, int(port)))
-
-    async def ask(self, request: bytes) -> bytes:
-        self.writer.write(request)
-        head = await self.reader.readuntil(b"\r\n\r\n")
-        length = head.lower().split(b"\r\ncontent-length: ")[1].split(b"\r\n")[0]
-        body = await self.reader.readexactly(int(length))
-        if not head.startswith(b"HTTP/1.1 200 "):
-            raise RuntimeError((head + body[:500]).decode(errors="replace"))
-        return body
+WARM_UP = 2.0
 
 
 def get(path: str) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode()
 
 
-def infer(model: str) -> bytes:
-    row = np.random.default_rng(0).standard_normal((1, 64), dtype=np.float32).tobytes()
-    tensor = {"name": "data", "datatype": "FP32", "shape": [1, 64], "parameters": {"binary_data_size": len(row)}}
-    said = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True, "slo_ms": 10_000}}).encode()
-    head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(said) + len(row)}\r\n"
-    return f"{head}Inference-Header-Content-Length: {len(said)}\r\n\r\n".encode() + said + row
+def cpu_ns(served: Served) -> int:
+    """Processor time of the controller's thread (proc(5), schedstat)."""
+    pid = served.process.pid
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0])
 
 
-class Load:
-    """Connections to one server, that ask when they are told to."""
-
-    def __init__(self, asked: Server, connections: list[Connection], scraper: Connection | None) -> None:
-        self.asked, self.connections, self.scraper = asked, connections, scraper
-
-    @classmethod
-    async def of(cls, asked: Server, scraped: bool) -> "Load":
-        connections = [await Connection.to(asked.address) for _ in range(CONNECTIONS)]
-        return cls(asked, connections, await Connection.to(asked.address) if scraped else None)
-
-    async def turn(self, request: bytes, duration: float) -> tuple[float, float]:
-        """Requests per second, and microseconds of the controller's processor time for each."""
-        cpu = self.asked.cpu_ns()
-        begin = time.perf_counter()
-        end = begin + duration
-
-        async def ask(connection: Connection) -> int:
-            done = 0
-            while time.perf_counter() < end:
-                await connection.ask(request)
-                done += 1
-            return done
-
-        scraping = [] if self.scraper is None else [self.scraper.ask(get("/metrics"))]
-        done, *_ = await asyncio.gather(asyncio.gather(*map(ask, self.connections)), *scraping)
-        return sum(done) / (time.perf_counter() - begin), (self.asked.cpu_ns() - cpu) / sum(done) / 1000
+async def turn(served: Served, request: bytes, duration: float, scraped: bool) -> tuple[float, float]:
+    """Requests per second, and microseconds of the controller's processor time for each."""
+    scraper = await raw_http.connect(served.http)
+    scraping = [scraper.ask(get("/metrics"))] if scraped else []
+    cpu = cpu_ns(served)
+    (rate, latencies), *_ = await asyncio.gather(
+        raw_http.closed_loop(served.http, request, CONNECTIONS, duration), *scraping
+    )
+    scraper.transport.close()
+    return rate, (cpu_ns(served) - cpu) / len(latencies) / 1000
 
 
 async def bench_cost(model: Path, duration: float, rounds: int) -> dict[str, Any]:
     """(a)."""
-    sent = infer(model.stem)
     found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
-    with server(str(model)) as on, server(str(model), "--no-metrics", "--no-model-histograms") as off:
-        loads = {True: await Load.of(on, True), False: await Load.of(off, False)}
-        for load in loads.values():
-            await load.turn(sent, WARM_UP)
+    bare = ("--no-metrics", "--no-model-histograms")
+    port = "--http=127.0.0.1:0"
+    with serving(model, port, **ON_ITS_CORE) as on, serving(model, port, *bare, **ON_ITS_CORE) as off:
+        row = np.random.default_rng(0).standard_normal((1, 64), dtype=np.float32)
+        request = raw_http.infer_request(on.http, model.stem, row, SLO_MS)
+        for served in (on, off):
+            await turn(served, request, WARM_UP, False)
         for number in range(rounds):
             for scraped in (True, False) if number % 2 else (False, True):
-                found[scraped].append(await loads[scraped].turn(sent, duration))
+                found[scraped].append(await turn(on if scraped else off, request, duration, scraped))
     made: dict[str, Any] = {}
     for at, what in enumerate(("requests_per_s", "cpu_us_per_request")):
-        with_it, without = [[turn[at] for turn in found[scraped]] for scraped in (True, False)]
+        with_it, without = [[one[at] for one in found[scraped]] for scraped in (True, False)]
         ratios = [one / other for one, other in zip(with_it, without, strict=True)]
-        made[f"{what}_with"] = round(statistics.median(with_it), 2)
-        made[f"{what}_without"] = round(statistics.median(without), 2)
-        made[f"{what}_ratio"] = round(statistics.median(ratios), 4)
+        made[f"{what}_with"] = median(with_it)
+        made[f"{what}_without"] = median(without)
+        made[f"{what}_ratio"] = median(ratios)
         made[f"{what}_ratio_quartiles"] = [round(ratio, 3) for ratio in statistics.quantiles(ratios, n=4)]
     return made
 
@@ -172,33 +106,38 @@ def bench_count() -> dict[str, float]:
     return {"counting_us": round((time.perf_counter_ns() - begin) / COUNTED / 1000, 3)}
 
 
-async def bench_scrape(scrapes: int) -> dict[str, float]:
+async def bench_scrape() -> dict[str, float]:
     """(c)."""
-    with server("--emulate=8", "--profile=resnet50-v100", f"--copies={MODELS}") as asked:
-        scraper, probe = await Connection.to(asked.address), await Connection.to(asked.address)
+    emulated = ("--emulate=8", "--profile=resnet50-v100", f"--copies={MODELS}", "--http=127.0.0.1:0")
+    with serving(*emulated, **ON_ITS_CORE) as served:
+        scraper, probe = await raw_http.connect(served.http), await raw_http.connect(served.http)
         quiet: list[float] = []
         busy: list[float] = []
         took: list[float] = []
-        lines = 0
-        for _ in range(scrapes):
+        for _ in range(SCRAPES):
             quiet += await probed(probe, asyncio.ensure_future(asyncio.sleep(1.0)))
             begin = time.perf_counter()
-            scraping = asyncio.ensure_future(scraper.ask(get("/metrics")))
-            busy += await probed(probe, scraping)
+            busy += await probed(probe, scraper.ask(get("/metrics")))
             took.append(time.perf_counter() - begin)
-            lines = scraping.result().count(b"\n")
+        text = await asyncio.to_thread(scraped_text, served.http)
     return {
         "scrape_models": MODELS,
-        "scrape_lines": lines,
-        "scrape_s": round(statistics.median(took), 3),
-        "probe_ms_p99_quiet": round(float(np.percentile(quiet, 99)), 3),
-        "probe_ms_max_quiet": round(max(quiet), 3),
-        "probe_ms_p99_scraped": round(float(np.percentile(busy, 99)), 3),
-        "probe_ms_max_scraped": round(max(busy), 3),
+        "scrape_lines": text.count(b"\n"),
+        "scrape_s": median(took),
+        "probe_ms_p99_quiet": p(quiet, 99),
+        "probe_ms_max_quiet": p(quiet, 100),
+        "probe_ms_p99_scraped": p(busy, 99),
+        "probe_ms_max_scraped": p(busy, 100),
     }
 
 
-async def probed(probe: Connection, other: "asyncio.Future[Any]") -> list[float]:
+def scraped_text(address: str) -> bytes:
+    with urllib.request.urlopen(f"http://{address}/metrics") as answer:
+        text: bytes = answer.read()
+    return text
+
+
+async def probed(probe: raw_http.Connection, other: "asyncio.Future[Any]") -> list[float]:
     """Latencies in ms of requests one after the other, until ``other`` is done."""
     latencies = []
     while not other.done():
@@ -210,20 +149,13 @@ async def probed(probe: Connection, other: "asyncio.Future[Any]") -> list[float]
 
 async def main() -> None:
     """Run all and print, and write, the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
-    parser.add_argument("--seconds", type=float, default=0.4, help="of a turn (default: 0.4)")
-    parser.add_argument("--rounds", type=int, default=60, help="turns of each in (a) (default: 60)")
-    options = parser.parse_args()
-    results: dict[str, Any] = {"machine": f"{os.cpu_count()} cores, {OnnxRuntime().device_kind}"}
+    chosen = options(__doc__, seconds=0.4, rounds=60).parse_args()
+    results = machine()
     with tempfile.TemporaryDirectory() as directory:
-        results |= await bench_cost(build("mlp", Path(directory)), options.seconds, options.rounds)
+        results |= await bench_cost(build("mlp", Path(directory)), chosen.seconds, chosen.rounds)
     results |= bench_count()
-    results |= await bench_scrape(SCRAPES)
-    text = json.dumps(results, indent=1)
-    print(text)
-    if options.json is not None:
-        options.json.write_text(text + "\n")
+    results |= await bench_scrape()
+    tell(results, chosen.json)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from clockwork.host.local_client import LocalClient
 from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply, Scope, Send, json_reply, refusal
 from clockwork.http.bodies import Bodies, header_bytes, packed
 from clockwork.http.config import HttpConfig
+from clockwork.http.receiving import Held
 from clockwork.http.waiting import unless_gone
 from clockwork.messages.requests import (
     ErrorResponse,
@@ -57,11 +58,11 @@ BINARY = (b"content-type", b"application/octet-stream")
 class Application:
     """Answers HTTP requests by asking the controller."""
 
-    def __init__(self, host: ControllerHost, client: LocalClient, config: HttpConfig) -> None:
-        """``client`` is used for all requests."""
+    def __init__(self, host: ControllerHost, client: LocalClient, config: HttpConfig, held: Held) -> None:
+        """``client`` is used for all requests; ``held`` counts for all connections."""
         self._host = host
         self._client = client
-        self._bodies = Bodies(config)
+        self._bodies = Bodies(config, held)
         self._metrics = Metrics(host.description, config.model_histograms) if config.metrics else None
         self._models: Mapping[str, ModelSummary] = {}  #: once it serves; from then on they stay as they are
 
@@ -88,9 +89,9 @@ class Application:
     async def _reply(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         asked = route(scope["method"], scope["path"])
         if asked.what == "infer":
-            return await self._infer(asked.model, headers, receive)
+            return await self._infer(asked.model, scope, headers, receive)
         if asked.what in ("index", "load", "unload"):
-            return await self._repository(asked, await self._bodies.receive(headers, receive))
+            return await self._repository(asked, await self._bodies.receive(scope, headers, receive))
         if asked.what == "metrics":
             return await unless_gone(self._scraped(scope["path"]), receive)
         return await unless_gone(self._told(asked), receive)
@@ -100,8 +101,8 @@ class Application:
             raise nothing_at(path)
         return Reply(200, [(b"content-type", CONTENT_TYPE.encode())], await self._metrics.text())
 
-    async def _infer(self, model: str, headers: Headers, receive: Receive) -> Reply:
-        body = await self._bodies.receive(headers, receive)
+    async def _infer(self, model: str, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        body = await self._bodies.receive(scope, headers, receive)
         head, specs, payload = parse_infer(body, header_bytes(headers))
         try:
             slo = slo_of(head.parameters)
@@ -148,7 +149,7 @@ class Application:
             raise _no_model(name)
         return {"model_stats": [model_statistics(model) for model in found]}
 
-    async def _repository(self, asked: Route, body: bytes) -> Reply:
+    async def _repository(self, asked: Route, body: bytes | memoryview) -> Reply:
         head = repository_head(body)
         if asked.what == "index":
             return json_reply(repository_index(await self._status(), self._serving(), head.ready))
