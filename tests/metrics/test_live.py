@@ -11,11 +11,12 @@ import tritonclient.grpc.aio as triton
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
-from client.live import LOOPBACK, run
+from client.live import LOOPBACK, controller, run
 from clockwork.client import AsyncClient
 from clockwork.errors import ClockworkError
 from clockwork.grpc_frontend import serve_grpc
 from clockwork.http.config import HttpConfig
+from clockwork.http.server import serving_http
 from clockwork.messages.actions import Infer
 from clockwork.messages.commands import Answer, Command
 from clockwork.messages.requests import ServerStatus
@@ -187,13 +188,32 @@ def test_who_waits_is_pending_and_who_goes_is_cancelled() -> None:
 
 def test_metrics_are_told_while_the_server_starts() -> None:
     async def test() -> None:
-        async with served(models=("m.onnx",)) as (peer, _, host, worker):
+        async with (
+            controller(initializing_timeout=1) as host,
+            serving_http(host, LOOPBACK) as address,
+            connected(address) as peer,
+        ):
+            assert (await peer.ask("POST", INFER, row())).json()["status_name"] == "INITIALIZING"
+            found = await scraped(peer)
+            assert total(found, "clockwork_stage", stage="querying") == total(found, "clockwork_stage") == 1
+            assert total(found, "clockwork_requests_without_model_total", reason="INITIALIZING") == 1
+            assert total(found, "clockwork_models") == total(found, "clockwork_serving_seconds") == 0
+
+    run(test())
+
+
+def test_a_worker_that_leaves_takes_its_devices_with_it_and_no_count_of_a_model() -> None:
+    async def test() -> None:
+        async with served() as (peer, _, host, worker):
+            await peer.ask("POST", INFER, row())
             assert worker.connection is not None
             worker.connection.close("it leaves")
             await eventually(lambda: not host.description().fleet)
             found = await scraped(peer)
             assert total(found, "clockwork_workers") == 0
-            assert not [key for key in found if "device" in key[0]]
+            assert not [key for key in found if "device" in key[0] or "cache" in key[0]]
+            assert total(found, "nv_inference_request_success", model="m") == 1
+            assert total(found, "clockwork_predictions_total", action="infer", of="duration") == 1
 
     run(test())
 
