@@ -21,6 +21,7 @@ from clockwork.messages.actions import Infer
 from clockwork.messages.commands import Answer, Command
 from clockwork.messages.requests import ServerStatus
 from clockwork.messages.status import Status
+from clockwork.scheduling.registry import make_scheduler
 from clockwork.scheduling.simple import SimpleScheduler
 from clockwork.state import PendingRequest
 from clockwork.units import SECOND, Nanos
@@ -163,6 +164,25 @@ def test_devices_promises_and_the_stage_are_told() -> None:
             assert total(found, "clockwork_request_duration_seconds_count", model="m") == 1
             (worker,) = (await server.status()).workers
             assert worker.gpus[0].counts.batches == 1
+
+    run(test())
+
+
+def test_promises_and_evictions_are_told() -> None:
+    async def test() -> None:
+        async with (
+            served(make_scheduler("clockwork")) as (peer, _, host, _),
+            AsyncClient(str(host.client_address)) as native,
+        ):
+            await native.infer("m", {"x": np.ones((1, 4), np.float32)}, slo=10)
+            assert await native.evict("m") == 1
+            found = await scraped(peer)
+            while not total(found, "clockwork_evictions_total", model="m"):
+                found = await scraped(peer)
+            assert total(found, "clockwork_promises_kept_total", model="m") == 1
+            assert total(found, "clockwork_promises_broken_total", model="m") == 0
+            assert total(found, "clockwork_device_evictions_total") == 1
+            assert total(found, "clockwork_cache_pages_used") == 0
 
     run(test())
 

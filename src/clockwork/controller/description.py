@@ -39,7 +39,7 @@ def describe_models(state: ClockworkState) -> tuple[ModelSummary, ...]:
 class Description(Struct, frozen=True):
     """What there is to say of a server; ``fleet``: workers that have told their state, ``ready``: those in service.
 
-    All but the first five is the controller's own and goes on changing.
+    ``fleet``, ``state``, ``tally`` and ``broken`` are the controller's own, and go on changing.
     """
 
     version: str

@@ -143,6 +143,6 @@ def by_name(answers: dict[int, int]) -> dict[str, int]:
     """By names in the place of numbers; in the order of their first."""
     made: dict[str, int] = {}
     for status, count in answers.items():
-        name = counts.name_of(status)
+        name = counts.known_name(status)
         made[name] = made.get(name, 0) + count
     return made

@@ -101,7 +101,7 @@ def failed(answers: Mapping[str, int]) -> int:
     return sum(answers.values()) - known
 
 
-def name_of(status: int) -> str:
+def known_name(status: int) -> str:
     """``TIMEOUT``; ERROR, if it is none of ours: names are few, whatever a scheduler says."""
     try:
         return Status(status).name

@@ -13,10 +13,8 @@ from clockwork.messages import counts
 from clockwork.messages.counts import LATENCY_BOUNDS, REFUSALS, ModelCounts
 from clockwork.messages.status import Status
 from clockwork.metrics.family import Distribution, Family, Kind, Values, rendered, rendered_histogram
+from clockwork.oip.metadata import VERSION
 from clockwork.units import MICROSECOND, SECOND
-
-VERSION: Final = "1"
-"""Triton's label; every model has this one version."""
 
 BY_MODEL: Final = ("model",)
 BY_VERSION: Final = ("model", "version")

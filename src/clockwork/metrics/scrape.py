@@ -40,17 +40,24 @@ class Metrics:
         self._rendering = asyncio.Lock()
         self._text: Sequence[bytes] = ()
         self._begun: Nanos | None = None  #: when that was begun
+        self._asking = 0
         self._clock = MonotonicClock()
 
     async def text(self) -> Sequence[bytes]:
         """The text, in parts; of a moment after this was called."""
         came = self._clock.now()
-        async with self._rendering:
-            if self._begun is None or self._begun < came:
-                begun = self._clock.now()
-                self._text = await self._rendered()
-                self._begun = begun
-            return self._text
+        self._asking += 1
+        try:
+            async with self._rendering:
+                if self._begun is None or self._begun < came:
+                    begun = self._clock.now()
+                    self._text = await self._rendered()
+                    self._begun = begun
+                return self._text
+        finally:
+            self._asking -= 1
+            if not self._asking:  # it may be large
+                self._text, self._begun = (), None
 
     async def _rendered(self) -> Sequence[bytes]:
         said = self._describe()

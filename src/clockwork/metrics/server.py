@@ -73,7 +73,7 @@ def _of_devices(devices: list[tuple[WorkerState, GPUState]]) -> Iterator[bytes]:
     info = Family("clockwork_device_info", "A device: always 1.", Kind.GAUGE, (*BY_DEVICE, "kind"))
     yield from rendered(info, ([((*at, gpu.kind), 1)] for at, (_, gpu) in zip(places, devices, strict=True)))
     done = [gpu.work.summary() for _, gpu in devices]
-    for family, number in zip(DEVICE_GAUGES, range(len(DEVICE_GAUGES)), strict=True):
+    for number, family in enumerate(DEVICE_GAUGES):
         values = (_gauges(worker, gpu)[number] for worker, gpu in devices)
         yield from rendered(family, _at(places, values))
     for number, family in enumerate(DEVICE_COUNTERS):
