@@ -91,11 +91,11 @@ def test_model_metadata_has_names_datatypes_and_shapes_and_a_variable_dimension_
 def test_errors_are_indicated_by_the_status_of_the_call(stub: Any) -> None:
     code = grpc.StatusCode
     assert refused(stub.ModelMetadata, pb.ModelMetadataRequest(name="nobody")) == code.NOT_FOUND
-    assert refused(stub.ModelMetadata, pb.ModelMetadataRequest(name="two", version="2")) == code.INVALID_ARGUMENT
+    assert refused(stub.ModelMetadata, pb.ModelMetadataRequest(name="two", version="2")) == code.NOT_FOUND
     assert refused(stub.ModelConfig, pb.ModelConfigRequest(name="nobody")) == code.NOT_FOUND
     assert refused(stub.ModelStatistics, pb.ModelStatisticsRequest(name="nobody")) == code.NOT_FOUND
     assert refused(stub.ModelInfer, request(A, B, model="nobody")) == code.NOT_FOUND
-    assert refused(stub.ModelInfer, request(A, B, model_version="2")) == code.INVALID_ARGUMENT
+    assert refused(stub.ModelInfer, request(A, B, model_version="2")) == code.NOT_FOUND
     load = pb.RepositoryModelLoadRequest(model_name="two")
     assert refused(stub.RepositoryModelLoad, load) == code.INVALID_ARGUMENT
     unload = pb.RepositoryModelUnloadRequest(model_name="two")

@@ -20,6 +20,7 @@ RIGHT = {
     "POST /v2/models/m/infer": Route("infer", "m"),
     "POST /v2/models/m/versions/1/infer": Route("infer", "m"),
     "POST /v2/repository/index": Route("index"),
+    "GET /metrics": Route("metrics"),
     "POST /v2/repository/models/m/load": Route("load", "m"),
     "POST /v2/repository/models/m/unload": Route("unload", "m"),
 }
@@ -52,6 +53,7 @@ WRONG = {
     "POST /v2/systemsharedmemory/register": 404,
     "GET /v2/systemsharedmemory/region/r": 404,
     "GET /v2/sharedmemory/status": 404,
+    "POST /metrics": 405,
 }
 
 

@@ -11,10 +11,12 @@ from clockwork.cli.options import (
     Listen,
     LogLevel,
     MaxBatch,
+    ModelHistograms,
     NoProfileCache,
     ProfileCache,
     ProfileSeconds,
     SchedulerName,
+    ServeMetrics,
     duration,
     examples,
     worker_address,
@@ -55,6 +57,8 @@ def controller(
     listen: Listen = DEFAULT_LISTEN,
     http: Http = DEFAULT_HTTP,
     grpc: Grpc = None,
+    metrics: ServeMetrics = True,
+    model_histograms: ModelHistograms = True,
     worker_listen: WorkerListen = DEFAULT_WORKER_LISTEN,
     workers: Workers = 1,
     load_timeout: LoadTimeout = 10 * SECOND,
@@ -94,12 +98,13 @@ def controller(
         ),
         profile_directory(profile_cache, no_profile_cache),
     )
+    ends = FrontEnds(http, grpc, metrics, model_histograms)
     policy = make_scheduler(scheduler)
     console = Console(stderr=True)
     start_log(log_level, console)
 
     async def work() -> None:
-        async with listening(config, policy) as host, front_ends(host, FrontEnds(http, grpc)):
+        async with listening(config, policy) as host, front_ends(host, ends):
             await together(host.wait(), show_startup(host, console))
 
     uvloop.run(until_stopped(work()))

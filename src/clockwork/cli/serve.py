@@ -17,12 +17,14 @@ from clockwork.cli.options import (
     MaxBatch,
     ModelCache,
     ModelCacheSize,
+    ModelHistograms,
     NoProfileCache,
     PageSize,
     Profile,
     ProfileCache,
     ProfileSeconds,
     SchedulerName,
+    ServeMetrics,
     ThreadsPerDevice,
     examples,
 )
@@ -36,6 +38,7 @@ EXAMPLES: Final = examples(
     "clockwork serve a.onnx second=b.onnx c.onnx:20     a, second, and twenty copies c-1 to c-20",
     "clockwork serve models/*.onnx --devices 2 --cache-size 1GiB --listen 0.0.0.0:12346",
     "clockwork serve models/*.onnx --grpc 127.0.0.1:8001 --slo 100ms --model-slo resnet50=250ms",
+    "clockwork serve models/*.onnx --no-model-histograms   and then: curl localhost:8000/metrics",
     "clockwork serve --emulate 8 --profile resnet50-v100 --copies 15",
 )
 
@@ -65,6 +68,8 @@ def serve(
     listen: Listen = DEFAULT_LISTEN,
     http: Http = DEFAULT_HTTP,
     grpc: Grpc = None,
+    metrics: ServeMetrics = True,
+    model_histograms: ModelHistograms = True,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
     model_slo: ModelSlos = None,
@@ -113,10 +118,7 @@ def serve(
     else:
         raise typer.BadParameter("there is nothing to serve: name a model, or --emulate", param_hint="MODELS")
     slos, measured = model_slos(model_slo, specs), profiling(max_batch, profile_seconds)
-    config = ControllerHostConfig(
-        listen,
-        Address("127.0.0.1", 0),
-        ControllerConfig(models=specs, default_slo=slo, model_slos=slos, profiling=measured),
-        profile_directory(profile_cache, no_profile_cache),
-    )
-    run_embedded(config, make_scheduler(scheduler), worker, FrontEnds(http, grpc), log_level)
+    config = ControllerConfig(models=specs, default_slo=slo, model_slos=slos, profiling=measured)
+    profiles = profile_directory(profile_cache, no_profile_cache)
+    host = ControllerHostConfig(listen, Address("127.0.0.1", 0), config, profiles)
+    run_embedded(host, make_scheduler(scheduler), worker, FrontEnds(http, grpc, metrics, model_histograms), log_level)

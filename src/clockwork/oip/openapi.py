@@ -70,6 +70,16 @@ def _server() -> Json:
                 "responses": {"200": _content("the document", {"type": "object"})},
             }
         },
+        "/metrics": {
+            "get": {
+                "operationId": "metrics",
+                "summary": "Metrics in Prometheus' text format",
+                "responses": {
+                    "200": {"description": "the metrics", "content": {"text/plain": {"schema": _TEXT}}},
+                    "404": _json("the server was started with --no-metrics", "Error"),
+                },
+            }
+        },
         "/v2/models/stats": {
             "get": _operation("statistics", "Statistics of all models", _json("of each", "Statistics"), 503, 500)
         },
