@@ -28,6 +28,7 @@ from clockwork.cli.options import (
     ThreadsPerDevice,
     examples,
 )
+from clockwork.cli.slos import ModelSlos, model_slos
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, Address
 from clockwork.units import GIB, MIB, MILLISECOND
@@ -36,7 +37,7 @@ EXAMPLES: Final = examples(
     "clockwork serve models/resnet50.onnx",
     "clockwork serve a.onnx second=b.onnx c.onnx:20     a, second, and twenty copies c-1 to c-20",
     "clockwork serve models/*.onnx --devices 2 --cache-size 1GiB --listen 0.0.0.0:12346",
-    "clockwork serve models/*.onnx --grpc 127.0.0.1:8001",
+    "clockwork serve models/*.onnx --grpc 127.0.0.1:8001 --slo 100ms --model-slo resnet50=250ms",
     "clockwork serve models/*.onnx --no-model-histograms   and then: curl localhost:8000/metrics",
     "clockwork serve --emulate 8 --profile resnet50-v100 --copies 15",
 )
@@ -71,6 +72,7 @@ def serve(
     model_histograms: ModelHistograms = True,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
+    model_slo: ModelSlos = None,
     copies: Copies = 1,
     devices: Devices = 1,
     threads_per_device: ThreadsPerDevice = 1,
@@ -115,10 +117,8 @@ def serve(
         worker = LocalWorker(root, devices, threads_per_device, cache_size, page_size, model_cache, model_cache_size)
     else:
         raise typer.BadParameter("there is nothing to serve: name a model, or --emulate", param_hint="MODELS")
-    config = ControllerHostConfig(
-        listen,
-        Address("127.0.0.1", 0),
-        ControllerConfig(models=specs, default_slo=slo, profiling=profiling(max_batch, profile_seconds)),
-        profile_directory(profile_cache, no_profile_cache),
-    )
-    run_embedded(config, make_scheduler(scheduler), worker, FrontEnds(http, grpc, metrics, model_histograms), log_level)
+    slos, measured = model_slos(model_slo, specs), profiling(max_batch, profile_seconds)
+    config = ControllerConfig(models=specs, default_slo=slo, model_slos=slos, profiling=measured)
+    profiles = profile_directory(profile_cache, no_profile_cache)
+    host = ControllerHostConfig(listen, Address("127.0.0.1", 0), config, profiles)
+    run_embedded(host, make_scheduler(scheduler), worker, FrontEnds(http, grpc, metrics, model_histograms), log_level)
