@@ -11,6 +11,7 @@ from clockwork.messages.commands import SendAction
 from clockwork.messages.profile import ModelProfile, ProfileKey
 from clockwork.messages.requests import Request, Response
 from clockwork.messages.results import Result
+from clockwork.units import Nanos
 
 
 class WorkerConnected(Struct, frozen=True):
@@ -48,7 +49,13 @@ class ClientLost(Struct, frozen=True):
     client_id: int
 
 
-Event: TypeAlias = WorkerConnected | WorkerLost | WorkerResult | ClientRequest | ClientLost
+class Drain(Struct, frozen=True):
+    """Finish what is pending and begin nothing new; `Drained` follows, after ``limit`` at the latest."""
+
+    limit: Nanos
+
+
+Event: TypeAlias = WorkerConnected | WorkerLost | WorkerResult | ClientRequest | ClientLost | Drain
 
 
 class Respond(Struct, frozen=True):
@@ -92,4 +99,12 @@ class GiveUp(Struct, frozen=True):
     reason: str
 
 
-ControllerCommand: TypeAlias = SendAction | Respond | SaveProfile | DropWorker | Report | StageEntered | GiveUp
+class Drained(Struct, frozen=True):
+    """The drain is over: nobody waits any more. ``unfinished`` requests were told SHUTTING_DOWN at its limit."""
+
+    unfinished: int
+
+
+ControllerCommand: TypeAlias = (
+    SendAction | Respond | SaveProfile | DropWorker | Report | StageEntered | GiveUp | Drained
+)

@@ -10,6 +10,7 @@ Theory of operation. Four stages, each entered once::
                models, LOADING ends with them
     PROFILING  what no known profile answers is measured; leaves when all is measured
     SERVING    the scheduler decides
+    DRAINING   the operator has asked for the end, in whatever stage: see `clockwork.controller.draining`
 
 A worker that connects later goes through the same by itself: it is asked, given the models that it lacks, measured if
 it is of a new kind, and only then does the scheduler see it. `_Phase` says where each worker is.
@@ -22,12 +23,15 @@ from enum import Enum
 
 from clockwork import __version__
 from clockwork.controller.buffer import StartupBuffer
-from clockwork.controller.config import ControllerConfig, LoadSpec
+from clockwork.controller.config import ControllerConfig
 from clockwork.controller.description import describe_models, describe_server
+from clockwork.controller.draining import TEXT as SHUTTING_DOWN
+from clockwork.controller.draining import Draining
 from clockwork.controller.events import (
     ClientLost,
     ClientRequest,
     ControllerCommand,
+    Drain,
     DropWorker,
     Event,
     GiveUp,
@@ -42,6 +46,7 @@ from clockwork.controller.loading import Load, Loads
 from clockwork.controller.naming import load_spec, spec_names
 from clockwork.controller.plausible import plausible
 from clockwork.controller.profiling import Profiler
+from clockwork.controller.refusing import Refusable, refusal
 from clockwork.controller.serving import Serving
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import GetWorkerState, UnloadModel
@@ -50,7 +55,6 @@ from clockwork.messages.profile import ModelProfile, ProfileKey
 from clockwork.messages.requests import (
     CancelRequest,
     EvictRequest,
-    EvictResponse,
     InferRequest,
     ListModelsRequest,
     ListModelsResponse,
@@ -77,6 +81,7 @@ class Stage(Enum):
     LOADING = "loading"
     PROFILING = "profiling"
     SERVING = "serving"
+    DRAINING = "draining"
 
 
 class _Phase(Enum):
@@ -116,14 +121,15 @@ class ControllerWithStartupPhase:
         self._idle_since: Nanos | None = None  #: the last activity of LOADING; None: the countdown does not run
         self._profiler = Profiler(self._state, self._config.profiling, {} if profiles is None else profiles)
         self._serving = Serving(self._state, scheduler, self._config)
+        self._draining = Draining(self._serving)
         self._buffer = StartupBuffer(self._config)
         specs = self._config.models
         self._named = [load_spec(s.path, s.name, s.no_of_copies, self._config.max_copies) for s in specs]
 
     @property
     def stage(self) -> Stage:
-        """The stage that start-up is in."""
-        return self._stage
+        """The stage that it is in."""
+        return Stage.DRAINING if self._draining.begun else self._stage
 
     def progress(self, now: Nanos) -> Progress:
         """How far the stage is: models loaded, or measured, of those to be."""
@@ -136,6 +142,12 @@ class ControllerWithStartupPhase:
 
     def handle(self, now: Nanos, event: Event) -> Commands:
         """Something happened; see `clockwork.controller.events`."""
+        commands = self._happened(now, event)
+        return commands + self._draining.settle(now) if self._draining.begun else commands
+
+    def _happened(self, now: Nanos, event: Event) -> Commands:
+        if self._ended_early and not isinstance(event, ClientRequest):
+            return []
         match event:
             case WorkerResult():
                 return self._result(now, event)
@@ -148,19 +160,26 @@ class ControllerWithStartupPhase:
             case ClientLost():
                 self._buffer.cancel(event.client_id)
                 return self._serving.client_lost(now, event.client_id)
+            case Drain():
+                return [] if self._draining.begun else self._drain(now, event.limit)
 
     def wake(self, now: Nanos) -> Commands:
         """Time has passed: time-outs, deadlines, the end of LOADING."""
+        if self._ended_early:
+            return []
         commands = self._give_up_silent(now)
         if self._stage is Stage.SERVING:
-            return commands + self._serving.wake(now)
+            commands += self._serving.wake(now)
+            return commands + self._draining.settle(now) if self._draining.begun else commands
         return [*commands, *self._buffer.expire(now), *self._advance(now)]
 
     def next_wakeup(self) -> Nanos | None:
         """When time alone will change something."""
+        if self._ended_early:
+            return None
         moments: list[Nanos | None] = [gives_up for _, gives_up in self._queries.values()]
         if self._stage is Stage.SERVING:
-            moments.append(self._serving.next_wakeup())
+            moments += [self._serving.next_wakeup(), self._draining.next_wakeup()]
         else:
             moments += [self._buffer.next_expiry(), self._loading_ends()]
         return min((moment for moment in moments if moment is not None), default=None)
@@ -405,10 +424,26 @@ class ControllerWithStartupPhase:
             commands += self._serving.worker_joined(now, worker)
         return commands
 
+    @property
+    def _ended_early(self) -> bool:
+        """Whether it was asked to end before it served: then nothing of start-up goes on."""
+        return self._draining.begun and self._stage is not Stage.SERVING
+
+    def _drain(self, now: Nanos, limit: Nanos) -> Commands:
+        """The operator asks for the end."""
+        commands: Commands = [StageEntered(Stage.DRAINING.value), self._draining.begin(now, limit)]
+        for event in [*self._buffer.take_all(), *self._early_loads]:
+            commands += self._request(now, event)  # who waits for a start that will not be is refused
+        for client_id, request_id in self._loads.clients:
+            commands.append(Respond(client_id, LoadModelResponse(request_id, Status.SHUTTING_DOWN, SHUTTING_DOWN)))
+        return commands
+
     # --- clients -----------------------------------------------------------------------------------------------------
 
     def _request(self, now: Nanos, event: ClientRequest) -> Commands:
         client_id, request = event.client_id, event.request
+        if self._draining.begun and isinstance(request, Refusable):
+            return [refusal(client_id, request, Status.SHUTTING_DOWN, SHUTTING_DOWN)]
         match request:
             case InferRequest() if self._stage is Stage.SERVING:
                 return self._serving.infer(now, client_id, request, event.payload)
@@ -422,7 +457,7 @@ class ControllerWithStartupPhase:
                 return self._serving.cancel(now, client_id, request.id)
             case LoadModelRequest() if self._stage is Stage.QUERYING:
                 if len(self._early_loads) >= self._config.max_loads:
-                    return [_load_refused(client_id, request, Status.INITIALIZING, "too many loads wait for workers")]
+                    return [refusal(client_id, request, Status.INITIALIZING, "too many loads wait for workers")]
                 self._early_loads.append(event)
                 return []
             case LoadModelRequest():
@@ -431,43 +466,29 @@ class ControllerWithStartupPhase:
                 return self._serving.evict(client_id, request)
             case EvictRequest():
                 text = f"the server is starting up ({self._stage.value})"
-                return [Respond(client_id, EvictResponse(request.id, Status.INITIALIZING, text))]
+                return [refusal(client_id, request, Status.INITIALIZING, text)]
             case StatusRequest():
                 return [Respond(client_id, StatusResponse(request.id, self._describe(now)))]
 
     def _load(self, now: Nanos, client_id: int, request: LoadModelRequest) -> Commands:
         if self._stage is not Stage.LOADING:
             text = f"models are loaded at start-up only, and that is over ({self._stage.value}): restart to load more"
-            return [_load_refused(client_id, request, Status.INVALID_REQUEST, text)]
+            return [refusal(client_id, request, Status.INVALID_REQUEST, text)]
         self._idle_since = now
         try:
             spec = load_spec(request.path, request.name, request.no_of_copies, self._config.max_copies)
-            self._check_names(spec)
+            self._loads.check(spec, self._config.max_loads)
         except InvalidRequestError as error:
-            return [_load_refused(client_id, request, Status.INVALID_REQUEST, str(error))]
+            return [refusal(client_id, request, Status.INVALID_REQUEST, str(error))]
         commands: Commands = [*self._loads.start(Load(spec, (client_id, request.id)), sorted(self._fleet))]
         return commands + self._advance(now)
-
-    def _check_names(self, spec: LoadSpec) -> None:
-        if self._loads.pending >= self._config.max_loads:
-            raise InvalidRequestError(f"{self._loads.pending} loads are pending already; ask again later")
-        names = spec_names(spec)
-        being_loaded = self._loads.names() & names
-        if being_loaded:
-            raise InvalidRequestError(f"{', '.join(sorted(being_loaded))}: a model of that name is being loaded")
-        for name in sorted(names & set(self._state.models)):
-            info = self._state.models[name].info
-            if (info.path, info.load, info.copies) != (spec.path, spec.name, spec.no_of_copies):
-                raise InvalidRequestError(
-                    f"the name {name} is taken by a model from {info.path} ({info.copies} copies): choose another name"
-                )
 
     def _describe(self, now: Nanos) -> ServerStatus:
         ready = {worker_id for worker_id, phase in self._phases.items() if phase is _Phase.READY}
         return describe_server(
             version=__version__,
             scheduler=type(self._scheduler).name or type(self._scheduler).__name__,
-            stage=self._stage.value,
+            stage=self.stage.value,
             progress=self.progress(now),
             outstanding=self._serving.pending + len(self._buffer),
             fleet=self._fleet,
@@ -477,7 +498,3 @@ class ControllerWithStartupPhase:
             broken=self._profiler.broken,
             serving_ns=0 if self._serving_since is None else now - self._serving_since,
         )
-
-
-def _load_refused(client_id: int, request: LoadModelRequest, status: Status, text: str) -> Respond:
-    return Respond(client_id, LoadModelResponse(request.id, status, text))

@@ -19,6 +19,8 @@ from clockwork.controller.events import (
     ClientLost,
     ClientRequest,
     ControllerCommand,
+    Drain,
+    Drained,
     DropWorker,
     Event,
     GiveUp,
@@ -92,6 +94,7 @@ class ControllerHost:
         self._clients: dict[int, Connection | LocalClient] = {}
         self._client_ids: dict[Connection, int] = {}
         self._last_client = 0
+        self._drained = asyncio.Event()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
@@ -148,6 +151,14 @@ class ControllerHost:
     def progress(self) -> tuple[str, Progress]:
         """The stage, and how far it is."""
         return self._machine.stage.value, self._machine.progress(self._clock.now())
+
+    async def drain(self, limit: Nanos) -> None:
+        """Take no more requests, and return when those that are pending are answered, after ``limit`` at the latest.
+
+        It listens until `close`, so that whoever comes is told, and may see that it is not ready.
+        """
+        self._driver.feed(Drain(limit))
+        await self._drained.wait()
 
     async def close(self) -> None:
         """Stop listening and say goodbye to everybody."""
@@ -258,6 +269,8 @@ class ControllerHost:
                 connection = self._workers.get(command.worker_id)
                 if connection is not None:
                     connection.close(command.reason)
+            case Drained():
+                self._drained.set()
             case GiveUp():
                 if not self._failure.done():
                     self._failure.set_exception(ServerError(command.reason))
