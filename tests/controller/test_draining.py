@@ -33,7 +33,8 @@ def drained(cluster: Cluster) -> list[tuple[Nanos, int]]:
 
 def status_of(cluster: Cluster, number: int) -> Status:
     answer = cluster.answer(number)
-    assert answer is not None and not isinstance(answer, StatusResponse)
+    assert answer is not None
+    assert not isinstance(answer, StatusResponse)
     return Status(answer.status)
 
 

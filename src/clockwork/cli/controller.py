@@ -6,6 +6,7 @@ import typer
 
 from clockwork.cli.options import (
     DefaultSlo,
+    DrainLimit,
     Grpc,
     Http,
     Listen,
@@ -63,6 +64,7 @@ def controller(
     no_profile_cache: NoProfileCache = False,
     max_batch: MaxBatch = 16,
     profile_seconds: ProfileSeconds = 1.0,
+    drain_limit: DrainLimit = 10 * SECOND,
     log_level: LogLevel = "info",
 ) -> None:
     """Run a controller: it waits for workers, lets clients load models, measures them, and serves them.
@@ -70,11 +72,10 @@ def controller(
     Loading ends 10 s (--load-timeout) after the last activity, once a client has asked for the first model. All ports
     are for whoever can reach them: listen on other than loopback addresses in networks that you trust only.
     """
-    import uvloop
     from rich.console import Console
 
-    from clockwork.cli.hosting import FrontEnds, front_ends, listening, profile_directory, profiling, together
-    from clockwork.cli.lifecycle import start_log, until_stopped
+    from clockwork.cli.hosting import FrontEnds, profile_directory, profiling, run_controller
+    from clockwork.cli.lifecycle import start_log
     from clockwork.cli.startup import show_startup
     from clockwork.controller.config import ControllerConfig
     from clockwork.host.controller import ControllerHostConfig
@@ -95,8 +96,4 @@ def controller(
     console = Console(stderr=True)
     start_log(log_level, console)
 
-    async def work() -> None:
-        async with listening(config, policy) as host, front_ends(host, FrontEnds(http, grpc)):
-            await together(host.wait(), show_startup(host, console))
-
-    uvloop.run(until_stopped(work()))
+    run_controller(config, policy, FrontEnds(http, grpc), drain_limit, lambda host: show_startup(host, console))

@@ -1,7 +1,7 @@
 """How a command that runs for long begins and ends: its log, its signals, its parent.
 
-Rules of the file: SIGINT, SIGTERM and SIGHUP ask it to end, and it ends with exit code 0. A second one is not caught,
-so it ends at once.
+Rules of the file: SIGINT, SIGTERM and SIGHUP ask it to end; it finishes what it has begun, and ends with exit code 0. A
+second one is not caught, so it ends at once.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from rich.console import Console
@@ -37,8 +37,28 @@ def start_log(level: str, console: Console) -> None:
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
-async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
-    """Do ``work`` until it is done, or until a signal asks to end; then it is cancelled, and waited for."""
+class Ending:
+    """What is still to be done when a signal asks to end; nothing, until somebody says so."""
+
+    def __init__(self) -> None:
+        """With nothing."""
+        self._finish: Callable[[], Awaitable[None]] | None = None
+
+    def first(self, finish: Callable[[], Awaitable[None]]) -> None:
+        """When a signal comes, ``finish`` is called once, and waited for."""
+        self._finish = finish
+
+    async def finish(self) -> None:
+        """Do it."""
+        if self._finish is not None:
+            await self._finish()
+
+
+async def until_stopped(work: Coroutine[Any, Any, None], ending: Ending) -> None:
+    """Do ``work`` until it is done, or until a signal asks to end.
+
+    Then first what ``ending`` says, while the work goes on; then the work is cancelled, and waited for.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     wanted = [signal.SIGINT, signal.SIGTERM]
@@ -46,11 +66,11 @@ async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
         wanted.append(signal.SIGHUP)
 
     def asked(number: signal.Signals) -> None:
-        log.info("%s: shutting down", number.name)
-        logging.getLogger("clockwork").setLevel(logging.ERROR)  # connections end now; nobody need be warned
+        log.info("%s: shutting down; a second signal ends it at once", number.name)
         stop.set()
         for it in wanted:
             loop.remove_signal_handler(it)
+            signal.signal(it, signal.SIG_DFL)
 
     for it in wanted:
         loop.add_signal_handler(it, asked, it)
@@ -58,6 +78,14 @@ async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
     await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     asked_to_end = not working.done()
+    if asked_to_end:
+        finishing = asyncio.ensure_future(ending.finish())
+        await asyncio.wait((working, finishing), return_when=asyncio.FIRST_COMPLETED)
+        finishing.cancel()
+        await asyncio.wait((finishing,))
+        if not finishing.cancelled():
+            finishing.result()
+        logging.getLogger("clockwork").setLevel(logging.ERROR)  # connections end now; nobody need be warned
     working.cancel()
     await asyncio.wait((working,))
     if not (asked_to_end and working.cancelled()):

@@ -201,6 +201,16 @@ ModelCacheSize: TypeAlias = Annotated[
         help="Of --model-cache; the least recently used leave first.",
     ),
 ]
+DrainLimit: TypeAlias = Annotated[
+    Nanos,
+    typer.Option(
+        "--drain-limit",
+        parser=duration,
+        metavar="DURATION",
+        show_default="10s",
+        help="When asked to end, finish what is pending for at most this long.",
+    ),
+]
 LogLevel: TypeAlias = Annotated[
     str, typer.Option("--log-level", parser=log_level, metavar="LEVEL", help="debug, info, warning or error.")
 ]

@@ -9,6 +9,7 @@ from clockwork.cli.options import (
     CacheSize,
     DefaultSlo,
     Devices,
+    DrainLimit,
     Emulate,
     Grpc,
     Http,
@@ -28,7 +29,7 @@ from clockwork.cli.options import (
 )
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, Address
-from clockwork.units import GIB, MIB, MILLISECOND
+from clockwork.units import GIB, MIB, MILLISECOND, SECOND
 
 EXAMPLES: Final = examples(
     "clockwork serve models/resnet50.onnx",
@@ -80,12 +81,16 @@ def serve(
     profile_seconds: ProfileSeconds = 1.0,
     emulate: Emulate = None,
     profile: Profile = None,
+    drain_limit: DrainLimit = 10 * SECOND,
     log_level: LogLevel = "info",
 ) -> None:
     """Serve models from this machine: a controller and a worker in one command.
 
     The models may lie anywhere. They are loaded, measured unless their times are known, and served until Ctrl-C or
     SIGTERM; when serving begins, "clockwork is serving N models on HOST:PORT" is printed.
+
+    It ends when all requests are answered that it has accepted, after --drain-limit at the latest; a second Ctrl-C ends
+    it at once.
 
     The worker is a process of its own. It is started again if it dies, and ends when this command does.
     """
@@ -116,4 +121,4 @@ def serve(
         ControllerConfig(models=specs, default_slo=slo, profiling=profiling(max_batch, profile_seconds)),
         profile_directory(profile_cache, no_profile_cache),
     )
-    run_embedded(config, make_scheduler(scheduler), worker, FrontEnds(http, grpc), log_level)
+    run_embedded(config, make_scheduler(scheduler), worker, FrontEnds(http, grpc), drain_limit, log_level)

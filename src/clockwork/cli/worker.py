@@ -56,9 +56,12 @@ def worker(
     log_level: LogLevel = "info",
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
-    """Run a worker: it executes what its controller orders, and dials again when the controller restarts."""
+    """Run a worker: it executes what its controller orders, and dials again when the controller restarts.
+
+    Ctrl-C or SIGTERM ends it as soon as what it executes is done.
+    """
     from clockwork.cli.emulating import check_emulated
-    from clockwork.cli.lifecycle import end_with_parent, start_log, until_stopped
+    from clockwork.cli.lifecycle import Ending, end_with_parent, start_log, until_stopped
 
     if exit_with_parent:
         end_with_parent()
@@ -66,7 +69,12 @@ def worker(
     import uvloop
     from rich.console import Console
 
-    from clockwork.host.worker import WorkerConfig, default_name, run_emulated, run_worker
+    from clockwork.host.worker import WorkerConfig, WorkerHost, default_name, run_emulated, run_worker
+
+    ending = Ending()
+
+    def on_host(host: WorkerHost) -> None:
+        ending.first(host.leave)
 
     start_log(log_level, Console(stderr=True))
     name = name or default_name()
@@ -75,11 +83,13 @@ def worker(
         from clockwork.cli.emulating import emulated_models, pages
 
         emulated = emulated_models(profile).values()
-        uvloop.run(until_stopped(run_emulated(controller, name, emulated, emulate, pages(cache_size))))
+        running = run_emulated(controller, name, emulated, emulate, pages(cache_size), on_host=on_host)
+        uvloop.run(until_stopped(running, ending))
         return
 
     from clockwork.runtimes.onnx import OnnxRuntime
 
     root = model_root.absolute()
     config = WorkerConfig(root, controller, name, devices, threads_per_device, cache_size, page_size)
-    uvloop.run(until_stopped(run_worker(config, OnnxRuntime(threads_per_device, model_cache, model_cache_size))))
+    runtime = OnnxRuntime(threads_per_device, model_cache, model_cache_size)
+    uvloop.run(until_stopped(run_worker(config, runtime, on_host), ending))

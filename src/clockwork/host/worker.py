@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from clockwork import __version__
 from clockwork.clock import Clock, MonotonicClock
@@ -51,6 +51,9 @@ SWITCH_INTERVAL: Final = 0.0005
 
 TIMER_RESOLUTION: Final = 0.001
 """Seconds; uvloop's timers count milliseconds, and one that is early has to be armed again."""
+
+LEAVE_POLL: Final = 0.005
+"""Seconds between two looks at whether what runs has ended, when the worker leaves."""
 
 MAX_DEVICES: Final = 64
 """More than any host has accelerators; each device has two threads."""
@@ -174,6 +177,16 @@ class WorkerHost:
                 self._timer.cancel()
             await asyncio.shield(asyncio.ensure_future(self._devices.end()))
 
+    async def leave(self) -> None:
+        """Finish what runs, refuse what waits and what comes, and send the results; then it is time to cancel `run`.
+
+        Returns at once if there is no controller to send them to.
+        """
+        self._devices.leave()
+        while self._connection is not None and self._devices.owing():  # noqa: ASYNC110 - not every end tells
+            await asyncio.sleep(LEAVE_POLL)
+        self._send_results()
+
     def _devices_broke(self, error: Exception) -> None:
         def stop() -> None:
             self._crash = error
@@ -247,7 +260,11 @@ class WorkerHost:
         self._arm(self._devices.expire())
 
 
-async def run_worker(config: WorkerConfig, runtime: Runtime) -> None:
+OnHost: TypeAlias = Callable[[WorkerHost], None]
+"""Told of a worker before it runs, so that it can be asked to leave."""
+
+
+async def run_worker(config: WorkerConfig, runtime: Runtime, on_host: OnHost = lambda host: None) -> None:
     """Run a worker in this process until cancelled; then its threads end, and nothing of it is left.
 
     While it runs, the calling thread keeps off the devices' cores, and the interpreter is set up for steady times.
@@ -266,6 +283,7 @@ async def run_worker(config: WorkerConfig, runtime: Runtime) -> None:
         )
         log.info("worker %s: %s; %s", config.name, runtime.version, cores.note)
         _log_devices(host)
+        on_host(host)
         await host.run()
 
 
@@ -276,6 +294,7 @@ async def run_emulated(
     devices: int,
     pages: Pages,
     clock: Clock = MonotonicClock(),  # noqa: B008 - it has no state
+    on_host: OnHost = lambda host: None,
 ) -> None:
     """Run a worker whose devices take their time from profiles, in this process until cancelled."""
     noise = NoiseModel("measured")  # a profile of one sample does not vary
@@ -288,6 +307,7 @@ async def run_emulated(
     with _steady():
         host = WorkerHost(controller, name, make, clock=clock)
         log.info("worker %s: %d emulated devices", name, devices)
+        on_host(host)
         await host.run()
 
 

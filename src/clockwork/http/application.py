@@ -127,6 +127,8 @@ class Application:
                 return json_reply(await self._statistics())
             case "stats":
                 return json_reply(await self._statistics(asked.model))
+            case "model_ready" if not self._serving():
+                return json_reply({"name": asked.model, "ready": False}, 503)
         model = await self._model(asked.model)
         match asked.what:
             case "config":
