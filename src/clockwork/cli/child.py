@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
+from clockwork.cli.configuration import environment_of_children
 from clockwork.cli.lifecycle import GRACE
 from clockwork.errors import ServerError
 from clockwork.host.affinity import confined
@@ -74,6 +75,7 @@ class Child:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=asyncio.subprocess.PIPE,
+                env=environment_of_children(),
                 start_new_session=True,  # Ctrl-C in the terminal is for the parent alone
             )
         return await self._process.wait()

@@ -4,6 +4,7 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
+from clockwork.cli.configuration import ConfigFile, only_checked
 from clockwork.cli.options import (
     DefaultSlo,
     DrainLimit,
@@ -66,6 +67,7 @@ def controller(
     profile_seconds: ProfileSeconds = 1.0,
     drain_limit: DrainLimit = 10 * SECOND,
     log_level: LogLevel = "info",
+    config_file: ConfigFile = None,
 ) -> None:
     """Run a controller: it waits for workers, lets clients load models, measures them, and serves them.
 
@@ -93,6 +95,8 @@ def controller(
         profile_directory(profile_cache, no_profile_cache),
     )
     policy = make_scheduler(scheduler)
+    if only_checked():
+        return
     console = Console(stderr=True)
     start_log(log_level, console)
 

@@ -5,6 +5,7 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
+from clockwork.cli.configuration import ConfigFile, only_checked
 from clockwork.cli.options import (
     CacheSize,
     DefaultSlo,
@@ -46,6 +47,8 @@ Models: TypeAlias = Annotated[
         metavar="MODELS...",
         help="Each PATH, NAME=PATH, PATH:COPIES or NAME=PATH:COPIES; with --emulate, names of profiles for paths.",
         show_default=False,
+        envvar="CLOCKWORK_SERVE_MODELS",
+        show_envvar=False,
     ),
 ]
 Copies: TypeAlias = Annotated[int, typer.Option(min=1, help="Copies of each model that does not say how many.")]
@@ -83,6 +86,7 @@ def serve(
     profile: Profile = None,
     drain_limit: DrainLimit = 10 * SECOND,
     log_level: LogLevel = "info",
+    config_file: ConfigFile = None,
 ) -> None:
     """Serve models from this machine: a controller and a worker in one command.
 
@@ -121,4 +125,7 @@ def serve(
         ControllerConfig(models=specs, default_slo=slo, profiling=profiling(max_batch, profile_seconds)),
         profile_directory(profile_cache, no_profile_cache),
     )
-    run_embedded(config, make_scheduler(scheduler), worker, FrontEnds(http, grpc), drain_limit, log_level)
+    policy = make_scheduler(scheduler)
+    if only_checked():
+        return
+    run_embedded(config, policy, worker, FrontEnds(http, grpc), drain_limit, log_level)

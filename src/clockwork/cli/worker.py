@@ -1,10 +1,11 @@
 """``clockwork worker``: a worker alone."""
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from clockwork.cli.configuration import ConfigFile, only_checked
 from clockwork.cli.options import (
     CacheSize,
     Devices,
@@ -19,7 +20,10 @@ from clockwork.cli.options import (
     worker_address,
 )
 from clockwork.net.address import DEFAULT_WORKER_LISTEN, Address
-from clockwork.units import GIB, MIB
+from clockwork.units import GIB, MIB, Bytes
+
+if TYPE_CHECKING:
+    from clockwork.host.worker import WorkerConfig
 
 EXAMPLES: Final = examples(
     "clockwork worker --model-root /models",
@@ -54,6 +58,7 @@ def worker(
     emulate: Emulate = None,
     profile: Profile = None,
     log_level: LogLevel = "info",
+    config_file: ConfigFile = None,
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Run a worker: it executes what its controller orders, and dials again when the controller restarts.
@@ -76,9 +81,14 @@ def worker(
     def on_host(host: WorkerHost) -> None:
         ending.first(host.leave)
 
-    start_log(log_level, Console(stderr=True))
     name = name or default_name()
     check_emulated(emulate, profile)
+    root = model_root.absolute()
+    config = WorkerConfig(root, controller, name, devices, threads_per_device, cache_size, page_size)
+    if only_checked():
+        check_worker(emulate, profile, cache_size, config)
+        return
+    start_log(log_level, Console(stderr=True))
     if emulate:
         from clockwork.cli.emulating import emulated_models, pages
 
@@ -89,7 +99,22 @@ def worker(
 
     from clockwork.runtimes.onnx import OnnxRuntime
 
-    root = model_root.absolute()
-    config = WorkerConfig(root, controller, name, devices, threads_per_device, cache_size, page_size)
     runtime = OnnxRuntime(threads_per_device, model_cache, model_cache_size)
     uvloop.run(until_stopped(run_worker(config, runtime, on_host), ending))
+
+
+def check_worker(
+    emulate: int | None, profile: list[str] | None, cache_size: Bytes | None, config: "WorkerConfig"
+) -> None:
+    """Whether a worker of that kind could begin, as far as that can be seen without beginning.
+
+    Raises:
+        InvalidRequestError, typer.BadParameter: why it could not.
+    """
+    from clockwork.cli.emulating import emulated_models, pages
+
+    if emulate:
+        emulated_models(profile)
+        pages(cache_size)
+    else:
+        config.pages()
