@@ -17,6 +17,7 @@ from clockwork.cli.configuration import environment_of_children
 from clockwork.cli.lifecycle import GRACE
 from clockwork.errors import ServerError
 from clockwork.host.affinity import confined
+from clockwork.host.telling import about
 
 QUICK: Final = 10.0
 """Seconds; a child that dies sooner has died quickly."""
@@ -65,7 +66,9 @@ class Child:
                 if quick_deaths >= QUICK_DEATHS_MAX:
                     raise ServerError(f"{ended}, for the {quick_deaths}th time within {QUICK:g} s of its start")
                 wait = BACKOFF_FIRST * 2 ** (quick_deaths - 1)
-                log.error("%s: it is started again in %.1f s", ended, wait)
+                log.error(
+                    "%s: it is started again in %.1f s", ended, wait, extra=about("worker_restarted", reason=ended)
+                )
                 await asyncio.sleep(wait)
         finally:
             await asyncio.shield(asyncio.ensure_future(self._end()))

@@ -105,9 +105,9 @@ def read_file(path: Path, commands: Mapping[str, "Iterable[Parameter]"]) -> dict
     return tables
 
 
-def only_checked() -> bool:
+def only_checked(ctx: typer.Context | None = None) -> bool:
     """Whether the command is to end before it does anything: it is run by ``clockwork config``."""
-    ctx = _current()
+    ctx = ctx or _current()
     return bool(ctx is not None and ctx.meta.get(_CHECK))
 
 

@@ -11,6 +11,7 @@ from clockwork.cli.options import (
     Grpc,
     Http,
     Listen,
+    LogFormat,
     LogLevel,
     MaxBatch,
     NoProfileCache,
@@ -68,14 +69,13 @@ def controller(
     drain_limit: DrainLimit = 10 * SECOND,
     log_level: LogLevel = "info",
     config_file: ConfigFile = None,
+    log_format: LogFormat = "human",
 ) -> None:
     """Run a controller: it waits for workers, lets clients load models, measures them, and serves them.
 
     Loading ends 10 s (--load-timeout) after the last activity, once a client has asked for the first model. All ports
     are for whoever can reach them: listen on other than loopback addresses in networks that you trust only.
     """
-    from rich.console import Console
-
     from clockwork.cli.hosting import FrontEnds, profile_directory, profiling, run_controller
     from clockwork.cli.lifecycle import start_log
     from clockwork.cli.startup import show_startup
@@ -97,7 +97,6 @@ def controller(
     policy = make_scheduler(scheduler)
     if only_checked():
         return
-    console = Console(stderr=True)
-    start_log(log_level, console)
+    console = start_log(log_level, log_format)
 
     run_controller(config, policy, FrontEnds(http, grpc), drain_limit, lambda host: show_startup(host, console))

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Protocol
 
 from msgspec import Struct
-from rich.console import Console
 
 from clockwork.cli.child import Child, this_program
 from clockwork.cli.hosting import FrontEnds, run_controller
@@ -83,6 +82,7 @@ def run_embedded(
     ends: FrontEnds,
     drain_limit: Nanos,
     log_level: str,
+    log_format: str,
 ) -> None:
     """Run both, and the front ends that have an address, until a signal asks to end.
 
@@ -92,13 +92,13 @@ def run_embedded(
     Raises:
         ServerError: a model that was named cannot be served, or the worker cannot be kept alive.
     """
-    console = Console(stderr=True)
-    start_log(log_level, console)
+    console = start_log(log_level, log_format)
     cores = allowed_cores()
 
     async def keep_worker(host: ControllerHost) -> None:
         places = ["--exit-with-parent", "--name=local", f"--controller={host.worker_address}"]
-        command = this_program("worker", *places, f"--log-level={log_level}", *worker.arguments())
+        logged = [f"--log-level={log_level}", f"--log-format={log_format}"]
+        command = this_program("worker", *places, *logged, *worker.arguments())
         await Child(command, cores).keep()
 
     async def show(host: ControllerHost) -> None:

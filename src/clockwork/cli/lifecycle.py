@@ -8,12 +8,15 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from rich.console import Console
+
+from clockwork import __version__
+from clockwork.cli import logs
+from clockwork.host.telling import about
 
 GRACE: Final = 5.0
 """Seconds that a process may take to end when asked to, before it is made to."""
@@ -21,20 +24,29 @@ GRACE: Final = 5.0
 log = logging.getLogger("clockwork.cli")
 
 
-def start_log(level: str, console: Console) -> None:
-    """Write the log to stderr: through the console if that is a terminal, which keeps it clear of a progress bar."""
-    handler: logging.Handler = logging.StreamHandler()
-    if console.is_terminal:
-        from rich.logging import RichHandler
+def start_log(level: str, log_format: str) -> Console:
+    """Begin the log on stderr; returns the console for what is drawn there, which with JSON is nothing.
 
-        handler = RichHandler(console=console, show_path=False, log_time_format="[%X]")
-        handler.setFormatter(logging.Formatter("%(message)s"))
+    For people, and on a terminal, it goes through the console, which keeps it clear of a progress bar.
+    """
+    console = Console(stderr=True, force_terminal=False if log_format == logs.JSON else None)
+    if log_format == logs.JSON:
+        logs.start_json(level)
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+        handler: logging.Handler = logging.StreamHandler()
+        if console.is_terminal:
+            from rich.logging import RichHandler
+
+            handler = RichHandler(console=console, show_path=False, log_time_format="[%X]")
+            handler.setFormatter(logging.Formatter("%(message)s"))
+        else:
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+        logging.basicConfig(level=level.upper(), handlers=[handler])
     if level == "info":  # not every client that comes and goes
         for name in ("asyncio", "clockwork.link"):
             logging.getLogger(name).setLevel(logging.WARNING)
+    log.info("clockwork %s begins", __version__, extra=about("start", version=__version__, pid=os.getpid()))
+    return console
 
 
 class Ending:
@@ -66,7 +78,8 @@ async def until_stopped(work: Coroutine[Any, Any, None], ending: Ending) -> None
         wanted.append(signal.SIGHUP)
 
     def asked(number: signal.Signals) -> None:
-        log.info("%s: shutting down; a second signal ends it at once", number.name)
+        extra = about("signal", signal=number.name)
+        log.info("%s: shutting down; a second signal ends it at once", number.name, extra=extra)
         stop.set()
         for it in wanted:
             loop.remove_signal_handler(it)
@@ -105,7 +118,7 @@ def end_with_parent() -> None:
             pass
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait(GRACE)
-        print("clockwork worker: did not end in time, and is ended by force", file=sys.stderr, flush=True)
+        logs.say("clockwork worker: did not end in time, and is ended by force")
         os._exit(1)
 
     threading.Thread(target=watch, name="clockwork-parent", daemon=True).start()

@@ -11,6 +11,9 @@ from clockwork.units import GIB, KIB, MIB, MICROSECOND, MILLISECOND, SECOND
 
 Parameter: TypeAlias = TyperOption | TyperArgument
 
+FILE_PARAMETER: Final = "config_file"
+"""The parameter of each command that says which file."""
+
 _DURATION: Final = "DURATION"
 _SIZE: Final = "SIZE"
 _NONE: Final = "none"
@@ -23,7 +26,7 @@ def key_of(param: Parameter) -> str:
 
 def is_set_by_users(param: Parameter) -> bool:
     """Whether a file may set it: not what is hidden, nor what says which file that is."""
-    return not getattr(param, "hidden", False) and not param.is_eager
+    return not getattr(param, "hidden", False) and param.name != FILE_PARAMETER
 
 
 def value_for(param: Parameter, value: Any) -> Any:

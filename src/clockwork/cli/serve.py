@@ -1,7 +1,7 @@
 """``clockwork serve``: a controller, and a worker on this machine, in one command."""
 
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
@@ -15,6 +15,7 @@ from clockwork.cli.options import (
     Grpc,
     Http,
     Listen,
+    LogFormat,
     LogLevel,
     MaxBatch,
     ModelCache,
@@ -30,7 +31,11 @@ from clockwork.cli.options import (
 )
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, Address
-from clockwork.units import GIB, MIB, MILLISECOND, SECOND
+from clockwork.units import GIB, MIB, MILLISECOND, SECOND, Bytes
+
+if TYPE_CHECKING:
+    from clockwork.cli.embedded import WorkerOptions
+    from clockwork.controller.config import LoadSpec
 
 EXAMPLES: Final = examples(
     "clockwork serve models/resnet50.onnx",
@@ -87,6 +92,7 @@ def serve(
     drain_limit: DrainLimit = 10 * SECOND,
     log_level: LogLevel = "info",
     config_file: ConfigFile = None,
+    log_format: LogFormat = "human",
 ) -> None:
     """Serve models from this machine: a controller and a worker in one command.
 
@@ -98,27 +104,19 @@ def serve(
 
     The worker is a process of its own. It is started again if it dies, and ends when this command does.
     """
-    from clockwork.cli.embedded import EmulatedWorker, LocalWorker, WorkerOptions, run_embedded
-    from clockwork.cli.emulating import check_emulated, emulated_models, emulated_specs, pages
-    from clockwork.cli.given import common_root, load_specs, parse_model
+    from clockwork.cli.embedded import LocalWorker, run_embedded
+    from clockwork.cli.emulating import check_emulated
     from clockwork.cli.hosting import FrontEnds, profile_directory, profiling
     from clockwork.controller.config import ControllerConfig
     from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
 
-    worker: WorkerOptions
     check_emulated(emulate, profile)
     if emulate:
-        specs = emulated_specs(models or [], copies, list(emulated_models(profile)))
-        pages(cache_size)  # says what is wrong with it here, not in the child
-        worker = EmulatedWorker(emulate, profile or [], cache_size)
-    elif models:
-        given = [parse_model(text, copies) for text in models]
-        root = common_root(given) if model_root is None else model_root.absolute()
-        specs = load_specs(given, root)
-        worker = LocalWorker(root, devices, threads_per_device, cache_size, page_size, model_cache, model_cache_size)
+        specs, worker = _emulated(models or [], copies, emulate, profile or [], cache_size)
     else:
-        raise typer.BadParameter("there is nothing to serve: name a model, or --emulate", param_hint="MODELS")
+        root, specs = _from_files(models or [], copies, model_root)
+        worker = LocalWorker(root, devices, threads_per_device, cache_size, page_size, model_cache, model_cache_size)
     config = ControllerHostConfig(
         listen,
         Address("127.0.0.1", 0),
@@ -128,4 +126,27 @@ def serve(
     policy = make_scheduler(scheduler)
     if only_checked():
         return
-    run_embedded(config, policy, worker, FrontEnds(http, grpc), drain_limit, log_level)
+    run_embedded(config, policy, worker, FrontEnds(http, grpc), drain_limit, log_level, log_format)
+
+
+def _emulated(
+    models: list[str], copies: int, devices: int, profiles: list[str], cache_size: Bytes | None
+) -> "tuple[tuple[LoadSpec, ...], WorkerOptions]":
+    """What is loaded of the profiles, and the worker that has them."""
+    from clockwork.cli.embedded import EmulatedWorker
+    from clockwork.cli.emulating import emulated_models, emulated_specs, pages
+
+    specs = emulated_specs(models, copies, list(emulated_models(profiles)))
+    pages(cache_size)  # says what is wrong with it here, not in the child
+    return specs, EmulatedWorker(devices, profiles, cache_size)
+
+
+def _from_files(models: list[str], copies: int, model_root: Path | None) -> "tuple[Path, tuple[LoadSpec, ...]]":
+    """Where the worker reads, and what it loads from there."""
+    from clockwork.cli.given import common_root, load_specs, parse_model
+
+    if not models:
+        raise typer.BadParameter("there is nothing to serve: name a model, or --emulate", param_hint="MODELS")
+    given = [parse_model(text, copies) for text in models]
+    root = common_root(given) if model_root is None else model_root.absolute()
+    return root, load_specs(given, root)

@@ -32,7 +32,7 @@ class Draining:
         self._limit = limit
         self._ends = now + limit
         text = f"draining: {self._serving.pending} requests are pending and have {show_duration(limit)}"
-        return Report("INFO", text)
+        return Report("INFO", text, "drain_begin", {"pending": self._serving.pending, "limit_ns": limit})
 
     def settle(self, now: Nanos) -> list[ControllerCommand]:
         """End the drain if it is time to; called after whatever happens."""
@@ -41,9 +41,10 @@ class Draining:
             return []
         self._over = True
         if not left:
-            return [Report("INFO", "drained: nothing is pending any more"), Drained(0)]
+            return [Report("INFO", "drained: nothing is pending any more", "drain_end", {"unfinished": 0}), Drained(0)]
         text = f"the drain ends after {show_duration(self._limit)}: {left} requests are told that the server shuts down"
-        return [Report("WARNING", text), *self._serving.shut_down(now, TEXT), Drained(left)]
+        report = Report("WARNING", text, "drain_end", {"unfinished": left})
+        return [report, *self._serving.shut_down(now, TEXT), Drained(left)]
 
     def next_wakeup(self) -> Nanos | None:
         """When time alone ends the drain."""

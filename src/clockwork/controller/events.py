@@ -81,10 +81,15 @@ class DropWorker(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """Tell the operator. ``level`` is a name of the logging module's."""
+    """Tell the operator. ``level`` is a name of the logging module's.
+
+    ``event`` and ``fields`` say the same to programs: see docs/operations.md.
+    """
 
     level: str
     text: str
+    event: str = "log"
+    fields: dict[str, str | int] = {}
 
 
 class StageEntered(Struct, frozen=True):

@@ -66,10 +66,10 @@ class Loads:
         """Loads that are not over."""
         return len(self._loads)
 
-    @property
-    def clients(self) -> list[tuple[int, int]]:
-        """The clients that wait for a load, as (client id, request id)."""
-        return [load.client for load in self._loads if load.client is not None]
+    def shut_down(self, text: str) -> list[Respond]:
+        """Tell the clients that wait for a load that it will not be; whoever calls this takes no more results."""
+        clients = [load.client for load in self._loads if load.client is not None]
+        return [Respond(client, LoadModelResponse(asked, Status.SHUTTING_DOWN, text)) for client, asked in clients]
 
     def pending_for(self, worker_id: str) -> bool:
         """Whether a load that is not over concerns the worker."""
@@ -219,10 +219,14 @@ class Loads:
         what = f"{load.spec.path} as {load.spec.name}"
         if load.restores:
             what += f" on worker {', '.join(sorted({*load.made, *load.failures}))}"
-        report = Report("INFO", f"loaded {what}, {len(load.names)} model(s)")
+        fields: dict[str, str | int] = {"model": load.spec.name, "path": load.spec.path, "copies": len(load.names)}
+        if load.restores:
+            fields["worker"] = ", ".join(sorted({*load.made, *load.failures}))
+        report = Report("INFO", f"loaded {what}, {len(load.names)} model(s)", "model_loaded", fields)
         status, message, names = Status.SUCCESS, "", load.names
         if load.failed:
-            report = Report("ERROR", f"loading {what} failed: {load.describe_failures()}")
+            fields["reason"] = load.describe_failures()
+            report = Report("ERROR", f"loading {what} failed: {fields['reason']}", "model_failed", fields)
             status, message, names = _worst(load), load.describe_failures(), ()
         if load.client is None:
             return [report]

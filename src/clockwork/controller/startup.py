@@ -47,6 +47,7 @@ from clockwork.controller.naming import load_spec, spec_names
 from clockwork.controller.plausible import plausible
 from clockwork.controller.profiling import Profiler
 from clockwork.controller.refusing import Refusable, refusal
+from clockwork.controller.reporting import worker_report
 from clockwork.controller.serving import Serving
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import GetWorkerState, UnloadModel
@@ -59,7 +60,6 @@ from clockwork.messages.requests import (
     ListModelsRequest,
     ListModelsResponse,
     LoadModelRequest,
-    LoadModelResponse,
     Progress,
     ServerStatus,
     StatusRequest,
@@ -213,7 +213,7 @@ class ControllerWithStartupPhase:
         self._phases[worker_id] = _Phase.ASKED
         action = GetWorkerState(self._state.action_ids.next())
         self._queries[action.id] = (worker_id, now + self._config.query_timeout)
-        return [*commands, Report("INFO", f"worker {worker_id} connected"), SendAction(worker_id, action)]
+        return [*commands, worker_report("INFO", worker_id, "connected"), SendAction(worker_id, action)]
 
     def _give_up_silent(self, now: Nanos) -> Commands:
         """Drop workers that do not tell their state: they would hold up all others."""
@@ -225,7 +225,7 @@ class ControllerWithStartupPhase:
         phase = self._phases.pop(worker_id, None)
         if phase is None:
             return []
-        commands: Commands = [Report("WARNING", f"worker {worker_id} is lost: {reason}")]
+        commands: Commands = [worker_report("WARNING", worker_id, "lost", reason)]
         self._queries = {i: query for i, query in self._queries.items() if query[0] != worker_id}
         worker = self._fleet.pop(worker_id, None)
         if worker is not None:
@@ -420,7 +420,7 @@ class ControllerWithStartupPhase:
             unmeasured = [name for name, model in self._state.models.items() if not worker.measured(model)]
             commands += self._unload(worker, [name for name in unmeasured if name in worker.models])
             self._phases[worker_id] = _Phase.READY
-            commands.append(Report("INFO", f"worker {worker_id} takes part in serving"))
+            commands.append(worker_report("INFO", worker_id, "ready"))
             commands += self._serving.worker_joined(now, worker)
         return commands
 
@@ -434,9 +434,7 @@ class ControllerWithStartupPhase:
         commands: Commands = [StageEntered(Stage.DRAINING.value), self._draining.begin(now, limit)]
         for event in [*self._buffer.take_all(), *self._early_loads]:
             commands += self._request(now, event)  # who waits for a start that will not be is refused
-        for client_id, request_id in self._loads.clients:
-            commands.append(Respond(client_id, LoadModelResponse(request_id, Status.SHUTTING_DOWN, SHUTTING_DOWN)))
-        return commands
+        return [*commands, *self._loads.shut_down(SHUTTING_DOWN)]
 
     # --- clients -----------------------------------------------------------------------------------------------------
 

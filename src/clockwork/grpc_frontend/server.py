@@ -16,6 +16,7 @@ from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend import health_pb2 as health
 from clockwork.grpc_frontend.service import HEALTH_SERVICE, SERVICE, CallFailedError, Service
 from clockwork.host.controller import ControllerHost
+from clockwork.host.telling import about
 from clockwork.net.address import Address
 from clockwork.units import MIB, Bytes
 
@@ -70,7 +71,8 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
         raise ServerError(f"cannot listen on {address}: {error}") from error
     await server.start()
     serving = GrpcServer(server, Address(address.host, port))
-    log.info("listening for gRPC on %s", serving.address)
+    extra = about("listening", protocol="grpc", address=str(serving.address))
+    log.info("listening for gRPC on %s", serving.address, extra=extra)
     try:
         yield serving
     finally:

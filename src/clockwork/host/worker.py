@@ -31,6 +31,7 @@ from clockwork.host.lanes import Lanes
 from clockwork.host.paced import PacedDevices
 from clockwork.host.priority import be_prompt
 from clockwork.host.sizing import available_bytes, default_cache_bytes
+from clockwork.host.telling import about
 from clockwork.messages.actions import Action, Infer
 from clockwork.messages.link import ROLE_WORKER, Hello
 from clockwork.messages.results import ErrorResult
@@ -212,15 +213,18 @@ class WorkerHost:
     def _connected(self, connection: Connection) -> None:
         self._connection = connection
         self._failure = ""
-        log.info("worker %s serves the controller at %s", self._name, self._controller)
+        extra = about("connected", worker=self._name, address=str(self._controller))
+        log.info("worker %s serves the controller at %s", self._name, self._controller, extra=extra)
 
     def _not_connected(self, reason: str) -> None:
         if reason != self._failure:  # the same for hours is worth one line
-            log.warning("%s; trying again until it is there", reason)
+            extra = about("not_connected", worker=self._name, address=str(self._controller), reason=reason)
+            log.warning("%s; trying again until it is there", reason, extra=extra)
         self._failure = reason
 
     def _closed(self, connection: Connection, reason: str) -> None:
-        log.warning("the connection to the controller ended: %s", reason)
+        extra = about("disconnected", worker=self._name, address=str(self._controller), reason=reason)
+        log.warning("the connection to the controller ended: %s", reason, extra=extra)
         self._connection = None
         self._devices.controller_lost()
 
