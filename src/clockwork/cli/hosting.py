@@ -13,7 +13,7 @@ import uvloop
 from clockwork.cli.lifecycle import Ending, until_stopped
 from clockwork.controller.config import ProfilingConfig
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
-from clockwork.host.priority import be_prompt
+from clockwork.host.steady import steady
 from clockwork.net.address import Address
 from clockwork.scheduling.base import Scheduler
 from clockwork.units import Nanos, seconds
@@ -65,14 +65,14 @@ def run_controller(
 
 @asynccontextmanager
 async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> AsyncIterator[ControllerHost]:
-    """A controller that listens, closed at the end. This thread is prompt from now on."""
-    be_prompt()
-    host = ControllerHost(config, scheduler)
-    try:
-        await host.start()
-        yield host
-    finally:
-        await host.close()
+    """A controller that listens, closed at the end; meanwhile this process is steady."""
+    with steady():
+        host = ControllerHost(config, scheduler)
+        try:
+            await host.start()
+            yield host
+        finally:
+            await host.close()
 
 
 @asynccontextmanager

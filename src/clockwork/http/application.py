@@ -16,6 +16,7 @@ from clockwork.host.local_client import LocalClient
 from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply, Scope, Send, json_reply, refusal
 from clockwork.http.bodies import Bodies, header_bytes, packed
 from clockwork.http.config import HttpConfig
+from clockwork.http.receiving import Held
 from clockwork.http.waiting import unless_gone
 from clockwork.messages.requests import (
     ErrorResponse,
@@ -56,11 +57,11 @@ BINARY = (b"content-type", b"application/octet-stream")
 class Application:
     """Answers HTTP requests by asking the controller."""
 
-    def __init__(self, host: ControllerHost, client: LocalClient, config: HttpConfig) -> None:
-        """``client`` is used for all requests."""
+    def __init__(self, host: ControllerHost, client: LocalClient, config: HttpConfig, held: Held) -> None:
+        """``client`` is used for all requests; ``held`` counts for all connections."""
         self._host = host
         self._client = client
-        self._bodies = Bodies(config)
+        self._bodies = Bodies(config, held)
         self._sums: defaultdict[str, Sums] = defaultdict(Sums)  #: by model; only of those that have answered
         self._models: Mapping[str, ModelSummary] = {}  #: once it serves; from then on they stay as they are
 
@@ -87,13 +88,13 @@ class Application:
     async def _reply(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         asked = route(scope["method"], scope["path"])
         if asked.what == "infer":
-            return await self._infer(asked.model, headers, receive)
+            return await self._infer(asked.model, scope, headers, receive)
         if asked.what in ("index", "load", "unload"):
-            return await self._repository(asked, await self._bodies.receive(headers, receive))
+            return await self._repository(asked, await self._bodies.receive(scope, headers, receive))
         return await unless_gone(self._told(asked), receive)
 
-    async def _infer(self, model: str, headers: Headers, receive: Receive) -> Reply:
-        body = await self._bodies.receive(headers, receive)
+    async def _infer(self, model: str, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        body = await self._bodies.receive(scope, headers, receive)
         head, specs, payload = parse_infer(body, header_bytes(headers))
         try:
             slo = slo_of(head.parameters)
@@ -144,7 +145,7 @@ class Application:
         none = Sums()
         return {"model_stats": [model_statistics(model, self._sums.get(model.info.name, none)) for model in found]}
 
-    async def _repository(self, asked: Route, body: bytes) -> Reply:
+    async def _repository(self, asked: Route, body: bytes | memoryview) -> Reply:
         head = repository_head(body)
         if asked.what == "index":
             return json_reply(repository_index(await self._status(), self._serving(), head.ready))

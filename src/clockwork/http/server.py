@@ -5,6 +5,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import uvicorn
 
@@ -14,6 +15,7 @@ from clockwork.host.telling import about
 from clockwork.http.application import Application
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.protocol import LimitedProtocol
+from clockwork.http.receiving import Held, Receiver
 from clockwork.net.address import Address
 
 log = logging.getLogger("clockwork.http")
@@ -29,11 +31,16 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
     sockets = await _listen(address, config.backlog)
     where = Address(*sockets[0].getsockname()[:2])
     client = host.local_client()
-    protocol = type("Protocol", (LimitedProtocol,), {"limits": config})
+    held = Held(config.max_held)
+    protocol = type("Protocol", (LimitedProtocol,), {"limits": config, "held": held})
+
+    def receiver(*args: Any, **kwargs: Any) -> Receiver:
+        return Receiver(protocol(*args, **kwargs))
+
     server = _Server(
         uvicorn.Config(
-            Application(host, client, config),
-            http=protocol,
+            Application(host, client, config, held),
+            http=receiver,  # type: ignore[arg-type]
             ws="none",
             loop="none",
             lifespan="off",
