@@ -1,6 +1,7 @@
 """A live controller that drains, as its clients see it over all three protocols."""
 
 import asyncio
+import json
 from typing import Any
 
 import grpc
@@ -19,7 +20,7 @@ from clockwork.messages.actions import Infer
 from clockwork.messages.status import Status
 from clockwork.net.address import Address
 from clockwork.units import ms, seconds
-from http_raw import connected, eventually, row, served
+from http_raw import Answer, connected, eventually, row, served
 
 ROW = np.ones((1, 4), np.float32)
 THREE = np.ones((3, 4), np.float32)
@@ -38,18 +39,38 @@ def test_what_is_pending_is_answered_and_what_comes_is_refused_over_all_protocol
             AsyncClient(str(host.client_address)) as client,
         ):
             pending = asyncio.ensure_future(client.model("m").infer({"x": THREE}))
-            await worker.until(lambda: bool(worker.held))
+            over_http = asyncio.ensure_future(ask_http(address))
+            over_grpc = asyncio.ensure_future(ask_grpc(str(rpc.address), THREE))
+            while (await client.status()).outstanding < 3:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.005)
             draining = asyncio.ensure_future(host.drain(seconds(600)))
             await eventually(lambda: host.progress()[0] == "draining")
             await check_http(address)
             await check_grpc(str(rpc.address))
             await check_native(host)
             assert not draining.done()
-            worker.answer(*worker.held.pop())
-            assert (await pending)["y"].shape == (3, 4)
+            worker.holds = lambda action: False
+            for action, payload in worker.held:
+                worker.answer(action, payload)
             await draining
+            assert (await pending)["y"].shape == (3, 4)
+            assert (await over_http).json()["outputs"][0]["shape"] == [3, 4]
+            assert (await over_grpc).as_numpy("y").shape == (3, 4)
 
     run(test())
+
+
+async def ask_http(address: Address) -> Answer:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [3, 4], "data": [1] * 12}
+    async with connected(address) as peer:
+        return await peer.ask("POST", "/v2/models/m/infer", json.dumps({"inputs": [tensor]}).encode())
+
+
+async def ask_grpc(address: str, rows: Any) -> Any:
+    asked = triton.InferInput("x", list(rows.shape), "FP32")
+    asked.set_data_from_numpy(rows)
+    async with triton.InferenceServerClient(address) as client:
+        return await client.infer("m", [asked])
 
 
 async def check_http(address: Address) -> None:
@@ -70,10 +91,8 @@ async def check_grpc(address: str) -> None:
         assert await client.is_server_live()
         assert not await client.is_server_ready()
         assert not await client.is_model_ready("m")
-        asked = triton.InferInput("x", [1, 4], "FP32")
-        asked.set_data_from_numpy(ROW)
         with pytest.raises(InferenceServerException, match="shutting down") as caught:
-            await client.infer("m", [asked])
+            await ask_grpc(address, ROW)
         assert caught.value.status() == "StatusCode.UNAVAILABLE"
     async with grpc.aio.insecure_channel(address) as channel:
         check = channel.unary_unary(

@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 import threading
-import warnings
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final
@@ -68,7 +67,6 @@ def start_json(level: str) -> None:
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
-    warnings.simplefilter("default")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes lines of its own
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread
