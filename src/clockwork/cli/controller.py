@@ -14,10 +14,12 @@ from clockwork.cli.options import (
     LogFormat,
     LogLevel,
     MaxBatch,
+    ModelHistograms,
     NoProfileCache,
     ProfileCache,
     ProfileSeconds,
     SchedulerName,
+    ServeMetrics,
     duration,
     examples,
     worker_address,
@@ -57,6 +59,8 @@ def controller(
     listen: Listen = DEFAULT_LISTEN,
     http: Http = DEFAULT_HTTP,
     grpc: Grpc = None,
+    metrics: ServeMetrics = True,
+    model_histograms: ModelHistograms = True,
     worker_listen: WorkerListen = DEFAULT_WORKER_LISTEN,
     workers: Workers = 1,
     load_timeout: LoadTimeout = 10 * SECOND,
@@ -94,9 +98,10 @@ def controller(
         ),
         profile_directory(profile_cache, no_profile_cache),
     )
+    ends = FrontEnds(http, grpc, metrics, model_histograms)
     policy = make_scheduler(scheduler)
     if only_checked():
         return
     console = start_log(log_level, log_format)
 
-    run_controller(config, policy, FrontEnds(http, grpc), drain_limit, lambda host: show_startup(host, console))
+    run_controller(config, policy, ends, drain_limit, lambda host: show_startup(host, console))

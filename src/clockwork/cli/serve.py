@@ -20,12 +20,14 @@ from clockwork.cli.options import (
     MaxBatch,
     ModelCache,
     ModelCacheSize,
+    ModelHistograms,
     NoProfileCache,
     PageSize,
     Profile,
     ProfileCache,
     ProfileSeconds,
     SchedulerName,
+    ServeMetrics,
     ThreadsPerDevice,
     examples,
 )
@@ -42,6 +44,7 @@ EXAMPLES: Final = examples(
     "clockwork serve a.onnx second=b.onnx c.onnx:20     a, second, and twenty copies c-1 to c-20",
     "clockwork serve models/*.onnx --devices 2 --cache-size 1GiB --listen 0.0.0.0:12346",
     "clockwork serve models/*.onnx --grpc 127.0.0.1:8001",
+    "clockwork serve models/*.onnx --no-model-histograms   and then: curl localhost:8000/metrics",
     "clockwork serve --emulate 8 --profile resnet50-v100 --copies 15",
 )
 
@@ -73,6 +76,8 @@ def serve(
     listen: Listen = DEFAULT_LISTEN,
     http: Http = DEFAULT_HTTP,
     grpc: Grpc = None,
+    metrics: ServeMetrics = True,
+    model_histograms: ModelHistograms = True,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
     copies: Copies = 1,
@@ -126,7 +131,8 @@ def serve(
     policy = make_scheduler(scheduler)
     if only_checked():
         return
-    run_embedded(config, policy, worker, FrontEnds(http, grpc), drain_limit, log_level, log_format)
+    ends = FrontEnds(http, grpc, metrics, model_histograms)
+    run_embedded(config, policy, worker, ends, drain_limit, log_level, log_format)
 
 
 def _emulated(

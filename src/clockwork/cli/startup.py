@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from clockwork.client import AsyncClient
-from clockwork.controller.startup import Stage
+from clockwork.controller.stage import Stage
 from clockwork.host.controller import ControllerHost
 from clockwork.host.telling import about
 from clockwork.messages.requests import Progress as StageProgress

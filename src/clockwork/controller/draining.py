@@ -8,15 +8,18 @@ limit at the latest: who then still waits is answered SHUTTING_DOWN.
 
 from typing import Final
 
-from clockwork.controller.events import ControllerCommand, Drained, Report
+from clockwork.controller.events import ControllerCommand, Drained, Report, Respond
+from clockwork.controller.refusing import Refusable, refusal
 from clockwork.controller.serving import Serving
+from clockwork.messages.requests import InferRequest
+from clockwork.messages.status import Status
 from clockwork.units import Nanos, show_duration
-
-TEXT: Final = "the server is shutting down: ask another"
 
 
 class Draining:
     """Whether a controller drains, and until when."""
+
+    text: Final = "the server is shutting down: ask another"
 
     def __init__(self, serving: Serving) -> None:
         """Not begun; ``serving`` has the requests that are pending."""
@@ -34,6 +37,12 @@ class Draining:
         text = f"draining: {self._serving.pending} requests are pending and have {show_duration(limit)}"
         return Report("INFO", text, "drain_begin", {"pending": self._serving.pending, "limit_ns": limit})
 
+    def refuse(self, client_id: int, request: Refusable) -> Respond:
+        """The answer to whom comes meanwhile, or waits for a start that will not be."""
+        if isinstance(request, InferRequest):
+            return self._serving.refuse(client_id, request, Status.SHUTTING_DOWN, self.text)
+        return refusal(client_id, request, Status.SHUTTING_DOWN, self.text)
+
     def settle(self, now: Nanos) -> list[ControllerCommand]:
         """End the drain if it is time to; called after whatever happens."""
         left = self._serving.pending
@@ -44,7 +53,7 @@ class Draining:
             return [Report("INFO", "drained: nothing is pending any more", "drain_end", {"unfinished": 0}), Drained(0)]
         text = f"the drain ends after {show_duration(self._limit)}: {left} requests are told that the server shuts down"
         report = Report("WARNING", text, "drain_end", {"unfinished": left})
-        return [report, *self._serving.shut_down(now, TEXT), Drained(left)]
+        return [report, *self._serving.shut_down(now, self.text), Drained(left)]
 
     def next_wakeup(self) -> Nanos | None:
         """When time alone ends the drain."""

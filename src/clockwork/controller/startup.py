@@ -13,19 +13,16 @@ Theory of operation. Four stages, each entered once::
     DRAINING   the operator has asked for the end, in whatever stage: see `clockwork.controller.draining`
 
 A worker that connects later goes through the same by itself: it is asked, given the models that it lacks, measured if
-it is of a new kind, and only then does the scheduler see it. `_Phase` says where each worker is.
+it is of a new kind, and only then does the scheduler see it. `Phase` says where each worker is.
 
 Requests that come before SERVING wait in a `StartupBuffer`. Their SLO counts from the hand-over, for nothing could be
 done for them before it; a load that comes in QUERYING waits for LOADING.
 """
 
-from enum import Enum
-
 from clockwork import __version__
 from clockwork.controller.buffer import StartupBuffer
 from clockwork.controller.config import ControllerConfig
-from clockwork.controller.description import describe_models, describe_server
-from clockwork.controller.draining import TEXT as SHUTTING_DOWN
+from clockwork.controller.description import Description, describe_models
 from clockwork.controller.draining import Draining
 from clockwork.controller.events import (
     ClientLost,
@@ -49,6 +46,7 @@ from clockwork.controller.profiling import Profiler
 from clockwork.controller.refusing import Refusable, refusal
 from clockwork.controller.reporting import worker_report
 from clockwork.controller.serving import Serving
+from clockwork.controller.stage import Phase, Stage
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import GetWorkerState, UnloadModel
 from clockwork.messages.commands import SendAction
@@ -57,11 +55,11 @@ from clockwork.messages.requests import (
     CancelRequest,
     EvictRequest,
     InferRequest,
+    InferResponse,
     ListModelsRequest,
     ListModelsResponse,
     LoadModelRequest,
     Progress,
-    ServerStatus,
     StatusRequest,
     StatusResponse,
 )
@@ -72,24 +70,6 @@ from clockwork.state import ClockworkState, Predictions, WorkerState
 from clockwork.units import Nanos, show_duration
 
 Commands = list[ControllerCommand]
-
-
-class Stage(Enum):
-    """Where start-up is."""
-
-    QUERYING = "querying"
-    LOADING = "loading"
-    PROFILING = "profiling"
-    SERVING = "serving"
-    DRAINING = "draining"
-
-
-class _Phase(Enum):
-    """Where a worker is; in stages before SERVING a worker stays KNOWN."""
-
-    ASKED = "asked"  #: connected, has not told its state
-    KNOWN = "known"  #: has told it; loads and measurements may be under way
-    READY = "ready"  #: the scheduler has it
 
 
 class ControllerWithStartupPhase:
@@ -110,7 +90,7 @@ class ControllerWithStartupPhase:
         self._scheduler = scheduler
         self._state = ClockworkState()
         self._stage = Stage.QUERYING
-        self._phases: dict[str, _Phase] = {}
+        self._phases: dict[str, Phase] = {}
         self._queries: dict[int, tuple[str, Nanos]] = {}  #: GetWorkerState outstanding -> worker, when to give up
         self._fleet: dict[str, WorkerState] = {}  #: workers that have told their state
         self._undone: set[int] = set()  #: UnloadModel outstanding of models that contradict the fleet's
@@ -171,7 +151,7 @@ class ControllerWithStartupPhase:
         if self._stage is Stage.SERVING:
             commands += self._serving.wake(now)
             return commands + self._draining.settle(now) if self._draining.begun else commands
-        return [*commands, *self._buffer.expire(now), *self._advance(now)]
+        return [*commands, *self._counted(self._buffer.expire(now)), *self._advance(now)]
 
     def next_wakeup(self) -> Nanos | None:
         """When time alone will change something."""
@@ -210,7 +190,7 @@ class ControllerWithStartupPhase:
         commands: Commands = []
         if worker_id in self._phases:
             commands += self._lost(now, worker_id, "it connected anew")
-        self._phases[worker_id] = _Phase.ASKED
+        self._phases[worker_id] = Phase.ASKED
         action = GetWorkerState(self._state.action_ids.next())
         self._queries[action.id] = (worker_id, now + self._config.query_timeout)
         return [*commands, worker_report("INFO", worker_id, "connected"), SendAction(worker_id, action)]
@@ -232,7 +212,7 @@ class ControllerWithStartupPhase:
             worker.leave()
             commands += self._loads.worker_lost(worker_id)
             commands += self._profiler.worker_lost(now, worker)
-        if worker is not None and phase is _Phase.READY:
+        if worker is not None and phase is Phase.READY:
             commands += self._serving.worker_lost(now, worker)
         return commands + self._advance(now)
 
@@ -240,7 +220,7 @@ class ControllerWithStartupPhase:
         result, worker_id = event.result, event.worker_id
         worker = self._fleet.get(worker_id)
         if worker is not None and result.id in worker.routes:
-            if self._phases[worker_id] is _Phase.READY:
+            if self._phases[worker_id] is Phase.READY:
                 return self._serving.result(now, worker, result, event.payloads)
             gpu = worker.routes[result.id]
             action = gpu.outstanding[result.id]
@@ -272,7 +252,7 @@ class ControllerWithStartupPhase:
             return [DropWorker(worker_id, str(error))]
         worker.round_trip = round_trip
         self._fleet[worker_id] = worker
-        self._phases[worker_id] = _Phase.KNOWN
+        self._phases[worker_id] = Phase.KNOWN
         commands = self._adopt(worker)
         if self._stage is Stage.LOADING:  # the others may lack what it brings
             for known in self._fleet.values():
@@ -400,7 +380,7 @@ class ControllerWithStartupPhase:
         for worker_id, worker in self._fleet.items():
             self._profiler.release(worker)
             self._state.workers[worker_id] = worker
-            self._phases[worker_id] = _Phase.READY
+            self._phases[worker_id] = Phase.READY
         commands += self._serving.start(now)
         commands.append(StageEntered(Stage.SERVING.value))
         for event in self._buffer.take_all():
@@ -411,7 +391,7 @@ class ControllerWithStartupPhase:
         """Give the scheduler the workers that are ready for it."""
         commands: Commands = []
         for worker_id, worker in list(self._fleet.items()):
-            if self._phases[worker_id] is not _Phase.KNOWN or self._loads.pending_for(worker_id):
+            if self._phases[worker_id] is not Phase.KNOWN or self._loads.pending_for(worker_id):
                 continue
             commands += self._profiler.add(now, worker)
             if not self._profiler.covers(worker):
@@ -419,7 +399,7 @@ class ControllerWithStartupPhase:
             self._profiler.release(worker)
             unmeasured = [name for name, model in self._state.models.items() if not worker.measured(model)]
             commands += self._unload(worker, [name for name in unmeasured if name in worker.models])
-            self._phases[worker_id] = _Phase.READY
+            self._phases[worker_id] = Phase.READY
             commands.append(worker_report("INFO", worker_id, "ready"))
             commands += self._serving.worker_joined(now, worker)
         return commands
@@ -434,22 +414,24 @@ class ControllerWithStartupPhase:
         commands: Commands = [StageEntered(Stage.DRAINING.value), self._draining.begin(now, limit)]
         for event in [*self._buffer.take_all(), *self._early_loads]:
             commands += self._request(now, event)  # who waits for a start that will not be is refused
-        return [*commands, *self._loads.shut_down(SHUTTING_DOWN)]
+        return [*commands, *self._loads.shut_down(self._draining.text)]
 
     # --- clients -----------------------------------------------------------------------------------------------------
 
     def _request(self, now: Nanos, event: ClientRequest) -> Commands:
         client_id, request = event.client_id, event.request
         if self._draining.begun and isinstance(request, Refusable):
-            return [refusal(client_id, request, Status.SHUTTING_DOWN, SHUTTING_DOWN)]
+            return [self._draining.refuse(client_id, request)]
         match request:
+            case InferRequest() if event.wrong:
+                return [self._serving.refuse(client_id, request, Status.INVALID_REQUEST, event.wrong)]
             case InferRequest() if self._stage is Stage.SERVING:
                 return self._serving.infer(now, client_id, request, event.payload)
             case ListModelsRequest() if self._stage is Stage.SERVING:
                 models = describe_models(self._state)
                 return [Respond(client_id, ListModelsResponse(request.id, Status.SUCCESS, "", models))]
             case InferRequest() | ListModelsRequest():
-                return [*self._buffer.add(now, event)]
+                return self._counted(self._buffer.add(now, event))
             case CancelRequest():
                 self._buffer.cancel(client_id, request.id)
                 return self._serving.cancel(now, client_id, request.id)
@@ -466,7 +448,14 @@ class ControllerWithStartupPhase:
                 text = f"the server is starting up ({self._stage.value})"
                 return [refusal(client_id, request, Status.INITIALIZING, text)]
             case StatusRequest():
-                return [Respond(client_id, StatusResponse(request.id, self._describe(now)))]
+                return [Respond(client_id, StatusResponse(request.id, self.description(now).server()))]
+
+    def _counted(self, refusals: list[Respond]) -> Commands:
+        """What the buffer says to those whom it does not keep."""
+        for refusal in refusals:
+            if isinstance(refusal.response, InferResponse):
+                self._serving.tally.stranger(refusal.response.status)
+        return [*refusals]
 
     def _load(self, now: Nanos, client_id: int, request: LoadModelRequest) -> Commands:
         if self._stage is not Stage.LOADING:
@@ -481,18 +470,18 @@ class ControllerWithStartupPhase:
         commands: Commands = [*self._loads.start(Load(spec, (client_id, request.id)), sorted(self._fleet))]
         return commands + self._advance(now)
 
-    def _describe(self, now: Nanos) -> ServerStatus:
-        ready = {worker_id for worker_id, phase in self._phases.items() if phase is _Phase.READY}
-        return describe_server(
-            version=__version__,
-            scheduler=type(self._scheduler).name or type(self._scheduler).__name__,
-            stage=self.stage.value,
-            progress=self.progress(now),
-            outstanding=self._serving.pending + len(self._buffer),
-            fleet=self._fleet,
-            ready=ready,
-            state=self._state,
-            tally=self._serving.tally,
-            broken=self._profiler.broken,
-            serving_ns=0 if self._serving_since is None else now - self._serving_since,
+    def description(self, now: Nanos) -> Description:
+        """What there is to say of the server."""
+        return Description(
+            __version__,
+            type(self._scheduler).name or type(self._scheduler).__name__,
+            self.stage.value,
+            self.progress(now),
+            self._serving.pending + len(self._buffer),
+            self._fleet,
+            frozenset(worker_id for worker_id, phase in self._phases.items() if phase is Phase.READY),
+            self._state,
+            self._serving.tally,
+            self._profiler.broken,
+            0 if self._serving_since is None else now - self._serving_since,
         )

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 import grpc
 import grpc.aio
 
-from clockwork.controller.startup import Stage
+from clockwork.controller.stage import Stage
 from clockwork.errors import ServerError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend import health_pb2 as health

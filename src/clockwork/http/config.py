@@ -21,6 +21,7 @@ class HttpConfig(Struct, frozen=True):
     beside a ``piece`` of each, which is what is received at once. ``max_head``: of a request's head. ``head_timeout``:
     from a head's first byte, or a connection's beginning, to the head's end. ``body_timeout``: for a piece of a body.
     ``keep_alive``: without a request. ``grace``: that requests in progress are given at the end.
+    ``metrics``: serve them; ``model_histograms``: with the latencies of each model.
     """
 
     max_body: Bytes = 256 * MIB
@@ -33,6 +34,8 @@ class HttpConfig(Struct, frozen=True):
     body_timeout: float = 60.0
     keep_alive: int = 75
     grace: int = 1
+    metrics: bool = True
+    model_histograms: bool = True
 
 
 DEFAULT: Final = HttpConfig()
