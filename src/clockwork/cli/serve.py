@@ -37,7 +37,8 @@ from clockwork.units import GIB, MIB, MILLISECOND, SECOND, Bytes
 
 if TYPE_CHECKING:
     from clockwork.cli.embedded import WorkerOptions
-    from clockwork.controller.config import LoadSpec
+    from clockwork.controller.config import ControllerConfig, LoadSpec
+    from clockwork.host.controller import ControllerHostConfig
 
 EXAMPLES: Final = examples(
     "clockwork serve models/resnet50.onnx",
@@ -104,16 +105,13 @@ def serve(
     The models may lie anywhere. They are loaded, measured unless their times are known, and served until Ctrl-C or
     SIGTERM; when serving begins, "clockwork is serving N models on HOST:PORT" is printed.
 
-    It ends when all requests are answered that it has accepted, after --drain-limit at the latest; a second Ctrl-C ends
-    it at once.
-
-    The worker is a process of its own. It is started again if it dies, and ends when this command does.
+    It ends when all that it has accepted is answered, or at --drain-limit; a second Ctrl-C ends it at once. The worker
+    is a process of its own: it is started again if it dies, and ends when this command does.
     """
     from clockwork.cli.embedded import LocalWorker, run_embedded
     from clockwork.cli.emulating import check_emulated
     from clockwork.cli.hosting import FrontEnds, profile_directory, profiling
     from clockwork.controller.config import ControllerConfig
-    from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
 
     check_emulated(emulate, profile)
@@ -122,17 +120,21 @@ def serve(
     else:
         root, specs = _from_files(models or [], copies, model_root)
         worker = LocalWorker(root, devices, threads_per_device, cache_size, page_size, model_cache, model_cache_size)
-    config = ControllerHostConfig(
-        listen,
-        Address("127.0.0.1", 0),
-        ControllerConfig(models=specs, default_slo=slo, profiling=profiling(max_batch, profile_seconds)),
-        profile_directory(profile_cache, no_profile_cache),
-    )
+    profiles = profile_directory(profile_cache, no_profile_cache)
+    measured = profiling(max_batch, profile_seconds)
+    config = _config(listen, ControllerConfig(models=specs, default_slo=slo, profiling=measured), profiles)
     policy = make_scheduler(scheduler)
     if only_checked():
         return
     ends = FrontEnds(http, grpc, metrics, model_histograms)
     run_embedded(config, policy, worker, ends, drain_limit, log_level, log_format)
+
+
+def _config(listen: Address, controller: "ControllerConfig", profile_cache: Path | None) -> "ControllerHostConfig":
+    """Of a controller whose worker is on this host."""
+    from clockwork.host.controller import ControllerHostConfig
+
+    return ControllerHostConfig(listen, Address("127.0.0.1", 0), controller, profile_cache)
 
 
 def _emulated(

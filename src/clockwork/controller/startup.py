@@ -452,9 +452,9 @@ class ControllerWithStartupPhase:
 
     def _counted(self, refusals: list[Respond]) -> Commands:
         """What the buffer says to those whom it does not keep."""
-        for refusal in refusals:
-            if isinstance(refusal.response, InferResponse):
-                self._serving.tally.stranger(refusal.response.status)
+        for refused in refusals:
+            if isinstance(refused.response, InferResponse):
+                self._serving.tally.stranger(refused.response.status)
         return [*refusals]
 
     def _load(self, now: Nanos, client_id: int, request: LoadModelRequest) -> Commands:

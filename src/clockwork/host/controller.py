@@ -42,7 +42,7 @@ from clockwork.host.telling import about
 from clockwork.host.trouble import Trouble
 from clockwork.messages.commands import SendAction
 from clockwork.messages.link import ROLE_CLIENT, ROLE_WORKER
-from clockwork.messages.requests import ErrorResponse, InferRequest, Progress
+from clockwork.messages.requests import ErrorResponse, InferRequest, InferResponse, Progress
 from clockwork.messages.results import ErrorResult, InferResult
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import check_specs
