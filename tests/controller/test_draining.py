@@ -77,6 +77,8 @@ def test_what_comes_meanwhile_and_afterwards_is_refused() -> None:
         cluster.run_until(cluster.now + seconds(1))
     assert status_of(cluster, 1) is Status.SUCCESS
     assert len(drained(cluster)) == 1
+    (model,) = cluster.controller.description(cluster.now).server().models
+    assert model.counts.answers == {"SUCCESS": 1, "SHUTTING_DOWN": 2}
 
 
 def test_at_the_limit_the_rest_is_told_so_exactly_once() -> None:
@@ -93,6 +95,8 @@ def test_at_the_limit_the_rest_is_told_so_exactly_once() -> None:
     answer = cluster.answer(1)
     assert isinstance(answer, InferResponse)
     assert answer.timing.total == seconds(2)
+    (model,) = cluster.controller.description(cluster.now).server().models
+    assert model.counts.answers == {"SHUTTING_DOWN": 3}
     assert cluster.controller.next_wakeup() is None
     cluster.check_all_answered()
 
