@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from builders import infer_request, tensors
 from clockwork.controller.config import LoadSpec
-from clockwork.controller.events import WorkerResult
+from clockwork.controller.events import Drain, Drained, WorkerResult
 from clockwork.messages.requests import CancelRequest, EvictRequest, ListModelsRequest, StatusRequest
 from clockwork.messages.results import ErrorResult
 from clockwork.messages.status import Status
@@ -70,8 +70,18 @@ class Interleavings(RuleBasedStateMachine):
         pages=st.integers(2, 4),
         named=st.sampled_from([NAMED, NAMED, ()]),
         head_start=st.sampled_from([seconds(1), 0]),
+        drain=st.sampled_from([None, None, ms(5), seconds(5)]),
     )
-    def begin(self, workers: int, gpus: int, pages: int, named: tuple[LoadSpec, ...], head_start: Nanos) -> None:
+    def begin(
+        self,
+        workers: int,
+        gpus: int,
+        pages: int,
+        named: tuple[LoadSpec, ...],
+        head_start: Nanos,
+        drain: Nanos | None,
+    ) -> None:
+        self.drain = drain
         config = quick_config(
             workers=workers, models=named, load_timeout=seconds(1), initializing_timeout=seconds(2), max_pending=8
         )
@@ -169,6 +179,8 @@ class Interleavings(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "cluster"):
             return
+        if self.drain is not None:
+            self.cluster.feed(Drain(self.drain))
         for i, worker in enumerate(self.away):
             worker.fail.clear()
             if f"w{i}" not in self.cluster.workers:
@@ -176,6 +188,8 @@ class Interleavings(RuleBasedStateMachine):
         self.cluster.run_until(self.cluster.now + seconds(60))
         self.cluster.check_all_answered()
         self.cluster.check_rest()
+        ends = sum(isinstance(command, Drained) for _, command in self.cluster.said)
+        assert ends == (self.drain is not None)
         complaints = [text for text in self.cluster.reports("ERROR") if "scheduler" in text]
         assert not (complaints and self.faultless), complaints
 

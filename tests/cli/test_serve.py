@@ -30,7 +30,7 @@ def test_a_signal_ends_it_cleanly_and_leaves_no_child(tmp_path: Path, number: si
     assert process.out.seen == [f"clockwork is serving 1 model on {process.address()}"]
     assert not [line for line in process.err.seen if "Traceback" in line or " ERROR " in line or " WARNING " in line]
     stages = [line.rpartition(" ")[2] for line in process.err.seen if " stage: " in line]
-    assert stages == ["loading", "profiling", "serving"]
+    assert stages == ["loading", "profiling", "serving", "draining"]
 
 
 def test_a_signal_ends_it_while_it_starts(tmp_path: Path) -> None:

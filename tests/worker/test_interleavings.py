@@ -97,6 +97,11 @@ class Orders(RuleBasedStateMachine):
         for gpu in self.worker.core.info().gpus:
             assert len(gpu.models) <= 3
 
+    @precondition(lambda self: self.ids > 15)
+    @rule()
+    def it_leaves(self) -> None:
+        self.worker.leaves(self.now)
+
     def teardown(self) -> None:
         """In the end everything has been answered, and nothing was started twice."""
         for _ in range(10_000):

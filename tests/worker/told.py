@@ -26,6 +26,7 @@ from clockwork.worker.events import (
     ControllerLost,
     Executed,
     LaneKind,
+    Leave,
     ModelRead,
     Outcome,
     Released,
@@ -135,6 +136,10 @@ class Worker:
     def abandoned(self, at: float) -> list[str]:
         """The controller is lost."""
         return self._take(ms(at), self.core.handle(ms(at), ControllerLost()))
+
+    def leaves(self, at: float) -> list[str]:
+        """It is about to end."""
+        return self._take(ms(at), self.core.handle(ms(at), Leave()))
 
     def holding(self, *models: str, pages: int = 1, batchable: bool = True) -> "Worker":
         """Has models in host memory, as of 0 ms."""

@@ -22,9 +22,11 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command line, without the program's name; returns the exit code."""
     import typer
 
+    from clockwork.cli import logs
     from clockwork.cli.app import app
     from clockwork.errors import ClockworkError
 
+    logs.want(logs.HUMAN)
     try:
         command = typer.main.get_command(app)
         code = command.main(args=list(arguments) or ["--help"], prog_name="clockwork", standalone_mode=False)
@@ -55,7 +57,9 @@ def main() -> None:
 
 
 def _fail(line: str, code: int) -> int:
-    print(line, file=sys.stderr)
+    from clockwork.cli import logs
+
+    logs.say(line)
     return code
 
 

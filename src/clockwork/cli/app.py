@@ -8,6 +8,7 @@ from clockwork import __version__
 from clockwork.cli import (
     check_env,
     check_model,
+    config,
     controller,
     infer,
     load,
@@ -19,6 +20,7 @@ from clockwork.cli import (
     worker,
     zoo,
 )
+from clockwork.cli.configuration import ConfiguredCommand
 from clockwork.cli.options import examples
 
 app = typer.Typer(
@@ -50,9 +52,18 @@ def _root(
     pass
 
 
-app.command(epilog=serve.EXAMPLES, short_help="Serve models from this machine, in one command.")(serve.serve)
-app.command(epilog=controller.EXAMPLES, short_help="Run a controller alone.")(controller.controller)
-app.command(epilog=worker.EXAMPLES, short_help="Run a worker alone.")(worker.worker)
+app.command(cls=ConfiguredCommand, epilog=serve.EXAMPLES, short_help="Serve models from this machine, in one command.")(
+    serve.serve
+)
+app.command(cls=ConfiguredCommand, epilog=controller.EXAMPLES, short_help="Run a controller alone.")(
+    controller.controller
+)
+app.command(cls=ConfiguredCommand, epilog=worker.EXAMPLES, short_help="Run a worker alone.")(worker.worker)
+app.command(
+    epilog=config.EXAMPLES,
+    short_help="Show and check a configuration.",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(config.config)
 app.command(epilog=load.EXAMPLES, short_help="Load a model, while the controller starts up.")(load.load)
 app.command(epilog=ls.EXAMPLES, short_help="List the models that are served.")(ls.ls)
 app.command(epilog=infer.EXAMPLES, short_help="Ask a model once.")(infer.infer)

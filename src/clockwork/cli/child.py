@@ -13,9 +13,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
+from clockwork.cli.configuration import environment_of_children
 from clockwork.cli.lifecycle import GRACE
 from clockwork.errors import ServerError
 from clockwork.host.affinity import confined
+from clockwork.host.telling import about
 
 QUICK: Final = 10.0
 """Seconds; a child that dies sooner has died quickly."""
@@ -64,7 +66,9 @@ class Child:
                 if quick_deaths >= QUICK_DEATHS_MAX:
                     raise ServerError(f"{ended}, for the {quick_deaths}th time within {QUICK:g} s of its start")
                 wait = BACKOFF_FIRST * 2 ** (quick_deaths - 1)
-                log.error("%s: it is started again in %.1f s", ended, wait)
+                log.error(
+                    "%s: it is started again in %.1f s", ended, wait, extra=about("worker_restarted", reason=ended)
+                )
                 await asyncio.sleep(wait)
         finally:
             await asyncio.shield(asyncio.ensure_future(self._end()))
@@ -74,6 +78,7 @@ class Child:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=asyncio.subprocess.PIPE,
+                env=environment_of_children(),
                 start_new_session=True,  # Ctrl-C in the terminal is for the parent alone
             )
         return await self._process.wait()

@@ -4,11 +4,14 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
+from clockwork.cli.configuration import ConfigFile, only_checked
 from clockwork.cli.options import (
     DefaultSlo,
+    DrainLimit,
     Grpc,
     Http,
     Listen,
+    LogFormat,
     LogLevel,
     MaxBatch,
     ModelHistograms,
@@ -69,18 +72,18 @@ def controller(
     no_profile_cache: NoProfileCache = False,
     max_batch: MaxBatch = 16,
     profile_seconds: ProfileSeconds = 1.0,
+    drain_limit: DrainLimit = 10 * SECOND,
     log_level: LogLevel = "info",
+    config_file: ConfigFile = None,
+    log_format: LogFormat = "human",
 ) -> None:
     """Run a controller: it waits for workers, lets clients load models, measures them, and serves them.
 
     Loading ends 10 s (--load-timeout) after the last activity, once a client has asked for the first model. All ports
     are for whoever can reach them: listen on other than loopback addresses in networks that you trust only.
     """
-    import uvloop
-    from rich.console import Console
-
-    from clockwork.cli.hosting import FrontEnds, front_ends, listening, profile_directory, profiling, together
-    from clockwork.cli.lifecycle import start_log, until_stopped
+    from clockwork.cli.hosting import FrontEnds, profile_directory, profiling, run_controller
+    from clockwork.cli.lifecycle import start_log
     from clockwork.cli.startup import show_startup
     from clockwork.controller.config import ControllerConfig
     from clockwork.host.controller import ControllerHostConfig
@@ -100,11 +103,8 @@ def controller(
     )
     ends = FrontEnds(http, grpc, metrics, model_histograms)
     policy = make_scheduler(scheduler)
-    console = Console(stderr=True)
-    start_log(log_level, console)
+    if only_checked():
+        return
+    console = start_log(log_level, log_format)
 
-    async def work() -> None:
-        async with listening(config, policy) as host, front_ends(host, ends):
-            await together(host.wait(), show_startup(host, console))
-
-    uvloop.run(until_stopped(work()))
+    run_controller(config, policy, ends, drain_limit, lambda host: show_startup(host, console))

@@ -4,18 +4,16 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import uvloop
 from msgspec import Struct
-from rich.console import Console
 
 from clockwork.cli.child import Child, this_program
-from clockwork.cli.hosting import FrontEnds, front_ends, listening, together
-from clockwork.cli.lifecycle import start_log, until_stopped
+from clockwork.cli.hosting import FrontEnds, run_controller
+from clockwork.cli.lifecycle import start_log
 from clockwork.cli.startup import show_startup
 from clockwork.host.affinity import allowed_cores, confined, plan_cores
-from clockwork.host.controller import ControllerHostConfig
+from clockwork.host.controller import ControllerHost, ControllerHostConfig
 from clockwork.scheduling.base import Scheduler
-from clockwork.units import Bytes
+from clockwork.units import Bytes, Nanos
 
 
 class WorkerOptions(Protocol):
@@ -78,25 +76,33 @@ class EmulatedWorker(Struct, frozen=True):
 
 
 def run_embedded(
-    config: ControllerHostConfig, scheduler: Scheduler, worker: WorkerOptions, ends: FrontEnds, log_level: str
+    config: ControllerHostConfig,
+    scheduler: Scheduler,
+    worker: WorkerOptions,
+    ends: FrontEnds,
+    drain_limit: Nanos,
+    log_level: str,
+    log_format: str,
 ) -> None:
     """Run both, and the front ends that have an address, until a signal asks to end.
 
-    This process keeps off the devices' cores, as the worker's own other threads do.
+    The worker lives until the controller has drained. This process keeps off the devices' cores, as the worker's own
+    other threads do.
 
     Raises:
         ServerError: a model that was named cannot be served, or the worker cannot be kept alive.
     """
-    console = Console(stderr=True)
-    start_log(log_level, console)
+    console = start_log(log_level, log_format)
     cores = allowed_cores()
 
-    async def work() -> None:
-        async with listening(config, scheduler) as host, front_ends(host, ends):
-            places = ["--exit-with-parent", "--name=local", f"--controller={host.worker_address}"]
-            command = this_program("worker", *places, f"--log-level={log_level}", *worker.arguments())
-            child = Child(command, cores)
-            await together(host.wait(), child.keep(), show_startup(host, console))
+    async def keep_worker(host: ControllerHost) -> None:
+        places = ["--exit-with-parent", "--name=local", f"--controller={host.worker_address}"]
+        logged = [f"--log-level={log_level}", f"--log-format={log_format}"]
+        command = this_program("worker", *places, *logged, *worker.arguments())
+        await Child(command, cores).keep()
+
+    async def show(host: ControllerHost) -> None:
+        await show_startup(host, console)
 
     with confined(worker.cores_left(cores)):
-        uvloop.run(until_stopped(work()))
+        run_controller(config, scheduler, ends, drain_limit, keep_worker, show)

@@ -2,17 +2,21 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import uvloop
+
+from clockwork.cli.lifecycle import Ending, until_stopped
 from clockwork.controller.config import ProfilingConfig
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
 from clockwork.host.steady import steady
 from clockwork.net.address import Address
 from clockwork.scheduling.base import Scheduler
-from clockwork.units import seconds
+from clockwork.units import Nanos, seconds
 
 
 def cache_directory() -> Path:
@@ -30,6 +34,37 @@ def profiling(max_batch: int, budget_seconds: float) -> ProfilingConfig:
     return ProfilingConfig(max_batch_size=max_batch, budget=seconds(budget_seconds))
 
 
+class FrontEnds(NamedTuple):
+    """Where the standard protocols are served, if at all, and whether metrics are, with each model's latencies."""
+
+    http: Address | None
+    grpc: Address | None
+    metrics: bool = True
+    model_histograms: bool = True
+
+
+def run_controller(
+    config: ControllerHostConfig,
+    scheduler: Scheduler,
+    ends: FrontEnds,
+    drain_limit: Nanos,
+    *works: Callable[[ControllerHost], Coroutine[Any, Any, None]],
+) -> None:
+    """Run a controller, its front ends and ``works`` that it takes part in, until a signal asks to end; then it drains.
+
+    Raises:
+        ServerError: start-up fails, an address is taken, or one of the works fails.
+    """
+    ending = Ending()
+
+    async def work() -> None:
+        async with listening(config, scheduler) as host, front_ends(host, ends):
+            ending.first(partial(host.drain, drain_limit))
+            await together(host.wait(), *(it(host) for it in works))
+
+    uvloop.run(until_stopped(work(), ending))
+
+
 @asynccontextmanager
 async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> AsyncIterator[ControllerHost]:
     """A controller that listens, closed at the end; meanwhile this process is steady."""
@@ -40,15 +75,6 @@ async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> Async
             yield host
         finally:
             await host.close()
-
-
-class FrontEnds(NamedTuple):
-    """Where the standard protocols are served, if at all, and whether metrics are, with each model's latencies."""
-
-    http: Address | None
-    grpc: Address | None
-    metrics: bool = True
-    model_histograms: bool = True
 
 
 @asynccontextmanager

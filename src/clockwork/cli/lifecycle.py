@@ -1,19 +1,22 @@
 """How a command that runs for long begins and ends: its log, its signals, its parent.
 
-Rules of the file: SIGINT, SIGTERM and SIGHUP ask it to end, and it ends with exit code 0. A second one is not caught,
-so it ends at once.
+Rules of the file: SIGINT, SIGTERM and SIGHUP ask it to end; it finishes what it has begun, and ends with exit code 0. A
+second one is not caught, so it ends at once.
 """
 
 import asyncio
 import logging
 import os
 import signal
-import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from rich.console import Console
+
+from clockwork import __version__
+from clockwork.cli import logs
+from clockwork.host.telling import about
 
 GRACE: Final = 5.0
 """Seconds that a process may take to end when asked to, before it is made to."""
@@ -21,24 +24,53 @@ GRACE: Final = 5.0
 log = logging.getLogger("clockwork.cli")
 
 
-def start_log(level: str, console: Console) -> None:
-    """Write the log to stderr: through the console if that is a terminal, which keeps it clear of a progress bar."""
-    handler: logging.Handler = logging.StreamHandler()
-    if console.is_terminal:
-        from rich.logging import RichHandler
+def start_log(level: str, log_format: str) -> Console:
+    """Begin the log on stderr; returns the console for what is drawn there, which with JSON is nothing.
 
-        handler = RichHandler(console=console, show_path=False, log_time_format="[%X]")
-        handler.setFormatter(logging.Formatter("%(message)s"))
+    For people, and on a terminal, it goes through the console, which keeps it clear of a progress bar.
+    """
+    console = Console(stderr=True, force_terminal=False if log_format == logs.JSON else None)
+    if log_format == logs.JSON:
+        logs.start_json(level)
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+        handler: logging.Handler = logging.StreamHandler()
+        if console.is_terminal:
+            from rich.logging import RichHandler
+
+            handler = RichHandler(console=console, show_path=False, log_time_format="[%X]")
+            handler.setFormatter(logging.Formatter("%(message)s"))
+        else:
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+        logging.basicConfig(level=level.upper(), handlers=[handler])
     if level == "info":  # not every client that comes and goes
         for name in ("asyncio", "clockwork.link"):
             logging.getLogger(name).setLevel(logging.WARNING)
+    log.info("clockwork %s begins", __version__, extra=about("start", version=__version__, pid=os.getpid()))
+    return console
 
 
-async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
-    """Do ``work`` until it is done, or until a signal asks to end; then it is cancelled, and waited for."""
+class Ending:
+    """What is still to be done when a signal asks to end; nothing, until somebody says so."""
+
+    def __init__(self) -> None:
+        """With nothing."""
+        self._finish: Callable[[], Awaitable[None]] | None = None
+
+    def first(self, finish: Callable[[], Awaitable[None]]) -> None:
+        """When a signal comes, ``finish`` is called once, and waited for."""
+        self._finish = finish
+
+    async def finish(self) -> None:
+        """Do it."""
+        if self._finish is not None:
+            await self._finish()
+
+
+async def until_stopped(work: Coroutine[Any, Any, None], ending: Ending) -> None:
+    """Do ``work`` until it is done, or until a signal asks to end.
+
+    Then first what ``ending`` says, while the work goes on; then the work is cancelled, and waited for.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     wanted = [signal.SIGINT, signal.SIGTERM]
@@ -46,11 +78,12 @@ async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
         wanted.append(signal.SIGHUP)
 
     def asked(number: signal.Signals) -> None:
-        log.info("%s: shutting down", number.name)
-        logging.getLogger("clockwork").setLevel(logging.ERROR)  # connections end now; nobody need be warned
+        extra = about("signal", signal=number.name)
+        log.info("%s: shutting down; a second signal ends it at once", number.name, extra=extra)
         stop.set()
         for it in wanted:
             loop.remove_signal_handler(it)
+            signal.signal(it, signal.SIG_DFL)
 
     for it in wanted:
         loop.add_signal_handler(it, asked, it)
@@ -58,6 +91,14 @@ async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
     await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     asked_to_end = not working.done()
+    if asked_to_end:
+        finishing = asyncio.ensure_future(ending.finish())
+        await asyncio.wait((working, finishing), return_when=asyncio.FIRST_COMPLETED)
+        finishing.cancel()
+        await asyncio.wait((finishing,))
+        if not finishing.cancelled():
+            finishing.result()
+        logging.getLogger("clockwork").setLevel(logging.ERROR)  # connections end now; nobody need be warned
     working.cancel()
     await asyncio.wait((working,))
     if not (asked_to_end and working.cancelled()):
@@ -77,7 +118,7 @@ def end_with_parent() -> None:
             pass
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait(GRACE)
-        print("clockwork worker: did not end in time, and is ended by force", file=sys.stderr, flush=True)
+        logs.say("clockwork worker: did not end in time, and is ended by force")
         os._exit(1)
 
     threading.Thread(target=watch, name="clockwork-parent", daemon=True).start()

@@ -10,6 +10,8 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
+from clockwork.cli import logs
+from clockwork.cli.configuration import only_checked
 from clockwork.errors import InvalidRequestError
 from clockwork.http.config import DEFAULT_HTTP, HTTP_PORT
 from clockwork.net.address import CLIENT_PORT, DEFAULT_LISTEN, GRPC_PORT, WORKER_PORT, Address, parse_address
@@ -80,6 +82,20 @@ def log_level(value: str) -> str:
     if value.lower() not in ("debug", "info", "warning", "error"):
         raise typer.BadParameter(f"{value!r} is none of debug, info, warning, error")
     return value.lower()
+
+
+def log_format(value: str) -> str:
+    """How the log is written."""
+    if value not in (logs.HUMAN, logs.JSON):
+        raise typer.BadParameter(f"{value!r} is none of {logs.HUMAN}, {logs.JSON}")
+    return value
+
+
+def use_log_format(ctx: typer.Context, value: str) -> str:
+    """Errors are told in that format from now on, but by ``clockwork config``; a callback."""
+    if not only_checked(ctx):
+        logs.want(value)
+    return value
 
 
 ServerAddress: TypeAlias = Annotated[
@@ -211,8 +227,29 @@ ModelCacheSize: TypeAlias = Annotated[
         help="Of --model-cache; the least recently used leave first.",
     ),
 ]
+DrainLimit: TypeAlias = Annotated[
+    Nanos,
+    typer.Option(
+        "--drain-limit",
+        parser=duration,
+        metavar="DURATION",
+        show_default="10s",
+        help="When asked to end, finish what is pending for at most this long.",
+    ),
+]
 LogLevel: TypeAlias = Annotated[
     str, typer.Option("--log-level", parser=log_level, metavar="LEVEL", help="debug, info, warning or error.")
+]
+LogFormat: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--log-format",
+        parser=log_format,
+        is_eager=True,
+        callback=use_log_format,
+        metavar="FORMAT",
+        help="human, or json: a JSON document on each line of stderr.",
+    ),
 ]
 Emulate: TypeAlias = Annotated[
     int | None,

@@ -1,18 +1,21 @@
 """``clockwork serve``: a controller, and a worker on this machine, in one command."""
 
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
+from clockwork.cli.configuration import ConfigFile, only_checked
 from clockwork.cli.options import (
     CacheSize,
     DefaultSlo,
     Devices,
+    DrainLimit,
     Emulate,
     Grpc,
     Http,
     Listen,
+    LogFormat,
     LogLevel,
     MaxBatch,
     ModelCache,
@@ -31,7 +34,12 @@ from clockwork.cli.options import (
 from clockwork.cli.slos import ModelSlos, model_slos
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, Address
-from clockwork.units import GIB, MIB, MILLISECOND
+from clockwork.units import GIB, MIB, MILLISECOND, SECOND, Bytes
+
+if TYPE_CHECKING:
+    from clockwork.cli.embedded import WorkerOptions
+    from clockwork.controller.config import ControllerConfig, LoadSpec
+    from clockwork.host.controller import ControllerHostConfig
 
 EXAMPLES: Final = examples(
     "clockwork serve models/resnet50.onnx",
@@ -49,6 +57,8 @@ Models: TypeAlias = Annotated[
         metavar="MODELS...",
         help="Each PATH, NAME=PATH, PATH:COPIES or NAME=PATH:COPIES; with --emulate, names of profiles for paths.",
         show_default=False,
+        envvar="CLOCKWORK_SERVE_MODELS",
+        show_envvar=False,
     ),
 ]
 Copies: TypeAlias = Annotated[int, typer.Option(min=1, help="Copies of each model that does not say how many.")]
@@ -87,38 +97,68 @@ def serve(
     profile_seconds: ProfileSeconds = 1.0,
     emulate: Emulate = None,
     profile: Profile = None,
+    drain_limit: DrainLimit = 10 * SECOND,
     log_level: LogLevel = "info",
+    config_file: ConfigFile = None,
+    log_format: LogFormat = "human",
 ) -> None:
     """Serve models from this machine: a controller and a worker in one command.
 
     The models may lie anywhere. They are loaded, measured unless their times are known, and served until Ctrl-C or
     SIGTERM; when serving begins, "clockwork is serving N models on HOST:PORT" is printed.
 
-    The worker is a process of its own. It is started again if it dies, and ends when this command does.
+    It ends when all that it has accepted is answered, or at --drain-limit; a second Ctrl-C ends it at once. The worker
+    is a process of its own: it is started again if it dies, and ends when this command does.
     """
-    from clockwork.cli.embedded import EmulatedWorker, LocalWorker, WorkerOptions, run_embedded
-    from clockwork.cli.emulating import check_emulated, emulated_models, emulated_specs, pages
-    from clockwork.cli.given import common_root, load_specs, parse_model
+    from clockwork.cli.embedded import LocalWorker, run_embedded
+    from clockwork.cli.emulating import check_emulated
     from clockwork.cli.hosting import FrontEnds, profile_directory, profiling
     from clockwork.controller.config import ControllerConfig
-    from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
 
-    worker: WorkerOptions
     check_emulated(emulate, profile)
     if emulate:
-        specs = emulated_specs(models or [], copies, list(emulated_models(profile)))
-        pages(cache_size)  # says what is wrong with it here, not in the child
-        worker = EmulatedWorker(emulate, profile or [], cache_size)
-    elif models:
-        given = [parse_model(text, copies) for text in models]
-        root = common_root(given) if model_root is None else model_root.absolute()
-        specs = load_specs(given, root)
-        worker = LocalWorker(root, devices, threads_per_device, cache_size, page_size, model_cache, model_cache_size)
+        specs, worker = _emulated(models or [], copies, emulate, profile or [], cache_size)
     else:
-        raise typer.BadParameter("there is nothing to serve: name a model, or --emulate", param_hint="MODELS")
-    slos, measured = model_slos(model_slo, specs), profiling(max_batch, profile_seconds)
-    config = ControllerConfig(models=specs, default_slo=slo, model_slos=slos, profiling=measured)
+        root, specs = _from_files(models or [], copies, model_root)
+        worker = LocalWorker(root, devices, threads_per_device, cache_size, page_size, model_cache, model_cache_size)
     profiles = profile_directory(profile_cache, no_profile_cache)
-    host = ControllerHostConfig(listen, Address("127.0.0.1", 0), config, profiles)
-    run_embedded(host, make_scheduler(scheduler), worker, FrontEnds(http, grpc, metrics, model_histograms), log_level)
+    measured = profiling(max_batch, profile_seconds)
+    slos = model_slos(model_slo, specs)
+    controller = ControllerConfig(models=specs, default_slo=slo, model_slos=slos, profiling=measured)
+    config = _config(listen, controller, profiles)
+    policy = make_scheduler(scheduler)
+    if only_checked():
+        return
+    ends = FrontEnds(http, grpc, metrics, model_histograms)
+    run_embedded(config, policy, worker, ends, drain_limit, log_level, log_format)
+
+
+def _config(listen: Address, controller: "ControllerConfig", profile_cache: Path | None) -> "ControllerHostConfig":
+    """Of a controller whose worker is on this host."""
+    from clockwork.host.controller import ControllerHostConfig
+
+    return ControllerHostConfig(listen, Address("127.0.0.1", 0), controller, profile_cache)
+
+
+def _emulated(
+    models: list[str], copies: int, devices: int, profiles: list[str], cache_size: Bytes | None
+) -> "tuple[tuple[LoadSpec, ...], WorkerOptions]":
+    """What is loaded of the profiles, and the worker that has them."""
+    from clockwork.cli.embedded import EmulatedWorker
+    from clockwork.cli.emulating import emulated_models, emulated_specs, pages
+
+    specs = emulated_specs(models, copies, list(emulated_models(profiles)))
+    pages(cache_size)  # says what is wrong with it here, not in the child
+    return specs, EmulatedWorker(devices, profiles, cache_size)
+
+
+def _from_files(models: list[str], copies: int, model_root: Path | None) -> "tuple[Path, tuple[LoadSpec, ...]]":
+    """Where the worker reads, and what it loads from there."""
+    from clockwork.cli.given import common_root, load_specs, parse_model
+
+    if not models:
+        raise typer.BadParameter("there is nothing to serve: name a model, or --emulate", param_hint="MODELS")
+    given = [parse_model(text, copies) for text in models]
+    root = common_root(given) if model_root is None else model_root.absolute()
+    return root, load_specs(given, root)

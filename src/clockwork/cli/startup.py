@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from clockwork.client import AsyncClient
-from clockwork.controller.startup import Stage
+from clockwork.controller.stage import Stage
 from clockwork.host.controller import ControllerHost
+from clockwork.host.telling import about
 from clockwork.messages.requests import Progress as StageProgress
 from clockwork.units import as_seconds
 
@@ -34,6 +35,8 @@ async def show_startup(host: ControllerHost, console: Console) -> None:
         await _watch(host, _Lines(asyncio.get_running_loop().time))
     async with AsyncClient(str(host.client_address)) as client:
         count = len(await client.ls())
+    extra = about("serving", models=count, address=str(host.client_address))
+    log.info("serving: %d models", count, extra=extra)
     print(f"clockwork is serving {count} model{'' if count == 1 else 's'} on {host.client_address}", flush=True)
 
 
@@ -77,7 +80,8 @@ class _Lines:
         self._next = self._clock() + LINE_EVERY
         text = f"{stage}: {progress.done} of {progress.total} models"
         if text != self._said:
-            log.info("%s%s", text, f", {left}" if (left := _show_left(progress)) else "")
+            extra = about("progress", stage=stage, done=progress.done, total=progress.total)
+            log.info("%s%s", text, f", {left}" if (left := _show_left(progress)) else "", extra=extra)
             self._said = text
 
 

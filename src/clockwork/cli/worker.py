@@ -1,14 +1,17 @@
 """``clockwork worker``: a worker alone."""
 
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from clockwork.cli.configuration import ConfigFile, only_checked
 from clockwork.cli.options import (
     CacheSize,
     Devices,
     Emulate,
+    LogFormat,
     LogLevel,
     ModelCache,
     ModelCacheSize,
@@ -19,7 +22,10 @@ from clockwork.cli.options import (
     worker_address,
 )
 from clockwork.net.address import DEFAULT_WORKER_LISTEN, Address
-from clockwork.units import GIB, MIB
+from clockwork.units import GIB, MIB, Bytes
+
+if TYPE_CHECKING:
+    from clockwork.host.worker import OnHost, WorkerConfig
 
 EXAMPLES: Final = examples(
     "clockwork worker --model-root /models",
@@ -54,32 +60,64 @@ def worker(
     emulate: Emulate = None,
     profile: Profile = None,
     log_level: LogLevel = "info",
+    config_file: ConfigFile = None,
+    log_format: LogFormat = "human",
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
-    """Run a worker: it executes what its controller orders, and dials again when the controller restarts."""
+    """Run a worker: it executes what its controller orders, and dials again when the controller restarts.
+
+    Ctrl-C or SIGTERM ends it as soon as what it executes is done.
+    """
     from clockwork.cli.emulating import check_emulated
-    from clockwork.cli.lifecycle import end_with_parent, start_log, until_stopped
+    from clockwork.cli.lifecycle import end_with_parent, start_log
 
     if exit_with_parent:
         end_with_parent()
 
-    import uvloop
-    from rich.console import Console
-
     from clockwork.host.worker import WorkerConfig, default_name, run_emulated, run_worker
 
-    start_log(log_level, Console(stderr=True))
     name = name or default_name()
     check_emulated(emulate, profile)
+    root = model_root.absolute()
+    config = WorkerConfig(root, controller, name, devices, threads_per_device, cache_size, page_size)
+    if only_checked():
+        check_worker(emulate, profile, cache_size, config)
+        return
+    start_log(log_level, log_format)
     if emulate:
         from clockwork.cli.emulating import emulated_models, pages
 
-        emulated = emulated_models(profile).values()
-        uvloop.run(until_stopped(run_emulated(controller, name, emulated, emulate, pages(cache_size))))
-        return
+        emulated, cache = emulated_models(profile).values(), pages(cache_size)
+        _run(lambda on_host: run_emulated(controller, name, emulated, emulate, cache, on_host=on_host))
+    else:
+        from clockwork.runtimes.onnx import OnnxRuntime
 
-    from clockwork.runtimes.onnx import OnnxRuntime
+        runtime = OnnxRuntime(threads_per_device, model_cache, model_cache_size)
+        _run(lambda on_host: run_worker(config, runtime, on_host))
 
-    root = model_root.absolute()
-    config = WorkerConfig(root, controller, name, devices, threads_per_device, cache_size, page_size)
-    uvloop.run(until_stopped(run_worker(config, OnnxRuntime(threads_per_device, model_cache, model_cache_size))))
+
+def _run(make: "Callable[[OnHost], Coroutine[Any, Any, None]]") -> None:
+    """Run a worker until a signal asks to end; then it leaves."""
+    import uvloop
+
+    from clockwork.cli.lifecycle import Ending, until_stopped
+
+    ending = Ending()
+    uvloop.run(until_stopped(make(lambda host: ending.first(host.leave)), ending))
+
+
+def check_worker(
+    emulate: int | None, profile: list[str] | None, cache_size: Bytes | None, config: "WorkerConfig"
+) -> None:
+    """Whether a worker of that kind could begin, as far as that can be seen without beginning.
+
+    Raises:
+        InvalidRequestError, typer.BadParameter: why it could not.
+    """
+    from clockwork.cli.emulating import emulated_models, pages
+
+    if emulate:
+        emulated_models(profile)
+        pages(cache_size)
+    else:
+        config.pages()

@@ -6,13 +6,8 @@ from msgspec import Struct
 
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import ClientRequest, Respond
-from clockwork.messages.requests import (
-    InferRequest,
-    InferResponse,
-    ListModelsRequest,
-    ListModelsResponse,
-    RequestTiming,
-)
+from clockwork.controller.refusing import refusal
+from clockwork.messages.requests import InferRequest, ListModelsRequest
 from clockwork.messages.status import Status
 from clockwork.units import Bytes, Nanos, show_duration
 
@@ -90,9 +85,5 @@ def _bytes(event: ClientRequest) -> Bytes:
 
 
 def _initializing(event: ClientRequest, waited: Nanos, text: str) -> Respond:
-    request = event.request
-    if isinstance(request, InferRequest):
-        response = InferResponse(request.id, Status.INITIALIZING, text, (), RequestTiming(waited))
-        return Respond(event.client_id, response)
-    assert isinstance(request, ListModelsRequest)
-    return Respond(event.client_id, ListModelsResponse(request.id, Status.INITIALIZING, text))
+    assert isinstance(event.request, InferRequest | ListModelsRequest)
+    return refusal(event.client_id, event.request, Status.INITIALIZING, text, waited)

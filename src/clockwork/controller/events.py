@@ -11,6 +11,7 @@ from clockwork.messages.commands import SendAction
 from clockwork.messages.profile import ModelProfile, ProfileKey
 from clockwork.messages.requests import Request, Response
 from clockwork.messages.results import Result
+from clockwork.units import Nanos
 
 
 class WorkerConnected(Struct, frozen=True):
@@ -49,7 +50,13 @@ class ClientLost(Struct, frozen=True):
     client_id: int
 
 
-Event: TypeAlias = WorkerConnected | WorkerLost | WorkerResult | ClientRequest | ClientLost
+class Drain(Struct, frozen=True):
+    """Finish what is pending and begin nothing new; `Drained` follows, after ``limit`` at the latest."""
+
+    limit: Nanos
+
+
+Event: TypeAlias = WorkerConnected | WorkerLost | WorkerResult | ClientRequest | ClientLost | Drain
 
 
 class Respond(Struct, frozen=True):
@@ -75,10 +82,15 @@ class DropWorker(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """Tell the operator. ``level`` is a name of the logging module's."""
+    """Tell the operator. ``level`` is a name of the logging module's.
+
+    ``event`` and ``fields`` say the same to programs: see docs/operations.md.
+    """
 
     level: str
     text: str
+    event: str = "log"
+    fields: dict[str, str | int] = {}
 
 
 class StageEntered(Struct, frozen=True):
@@ -93,4 +105,12 @@ class GiveUp(Struct, frozen=True):
     reason: str
 
 
-ControllerCommand: TypeAlias = SendAction | Respond | SaveProfile | DropWorker | Report | StageEntered | GiveUp
+class Drained(Struct, frozen=True):
+    """The drain is over: nobody waits any more. ``unfinished`` requests were told SHUTTING_DOWN at its limit."""
+
+    unfinished: int
+
+
+ControllerCommand: TypeAlias = (
+    SendAction | Respond | SaveProfile | DropWorker | Report | StageEntered | GiveUp | Drained
+)

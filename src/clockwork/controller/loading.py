@@ -12,6 +12,8 @@ from collections import deque
 
 from clockwork.controller.config import LoadSpec
 from clockwork.controller.events import Report, Respond
+from clockwork.controller.naming import spec_names
+from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import LoadModelFromDisk, UnloadModel, model_names
 from clockwork.messages.commands import SendAction
 from clockwork.messages.requests import LoadModelResponse
@@ -64,6 +66,11 @@ class Loads:
         """Loads that are not over."""
         return len(self._loads)
 
+    def shut_down(self, text: str) -> list[Respond]:
+        """Tell the clients that wait for a load that it will not be; whoever calls this takes no more results."""
+        clients = [load.client for load in self._loads if load.client is not None]
+        return [Respond(client, LoadModelResponse(asked, Status.SHUTTING_DOWN, text)) for client, asked in clients]
+
     def pending_for(self, worker_id: str) -> bool:
         """Whether a load that is not over concerns the worker."""
         return any(worker_id in load.waiting or worker_id in load.undoing for load in self._loads)
@@ -71,6 +78,25 @@ class Loads:
     def names(self) -> set[str]:
         """The names of the models that are being loaded."""
         return {name for load in self._loads for name in load.names}
+
+    def check(self, spec: LoadSpec, most: int) -> None:
+        """Whether a client may load this now, where ``most`` loads may be pending.
+
+        Raises:
+            InvalidRequestError: too many are, or a name is taken.
+        """
+        if self.pending >= most:
+            raise InvalidRequestError(f"{self.pending} loads are pending already; ask again later")
+        names = spec_names(spec)
+        being_loaded = self.names() & names
+        if being_loaded:
+            raise InvalidRequestError(f"{', '.join(sorted(being_loaded))}: a model of that name is being loaded")
+        for name in sorted(names & set(self._state.models)):
+            info = self._state.models[name].info
+            if (info.path, info.load, info.copies) != (spec.path, spec.name, spec.no_of_copies):
+                raise InvalidRequestError(
+                    f"the name {name} is taken by a model from {info.path} ({info.copies} copies): choose another name"
+                )
 
     def owns(self, worker_id: str, action_id: int) -> bool:
         """Whether this is the id of an action outstanding here, at that worker."""
@@ -193,10 +219,14 @@ class Loads:
         what = f"{load.spec.path} as {load.spec.name}"
         if load.restores:
             what += f" on worker {', '.join(sorted({*load.made, *load.failures}))}"
-        report = Report("INFO", f"loaded {what}, {len(load.names)} model(s)")
+        fields: dict[str, str | int] = {"model": load.spec.name, "path": load.spec.path, "copies": len(load.names)}
+        if load.restores:
+            fields["worker"] = ", ".join(sorted({*load.made, *load.failures}))
+        report = Report("INFO", f"loaded {what}, {len(load.names)} model(s)", "model_loaded", fields)
         status, message, names = Status.SUCCESS, "", load.names
         if load.failed:
-            report = Report("ERROR", f"loading {what} failed: {load.describe_failures()}")
+            fields["reason"] = load.describe_failures()
+            report = Report("ERROR", f"loading {what} failed: {fields['reason']}", "model_failed", fields)
             status, message, names = _worst(load), load.describe_failures(), ()
         if load.client is None:
             return [report]

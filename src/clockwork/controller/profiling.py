@@ -166,7 +166,13 @@ class Profiler:
         times = ", ".join(f"b{size} {as_ms(profile.infer[size].p99):.2f}" for size in profile.batch_sizes)
         load = as_ms(profile.load_weights.p99)
         text = f"measured {job.models[0].name}: LoadWeights {load:.2f} ms, Infer {times} ms (p99)"
-        return [SaveProfile(job.key, profile), Report("INFO", text)]
+        fields: dict[str, str | int] = {
+            "model": job.models[0].name,
+            "device_kind": job.key.device_kind,
+            "load_ns": profile.load_weights.p99,
+            "infer_ns": profile.infer[profile.batch_sizes[0]].p99,
+        }
+        return [SaveProfile(job.key, profile), Report("INFO", text, "model_profiled", fields)]
 
     def _retry(self, job: _Job, why: str) -> list[ProfilingCommand]:
         names = ", ".join(model.name for model in job.models)
@@ -177,7 +183,9 @@ class Profiler:
         self._done += len(job.models)
         for model in job.models:
             self.broken[model.name] = f"it could not be measured on {job.key.device_kind}: {why}"
-        return [Report("ERROR", f"{names} cannot be served on {job.key.device_kind}: it could not be measured: {why}")]
+        text = f"{names} cannot be served on {job.key.device_kind}: it could not be measured: {why}"
+        fields: dict[str, str | int] = {"model": names, "device_kind": job.key.device_kind, "reason": why}
+        return [Report("ERROR", text, "model_failed", fields)]
 
 
 def _cut(profile: ModelProfile, max_batch_size: int) -> ModelProfile:

@@ -173,6 +173,17 @@ class Serving:
         self.tally.of(request.model.name).answered(Status.CANCELLED, now - request.arrival)
         return self._ask(now, (), self._scheduler.cancel, request)
 
+    def shut_down(self, now: Nanos, text: str) -> list[ControllerCommand]:
+        """Tell everybody who waits that the server shuts down."""
+        commands: list[ControllerCommand] = []
+        for request in list(self._pending.values()):
+            if request.over:
+                continue  # the scheduler has answered it meanwhile
+            timing = RequestTiming(now - request.arrival)
+            commands.append(self._respond(request, Status.SHUTTING_DOWN, text, (), timing))
+            commands += self._ask(now, (), self._scheduler.cancel, request)
+        return commands
+
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:
         """A worker is ready to serve."""
         self._state.workers[worker.id] = worker

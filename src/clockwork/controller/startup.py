@@ -10,24 +10,25 @@ Theory of operation. Four stages, each entered once::
                models, LOADING ends with them
     PROFILING  what no known profile answers is measured; leaves when all is measured
     SERVING    the scheduler decides
+    DRAINING   the operator has asked for the end, in whatever stage: see `clockwork.controller.draining`
 
 A worker that connects later goes through the same by itself: it is asked, given the models that it lacks, measured if
-it is of a new kind, and only then does the scheduler see it. `_Phase` says where each worker is.
+it is of a new kind, and only then does the scheduler see it. `Phase` says where each worker is.
 
 Requests that come before SERVING wait in a `StartupBuffer`. Their SLO counts from the hand-over, for nothing could be
 done for them before it; a load that comes in QUERYING waits for LOADING.
 """
 
-from enum import Enum
-
 from clockwork import __version__
 from clockwork.controller.buffer import StartupBuffer
-from clockwork.controller.config import ControllerConfig, LoadSpec
+from clockwork.controller.config import ControllerConfig
 from clockwork.controller.description import Description, describe_models
+from clockwork.controller.draining import Draining
 from clockwork.controller.events import (
     ClientLost,
     ClientRequest,
     ControllerCommand,
+    Drain,
     DropWorker,
     Event,
     GiveUp,
@@ -42,7 +43,10 @@ from clockwork.controller.loading import Load, Loads
 from clockwork.controller.naming import load_spec, spec_names
 from clockwork.controller.plausible import plausible
 from clockwork.controller.profiling import Profiler
+from clockwork.controller.refusing import Refusable, refusal
+from clockwork.controller.reporting import worker_report
 from clockwork.controller.serving import Serving
+from clockwork.controller.stage import Phase, Stage
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import GetWorkerState, UnloadModel
 from clockwork.messages.commands import SendAction
@@ -50,13 +54,11 @@ from clockwork.messages.profile import ModelProfile, ProfileKey
 from clockwork.messages.requests import (
     CancelRequest,
     EvictRequest,
-    EvictResponse,
     InferRequest,
     InferResponse,
     ListModelsRequest,
     ListModelsResponse,
     LoadModelRequest,
-    LoadModelResponse,
     Progress,
     StatusRequest,
     StatusResponse,
@@ -68,23 +70,6 @@ from clockwork.state import ClockworkState, Predictions, WorkerState
 from clockwork.units import Nanos, show_duration
 
 Commands = list[ControllerCommand]
-
-
-class Stage(Enum):
-    """Where start-up is."""
-
-    QUERYING = "querying"
-    LOADING = "loading"
-    PROFILING = "profiling"
-    SERVING = "serving"
-
-
-class _Phase(Enum):
-    """Where a worker is; in stages before SERVING a worker stays KNOWN."""
-
-    ASKED = "asked"  #: connected, has not told its state
-    KNOWN = "known"  #: has told it; loads and measurements may be under way
-    READY = "ready"  #: the scheduler has it
 
 
 class ControllerWithStartupPhase:
@@ -105,7 +90,7 @@ class ControllerWithStartupPhase:
         self._scheduler = scheduler
         self._state = ClockworkState()
         self._stage = Stage.QUERYING
-        self._phases: dict[str, _Phase] = {}
+        self._phases: dict[str, Phase] = {}
         self._queries: dict[int, tuple[str, Nanos]] = {}  #: GetWorkerState outstanding -> worker, when to give up
         self._fleet: dict[str, WorkerState] = {}  #: workers that have told their state
         self._undone: set[int] = set()  #: UnloadModel outstanding of models that contradict the fleet's
@@ -116,14 +101,15 @@ class ControllerWithStartupPhase:
         self._idle_since: Nanos | None = None  #: the last activity of LOADING; None: the countdown does not run
         self._profiler = Profiler(self._state, self._config.profiling, {} if profiles is None else profiles)
         self._serving = Serving(self._state, scheduler, self._config)
+        self._draining = Draining(self._serving)
         self._buffer = StartupBuffer(self._config)
         specs = self._config.models
         self._named = [load_spec(s.path, s.name, s.no_of_copies, self._config.max_copies) for s in specs]
 
     @property
     def stage(self) -> Stage:
-        """The stage that start-up is in."""
-        return self._stage
+        """The stage that it is in."""
+        return Stage.DRAINING if self._draining.begun else self._stage
 
     def progress(self, now: Nanos) -> Progress:
         """How far the stage is: models loaded, or measured, of those to be."""
@@ -136,6 +122,12 @@ class ControllerWithStartupPhase:
 
     def handle(self, now: Nanos, event: Event) -> Commands:
         """Something happened; see `clockwork.controller.events`."""
+        commands = self._happened(now, event)
+        return commands + self._draining.settle(now) if self._draining.begun else commands
+
+    def _happened(self, now: Nanos, event: Event) -> Commands:
+        if self._ended_early and not isinstance(event, ClientRequest):
+            return []
         match event:
             case WorkerResult():
                 return self._result(now, event)
@@ -148,19 +140,26 @@ class ControllerWithStartupPhase:
             case ClientLost():
                 self._buffer.cancel(event.client_id)
                 return self._serving.client_lost(now, event.client_id)
+            case Drain():
+                return [] if self._draining.begun else self._drain(now, event.limit)
 
     def wake(self, now: Nanos) -> Commands:
         """Time has passed: time-outs, deadlines, the end of LOADING."""
+        if self._ended_early:
+            return []
         commands = self._give_up_silent(now)
         if self._stage is Stage.SERVING:
-            return commands + self._serving.wake(now)
+            commands += self._serving.wake(now)
+            return commands + self._draining.settle(now) if self._draining.begun else commands
         return [*commands, *self._counted(self._buffer.expire(now)), *self._advance(now)]
 
     def next_wakeup(self) -> Nanos | None:
         """When time alone will change something."""
+        if self._ended_early:
+            return None
         moments: list[Nanos | None] = [gives_up for _, gives_up in self._queries.values()]
         if self._stage is Stage.SERVING:
-            moments.append(self._serving.next_wakeup())
+            moments += [self._serving.next_wakeup(), self._draining.next_wakeup()]
         else:
             moments += [self._buffer.next_expiry(), self._loading_ends()]
         return min((moment for moment in moments if moment is not None), default=None)
@@ -191,10 +190,10 @@ class ControllerWithStartupPhase:
         commands: Commands = []
         if worker_id in self._phases:
             commands += self._lost(now, worker_id, "it connected anew")
-        self._phases[worker_id] = _Phase.ASKED
+        self._phases[worker_id] = Phase.ASKED
         action = GetWorkerState(self._state.action_ids.next())
         self._queries[action.id] = (worker_id, now + self._config.query_timeout)
-        return [*commands, Report("INFO", f"worker {worker_id} connected"), SendAction(worker_id, action)]
+        return [*commands, worker_report("INFO", worker_id, "connected"), SendAction(worker_id, action)]
 
     def _give_up_silent(self, now: Nanos) -> Commands:
         """Drop workers that do not tell their state: they would hold up all others."""
@@ -206,14 +205,14 @@ class ControllerWithStartupPhase:
         phase = self._phases.pop(worker_id, None)
         if phase is None:
             return []
-        commands: Commands = [Report("WARNING", f"worker {worker_id} is lost: {reason}")]
+        commands: Commands = [worker_report("WARNING", worker_id, "lost", reason)]
         self._queries = {i: query for i, query in self._queries.items() if query[0] != worker_id}
         worker = self._fleet.pop(worker_id, None)
         if worker is not None:
             worker.leave()
             commands += self._loads.worker_lost(worker_id)
             commands += self._profiler.worker_lost(now, worker)
-        if worker is not None and phase is _Phase.READY:
+        if worker is not None and phase is Phase.READY:
             commands += self._serving.worker_lost(now, worker)
         return commands + self._advance(now)
 
@@ -221,7 +220,7 @@ class ControllerWithStartupPhase:
         result, worker_id = event.result, event.worker_id
         worker = self._fleet.get(worker_id)
         if worker is not None and result.id in worker.routes:
-            if self._phases[worker_id] is _Phase.READY:
+            if self._phases[worker_id] is Phase.READY:
                 return self._serving.result(now, worker, result, event.payloads)
             gpu = worker.routes[result.id]
             action = gpu.outstanding[result.id]
@@ -253,7 +252,7 @@ class ControllerWithStartupPhase:
             return [DropWorker(worker_id, str(error))]
         worker.round_trip = round_trip
         self._fleet[worker_id] = worker
-        self._phases[worker_id] = _Phase.KNOWN
+        self._phases[worker_id] = Phase.KNOWN
         commands = self._adopt(worker)
         if self._stage is Stage.LOADING:  # the others may lack what it brings
             for known in self._fleet.values():
@@ -381,7 +380,7 @@ class ControllerWithStartupPhase:
         for worker_id, worker in self._fleet.items():
             self._profiler.release(worker)
             self._state.workers[worker_id] = worker
-            self._phases[worker_id] = _Phase.READY
+            self._phases[worker_id] = Phase.READY
         commands += self._serving.start(now)
         commands.append(StageEntered(Stage.SERVING.value))
         for event in self._buffer.take_all():
@@ -392,7 +391,7 @@ class ControllerWithStartupPhase:
         """Give the scheduler the workers that are ready for it."""
         commands: Commands = []
         for worker_id, worker in list(self._fleet.items()):
-            if self._phases[worker_id] is not _Phase.KNOWN or self._loads.pending_for(worker_id):
+            if self._phases[worker_id] is not Phase.KNOWN or self._loads.pending_for(worker_id):
                 continue
             commands += self._profiler.add(now, worker)
             if not self._profiler.covers(worker):
@@ -400,15 +399,29 @@ class ControllerWithStartupPhase:
             self._profiler.release(worker)
             unmeasured = [name for name, model in self._state.models.items() if not worker.measured(model)]
             commands += self._unload(worker, [name for name in unmeasured if name in worker.models])
-            self._phases[worker_id] = _Phase.READY
-            commands.append(Report("INFO", f"worker {worker_id} takes part in serving"))
+            self._phases[worker_id] = Phase.READY
+            commands.append(worker_report("INFO", worker_id, "ready"))
             commands += self._serving.worker_joined(now, worker)
         return commands
+
+    @property
+    def _ended_early(self) -> bool:
+        """Whether it was asked to end before it served: then nothing of start-up goes on."""
+        return self._draining.begun and self._stage is not Stage.SERVING
+
+    def _drain(self, now: Nanos, limit: Nanos) -> Commands:
+        """The operator asks for the end."""
+        commands: Commands = [StageEntered(Stage.DRAINING.value), self._draining.begin(now, limit)]
+        for event in [*self._buffer.take_all(), *self._early_loads]:
+            commands += self._request(now, event)  # who waits for a start that will not be is refused
+        return [*commands, *self._loads.shut_down(self._draining.text)]
 
     # --- clients -----------------------------------------------------------------------------------------------------
 
     def _request(self, now: Nanos, event: ClientRequest) -> Commands:
         client_id, request = event.client_id, event.request
+        if self._draining.begun and isinstance(request, Refusable):
+            return [self._draining.refuse(client_id, request)]
         match request:
             case InferRequest() if event.wrong:
                 return [self._serving.refuse(client_id, request, Status.INVALID_REQUEST, event.wrong)]
@@ -424,7 +437,7 @@ class ControllerWithStartupPhase:
                 return self._serving.cancel(now, client_id, request.id)
             case LoadModelRequest() if self._stage is Stage.QUERYING:
                 if len(self._early_loads) >= self._config.max_loads:
-                    return [_load_refused(client_id, request, Status.INITIALIZING, "too many loads wait for workers")]
+                    return [refusal(client_id, request, Status.INITIALIZING, "too many loads wait for workers")]
                 self._early_loads.append(event)
                 return []
             case LoadModelRequest():
@@ -433,60 +446,42 @@ class ControllerWithStartupPhase:
                 return self._serving.evict(client_id, request)
             case EvictRequest():
                 text = f"the server is starting up ({self._stage.value})"
-                return [Respond(client_id, EvictResponse(request.id, Status.INITIALIZING, text))]
+                return [refusal(client_id, request, Status.INITIALIZING, text)]
             case StatusRequest():
                 return [Respond(client_id, StatusResponse(request.id, self.description(now).server()))]
 
     def _counted(self, refusals: list[Respond]) -> Commands:
         """What the buffer says to those whom it does not keep."""
-        for refusal in refusals:
-            if isinstance(refusal.response, InferResponse):
-                self._serving.tally.stranger(refusal.response.status)
+        for refused in refusals:
+            if isinstance(refused.response, InferResponse):
+                self._serving.tally.stranger(refused.response.status)
         return [*refusals]
 
     def _load(self, now: Nanos, client_id: int, request: LoadModelRequest) -> Commands:
         if self._stage is not Stage.LOADING:
             text = f"models are loaded at start-up only, and that is over ({self._stage.value}): restart to load more"
-            return [_load_refused(client_id, request, Status.INVALID_REQUEST, text)]
+            return [refusal(client_id, request, Status.INVALID_REQUEST, text)]
         self._idle_since = now
         try:
             spec = load_spec(request.path, request.name, request.no_of_copies, self._config.max_copies)
-            self._check_names(spec)
+            self._loads.check(spec, self._config.max_loads)
         except InvalidRequestError as error:
-            return [_load_refused(client_id, request, Status.INVALID_REQUEST, str(error))]
+            return [refusal(client_id, request, Status.INVALID_REQUEST, str(error))]
         commands: Commands = [*self._loads.start(Load(spec, (client_id, request.id)), sorted(self._fleet))]
         return commands + self._advance(now)
-
-    def _check_names(self, spec: LoadSpec) -> None:
-        if self._loads.pending >= self._config.max_loads:
-            raise InvalidRequestError(f"{self._loads.pending} loads are pending already; ask again later")
-        names = spec_names(spec)
-        being_loaded = self._loads.names() & names
-        if being_loaded:
-            raise InvalidRequestError(f"{', '.join(sorted(being_loaded))}: a model of that name is being loaded")
-        for name in sorted(names & set(self._state.models)):
-            info = self._state.models[name].info
-            if (info.path, info.load, info.copies) != (spec.path, spec.name, spec.no_of_copies):
-                raise InvalidRequestError(
-                    f"the name {name} is taken by a model from {info.path} ({info.copies} copies): choose another name"
-                )
 
     def description(self, now: Nanos) -> Description:
         """What there is to say of the server."""
         return Description(
             __version__,
             type(self._scheduler).name or type(self._scheduler).__name__,
-            self._stage.value,
+            self.stage.value,
             self.progress(now),
             self._serving.pending + len(self._buffer),
             self._fleet,
-            frozenset(worker_id for worker_id, phase in self._phases.items() if phase is _Phase.READY),
+            frozenset(worker_id for worker_id, phase in self._phases.items() if phase is Phase.READY),
             self._state,
             self._serving.tally,
             self._profiler.broken,
             0 if self._serving_since is None else now - self._serving_since,
         )
-
-
-def _load_refused(client_id: int, request: LoadModelRequest, status: Status, text: str) -> Respond:
-    return Respond(client_id, LoadModelResponse(request.id, status, text))

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 import grpc
 import grpc.aio
 
-from clockwork.controller.startup import Stage
+from clockwork.controller.stage import Stage
 from clockwork.errors import ServerError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend import health_pb2
@@ -19,6 +19,7 @@ from clockwork.grpc_frontend.health import HEALTH_SERVICE, Health
 from clockwork.grpc_frontend.reflection import reflecting
 from clockwork.grpc_frontend.service import SERVICE, CallFailedError, Service
 from clockwork.host.controller import ControllerHost
+from clockwork.host.telling import about
 from clockwork.messages.status import Status
 from clockwork.net.address import Address
 from clockwork.oip.contract import failure
@@ -80,7 +81,8 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
         raise ServerError(f"cannot listen on {address}: {error}") from error
     await server.start()
     serving = GrpcServer(server, Address(address.host, port))
-    log.info("listening for gRPC on %s", serving.address)
+    extra = about("listening", protocol="grpc", address=str(serving.address))
+    log.info("listening for gRPC on %s", serving.address, extra=extra)
     try:
         yield serving
     finally:

@@ -20,6 +20,8 @@ from clockwork.controller.events import (
     ClientLost,
     ClientRequest,
     ControllerCommand,
+    Drain,
+    Drained,
     DropWorker,
     Event,
     GiveUp,
@@ -36,9 +38,11 @@ from clockwork.errors import InvalidRequestError, ProtocolError, ServerError
 from clockwork.host.driver import Driver
 from clockwork.host.local_client import LocalClient
 from clockwork.host.profile_store import ProfileStore
+from clockwork.host.telling import about
+from clockwork.host.trouble import Trouble
 from clockwork.messages.commands import SendAction
 from clockwork.messages.link import ROLE_CLIENT, ROLE_WORKER
-from clockwork.messages.requests import ErrorResponse, InferRequest, Progress
+from clockwork.messages.requests import ErrorResponse, InferRequest, InferResponse, Progress
 from clockwork.messages.results import ErrorResult, InferResult
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import check_specs
@@ -93,6 +97,8 @@ class ControllerHost:
         self._clients: dict[int, Connection | LocalClient] = {}
         self._client_ids: dict[Connection, int] = {}
         self._last_client = 0
+        self._drained = asyncio.Event()
+        self._trouble = Trouble(log)
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
@@ -128,7 +134,12 @@ class ControllerHost:
         )
         self._servers.append(clients)
         self.worker_address, self.client_address = workers.address, clients.address
-        log.info("listening for clients on %s, for workers on %s", self.client_address, self.worker_address)
+        log.info(
+            "listening for clients on %s, for workers on %s",
+            self.client_address,
+            self.worker_address,
+            extra=about("listening", address=str(self.client_address), worker_address=str(self.worker_address)),
+        )
 
     async def wait(self) -> None:
         """Until the controller gives up; for ever, if it does not.
@@ -150,6 +161,14 @@ class ControllerHost:
         """The stage, and how far it is."""
         return self._machine.stage.value, self._machine.progress(self._clock.now())
 
+    async def drain(self, limit: Nanos) -> None:
+        """Take no more requests, and return when those that are pending are answered, after ``limit`` at the latest.
+
+        It listens until `close`, so that whoever comes is told, and may see that it is not ready.
+        """
+        self._driver.feed(Drain(limit))
+        await self._drained.wait()
+
     def description(self) -> Description:
         """What there is to say of the server, to be asked on its event loop."""
         return self._machine.description(self._clock.now())
@@ -157,6 +176,7 @@ class ControllerHost:
     async def close(self) -> None:
         """Stop listening and say goodbye to everybody."""
         self._driver.close()
+        self._trouble.close()
         if self._failure.done() and not self._failure.cancelled():
             self._failure.exception()  # nobody may be waiting for it any more
         for server in self._servers:
@@ -253,14 +273,18 @@ class ControllerHost:
             case SaveProfile():
                 self._store.save(command.key, command.profile)
             case Report():
-                log.log(logging.getLevelNamesMapping()[command.level], "%s", command.text)
+                level = logging.getLevelNamesMapping()[command.level]
+                log.log(level, "%s", command.text, extra=about(command.event, **command.fields))
             case StageEntered():
-                log.info("stage: %s", command.stage)
+                log.info("stage: %s", command.stage, extra=about("stage", stage=command.stage))
             case DropWorker():
-                log.error("worker %s is dropped: %s", command.worker_id, command.reason)
+                extra = about("worker_dropped", worker=command.worker_id, reason=command.reason)
+                log.error("worker %s is dropped: %s", command.worker_id, command.reason, extra=extra)
                 connection = self._workers.get(command.worker_id)
                 if connection is not None:
                     connection.close(command.reason)
+            case Drained():
+                self._drained.set()
             case GiveUp():
                 if not self._failure.done():
                     self._failure.set_exception(ServerError(command.reason))
@@ -286,6 +310,8 @@ class ControllerHost:
         if connection is None:
             return
         response = command.response
+        if isinstance(response, InferResponse):
+            self._trouble.answered(response)
         payload: tuple[Any, ...] = (command.payload,) if command.payload is not None else ()
         try:
             connection.send(response, payload)

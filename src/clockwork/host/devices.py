@@ -34,6 +34,14 @@ class Devices(Protocol):
         """There is nobody to send results to; those not taken yet are dropped."""
         ...
 
+    def leave(self) -> None:
+        """Begin nothing more; what waits and what comes is refused, what runs goes on."""
+        ...
+
+    def owing(self) -> bool:
+        """Whether something runs whose result the controller waits for."""
+        ...
+
     def take_results(self) -> list[Finished]:
         """What the actions have come to since this was last called, in order."""
         ...

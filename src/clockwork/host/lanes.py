@@ -29,7 +29,16 @@ from clockwork.host.priority import be_prompt, give_way
 from clockwork.messages.actions import Action
 from clockwork.units import MICROSECOND, SECOND, Nanos
 from clockwork.worker.core import WorkerCore
-from clockwork.worker.events import ActionReceived, Answer, ControllerLost, Event, LaneKind, StartTask, TaskFinished
+from clockwork.worker.events import (
+    ActionReceived,
+    Answer,
+    ControllerLost,
+    Event,
+    LaneKind,
+    Leave,
+    StartTask,
+    TaskFinished,
+)
 
 WATCH: Final[Nanos] = 200 * MICROSECOND
 """How long before its moment an EXEC thread wakes: a timed wait was late by 80-130 us (Linux 6.18 in a virtual machine,
@@ -145,6 +154,16 @@ class Lanes:
         with self._shared.lock:
             self._shared.tell(ControllerLost())
             self._shared.answers.clear()
+
+    def leave(self) -> None:
+        """Begin nothing more; what waits and what comes is refused, what runs goes on."""
+        with self._shared.lock:
+            self._shared.tell(Leave())
+
+    def owing(self) -> bool:
+        """Whether something runs whose result the controller waits for."""
+        with self._shared.lock:
+            return self._shared.core.owing
 
     def take_results(self) -> list[Finished]:
         """What the actions have come to since this was last called, in order."""

@@ -18,7 +18,7 @@ from clockwork.paced.models import PacedModel
 from clockwork.paced.worker import PacedWorker
 from clockwork.units import Bytes, Nanos
 from clockwork.worker.core import WorkerCore
-from clockwork.worker.events import ActionReceived, Answer, ControllerLost, Event, SendOutputs
+from clockwork.worker.events import ActionReceived, Answer, ControllerLost, Event, Leave, SendOutputs
 
 FREE_DIM: Final = 1
 """What an output's free dimensions are set to, but the batch's."""
@@ -64,6 +64,14 @@ class PacedDevices:
         """There is nobody to send results to; those not taken yet are dropped."""
         self._driver.feed(ControllerLost())
         self._answers.clear()
+
+    def leave(self) -> None:
+        """Begin nothing more; what waits and what comes is refused, what runs goes on."""
+        self._driver.feed(Leave())
+
+    def owing(self) -> bool:
+        """Whether something runs whose result the controller waits for."""
+        return self.core.owing
 
     def take_results(self) -> list[Finished]:
         """What the actions have come to since this was last called, in order."""

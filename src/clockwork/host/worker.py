@@ -16,7 +16,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from clockwork import __version__
 from clockwork.clock import Clock, MonotonicClock
@@ -28,6 +28,7 @@ from clockwork.host.lanes import Lanes
 from clockwork.host.paced import PacedDevices
 from clockwork.host.sizing import available_bytes, default_cache_bytes
 from clockwork.host.steady import steady
+from clockwork.host.telling import about
 from clockwork.messages.actions import Action, Infer
 from clockwork.messages.link import ROLE_WORKER, Hello
 from clockwork.messages.results import ErrorResult
@@ -45,6 +46,9 @@ from clockwork.worker.core import WorkerCore
 
 TIMER_RESOLUTION: Final = 0.001
 """Seconds; uvloop's timers count milliseconds, and one that is early has to be armed again."""
+
+LEAVE_POLL: Final = 0.005
+"""Seconds between two looks at whether what runs has ended, when the worker leaves."""
 
 MAX_DEVICES: Final = 64
 """More than any host has accelerators; each device has two threads."""
@@ -168,6 +172,16 @@ class WorkerHost:
                 self._timer.cancel()
             await asyncio.shield(asyncio.ensure_future(self._devices.end()))
 
+    async def leave(self) -> None:
+        """Finish what runs, refuse what waits and what comes, and send the results; then it is time to cancel `run`.
+
+        Returns at once if there is no controller to send them to.
+        """
+        self._devices.leave()
+        while self._connection is not None and self._devices.owing():  # noqa: ASYNC110 - not every end tells
+            await asyncio.sleep(LEAVE_POLL)
+        self._send_results()
+
     def _devices_broke(self, error: Exception) -> None:
         def stop() -> None:
             self._crash = error
@@ -193,15 +207,18 @@ class WorkerHost:
     def _connected(self, connection: Connection) -> None:
         self._connection = connection
         self._failure = ""
-        log.info("worker %s serves the controller at %s", self._name, self._controller)
+        extra = about("connected", worker=self._name, address=str(self._controller))
+        log.info("worker %s serves the controller at %s", self._name, self._controller, extra=extra)
 
     def _not_connected(self, reason: str) -> None:
         if reason != self._failure:  # the same for hours is worth one line
-            log.warning("%s; trying again until it is there", reason)
+            extra = about("not_connected", worker=self._name, address=str(self._controller), reason=reason)
+            log.warning("%s; trying again until it is there", reason, extra=extra)
         self._failure = reason
 
     def _closed(self, connection: Connection, reason: str) -> None:
-        log.warning("the connection to the controller ended: %s", reason)
+        extra = about("disconnected", worker=self._name, address=str(self._controller), reason=reason)
+        log.warning("the connection to the controller ended: %s", reason, extra=extra)
         self._connection = None
         self._devices.controller_lost()
 
@@ -241,7 +258,11 @@ class WorkerHost:
         self._arm(self._devices.expire())
 
 
-async def run_worker(config: WorkerConfig, runtime: Runtime) -> None:
+OnHost: TypeAlias = Callable[[WorkerHost], None]
+"""Told of a worker before it runs, so that it can be asked to leave."""
+
+
+async def run_worker(config: WorkerConfig, runtime: Runtime, on_host: OnHost = lambda host: None) -> None:
     """Run a worker in this process until cancelled; then its threads end, and nothing of it is left.
 
     While it runs, the calling thread keeps off the devices' cores, and the interpreter is set up for steady times.
@@ -260,6 +281,7 @@ async def run_worker(config: WorkerConfig, runtime: Runtime) -> None:
         )
         log.info("worker %s: %s; %s", config.name, runtime.version, cores.note)
         _log_devices(host)
+        on_host(host)
         await host.run()
 
 
@@ -270,6 +292,7 @@ async def run_emulated(
     devices: int,
     pages: Pages,
     clock: Clock = MonotonicClock(),  # noqa: B008 - it has no state
+    on_host: OnHost = lambda host: None,
 ) -> None:
     """Run a worker whose devices take their time from profiles, in this process until cancelled."""
     noise = NoiseModel("measured")  # a profile of one sample does not vary
@@ -282,6 +305,7 @@ async def run_emulated(
     with steady():
         host = WorkerHost(controller, name, make, clock=clock)
         log.info("worker %s: %d emulated devices", name, devices)
+        on_host(host)
         await host.run()
 
 

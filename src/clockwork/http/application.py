@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from clockwork import __version__
-from clockwork.controller.startup import Stage
+from clockwork.controller.stage import Stage
 from clockwork.errors import ConnectionLostError, InvalidRequestError
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
@@ -143,7 +143,8 @@ class Application:
             case "stats":
                 return json_reply(await self._statistics(asked.model))
             case "model_ready" if not self._serving():
-                raise RestError(failure(Status.INITIALIZING, "no model is ready: the server is starting up"))
+                stage = self._host.progress()[0]
+                raise RestError(failure(Status.INITIALIZING, f"no model is ready: the server is {stage}"))
         model = await self._model(asked.model)
         match asked.what:
             case "config":

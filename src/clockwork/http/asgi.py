@@ -5,6 +5,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from clockwork.messages.status import Status
 from clockwork.oip.rest import RestError
 from clockwork.units import KIB
 
@@ -51,6 +52,8 @@ def refusal(error: RestError) -> Reply:
     reply = json_reply(error.failure.body(), error.failure.http)
     if (wait := error.failure.retry_after_s()) is not None:
         reply.headers.append((b"retry-after", wait.encode()))
+    if error.failure.status == Status.SHUTTING_DOWN:  # whoever asks again should reach another
+        reply.headers.append((b"connection", b"close"))
     if error.allow:
         reply.headers.append((b"allow", error.allow.encode()))
     return reply

@@ -11,6 +11,7 @@ import uvicorn
 
 from clockwork.errors import ServerError
 from clockwork.host.controller import ControllerHost
+from clockwork.host.telling import about
 from clockwork.http.application import Application
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.protocol import LimitedProtocol
@@ -56,7 +57,7 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
         )
     )
     running = asyncio.ensure_future(server.serve(sockets))
-    log.info("listening for HTTP on %s", where)
+    log.info("listening for HTTP on %s", where, extra=about("listening", protocol="http", address=str(where)))
     try:
         yield where
     finally:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from clockwork.controller.description import Description
-from clockwork.controller.startup import Stage
+from clockwork.controller.stage import Stage
 from clockwork.histogram import Histogram
 from clockwork.messages.counts import DeviceCounts
 from clockwork.metrics.family import Distribution, Family, Kind, Values, rendered, rendered_histogram

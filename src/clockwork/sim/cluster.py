@@ -24,7 +24,8 @@ from clockwork.controller.events import (
     WorkerLost,
     WorkerResult,
 )
-from clockwork.controller.startup import ControllerWithStartupPhase, Stage
+from clockwork.controller.stage import Stage
+from clockwork.controller.startup import ControllerWithStartupPhase
 from clockwork.messages.actions import Infer
 from clockwork.messages.commands import SendAction
 from clockwork.messages.profile import ProfileKey

@@ -15,6 +15,7 @@ will leave behind is not known before it ends.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from clockwork.messages.actions import (
     Action,
@@ -35,6 +36,7 @@ from clockwork.worker.events import (
     ControllerLost,
     Event,
     LaneKind,
+    Leave,
     SendResult,
     StartTask,
     TaskFinished,
@@ -43,6 +45,9 @@ from clockwork.worker.lane import MAX_QUEUED, Entry, Lane
 from clockwork.worker.memory import DeviceMemory, Residency
 from clockwork.worker.refusal import ActionRefusedError
 from clockwork.worker.tasks import Tasks, error_result
+
+LEAVING: Final = "the worker is shutting down"
+"""What an action is told that a worker no longer begins."""
 
 
 class WorkerCore:
@@ -65,6 +70,7 @@ class WorkerCore:
             self._lanes[gpu, LaneKind.LOAD] = Lane(overtaking=False)
             self._lanes[gpu, LaneKind.EXEC] = Lane(overtaking=True)
         self._asked: list[GetWorkerState] = []  #: not answered yet
+        self._leaving = False
 
     @property
     def lanes(self) -> tuple[tuple[int | None, LaneKind], ...]:
@@ -97,6 +103,8 @@ class WorkerCore:
                 return self._finish(event)
             case ControllerLost():
                 self._forget_controller()
+            case Leave():
+                return self._leave()
         return []
 
     def poll(self, now: Nanos, gpu: int | None, kind: LaneKind) -> list[Command]:
@@ -133,6 +141,11 @@ class WorkerCore:
     def executing(self, gpu: int) -> bool:
         """Whether an Infer runs on the device."""
         return self._lanes[gpu, LaneKind.EXEC].running is not None
+
+    @property
+    def owing(self) -> bool:
+        """Whether something runs whose result the controller waits for."""
+        return any(lane.running is not None and not lane.running.orphaned for lane in self._lanes.values())
 
     def upcoming(self, gpu: int, least: int = 1) -> StartTask | None:
         """The Infer that starts next on the device if nothing else happens, for a host that wants to prepare it.
@@ -173,6 +186,8 @@ class WorkerCore:
     # -------------------------------------------------------------------------------------------------------- events
 
     def _receive(self, action: Action, payloads: tuple[object, ...]) -> list[Answer]:
+        if self._leaving:
+            return [SendResult(error_result(action, Status.SHUTTING_DOWN, LEAVING))]
         if isinstance(action, GetWorkerState):
             self._asked.append(action)
             return self._answer_asked()
@@ -218,6 +233,15 @@ class WorkerCore:
         if entry.orphaned:
             return self._answer_asked()
         return [result] if result is not None else []
+
+    def _leave(self) -> list[Answer]:
+        self._leaving = True
+        waiting: dict[int, Action] = {action.id: action for action in self._asked}
+        for lane in self._lanes.values():  # a ClearCache waits in several, and is answered once
+            waiting |= {entry.action.id: entry.action for entry in lane.waiting()}
+            lane.clear()
+        self._asked.clear()
+        return [SendResult(error_result(action, Status.SHUTTING_DOWN, LEAVING)) for action in waiting.values()]
 
     def _forget_controller(self) -> None:
         for lane in self._lanes.values():

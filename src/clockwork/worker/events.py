@@ -125,4 +125,8 @@ class ControllerLost(Struct, frozen=True):
     """The connection to the controller has ended. Models and weights stay: a restarted one finds a warm worker."""
 
 
-Event: TypeAlias = ActionReceived | TaskFinished | ControllerLost
+class Leave(Struct, frozen=True):
+    """The worker is about to end: what waits is refused, and so is what comes; what runs goes on to its result."""
+
+
+Event: TypeAlias = ActionReceived | TaskFinished | ControllerLost | Leave

@@ -124,6 +124,10 @@ class Lane:
             heappop(self._expiries)
         return self._expiries[0][0] + 1 if self._expiries else None
 
+    def waiting(self) -> list[Entry]:
+        """Those that wait, in order of their turn."""
+        return [self._entries[arrival] for _, arrival in self._order]
+
     def clear(self) -> None:
         """Forget those that wait."""
         self._entries.clear()

@@ -1,0 +1,133 @@
+"""What is in deploy/: it parses, and the command line takes what it says. Nothing here is built or deployed."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cli.processes import save_dense
+from clockwork.cli import run
+from clockwork.cli.options import duration
+from clockwork.units import SECOND
+
+DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
+MANIFESTS = sorted(DEPLOY.glob("*.yaml"))
+CONTAINERFILE = (DEPLOY / "Containerfile").read_text()
+SERVICE = (DEPLOY / "clockwork.service").read_text()
+
+END_S = 10
+"""What a worker may take to end, and more than answers on their way may."""
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def pods(path: Path) -> Iterator[dict[str, Any]]:
+    """Specs that have containers."""
+    for document in documents(path):
+        spec = document.get("spec", {})
+        spec = spec.get("template", {}).get("spec", spec)
+        if "containers" in spec:
+            yield spec
+
+
+def command_of(lines: str, instruction: str) -> list[str]:
+    """An instruction of the Containerfile in its JSON form."""
+    (found,) = re.findall(rf"^{instruction} (\[.*\])$", lines, re.MULTILINE)
+    words: list[str] = json.loads(found)
+    return words
+
+
+def effective(arguments: list[str], directory: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """What ``clockwork config`` makes of a command's arguments, where files lie below a directory."""
+    model = save_dense(directory / "models" / "model.onnx")
+    file = directory / "clockwork.toml"
+    file.write_text(f'[serve]\nmodels = ["{model}"]\n')
+    here = {"/etc/clockwork/clockwork.toml": str(file), "/mnt/models": str(model.parent), "{{.Name}}": "dense"}
+    for there, place in here.items():
+        arguments = [argument.replace(there, place) for argument in arguments]
+    assert run(["config", *arguments, "--json"]) == 0, capsys.readouterr().err
+    (table,) = json.loads(capsys.readouterr().out).values()
+    return {key: it["value"] for key, it in table.items()}
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_a_manifest_says_what_the_command_takes_and_asks_where_it_listens(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ((container,),) = [spec["containers"] for spec in pods(path)]
+    served = effective(container["args"], tmp_path, capsys)
+    assert served["log-format"] == "json"
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    listens = {int(served[key].rpartition(":")[2]) for key in ("listen", "http", "grpc")}
+    assert set(ports.values()) <= listens
+    for probe, asked in (("livenessProbe", "/v2/health/live"), ("readinessProbe", "/v2/health/ready")):
+        get = container[probe]["httpGet"]
+        assert get["path"] == asked
+        assert ports.get(get["port"], get["port"]) == int(served["http"].rpartition(":")[2])
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_a_pod_is_given_longer_to_end_than_its_drain_takes(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ((container,),) = [spec["containers"] for spec in pods(path)]
+    drain = duration(effective(container["args"], tmp_path, capsys)["drain-limit"]) / SECOND
+    waits = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    (grace,) = re.findall(r"^\s*terminationGracePeriodSeconds: (\d+)$", path.read_text(), re.MULTILINE)
+    assert int(grace) >= waits + drain + END_S
+
+
+def test_the_kserve_runtime_speaks_both_protocols() -> None:
+    runtime, service = documents(DEPLOY / "kserve-runtime.yaml")
+    assert (runtime["apiVersion"], runtime["kind"]) == ("serving.kserve.io/v1alpha1", "ServingRuntime")
+    assert runtime["spec"]["protocolVersions"] == ["v2", "grpc-v2"]
+    assert runtime["spec"]["containers"][0]["name"] == "kserve-container"
+    model = service["spec"]["predictor"]["model"]
+    assert model["runtime"] == runtime["metadata"]["name"]
+    assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
+    assert model["modelFormat"]["name"] in [it["name"] for it in runtime["spec"]["supportedModelFormats"]]
+
+
+def test_the_file_in_the_config_map_is_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (config,) = [it for it in documents(DEPLOY / "kubernetes.yaml") if it["kind"] == "ConfigMap"]
+    text = config["data"]["clockwork.toml"]
+    model = save_dense(tmp_path / "resnet50.onnx")
+    (tmp_path / "clockwork.toml").write_text(text.replace("/models/resnet50.onnx", str(model)))
+    assert run(["config", "--config", str(tmp_path / "clockwork.toml")]) == 0
+    assert 'slo = "100ms"' in capsys.readouterr().out
+
+
+def test_the_containers_command_is_one_that_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_of(CONTAINERFILE, "ENTRYPOINT") == ["clockwork"]
+    served = effective(command_of(CONTAINERFILE, "CMD"), tmp_path, capsys)
+    (exposed,) = re.findall(r"^EXPOSE (.*)$", CONTAINERFILE, re.MULTILINE)
+    assert exposed.split() == [served[key].rpartition(":")[2] for key in ("listen", "http", "grpc")]
+
+
+def test_the_container_is_made_from_hashes_and_runs_as_nobody_special() -> None:
+    installs = re.findall(r"pip .*install (.*)$", CONTAINERFILE, re.MULTILINE)
+    assert installs == ["--require-hashes -r requirements.lock", "--no-deps --no-build-isolation ."]
+    last = CONTAINERFILE.rpartition("\nFROM ")[2]
+    assert re.search(r"^USER [1-9]\d*$", last, re.MULTILINE)
+    copied = re.findall(r"^COPY (?!--from)(.*) \S+$", CONTAINERFILE, re.MULTILINE)
+    for name in " ".join(copied).split():
+        assert (DEPLOY.parent / name).exists()
+
+
+def test_the_unit_says_what_the_command_takes_and_waits_for_the_drain(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (line,) = re.findall(r"^ExecStart=(.*)$", SERVICE, re.MULTILINE)
+    program, *arguments = shlex.split(line)
+    assert Path(program).name == "clockwork"
+    drain = duration(effective(arguments, tmp_path, capsys)["drain-limit"]) / SECOND
+    (stop,) = re.findall(r"^TimeoutStopSec=(\d+)$", SERVICE, re.MULTILINE)
+    assert int(stop) >= drain + END_S
+    assert "\nKillMode=mixed\n" in SERVICE, "else the worker would be told to end before the drain is over"

@@ -1,0 +1,91 @@
+"""Broken promises and overload in the log: few lines, whatever happens."""
+
+import asyncio
+import logging
+
+import pytest
+
+from client.live import run
+from clockwork.host.trouble import OVERLOAD_LEAST, Trouble
+from clockwork.messages.requests import InferResponse, RequestTiming
+from clockwork.messages.status import Status
+from http_raw import eventually
+
+log = logging.getLogger("clockwork.test")
+
+
+def answer(status: Status, *, admitted: bool = False, message: str = "") -> InferResponse:
+    return InferResponse(1, int(status), message, (), RequestTiming(1), admitted=admitted)
+
+
+def fields(record: logging.LogRecord) -> dict[str, object]:
+    found: dict[str, object] = record.__dict__["fields"]
+    return found
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.__dict__["event"] for record in caplog.records]
+
+
+def test_broken_promises_are_one_line_at_once_and_then_one_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        trouble = Trouble(log, minute=0.02)
+        for number in range(1000):
+            trouble.answered(answer(Status.TIMEOUT, admitted=True, message=f"it took long {number}"))
+        assert [fields(record) for record in caplog.records] == [{"count": 1, "reason": "it took long 0"}]
+        await eventually(lambda: len(caplog.records) == 2)
+        assert fields(caplog.records[1]) == {"count": 999, "reason": "it took long 999"}
+        trouble.close()
+
+    with caplog.at_level(logging.INFO, "clockwork.test"):
+        run(test())
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 promise was broken; the last: it took long 0",
+        "999 promises were broken; the last: it took long 999",
+    ]
+
+
+def test_a_failure_that_was_not_promised_is_no_broken_promise(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        trouble = Trouble(log)
+        trouble.answered(answer(Status.TIMEOUT))
+        trouble.answered(answer(Status.SUCCESS, admitted=True))
+        trouble.close()
+
+    run(test())
+    assert not caplog.records
+
+
+def test_an_overload_begins_and_ends_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        trouble = Trouble(log, period=0.02)
+        for _ in range(500):
+            trouble.answered(answer(Status.SKIPPED_BY_CONTROLLER))
+            trouble.answered(answer(Status.SUCCESS))
+        await eventually(lambda: events(caplog) == ["overload_begin"])
+        for _ in range(OVERLOAD_LEAST):
+            trouble.answered(answer(Status.CONTROLLER_COULD_NOT_START_IN_TIME))
+        await eventually(lambda: len(caplog.records) == 2)
+        trouble.close()
+
+    with caplog.at_level(logging.INFO, "clockwork.test"):
+        run(test())
+    assert events(caplog) == ["overload_begin", "overload_end"]
+    begun, ended = map(fields, caplog.records)
+    assert (begun["refused"], begun["answered"]) == (500, 1000)
+    assert ended["refused"] == 500 + OVERLOAD_LEAST
+
+
+def test_a_few_refusals_are_no_overload(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        trouble = Trouble(log, period=0.001)
+        for _ in range(OVERLOAD_LEAST - 1):
+            trouble.answered(answer(Status.SKIPPED_BY_CONTROLLER))
+        await asyncio.sleep(0.01)  # a period that ended would have said so
+        for _ in range(OVERLOAD_LEAST):  # and the next one is counted by itself
+            trouble.answered(answer(Status.SKIPPED_BY_CONTROLLER))
+        await eventually(lambda: bool(caplog.records))
+        trouble.close()
+
+    run(test())
+    assert [fields(record)["refused"] for record in caplog.records] == [OVERLOAD_LEAST]

@@ -1,0 +1,43 @@
+"""A worker that is about to end: what runs goes on, everything else is refused, once."""
+
+from clockwork.messages.actions import ClearCache, GetWorkerState, LoadModelFromDisk
+from worker.told import EXEC, HOST, LOAD, Worker, evict, infer, load
+
+REFUSED = "SHUTTING_DOWN"
+
+
+def test_what_runs_is_finished_and_what_waits_is_refused() -> None:
+    worker = Worker().warm("m").holding("n")
+    worker.told(1, infer(1), infer(2, earliest=50), load(3, "n"), evict(4, "n"))
+    worker.told(1, LoadModelFromDisk(5, "x.onnx", "x"), LoadModelFromDisk(6, "y.onnx", "y"))
+    assert worker.core.owing
+    said = worker.leaves(2)
+    assert said == [f"LoadModelFromDisk#6 {REFUSED}", f"EvictWeights#4 {REFUSED}", f"Infer#2 {REFUSED}"]
+    assert worker.message() == "the worker is shutting down"
+    assert worker.ends(3, EXEC) == ["Infer#1 ok"]
+    assert worker.ends(3, LOAD) == ["LoadWeights#3 ok"]
+    assert worker.core.owing
+    worker.fails(4, HOST)
+    assert not worker.core.owing
+
+
+def test_what_comes_is_refused() -> None:
+    worker = Worker().warm("m")
+    assert worker.leaves(1) == []
+    asked = [infer(1), load(2, "n"), evict(3), LoadModelFromDisk(4, "x.onnx", "x"), ClearCache(5), GetWorkerState(6)]
+    assert worker.told(2, *asked) == [f"{type(action).__name__}#{action.id} {REFUSED}" for action in asked]
+
+
+def test_a_clear_cache_that_waits_on_several_devices_is_refused_once() -> None:
+    worker = Worker(gpus=2).warm("m")
+    worker.told(1, infer(1), ClearCache(2))
+    assert worker.leaves(2) == [f"ClearCache#2 {REFUSED}"]
+    assert worker.ends(3, EXEC) == ["Infer#1 ok"]
+
+
+def test_nothing_is_owed_to_a_controller_that_is_lost() -> None:
+    worker = Worker().warm("m")
+    worker.told(1, infer(1))
+    worker.abandoned(2)
+    assert not worker.core.owing
+    assert worker.leaves(2) == []
