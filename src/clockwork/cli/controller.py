@@ -19,6 +19,17 @@ from clockwork.cli.options import (
     examples,
     worker_address,
 )
+from clockwork.cli.security import (
+    AdminTokenFile,
+    InferenceTokenFile,
+    TlsCert,
+    TlsClientCa,
+    TlsKey,
+    WorkerTlsCa,
+    WorkerTlsCert,
+    WorkerTlsKey,
+    WorkerTokenFile,
+)
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
 from clockwork.units import MILLISECOND, SECOND, Nanos
@@ -63,23 +74,34 @@ def controller(
     no_profile_cache: NoProfileCache = False,
     max_batch: MaxBatch = 16,
     profile_seconds: ProfileSeconds = 1.0,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    inference_token_file: InferenceTokenFile = None,
+    admin_token_file: AdminTokenFile = None,
+    worker_tls_cert: WorkerTlsCert = None,
+    worker_tls_key: WorkerTlsKey = None,
+    worker_tls_ca: WorkerTlsCa = None,
+    worker_token_file: WorkerTokenFile = None,
     log_level: LogLevel = "info",
 ) -> None:
     """Run a controller: it waits for workers, lets clients load models, measures them, and serves them.
 
-    Loading ends 10 s (--load-timeout) after the last activity, once a client has asked for the first model. All ports
-    are for whoever can reach them: listen on other than loopback addresses in networks that you trust only.
+    Loading ends 10 s (--load-timeout) after the last activity, once a client has asked for the first model. Without
+    TLS and tokens all ports are for whoever can reach them: listen on loopback, or in networks that you trust only.
     """
     import uvloop
     from rich.console import Console
 
     from clockwork.cli.hosting import FrontEnds, front_ends, listening, profile_directory, profiling, together
     from clockwork.cli.lifecycle import start_log, until_stopped
+    from clockwork.cli.security import client_ports, tokens_of, worker_port
     from clockwork.cli.startup import show_startup
     from clockwork.controller.config import ControllerConfig
     from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
 
+    tls, access = client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file)
     config = ControllerHostConfig(
         listen,
         worker_listen,
@@ -90,6 +112,10 @@ def controller(
             profiling=profiling(max_batch, profile_seconds),
         ),
         profile_directory(profile_cache, no_profile_cache),
+        tls=tls,
+        access=access,
+        worker_tls=worker_port(worker_tls_cert, worker_tls_key, worker_tls_ca),
+        worker_tokens=tokens_of(worker_token_file),
     )
     policy = make_scheduler(scheduler)
     console = Console(stderr=True)

@@ -1,6 +1,8 @@
 """A controller in this process and a worker in a child: what ``clockwork serve`` runs."""
 
+import secrets
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -8,9 +10,11 @@ import uvloop
 from msgspec import Struct
 from rich.console import Console
 
+from clockwork.access import Tokens
 from clockwork.cli.child import Child, this_program
 from clockwork.cli.hosting import FrontEnds, front_ends, listening, together
 from clockwork.cli.lifecycle import start_log, until_stopped
+from clockwork.cli.security import WORKER_TOKEN_VARIABLE
 from clockwork.cli.startup import show_startup
 from clockwork.host.affinity import allowed_cores, confined, plan_cores
 from clockwork.host.controller import ControllerHostConfig
@@ -91,11 +95,15 @@ def run_embedded(
     start_log(log_level, console)
     cores = allowed_cores()
 
+    # Whoever is on this host can reach the port for workers; a worker may do as it likes with what clients send.
+    token = secrets.token_urlsafe()
+    config = replace(config, worker_tokens=Tokens([token]))
+
     async def work() -> None:
         async with listening(config, scheduler) as host, front_ends(host, ends):
             places = ["--exit-with-parent", "--name=local", f"--controller={host.worker_address}"]
             command = this_program("worker", *places, f"--log-level={log_level}", *worker.arguments())
-            child = Child(command, cores)
+            child = Child(command, cores, {WORKER_TOKEN_VARIABLE: token})
             await together(host.wait(), child.keep(), show_startup(host, console))
 
     with confined(worker.cores_left(cores)):

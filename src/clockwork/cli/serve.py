@@ -26,6 +26,7 @@ from clockwork.cli.options import (
     ThreadsPerDevice,
     examples,
 )
+from clockwork.cli.security import AdminTokenFile, InferenceTokenFile, TlsCert, TlsClientCa, TlsKey
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, Address
 from clockwork.units import GIB, MIB, MILLISECOND
@@ -80,6 +81,11 @@ def serve(
     profile_seconds: ProfileSeconds = 1.0,
     emulate: Emulate = None,
     profile: Profile = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    inference_token_file: InferenceTokenFile = None,
+    admin_token_file: AdminTokenFile = None,
     log_level: LogLevel = "info",
 ) -> None:
     """Serve models from this machine: a controller and a worker in one command.
@@ -93,10 +99,12 @@ def serve(
     from clockwork.cli.emulating import check_emulated, emulated_models, emulated_specs, pages
     from clockwork.cli.given import common_root, load_specs, parse_model
     from clockwork.cli.hosting import FrontEnds, profile_directory, profiling
+    from clockwork.cli.security import client_ports
     from clockwork.controller.config import ControllerConfig
     from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
 
+    tls, access = client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file)
     worker: WorkerOptions
     check_emulated(emulate, profile)
     if emulate:
@@ -115,5 +123,7 @@ def serve(
         Address("127.0.0.1", 0),
         ControllerConfig(models=specs, default_slo=slo, profiling=profiling(max_batch, profile_seconds)),
         profile_directory(profile_cache, no_profile_cache),
+        tls=tls,
+        access=access,
     )
     run_embedded(config, make_scheduler(scheduler), worker, FrontEnds(http, grpc), log_level)

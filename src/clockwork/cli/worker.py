@@ -18,6 +18,7 @@ from clockwork.cli.options import (
     examples,
     worker_address,
 )
+from clockwork.cli.security import WorkerOwnTlsCa, WorkerOwnTlsCert, WorkerOwnTlsKey, WorkerOwnTokenFile
 from clockwork.net.address import DEFAULT_WORKER_LISTEN, Address
 from clockwork.units import GIB, MIB
 
@@ -53,12 +54,17 @@ def worker(
     model_cache_size: ModelCacheSize = 32 * GIB,
     emulate: Emulate = None,
     profile: Profile = None,
+    tls_cert: WorkerOwnTlsCert = None,
+    tls_key: WorkerOwnTlsKey = None,
+    tls_ca: WorkerOwnTlsCa = None,
+    token_file: WorkerOwnTokenFile = None,
     log_level: LogLevel = "info",
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Run a worker: it executes what its controller orders, and dials again when the controller restarts."""
     from clockwork.cli.emulating import check_emulated
     from clockwork.cli.lifecycle import end_with_parent, start_log, until_stopped
+    from clockwork.cli.security import worker_link
 
     if exit_with_parent:
         end_with_parent()
@@ -71,15 +77,19 @@ def worker(
     start_log(log_level, Console(stderr=True))
     name = name or default_name()
     check_emulated(emulate, profile)
+    tls, token = worker_link(tls_cert, tls_key, tls_ca, token_file)
     if emulate:
         from clockwork.cli.emulating import emulated_models, pages
 
         emulated = emulated_models(profile).values()
-        uvloop.run(until_stopped(run_emulated(controller, name, emulated, emulate, pages(cache_size))))
+        devices_run = run_emulated(controller, name, emulated, emulate, pages(cache_size), tls=tls, token=token)
+        uvloop.run(until_stopped(devices_run))
         return
 
     from clockwork.runtimes.onnx import OnnxRuntime
 
     root = model_root.absolute()
-    config = WorkerConfig(root, controller, name, devices, threads_per_device, cache_size, page_size)
+    config = WorkerConfig(
+        root, controller, name, devices, threads_per_device, cache_size, page_size, tls=tls, token=token
+    )
     uvloop.run(until_stopped(run_worker(config, OnnxRuntime(threads_per_device, model_cache, model_cache_size))))

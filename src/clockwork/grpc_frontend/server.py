@@ -14,9 +14,11 @@ from clockwork.controller.startup import Stage
 from clockwork.errors import ServerError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend import health_pb2 as health
+from clockwork.grpc_frontend.access import Guard
 from clockwork.grpc_frontend.service import HEALTH_SERVICE, SERVICE, CallFailedError, Service
 from clockwork.host.controller import ControllerHost
 from clockwork.net.address import Address
+from clockwork.net.tls import ServerTls
 from clockwork.units import MIB, Bytes
 
 MAX_MESSAGE_BYTES: Final[Bytes] = 256 * MIB
@@ -61,11 +63,12 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     """
     await _check_free(address)
     client = host.local_client()
-    server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+    guards = [] if host.access.open else [Guard(host.access)]
+    server = grpc.aio.server(options=_OPTIONS, interceptors=guards, maximum_concurrent_rpcs=MAX_CALLS)
     service = Service(client, lambda: host.progress()[0] == Stage.SERVING.value)
     server.add_generic_rpc_handlers((_inference(service), _health(service)))
     try:
-        port = server.add_insecure_port(str(address))
+        port = _add_port(server, address, host.tls)
     except RuntimeError as error:
         raise ServerError(f"cannot listen on {address}: {error}") from error
     await server.start()
@@ -76,6 +79,17 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     finally:
         client.close()  # whoever waits is told so, rather than cut off
         await serving.close()
+
+
+def _add_port(server: grpc.aio.Server, address: Address, tls: ServerTls | None) -> int:
+    port: int
+    if tls is None:
+        port = server.add_insecure_port(str(address))
+    else:
+        pair = [(tls.key, tls.certificate)]
+        credentials = grpc.ssl_server_credentials(pair, tls.client_ca or None, require_client_auth=bool(tls.client_ca))
+        port = server.add_secure_port(str(address), credentials)
+    return port
 
 
 async def _check_free(address: Address) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from clockwork import __version__
+from clockwork.access import Right
 from clockwork.controller.startup import Stage
-from clockwork.errors import ConnectionLostError, InvalidRequestError
+from clockwork.errors import ConnectionLostError, InvalidRequestError, NotPermittedError
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
 from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply, Scope, Send, json_reply, refusal
@@ -34,7 +35,7 @@ from clockwork.messages.requests import (
 from clockwork.messages.status import Status
 from clockwork.oip.answer import answer
 from clockwork.oip.binary import parse_infer
-from clockwork.oip.contract import failure, slo_of
+from clockwork.oip.contract import denial, failure, slo_of
 from clockwork.oip.metadata import (
     Sums,
     model_config,
@@ -49,6 +50,9 @@ log = logging.getLogger("clockwork.http")
 
 ResponseT = TypeVar("ResponseT")
 
+NEEDED = {"live": Right.NONE, "ready": Right.NONE, "load": Right.ADMIN, "unload": Right.ADMIN}
+"""The right that is needed for what is asked; INFER for all others."""
+
 JSON = (b"content-type", b"application/json")
 BINARY = (b"content-type", b"application/octet-stream")
 
@@ -60,6 +64,7 @@ class Application:
         """``client`` is used for all requests."""
         self._host = host
         self._client = client
+        self._access = host.access
         self._bodies = Bodies(config)
         self._sums: defaultdict[str, Sums] = defaultdict(Sums)  #: by model; only of those that have answered
         self._models: Mapping[str, ModelSummary] = {}  #: once it serves; from then on they stay as they are
@@ -77,6 +82,8 @@ class Application:
             reply = refusal(error)
         except InvalidRequestError as error:
             reply = refusal(wrong(str(error)))
+        except NotPermittedError as error:
+            reply = refusal(RestError(denial(error)))
         except ConnectionLostError:
             reply = refusal(RestError(failure(Status.SHUTTING_DOWN, "the server is shutting down")))
         except Exception:  # one request's, and nobody else's
@@ -86,6 +93,9 @@ class Application:
 
     async def _reply(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         asked = route(scope["method"], scope["path"])
+        if not self._access.open:
+            authorization = str(headers.get(b"authorization", b""), "latin-1")
+            self._access.check(authorization, NEEDED.get(asked.what, Right.INFER))
         if asked.what == "infer":
             return await self._infer(asked.model, headers, receive)
         if asked.what in ("index", "load", "unload"):

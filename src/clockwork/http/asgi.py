@@ -51,6 +51,8 @@ def refusal(error: RestError) -> Reply:
     reply = json_reply(error.failure.body(), error.failure.http)
     if (wait := error.failure.retry_after_s()) is not None:
         reply.headers.append((b"retry-after", wait.encode()))
+    if error.failure.http == 401:
+        reply.headers.append((b"www-authenticate", b'Bearer realm="clockwork"'))
     if error.allow:
         reply.headers.append((b"allow", error.allow.encode()))
     return reply
