@@ -105,9 +105,10 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Say goodbye; outstanding calls raise `ConnectionLostError`."""
-        if self._connection is not None:
-            self._connection.close("the client has finished")
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close("the client has finished")
+            await connection.closed  # TLS takes a while to say goodbye, and needs the loop for it
 
     async def __aenter__(self) -> "AsyncClient":
         await self.connect()

@@ -32,7 +32,7 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
     protocol = type("Protocol", (LimitedProtocol,), {"limits": config})
     server = _Server(_settings(Application(host, client, config), protocol, config))
     server.tls = None if host.tls is None else host.tls.context
-    server.handshake_timeout = None if host.tls is None else config.head_timeout
+    server.handshake_timeout = None if host.tls is None else config.handshake_timeout
     running = asyncio.ensure_future(server.serve(sockets))
     log.info("listening for HTTP on %s", where)
     try:
