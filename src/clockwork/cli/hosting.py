@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 from clockwork.controller.config import ProfilingConfig
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
+from clockwork.host.descriptors import allow_connections
 from clockwork.host.priority import be_prompt
 from clockwork.net.address import Address
+from clockwork.net.server import MAX_CONNECTIONS
 from clockwork.scheduling.base import Scheduler
 from clockwork.units import seconds
 
@@ -34,6 +36,7 @@ def profiling(max_batch: int, budget_seconds: float) -> ProfilingConfig:
 async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> AsyncIterator[ControllerHost]:
     """A controller that listens, closed at the end. This thread is prompt from now on."""
     be_prompt()
+    allow_connections(MAX_CONNECTIONS)
     host = ControllerHost(config, scheduler)
     try:
         await host.start()

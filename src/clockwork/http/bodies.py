@@ -6,6 +6,7 @@ takes long is done in a thread; the event loop is that of the controller.
 
 import asyncio
 import zlib
+from math import inf
 from typing import Any, Final
 
 from clockwork.errors import InvalidRequestError
@@ -65,6 +66,7 @@ class Bodies:
             return first
         parts = []
         size = 0
+        end = asyncio.get_running_loop().time() + self._config.body_time
         try:
             while True:
                 part: bytes = message["body"]
@@ -80,16 +82,19 @@ class Bodies:
                     )
                 if not message.get("more_body"):
                     return b"".join(parts)
-                message = await self._next(receive)
+                message = await self._next(receive, end)
         finally:
             self._held -= size
 
-    async def _next(self, receive: Receive) -> Any:
+    async def _next(self, receive: Receive, end: float = inf) -> Any:
+        """``end``: when the whole body has to be there, on the loop's clock."""
+        limit = self._config.body_timeout
         try:
-            async with asyncio.timeout(self._config.body_timeout):
+            async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + limit, end)):
                 message = await receive()
         except TimeoutError:
-            raise wrong(f"the body came too slowly; waited {self._config.body_timeout:g} s", 408) from None
+            text = f"the body came too slowly; each MiB has {limit:g} s, and all of it {self._config.body_time:g} s"
+            raise wrong(text, 408) from None
         if message["type"] != "http.request":
             raise ClientGoneError
         return message

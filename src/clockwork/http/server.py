@@ -56,7 +56,6 @@ def _settings(application: Application, protocol: type[LimitedProtocol], config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=config.max_connections,
         backlog=config.backlog,
         timeout_keep_alive=config.keep_alive,
         timeout_graceful_shutdown=config.grace,
