@@ -69,6 +69,25 @@ def test_a_body_that_comes_in_drops_ends() -> None:
     run(test())
 
 
+def test_a_client_that_goes_away_in_the_middle_of_a_body_leaves_nothing_behind() -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(piece=1 << 10, max_held=1 << 12)) as (peer, address, *_):
+            for _ in range(10):
+                async with connected(address) as other:
+                    other.writer.write(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".encode())
+                    other.writer.write(bytes(3 << 10))
+                    await other.writer.drain()
+                    assert (await peer.ask("GET", "/v2/health/live")).status == 200  # it has been there for a while
+
+            async def answered() -> int:
+                return (await peer.ask("POST", INFER, row() + b" " * (1 << 11))).status
+
+            while await answered() != 200:  # as soon as the server has seen them all leave
+                pass
+
+    run(test())
+
+
 def small_window(address: Any) -> socket.socket:
     """A connection whose kernel takes little for a program that does not read."""
     made = socket.socket()
