@@ -1,194 +1,164 @@
-"""What the HTTP front end costs: requests per second, and what it adds to the time of a model.
+"""What the standard protocols cost, what they add to the time of a model, and what is served under overload.
 
-    python benchmarks/bench_frontend.py --json results.json
+    python benchmarks/bench_frontend.py --json frontend.json
 
-The whole server (controller, front end, worker) is pinned to one core, the load generator to another. Requests and
-answers are binary. (a) a 64-64-10 MLP from 64 connections, and from one; (b) squeezenet from one connection, 602,112
-bytes a request, beside the same model on bare ONNX Runtime on the server's core, in turns within one run. Latencies are
-in milliseconds, seen by the client.
+The whole server (controller, front ends, worker) is pinned to one core, the load generator to another. Requests and
+answers are binary. Latencies are in milliseconds, seen by the client. Keys:
+
+http_requests_per_s   a 64-64-10 MLP over HTTP from 64 connections
+http_ms_p50           the same from one connection; http_ms_p50_8 and http_ms_p99_8 from eight
+grpc_requests_per_s   the MLP over gRPC with 64 requests in flight on one channel of grpc.aio
+grpc_ms_p50           the same with one in flight; grpc_ms_p50_8 and grpc_ms_p99_8 with eight
+native_*              the MLP over the native protocol
+image_added_ms_p50    squeezenet over HTTP, 602,112 bytes a request, one in flight: the median, less that of bare ONNX
+                      Runtime on the server's core, in turns
+cold_start_s          from the start of the process to the first answer of the MLP over HTTP; its times were measured
+                      by an earlier process
+goodput[], memory_mb  of eight models under load, see ``overload.py``; memory is the proportional set size of all
+                      processes after the first load
 """
 
-import argparse
 import asyncio
-import json
 import os
-import statistics
-import subprocess
-import sys
+import socket
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
-import onnxruntime
+import overload
+import raw_http
 import uvloop
+from serving import Bare, closed_loop, machine, median, options, p, serving, started, tell
 
-from clockwork.runtimes.onnx import OnnxRuntime
+from clockwork.client import AsyncClient
+from clockwork.grpc_frontend import grpc_service_pb2 as pb
+from clockwork.host.affinity import confined
 from clockwork.zoo import build
 
 CORES = sorted(os.sched_getaffinity(0))
 SERVER, GENERATOR = CORES[0], CORES[-1]
 SLO_MS = 10_000
-LENGTH = b"\r\ncontent-length: "
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+PARTS = ("small", "image", "cold", "overload")
 
 
-class Connection(asyncio.Protocol):
-    """Sends one request after the other until told to stop, and notes how long each took."""
-
-    def __init__(self, request: bytes, latencies: list[float], end: float) -> None:
-        self.request, self.latencies, self.end = request, latencies, end
-        self.done = asyncio.get_running_loop().create_future()
-        self.received = bytearray()
-        self.begin = 0.0
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        self.ask()
-
-    def ask(self) -> None:
-        self.begin = time.perf_counter()
-        self.transport.write(self.request)
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-        head = self.received.find(b"\r\n\r\n")
-        if head < 0:
-            return
-        at = self.received.index(LENGTH) + len(LENGTH)
-        if len(self.received) < head + 4 + int(self.received[at : self.received.index(b"\r", at)]):
-            return
-        now = time.perf_counter()
-        self.latencies.append((now - self.begin) * 1e3)
-        if not self.received.startswith(b"HTTP/1.1 200 "):
-            self.done.set_exception(RuntimeError(self.received.decode(errors="replace")))
-        elif now < self.end:
-            self.received.clear()
-            self.ask()
-            return
-        else:
-            self.done.set_result(None)
-        self.transport.close()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if not self.done.done():
-            self.done.set_exception(RuntimeError("the server closed the connection"))
-
-
-def request(address: str, model: str, inputs: np.ndarray) -> bytes:
-    """A whole HTTP request."""
-    tensor = {"name": "data", "datatype": "FP32", "shape": inputs.shape}
-    parameters = {"binary_data_output": True, "slo_ms": SLO_MS}
-    tensor["parameters"] = {"binary_data_size": inputs.nbytes}
-    said = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
-    head = (
-        f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: {address}\r\nContent-Length: {len(said) + inputs.nbytes}\r\n"
-        f"Inference-Header-Content-Length: {len(said)}\r\n\r\n"
-    )
-    return head.encode() + said + inputs.tobytes()
-
-
-async def load(address: str, sent: bytes, connections: int, duration: float) -> tuple[float, list[float]]:
-    """Requests per second, and the latencies in ms."""
-    host, _, port = address.rpartition(":")
-    latencies: list[float] = []
-    begin = time.perf_counter()
-    loop = asyncio.get_running_loop()
-    made = [
-        (await loop.create_connection(lambda: Connection(sent, latencies, begin + duration), host, int(port)))[1]
-        for _ in range(connections)
-    ]
-    await asyncio.gather(*(connection.done for connection in made))
-    return len(latencies) / (time.perf_counter() - begin), latencies
-
-
-@contextmanager
-def server(*arguments: str) -> Iterator[str]:
-    """`clockwork serve` on one core; yields where it serves HTTP."""
-    command = [str(Path(sys.executable).with_name("clockwork")), "serve", "--listen=127.0.0.1:0", "--http=127.0.0.1:0"]
-    os.sched_setaffinity(0, {SERVER})
-    with subprocess.Popen([*command, "--log-level=error", *arguments], stdout=subprocess.PIPE, text=True) as process:
-        os.sched_setaffinity(0, {GENERATOR})
-        try:
-            assert process.stdout is not None
-            address = process.stdout.readline().split()[-1]  # "clockwork serves HTTP on HOST:PORT"
-            if "is serving" not in process.stdout.readline():
-                raise SystemExit(f"the server ended with {process.wait()}: {' '.join(command)}")
-            yield address
-        finally:
-            process.terminate()
-
-
-def bare(session: onnxruntime.InferenceSession, inputs: np.ndarray, duration: float) -> list[float]:
-    """Latencies in ms of bare ONNX Runtime on the server's core."""
-    os.sched_setaffinity(0, {SERVER})
-    latencies = []
-    end = time.perf_counter() + duration
-    while (begin := time.perf_counter()) < end:
-        session.run(None, {"data": inputs})
-        latencies.append((time.perf_counter() - begin) * 1e3)
-    os.sched_setaffinity(0, {GENERATOR})
-    return latencies
+def keys(prefix: str, runs: dict[int, tuple[float, list[float]]]) -> dict[str, float]:
+    """Of one protocol, by requests in flight."""
+    return {
+        f"{prefix}_requests_per_s": round(runs[64][0], 1),
+        f"{prefix}_ms_p50": p(runs[1][1], 50),
+        f"{prefix}_ms_p50_8": p(runs[8][1], 50),
+        f"{prefix}_ms_p99_8": p(runs[8][1], 99),
+    }
 
 
 async def bench_small(model: Path, duration: float) -> dict[str, float]:
-    """(a)."""
+    """The MLP over each protocol."""
     inputs = np.random.default_rng(0).standard_normal((1, 64), dtype=np.float32)
-    with server(str(model)) as address:
-        sent = request(address, model.stem, inputs)
-        await load(address, sent, 64, duration / 2)  # warm-up
-        rate, many = await load(address, sent, 64, duration)
-        _, alone = await load(address, sent, 1, duration)
-    return {
-        "http_requests_per_s": round(rate, 1),
-        "http_ms_p50_64": round(statistics.median(many), 3),
-        "http_ms_p99_64": round(float(np.percentile(many, 99)), 3),
-        "http_ms_p50": round(statistics.median(alone), 3),
-        "http_ms_p99": round(float(np.percentile(alone, 99)), 3),
-    }
+    results: dict[str, float] = {}
+    with serving("--http=127.0.0.1:0", "--grpc=127.0.0.1:0", model, on={SERVER}, here={GENERATOR}) as served:
+        sent = raw_http.infer_request(served.http, model.stem, inputs, SLO_MS)
+        await raw_http.closed_loop(served.http, sent, 64, duration / 2)  # warm-up
+        runs = {n: await raw_http.closed_loop(served.http, sent, n, duration) for n in (64, 8, 1)}
+        results |= keys("http", runs)
+        message = pb.ModelInferRequest(model_name=model.stem, raw_input_contents=[inputs.tobytes()])
+        message.inputs.add(name="data", datatype="FP32", shape=inputs.shape)
+        message.parameters["slo_ms"].double_param = SLO_MS
+        wire = message.SerializeToString()
+        async with grpc.aio.insecure_channel(served.grpc) as channel:
+            infer = channel.unary_unary(METHOD)
+            await closed_loop(lambda: infer(wire), 64, duration / 2)
+            results |= keys("grpc", {n: await closed_loop(lambda: infer(wire), n, duration) for n in (64, 8, 1)})
+        async with AsyncClient(served.native) as client:
+            asks = {"data": inputs}
+            runs = {
+                n: await closed_loop(lambda: client.infer(model.stem, asks, slo=SLO_MS / 1e3), n, duration)
+                for n in (64, 8, 1)
+            }
+            results |= keys("native", runs)
+    return results
 
 
 async def bench_image(model: Path, duration: float, rounds: int) -> dict[str, float]:
-    """(b)."""
+    """What HTTP, the controller and the worker add to squeezenet."""
     inputs = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    session.run(None, {"data": inputs})
-    added, alone, served = [], [], []
-    with server(str(model)) as address:
-        sent = request(address, model.stem, inputs)
-        await load(address, sent, 1, duration / 2)
+    bare = Bare(model, {"data": inputs})
+    added, alone, answered = [], [], []
+    with serving("--http=127.0.0.1:0", model, on={SERVER}, here={GENERATOR}) as served:
+        sent = raw_http.infer_request(served.http, model.stem, inputs, SLO_MS)
+        await raw_http.closed_loop(served.http, sent, 1, duration / 2)
         for _ in range(rounds):
-            without = bare(session, inputs, duration)
-            _, latencies = await load(address, sent, 1, duration)
-            added.append(statistics.median(latencies) - statistics.median(without))
+            without = bare.run(duration, SERVER)
+            _, latencies = await raw_http.closed_loop(served.http, sent, 1, duration)
+            added.append(median(latencies) - median(without))
             alone += without
-            served += latencies
+            answered += latencies
     return {
-        "image_bare_ms_p50": round(statistics.median(alone), 3),
-        "image_ms_p50": round(statistics.median(served), 3),
-        "image_added_ms_p50": round(statistics.median(added), 3),
+        "image_bare_ms_p50": median(alone),
+        "image_ms_p50": median(answered),
+        "image_added_ms_p50": median(added),
     }
 
 
+async def bench_cold(model: Path, rounds: int) -> dict[str, float]:
+    """Start, ask until there is an answer, and end; the first time, when all is measured, does not count."""
+    inputs = np.zeros((1, 64), np.float32)
+    took = []
+    with tempfile.TemporaryDirectory() as cache, confined({GENERATOR}):
+        for _ in range(rounds + 1):
+            address = f"127.0.0.1:{free_port()}"
+            request = raw_http.infer_request(address, model.stem, inputs, SLO_MS)
+            begin = time.perf_counter()
+            with started(f"--http={address}", f"--profile-cache={cache}", model, on={SERVER}):
+                took.append(await first_answer(address, request) - begin)
+    return {"cold_start_s": median(took[1:])}
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def first_answer(address: str, request: bytes) -> float:
+    """When the request was answered that was the first to be; it is sent again and again."""
+    while not await answers(address, request):  # noqa: ASYNC110 - another process
+        await asyncio.sleep(0.005)
+    return time.perf_counter()
+
+
+async def answers(address: str, request: bytes) -> bool:
+    """Whether a request succeeds."""
+    try:
+        connection = await raw_http.connect(address)
+    except OSError:  # nobody listens yet
+        return False
+    status = await connection.ask(request)
+    connection.transport.close()
+    return status == 200
+
+
 async def main() -> None:
-    """Run both and print, and write, the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
-    parser.add_argument("--seconds", type=float, default=3.0, help="per measurement (default: 3)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of served and bare in (b) (default: 3)")
-    options = parser.parse_args()
-    results: dict[str, float | str] = {"machine": f"{os.cpu_count()} cores, {OnnxRuntime().device_kind}"}
+    """Measure and tell."""
+    parser = options(__doc__, rounds=3)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure only this")
+    given = parser.parse_args()
+    results: dict[str, Any] = machine()
     with tempfile.TemporaryDirectory() as directory:
-        results |= await bench_small(build("mlp", Path(directory)), options.seconds)
-        results |= await bench_image(build("squeezenet", Path(directory)), options.seconds, options.rounds)
-    text = json.dumps(results, indent=1)
-    print(text)
-    if options.json is not None:
-        options.json.write_text(text + "\n")
+        mlp, squeezenet = (build(name, Path(directory)) for name in ("mlp", "squeezenet"))
+        if "small" in given.only:
+            results |= await bench_small(mlp, given.seconds)
+        if "image" in given.only:
+            results |= await bench_image(squeezenet, given.seconds, given.rounds)
+        if "cold" in given.only:
+            results |= await bench_cold(mlp, given.rounds)
+    if "overload" in given.only:
+        results |= await overload.measure(5 * given.seconds)
+    tell(results, given.json)
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
-from clockwork.host.worker import SWITCH_INTERVAL
+from clockwork.heap import in_use
+from clockwork.host.steady import SWITCH_INTERVAL
 from clockwork.runtimes.onnx import OnnxRuntime
-from clockwork.runtimes.onnx.heap import in_use
 from clockwork.runtimes.onnx.model import LoadedOnnxModel, OnnxModel
 from clockwork.runtimes.onnx.sessions import options as session_options
 from clockwork.zoo import build

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clockwork import heap
 from clockwork.errors import ServerError
-from clockwork.runtimes.onnx import OnnxRuntime, cache, heap
+from clockwork.runtimes.onnx import OnnxRuntime, cache
 from clockwork.runtimes.onnx.calm import Calm
 from clockwork.runtimes.onnx.packing import PACKED_BYTES_MIN, ROUNDS_MAX, worth_packing
 from clockwork.units import MIB
@@ -114,12 +115,12 @@ def test_what_a_session_takes_is_counted_and_kept_with_the_prepared_model(tmp_pa
 
 def test_one_disturbed_measurement_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     levels = iter([0, 100, 100, 5 * MIB, 5 * MIB, 5 * MIB + 100])
-    monkeypatch.setattr("clockwork.runtimes.onnx.heap.in_use", lambda: next(levels))
+    monkeypatch.setattr("clockwork.heap.in_use", lambda: next(levels))
     assert heap.measured(lambda: "made") == ("made", heap.GRANULE)
 
 
 def test_memory_that_cannot_be_measured_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clockwork.runtimes.onnx.heap._mallinfo2", None)
+    monkeypatch.setattr("clockwork.heap._mallinfo2", None)
     assert heap.measured(lambda: bytes(MIB))[1] == 0
 
 

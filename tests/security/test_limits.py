@@ -49,11 +49,12 @@ def test_a_connection_too_many_is_told_so_and_those_that_are_there_go_on() -> No
     run(test())
 
 
-def test_a_body_that_comes_in_drops_ends() -> None:
+@pytest.mark.parametrize("length", [5_000, 100_000], ids=["small", "large"])
+def test_a_body_that_comes_in_drops_ends(length: int) -> None:
     async def test() -> None:
         config = HttpConfig(piece=1, body_timeout=10, body_time=0.2)
         async with served(http=config) as (peer, *_):
-            peer.writer.write(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".encode())
+            peer.writer.write(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
 
             async def drip() -> None:
                 while True:
@@ -65,6 +66,43 @@ def test_a_body_that_comes_in_drops_ends() -> None:
             dripping.cancel()
             assert answer.status == 408
             assert "all of it 0.2 s" in answer.json()["error"]
+
+    run(test())
+
+
+@pytest.mark.parametrize("after", [b"", b"x" * 1000], ids=["nothing", "a part"])
+def test_a_body_that_was_refused_is_not_waited_for_for_ever(after: bytes) -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(head_timeout=0.05)) as (peer, *_):
+            peer.writer.write(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n")
+            assert (await peer.answer()).status == 404
+            peer.writer.write(after)
+            assert await peer.reader.read() == b""
+
+    run(test())
+
+
+def test_empty_lines_between_requests_are_no_request() -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(head_timeout=0.05)) as (peer, *_):
+            assert (await peer.ask("GET", "/v2/health/live")).status == 200
+            peer.writer.write(b"\r\n")
+            with suppress(asyncio.IncompleteReadError):
+                assert (await peer.answer()).status == 408
+            assert await peer.reader.read() == b""
+
+    run(test())
+
+
+def test_a_large_body_that_was_refused_is_not_kept() -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(max_held=1 << 20)) as (peer, address, *_):
+            peer.writer.write(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+            assert (await peer.answer()).status == 404
+            peer.writer.write(bytes(900_000))
+            await peer.writer.drain()
+            async with connected(address) as other:
+                assert (await other.ask("POST", INFER, row() + b" " * 900_000)).status == 200
 
     run(test())
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from clockwork.controller.config import ProfilingConfig
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
 from clockwork.host.descriptors import allow_connections
-from clockwork.host.priority import be_prompt
+from clockwork.host.steady import steady
 from clockwork.net.address import Address
 from clockwork.net.server import MAX_CONNECTIONS
 from clockwork.scheduling.base import Scheduler
@@ -34,15 +34,15 @@ def profiling(max_batch: int, budget_seconds: float) -> ProfilingConfig:
 
 @asynccontextmanager
 async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> AsyncIterator[ControllerHost]:
-    """A controller that listens, closed at the end. This thread is prompt from now on."""
-    be_prompt()
+    """A controller that listens, closed at the end; meanwhile this process is steady."""
     allow_connections(MAX_CONNECTIONS)
-    host = ControllerHost(config, scheduler)
-    try:
-        await host.start()
-        yield host
-    finally:
-        await host.close()
+    with steady():
+        host = ControllerHost(config, scheduler)
+        try:
+            await host.start()
+            yield host
+        finally:
+            await host.close()
 
 
 class FrontEnds(NamedTuple):

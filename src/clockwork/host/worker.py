@@ -8,15 +8,12 @@ and weights stay. Results that were not sent yet belong to that controller and a
 """
 
 import asyncio
-import gc
 import logging
 import os
 import random
 import socket
 import ssl
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -29,8 +26,8 @@ from clockwork.host.devices import MakeDevices
 from clockwork.host.inference import Finished, TaskRunner
 from clockwork.host.lanes import Lanes
 from clockwork.host.paced import PacedDevices
-from clockwork.host.priority import be_prompt
 from clockwork.host.sizing import available_bytes, default_cache_bytes
+from clockwork.host.steady import steady
 from clockwork.messages.actions import Action, Infer
 from clockwork.messages.link import ROLE_WORKER, Hello
 from clockwork.messages.results import ErrorResult
@@ -45,9 +42,6 @@ from clockwork.units import MIB, SECOND, Bytes, Nanos, Pages, show_bytes
 from clockwork.wire.codec import decode_action, input_sizes, split_payload
 from clockwork.wire.frame import MAX_FRAME_BYTES
 from clockwork.worker.core import WorkerCore
-
-SWITCH_INTERVAL: Final = 0.0005
-"""Seconds that a Python thread may make an EXEC thread wait for the interpreter's lock; the default is 5 ms."""
 
 TIMER_RESOLUTION: Final = 0.001
 """Seconds; uvloop's timers count milliseconds, and one that is early has to be armed again."""
@@ -259,7 +253,7 @@ async def run_worker(config: WorkerConfig, runtime: Runtime) -> None:
         InvalidRequestError: the configuration makes no sense, or there is no such model root.
     """
     cores = plan_cores(allowed_cores(), config.devices, config.threads_per_device)
-    with confined(cores.others), _steady():
+    with confined(cores.others), steady():
         host = WorkerHost(
             config.controller,
             config.name,
@@ -292,7 +286,7 @@ async def run_emulated(
         core = WorkerCore(PAGE_SIZE, [(EMULATED, pages)] * devices)
         return PacedDevices(core, {model.path: model for model in models}, durations, clock, on_answers)
 
-    with _steady():
+    with steady():
         host = WorkerHost(controller, name, make, clock=clock, tls=tls, token=token)
         log.info("worker %s: %d emulated devices", name, devices)
         await host.run()
@@ -324,18 +318,3 @@ def _send(connection: Connection, finished: Finished) -> None:
     except InvalidRequestError as error:  # it does not fit into a frame
         action = type(result).__name__.removesuffix("Result")
         connection.send(ErrorResult(result.id, action, Status.ERROR, f"the result cannot be sent: {error}"))
-
-
-@contextmanager
-def _steady() -> Iterator[None]:
-    """No thread holds the interpreter for long, and the collector does not look at what is there for good."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    gc.collect()
-    gc.freeze()
-    be_prompt()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        sys.setswitchinterval(interval)

@@ -17,6 +17,7 @@ from clockwork.host.local_client import LocalClient
 from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply, Scope, Send, json_reply, refusal
 from clockwork.http.bodies import Bodies, header_bytes, packed
 from clockwork.http.config import HttpConfig
+from clockwork.http.receiving import LARGE_BODY, Held
 from clockwork.http.waiting import unless_gone
 from clockwork.messages.requests import (
     ErrorResponse,
@@ -60,12 +61,12 @@ BINARY = (b"content-type", b"application/octet-stream")
 class Application:
     """Answers HTTP requests by asking the controller."""
 
-    def __init__(self, host: ControllerHost, client: LocalClient, config: HttpConfig) -> None:
-        """``client`` is used for all requests."""
+    def __init__(self, host: ControllerHost, client: LocalClient, config: HttpConfig, held: Held) -> None:
+        """``client`` is used for all requests; ``held`` counts for all connections."""
         self._host = host
         self._client = client
         self._access = host.access
-        self._bodies = Bodies(config)
+        self._bodies = Bodies(config, held)
         self._sums: defaultdict[str, Sums] = defaultdict(Sums)  #: by model; only of those that have answered
         self._models: Mapping[str, ModelSummary] = {}  #: once it serves; from then on they stay as they are
 
@@ -89,6 +90,9 @@ class Application:
         except Exception:  # one request's, and nobody else's
             log.exception("a request failed that should not have")
             reply = refusal(RestError(failure(Status.ERROR, "the server failed; its log says why")))
+        finally:
+            if (large := scope.get(LARGE_BODY)) is not None:
+                large.end(ClientGoneError())  # what was refused without a look at its body is not received any further
         await reply.send(send)
 
     async def _reply(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
@@ -97,13 +101,13 @@ class Application:
             authorization = str(headers.get(b"authorization", b""), "latin-1")
             self._access.check(authorization, NEEDED.get(asked.what, Right.INFER))
         if asked.what == "infer":
-            return await self._infer(asked.model, headers, receive)
+            return await self._infer(asked.model, scope, headers, receive)
         if asked.what in ("index", "load", "unload"):
-            return await self._repository(asked, await self._bodies.receive(headers, receive))
+            return await self._repository(asked, await self._bodies.receive(scope, headers, receive))
         return await unless_gone(self._told(asked), receive)
 
-    async def _infer(self, model: str, headers: Headers, receive: Receive) -> Reply:
-        body = await self._bodies.receive(headers, receive)
+    async def _infer(self, model: str, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        body = await self._bodies.receive(scope, headers, receive)
         head, specs, payload = parse_infer(body, header_bytes(headers))
         try:
             slo = slo_of(head.parameters)
@@ -152,7 +156,7 @@ class Application:
         none = Sums()
         return {"model_stats": [model_statistics(model, self._sums.get(model.info.name, none)) for model in found]}
 
-    async def _repository(self, asked: Route, body: bytes) -> Reply:
+    async def _repository(self, asked: Route, body: bytes | memoryview) -> Reply:
         head = repository_head(body)
         if asked.what == "index":
             return json_reply(repository_index(await self._status(), self._serving(), head.ready))

@@ -10,10 +10,9 @@ from math import inf
 from typing import Any, Final
 
 from clockwork.errors import InvalidRequestError
-from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply
+from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply, Scope
 from clockwork.http.config import HttpConfig
-from clockwork.messages.status import Status
-from clockwork.oip.contract import Failure
+from clockwork.http.receiving import LARGE_BODY, Held, LargeBody, too_slow
 from clockwork.oip.rest import SHOWN, RestError, wrong
 from clockwork.units import KIB
 
@@ -33,16 +32,16 @@ ON_THE_LOOP: Final = 64 * KIB
 class Bodies:
     """Receives bodies; counts what all of them hold."""
 
-    def __init__(self, config: HttpConfig) -> None:
-        """See `HttpConfig` for the limits."""
+    def __init__(self, config: HttpConfig, held: Held) -> None:
+        """See `HttpConfig` for the limits; ``held`` counts for all of a server's connections."""
         self._config = config
-        self._held = 0
+        self._held = held
 
-    async def receive(self, headers: Headers, receive: Receive) -> bytes:
+    async def receive(self, scope: Scope, headers: Headers, receive: Receive) -> bytes | memoryview:
         """The body, unpacked.
 
         Raises:
-            RestError: it is too large, comes too slowly, or is packed in a way that is not known.
+            RestError: it is too large, comes too slowly, is one too many, or is packed in a way that is not known.
             ClientGoneError: the client went away.
         """
         announced = headers.get(b"content-length", b"0")
@@ -52,7 +51,10 @@ class Bodies:
         if coding not in WINDOW and coding != b"identity":
             known = "identity, gzip and deflate"
             raise wrong(f"the content coding {str(coding, 'latin-1')[:SHOWN]!r} is not known; {known} are", 415)
-        body = await self._whole(receive)
+        large: LargeBody | None = scope.get(LARGE_BODY)
+        body = await (
+            self._whole(receive) if large is None else large.take(self._config.body_timeout, self._config.body_time)
+        )
         if coding == b"identity":
             return body
         if len(body) <= ON_THE_LOOP // 16:
@@ -72,19 +74,14 @@ class Bodies:
                 part: bytes = message["body"]
                 parts.append(part)
                 size += len(part)
-                self._held += len(part)
+                self._held.add(len(part))
                 if size > self._config.max_body:
                     raise self._too_large()
-                if self._held > self._config.max_held:
-                    message_text = "the server holds as much of other requests' bodies as it may: ask again"
-                    raise RestError(
-                        Failure(503, "RESOURCE_EXHAUSTED", message_text, Status.SKIPPED_BY_CONTROLLER, None, 10**9)
-                    )
                 if not message.get("more_body"):
                     return b"".join(parts)
                 message = await self._next(receive, end)
         finally:
-            self._held -= size
+            self._held.release(size)
 
     async def _next(self, receive: Receive, end: float = inf) -> Any:
         """``end``: when the whole body has to be there, on the loop's clock."""
@@ -93,13 +90,12 @@ class Bodies:
             async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + limit, end)):
                 message = await receive()
         except TimeoutError:
-            text = f"the body came too slowly; each MiB has {limit:g} s, and all of it {self._config.body_time:g} s"
-            raise wrong(text, 408) from None
+            raise too_slow(limit, self._config.body_time) from None
         if message["type"] != "http.request":
             raise ClientGoneError
         return message
 
-    def _unpacked(self, body: bytes, window: int) -> bytes:
+    def _unpacked(self, body: bytes | memoryview, window: int) -> bytes:
         unpacker = zlib.decompressobj(window)
         try:
             made = unpacker.decompress(body, self._config.max_body + 1)

@@ -1,28 +1,34 @@
 """uvicorn's HTTP/1.1, with the limits that it lacks: on connections, on heads, and on clients that do not read.
 
 And bodies come to the application in pieces of a megabyte instead of 64 KiB: most come whole, and it is woken once.
-What uvicorn would say in plain text is said in JSON, as everything else is.
+Long ones are not parsed at all, see `clockwork.http.receiving`. What uvicorn would say in plain text is said in JSON,
+as everything else is.
 """
 
 import asyncio
 from typing import Any, Final
 
+import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from clockwork.http.asgi import ClientGoneError
 from clockwork.http.config import DEFAULT, HttpConfig
+from clockwork.http.receiving import LARGE, LARGE_BODY, Held, LargeBody, Parsing
 from clockwork.messages.status import Status
 from clockwork.net.stalled import Stalled
 from clockwork.oip.contract import Failure
+from clockwork.units import Bytes
 
 FULL: Final = "as many connections as are accepted are open already: ask again, or use fewer"
 """To whom there is no room for."""
 
 
-class LimitedProtocol(HttpToolsProtocol):
+class LimitedProtocol(HttpToolsProtocol, Parsing):
     """A connection."""
 
     limits: HttpConfig = DEFAULT
+    held: Held = Held(DEFAULT.max_held)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As uvicorn makes it."""
@@ -31,6 +37,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._stalled: Stalled | None = None
+        self._announced: Bytes = 0  #: the length of a body that will be large
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first head is awaited, if there is room."""
@@ -46,6 +53,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stop_timer()
         if self._stalled is not None:
             self._stalled.end()
+        if self.large is not None:
+            self.large.end(ClientGoneError())
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -53,7 +62,9 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         super().data_received(data)
-        if not self._in_head or self.transport.is_closing():
+        if self._announced:
+            self._receive_large()
+        if self.transport.is_closing() or not (self._in_head or self._is_idle()):
             return
         self._head_bytes += len(data)
         if self._head_bytes > self.limits.max_head:
@@ -77,6 +88,39 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._stop_timer()
         super().on_headers_complete()
+        self._announced = self._large_length()
+
+    def on_message_complete(self) -> None:
+        """A request has ended."""
+        self._announced = 0
+        super().on_message_complete()
+
+    def large_received(self, nbytes: Bytes) -> None:
+        """Bytes have been received into the large body."""
+        assert self.large is not None
+        self._unset_keepalive_if_required()
+        if self.large.received(nbytes):
+            self.large = None
+            self.parser = httptools.HttpRequestParser(self)  # the old one waits for what it has not seen
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+
+    def _large_length(self) -> Bytes:
+        """The length of the body that the head has announced, if it is to be received past the parser."""
+        if self.expect_100_continue:
+            return 0
+        said = next((value for name, value in self.headers if name == b"content-length"), b"")
+        length = int(said) if said.isdigit() and len(said) < 18 else 0  # the parser has refused what is no number
+        return length if LARGE <= length <= self.limits.max_body else 0
+
+    def _receive_large(self) -> None:
+        """The parser has seen the head, and what came with it."""
+        length, self._announced = self._announced, 0
+        if self.transport.is_closing():
+            return
+        self.large = self.scope[LARGE_BODY] = LargeBody(length, self.cycle.body, self.held)  # type: ignore[typeddict-unknown-key]
+        self.cycle.body = bytearray()
 
     def on_body(self, body: bytes) -> None:
         """A piece; the application is woken when there is enough, and at the end."""
@@ -93,6 +137,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             self._close()
+        elif self.cycle.more_body and self._head_timer is None:  # refused before it was there: it may not come for ever
+            self._await_head()
 
     def pause_writing(self) -> None:
         """The client reads slower than it is written to."""
@@ -115,6 +161,11 @@ class LimitedProtocol(HttpToolsProtocol):
         super().shutdown()
         if self.transport.is_closing():
             self._close()
+
+    def _is_idle(self) -> bool:
+        """Whether what came belongs to no request: empty lines, say."""
+        cycle: Any = self.cycle
+        return cycle is not None and cycle.response_complete and not cycle.more_body
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.limits.head_timeout, self._too_slow)

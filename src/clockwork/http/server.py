@@ -4,8 +4,9 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import uvicorn
 
@@ -14,6 +15,7 @@ from clockwork.host.controller import ControllerHost
 from clockwork.http.application import Application
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.protocol import LimitedProtocol
+from clockwork.http.receiving import Held, Receiver
 from clockwork.net.address import Address
 
 log = logging.getLogger("clockwork.http")
@@ -29,8 +31,13 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
     sockets = await _listen(address, config.backlog)
     where = Address(*sockets[0].getsockname()[:2])
     client = host.local_client()
-    protocol = type("Protocol", (LimitedProtocol,), {"limits": config})
-    server = _Server(_settings(Application(host, client, config), protocol, config))
+    held = Held(config.max_held)
+    protocol = type("Protocol", (LimitedProtocol,), {"limits": config, "held": held})
+
+    def receiver(*args: Any, **kwargs: Any) -> Receiver:
+        return Receiver(protocol(*args, **kwargs))
+
+    server = _Server(_settings(Application(host, client, config, held), receiver, config))
     server.tls = None if host.tls is None else host.tls.context
     server.handshake_timeout = None if host.tls is None else config.handshake_timeout
     running = asyncio.ensure_future(server.serve(sockets))
@@ -43,10 +50,10 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
         await running
 
 
-def _settings(application: Application, protocol: type[LimitedProtocol], config: HttpConfig) -> uvicorn.Config:
+def _settings(application: Application, make: Callable[..., Receiver], config: HttpConfig) -> uvicorn.Config:
     return uvicorn.Config(
         application,
-        http=protocol,
+        http=make,  # type: ignore[arg-type]
         ws="none",
         loop="none",
         lifespan="off",

@@ -85,13 +85,13 @@ def route(method: str, path: str) -> Route:
     raise RestError(Failure(404, "NOT_FOUND", message, Status.INVALID_REQUEST))
 
 
-def repository_head(body: bytes) -> RepositoryHead:
+def repository_head(body: bytes | memoryview) -> RepositoryHead:
     """The body of a request to the repository; none is one without parameters.
 
     Raises:
         RestError: it is none.
     """
-    if not body.strip():
+    if len(body) <= SHOWN and not bytes(body).strip():
         return RepositoryHead()
     try:
         return msgspec.json.decode(body, type=RepositoryHead)

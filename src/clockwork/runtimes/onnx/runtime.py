@@ -9,13 +9,13 @@ from weakref import WeakValueDictionary
 import onnxruntime
 
 from clockwork.errors import InvalidModelError
+from clockwork.heap import measured
 from clockwork.messages.tensors import Datatype
 from clockwork.runtimes.base import HostModelInfo
 from clockwork.runtimes.onnx import cache
 from clockwork.runtimes.onnx.calm import Calm
 from clockwork.runtimes.onnx.files import ModelFile, find, read
 from clockwork.runtimes.onnx.hardware import device_kind, instruction_set
-from clockwork.runtimes.onnx.heap import measured
 from clockwork.runtimes.onnx.model import OnnxModel
 from clockwork.runtimes.onnx.packing import worth_packing
 from clockwork.runtimes.onnx.prepared import Placeholder, Prepared, prepare, unpacked

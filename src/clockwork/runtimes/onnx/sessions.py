@@ -20,7 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as binding
 
 from clockwork.arrays import Array, dtype_of
 from clockwork.errors import InvalidRequestError, ServerError
-from clockwork.runtimes.onnx.heap import give_back
+from clockwork.heap import give_back
 from clockwork.units import Bytes
 
 MESSAGE_CHARS_MAX: Final = 300
