@@ -1,0 +1,177 @@
+"""Bodies that are received past the parser: `clockwork.http.receiving`."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.live import run
+from clockwork.http.asgi import ClientGoneError
+from clockwork.http.config import HttpConfig
+from clockwork.http.receiving import LARGE, Held, LargeBody
+from clockwork.oip.rest import RestError
+from clockwork.scheduling.echo import EchoScheduler
+from http_raw import Peer, binary_row, connected, served
+
+WIDE = "/v2/models/wide/infer"
+COLUMNS = 1 << 20
+SENT = np.arange(COLUMNS, dtype=np.float32)
+BODY, LENGTH = binary_row(SENT.tobytes(), (1, COLUMNS))
+SIZE = len(BODY)
+
+
+def head(path: str = WIDE, **more: Any) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: here", f"Inference-Header-Content-Length: {LENGTH}"]
+    headers = {"Content-Length": SIZE, **more}
+    return "\r\n".join([*lines, *(f"{name.replace('_', '-')}: {it}" for name, it in headers.items()), "", ""]).encode()
+
+
+async def echoed(peer: Peer) -> bool:
+    answer = await peer.answer()
+    at = int(answer.headers["inference-header-content-length"])
+    return answer.status == 200 and np.array_equal(np.frombuffer(answer.body, np.float32, offset=at), SENT)
+
+
+async def in_pieces(peer: Peer, data: bytes, *cuts: int) -> None:
+    """Send it, cut there, each piece a packet of its own as far as that can be had."""
+    for begin, end in zip((0, *cuts), (*cuts, len(data)), strict=True):
+        peer.writer.write(data[begin:end])
+        await peer.writer.drain()
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("cut", [0, 1, LENGTH, LARGE, SIZE - 1], ids=["head", "byte", "json", "64 KiB", "all but one"])
+def test_it_does_not_matter_how_it_is_cut(cut: int) -> None:
+    async def test() -> None:
+        async with served(EchoScheduler(), models=("wide.onnx",)) as (peer, *_):
+            for _ in range(2):  # and the connection goes on
+                await in_pieces(peer, head() + BODY, len(head()) + cut)
+                assert await echoed(peer)
+
+    run(test())
+
+
+def test_requests_may_follow_each_other_without_waiting() -> None:
+    async def test() -> None:
+        async with served(EchoScheduler(), models=("wide.onnx",)) as (peer, *_):
+            live = b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n"
+            peer.writer.write((head() + BODY + live) * 3)
+            for _ in range(3):
+                assert await echoed(peer)
+                assert (await peer.answer()).json() == {"live": True}
+
+    run(test())
+
+
+def test_a_body_that_nobody_wants_is_passed_over() -> None:
+    async def test() -> None:
+        config = HttpConfig(max_held=2 * SIZE)
+        async with served(EchoScheduler(), models=("wide.onnx",), http=config) as (peer, *_):
+            for path, status in (("/v2/nothing", 404), ("/v2/models/nobody/infer", 404)) * 3:
+                await in_pieces(peer, head(path) + BODY, 1000)
+                assert (await peer.answer()).status == status
+            peer.writer.write(head() + BODY)
+            assert await echoed(peer)
+
+    run(test())
+
+
+def test_who_asks_first_whether_to_send_it_is_told() -> None:
+    async def test() -> None:
+        async with served(EchoScheduler(), models=("wide.onnx",)) as (peer, *_):
+            peer.writer.write(head(Expect="100-continue"))
+            assert await peer.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            peer.writer.write(BODY)
+            assert await echoed(peer)
+
+    run(test())
+
+
+def test_one_that_stops_in_the_middle_is_not_waited_for() -> None:
+    async def test() -> None:
+        async with served(models=("wide.onnx",), http=HttpConfig(body_timeout=0.05)) as (peer, *_):
+            peer.writer.write(head() + BODY[: 2 * LARGE])
+            answer = await peer.answer()
+            assert answer.status == 408
+            assert "too slowly" in answer.json()["error"]
+
+    run(test())
+
+
+def test_all_together_are_limited_and_what_was_held_is_let_go() -> None:
+    async def test() -> None:
+        config = HttpConfig(max_held=SIZE + SIZE // 2)
+        async with served(EchoScheduler(), models=("wide.onnx",), http=config) as (peer, address, *_):
+            peer.writer.write(head() + BODY[: SIZE - 1])
+            async with connected(address) as other:
+
+                async def refused() -> bool:
+                    other.writer.write(head() + BODY)
+                    return (await other.answer()).status == 503
+
+                while not await refused():  # until the first is nearly there
+                    pass
+            peer.writer.write(BODY[SIZE - 1 :])
+            assert await echoed(peer)
+            async with connected(address) as another:
+                another.writer.write(head() + BODY)
+                assert await echoed(another)
+
+    run(test())
+
+
+def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind() -> None:
+    async def test() -> None:
+        config = HttpConfig(max_held=SIZE + SIZE // 2)
+        async with served(EchoScheduler(), models=("wide.onnx",), http=config) as (peer, address, *_):
+            for _ in range(4):
+                async with connected(address) as other:
+                    await in_pieces(other, head() + BODY[: SIZE // 2])
+            peer.writer.write(head() + BODY)
+            assert await echoed(peer)
+
+    run(test())
+
+
+def test_a_body_is_told_of_once_it_is_whole() -> None:
+    async def test() -> None:
+        held = Held(100)
+        body = LargeBody(10, b"abc", held)
+        taking = asyncio.ensure_future(body.take(10.0))
+        await asyncio.sleep(0)
+        rest = body.rest(memoryview(bytearray(100)))
+        rest[:7] = b"defghij"
+        assert not body.received(3)
+        assert body.received(4)
+        assert bytes(await taking) == b"abcdefghij"
+        held.add(100)  # nothing is held for it any more
+
+    run(test())
+
+
+def test_too_much_ends_the_one_that_comes_then_and_the_rest_of_it_goes_elsewhere() -> None:
+    async def test() -> None:
+        elsewhere = memoryview(bytearray(100))
+        held = Held(15)
+        first, second = LargeBody(10, b"12345678", held), LargeBody(10, b"1", held)
+        assert not second.received(7)
+        with pytest.raises(RestError, match="ask again"):
+            await second.take(10.0)
+        assert second.rest(elsewhere).obj is elsewhere.obj
+        assert len(second.rest(elsewhere)) == 2
+        assert first.received(2)
+        assert len(await first.take(10.0)) == 10
+
+    run(test())
+
+
+def test_a_client_that_leaves_is_not_waited_for() -> None:
+    async def test() -> None:
+        body = LargeBody(10, b"", Held(100))
+        body.end(ClientGoneError())
+        with pytest.raises(ClientGoneError):
+            await body.take(10.0)
+
+    run(test())
