@@ -1,6 +1,6 @@
 """``clockwork controller``: a controller alone."""
 
-from typing import Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
@@ -33,6 +33,11 @@ from clockwork.cli.security import (
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
 from clockwork.units import MILLISECOND, SECOND, Nanos
+
+if TYPE_CHECKING:
+    from clockwork.cli.hosting import FrontEnds
+    from clockwork.host.controller import ControllerHostConfig
+    from clockwork.scheduling.base import Scheduler
 
 EXAMPLES: Final = examples(
     "clockwork controller --workers 2 --listen 0.0.0.0:12346 --worker-listen 0.0.0.0:12345",
@@ -90,13 +95,8 @@ def controller(
     Loading ends 10 s (--load-timeout) after the last activity, once a client has asked for the first model. Without
     TLS and tokens all ports are for whoever can reach them: listen on loopback, or in networks that you trust only.
     """
-    import uvloop
-    from rich.console import Console
-
-    from clockwork.cli.hosting import FrontEnds, front_ends, listening, profile_directory, profiling, together
-    from clockwork.cli.lifecycle import start_log, until_stopped
+    from clockwork.cli.hosting import FrontEnds, profile_directory, profiling
     from clockwork.cli.security import client_ports, tokens_of, worker_port
-    from clockwork.cli.startup import show_startup
     from clockwork.controller.config import ControllerConfig
     from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
@@ -117,12 +117,22 @@ def controller(
         worker_tls=worker_port(worker_tls_cert, worker_tls_key, worker_tls_ca),
         worker_tokens=tokens_of(worker_token_file),
     )
-    policy = make_scheduler(scheduler)
+    _run(config, make_scheduler(scheduler), FrontEnds(http, grpc), log_level)
+
+
+def _run(config: "ControllerHostConfig", policy: "Scheduler", ends: "FrontEnds", log_level: str) -> None:
+    import uvloop
+    from rich.console import Console
+
+    from clockwork.cli.hosting import front_ends, listening, together
+    from clockwork.cli.lifecycle import start_log, until_stopped
+    from clockwork.cli.startup import show_startup
+
     console = Console(stderr=True)
     start_log(log_level, console)
 
     async def work() -> None:
-        async with listening(config, policy) as host, front_ends(host, FrontEnds(http, grpc)):
+        async with listening(config, policy) as host, front_ends(host, ends):
             await together(host.wait(), show_startup(host, console))
 
     uvloop.run(until_stopped(work()))

@@ -1,7 +1,7 @@
 """``clockwork serve``: a controller, and a worker on this machine, in one command."""
 
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
@@ -29,7 +29,11 @@ from clockwork.cli.options import (
 from clockwork.cli.security import AdminTokenFile, InferenceTokenFile, TlsCert, TlsClientCa, TlsKey
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, Address
-from clockwork.units import GIB, MIB, MILLISECOND
+from clockwork.units import GIB, MIB, MILLISECOND, Bytes
+
+if TYPE_CHECKING:
+    from clockwork.cli.embedded import EmulatedWorker
+    from clockwork.controller.config import LoadSpec
 
 EXAMPLES: Final = examples(
     "clockwork serve models/resnet50.onnx",
@@ -95,29 +99,22 @@ def serve(
 
     The worker is a process of its own. It is started again if it dies, and ends when this command does.
     """
-    from clockwork.cli.embedded import EmulatedWorker, LocalWorker, WorkerOptions, run_embedded
-    from clockwork.cli.emulating import check_emulated, emulated_models, emulated_specs, pages
-    from clockwork.cli.given import common_root, load_specs, parse_model
+    from clockwork.cli.embedded import LocalWorker, WorkerOptions, run_embedded
+    from clockwork.cli.emulating import check_emulated
     from clockwork.cli.hosting import FrontEnds, profile_directory, profiling
     from clockwork.cli.security import client_ports
     from clockwork.controller.config import ControllerConfig
     from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
 
-    tls, access = client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file)
     worker: WorkerOptions
     check_emulated(emulate, profile)
     if emulate:
-        specs = emulated_specs(models or [], copies, list(emulated_models(profile)))
-        pages(cache_size)  # says what is wrong with it here, not in the child
-        worker = EmulatedWorker(emulate, profile or [], cache_size)
-    elif models:
-        given = [parse_model(text, copies) for text in models]
-        root = common_root(given) if model_root is None else model_root.absolute()
-        specs = load_specs(given, root)
-        worker = LocalWorker(root, devices, threads_per_device, cache_size, page_size, model_cache, model_cache_size)
+        specs, worker = _emulated(models or [], copies, emulate, profile or [], cache_size)
     else:
-        raise typer.BadParameter("there is nothing to serve: name a model, or --emulate", param_hint="MODELS")
+        specs, root = _local(models or [], copies, model_root)
+        worker = LocalWorker(root, devices, threads_per_device, cache_size, page_size, model_cache, model_cache_size)
+    tls, access = client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file)
     config = ControllerHostConfig(
         listen,
         Address("127.0.0.1", 0),
@@ -127,3 +124,24 @@ def serve(
         access=access,
     )
     run_embedded(config, make_scheduler(scheduler), worker, FrontEnds(http, grpc), log_level)
+
+
+def _local(models: list[str], copies: int, model_root: Path | None) -> "tuple[tuple[LoadSpec, ...], Path]":
+    from clockwork.cli.given import common_root, load_specs, parse_model
+
+    if not models:
+        raise typer.BadParameter("there is nothing to serve: name a model, or --emulate", param_hint="MODELS")
+    given = [parse_model(text, copies) for text in models]
+    root = common_root(given) if model_root is None else model_root.absolute()
+    return load_specs(given, root), root
+
+
+def _emulated(
+    models: list[str], copies: int, devices: int, profiles: list[str], cache_size: Bytes | None
+) -> "tuple[tuple[LoadSpec, ...], EmulatedWorker]":
+    from clockwork.cli.embedded import EmulatedWorker
+    from clockwork.cli.emulating import emulated_models, emulated_specs, pages
+
+    pages(cache_size)  # says what is wrong with it here, not in the child
+    specs = emulated_specs(models, copies, list(emulated_models(profiles)))
+    return specs, EmulatedWorker(devices, profiles, cache_size)

@@ -1,7 +1,7 @@
 """``clockwork worker``: a worker alone."""
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
@@ -29,23 +29,28 @@ EXAMPLES: Final = examples(
 )
 
 
+Controller: TypeAlias = Annotated[
+    Address,
+    typer.Option(
+        parser=worker_address,
+        metavar="HOST:PORT",
+        show_default=str(DEFAULT_WORKER_LISTEN),
+        help="Where the controller listens for workers.",
+    ),
+]
+Name: TypeAlias = Annotated[
+    str,
+    typer.Option(show_default="the host's name and the process's number", help="Unlike that of any other worker."),
+]
+ModelRoot: TypeAlias = Annotated[
+    Path, typer.Option(exists=True, file_okay=False, help="Models are read below this directory only.")
+]
+
+
 def worker(
-    controller: Annotated[
-        Address,
-        typer.Option(
-            parser=worker_address,
-            metavar="HOST:PORT",
-            show_default=str(DEFAULT_WORKER_LISTEN),
-            help="Where the controller listens for workers.",
-        ),
-    ] = DEFAULT_WORKER_LISTEN,
-    name: Annotated[
-        str,
-        typer.Option(show_default="the host's name and the process's number", help="Unlike that of any other worker."),
-    ] = "",
-    model_root: Annotated[
-        Path, typer.Option(exists=True, file_okay=False, help="Models are read below this directory only.")
-    ] = Path(),
+    controller: Controller = DEFAULT_WORKER_LISTEN,
+    name: Name = "",
+    model_root: ModelRoot = Path(),
     devices: Devices = 1,
     threads_per_device: ThreadsPerDevice = 1,
     cache_size: CacheSize = None,

@@ -9,6 +9,7 @@ growing bytearray, and out of that.)
 """
 
 import asyncio
+from math import inf
 from typing import Any, Final
 
 import numpy as np
@@ -145,7 +146,7 @@ class LargeBody:
             self._whole.set_result(None)
         return not self._left
 
-    async def take(self, patience: float, limit: float) -> memoryview:
+    async def take(self, patience: float, limit: float = inf) -> memoryview:
         """The bytes; a MiB of them comes within ``patience`` seconds, and all within ``limit``.
 
         Raises:
