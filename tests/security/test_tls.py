@@ -89,6 +89,20 @@ def test_all_three_ports_for_clients_are_encrypted_with_one_certificate(tmp_path
     run(test())
 
 
+def test_a_long_body_comes_through_tls_as_it_was(tmp_path: Path) -> None:
+    async def test() -> None:
+        authority = Authority(tmp_path)
+        async with all_ports(authority.server()) as ports:
+            reader, writer = await asyncio.open_connection(*ports.http, ssl=authority.client())
+            peer = Peer(reader, writer)
+            for size in (100, 100_000, 3_000_000, 100):
+                answer = await peer.ask("POST", "/v2/models/m/infer", row() + b" " * size)
+                assert answer.json()["outputs"][0]["data"] == [2, 2, 2, 2]
+            writer.close()
+
+    run(test())
+
+
 def test_who_trusts_another_authority_or_knows_another_name_does_not_talk(tmp_path: Path) -> None:
     async def test() -> None:
         authority, other = Authority(tmp_path), Authority(tmp_path, "other")
