@@ -40,3 +40,16 @@ def test_histograms_can_be_counted_together() -> None:
         both.add(value)
     one.merge(other)
     assert (one.buckets, one.most, one.count) == (both.buckets, FOREVER, 7)
+    assert one.total == both.total == 1 + us(1) + 2 * us(7) + ms(3) + SECOND + FOREVER
+
+
+def test_how_many_are_up_to_a_bound_is_known_to_a_hundredth() -> None:
+    histogram = Histogram()
+    for value in range(1, 1001):
+        histogram.add(ms(value))
+    bounds = [us(1), ms(100), ms(250), SECOND, 10 * SECOND]
+    found = histogram.up_to(bounds)
+    assert found == sorted(found)
+    for bound, count in zip(bounds, found, strict=True):
+        assert count == pytest.approx(min(1000, bound / ms(1)), rel=0.011, abs=0.01)
+    assert Histogram().up_to(bounds) == [0] * 5

@@ -4,7 +4,7 @@ Memory is flat, however much is counted: from a microsecond to a second there ar
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import exp, log
 from typing import Final
 
@@ -16,13 +16,14 @@ _STEP: Final = log(1.01)
 class Histogram:
     """Counts durations. ``width`` buckets are kept as one: 1 keeps them to one per cent, 10 to ten."""
 
-    __slots__ = ("buckets", "most", "width")
+    __slots__ = ("buckets", "most", "total", "width")
 
     def __init__(self, width: int = 1) -> None:
         """Empty."""
         self.buckets = array("Q")  #: durations in each bucket, up to the last that has some
         self.width = width
         self.most: Nanos = 0
+        self.total: Nanos = 0  #: the sum of all
 
     @property
     def count(self) -> int:
@@ -37,6 +38,7 @@ class Histogram:
         except IndexError:
             self.grow(bucket + 1)
             self.buckets[bucket] += 1
+        self.total += value
         if value > self.most:
             self.most = value
 
@@ -47,6 +49,17 @@ class Histogram:
         for bucket, count in enumerate(other.buckets):
             self.buckets[bucket] += count
         self.most = max(self.most, other.most)
+        self.total += other.total
+
+    def up_to(self, bounds: Sequence[Nanos]) -> list[int]:
+        """How many were no longer than each of ``bounds``, which rise; as exactly as the buckets are."""
+        made, seen, first = [], 0, 0
+        for bound in bounds:
+            after = _bucket(bound) // self.width + 1
+            seen += sum(self.buckets[first:after])
+            first = after
+            made.append(seen)
+        return made
 
     def percentile(self, percent: float) -> Nanos | None:
         """The upper end of the bucket that the percentile is in; None if there is nothing."""
@@ -90,6 +103,8 @@ def add_to_both(value: Nanos, one: Histogram, other: Histogram) -> None:
     except IndexError:
         other.grow(there + 1)
         other.buckets[there] += 1
+    one.total += value
+    other.total += value
     if value > one.most:
         one.most = value
     if value > other.most:

@@ -209,7 +209,7 @@ def test_a_model_is_loaded_while_the_server_loads() -> None:
             await until(host, Stage.LOADING)
             await client.load_model("new.onnx")
             index = await client.get_model_repository_index()
-            assert [(model.name, model.state) for model in index.models] == [("new", "UNAVAILABLE")]
+            assert [(model.name, model.state) for model in index.models] == [("new", "LOADING")]
             assert "loading" in index.models[0].reason
             with pytest.raises(InferenceServerException, match="the parameters config are not supported"):
                 await client.load_model("other.onnx", config="{}")

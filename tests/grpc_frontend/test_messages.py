@@ -1,4 +1,4 @@
-"""``ModelInferRequest`` as `InferRequest`, the messages' numbers, and the statistics."""
+"""``ModelInferRequest`` as `InferRequest`, and the messages' numbers."""
 
 from typing import Any
 
@@ -9,7 +9,6 @@ import tritonclient.grpc.service_pb2 as triton
 from clockwork.errors import InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.infer import MAX_PAYLOAD_BYTES, request_of, response_of
-from clockwork.grpc_frontend.tally import Tally
 from clockwork.messages.requests import InferRequest, InferResponse, RequestTiming
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import MAX_TENSORS, TensorSpec
@@ -73,7 +72,6 @@ def test_the_tightest_deadline_holds(parameters: Any, remaining: int | None, slo
 TENSOR = pb.ModelInferRequest.InferInputTensor
 WRONG = [
     (asked(raw_input_contents=[b"1", b"2"]), "1 inputs came with 2 raw_input_contents"),
-    (asked(model_version="2"), "version '2' of model 'm' was asked for; there is only '1'"),
     (asked(inputs=[TENSOR(name="x", contents=pb.InferTensorContents())]), "contents beside raw_input_contents"),
     (asked(raw_input_contents=[], inputs=[TENSOR(name="x", datatype="FP32", shape=[-1])]), r"has the shape \[-1\]"),
     (asked(inputs=[TENSOR(name="x")] * (MAX_TENSORS + 1)), "at most 256 are accepted"),
@@ -107,18 +105,3 @@ def test_an_answer_says_where_its_time_went() -> None:
         "batch_size": 4,
         "cold_start": True,
     }
-
-
-def test_statistics_count_rows_batches_and_failures() -> None:
-    tally = Tally()
-    for _ in range(4):
-        tally.count("m", success(1, 4))
-    tally.count("m", success(2, 2))
-    tally.count("m", InferResponse(1, Status.SKIPPED_BY_CONTROLLER, "full", (), RequestTiming(7)))
-    tally.count("made up", InferResponse(1, Status.UNKNOWN_MODEL, "", (), RequestTiming(7)))
-    found = tally.statistics_of("m")
-    assert (found.inference_count, found.execution_count) == (6, 2)
-    assert (found.inference_stats.success.count, found.inference_stats.success.ns) == (5, 25_000_000)
-    assert (found.inference_stats.fail.count, found.inference_stats.fail.ns) == (1, 7)
-    assert found.inference_stats.compute_infer.ns == 10_000_000
-    assert not tally.statistics_of("made up").inference_stats.fail.count

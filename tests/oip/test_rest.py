@@ -19,6 +19,7 @@ RIGHT = {
     "POST /v2/models/m/infer": Route("infer", "m"),
     "POST /v2/models/m/versions/1/infer": Route("infer", "m"),
     "POST /v2/repository/index": Route("index"),
+    "GET /metrics": Route("metrics"),
     "POST /v2/repository/models/m/load": Route("load", "m"),
     "POST /v2/repository/models/m/unload": Route("unload", "m"),
 }
@@ -35,6 +36,7 @@ WRONG = {
     "POST /v2": 405,
     "DELETE /v2/models/m": 405,
     "GET /v2/repository/index": 405,
+    "POST /metrics": 405,
 }
 
 

@@ -48,7 +48,7 @@ def test_what_the_documentation_says_to_type_does_what_it_says(tmp_path: Path, m
             for line in typed("curl")
         )
         assert ready == '{"ready":true}'
-        assert metadata in TEXT
+        assert re.sub(r"\[.*\]", "[...]", metadata) in TEXT
         (listing,) = typed("clockwork ls")
         assert run(here(listing).split()[1:]) == 0
         program = here("\n".join([*blocks("python"), "grpc.channel_ready_future(channel).result(60)\nchannel.close()"]))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from clockwork.errors import ProtocolError
 from clockwork.messages import actions, link, requests, results
+from clockwork.messages.counts import BatchCounts, DeviceCounts, ModelCounts
 from clockwork.messages.prediction import ErrorSummary, PredictionSummary
 from clockwork.messages.profile import Measurement, ModelProfile
 from clockwork.messages.tensors import TensorInfo, TensorSpec, spec
@@ -76,15 +77,20 @@ STATUS = requests.ServerStatus(
     "serving",
     requests.Progress(1, 2, 3),
     4,
-    (requests.WorkerStatus("w0", True, 16, (requests.GPUStatus(GPU, 1, 2, PREDICTED),)),),
+    (requests.WorkerStatus("w0", True, 16, (requests.GPUStatus(GPU, 1, 2, PREDICTED, DeviceCounts(1, 2)),)),),
     (
         requests.ModelStatus(
-            INFO, {"cpu": ModelProfile(Measurement((1,)), {1: Measurement((2, 3))})}, 1, predictions=PREDICTED
+            INFO,
+            {"cpu": ModelProfile(Measurement((1,)), {1: Measurement((2, 3))})},
+            1,
+            predictions=PREDICTED,
+            counts=ModelCounts({"SUCCESS": 1}, 2, by_batch_size=(BatchCounts(1, 2, 3, 4, 5),)),
         ),
     ),
     {"broken": "why"},
     12,
     PREDICTED,
+    {"UNKNOWN_MODEL": 3},
 )
 RESPONSES = [
     requests.InferResponse(1, 0, "", (X,), requests.RequestTiming(1, 2, 3, 4, True), 5, 6),
@@ -113,13 +119,13 @@ def test_a_message_comes_back_as_it_was(decode: Decode, message: Any) -> None:
     assert decode(encode(message)) == message
 
 
-def test_a_status_without_predictions_is_understood() -> None:
+def test_a_status_without_predictions_and_counts_is_understood() -> None:
     whole = msgspec.to_builtins(STATUS)
-    whole.pop()
-    whole[5][0][3][0].pop()
-    whole[6][0].pop()
+    for told in (whole, whole[5][0][3][0], whole[6][0]):
+        del told[-2:]
     server = msgspec.convert(whole, requests.ServerStatus)
     assert (server.predictions, server.workers[0].gpus[0].predictions, server.models[0].predictions) == ({}, {}, {})
+    assert (server.strangers, server.models[0].counts) == ({}, ModelCounts())
     assert server.broken == STATUS.broken
 
 

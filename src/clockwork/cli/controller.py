@@ -11,10 +11,12 @@ from clockwork.cli.options import (
     Listen,
     LogLevel,
     MaxBatch,
+    ModelHistograms,
     NoProfileCache,
     ProfileCache,
     ProfileSeconds,
     SchedulerName,
+    ServeMetrics,
     duration,
     examples,
     worker_address,
@@ -70,6 +72,8 @@ def controller(
     listen: Listen = DEFAULT_LISTEN,
     http: Http = DEFAULT_HTTP,
     grpc: Grpc = None,
+    metrics: ServeMetrics = True,
+    model_histograms: ModelHistograms = True,
     worker_listen: WorkerListen = DEFAULT_WORKER_LISTEN,
     workers: Workers = 1,
     load_timeout: LoadTimeout = 10 * SECOND,
@@ -101,7 +105,6 @@ def controller(
     from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
 
-    tls, access = client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file)
     config = ControllerHostConfig(
         listen,
         worker_listen,
@@ -112,12 +115,11 @@ def controller(
             profiling=profiling(max_batch, profile_seconds),
         ),
         profile_directory(profile_cache, no_profile_cache),
-        tls=tls,
-        access=access,
+        **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),
         worker_tls=worker_port(worker_tls_cert, worker_tls_key, worker_tls_ca),
         worker_tokens=tokens_of(worker_token_file),
     )
-    _run(config, make_scheduler(scheduler), FrontEnds(http, grpc), log_level)
+    _run(config, make_scheduler(scheduler), FrontEnds(http, grpc, metrics, model_histograms), log_level)
 
 
 def _run(config: "ControllerHostConfig", policy: "Scheduler", ends: "FrontEnds", log_level: str) -> None:

@@ -47,10 +47,12 @@ async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> Async
 
 
 class FrontEnds(NamedTuple):
-    """Where the standard protocols are served, if at all."""
+    """Where the standard protocols are served, if at all, and whether metrics are, with each model's latencies."""
 
     http: Address | None
     grpc: Address | None
+    metrics: bool = True
+    model_histograms: bool = True
 
 
 @asynccontextmanager
@@ -62,9 +64,11 @@ async def front_ends(host: ControllerHost, ends: FrontEnds) -> AsyncIterator[Non
     """
     async with AsyncExitStack() as stack:
         if ends.http is not None:
+            from clockwork.http.config import HttpConfig
             from clockwork.http.server import serving_http
 
-            where = await stack.enter_async_context(serving_http(host, ends.http))
+            config = HttpConfig(metrics=ends.metrics, model_histograms=ends.model_histograms)
+            where = await stack.enter_async_context(serving_http(host, ends.http, config))
             print(f"clockwork serves HTTP on {where}", flush=True)
         if ends.grpc is not None:
             os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # workers are exec'ed

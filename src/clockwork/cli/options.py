@@ -124,6 +124,16 @@ Http: TypeAlias = Annotated[
         help="Serve the Open Inference Protocol (KServe, Triton) over HTTP here; none: do not; port 0: any free one.",
     ),
 ]
+ServeMetrics: TypeAlias = Annotated[
+    bool, typer.Option("--metrics/--no-metrics", help="Serve Prometheus metrics at /metrics of --http.")
+]
+ModelHistograms: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--model-histograms/--no-model-histograms",
+        help="Have a latency histogram of each model that is asked for among the metrics.",
+    ),
+]
 SchedulerName: TypeAlias = Annotated[
     str,
     typer.Option(

@@ -8,7 +8,7 @@ import os
 import ssl
 import stat
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias, TypedDict
 
 import typer
 
@@ -115,13 +115,20 @@ class Caller(NamedTuple):
         return found[0]
 
 
+class ClientPorts(TypedDict):
+    """What a `ControllerHostConfig` says of the ports for clients."""
+
+    tls: ServerTls | None
+    access: Access
+
+
 def client_ports(
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_client_ca: Path | None,
     inference_token_file: Path | None,
     admin_token_file: Path | None,
-) -> tuple[ServerTls | None, Access]:
+) -> ClientPorts:
     """What the options say about the ports for clients.
 
     Raises:
@@ -132,7 +139,7 @@ def client_ports(
         tls = server_tls(tls_cert, tls_key, tls_client_ca)
     elif tls_client_ca is not None:
         raise InvalidRequestError("--tls-cert, --tls-key missing: without TLS nobody can show --tls-client-ca anything")
-    return tls, Access(tokens_of(inference_token_file), tokens_of(admin_token_file))
+    return ClientPorts(tls=tls, access=Access(tokens_of(inference_token_file), tokens_of(admin_token_file)))
 
 
 def worker_port(cert: Path | None, key: Path | None, ca: Path | None) -> ServerTls | None:

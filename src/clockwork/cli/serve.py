@@ -17,12 +17,14 @@ from clockwork.cli.options import (
     MaxBatch,
     ModelCache,
     ModelCacheSize,
+    ModelHistograms,
     NoProfileCache,
     PageSize,
     Profile,
     ProfileCache,
     ProfileSeconds,
     SchedulerName,
+    ServeMetrics,
     ThreadsPerDevice,
     examples,
 )
@@ -40,6 +42,7 @@ EXAMPLES: Final = examples(
     "clockwork serve a.onnx second=b.onnx c.onnx:20     a, second, and twenty copies c-1 to c-20",
     "clockwork serve models/*.onnx --devices 2 --cache-size 1GiB --listen 0.0.0.0:12346",
     "clockwork serve models/*.onnx --grpc 127.0.0.1:8001",
+    "clockwork serve models/*.onnx --no-model-histograms   and then: curl localhost:8000/metrics",
     "clockwork serve --emulate 8 --profile resnet50-v100 --copies 15",
 )
 
@@ -69,6 +72,8 @@ def serve(
     listen: Listen = DEFAULT_LISTEN,
     http: Http = DEFAULT_HTTP,
     grpc: Grpc = None,
+    metrics: ServeMetrics = True,
+    model_histograms: ModelHistograms = True,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
     copies: Copies = 1,
@@ -114,16 +119,14 @@ def serve(
     else:
         specs, root = _local(models or [], copies, model_root)
         worker = LocalWorker(root, devices, threads_per_device, cache_size, page_size, model_cache, model_cache_size)
-    tls, access = client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file)
     config = ControllerHostConfig(
         listen,
         Address("127.0.0.1", 0),
         ControllerConfig(models=specs, default_slo=slo, profiling=profiling(max_batch, profile_seconds)),
         profile_directory(profile_cache, no_profile_cache),
-        tls=tls,
-        access=access,
+        **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),
     )
-    run_embedded(config, make_scheduler(scheduler), worker, FrontEnds(http, grpc), log_level)
+    run_embedded(config, make_scheduler(scheduler), worker, FrontEnds(http, grpc, metrics, model_histograms), log_level)
 
 
 def _local(models: list[str], copies: int, model_root: Path | None) -> "tuple[tuple[LoadSpec, ...], Path]":

@@ -1,6 +1,14 @@
-"""The controller's state in the words of `clockwork.messages.requests`, for clients and people."""
+"""The controller's state in the words of `clockwork.messages`, for clients, people and monitoring.
 
-from clockwork.controller.tally import Tally
+Rules of the file: a `Description` may be asked for one thing at a time, so that who asks for much can pause in between.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct
+
+from clockwork.controller.tally import Counts, Tally
+from clockwork.messages import counts
 from clockwork.messages.requests import (
     GPUStatus,
     ModelStatus,
@@ -9,7 +17,7 @@ from clockwork.messages.requests import (
     ServerStatus,
     WorkerStatus,
 )
-from clockwork.state import ClockworkState, WorkerState
+from clockwork.state import ClockworkState, ModelState, Predictions, WorkerState
 from clockwork.units import Nanos
 
 
@@ -28,55 +36,78 @@ def describe_models(state: ClockworkState) -> tuple[ModelSummary, ...]:
     )
 
 
-def describe_server(
-    *,
-    version: str,
-    scheduler: str,
-    stage: str,
-    progress: Progress,
-    outstanding: int,
-    fleet: dict[str, WorkerState],
-    ready: set[str],
-    state: ClockworkState,
-    tally: Tally,
-    broken: dict[str, str],
-    serving_ns: Nanos,
-) -> ServerStatus:
-    """Everything that `clockwork status` shows."""
-    models = []
-    for name, model in sorted(state.models.items()):
-        counts = tally.of(name)
-        models.append(
-            ModelStatus(
-                model.info,
-                dict(model.profiles),
-                counts.in_time,
-                counts.late,
-                counts.refused,
-                counts.failed,
-                counts.cold_starts,
-                counts.broken_promises,
-                {kind: model.recent(kind) for kind in model.profiles},
-                model.predictions.summary(),
-            )
+class Description(Struct, frozen=True):
+    """What there is to say of a server; ``fleet``: workers that have told their state, ``ready``: those in service.
+
+    ``fleet``, ``state``, ``tally`` and ``broken`` are the controller's own, and go on changing.
+    """
+
+    version: str
+    scheduler: str
+    stage: str
+    progress: Progress
+    outstanding: int
+    fleet: Mapping[str, WorkerState]
+    ready: frozenset[str]
+    state: ClockworkState
+    tally: Tally
+    broken: Mapping[str, str]
+    serving_ns: Nanos
+
+    def models(self) -> list[str]:
+        """Their names, in order."""
+        return sorted(self.state.models)
+
+    def counts_of(self, model: str) -> Counts:
+        """A served model's counters, to be read."""
+        return self.tally.of(model)
+
+    def workers(self) -> Iterator[WorkerStatus]:
+        """Each worker, by name."""
+        for worker_id, worker in sorted(self.fleet.items()):
+            yield _describe_worker(worker, worker_id in self.ready)
+
+    def predictions(self) -> Iterator[Predictions]:
+        """Of each device, and of those that are gone."""
+        return self.state.each_predictions()
+
+    def server(self) -> ServerStatus:
+        """Everything that `clockwork status` shows."""
+        return ServerStatus(
+            self.version,
+            self.scheduler,
+            self.stage,
+            self.progress,
+            self.outstanding,
+            tuple(self.workers()),
+            tuple(_describe_model(model, self.tally.of(name)) for name, model in sorted(self.state.models.items())),
+            dict(self.broken),
+            self.serving_ns,
+            self.state.predictions().summary(),
+            self.tally.strangers(),
         )
-    workers = tuple(_describe_worker(worker, worker.id in ready) for _, worker in sorted(fleet.items()))
-    return ServerStatus(
-        version,
-        scheduler,
-        stage,
-        progress,
-        outstanding,
-        workers,
-        tuple(models),
-        dict(broken),
-        serving_ns,
-        state.predictions().summary(),
+
+
+def _describe_model(model: ModelState, counted: Counts) -> ModelStatus:
+    answers = counted.named()
+    return ModelStatus(
+        model.info,
+        dict(model.profiles),
+        counts.in_time(answers),
+        counts.late(answers),
+        counts.refused(answers),
+        counts.failed(answers),
+        counted.cold_starts,
+        counted.broken_promises,
+        {kind: model.recent(kind) for kind in model.profiles},
+        model.predictions.summary(),
+        counted.summary(),
     )
 
 
 def _describe_worker(worker: WorkerState, ready: bool) -> WorkerStatus:
     gpus = tuple(
-        GPUStatus(gpu.info(), gpu.cache.used, len(gpu.outstanding), gpu.predictions.summary()) for gpu in worker.gpus
+        GPUStatus(gpu.info(), gpu.cache.used, len(gpu.outstanding), gpu.predictions.summary(), gpu.work.summary())
+        for gpu in worker.gpus
     )
     return WorkerStatus(worker.id, ready, worker.page_size, gpus)

@@ -35,11 +35,12 @@ class WorkerResult(Struct, frozen=True):
 
 
 class ClientRequest(Struct, frozen=True):
-    """A client has sent a request."""
+    """A client has sent a request. ``wrong``: why an InferRequest contradicts its payload, or is too large, if so."""
 
     client_id: int
     request: Request
     payload: object = None
+    wrong: str = ""
 
 
 class ClientLost(Struct, frozen=True):

@@ -62,12 +62,13 @@ class Serving:
         try:
             request = self._admit(now, client_id, message, payload)
         except InvalidRequestError as error:
-            return [_refusal(client_id, message.id, Status.INVALID_REQUEST, str(error))]
+            return [self.refuse(client_id, message, Status.INVALID_REQUEST, str(error))]
         if isinstance(request, Respond):
             return [request]
         self._pending[request.id] = request
         self._by_client.setdefault(client_id, {})[message.id] = request
         self._bytes += _payload_bytes(request)
+        self.tally.of(message.model).pending += 1
         heappush(self._deadlines, (request.deadline, request.id))
         return self._ask(now, (request,), self._scheduler.infer, request)
 
@@ -75,23 +76,29 @@ class Serving:
         """Raises InvalidRequestError; a Respond refuses for other reasons."""
         model = self._state.models.get(message.model)
         if model is None:
-            return _refusal(client_id, message.id, *self._why_unknown(message.model))
+            return self.refuse(client_id, message, *self._why_unknown(message.model))
         if not model.profiles:
             text = f"model {model.name} has not been measured: no worker that holds it is connected"
-            self.tally.of(message.model).refused += 1
-            return _refusal(client_id, message.id, Status.SKIPPED_BY_CONTROLLER, text)
+            return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, text)
         batch_size = self._admission.batch_size(model, message)
         slo = self._admission.slo(model, message)
         if message.id in self._by_client.get(client_id, ()):
             raise InvalidRequestError(f"request id {message.id} is in use by another request of this client")
         if len(self._pending) >= self._config.max_pending or self._bytes >= self._config.max_pending_bytes:
             text = f"the server is full: {len(self._pending)} requests, {self._bytes} bytes are pending"
-            self.tally.of(message.model).refused += 1
-            return _refusal(client_id, message.id, Status.SKIPPED_BY_CONTROLLER, text)
+            return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, text)
         self._last_id += 1
         share = InferInput(self._last_id, batch_size, message.inputs, message.outputs, message.generated)
         cold = model.name not in self._state.holders
         return PendingRequest(self._last_id, client_id, message.id, model, share, payload, now, now + slo, cold)
+
+    def refuse(self, client_id: int, message: InferRequest, status: Status, text: str) -> Respond:
+        """Answer a request that is not even taken in, and count it."""
+        if message.model in self._state.models:
+            self.tally.of(message.model).answered(status, 0)
+        else:
+            self.tally.stranger(status)
+        return Respond(client_id, InferResponse(message.id, int(status), text, (), RequestTiming(0)))
 
     def _why_unknown(self, name: str) -> tuple[Status, str]:
         if name in self.broken:
@@ -113,6 +120,8 @@ class Serving:
             text = f"it disagrees about the weights on {gpu}: {result}"
             commands.append(DropWorker(worker.id, text))
         _remember(self._state, gpu, action, result)
+        if action.model in self._state.models:
+            self.tally.of(action.model).acted(action, result)
         if isinstance(action, Infer):
             if isinstance(result, InferResult):
                 commands += self._deliver(now, action, result, payloads)
@@ -138,13 +147,12 @@ class Serving:
                 request.cold_start,
             )
             if output.refusal:
-                self.tally.count(request.model.name, Status.INVALID_REQUEST)
                 commands.append(self._respond(request, Status.INVALID_REQUEST, output.refusal, (), timing))
             elif now > request.deadline:
                 request.excuse = request.excuse or _lateness(now, action, result)
                 commands.append(self._expire(now, request, timing))
             else:
-                self.tally.of(request.model.name).in_time += 1
+                self.tally.of(request.model.name).delivered(timing, result)
                 commands.append(self._respond(request, Status.SUCCESS, "", output.tensors, timing, payload))
         return commands
 
@@ -160,6 +168,7 @@ class Serving:
 
     def _cancel(self, now: Nanos, request: PendingRequest) -> list[ControllerCommand]:
         self._forget(request)
+        self.tally.of(request.model.name).answered(Status.CANCELLED, now - request.arrival)
         return self._ask(now, (), self._scheduler.cancel, request)
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:
@@ -302,7 +311,6 @@ class Serving:
         timing = RequestTiming(now - request.arrival, cold_start=request.cold_start)
         if now > request.deadline:
             return self._expire(now, request, timing)
-        self.tally.count(request.model.name, answer.status)
         return self._respond(
             request,
             answer.status,
@@ -315,7 +323,7 @@ class Serving:
         )
 
     def _expire(self, now: Nanos, request: PendingRequest, timing: RequestTiming) -> Respond:
-        self.tally.of(request.model.name).late += 1
+        self.tally.of(request.model.name).late_ns += now - request.deadline
         text = "the deadline passed before the answer was there"
         if request.excuse:
             text += f": {request.excuse}"
@@ -333,12 +341,15 @@ class Serving:
         retry_after: Nanos | None = None,
     ) -> Respond:
         """Answer a pending request; the only place that does."""
-        if request.cold_start:
-            self.tally.of(request.model.name).cold_starts += 1
         self._forget(request)
+        counts = self.tally.of(request.model.name)
+        counts.answered(status, timing.total)
+        counts.cold_starts += request.cold_start
         if request.promised is not None:
-            if status != Status.SUCCESS:
-                self.tally.of(request.model.name).broken_promises += 1
+            if status == Status.SUCCESS:
+                counts.kept_promises += 1
+            else:
+                counts.broken_promises += 1
             if predicted is None:
                 predicted = request.promised - request.arrival
         response = InferResponse(
@@ -357,6 +368,7 @@ class Serving:
         request.over = True
         del self._pending[request.id]
         self._bytes -= _payload_bytes(request)
+        self.tally.of(request.model.name).pending -= 1
         requests = self._by_client[request.client_id]
         del requests[request.client_request_id]
         if not requests:
@@ -368,12 +380,15 @@ class Serving:
         assert not any(request.over for request in self._pending.values())
         assert sum(map(len, self._by_client.values())) == len(self._pending)
         assert {i for _, i in self._deadlines} >= set(self._pending)
+        models = {request.model.name for request in self._pending.values()}
+        assert sum(self.tally.of(name).pending for name in sorted(models)) == len(self._pending)
 
 
 def _remember(state: ClockworkState, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result) -> None:
     """Keep what an action took, for those who ask how fast the models are in service, and how well that is known."""
     model = state.models.get(action.model)
     gpu.compare(action, result, model)
+    gpu.work.count(result)
     if model is None:
         return  # held by a worker, but not served
     if isinstance(action, Infer) and isinstance(result, InferResult):
@@ -396,7 +411,3 @@ def _payload_bytes(request: PendingRequest) -> Bytes:
     if request.input.generated:
         return 0
     return sum(tensor.nbytes for tensor in request.input.tensors)
-
-
-def _refusal(client_id: int, request_id: int, status: Status, message: str) -> Respond:
-    return Respond(client_id, InferResponse(request_id, int(status), message, (), RequestTiming(0)))

@@ -23,7 +23,7 @@ from enum import Enum
 from clockwork import __version__
 from clockwork.controller.buffer import StartupBuffer
 from clockwork.controller.config import ControllerConfig, LoadSpec
-from clockwork.controller.description import describe_models, describe_server
+from clockwork.controller.description import Description, describe_models
 from clockwork.controller.events import (
     ClientLost,
     ClientRequest,
@@ -52,12 +52,12 @@ from clockwork.messages.requests import (
     EvictRequest,
     EvictResponse,
     InferRequest,
+    InferResponse,
     ListModelsRequest,
     ListModelsResponse,
     LoadModelRequest,
     LoadModelResponse,
     Progress,
-    ServerStatus,
     StatusRequest,
     StatusResponse,
 )
@@ -154,7 +154,7 @@ class ControllerWithStartupPhase:
         commands = self._give_up_silent(now)
         if self._stage is Stage.SERVING:
             return commands + self._serving.wake(now)
-        return [*commands, *self._buffer.expire(now), *self._advance(now)]
+        return [*commands, *self._counted(self._buffer.expire(now)), *self._advance(now)]
 
     def next_wakeup(self) -> Nanos | None:
         """When time alone will change something."""
@@ -410,13 +410,15 @@ class ControllerWithStartupPhase:
     def _request(self, now: Nanos, event: ClientRequest) -> Commands:
         client_id, request = event.client_id, event.request
         match request:
+            case InferRequest() if event.wrong:
+                return [self._serving.refuse(client_id, request, Status.INVALID_REQUEST, event.wrong)]
             case InferRequest() if self._stage is Stage.SERVING:
                 return self._serving.infer(now, client_id, request, event.payload)
             case ListModelsRequest() if self._stage is Stage.SERVING:
                 models = describe_models(self._state)
                 return [Respond(client_id, ListModelsResponse(request.id, Status.SUCCESS, "", models))]
             case InferRequest() | ListModelsRequest():
-                return [*self._buffer.add(now, event)]
+                return self._counted(self._buffer.add(now, event))
             case CancelRequest():
                 self._buffer.cancel(client_id, request.id)
                 return self._serving.cancel(now, client_id, request.id)
@@ -433,7 +435,14 @@ class ControllerWithStartupPhase:
                 text = f"the server is starting up ({self._stage.value})"
                 return [Respond(client_id, EvictResponse(request.id, Status.INITIALIZING, text))]
             case StatusRequest():
-                return [Respond(client_id, StatusResponse(request.id, self._describe(now)))]
+                return [Respond(client_id, StatusResponse(request.id, self.description(now).server()))]
+
+    def _counted(self, refusals: list[Respond]) -> Commands:
+        """What the buffer says to those whom it does not keep."""
+        for refusal in refusals:
+            if isinstance(refusal.response, InferResponse):
+                self._serving.tally.stranger(refusal.response.status)
+        return [*refusals]
 
     def _load(self, now: Nanos, client_id: int, request: LoadModelRequest) -> Commands:
         if self._stage is not Stage.LOADING:
@@ -462,20 +471,20 @@ class ControllerWithStartupPhase:
                     f"the name {name} is taken by a model from {info.path} ({info.copies} copies): choose another name"
                 )
 
-    def _describe(self, now: Nanos) -> ServerStatus:
-        ready = {worker_id for worker_id, phase in self._phases.items() if phase is _Phase.READY}
-        return describe_server(
-            version=__version__,
-            scheduler=type(self._scheduler).name or type(self._scheduler).__name__,
-            stage=self._stage.value,
-            progress=self.progress(now),
-            outstanding=self._serving.pending + len(self._buffer),
-            fleet=self._fleet,
-            ready=ready,
-            state=self._state,
-            tally=self._serving.tally,
-            broken=self._profiler.broken,
-            serving_ns=0 if self._serving_since is None else now - self._serving_since,
+    def description(self, now: Nanos) -> Description:
+        """What there is to say of the server."""
+        return Description(
+            __version__,
+            type(self._scheduler).name or type(self._scheduler).__name__,
+            self._stage.value,
+            self.progress(now),
+            self._serving.pending + len(self._buffer),
+            self._fleet,
+            frozenset(worker_id for worker_id, phase in self._phases.items() if phase is _Phase.READY),
+            self._state,
+            self._serving.tally,
+            self._profiler.broken,
+            0 if self._serving_since is None else now - self._serving_since,
         )
 
 

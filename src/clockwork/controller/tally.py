@@ -1,45 +1,148 @@
-"""What became of each model's requests, counted."""
+"""What became of each model's requests, counted once for all protocols.
 
+Rules of the file: counting costs a microsecond and its memory is flat. Only names of models that are served get in, so
+it does not grow with what clients make up.
+"""
+
+from bisect import bisect_left
+
+from clockwork.messages import counts
+from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.counts import LATENCY_BOUNDS, BatchCounts, ModelCounts
+from clockwork.messages.requests import RequestTiming
+from clockwork.messages.results import EvictWeightsResult, InferResult, LoadWeightsResult, Result
 from clockwork.messages.status import Status
+from clockwork.units import Nanos
 
 
 class Counts:
-    """One model's counters; see `clockwork.messages.requests.ModelStatus`."""
+    """One model's counters; see `ModelStatus` and `ModelCounts` for what they mean."""
 
-    __slots__ = ("broken_promises", "cold_starts", "failed", "in_time", "late", "refused")
+    __slots__ = (
+        "answers",
+        "batches",
+        "broken_promises",
+        "by_batch_size",
+        "cold_starts",
+        "evictions",
+        "exec_ns",
+        "failed_ns",
+        "input_ns",
+        "kept_promises",
+        "late_ns",
+        "latencies",
+        "load_ns",
+        "loads",
+        "output_ns",
+        "pending",
+        "queue_ns",
+        "rows",
+        "succeeded_ns",
+    )
 
     def __init__(self) -> None:
         """All zero."""
-        self.broken_promises = 0
-        self.in_time = 0
-        self.late = 0
-        self.refused = 0
-        self.failed = 0
-        self.cold_starts = 0
+        self.answers: dict[int, int] = {}  #: by status
+        self.by_batch_size: dict[int, list[int]] = {}  #: count, and nanoseconds of input, execution and output
+        self.latencies = [0] * (len(LATENCY_BOUNDS) + 1)
+        self.rows = self.batches = 0
+        self.succeeded_ns = self.failed_ns = self.queue_ns = 0
+        self.input_ns = self.exec_ns = self.output_ns = 0
+        self.pending = self.cold_starts = 0
+        self.kept_promises = self.broken_promises = self.late_ns = 0
+        self.loads = self.load_ns = self.evictions = 0
+
+    def answered(self, status: int, total: Nanos) -> None:
+        """A request was answered, ``total`` nanoseconds after it came."""
+        self.answers[status] = self.answers.get(status, 0) + 1
+        if status == Status.SUCCESS:
+            self.succeeded_ns += total
+            self.latencies[bisect_left(LATENCY_BOUNDS, total)] += 1
+        else:
+            self.failed_ns += total
+
+    def delivered(self, timing: RequestTiming, result: InferResult) -> None:
+        """A request was answered in time by a batch."""
+        self.queue_ns += timing.queue
+        self.input_ns += result.copy_input.duration
+        self.exec_ns += timing.exec
+        self.output_ns += result.copy_output.duration
+
+    def acted(self, action: LoadWeights | EvictWeights | Infer, result: Result) -> None:
+        """A device has done something for the model; what failed is not counted."""
+        if isinstance(result, InferResult) and isinstance(action, Infer):
+            rows = action.batch_size
+            self.rows += rows
+            self.batches += 1
+            sums = self.by_batch_size.get(rows)
+            if sums is None:
+                sums = self.by_batch_size[rows] = [0, 0, 0, 0]
+            sums[0] += 1
+            sums[1] += result.copy_input.duration
+            sums[2] += result.exec.duration
+            sums[3] += result.copy_output.duration
+        elif isinstance(result, LoadWeightsResult):
+            self.loads += 1
+            self.load_ns += result.timing.duration
+        elif isinstance(result, EvictWeightsResult):
+            self.evictions += 1
+
+    def named(self) -> dict[str, int]:
+        """The answers by the name of their status."""
+        return by_name(self.answers)
+
+    def summary(self) -> ModelCounts:
+        """For those who ask."""
+        sizes = sorted(self.by_batch_size.items())
+        return ModelCounts(
+            self.named(),
+            self.pending,
+            self.rows,
+            self.batches,
+            self.succeeded_ns,
+            self.failed_ns,
+            self.queue_ns,
+            self.input_ns,
+            self.exec_ns,
+            self.output_ns,
+            tuple(self.latencies),
+            self.kept_promises,
+            self.late_ns,
+            self.loads,
+            self.load_ns,
+            self.evictions,
+            tuple(BatchCounts(size, *sums) for size, sums in sizes),
+        )
 
 
 class Tally:
-    """Counters per model."""
+    """Counters per model, and of the requests that are for none."""
 
     def __init__(self) -> None:
         """Nothing counted."""
         self._counts: dict[str, Counts] = {}
+        self._strangers: dict[int, int] = {}
 
     def of(self, model: str) -> Counts:
-        """The model's counters; to be read, or to be raised."""
-        counts = self._counts.get(model)
-        if counts is None:
-            counts = self._counts[model] = Counts()
-        return counts
+        """The counters of a model that is served; to be read, or to be raised."""
+        found = self._counts.get(model)
+        if found is None:
+            found = self._counts[model] = Counts()
+        return found
 
-    def count(self, model: str, status: int) -> None:
-        """Count an answer that the scheduler gave by the deadline."""
-        counts = self.of(model)
-        if status == Status.SUCCESS:
-            counts.in_time += 1
-        elif status == Status.TIMEOUT:
-            counts.late += 1
-        elif status in (Status.SKIPPED_BY_CONTROLLER, Status.CONTROLLER_COULD_NOT_START_IN_TIME):
-            counts.refused += 1
-        else:
-            counts.failed += 1
+    def stranger(self, status: int) -> None:
+        """A request was answered before anybody knew that there is such a model."""
+        self._strangers[status] = self._strangers.get(status, 0) + 1
+
+    def strangers(self) -> dict[str, int]:
+        """How many, by the name of the status."""
+        return by_name(self._strangers)
+
+
+def by_name(answers: dict[int, int]) -> dict[str, int]:
+    """By names in the place of numbers; in the order of their first."""
+    made: dict[str, int] = {}
+    for status, count in answers.items():
+        name = counts.known_name(status)
+        made[name] = made.get(name, 0) + count
+    return made

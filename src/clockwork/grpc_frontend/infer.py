@@ -12,11 +12,9 @@ from clockwork.grpc_frontend.contents import payload_of
 from clockwork.messages.requests import InferRequest, InferResponse
 from clockwork.messages.tensors import MAX_RANK, MAX_TENSORS, TensorSpec
 from clockwork.oip.contract import slo_of
+from clockwork.oip.metadata import VERSION
 from clockwork.units import MIB, MILLISECOND, Bytes, Nanos
 from clockwork.wire.frame import MAX_FRAME_BYTES
-
-VERSION: Final = "1"
-"""The one version that every model has."""
 
 MAX_PAYLOAD_BYTES: Final[Bytes] = MAX_FRAME_BYTES - MIB
 """Tensors of one request: they go to a worker in one frame, with its header."""
@@ -31,7 +29,6 @@ def request_of(message: pb.ModelInferRequest, id: int, remaining: Nanos | None) 
     Raises:
         InvalidRequestError: the message contradicts itself, is too large, or asks for what there is not.
     """
-    check_version(message.model_name, message.model_version)
     if len(message.inputs) > MAX_TENSORS or len(message.outputs) > MAX_TENSORS:
         raise InvalidRequestError(
             f"{len(message.inputs)} inputs and {len(message.outputs)} outputs; at most {MAX_TENSORS} are accepted"
@@ -69,16 +66,6 @@ def response_of(message: pb.ModelInferRequest, response: InferResponse, payload:
         made.raw_output_contents.append(bytes(view[at : at + output.nbytes]))
         at += output.nbytes
     return made
-
-
-def check_version(model: str, version: str) -> None:
-    """Accept no version, and the one there is.
-
-    Raises:
-        InvalidRequestError: another one.
-    """
-    if version not in ("", VERSION):
-        raise InvalidRequestError(f"version {version!r} of model {model!r} was asked for; there is only {VERSION!r}")
 
 
 def _parameters(sent: Mapping[str, pb.InferParameter]) -> dict[str, Any]:

@@ -16,9 +16,7 @@ from clockwork import __version__
 from clockwork.errors import ConnectionLostError, InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend import health_pb2 as health
-from clockwork.grpc_frontend.describe import EXTENSIONS, config_of, index_of, metadata_of
-from clockwork.grpc_frontend.infer import check_version, request_of, response_of
-from clockwork.grpc_frontend.tally import Tally
+from clockwork.grpc_frontend.infer import request_of, response_of
 from clockwork.host.local_client import LocalClient
 from clockwork.messages.requests import (
     ErrorResponse,
@@ -35,6 +33,15 @@ from clockwork.messages.requests import (
 )
 from clockwork.messages.status import Status
 from clockwork.oip.contract import Failure, failure, failure_of, name_of
+from clockwork.oip.metadata import (
+    SHOWN,
+    model_config,
+    model_metadata,
+    model_statistics,
+    repository_index,
+    server_metadata,
+    unknown_version,
+)
 from clockwork.units import MILLISECOND, Nanos, seconds
 
 log = logging.getLogger("clockwork.grpc")
@@ -81,7 +88,6 @@ class Service:
         """``client`` asks; ``is_serving`` says whether start-up is over."""
         self._client = client
         self._is_serving = is_serving
-        self._tally = Tally()
 
     # --- the server --------------------------------------------------------------------------------------------------
 
@@ -107,36 +113,40 @@ class Service:
         self, message: pb.ServerMetadataRequest, call: ServicerContext
     ) -> pb.ServerMetadataResponse:
         """Name, version and extensions."""
-        return pb.ServerMetadataResponse(name="clockwork", version=__version__, extensions=EXTENSIONS)
+        return pb.ServerMetadataResponse(**server_metadata(__version__))
 
     # --- models ------------------------------------------------------------------------------------------------------
 
     async def model_ready(self, message: pb.ModelReadyRequest, call: ServicerContext) -> pb.ModelReadyResponse:
         """Whether the model is served; no model is while the server starts up."""
-        _check_version(message)
+        _check_version(message.name, message.version)
         ready = self._is_serving() and any(model.name == message.name for model in await self._models())
         return pb.ModelReadyResponse(ready=ready)
 
     async def model_metadata(self, message: pb.ModelMetadataRequest, call: ServicerContext) -> pb.ModelMetadataResponse:
         """Inputs and outputs of a model."""
-        return metadata_of(await self._model(message))
+        return pb.ModelMetadataResponse(**model_metadata(await self._model(message)))
 
     async def model_config(self, message: pb.ModelConfigRequest, call: ServicerContext) -> pb.ModelConfigResponse:
         """A model as Triton would configure it."""
-        return config_of(await self._model(message))
+        return pb.ModelConfigResponse(config=pb.ModelConfig(**model_config(await self._model(message))))
 
     async def model_statistics(
         self, message: pb.ModelStatisticsRequest, call: ServicerContext
     ) -> pb.ModelStatisticsResponse:
         """What became of the requests for a model, or for each."""
-        models = [await self._model(message)] if message.name else await self._models()
-        return pb.ModelStatisticsResponse(model_stats=[self._tally.statistics_of(model.name) for model in models])
+        _check_version(message.name, message.version)
+        found = [it for it in (await self._status()).models if message.name in ("", it.info.name)]
+        if message.name and not found:
+            raise _no_model(message.name)
+        return pb.ModelStatisticsResponse(model_stats=[pb.ModelStatistics(**model_statistics(it)) for it in found])
 
     async def repository_index(
         self, message: pb.RepositoryIndexRequest, call: ServicerContext
     ) -> pb.RepositoryIndexResponse:
         """Every model and its state."""
-        return index_of(await self._status(), self._is_serving(), message.ready)
+        index = repository_index(await self._status(), self._is_serving(), message.ready)
+        return pb.RepositoryIndexResponse(models=[pb.RepositoryIndexResponse.ModelIndex(**it) for it in index])
 
     async def repository_model_load(
         self, message: pb.RepositoryModelLoadRequest, call: ServicerContext
@@ -212,12 +222,12 @@ class Service:
         return pb.ModelStreamInferResponse(error_message=str(failed), infer_response=told)
 
     async def _infer(self, message: pb.ModelInferRequest, remaining: Nanos | None) -> pb.ModelInferResponse:
+        _check_version(message.model_name, message.model_version)
         try:
             request, payload = request_of(message, self._client.next_id(), remaining)
         except InvalidRequestError as error:
             raise CallFailedError(failure(Status.INVALID_REQUEST, str(error))) from None
         response, answer = await self._ask(request, InferResponse, payload)
-        self._tally.count(message.model_name, response)
         if response.status != Status.SUCCESS:
             raise CallFailedError(failure_of(response))
         return response_of(message, response, answer)
@@ -231,11 +241,11 @@ class Service:
         return response.models
 
     async def _model(self, message: Any) -> ModelSummary:
-        _check_version(message)
+        _check_version(message.name, message.version)
         for model in await self._models():
             if model.name == message.name:
                 return model
-        raise CallFailedError(failure(Status.UNKNOWN_MODEL, f"no model {message.name!r} is served"))
+        raise _no_model(message.name)
 
     async def _status(self) -> ServerStatus:
         response, _ = await self._ask(StatusRequest(self._client.next_id()), StatusResponse)
@@ -258,11 +268,13 @@ def unforeseen(error: Exception) -> CallFailedError:
     return CallFailedError(failure(Status.ERROR, "the server failed; its log says why"))
 
 
-def _check_version(message: Any) -> None:
-    try:
-        check_version(message.name, message.version)
-    except InvalidRequestError as error:
-        raise CallFailedError(failure(Status.INVALID_REQUEST, str(error))) from None
+def _no_model(name: str) -> CallFailedError:
+    return CallFailedError(failure(Status.UNKNOWN_MODEL, f"no model {name[:SHOWN]!r} is served"))
+
+
+def _check_version(model: str, version: str) -> None:
+    if failed := unknown_version(model, version):
+        raise CallFailedError(failed)
 
 
 def _remaining(call: ServicerContext) -> Nanos | None:

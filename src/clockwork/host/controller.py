@@ -17,6 +17,7 @@ from typing import Any, Final
 from clockwork.access import Access, Right, Tokens, needed_for, refusal
 from clockwork.clock import Clock, MonotonicClock
 from clockwork.controller.config import ControllerConfig
+from clockwork.controller.description import Description
 from clockwork.controller.events import (
     ClientLost,
     ClientRequest,
@@ -39,7 +40,7 @@ from clockwork.host.local_client import LocalClient
 from clockwork.host.profile_store import ProfileStore
 from clockwork.messages.commands import SendAction
 from clockwork.messages.link import ROLE_CLIENT, ROLE_WORKER, Hello
-from clockwork.messages.requests import ErrorResponse, InferRequest, InferResponse, Progress, RequestTiming
+from clockwork.messages.requests import ErrorResponse, InferRequest, Progress
 from clockwork.messages.results import ErrorResult, InferResult
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import check_specs
@@ -166,6 +167,10 @@ class ControllerHost:
         """The stage, and how far it is."""
         return self._machine.stage.value, self._machine.progress(self._clock.now())
 
+    def description(self) -> Description:
+        """What there is to say of the server, to be asked on its event loop."""
+        return self._machine.description(self._clock.now())
+
     async def close(self) -> None:
         """Stop listening and say goodbye to everybody."""
         self._driver.close()
@@ -244,9 +249,7 @@ class ControllerHost:
             try:
                 self._check_payload(message, len(payload))
             except InvalidRequestError as error:
-                timing = RequestTiming(0)
-                refused = InferResponse(message.id, Status.INVALID_REQUEST, str(error), (), timing)
-                self._clients[client_id].send(refused, ())
+                self._driver.feed(ClientRequest(client_id, message, None, str(error)))
                 return
         self._driver.feed(ClientRequest(client_id, message, payload))
 

@@ -4,7 +4,6 @@ Rules of the file: whatever is raised becomes a reply in JSON; what was not fore
 """
 
 import logging
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -34,18 +33,20 @@ from clockwork.messages.requests import (
     StatusResponse,
 )
 from clockwork.messages.status import Status
+from clockwork.metrics import CONTENT_TYPE, Metrics
 from clockwork.oip.answer import answer
 from clockwork.oip.binary import parse_infer
 from clockwork.oip.contract import denial, failure, slo_of
 from clockwork.oip.metadata import (
-    Sums,
+    EXTENSIONS_OF_HTTP,
+    SHOWN,
     model_config,
     model_metadata,
     model_statistics,
     repository_index,
     server_metadata,
 )
-from clockwork.oip.rest import SHOWN, RestError, Route, repository_head, route, unknown, wrong
+from clockwork.oip.rest import RestError, Route, nothing_at, repository_head, route, unknown, wrong
 
 log = logging.getLogger("clockwork.http")
 
@@ -67,7 +68,7 @@ class Application:
         self._client = client
         self._access = host.access
         self._bodies = Bodies(config, held)
-        self._sums: defaultdict[str, Sums] = defaultdict(Sums)  #: by model; only of those that have answered
+        self._metrics = Metrics(host.description, config.model_histograms) if config.metrics else None
         self._models: Mapping[str, ModelSummary] = {}  #: once it serves; from then on they stay as they are
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,7 +105,14 @@ class Application:
             return await self._infer(asked.model, scope, headers, receive)
         if asked.what in ("index", "load", "unload"):
             return await self._repository(asked, await self._bodies.receive(scope, headers, receive))
+        if asked.what == "metrics":
+            return await unless_gone(self._scraped(scope["path"]), receive)
         return await unless_gone(self._told(asked), receive)
+
+    async def _scraped(self, path: str) -> Reply:
+        if self._metrics is None:
+            raise nothing_at(path)
+        return Reply(200, [(b"content-type", CONTENT_TYPE.encode())], await self._metrics.text())
 
     async def _infer(self, model: str, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         body = await self._bodies.receive(scope, headers, receive)
@@ -119,7 +127,6 @@ class Application:
         if response.status != Status.SUCCESS:
             told = failure(response.status, response.message, response.predicted, response.retry_after)
             raise RestError(told)
-        self._sums[model].add(response.timing)
         classes = any(output.parameters.classification is not None for output in head.outputs)
         batched = classes and (await self._model(model)).batchable
         said, binary = answer(head, model, response, data, batched)
@@ -136,7 +143,7 @@ class Application:
             case "ready":
                 return json_reply({"ready": self._serving()}, 200 if self._serving() else 503)
             case "server":
-                return json_reply(server_metadata(__version__))
+                return json_reply(server_metadata(__version__, *EXTENSIONS_OF_HTTP))
             case "all_stats":
                 return json_reply(await self._statistics())
             case "stats":
@@ -153,8 +160,7 @@ class Application:
         found = [model for model in (await self._status()).models if name in ("", model.info.name)]
         if name and not found:
             raise _no_model(name)
-        none = Sums()
-        return {"model_stats": [model_statistics(model, self._sums.get(model.info.name, none)) for model in found]}
+        return {"model_stats": [model_statistics(model) for model in found]}
 
     async def _repository(self, asked: Route, body: bytes | memoryview) -> Reply:
         head = repository_head(body)

@@ -13,7 +13,8 @@ from clockwork.errors import InvalidRequestError
 from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply, Scope
 from clockwork.http.config import HttpConfig
 from clockwork.http.receiving import LARGE_BODY, Held, LargeBody, too_slow
-from clockwork.oip.rest import SHOWN, RestError, wrong
+from clockwork.oip.metadata import SHOWN
+from clockwork.oip.rest import RestError, wrong
 from clockwork.units import KIB
 
 WINDOW: Final = {b"gzip": 31, b"deflate": 15}

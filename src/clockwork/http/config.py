@@ -23,6 +23,7 @@ class HttpConfig(Struct, frozen=True):
     ``body_timeout``: for a piece of a body; ``body_time``: for all of it. ``write_timeout``: in which a client that is
     written to has to read a MiB. ``keep_alive``: without a request. ``grace``: that requests in progress are
     given at the end.
+    ``metrics``: serve them; ``model_histograms``: with the latencies of each model.
     """
 
     max_body: Bytes = 256 * MIB
@@ -38,6 +39,8 @@ class HttpConfig(Struct, frozen=True):
     write_timeout: float = 60.0
     keep_alive: int = 75
     grace: int = 1
+    metrics: bool = True
+    model_histograms: bool = True
 
 
 DEFAULT: Final = HttpConfig()

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from clockwork.messages.counts import DeviceCounts, ModelCounts
 from clockwork.messages.prediction import PredictionSummary
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.results import GPUInfo, ModelInfo
@@ -156,6 +157,7 @@ class GPUStatus(Struct, frozen=True, array_like=True):
     used_pages: int
     outstanding: int
     predictions: dict[str, PredictionSummary] = {}
+    counts: DeviceCounts = DeviceCounts()
 
 
 class WorkerStatus(Struct, frozen=True, array_like=True):
@@ -175,6 +177,7 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     predicted completion and yet not answered in time.
     ``recent`` has the profiles with the durations of late, in service, in the place of those measured before it.
     ``predictions``: of its ``load`` and ``infer`` actions on all devices, as far as there were any.
+    ``counts`` has the same requests by their status, and where their time went. What a client cancelled is in it only.
     """
 
     info: ModelInfo
@@ -187,13 +190,15 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     broken_promises: int = 0
     recent: dict[str, ModelProfile] = {}
     predictions: dict[str, PredictionSummary] = {}
+    counts: ModelCounts = ModelCounts()
 
 
 class ServerStatus(Struct, frozen=True, array_like=True):
     """The whole server. ``broken`` names models that could not be profiled, and why.
 
     ``serving_ns``: how long it has been serving. ``predictions``: of ``load`` and ``infer`` actions on all devices,
-    those that are gone included.
+    those that are gone included. ``strangers``: requests that were answered before it was known whether there is such a
+    model, by the name of their status.
     """
 
     version: str
@@ -206,6 +211,7 @@ class ServerStatus(Struct, frozen=True, array_like=True):
     broken: dict[str, str] = {}
     serving_ns: Nanos = 0
     predictions: dict[str, PredictionSummary] = {}
+    strangers: dict[str, int] = {}
 
 
 class StatusResponse(Struct, frozen=True, array_like=True, tag=26):

@@ -1,51 +1,46 @@
 """What the Open Inference Protocol and Triton's extensions say of a server and its models.
 
-Rules of the file: nothing is said that is not known; a count that nobody keeps is 0.
+Rules of the file: nothing is said that is not known; a count that nobody keeps is 0. What is said is made of dicts with
+the names of the protocol's fields: JSON over HTTP, and what messages are made from over gRPC.
 """
 
 from typing import Any, Final
 
-from msgspec import Struct
-
-from clockwork.messages.requests import ModelStatus, ModelSummary, RequestTiming, ServerStatus
+from clockwork.messages.counts import in_time
+from clockwork.messages.requests import ModelStatus, ModelSummary, ServerStatus
+from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, TensorInfo
+from clockwork.oip.contract import Failure, failure
 from clockwork.units import Nanos
 
 VERSION: Final = "1"
 """Every model has this one version."""
 
-EXTENSIONS: Final = ("classification", "model_configuration", "model_repository", "statistics", "binary_tensor_data")
-"""Triton's names of what is served beside the protocol itself."""
+EXTENSIONS: Final = ("model_repository", "model_configuration", "statistics", "parameters")
+"""Triton's names of what is served beside the protocol itself, whatever the transport."""
 
-PLATFORM: Final = "onnx_onnxruntime"
-"""What executes the models, in Triton's terms."""
+EXTENSIONS_OF_HTTP: Final = ("classification", "binary_tensor_data")
+"""And what is served over HTTP only: gRPC's tensors are binary in any case."""
+
+PLATFORM: Final = "onnxruntime_onnx"
+"""Triton's name for ONNX models on ONNX Runtime."""
+
+BACKEND: Final = "onnxruntime"
+"""Triton's name of that runtime."""
+
+SHOWN: Final = 80
+"""Characters of what a client wrote that are repeated to it."""
 
 _CONFIG_TYPES: Final = {Datatype.BYTES: "TYPE_STRING"}
 
 
-class Sums(Struct):
-    """Where the time of a model's successful requests went, as far as a front end saw them."""
-
-    count: int = 0
-    total: Nanos = 0
-    queue: Nanos = 0
-    exec: Nanos = 0
-
-    def add(self, timing: RequestTiming) -> None:
-        """One more."""
-        self.count += 1
-        self.total += timing.total
-        self.queue += timing.queue
-        self.exec += timing.exec
-
-
-def server_metadata(version: str) -> dict[str, Any]:
-    """Of ``GET /v2``."""
-    return {"name": "clockwork", "version": version, "extensions": list(EXTENSIONS)}
+def server_metadata(version: str, *more: str) -> dict[str, Any]:
+    """What the server is; ``more``: extensions of the transport."""
+    return {"name": "clockwork", "version": version, "extensions": [*EXTENSIONS, *more]}
 
 
 def model_metadata(model: ModelSummary) -> dict[str, Any]:
-    """Of ``GET /v2/models/NAME``."""
+    """Names, datatypes and shapes of inputs and outputs; -1 is a free dimension."""
     return {
         "name": model.name,
         "versions": [VERSION],
@@ -60,7 +55,7 @@ def model_config(model: ModelSummary) -> dict[str, Any]:
     return {
         "name": model.name,
         "platform": PLATFORM,
-        "backend": "onnxruntime",
+        "backend": BACKEND,
         "max_batch_size": model.max_batch_size if model.batchable else 0,
         "input": [_config_tensor(info, model.batchable) for info in model.inputs],
         "output": [_config_tensor(info, model.batchable) for info in model.outputs],
@@ -68,44 +63,64 @@ def model_config(model: ModelSummary) -> dict[str, Any]:
     }
 
 
-def model_statistics(model: ModelStatus, sums: Sums) -> dict[str, Any]:
-    """Triton's statistics: requests in time are successes, all others failures; executions are batches.
+def model_statistics(model: ModelStatus) -> dict[str, Any]:
+    """Triton's statistics, of all protocols: requests in time are successes, all others failures.
 
-    Counts are of all the model's requests, times of those in ``sums``.
+    Executions are batches. Durations are of successes, once for each request; those in ``batch_stats`` are of batches,
+    once for each.
     """
-    infer = model.predictions.get("infer")
-    unknown = {"count": 0, "ns": 0}
+    counts = model.counts
+    done = in_time(counts.answers)
     return {
         "name": model.info.name,
         "version": VERSION,
         "last_inference": 0,
-        "inference_count": model.in_time,
-        "execution_count": infer.duration.count if infer is not None else 0,
+        "inference_count": counts.rows,
+        "execution_count": counts.batches,
         "inference_stats": {
-            "success": {"count": model.in_time, "ns": sums.total},
-            "fail": {"count": model.late + model.refused + model.failed, "ns": 0},
-            "queue": {"count": sums.count, "ns": sums.queue},
-            "compute_input": unknown,
-            "compute_infer": {"count": sums.count, "ns": sums.exec},
-            "compute_output": unknown,
-            "cache_hit": unknown,
-            "cache_miss": unknown,
+            "success": _took(done, counts.succeeded_ns),
+            "fail": _took(sum(counts.answers.values()) - done, counts.failed_ns),
+            "queue": _took(done, counts.queue_ns),
+            "compute_input": _took(done, counts.input_ns),
+            "compute_infer": _took(done, counts.exec_ns),
+            "compute_output": _took(done, counts.output_ns),
+            "cache_hit": _took(0, 0),
+            "cache_miss": _took(0, 0),
         },
-        "batch_stats": [],
+        "batch_stats": [
+            {
+                "batch_size": batch.batch_size,
+                "compute_input": _took(batch.count, batch.input_ns),
+                "compute_infer": _took(batch.count, batch.exec_ns),
+                "compute_output": _took(batch.count, batch.output_ns),
+            }
+            for batch in counts.by_batch_size
+        ],
     }
 
 
 def repository_index(server: ServerStatus, serving: bool, ready_only: bool) -> list[dict[str, Any]]:
-    """Every model that was loaded, with its state; ordered by name."""
-    broken = server.broken
-    names = {model.info.name: model.info for model in server.models}
-    made = [_index_entry(name, broken.get(name, ""), serving) for name in sorted({**names, **broken})]
-    return [entry for entry in made if entry["state"] == "READY" or not ready_only]
+    """Every model that was loaded, with its state and, unless that is READY, why; ordered by name."""
+    loading = "" if serving else f"the server is {server.stage}"
+    states = {model.info.name: ("READY" if serving else "LOADING", loading) for model in server.models}
+    states |= {name: ("UNAVAILABLE", why) for name, why in server.broken.items()}
+    return [
+        {"name": name, "version": VERSION, "state": state, "reason": reason}
+        for name, (state, reason) in sorted(states.items())
+        if state == "READY" or not ready_only
+    ]
 
 
-def _index_entry(name: str, reason: str, serving: bool) -> dict[str, Any]:
-    state = "UNAVAILABLE" if reason else "READY" if serving else "LOADING"
-    return {"name": name, "version": VERSION, "state": state, "reason": reason}
+def unknown_version(model: str, version: str) -> Failure | None:
+    """What a client is told that asks for another version than the one there is; none is that one."""
+    if version in ("", VERSION):
+        return None
+    message = f"model {model[:SHOWN]!r} has version {VERSION!r} only, and no {version[:SHOWN]!r}"
+    return failure(Status.UNKNOWN_MODEL, message)
+
+
+def _took(count: int, ns: Nanos) -> dict[str, int]:
+    return {"count": count, "ns": ns}
 
 
 def _tensor(info: TensorInfo) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from msgspec import Struct
 from clockwork.errors import ClockworkError
 from clockwork.messages.status import Status
 from clockwork.oip.contract import Failure
-from clockwork.oip.metadata import VERSION
+from clockwork.oip.metadata import SHOWN, unknown_version
 
 SERVER: Final = {
     "v2": ("GET", "server"),
@@ -16,6 +16,7 @@ SERVER: Final = {
     "v2/health/ready": ("GET", "ready"),
     "v2/models/stats": ("GET", "all_stats"),
     "v2/repository/index": ("POST", "index"),
+    "metrics": ("GET", "metrics"),
 }
 """What is asked of the server: method and meaning by path."""
 
@@ -30,9 +31,6 @@ MODEL: Final = {
 
 REPOSITORY: Final = {"load": ("POST", "load"), "unload": ("POST", "unload")}
 """What is asked of the repository about a model."""
-
-SHOWN: Final = 80
-"""Characters of what a client wrote that are repeated to it."""
 
 
 class RestError(ClockworkError):
@@ -71,8 +69,8 @@ def route(method: str, path: str) -> Route:
     match whole.split("/"):
         case ["v2", "models", model, "versions", version, *rest] if len(rest) < 2:
             found = MODEL.get("".join(rest))
-            if found and version != VERSION:
-                raise unknown(f"model {model[:SHOWN]!r} has version {VERSION} only, and no {version[:SHOWN]!r}")
+            if found and (failed := unknown_version(model, version)):
+                raise RestError(failed)
         case ["v2", "models", model, *rest] if len(rest) < 2:
             found = MODEL.get("".join(rest))
         case ["v2", "repository", "models", model, action]:
@@ -81,8 +79,7 @@ def route(method: str, path: str) -> Route:
             model = ""
     if found and model:
         return _checked(method, found, model)
-    message = f"there is nothing at {path[:SHOWN]!r}; see the Open Inference Protocol v2 for what is"
-    raise RestError(Failure(404, "NOT_FOUND", message, Status.INVALID_REQUEST))
+    raise nothing_at(path)
 
 
 def repository_head(body: bytes | memoryview) -> RepositoryHead:
@@ -97,6 +94,12 @@ def repository_head(body: bytes | memoryview) -> RepositoryHead:
         return msgspec.json.decode(body, type=RepositoryHead)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise wrong(f"the body is no request to the repository: {error}") from None
+
+
+def nothing_at(path: str) -> RestError:
+    """404: no such path."""
+    message = f"there is nothing at {path[:SHOWN]!r}; see the Open Inference Protocol v2 for what is"
+    return RestError(Failure(404, "NOT_FOUND", message, Status.INVALID_REQUEST))
 
 
 def unknown(message: str) -> RestError:

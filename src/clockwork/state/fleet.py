@@ -85,12 +85,17 @@ class ClockworkState:
         for gpu in self.workers.pop(worker_id).gpus:
             self._departed.merge(gpu.predictions)
 
+    def each_predictions(self) -> Iterator[Predictions]:
+        """Those of the devices that are gone, and of each that is there."""
+        yield self._departed
+        for gpu in self.gpus():
+            yield gpu.predictions
+
     def predictions(self) -> Predictions:
         """Those of all devices together, with those that are gone."""
         made = Predictions()
-        made.merge(self._departed)
-        for gpu in self.gpus():
-            made.merge(gpu.predictions)
+        for one in self.each_predictions():
+            made.merge(one)
         return made
 
     def gpus(self) -> Iterator[GPUState]:

@@ -33,6 +33,7 @@ from clockwork.pages import PageCache
 from clockwork.state.model import ModelState
 from clockwork.state.prediction import Lane, Predictions, compare
 from clockwork.state.request import PendingRequest
+from clockwork.state.work import Work
 from clockwork.units import FOREVER, MILLISECOND, Nanos
 
 _ABSENT: Final = frozenset({Status.WEIGHTS_NOT_PRESENT, Status.UNKNOWN_MODEL})
@@ -88,6 +89,7 @@ class GPUState:
         self.outstanding: dict[int, LoadWeights | EvictWeights | Infer] = {}
         self.exec_end: Nanos = 0  #: when the last Infer that is known ended
         self.predictions = Predictions()  #: of its actions, held against what happened
+        self.work = Work()  #: what it did in service
         self._loading = Lane()
         self._executing = Lane()
         self._ids = ids

@@ -1,0 +1,34 @@
+"""What a device has done in service, and for how long."""
+
+from clockwork.messages.counts import DeviceCounts
+from clockwork.messages.results import ErrorResult, EvictWeightsResult, InferResult, LoadWeightsResult, Result
+from clockwork.units import Nanos
+
+
+class Work:
+    """Counters of one device; see `DeviceCounts`."""
+
+    __slots__ = ("batches", "evictions", "exec_ns", "failed", "load_ns", "loads")
+
+    def __init__(self) -> None:
+        """All zero."""
+        self.batches = self.loads = self.evictions = self.failed = 0
+        self.exec_ns: Nanos = 0
+        self.load_ns: Nanos = 0
+
+    def count(self, result: Result) -> None:
+        """An action that the scheduler gave it has ended."""
+        if isinstance(result, InferResult):
+            self.batches += 1
+            self.exec_ns += result.exec.duration
+        elif isinstance(result, LoadWeightsResult):
+            self.loads += 1
+            self.load_ns += result.timing.duration
+        elif isinstance(result, EvictWeightsResult):
+            self.evictions += 1
+        elif isinstance(result, ErrorResult):
+            self.failed += 1
+
+    def summary(self) -> DeviceCounts:
+        """For those who ask."""
+        return DeviceCounts(self.batches, self.exec_ns, self.loads, self.load_ns, self.evictions, self.failed)

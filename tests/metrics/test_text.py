@@ -1,0 +1,165 @@
+"""The text of the metrics: parsed by the library's own parser; names, labels, and numbers."""
+
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from clockwork.controller.tally import Counts
+from clockwork.messages.actions import Infer, InferInput
+from clockwork.messages.counts import LATENCY_BOUNDS
+from clockwork.messages.requests import RequestTiming
+from clockwork.messages.results import InferResult, Timing
+from clockwork.messages.status import Status
+from clockwork.metrics import family as rendering
+from clockwork.metrics.family import Family, Kind, rendered
+from clockwork.metrics.models import REASONS, SOURCES, outcome_of, pieces, reason_of, row
+from clockwork.metrics.server import ERROR_BOUNDS, PredictionErrors
+from clockwork.state import Predictions
+from clockwork.units import MICROSECOND, SECOND, ms, us
+
+
+def parsed(text: bytes) -> dict[str, Any]:
+    """Families by name as it is in the text."""
+    return {family.name: family for family in text_string_to_metric_families(text.decode())}
+
+
+def value(families: dict[str, Any], sample: str, **labels: str) -> float:
+    """Of the one sample of that name and those labels; the parser would have Triton's counters end in ``_total``."""
+    (found,) = [
+        it.value
+        for family in families.values()
+        for it in family.samples
+        if it.name in (sample, f"{sample}_total")
+        and all(it.labels.get(key) == wanted for key, wanted in labels.items())
+    ]
+    return found
+
+
+def busy() -> Counts:
+    counted = Counts()
+    done = InferResult(1, (), Timing(0, 1, us(10)), Timing(0, 1, us(200)), Timing(0, 1, us(3)))
+    counted.acted(Infer(1, 0, "m", (InferInput(1, 2, ()), InferInput(2, 2, ()))), done)
+    for total in (ms(1), ms(3)):
+        counted.delivered(RequestTiming(total, us(500), us(200), 4), done)
+        counted.answered(Status.SUCCESS, total)
+    for status in (Status.TIMEOUT, Status.SKIPPED_BY_CONTROLLER, Status.RUNTIME_ERROR, Status.INVALID_REQUEST):
+        counted.answered(status, ms(9))
+    counted.answered(Status.CANCELLED, 1)
+    counted.pending, counted.kept_promises, counted.broken_promises, counted.cold_starts = 3, 2, 1, 1
+    return counted
+
+
+def text_of(*names: str, histograms: bool = True) -> bytes:
+    return b"".join(pieces([row(name, busy()) for name in names], histograms))
+
+
+def test_tritons_names_have_tritons_numbers() -> None:
+    found = parsed(text_of("m"))
+    at = {"model": "m", "version": "1"}
+    assert value(found, "nv_inference_request_success", **at) == 2
+    failures = {reason: value(found, "nv_inference_request_failure", reason=reason, **at) for reason in REASONS}
+    assert failures == {"REJECTED": 2, "CANCELED": 1, "BACKEND": 1, "OTHER": 1}
+    assert value(found, "nv_inference_count", **at) == 4
+    assert value(found, "nv_inference_exec_count", **at) == 1
+    assert value(found, "nv_inference_request_duration_us", **at) == 4000
+    assert value(found, "nv_inference_queue_duration_us", **at) == 1000
+    assert value(found, "nv_inference_compute_input_duration_us", **at) == 20
+    assert value(found, "nv_inference_compute_infer_duration_us", **at) == 400
+    assert value(found, "nv_inference_compute_output_duration_us", **at) == 6
+    assert value(found, "nv_inference_pending_request_count", **at) == 3
+
+
+def test_types_are_told_and_tritons_counters_keep_their_names() -> None:
+    text = text_of("m").decode()
+    assert "# TYPE nv_inference_request_success counter\n" in text
+    assert 'nv_inference_request_success{model="m",version="1"} 2.0\n' in text
+    assert "# TYPE nv_inference_pending_request_count gauge\n" in text
+    assert "# TYPE clockwork_requests_total counter\n" in text
+    assert "# TYPE clockwork_request_duration_seconds histogram\n" in text
+    assert text.count("# TYPE") == text.count("# HELP") == len(SOURCES) + 1
+
+
+def test_requests_are_told_by_outcome_and_reason() -> None:
+    found = parsed(text_of("m"))
+    outcomes = {(it.labels["outcome"], it.labels["reason"]): it.value for it in found["clockwork_requests"].samples}
+    assert outcomes == {
+        ("in_time", "SUCCESS"): 2,
+        ("late", "TIMEOUT"): 1,
+        ("refused", "SKIPPED_BY_CONTROLLER"): 1,
+        ("refused", "CONTROLLER_COULD_NOT_START_IN_TIME"): 0,
+        ("failed", "RUNTIME_ERROR"): 1,
+        ("failed", "INVALID_REQUEST"): 1,
+        ("cancelled", "CANCELLED"): 1,
+    }
+    assert value(found, "clockwork_promises_kept_total", model="m") == 2
+    assert value(found, "clockwork_promises_broken_total", model="m") == 1
+
+
+@pytest.mark.parametrize("status", [it.name for it in Status if it])
+def test_every_status_has_a_reason_and_an_outcome(status: str) -> None:
+    assert reason_of(status) in REASONS
+    assert outcome_of(status) in ("late", "refused", "failed", "cancelled")
+    assert (reason_of(status) == "CANCELED") == (outcome_of(status) == "cancelled")
+
+
+def test_a_histogram_adds_up() -> None:
+    found = parsed(text_of("m"))["clockwork_request_duration_seconds"].samples
+    buckets = [(float(it.labels["le"]), it.value) for it in found if it.name.endswith("_bucket")]
+    assert [bound for bound, _ in buckets] == [*(bound / SECOND for bound in LATENCY_BOUNDS), float("inf")]
+    assert dict(buckets)[0.001] == 1
+    assert dict(buckets)[0.005] == buckets[-1][1] == 2
+    (total,) = [it.value for it in found if it.name.endswith("_sum")]
+    assert total == pytest.approx(0.004)
+
+
+def test_histograms_are_left_out_where_nobody_wants_them_or_nothing_was_in_time() -> None:
+    assert b"duration_seconds" not in text_of("m", histograms=False)
+    idle = b"".join(pieces([row("idle", Counts())], True))
+    assert b'duration_seconds_bucket{model="idle"' not in idle
+    assert b'nv_inference_request_success{model="idle",version="1"} 0.0\n' in idle
+
+
+NASTY = 'a"b\\c\nd{}=,é'
+
+
+def test_labels_are_escaped() -> None:
+    found = parsed(text_of(NASTY))
+    assert value(found, "nv_inference_request_success", model=NASTY) == 2
+
+
+def test_pieces_are_small_and_a_family_has_one_head() -> None:
+    rows = [row(f"m{number}", busy()) for number in range(100)]
+    made = list(pieces(rows, True))
+    assert max(piece.count(b"\n") for piece in made) <= rendering.PIECE + len(LATENCY_BOUNDS) + 4
+    found = parsed(b"".join(made))
+    assert len(found) == len(SOURCES) + 1
+    assert len(found["clockwork_cold_starts"].samples) == 100
+
+
+def test_a_family_without_samples_is_still_said() -> None:
+    assert b"".join(rendered(Family("a_total", "b\nc\\", Kind.COUNTER, ("d",)), [])) == (
+        b"# HELP a_total b\\nc\\\\\n# TYPE a_total counter\n"
+    )
+
+
+def test_prediction_errors_of_devices_are_added_up() -> None:
+    errors = PredictionErrors()
+    for _ in range(2):
+        predictions = Predictions()
+        of = predictions.of("infer")
+        of.start.right = 3
+        of.duration.over.add(us(60))
+        of.duration.under.add(ms(7))
+        errors.add(predictions)
+    found = parsed(b"".join(errors.pieces()))
+    infer = {"action": "infer"}
+    assert value(found, "clockwork_predictions_total", of="start", error="none", **infer) == 6
+    assert value(found, "clockwork_predictions_total", of="duration", error="under", **infer) == 2
+    name = "clockwork_prediction_error_seconds"
+    over = {"of": "duration", "error": "over", **infer}
+    assert value(found, f"{name}_sum", **over) == pytest.approx(2 * us(60) / SECOND)
+    assert value(found, f"{name}_bucket", le="5e-05", **over) == 0
+    assert value(found, f"{name}_bucket", le="0.0001", **over) == 2
+    assert value(found, f"{name}_count", **over) == 2
+    assert min(ERROR_BOUNDS) == 10 * MICROSECOND

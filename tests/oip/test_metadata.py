@@ -1,0 +1,87 @@
+"""What is said of models and the server; that gRPC's messages are made of it; and one version."""
+
+from typing import Any
+
+import pytest
+
+from clockwork.grpc_frontend import grpc_service_pb2 as pb
+from clockwork.messages.counts import BatchCounts, ModelCounts
+from clockwork.messages.requests import ModelStatus, ModelSummary, Progress, ServerStatus
+from clockwork.messages.results import ModelInfo
+from clockwork.messages.status import Status
+from clockwork.messages.tensors import Datatype, TensorInfo
+from clockwork.oip.metadata import (
+    model_config,
+    model_metadata,
+    model_statistics,
+    repository_index,
+    server_metadata,
+    unknown_version,
+)
+
+INPUTS = tuple(TensorInfo(f"x{kind}", kind, (-1, 3)) for kind in Datatype)
+OUTPUTS = (TensorInfo("y", "FP32", (-1, 5)),)
+SUMMARY = ModelSummary("m", INPUTS, OUTPUTS, True, 8, 100)
+ANSWERS = {"SUCCESS": 5, "TIMEOUT": 1, "SKIPPED_BY_CONTROLLER": 2, "CANCELLED": 1}
+COUNTS = ModelCounts(
+    ANSWERS, 0, 9, 3, 100, 7, 20, 30, 40, 50, by_batch_size=(BatchCounts(1, 1, 2, 3, 4), BatchCounts(4, 2, 5, 6, 7))
+)
+
+
+def status(name: str) -> ModelStatus:
+    return ModelStatus(ModelInfo(name, "m.onnx", "d", "r", INPUTS, OUTPUTS, True, 1, 1, name), {}, counts=COUNTS)
+
+
+def server(stage: str = "serving") -> ServerStatus:
+    return ServerStatus("1", "s", stage, Progress(), 0, (), (status("b"), status("a")), {"worse": "it is broken"})
+
+
+def test_statistics_have_every_request_and_batch() -> None:
+    said = model_statistics(status("m"))
+    assert (said["inference_count"], said["execution_count"]) == (9, 3)
+    of = said["inference_stats"]
+    assert of["success"] == {"count": 5, "ns": 100}
+    assert of["fail"] == {"count": 4, "ns": 7}
+    assert of["queue"] == {"count": 5, "ns": 20}
+    assert [of[f"compute_{step}"]["ns"] for step in ("input", "infer", "output")] == [30, 40, 50]
+    assert [it["batch_size"] for it in said["batch_stats"]] == [1, 4]
+    assert said["batch_stats"][1]["compute_infer"] == {"count": 2, "ns": 6}
+
+
+def test_grpc_says_what_http_says() -> None:
+    made = pb.ModelStatistics(**model_statistics(status("m")))
+    assert (made.inference_count, made.inference_stats.fail.ns, made.batch_stats[1].compute_output.ns) == (9, 7, 7)
+    config = pb.ModelConfig(**model_config(SUMMARY))
+    assert (config.platform, config.backend, config.max_batch_size) == ("onnxruntime_onnx", "onnxruntime", 8)
+    kinds = [pb.DataType.Name(tensor.data_type) for tensor in config.input]
+    assert kinds == ["TYPE_STRING" if it is Datatype.BYTES else f"TYPE_{it}" for it in Datatype]
+    assert list(config.output[0].dims) == [5]
+    metadata = pb.ModelMetadataResponse(**model_metadata(SUMMARY))
+    assert (metadata.platform, list(metadata.inputs[0].shape)) == (config.platform, [-1, 3])
+    assert list(pb.ServerMetadataResponse(**server_metadata("1", "more")).extensions)[-1] == "more"
+    index = repository_index(server(), True, False)
+    assert pb.RepositoryIndexResponse.ModelIndex(**index[2]).reason == "it is broken"
+
+
+def test_the_index_has_every_model_and_says_why_one_is_not_ready() -> None:
+    def states(*said: Any) -> list[tuple[str, str, str]]:
+        return [(it["name"], it["state"], it["reason"]) for it in repository_index(*said)]
+
+    broken = ("worse", "UNAVAILABLE", "it is broken")
+    assert states(server(), True, False) == [("a", "READY", ""), ("b", "READY", ""), broken]
+    assert states(server(), True, True) == [("a", "READY", ""), ("b", "READY", "")]
+    why = "the server is profiling"
+    assert states(server("profiling"), False, False) == [("a", "LOADING", why), ("b", "LOADING", why), broken]
+    assert states(server("profiling"), False, True) == []
+
+
+@pytest.mark.parametrize("version", ["", "1"])
+def test_no_version_is_the_one_there_is(version: str) -> None:
+    assert unknown_version("m", version) is None
+
+
+def test_another_version_is_not_found_whatever_the_protocol() -> None:
+    failed = unknown_version("m" * 1000, "2")
+    assert failed is not None
+    assert (failed.http, failed.grpc, failed.status) == (404, "NOT_FOUND", Status.UNKNOWN_MODEL)
+    assert len(failed.message) < 200
