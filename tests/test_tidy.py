@@ -21,7 +21,7 @@ SRC = ROOT / "src"
 MODULES = sorted(SRC.rglob("*.py"))
 
 FILE_LINES_MAX = 500
-FUNCTION_LINES_MAX = 60
+FUNCTION_LINES_MAX = 60  # without its parameters: those of a command are its options
 
 #: Put together here, so that this file does not contain what it looks for.
 BANNED_TEXTS = (
@@ -87,7 +87,7 @@ def test_a_function_is_short(path: Path) -> None:
     long = [
         f"{at(path, function)} {function.name}: {lines} lines"
         for function in functions(path)
-        if (lines := (function.end_lineno or 0) - function.lineno + 1) > FUNCTION_LINES_MAX
+        if (lines := (function.end_lineno or 0) - function.body[0].lineno + 1) > FUNCTION_LINES_MAX
     ]
     assert not long, f"more than {FUNCTION_LINES_MAX} lines: {long}"
 

@@ -9,6 +9,7 @@
     +-- DeadlineError              the answer would come, or came, too late
     |   +-- RequestTimeoutError    the deadline passed
     |   +-- RequestRefusedError    refused before its deadline: it could not have been met, or the server is full
+    +-- NotPermittedError          a token is missing, unknown, or of another right
     +-- InitializingError          the server is starting up
     +-- ServerError                the server failed at something it should have managed
     +-- ConnectionLostError        the other side went away, or was never there
@@ -38,6 +39,10 @@ class UnknownModelError(InvalidRequestError):
 
 class InvalidModelError(InvalidRequestError):
     """The model file is missing, broken, of an unsupported kind, too big, or outside the model root."""
+
+
+class NotPermittedError(ClockworkError):
+    """The server wants a token: none was sent, it is not known, or it does not give the right that was needed."""
 
 
 class DeadlineError(ClockworkError):

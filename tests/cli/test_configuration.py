@@ -85,7 +85,7 @@ def test_lists_and_booleans_come_from_the_file_and_from_the_environment(
         ("slo = '1ms'\n", "there is 'slo' outside of a table, which nothing reads"),
         ("serve = 1\n", "serve must be a table: write [serve], and its keys below"),
         ("[serve]\nsol = '1ms'\n", "[serve] has a key 'sol', which nothing reads: did you mean slo?"),
-        ("[serve]\nhelp = true\n", "[serve] has a key 'help', which nothing reads: known are cache-size, "),
+        ("[serve]\nhelp = true\n", "[serve] has a key 'help', which nothing reads: known are admin-token-file, "),
         ("[serve]\nconfig-file = 'x'\n", "[serve] has a key 'config-file', which nothing reads"),
         ("[worker]\nexit-with-parent = true\n", "[worker] has a key 'exit-with-parent', which nothing reads"),
         ("[serve]\nmax-batch = 1\nmax_batch = 1\n", "[serve] has max-batch twice"),

@@ -4,7 +4,7 @@ The scripted worker answers at once; its models double: output ``y`` is ``2 * x`
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -67,13 +67,14 @@ class ScriptedWorker:
         self.something_came = asyncio.Event()
         self.connection: Connection | None = None
 
-    async def connect(self, host: ControllerHost, name: str = "w0") -> None:
+    async def connect(self, host: ControllerHost, name: str = "w0", token: str = "", tls: Any = None) -> None:
         self.connection = await dial(
             host.worker_address,
-            Hello(ROLE_WORKER, name, "scripted"),
+            Hello(ROLE_WORKER, name, "scripted", token),
             decode=decode_action,
             on_message=self._on_message,
             on_closed=lambda connection, reason: None,
+            tls=tls,
         )
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -146,6 +147,7 @@ async def controller(
     *,
     models: tuple[str, ...] = ("m.onnx",),
     profile_cache: Path | None = None,
+    guarded: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> AsyncIterator[ControllerHost]:
     """A controller that listens, closed at the end."""
@@ -155,7 +157,8 @@ async def controller(
         **{"default_slo": seconds(20), **settings},
     )
     host = ControllerHost(
-        ControllerHostConfig(LOOPBACK, LOOPBACK, config, profile_cache), scheduler or SimpleScheduler()
+        ControllerHostConfig(LOOPBACK, LOOPBACK, config, profile_cache, **guarded or {}),
+        scheduler or SimpleScheduler(),
     )
     await host.start()
     try:

@@ -211,18 +211,33 @@ def test_a_head_is_limited(begin: bytes) -> None:
     async def test() -> None:
         async with served(http=HttpConfig(max_head=1 << 12)) as (peer, address, *_):
             peer.writer.write(begin + b"y" * 4096)
-            assert (await peer.reader.read()).startswith(b"HTTP/1.1 400 ")
+            answer = await peer.answer()
+            assert (answer.status, answer.json()["status_name"]) == (431, "INVALID_REQUEST")
+            assert await peer.reader.read() == b""
             async with connected(address) as other:
                 assert (await other.ask("GET", "/v2/health/live")).status == 200
 
     run(test())
 
 
-@pytest.mark.parametrize("begin", [b"", b"GET /v2 HT"])
-def test_a_head_that_does_not_come_is_not_waited_for(begin: bytes) -> None:
+def test_what_is_no_http_is_told_so_in_json() -> None:
+    async def test() -> None:
+        async with served() as (peer, *_):
+            peer.writer.write(b"hello\r\n\r\n")
+            answer = await peer.answer()
+            assert (answer.status, answer.json()["error"]) == (400, "this is no request in HTTP/1.1")
+            assert await peer.reader.read() == b""
+
+    run(test())
+
+
+@pytest.mark.parametrize(("begin", "status"), [(b"", None), (b"GET /v2 HT", 408)])
+def test_a_head_that_does_not_come_is_not_waited_for(begin: bytes, status: int | None) -> None:
     async def test() -> None:
         async with served(http=HttpConfig(head_timeout=0.05)) as (peer, *_):
             peer.writer.write(begin)
+            if status is not None:
+                assert (await peer.answer()).status == status
             assert await peer.reader.read() == b""
 
     run(test())

@@ -114,7 +114,7 @@ def statuses(url: str, operation: str, mode: GenerationMode) -> set[int]:
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_reply_is_as_the_document_says(url: str, operation: str) -> None:
     seen = statuses(url, operation, GenerationMode.POSITIVE)
-    first = min(map(int, OPERATIONS[operation].definition.raw["responses"]))
+    first = min({*map(int, OPERATIONS[operation].definition.raw["responses"])} - {401, 403})
     assert first in seen or operation.endswith("/load")  # which start-up only does
 
 

@@ -19,6 +19,7 @@ from clockwork.errors import (
     InitializingError,
     InvalidModelError,
     InvalidRequestError,
+    NotPermittedError,
     RequestRefusedError,
     RequestTimeoutError,
     ServerError,
@@ -59,6 +60,8 @@ TABLE = {
     Status.INVALID_MODEL_PATH: Told(400, "INVALID_ARGUMENT", InvalidModelError, "failed"),
     Status.INVALID_MODEL: Told(400, "INVALID_ARGUMENT", InvalidModelError, "failed"),
     Status.MODEL_TOO_BIG: Told(400, "INVALID_ARGUMENT", InvalidModelError, "failed"),
+    Status.NOT_AUTHENTICATED: Told(401, "UNAUTHENTICATED", NotPermittedError, "failed"),
+    Status.NOT_PERMITTED: Told(403, "PERMISSION_DENIED", NotPermittedError, "failed"),
     Status.CANCELLED: Told(499, "CANCELLED", ServerError, ""),
 }
 FAILURES = [status for status in Status if status != Status.SUCCESS]

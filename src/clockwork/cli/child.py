@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -41,10 +41,13 @@ def this_program(*arguments: str) -> list[str]:
 class Child:
     """A process that runs ``command``, and ends when its stdin does."""
 
-    def __init__(self, command: Sequence[str], cores: Collection[int]) -> None:
-        """The child may use ``cores``, whatever this process is confined to."""
+    def __init__(
+        self, command: Sequence[str], cores: Collection[int], environment: Mapping[str, str] | None = None
+    ) -> None:
+        """The child may use ``cores``, whatever this process is confined to; ``environment`` is added to this one's."""
         self._command = tuple(command)
         self._cores = cores
+        self._environment = environment or {}
         self._process: asyncio.subprocess.Process | None = None
 
     async def keep(self) -> None:
@@ -78,7 +81,7 @@ class Child:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=asyncio.subprocess.PIPE,
-                env=environment_of_children(),
+                env={**environment_of_children(), **self._environment},
                 start_new_session=True,  # Ctrl-C in the terminal is for the parent alone
             )
         return await self._process.wait()

@@ -1,6 +1,6 @@
 """``clockwork controller``: a controller alone."""
 
-from typing import Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
@@ -24,10 +24,24 @@ from clockwork.cli.options import (
     examples,
     worker_address,
 )
+from clockwork.cli.security import (
+    AdminTokenFile,
+    InferenceTokenFile,
+    TlsCert,
+    TlsClientCa,
+    TlsKey,
+    WorkerTlsCa,
+    WorkerTlsCert,
+    WorkerTlsKey,
+    WorkerTokenFile,
+)
 from clockwork.cli.slos import ModelSlos, model_slos
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
 from clockwork.units import MILLISECOND, SECOND, Nanos
+
+if TYPE_CHECKING:
+    pass
 
 EXAMPLES: Final = examples(
     "clockwork controller --workers 2 --listen 0.0.0.0:12346 --worker-listen 0.0.0.0:12345",
@@ -73,17 +87,27 @@ def controller(
     max_batch: MaxBatch = 16,
     profile_seconds: ProfileSeconds = 1.0,
     drain_limit: DrainLimit = 10 * SECOND,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    inference_token_file: InferenceTokenFile = None,
+    admin_token_file: AdminTokenFile = None,
+    worker_tls_cert: WorkerTlsCert = None,
+    worker_tls_key: WorkerTlsKey = None,
+    worker_tls_ca: WorkerTlsCa = None,
+    worker_token_file: WorkerTokenFile = None,
     log_level: LogLevel = "info",
     config_file: ConfigFile = None,
     log_format: LogFormat = "human",
 ) -> None:
     """Run a controller: it waits for workers, lets clients load models, measures them, and serves them.
 
-    Loading ends 10 s (--load-timeout) after the last activity, once a client has asked for the first model. All ports
-    are for whoever can reach them: listen on other than loopback addresses in networks that you trust only.
+    Loading ends 10 s (--load-timeout) after the last activity, once a client has asked for the first model. Without
+    TLS and tokens all ports are for whoever can reach them: listen on loopback, or in networks that you trust only.
     """
     from clockwork.cli.hosting import FrontEnds, profile_directory, profiling, run_controller
     from clockwork.cli.lifecycle import start_log
+    from clockwork.cli.security import client_ports, tokens_of, worker_port
     from clockwork.cli.startup import show_startup
     from clockwork.controller.config import ControllerConfig
     from clockwork.host.controller import ControllerHostConfig
@@ -100,6 +124,9 @@ def controller(
             profiling=profiling(max_batch, profile_seconds),
         ),
         profile_directory(profile_cache, no_profile_cache),
+        **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),
+        worker_tls=worker_port(worker_tls_cert, worker_tls_key, worker_tls_ca),
+        worker_tokens=tokens_of(worker_token_file),
     )
     ends = FrontEnds(http, grpc, metrics, model_histograms)
     policy = make_scheduler(scheduler)

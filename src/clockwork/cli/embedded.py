@@ -1,14 +1,18 @@
 """A controller in this process and a worker in a child: what ``clockwork serve`` runs."""
 
+import secrets
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from msgspec import Struct
 
+from clockwork.access import Tokens
 from clockwork.cli.child import Child, this_program
 from clockwork.cli.hosting import FrontEnds, run_controller
 from clockwork.cli.lifecycle import start_log
+from clockwork.cli.security import WORKER_TOKEN_VARIABLE
 from clockwork.cli.startup import show_startup
 from clockwork.host.affinity import allowed_cores, confined, plan_cores
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
@@ -95,11 +99,15 @@ def run_embedded(
     console = start_log(log_level, log_format)
     cores = allowed_cores()
 
+    # Whoever is on this host can reach the port for workers; a worker may do as it likes with what clients send.
+    token = secrets.token_urlsafe()
+    config = replace(config, worker_tokens=Tokens([token]))
+
     async def keep_worker(host: ControllerHost) -> None:
         places = ["--exit-with-parent", "--name=local", f"--controller={host.worker_address}"]
         logged = [f"--log-level={log_level}", f"--log-format={log_format}"]
         command = this_program("worker", *places, *logged, *worker.arguments())
-        await Child(command, cores).keep()
+        await Child(command, cores, {WORKER_TOKEN_VARIABLE: token}).keep()
 
     async def show(host: ControllerHost) -> None:
         await show_startup(host, console)

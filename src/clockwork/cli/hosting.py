@@ -13,8 +13,11 @@ import uvloop
 from clockwork.cli.lifecycle import Ending, until_stopped
 from clockwork.controller.config import ProfilingConfig
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
+from clockwork.host.descriptors import allow_connections
 from clockwork.host.steady import steady
+from clockwork.http.config import DEFAULT as HTTP
 from clockwork.net.address import Address
+from clockwork.net.server import MAX_CONNECTIONS
 from clockwork.scheduling.base import Scheduler
 from clockwork.units import Nanos, seconds
 
@@ -68,6 +71,7 @@ def run_controller(
 @asynccontextmanager
 async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> AsyncIterator[ControllerHost]:
     """A controller that listens, closed at the end; meanwhile this process is steady."""
+    allow_connections(max(MAX_CONNECTIONS, HTTP.max_connections))
     with steady():
         host = ControllerHost(config, scheduler)
         try:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from clockwork.cli.options import AsJson, ServerAddress, duration, examples
+from clockwork.cli.security import Caller, OwnTlsCert, OwnTlsKey, TlsCa, TokenFile
 from clockwork.net.address import DEFAULT_LISTEN
 from clockwork.units import Nanos, as_seconds, show_duration
 
@@ -46,6 +47,10 @@ def infer(
         ),
     ] = None,
     address: ServerAddress = DEFAULT_LISTEN,
+    tls_ca: TlsCa = None,
+    tls_cert: OwnTlsCert = None,
+    tls_key: OwnTlsKey = None,
+    token_file: TokenFile = None,
     json: AsJson = False,
 ) -> None:
     """Ask a model once: its outputs, and where the time went.
@@ -59,7 +64,7 @@ def infer(
     from clockwork.clock import MonotonicClock
     from clockwork.errors import UnknownModelError
 
-    with Client(str(address)) as client:
+    with Client(str(address), **Caller(tls_ca, tls_cert, tls_key, token_file).arguments()) as client:
         served = {it.name: it for it in client.ls()}
         if model not in served:
             raise UnknownModelError(f"no model {model!r} is served; there are {', '.join(served) or 'none'}")

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 import typer
 
 from clockwork.cli.options import ServerAddress, examples
+from clockwork.cli.security import Caller, OwnTlsCert, OwnTlsKey, TlsCa, TokenFile
 from clockwork.net.address import DEFAULT_LISTEN
 
 EXAMPLES: Final = examples(
@@ -18,6 +19,10 @@ def load(
     copies: Annotated[int, typer.Option(min=1, help="Independent models NAME-1 to NAME-N of the same file.")] = 1,
     name: Annotated[str, typer.Option(show_default="the file's")] = "",
     address: ServerAddress = DEFAULT_LISTEN,
+    tls_ca: TlsCa = None,
+    tls_cert: OwnTlsCert = None,
+    tls_key: OwnTlsKey = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Load a model on every worker, and print the names under which it will be served.
 
@@ -25,6 +30,6 @@ def load(
     """
     from clockwork.client import Client
 
-    with Client(str(address)) as client:
+    with Client(str(address), **Caller(tls_ca, tls_cert, tls_key, token_file).arguments()) as client:
         for loaded in client.load_model(path, copies, name):
             print(loaded)

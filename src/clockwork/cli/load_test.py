@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, TypeAlias
 import typer
 
 from clockwork.cli.options import client_address, examples
+from clockwork.cli.security import Caller, OwnTlsCert, OwnTlsKey, TlsCa, TokenFile
 from clockwork.cli.sim import Factor, JsonFile, Seed, SloFactor, Trace, factor
 from clockwork.net.address import Address
 
@@ -34,6 +35,10 @@ def load_test(
     trace: Trace = None,
     generated: Generated = False,
     connections: Connections = 2,
+    tls_ca: TlsCa = None,
+    tls_cert: OwnTlsCert = None,
+    tls_key: OwnTlsKey = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Play the workload of a scenario against a live server, in real time, and say what came of it.
 
@@ -44,7 +49,9 @@ def load_test(
 
     what = simulating.read(scenario, None, None, factor(load), factor(slo), None, trace or [])
     simulating.check_writable(json)
-    results: dict[str, Any] = simulating.run_live(str(address), what, seed, generated, connections)
+    results: dict[str, Any] = simulating.run_live(
+        str(address), what, seed, generated, connections, Caller(tls_ca, tls_cert, tls_key, token_file)
+    )
     simulating.show_results(results)
     if json is not None:
         simulating.write_json(json, results)

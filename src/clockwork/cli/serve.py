@@ -31,6 +31,7 @@ from clockwork.cli.options import (
     ThreadsPerDevice,
     examples,
 )
+from clockwork.cli.security import AdminTokenFile, InferenceTokenFile, TlsCert, TlsClientCa, TlsKey
 from clockwork.cli.slos import ModelSlos, model_slos
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, Address
@@ -38,6 +39,7 @@ from clockwork.units import GIB, MIB, MILLISECOND, SECOND, Bytes
 
 if TYPE_CHECKING:
     from clockwork.cli.embedded import WorkerOptions
+    from clockwork.cli.security import ClientPorts
     from clockwork.controller.config import ControllerConfig, LoadSpec
     from clockwork.host.controller import ControllerHostConfig
 
@@ -98,6 +100,11 @@ def serve(
     emulate: Emulate = None,
     profile: Profile = None,
     drain_limit: DrainLimit = 10 * SECOND,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    inference_token_file: InferenceTokenFile = None,
+    admin_token_file: AdminTokenFile = None,
     log_level: LogLevel = "info",
     config_file: ConfigFile = None,
     log_format: LogFormat = "human",
@@ -113,6 +120,7 @@ def serve(
     from clockwork.cli.embedded import LocalWorker, run_embedded
     from clockwork.cli.emulating import check_emulated
     from clockwork.cli.hosting import FrontEnds, profile_directory, profiling
+    from clockwork.cli.security import client_ports
     from clockwork.controller.config import ControllerConfig
     from clockwork.scheduling.registry import make_scheduler
 
@@ -126,7 +134,8 @@ def serve(
     measured = profiling(max_batch, profile_seconds)
     slos = model_slos(model_slo, specs)
     controller = ControllerConfig(models=specs, default_slo=slo, model_slos=slos, profiling=measured)
-    config = _config(listen, controller, profiles)
+    ports = client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file)
+    config = _config(listen, controller, profiles, ports)
     policy = make_scheduler(scheduler)
     if only_checked():
         return
@@ -134,11 +143,13 @@ def serve(
     run_embedded(config, policy, worker, ends, drain_limit, log_level, log_format)
 
 
-def _config(listen: Address, controller: "ControllerConfig", profile_cache: Path | None) -> "ControllerHostConfig":
+def _config(
+    listen: Address, controller: "ControllerConfig", profile_cache: Path | None, ports: "ClientPorts"
+) -> "ControllerHostConfig":
     """Of a controller whose worker is on this host."""
     from clockwork.host.controller import ControllerHostConfig
 
-    return ControllerHostConfig(listen, Address("127.0.0.1", 0), controller, profile_cache)
+    return ControllerHostConfig(listen, Address("127.0.0.1", 0), controller, profile_cache, **ports)
 
 
 def _emulated(

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from clockwork.cli import predictions
 from clockwork.cli.output import named, show, table
+from clockwork.cli.security import Caller
 from clockwork.clock import MonotonicClock
 from clockwork.errors import InvalidRequestError, ServerError
 from clockwork.paced.from_status import models_of
@@ -159,7 +160,9 @@ def outcome_detail(outcomes: Outcomes, load: float, variant: Scenario) -> dict[s
     }
 
 
-def run_live(address: str, what: What, seed: int, generated: bool, connections: int) -> dict[str, Any]:
+def run_live(
+    address: str, what: What, seed: int, generated: bool, connections: int, caller: Caller = Caller()
+) -> dict[str, Any]:
     """Play all variants of a scenario against a live server; results as `run` gives them, less what only it knows."""
     from clockwork.client import AsyncClient
     from clockwork.client.load import LoadTest
@@ -167,11 +170,12 @@ def run_live(address: str, what: What, seed: int, generated: bool, connections: 
     rows: list[dict[str, Any]] = []
     details: list[dict[str, Any]] = []
     chosen = variants(what.scenario)
+    shown = caller.arguments()
 
     async def play() -> None:
         async with AsyncExitStack() as stack:
             bar = stack.enter_context(_bar())
-            clients = [await stack.enter_async_context(AsyncClient(address)) for _ in range(connections)]
+            clients = [await stack.enter_async_context(AsyncClient(address, **shown)) for _ in range(connections)]
             for number, (load, variant) in enumerate(chosen):
                 duration = seconds(variant.duration_s)
                 workload = make_workload(

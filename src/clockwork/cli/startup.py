@@ -8,10 +8,10 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from clockwork.client import AsyncClient
 from clockwork.controller.stage import Stage
 from clockwork.host.controller import ControllerHost
 from clockwork.host.telling import about
+from clockwork.messages.requests import ListModelsRequest, ListModelsResponse
 from clockwork.messages.requests import Progress as StageProgress
 from clockwork.units import as_seconds
 
@@ -33,8 +33,11 @@ async def show_startup(host: ControllerHost, console: Console) -> None:
             await _watch(host, _Bar(bar))
     else:
         await _watch(host, _Lines(asyncio.get_running_loop().time))
-    async with AsyncClient(str(host.client_address)) as client:
-        count = len(await client.ls())
+    client = host.local_client()
+    response, _ = await client.ask(ListModelsRequest(client.next_id()))
+    client.close()
+    assert isinstance(response, ListModelsResponse)
+    count = len(response.models)
     extra = about("serving", models=count, address=str(host.client_address))
     log.info("serving: %d models", count, extra=extra)
     print(f"clockwork is serving {count} model{'' if count == 1 else 's'} on {host.client_address}", flush=True)

@@ -7,6 +7,7 @@ import typer
 
 from clockwork.cli import predictions
 from clockwork.cli.options import AsJson, ServerAddress, examples
+from clockwork.cli.security import Caller, OwnTlsCert, OwnTlsKey, TlsCa, TokenFile
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.requests import ModelStatus, ServerStatus, WorkerStatus
 from clockwork.net.address import DEFAULT_LISTEN
@@ -22,7 +23,15 @@ EXAMPLES: Final = examples(
 ByModel: TypeAlias = Annotated[bool, typer.Option("--by-model", help="Show predictions for each model, too.")]
 
 
-def status(address: ServerAddress = DEFAULT_LISTEN, by_model: ByModel = False, json: AsJson = False) -> None:
+def status(
+    address: ServerAddress = DEFAULT_LISTEN,
+    by_model: ByModel = False,
+    json: AsJson = False,
+    tls_ca: TlsCa = None,
+    tls_cert: OwnTlsCert = None,
+    tls_key: OwnTlsKey = None,
+    token_file: TokenFile = None,
+) -> None:
     """Show the server's stage, its workers and devices, its models with their measured times, and their requests.
 
     Answered in every stage. Times are p99 for one request, except where a batch size is given.
@@ -32,7 +41,7 @@ def status(address: ServerAddress = DEFAULT_LISTEN, by_model: ByModel = False, j
     from clockwork.cli.output import show, show_json
     from clockwork.client import Client
 
-    with Client(str(address)) as client:
+    with Client(str(address), **Caller(tls_ca, tls_cert, tls_key, token_file).arguments()) as client:
         server = client.status()
     if json:
         show_json(server)

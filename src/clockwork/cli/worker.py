@@ -1,8 +1,9 @@
 """``clockwork worker``: a worker alone."""
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
@@ -21,6 +22,7 @@ from clockwork.cli.options import (
     examples,
     worker_address,
 )
+from clockwork.cli.security import WorkerOwnTlsCa, WorkerOwnTlsCert, WorkerOwnTlsKey, WorkerOwnTokenFile
 from clockwork.net.address import DEFAULT_WORKER_LISTEN, Address
 from clockwork.units import GIB, MIB, Bytes
 
@@ -34,23 +36,28 @@ EXAMPLES: Final = examples(
 )
 
 
+Controller: TypeAlias = Annotated[
+    Address,
+    typer.Option(
+        parser=worker_address,
+        metavar="HOST:PORT",
+        show_default=str(DEFAULT_WORKER_LISTEN),
+        help="Where the controller listens for workers.",
+    ),
+]
+Name: TypeAlias = Annotated[
+    str,
+    typer.Option(show_default="the host's name and the process's number", help="Unlike that of any other worker."),
+]
+ModelRoot: TypeAlias = Annotated[
+    Path, typer.Option(exists=True, file_okay=False, help="Models are read below this directory only.")
+]
+
+
 def worker(
-    controller: Annotated[
-        Address,
-        typer.Option(
-            parser=worker_address,
-            metavar="HOST:PORT",
-            show_default=str(DEFAULT_WORKER_LISTEN),
-            help="Where the controller listens for workers.",
-        ),
-    ] = DEFAULT_WORKER_LISTEN,
-    name: Annotated[
-        str,
-        typer.Option(show_default="the host's name and the process's number", help="Unlike that of any other worker."),
-    ] = "",
-    model_root: Annotated[
-        Path, typer.Option(exists=True, file_okay=False, help="Models are read below this directory only.")
-    ] = Path(),
+    controller: Controller = DEFAULT_WORKER_LISTEN,
+    name: Name = "",
+    model_root: ModelRoot = Path(),
     devices: Devices = 1,
     threads_per_device: ThreadsPerDevice = 1,
     cache_size: CacheSize = None,
@@ -59,6 +66,10 @@ def worker(
     model_cache_size: ModelCacheSize = 32 * GIB,
     emulate: Emulate = None,
     profile: Profile = None,
+    tls_cert: WorkerOwnTlsCert = None,
+    tls_key: WorkerOwnTlsKey = None,
+    tls_ca: WorkerOwnTlsCa = None,
+    token_file: WorkerOwnTokenFile = None,
     log_level: LogLevel = "info",
     config_file: ConfigFile = None,
     log_format: LogFormat = "human",
@@ -70,6 +81,7 @@ def worker(
     """
     from clockwork.cli.emulating import check_emulated
     from clockwork.cli.lifecycle import end_with_parent, start_log
+    from clockwork.cli.security import worker_link
 
     if exit_with_parent:
         end_with_parent()
@@ -79,7 +91,10 @@ def worker(
     name = name or default_name()
     check_emulated(emulate, profile)
     root = model_root.absolute()
-    config = WorkerConfig(root, controller, name, devices, threads_per_device, cache_size, page_size)
+    tls, token = worker_link(tls_cert, tls_key, tls_ca, token_file)
+    config = WorkerConfig(
+        root, controller, name, devices, threads_per_device, cache_size, page_size, tls=tls, token=token
+    )
     if only_checked():
         check_worker(emulate, profile, cache_size, config)
         return
@@ -88,7 +103,8 @@ def worker(
         from clockwork.cli.emulating import emulated_models, pages
 
         emulated, cache = emulated_models(profile).values(), pages(cache_size)
-        _run(lambda on_host: run_emulated(controller, name, emulated, emulate, cache, on_host=on_host))
+        link = partial(run_emulated, controller, name, emulated, emulate, cache, tls=tls, token=token)
+        _run(lambda on_host: link(on_host=on_host))
     else:
         from clockwork.runtimes.onnx import OnnxRuntime
 

@@ -6,6 +6,7 @@ outstanding call raises `ConnectionLostError`; nothing is sent twice, for the cl
 """
 
 import asyncio
+import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from types import TracebackType
@@ -60,14 +61,24 @@ class AsyncClient:
         result = await client.model("resnet50").infer({"data": image}, slo=0.1)
     """
 
-    def __init__(self, address: str = f"127.0.0.1:{CLIENT_PORT}", *, connect_timeout: float = 5.0) -> None:
+    def __init__(
+        self,
+        address: str = f"127.0.0.1:{CLIENT_PORT}",
+        *,
+        connect_timeout: float = 5.0,
+        tls: ssl.SSLContext | None = None,
+        token: str = "",
+    ) -> None:
         """Nothing happens before `connect`; times are in seconds.
+
+        ``tls`` encrypts, and says whom to trust (``ssl.create_default_context(cafile=...)``); ``token`` says who asks.
 
         Raises:
             InvalidRequestError: ``address`` is none.
         """
         self._address = parse_address(address, CLIENT_PORT)
         self._connect_timeout = connect_timeout
+        self._tls, self._token = tls, token
         self._connection: Connection | None = None
         self._waiting: dict[int, asyncio.Future[tuple[Response, Any]]] = {}
         self._last_id = 0
@@ -83,19 +94,21 @@ class AsyncClient:
         """
         self._connection = await dial(
             self._address,
-            Hello(ROLE_CLIENT, "", f"clockwork {__version__}"),
+            Hello(ROLE_CLIENT, "", f"clockwork {__version__}", self._token),
             decode=decode_response,
             on_message=self._on_message,
             on_closed=self._on_closed,
             on_writable=self._on_writable,
             timeout=self._connect_timeout,
+            tls=self._tls,
         )
 
     async def close(self) -> None:
         """Say goodbye; outstanding calls raise `ConnectionLostError`."""
-        if self._connection is not None:
-            self._connection.close("the client has finished")
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close("the client has finished")
+            await connection.closed  # TLS takes a while to say goodbye, and needs the loop for it
 
     async def __aenter__(self) -> "AsyncClient":
         await self.connect()

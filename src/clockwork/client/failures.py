@@ -9,6 +9,7 @@ from clockwork.errors import (
     InitializingError,
     InvalidModelError,
     InvalidRequestError,
+    NotPermittedError,
     RequestRefusedError,
     RequestTimeoutError,
     ServerError,
@@ -30,6 +31,8 @@ EXCEPTIONS: Final[Mapping[int, type[ClockworkError]]] = {
     Status.INVALID_MODEL_PATH: InvalidModelError,
     Status.INVALID_MODEL: InvalidModelError,
     Status.MODEL_TOO_BIG: InvalidModelError,
+    Status.NOT_AUTHENTICATED: NotPermittedError,
+    Status.NOT_PERMITTED: NotPermittedError,
 }
 """All other failures are a `ServerError`."""
 

@@ -5,6 +5,7 @@ may share a client. A call that is interrupted (Ctrl-C) is cancelled on the serv
 """
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
@@ -32,14 +33,21 @@ class Client:
     Methods, arguments and exceptions are those of `AsyncClient`.
     """
 
-    def __init__(self, address: str = f"127.0.0.1:{CLIENT_PORT}", *, connect_timeout: float = 5.0) -> None:
+    def __init__(
+        self,
+        address: str = f"127.0.0.1:{CLIENT_PORT}",
+        *,
+        connect_timeout: float = 5.0,
+        tls: ssl.SSLContext | None = None,
+        token: str = "",
+    ) -> None:
         """Connects.
 
         Raises:
             InvalidRequestError: ``address`` is none.
             ConnectionLostError: the controller is not there, or refuses.
         """
-        self._client = AsyncClient(address, connect_timeout=connect_timeout)
+        self._client = AsyncClient(address, connect_timeout=connect_timeout, tls=tls, token=token)
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="clockwork-client", daemon=True)
         self._thread.start()

@@ -33,7 +33,8 @@ def ask(
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
         text = f"the scheduler raised in {method.__name__}: {type(error).__name__}: {error}"
         commands: list[object] = [Report("ERROR", f"{text}\n{traceback.format_exc()}")]
-        commands += [Answer(request.id, Status.ERROR, text) for request in about if not request.over]
+        told = "the scheduler failed; the server's log says why"
+        commands += [Answer(request.id, Status.ERROR, told) for request in about if not request.over]
         return commands
 
 
@@ -54,7 +55,7 @@ def explain(scheduler: Scheduler, now: Nanos, request: PendingRequest) -> str:
     try:
         said: object = scheduler.explain(now, request)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
-        return f"the scheduler raised in explain: {type(error).__name__}: {error}"
+        return f"the scheduler could not say why: it raised {type(error).__name__}"
     return said if isinstance(said, str) else ""
 
 

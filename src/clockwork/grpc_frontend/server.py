@@ -15,16 +15,18 @@ from clockwork.controller.stage import Stage
 from clockwork.errors import ServerError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend import health_pb2
+from clockwork.grpc_frontend.access import Guard
 from clockwork.grpc_frontend.health import HEALTH_SERVICE, Health
 from clockwork.grpc_frontend.reflection import reflecting
-from clockwork.grpc_frontend.service import SERVICE, CallFailedError, Service
+from clockwork.grpc_frontend.service import SERVICE, CallFailedError, Service, unforeseen
 from clockwork.host.controller import ControllerHost
 from clockwork.host.telling import about
 from clockwork.messages.status import Status
 from clockwork.net.address import Address
+from clockwork.net.tls import ServerTls
 from clockwork.oip.contract import failure
 from clockwork.oip.unsupported import METHODS
-from clockwork.units import MIB, Bytes
+from clockwork.units import KIB, MIB, Bytes
 
 MAX_MESSAGE_BYTES: Final[Bytes] = 256 * MIB
 """Of one message, either way; longer ones end their call with RESOURCE_EXHAUSTED."""
@@ -32,12 +34,38 @@ MAX_MESSAGE_BYTES: Final[Bytes] = 256 * MIB
 MAX_CALLS: Final = 10_000
 """Calls at a time, streams included; more are told RESOURCE_EXHAUSTED. The controller has limits of its own."""
 
+MAX_CONNECTIONS: Final = 4096
+"""Of the port; more are closed as soon as they are made."""
+
+MAX_STREAMS: Final = 1024
+"""Calls at a time of one connection; clients let more of them wait."""
+
+MAX_METADATA_BYTES: Final[Bytes] = 16 * KIB
+"""Of a call; more ends it with RESOURCE_EXHAUSTED."""
+
+IDLE_MS: Final = 600_000
+"""A connection without calls is closed after this; a client makes another when it needs one."""
+
+KEEPALIVE_MS: Final = 60_000
+"""A silent connection is asked whether it is still there, and is closed if it is not."""
+
+HANDSHAKE_MS: Final = 10_000
+"""For TLS and the beginning of HTTP/2."""
+
 GRACE: Final = 1.0
 """Seconds for calls to end when the server does."""
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.max_connection_idle_ms", IDLE_MS),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", HANDSHAKE_MS),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
     ("grpc.so_reuseport", 0),  # else two servers could share a port, and each would get half of the calls
 )
 
@@ -68,7 +96,8 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     """
     await _check_free(address)
     client = host.local_client()
-    server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+    guards = [] if host.access.open else [Guard(host.access)]
+    server = grpc.aio.server(options=_OPTIONS, interceptors=guards, maximum_concurrent_rpcs=MAX_CALLS)
 
     def is_serving() -> bool:
         return host.progress()[0] == Stage.SERVING.value
@@ -76,7 +105,7 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     service, health = Service(client, is_serving), Health(is_serving, (SERVICE,))
     server.add_generic_rpc_handlers((_inference(service), _health(health), *reflecting((SERVICE, HEALTH_SERVICE))))
     try:
-        port = server.add_insecure_port(str(address))
+        port = _add_port(server, address, host.tls)
     except RuntimeError as error:
         raise ServerError(f"cannot listen on {address}: {error}") from error
     await server.start()
@@ -89,6 +118,17 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
         health.close()
         client.close()  # whoever waits is told so, rather than cut off
         await serving.close()
+
+
+def _add_port(server: grpc.aio.Server, address: Address, tls: ServerTls | None) -> int:
+    port: int
+    if tls is None:
+        port = server.add_insecure_port(str(address))
+    else:
+        pair = [(tls.key, tls.certificate)]
+        credentials = grpc.ssl_server_credentials(pair, tls.client_ca or None, require_client_auth=bool(tls.client_ca))
+        port = server.add_secure_port(str(address), credentials)
+    return port
 
 
 async def _check_free(address: Address) -> None:
@@ -150,7 +190,10 @@ def _told(method: _Method) -> _Method:
         try:
             return await method(message, call)
         except CallFailedError as failed:
-            await call.abort(failed.code, str(failed), failed.metadata())
+            told = failed
+        except Exception as error:  # noqa: BLE001 - logged; gRPC would tell the client all about it
+            told = unforeseen(error)
+        return await call.abort(told.code, str(told), told.metadata())
 
     return answer
 

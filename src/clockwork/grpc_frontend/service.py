@@ -5,6 +5,7 @@ Rules of the file: a method takes a message and the call, and returns a message;
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, TypeVar
 
@@ -41,6 +42,8 @@ from clockwork.oip.metadata import (
     unknown_version,
 )
 from clockwork.units import MILLISECOND, Nanos, seconds
+
+log = logging.getLogger("clockwork.grpc")
 
 ResponseT = TypeVar("ResponseT")
 
@@ -202,11 +205,14 @@ class Service:
             if FINAL_WANTED in message.parameters and message.parameters[FINAL_WANTED].bool_param:
                 answer.parameters[FINAL].bool_param = True
             return pb.ModelStreamInferResponse(infer_response=answer)
-        except CallFailedError as failed:
-            told = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
-            for key, value in failed.metadata():
-                told.parameters[key.removeprefix("clockwork-").replace("-", "_")].string_param = value
-            return pb.ModelStreamInferResponse(error_message=str(failed), infer_response=told)
+        except CallFailedError as error:
+            failed = error
+        except Exception as error:  # noqa: BLE001 - logged, and the stream goes on
+            failed = unforeseen(error)
+        told = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
+        for key, value in failed.metadata():
+            told.parameters[key.removeprefix("clockwork-").replace("-", "_")].string_param = value
+        return pb.ModelStreamInferResponse(error_message=str(failed), infer_response=told)
 
     async def _infer(self, message: pb.ModelInferRequest, remaining: Nanos | None) -> pb.ModelInferResponse:
         _check_version(message.model_name, message.model_version)
@@ -247,6 +253,12 @@ class Service:
             return response, answer
         assert isinstance(response, ErrorResponse), response
         raise CallFailedError(failure(response.status, response.message))
+
+
+def unforeseen(error: Exception) -> CallFailedError:
+    """What a client is told of a defect: nothing; the log has it."""
+    log.error("a call failed that should not have", exc_info=error)
+    return CallFailedError(failure(Status.ERROR, "the server failed; its log says why"))
 
 
 def _no_model(name: str) -> CallFailedError:

@@ -8,11 +8,13 @@ than its own error, as between processes of one host, is taken to be none.
 
 import asyncio
 import logging
+import ssl
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from clockwork.access import Access, Right, Tokens, needed_for, refusal
 from clockwork.clock import Clock, MonotonicClock
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.description import Description
@@ -34,14 +36,14 @@ from clockwork.controller.events import (
     WorkerResult,
 )
 from clockwork.controller.startup import ControllerWithStartupPhase
-from clockwork.errors import InvalidRequestError, ProtocolError, ServerError
+from clockwork.errors import InvalidRequestError, NotPermittedError, ProtocolError, ServerError
 from clockwork.host.driver import Driver
 from clockwork.host.local_client import LocalClient
 from clockwork.host.profile_store import ProfileStore
 from clockwork.host.telling import about
 from clockwork.host.trouble import Trouble
 from clockwork.messages.commands import SendAction
-from clockwork.messages.link import ROLE_CLIENT, ROLE_WORKER
+from clockwork.messages.link import ROLE_CLIENT, ROLE_WORKER, Hello
 from clockwork.messages.requests import ErrorResponse, InferRequest, InferResponse, Progress
 from clockwork.messages.results import ErrorResult, InferResult
 from clockwork.messages.status import Status
@@ -49,6 +51,7 @@ from clockwork.messages.tensors import check_specs
 from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
 from clockwork.net.connection import Connection, LinkConfig
 from clockwork.net.server import Server, listen
+from clockwork.net.tls import ServerTls
 from clockwork.scheduling.base import Scheduler
 from clockwork.units import Bytes, Nanos
 from clockwork.wire.clock_offset import shift_action, shift_result
@@ -63,13 +66,21 @@ log = logging.getLogger("clockwork.controller")
 
 @dataclass(frozen=True)
 class ControllerHostConfig:
-    """Where a controller listens, what it keeps on disk, and how it starts up."""
+    """Where a controller listens and for whom, what it keeps on disk, and how it starts up.
+
+    ``tls`` and ``access`` are for clients, also those of the front ends; ``worker_tls`` and ``worker_tokens`` for
+    workers. Without, connections are not encrypted, and anybody may come.
+    """
 
     listen: Address = DEFAULT_LISTEN
     worker_listen: Address = DEFAULT_WORKER_LISTEN
     controller: ControllerConfig = field(default_factory=ControllerConfig)
     profile_cache: Path | None = None
     max_frame_bytes: Bytes = MAX_FRAME_BYTES
+    tls: ServerTls | None = None
+    access: Access = field(default_factory=Access)
+    worker_tls: ServerTls | None = None
+    worker_tokens: Tokens = field(default_factory=Tokens)
 
 
 class ControllerHost:
@@ -88,6 +99,7 @@ class ControllerHost:
             InvalidRequestError: the configuration names a model that cannot be.
         """
         self._config = config
+        self.tls, self.access = config.tls, config.access
         self._store = ProfileStore(config.profile_cache)
         self._clock: Clock = clock or MonotonicClock()
         self._machine = ControllerWithStartupPhase(scheduler, config.controller, self._store.load())
@@ -96,6 +108,7 @@ class ControllerHost:
         self._workers: dict[str, Connection] = {}
         self._clients: dict[int, Connection | LocalClient] = {}
         self._client_ids: dict[Connection, int] = {}
+        self._rights: dict[Connection, Right] = {}  #: of clients' connections
         self._last_client = 0
         self._drained = asyncio.Event()
         self._trouble = Trouble(log)
@@ -120,6 +133,8 @@ class ControllerHost:
             on_connected=self._worker_connected,
             on_message=self._worker_said,
             on_closed=self._worker_closed,
+            admits=self._admits_worker,
+            tls=_context(self._config.worker_tls),
         )
         self._servers.append(workers)
         clients = await listen(
@@ -131,6 +146,8 @@ class ControllerHost:
             on_connected=self._client_connected,
             on_message=self._client_said,
             on_closed=self._client_closed,
+            admits=self._admits_client,
+            tls=_context(self._config.tls),
         )
         self._servers.append(clients)
         self.worker_address, self.client_address = workers.address, clients.address
@@ -189,6 +206,19 @@ class ControllerHost:
 
     # --- what comes in -----------------------------------------------------------------------------------------------
 
+    def _admits_worker(self, connection: Connection, hello: Hello) -> str:
+        wanted = self._config.worker_tokens
+        if not wanted or wanted.knows(hello.token):
+            return ""
+        return "the controller wants a token from its workers, and this is none: see --worker-token-file"
+
+    def _admits_client(self, connection: Connection, hello: Hello) -> str:
+        try:
+            self._rights[connection] = self.access.right_of(hello.token)
+        except NotPermittedError as error:
+            return str(error)
+        return ""
+
     def _worker_connected(self, connection: Connection) -> None:
         worker_id = connection.peer_name
         if worker_id in self._workers:
@@ -225,8 +255,14 @@ class ControllerHost:
 
     def _client_said(self, connection: Connection, message: Any, payload: Any) -> None:
         client_id = self._client_ids.get(connection)
-        if client_id is not None:
-            self._said(client_id, message, payload)
+        if client_id is None:
+            return
+        right = self._rights[connection]
+        if right is not Right.ADMIN and right < (needed := needed_for(message)):
+            denied = refusal(right, needed)
+            connection.send(ErrorResponse(message.id, denied.status or Status.NOT_PERMITTED, str(denied)))
+            return
+        self._said(client_id, message, payload)
 
     def _said(self, client_id: int, message: Any, payload: Any) -> None:
         if isinstance(message, InferRequest):
@@ -252,6 +288,7 @@ class ControllerHost:
         check_specs(request.inputs, payload_bytes)
 
     def _client_closed(self, connection: Connection, reason: str) -> None:
+        self._rights.pop(connection, None)
         client_id = self._client_ids.pop(connection, None)
         if client_id is not None:
             self._left(client_id)
@@ -318,3 +355,7 @@ class ControllerHost:
         except InvalidRequestError as error:  # it does not fit into a frame
             assert not isinstance(response, ErrorResponse)
             connection.send(ErrorResponse(response.id, Status.ERROR, f"the answer cannot be sent: {error}"))
+
+
+def _context(tls: ServerTls | None) -> ssl.SSLContext | None:
+    return None if tls is None else tls.context

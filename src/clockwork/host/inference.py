@@ -191,19 +191,21 @@ def _failed(action: Action, error: Exception) -> TaskFailed:
     if isinstance(error, ClockworkError):
         return TaskFailed(Status.RUNTIME_ERROR, str(error))
     log.error("%s %d failed unexpectedly", type(action).__name__, action.id, exc_info=error)
-    return TaskFailed(Status.RUNTIME_ERROR, f"{type(error).__name__}: {error}")
+    return TaskFailed(Status.RUNTIME_ERROR, "the worker failed at something unforeseen; its log says what")
 
 
 def _close(handles: Sequence[object]) -> Outcome:
     """Close all weights, also those after one that cannot be closed."""
-    failures = []
+    failures = 0
     for handle in handles:
         try:
             _loaded_model(handle).close()
-        except Exception as error:
+        except Exception:
             log.exception("weights could not be closed")
-            failures.append(f"{type(error).__name__}: {error}")
-    return TaskFailed(Status.RUNTIME_ERROR, "; ".join(failures)) if failures else Released()
+            failures += 1
+    if failures:
+        return TaskFailed(Status.RUNTIME_ERROR, f"{failures} weights could not be closed; the worker's log says why")
+    return Released()
 
 
 # The core keeps handles as objects; these say what the host has made them of.

@@ -76,7 +76,8 @@ class WorkerConfig:
     """A worker: whom it serves, what it may read, what its devices have.
 
     ``name`` identifies it across reconnections; no two workers of a controller may share one. ``cache_bytes`` is the
-    weights cache of each device; None chooses it by the memory that is available. ``tls`` encrypts the link.
+    weights cache of each device; None chooses it by the memory that is available. ``tls`` encrypts the link; ``token``
+    is what the controller lets it in for, if it wants one.
     """
 
     model_root: Path
@@ -88,6 +89,7 @@ class WorkerConfig:
     page_size: Bytes = PAGE_SIZE
     max_frame_bytes: Bytes = MAX_FRAME_BYTES
     tls: ssl.SSLContext | None = None
+    token: str = field(default="", repr=False)
 
     def pages(self) -> Pages:
         """Pages of each device's weights cache.
@@ -129,12 +131,13 @@ class WorkerHost:
         clock: Clock | None = None,
         max_frame_bytes: Bytes = MAX_FRAME_BYTES,
         tls: ssl.SSLContext | None = None,
+        token: str = "",
     ) -> None:
-        """``controller``, ``name``, ``max_frame_bytes`` and ``tls`` are as in `WorkerConfig`."""
+        """``controller``, ``name``, ``max_frame_bytes``, ``tls`` and ``token`` are as in `WorkerConfig`."""
         self._controller = controller
         self._name = name
         self._link = LinkConfig(max_frame_bytes=max_frame_bytes)
-        self._tls = tls
+        self._tls, self._token = tls, token
         self._clock: Clock = clock or MonotonicClock()
         self._loop = asyncio.get_running_loop()
         self._devices = make_devices(self._results_wait, self._devices_broke)
@@ -195,7 +198,7 @@ class WorkerHost:
     async def _dial(self) -> Connection:
         return await dial(
             self._controller,
-            Hello(ROLE_WORKER, self._name, f"clockwork {__version__}"),
+            Hello(ROLE_WORKER, self._name, f"clockwork {__version__}", self._token),
             decode=decode_action,
             on_message=self._received,
             on_closed=self._closed,
@@ -278,6 +281,7 @@ async def run_worker(config: WorkerConfig, runtime: Runtime, on_host: OnHost = l
             threads(config, runtime, MonotonicClock(), cores),
             max_frame_bytes=config.max_frame_bytes,
             tls=config.tls,
+            token=config.token,
         )
         log.info("worker %s: %s; %s", config.name, runtime.version, cores.note)
         _log_devices(host)
@@ -292,7 +296,10 @@ async def run_emulated(
     devices: int,
     pages: Pages,
     clock: Clock = MonotonicClock(),  # noqa: B008 - it has no state
+    *,
     on_host: OnHost = lambda host: None,
+    tls: ssl.SSLContext | None = None,
+    token: str = "",
 ) -> None:
     """Run a worker whose devices take their time from profiles, in this process until cancelled."""
     noise = NoiseModel("measured")  # a profile of one sample does not vary
@@ -303,7 +310,7 @@ async def run_emulated(
         return PacedDevices(core, {model.path: model for model in models}, durations, clock, on_answers)
 
     with steady():
-        host = WorkerHost(controller, name, make, clock=clock)
+        host = WorkerHost(controller, name, make, clock=clock, tls=tls, token=token)
         log.info("worker %s: %d emulated devices", name, devices)
         on_host(host)
         await host.run()

@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 import msgspec
 
 from clockwork import __version__
+from clockwork.access import Right
 from clockwork.controller.stage import Stage
-from clockwork.errors import ConnectionLostError, InvalidRequestError
+from clockwork.errors import ConnectionLostError, InvalidRequestError, NotPermittedError
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
 from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply, Scope, Send, json_reply, refusal
 from clockwork.http.bodies import Bodies, header_bytes, packed
 from clockwork.http.config import HttpConfig
-from clockwork.http.receiving import Held
+from clockwork.http.receiving import LARGE_BODY, Held
 from clockwork.http.waiting import unless_gone
 from clockwork.messages.requests import (
     ErrorResponse,
@@ -38,7 +39,7 @@ from clockwork.messages.status import Status
 from clockwork.metrics import CONTENT_TYPE, Metrics
 from clockwork.oip.answer import answer
 from clockwork.oip.binary import parse_infer
-from clockwork.oip.contract import check_priority, failure, slo_of
+from clockwork.oip.contract import check_priority, denial, failure, slo_of
 from clockwork.oip.metadata import (
     EXTENSIONS_OF_HTTP,
     SHOWN,
@@ -55,6 +56,9 @@ log = logging.getLogger("clockwork.http")
 
 ResponseT = TypeVar("ResponseT")
 
+NEEDED = {"live": Right.NONE, "ready": Right.NONE, "load": Right.ADMIN, "unload": Right.ADMIN}
+"""The right that is needed for what is asked; INFER for all others."""
+
 JSON = (b"content-type", b"application/json")
 BINARY = (b"content-type", b"application/octet-stream")
 
@@ -66,6 +70,7 @@ class Application:
         """``client`` is used for all requests; ``held`` counts for all connections."""
         self._host = host
         self._client = client
+        self._access = host.access
         self._bodies = Bodies(config, held)
         self._metrics = Metrics(host.description, config.model_histograms) if config.metrics else None
         self._models: Mapping[str, ModelSummary] = {}  #: once it serves; from then on they stay as they are
@@ -83,15 +88,23 @@ class Application:
             reply = refusal(error)
         except InvalidRequestError as error:
             reply = refusal(wrong(str(error)))
+        except NotPermittedError as error:
+            reply = refusal(RestError(denial(error)))
         except ConnectionLostError:
             reply = refusal(RestError(failure(Status.SHUTTING_DOWN, "the server is shutting down")))
         except Exception:  # one request's, and nobody else's
             log.exception("a request failed that should not have")
             reply = refusal(RestError(failure(Status.ERROR, "the server failed; its log says why")))
+        finally:
+            if (large := scope.get(LARGE_BODY)) is not None:
+                large.end(ClientGoneError())  # what was refused without a look at its body is not received any further
         await reply.send(send)
 
     async def _reply(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         asked = route(scope["method"], scope["path"])
+        if not self._access.open:
+            authorization = str(headers.get(b"authorization", b""), "latin-1")
+            self._access.check(authorization, NEEDED.get(asked.what, Right.INFER))
         if asked.what == "infer":
             return await self._infer(asked.model, scope, headers, receive)
         if asked.what in ("index", "load", "unload"):

@@ -54,6 +54,8 @@ def refusal(error: RestError) -> Reply:
         reply.headers.append((b"retry-after", wait.encode()))
     if error.failure.status == Status.SHUTTING_DOWN:  # whoever asks again should reach another
         reply.headers.append((b"connection", b"close"))
+    if error.failure.http == 401:
+        reply.headers.append((b"www-authenticate", b'Bearer realm="clockwork"'))
     if error.allow:
         reply.headers.append((b"allow", error.allow.encode()))
     return reply

@@ -6,12 +6,13 @@ takes long is done in a thread; the event loop is that of the controller.
 
 import asyncio
 import zlib
+from math import inf
 from typing import Any, Final
 
 from clockwork.errors import InvalidRequestError
 from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply, Scope
 from clockwork.http.config import HttpConfig
-from clockwork.http.receiving import LARGE_BODY, Held, LargeBody
+from clockwork.http.receiving import LARGE_BODY, Held, LargeBody, too_slow
 from clockwork.oip.metadata import SHOWN
 from clockwork.oip.rest import RestError, wrong
 from clockwork.units import KIB
@@ -52,7 +53,9 @@ class Bodies:
             known = "identity, gzip and deflate"
             raise wrong(f"the content coding {str(coding, 'latin-1')[:SHOWN]!r} is not known; {known} are", 415)
         large: LargeBody | None = scope.get(LARGE_BODY)
-        body = await (self._whole(receive) if large is None else large.take(self._config.body_timeout))
+        body = await (
+            self._whole(receive) if large is None else large.take(self._config.body_timeout, self._config.body_time)
+        )
         if coding == b"identity":
             return body
         if len(body) <= ON_THE_LOOP // 16:
@@ -66,6 +69,7 @@ class Bodies:
             return first
         parts = []
         size = 0
+        end = asyncio.get_running_loop().time() + self._config.body_time
         try:
             while True:
                 part: bytes = message["body"]
@@ -76,16 +80,18 @@ class Bodies:
                     raise self._too_large()
                 if not message.get("more_body"):
                     return b"".join(parts)
-                message = await self._next(receive)
+                message = await self._next(receive, end)
         finally:
             self._held.release(size)
 
-    async def _next(self, receive: Receive) -> Any:
+    async def _next(self, receive: Receive, end: float = inf) -> Any:
+        """``end``: when the whole body has to be there, on the loop's clock."""
+        limit = self._config.body_timeout
         try:
-            async with asyncio.timeout(self._config.body_timeout):
+            async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + limit, end)):
                 message = await receive()
         except TimeoutError:
-            raise wrong(f"the body came too slowly; waited {self._config.body_timeout:g} s", 408) from None
+            raise too_slow(limit, self._config.body_time) from None
         if message["type"] != "http.request":
             raise ClientGoneError
         return message

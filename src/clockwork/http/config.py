@@ -19,8 +19,10 @@ class HttpConfig(Struct, frozen=True):
 
     ``max_body``: bytes of a request's body, as sent and unpacked. ``max_held``: of all bodies that are being received,
     beside a ``piece`` of each, which is what is received at once. ``max_head``: of a request's head. ``head_timeout``:
-    from a head's first byte, or a connection's beginning, to the head's end. ``body_timeout``: for a piece of a body.
-    ``keep_alive``: without a request. ``grace``: that requests in progress are given at the end.
+    from a head's first byte, or a connection's beginning, to the head's end. ``handshake_timeout``: for TLS.
+    ``body_timeout``: for a piece of a body; ``body_time``: for all of it. ``write_timeout``: in which a client that is
+    written to has to read a MiB. ``keep_alive``: without a request. ``grace``: that requests in progress are
+    given at the end.
     ``metrics``: serve them; ``model_histograms``: with the latencies of each model.
     """
 
@@ -28,10 +30,13 @@ class HttpConfig(Struct, frozen=True):
     max_held: Bytes = 2 * GIB
     piece: Bytes = 1 * MIB
     max_head: Bytes = 64 * KIB
-    max_connections: int = 2048
+    max_connections: int = 12_000
     backlog: int = 1024
     head_timeout: float = 30.0
+    handshake_timeout: float = 10.0
     body_timeout: float = 60.0
+    body_time: float = 600.0
+    write_timeout: float = 60.0
     keep_alive: int = 75
     grace: int = 1
     metrics: bool = True

@@ -1,19 +1,27 @@
-"""uvicorn's HTTP/1.1, with limits on heads that it lacks: their size, and the time they may take.
+"""uvicorn's HTTP/1.1, with the limits that it lacks: on connections, on heads, and on clients that do not read.
 
 And bodies come to the application in pieces of a megabyte instead of 64 KiB: most come whole, and it is woken once.
-Long ones are not parsed at all, see `clockwork.http.receiving`.
+Long ones are not parsed at all, see `clockwork.http.receiving`. What uvicorn would say in plain text is said in JSON,
+as everything else is.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from clockwork.http.asgi import ClientGoneError
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.receiving import LARGE, LARGE_BODY, Held, LargeBody, Parsing
+from clockwork.messages.status import Status
+from clockwork.net.stalled import Stalled
+from clockwork.oip.contract import Failure
 from clockwork.units import Bytes
+
+FULL: Final = "as many connections as are accepted are open already: ask again, or use fewer"
+"""To whom there is no room for."""
 
 
 class LimitedProtocol(HttpToolsProtocol, Parsing):
@@ -28,32 +36,46 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._in_head = True
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._stalled: Stalled | None = None
         self._announced: Bytes = 0  #: the length of a body that will be large
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The first head is awaited."""
+        """The first head is awaited, if there is room."""
         super().connection_made(transport)
-        self._await_head()
+        self._stalled = Stalled(transport, self.limits.write_timeout, transport.abort)
+        if len(self.connections) > self.limits.max_connections:
+            self._refuse(503, FULL, Status.SKIPPED_BY_CONTROLLER)
+        else:
+            self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is awaited any more."""
         self._stop_timer()
+        if self._stalled is not None:
+            self._stalled.end()
         if self.large is not None:
             self.large.end(ClientGoneError())
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes; those that end within a head are counted."""
+        if self.transport.is_closing():
+            return
         super().data_received(data)
         if self._announced:
             self._receive_large()
-        if not self._in_head or self.transport.is_closing():
+        if self.transport.is_closing() or not (self._in_head or self._is_idle()):
             return
         self._head_bytes += len(data)
         if self._head_bytes > self.limits.max_head:
-            self.send_400_response("The head of the request is too large.")
+            text = f"the head of the request is too large; at most {self.limits.max_head} bytes are taken"
+            self._refuse(431, text, Status.INVALID_REQUEST)
         elif self._head_timer is None:
             self._await_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP."""
+        self._refuse(400, "this is no request in HTTP/1.1", Status.INVALID_REQUEST)
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -110,6 +132,41 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self.flow.pause_reading()
             cycle.message_event.set()
 
+    def on_response_complete(self) -> None:
+        """The reply is with the transport."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._close()
+        elif self.cycle.more_body and self._head_timer is None:  # refused before it was there: it may not come for ever
+            self._await_head()
+
+    def pause_writing(self) -> None:
+        """The client reads slower than it is written to."""
+        super().pause_writing()
+        if self._stalled is not None:
+            self._stalled.begin()
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        super().resume_writing()
+        if self._stalled is not None and not self.transport.is_closing():
+            self._stalled.end()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing was asked for long."""
+        self._close()
+
+    def shutdown(self) -> None:
+        """The server ends."""
+        super().shutdown()
+        if self.transport.is_closing():
+            self._close()
+
+    def _is_idle(self) -> bool:
+        """Whether what came belongs to no request: empty lines, say."""
+        cycle: Any = self.cycle
+        return cycle is not None and cycle.response_complete and not cycle.more_body
+
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.limits.head_timeout, self._too_slow)
 
@@ -119,5 +176,27 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self._head_timer = None
 
     def _too_slow(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.close()
+        if self._head_bytes:
+            self._refuse(408, "the head of the request came too slowly", Status.INVALID_REQUEST)
+        else:
+            self._close()
+
+    def _refuse(self, http: int, text: str, status: Status) -> None:
+        """Say why, without the application, and close."""
+        if self.transport.is_closing():
+            return
+        cycle: Any = self.cycle
+        if cycle is None or cycle.response_complete:  # else it would be taken for the answer to another
+            body = msgspec.json.encode(Failure(http, "", text, status).body())
+            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
+            if http == 503:
+                head += b"retry-after: 1\r\n"
+            self.transport.write(STATUS_LINE[http] + head + b"\r\n" + body)
+        self._close()
+
+    def _close(self) -> None:
+        """Close when all is sent; a client that does not take it is not waited for for ever."""
+        self._stop_timer()
+        self.transport.close()
+        if self._stalled is not None and self.transport.get_write_buffer_size():
+            self._stalled.begin()

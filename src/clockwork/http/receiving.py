@@ -9,6 +9,7 @@ growing bytearray, and out of that.)
 """
 
 import asyncio
+from math import inf
 from typing import Any, Final
 
 import numpy as np
@@ -34,6 +35,11 @@ _TOO_MUCH: Final = Failure(
 )
 
 _buffer: Final = memoryview(bytearray(64 * KIB))  # what is received to it is copied out before anybody else receives
+
+
+def too_slow(patience: float, limit: float) -> RestError:
+    """A body that takes longer; both in seconds."""
+    return wrong(f"the body came too slowly; each MiB has {patience:g} s, and all of it {limit:g} s", 408)
 
 
 class Parsing(asyncio.Protocol):
@@ -140,20 +146,22 @@ class LargeBody:
             self._whole.set_result(None)
         return not self._left
 
-    async def take(self, patience: float) -> memoryview:
-        """The bytes; a MiB of them comes within ``patience`` seconds.
+    async def take(self, patience: float, limit: float = inf) -> memoryview:
+        """The bytes; a MiB of them comes within ``patience`` seconds, and all within ``limit``.
 
         Raises:
             ClientGoneError: the client has left.
             RestError: it comes too slowly, or the server holds too much of others.
         """
         memory = self._memory
+        loop = asyncio.get_running_loop()
+        end = loop.time() + limit
         try:
             while not self._whole.done():
                 before = self.filled
-                await asyncio.wait((self._whole,), timeout=patience)
-                if not self._whole.done() and self.filled < before + MIB:
-                    raise wrong(f"the body came too slowly; waited {patience:g} s", 408)
+                await asyncio.wait((self._whole,), timeout=min(patience, end - loop.time()))
+                if not self._whole.done() and (self.filled < before + MIB or loop.time() >= end):
+                    raise too_slow(patience, limit)
             self._whole.result()
             assert memory is not None
             return memory

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -37,25 +38,9 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
     def receiver(*args: Any, **kwargs: Any) -> Receiver:
         return Receiver(protocol(*args, **kwargs))
 
-    server = _Server(
-        uvicorn.Config(
-            Application(host, client, config, held),
-            http=receiver,  # type: ignore[arg-type]
-            ws="none",
-            loop="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            log_level="critical",  # the application logs its own failures, and strangers are none
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=config.max_connections,
-            backlog=config.backlog,
-            timeout_keep_alive=config.keep_alive,
-            timeout_graceful_shutdown=config.grace,
-        )
-    )
+    server = _Server(_settings(Application(host, client, config, held), receiver, config))
+    server.tls = None if host.tls is None else host.tls.context
+    server.handshake_timeout = None if host.tls is None else config.handshake_timeout
     running = asyncio.ensure_future(server.serve(sockets))
     log.info("listening for HTTP on %s", where, extra=about("listening", protocol="http", address=str(where)))
     try:
@@ -66,7 +51,51 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
         await running
 
 
+def _settings(application: Application, make: Callable[..., Receiver], config: HttpConfig) -> uvicorn.Config:
+    return uvicorn.Config(
+        application,
+        http=make,  # type: ignore[arg-type]
+        ws="none",
+        loop="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        log_level="critical",  # the application logs its own failures, and strangers are none
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=config.backlog,
+        timeout_keep_alive=config.keep_alive,
+        timeout_graceful_shutdown=config.grace,
+    )
+
+
 class _Server(uvicorn.Server):
+    tls: ssl.SSLContext | None = None
+    handshake_timeout: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn does it, but for TLS: with a context that is there already, and a limit for handshakes."""
+        loop = asyncio.get_running_loop()
+
+        def make() -> asyncio.Protocol:
+            made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return made
+
+        self.servers = [
+            await loop.create_server(
+                make,
+                sock=sock,
+                ssl=self.tls,
+                ssl_handshake_timeout=self.handshake_timeout,
+                backlog=self.config.backlog,
+            )
+            for sock in sockets or ()
+        ]
+        self.started = True
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals are the command line's."""

@@ -8,11 +8,12 @@
 30-31    inputs
 40-41    models on disk
 45       the network
+46-47    who is not permitted to ask
 50-54    LoadWeights        60-63  EvictWeights
 70-78    copying inputs     80-84  execution      90-92  copying outputs
 =======  ==================================================================
 
-Numbers 9 and 42-43 are ours; all others are the original's.
+Numbers 9, 42-43 and 46-47 are ours; all others are the original's.
 """
 
 from enum import IntEnum
@@ -51,6 +52,9 @@ class Status(IntEnum):
     MODEL_TOO_BIG = 43
 
     NETWORK_SEND_TOO_LATE = 45
+
+    NOT_AUTHENTICATED = 46
+    NOT_PERMITTED = 47
 
     LOAD_WEIGHTS_TOO_EARLY = 50
     LOAD_WEIGHTS_TOO_LATE = 51

@@ -20,6 +20,7 @@ class LinkConfig(Struct, frozen=True):
     - ``max_frame_bytes``: longest frame either way. Whoever dials takes over the listener's.
     - ``max_outgoing_bytes``: what may wait for a peer that does not read, before it is dropped.
     - ``high_water_bytes``: what may wait while the connection is still ``writable``: a frame or two with tensors.
+    - ``write_timeout``: in which a peer that is not ``writable`` has to take a MiB.
     - ``linger``: what a peer has to take our Goodbye and close its side.
     """
 
@@ -31,6 +32,7 @@ class LinkConfig(Struct, frozen=True):
     max_outgoing_bytes: Bytes = 256 * MIB
     high_water_bytes: Bytes = MIB
     linger: Nanos = SECOND
+    write_timeout: Nanos = 60 * SECOND
 
     def __post_init__(self) -> None:
         """Raises: InvalidRequestError: frames of that size cannot be."""

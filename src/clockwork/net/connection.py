@@ -19,6 +19,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any, Final, cast
 
 from clockwork import __version__
@@ -29,7 +30,8 @@ from clockwork.net.address import Address
 from clockwork.net.config import DEFAULT_LINK, LinkConfig
 from clockwork.net.heartbeat import Heartbeat
 from clockwork.net.outgoing import Outgoing
-from clockwork.units import KIB, Bytes, Nanos, as_seconds, show_duration
+from clockwork.net.stalled import LEAST, Stalled
+from clockwork.units import KIB, Bytes, Nanos, as_seconds, show_bytes, show_duration
 from clockwork.wire.clock_offset import ClockOffset
 from clockwork.wire.codec import Decode, encode
 from clockwork.wire.frame import FRAME_BYTES_CEILING, FrameReader, Received, Sendable, encode_frame, preamble
@@ -86,6 +88,7 @@ class Connection(asyncio.BufferedProtocol):
 
     _transport: asyncio.Transport  # these two exist from connection_made on, and nobody has the connection earlier
     _outgoing: Outgoing
+    _stalled: Stalled
 
     def __init__(
         self,
@@ -205,6 +208,9 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self._transport.set_write_buffer_limits(self._config.high_water_bytes)
         self._outgoing = Outgoing(self._transport, self._config.max_outgoing_bytes, self.abort)
+        limit = self._config.write_timeout
+        stalled = f"the peer took less than {show_bytes(LEAST)} of what waits for it in {show_duration(limit)}"
+        self._stalled = Stalled(self._transport, as_seconds(limit), partial(self.abort, stalled))
         self.peer = _show(transport.get_extra_info("peername"))
         limit = self._config.hello_timeout
         self._arm(limit, lambda: self.close(f"no greeting came within {show_duration(limit)}"))
@@ -242,10 +248,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """Much waits to be sent."""
+        self._stalled.begin()
         self._set_writable(False)
 
     def resume_writing(self) -> None:
         """Little waits to be sent."""
+        self._stalled.end()
         self._set_writable(True)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -253,6 +261,7 @@ class Connection(asyncio.BufferedProtocol):
         self._leave(f"the connection broke: {getattr(exc, 'strerror', None) or exc}" if exc else "the peer closed it")
         self.stage = Stage.CLOSED
         self._arm(None)
+        self._stalled.end()
         self._outgoing.drop()
         _log.log(logging.INFO if self.established else logging.DEBUG, "%s left: %s", self.peer, self._reason)
         if not self.ready.done():

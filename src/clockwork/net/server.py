@@ -28,9 +28,10 @@ class Server:
     address: Address
     """Where it listens; the port is the real one."""
 
-    def __init__(self, role: str, max_connections: int) -> None:
+    def __init__(self, role: str, max_connections: int, admits: Callable[[Connection, Hello], str]) -> None:
         """It listens once it was started."""
         self._role = role
+        self._admits = admits
         self._max_connections = max_connections
         self._connections: dict[Connection, None] = {}
         self._closing = ""
@@ -80,7 +81,7 @@ class Server:
     def welcome(self, connection: Connection, hello: Hello) -> str:
         """Somebody has said who they are; returns why they are not wanted, or nothing."""
         if hello.role == self._role:
-            return ""
+            return self._admits(connection, hello)
         return f"this port is for a {self._role}, and a {hello.role!r} came: use the controller's other port"
 
 
@@ -93,6 +94,7 @@ async def listen(
     on_message: Callable[[Connection, Any, Any], None],
     on_closed: Callable[[Connection, str], None],
     on_writable: Callable[[Connection, bool], None] = lambda connection, writable: None,
+    admits: Callable[[Connection, Hello], str] = lambda connection, hello: "",
     config: LinkConfig = DEFAULT_LINK,
     clock: Clock | None = None,
     max_connections: int = MAX_CONNECTIONS,
@@ -100,10 +102,12 @@ async def listen(
 ) -> Server:
     """Listen on an address for peers of one role. ``on_closed`` is called once for each ``on_connected``.
 
+    ``admits`` returns why somebody of that role is not wanted, or nothing; ``on_connected`` follows at once.
+
     Raises:
         ServerError: the address is taken, or may not be used.
     """
-    server = Server(role, max_connections)
+    server = Server(role, max_connections, admits)
     callbacks = Callbacks(on_message, on_closed, server.admit, server.welcome, on_connected, on_writable)
     make = partial(Connection, decode, callbacks, config=config, clock=clock)
     try:

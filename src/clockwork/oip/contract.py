@@ -2,7 +2,8 @@
 
 Refused because the deadline cannot be met, or the server is full: 503 with Retry-After, RESOURCE_EXHAUSTED. The
 deadline has passed: 504, DEADLINE_EXCEEDED. Starting up, or shutting down: 503, UNAVAILABLE. A wrong request: 400,
-INVALID_ARGUMENT. An unknown model: 404, NOT_FOUND. Anything else: 500, INTERNAL.
+INVALID_ARGUMENT. An unknown model: 404, NOT_FOUND. No token, or an unknown one: 401, UNAUTHENTICATED; one that does not
+suffice: 403, PERMISSION_DENIED. Anything else: 500, INTERNAL.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from clockwork.errors import NotPermittedError
 from clockwork.messages.requests import InferResponse
 from clockwork.messages.status import Status, name_of
 from clockwork.units import MILLISECOND, SECOND, Nanos
@@ -57,6 +59,8 @@ _CODES: Final[Mapping[int, tuple[int, str]]] = {
     Status.INVALID_MODEL_PATH: (400, "INVALID_ARGUMENT"),
     Status.INVALID_MODEL: (400, "INVALID_ARGUMENT"),
     Status.MODEL_TOO_BIG: (400, "INVALID_ARGUMENT"),
+    Status.NOT_AUTHENTICATED: (401, "UNAUTHENTICATED"),
+    Status.NOT_PERMITTED: (403, "PERMISSION_DENIED"),
 }
 
 
@@ -74,6 +78,11 @@ def failure(status: int, message: str, predicted: Nanos | None = None, retry_aft
 def http_statuses() -> set[int]:
     """Those of answers that are no success."""
     return {500, *(http for http, _ in _CODES.values())}
+
+
+def denial(error: NotPermittedError) -> Failure:
+    """What a client is told who is not permitted to ask."""
+    return failure(error.status or Status.NOT_AUTHENTICATED, str(error))
 
 
 def slo_of(parameters: Mapping[str, Any], *others: Nanos | None) -> Nanos | None:

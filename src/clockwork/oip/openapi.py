@@ -38,17 +38,30 @@ def document(version: str) -> Json:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Clockwork", "version": version, "summary": _SUMMARY, "description": _DESCRIPTION},
-        "paths": {**_server(), **_models(), **_repository(), **_unsupported()},
-        "components": {"schemas": {**schemas, **_replies()}},
+        "paths": _guarded(_server() | _models() | _repository() | _unsupported()),
+        "security": [{}, {"token": []}],
+        "components": {
+            "schemas": {**schemas, **_replies()},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
 _SUMMARY: Final = "The Open Inference Protocol v2, with Triton's extensions."
 _DESCRIPTION: Final = (
     "A HEAD, PUT or another method that a path does not have is answered 405 with Allow, a path that is not here 404, "
-    "both with a body like that of the other errors. What is no HTTP/1.1, or comes over more connections than are "
-    "accepted, is answered 400 or 503 in plain text."
+    "a head that is too large 431, what is no HTTP/1.1 400, what comes over more connections than are accepted 503. "
+    "Bodies of all errors are alike. A server that wants tokens wants one for all but health."
 )
+
+
+def _guarded(paths: Json) -> Json:
+    """The paths, of which all but health may want a token."""
+    for path, item in paths.items():
+        for method, operation in item.items():
+            if method != "parameters" and not path.startswith("/v2/health/"):
+                operation["responses"] |= {str(status): _json(_FAILURES[status], "Error") for status in (401, 403)}
+    return paths
 
 
 def _server() -> Json:
@@ -176,6 +189,8 @@ def _operation(name: str, summary: str, reply: Json, *failures: int) -> Json:
 
 _FAILURES: Final = {
     400: "the request is wrong",
+    401: "a token is needed",
+    403: "another token is needed",
     404: "no such model, or version of it",
     408: "the body came too slowly",
     413: "the body is too large, as sent or unpacked",

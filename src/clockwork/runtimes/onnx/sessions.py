@@ -40,7 +40,8 @@ _FATAL: Final = 4
 _BFLOAT16: Final = 16  # TensorProto.BFLOAT16
 _SHAPES: Final = re.compile(r"\b(shapes?|dimensions?|dims|broadcast\w*|reshaped|rank)\b", re.IGNORECASE)
 _NOISE: Final = re.compile(
-    r"^\[ONNXRuntimeError\] : \d+ : \w+ : |(?<!\w)/\S+|\bFile:\S*|\b\w+\.(?:cc|h|cpp|hpp):\d+\b|\b\w+::\w+\([^)]*\)"
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : |(?<!\w)/\S+|\bFile:\S*|"
+    r"\b\w+\.(?:cc|h|cpp|hpp):\d+\b|\b(?:\w+::)+~?\w+\([^)]*\)"
 )
 
 _RUN: Final = onnxruntime.RunOptions()

@@ -1,0 +1,114 @@
+"""TLS and tokens on the command line."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from certificates import Authority
+from cli.processes import QUICK, clockwork, save_dense, serve
+from clockwork.cli import run
+from clockwork.cli.security import read_token_file
+
+READER, ADMIN, WORKER = "a-token-for-inference", "a-token-for-everything", "a-token-for-workers"
+
+
+def secret(path: Path, *lines: str, mode: int = 0o600) -> str:
+    path.write_text("\n".join(["# who has it", "", *lines, ""]))
+    path.chmod(mode)
+    return str(path)
+
+
+def test_a_whole_fleet_with_tls_and_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_dense(tmp_path / "dense.onnx")
+    authority = Authority(tmp_path)
+    certificate, key = authority.signs("127.0.0.1")
+    own_certificate, own_key = authority.signs("worker.example")
+    ca = str(authority.file)
+    reader, admin = secret(tmp_path / "reader", READER), secret(tmp_path / "admin", ADMIN)
+    worker_token = secret(tmp_path / "worker", WORKER)
+    ports = ("--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0", "--load-timeout=100ms")
+    tls = (f"--tls-cert={certificate}", f"--tls-key={key}")
+    link = (f"--worker-tls-cert={certificate}", f"--worker-tls-key={key}", f"--worker-tls-ca={ca}")
+    tokens = (f"--inference-token-file={reader}", f"--admin-token-file={admin}", f"--worker-token-file={worker_token}")
+    with clockwork("controller", *ports, *tls, *link, *tokens, *QUICK) as controller:
+        found = controller.err.wait_for(r"listening for clients on (\S+), for workers on (\S+)$")
+        here = ["--address", found[1], "--tls-ca", ca]
+        own = (f"--tls-cert={own_certificate}", f"--tls-key={own_key}", f"--tls-ca={ca}")
+        dial = (f"--controller={found[2]}", f"--model-root={tmp_path}", *own)
+        with clockwork("worker", *dial, f"--token-file={worker_token}"):
+            assert run(["load", "dense.onnx", *here, "--token-file", reader]) == 1
+            assert "it needs an admin token" in capsys.readouterr().err
+            assert run(["load", "dense.onnx", *here, "--token-file", admin]) == 0
+            controller.address()
+            assert run(["ls", *here]) == 1
+            assert "a bearer token is needed" in capsys.readouterr().err
+            assert run(["ls", *here, "--token-file", reader]) == 0
+            assert "dense" in capsys.readouterr().out
+            assert run(["ls", "--address", found[1], "--token-file", reader]) == 1
+            assert "cannot connect" in capsys.readouterr().err
+        with clockwork("worker", *dial) as stranger:
+            stranger.err.wait_for("wants a token from its workers")
+        controller.send(signal.SIGTERM)
+        assert controller.ended() == 0
+    said = "\n".join(controller.err.seen + controller.out.seen)
+    assert not any(text in said for text in (READER, ADMIN, WORKER, "Traceback"))
+
+
+def test_the_worker_of_serve_has_a_secret_that_is_on_no_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save_dense(tmp_path / "dense.onnx")
+    authority = Authority(tmp_path)
+    certificate, key = authority.signs("127.0.0.1")
+    token = secret(tmp_path / "token", READER)
+    monkeypatch.setenv("CLOCKWORK_TLS_CA", str(authority.file))  # a client's; the worker does not mind
+    with serve(
+        str(model), f"--tls-cert={certificate}", f"--tls-key={key}", f"--inference-token-file={token}"
+    ) as server:
+        address = server.address()
+        workers = server.err.wait_for(r"for workers on (\S+)$")[1]
+        child = Path(f"/proc/{server.child()}")
+        variables = dict(entry.split(b"=", 1) for entry in (child / "environ").read_bytes().split(b"\0") if entry)
+        assert len(variables[b"CLOCKWORK_WORKER_TOKEN"]) >= 32
+        assert variables[b"CLOCKWORK_WORKER_TOKEN"] not in (child / "cmdline").read_bytes()
+        with clockwork("worker", f"--controller={workers}", f"--model-root={tmp_path}") as stranger:
+            stranger.err.wait_for("wants a token from its workers")
+        monkeypatch.setenv("CLOCKWORK_TOKEN", READER)
+        assert run(["status", "--address", address]) == 0
+        assert "serving" in capsys.readouterr().out
+
+
+WRONG = [
+    (["controller", "--tls-cert=a.pem"], "--tls-key missing"),
+    (["controller", "--tls-client-ca=a.pem"], "--tls-cert, --tls-key missing"),
+    (["controller", "--worker-tls-ca=a.pem"], "--worker-tls-cert, --worker-tls-key missing"),
+    (["controller", "--tls-cert=absent.pem", "--tls-key=a.key"], "cannot read absent.pem: No such file"),
+    (["controller", "--admin-token-file=absent"], "cannot read absent: No such file"),
+    (["controller", "--admin-token-file=readable"], "readable has secrets, and everybody can read it: chmod o-r"),
+    (["controller", "--admin-token-file=empty"], "empty has no tokens"),
+    (["controller", "--admin-token-file=short"], "short: token 1 has 5 characters; 16 to 4096 are accepted"),
+    (["worker", "--tls-ca=a.pem"], "--tls-cert, --tls-key missing"),
+    (["ls", "--tls-cert=a.pem", "--tls-key=a.key"], "--tls-ca is missing"),
+    (["ls", "--token-file=two"], "two has 2 tokens; one is wanted here"),
+]
+
+
+@pytest.mark.parametrize(("command", "why"), WRONG, ids=[" ".join(command) for command, _ in WRONG])
+def test_what_is_wrong_with_a_file_is_said_in_one_line(
+    command: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    secret(tmp_path / "readable", READER, mode=0o604)
+    secret(tmp_path / "empty")
+    secret(tmp_path / "short", "short")
+    secret(tmp_path / "two", READER, ADMIN)
+    assert run(command) == 1
+    said = capsys.readouterr().err
+    assert why in said
+    assert said.count("\n") == 1
+    assert READER not in said
+
+
+def test_a_file_of_tokens_may_have_comments_and_empty_lines(tmp_path: Path) -> None:
+    assert read_token_file(Path(secret(tmp_path / "two", READER, "  # not this", ADMIN))) == [READER, ADMIN]

@@ -1,0 +1,43 @@
+"""A crowd of connections, from a process of its own: ``python crowd.py PORT IDLE SLOW``.
+
+Idle ones say nothing; slow ones send a byte of a head at a time. Prints ``here N`` when all N are connected, and ends
+when its stdin does.
+"""
+
+import asyncio
+import resource
+import sys
+
+SOURCES = 5  #: addresses 127.0.0.2 and so on: each has its own ports
+AT_ONCE = 500
+HEAD = b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\nX-Slow: " + b"x" * 10_000
+
+
+async def main(port: int, idle: int, slow: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    writers: list[asyncio.StreamWriter] = []
+
+    async def connect(number: int) -> None:
+        source = f"127.0.0.{2 + number % SOURCES}"
+        _, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
+        writers.append(writer)
+
+    total = idle + slow
+    for first in range(0, total, AT_ONCE):
+        await asyncio.gather(*map(connect, range(first, min(first + AT_ONCE, total))))
+    print("here", len(writers), flush=True)
+
+    async def drip() -> None:
+        for place in range(len(HEAD)):
+            for writer in writers[idle:]:
+                writer.write(HEAD[place : place + 1])
+            await asyncio.sleep(0.05)
+
+    dripping = asyncio.ensure_future(drip())
+    await asyncio.to_thread(sys.stdin.read)
+    dripping.cancel()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*map(int, sys.argv[1:])))

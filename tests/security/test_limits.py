@@ -1,0 +1,271 @@
+"""Limits of the HTTP and gRPC ports, and of the native one: what a client may cost, and what it is told."""
+
+import asyncio
+import json
+import socket
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc.aio as triton
+from tritonclient.utils import InferenceServerException
+
+from client.live import LOOPBACK, run, serving
+from clockwork.grpc_frontend import serve_grpc
+from clockwork.grpc_frontend import server as grpc_server
+from clockwork.http.config import HttpConfig
+from clockwork.messages.requests import EvictRequest, EvictResponse
+from clockwork.net.connection import LinkConfig
+from clockwork.net.stalled import LEAST, Stalled
+from clockwork.units import MIB, ms
+from http_raw import connected, eventually, row, served
+from net.links import Ear, framed, listening, stranger
+
+INFER = "/v2/models/m/infer"
+
+
+def test_a_connection_too_many_is_told_so_and_those_that_are_there_go_on() -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(max_connections=2)) as (peer, address, *_), connected(address) as second:
+            assert (await second.ask("GET", "/v2/health/live")).status == 200
+            async with connected(address) as third:
+                answer = await third.answer()
+                assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+                assert "as many connections as are accepted" in answer.json()["error"]
+                assert await third.reader.read() == b""
+            assert (await peer.ask("POST", INFER, row())).status == 200
+            second.writer.close()
+            await second.writer.wait_closed()
+
+            async def comes_in() -> bool:
+                async with connected(address) as other:
+                    other.say("GET", "/v2/health/live")
+                    return (await other.answer()).status == 200
+
+            while not await comes_in():  # as soon as the server has seen the second leave
+                pass
+
+    run(test())
+
+
+@pytest.mark.parametrize("length", [5_000, 100_000], ids=["small", "large"])
+def test_a_body_that_comes_in_drops_ends(length: int) -> None:
+    async def test() -> None:
+        config = HttpConfig(piece=1, body_timeout=10, body_time=0.2)
+        async with served(http=config) as (peer, *_):
+            peer.writer.write(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
+
+            async def drip() -> None:
+                while True:
+                    peer.writer.write(b"x")
+                    await asyncio.sleep(0.01)
+
+            dripping = asyncio.ensure_future(drip())
+            answer = await peer.answer()
+            dripping.cancel()
+            assert answer.status == 408
+            assert "all of it 0.2 s" in answer.json()["error"]
+
+    run(test())
+
+
+@pytest.mark.parametrize("after", [b"", b"x" * 1000], ids=["nothing", "a part"])
+def test_a_body_that_was_refused_is_not_waited_for_for_ever(after: bytes) -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(head_timeout=0.05)) as (peer, *_):
+            peer.writer.write(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n")
+            assert (await peer.answer()).status == 404
+            peer.writer.write(after)
+            assert await peer.reader.read() == b""
+
+    run(test())
+
+
+def test_empty_lines_between_requests_are_no_request() -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(head_timeout=0.05)) as (peer, *_):
+            assert (await peer.ask("GET", "/v2/health/live")).status == 200
+            peer.writer.write(b"\r\n")
+            with suppress(asyncio.IncompleteReadError):
+                assert (await peer.answer()).status == 408
+            assert await peer.reader.read() == b""
+
+    run(test())
+
+
+def test_a_large_body_that_was_refused_is_not_kept() -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(max_held=1 << 20)) as (peer, address, *_):
+            peer.writer.write(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+            assert (await peer.answer()).status == 404
+            peer.writer.write(bytes(900_000))
+            await peer.writer.drain()
+            async with connected(address) as other:
+                assert (await other.ask("POST", INFER, row() + b" " * 900_000)).status == 200
+
+    run(test())
+
+
+def test_a_client_that_goes_away_in_the_middle_of_a_body_leaves_nothing_behind() -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(piece=1 << 10, max_held=1 << 12)) as (peer, address, *_):
+            for _ in range(10):
+                async with connected(address) as other:
+                    other.writer.write(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".encode())
+                    other.writer.write(bytes(3 << 10))
+                    await other.writer.drain()
+                    assert (await peer.ask("GET", "/v2/health/live")).status == 200  # it has been there for a while
+
+            async def answered() -> int:
+                return (await peer.ask("POST", INFER, row() + b" " * (1 << 11))).status
+
+            while await answered() != 200:  # as soon as the server has seen them all leave
+                pass
+
+    run(test())
+
+
+def small_window(address: Any) -> socket.socket:
+    """A connection whose kernel takes little for a program that does not read."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    made.connect(tuple(address))
+    return made
+
+
+async def ask_for_ever(deaf: socket.socket) -> None:
+    request = b"GET /" + b"x" * 60_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"
+    while True:
+        await asyncio.get_running_loop().sock_sendall(deaf, request)
+
+
+def test_a_client_that_does_not_read_its_replies_is_cut_off() -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(write_timeout=0.1)) as (peer, address, *_):
+            with small_window(address) as deaf:
+                deaf.setblocking(False)
+                with pytest.raises(ConnectionError):
+                    await ask_for_ever(deaf)
+            assert (await peer.ask("POST", INFER, row())).status == 200
+
+    run(test())
+
+
+def test_a_native_client_that_does_not_read_is_cut_off() -> None:
+    async def test() -> None:
+        def much(connection: Any, message: Any, payload: Any) -> None:
+            connection.send(EvictResponse(message.id, 0, ""), [bytes(16 * MIB)])
+
+        ear = Ear(much)
+        async with listening(ear, config=LinkConfig(write_timeout=ms(50))) as server:
+            async with stranger(server, greets=True) as peer:
+                peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+                peer.send(framed(EvictRequest(1, "m")))
+                await ear.until(lambda: bool(ear.closed))
+            assert ear.reasons == ["the peer took less than 1.0 MiB of what waits for it in 50 ms"]
+
+    run(test())
+
+
+class Slow:
+    """A transport whose peer reads as the test says."""
+
+    def __init__(self) -> None:
+        self.waiting = 10 * LEAST
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
+
+
+def test_a_peer_that_reads_slowly_is_not_stalled() -> None:
+    async def test() -> None:
+        transport = Slow()
+        looks: list[int] = []
+        stopped = asyncio.Event()
+        stalled = Stalled(transport, 0.01, stopped.set)  # type: ignore[arg-type]
+        stalled.begin()
+
+        def read() -> None:
+            looks.append(transport.waiting)
+            if len(looks) < 5:
+                transport.waiting -= LEAST
+                asyncio.get_running_loop().call_later(0.01, read)
+
+        read()
+        await stopped.wait()
+        assert transport.waiting <= 9 * LEAST
+
+    run(test())
+
+
+def shapes() -> dict[str, dict[str, Any]]:
+    one = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 1, 1, 1]}
+    return {
+        "inputs": {"inputs": [{**one, "name": f"x{i}"} for i in range(257)]},
+        "outputs": {"inputs": [one], "outputs": [{"name": f"y{i}"} for i in range(257)]},
+        "dimensions": {"inputs": [{**one, "shape": [1] * 1000}]},
+        "elements": {"inputs": [{**one, "shape": [2**62, 2**62]}]},
+        "a batch": {"inputs": [{**one, "shape": [10**9, 4]}]},
+        "negative": {"inputs": [{**one, "shape": [-1, 4]}]},
+        "depth": {"inputs": [{**one, "data": json.loads("[" * 500 + "]" * 500)}]},
+    }
+
+
+@pytest.mark.parametrize("what", shapes())
+def test_impossible_shapes_are_refused_over_http(what: str) -> None:
+    async def test() -> None:
+        async with served() as (peer, *_):
+            answer = await peer.ask("POST", INFER, json.dumps(shapes()[what]).encode())
+            assert answer.status == 400, answer
+            assert len(answer.body) < 1000
+
+    run(test())
+
+
+@pytest.mark.parametrize("shape", [[1] * 1000, [2**62, 2**62], [10**9, 4], [-1, 4]], ids=str)
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])
+def test_impossible_shapes_are_refused_over_grpc(shape: list[int], raw: bool) -> None:
+    async def test() -> None:
+        async with (
+            serving() as (host, _),
+            serve_grpc(host, LOOPBACK) as server,
+            triton.InferenceServerClient(str(server.address)) as client,
+        ):
+            await eventually(lambda: host.progress()[0] == "serving")
+            data = triton.InferInput("x", [1, 4], "FP32")
+            data.set_data_from_numpy(np.ones((1, 4), np.float32))
+            data.set_shape(shape)
+            if not raw:
+                data._raw_content = None
+                data._input.contents.fp32_contents.extend([1, 1, 1, 1])
+            with pytest.raises(InferenceServerException) as caught:
+                await client.infer("m", [data])
+            assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+    run(test())
+
+
+def test_grpc_takes_so_many_connections_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = "grpc.max_allowed_incoming_connections"
+    options = [(name, 2 if name == limit else value) for name, value in grpc_server._OPTIONS]
+    monkeypatch.setattr(grpc_server, "_OPTIONS", tuple(options))
+
+    async def test() -> None:
+        async with serving() as (host, _), serve_grpc(host, LOOPBACK) as server, AsyncExitStack() as stack:
+            peers = []
+            for _ in range(5):
+                reader, writer = await asyncio.open_connection(*server.address)
+                stack.callback(writer.close)
+                writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+                peers.append(reader)
+            ended = 0
+            for reader in peers[2:]:
+                with suppress(ConnectionError):
+                    while await reader.read(1000):
+                        pass
+                ended += 1
+            assert ended == 3
+            assert not any(reader.at_eof() or reader.exception() for reader in peers[:2])
+
+    run(test())
