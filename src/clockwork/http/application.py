@@ -39,7 +39,7 @@ from clockwork.messages.status import Status
 from clockwork.metrics import CONTENT_TYPE, Metrics
 from clockwork.oip.answer import answer
 from clockwork.oip.binary import parse_infer
-from clockwork.oip.contract import check_priority, denial, failure, slo_of
+from clockwork.oip.contract import Failure, check_priority, denial, failure, slo_of
 from clockwork.oip.metadata import (
     EXTENSIONS_OF_HTTP,
     SHOWN,
@@ -156,8 +156,7 @@ class Application:
             case "stats":
                 return json_reply(await self._statistics(asked.model))
             case "model_ready" if not self._serving():
-                stage = self._host.progress()[0]
-                raise RestError(failure(Status.INITIALIZING, f"no model is ready: the server is {stage}"))
+                raise RestError(self._no_model_ready())
         model = await self._model(asked.model)
         match asked.what:
             case "config":
@@ -205,6 +204,11 @@ class Application:
     async def _status(self) -> ServerStatus:
         response, _ = await self._ask(StatusRequest(self._client.next_id()), StatusResponse)
         return response.server
+
+    def _no_model_ready(self) -> Failure:
+        if self._host.progress()[0] == Stage.DRAINING.value:
+            return failure(Status.SHUTTING_DOWN, "no model is ready: the server is shutting down")
+        return failure(Status.INITIALIZING, "no model is ready: the server is starting up")
 
     def _serving(self) -> bool:
         return self._host.progress()[0] == Stage.SERVING.value
