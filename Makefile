@@ -21,9 +21,15 @@ COMPILE    = CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/pip-compile --qui
 PROTOC   := grpcio-tools==1.72.2 "setuptools<81"
 PROTOCOL := src/clockwork/grpc_frontend
 
+# Watches which code runs; not in the lock files, for it is heavy and few need it.
+ATHERIS := atheris==3.0.0
+FUZZER  := build/fuzzer
+TARGETS := frames messages infer_body repository paths grpc_message
+SECONDS ?= 30
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format bench lock protocol clean
+.PHONY: help setup demo test check format bench fuzz lock protocol clean
 
 help: ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -53,6 +59,13 @@ bench: $(RUNTIME) ## Run each benchmarks/bench_*.py; results go to build/bench/*
 		echo "== $$name"; $(BIN)/python $$script --json build/bench/$$name.json $(ARGS); \
 	done
 
+fuzz: $(DEV) $(FUZZER) ## Throw bytes at what reads strangers' bytes, SECONDS=30 at each; findings go to build/fuzz
+	@set -e; for target in $(TARGETS); do \
+		echo "== $$target"; PYTHONPATH=$(FUZZER) $(BIN)/python tests/fuzzing/with_coverage.py $$target \
+			build/fuzz/$$target -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=2048 -verbosity=0 \
+			-artifact_prefix=build/fuzz/found-$$target- $(ARGS); \
+	done
+
 lock: ## Renew both lock files; PYTHON must be the oldest supported one (3.11), UPGRADE=1 moves to newer releases
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make lock needs PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv build/lock
@@ -70,6 +83,9 @@ clean: ## Remove .venv, build and the tools' caches
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -rf src/*.egg-info
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(FUZZER): | $(BIN)/python
+	@$(PIP) install --no-deps --target $@ $(ATHERIS)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

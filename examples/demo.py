@@ -2,11 +2,12 @@
 
 1. Build three networks of the zoo; the fourth is magika's, trained to tell types of files, from the package magika.
 2. Start ``clockwork serve``, and show its stages go by: querying, loading, profiling, serving.
-3. Have magika's network label files of this repository over the network, and compare with what they are.
+3. Have magika's network label files of this repository over the network, each three times: by Clockwork's own client,
+   and by Triton's over HTTP and over gRPC. Compare with what they are.
 4. Send 15 s of Poisson arrivals to all four, half of what the device can do by the server's own measurements, each
    model an equal share of the device's time; every request has 250 ms, counted from when it was due to be sent.
 
-The exit code is 0 if, and only if, every label was right and 99 % of all requests were answered in time.
+The exit code is 0 if, and only if, every label was right in every protocol, and 99 % of all requests in time.
 """
 
 import asyncio
@@ -19,9 +20,10 @@ import re
 import sys
 from asyncio.subprocess import PIPE
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,8 @@ LOG = ROOT / "build/demo/serve.log"
 ZOO = ("squeezenet", "shufflenet", "resnet50")
 OPTIONS = (
     "--listen=127.0.0.1:0",
-    "--http=none",
+    "--http=127.0.0.1:0",
+    "--grpc=127.0.0.1:0",
     "--max-batch=4",
     "--profile-seconds=0.5",
     "--profile-cache=build/demo/profiles",
@@ -72,6 +75,7 @@ EXPECTED = {
 console = Console(highlight=False)
 
 Inputs = dict[str, NDArray[Any]]
+Scores = Callable[[NDArray[np.int32]], Awaitable[NDArray[np.float32]]]  # features of a file: scores of the labels
 
 
 class DemoError(Exception):
@@ -85,6 +89,7 @@ class Server:
     process: asyncio.subprocess.Process
     address: asyncio.Future[str]  # as soon as it listens
     serving: asyncio.Future[str]  # the line that it prints when it serves
+    others: dict[str, str] = field(default_factory=dict)  # HTTP and gRPC: where they are served, before it serves
 
 
 @asynccontextmanager
@@ -123,10 +128,14 @@ async def follow_log(server: Server) -> None:
 
 
 async def await_serving(server: Server) -> None:
-    """The server prints one line."""
+    """The server prints where it serves each of the standard protocols, and one line when it serves."""
     assert server.process.stdout is not None
-    if line := await server.process.stdout.readline():
-        server.serving.set_result(line.decode().rstrip())
+    async for line in server.process.stdout:
+        text = line.decode().rstrip()
+        if found := re.fullmatch(r"clockwork serves (\w+) on (\S+)", text):
+            server.others[found[1]] = found[2]
+        else:
+            server.serving.set_result(text)
     await server.process.wait()
     for future in (server.address, server.serving):
         if not future.done():
@@ -170,18 +179,50 @@ def features(file: Path) -> NDArray[np.int32]:
     return row[np.newaxis]
 
 
-async def label_files(client: AsyncClient, bar: Progress) -> int:
-    """Label the files of `EXPECTED`, show the labels, and return how many were right."""
+@asynccontextmanager
+async def asking(native: str, http: str, grpc: str) -> AsyncIterator[dict[str, Scores]]:
+    """Ways to ask magika's network, by protocol, each with a client of its own at the address given."""
+    import tritonclient.grpc.aio as triton_grpc
+    import tritonclient.http.aio as triton_http
+
+    async with AsyncExitStack() as stack:
+        own = await stack.enter_async_context(AsyncClient(native))
+
+        async def ask_own(row: NDArray[np.int32]) -> NDArray[np.float32]:
+            return (await own.infer("magika", {"bytes": row}, slo=1.0))["target_label"][0]
+
+        async def ask_triton(triton: Any, client: Any, row: NDArray[np.int32]) -> NDArray[np.float32]:
+            tensor = triton.InferInput("bytes", list(row.shape), "INT32")
+            tensor.set_data_from_numpy(row)
+            scores: NDArray[np.float32] = (
+                await client.infer("magika", [tensor], parameters={"slo_ms": 1000})
+            ).as_numpy("target_label")[0]
+            return scores
+
+        ways: dict[str, Scores] = {"native": ask_own}
+        for name, triton, address in (("HTTP", triton_http, http), ("gRPC", triton_grpc, grpc)):
+            client = await stack.enter_async_context(triton.InferenceServerClient(address))
+            ways[name] = partial(ask_triton, triton, client)
+        yield ways
+
+
+async def label(file: Path, ways: dict[str, Scores]) -> dict[str, tuple[str, float]]:
+    """The file's label and its score, by protocol."""
     labels = json.loads((ROOT / magika("config.min.json")).read_text())["target_labels_space"]
-    table = Table("file", "label", "score", "ms", "", box=None, header_style="bold", pad_edge=False)
+    found = {name: await ask(features(file)) for name, ask in ways.items()}
+    return {name: (labels[scores.argmax()], float(scores.max())) for name, scores in found.items()}
+
+
+async def label_files(ways: dict[str, Scores], bar: Progress) -> int:
+    """Label the files of `EXPECTED`, show the labels, and return of how many all were right."""
+    table = Table("file", *ways, "score", "", box=None, header_style="bold", pad_edge=False)
     right = 0
     for name, expected in bar.track(EXPECTED.items(), description="labelling files"):
-        result = await client.model("magika").infer({"bytes": features(ROOT / name)}, slo=1.0)
-        scores = result["target_label"][0]
-        label = labels[scores.argmax()]
-        right += label == expected
-        verdict = "[green]right[/]" if label == expected else f"[red]it is {expected}[/]"
-        table.add_row(name, label, f"{scores.max():.3f}", f"{result.timing.total / 1e6:.2f}", verdict)
+        found = await label(ROOT / name, ways)
+        good = {said for said, _ in found.values()} == {expected}
+        right += good
+        verdict = "[green]right[/]" if good else f"[red]it is {expected}[/]"
+        table.add_row(name, *(said for said, _ in found.values()), f"{found['native'][1]:.3f}", verdict)
     console.print(table)
     return right
 
@@ -282,10 +323,11 @@ async def demo() -> bool:
             await asyncio.to_thread(zoo.build, name, ROOT / "build/zoo")
         async with serve(f"magika={magika('model.onnx')}", *(f"build/zoo/{name}.onnx" for name in ZOO)) as server:
             await show_startup(server, bar)
+            console.print("\n[bold]What are these files?[/] The network of magika, over three protocols:")
+            async with asking(await server.address, server.others["HTTP"], server.others["gRPC"]) as ways:
+                right = await label_files(ways, bar)
+            console.print()
             async with AsyncClient(await server.address) as client:
-                console.print("\n[bold]What are these files?[/] The network of magika, over the network:")
-                right = await label_files(client, bar)
-                console.print()
                 tallies = await load(client, bar)
     in_time = show_load(tallies)
     good = right == len(EXPECTED) and in_time >= IN_TIME_MIN

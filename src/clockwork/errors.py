@@ -24,6 +24,9 @@ class ClockworkError(Exception):
     status: int | None = None
     """The number of `clockwork.messages.status.Status` that a server answered with, if one did."""
 
+    status_name: str | None = None
+    """The name of that status, as HTTP and gRPC tell it too: ``TIMEOUT``."""
+
 
 class InvalidRequestError(ClockworkError):
     """What was asked is wrong; asking again changes nothing."""

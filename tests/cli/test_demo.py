@@ -1,5 +1,6 @@
 """The parts of the demo that can be checked without running it all, and the example client."""
 
+import asyncio
 import importlib.util
 import json
 import sys
@@ -10,6 +11,8 @@ from types import ModuleType
 import numpy as np
 import onnxruntime
 import pytest
+
+from cli.processes import serve
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 
@@ -55,3 +58,19 @@ def test_arrivals_are_in_order_repeatable_and_as_many_as_wanted() -> None:
     for model, rate in wanted.items():
         expected = rate * demo.SECONDS
         assert abs(counts[model] - expected) < 4 * expected**0.5
+
+
+def test_the_labels_are_the_same_over_all_three_protocols() -> None:
+    async def labels(native: str, http: str, grpc: str) -> dict[str, dict[str, str]]:
+        async with demo.asking(native, http, grpc) as ways:
+            here = [name for name in demo.EXPECTED if not name.startswith("build/")]
+            found = {name: await demo.label(demo.ROOT / name, ways) for name in here}
+            return {way: {name: said[way][0] for name, said in found.items()} for way in ways}
+
+    model = (demo.ROOT / demo.magika("model.onnx")).resolve()
+    with serve(f"magika={model}", "--http=127.0.0.1:0", "--grpc=127.0.0.1:0") as process:
+        native = process.address()
+        others = [process.out.wait_for(rf"serves {name} on (\S+)$")[1] for name in ("HTTP", "gRPC")]
+        found = asyncio.run(labels(native, *others))
+    right = {name: said for name, said in demo.EXPECTED.items() if not name.startswith("build/")}
+    assert found == {"native": right, "HTTP": right, "gRPC": right}

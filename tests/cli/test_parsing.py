@@ -7,6 +7,7 @@ import typer
 
 from clockwork.cli.given import GivenModel, common_root, load_specs, parse_model
 from clockwork.cli.options import duration, size
+from clockwork.cli.slos import model_slos
 from clockwork.controller.config import LoadSpec
 from clockwork.units import GIB, MIB, MILLISECOND, SECOND
 
@@ -89,3 +90,28 @@ def test_the_root_contains_what_links_lead_to(models: Path) -> None:
 def test_a_model_outside_a_root_that_was_given_is_refused(models: Path) -> None:
     with pytest.raises(typer.BadParameter, match="does not lie under the model root"):
         load_specs([parse_model("a.onnx")], models / "deep")
+
+
+SPECS = (LoadSpec("a.onnx", "a"), LoadSpec("c.onnx", "c", 2))
+
+
+def test_models_have_slos_of_their_own() -> None:
+    assert model_slos(None, SPECS) == {}
+    given = ["a=250ms", "c=1s", "c-2=2s"]
+    assert model_slos(given, SPECS) == {"a": 250 * MILLISECOND, "c": SECOND, "c-2": 2 * SECOND}
+    assert model_slos(["anything=1s"]) == {"anything": SECOND}
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (["a"], "write resnet50=250ms"),
+        (["=1s"], "write resnet50=250ms"),
+        (["a=soon"], "'soon' is no duration"),
+        (["a=1s", "a=2s"], "given two SLOs"),
+        (["b=1s"], "no model is called b; there are a, c, c-1, c-2"),
+    ],
+)
+def test_no_slo_of_a_model(given: list[str], why: str) -> None:
+    with pytest.raises(typer.BadParameter, match=why):
+        model_slos(given, SPECS)

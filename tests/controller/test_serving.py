@@ -213,6 +213,18 @@ def test_far_deadlines_of_requests_that_are_over_do_not_pile_up() -> None:
     assert infer_answer(cluster, 0).status == Status.TIMEOUT
 
 
+def test_a_model_may_have_a_default_of_its_own() -> None:
+    files = {"m.onnx": File(), "n.onnx": File()}
+    named = tuple(LoadSpec(path) for path in files)
+    config = replace(quick_config(models=named), default_slo=ms(7), model_slos={"n": ms(50), "other": ms(1)})
+    cluster = serving(Forgetful(), files, config=config)
+    for number, (model, slo) in enumerate((("m", None), ("n", None), ("n", ms(60)), ("n", ms(5))), 1):
+        cluster.ask(infer_request(number, model, slo=slo))
+    cluster.run_until(cluster.now + ms(100))
+    waited = [infer_answer(cluster, number).timing.total for number in (1, 2, 3, 4)]
+    assert waited == [ms(7) + 1, ms(50) + 1, ms(60) + 1, ms(5) + 1]
+
+
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
@@ -236,7 +248,10 @@ def test_a_request_for_cold_weights_is_a_cold_start() -> None:
     cluster.run_until(cluster.now + ms(20))
     cluster.ask(infer_request(2))
     cluster.run_until(cluster.now + ms(20))
-    assert [infer_answer(cluster, number).timing.cold_start for number in (1, 2)] == [True, False]
+    cold, warm = (infer_answer(cluster, number).timing for number in (1, 2))
+    assert (cold.cold_start, warm.cold_start) == (True, False)
+    assert 0 < cold.load <= cold.queue
+    assert warm.load == 0
 
 
 @pytest.mark.parametrize(("slo", "status"), [(ms(3), Status.SUCCESS), (ms(3) - 1, Status.TIMEOUT)])

@@ -100,6 +100,7 @@ def test_an_answer_says_where_its_time_went() -> None:
     assert found == {
         "predicted_ms": 4.0,
         "queue_ms": 1.0,
+        "load_ms": 0.0,
         "exec_ms": 2.0,
         "total_ms": 5.0,
         "batch_size": 4,

@@ -305,6 +305,8 @@ def test_those_that_wait_are_told_when_it_closes() -> None:
                 peer = Peer(reader, writer)
                 assert (await peer.ask("GET", "/v2/health/live")).status == 200
                 assert (await peer.ask("GET", "/v2/health/ready")).status == 503
+                answer = await peer.ask("GET", "/v2/models/m/ready")
+                assert (answer.status, answer.json()["status_name"]) == (503, "INITIALIZING")
                 peer.say("POST", INFER, row())
                 await asyncio.sleep(0.05)
             answer = await peer.answer()

@@ -15,7 +15,7 @@ from clockwork.oip.binary import InferHead, OutputHead, TensorParameters
 X = struct.pack("<6f", 1, 5, 3, float("nan"), -1, 2)
 Y = b"\x01\x00\x00\x00a\x00\x00\x00\x00"
 OUTPUTS = (TensorSpec("x", "FP32", (2, 3), len(X)), TensorSpec("y", "BYTES", (2,), len(Y)))
-RESPONSE = InferResponse(1, 0, "", OUTPUTS, RequestTiming(3_000_000, 1_000_000, 2_000_000, 4, True), 3_500_000)
+RESPONSE = InferResponse(1, 0, "", OUTPUTS, RequestTiming(3_000_000, 1_000_000, 2_000_000, 4, True, 500_000), 3_500_000)
 
 
 def head(*outputs: OutputHead, **parameters: Any) -> InferHead:
@@ -37,6 +37,7 @@ def test_json_is_the_default() -> None:
         "parameters": {
             "predicted_ms": 3.5,
             "queue_ms": 1.0,
+            "load_ms": 0.5,
             "exec_ms": 2.0,
             "total_ms": 3.0,
             "batch_size": 4,

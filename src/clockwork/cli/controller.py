@@ -24,6 +24,7 @@ from clockwork.cli.options import (
     examples,
     worker_address,
 )
+from clockwork.cli.slos import ModelSlos, model_slos
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
 from clockwork.units import MILLISECOND, SECOND, Nanos
@@ -66,6 +67,7 @@ def controller(
     load_timeout: LoadTimeout = 10 * SECOND,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
+    model_slo: ModelSlos = None,
     profile_cache: ProfileCache = None,
     no_profile_cache: NoProfileCache = False,
     max_batch: MaxBatch = 16,
@@ -94,6 +96,7 @@ def controller(
             workers=workers,
             load_timeout=load_timeout,
             default_slo=slo,
+            model_slos=model_slos(model_slo),
             profiling=profiling(max_batch, profile_seconds),
         ),
         profile_directory(profile_cache, no_profile_cache),

@@ -31,6 +31,7 @@ from clockwork.cli.options import (
     ThreadsPerDevice,
     examples,
 )
+from clockwork.cli.slos import ModelSlos, model_slos
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, Address
 from clockwork.units import GIB, MIB, MILLISECOND, SECOND, Bytes
@@ -44,7 +45,7 @@ EXAMPLES: Final = examples(
     "clockwork serve models/resnet50.onnx",
     "clockwork serve a.onnx second=b.onnx c.onnx:20     a, second, and twenty copies c-1 to c-20",
     "clockwork serve models/*.onnx --devices 2 --cache-size 1GiB --listen 0.0.0.0:12346",
-    "clockwork serve models/*.onnx --grpc 127.0.0.1:8001",
+    "clockwork serve models/*.onnx --grpc 127.0.0.1:8001 --slo 100ms --model-slo resnet50=250ms",
     "clockwork serve models/*.onnx --no-model-histograms   and then: curl localhost:8000/metrics",
     "clockwork serve --emulate 8 --profile resnet50-v100 --copies 15",
 )
@@ -81,6 +82,7 @@ def serve(
     model_histograms: ModelHistograms = True,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
+    model_slo: ModelSlos = None,
     copies: Copies = 1,
     devices: Devices = 1,
     threads_per_device: ThreadsPerDevice = 1,
@@ -121,8 +123,9 @@ def serve(
         root, specs = _from_files(models or [], copies, model_root)
         worker = LocalWorker(root, devices, threads_per_device, cache_size, page_size, model_cache, model_cache_size)
     profiles = profile_directory(profile_cache, no_profile_cache)
-    measured = profiling(max_batch, profile_seconds)
-    config = _config(listen, ControllerConfig(models=specs, default_slo=slo, profiling=measured), profiles)
+    slos, measured = model_slos(model_slo, specs), profiling(max_batch, profile_seconds)
+    controller = ControllerConfig(models=specs, default_slo=slo, model_slos=slos, profiling=measured)
+    config = _config(listen, controller, profiles)
     policy = make_scheduler(scheduler)
     if only_checked():
         return

@@ -14,7 +14,7 @@ from clockwork.errors import (
     ServerError,
     UnknownModelError,
 )
-from clockwork.messages.status import Status
+from clockwork.messages.status import Status, name_of
 from clockwork.units import Nanos, as_seconds
 
 EXCEPTIONS: Final[Mapping[int, type[ClockworkError]]] = {
@@ -39,7 +39,7 @@ def failure(
 ) -> ClockworkError:
     """The exception for a status other than SUCCESS."""
     error = EXCEPTIONS.get(status, ServerError)(message)
-    error.status = status
+    error.status, error.status_name = status, name_of(status)
     if isinstance(error, DeadlineError):
         error.predicted = None if predicted is None else as_seconds(predicted)
         error.retry_after = None if retry_after is None else as_seconds(retry_after)

@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 from clockwork.arrays import from_payload
 from clockwork.messages.requests import InferResponse, RequestTiming
 from clockwork.messages.tensors import TensorSpec
+from clockwork.units import as_seconds
 
 
 class InferenceResult(Mapping[str, NDArray[Any]]):
     """The outputs by name; arrays are made when they are asked for, and are read-only views of what was received.
 
-    ``timing`` says where the time went, as the controller saw it.
+    ``timing`` says where the time went, as the controller saw it; ``predicted`` when the answer was promised for, in
+    seconds after the request's arrival there, None if nothing was promised.
     """
 
     def __init__(self, model: str, response: InferResponse, payload: Any) -> None:
@@ -27,6 +29,7 @@ class InferenceResult(Mapping[str, NDArray[Any]]):
             self._outputs[spec.name] = (spec, view[offset : offset + spec.nbytes])
             offset += spec.nbytes
         self.timing: RequestTiming = response.timing
+        self.predicted = None if response.predicted is None else as_seconds(response.predicted)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         spec, payload = self._outputs[name]

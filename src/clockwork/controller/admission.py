@@ -59,13 +59,17 @@ class Admission:
                 raise InvalidRequestError(f"slo_factor is {factor}; it must be a positive number")
             estimate = model.infer_estimate(1)
             choices.append(round(min(factor * estimate, float(self._config.max_slo))))
-        slo = min(choices, default=self._config.default_slo)
+        slo = min(choices) if choices else self._default(model)
         if slo <= 0:
             raise InvalidRequestError(f"the slo is {show_duration(slo)}; it must be positive")
         if slo > self._config.max_slo:
             limit = show_duration(self._config.max_slo)
             raise InvalidRequestError(f"the slo is {show_duration(slo)}; at most {limit} is accepted")
         return slo
+
+    def _default(self, model: ModelState) -> Nanos:
+        known = self._config.model_slos
+        return known.get(model.name) or known.get(model.info.load) or self._config.default_slo
 
 
 def _check_inputs(model: ModelState, inputs: tuple[TensorSpec, ...]) -> int:

@@ -38,8 +38,9 @@ class ControllerConfig(Struct, frozen=True):
     ``workers``: how many workers QUERYING waits for. ``models``: if given, these are loaded and LOADING ends with
     them; otherwise clients load, and LOADING ends ``load_timeout`` after the last activity. ``initializing_timeout``:
     how long a request is buffered before it is told that the server is starting. ``query_timeout``: a worker that has
-    not told its state by then is dropped. ``default_slo``: of requests that bring none. The rest are limits; beyond
-    them requests are refused.
+    not told its state by then is dropped. ``default_slo``: of requests that bring none; ``model_slos`` in its place, by
+    the name of a model, or of all copies that were loaded by that name. The rest are limits; beyond them requests are
+    refused.
     """
 
     workers: int = 1
@@ -48,6 +49,7 @@ class ControllerConfig(Struct, frozen=True):
     initializing_timeout: Nanos = 10 * SECOND
     query_timeout: Nanos = 60 * SECOND
     default_slo: Nanos = 100 * MILLISECOND
+    model_slos: dict[str, Nanos] = {}
     max_slo: Nanos = 24 * 3600 * SECOND
     loads_per_worker: int = 4
     max_copies: int = 10_000

@@ -18,7 +18,7 @@ from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import EvictWeights, Infer, InferInput, LoadWeights
 from clockwork.messages.commands import Answer, Command, SendAction
 from clockwork.messages.requests import EvictRequest, EvictResponse, InferRequest, InferResponse, RequestTiming
-from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result
+from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result, Timing
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec
 from clockwork.scheduling.base import Scheduler
@@ -124,17 +124,18 @@ class Serving:
             self.tally.of(action.model).acted(action, result)
         if isinstance(action, Infer):
             if isinstance(result, InferResult):
-                commands += self._deliver(now, action, result, payloads)
+                commands += self._deliver(now, gpu, action, result, payloads)
             else:
                 about = [r for i in action.inputs if (r := self._pending.get(i.request_id)) is not None]
         return commands + self._ask(now, about, self._scheduler.result, gpu, action, result)
 
     def _deliver(
-        self, now: Nanos, action: Infer, result: InferResult, payloads: tuple[object, ...]
+        self, now: Nanos, gpu: GPUState, action: Infer, result: InferResult, payloads: tuple[object, ...]
     ) -> list[ControllerCommand]:
         """Answer the requests of an Infer that succeeded."""
         commands: list[ControllerCommand] = []
         batch_size = action.batch_size
+        loaded = gpu.loads.get(action.model)
         for output, payload in zip(result.outputs, payloads, strict=True):
             request = self._pending.get(output.request_id)
             if request is None:
@@ -145,6 +146,7 @@ class Serving:
                 result.exec.duration,
                 batch_size,
                 request.cold_start,
+                0 if loaded is None else _overlap(loaded, request.arrival, result.exec.begin),
             )
             if output.refusal:
                 commands.append(self._respond(request, Status.INVALID_REQUEST, output.refusal, (), timing))
@@ -406,6 +408,12 @@ def _remember(state: ClockworkState, gpu: GPUState, action: LoadWeights | EvictW
         model.took(gpu.kind, action.batch_size, gpu.occupied(action.earliest, result.exec))
     elif isinstance(action, LoadWeights) and isinstance(result, LoadWeightsResult):
         model.took(gpu.kind, 0, result.timing.duration)
+        gpu.loads[action.model] = result.timing
+
+
+def _overlap(timing: Timing, begin: Nanos, end: Nanos) -> Nanos:
+    """How much of it lies between two moments."""
+    return max(0, min(timing.end, end) - max(timing.begin, begin))
 
 
 def _lateness(now: Nanos, action: Infer, result: InferResult) -> str:

@@ -11,13 +11,17 @@ from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.contents import payload_of
 from clockwork.messages.requests import InferRequest, InferResponse
 from clockwork.messages.tensors import MAX_RANK, MAX_TENSORS, TensorSpec
-from clockwork.oip.contract import slo_of
+from clockwork.oip.answer import told
+from clockwork.oip.contract import check_priority, slo_of
 from clockwork.oip.metadata import VERSION
-from clockwork.units import MIB, MILLISECOND, Bytes, Nanos
+from clockwork.units import MIB, Bytes, Nanos
 from clockwork.wire.frame import MAX_FRAME_BYTES
 
 MAX_PAYLOAD_BYTES: Final[Bytes] = MAX_FRAME_BYTES - MIB
 """Tensors of one request: they go to a worker in one frame, with its header."""
+
+_CHOICES: Final = {float: "double_param", int: "int64_param", bool: "bool_param"}
+"""Which field of ``InferParameter`` carries what `told` tells."""
 
 _REFUSED_PARAMETERS: Final = ("sequence_id", "shared_memory_region", "classification")
 """What would change the answer, and Clockwork does not have. Other parameters that it does not know are hints."""
@@ -39,6 +43,7 @@ def request_of(message: pb.ModelInferRequest, id: int, remaining: Nanos | None) 
             _parameters(tensor.parameters)
     try:
         slo = slo_of(parameters, remaining)
+        check_priority(parameters)
     except ValueError as error:
         raise InvalidRequestError(str(error)) from None
     specs, payload = _raw(message) if message.raw_input_contents else _typed(message)
@@ -51,15 +56,8 @@ def request_of(message: pb.ModelInferRequest, id: int, remaining: Nanos | None) 
 def response_of(message: pb.ModelInferRequest, response: InferResponse, payload: Any) -> pb.ModelInferResponse:
     """What a request that succeeded is answered with."""
     made = pb.ModelInferResponse(model_name=message.model_name, model_version=VERSION, id=message.id)
-    timing = response.timing
-    parameters = made.parameters
-    if response.predicted is not None:
-        parameters["predicted_ms"].double_param = response.predicted / MILLISECOND
-    parameters["queue_ms"].double_param = timing.queue / MILLISECOND
-    parameters["exec_ms"].double_param = timing.exec / MILLISECOND
-    parameters["total_ms"].double_param = timing.total / MILLISECOND
-    parameters["batch_size"].int64_param = timing.batch_size
-    parameters["cold_start"].bool_param = timing.cold_start
+    for name, value in told(response).items():
+        setattr(made.parameters[name], _CHOICES[type(value)], value)
     view, at = memoryview(b"" if payload is None else payload), 0
     for output in response.outputs:
         made.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)

@@ -5,6 +5,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -13,11 +14,16 @@ import grpc.aio
 from clockwork.controller.stage import Stage
 from clockwork.errors import ServerError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
-from clockwork.grpc_frontend import health_pb2 as health
-from clockwork.grpc_frontend.service import HEALTH_SERVICE, SERVICE, CallFailedError, Service
+from clockwork.grpc_frontend import health_pb2
+from clockwork.grpc_frontend.health import HEALTH_SERVICE, Health
+from clockwork.grpc_frontend.reflection import reflecting
+from clockwork.grpc_frontend.service import SERVICE, CallFailedError, Service
 from clockwork.host.controller import ControllerHost
 from clockwork.host.telling import about
+from clockwork.messages.status import Status
 from clockwork.net.address import Address
+from clockwork.oip.contract import failure
+from clockwork.oip.unsupported import METHODS
 from clockwork.units import MIB, Bytes
 
 MAX_MESSAGE_BYTES: Final[Bytes] = 256 * MIB
@@ -63,8 +69,12 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     await _check_free(address)
     client = host.local_client()
     server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
-    service = Service(client, lambda: host.progress()[0] == Stage.SERVING.value)
-    server.add_generic_rpc_handlers((_inference(service), _health(service)))
+
+    def is_serving() -> bool:
+        return host.progress()[0] == Stage.SERVING.value
+
+    service, health = Service(client, is_serving), Health(is_serving, (SERVICE,))
+    server.add_generic_rpc_handlers((_inference(service), _health(health), *reflecting((SERVICE, HEALTH_SERVICE))))
     try:
         port = server.add_insecure_port(str(address))
     except RuntimeError as error:
@@ -76,6 +86,7 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     try:
         yield serving
     finally:
+        health.close()
         client.close()  # whoever waits is told so, rather than cut off
         await serving.close()
 
@@ -110,11 +121,21 @@ def _inference(service: Service) -> grpc.GenericRpcHandler:
         "RepositoryModelLoad": _unary(service.repository_model_load, pb.RepositoryModelLoadRequest),
         "RepositoryModelUnload": _unary(service.repository_model_unload, pb.RepositoryModelUnloadRequest),
     }
+    for name, why in METHODS.items():
+        handlers[name] = grpc.unary_unary_rpc_method_handler(_told(partial(_unsupported, why)))
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
 
-def _health(service: Service) -> grpc.GenericRpcHandler:
-    handlers = {"Check": _unary(service.health_check, health.HealthCheckRequest)}
+async def _unsupported(why: str, message: bytes, call: Any) -> None:
+    raise CallFailedError(failure(Status.INVALID_REQUEST, why), grpc.StatusCode.UNIMPLEMENTED)
+
+
+def _health(health: Health) -> grpc.GenericRpcHandler:
+    asked = health_pb2.HealthCheckRequest.FromString
+    handlers = {
+        "Check": grpc.unary_unary_rpc_method_handler(health.check, asked, _serialized),
+        "Watch": grpc.unary_stream_rpc_method_handler(health.watch, asked, _serialized),
+    }
     return grpc.method_handlers_generic_handler(HEALTH_SERVICE, handlers)
 
 

@@ -14,7 +14,6 @@ from grpc.aio import ServicerContext
 from clockwork import __version__
 from clockwork.errors import ConnectionLostError, InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
-from clockwork.grpc_frontend import health_pb2 as health
 from clockwork.grpc_frontend.infer import request_of, response_of
 from clockwork.host.local_client import LocalClient
 from clockwork.messages.requests import (
@@ -30,8 +29,8 @@ from clockwork.messages.requests import (
     StatusRequest,
     StatusResponse,
 )
-from clockwork.messages.status import Status
-from clockwork.oip.contract import Failure, failure, failure_of, name_of
+from clockwork.messages.status import Status, name_of
+from clockwork.oip.contract import Failure, failure, failure_of
 from clockwork.oip.metadata import (
     SHOWN,
     model_config,
@@ -48,11 +47,12 @@ ResponseT = TypeVar("ResponseT")
 SERVICE: Final = "inference.GRPCInferenceService"
 """As the protocol names it."""
 
-HEALTH_SERVICE: Final = "grpc.health.v1.Health"
-"""As gRPC's health checking protocol names it."""
-
 MAX_STREAM_REQUESTS: Final = 64
 """Requests of one stream that are worked on at a time; the rest wait in the connection."""
+
+FINAL_WANTED: Final = "triton_enable_empty_final_response"
+FINAL: Final = "triton_final_response"
+"""How a client of Triton's asks which response of a stream is a request's last, and how it is told: here each is."""
 
 LONGEST_REMAINING: Final = 3600.0
 """Seconds; a deadline that is further away says how long the client is patient, and asks for no more than this."""
@@ -95,16 +95,6 @@ class Service:
     async def server_ready(self, message: pb.ServerReadyRequest, call: ServicerContext) -> pb.ServerReadyResponse:
         """Whether start-up is over."""
         return pb.ServerReadyResponse(ready=self._is_serving())
-
-    async def health_check(
-        self, message: health.HealthCheckRequest, call: ServicerContext
-    ) -> health.HealthCheckResponse:
-        """The gRPC health checking protocol: SERVING when the server is ready, of every service that there is."""
-        if message.service not in ("", SERVICE, HEALTH_SERVICE):
-            unknown = failure(Status.INVALID_REQUEST, f"there is no service {message.service!r}")
-            raise CallFailedError(unknown, grpc.StatusCode.NOT_FOUND)
-        status = "SERVING" if self._is_serving() else "NOT_SERVING"
-        return health.HealthCheckResponse(status=health.HealthCheckResponse.ServingStatus.Value(status))
 
     async def server_metadata(
         self, message: pb.ServerMetadataRequest, call: ServicerContext
@@ -208,7 +198,10 @@ class Service:
         self, message: pb.ModelInferRequest, remaining: Nanos | None
     ) -> pb.ModelStreamInferResponse:
         try:
-            return pb.ModelStreamInferResponse(infer_response=await self._infer(message, remaining))
+            answer = await self._infer(message, remaining)
+            if FINAL_WANTED in message.parameters and message.parameters[FINAL_WANTED].bool_param:
+                answer.parameters[FINAL].bool_param = True
+            return pb.ModelStreamInferResponse(infer_response=answer)
         except CallFailedError as failed:
             told = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
             for key, value in failed.metadata():

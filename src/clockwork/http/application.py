@@ -5,7 +5,10 @@ Rules of the file: whatever is raised becomes a reply in JSON; what was not fore
 
 import logging
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeVar
+
+import msgspec
 
 from clockwork import __version__
 from clockwork.controller.stage import Stage
@@ -35,7 +38,7 @@ from clockwork.messages.status import Status
 from clockwork.metrics import CONTENT_TYPE, Metrics
 from clockwork.oip.answer import answer
 from clockwork.oip.binary import parse_infer
-from clockwork.oip.contract import failure, slo_of
+from clockwork.oip.contract import Failure, check_priority, failure, slo_of
 from clockwork.oip.metadata import (
     EXTENSIONS_OF_HTTP,
     SHOWN,
@@ -45,6 +48,7 @@ from clockwork.oip.metadata import (
     repository_index,
     server_metadata,
 )
+from clockwork.oip.openapi import document
 from clockwork.oip.rest import RestError, Route, nothing_at, repository_head, route, unknown, wrong
 
 log = logging.getLogger("clockwork.http")
@@ -106,6 +110,7 @@ class Application:
         head, specs, payload = parse_infer(body, header_bytes(headers))
         try:
             slo = slo_of(head.parameters)
+            check_priority(head.parameters)
         except ValueError as error:
             raise wrong(str(error)) from None
         wanted = tuple(dict.fromkeys(output.name for output in head.outputs))
@@ -129,6 +134,8 @@ class Application:
                 return json_reply({"live": True})
             case "ready":
                 return json_reply({"ready": self._serving()}, 200 if self._serving() else 503)
+            case "openapi":
+                return Reply(200, [JSON], [_described()])
             case "server":
                 return json_reply(server_metadata(__version__, *EXTENSIONS_OF_HTTP))
             case "all_stats":
@@ -136,7 +143,7 @@ class Application:
             case "stats":
                 return json_reply(await self._statistics(asked.model))
             case "model_ready" if not self._serving():
-                return json_reply({"name": asked.model, "ready": False}, 503)
+                raise RestError(self._no_model_ready())
         model = await self._model(asked.model)
         match asked.what:
             case "config":
@@ -185,6 +192,11 @@ class Application:
         response, _ = await self._ask(StatusRequest(self._client.next_id()), StatusResponse)
         return response.server
 
+    def _no_model_ready(self) -> Failure:
+        if self._host.progress()[0] == Stage.DRAINING.value:
+            return failure(Status.SHUTTING_DOWN, "no model is ready: the server is shutting down")
+        return failure(Status.INITIALIZING, "no model is ready: the server is starting up")
+
     def _serving(self) -> bool:
         return self._host.progress()[0] == Stage.SERVING.value
 
@@ -198,3 +210,8 @@ class Application:
 
 def _no_model(name: str) -> RestError:
     return unknown(f"no model is called {name[:SHOWN]!r}")
+
+
+@cache
+def _described() -> bytes:
+    return msgspec.json.encode(document(__version__))

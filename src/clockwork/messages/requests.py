@@ -39,7 +39,8 @@ class RequestTiming(Struct, frozen=True, array_like=True):
 
     ``total`` runs from the request's arrival at the controller to its answer. ``queue`` ends when the action that
     answered it was due to start on the device; ``exec`` is the device's time for the whole batch. ``cold_start``: no
-    device held the weights when the request arrived.
+    device held the weights when the request arrived. ``load``: the part of ``queue`` in which the device that answered
+    it loaded the model's weights.
     """
 
     total: Nanos
@@ -47,6 +48,7 @@ class RequestTiming(Struct, frozen=True, array_like=True):
     exec: Nanos = 0
     batch_size: int = 0
     cold_start: bool = False
+    load: Nanos = 0
 
 
 class InferResponse(Struct, frozen=True, array_like=True, tag=17):

@@ -82,3 +82,11 @@ class Status(IntEnum):
     COPY_OUTPUT_TOO_EARLY = 90
     COPY_OUTPUT_TOO_LATE = 91
     COPY_OUTPUT_HOST_ALLOC = 92
+
+
+def name_of(status: int) -> str:
+    """``TIMEOUT``; the number, if it has no name."""
+    try:
+        return Status(status).name
+    except ValueError:
+        return str(status)

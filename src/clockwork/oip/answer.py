@@ -53,6 +53,7 @@ def told(response: InferResponse) -> dict[str, Any]:
     if response.predicted is not None:
         made["predicted_ms"] = response.predicted / MILLISECOND
     made["queue_ms"] = timing.queue / MILLISECOND
+    made["load_ms"] = timing.load / MILLISECOND
     made["exec_ms"] = timing.exec / MILLISECOND
     made["total_ms"] = timing.total / MILLISECOND
     made["batch_size"] = timing.batch_size

@@ -7,7 +7,7 @@ client says is held against what is there (Open Inference Protocol v2 and Triton
 from typing import Any, Final
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, field
 
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.tensors import MAX_RANK, MAX_TENSORS, TensorSpec, check_specs
@@ -28,7 +28,6 @@ class TensorParameters(Struct, frozen=True):
 
 
 _NO_PARAMETERS: Final = TensorParameters()
-_NO_DATA: Final = Raw()
 
 
 class InputHead(Struct, frozen=True):
@@ -38,7 +37,7 @@ class InputHead(Struct, frozen=True):
     datatype: str
     shape: tuple[int, ...]
     parameters: TensorParameters = _NO_PARAMETERS
-    data: Raw = _NO_DATA
+    data: Raw = field(default_factory=Raw)
 
 
 class OutputHead(Struct, frozen=True):

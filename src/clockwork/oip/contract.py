@@ -11,7 +11,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from clockwork.messages.requests import InferResponse
-from clockwork.messages.status import Status
+from clockwork.messages.status import Status, name_of
 from clockwork.units import MILLISECOND, SECOND, Nanos
 
 
@@ -38,6 +38,9 @@ class Failure(Struct, frozen=True):
         """The header Retry-After, whole seconds and at least one (RFC 9110, section 10.2.3)."""
         return None if self.retry_after is None else str(max(1, -(-self.retry_after // SECOND)))
 
+
+PRIORITY_MOST: Final = 2**64 - 1
+"""Triton's schedule policy extension: a priority is an unsigned integer of 64 bits."""
 
 _CODES: Final[Mapping[int, tuple[int, str]]] = {
     Status.TIMEOUT: (504, "DEADLINE_EXCEEDED"),
@@ -68,12 +71,9 @@ def failure(status: int, message: str, predicted: Nanos | None = None, retry_aft
     return Failure(http, grpc, message or name_of(status), status, predicted, retry_after)
 
 
-def name_of(status: int) -> str:
-    """``TIMEOUT``; the number, if it has no name."""
-    try:
-        return Status(status).name
-    except ValueError:
-        return str(status)
+def http_statuses() -> set[int]:
+    """Those of answers that are no success."""
+    return {500, *(http for http, _ in _CODES.values())}
 
 
 def slo_of(parameters: Mapping[str, Any], *others: Nanos | None) -> Nanos | None:
@@ -95,6 +95,17 @@ def slo_of(parameters: Mapping[str, Any], *others: Nanos | None) -> Nanos | None
             raise ValueError("slo_ms is 0; it must be a positive number of milliseconds")
         limits.append(round(value * MILLISECOND))
     return max(1, min(limits)) if limits else None
+
+
+def check_priority(parameters: Mapping[str, Any]) -> None:
+    """Triton's ``priority``: 0 is the model's default, 1 the highest. Checked, and without effect: deadlines order.
+
+    Raises:
+        ValueError: it is none.
+    """
+    priority = parameters.get("priority")
+    if priority is not None and (type(priority) is not int or not 0 <= priority <= PRIORITY_MOST):
+        raise ValueError(f"priority is {priority!r}; it must be an integer from 0 to {PRIORITY_MOST}")
 
 
 def _number(name: str, value: Any) -> float:

@@ -9,9 +9,11 @@ from clockwork.errors import ClockworkError
 from clockwork.messages.status import Status
 from clockwork.oip.contract import Failure
 from clockwork.oip.metadata import SHOWN, unknown_version
+from clockwork.oip.unsupported import unsupported
 
 SERVER: Final = {
     "v2": ("GET", "server"),
+    "v2/openapi.json": ("GET", "openapi"),
     "v2/health/live": ("GET", "live"),
     "v2/health/ready": ("GET", "ready"),
     "v2/models/stats": ("GET", "all_stats"),
@@ -61,7 +63,7 @@ def route(method: str, path: str) -> Route:
     """What a request line asks for.
 
     Raises:
-        RestError: 404, there is nothing of that name; 405, it takes another method.
+        RestError: 404, there is nothing of that name; 405, it takes another method; 501, only Triton has it.
     """
     whole = path.strip("/")
     if found := SERVER.get(whole):
@@ -79,6 +81,8 @@ def route(method: str, path: str) -> Route:
             model = ""
     if found and model:
         return _checked(method, found, model)
+    if missing := unsupported(whole.split("/")):
+        raise _missing(method, *missing)
     raise nothing_at(path)
 
 
@@ -112,9 +116,19 @@ def wrong(message: str, http: int = 400) -> RestError:
     return RestError(Failure(http, "INVALID_ARGUMENT", message, Status.INVALID_REQUEST))
 
 
+def _missing(method: str, methods: tuple[str, ...], why: str) -> RestError:
+    if method in methods:
+        return RestError(Failure(501, "UNIMPLEMENTED", why, Status.INVALID_REQUEST))
+    return _other_method(method, ", ".join(methods))
+
+
 def _checked(method: str, found: tuple[str, str], model: str) -> Route:
     wanted, what = found
     if method == wanted:
         return Route(what, model)
+    raise _other_method(method, wanted)
+
+
+def _other_method(method: str, wanted: str) -> RestError:
     failure = Failure(405, "UNIMPLEMENTED", f"this takes {wanted}, and no {method[:SHOWN]}", Status.INVALID_REQUEST)
-    raise RestError(failure, wanted)
+    return RestError(failure, wanted)

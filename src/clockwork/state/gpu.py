@@ -88,6 +88,7 @@ class GPUState:
         self.cache = PageCache(info.total_pages)
         self.outstanding: dict[int, LoadWeights | EvictWeights | Infer] = {}
         self.exec_end: Nanos = 0  #: when the last Infer that is known ended
+        self.loads: dict[str, Timing] = {}  #: model -> when its weights were last loaded here
         self.predictions = Predictions()  #: of its actions, held against what happened
         self.work = Work()  #: what it did in service
         self._loading = Lane()

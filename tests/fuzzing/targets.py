@@ -1,0 +1,161 @@
+"""What reads a stranger's bytes, as functions of bytes: each returns, or raises because something is wrong with us.
+
+They are driven by hypothesis (test_targets.py) and by a fuzzer that watches which code runs (``make fuzz``).
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from clockwork.errors import InvalidRequestError, ProtocolError
+from clockwork.grpc_frontend import grpc_service_pb2 as pb
+from clockwork.grpc_frontend.infer import request_of
+from clockwork.messages import requests
+from clockwork.messages.tensors import TensorSpec, check_specs
+from clockwork.oip.binary import parse_infer
+from clockwork.oip.contract import Failure, check_priority, slo_of
+from clockwork.oip.rest import RestError, repository_head, route
+from clockwork.wire.codec import decode_action, decode_request, decode_response, decode_result, encode
+from clockwork.wire.frame import FrameReader, encode_frame, preamble
+
+DECODERS: Final = (decode_request, decode_response, decode_action, decode_result)
+PIECES: Final = 64
+"""Of how many bytes the first byte of a stream may say that its pieces are."""
+
+
+def frames(data: bytes) -> None:
+    """A stream in pieces, whose size the first byte says; two ways of cutting it give the same frames.
+
+    Where it is refused, so is what came in the same piece before that, and the frames of one way may be fewer.
+    """
+    if not data:
+        return
+    whole, refused = _frames(data[1:], len(data))
+    cut, refused_too = _frames(data[1:], 1 + data[0] % PIECES)
+    assert refused == refused_too
+    fewer, more = sorted((whole, cut), key=len)
+    assert fewer == (more[: len(fewer)] if refused else more)
+
+
+def _frames(stream: bytes, piece: int) -> tuple[list[tuple[bytes, bytes]], bool]:
+    """The frames, and whether the stream was refused after them."""
+    reader = FrameReader(expect_preamble=True)
+    found = []
+    view = memoryview(stream)
+    try:
+        while view:
+            buffer = reader.get_buffer(-1)
+            size = min(len(buffer), len(view), piece)
+            assert size > 0, "the reader offers no room"
+            buffer[:size] = view[:size]
+            view = view[size:]
+            for header, payload in reader.buffer_updated(size):
+                found.append((bytes(header), bytes(payload)))
+    except ProtocolError:
+        return found, True
+    return found, False
+
+
+def messages(data: bytes) -> None:
+    """The header of a frame; what is understood can be said again, and is understood as the same."""
+    for decode in DECODERS:
+        with suppress(ProtocolError):
+            found = decode(data)
+            again = decode(encode(found))
+            assert again == found or again != again, (found, again)
+
+
+def infer_body(data: bytes) -> None:
+    """The body of an inference request over HTTP; its first two bytes say how long its JSON is said to be."""
+    length = int.from_bytes(data[:2], "little")
+    with suppress(InvalidRequestError):
+        head, specs, payload = parse_infer(data[2:], length - 1 if length else None)
+        check_specs(specs, len(payload))
+        with suppress(ValueError):
+            slo = slo_of(head.parameters)
+            check_priority(head.parameters)
+            assert slo is None or slo > 0
+
+
+def repository(data: bytes) -> None:
+    """The body of a request to the repository."""
+    with suppress(RestError):
+        head = repository_head(data)
+        assert isinstance(head.ready, bool)
+
+
+def paths(data: bytes) -> None:
+    """A path, whose meaning is known, or who asks is told what is wrong, in few words."""
+    text = data.decode("utf-8", "replace")
+    for method in ("GET", "POST", text[:9]):
+        failure = _failure(method, text)
+        assert failure is None or (failure.http in (404, 405, 501) and len(failure.message) < 500)
+
+
+def _failure(method: str, path: str) -> Failure | None:
+    try:
+        route(method, path)
+    except RestError as error:
+        return error.failure
+    return None
+
+
+def grpc_message(data: bytes) -> None:
+    """A ModelInferRequest as it comes over the wire."""
+    with suppress(DecodeError, InvalidRequestError):
+        request, payload = request_of(pb.ModelInferRequest.FromString(data), 1, None)
+        assert request.slo is None or request.slo > 0
+        check_specs(request.inputs, len(payload))
+
+
+TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
+    "frames": frames,
+    "messages": messages,
+    "infer_body": infer_body,
+    "repository": repository,
+    "paths": paths,
+    "grpc_message": grpc_message,
+}
+
+_JSON: Final = json.dumps(
+    {
+        "id": "7",
+        "parameters": {"slo_ms": 5, "timeout": 9, "priority": 1, "binary_data_output": True},
+        "inputs": [
+            {"name": "a", "datatype": "FP32", "shape": [1, 2], "data": [[1, 2.5]]},
+            {"name": "b", "datatype": "INT8", "shape": [2], "parameters": {"binary_data_size": 2}},
+            {"name": "c", "datatype": "BYTES", "shape": [1], "data": ["é"]},
+        ],
+        "outputs": [{"name": "y", "parameters": {"classification": 2, "binary_data": False}}],
+    }
+).encode()
+_TENSOR: Final = {"name": "x", "datatype": "FP32", "shape": [1, 2]}
+_MESSAGE: Final = requests.InferRequest(3, "m", (TensorSpec("x", "FP32", (1, 2), 8),), 7, None, ("y",))
+
+
+def _grpc(**more: object) -> bytes:
+    made = pb.ModelInferRequest(model_name="m", id="7", **more)  # type: ignore[arg-type]
+    made.parameters["slo_ms"].double_param = 5
+    made.parameters["timeout"].int64_param = 9
+    data: bytes = made.SerializeToString()
+    return data
+
+
+SEEDS: Final[Mapping[str, tuple[bytes, ...]]] = {
+    "frames": (
+        b"\x07" + preamble() + b"".join(bytes(it) for it in encode_frame(encode(_MESSAGE), [bytes(8)])) * 2,
+        b"\x00" + preamble(),
+    ),
+    "messages": (encode(_MESSAGE), encode(requests.StatusRequest(1)), encode(requests.LoadModelRequest(1, "m.onnx"))),
+    "infer_body": ((len(_JSON) + 1).to_bytes(2, "little") + _JSON + b"\x01\x02", b"\x00\x00" + _JSON),
+    "repository": (b'{"parameters": {"path": "m.onnx"}, "ready": true}',),
+    "paths": (b"/v2/models/m/versions/1/infer", b"/v2/cudasharedmemory/region/r/register"),
+    "grpc_message": (
+        _grpc(inputs=[_TENSOR], raw_input_contents=[bytes(8)]),
+        _grpc(inputs=[{**_TENSOR, "contents": {"fp32_contents": [1, 2]}}], outputs=[{"name": "y"}]),
+        _grpc(inputs=[{"name": "b", "datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [b"a"]}}]),
+    ),
+}

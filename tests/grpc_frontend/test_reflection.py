@@ -1,0 +1,184 @@
+"""Server reflection and the health checking protocol, asked by gRPC's own clients."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha import reflection_pb2 as pb
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from client.live import LOOPBACK, ScriptedWorker, controller, run, serving
+from clockwork.controller.startup import Stage
+from clockwork.grpc_frontend import grpc_service_pb2, health, serve_grpc
+from clockwork.grpc_frontend.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from clockwork.host.controller import ControllerHost
+
+SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
+INFERENCE = "inference.GRPCInferenceService"
+
+
+@asynccontextmanager
+async def connected(host: ControllerHost) -> AsyncIterator[tuple[str, grpc.aio.Channel]]:
+    async with serve_grpc(host, LOOPBACK) as server, grpc.aio.insecure_channel(str(server.address)) as channel:
+        yield str(server.address), channel
+
+
+async def until_serving(host: ControllerHost) -> None:
+    while host.progress()[0] != Stage.SERVING.value:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.01)
+
+
+# ---------------------------------------------------------------------------------------------------------- reflection
+
+
+def asked_of(address: str) -> tuple[list[str], dict[str, list[str]], bool]:
+    """The services, the methods of the inference service, and whether the server is live, by reflection alone."""
+    with grpc.insecure_channel(address) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        services = sorted(database.get_services())
+        pool = DescriptorPool(database)
+        methods = {
+            name: [method.name for method in pool.FindServiceByName(name).methods]
+            for name in services
+            if not name.startswith("grpc.reflection")
+        }
+        live = pool.FindServiceByName(INFERENCE).FindMethodByName("ServerLive")
+        asked, answered = GetMessageClass(live.input_type), GetMessageClass(live.output_type)
+        answer = answered.FromString(channel.unary_unary(f"/{INFERENCE}/ServerLive")(asked().SerializeToString()))
+        return services, methods, answer.live
+
+
+def test_a_client_without_a_proto_finds_services_methods_and_messages() -> None:
+    async def test() -> None:
+        async with controller() as host, connected(host) as (address, _):
+            services, methods, live = await asyncio.to_thread(asked_of, address)
+            assert services == ["grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", INFERENCE]
+            assert methods["grpc.health.v1.Health"] == ["Check", "Watch"]
+            described = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+            assert methods[INFERENCE] == [method.name for method in described.methods]
+            assert live
+
+    run(test())
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_both_versions_of_reflection_are_spoken(version: str) -> None:
+    def questions() -> Iterator[pb.ServerReflectionRequest]:
+        yield pb.ServerReflectionRequest(list_services="")
+        yield pb.ServerReflectionRequest(file_containing_symbol=INFERENCE)
+        yield pb.ServerReflectionRequest(file_containing_symbol="no.such.Symbol")
+
+    async def test() -> None:
+        async with controller() as host, connected(host) as (_, channel):
+            call = channel.stream_stream(
+                f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+                pb.ServerReflectionRequest.SerializeToString,
+                pb.ServerReflectionResponse.FromString,
+            )(questions())
+            listed, found, missing = [answer async for answer in call]
+            assert INFERENCE in [service.name for service in listed.list_services_response.service]
+            assert found.file_descriptor_response.file_descriptor_proto
+            assert missing.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+    run(test())
+
+
+# -------------------------------------------------------------------------------------------------------------- health
+
+
+def watching(channel: grpc.aio.Channel, service: str = "") -> Any:
+    call = channel.unary_stream(
+        "/grpc.health.v1.Health/Watch", HealthCheckRequest.SerializeToString, HealthCheckResponse.FromString
+    )
+    return call(HealthCheckRequest(service=service))
+
+
+def test_whoever_watches_is_told_the_state_at_once_and_when_it_changes() -> None:
+    async def test() -> None:
+        async with controller() as host, connected(host) as (_, channel):
+            watch = watching(channel, INFERENCE)
+            assert (await watch.read()).status == NOT_SERVING
+            await ScriptedWorker().connect(host)
+            assert (await watch.read()).status == SERVING
+
+    run(test())
+
+
+def test_whoever_watches_is_told_when_the_server_ends() -> None:
+    async def test() -> None:
+        async with serving() as (host, _):
+            await until_serving(host)
+            async with serve_grpc(host, LOOPBACK) as server:
+                channel = grpc.aio.insecure_channel(str(server.address))
+                watch = watching(channel)
+                assert (await watch.read()).status == SERVING
+            assert (await watch.read()).status == NOT_SERVING
+            assert await watch.read() == grpc.aio.EOF
+            await channel.close()
+
+    run(test())
+
+
+def test_a_service_that_there_is_not_is_unknown_and_may_be_watched() -> None:
+    async def test() -> None:
+        async with serving() as (host, _), connected(host) as (_, channel):
+            watch = watching(channel, "another")
+            assert (await watch.read()).status == HealthCheckResponse.SERVICE_UNKNOWN
+            assert not watch.done()
+
+    run(test())
+
+
+def test_as_many_as_may_watch_and_a_place_is_free_again_when_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "MAX_WATCHERS", 2)
+
+    async def test() -> None:
+        async with serving() as (host, _), connected(host) as (_, channel):
+            await until_serving(host)
+            watches = [watching(channel) for _ in range(2)]
+            for watch in watches:
+                assert (await watch.read()).status == SERVING
+            with pytest.raises(grpc.aio.AioRpcError, match="as many as may") as caught:
+                await watching(channel).read()
+            assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            watches[0].cancel()
+            while True:
+                try:
+                    assert (await watching(channel).read()).status == SERVING
+                    break
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(0.01)
+
+    run(test())
+
+
+# ------------------------------------------------------------------------------------------------------- not supported
+
+
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [
+        ("TraceSetting", "tracing is not supported"),
+        ("LogSettings", "--log-level"),
+        ("SystemSharedMemoryStatus", "shared memory is not supported"),
+        ("SystemSharedMemoryRegister", "shared memory is not supported"),
+        ("SystemSharedMemoryUnregister", "shared memory is not supported"),
+        ("CudaSharedMemoryStatus", "CUDA shared memory is not supported"),
+        ("CudaSharedMemoryRegister", "CUDA shared memory is not supported"),
+        ("CudaSharedMemoryUnregister", "CUDA shared memory is not supported"),
+    ],
+)
+def test_what_only_triton_has_is_unimplemented_and_said_so(method: str, why: str) -> None:
+    async def test() -> None:
+        async with controller() as host, connected(host) as (_, channel):
+            with pytest.raises(grpc.aio.AioRpcError, match=why) as caught:
+                await channel.unary_unary(f"/{INFERENCE}/{method}")(b"")
+            assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+            assert dict(caught.value.trailing_metadata())["clockwork-status-name"] == "INVALID_REQUEST"
+
+    run(test())

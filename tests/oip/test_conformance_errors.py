@@ -1,0 +1,167 @@
+"""One contract of failures: each status of a request as HTTP, gRPC and the native client tell it, and as it counts."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar, NamedTuple
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+
+from client.live import LOOPBACK, run
+from clockwork.client import AsyncClient
+from clockwork.errors import (
+    ClockworkError,
+    DeadlineError,
+    InitializingError,
+    InvalidModelError,
+    InvalidRequestError,
+    RequestRefusedError,
+    RequestTimeoutError,
+    ServerError,
+    UnknownModelError,
+)
+from clockwork.grpc_frontend import serve_grpc
+from clockwork.messages.commands import Answer, Command
+from clockwork.messages.requests import ErrorResponse, ModelStatus, StatusRequest, StatusResponse
+from clockwork.messages.status import Status
+from clockwork.scheduling.echo import EchoScheduler
+from clockwork.state import PendingRequest
+from clockwork.units import Nanos
+from http_raw import Peer, row, served
+
+PREDICTED, RETRY_AFTER = 25_000_000, 1_200_000_000
+
+
+class Told(NamedTuple):
+    http: int
+    grpc: str
+    native: type[ClockworkError]
+    counted: str  # as what `clockwork status` counts it
+
+
+#: What is in no row is the server's failure.
+TABLE = {
+    Status.TIMEOUT: Told(504, "DEADLINE_EXCEEDED", RequestTimeoutError, "late"),
+    Status.CONTROLLER_COULD_NOT_START_IN_TIME: Told(503, "RESOURCE_EXHAUSTED", RequestRefusedError, "refused"),
+    Status.SKIPPED_BY_CONTROLLER: Told(503, "RESOURCE_EXHAUSTED", RequestRefusedError, "refused"),
+    Status.INITIALIZING: Told(503, "UNAVAILABLE", InitializingError, "failed"),
+    Status.SHUTTING_DOWN: Told(503, "UNAVAILABLE", ServerError, "failed"),
+    Status.INVALID_REQUEST: Told(400, "INVALID_ARGUMENT", InvalidRequestError, "failed"),
+    Status.INVALID_INPUT: Told(400, "INVALID_ARGUMENT", InvalidRequestError, "failed"),
+    Status.INVALID_BATCH_SIZE: Told(400, "INVALID_ARGUMENT", InvalidRequestError, "failed"),
+    Status.UNKNOWN_MODEL: Told(404, "NOT_FOUND", UnknownModelError, "failed"),
+    Status.INVALID_MODEL_NAME: Told(400, "INVALID_ARGUMENT", InvalidModelError, "failed"),
+    Status.INVALID_MODEL_PATH: Told(400, "INVALID_ARGUMENT", InvalidModelError, "failed"),
+    Status.INVALID_MODEL: Told(400, "INVALID_ARGUMENT", InvalidModelError, "failed"),
+    Status.MODEL_TOO_BIG: Told(400, "INVALID_ARGUMENT", InvalidModelError, "failed"),
+    Status.CANCELLED: Told(499, "CANCELLED", ServerError, ""),
+}
+FAILURES = [status for status in Status if status != Status.SUCCESS]
+
+
+class Says(EchoScheduler):
+    """Answers each request with the status that is set."""
+
+    name: ClassVar[str] = "says"
+    status = Status.ERROR
+
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+        return [Answer(request.id, self.status, "no, for a reason", predicted=PREDICTED, retry_after=RETRY_AFTER)]
+
+
+@asynccontextmanager
+async def asked(says: Says) -> AsyncIterator[tuple[Peer, Any, AsyncClient, Any]]:
+    """A connection of each protocol, and a way to ask for the counts of the model."""
+    async with served(says) as (peer, _, host, _), serve_grpc(host, LOOPBACK) as server:
+        local = host.local_client()
+
+        async def counts() -> ModelStatus:
+            response, _ = await local.ask(StatusRequest(local.next_id()))
+            assert isinstance(response, StatusResponse)
+            return response.server.models[0]
+
+        async with (
+            grpc.aio.insecure_channel(str(server.address)) as channel,
+            AsyncClient(str(host.client_address)) as native,
+        ):
+            yield peer, service_pb2_grpc.GRPCInferenceServiceStub(channel), native, counts
+
+
+def message() -> Any:
+    contents = pb.InferTensorContents(fp32_contents=[1, 1, 1, 1])
+    tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 4], contents=contents)
+    return pb.ModelInferRequest(model_name="m", inputs=[tensor])
+
+
+async def check_http(peer: Peer, status: Status, told: Told) -> None:
+    reply = await peer.ask("POST", "/v2/models/m/infer", row())
+    assert reply.status == told.http
+    assert reply.headers["retry-after"] == "2"  # whole seconds, rounded up
+    assert json.loads(reply.body) == {
+        "error": "no, for a reason",
+        "status": int(status),
+        "status_name": status.name,
+        "predicted_ms": 25.0,
+        "retry_after_ms": 1200.0,
+    }
+
+
+async def check_grpc(stub: Any, status: Status, told: Told) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.ModelInfer(message())
+    assert caught.value.code().name == told.grpc
+    assert caught.value.details() == "no, for a reason"
+    trailer = dict(caught.value.trailing_metadata())
+    assert {name: value for name, value in trailer.items() if name.startswith("clockwork-")} == {
+        "clockwork-status": str(int(status)),
+        "clockwork-status-name": status.name,
+        "clockwork-predicted-ms": "25.000",
+        "clockwork-retry-after-ms": "1200.000",
+    }
+
+
+async def check_native(client: AsyncClient, status: Status, told: Told) -> None:
+    with pytest.raises(ClockworkError) as caught:
+        await client.infer("m", {"x": np.ones((1, 4), np.float32)})
+    error = caught.value
+    assert type(error) is told.native
+    assert (str(error), error.status, error.status_name) == ("no, for a reason", int(status), status.name)
+    if isinstance(error, DeadlineError):
+        assert (error.predicted, error.retry_after) == (0.025, 1.2)
+
+
+def test_every_status_is_told_alike_over_http_grpc_and_the_native_protocol_and_counted_by_its_reason() -> None:
+    async def test() -> None:
+        says = Says()
+        async with asked(says) as (peer, stub, native, counts):
+            for status in FAILURES:
+                told = TABLE.get(status, Told(500, "INTERNAL", ServerError, "failed"))
+                says.status = status
+                before = await counts()
+                await check_http(peer, status, told)
+                await check_grpc(stub, status, told)
+                await check_native(native, status, told)
+                after = await counts()
+                grown = {
+                    name: getattr(after, name) - getattr(before, name)
+                    for name in ("in_time", "late", "refused", "failed")
+                    if getattr(after, name) != getattr(before, name)
+                }
+                assert grown == ({told.counted: 3} if told.counted else {}), status
+                assert after.counts.answers[status.name] == before.counts.answers.get(status.name, 0) + 3
+
+    run(test())
+
+
+def test_a_request_that_could_not_even_be_looked_at_is_a_failure_of_the_server() -> None:
+    from clockwork.client.failures import failure as native
+    from clockwork.oip.contract import failure
+
+    response = ErrorResponse(1, Status.ERROR, "the answer cannot be sent")
+    told = failure(response.status, response.message)
+    assert (told.http, told.grpc) == (500, "INTERNAL")
+    assert isinstance(native(response.status, response.message), ServerError)
