@@ -28,10 +28,11 @@ from clockwork.grpc_frontend import serve_grpc
 from clockwork.messages.commands import Answer, Command
 from clockwork.messages.requests import ErrorResponse, ModelStatus, StatusRequest, StatusResponse
 from clockwork.messages.status import Status
+from clockwork.net.address import Address
 from clockwork.scheduling.echo import EchoScheduler
 from clockwork.state import PendingRequest
 from clockwork.units import Nanos
-from http_raw import Peer, row, served
+from http_raw import connected, row, served
 
 PREDICTED, RETRY_AFTER = 25_000_000, 1_200_000_000
 
@@ -74,9 +75,9 @@ class Says(EchoScheduler):
 
 
 @asynccontextmanager
-async def asked(says: Says) -> AsyncIterator[tuple[Peer, Any, AsyncClient, Any]]:
-    """A connection of each protocol, and a way to ask for the counts of the model."""
-    async with served(says) as (peer, _, host, _), serve_grpc(host, LOOPBACK) as server:
+async def asked(says: Says) -> AsyncIterator[tuple[Address, Any, AsyncClient, Any]]:
+    """HTTP's address, a connection of each other protocol, and a way to ask for the counts of the model."""
+    async with served(says) as (_, address, host, _), serve_grpc(host, LOOPBACK) as server:
         local = host.local_client()
 
         async def counts() -> ModelStatus:
@@ -88,7 +89,7 @@ async def asked(says: Says) -> AsyncIterator[tuple[Peer, Any, AsyncClient, Any]]
             grpc.aio.insecure_channel(str(server.address)) as channel,
             AsyncClient(str(host.client_address)) as native,
         ):
-            yield peer, service_pb2_grpc.GRPCInferenceServiceStub(channel), native, counts
+            yield address, service_pb2_grpc.GRPCInferenceServiceStub(channel), native, counts
 
 
 def message() -> Any:
@@ -97,8 +98,9 @@ def message() -> Any:
     return pb.ModelInferRequest(model_name="m", inputs=[tensor])
 
 
-async def check_http(peer: Peer, status: Status, told: Told) -> None:
-    reply = await peer.ask("POST", "/v2/models/m/infer", row())
+async def check_http(address: Address, status: Status, told: Told) -> None:
+    async with connected(address) as peer:  # a server that shuts down closes them
+        reply = await peer.ask("POST", "/v2/models/m/infer", row())
     assert reply.status == told.http
     assert reply.headers["retry-after"] == "2"  # whole seconds, rounded up
     assert json.loads(reply.body) == {
@@ -137,12 +139,12 @@ async def check_native(client: AsyncClient, status: Status, told: Told) -> None:
 def test_every_status_is_told_alike_over_http_grpc_and_the_native_protocol_and_counted_by_its_reason() -> None:
     async def test() -> None:
         says = Says()
-        async with asked(says) as (peer, stub, native, counts):
+        async with asked(says) as (address, stub, native, counts):
             for status in FAILURES:
                 told = TABLE.get(status, Told(500, "INTERNAL", ServerError, "failed"))
                 says.status = status
                 before = await counts()
-                await check_http(peer, status, told)
+                await check_http(address, status, told)
                 await check_grpc(stub, status, told)
                 await check_native(native, status, told)
                 after = await counts()

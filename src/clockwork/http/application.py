@@ -143,7 +143,8 @@ class Application:
             case "stats":
                 return json_reply(await self._statistics(asked.model))
             case "model_ready" if not self._serving():
-                raise RestError(self._no_model_ready())
+                stage = self._host.progress()[0]
+                raise RestError(failure(Status.INITIALIZING, f"no model is ready: the server is {stage}"))
         model = await self._model(asked.model)
         match asked.what:
             case "config":
