@@ -38,7 +38,7 @@ from clockwork.messages.status import Status
 from clockwork.metrics import CONTENT_TYPE, Metrics
 from clockwork.oip.answer import answer
 from clockwork.oip.binary import parse_infer
-from clockwork.oip.contract import Failure, check_priority, failure, slo_of
+from clockwork.oip.contract import check_priority, failure, slo_of
 from clockwork.oip.metadata import (
     EXTENSIONS_OF_HTTP,
     SHOWN,
@@ -192,11 +192,6 @@ class Application:
     async def _status(self) -> ServerStatus:
         response, _ = await self._ask(StatusRequest(self._client.next_id()), StatusResponse)
         return response.server
-
-    def _no_model_ready(self) -> Failure:
-        if self._host.progress()[0] == Stage.DRAINING.value:
-            return failure(Status.SHUTTING_DOWN, "no model is ready: the server is shutting down")
-        return failure(Status.INITIALIZING, "no model is ready: the server is starting up")
 
     def _serving(self) -> bool:
         return self._host.progress()[0] == Stage.SERVING.value
