@@ -217,18 +217,36 @@ def test_a_model_is_loaded_while_the_server_loads() -> None:
     run(test())
 
 
-def test_bytes_that_are_no_message_harm_nobody_else() -> None:
+METHODS = ("inference.GRPCInferenceService/ModelInfer", "inference.GRPCInferenceService/ServerLive")
+HEALTH = "grpc.health.v1.Health"
+
+
+def test_bytes_that_are_no_message_are_refused_without_a_line_and_harm_nobody_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    garbage = b"\xff\xff\xff"
+
     async def test() -> None:
         async with serving() as (host, _), serve_grpc(host, LOOPBACK) as server:
             await until(host, Stage.SERVING)
             async with grpc.aio.insecure_channel(str(server.address)) as channel:
-                call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-                with pytest.raises(grpc.aio.AioRpcError):
-                    await call(b"\xff\xff\xff")
+                for method in (*METHODS, f"{HEALTH}/Check"):
+                    with pytest.raises(grpc.aio.AioRpcError, match="the 3 bytes are no") as refused:
+                        await channel.unary_unary(f"/{method}")(garbage)
+                    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+                with pytest.raises(grpc.aio.AioRpcError, match="the 3 bytes are no"):
+                    await channel.unary_stream(f"/{HEALTH}/Watch")(garbage).read()
+                streamed = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+                told = await streamed(iter([garbage])).read()
+                assert (
+                    "the 3 bytes are no ModelInferRequest"
+                    in service_pb2.ModelStreamInferResponse.FromString(told).error_message
+                )
                 stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
                 assert (await stub.ServerReady(service_pb2.ServerReadyRequest())).ready
 
     run(test())
+    assert not [it for it in caplog.records if it.levelname in ("WARNING", "ERROR")]
 
 
 async def health_of(channel: grpc.aio.Channel, service: str) -> int:

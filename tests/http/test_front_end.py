@@ -396,3 +396,65 @@ def test_models_are_loaded_while_it_starts() -> None:
             assert (entry["name"], entry["state"]) == ("n", "READY")
 
     run(test())
+
+
+UPGRADE = (
+    "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__",
+    "Upgrade: websocket\r\nConnection: upgrade",
+)
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("offer", UPGRADE, ids=["h2c", "websocket"])
+@pytest.mark.parametrize("pad", [0, 100_000], ids=["small", "large"])
+@pytest.mark.parametrize("cut", [False, True], ids=["at once", "in two"])
+def test_another_protocol_that_is_offered_is_passed_over(offer: str, pad: int, cut: bool) -> None:
+    async def test() -> None:
+        async with served() as (peer, *_):
+            body = row() + b" " * pad
+            head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\n{offer}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            for _ in range(2):
+                peer.writer.write(head if cut else head + body + LIVE)
+                if cut:
+                    await peer.writer.drain()
+                    await asyncio.sleep(0.02)  # for the sake of the case; the answers are the same
+                    peer.writer.write(body + LIVE)
+                assert (await peer.answer()).status == 200
+                assert (await peer.answer()).json() == {"live": True}
+
+    run(test())
+
+
+def test_a_body_behind_an_offer_is_never_taken_for_a_request() -> None:
+    async def test() -> None:
+        async with served() as (peer, *_):
+            head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\n{UPGRADE[0]}\r\n"
+            peer.writer.write(f"{head}Content-Length: {len(LIVE)}\r\n\r\n".encode())
+            peer.writer.write(LIVE)
+            assert (await peer.answer()).status == 400  # it is no JSON
+            peer.writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + LIVE)
+            assert (await peer.answer()).status == 400
+            assert await peer.reader.read() == b""
+
+    run(test())
+
+
+def test_an_offer_without_a_body_is_passed_over() -> None:
+    async def test() -> None:
+        async with served() as (peer, *_):
+            asked = f"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n{UPGRADE[0]}\r\n\r\n".encode()
+            peer.writer.write(asked * 2)
+            for _ in range(2):
+                assert (await peer.answer()).json() == {"live": True}
+
+    run(test())
+
+
+def test_a_sequence_is_refused() -> None:
+    async def test() -> None:
+        async with served() as (peer, *_):
+            answer = await peer.ask("POST", INFER, row(parameters={"sequence_id": 3}))
+            assert answer.status == 400
+            assert "sequence_id is not supported" in answer.json()["error"]
+
+    run(test())

@@ -69,9 +69,7 @@ class Child:
                 if quick_deaths >= QUICK_DEATHS_MAX:
                     raise ServerError(f"{ended}, for the {quick_deaths}th time within {QUICK:g} s of its start")
                 wait = BACKOFF_FIRST * 2 ** (quick_deaths - 1)
-                log.error(
-                    "%s: it is started again in %.1f s", ended, wait, extra=about("worker_restarted", reason=ended)
-                )
+                log.error("%s: it is started again in %.1f s", ended, wait, extra=about("worker_died", reason=ended))
                 await asyncio.sleep(wait)
         finally:
             await asyncio.shield(asyncio.ensure_future(self._end()))

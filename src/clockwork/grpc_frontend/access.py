@@ -16,6 +16,7 @@ NEEDED: Final = {
     f"/{SERVICE}/ServerLive": Right.NONE,
     f"/{SERVICE}/ServerReady": Right.NONE,
     f"/{HEALTH_SERVICE}/Check": Right.NONE,
+    f"/{HEALTH_SERVICE}/Watch": Right.NONE,
     f"/{SERVICE}/RepositoryModelLoad": Right.ADMIN,
     f"/{SERVICE}/RepositoryModelUnload": Right.ADMIN,
 }

@@ -7,12 +7,13 @@ those who watch are served by a look every now and then; how many may is limited
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from grpc.aio import ServicerContext
 
 from clockwork.grpc_frontend import health_pb2 as pb
+from clockwork.grpc_frontend.service import CallFailedError, decode
 
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 """As gRPC's health checking protocol names it."""
@@ -40,16 +41,16 @@ class Health:
         """The server ends: those who watch are told so, and their calls end."""
         self._closing.set()
 
-    async def check(self, message: pb.HealthCheckRequest, call: ServicerContext) -> pb.HealthCheckResponse:
+    async def check(self, data: bytes, call: ServicerContext) -> pb.HealthCheckResponse:
         """The state, once; NOT_FOUND for a service that there is not."""
+        message = await _decoded(data, call)
         if message.service not in self._known:
             await call.abort(grpc.StatusCode.NOT_FOUND, self._unknown(message.service))
         return _STATUS(status=self._state(message.service))
 
-    async def watch(
-        self, message: pb.HealthCheckRequest, call: ServicerContext
-    ) -> AsyncIterator[pb.HealthCheckResponse]:
+    async def watch(self, data: bytes, call: ServicerContext) -> AsyncIterator[pb.HealthCheckResponse]:
         """The state at once, and whenever it changes; SERVICE_UNKNOWN of a service that there is not."""
+        message = await _decoded(data, call)
         if self._watchers >= MAX_WATCHERS:
             text = f"{MAX_WATCHERS} calls watch already, which is as many as may: call Check now and then"
             await call.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
@@ -76,3 +77,10 @@ class Health:
 
     def _unknown(self, service: str) -> str:
         return f"there is no service {service!r}; there are {', '.join(filter(None, self._known))}"
+
+
+async def _decoded(data: bytes, call: ServicerContext) -> Any:
+    try:
+        return decode(pb.HealthCheckRequest, data)
+    except CallFailedError as failed:
+        return await call.abort(failed.code, str(failed))

@@ -12,7 +12,7 @@ from clockwork.grpc_frontend.contents import payload_of
 from clockwork.messages.requests import InferRequest, InferResponse
 from clockwork.messages.tensors import MAX_RANK, MAX_TENSORS, TensorSpec
 from clockwork.oip.answer import told
-from clockwork.oip.contract import check_priority, slo_of
+from clockwork.oip.contract import check_priority, check_supported, slo_of
 from clockwork.oip.metadata import VERSION
 from clockwork.units import MIB, Bytes, Nanos
 from clockwork.wire.frame import MAX_FRAME_BYTES
@@ -23,7 +23,7 @@ MAX_PAYLOAD_BYTES: Final[Bytes] = MAX_FRAME_BYTES - MIB
 _CHOICES: Final = {float: "double_param", int: "int64_param", bool: "bool_param"}
 """Which field of ``InferParameter`` carries what `told` tells."""
 
-_REFUSED_PARAMETERS: Final = ("sequence_id", "shared_memory_region", "classification")
+_REFUSED_PARAMETERS: Final = ("shared_memory_region", "classification")
 """What would change the answer, and Clockwork does not have. Other parameters that it does not know are hints."""
 
 
@@ -44,6 +44,7 @@ def request_of(message: pb.ModelInferRequest, id: int, remaining: Nanos | None) 
     try:
         slo = slo_of(parameters, remaining)
         check_priority(parameters)
+        check_supported(parameters)
     except ValueError as error:
         raise InvalidRequestError(str(error)) from None
     specs, payload = _raw(message) if message.raw_input_contents else _typed(message)

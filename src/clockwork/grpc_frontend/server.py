@@ -14,11 +14,10 @@ import grpc.aio
 from clockwork.controller.stage import Stage
 from clockwork.errors import ServerError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
-from clockwork.grpc_frontend import health_pb2
 from clockwork.grpc_frontend.access import Guard
 from clockwork.grpc_frontend.health import HEALTH_SERVICE, Health
 from clockwork.grpc_frontend.reflection import reflecting
-from clockwork.grpc_frontend.service import SERVICE, CallFailedError, Service, unforeseen
+from clockwork.grpc_frontend.service import SERVICE, CallFailedError, Service, decode, unforeseen
 from clockwork.host.controller import ControllerHost
 from clockwork.host.telling import about
 from clockwork.messages.status import Status
@@ -155,7 +154,7 @@ def _inference(service: Service) -> grpc.GenericRpcHandler:
         "ModelStatistics": _unary(service.model_statistics, pb.ModelStatisticsRequest),
         "ModelInfer": _unary(service.model_infer, pb.ModelInferRequest),
         "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
-            service.model_stream_infer, pb.ModelInferRequest.FromString, _serialized
+            service.model_stream_infer, response_serializer=_serialized
         ),
         "RepositoryIndex": _unary(service.repository_index, pb.RepositoryIndexRequest),
         "RepositoryModelLoad": _unary(service.repository_model_load, pb.RepositoryModelLoadRequest),
@@ -171,16 +170,18 @@ async def _unsupported(why: str, message: bytes, call: Any) -> None:
 
 
 def _health(health: Health) -> grpc.GenericRpcHandler:
-    asked = health_pb2.HealthCheckRequest.FromString
     handlers = {
-        "Check": grpc.unary_unary_rpc_method_handler(health.check, asked, _serialized),
-        "Watch": grpc.unary_stream_rpc_method_handler(health.watch, asked, _serialized),
+        "Check": grpc.unary_unary_rpc_method_handler(health.check, response_serializer=_serialized),
+        "Watch": grpc.unary_stream_rpc_method_handler(health.watch, response_serializer=_serialized),
     }
     return grpc.method_handlers_generic_handler(HEALTH_SERVICE, handlers)
 
 
 def _unary(method: _Method, message: Any) -> grpc.RpcMethodHandler:
-    return grpc.unary_unary_rpc_method_handler(_told(method), message.FromString, _serialized)
+    async def decoded(data: bytes, call: Any) -> Any:
+        return await method(decode(message, data), call)
+
+    return grpc.unary_unary_rpc_method_handler(_told(decoded), response_serializer=_serialized)
 
 
 def _told(method: _Method) -> _Method:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc.aio import ServicerContext
 
 from clockwork import __version__
@@ -169,7 +170,7 @@ class Service:
         return await self._infer(message, _remaining(call))
 
     async def model_stream_infer(
-        self, messages: AsyncIterator[pb.ModelInferRequest], call: ServicerContext
+        self, messages: AsyncIterator[bytes], call: ServicerContext
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         """Infer once for each message of the stream; several at a time, answered in their order."""
         asked: asyncio.Queue[asyncio.Task[pb.ModelStreamInferResponse] | None] = asyncio.Queue()
@@ -197,10 +198,10 @@ class Service:
             for unfinished in (reader, *tasks):
                 unfinished.cancel()
 
-    async def _infer_in_stream(
-        self, message: pb.ModelInferRequest, remaining: Nanos | None
-    ) -> pb.ModelStreamInferResponse:
+    async def _infer_in_stream(self, data: bytes, remaining: Nanos | None) -> pb.ModelStreamInferResponse:
+        message = pb.ModelInferRequest()
         try:
+            message = decode(pb.ModelInferRequest, data)
             answer = await self._infer(message, remaining)
             if FINAL_WANTED in message.parameters and message.parameters[FINAL_WANTED].bool_param:
                 answer.parameters[FINAL].bool_param = True
@@ -253,6 +254,21 @@ class Service:
             return response, answer
         assert isinstance(response, ErrorResponse), response
         raise CallFailedError(failure(response.status, response.message))
+
+
+def decode(kind: Any, data: bytes) -> Any:
+    """A message of class ``kind`` that a client has sent.
+
+    Raises:
+        CallFailedError: it is none.
+    """
+    message = kind()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        text = f"the {len(data)} bytes are no {kind.DESCRIPTOR.name}"
+        raise CallFailedError(failure(Status.INVALID_REQUEST, text)) from None
+    return message
 
 
 def unforeseen(error: Exception) -> CallFailedError:

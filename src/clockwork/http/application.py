@@ -39,7 +39,7 @@ from clockwork.messages.status import Status
 from clockwork.metrics import CONTENT_TYPE, Metrics
 from clockwork.oip.answer import answer
 from clockwork.oip.binary import parse_infer
-from clockwork.oip.contract import Failure, check_priority, denial, failure, slo_of
+from clockwork.oip.contract import Failure, check_priority, check_supported, denial, failure, slo_of
 from clockwork.oip.metadata import (
     EXTENSIONS_OF_HTTP,
     SHOWN,
@@ -124,6 +124,7 @@ class Application:
         try:
             slo = slo_of(head.parameters)
             check_priority(head.parameters)
+            check_supported(head.parameters)
         except ValueError as error:
             raise wrong(str(error)) from None
         wanted = tuple(dict.fromkeys(output.name for output in head.outputs))

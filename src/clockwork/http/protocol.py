@@ -38,6 +38,8 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._head_timer: asyncio.TimerHandle | None = None
         self._stalled: Stalled | None = None
         self._announced: Bytes = 0  #: the length of a body that will be large
+        self._after_upgrade: Bytes | None = 0  #: the length of a body that the parser has taken for another protocol
+        self._deaf = False  #: nothing that still comes is a request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first head is awaited, if there is room."""
@@ -59,9 +61,9 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
 
     def data_received(self, data: bytes) -> None:
         """Bytes; those that end within a head are counted."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._deaf:
             return
-        super().data_received(data)
+        self._feed(data)
         if self._announced:
             self._receive_large()
         if self.transport.is_closing() or not (self._in_head or self._is_idle()):
@@ -72,6 +74,38 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self._refuse(431, text, Status.INVALID_REQUEST)
         elif self._head_timer is None:
             self._await_head()
+
+    def _feed(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._pass_over_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
+    def _pass_over_upgrade(self, rest: bytes) -> None:
+        """Another protocol is offered, and not wanted (RFC 9110, section 7.8): what follows is a body, if one was said.
+
+        The parser takes all that follows for the other protocol; taken for requests, a body could say anything.
+        """
+        self._renew_parser()
+        length, self._after_upgrade = self._after_upgrade, 0
+        if length is None or length > self.limits.max_body:
+            self._deaf, self.cycle.keep_alive, self.cycle.more_body = True, False, False
+            self.cycle.message_event.set()
+            return
+        if length:
+            self._announced = 0
+            self.large = self.scope[LARGE_BODY] = LargeBody(length, rest[:length], self.held)  # type: ignore[typeddict-unknown-key]
+            if len(rest) >= length:
+                self.large_received(0)
+        if len(rest) > length:
+            self._feed(rest[length:])
+
+    def _renew_parser(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def send_400_response(self, msg: str) -> None:
         """What came is no HTTP."""
@@ -89,11 +123,15 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._stop_timer()
         super().on_headers_complete()
         self._announced = self._large_length()
+        if self.parser.should_upgrade():
+            chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
+            self._after_upgrade = None if chunked else self._body_length()
 
     def on_message_complete(self) -> None:
         """A request has ended."""
-        self._announced = 0
-        super().on_message_complete()
+        if self._after_upgrade == 0:
+            self._announced = 0
+            super().on_message_complete()
 
     def large_received(self, nbytes: Bytes) -> None:
         """Bytes have been received into the large body."""
@@ -101,18 +139,18 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._unset_keepalive_if_required()
         if self.large.received(nbytes):
             self.large = None
-            self.parser = httptools.HttpRequestParser(self)  # the old one waits for what it has not seen
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self._renew_parser()  # the old one waits for what it has not seen
             self.cycle.more_body = False
             self.cycle.message_event.set()
 
     def _large_length(self) -> Bytes:
         """The length of the body that the head has announced, if it is to be received past the parser."""
-        if self.expect_100_continue:
-            return 0
-        said = next((value for name, value in self.headers if name == b"content-length"), b"")
-        length = int(said) if said.isdigit() and len(said) < 18 else 0  # the parser has refused what is no number
+        length = 0 if self.expect_100_continue else self._body_length()
         return length if LARGE <= length <= self.limits.max_body else 0
+
+    def _body_length(self) -> Bytes:
+        said = next((value for name, value in self.headers if name == b"content-length"), b"")
+        return int(said) if said.isdigit() and len(said) < 18 else 0  # the parser has refused what is no number
 
     def _receive_large(self) -> None:
         """The parser has seen the head, and what came with it."""

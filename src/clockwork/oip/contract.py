@@ -117,6 +117,20 @@ def check_priority(parameters: Mapping[str, Any]) -> None:
         raise ValueError(f"priority is {priority!r}; it must be an integer from 0 to {PRIORITY_MOST}")
 
 
+def check_supported(parameters: Mapping[str, Any]) -> None:
+    """Sequences would change the answer, and there are none.
+
+    Raises:
+        ValueError: one is asked for.
+    """
+    for name in _SEQUENCES:
+        if parameters.get(name):
+            raise ValueError(f"the parameter {name} is not supported; Clockwork has no sequences")
+
+
+_SEQUENCES: Final = ("sequence_id", "sequence_start", "sequence_end")
+
+
 def _number(name: str, value: Any) -> float:
     """A number from zero on, also as a text."""
     if isinstance(value, str):
