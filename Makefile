@@ -7,6 +7,14 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS   ?=
 
+# PyTorch is large, so it has an environment of its own, with whatever build pip finds (a CPU build where an index of
+# such is set up; else the CUDA build, which needs its CUDA packages even where there is no GPU).
+TORCH      := .venv-torch
+TORCH_DONE := $(TORCH)/.installed
+# The release that is locked; another is locked by make lock TORCH_RELEASE=...
+TORCH_RELEASE  := 2.13.0
+WITH_TORCH := tests/runtimes/torch tests/cli/test_torch.py
+
 # Two levels of set-up in one environment; dev contains runtime. A stamp is newer than what it was made from.
 RUNTIME := $(VENV)/.runtime-installed
 DEV     := $(VENV)/.dev-installed
@@ -29,10 +37,10 @@ SECONDS ?= 30
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format bench fuzz lock protocol clean
+.PHONY: help setup demo test test-torch check format bench fuzz lock protocol clean
 
 help: ## Say what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
 setup: $(DEV) ## Make .venv with everything to run, test and check Clockwork
 
@@ -41,6 +49,9 @@ demo: $(RUNTIME) ## Run examples/demo.py
 
 test: $(DEV) ## Run the tests; ARGS="-k name" narrows them
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-torch: $(TORCH_DONE) ## Run the tests of PyTorch programs in .venv-torch
+	@$(TORCH)/bin/python -m pytest $(WITH_TORCH) $(ARGS)
 
 check: $(DEV) ## Lint, check the formatting, the types and the law of rooms
 	$(BIN)/ruff check .
@@ -66,12 +77,16 @@ fuzz: $(DEV) $(FUZZER) ## Throw bytes at what reads strangers' bytes, SECONDS=30
 			-artifact_prefix=build/fuzz/found-$$target- $(ARGS); \
 	done
 
-lock: ## Renew both lock files; PYTHON must be the oldest supported one (3.11), UPGRADE=1 moves to newer releases
+lock: ## Renew the lock files; PYTHON must be the oldest supported one (3.11), UPGRADE=1 moves to newer releases
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make lock needs PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip --disable-pip-version-check --quiet install $(PIP_TOOLS)
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --extra demo -o requirements.lock pyproject.toml
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	echo "torch===$(TORCH_RELEASE)" > build/lock/public.txt; echo "torch==$(TORCH_RELEASE)" > build/lock/any.txt
+	$(COMPILE) --extra torch -c requirements-dev.lock -c build/lock/any.txt -o build/lock/torch.lock pyproject.toml
+	$(COMPILE) --extra torch -c requirements-dev.lock -c build/lock/public.txt -o build/lock/cuda.lock pyproject.toml
+	$(PYTHON) tools/lock_torch.py requirements-dev.lock build/lock/torch.lock build/lock/cuda.lock .
 
 protocol: ## Make the modules *_pb2 from the .proto files beside them
 	$(PYTHON) -m venv build/protocol
@@ -80,7 +95,7 @@ protocol: ## Make the modules *_pb2 from the .proto files beside them
 	sed -i 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' $(PROTOCOL)/*_pb2.py
 
 clean: ## Remove .venv, build and the tools' caches
-	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TORCH) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -rf src/*.egg-info
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
@@ -103,3 +118,11 @@ $(DEV): requirements-dev.lock pyproject.toml | $(BIN)/python
 	@$(PIP) install --require-hashes -r $<
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@ $(RUNTIME)
+
+$(TORCH_DONE): requirements-dev.lock requirements-torch.lock requirements-torch-cuda.lock pyproject.toml
+	@echo "Setting up $(TORCH) from requirements-torch.lock"
+	@$(MAKE) --no-print-directory VENV=$(TORCH) setup
+	@$(TORCH)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-torch.lock || \
+		{ echo "There is no CPU build of PyTorch here: its CUDA build, and what that needs, follow"; \
+		$(TORCH)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-torch-cuda.lock; }
+	@touch $@

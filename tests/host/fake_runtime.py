@@ -74,7 +74,7 @@ class FakeModel:
     def __init__(self, runtime: FakeRuntime, words: Sequence[str]) -> None:
         self.runtime = runtime
         self.words = words
-        self.info = HostModelInfo(" ".join(words), PORTS, PORTS, "batches" in words, 10)
+        self.info = HostModelInfo(" ".join(words), PORTS, PORTS, "batches" in words, 10, runtime.version)
 
     def load_weights(self, device: int) -> "FakeLoaded":
         self.runtime.step("load", self.words)

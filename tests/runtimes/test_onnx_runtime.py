@@ -12,8 +12,8 @@ from clockwork.errors import ServerError
 from clockwork.messages.actions import InferInput
 from clockwork.messages.tensors import TensorSpec
 from clockwork.runtimes.base import Runtime
+from clockwork.runtimes.hardware import cpu_name, device_kind, instruction_set, read_cpuinfo
 from clockwork.runtimes.onnx import OnnxRuntime, cache
-from clockwork.runtimes.onnx.hardware import cpu_name, device_kind, instruction_set, read_cpuinfo
 from clockwork.runtimes.onnx.model import OnnxModel
 from clockwork.runtimes.onnx.sessions import said
 from clockwork.zoo import build

@@ -10,6 +10,7 @@ from clockwork.cli import (
     check_model,
     config,
     controller,
+    export,
     infer,
     load,
     load_test,
@@ -72,6 +73,7 @@ app.command(epilog=check_env.EXAMPLES, short_help="Show what on this host makes 
 app.command(epilog=check_model.EXAMPLES, short_help="Show what a model takes, gives and costs.")(
     check_model.check_model
 )
+app.command(epilog=export.EXAMPLES, short_help="Make a model file from a PyTorch module.")(export.export)
 app.command(epilog=sim.EXAMPLES, short_help="Simulate a scenario in virtual time.")(sim.sim)
 app.command(epilog=load_test.EXAMPLES, short_help="Play a scenario's workload against a live server.")(
     load_test.load_test

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 EXAMPLES: Final = examples(
     "clockwork check-model models/resnet50.onnx",
+    "clockwork check-model resnet.pt2",
     "clockwork check-model models/bert/1/model.onnx --free-dim 64 --max-batch 4 --json",
 )
 
@@ -27,7 +28,9 @@ BUDGET: Final = 1.0
 
 
 def check_model(
-    path: Annotated[Path, typer.Argument(exists=True, help="A .onnx file, or a directory of one.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(exists=True, help="A .onnx or .pt2 file, or a directory of one.", show_default=False)
+    ],
     max_batch: MaxBatch = 16,
     threads_per_device: ThreadsPerDevice = 1,
     free_dim: Annotated[int, typer.Option(min=1, help="Free dimensions other than the batch are this long.")] = 128,
@@ -38,11 +41,11 @@ def check_model(
     Nothing is served, and no server is asked. The inputs are zeros.
     """
     from clockwork.cli.output import show, show_json, table
+    from clockwork.cli.runtimes import make_runtime
     from clockwork.clock import MonotonicClock
-    from clockwork.runtimes.onnx import OnnxRuntime
     from clockwork.units import show_bytes, show_duration
 
-    runtime = OnnxRuntime(threads_per_device)
+    runtime = make_runtime("auto", threads_per_device)
     start = MonotonicClock.now()
     model = runtime.load_model(path.absolute())
     reading = MonotonicClock.now() - start
@@ -64,7 +67,7 @@ def check_model(
         for size, it in times.items()
     ]
     show(
-        f"{path}: {runtime.version}, {runtime.device_kind}",
+        f"{path}: {info.runtime}, {runtime.device_kind}",
         *(f"  input    {it.describe()}" for it in info.inputs),
         *(f"  output   {it.describe()}" for it in info.outputs),
         f"  weights  {show_bytes(info.weights_bytes)}",

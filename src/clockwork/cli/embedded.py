@@ -38,6 +38,7 @@ class LocalWorker(Struct, frozen=True):
     model_root: Path
     devices: int
     threads_per_device: int
+    runtime: str
     cache_size: Bytes | None
     page_size: Bytes
     model_cache: Path | None
@@ -49,6 +50,7 @@ class LocalWorker(Struct, frozen=True):
             f"--model-root={self.model_root}",
             f"--devices={self.devices}",
             f"--threads-per-device={self.threads_per_device}",
+            f"--runtime={self.runtime}",
             f"--page-size={self.page_size}",
         ]
         if self.cache_size is not None:

@@ -39,7 +39,8 @@ def parse_model(text: str, copies: int = 1) -> GivenModel:
         name, path, number = found[1] or "", found[2], found[3]
     if not path or not Path(path).exists():
         raise typer.BadParameter(
-            f"there is no model {path!r}: give the path of a .onnx file, or of a directory of one", param_hint="MODELS"
+            f"there is no model {path!r}: give the path of a .onnx or .pt2 file, or of a directory of one",
+            param_hint="MODELS",
         )
     absolute = os.path.abspath(path)  # noqa: PTH100 - as the user sees it: links are kept
     return GivenModel(Path(absolute), name or name_of(absolute), copies if number is None else int(number))

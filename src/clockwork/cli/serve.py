@@ -31,6 +31,7 @@ from clockwork.cli.options import (
     ThreadsPerDevice,
     examples,
 )
+from clockwork.cli.runtimes import RuntimeName
 from clockwork.cli.security import AdminTokenFile, InferenceTokenFile, TlsCert, TlsClientCa, TlsKey
 from clockwork.cli.slos import ModelSlos, model_slos
 from clockwork.http.config import DEFAULT_HTTP
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 EXAMPLES: Final = examples(
     "clockwork serve models/resnet50.onnx",
     "clockwork serve a.onnx second=b.onnx c.onnx:20     a, second, and twenty copies c-1 to c-20",
+    "clockwork serve resnet.pt2                 a PyTorch program, made by clockwork export",
     "clockwork serve models/*.onnx --devices 2 --cache-size 1GiB --listen 0.0.0.0:12346",
     "clockwork serve models/*.onnx --grpc 127.0.0.1:8001 --slo 100ms --model-slo resnet50=250ms",
     "clockwork serve models/*.onnx --no-model-histograms   and then: curl localhost:8000/metrics",
@@ -88,6 +90,7 @@ def serve(
     copies: Copies = 1,
     devices: Devices = 1,
     threads_per_device: ThreadsPerDevice = 1,
+    runtime: RuntimeName = "auto",
     cache_size: CacheSize = None,
     page_size: PageSize = 16 * MIB,
     model_root: ModelRoot = None,
@@ -129,7 +132,9 @@ def serve(
         specs, worker = _emulated(models or [], copies, emulate, profile or [], cache_size)
     else:
         root, specs = _from_files(models or [], copies, model_root)
-        worker = LocalWorker(root, devices, threads_per_device, cache_size, page_size, model_cache, model_cache_size)
+        worker = LocalWorker(
+            root, devices, threads_per_device, runtime, cache_size, page_size, model_cache, model_cache_size
+        )
     profiles = profile_directory(profile_cache, no_profile_cache)
     measured = profiling(max_batch, profile_seconds)
     slos = model_slos(model_slo, specs)

@@ -22,6 +22,7 @@ from clockwork.cli.options import (
     examples,
     worker_address,
 )
+from clockwork.cli.runtimes import RuntimeName
 from clockwork.cli.security import WorkerOwnTlsCa, WorkerOwnTlsCert, WorkerOwnTlsKey, WorkerOwnTokenFile
 from clockwork.net.address import DEFAULT_WORKER_LISTEN, Address
 from clockwork.units import GIB, MIB, Bytes
@@ -60,6 +61,7 @@ def worker(
     model_root: ModelRoot = Path(),
     devices: Devices = 1,
     threads_per_device: ThreadsPerDevice = 1,
+    runtime: RuntimeName = "auto",
     cache_size: CacheSize = None,
     page_size: PageSize = 16 * MIB,
     model_cache: ModelCache = None,
@@ -106,10 +108,10 @@ def worker(
         link = partial(run_emulated, controller, name, emulated, emulate, cache, tls=tls, token=token)
         _run(lambda on_host: link(on_host=on_host))
     else:
-        from clockwork.runtimes.onnx import OnnxRuntime
+        from clockwork.cli.runtimes import make_runtime
 
-        runtime = OnnxRuntime(threads_per_device, model_cache, model_cache_size)
-        _run(lambda on_host: run_worker(config, runtime, on_host))
+        made = make_runtime(runtime, threads_per_device, model_cache, model_cache_size)
+        _run(lambda on_host: run_worker(config, made, on_host))
 
 
 def _run(make: "Callable[[OnHost], Coroutine[Any, Any, None]]") -> None:

@@ -127,7 +127,7 @@ class TaskRunner:
         model = self._runtime.load_model(path)
         info = model.info
         return ModelRead(
-            model, info.digest, self._runtime.version, info.inputs, info.outputs, info.batchable, info.weights_bytes
+            model, info.digest, info.runtime, info.inputs, info.outputs, info.batchable, info.weights_bytes
         )
 
     def _assemble(self, action: Infer, task: StartTask) -> Batch:

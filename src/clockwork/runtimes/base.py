@@ -34,6 +34,8 @@ class HostModelInfo(Struct, frozen=True):
     outputs: tuple[TensorInfo, ...]
     batchable: bool
     weights_bytes: Bytes
+    runtime: str
+    """Name and version of what executes it, ``onnxruntime 1.32.0``: measured times hold for this version only."""
 
 
 class LoadedModel(Protocol):
@@ -87,7 +89,7 @@ class Runtime(Protocol):
 
     @property
     def version(self) -> str:
-        """Name and version, ``onnxruntime 1.32.0``: measured times hold for this version only."""
+        """Name and version, for people: ``onnxruntime 1.32.0``."""
         ...
 
     @property

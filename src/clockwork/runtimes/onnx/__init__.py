@@ -5,13 +5,11 @@
 `signature`    what a graph takes and gives, in the vocabulary's words
 `prepared`     the graph, optimised once; its weights beside it, used in place by every session
 `sessions`     ONNX Runtime itself: the only module that makes a session or runs one
-`probe`        does the prepared graph compute what the original does, and can its requests be batched?
 `packing`      is it worth it to pack weights anew in every session?
 `heap`         what a session takes of memory beside its weights
 `calm`         when to destroy a session, so that no inference waits for it
 `model`        the two hands that a model passes through: in host memory, and on a device
 `cache`        prepared graphs on disk, so that a restart need not optimise again
-`hardware`     the name of the CPU
 `runtime`      `OnnxRuntime`: all of it together
 =============  =========================================================================================
 """

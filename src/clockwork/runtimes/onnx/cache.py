@@ -21,8 +21,8 @@ from msgspec import Struct
 
 from clockwork.arrays import Array
 from clockwork.runtimes.onnx.prepared import SCRATCH, Prepared, aligned
-from clockwork.runtimes.onnx.probe import Verdict
-from clockwork.runtimes.onnx.signature import Signature
+from clockwork.runtimes.probe import Verdict
+from clockwork.runtimes.signature import Signature
 from clockwork.units import MIB, Bytes
 
 MAGIC: Final = b"clockwork onnx 2\n"

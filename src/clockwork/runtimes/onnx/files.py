@@ -1,8 +1,8 @@
 """From a path to a model file, the files of its external data, and the digest of it all.
 
-Rules of the file: a path is a ``.onnx`` file, a directory with a ``model.onnx``, or a repository's ``NAME`` or
-``NAME/VERSION`` (the highest version is taken). Nothing outside the directory that was named is ever opened: neither by
-a symbolic link nor by the locations that a model gives of its external data. Messages name files relative to it.
+Rules of the file: nothing outside the directory that was named is ever opened: neither by a symbolic link
+(`clockwork.runtimes.locating`) nor by the locations that a model gives of its external data. Messages name files
+relative to it.
 """
 
 import hashlib
@@ -15,9 +15,10 @@ from google.protobuf.message import DecodeError
 from msgspec import Struct
 
 from clockwork.errors import InvalidModelError
+from clockwork.runtimes.locating import locate
 
-MODEL_FILE: Final = "model.onnx"
-"""What a model's file is called in a repository, as with Triton."""
+SUFFIX: Final = ".onnx"
+"""How the name of a model's file ends."""
 
 PROTOBUF_BYTES_MAX: Final = (1 << 31) - 1
 """Protobuf's own limit; a larger model keeps its weights in external data (ONNX, "External Data")."""
@@ -31,26 +32,8 @@ class ModelFile(Struct, frozen=True):
 
 
 def find(path: Path) -> Path:
-    """The model file that a path means.
-
-    Raises:
-        InvalidModelError: there is none, or it lies outside the path.
-    """
-    found = path
-    if path.is_dir():
-        found = _in_directory(path)
-        if not found.resolve().is_relative_to(path.resolve()):
-            raise InvalidModelError(
-                f"{found.relative_to(path)} of model {path.name!r} leads out of its directory: put the file there"
-            )
-    elif path.suffix != ".onnx":
-        raise InvalidModelError(
-            f"{path.name!r} is no ONNX model: expected a .onnx file, or a directory with {MODEL_FILE} "
-            f"or VERSION/{MODEL_FILE}"
-        )
-    if not found.is_file():
-        raise InvalidModelError(f"there is no model file {found.name!r}: check the path")
-    return found
+    """The model file that a path means; see `clockwork.runtimes.locating.locate`."""
+    return locate(path, SUFFIX, "ONNX model")
 
 
 def read(path: Path) -> ModelFile:
@@ -96,29 +79,6 @@ def tensors_of_node(node: Any) -> Iterator[Any]:
             yield from tensors(attribute.g)
         for graph in attribute.graphs:
             yield from tensors(graph)
-
-
-def _in_directory(path: Path) -> Path:
-    direct = path / MODEL_FILE
-    if direct.is_dir():
-        return direct / MODEL_FILE  # Triton's form of a model with external data
-    if direct.exists():
-        return direct
-    versions = [it for it in path.iterdir() if it.name.isascii() and it.name.isdigit() and it.is_dir()]
-    if not versions:
-        raise InvalidModelError(
-            f"directory {path.name!r} holds neither {MODEL_FILE} nor a VERSION/{MODEL_FILE} with a number as version"
-        )
-    newest = max(versions, key=lambda it: int(it.name))
-    direct = newest / MODEL_FILE
-    if direct.is_dir():
-        direct = direct / MODEL_FILE
-    if not direct.is_file():
-        raise InvalidModelError(
-            f"version {newest.name} of model {path.name!r}, its highest, has no {MODEL_FILE}: "
-            "add it, or remove the version"
-        )
-    return direct
 
 
 def _parsed(name: str, content: bytes) -> Any:

@@ -14,7 +14,7 @@ The options of a session hold its weights. They are made once and kept: filling 
 DenseNet-121, most of them under the interpreter's lock, which inferences need as well.
 
 Before it looks at its options, ONNX Runtime checks that the external data could be read. Hence the `Placeholder`: a
-file of the right length that has no blocks on the disk. `clockwork.runtimes.onnx.probe` makes sure that nothing comes
+file of the right length that has no blocks on the disk. `clockwork.runtimes.probe` makes sure that nothing comes
 from it.
 """
 
@@ -34,7 +34,8 @@ from clockwork.arrays import Array, dtype_of
 from clockwork.errors import InvalidModelError, ServerError
 from clockwork.runtimes.onnx.files import tensors_of_node
 from clockwork.runtimes.onnx.sessions import FAILURES, options, ort_value, said, session
-from clockwork.runtimes.onnx.signature import Signature, signature
+from clockwork.runtimes.onnx.signature import signature
+from clockwork.runtimes.signature import Signature
 from clockwork.units import KIB, Bytes
 
 INLINE_BYTES_MAX: Final[Bytes] = KIB

@@ -12,16 +12,16 @@ from clockwork.errors import InvalidModelError
 from clockwork.heap import measured
 from clockwork.messages.tensors import Datatype
 from clockwork.runtimes.base import HostModelInfo
+from clockwork.runtimes.hardware import device_kind, instruction_set
 from clockwork.runtimes.onnx import cache
 from clockwork.runtimes.onnx.calm import Calm
 from clockwork.runtimes.onnx.files import ModelFile, find, read
-from clockwork.runtimes.onnx.hardware import device_kind, instruction_set
 from clockwork.runtimes.onnx.model import OnnxModel
 from clockwork.runtimes.onnx.packing import worth_packing
 from clockwork.runtimes.onnx.prepared import Placeholder, Prepared, prepare, unpacked
-from clockwork.runtimes.onnx.probe import Run, Verdict, examine, feeds
 from clockwork.runtimes.onnx.sessions import FAILURES, run, run_with_bfloat16, said, share_one_arena
-from clockwork.runtimes.onnx.signature import Signature
+from clockwork.runtimes.probe import Run, Verdict, examine, feeds
+from clockwork.runtimes.signature import Signature
 from clockwork.units import Bytes
 
 
@@ -84,6 +84,7 @@ class OnnxRuntime:
             outputs=tuple(port.info for port in prepared.ports.outputs),
             batchable=verdict.batchable,
             weights_bytes=prepared.nbytes + verdict.session_bytes,
+            runtime=self.version,
         )
         placeholder = self._placeholder if verdict.in_place else None
         return OnnxModel(info, prepared, self._threads, placeholder, verdict.packed, self._calm)

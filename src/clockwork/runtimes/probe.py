@@ -16,7 +16,7 @@ from msgspec import Struct
 from clockwork.arrays import Array, dtype_of
 from clockwork.errors import ClockworkError
 from clockwork.messages.tensors import Datatype
-from clockwork.runtimes.onnx.signature import FREE, Port, Signature
+from clockwork.runtimes.signature import FREE, Port, Signature
 from clockwork.units import Bytes
 
 Run: TypeAlias = Callable[[Mapping[str, Array]], list[Array]]

@@ -1,0 +1,67 @@
+"""Whose fault it is when PyTorch raises.
+
+Rules of the file: what PyTorch says is cut to its first lines; paths are taken out, because messages travel to clients.
+"""
+
+import re
+from typing import Final
+
+from clockwork.errors import InvalidRequestError, ServerError
+
+MESSAGE_CHARS_MAX: Final = 300
+"""So much of what PyTorch says is passed on."""
+
+CHAIN_MAX: Final = 100
+"""More errors are in no chain."""
+
+FAILURES: Final[tuple[type[Exception], ...]] = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""Whatever PyTorch raises: its own exceptions are all of these."""
+
+LOADING_FAILURES: Final[tuple[type[Exception], ...]] = (*FAILURES, ImportError, SyntaxError)
+"""What it raises over a file besides."""
+
+_MEMORY: Final = re.compile(r"allocate memory|out of memory|DefaultCPUAllocator", re.IGNORECASE)
+_INPUTS: Final = re.compile(
+    r"\b(shapes?|sizes?|dimensions?|dims?|broadcast\w*|index|indices|out of (range|bounds)|Runtime assertion failed)\b",
+    re.IGNORECASE,
+)
+_NOISE: Final = re.compile(r"(?<!\w)/\S+|\bFile \"[^\"]*\", line \d+\S*|\b\w+\.(?:cc|h|cpp|hpp):\d+\b")
+
+
+def said(error: BaseException) -> str:
+    """What PyTorch said, for people who have neither its sources nor this machine's files."""
+    text = " ".join(_NOISE.sub("", str(error)).split())
+    if len(text) > MESSAGE_CHARS_MAX:
+        text = text[:MESSAGE_CHARS_MAX] + "..."
+    return text or type(error).__name__
+
+
+def cause(error: BaseException) -> BaseException:
+    """The first of a chain of errors: PyTorch says what is wrong in the first, and where to look in the last."""
+    for _ in range(CHAIN_MAX):
+        earlier = error.__cause__ or error.__context__
+        if earlier is None:
+            break
+        error = earlier
+    return error
+
+
+def failure(error: Exception) -> InvalidRequestError | ServerError:
+    """A kernel that cannot make sense of shapes or indices was given inputs that do not go together."""
+    text = str(error)
+    if _MEMORY.search(text) or isinstance(error, MemoryError):
+        return ServerError(f"there is no memory for the inference: {said(error)}")
+    if isinstance(error, LookupError) or _INPUTS.search(text):
+        return InvalidRequestError(f"the model refuses these inputs: {said(error)}")
+    return ServerError(f"the inference failed: {said(error)}")

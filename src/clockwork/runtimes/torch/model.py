@@ -1,0 +1,95 @@
+"""The two hands that a model passes through, on CPU devices: in host memory, and on a device.
+
+Rules of the file: `LoadedTorchModel` is what every inference goes through. A device's weights are a copy of its own, so
+that a page of a weights cache is a page of memory, as on any other device.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from clockwork.arrays import Array
+from clockwork.errors import ServerError
+from clockwork.messages.actions import InferInput
+from clockwork.runtimes.base import HostModelInfo, Payload
+from clockwork.runtimes.batches import Batches, Feed, Share
+from clockwork.runtimes.torch.failures import FAILURES, failure, said
+from clockwork.runtimes.torch.program import Program
+from clockwork.runtimes.torch.tensors import to_array, to_tensor
+from clockwork.runtimes.torch.weights import host_block
+from clockwork.units import show_bytes
+
+
+def execute(program: Program, arguments: Sequence[Any], feed: Feed) -> list[Array]:
+    """Run a program on the CPU; ``arguments`` are `Program.arguments` of its weights.
+
+    Raises:
+        InvalidRequestError: it refuses these inputs.
+        ServerError: anything else.
+    """
+    arrays = [feed[port.info.name] for port in program.ports.inputs]
+    program.shapes.check(tuple([array.shape for array in arrays]))
+    complete = list(arguments)
+    for slot, array in zip(program.input_slots, arrays, strict=True):
+        complete[slot] = to_tensor(array)
+    try:
+        with torch.inference_mode():
+            return [to_array(it) for it in program.forward(*complete)]
+    except FAILURES as error:
+        raise failure(error) from error
+
+
+class TorchModel:
+    """A model in host memory: a program, and its weights in one block."""
+
+    def __init__(self, info: HostModelInfo, program: Program) -> None:
+        self._info = info
+        self._program = program
+
+    @property
+    def info(self) -> HostModelInfo:
+        """What is known of it."""
+        return self._info
+
+    def load_weights(self, device: int) -> "LoadedTorchModel":
+        """Copy the weights. All devices are alike; the caller's thread decides which CPU they are.
+
+        Raises:
+            ServerError: there is no memory for them.
+        """
+        program = self._program
+        try:
+            block = host_block(program.layout.nbytes)
+            block.copy_(program.weights)
+        except FAILURES as error:
+            raise ServerError(
+                f"PyTorch could not load {show_bytes(self._info.weights_bytes)} of weights on device {device}: "
+                f"{said(error)}"
+            ) from error
+        return LoadedTorchModel(self._info, program, program.arguments(program.layout.tensors(block)))
+
+
+class LoadedTorchModel:
+    """A model on a device: the program, and arguments of it that lie there."""
+
+    def __init__(self, info: HostModelInfo, program: Program, arguments: list[Any]) -> None:
+        self._batches = Batches(info)
+        self._program = program
+        self._arguments = arguments
+
+    def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> Feed:
+        """One batch from the rows of several requests; see `clockwork.runtimes.batches`."""
+        return self._batches.assemble(inputs, payloads)
+
+    def execute(self, batch: Feed) -> list[Array]:
+        """Run the model on the batch; see `execute`."""
+        return execute(self._program, self._arguments, batch)
+
+    def split(self, inputs: Sequence[InferInput], outputs: list[Array]) -> list[Share]:
+        """Each request's share of the outputs; see `clockwork.runtimes.batches`."""
+        return self._batches.split(inputs, outputs)
+
+    def close(self) -> None:
+        """Give the weights' memory back. What was put out stays."""
+        self._arguments = []

@@ -1,0 +1,244 @@
+"""An exported program as a function of weights and inputs, and what it takes and gives.
+
+Theory of operation. ``torch.export`` lifts everything that a module holds into arguments: the graph is a pure function
+of parameters, buffers, constants and inputs, in this order. So the graph exists once, whatever is loaded and evicted,
+and weights on a device are a tuple of tensors there. Programs that are no pure functions, because they write to a
+buffer or to an input, are refused: what one request does may not show in another's answer.
+"""
+
+import math
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+from zipfile import ZipFile
+
+import torch
+from msgspec import Struct
+from torch.export.graph_signature import (
+    ConstantArgument,
+    InputKind,
+    OutputKind,
+    TensorArgument,
+)
+
+from clockwork.errors import InvalidModelError
+from clockwork.messages.tensors import MAX_RANK, MAX_TENSORS, TensorInfo
+from clockwork.runtimes.signature import FREE, Port, Signature
+from clockwork.runtimes.torch.failures import LOADING_FAILURES, cause, said
+from clockwork.runtimes.torch.shapes import Range, Shapes
+from clockwork.runtimes.torch.tensors import DATATYPES
+from clockwork.runtimes.torch.weights import Layout, packed
+from clockwork.runtimes.torch.writes import written_placeholders
+
+OUTPUT: Final = "output"
+"""The name of the output of a program that gives one tensor; of several, output_0, output_1 ..., unless they are a
+dictionary."""
+
+UNKNOWN_MAX: Final = 5
+"""So many operators that are not known are named."""
+
+_OPERATOR: Final = re.compile(r'"target":\s*"torch\.ops\.(\w+)\.(\w+)\.(\w+)"')
+_WEIGHTS: Final = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+_WRITES: Final = {
+    OutputKind.BUFFER_MUTATION: "buffer",
+    OutputKind.PARAMETER_MUTATION: "parameter",
+    OutputKind.USER_INPUT_MUTATION: "input",
+}
+
+
+class Program(Struct, frozen=True):
+    """``forward(*arguments)`` gives the outputs in order, where arguments are `arguments` with the inputs put in."""
+
+    forward: Callable[..., Sequence[Any]]
+    ports: Signature
+    shapes: Shapes
+    layout: Layout
+    weights: Any  #: a block of host memory
+    template: tuple[Any, ...]  #: of arguments; constants are in their places
+    weight_slots: tuple[int, ...]
+    input_slots: tuple[int, ...]
+    graph: Any
+
+    def arguments(self, weights: Sequence[Any]) -> list[Any]:
+        """A list of arguments to put inputs into, at ``input_slots``."""
+        made = list(self.template)
+        for slot, tensor in zip(self.weight_slots, weights, strict=True):
+            made[slot] = tensor
+        return made
+
+
+def load(path: Path) -> Program:
+    """Read an exported program from a file that `clockwork.runtimes.torch.archive.read` has checked.
+
+    Raises:
+        InvalidModelError: PyTorch cannot read it, or it is of a kind that is not supported.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the age of the file; what matters is raised
+            exported = torch.export.load(str(path))
+    except LOADING_FAILURES as error:
+        unknown = unknown_operators(path)
+        reason = (
+            f"it uses {', '.join(unknown[:UNKNOWN_MAX])}, which PyTorch {torch.__version__} does not have"
+            if unknown
+            else said(cause(error))
+        )
+        raise InvalidModelError(
+            f"PyTorch {torch.__version__} cannot load {path.name!r}: {reason}; only PyTorch's own operators are "
+            "supported, and a file of another release may have to be exported anew"
+        ) from error
+    return made(exported)
+
+
+def unknown_operators(path: Path) -> list[str]:
+    """The operators that a file names and PyTorch does not have: it says so to its log only."""
+    with ZipFile(path) as archive:
+        (entry,) = (it for it in archive.namelist() if "/models/" in it and it.endswith(".json"))
+        named = sorted(set(_OPERATOR.findall(archive.read(entry).decode(errors="replace"))))
+    return [".".join(it) for it in named if not _exists(*it)]
+
+
+def _exists(namespace: str, name: str, overload: str) -> bool:
+    try:
+        getattr(getattr(getattr(torch.ops, namespace), name), overload)
+    except (AttributeError, RuntimeError):
+        return False
+    return True
+
+
+def made(exported: Any) -> Program:
+    """The program behind an ``ExportedProgram``.
+
+    Raises:
+        InvalidModelError: it is of a kind that is not supported.
+    """
+    template: list[Any] = []
+    weights: list[Any] = []
+    weight_slots: list[int] = []
+    inputs: list[tuple[int, Any]] = []
+    placeholders = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
+    for slot, spec in enumerate(exported.graph_signature.input_specs):
+        template.append(None)
+        if spec.kind in _WEIGHTS:
+            weights.append(_weight(exported, spec))
+            weight_slots.append(slot)
+        elif spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, ConstantArgument):
+            template[slot] = spec.arg.value
+        elif spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument):
+            inputs.append((slot, placeholders[spec.arg.name].meta["val"]))
+        else:
+            raise InvalidModelError(
+                f"the program takes {spec.arg.name!r}, a {spec.kind.name.lower().replace('_', ' ')} of type "
+                f"{type(spec.arg).__name__.removesuffix('Argument')}; only tensors are supported: export it with "
+                "tensors as inputs"
+            )
+    _check_writes(exported)
+    names = _input_names(exported, [slot for slot, _ in inputs])
+    values = [value for _, value in inputs]
+    ports = Signature(_ports(names, values, "input"), _ports(*_outputs(exported), "output"))
+    ranges = {str(symbol): _range(it) for symbol, it in exported.range_constraints.items()}
+    layout, block = packed(weights)
+    return Program(
+        forward=exported.graph_module.forward,
+        ports=ports,
+        shapes=Shapes(names, [tuple(map(_dim, value.shape)) for value in values], ranges),
+        layout=layout,
+        weights=block,
+        template=tuple(template),
+        weight_slots=tuple(weight_slots),
+        input_slots=tuple(slot for slot, _ in inputs),
+        graph=exported.graph_module,
+    )
+
+
+def _check_writes(exported: Any) -> None:
+    for name in written_placeholders(exported.graph):
+        (spec,) = (it for it in exported.graph_signature.input_specs if it.arg.name == name)
+        raise _writes(spec.kind.name.lower().replace("user_", "").replace("_", " "), spec.target or name)
+
+
+def _writes(word: str, name: str) -> InvalidModelError:
+    return InvalidModelError(
+        f"the program writes to its {word} {name!r} while it runs, so that one request would change another's answer: "
+        "export the module in eval mode, without such state"
+    )
+
+
+def _weight(exported: Any, spec: Any) -> Any:
+    found = exported.state_dict.get(spec.target)
+    if found is None:
+        found = exported.constants.get(spec.target)
+    if not isinstance(found, torch.Tensor) or found.layout is not torch.strided:
+        raise InvalidModelError(f"weights {spec.target!r} of the program are no plain tensor: {type(found).__name__}")
+    return found
+
+
+def _input_names(exported: Any, slots: Sequence[int]) -> list[str]:
+    """The names of the parameters of ``forward``; what is nested in them is told apart by PyTorch's own names."""
+    specs = exported.graph_signature.input_specs
+    return [str(specs[slot].arg.name) for slot in slots]
+
+
+def _outputs(exported: Any) -> tuple[list[str], list[Any]]:
+    """Names and example values of the outputs."""
+    nodes = {node.name: node for node in exported.graph.nodes}
+    values: list[Any] = []
+    for spec in exported.graph_signature.output_specs:
+        if spec.kind in _WRITES:
+            raise _writes(_WRITES[spec.kind], spec.target)
+        if spec.kind is not OutputKind.USER_OUTPUT or not isinstance(spec.arg, TensorArgument):
+            raise InvalidModelError(
+                f"output {len(values)} of the program is no tensor: export a module that gives tensors only"
+            )
+        values.append(nodes[spec.arg.name].meta["val"])
+    return _output_names(exported.call_spec.out_spec, len(values)), values
+
+
+def _output_names(spec: Any, count: int) -> list[str]:
+    """The keys, if the outputs are a flat dictionary with names for keys."""
+    keys = spec.context if spec.type is dict else []
+    if keys and len(keys) == count and all(isinstance(key, str) and key for key in keys):
+        return [str(key) for key in keys]
+    return [OUTPUT] if count == 1 else [f"{OUTPUT}_{i}" for i in range(count)]
+
+
+def _ports(names: Sequence[str], values: Sequence[Any], word: str) -> tuple[Port, ...]:
+    if not names or len(names) > MAX_TENSORS:
+        raise InvalidModelError(f"the program has {len(names)} {word}s; 1 to {MAX_TENSORS} are supported")
+    return tuple(_port(name, value, word) for name, value in zip(names, values, strict=True))
+
+
+def _port(name: str, value: Any, word: str) -> Port:
+    datatype = DATATYPES.get(value.dtype)
+    if datatype is None:
+        raise InvalidModelError(
+            f"the program's {word} {name!r} is of type {value.dtype}; only tensors of "
+            f"{', '.join(DATATYPES.values())} are supported: convert it in the module"
+        )
+    if value.dim() > MAX_RANK:
+        raise InvalidModelError(
+            f"the program's {word} {name!r} has {value.dim()} dimensions; at most {MAX_RANK} are supported"
+        )
+    dims = tuple(map(_dim, value.shape))
+    shape = tuple(dim if isinstance(dim, int) else FREE for dim in dims)
+    symbols = tuple("" if isinstance(dim, int) else str(dim) for dim in dims)
+    return Port(TensorInfo(name, datatype.value, shape), symbols)
+
+
+def _dim(size: Any) -> Any:
+    """A number, or an expression of sympy."""
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    return int(expression) if expression.is_number else expression
+
+
+def _range(found: Any) -> Range:
+    return Range(_number(found.lower), _number(found.upper))
+
+
+def _number(bound: Any) -> int | None:
+    return int(bound) if bound.is_finite and math.isfinite(bound) else None

@@ -1,0 +1,86 @@
+"""`TorchRuntime`: from a path to a model in host memory, for CPU devices."""
+
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+
+from clockwork.heap import give_back
+from clockwork.runtimes.base import HostModelInfo
+from clockwork.runtimes.hardware import device_kind
+from clockwork.runtimes.probe import examine
+from clockwork.runtimes.torch.archive import ModelFile, find, read
+from clockwork.runtimes.torch.model import TorchModel, execute
+from clockwork.runtimes.torch.program import Program, load
+from clockwork.runtimes.torch.tensors import accept_read_only
+
+
+def version() -> str:
+    """Name and version, ``torch 2.13.0+cpu``."""
+    return f"torch {torch.__version__}"
+
+
+def use_threads(count: int) -> None:
+    """Let each thread that executes compute with ``count`` threads, itself included; for the whole process."""
+    torch.set_num_threads(count)
+    if torch.get_num_interop_threads() != 1:
+        torch.set_num_interop_threads(1)
+
+
+class TorchRuntime:
+    """Executes exported programs with PyTorch on CPUs. See `clockwork.runtimes.base.Runtime`.
+
+    A device is ``threads_per_device`` threads; the first is the one that calls. PyTorch has one such number for each
+    process, so the runtimes of one process should agree.
+    """
+
+    def __init__(self, threads_per_device: int = 1) -> None:
+        if threads_per_device < 1:
+            raise ValueError(f"threads_per_device is {threads_per_device}; a device has at least one thread")
+        give_back()
+        accept_read_only()
+        use_threads(threads_per_device)
+        self._kind = device_kind(threads_per_device)
+        self._lock = Lock()
+        self._models: WeakValueDictionary[str, TorchModel] = WeakValueDictionary()
+
+    @property
+    def version(self) -> str:
+        """Name and version, ``torch 2.13.0+cpu``."""
+        return version()
+
+    @property
+    def device_kind(self) -> str:
+        """The CPU and the threads that a device uses of it."""
+        return self._kind
+
+    def load_model(self, path: Path) -> TorchModel:
+        """Read and try a model. A model of the same content that is still in use is returned as it is.
+
+        Raises:
+            InvalidModelError: not a model of this runtime, or a broken one.
+        """
+        file = read(find(path))
+        with self._lock:  # one at a time: reading takes twice the model's size of memory
+            model = self._models.get(file.digest)
+            if model is None:
+                program = load(file.path)
+                model = self._models[file.digest] = TorchModel(host_info(file, program), program)
+        return model
+
+
+def host_info(file: ModelFile, program: Program) -> HostModelInfo:
+    """What is known of a program. Whether it can be batched is tried on the CPU, with the weights in host memory."""
+    arguments: list[Any] = program.arguments(program.layout.tensors(program.weights))
+    run = partial(execute, program, arguments)
+    return HostModelInfo(
+        digest=file.digest,
+        inputs=tuple(port.info for port in program.ports.inputs),
+        outputs=tuple(port.info for port in program.ports.outputs),
+        batchable=examine(program.ports, run, run).batchable,
+        weights_bytes=program.layout.nbytes,
+        runtime=version(),
+    )

@@ -1,0 +1,58 @@
+"""Numpy arrays <-> tensors: the same memory, seen from two libraries.
+
+Rules of the file: nothing is copied, unless PyTorch has no other way. A tensor made from an array must not be written
+to: arrays made from payloads are read-only, which PyTorch does not know. Programs that write to their inputs are not
+loaded (`clockwork.runtimes.torch.program`).
+"""
+
+import warnings
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from clockwork.arrays import Array, dtype_of
+from clockwork.messages.tensors import Datatype
+
+DATATYPES: Final[dict[torch.dtype, Datatype]] = {
+    torch.bool: Datatype.BOOL,
+    torch.uint8: Datatype.UINT8,
+    torch.uint16: Datatype.UINT16,
+    torch.uint32: Datatype.UINT32,
+    torch.uint64: Datatype.UINT64,
+    torch.int8: Datatype.INT8,
+    torch.int16: Datatype.INT16,
+    torch.int32: Datatype.INT32,
+    torch.int64: Datatype.INT64,
+    torch.float16: Datatype.FP16,
+    torch.bfloat16: Datatype.BF16,
+    torch.float32: Datatype.FP32,
+    torch.float64: Datatype.FP64,
+}
+"""Tensors of these types are sent and received; PyTorch has no strings."""
+
+
+@cache
+def accept_read_only() -> None:
+    """Let PyTorch say once, to nobody, that a tensor of a read-only array must not be written to. Then it is silent."""
+    array = np.zeros(1)
+    array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.from_numpy(array)
+
+
+def to_tensor(array: Array) -> Any:
+    """A tensor in the array's memory, not to be written to."""
+    if array.dtype.isbuiltin != 1:
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def to_array(tensor: Any) -> Array:
+    """An array in the memory of a tensor on the CPU; a copy where that is not contiguous."""
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(dtype_of("BF16"))  # type: ignore[no-any-return]
+    return tensor.numpy()  # type: ignore[no-any-return]

@@ -1,0 +1,63 @@
+"""``--runtime``, where PyTorch is not installed and where it is."""
+
+from pathlib import Path
+
+import pytest
+
+from cli.processes import save_dense
+from clockwork.cli import run, runtimes
+from clockwork.cli.runtimes import make_runtime
+from clockwork.errors import InvalidModelError, InvalidRequestError
+from clockwork.runtimes.by_file import RuntimeByFile, is_program
+from clockwork.runtimes.onnx import OnnxRuntime
+
+
+@pytest.fixture
+def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_without_pytorch_it_is_said_how_to_install_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["export", "nets:Net", "--input", "1x8"]) == 1
+    assert capsys.readouterr().err == "clockwork: PyTorch is not installed: pip install 'clockwork-serve[torch]'\n"
+    with pytest.raises(InvalidRequestError, match="PyTorch is not installed"):
+        make_runtime("torch", 1)
+    (tmp_path / "m.pt2").touch()
+    with pytest.raises(InvalidModelError, match="an exported PyTorch program, and PyTorch is not installed on the"):
+        make_runtime("auto", 1).load_model(tmp_path / "m.pt2")
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_without_pytorch_other_models_are_served(tmp_path: Path) -> None:
+    runtime = make_runtime("auto", 1)
+    assert isinstance(runtime, RuntimeByFile)
+    info = runtime.load_model(save_dense(tmp_path / "dense.onnx")).info
+    assert info.runtime == runtime.version == OnnxRuntime().version
+    assert runtime.device_kind == OnnxRuntime().device_kind
+
+
+def test_onnx_alone_takes_no_program(tmp_path: Path) -> None:
+    with pytest.raises(InvalidModelError, match=r"'m.pt2' is no ONNX model"):
+        make_runtime("onnx", 1).load_model(tmp_path / "m.pt2")
+
+
+def test_another_runtime_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["worker", "--runtime", "tensorflow"]) == 2
+    assert "'tensorflow' is none of auto, onnx, torch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "asked", "program"),
+    [
+        ("a.pt2", "a.pt2", True),
+        ("a.onnx", "a.onnx", False),
+        ("a/model.pt2", "a", True),
+        ("a/1/model.pt2", "a", True),
+        ("a/1/model.onnx", "a", False),
+    ],
+)
+def test_the_name_of_the_file_decides(file: str, asked: str, program: bool, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).touch()
+    assert is_program(tmp_path / asked) is program

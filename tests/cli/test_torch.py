@@ -1,0 +1,169 @@
+"""PyTorch programs from the command line: exported, checked, and served by real processes."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+
+from cli.processes import save_dense, serve
+from clockwork.cli import run
+from clockwork.cli.child import this_program
+from clockwork.client import AsyncClient, Client
+from runtimes.torch.programs import Conv, saved_conv
+
+import torch  # isort: skip - `programs` skips these tests where there is none
+
+NETS = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.dense = torch.nn.Linear(8, 3)
+    def forward(self, x, scale):
+        return self.dense(x) * scale
+
+class Fixed(torch.nn.Module):
+    def forward(self, x):
+        return x.reshape(2, 8) if x.shape[0] == 2 else x
+
+class Data(torch.nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+def broken():
+    raise KeyError("weights.bin")
+
+ready = Net()
+number = 5
+"""
+
+
+def eager(image: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    with torch.no_grad():
+        return Conv().eval()(torch.from_numpy(image))["prob"].numpy()  # type: ignore[no-any-return]
+
+
+def images(rows: int, seed: int) -> np.ndarray:  # type: ignore[type-arg]
+    return np.random.default_rng(seed).random((rows, 3, 16, 16), np.float32)
+
+
+def ran(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*this_program(), *arguments]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
+    return tmp_path
+
+
+INPUTS = ("--input", "1x8", "--input", "scale=1x3")
+
+
+@pytest.mark.parametrize("where", ["nets:Net", "nets.py:Net", "nets:ready"])
+def test_a_module_is_exported_and_checked(nets: Path, where: str) -> None:
+    done = ran(nets, "export", where, *INPUTS, "-o", "m.pt2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "m.pt2: the batch dimension is of any size\n"
+    checked = ran(nets, "check-model", "m.pt2", "--max-batch", "2", "--json")
+    assert checked.returncode == 0, checked.stderr
+    found = json.loads(checked.stdout)
+    assert found["info"]["batchable"]
+    assert [it["name"] for it in found["info"]["inputs"]] == ["x", "scale"]
+    assert found["info"]["runtime"] == f"torch {torch.__version__}"
+    assert set(found["infer"]) == {"1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nets:Net", *INPUTS, "--no-batch"], "Net.pt2: the batch dimension is as given"),
+        (["nets:Fixed", "--input", "4x8"], "fixed, because with a free one torch.export cannot export it: Constraints"),
+    ],
+)
+@pytest.mark.usefixtures("nets")
+def test_a_batch_dimension_that_is_fixed_is_told(
+    arguments: Sequence[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["export", *arguments]) == 0
+    assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["nets:Nat", *INPUTS], 1, "nets has no 'Nat'; it has Net, Fixed, Data, broken, ready"),
+        (["nots:Net", *INPUTS], 1, "nots cannot be imported: ModuleNotFoundError: No module named 'nots'"),
+        (["nots.py:Net", *INPUTS], 1, "nots.py cannot be imported: FileNotFoundError: there is no file nots.py"),
+        (["nets:broken", *INPUTS], 1, "nets:broken() failed: KeyError: 'weights.bin'"),
+        (["nets:number", *INPUTS], 1, "nets:number is a int: a torch.nn.Module, or what makes one, is needed"),
+        (["nets:Fixed", "--input", "4x8", "--batch"], 1, "torch.export cannot export it: Constraints violated"),
+        (["nets:Data", "--input", "1x8"], 1, "torch.export cannot export it: "),
+        (["nets", *INPUTS], 2, "'nets' names no factory: write MODULE:FACTORY"),
+        (["nets:Net", "--input", "1,8"], 2, "'1,8' is no input: write 1x3x224x224 or tokens=1x64:int64"),
+        (["nets:Net", "--input", "1x8:f32"], 2, "'f32' is no type of inputs; known: bool, uint8"),
+        (["nets:Net", *INPUTS, "-o", "no/m.pt2"], 1, "no/m.pt2 cannot be written"),
+    ],
+)
+@pytest.mark.usefixtures("nets")
+def test_what_cannot_be_exported_is_told_in_one_line(
+    arguments: Sequence[str], code: int, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["export", *arguments]) == code
+    said = capfd.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+
+
+def test_programs_and_onnx_models_are_served_by_one_worker(tmp_path: Path) -> None:
+    conv, dense = saved_conv(tmp_path / "conv.pt2"), save_dense(tmp_path / "dense.onnx")
+    with serve(str(conv), str(dense), "--http=127.0.0.1:0") as process:
+        address = process.address()
+        with Client(address) as client:
+            for rows in (1, 2):
+                found = client.model("conv").infer({"image": images(rows, rows)}, slo=20)
+                np.testing.assert_allclose(found["prob"], eager(images(rows, rows)), rtol=1e-5, atol=1e-6)
+            assert client.model("dense").infer({"x": np.ones((1, 32), np.float32)}, slo=20)["y"].shape == (1, 5)
+        asyncio.run(ask_at_once(address, 16))
+        ask_over_http(process.out.wait_for(r"HTTP on (\S+)$")[1])
+
+
+async def ask_at_once(address: str, count: int) -> None:
+    async with AsyncClient(address) as client:
+        model = client.model("conv")
+        answers = await asyncio.gather(*(model.infer({"image": images(1, seed)}, slo=20) for seed in range(count)))
+    for seed, answer in enumerate(answers):
+        np.testing.assert_allclose(answer["prob"], eager(images(1, seed)), rtol=1e-5, atol=1e-6)
+
+
+def ask_over_http(address: str) -> None:
+    image = images(1, 3)
+    tensor = {"name": "image", "datatype": "FP32", "shape": list(image.shape), "data": image.ravel().tolist()}
+    request = Request(
+        f"http://{address.removeprefix('http://')}/v2/models/conv/infer",
+        json.dumps({"inputs": [tensor], "parameters": {"slo_ms": 20_000}}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urlopen(request, timeout=30) as reply:
+        outputs = {it["name"]: it for it in json.load(reply)["outputs"]}
+    found = np.array(outputs["prob"]["data"]).reshape(outputs["prob"]["shape"])
+    np.testing.assert_allclose(found, eager(image), rtol=1e-4)
+
+
+def test_a_broken_program_ends_serve_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "m.pt2").write_bytes(b"nothing")
+    with serve(str(tmp_path / "m.pt2"), "--runtime=torch") as process:
+        assert process.ended() == 1
+    assert [line for line in process.err.seen if "'m.pt2' is no exported PyTorch program" in line]

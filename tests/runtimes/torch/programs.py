@@ -1,0 +1,82 @@
+"""Modules to export, small ones, with seeded weights; and whether PyTorch is here."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if find_spec("torch") is None:
+    pytest.skip("PyTorch is not installed: make test-torch", allow_module_level=True)
+
+import torch
+from torch import nn
+
+from clockwork.runtimes.torch.exporting import Example, export
+
+
+class Conv(nn.Module):
+    """``image FP32[-1,3,16,16]`` to ``prob FP32[-1,5]`` and ``mean FP32[-1,8]``; parameters, buffers, a constant."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.dense = nn.Linear(8, 5)
+        self.register_buffer("scale", torch.linspace(0.5, 2, 5))
+        self.offset = torch.full((5,), 2.0)
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        mean = self.norm(self.conv(image)).relu().mean((2, 3))
+        return {"prob": self.dense(mean) * self.scale + self.offset + torch.arange(5), "mean": mean}
+
+
+class Wide(nn.Module):
+    """``x FP32[-1,2048]``: 64 MiB of weights."""
+
+    def __init__(self, width: int = 2048, classes: int = 8192, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.dense = nn.Linear(width, classes)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.dense(x)
+
+
+class Of(nn.Module):
+    """Whatever a function computes."""
+
+    def __init__(self, function: Any, **weights: Any) -> None:
+        super().__init__()
+        for name, weight in weights.items():
+            self.register_buffer(name, weight)
+        self.function = function
+
+    def forward(self, x: Any, y: Any = None) -> Any:
+        return self.function(self, x) if y is None else self.function(self, x, y)
+
+
+def saved(
+    module: nn.Module,
+    path: Path,
+    *shapes: Sequence[int],
+    dtype: Any = torch.float32,
+    batch: bool | None = True,
+    half: bool = False,
+) -> Path:
+    examples = [Example(tuple(shape), dtype) for shape in shapes]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    export(module, examples, batch, half).save(path)
+    return path
+
+
+def saved_conv(path: Path, seed: int = 0) -> Path:
+    return saved(Conv(seed), path, (1, 3, 16, 16))
+
+
+def saved_raw(module: nn.Module, path: Path, *arguments: Any, **more: Any) -> Path:
+    """Exported as given, without the checks of `export`."""
+    torch.export.save(torch.export.export(module, arguments, **more), str(path))
+    return path

@@ -1,0 +1,40 @@
+"""What test_memory runs in a process of its own: ``resident.py FILE``. Prints a list of JSON.
+
+Resident memory before LoadWeights, behind an inference, and after EvictWeights; the first round is a warm-up.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from clockwork.runtimes.torch import TorchRuntime
+
+ROUNDS = 6
+
+
+def resident() -> int:
+    """Bytes."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def main(path: Path) -> list[list[int]]:
+    host = TorchRuntime().load_model(path)
+    feed = {"x": np.ones((1, 2048), np.float32)}
+    found = []
+    for _ in range(ROUNDS):
+        before = resident()
+        loaded = host.load_weights(0)
+        loaded.execute(feed)
+        held = resident()
+        loaded.close()
+        found.append([before, held, resident()])
+    return found[1:]
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]))))

@@ -1,0 +1,48 @@
+"""Make the locks of PyTorch from two runs of pip-compile: ``lock_torch.py DEV_LOCK FOUND CUDA OUT_DIRECTORY``.
+
+PyTorch is published in several builds of one version. ``FOUND`` locks the one that pip finds here (where an index of
+CPU builds is set up: ``2.13.0+cpu``), ``CUDA`` the one that everybody finds, with the CUDA packages that it needs.
+
+- requirements-torch.lock: what the tests without a GPU need on top of ``DEV_LOCK``; either build will do.
+- requirements-torch-cuda.lock: the CUDA build with all its packages, on top of ``DEV_LOCK``.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+HEADER = "#\n# Made by: make lock\n# On top of requirements-dev.lock; see tools/lock_torch.py.\n#\n"
+OF_CUDA = re.compile(r"(nvidia|cuda)-|triton$")
+
+
+def entries(path: str) -> dict[str, tuple[str, list[str]]]:
+    """Each package's version, as in ``==2.13.0``, and its hashes."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    text = re.sub(r"^\s*#.*$", "", Path(path).read_text(), flags=re.MULTILINE)
+    for entry in re.split(r"\n(?=[a-z])", text):
+        if named := re.match(r"\s*([a-z0-9-]+)(===?[^\s\\]+)", entry):
+            found[named[1]] = (named[2], re.findall(r"sha256:[0-9a-f]{64}", entry))
+    return found
+
+
+def text(locked: dict[str, tuple[str, list[str]]]) -> str:
+    """A lock file."""
+    lines = []
+    for name, (version, hashes) in sorted(locked.items()):
+        lines.append(" \\\n    ".join([f"{name}{version}", *(f"--hash={it}" for it in sorted(set(hashes)))]))
+    return HEADER + "\n".join(lines) + "\n"
+
+
+def main(dev: str, found: str, cuda: str, out: str) -> None:
+    """Write both."""
+    known = entries(dev)
+    here, everywhere = ({k: v for k, v in entries(it).items() if k not in known} for it in (found, cuda))
+    plain = {name: it for name, it in here.items() if not OF_CUDA.match(name)}
+    public = everywhere["torch"][0].lstrip("=")
+    plain["torch"] = (f"=={public}", here["torch"][1] + everywhere["torch"][1])
+    (Path(out) / "requirements-torch.lock").write_text(text(plain))
+    (Path(out) / "requirements-torch-cuda.lock").write_text(text(everywhere))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
