@@ -35,7 +35,10 @@ EACH = 4
 LOADS = (0.5, 0.8, 1.0, 1.2, 1.5)
 SLO_MS = 100.0
 TRANSIT_MS = 4.0
-"""What a client leaves for the ways there and back: the server counts from when it has read a request."""
+"""What a client leaves for the ways there and back: the server counts from the first byte that it sees of a request."""
+
+BROKEN = b"admitted, and yet"
+"""What the server says to whom it had promised to be in time, when it knows better: no refusal."""
 
 
 @dataclass
@@ -45,14 +48,17 @@ class Outcomes:
     in_time: list[float] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
+    broken: list[float] = field(default_factory=list)
     timed_out: list[float] = field(default_factory=list)
     failed: int = 0
 
-    def add(self, status: int, latency: float) -> None:
+    def add(self, status: int, body: bytes, latency: float) -> None:
         """An answer, by its HTTP status."""
         match status:
             case 200:
                 (self.in_time if latency <= SLO_MS else self.late).append(latency)
+            case 503 if BROKEN in body:
+                self.broken.append(latency)
             case 503:
                 self.refused.append(latency)
             case 504:
@@ -62,7 +68,14 @@ class Outcomes:
 
     def summary(self, load: float, rate: float) -> dict[str, Any]:
         """As JSON."""
-        sent = len(self.in_time) + len(self.late) + len(self.refused) + len(self.timed_out) + self.failed
+        sent = (
+            len(self.in_time)
+            + len(self.late)
+            + len(self.refused)
+            + len(self.broken)
+            + len(self.timed_out)
+            + self.failed
+        )
         return {
             "load": load,
             "rate": round(rate, 1),
@@ -71,12 +84,14 @@ class Outcomes:
             "of_bare_capacity": round(load * len(self.in_time) / sent, 4),
             "late": len(self.late),
             "refused": len(self.refused),
+            "broken": len(self.broken),
             "timed_out": len(self.timed_out),
             "failed": self.failed,
             "ms_p50": p(self.in_time, 50),
             "ms_p99": p(self.in_time, 99),
             "refusal_ms_p50": p(self.refused, 50),
             "refusal_ms_p99": p(self.refused, 99),
+            "broken_ms_p99": p(self.broken, 99),
         }
 
 
@@ -112,7 +127,7 @@ class OpenLoop:
     async def _exchange(self, request: bytes, due: int) -> None:
         connection = self._free.pop() if self._free else await connect(self._address)
         status = await connection.ask(request)
-        self.outcomes.add(status, (time.monotonic_ns() - due) / 1e6)
+        self.outcomes.add(status, connection.body, (time.monotonic_ns() - due) / 1e6)
         self._free.append(connection)
 
 

@@ -29,6 +29,7 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._received = bytearray()
         self._answer: asyncio.Future[int] | None = None
+        self.body = b""  #: of the last answer
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -49,6 +50,7 @@ class Connection(asyncio.Protocol):
         if len(self._received) < head + 4 + int(self._received[at : self._received.index(b"\r", at)]):
             return
         assert self._answer is not None
+        self.body = bytes(self._received[head + 4 :])
         self._answer.set_result(int(self._received[9:12]))
 
     def connection_lost(self, error: Exception | None) -> None:

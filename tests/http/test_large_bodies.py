@@ -1,7 +1,7 @@
 """Bodies that are received past the parser: `clockwork.http.receiving`."""
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -10,8 +10,11 @@ from client.live import run
 from clockwork.http.asgi import ClientGoneError
 from clockwork.http.config import HttpConfig
 from clockwork.http.receiving import LARGE, Held, LargeBody
+from clockwork.messages.commands import Command
 from clockwork.oip.rest import RestError
 from clockwork.scheduling.echo import EchoScheduler
+from clockwork.state import PendingRequest
+from clockwork.units import MILLISECOND, SECOND, Nanos
 from http_raw import Peer, binary_row, connected, served
 
 WIDE = "/v2/models/wide/infer"
@@ -173,5 +176,35 @@ def test_a_client_that_leaves_is_not_waited_for() -> None:
         body.end(ClientGoneError())
         with pytest.raises(ClientGoneError):
             await body.take(10.0)
+
+    run(test())
+
+
+class Notes(EchoScheduler):
+    """Echoes, and notes what time the requests had left."""
+
+    name: ClassVar[str] = "notes"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: list[Nanos] = []
+
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+        self.left.append(request.deadline - now)
+        return super().infer(now, request)
+
+
+def test_a_deadline_counts_from_the_first_byte() -> None:
+    async def test() -> None:
+        notes = Notes()
+        async with served(notes, models=("wide.onnx",)) as (peer, *_):
+            asked, length = binary_row(SENT.tobytes(), (1, COLUMNS), slo_ms=10_000)
+            lines = ["POST " + WIDE + " HTTP/1.1", "Host: here", f"Inference-Header-Content-Length: {length}"]
+            peer.writer.write("\r\n".join([*lines, f"Content-Length: {len(asked)}", "", ""]).encode() + asked[:-1])
+            await peer.writer.drain()
+            await asyncio.sleep(0.05)
+            peer.writer.write(asked[-1:])
+            assert await echoed(peer)
+            assert notes.left[0] <= 10 * SECOND - 50 * MILLISECOND
 
     run(test())

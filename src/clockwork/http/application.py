@@ -12,11 +12,12 @@ import msgspec
 
 from clockwork import __version__
 from clockwork.access import Right
+from clockwork.clock import MonotonicClock
 from clockwork.controller.stage import Stage
 from clockwork.errors import ConnectionLostError, InvalidRequestError, NotPermittedError
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
-from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply, Scope, Send, json_reply, refusal
+from clockwork.http.asgi import BEGAN, ClientGoneError, Headers, Receive, Reply, Scope, Send, json_reply, refusal
 from clockwork.http.bodies import Bodies, header_bytes, packed
 from clockwork.http.config import HttpConfig
 from clockwork.http.receiving import LARGE_BODY, Held
@@ -72,6 +73,7 @@ class Application:
         self._client = client
         self._access = host.access
         self._bodies = Bodies(config, held)
+        self._clock = MonotonicClock()
         self._metrics = Metrics(host.description, config.model_histograms) if config.metrics else None
         self._models: Mapping[str, ModelSummary] = {}  #: once it serves; from then on they stay as they are
 
@@ -127,6 +129,8 @@ class Application:
             check_supported(head.parameters)
         except ValueError as error:
             raise wrong(str(error)) from None
+        if slo is not None:
+            slo = max(1, slo - (self._clock.now() - scope[BEGAN]))  # it took its time to come
         wanted = tuple(dict.fromkeys(output.name for output in head.outputs))
         request = InferRequest(self._client.next_id(), model, specs, slo, None, wanted)
         response, data = await unless_gone(self._ask(request, InferResponse, payload), receive)

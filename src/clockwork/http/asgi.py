@@ -14,6 +14,9 @@ Receive: TypeAlias = Callable[[], Awaitable[Any]]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
 Headers: TypeAlias = Mapping[bytes, bytes]
 
+BEGAN: Final = "clockwork.began"
+"""The key of the moment, in a scope, when the first byte of the request came; its deadline counts from then."""
+
 JOINED: Final = 16 * KIB
 """Parts of a body that are smaller together cost less to copy than to write one by one."""
 

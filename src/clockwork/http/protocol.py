@@ -12,7 +12,8 @@ import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from clockwork.http.asgi import ClientGoneError
+from clockwork.clock import Clock, MonotonicClock
+from clockwork.http.asgi import BEGAN, ClientGoneError
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.receiving import LARGE, LARGE_BODY, Held, LargeBody, Parsing
 from clockwork.messages.status import Status
@@ -29,6 +30,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
 
     limits: HttpConfig = DEFAULT
     held: Held = Held(DEFAULT.max_held)
+    clock: Clock = MonotonicClock()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As uvicorn makes it."""
@@ -115,6 +117,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         """A head begins."""
         self._in_head = True
         super().on_message_begin()
+        self.scope[BEGAN] = self.clock.now()  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
         """A head has ended."""
