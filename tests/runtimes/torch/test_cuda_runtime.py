@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtimes.torch.fake_driver import FakeDriver, FakeExecutor
 from runtimes.torch.programs import Conv, Of, Wide, saved, saved_conv
 
 import torch  # isort: skip - `programs` skips these tests where there is none
+from runtimes.torch.fake_driver import FakeDriver, FakeExecutor  # isort: skip
 
 from clockwork.errors import DeviceLostError, InvalidRequestError, ServerError
 from clockwork.messages.actions import InferInput
