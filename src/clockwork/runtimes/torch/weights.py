@@ -84,12 +84,22 @@ def packed(tensors: Sequence[Any]) -> tuple[Layout, Any]:
     return layout, block
 
 
-def host_block(nbytes: Bytes) -> Any:
-    """Zeros, as a tensor of bytes, in memory of their own: pages that no allocator keeps."""
+def host_memory(nbytes: Bytes) -> mmap.mmap:
+    """Zeros, in memory of their own: pages that no allocator keeps."""
     memory = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)  # a fifth of the time to fill, and to give back
-    return torch.frombuffer(memory, dtype=torch.uint8, count=max(nbytes, 1))
+    return memory
+
+
+def block_in(memory: mmap.mmap) -> Any:
+    """The memory as a tensor of bytes, which keeps it."""
+    return torch.frombuffer(memory, dtype=torch.uint8)
+
+
+def host_block(nbytes: Bytes) -> Any:
+    """Zeros, as a tensor of bytes, in `host_memory`."""
+    return block_in(host_memory(nbytes))
 
 
 def _dense(tensor: Any) -> Any:
