@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from clockwork.cli.options import AsJson, MaxBatch, ThreadsPerDevice, examples
+from clockwork.cli.runtimes import AllowCompiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,7 @@ def check_model(
     ],
     max_batch: MaxBatch = 16,
     threads_per_device: ThreadsPerDevice = 1,
+    allow_compiled: AllowCompiled = False,
     free_dim: Annotated[int, typer.Option(min=1, help="Free dimensions other than the batch are this long.")] = 128,
     json: AsJson = False,
 ) -> None:
@@ -45,7 +47,7 @@ def check_model(
     from clockwork.clock import MonotonicClock
     from clockwork.units import show_bytes, show_duration
 
-    runtime = make_runtime("auto", threads_per_device)
+    runtime = make_runtime("auto", threads_per_device, allow_compiled=allow_compiled)
     start = MonotonicClock.now()
     model = runtime.load_model(path.absolute())
     reading = MonotonicClock.now() - start

@@ -43,6 +43,7 @@ class LocalWorker(Struct, frozen=True):
     page_size: Bytes
     model_cache: Path | None
     model_cache_size: Bytes
+    allow_compiled: bool = False
 
     def arguments(self) -> list[str]:
         """See `WorkerOptions`."""
@@ -55,6 +56,8 @@ class LocalWorker(Struct, frozen=True):
         ]
         if self.cache_size is not None:
             made.append(f"--cache-size={self.cache_size}")
+        if self.allow_compiled:
+            made.append("--allow-compiled")
         if self.model_cache is not None:
             made += [f"--model-cache={self.model_cache.absolute()}", f"--model-cache-size={self.model_cache_size}"]
         return made

@@ -31,7 +31,7 @@ from clockwork.cli.options import (
     ThreadsPerDevice,
     examples,
 )
-from clockwork.cli.runtimes import RuntimeName
+from clockwork.cli.runtimes import AllowCompiled, RuntimeName
 from clockwork.cli.security import AdminTokenFile, InferenceTokenFile, TlsCert, TlsClientCa, TlsKey
 from clockwork.cli.slos import ModelSlos, model_slos
 from clockwork.http.config import DEFAULT_HTTP
@@ -91,6 +91,7 @@ def serve(
     devices: Devices = 1,
     threads_per_device: ThreadsPerDevice = 1,
     runtime: RuntimeName = "auto",
+    allow_compiled: AllowCompiled = False,
     cache_size: CacheSize = None,
     page_size: PageSize = 16 * MIB,
     model_root: ModelRoot = None,
@@ -133,7 +134,15 @@ def serve(
     else:
         root, specs = _from_files(models or [], copies, model_root)
         worker = LocalWorker(
-            root, devices, threads_per_device, runtime, cache_size, page_size, model_cache, model_cache_size
+            root,
+            devices,
+            threads_per_device,
+            runtime,
+            cache_size,
+            page_size,
+            model_cache,
+            model_cache_size,
+            allow_compiled,
         )
     profiles = profile_directory(profile_cache, no_profile_cache)
     measured = profiling(max_batch, profile_seconds)

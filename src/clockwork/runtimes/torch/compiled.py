@@ -67,6 +67,12 @@ class Description(Struct, frozen=True):
     sha256: str
     """Of the code."""
 
+    @property
+    def target(self) -> str:
+        """For people: ``x86_64 with AVX512 AVX512_VNNI, PyTorch 2.13.0``."""
+        vectors = f" with {self.vectors}" if self.vectors else ""
+        return f"{self.machine}{vectors}, PyTorch {release(self.torch)}"
+
 
 class Code(Struct, frozen=True):
     """Compiled code, and what it was compiled for."""

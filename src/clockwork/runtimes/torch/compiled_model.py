@@ -123,5 +123,4 @@ def compiled_info(info: HostModelInfo, compiled: CompiledProgram, original: Run)
         raise InvalidModelError(f"the compiled code cannot be used: {error}; {HOW}") from error
     finally:
         compiled.put_back(container)
-    vectors = compiled.code.description.vectors
-    return replace(info, batchable=batchable, note=f"compiled ahead for {vectors or compiled.code.description.machine}")
+    return replace(info, batchable=batchable, note=f"compiled ahead for {compiled.code.description.target}")

@@ -86,13 +86,22 @@ class TorchRuntime:
                 f"{file.path.name!r} has compiled code in it, which would be executed as it is: start the worker with "
                 "--allow-compiled if you trust whoever made it, or export it without --compile"
             )
-        code = compiled.read(file.path) if file.compiled else None
-        program = load(file.path)
-        info = host_info(file, program)
-        if code is None:
-            return TorchModel(info, program)
-        made = CompiledProgram(program, code, self._threads)
-        return CompiledModel(compiled_info(info, made, as_it_is(program)), made)
+        return prepared(file, self._threads)
+
+
+def prepared(file: ModelFile, threads: int) -> TorchModel | CompiledModel:
+    """A model from a checked file, tried; compiled code in it computes with ``threads`` threads.
+
+    Raises:
+        InvalidModelError: a broken one, or not for this machine.
+    """
+    code = compiled.read(file.path) if file.compiled else None
+    program = load(file.path)
+    info = host_info(file, program)
+    if code is None:
+        return TorchModel(info, program)
+    made = CompiledProgram(program, code, threads)
+    return CompiledModel(compiled_info(info, made, as_it_is(program)), made)
 
 
 def as_it_is(program: Program) -> Run:
