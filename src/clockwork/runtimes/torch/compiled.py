@@ -1,8 +1,8 @@
 """What a model file says of compiled code in it, and whether this machine can run that.
 
 Rules of the file: nothing here runs the code. It is in the archive beside the program that it was compiled from, which
-has the names, types and shapes of inputs and outputs, and the weights: the code is without. So such a file is an exported
-program like any other, with one thing more.
+has the names, types and shapes of inputs and outputs, and the weights: the code is without. So such a file is an
+exported program like any other, with one thing more.
 """
 
 import hashlib
@@ -140,17 +140,17 @@ def check(name: str, description: Description, here: Description | None = None) 
         )
 
 
-def this_machine() -> Description:
+def this_machine(device: str = "cpu", vectors: str = "", sha256: str = "") -> Description:
     """What code has to be compiled for, to run here."""
     return Description(
         format=FORMAT,
         torch=str(torch.__version__),
-        device="cpu",
+        device=device,
         platform=sys.platform,
         machine=platform.machine(),
-        vectors="",
+        vectors=vectors,
         extensions=extensions(),
-        sha256="",
+        sha256=sha256,
     )
 
 
@@ -162,7 +162,5 @@ def release(version: str) -> str:
 def _entry(name: str, archive: ZipFile, entry: str, limit: Bytes) -> bytes:
     size = archive.getinfo(entry).file_size
     if size > limit:
-        raise InvalidModelError(
-            f"{entry} of {name!r} has {show_bytes(size)}; at most {show_bytes(limit)} are accepted"
-        )
+        raise InvalidModelError(f"{entry} of {name!r} has {show_bytes(size)}; at most {show_bytes(limit)} are accepted")
     return archive.read(entry)

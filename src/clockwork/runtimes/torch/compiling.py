@@ -9,15 +9,15 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
-from zipfile import ZIP_STORED, ZipFile
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import msgspec
 import torch
-from msgspec.structs import replace
 
 from clockwork.errors import InvalidModelError, InvalidRequestError
 from clockwork.runtimes.torch.compiled import DESCRIPTION, LIBRARY, Code, this_machine
 from clockwork.runtimes.torch.failures import FAILURES, said
+from clockwork.runtimes.torch.weights import dense
 
 OPTIONS: Final = {
     "aot_inductor.package_constants_in_so": False,
@@ -35,6 +35,8 @@ def compiled(program: Any) -> Code:
         InvalidRequestError: there is no compiler, or the program cannot be compiled.
     """
     check_compiler()
+    _make_dense(program.state_dict)
+    _make_dense(program.constants)
     try:
         with TemporaryDirectory(prefix="clockwork-") as directory, torch.no_grad():
             path = Path(directory) / "code.pt2"
@@ -68,8 +70,20 @@ def add(path: Path, code: Code) -> None:
     """Put compiled code into the file of its program."""
     with ZipFile(path, "a", ZIP_STORED) as archive:
         root = archive.namelist()[0].partition("/")[0]
-        archive.writestr(f"{root}/{DESCRIPTION}", msgspec.json.encode(code.description))
-        archive.writestr(f"{root}/{LIBRARY}", code.library)
+        for entry, content in ((DESCRIPTION, msgspec.json.encode(code.description)), (LIBRARY, code.library)):
+            archive.writestr(
+                ZipInfo(f"{root}/{entry}"), content
+            )  # with no date, so that equal files have equal digests
+
+
+def _make_dense(weights: dict[str, Any]) -> None:
+    """Lay weights out as they will lie in a block, because code is compiled for their strides."""
+    for name, it in weights.items():
+        if isinstance(it, torch.Tensor):
+            made = dense(it.detach())
+            if made.stride() != it.stride():
+                parameter = isinstance(it, torch.nn.Parameter)
+                weights[name] = torch.nn.Parameter(made, requires_grad=False) if parameter else made
 
 
 def _code(package: Path) -> Code:
@@ -87,13 +101,8 @@ def _code(package: Path) -> Code:
                 f"it uses {', '.join(_foreign(archive.read(files[f'{stem}.json'])))}, which compiled code can only "
                 "call by way of an interpreter: not supported; export it without --compile"
             )
-    description = replace(
-        this_machine(),
-        device=told["AOTI_DEVICE_KEY"],
-        vectors=told["AOTI_CPU_ISA"],
-        sha256=hashlib.sha256(library).hexdigest(),
-    )
-    return Code(description, library)
+    digest = hashlib.sha256(library).hexdigest()
+    return Code(this_machine(told["AOTI_DEVICE_KEY"], told["AOTI_CPU_ISA"], digest), library)
 
 
 def _foreign(nodes: bytes) -> list[str]:

@@ -70,7 +70,8 @@ class Exported(Struct, frozen=True):
         try:
             with TemporaryDirectory(prefix=".clockwork-", dir=path.parent) as directory:
                 made = Path(directory) / path.name
-                torch.export.save(self.program, str(made))
+                with _quiet():
+                    torch.export.save(self.program, str(made))
                 if self.code is not None:
                     compiling.add(made, self.code)
                     prepared(read(made), torch.get_num_threads())

@@ -4,8 +4,8 @@ Rules of the file: `LoadedTorchModel` is what every inference goes through. A de
 that a page of a weights cache is a page of memory, as on any other device.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import torch
 
@@ -14,6 +14,7 @@ from clockwork.errors import ServerError
 from clockwork.messages.actions import InferInput
 from clockwork.runtimes.base import HostModelInfo, Payload
 from clockwork.runtimes.batches import Batches, Feed, Share
+from clockwork.runtimes.probe import Run
 from clockwork.runtimes.torch.failures import FAILURES, failure, said
 from clockwork.runtimes.torch.program import Program
 from clockwork.runtimes.torch.tensors import to_array, to_tensor
@@ -21,11 +22,7 @@ from clockwork.runtimes.torch.weights import host_block
 from clockwork.units import show_bytes
 
 
-Run: TypeAlias = Callable[[Feed], list[Array]]
-"""Executes a model that is on a device."""
-
-
-def inputs(program: Program, feed: Feed) -> list[Any]:
+def inputs(program: Program, feed: Mapping[str, Array]) -> list[Any]:
     """The program's inputs as tensors, in its order.
 
     Raises:
@@ -36,7 +33,7 @@ def inputs(program: Program, feed: Feed) -> list[Any]:
     return [to_tensor(array) for array in arrays]
 
 
-def execute(program: Program, arguments: Sequence[Any], feed: Feed) -> list[Array]:
+def execute(program: Program, arguments: Sequence[Any], feed: Mapping[str, Array]) -> list[Array]:
     """Run a program on the CPU; ``arguments`` are `Program.arguments` of its weights.
 
     Raises:

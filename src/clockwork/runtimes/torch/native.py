@@ -1,9 +1,9 @@
 """Compiled code in this process: mapped once, with weights at addresses of its own.
 
-Theory of operation. Code that AOTInductor made keeps pointers to its weights, and a container of it has one set. PyTorch
-(2.13) never frees what it notes of weights that somebody else holds, so they are told once, when a container is made: a
-range of addresses is reserved and handed over as weights. LoadWeights fills the range, EvictWeights gives its pages back
-to the system, and addresses stay: the same as on CUDA devices (`clockwork.runtimes.torch.cuda`), done by the kernel.
+Theory of operation. Code that AOTInductor made keeps pointers to its weights, and a container of it has one set. What
+PyTorch (2.13) notes of weights that somebody else holds is never freed, so they are told once, when a container is
+made: a range of addresses is reserved and handed over as weights. LoadWeights fills the range, EvictWeights gives its
+pages back to the system, and addresses stay: as on CUDA devices (`clockwork.runtimes.torch.cuda`), done by the kernel.
 
 The code is mapped from memory without a name in any directory, so nothing of it is left on a disk. C++ libraries of GNU
 have symbols that must be unique in a process, and stay mapped until it ends; the loader, which knows libraries by their
@@ -84,8 +84,8 @@ class Container:
         """
         self._memory = host_memory(layout.nbytes)
         self._block = block_in(self._memory)
-        self._begin = self._block.data_ptr()
-        self._end = self._begin + self._block.nbytes
+        self._begin: int = self._block.data_ptr()
+        self._end: int = self._begin + len(self._memory)
         try:
             self._runner = torch._C._aoti.AOTIModelContainerRunnerCpu(path_of(code), 1)  # noqa: SLF001
             places = dict(zip(names, layout.tensors(self._unowned()), strict=True))

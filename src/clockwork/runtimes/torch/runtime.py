@@ -12,11 +12,11 @@ from clockwork.errors import InvalidModelError
 from clockwork.heap import give_back
 from clockwork.runtimes.base import HostModelInfo
 from clockwork.runtimes.hardware import device_kind
-from clockwork.runtimes.probe import examine
+from clockwork.runtimes.probe import Run, examine
 from clockwork.runtimes.torch import compiled
 from clockwork.runtimes.torch.archive import ModelFile, find, read
 from clockwork.runtimes.torch.compiled_model import CompiledModel, CompiledProgram, compiled_info
-from clockwork.runtimes.torch.model import Run, TorchModel, execute
+from clockwork.runtimes.torch.model import TorchModel, execute
 from clockwork.runtimes.torch.program import Program, load
 from clockwork.runtimes.torch.tensors import accept_read_only
 

@@ -70,7 +70,7 @@ def packed(tensors: Sequence[Any]) -> tuple[Layout, Any]:
         key = (it.data_ptr(), it.dtype, tuple(it.shape), it.stride()) if it.numel() else None
         place = known.get(key)
         if place is None:
-            source = _dense(it.detach())
+            source = dense(it.detach())
             place = Place(size, source.nbytes, source.dtype, tuple(source.shape), source.stride())
             size += -(-source.nbytes // ALIGNMENT) * ALIGNMENT
             sources.append((place, source))
@@ -102,8 +102,8 @@ def host_block(nbytes: Bytes) -> Any:
     return block_in(host_memory(nbytes))
 
 
-def _dense(tensor: Any) -> Any:
-    """As it is, in either order of dimensions; a copy where elements overlap or leave gaps."""
+def dense(tensor: Any) -> Any:
+    """A tensor as it lies in a block: as it is, in either order of dimensions, or a contiguous copy."""
     if tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)):
         return tensor
     return tensor.contiguous()

@@ -111,8 +111,8 @@ class CudaRuntime:
         file = read(find(path))
         if file.compiled:
             raise InvalidModelError(
-                f"{file.path.name!r} has code in it that was compiled for CPUs; on GPUs programs are captured as graphs: "
-                "export it without --compile"
+                f"{file.path.name!r} has code in it that was compiled for CPUs; on GPUs programs are captured as "
+                "graphs instead: export it without --compile"
             )
         with self._lock:
             self._clear_away()
