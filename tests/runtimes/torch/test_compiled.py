@@ -132,7 +132,7 @@ def described(path: Path, directory: Path, **changes: Any) -> Path:
         ({"format": 2}, "described in format 2, and this is format 1"),
         ({"format": "1"}, "the compiled code of 'changed.pt2' is corrupt: Expected `int`, got `str`"),
         ({"sha256": "0" * 64}, "corrupt: it is not what its description says"),
-        ({"vectors": "x" * 70_000}, "code.json of 'changed.pt2' has .*; at most 64 KiB are accepted"),
+        ({"vectors": "x" * 70_000}, "code.json of 'changed.pt2' has .*; at most 64.0 KiB are accepted"),
     ],
 )
 def test_what_was_compiled_for_another_machine_is_refused_unexecuted(
@@ -179,9 +179,22 @@ def library(path: Path) -> bytes:
     return found[0]
 
 
-def test_code_that_cannot_be_mapped_is_refused(runtime: TorchRuntime, compiled_conv: Path, tmp_path: Path) -> None:
-    code = truncated(library(compiled_conv))
-    refused(with_code(compiled_conv, tmp_path, code), "the compiled code cannot be used: ", runtime)
+def without_interface(code: bytes) -> bytes:
+    return code.replace(b"AOTInductorModelContainerCreate", b"AOTInductorModelContainerCreatf")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (truncated, "corrupt: it is not what its description says"),
+        (lambda code: code[:40], "corrupt: it is not what its description says"),
+        (without_interface, "the compiled code cannot be used: "),
+    ],
+)
+def test_a_library_that_is_no_compiled_code_is_refused(
+    change: Callable[[bytes], bytes], words: str, runtime: TorchRuntime, compiled_conv: Path, tmp_path: Path
+) -> None:
+    refused(with_code(compiled_conv, tmp_path, change(library(compiled_conv))), words, runtime)
 
 
 def test_code_with_other_weights_is_refused(
@@ -198,7 +211,7 @@ def test_code_is_mapped_once_and_never_under_the_path_of_another(monkeypatch: py
     assert Path(native.path_of(first)).read_bytes() == b"first"
     assert Path(native.path_of(other)).read_bytes() == b"other"
     monkeypatch.setattr(native, "LIBRARIES_MAX", 2)
-    with pytest.raises(ServerError, match="2 pieces of compiled code are mapped, .*: restart the worker"):
+    with pytest.raises(ServerError, match=r"2 pieces of compiled code are mapped, .*: restart the worker"):
         native.path_of(Code(this_machine(sha256="third"), b""))
 
 
@@ -212,9 +225,10 @@ def test_the_extensions_of_a_cpu_are_those_that_instructions_depend_on() -> None
     assert extensions({"Features": "fp asimd sve"}) == ("asimd", "fp", "sve")
 
 
-def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    with pytest.raises(InvalidRequestError, match="there is no compiler of C\\+\\+, which --compile needs: install g"):
+def test_without_a_compiler_nothing_is_compiled() -> None:
+    from torch._inductor import config
+
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(InvalidRequestError, match="there is no compiler of C\\+\\+, which --compile needs: install g"):
         check_compiler()
 
 

@@ -97,6 +97,13 @@ def check(loaded: Any, *rows: int, seed: int = 0) -> None:
         np.testing.assert_allclose(found, eager(array, seed), rtol=1e-5, atol=1e-6)
 
 
+def test_code_compiled_for_cpus_is_refused(compiled_conv: Path) -> None:
+    machine = Machine(max_batch=2)
+    with pytest.raises(InvalidModelError, match="'m.pt2' has code in it that was compiled for CPUs; on GPUs programs are"):
+        machine.runtime.load_model(compiled_conv)
+    machine.end()
+
+
 def test_graphs_of_all_sizes_are_captured_when_the_model_is_read_and_none_later(tmp_path: Path) -> None:
     machine = Machine(max_batch=8)
     host = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2"))

@@ -3,7 +3,6 @@
 Prints how many threads the process has got by one inference in a thread that never called PyTorch.
 """
 
-import os
 import sys
 from pathlib import Path
 from threading import Thread
@@ -14,7 +13,7 @@ from clockwork.runtimes.torch import TorchRuntime
 
 
 def count() -> int:
-    return len(os.listdir("/proc/self/task"))
+    return len(list(Path("/proc/self/task").iterdir()))
 
 
 def main(path: Path, threads: int) -> int:

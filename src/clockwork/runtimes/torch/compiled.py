@@ -8,6 +8,7 @@ exported program like any other, with one thing more.
 import hashlib
 import platform
 import re
+import struct
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +41,11 @@ DESCRIPTION_BYTES_MAX: Final[Bytes] = 64 * KIB
 
 HOW: Final = "compile it anew, with clockwork export --compile on a machine like this one"
 
-_ELF: Final = b"\x7fELF"
+_ELF64: Final = b"\x7fELF\x02\x01"
+_HEADER: Final = struct.Struct("<32xQQ6xHHHHH")
+"""Of a file in ELF-64: where segments and sections are described, then how long and how many descriptions are."""
+_SEGMENT: Final = struct.Struct("<8xQ16xQ16x")
+"""Where it begins in the file, and its size there; see elf(5)."""
 _EXTENSION: Final = re.compile(
     r"abm|adx|aes|amx\w*|avx\w*|bmi[12]|f16c|fma4?|gfni|movbe|pclmulqdq|pni|popcnt|"
     r"sha_ni|sse\w*|ssse\w*|tbm|vaes|vpclmulqdq|xop"
@@ -109,9 +114,20 @@ def read(path: Path) -> Code | None:
             library = _entry(name, archive, entries[LIBRARY], LIBRARY_BYTES_MAX)
     except (BadZipFile, msgspec.DecodeError) as error:
         raise InvalidModelError(f"the compiled code of {name!r} is corrupt: {error}; {HOW}") from None
-    if hashlib.sha256(library).hexdigest() != description.sha256 or not library.startswith(_ELF):
+    if hashlib.sha256(library).hexdigest() != description.sha256 or not whole(library):
         raise InvalidModelError(f"the compiled code of {name!r} is corrupt: it is not what its description says; {HOW}")
     return Code(description, library)
+
+
+def whole(library: bytes) -> bool:
+    """Whether all of a library is there, as far as its headers tell: the loader would read beyond its end."""
+    if not library.startswith(_ELF64) or len(library) < _HEADER.size:
+        return False
+    segments, sections, each, count, each_section, sections_count, _ = _HEADER.unpack_from(library)
+    if each != _SEGMENT.size or max(segments + each * count, sections + each_section * sections_count) > len(library):
+        return False
+    found = (_SEGMENT.unpack_from(library, segments + each * i) for i in range(count))
+    return all(begin + size <= len(library) for begin, size in found)
 
 
 def check(name: str, description: Description, here: Description | None = None) -> None:
