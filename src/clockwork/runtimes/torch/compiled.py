@@ -22,7 +22,8 @@ from msgspec import Struct
 from clockwork.errors import InvalidModelError
 from clockwork.runtimes.hardware import read_cpuinfo
 from clockwork.runtimes.torch.archive import COMPILED
-from clockwork.units import KIB, MIB, Bytes, show_bytes
+from clockwork.runtimes.torch.program import Program
+from clockwork.units import MIB, Bytes, show_bytes
 
 DESCRIPTION: Final = f"{COMPILED}code.json"
 """In the archive, below its own name."""
@@ -36,8 +37,8 @@ FORMAT: Final = 1
 LIBRARY_BYTES_MAX: Final[Bytes] = 256 * MIB
 """Of the code, without weights; that of a transformer encoder of two layers has 0.3 MB."""
 
-DESCRIPTION_BYTES_MAX: Final[Bytes] = 64 * KIB
-"""Of the description, which has a few hundred bytes."""
+DESCRIPTION_BYTES_MAX: Final[Bytes] = 16 * MIB
+"""Of the description, which has a hundred bytes for each of the weights."""
 
 HOW: Final = "compile it anew, with clockwork export --compile on a machine like this one"
 
@@ -71,6 +72,8 @@ class Description(Struct, frozen=True):
     """Features of the CPU that the compiler could count on; see `extensions`."""
     sha256: str
     """Of the code."""
+    weights: dict[str, str] = {}
+    """What the code takes for granted of each of the program's weights; see `granted`."""
 
     @property
     def target(self) -> str:
@@ -154,6 +157,27 @@ def check(name: str, description: Description, here: Description | None = None) 
         raise InvalidModelError(
             f"{name!r} was compiled for a CPU with {', '.join(missing)}, which this one does not have; {HOW}"
         )
+
+
+def granted(program: Program) -> dict[str, str]:
+    """Type, shape and strides of a program's weights, by name: code is compiled for these."""
+    places = zip(program.weight_names, program.layout.places, strict=True)
+    return {name: f"{it.dtype} {list(it.shape)} {list(it.stride)}" for name, it in places}
+
+
+def check_weights(code: Code, program: Program) -> None:
+    """Whether the program's weights are what the code takes them for.
+
+    Raises:
+        InvalidModelError: they are not.
+    """
+    wanted, found = code.description.weights, granted(program)
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise InvalidModelError(
+                f"the code was compiled for another program: for weights {name!r} of {wanted.get(name, 'no kind')}, "
+                f"and here they are {found.get(name, 'not there')}; {HOW}"
+            )
 
 
 def this_machine(device: str = "cpu", vectors: str = "", sha256: str = "") -> Description:

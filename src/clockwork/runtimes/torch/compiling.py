@@ -13,10 +13,12 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import msgspec
 import torch
+from msgspec.structs import replace
 
 from clockwork.errors import InvalidModelError, InvalidRequestError
-from clockwork.runtimes.torch.compiled import DESCRIPTION, LIBRARY, Code, this_machine
+from clockwork.runtimes.torch.compiled import DESCRIPTION, LIBRARY, Code, granted, this_machine
 from clockwork.runtimes.torch.failures import FAILURES, said
+from clockwork.runtimes.torch.program import made
 from clockwork.runtimes.torch.weights import dense
 
 OPTIONS: Final = {
@@ -43,9 +45,10 @@ def compiled(program: Any) -> Code:
             torch._inductor.aoti_compile_and_package(  # noqa: SLF001 - its documented name
                 program, package_path=str(path), inductor_configs=OPTIONS
             )
-            return _code(path)
+            code = _code(path)
     except FAILURES as error:
         raise InvalidRequestError(f"AOTInductor cannot compile it: {said(error)}") from error
+    return replace(code, description=replace(code.description, weights=granted(made(program))))
 
 
 def check_compiler() -> None:

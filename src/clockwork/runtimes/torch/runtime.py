@@ -100,6 +100,7 @@ def prepared(file: ModelFile, threads: int) -> TorchModel | CompiledModel:
     info = host_info(file, program)
     if code is None:
         return TorchModel(info, program)
+    compiled.check_weights(code, program)
     made = CompiledProgram(program, code, threads)
     return CompiledModel(compiled_info(info, made, as_it_is(program)), made)
 
