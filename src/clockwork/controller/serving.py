@@ -154,7 +154,7 @@ class Serving:
                 request.excuse = request.excuse or _lateness(now, action, result)
                 commands.append(self._expire(now, request, timing))
             else:
-                self.tally.of(request.model.name).delivered(timing, result)
+                self.tally.of(request.model.name).delivered(now, timing, result)
                 commands.append(self._respond(request, Status.SUCCESS, "", output.tensors, timing, payload))
         return commands
 

@@ -12,7 +12,7 @@ import msgspec
 
 from clockwork import __version__
 from clockwork.access import Right
-from clockwork.clock import MonotonicClock
+from clockwork.clock import MonotonicClock, monotonic_epoch
 from clockwork.controller.stage import Stage
 from clockwork.errors import ConnectionLostError, InvalidRequestError, NotPermittedError
 from clockwork.host.controller import ControllerHost
@@ -186,7 +186,7 @@ class Application:
         found = [model for model in (await self._status()).models if name in ("", model.info.name)]
         if name and not found:
             raise _no_model(name)
-        return {"model_stats": [model_statistics(model) for model in found]}
+        return {"model_stats": [model_statistics(model, monotonic_epoch()) for model in found]}
 
     async def _repository(self, asked: Route, body: bytes | memoryview) -> Reply:
         head = repository_head(body)
