@@ -221,7 +221,8 @@ class Serving:
             request = self._pending.get(heappop(self._deadlines)[1])
             if request is not None:
                 if request.promised is not None and not request.excuse:
-                    request.excuse = explain(self._scheduler, now, request)
+                    request.excuse, reports = explain(self._scheduler, now, request)
+                    commands += reports
                 commands.append(self._expire(now, request, RequestTiming(now - request.arrival)))
                 commands += self._ask(now, (), self._scheduler.cancel, request)
         if self._wakeup is not None and self._wakeup <= now:
