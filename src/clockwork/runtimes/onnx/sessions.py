@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 import onnxruntime
+from msgspec import Struct
 from onnxruntime.capi import onnxruntime_pybind11_state as binding
 
 from clockwork.arrays import Array, dtype_of
@@ -38,6 +39,7 @@ FAILURES: Final[tuple[type[Exception], ...]] = (
 
 _FATAL: Final = 4
 _BFLOAT16: Final = 16  # TensorProto.BFLOAT16
+_MEMORY: Final = re.compile(r"allocate memory|Available memory of|out of memory|ALLOC_FAILED", re.IGNORECASE)
 _SHAPES: Final = re.compile(r"\b(shapes?|dimensions?|dims|broadcast\w*|reshaped|rank)\b", re.IGNORECASE)
 _NOISE: Final = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : |(?<!\w)/\S+|\bFile:\S*|"
@@ -80,9 +82,28 @@ def options(threads: int, packed: bool = True) -> Any:
     return made
 
 
-def session(model: str | bytes, with_options: Any) -> Any:
-    """A session, from a path or from bytes. Raises one of `FAILURES`."""
-    return onnxruntime.InferenceSession(model, with_options, providers=["CPUExecutionProvider"], enable_fallback=0)
+class Provider(Struct, frozen=True):
+    """What executes the nodes of a graph, with its options; nodes that it cannot execute run on the CPU."""
+
+    name: str
+    options: tuple[tuple[str, str], ...] = ()
+
+
+CPU: Final = Provider("CPUExecutionProvider")
+
+
+def session(model: str | bytes, with_options: Any, provider: Provider = CPU) -> Any:
+    """A session, from a path or from bytes.
+
+    Raises one of `FAILURES`, or ServerError if the provider could not be used: ONNX Runtime itself would execute
+    everything on the CPU then, and say nothing.
+    """
+    providers = [(provider.name, dict(provider.options)), (CPU.name, {})] if provider != CPU else [(CPU.name, {})]
+    made = onnxruntime.InferenceSession(model, with_options, providers=providers, enable_fallback=0)
+    found = made.get_providers()
+    if found[0] != provider.name:
+        raise ServerError(f"ONNX Runtime could not use its {provider.name}, only {', '.join(found)}")
+    return made
 
 
 def run(over: Any, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
@@ -136,6 +157,8 @@ def _array(value: Any) -> Array:
 
 def _failure(error: Exception) -> InvalidRequestError | ServerError:
     """Whose fault it was. A kernel that cannot make sense of shapes was given inputs that do not go together."""
+    if _MEMORY.search(str(error)):
+        return ServerError(f"there is no memory for the inference: {said(error)}")
     if isinstance(error, binding.InvalidArgument) or (
         isinstance(error, binding.RuntimeException | binding.Fail) and _SHAPES.search(str(error))
     ):
