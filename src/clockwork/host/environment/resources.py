@@ -77,7 +77,8 @@ def locked_memory(environment: Environment) -> Finding:
     if limit is None:
         return not_told(name)
     shown = "unlimited" if limit.soft is None else f"at most {show_bytes(limit.soft)}"
-    return Finding(name, Level.OK, f"{shown}; Clockwork locks none")
+    pinned = "" if environment.gpus is None else "; NVIDIA's driver pins by itself"
+    return Finding(name, Level.OK, f"{shown}; Clockwork locks none{pinned}")
 
 
 def open_files(environment: Environment) -> Finding:

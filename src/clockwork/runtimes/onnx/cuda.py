@@ -8,13 +8,16 @@ Whether requests can be batched is tried on the CPU, with the file as it is.
 """
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import Final
 from weakref import WeakValueDictionary
 
-from clockwork.errors import ServerError
+from clockwork.errors import InvalidRequestError, ServerError
 from clockwork.runtimes.base import HostModelInfo
+from clockwork.runtimes.nvidia import Gpu
 from clockwork.runtimes.onnx.cache import PreparedCache
 from clockwork.runtimes.onnx.calm import Calm
 from clockwork.runtimes.onnx.files import ModelFile, find, read
@@ -24,9 +27,33 @@ from clockwork.runtimes.onnx.prepared import Prepared, prepare
 from clockwork.runtimes.onnx.runtime import host_info, runner, version
 from clockwork.runtimes.onnx.sessions import FAILURES, said
 from clockwork.runtimes.probe import Verdict, examine
-from clockwork.units import Bytes, show_bytes
+from clockwork.units import GIB, Bytes, show_bytes
+
+CACHE_SHARE: Final = 0.8
+"""The part of a device's free memory that weights and workspace take if nothing was said: the libraries of CUDA need
+some, too."""
+
+WORKSPACE_BYTES: Final[Bytes] = 2 * GIB
+"""Of each device, for what inferences compute in, if nothing was said."""
 
 log = logging.getLogger("clockwork.worker")
+
+
+def cache_bytes_of(gpus: Sequence[Gpu], workspace_bytes: Bytes, page_size: Bytes) -> Bytes:
+    """The weights cache of each device if nothing was said: whole pages.
+
+    Raises:
+        InvalidRequestError: there is no room for a page.
+    """
+    free = min(gpu.memory if gpu.free is None else gpu.free for gpu in gpus)
+    pages = (int(free * CACHE_SHARE) - workspace_bytes) // page_size
+    if pages < 1:
+        raise InvalidRequestError(
+            f"of {show_bytes(free)} that are free on {gpus[0].name}, {show_bytes(workspace_bytes)} of workspace leave "
+            f"no room for a page of {show_bytes(page_size)}: free the device's memory, or give --cache-size and a "
+            "smaller --workspace-size"
+        )
+    return pages * page_size
 
 
 class OnnxCudaRuntime:

@@ -10,7 +10,7 @@ limit: ONNX Runtime calls it "max_mem", for an arena that belongs to a session "
 the weights that were first put there, and larger ones would find no place, however much is free.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from typing import Any, Final, Protocol
@@ -71,7 +71,7 @@ class CudaGpus:
 
     def take(self, nbytes: Bytes) -> None:
         """See `Gpus`."""
-        check_build(onnxruntime.get_available_providers())
+        check_build()
         found = load_libraries(onnxruntime.preload_dlls)
         self._limit = nbytes
         for device in range(self._count):
@@ -89,13 +89,13 @@ class CudaGpus:
         return Provider(CUDA, (("device_id", str(device)), limit, *OPTIONS))
 
 
-def check_build(available: list[str]) -> None:
-    """Whether this ONNX Runtime was built for CUDA.
+def check_build(available: Sequence[str] | None = None) -> None:
+    """Whether this ONNX Runtime was built for CUDA; ``available``: its providers.
 
     Raises:
         InvalidRequestError: it was not.
     """
-    if CUDA not in available:
+    if CUDA not in (onnxruntime.get_available_providers() if available is None else available):
         raise InvalidRequestError(
             f"this ONNX Runtime ({onnxruntime.__version__}) was built without CUDA: pip uninstall onnxruntime, and "
             "pip install onnxruntime-gpu in its place; or use --device cpu"
