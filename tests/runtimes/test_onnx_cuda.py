@@ -139,7 +139,9 @@ def test_devices_that_cannot_be_used_are_told_with_what_is_missing(monkeypatch: 
         print("Failed to load libcublas.so.13: no such file\nPlease follow ...")
 
     def no_arena(*_: Any) -> None:
-        raise RuntimeError("/src/provider_bridge_ort.cc:2465 CUDA Provider not available, can't get interface for it\n")
+        raise RuntimeError(
+            "/src/bridge.cc:24 onnxruntime::Info& onnxruntime::Get() CUDA Provider not available, can't get interface for it\n"
+        )
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA])
     monkeypatch.setattr(onnxruntime, "preload_dlls", preload)

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 import onnxruntime
 
 from clockwork.errors import InvalidRequestError
-from clockwork.runtimes.onnx.sessions import FAILURES, Provider, said
+from clockwork.runtimes.onnx.sessions import FAILURES, Provider, said, share_one_arena
 from clockwork.units import GIB, MIB, Bytes
 
 CUDA: Final = "CUDAExecutionProvider"
@@ -72,6 +72,7 @@ class CudaGpus:
     def take(self, nbytes: Bytes) -> None:
         """See `Gpus`."""
         check_build()
+        share_one_arena()  # for nodes that run on the CPU; from then on ONNX Runtime prints nothing
         found = load_libraries(onnxruntime.preload_dlls)
         self._limit = nbytes
         for device in range(self._count):

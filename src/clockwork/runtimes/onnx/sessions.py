@@ -43,7 +43,7 @@ _MEMORY: Final = re.compile(r"allocate memory|Available memory of|out of memory|
 _SHAPES: Final = re.compile(r"\b(shapes?|dimensions?|dims|broadcast\w*|reshaped|rank)\b", re.IGNORECASE)
 _NOISE: Final = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : |(?<!\w)/\S+|\bFile:\S*|"
-    r"\b\w+\.(?:cc|h|cpp|hpp):\d+\b|\b(?:\w+::)+~?\w+\([^)]*\)"
+    r"\b\w+\.(?:cc|h|cpp|hpp):\d+\b|\b(?:\w+::)+~?\w+(?:\([^)]*\)|[&*])"
 )
 
 _RUN: Final = onnxruntime.RunOptions()
