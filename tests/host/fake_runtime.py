@@ -11,6 +11,7 @@ from typing import Any
 
 from clockwork.errors import InvalidModelError, InvalidRequestError, ServerError
 from clockwork.messages.actions import InferInput
+from clockwork.messages.results import DeviceTime
 from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.runtimes.base import HostModelInfo
 
@@ -82,11 +83,12 @@ class FakeModel:
 
 
 class FakeLoaded:
-    """On a device."""
+    """On a device, which uploads if a word of the file says so."""
 
     def __init__(self, model: FakeModel, device: int) -> None:
         self.model = model
         self.device = device
+        self.uploads = "uploads" in model.words
 
     def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Any]) -> list[bytes]:
         self.model.runtime.step("assemble", self.model.words)
@@ -106,6 +108,9 @@ class FakeLoaded:
         if "broken-split" in self.model.words:
             raise KeyError("it breaks at split")
         return [((TensorSpec("y", "UINT8", (len(out),), len(out)),), [out[:2], out[2:]]) for out in outputs]
+
+    def device_time(self, outputs: list[bytes]) -> DeviceTime | None:
+        return DeviceTime(1234, 1980) if self.uploads else None
 
     def close(self) -> None:
         self.model.runtime.step("close", self.model.words)

@@ -4,6 +4,8 @@ Rules of the file: weights are arguments, so they are not touched. The devices t
 was exported are replaced by a kind without a number: the device of whoever executes.
 """
 
+from typing import Any
+
 import torch
 
 from clockwork.runtimes.torch.program import Program
@@ -13,7 +15,7 @@ def move(program: Program, kind: str) -> None:
     """Rewrite the program's graph, and those within it, for devices of a kind: ``cuda``, ``cpu``."""
     device = torch.device(kind)
 
-    def moved(argument: object) -> object:
+    def moved(argument: Any) -> Any:
         return device if isinstance(argument, torch.device) else argument
 
     for module in program.graph.modules():

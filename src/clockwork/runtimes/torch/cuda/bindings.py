@@ -5,14 +5,40 @@ Rules of the file: a method is a call, checked. Not yet run on a real device.
 
 from typing import Any, Final
 
-from clockwork.errors import InvalidRequestError
+from clockwork.errors import DeviceLostError, InvalidRequestError
+from clockwork.runtimes.torch.cuda.clock import make_clock
 from clockwork.runtimes.torch.cuda.driver import Address, CudaError, Handle, OutOfDeviceMemoryError
 from clockwork.units import MILLISECOND, Bytes, Nanos
 
 VERSION_MIN: Final = 12_000
 """CUDA 12.0, as cuDriverGetVersion counts."""
 
+LOST: Final = frozenset(
+    f"CUDA_ERROR_{it}"
+    for it in (
+        "ASSERT",
+        "CONTAINED",
+        "CONTEXT_IS_DESTROYED",
+        "DEINITIALIZED",
+        "DEVICE_UNAVAILABLE",
+        "ECC_UNCORRECTABLE",
+        "EXTERNAL_DEVICE",
+        "HARDWARE_STACK_ERROR",
+        "ILLEGAL_ADDRESS",
+        "ILLEGAL_INSTRUCTION",
+        "INVALID_ADDRESS_SPACE",
+        "INVALID_PC",
+        "LAUNCH_FAILED",
+        "LAUNCH_TIMEOUT",
+        "MISALIGNED_ADDRESS",
+        "NVLINK_UNCORRECTABLE",
+        "TENSOR_MEMORY_LEAK",
+    )
+)
+"""After these "the process must be terminated and relaunched" (CUDA Driver API, CUresult), or the device has gone."""
+
 _NAME_CHARS_MAX: Final = 256
+_BUS_ID_CHARS_MAX: Final = 32
 
 
 class CudaDriver:
@@ -39,7 +65,8 @@ class CudaDriver:
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
         self._properties = self._page_properties(device)
         self._access = self._access_description(device)
-        self._name: str = self._call("cuDeviceGetName", _NAME_CHARS_MAX, self._device).split(b"\0", 1)[0].decode()
+        self._name = _text(self._call("cuDeviceGetName", _NAME_CHARS_MAX, self._device))
+        self._clock = make_clock(_text(self._call("cuDeviceGetPCIBusId", _BUS_ID_CHARS_MAX, self._device)))
         minimum = self._cuda.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
         self._granularity = int(self._call("cuMemGetAllocationGranularity", self._properties, minimum))
 
@@ -61,6 +88,14 @@ class CudaDriver:
         """See `Driver`."""
         free, _ = self._call("cuMemGetInfo")
         return int(free)
+
+    def check(self) -> None:
+        """See `Driver`."""
+        self._call("cuCtxSynchronize")
+
+    def clock_mhz(self) -> int:
+        """See `Driver`."""
+        return self._clock()
 
     def reserve(self, nbytes: Bytes) -> Address:
         """See `Driver`."""
@@ -90,6 +125,14 @@ class CudaDriver:
         """See `Driver`."""
         self._call("cuMemUnmap", self._cuda.CUdeviceptr(address), nbytes)
 
+    def allocate(self, nbytes: Bytes) -> Address:
+        """See `Driver`."""
+        return int(self._call("cuMemAlloc", nbytes))
+
+    def free(self, address: Address) -> None:
+        """See `Driver`."""
+        self._call("cuMemFree", self._cuda.CUdeviceptr(address))
+
     def pin(self, address: Address, nbytes: Bytes) -> None:
         """See `Driver`."""
         self._call("cuMemHostRegister", address, nbytes, self._cuda.CU_MEMHOSTREGISTER_PORTABLE)
@@ -102,13 +145,18 @@ class CudaDriver:
         """See `Driver`."""
         return self._call("cuStreamCreate", self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING.value)
 
-    def make_event(self) -> Handle:
-        """See `Driver`. Its waiting sleeps, because the LOAD thread shares its core."""
-        return self._call("cuEventCreate", self._cuda.CUevent_flags.CU_EVENT_BLOCKING_SYNC.value)
+    def make_event(self, sleeping: bool) -> Handle:
+        """See `Driver`."""
+        flags = self._cuda.CUevent_flags
+        return self._call("cuEventCreate", (flags.CU_EVENT_BLOCKING_SYNC if sleeping else flags.CU_EVENT_DEFAULT).value)
 
     def record(self, event: Handle, stream: Handle) -> None:
         """See `Driver`."""
         self._call("cuEventRecord", event, stream)
+
+    def follow(self, stream: Handle, event: Handle) -> None:
+        """See `Driver`."""
+        self._call("cuStreamWaitEvent", stream, event, 0)
 
     def wait(self, event: Handle) -> None:
         """See `Driver`."""
@@ -122,6 +170,14 @@ class CudaDriver:
     def copy_to_device(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
         """See `Driver`."""
         self._call("cuMemcpyHtoDAsync", self._cuda.CUdeviceptr(to), source, nbytes, stream)
+
+    def copy_on_device(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
+        """See `Driver`."""
+        self._call("cuMemcpyDtoDAsync", self._cuda.CUdeviceptr(to), self._cuda.CUdeviceptr(source), nbytes, stream)
+
+    def copy_to_host(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
+        """See `Driver`."""
+        self._call("cuMemcpyDtoHAsync", to, self._cuda.CUdeviceptr(source), nbytes, stream)
 
     def _start(self) -> None:
         try:
@@ -160,9 +216,12 @@ class CudaDriver:
         """What the call gives; several values as a tuple."""
         result, *values = getattr(self._cuda, function)(*arguments)
         if result != self._cuda.CUresult.CUDA_SUCCESS:
-            kind = CudaError
-            if result == self._cuda.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-                kind = OutOfDeviceMemoryError
+            if result.name in LOST:
+                raise DeviceLostError(
+                    f"a CUDA device is lost ({function} failed with {result.name}): the worker ends, because whatever "
+                    "comes would fail as well"
+                )
+            kind = OutOfDeviceMemoryError if result.name == "CUDA_ERROR_OUT_OF_MEMORY" else CudaError
             raise kind(f"{function} failed with {result.name}")
         return values[0] if len(values) == 1 else tuple(values)
 
@@ -175,6 +234,10 @@ def _bindings() -> Any:
             "CUDA devices need the package cuda-bindings: pip install 'clockwork-serve[cuda]'"
         ) from error
     return driver
+
+
+def _text(found: bytes) -> str:
+    return found.split(b"\0", 1)[0].decode()
 
 
 def _version(number: int) -> str:

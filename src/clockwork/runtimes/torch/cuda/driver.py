@@ -14,11 +14,11 @@ Address: TypeAlias = int
 """On the device, or of host memory."""
 
 Handle: TypeAlias = Any
-"""The driver's own: of a page, a stream, an event."""
+"""The driver's own: of a page, a stream, an event. PyTorch's streams are numbers, which the driver takes as well."""
 
 
 class CudaError(ServerError):
-    """A call of the driver failed; the message has the driver's name for why."""
+    """Something failed on the device; the message has the driver's name for why, if it was the driver."""
 
 
 class OutOfDeviceMemoryError(CudaError):
@@ -26,7 +26,10 @@ class OutOfDeviceMemoryError(CudaError):
 
 
 class Driver(Protocol):
-    """One device. Every method may raise `CudaError`; ``attach`` comes first on every thread."""
+    """One device. ``attach`` comes first on every thread.
+
+    Every method may raise `CudaError`, and `clockwork.errors.DeviceLostError` if all that comes later would fail too.
+    """
 
     @property
     def name(self) -> str:
@@ -45,6 +48,16 @@ class Driver(Protocol):
     def free_bytes(self) -> Bytes:
         """Memory of the device that nobody has taken."""
         ...
+
+    def check(self) -> None:
+        """Wait for all that the device does. Raises `DeviceLostError` if it does nothing any more."""
+        ...
+
+    def clock_mhz(self) -> int:
+        """The frequency at which the device computes now; 0 if it does not tell."""
+        ...
+
+    # ------------------------------------------------------------------------------------------------------- memory
 
     def reserve(self, nbytes: Bytes) -> Address:
         """Addresses that are nobody else's, with nothing behind them."""
@@ -74,24 +87,38 @@ class Driver(Protocol):
         """Take the page away that is mapped there; nothing that runs uses it."""
         ...
 
+    def allocate(self, nbytes: Bytes) -> Address:
+        """Memory with an address. Raises `OutOfDeviceMemoryError` if there is none."""
+        ...
+
+    def free(self, address: Address) -> None:
+        """Give it back."""
+        ...
+
     def pin(self, address: Address, nbytes: Bytes) -> None:
-        """Keep host memory where it is, so that the device can read it by itself."""
+        """Keep host memory where it is, so that the device can read and write it by itself."""
         ...
 
     def unpin(self, address: Address) -> None:
         """No longer."""
         ...
 
+    # ---------------------------------------------------------------------------------------------- streams, events
+
     def make_stream(self) -> Handle:
         """A queue of work that does not wait for the default one."""
         ...
 
-    def make_event(self) -> Handle:
-        """A moment in a stream, which is timed."""
+    def make_event(self, sleeping: bool) -> Handle:
+        """A moment in a stream, which is timed. Whoever waits for it sleeps, or watches."""
         ...
 
     def record(self, event: Handle, stream: Handle) -> None:
         """The moment when all that is in the stream will be done."""
+        ...
+
+    def follow(self, stream: Handle, event: Handle) -> None:
+        """What comes into the stream from now on waits for the moment."""
         ...
 
     def wait(self, event: Handle) -> None:
@@ -104,4 +131,12 @@ class Driver(Protocol):
 
     def copy_to_device(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
         """Queue a copy from host memory, which stays as it is until that is done."""
+        ...
+
+    def copy_on_device(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
+        """Queue a copy within the device."""
+        ...
+
+    def copy_to_host(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
+        """Queue a copy into host memory, which nobody reads until that is done."""
         ...

@@ -1,25 +1,30 @@
-"""One captured graph for each combination of shapes, that is for each batch size, or why there is none.
+"""The captured graphs of one program on one device: one for each combination of shapes, that is for each batch size.
 
 Theory of operation. A replayed graph is one call for hundreds of kernels, and takes the same time every time. It reads
-its inputs where they were when it was captured, so each has buffers of its own: in pinned host memory, where a batch is
-put, and on the device. Outputs are copied out in the same way, and once more on the host, because the next inference
-overwrites them. What cannot be captured, because the host must look at a value in between, is executed operator by
-operator; that is said once for each model.
+from the device's input area and writes to its output area (`staging`), so it holds no memory of its own between two
+replays: all graphs of a device compute in the same pool. A graph is tried before it is kept: it has to compute what the
+program computes operator by operator. What cannot be captured, because the host must look at a value in between, or
+what a graph computes otherwise, is executed operator by operator; that is said once for each model.
+
+Nothing is captured while a model is served. A batch between two sizes is filled up to the next; a combination of shapes
+that was not foreseen is executed operator by operator.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import torch
 from msgspec import Struct
 
-from clockwork.runtimes.torch.cuda.executor import Executor
+from clockwork.arrays import Array
+from clockwork.runtimes.probe import close
+from clockwork.runtimes.torch.cuda.device import Device, Staged
 from clockwork.runtimes.torch.failures import said
 from clockwork.runtimes.torch.shapes import Shape
+from clockwork.runtimes.torch.weights import Layout, contiguous
 
-GRAPHS_MAX: Final = 32
-"""For each range of weights; further combinations of shapes are executed without a graph."""
+GRAPHS_MAX: Final = 16
+"""For each model on each device: the powers of two up to 32,768."""
 
 log = logging.getLogger("clockwork.worker")
 
@@ -27,88 +32,90 @@ Forward = Callable[[Sequence[Any]], Sequence[Any]]
 """From inputs on the device to outputs on the device."""
 
 
-class Captured(Struct, frozen=True):
-    """A graph with the buffers that it reads and writes."""
-
+class _Captured(Struct, frozen=True):
     replay: Callable[[], None]
-    host_inputs: Sequence[Any]
-    inputs: Sequence[Any]
-    outputs: Sequence[Any]
-    host_outputs: Sequence[Any]
+    outputs: Layout
 
-    def queue(self) -> None:
-        """Copy in, compute, copy out."""
-        for to, source in zip(self.inputs, self.host_inputs, strict=True):
-            to.copy_(source, non_blocking=True)
+    def replayed(self) -> Layout:
         self.replay()
-        for to, source in zip(self.host_outputs, self.outputs, strict=True):
-            to.copy_(source, non_blocking=True)
+        return self.outputs
 
 
 class Graphs:
-    """The graphs of one program with its weights in one range. The EXEC thread calls it, or one that loads."""
+    """See the module. The weights are loaded whenever it is called."""
 
-    def __init__(self, executor: Executor, forward: Forward, digest: str) -> None:
-        self._executor = executor
+    def __init__(self, device: Device, forward: Forward, name: str) -> None:
+        """``name``: of the model, for people."""
+        self._device = device
         self._forward = forward
-        self._digest = digest
-        self._graphs: dict[tuple[Shape, ...], Captured] = {}
-        self.fallback = ""  #: why nothing more is captured, if so
+        self._name = name
+        self._captured: dict[tuple[Shape, ...], _Captured] = {}
+        staging, executor = device.staging, device.executor
+        self._input_area = executor.at(staging.input_area, staging.slot_bytes)
+        self._output_area = executor.at(staging.output_area, staging.slot_bytes)
+        self._odd_said = False
+        self.fallback = ""  #: why it is executed operator by operator, if so
 
     @property
     def known(self) -> tuple[tuple[Shape, ...], ...]:
         """The combinations of shapes that are captured."""
-        return tuple(self._graphs)
+        return tuple(self._captured)
 
-    def run(self, tensors: Sequence[Any]) -> list[Any]:
-        """The outputs in host memory, for inputs there. The weights are loaded."""
-        key = tuple([tuple(it.shape) for it in tensors])
-        captured = self._graphs.get(key)
+    def work(self, layout: Layout, shapes: tuple[Shape, ...]) -> Callable[[], Layout]:
+        """What `Device.compute` is to queue for inputs of these shapes, which lie so."""
+        captured = self._captured.get(shapes)
         if captured is None:
-            captured = self._capture(key, tensors)
-        if captured is None:
-            return self._eager(tensors)
-        for to, source in zip(captured.host_inputs, tensors, strict=True):
-            to.copy_(source)
-        self._executor.run(captured.queue)
-        return [it.clone() for it in captured.host_outputs]
+            if self._captured and not self._odd_said:
+                self._odd_said = True
+                text = "%s is executed operator by operator for inputs of shapes %s, of which there is no graph"
+                log.warning(text, self._name, list(shapes))
+            return lambda: self._eager(layout)
+        return captured.replayed
 
-    def prepare(self, like: "Graphs") -> None:
-        """Capture what has been captured for another range of the same program."""
-        for key, captured in like._graphs.items():  # noqa: SLF001 - another one of the same class
-            if key not in self._graphs:
-                self._capture(key, captured.host_inputs)
+    def capture(self, staged: Staged, shapes: tuple[Shape, ...]) -> bool:
+        """Capture a graph for inputs of these shapes; whether that was possible.
 
-    def _eager(self, tensors: Sequence[Any]) -> list[Any]:
-        device = self._executor.device
-        outputs = self._executor.eager(lambda: self._forward([it.to(device) for it in tensors]))
-        return [it.cpu() for it in outputs]
+        Raises:
+            OutOfDeviceMemoryError: there is no memory left for it.
+            ServerError: the program cannot be executed at all.
+        """
+        if self.fallback or len(self._captured) >= GRAPHS_MAX:
+            return False
+        device = self._device
+        with device.turn:
+            inputs = staged.layout
+            device.read(device.compute(staged, lambda: self._eager(inputs)))  # libraries get ready the first time
+            expected = device.read(device.compute(staged, lambda: self._eager(inputs)))
+            try:
+                captured = _Captured(*device.executor.capture(lambda: self._compute(inputs)))
+                found = device.read(device.compute(staged, captured.replayed))
+            except (RuntimeError, NotImplementedError) as error:
+                device.judge(error)
+                self._give_up(said(error))
+            else:
+                if _same(expected, found):
+                    self._captured[shapes] = captured
+                else:
+                    self._give_up("a graph computes something else")
+        return not self.fallback
 
-    def _capture(self, key: tuple[Shape, ...], tensors: Sequence[Any]) -> Captured | None:
-        if self.fallback or len(self._graphs) >= GRAPHS_MAX:
-            return None
-        inputs = [it.to(self._executor.device) for it in tensors]
-        self._executor.eager(
-            lambda: self._forward(inputs)
-        )  # libraries get ready the first time, which is no part of it
-        try:
-            replay, outputs = self._executor.capture(lambda: self._forward(inputs))
-        except (RuntimeError, NotImplementedError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            self.fallback = said(error)
-            log.warning(
-                "model %.12s is executed operator by operator, because no graph of it can be captured: %s",
-                self._digest,
-                self.fallback,
-            )
-            return None
-        captured = Captured(
-            replay,
-            [self._executor.host_buffer(it) for it in tensors],
-            inputs,
-            outputs,
-            [self._executor.host_buffer(it) for it in outputs],
-        )
-        self._graphs[key] = captured
-        return captured
+    def _give_up(self, reason: str) -> None:
+        self.fallback = reason
+        text = "%s is executed operator by operator, because no graph of it can be captured: %s"
+        log.warning(text, self._name, reason)
+
+    def _eager(self, layout: Layout) -> Layout:
+        return self._device.executor.queue(lambda: self._compute(layout))
+
+    def _compute(self, layout: Layout) -> Layout:
+        outputs = self._forward(layout.tensors(self._input_area))
+        made = contiguous([(it.dtype, tuple(it.shape)) for it in outputs])
+        self._device.staging.check_fits(made.nbytes, "outputs")
+        for to, output in zip(made.tensors(self._output_area), outputs, strict=True):
+            to.copy_(output)
+        return made
+
+
+def _same(expected: list[Array], found: list[Array]) -> bool:
+    """As far as kernels that add in any order allow."""
+    return len(expected) == len(found) and all(map(close, expected, found))

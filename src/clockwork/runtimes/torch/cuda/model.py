@@ -1,124 +1,86 @@
 """The two hands that a model passes through, on CUDA devices: in host memory, and on a device.
 
-Rules of the file: a `Slot` outlives its weights: addresses, arguments and graphs are made once. LoadWeights takes a
-free slot of its model on its device, or makes one; EvictWeights leaves it free.
+Rules of the file: `LoadedCudaModel` is what every inference goes through. Nothing is allocated and nothing is captured
+there: `CudaModel` has done it when it was made.
 """
 
-import weakref
-from collections.abc import Sequence
-from threading import Lock
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, TypeVar
 
-from msgspec import Struct
+import msgspec
+import numpy as np
 
 from clockwork.arrays import Array
 from clockwork.errors import ServerError
 from clockwork.messages.actions import InferInput
+from clockwork.messages.results import DeviceTime
 from clockwork.runtimes.base import HostModelInfo, Payload
-from clockwork.runtimes.batches import Batches, Feed, Share
-from clockwork.runtimes.torch.cuda.driver import Driver, Handle
-from clockwork.runtimes.torch.cuda.executor import Executor
-from clockwork.runtimes.torch.cuda.graphs import Graphs
-from clockwork.runtimes.torch.cuda.pages import PageCache
+from clockwork.runtimes.batches import Batches, Share
+from clockwork.runtimes.torch.cuda.device import Computed, Device, Staged
+from clockwork.runtimes.torch.cuda.driver import CudaError, OutOfDeviceMemoryError
+from clockwork.runtimes.torch.cuda.foreseen import Example, examples, layout_of
 from clockwork.runtimes.torch.cuda.pinned import PinnedBudget
-from clockwork.runtimes.torch.cuda.ranges import WeightsRange
+from clockwork.runtimes.torch.cuda.resident import Resident
 from clockwork.runtimes.torch.failures import FAILURES, failure, said
 from clockwork.runtimes.torch.program import Program
-from clockwork.runtimes.torch.tensors import to_array, to_tensor
+from clockwork.runtimes.torch.shapes import Shape
 from clockwork.units import Nanos, show_bytes
 
+ValueT = TypeVar("ValueT")
 
-class Device(Struct, frozen=True):
-    """All that there is of one device; its LOAD thread has the stream and the two events to itself."""
-
-    driver: Driver
-    cache: PageCache
-    executor: Executor
-    stream: Handle
-    begin: Handle
-    end: Handle
+_FAILURES: Final[tuple[type[Exception], ...]] = (CudaError, *FAILURES)
 
 
-class Slot:
-    """Where weights of one model lie on one device, whenever they are there."""
+class Batch(NamedTuple):
+    """Inputs, staged, and their shapes with the rows that fill a graph up."""
 
-    def __init__(self, device: Device, program: Program) -> None:
-        self.device = device
-        self._program = program
-        self._range = WeightsRange(device.driver, device.cache, device.cache.pages_of(program.layout.nbytes))
-        self.graphs: Graphs | None = None
-
-    def load(self, digest: str) -> Nanos:
-        """Map pages and copy the weights; returns what the copy took by the device's clock.
-
-        Raises:
-            ServerError: the driver, or PyTorch, could not; then nothing is mapped.
-        """
-        self._range.map()
-        try:
-            taken = self._copy()
-            if self.graphs is None:
-                self.graphs = self._graphs(digest)
-        except BaseException:
-            self._range.unmap()
-            raise
-        return taken
-
-    def unload(self) -> None:
-        """Take the pages away."""
-        self.device.driver.attach()
-        self._range.unmap()
-
-    def close(self) -> None:
-        """Give the addresses back."""
-        self.graphs = None
-        self.device.driver.attach()
-        self._range.close()
-
-    def _copy(self) -> Nanos:
-        device, driver = self.device, self.device.driver
-        driver.record(device.begin, device.stream)
-        if self._program.layout.nbytes:
-            source = self._program.weights.data_ptr()
-            driver.copy_to_device(self._range.address, source, self._program.layout.nbytes, device.stream)
-        driver.record(device.end, device.stream)
-        driver.wait(device.end)
-        return driver.elapsed(device.begin, device.end)
-
-    def _graphs(self, digest: str) -> Graphs:
-        program = self._program
-        block = self.device.executor.at(self._range.address, max(1, program.layout.nbytes))
-        arguments = program.arguments(program.layout.tensors(block))
-
-        def forward(inputs: Sequence[Any]) -> Sequence[Any]:
-            complete = list(arguments)
-            for slot, tensor in zip(program.input_slots, inputs, strict=True):
-                complete[slot] = tensor
-            return program.forward(*complete)
-
-        return Graphs(self.device.executor, forward, digest)
+    staged: Staged
+    shapes: tuple[Shape, ...]
 
 
 class CudaModel:
-    """A model in host memory: a program for CUDA devices, its weights in one block, pinned if the budget allows it."""
+    """A model in host memory: a program, its weights in one block, and its graphs for each device."""
 
-    def __init__(self, info: HostModelInfo, program: Program, devices: Sequence[Device], budget: PinnedBudget) -> None:
+    def __init__(
+        self,
+        info: HostModelInfo,
+        program: Program,
+        devices: Sequence[Device],
+        budget: PinnedBudget,
+        max_batch: int,
+        name: str,
+    ) -> None:
+        """Captures all that is foreseen, on all devices. ``name`` is for people.
+
+        Raises:
+            ServerError: there is no memory for that on a device, or PyTorch cannot execute the program there.
+        """
         self._info = info
         self._program = program
-        self._devices = devices
-        self._lock = Lock()
-        #: Of each device: those that are free, and one that has been used, whose graphs others capture as well.
-        self._free: list[list[Slot]] = [[] for _ in devices]
-        self._first: list[Slot | None] = [None] * len(devices)
-        address, nbytes = program.weights.data_ptr(), program.weights.nbytes
-        self.pinned = budget.pin(address, nbytes)
-        # Loaded models refer to their model, so all slots are free when nobody refers to it any more.
-        self._end = weakref.finalize(self, _end, self._free, budget, address, program)
+        self._name = name
+        self._examples = list(examples(info, program, max_batch))
+        self.residents = [Resident(device, program, name) for device in devices]
+        self._captured = [False] * len(devices)
+        self.pinned: Final = budget.pin(program.weights.data_ptr(), program.weights.nbytes)
+        self.batches: Final = Batches(info)
 
     @property
     def info(self) -> HostModelInfo:
         """What is known of it."""
+        for it in self.residents:
+            if self._captured[it.device.number] and it.graphs.fallback:
+                return msgspec.structs.replace(self._info, note=f"no CUDA graph: {it.graphs.fallback}")
         return self._info
+
+    def prepare(self) -> None:
+        """Capture what is foreseen on each device that has room for the weights now; elsewhere the first load does.
+
+        Raises:
+            ServerError: it cannot be executed, or captured, there.
+        """
+        for resident in self.residents:
+            if resident.fits:
+                self.load_weights(resident.device.number).close()
 
     def load_weights(self, device: int) -> "LoadedCudaModel":
         """Map pages of the device's cache, and copy the weights into them.
@@ -126,94 +88,147 @@ class CudaModel:
         Raises:
             ServerError: there are not enough pages, or CUDA could not.
         """
-        its = self._devices[device]
+        resident = self.residents[device]
+        its = resident.device
         its.driver.attach()
+        size = show_bytes(self._info.weights_bytes)
+        text = f"{size} of weights could not be loaded on device {device}"
+        taken = _blamed(its, resident.load, lambda error: ServerError(f"{text}: {said(error)}"))
         try:
-            with self._lock:
-                slot = self._free[device].pop() if self._free[device] else None
-            if slot is None:
-                slot = Slot(its, self._program)
-            try:
-                taken = slot.load(self._info.digest)
-                self._prepare(device, slot)
-            except BaseException:
-                self.free(device, slot)
-                raise
-        except (ServerError, *FAILURES) as error:
+            _blamed(its, lambda: self._capture(resident), failure)
+        except BaseException:
+            resident.unload()
+            raise
+        return LoadedCudaModel(self, self._info, self._program, resident, taken)
+
+    def _capture(self, resident: Resident) -> None:
+        number = resident.device.number
+        if self._captured[number]:
+            return
+        for example in self._examples:
+            if not self._capture_one(resident, example):
+                break
+        self._captured[number] = True
+
+    def _capture_one(self, resident: Resident, example: Example) -> bool:
+        """Whether the next size is worth trying."""
+        device = resident.device
+
+        def fill(places: list[Array]) -> None:
+            for to, source in zip(places, example.arrays, strict=True):
+                to[...] = source
+
+        try:
+            staged = device.stage(example.layout, fill, example.rows, example.rows)
+            return resident.graphs.capture(staged, example.shapes)
+        except OutOfDeviceMemoryError as error:
+            free = show_bytes(device.driver.free_bytes())
             raise ServerError(
-                f"{show_bytes(self._info.weights_bytes)} of weights could not be loaded on device {device}: "
-                f"{said(error)}"
+                f"capturing a graph of {self._name} for {example.rows} rows needs more memory than device "
+                f"{device.number} ({device.driver.name}) has left: {free} are free beside what was taken at the start; "
+                f"give less as --cache-size ({show_bytes(device.cache.nbytes)} now), more as --workspace-size, or "
+                f"less as --max-batch: {said(error)}"
             ) from error
-        return LoadedCudaModel(self, self._info, self._program, device, slot, taken)
-
-    def free(self, device: int, slot: Slot) -> None:
-        """A slot of this model is used no more: its pages go back, its addresses stay."""
-        slot.unload()
-        with self._lock:
-            self._free[device].append(slot)
-
-    def _prepare(self, device: int, slot: Slot) -> None:
-        """A further slot captures what the first one has, so that no inference has to."""
-        first = self._first[device]
-        if first is None:
-            self._first[device] = slot
-        elif first is not slot and slot.graphs is not None and first.graphs is not None:
-            slot.graphs.prepare(first.graphs)
-
-
-def _end(slots: list[list[Slot]], budget: PinnedBudget, address: int, program: Program) -> None:
-    """``program`` holds the memory that is unpinned."""
-    for its in slots:
-        for slot in its:
-            slot.close()
-        its.clear()
-    budget.unpin(address)
-    del program
 
 
 class LoadedCudaModel:
     """A model whose weights are on a device. ``copied`` is what copying them took, by the device's clock."""
 
+    uploads: Final = True
+
     def __init__(
-        self, model: CudaModel, info: HostModelInfo, program: Program, device: int, slot: Slot, copied: Nanos
+        self, model: CudaModel, info: HostModelInfo, program: Program, resident: Resident, copied: Nanos
     ) -> None:
         self.copied = copied
         self._model: CudaModel | None = model
-        self._slot = slot
-        self._device = device
-        self._batches = Batches(info)
+        self._batches = model.batches
+        self._batchable = info.batchable
         self._program = program
+        self._resident = resident
+        self._device = resident.device
 
     @property
     def fallback(self) -> str:
         """Why it is executed operator by operator; empty if it is not."""
-        return self._slot.graphs.fallback if self._slot.graphs is not None else ""
+        return self._resident.graphs.fallback
 
-    def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> Feed:
-        """One batch from the rows of several requests; see `clockwork.runtimes.batches`."""
-        return self._batches.assemble(inputs, payloads)
+    def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> Batch:
+        """One batch from the rows of several requests, put into pinned memory and sent on its way to the device.
 
-    def execute(self, batch: Feed) -> list[Array]:
-        """Run the model on the batch.
+        Raises:
+            InvalidRequestError: a payload does not fit its specs, or the model.
+            ServerError: the batch does not fit into a slot.
+        """
+        rows = self._batches.rows(inputs, payloads)
+        arrays = [rows[port.info.name] for port in self._program.ports.inputs]
+        shapes = tuple(
+            (sum(it.shape[0] for it in its), *its[0].shape[1:]) if self._batchable else its[0].shape for its in arrays
+        )
+        self._program.shapes.check(shapes)
+        wanted = shapes[0][0] if self._batchable else 0
+        shapes = self._filled_up(shapes)
+
+        def fill(places: list[Array]) -> None:
+            for to, its in zip(places, arrays, strict=True):
+                _fill(to, its)
+
+        staged = _blamed(
+            self._device,
+            lambda: self._device.stage(
+                layout_of(self._program, shapes), fill, wanted, shapes[0][0] if self._batchable else 0
+            ),
+            failure,
+        )
+        return Batch(staged, shapes)
+
+    def execute(self, batch: Batch) -> Computed:
+        """Run the model on the batch; its outputs are on their way to the host then.
 
         Raises:
             InvalidRequestError: it refuses these inputs.
             ServerError: anything else.
         """
-        arrays = [batch[port.info.name] for port in self._program.ports.inputs]
-        self._program.shapes.check(tuple([array.shape for array in arrays]))
-        assert self._slot.graphs is not None
-        try:
-            return [to_array(it) for it in self._slot.graphs.run([to_tensor(array) for array in arrays])]
-        except FAILURES as error:
-            raise failure(error) from error
+        work = self._resident.graphs.work(batch.staged.layout, batch.shapes)
+        return _blamed(self._device, lambda: self._device.compute(batch.staged, work), failure)
 
-    def split(self, inputs: Sequence[InferInput], outputs: list[Array]) -> list[Share]:
+    def split(self, inputs: Sequence[InferInput], outputs: Computed) -> list[Share]:
         """Each request's share of the outputs; see `clockwork.runtimes.batches`."""
-        return self._batches.split(inputs, outputs)
+        return self._batches.split(inputs, _blamed(self._device, lambda: self._device.read(outputs), failure))
+
+    def device_time(self, outputs: Computed) -> DeviceTime:
+        """What the device took."""
+        return self._device.time_of(outputs)
 
     def close(self) -> None:
         """Give the pages back. Nothing of it runs: `execute` waits for the device."""
         model, self._model = self._model, None
         if model is not None:
-            model.free(self._device, self._slot)
+            _blamed(self._device, self._resident.unload, failure)
+
+    def _filled_up(self, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+        """The next size that there is a graph of, if there is one."""
+        known = self._resident.graphs.known
+        if not self._batchable or shapes in known:
+            return shapes
+        rest = [it[1:] for it in shapes]
+        larger = [it for it in known if it[0][0] > shapes[0][0] and [its[1:] for its in it] == rest]
+        return min(larger, default=shapes)
+
+
+def _fill(to: Array, arrays: list[Array]) -> None:
+    """Put rows one after the other; what is left gets the last row once more: other values might mean nothing."""
+    if len(arrays) == 1 and to.shape == arrays[0].shape:
+        np.copyto(to, arrays[0])
+        return
+    rows = sum(len(it) for it in arrays)
+    np.concatenate(arrays, out=to[:rows])
+    to[rows:] = to[rows - 1]
+
+
+def _blamed(device: Device, work: Callable[[], ValueT], meaning: Callable[[Exception], Exception]) -> ValueT:
+    """Do the work; what goes wrong with it is told as ``meaning`` says, unless the device was lost with it."""
+    try:
+        return work()
+    except _FAILURES as error:
+        device.judge(error)
+        raise meaning(error) from error

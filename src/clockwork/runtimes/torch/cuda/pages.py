@@ -6,8 +6,8 @@ LoadWeights. Which pages a model gets does not matter; how many is what the cont
 
 from threading import Lock
 
-from clockwork.errors import InvalidRequestError, ServerError
-from clockwork.runtimes.torch.cuda.driver import Driver, Handle, OutOfDeviceMemoryError
+from clockwork.errors import InvalidRequestError
+from clockwork.runtimes.torch.cuda.driver import CudaError, Driver, Handle, OutOfDeviceMemoryError
 from clockwork.units import Bytes, Pages, show_bytes
 
 
@@ -46,6 +46,11 @@ class PageCache:
         """Pages that no weights have."""
         return len(self._free)
 
+    @property
+    def nbytes(self) -> Bytes:
+        """All pages together."""
+        return len(self._all) * self.page_size
+
     def pages_of(self, nbytes: Bytes) -> Pages:
         """How many pages so much takes; at least one, as the controller counts."""
         return max(1, -(-nbytes // self.page_size))
@@ -54,11 +59,11 @@ class PageCache:
         """Pages for somebody's weights.
 
         Raises:
-            ServerError: there are not so many.
+            CudaError: there are not so many.
         """
         with self._lock:
             if count > len(self._free):
-                raise ServerError(f"{count} pages are needed on {self._driver.name}; {len(self._free)} are free")
+                raise CudaError(f"{count} pages are needed on {self._driver.name}; {len(self._free)} are free")
             kept = len(self._free) - count
             taken = self._free[kept:]
             del self._free[kept:]
