@@ -35,9 +35,15 @@ class Machine:
         self.drivers = [FakeDriver() for _ in range(devices)] if kind == "fake" else []
         below: dict[str, Any] = {}
         if self.drivers:
+            for driver in self.drivers:
+                driver.attach()
+            executors = [FakeExecutor(driver, capturable) for driver in self.drivers]
             below["make_driver"] = self.drivers.__getitem__
-            below["make_executor"] = lambda *_: FakeExecutor(capturable)
+            below["make_executor"] = lambda index, workspace: executors[index]
         self.runtime = CudaRuntime(devices, PAGE, pages * PAGE, pinned, 256 * MIB, 64 * MIB, MAX_BATCH, **below)
+        if self.drivers:
+            for device, executor in zip(self.runtime._devices, executors, strict=True):
+                executor.area = device.staging.output_area
 
     def end(self) -> None:
         """Give all memory back; nothing refers to a model any more."""

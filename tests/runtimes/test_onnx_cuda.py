@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from clockwork.errors import InvalidRequestError, ServerError
+from clockwork.errors import DeviceLostError, InvalidRequestError, ServerError
 from clockwork.messages.actions import InferInput
 from clockwork.messages.tensors import TensorSpec
 from clockwork.runtimes.onnx import OnnxRuntime
@@ -139,9 +139,8 @@ def test_devices_that_cannot_be_used_are_told_with_what_is_missing(monkeypatch: 
         print("Failed to load libcublas.so.13: no such file\nPlease follow ...")
 
     def no_arena(*_: Any) -> None:
-        raise RuntimeError(
-            "/src/bridge.cc:24 onnxruntime::Info& onnxruntime::Get() CUDA Provider not available, can't get interface for it\n"
-        )
+        place = "/src/bridge.cc:2465 onnxruntime::Info& onnxruntime::Get()"
+        raise RuntimeError(f"{place} CUDA Provider not available, can't get interface for it\n")
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA])
     monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
@@ -235,6 +234,36 @@ class Part:
 
     def get_nodes(self) -> Any:
         return self._nodes
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        ("CUDA failure 700: an illegal memory access ; GPU=0", DeviceLostError, "lost, and the worker ends: CUDA fail"),
+        ("CUDA failure 2: out of memory ; GPU=0", ServerError, "there is no memory for the inference"),
+        ("CUDA failure 7001: whatever", ServerError, "the inference failed"),
+    ],
+)
+def test_a_device_that_is_lost_is_told_from_an_inference_that_failed(
+    text: str, kind: type[ServerError], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = runtime().load_model(saved(dense(), tmp_path / "a.onnx"))
+    loaded = host.load_weights(0)
+
+    class Broken:
+        def run(self, *_: Any) -> None:
+            raise RuntimeError(text)
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(loaded, "_session", Broken())
+    with pytest.raises(ServerError, match=words) as error:
+        answer(loaded, np.ones((1, 32), np.float32))
+    assert type(error.value) is kind
+    monkeypatch.setattr(host._prepared, "portable_session", fails)
+    with pytest.raises(kind):
+        host.load_weights(0)
 
 
 def test_where_nodes_are_executed_is_said_in_a_line() -> None:

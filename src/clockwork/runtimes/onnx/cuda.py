@@ -25,7 +25,7 @@ from clockwork.runtimes.onnx.gpus import Gpus, where
 from clockwork.runtimes.onnx.model import LoadedOnnxModel
 from clockwork.runtimes.onnx.prepared import Prepared, prepare
 from clockwork.runtimes.onnx.runtime import host_info, runner, version
-from clockwork.runtimes.onnx.sessions import FAILURES, said
+from clockwork.runtimes.onnx.sessions import FAILURES, check_not_lost, said
 from clockwork.runtimes.probe import Verdict, examine
 from clockwork.units import GIB, Bytes, show_bytes
 
@@ -133,12 +133,14 @@ class OnnxCudaModel:
         """Make a session on the device, with a copy of the weights.
 
         Raises:
+            DeviceLostError: nothing could, any more.
             ServerError: ONNX Runtime could not, or not on this device.
         """
         first, self._told = not self._told, True
         try:
             session = self._prepared.portable_session(self._gpus.provider(device), recorded=first)
         except FAILURES as error:
+            check_not_lost(error)
             raise ServerError(
                 f"ONNX Runtime could not load {show_bytes(self._info.weights_bytes)} of weights on device {device}: "
                 f"{said(error)}"
