@@ -40,7 +40,7 @@ FAILURES: Final[tuple[type[Exception], ...]] = (
 _FATAL: Final = 4
 _BFLOAT16: Final = 16  # TensorProto.BFLOAT16
 _LOST: Final = re.compile(r"\bCUDA failure (?:4|46|214|220|226|700|702|709|710|71[4-9]|721|911)\b")
-"""After these "the process must be terminated and relaunched" (CUDA Runtime API, cudaError_t), or the device has gone."""
+"""After these "the process must be terminated and relaunched" (CUDA Runtime API), or the device has gone."""
 
 _MEMORY: Final = re.compile(r"allocate memory|Available memory of|out of memory|ALLOC_FAILED", re.IGNORECASE)
 _SHAPES: Final = re.compile(r"\b(shapes?|dimensions?|dims|broadcast\w*|reshaped|rank)\b", re.IGNORECASE)
