@@ -1,8 +1,9 @@
 """What is said of GPUs, from what is known of them."""
 
 import pytest
+from msgspec.structs import replace
 
-from clockwork.host.environment import graphics
+from clockwork.host.environment import graphics, resources
 from clockwork.host.environment.facts import Environment, Host, Measured
 from clockwork.host.environment.finding import Level
 from clockwork.host.environment.judging import JUDGES, judge
@@ -23,6 +24,12 @@ def test_gpus_are_judged_if_they_were_asked_for() -> None:
     assert len(judge(environment(None))) == len(JUDGES)
     names = [it.name for it in judge(environment(Found((gpu(),), "580", "13.0")))[len(JUDGES) :]]
     assert names == ["gpu driver", "gpus", "gpu compute mode", "gpu persistence mode", "gpu clocks"]
+
+
+def test_host_memory_is_no_weights_cache_of_a_gpu() -> None:
+    its = replace(environment(Found((gpu(),), "580", "13.0")), host=Host(available=GIB // 100))
+    assert resources.memory(its).level == Level.OK
+    assert resources.memory(replace(its, gpus=None)).level == Level.BAD
 
 
 @pytest.mark.parametrize(("missing", "mend"), [(NO_DRIVER, "install NVIDIA's driver"), (NO_BINDINGS, "")])
