@@ -1,6 +1,7 @@
 """A runtime whose tasks end when a test says so.
 
-A model's file holds words: ``batches`` if it is batchable, and ``broken-NAME`` to fail at that step. What it computes
+A model's file holds words: ``batches`` if it is batchable, ``uploads`` if its inputs are brought to the device,
+``broken-NAME`` to fail at that step, and ``lost-NAME`` to lose the device there. What it computes
 is its payload, reversed.
 """
 
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clockwork.errors import InvalidModelError, InvalidRequestError, ServerError
+from clockwork.errors import DeviceLostError, InvalidModelError, InvalidRequestError, ServerError
 from clockwork.messages.actions import InferInput
 from clockwork.messages.results import DeviceTime
 from clockwork.messages.tensors import TensorInfo, TensorSpec
@@ -63,6 +64,8 @@ class FakeRuntime:
     def step(self, name: str, words: Sequence[str]) -> None:
         self.calls.append((threading.current_thread().name, name))
         self.gates[name].pass_through()
+        if f"lost-{name}" in words:
+            raise DeviceLostError("the device is lost")
         if f"broken-{name}" in words:
             raise {"read": InvalidModelError, "execute": InvalidRequestError, "load": ServerError}.get(name, KeyError)(
                 f"it breaks at {name}"
@@ -105,6 +108,8 @@ class FakeLoaded:
         self, inputs: Sequence[InferInput], outputs: list[bytes]
     ) -> list[tuple[tuple[TensorSpec, ...], list[bytes]]]:
         assert len(inputs) == len(outputs)
+        if "lost-split" in self.model.words:
+            raise DeviceLostError("the device is lost")
         if "broken-split" in self.model.words:
             raise KeyError("it breaks at split")
         return [((TensorSpec("y", "UINT8", (len(out),), len(out)),), [out[:2], out[2:]]) for out in outputs]

@@ -75,6 +75,7 @@ def check_model(
         f"  weights  {show_bytes(info.weights_bytes)}",
         f"  batches  {'yes' if info.batchable else 'no: requests are executed one by one'}",
         f"  digest   {info.digest}",
+        *([f"  note     {info.note}"] if info.note else []),
         f"  from disk to host memory {show_duration(reading)}, to the device {show_duration(loading.median)}",
         table("", (">batch size", ">p50", ">p99", ">rows/s"), rows),
     )

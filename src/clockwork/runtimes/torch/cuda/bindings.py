@@ -8,6 +8,7 @@ from typing import Any, Final
 from clockwork.errors import DeviceLostError, InvalidRequestError
 from clockwork.runtimes.torch.cuda.clock import make_clock
 from clockwork.runtimes.torch.cuda.driver import Address, CudaError, Handle, OutOfDeviceMemoryError
+from clockwork.runtimes.torch.failures import said
 from clockwork.units import MILLISECOND, Bytes, Nanos
 
 VERSION_MIN: Final = 12_000
@@ -183,11 +184,11 @@ class CudaDriver:
         try:
             self._call("cuInit", 0)
             version = self._call("cuDriverGetVersion")
-        except RuntimeError as error:  # the bindings' own: there is no such library
-            raise InvalidRequestError(
-                "there is no CUDA driver on this machine: install NVIDIA's driver, or use --device cpu"
-            ) from error
         except CudaError as error:
+            if isinstance(error.__cause__, RuntimeError):
+                raise InvalidRequestError(
+                    "there is no CUDA driver on this machine: install NVIDIA's driver, or use --device cpu"
+                ) from error
             raise InvalidRequestError(f"CUDA cannot be used here: {error}; --device cpu can") from error
         if version < VERSION_MIN:
             raise InvalidRequestError(
@@ -214,7 +215,10 @@ class CudaDriver:
 
     def _call(self, function: str, *arguments: Any) -> Any:
         """What the call gives; several values as a tuple."""
-        result, *values = getattr(self._cuda, function)(*arguments)
+        try:
+            result, *values = getattr(self._cuda, function)(*arguments)
+        except RuntimeError as error:  # the bindings' own: no such library, or no such function in it
+            raise CudaError(f"NVIDIA's driver has no {function} ({said(error)}): install or update it") from error
         if result != self._cuda.CUresult.CUDA_SUCCESS:
             if result.name in LOST:
                 raise DeviceLostError(
