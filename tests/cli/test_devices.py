@@ -40,6 +40,8 @@ def test_sizes_of_gpus_are_refused_for_cpus(command: str, option: str, capsys: C
         (["worker", "--device=cuda"], "does not know its models when it begins: say onnx or torch"),
         (["worker", "--device=cuda", "--threads-per-device=2"], "a GPU is waited for by one thread, and 2 were asked"),
         (["worker", "--device=cuda", "--emulate=1", "--profile=resnet50-v100"], "emulated devices are no GPUs"),
+        (["worker", "--device=cuda", "--runtime=onnx", "--io-size=1GiB"], "--io-size: ONNX Runtime has no such memory"),
+        (["worker", "--device=cuda", "--runtime=onnx", "--pinned-size=0"], "--pinned-size: ONNX Runtime has no such"),
         (["check-env", "--device=cuda", "--threads-per-device=2"], "a GPU is waited for by one thread"),
     ],
 )

@@ -110,6 +110,18 @@ class DeviceOptions(Struct, frozen=True):
                 param_hint="--threads-per-device",
             )
 
+    def check_runtime(self, name: str) -> None:
+        """Whether a runtime has all that was said.
+
+        Raises:
+            typer.BadParameter: it has not.
+        """
+        for option, value in (("pinned", self.pinned), ("io", self.io)):
+            if name == "onnx" and value is not None:
+                raise typer.BadParameter(
+                    "ONNX Runtime has no such memory of its own: leave it out", param_hint=f"--{option}-size"
+                )
+
     def arguments(self) -> list[str]:
         """The options of a worker that say the same."""
         sizes = (("pinned", self.pinned), ("workspace", self.workspace), ("io", self.io))

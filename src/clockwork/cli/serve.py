@@ -149,6 +149,7 @@ def serve(
         root, specs = _from_files(models or [], copies, model_root)
         if options.on_gpus:
             runtime = runtime_on_gpus(runtime, [root / spec.path for spec in specs])
+            options.check_runtime(runtime)
         worker = LocalWorker(
             root,
             devices,

@@ -113,6 +113,7 @@ def worker(
     options.check(threads_per_device, bool(emulate))
     if options.on_gpus:
         runtime = runtime_on_gpus(runtime, [])
+        options.check_runtime(runtime)
     root = model_root.absolute()
     tls, token = worker_link(tls_cert, tls_key, tls_ca, token_file)
     config = WorkerConfig(
