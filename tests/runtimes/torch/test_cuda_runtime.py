@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtimes.torch.fake_driver import FakeDriver, FakeExecutor
 from runtimes.torch.programs import Conv, Of, Wide, saved, saved_conv
 
 import torch  # isort: skip - `programs` skips these tests where there is none
+from runtimes.torch.fake_driver import FakeDriver, FakeExecutor  # isort: skip
 
 from clockwork.errors import DeviceLostError, InvalidRequestError, ServerError
 from clockwork.messages.actions import InferInput
@@ -51,7 +51,7 @@ class Machine:
             make_driver=self.drivers.__getitem__,
             make_executor=lambda index, workspace: self.executors[index],
         )
-        for device, executor in zip(self.runtime._devices, self.executors, strict=True):
+        for device, executor in zip(self.runtime.devices, self.executors, strict=True):
             executor.area = device.staging.output_area
 
     @property
@@ -245,7 +245,7 @@ def test_copies_have_pages_and_copies_of_their_own_and_graphs_in_common(tmp_path
     host = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2"))
     copies = [host.load_weights(0) for _ in range(3)]
     assert len(machine.drivers[0].mapped) == 3
-    assert machine.runtime._devices[0].cache.free == 5
+    assert machine.runtime.devices[0].cache.free == 5
     for at in (0, 1, 2):  # the first to come is the first to go
         for copy in copies[at:]:
             check(copy, 2)

@@ -69,8 +69,12 @@ class Graphs:
                 self._odd_said = True
                 text = "%s is executed operator by operator for inputs of shapes %s, of which there is no graph"
                 log.warning(text, self._name, list(shapes))
-            return lambda: self._eager(layout)
+            return self.operators(layout)
         return captured.replayed
+
+    def operators(self, layout: Layout) -> Callable[[], Layout]:
+        """The same, operator by operator."""
+        return lambda: self._device.executor.queue(lambda: self._compute(layout))
 
     def capture(self, staged: Staged, shapes: tuple[Shape, ...]) -> bool:
         """Capture a graph for inputs of these shapes; whether that was possible.
@@ -84,8 +88,8 @@ class Graphs:
         device = self._device
         with device.turn:
             inputs = staged.layout
-            device.read(device.compute(staged, lambda: self._eager(inputs)))  # libraries get ready the first time
-            expected = device.read(device.compute(staged, lambda: self._eager(inputs)))
+            device.read(device.compute(staged, self.operators(inputs)))  # libraries get ready the first time
+            expected = device.read(device.compute(staged, self.operators(inputs)))
             try:
                 captured = _Captured(*device.executor.capture(lambda: self._compute(inputs)))
                 found = device.read(device.compute(staged, captured.replayed))
@@ -103,9 +107,6 @@ class Graphs:
         self.fallback = reason
         text = "%s is executed operator by operator, because no graph of it can be captured: %s"
         log.warning(text, self._name, reason)
-
-    def _eager(self, layout: Layout) -> Layout:
-        return self._device.executor.queue(lambda: self._compute(layout))
 
     def _compute(self, layout: Layout) -> Layout:
         outputs = self._forward(layout.tensors(self._input_area))

@@ -81,11 +81,11 @@ class CudaRuntime:
             parts.append((driver, make_executor(i, workspace_bytes), Staging(driver, io_bytes)))
         pages = _pages(drivers, page_size, cache_bytes)
         self.cache_bytes: Bytes = pages * page_size
-        self._devices: list[Device] = []
+        self.devices: list[Device] = []
         for i, (driver, executor, staging) in enumerate(parts):
             driver.attach()
             cache = PageCache(driver, pages, page_size)
-            self._devices.append(Device(i, driver, executor, cache, staging))
+            self.devices.append(Device(i, driver, executor, cache, staging))
         self._budget = PinnedBudget(drivers[0], pinned_bytes)
         self._lock = Lock()
         self._models: WeakValueDictionary[str, CudaModel] = WeakValueDictionary()
@@ -121,14 +121,14 @@ class CudaRuntime:
         """Give all memory back. Nothing is loaded any more, and no model in use."""
         with self._lock:
             self._clear_away()
-        for device in self._devices:
+        for device in self.devices:
             device.close()
 
     def _load(self, file: ModelFile) -> CudaModel:
         program = load(file.path)
         info = host_info(file, program)
-        move(program, self._devices[0].executor.device_type)
-        model = CudaModel(info, program, self._devices, self._budget, self.max_batch, file.path.name)
+        move(program, self.devices[0].executor.device_type)
+        model = CudaModel(info, program, self.devices, self._budget, self.max_batch, file.path.name)
         # Loaded models refer to their model, so nothing is loaded when nobody refers to it any more. That may be found
         # out at any moment and in any thread, so what is left is only noted then.
         weakref.finalize(model, self._forgotten.append, (model.residents, program)).atexit = False
