@@ -42,7 +42,7 @@ class Machine:
             below["make_executor"] = lambda index, workspace: executors[index]
         self.runtime = CudaRuntime(devices, PAGE, pages * PAGE, pinned, 256 * MIB, 64 * MIB, MAX_BATCH, **below)
         if self.drivers:
-            for device, executor in zip(self.runtime._devices, executors, strict=True):
+            for device, executor in zip(self.runtime.devices, executors, strict=True):
                 executor.area = device.staging.output_area
 
     def end(self) -> None:
