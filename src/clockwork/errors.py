@@ -12,6 +12,7 @@
     +-- NotPermittedError          a token is missing, unknown, or of another right
     +-- InitializingError          the server is starting up
     +-- ServerError                the server failed at something it should have managed
+    |   +-- DeviceLostError        a device does nothing any more: its worker has to end
     +-- ConnectionLostError        the other side went away, or was never there
     +-- ProtocolError              bytes that are no frame, no message, or of another version
 
@@ -69,6 +70,10 @@ class InitializingError(ClockworkError):
 
 class ServerError(ClockworkError):
     """The server failed at something that it should have managed."""
+
+
+class DeviceLostError(ServerError):
+    """A device does nothing any more, whatever it is asked: its worker has to end."""
 
 
 class ConnectionLostError(ClockworkError):

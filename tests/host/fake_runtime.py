@@ -1,6 +1,7 @@
 """A runtime whose tasks end when a test says so.
 
-A model's file holds words: ``batches`` if it is batchable, and ``broken-NAME`` to fail at that step. What it computes
+A model's file holds words: ``batches`` if it is batchable, ``uploads`` if its inputs are brought to the device,
+``broken-NAME`` to fail at that step, and ``lost-NAME`` to lose the device there. What it computes
 is its payload, reversed.
 """
 
@@ -9,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clockwork.errors import InvalidModelError, InvalidRequestError, ServerError
+from clockwork.errors import DeviceLostError, InvalidModelError, InvalidRequestError, ServerError
 from clockwork.messages.actions import InferInput
+from clockwork.messages.results import DeviceTime
 from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.runtimes.base import HostModelInfo
 
@@ -62,6 +64,8 @@ class FakeRuntime:
     def step(self, name: str, words: Sequence[str]) -> None:
         self.calls.append((threading.current_thread().name, name))
         self.gates[name].pass_through()
+        if f"lost-{name}" in words:
+            raise DeviceLostError("the device is lost")
         if f"broken-{name}" in words:
             raise {"read": InvalidModelError, "execute": InvalidRequestError, "load": ServerError}.get(name, KeyError)(
                 f"it breaks at {name}"
@@ -82,11 +86,12 @@ class FakeModel:
 
 
 class FakeLoaded:
-    """On a device."""
+    """On a device, which uploads if a word of the file says so."""
 
     def __init__(self, model: FakeModel, device: int) -> None:
         self.model = model
         self.device = device
+        self.uploads = "uploads" in model.words
 
     def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Any]) -> list[bytes]:
         self.model.runtime.step("assemble", self.model.words)
@@ -103,9 +108,14 @@ class FakeLoaded:
         self, inputs: Sequence[InferInput], outputs: list[bytes]
     ) -> list[tuple[tuple[TensorSpec, ...], list[bytes]]]:
         assert len(inputs) == len(outputs)
+        if "lost-split" in self.model.words:
+            raise DeviceLostError("the device is lost")
         if "broken-split" in self.model.words:
             raise KeyError("it breaks at split")
         return [((TensorSpec("y", "UINT8", (len(out),), len(out)),), [out[:2], out[2:]]) for out in outputs]
+
+    def device_time(self, outputs: list[bytes]) -> DeviceTime | None:
+        return DeviceTime(1234, 1980) if self.uploads else None
 
     def close(self) -> None:
         self.model.runtime.step("close", self.model.words)

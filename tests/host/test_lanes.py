@@ -9,6 +9,7 @@ from typing import NoReturn
 import pytest
 
 from clockwork.clock import MonotonicClock
+from clockwork.errors import DeviceLostError
 from clockwork.host.affinity import CorePlan, allowed_cores
 from clockwork.host.inference import Finished, TaskRunner
 from clockwork.host.lanes import Lanes
@@ -21,7 +22,7 @@ from clockwork.messages.actions import (
     LoadModelFromDisk,
     LoadWeights,
 )
-from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result
+from clockwork.messages.results import DeviceTime, ErrorResult, InferResult, LoadWeightsResult, Result
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import spec
 from clockwork.units import FOREVER, SECOND, Nanos, ms, us
@@ -132,6 +133,23 @@ def test_a_batch_of_several_is_assembled_while_the_one_before_is_executed(bench:
     gate.open()
     assert [executed(bench.result()).id, executed(bench.result()).id] == [1, 2]
     assert [step for _, step in bench.runtime.calls].count("assemble") == 2
+
+
+def test_a_single_request_is_assembled_so_too_where_inputs_are_uploaded(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "m").write_text("uploads")
+    bench.warm("m")
+    gate = bench.runtime.gates["execute"]
+    gate.close()
+    bench.tell(infer(1))
+    gate.reached()
+    bench.runtime.gates["assemble"].reached()
+    bench.tell(infer(2))
+    bench.runtime.gates["assemble"].reached()
+    assert bench.runtime.calls[-1] == ("clockwork-input0", "assemble")
+    gate.open()
+    results = [executed(bench.result()), executed(bench.result())]
+    assert [it.id for it in results] == [1, 2]
+    assert results[0].device == DeviceTime(1234, 1980)
 
 
 def test_an_infer_waits_for_its_batch_that_is_being_assembled(bench: Bench) -> None:
@@ -349,3 +367,24 @@ def test_a_lane_that_breaks_says_so(bench: Bench) -> None:
         assert bench._ready.wait(PATIENCE)
         bench._ready.clear()
     assert isinstance(bench.crashes[0], ZeroDivisionError)
+
+
+@pytest.mark.parametrize("step", ["read", "load", "assemble", "execute", "split", "close"])
+def test_a_device_that_is_lost_is_said_whatever_was_asked_of_it(
+    step: str, bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "m").write_text(f"lost-{step}")
+    actions = [LoadModelFromDisk(0, "m", "m"), LoadWeights(0, 0, "m"), infer(1), EvictWeights(0, 0, "m")]
+    last = {"read": 0, "load": 1, "close": 3}.get(step, 2)
+    for at, action in enumerate(actions[: last + 1]):
+        if at < last and (step != "close" or at < 2):
+            bench.asks(action)
+        elif at == last:
+            bench.tell(action)
+    while not bench.crashes:
+        assert bench._ready.wait(PATIENCE)
+        bench._ready.clear()
+        bench._sent += bench.lanes.take_results()
+    assert isinstance(bench.crashes[0], DeviceLostError)
+    assert not bench._sent
+    assert not [it for it in caplog.records if it.exc_info], "it is no bug, so there is no traceback"

@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 import uvloop
 
-from clockwork.errors import InvalidRequestError, ServerError
+from clockwork.errors import DeviceLostError, InvalidRequestError, ServerError
 from clockwork.host.affinity import allowed_cores
 from clockwork.host.inference import TaskRunner
 from clockwork.host.worker import WorkerConfig, default_name, run_worker
@@ -259,6 +259,23 @@ def test_a_worker_that_loses_a_lane_ends(root: Path, monkeypatch: pytest.MonkeyP
         await controller.met()
         controller.tell(LoadModelFromDisk(1, "m", "m"))
         with pytest.raises(ServerError, match="the worker broke: ZeroDivisionError"):
+            await worker
+        await controller.close()
+
+    run(scenario())
+    assert not lane_threads()
+
+
+def test_a_worker_that_loses_its_device_ends_and_says_so(root: Path) -> None:
+    (root / "m").write_text("lost-read")
+
+    async def scenario() -> None:
+        controller = Controller()
+        await controller.listen()
+        worker = asyncio.ensure_future(run_worker(WorkerConfig(root, controller.address, "w0"), FakeRuntime()))
+        await controller.met()
+        controller.tell(LoadModelFromDisk(1, "m", "m"))
+        with pytest.raises(DeviceLostError, match=r"^the device is lost$"):
             await worker
         await controller.close()
 

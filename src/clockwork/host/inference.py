@@ -1,8 +1,9 @@
 """Carries out a worker's tasks with a runtime, and times them.
 
-Rules of the file: no exception leaves it. Whatever goes wrong in a task becomes a `TaskFailed` with the status that
-says whose fault it was; only what nobody foresaw is logged with its traceback. It keeps nothing: models, weights and
-payloads come with the task, as the handles that earlier tasks made.
+Rules of the file: no exception leaves it, but that a device is lost: nothing would go well after that. Whatever else
+goes wrong in a task becomes a `TaskFailed` with the status that says whose fault it was; only what nobody foresaw is
+logged with its traceback. It keeps nothing: models, weights and payloads come with the task, as the handles that
+earlier tasks made.
 """
 
 import logging
@@ -13,10 +14,10 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from clockwork.clock import Clock
-from clockwork.errors import ClockworkError, InvalidModelError, InvalidRequestError
+from clockwork.errors import ClockworkError, DeviceLostError, InvalidModelError, InvalidRequestError
 from clockwork.host.model_root import resolve
 from clockwork.messages.actions import Action, Infer, InferInput, LoadModelFromDisk, LoadWeights
-from clockwork.messages.results import ErrorResult, InferOutput, InferResult, Result, Timing
+from clockwork.messages.results import DeviceTime, ErrorResult, InferOutput, InferResult, Result, Timing
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec
 from clockwork.runtimes.base import Batch, HostModel, LoadedModel, Payload, Runtime
@@ -63,6 +64,10 @@ class _Outputs(NamedTuple):
     batch: Batch
     singles: Sequence[Batch | InvalidRequestError] = ()
 
+    def device_time(self) -> DeviceTime | None:
+        """What the device has measured, of a batch that was executed as one."""
+        return None if self.singles else self.model.device_time(self.batch)
+
     def shares(self, inputs: Sequence[InferInput]) -> list[tuple[tuple[TensorSpec, ...], list[Payload], str]]:
         """Each request's specs, buffers, and why it is refused, if it is."""
         if not self.singles:
@@ -95,9 +100,15 @@ class TaskRunner:
         begin = self._clock.now()
         try:
             batch = self._assemble(task.action, task)
+        except DeviceLostError:
+            raise
         except Exception:  # noqa: BLE001 - whatever it is, `run` comes upon it again
             return Prepared(task)
         return Prepared(task, batch, self._timing(begin))
+
+    def worth_preparing(self, task: StartTask) -> bool:
+        """Whether assembling its batch is worth a thread: several requests' inputs are copied, one's are not."""
+        return len(task.payloads) > 1 or _loaded_model(task.handles[0]).uploads
 
     def run(self, task: StartTask, prepared: Prepared | None = None) -> TaskFinished:
         """Carry out a task, from beginning to end."""
@@ -116,6 +127,8 @@ class TaskRunner:
                 case Infer():
                     return self._infer(task.action, task, prepared)
             return _close(task.handles)
+        except DeviceLostError:
+            raise
         except Exception as error:  # noqa: BLE001 - told, and logged where nobody foresaw it
             return _failed(task.action, error)
 
@@ -170,12 +183,15 @@ class TaskRunner:
         outputs = _outputs(answer.outputs)
         try:
             shares = outputs.shares(action.inputs)
+            device = outputs.device_time()
+        except DeviceLostError:
+            raise
         except Exception as error:  # noqa: BLE001 - told, and logged where nobody foresaw it
             failed = _failed(action, error)
             return Finished(ErrorResult(action.id, Infer.__name__, failed.status, failed.message))
         pairs = zip(action.inputs, shares, strict=True)
         specs = tuple([InferOutput(it.request_id, tensors, refusal) for it, (tensors, _, refusal) in pairs])
-        result = InferResult(action.id, specs, answer.copy_input, answer.exec, self._timing(begin))
+        result = InferResult(action.id, specs, answer.copy_input, answer.exec, self._timing(begin), device)
         return Finished(result, [buffer for share in shares for buffer in share[1]])
 
     def _timing(self, begin: Nanos) -> Timing:
@@ -200,6 +216,8 @@ def _close(handles: Sequence[object]) -> Outcome:
     for handle in handles:
         try:
             _loaded_model(handle).close()
+        except DeviceLostError:
+            raise
         except Exception:
             log.exception("weights could not be closed")
             failures += 1

@@ -11,7 +11,7 @@ the next batch before it is due; while it executes, an INPUT thread does that fo
 of its sleep to the operating system: it wakes early and watches the clock, giving way to other threads after every
 look. What an Infer puts out is shared among its requests by whoever takes the results.
 
-A thread that breaks is a bug; it tells ``on_crash``, for a worker that has lost a lane is of no use.
+A thread that breaks is a bug, or has lost its device; it tells ``on_crash``, for a worker without a lane is of no use.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from threading import Condition, Lock, Thread
 from typing import Final
 
 from clockwork.clock import Clock
+from clockwork.errors import DeviceLostError
 from clockwork.host.affinity import CorePlan, pin
 from clockwork.host.inference import Finished, Prepared, TaskRunner
 from clockwork.host.priority import be_prompt, give_way
@@ -86,6 +87,12 @@ class _Shared:
             if not self.answers:
                 self._on_answers()
             self.answers.extend(answers)
+
+    def broke(self, name: str, error: Exception) -> None:
+        """A thread cannot go on: that is a bug, or its device is lost."""
+        if not isinstance(error, DeviceLostError):
+            log.error("thread %s broke", name, exc_info=error)
+        self.on_crash(error)
 
     def _wake_moved(self) -> None:
         for thread in self.threads:
@@ -169,7 +176,11 @@ class Lanes:
         """What the actions have come to since this was last called, in order."""
         with self._shared.lock:
             answers, self._shared.answers = self._shared.answers, []
-        return [self._shared.runner.finish(answer) for answer in answers]
+        try:
+            return [self._shared.runner.finish(answer) for answer in answers]
+        except DeviceLostError as error:
+            self._shared.broke("which takes results", error)
+            return []
 
 
 class _LaneThread(Thread):
@@ -205,9 +216,8 @@ class _LaneThread(Thread):
             if finished is not None:
                 with self._shared.lock:
                     self._shared.tell(finished)
-        except Exception as error:
-            log.exception("thread %s broke", self.name)
-            self._shared.on_crash(error)
+        except Exception as error:  # noqa: BLE001 - logged there
+            self._shared.broke(self.name, error)
 
     def wake_if_moved(self) -> None:
         """Wake the thread if its lane's next moment is before the one that it sleeps to. Called under the lock."""
@@ -295,7 +305,7 @@ class _LaneThread(Thread):
 class _InputThread(Thread):
     """Assembles a device's next batch while the one before is executed; where nothing is, the EXEC thread does.
 
-    Only batches of several requests are worth a thread: the input of a single one is not copied.
+    The input of a single request is not copied, and so not worth a thread, unless it has to be brought to the device.
     """
 
     def __init__(self, shared: _Shared, gpu: int, plan: CorePlan | None) -> None:
@@ -315,9 +325,8 @@ class _InputThread(Thread):
         try:
             while self._turn():
                 pass
-        except Exception as error:
-            log.exception("thread %s broke", self.name)
-            self._shared.on_crash(error)
+        except Exception as error:  # noqa: BLE001 - logged there
+            self._shared.broke(self.name, error)
 
     def wake_if_due(self) -> None:
         """Wake the thread if there is something to assemble. Called under the lock."""
@@ -352,8 +361,12 @@ class _InputThread(Thread):
         core = self._shared.core
         if not core.executing(self._gpu):
             return None
-        task = core.upcoming(self._gpu, least=2)
-        if task is None or (self._prepared is not None and self._prepared.is_of(task)):
+        task = core.upcoming(self._gpu)
+        if (
+            task is None
+            or not self._shared.runner.worth_preparing(task)
+            or (self._prepared is not None and self._prepared.is_of(task))
+        ):
             return None
         return task
 

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias
 
 from clockwork import __version__
 from clockwork.clock import Clock, MonotonicClock
-from clockwork.errors import InvalidRequestError, ProtocolError, ServerError
+from clockwork.errors import DeviceLostError, InvalidRequestError, ProtocolError, ServerError
 from clockwork.host.affinity import CorePlan, allowed_cores, confined, plan_cores
 from clockwork.host.devices import MakeDevices
 from clockwork.host.inference import Finished, TaskRunner
@@ -153,6 +153,7 @@ class WorkerHost:
         """Serve whatever controller is at the address, until cancelled.
 
         Raises:
+            DeviceLostError: a device does nothing any more.
             ServerError: its devices broke, which is a bug.
         """
         self._devices.start()
@@ -167,6 +168,8 @@ class WorkerHost:
         try:
             await self._dialling
         except asyncio.CancelledError:
+            if isinstance(self._crash, DeviceLostError):
+                raise self._crash from None
             if self._crash is not None:
                 raise ServerError(f"the worker broke: {self._crash!r}") from self._crash
             raise

@@ -22,6 +22,16 @@ class Timing(Struct, frozen=True, array_like=True):
     duration: Nanos
 
 
+class DeviceTime(Struct, frozen=True, array_like=True):
+    """What a device with a clock of its own measured: nanoseconds by that clock, and the frequency it computed at.
+
+    ``clock_mhz`` is 0 where it is not known.
+    """
+
+    duration: Nanos
+    clock_mhz: int = 0
+
+
 class ModelInfo(Struct, frozen=True, array_like=True):
     """A model as the worker that holds it describes it.
 
@@ -114,13 +124,18 @@ class InferOutput(Struct, frozen=True, array_like=True):
 
 
 class InferResult(Struct, frozen=True, array_like=True, tag=69):
-    """The batch was executed. ``outputs`` are in the order of the action's inputs."""
+    """The batch was executed. ``outputs`` are in the order of the action's inputs.
+
+    ``exec`` is what the lane took, and what is planned with; ``device`` what the device itself took of that, where it
+    has a clock.
+    """
 
     id: int
     outputs: tuple[InferOutput, ...]
     copy_input: Timing
     exec: Timing
     copy_output: Timing
+    device: DeviceTime | None = None
 
 
 class ClearCacheResult(Struct, frozen=True, array_like=True, tag=70):

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias
 from msgspec import Struct
 
 from clockwork.messages.actions import InferInput
+from clockwork.messages.results import DeviceTime
 from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.units import Bytes
 
@@ -23,7 +24,11 @@ Payload: TypeAlias = Any
 """Bytes-like (the buffer protocol), or None where the worker is to make zeros."""
 
 Batch: TypeAlias = Any
-"""A runtime's own form of a batch of inputs, or of outputs."""
+"""A runtime's own form of a batch of inputs, or of outputs.
+
+It gives back what it holds when nobody refers to it any more: a batch may be dropped before it is executed, and outputs
+before they are split.
+"""
 
 
 class HostModelInfo(Struct, frozen=True):
@@ -36,10 +41,20 @@ class HostModelInfo(Struct, frozen=True):
     weights_bytes: Bytes
     runtime: str
     """Name and version of what executes it, ``onnxruntime 1.32.0``: measured times hold for this version only."""
+    note: str = ""
+    """What whoever loads it should know of how it is executed."""
 
 
 class LoadedModel(Protocol):
-    """A model whose weights are on a device."""
+    """A model whose weights are on a device.
+
+    Every method may raise `clockwork.errors.DeviceLostError`: then the worker ends.
+    """
+
+    @property
+    def uploads(self) -> bool:
+        """Whether `assemble` sends inputs to the device, so that it is worth being done ahead even for one request."""
+        ...
 
     def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> Batch:
         """One batch from the rows of several requests; one payload per input, None if it is ``generated``.
@@ -60,6 +75,10 @@ class LoadedModel(Protocol):
 
     def split(self, inputs: Sequence[InferInput], outputs: Batch) -> list[tuple[tuple[TensorSpec, ...], list[Payload]]]:
         """Each request's share of the outputs: its specs, and their elements' buffers; in the order of ``inputs``."""
+        ...
+
+    def device_time(self, outputs: Batch) -> DeviceTime | None:
+        """What the device took to `execute`, after `split`; None if that is what the caller has measured."""
         ...
 
     def close(self) -> None:

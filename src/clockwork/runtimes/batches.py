@@ -47,12 +47,19 @@ class Batches:
         Raises:
             InvalidRequestError: a payload does not fit its specs, or the model.
         """
-        if len(inputs) == 1:
-            return self._feed(inputs[0], payloads[0])
-        if not self._batchable:
+        rows = self.rows(inputs, payloads)
+        return {name: arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for name, arrays in rows.items()}
+
+    def rows(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> dict[str, list[Array]]:
+        """The arrays of each input, one of each request, that `assemble` puts together; raises as that does."""
+        if len(inputs) > 1 and not self._batchable:
             raise InvalidRequestError(f"the model takes one request at a time; {len(inputs)} were put into a batch")
         feeds = [self._feed(it, payload) for it, payload in zip(inputs, payloads, strict=True)]
-        return {name: _concatenated(self._inputs[name], [feed[name] for feed in feeds]) for name in self._inputs}
+        rows = {name: [feed[name] for feed in feeds] for name in self._inputs}
+        if len(inputs) > 1:
+            for name, arrays in rows.items():
+                _check_same(self._inputs[name], arrays)
+        return rows
 
     def split(self, inputs: Sequence[InferInput], outputs: list[Array]) -> list[Share]:
         """Each request's share of the outputs, in the order of ``inputs``: its specs, and their buffers.
@@ -140,7 +147,7 @@ def _zeros(tensor: TensorSpec) -> Array:
     return np.full(tensor.shape, "", object) if dtype.kind == "O" else np.zeros(tensor.shape, dtype)
 
 
-def _concatenated(info: TensorInfo, rows: list[Array]) -> Array:
+def _check_same(info: TensorInfo, rows: list[Array]) -> None:
     first = rows[0].shape[1:]
     for it in rows:
         if it.shape[1:] != first:
@@ -148,4 +155,3 @@ def _concatenated(info: TensorInfo, rows: list[Array]) -> Array:
                 f"input {info.describe()} differs in more than the first dimension among the requests of a batch: "
                 f"{list(rows[0].shape)} and {list(it.shape)}"
             )
-    return np.concatenate(rows)

@@ -147,13 +147,13 @@ class WorkerCore:
         """Whether something runs whose result the controller waits for."""
         return any(lane.running is not None and not lane.running.orphaned for lane in self._lanes.values())
 
-    def upcoming(self, gpu: int, least: int = 1) -> StartTask | None:
+    def upcoming(self, gpu: int) -> StartTask | None:
         """The Infer that starts next on the device if nothing else happens, for a host that wants to prepare it.
 
-        None if it has fewer than ``least`` inputs, or would be refused as things are.
+        None if it would be refused as things are.
         """
         entry = self._lanes[gpu, LaneKind.EXEC].upcoming(lambda waiting: self._blocked(gpu, waiting.action))
-        if entry is None or len(entry.payloads) < least:
+        if entry is None:
             return None
         return self._tasks.upcoming(gpu, entry.action, entry.payloads)
 

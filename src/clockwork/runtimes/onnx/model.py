@@ -5,7 +5,7 @@ Rules of the file: `LoadedOnnxModel` is what every inference goes through. Input
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -79,6 +79,8 @@ class OnnxModel:
 class LoadedOnnxModel:
     """A model on a device: a session."""
 
+    uploads: Final = False
+
     def __init__(self, info: HostModelInfo, session: Any, owner: Prepared, calm: Calm) -> None:
         """``owner`` holds the memory that the session uses; ``calm`` is that of all sessions."""
         self._calm = calm
@@ -109,6 +111,9 @@ class LoadedOnnxModel:
     def split(self, inputs: Sequence[InferInput], outputs: list[Array]) -> list[Share]:
         """Each request's share of the outputs; see `clockwork.runtimes.batches`."""
         return self._batches.split(inputs, outputs)
+
+    def device_time(self, outputs: list[Array]) -> None:
+        """The caller's clock is the device's."""
 
     def close(self) -> None:
         """Give the session's memory back. What was put out stays. Waits for a calm moment, `calm.WAIT_MAX` at most."""

@@ -5,7 +5,7 @@ that a page of a weights cache is a page of memory, as on any other device.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -73,6 +73,8 @@ class TorchModel:
 class LoadedTorchModel:
     """A model on a device: the program, and arguments of it that lie there."""
 
+    uploads: Final = False
+
     def __init__(self, info: HostModelInfo, program: Program, arguments: list[Any]) -> None:
         self._batches = Batches(info)
         self._program = program
@@ -89,6 +91,9 @@ class LoadedTorchModel:
     def split(self, inputs: Sequence[InferInput], outputs: list[Array]) -> list[Share]:
         """Each request's share of the outputs; see `clockwork.runtimes.batches`."""
         return self._batches.split(inputs, outputs)
+
+    def device_time(self, outputs: list[Array]) -> None:
+        """The caller's clock is the device's."""
 
     def close(self) -> None:
         """Give the weights' memory back. What was put out stays."""

@@ -51,7 +51,7 @@ _WRITES: Final = {
 class Program(Struct, frozen=True):
     """``forward(*arguments)`` gives the outputs in order, where arguments are `arguments` with the inputs put in."""
 
-    forward: Callable[..., Sequence[Any]]
+    graph: Any  #: a module of torch.fx
     ports: Signature
     shapes: Shapes
     layout: Layout
@@ -59,7 +59,12 @@ class Program(Struct, frozen=True):
     template: tuple[Any, ...]  #: of arguments; constants are in their places
     weight_slots: tuple[int, ...]
     input_slots: tuple[int, ...]
-    graph: Any
+
+    @property
+    def forward(self) -> Callable[..., Sequence[Any]]:
+        """The program as a function."""
+        function: Callable[..., Sequence[Any]] = self.graph.forward
+        return function
 
     def arguments(self, weights: Sequence[Any]) -> list[Any]:
         """A list of arguments to put inputs into, at ``input_slots``."""
@@ -142,7 +147,7 @@ def made(exported: Any) -> Program:
     ranges = {str(symbol): _range(it) for symbol, it in exported.range_constraints.items()}
     layout, block = packed(weights)
     return Program(
-        forward=exported.graph_module.forward,
+        graph=exported.graph_module,
         ports=ports,
         shapes=Shapes(names, [tuple(map(_dim, value.shape)) for value in values], ranges),
         layout=layout,
@@ -150,7 +155,6 @@ def made(exported: Any) -> Program:
         template=tuple(template),
         weight_slots=tuple(weight_slots),
         input_slots=tuple(slot for slot, _ in inputs),
-        graph=exported.graph_module,
     )
 
 

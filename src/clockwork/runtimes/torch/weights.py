@@ -4,6 +4,7 @@ Rules of the file: a layout says where in a block each tensor lies; a block is f
 taken from the system for it alone and goes back when nothing refers to it any more: eviction frees for real.
 """
 
+import math
 import mmap
 from collections.abc import Sequence
 from typing import Any, Final
@@ -43,6 +44,20 @@ class Layout(Struct, frozen=True):
     def tensors(self, block: Any) -> tuple[Any, ...]:
         """All weights, in the block."""
         return tuple(place.tensor(block) for place in self.places)
+
+
+def contiguous(kinds: Sequence[tuple[Any, tuple[int, ...]]]) -> Layout:
+    """A layout of tensors of these types and shapes, one after the other."""
+    places: list[Place] = []
+    size = 0
+    for dtype, shape in kinds:
+        strides = [1]
+        for dim in reversed(shape[1:]):
+            strides.append(strides[-1] * max(1, dim))
+        nbytes = math.prod(shape) * dtype.itemsize
+        places.append(Place(size, nbytes, dtype, shape, tuple(reversed(strides[: len(shape)]))))
+        size += -(-nbytes // ALIGNMENT) * ALIGNMENT
+    return Layout(tuple(places), size)
 
 
 def packed(tensors: Sequence[Any]) -> tuple[Layout, Any]:

@@ -1,0 +1,248 @@
+"""CUDA's driver over NVIDIA's own bindings (the package ``cuda-bindings``): the only module that calls the driver.
+
+Rules of the file: a method is a call, checked. Not yet run on a real device.
+"""
+
+from typing import Any, Final
+
+from clockwork.errors import DeviceLostError, InvalidRequestError
+from clockwork.runtimes.torch.cuda.clock import make_clock
+from clockwork.runtimes.torch.cuda.driver import Address, CudaError, Handle, OutOfDeviceMemoryError
+from clockwork.runtimes.torch.failures import said
+from clockwork.units import MILLISECOND, Bytes, Nanos
+
+VERSION_MIN: Final = 12_000
+"""CUDA 12.0, as cuDriverGetVersion counts."""
+
+LOST: Final = frozenset(
+    f"CUDA_ERROR_{it}"
+    for it in (
+        "ASSERT",
+        "CONTAINED",
+        "CONTEXT_IS_DESTROYED",
+        "DEINITIALIZED",
+        "DEVICE_UNAVAILABLE",
+        "ECC_UNCORRECTABLE",
+        "EXTERNAL_DEVICE",
+        "HARDWARE_STACK_ERROR",
+        "ILLEGAL_ADDRESS",
+        "ILLEGAL_INSTRUCTION",
+        "INVALID_ADDRESS_SPACE",
+        "INVALID_PC",
+        "LAUNCH_FAILED",
+        "LAUNCH_TIMEOUT",
+        "MISALIGNED_ADDRESS",
+        "NVLINK_UNCORRECTABLE",
+        "TENSOR_MEMORY_LEAK",
+    )
+)
+"""After these "the process must be terminated and relaunched" (CUDA Driver API, CUresult), or the device has gone."""
+
+_NAME_CHARS_MAX: Final = 256
+_BUS_ID_CHARS_MAX: Final = 32
+
+
+class CudaDriver:
+    """See `clockwork.runtimes.torch.cuda.driver.Driver`."""
+
+    def __init__(self, device: int) -> None:
+        """Device number ``device`` of those that CUDA shows this process.
+
+        Raises:
+            InvalidRequestError: there are no bindings, no driver, one that is too old, or no such device.
+        """
+        self._cuda = _bindings()
+        self._start()
+        count = self._call("cuDeviceGetCount")
+        if device >= count:
+            raise InvalidRequestError(
+                f"there is no CUDA device {device}: {count} can be seen here; ask for fewer --devices, or see "
+                "CUDA_VISIBLE_DEVICES"
+            )
+        self._device = self._call("cuDeviceGet", device)
+        if not self._attribute("VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED"):
+            raise InvalidRequestError(f"CUDA device {device} has no virtual memory management, which is needed")
+        # The context that PyTorch uses as well.
+        self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
+        self._properties = self._page_properties(device)
+        self._access = self._access_description(device)
+        self._name = _text(self._call("cuDeviceGetName", _NAME_CHARS_MAX, self._device))
+        self._clock = make_clock(_text(self._call("cuDeviceGetPCIBusId", _BUS_ID_CHARS_MAX, self._device)))
+        minimum = self._cuda.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
+        self._granularity = int(self._call("cuMemGetAllocationGranularity", self._properties, minimum))
+
+    @property
+    def name(self) -> str:
+        """See `Driver`."""
+        return self._name
+
+    @property
+    def granularity(self) -> Bytes:
+        """See `Driver`."""
+        return self._granularity
+
+    def attach(self) -> None:
+        """See `Driver`."""
+        self._call("cuCtxSetCurrent", self._context)
+
+    def free_bytes(self) -> Bytes:
+        """See `Driver`."""
+        free, _ = self._call("cuMemGetInfo")
+        return int(free)
+
+    def check(self) -> None:
+        """See `Driver`."""
+        self._call("cuCtxSynchronize")
+
+    def clock_mhz(self) -> int:
+        """See `Driver`."""
+        return self._clock()
+
+    def reserve(self, nbytes: Bytes) -> Address:
+        """See `Driver`."""
+        return int(self._call("cuMemAddressReserve", nbytes, 0, self._cuda.CUdeviceptr(0), 0))
+
+    def free_range(self, address: Address, nbytes: Bytes) -> None:
+        """See `Driver`."""
+        self._call("cuMemAddressFree", self._cuda.CUdeviceptr(address), nbytes)
+
+    def create_page(self, nbytes: Bytes) -> Handle:
+        """See `Driver`."""
+        return self._call("cuMemCreate", nbytes, self._properties, 0)
+
+    def release_page(self, page: Handle) -> None:
+        """See `Driver`."""
+        self._call("cuMemRelease", page)
+
+    def map(self, address: Address, nbytes: Bytes, page: Handle) -> None:
+        """See `Driver`."""
+        self._call("cuMemMap", self._cuda.CUdeviceptr(address), nbytes, 0, page, 0)
+
+    def allow(self, address: Address, nbytes: Bytes) -> None:
+        """See `Driver`."""
+        self._call("cuMemSetAccess", self._cuda.CUdeviceptr(address), nbytes, [self._access], 1)
+
+    def unmap(self, address: Address, nbytes: Bytes) -> None:
+        """See `Driver`."""
+        self._call("cuMemUnmap", self._cuda.CUdeviceptr(address), nbytes)
+
+    def allocate(self, nbytes: Bytes) -> Address:
+        """See `Driver`."""
+        return int(self._call("cuMemAlloc", nbytes))
+
+    def free(self, address: Address) -> None:
+        """See `Driver`."""
+        self._call("cuMemFree", self._cuda.CUdeviceptr(address))
+
+    def pin(self, address: Address, nbytes: Bytes) -> None:
+        """See `Driver`."""
+        self._call("cuMemHostRegister", address, nbytes, self._cuda.CU_MEMHOSTREGISTER_PORTABLE)
+
+    def unpin(self, address: Address) -> None:
+        """See `Driver`."""
+        self._call("cuMemHostUnregister", address)
+
+    def make_stream(self) -> Handle:
+        """See `Driver`."""
+        return self._call("cuStreamCreate", self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING.value)
+
+    def make_event(self, sleeping: bool) -> Handle:
+        """See `Driver`."""
+        flags = self._cuda.CUevent_flags
+        return self._call("cuEventCreate", (flags.CU_EVENT_BLOCKING_SYNC if sleeping else flags.CU_EVENT_DEFAULT).value)
+
+    def record(self, event: Handle, stream: Handle) -> None:
+        """See `Driver`."""
+        self._call("cuEventRecord", event, stream)
+
+    def follow(self, stream: Handle, event: Handle) -> None:
+        """See `Driver`."""
+        self._call("cuStreamWaitEvent", stream, event, 0)
+
+    def wait(self, event: Handle) -> None:
+        """See `Driver`."""
+        self._call("cuEventSynchronize", event)
+
+    def elapsed(self, first: Handle, second: Handle) -> Nanos:
+        """See `Driver`."""
+        milliseconds: float = self._call("cuEventElapsedTime", first, second)
+        return round(milliseconds * MILLISECOND)
+
+    def copy_to_device(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
+        """See `Driver`."""
+        self._call("cuMemcpyHtoDAsync", self._cuda.CUdeviceptr(to), source, nbytes, stream)
+
+    def copy_on_device(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
+        """See `Driver`."""
+        self._call("cuMemcpyDtoDAsync", self._cuda.CUdeviceptr(to), self._cuda.CUdeviceptr(source), nbytes, stream)
+
+    def copy_to_host(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
+        """See `Driver`."""
+        self._call("cuMemcpyDtoHAsync", to, self._cuda.CUdeviceptr(source), nbytes, stream)
+
+    def _start(self) -> None:
+        try:
+            self._call("cuInit", 0)
+            version = self._call("cuDriverGetVersion")
+        except CudaError as error:
+            if isinstance(error.__cause__, RuntimeError):
+                raise InvalidRequestError(
+                    "there is no CUDA driver on this machine: install NVIDIA's driver, or use --device cpu"
+                ) from error
+            raise InvalidRequestError(f"CUDA cannot be used here: {error}; --device cpu can") from error
+        if version < VERSION_MIN:
+            raise InvalidRequestError(
+                f"the driver is for CUDA {_version(version)}; at least {_version(VERSION_MIN)} is needed: update it"
+            )
+
+    def _page_properties(self, device: int) -> Any:
+        properties = self._cuda.CUmemAllocationProp()
+        properties.type = self._cuda.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
+        properties.location.type = self._cuda.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+        properties.location.id = device
+        return properties
+
+    def _access_description(self, device: int) -> Any:
+        access = self._cuda.CUmemAccessDesc()
+        access.location.type = self._cuda.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+        access.location.id = device
+        access.flags = self._cuda.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+        return access
+
+    def _attribute(self, name: str) -> int:
+        attribute = getattr(self._cuda.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+        return int(self._call("cuDeviceGetAttribute", attribute, self._device))
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        """What the call gives; several values as a tuple."""
+        try:
+            result, *values = getattr(self._cuda, function)(*arguments)
+        except RuntimeError as error:  # the bindings' own: no such library, or no such function in it
+            raise CudaError(f"NVIDIA's driver has no {function} ({said(error)}): install or update it") from error
+        if result != self._cuda.CUresult.CUDA_SUCCESS:
+            if result.name in LOST:
+                raise DeviceLostError(
+                    f"a CUDA device is lost ({function} failed with {result.name}): the worker ends, because whatever "
+                    "comes would fail as well"
+                )
+            kind = OutOfDeviceMemoryError if result.name == "CUDA_ERROR_OUT_OF_MEMORY" else CudaError
+            raise kind(f"{function} failed with {result.name}")
+        return values[0] if len(values) == 1 else tuple(values)
+
+
+def _bindings() -> Any:
+    try:
+        from cuda.bindings import driver
+    except ImportError as error:
+        raise InvalidRequestError(
+            "CUDA devices need the package cuda-bindings: pip install 'clockwork-serve[cuda]'"
+        ) from error
+    return driver
+
+
+def _text(found: bytes) -> str:
+    return found.split(b"\0", 1)[0].decode()
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
