@@ -113,8 +113,11 @@ def run_embedded(
     async def keep_worker(host: ControllerHost) -> None:
         places = ["--exit-with-parent", "--name=local", f"--controller={host.worker_address}"]
         logged = [f"--log-level={log_level}", f"--log-format={log_format}"]
-        command = this_program("worker", *places, *logged, *worker.arguments())
-        await Child(command, cores, {WORKER_TOKEN_VARIABLE: token}).keep()
+        shared = [] if host.arena is None else [host.arena.for_worker]
+        command = this_program(
+            "worker", *places, *logged, *(f"--payload-descriptor={it}" for it in shared), *worker.arguments()
+        )
+        await Child(command, cores, {WORKER_TOKEN_VARIABLE: token}, shared).keep()
 
     async def show(host: ControllerHost) -> None:
         await show_startup(host, console)

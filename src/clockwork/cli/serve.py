@@ -31,6 +31,7 @@ from clockwork.cli.options import (
     ModelHistograms,
     NoProfileCache,
     PageSize,
+    PayloadMemory,
     Profile,
     ProfileCache,
     ProfileSeconds,
@@ -109,6 +110,7 @@ def serve(
     model_root: ModelRoot = None,
     model_cache: ModelCache = None,
     model_cache_size: ModelCacheSize = 32 * GIB,
+    payload_memory: PayloadMemory = 64 * MIB,
     profile_cache: ProfileCache = None,
     no_profile_cache: NoProfileCache = False,
     max_batch: MaxBatch = 16,
@@ -167,7 +169,7 @@ def serve(
     slos = model_slos(model_slo, specs)
     controller = ControllerConfig(models=specs, default_slo=slo, model_slos=slos, profiling=measured)
     ports = client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file)
-    config = _config(listen, controller, profiles, ports)
+    config = _config(listen, controller, profiles, ports, payload_memory)
     policy = make_scheduler(scheduler)
     if only_checked():
         return
@@ -176,12 +178,17 @@ def serve(
 
 
 def _config(
-    listen: Address, controller: "ControllerConfig", profile_cache: Path | None, ports: "ClientPorts"
+    listen: Address,
+    controller: "ControllerConfig",
+    profile_cache: Path | None,
+    ports: "ClientPorts",
+    payload_bytes: Bytes,
 ) -> "ControllerHostConfig":
     """Of a controller whose worker is on this host."""
     from clockwork.host.controller import ControllerHostConfig
 
-    return ControllerHostConfig(listen, Address("127.0.0.1", 0), controller, profile_cache, **ports)
+    workers = Address("127.0.0.1", 0)
+    return ControllerHostConfig(listen, workers, controller, profile_cache, payload_bytes=payload_bytes, **ports)
 
 
 def _emulated(

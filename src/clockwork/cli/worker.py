@@ -93,6 +93,7 @@ def worker(
     config_file: ConfigFile = None,
     log_format: LogFormat = "human",
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+    payload_descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run a worker: it executes what its controller orders, and dials again when the controller restarts.
 
@@ -105,6 +106,7 @@ def worker(
     if exit_with_parent:
         end_with_parent()
 
+    from clockwork.host.arena import Window
     from clockwork.host.worker import WorkerConfig, default_name, run_emulated, run_worker
 
     name = name or default_name()
@@ -116,8 +118,9 @@ def worker(
         options.check_runtime(runtime)
     root = model_root.absolute()
     tls, token = worker_link(tls_cert, tls_key, tls_ca, token_file)
+    window = None if payload_descriptor is None else Window(payload_descriptor)
     config = WorkerConfig(
-        root, controller, name, devices, threads_per_device, cache_size, page_size, tls=tls, token=token
+        root, controller, name, devices, threads_per_device, cache_size, page_size, tls=tls, token=token, window=window
     )
     if only_checked():
         if not options.on_gpus:
@@ -128,7 +131,7 @@ def worker(
         from clockwork.cli.emulating import emulated_models, pages
 
         emulated, cache = emulated_models(profile).values(), pages(cache_size)
-        link = partial(run_emulated, controller, name, emulated, emulate, cache, tls=tls, token=token)
+        link = partial(run_emulated, controller, name, emulated, emulate, cache, tls=tls, token=token, window=window)
         _run(lambda on_host: link(on_host=on_host))
     elif options.on_gpus:
         kept = (model_cache, model_cache_size)

@@ -22,6 +22,7 @@ from clockwork.messages.status import Status
 from clockwork.net.stalled import Stalled
 from clockwork.oip.contract import Failure
 from clockwork.units import Bytes
+from clockwork.wire.frame import Allocate, uninitialised
 
 FULL: Final = "as many connections as are accepted are open already: ask again, or use fewer"
 """To whom there is no room for."""
@@ -32,6 +33,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
 
     limits: HttpConfig = DEFAULT
     held: Held = Held(DEFAULT.max_held)
+    allocate: Allocate = staticmethod(uninitialised)
     clock: Clock = MonotonicClock()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -103,7 +105,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             return
         if length:
             self._announced = 0
-            self.large = self.scope[LARGE_BODY] = LargeBody(length, rest[:length], self.held)  # type: ignore[typeddict-unknown-key]
+            self.large = self.scope[LARGE_BODY] = self._large_body(length, rest[:length])  # type: ignore[typeddict-unknown-key]
             if len(rest) >= length:
                 self.large_received(0)
         if len(rest) > length:
@@ -167,12 +169,17 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         said = next((value for name, value in self.headers if name == b"content-length"), b"")
         return int(said) if said.isdigit() and len(said) < 18 else 0  # the parser has refused what is no number
 
+    def _large_body(self, length: Bytes, begin: Any) -> LargeBody:
+        said = next((value for name, value in self.headers if name == b"inference-header-content-length"), b"")
+        before = int(said) if said.isdigit() and len(said) < 18 else 0
+        return LargeBody(length, begin, self.held, self.allocate, before)
+
     def _receive_large(self) -> None:
         """The parser has seen the head, and what came with it."""
         length, self._announced = self._announced, 0
         if self.transport.is_closing():
             return
-        self.large = self.scope[LARGE_BODY] = LargeBody(length, self.cycle.body, self.held)  # type: ignore[typeddict-unknown-key]
+        self.large = self.scope[LARGE_BODY] = self._large_body(length, self.cycle.body)  # type: ignore[typeddict-unknown-key]
         self.cycle.body = bytearray()
 
     def on_body(self, body: bytes) -> None:
