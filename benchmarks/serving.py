@@ -32,12 +32,16 @@ class Served:
     http: str = ""
     grpc: str = ""
 
+    def pids(self) -> list[int]:
+        """Of all its processes."""
+        found = [self.process.pid]
+        for pid in found:
+            found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return found
+
     def pss_mb(self) -> float:
         """Proportional set size of all its processes, in MB."""
-        pids = [self.process.pid]
-        for pid in pids:
-            pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-        return sum(_pss_kib(pid) for pid in pids) * 1024 / 1e6
+        return sum(_pss_kib(pid) for pid in self.pids()) * 1024 / 1e6
 
 
 @contextmanager
