@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from clockwork.access import Tokens
 from clockwork.cli.child import Child, this_program
+from clockwork.cli.devices import DeviceOptions
 from clockwork.cli.hosting import FrontEnds, run_controller
 from clockwork.cli.lifecycle import start_log
 from clockwork.cli.security import WORKER_TOKEN_VARIABLE
@@ -43,6 +44,8 @@ class LocalWorker(Struct, frozen=True):
     page_size: Bytes
     model_cache: Path | None
     model_cache_size: Bytes
+    device: DeviceOptions = DeviceOptions()
+    max_batch: int = 16  #: on GPUs: what is prepared ahead
 
     def arguments(self) -> list[str]:
         """See `WorkerOptions`."""
@@ -53,6 +56,8 @@ class LocalWorker(Struct, frozen=True):
             f"--runtime={self.runtime}",
             f"--page-size={self.page_size}",
         ]
+        if self.device.on_gpus:
+            made += [*self.device.arguments(), f"--max-batch={self.max_batch}"]
         if self.cache_size is not None:
             made.append(f"--cache-size={self.cache_size}")
         if self.model_cache is not None:

@@ -6,16 +6,18 @@ as everything else is.
 """
 
 import asyncio
+from functools import partial
 from typing import Any, Final
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from clockwork.clock import Clock, MonotonicClock
-from clockwork.http.asgi import BEGAN, ClientGoneError
+from clockwork.http.asgi import BEGAN, PRESENCE, RESPOND, ClientGoneError, Presence
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.receiving import LARGE, LARGE_BODY, Held, LargeBody, Parsing
+from clockwork.http.responding import respond
 from clockwork.messages.status import Status
 from clockwork.net.stalled import Stalled
 from clockwork.oip.contract import Failure
@@ -39,6 +41,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._stalled: Stalled | None = None
+        self._presence = Presence()
         self._announced: Bytes = 0  #: the length of a body that will be large
         self._after_upgrade: Bytes | None = 0  #: the length of a body that the parser has taken for another protocol
         self._deaf = False  #: nothing that still comes is a request
@@ -60,6 +63,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if self.large is not None:
             self.large.end(ClientGoneError())
         super().connection_lost(exc)
+        self._presence.leave()
 
     def data_received(self, data: bytes) -> None:
         """Bytes; those that end within a head are counted."""
@@ -118,6 +122,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._in_head = True
         super().on_message_begin()
         self.scope[BEGAN] = self.clock.now()  # type: ignore[typeddict-unknown-key]
+        self.scope[PRESENCE] = self._presence  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
         """A head has ended."""
@@ -135,6 +140,13 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if self._after_upgrade == 0:
             self._announced = 0
             super().on_message_complete()
+            if not self.pipeline:
+                self.flow.resume_reading()  # or nobody would notice that the client leaves
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """A request's turn has come."""
+        cycle.scope[RESPOND] = partial(respond, cycle)  # type: ignore[typeddict-unknown-key]
+        super()._start_asgi_task(cycle, app)
 
     def large_received(self, nbytes: Bytes) -> None:
         """Bytes have been received into the large body."""

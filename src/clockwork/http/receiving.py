@@ -20,7 +20,7 @@ from clockwork.oip.contract import Failure
 from clockwork.oip.rest import RestError, wrong
 from clockwork.units import KIB, MIB, SECOND, Bytes
 
-LARGE: Final[Bytes] = 64 * KIB
+LARGE: Final[Bytes] = 16 * KIB
 """Bodies from this length on have memory of their own."""
 
 LARGE_BODY: Final = "clockwork.large_body"
@@ -34,7 +34,7 @@ _TOO_MUCH: Final = Failure(
     retry_after=SECOND,
 )
 
-_buffer: Final = memoryview(bytearray(64 * KIB))  # what is received to it is copied out before anybody else receives
+_buffer: Final = memoryview(bytearray(LARGE))  # what is received to it is copied out before anybody else receives
 
 
 def too_slow(patience: float, limit: float) -> RestError:

@@ -13,7 +13,9 @@ from itertools import count
 from threading import RLock, get_ident
 from typing import Any
 
-import torch
+from runtimes.torch import programs  # noqa: F401 - skips what imports this where there is no PyTorch
+
+import torch  # isort: skip
 
 from clockwork.errors import DeviceLostError
 from clockwork.runtimes.torch.cuda.driver import CudaError, OutOfDeviceMemoryError
