@@ -28,6 +28,7 @@ from clockwork.units import GIB, MIB
 
 PAGE = 16 * MIB
 IO = 10 * MIB  # a MiB for each batch
+HAS_BINDINGS = find_spec("cuda") is not None and find_spec("cuda.bindings") is not None
 
 
 class Machine:
@@ -551,7 +552,7 @@ def test_a_cpu_build_says_so() -> None:
         TorchExecutor(0, GIB)
 
 
-@pytest.mark.skipif(find_spec("cuda") is not None, reason="cuda-bindings are installed")
+@pytest.mark.skipif(HAS_BINDINGS, reason="cuda-bindings are installed")
 def test_without_bindings_it_is_said_how_to_get_them() -> None:
     with pytest.raises(InvalidRequestError, match=r"pip install 'clockwork-serve\[cuda\]'"):
         CudaDriver(0)
