@@ -4,10 +4,10 @@
 
 Four squeezenets and four shufflenets, each from a file of its own, inputs of 602,112 bytes, an SLO of 100 ms. The load
 is told in multiples of what the mix does on bare ONNX Runtime with one thread on the server's core, measured right
-before: one model after the other as requests ask for them, each with an input that comes from memory. (One model again
-and again with one input finds all in the caches, and does a sixth more; that is told as well.) The whole server runs on
-that core, the load generator on another. A latency, of a success or of a refusal, counts from the moment when the
-request should have been sent; a success that is later than the SLO is not in time, whatever the server thinks.
+before: one model after the other, as requests ask for them. (One model again and again finds its weights in the caches,
+and does a sixth more; that is told as well.) The whole server runs on that core, the load generator on another. A
+latency, of a success or of a refusal, counts from the moment when the request should have been sent; a success that is
+later than the SLO is not in time, whatever the server thinks.
 
 ``bare_server``: the same requests, sent to the least that a server can be, see ``bare_http.py``. It is nobody's
 product; it tells how much of the distance to bare ONNX Runtime sockets and HTTP are on that machine.
@@ -154,12 +154,11 @@ def capacity(models: list[Path], image: np.ndarray, duration: float) -> tuple[fl
     """Requests per second on bare ONNX Runtime: of the mix, and of models one by one."""
     bare = [Bare(model, {"data": image}) for model in models]
     alone = [np.mean(bare[i].run(duration / 2, SERVER)) for i in (0, EACH)]
-    inputs = [{"data": image.copy()} for _ in range(64)]
     rng, served = random.Random(0), 0
     with confined({SERVER}):
         begin = time.perf_counter()
         while (taken := time.perf_counter() - begin) < duration:
-            rng.choice(bare).once(inputs[served % len(inputs)])
+            rng.choice(bare).once()
             served += 1
     return served / taken, 1e3 / float(np.mean(alone))
 

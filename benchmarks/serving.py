@@ -114,11 +114,11 @@ class Bare:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         self._inputs = dict(inputs)
-        self.once(self._inputs)
+        self.once()
 
-    def once(self, inputs: Mapping[str, np.ndarray]) -> None:
-        """Execute it on these."""
-        self._session.run(None, inputs)
+    def once(self) -> None:
+        """Execute it."""
+        self._session.run(None, self._inputs)
 
     def run(self, duration: float, core: int) -> list[float]:
         """Latencies in ms of a loop of ``duration`` seconds on a core."""
@@ -126,7 +126,7 @@ class Bare:
         with confined({core}):
             end = time.perf_counter() + duration
             while (begin := time.perf_counter()) < end:
-                self.once(self._inputs)
+                self.once()
                 latencies.append((time.perf_counter() - begin) * 1e3)
         return latencies
 
