@@ -13,7 +13,11 @@ TORCH      := .venv-torch
 TORCH_DONE := $(TORCH)/.installed
 # The release that is locked; another is locked by make lock TORCH_RELEASE=...
 TORCH_RELEASE  := 2.13.0
-WITH_TORCH := tests/runtimes/torch tests/cli/test_torch.py
+WITH_TORCH := tests/runtimes/torch tests/cli/test_torch.py tests/cli/test_devices.py tests/gpu
+
+# What needs a GPU runs in an environment with the CUDA builds of PyTorch and of ONNX Runtime, made where there is one.
+GPU      := .venv-cuda
+GPU_DONE := $(GPU)/.installed
 
 # Two levels of set-up in one environment; dev contains runtime. A stamp is newer than what it was made from.
 RUNTIME := $(VENV)/.runtime-installed
@@ -37,7 +41,7 @@ SECONDS ?= 30
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-torch check format bench fuzz lock protocol clean
+.PHONY: help setup demo test test-torch test-gpu check format bench fuzz lock protocol clean
 
 help: ## Say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -52,6 +56,11 @@ test: $(DEV) ## Run the tests; ARGS="-k name" narrows them
 
 test-torch: $(TORCH_DONE) ## Run the tests of PyTorch programs in .venv-torch
 	@$(TORCH)/bin/python -m pytest $(WITH_TORCH) $(ARGS)
+
+test-gpu: ## Run the tests that need an NVIDIA GPU in .venv-cuda; where there is none, say what is missing
+	@$(PYTHON) tools/has_gpu.py
+	@$(MAKE) --no-print-directory $(GPU_DONE)
+	@$(GPU)/bin/python -m pytest tests/gpu --gpu $(ARGS)
 
 check: $(DEV) ## Lint, check the formatting, the types and the law of rooms
 	$(BIN)/ruff check .
@@ -85,8 +94,10 @@ lock: ## Renew the lock files; PYTHON must be the oldest supported one (3.11), U
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 	echo "torch===$(TORCH_RELEASE)" > build/lock/public.txt; echo "torch==$(TORCH_RELEASE)" > build/lock/any.txt
 	$(COMPILE) --extra torch -c requirements-dev.lock -c build/lock/any.txt -o build/lock/torch.lock pyproject.toml
-	$(COMPILE) --extra torch -c requirements-dev.lock -c build/lock/public.txt -o build/lock/cuda.lock pyproject.toml
-	$(PYTHON) tools/lock_torch.py requirements-dev.lock build/lock/torch.lock build/lock/cuda.lock .
+	$(COMPILE) --extra torch --extra cuda -c requirements-dev.lock -c build/lock/public.txt -o build/lock/cuda.lock pyproject.toml
+	echo onnxruntime-gpu > build/lock/onnx.in
+	$(filter-out --all-build-deps,$(COMPILE)) -c requirements-dev.lock -o build/lock/onnx.lock build/lock/onnx.in
+	$(PYTHON) tools/lock_torch.py requirements-dev.lock build/lock/torch.lock build/lock/cuda.lock build/lock/onnx.lock .
 
 protocol: ## Make the modules *_pb2 from the .proto files beside them
 	$(PYTHON) -m venv build/protocol
@@ -95,7 +106,7 @@ protocol: ## Make the modules *_pb2 from the .proto files beside them
 	sed -i 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' $(PROTOCOL)/*_pb2.py
 
 clean: ## Remove .venv, build and the tools' caches
-	rm -rf $(VENV) $(TORCH) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TORCH) $(GPU) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -rf src/*.egg-info
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
@@ -125,4 +136,13 @@ $(TORCH_DONE): requirements-dev.lock requirements-torch.lock requirements-torch-
 	@$(TORCH)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-torch.lock || \
 		{ echo "There is no CPU build of PyTorch here: its CUDA build, and what that needs, follow"; \
 		$(TORCH)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-torch-cuda.lock; }
+	@touch $@
+
+# ONNX Runtime's build for CUDA is another package with the same files, so the one for CPUs leaves first.
+$(GPU_DONE): requirements-dev.lock requirements-torch-cuda.lock requirements-onnx-cuda.lock pyproject.toml
+	@echo "Setting up $(GPU) from requirements-torch-cuda.lock and requirements-onnx-cuda.lock: some 4 GB"
+	@$(MAKE) --no-print-directory VENV=$(GPU) setup
+	@$(GPU)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-torch-cuda.lock
+	@$(GPU)/bin/python -m pip --disable-pip-version-check --quiet uninstall --yes onnxruntime
+	@$(GPU)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes --no-deps -r requirements-onnx-cuda.lock
 	@touch $@

@@ -4,9 +4,13 @@
 
 Four squeezenets and four shufflenets, each from a file of its own, inputs of 602,112 bytes, an SLO of 100 ms. The load
 is told in multiples of what the mix does on bare ONNX Runtime with one thread on the server's core, measured right
-before. The whole server runs on that core, the load generator on another. A latency, of a success or of a refusal,
-counts from the moment when the request should have been sent; a success that is later than the SLO is not in time,
-whatever the server thinks.
+before: one model after the other, as requests ask for them. (One model again and again finds its weights in the caches,
+and does a sixth more; that is told as well.) The whole server runs on that core, the load generator on another. A
+latency, of a success or of a refusal, counts from the moment when the request should have been sent; a success that is
+later than the SLO is not in time, whatever the server thinks.
+
+``bare_server``: the same requests, sent to the least that a server can be, see ``bare_http.py``. It is nobody's
+product; it tells how much of the distance to bare ONNX Runtime sockets and HTTP are on that machine.
 """
 
 import asyncio
@@ -20,10 +24,12 @@ from typing import Any
 
 import numpy as np
 import uvloop
+from bare_http import bare_http
 from raw_http import Connection, connect, infer_request
-from serving import Bare, Served, machine, options, p, serving, tell
+from serving import Bare, machine, options, p, serving, tell
 
 from clockwork.alarm import Alarm
+from clockwork.host.affinity import confined
 from clockwork.units import SECOND
 from clockwork.workload.arrivals import poisson
 from clockwork.zoo import build
@@ -36,6 +42,8 @@ LOADS = (0.5, 0.8, 1.0, 1.2, 1.5)
 SLO_MS = 100.0
 TRANSIT_MS = 4.0
 """What a client leaves for the ways there and back: the server counts from the first byte that it sees of a request."""
+
+COMPARED = ("in_time_share", "of_bare_capacity", "late", "ms_p50", "ms_p99", "refusal_ms_p99")
 
 BROKEN = b"admitted, and yet"
 """What the server says to whom it had promised to be in time, when it knows better: no refusal."""
@@ -142,10 +150,17 @@ def built(root: Path) -> list[Path]:
     return made
 
 
-def capacity(models: list[Path], image: np.ndarray, duration: float) -> float:
-    """Requests per second of the mix on bare ONNX Runtime."""
-    times = [Bare(models[i], {"data": image}).run(duration, SERVER) for i in (0, EACH)]
-    return 1e3 / float(np.mean([np.mean(its) for its in times]))
+def capacity(models: list[Path], image: np.ndarray, duration: float) -> tuple[float, float]:
+    """Requests per second on bare ONNX Runtime: of the mix, and of models one by one."""
+    bare = [Bare(model, {"data": image}) for model in models]
+    alone = [np.mean(bare[i].run(duration / 2, SERVER)) for i in (0, EACH)]
+    rng, served = random.Random(0), 0
+    with confined({SERVER}):
+        begin = time.perf_counter()
+        while (taken := time.perf_counter() - begin) < duration:
+            rng.choice(bare).once()
+            served += 1
+    return served / taken, 1e3 / float(np.mean(alone))
 
 
 async def measure(duration: float, loads: tuple[float, ...] = LOADS) -> dict[str, Any]:
@@ -153,23 +168,32 @@ async def measure(duration: float, loads: tuple[float, ...] = LOADS) -> dict[str
     image = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
     with tempfile.TemporaryDirectory() as directory:
         models = built(Path(directory))
-        able = capacity(models, image, max(2.0, duration / 4))
+        able, alone = capacity(models, image, max(2.0, duration / 4))
         arguments = ["--http=127.0.0.1:0", "--profile-seconds=0.5", *models]
-        results: dict[str, Any] = {"bare_mix_requests_per_s": round(able, 1), "goodput": []}
-        with serving(*arguments, on={SERVER}, here={GENERATOR}) as served:
+        results: dict[str, Any] = {
+            "bare_mix_requests_per_s": round(able, 1),
+            "bare_alone_requests_per_s": round(alone, 1),
+        }
+        results["goodput"] = []
+        with (
+            bare_http(models, SLO_MS - 2 * TRANSIT_MS, on={SERVER}) as bare,
+            serving(*arguments, on={SERVER}, here={GENERATOR}) as served,
+        ):
             for load in loads:
-                outcomes = await run(served, models, image, load * able, duration)
-                results["goodput"].append(outcomes.summary(load, load * able))
+                outcomes = await run(served.http, models, image, load * able, duration)
+                summary = outcomes.summary(load, load * able)
+                beside = (await run(bare, models, image, load * able, duration)).summary(load, load * able)
+                results["goodput"].append(summary | {"bare_server": {key: beside[key] for key in COMPARED}})
                 if load == loads[0]:
                     results["memory_mb"] = round(served.pss_mb(), 1)
     return results
 
 
-async def run(served: Served, models: list[Path], image: np.ndarray, rate: float, duration: float) -> Outcomes:
+async def run(address: str, models: list[Path], image: np.ndarray, rate: float, duration: float) -> Outcomes:
     """One load; a short one before it does not count."""
-    requests = [infer_request(served.http, model.stem, image, SLO_MS - TRANSIT_MS) for model in models]
-    await OpenLoop(served.http, requests, rate, random.Random(0)).run(1.0)
-    return await OpenLoop(served.http, requests, rate, random.Random(1)).run(duration)
+    requests = [infer_request(address, model.stem, image, SLO_MS - TRANSIT_MS) for model in models]
+    await OpenLoop(address, requests, rate, random.Random(0)).run(1.0)
+    return await OpenLoop(address, requests, rate, random.Random(1)).run(duration)
 
 
 async def main() -> None:

@@ -32,12 +32,16 @@ class Served:
     http: str = ""
     grpc: str = ""
 
+    def pids(self) -> list[int]:
+        """Of all its processes."""
+        found = [self.process.pid]
+        for pid in found:
+            found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return found
+
     def pss_mb(self) -> float:
         """Proportional set size of all its processes, in MB."""
-        pids = [self.process.pid]
-        for pid in pids:
-            pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-        return sum(_pss_kib(pid) for pid in pids) * 1024 / 1e6
+        return sum(_pss_kib(pid) for pid in self.pids()) * 1024 / 1e6
 
 
 @contextmanager
@@ -110,6 +114,10 @@ class Bare:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         self._inputs = dict(inputs)
+        self.once()
+
+    def once(self) -> None:
+        """Execute it."""
         self._session.run(None, self._inputs)
 
     def run(self, duration: float, core: int) -> list[float]:
@@ -118,7 +126,7 @@ class Bare:
         with confined({core}):
             end = time.perf_counter() + duration
             while (begin := time.perf_counter()) < end:
-                self._session.run(None, self._inputs)
+                self.once()
                 latencies.append((time.perf_counter() - begin) * 1e3)
         return latencies
 

@@ -4,5 +4,10 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--rewrite``: write golden transcripts anew instead of comparing. Commit only a difference you can explain."""
+    """Two options.
+
+    ``--rewrite``: write golden transcripts anew instead of comparing. Commit only a difference you can explain.
+    ``--gpu``: a test that needs a GPU fails where there is none, rather than being skipped.
+    """
     parser.addoption("--rewrite", action="store_true", help="write golden transcripts anew")
+    parser.addoption("--gpu", action="store_true", help="fail, rather than skip, where a GPU is needed and missing")

@@ -1,10 +1,14 @@
-"""Make the locks of PyTorch from two runs of pip-compile: ``lock_torch.py DEV_LOCK FOUND CUDA OUT_DIRECTORY``.
+"""Make the locks of PyTorch, and of builds for CUDA, from runs of pip-compile.
+
+Usage: ``lock_torch.py DEV_LOCK FOUND CUDA ONNX OUT_DIRECTORY``.
 
 PyTorch is published in several builds of one version. ``FOUND`` locks the one that pip finds here (where an index of
 CPU builds is set up: ``2.13.0+cpu``), ``CUDA`` the one that everybody finds, with the CUDA packages that it needs.
 
 - requirements-torch.lock: what the tests without a GPU need on top of ``DEV_LOCK``; either build will do.
 - requirements-torch-cuda.lock: the CUDA build with all its packages, on top of ``DEV_LOCK``.
+- requirements-onnx-cuda.lock: ONNX Runtime's build for CUDA, from ``ONNX``, in the place of that of ``DEV_LOCK``; what
+  it needs are packages of the others.
 """
 
 import re
@@ -33,8 +37,8 @@ def text(locked: dict[str, tuple[str, list[str]]]) -> str:
     return HEADER + "\n".join(lines) + "\n"
 
 
-def main(dev: str, found: str, cuda: str, out: str) -> None:
-    """Write both."""
+def main(dev: str, found: str, cuda: str, onnx: str, out: str) -> None:
+    """Write all three."""
     known = entries(dev)
     here, everywhere = ({k: v for k, v in entries(it).items() if k not in known} for it in (found, cuda))
     plain = {name: it for name, it in here.items() if not OF_CUDA.match(name)}
@@ -42,6 +46,8 @@ def main(dev: str, found: str, cuda: str, out: str) -> None:
     plain["torch"] = (f"=={public}", here["torch"][1] + everywhere["torch"][1])
     (Path(out) / "requirements-torch.lock").write_text(text(plain))
     (Path(out) / "requirements-torch-cuda.lock").write_text(text(everywhere))
+    of_onnx = {name: it for name, it in entries(onnx).items() if name not in known and name not in everywhere}
+    (Path(out) / "requirements-onnx-cuda.lock").write_text(text(of_onnx))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,11 @@ class MonotonicClock:
     """Nanoseconds since about when the host was started."""
 
 
+def monotonic_epoch() -> Nanos:
+    """When `MonotonicClock` was at zero by the time of day, in nanoseconds since 1970."""
+    return time.time_ns() - time.monotonic_ns()
+
+
 class OffsetClock:
     """A clock that is off: ahead of ``clock`` by ``offset_ns``, and gaining ``drift_ppm`` from now on. For tests."""
 

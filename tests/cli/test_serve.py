@@ -57,6 +57,8 @@ def test_a_worker_that_is_killed_is_started_again_and_serves(tmp_path: Path) -> 
         process.err.wait_for("the worker process was killed by SIGKILL: it is started again in 0.1 s")
         process.err.wait_for("worker local takes part in serving")
         assert process.child() != first
+        for pid in (process.popen.pid, process.child()):
+            assert "/memfd:clockwork-" in Path(f"/proc/{pid}/maps").read_text(), "payloads are shared with the new one"
         check_that_it_serves(process)
         process.send(signal.SIGTERM)
         assert process.ended() == 0

@@ -712,6 +712,27 @@ def test_a_request_is_answered_when_its_scheduler_raises_in_every_method() -> No
     cluster.check_rest()
 
 
+def test_a_scheduler_that_cannot_say_why_is_reported_and_the_client_is_told_so() -> None:
+    class Speechless(Forgetful):
+        def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+            request.promised = request.deadline
+            return []
+
+        def explain(self, now: Nanos, request: PendingRequest) -> str:
+            raise KeyError("a defect")
+
+    cluster = serving(Speechless(), FILES)
+    cluster.ask(infer_request(1, slo=ms(10)))
+    cluster.run_until(cluster.now + ms(20))
+    answer = infer_answer(cluster, 1)
+    assert (answer.status, answer.message.split(": ", 1)[1]) == (
+        Status.TIMEOUT,
+        "the scheduler could not say why: it raised KeyError",
+    )
+    (report,) = cluster.reports("ERROR")
+    assert report.startswith("the scheduler raised in explain: KeyError: 'a defect'\nTraceback")
+
+
 @pytest.mark.parametrize("moment", ["soon", 1.5, [1]])
 def test_a_wakeup_that_is_no_moment_is_reported(moment: object) -> None:
     class Vague(EchoScheduler):

@@ -76,11 +76,11 @@ def test_a_batch_counts_once_for_itself_and_once_for_each_request() -> None:
     counted = Counts()
     counted.acted(infer(1, 2, 1), DONE)
     for _ in range(3):
-        counted.delivered(RequestTiming(ms(1), 50, 200, 4), DONE)
+        counted.delivered(ms(2), RequestTiming(ms(1), 50, 200, 4), DONE)
     counted.acted(infer(1), DONE)
     counted.acted(infer(4), DONE)
     found = counted.summary()
-    assert (found.rows, found.batches) == (9, 3)
+    assert (found.rows, found.batches, found.last_success) == (9, 3, ms(2))
     assert (found.queue_ns, found.input_ns, found.exec_ns, found.output_ns) == (150, 30, 600, 9)
     assert found.by_batch_size == (BatchCounts(1, 1, 10, 200, 3), BatchCounts(4, 2, 20, 400, 6))
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
@@ -17,6 +18,7 @@ import uvloop
 
 from clockwork.errors import DeviceLostError, InvalidRequestError, ServerError
 from clockwork.host.affinity import allowed_cores
+from clockwork.host.arena import Arena, Window
 from clockwork.host.inference import TaskRunner
 from clockwork.host.worker import WorkerConfig, default_name, run_worker
 from clockwork.messages.actions import Action, GetWorkerState, Infer, InferInput, LoadModelFromDisk, LoadWeights
@@ -163,6 +165,37 @@ def test_a_payload_that_does_not_fit_its_specs_ends_the_connection(root: Path) -
             worker = controller.worker
             controller.tell(Infer(1, 0, "m", inputs(4)), b"abc")
             assert "3 bytes of payload came with a message that describes 4" in await worker.closed
+            await controller.met()
+
+    run(scenario())
+
+
+def test_payloads_in_shared_memory_are_read_there(root: Path) -> None:
+    async def scenario() -> None:
+        arena = Arena(MIB)
+        async with a_worker(root, FakeRuntime(), window=Window(os.dup(arena.for_worker))) as controller:
+            await controller.warms("m")
+            region = arena.allocate(4)
+            region[:] = list(b"abcd")
+            there, sent = inputs(4, 4)
+            there = msgspec.structs.replace(there, lies_at=arena.where(region.data))
+            _, payload = await controller.asks(Infer(3, 0, "m", (sent, there)), b"1234")
+            assert payload == b"4321dcba"
+            worker = controller.worker
+            controller.tell(Infer(4, 0, "m", (msgspec.structs.replace(there, lies_at=MIB - 3),)))
+            assert "a payload of 4 bytes cannot lie at 1048573 in memory of 1.0 MiB" in await worker.closed
+            await controller.met()
+        arena.close()
+
+    run(scenario())
+
+
+def test_a_worker_without_shared_memory_does_not_read_there(root: Path) -> None:
+    async def scenario() -> None:
+        async with a_worker(root, FakeRuntime()) as controller:
+            worker = controller.worker
+            controller.tell(Infer(1, 0, "m", tuple(msgspec.structs.replace(it, lies_at=0) for it in inputs(4))))
+            assert "said to lie in shared memory, and this worker shares none" in await worker.closed
             await controller.met()
 
     run(scenario())

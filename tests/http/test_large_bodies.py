@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from client.live import run
+from clockwork.clock import MonotonicClock, OffsetClock
 from clockwork.http.asgi import ClientGoneError
 from clockwork.http.config import HttpConfig
+from clockwork.http.protocol import LimitedProtocol
 from clockwork.http.receiving import LARGE, Held, LargeBody
 from clockwork.messages.commands import Command
 from clockwork.oip.rest import RestError
@@ -194,16 +196,17 @@ class Notes(EchoScheduler):
         return super().infer(now, request)
 
 
-def test_a_deadline_counts_from_the_first_byte() -> None:
+def test_a_deadline_counts_from_the_first_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first byte came 50 ms before anybody looked at the request, by the connection's clock."""
+    earlier = OffsetClock(MonotonicClock(), -50 * MILLISECOND)
+    monkeypatch.setattr(LimitedProtocol, "clock", earlier)
+
     async def test() -> None:
         notes = Notes()
         async with served(notes, models=("wide.onnx",)) as (peer, *_):
             asked, length = binary_row(SENT.tobytes(), (1, COLUMNS), slo_ms=10_000)
             lines = ["POST " + WIDE + " HTTP/1.1", "Host: here", f"Inference-Header-Content-Length: {length}"]
-            peer.writer.write("\r\n".join([*lines, f"Content-Length: {len(asked)}", "", ""]).encode() + asked[:-1])
-            await peer.writer.drain()
-            await asyncio.sleep(0.05)
-            peer.writer.write(asked[-1:])
+            peer.writer.write("\r\n".join([*lines, f"Content-Length: {len(asked)}", "", ""]).encode() + asked)
             assert await echoed(peer)
             assert notes.left[0] <= 10 * SECOND - 50 * MILLISECOND
 

@@ -39,5 +39,23 @@ def test_a_batch_costs_what_the_next_larger_one_measured_does_and_beyond_in_prop
     assert measured.infer_estimate(8) == ms(12)
 
 
+@pytest.mark.parametrize(
+    ("per_row", "expected"),
+    [
+        ({1: 4.0, 2: 3.0, 4: 2.5, 8: 2.2}, 8),  # a GPU's
+        ({1: 2.91, 2: 2.92, 4: 2.95, 8: 3.15, 16: 3.34}, 4),  # squeezenet's on a CPU core
+        ({1: 2.0, 2: 2.07, 4: 2.0}, 4),
+        ({1: 2.0, 2: 1.5, 4: 1.6}, 2),
+        ({1: 2.0, 2: 3.0}, 1),
+        ({1: 2.0}, 1),
+    ],
+)
+def test_a_batch_size_is_worthwhile_unless_a_smaller_one_takes_less_per_row(
+    per_row: dict[int, float], expected: int
+) -> None:
+    infer = {size: measurement(*[ms(size * time)] * 3, ms(100)) for size, time in per_row.items()}
+    assert ModelProfile(measurement(1), infer).worthwhile_batch_size == expected
+
+
 def test_an_estimate_in_proportion_is_rounded_up() -> None:
     assert ModelProfile(measurement(1), {2: measurement(3)}).infer_estimate(3) == 5

@@ -41,7 +41,7 @@ def busy() -> Counts:
     done = InferResult(1, (), Timing(0, 1, us(10)), Timing(0, 1, us(200)), Timing(0, 1, us(3)))
     counted.acted(Infer(1, 0, "m", (InferInput(1, 2, ()), InferInput(2, 2, ()))), done)
     for total in (ms(1), ms(3)):
-        counted.delivered(RequestTiming(total, us(500), us(200), 4), done)
+        counted.delivered(ms(2), RequestTiming(total, us(500), us(200), 4), done)
         counted.answered(Status.SUCCESS, total)
     for status in (Status.TIMEOUT, Status.SKIPPED_BY_CONTROLLER, Status.RUNTIME_ERROR, Status.INVALID_REQUEST):
         counted.answered(status, ms(9))

@@ -18,13 +18,25 @@ from clockwork.oip.metadata import (
     server_metadata,
     unknown_version,
 )
+from clockwork.units import SECOND, ms
 
 INPUTS = tuple(TensorInfo(f"x{kind}", kind, (-1, 3)) for kind in Datatype)
 OUTPUTS = (TensorInfo("y", "FP32", (-1, 5)),)
 SUMMARY = ModelSummary("m", INPUTS, OUTPUTS, True, 8, 100)
 ANSWERS = {"SUCCESS": 5, "TIMEOUT": 1, "SKIPPED_BY_CONTROLLER": 2, "CANCELLED": 1}
 COUNTS = ModelCounts(
-    ANSWERS, 0, 9, 3, 100, 7, 20, 30, 40, 50, by_batch_size=(BatchCounts(1, 1, 2, 3, 4), BatchCounts(4, 2, 5, 6, 7))
+    ANSWERS,
+    0,
+    9,
+    3,
+    100,
+    7,
+    20,
+    30,
+    40,
+    50,
+    by_batch_size=(BatchCounts(1, 1, 2, 3, 4), BatchCounts(4, 2, 5, 6, 7)),
+    last_success=ms(3),
 )
 
 
@@ -37,8 +49,9 @@ def server(stage: str = "serving") -> ServerStatus:
 
 
 def test_statistics_have_every_request_and_batch() -> None:
-    said = model_statistics(status("m"))
+    said = model_statistics(status("m"), 7 * SECOND)
     assert (said["inference_count"], said["execution_count"]) == (9, 3)
+    assert said["last_inference"] == 7003
     of = said["inference_stats"]
     assert of["success"] == {"count": 5, "ns": 100}
     assert of["fail"] == {"count": 4, "ns": 7}
@@ -49,7 +62,7 @@ def test_statistics_have_every_request_and_batch() -> None:
 
 
 def test_grpc_says_what_http_says() -> None:
-    made = pb.ModelStatistics(**model_statistics(status("m")))
+    made = pb.ModelStatistics(**model_statistics(status("m"), 7 * SECOND))
     assert (made.inference_count, made.inference_stats.fail.ns, made.batch_stats[1].compute_output.ns) == (9, 7, 7)
     config = pb.ModelConfig(**model_config(SUMMARY))
     assert (config.platform, config.backend, config.max_batch_size) == ("onnxruntime_onnx", "onnxruntime", 8)

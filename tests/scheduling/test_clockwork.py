@@ -1,6 +1,6 @@
 """The Clockwork scheduler as tables: what is said at literal times."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -41,10 +41,11 @@ class Bench:
         config: ClockworkConfig = CONFIG,
         batchable: bool = True,
         workers: int = 1,
+        times: Mapping[int, Nanos] = TIMES,
     ) -> None:
         infos = [model_info(name, batchable=batchable) for name in models]
         self.state = a_state(infos, gpus=gpus, pages=pages, warm=warm, workers=workers)
-        infer = {size: Measurement((time,)) for size, time in (TIMES if batchable else {1: TIMES[1]}).items()}
+        infer = {size: Measurement((time,)) for size, time in (times if batchable else {1: times[1]}).items()}
         for model in self.state.models.values():
             model.profiles[KIND] = ModelProfile(Measurement((LOAD,)), infer, 8)
         self.scheduler = ClockworkScheduler(config)
@@ -378,6 +379,29 @@ def test_a_batch_between_two_sizes_is_split_where_that_takes_less_time() -> None
     sent = bench.ends(us(18_100), 1, took=ms(18)) + bench.run_until(ms(28))
     assert sent == ["#2 infer a [10, 11, 12, 13] on w0/0", "#3 infer a [14] on w0/0"]
     assert all(request.excuse == "" for request in bench.requests.values())
+
+
+NOTHING_GAINED = {1: ms(2), 2: ms(4), 4: ms(9), 8: ms(20)}
+
+
+def test_rows_are_not_put_into_one_batch_where_that_takes_longer_per_row() -> None:
+    bench = Bench(times=NOTHING_GAINED)
+    bench.ask(0, 1)
+    for i in range(4):
+        bench.ask(us(100), 10 + i)
+    said = bench.run_until(us(1700))
+    said += bench.ends(us(2100), 1, took=ms(2)) + bench.run_until(us(5700))
+    assert said == ["#2 infer a [10, 11] on w0/0", "#3 infer a [12, 13] on w0/0"]
+
+
+def test_a_request_that_is_a_batch_itself_is_one_whatever_that_takes() -> None:
+    bench = Bench(times=NOTHING_GAINED)
+    assert bench.ask(0, 1, rows=5) == ["#1 infer a [1] on w0/0"]
+    assert bench.requests[1].promised == ms(20) + 2 * CONFIG.network_delay
+    bench.ask(us(100), 2, rows=3)
+    bench.ask(us(100), 3, rows=1)
+    said = bench.run_until(us(700)) + bench.ends(us(20_100), 1, took=ms(20)) + bench.run_until(ms(31))
+    assert said == ["#2 infer a [2, 3] on w0/0"], "three rows take as long as four: there is room for one more"
 
 
 def test_one_infer_that_took_seconds_does_not_put_its_model_out_of_service() -> None:

@@ -115,6 +115,15 @@ def test_who_trusts_another_authority_or_knows_another_name_does_not_talk(tmp_pa
     run(test())
 
 
+def test_who_does_not_speak_tls_to_whoever_does_is_told_of_it(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with all_ports(Authority(tmp_path).server()) as ports:
+            with pytest.raises(ConnectionLostError, match=r"without a word: it may expect TLS \(--tls-ca\)"):
+                await ask_natively(ports, None)
+
+    run(test())
+
+
 def test_an_old_version_of_tls_is_refused(tmp_path: Path) -> None:
     async def test() -> None:
         authority = Authority(tmp_path)

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from msgspec.structs import replace
 
+from clockwork.cli.devices import DeviceKind, DeviceOptions
 from clockwork.cli.options import AsJson, Devices, ThreadsPerDevice, examples
 
 if TYPE_CHECKING:
@@ -15,11 +17,13 @@ if TYPE_CHECKING:
 EXAMPLES: Final = examples(
     "clockwork check-env",
     "clockwork check-env --devices 4 --seconds 10",
+    "clockwork check-env --device cuda",
     "clockwork check-env --strict --json | jq .findings",
 )
 
 
 def check_env(
+    device: DeviceKind = "cpu",
     devices: Devices = 1,
     threads_per_device: ThreadsPerDevice = 1,
     seconds: Annotated[
@@ -40,7 +44,13 @@ def check_env(
     from clockwork.host.environment.judging import judge
     from clockwork.host.environment.measuring import examine
 
+    options = DeviceOptions(device)
+    options.check(threads_per_device)
     environment = examine(devices, threads_per_device, seconds)
+    if options.on_gpus:
+        from clockwork.runtimes import nvidia
+
+        environment = replace(environment, gpus=nvidia.look())
     findings = judge(environment)
     if json:
         show_json({"worst": worst(findings), "findings": findings, "environment": environment})

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from clockwork.cli.devices import DeviceKind, DeviceOptions, make_runtime_on_gpus, runtime_on_gpus
 from clockwork.cli.options import AsJson, MaxBatch, ThreadsPerDevice, examples
 from clockwork.cli.runtimes import AllowCompiled
 
@@ -12,12 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clockwork.messages.tensors import TensorSpec
-    from clockwork.runtimes.base import HostModel, HostModelInfo, LoadedModel
+    from clockwork.runtimes.base import HostModel, HostModelInfo, LoadedModel, Runtime
     from clockwork.units import Nanos
 
 EXAMPLES: Final = examples(
     "clockwork check-model models/resnet50.onnx",
     "clockwork check-model resnet.pt2",
+    "clockwork check-model resnet.pt2 --device cuda",
     "clockwork check-model models/bert/1/model.onnx --free-dim 64 --max-batch 4 --json",
 )
 
@@ -33,6 +35,7 @@ def check_model(
         Path, typer.Argument(exists=True, help="A .onnx or .pt2 file, or a directory of one.", show_default=False)
     ],
     max_batch: MaxBatch = 16,
+    device: DeviceKind = "cpu",
     threads_per_device: ThreadsPerDevice = 1,
     allow_compiled: AllowCompiled = False,
     free_dim: Annotated[int, typer.Option(min=1, help="Free dimensions other than the batch are this long.")] = 128,
@@ -43,11 +46,10 @@ def check_model(
     Nothing is served, and no server is asked. The inputs are zeros.
     """
     from clockwork.cli.output import show, show_json, table
-    from clockwork.cli.runtimes import make_runtime
     from clockwork.clock import MonotonicClock
     from clockwork.units import show_bytes, show_duration
 
-    runtime = make_runtime("auto", threads_per_device, allow_compiled=allow_compiled)
+    runtime = runtime_for(path, device, threads_per_device, max_batch, allow_compiled)
     start = MonotonicClock.now()
     model = runtime.load_model(path.absolute())
     reading = MonotonicClock.now() - start
@@ -79,6 +81,25 @@ def check_model(
         f"  from disk to host memory {show_duration(reading)}, to the device {show_duration(loading.median)}",
         table("", (">batch size", ">p50", ">p99", ">rows/s"), rows),
     )
+
+
+def runtime_for(
+    path: Path, device: str, threads_per_device: int, max_batch: int, allow_compiled: bool = False
+) -> "Runtime":
+    """What executes the model on one device.
+
+    Raises:
+        InvalidRequestError, typer.BadParameter: there is no such device, or nothing that could.
+    """
+    from clockwork.cli.runtimes import make_runtime
+    from clockwork.host.worker import PAGE_SIZE
+
+    options = DeviceOptions(device)
+    options.check(threads_per_device)
+    if not options.on_gpus:
+        return make_runtime("auto", threads_per_device, allow_compiled=allow_compiled)
+    name = runtime_on_gpus("auto", [path])
+    return make_runtime_on_gpus(name, 1, options, None, PAGE_SIZE, max_batch)[0]
 
 
 def measure_loads(model: "HostModel") -> "Any":

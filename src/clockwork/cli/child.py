@@ -42,12 +42,20 @@ class Child:
     """A process that runs ``command``, and ends when its stdin does."""
 
     def __init__(
-        self, command: Sequence[str], cores: Collection[int], environment: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        cores: Collection[int],
+        environment: Mapping[str, str] | None = None,
+        descriptors: Collection[int] = (),
     ) -> None:
-        """The child may use ``cores``, whatever this process is confined to; ``environment`` is added to this one's."""
+        """The child may use ``cores``, whatever this process is confined to; ``environment`` is added to this one's.
+
+        ``descriptors``: open files that it inherits.
+        """
         self._command = tuple(command)
         self._cores = cores
         self._environment = environment or {}
+        self._descriptors = descriptors
         self._process: asyncio.subprocess.Process | None = None
 
     async def keep(self) -> None:
@@ -80,6 +88,7 @@ class Child:
                 *self._command,
                 stdin=asyncio.subprocess.PIPE,
                 env={**environment_of_children(), **self._environment},
+                pass_fds=self._descriptors,
                 start_new_session=True,  # Ctrl-C in the terminal is for the parent alone
             )
         return await self._process.wait()

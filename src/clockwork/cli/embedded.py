@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from clockwork.access import Tokens
 from clockwork.cli.child import Child, this_program
+from clockwork.cli.devices import DeviceOptions
 from clockwork.cli.hosting import FrontEnds, run_controller
 from clockwork.cli.lifecycle import start_log
 from clockwork.cli.security import WORKER_TOKEN_VARIABLE
@@ -43,6 +44,8 @@ class LocalWorker(Struct, frozen=True):
     page_size: Bytes
     model_cache: Path | None
     model_cache_size: Bytes
+    device: DeviceOptions = DeviceOptions()
+    max_batch: int = 16  #: on GPUs: what is prepared ahead
     allow_compiled: bool = False
 
     def arguments(self) -> list[str]:
@@ -54,6 +57,8 @@ class LocalWorker(Struct, frozen=True):
             f"--runtime={self.runtime}",
             f"--page-size={self.page_size}",
         ]
+        if self.device.on_gpus:
+            made += [*self.device.arguments(), f"--max-batch={self.max_batch}"]
         if self.cache_size is not None:
             made.append(f"--cache-size={self.cache_size}")
         if self.allow_compiled:
@@ -111,8 +116,11 @@ def run_embedded(
     async def keep_worker(host: ControllerHost) -> None:
         places = ["--exit-with-parent", "--name=local", f"--controller={host.worker_address}"]
         logged = [f"--log-level={log_level}", f"--log-format={log_format}"]
-        command = this_program("worker", *places, *logged, *worker.arguments())
-        await Child(command, cores, {WORKER_TOKEN_VARIABLE: token}).keep()
+        shared = [] if host.arena is None else [host.arena.for_worker]
+        command = this_program(
+            "worker", *places, *logged, *(f"--payload-descriptor={it}" for it in shared), *worker.arguments()
+        )
+        await Child(command, cores, {WORKER_TOKEN_VARIABLE: token}, shared).keep()
 
     async def show(host: ControllerHost) -> None:
         await show_startup(host, console)

@@ -48,6 +48,11 @@ def size(value: str | int) -> Bytes:
     return round(float(found[1]) * _SIZE_UNITS[found[2].lower()])
 
 
+def size_or_none(value: str | int) -> Bytes:
+    """As `size`; ``none`` is 0."""
+    return 0 if value == "none" else size(value)
+
+
 def client_address(value: str | Address) -> Address:
     """``HOST:PORT``; the port is the clients' if none is given."""
     return _address(value, CLIENT_PORT)
@@ -225,6 +230,16 @@ ModelCacheSize: TypeAlias = Annotated[
         metavar="SIZE",
         show_default="32GiB",
         help="Of --model-cache; the least recently used leave first.",
+    ),
+]
+PayloadMemory: TypeAlias = Annotated[
+    Bytes,
+    typer.Option(
+        "--payload-memory",
+        parser=size_or_none,
+        metavar="SIZE",
+        show_default="64MiB",
+        help="Shared with the worker: long requests lie there, and are not sent to it. none: all are sent.",
     ),
 ]
 DrainLimit: TypeAlias = Annotated[

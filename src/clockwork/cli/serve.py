@@ -6,6 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 import typer
 
 from clockwork.cli.configuration import ConfigFile, only_checked
+from clockwork.cli.devices import (
+    DeviceKind,
+    DeviceOptions,
+    IoSize,
+    PinnedSize,
+    WorkspaceSize,
+    runtime_on_gpus,
+)
 from clockwork.cli.options import (
     CacheSize,
     DefaultSlo,
@@ -23,6 +31,7 @@ from clockwork.cli.options import (
     ModelHistograms,
     NoProfileCache,
     PageSize,
+    PayloadMemory,
     Profile,
     ProfileCache,
     ProfileSeconds,
@@ -48,6 +57,7 @@ EXAMPLES: Final = examples(
     "clockwork serve models/resnet50.onnx",
     "clockwork serve a.onnx second=b.onnx c.onnx:20     a, second, and twenty copies c-1 to c-20",
     "clockwork serve resnet.pt2                 a PyTorch program, made by clockwork export",
+    "clockwork serve resnet.pt2 --device cuda --devices 2     on two GPUs",
     "clockwork serve models/*.onnx --devices 2 --cache-size 1GiB --listen 0.0.0.0:12346",
     "clockwork serve models/*.onnx --grpc 127.0.0.1:8001 --slo 100ms --model-slo resnet50=250ms",
     "clockwork serve models/*.onnx --no-model-histograms   and then: curl localhost:8000/metrics",
@@ -88,15 +98,20 @@ def serve(
     slo: DefaultSlo = 100 * MILLISECOND,
     model_slo: ModelSlos = None,
     copies: Copies = 1,
+    device: DeviceKind = "cpu",
     devices: Devices = 1,
     threads_per_device: ThreadsPerDevice = 1,
     runtime: RuntimeName = "auto",
     allow_compiled: AllowCompiled = False,
     cache_size: CacheSize = None,
     page_size: PageSize = 16 * MIB,
+    pinned_size: PinnedSize = None,
+    workspace_size: WorkspaceSize = None,
+    io_size: IoSize = None,
     model_root: ModelRoot = None,
     model_cache: ModelCache = None,
     model_cache_size: ModelCacheSize = 32 * GIB,
+    payload_memory: PayloadMemory = 64 * MIB,
     profile_cache: ProfileCache = None,
     no_profile_cache: NoProfileCache = False,
     max_batch: MaxBatch = 16,
@@ -129,10 +144,15 @@ def serve(
     from clockwork.scheduling.registry import make_scheduler
 
     check_emulated(emulate, profile)
+    options = DeviceOptions(device, pinned_size, workspace_size, io_size)
+    options.check(threads_per_device, bool(emulate))
     if emulate:
         specs, worker = _emulated(models or [], copies, emulate, profile or [], cache_size)
     else:
         root, specs = _from_files(models or [], copies, model_root)
+        if options.on_gpus:
+            runtime = runtime_on_gpus(runtime, [root / spec.path for spec in specs])
+            options.check_runtime(runtime)
         worker = LocalWorker(
             root,
             devices,
@@ -142,6 +162,8 @@ def serve(
             page_size,
             model_cache,
             model_cache_size,
+            options,
+            max_batch,
             allow_compiled,
         )
     profiles = profile_directory(profile_cache, no_profile_cache)
@@ -149,7 +171,7 @@ def serve(
     slos = model_slos(model_slo, specs)
     controller = ControllerConfig(models=specs, default_slo=slo, model_slos=slos, profiling=measured)
     ports = client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file)
-    config = _config(listen, controller, profiles, ports)
+    config = _config(listen, controller, profiles, ports, payload_memory)
     policy = make_scheduler(scheduler)
     if only_checked():
         return
@@ -158,12 +180,17 @@ def serve(
 
 
 def _config(
-    listen: Address, controller: "ControllerConfig", profile_cache: Path | None, ports: "ClientPorts"
+    listen: Address,
+    controller: "ControllerConfig",
+    profile_cache: Path | None,
+    ports: "ClientPorts",
+    payload_bytes: Bytes,
 ) -> "ControllerHostConfig":
     """Of a controller whose worker is on this host."""
     from clockwork.host.controller import ControllerHostConfig
 
-    return ControllerHostConfig(listen, Address("127.0.0.1", 0), controller, profile_cache, **ports)
+    workers = Address("127.0.0.1", 0)
+    return ControllerHostConfig(listen, workers, controller, profile_cache, payload_bytes=payload_bytes, **ports)
 
 
 def _emulated(

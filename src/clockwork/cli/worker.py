@@ -1,6 +1,7 @@
 """``clockwork worker``: a worker alone."""
 
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
@@ -8,12 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 import typer
 
 from clockwork.cli.configuration import ConfigFile, only_checked
+from clockwork.cli.devices import (
+    DeviceKind,
+    DeviceOptions,
+    IoSize,
+    PinnedSize,
+    WorkspaceSize,
+    make_runtime_on_gpus,
+    runtime_on_gpus,
+)
 from clockwork.cli.options import (
     CacheSize,
     Devices,
     Emulate,
     LogFormat,
     LogLevel,
+    MaxBatch,
     ModelCache,
     ModelCacheSize,
     PageSize,
@@ -33,6 +44,7 @@ if TYPE_CHECKING:
 EXAMPLES: Final = examples(
     "clockwork worker --model-root /models",
     "clockwork worker --emulate 8 --profile resnet50-v100",
+    "clockwork worker --device cuda --devices 2 --runtime torch --model-root /models",
     "clockwork worker --controller controller.example:12345 --model-root /models --devices 4 --cache-size 8GiB",
 )
 
@@ -59,12 +71,17 @@ def worker(
     controller: Controller = DEFAULT_WORKER_LISTEN,
     name: Name = "",
     model_root: ModelRoot = Path(),
+    device: DeviceKind = "cpu",
     devices: Devices = 1,
     threads_per_device: ThreadsPerDevice = 1,
     runtime: RuntimeName = "auto",
     allow_compiled: AllowCompiled = False,
     cache_size: CacheSize = None,
     page_size: PageSize = 16 * MIB,
+    pinned_size: PinnedSize = None,
+    workspace_size: WorkspaceSize = None,
+    io_size: IoSize = None,
+    max_batch: MaxBatch = 16,
     model_cache: ModelCache = None,
     model_cache_size: ModelCacheSize = 32 * GIB,
     emulate: Emulate = None,
@@ -77,6 +94,7 @@ def worker(
     config_file: ConfigFile = None,
     log_format: LogFormat = "human",
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+    payload_descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run a worker: it executes what its controller orders, and dials again when the controller restarts.
 
@@ -89,25 +107,38 @@ def worker(
     if exit_with_parent:
         end_with_parent()
 
+    from clockwork.host.arena import Window
     from clockwork.host.worker import WorkerConfig, default_name, run_emulated, run_worker
 
     name = name or default_name()
     check_emulated(emulate, profile)
+    options = DeviceOptions(device, pinned_size, workspace_size, io_size)
+    options.check(threads_per_device, bool(emulate))
+    if options.on_gpus:
+        runtime = runtime_on_gpus(runtime, [])
+        options.check_runtime(runtime)
     root = model_root.absolute()
     tls, token = worker_link(tls_cert, tls_key, tls_ca, token_file)
+    window = None if payload_descriptor is None else Window(payload_descriptor)
     config = WorkerConfig(
-        root, controller, name, devices, threads_per_device, cache_size, page_size, tls=tls, token=token
+        root, controller, name, devices, threads_per_device, cache_size, page_size, tls=tls, token=token, window=window
     )
     if only_checked():
-        check_worker(emulate, profile, cache_size, config)
+        if not options.on_gpus:
+            check_worker(emulate, profile, cache_size, config)
         return
     start_log(log_level, log_format)
     if emulate:
         from clockwork.cli.emulating import emulated_models, pages
 
         emulated, cache = emulated_models(profile).values(), pages(cache_size)
-        link = partial(run_emulated, controller, name, emulated, emulate, cache, tls=tls, token=token)
+        link = partial(run_emulated, controller, name, emulated, emulate, cache, tls=tls, token=token, window=window)
         _run(lambda on_host: link(on_host=on_host))
+    elif options.on_gpus:
+        kept = (model_cache, model_cache_size)
+        on_gpus, cache_bytes = make_runtime_on_gpus(runtime, devices, options, cache_size, page_size, max_batch, kept)
+        config = replace(config, cache_bytes=cache_bytes)
+        _run(lambda on_host: run_worker(config, on_gpus, on_host))
     else:
         from clockwork.cli.runtimes import make_runtime
 

@@ -31,7 +31,7 @@ def ask(
     try:
         return [*method(now, *args, **kwargs)]
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
-        text = f"the scheduler raised in {method.__name__}: {type(error).__name__}: {error}"
+        text = _raised(method.__name__, error)
         commands: list[object] = [Report("ERROR", f"{text}\n{traceback.format_exc()}")]
         told = "the scheduler failed; the server's log says why"
         commands += [Answer(request.id, Status.ERROR, told) for request in about if not request.over]
@@ -43,20 +43,20 @@ def next_wakeup(scheduler: Scheduler) -> tuple[Nanos | None, list[Report]]:
     try:
         moment: object = scheduler.next_wakeup()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
-        text = f"the scheduler raised in next_wakeup: {type(error).__name__}: {error}"
-        return None, [Report("ERROR", f"{text}\n{traceback.format_exc()}")]
+        return None, [Report("ERROR", f"{_raised('next_wakeup', error)}\n{traceback.format_exc()}")]
     if moment is None or isinstance(moment, int):
         return moment, []
     return None, [Report("ERROR", f"the scheduler's next_wakeup is {moment!r}, which is no number of nanoseconds")]
 
 
-def explain(scheduler: Scheduler, now: Nanos, request: PendingRequest) -> str:
+def explain(scheduler: Scheduler, now: Nanos, request: PendingRequest) -> tuple[str, list[Report]]:
     """Why a promise was broken, as far as the scheduler knows, and can say."""
     try:
         said: object = scheduler.explain(now, request)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
-        return f"the scheduler could not say why: it raised {type(error).__name__}"
-    return said if isinstance(said, str) else ""
+        report = Report("ERROR", f"{_raised('explain', error)}\n{traceback.format_exc()}")
+        return f"the scheduler could not say why: it raised {type(error).__name__}", [report]
+    return said if isinstance(said, str) else "", []
 
 
 def expectations(now: Nanos, action: LoadWeights | Infer, said: object) -> tuple[Nanos, Nanos, Nanos]:
@@ -71,6 +71,10 @@ def expectations(now: Nanos, action: LoadWeights | Infer, said: object) -> tuple
     if 0 <= earliest < FOREVER and 0 <= expected < FOREVER and 0 <= said < FOREVER:
         return max(now, earliest), expected, said
     return now, 0, 0
+
+
+def _raised(method: str, error: BaseException) -> str:
+    return f"the scheduler raised in {method}: {type(error).__name__}: {error}"
 
 
 def is_sound(answer: Answer) -> bool:

@@ -154,7 +154,7 @@ class Serving:
                 request.excuse = request.excuse or _lateness(now, action, result)
                 commands.append(self._expire(now, request, timing))
             else:
-                self.tally.of(request.model.name).delivered(timing, result)
+                self.tally.of(request.model.name).delivered(now, timing, result)
                 commands.append(self._respond(request, Status.SUCCESS, "", output.tensors, timing, payload))
         return commands
 
@@ -221,7 +221,8 @@ class Serving:
             request = self._pending.get(heappop(self._deadlines)[1])
             if request is not None:
                 if request.promised is not None and not request.excuse:
-                    request.excuse = explain(self._scheduler, now, request)
+                    request.excuse, reports = explain(self._scheduler, now, request)
+                    commands += reports
                 commands.append(self._expire(now, request, RequestTiming(now - request.arrival)))
                 commands += self._ask(now, (), self._scheduler.cancel, request)
         if self._wakeup is not None and self._wakeup <= now:

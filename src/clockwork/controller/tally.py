@@ -29,6 +29,7 @@ class Counts:
         "failed_ns",
         "input_ns",
         "kept_promises",
+        "last_success",
         "late_ns",
         "latencies",
         "load_ns",
@@ -51,6 +52,7 @@ class Counts:
         self.pending = self.cold_starts = 0
         self.kept_promises = self.broken_promises = self.late_ns = 0
         self.loads = self.load_ns = self.evictions = 0
+        self.last_success: Nanos = 0
 
     def answered(self, status: int, total: Nanos) -> None:
         """A request was answered, ``total`` nanoseconds after it came."""
@@ -61,8 +63,9 @@ class Counts:
         else:
             self.failed_ns += total
 
-    def delivered(self, timing: RequestTiming, result: InferResult) -> None:
+    def delivered(self, now: Nanos, timing: RequestTiming, result: InferResult) -> None:
         """A request was answered in time by a batch."""
+        self.last_success = now
         self.queue_ns += timing.queue
         self.input_ns += result.copy_input.duration
         self.exec_ns += timing.exec
@@ -112,6 +115,7 @@ class Counts:
             self.load_ns,
             self.evictions,
             tuple(BatchCounts(size, *sums) for size, sums in sizes),
+            self.last_success,
         )
 
 

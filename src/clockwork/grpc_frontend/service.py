@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from grpc.aio import ServicerContext
 
 from clockwork import __version__
+from clockwork.clock import monotonic_epoch
 from clockwork.errors import ConnectionLostError, InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.infer import request_of, response_of
@@ -130,7 +131,10 @@ class Service:
         found = [it for it in (await self._status()).models if message.name in ("", it.info.name)]
         if message.name and not found:
             raise _no_model(message.name)
-        return pb.ModelStatisticsResponse(model_stats=[pb.ModelStatistics(**model_statistics(it)) for it in found])
+        epoch = monotonic_epoch()
+        return pb.ModelStatisticsResponse(
+            model_stats=[pb.ModelStatistics(**model_statistics(it, epoch)) for it in found]
+        )
 
     async def repository_index(
         self, message: pb.RepositoryIndexRequest, call: ServicerContext

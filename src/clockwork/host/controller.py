@@ -9,10 +9,13 @@ than its own error, as between processes of one host, is taken to be none.
 import asyncio
 import logging
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from clockwork.access import Access, Right, Tokens, needed_for, refusal
 from clockwork.clock import Clock, MonotonicClock
@@ -37,11 +40,13 @@ from clockwork.controller.events import (
 )
 from clockwork.controller.startup import ControllerWithStartupPhase
 from clockwork.errors import InvalidRequestError, NotPermittedError, ProtocolError, ServerError
+from clockwork.host.arena import make_arena
 from clockwork.host.driver import Driver
 from clockwork.host.local_client import LocalClient
 from clockwork.host.profile_store import ProfileStore
 from clockwork.host.telling import about
 from clockwork.host.trouble import Trouble
+from clockwork.messages.actions import Infer, InferInput
 from clockwork.messages.commands import SendAction
 from clockwork.messages.link import ROLE_CLIENT, ROLE_WORKER, Hello
 from clockwork.messages.requests import ErrorResponse, InferRequest, InferResponse, Progress
@@ -56,7 +61,7 @@ from clockwork.scheduling.base import Scheduler
 from clockwork.units import Bytes, Nanos
 from clockwork.wire.clock_offset import shift_action, shift_result
 from clockwork.wire.codec import decode_request, decode_result, output_sizes, split_payload
-from clockwork.wire.frame import FRAME_BYTES_CEILING, MAX_FRAME_BYTES
+from clockwork.wire.frame import FRAME_BYTES_CEILING, MAX_FRAME_BYTES, Allocate, uninitialised
 
 BATCH_FRAMES: Final = 16
 """A worker's frames may be so many times as long as a client's: a batch has as many requests."""
@@ -69,7 +74,8 @@ class ControllerHostConfig:
     """Where a controller listens and for whom, what it keeps on disk, and how it starts up.
 
     ``tls`` and ``access`` are for clients, also those of the front ends; ``worker_tls`` and ``worker_tokens`` for
-    workers. Without, connections are not encrypted, and anybody may come.
+    workers. Without, connections are not encrypted, and anybody may come. ``payload_bytes``: of memory for payloads,
+    shared with a worker of this host that has inherited it (`ControllerHost.arena`).
     """
 
     listen: Address = DEFAULT_LISTEN
@@ -81,6 +87,7 @@ class ControllerHostConfig:
     access: Access = field(default_factory=Access)
     worker_tls: ServerTls | None = None
     worker_tokens: Tokens = field(default_factory=Tokens)
+    payload_bytes: Bytes = 0
 
 
 class ControllerHost:
@@ -100,12 +107,17 @@ class ControllerHost:
         """
         self._config = config
         self.tls, self.access = config.tls, config.access
+        self.arena: Final = make_arena(config.payload_bytes)
         self._store = ProfileStore(config.profile_cache)
         self._clock: Clock = clock or MonotonicClock()
         self._machine = ControllerWithStartupPhase(scheduler, config.controller, self._store.load())
         self._driver: Driver[Event, ControllerCommand] = Driver(self._machine, self._clock, self._execute)
         self._servers: list[Server] = []
         self._workers: dict[str, Connection] = {}
+        self._near: set[Connection] = set()  #: of workers that have mapped the arena
+        self._lent: dict[
+            str, dict[int, list[object]]
+        ] = {}  #: worker -> action -> payloads that it may still read there
         self._clients: dict[int, Connection | LocalClient] = {}
         self._client_ids: dict[Connection, int] = {}
         self._rights: dict[Connection, Right] = {}  #: of clients' connections
@@ -141,7 +153,7 @@ class ControllerHost:
             self._config.listen,
             role=ROLE_CLIENT,
             decode=decode_request,
-            config=LinkConfig(max_frame_bytes=self._config.max_frame_bytes),
+            config=LinkConfig(max_frame_bytes=self._config.max_frame_bytes, allocate=self.allocate),
             clock=self._clock,
             on_connected=self._client_connected,
             on_message=self._client_said,
@@ -157,6 +169,11 @@ class ControllerHost:
             self.worker_address,
             extra=about("listening", address=str(self.client_address), worker_address=str(self.worker_address)),
         )
+
+    @property
+    def allocate(self) -> Allocate:
+        """Gives memory for payloads to be received into."""
+        return uninitialised if self.arena is None else self.arena.allocate
 
     async def wait(self) -> None:
         """Until the controller gives up; for ever, if it does not.
@@ -201,6 +218,8 @@ class ControllerHost:
         for client in list(self._clients.values()):
             if isinstance(client, LocalClient):
                 client.close()
+        if self.arena is not None:
+            self.arena.close()
         if not self._failure.done():
             self._failure.cancel()
 
@@ -209,6 +228,8 @@ class ControllerHost:
     def _admits_worker(self, connection: Connection, hello: Hello) -> str:
         wanted = self._config.worker_tokens
         if not wanted or wanted.knows(hello.token):
+            if self.arena is not None and hello.arena == self.arena.name:
+                self._near.add(connection)
             return ""
         return "the controller wants a token from its workers, and this is none: see --worker-token-file"
 
@@ -239,13 +260,17 @@ class ControllerHost:
             except ProtocolError as error:
                 connection.close(str(error))
                 return
+        if (lent := self._lent.get(worker_id)) is not None:
+            lent.pop(message.id, None)
         result = shift_result(message, -self._offset(connection))
         self._driver.feed(WorkerResult(worker_id, result, payloads))
 
     def _worker_closed(self, connection: Connection, reason: str) -> None:
         worker_id = connection.peer_name
+        self._near.discard(connection)
         if self._workers.get(worker_id) is connection:
             del self._workers[worker_id]
+            self._lent.pop(worker_id, None)
             self._driver.feed(WorkerLost(worker_id, reason))
 
     def _client_connected(self, connection: Connection) -> None:
@@ -328,13 +353,31 @@ class ControllerHost:
 
     def _send_action(self, connection: Connection, command: SendAction) -> None:
         action = command.action
-        payloads: list[Any] = [payload for payload in command.payloads if payload is not None]
+        payloads: Sequence[Any] = command.payloads
+        if payloads and connection in self._near and isinstance(action, Infer):
+            action, payloads = self._lend(command.worker_id, action, payloads)
+        payloads = [payload for payload in payloads if payload is not None]
         try:
             connection.send(shift_action(action, self._offset(connection)), payloads)
         except InvalidRequestError as error:  # it does not fit into a frame
             text = f"the batch cannot be sent: {error}"
             failed = WorkerResult(command.worker_id, ErrorResult(action.id, type(action).__name__, Status.ERROR, text))
             asyncio.get_running_loop().call_soon(self._driver.feed, failed)
+
+    def _lend(self, worker_id: str, action: Infer, payloads: Sequence[Any]) -> tuple[Infer, Sequence[Any]]:
+        """Tell where payloads lie instead of sending them; they stay there until the worker has answered."""
+        assert self.arena is not None
+        inputs: list[InferInput] = []
+        lent: list[Any] = []
+        sent: list[Any] = []
+        for it, payload in zip(action.inputs, payloads, strict=True):
+            at = self.arena.where(payload)
+            (sent if at is None else lent).append(payload)
+            inputs.append(it if at is None else replace(it, lies_at=at))
+        if lent:
+            self._lent.setdefault(worker_id, {})[action.id] = lent
+            action = replace(action, inputs=tuple(inputs))
+        return action, sent
 
     def _offset(self, connection: Connection) -> Nanos:
         """The worker's clock minus ours."""

@@ -22,6 +22,7 @@ from clockwork import __version__
 from clockwork.clock import Clock, MonotonicClock
 from clockwork.errors import DeviceLostError, InvalidRequestError, ProtocolError, ServerError
 from clockwork.host.affinity import CorePlan, allowed_cores, confined, plan_cores
+from clockwork.host.arena import Window
 from clockwork.host.devices import MakeDevices
 from clockwork.host.inference import Finished, TaskRunner
 from clockwork.host.lanes import Lanes
@@ -29,7 +30,7 @@ from clockwork.host.paced import PacedDevices
 from clockwork.host.sizing import available_bytes, default_cache_bytes
 from clockwork.host.steady import steady
 from clockwork.host.telling import about
-from clockwork.messages.actions import Action, Infer
+from clockwork.messages.actions import Action, Infer, InferInput
 from clockwork.messages.link import ROLE_WORKER, Hello
 from clockwork.messages.results import ErrorResult
 from clockwork.messages.status import Status
@@ -77,7 +78,7 @@ class WorkerConfig:
 
     ``name`` identifies it across reconnections; no two workers of a controller may share one. ``cache_bytes`` is the
     weights cache of each device; None chooses it by the memory that is available. ``tls`` encrypts the link; ``token``
-    is what the controller lets it in for, if it wants one.
+    is what the controller lets it in for, if it wants one. ``window``: memory that is shared with the controller.
     """
 
     model_root: Path
@@ -90,6 +91,7 @@ class WorkerConfig:
     max_frame_bytes: Bytes = MAX_FRAME_BYTES
     tls: ssl.SSLContext | None = None
     token: str = field(default="", repr=False)
+    window: Window | None = None
 
     def pages(self) -> Pages:
         """Pages of each device's weights cache.
@@ -132,12 +134,13 @@ class WorkerHost:
         max_frame_bytes: Bytes = MAX_FRAME_BYTES,
         tls: ssl.SSLContext | None = None,
         token: str = "",
+        window: Window | None = None,
     ) -> None:
-        """``controller``, ``name``, ``max_frame_bytes``, ``tls`` and ``token`` are as in `WorkerConfig`."""
+        """``controller``, ``name``, ``max_frame_bytes``, ``tls``, ``token`` and ``window`` are as in `WorkerConfig`."""
         self._controller = controller
         self._name = name
         self._link = LinkConfig(max_frame_bytes=max_frame_bytes)
-        self._tls, self._token = tls, token
+        self._tls, self._token, self._window = tls, token, window
         self._clock: Clock = clock or MonotonicClock()
         self._loop = asyncio.get_running_loop()
         self._devices = make_devices(self._results_wait, self._devices_broke)
@@ -199,9 +202,10 @@ class WorkerHost:
     # --- the link ----------------------------------------------------------------------------------------------------
 
     async def _dial(self) -> Connection:
+        arena = "" if self._window is None else self._window.name
         return await dial(
             self._controller,
-            Hello(ROLE_WORKER, self._name, f"clockwork {__version__}", self._token),
+            Hello(ROLE_WORKER, self._name, f"clockwork {__version__}", self._token, arena),
             decode=decode_action,
             on_message=self._received,
             on_closed=self._closed,
@@ -233,11 +237,21 @@ class WorkerHost:
         if isinstance(action, Infer):
             try:
                 parts = split_payload(payload, input_sizes(action))
+                payloads = tuple(map(self._payload, action.inputs, parts))
             except ProtocolError as error:
                 connection.close(str(error))
                 return
-            payloads = tuple(None if it.generated else part for it, part in zip(action.inputs, parts, strict=True))
         self._arm(self._devices.act(action, payloads))
+
+    def _payload(self, it: InferInput, sent: memoryview) -> memoryview | None:
+        """What ``sent`` came with the action, or what lies in shared memory; raises ProtocolError as `Window`."""
+        if it.generated:
+            return None
+        if it.lies_at < 0:
+            return sent
+        if self._window is None:
+            raise ProtocolError("a payload is said to lie in shared memory, and this worker shares none")
+        return self._window.view(it.lies_at, it.payload_bytes)
 
     # --- results -----------------------------------------------------------------------------------------------------
 
@@ -285,6 +299,7 @@ async def run_worker(config: WorkerConfig, runtime: Runtime, on_host: OnHost = l
             max_frame_bytes=config.max_frame_bytes,
             tls=config.tls,
             token=config.token,
+            window=config.window,
         )
         log.info("worker %s: %s; %s", config.name, runtime.version, cores.note)
         _log_devices(host)
@@ -303,6 +318,7 @@ async def run_emulated(
     on_host: OnHost = lambda host: None,
     tls: ssl.SSLContext | None = None,
     token: str = "",
+    window: Window | None = None,
 ) -> None:
     """Run a worker whose devices take their time from profiles, in this process until cancelled."""
     noise = NoiseModel("measured")  # a profile of one sample does not vary
@@ -313,7 +329,7 @@ async def run_emulated(
         return PacedDevices(core, {model.path: model for model in models}, durations, clock, on_answers)
 
     with steady():
-        host = WorkerHost(controller, name, make, clock=clock, tls=tls, token=token)
+        host = WorkerHost(controller, name, make, clock=clock, tls=tls, token=token, window=window)
         log.info("worker %s: %d emulated devices", name, devices)
         on_host(host)
         await host.run()

@@ -12,12 +12,24 @@ import msgspec
 
 from clockwork import __version__
 from clockwork.access import Right
-from clockwork.clock import MonotonicClock
+from clockwork.clock import MonotonicClock, monotonic_epoch
 from clockwork.controller.stage import Stage
 from clockwork.errors import ConnectionLostError, InvalidRequestError, NotPermittedError
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
-from clockwork.http.asgi import BEGAN, ClientGoneError, Headers, Receive, Reply, Scope, Send, json_reply, refusal
+from clockwork.http.asgi import (
+    BEGAN,
+    PRESENCE,
+    RESPOND,
+    ClientGoneError,
+    Headers,
+    Receive,
+    Reply,
+    Scope,
+    Send,
+    json_reply,
+    refusal,
+)
 from clockwork.http.bodies import Bodies, header_bytes, packed
 from clockwork.http.config import HttpConfig
 from clockwork.http.receiving import LARGE_BODY, Held
@@ -78,7 +90,7 @@ class Application:
         self._models: Mapping[str, ModelSummary] = {}  #: once it serves; from then on they stay as they are
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the ASGI specification."""
+        """See the ASGI specification; what `LimitedProtocol` puts into the scope is needed as well."""
         if scope["type"] != "http":
             return
         headers = dict(scope["headers"])
@@ -100,7 +112,7 @@ class Application:
         finally:
             if (large := scope.get(LARGE_BODY)) is not None:
                 large.end(ClientGoneError())  # what was refused without a look at its body is not received any further
-        await reply.send(send)
+        await scope[RESPOND](reply)
 
     async def _reply(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         asked = route(scope["method"], scope["path"])
@@ -112,8 +124,8 @@ class Application:
         if asked.what in ("index", "load", "unload"):
             return await self._repository(asked, await self._bodies.receive(scope, headers, receive))
         if asked.what == "metrics":
-            return await unless_gone(self._scraped(scope["path"]), receive)
-        return await unless_gone(self._told(asked), receive)
+            return await unless_gone(self._scraped(scope["path"]), scope[PRESENCE])
+        return await unless_gone(self._told(asked), scope[PRESENCE])
 
     async def _scraped(self, path: str) -> Reply:
         if self._metrics is None:
@@ -133,7 +145,7 @@ class Application:
             slo = max(1, slo - (self._clock.now() - scope[BEGAN]))  # it took its time to come
         wanted = tuple(dict.fromkeys(output.name for output in head.outputs))
         request = InferRequest(self._client.next_id(), model, specs, slo, None, wanted)
-        response, data = await unless_gone(self._ask(request, InferResponse, payload), receive)
+        response, data = await unless_gone(self._ask(request, InferResponse, payload), scope[PRESENCE])
         if response.status != Status.SUCCESS:
             told = failure(response.status, response.message, response.predicted, response.retry_after)
             raise RestError(told)
@@ -174,7 +186,7 @@ class Application:
         found = [model for model in (await self._status()).models if name in ("", model.info.name)]
         if name and not found:
             raise _no_model(name)
-        return {"model_stats": [model_statistics(model) for model in found]}
+        return {"model_stats": [model_statistics(model, monotonic_epoch()) for model in found]}
 
     async def _repository(self, asked: Route, body: bytes | memoryview) -> Reply:
         head = repository_head(body)

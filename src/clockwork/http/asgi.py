@@ -7,7 +7,6 @@ import msgspec
 
 from clockwork.messages.status import Status
 from clockwork.oip.rest import RestError
-from clockwork.units import KIB
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
@@ -17,8 +16,12 @@ Headers: TypeAlias = Mapping[bytes, bytes]
 BEGAN: Final = "clockwork.began"
 """The key of the moment, in a scope, when the first byte of the request came; its deadline counts from then."""
 
-JOINED: Final = 16 * KIB
-"""Parts of a body that are smaller together cost less to copy than to write one by one."""
+PRESENCE: Final = "clockwork.presence"
+"""The key of a `Presence` in a scope."""
+
+RESPOND: Final = "clockwork.respond"
+"""The key, in a scope, of what takes a whole `Reply`: its head and its body leave together, and not one by one as
+through ASGI's ``send``."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -27,22 +30,33 @@ class ClientGoneError(Exception):
     """Nobody waits for the reply any more."""
 
 
+class Presence:
+    """Whether somebody is at the other end of a connection."""
+
+    __slots__ = ("_gone", "on_gone")
+
+    def __init__(self) -> None:
+        """Somebody is."""
+        self._gone = False
+        self.on_gone: Callable[[], object] | None = None  #: called when nobody is any more
+
+    def is_gone(self) -> bool:
+        """Nobody is."""
+        return self._gone
+
+    def leave(self) -> None:
+        """Nobody is any more."""
+        self._gone = True
+        if self.on_gone is not None:
+            self.on_gone()
+
+
 class Reply(msgspec.Struct):
     """A status, headers beside the content's length, and the parts of the body in order."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
     parts: Sequence[Any]
-
-    async def send(self, send: Send) -> None:
-        """As few messages as that is cheap with."""
-        size = sum(map(len, self.parts))
-        parts = self.parts if len(self.parts) == 1 or size > JOINED else [b"".join(self.parts)]
-        headers = [*self.headers, (b"content-length", b"%d" % size)]
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        last = len(parts) - 1
-        for number, part in enumerate(parts):
-            await send({"type": "http.response.body", "body": part, "more_body": number < last})
 
 
 def json_reply(content: Any, status: int = 200) -> Reply:

@@ -6,20 +6,23 @@ as everything else is.
 """
 
 import asyncio
+from functools import partial
 from typing import Any, Final
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from clockwork.clock import Clock, MonotonicClock
-from clockwork.http.asgi import BEGAN, ClientGoneError
+from clockwork.http.asgi import BEGAN, PRESENCE, RESPOND, ClientGoneError, Presence
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.receiving import LARGE, LARGE_BODY, Held, LargeBody, Parsing
+from clockwork.http.responding import respond
 from clockwork.messages.status import Status
 from clockwork.net.stalled import Stalled
 from clockwork.oip.contract import Failure
 from clockwork.units import Bytes
+from clockwork.wire.frame import Allocate, uninitialised
 
 FULL: Final = "as many connections as are accepted are open already: ask again, or use fewer"
 """To whom there is no room for."""
@@ -30,6 +33,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
 
     limits: HttpConfig = DEFAULT
     held: Held = Held(DEFAULT.max_held)
+    allocate: Allocate = staticmethod(uninitialised)
     clock: Clock = MonotonicClock()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -39,6 +43,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._stalled: Stalled | None = None
+        self._presence = Presence()
         self._announced: Bytes = 0  #: the length of a body that will be large
         self._after_upgrade: Bytes | None = 0  #: the length of a body that the parser has taken for another protocol
         self._deaf = False  #: nothing that still comes is a request
@@ -60,6 +65,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if self.large is not None:
             self.large.end(ClientGoneError())
         super().connection_lost(exc)
+        self._presence.leave()
 
     def data_received(self, data: bytes) -> None:
         """Bytes; those that end within a head are counted."""
@@ -99,7 +105,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             return
         if length:
             self._announced = 0
-            self.large = self.scope[LARGE_BODY] = LargeBody(length, rest[:length], self.held)  # type: ignore[typeddict-unknown-key]
+            self.large = self.scope[LARGE_BODY] = self._large_body(length, rest[:length])  # type: ignore[typeddict-unknown-key]
             if len(rest) >= length:
                 self.large_received(0)
         if len(rest) > length:
@@ -118,6 +124,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._in_head = True
         super().on_message_begin()
         self.scope[BEGAN] = self.clock.now()  # type: ignore[typeddict-unknown-key]
+        self.scope[PRESENCE] = self._presence  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
         """A head has ended."""
@@ -135,6 +142,13 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if self._after_upgrade == 0:
             self._announced = 0
             super().on_message_complete()
+            if not self.pipeline:
+                self.flow.resume_reading()  # or nobody would notice that the client leaves
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """A request's turn has come."""
+        cycle.scope[RESPOND] = partial(respond, cycle)  # type: ignore[typeddict-unknown-key]
+        super()._start_asgi_task(cycle, app)
 
     def large_received(self, nbytes: Bytes) -> None:
         """Bytes have been received into the large body."""
@@ -155,12 +169,17 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         said = next((value for name, value in self.headers if name == b"content-length"), b"")
         return int(said) if said.isdigit() and len(said) < 18 else 0  # the parser has refused what is no number
 
+    def _large_body(self, length: Bytes, begin: Any) -> LargeBody:
+        said = next((value for name, value in self.headers if name == b"inference-header-content-length"), b"")
+        before = int(said) if said.isdigit() and len(said) < 18 else 0
+        return LargeBody(length, begin, self.held, self.allocate, before)
+
     def _receive_large(self) -> None:
         """The parser has seen the head, and what came with it."""
         length, self._announced = self._announced, 0
         if self.transport.is_closing():
             return
-        self.large = self.scope[LARGE_BODY] = LargeBody(length, self.cycle.body, self.held)  # type: ignore[typeddict-unknown-key]
+        self.large = self.scope[LARGE_BODY] = self._large_body(length, self.cycle.body)  # type: ignore[typeddict-unknown-key]
         self.cycle.body = bytearray()
 
     def on_body(self, body: bytes) -> None:

@@ -12,19 +12,20 @@ import asyncio
 from math import inf
 from typing import Any, Final
 
-import numpy as np
-
 from clockwork.http.asgi import ClientGoneError
 from clockwork.messages.status import Status
 from clockwork.oip.contract import Failure
 from clockwork.oip.rest import RestError, wrong
 from clockwork.units import KIB, MIB, SECOND, Bytes
+from clockwork.wire.frame import Allocate, uninitialised
 
-LARGE: Final[Bytes] = 64 * KIB
+LARGE: Final[Bytes] = 16 * KIB
 """Bodies from this length on have memory of their own."""
 
 LARGE_BODY: Final = "clockwork.large_body"
 """The key of a `LargeBody` in the scope; a request whose scope has none is received the usual way."""
+
+_ALIGNMENT: Final = 64  # or whoever computes with a tensor would have to copy it
 
 _TOO_MUCH: Final = Failure(
     503,
@@ -34,7 +35,7 @@ _TOO_MUCH: Final = Failure(
     retry_after=SECOND,
 )
 
-_buffer: Final = memoryview(bytearray(64 * KIB))  # what is received to it is copied out before anybody else receives
+_buffer: Final = memoryview(bytearray(LARGE))  # what is received to it is copied out before anybody else receives
 
 
 def too_slow(patience: float, limit: float) -> RestError:
@@ -118,14 +119,17 @@ class Held:
 class LargeBody:
     """The long body of one request, while it comes and when it is there."""
 
-    def __init__(self, size: Bytes, begin: Any, held: Held) -> None:
-        """``size`` bytes, of which ``begin`` came with the head."""
+    def __init__(
+        self, size: Bytes, begin: Any, held: Held, allocate: Allocate = uninitialised, before: Bytes = 0
+    ) -> None:
+        """``size`` bytes, of which ``begin`` came with the head; what follows the first ``before`` is aligned."""
         self.filled = 0
         self._whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._left = size
         self._held = held
-        # numpy, because it neither clears the memory nor touches it: what is announced but never sent costs nothing.
-        self._memory: memoryview | None = np.empty(size, np.uint8).data
+        memory = allocate(size + _ALIGNMENT)
+        start = -(memory.ctypes.data + before) % _ALIGNMENT
+        self._memory: memoryview | None = memory.data[start : start + size]
         self._memory[: len(begin)] = begin
         self.received(len(begin))
 

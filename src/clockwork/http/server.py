@@ -33,7 +33,8 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
     where = Address(*sockets[0].getsockname()[:2])
     client = host.local_client()
     held = Held(config.max_held)
-    protocol = type("Protocol", (LimitedProtocol,), {"limits": config, "held": held})
+    shared = {"limits": config, "held": held, "allocate": staticmethod(host.allocate)}
+    protocol = type("Protocol", (LimitedProtocol,), shared)
 
     def receiver(*args: Any, **kwargs: Any) -> Receiver:
         return Receiver(protocol(*args, **kwargs))

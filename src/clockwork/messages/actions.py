@@ -11,7 +11,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from clockwork.messages.tensors import TensorSpec
-from clockwork.units import FOREVER, Nanos
+from clockwork.units import FOREVER, Bytes, Nanos
 
 
 class LoadModelFromDisk(Struct, frozen=True, array_like=True, tag=1):
@@ -61,6 +61,7 @@ class InferInput(Struct, frozen=True, array_like=True):
 
     ``batch_size`` counts its rows in the batch. ``outputs`` names the outputs wanted, all if empty. With ``generated``
     there is no payload: the worker makes zeros of these shapes (profiling, and load tests without a network).
+    ``lies_at``: where the payload lies in memory shared with the controller; -1: it comes with the action.
     """
 
     request_id: int
@@ -68,6 +69,12 @@ class InferInput(Struct, frozen=True, array_like=True):
     tensors: tuple[TensorSpec, ...]
     outputs: tuple[str, ...] = ()
     generated: bool = False
+    lies_at: Bytes = -1
+
+    @property
+    def payload_bytes(self) -> Bytes:
+        """The length of its payload, wherever that is."""
+        return 0 if self.generated else sum(tensor.nbytes for tensor in self.tensors)
 
 
 class Infer(Struct, frozen=True, array_like=True, tag=5):

@@ -43,6 +43,7 @@ class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
     the batches that answered them, once for each request. ``latencies`` counts requests in time by `LATENCY_BOUNDS`.
     ``kept_promises``: requests in time that had been admitted with a predicted completion. ``late_ns``: how long after
     their deadlines late requests were told so. ``load_ns``: what the ``loads`` of its weights took.
+    ``last_success``: when the last request in time was answered, by the controller's clock; 0: none yet.
     """
 
     answers: dict[str, int] = {}
@@ -62,6 +63,7 @@ class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
     load_ns: Nanos = 0
     evictions: int = 0
     by_batch_size: tuple[BatchCounts, ...] = ()
+    last_success: Nanos = 0
 
 
 class DeviceCounts(Struct, frozen=True, array_like=True, gc=False):

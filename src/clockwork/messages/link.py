@@ -17,12 +17,14 @@ class Hello(Struct, frozen=True, array_like=True, tag=1000):
     """The first message of whoever dialled. ``name`` identifies a worker across reconnections.
 
     ``token``: what it may be let in for; older software sends none. It is not part of the text that is shown.
+    ``arena``: the name of the memory that a worker shares with its controller, if it does.
     """
 
     role: str
     name: str
     software: str
     token: str = ""
+    arena: str = ""
 
     def __repr__(self) -> str:
         return f"Hello(role={self.role!r}, name={self.name!r}, software={self.software!r})"

@@ -322,7 +322,7 @@ class Connection(asyncio.BufferedProtocol):
                 raise ProtocolError(f"frames of at most {message.max_frame_bytes} bytes were offered")
             self._max_frame_bytes = message.max_frame_bytes
         self.stage = Stage.OPEN
-        self._reader.max_frame_bytes = self._max_frame_bytes
+        self._reader.max_frame_bytes, self._reader.allocate = self._max_frame_bytes, self._config.allocate
         self._arm(None)
         _log.info("%s is connected", self.peer)
         if not self.ready.done():  # cancelled, if whoever dialled has lost patience

@@ -54,6 +54,10 @@ async def dial(
             except asyncio.CancelledError:
                 connection.abort("the greeting took too long")
                 raise
+            except ConnectionLostError as error:
+                if tls is None and not connection.received_at:
+                    raise ConnectionLostError(f"{error} without a word: it may expect TLS (--tls-ca)") from None
+                raise
         if connection.closing:
             raise ConnectionLostError(await connection.closed)
     except TimeoutError:

@@ -11,7 +11,7 @@ from clockwork.messages.requests import ModelStatus, ModelSummary, ServerStatus
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, TensorInfo
 from clockwork.oip.contract import Failure, failure
-from clockwork.units import Nanos
+from clockwork.units import MILLISECOND, Nanos
 
 VERSION: Final = "1"
 """Every model has this one version."""
@@ -63,18 +63,18 @@ def model_config(model: ModelSummary) -> dict[str, Any]:
     }
 
 
-def model_statistics(model: ModelStatus) -> dict[str, Any]:
+def model_statistics(model: ModelStatus, epoch: Nanos) -> dict[str, Any]:
     """Triton's statistics, of all protocols: requests in time are successes, all others failures.
 
     Executions are batches. Durations are of successes, once for each request; those in ``batch_stats`` are of batches,
-    once for each.
+    once for each. ``epoch``: when the controller's clock was at zero, in nanoseconds since 1970.
     """
     counts = model.counts
     done = in_time(counts.answers)
     return {
         "name": model.info.name,
         "version": VERSION,
-        "last_inference": 0,
+        "last_inference": (epoch + counts.last_success) // MILLISECOND if counts.last_success else 0,
         "inference_count": counts.rows,
         "execution_count": counts.batches,
         "inference_stats": {

@@ -303,7 +303,7 @@ def _statistics() -> Json:
     model = {
         "name": _TEXT,
         "version": {"const": VERSION},
-        "last_inference": _COUNT | {"description": "milliseconds since 1970; 0: not known"},
+        "last_inference": _COUNT | {"description": "milliseconds since 1970; 0: none yet"},
         "inference_count": _COUNT,
         "execution_count": _COUNT,
         "inference_stats": _object(dict.fromkeys(names, duration)),

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import msgspec
 
 from clockwork.errors import ProtocolError
-from clockwork.messages.actions import Action, Infer, InferInput
+from clockwork.messages.actions import Action, Infer
 from clockwork.messages.link import LinkMessage
 from clockwork.messages.requests import Request, Response
 from clockwork.messages.results import InferResult, Result
@@ -52,8 +52,8 @@ decode_result: Final[Decode[Result | LinkMessage]] = _decoder("a result", Result
 
 
 def input_sizes(action: Infer) -> list[Bytes]:
-    """How many bytes of the action's payload belong to each of its inputs; a generated one has none."""
-    return [_input_size(it) for it in action.inputs]
+    """How many bytes of the action's payload belong to each input: none, if it is generated or lies elsewhere."""
+    return [it.payload_bytes if it.lies_at < 0 else 0 for it in action.inputs]
 
 
 def output_sizes(result: InferResult) -> list[Bytes]:
@@ -76,7 +76,3 @@ def split_payload(payload: Sendable, sizes: Sequence[Bytes]) -> list[memoryview]
         parts.append(view[start : start + size])
         start += size
     return parts
-
-
-def _input_size(it: InferInput) -> Bytes:
-    return 0 if it.generated else sum(tensor.nbytes for tensor in it.tensors)

@@ -17,11 +17,12 @@ long is received straight into memory of its own, whose payload begins at a mult
 instructions like, and what numpy and the runtimes need to use it where it lies.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clockwork.errors import InvalidRequestError, ProtocolError
 from clockwork.messages.link import PROTOCOL_VERSION
@@ -35,6 +36,9 @@ Sendable: TypeAlias = bytes | bytearray | memoryview
 
 Frame: TypeAlias = tuple[Received, Received]
 """Header and payload."""
+
+Allocate: TypeAlias = Callable[[Bytes], NDArray[Any]]
+"""Gives so many bytes of memory with anything in them."""
 
 MAGIC: Final = b"CLKW"
 
@@ -67,6 +71,11 @@ _STRANGERS: Final = (
     ((b"\x16\x03",), "is this a TLS client? This port does not use TLS"),
     ((b"SSH-",), "is this an SSH client?"),
 )
+
+
+def uninitialised(nbytes: Bytes) -> NDArray[Any]:
+    """Ordinary memory, neither cleared nor touched: what is announced but never sent costs nothing."""
+    return np.empty(nbytes, np.uint8)
 
 
 def preamble(version: int = PROTOCOL_VERSION) -> bytes:
@@ -115,17 +124,19 @@ def _check_outgoing(total: Bytes, header: Bytes, max_frame_bytes: Bytes) -> None
 class FrameReader:
     """Makes frames of received bytes.
 
-    ``max_frame_bytes`` may be changed between reads: a stranger's frames can be kept shorter than a friend's. After a
-    `ProtocolError` the reader is of no more use, and frames that came in the same read are lost with it.
+    ``max_frame_bytes`` may be changed between reads: a stranger's frames can be kept shorter than a friend's; so may
+    ``allocate``, which gives the memory of long frames. After a `ProtocolError` the reader is of no more use, and
+    frames that came in the same read are lost with it.
     """
 
     __slots__ = (
         "_buffer", "_filled", "_frames_read", "_offered", "_own", "_own_end", "_own_filled", "_own_header",
-        "_own_start", "_wants_preamble", "max_frame_bytes",
+        "_own_start", "_wants_preamble", "allocate", "max_frame_bytes",
     )  # fmt: skip
 
     def __init__(self, *, expect_preamble: bool = False, max_frame_bytes: Bytes = MAX_FRAME_BYTES) -> None:
         self.max_frame_bytes = max_frame_bytes
+        self.allocate: Allocate = uninitialised
         self._wants_preamble = expect_preamble
         self._frames_read = False
         self._buffer = memoryview(bytearray(SMALL_BUFFER))
@@ -199,8 +210,7 @@ class FrameReader:
         self._filled = rest
 
     def _start_own(self, received: memoryview, total: Bytes, header: Bytes) -> None:
-        # numpy, because it neither clears the memory nor touches it: what is announced but never sent costs nothing.
-        memory = np.empty(total + _ALIGNMENT, np.uint8)
+        memory = self.allocate(total + _ALIGNMENT)
         start = -(memory.ctypes.data + header) % _ALIGNMENT
         self._own = own = memory.data[: start + total]
         self._own_start, self._own_header, self._own_end = start, start + header, start + total

@@ -2,7 +2,8 @@
 
 The driver holds its callers to what CUDA's documentation says of each call; a breach is an AssertionError. Memory
 behind addresses holds garbage when a page has come, and when it has gone. Streams do nothing until somebody waits for
-them, and then no more than they must: who does not wait for what he needs finds garbage.
+them, and then no more than they must: who does not wait for what he needs finds garbage. Those that are ``hasty`` do
+everything as soon as they may.
 """
 
 import ctypes
@@ -12,7 +13,9 @@ from itertools import count
 from threading import RLock, get_ident
 from typing import Any
 
-import torch
+from runtimes.torch import programs  # noqa: F401 - skips what imports this where there is no PyTorch
+
+import torch  # isort: skip
 
 from clockwork.errors import DeviceLostError
 from clockwork.runtimes.torch.cuda.driver import CudaError, OutOfDeviceMemoryError
@@ -40,6 +43,7 @@ class FakeDriver:
         self.done: dict[int, int] = {}  #: by stream: how much was
         self.events: dict[int, tuple[int, int]] = {}  #: by event: the stream, and how much of it comes before
         self.times: dict[int, int] = {}  #: by event: when it was over
+        self.hasty: set[int] = set()
         self.copied = 0
         self.lost = ""
         self.mhz = 1980
@@ -157,8 +161,8 @@ class FakeDriver:
         self._called("record")
         with self._lock:
             self.times.pop(event, None)
+            self.events[event] = (stream, self.done[stream] + len(self.streams[stream]) + 1)
             self.enqueue(stream, lambda: self.times.update({event: next(self._numbers)}))
-            self.events[event] = (stream, self.done[stream] + len(self.streams[stream]))
 
     def follow(self, stream: int, event: int) -> None:
         self._called("follow")
@@ -194,6 +198,8 @@ class FakeDriver:
     def enqueue(self, stream: int, work: Callable[[], None]) -> None:
         with self._lock:
             self.streams[stream].append(work)
+            if stream in self.hasty:
+                self.drain(stream)
 
     def drain(self, stream: int) -> None:
         """Do all that is in a stream."""

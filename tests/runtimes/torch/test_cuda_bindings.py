@@ -11,7 +11,7 @@ from runtimes.torch import programs  # noqa: F401 - skips these tests where ther
 from clockwork.errors import DeviceLostError, InvalidRequestError  # isort: skip
 from clockwork.runtimes.torch.cuda import bindings
 from clockwork.runtimes.torch.cuda.bindings import LOST, CudaDriver
-from clockwork.runtimes.torch.cuda.clock import Clock
+from clockwork.runtimes.torch.cuda.clock import Clock, make_clock
 from clockwork.runtimes.torch.cuda.driver import CudaError, OutOfDeviceMemoryError
 from clockwork.units import MIB, ms
 
@@ -65,6 +65,7 @@ class Answers:
 
 def driver(monkeypatch: pytest.MonkeyPatch, device: int = 0, **told: Any) -> CudaDriver:
     monkeypatch.setattr(bindings, "_bindings", lambda: Answers(**told))
+    monkeypatch.setattr(bindings, "make_clock", lambda bus_id: {"0000:01:00.0": lambda: 1980}[bus_id])
     return CudaDriver(device)
 
 
@@ -95,7 +96,11 @@ def test_a_device_describes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     its = driver(monkeypatch)
     assert (its.name, its.granularity, its.free_bytes()) == ("A device", 2 * MIB, 3)
     assert its.elapsed(1, 2) == 1_250_000
-    assert its.clock_mhz() == 0, "there is no NVML, or none of that device"
+    assert its.clock_mhz() == 1980
+
+
+def test_a_device_of_which_nothing_is_told_has_a_frequency_that_is_not_known() -> None:
+    assert make_clock("0000:ff:1f.7")() == 0
 
 
 @pytest.mark.parametrize("name", sorted(LOST))

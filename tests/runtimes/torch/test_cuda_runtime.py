@@ -28,6 +28,7 @@ from clockwork.units import GIB, MIB
 
 PAGE = 16 * MIB
 IO = 10 * MIB  # a MiB for each batch
+HAS_BINDINGS = find_spec("cuda") is not None and find_spec("cuda.bindings") is not None
 
 
 class Machine:
@@ -140,6 +141,7 @@ def test_rows_that_fill_up_are_valid_ones(tmp_path: Path) -> None:
     machine = Machine(max_batch=4)
     table = Of(lambda self, x: self.table[x.long()], table=torch.arange(6.0).reshape(3, 2))
     loaded = machine.runtime.load_model(saved(table, tmp_path / "m.pt2", (1, 2))).load_weights(0)
+    machine.runtime.devices[0].staging._host.fill_(0x4B)  # as floats: some millions
     x = np.array([[2, 1], [0, 2], [1, 1]], np.float32)
     (found,) = answers(loaded, [x], "x")
     np.testing.assert_array_equal(found, np.arange(6.0).reshape(3, 2)[x.astype(int)])
@@ -196,6 +198,46 @@ def test_a_batch_may_be_executed_twice_and_be_dropped(tmp_path: Path, monkeypatc
     held.clear()
     del batch
     check(loaded, 1)
+    loaded.close()
+    del loaded
+    machine.end()
+
+
+def test_when_an_inference_is_over_the_device_has_nothing_left_to_compute(tmp_path: Path) -> None:
+    """So the lane's time is the inference's, and weights may be evicted then."""
+    machine = Machine()
+    loaded = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2")).load_weights(0)
+    inputs, payloads = asked([images(2)])
+    batch = loaded.assemble(inputs, payloads)
+    outputs = loaded.execute(batch)
+    assert not machine.drivers[0].streams[machine.executors[0].stream]
+    loaded.close()
+    ((_, (buffer, *_)),) = loaded.split(inputs, outputs)
+    np.testing.assert_allclose(np.frombuffer(buffer, np.float32).reshape(2, 5), eager(images(2)), rtol=1e-5, atol=1e-6)
+    del loaded, batch, outputs
+    machine.end()
+
+
+@pytest.mark.parametrize("hasty", [(0,), (1,), (2,), (0, 1, 2)])
+def test_the_order_of_streams_is_by_events_alone(hasty: tuple[int, ...], tmp_path: Path) -> None:
+    machine = Machine()
+    device = machine.runtime.devices[0]
+    streams = (device._load, device._input, device._output)
+    machine.drivers[0].hasty = {streams[i] for i in hasty}
+    loaded = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2")).load_weights(0)
+    for rows in (1, 2, 3):
+        check(loaded, rows)
+    loaded.close()
+    del loaded
+    machine.end()
+
+
+def test_answers_stay_as_they_are_while_others_come(tmp_path: Path) -> None:
+    machine = Machine()
+    loaded = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2")).load_weights(0)
+    found = [answers(loaded, [images(1, seed)])[0] for seed in range(2 * staging.SLOTS)]
+    for seed, its in enumerate(found):
+        np.testing.assert_allclose(its, eager(images(1, seed)), rtol=1e-5, atol=1e-6)
     loaded.close()
     del loaded
     machine.end()
@@ -517,7 +559,7 @@ def test_a_cpu_build_says_so() -> None:
         TorchExecutor(0, GIB)
 
 
-@pytest.mark.skipif(find_spec("cuda") is not None, reason="cuda-bindings are installed")
+@pytest.mark.skipif(HAS_BINDINGS, reason="cuda-bindings are installed")
 def test_without_bindings_it_is_said_how_to_get_them() -> None:
     with pytest.raises(InvalidRequestError, match=r"pip install 'clockwork-serve\[cuda\]'"):
         CudaDriver(0)

@@ -4,6 +4,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from clockwork.runtimes.nvidia import Found
 from clockwork.units import MICROSECOND, Bytes, Nanos
 
 GAP: Final[Nanos] = 50 * MICROSECOND
@@ -157,13 +158,14 @@ class Measured(Struct, frozen=True, kw_only=True):
 class Environment(Struct, frozen=True, kw_only=True):
     """All that is judged. ``devices``: for each device of the worker, the cores that its EXEC threads would have.
 
-    Where a worker would pin nothing, the devices have no cores.
+    Where a worker would pin nothing, the devices have no cores. ``gpus``: what there is of them; None: not asked.
     """
 
     devices: tuple[tuple[int, ...], ...]
     threads_per_device: int
     host: Host
     measured: Measured
+    gpus: Found | None = None
 
     @property
     def device_cores(self) -> tuple[int, ...]:

@@ -7,9 +7,10 @@ figure, or follows from one, or is said without a figure; a mend is something th
 from collections.abc import Callable
 from typing import Final
 
-from clockwork.host.environment import moments, processors, resources
+from clockwork.host.environment import graphics, moments, processors, resources
 from clockwork.host.environment.facts import Environment
 from clockwork.host.environment.finding import Finding
+from clockwork.runtimes.nvidia import Found
 
 JUDGES: Final[tuple[Callable[[Environment], Finding], ...]] = (
     moments.interruptions,
@@ -31,7 +32,18 @@ JUDGES: Final[tuple[Callable[[Environment], Finding], ...]] = (
     resources.open_files,
 )
 
+JUDGES_OF_GPUS: Final[tuple[Callable[[Environment, Found], Finding], ...]] = (
+    graphics.driver,
+    graphics.gpus,
+    graphics.compute_mode,
+    graphics.persistence,
+    graphics.clocks,
+)
+"""For workers on GPUs; the others hold for them as well, because a thread waits for each GPU."""
+
 
 def judge(environment: Environment) -> tuple[Finding, ...]:
-    """One finding for each thing, always in this order: what was measured, processors, memory, limits."""
-    return tuple(judging(environment) for judging in JUDGES)
+    """One finding for each thing, always in this order: what was measured, processors, memory, limits, GPUs."""
+    found = environment.gpus
+    of_gpus = [] if found is None else [judging(environment, found) for judging in JUDGES_OF_GPUS]
+    return (*(judging(environment) for judging in JUDGES), *of_gpus)

@@ -23,6 +23,8 @@ def memory(environment: Environment) -> Finding:
     name, available = "memory", environment.host.available
     if available is None:
         return not_told(name)
+    if environment.gpus is not None:
+        return Finding(name, Level.OK, f"{show_bytes(available)} available for models; weights caches are on the GPUs")
     cache = default_cache_bytes(available, len(environment.devices))
     found = f"{show_bytes(available)} available: a weights cache of {show_bytes(cache)} for each device"
     mend = "stop what else needs memory, raise the container's limit, use fewer devices, or say --cache-size"
@@ -77,7 +79,8 @@ def locked_memory(environment: Environment) -> Finding:
     if limit is None:
         return not_told(name)
     shown = "unlimited" if limit.soft is None else f"at most {show_bytes(limit.soft)}"
-    return Finding(name, Level.OK, f"{shown}; Clockwork locks none")
+    pinned = "" if environment.gpus is None else "; NVIDIA's driver pins by itself"
+    return Finding(name, Level.OK, f"{shown}; Clockwork locks none{pinned}")
 
 
 def open_files(environment: Environment) -> Finding:

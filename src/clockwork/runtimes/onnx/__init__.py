@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the runtime that is always there.
+"""ONNX Runtime: on the CPU the runtime that is always there; on CUDA devices, where its build for them is installed.
 
 =============  =========================================================================================
 `files`        from a path to a model file, its external data and its digest
@@ -11,6 +11,8 @@
 `model`        the two hands that a model passes through: in host memory, and on a device
 `cache`        prepared graphs on disk, so that a restart need not optimise again
 `runtime`      `OnnxRuntime`: all of it together
+`gpus`         what its provider for CUDA devices needs: libraries, options, an arena for each device
+`cuda`         `OnnxCudaRuntime`: models on such devices; imported only when asked for
 =============  =========================================================================================
 """
 

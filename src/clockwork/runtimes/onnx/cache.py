@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -118,6 +119,37 @@ def tidy(directory: Path, nbytes: Bytes, keep: Path | None = None) -> None:
             with contextlib.suppress(OSError):
                 file.unlink()
             taken -= size
+
+
+class PreparedCache:
+    """The entries of one directory, which together take ``nbytes`` at most; without a directory nothing is kept."""
+
+    def __init__(self, directory: Path | None, nbytes: Bytes | None) -> None:
+        """Without ``nbytes``, no entry ever leaves."""
+        self.directory = directory
+        self._nbytes = nbytes
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            sweep(directory)
+            if nbytes is not None:
+                tidy(directory, nbytes)
+
+    def get(
+        self, digest: str, conditions: Sequence[str], make: Callable[[], tuple[Prepared, Verdict]]
+    ) -> tuple[Prepared, Verdict]:
+        """The entry of a model; what ``make`` gives becomes it, if there is none."""
+        if self.directory is None:
+            return make()
+        file = entry(self.directory, digest, *conditions)
+        known = load(file)
+        if known is not None:
+            use(file)
+            return known
+        made = make()
+        save(file, *made)
+        if self._nbytes is not None:
+            tidy(self.directory, self._nbytes, file)
+        return made
 
 
 def _read(source: BinaryIO) -> tuple[Prepared, Verdict] | None:

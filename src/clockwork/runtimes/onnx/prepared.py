@@ -33,7 +33,7 @@ import onnxruntime
 from clockwork.arrays import Array, dtype_of
 from clockwork.errors import InvalidModelError, ServerError
 from clockwork.runtimes.onnx.files import tensors_of_node
-from clockwork.runtimes.onnx.sessions import FAILURES, options, ort_value, said, session
+from clockwork.runtimes.onnx.sessions import FAILURES, Provider, options, ort_value, said, session
 from clockwork.runtimes.onnx.signature import signature
 from clockwork.runtimes.signature import Signature
 from clockwork.units import KIB, Bytes
@@ -102,6 +102,7 @@ class Prepared:
         self.ports = ports
         self._values = _values(graph, weights)
         self._options: dict[tuple[int, str | None, bool], Any] = {}
+        self._portable: dict[bool, Any] = {}
 
     @property
     def nbytes(self) -> Bytes:
@@ -121,6 +122,18 @@ class Prepared:
             wanted = self._options[threads, directory, packed] = self._made(threads, directory, packed)
         return session(self.graph, wanted)
 
+    def portable_session(self, provider: Provider, recorded: bool = False) -> Any:
+        """A new session that executes the graph as ``provider`` likes it, with copies of the weights.
+
+        ``recorded``: it can tell which nodes are executed where. Raises as `sessions.session` does.
+        """
+        wanted = self._portable.get(recorded)
+        if wanted is None:
+            wanted = self._portable[recorded] = self._made(1, None, True)
+            wanted.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+            wanted.add_session_config_entry("session.record_ep_graph_assignment_info", str(int(recorded)))
+        return session(self.graph, wanted, provider)
+
     def _made(self, threads: int, directory: str | None, packed: bool) -> Any:
         wanted = options(threads, packed)
         wanted.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -133,8 +146,11 @@ class Prepared:
         return wanted
 
 
-def prepare(path: Path, threads: int, scratch: Path | None) -> tuple[Any, Prepared]:
+def prepare(path: Path, threads: int, scratch: Path | None, portable: bool = False) -> tuple[Any, Prepared]:
     """A session of the model file as it is, and the model prepared. Needs disk space for the weights in ``scratch``.
+
+    ``portable``: optimised as far as holds for every device ("basic" in ONNX Runtime's documentation), else for this
+    CPU.
 
     Raises:
         InvalidModelError: ONNX Runtime cannot load it, or its inputs or outputs are of unsupported types.
@@ -143,6 +159,8 @@ def prepare(path: Path, threads: int, scratch: Path | None) -> tuple[Any, Prepar
         optimised = Path(directory) / "model.onnx"
         wanted = options(threads)
         wanted.optimized_model_filepath = str(optimised)
+        if portable:
+            wanted.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         for key, value in (("file_name", WEIGHTS), ("min_size_in_bytes", str(INLINE_BYTES_MAX))):
             wanted.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)
         try:

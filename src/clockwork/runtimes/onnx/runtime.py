@@ -13,7 +13,7 @@ from clockwork.heap import measured
 from clockwork.messages.tensors import Datatype
 from clockwork.runtimes.base import HostModelInfo
 from clockwork.runtimes.hardware import device_kind, instruction_set
-from clockwork.runtimes.onnx import cache
+from clockwork.runtimes.onnx.cache import PreparedCache
 from clockwork.runtimes.onnx.calm import Calm
 from clockwork.runtimes.onnx.files import ModelFile, find, read
 from clockwork.runtimes.onnx.model import OnnxModel
@@ -39,14 +39,8 @@ class OnnxRuntime:
         if threads_per_device < 1:
             raise ValueError(f"threads_per_device is {threads_per_device}; a device has at least one thread")
         share_one_arena()
-        if cache_dir is not None:
-            cache_dir.mkdir(parents=True, exist_ok=True)
-            cache.sweep(cache_dir)
-            if cache_bytes is not None:
-                cache.tidy(cache_dir, cache_bytes)
         self._threads = threads_per_device
-        self._cache_dir = cache_dir
-        self._cache_bytes = cache_bytes
+        self._cache = PreparedCache(cache_dir, cache_bytes)
         self._kind = device_kind(threads_per_device)
         self._placeholder = Placeholder()
         self._calm = Calm()
@@ -56,7 +50,7 @@ class OnnxRuntime:
     @property
     def version(self) -> str:
         """Name and version, ``onnxruntime 1.32.0``."""
-        return f"onnxruntime {onnxruntime.__version__}"
+        return version()
 
     @property
     def device_kind(self) -> str:
@@ -77,33 +71,15 @@ class OnnxRuntime:
         return model
 
     def _load(self, file: ModelFile) -> OnnxModel:
-        prepared, verdict = self._prepared(file)
-        info = HostModelInfo(
-            digest=file.digest,
-            inputs=tuple(port.info for port in prepared.ports.inputs),
-            outputs=tuple(port.info for port in prepared.ports.outputs),
-            batchable=verdict.batchable,
-            weights_bytes=prepared.nbytes + verdict.session_bytes,
-            runtime=self.version,
-        )
+        conditions = (version(), self._kind, instruction_set())
+        prepared, verdict = self._cache.get(file.digest, conditions, partial(self._prepared, file))
         placeholder = self._placeholder if verdict.in_place else None
+        info = host_info(file, prepared, verdict)
         return OnnxModel(info, prepared, self._threads, placeholder, verdict.packed, self._calm)
 
     def _prepared(self, file: ModelFile) -> tuple[Prepared, Verdict]:
-        entry = None
-        if self._cache_dir is not None:
-            entry = cache.entry(self._cache_dir, file.digest, self.version, self._kind, instruction_set())
-            known = cache.load(entry)
-            if known is not None:
-                cache.use(entry)
-                return known
-        original, prepared = prepare(file.path, self._threads, self._cache_dir)
-        verdict = self._examined(file, original, prepared)
-        if entry is not None:
-            cache.save(entry, prepared, verdict)
-            if self._cache_bytes is not None:
-                cache.tidy(entry.parent, self._cache_bytes, entry)
-        return prepared, verdict
+        original, prepared = prepare(file.path, self._threads, self._cache.directory)
+        return prepared, self._examined(file, original, prepared)
 
     def _examined(self, file: ModelFile, original: Any, prepared: Prepared) -> Verdict:
         """Try the prepared model with its weights in place; where that fails, it must at least load with copies."""
@@ -111,13 +87,13 @@ class OnnxRuntime:
         if not packed:
             del original  # not both at once
             original = unpacked(file.path, self._threads)
-        with_original = _runner(prepared.ports, original)
+        with_original = runner(prepared.ports, original)
         try:
             session, session_bytes = self._session(prepared, self._placeholder, packed)
         except FAILURES:
             pass
         else:
-            verdict = examine(prepared.ports, with_original, _runner(prepared.ports, session))
+            verdict = examine(prepared.ports, with_original, runner(prepared.ports, session))
             if verdict.in_place:
                 return Verdict(True, verdict.batchable, packed, session_bytes)
             del session
@@ -127,7 +103,7 @@ class OnnxRuntime:
             raise InvalidModelError(
                 f"ONNX Runtime cannot load {file.path.name!r} once it is optimised: {said(error)}"
             ) from error
-        verdict = examine(prepared.ports, with_original, _runner(prepared.ports, session))
+        verdict = examine(prepared.ports, with_original, runner(prepared.ports, session))
         return Verdict(False, verdict.batchable, packed, session_bytes)
 
     def _session(self, prepared: Prepared, placeholder: Placeholder | None, packed: bool) -> tuple[Any, Bytes]:
@@ -141,11 +117,29 @@ class OnnxRuntime:
             plain, without = self._session(prepared, self._placeholder, False)
         except FAILURES:
             return True
-        packed_run, plain_run = _runner(prepared.ports, packed), _runner(prepared.ports, plain)
+        packed_run, plain_run = runner(prepared.ports, packed), runner(prepared.ports, plain)
         return worth_packing(packed_run, plain_run, feeds(prepared.ports, packed_run), with_packed - without)
 
 
-def _runner(ports: Signature, session: Any) -> Run:
+def version() -> str:
+    """Name and version, ``onnxruntime 1.32.0``."""
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
+def host_info(file: ModelFile, prepared: Prepared, verdict: Verdict) -> HostModelInfo:
+    """What is known of a model that has been prepared and tried."""
+    return HostModelInfo(
+        digest=file.digest,
+        inputs=tuple(port.info for port in prepared.ports.inputs),
+        outputs=tuple(port.info for port in prepared.ports.outputs),
+        batchable=verdict.batchable,
+        weights_bytes=prepared.nbytes + verdict.session_bytes,
+        runtime=version(),
+    )
+
+
+def runner(ports: Signature, session: Any) -> Run:
+    """A session as `clockwork.runtimes.probe` takes it."""
     everything = [port.info for port in ports.inputs + ports.outputs]
     execute = run_with_bfloat16 if any(info.datatype == Datatype.BF16 for info in everything) else run
     return partial(execute, session, [port.info.name for port in ports.outputs])

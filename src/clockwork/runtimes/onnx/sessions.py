@@ -16,10 +16,11 @@ from typing import Any, Final
 
 import numpy as np
 import onnxruntime
+from msgspec import Struct
 from onnxruntime.capi import onnxruntime_pybind11_state as binding
 
 from clockwork.arrays import Array, dtype_of
-from clockwork.errors import InvalidRequestError, ServerError
+from clockwork.errors import DeviceLostError, InvalidRequestError, ServerError
 from clockwork.heap import give_back
 from clockwork.units import Bytes
 
@@ -38,10 +39,14 @@ FAILURES: Final[tuple[type[Exception], ...]] = (
 
 _FATAL: Final = 4
 _BFLOAT16: Final = 16  # TensorProto.BFLOAT16
+_LOST: Final = re.compile(r"\bCUDA failure (?:4|46|214|220|226|700|702|709|710|71[4-9]|721|911)\b")
+"""After these "the process must be terminated and relaunched" (CUDA Runtime API), or the device has gone."""
+
+_MEMORY: Final = re.compile(r"allocate memory|Available memory of|out of memory|ALLOC_FAILED", re.IGNORECASE)
 _SHAPES: Final = re.compile(r"\b(shapes?|dimensions?|dims|broadcast\w*|reshaped|rank)\b", re.IGNORECASE)
 _NOISE: Final = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : |(?<!\w)/\S+|\bFile:\S*|"
-    r"\b\w+\.(?:cc|h|cpp|hpp):\d+\b|\b(?:\w+::)+~?\w+\([^)]*\)"
+    r"\b\w+\.(?:cc|h|cpp|hpp):\d+\b|\b(?:\w+::)+~?\w+(?:\([^)]*\)|[&*])"
 )
 
 _RUN: Final = onnxruntime.RunOptions()
@@ -80,9 +85,28 @@ def options(threads: int, packed: bool = True) -> Any:
     return made
 
 
-def session(model: str | bytes, with_options: Any) -> Any:
-    """A session, from a path or from bytes. Raises one of `FAILURES`."""
-    return onnxruntime.InferenceSession(model, with_options, providers=["CPUExecutionProvider"], enable_fallback=0)
+class Provider(Struct, frozen=True):
+    """What executes the nodes of a graph, with its options; nodes that it cannot execute run on the CPU."""
+
+    name: str
+    options: tuple[tuple[str, str], ...] = ()
+
+
+CPU: Final = Provider("CPUExecutionProvider")
+
+
+def session(model: str | bytes, with_options: Any, provider: Provider = CPU) -> Any:
+    """A session, from a path or from bytes.
+
+    Raises one of `FAILURES`, or ServerError if the provider could not be used: ONNX Runtime itself would execute
+    everything on the CPU then, and say nothing.
+    """
+    providers = [(provider.name, dict(provider.options)), (CPU.name, {})] if provider != CPU else [(CPU.name, {})]
+    made = onnxruntime.InferenceSession(model, with_options, providers=providers, enable_fallback=0)
+    found = made.get_providers()
+    if found[0] != provider.name:
+        raise ServerError(f"ONNX Runtime could not use its {provider.name}, only {', '.join(found)}")
+    return made
 
 
 def run(over: Any, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
@@ -90,6 +114,7 @@ def run(over: Any, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Ar
 
     Raises:
         InvalidRequestError: it refuses these inputs.
+        DeviceLostError: all that comes would fail as well.
         ServerError: anything else.
     """
     try:
@@ -114,6 +139,16 @@ def ort_value(array: Array) -> Any:
     return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
+def check_not_lost(error: Exception) -> None:
+    """What ONNX Runtime has raised: is its device lost with it?
+
+    Raises:
+        DeviceLostError: all that comes would fail as well.
+    """
+    if _LOST.search(str(error)):
+        raise DeviceLostError(f"a CUDA device is lost, and the worker ends: {said(error)}") from error
+
+
 def said(error: BaseException) -> str:
     """What ONNX Runtime said, for people who have neither its sources nor this machine's files."""
     text = " ".join(_NOISE.sub("", str(error)).split())
@@ -136,6 +171,9 @@ def _array(value: Any) -> Array:
 
 def _failure(error: Exception) -> InvalidRequestError | ServerError:
     """Whose fault it was. A kernel that cannot make sense of shapes was given inputs that do not go together."""
+    check_not_lost(error)
+    if _MEMORY.search(str(error)):
+        return ServerError(f"there is no memory for the inference: {said(error)}")
     if isinstance(error, binding.InvalidArgument) or (
         isinstance(error, binding.RuntimeException | binding.Fail) and _SHAPES.search(str(error))
     ):

@@ -106,6 +106,7 @@ class Plan:
         self.trouble = ""  #: what broke the plan last
         self.wake_at: Nanos = FAR
         self._sizes: dict[str, tuple[int, ...]] = {}
+        self._worthwhile: dict[str, int] = {}
         self._starts: list[Nanos] = []
         self._ends: list[Nanos] = []
         self._slack: list[Nanos] = []
@@ -139,6 +140,13 @@ class Plan:
             sizes = tuple(size for size in model.profiles[self.gpu.kind].batch_sizes if size <= most)
             self._sizes[model.info.digest] = sizes
         return sizes
+
+    def worthwhile(self, model: ModelState) -> int:
+        """The largest batch size that pays; a request that is larger itself has the smallest that it fits in."""
+        size = self._worthwhile.get(model.info.digest)
+        if size is None:
+            size = self._worthwhile[model.info.digest] = model.profiles[self.gpu.kind].worthwhile_batch_size
+        return size
 
     def first_start(self, now: Nanos) -> Nanos:
         """When something that is sent now could start.
@@ -241,9 +249,12 @@ class Plan:
         earliest = now + self.send_delay.value
         until = FAR if position == len(self.batches) else self._starts[position] + self._slack[position]
         best_size, best_time, best_value, ideal, ideal_time = 0, 0, 0.0, 0.0, 0
+        most = max(first.batch_size, self.worthwhile(model))
         for size in self.sizes(model):
             if size < first.batch_size:
                 continue
+            if size > most and ideal:
+                break
             time = self.infer_time(now, model, size, key)
             value = min(expected, size) / time
             if value > ideal and earliest + time <= self.due(first, earliest + time, now):
@@ -283,10 +294,13 @@ class Plan:
             return Offer(self, batch, position, room, batch.reserved, 0, end, float("inf"), False)
         expected = rows + rate * (self._starts[position] - now)
         best: Offer | None = None
+        most = self.worthwhile(batch.model)
         for size in self.sizes(batch.model):
             room = size - batch.rows
             if room < first.batch_size:
                 continue
+            if size > most:
+                break
             time = self.infer_time(now, batch.model, size, batch.key)
             cost = max(0, time - batch.reserved)
             later = end + cost

@@ -18,6 +18,9 @@ from clockwork.units import SECOND, Nanos, show_duration
 HOPELESS_RETRY: Final[Nanos] = 1 * SECOND
 """When to come back with an SLO that no device can meet: things would have to change first."""
 
+ADMITTED: Final = "admitted, and yet it cannot be in time"
+"""What a request is told whose promise is broken; no refusal says so."""
+
 
 class _Appointment:
     """When to come back, for how many rows more."""
@@ -100,7 +103,7 @@ def _answer(now: Nanos, request: PendingRequest, would: Nanos, appointment: _App
     if would <= request.deadline:
         text = "it would be done in time only at the expense of others"
     if request.excuse:
-        text = f"{request.excuse}; {text}"
+        text = f"{ADMITTED}: {request.excuse}; {text}"
     if appointment is not None:
         retry = appointment.at - now
     else:

@@ -29,7 +29,7 @@ from clockwork.scheduling.clockwork.config import ClockworkConfig
 from clockwork.scheduling.clockwork.demand import Demand
 from clockwork.scheduling.clockwork.memory import can_load, load, ready_at, victims
 from clockwork.scheduling.clockwork.plan import FAR, Batch, Offer, Plan
-from clockwork.scheduling.clockwork.refusals import Refusals
+from clockwork.scheduling.clockwork.refusals import ADMITTED, Refusals
 from clockwork.scheduling.shapes import ShapeKey, shape_key
 from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, Residency, WorkerState
 from clockwork.units import Nanos
@@ -314,7 +314,7 @@ class ClockworkScheduler(Scheduler):
             for request in late:
                 excuse = request.excuse or plan.trouble or "the device is behind its plan"
                 request.excuse = excuse
-                text = f"admitted, and yet it cannot be in time: {excuse}"
+                text = f"{ADMITTED}: {excuse}"
                 status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
                 self._plan_of.pop(request.id, None)
                 commands.append(Answer(request.id, status, text, predicted=by - request.arrival))

@@ -1,0 +1,88 @@
+"""What it is worth that long requests lie in memory which the controller shares with its worker, and are not sent.
+
+    python benchmarks/bench_payloads.py --json payloads.json
+
+Two servers on one core, one with --payload-memory=none, take turns: requests of 602,112 bytes over HTTP, an image of
+which the model computes the mean colour, from another core. ``cpu_us`` is the processor time of all processes of a
+server for one request; ``saved_us`` the median of the rounds' differences, with their quartiles.
+"""
+
+import random
+import statistics
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import uvloop
+from overload import GENERATOR, SERVER, OpenLoop
+from raw_http import infer_request
+from serving import Served, machine, median, options, serving, tell
+
+RATE = 300.0  # requests/s
+
+
+def cpu_us(served: Served) -> float:
+    """Processor time of all its threads so far, by the scheduler's own accounts."""
+    total = 0.0
+    for pid in served.pids():
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            total += int((task / "schedstat").read_text().split()[0]) / 1e3
+    return total
+
+
+def mean_colour(path: Path) -> Path:
+    """A model that does next to nothing with an image."""
+    image = onnx.helper.make_tensor_value_info("data", onnx.TensorProto.FLOAT, ["N", 3, 224, 224])
+    colour = onnx.helper.make_tensor_value_info("colour", onnx.TensorProto.FLOAT, ["N", 3, 1, 1])
+    node = onnx.helper.make_node("GlobalAveragePool", ["data"], ["colour"])
+    graph = onnx.helper.make_graph([node], "mean", [image], [colour])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+async def measure(servers: Mapping[str, Served], image: np.ndarray, duration: float, rounds: int) -> dict[str, Any]:
+    """The keys."""
+    spent: dict[str, list[float]] = {name: [] for name in servers}
+    latencies: dict[str, list[float]] = {name: [] for name in servers}
+    for turn in range(rounds + 1):  # the first does not count
+        for name, served in servers.items():
+            before = cpu_us(served)
+            request = infer_request(served.http, "colour", image, 1000.0)
+            outcomes = await OpenLoop(served.http, [request], RATE, random.Random(turn)).run(duration)
+            done = outcomes.in_time + outcomes.late
+            if turn:
+                spent[name].append((cpu_us(served) - before) / len(done))
+                latencies[name] += done
+    saved = [sent - shared for sent, shared in zip(spent["sent"], spent["shared"], strict=True)]
+    quartiles = statistics.quantiles(saved, n=4)
+    return {
+        "requests": len(latencies["shared"]),
+        "sent_cpu_us": round(statistics.median(spent["sent"])),
+        "shared_cpu_us": round(statistics.median(spent["shared"])),
+        "saved_us": round(statistics.median(saved)),
+        "saved_us_quartiles": [round(quartiles[0]), round(quartiles[2])],
+        "sent_ms_p50": median(latencies["sent"]),
+        "shared_ms_p50": median(latencies["shared"]),
+    }
+
+
+async def main() -> None:
+    """Measure and tell."""
+    given = options(__doc__, seconds=1.0, rounds=10).parse_args()
+    image = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
+    with tempfile.TemporaryDirectory() as directory:
+        model = mean_colour(Path(directory) / "colour.onnx")
+        arguments = ["--http=127.0.0.1:0", "--profile-seconds=0.5", "--max-batch=1", model]
+        with (
+            serving("--payload-memory=none", *arguments, on={SERVER}, here={GENERATOR}) as sent,
+            serving(*arguments, on={SERVER}, here={GENERATOR}) as shared,
+        ):
+            results = await measure({"sent": sent, "shared": shared}, image, given.seconds, given.rounds)
+    tell(machine() | results, given.json)
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,52 @@
+"""How a reply leaves: its head and its body in one write.
+
+(Two writes are two system calls and two packets, and wake the client twice: some 20 us of a request's 120.)
+"""
+
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from clockwork.http.asgi import Reply
+from clockwork.units import KIB
+
+JOINED: Final = 16 * KIB
+"""Bytes; a reply that is smaller costs less to copy than to write in pieces."""
+
+
+async def respond(cycle: Any, reply: Reply) -> None:
+    """Write the reply to uvicorn's ``cycle``, and end that, when the client has read what was written before."""
+    if cycle.flow.write_paused and not cycle.disconnected:
+        await cycle.flow.drain()
+    if cycle.disconnected:
+        return
+    size = sum(map(len, reply.parts))
+    head = _head(cycle, reply, size)
+    if cycle.scope["method"] == "HEAD":
+        cycle.transport.write(head)
+    elif size > JOINED:
+        cycle.transport.writelines([head, *reply.parts])
+    else:
+        cycle.transport.write(b"".join([head, *reply.parts]))
+    _end(cycle)
+
+
+def _head(cycle: Any, reply: Reply, size: int) -> bytes:
+    lines = [STATUS_LINE[reply.status]]
+    for name, value in (*cycle.default_headers, *reply.headers):
+        lines += (name, b": ", value, b"\r\n")
+    if (b"connection", b"close") in reply.headers:
+        cycle.keep_alive = False
+    elif not cycle.keep_alive:
+        lines.append(b"connection: close\r\n")
+    lines.append(b"content-length: %d\r\n\r\n" % size)
+    return b"".join(lines)
+
+
+def _end(cycle: Any) -> None:
+    cycle.response_started = cycle.response_complete = True
+    cycle.waiting_for_100_continue = False
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()

@@ -1,0 +1,61 @@
+"""`CudaRuntime` over a fake device, or over a real one."""
+
+import gc
+from typing import Any
+
+from runtimes.torch.programs import Conv  # skips what imports this where there is no PyTorch
+
+import torch  # isort: skip
+
+from clockwork.runtimes.torch.cuda.runtime import CudaRuntime  # isort: skip
+from clockwork.units import GIB, MIB  # isort: skip
+from runtimes.torch.fake_driver import FakeDriver, FakeExecutor  # isort: skip
+
+PAGE = 16 * MIB
+MAX_BATCH = 4
+
+#: By kind: a real device computes products and convolutions with fewer bits (TF32), and in another order.
+TOLERANCE = {"fake": {"rtol": 1e-4, "atol": 1e-5}, "cuda": {"rtol": 2e-2, "atol": 5e-3}}
+
+__all__ = ["MAX_BATCH", "PAGE", "TOLERANCE", "Conv", "Machine"]
+
+
+class Machine:
+    """A runtime, and what is below it."""
+
+    def __init__(
+        self,
+        kind: str,
+        devices: int = 1,
+        pages: int = 8,
+        pinned: int = GIB,
+        capturable: bool = True,
+    ) -> None:
+        """``capturable``: of a fake device; a real one knows by itself."""
+        self.drivers = [FakeDriver() for _ in range(devices)] if kind == "fake" else []
+        below: dict[str, Any] = {}
+        if self.drivers:
+            for driver in self.drivers:
+                driver.attach()
+            executors = [FakeExecutor(driver, capturable) for driver in self.drivers]
+            below["make_driver"] = self.drivers.__getitem__
+            below["make_executor"] = lambda index, workspace: executors[index]
+        self.runtime = CudaRuntime(devices, PAGE, pages * PAGE, pinned, 256 * MIB, 64 * MIB, MAX_BATCH, **below)
+        if self.drivers:
+            for device, executor in zip(self.runtime.devices, executors, strict=True):
+                executor.area = device.staging.output_area
+
+    def end(self) -> None:
+        """Give all memory back; nothing refers to a model any more."""
+        gc.collect()
+        self.runtime.close()
+        for driver in self.drivers:
+            driver.check_nothing_is_left()
+
+
+def free_bytes() -> int:
+    """Memory of the real device that nobody has, PyTorch's own reserve included."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    free: int = torch.cuda.mem_get_info(0)[0]
+    return free

@@ -1,0 +1,191 @@
+"""Payloads in memory that a controller and its worker share."""
+
+import asyncio
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from client.live import ScriptedWorker, controller, run, serving
+from clockwork.client import AsyncClient
+from clockwork.errors import ProtocolError, RequestRefusedError
+from clockwork.host import arena as module
+from clockwork.host.arena import BLOCK, Arena, Window, make_arena
+from clockwork.messages.actions import Infer, InferInput
+from clockwork.units import MIB
+from http_raw import binary_row, eventually, served
+
+COLUMNS = 1 << 20
+ROW = np.arange(COLUMNS, dtype=np.float32).reshape(1, COLUMNS)
+DOUBLED = [[0, 2, 4, 6]]
+SHARED = {"payload_bytes": 16 * MIB}
+
+
+def inputs(worker: ScriptedWorker) -> list[InferInput]:
+    """Of all that was asked of it, but for what it was to make itself."""
+    return [it for action in worker.seen if isinstance(action, Infer) for it in action.inputs if not it.generated]
+
+
+def holds(action: object) -> bool:
+    return isinstance(action, Infer) and not action.inputs[0].generated
+
+
+async def infer(client: AsyncClient) -> None:
+    assert (await client.infer("wide", {"x": ROW}))["y"].tolist() == DOUBLED
+
+
+def test_a_region_is_seen_from_the_other_side_which_cannot_write() -> None:
+    arena = Arena(3 * BLOCK - 1)
+    window = Window(os.dup(arena.for_worker))
+    assert window.name == arena.name
+    region = arena.allocate(BLOCK + 5)
+    region[:] = 7
+    part = region.data[3:9]
+    at = arena.where(part)
+    assert at == 3
+    seen = window.view(at, 6)
+    assert bytes(seen) == b"\7" * 6
+    assert seen.readonly
+    part[0] = 8
+    assert seen[0] == 8
+    arena.close()
+
+
+def test_regions_do_not_overlap_and_come_back_when_nobody_has_them() -> None:
+    arena = Arena(4 * BLOCK)
+    first, second = arena.allocate(2 * BLOCK), arena.allocate(1)
+    assert [arena.where(it.data) for it in (first, second)] == [0, 2 * BLOCK]
+    assert arena.taken == 3 * BLOCK
+    part = first.data[5:]
+    del first
+    assert arena.taken == 3 * BLOCK, "a part of it is still somebody's"
+    assert arena.where(arena.allocate(2 * BLOCK).data) is None, "there is no room: ordinary memory"
+    thread = threading.Thread(target=part.release)
+    thread.start()
+    thread.join()
+    assert arena.taken == BLOCK
+    assert arena.where(arena.allocate(2 * BLOCK).data) == 0
+    arena.close()
+
+
+def test_what_lies_elsewhere_is_known_from_what_lies_there() -> None:
+    arena = Arena(BLOCK)
+    for elsewhere in (b"abc", memoryview(b"abc"), memoryview(bytearray(9)), np.zeros(9, np.uint8).data, None):
+        assert arena.where(elsewhere) is None
+    assert arena.where(arena.allocate(0).data) is None
+    arena.close()
+
+
+@pytest.mark.parametrize(("at", "nbytes"), [(0, BLOCK + 1), (BLOCK, 1), (-1, 1), (1 << 62, 1), (0, -1), (9, -9)])
+def test_a_payload_that_cannot_lie_there_is_a_breach_of_the_protocol(at: int, nbytes: int) -> None:
+    arena = Arena(BLOCK)
+    window = Window(os.dup(arena.for_worker))
+    with pytest.raises(ProtocolError, match=r"cannot lie at .* in memory of 4.0 KiB"):
+        window.view(at, nbytes)
+    arena.close()
+
+
+def test_a_descriptor_that_is_none_is_refused() -> None:
+    with pytest.raises(OSError, match=r"Bad file descriptor|No such file"):
+        Window(987_654)
+
+
+def test_where_the_system_has_no_such_memory_payloads_are_sent(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(module.os, "memfd_create", refused)
+    assert make_arena(MIB) is None
+    assert "payloads go to the worker through a socket" in caplog.text
+    assert make_arena(0) is None
+
+
+def test_long_requests_of_both_protocols_lie_there_and_are_not_sent() -> None:
+    async def test() -> None:
+        async with serving(models=("wide.onnx",), guarded=SHARED) as (host, worker):
+            async with AsyncClient(str(host.client_address)) as client:
+                await infer(client)
+            (native,) = inputs(worker)
+            assert native.lies_at >= 0
+            assert native.lies_at % 64 == 0
+            assert host.arena is not None
+            await eventually(lambda: host.arena is not None and host.arena.taken == 0)
+
+        async with served(models=("wide.onnx",), guarded=SHARED) as (peer, _, host, worker):
+            body, length = binary_row(ROW.tobytes(), ROW.shape)
+            answer = await peer.ask("POST", "/v2/models/wide/infer", body, Inference_Header_Content_Length=length)
+            assert answer.status == 200
+            (over_http,) = inputs(worker)
+            assert over_http.lies_at >= 0
+            assert over_http.lies_at % 64 == 0
+            await eventually(lambda: host.arena is not None and host.arena.taken == 0)
+
+    run(test())
+
+
+def test_what_a_worker_may_still_read_is_nobody_elses() -> None:
+    """A client that gives up while its request is executed, and another one's request meanwhile."""
+
+    async def test() -> None:
+        async with serving(models=("wide.onnx",), guarded=SHARED, holds=holds) as (host, worker):
+            arena = host.arena
+            assert arena is not None
+            async with AsyncClient(str(host.client_address)) as client:
+                impatient = asyncio.ensure_future(client.infer("wide", {"x": ROW}))
+                await worker.until(lambda: len(worker.held) == 1)
+                impatient.cancel()
+                await asyncio.wait([impatient])
+                await eventually(lambda: not host.description().counts_of("wide").pending)
+                assert arena.taken > 0
+                other = asyncio.ensure_future(infer(client))
+                await worker.until(lambda: len(worker.held) == 2)
+                first, second = inputs(worker)
+                assert second.lies_at >= first.lies_at + first.payload_bytes
+                for action, payload in worker.held:
+                    worker.answer(action, payload)
+                await other
+                await eventually(lambda: arena.taken == 0)
+
+    run(test())
+
+
+def test_a_worker_that_is_lost_reads_no_more() -> None:
+    async def test() -> None:
+        async with serving(models=("wide.onnx",), guarded=SHARED, holds=holds) as (host, worker):
+            arena = host.arena
+            assert arena is not None
+            async with AsyncClient(str(host.client_address)) as client:
+                asked = asyncio.ensure_future(client.infer("wide", {"x": ROW}, slo=0.5))
+                await worker.until(lambda: len(worker.held) == 1)
+                assert worker.connection is not None
+                worker.connection.abort("it dies")
+                with pytest.raises(RequestRefusedError, match="no device can hold wide"):
+                    await asked
+            await eventually(lambda: arena.taken == 0)
+
+    run(test())
+
+
+def test_a_worker_that_has_not_mapped_it_is_sent_what_lies_there() -> None:
+    async def test() -> None:
+        async with controller(models=("wide.onnx",), guarded=SHARED) as host:
+            worker = ScriptedWorker()
+            await worker.connect(host)
+            async with AsyncClient(str(host.client_address)) as client:
+                await infer(client)
+            assert [it.lies_at for it in inputs(worker)] == [-1]
+
+    run(test())
+
+
+def test_what_finds_no_room_there_is_sent() -> None:
+    async def test() -> None:
+        async with serving(models=("wide.onnx",), guarded={"payload_bytes": BLOCK}) as (host, worker):
+            async with AsyncClient(str(host.client_address)) as client:
+                await infer(client)
+            assert [it.lies_at for it in inputs(worker)] == [-1]
+
+    run(test())

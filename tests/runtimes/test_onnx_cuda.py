@@ -1,0 +1,293 @@
+"""ONNX models on CUDA devices: everything but CUDA itself, by a provider that is on the CPU."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from clockwork.errors import DeviceLostError, InvalidRequestError, ServerError
+from clockwork.messages.actions import InferInput
+from clockwork.messages.tensors import TensorSpec
+from clockwork.runtimes.onnx import OnnxRuntime
+from clockwork.runtimes.onnx.cuda import OnnxCudaRuntime
+from clockwork.runtimes.onnx.gpus import CUDA, REGION, CudaGpus, arena, check_build, load_libraries, make_arena, where
+from clockwork.runtimes.onnx.sessions import CPU, Provider, options, session
+from clockwork.units import GIB, MIB
+from clockwork.zoo import build
+from onnx_graphs import FLOAT, dense, echo, saved
+
+CPU_BUILD = CUDA not in onnxruntime.get_available_providers()
+
+
+class CpuGpus:
+    """The CPU, told to be a device."""
+
+    kind = "cuda fake device"
+
+    def __init__(self, provider: Provider = CPU) -> None:
+        self.taken = 0
+        self.asked: list[int] = []
+        self._provider = provider
+
+    def take(self, nbytes: int) -> None:
+        self.taken = nbytes
+
+    def provider(self, device: int) -> Provider:
+        self.asked.append(device)
+        return self._provider
+
+
+def runtime(gpus: CpuGpus | None = None, cache: Path | None = None) -> OnnxCudaRuntime:
+    return OnnxCudaRuntime(gpus or CpuGpus(), 64 * MIB, 16 * MIB, cache)
+
+
+def answer(loaded: Any, x: Any) -> Any:
+    it = InferInput(1, len(x), (TensorSpec("x", "FP32", x.shape, x.nbytes),))
+    ((_, (buffer,)),) = loaded.split([it], loaded.execute(loaded.assemble([it], [x.tobytes()])))
+    return np.frombuffer(buffer, np.float32)
+
+
+def test_it_computes_what_the_cpu_computes(tmp_path: Path) -> None:
+    gpus = CpuGpus()
+    file = saved(dense(), tmp_path / "a.onnx")
+    host = runtime(gpus).load_model(file)
+    assert gpus.taken == 80 * MIB
+    expected = OnnxRuntime().load_model(file)
+    assert host.info.inputs == expected.info.inputs
+    assert host.info.batchable
+    assert host.info.weights_bytes >= dense().ByteSize() - 1024
+    for device in (0, 1):
+        loaded = host.load_weights(device)
+        for rows in (1, 4):
+            x = np.random.default_rng(rows).random((rows, 32), np.float32)
+            np.testing.assert_allclose(answer(loaded, x), answer(expected.load_weights(0), x), rtol=1e-5, atol=1e-6)
+        loaded.close()
+    assert gpus.asked == [0, 1]
+
+
+def test_a_network_is_prepared_without_what_suits_this_cpu_only(tmp_path: Path) -> None:
+    file = build("squeezenet", tmp_path)
+    host = runtime().load_model(file)
+    graph = onnx.ModelProto.FromString(host._prepared.graph).graph
+    assert {it.domain for it in graph.node} == {""}  # no kernel that only this CPU, or only CPUs, have
+    image = np.random.default_rng(0).random((2, 3, 224, 224), np.float32)
+    (found,) = host.load_weights(0).execute({"data": image})
+    (expected,) = OnnxRuntime().load_model(file).load_weights(0).execute({"data": image})
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_prepared_for_one_kind_is_not_used_for_another(tmp_path: Path) -> None:
+    file = saved(dense(), tmp_path / "a.onnx")
+    cache = tmp_path / "cache"
+    x = np.ones((1, 32), np.float32)
+    expected = answer(OnnxRuntime(cache_dir=cache).load_model(file).load_weights(0), x)
+    first = runtime(cache=cache).load_model(file)
+    assert len(list(cache.glob("*.onnx-prepared"))) == 2
+    other = CpuGpus()
+    other.kind = "cuda another"
+    runtime(other, cache).load_model(file)
+    assert len(list(cache.glob("*.onnx-prepared"))) == 3
+    again = runtime(cache=cache).load_model(file)
+    assert again is not first
+    assert again.info == first.info
+    np.testing.assert_allclose(answer(again.load_weights(0), x), expected, rtol=1e-5)
+
+
+def test_what_was_prepared_once_is_not_prepared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = saved(dense(), tmp_path / "a.onnx")
+    first = runtime(cache=tmp_path / "cache").load_model(file)
+    monkeypatch.delattr("clockwork.runtimes.onnx.cuda.prepare")
+    assert runtime(cache=tmp_path / "cache").load_model(file).info == first.info
+
+
+def test_models_of_one_content_are_one(tmp_path: Path) -> None:
+    its = runtime()
+    first = its.load_model(saved(dense(), tmp_path / "a.onnx"))
+    assert its.load_model(saved(dense(), tmp_path / "b.onnx")) is first
+    assert its.version == first.info.runtime == OnnxRuntime().version
+    assert its.device_kind == "cuda fake device"
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_falls_back_to_the_cpu_is_an_error(tmp_path: Path) -> None:
+    """ONNX Runtime makes a session all the same; its builds for CUDA do so without a driver, and without a word."""
+    host = runtime(CpuGpus(CudaGpus(1, "x").provider(0))).load_model(saved(dense(), tmp_path / "a.onnx"))
+    with pytest.raises(ServerError, match="could not use its CUDAExecutionProvider, only CPUExecutionProvider"):
+        host.load_weights(0)
+
+
+def test_a_build_without_cuda_says_what_to_install() -> None:
+    with pytest.raises(InvalidRequestError, match=r"built without CUDA: .*pip install onnxruntime-gpu in its place"):
+        check_build(["AzureExecutionProvider", "CPUExecutionProvider"])
+    check_build([CUDA, "CPUExecutionProvider"])
+
+
+@pytest.mark.skipif(not CPU_BUILD, reason="this is ONNX Runtime's build for CUDA")
+def test_this_build_says_so() -> None:
+    with pytest.raises(InvalidRequestError, match="built without CUDA"):
+        OnnxCudaRuntime(CudaGpus(1, "x"), GIB, GIB)
+
+
+def test_devices_that_cannot_be_used_are_told_with_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def preload() -> None:
+        print("Failed to load libcublas.so.13: no such file\nPlease follow ...")
+
+    def no_arena(*_: Any) -> None:
+        place = "/src/bridge.cc:2465 onnxruntime::Info& onnxruntime::Get()"
+        raise RuntimeError(f"{place} CUDA Provider not available, can't get interface for it\n")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    monkeypatch.setattr(onnxruntime, "create_and_register_allocator_v2", no_arena)
+    with pytest.raises(InvalidRequestError) as error:
+        CudaGpus(2, "x").take(GIB)
+    assert str(error.value).endswith(
+        "cannot use CUDA device 0: CUDA Provider not available, can't get interface for it; "
+        "Failed to load libcublas.so.13: no such file. See docs/gpu.md, or use --device cpu"
+    )
+
+
+def test_libraries_that_are_there_are_nothing_to_talk_about(capsys: pytest.CaptureFixture[str]) -> None:
+    assert load_libraries(lambda: None) == ""
+    assert load_libraries(lambda: print(" one\ntwo")) == "one"
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif(not CPU_BUILD, reason="this is ONNX Runtime's build for CUDA")
+def test_the_arenas_options_are_known_to_onnx_runtime() -> None:
+    with pytest.raises(RuntimeError, match="CUDAExecutionProvider is not implemented"):  # the options were accepted
+        make_arena(0, GIB)
+
+
+@pytest.mark.parametrize(("limit", "region"), [(64 * GIB, REGION), (GIB // 2, GIB // 2)])
+def test_an_arena_grows_by_regions(limit: int, region: int) -> None:
+    its = arena(limit)
+    assert (its["max_mem"], its["initial_chunk_size_bytes"]) == (limit, region)
+    assert region < 1 << 31  # ONNX Runtime keeps it in 32 bits
+
+
+SHARED = """
+import numpy as np, onnxruntime, sys
+from pathlib import Path
+from clockwork.errors import ServerError
+from clockwork.runtimes.onnx import sessions
+from clockwork.runtimes.onnx.gpus import arena
+from clockwork.runtimes.onnx.sessions import run
+from onnx_graphs import FLOAT, TensorProto, model, node, value
+
+memory = onnxruntime.OrtMemoryInfo(
+    "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+)
+onnxruntime.create_and_register_allocator_v2(
+    "CPUExecutionProvider", memory, {}, onnxruntime.OrtArenaCfg(arena(32 << 20))
+)
+sessions.share_one_arena = lambda: None
+made = model([node("Expand", "x s", "z"), node("ReduceSum", "z", "y")],
+             [value("x", [1]), value("s", [1], TensorProto.INT64)], [value("y", None)])
+its = sessions.session(made.SerializeToString(), sessions.options(1))
+x = np.ones(1, "f4")
+print(run(its, ["y"], {"x": x, "s": np.array([1 << 20])}))
+try:
+    run(its, ["y"], {"x": x, "s": np.array([1 << 24])})
+except ServerError as error:
+    print(error)
+print(run(its, ["y"], {"x": x, "s": np.array([1 << 20])}))
+"""
+
+
+def test_an_arena_that_is_full_fails_the_inference_and_nothing_else() -> None:
+    """The arena of a device, on the CPU: in a process of its own, because an arena is for good."""
+    done = subprocess.run(
+        [sys.executable, "-c", SHARED],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    first, refused, last = done.stdout.splitlines()
+    assert first == last
+    assert refused.startswith("there is no memory for the inference: ")
+    assert "/" not in refused
+
+
+def test_nodes_that_stay_on_the_cpu_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    host = runtime().load_model(saved(dense(), tmp_path / "a.onnx"))
+    for _ in range(2):
+        host.load_weights(0)
+    assert [it.getMessage().partition(" is slower")[2] for it in caplog.records] == [
+        " than it could be: 3 of 3 nodes on the CPU: MatMul, Relu"
+    ]
+
+
+class Part:
+    def __init__(self, provider: str, *kinds: str) -> None:
+        self.ep_name = provider
+        self._nodes = [type("Node", (), {"op_type": kind}) for kind in kinds]
+
+    def get_nodes(self) -> Any:
+        return self._nodes
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        ("CUDA failure 700: an illegal memory access ; GPU=0", DeviceLostError, "lost, and the worker ends: CUDA fail"),
+        ("CUDA failure 2: out of memory ; GPU=0", ServerError, "there is no memory for the inference"),
+        ("CUDA failure 7001: whatever", ServerError, "the inference failed"),
+    ],
+)
+def test_a_device_that_is_lost_is_told_from_an_inference_that_failed(
+    text: str, kind: type[ServerError], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = runtime().load_model(saved(dense(), tmp_path / "a.onnx"))
+    loaded = host.load_weights(0)
+
+    class Broken:
+        def run(self, *_: Any) -> None:
+            raise RuntimeError(text)
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(loaded, "_session", Broken())
+    with pytest.raises(ServerError, match=words) as error:
+        answer(loaded, np.ones((1, 32), np.float32))
+    assert type(error.value) is kind
+    monkeypatch.setattr(host._prepared, "portable_session", fails)
+    with pytest.raises(kind):
+        host.load_weights(0)
+
+
+def test_where_nodes_are_executed_is_said_in_a_line() -> None:
+    assert where([Part(CUDA, "Conv", "Relu")]) == ""
+    assert where([]) == ""
+    parts = [Part(CUDA, "Conv", "Relu"), Part("CPUExecutionProvider", "Shape", "NonZero"), Part(CPU.name, "Shape")]
+    assert where(parts) == "3 of 5 nodes on the CPU: NonZero, Shape"
+
+
+def test_the_provider_of_a_device_has_its_number_and_a_limit() -> None:
+    gpus = CudaGpus(2, "NVIDIA H100")
+    gpus._limit = 5 * GIB
+    assert gpus.kind == "cuda NVIDIA H100"
+    its = gpus.provider(1)
+    assert its.name == CUDA
+    assert dict(its.options) == {
+        "device_id": "1",
+        "gpu_mem_limit": str(5 * GIB),
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "do_copy_in_default_stream": "1",
+        "use_tf32": "0",
+    }
+
+
+def test_a_cpu_session_has_the_cpu_alone() -> None:
+    made = session(echo(FLOAT).SerializeToString(), options(1))
+    assert made.get_providers() == ["CPUExecutionProvider"]

@@ -1,0 +1,50 @@
+"""Which blocks of a row are taken, against a set of numbers."""
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from clockwork.blocks import Blocks
+
+
+class Taking(RuleBasedStateMachine):
+    @initialize(count=st.integers(0, 30))
+    def start(self, count: int) -> None:
+        self.count = count
+        self.blocks = Blocks(count)
+        self.taken: dict[int, int] = {}
+
+    @rule(count=st.integers(1, 12))
+    def take(self, count: int) -> None:
+        used = {block for begin, size in self.taken.items() for block in range(begin, begin + size)}
+        fitting = [at for at in range(self.count - count + 1) if not used & set(range(at, at + count))]
+        begin = self.blocks.take(count)
+        assert begin == min(fitting, default=None)
+        if begin is not None:
+            self.taken[begin] = count
+
+    @precondition(lambda self: self.taken)
+    @rule(data=st.data())
+    def give(self, data: st.DataObject) -> None:
+        begin = data.draw(st.sampled_from(sorted(self.taken)))
+        self.blocks.give(begin)
+        del self.taken[begin]
+
+    @invariant()
+    def as_many_are_taken_as_are_said_to_be(self) -> None:
+        assert self.blocks.taken == sum(self.taken.values())
+
+    def teardown(self) -> None:
+        for begin in self.taken:
+            self.blocks.give(begin)
+        assert self.count == 0 or self.blocks.take(self.count) == 0
+
+
+TestTaking = Taking.TestCase
+
+
+def test_what_was_not_taken_is_not_given_back() -> None:
+    blocks = Blocks(4)
+    assert blocks.take(2) == 0
+    with pytest.raises(KeyError):
+        blocks.give(1)
