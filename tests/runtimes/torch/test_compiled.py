@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -84,6 +85,24 @@ def test_copies_have_weights_of_their_own_and_are_loaded_again(runtime: TorchRun
     check(again, 3)
     second.close()
     check(again, 1)
+
+
+def test_devices_execute_at_the_same_time_while_others_load_and_evict(
+    runtime: TorchRuntime, compiled_conv: Path
+) -> None:
+    host = runtime.load_model(compiled_conv)
+    wanted = {rows: eager(images(rows)) for rows in range(1, 17)}
+
+    def device(number: int) -> None:
+        for rows, outputs in wanted.items():
+            loaded = host.load_weights(number)
+            for _ in range(5):
+                for found, expected in zip(loaded.execute({"image": images(rows)}), outputs, strict=True):
+                    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+            loaded.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(device, range(4)))
 
 
 def test_an_answer_outlives_the_weights_that_it_is_part_of(runtime: TorchRuntime, compiled_busy: Path) -> None:
