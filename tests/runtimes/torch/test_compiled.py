@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -84,6 +85,22 @@ def test_copies_have_weights_of_their_own_and_are_loaded_again(runtime: TorchRun
     check(again, 3)
     second.close()
     check(again, 1)
+
+
+def test_devices_execute_at_the_same_time_while_others_load_and_evict(
+    runtime: TorchRuntime, compiled_conv: Path
+) -> None:
+    host = runtime.load_model(compiled_conv)
+
+    def device(number: int) -> None:
+        for rows in range(1, 17):
+            loaded = host.load_weights(number)
+            for seed in range(5):
+                check(loaded, rows, seed)
+            loaded.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(device, range(4)))
 
 
 def test_an_answer_outlives_the_weights_that_it_is_part_of(runtime: TorchRuntime, compiled_busy: Path) -> None:
