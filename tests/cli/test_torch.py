@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -67,6 +69,40 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.delitem(sys.modules, "nets", raising=False)
     return tmp_path
+
+
+def answers_as_eager(directory: Path, file: str, *options: str) -> None:
+    with serve(str(directory / file), "--model-slo=m=20s", *options) as process, Client(process.address()) as client:
+        x, scale = np.random.default_rng(0).random((2, 8), np.float32), np.full((2, 3), 2, np.float32)
+        found = client.model("m").infer({"x": x, "scale": scale}, slo=20)["output"]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        wanted = torch.nn.Linear(8, 3)(torch.from_numpy(x)) * 2
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_compiled_program_is_served_where_that_is_allowed(nets: Path) -> None:
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("there is no compiler of C++")
+    done = ran(nets, "export", "nets:Net", *INPUTS, "--compile", "-o", "m.pt2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "m.pt2: compiled for " in done.stdout
+    assert done.stdout.endswith("; serve it with --allow-compiled\n")
+    with serve("m.pt2") as process:
+        assert process.ended() == 1
+    assert [line for line in process.err.seen if "start the worker with --allow-compiled" in line]
+    answers_as_eager(nets, "m.pt2", "--allow-compiled")
+    checked = ran(nets, "check-model", "m.pt2", "--max-batch", "2", "--allow-compiled")
+    assert "note     compiled ahead for " in checked.stdout
+
+
+def test_without_a_compiler_nothing_is_written(nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    done = ran(nets, "export", "nets:Net", *INPUTS, "--compile", "-o", "m.pt2")
+    assert done.returncode == 1
+    assert done.stderr.startswith("clockwork: there is no compiler of C++")
+    assert done.stderr.count("\n") == 1
+    assert [it.name for it in nets.iterdir() if it.suffix == ".pt2" or it.name.startswith(".")] == []
 
 
 INPUTS = ("--input", "1x8", "--input", "scale=1x3")

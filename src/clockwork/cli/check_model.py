@@ -7,6 +7,7 @@ import typer
 
 from clockwork.cli.devices import DeviceKind, DeviceOptions, make_runtime_on_gpus, runtime_on_gpus
 from clockwork.cli.options import AsJson, MaxBatch, ThreadsPerDevice, examples
+from clockwork.cli.runtimes import AllowCompiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +37,7 @@ def check_model(
     max_batch: MaxBatch = 16,
     device: DeviceKind = "cpu",
     threads_per_device: ThreadsPerDevice = 1,
+    allow_compiled: AllowCompiled = False,
     free_dim: Annotated[int, typer.Option(min=1, help="Free dimensions other than the batch are this long.")] = 128,
     json: AsJson = False,
 ) -> None:
@@ -47,7 +49,7 @@ def check_model(
     from clockwork.clock import MonotonicClock
     from clockwork.units import show_bytes, show_duration
 
-    runtime = runtime_for(path, device, threads_per_device, max_batch)
+    runtime = runtime_for(path, device, threads_per_device, max_batch, allow_compiled)
     start = MonotonicClock.now()
     model = runtime.load_model(path.absolute())
     reading = MonotonicClock.now() - start
@@ -81,7 +83,9 @@ def check_model(
     )
 
 
-def runtime_for(path: Path, device: str, threads_per_device: int, max_batch: int) -> "Runtime":
+def runtime_for(
+    path: Path, device: str, threads_per_device: int, max_batch: int, allow_compiled: bool = False
+) -> "Runtime":
     """What executes the model on one device.
 
     Raises:
@@ -93,7 +97,7 @@ def runtime_for(path: Path, device: str, threads_per_device: int, max_batch: int
     options = DeviceOptions(device)
     options.check(threads_per_device)
     if not options.on_gpus:
-        return make_runtime("auto", threads_per_device)
+        return make_runtime("auto", threads_per_device, allow_compiled=allow_compiled)
     name = runtime_on_gpus("auto", [path])
     return make_runtime_on_gpus(name, 1, options, None, PAGE_SIZE, max_batch)[0]
 

@@ -46,6 +46,7 @@ class LocalWorker(Struct, frozen=True):
     model_cache_size: Bytes
     device: DeviceOptions = DeviceOptions()
     max_batch: int = 16  #: on GPUs: what is prepared ahead
+    allow_compiled: bool = False
 
     def arguments(self) -> list[str]:
         """See `WorkerOptions`."""
@@ -60,6 +61,8 @@ class LocalWorker(Struct, frozen=True):
             made += [*self.device.arguments(), f"--max-batch={self.max_batch}"]
         if self.cache_size is not None:
             made.append(f"--cache-size={self.cache_size}")
+        if self.allow_compiled:
+            made.append("--allow-compiled")
         if self.model_cache is not None:
             made += [f"--model-cache={self.model_cache.absolute()}", f"--model-cache-size={self.model_cache_size}"]
         return made

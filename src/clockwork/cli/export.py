@@ -16,6 +16,8 @@ EXAMPLES: Final = examples(
     "clockwork export mynets:make_resnet --input 1x3x224x224 -o resnet.pt2",
     "clockwork export nets/bert.py:Encoder --input tokens=1x64:int64 --input mask=1x64:bool --fp16",
     "clockwork serve resnet.pt2",
+    "clockwork export mynets:make_encoder --input 1x32x256 --compile -o encoder.pt2",
+    "clockwork serve encoder.pt2 --allow-compiled",
 )
 
 _INPUT: Final = re.compile(r"(?:([A-Za-z_]\w*)=)?(\d+(?:x\d+)*)(?::(\w+))?")
@@ -52,6 +54,13 @@ def export(
         ),
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="With weights, inputs and outputs of 16 bits.")] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="With code for CPUs like this machine's beside it, which takes a compiler of C++ and some time.",
+        ),
+    ] = False,
 ) -> None:
     """Export a PyTorch module for inference, as a file that clockwork serve and clockwork worker take.
 
@@ -66,6 +75,8 @@ def export(
     name = module.rpartition(":")[2]
     inputs = [parse_example(it) for it in given]
     made = exported(load_module(module), inputs, batch, fp16)
+    if compiled:
+        made = made.compiled()
     path = output or Path(f"{name}.pt2")
     made.save(path)
     if batch is False:
@@ -74,6 +85,8 @@ def export(
         print(f"{path}: the batch dimension is fixed, because with a free one {made.fixed_because}")
     else:
         print(f"{path}: the batch dimension is of any size")
+    if made.code is not None:
+        print(f"{path}: compiled for {made.code.description.target}; serve it with --allow-compiled")
 
 
 def parse_example(text: str) -> "Example":

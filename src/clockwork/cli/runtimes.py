@@ -37,6 +37,15 @@ RuntimeName: TypeAlias = Annotated[
 ]
 
 
+AllowCompiled: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--allow-compiled",
+        help="Accept .pt2 files with compiled code (clockwork export --compile): it is executed as it is.",
+    ),
+]
+
+
 def check_torch() -> None:
     """Whether PyTorch is installed.
 
@@ -49,8 +58,16 @@ def check_torch() -> None:
         raise InvalidRequestError(f"PyTorch is not installed: {HOW_TO_INSTALL}")
 
 
-def make_runtime(name: str, threads: int, cache: Path | None = None, cache_bytes: Bytes | None = None) -> "Runtime":
+def make_runtime(
+    name: str,
+    threads: int,
+    cache: Path | None = None,
+    cache_bytes: Bytes | None = None,
+    allow_compiled: bool = False,
+) -> "Runtime":
     """The runtime for CPU devices that ``--runtime`` names; ``cache`` is for ONNX Runtime's prepared models.
+
+    ``allow_compiled``: PyTorch programs may have compiled code in them.
 
     Raises:
         InvalidRequestError: it is not installed.
@@ -62,7 +79,7 @@ def make_runtime(name: str, threads: int, cache: Path | None = None, cache_bytes
         check_torch()
         from clockwork.runtimes.torch import TorchRuntime
 
-        return TorchRuntime(threads)
+        return TorchRuntime(threads, allow_compiled)
 
     def torch_for_a_model() -> "Runtime":
         if find_spec("torch") is None:

@@ -40,7 +40,7 @@ from clockwork.cli.options import (
     ThreadsPerDevice,
     examples,
 )
-from clockwork.cli.runtimes import RuntimeName
+from clockwork.cli.runtimes import AllowCompiled, RuntimeName
 from clockwork.cli.security import AdminTokenFile, InferenceTokenFile, TlsCert, TlsClientCa, TlsKey
 from clockwork.cli.slos import ModelSlos, model_slos
 from clockwork.http.config import DEFAULT_HTTP
@@ -102,6 +102,7 @@ def serve(
     devices: Devices = 1,
     threads_per_device: ThreadsPerDevice = 1,
     runtime: RuntimeName = "auto",
+    allow_compiled: AllowCompiled = False,
     cache_size: CacheSize = None,
     page_size: PageSize = 16 * MIB,
     pinned_size: PinnedSize = None,
@@ -163,6 +164,7 @@ def serve(
             model_cache_size,
             options,
             max_batch,
+            allow_compiled,
         )
     profiles = profile_directory(profile_cache, no_profile_cache)
     measured = profiling(max_batch, profile_seconds)

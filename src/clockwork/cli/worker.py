@@ -33,7 +33,7 @@ from clockwork.cli.options import (
     examples,
     worker_address,
 )
-from clockwork.cli.runtimes import RuntimeName
+from clockwork.cli.runtimes import AllowCompiled, RuntimeName
 from clockwork.cli.security import WorkerOwnTlsCa, WorkerOwnTlsCert, WorkerOwnTlsKey, WorkerOwnTokenFile
 from clockwork.net.address import DEFAULT_WORKER_LISTEN, Address
 from clockwork.units import GIB, MIB, Bytes
@@ -75,6 +75,7 @@ def worker(
     devices: Devices = 1,
     threads_per_device: ThreadsPerDevice = 1,
     runtime: RuntimeName = "auto",
+    allow_compiled: AllowCompiled = False,
     cache_size: CacheSize = None,
     page_size: PageSize = 16 * MIB,
     pinned_size: PinnedSize = None,
@@ -141,7 +142,7 @@ def worker(
     else:
         from clockwork.cli.runtimes import make_runtime
 
-        made = make_runtime(runtime, threads_per_device, model_cache, model_cache_size)
+        made = make_runtime(runtime, threads_per_device, model_cache, model_cache_size, allow_compiled)
         _run(lambda on_host: run_worker(config, made, on_host))
 
 

@@ -1,6 +1,7 @@
 """Modules to export, small ones, with seeded weights; and whether PyTorch is here."""
 
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ class Wide(nn.Module):
         return self.dense(x)
 
 
+class Busy(Wide):
+    """As `Wide`, with functions that compiled code computes by itself, and an output that is a part of the weights."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        gelu = nn.functional.gelu
+        return gelu(self.dense(gelu(x))), self.dense.bias
+
+
 class Of(nn.Module):
     """Whatever a function computes."""
 
@@ -74,6 +83,22 @@ def saved(
 
 def saved_conv(path: Path, seed: int = 0) -> Path:
     return saved(Conv(seed), path, (1, 3, 16, 16))
+
+
+def rewritten(
+    path: Path,
+    change: Callable[[str, bytes], bytes | None],
+    compression: int = zipfile.ZIP_STORED,
+    directory: Path | None = None,
+) -> Path:
+    """A copy whose entries are what ``change`` makes of them; None: left out."""
+    out = (directory or path.parent) / "changed.pt2"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(out, "w", compression) as target:
+        for entry in source.infolist():
+            content = change(entry.filename.partition("/")[2], source.read(entry))
+            if content is not None:
+                target.writestr(entry.filename, content)
+    return out
 
 
 def saved_raw(module: nn.Module, path: Path, *arguments: Any, **more: Any) -> Path:

@@ -1,4 +1,4 @@
-"""What test_memory runs in a process of its own: ``resident.py FILE``. Prints a list of JSON.
+"""What test_memory runs in a process of its own: ``resident.py FILE ROUNDS``. Prints a list of JSON.
 
 Resident memory before LoadWeights, behind an inference, and after EvictWeights; the first round is a warm-up.
 """
@@ -12,8 +12,6 @@ import numpy as np
 
 from clockwork.runtimes.torch import TorchRuntime
 
-ROUNDS = 6
-
 
 def resident() -> int:
     """Bytes."""
@@ -22,11 +20,11 @@ def resident() -> int:
     return int(found[1]) * 1024
 
 
-def main(path: Path) -> list[list[int]]:
-    host = TorchRuntime().load_model(path)
+def main(path: Path, rounds: int) -> list[list[int]]:
+    host = TorchRuntime(allow_compiled=True).load_model(path)
     feed = {"x": np.ones((1, 2048), np.float32)}
     found = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         before = resident()
         loaded = host.load_weights(0)
         loaded.execute(feed)
@@ -37,4 +35,4 @@ def main(path: Path) -> list[list[int]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]))))
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]))))

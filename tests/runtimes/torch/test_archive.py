@@ -5,13 +5,12 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtimes.torch.programs import saved_conv
+from runtimes.torch.programs import rewritten, saved_conv
 
 import torch  # isort: skip - `programs` skips these tests where there is none
 
@@ -23,17 +22,6 @@ from clockwork.runtimes.torch.archive import find, read
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return saved_conv(tmp_path / "m.pt2")
-
-
-def rewritten(path: Path, change: Callable[[str, bytes], bytes | None], compression: int = zipfile.ZIP_STORED) -> Path:
-    """A copy whose entries are what ``change`` makes of them; None: left out."""
-    out = path.with_name("changed.pt2")
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(out, "w", compression) as target:
-        for entry in source.infolist():
-            content = change(entry.filename.partition("/")[2], source.read(entry))
-            if content is not None:
-                target.writestr(entry.filename, content)
-    return out
 
 
 def refused(path: Path, words: str) -> None:
@@ -84,7 +72,13 @@ def test_a_compressed_archive_is_refused(model: Path) -> None:
 def test_a_package_of_aotinductor_is_refused(model: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(model, "a") as archive:
         archive.writestr("m/data/aotinductor/model/x.so", b"")
-    refused(model, "a package of AOTInductor, .*: not supported")
+    refused(model, "a package that AOTInductor made: code and weights, without .* clockwork export --compile")
+
+
+def test_two_entries_of_one_name_are_refused(model: Path) -> None:
+    with zipfile.ZipFile(model, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("m/models/model.json", b"{}")
+    refused(model, "files with .* names")
 
 
 def test_missing_weights_are_named(model: Path) -> None:

@@ -14,7 +14,7 @@ from runtimes.torch.programs import Conv, Of, Wide, saved, saved_conv
 import torch  # isort: skip - `programs` skips these tests where there is none
 from runtimes.torch.fake_driver import FakeDriver, FakeExecutor  # isort: skip
 
-from clockwork.errors import DeviceLostError, InvalidRequestError, ServerError
+from clockwork.errors import DeviceLostError, InvalidModelError, InvalidRequestError, ServerError
 from clockwork.messages.actions import InferInput
 from clockwork.messages.tensors import spec
 from clockwork.runtimes.torch import TorchRuntime
@@ -96,6 +96,13 @@ def check(loaded: Any, *rows: int, seed: int = 0) -> None:
     arrays = [images(count, i) for i, count in enumerate(rows)]
     for array, found in zip(arrays, answers(loaded, arrays), strict=True):
         np.testing.assert_allclose(found, eager(array, seed), rtol=1e-5, atol=1e-6)
+
+
+def test_code_compiled_for_cpus_is_refused(compiled_conv: Path) -> None:
+    machine = Machine(max_batch=2)
+    with pytest.raises(InvalidModelError, match=r"'m.pt2' has code .* for CPUs; on GPUs programs are captured"):
+        machine.runtime.load_model(compiled_conv)
+    machine.end()
 
 
 def test_graphs_of_all_sizes_are_captured_when_the_model_is_read_and_none_later(tmp_path: Path) -> None:

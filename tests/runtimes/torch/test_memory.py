@@ -14,14 +14,23 @@ WEIGHTS = 64 * MIB
 MARGIN = 4 * MIB
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")
-def test_weights_that_are_evicted_are_given_back_to_the_system(tmp_path: Path) -> None:
-    path = saved(Wide(), tmp_path / "m.pt2", (1, 2048))
-    command = [sys.executable, str(Path(__file__).with_name("resident.py")), str(path)]
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")
+
+
+def given_back(path: Path, rounds: int) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("resident.py")), str(path), str(rounds)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    rounds = json.loads(done.stdout)
-    first = rounds[0][0]
-    for _, held, after in rounds:
+    found = json.loads(done.stdout)
+    first = found[0][0]
+    for _, held, after in found:
         assert held > first + 0.9 * WEIGHTS
         assert after < first + MARGIN
+
+
+def test_weights_that_are_evicted_are_given_back_to_the_system(tmp_path: Path) -> None:
+    given_back(saved(Wide(), tmp_path / "m.pt2", (1, 2048)), rounds=6)
+
+
+def test_those_of_compiled_programs_are_too(compiled_busy: Path) -> None:
+    given_back(compiled_busy, rounds=100)

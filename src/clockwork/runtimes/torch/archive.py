@@ -33,6 +33,9 @@ ENTRIES_MAX: Final = 100_000
 JSON_BYTES_MAX: Final[Bytes] = 256 * MIB
 """Of a description in the archive; that of the graph of DenseNet-121 has 1 MB."""
 
+COMPILED: Final = "data/compiled/"
+"""Where compiled code lies in the archive, below its own name."""
+
 HOW: Final = "make it with clockwork export, or torch.export.save"
 
 _CHUNK: Final[Bytes] = MIB
@@ -43,6 +46,8 @@ class ModelFile(Struct, frozen=True):
 
     path: Path
     digest: str
+    compiled: bool = False
+    """Whether there is compiled code in it; see `clockwork.runtimes.torch.compiled`."""
 
 
 def find(path: Path) -> Path:
@@ -64,8 +69,8 @@ def read(path: Path) -> ModelFile:
                 f"{path.name!r} has {show_bytes(size)}; at most {show_bytes(FILE_BYTES_MAX)} are accepted"
             )
         with ZipFile(path) as archive:
-            _check(path.name, size, archive)
-        return ModelFile(path, _digest(path))
+            compiled = _check(path.name, size, archive)
+        return ModelFile(path, _digest(path), compiled)
     except BadZipFile:
         raise InvalidModelError(
             f"{path.name!r} is no exported PyTorch program, or is cut off: its {size} bytes are no zip archive; {HOW}"
@@ -82,7 +87,8 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _check(name: str, size: Bytes, archive: ZipFile) -> None:
+def _check(name: str, size: Bytes, archive: ZipFile) -> bool:
+    """Whether there is compiled code in it."""
     entries = archive.infolist()
     if len(entries) > ENTRIES_MAX:
         raise InvalidModelError(f"{name!r} is an archive of {len(entries)} files; at most {ENTRIES_MAX} are accepted")
@@ -93,9 +99,12 @@ def _check(name: str, size: Bytes, archive: ZipFile) -> None:
         )
     # Every name begins with the archive's own.
     names = {it.filename.partition("/")[2]: it.filename for it in entries}
+    if len(names) < len(entries):
+        raise InvalidModelError(f"{name!r} is an archive of {len(entries)} files with {len(names)} names; {HOW}")
     if any(it.startswith("data/aotinductor/") for it in names):
         raise InvalidModelError(
-            f"{name!r} is a package of AOTInductor, compiled for one kind of machine: not supported; {HOW}"
+            f"{name!r} is a package that AOTInductor made: code and weights, without the program that says what they "
+            "take and give; make it with clockwork export --compile"
         )
     programs = [it for it in names if it.startswith("models/") and it.endswith(".json")]
     if len(programs) != 1:
@@ -109,6 +118,7 @@ def _check(name: str, size: Bytes, archive: ZipFile) -> None:
             _check_pickles(name, archive, names, it)
         elif it.startswith("data/sample_inputs/"):
             _check_pickle(name, archive, entry)
+    return any(it.startswith(COMPILED) for it in names)
 
 
 def _described(name: str, archive: ZipFile, entry: str) -> Any:

@@ -6,13 +6,19 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import torch
 from msgspec import Struct
+from msgspec.structs import replace
 
 from clockwork.errors import InvalidRequestError
+from clockwork.runtimes.torch import compiling
+from clockwork.runtimes.torch.archive import read
+from clockwork.runtimes.torch.compiled import Code
 from clockwork.runtimes.torch.failures import FAILURES, said
+from clockwork.runtimes.torch.runtime import prepared
 
 EXAMPLE_ROWS: Final = 2
 """Of example inputs; with one row, PyTorch takes the batch for a dimension of size one for good."""
@@ -39,19 +45,37 @@ class Example(Struct, frozen=True):
 
 
 class Exported(Struct, frozen=True):
-    """An exported program, and why its batch dimension is fixed, if it is."""
+    """An exported program, why its batch dimension is fixed, if it is, and the code that was compiled from it."""
 
     program: Any
     fixed_because: str = ""
+    code: Code | None = None
+
+    def compiled(self) -> "Exported":
+        """With code for the CPU of this machine; see `clockwork.runtimes.torch.compiling`.
+
+        Raises:
+            InvalidRequestError: there is no compiler, or it cannot be compiled.
+        """
+        with _quiet():
+            return replace(self, code=compiling.compiled(self.program))
 
     def save(self, path: Path) -> None:
-        """Write the file.
+        """Write the file, whole or not at all; with compiled code, it is tried before.
 
         Raises:
             InvalidRequestError: it cannot be written.
+            InvalidModelError: the compiled code does not compute what the program does.
         """
         try:
-            torch.export.save(self.program, str(path))
+            with TemporaryDirectory(prefix=".clockwork-", dir=path.parent) as directory:
+                made = Path(directory) / path.name
+                with _quiet():
+                    torch.export.save(self.program, str(made))
+                if self.code is not None:
+                    compiling.add(made, self.code)
+                    prepared(read(made), torch.get_num_threads())
+                made.replace(path)
         except FAILURES as error:
             raise InvalidRequestError(f"{path} cannot be written: {said(error)}") from error
 

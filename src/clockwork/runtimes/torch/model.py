@@ -4,7 +4,7 @@ Rules of the file: `LoadedTorchModel` is what every inference goes through. A de
 that a page of a weights cache is a page of memory, as on any other device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -14,6 +14,7 @@ from clockwork.errors import ServerError
 from clockwork.messages.actions import InferInput
 from clockwork.runtimes.base import HostModelInfo, Payload
 from clockwork.runtimes.batches import Batches, Feed, Share
+from clockwork.runtimes.probe import Run
 from clockwork.runtimes.torch.failures import FAILURES, failure, said
 from clockwork.runtimes.torch.program import Program
 from clockwork.runtimes.torch.tensors import to_array, to_tensor
@@ -21,18 +22,27 @@ from clockwork.runtimes.torch.weights import host_block
 from clockwork.units import show_bytes
 
 
-def execute(program: Program, arguments: Sequence[Any], feed: Feed) -> list[Array]:
+def inputs(program: Program, feed: Mapping[str, Array]) -> list[Any]:
+    """The program's inputs as tensors, in its order.
+
+    Raises:
+        InvalidRequestError: it does not take these shapes.
+    """
+    arrays = [feed[port.info.name] for port in program.ports.inputs]
+    program.shapes.check(tuple([array.shape for array in arrays]))
+    return [to_tensor(array) for array in arrays]
+
+
+def execute(program: Program, arguments: Sequence[Any], feed: Mapping[str, Array]) -> list[Array]:
     """Run a program on the CPU; ``arguments`` are `Program.arguments` of its weights.
 
     Raises:
         InvalidRequestError: it refuses these inputs.
         ServerError: anything else.
     """
-    arrays = [feed[port.info.name] for port in program.ports.inputs]
-    program.shapes.check(tuple([array.shape for array in arrays]))
     complete = list(arguments)
-    for slot, array in zip(program.input_slots, arrays, strict=True):
-        complete[slot] = to_tensor(array)
+    for slot, tensor in zip(program.input_slots, inputs(program, feed), strict=True):
+        complete[slot] = tensor
     try:
         with torch.inference_mode():
             return [to_array(it) for it in program.forward(*complete)]
@@ -67,18 +77,20 @@ class TorchModel:
                 f"PyTorch could not load {show_bytes(self._info.weights_bytes)} of weights on device {device}: "
                 f"{said(error)}"
             ) from error
-        return LoadedTorchModel(self._info, program, program.arguments(program.layout.tensors(block)))
+        arguments = program.arguments(program.layout.tensors(block))
+        return LoadedTorchModel(self._info, lambda feed: execute(program, arguments, feed))
 
 
 class LoadedTorchModel:
-    """A model on a device: the program, and arguments of it that lie there."""
+    """A model on a device."""
 
     uploads: Final = False
 
-    def __init__(self, info: HostModelInfo, program: Program, arguments: list[Any]) -> None:
+    def __init__(self, info: HostModelInfo, run: Run, release: Callable[[], None] | None = None) -> None:
+        """``run`` executes it, and holds its weights. ``release`` is called when they are no longer needed."""
         self._batches = Batches(info)
-        self._program = program
-        self._arguments = arguments
+        self._run: Run | None = run
+        self._release = release
 
     def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> Feed:
         """One batch from the rows of several requests; see `clockwork.runtimes.batches`."""
@@ -86,7 +98,9 @@ class LoadedTorchModel:
 
     def execute(self, batch: Feed) -> list[Array]:
         """Run the model on the batch; see `execute`."""
-        return execute(self._program, self._arguments, batch)
+        if self._run is None:
+            raise ServerError("the model is no longer on the device")
+        return self._run(batch)
 
     def split(self, inputs: Sequence[InferInput], outputs: list[Array]) -> list[Share]:
         """Each request's share of the outputs; see `clockwork.runtimes.batches`."""
@@ -97,4 +111,7 @@ class LoadedTorchModel:
 
     def close(self) -> None:
         """Give the weights' memory back. What was put out stays."""
-        self._arguments = []
+        self._run = None
+        if self._release is not None:
+            self._release()
+            self._release = None

@@ -56,6 +56,7 @@ class Program(Struct, frozen=True):
     shapes: Shapes
     layout: Layout
     weights: Any  #: a block of host memory
+    weight_names: tuple[str, ...]  #: as the module has them
     template: tuple[Any, ...]  #: of arguments; constants are in their places
     weight_slots: tuple[int, ...]
     input_slots: tuple[int, ...]
@@ -123,6 +124,7 @@ def made(exported: Any) -> Program:
     template: list[Any] = []
     weights: list[Any] = []
     weight_slots: list[int] = []
+    weight_names: list[str] = []
     inputs: list[tuple[int, Any]] = []
     placeholders = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
     for slot, spec in enumerate(exported.graph_signature.input_specs):
@@ -130,6 +132,7 @@ def made(exported: Any) -> Program:
         if spec.kind in _WEIGHTS:
             weights.append(_weight(exported, spec))
             weight_slots.append(slot)
+            weight_names.append(spec.target)
         elif spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, ConstantArgument):
             template[slot] = spec.arg.value
         elif spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument):
@@ -152,6 +155,7 @@ def made(exported: Any) -> Program:
         shapes=Shapes(names, [tuple(map(_dim, value.shape)) for value in values], ranges),
         layout=layout,
         weights=block,
+        weight_names=tuple(weight_names),
         template=tuple(template),
         weight_slots=tuple(weight_slots),
         input_slots=tuple(slot for slot, _ in inputs),

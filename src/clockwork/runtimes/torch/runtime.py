@@ -8,11 +8,14 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from clockwork.errors import InvalidModelError
 from clockwork.heap import give_back
 from clockwork.runtimes.base import HostModelInfo
 from clockwork.runtimes.hardware import device_kind
-from clockwork.runtimes.probe import examine
+from clockwork.runtimes.probe import Run, examine
+from clockwork.runtimes.torch import compiled
 from clockwork.runtimes.torch.archive import ModelFile, find, read
+from clockwork.runtimes.torch.compiled_model import CompiledModel, CompiledProgram, compiled_info
 from clockwork.runtimes.torch.model import TorchModel, execute
 from clockwork.runtimes.torch.program import Program, load
 from clockwork.runtimes.torch.tensors import accept_read_only
@@ -37,15 +40,22 @@ class TorchRuntime:
     process, so the runtimes of one process should agree.
     """
 
-    def __init__(self, threads_per_device: int = 1) -> None:
+    def __init__(self, threads_per_device: int = 1, allow_compiled: bool = False) -> None:
+        """``allow_compiled``: files with compiled code are accepted, which is executed as it is.
+
+        Raises:
+            ValueError: a device without threads.
+        """
         if threads_per_device < 1:
             raise ValueError(f"threads_per_device is {threads_per_device}; a device has at least one thread")
         give_back()
         accept_read_only()
         use_threads(threads_per_device)
         self._kind = device_kind(threads_per_device)
+        self._threads = threads_per_device
+        self._allow_compiled = allow_compiled
         self._lock = Lock()
-        self._models: WeakValueDictionary[str, TorchModel] = WeakValueDictionary()
+        self._models: WeakValueDictionary[str, TorchModel | CompiledModel] = WeakValueDictionary()
 
     @property
     def version(self) -> str:
@@ -57,7 +67,7 @@ class TorchRuntime:
         """The CPU and the threads that a device uses of it."""
         return self._kind
 
-    def load_model(self, path: Path) -> TorchModel:
+    def load_model(self, path: Path) -> TorchModel | CompiledModel:
         """Read and try a model. A model of the same content that is still in use is returned as it is.
 
         Raises:
@@ -67,15 +77,43 @@ class TorchRuntime:
         with self._lock:  # one at a time: reading takes twice the model's size of memory
             model = self._models.get(file.digest)
             if model is None:
-                program = load(file.path)
-                model = self._models[file.digest] = TorchModel(host_info(file, program), program)
+                model = self._models[file.digest] = self._load(file)
         return model
+
+    def _load(self, file: ModelFile) -> TorchModel | CompiledModel:
+        if file.compiled and not self._allow_compiled:
+            raise InvalidModelError(
+                f"{file.path.name!r} has compiled code in it, which would be executed as it is: start the worker with "
+                "--allow-compiled if you trust whoever made it, or export it without --compile"
+            )
+        return prepared(file, self._threads)
+
+
+def prepared(file: ModelFile, threads: int) -> TorchModel | CompiledModel:
+    """A model from a checked file, tried; compiled code in it computes with ``threads`` threads.
+
+    Raises:
+        InvalidModelError: a broken one, or not for this machine.
+    """
+    code = compiled.read(file.path) if file.compiled else None
+    program = load(file.path)
+    info = host_info(file, program)
+    if code is None:
+        return TorchModel(info, program)
+    compiled.check_weights(code, program)
+    made = CompiledProgram(program, code, threads)
+    return CompiledModel(compiled_info(info, made, as_it_is(program)), made)
+
+
+def as_it_is(program: Program) -> Run:
+    """A program on the CPU, with its weights in host memory."""
+    arguments: list[Any] = program.arguments(program.layout.tensors(program.weights))
+    return partial(execute, program, arguments)
 
 
 def host_info(file: ModelFile, program: Program) -> HostModelInfo:
     """What is known of a program. Whether it can be batched is tried on the CPU, with the weights in host memory."""
-    arguments: list[Any] = program.arguments(program.layout.tensors(program.weights))
-    run = partial(execute, program, arguments)
+    run = as_it_is(program)
     return HostModelInfo(
         digest=file.digest,
         inputs=tuple(port.info for port in program.ports.inputs),

@@ -70,7 +70,7 @@ def packed(tensors: Sequence[Any]) -> tuple[Layout, Any]:
         key = (it.data_ptr(), it.dtype, tuple(it.shape), it.stride()) if it.numel() else None
         place = known.get(key)
         if place is None:
-            source = _dense(it.detach())
+            source = dense(it.detach())
             place = Place(size, source.nbytes, source.dtype, tuple(source.shape), source.stride())
             size += -(-source.nbytes // ALIGNMENT) * ALIGNMENT
             sources.append((place, source))
@@ -84,16 +84,26 @@ def packed(tensors: Sequence[Any]) -> tuple[Layout, Any]:
     return layout, block
 
 
-def host_block(nbytes: Bytes) -> Any:
-    """Zeros, as a tensor of bytes, in memory of their own: pages that no allocator keeps."""
+def host_memory(nbytes: Bytes) -> mmap.mmap:
+    """Zeros, in memory of their own: pages that no allocator keeps."""
     memory = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)  # a fifth of the time to fill, and to give back
-    return torch.frombuffer(memory, dtype=torch.uint8, count=max(nbytes, 1))
+    return memory
 
 
-def _dense(tensor: Any) -> Any:
-    """As it is, in either order of dimensions; a copy where elements overlap or leave gaps."""
+def block_in(memory: mmap.mmap) -> Any:
+    """The memory as a tensor of bytes, which keeps it."""
+    return torch.frombuffer(memory, dtype=torch.uint8)
+
+
+def host_block(nbytes: Bytes) -> Any:
+    """Zeros, as a tensor of bytes, in `host_memory`."""
+    return block_in(host_memory(nbytes))
+
+
+def dense(tensor: Any) -> Any:
+    """A tensor as it lies in a block: as it is, in either order of dimensions, or a contiguous copy."""
     if tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)):
         return tensor
     return tensor.contiguous()

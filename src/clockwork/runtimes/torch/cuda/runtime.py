@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Final
 from weakref import WeakValueDictionary
 
-from clockwork.errors import InvalidRequestError
+from clockwork.errors import InvalidModelError, InvalidRequestError
 from clockwork.runtimes.torch.archive import ModelFile, find, read
 from clockwork.runtimes.torch.cuda.bindings import CudaDriver
 from clockwork.runtimes.torch.cuda.device import Device
@@ -109,6 +109,11 @@ class CudaRuntime:
             ServerError: it cannot be executed on a device, or there is no memory for its graphs.
         """
         file = read(find(path))
+        if file.compiled:
+            raise InvalidModelError(
+                f"{file.path.name!r} has code in it that was compiled for CPUs; on GPUs programs are captured as "
+                "graphs instead: export it without --compile"
+            )
         with self._lock:
             self._clear_away()
             model = self._models.get(file.digest)

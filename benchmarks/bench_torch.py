@@ -1,0 +1,200 @@
+"""What compiling a PyTorch program ahead gains on a CPU device: eager against compiled, by the worker's own runtime.
+
+    python benchmarks/bench_torch.py --json torch.json
+    python benchmarks/bench_torch.py --only mlp --seconds 0.05    # to try this program
+
+Networks of random weights, each exported twice: as it is, and with compiled code. Inferences of both are measured in
+turns, on one thread, from payload to payload, so that whatever else the machine does meets both. Milliseconds. Keys,
+for each network:
+
+compile_s           exporting with --compile, beside exporting
+code_kb             bytes of the code, which are in memory once
+read_ms             from disk to host memory, with all trials
+load_ms, evict_ms   LoadWeights and EvictWeights
+infer               by batch size: p50 and p99 of both, and the ratio of the p50s, eager to compiled
+grown_kb            resident memory after 100 LoadWeights and EvictWeights with an inference each, less that before
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+if find_spec("torch") is None:
+    print("skipped: PyTorch is not installed")
+    sys.exit(0)
+
+import torch
+from torch import nn
+
+from clockwork.errors import InvalidRequestError
+from clockwork.messages.actions import InferInput
+from clockwork.messages.tensors import spec
+from clockwork.runtimes.torch import TorchRuntime
+from clockwork.runtimes.torch.compiling import check_compiler
+from clockwork.runtimes.torch.exporting import Example, export
+
+BATCHES = (1, 4, 16)
+WARM = 5
+RUNS_MAX = 1000
+ROUNDS = 100
+KIB = 1024
+
+
+class Conv(nn.Module):
+    """Six convolutions, as in the first half of a small classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        given = 3
+        for i, out in enumerate((32, 64, 64, 128, 128, 256)):
+            layers += [nn.Conv2d(given, out, 3, 2 - i % 2, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+            given = out
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(given, 100)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(x).mean((2, 3))).softmax(-1)
+
+
+def networks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    """Each with the shape of a row."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(256, 4, 512, batch_first=True)
+    return {
+        "mlp": (nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 10)), (64,)),
+        "encoder": (nn.TransformerEncoder(layer, 2), (32, 256)),
+        "conv": (Conv(), (3, 96, 96)),
+    }
+
+
+def ms(function: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    function()
+    return (time.perf_counter() - begin) * 1e3
+
+
+def resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+class Subject:
+    """A model and a batch for it."""
+
+    def __init__(self, runtime: TorchRuntime, path: Path, shape: tuple[int, ...]) -> None:
+        begin = time.perf_counter()
+        self.host = runtime.load_model(path)
+        self.read_ms = (time.perf_counter() - begin) * 1e3
+        self.name = self.host.info.inputs[0].name
+        self.shape = shape
+
+    def once(self, loaded: Any, rows: int) -> Callable[[], object]:
+        array = np.random.default_rng(rows).random((rows, *self.shape), np.float32)
+        inputs, payloads = [InferInput(1, rows, (spec(self.name, "FP32", array.shape),))], [array.tobytes()]
+        return lambda: loaded.split(inputs, loaded.execute(loaded.assemble(inputs, payloads)))
+
+    def loads(self) -> tuple[float, float]:
+        times = []
+        for _ in range(ROUNDS // 5):
+            loaded = []
+            load = ms(lambda loaded=loaded: loaded.append(self.host.load_weights(0)))  # type: ignore[misc]
+            self.once(loaded[0], 1)()
+            times.append((load, ms(loaded[0].close)))
+        return statistics.median(it[0] for it in times), statistics.median(it[1] for it in times)
+
+    def grown(self) -> int:
+        for at in range(ROUNDS + WARM):
+            if at == WARM:
+                before = resident()
+            loaded = self.host.load_weights(0)
+            self.once(loaded, 1)()
+            loaded.close()
+        return resident() - before
+
+
+def infer(first: Subject, second: Subject, seconds: float) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    eager, compiled = first.host.load_weights(0), second.host.load_weights(0)
+    for rows in BATCHES:
+        runs = [first.once(eager, rows), second.once(compiled, rows)]
+        for _ in range(WARM):
+            once = [ms(run) for run in runs]
+        count = min(RUNS_MAX, max(WARM, int(seconds * 1e3 / sum(once))))
+        times = [[ms(run) for run in runs] for _ in range(count)]
+        both = [sorted(it[i] for it in times) for i in (0, 1)]
+        halves = [statistics.median(it) for it in both]
+        found[str(rows)] = {
+            "runs": count,
+            **{
+                name: {"p50": round(half, 4), "p99": round(its[int(0.99 * (count - 1))], 4)}
+                for name, half, its in zip(("eager", "compiled"), halves, both, strict=True)
+            },
+            "ratio": round(halves[0] / halves[1], 2),
+        }
+    eager.close()
+    compiled.close()
+    return found
+
+
+def measure(name: str, module: nn.Module, shape: tuple[int, ...], root: Path, seconds: float) -> dict[str, Any]:
+    made = export(module, [Example((1, *shape), torch.float32)], True)
+    made.save(root / f"{name}.pt2")
+    begin = time.perf_counter()
+    with_code = made.compiled()
+    with_code.save(root / f"{name}_compiled.pt2")
+    compile_s = time.perf_counter() - begin
+    assert with_code.code is not None
+    runtime = TorchRuntime(1, allow_compiled=True)
+    eager, compiled = (Subject(runtime, root / f"{it}.pt2", shape) for it in (name, f"{name}_compiled"))
+    result: dict[str, Any] = {
+        "compile_s": round(compile_s, 1),
+        "code_kb": len(with_code.code.library) // KIB,
+        "weights_mb": round(compiled.host.info.weights_bytes / 1e6, 2),
+        "infer": infer(eager, compiled, seconds),
+    }
+    for word, subject in (("eager", eager), ("compiled", compiled)):
+        load, evict = subject.loads()
+        result[word] = {
+            "read_ms": round(subject.read_ms, 1),
+            "load_ms": round(load, 3),
+            "evict_ms": round(evict, 3),
+            "grown_kb": subject.grown() // KIB,
+        }
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each batch size")
+    parser.add_argument("--only", help="the name of one network")
+    given = parser.parse_args()
+    try:
+        check_compiler()
+    except InvalidRequestError as error:
+        print(f"skipped: {error}")
+        return
+    runtime = TorchRuntime(1)
+    results: dict[str, Any] = {"device": runtime.device_kind, "runtime": runtime.version}
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, (module, shape) in networks().items():
+            if given.only in (None, name):
+                results[name] = measure(name, module, shape, Path(temporary), given.seconds)
+    print(json.dumps(results, indent=1))
+    if given.json:
+        given.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
