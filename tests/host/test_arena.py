@@ -3,23 +3,25 @@
 import asyncio
 import os
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 
 from client.live import ScriptedWorker, controller, run, serving
 from clockwork.client import AsyncClient
-from clockwork.errors import ProtocolError, RequestRefusedError
+from clockwork.errors import InvalidRequestError, ProtocolError, RequestRefusedError, ServerError
 from clockwork.host import arena as module
 from clockwork.host.arena import BLOCK, Arena, Window, make_arena
 from clockwork.messages.actions import Infer, InferInput
+from clockwork.net.connection import Connection
 from clockwork.units import MIB
 from http_raw import binary_row, eventually, served
 
 COLUMNS = 1 << 20
 ROW = np.arange(COLUMNS, dtype=np.float32).reshape(1, COLUMNS)
 DOUBLED = [[0, 2, 4, 6]]
-SHARED = {"payload_bytes": 16 * MIB}
+SHARED = {"payload_bytes": 32 * MIB}
 
 
 def inputs(worker: ScriptedWorker) -> list[InferInput]:
@@ -36,7 +38,7 @@ async def infer(client: AsyncClient) -> None:
 
 
 def test_a_region_is_seen_from_the_other_side_which_cannot_write() -> None:
-    arena = Arena(3 * BLOCK - 1)
+    arena = Arena(8 * BLOCK - 1)
     window = Window(os.dup(arena.for_worker))
     assert window.name == arena.name
     region = arena.allocate(BLOCK + 5)
@@ -53,24 +55,29 @@ def test_a_region_is_seen_from_the_other_side_which_cannot_write() -> None:
 
 
 def test_regions_do_not_overlap_and_come_back_when_nobody_has_them() -> None:
-    arena = Arena(4 * BLOCK)
+    arena = Arena(8 * BLOCK)
     first, second = arena.allocate(2 * BLOCK), arena.allocate(1)
     assert [arena.where(it.data) for it in (first, second)] == [0, 2 * BLOCK]
     assert arena.taken == 3 * BLOCK
+    others = [arena.allocate(2 * BLOCK) for _ in range(2)]
+    assert arena.taken == 7 * BLOCK
     part = first.data[5:]
     del first
-    assert arena.taken == 3 * BLOCK, "a part of it is still somebody's"
+    assert arena.taken == 7 * BLOCK, "a part of it is still somebody's"
     assert arena.where(arena.allocate(2 * BLOCK).data) is None, "there is no room: ordinary memory"
     thread = threading.Thread(target=part.release)
     thread.start()
     thread.join()
-    assert arena.taken == BLOCK
+    assert arena.taken == 5 * BLOCK
     assert arena.where(arena.allocate(2 * BLOCK).data) == 0
+    del second, others
+    assert arena.taken == 0
+    assert arena.where(arena.allocate(2 * BLOCK + 1).data) is None, "more than a quarter is too much for one"
     arena.close()
 
 
 def test_what_lies_elsewhere_is_known_from_what_lies_there() -> None:
-    arena = Arena(BLOCK)
+    arena = Arena(4 * BLOCK)
     for elsewhere in (b"abc", memoryview(b"abc"), memoryview(bytearray(9)), np.zeros(9, np.uint8).data, None):
         assert arena.where(elsewhere) is None
     assert arena.where(arena.allocate(0).data) is None
@@ -177,6 +184,28 @@ def test_a_worker_that_has_not_mapped_it_is_sent_what_lies_there() -> None:
             async with AsyncClient(str(host.client_address)) as client:
                 await infer(client)
             assert [it.lies_at for it in inputs(worker)] == [-1]
+
+    run(test())
+
+
+def test_what_could_not_be_sent_is_not_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    sends = Connection.send
+
+    def send(connection: Connection, message: Any, payload: Any = ()) -> None:
+        if holds(message):
+            raise InvalidRequestError("it is too long")
+        sends(connection, message, payload)
+
+    async def test() -> None:
+        async with serving(models=("wide.onnx",), guarded=SHARED) as (host, _):
+            arena = host.arena
+            assert arena is not None
+            async with AsyncClient(str(host.client_address)) as client:
+                await infer(client)
+                monkeypatch.setattr(Connection, "send", send)
+                with pytest.raises(ServerError, match="the batch cannot be sent: it is too long"):
+                    await client.infer("wide", {"x": ROW})
+            await eventually(lambda: arena.taken == 0)
 
     run(test())
 

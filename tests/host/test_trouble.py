@@ -35,6 +35,7 @@ def test_broken_promises_are_one_line_at_once_and_then_one_a_minute(caplog: pyte
         assert [fields(record) for record in caplog.records] == [{"count": 1, "reason": "it took long 0"}]
         await eventually(lambda: len(caplog.records) == 2)
         assert fields(caplog.records[1]) == {"count": 999, "reason": "it took long 999"}
+        trouble.answered(answer(Status.TIMEOUT, admitted=True, message="the end"))
         trouble.close()
 
     with caplog.at_level(logging.INFO, "clockwork.test"):
@@ -42,6 +43,7 @@ def test_broken_promises_are_one_line_at_once_and_then_one_a_minute(caplog: pyte
     assert [record.getMessage() for record in caplog.records] == [
         "1 promise was broken; the last: it took long 0",
         "999 promises were broken; the last: it took long 999",
+        "1 promise was broken; the last: the end",
     ]
 
 

@@ -1,6 +1,8 @@
 """Bodies that are received past the parser: `clockwork.http.receiving`."""
 
 import asyncio
+import gc
+import weakref
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +19,7 @@ from clockwork.oip.rest import RestError
 from clockwork.scheduling.echo import EchoScheduler
 from clockwork.state import PendingRequest
 from clockwork.units import MILLISECOND, SECOND, Nanos
+from clockwork.wire.frame import uninitialised
 from http_raw import Peer, binary_row, connected, served
 
 WIDE = "/v2/models/wide/infer"
@@ -170,6 +173,30 @@ def test_too_much_ends_the_one_that_comes_then_and_the_rest_of_it_goes_elsewhere
         assert len(await first.take(10.0)) == 10
 
     run(test())
+
+
+def test_the_memory_of_a_body_that_is_given_up_is_free_at_once() -> None:
+    made = []
+
+    def allocate(nbytes: int) -> Any:
+        memory = uninitialised(nbytes)
+        made.append(weakref.ref(memory))
+        return memory
+
+    async def test() -> None:
+        body = LargeBody(10, b"abc", Held(100), allocate)
+        taking = asyncio.ensure_future(body.take(10.0))
+        await asyncio.sleep(0)
+        body.end(ClientGoneError())
+        with pytest.raises(ClientGoneError):
+            await taking
+        assert made[0]() is None
+
+    gc.disable()
+    try:
+        run(test())
+    finally:
+        gc.enable()
 
 
 def test_a_client_that_leaves_is_not_waited_for() -> None:

@@ -318,6 +318,17 @@ def test_an_infer_that_fails_is_tried_once_more_and_then_answered() -> None:
     assert bench.ends(ms(4), 2, took=ms(1), error=Status.RUNTIME_ERROR) == ["refuse 1 (ERROR)"]
 
 
+def test_an_infer_that_is_not_begun_in_time_has_not_failed() -> None:
+    bench = Bench()
+    said = bench.ask(0, 1, slo=ms(5000))
+    for attempt in range(1, 8):
+        assert said == [f"#{attempt} infer a [1] on w0/0"]
+        said = bench.ends(ms(2 * attempt), attempt, took=ms(1), error=Status.COULD_NOT_START_IN_TIME)
+    assert said == ["#8 infer a [1] on w0/0"]
+    said = bench.ends(ms(20), 8, took=ms(1), error=Status.COULD_NOT_START_IN_TIME)
+    assert said == ["refuse 1 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
+
+
 def test_a_failed_load_gives_its_requests_another_chance() -> None:
     bench = Bench(warm=())
     bench.ask(0, 1)

@@ -31,6 +31,9 @@ from clockwork.wire.frame import uninitialised
 BLOCK: Final[Bytes] = 4 * KIB
 """Regions are multiples of it, and begin at one: the size of a page of memory."""
 
+REGION_MOST: Final = 0.25
+"""The part of an arena that a single region may have: one client's announcement is not to keep all others out."""
+
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 log = logging.getLogger("clockwork.controller")
@@ -64,9 +67,9 @@ class Arena:
         return self._blocks.taken * BLOCK
 
     def allocate(self, nbytes: Bytes) -> Array:
-        """``nbytes`` bytes with anything in them: a region, or ordinary memory if there is no room for one."""
+        """``nbytes`` bytes with anything in them: a region, or ordinary memory if that is large or there is no room."""
         self._take_back()
-        begin = self._blocks.take(-(-nbytes // BLOCK)) if nbytes else None
+        begin = self._blocks.take(-(-nbytes // BLOCK)) if 0 < nbytes <= self._nbytes * REGION_MOST else None
         if begin is None:
             return uninitialised(nbytes)
         region = np.frombuffer(self._map, np.uint8, nbytes, begin * BLOCK)

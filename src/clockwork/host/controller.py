@@ -360,6 +360,7 @@ class ControllerHost:
         try:
             connection.send(shift_action(action, self._offset(connection)), payloads)
         except InvalidRequestError as error:  # it does not fit into a frame
+            self._lent.get(command.worker_id, {}).pop(action.id, None)
             text = f"the batch cannot be sent: {error}"
             failed = WorkerResult(command.worker_id, ErrorResult(action.id, type(action).__name__, Status.ERROR, text))
             asyncio.get_running_loop().call_soon(self._driver.feed, failed)

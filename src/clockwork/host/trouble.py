@@ -63,7 +63,9 @@ class Trouble:
                 self._arm("period")
 
     def close(self) -> None:
-        """Nothing is told any more."""
+        """Tell what has not been told; nothing more comes."""
+        if self._broken:
+            self._tell_broken()
         for timer in self._timers.values():
             timer.cancel()
 

@@ -171,6 +171,7 @@ class LargeBody:
             return memory
         finally:
             self.end(ClientGoneError())
+            del memory  # an exception keeps this frame, and the future keeps the exception
 
     def end(self, error: Exception) -> None:
         """Nobody wants it any more, or it will not be whole; who waits for it is told why."""

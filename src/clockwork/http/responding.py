@@ -18,7 +18,7 @@ async def respond(cycle: Any, reply: Reply) -> None:
     """Write the reply to uvicorn's ``cycle``, and end that, when the client has read what was written before."""
     if cycle.flow.write_paused and not cycle.disconnected:
         await cycle.flow.drain()
-    if cycle.disconnected:
+    if cycle.disconnected or cycle.transport.is_closing():  # uvicorn tells only the newest of pipelined requests
         return
     size = sum(map(len, reply.parts))
     head = _head(cycle, reply, size)

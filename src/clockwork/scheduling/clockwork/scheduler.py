@@ -37,6 +37,10 @@ from clockwork.units import Nanos
 ATTEMPTS: Final = 2
 """Times that a request is sent to a device: once more after a failure, if its deadline still allows."""
 
+LATE_ATTEMPTS: Final = 8
+"""Times that it is sent to a device that does not begin in time, which is no failure: its deadline ends that, as a
+rule."""
+
 GroupKey = tuple[str, ShapeKey]
 
 
@@ -57,6 +61,7 @@ class ClockworkScheduler(Scheduler):
         self._groups: dict[GroupKey, list[PendingRequest]] = {}  #: not judged yet
         self._judge_at: Nanos = FAR
         self._failures: dict[int, int] = {}  #: request id -> times that it failed
+        self._delays: dict[int, int] = {}  #: request id -> times that it was not begun in time
         self._wakes: list[tuple[Nanos, int, Plan]] = []  #: heap of (moment, the plan's number, plan); may be stale
         self._last_number = 0
         self._turn = 0
@@ -105,6 +110,7 @@ class ClockworkScheduler(Scheduler):
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Command]:
         """The request leaves the plan."""
         self._failures.pop(request.id, None)
+        self._delays.pop(request.id, None)
         self._plan_of.pop(request.id, None)
         batch = self._batch_of.pop(request.id, None)
         if batch is None:
@@ -342,20 +348,25 @@ class ClockworkScheduler(Scheduler):
             for request in requests:
                 self._plan_of.pop(request.id, None)
             return [Answer(request.id, Status.INVALID_REQUEST, result.message) for request in requests]
-        return self._again(now, requests, f"{plan.gpu}: {result.message}")
+        late = result.status == Status.COULD_NOT_START_IN_TIME
+        return self._again(now, requests, f"{plan.gpu}: {result.message}", late=late)
 
-    def _again(self, now: Nanos, requests: Iterable[PendingRequest], why: str) -> list[Command]:
-        """Plan requests anew that were planned or sent already, if they have not failed too often."""
+    def _again(self, now: Nanos, requests: Iterable[PendingRequest], why: str, *, late: bool = False) -> list[Command]:
+        """Plan requests anew that were planned or sent already, if that has not been in vain too often."""
         commands: list[Command] = []
+        counts, most = (self._delays, LATE_ATTEMPTS) if late else (self._failures, ATTEMPTS)
         groups: dict[GroupKey, list[PendingRequest]] = {}
         for request in requests:
             self._plan_of.pop(request.id, None)
             if request.over:
                 continue
-            failures = self._failures[request.id] = self._failures.get(request.id, 0) + 1
-            if failures >= ATTEMPTS:
+            times = counts[request.id] = counts.get(request.id, 0) + 1
+            if times >= most:
                 request.excuse = request.excuse or why
-                commands.append(Answer(request.id, Status.ERROR, f"it failed {failures} times: {why}"))
+                status, text = Status.ERROR, f"it failed {times} times: {why}"
+                if late:
+                    status, text = Status.CONTROLLER_COULD_NOT_START_IN_TIME, f"{ADMITTED}: {why}"
+                commands.append(Answer(request.id, status, text))
             else:
                 groups.setdefault((request.model.name, shape_key(request)), []).append(request)
         for group, members in groups.items():
@@ -363,8 +374,8 @@ class ClockworkScheduler(Scheduler):
             commands += said
             for plan in plans:
                 commands += self._pump(now, plan)
-        if len(self._failures) > 2 * len(self._batch_of) + 1000:
-            self._failures.clear()
+        if len(counts) > 2 * len(self._batch_of) + 1000:
+            counts.clear()
         return commands
 
     # --- weights -----------------------------------------------------------------------------------------------------
