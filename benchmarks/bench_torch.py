@@ -159,7 +159,7 @@ def measure(name: str, module: nn.Module, shape: tuple[int, ...], root: Path, se
     eager, compiled = (Subject(runtime, root / f"{it}.pt2", shape) for it in (name, f"{name}_compiled"))
     result: dict[str, Any] = {
         "compile_s": round(compile_s, 1),
-        "code_kb": len(with_code.code.library) // KIB,
+        "code_kb": len(with_code.code.binary) // KIB,
         "weights_mb": round(compiled.host.info.weights_bytes / 1e6, 2),
         "infer": infer(eager, compiled, seconds),
     }

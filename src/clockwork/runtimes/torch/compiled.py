@@ -86,7 +86,7 @@ class Code(Struct, frozen=True):
     """Compiled code, and what it was compiled for."""
 
     description: Description
-    library: bytes
+    binary: bytes
 
 
 def extensions(cpuinfo: Mapping[str, str] | None = None) -> tuple[str, ...]:

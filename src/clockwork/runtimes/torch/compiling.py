@@ -73,7 +73,7 @@ def add(path: Path, code: Code) -> None:
     """Put compiled code into the file of its program."""
     with ZipFile(path, "a", ZIP_STORED) as archive:
         root = archive.namelist()[0].partition("/")[0]
-        for entry, content in ((DESCRIPTION, msgspec.json.encode(code.description)), (LIBRARY, code.library)):
+        for entry, content in ((DESCRIPTION, msgspec.json.encode(code.description)), (LIBRARY, code.binary)):
             archive.writestr(
                 ZipInfo(f"{root}/{entry}"), content
             )  # with no date, so that equal files have equal digests

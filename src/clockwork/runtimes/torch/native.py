@@ -55,7 +55,7 @@ def path_of(code: Code) -> str:
                 raise ServerError(
                     f"{LIBRARIES_MAX} pieces of compiled code are mapped, and none can be unmapped: restart the worker"
                 )
-            file = _mapped[code.description.sha256] = _in_memory(code.library)
+            file = _mapped[code.description.sha256] = _in_memory(code.binary)
     return f"/proc/self/fd/{file}"
 
 
