@@ -93,12 +93,10 @@ class DeviceOptions(Struct, frozen=True):
             typer.BadParameter: they do not.
         """
         if not self.on_gpus:
-            for name, value in (("pinned", self.pinned), ("workspace", self.workspace), ("io", self.io)):
-                if value is not None:
-                    raise typer.BadParameter(
-                        "CPU devices have no such memory: leave it out, or say --device cuda",
-                        param_hint=f"--{name}-size",
-                    )
+            if said := self._sizes():
+                raise typer.BadParameter(
+                    "CPU devices have no such memory: leave it out, or say --device cuda", param_hint=next(iter(said))
+                )
             return
         if emulated:
             raise typer.BadParameter(
@@ -116,17 +114,18 @@ class DeviceOptions(Struct, frozen=True):
         Raises:
             typer.BadParameter: it has not.
         """
-        for option, value in (("pinned", self.pinned), ("io", self.io)):
-            if name == "onnx" and value is not None:
-                raise typer.BadParameter(
-                    "ONNX Runtime has no such memory of its own: leave it out", param_hint=f"--{option}-size"
-                )
+        for option in self._sizes():
+            if name == "onnx" and option != "--workspace-size":
+                raise typer.BadParameter("ONNX Runtime has no such memory of its own: leave it out", param_hint=option)
 
     def arguments(self) -> list[str]:
         """The options of a worker that say the same."""
-        sizes = (("pinned", self.pinned), ("workspace", self.workspace), ("io", self.io))
-        given = [f"--{name}-size={value}" for name, value in sizes if value is not None]
-        return [f"--device={self.kind}", *given]
+        return [f"--device={self.kind}", *(f"{name}={value}" for name, value in self._sizes().items())]
+
+    def _sizes(self) -> dict[str, Bytes]:
+        """Those that were said, by their options."""
+        sizes = {"--pinned-size": self.pinned, "--workspace-size": self.workspace, "--io-size": self.io}
+        return {name: value for name, value in sizes.items() if value is not None}
 
 
 def runtime_on_gpus(name: str, paths: Iterable[Path]) -> str:

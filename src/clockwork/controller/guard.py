@@ -31,8 +31,7 @@ def ask(
     try:
         return [*method(now, *args, **kwargs)]
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
-        text = _raised(method.__name__, error)
-        commands: list[object] = [Report("ERROR", f"{text}\n{traceback.format_exc()}")]
+        commands: list[object] = [_raised(method.__name__, error)]
         told = "the scheduler failed; the server's log says why"
         commands += [Answer(request.id, Status.ERROR, told) for request in about if not request.over]
         return commands
@@ -43,7 +42,7 @@ def next_wakeup(scheduler: Scheduler) -> tuple[Nanos | None, list[Report]]:
     try:
         moment: object = scheduler.next_wakeup()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
-        return None, [Report("ERROR", f"{_raised('next_wakeup', error)}\n{traceback.format_exc()}")]
+        return None, [_raised("next_wakeup", error)]
     if moment is None or isinstance(moment, int):
         return moment, []
     return None, [Report("ERROR", f"the scheduler's next_wakeup is {moment!r}, which is no number of nanoseconds")]
@@ -54,8 +53,8 @@ def explain(scheduler: Scheduler, now: Nanos, request: PendingRequest) -> tuple[
     try:
         said: object = scheduler.explain(now, request)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
-        report = Report("ERROR", f"{_raised('explain', error)}\n{traceback.format_exc()}")
-        return f"the scheduler could not say why: it raised {type(error).__name__}", [report]
+        text = f"the scheduler could not say why: it raised {type(error).__name__}"
+        return text, [_raised("explain", error)]
     return said if isinstance(said, str) else "", []
 
 
@@ -73,12 +72,14 @@ def expectations(now: Nanos, action: LoadWeights | Infer, said: object) -> tuple
     return now, 0, 0
 
 
-def _raised(method: str, error: BaseException) -> str:
-    return f"the scheduler raised in {method}: {type(error).__name__}: {error}"
-
-
 def is_sound(answer: Answer) -> bool:
     """Whether an answer can be understood: whose it is, and what it says."""
     request_id: object = answer.request_id
     status: object = answer.status
     return isinstance(request_id, int) and isinstance(status, int)
+
+
+def _raised(method: str, error: BaseException) -> Report:
+    """While ``error`` is being handled."""
+    text = f"the scheduler raised in {method}: {type(error).__name__}: {error}"
+    return Report("ERROR", f"{text}\n{traceback.format_exc()}")

@@ -115,9 +115,7 @@ class ControllerHost:
         self._servers: list[Server] = []
         self._workers: dict[str, Connection] = {}
         self._near: set[Connection] = set()  #: of workers that have mapped the arena
-        self._lent: dict[
-            str, dict[int, list[object]]
-        ] = {}  #: worker -> action -> payloads that it may still read there
+        self._lent: dict[str, dict[int, list[Any]]] = {}  #: worker -> action -> payloads that it may read there
         self._clients: dict[int, Connection | LocalClient] = {}
         self._client_ids: dict[Connection, int] = {}
         self._rights: dict[Connection, Right] = {}  #: of clients' connections

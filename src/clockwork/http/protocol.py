@@ -135,7 +135,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._announced = self._large_length()
         if self.parser.should_upgrade():
             chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
-            self._after_upgrade = None if chunked else self._body_length()
+            self._after_upgrade = None if chunked else self._number(b"content-length")
 
     def on_message_complete(self) -> None:
         """A request has ended."""
@@ -162,17 +162,16 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
 
     def _large_length(self) -> Bytes:
         """The length of the body that the head has announced, if it is to be received past the parser."""
-        length = 0 if self.expect_100_continue else self._body_length()
+        length = 0 if self.expect_100_continue else self._number(b"content-length")
         return length if LARGE <= length <= self.limits.max_body else 0
 
-    def _body_length(self) -> Bytes:
-        said = next((value for name, value in self.headers if name == b"content-length"), b"")
-        return int(said) if said.isdigit() and len(said) < 18 else 0  # the parser has refused what is no number
+    def _number(self, header: bytes) -> Bytes:
+        """What a header says, or 0; who needs a number there refuses what is none."""
+        said = next((value for name, value in self.headers if name == header), b"")
+        return int(said) if said.isdigit() and len(said) < 18 else 0
 
     def _large_body(self, length: Bytes, begin: Any) -> LargeBody:
-        said = next((value for name, value in self.headers if name == b"inference-header-content-length"), b"")
-        before = int(said) if said.isdigit() and len(said) < 18 else 0
-        return LargeBody(length, begin, self.held, self.allocate, before)
+        return LargeBody(length, begin, self.held, self.allocate, self._number(b"inference-header-content-length"))
 
     def _receive_large(self) -> None:
         """The parser has seen the head, and what came with it."""

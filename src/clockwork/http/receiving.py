@@ -17,15 +17,13 @@ from clockwork.messages.status import Status
 from clockwork.oip.contract import Failure
 from clockwork.oip.rest import RestError, wrong
 from clockwork.units import KIB, MIB, SECOND, Bytes
-from clockwork.wire.frame import Allocate, uninitialised
+from clockwork.wire.frame import Allocate, aligned, uninitialised
 
 LARGE: Final[Bytes] = 16 * KIB
 """Bodies from this length on have memory of their own."""
 
 LARGE_BODY: Final = "clockwork.large_body"
 """The key of a `LargeBody` in the scope; a request whose scope has none is received the usual way."""
-
-_ALIGNMENT: Final = 64  # or whoever computes with a tensor would have to copy it
 
 _TOO_MUCH: Final = Failure(
     503,
@@ -127,9 +125,7 @@ class LargeBody:
         self._whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._left = size
         self._held = held
-        memory = allocate(size + _ALIGNMENT)
-        start = -(memory.ctypes.data + before) % _ALIGNMENT
-        self._memory: memoryview | None = memory.data[start : start + size]
+        self._memory: memoryview | None = aligned(allocate, size, before)
         self._memory[: len(begin)] = begin
         self.received(len(begin))
 

@@ -47,8 +47,9 @@ class Batches:
         Raises:
             InvalidRequestError: a payload does not fit its specs, or the model.
         """
-        rows = self.rows(inputs, payloads)
-        return {name: arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for name, arrays in rows.items()}
+        if len(inputs) == 1:
+            return self._feed(inputs[0], payloads[0])
+        return {name: np.concatenate(arrays) for name, arrays in self.rows(inputs, payloads).items()}
 
     def rows(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> dict[str, list[Array]]:
         """The arrays of each input, one of each request, that `assemble` puts together; raises as that does."""

@@ -78,6 +78,14 @@ def uninitialised(nbytes: Bytes) -> NDArray[Any]:
     return np.empty(nbytes, np.uint8)
 
 
+def aligned(allocate: Allocate, nbytes: Bytes, before: Bytes) -> memoryview:
+    """Memory of which what follows the first ``before`` bytes begins at a multiple of 64."""
+    memory = allocate(nbytes + _ALIGNMENT)
+    start = -(memory.ctypes.data + before) % _ALIGNMENT
+    whole: memoryview = memory.data
+    return whole[start : start + nbytes]
+
+
 def preamble(version: int = PROTOCOL_VERSION) -> bytes:
     """The first bytes that whoever dialled sends."""
     return _PREAMBLE.pack(MAGIC, version, 0)
@@ -130,8 +138,8 @@ class FrameReader:
     """
 
     __slots__ = (
-        "_buffer", "_filled", "_frames_read", "_offered", "_own", "_own_end", "_own_filled", "_own_header",
-        "_own_start", "_wants_preamble", "allocate", "max_frame_bytes",
+        "_buffer", "_filled", "_frames_read", "_offered", "_own", "_own_filled", "_own_header", "_wants_preamble",
+        "allocate", "max_frame_bytes",
     )  # fmt: skip
 
     def __init__(self, *, expect_preamble: bool = False, max_frame_bytes: Bytes = MAX_FRAME_BYTES) -> None:
@@ -143,14 +151,13 @@ class FrameReader:
         self._filled = 0  # bytes at the start of _buffer that are not parsed yet: less than one frame
         self._offered = 0
         self._own: memoryview | None = None  # the memory of a long frame that is being received
-        self._own_start = self._own_header = self._own_filled = self._own_end = 0
+        self._own_header = self._own_filled = 0
 
     @property
     def waiting_for(self) -> str:
         """What is missing from a frame that has begun, for people; empty between frames."""
         if self._own is not None:
-            got, total = self._own_filled - self._own_start, self._own_end - self._own_start
-            return f"{total - got} of a frame's {total} bytes"
+            return f"{len(self._own) - self._own_filled} of a frame's {len(self._own)} bytes"
         if self._filled >= _LENGTHS_SIZE and not self._wants_preamble:
             total = _LENGTHS.unpack_from(self._buffer)[0]
             return f"{total + _LENGTHS_SIZE - self._filled} of a frame's {total} bytes"
@@ -210,21 +217,18 @@ class FrameReader:
         self._filled = rest
 
     def _start_own(self, received: memoryview, total: Bytes, header: Bytes) -> None:
-        memory = self.allocate(total + _ALIGNMENT)
-        start = -(memory.ctypes.data + header) % _ALIGNMENT
-        self._own = own = memory.data[: start + total]
-        self._own_start, self._own_header, self._own_end = start, start + header, start + total
-        self._own_filled = start + len(received)
-        own[start : self._own_filled] = received
+        self._own = own = aligned(self.allocate, total, header)
+        self._own_header, self._own_filled = header, len(received)
+        own[: len(received)] = received
 
     def _fill_own(self, nbytes: int) -> list[Frame]:
         self._own_filled += nbytes
         own = self._own
-        if own is None or self._own_filled < self._own_end:
+        if own is None or self._own_filled < len(own):
             return []
         self._own = None
         self._frames_read = True
-        return [(own[self._own_start : self._own_header], own[self._own_header :])]
+        return [(own[: self._own_header], own[self._own_header :])]
 
     def _take_preamble(self, end: int) -> bool:
         begun = bytes(self._buffer[: min(end, len(MAGIC))])

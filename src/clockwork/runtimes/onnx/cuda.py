@@ -11,9 +11,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Final
-from weakref import WeakValueDictionary
 
 from clockwork.errors import InvalidRequestError, ServerError
 from clockwork.runtimes.base import HostModelInfo
@@ -27,6 +25,7 @@ from clockwork.runtimes.onnx.prepared import Prepared, prepare
 from clockwork.runtimes.onnx.runtime import host_info, runner, version
 from clockwork.runtimes.onnx.sessions import FAILURES, check_not_lost, said
 from clockwork.runtimes.probe import Verdict, examine
+from clockwork.runtimes.sharing import ModelsInUse
 from clockwork.units import GIB, Bytes, show_bytes
 
 CACHE_SHARE: Final = 0.8
@@ -79,8 +78,7 @@ class OnnxCudaRuntime:
         self._gpus = gpus
         self._cache = PreparedCache(cache_dir, cache_dir_bytes)
         self._calm = Calm()
-        self._lock = Lock()
-        self._models: WeakValueDictionary[str, OnnxCudaModel] = WeakValueDictionary()
+        self._models = ModelsInUse[OnnxCudaModel]()
 
     @property
     def version(self) -> str:
@@ -99,14 +97,12 @@ class OnnxCudaRuntime:
             InvalidModelError: not a model of this runtime, or a broken one.
         """
         file = read(find(path))
-        with self._lock:  # one at a time: preparing takes several times the model's size of memory
-            model = self._models.get(file.digest)
-            if model is None:
-                conditions = (version(), self._gpus.kind)
-                prepared, verdict = self._cache.get(file.digest, conditions, partial(self._prepared, file))
-                info = host_info(file, prepared, verdict)
-                model = self._models[file.digest] = OnnxCudaModel(info, prepared, self._gpus, self._calm)
-        return model
+        return self._models.get(file.digest, partial(self._load, file))
+
+    def _load(self, file: ModelFile) -> "OnnxCudaModel":
+        conditions = (version(), self._gpus.kind)
+        prepared, verdict = self._cache.get(file.digest, conditions, partial(self._prepared, file))
+        return OnnxCudaModel(host_info(file, prepared, verdict), prepared, self._gpus, self._calm)
 
     def _prepared(self, file: ModelFile) -> tuple[Prepared, Verdict]:
         original, prepared = prepare(file.path, 1, self._cache.directory, portable=True)

@@ -2,9 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
-from weakref import WeakValueDictionary
 
 import onnxruntime
 
@@ -21,6 +19,7 @@ from clockwork.runtimes.onnx.packing import worth_packing
 from clockwork.runtimes.onnx.prepared import Placeholder, Prepared, prepare, unpacked
 from clockwork.runtimes.onnx.sessions import FAILURES, run, run_with_bfloat16, said, share_one_arena
 from clockwork.runtimes.probe import Run, Verdict, examine, feeds
+from clockwork.runtimes.sharing import ModelsInUse
 from clockwork.runtimes.signature import Signature
 from clockwork.units import Bytes
 
@@ -44,8 +43,7 @@ class OnnxRuntime:
         self._kind = device_kind(threads_per_device)
         self._placeholder = Placeholder()
         self._calm = Calm()
-        self._lock = Lock()
-        self._models: WeakValueDictionary[str, OnnxModel] = WeakValueDictionary()
+        self._models = ModelsInUse[OnnxModel]()
 
     @property
     def version(self) -> str:
@@ -64,11 +62,7 @@ class OnnxRuntime:
             InvalidModelError: not a model of this runtime, or a broken one.
         """
         file = read(find(path))
-        with self._lock:  # one at a time: preparing takes several times the model's size of memory
-            model = self._models.get(file.digest)
-            if model is None:
-                model = self._models[file.digest] = self._load(file)
-        return model
+        return self._models.get(file.digest, partial(self._load, file))
 
     def _load(self, file: ModelFile) -> OnnxModel:
         conditions = (version(), self._kind, instruction_set())

@@ -2,9 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 
@@ -13,6 +11,7 @@ from clockwork.heap import give_back
 from clockwork.runtimes.base import HostModelInfo
 from clockwork.runtimes.hardware import device_kind
 from clockwork.runtimes.probe import Run, examine
+from clockwork.runtimes.sharing import ModelsInUse
 from clockwork.runtimes.torch import compiled
 from clockwork.runtimes.torch.archive import ModelFile, find, read
 from clockwork.runtimes.torch.compiled_model import CompiledModel, CompiledProgram, compiled_info
@@ -54,8 +53,7 @@ class TorchRuntime:
         self._kind = device_kind(threads_per_device)
         self._threads = threads_per_device
         self._allow_compiled = allow_compiled
-        self._lock = Lock()
-        self._models: WeakValueDictionary[str, TorchModel | CompiledModel] = WeakValueDictionary()
+        self._models = ModelsInUse[TorchModel | CompiledModel]()
 
     @property
     def version(self) -> str:
@@ -74,11 +72,7 @@ class TorchRuntime:
             InvalidModelError: not a model of this runtime, or a broken one.
         """
         file = read(find(path))
-        with self._lock:  # one at a time: reading takes twice the model's size of memory
-            model = self._models.get(file.digest)
-            if model is None:
-                model = self._models[file.digest] = self._load(file)
-        return model
+        return self._models.get(file.digest, partial(self._load, file))
 
     def _load(self, file: ModelFile) -> TorchModel | CompiledModel:
         if file.compiled and not self._allow_compiled:
