@@ -1,7 +1,7 @@
-"""The clocks of the hosts. Whoever asks "who reads the time?" has found the answer.
+"""The only module that reads the system's clocks.
 
-Rules of the file: this is the only reader of the system's clock. Machines are told the time (`clockwork.machine`); a
-clock belongs to whoever hosts them. Moments of two clocks cannot be compared (`clockwork.wire.clock_offset`).
+Rules of the file: machines get the time as an argument (`clockwork.machine`); a clock belongs to a host. Moments of two
+clocks cannot be compared (`clockwork.wire.clock_offset`).
 """
 
 import time
@@ -25,6 +25,11 @@ class MonotonicClock:
 
     now = staticmethod(time.monotonic_ns)
     """Nanoseconds since about when the host was started."""
+
+
+def thread_time() -> Nanos:
+    """Return the processor time of the calling thread, in nanoseconds."""
+    return time.thread_time_ns()
 
 
 def monotonic_epoch() -> Nanos:

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from client.live import run
-from clockwork.clock import MonotonicClock, OffsetClock
 from clockwork.http.asgi import ClientGoneError
 from clockwork.http.config import HttpConfig
-from clockwork.http.protocol import LimitedProtocol
 from clockwork.http.receiving import LARGE, Held, LargeBody
 from clockwork.messages.commands import Command
+from clockwork.net.arrival import Arrivals
 from clockwork.oip.rest import RestError
 from clockwork.scheduling.echo import EchoScheduler
 from clockwork.state import PendingRequest
@@ -149,7 +148,7 @@ def test_a_body_is_told_of_once_it_is_whole() -> None:
         body = LargeBody(10, b"abc", held)
         taking = asyncio.ensure_future(body.take(10.0))
         await asyncio.sleep(0)
-        rest = body.rest(memoryview(bytearray(100)))
+        rest = body.rest()
         rest[:7] = b"defghij"
         assert not body.received(3)
         assert body.received(4)
@@ -161,14 +160,13 @@ def test_a_body_is_told_of_once_it_is_whole() -> None:
 
 def test_too_much_ends_the_one_that_comes_then_and_the_rest_of_it_goes_elsewhere() -> None:
     async def test() -> None:
-        elsewhere = memoryview(bytearray(100))
         held = Held(15)
         first, second = LargeBody(10, b"12345678", held), LargeBody(10, b"1", held)
         assert not second.received(7)
         with pytest.raises(RestError, match="ask again"):
             await second.take(10.0)
-        assert second.rest(elsewhere).obj is elsewhere.obj
-        assert len(second.rest(elsewhere)) == 2
+        assert len(second.rest()) == 2
+        assert second.rest().obj is not first.rest().obj
         assert first.received(2)
         assert len(await first.take(10.0)) == 10
 
@@ -224,9 +222,9 @@ class Notes(EchoScheduler):
 
 
 def test_a_deadline_counts_from_the_first_byte(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first byte came 50 ms before anybody looked at the request, by the connection's clock."""
-    earlier = OffsetClock(MonotonicClock(), -50 * MILLISECOND)
-    monkeypatch.setattr(LimitedProtocol, "clock", earlier)
+    """The first byte had waited 50 ms when it was read."""
+    reading = Arrivals.reading
+    monkeypatch.setattr(Arrivals, "reading", lambda *args: reading(*args) - 50 * MILLISECOND)
 
     async def test() -> None:
         notes = Notes()

@@ -55,13 +55,19 @@ class ClientLost(Struct, frozen=True):
     client_id: int
 
 
+class RequestsShed(Struct, frozen=True):
+    """The host has refused requests before they reached the controller: how many by model; "" for other names."""
+
+    by_model: dict[str, int]
+
+
 class Drain(Struct, frozen=True):
     """Finish what is pending and begin nothing new; `Drained` follows, after ``limit`` at the latest."""
 
     limit: Nanos
 
 
-Event: TypeAlias = WorkerConnected | WorkerLost | WorkerResult | ClientRequest | ClientLost | Drain
+Event: TypeAlias = WorkerConnected | WorkerLost | WorkerResult | ClientRequest | ClientLost | RequestsShed | Drain
 
 
 class Respond(Struct, frozen=True):

@@ -108,6 +108,15 @@ class Serving:
             self.tally.stranger(status)
         return Respond(client_id, InferResponse(message.id, int(status), text, (), RequestTiming(0)))
 
+    def count_shed(self, by_model: dict[str, int]) -> None:
+        """Count requests that were refused before they came here."""
+        status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
+        for model, count in by_model.items():
+            if model in self._state.models:
+                self.tally.of(model).answered(status, 0, count)
+            else:
+                self.tally.stranger(status, count)
+
     def _missed(self, now: Nanos, client_id: int, message: InferRequest, arrival: Nanos, deadline: Nanos) -> Respond:
         """Answer a request whose deadline has passed before the controller handles it; the scheduler never sees it."""
         counts = self.tally.of(message.model)

@@ -35,6 +35,7 @@ from clockwork.controller.events import (
     Event,
     GiveUp,
     Report,
+    RequestsShed,
     Respond,
     StageEntered,
     WorkerConnected,
@@ -142,6 +143,9 @@ class ControllerWithStartupPhase:
             case ClientLost():
                 self._buffer.cancel(event.client_id)
                 return self._serving.client_lost(now, event.client_id)
+            case RequestsShed():
+                self._serving.count_shed(event.by_model)
+                return []
             case Drain():
                 return [] if self._draining.begun else self._drain(now, event.limit)
 

@@ -54,9 +54,9 @@ class Counts:
         self.loads = self.load_ns = self.evictions = 0
         self.last_success: Nanos = 0
 
-    def answered(self, status: int, total: Nanos) -> None:
-        """A request was answered, ``total`` nanoseconds after it came."""
-        self.answers[status] = self.answers.get(status, 0) + 1
+    def answered(self, status: int, total: Nanos, count: int = 1) -> None:
+        """Count ``count`` requests as answered, ``total`` nanoseconds in all after they came."""
+        self.answers[status] = self.answers.get(status, 0) + count
         if status == Status.SUCCESS:
             self.succeeded_ns += total
             self.latencies[bisect_left(LATENCY_BOUNDS, total)] += 1
@@ -134,9 +134,9 @@ class Tally:
             found = self._counts[model] = Counts()
         return found
 
-    def stranger(self, status: int) -> None:
-        """A request was answered before anybody knew that there is such a model."""
-        self._strangers[status] = self._strangers.get(status, 0) + 1
+    def stranger(self, status: int, count: int = 1) -> None:
+        """Count requests that were answered before it was known whether there is such a model."""
+        self._strangers[status] = self._strangers.get(status, 0) + count
 
     def strangers(self) -> dict[str, int]:
         """How many, by the name of the status."""

@@ -31,6 +31,7 @@ from clockwork.controller.events import (
     Event,
     GiveUp,
     Report,
+    RequestsShed,
     Respond,
     SaveProfile,
     StageEntered,
@@ -42,14 +43,22 @@ from clockwork.controller.startup import ControllerWithStartupPhase
 from clockwork.errors import InvalidRequestError, NotPermittedError, ProtocolError, ServerError
 from clockwork.host.arena import make_arena
 from clockwork.host.driver import Driver
+from clockwork.host.inbox import Waiting
 from clockwork.host.local_client import LocalClient
 from clockwork.host.profile_store import ProfileStore
+from clockwork.host.reception import Reception
 from clockwork.host.telling import about
 from clockwork.host.trouble import Trouble
 from clockwork.messages.actions import Infer, InferInput
 from clockwork.messages.commands import SendAction
 from clockwork.messages.link import ROLE_CLIENT, ROLE_WORKER, Hello
-from clockwork.messages.requests import ErrorResponse, InferRequest, InferResponse, Progress
+from clockwork.messages.requests import (
+    CancelRequest,
+    ErrorResponse,
+    InferRequest,
+    InferResponse,
+    Progress,
+)
 from clockwork.messages.results import ErrorResult, InferResult
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import check_specs
@@ -117,11 +126,13 @@ class ControllerHost:
         self._near: set[Connection] = set()  #: of workers that have mapped the arena
         self._lent: dict[str, dict[int, list[Any]]] = {}  #: worker -> action -> payloads that it may read there
         self._clients: dict[int, Connection | LocalClient] = {}
+        self._waiting: dict[int, dict[int, Waiting]] = {}  #: client -> its request id -> what waits to be taken in
         self._client_ids: dict[Connection, int] = {}
         self._rights: dict[Connection, Right] = {}  #: of clients' connections
         self._last_client = 0
         self._drained = asyncio.Event()
         self._trouble = Trouble(log)
+        self.reception = Reception(asyncio.get_running_loop(), self._clock, config.controller, self._requests_shed)
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
@@ -138,6 +149,7 @@ class ControllerHost:
                 max_frame_bytes=min(FRAME_BYTES_CEILING, BATCH_FRAMES * self._config.max_frame_bytes),
                 max_outgoing_bytes=2 * self._config.controller.max_pending_bytes,  # it is held in any case
                 measure_clock=True,
+                arrivals=self.reception.arrivals,
             ),
             clock=self._clock,
             on_connected=self._worker_connected,
@@ -151,7 +163,11 @@ class ControllerHost:
             self._config.listen,
             role=ROLE_CLIENT,
             decode=decode_request,
-            config=LinkConfig(max_frame_bytes=self._config.max_frame_bytes, allocate=self.allocate),
+            config=LinkConfig(
+                max_frame_bytes=self._config.max_frame_bytes,
+                allocate=self.allocate,
+                arrivals=self.reception.arrivals,
+            ),
             clock=self._clock,
             on_connected=self._client_connected,
             on_message=self._client_said,
@@ -209,6 +225,7 @@ class ControllerHost:
         """Stop listening and say goodbye to everybody."""
         self._driver.close()
         self._trouble.close()
+        self.reception.close()
         if self._failure.done() and not self._failure.cancelled():
             self._failure.exception()  # nobody may be waiting for it any more
         for server in self._servers:
@@ -285,16 +302,57 @@ class ControllerHost:
             denied = refusal(right, needed)
             connection.send(ErrorResponse(message.id, denied.status or Status.NOT_PERMITTED, str(denied)))
             return
-        self._said(client_id, message, payload)
+        if isinstance(message, InferRequest):
+            self._receive(connection, client_id, message, payload)
+        elif isinstance(message, CancelRequest) and self._withdraw(client_id, message.id):
+            return
+        else:
+            self._said(client_id, message, payload)
 
-    def _said(self, client_id: int, message: Any, payload: Any) -> None:
+    def _receive(self, connection: Connection, client_id: int, request: InferRequest, payload: Any) -> None:
+        """A client of the native protocol asks for an inference."""
+        arrival = connection.arrived_at
+        slo = request.slo
+        if slo is None and request.slo_factor is None:
+            slo = self.reception.default_slo(request.model)
+        if (shed := self.reception.refuses(request.model, arrival, slo)) is not None:
+            connection.send(shed.response(request.id))
+            return
+        waiting = self.reception.put(partial(self._take_in, client_id, request, payload, arrival))
+        if waiting is not None:
+            self._waiting.setdefault(client_id, {})[request.id] = waiting
+
+    def _take_in(self, client_id: int, request: InferRequest, payload: Any, arrival: Nanos) -> None:
+        self._no_longer_waiting(client_id, request.id)
+        self._said(client_id, request, payload, arrival)
+        self.reception.note_slo(request.model, request.slo)
+
+    def _withdraw(self, client_id: int, request_id: int) -> bool:
+        """Forget a request that was not taken in yet; return whether there was one."""
+        waiting = self._no_longer_waiting(client_id, request_id)
+        return waiting is not None and waiting.withdraw()
+
+    def _no_longer_waiting(self, client_id: int, request_id: int) -> Waiting | None:
+        requests = self._waiting.get(client_id)
+        if requests is None:
+            return None
+        waiting = requests.pop(request_id, None)
+        if not requests:
+            del self._waiting[client_id]
+        return waiting
+
+    def _requests_shed(self, by_model: dict[str, int]) -> None:
+        self._trouble.refused(sum(by_model.values()))
+        self._driver.feed(RequestsShed(by_model))
+
+    def _said(self, client_id: int, message: Any, payload: Any, arrival: Nanos | None = None) -> None:
         if isinstance(message, InferRequest):
             try:
                 self._check_payload(message, len(payload))
             except InvalidRequestError as error:
-                self._driver.feed(ClientRequest(client_id, message, None, str(error)))
+                self._driver.feed(ClientRequest(client_id, message, None, str(error), arrival))
                 return
-        self._driver.feed(ClientRequest(client_id, message, payload))
+        self._driver.feed(ClientRequest(client_id, message, payload, arrival=arrival))
 
     def _check_payload(self, request: InferRequest, payload_bytes: Bytes) -> None:
         if request.generated:
@@ -317,6 +375,8 @@ class ControllerHost:
             self._left(client_id)
 
     def _left(self, client_id: int) -> None:
+        for waiting in self._waiting.pop(client_id, {}).values():
+            waiting.withdraw()
         if self._clients.pop(client_id, None) is not None:
             self._driver.feed(ClientLost(client_id))
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from clockwork.errors import ConnectionLostError
 from clockwork.messages.requests import CancelRequest, InferRequest, Request, Response
+from clockwork.units import Nanos
 
 
 class LocalClient:
     """Asks on the controller's event loop. Requests carry ids of `next_id`."""
 
-    def __init__(self, say: Callable[[Request, Any], None], leave: Callable[[], None]) -> None:
+    def __init__(self, say: Callable[[Request, Any, Nanos | None], None], leave: Callable[[], None]) -> None:
         """Made by `ControllerHost.local_client`."""
         self._say = say
         self._leave = leave
@@ -28,8 +29,10 @@ class LocalClient:
         self._last_id += 1
         return self._last_id
 
-    async def ask(self, request: Request, payload: Any = b"") -> tuple[Response, Any]:
-        """The response to the request, and its payload (bytes-like, or None); cancelled, it frees its place.
+    async def ask(self, request: Request, payload: Any = b"", arrival: Nanos | None = None) -> tuple[Response, Any]:
+        """Return the response and its payload (bytes-like, or None). A call that is cancelled frees its place.
+
+        ``arrival``: when the request reached this machine; its SLO counts from then. None: now.
 
         Raises:
             ConnectionLostError: the controller has closed.
@@ -39,11 +42,11 @@ class LocalClient:
         future: asyncio.Future[tuple[Response, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = future
         try:
-            self._say(request, payload)
+            self._say(request, payload, arrival)
             return await future
         except asyncio.CancelledError:
             if isinstance(request, InferRequest) and not self._closed:
-                self._say(CancelRequest(request.id), b"")
+                self._say(CancelRequest(request.id), b"", None)
             raise
         finally:
             self._waiting.pop(request.id, None)

@@ -57,10 +57,14 @@ class Trouble:
             if "broken" not in self._timers:
                 self._tell_broken()
         elif response.status in _REFUSED:
-            self._refused += 1
-            if "period" not in self._timers:
-                self._answered = 1
-                self._arm("period")
+            self.refused(1)
+
+    def refused(self, count: int) -> None:
+        """Count requests that were refused."""
+        self._refused += count
+        if "period" not in self._timers:
+            self._answered = count
+            self._arm("period")
 
     def close(self) -> None:
         """Tell what has not been told; nothing more comes."""

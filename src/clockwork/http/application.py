@@ -12,7 +12,7 @@ import msgspec
 
 from clockwork import __version__
 from clockwork.access import Right
-from clockwork.clock import MonotonicClock, monotonic_epoch
+from clockwork.clock import monotonic_epoch
 from clockwork.controller.stage import Stage
 from clockwork.errors import ConnectionLostError, InvalidRequestError, NotPermittedError
 from clockwork.host.controller import ControllerHost
@@ -64,6 +64,7 @@ from clockwork.oip.metadata import (
 )
 from clockwork.oip.openapi import document
 from clockwork.oip.rest import RestError, Route, nothing_at, repository_head, route, unknown, wrong
+from clockwork.units import Nanos
 
 log = logging.getLogger("clockwork.http")
 
@@ -85,7 +86,6 @@ class Application:
         self._client = client
         self._access = host.access
         self._bodies = Bodies(config, held)
-        self._clock = MonotonicClock()
         self._metrics = Metrics(host.description, config.model_histograms) if config.metrics else None
         self._models: Mapping[str, ModelSummary] = {}  #: once it serves; from then on they stay as they are
 
@@ -141,12 +141,13 @@ class Application:
             check_supported(head.parameters)
         except ValueError as error:
             raise wrong(str(error)) from None
-        if slo is not None:
-            slo = max(1, slo - (self._clock.now() - scope[BEGAN]))  # it took its time to come
         wanted = tuple(dict.fromkeys(output.name for output in head.outputs))
         request = InferRequest(self._client.next_id(), model, specs, slo, None, wanted)
-        response, data = await unless_gone(self._ask(request, InferResponse, payload), scope[PRESENCE])
-        if response.status != Status.SUCCESS:
+        asking = self._ask(request, InferResponse, payload, scope[BEGAN])
+        response, data = await unless_gone(asking, scope[PRESENCE])
+        if response.status == Status.SUCCESS:
+            self._host.reception.note_slo(model, slo)
+        else:
             told = failure(response.status, response.message, response.predicted, response.retry_after)
             raise RestError(told)
         classes = any(output.parameters.classification is not None for output in head.outputs)
@@ -230,8 +231,10 @@ class Application:
     def _serving(self) -> bool:
         return self._host.progress()[0] == Stage.SERVING.value
 
-    async def _ask(self, request: Request, expected: type[ResponseT], payload: Any = b"") -> tuple[ResponseT, Any]:
-        response, data = await self._client.ask(request, payload)
+    async def _ask(
+        self, request: Request, expected: type[ResponseT], payload: Any = b"", arrival: Nanos | None = None
+    ) -> tuple[ResponseT, Any]:
+        response, data = await self._client.ask(request, payload, arrival)
         if isinstance(response, ErrorResponse):
             raise RestError(failure(response.status, response.message))
         assert isinstance(response, expected)

@@ -13,15 +13,16 @@ import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from clockwork.clock import Clock, MonotonicClock
+from clockwork.host.reception import Reception
 from clockwork.http.asgi import BEGAN, PRESENCE, RESPOND, ClientGoneError, Presence
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.receiving import LARGE, LARGE_BODY, Held, LargeBody, Parsing
-from clockwork.http.responding import respond
+from clockwork.http.responding import respond, write
+from clockwork.http.shedding import MAX_PATHS, ShedReplies, model_of, shed_reply, whole_request
 from clockwork.messages.status import Status
 from clockwork.net.stalled import Stalled
 from clockwork.oip.contract import Failure
-from clockwork.units import Bytes
+from clockwork.units import Bytes, Nanos
 from clockwork.wire.frame import Allocate, uninitialised
 
 FULL: Final = "as many connections as are accepted are open already: ask again, or use fewer"
@@ -34,7 +35,9 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
     limits: HttpConfig = DEFAULT
     held: Held = Held(DEFAULT.max_held)
     allocate: Allocate = staticmethod(uninitialised)
-    clock: Clock = MonotonicClock()
+    reception: Reception
+    models: dict[bytes, str]  #: what inferences were requested of, by path
+    shed_replies: ShedReplies
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As uvicorn makes it."""
@@ -47,10 +50,15 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._announced: Bytes = 0  #: the length of a body that will be large
         self._after_upgrade: Bytes | None = 0  #: the length of a body that the parser has taken for another protocol
         self._deaf = False  #: nothing that still comes is a request
+        self._arrived: Nanos = 0  #: the earliest moment at which what was read last may have come
+        self._unread = True  #: the kernel may hold more that came before the loop's last poll
+        self._at_boundary = True  #: the parser has seen whole messages only
+        self._shed_lately = False  #: since the keep-alive timer was set, requests came that the parser did not see
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first head is awaited, if there is room."""
         super().connection_made(transport)
+        self._arrived = self.reception.arrivals.reading()
         self._stalled = Stalled(transport, self.limits.write_timeout, transport.abort)
         if len(self.connections) > self.limits.max_connections:
             self._refuse(503, FULL, Status.SKIPPED_BY_CONTROLLER)
@@ -71,6 +79,11 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         """Bytes; those that end within a head are counted."""
         if self.transport.is_closing() or self._deaf:
             return
+        arrived = self.reception.arrivals.reading(self.transport)
+        self._arrived = min(arrived, self._arrived) if self._unread else arrived
+        self._unread = len(data) == LARGE
+        if self.reception.is_behind and self._shed(data):
+            return
         self._feed(data)
         if self._announced:
             self._receive_large()
@@ -82,6 +95,20 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self._refuse(431, text, Status.INVALID_REQUEST)
         elif self._head_timer is None:
             self._await_head()
+
+    def _shed(self, data: bytes) -> bool:
+        """Refuse a request without the parser, if it has to be refused and that is possible."""
+        cycle: Any = self.cycle
+        if not self._at_boundary or (cycle is not None and not cycle.response_complete):
+            return False
+        path = whole_request(data)
+        model = None if path is None else self.models.get(path)
+        if model is None or (shed := self.reception.refuses(model, self._arrived)) is None:
+            return False
+        self._stop_timer()
+        self._shed_lately = True
+        self.transport.write(self.shed_replies.bytes(shed, self.server_state.default_headers))
+        return True
 
     def _feed(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -122,8 +149,9 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
     def on_message_begin(self) -> None:
         """A head begins."""
         self._in_head = True
+        self._at_boundary = False
         super().on_message_begin()
-        self.scope[BEGAN] = self.clock.now()  # type: ignore[typeddict-unknown-key]
+        self.scope[BEGAN] = self._arrived  # type: ignore[typeddict-unknown-key]
         self.scope[PRESENCE] = self._presence  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
@@ -141,14 +169,25 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         """A request has ended."""
         if self._after_upgrade == 0:
             self._announced = 0
+            self._at_boundary = True
             super().on_message_complete()
             if not self.pipeline:
                 self.flow.resume_reading()  # or nobody would notice that the client leaves
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """A request's turn has come."""
-        cycle.scope[RESPOND] = partial(respond, cycle)  # type: ignore[typeddict-unknown-key]
-        super()._start_asgi_task(cycle, app)
+        """A request's turn has come: an inference is refused at once, or waits for its turn; others begin at once."""
+        scope: Any = cycle.scope
+        scope[RESPOND] = partial(respond, cycle)
+        model = model_of(scope["method"], scope["path"])
+        if not model:
+            super()._start_asgi_task(cycle, app)
+            return
+        if len(self.models) < MAX_PATHS:
+            self.models[scope["raw_path"]] = model
+        if (shed := self.reception.refuses(model, scope[BEGAN])) is not None:
+            write(cycle, shed_reply(shed))
+        else:
+            self.reception.put(partial(super()._start_asgi_task, cycle, app))
 
     def large_received(self, nbytes: Bytes) -> None:
         """Bytes have been received into the large body."""
@@ -171,6 +210,8 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         return int(said) if said.isdigit() and len(said) < 18 else 0
 
     def _large_body(self, length: Bytes, begin: Any) -> LargeBody:
+        if self.cycle.response_complete:  # refused before its body was there
+            return LargeBody(length, b"", self.held, None)
         return LargeBody(length, begin, self.held, self.allocate, self._number(b"inference-header-content-length"))
 
     def _receive_large(self) -> None:
@@ -212,8 +253,12 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self._stalled.end()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Nothing was asked for long."""
-        self._close()
+        """No request came for long."""
+        if not self._shed_lately:
+            self._close()
+            return
+        self._shed_lately = False
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def shutdown(self) -> None:
         """The server ends."""

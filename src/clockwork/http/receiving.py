@@ -33,7 +33,11 @@ _TOO_MUCH: Final = Failure(
     retry_after=SECOND,
 )
 
+WASTE: Final[Bytes] = 1 * MIB
+"""So much of a body that nobody wants is received at once, and forgotten."""
+
 _buffer: Final = memoryview(bytearray(LARGE))  # what is received to it is copied out before anybody else receives
+_waste: Final = memoryview(bytearray(WASTE))
 
 
 def too_slow(patience: float, limit: float) -> RestError:
@@ -81,7 +85,7 @@ class Receiver(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to receive to."""
         large = self._protocol.large
-        return _buffer if large is None else large.rest(_buffer)
+        return _buffer if large is None else large.rest()
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came."""
@@ -118,20 +122,25 @@ class LargeBody:
     """The long body of one request, while it comes and when it is there."""
 
     def __init__(
-        self, size: Bytes, begin: Any, held: Held, allocate: Allocate = uninitialised, before: Bytes = 0
+        self, size: Bytes, begin: Any, held: Held, allocate: Allocate | None = uninitialised, before: Bytes = 0
     ) -> None:
-        """``size`` bytes, of which ``begin`` came with the head; what follows the first ``before`` is aligned."""
+        """``size`` bytes, of which ``begin`` came with the head; what follows the first ``before`` is aligned.
+
+        ``allocate``: gives the memory; None: nobody wants the body, and it is only received.
+        """
         self.filled = 0
         self._whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._left = size
         self._held = held
-        self._memory: memoryview | None = aligned(allocate, size, before)
-        self._memory[: len(begin)] = begin
+        self._memory: memoryview | None = None
+        if allocate is not None:
+            self._memory = aligned(allocate, size, before)
+            self._memory[: len(begin)] = begin
         self.received(len(begin))
 
-    def rest(self, elsewhere: memoryview) -> memoryview:
-        """Where the rest of it goes: ``elsewhere``, if it is not wanted any more."""
-        return elsewhere[: self._left] if self._memory is None else self._memory[self.filled :]
+    def rest(self) -> memoryview:
+        """Where the rest of it goes: memory that is never read, if the body is not wanted any more."""
+        return _waste[: self._left] if self._memory is None else self._memory[self.filled :]
 
     def received(self, nbytes: Bytes) -> bool:
         """More of it has come; returns whether that was all."""

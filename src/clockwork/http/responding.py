@@ -18,8 +18,12 @@ async def respond(cycle: Any, reply: Reply) -> None:
     """Write the reply to uvicorn's ``cycle``, and end that, when the client has read what was written before."""
     if cycle.flow.write_paused and not cycle.disconnected:
         await cycle.flow.drain()
-    if cycle.disconnected or cycle.transport.is_closing():  # uvicorn tells only the newest of pipelined requests
-        return
+    if not cycle.disconnected and not cycle.transport.is_closing():  # uvicorn tells only the newest of several
+        write(cycle, reply)
+
+
+def write(cycle: Any, reply: Reply) -> None:
+    """Write the reply to uvicorn's ``cycle`` at once, and end that."""
     size = sum(map(len, reply.parts))
     head = _head(cycle, reply, size)
     if cycle.scope["method"] == "HEAD":

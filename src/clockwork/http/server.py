@@ -17,6 +17,7 @@ from clockwork.http.application import Application
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.protocol import LimitedProtocol
 from clockwork.http.receiving import Held, Receiver
+from clockwork.http.shedding import ShedReplies
 from clockwork.net.address import Address
 
 log = logging.getLogger("clockwork.http")
@@ -33,7 +34,14 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
     where = Address(*sockets[0].getsockname()[:2])
     client = host.local_client()
     held = Held(config.max_held)
-    shared = {"limits": config, "held": held, "allocate": staticmethod(host.allocate)}
+    shared = {
+        "limits": config,
+        "held": held,
+        "allocate": staticmethod(host.allocate),
+        "reception": host.reception,
+        "models": {},
+        "shed_replies": ShedReplies(),
+    }
     protocol = type("Protocol", (LimitedProtocol,), shared)
 
     def receiver(*args: Any, **kwargs: Any) -> Receiver:

@@ -5,6 +5,7 @@ from typing import Final
 from msgspec import Struct
 
 from clockwork.errors import InvalidRequestError
+from clockwork.net.arrival import Arrivals
 from clockwork.units import MIB, SECOND, Bytes, Nanos, ms
 from clockwork.wire.frame import FRAME_BYTES_CEILING, MAX_FRAME_BYTES, Allocate, uninitialised
 
@@ -20,6 +21,7 @@ class LinkConfig(Struct, frozen=True):
     - ``max_frame_bytes``: longest frame either way. Whoever dials takes over the listener's.
     - ``max_outgoing_bytes``: what may wait for a peer that does not read, before it is dropped.
     - ``high_water_bytes``: what may wait while the connection is still ``writable``: a frame or two with tensors.
+    - ``arrivals``: says when the bytes that are read now reached this machine; None: when they are read.
     - ``allocate``: gives the memory that long frames are received into, once there was a greeting.
     - ``write_timeout``: in which a peer that is not ``writable`` has to take a MiB.
     - ``linger``: what a peer has to take our Goodbye and close its side.
@@ -35,6 +37,7 @@ class LinkConfig(Struct, frozen=True):
     linger: Nanos = SECOND
     write_timeout: Nanos = 60 * SECOND
     allocate: Allocate = uninitialised
+    arrivals: Arrivals | None = None
 
     def __post_init__(self) -> None:
         """Raises: InvalidRequestError: frames of that size cannot be."""

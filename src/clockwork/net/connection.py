@@ -107,6 +107,8 @@ class Connection(asyncio.BufferedProtocol):
         self.peer = "an unknown peer"  #: name and address, for people
         self.peer_name = ""  #: what the peer's Hello says
         self.received_at: Nanos = 0  #: when the message that is being handled was received
+        self.arrived_at: Nanos = 0  #: the earliest moment at which it may have reached this machine
+        self._unread = True  #: the kernel may hold bytes that came before the loop's last poll
         self.writable = True  #: False while more than ``high_water_bytes`` wait to be sent
         self._decode = decode
         self._callbacks = callbacks
@@ -117,6 +119,7 @@ class Connection(asyncio.BufferedProtocol):
         self._max_frame_bytes = config.max_frame_bytes
         self._handed_over = False
         self._held: list[tuple[Any, Received]] | None = []  # messages from before `hand_over`; None after it
+        self._offered = 0  #: length of the buffer of the read in progress
         self._reason = ""
         self._timer: asyncio.TimerHandle | None = None  # the greeting's, then the closing's
         self._heartbeat = Heartbeat(
@@ -206,6 +209,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet, if it is our turn."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        if self._config.arrivals is not None:
+            self.arrived_at = self._config.arrivals.reading()
         self._transport.set_write_buffer_limits(self._config.high_water_bytes)
         self._outgoing = Outgoing(self._transport, self._config.max_outgoing_bytes, self.abort)
         limit = self._config.write_timeout
@@ -222,13 +227,20 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to receive to."""
-        return _waste if self.stage is Stage.CLOSING else self._reader.get_buffer(sizehint)
+        buffer = _waste if self.stage is Stage.CLOSING else self._reader.get_buffer(sizehint)
+        self._offered = len(buffer)
+        return buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came."""
         if self.closing:
             return
         self.received_at = self._clock.now()
+        if (arrivals := self._config.arrivals) is not None:
+            arrived = arrivals.reading(self._transport)
+            # What a full buffer left in the kernel may have come together with what was read.
+            self.arrived_at = min(arrived, self.arrived_at) if self._unread else arrived
+            self._unread = nbytes == self._offered
         self._heartbeat.heard = True
         try:
             for header, payload in self._reader.buffer_updated(nbytes):

@@ -1,0 +1,101 @@
+"""Refuses requests that the server itself cannot handle in time, before anything is done for them.
+
+The scheduler knows when a device will be done with a request. Before that, the request waits until the controller takes
+it in. Under overload this wait, and not the devices, decides whether the answer is in time. So the controller keeps the
+time that it takes from one request to the next, measured like a model's execution time, and predicts the wait from the
+number of requests that were read and not yet taken in.
+
+Rules of the file: it decides before a body is parsed and before the model is known, so it may use nothing but counts,
+times and the SLO. A doubt admits the request: the scheduler decides about it with all that is known.
+"""
+
+from typing import Final
+
+from msgspec import Struct
+
+from clockwork.messages.requests import InferResponse, RequestTiming
+from clockwork.messages.status import Status
+from clockwork.units import MICROSECOND, MILLISECOND, Nanos, show_duration
+
+WAIT_SHARE: Final = 0.25
+"""Share of an SLO that a request may spend waiting for the controller. A longer queue serves no more requests, since
+the controller is busy in any case, and leaves each less time for the device and the way back."""
+
+MIN_WAIT: Final[Nanos] = 2 * MILLISECOND
+"""A wait that is shorter than this is no reason to refuse by `WAIT_SHARE`."""
+
+MAX_WAIT: Final[Nanos] = 100 * MILLISECOND
+"""A longer queue is of no use, however long the SLO: it only takes memory, and delays requests with short SLOs."""
+
+SEED_COST: Final[Nanos] = 200 * MICROSECOND
+"""Time from one request to the next, until it is measured."""
+
+WEIGHT: Final = 0.02
+"""Weight of one request in the moving average of the cost."""
+
+MAX_COST: Final[Nanos] = 20 * MILLISECOND
+"""One request is not believed to take longer: the process was stopped, or waited for something else."""
+
+FASTEST_RETRY: Final[Nanos] = 5 * MILLISECOND
+"""No client is asked to come back sooner."""
+
+
+class Shed(Struct, frozen=True):
+    """Why a request is refused: ``wait`` until the controller could take it in, and the time after which to retry."""
+
+    wait: Nanos
+    retry_after: Nanos
+
+    @property
+    def message(self) -> str:
+        """The refusal for people."""
+        return f"the server is overloaded: requests wait {show_duration(self.wait)} before it can look at them"
+
+    def response(self, request_id: int) -> InferResponse:
+        """Return the answer to the request with this id."""
+        status = int(Status.CONTROLLER_COULD_NOT_START_IN_TIME)
+        return InferResponse(request_id, status, self.message, (), RequestTiming(0), None, self.retry_after)
+
+
+class Shedder:
+    """The queue of requests that wait for the controller, as far as its length and pace matter."""
+
+    def __init__(self) -> None:
+        """Start with an empty queue."""
+        self.waiting = 0
+        self.cost: Nanos = SEED_COST  #: moving average of the time from one request to the next, while some wait
+        self._last: Nanos | None = None  #: when requests were taken in last and others were left waiting
+
+    def wait(self, ahead: int = 0) -> Nanos:
+        """Return how long a request that is queued now waits; ``ahead`` more are before it."""
+        return (self.waiting + ahead) * self.cost
+
+    def refuses(self, now: Nanos, arrival: Nanos, slo: Nanos, least: Nanos = 0, ahead: int = 0) -> Shed | None:
+        """Return why a request must be refused now, or None if it may be queued.
+
+        ``least``: the time that it needs at least once the controller has taken it in.
+        """
+        if not self.waiting and not ahead and now + least <= arrival + slo:
+            return None
+        wait = self.wait(ahead)
+        allowed = min(max(int(WAIT_SHARE * slo), MIN_WAIT), MAX_WAIT)
+        if wait <= allowed and now + wait + self.cost + least <= arrival + slo:
+            return None
+        return Shed(now - arrival + wait, max(FASTEST_RETRY, wait))
+
+    def queued(self) -> None:
+        """One more request waits."""
+        self.waiting += 1
+
+    def withdrawn(self) -> None:
+        """A request that waited is not wanted any more."""
+        self.waiting -= 1
+
+    def taken(self, now: Nanos, count: int) -> None:
+        """``count`` requests that waited were taken in, at ``now``."""
+        if self._last is not None and count:
+            sample = min(MAX_COST, (now - self._last) // count)
+            share = 1 - (1 - WEIGHT) ** count
+            self.cost += int(share * (sample - self.cost))
+        self.waiting -= count
+        self._last = now if self.waiting else None

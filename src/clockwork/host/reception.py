@@ -1,0 +1,97 @@
+"""Where requests of every protocol come in: when they arrived, which are refused at once, when the others are handled.
+
+Rules of the file: a front end asks `Reception.refuses` as soon as it knows the model, before it parses or receives
+more. A request that is refused here has cost as little as possible, and is counted all the same.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from clockwork.clock import Clock
+from clockwork.controller.config import ControllerConfig
+from clockwork.controller.shedding import Shed
+from clockwork.host.inbox import Handle, Inbox, Waiting
+from clockwork.net.arrival import Arrivals
+from clockwork.units import Nanos
+
+REMEMBERED_SLOS: Final = 16
+"""SLOs remembered of each model; the longest counts where a request's own is not known yet."""
+
+MAX_MODELS: Final = 10_000
+"""Models whose SLOs are remembered; only models that have answered are, so clients cannot fill the table."""
+
+
+class Reception:
+    """One for all front ends of an event loop; to be used on its thread."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        config: ControllerConfig,
+        on_shed: Callable[[dict[str, int]], None],
+    ) -> None:
+        """``on_shed`` receives the number of requests refused here by model, at most once per turn of the loop."""
+        self.arrivals = Arrivals(loop, clock)
+        self.inbox = Inbox(loop, clock)
+        self._loop = loop
+        self._config = config
+        self._on_shed = on_shed
+        self._shed: dict[str, int] = {}
+        self._slos: dict[str, deque[Nanos]] = {}
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether requests wait to be taken in. While none do, no request is refused here."""
+        return self.inbox.shedder.waiting > 0
+
+    def refuses(self, model: str, arrival: Nanos, slo: Nanos | None = None) -> Shed | None:
+        """Return why a request must be refused now, or None.
+
+        ``slo``: as the request states it; None: not known yet, then the longest of the model's last ones counts, and
+        without such the request is not refused here.
+        """
+        if not self.is_behind:
+            return None
+        if slo is None:
+            slos = self._slos.get(model)
+            if slos is None:
+                return None
+            slo = max(slos)
+        shed = self.inbox.refuses(arrival, slo)
+        if shed is not None:
+            self._count(model)
+        return shed
+
+    def put(self, handle: Handle) -> Waiting | None:
+        """Have a request taken in; see `Inbox.put`."""
+        return self.inbox.put(handle)
+
+    def default_slo(self, model: str) -> Nanos:
+        """Return the SLO of requests for the model that state none."""
+        return self._config.model_slos.get(model) or self._config.default_slo
+
+    def note_slo(self, model: str, slo: Nanos | None) -> None:
+        """Remember the SLO of a request that a model of this server has answered; None: it stated none."""
+        slos = self._slos.get(model)
+        if slos is None:
+            if len(self._slos) >= MAX_MODELS:
+                return
+            slos = self._slos[model] = deque(maxlen=REMEMBERED_SLOS)
+        slos.append(self.default_slo(model) if slo is None else slo)
+
+    def close(self) -> None:
+        """Give the file descriptor back."""
+        self.arrivals.close()
+
+    def _count(self, model: str) -> None:
+        if not self._shed:
+            self._loop.call_soon(self._tell)
+        key = model if model in self._slos else ""  # names that no model has are counted together
+        self._shed[key] = self._shed.get(key, 0) + 1
+
+    def _tell(self) -> None:
+        shed, self._shed = self._shed, {}
+        self._on_shed(shed)

@@ -1,0 +1,76 @@
+"""Refuses HTTP requests that the server cannot handle in time, as early and as cheaply as possible.
+
+A request that goes the usual way costs some 200 us: the parser, uvicorn's cycle, a task, JSON. Under overload most
+requests are refused, so that way must not be theirs. `whole_request` recognises, without the parser, a request that
+was read in one piece and whose framing leaves no doubt (RFC 9112, section 6): anything else takes the usual way, where
+it may be refused as well, after its head was parsed.
+"""
+
+import re
+from typing import Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from clockwork.controller.shedding import Shed
+from clockwork.http.asgi import Reply, refusal
+from clockwork.messages.status import Status
+from clockwork.oip.contract import failure
+from clockwork.oip.rest import RestError
+from clockwork.units import MILLISECOND
+
+MAX_PATHS: Final = 4096
+"""Paths whose model is remembered."""
+
+_LINE: Final = re.compile(rb"POST (/[!-~]+) HTTP/1\.1\r\n")
+_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
+_DOUBTFUL: Final = re.compile(rb"\r\n(?:transfer-encoding|connection|expect|upgrade|[ \t])|\r(?!\n)|(?<!\r)\n")
+_INFER: Final = re.compile(r"/?v2/models/([^/]+)(?:/versions/[^/]+)?/infer/?")
+
+
+def whole_request(data: bytes) -> bytes | None:
+    """Return the path of the one POST request that ``data`` is, or None where there is any doubt about that."""
+    line = _LINE.match(data)
+    end = data.find(b"\r\n\r\n")
+    if line is None or end < 0:
+        return None
+    headers = data[line.end() - 2 : end + 2].lower()
+    length = _LENGTH.search(headers)
+    if length is None or headers.count(b"content-length") != 1 or _DOUBTFUL.search(headers):
+        return None
+    return line[1] if end + 4 + int(length[1]) == len(data) else None
+
+
+def model_of(method: str, path: str) -> str:
+    """Return the model that an inference is requested of; empty for any other request."""
+    found = _INFER.fullmatch(path) if method == "POST" else None
+    return "" if found is None else found[1]
+
+
+def shed_reply(shed: Shed) -> Reply:
+    """The answer to a request that is refused before anything is done for it."""
+    status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
+    return refusal(RestError(failure(status, shed.message, retry_after=shed.retry_after)))
+
+
+class ShedReplies:
+    """Answers to shed requests as bytes, made once for each wait in whole milliseconds and kept for a while."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._made: dict[int, bytes] = {}
+        self._common: object = None
+
+    def bytes(self, shed: Shed, common: list[tuple[bytes, bytes]]) -> bytes:
+        """Return the whole answer; ``common``: headers of every answer, which change each second (``Date``)."""
+        if common is not self._common:
+            self._made.clear()
+            self._common = common
+        wait = shed.wait // MILLISECOND
+        made = self._made.get(wait)
+        if made is None:
+            reply = shed_reply(shed)
+            (body,) = reply.parts
+            lines = [b"%s: %s\r\n" % header for header in (*common, *reply.headers)]
+            made = b"".join([STATUS_LINE[reply.status], *lines, b"content-length: %d\r\n\r\n" % len(body), body])
+            self._made[wait] = made
+        return made

@@ -1,0 +1,113 @@
+"""When did the bytes that are read now reach this machine?
+
+An event loop learns of bytes when it reads them, and they may have waited since its previous look at the sockets. A
+deadline that counts from the read promises too much: a client has waited longer than the server believes. So each read
+counts from the earliest moment that can be true.
+
+Theory of operation. The loop alternates between a *poll*, which reports every socket that has bytes, and work. Bytes
+that the previous poll did not report came after it. If the thread slept in the poll, the first bytes woke it, so they
+came when it woke, less the time that it then waited for a core (``/proc/thread-self/schedstat``: time on the run
+queue). If it did not sleep, they may have come at any moment since the previous poll.
+
+A process that was stopped (SIGSTOP, a frozen virtual machine, a container out of quota) looks like one that slept. So
+after a long sleep the kernel is asked how long ago the socket received its last bytes (``tcpi_last_data_recv`` of
+TCP_INFO, in milliseconds of a clock that ticks every 4 ms or less).
+"""
+
+import asyncio
+import os
+import socket
+import struct
+from typing import Any, Final
+
+from clockwork.clock import Clock, MonotonicClock, thread_time
+from clockwork.units import MICROSECOND, MILLISECOND, Nanos
+
+SLEPT: Final[Nanos] = 20 * MICROSECOND
+"""A thread that was neither running nor waiting for a core for longer than this slept in the poll."""
+
+DOUBTFUL: Final[Nanos] = 12 * MILLISECOND
+"""After a longer sleep the kernel is asked: the process may have been stopped."""
+
+TICK: Final[Nanos] = 4 * MILLISECOND
+"""What the kernel's answer may be wrong by, each way, at 250 ticks a second."""
+
+_LAST_RECEIVED: Final = 52
+"""Offset of ``tcpi_last_data_recv`` in ``struct tcp_info`` (linux/tcp.h)."""
+
+_U32: Final = struct.Struct("=I")
+
+
+class Arrivals:
+    """The turns of one event loop. Make it and use it on the thread of that loop.
+
+    A turn of the loop that is not spent begins with the first call of `reading` after a poll.
+    """
+
+    __slots__ = ("_clock", "_cpu", "_doubtful", "_loop", "_open", "_polled", "_queued", "_schedstat", "_since")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock | None = None) -> None:
+        """Start with no turn seen; bytes of the first turn count from when they are read."""
+        self._clock: Clock = clock or MonotonicClock()
+        self._loop = loop
+        self._open = False
+        self._doubtful = False
+        self._schedstat = _open_schedstat()
+        self._since: Nanos = self._clock.now()  #: the earliest arrival of what is read in this turn
+        self._polled: Nanos = self._since  #: when the poll of this turn ended
+        self._cpu: Nanos = thread_time()
+        self._queued: Nanos = self._run_queue()
+
+    def close(self) -> None:
+        """Give the file descriptor back."""
+        if self._schedstat >= 0:
+            os.close(self._schedstat)
+            self._schedstat = -1
+
+    def reading(self, transport: asyncio.BaseTransport | None = None) -> Nanos:
+        """Return the earliest moment at which bytes that are read now may have arrived, on the clock of the host.
+
+        To be called by each read callback. ``transport``: the connection's, which is asked after a long sleep.
+        """
+        if not self._open:
+            self._begin()
+        if self._doubtful and transport is not None:
+            return min(self._since, self._polled - last_received(transport))
+        return self._since
+
+    def _begin(self) -> None:
+        self._open = True
+        self._loop.call_soon(self._end)
+        now, cpu, queued = self._clock.now(), thread_time(), self._run_queue()
+        waited = queued - self._queued
+        slept = now - self._polled - (cpu - self._cpu) - waited
+        self._since = max(self._polled, now - waited) if slept > SLEPT else self._polled
+        self._doubtful = slept > DOUBTFUL
+        self._polled, self._cpu, self._queued = now, cpu, queued
+
+    def _end(self) -> None:
+        self._open = False
+
+    def _run_queue(self) -> Nanos:
+        """Time that this thread has waited for a core, in all; 0 where the kernel does not count it."""
+        if self._schedstat < 0:
+            return 0
+        return int(os.pread(self._schedstat, 80, 0).split()[1])
+
+
+def last_received(transport: asyncio.BaseTransport) -> Nanos:
+    """Return how long ago the connection received its last bytes for certain; 0 if that is not known."""
+    connection: Any = transport.get_extra_info("socket")
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_RECEIVED + _U32.size)
+    except (AttributeError, OSError):  # not TCP, or closed
+        return 0
+    age: Nanos = _U32.unpack_from(info, _LAST_RECEIVED)[0] * MILLISECOND
+    return max(0, age - TICK)
+
+
+def _open_schedstat() -> int:
+    try:
+        return os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1

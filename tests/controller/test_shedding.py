@@ -1,0 +1,98 @@
+"""Which requests are refused because of the server's own backlog."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clockwork.controller.shedding import MAX_COST, SEED_COST, Shedder
+from clockwork.messages.status import Status
+from clockwork.units import MICROSECOND, MILLISECOND, SECOND
+
+NOW = 1_000 * SECOND
+SLO = 100 * MILLISECOND
+
+
+def behind(waiting: int, cost: int = SEED_COST) -> Shedder:
+    shedder = Shedder()
+    shedder.cost = cost
+    for _ in range(waiting):
+        shedder.queued()
+    return shedder
+
+
+def test_nothing_is_refused_while_nothing_waits() -> None:
+    assert Shedder().refuses(NOW, NOW, SLO) is None
+    assert Shedder().refuses(NOW, NOW - SLO // 2, SLO) is None
+
+
+def test_a_request_whose_deadline_passed_unread_is_refused() -> None:
+    shed = Shedder().refuses(NOW, NOW - SLO - 1, SLO)
+    assert shed is not None
+    assert shed.wait == SLO + 1
+
+
+def test_a_queue_may_take_a_quarter_of_the_slo() -> None:
+    cost = 250 * MICROSECOND
+    assert behind(100, cost).refuses(NOW, NOW, SLO) is None
+    shed = behind(101, cost).refuses(NOW, NOW, SLO)
+    assert shed is not None
+    assert shed.wait == shed.retry_after == 101 * cost
+
+
+def test_a_request_that_has_waited_long_already_is_refused_for_the_sum() -> None:
+    shedder = behind(80, 250 * MICROSECOND)  # 20 ms
+    assert shedder.refuses(NOW, NOW - 79 * MILLISECOND, SLO) is None
+    assert shedder.refuses(NOW, NOW - 80 * MILLISECOND, SLO) is not None
+    assert shedder.refuses(NOW, NOW - 79 * MILLISECOND, SLO, least=MILLISECOND) is not None
+
+
+def test_a_short_slo_does_not_make_a_short_queue_a_reason() -> None:
+    assert behind(2, 500 * MICROSECOND).refuses(NOW, NOW, 5 * MILLISECOND) is None
+
+
+def test_no_slo_makes_the_queue_longer_than_a_tenth_of_a_second() -> None:
+    assert behind(401, 250 * MICROSECOND).refuses(NOW, NOW, 3600 * SECOND) is not None
+
+
+def test_the_cost_follows_the_pace_at_which_requests_are_taken_in() -> None:
+    shedder = behind(1_000)
+    now = NOW
+    for _ in range(90):
+        now += 4 * MILLISECOND
+        shedder.taken(now, 10)
+    assert abs(shedder.cost - 400 * MICROSECOND) < 20 * MICROSECOND
+
+
+def test_a_pause_without_a_queue_is_no_cost() -> None:
+    shedder = behind(2)
+    shedder.taken(NOW, 2)
+    shedder.queued()
+    shedder.queued()
+    shedder.taken(NOW + 10 * SECOND, 1)
+    assert shedder.cost == SEED_COST
+    shedder.taken(NOW + 20 * SECOND, 1)
+    assert shedder.cost < SEED_COST + MAX_COST // 40
+
+
+def test_a_withdrawn_request_is_not_waited_for() -> None:
+    shedder = behind(1)
+    shedder.withdrawn()
+    assert shedder.waiting == 0
+    assert shedder.wait() == 0
+
+
+def test_the_answer_is_a_refusal_with_a_retry_time() -> None:
+    shed = behind(200).refuses(NOW, NOW, SLO)
+    assert shed is not None
+    response = shed.response(7)
+    assert (response.id, response.status) == (7, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
+    assert response.retry_after == 200 * SEED_COST
+    assert response.message == "the server is overloaded: requests wait 40 ms before it can look at them"
+
+
+@given(st.lists(st.tuples(st.integers(0, 50 * MILLISECOND), st.integers(1, 20)), max_size=50))
+def test_the_cost_stays_within_what_was_measured(turns: list[tuple[int, int]]) -> None:
+    shedder, now = behind(2_000), NOW
+    for passed, count in turns:
+        now += passed
+        shedder.taken(now, count)
+        assert 0 <= shedder.cost <= max(SEED_COST, MAX_COST)

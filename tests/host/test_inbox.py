@@ -1,0 +1,97 @@
+"""The order in which requests that were read are handled."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import uvloop
+
+from clockwork.controller.shedding import SEED_COST
+from clockwork.host.inbox import PIECE, Inbox
+from clockwork.units import Nanos
+
+ROOM = PIECE // SEED_COST
+
+
+class StoppedClock:
+    """Always shows the same time."""
+
+    def now(self) -> Nanos:
+        return 10**12
+
+
+def run(test: Callable[[Inbox], Coroutine[Any, Any, None]]) -> None:
+    async def with_inbox() -> None:
+        await test(Inbox(asyncio.get_running_loop(), StoppedClock()))
+
+    uvloop.run(with_inbox())
+
+
+def test_a_request_that_comes_alone_is_handled_at_once() -> None:
+    async def test(inbox: Inbox) -> None:
+        handled: list[int] = []
+        assert inbox.put(lambda: handled.append(1)) is None
+        assert handled == [1]
+
+    run(test)
+
+
+def test_a_turn_handles_a_piece_and_the_rest_waits_in_order() -> None:
+    async def test(inbox: Inbox) -> None:
+        handled: list[int] = []
+        for i in range(3 * ROOM):
+            inbox.put(lambda i=i: handled.append(i))  # type: ignore[misc]
+        assert handled == list(range(ROOM))
+        assert inbox.shedder.waiting == 2 * ROOM
+        lengths = [len(handled)]
+        while inbox.shedder.waiting:
+            await asyncio.sleep(0)
+            if len(handled) > lengths[-1]:
+                lengths.append(len(handled))
+        assert lengths == [ROOM, 2 * ROOM, 3 * ROOM]
+        assert handled == list(range(3 * ROOM))
+
+    run(test)
+
+
+def test_other_work_comes_between_two_pieces() -> None:
+    async def test(inbox: Inbox) -> None:
+        order: list[str] = []
+        for _ in range(2 * ROOM):
+            inbox.put(lambda: order.append("request"))
+        asyncio.get_running_loop().call_soon(order.append, "result")
+        while inbox.shedder.waiting:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert "result" in order
+        assert order.count("request") == 2 * ROOM
+
+    run(test)
+
+
+def test_a_request_that_is_withdrawn_is_not_handled() -> None:
+    async def test(inbox: Inbox) -> None:
+        handled: list[int] = []
+        waiting = [inbox.put(lambda i=i: handled.append(i)) for i in range(ROOM + 3)]  # type: ignore[misc]
+        second = waiting[ROOM + 1]
+        assert second is not None
+        assert second.withdraw()
+        assert not second.withdraw()
+        while inbox.shedder.waiting:
+            await asyncio.sleep(0)
+        assert handled == [*range(ROOM + 1), ROOM + 2]
+
+    run(test)
+
+
+def test_a_new_turn_has_new_room() -> None:
+    async def test(inbox: Inbox) -> None:
+        handled: list[int] = []
+        for i in range(ROOM):
+            inbox.put(lambda i=i: handled.append(i))  # type: ignore[misc]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert inbox.put(lambda: handled.append(-1)) is None
+        assert handled[-1] == -1
+
+    run(test)

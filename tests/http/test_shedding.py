@@ -1,0 +1,62 @@
+"""Requests that are recognised, and refused, without the parser."""
+
+import pytest
+
+from clockwork.controller.shedding import Shed
+from clockwork.http.shedding import ShedReplies, model_of, whole_request
+from clockwork.units import MILLISECOND
+
+HEAD = b"POST /v2/models/a/infer HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n\r\n"
+
+
+def test_a_request_that_was_read_whole_is_recognised() -> None:
+    assert whole_request(HEAD + b"body") == b"/v2/models/a/infer"
+    assert whole_request(HEAD.replace(b"Length: 4", b"length:\t4 ") + b"body") == b"/v2/models/a/infer"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEAD + b"bod",
+        HEAD + b"body+",
+        HEAD[:-2],
+        b"GET" + HEAD[4:] + b"body",
+        HEAD.replace(b"HTTP/1.1", b"HTTP/1.0") + b"body",
+        HEAD.replace(b"Host: here", b"Transfer-Encoding: chunked") + b"body",
+        HEAD.replace(b"Host: here", b"Connection: close") + b"body",
+        HEAD.replace(b"Host: here", b"Expect: 100-continue") + b"body",
+        HEAD.replace(b"Host: here", b"Upgrade: h2c") + b"body",
+        HEAD.replace(b"Host: here", b"Content-Length: 4") + b"body",
+        HEAD.replace(b"Host: here", b"Content-Length : 9") + b"body",
+        HEAD.replace(b"Host: here", b" folded: 1") + b"body",
+        HEAD.replace(b"Host: here", b"a: b\nTransfer-Encoding: chunked") + b"body",
+        HEAD.replace(b"Host: here", b"a: b\rTransfer-Encoding: chunked") + b"body",
+        HEAD.replace(b"Length: 4", b"Length: +4") + b"body",
+        HEAD.replace(b"Length: 4", b"Length: 4, 4") + b"body",
+        HEAD.replace(b"Content-Length: 4\r\n", b""),
+        HEAD.replace(b"POST ", b"POST  ") + b"body",
+        b"",
+    ],
+)
+def test_a_doubt_leaves_the_request_to_the_parser(data: bytes) -> None:
+    assert whole_request(data) is None
+
+
+def test_an_inference_is_known_by_its_path() -> None:
+    assert model_of("POST", "/v2/models/a/infer") == "a"
+    assert model_of("POST", "/v2/models/a/versions/1/infer") == "a"
+    assert model_of("GET", "/v2/models/a/infer") == ""
+    assert model_of("POST", "/v2/models/a/ready") == ""
+    assert model_of("POST", "/v2/repository/models/a/load") == ""
+
+
+def test_an_answer_is_made_once_for_a_wait() -> None:
+    replies, common = ShedReplies(), [(b"date", b"today")]
+    first = replies.bytes(Shed(40 * MILLISECOND, 40 * MILLISECOND), common)
+    assert replies.bytes(Shed(40 * MILLISECOND + 1, 40 * MILLISECOND), common) is first
+    head, _, body = first.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\ndate: today\r\n")
+    assert b"retry-after: 1\r\n" in head + b"\r\n"
+    assert b"content-length: %d" % len(body) in head
+    assert b"the server is overloaded: requests wait 40 ms before it can look at them" in body
+    assert b"tomorrow" in replies.bytes(Shed(40 * MILLISECOND, 1), [(b"date", b"tomorrow")])
