@@ -18,6 +18,7 @@ from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.protocol import LimitedProtocol
 from clockwork.http.receiving import Held, Receiver
 from clockwork.http.shedding import ShedReplies
+from clockwork.net.accepting import accept_from, bound
 from clockwork.net.address import Address
 
 log = logging.getLogger("clockwork.http")
@@ -85,7 +86,6 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn does it, but for TLS: with a context that is there already, and a limit for handshakes."""
-        loop = asyncio.get_running_loop()
 
         def make() -> asyncio.Protocol:
             made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
@@ -94,14 +94,15 @@ class _Server(uvicorn.Server):
             return made
 
         self.servers = [
-            await loop.create_server(
+            server
+            for sock in sockets or ()
+            for server in await accept_from(
+                sock,
                 make,
-                sock=sock,
                 ssl=self.tls,
                 ssl_handshake_timeout=self.handshake_timeout,
                 backlog=self.config.backlog,
             )
-            for sock in sockets or ()
         ]
         self.started = True
 
@@ -112,22 +113,16 @@ class _Server(uvicorn.Server):
 
 
 async def _listen(address: Address, backlog: int) -> list[socket.socket]:
-    """A socket for each of the host's addresses; one, if the operating system is to choose the port."""
-    sockets: list[socket.socket] = []
+    """Return sockets that listen on the address.
+
+    Raises:
+        ServerError: the address is taken, or may not be used.
+    """
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(*address, type=socket.SOCK_STREAM)
-        for family, _, _, _, place in found if address.port else found[:1]:
-            made = socket.socket(family, socket.SOCK_STREAM)
-            sockets.append(made)
-            made.setblocking(False)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            made.bind(place)
+        sockets = await bound(address)
+        for made in sockets:
             made.listen(backlog)
     except (OSError, UnicodeError) as error:  # UnicodeError: what cannot be a host's name
-        for made in sockets:
-            made.close()
         reason = getattr(error, "strerror", None) or error
         raise ServerError(f"cannot listen for HTTP on {address}: {reason}; --http gives another") from error
     return sockets

@@ -9,6 +9,7 @@ from typing import Any, Final
 from clockwork.clock import Clock
 from clockwork.errors import ServerError
 from clockwork.messages.link import Hello
+from clockwork.net.accepting import accept_from, bound
 from clockwork.net.address import Address
 from clockwork.net.config import DEFAULT_LINK, LinkConfig
 from clockwork.net.connection import Callbacks, Connection
@@ -53,16 +54,19 @@ class Server:
         handshake_timeout: float | None,
     ) -> None:
         """Listen; called once, by `listen`."""
-        host = await _one_host(address) if address.port == 0 else address.host
-        self._server = await asyncio.get_running_loop().create_server(
-            make, host, address.port, ssl=tls, ssl_handshake_timeout=handshake_timeout, backlog=BACKLOG
-        )
-        self.address = Address(*self._server.sockets[0].getsockname()[:2])
+        self._servers: list[asyncio.Server] = []
+        sockets = await bound(address)
+        self.address = Address(*sockets[0].getsockname()[:2])
+        for sock in sockets:
+            self._servers += await accept_from(
+                sock, make, ssl=tls, ssl_handshake_timeout=handshake_timeout, backlog=BACKLOG
+            )
 
     async def close(self, reason: str) -> None:
         """Stop listening, say goodbye to all, and wait until they are closed."""
         self._closing = reason
-        self._server.close()
+        for server in self._servers:
+            server.close()
         connections = list(self._connections)
         for connection in connections:
             connection.close(reason)
@@ -115,9 +119,3 @@ async def listen(
     except (OSError, UnicodeError) as error:  # UnicodeError: what cannot be a host's name
         raise ServerError(f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}") from error
     return server
-
-
-async def _one_host(address: Address) -> str:
-    """A name may have several addresses, and the operating system would choose a port for each."""
-    found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port)
-    return str(found[0][4][0])
