@@ -17,7 +17,7 @@ from clockwork.clock import Clock
 from clockwork.controller.shedding import Shed, Shedder
 from clockwork.units import MILLISECOND, Nanos
 
-PIECE: Final[Nanos] = 3 * MILLISECOND
+PIECE: Final[Nanos] = 5 * MILLISECOND
 """Requests worth this much of the controller's time are handled in one turn of the loop."""
 
 Handle: TypeAlias = Callable[[], None]

@@ -12,6 +12,7 @@ from typing import Final
 from clockwork.clock import Clock
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.shedding import Shed
+from clockwork.host.backpressure import Backpressure
 from clockwork.host.inbox import Handle, Inbox, Waiting
 from clockwork.net.arrival import Arrivals
 from clockwork.units import Nanos
@@ -36,6 +37,7 @@ class Reception:
         """``on_shed`` receives the number of requests refused here by model, at most once per turn of the loop."""
         self.arrivals = Arrivals(loop, clock)
         self.inbox = Inbox(loop, clock)
+        self.backpressure = Backpressure(loop, lambda: self.arrivals.reading_took)
         self._loop = loop
         self._config = config
         self._on_shed = on_shed
@@ -44,22 +46,20 @@ class Reception:
 
     @property
     def is_behind(self) -> bool:
-        """Whether requests wait to be taken in. While none do, no request is refused here."""
-        return self.inbox.shedder.waiting > 0
+        """Whether requests wait to be taken in, or reading takes too long. Else no request is refused here."""
+        return self.inbox.shedder.waiting > 0 or self.backpressure.is_needed
 
     def refuses(self, model: str, arrival: Nanos, slo: Nanos | None = None) -> Shed | None:
         """Return why a request must be refused now, or None.
 
-        ``slo``: as the request states it; None: not known yet, then the longest of the model's last ones counts, and
-        without such the request is not refused here.
+        ``slo``: as the request states it; None: not known yet, then the longest of the model's last ones counts, or
+        the default.
         """
         if not self.is_behind:
             return None
         if slo is None:
             slos = self._slos.get(model)
-            if slos is None:
-                return None
-            slo = max(slos)
+            slo = self.default_slo(model) if slos is None else max(slos)
         shed = self.inbox.refuses(arrival, slo)
         if shed is not None:
             self._count(model)

@@ -51,14 +51,14 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._after_upgrade: Bytes | None = 0  #: the length of a body that the parser has taken for another protocol
         self._deaf = False  #: nothing that still comes is a request
         self._arrived: Nanos = 0  #: the earliest moment at which what was read last may have come
-        self._unread = True  #: the kernel may hold more that came before the loop's last poll
+        self._unread = False  #: the last read left bytes of the same message in the kernel
+        self._was_paused = False  #: since the last read
         self._at_boundary = True  #: the parser has seen whole messages only
         self._shed_lately = False  #: since the keep-alive timer was set, requests came that the parser did not see
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first head is awaited, if there is room."""
         super().connection_made(transport)
-        self._arrived = self.reception.arrivals.reading()
         self._stalled = Stalled(transport, self.limits.write_timeout, transport.abort)
         if len(self.connections) > self.limits.max_connections:
             self._refuse(503, FULL, Status.SKIPPED_BY_CONTROLLER)
@@ -79,8 +79,10 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         """Bytes; those that end within a head are counted."""
         if self.transport.is_closing() or self._deaf:
             return
-        arrived = self.reception.arrivals.reading(self.transport)
-        self._arrived = min(arrived, self._arrived) if self._unread else arrived
+        self._arrived = self.reception.arrivals.reading(
+            self.transport, one_message=not self._unread, paused=self._was_paused
+        )
+        self._was_paused = False
         self._unread = len(data) == LARGE
         if self.reception.is_behind and self._shed(data):
             return
@@ -108,7 +110,16 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._stop_timer()
         self._shed_lately = True
         self.transport.write(self.shed_replies.bytes(shed, self.server_state.default_headers))
+        if self.reception.backpressure.is_needed and not self.flow.read_paused:
+            self._was_paused = True
+            self.flow.pause_reading()
+            self.reception.backpressure.pause(self)
         return True
+
+    def read_again(self) -> None:
+        """The connection's turn to be read has come."""
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def _feed(self, data: bytes) -> None:
         self._unset_keepalive_if_required()

@@ -9,9 +9,10 @@ that the previous poll did not report came after it. If the thread slept in the 
 came when it woke, less the time that it then waited for a core (``/proc/thread-self/schedstat``: time on the run
 queue). If it did not sleep, they may have come at any moment since the previous poll.
 
-A process that was stopped (SIGSTOP, a frozen virtual machine, a container out of quota) looks like one that slept. So
-after a long sleep the kernel is asked how long ago the socket received its last bytes (``tcpi_last_data_recv`` of
-TCP_INFO, in milliseconds of a clock that ticks every 4 ms or less).
+That is not enough in two cases, and then the kernel is asked how long ago the socket received its last bytes
+(``tcpi_last_data_recv`` of TCP_INFO, in milliseconds of a clock that ticks every 4 ms or less). A process that was
+stopped (SIGSTOP, a frozen virtual machine, a container out of quota) looks like one that slept: the bytes may be older.
+And after a long turn the bytes of a client that sends one request at a time may be much younger than the last poll.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ SLEPT: Final[Nanos] = 20 * MICROSECOND
 """A thread that was neither running nor waiting for a core for longer than this slept in the poll."""
 
 DOUBTFUL: Final[Nanos] = 12 * MILLISECOND
-"""After a longer sleep the kernel is asked: the process may have been stopped."""
+"""After a longer sleep, or a longer turn, the kernel is asked."""
 
 TICK: Final[Nanos] = 4 * MILLISECOND
 """What the kernel's answer may be wrong by, each way, at 250 ticks a second."""
@@ -44,14 +45,17 @@ class Arrivals:
     A turn of the loop that is not spent begins with the first call of `reading` after a poll.
     """
 
-    __slots__ = ("_clock", "_cpu", "_doubtful", "_loop", "_open", "_polled", "_queued", "_schedstat", "_since")
+    __slots__ = (
+        "_clock", "_cpu", "_loop", "_open", "_polled", "_queued", "_schedstat", "_since", "_slept", "reading_took",
+    )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock | None = None) -> None:
         """Start with no turn seen; bytes of the first turn count from when they are read."""
         self._clock: Clock = clock or MonotonicClock()
         self._loop = loop
         self._open = False
-        self._doubtful = False
+        self._slept: Nanos = 0  #: in the poll before this turn
+        self.reading_took: Nanos = 0  #: time that the last turn spent on reading what its poll had reported
         self._schedstat = _open_schedstat()
         self._since: Nanos = self._clock.now()  #: the earliest arrival of what is read in this turn
         self._polled: Nanos = self._since  #: when the poll of this turn ended
@@ -64,15 +68,25 @@ class Arrivals:
             os.close(self._schedstat)
             self._schedstat = -1
 
-    def reading(self, transport: asyncio.BaseTransport | None = None) -> Nanos:
+    def reading(
+        self, transport: asyncio.BaseTransport | None = None, *, one_message: bool = False, paused: bool = False
+    ) -> Nanos:
         """Return the earliest moment at which bytes that are read now may have arrived, on the clock of the host.
 
-        To be called by each read callback. ``transport``: the connection's, which is asked after a long sleep.
+        To be called by each read callback. ``transport``: the connection's, which is asked in case of doubt.
+        ``one_message``: what is read was sent at once, so that its first bytes are as old as its last.
+        ``paused``: the connection was not read for a while, so that the last poll says nothing about it.
         """
         if not self._open:
             self._begin()
-        if self._doubtful and transport is not None:
+        if transport is None:
+            return self._since
+        if paused:
+            return self._clock.now() - last_received(transport) - 2 * TICK
+        if self._slept > DOUBTFUL:
             return min(self._since, self._polled - last_received(transport))
+        if one_message and (now := self._clock.now()) - self._since > DOUBTFUL:
+            return max(self._since, now - last_received(transport) - 2 * TICK)
         return self._since
 
     def _begin(self) -> None:
@@ -80,13 +94,14 @@ class Arrivals:
         self._loop.call_soon(self._end)
         now, cpu, queued = self._clock.now(), thread_time(), self._run_queue()
         waited = queued - self._queued
-        slept = now - self._polled - (cpu - self._cpu) - waited
+        self._slept = slept = now - self._polled - (cpu - self._cpu) - waited
         self._since = max(self._polled, now - waited) if slept > SLEPT else self._polled
-        self._doubtful = slept > DOUBTFUL
         self._polled, self._cpu, self._queued = now, cpu, queued
 
     def _end(self) -> None:
+        """All that the poll reported was read."""
         self._open = False
+        self.reading_took = self._clock.now() - self._polled
 
     def _run_queue(self) -> Nanos:
         """Time that this thread has waited for a core, in all; 0 where the kernel does not count it."""

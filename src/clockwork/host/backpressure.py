@@ -1,0 +1,66 @@
+"""Reads from no more clients at a time than the server can answer, even if it only refuses.
+
+Where clients send more requests than the server can refuse, an event loop that reads all of them does nothing else: one
+poll reports thousands of sockets, and results of workers wait until all are read. So a connection that has its answer
+is not read again until its turn comes. Requests that come meanwhile wait in the kernel, at no cost to anybody else.
+
+Rules of the file: a connection waits only while reading takes too much of the loop's time; connections are read in the
+order in which they were paused.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from clockwork.units import MILLISECOND, Nanos
+
+READING: Final[Nanos] = 4 * MILLISECOND
+"""Time of one turn of the loop that reading may take before connections are paused."""
+
+MIN_BATCH: Final = 16
+"""Connections that are read again in each turn, at least."""
+
+
+class Reader(Protocol):
+    """A connection that may be paused."""
+
+    def read_again(self) -> None:
+        """Resume reading; called once after each `Backpressure.pause`. The connection may have been closed."""
+        ...
+
+
+class Backpressure:
+    """The paused connections of one event loop; to be used on its thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, reading_took: Callable[[], Nanos]) -> None:
+        """``reading_took``: the time that reading took in the last turn of the loop."""
+        self._loop = loop
+        self._reading_took = reading_took
+        self._paused: deque[Reader] = deque()
+        self._batch = 8 * MIN_BATCH
+        self._due = False
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether a connection that has its answer should be paused."""
+        return bool(self._paused) or self._reading_took() > READING
+
+    def pause(self, reader: Reader) -> None:
+        """Read from the connection again when its turn comes. Pausing it is the caller's work."""
+        self._paused.append(reader)
+        if not self._due:
+            self._due = True
+            self._loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        """Resume as many connections as the next turn can read. The loop polls between two calls."""
+        if self._reading_took() > READING:
+            self._batch = max(MIN_BATCH, self._batch * 4 // 5)
+        else:
+            self._batch += MIN_BATCH
+        for _ in range(min(self._batch, len(self._paused))):
+            self._paused.popleft().read_again()
+        self._due = bool(self._paused)
+        if self._due:
+            self._loop.call_soon(self._next_turn)
