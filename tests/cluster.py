@@ -97,8 +97,10 @@ class Cluster:
         self.feed(WorkerLost(worker_id, reason))
         return worker
 
-    def ask(self, request: Request, client_id: int = 1, payload: object = "payload") -> None:
-        """A client sends a request."""
+    def ask(
+        self, request: Request, client_id: int = 1, payload: object = "payload", arrival: Nanos | None = None
+    ) -> None:
+        """A client sends a request; ``arrival``: see `ClientRequest`."""
         asked = (client_id, request.id)
         if isinstance(request, CancelRequest):
             if not self.answers[asked]:
@@ -106,7 +108,7 @@ class Cluster:
         else:
             assert asked not in self.asked, "tests use an id once"
             self.asked[asked] = request
-        self.feed(ClientRequest(client_id, request, payload))
+        self.feed(ClientRequest(client_id, request, payload, arrival=arrival))
 
     def lose_client(self, client_id: int) -> None:
         """A client's connection ends."""

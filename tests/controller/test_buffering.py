@@ -53,6 +53,17 @@ def test_each_request_is_told_ten_seconds_after_its_own_arrival() -> None:
     assert cluster.answer(1) == InferResponse(1, Status.INITIALIZING, STILL, (), RequestTiming(seconds(10)))
 
 
+def test_the_slo_of_a_buffered_request_counts_from_the_hand_over_whatever_its_arrival() -> None:
+    cluster = starting()
+    cluster.load("a.onnx", 1)
+    cluster.run_until(seconds(9))
+    cluster.ask(infer_request(2, "a", slo=ms(5)), arrival=seconds(9) - ms(1))
+    cluster.run_until(seconds(11))
+    answer = cluster.answer(2)
+    assert isinstance(answer, InferResponse)
+    assert answer.status == Status.SUCCESS
+
+
 def test_before_any_worker_has_come_too() -> None:
     cluster = Cluster(EchoScheduler())
     cluster.ask(infer_request(1))

@@ -153,6 +153,42 @@ def test_the_deadline_is_the_tighter_of_slo_and_factor_or_the_default(
     assert cluster.answer(1) == InferResponse(1, Status.TIMEOUT, LATE, (), RequestTiming(told_after + 1))
 
 
+@pytest.mark.parametrize(("slo", "factor", "within"), [(None, None, ms(100)), (ms(7), None, ms(7)), (None, 2.0, ms(6))])
+def test_the_deadline_counts_from_the_arrival_that_the_host_reports(
+    slo: Nanos | None, factor: float | None, within: Nanos
+) -> None:
+    cluster = serving(Forgetful(), FILES)
+    cluster.run_until(arrival := cluster.now)
+    cluster.run_until(arrival + ms(2))
+    cluster.ask(infer_request(1, slo=slo, slo_factor=factor), arrival=arrival)
+    cluster.run_until(arrival + within)
+    assert cluster.answer(1) is None
+    cluster.run_until(arrival + within + 1)
+    assert cluster.answer(1) == InferResponse(1, Status.TIMEOUT, LATE, (), RequestTiming(within + 1))
+
+
+def test_a_request_handled_after_its_deadline_never_reaches_the_scheduler() -> None:
+    cluster = serving(Furious(), FILES)  # it raises at every request
+    arrival = cluster.now
+    cluster.run_until(arrival + ms(7) + 1)
+    cluster.ask(infer_request(1, slo=ms(7)), arrival=arrival)
+    answer = infer_answer(cluster, 1)
+    assert (answer.status, answer.timing.total, answer.admitted) == (Status.TIMEOUT, ms(7) + 1, False)
+    assert answer.message == (
+        "the deadline passed before the controller handled the request, which had waited 7 ms for it: "
+        "the server is overloaded"
+    )
+    counts = cluster.controller._serving.tally.of("a")
+    assert (counts.answers, counts.late_ns, counts.pending) == ({Status.TIMEOUT: 1}, 1, 0)
+    assert cluster.controller._serving.pending == 0
+
+
+def test_an_arrival_after_now_counts_as_now() -> None:
+    cluster = serving(EchoScheduler(), FILES)
+    cluster.ask(infer_request(1), arrival=cluster.now + ms(5))
+    assert infer_answer(cluster, 1).timing.total == 0
+
+
 def test_an_id_that_is_in_use_is_refused_and_the_first_request_is_not_disturbed() -> None:
     cluster = serving(SimpleScheduler(), FILES)
     cluster.ask(infer_request(1))

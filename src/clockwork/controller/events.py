@@ -36,12 +36,17 @@ class WorkerResult(Struct, frozen=True):
 
 
 class ClientRequest(Struct, frozen=True):
-    """A client has sent a request. ``wrong``: why an InferRequest contradicts its payload, or is too large, if so."""
+    """A client has sent a request. ``wrong``: why an InferRequest contradicts its payload, or is too large, if so.
+
+    ``arrival``: when the request reached the controller's machine, as far as the host knows; its SLO counts from then.
+    None: the moment when the event is handled.
+    """
 
     client_id: int
     request: Request
     payload: object = None
     wrong: str = ""
+    arrival: Nanos | None = None
 
 
 class ClientLost(Struct, frozen=True):

@@ -23,7 +23,7 @@ from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
-from clockwork.units import Bytes, Nanos, as_ms
+from clockwork.units import Bytes, Nanos, as_ms, show_duration
 
 P = ParamSpec("P")
 
@@ -57,10 +57,13 @@ class Serving:
         """Hand over to the scheduler."""
         return self._ask(now, (), self._scheduler.start, self._state)
 
-    def infer(self, now: Nanos, client_id: int, message: InferRequest, payload: object) -> list[ControllerCommand]:
-        """A client's request; its SLO counts from ``now``."""
+    def infer(
+        self, now: Nanos, client_id: int, message: InferRequest, payload: object, arrival: Nanos | None = None
+    ) -> list[ControllerCommand]:
+        """A client's request; its SLO counts from ``arrival``, or from ``now`` if no arrival is known."""
+        arrival = now if arrival is None else min(arrival, now)
         try:
-            request = self._admit(now, client_id, message, payload)
+            request = self._admit(now, client_id, message, payload, arrival)
         except InvalidRequestError as error:
             return [self.refuse(client_id, message, Status.INVALID_REQUEST, str(error))]
         if isinstance(request, Respond):
@@ -72,7 +75,9 @@ class Serving:
         heappush(self._deadlines, (request.deadline, request.id))
         return self._ask(now, (request,), self._scheduler.infer, request)
 
-    def _admit(self, now: Nanos, client_id: int, message: InferRequest, payload: object) -> PendingRequest | Respond:
+    def _admit(
+        self, now: Nanos, client_id: int, message: InferRequest, payload: object, arrival: Nanos
+    ) -> PendingRequest | Respond:
         """Raises InvalidRequestError; a Respond refuses for other reasons."""
         model = self._state.models.get(message.model)
         if model is None:
@@ -87,10 +92,13 @@ class Serving:
         if len(self._pending) >= self._config.max_pending or self._bytes >= self._config.max_pending_bytes:
             text = f"the server is full: {len(self._pending)} requests, {self._bytes} bytes are pending"
             return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, text)
+        deadline = arrival + slo
+        if deadline < now:
+            return self._missed(now, client_id, message, arrival, deadline)
         self._last_id += 1
         share = InferInput(self._last_id, batch_size, message.inputs, message.outputs, message.generated)
         cold = model.name not in self._state.holders
-        return PendingRequest(self._last_id, client_id, message.id, model, share, payload, now, now + slo, cold)
+        return PendingRequest(self._last_id, client_id, message.id, model, share, payload, arrival, deadline, cold)
 
     def refuse(self, client_id: int, message: InferRequest, status: Status, text: str) -> Respond:
         """Answer a request that is not even taken in, and count it."""
@@ -99,6 +107,17 @@ class Serving:
         else:
             self.tally.stranger(status)
         return Respond(client_id, InferResponse(message.id, int(status), text, (), RequestTiming(0)))
+
+    def _missed(self, now: Nanos, client_id: int, message: InferRequest, arrival: Nanos, deadline: Nanos) -> Respond:
+        """Answer a request whose deadline has passed before the controller handles it; the scheduler never sees it."""
+        counts = self.tally.of(message.model)
+        counts.answered(Status.TIMEOUT, now - arrival)
+        counts.late_ns += now - deadline
+        text = (
+            f"the deadline passed before the controller handled the request, which had waited "
+            f"{show_duration(now - arrival)} for it: the server is overloaded"
+        )
+        return Respond(client_id, InferResponse(message.id, Status.TIMEOUT, text, (), RequestTiming(now - arrival)))
 
     def _why_unknown(self, name: str) -> tuple[Status, str]:
         if name in self.broken:

@@ -19,6 +19,8 @@ Requests that come before SERVING wait in a `StartupBuffer`. Their SLO counts fr
 done for them before it; a load that comes in QUERYING waits for LOADING.
 """
 
+from msgspec.structs import replace
+
 from clockwork import __version__
 from clockwork.controller.buffer import StartupBuffer
 from clockwork.controller.config import ControllerConfig
@@ -384,7 +386,7 @@ class ControllerWithStartupPhase:
         commands += self._serving.start(now)
         commands.append(StageEntered(Stage.SERVING.value))
         for event in self._buffer.take_all():
-            commands += self._request(now, event)
+            commands += self._request(now, replace(event, arrival=None))  # the SLO counts from the hand-over
         return commands
 
     def _take_in(self, now: Nanos) -> Commands:
@@ -426,7 +428,7 @@ class ControllerWithStartupPhase:
             case InferRequest() if event.wrong:
                 return [self._serving.refuse(client_id, request, Status.INVALID_REQUEST, event.wrong)]
             case InferRequest() if self._stage is Stage.SERVING:
-                return self._serving.infer(now, client_id, request, event.payload)
+                return self._serving.infer(now, client_id, request, event.payload, event.arrival)
             case ListModelsRequest() if self._stage is Stage.SERVING:
                 models = describe_models(self._state)
                 return [Respond(client_id, ListModelsResponse(request.id, Status.SUCCESS, "", models))]
