@@ -10,10 +10,10 @@ place in the plan is by how much everything from there on may be delayed without
 may be begun or grown is answered from two lists, without trying. A promise once given is only ever moved within slack.
 """
 
-from functools import partial
 from typing import Final, NamedTuple
 
 from clockwork.scheduling.clockwork.config import ClockworkConfig
+from clockwork.scheduling.clockwork.times import InferTimes
 from clockwork.scheduling.estimates import Estimates, Pace, SlidingEstimate
 from clockwork.scheduling.shapes import ShapeKey
 from clockwork.state import GPUState, ModelState, PendingRequest
@@ -85,7 +85,7 @@ class Plan:
         self.gpu = gpu
         self.number = number
         self.config = config
-        self.infers = Estimates(config.window, Pace())
+        self._times = InferTimes(gpu.kind, config.window)
         self.loads = Estimates(config.window, Pace())
         self.batches: list[Batch] = []
         self.sent: dict[int, Sent] = {}  #: by action id, in order
@@ -116,16 +116,7 @@ class Plan:
 
     def infer_time(self, now: Nanos, model: ModelState, rows: int, key: ShapeKey) -> Nanos:
         """The estimate of one Infer."""
-        kind, digest = self.gpu.kind, model.info.digest
-        estimate = self.infers.of((digest, rows, key), partial(model.infer_estimate, rows, kind))
-        time = estimate.at(now)
-        if time > estimate.seed:
-            for size in self.sizes(model):  # fewer rows take no longer than more
-                if size > rows:
-                    more = self.infers.of((digest, size, key), partial(model.infer_estimate, size, kind))
-                    if more.measured_lately(now):
-                        time = min(time, more.at(now))
-        return time
+        return self._times.of(now, model, rows, key)
 
     def load_time(self, now: Nanos, model: ModelState) -> Nanos:
         """The estimate of LoadWeights."""
@@ -442,8 +433,7 @@ class Plan:
             self.trouble = f"a result of {self.gpu} took {(now - end) / MILLISECOND:.3f} ms on its way"
         waited = self.last_end > sent.sent_at or bool(self.ready)
         self.note_delays(now, None if waited else sent.sent_at, begin, end)
-        key = (sent.batch.model.info.digest, sent.batch.rows, sent.batch.key)
-        self.infers.add(now, key, end - begin)
+        self._times.add(now, sent.batch.model, sent.batch.rows, sent.batch.key, end - begin)
         if end - begin > sent.expected:
             self.trouble = (
                 f"Infer {action_id} of {sent.batch.model.name} took {(end - begin) / MILLISECOND:.3f} ms "
