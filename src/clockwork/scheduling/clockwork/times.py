@@ -109,5 +109,3 @@ class InferTimes:
         if place < len(table.rows):
             return table.times[table.rows[place]]
         return max(table.times[table.rows[-1]], model.infer_estimate(rows, self._kind))
-
-
