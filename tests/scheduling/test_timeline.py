@@ -2,22 +2,20 @@
 
 from itertools import pairwise
 from random import Random
-from typing import Any
 
 import pytest
 
-from clockwork.scheduling.clockwork.timeline import FAR, Batch, Timeline
+from clockwork.scheduling.clockwork.timeline import FAR, Planned, Timeline
 from clockwork.units import Nanos
 
 
-def a_batch(reserved: Nanos, due: Nanos, ready: Nanos = 0) -> Batch:
-    nothing: Any = None
-    batch = Batch(nothing, nothing, (), 1, reserved)
+def a_batch(reserved: Nanos, due: Nanos, ready: Nanos = 0) -> Planned:
+    batch = Planned(reserved)
     batch.due, batch.ready = due, ready
     return batch
 
 
-def moments(batches: list[Batch], origin: Nanos) -> tuple[list[Nanos], list[Nanos], list[Nanos]]:
+def moments(batches: list[Planned], origin: Nanos) -> tuple[list[Nanos], list[Nanos], list[Nanos]]:
     """When the device is free for each, when each ends, and each one's slack; one after the other."""
     free, ends, at = [], [], origin
     for batch in batches:
@@ -31,7 +29,7 @@ def moments(batches: list[Batch], origin: Nanos) -> tuple[list[Nanos], list[Nano
     return free, ends, slack[::-1]
 
 
-def check(timeline: Timeline, batches: list[Batch], origin: Nanos) -> None:
+def check(timeline: Timeline[Planned], batches: list[Planned], origin: Nanos) -> None:
     assert list(timeline) == batches
     assert len(timeline) == len(batches)
     assert bool(timeline) == bool(batches)
@@ -51,7 +49,7 @@ def check(timeline: Timeline, batches: list[Batch], origin: Nanos) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_a_timeline_answers_as_if_it_went_through_all_batches(seed: int) -> None:
     chance = Random(seed)
-    timeline, batches = Timeline(), list[Batch]()
+    timeline, batches = Timeline[Planned](), list[Planned]()
     check(timeline, batches, 5)
     for _ in range(150):
         change = chance.random()
@@ -71,10 +69,10 @@ def test_a_timeline_answers_as_if_it_went_through_all_batches(seed: int) -> None
         check(timeline, batches, chance.randrange(100))
 
 
-def depth(timeline: Timeline) -> int:
+def depth(timeline: Timeline[Planned]) -> int:
     deepest = 0
     for batch in timeline:
-        node: Batch | None = batch
+        node: Planned | None = batch
         steps = 0
         while node is not None:
             node, steps = node.parent, steps + 1
@@ -84,7 +82,7 @@ def depth(timeline: Timeline) -> int:
 
 @pytest.mark.parametrize("order", ["at the end", "at the front", "by halves"])
 def test_the_tree_stays_flat_in_whatever_order_batches_come_and_go(order: str) -> None:
-    timeline = Timeline()
+    timeline = Timeline[Planned]()
     depths = []
     for size in (100, 1_000, 10_000):
         while len(timeline) < size:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import chain, islice
 from typing import Final
 
-from clockwork.scheduling.clockwork.timeline import Batch
+from clockwork.scheduling.clockwork.plan import Batch
 from clockwork.scheduling.shapes import ShapeKey
 
 MAX_JOINABLE: Final = 32

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from clockwork.scheduling.clockwork.config import ClockworkConfig
-from clockwork.scheduling.clockwork.timeline import FAR, Batch, Timeline
+from clockwork.scheduling.clockwork.timeline import FAR, Planned, Timeline
 from clockwork.scheduling.clockwork.times import InferTimes
 from clockwork.scheduling.estimates import Estimates, Pace, SlidingEstimate
 from clockwork.scheduling.shapes import ShapeKey
@@ -31,6 +31,22 @@ OVERTAKING_MOST: Final = 16
 
 MAX_PASSED: Final = 64
 """Batches looked at for one whose weights are there, where the first waits for its own."""
+
+
+class Batch(Planned):
+    """Requests that will be one Infer."""
+
+    __slots__ = ("capacity", "key", "model", "plan", "requests", "rows")
+
+    def __init__(self, plan: "Plan", model: ModelState, key: ShapeKey, capacity: int, reserved: Nanos) -> None:
+        """Empty, and not planned yet."""
+        super().__init__(reserved)
+        self.plan = plan
+        self.model = model
+        self.key = key
+        self.capacity = capacity
+        self.rows = 0
+        self.requests: list[PendingRequest] = []
 
 
 class Offer(NamedTuple):
@@ -76,7 +92,7 @@ class Plan:
         self.config = config
         self._times = InferTimes(gpu.kind, config.window)
         self.loads = Estimates(config.window, Pace())
-        self.batches = Timeline()
+        self.batches: Timeline[Batch] = Timeline()
         self.sent: dict[int, Sent] = {}  #: by action id, in order
         self.free: Nanos = 0  #: when EXEC will have ended what was sent
         self.last_end: Nanos = 0  #: when it ended the last one that is known

@@ -30,9 +30,9 @@ from clockwork.scheduling.clockwork.config import ClockworkConfig
 from clockwork.scheduling.clockwork.demand import Demand
 from clockwork.scheduling.clockwork.joining import GroupKey, Joinable
 from clockwork.scheduling.clockwork.memory import can_load, load, ready_at, victims
-from clockwork.scheduling.clockwork.plan import Offer, Plan
+from clockwork.scheduling.clockwork.plan import Batch, Offer, Plan
 from clockwork.scheduling.clockwork.refusals import ADMITTED, Refusals
-from clockwork.scheduling.clockwork.timeline import FAR, Batch
+from clockwork.scheduling.clockwork.timeline import FAR
 from clockwork.scheduling.shapes import shape_key
 from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, Residency, WorkerState
 from clockwork.units import Nanos

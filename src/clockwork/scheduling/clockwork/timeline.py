@@ -12,56 +12,39 @@ the run that is its subtree. Every question and every change costs O(log n) in t
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final, Generic, Self, TypeVar
 
-from clockwork.scheduling.shapes import ShapeKey
-from clockwork.state import ModelState, PendingRequest
 from clockwork.units import Nanos
-
-if TYPE_CHECKING:
-    from clockwork.scheduling.clockwork.plan import Plan
 
 FAR: Final[Nanos] = 1 << 62
 
 
-class Batch:
-    """Requests that will be one Infer; a node of its plan's `Timeline`, which alone sets all from ``left`` on."""
+class Planned:
+    """What a `Timeline` orders. Only the timeline sets the attributes from ``left`` on: they are its tree."""
 
     __slots__ = (
-        "capacity",
         "due",
         "floor",
-        "key",
         "least_due",
         "left",
         "length",
-        "model",
         "parent",
-        "plan",
         "priority",
         "reach",
         "ready",
-        "requests",
         "reserved",
         "right",
-        "rows",
         "spare",
     )
 
-    def __init__(self, plan: "Plan", model: ModelState, key: ShapeKey, capacity: int, reserved: Nanos) -> None:
-        """Empty, in no timeline. ``ready`` is when its weights will be there; 0 if they are."""
-        self.plan = plan
-        self.model = model
-        self.key = key
-        self.capacity = capacity
+    def __init__(self, reserved: Nanos) -> None:
+        """In no timeline. It has to end by ``due``, and cannot begin before ``ready`` (0: at any time)."""
         self.reserved = reserved
-        self.rows = 0
         self.due: Nanos = FAR
         self.ready: Nanos = 0
-        self.requests: list[PendingRequest] = []
-        self.left: Batch | None = None
-        self.right: Batch | None = None
-        self.parent: Batch | None = None
+        self.left: Self | None = None
+        self.right: Self | None = None
+        self.parent: Self | None = None
         self.priority = 0
         self.length: Nanos = 0
         self.floor: Nanos = 0
@@ -92,12 +75,15 @@ class Batch:
         self.length, self.floor, self.reach, self.spare, self.least_due = length, floor, reach, spare, due
 
 
-class Timeline:
+T = TypeVar("T", bound=Planned)
+
+
+class Timeline(Generic[T]):
     """The batches of one plan. ``origin``, in its methods, is when the device is free for the first of them."""
 
     def __init__(self) -> None:
         """Empty."""
-        self._root: Batch | None = None
+        self._root: T | None = None
         self._count = 0
         self._chance = 1
 
@@ -107,9 +93,9 @@ class Timeline:
     def __bool__(self) -> bool:
         return self._root is not None
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[T]:
         """In order; nothing may be changed meanwhile."""
-        path: list[Batch] = []
+        path: list[T] = []
         node = self._root
         while node is not None or path:
             while node is not None:
@@ -120,7 +106,7 @@ class Timeline:
             node = batch.right
 
     @property
-    def first(self) -> Batch:
+    def first(self) -> T:
         """The batch that comes first; there must be one."""
         assert self._root is not None
         return _leftmost(self._root)
@@ -132,9 +118,9 @@ class Timeline:
         root = self._root
         return origin if root is None else max(origin + root.length, root.floor)
 
-    def free_at(self, batch: Batch, origin: Nanos) -> Nanos:
+    def free_at(self, batch: T, origin: Nanos) -> Nanos:
         """When the device is free for the batch: the end of the batch before it, or ``origin``."""
-        path: list[tuple[Batch, bool]] = []  #: from the batch upwards: nodes, and whether the batch is to their right
+        path: list[tuple[T, bool]] = []  #: from the batch upwards: nodes, and whether the batch is to their right
         node, parent = batch, batch.parent
         while parent is not None:
             path.append((parent, parent.right is node))
@@ -148,11 +134,11 @@ class Timeline:
         left = batch.left
         return at if left is None else max(at + left.length, left.floor)
 
-    def slack(self, batch: Batch, at: Nanos) -> Nanos:
+    def slack(self, batch: T, at: Nanos) -> Nanos:
         """By how much the batch and all after it may be delayed, given that the device is free for it ``at``."""
         slack = FAR
-        node: Batch | None = batch
-        came_from: Batch | None = None
+        node: T | None = batch
+        came_from: T | None = None
         while node is not None:
             if came_from is None or node.left is came_from:
                 at = max(at, node.ready) + node.reserved
@@ -163,7 +149,7 @@ class Timeline:
             came_from, node = node, node.parent
         return slack
 
-    def place_for(self, due: Nanos) -> Batch | None:
+    def place_for(self, due: Nanos) -> T | None:
         """The batch before which one with this ``due`` belongs: after all that are due no later; None: the end."""
         node, after = self._root, None
         while node is not None:
@@ -178,14 +164,14 @@ class Timeline:
 
     # --- changes -----------------------------------------------------------------------------------------------------
 
-    def insert(self, batch: Batch, before: Batch | None = None) -> None:
+    def insert(self, batch: T, before: T | None = None) -> None:
         """Put the batch in front of another, or at the end."""
         self._chance = self._chance * 48271 % 0x7FFFFFFF  # the minimal standard generator of Park and Miller
         batch.priority = self._chance
         batch.left = batch.right = batch.parent = None
         self._count += 1
         if before is not None and before.left is None:
-            parent: Batch | None = before
+            parent: T | None = before
             before.left = batch
         else:
             subtree = self._root if before is None else before.left
@@ -202,7 +188,7 @@ class Timeline:
             self._rotate_up(batch)
         self.update(batch.parent)
 
-    def remove(self, batch: Batch) -> None:
+    def remove(self, batch: T) -> None:
         """Take the batch out; it must be in."""
         while (left := batch.left) is not None and (right := batch.right) is not None:
             self._rotate_up(left if left.priority > right.priority else right)
@@ -215,13 +201,13 @@ class Timeline:
         self._count -= 1
         self.update(parent)
 
-    def update(self, batch: Batch | None) -> None:
+    def update(self, batch: T | None) -> None:
         """``reserved``, ``due`` or ``ready`` of the batch have changed."""
         while batch is not None:
             batch.pull()
             batch = batch.parent
 
-    def _replace(self, parent: Batch | None, old: Batch, new: Batch | None) -> None:
+    def _replace(self, parent: T | None, old: T, new: T | None) -> None:
         if parent is None:
             self._root = new
         elif parent.left is old:
@@ -229,7 +215,7 @@ class Timeline:
         else:
             parent.right = new
 
-    def _rotate_up(self, batch: Batch) -> None:
+    def _rotate_up(self, batch: T) -> None:
         """The batch takes the place of its parent, which becomes its child."""
         parent = batch.parent
         assert parent is not None
@@ -248,7 +234,7 @@ class Timeline:
         batch.pull()
 
 
-def _leftmost(batch: Batch) -> Batch:
+def _leftmost(batch: T) -> T:
     while batch.left is not None:
         batch = batch.left
     return batch
