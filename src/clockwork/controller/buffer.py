@@ -1,6 +1,6 @@
 """Requests that came before serving began: each waits until then, but no longer than its own time-out."""
 
-from collections import deque
+from collections import OrderedDict
 
 from msgspec import Struct
 
@@ -23,7 +23,9 @@ class StartupBuffer:
     def __init__(self, config: ControllerConfig) -> None:
         """Empty. ``max_pending`` and ``max_pending_bytes`` bound it."""
         self._config = config
-        self._waiting: deque[_Buffered] = deque()
+        self._waiting: OrderedDict[int, _Buffered] = OrderedDict()  #: by a number that counts them
+        self._of_client: dict[int, dict[int, list[int]]] = {}  #: client -> its request id -> numbers
+        self._last_number = 0
         self._bytes: Bytes = 0
 
     def __len__(self) -> int:
@@ -36,7 +38,10 @@ class StartupBuffer:
         if full or self._bytes + size > self._config.max_pending_bytes:
             text = f"the server is starting up and {len(self._waiting)} requests wait for it already"
             return [_initializing(event, 0, text)]
-        self._waiting.append(_Buffered(now, event))
+        self._last_number += 1
+        self._waiting[self._last_number] = _Buffered(now, event)
+        of_client = self._of_client.setdefault(event.client_id, {})
+        of_client.setdefault(event.request.id, []).append(self._last_number)
         self._bytes += size
         return []
 
@@ -44,37 +49,47 @@ class StartupBuffer:
         """Answer those whose time-out has come."""
         responses = []
         timeout = self._config.initializing_timeout
-        while self._waiting and self._waiting[0].arrival + timeout <= now:
-            entry = self._waiting.popleft()
-            self._bytes -= _bytes(entry.event)
+        while (first := next(iter(self._waiting), None)) is not None:
+            if self._waiting[first].arrival + timeout > now:
+                break
+            entry = self._take(first)
             text = f"the server is still starting up, {show_duration(timeout)} after the request came"
             responses.append(_initializing(entry.event, now - entry.arrival, text))
         return responses
 
     def next_expiry(self) -> Nanos | None:
         """When `expire` has something to do."""
-        return self._waiting[0].arrival + self._config.initializing_timeout if self._waiting else None
+        first = next(iter(self._waiting.values()), None)
+        return None if first is None else first.arrival + self._config.initializing_timeout
 
     def take_all(self) -> list[ClientRequest]:
         """Everything that still waits, in order of arrival."""
-        events = [entry.event for entry in self._waiting]
+        events = [entry.event for entry in self._waiting.values()]
         self._waiting.clear()
+        self._of_client.clear()
         self._bytes = 0
         return events
 
     def cancel(self, client_id: int, request_id: int | None = None) -> None:
-        """Forget a client's InferRequest of that id, or all that the client asked."""
-        kept = []
-        for entry in self._waiting:
-            event = entry.event
-            mine = event.client_id == client_id
-            if mine and (
-                request_id is None or (isinstance(event.request, InferRequest) and event.request.id == request_id)
-            ):
-                self._bytes -= _bytes(event)
-            else:
-                kept.append(entry)
-        self._waiting = deque(kept)
+        """Forget a client's InferRequest of that id, or all requests of the client."""
+        of_client = self._of_client.get(client_id, {})
+        ids = list(of_client) if request_id is None else [request_id]
+        for number in [number for asked in ids for number in of_client.get(asked, ())]:
+            if request_id is None or isinstance(self._waiting[number].event.request, InferRequest):
+                self._take(number)
+
+    def _take(self, number: int) -> _Buffered:
+        entry = self._waiting.pop(number)
+        event = entry.event
+        self._bytes -= _bytes(event)
+        of_client = self._of_client[event.client_id]
+        numbers = of_client[event.request.id]
+        numbers.remove(number)
+        if not numbers:
+            del of_client[event.request.id]
+            if not of_client:
+                del self._of_client[event.client_id]
+        return entry
 
 
 def _bytes(event: ClientRequest) -> Bytes:

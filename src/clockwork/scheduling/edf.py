@@ -6,7 +6,7 @@ the same model as long as the most urgent of them is still in time. Who can no l
 is answered at that moment.
 """
 
-from bisect import bisect_left, insort
+from heapq import heappop, heappush
 from itertools import islice
 from typing import ClassVar, Final, TypeAlias
 
@@ -16,6 +16,7 @@ from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.scheduling.common import batch_from, failure, load_evicting_lru, rows_of
+from clockwork.scheduling.queues import Ordered
 from clockwork.state import ClockworkState, GPUState, PendingRequest, WorkerState
 from clockwork.units import MILLISECOND, Nanos
 
@@ -24,6 +25,9 @@ MARGIN: Final[Nanos] = 1 * MILLISECOND
 
 LOOKED_AT: Final = 64
 """Urgent requests looked at for one that a device can be given, or whose weights are nowhere."""
+
+MAX_COMPANY: Final = 1024
+"""Requests looked at for those that can be in one batch with an urgent one."""
 
 _Entry: TypeAlias = tuple[Nanos, int, PendingRequest]
 
@@ -38,8 +42,8 @@ class EdfScheduler(Scheduler):
         self._devices: dict[GPUState, list[PendingRequest]] = {}  #: what was sent to each; one batch at a time
         self._idle: dict[GPUState, None] = {}
         self._loading: dict[str, GPUState] = {}  #: at most one model on each device
-        self._queue: list[_Entry] = []  #: by deadline
-        self._starts: list[_Entry] = []  #: the same requests, by the last start that is in time
+        self._queue: Ordered[_Entry] = Ordered()  #: by deadline
+        self._starts: list[_Entry] = []  #: a heap of the same, by the last start that is in time, and of some gone
         self._last_start: dict[int, Nanos] = {}  #: of the same, by request id
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Command]:
@@ -105,24 +109,30 @@ class EdfScheduler(Scheduler):
 
     def next_wakeup(self) -> Nanos | None:
         """Just past the first last start."""
+        self._tidy_starts()
         return self._starts[0][0] + 1 if self._starts else None
 
     def _add(self, request: PendingRequest) -> None:
         last_start = request.deadline - MARGIN - request.model.infer_estimate(request.batch_size)
         self._last_start[request.id] = last_start
-        insort(self._queue, (request.deadline, request.id, request))
-        insort(self._starts, (last_start, request.id, request))
+        self._queue.add((request.deadline, request.id, request))
+        heappush(self._starts, (last_start, request.id, request))
 
     def _remove(self, requests: list[PendingRequest]) -> None:
         for request in requests:
-            last_start = self._last_start.pop(request.id, None)
-            if last_start is not None:
-                del self._queue[bisect_left(self._queue, (request.deadline, request.id, request))]
-                del self._starts[bisect_left(self._starts, (last_start, request.id, request))]
+            if self._last_start.pop(request.id, None) is not None:
+                self._queue.remove((request.deadline, request.id, request))
+
+    def _tidy_starts(self) -> None:
+        """Let go of entries of requests that wait no longer: those in front, and all where they are the most."""
+        while self._starts and self._starts[0][1] not in self._last_start:
+            heappop(self._starts)
+        if len(self._starts) > 2 * len(self._last_start) + MAX_COMPANY:
+            self._starts = sorted(entry for entry in self._starts if entry[1] in self._last_start)
 
     def _advance(self, now: Nanos) -> list[Command]:
         commands = self._drop_late(now)
-        for _, _, request in self._queue[:LOOKED_AT]:
+        for _, _, request in list(islice(self._queue, LOOKED_AT)) if self._idle else ():
             if not self._idle:
                 break
             if request.id in self._last_start:  # it may have joined the batch of one before it
@@ -132,8 +142,11 @@ class EdfScheduler(Scheduler):
     def _drop_late(self, now: Nanos) -> list[Command]:
         """Answer those that no device can have done in time."""
         commands: list[Command] = []
+        self._tidy_starts()
         while self._starts and self._starts[0][0] < now:
-            late, _, request = self._starts[0]
+            late, _, request = heappop(self._starts)
+            if request.id not in self._last_start:
+                continue
             self._remove([request])
             text = f"it would be done {(now - late) / MILLISECOND:.1f} ms after its deadline"
             predicted = now - late + request.deadline - request.arrival
@@ -145,9 +158,8 @@ class EdfScheduler(Scheduler):
         model, slack = first.model, first.deadline - MARGIN - now
         for gpu in self.state.holders.get(model.name, ()):
             if gpu in self._idle and model.infer_estimate(first.batch_size, gpu.kind) <= slack:
-                place = bisect_left(self._queue, (first.deadline, first.id, first))
-                waiting = (request for _, _, request in islice(self._queue, place, None))
-                batch = batch_from(waiting, model.max_batch_size)
+                waiting = self._queue.since((first.deadline, first.id, first), MAX_COMPANY)
+                batch = batch_from((request for _, _, request in waiting), model.max_batch_size)
                 while (expected := model.infer_estimate(rows_of(batch), gpu.kind)) > slack:
                     batch.pop()
                 self._remove(batch)
@@ -159,7 +171,7 @@ class EdfScheduler(Scheduler):
     def _load(self) -> list[Command]:
         """Load the most urgent model that is nowhere, where nothing is being loaded."""
         busy = dict.fromkeys(self._loading.values())
-        for _, _, request in self._queue[:LOOKED_AT]:
+        for _, _, request in islice(self._queue, LOOKED_AT):
             name = request.model.name
             if name in self._loading or any(gpu in self._devices for gpu in self.state.holders.get(name, ())):
                 continue

@@ -127,9 +127,10 @@ class SlidingEstimate:
             return value
         return self._median if age <= FORGOTTEN else min(self._median, self.seed)
 
-    def measured_lately(self, now: Nanos) -> bool:
-        """Whether there is a measurement that is not older than `STALE`."""
-        return 0 < self._at >= now - STALE
+    @property
+    def measured_at(self) -> Nanos:
+        """When the last measurement was made; 0 if there is none."""
+        return self._at
 
 
 class Estimates:

@@ -13,6 +13,7 @@ from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.scheduling.common import batch_from, failure, load_evicting_lru, rows_of
+from clockwork.scheduling.queues import Waiting
 from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
 from clockwork.units import Nanos
 
@@ -26,7 +27,7 @@ CHOICES: Final = 8
 class _Device:
     def __init__(self, gpu: GPUState) -> None:
         self.gpu = gpu
-        self.waiting: dict[int, PendingRequest] = {}  #: by request id, in order
+        self.waiting = Waiting()
         self.sent: dict[int, list[PendingRequest]] = {}  #: by action id
 
 
@@ -54,7 +55,7 @@ class FifoScheduler(Scheduler):
         if device is None:
             text = f"no device can hold {request.model.name} at present"
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text)]
-        device.waiting[request.id] = request
+        device.waiting.add(request)
         self._device_of[request.id] = device
         return self._pump(now, device)
 
@@ -67,7 +68,7 @@ class FifoScheduler(Scheduler):
         if isinstance(action, Infer):
             failed = device.sent.pop(action.id, [])
         elif isinstance(action, LoadWeights) and isinstance(result, ErrorResult):
-            failed = [request for request in device.waiting.values() if request.model.name == action.model]
+            failed = [request for request in device.waiting if request.model.name == action.model]
             for request in failed:
                 self._forget(request)
         commands: list[Command] = []
@@ -92,7 +93,7 @@ class FifoScheduler(Scheduler):
             device = self._devices.pop(gpu)
             self._order.remove(device)
             homeless += [request for batch in device.sent.values() for request in batch]
-            homeless += device.waiting.values()
+            homeless += device.waiting
         for request in homeless:
             self._device_of.pop(request.id, None)
         return [command for request in homeless if not request.over for command in self.infer(now, request)]
@@ -105,7 +106,7 @@ class FifoScheduler(Scheduler):
     def _forget(self, request: PendingRequest) -> None:
         device = self._device_of.pop(request.id, None)
         if device is not None:
-            device.waiting.pop(request.id, None)
+            device.waiting.discard(request)
 
     def _choose(self, model: str) -> _Device | None:
         holders = [self._devices[gpu] for gpu in self.state.holders.get(model, ()) if gpu in self._devices]
@@ -120,11 +121,11 @@ class FifoScheduler(Scheduler):
         commands: list[Command] = []
         gpu = device.gpu
         while device.waiting and len(device.sent) < OUTSTANDING:
-            model = next(iter(device.waiting.values())).model
+            model = device.waiting.first.model
             residency = gpu.residency(model.name)
             if residency is not Residency.WARM:
                 return commands + (load_evicting_lru(gpu, model) if residency is Residency.COLD else [])
-            batch = batch_from(device.waiting.values(), model.max_batch_size)
+            batch = batch_from(device.waiting.like_first(), model.max_batch_size)
             for request in batch:
                 self._forget(request)
             expected = model.infer_estimate(rows_of(batch), gpu.kind)

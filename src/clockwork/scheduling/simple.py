@@ -5,7 +5,7 @@ A device that is full evicts its least recently used model. At most `OUTSTANDING
 to hide the network from it. Nobody is refused for being late: the worker drops what cannot start by its deadline.
 """
 
-from collections import deque
+from collections import OrderedDict
 from typing import ClassVar, Final
 
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
@@ -26,7 +26,7 @@ class _Device:
 
     def __init__(self, gpu: GPUState) -> None:
         self.gpu = gpu
-        self.waiting: deque[PendingRequest] = deque()
+        self.waiting: OrderedDict[int, PendingRequest] = OrderedDict()  #: by request id
         self.sent: dict[int, PendingRequest] = {}  #: by action id
 
 
@@ -40,6 +40,7 @@ class SimpleScheduler(Scheduler):
         self._devices: dict[GPUState, _Device] = {}
         self._next_device = -1
         self._next_holder: dict[str, int] = {}
+        self._device_of: dict[int, _Device] = {}  #: request id -> where it waits
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Command]:
         """Take all devices into service."""
@@ -53,7 +54,8 @@ class SimpleScheduler(Scheduler):
         if device is None:
             message = f"no device can hold {request.model.name} at present"
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, message)]
-        device.waiting.append(request)
+        device.waiting[request.id] = request
+        self._device_of[request.id] = device
         return self._pump(now, device)
 
     def result(
@@ -67,11 +69,16 @@ class SimpleScheduler(Scheduler):
             if request is not None and not request.over and isinstance(result, ErrorResult):
                 commands.append(failure(request, result))
         elif isinstance(action, LoadWeights) and isinstance(result, ErrorResult):
-            while device.waiting and device.waiting[0].over:
-                device.waiting.popleft()
-            if device.waiting and device.waiting[0].model.name == action.model:
-                commands.append(failure(device.waiting.popleft(), result))
+            first = next((request for request in device.waiting.values() if not request.over), None)
+            if first is not None and first.model.name == action.model:
+                self._forget(first)
+                commands.append(failure(first, result))
         return commands + self._pump(now, device)
+
+    def cancel(self, now: Nanos, request: PendingRequest) -> list[Command]:
+        """It no longer waits."""
+        self._forget(request)
+        return []
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
         """More devices."""
@@ -85,8 +92,15 @@ class SimpleScheduler(Scheduler):
         for gpu in worker.gpus:
             device = self._devices.pop(gpu)
             homeless += device.sent.values()
-            homeless += device.waiting
+            homeless += device.waiting.values()
+            for request in device.waiting.values():
+                self._device_of.pop(request.id, None)
         return [command for request in homeless if not request.over for command in self.infer(now, request)]
+
+    def _forget(self, request: PendingRequest) -> None:
+        device = self._device_of.pop(request.id, None)
+        if device is not None:
+            device.waiting.pop(request.id, None)
 
     def _choose(self, model: ModelState) -> _Device | None:
         able = [device for gpu, device in self._devices.items() if gpu.can_hold(model.name)]
@@ -104,16 +118,16 @@ class SimpleScheduler(Scheduler):
         commands: list[Command] = []
         gpu = device.gpu
         while device.waiting and len(device.sent) < OUTSTANDING:
-            request = device.waiting[0]
+            request = next(iter(device.waiting.values()))
             if request.over:
-                device.waiting.popleft()
+                self._forget(request)
                 continue
             residency = gpu.residency(request.model.name)
             if residency is not Residency.WARM:
                 if residency is Residency.COLD:
                     commands += load_evicting_lru(gpu, request.model)
                 break
-            device.waiting.popleft()
+            self._forget(request)
             expected = request.model.infer_estimate(request.batch_size, gpu.kind)
             send = gpu.infer(request.model, [request], now, request.deadline, expected)
             device.sent[send.action.id] = request

@@ -60,5 +60,4 @@ def load(now: Nanos, plan: Plan, model: ModelState, evicted: list[str]) -> list[
     actions = [plan.gpu.evict_weights(name) for name in evicted]
     actions.append(plan.gpu.load_weights(model, now, FOREVER, expected, ready - expected))
     plan.ready[model.name] = plan.load_free = ready
-    plan.touch()
     return actions

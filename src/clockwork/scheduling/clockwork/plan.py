@@ -7,60 +7,65 @@ estimate for its *capacity* in rows, of which more may be reserved than is fille
 sent. Batches follow each other in `Plan.batches`; each begins when the one before it ends and its weights are there.
 ``due`` is when a batch has to be done on the device so that every deadline in it is met with all margins. *Slack* of a
 place in the plan is by how much everything from there on may be delayed without breaking a promise; so whether a batch
-may be begun or grown is answered from two lists, without trying. A promise once given is only ever moved within slack.
+may be begun or grown is answered without trying. A promise once given is only ever moved within slack.
+
+However much is planned, a request costs O(log n): the `Timeline` knows when a batch would begin, and the slack there.
 """
 
-from functools import partial
+from itertools import islice
 from typing import Final, NamedTuple
 
 from clockwork.scheduling.clockwork.config import ClockworkConfig
+from clockwork.scheduling.clockwork.timeline import FAR, Planned, Timeline
+from clockwork.scheduling.clockwork.times import InferTimes
 from clockwork.scheduling.estimates import Estimates, Pace, SlidingEstimate
 from clockwork.scheduling.shapes import ShapeKey
 from clockwork.state import GPUState, ModelState, PendingRequest
 from clockwork.units import MILLISECOND, Nanos
 
-FAR: Final[Nanos] = 1 << 62
 DELAY_MOST: Final[Nanos] = 20 * MILLISECOND
 """A delay measured is not believed to be typical beyond this."""
 
 OVERTAKING_MOST: Final = 16
 """Batches looked at for one that is full, where the first has room."""
 
+MAX_PASSED: Final = 64
+"""Batches looked at for one whose weights are there, where the first waits for its own."""
 
-class Batch:
+
+class Batch(Planned):
     """Requests that will be one Infer."""
 
-    __slots__ = ("capacity", "due", "key", "model", "plan", "requests", "reserved", "rows")
+    __slots__ = ("capacity", "key", "model", "plan", "requests", "rows")
 
     def __init__(self, plan: "Plan", model: ModelState, key: ShapeKey, capacity: int, reserved: Nanos) -> None:
-        """Empty."""
+        """Empty, and not planned yet."""
+        super().__init__(reserved)
         self.plan = plan
         self.model = model
         self.key = key
         self.capacity = capacity
-        self.reserved = reserved
         self.rows = 0
-        self.due: Nanos = FAR
         self.requests: list[PendingRequest] = []
 
 
 class Offer(NamedTuple):
     """What a device could do for some requests: begin a batch, or (``batch``) let them join one.
 
-    ``room`` is in rows; ``cost`` the time of the device that it takes; ``efficiency`` rows expected per nanosecond of
-    it; ``at_once``: the device has nothing else to do.
+    ``before`` is the batch that a new one goes in front of; None: the end. ``room`` is in rows; ``cost`` the time of
+    the device that it takes; ``efficiency`` rows expected per nanosecond of it; ``at_once``: the device has nothing
+    else to do.
     """
 
     plan: "Plan"
     batch: Batch | None
-    position: int
+    before: Batch | None
     room: int
     reserved: Nanos
     cost: Nanos
     end: Nanos
     efficiency: float
     at_once: bool
-    ready: Nanos = 0
 
 
 class Sent:
@@ -85,16 +90,16 @@ class Plan:
         self.gpu = gpu
         self.number = number
         self.config = config
-        self.infers = Estimates(config.window, Pace())
+        self._times = InferTimes(gpu.kind, config.window)
         self.loads = Estimates(config.window, Pace())
-        self.batches: list[Batch] = []
+        self.batches: Timeline[Batch] = Timeline()
         self.sent: dict[int, Sent] = {}  #: by action id, in order
         self.free: Nanos = 0  #: when EXEC will have ended what was sent
         self.last_end: Nanos = 0  #: when it ended the last one that is known
         self.ready: dict[str, Nanos] = {}  #: models whose weights are on their way -> when they will be there
         self.last_load_end: Nanos = 0
         self.load_free: Nanos = 0  #: when LOAD will have ended what was sent
-        self.pins: dict[str, int] = {}  #: model -> batches planned, only where there are some
+        self.pins: dict[str, dict[Batch, None]] = {}  #: model -> batches planned, only where there are some
         way = min(max(way, config.network_delay), DELAY_MOST)
         self.send_delay = SlidingEstimate(way, config.window)
         self.return_delay = SlidingEstimate(way, config.window)
@@ -107,25 +112,12 @@ class Plan:
         self.wake_at: Nanos = FAR
         self._sizes: dict[str, tuple[int, ...]] = {}
         self._worthwhile: dict[str, int] = {}
-        self._starts: list[Nanos] = []
-        self._ends: list[Nanos] = []
-        self._slack: list[Nanos] = []
-        self._origin: Nanos = -1  #: the start that the lists were made for; -1: they are not valid
 
     # --- times -------------------------------------------------------------------------------------------------------
 
     def infer_time(self, now: Nanos, model: ModelState, rows: int, key: ShapeKey) -> Nanos:
         """The estimate of one Infer."""
-        kind, digest = self.gpu.kind, model.info.digest
-        estimate = self.infers.of((digest, rows, key), partial(model.infer_estimate, rows, kind))
-        time = estimate.at(now)
-        if time > estimate.seed:
-            for size in self.sizes(model):  # fewer rows take no longer than more
-                if size > rows:
-                    more = self.infers.of((digest, size, key), partial(model.infer_estimate, size, kind))
-                    if more.measured_lately(now):
-                        time = min(time, more.at(now))
-        return time
+        return self._times.of(now, model, rows, key)
 
     def load_time(self, now: Nanos, model: ModelState) -> Nanos:
         """The estimate of LoadWeights."""
@@ -162,8 +154,7 @@ class Plan:
 
     def tail(self, now: Nanos) -> Nanos:
         """When everything that is planned will have ended."""
-        self._refresh(now)
-        return self._ends[-1] if self._ends else self._origin
+        return self.batches.end(self.first_start(now))
 
     def due(self, request: PendingRequest, end: Nanos, now: Nanos) -> Nanos:
         """When the device has to be done with the request, given that it is planned to be at ``end``."""
@@ -171,39 +162,12 @@ class Plan:
         margin = config.safety_margin + int(config.safety_share * (end - now))
         return request.deadline - self.return_delay.value - margin
 
-    def touch(self) -> None:
-        """Something has changed: whatever was computed is no longer true."""
-        self._origin = -1
-
-    def _refresh(self, now: Nanos) -> None:
-        origin = self.first_start(now)
-        if self._origin == origin or (self._origin >= 0 and not self.batches):
-            self._origin = origin
-            return
-        self._origin = origin
-        starts, ends, ready = [], [], self.ready
-        at = origin
-        for batch in self.batches:
-            if ready:
-                at = max(at, ready.get(batch.model.name, 0))
-            starts.append(at)
-            at += batch.reserved
-            ends.append(at)
-        slack = [0] * len(ends)
-        least = FAR
-        for i in range(len(ends) - 1, -1, -1):
-            least = min(least, self.batches[i].due - ends[i])
-            slack[i] = least
-        self._starts, self._ends, self._slack = starts, ends, slack
-        if least < 0 and self.trouble:
-            self._excuse(now)
-
-    def _excuse(self, now: Nanos) -> None:
-        """Tell those whose promise is in danger what broke it."""
-        for batch, end in zip(self.batches, self._ends, strict=True):
-            if end > batch.due:
-                for request in batch.requests:
-                    request.excuse = request.excuse or self.trouble
+    def weights_arrived(self, name: str) -> None:
+        """The weights of a model are on their way no longer: its batches wait for them no more."""
+        self.ready.pop(name, None)
+        for batch in self.pins.get(name, ()):
+            batch.ready = 0
+            self.batches.update(batch)
 
     # --- offers ------------------------------------------------------------------------------------------------------
 
@@ -211,31 +175,31 @@ class Plan:
         self, now: Nanos, model: ModelState, key: ShapeKey, rows: int, first: PendingRequest, rate: float, ready: Nanos
     ) -> Offer | None:
         """The best batch that could be begun for ``rows`` rows whose tightest request is ``first``."""
-        self._refresh(now)
         best: Offer | None = None
-        for position in self._positions(first.deadline, ready):
-            offer = self._offer_at(now, position, model, key, rows, first, rate, ready)
+        origin = self.first_start(now)
+        for before in self._places(first.deadline, ready, origin):
+            offer = self._offer_at(now, before, origin, model, key, rows, first, rate, ready)
             if offer is not None and (best is None or offer.end < best.end):
                 best = offer
         return best
 
-    def _positions(self, deadline: Nanos, ready: Nanos) -> list[int]:
-        """Where a batch might go: by its deadline, into the gap before weights are there, last."""
-        last = len(self.batches)
-        if not last:
-            return [0]
-        place = last
-        while place and self.batches[place - 1].due > deadline:
-            place -= 1
-        places = [last] if place == last else [place, last]
-        if place and self._starts[0] > max(self._origin, ready):
-            places.append(0)
+    def _places(self, deadline: Nanos, ready: Nanos, origin: Nanos) -> list[Batch | None]:
+        """Where a batch might go: by its deadline, at the end (None), into the gap before weights are there."""
+        batches = self.batches
+        if not batches:
+            return [None]
+        before = batches.place_for(deadline)
+        places: list[Batch | None] = [None] if before is None else [before, None]
+        first = batches.first
+        if before is not first and first.ready > max(origin, ready):
+            places.append(first)
         return places
 
     def _offer_at(
         self,
         now: Nanos,
-        position: int,
+        before: Batch | None,
+        origin: Nanos,
         model: ModelState,
         key: ShapeKey,
         rows: int,
@@ -243,11 +207,14 @@ class Plan:
         rate: float,
         ready: Nanos,
     ) -> Offer | None:
-        start = max(self._ends[position - 1] if position else self._origin, ready)
+        if before is None:
+            start, until = max(self.batches.end(origin), ready), FAR
+        else:
+            at = self.batches.free_at(before, origin)
+            start, until = max(at, ready), max(at, before.ready) + self.batches.slack(before, at)
         at_once = not self.batches and not self.sent and not ready
         expected = rows + self.config.optimism * rate * (start - now)
         earliest = now + self.send_delay.value
-        until = FAR if position == len(self.batches) else self._starts[position] + self._slack[position]
         best_size, best_time, best_value, ideal, ideal_time = 0, 0, 0.0, 0.0, 0
         most = max(first.batch_size, self.worthwhile(model))
         for size in self.sizes(model):
@@ -268,8 +235,7 @@ class Plan:
             return None
         if not at_once and now < self._claim_until and best_value < floor * self._claim:
             return None
-        end = start + best_time
-        return Offer(self, None, position, best_size, best_time, best_time, end, best_value, at_once, ready)
+        return Offer(self, None, before, best_size, best_time, best_time, start + best_time, best_value, at_once)
 
     def claim_room(self, now: Nanos) -> None:
         """Requests were refused: let the plan become empty enough for the batch that they would have been.
@@ -285,14 +251,15 @@ class Plan:
 
     def offer_to_join(self, now: Nanos, batch: Batch, rows: int, first: PendingRequest, rate: float) -> Offer | None:
         """The best way to let ``rows`` more rows into a batch that is planned: into its room, or by growing it."""
-        self._refresh(now)
-        position = self.batches.index(batch)
-        end, room = self._ends[position], batch.capacity - batch.rows
+        at = self.batches.free_at(batch, self.first_start(now))
+        start = max(at, batch.ready)
+        end, room = start + batch.reserved, batch.capacity - batch.rows
         if room >= first.batch_size:
             if end > self.due(first, end, now):
                 return None
-            return Offer(self, batch, position, room, batch.reserved, 0, end, float("inf"), False)
-        expected = rows + rate * (self._starts[position] - now)
+            return Offer(self, batch, None, room, batch.reserved, 0, end, float("inf"), False)
+        slack = self.batches.slack(batch, at)
+        expected = rows + rate * (start - now)
         best: Offer | None = None
         most = self.worthwhile(batch.model)
         for size in self.sizes(batch.model):
@@ -304,11 +271,11 @@ class Plan:
             time = self.infer_time(now, batch.model, size, batch.key)
             cost = max(0, time - batch.reserved)
             later = end + cost
-            if cost > self._slack[position] or later > self.due(first, later, now):
+            if cost > slack or later > self.due(first, later, now):
                 break
             value = min(expected, room) / cost if cost else float("inf")
             if best is None or value > best.efficiency:
-                best = Offer(self, batch, position, room, max(time, batch.reserved), cost, later, value, False)
+                best = Offer(self, batch, None, room, max(time, batch.reserved), cost, later, value, False)
         return best
 
     def accept(
@@ -318,10 +285,9 @@ class Plan:
         batch = offer.batch
         if batch is None:
             batch = Batch(self, model, key, offer.room, offer.reserved)
+            batch.ready = self.ready.get(model.name, 0)
             if offer.efficiency >= self._claim:
                 self._claim_until = now
-            self.batches.insert(offer.position, batch)
-            self.pins[model.name] = self.pins.get(model.name, 0) + 1
         elif offer.reserved > batch.reserved or offer.room > batch.capacity - batch.rows:
             batch.capacity = batch.rows + offer.room
             batch.reserved = offer.reserved
@@ -331,14 +297,25 @@ class Plan:
             batch.requests.append(request)
             batch.rows += request.batch_size
             batch.due = min(batch.due, self.due(request, offer.end, now))
-        self.touch()
+        if offer.batch is None:
+            self._insert(batch, offer.before)
+        else:
+            self.batches.update(batch)
         return batch
+
+    def is_full(self, batch: Batch) -> bool:
+        """Whether no request can join the batch, whatever its size."""
+        model = batch.model
+        return batch.rows >= max(batch.capacity, min(self.worthwhile(model), self.sizes(model)[-1]))
+
+    def _insert(self, batch: Batch, before: Batch | None) -> None:
+        self.batches.insert(batch, before)
+        self.pins.setdefault(batch.model.name, {})[batch] = None
 
     def remove(self, batch: Batch, request: PendingRequest) -> bool:
         """A request leaves its batch; returns whether the batch is gone with it."""
         batch.requests.remove(request)
         batch.rows -= request.batch_size
-        self.touch()
         if batch.requests:
             return False
         self.drop(batch)
@@ -348,12 +325,10 @@ class Plan:
         """The batch is no longer planned."""
         self.batches.remove(batch)
         name = batch.model.name
-        left = self.pins[name] - 1
-        if left:
-            self.pins[name] = left
-        else:
+        pinned = self.pins[name]
+        del pinned[batch]
+        if not pinned:
             del self.pins[name]
-        self.touch()
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
@@ -364,12 +339,12 @@ class Plan:
             return None
         lead = self.config.schedule_ahead + self.send_delay.value
         start = self.first_start(now)
-        head = self.batches[0]
+        head = self.batches.first
         ready = self.ready.get(head.model.name, 0)
         if max(start, ready) - now <= lead:
             return head if head.rows >= head.capacity else self._full_batch(now) or head
         if start - now <= lead:  # the head waits for its weights: somebody may use the time
-            for batch in self.batches:
+            for batch in islice(self.batches, MAX_PASSED):
                 if batch.model.name not in self.ready and start + batch.reserved <= ready:
                     return batch
         self.wake_at = max(start, ready) - lead
@@ -379,9 +354,10 @@ class Plan:
 
     def _full_batch(self, now: Nanos) -> Batch | None:
         """A full batch that can go before the head, which has room for companions, without breaking a promise."""
-        self._refresh(now)
         room = FAR
-        for batch, end in zip(self.batches[:OVERTAKING_MOST], self._ends, strict=False):
+        end = self.first_start(now)
+        for batch in islice(self.batches, OVERTAKING_MOST):
+            end = max(end, batch.ready) + batch.reserved
             if batch.rows >= batch.capacity and batch.reserved <= room and batch.model.name not in self.ready:
                 return batch
             room = min(room, batch.due - end)
@@ -411,9 +387,9 @@ class Plan:
         time = self.infer_time(now, model, room, key)
         fits = first + time <= batch.reserved  # or the rest keeps no room for companions
         batch.capacity, batch.reserved = (room, time) if fits else (batch.rows, rest)
-        self.batches.insert(self.batches.index(batch), part)
-        self.pins[model.name] += 1
-        self.touch()
+        part.ready = batch.ready
+        self.batches.update(batch)
+        self._insert(part, batch)
         return part
 
     def earliest_for(self, now: Nanos, start: Nanos) -> Nanos:
@@ -442,8 +418,7 @@ class Plan:
             self.trouble = f"a result of {self.gpu} took {(now - end) / MILLISECOND:.3f} ms on its way"
         waited = self.last_end > sent.sent_at or bool(self.ready)
         self.note_delays(now, None if waited else sent.sent_at, begin, end)
-        key = (sent.batch.model.info.digest, sent.batch.rows, sent.batch.key)
-        self.infers.add(now, key, end - begin)
+        self._times.add(now, sent.batch.model, sent.batch.rows, sent.batch.key, end - begin)
         if end - begin > sent.expected:
             self.trouble = (
                 f"Infer {action_id} of {sent.batch.model.name} took {(end - begin) / MILLISECOND:.3f} ms "
@@ -487,4 +462,3 @@ class Plan:
         for sent in self.sent.values():
             at = max(at, sent.not_before, self.ready.get(sent.batch.model.name, 0)) + sent.expected
         self.free = at
-        self.touch()

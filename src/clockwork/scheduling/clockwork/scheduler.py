@@ -16,7 +16,7 @@ the other, so that they come back as batches.
 Differences to the original are in ARCHITECTURE.md.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from typing import ClassVar, Final
 
@@ -25,12 +25,15 @@ from clockwork.messages.commands import Answer, Command
 from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
+from clockwork.scheduling.clockwork.choosing import alike, better, fitting
 from clockwork.scheduling.clockwork.config import ClockworkConfig
 from clockwork.scheduling.clockwork.demand import Demand
+from clockwork.scheduling.clockwork.joining import GroupKey, Joinable
 from clockwork.scheduling.clockwork.memory import can_load, load, ready_at, victims
-from clockwork.scheduling.clockwork.plan import FAR, Batch, Offer, Plan
+from clockwork.scheduling.clockwork.plan import Batch, Offer, Plan
 from clockwork.scheduling.clockwork.refusals import ADMITTED, Refusals
-from clockwork.scheduling.shapes import ShapeKey, shape_key
+from clockwork.scheduling.clockwork.timeline import FAR
+from clockwork.scheduling.shapes import shape_key
 from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, Residency, WorkerState
 from clockwork.units import Nanos
 
@@ -41,7 +44,8 @@ LATE_ATTEMPTS: Final = 8
 """Times that it is sent to a device that does not begin in time, which is no failure: its deadline ends that, as a
 rule."""
 
-GroupKey = tuple[str, ShapeKey]
+MAX_TRIED: Final = 16
+"""Requests of a group that are refused one after the other before the first that can be placed is searched for."""
 
 
 class ClockworkScheduler(Scheduler):
@@ -55,7 +59,7 @@ class ClockworkScheduler(Scheduler):
         self._plans: dict[GPUState, Plan] = {}
         self._order: list[Plan] = []  #: all plans
         self._places: dict[str, list[Plan]] = {}  #: model -> plans of devices that have its weights, or will
-        self._open: dict[GroupKey, list[Batch]] = {}  #: batches planned
+        self._joinable = Joinable()
         self._batch_of: dict[int, Batch] = {}  #: request id -> its batch, while planned
         self._plan_of: dict[int, Plan] = {}  #: request id -> where it is planned, or was sent
         self._groups: dict[GroupKey, list[PendingRequest]] = {}  #: not judged yet
@@ -117,6 +121,8 @@ class ClockworkScheduler(Scheduler):
             return []
         if batch.plan.remove(batch, request):
             self._close(batch)
+        else:
+            self._joinable.note(batch)
         return self._pump(now, batch.plan)
 
     def explain(self, now: Nanos, request: PendingRequest) -> str:
@@ -166,7 +172,7 @@ class ClockworkScheduler(Scheduler):
     # --- placing -----------------------------------------------------------------------------------------------------
 
     def _place_at_once(self, now: Nanos, group: GroupKey, request: PendingRequest) -> Plan | None:
-        for batch in self._open.get(group, ()):
+        for batch in self._joinable.of(group):
             if batch.capacity - batch.rows >= request.batch_size:
                 offer = batch.plan.offer_to_join(now, batch, request.batch_size, request, 0.0)
                 if offer is not None:
@@ -217,14 +223,18 @@ class ClockworkScheduler(Scheduler):
         touched: list[Plan] = []
         refused: list[PendingRequest] = []
         left = sorted(requests, key=lambda request: request.deadline)
-        while left:
-            first = left[0]
-            offer, warm = self._best(now, group, sum(request.batch_size for request in left), first)
-            taken = _fitting(left, offer.room) if offer is not None else []
+        rows = sum(request.batch_size for request in left)
+        place = tried = 0
+        while place < len(left):
+            first = left[place]
+            offer, warm = self._best(now, group, rows, first)
+            taken = fitting(left, place, offer.room) if offer is not None else []
             if offer is None or not taken:
-                alike = [request for request in left if request.deadline == first.deadline]
-                refused += alike
-                left = left[len(alike) :]
+                tried += 1
+                skip = self._hopeless(now, group, rows, left, place) if tried > MAX_TRIED else alike(left, place)
+                refused += left[place : place + skip]
+                rows -= sum(request.batch_size for request in left[place : place + skip])
+                place += skip
                 continue
             if not warm:
                 evicted = victims(now, offer.plan, first.model, self._demand)
@@ -232,21 +242,32 @@ class ClockworkScheduler(Scheduler):
                 commands += self._load(now, offer.plan, first.model, evicted)
             self._accept(now, offer, group, taken)
             touched.append(offer.plan)
-            left = left[len(taken) :]
+            place, rows, tried = place + len(taken), rows - sum(request.batch_size for request in taken), 0
         if refused:
             commands += self._refuse(now, group, refused, excuse)
         return commands, touched
+
+    def _hopeless(self, now: Nanos, group: GroupKey, rows: int, left: Sequence[PendingRequest], place: int) -> int:
+        """How many from ``place`` on to refuse without trying each: those due before the first that can be placed."""
+        low, high = place + 1, len(left)
+        while low < high:
+            middle = (low + high) // 2
+            if self._best(now, group, rows, left[middle])[0] is None:
+                low = middle + 1
+            else:
+                high = middle
+        return low - place
 
     def _best(self, now: Nanos, group: GroupKey, rows: int, first: PendingRequest) -> tuple[Offer | None, bool]:
         """The best place for a group, and whether the weights are there, or on their way, already."""
         model, key = first.model, group[1]
         rate = self._demand.rate(now, model.name)
         best: Offer | None = None
-        for batch in self._open.get(group, ()):
-            best = _better(best, batch.plan.offer_to_join(now, batch, rows, first, rate))
+        for batch in self._joinable.of(group):
+            best = better(best, batch.plan.offer_to_join(now, batch, rows, first, rate))
         for plan in self._some_places(model.name):
             ready = plan.ready.get(model.name, 0)
-            best = _better(best, plan.offer(now, model, key, rows, first, rate, ready))
+            best = better(best, plan.offer(now, model, key, rows, first, rate, ready))
         if best is not None:
             return best, True
         for plan in self._some(self._order):
@@ -259,19 +280,14 @@ class ClockworkScheduler(Scheduler):
 
     def _accept(self, now: Nanos, offer: Offer, group: GroupKey, requests: list[PendingRequest]) -> None:
         batch = offer.plan.accept(now, offer, requests[0].model, group[1], requests)
-        if offer.batch is None:
-            self._open.setdefault(group, []).append(batch)
+        self._joinable.note(batch)
         for request in requests:
             self._batch_of[request.id] = batch
             self._plan_of[request.id] = offer.plan
 
     def _close(self, batch: Batch) -> None:
-        """The batch takes nobody in any more."""
-        group = (batch.model.name, batch.key)
-        batches = self._open[group]
-        batches.remove(batch)
-        if not batches:
-            del self._open[group]
+        """The batch is no longer planned."""
+        self._joinable.drop(batch)
         for request in batch.requests:
             self._batch_of.pop(request.id, None)
 
@@ -297,8 +313,10 @@ class ClockworkScheduler(Scheduler):
             part = plan.split(now, batch)
             if part is None:
                 self._close(batch)
-            for request in part.requests if part is not None else ():
-                self._batch_of.pop(request.id, None)
+            else:
+                self._joinable.note(batch)
+                for request in part.requests:
+                    self._batch_of.pop(request.id, None)
             commands += self._send(now, plan, part or batch)
         self._schedule_wake(plan)
         return commands
@@ -410,8 +428,7 @@ class ClockworkScheduler(Scheduler):
 
     def _load_ended(self, now: Nanos, plan: Plan, action: LoadWeights, result: Result) -> list[Command]:
         name = action.model
-        plan.ready.pop(name, None)
-        plan.touch()
+        plan.weights_arrived(name)
         if isinstance(result, LoadWeightsResult):
             model = self.state.models[name]
             plan.loads.add(now, model.info.digest, result.timing.duration)
@@ -428,7 +445,7 @@ class ClockworkScheduler(Scheduler):
             return []
         self._not_at(plan, name)
         homeless: list[PendingRequest] = []
-        for batch in [batch for batch in plan.batches if batch.model.name == name]:
+        for batch in list(plan.pins.get(name, ())):
             homeless += batch.requests
             self._close(batch)
             plan.drop(batch)
@@ -467,25 +484,3 @@ class ClockworkScheduler(Scheduler):
             return []
         waiting.pop()
         return self._load(now, plan, model, [])
-
-
-def _better(one: Offer | None, other: Offer | None) -> Offer | None:
-    """The offer to take: an idle device first, then the better use of a device, then the sooner end."""
-    if one is None or other is None:
-        return one or other
-    if one.at_once != other.at_once:
-        return one if one.at_once else other
-    if one.efficiency != other.efficiency:
-        return one if one.efficiency > other.efficiency else other
-    return one if one.end <= other.end else other
-
-
-def _fitting(requests: list[PendingRequest], room: int) -> list[PendingRequest]:
-    """As many from the front as fit."""
-    taken, rows = [], 0
-    for request in requests:
-        rows += request.batch_size
-        if rows > room:
-            break
-        taken.append(request)
-    return taken

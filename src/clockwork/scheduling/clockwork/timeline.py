@@ -1,0 +1,240 @@
+"""The batches planned for one device, in order, and the moments that follow from their order.
+
+Theory of operation. A batch that may begin at ``at`` ends at ``max(at, ready) + reserved``, where ``ready`` is when its
+weights are there. So a run of batches is two functions of the moment ``at`` when the device is free for it:
+
+    end(at)   = max(at + length, floor)          the run occupies at least ``length``
+    slack(at) = min(reach - at, spare)           by how much the run may be delayed so that each batch keeps its due
+
+and two runs one after the other are again of this form. The batches are the nodes of a balanced binary tree (a treap,
+with priorities from a fixed sequence, so that a simulation can be repeated), and each node keeps the four numbers of
+the run that is its subtree. Every question and every change costs O(log n) in the number of batches.
+"""
+
+from collections.abc import Iterator
+from typing import Final, Generic, Self, TypeVar
+
+from clockwork.units import Nanos
+
+FAR: Final[Nanos] = 1 << 62
+
+
+class Planned:
+    """What a `Timeline` orders. Only the timeline sets the attributes from ``left`` on: they are its tree."""
+
+    __slots__ = (
+        "due",
+        "floor",
+        "least_due",
+        "left",
+        "length",
+        "parent",
+        "priority",
+        "reach",
+        "ready",
+        "reserved",
+        "right",
+        "spare",
+    )
+
+    def __init__(self, reserved: Nanos) -> None:
+        """In no timeline. It has to end by ``due``, and cannot begin before ``ready`` (0: at any time)."""
+        self.reserved = reserved
+        self.due: Nanos = FAR
+        self.ready: Nanos = 0
+        self.left: Self | None = None
+        self.right: Self | None = None
+        self.parent: Self | None = None
+        self.priority = 0
+        self.length: Nanos = 0
+        self.floor: Nanos = 0
+        self.reach: Nanos = 0
+        self.spare: Nanos = 0
+        self.least_due: Nanos = FAR
+
+    def pull(self) -> None:
+        """Compute the run of the subtree from its parts: the left subtree, the batch itself, the right subtree."""
+        length, due = self.reserved, self.due
+        floor = self.ready + length
+        reach, spare = due - length, due - floor
+        left, right = self.left, self.right
+        if left is not None:
+            before, until = left.length, left.floor
+            spare = min(left.spare, reach - until, spare)
+            reach = min(left.reach, reach - before)
+            floor = max(until + length, floor)
+            length += before
+            due = min(due, left.least_due)
+        if right is not None:
+            after = right.reach
+            spare = min(spare, after - floor, right.spare)
+            reach = min(reach, after - length)
+            floor = max(floor + right.length, right.floor)
+            length += right.length
+            due = min(due, right.least_due)
+        self.length, self.floor, self.reach, self.spare, self.least_due = length, floor, reach, spare, due
+
+
+T = TypeVar("T", bound=Planned)
+
+
+class Timeline(Generic[T]):
+    """The batches of one plan. ``origin``, in its methods, is when the device is free for the first of them."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        self._root: T | None = None
+        self._count = 0
+        self._chance = 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __bool__(self) -> bool:
+        return self._root is not None
+
+    def __iter__(self) -> Iterator[T]:
+        """In order; nothing may be changed meanwhile."""
+        path: list[T] = []
+        node = self._root
+        while node is not None or path:
+            while node is not None:
+                path.append(node)
+                node = node.left
+            batch = path.pop()
+            yield batch
+            node = batch.right
+
+    @property
+    def first(self) -> T:
+        """The batch that comes first; there must be one."""
+        assert self._root is not None
+        return _leftmost(self._root)
+
+    # --- moments -----------------------------------------------------------------------------------------------------
+
+    def end(self, origin: Nanos) -> Nanos:
+        """When the last batch ends; ``origin`` if there is none."""
+        root = self._root
+        return origin if root is None else max(origin + root.length, root.floor)
+
+    def free_at(self, batch: T, origin: Nanos) -> Nanos:
+        """When the device is free for the batch: the end of the batch before it, or ``origin``."""
+        path: list[tuple[T, bool]] = []  #: from the batch upwards: nodes, and whether the batch is to their right
+        node, parent = batch, batch.parent
+        while parent is not None:
+            path.append((parent, parent.right is node))
+            node, parent = parent, parent.parent
+        at = origin
+        for node, is_before in reversed(path):
+            if is_before:
+                if (left := node.left) is not None:
+                    at = max(at + left.length, left.floor)
+                at = max(at, node.ready) + node.reserved
+        left = batch.left
+        return at if left is None else max(at + left.length, left.floor)
+
+    def slack(self, batch: T, at: Nanos) -> Nanos:
+        """By how much the batch and all after it may be delayed, given that the device is free for it ``at``."""
+        slack = FAR
+        node: T | None = batch
+        came_from: T | None = None
+        while node is not None:
+            if came_from is None or node.left is came_from:
+                at = max(at, node.ready) + node.reserved
+                slack = min(slack, node.due - at)
+                if (right := node.right) is not None:
+                    slack = min(slack, right.reach - at, right.spare)
+                    at = max(at + right.length, right.floor)
+            came_from, node = node, node.parent
+        return slack
+
+    def place_for(self, due: Nanos) -> T | None:
+        """The batch before which one with this ``due`` belongs: after all that are due no later; None: the end."""
+        node, after = self._root, None
+        while node is not None:
+            right = node.right
+            if right is not None and right.least_due <= due:
+                node = right
+            elif node.due <= due:
+                return after if right is None else _leftmost(right)
+            else:
+                after, node = node, node.left
+        return after
+
+    # --- changes -----------------------------------------------------------------------------------------------------
+
+    def insert(self, batch: T, before: T | None = None) -> None:
+        """Put the batch in front of another, or at the end."""
+        self._chance = self._chance * 48271 % 0x7FFFFFFF  # the minimal standard generator of Park and Miller
+        batch.priority = self._chance
+        batch.left = batch.right = batch.parent = None
+        self._count += 1
+        if before is not None and before.left is None:
+            parent: T | None = before
+            before.left = batch
+        else:
+            subtree = self._root if before is None else before.left
+            parent = None
+            while subtree is not None:
+                parent, subtree = subtree, subtree.right
+            if parent is None:
+                self._root = batch
+            else:
+                parent.right = batch
+        batch.parent = parent
+        batch.pull()
+        while (parent := batch.parent) is not None and parent.priority < batch.priority:
+            self._rotate_up(batch)
+        self.update(batch.parent)
+
+    def remove(self, batch: T) -> None:
+        """Take the batch out; it must be in."""
+        while (left := batch.left) is not None and (right := batch.right) is not None:
+            self._rotate_up(left if left.priority > right.priority else right)
+        child = batch.left or batch.right
+        parent = batch.parent
+        if child is not None:
+            child.parent = parent
+        self._replace(parent, batch, child)
+        batch.left = batch.right = batch.parent = None
+        self._count -= 1
+        self.update(parent)
+
+    def update(self, batch: T | None) -> None:
+        """``reserved``, ``due`` or ``ready`` of the batch have changed."""
+        while batch is not None:
+            batch.pull()
+            batch = batch.parent
+
+    def _replace(self, parent: T | None, old: T, new: T | None) -> None:
+        if parent is None:
+            self._root = new
+        elif parent.left is old:
+            parent.left = new
+        else:
+            parent.right = new
+
+    def _rotate_up(self, batch: T) -> None:
+        """The batch takes the place of its parent, which becomes its child."""
+        parent = batch.parent
+        assert parent is not None
+        above = parent.parent
+        if parent.left is batch:
+            moved = parent.left = batch.right
+            batch.right = parent
+        else:
+            moved = parent.right = batch.left
+            batch.left = parent
+        if moved is not None:
+            moved.parent = parent
+        self._replace(above, parent, batch)
+        parent.parent, batch.parent = batch, above
+        parent.pull()
+        batch.pull()
+
+
+def _leftmost(batch: T) -> T:
+    while batch.left is not None:
+        batch = batch.left
+    return batch

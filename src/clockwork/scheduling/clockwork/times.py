@@ -1,0 +1,111 @@
+"""How long one device takes for batches: estimates that agree with each other among the batch sizes of a model.
+
+Theory of operation. Each number of rows of a model has an estimate of its own (`scheduling.estimates`), and only what
+is executed is measured. Left alone, such estimates contradict each other: after a device was slow for a while, the
+estimate of one row may be ten times that of two rows, which nobody tried meanwhile. A batch that is planned for two
+rows, and sent with one, would then need more time than was reserved for it, and a promise would be broken without
+anything having gone wrong. So two rules hold in the times given here:
+
+1. Fewer rows take no longer than more rows whose measurement is the more recent one.
+2. More rows take at least as long as fewer rows. What contradicts that is raised, not lowered: a doubt costs a refusal.
+
+Time alone lowers a time given here (estimates relax) and never raises it.
+"""
+
+from bisect import bisect_left
+from typing import Final
+
+from clockwork.scheduling.estimates import Pace, SlidingEstimate
+from clockwork.scheduling.shapes import ShapeKey
+from clockwork.state import ModelState
+from clockwork.units import MILLISECOND, Nanos
+
+MAX_TABLES: Final = 4096
+"""Models and shapes of a device whose measurements are kept; beyond that the oldest are measured anew."""
+
+MAX_AGE: Final[Nanos] = 10 * MILLISECOND
+"""Times are computed again after this long, or at the next measurement: estimates relax over seconds."""
+
+
+class _Table:
+    """The estimates of one model and shape by rows, and the times made of them."""
+
+    __slots__ = ("estimates", "made_for", "rows", "times", "until")
+
+    def __init__(self) -> None:
+        self.estimates: dict[int, SlidingEstimate] = {}
+        self.rows: list[int] = []  #: the keys of `estimates`, ascending
+        self.times: dict[int, Nanos] = {}
+        self.made_for = -1  #: the number of measurements that `times` were made after; -1: there are none
+        self.until: Nanos = 0
+
+
+class InferTimes:
+    """The times of Infers on one device of a kind, by content, shape and rows."""
+
+    def __init__(self, kind: str, window: int) -> None:
+        """Nothing is measured: the profiles of models of ``kind`` count. ``window``: measurements of an estimate."""
+        self._kind = kind
+        self._window = window
+        self._pace = Pace()
+        self._tables: dict[tuple[str, ShapeKey], _Table] = {}
+        self._measured = 0  #: measurements so far
+
+    def of(self, now: Nanos, model: ModelState, rows: int, key: ShapeKey) -> Nanos:
+        """The estimate of one Infer of ``rows`` rows."""
+        table = self._tables.get((model.info.digest, key))
+        if table is None:
+            table = self._make(model, key)
+        if table.made_for != self._measured or now >= table.until:
+            self._compute(now, table)
+        time = table.times.get(rows)
+        return self._between(table, model, rows) if time is None else time
+
+    def add(self, now: Nanos, model: ModelState, rows: int, key: ShapeKey, measured: Nanos) -> None:
+        """An Infer of ``rows`` rows took ``measured``."""
+        table = self._tables.get((model.info.digest, key)) or self._make(model, key)
+        estimate = table.estimates.get(rows)
+        if estimate is None:
+            estimate = self._estimate(table, model, rows)
+            table.rows = sorted(table.estimates)
+        estimate.add(measured, now)
+        self._measured += 1
+
+    def _make(self, model: ModelState, key: ShapeKey) -> _Table:
+        if len(self._tables) >= MAX_TABLES:
+            del self._tables[next(iter(self._tables))]
+        table = self._tables[model.info.digest, key] = _Table()
+        for size in model.profiles[self._kind].batch_sizes:
+            self._estimate(table, model, size)
+        table.rows = sorted(table.estimates)
+        return table
+
+    def _estimate(self, table: _Table, model: ModelState, rows: int) -> SlidingEstimate:
+        seed = model.infer_estimate(rows, self._kind)
+        made = table.estimates[rows] = SlidingEstimate(seed, self._window, self._pace)
+        return made
+
+    def _compute(self, now: Nanos, table: _Table) -> None:
+        """Make the times from the estimates, by the rules of the module."""
+        estimates, times = table.estimates, table.times
+        bounds: list[tuple[Nanos, Nanos]] = []  #: (when measured, time) of more rows: later measured, longer time
+        for rows in reversed(table.rows):
+            estimate = estimates[rows]
+            time, at = estimate.at(now), estimate.measured_at
+            for later, bound in bounds:
+                if later > at and bound < time:
+                    time = bound
+            times[rows] = time
+            if at:
+                bounds.append((at, time))
+        least = 0
+        for rows in table.rows:
+            least = times[rows] = max(least, times[rows])
+        table.made_for, table.until = self._measured, now + MAX_AGE
+
+    def _between(self, table: _Table, model: ModelState, rows: int) -> Nanos:
+        """Rows that were never measured take as long as the next number that was; beyond the largest, in proportion."""
+        place = bisect_left(table.rows, rows)
+        if place < len(table.rows):
+            return table.times[table.rows[place]]
+        return max(table.times[table.rows[-1]], model.infer_estimate(rows, self._kind))

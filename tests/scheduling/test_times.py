@@ -1,0 +1,98 @@
+"""Estimates of one device that agree with each other among batch sizes."""
+
+from random import Random
+
+import pytest
+
+from builders import measurement, model_info, model_state
+from clockwork.messages.profile import ModelProfile
+from clockwork.scheduling.clockwork import times
+from clockwork.scheduling.clockwork.times import MAX_AGE, InferTimes
+from clockwork.state import ModelState
+from clockwork.units import Nanos, ms, seconds
+
+SIZES = (1, 2, 4, 8)
+
+
+def a_model(*infer: Nanos) -> ModelState:
+    model = model_state(model_info("m"))
+    (kind,) = model.profiles
+    measured = {size: measurement(time) for size, time in zip(SIZES, infer, strict=True)}
+    model.profiles[kind] = ModelProfile(measurement(ms(8)), measured, max(SIZES))
+    return model
+
+
+def of_each(made: InferTimes, now: Nanos, model: ModelState) -> list[Nanos]:
+    return [made.of(now, model, rows, ()) for rows in range(1, 9)]
+
+
+@pytest.fixture
+def model() -> ModelState:
+    return a_model(ms(10), ms(17), ms(31), ms(59))
+
+
+@pytest.fixture
+def made(model: ModelState) -> InferTimes:
+    return InferTimes(next(iter(model.profiles)), 10)
+
+
+def test_until_something_is_measured_the_profile_counts(model: ModelState, made: InferTimes) -> None:
+    assert of_each(made, 0, model) == [ms(it) for it in (10, 17, 31, 31, 59, 59, 59, 59)]
+    assert made.of(0, model, 16, ()) == ms(118)
+
+
+def test_more_rows_take_at_least_as_long_as_fewer_that_turned_slow(model: ModelState, made: InferTimes) -> None:
+    for _ in range(6):
+        made.add(seconds(1), model, 1, (), ms(100))
+    for _ in range(6):
+        made.add(seconds(1), a_model(*[ms(1)] * 4), 4, ("other",), ms(1))  # type: ignore[arg-type]
+    slow = of_each(made, seconds(1), model)
+    assert slow[0] >= ms(30)
+    assert slow == sorted(slow)
+    assert slow[1] >= slow[0], "two rows were never tried while the device was slow"
+
+
+def test_fewer_rows_take_no_longer_than_more_that_were_measured_since(model: ModelState, made: InferTimes) -> None:
+    made.add(seconds(1), model, 1, (), ms(30))
+    assert made.of(seconds(1), model, 1, ()) == ms(30)
+    for _ in range(3):
+        made.add(seconds(1) + 1, model, 2, (), ms(17))
+    assert made.of(seconds(1) + 1, model, 1, ()) <= made.of(seconds(1) + 1, model, 2, ()) < ms(18)
+    made.add(seconds(1) + 2, model, 1, (), ms(30))
+    assert made.of(seconds(1) + 2, model, 1, ()) >= ms(30), "and the latest word is believed"
+
+
+def test_rows_between_two_sizes_are_measured_by_themselves(model: ModelState, made: InferTimes) -> None:
+    for _ in range(3):
+        made.add(seconds(1), model, 3, (), ms(25))
+    assert of_each(made, seconds(1), model)[1:5] == [ms(17), ms(25), ms(31), ms(59)]
+
+
+def test_time_alone_never_raises_a_time(model: ModelState, made: InferTimes) -> None:
+    chance = Random(5)
+    now = seconds(1)
+    for _ in range(100):
+        for _ in range(chance.randint(1, 5)):
+            now += chance.randrange(ms(300))
+            rows = chance.randint(1, 8)
+            made.add(now, model, rows, (), round(ms(3 + 7 * rows) * chance.choice((0.9, 1, 1, 1.1, 4))))
+        before = of_each(made, now, model)
+        assert before == sorted(before)
+        for wait in (MAX_AGE, ms(900), ms(1100), seconds(10.5)):
+            after = of_each(made, now + wait, model)
+            assert after == sorted(after)
+            assert all(late <= early for late, early in zip(after, before, strict=True))
+            before = after
+        now += seconds(11)
+
+
+def test_shapes_without_end_take_bounded_memory(
+    model: ModelState, made: InferTimes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(times, "MAX_TABLES", 4)
+    for length in range(10):
+        for _ in range(3):
+            made.add(seconds(1), model, 1, (("x", (length,)),), ms(9))
+    assert len(made._tables) == 4
+    assert made.of(seconds(1), model, 1, (("x", (9,)),)) == ms(9)
+    assert made.of(seconds(1), model, 1, (("x", (0,)),)) == ms(10)
