@@ -32,6 +32,16 @@ def thread_time() -> Nanos:
     return time.thread_time_ns()
 
 
+def process_time(pid: int = 0) -> Nanos:
+    """Return the processor time of a process with all its threads, in nanoseconds; 0 stands for this one.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    # The kernel's encoding of a process's clock (clock_getcpuclockid(3)).
+    return time.clock_gettime_ns((~pid << 3) | 2 if pid else time.CLOCK_PROCESS_CPUTIME_ID)
+
+
 def monotonic_epoch() -> Nanos:
     """When `MonotonicClock` was at zero by the time of day, in nanoseconds since 1970."""
     return time.time_ns() - time.monotonic_ns()

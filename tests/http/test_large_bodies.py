@@ -224,7 +224,7 @@ class Notes(EchoScheduler):
 def test_a_deadline_counts_from_the_first_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first byte had waited 50 ms when it was read."""
     reading = Arrivals.reading
-    monkeypatch.setattr(Arrivals, "reading", lambda *args: reading(*args) - 50 * MILLISECOND)
+    monkeypatch.setattr(Arrivals, "reading", lambda *args, **kwargs: reading(*args, **kwargs) - 50 * MILLISECOND)
 
     async def test() -> None:
         notes = Notes()

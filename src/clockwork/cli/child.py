@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -47,15 +47,17 @@ class Child:
         cores: Collection[int],
         environment: Mapping[str, str] | None = None,
         descriptors: Collection[int] = (),
+        on_start: Callable[[int], None] = lambda pid: None,
     ) -> None:
         """The child may use ``cores``, whatever this process is confined to; ``environment`` is added to this one's.
 
-        ``descriptors``: open files that it inherits.
+        ``descriptors``: open files that it inherits. ``on_start`` receives the id of each process that is started.
         """
         self._command = tuple(command)
         self._cores = cores
         self._environment = environment or {}
         self._descriptors = descriptors
+        self._on_start = on_start
         self._process: asyncio.subprocess.Process | None = None
 
     async def keep(self) -> None:
@@ -91,6 +93,7 @@ class Child:
                 pass_fds=self._descriptors,
                 start_new_session=True,  # Ctrl-C in the terminal is for the parent alone
             )
+        self._on_start(self._process.pid)
         return await self._process.wait()
 
     async def _end(self) -> None:

@@ -120,7 +120,11 @@ def run_embedded(
         command = this_program(
             "worker", *places, *logged, *(f"--payload-descriptor={it}" for it in shared), *worker.arguments()
         )
-        await Child(command, cores, {WORKER_TOKEN_VARIABLE: token}, shared).keep()
+
+        def started(pid: int) -> None:
+            host.reception.busy.follow(pid)
+
+        await Child(command, cores, {WORKER_TOKEN_VARIABLE: token}, shared, started).keep()
 
     async def show(host: ControllerHost) -> None:
         await show_startup(host, console)

@@ -61,13 +61,21 @@ class RequestsShed(Struct, frozen=True):
     by_model: dict[str, int]
 
 
+class ServerLoad(Struct, frozen=True):
+    """The host has measured how busy the server itself is: the share of its processor time in use, from 0 to 1."""
+
+    busy: float
+
+
 class Drain(Struct, frozen=True):
     """Finish what is pending and begin nothing new; `Drained` follows, after ``limit`` at the latest."""
 
     limit: Nanos
 
 
-Event: TypeAlias = WorkerConnected | WorkerLost | WorkerResult | ClientRequest | ClientLost | RequestsShed | Drain
+Event: TypeAlias = (
+    WorkerConnected | WorkerLost | WorkerResult | ClientRequest | ClientLost | RequestsShed | ServerLoad | Drain
+)
 
 
 class Respond(Struct, frozen=True):

@@ -37,6 +37,7 @@ from clockwork.controller.events import (
     Report,
     RequestsShed,
     Respond,
+    ServerLoad,
     StageEntered,
     WorkerConnected,
     WorkerLost,
@@ -145,6 +146,9 @@ class ControllerWithStartupPhase:
                 return self._serving.client_lost(now, event.client_id)
             case RequestsShed():
                 self._serving.count_shed(event.by_model)
+                return []
+            case ServerLoad():
+                self._state.load = (event.busy, now)
                 return []
             case Drain():
                 return [] if self._draining.begun else self._drain(now, event.limit)

@@ -34,6 +34,7 @@ from clockwork.controller.events import (
     RequestsShed,
     Respond,
     SaveProfile,
+    ServerLoad,
     StageEntered,
     WorkerConnected,
     WorkerLost,
@@ -132,8 +133,9 @@ class ControllerHost:
         self._last_client = 0
         self._drained = asyncio.Event()
         self._trouble = Trouble(log)
-        self.reception = Reception(asyncio.get_running_loop(), self._clock, config.controller, self._requests_shed)
-        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.reception = Reception(loop, self._clock, config.controller, self._requests_shed, self._measured)
+        self._failure: asyncio.Future[None] = loop.create_future()
 
     async def start(self) -> None:
         """Listen on both ports.
@@ -341,12 +343,16 @@ class ControllerHost:
             del self._waiting[client_id]
         return waiting
 
+    def _measured(self, busy: float) -> None:
+        self._driver.feed(ServerLoad(busy))
+
     def _requests_shed(self, by_model: dict[str, int]) -> None:
         self._trouble.refused(sum(by_model.values()))
         self._driver.feed(RequestsShed(by_model))
 
     def _said(self, client_id: int, message: Any, payload: Any, arrival: Nanos | None = None) -> None:
         if isinstance(message, InferRequest):
+            self.reception.measure()
             try:
                 self._check_payload(message, len(payload))
             except InvalidRequestError as error:

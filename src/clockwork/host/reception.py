@@ -13,6 +13,7 @@ from clockwork.clock import Clock
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.shedding import Shed
 from clockwork.host.backpressure import Backpressure
+from clockwork.host.busy import Busy
 from clockwork.host.inbox import Handle, Inbox, Waiting
 from clockwork.net.arrival import Arrivals
 from clockwork.units import Nanos
@@ -33,14 +34,21 @@ class Reception:
         clock: Clock,
         config: ControllerConfig,
         on_shed: Callable[[dict[str, int]], None],
+        on_load: Callable[[float], None],
     ) -> None:
-        """``on_shed`` receives the number of requests refused here by model, at most once per turn of the loop."""
+        """``on_shed`` receives the number of requests refused here by model, at most once per turn of the loop.
+
+        ``on_load`` receives the share of the server's time in use, while requests come; see `Busy`.
+        """
         self.arrivals = Arrivals(loop, clock)
         self.inbox = Inbox(loop, clock)
         self.backpressure = Backpressure(loop, lambda: self.arrivals.reading_took)
         self._loop = loop
         self._config = config
+        self.busy = Busy(clock.now())
+        self._clock = clock
         self._on_shed = on_shed
+        self._on_load = on_load
         self._shed: dict[str, int] = {}
         self._slos: dict[str, deque[Nanos]] = {}
 
@@ -68,6 +76,12 @@ class Reception:
     def put(self, handle: Handle) -> Waiting | None:
         """Have a request taken in; see `Inbox.put`."""
         return self.inbox.put(handle)
+
+    def measure(self) -> None:
+        """Report how busy the server is, if it is time for that."""
+        busy = self.busy.sample(self._clock.now())
+        if busy is not None:
+            self._on_load(busy)
 
     def default_slo(self, model: str) -> Nanos:
         """Return the SLO of requests for the model that state none."""

@@ -74,6 +74,8 @@ class ClockworkState:
         #: model -> the devices that have its weights, of all workers that have told their state, in order of arrival;
         #: models that are nowhere are absent
         self.holders: dict[str, dict[GPUState, None]] = {}
+        #: the share of the server's own time that is in use, 0 to 1, and when that was measured (-1: never)
+        self.load: tuple[float, Nanos] = (0.0, -1)
         self._departed = Predictions()  #: of devices that are gone
 
     def depart(self, worker_id: str) -> None:

@@ -36,7 +36,7 @@ MAX_PASSED: Final = 64
 class Batch(Planned):
     """Requests that will be one Infer."""
 
-    __slots__ = ("capacity", "key", "model", "plan", "requests", "rows")
+    __slots__ = ("capacity", "key", "model", "plan", "requests", "rows", "wait_until", "wanted")
 
     def __init__(self, plan: "Plan", model: ModelState, key: ShapeKey, capacity: int, reserved: Nanos) -> None:
         """Empty, and not planned yet."""
@@ -46,6 +46,8 @@ class Batch(Planned):
         self.key = key
         self.capacity = capacity
         self.rows = 0
+        self.wanted = 0  #: rows that an idle device waits for, `wait_until` then; 0: none
+        self.wait_until: Nanos = 0
         self.requests: list[PendingRequest] = []
 
 
@@ -340,6 +342,9 @@ class Plan:
         lead = self.config.schedule_ahead + self.send_delay.value
         start = self.first_start(now)
         head = self.batches.first
+        if head.rows < head.wanted and now < head.wait_until and not self.sent and len(self.batches) == 1:
+            self.wake_at = head.wait_until
+            return None
         ready = self.ready.get(head.model.name, 0)
         if max(start, ready) - now <= lead:
             return head if head.rows >= head.capacity else self._full_batch(now) or head

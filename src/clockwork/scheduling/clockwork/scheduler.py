@@ -26,6 +26,7 @@ from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResu
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.scheduling.clockwork.choosing import alike, better, fitting
+from clockwork.scheduling.clockwork.company import Company
 from clockwork.scheduling.clockwork.config import ClockworkConfig
 from clockwork.scheduling.clockwork.demand import Demand
 from clockwork.scheduling.clockwork.joining import GroupKey, Joinable
@@ -70,6 +71,7 @@ class ClockworkScheduler(Scheduler):
         self._last_number = 0
         self._turn = 0
         self._demand = Demand(self._config.demand_window)
+        self._company = Company()
         self._refusals = Refusals(self._config)
         self._to_preload: list[str] = []
 
@@ -84,6 +86,7 @@ class ClockworkScheduler(Scheduler):
         """Place the request at once if that is easy, else with others like it."""
         model = request.model
         self._demand.add(now, model.name)
+        self._company.note_load(*self.state.load)
         key = shape_key(request)
         group = (model.name, key)
         if group not in self._groups:
@@ -180,11 +183,21 @@ class ClockworkScheduler(Scheduler):
                     return batch.plan
         for plan in self._some_places(group[0]):
             if not plan.batches and not plan.sent and group[0] not in plan.ready:
-                offer = plan.offer(now, request.model, group[1], request.batch_size, request, 0.0, 0)
+                wanted = self._company.wanted(now, group[0], plan.infer_time(now, request.model, 1, group[1]))
+                offer = plan.offer(now, request.model, group[1], max(wanted, request.batch_size), request, 0.0, 0)
                 if offer is not None and offer.room >= request.batch_size:
                     self._accept(now, offer, group, [request])
+                    if wanted > request.batch_size:
+                        self._wait_for_company(now, plan, wanted)
                     return plan
         return None
+
+    def _wait_for_company(self, now: Nanos, plan: Plan, wanted: int) -> None:
+        batch = plan.batches.first
+        missing = min(wanted, batch.capacity) - batch.rows
+        slack = batch.due - plan.first_start(now) - batch.reserved
+        if missing > 0 and (wait := self._company.wait(missing, self._demand.rate(now, batch.model.name), slack)):
+            batch.wanted, batch.wait_until = batch.rows + missing, now + wait
 
     def _some_places(self, model: str) -> list[Plan]:
         """Devices with the model's weights, or soon; in turn, if there are many."""
@@ -310,6 +323,9 @@ class ClockworkScheduler(Scheduler):
         """Send what is due on a device."""
         commands: list[Command] = []
         while (batch := plan.next_batch(now)) is not None:
+            if batch.wanted:
+                self._company.ended(now, batch.model.name, batch.rows, batch.wanted)
+                batch.wanted = 0
             part = plan.split(now, batch)
             if part is None:
                 self._close(batch)

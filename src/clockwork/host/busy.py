@@ -1,0 +1,58 @@
+"""How busy the server itself is: what its processes use of the processor time that they may use.
+
+The event loop is one thread, so a server may be at its limit with cores to spare; and on one core the worker's threads
+compete with it. The larger of the two shares counts.
+"""
+
+import os
+from typing import Final
+
+from clockwork.clock import process_time, thread_time
+from clockwork.units import MILLISECOND, Nanos
+
+PERIOD: Final[Nanos] = 25 * MILLISECOND
+"""Time over which the share is measured."""
+
+
+class Busy:
+    """Measures the calling thread, its process, and the worker's process if that is a child of this one."""
+
+    def __init__(self, now: Nanos) -> None:
+        """Begin to measure."""
+        self._worker: int | None = None
+        self._began = now
+        self._thread = thread_time()
+        self._processes = self._used()
+
+    def follow(self, worker: int) -> None:
+        """Measure the process with this id as well."""
+        self._worker = worker
+        self._processes = self._used()
+
+    def sample(self, now: Nanos) -> float | None:
+        """Return the share since the last sample, or None if that was less than `PERIOD` ago."""
+        passed = now - self._began
+        if passed < PERIOD:
+            return None
+        thread, processes = thread_time(), self._used()
+        share = max((thread - self._thread) / passed, (processes - self._processes) / (passed * self._cores()))
+        self._began, self._thread, self._processes = now, thread, processes
+        return min(1.0, max(0.0, share))
+
+    def _used(self) -> Nanos:
+        used = process_time()
+        if self._worker is not None:
+            try:
+                used += process_time(self._worker)
+            except OSError:
+                self._worker = None
+        return used
+
+    def _cores(self) -> int:
+        cores = os.sched_getaffinity(0)
+        if self._worker is not None:
+            try:
+                cores |= os.sched_getaffinity(self._worker)
+            except OSError:
+                self._worker = None
+        return len(cores)
