@@ -16,6 +16,7 @@ model whose inference takes much longer than an action costs is not waited for.
 
 from typing import Final
 
+from clockwork.scheduling.clockwork.plan import Batch, Plan
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos
 
 BUSY: Final = 0.85
@@ -71,11 +72,18 @@ class Company:
             expected = 2
         return max(1, min(int(self._level), expected))
 
-    def wait(self, missing: int, rate: float, slack: Nanos) -> Nanos:
-        """Return how long to wait for ``missing`` rows at ``rate`` rows per nanosecond."""
-        return max(0, min(MAX_WAIT, int(SLACK_SHARE * slack), int(2 * missing / max(rate, 1e-9))))
+    def begin(self, now: Nanos, plan: Plan, wanted: int, rate: float) -> None:
+        """Let the only batch of an idle device wait for ``wanted`` rows, which come at ``rate`` per nanosecond."""
+        batch = plan.batches.first
+        missing = min(wanted, batch.capacity) - batch.rows
+        slack = batch.due - plan.first_start(now) - batch.reserved
+        wait = min(MAX_WAIT, int(SLACK_SHARE * slack), int(2 * missing / max(rate, 1e-9)))
+        if missing > 0 and wait > 0:
+            batch.wanted, batch.wait_until = batch.rows + missing, now + wait
 
-    def ended(self, now: Nanos, model: str, rows: int, wanted: int) -> None:
-        """A wait for ``wanted`` rows is over, and ``rows`` are there."""
-        expected = min(int(MAX_LEVEL), 2 * rows) if rows >= wanted else rows
-        self._expected[model] = (expected, now)
+    def end(self, now: Nanos, batch: Batch) -> None:
+        """The batch waits no longer; if it did, what came tells what to expect next time."""
+        if batch.wanted:
+            enough = batch.rows >= batch.wanted
+            self._expected[batch.model.name] = (min(int(MAX_LEVEL), 2 * batch.rows) if enough else batch.rows, now)
+            batch.wanted = 0

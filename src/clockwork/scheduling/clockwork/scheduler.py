@@ -187,17 +187,9 @@ class ClockworkScheduler(Scheduler):
                 offer = plan.offer(now, request.model, group[1], max(wanted, request.batch_size), request, 0.0, 0)
                 if offer is not None and offer.room >= request.batch_size:
                     self._accept(now, offer, group, [request])
-                    if wanted > request.batch_size:
-                        self._wait_for_company(now, plan, wanted)
+                    self._company.begin(now, plan, wanted, self._demand.rate(now, group[0]))
                     return plan
         return None
-
-    def _wait_for_company(self, now: Nanos, plan: Plan, wanted: int) -> None:
-        batch = plan.batches.first
-        missing = min(wanted, batch.capacity) - batch.rows
-        slack = batch.due - plan.first_start(now) - batch.reserved
-        if missing > 0 and (wait := self._company.wait(missing, self._demand.rate(now, batch.model.name), slack)):
-            batch.wanted, batch.wait_until = batch.rows + missing, now + wait
 
     def _some_places(self, model: str) -> list[Plan]:
         """Devices with the model's weights, or soon; in turn, if there are many."""
@@ -323,9 +315,7 @@ class ClockworkScheduler(Scheduler):
         """Send what is due on a device."""
         commands: list[Command] = []
         while (batch := plan.next_batch(now)) is not None:
-            if batch.wanted:
-                self._company.ended(now, batch.model.name, batch.rows, batch.wanted)
-                batch.wanted = 0
+            self._company.end(now, batch)
             part = plan.split(now, batch)
             if part is None:
                 self._close(batch)
