@@ -19,6 +19,7 @@ less 4 ms for the ways there and back. gRPC clients send a deadline (grpc-timeou
 
 Other keys:
 
+autogroup                     whether the kernel schedules each session as a group
 bare_onnx_per_s               executions per second of bare ONNX Runtime, just before each protocol and size
 PROTOCOL_small_requests_per_s the MLP with 64 requests in flight, SLO 10 s
 PROTOCOL_large_added_ms       what the server adds to bare ONNX Runtime for squeezenet with one request in flight
@@ -92,6 +93,9 @@ SLO = 100 * MILLISECOND
 ALLOWANCE = 4 * MILLISECOND
 """Part of the SLO that a client keeps for the ways there and back."""
 
+MIN_CAPACITY = 1.0
+"""Requests per second that a load is a multiple of if the server sustained nothing."""
+
 CLOSED_SLO = 10 * SECOND
 IN_FLIGHT = 64
 LOADS = (0.8, 1.0, 1.5, 3.0, 10.0)
@@ -113,8 +117,8 @@ PATIENCE = 10 * SECOND
 """After the last request was due, for answers that are late; then they are lost."""
 
 WIRES: dict[str, type[Wire]] = {"native": NativeWire, "http": HttpWire, "grpc": GrpcWire, "bare": HttpWire}
+SIZES = ("small", "large")
 NETWORKS = ("squeezenet", "shufflenet")
-EACH = 4
 INPUTS = 16
 LOSSES = ("worker_dropped", "worker_died")
 
@@ -147,11 +151,11 @@ def small(root: Path) -> Size:
     return sized("small", [model], [(model, rng.standard_normal((1, 64), np.float32)) for _ in range(INPUTS)])
 
 
-def large(root: Path) -> Size:
-    """Eight networks, each with an input of its own."""
+def large(root: Path, each: int) -> Size:
+    """``each`` networks of both kinds, each with an input of its own."""
     models = []
     for name in NETWORKS:
-        for seed in range(EACH):
+        for seed in range(each):
             directory = root / f"{name}-{seed}"
             directory.mkdir()
             models.append(build(name, directory, seed).rename(root / f"{name}-{seed}.onnx"))
@@ -251,6 +255,8 @@ def row(aim: Target, load: float, capacity: float, seconds: float) -> dict[str, 
     observed = min(MAX_OBSERVED, 5 * seconds)
     loaded = moments(rate, 0, seconds, 1)
     light = moments(LIGHT * capacity, seconds, seconds + observed, 2)
+    if aim.served.process.poll() is not None:
+        raise SystemExit(f"the server of {aim.protocol} ended with {aim.served.process.returncode}; see its stderr")
     settled = settle(aim)
     allowance = 0 if aim.protocol == "grpc" else ALLOWANCE
     ledger = Ledger(len(loaded) + len(light), aim.size.templates, aim.size.kinds, SLO, allowance)
@@ -313,31 +319,30 @@ def recovery(after: Columns, end: int) -> float | None:
     return None
 
 
-def added_ms(aim: Target, seconds: float, rounds: int) -> float:
+def added_ms(aim: Target, seconds: float, rounds: int) -> float | None:
     """What the server adds to one network, one request in flight: the median of medians, bare and served in turns."""
     added = []
     for _ in range(rounds):
         alone = aim.size.bare[0].run(seconds, SERVER)
         _, latencies = closed(aim, 1, seconds, aim.size.templates[:1])
-        added.append(median(latencies) - median(alone) if latencies else float("nan"))
-    return median(added)
+        if latencies:
+            added.append(median(latencies) - median(alone))
+    return median(added) if added else None
 
 
 def measure(given: argparse.Namespace, root: Path) -> dict[str, Any]:
     """All keys."""
     results: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
-    for make in (small, large):
-        if make.__name__ not in given.sizes:
-            continue
-        size = make(root)
+    for name in given.sizes:
+        size = small(root) if name == "small" else large(root, given.each)
         for protocol in given.protocols:
             bare = size.bare_rate(given.seconds / 2)
             results.setdefault("bare_onnx_per_s", {})[f"{protocol}_{size.name}"] = round(bare, 1)
             with target(protocol, size, root) as aim:
                 closed(aim, IN_FLIGHT if size.name == "small" else 4, given.seconds / 2)  # warm-up
                 if size.name == "small":
-                    capacity, _ = closed(aim, IN_FLIGHT, given.seconds)
+                    capacity = max(MIN_CAPACITY, closed(aim, IN_FLIGHT, given.seconds)[0])
                     results[f"{protocol}_small_requests_per_s"] = round(capacity, 1)
                 else:
                     capacity = bare
@@ -346,15 +351,28 @@ def measure(given: argparse.Namespace, root: Path) -> dict[str, Any]:
     return results | {"rows": rows}
 
 
+def autogroup() -> bool:
+    """Whether the kernel shares cores among sessions before it shares them among threads (sched(7))."""
+    setting = Path("/proc/sys/kernel/sched_autogroup_enabled")
+    return setting.exists() and setting.read_text().strip() == "1"
+
+
 def main() -> None:
     """Measure and tell."""
     parser = options(__doc__, seconds=5.0, rounds=3)
-    parser.add_argument("--protocols", nargs="+", choices=tuple(WIRES), default=tuple(WIRES))
-    parser.add_argument("--sizes", nargs="+", choices=("small", "large"), default=("small", "large"))
-    parser.add_argument("--loads", nargs="+", type=float, default=LOADS, help="multiples of the capacity")
+    parser.add_argument("--protocols", nargs="+", choices=tuple(WIRES), default=tuple(WIRES), help="default: all")
+    parser.add_argument(
+        "--sizes", nargs="+", choices=("small", "large"), default=("small", "large"), help="default: both"
+    )
+    parser.add_argument(
+        "--loads", nargs="+", type=float, default=LOADS, help="multiples of the capacity (default: 0.8 1 1.5 3 10)"
+    )
+    parser.add_argument(
+        "--each", type=int, default=4, help="squeezenets, and shufflenets, of the large mix (default: 4)"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        tell(machine() | measure(given, Path(directory)), given.json)
+        tell(machine() | {"autogroup": autogroup()} | measure(given, Path(directory)), given.json)
 
 
 if __name__ == "__main__":

@@ -103,6 +103,7 @@ class GrpcLink(Link):
         self.streams: dict[int, int] = {}  #: stream -> sequence number
         self._messages: dict[int, bytes] = {}
         self._uploads: dict[int, Upload] = {}
+        self._sendable: dict[int, Upload] = {}  #: uploads whose stream has a window, in order
         self._next = 1
         self._window = self._initial = DEFAULT_WINDOW
         self._max_frame = 16_384
@@ -135,7 +136,8 @@ class GrpcLink(Link):
         if not self._uploads and size <= min(self._max_frame, self._window, self._initial):
             self._window -= size
             return begin + head(size, DATA, END_STREAM, stream) + message + tensor
-        self._uploads[stream] = Upload(stream, self._initial, [part for part in (message, tensor) if part])
+        self._uploads[stream] = Upload(stream, self._initial, [message, tensor])
+        self._widen(stream, 0)
         return begin
 
     def _fields(self) -> bytes:
@@ -149,15 +151,13 @@ class GrpcLink(Link):
 
     def upload(self) -> None:
         """Send of the waiting messages, in their order, what windows and socket take."""
-        if not self.connected:
-            return
-        for upload in list(self._uploads.values()):
-            while self.idle and not self.closed and self._window > 0 and upload.window > 0 and upload.left:
-                self.write(*self._chunks(upload))
+        while self.connected and self.idle and not self.closed and self._window > 0 and self._sendable:
+            stream, upload = next(iter(self._sendable.items()))
+            self.write(*self._chunks(upload))
             if not upload.left:
-                self._uploads.pop(upload.stream, None)
-            if not self.idle or self._window <= 0:
-                return
+                self._uploads.pop(stream, None)
+            if not upload.left or upload.window <= 0:
+                self._sendable.pop(stream, None)
 
     def _chunks(self, upload: Upload) -> list[Any]:
         """Up to `QUEUE_BYTES` of DATA frames."""
@@ -234,6 +234,8 @@ class GrpcLink(Link):
             self._window += by
         elif (upload := self._uploads.get(stream)) is not None:
             upload.window += by
+            if upload.window > 0:
+                self._sendable[stream] = upload
 
     def _settings(self, payload: bytes) -> None:
         for name, value in SETTING.iter_unpack(payload):
@@ -244,8 +246,8 @@ class GrpcLink(Link):
             elif name == HEADER_TABLE_SIZE and value < TABLE_BYTES:
                 self._may_index = False
             elif name == INITIAL_WINDOW:
-                for upload in self._uploads.values():
-                    upload.window += value - self._initial
+                for stream in self._uploads:
+                    self._widen(stream, value - self._initial)
                 self._initial = value
         self.ready_to_send = True
         self.write(frame(SETTINGS, ACK, 0))
@@ -276,6 +278,7 @@ class GrpcLink(Link):
         seq = self.streams.pop(stream, None)
         message = self._messages.pop(stream, b"")
         self._uploads.pop(stream, None)
+        self._sendable.pop(stream, None)
         ledger = self._wire.ledger
         if seq is None:
             if stream >= self._next:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,17 @@ class Served:
 
     def peak_rss_mb(self) -> float:
         """Largest resident set size of each process since `forget_peak`, added up, in MB."""
-        return sum(_status_kib(pid, "VmHWM") for pid in self.pids()) * 1024 / 1e6
+        total = 0
+        for pid in self.pids():
+            with suppress(OSError):  # a worker that has just ended
+                total += _status_kib(pid, "VmHWM")
+        return total * 1024 / 1e6
 
     def forget_peak(self) -> None:
         """Let `peak_rss_mb` begin anew (proc(5), clear_refs)."""
         for pid in self.pids():
-            Path(f"/proc/{pid}/clear_refs").write_text("5")
+            with suppress(OSError):
+                Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 @contextmanager
