@@ -28,7 +28,8 @@ Keys of rows[]; rates are in requests/s, shares from 0 to 1:
 
 protocol, size, load     what was measured
 settled                  whether the server answered one client in time before the load; waited for up to 30 s
-asked_per_s              load times capacity; offered_per_s: what the generator sent or tried to send
+asked_per_s              load times capacity
+offered_per_s            what the generator sent or tried to send; at most 200,000
 capacity_per_s           what loads are multiples of
 in_time_of_offered       share of the offered requests that succeeded within the SLO
 in_time_of_capacity      requests in time per second, divided by the smaller of offered_per_s and capacity_per_s
@@ -49,7 +50,6 @@ generator_behind_ms_p99  how late the generator itself took up requests. Those m
 """
 
 import argparse
-import json
 import random
 import tempfile
 import time
@@ -110,6 +110,7 @@ MAX_SETTLING = 30.0
 """Seconds to wait before a load until the server answers one client in time."""
 
 SETTLED_SECONDS = 0.2
+MAX_TOLD = 2000  # characters of the log of a server that ended
 MAX_OBSERVED = 3.0
 """Seconds of the light load after each load."""
 
@@ -120,7 +121,7 @@ WIRES: dict[str, type[Wire]] = {"native": NativeWire, "http": HttpWire, "grpc": 
 SIZES = ("small", "large")
 NETWORKS = ("squeezenet", "shufflenet")
 INPUTS = 16
-LOSSES = ("worker_dropped", "worker_died")
+LOSSES = ("worker_lost", "worker_died", "worker_dropped", "disconnected")
 
 
 @dataclass
@@ -193,9 +194,8 @@ class Target:
         """How often the worker was lost until now."""
         if self.log is None:
             return 0
-        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
-        events = [line.get("event") for line in lines]
-        return max(events.count(event) for event in LOSSES)
+        text = self.log.read_text()
+        return max(text.count(f'"event": "{event}"') for event in LOSSES)
 
 
 @contextmanager
@@ -256,7 +256,8 @@ def row(aim: Target, load: float, capacity: float, seconds: float) -> dict[str, 
     loaded = moments(rate, 0, seconds, 1)
     light = moments(LIGHT * capacity, seconds, seconds + observed, 2)
     if aim.served.process.poll() is not None:
-        raise SystemExit(f"the server of {aim.protocol} ended with {aim.served.process.returncode}; see its stderr")
+        told = aim.log.read_text()[-MAX_TOLD:] if aim.log is not None else ""
+        raise SystemExit(f"the server of {aim.protocol} ended with {aim.served.process.returncode}: {told}")
     settled = settle(aim)
     allowance = 0 if aim.protocol == "grpc" else ALLOWANCE
     ledger = Ledger(len(loaded) + len(light), aim.size.templates, aim.size.kinds, SLO, allowance)
@@ -312,7 +313,7 @@ def recovery(after: Columns, end: int) -> float | None:
     window = (after.due - end) // WINDOW
     in_time, good = after.in_time(), 0
     for at in range(int(window[-1]) + 1 if len(window) else 0):
-        chosen = window == at
+        chosen = (window == at) & (after.outcome != NOT_OFFERED)
         good = good + 1 if in_time[chosen].sum() >= WINDOW_SHARE * chosen.sum() else 0
         if good == WINDOWS:
             return round((at + 1 - WINDOWS) * WINDOW / SECOND, 3)

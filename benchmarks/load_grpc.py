@@ -45,6 +45,7 @@ QUEUE_BYTES = 1 << 18
 STATUS = b"grpc-status"
 REFUSALS, CANCELLED, DEADLINE = (8, 14), 1, 4
 ADMITTED = b"admitted, "
+MAX_MESSAGE = 60  # characters that are kept of grpc-message
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -78,6 +79,12 @@ def fixed_headers(authority: bytes) -> tuple[bytes, bytes, bytes]:
 def timeout_header(left: int) -> bytes:
     """``grpc-timeout`` for so many nanoseconds, in whole milliseconds; it is not indexed."""
     return literal(b"\x00", b"grpc-timeout", b"%dm" % max(1, left // MILLISECOND))
+
+
+def message_in(block: bytes) -> str:
+    """The beginning of ``grpc-message`` in trailers without Huffman's code; empty if there is none."""
+    _, found, after = block.partition(b"grpc-message")
+    return after[1 : 1 + min(after[0] & 0x7F, MAX_MESSAGE)].decode("latin-1") if found and after else ""
 
 
 class Upload:
@@ -267,7 +274,7 @@ class GrpcLink(Link):
             self._finish(stream, REFUSED, now)
         else:
             over = status == DEADLINE or (status == CANCELLED and self._is_over(stream, now))
-            self._finish(stream, TIMED_OUT if over else f"grpc-status {status}", now)
+            self._finish(stream, TIMED_OUT if over else f"grpc-status {status} {message_in(block)}", now)
 
     def _is_over(self, stream: int, now: int) -> bool:
         """Whether the call's deadline has passed: then the server may cancel it, and a client reports the deadline."""

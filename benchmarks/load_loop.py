@@ -67,6 +67,14 @@ class Link:
 
     def write(self, *parts: Any) -> None:
         """Send now what the socket takes, and the rest when it takes more."""
+        if self.connected and not self._queue and len(parts) == 1:
+            try:
+                sent = self._socket.send(parts[0])
+            except OSError:
+                sent = 0  # flush() finds out why
+            if sent == len(parts[0]):
+                return
+            parts = (memoryview(parts[0])[sent:],)
         self._queue.extend(parts)
         if self.connected:
             self.flush()
@@ -174,7 +182,8 @@ class Wire:
 
     def take(self, limit: int, now: int) -> list[int]:
         """Up to ``limit`` requests from the backlog that have time left."""
-        ledger, backlog, taken = self.ledger, self.backlog, []
+        ledger, backlog = self.ledger, self.backlog
+        taken: list[int] = []
         while backlog and len(taken) < limit:
             seq = backlog.popleft()
             if ledger.stated(seq, now) < MIN_STATED:

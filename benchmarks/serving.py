@@ -48,14 +48,18 @@ class Served:
 
     def pss_mb(self) -> float:
         """Proportional set size of all its processes, in MB."""
-        return sum(_pss_kib(pid) for pid in self.pids()) * 1024 / 1e6
+        return self._sum(_pss_kib)
 
     def peak_rss_mb(self) -> float:
         """Largest resident set size of each process since `forget_peak`, added up, in MB."""
+        return self._sum(lambda pid: _status_kib(pid, "VmHWM"))
+
+    def _sum(self, kib: Callable[[int], int]) -> float:
+        """Of all processes, in MB; a process that has just ended counts as 0."""
         total = 0
         for pid in self.pids():
-            with suppress(OSError):  # a worker that has just ended
-                total += _status_kib(pid, "VmHWM")
+            with suppress(OSError):
+                total += kib(pid)
         return total * 1024 / 1e6
 
     def forget_peak(self) -> None:

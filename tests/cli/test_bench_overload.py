@@ -1,6 +1,7 @@
 """The benchmark of overload measures what it says: its program and its counts, not its figures."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from clockwork.units import SECOND
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 KEYS = {
@@ -119,6 +122,30 @@ def test_recovery_ends_with_the_first_of_three_good_windows(failing: Any, expect
     outcome = np.full(20, SUCCESS, np.uint8)
     outcome[list(failing)] = REFUSED
     assert recovery(Columns(due, np.zeros_like(due), due + 1, outcome, SLO), 7) == expected
+
+
+def test_a_server_that_never_answers_loses_the_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    import load_loop
+    from load_http import HttpWire
+    from load_ledger import SENT
+
+    monkeypatch.setattr(load_loop, "MAX_BEHIND", 60 * SECOND)
+    book = ledger(3)
+    book.slo = 60 * SECOND
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        wire = HttpWire(f"127.0.0.1:{silent.getsockname()[1]}", book)
+        load_loop.open_loop(wire, np.arange(3, dtype=np.int64), patience=SECOND // 5)
+        wire.close()
+    assert list(book.outcome) == [SENT] * 3
+
+
+def test_losses_of_the_worker_are_read_from_the_log(tmp_path: Path) -> None:
+    from bench_overload import Target
+
+    log = tmp_path / "log"
+    lost = '{"level": "warning", "event": "worker_lost", "worker": "local"}\n'
+    log.write_text(lost + '{"level": "error", "event": "worker_died"}\n' + lost)
+    assert Target("http", None, None, log).losses() == 2
 
 
 def test_the_headers_of_a_call_are_hpack() -> None:
