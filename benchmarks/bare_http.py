@@ -1,10 +1,10 @@
-"""The least that a server of these models can be: one loop around ONNX Runtime, for `overload.py` to compare with.
+"""The least that a server of models can be: one loop around ONNX Runtime, for `bench_overload.py` to compare with.
 
     python benchmarks/bare_http.py model.onnx ...
 
-It knows one kind of request (POST /v2/models/NAME/infer with one binary image), takes one after the other in the order
-in which they came, and drops one that would be late. No plan, no limits, no batches, no second process, no other
-protocol; whoever stops reading stops it.
+It knows one kind of request (POST /v2/models/NAME/infer with one binary tensor, batch size 1), executes requests one
+after the other in the order of their arrival, and drops a request that would be late. It has no plan, no limits, no
+batches, no second process and no other protocol. A client that stops reading stops it.
 """
 
 import argparse
@@ -16,43 +16,38 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from subprocess import PIPE, Popen
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import uvloop
+from serving import Served, running
 
-from clockwork.host.affinity import confined
-
-SHAPE = (1, 3, 224, 224)
-IMAGE = 4 * int(np.prod(SHAPE))  # bytes
-LARGEST = IMAGE + 4096
+MAX_HEAD = 4096  # bytes, with the JSON
 DROPPED = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 
 
 @contextmanager
-def bare_http(models: list[Path], slo_ms: float, on: set[int]) -> Iterator[str]:
-    """A process of it on cores ``on``; yields its address."""
+def bare_http(models: list[Path], slo_ms: float, on: set[int]) -> Iterator[Served]:
+    """Such a server as a process in a session of its own, on cores ``on``."""
     command = [sys.executable, __file__, f"--slo-ms={slo_ms}", *map(str, models)]
-    with confined(on):
-        process = Popen(command, stdout=PIPE, text=True)
-    with process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
+    with running(command, on, session=True) as process:
+        assert process.stdout is not None
+        yield Served(process, http=process.stdout.readline().strip())
 
 
 class Model:
-    """A session, and what it takes."""
+    """A session, and the seconds that it takes."""
 
     def __init__(self, path: Path) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        image = np.zeros(SHAPE, np.float32)
+        described = self._session.get_inputs()[0]
+        self.input = described.name
+        self.shape = (1, *described.shape[1:])
+        self.nbytes = 4 * int(np.prod(self.shape))
+        image = np.zeros(self.shape, np.float32)
         self.run(image)
         begin = time.monotonic()
         for _ in range(5):
@@ -61,15 +56,15 @@ class Model:
 
     def run(self, image: np.ndarray) -> np.ndarray:
         """The scores."""
-        return self._session.run(None, {"data": image})[0]
+        return self._session.run(None, {self.input: image})[0]
 
 
 class Connection(asyncio.BufferedProtocol):
     """Receives one request at a time into a buffer of its own."""
 
-    def __init__(self, waiting: deque["Connection"], arrived: asyncio.Event) -> None:
+    def __init__(self, waiting: deque["Connection"], arrived: asyncio.Event, largest: int) -> None:
         self._waiting, self._arrived = waiting, arrived
-        self._buffer = memoryview(bytearray(LARGEST))
+        self._buffer = memoryview(bytearray(largest + MAX_HEAD))
         self._filled = self._size = 0
         self.began = 0.0
         self.model = ""
@@ -93,16 +88,16 @@ class Connection(asyncio.BufferedProtocol):
             self._waiting.append(self)
             self._arrived.set()
 
-    def image(self) -> np.ndarray:
-        """What is asked, for as long as nothing else is."""
-        begin = self._size - IMAGE
+    def tensor(self, model: Model) -> np.ndarray:
+        """The request's input; valid until the next request comes."""
+        begin = self._size - model.nbytes
         data = self._buffer[begin : self._size]
         array = np.frombuffer(bytes(data) if begin % 4 else data, np.float32)
         self._filled = self._size = 0
-        return array.reshape(SHAPE)
+        return array.reshape(model.shape)
 
     def answer(self, scores: np.ndarray) -> None:
-        """As the standard has it."""
+        """Send the response of the Open Inference Protocol."""
         output = {"name": "scores", "datatype": "FP32", "shape": scores.shape}
         said = json.dumps({"outputs": [output | {"parameters": {"binary_data_size": scores.nbytes}}]}).encode()
         head = b"HTTP/1.1 200 OK\r\ninference-header-content-length: %d\r\ncontent-length: %d\r\n\r\n"
@@ -114,14 +109,16 @@ async def serve(models: dict[str, Model], slo: float) -> None:
     waiting: deque[Connection] = deque()
     arrived = asyncio.Event()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(waiting, arrived), "127.0.0.1", 0)
+    largest = max(model.nbytes for model in models.values())
+    server = await loop.create_server(lambda: Connection(waiting, arrived, largest), "127.0.0.1", 0)
     print(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     while True:
         await arrived.wait()
         arrived.clear()
         while waiting:
             connection = waiting.popleft()
-            model, image = models[connection.model], connection.image()
+            model = models[connection.model]
+            image = connection.tensor(model)
             if time.monotonic() - connection.began + model.seconds > slo:
                 connection.transport.write(DROPPED)
             else:

@@ -1,4 +1,4 @@
-"""What the standard protocols cost, what they add to the time of a model, and what is served under overload.
+"""What the standard protocols cost, and what they add to the time of a model; `bench_overload.py` measures overload.
 
     python benchmarks/bench_frontend.py --json frontend.json
 
@@ -14,8 +14,6 @@ image_added_ms_p50    squeezenet over HTTP, 602,112 bytes a request, one in flig
                       Runtime on the server's core, in turns
 cold_start_s          from the start of the process to the first answer of the MLP over HTTP; its times were measured
                       by an earlier process
-goodput[], memory_mb  of eight models under load, see ``overload.py``; memory is the proportional set size of all
-                      processes after the first load
 """
 
 import asyncio
@@ -28,7 +26,6 @@ from typing import Any
 
 import grpc
 import numpy as np
-import overload
 import raw_http
 import uvloop
 from serving import Bare, closed_loop, machine, median, options, p, serving, started, tell
@@ -42,7 +39,7 @@ CORES = sorted(os.sched_getaffinity(0))
 SERVER, GENERATOR = CORES[0], CORES[-1]
 SLO_MS = 10_000
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
-PARTS = ("small", "image", "cold", "overload")
+PARTS = ("small", "image", "cold")
 
 
 def keys(prefix: str, runs: dict[int, tuple[float, list[float]]]) -> dict[str, float]:
@@ -156,8 +153,6 @@ async def main() -> None:
             results |= await bench_image(squeezenet, given.seconds, given.rounds)
         if "cold" in given.only:
             results |= await bench_cold(mlp, given.rounds)
-    if "overload" in given.only:
-        results |= await overload.measure(5 * given.seconds)
     tell(results, given.json)
 
 

@@ -7,9 +7,10 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ import onnxruntime
 
 from clockwork.host.affinity import confined
 from clockwork.runtimes.onnx import OnnxRuntime
+
+START_LIMIT = 300.0
+"""Seconds until a server that does not serve is killed."""
+
+STOP_LIMIT = 30.0
+"""Seconds until a server that does not stop is killed."""
 
 CLOCKWORK = str(Path(sys.executable).with_name("clockwork"))
 
@@ -41,29 +48,76 @@ class Served:
 
     def pss_mb(self) -> float:
         """Proportional set size of all its processes, in MB."""
-        return sum(_pss_kib(pid) for pid in self.pids()) * 1024 / 1e6
+        return self._sum(_pss_kib)
+
+    def peak_rss_mb(self) -> float:
+        """Largest resident set size of each process since `forget_peak`, added up, in MB."""
+        return self._sum(lambda pid: _status_kib(pid, "VmHWM"))
+
+    def _sum(self, kib: Callable[[int], int]) -> float:
+        """Of all processes, in MB; a process that has just ended counts as 0."""
+        total = 0
+        for pid in self.pids():
+            with suppress(OSError):
+                total += kib(pid)
+        return total * 1024 / 1e6
+
+    def forget_peak(self) -> None:
+        """Let `peak_rss_mb` begin anew (proc(5), clear_refs)."""
+        for pid in self.pids():
+            with suppress(OSError):
+                Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 @contextmanager
-def started(*arguments: object, on: Iterable[int]) -> Iterator["subprocess.Popen[str]"]:
-    """`clockwork serve` confined to cores ``on``, on ports of the system's choice; no HTTP unless asked for."""
-    command = [CLOCKWORK, "serve", "--listen=127.0.0.1:0", "--http=none", "--log-level=error", *map(str, arguments)]
-    with confined(set(on)):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    with process:
+def running(
+    command: list[str], on: Iterable[int], *, session: bool = False, log: Path | None = None
+) -> Iterator["subprocess.Popen[str]"]:
+    """A process confined to cores ``on``; it is stopped at the end, and killed if it does not stop.
+
+    ``session`` gives it a session of its own, as systemd and containers do; ``log`` is the file for its stderr.
+    """
+    with ExitStack() as stack:
+        stderr = stack.enter_context(log.open("w")) if log is not None else None
+        with confined(set(on)):
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=session
+            )
+        stack.enter_context(process)
         try:
             yield process
         finally:
             process.terminate()
+            try:
+                process.wait(STOP_LIMIT)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @contextmanager
-def serving(*arguments: object, on: Iterable[int], here: Iterable[int]) -> Iterator[Served]:
+def started(
+    *arguments: object, on: Iterable[int], session: bool = False, log: Path | None = None
+) -> Iterator["subprocess.Popen[str]"]:
+    """`clockwork serve` as `running`, on ports that the system chooses; HTTP is off unless an argument turns it on."""
+    command = [CLOCKWORK, "serve", "--listen=127.0.0.1:0", "--http=none", "--log-level=error", *map(str, arguments)]
+    with running(command, on, session=session, log=log) as process:
+        yield process
+
+
+@contextmanager
+def serving(
+    *arguments: object, on: Iterable[int], here: Iterable[int], session: bool = False, log: Path | None = None
+) -> Iterator[Served]:
     """`started`, and serving; this process runs on ``here`` meanwhile."""
-    with started(*arguments, on=on) as process:
+    with started(*arguments, on=on, session=session, log=log) as process:
         served = Served(process)
-        while not served.native:
-            _read(served)
+        watchdog = threading.Timer(START_LIMIT, process.kill)
+        watchdog.start()
+        try:
+            while not served.native:
+                _read(served)
+        finally:
+            watchdog.cancel()
         with confined(set(here)):
             yield served
 
@@ -83,6 +137,11 @@ def _read(served: Served) -> None:
             raise SystemExit(
                 f"the server ended with {served.process.wait()}: {' '.join(map(str, served.process.args))}"
             )
+
+
+def _status_kib(pid: int, field: str) -> int:
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(fields[field].split()[0])
 
 
 def _pss_kib(pid: int) -> int:
@@ -116,9 +175,9 @@ class Bare:
         self._inputs = dict(inputs)
         self.once()
 
-    def once(self) -> None:
-        """Execute it."""
-        self._session.run(None, self._inputs)
+    def once(self) -> np.ndarray:
+        """Execute the model; returns its first output."""
+        return self._session.run(None, self._inputs)[0]
 
     def run(self, duration: float, core: int) -> list[float]:
         """Latencies in ms of a loop of ``duration`` seconds on a core."""

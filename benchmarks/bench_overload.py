@@ -1,0 +1,380 @@
+"""How many requests a server answers in time under overload, as its clients see it.
+
+    python benchmarks/bench_overload.py --json overload.json
+    python benchmarks/bench_overload.py --protocols http --sizes large --loads 0.8 1.0 1.5
+
+The whole server runs on one core, in a session of its own, as under systemd or in a container; the load generator runs
+on another core. The load is an open loop of Poisson arrivals: a request is due at its moment, whatever the server does.
+A latency counts from that moment. The SLO is 100 ms.
+
+small  a 64-64-10 MLP. Loads are multiples of the rate that the protocol sustained just before, with 64 requests in
+       flight.
+large  four squeezenets and four shufflenets, each from a file of its own, inputs of 602,112 bytes. Loads are multiples
+       of the rate at which bare ONNX Runtime executes the same mix with one thread on the server's core, measured just
+       before.
+
+Each client states the SLO that is left when the request leaves: 100 ms, less the time that it waited in the client,
+less 4 ms for the ways there and back. gRPC clients send a deadline (grpc-timeout) without these 4 ms. The protocol
+``bare`` is ``bare_http.py``, a loop around ONNX Runtime that speaks just enough HTTP.
+
+Other keys:
+
+autogroup                     whether the kernel schedules each session as a group
+bare_onnx_per_s               executions per second of bare ONNX Runtime, just before each protocol and size
+PROTOCOL_small_requests_per_s the MLP with 64 requests in flight, SLO 10 s
+PROTOCOL_large_added_ms       what the server adds to bare ONNX Runtime for squeezenet with one request in flight
+
+Keys of rows[]; rates are in requests/s, shares from 0 to 1:
+
+protocol, size, load     what was measured
+settled                  whether the server answered one client in time before the load; waited for up to 30 s
+asked_per_s              load times capacity
+offered_per_s            what the generator sent or tried to send; at most 200,000
+capacity_per_s           what loads are multiples of
+in_time_of_offered       share of the offered requests that succeeded within the SLO
+in_time_of_capacity      requests in time per second, divided by the smaller of offered_per_s and capacity_per_s
+late_successes           share of the successes that came after the SLO
+success_ms_p50, _p99     latency of successes
+refusal_ms_p50, _p99     from the due time until the refusal arrived; null without refusals
+refused, timed_out       requests that the server refused, and those whose deadline it reports as passed
+broken                   requests that the server admitted and then reported as late
+expired_in_client        requests whose deadline passed before a connection or stream was free
+lost, double, unknown    requests without an answer, second answers, answers to no request
+wrong, errors            successes with a wrong output; other errors, closed connections included
+worker_losses            times that the controller lost its worker, from its log
+recovery_s               from the end of the load until three windows of 100 ms in a row are in time again at half the
+                         capacity (99 % of the requests of each); null: not within the time of observation
+rss_mb, pss_mb           peak of the resident sets of all processes, added up; proportional set size at the end
+error_reasons            of errors, with counts
+generator_behind_ms_p99  how late the generator itself took up requests. Those more than 10 ms late are not offered.
+"""
+
+import argparse
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bare_http import bare_http
+from load_grpc import GrpcWire
+from load_http import HttpWire
+from load_ledger import (
+    BROKEN,
+    ERROR,
+    EXPIRED,
+    IN_CLIENT,
+    NOT_OFFERED,
+    REFUSED,
+    SENT,
+    SUCCESS,
+    TIMED_OUT,
+    WRONG,
+    Columns,
+    Ledger,
+    Template,
+    check_distinct,
+)
+from load_loop import Wire, closed_loop, open_loop
+from load_native import NativeWire
+from serving import Bare, Served, machine, median, options, p, serving, tell
+
+from clockwork.host.affinity import allowed_cores, confined
+from clockwork.units import MILLISECOND, SECOND
+from clockwork.workload.arrivals import poisson
+from clockwork.zoo import build
+
+SERVER, GENERATOR = allowed_cores()[0], allowed_cores()[-1]
+SLO = 100 * MILLISECOND
+ALLOWANCE = 4 * MILLISECOND
+"""Part of the SLO that a client keeps for the ways there and back."""
+
+MIN_CAPACITY = 1.0
+"""Requests per second that a load is a multiple of if the server sustained nothing."""
+
+CLOSED_SLO = 10 * SECOND
+IN_FLIGHT = 64
+LOADS = (0.8, 1.0, 1.5, 3.0, 10.0)
+MAX_RATE = 200_000.0
+"""Requests per second of an open loop; one core cannot offer more."""
+
+WINDOW = 100 * MILLISECOND
+WINDOWS = 3
+WINDOW_SHARE = 0.99
+LIGHT = 0.5
+MAX_SETTLING = 30.0
+"""Seconds to wait before a load until the server answers one client in time."""
+
+SETTLED_SECONDS = 0.2
+MAX_TOLD = 2000  # characters of the log of a server that ended
+MAX_OBSERVED = 3.0
+"""Seconds of the light load after each load."""
+
+PATIENCE = 10 * SECOND
+"""After the last request was due, for answers that are late; then they are lost."""
+
+WIRES: dict[str, type[Wire]] = {"native": NativeWire, "http": HttpWire, "grpc": GrpcWire, "bare": HttpWire}
+SIZES = ("small", "large")
+NETWORKS = ("squeezenet", "shufflenet")
+INPUTS = 16
+LOSSES = ("worker_lost", "worker_died", "worker_dropped", "disconnected")
+
+
+@dataclass
+class Size:
+    """What is served and asked."""
+
+    name: str
+    models: list[Path]
+    templates: list[Template]
+    bare: list[Bare]
+    kinds: bytes
+
+    def bare_rate(self, duration: float) -> float:
+        """Requests per second that bare ONNX Runtime executes of the mix, one by one, on the server's core."""
+        rng, executed = random.Random(0), 0
+        with confined({SERVER}):
+            begin = time.perf_counter()
+            while (taken := time.perf_counter() - begin) < duration:
+                rng.choice(self.bare).once()
+                executed += 1
+        return executed / taken
+
+
+def small(root: Path) -> Size:
+    """One MLP, and `INPUTS` inputs."""
+    model = build("mlp", root)
+    rng = np.random.default_rng(0)
+    return sized("small", [model], [(model, rng.standard_normal((1, 64), np.float32)) for _ in range(INPUTS)])
+
+
+def large(root: Path, each: int) -> Size:
+    """``each`` networks of both kinds, each with an input of its own."""
+    models = []
+    for name in NETWORKS:
+        for seed in range(each):
+            directory = root / f"{name}-{seed}"
+            directory.mkdir()
+            models.append(build(name, directory, seed).rename(root / f"{name}-{seed}.onnx"))
+    rng = np.random.default_rng(0)
+    return sized("large", models, [(model, rng.standard_normal((1, 3, 224, 224), np.float32)) for model in models])
+
+
+def sized(name: str, models: list[Path], asked: list[tuple[Path, np.ndarray]]) -> Size:
+    """The templates, with the outputs that bare ONNX Runtime gives."""
+    bare = [Bare(model, {"data": array}) for model, array in asked]
+    outputs = [one.once() for one in bare]
+    templates = [
+        Template(model.stem, "data", array, output) for (model, array), output in zip(asked, outputs, strict=True)
+    ]
+    check_distinct(templates)
+    rng = random.Random(0)
+    return Size(name, models, templates, bare, bytes(rng.randrange(len(templates)) for _ in range(4093)))
+
+
+@dataclass
+class Target:
+    """A server, as one protocol of it is measured."""
+
+    protocol: str
+    size: Size
+    served: Served
+    log: Path | None
+
+    @property
+    def address(self) -> str:
+        """Where the protocol is served."""
+        return {"native": self.served.native, "grpc": self.served.grpc}.get(self.protocol, self.served.http)
+
+    def losses(self) -> int:
+        """How often the worker was lost until now."""
+        if self.log is None:
+            return 0
+        text = self.log.read_text()
+        return max(text.count(f'"event": "{event}"') for event in LOSSES)
+
+
+@contextmanager
+def target(protocol: str, size: Size, root: Path) -> Iterator[Target]:
+    """A server of the models that serves the protocol, and no other but the native one."""
+    with ExitStack() as stack:
+        if protocol == "bare":
+            served = stack.enter_context(bare_http(size.models, (SLO - 2 * ALLOWANCE) / MILLISECOND, {SERVER}))
+            stack.enter_context(confined({GENERATOR}))
+            yield Target(protocol, size, served, None)
+            return
+        log = root / f"{protocol}-{size.name}.log"
+        arguments = ["--profile-seconds=0.5", f"--profile-cache={root}/profiles", "--log-level=warning"]
+        arguments += ["--log-format=json", *([f"--{protocol}=127.0.0.1:0"] if protocol != "native" else [])]
+        serve = serving(*arguments, *size.models, on={SERVER}, here={GENERATOR}, session=True, log=log)
+        yield Target(protocol, size, stack.enter_context(serve), log)
+
+
+def closed(
+    aim: Target, in_flight: int, seconds: float, templates: list[Template] | None = None, patience: int = PATIENCE
+) -> tuple[float, list[float]]:
+    """A closed loop: requests per second, and latencies in ms of the successes."""
+    count = int(seconds * MAX_RATE) + in_flight
+    kinds = aim.size.kinds if templates is None else b"\0"
+    ledger = Ledger(count, templates or aim.size.templates, kinds, CLOSED_SLO, ALLOWANCE)
+    wire = WIRES[aim.protocol](aim.address, ledger)
+    try:
+        start, stop = closed_loop(wire, in_flight, int(seconds * SECOND), patience)
+    finally:
+        wire.close()
+    found = ledger.arrays(0, count)
+    counted = (found.outcome == SUCCESS) & (found.answered <= stop)
+    return float(counted.sum()) / ((stop - start) / SECOND), found.ms(SUCCESS)
+
+
+def moments(rate: float, begin: float, end: float, seed: int) -> list[int]:
+    """Poisson arrivals between two times in seconds; in ns."""
+    following, at, found = poisson(rate, random.Random(seed)), int(begin * SECOND), []
+    while (at := following(at)) < end * SECOND:
+        found.append(at)
+    return found
+
+
+def settle(aim: Target) -> bool:
+    """Wait until the server has got over the load before; returns whether it did within `MAX_SETTLING`."""
+    end = time.monotonic() + MAX_SETTLING
+    while time.monotonic() < end:
+        _, latencies = closed(aim, 1, SETTLED_SECONDS, patience=SECOND)
+        if latencies and max(latencies) < SLO / MILLISECOND:
+            return True
+    return False
+
+
+def row(aim: Target, load: float, capacity: float, seconds: float) -> dict[str, Any]:
+    """One load, and the light load after it."""
+    rate = min(load * capacity, MAX_RATE)
+    observed = min(MAX_OBSERVED, 5 * seconds)
+    loaded = moments(rate, 0, seconds, 1)
+    light = moments(LIGHT * capacity, seconds, seconds + observed, 2)
+    if aim.served.process.poll() is not None:
+        told = aim.log.read_text()[-MAX_TOLD:] if aim.log is not None else ""
+        raise SystemExit(f"the server of {aim.protocol} ended with {aim.served.process.returncode}: {told}")
+    settled = settle(aim)
+    allowance = 0 if aim.protocol == "grpc" else ALLOWANCE
+    ledger = Ledger(len(loaded) + len(light), aim.size.templates, aim.size.kinds, SLO, allowance)
+    losses = aim.losses()
+    aim.served.forget_peak()
+    wire = WIRES[aim.protocol](aim.address, ledger)
+    try:
+        start = open_loop(wire, np.array(loaded + light, np.int64), PATIENCE)
+        sizes = {"rss_mb": round(aim.served.peak_rss_mb(), 1), "pss_mb": round(aim.served.pss_mb(), 1)}
+    finally:
+        wire.close()
+    found = ledger.arrays(0, len(loaded))
+    after = ledger.arrays(len(loaded), ledger.size)
+    whole = ledger.arrays(0, ledger.size)
+    made = {"protocol": aim.protocol, "size": aim.size.name, "load": load, "asked_per_s": round(load * capacity, 1)}
+    made["settled"] = settled
+    made |= summary(found, capacity, seconds)
+    made |= {"lost": whole.count(SENT), "double": ledger.double, "unknown": ledger.unknown}
+    made |= {"wrong": whole.count(WRONG), "errors": whole.count(ERROR), "worker_losses": aim.losses() - losses}
+    made |= {"recovery_s": recovery(after, start + int(seconds * SECOND))}
+    return made | sizes | {"generator_behind_ms_p99": p(found.behind_ms(), 99), "error_reasons": ledger.reasons}
+
+
+def summary(found: Columns, capacity: float, seconds: float) -> dict[str, Any]:
+    """The keys that are about the load itself."""
+    offered = len(found.outcome) - found.count(NOT_OFFERED)
+    in_time, successes = int(found.in_time().sum()), found.count(SUCCESS)
+    refusals, latencies = found.ms(REFUSED), found.ms(SUCCESS)
+    return {
+        "offered_per_s": round(offered / seconds, 1),
+        "capacity_per_s": round(capacity, 1),
+        "in_time_of_offered": share(in_time, offered),
+        "in_time_of_capacity": share(in_time / seconds, min(offered / seconds, capacity)),
+        "late_successes": share(found.late(), successes),
+        "success_ms_p50": p(latencies, 50) if latencies else None,
+        "success_ms_p99": p(latencies, 99) if latencies else None,
+        "refusal_ms_p50": p(refusals, 50) if refusals else None,
+        "refusal_ms_p99": p(refusals, 99) if refusals else None,
+        "refused": len(refusals),
+        "timed_out": found.count(TIMED_OUT),
+        "broken": found.count(BROKEN),
+        "expired_in_client": found.count(EXPIRED, IN_CLIENT),
+    }
+
+
+def share(part: float, whole: float) -> float:
+    """``part`` of ``whole``; 0 of nothing."""
+    return round(part / whole, 4) if whole else 0.0
+
+
+def recovery(after: Columns, end: int) -> float | None:
+    """Seconds from ``end`` until `WINDOWS` windows in a row are in time; None: that did not happen."""
+    window = (after.due - end) // WINDOW
+    in_time, good = after.in_time(), 0
+    for at in range(int(window[-1]) + 1 if len(window) else 0):
+        chosen = (window == at) & (after.outcome != NOT_OFFERED)
+        good = good + 1 if in_time[chosen].sum() >= WINDOW_SHARE * chosen.sum() else 0
+        if good == WINDOWS:
+            return round((at + 1 - WINDOWS) * WINDOW / SECOND, 3)
+    return None
+
+
+def added_ms(aim: Target, seconds: float, rounds: int) -> float | None:
+    """What the server adds to one network, one request in flight: the median of medians, bare and served in turns."""
+    added = []
+    for _ in range(rounds):
+        alone = aim.size.bare[0].run(seconds, SERVER)
+        _, latencies = closed(aim, 1, seconds, aim.size.templates[:1])
+        if latencies:
+            added.append(median(latencies) - median(alone))
+    return median(added) if added else None
+
+
+def measure(given: argparse.Namespace, root: Path) -> dict[str, Any]:
+    """All keys."""
+    results: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
+    for name in given.sizes:
+        size = small(root) if name == "small" else large(root, given.each)
+        for protocol in given.protocols:
+            bare = size.bare_rate(given.seconds / 2)
+            results.setdefault("bare_onnx_per_s", {})[f"{protocol}_{size.name}"] = round(bare, 1)
+            with target(protocol, size, root) as aim:
+                closed(aim, IN_FLIGHT if size.name == "small" else 4, given.seconds / 2)  # warm-up
+                if size.name == "small":
+                    capacity = max(MIN_CAPACITY, closed(aim, IN_FLIGHT, given.seconds)[0])
+                    results[f"{protocol}_small_requests_per_s"] = round(capacity, 1)
+                else:
+                    capacity = bare
+                    results[f"{protocol}_large_added_ms"] = added_ms(aim, given.seconds / 2, given.rounds)
+                rows += [row(aim, load, capacity, given.seconds) for load in given.loads]
+    return results | {"rows": rows}
+
+
+def autogroup() -> bool:
+    """Whether the kernel shares cores among sessions before it shares them among threads (sched(7))."""
+    setting = Path("/proc/sys/kernel/sched_autogroup_enabled")
+    return setting.exists() and setting.read_text().strip() == "1"
+
+
+def main() -> None:
+    """Measure and tell."""
+    parser = options(__doc__, seconds=5.0, rounds=3)
+    parser.add_argument("--protocols", nargs="+", choices=tuple(WIRES), default=tuple(WIRES), help="default: all")
+    parser.add_argument(
+        "--sizes", nargs="+", choices=("small", "large"), default=("small", "large"), help="default: both"
+    )
+    parser.add_argument(
+        "--loads", nargs="+", type=float, default=LOADS, help="multiples of the capacity (default: 0.8 1 1.5 3 10)"
+    )
+    parser.add_argument(
+        "--each", type=int, default=4, help="squeezenets, and shufflenets, of the large mix (default: 4)"
+    )
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        tell(machine() | {"autogroup": autogroup()} | measure(given, Path(directory)), given.json)
+
+
+if __name__ == "__main__":
+    main()

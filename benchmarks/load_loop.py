@@ -1,0 +1,276 @@
+"""The loop of a load generator: takes up requests when they are due, sends them, and receives the answers.
+
+One thread, without asyncio: a request over the native protocol costs the generator a few microseconds. The generator
+stays on schedule whatever the server does. If the generator itself is more than `MAX_BEHIND` late, it does not offer
+the requests that it missed, and the results report fewer offered requests.
+"""
+
+import errno
+import gc
+import select
+import socket
+import time
+from array import array
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from load_ledger import EXPIRED, SENT, Ledger
+
+from clockwork.units import MILLISECOND, SECOND
+
+MAX_BEHIND = 10 * MILLISECOND
+"""A request that the generator takes up later than this is not offered."""
+
+MIN_STATED = MILLISECOND
+"""With less time left than this a client does not send: the request expires in the client."""
+
+TURN = 100_000
+"""Nanoseconds between two turns of the loop while requests are due all the time: they leave in batches."""
+
+MAX_WAIT = 20 * MILLISECOND
+"""Longest sleep of the loop."""
+
+RECEIVE_BYTES = 1 << 18
+MAX_PIECES = 64  # of one sendmsg
+
+MAX_RECONNECTS = 10_000
+"""Connections that one load may open in place of those that the server closed."""
+
+
+class Link:
+    """A non-blocking TCP connection, and a queue of the bytes that are not sent yet."""
+
+    def __init__(self, wire: "Wire") -> None:
+        self.wire = wire
+        self.connected = False
+        self.closed = False
+        self._queue: deque[Any] = deque()
+        self._socket = socket.socket()
+        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.fd = self._socket.fileno()
+        failed = self._socket.connect_ex(wire.address)
+        if failed not in (0, errno.EINPROGRESS):
+            raise OSError(failed, f"cannot connect to {wire.address}")
+        self._interest = select.EPOLLIN | select.EPOLLOUT
+        wire.poller.register(self.fd, self._interest)
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything is sent."""
+        return not self._queue
+
+    def write(self, *parts: Any) -> None:
+        """Send now what the socket takes, and the rest when it takes more."""
+        if self.connected and not self._queue and len(parts) == 1:
+            try:
+                sent = self._socket.send(parts[0])
+            except OSError:
+                sent = 0  # flush() finds out why
+            if sent == len(parts[0]):
+                return
+            parts = (memoryview(parts[0])[sent:],)
+        self._queue.extend(parts)
+        if self.connected:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what the socket takes."""
+        queue = self._queue
+        try:
+            while queue:
+                sent = self._socket.sendmsg(islice(queue, MAX_PIECES))
+                while queue and sent >= len(queue[0]):
+                    sent -= len(queue.popleft())
+                if sent:
+                    queue[0] = memoryview(queue[0])[sent:]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self.lose(str(error))
+            return
+        self._watch(select.EPOLLIN | select.EPOLLOUT if queue else select.EPOLLIN)
+
+    def ready(self, events: int) -> None:
+        """The poller reports events."""
+        if events & select.EPOLLOUT and not self.closed:
+            if not self.connected:
+                if failed := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    self.lose(f"cannot connect: {errno.errorcode.get(failed, failed)}")
+                    return
+                self.connected = True
+            self.flush()
+            if not self.closed:
+                self.on_writable()
+        if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR) and not self.closed:
+            self._receive()
+
+    def _receive(self) -> None:
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.lose(str(error))
+            return
+        if data:
+            self.on_data(data, time.monotonic_ns())
+        else:
+            self.lose("the server closed the connection")
+
+    def lose(self, reason: str) -> None:
+        """The connection has ended; its open requests fail."""
+        if not self.closed:
+            self.close()
+            now = time.monotonic_ns()
+            for seq in self.unanswered():
+                self.wire.ledger.fail(seq, reason, now)
+            self.wire.lost(self)
+
+    def close(self) -> None:
+        """Close without a word."""
+        if not self.closed:
+            self.closed = True
+            self.wire.poller.unregister(self.fd)
+            self._socket.close()
+            self._queue.clear()
+
+    def _watch(self, interest: int) -> None:
+        if interest != self._interest:
+            self._interest = interest
+            self.wire.poller.modify(self.fd, interest)
+
+    # What a protocol adds:
+
+    def on_writable(self) -> None:
+        """The socket takes more."""
+
+    def on_data(self, data: bytes, now: int) -> None:
+        """Bytes came."""
+        raise NotImplementedError
+
+    def unanswered(self) -> list[int]:
+        """The sequence numbers of the open requests."""
+        raise NotImplementedError
+
+
+class Wire:
+    """The connections of a load over one protocol, and the requests that wait in the client."""
+
+    def __init__(self, address: str, ledger: Ledger) -> None:
+        host, _, port = address.rpartition(":")
+        self.address = (host, int(port))
+        self.ledger = ledger
+        self.poller = select.epoll()
+        self.backlog: deque[int] = deque()
+        self.links: dict[int, Link] = {}
+        self.reconnects = 0
+
+    def add(self, link: Link) -> None:
+        """Keep a connection that was made."""
+        self.links[link.fd] = link
+
+    def lost(self, link: Any) -> None:
+        """A connection has ended."""
+        self.links.pop(link.fd, None)
+        self.reconnects += 1
+
+    def take(self, limit: int, now: int) -> list[int]:
+        """Up to ``limit`` requests from the backlog that have time left."""
+        ledger, backlog = self.ledger, self.backlog
+        taken: list[int] = []
+        while backlog and len(taken) < limit:
+            seq = backlog.popleft()
+            if ledger.stated(seq, now) < MIN_STATED:
+                ledger.finish(seq, EXPIRED, now)
+            else:
+                ledger.outcome[seq] = SENT
+                taken.append(seq)
+        return taken
+
+    def expire(self, now: int) -> None:
+        """Finish the requests at the front of the backlog whose time has passed."""
+        ledger, backlog = self.ledger, self.backlog
+        while backlog and ledger.stated(backlog[0], now) < MIN_STATED:
+            ledger.finish(backlog.popleft(), EXPIRED, now)
+
+    def send(self, now: int) -> None:
+        """Send from the backlog what the connections take."""
+        raise NotImplementedError
+
+    def turn(self, wait: int) -> None:
+        """Wait at most ``wait`` ns for events, and handle them."""
+        select.select([self.poller], [], [], max(0, wait) / SECOND)  # epoll's own timeout has whole milliseconds
+        for fd, events in self.poller.poll(0, 512):
+            if (link := self.links.get(fd)) is not None:
+                link.ready(events)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for link in self.links.values():
+            link.close()
+        self.poller.close()
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def open_loop(wire: Wire, schedule: np.ndarray, patience: int) -> int:
+    """Offer each request of the ledger at its moment, ns after the start, which is returned.
+
+    Ends when every request is finished, or ``patience`` after the last one was due.
+    """
+    ledger = wire.ledger
+    with _without_collector():
+        start = time.monotonic_ns() + 5 * MILLISECOND
+        ledger.due = due = array("q", (schedule + start).tobytes())
+        count, taken = len(due), 0
+        end = (due[count - 1] if count else start) + patience
+        while (now := time.monotonic_ns()) < end and (taken < count or ledger.open):
+            upto = bisect_right(due, now, taken, count)
+            if upto > taken:
+                begin = bisect_right(due, now - MAX_BEHIND, taken, upto)
+                ledger.offer(begin, upto, now)
+                wire.backlog.extend(range(begin, upto))
+                taken = upto
+            wire.expire(now)
+            if wire.backlog:
+                wire.send(now)
+            now = time.monotonic_ns()
+            following = due[taken] - now if taken < count else MAX_WAIT
+            wire.turn(min(max(following, TURN if wire.links else 0), MAX_WAIT))
+    return start
+
+
+def closed_loop(wire: Wire, in_flight: int, duration: int, patience: int) -> tuple[int, int]:
+    """Keep ``in_flight`` requests open for ``duration``; returns start and end, in ns, of the time that counts."""
+    ledger, taken = wire.ledger, 0
+    with _without_collector():
+        start = time.monotonic_ns()
+        stop = start + duration
+        while (now := time.monotonic_ns()) < stop + patience:
+            fresh = min(in_flight - ledger.open, ledger.size - taken) if now < stop else 0
+            if fresh > 0:
+                for seq in range(taken, taken + fresh):
+                    ledger.due[seq] = now
+                ledger.offer(taken, taken + fresh, now)
+                wire.backlog.extend(range(taken, taken + fresh))
+                taken += fresh
+            if not ledger.open:
+                break
+            if wire.backlog:
+                wire.send(now)
+            wire.turn(MAX_WAIT)
+    return start, stop
