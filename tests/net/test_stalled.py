@@ -43,7 +43,7 @@ def test_a_peer_that_takes_enough_has_the_whole_time_again() -> None:
     async def test() -> None:
         wire = Wire()
         _, stalled = watched(wire, 0.08)
-        while wire.asked < LOOKS:
+        while wire.asked < LOOKS:  # noqa: ASYNC110
             await asyncio.sleep(0)
         assert not stalled.is_set()
         wire.waiting -= LEAST
@@ -58,8 +58,8 @@ def test_a_loop_that_stood_still_does_not_count_against_the_peer(loop: str) -> N
     async def test() -> None:
         wire = Wire()
         it, stalled = watched(wire, 0.08)
-        time.sleep(0.2)  # longer than the time-out; the peer could not be written to
-        while wire.asked < 2:
+        time.sleep(0.2)  # noqa: ASYNC251 - longer than the time-out; the peer could not be written to
+        while wire.asked < 2:  # noqa: ASYNC110
             await asyncio.sleep(0)
         assert not stalled.is_set(), "that was one look"
         it.end()

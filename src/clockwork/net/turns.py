@@ -2,8 +2,8 @@
 
 One read can bring thousands of small frames, and an event loop that handled all of them at once would serve nobody
 else meanwhile. A connection may handle `MAX_TURN_MESSAGES` messages, or `MAX_TURN_BYTES` bytes, in a turn of the loop.
-The rest waits here, undecoded, and the connection is not read again until the rest is handled: so no more waits than one
-read has brought.
+The rest waits here, undecoded, and the connection is not read again until the rest is handled: so no more waits than
+one read has brought.
 """
 
 import asyncio
