@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import ClientRequest, Respond
+from clockwork.controller.quota import Quota, input_bytes
 from clockwork.controller.refusing import refusal
 from clockwork.messages.requests import InferRequest, ListModelsRequest
 from clockwork.messages.status import Status
@@ -21,10 +22,10 @@ class StartupBuffer:
     """InferRequests and ListModelsRequests in order of arrival. All wait equally long, so the oldest expires first."""
 
     def __init__(self, config: ControllerConfig) -> None:
-        """Empty. ``max_pending`` and ``max_pending_bytes`` bound it."""
+        """Empty. `Quota` bounds it."""
         self._config = config
+        self._quota = Quota(config)
         self._waiting: deque[_Buffered] = deque()
-        self._bytes: Bytes = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -32,12 +33,10 @@ class StartupBuffer:
     def add(self, now: Nanos, event: ClientRequest) -> list[Respond]:
         """Buffer a request, or refuse it if the buffer is full."""
         size = _bytes(event)
-        full = len(self._waiting) >= self._config.max_pending
-        if full or self._bytes + size > self._config.max_pending_bytes:
-            text = f"the server is starting up and {len(self._waiting)} requests wait for it already"
-            return [_initializing(event, 0, text)]
+        if full := self._quota.refusal(event.client_id, size, shared=event.shared):
+            return [_initializing(event, 0, f"the server is starting up: {full}")]
         self._waiting.append(_Buffered(now, event))
-        self._bytes += size
+        self._quota.add(event.client_id, size)
         return []
 
     def expire(self, now: Nanos) -> list[Respond]:
@@ -46,7 +45,7 @@ class StartupBuffer:
         timeout = self._config.initializing_timeout
         while self._waiting and self._waiting[0].arrival + timeout <= now:
             entry = self._waiting.popleft()
-            self._bytes -= _bytes(entry.event)
+            self._quota.remove(entry.event.client_id, _bytes(entry.event))
             text = f"the server is still starting up, {show_duration(timeout)} after the request came"
             responses.append(_initializing(entry.event, now - entry.arrival, text))
         return responses
@@ -59,7 +58,7 @@ class StartupBuffer:
         """Everything that still waits, in order of arrival."""
         events = [entry.event for entry in self._waiting]
         self._waiting.clear()
-        self._bytes = 0
+        self._quota = Quota(self._config)
         return events
 
     def cancel(self, client_id: int, request_id: int | None = None) -> None:
@@ -71,17 +70,14 @@ class StartupBuffer:
             if mine and (
                 request_id is None or (isinstance(event.request, InferRequest) and event.request.id == request_id)
             ):
-                self._bytes -= _bytes(event)
+                self._quota.remove(client_id, _bytes(event))
             else:
                 kept.append(entry)
         self._waiting = deque(kept)
 
 
 def _bytes(event: ClientRequest) -> Bytes:
-    request = event.request
-    if not isinstance(request, InferRequest) or request.generated:
-        return 0
-    return sum(tensor.nbytes for tensor in request.inputs)
+    return input_bytes(event.request) if isinstance(event.request, InferRequest) else 0
 
 
 def _initializing(event: ClientRequest, waited: Nanos, text: str) -> Respond:

@@ -36,12 +36,16 @@ class WorkerResult(Struct, frozen=True):
 
 
 class ClientRequest(Struct, frozen=True):
-    """A client has sent a request. ``wrong``: why an InferRequest contradicts its payload, or is too large, if so."""
+    """A client has sent a request. ``wrong``: why an InferRequest contradicts its payload, or is too large, if so.
+
+    ``shared``: the client asks for many connections; the limits of one client do not apply to it.
+    """
 
     client_id: int
     request: Request
     payload: object = None
     wrong: str = ""
+    shared: bool = False
 
 
 class ClientLost(Struct, frozen=True):
