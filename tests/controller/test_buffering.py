@@ -153,19 +153,33 @@ def test_a_full_buffer_refuses_at_once() -> None:
     cluster = Cluster(EchoScheduler(), quick_config(max_pending=2))
     for number in (1, 2, 3):
         cluster.ask(infer_request(number))
-    text = "the server is starting up and 2 requests wait for it already"
+    text = (
+        "the server is starting up: the server is full: 2 requests with 16 B of inputs are pending; "
+        "the limit is 2 requests and 2.0 GiB; retry later"
+    )
     assert cluster.responses() == [InferResponse(3, Status.INITIALIZING, text, (), RequestTiming(0))]
     cluster.run_until(seconds(10))
     cluster.ask(infer_request(4))
     assert cluster.answer(4) is None
 
 
-def test_a_buffer_is_full_of_bytes_too_but_generated_inputs_take_none() -> None:
+def test_a_client_has_its_share_of_the_buffer_and_no_more() -> None:
+    cluster = Cluster(EchoScheduler(), ControllerConfig(max_client_pending=1))
+    for number in (1, 2):
+        cluster.ask(infer_request(number), client_id=1)
+        cluster.ask(infer_request(number), client_id=2)
+    assert [response.id for response in cluster.responses()] == [2, 2]
+    cluster.lose_client(1)
+    cluster.ask(infer_request(3), client_id=1)
+    assert cluster.answer(3) is None
+
+
+def test_a_buffer_is_full_of_bytes_too_sent_or_generated() -> None:
     cluster = Cluster(EchoScheduler(), ControllerConfig(max_pending_bytes=20))  # a row takes 8
     cluster.ask(infer_request(1, rows=2))
-    cluster.ask(infer_request(2, rows=1000, generated=True))
+    cluster.ask(infer_request(2, rows=1, generated=True))
     cluster.ask(infer_request(3, rows=1))
-    assert [response.id for response in cluster.responses()] == [3]
+    assert [response.id for response in cluster.responses()] == [2, 3]
     cluster.ask(CancelRequest(1))
     cluster.ask(infer_request(4, rows=2))
     assert cluster.answer(4) is None

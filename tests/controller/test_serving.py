@@ -205,7 +205,10 @@ def test_a_full_server_refuses() -> None:
     for number in (1, 2, 3):
         cluster.ask(infer_request(number))
     assert infer_answer(cluster, 3).status == Status.SKIPPED_BY_CONTROLLER
-    assert infer_answer(cluster, 3).message == "the server is full: 2 requests, 16 bytes are pending"
+    assert infer_answer(cluster, 3).message == (
+        "the server is full: 2 requests with 16 B of inputs are pending; "
+        "the limit is 2 requests and 2.0 GiB; retry later"
+    )
     cluster.ask(CancelRequest(1))
     cluster.ask(infer_request(4))
     assert cluster.answer(4) is None
@@ -219,12 +222,13 @@ def test_a_server_full_of_bytes_refuses() -> None:
     assert infer_answer(cluster, 2).status == Status.SKIPPED_BY_CONTROLLER
 
 
-def test_generated_inputs_take_no_room() -> None:
-    config = ControllerConfig(models=(LoadSpec("a.onnx"),), profiling=QUICK, max_pending_bytes=8)
+def test_generated_inputs_count_as_what_they_become() -> None:
+    config = ControllerConfig(models=(LoadSpec("a.onnx"),), profiling=QUICK, max_pending_bytes=24)
     cluster = serving(Forgetful(), FILES, config=config)
     for number in range(5):
         cluster.ask(infer_request(number, generated=True))
-    assert not cluster.responses()
+    assert [response.id for response in cluster.responses()] == [3, 4]
+    assert infer_answer(cluster, 3).status == Status.SKIPPED_BY_CONTROLLER
 
 
 def test_what_was_found_right_is_remembered_within_bounds() -> None:

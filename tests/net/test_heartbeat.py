@@ -1,10 +1,17 @@
 """Heartbeats as a transcript: when is a peer pinged, when is it given up."""
 
 import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 
 from clockwork.messages.link import Ping, Pong
-from clockwork.net.heartbeat import FIRST_SAMPLES, Heartbeat
-from clockwork.units import FOREVER, Nanos, ms, us
+from clockwork.net.heartbeat import FIRST_SAMPLES, LAST_READS, Heartbeat
+from clockwork.units import FOREVER, Nanos, as_seconds, ms, us
+from net.links import LOOPS, run
 
 
 class SetClock:
@@ -32,12 +39,14 @@ class Transcript:
         )
         self.heartbeat.start()
 
-    def tick(self, late: Nanos = 0, *, heard: bool = False) -> str:
+    async def tick(self, late: Nanos = 0, *, heard: bool = False) -> str:
         """One tick of the timer: ``ping``, ``quiet`` or ``gone``."""
         self.clock.at += ms(100) + late
         self.heartbeat.heard = heard
         pings = len(self.pings)
         self.heartbeat._tick()
+        for _ in range(LAST_READS + 1):
+            await asyncio.sleep(0)
         return "gone" if self.silence else "ping" if len(self.pings) > pings else "quiet"
 
 
@@ -48,7 +57,7 @@ def transcript(*ticks: bool | Nanos, measure_clock: bool = False, suspended: boo
         it = Transcript(measure_clock=measure_clock)
         it.heartbeat.suspended = suspended
         try:
-            return [it.tick(heard=tick) if isinstance(tick, bool) else it.tick(tick) for tick in ticks]
+            return [await (it.tick(heard=tick) if isinstance(tick, bool) else it.tick(tick)) for tick in ticks]
         finally:
             it.heartbeat.stop()
 
@@ -69,6 +78,48 @@ def test_whatever_is_heard_is_a_sign_of_life() -> None:
 
 def test_time_in_which_this_side_stood_still_is_not_held_against_the_other() -> None:
     assert transcript(ms(5000), False, False) == ["ping", "ping", "gone"]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("spoke", [True, False])
+def test_what_arrived_while_this_side_stood_still_is_read_before_the_verdict(loop: str, spoke: bool) -> None:
+    async def test() -> None:
+        it = Transcript()
+        judged = asyncio.Event()
+        it.heartbeat._on_silence = it.heartbeat._send = lambda _: judged.set()  # type: ignore[assignment]
+        with pair() as (ours, theirs), pair() as (wakes, waker):
+
+            def read() -> None:
+                it.heartbeat.heard = bool(ours.recv(1))
+
+            def stand_still() -> None:
+                wakes.recv(1)
+                if spoke:
+                    theirs.send(b"x")
+                time.sleep(as_seconds(ms(150)))  # until the timer is due, within the loop's turn to read
+
+            asyncio.get_running_loop().add_reader(ours, read)
+            asyncio.get_running_loop().add_reader(wakes, stand_still)
+            it.clock.at += ms(300)  # the tick is just in time: none of the silence is put down to this side
+            it.heartbeat._due = it.clock.at
+            waker.send(b"x")
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert judged.is_set() is not spoke
+            it.heartbeat.stop()
+
+    run(test(), loop)
+
+
+@contextmanager
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    try:
+        yield ours, theirs
+    finally:
+        asyncio.get_running_loop().remove_reader(ours)
+        ours.close()
+        theirs.close()
 
 
 def test_silence_means_nothing_while_this_side_does_not_read() -> None:

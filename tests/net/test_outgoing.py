@@ -72,11 +72,26 @@ def test_too_much_for_a_peer_that_does_not_read_is_reported() -> None:
         wire = Wire()
         wire.stuck = True
         it, overflows = outgoing(wire, 200 * KIB)
-        for _ in range(3):
+        for _ in range(4):
             it.put([bytes(64 * KIB)])
         assert overflows == []
         it.put([bytes(64 * KIB)])
         assert overflows == ["the peer does not read: 256.0 KiB wait for it"]
+        assert len(wire.written) == 4, "no more is added to what waits"
+
+    asyncio.run(test())
+
+
+def test_one_frame_may_be_longer_than_what_may_wait() -> None:
+    async def test() -> None:
+        wire = Wire()
+        wire.stuck = True
+        it, overflows = outgoing(wire, 200 * KIB)
+        it.put([b"lengths", bytes(1000 * KIB)])
+        assert (overflows, wire.waiting) == ([], 1000 * KIB + 7)
+        wire.waiting = 0  # the peer reads
+        it.put([bytes(64 * KIB)])
+        assert overflows == []
 
     asyncio.run(test())
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final
 
+from clockwork.log_writer import fill_standard_streams
+
 TRACEBACK_VARIABLE: Final = "CLOCKWORK_TRACEBACK"
 """Environment variable: if it is set, unexpected errors come with their traceback."""
 
@@ -51,6 +53,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The program ``clockwork``."""
+    fill_standard_streams()
     if not os.environ.get(TRACEBACK_VARIABLE):
         sys.excepthook = _unexpected
     sys.exit(run(sys.argv[1:]))

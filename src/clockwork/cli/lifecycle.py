@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from clockwork import __version__
+from clockwork import __version__, log_writer
 from clockwork.cli import logs
 from clockwork.host.telling import about
 
@@ -33,6 +33,8 @@ def start_log(level: str, log_format: str) -> Console:
     if log_format == logs.JSON:
         logs.start_json(level)
     else:
+        plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
+        logs.queued(plain)
         handler: logging.Handler = logging.StreamHandler()
         if console.is_terminal:
             from rich.logging import RichHandler
@@ -40,7 +42,7 @@ def start_log(level: str, log_format: str) -> Console:
             handler = RichHandler(console=console, show_path=False, log_time_format="[%X]")
             handler.setFormatter(logging.Formatter("%(message)s"))
         else:
-            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+            handler.setFormatter(plain)
         logging.basicConfig(level=level.upper(), handlers=[handler])
     if level == "info":  # not every client that comes and goes
         for name in ("asyncio", "clockwork.link"):
@@ -119,6 +121,7 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait(GRACE)
         logs.say("clockwork worker: did not end in time, and is ended by force")
+        log_writer.finish()
         os._exit(1)
 
     threading.Thread(target=watch, name="clockwork-parent", daemon=True).start()

@@ -9,9 +9,13 @@ import logging
 import os
 import sys
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final
+
+from clockwork import log_writer
+from clockwork.host.telling import about
 
 HUMAN: Final = "human"
 JSON: Final = "json"
@@ -58,13 +62,28 @@ def say(line: str) -> None:
         record = logging.LogRecord(_log.name, logging.ERROR, "", 0, line, None, None)
         record.event = "failed"
         line = JsonFormatter().format(record)
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):  # nobody reads it: there is nobody to tell
+        print(line, file=sys.stderr, flush=True)
+
+
+def queued(formatter: logging.Formatter) -> None:
+    """Write stdout and stderr from threads from now on, so that nothing waits for their reader."""
+
+    def notice(count: int) -> str:
+        text = f"{count} lines of the log were dropped: nobody read it"
+        record = logging.LogRecord(_log.name, logging.WARNING, "", 0, text, None, None)
+        record.__dict__.update(about("log_lines_dropped", count=count))
+        return formatter.format(record) + "\n"
+
+    log_writer.install(notice)
 
 
 def start_json(level: str) -> None:
     """Write the log as JSON, and what would be written beside it, too."""
+    formatter = JsonFormatter()
+    queued(formatter)
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes lines of its own

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import ClientRequest, Respond
+from clockwork.controller.quota import Quota, input_bytes
 from clockwork.controller.refusing import refusal
 from clockwork.messages.requests import InferRequest, ListModelsRequest
 from clockwork.messages.status import Status
@@ -21,12 +22,12 @@ class StartupBuffer:
     """InferRequests and ListModelsRequests in order of arrival. All wait equally long, so the oldest expires first."""
 
     def __init__(self, config: ControllerConfig) -> None:
-        """Empty. ``max_pending`` and ``max_pending_bytes`` bound it."""
+        """Empty. `Quota` bounds it."""
         self._config = config
+        self._quota = Quota(config)
         self._waiting: OrderedDict[int, _Buffered] = OrderedDict()  #: by a number that counts them
         self._of_client: dict[int, dict[int, list[int]]] = {}  #: client -> its request id -> numbers
         self._last_number = 0
-        self._bytes: Bytes = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -34,15 +35,13 @@ class StartupBuffer:
     def add(self, now: Nanos, event: ClientRequest) -> list[Respond]:
         """Buffer a request, or refuse it if the buffer is full."""
         size = _bytes(event)
-        full = len(self._waiting) >= self._config.max_pending
-        if full or self._bytes + size > self._config.max_pending_bytes:
-            text = f"the server is starting up and {len(self._waiting)} requests wait for it already"
-            return [_initializing(event, 0, text)]
+        if full := self._quota.refusal(event.client_id, size, shared=event.shared):
+            return [_initializing(event, 0, f"the server is starting up: {full}")]
         self._last_number += 1
         self._waiting[self._last_number] = _Buffered(now, event)
         of_client = self._of_client.setdefault(event.client_id, {})
         of_client.setdefault(event.request.id, []).append(self._last_number)
-        self._bytes += size
+        self._quota.add(event.client_id, size)
         return []
 
     def expire(self, now: Nanos) -> list[Respond]:
@@ -67,7 +66,7 @@ class StartupBuffer:
         events = [entry.event for entry in self._waiting.values()]
         self._waiting.clear()
         self._of_client.clear()
-        self._bytes = 0
+        self._quota = Quota(self._config)
         return events
 
     def cancel(self, client_id: int, request_id: int | None = None) -> None:
@@ -81,7 +80,7 @@ class StartupBuffer:
     def _take(self, number: int) -> _Buffered:
         entry = self._waiting.pop(number)
         event = entry.event
-        self._bytes -= _bytes(event)
+        self._quota.remove(event.client_id, _bytes(event))
         of_client = self._of_client[event.client_id]
         numbers = of_client[event.request.id]
         numbers.remove(number)
@@ -93,10 +92,7 @@ class StartupBuffer:
 
 
 def _bytes(event: ClientRequest) -> Bytes:
-    request = event.request
-    if not isinstance(request, InferRequest) or request.generated:
-        return 0
-    return sum(tensor.nbytes for tensor in request.inputs)
+    return input_bytes(event.request) if isinstance(event.request, InferRequest) else 0
 
 
 def _initializing(event: ClientRequest, waited: Nanos, text: str) -> Respond:

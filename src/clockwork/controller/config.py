@@ -40,7 +40,8 @@ class ControllerConfig(Struct, frozen=True):
     how long a request is buffered before it is told that the server is starting. ``query_timeout``: a worker that has
     not told its state by then is dropped. ``default_slo``: of requests that bring none; ``model_slos`` in its place, by
     the name of a model, or of all copies that were loaded by that name. The rest are limits; beyond them requests are
-    refused.
+    refused: ``max_pending`` and ``max_pending_bytes`` of the whole server, ``max_client_pending`` and
+    ``max_client_bytes`` of one connection.
     """
 
     workers: int = 1
@@ -55,5 +56,7 @@ class ControllerConfig(Struct, frozen=True):
     max_copies: int = 10_000
     max_pending: int = 10_000
     max_pending_bytes: Bytes = 2 * GIB
+    max_client_pending: int = 5_000
+    max_client_bytes: Bytes = GIB
     max_loads: int = 10_000
     profiling: ProfilingConfig = ProfilingConfig()

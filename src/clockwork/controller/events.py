@@ -40,6 +40,7 @@ class ClientRequest(Struct, frozen=True):
 
     ``arrival``: when the request reached the controller's machine, as far as the host knows; its SLO counts from then.
     None: the moment when the event is handled.
+    ``shared``: the client asks for many connections; the limits of one client do not apply to it.
     """
 
     client_id: int
@@ -47,6 +48,7 @@ class ClientRequest(Struct, frozen=True):
     payload: object = None
     wrong: str = ""
     arrival: Nanos | None = None
+    shared: bool = False
 
 
 class ClientLost(Struct, frozen=True):

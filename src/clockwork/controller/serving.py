@@ -13,6 +13,7 @@ from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import ControllerCommand, DropWorker, Report, Respond
 from clockwork.controller.guard import ask, expectations, explain, is_sound, next_wakeup
 from clockwork.controller.plausible import plausible
+from clockwork.controller.quota import Quota, input_bytes
 from clockwork.controller.tally import Tally
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import EvictWeights, Infer, InferInput, LoadWeights
@@ -20,12 +21,16 @@ from clockwork.messages.commands import Answer, Command, SendAction
 from clockwork.messages.requests import EvictRequest, EvictResponse, InferRequest, InferResponse, RequestTiming
 from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result, Timing
 from clockwork.messages.status import Status
-from clockwork.messages.tensors import TensorSpec
+from clockwork.messages.tensors import MAX_NAME, TensorSpec
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
-from clockwork.units import Bytes, Nanos, as_ms, show_duration
+from clockwork.units import Nanos, as_ms, show_duration
 
 P = ParamSpec("P")
+
+MAX_LOSSES: Final = 2
+"""Workers that may be lost while they hold a request. The first loss is hardly the request's fault, and it is tried
+once more. After the second it is taken for the cause: tried again and again, one request could end every worker."""
 
 _MADE_BY_DEVICES: Final = (LoadWeights, EvictWeights, Infer)
 
@@ -41,7 +46,7 @@ class Serving:
         self._admission = Admission(config)
         self._pending: dict[int, PendingRequest] = {}
         self._by_client: dict[int, dict[int, PendingRequest]] = {}  #: client -> its request id -> request
-        self._bytes: Bytes = 0  #: payloads of those pending
+        self._quota = Quota(config)
         self._deadlines: list[tuple[Nanos, int]] = []  #: a heap; entries of requests that are over are skipped
         self._last_id = 0
         self._wakeup: Nanos | None = None  #: what the scheduler asked for after its last call
@@ -58,25 +63,34 @@ class Serving:
         return self._ask(now, (), self._scheduler.start, self._state)
 
     def infer(
-        self, now: Nanos, client_id: int, message: InferRequest, payload: object, arrival: Nanos | None = None
+        self,
+        now: Nanos,
+        client_id: int,
+        message: InferRequest,
+        payload: object,
+        arrival: Nanos | None = None,
+        shared: bool = False,
     ) -> list[ControllerCommand]:
-        """A client's request; its SLO counts from ``arrival``, or from ``now`` if no arrival is known."""
+        """A client's request; its SLO counts from ``arrival``, or from ``now`` if no arrival is known.
+
+        ``shared``: see `ClientRequest`.
+        """
         arrival = now if arrival is None else min(arrival, now)
         try:
-            request = self._admit(now, client_id, message, payload, arrival)
+            request = self._admit(now, client_id, message, payload, arrival, shared)
         except InvalidRequestError as error:
             return [self.refuse(client_id, message, Status.INVALID_REQUEST, str(error))]
         if isinstance(request, Respond):
             return [request]
         self._pending[request.id] = request
         self._by_client.setdefault(client_id, {})[message.id] = request
-        self._bytes += _payload_bytes(request)
+        self._quota.add(client_id, request.nbytes)
         self.tally.of(message.model).pending += 1
         heappush(self._deadlines, (request.deadline, request.id))
         return self._ask(now, (request,), self._scheduler.infer, request)
 
     def _admit(
-        self, now: Nanos, client_id: int, message: InferRequest, payload: object, arrival: Nanos
+        self, now: Nanos, client_id: int, message: InferRequest, payload: object, arrival: Nanos, shared: bool
     ) -> PendingRequest | Respond:
         """Raises InvalidRequestError; a Respond refuses for other reasons."""
         model = self._state.models.get(message.model)
@@ -89,14 +103,14 @@ class Serving:
         slo = self._admission.slo(model, message)
         if message.id in self._by_client.get(client_id, ()):
             raise InvalidRequestError(f"request id {message.id} is in use by another request of this client")
-        if len(self._pending) >= self._config.max_pending or self._bytes >= self._config.max_pending_bytes:
-            text = f"the server is full: {len(self._pending)} requests, {self._bytes} bytes are pending"
-            return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, text)
+        if full := self._quota.refusal(client_id, input_bytes(message), shared=shared):
+            return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, full)
         deadline = arrival + slo
         if deadline < now:
             return self._missed(now, client_id, message, arrival, deadline)
         self._last_id += 1
-        share = InferInput(self._last_id, batch_size, message.inputs, message.outputs, message.generated)
+        outputs = tuple(dict.fromkeys(message.outputs)) if len(message.outputs) > 1 else message.outputs
+        share = InferInput(self._last_id, batch_size, message.inputs, outputs, message.generated)
         cold = model.name not in self._state.holders
         return PendingRequest(self._last_id, client_id, message.id, model, share, payload, arrival, deadline, cold)
 
@@ -133,7 +147,7 @@ class Serving:
             return Status.ERROR, f"model {name} is not served: {self.broken[name]}"
         some = sorted(self._state.models)[:10]
         more = ", ..." if len(self._state.models) > len(some) else ""
-        return Status.UNKNOWN_MODEL, f"no model {name!r}; served are: {', '.join(some) or 'none'}{more}"
+        return Status.UNKNOWN_MODEL, f"no model {name[:MAX_NAME]!r}; served are: {', '.join(some) or 'none'}{more}"
 
     def result(
         self, now: Nanos, worker: WorkerState, result: Result, payloads: tuple[object, ...]
@@ -223,7 +237,23 @@ class Serving:
         actions = [action for gpu in worker.gpus for action in gpu.outstanding.values()]
         inputs = [share for action in actions if isinstance(action, Infer) for share in action.inputs]
         about = [request for i in inputs if (request := self._pending.get(i.request_id)) is not None]
-        return self._ask(now, about, self._scheduler.worker_lost, worker)
+        commands = self._give_up_after_losses(now, worker, about)
+        about = [request for request in about if not request.over]
+        return commands + self._ask(now, about, self._scheduler.worker_lost, worker)
+
+    def _give_up_after_losses(
+        self, now: Nanos, worker: WorkerState, held: list[PendingRequest]
+    ) -> list[ControllerCommand]:
+        """Answer the requests that a lost worker held and that may be the cause of its loss."""
+        commands: list[ControllerCommand] = []
+        for request in held:
+            request.losses += 1
+            if request.losses >= MAX_LOSSES:
+                text = f"{request.losses} workers were lost while they held this request, the last {worker.id}"
+                text += ": it may be the cause, and is not tried again"
+                timing = RequestTiming(now - request.arrival, cold_start=request.cold_start)
+                commands.append(self._respond(request, Status.ERROR, text, (), timing))
+        return commands
 
     def evict(self, client_id: int, message: EvictRequest) -> list[ControllerCommand]:
         """Evict a model's weights wherever no action outstanding needs them."""
@@ -409,7 +439,7 @@ class Serving:
     def _forget(self, request: PendingRequest) -> None:
         request.over = True
         del self._pending[request.id]
-        self._bytes -= _payload_bytes(request)
+        self._quota.remove(request.client_id, request.nbytes)
         self.tally.of(request.model.name).pending -= 1
         requests = self._by_client[request.client_id]
         del requests[request.client_request_id]
@@ -418,7 +448,9 @@ class Serving:
 
     def check_invariants(self) -> None:
         """Assert what always holds; for tests and checkers."""
-        assert self._bytes == sum(map(_payload_bytes, self._pending.values()))
+        self._quota.check_invariants()
+        assert self._quota.requests == len(self._pending)
+        assert self._quota.bytes == sum(request.nbytes for request in self._pending.values())
         assert not any(request.over for request in self._pending.values())
         assert sum(map(len, self._by_client.values())) == len(self._pending)
         assert {i for _, i in self._deadlines} >= set(self._pending)
@@ -453,9 +485,3 @@ def _lateness(now: Nanos, action: Infer, result: InferResult) -> str:
         f"{as_ms(timing.duration):.3f} ms (estimated were {as_ms(action.expected_duration):.3f}), and its result "
         f"{as_ms(now - timing.end):.3f} ms to come"
     )
-
-
-def _payload_bytes(request: PendingRequest) -> Bytes:
-    if request.input.generated:
-        return 0
-    return sum(tensor.nbytes for tensor in request.input.tensors)

@@ -436,7 +436,7 @@ class ControllerWithStartupPhase:
             case InferRequest() if event.wrong:
                 return [self._serving.refuse(client_id, request, Status.INVALID_REQUEST, event.wrong)]
             case InferRequest() if self._stage is Stage.SERVING:
-                return self._serving.infer(now, client_id, request, event.payload, event.arrival)
+                return self._serving.infer(now, client_id, request, event.payload, event.arrival, event.shared)
             case ListModelsRequest() if self._stage is Stage.SERVING:
                 models = describe_models(self._state)
                 return [Respond(client_id, ListModelsResponse(request.id, Status.SUCCESS, "", models))]

@@ -16,6 +16,7 @@ from clockwork.errors import ServerError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.access import Guard
 from clockwork.grpc_frontend.health import HEALTH_SERVICE, Health
+from clockwork.grpc_frontend.peers import Peers
 from clockwork.grpc_frontend.reflection import reflecting
 from clockwork.grpc_frontend.service import SERVICE, CallFailedError, Service, decode, unforeseen
 from clockwork.host.controller import ControllerHost
@@ -101,7 +102,8 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     def is_serving() -> bool:
         return host.progress()[0] == Stage.SERVING.value
 
-    service, health = Service(client, is_serving), Health(is_serving, (SERVICE,))
+    peers = Peers(partial(host.local_client, shared=False))
+    service, health = Service(client, peers, is_serving), Health(is_serving, (SERVICE,))
     server.add_generic_rpc_handlers((_inference(service), _health(health), *reflecting((SERVICE, HEALTH_SERVICE))))
     try:
         port = _add_port(server, address, host.tls)
@@ -115,7 +117,8 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
         yield serving
     finally:
         health.close()
-        client.close()  # whoever waits is told so, rather than cut off
+        client.close()  # calls that wait fail with a reason, rather than being cut off
+        peers.close()
         await serving.close()
 
 

@@ -18,6 +18,7 @@ from clockwork.clock import monotonic_epoch
 from clockwork.errors import ConnectionLostError, InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.infer import request_of, response_of
+from clockwork.grpc_frontend.peers import Peers
 from clockwork.host.local_client import LocalClient
 from clockwork.messages.requests import (
     ErrorResponse,
@@ -86,9 +87,13 @@ class CallFailedError(Exception):
 class Service:
     """One for all calls of a server."""
 
-    def __init__(self, client: LocalClient, is_serving: Callable[[], bool]) -> None:
-        """``client`` asks; ``is_serving`` says whether start-up is over."""
+    def __init__(self, client: LocalClient, peers: Peers, is_serving: Callable[[], bool]) -> None:
+        """Inferences are asked by the connection's client, all else by ``client``.
+
+        ``is_serving`` reports whether start-up is over.
+        """
         self._client = client
+        self._peers = peers
         self._is_serving = is_serving
 
     # --- the server --------------------------------------------------------------------------------------------------
@@ -171,7 +176,7 @@ class Service:
 
     async def model_infer(self, message: pb.ModelInferRequest, call: ServicerContext) -> pb.ModelInferResponse:
         """Infer once; a call that is cancelled frees its place."""
-        return await self._infer(message, _remaining(call))
+        return await self._infer(message, _remaining(call), self._peers.client(call.peer()))
 
     async def model_stream_infer(
         self, messages: AsyncIterator[bytes], call: ServicerContext
@@ -180,12 +185,13 @@ class Service:
         asked: asyncio.Queue[asyncio.Task[pb.ModelStreamInferResponse] | None] = asyncio.Queue()
         tasks: dict[asyncio.Task[pb.ModelStreamInferResponse], None] = {}
         room = asyncio.Semaphore(MAX_STREAM_REQUESTS)
+        client = self._peers.client(call.peer())
 
         async def read() -> None:
             try:
                 async for message in messages:
                     await room.acquire()
-                    task = asyncio.ensure_future(self._infer_in_stream(message, _remaining(call)))
+                    task = asyncio.ensure_future(self._infer_in_stream(message, _remaining(call), client))
                     tasks[task] = None
                     asked.put_nowait(task)
             finally:
@@ -202,11 +208,13 @@ class Service:
             for unfinished in (reader, *tasks):
                 unfinished.cancel()
 
-    async def _infer_in_stream(self, data: bytes, remaining: Nanos | None) -> pb.ModelStreamInferResponse:
+    async def _infer_in_stream(
+        self, data: bytes, remaining: Nanos | None, client: LocalClient
+    ) -> pb.ModelStreamInferResponse:
         message = pb.ModelInferRequest()
         try:
             message = decode(pb.ModelInferRequest, data)
-            answer = await self._infer(message, remaining)
+            answer = await self._infer(message, remaining, client)
             if FINAL_WANTED in message.parameters and message.parameters[FINAL_WANTED].bool_param:
                 answer.parameters[FINAL].bool_param = True
             return pb.ModelStreamInferResponse(infer_response=answer)
@@ -219,13 +227,15 @@ class Service:
             told.parameters[key.removeprefix("clockwork-").replace("-", "_")].string_param = value
         return pb.ModelStreamInferResponse(error_message=str(failed), infer_response=told)
 
-    async def _infer(self, message: pb.ModelInferRequest, remaining: Nanos | None) -> pb.ModelInferResponse:
+    async def _infer(
+        self, message: pb.ModelInferRequest, remaining: Nanos | None, client: LocalClient
+    ) -> pb.ModelInferResponse:
         _check_version(message.model_name, message.model_version)
         try:
-            request, payload = request_of(message, self._client.next_id(), remaining)
+            request, payload = request_of(message, client.next_id(), remaining)
         except InvalidRequestError as error:
             raise CallFailedError(failure(Status.INVALID_REQUEST, str(error))) from None
-        response, answer = await self._ask(request, InferResponse, payload)
+        response, answer = await self._ask(request, InferResponse, payload, client)
         if response.status != Status.SUCCESS:
             raise CallFailedError(failure_of(response))
         return response_of(message, response, answer)
@@ -249,9 +259,11 @@ class Service:
         response, _ = await self._ask(StatusRequest(self._client.next_id()), StatusResponse)
         return response.server
 
-    async def _ask(self, request: Request, expected: type[ResponseT], payload: Any = b"") -> tuple[ResponseT, Any]:
+    async def _ask(
+        self, request: Request, expected: type[ResponseT], payload: Any = b"", client: LocalClient | None = None
+    ) -> tuple[ResponseT, Any]:
         try:
-            response, answer = await self._client.ask(request, payload)
+            response, answer = await (client or self._client).ask(request, payload)
         except ConnectionLostError as error:
             raise CallFailedError(failure(Status.SHUTTING_DOWN, str(error))) from None
         if isinstance(response, expected):

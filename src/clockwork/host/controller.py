@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from clockwork.access import Access, Right, Tokens, needed_for, refusal
 from clockwork.clock import Clock, MonotonicClock
+from clockwork.controller.checking import check_infer
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.description import Description
 from clockwork.controller.events import (
@@ -62,7 +63,6 @@ from clockwork.messages.requests import (
 )
 from clockwork.messages.results import ErrorResult, InferResult
 from clockwork.messages.status import Status
-from clockwork.messages.tensors import check_specs
 from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
 from clockwork.net.connection import Connection, LinkConfig
 from clockwork.net.server import Server, listen
@@ -199,11 +199,11 @@ class ControllerHost:
         """
         await asyncio.shield(self._failure)
 
-    def local_client(self) -> LocalClient:
-        """A client in this process; a front end has one for each of its connections, or one for all."""
+    def local_client(self, *, shared: bool = True) -> LocalClient:
+        """Return a client in this process. Not ``shared``, it asks for one connection, and the limits of one apply."""
         self._last_client += 1
         client_id = self._last_client
-        client = LocalClient(partial(self._said, client_id), partial(self._left, client_id))
+        client = LocalClient(partial(self._said, client_id, shared=shared), partial(self._left, client_id))
         self._clients[client_id] = client
         return client
 
@@ -350,29 +350,17 @@ class ControllerHost:
         self._trouble.refused(sum(by_model.values()))
         self._driver.feed(RequestsShed(by_model))
 
-    def _said(self, client_id: int, message: Any, payload: Any, arrival: Nanos | None = None) -> None:
+    def _said(
+        self, client_id: int, message: Any, payload: Any, arrival: Nanos | None = None, shared: bool = False
+    ) -> None:
         if isinstance(message, InferRequest):
             self.reception.measure()
             try:
-                self._check_payload(message, len(payload))
+                check_infer(message, len(payload), self._config.max_frame_bytes)
             except InvalidRequestError as error:
-                self._driver.feed(ClientRequest(client_id, message, None, str(error), arrival))
+                self._driver.feed(ClientRequest(client_id, message, None, str(error), arrival, shared))
                 return
-        self._driver.feed(ClientRequest(client_id, message, payload, arrival=arrival))
-
-    def _check_payload(self, request: InferRequest, payload_bytes: Bytes) -> None:
-        if request.generated:
-            wanted = sum(tensor.nbytes for tensor in request.inputs)
-            if payload_bytes or wanted > self._config.max_frame_bytes:
-                raise InvalidRequestError(
-                    f"generated inputs come without data and take at most {self._config.max_frame_bytes} bytes; "
-                    f"these came with {payload_bytes} and take {wanted}"
-                )
-            payload_bytes = wanted
-        most = self._config.max_frame_bytes
-        if payload_bytes > most:
-            raise InvalidRequestError(f"the inputs take {payload_bytes} bytes; at most {most} are accepted")
-        check_specs(request.inputs, payload_bytes)
+        self._driver.feed(ClientRequest(client_id, message, payload, "", arrival, shared))
 
     def _client_closed(self, connection: Connection, reason: str) -> None:
         self._rights.pop(connection, None)

@@ -24,6 +24,11 @@ class LocalClient:
         self._closed = False
         self._waiting: dict[int, asyncio.Future[tuple[Response, Any]]] = {}
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their response."""
+        return len(self._waiting)
+
     def next_id(self) -> int:
         """For a request."""
         self._last_id += 1

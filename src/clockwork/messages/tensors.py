@@ -22,6 +22,10 @@ MAX_TENSORS: Final = 256
 """Inputs or outputs of one request; a bound on what a peer can make us look at."""
 
 
+MAX_NAME: Final = 1000
+"""Characters of a tensor's or a model's name in a request; a bound on what is repeated in results and errors."""
+
+
 class Datatype(StrEnum):
     """Element types: the intersection of the Open Inference Protocol v2 and ONNX Runtime."""
 
@@ -96,12 +100,24 @@ def spec(name: str, datatype: str, shape: tuple[int, ...]) -> TensorSpec:
     return TensorSpec(name, datatype, shape, size * prod(shape))
 
 
+def check_name(of: str, name: str) -> None:
+    """Check a name that came from outside; ``of`` is the kind of thing that it names, for people.
+
+    Raises:
+        InvalidRequestError: it is longer than `MAX_NAME`.
+    """
+    if len(name) > MAX_NAME:
+        raise InvalidRequestError(
+            f"{of} name {name[:40]!r}... has {len(name)} characters; at most {MAX_NAME} are accepted"
+        )
+
+
 def check_specs(tensors: tuple[TensorSpec, ...], payload_bytes: Bytes) -> None:
     """Check tensors that came from outside, against the size of the payload that came with them.
 
     Raises:
-        InvalidRequestError: too many tensors, a name twice, an unknown datatype, too many or negative dimensions, or
-            sizes that do not add up.
+        InvalidRequestError: too many tensors, a name twice or too long, an unknown datatype, too many or negative
+            dimensions, or sizes that do not add up.
     """
     if len(tensors) > MAX_TENSORS:
         raise InvalidRequestError(f"{len(tensors)} tensors; at most {MAX_TENSORS} are accepted")
@@ -118,6 +134,7 @@ def check_specs(tensors: tuple[TensorSpec, ...], payload_bytes: Bytes) -> None:
 
 
 def _check_spec(tensor: TensorSpec) -> None:
+    check_name("tensor", tensor.name)
     if len(tensor.shape) > MAX_RANK:
         raise InvalidRequestError(
             f"tensor {tensor.name!r} has {len(tensor.shape)} dimensions; at most {MAX_RANK} are accepted"

@@ -6,6 +6,7 @@ from typing import Final
 from clockwork.controller.description import Description
 from clockwork.controller.stage import Stage
 from clockwork.histogram import Histogram
+from clockwork.log_writer import dropped_lines
 from clockwork.messages.counts import DeviceCounts
 from clockwork.metrics.family import Distribution, Family, Kind, Values, rendered, rendered_histogram
 from clockwork.state import GPUState, Predictions, WorkerState
@@ -59,6 +60,12 @@ def _of_server(said: Description) -> Iterator[bytes]:
     yield from rendered(models, [[(("yes",), len(said.state.models)), (("no",), len(said.broken))]])
     workers = Family("clockwork_workers", "Workers that are connected, and whether they serve.", Kind.GAUGE, ("ready",))
     yield from rendered(workers, [[(("yes",), ready), (("no",), len(said.fleet) - ready)]])
+    dropped = Family(
+        "clockwork_log_lines_dropped_total",
+        "Lines of the controller's log that were dropped because nobody read it.",
+        Kind.COUNTER,
+    )
+    yield from rendered(dropped, [[((), dropped_lines())]])
     strangers = Family(
         "clockwork_requests_without_model_total",
         "Requests that were answered before it was known whether there is such a model, by status.",

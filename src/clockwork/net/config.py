@@ -19,7 +19,7 @@ class LinkConfig(Struct, frozen=True):
     - ``heartbeat_timeout``: without a single byte from the peer; many times the interval, for a loaded host stalls, and
       to lose a worker costs more than to notice a dead one late.
     - ``max_frame_bytes``: longest frame either way. Whoever dials takes over the listener's.
-    - ``max_outgoing_bytes``: what may wait for a peer that does not read, before it is dropped.
+    - ``max_outgoing_bytes``: what may wait for a peer that does not read; it is dropped when more is sent after that.
     - ``high_water_bytes``: what may wait while the connection is still ``writable``: a frame or two with tensors.
     - ``arrivals``: says when the bytes that are read now reached this machine; None: when they are read.
     - ``allocate``: gives the memory that long frames are received into, once there was a greeting.

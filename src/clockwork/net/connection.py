@@ -31,10 +31,11 @@ from clockwork.net.config import DEFAULT_LINK, LinkConfig
 from clockwork.net.heartbeat import Heartbeat
 from clockwork.net.outgoing import Outgoing
 from clockwork.net.stalled import LEAST, Stalled
+from clockwork.net.turns import Turns
 from clockwork.units import KIB, Bytes, Nanos, as_seconds, show_bytes, show_duration
 from clockwork.wire.clock_offset import ClockOffset
 from clockwork.wire.codec import Decode, encode
-from clockwork.wire.frame import FRAME_BYTES_CEILING, FrameReader, Received, Sendable, encode_frame, preamble
+from clockwork.wire.frame import FRAME_BYTES_CEILING, Frame, FrameReader, Received, Sendable, encode_frame, preamble
 
 __all__ = ["DEFAULT_LINK", "Callbacks", "Connection", "LinkConfig", "Stage"]
 
@@ -116,10 +117,12 @@ class Connection(asyncio.BufferedProtocol):
         self._config = config
         self._clock: Clock = clock or MonotonicClock()
         self._reader = FrameReader(expect_preamble=hello is None, max_frame_bytes=STRANGER_FRAME_BYTES)
+        self._turns = Turns(self._handle, self._set_reading)
+        self._offered = 0  # the length of the buffer that is being received into
+        self._paused = self._resting = False  # not reading, because of the host; because of `Turns`
         self._max_frame_bytes = config.max_frame_bytes
         self._handed_over = False
         self._held: list[tuple[Any, Received]] | None = []  # messages from before `hand_over`; None after it
-        self._offered = 0  #: length of the buffer of the read in progress
         self._reason = ""
         self._timer: asyncio.TimerHandle | None = None  # the greeting's, then the closing's
         self._heartbeat = Heartbeat(
@@ -189,15 +192,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_reading(self) -> None:
         """Receive no more for now. What has been received already is still passed on."""
-        if self.stage is Stage.OPEN:
-            self._heartbeat.suspended = True
-            self._transport.pause_reading()
+        self._paused = True
+        self._read_or_not()
 
     def resume_reading(self) -> None:
         """Receive again."""
-        if self.stage is Stage.OPEN:
-            self._heartbeat.suspended = False
-            self._transport.resume_reading()
+        self._paused = False
+        self._read_or_not()
 
     def hand_over(self) -> None:
         """Whoever dialled has the connection, and gets messages from the loop's next turn on."""
@@ -227,7 +228,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to receive to."""
-        buffer = _waste if self.stage is Stage.CLOSING else self._reader.get_buffer(sizehint)
+        if self.stage is Stage.CLOSING:
+            return _waste
+        buffer = self._reader.get_buffer(sizehint)
         self._offered = len(buffer)
         return buffer
 
@@ -243,12 +246,11 @@ class Connection(asyncio.BufferedProtocol):
             self._unread = nbytes == self._offered
         self._heartbeat.heard = True
         try:
-            for header, payload in self._reader.buffer_updated(nbytes):
-                self._dispatch(self._decode(header), payload)
-                if self.stage is not Stage.OPEN:
-                    return
+            frames = self._reader.buffer_updated(nbytes)
         except ProtocolError as error:
             self._throw_out(error)
+        else:
+            self._turns.take(frames, more=nbytes == self._offered)
 
     def eof_received(self) -> None:
         """The peer will send no more; the transport closes itself."""
@@ -285,6 +287,28 @@ class Connection(asyncio.BufferedProtocol):
             self._callbacks.on_closed(self, self._reason)
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _handle(self, frame: Frame) -> bool:
+        """Handle one frame; returns whether the connection goes on."""
+        header, payload = frame
+        try:
+            self._dispatch(self._decode(header), payload)
+        except ProtocolError as error:
+            self._throw_out(error)
+        return self.stage is Stage.OPEN
+
+    def _set_reading(self, reading: bool) -> None:
+        self._resting = not reading
+        self._read_or_not()
+
+    def _read_or_not(self) -> None:
+        if self.stage is not Stage.OPEN:
+            return
+        self._heartbeat.suspended = self._paused or self._resting
+        if self._heartbeat.suspended:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     def _dispatch(self, message: Any, payload: Received) -> None:
         if type(message) in _LINK_TYPES:
@@ -362,6 +386,7 @@ class Connection(asyncio.BufferedProtocol):
         self.stage = Stage.CLOSING
         self._reason = reason
         self._heartbeat.stop()
+        self._turns.drop()
         self._arm(self._config.linger, self._transport.abort)
         return True
 

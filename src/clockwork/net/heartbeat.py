@@ -1,7 +1,8 @@
 """Does the other side live, and what time is it there?
 
-Rules of the file: any byte received is a sign of life, so that a busy connection needs no Ping; time during which this
-side itself stood still is not held against the other.
+Rules of the file: any byte received is a sign of life, so that a busy connection needs no Ping. Time in which this
+side's own loop stood still does not count against the peer: a tick counts for one interval, however late it is, and
+bytes that arrived while the loop stood still are read before the peer is judged.
 """
 
 import asyncio
@@ -16,13 +17,17 @@ from clockwork.wire.clock_offset import ClockOffset
 FIRST_SAMPLES: Final = 8
 """Pings sent one after the other when a link opens, so that its clock offset is good from the first action on."""
 
+LAST_READS: Final = 2
+"""Turns of the event loop between the time-out and the verdict. A loop runs its timers before it reads, and a callback
+may run in the turn in which it is scheduled: so the second turn is the first that surely comes after a read."""
+
 
 class Heartbeat:
     """Pings one connection, and listens for its silence."""
 
     __slots__ = (
         "_clock", "_due", "_heard_at", "_interval", "_loop", "_measure_clock", "_on_silence", "_send", "_timeout",
-        "_timer", "clock_offset", "heard", "suspended",
+        "_timer", "_verdict", "clock_offset", "heard", "suspended",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +54,7 @@ class Heartbeat:
         self._on_silence = on_silence
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._verdict: asyncio.Handle | None = None
         self._heard_at: Nanos = 0
         self._due: Nanos = 0
 
@@ -62,9 +68,10 @@ class Heartbeat:
 
     def stop(self) -> None:
         """The connection is no longer open."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for handle in (self._timer, self._verdict):
+            if handle is not None:
+                handle.cancel()
+        self._timer = self._verdict = None
 
     def pong(self, pong: Pong, received_at: Nanos) -> None:
         """The answer to a Ping came back."""
@@ -83,13 +90,27 @@ class Heartbeat:
         if silent:
             self._heard_at += max(0, now - self._due)  # this tick is late: it was this side that stood still
             if now - self._heard_at >= self._timeout:
-                self._on_silence(
-                    f"nothing was received for {show_duration(self._timeout)}: "
-                    "the other side hangs, or the network is cut"
-                )
+                self._judge(LAST_READS)
                 return
         else:
             self._heard_at = now
+        self._go_on(now, silent)
+
+    def _judge(self, reads: int) -> None:
+        """Give the peer up, unless one of so many reads brings something."""
+        self._verdict = None
+        if self.heard or self.suspended:
+            now = self._clock.now()
+            self._heard_at = now
+            self._go_on(now, silent=False)
+        elif reads:
+            self._verdict = self._loop.call_soon(self._judge, reads - 1)
+        else:
+            self._on_silence(
+                f"nothing was received for {show_duration(self._timeout)}: the other side hangs, or the network is cut"
+            )
+
+    def _go_on(self, now: Nanos, silent: bool) -> None:
         self._schedule(now)
         if silent or self._measure_clock:
             self._send(Ping(now))

@@ -1,6 +1,7 @@
 """Frames on their way out: corked for one turn of the event loop, then written in one system call.
 
-Rules of the file: what is put leaves in that order; what waits is bounded, and whoever put too much is told.
+Rules of the file: buffers leave in the order in which they are put. What waits is bounded, by ``max_bytes`` and one
+frame.
 """
 
 import asyncio
@@ -19,7 +20,10 @@ class Outgoing:
     __slots__ = ("_bytes", "_corked", "_flush_is_due", "_loop", "_max_bytes", "_on_overflow", "_transport")
 
     def __init__(self, transport: asyncio.Transport, max_bytes: Bytes, on_overflow: Callable[[str], None]) -> None:
-        """``on_overflow`` is told why, when more than ``max_bytes`` wait for the peer to read."""
+        """``on_overflow`` receives the reason when more is put while more than ``max_bytes`` wait for the peer to read.
+
+        What waits is judged before more is added: one frame may be longer than ``max_bytes``, if the peer reads.
+        """
         self._transport = transport
         self._max_bytes = max_bytes
         self._on_overflow = on_overflow
@@ -49,15 +53,16 @@ class Outgoing:
         if not corked:
             return
         self._corked, self._bytes = [], 0
+        waiting = self._transport.get_write_buffer_size()
+        if waiting > self._max_bytes:
+            self._on_overflow(f"the peer does not read: {show_bytes(waiting)} wait for it")
+            return
         if len(corked) == 1:
             self._transport.write(corked[0])
         elif size < FLUSH_BYTES:
             self._transport.write(b"".join(corked))  # one small copy costs less than a scatter list
         else:
             self._transport.writelines(corked)
-        waiting = self._transport.get_write_buffer_size()
-        if waiting > self._max_bytes:
-            self._on_overflow(f"the peer does not read: {show_bytes(waiting)} wait for it")
 
     def drop(self) -> None:
         """The connection is gone."""

@@ -1,6 +1,7 @@
-"""Notices a peer that does not read what it is sent: what waits for it is memory, and a place among the connections.
+"""Notices a peer that does not read: what waits to be sent to it takes memory, and a place among the connections.
 
-Rules of the file: whoever reads `LEAST` in every ``timeout`` is slow, and not stalled.
+Rules of the file: a peer that takes `LEAST` in every time-out is slow, and not stalled. Time in which this side's own
+loop stood still does not count against the peer: the time-out is `LOOKS` looks, and a look that is late counts once.
 """
 
 import asyncio
@@ -10,28 +11,31 @@ from typing import Final
 from clockwork.units import MIB, Bytes
 
 LEAST: Final[Bytes] = MIB
-"""What a peer has to take in the time, if there is as much."""
+"""Bytes that a peer has to take within the time-out, if as many wait."""
+
+LOOKS: Final = 8
+"""Looks at what waits within one time-out."""
 
 
 class Stalled:
     """Watches one transport while it cannot be written to."""
 
-    __slots__ = ("_before", "_loop", "_on_stalled", "_timeout", "_timer", "_transport")
+    __slots__ = ("_before", "_every", "_looks", "_loop", "_on_stalled", "_timer", "_transport")
 
     def __init__(self, transport: asyncio.WriteTransport, timeout: float, on_stalled: Callable[[], object]) -> None:
-        """``timeout`` in seconds; ``on_stalled`` is called once, at the most, for each `begin`."""
+        """``timeout`` in seconds; ``on_stalled`` is called at most once for each `begin`."""
         self._transport = transport
-        self._timeout = timeout
+        self._every = timeout / LOOKS
         self._on_stalled = on_stalled
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._before: Bytes = 0
+        self._looks = 0  #: since so many bytes waited
 
     def begin(self) -> None:
         """Much waits to be sent: the transport has called ``pause_writing``, or is closing."""
         if self._timer is None:
-            self._before = self._transport.get_write_buffer_size()
-            self._timer = self._loop.call_later(self._timeout, self._look)
+            self._watch()
 
     def end(self) -> None:
         """Little waits, or the connection is gone."""
@@ -39,10 +43,16 @@ class Stalled:
             self._timer.cancel()
             self._timer = None
 
+    def _watch(self) -> None:
+        self._looks, self._before = 0, self._transport.get_write_buffer_size()
+        self._timer = self._loop.call_later(self._every, self._look)
+
     def _look(self) -> None:
         self._timer = None
-        before, waiting = self._before, self._transport.get_write_buffer_size()
-        if waiting > before - LEAST:
-            self._on_stalled()
+        self._looks += 1
+        if self._transport.get_write_buffer_size() <= self._before - LEAST:
+            self._watch()
+        elif self._looks < LOOKS:
+            self._timer = self._loop.call_later(self._every, self._look)
         else:
-            self.begin()
+            self._on_stalled()

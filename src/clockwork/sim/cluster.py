@@ -49,6 +49,9 @@ PING_EVERY: Final[Nanos] = SECOND // 2
 """As the live link does."""
 
 START_MOST: Final[Nanos] = 600 * SECOND
+UNLIMITED: Final = ControllerConfig(
+    max_pending=1_000_000, max_pending_bytes=1 << 60, max_client_pending=1_000_000, max_client_bytes=1 << 60
+)
 """Start-up takes no longer than this, or has failed."""
 
 
@@ -100,7 +103,7 @@ class Cluster:
         self._models = {model.path: model for model, _ in models}
         self._on_response = on_response
         specs = tuple(LoadSpec(model.path, "", copies) for model, copies in models)
-        config = config or ControllerConfig(max_pending=1_000_000)
+        config = config or UNLIMITED
         self._known = {model.path: measured(model.profile, self._noise, rng) for model, _ in models}
         known = {ProfileKey(model.digest, VERSION, KIND): self._known[model.path] for model, _ in models}
         config = replace(config, workers=workers, models=specs)

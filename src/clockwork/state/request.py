@@ -2,7 +2,7 @@
 
 from clockwork.messages.actions import InferInput
 from clockwork.state.model import ModelState
-from clockwork.units import Nanos
+from clockwork.units import Bytes, Nanos
 
 
 class PendingRequest:
@@ -12,6 +12,7 @@ class PendingRequest:
     ``payload`` an opaque handle on its tensors' elements. ``cold_start``: no device held the weights at arrival.
     ``promised`` is the moment by which the scheduler said the answer would be there, None if it has said nothing;
     ``excuse`` is what has broken its word since, if something has. A scheduler sets both.
+    ``nbytes``: what its inputs take, sent or generated. ``losses``: workers that were lost while they held it.
     ``over`` is set by the controller when it has been answered or cancelled: nothing is to be done for it any more.
     """
 
@@ -24,7 +25,9 @@ class PendingRequest:
         "excuse",
         "id",
         "input",
+        "losses",
         "model",
+        "nbytes",
         "over",
         "payload",
         "promised",
@@ -54,6 +57,8 @@ class PendingRequest:
         self.cold_start = cold_start
         self.promised: Nanos | None = None
         self.excuse = ""
+        self.nbytes: Bytes = sum([tensor.nbytes for tensor in input.tensors])
+        self.losses = 0
         self.over = False
 
     @property

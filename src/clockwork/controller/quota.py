@@ -1,0 +1,66 @@
+"""How much may be pending: in the whole server, and from one client.
+
+A client has half of the server at most, so that one client cannot fill it. Inputs that the worker generates count with
+the bytes that they become, for that is what the worker has to hold.
+"""
+
+from clockwork.controller.config import ControllerConfig
+from clockwork.messages.requests import InferRequest
+from clockwork.units import Bytes, show_bytes
+
+
+def input_bytes(request: InferRequest) -> Bytes:
+    """Return the bytes that a request's inputs take in memory, sent or generated."""
+    return sum([tensor.nbytes for tensor in request.inputs])
+
+
+class Quota:
+    """Counts what is pending, and knows whether one more request fits."""
+
+    def __init__(self, config: ControllerConfig) -> None:
+        """Nothing is pending."""
+        self._config = config
+        self.requests = 0
+        self.bytes: Bytes = 0
+        self._clients: dict[int, tuple[int, Bytes]] = {}  #: requests and bytes of each client that has any
+
+    def refusal(self, client_id: int, nbytes: Bytes, *, shared: bool = False) -> str:
+        """Return why a request of so many bytes does not fit, or nothing if it does.
+
+        ``shared``: the client asks for many connections at a time, so the limits of one client do not apply.
+        """
+        config = self._config
+        if self.requests >= config.max_pending or self.bytes + nbytes > config.max_pending_bytes:
+            held = f"{self.requests} requests with {show_bytes(self.bytes)} of inputs are pending"
+            limit = f"{config.max_pending} requests and {show_bytes(config.max_pending_bytes)}"
+            return f"the server is full: {held}; the limit is {limit}; retry later"
+        if shared:
+            return ""
+        requests, held_bytes = self._clients.get(client_id, (0, 0))
+        if requests >= config.max_client_pending or held_bytes + nbytes > config.max_client_bytes:
+            held = f"{requests} requests with {show_bytes(held_bytes)} of inputs are pending"
+            limit = f"{config.max_client_pending} requests and {show_bytes(config.max_client_bytes)}"
+            return f"this connection has too much pending: {held}; its limit is {limit}; wait for answers"
+        return ""
+
+    def add(self, client_id: int, nbytes: Bytes) -> None:
+        """A request is pending."""
+        self.requests += 1
+        self.bytes += nbytes
+        requests, held = self._clients.get(client_id, (0, 0))
+        self._clients[client_id] = (requests + 1, held + nbytes)
+
+    def remove(self, client_id: int, nbytes: Bytes) -> None:
+        """A request that was added is no longer pending."""
+        self.requests -= 1
+        self.bytes -= nbytes
+        requests, held = self._clients[client_id]
+        if requests > 1:
+            self._clients[client_id] = (requests - 1, held - nbytes)
+        else:
+            del self._clients[client_id]
+
+    def check_invariants(self) -> None:
+        """Assert that the totals are the sums of the clients' shares."""
+        assert self.requests == sum(requests for requests, _ in self._clients.values())
+        assert self.bytes == sum(held for _, held in self._clients.values())

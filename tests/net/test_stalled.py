@@ -1,0 +1,79 @@
+"""A peer that takes nothing is noticed; a loop that stands still does not count against it."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from clockwork.net.stalled import LEAST, LOOKS, Stalled
+from net.links import LOOPS, run
+
+
+class Wire:
+    """A transport in which so many bytes wait."""
+
+    def __init__(self) -> None:
+        self.waiting = 10 * LEAST
+        self.asked = 0
+
+    def get_write_buffer_size(self) -> int:
+        self.asked += 1
+        return self.waiting
+
+
+def watched(wire: Any, timeout: float) -> tuple[Stalled, asyncio.Event]:
+    stalled = asyncio.Event()
+    it = Stalled(wire, timeout, stalled.set)
+    it.begin()
+    return it, stalled
+
+
+def test_a_peer_that_takes_nothing_is_stalled() -> None:
+    async def test() -> None:
+        wire = Wire()
+        _, stalled = watched(wire, 0.08)
+        await stalled.wait()
+        assert wire.asked == LOOKS + 1
+
+    run(test())
+
+
+def test_a_peer_that_takes_enough_has_the_whole_time_again() -> None:
+    async def test() -> None:
+        wire = Wire()
+        _, stalled = watched(wire, 0.08)
+        while wire.asked < LOOKS:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert not stalled.is_set()
+        wire.waiting -= LEAST
+        await stalled.wait()
+        assert wire.asked == 2 * (LOOKS + 1), "a new time-out began with what was taken"
+
+    run(test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_loop_that_stood_still_does_not_count_against_the_peer(loop: str) -> None:
+    async def test() -> None:
+        wire = Wire()
+        it, stalled = watched(wire, 0.08)
+        time.sleep(0.2)  # noqa: ASYNC251 - longer than the time-out; the peer could not be written to
+        while wire.asked < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert not stalled.is_set(), "that was one look"
+        it.end()
+
+    run(test(), loop)
+
+
+def test_nothing_is_noticed_after_the_end() -> None:
+    async def test() -> None:
+        wire = Wire()
+        it, stalled = watched(wire, 0.02)
+        it.end()
+        it.end()
+        await asyncio.sleep(0.05)
+        assert not stalled.is_set()
+
+    run(test())

@@ -1,0 +1,146 @@
+"""One connection that sends much does not keep the event loop from the others."""
+
+import asyncio
+from itertools import chain
+from typing import Any
+
+import pytest
+
+from clockwork.messages.requests import EvictRequest
+from clockwork.net.connection import Connection
+from clockwork.net.turns import MAX_TURN_BYTES, MAX_TURN_MESSAGES, Turns
+from clockwork.wire.frame import LARGE_BUFFER, Frame
+from net.links import LOOPS, Ear, dialled, framed, listening, run, stranger
+
+MANY = 5000
+
+
+class Handler:
+    """Records which frames `Turns` hands out in each turn of the loop."""
+
+    def __init__(self) -> None:
+        self.by_turn: list[list[int]] = [[]]
+        self.reading: list[bool] = []
+        self.last = -1  #: frame after which the connection is over
+        self.turns = Turns(self.handle, self.reading.append)
+
+    def handle(self, frame: Frame) -> bool:
+        number = int(frame[0])
+        self.by_turn[-1].append(number)
+        return number != self.last
+
+    async def next_turn(self) -> None:
+        self.by_turn.append([])
+        await asyncio.sleep(0)
+
+
+def frames(*numbers: int, payload: bytes = b"") -> list[Frame]:
+    return [(b"%d" % number, payload) for number in numbers]
+
+
+def test_a_read_of_many_frames_takes_several_turns_in_order() -> None:
+    async def test() -> None:
+        it = Handler()
+        total = 3 * MAX_TURN_MESSAGES + 5
+        it.turns.take(frames(*range(total)), more=False)
+        while len(it.turns):
+            await it.next_turn()
+        assert [len(turn) for turn in it.by_turn] == [*[MAX_TURN_MESSAGES] * 3, 5]
+        assert list(chain(*it.by_turn)) == list(range(total))
+        assert (it.reading[0], it.reading[-1], it.reading.count(True)) == (False, True, 1)
+
+    asyncio.run(test())
+
+
+def test_reads_of_one_turn_are_counted_together() -> None:
+    async def test() -> None:
+        it = Handler()
+        for read in range(4):
+            it.turns.take(frames(*range(read * 32, read * 32 + 32)), more=True)
+        assert (len(it.by_turn[0]), len(it.turns)) == (MAX_TURN_MESSAGES, 128 - MAX_TURN_MESSAGES)
+        await it.next_turn()
+        assert (len(it.by_turn[1]), len(it.turns)) == (64, 0)
+        await it.next_turn()
+        it.turns.take(frames(128), more=False)
+        assert list(chain(*it.by_turn)) == list(range(129))
+
+    asyncio.run(test())
+
+
+def test_bytes_are_limited_too() -> None:
+    async def test() -> None:
+        it = Handler()
+        payload = bytes(MAX_TURN_BYTES // 2)
+        for number in range(5):
+            it.turns.take(frames(number, payload=payload), more=True)
+        while len(it.turns):
+            await it.next_turn()
+        assert it.by_turn == [[0, 1], [2, 3], [4]]
+
+    asyncio.run(test())
+
+
+def test_a_few_frames_are_handled_at_once_and_reading_goes_on() -> None:
+    async def test() -> None:
+        it = Handler()
+        it.turns.take(frames(*range(MAX_TURN_MESSAGES)), more=False)
+        assert (len(it.by_turn[0]), it.reading) == (MAX_TURN_MESSAGES, [])
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_no_frame_after_the_last_one_is_handled(more: bool) -> None:
+    async def test() -> None:
+        it = Handler()
+        it.last = 1
+        it.turns.take(frames(0, 1, 2, 3), more=more)
+        await it.next_turn()
+        assert it.by_turn == [[0, 1], []]
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_client_that_sends_thousands_of_requests_leaves_others_their_turn(loop: str) -> None:
+    async def test() -> None:
+        order: list[int] = []
+        other: list[Connection] = []
+
+        def answer(connection: Connection, message: Any, payload: Any) -> None:
+            order.append(message.id)
+            if len(order) == MANY // 2:
+                other[0].send(EvictRequest(-1, "m"))
+
+        ear = Ear(answer)
+        async with listening(ear) as server, stranger(server, greets=True) as greedy:
+            other.append(await dialled(server, Ear()))
+            greedy.send(b"".join(framed(EvictRequest(number, "m")) for number in range(MANY)))
+            await ear.until(lambda: len(order) == MANY + 1)
+            at = order.index(-1)
+            assert [number for number in order if number >= 0] == list(range(MANY)), "each once, in order"
+            assert at - MANY // 2 < 10 * MAX_TURN_MESSAGES < LARGE_BUFFER // len(framed(EvictRequest(MANY, "m")))
+            other[0].close("done")
+
+    run(test(), loop)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_connection_that_is_paused_by_its_host_stays_paused_when_its_turn_comes(loop: str) -> None:
+    async def test() -> None:
+        def answer(connection: Connection, message: Any, payload: Any) -> None:
+            if message.id == 0:
+                connection.pause_reading()
+
+        ear = Ear(answer)
+        async with listening(ear) as server, stranger(server, greets=True) as greedy:
+            greedy.send(b"".join(framed(EvictRequest(number, "m")) for number in range(MANY)))
+            await ear.until(lambda: bool(ear.messages))
+            for _ in range(2 * MANY // MAX_TURN_MESSAGES):
+                await asyncio.sleep(0)
+            handled = len(ear.messages)
+            assert MAX_TURN_MESSAGES <= handled < MANY, "one read is handled, and no more is read"
+            ear.connected[0].resume_reading()
+            await ear.until(lambda: len(ear.messages) == MANY)
+
+    run(test(), loop)
