@@ -20,10 +20,10 @@ from subprocess import PIPE, Popen
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import uvloop
 
 from clockwork.host.affinity import confined
+from clockwork.runtimes.ort import onnxruntime
 
 SHAPE = (1, 3, 224, 224)
 IMAGE = 4 * int(np.prod(SHAPE))  # bytes

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from clockwork.host.affinity import confined
 from clockwork.runtimes.onnx import OnnxRuntime
+from clockwork.runtimes.ort import onnxruntime
 
 CLOCKWORK = str(Path(sys.executable).with_name("clockwork"))
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from ml_dtypes import bfloat16
 
@@ -18,6 +17,7 @@ from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.runtimes.base import Runtime
 from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.runtimes.onnx.model import LoadedOnnxModel, OnnxModel
+from clockwork.runtimes.ort import onnxruntime
 from clockwork.zoo import build
 from onnx_graphs import FLOAT, TensorProto, dense, echo, model, node, saved, saved_with_external_data, value
 

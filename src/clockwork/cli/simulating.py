@@ -1,5 +1,6 @@
 """What ``clockwork sim`` does: reads scenarios and states, runs, shows, writes."""
 
+import os
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -310,6 +311,10 @@ def draw(directory: Path, results: dict[str, Any]) -> None:
     Raises:
         InvalidRequestError: matplotlib is not installed.
     """
+    from clockwork.cli.hosting import cache_directory
+
+    # Without it matplotlib makes directories of its own in ~/.config and ~/.cache.
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_directory() / "matplotlib"))
     try:
         from clockwork.plots import draw_all
     except ImportError:

@@ -15,14 +15,15 @@ from functools import cache
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime
 from msgspec import Struct
-from onnxruntime.capi import onnxruntime_pybind11_state as binding
 
 from clockwork.arrays import Array, dtype_of
 from clockwork.errors import DeviceLostError, InvalidRequestError, ServerError
 from clockwork.heap import give_back
+from clockwork.runtimes.ort import onnxruntime
 from clockwork.units import Bytes
+
+binding: Final = onnxruntime.capi.onnxruntime_pybind11_state
 
 MESSAGE_CHARS_MAX: Final = 300
 """So much of what ONNX Runtime says is passed on."""
