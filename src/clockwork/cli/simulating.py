@@ -1,6 +1,5 @@
 """What ``clockwork sim`` does: reads scenarios and states, runs, shows, writes."""
 
-import os
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from clockwork.cli import predictions
+from clockwork.cli.caches import give_libraries_a_cache
 from clockwork.cli.output import named, show, table
 from clockwork.cli.security import Caller
 from clockwork.clock import MonotonicClock
@@ -311,10 +311,7 @@ def draw(directory: Path, results: dict[str, Any]) -> None:
     Raises:
         InvalidRequestError: matplotlib is not installed.
     """
-    from clockwork.cli.hosting import cache_directory
-
-    # Without it matplotlib makes directories of its own in ~/.config and ~/.cache.
-    os.environ.setdefault("MPLCONFIGDIR", str(cache_directory() / "matplotlib"))
+    give_libraries_a_cache()
     try:
         from clockwork.plots import draw_all
     except ImportError:
