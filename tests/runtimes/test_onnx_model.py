@@ -320,6 +320,17 @@ def test_values_that_a_kernel_refuses_are_the_requests_fault(
     assert len(str(error.value)) < 400
 
 
+@pytest.mark.parametrize(("kind", "text"), [(FLOAT, b"x"), (TensorProto.INT64, b""), (TensorProto.DOUBLE, b"1e9999")])
+def test_a_string_that_is_no_number_is_the_requests_fault(
+    kind: int, text: bytes, runtime: OnnxRuntime, tmp_path: Path
+) -> None:
+    made = model([node("Cast", "s", "y", to=kind)], [value("s", ["N"], TensorProto.STRING)], [value("y", ["N"], kind)])
+    loaded = load(runtime, made, tmp_path).load_weights(0)
+    assert infer(loaded, request({"s": [b"7"]}))[0]["y"].tolist() == [7]
+    with pytest.raises(InvalidRequestError, match="the model refuses these inputs"):
+        infer(loaded, request({"s": [text]}))
+
+
 def test_any_other_failure_is_the_servers(runtime: OnnxRuntime, tmp_path: Path) -> None:
     loaded = load(runtime, dense(), tmp_path).load_weights(0)
 
