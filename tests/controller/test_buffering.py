@@ -7,6 +7,7 @@ from clockwork.controller.config import ControllerConfig
 from clockwork.controller.startup import Stage
 from clockwork.messages.actions import Infer
 from clockwork.messages.requests import (
+    DEFAULT_RETRY,
     CancelRequest,
     EvictRequest,
     EvictResponse,
@@ -50,7 +51,9 @@ def test_each_request_is_told_ten_seconds_after_its_own_arrival() -> None:
         answer = cluster.answer(number)
         assert isinstance(answer, InferResponse | ListModelsResponse)
         assert (answer.status, answer.message) == (Status.INITIALIZING, STILL)
-    assert cluster.answer(1) == InferResponse(1, Status.INITIALIZING, STILL, (), RequestTiming(seconds(10)))
+    assert cluster.answer(1) == InferResponse(
+        1, Status.INITIALIZING, STILL, (), RequestTiming(seconds(10)), retry_after=DEFAULT_RETRY
+    )
 
 
 def test_before_any_worker_has_come_too() -> None:
@@ -143,7 +146,9 @@ def test_a_full_buffer_refuses_at_once() -> None:
     for number in (1, 2, 3):
         cluster.ask(infer_request(number))
     text = "the server is starting up and 2 requests wait for it already"
-    assert cluster.responses() == [InferResponse(3, Status.INITIALIZING, text, (), RequestTiming(0))]
+    assert cluster.responses() == [
+        InferResponse(3, Status.INITIALIZING, text, (), RequestTiming(0), retry_after=DEFAULT_RETRY)
+    ]
     cluster.run_until(seconds(10))
     cluster.ask(infer_request(4))
     assert cluster.answer(4) is None

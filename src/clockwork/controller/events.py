@@ -27,6 +27,13 @@ class WorkerLost(Struct, frozen=True):
     reason: str = "the connection ended"
 
 
+class WorkerSilent(Struct, frozen=True):
+    """Nothing was received from a worker for a while, or, if not ``silent``, something again. It is still connected."""
+
+    worker_id: str
+    silent: bool
+
+
 class WorkerResult(Struct, frozen=True):
     """A worker has sent a result; ``payloads`` has one handle per output of an InferResult."""
 
@@ -56,7 +63,7 @@ class Drain(Struct, frozen=True):
     limit: Nanos
 
 
-Event: TypeAlias = WorkerConnected | WorkerLost | WorkerResult | ClientRequest | ClientLost | Drain
+Event: TypeAlias = WorkerConnected | WorkerLost | WorkerSilent | WorkerResult | ClientRequest | ClientLost | Drain
 
 
 class Respond(Struct, frozen=True):

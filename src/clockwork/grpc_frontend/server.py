@@ -101,7 +101,7 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     def is_serving() -> bool:
         return host.progress()[0] == Stage.SERVING.value
 
-    service, health = Service(client, is_serving), Health(is_serving, (SERVICE,))
+    service, health = Service(client, is_serving, host.is_ready), Health(host.is_ready, (SERVICE,))
     server.add_generic_rpc_handlers((_inference(service), _health(health), *reflecting((SERVICE, HEALTH_SERVICE))))
     try:
         port = _add_port(server, address, host.tls)

@@ -1,7 +1,7 @@
 """Does the other side live, and what time is it there?
 
 Rules of the file: any byte received is a sign of life, so that a busy connection needs no Ping; time during which this
-side itself stood still is not held against the other.
+side itself stood still is not held against the other. Silence is reported long before it ends the connection.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ class Heartbeat:
     """Pings one connection, and listens for its silence."""
 
     __slots__ = (
-        "_clock", "_due", "_heard_at", "_interval", "_loop", "_measure_clock", "_on_silence", "_send", "_timeout",
-        "_timer", "clock_offset", "heard", "suspended",
+        "_clock", "_due", "_heard_at", "_interval", "_loop", "_measure_clock", "_on_silence", "_on_silent", "_send",
+        "_silent_after", "_timeout", "_timer", "clock_offset", "heard", "silent", "suspended",
     )  # fmt: skip
 
     def __init__(
@@ -34,19 +34,28 @@ class Heartbeat:
         clock: Clock,
         send: Callable[[Ping], None],
         on_silence: Callable[[str], None],
+        silent_after: Nanos = 0,
+        on_silent: Callable[[bool], None] = lambda silent: None,
     ) -> None:
-        """A silent peer is sent a Ping every ``interval``, every peer if ``measure_clock``; see `LinkConfig`."""
+        """A silent peer is sent a Ping every ``interval``, every peer if ``measure_clock``; see `LinkConfig`.
+
+        ``on_silent`` is called when `silent` changes; ``on_silence`` when the connection is to end, with the reason.
+        """
         self.clock_offset = ClockOffset()
         self.heard = False
         """Set by the connection whenever it has received something."""
         self.suspended = False
         """Set while this side does not read: then silence means nothing."""
+        self.silent = False
+        """Whether nothing was received for ``silent_after``; looked at every ``interval``."""
         self._interval = interval
         self._timeout = timeout
         self._measure_clock = measure_clock
         self._clock = clock
         self._send = send
         self._on_silence = on_silence
+        self._silent_after = silent_after
+        self._on_silent = on_silent
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._heard_at: Nanos = 0
@@ -93,3 +102,9 @@ class Heartbeat:
         self._schedule(now)
         if silent or self._measure_clock:
             self._send(Ping(now))
+        self._note(silent and 0 < self._silent_after <= now - self._heard_at)
+
+    def _note(self, silent: bool) -> None:
+        if silent is not self.silent:
+            self.silent = silent
+            self._on_silent(silent)

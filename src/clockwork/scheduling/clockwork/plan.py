@@ -211,6 +211,8 @@ class Plan:
         self, now: Nanos, model: ModelState, key: ShapeKey, rows: int, first: PendingRequest, rate: float, ready: Nanos
     ) -> Offer | None:
         """The best batch that could be begun for ``rows`` rows whose tightest request is ``first``."""
+        if self.gpu.silent:
+            return None
         self._refresh(now)
         best: Offer | None = None
         for position in self._positions(first.deadline, ready):
@@ -285,6 +287,8 @@ class Plan:
 
     def offer_to_join(self, now: Nanos, batch: Batch, rows: int, first: PendingRequest, rate: float) -> Offer | None:
         """The best way to let ``rows`` more rows into a batch that is planned: into its room, or by growing it."""
+        if self.gpu.silent:
+            return None
         self._refresh(now)
         position = self.batches.index(batch)
         end, room = self._ends[position], batch.capacity - batch.rows
