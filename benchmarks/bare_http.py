@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import uvloop
 from serving import Served, running
+
+from clockwork.runtimes.ort import onnxruntime
 
 MAX_HEAD = 4096  # bytes, with the JSON
 DROPPED = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"

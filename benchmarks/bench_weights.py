@@ -26,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
 
 from clockwork.heap import in_use
@@ -34,6 +33,7 @@ from clockwork.host.steady import SWITCH_INTERVAL
 from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.runtimes.onnx.model import LoadedOnnxModel, OnnxModel
 from clockwork.runtimes.onnx.sessions import options as session_options
+from clockwork.runtimes.ort import onnxruntime
 from clockwork.zoo import build
 
 NETWORKS = ("squeezenet", "densenet121", "resnet50", "alexnet", "vgg19")

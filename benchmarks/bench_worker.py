@@ -35,7 +35,6 @@ from typing import Any
 
 import fleet
 import numpy as np
-import onnxruntime
 import uvloop
 
 from clockwork.client import AsyncClient
@@ -57,6 +56,7 @@ from clockwork.net.address import Address
 from clockwork.net.connection import Connection, LinkConfig
 from clockwork.net.server import listen
 from clockwork.runtimes.onnx import OnnxRuntime
+from clockwork.runtimes.ort import onnxruntime
 from clockwork.units import MICROSECOND, MILLISECOND, SECOND, Nanos
 from clockwork.wire.codec import decode_result
 from clockwork.zoo import build

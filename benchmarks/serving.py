@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from clockwork.host.affinity import confined
 from clockwork.runtimes.onnx import OnnxRuntime
+from clockwork.runtimes.ort import onnxruntime
 
 START_LIMIT = 300.0
 """Seconds until a server that does not serve is killed."""

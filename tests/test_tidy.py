@@ -265,3 +265,27 @@ def test_every_todo_has_an_owner() -> None:
 def test_text_files_end_with_one_newline() -> None:
     ends_well = re.compile(r"(?:\A|[^\n]\n)\Z")
     assert not [path for path, text in texts().items() if not ends_well.search(text)]
+
+
+ONNX_RUNTIME = re.compile(r"^\s*(?:import|from)\b(?!\s+clockwork\.)[^#]*\b(?:onnxruntime|magika)\b")
+"""An import of ONNX Runtime, or of a library that imports it; also in a program within a string."""
+
+
+def test_one_module_imports_onnx_runtime_and_switches_its_telemetry_off() -> None:
+    found = [line for line in lines_with(ONNX_RUNTIME, ".py") if not line.startswith("src/clockwork/runtimes/ort.py:")]
+    assert not found, f"use `from clockwork.runtimes.ort import onnxruntime`, which switches its telemetry off: {found}"
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("import onnxruntime", True),
+        ("    import numpy as np, onnxruntime, sys", True),
+        ("from onnxruntime.capi import onnxruntime_pybind11_state", True),
+        ("from magika import Magika", True),
+        ("from clockwork.runtimes.ort import onnxruntime", False),
+        ("session = onnxruntime.InferenceSession(file)", False),
+    ],
+)
+def test_the_search_for_imports_of_onnx_runtime_finds_what_it_should(line: str, found: bool) -> None:
+    assert bool(ONNX_RUNTIME.search(line)) is found

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from cli.processes import Process, save_dense, serve
 from clockwork.cli import run
+from clockwork.runtimes.ort import onnxruntime
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from cli.processes import serve
+from clockwork.runtimes.ort import onnxruntime
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 

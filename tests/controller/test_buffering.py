@@ -7,6 +7,7 @@ from clockwork.controller.config import ControllerConfig
 from clockwork.controller.startup import Stage
 from clockwork.messages.actions import Infer
 from clockwork.messages.requests import (
+    DEFAULT_RETRY,
     CancelRequest,
     EvictRequest,
     EvictResponse,
@@ -50,7 +51,9 @@ def test_each_request_is_told_ten_seconds_after_its_own_arrival() -> None:
         answer = cluster.answer(number)
         assert isinstance(answer, InferResponse | ListModelsResponse)
         assert (answer.status, answer.message) == (Status.INITIALIZING, STILL)
-    assert cluster.answer(1) == InferResponse(1, Status.INITIALIZING, STILL, (), RequestTiming(seconds(10)))
+    assert cluster.answer(1) == InferResponse(
+        1, Status.INITIALIZING, STILL, (), RequestTiming(seconds(10)), retry_after=DEFAULT_RETRY
+    )
 
 
 def test_the_slo_of_a_buffered_request_counts_from_the_hand_over_whatever_its_arrival() -> None:
@@ -157,7 +160,9 @@ def test_a_full_buffer_refuses_at_once() -> None:
         "the server is starting up: the server is full: 2 requests with 16 B of inputs are pending; "
         "the limit is 2 requests and 2.0 GiB; retry later"
     )
-    assert cluster.responses() == [InferResponse(3, Status.INITIALIZING, text, (), RequestTiming(0))]
+    assert cluster.responses() == [
+        InferResponse(3, Status.INITIALIZING, text, (), RequestTiming(0), retry_after=DEFAULT_RETRY)
+    ]
     cluster.run_until(seconds(10))
     cluster.ask(infer_request(4))
     assert cluster.answer(4) is None

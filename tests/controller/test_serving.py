@@ -36,6 +36,7 @@ from clockwork.messages.results import (
 )
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorInfo, TensorSpec, spec
+from clockwork.scheduling.common import NO_DEVICE
 from clockwork.scheduling.echo import EchoScheduler
 from clockwork.scheduling.simple import SimpleScheduler
 from clockwork.state import GPUState, ModelState, PendingRequest, Residency
@@ -474,7 +475,7 @@ def test_a_worker_that_is_lost_and_returns_empty_is_restored_before_it_is_used()
     cluster = serving(SimpleScheduler(), FILES)
     cluster.lose("w0")
     cluster.ask(infer_request(1))
-    assert infer_answer(cluster, 1).message == "no device can hold a at present"
+    assert infer_answer(cluster, 1).message == NO_DEVICE.format(model="a")
     cluster.connect(FakeWorker("w0", FILES))
     cluster.run_until(cluster.now + ms(5) - 1)
     assert not cluster.state.workers
@@ -514,7 +515,7 @@ def test_a_worker_that_cannot_load_a_model_serves_the_others() -> None:
     cluster.ask(infer_request(2, "b"))
     cluster.run_until(cluster.now + seconds(1))
     assert infer_answer(cluster, 1).status == Status.SUCCESS
-    assert infer_answer(cluster, 2).message == "no device can hold b at present"
+    assert infer_answer(cluster, 2).message == NO_DEVICE.format(model="b")
 
 
 def test_a_model_whose_only_worker_was_lost_before_it_was_measured_is_refused_until_it_is() -> None:

@@ -169,7 +169,7 @@ def test_a_worker_that_is_lost_reads_no_more() -> None:
                 await worker.until(lambda: len(worker.held) == 1)
                 assert worker.connection is not None
                 worker.connection.abort("it dies")
-                with pytest.raises(RequestRefusedError, match="no device can hold wide"):
+                with pytest.raises(RequestRefusedError, match="no device can serve wide now"):
                     await asked
             await eventually(lambda: arena.taken == 0)
 

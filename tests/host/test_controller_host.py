@@ -159,7 +159,7 @@ def test_a_worker_that_dies_and_comes_back_serves_again() -> None:
             await worker.until(lambda: len(worker.held) == 1)
             assert worker.connection is not None
             worker.connection.close("gone")
-            with pytest.raises(Exception, match="no device can hold m"):
+            with pytest.raises(Exception, match="no device can serve m now"):
                 await call
             again = ScriptedWorker()
             await again.connect(host)

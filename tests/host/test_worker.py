@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 import msgspec
 import numpy as np
-import onnxruntime
 import pytest
 import uvloop
 
@@ -37,6 +36,7 @@ from clockwork.net.connection import Connection, LinkConfig
 from clockwork.net.server import Server, listen
 from clockwork.runtimes.base import Runtime
 from clockwork.runtimes.onnx import OnnxRuntime
+from clockwork.runtimes.ort import onnxruntime
 from clockwork.units import FOREVER, KIB, MIB, Bytes
 from clockwork.wire.codec import decode_result
 from host.fake_runtime import FakeRuntime

@@ -25,10 +25,11 @@ class SetClock:
 class Transcript:
     """A heartbeat of 100 ms that gives up after 300 ms, and what it does."""
 
-    def __init__(self, *, measure_clock: bool = False) -> None:
+    def __init__(self, *, measure_clock: bool = False, silent_after: Nanos = 0) -> None:
         self.clock = SetClock()
         self.pings: list[Ping] = []
         self.silence: list[str] = []
+        self.silent: list[bool] = []
         self.heartbeat = Heartbeat(
             interval=ms(100),
             timeout=ms(300),
@@ -36,6 +37,8 @@ class Transcript:
             clock=self.clock,
             send=self.pings.append,
             on_silence=self.silence.append,
+            silent_after=silent_after,
+            on_silent=self.silent.append,
         )
         self.heartbeat.start()
 
@@ -128,6 +131,36 @@ def test_silence_means_nothing_while_this_side_does_not_read() -> None:
 
 def test_whoever_measures_the_clock_pings_always() -> None:
     assert transcript(True, True, measure_clock=True) == ["ping", "ping"]
+
+
+def silences(*ticks: bool | Nanos, silent_after: Nanos = ms(190), suspended: bool = False) -> list[bool]:
+    """Whether the peer is said to be silent, whenever that changes; ticks as in `transcript`."""
+
+    async def play() -> list[bool]:
+        it = Transcript(silent_after=silent_after)
+        it.heartbeat.suspended = suspended
+        for tick in ticks:
+            await (it.tick(heard=tick) if isinstance(tick, bool) else it.tick(tick))
+        it.heartbeat.stop()
+        return it.silent
+
+    return asyncio.run(play())
+
+
+def test_a_peer_is_silent_long_before_it_is_given_up_and_until_it_is_heard() -> None:
+    assert silences(True, False) == []
+    assert silences(True, False, False) == [True]
+    assert silences(True, False, False, True, True) == [True, False]
+    assert silences(True, False, False, True, False, False) == [True, False, True]
+
+
+def test_nobody_is_silent_where_that_is_not_wanted() -> None:
+    assert silences(True, False, False, silent_after=0) == []
+
+
+def test_a_peer_is_not_silent_while_this_side_stands_still_or_does_not_read() -> None:
+    assert silences(True, ms(5000), True) == []
+    assert silences(True, *[False] * 5, suspended=True) == []
 
 
 def test_the_first_samples_follow_each_other_at_once() -> None:

@@ -40,12 +40,15 @@ COUNTS = ModelCounts(
 )
 
 
-def status(name: str) -> ModelStatus:
-    return ModelStatus(ModelInfo(name, "m.onnx", "d", "r", INPUTS, OUTPUTS, True, 1, 1, name), {}, counts=COUNTS)
+def status(name: str, ready: bool = True) -> ModelStatus:
+    return ModelStatus(
+        ModelInfo(name, "m.onnx", "d", "r", INPUTS, OUTPUTS, True, 1, 1, name), {}, counts=COUNTS, ready=ready
+    )
 
 
-def server(stage: str = "serving") -> ServerStatus:
-    return ServerStatus("1", "s", stage, Progress(), 0, (), (status("b"), status("a")), {"worse": "it is broken"})
+def server(stage: str = "serving", ready: bool = True) -> ServerStatus:
+    models = (status("b", ready), status("a", stage == "serving"))
+    return ServerStatus("1", "s", stage, Progress(), 0, (), models, {"worse": "it is broken"})
 
 
 def test_statistics_have_every_request_and_batch() -> None:
@@ -84,8 +87,11 @@ def test_the_index_has_every_model_and_says_why_one_is_not_ready() -> None:
     assert states(server(), True, False) == [("a", "READY", ""), ("b", "READY", ""), broken]
     assert states(server(), True, True) == [("a", "READY", ""), ("b", "READY", "")]
     why = "the server is profiling"
-    assert states(server("profiling"), False, False) == [("a", "LOADING", why), ("b", "LOADING", why), broken]
-    assert states(server("profiling"), False, True) == []
+    assert states(server("profiling", False), False, False) == [("a", "LOADING", why), ("b", "LOADING", why), broken]
+    assert states(server("profiling", False), False, True) == []
+    hung = ("b", "UNAVAILABLE", "no worker that can serve it answers")
+    assert states(server(ready=False), True, False) == [("a", "READY", ""), hung, broken]
+    assert states(server(ready=False), True, True) == [("a", "READY", "")]
 
 
 @pytest.mark.parametrize("version", ["", "1"])

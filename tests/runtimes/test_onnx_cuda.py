@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from clockwork.errors import DeviceLostError, InvalidRequestError, ServerError
@@ -18,6 +17,7 @@ from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.runtimes.onnx.cuda import OnnxCudaRuntime
 from clockwork.runtimes.onnx.gpus import CUDA, REGION, CudaGpus, arena, check_build, load_libraries, make_arena, where
 from clockwork.runtimes.onnx.sessions import CPU, Provider, options, session
+from clockwork.runtimes.ort import onnxruntime
 from clockwork.units import GIB, MIB
 from clockwork.zoo import build
 from onnx_graphs import FLOAT, dense, echo, saved
@@ -173,9 +173,10 @@ def test_an_arena_grows_by_regions(limit: int, region: int) -> None:
 
 
 SHARED = """
-import numpy as np, onnxruntime, sys
+import numpy as np, sys
 from pathlib import Path
 from clockwork.errors import ServerError
+from clockwork.runtimes.ort import onnxruntime
 from clockwork.runtimes.onnx import sessions
 from clockwork.runtimes.onnx.gpus import arena
 from clockwork.runtimes.onnx.sessions import run

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from ml_dtypes import bfloat16
 
@@ -18,6 +17,7 @@ from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.runtimes.base import Runtime
 from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.runtimes.onnx.model import LoadedOnnxModel, OnnxModel
+from clockwork.runtimes.ort import onnxruntime
 from clockwork.zoo import build
 from onnx_graphs import FLOAT, TensorProto, dense, echo, model, node, saved, saved_with_external_data, value
 
@@ -318,6 +318,17 @@ def test_values_that_a_kernel_refuses_are_the_requests_fault(
         infer(loaded, request({"x": np.array([7])}))
     assert "/" not in str(error.value)
     assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(("kind", "text"), [(FLOAT, b"x"), (TensorProto.INT64, b""), (TensorProto.DOUBLE, b"1e9999")])
+def test_a_string_that_is_no_number_is_the_requests_fault(
+    kind: int, text: bytes, runtime: OnnxRuntime, tmp_path: Path
+) -> None:
+    made = model([node("Cast", "s", "y", to=kind)], [value("s", ["N"], TensorProto.STRING)], [value("y", ["N"], kind)])
+    loaded = load(runtime, made, tmp_path).load_weights(0)
+    assert infer(loaded, request({"s": [b"7"]}))[0]["y"].tolist() == [7]
+    with pytest.raises(InvalidRequestError, match="the model refuses these inputs"):
+        infer(loaded, request({"s": [text]}))
 
 
 def test_any_other_failure_is_the_servers(runtime: OnnxRuntime, tmp_path: Path) -> None:

@@ -85,12 +85,14 @@ STATUS = requests.ServerStatus(
             1,
             predictions=PREDICTED,
             counts=ModelCounts({"SUCCESS": 1}, 2, by_batch_size=(BatchCounts(1, 2, 3, 4, 5),)),
+            ready=True,
         ),
     ),
     {"broken": "why"},
     12,
     PREDICTED,
     {"UNKNOWN_MODEL": 3},
+    True,
 )
 RESPONSES = [
     requests.InferResponse(1, 0, "", (X,), requests.RequestTiming(1, 2, 3, 4, True), 5, 6),
@@ -121,11 +123,12 @@ def test_a_message_comes_back_as_it_was(decode: Decode, message: Any) -> None:
 
 def test_a_status_without_predictions_and_counts_is_understood() -> None:
     whole = msgspec.to_builtins(STATUS)
-    for told in (whole, whole[5][0][3][0], whole[6][0]):
-        del told[-2:]
+    for told, newer in ((whole, 3), (whole[5][0][3][0], 2), (whole[6][0], 3)):
+        del told[-newer:]
     server = msgspec.convert(whole, requests.ServerStatus)
     assert (server.predictions, server.workers[0].gpus[0].predictions, server.models[0].predictions) == ({}, {}, {})
     assert (server.strangers, server.models[0].counts) == ({}, ModelCounts())
+    assert (server.ready, server.models[0].ready) == (False, False)
     assert server.broken == STATUS.broken
 
 

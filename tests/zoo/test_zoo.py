@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from clockwork.errors import InvalidRequestError, ServerError
 from clockwork.runtimes.onnx import OnnxRuntime
+from clockwork.runtimes.ort import onnxruntime
 from clockwork.zoo import build, names
 
 #: The others take seconds and hundreds of megabytes; their graphs go through the same code.

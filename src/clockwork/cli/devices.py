@@ -162,6 +162,9 @@ def make_runtime_on_gpus(
     Raises:
         InvalidRequestError: it is not installed, or there are no such GPUs.
     """
+    from clockwork.cli.caches import give_libraries_a_cache
+
+    give_libraries_a_cache()
     if name == "onnx":
         from clockwork.runtimes import nvidia
         from clockwork.runtimes.onnx.cuda import WORKSPACE_BYTES, OnnxCudaRuntime, cache_bytes_of

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import uvloop
 
+from clockwork.cli.caches import cache_directory
 from clockwork.cli.lifecycle import Ending, until_stopped
 from clockwork.controller.config import ProfilingConfig
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
@@ -20,11 +21,6 @@ from clockwork.net.address import Address
 from clockwork.net.server import MAX_CONNECTIONS
 from clockwork.scheduling.base import Scheduler
 from clockwork.units import Nanos, seconds
-
-
-def cache_directory() -> Path:
-    """Where Clockwork keeps what it can make again (XDG Base Directory Specification)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clockwork"
 
 
 def profile_directory(chosen: Path | None, none: bool) -> Path | None:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from clockwork.cli import predictions
+from clockwork.cli.caches import give_libraries_a_cache
 from clockwork.cli.output import named, show, table
 from clockwork.cli.security import Caller
 from clockwork.clock import MonotonicClock
@@ -310,6 +311,7 @@ def draw(directory: Path, results: dict[str, Any]) -> None:
     Raises:
         InvalidRequestError: matplotlib is not installed.
     """
+    give_libraries_a_cache()
     try:
         from clockwork.plots import draw_all
     except ImportError:

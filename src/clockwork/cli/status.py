@@ -8,6 +8,7 @@ import typer
 from clockwork.cli import predictions
 from clockwork.cli.options import AsJson, ServerAddress, examples
 from clockwork.cli.security import Caller, OwnTlsCert, OwnTlsKey, TlsCa, TokenFile
+from clockwork.controller.stage import Stage
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.requests import ModelStatus, ServerStatus, WorkerStatus
 from clockwork.net.address import DEFAULT_LISTEN
@@ -88,6 +89,8 @@ def describe(server: ServerStatus, by_model: bool = False) -> "Iterable[Table | 
 def _headline(server: ServerStatus) -> str:
     progress = server.progress
     text = f"clockwork {server.version}: {server.stage}"
+    if server.stage == Stage.SERVING.value and not server.ready:
+        text += ", not ready (no worker answers)"
     if progress.total:
         text += f" ({progress.done} of {progress.total} models"
         text += ")" if progress.remaining is None else f", about {as_seconds(progress.remaining):.0f} s left)"
@@ -105,7 +108,7 @@ def _device_rows(worker: WorkerStatus) -> Iterable[tuple[object, ...]]:
             f"{show_bytes(used)} of {show_bytes(total)}",
             len(device.gpu.models),
             device.outstanding,
-            "ready" if worker.ready else "not ready",
+            "ready" if worker.ready else "silent" if worker.silent else "not ready",
         )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
+from clockwork.controller.readiness import is_ready
+from clockwork.controller.stage import Stage
 from clockwork.controller.tally import Counts, Tally
 from clockwork.messages import counts
 from clockwork.messages.requests import (
@@ -37,9 +39,10 @@ def describe_models(state: ClockworkState) -> tuple[ModelSummary, ...]:
 
 
 class Description(Struct, frozen=True):
-    """What there is to say of a server; ``fleet``: workers that have told their state, ``ready``: those in service.
+    """What there is to say of a server; ``fleet``: workers that have told their state.
 
-    ``fleet``, ``state``, ``tally`` and ``broken`` are the controller's own, and go on changing.
+    ``ready`` are the workers in service that are not silent. ``fleet``, ``state``, ``tally`` and ``broken`` are the
+    controller's own, and go on changing.
     """
 
     version: str
@@ -57,6 +60,10 @@ class Description(Struct, frozen=True):
     def models(self) -> list[str]:
         """Their names, in order."""
         return sorted(self.state.models)
+
+    def is_ready(self, model: str | None = None) -> bool:
+        """Whether a request would be answered now: of any model, or of the one named."""
+        return is_ready(Stage(self.stage), self.state, model)
 
     def counts_of(self, model: str) -> Counts:
         """A served model's counters, to be read."""
@@ -80,15 +87,19 @@ class Description(Struct, frozen=True):
             self.progress,
             self.outstanding,
             tuple(self.workers()),
-            tuple(_describe_model(model, self.tally.of(name)) for name, model in sorted(self.state.models.items())),
+            tuple(
+                _describe_model(model, self.tally.of(name), self.is_ready(name))
+                for name, model in sorted(self.state.models.items())
+            ),
             dict(self.broken),
             self.serving_ns,
             self.state.predictions().summary(),
             self.tally.strangers(),
+            self.is_ready(),
         )
 
 
-def _describe_model(model: ModelState, counted: Counts) -> ModelStatus:
+def _describe_model(model: ModelState, counted: Counts, ready: bool) -> ModelStatus:
     answers = counted.named()
     return ModelStatus(
         model.info,
@@ -102,6 +113,7 @@ def _describe_model(model: ModelState, counted: Counts) -> ModelStatus:
         {kind: model.recent(kind) for kind in model.profiles},
         model.predictions.summary(),
         counted.summary(),
+        ready,
     )
 
 
@@ -110,4 +122,4 @@ def _describe_worker(worker: WorkerState, ready: bool) -> WorkerStatus:
         GPUStatus(gpu.info(), gpu.cache.used, len(gpu.outstanding), gpu.predictions.summary(), gpu.work.summary())
         for gpu in worker.gpus
     )
-    return WorkerStatus(worker.id, ready, worker.page_size, gpus)
+    return WorkerStatus(worker.id, ready, worker.page_size, gpus, worker.silent)

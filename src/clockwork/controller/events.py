@@ -27,6 +27,13 @@ class WorkerLost(Struct, frozen=True):
     reason: str = "the connection ended"
 
 
+class WorkerSilent(Struct, frozen=True):
+    """Nothing was received from a worker for a while, or, if not ``silent``, something again. It is still connected."""
+
+    worker_id: str
+    silent: bool
+
+
 class WorkerResult(Struct, frozen=True):
     """A worker has sent a result; ``payloads`` has one handle per output of an InferResult."""
 
@@ -76,7 +83,15 @@ class Drain(Struct, frozen=True):
 
 
 Event: TypeAlias = (
-    WorkerConnected | WorkerLost | WorkerResult | ClientRequest | ClientLost | RequestsShed | ServerLoad | Drain
+    WorkerConnected
+    | WorkerLost
+    | WorkerSilent
+    | WorkerResult
+    | ClientRequest
+    | ClientLost
+    | RequestsShed
+    | ServerLoad
+    | Drain
 )
 
 

@@ -1,7 +1,10 @@
 """How a request of any kind is told that it is not served now."""
 
+from typing import Final
+
 from clockwork.controller.events import Respond
 from clockwork.messages.requests import (
+    DEFAULT_RETRY,
     EvictRequest,
     EvictResponse,
     InferRequest,
@@ -19,11 +22,22 @@ Refusable = InferRequest | ListModelsRequest | LoadModelRequest | EvictRequest
 """Requests that can be refused: the others are answered in every stage, or not at all."""
 
 
+_COMES_BACK: Final = frozenset(
+    {Status.INITIALIZING, Status.SKIPPED_BY_CONTROLLER, Status.CONTROLLER_COULD_NOT_START_IN_TIME}
+)
+
+
+def retry_time(status: int, known: Nanos | None = None) -> Nanos | None:
+    """When a client that gets ``status`` should come back: ``known``, else a default if the server cannot serve now."""
+    return DEFAULT_RETRY if known is None and status in _COMES_BACK else known
+
+
 def refusal(client_id: int, request: Refusable, status: Status, text: str, waited: Nanos = 0) -> Respond:
     """The answer to ``request``, in its own kind of response; it has ``waited`` for that."""
     match request:
         case InferRequest():
-            return Respond(client_id, InferResponse(request.id, int(status), text, (), RequestTiming(waited)))
+            timing, retry = RequestTiming(waited), retry_time(status)
+            return Respond(client_id, InferResponse(request.id, int(status), text, (), timing, retry_after=retry))
         case ListModelsRequest():
             return Respond(client_id, ListModelsResponse(request.id, int(status), text))
         case LoadModelRequest():

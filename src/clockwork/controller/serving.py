@@ -13,7 +13,9 @@ from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import ControllerCommand, DropWorker, Report, Respond
 from clockwork.controller.guard import ask, expectations, explain, is_sound, next_wakeup
 from clockwork.controller.plausible import plausible
+from clockwork.controller.promises import FAULTS_OF_CLIENTS, Promise, outcome
 from clockwork.controller.quota import Quota, input_bytes
+from clockwork.controller.refusing import refusal, retry_time
 from clockwork.controller.tally import Tally
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import EvictWeights, Infer, InferInput, LoadWeights
@@ -120,7 +122,7 @@ class Serving:
             self.tally.of(message.model).answered(status, 0)
         else:
             self.tally.stranger(status)
-        return Respond(client_id, InferResponse(message.id, int(status), text, (), RequestTiming(0)))
+        return refusal(client_id, message, status, text)
 
     def count_shed(self, by_model: dict[str, int]) -> None:
         """Count requests that were refused before they came here."""
@@ -381,7 +383,7 @@ class Serving:
         if request is None:
             return Report("ERROR", f"the scheduler answered request {answer.request_id}, which is over: {answer}")
         timing = RequestTiming(now - request.arrival, cold_start=request.cold_start)
-        if now > request.deadline:
+        if now > request.deadline and answer.status not in FAULTS_OF_CLIENTS:
             return self._expire(now, request, timing)
         return self._respond(
             request,
@@ -417,13 +419,11 @@ class Serving:
         counts = self.tally.of(request.model.name)
         counts.answered(status, timing.total)
         counts.cold_starts += request.cold_start
-        if request.promised is not None:
-            if status == Status.SUCCESS:
-                counts.kept_promises += 1
-            else:
-                counts.broken_promises += 1
-            if predicted is None:
-                predicted = request.promised - request.arrival
+        promise = outcome(request.arrival + timing.total, request.promised, status)
+        counts.kept_promises += promise is Promise.KEPT
+        counts.broken_promises += promise is Promise.BROKEN
+        if request.promised is not None and predicted is None:
+            predicted = request.promised - request.arrival
         response = InferResponse(
             request.client_request_id,
             int(status),
@@ -431,8 +431,8 @@ class Serving:
             outputs,
             timing,
             predicted,
-            retry_after,
-            request.promised is not None,
+            retry_time(status, retry_after),
+            promise is not Promise.NONE,
         )
         return Respond(request.client_id, response, payload)
 

@@ -42,11 +42,13 @@ from clockwork.controller.events import (
     WorkerConnected,
     WorkerLost,
     WorkerResult,
+    WorkerSilent,
 )
 from clockwork.controller.loading import Load, Loads
 from clockwork.controller.naming import load_spec, spec_names
 from clockwork.controller.plausible import plausible
 from clockwork.controller.profiling import Profiler
+from clockwork.controller.readiness import is_ready, note_silence, ready_workers
 from clockwork.controller.refusing import Refusable, refusal
 from clockwork.controller.reporting import worker_report
 from clockwork.controller.serving import Serving
@@ -124,6 +126,10 @@ class ControllerWithStartupPhase:
             return self._profiler.progress(now)
         return Progress()
 
+    def is_ready(self, model: str | None = None) -> bool:
+        """Whether a request would be answered now: of any model, or of the one named."""
+        return is_ready(self.stage, self._state, model)
+
     def handle(self, now: Nanos, event: Event) -> Commands:
         """Something happened; see `clockwork.controller.events`."""
         commands = self._happened(now, event)
@@ -141,6 +147,8 @@ class ControllerWithStartupPhase:
                 return self._connected(now, event.worker_id)
             case WorkerLost():
                 return self._lost(now, event.worker_id, event.reason)
+            case WorkerSilent():
+                return [*note_silence(self._fleet.get(event.worker_id), event.silent)]
             case ClientLost():
                 self._buffer.cancel(event.client_id)
                 return self._serving.client_lost(now, event.client_id)
@@ -489,7 +497,7 @@ class ControllerWithStartupPhase:
             self.progress(now),
             self._serving.pending + len(self._buffer),
             self._fleet,
-            frozenset(worker_id for worker_id, phase in self._phases.items() if phase is Phase.READY),
+            ready_workers(self._fleet, self._phases),
             self._state,
             self._serving.tally,
             self._profiler.broken,

@@ -1,7 +1,7 @@
 """gRPC's health checking protocol: what Kubernetes' gRPC probes, load balancers and grpc_health_probe ask.
 
-Rules of the file: SERVING when the server is ready, of every service that there is. Nobody tells when that changes, so
-those who watch are served by a look every now and then; how many may is limited.
+Rules of the file: each service is SERVING when the server is ready. Nothing reports a change of that, so
+Watch looks every `LOOK_EVERY`; the number of watching calls is limited.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 MAX_WATCHERS: Final = 100
 """Calls of Watch at a time; more are told RESOURCE_EXHAUSTED."""
 
-LOOK_EVERY: Final = 0.5
+LOOK_EVERY: Final = 0.25
 """Seconds between two looks for those who watch."""
 
 _STATUS: Final = pb.HealthCheckResponse
@@ -30,9 +30,9 @@ _STATUS: Final = pb.HealthCheckResponse
 class Health:
     """One for all calls of a server."""
 
-    def __init__(self, is_serving: Callable[[], bool], services: tuple[str, ...]) -> None:
+    def __init__(self, is_ready: Callable[[], bool], services: tuple[str, ...]) -> None:
         """``services``: what may be asked about; the empty name is the server."""
-        self._is_serving = is_serving
+        self._is_ready = is_ready
         self._known = ("", *services, HEALTH_SERVICE)
         self._watchers = 0
         self._closing = asyncio.Event()
@@ -73,7 +73,7 @@ class Health:
     def _state(self, service: str) -> pb.HealthCheckResponse.ServingStatus:
         if service not in self._known:
             return _STATUS.SERVICE_UNKNOWN
-        return _STATUS.SERVING if self._is_serving() and not self._closing.is_set() else _STATUS.NOT_SERVING
+        return _STATUS.SERVING if self._is_ready() and not self._closing.is_set() else _STATUS.NOT_SERVING
 
     def _unknown(self, service: str) -> str:
         return f"there is no service {service!r}; there are {', '.join(filter(None, self._known))}"

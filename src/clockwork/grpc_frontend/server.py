@@ -103,7 +103,8 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
         return host.progress()[0] == Stage.SERVING.value
 
     peers = Peers(partial(host.local_client, shared=False))
-    service, health = Service(client, peers, is_serving), Health(is_serving, (SERVICE,))
+    service = Service(client, peers, is_serving, host.is_ready)
+    health = Health(host.is_ready, (SERVICE,))
     server.add_generic_rpc_handlers((_inference(service), _health(health), *reflecting((SERVICE, HEALTH_SERVICE))))
     try:
         port = _add_port(server, address, host.tls)

@@ -87,14 +87,21 @@ class CallFailedError(Exception):
 class Service:
     """One for all calls of a server."""
 
-    def __init__(self, client: LocalClient, peers: Peers, is_serving: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        client: LocalClient,
+        peers: Peers,
+        is_serving: Callable[[], bool],
+        is_ready: Callable[[str | None], bool],
+    ) -> None:
         """Inferences are asked by the connection's client, all else by ``client``.
 
-        ``is_serving`` reports whether start-up is over.
+        ``is_serving``: start-up is over; ``is_ready``: the server, or a model, could answer now.
         """
         self._client = client
         self._peers = peers
         self._is_serving = is_serving
+        self._is_ready = is_ready
 
     # --- the server --------------------------------------------------------------------------------------------------
 
@@ -103,8 +110,8 @@ class Service:
         return pb.ServerLiveResponse(live=True)
 
     async def server_ready(self, message: pb.ServerReadyRequest, call: ServicerContext) -> pb.ServerReadyResponse:
-        """Whether start-up is over."""
-        return pb.ServerReadyResponse(ready=self._is_serving())
+        """Whether a worker serves."""
+        return pb.ServerReadyResponse(ready=self._is_ready(None))
 
     async def server_metadata(
         self, message: pb.ServerMetadataRequest, call: ServicerContext
@@ -115,10 +122,9 @@ class Service:
     # --- models ------------------------------------------------------------------------------------------------------
 
     async def model_ready(self, message: pb.ModelReadyRequest, call: ServicerContext) -> pb.ModelReadyResponse:
-        """Whether the model is served; no model is while the server starts up."""
+        """Whether a device could serve the model now; no model is ready while the server starts up."""
         _check_version(message.name, message.version)
-        ready = self._is_serving() and any(model.name == message.name for model in await self._models())
-        return pb.ModelReadyResponse(ready=ready)
+        return pb.ModelReadyResponse(ready=self._is_ready(message.name))
 
     async def model_metadata(self, message: pb.ModelMetadataRequest, call: ServicerContext) -> pb.ModelMetadataResponse:
         """Inputs and outputs of a model."""

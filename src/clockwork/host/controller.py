@@ -40,6 +40,7 @@ from clockwork.controller.events import (
     WorkerConnected,
     WorkerLost,
     WorkerResult,
+    WorkerSilent,
 )
 from clockwork.controller.startup import ControllerWithStartupPhase
 from clockwork.errors import InvalidRequestError, NotPermittedError, ProtocolError, ServerError
@@ -68,13 +69,20 @@ from clockwork.net.connection import Connection, LinkConfig
 from clockwork.net.server import Server, listen
 from clockwork.net.tls import ServerTls
 from clockwork.scheduling.base import Scheduler
-from clockwork.units import Bytes, Nanos
+from clockwork.units import Bytes, Nanos, ms
 from clockwork.wire.clock_offset import shift_action, shift_result
 from clockwork.wire.codec import decode_request, decode_result, output_sizes, split_payload
 from clockwork.wire.frame import FRAME_BYTES_CEILING, MAX_FRAME_BYTES, Allocate, uninitialised
 
 BATCH_FRAMES: Final = 16
 """A worker's frames may be so many times as long as a client's: a batch has as many requests."""
+
+WORKER_HEARTBEAT: Final[Nanos] = ms(250)
+WORKER_SILENT: Final[Nanos] = ms(900)
+"""Time between two Pings to a worker, and time without a byte from it after which it is silent.
+
+Silence is looked at with each Ping, so a worker that stops is noticed within 1.25 s.
+"""
 
 log = logging.getLogger("clockwork.controller")
 
@@ -150,6 +158,8 @@ class ControllerHost:
             config=LinkConfig(
                 max_frame_bytes=min(FRAME_BYTES_CEILING, BATCH_FRAMES * self._config.max_frame_bytes),
                 max_outgoing_bytes=2 * self._config.controller.max_pending_bytes,  # it is held in any case
+                heartbeat_interval=WORKER_HEARTBEAT,
+                silent_after=WORKER_SILENT,
                 measure_clock=True,
                 arrivals=self.reception.arrivals,
             ),
@@ -157,6 +167,7 @@ class ControllerHost:
             on_connected=self._worker_connected,
             on_message=self._worker_said,
             on_closed=self._worker_closed,
+            on_silent=self._worker_silent,
             admits=self._admits_worker,
             tls=_context(self._config.worker_tls),
         )
@@ -210,6 +221,10 @@ class ControllerHost:
     def progress(self) -> tuple[str, Progress]:
         """The stage, and how far it is."""
         return self._machine.stage.value, self._machine.progress(self._clock.now())
+
+    def is_ready(self, model: str | None = None) -> bool:
+        """Whether a request would be answered now: of any model, or of the one named."""
+        return self._machine.is_ready(model)
 
     async def drain(self, limit: Nanos) -> None:
         """Take no more requests, and return when those that are pending are answered, after ``limit`` at the latest.
@@ -289,6 +304,10 @@ class ControllerHost:
             del self._workers[worker_id]
             self._lent.pop(worker_id, None)
             self._driver.feed(WorkerLost(worker_id, reason))
+
+    def _worker_silent(self, connection: Connection, silent: bool) -> None:
+        if self._workers.get(connection.peer_name) is connection:
+            self._driver.feed(WorkerSilent(connection.peer_name, silent))
 
     def _client_connected(self, connection: Connection) -> None:
         self._last_client += 1

@@ -35,6 +35,7 @@ from clockwork.http.config import HttpConfig
 from clockwork.http.receiving import LARGE_BODY, Held
 from clockwork.http.waiting import unless_gone
 from clockwork.messages.requests import (
+    DEFAULT_RETRY,
     ErrorResponse,
     InferRequest,
     InferResponse,
@@ -52,7 +53,7 @@ from clockwork.messages.status import Status
 from clockwork.metrics import CONTENT_TYPE, Metrics
 from clockwork.oip.answer import answer
 from clockwork.oip.binary import parse_infer
-from clockwork.oip.contract import Failure, check_priority, check_supported, denial, failure, slo_of
+from clockwork.oip.contract import Failure, check_priority, check_supported, denial, failure, no_device, slo_of
 from clockwork.oip.metadata import (
     EXTENSIONS_OF_HTTP,
     SHOWN,
@@ -164,7 +165,8 @@ class Application:
             case "live":
                 return json_reply({"live": True})
             case "ready":
-                return json_reply({"ready": self._serving()}, 200 if self._serving() else 503)
+                ready = self._host.is_ready()
+                return json_reply({"ready": ready}, 200 if ready else 503)
             case "openapi":
                 return Reply(200, [JSON], [_described()])
             case "server":
@@ -179,6 +181,8 @@ class Application:
         match asked.what:
             case "config":
                 return json_reply(model_config(model))
+            case "model_ready" if not self._host.is_ready(model.name):
+                raise RestError(no_device(model.name))
             case "model_ready":
                 return json_reply({"name": model.name, "ready": True})
         return json_reply(model_metadata(model))
@@ -226,7 +230,7 @@ class Application:
     def _no_model_ready(self) -> Failure:
         if self._host.progress()[0] == Stage.DRAINING.value:
             return failure(Status.SHUTTING_DOWN, "no model is ready: the server is shutting down")
-        return failure(Status.INITIALIZING, "no model is ready: the server is starting up")
+        return failure(Status.INITIALIZING, "no model is ready: the server is starting up", retry_after=DEFAULT_RETRY)
 
     def _serving(self) -> bool:
         return self._host.progress()[0] == Stage.SERVING.value

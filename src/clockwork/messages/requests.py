@@ -4,7 +4,7 @@ A request's ``id`` is the client's own, unique among its outstanding requests on
 it. Every request is answered exactly once, unless the client cancelled it or went away.
 """
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from msgspec import Struct
 
@@ -13,7 +13,10 @@ from clockwork.messages.prediction import PredictionSummary
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.results import GPUInfo, ModelInfo
 from clockwork.messages.tensors import TensorInfo, TensorSpec
-from clockwork.units import Bytes, Nanos
+from clockwork.units import SECOND, Bytes, Nanos
+
+DEFAULT_RETRY: Final[Nanos] = 1 * SECOND
+"""Retry time of a refusal whose reason has no known end: a worker is missing, or start-up goes on."""
 
 
 class InferRequest(Struct, frozen=True, array_like=True, tag=16):
@@ -56,7 +59,8 @@ class InferResponse(Struct, frozen=True, array_like=True, tag=17):
 
     If ``status`` is not SUCCESS, ``message`` says why. ``predicted`` is when, in nanoseconds after arrival, the answer
     was or would have been expected; ``retry_after`` is the time after which asking again makes sense. None: unknown.
-    ``admitted``: the server had promised an answer by ``predicted``; if it then failed, it broke its word.
+    ``admitted``: the server had promised an answer by ``predicted``; without SUCCESS the promise is broken. False if
+    the request itself was wrong, or the operator ended the server (`clockwork.controller.promises`).
     """
 
     id: int
@@ -163,12 +167,17 @@ class GPUStatus(Struct, frozen=True, array_like=True):
 
 
 class WorkerStatus(Struct, frozen=True, array_like=True):
-    """A worker and its devices. ``ready``: it holds every model and takes part in serving."""
+    """A worker and its devices.
+
+    ``ready``: it holds every model, takes part in serving and is not silent. ``silent``: it is connected, but nothing
+    was received from it for about a second.
+    """
 
     id: str
     ready: bool
     page_size: Bytes
     gpus: tuple[GPUStatus, ...]
+    silent: bool = False
 
 
 class ModelStatus(Struct, frozen=True, array_like=True):
@@ -180,6 +189,7 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     ``recent`` has the profiles with the durations of late, in service, in the place of those measured before it.
     ``predictions``: of its ``load`` and ``infer`` actions on all devices, as far as there were any.
     ``counts`` has the same requests by their status, and where their time went. What a client cancelled is in it only.
+    ``ready``: a device that can execute it is there, and its worker is not silent.
     """
 
     info: ModelInfo
@@ -193,6 +203,7 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     recent: dict[str, ModelProfile] = {}
     predictions: dict[str, PredictionSummary] = {}
     counts: ModelCounts = ModelCounts()
+    ready: bool = False
 
 
 class ServerStatus(Struct, frozen=True, array_like=True):
@@ -200,7 +211,7 @@ class ServerStatus(Struct, frozen=True, array_like=True):
 
     ``serving_ns``: how long it has been serving. ``predictions``: of ``load`` and ``infer`` actions on all devices,
     those that are gone included. ``strangers``: requests that were answered before it was known whether there is such a
-    model, by the name of their status.
+    model, by the name of their status. ``ready``: it serves, and a worker is there that is not silent.
     """
 
     version: str
@@ -214,6 +225,7 @@ class ServerStatus(Struct, frozen=True, array_like=True):
     serving_ns: Nanos = 0
     predictions: dict[str, PredictionSummary] = {}
     strangers: dict[str, int] = {}
+    ready: bool = False
 
 
 class StatusResponse(Struct, frozen=True, array_like=True, tag=26):

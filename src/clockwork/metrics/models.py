@@ -44,11 +44,12 @@ class Row(NamedTuple):
     cold_starts: int
     broken_promises: int
     counts: ModelCounts
+    ready: bool = True
 
 
-def row(model: str, counted: Counts) -> Row:
-    """The counts as they are now."""
-    return Row(model, counted.cold_starts, counted.broken_promises, counted.summary())
+def row(model: str, counted: Counts, ready: bool = True) -> Row:
+    """The counts as they are now; ``ready``: a device could serve the model."""
+    return Row(model, counted.cold_starts, counted.broken_promises, counted.summary(), ready)
 
 
 def reason_of(status: str) -> str:
@@ -145,6 +146,10 @@ SOURCES: Final[Sequence[_Source]] = (
         Kind.GAUGE,
     ),
     _Source(
+        Family("clockwork_model_ready", "Whether a device is there that can serve the model.", Kind.GAUGE, BY_MODEL),
+        lambda it: [((it.model,), it.ready)],
+    ),
+    _Source(
         Family(
             "clockwork_requests_total",
             "Requests by what became of them, and by the status that they were answered with.",
@@ -160,7 +165,7 @@ SOURCES: Final[Sequence[_Source]] = (
     ),
     _counter(
         "clockwork_promises_broken_total",
-        "Requests that were admitted with a predicted completion, and not answered in time.",
+        "Requests that were admitted with a predicted completion, and not answered in time by the server's own fault.",
         lambda it: it.broken_promises,
     ),
     _counter(

@@ -75,7 +75,7 @@ class Metrics:
             await turns.over()
         rows = []
         for name in said.models():
-            rows.append(models.row(name, said.counts_of(name)))
+            rows.append(models.row(name, said.counts_of(name), said.is_ready(name)))
             await turns.over()
         for piece in models.pieces(rows, self._histograms):
             text.add(piece)

@@ -50,6 +50,8 @@ def _of_server(said: Description) -> Iterator[bytes]:
     yield from rendered(info, [[((said.version, said.scheduler), 1)]])
     stage = Family("clockwork_stage", "The stage of start-up: 1 for the one it is in.", Kind.GAUGE, ("stage",))
     yield from rendered(stage, [[((it.value,), it.value == said.stage) for it in Stage]])
+    answers = Family("clockwork_ready", "Whether it serves and a worker is there that is not silent.", Kind.GAUGE)
+    yield from rendered(answers, [[((), said.is_ready())]])
     serving = Family("clockwork_serving_seconds", "For how long it has been serving.", Kind.GAUGE)
     yield from rendered(serving, [[((), said.serving_ns / SECOND)]])
     pending = Family(
@@ -58,7 +60,12 @@ def _of_server(said: Description) -> Iterator[bytes]:
     yield from rendered(pending, [[((), said.outstanding)]])
     models = Family("clockwork_models", "Models, and whether they are served.", Kind.GAUGE, ("served",))
     yield from rendered(models, [[(("yes",), len(said.state.models)), (("no",), len(said.broken))]])
-    workers = Family("clockwork_workers", "Workers that are connected, and whether they serve.", Kind.GAUGE, ("ready",))
+    workers = Family(
+        "clockwork_workers",
+        "Workers that are connected, and whether they serve and are not silent.",
+        Kind.GAUGE,
+        ("ready",),
+    )
     yield from rendered(workers, [[(("yes",), ready), (("no",), len(said.fleet) - ready)]])
     dropped = Family(
         "clockwork_log_lines_dropped_total",

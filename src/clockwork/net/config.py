@@ -18,6 +18,8 @@ class LinkConfig(Struct, frozen=True):
       sends actions measures.
     - ``heartbeat_timeout``: without a single byte from the peer; many times the interval, for a loaded host stalls, and
       to lose a worker costs more than to notice a dead one late.
+    - ``silent_after``: time without a single byte from the peer after which ``on_silent`` reports it. The connection
+      stays. 0: never.
     - ``max_frame_bytes``: longest frame either way. Whoever dials takes over the listener's.
     - ``max_outgoing_bytes``: what may wait for a peer that does not read; it is dropped when more is sent after that.
     - ``high_water_bytes``: what may wait while the connection is still ``writable``: a frame or two with tensors.
@@ -30,6 +32,7 @@ class LinkConfig(Struct, frozen=True):
     hello_timeout: Nanos = 5 * SECOND
     heartbeat_interval: Nanos = ms(500)
     heartbeat_timeout: Nanos = 10 * SECOND
+    silent_after: Nanos = 0
     measure_clock: bool = False
     max_frame_bytes: Bytes = MAX_FRAME_BYTES
     max_outgoing_bytes: Bytes = 256 * MIB

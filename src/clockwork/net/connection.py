@@ -73,7 +73,8 @@ class Callbacks:
 
     ``on_made`` and ``on_hello``, of a connection that was accepted, return why the peer is not wanted, or nothing.
     ``on_ready`` comes when the greeting is over, before any ``on_message``; ``on_writable`` whenever
-    `Connection.writable` changes.
+    `Connection.writable` changes; ``on_silent`` when nothing was received for ``LinkConfig.silent_after``, with True,
+    and when something is received again, with False.
     """
 
     on_message: Callable[["Connection", Any, Any], None]
@@ -82,6 +83,7 @@ class Callbacks:
     on_hello: Callable[["Connection", Hello], str] = _welcome_all
     on_ready: Callable[["Connection"], None] = _ignore
     on_writable: Callable[["Connection", bool], None] = _ignore
+    on_silent: Callable[["Connection", bool], None] = _ignore
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -132,6 +134,8 @@ class Connection(asyncio.BufferedProtocol):
             clock=self._clock,
             send=self._send_now,
             on_silence=self.abort,
+            silent_after=config.silent_after,
+            on_silent=partial(callbacks.on_silent, self),
         )
 
     @property

@@ -2,7 +2,8 @@
 
 Rules of the file: any byte received is a sign of life, so that a busy connection needs no Ping. Time in which this
 side's own loop stood still does not count against the peer: a tick counts for one interval, however late it is, and
-bytes that arrived while the loop stood still are read before the peer is judged.
+bytes that arrived while the loop stood still are read before the peer is judged. Silence is reported long before it
+ends the connection.
 """
 
 import asyncio
@@ -26,8 +27,8 @@ class Heartbeat:
     """Pings one connection, and listens for its silence."""
 
     __slots__ = (
-        "_clock", "_due", "_heard_at", "_interval", "_loop", "_measure_clock", "_on_silence", "_send", "_timeout",
-        "_timer", "_verdict", "clock_offset", "heard", "suspended",
+        "_clock", "_due", "_heard_at", "_interval", "_loop", "_measure_clock", "_on_silence", "_on_silent", "_send",
+        "_silent_after", "_timeout", "_timer", "_verdict", "clock_offset", "heard", "silent", "suspended",
     )  # fmt: skip
 
     def __init__(
@@ -39,19 +40,28 @@ class Heartbeat:
         clock: Clock,
         send: Callable[[Ping], None],
         on_silence: Callable[[str], None],
+        silent_after: Nanos = 0,
+        on_silent: Callable[[bool], None] = lambda silent: None,
     ) -> None:
-        """A silent peer is sent a Ping every ``interval``, every peer if ``measure_clock``; see `LinkConfig`."""
+        """A silent peer is sent a Ping every ``interval``, every peer if ``measure_clock``; see `LinkConfig`.
+
+        ``on_silent`` is called when `silent` changes; ``on_silence`` when the connection is to end, with the reason.
+        """
         self.clock_offset = ClockOffset()
         self.heard = False
         """Set by the connection whenever it has received something."""
         self.suspended = False
         """Set while this side does not read: then silence means nothing."""
+        self.silent = False
+        """Whether nothing was received for ``silent_after``; looked at every ``interval``."""
         self._interval = interval
         self._timeout = timeout
         self._measure_clock = measure_clock
         self._clock = clock
         self._send = send
         self._on_silence = on_silence
+        self._silent_after = silent_after
+        self._on_silent = on_silent
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._verdict: asyncio.Handle | None = None
@@ -114,3 +124,9 @@ class Heartbeat:
         self._schedule(now)
         if silent or self._measure_clock:
             self._send(Ping(now))
+        self._note(silent and 0 < self._silent_after <= now - self._heard_at)
+
+    def _note(self, silent: bool) -> None:
+        if silent is not self.silent:
+            self.silent = silent
+            self._on_silent(silent)

@@ -98,6 +98,7 @@ async def listen(
     on_message: Callable[[Connection, Any, Any], None],
     on_closed: Callable[[Connection, str], None],
     on_writable: Callable[[Connection, bool], None] = lambda connection, writable: None,
+    on_silent: Callable[[Connection, bool], None] = lambda connection, silent: None,
     admits: Callable[[Connection, Hello], str] = lambda connection, hello: "",
     config: LinkConfig = DEFAULT_LINK,
     clock: Clock | None = None,
@@ -112,7 +113,7 @@ async def listen(
         ServerError: the address is taken, or may not be used.
     """
     server = Server(role, max_connections, admits)
-    callbacks = Callbacks(on_message, on_closed, server.admit, server.welcome, on_connected, on_writable)
+    callbacks = Callbacks(on_message, on_closed, server.admit, server.welcome, on_connected, on_writable, on_silent)
     make = partial(Connection, decode, callbacks, config=config, clock=clock)
     try:
         await server.start(address, make, tls, as_seconds(config.hello_timeout) if tls else None)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from clockwork.errors import NotPermittedError
-from clockwork.messages.requests import InferResponse
+from clockwork.messages.requests import DEFAULT_RETRY, InferResponse
 from clockwork.messages.status import Status, name_of
 from clockwork.units import MILLISECOND, SECOND, Nanos
 
@@ -73,6 +73,12 @@ def failure(status: int, message: str, predicted: Nanos | None = None, retry_aft
     """What a client is told of a status."""
     http, grpc = _CODES.get(status, (500, "INTERNAL"))
     return Failure(http, grpc, message or name_of(status), status, predicted, retry_after)
+
+
+def no_device(model: str) -> Failure:
+    """What a client that asks whether a model is ready is told if no device can serve the model now."""
+    text = f"model {model!r} is not ready: no worker that can serve it answers; retry later"
+    return failure(Status.SKIPPED_BY_CONTROLLER, text, retry_after=DEFAULT_RETRY)
 
 
 def http_statuses() -> set[int]:

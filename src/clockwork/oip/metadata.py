@@ -99,10 +99,14 @@ def model_statistics(model: ModelStatus, epoch: Nanos) -> dict[str, Any]:
     }
 
 
+NO_DEVICE: Final = "no worker that can serve it answers"
+"""Why a model that is served is not ready."""
+
+
 def repository_index(server: ServerStatus, serving: bool, ready_only: bool) -> list[dict[str, Any]]:
     """Every model that was loaded, with its state and, unless that is READY, why; ordered by name."""
-    loading = "" if serving else f"the server is {server.stage}"
-    states = {model.info.name: ("READY" if serving else "LOADING", loading) for model in server.models}
+    absent = ("UNAVAILABLE", NO_DEVICE) if serving else ("LOADING", f"the server is {server.stage}")
+    states = {model.info.name: ("READY", "") if model.ready else absent for model in server.models}
     states |= {name: ("UNAVAILABLE", why) for name, why in server.broken.items()}
     return [
         {"name": name, "version": VERSION, "state": state, "reason": reason}

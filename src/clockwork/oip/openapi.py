@@ -71,7 +71,7 @@ def _server() -> Json:
         "/v2/health/ready": {
             "get": {
                 "operationId": "serverReady",
-                "summary": "Whether start-up is over",
+                "summary": "Whether start-up is over and a worker answers",
                 "responses": {"200": ready, "503": ready},
             }
         },
@@ -104,7 +104,7 @@ def _models() -> Json:
     for base, suffix in (("/v2/models/{model}", ""), ("/v2/models/{model}/versions/{version}", "OfVersion")):
         asked = (
             ("", "modelMetadata", "Inputs and outputs of a model", "Model"),
-            ("/ready", "modelReady", "Whether a model is served", "ModelReady"),
+            ("/ready", "modelReady", "Whether a device can serve a model now", "ModelReady"),
             ("/config", "modelConfig", "A model as Triton would configure it", "Config"),
             ("/stats", "modelStatistics", "Statistics of a model", "Statistics"),
         )

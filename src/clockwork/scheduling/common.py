@@ -1,12 +1,16 @@
 """What several policies do alike. No policy knows another; all may know this."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from clockwork.messages.commands import Answer, Command
 from clockwork.messages.results import ErrorResult
 from clockwork.messages.status import Status
 from clockwork.scheduling.shapes import shape_key
 from clockwork.state import GPUState, ModelState, PendingRequest
+
+NO_DEVICE: Final = "no device can serve {model} now: a worker is missing or hangs, or the model is too large"
+"""Message of a refusal; the controller adds the retry time."""
 
 
 def load_evicting_lru(gpu: GPUState, model: ModelState) -> list[Command]:

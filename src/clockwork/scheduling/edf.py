@@ -15,7 +15,7 @@ from clockwork.messages.commands import Answer, Command
 from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
-from clockwork.scheduling.common import batch_from, failure, load_evicting_lru, rows_of
+from clockwork.scheduling.common import NO_DEVICE, batch_from, failure, load_evicting_lru, rows_of
 from clockwork.scheduling.queues import Ordered
 from clockwork.state import ClockworkState, GPUState, PendingRequest, WorkerState
 from clockwork.units import MILLISECOND, Nanos
@@ -56,7 +56,7 @@ class EdfScheduler(Scheduler):
     def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
         """Queue it by its deadline."""
         if not any(gpu.can_hold(request.model.name) for gpu in self._devices):
-            text = f"no device can hold {request.model.name} at present"
+            text = NO_DEVICE.format(model=request.model.name)
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text)]
         self._add(request)
         return self._advance(now)

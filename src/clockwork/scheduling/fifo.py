@@ -12,7 +12,7 @@ from clockwork.messages.commands import Answer, Command
 from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
-from clockwork.scheduling.common import batch_from, failure, load_evicting_lru, rows_of
+from clockwork.scheduling.common import NO_DEVICE, batch_from, failure, load_evicting_lru, rows_of
 from clockwork.scheduling.queues import Waiting
 from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
 from clockwork.units import Nanos
@@ -53,7 +53,7 @@ class FifoScheduler(Scheduler):
         """Queue the request at a device."""
         device = self._choose(request.model.name)
         if device is None:
-            text = f"no device can hold {request.model.name} at present"
+            text = NO_DEVICE.format(model=request.model.name)
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text)]
         device.waiting.add(request)
         self._device_of[request.id] = device

@@ -13,7 +13,7 @@ from clockwork.messages.commands import Answer, Command
 from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
-from clockwork.scheduling.common import failure, load_evicting_lru
+from clockwork.scheduling.common import NO_DEVICE, failure, load_evicting_lru
 from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, Residency, WorkerState
 from clockwork.units import Nanos
 
@@ -52,7 +52,7 @@ class SimpleScheduler(Scheduler):
         """Queue the request at a device."""
         device = self._choose(request.model)
         if device is None:
-            message = f"no device can hold {request.model.name} at present"
+            message = NO_DEVICE.format(model=request.model.name)
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, message)]
         device.waiting[request.id] = request
         self._device_of[request.id] = device

@@ -47,6 +47,16 @@ class WorkerState:
         """
         return self._by_id[gpu_id]
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was received from the worker for a while, although it is connected: it may hang."""
+        return any(gpu.silent for gpu in self.gpus)
+
+    def note_silence(self, silent: bool) -> None:
+        """The worker is silent, or is heard again."""
+        for gpu in self.gpus:
+            gpu.silent = silent
+
     def measured(self, model: ModelState) -> bool:
         """Whether the model's times are known on every device of the worker that can hold it."""
         return all(gpu.kind in model.profiles for gpu in self.gpus if gpu.can_hold(model.name))
@@ -104,6 +114,21 @@ class ClockworkState:
         """All devices of all workers, in a fixed order."""
         for worker in self.workers.values():
             yield from worker.gpus
+
+    def answers(self) -> bool:
+        """Whether a worker serves and is not silent."""
+        return any(not worker.silent for worker in self.workers.values())
+
+    def can_serve(self, model: str) -> bool:
+        """Whether a device of a worker that is not silent can hold the model, and its times there are known."""
+        found = self.models.get(model)
+        if found is None:
+            return False
+        return any(
+            not gpu.silent and gpu.can_hold(model) and gpu.kind in found.profiles
+            for worker in self.workers.values()
+            for gpu in worker.gpus
+        )
 
     def add_model(self, info: ModelInfo) -> ModelState:
         """The model of that name, made if need be."""

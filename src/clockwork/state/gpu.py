@@ -86,6 +86,7 @@ class GPUState:
         self.kind = info.kind
         self.models = models
         self.cache = PageCache(info.total_pages)
+        self.silent = False  #: its worker is connected, but nothing was received from it for a while
         self.outstanding: dict[int, LoadWeights | EvictWeights | Infer] = {}
         self.exec_end: Nanos = 0  #: when the last Infer that is known ended
         self.loads: dict[str, Timing] = {}  #: model -> when its weights were last loaded here

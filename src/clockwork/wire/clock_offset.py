@@ -26,8 +26,8 @@ from clockwork.messages.results import (
 )
 from clockwork.units import FOREVER, Nanos
 
-WINDOW_SAMPLES: Final = 16
-"""Samples remembered: 8 s of them at a Ping every 0.5 s, long enough to contain a fast one under load."""
+WINDOW_SAMPLES: Final = 32
+"""Samples remembered: 8 s of them at a Ping every 0.25 s, long enough to contain a fast one under load."""
 
 DRIFT_PPM: Final = 100
 """How fast two clocks may move apart: crystals keep 50 ppm each."""

@@ -15,10 +15,9 @@ from contextlib import redirect_stdout
 from io import StringIO
 from typing import Any, Final, Protocol
 
-import onnxruntime
-
 from clockwork.errors import InvalidRequestError
 from clockwork.runtimes.onnx.sessions import FAILURES, Provider, said, share_one_arena
+from clockwork.runtimes.ort import onnxruntime
 from clockwork.units import GIB, MIB, Bytes
 
 CUDA: Final = "CUDAExecutionProvider"

@@ -28,13 +28,13 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from clockwork.arrays import Array, dtype_of
 from clockwork.errors import InvalidModelError, ServerError
 from clockwork.runtimes.onnx.files import tensors_of_node
 from clockwork.runtimes.onnx.sessions import FAILURES, Provider, options, ort_value, said, session
 from clockwork.runtimes.onnx.signature import signature
+from clockwork.runtimes.ort import onnxruntime
 from clockwork.runtimes.signature import Signature
 from clockwork.units import KIB, Bytes
 

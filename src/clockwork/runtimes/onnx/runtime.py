@@ -4,8 +4,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 from clockwork.errors import InvalidModelError
 from clockwork.heap import measured
 from clockwork.messages.tensors import Datatype
@@ -18,6 +16,7 @@ from clockwork.runtimes.onnx.model import OnnxModel
 from clockwork.runtimes.onnx.packing import worth_packing
 from clockwork.runtimes.onnx.prepared import Placeholder, Prepared, prepare, unpacked
 from clockwork.runtimes.onnx.sessions import FAILURES, run, run_with_bfloat16, said, share_one_arena
+from clockwork.runtimes.ort import onnxruntime
 from clockwork.runtimes.probe import Run, Verdict, examine, feeds
 from clockwork.runtimes.sharing import ModelsInUse
 from clockwork.runtimes.signature import Signature

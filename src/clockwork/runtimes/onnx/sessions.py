@@ -15,14 +15,15 @@ from functools import cache
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime
 from msgspec import Struct
-from onnxruntime.capi import onnxruntime_pybind11_state as binding
 
 from clockwork.arrays import Array, dtype_of
 from clockwork.errors import DeviceLostError, InvalidRequestError, ServerError
 from clockwork.heap import give_back
+from clockwork.runtimes.ort import onnxruntime
 from clockwork.units import Bytes
+
+binding: Final = onnxruntime.capi.onnxruntime_pybind11_state
 
 MESSAGE_CHARS_MAX: Final = 300
 """So much of what ONNX Runtime says is passed on."""
@@ -44,6 +45,9 @@ _LOST: Final = re.compile(r"\bCUDA failure (?:4|46|214|220|226|700|702|709|710|7
 
 _MEMORY: Final = re.compile(r"allocate memory|Available memory of|out of memory|ALLOC_FAILED", re.IGNORECASE)
 _SHAPES: Final = re.compile(r"\b(shapes?|dimensions?|dims|broadcast\w*|reshaped|rank)\b", re.IGNORECASE)
+_NUMBERS: Final = re.compile(r"Status Message: sto(?:i|l|ll|ul|ull|f|d|ld)\b")
+"""What Cast says of a string that is no number: the name of the C++ function that could not parse it."""
+
 _NOISE: Final = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : |(?<!\w)/\S+|\bFile:\S*|"
     r"\b\w+\.(?:cc|h|cpp|hpp):\d+\b|\b(?:\w+::)+~?\w+(?:\([^)]*\)|[&*])"
@@ -170,12 +174,13 @@ def _array(value: Any) -> Array:
 
 
 def _failure(error: Exception) -> InvalidRequestError | ServerError:
-    """Whose fault it was. A kernel that cannot make sense of shapes was given inputs that do not go together."""
+    """The client's fault if a kernel cannot make sense of shapes or of a string as a number; else the server's."""
     check_not_lost(error)
     if _MEMORY.search(str(error)):
         return ServerError(f"there is no memory for the inference: {said(error)}")
     if isinstance(error, binding.InvalidArgument) or (
-        isinstance(error, binding.RuntimeException | binding.Fail) and _SHAPES.search(str(error))
+        isinstance(error, binding.RuntimeException | binding.Fail)
+        and (_SHAPES.search(str(error)) or _NUMBERS.search(str(error)))
     ):
         return InvalidRequestError(f"the model refuses these inputs: {said(error)}")
     return ServerError(f"the inference failed: {said(error)}")

@@ -177,6 +177,8 @@ class Plan:
         self, now: Nanos, model: ModelState, key: ShapeKey, rows: int, first: PendingRequest, rate: float, ready: Nanos
     ) -> Offer | None:
         """The best batch that could be begun for ``rows`` rows whose tightest request is ``first``."""
+        if self.gpu.silent:
+            return None
         best: Offer | None = None
         origin = self.first_start(now)
         for before in self._places(first.deadline, ready, origin):
@@ -253,6 +255,8 @@ class Plan:
 
     def offer_to_join(self, now: Nanos, batch: Batch, rows: int, first: PendingRequest, rate: float) -> Offer | None:
         """The best way to let ``rows`` more rows into a batch that is planned: into its room, or by growing it."""
+        if self.gpu.silent:
+            return None
         at = self.batches.free_at(batch, self.first_start(now))
         start = max(at, batch.ready)
         end, room = start + batch.reserved, batch.capacity - batch.rows

@@ -11,6 +11,7 @@ from clockwork.messages.commands import Answer, Command
 from clockwork.messages.status import Status
 from clockwork.scheduling.clockwork.config import ClockworkConfig
 from clockwork.scheduling.clockwork.plan import Plan
+from clockwork.scheduling.common import NO_DEVICE
 from clockwork.scheduling.shapes import ShapeKey
 from clockwork.state import ModelState, PendingRequest
 from clockwork.units import SECOND, Nanos, show_duration
@@ -43,9 +44,9 @@ class Refusals:
     def answers(self, now: Nanos, plans: list[Plan], key: ShapeKey, requests: list[PendingRequest]) -> list[Command]:
         """Refuse requests of one group; ``plans`` are the devices that might have served them."""
         model = requests[0].model
-        plans = [plan for plan in plans if plan.gpu.kind in model.profiles]
+        plans = [plan for plan in plans if plan.gpu.kind in model.profiles and not plan.gpu.silent]
         if not plans:
-            text = f"no device can hold {model.name} at present"
+            text = NO_DEVICE.format(model=model.name)
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text) for request in requests]
         plan = min(plans, key=lambda plan: max(plan.tail(now), plan.booked))
         waits = _waits(now, plan, model)

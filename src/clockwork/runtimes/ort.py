@@ -1,0 +1,16 @@
+"""The only module that imports ONNX Runtime: everything else takes ``onnxruntime`` from here.
+
+ONNX Runtime 1.32 for Linux has telemetry that is on by default: it writes a device id below ``~/.cache/Microsoft`` and
+looks up a telemetry host from threads of its own. Its own ``disable_telemetry_events()`` comes too late. Only the
+environment variable below stops it, and only if it is set before the library is loaded.
+"""
+
+import os
+from typing import Final
+
+TELEMETRY_VARIABLE: Final = "ORT_DISABLE_TELEMETRY"
+"""Environment variable that ONNX Runtime reads when it is loaded; child processes inherit it."""
+
+os.environ[TELEMETRY_VARIABLE] = "1"
+
+import onnxruntime as onnxruntime  # noqa: E402, PLC0414 - after the variable is set; taken from here by others
