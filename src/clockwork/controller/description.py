@@ -29,7 +29,7 @@ def describe_models(state: ClockworkState) -> tuple[ModelSummary, ...]:
             model.info.inputs,
             model.info.outputs,
             model.info.batchable,
-            model.max_batch_size,
+            model.max_rows,
             model.info.weights_bytes,
         )
         for _, model in sorted(state.models.items())
@@ -102,6 +102,7 @@ def _describe_model(model: ModelState, counted: Counts) -> ModelStatus:
         {kind: model.recent(kind) for kind in model.profiles},
         model.predictions.summary(),
         counted.summary(),
+        model.unbatched,
     )
 
 

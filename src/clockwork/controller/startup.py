@@ -32,6 +32,7 @@ from clockwork.controller.events import (
     DropWorker,
     Event,
     GiveUp,
+    OutputsCompared,
     Report,
     Respond,
     StageEntered,
@@ -122,8 +123,13 @@ class ControllerWithStartupPhase:
 
     def handle(self, now: Nanos, event: Event) -> Commands:
         """Something happened; see `clockwork.controller.events`."""
-        commands = self._happened(now, event)
-        return commands + self._draining.settle(now) if self._draining.begun else commands
+        return self._then(now, self._happened(now, event))
+
+    def _then(self, now: Nanos, commands: Commands) -> Commands:
+        """Whatever happened: end a drain that is over, or use the time if nothing is to be done."""
+        if self._draining.begun:
+            return commands + self._draining.settle(now)
+        return commands + self._serving.check_if_idle(now) if self._stage is Stage.SERVING else commands
 
     def _happened(self, now: Nanos, event: Event) -> Commands:
         if self._ended_early and not isinstance(event, ClientRequest):
@@ -140,6 +146,8 @@ class ControllerWithStartupPhase:
             case ClientLost():
                 self._buffer.cancel(event.client_id)
                 return self._serving.client_lost(now, event.client_id)
+            case OutputsCompared():
+                return self._serving.compared(event)
             case Drain():
                 return [] if self._draining.begun else self._drain(now, event.limit)
 
@@ -149,8 +157,7 @@ class ControllerWithStartupPhase:
             return []
         commands = self._give_up_silent(now)
         if self._stage is Stage.SERVING:
-            commands += self._serving.wake(now)
-            return commands + self._draining.settle(now) if self._draining.begun else commands
+            return self._then(now, commands + self._serving.wake(now))
         return [*commands, *self._counted(self._buffer.expire(now)), *self._advance(now)]
 
     def next_wakeup(self) -> Nanos | None:

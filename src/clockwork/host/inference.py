@@ -108,6 +108,8 @@ class TaskRunner:
 
     def worth_preparing(self, task: StartTask) -> bool:
         """Whether assembling its batch is worth a thread: several requests' inputs are copied, one's are not."""
+        if isinstance(task.action, Infer) and task.action.apart:
+            return False
         return len(task.payloads) > 1 or _loaded_model(task.handles[0]).uploads
 
     def run(self, task: StartTask, prepared: Prepared | None = None) -> TaskFinished:
@@ -148,6 +150,8 @@ class TaskRunner:
 
     def _infer(self, action: Infer, task: StartTask, prepared: Prepared | None) -> Outcome:
         model = _loaded_model(task.handles[0])
+        if action.apart:
+            return self._one_by_one(action, task, model)
         try:
             if prepared is not None and prepared.timing is not None and prepared.is_of(task):
                 batch, copied_in = prepared.batch, prepared.timing
@@ -164,7 +168,7 @@ class TaskRunner:
         return Executed(_Outputs(model, outputs), copied_in, self._timing(begin))
 
     def _one_by_one(self, action: Infer, task: StartTask, model: LoadedModel) -> Executed:
-        """Execute the requests of a batch that the model refuses each alone: only who is refused alone is at fault."""
+        """Execute each request of a batch alone, and refuse those that the model refuses alone."""
         begin = self._clock.now()
         made: list[Batch | InvalidRequestError] = []
         for it, payload in zip(action.inputs, task.payloads, strict=True):

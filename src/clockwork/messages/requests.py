@@ -180,6 +180,7 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     ``recent`` has the profiles with the durations of late, in service, in the place of those measured before it.
     ``predictions``: of its ``load`` and ``infer`` actions on all devices, as far as there were any.
     ``counts`` has the same requests by their status, and where their time went. What a client cancelled is in it only.
+    ``unbatched``: why requests are not put into one batch any more (see `ModelProfile`); empty: they are.
     """
 
     info: ModelInfo
@@ -193,6 +194,7 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     recent: dict[str, ModelProfile] = {}
     predictions: dict[str, PredictionSummary] = {}
     counts: ModelCounts = ModelCounts()
+    unbatched: str = ""
 
 
 class ServerStatus(Struct, frozen=True, array_like=True):

@@ -482,10 +482,10 @@ def _better(one: Offer | None, other: Offer | None) -> Offer | None:
 
 def _fitting(requests: list[PendingRequest], room: int) -> list[PendingRequest]:
     """As many from the front as fit."""
-    taken, rows = [], 0
+    taken, rows = list[PendingRequest](), 0
     for request in requests:
         rows += request.batch_size
-        if rows > room:
+        if rows > room or (taken and request.model.unbatched):
             break
         taken.append(request)
     return taken
