@@ -9,9 +9,10 @@ from msgspec.structs import replace
 from builders import infer_request
 from clockwork.controller.config import ControllerConfig, LoadSpec, ProfilingConfig, VerifyingConfig
 from clockwork.controller.events import CompareOutputs, Drain, Drained, OutputsCompared, Respond
+from clockwork.controller.verifying import NO_CLIENT
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import Answer, Command, SendAction
-from clockwork.messages.requests import InferResponse, ModelStatus, StatusRequest, StatusResponse
+from clockwork.messages.requests import CancelRequest, InferResponse, ModelStatus, StatusRequest, StatusResponse
 from clockwork.messages.results import Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
@@ -148,6 +149,7 @@ def test_requests_without_a_payload_are_not_checked() -> None:
     cluster.run_until(cluster.now + seconds(1))
     assert any(len(send.action.inputs) > 1 for send in cluster.actions(Infer) if isinstance(send.action, Infer))
     assert not [command for _, command in cluster.said if isinstance(command, CompareOutputs)]
+    assert status(cluster).counts.checks == {}
 
 
 # --- when ------------------------------------------------------------------------------------------------------------
@@ -215,11 +217,16 @@ def a_pair(cluster: Cluster, scheduler: Waits, first: int) -> None:
     """Two requests in one batch, and no check sent yet."""
     scheduler.open = False
     ask(cluster, first, first + 1)
+    send_now(cluster, scheduler)
+    cluster.run_until(cluster.now + ms(50))
+    assert len(batches(cluster)[-1]) == 2
+
+
+def send_now(cluster: Cluster, scheduler: Waits) -> None:
+    """What the scheduler keeps is sent, without an event."""
     for command in scheduler.send(cluster.now):
         assert isinstance(command, SendAction)
         cluster._carry_out([cluster.controller._serving._with_payloads(cluster.now, command)])
-    cluster.run_until(cluster.now + ms(50))
-    assert len(batches(cluster)[-1]) == 2
 
 
 def test_a_check_that_was_not_sent_gives_way_to_a_request_and_comes_again() -> None:
@@ -230,6 +237,9 @@ def test_a_check_that_was_not_sent_gives_way_to_a_request_and_comes_again() -> N
     ask(cluster, 4)
     assert scheduler.cancelled == [check]
     assert check.over
+    cluster.run_until(cluster.now + ms(50))
+    assert status(cluster).counts.checks == {}
+    assert len(scheduler.kept) == 2  # a request waits, so that no check is tried
     scheduler.open = True
     ask(cluster, 5)
     cluster.run_until(cluster.now + seconds(1))
@@ -238,13 +248,28 @@ def test_a_check_that_was_not_sent_gives_way_to_a_request_and_comes_again() -> N
     assert [send.payloads for send in infers(cluster)][2] == ("in-4", "in-5")
 
 
+def test_no_check_is_begun_while_a_device_works_for_a_request_that_was_cancelled() -> None:
+    scheduler = Waits()
+    cluster = cluster_of(scheduler)
+    a_pair(cluster, scheduler, 2)
+    ask(cluster, 4)
+    send_now(cluster, scheduler)
+    cluster.ask(CancelRequest(4))
+    status(cluster)
+    assert scheduler.kept == []
+    cluster.run_until(cluster.now + ms(50))
+    assert [request.client_id for request in scheduler.kept] == [NO_CLIENT]
+
+
 def test_a_check_that_nobody_executes_is_given_up_after_some_attempts() -> None:
     scheduler = Waits()
     cluster = cluster_of(scheduler, VerifyingConfig(0.0, slo=seconds(5), attempts=2))
     a_pair(cluster, scheduler, 2)
     cluster.run_until(cluster.now + seconds(60))
     assert len(scheduler.kept) == 4
-    assert status(cluster).counts.checks == {"skipped": 2}
+    told = status(cluster)
+    assert told.counts.checks == {"skipped": 2}
+    assert (told.counts.late_ns, told.late) == (0, 0)
     assert statuses(cluster) == {Status.SUCCESS: 3}
 
 
@@ -371,6 +396,36 @@ def test_a_batch_that_is_under_way_is_not_delivered(scheduler: Callable[[], Sche
                 "the request was in a batch when the model was found to answer otherwise in batches: retry it"
             )
     cluster.check_all_answered()
+
+
+@every_batching_scheduler
+@pytest.mark.parametrize("planned_before", [False, True])
+def test_requests_of_any_number_of_rows_are_executed_apart(
+    scheduler: Callable[[], Scheduler], planned_before: bool
+) -> None:
+    larger = ProfilingConfig(max_batch_size=4, warmups=1, samples_min=1, samples_max=1)
+    cluster = serving(scheduler(), FILES, config=config(None, larger))
+    if planned_before:
+        burst(cluster, 100)
+    made = len(infers(cluster))
+    cluster.state.models["a"].stop_batching("it is known to differ")
+    rows = (1, 3, 1, 1, 2, 1, 4, 3, 1, 1)
+    for number, count in enumerate(rows):
+        ask(cluster, number, rows=count)
+    cluster.run_until(cluster.now + seconds(1))
+    assert len(infers(cluster)) == made + len(rows)
+    assert set(statuses(cluster)) == {Status.SUCCESS}
+
+
+def test_the_plan_has_room_for_requests_apart() -> None:
+    larger = ProfilingConfig(max_batch_size=4, warmups=1, samples_min=1, samples_max=1)
+    cluster = serving(ClockworkScheduler(), FILES, config=config(None, larger))
+    cluster.state.models["a"].stop_batching("it is known to differ")
+    ask(cluster, 1)  # loads the weights
+    cluster.run_until(cluster.now + seconds(1))
+    ask(cluster, 2, 3, 4, 5, slo=ms(18))  # 3 ms each; a batch of four would take 6 ms
+    cluster.run_until(cluster.now + seconds(1))
+    assert statuses(cluster) == {Status.SUCCESS: 5}
 
 
 def test_promises_are_kept_when_the_model_is_not_batched() -> None:

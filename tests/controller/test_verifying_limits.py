@@ -4,6 +4,7 @@ from msgspec.structs import replace
 
 from builders import a_state, model_info
 from clockwork.controller.config import VerifyingConfig
+from clockwork.controller.events import CompareOutputs
 from clockwork.controller.tally import Tally
 from clockwork.controller.verifying import BatchChecks
 from clockwork.messages.actions import Infer, InferInput
@@ -115,6 +116,21 @@ def test_what_a_check_holds_counts_until_it_is_over() -> None:
     assert it.checks._bytes == 0
     it.batch(KIB + 1)
     assert len(it.checks._waiting) == 1
+
+
+def test_a_check_that_was_executed_with_others_proves_nothing_and_is_tried_again() -> None:
+    it = Checks(VerifyingConfig())
+    it.batch(3)
+    request = it.checks.begin(0, 1000)
+    assert request is not None
+    output = InferOutput(1000, request.input.tensors)
+    assert it.checks.executed(Infer(1, 0, "a", (request.input, request.input)), output, b"") == []
+    again = it.checks.begin(0, 1001)
+    assert again is not None
+    assert again.payload is request.payload
+    (compare,) = it.checks.executed(Infer(2, 0, "a", (again.input,)), output, b"")
+    assert isinstance(compare, CompareOutputs)
+    it.checks.check_invariants()
 
 
 def test_a_check_repeats_the_request_with_an_id_of_its_own() -> None:
