@@ -166,3 +166,12 @@ def test_weights_are_closed_one_and_all(runner: TaskRunner) -> None:
         "1 weights could not be closed; the worker's log says why",
     )
     assert [step for _, step in model.model.runtime.calls] == ["close", "close"]
+
+
+def test_requests_that_are_to_be_executed_apart_are(runner: TaskRunner) -> None:
+    model = loaded("batches", "uploads")
+    of = task(Infer(1, 0, "m", INPUTS, apart=True), model, payloads=(b"abcd", b"efgh"))
+    assert not runner.worth_preparing(of)
+    finished = runner.finish(answer(of.action, runner.run(of).outcome))  # type: ignore[arg-type]
+    assert b"".join(map(bytes, finished.buffers)) == b"dcbahgfe"
+    assert [step for _, step in model.model.runtime.calls].count("execute") == 2
