@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from builders import a_state, model_info
+from builders import a_state, model_info, pending
 from clockwork.controller.config import VerifyingConfig
 from clockwork.controller.events import CompareOutputs
 from clockwork.controller.tally import Tally
@@ -36,8 +36,10 @@ class Checks:
         action = Infer(self.last, 0, model, inputs)
         result = InferResult(self.last, outputs, AT_ONCE, AT_ONCE, AT_ONCE)
         known = self.state.models[model]
-        for place in self.checks.places(known, action):
-            self.checks.keep(known, action, place, result, bytearray(length), bytearray(length))
+        for place in self.checks.places(action):
+            request = pending(inputs[place].request_id, known)
+            request.input, request.payload = inputs[place], bytearray(length)
+            self.checks.keep(request, action, place, result, bytearray(length))
         self.checks.check_invariants()
 
     def skipped(self, model: str = "a") -> int:

@@ -48,12 +48,12 @@ class Serving:
         self._wakeup: Nanos | None = None  #: what the scheduler asked for after its last call
         self.broken: dict[str, str] = {}
         self.tally = Tally()
-        self._checks = BatchChecks(state, self.tally, config.verifying)
+        self.checks = BatchChecks(state, self.tally, config.verifying)
 
     @property
     def pending(self) -> int:
         """Clients' requests that wait for their answer."""
-        return len(self._pending) - (self._checks.request is not None)
+        return len(self._pending) - (self.checks.request is not None)
 
     def start(self, now: Nanos) -> list[ControllerCommand]:
         """Hand over to the scheduler."""
@@ -67,7 +67,7 @@ class Serving:
             return [self.refuse(client_id, message, Status.INVALID_REQUEST, str(error))]
         if isinstance(request, Respond):
             return [request]
-        commands = self._withdraw_check(now)
+        commands = [] if self.checks.request is None else self._withdraw_check(now, self.checks.request)
         self._pending[request.id] = request
         self._by_client.setdefault(client_id, {})[message.id] = request
         self._bytes += _payload_bytes(request)
@@ -87,8 +87,8 @@ class Serving:
         slo = self._admission.slo(model, message)
         if message.id in self._by_client.get(client_id, ()):
             raise InvalidRequestError(f"request id {message.id} is in use by another request of this client")
-        if self.pending >= self._config.max_pending or self._bytes >= self._config.max_pending_bytes:
-            text = f"the server is full: {self.pending} requests, {self._bytes} bytes are pending"
+        if len(self._pending) >= self._config.max_pending or self._bytes >= self._config.max_pending_bytes:
+            text = f"the server is full: {len(self._pending)} requests, {self._bytes} bytes are pending"
             return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, text)
         self._last_id += 1
         share = InferInput(self._last_id, batch_size, message.inputs, message.outputs, message.generated)
@@ -123,7 +123,7 @@ class Serving:
             text = f"it disagrees about the weights on {gpu}: {result}"
             commands.append(DropWorker(worker.id, text))
         _remember(self._state, gpu, action, result)
-        if action.model in self._state.models and not self._checks.is_alone(action):
+        if action.model in self._state.models and not self.checks.is_alone(action):
             self.tally.of(action.model).acted(action, result)
         if isinstance(action, Infer):
             if isinstance(result, InferResult):
@@ -139,15 +139,14 @@ class Serving:
         commands: list[ControllerCommand] = []
         batch_size = action.batch_size
         loaded = gpu.loads.get(action.model)
-        model = self._state.models.get(action.model)
-        samples = () if model is None else self._checks.places(model, action)
+        samples = self.checks.places(action) if len(action.inputs) > 1 else ()
         for place, (output, payload) in enumerate(zip(result.outputs, payloads, strict=True)):
             request = self._pending.get(output.request_id)
             if request is None:
                 continue  # cancelled, or its deadline has passed
-            if request is self._checks.request:
+            if request is self.checks.request:
                 self._forget(request)
-                commands += self._checks.executed(action, output, payload)
+                commands += self.checks.executed(action, output, payload)
                 continue
             timing = RequestTiming(
                 now - request.arrival,
@@ -165,7 +164,7 @@ class Serving:
             else:
                 self.tally.of(request.model.name).delivered(now, timing, result)
                 if place in samples:
-                    self._checks.keep(request.model, action, place, result, request.payload, payload)
+                    self.checks.keep(request, action, place, result, payload)
                 commands += self._respond(request, Status.SUCCESS, "", output.tensors, timing, payload)
         return commands
 
@@ -196,10 +195,10 @@ class Serving:
         return commands
 
     def check_if_idle(self, now: Nanos) -> list[ControllerCommand]:
-        """Check a batch if there is one to be checked and no device has anything to do."""
-        if not self._checks.due or self._pending or any(gpu.outstanding for gpu in self._state.gpus()):
+        """A check is due: begin it if no request waits and no device has anything to do."""
+        if self._pending or any(gpu.outstanding for gpu in self._state.gpus()):
             return []
-        request = self._checks.begin(now, self._last_id + 1)
+        request = self.checks.begin(now, self._last_id + 1)
         if request is None:
             return []
         self._last_id += 1
@@ -207,13 +206,12 @@ class Serving:
         heappush(self._deadlines, (request.deadline, request.id))
         return self._ask(now, (request,), self._scheduler.infer, request)
 
-    def _withdraw_check(self, now: Nanos) -> list[ControllerCommand]:
+    def _withdraw_check(self, now: Nanos, check: PendingRequest) -> list[ControllerCommand]:
         """A client's request has come: a check that was not sent to a device waits again."""
-        check = self._checks.request
-        if check is None or any(map(self._checks.is_alone, self._sent())):
+        if any(map(self.checks.is_alone, self._sent())):
             return []
         self._forget(check)
-        self._checks.withdraw()
+        self.checks.withdraw()
         return self._ask(now, (), self._scheduler.cancel, check)
 
     def _sent(self) -> Iterator[LoadWeights | EvictWeights | Infer]:
@@ -221,7 +219,7 @@ class Serving:
 
     def compared(self, event: OutputsCompared) -> list[ControllerCommand]:
         """The host has compared the outputs of a check."""
-        return self._checks.compared(event)
+        return self.checks.compared(event)
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:
         """A worker is ready to serve."""
@@ -376,7 +374,7 @@ class Serving:
         )
 
     def _expire(self, now: Nanos, request: PendingRequest, timing: RequestTiming) -> list[ControllerCommand]:
-        if request is not self._checks.request:
+        if request is not self.checks.request:
             self.tally.of(request.model.name).late_ns += now - request.deadline
         text = "the deadline passed before the answer was there"
         if request.excuse:
@@ -396,8 +394,8 @@ class Serving:
     ) -> list[ControllerCommand]:
         """Answer a pending request; the only place that does. A check has no client: it has failed."""
         self._forget(request)
-        if request is self._checks.request:
-            self._checks.failed()
+        if request is self.checks.request:
+            self.checks.failed()
             return []
         counts = self.tally.of(request.model.name)
         counts.answered(status, timing.total)
@@ -424,7 +422,7 @@ class Serving:
     def _forget(self, request: PendingRequest) -> None:
         request.over = True
         del self._pending[request.id]
-        if request is self._checks.request:
+        if request is self.checks.request:
             return
         self._bytes -= _payload_bytes(request)
         self.tally.of(request.model.name).pending -= 1
@@ -435,9 +433,9 @@ class Serving:
 
     def check_invariants(self) -> None:
         """Assert what always holds; for tests and checkers."""
-        self._checks.check_invariants()
-        assert self._checks.request is None or self._checks.request.id in self._pending
-        waiting = [request for request in self._pending.values() if request is not self._checks.request]
+        self.checks.check_invariants()
+        assert self.checks.request is None or self.checks.request.id in self._pending
+        waiting = [request for request in self._pending.values() if request is not self.checks.request]
         assert self._bytes == sum(map(_payload_bytes, waiting))
         assert not any(request.over for request in self._pending.values())
         assert sum(map(len, self._by_client.values())) == len(waiting) == self.pending

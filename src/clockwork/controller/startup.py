@@ -123,13 +123,10 @@ class ControllerWithStartupPhase:
 
     def handle(self, now: Nanos, event: Event) -> Commands:
         """Something happened; see `clockwork.controller.events`."""
-        return self._then(now, self._happened(now, event))
-
-    def _then(self, now: Nanos, commands: Commands) -> Commands:
-        """Whatever happened: end a drain that is over, or use the time if nothing is to be done."""
+        commands = self._happened(now, event)
         if self._draining.begun:
             return commands + self._draining.settle(now)
-        return commands + self._serving.check_if_idle(now) if self._stage is Stage.SERVING else commands
+        return commands + self._serving.check_if_idle(now) if self._serving.checks.due else commands
 
     def _happened(self, now: Nanos, event: Event) -> Commands:
         if self._ended_early and not isinstance(event, ClientRequest):
@@ -157,7 +154,10 @@ class ControllerWithStartupPhase:
             return []
         commands = self._give_up_silent(now)
         if self._stage is Stage.SERVING:
-            return self._then(now, commands + self._serving.wake(now))
+            commands += self._serving.wake(now)
+            if self._draining.begun:
+                return commands + self._draining.settle(now)
+            return commands + self._serving.check_if_idle(now) if self._serving.checks.due else commands
         return [*commands, *self._counted(self._buffer.expire(now)), *self._advance(now)]
 
     def next_wakeup(self) -> Nanos | None:

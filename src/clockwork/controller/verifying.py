@@ -72,18 +72,17 @@ class BatchChecks:
         self._compared = 0  #: the id of the comparison under way
         #: the request that executes the sample; None: nothing is executed
         self.request: PendingRequest | None = None
+        self.due = False  #: whether a sample waits and no check is under way
 
-    @property
-    def due(self) -> bool:
-        """Whether a sample waits and no check is under way."""
-        return bool(self._waiting) and self._sample is None
+    def _settle(self) -> None:
+        self.due = bool(self._waiting) and self._sample is None
 
     # --- samples -----------------------------------------------------------------------------------------------------
 
-    def places(self, model: ModelState, action: Infer) -> tuple[int, ...]:
+    def places(self, action: Infer) -> tuple[int, ...]:
         """Which requests of a batch that was executed are samples, by their places in it; to be called once."""
-        config, count = self._config, len(action.inputs)
-        if config is None or count < 2 or action.apart or model.unbatched or action.inputs[0].generated:
+        config, count, model = self._config, len(action.inputs), self._state.models.get(action.model)
+        if config is None or model is None or model.unbatched or action.apart or action.inputs[0].generated:
             return ()
         digest = model.info.digest
         batches = self._batches[digest] = self._batches.get(digest, 0) + 1
@@ -92,12 +91,10 @@ class BatchChecks:
         turn = int(batches * config.share)
         return (turn % count,) if turn > int((batches - 1) * config.share) else ()
 
-    def keep(
-        self, model: ModelState, action: Infer, place: int, result: InferResult, payload: object, output: object
-    ) -> None:
-        """Take a sample: the request at a place of the batch, the payload of its inputs, and that of its outputs."""
+    def keep(self, request: PendingRequest, action: Infer, place: int, result: InferResult, output: object) -> None:
+        """Take a sample: the request at a place of the batch; ``output`` is the payload of its outputs."""
         assert self._config is not None
-        share = action.inputs[place]
+        model, share = request.model, request.input
         outputs = sum(tensor.nbytes for it in result.outputs for tensor in it.tensors)
         nbytes = share.payload_bytes + outputs
         if not self._has_room(nbytes):
@@ -107,10 +104,11 @@ class BatchChecks:
             return
         tensors = result.outputs[place].tensors
         self._bytes += nbytes
-        self._waiting.append(Sample(model, share, payload, tensors, output, action.batch_size, nbytes))
+        self._waiting.append(Sample(model, share, request.payload, tensors, output, action.batch_size, nbytes))
         self._uses[_use(model, action)] = None
         while len(self._uses) > self._config.max_uses:
             del self._uses[next(iter(self._uses))]
+        self._settle()
 
     def _has_room(self, nbytes: Bytes) -> bool:
         config = self._config
@@ -138,6 +136,7 @@ class BatchChecks:
             return None
         self._waiting.remove(sample)
         self._sample = sample
+        self._settle()
         share = replace(sample.input, request_id=request_id)
         deadline = now + self._config.slo
         self.request = PendingRequest(
@@ -178,6 +177,7 @@ class BatchChecks:
         assert self._sample is not None
         self._waiting.appendleft(self._sample)
         self.request = self._sample = None
+        self._settle()
 
     def compared(self, event: OutputsCompared) -> list[ControllerCommand]:
         """The host has compared the outputs."""
@@ -220,6 +220,7 @@ class BatchChecks:
 
     def _end(self, sample: Sample, outcome: str) -> None:
         self._bytes -= sample.nbytes
+        self._settle()
         self._tally.of(sample.model.name).checked(outcome)
 
     def check_invariants(self) -> None:
@@ -227,6 +228,7 @@ class BatchChecks:
         held = [*self._waiting, *([] if self._sample is None else [self._sample])]
         assert self._bytes == sum(sample.nbytes for sample in held)
         assert self.request is None or self._sample is not None
+        assert self.due == (bool(self._waiting) and self._sample is None)
         if self._config is None:
             assert not held
             return

@@ -9,7 +9,7 @@ ShapeKey = tuple[tuple[str, tuple[int, ...]], ...]
 
 def shape_key(request: PendingRequest) -> ShapeKey:
     """Equal for requests of one model that can be batched; empty where the model leaves no choice."""
-    return shape_key_of(request.model, request.input)
+    return shape_key_of(request.model, request.input) if request.model.flexible else ()
 
 
 def shape_key_of(model: ModelState, share: InferInput) -> ShapeKey:
