@@ -6,8 +6,8 @@ one of a share of all its batches, at another place in the batch each time. They
 `Serving` sends one through the scheduler, as a request without a client. The *check* compares the outputs of the two
 executions; the host does that.
 
-If they do not, the model's content is not batched any more: a doubt costs speed and never an answer. The answers of the
-batch that was sampled have left by then.
+If these do not agree, the model's content is not batched any more: a doubt costs speed and never an answer. The answers
+of the batch that was sampled have left by then.
 
 One check is under way at a time. Samples that find no room are skipped, and counted.
 """
@@ -113,7 +113,8 @@ class BatchChecks:
     def _has_room(self, nbytes: Bytes) -> bool:
         config = self._config
         assert config is not None
-        return len(self._waiting) < config.max_waiting and self._bytes + nbytes <= config.max_bytes
+        held = len(self._waiting) + (self._sample is not None)
+        return held < config.max_waiting and self._bytes + nbytes <= config.max_bytes
 
     def _skip_cold(self) -> None:
         """Skip the samples of models whose weights are on no device: these may wait for ever."""
@@ -233,7 +234,7 @@ class BatchChecks:
             assert not held
             return
         assert self._bytes <= self._config.max_bytes
-        assert len(held) <= self._config.max_waiting + 1
+        assert len(held) <= self._config.max_waiting
         assert len(self._uses) <= self._config.max_uses
 
 
