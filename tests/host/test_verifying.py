@@ -1,6 +1,7 @@
 """A live server whose model answers otherwise in batches, which no check at load time has found."""
 
 import asyncio
+import os
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 
 from client.live import ScriptedWorker, _result, controller, run
 from clockwork.client import AsyncClient
+from clockwork.host.arena import Window
 from clockwork.messages.actions import Infer
 from clockwork.messages.requests import ModelStatus
 from clockwork.scheduling.base import Scheduler
 from clockwork.scheduling.clockwork import ClockworkScheduler
 from clockwork.scheduling.fifo import FifoScheduler
+from clockwork.units import MIB
 
 Answers = list[tuple[Any, Any]]
 """What was sent, and what came back."""
@@ -46,7 +49,6 @@ async def checked(client: AsyncClient) -> ModelStatus:
         (model,) = (await client.status()).models
         if model.counts.checks:
             return model
-        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("scheduler", [FifoScheduler, ClockworkScheduler])
@@ -84,5 +86,25 @@ def test_a_model_whose_answers_agree_is_still_batched() -> None:
                 assert wrong(await burst(client, 32)) == 0
                 assert any(len(action.inputs) > 1 for action in worker.seen[made:] if isinstance(action, Infer))
                 assert not (await checked(client)).unbatched
+
+    run(test())
+
+
+def test_payloads_in_shared_memory_are_free_when_the_checks_are_over() -> None:
+    async def test() -> None:
+        async with controller(FifoScheduler(), models=("wide.onnx",), guarded={"payload_bytes": 64 * MIB}) as host:
+            assert host.arena is not None
+            worker = ScriptedWorker(window=Window(os.dup(host.arena.for_worker)))
+            await worker.connect(host)
+            async with AsyncClient(str(host.client_address)) as client:
+                row = np.ones((1, 1 << 20), np.float32)
+                answers = await asyncio.gather(*(client.infer("wide", {"x": row}) for _ in range(6)))
+                assert all(np.array_equal(answer["y"], 2 * row[:, :4]) for answer in answers)
+                while (await checked(client)).counts.checks != {"agreed": 2}:
+                    pass
+                infers = [action for action in worker.seen if isinstance(action, Infer)]
+                assert all(share.lies_at >= 0 for action in infers[-2:] for share in action.inputs)
+                while host.arena.taken:
+                    await client.status()
 
     run(test())
