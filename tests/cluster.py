@@ -5,16 +5,18 @@ every event the invariants are checked: those that the controller can see, and t
 """
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from clockwork.controller.config import ControllerConfig, LoadSpec, ProfilingConfig
 from clockwork.controller.events import (
     ClientLost,
     ClientRequest,
+    CompareOutputs,
     ControllerCommand,
     DropWorker,
     Event,
     GiveUp,
+    OutputsCompared,
     Report,
     Respond,
     SaveProfile,
@@ -78,6 +80,7 @@ class Cluster:
         self.asked: dict[Asked, Request] = {}  #: every request that must be answered
         self.excused: set[Asked] = set()  #: those cancelled, or whose client went away, before their answer
         self.answers: Counter[Asked] = Counter()
+        self.differs: Callable[[CompareOutputs], str | None] = lambda command: ""  #: None: not compared yet
         self._inbox: deque[Event] = deque()
 
     # --- what happens ------------------------------------------------------------------------------------------------
@@ -208,6 +211,10 @@ class Cluster:
                         self.workers[worker_id].send(self.now, action)
                 case Respond(client_id=client_id, response=response):
                     self._check_answer((client_id, response.id))
+                case CompareOutputs(check_id=check_id):
+                    difference = self.differs(command)
+                    if difference is not None:
+                        self._inbox.append(OutputsCompared(check_id, difference))
                 case DropWorker(worker_id=worker_id, reason=reason):
                     if worker_id in self.workers:
                         self.workers.pop(worker_id).reset()

@@ -10,9 +10,10 @@ from typing import ClassVar
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from msgspec.structs import replace
 
 from builders import infer_request, tensors
-from clockwork.controller.config import LoadSpec
+from clockwork.controller.config import LoadSpec, VerifyingConfig
 from clockwork.controller.events import Drain, Drained, WorkerResult
 from clockwork.messages.requests import CancelRequest, EvictRequest, ListModelsRequest, StatusRequest
 from clockwork.messages.results import ErrorResult
@@ -71,6 +72,8 @@ class Interleavings(RuleBasedStateMachine):
         named=st.sampled_from([NAMED, NAMED, ()]),
         head_start=st.sampled_from([seconds(1), 0]),
         drain=st.sampled_from([None, None, ms(5), seconds(5)]),
+        share=st.sampled_from([0.0, 1.0]),
+        difference=st.sampled_from(["", "", "it differs", None]),
     )
     def begin(
         self,
@@ -80,12 +83,16 @@ class Interleavings(RuleBasedStateMachine):
         named: tuple[LoadSpec, ...],
         head_start: Nanos,
         drain: Nanos | None,
+        share: float,
+        difference: str | None,
     ) -> None:
         self.drain = drain
         config = quick_config(
             workers=workers, models=named, load_timeout=seconds(1), initializing_timeout=seconds(2), max_pending=8
         )
+        config = replace(config, verifying=VerifyingConfig(share, max_waiting=3, slo=ms(200)))
         self.cluster = Cluster(self.scheduler(), config)
+        self.cluster.differs = lambda command: difference
         self.away = [FakeWorker(f"w{i}", FILES, gpus=gpus, pages=pages) for i in range(3)]
         self.gpus, self.pages = gpus, pages
         for i in range(workers):

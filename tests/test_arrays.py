@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from ml_dtypes import bfloat16
 
-from clockwork.arrays import datatype_of, dtype_of, from_payload, to_payload
+from clockwork.arrays import datatype_of, difference, dtype_of, from_payload, to_payload
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.tensors import ELEMENT_BYTES, Datatype, TensorSpec, check_specs
 
@@ -123,3 +123,48 @@ def test_without_ml_dtypes_only_bfloat16_is_missing(monkeypatch: pytest.MonkeyPa
     with pytest.raises(InvalidRequestError, match="ml_dtypes"):
         from_payload(TensorSpec("x", "BF16", (1,), 2), bytes(2))
     assert to_payload(np.zeros(1, np.float32))[0] == "FP32"
+
+
+ROW = np.array([0.5, -2.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "text"),
+    [
+        (np.array([1, 2]), np.array([1, 2]), ""),
+        (np.array([1, 2, 3]), np.array([1, 3, 2]), "2 of 3 elements differ"),
+        (np.array([True, False]), np.array([True, True]), "1 of 2 elements differ"),
+        (np.array([b"a", b"b"], object), np.array([b"a", b"c"], object), "1 of 2 elements differ"),
+        (np.zeros((1, 2), np.int8), np.zeros((2, 1), np.int8), "the shape is [2, 1] instead of [1, 2]"),
+        (np.zeros(0, np.float32), np.zeros(0, np.float32), ""),
+        (
+            np.zeros(2, np.float32),
+            np.array([0, 1e-30], np.float32),
+            "the largest difference is 1e-30, of elements up to 0",
+        ),
+        (np.array([np.inf, np.nan, 1.0]), np.array([np.inf, np.nan, 1.0]), ""),
+        (np.array([np.inf, 1.0]), np.array([-np.inf, 1.0]), "infinities or NaNs are in other places"),
+        (np.array([np.nan, 1.0]), np.array([1.0, np.nan]), "infinities or NaNs are in other places"),
+        (np.array([np.nan, np.inf]), np.array([np.nan, np.inf]), ""),
+    ],
+)
+def test_outputs_differ_or_agree(wanted: Any, found: Any, text: str) -> None:
+    assert difference(wanted, found) == text
+
+
+@pytest.mark.parametrize(
+    ("dtype", "within", "beyond"),
+    [
+        (np.float64, 0.0019, 0.0021),
+        (np.float32, 0.0019, 0.0021),
+        (np.float16, 0.0145, 0.017),
+        (bfloat16, 0.11, 0.14),
+    ],
+)
+def test_floats_agree_within_a_part_of_the_largest(dtype: Any, within: float, beyond: float) -> None:
+    wanted = ROW.astype(dtype)
+    near, far = wanted.copy(), wanted.copy()
+    near[2] = within
+    far[2] = beyond
+    assert difference(wanted, near) == ""
+    assert "of elements up to 2" in difference(wanted, far)

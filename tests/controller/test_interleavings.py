@@ -4,12 +4,14 @@ import pytest
 
 from clockwork.scheduling.base import Scheduler
 from clockwork.scheduling.echo import EchoScheduler
+from clockwork.scheduling.edf import EdfScheduler
+from clockwork.scheduling.fifo import FifoScheduler
 from clockwork.scheduling.simple import SimpleScheduler
 from interleavings import check_interleavings
 from schedulers import Eager, Forgetful, Furious, Muddled
 
 
-@pytest.mark.parametrize("scheduler", [EchoScheduler, SimpleScheduler, Eager, Forgetful])
+@pytest.mark.parametrize("scheduler", [EchoScheduler, SimpleScheduler, FifoScheduler, EdfScheduler, Eager, Forgetful])
 def test_a_scheduler_that_keeps_the_rules(scheduler: type[Scheduler]) -> None:
     check_interleavings(scheduler)
 

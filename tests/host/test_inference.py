@@ -1,6 +1,7 @@
 """Tasks, carried out: outcomes, timings, and whose fault it was."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -166,3 +167,36 @@ def test_weights_are_closed_one_and_all(runner: TaskRunner) -> None:
         "1 weights could not be closed; the worker's log says why",
     )
     assert [step for _, step in model.model.runtime.calls] == ["close", "close"]
+
+
+def test_requests_that_are_to_be_executed_apart_are(runner: TaskRunner) -> None:
+    model = loaded("batches", "uploads")
+    of = task(Infer(1, 0, "m", INPUTS, apart=True), model, payloads=(b"abcd", b"efgh"))
+    assert not runner.worth_preparing(of)
+    finished = runner.finish(answer(of.action, runner.run(of).outcome))  # type: ignore[arg-type]
+    assert b"".join(map(bytes, finished.buffers)) == b"dcbahgfe"
+    assert [step for _, step in model.model.runtime.calls].count("execute") == 2
+
+
+class OneAtATime(FakeLoaded):
+    """Has one place for outputs: they must be taken out before the next execution."""
+
+    taken = True
+
+    def execute(self, batch: list[bytes]) -> list[bytes]:
+        assert self.taken
+        self.taken = False
+        self.place = [bytearray(output) for output in super().execute(batch)]
+        return self.place  # type: ignore[return-value]
+
+    def split(self, inputs: Any, outputs: Any) -> Any:
+        self.taken = True
+        return super().split(inputs, outputs)
+
+
+def test_outputs_of_requests_apart_are_taken_out_one_by_one(runner: TaskRunner) -> None:
+    model = OneAtATime(FakeModel(FakeRuntime(), ("batches",)), 0)
+    of = task(Infer(1, 0, "m", INPUTS, apart=True), model, payloads=(b"abcd", b"efgh"))
+    finished = runner.finish(answer(of.action, runner.run(of).outcome))  # type: ignore[arg-type]
+    model.place[0][:] = b"xxxx"
+    assert b"".join(map(bytes, finished.buffers)) == b"dcbahgfe"

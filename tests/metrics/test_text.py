@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from clockwork.controller.tally import Counts
 from clockwork.messages.actions import Infer, InferInput
-from clockwork.messages.counts import LATENCY_BOUNDS
+from clockwork.messages.counts import AGREED, DIFFERED, LATENCY_BOUNDS
 from clockwork.messages.requests import RequestTiming
 from clockwork.messages.results import InferResult, Timing
 from clockwork.messages.status import Status
@@ -46,6 +46,8 @@ def busy() -> Counts:
     for status in (Status.TIMEOUT, Status.SKIPPED_BY_CONTROLLER, Status.RUNTIME_ERROR, Status.INVALID_REQUEST):
         counted.answered(status, ms(9))
     counted.answered(Status.CANCELLED, 1)
+    for outcome in (AGREED, AGREED, DIFFERED):
+        counted.checked(outcome)
     counted.pending, counted.kept_promises, counted.broken_promises, counted.cold_starts = 3, 2, 1, 1
     return counted
 
@@ -94,6 +96,12 @@ def test_requests_are_told_by_outcome_and_reason() -> None:
     }
     assert value(found, "clockwork_promises_kept_total", model="m") == 2
     assert value(found, "clockwork_promises_broken_total", model="m") == 1
+
+
+def test_checks_of_batches_are_told_by_outcome() -> None:
+    found = parsed(text_of("m"))
+    outcomes = {it.labels["outcome"]: it.value for it in found["clockwork_batch_checks"].samples}
+    assert outcomes == {"agreed": 2, "differed": 1, "skipped": 0}
 
 
 @pytest.mark.parametrize("status", [it.name for it in Status if it])

@@ -123,8 +123,8 @@ def test_a_message_comes_back_as_it_was(decode: Decode, message: Any) -> None:
 
 def test_a_status_without_predictions_and_counts_is_understood() -> None:
     whole = msgspec.to_builtins(STATUS)
-    for told, newer in ((whole, 3), (whole[5][0][3][0], 2), (whole[6][0], 3)):
-        del told[-newer:]
+    for told, new in ((whole, 3), (whole[5][0][3][0], 2), (whole[6][0], 4)):
+        del told[-new:]
     server = msgspec.convert(whole, requests.ServerStatus)
     assert (server.predictions, server.workers[0].gpus[0].predictions, server.models[0].predictions) == ({}, {}, {})
     assert (server.strangers, server.models[0].counts) == ({}, ModelCounts())

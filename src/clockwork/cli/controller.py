@@ -20,6 +20,7 @@ from clockwork.cli.options import (
     ProfileSeconds,
     SchedulerName,
     ServeMetrics,
+    VerifyBatches,
     duration,
     examples,
     worker_address,
@@ -36,6 +37,7 @@ from clockwork.cli.security import (
     WorkerTokenFile,
 )
 from clockwork.cli.slos import ModelSlos, model_slos
+from clockwork.controller.config import DEFAULT_VERIFIED_SHARE
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
 from clockwork.units import MILLISECOND, SECOND, Nanos
@@ -86,6 +88,7 @@ def controller(
     no_profile_cache: NoProfileCache = False,
     max_batch: MaxBatch = 16,
     profile_seconds: ProfileSeconds = 1.0,
+    verify_batches: VerifyBatches = DEFAULT_VERIFIED_SHARE,
     drain_limit: DrainLimit = 10 * SECOND,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
@@ -109,7 +112,7 @@ def controller(
     from clockwork.cli.lifecycle import start_log
     from clockwork.cli.security import client_ports, tokens_of, worker_port
     from clockwork.cli.startup import show_startup
-    from clockwork.controller.config import ControllerConfig
+    from clockwork.controller.config import ControllerConfig, VerifyingConfig
     from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
 
@@ -122,6 +125,7 @@ def controller(
             default_slo=slo,
             model_slos=model_slos(model_slo),
             profiling=profiling(max_batch, profile_seconds),
+            verifying=VerifyingConfig(verify_batches),
         ),
         profile_directory(profile_cache, no_profile_cache),
         **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),

@@ -193,6 +193,17 @@ ProfileSeconds: TypeAlias = Annotated[
         help="Time to measure each thing; more is steadier, less is sooner.",
     ),
 ]
+VerifyBatches: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--verify-batches",
+        min=0,
+        max=1,
+        metavar="SHARE",
+        help="Share of batches of which a request is executed again alone, in idle time, to compare the answers. The "
+        "first batch of each size is always checked.",
+    ),
+]
 Devices: TypeAlias = Annotated[
     int, typer.Option("--devices", min=1, max=64, help="Devices of the worker, each with its own cores.")
 ]

@@ -38,11 +38,13 @@ from clockwork.cli.options import (
     SchedulerName,
     ServeMetrics,
     ThreadsPerDevice,
+    VerifyBatches,
     examples,
 )
 from clockwork.cli.runtimes import AllowCompiled, RuntimeName
 from clockwork.cli.security import AdminTokenFile, InferenceTokenFile, TlsCert, TlsClientCa, TlsKey
 from clockwork.cli.slos import ModelSlos, model_slos
+from clockwork.controller.config import DEFAULT_VERIFIED_SHARE
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, Address
 from clockwork.units import GIB, MIB, MILLISECOND, SECOND, Bytes
@@ -116,6 +118,7 @@ def serve(
     no_profile_cache: NoProfileCache = False,
     max_batch: MaxBatch = 16,
     profile_seconds: ProfileSeconds = 1.0,
+    verify_batches: VerifyBatches = DEFAULT_VERIFIED_SHARE,
     emulate: Emulate = None,
     profile: Profile = None,
     drain_limit: DrainLimit = 10 * SECOND,
@@ -140,7 +143,7 @@ def serve(
     from clockwork.cli.emulating import check_emulated
     from clockwork.cli.hosting import FrontEnds, profile_directory, profiling
     from clockwork.cli.security import client_ports
-    from clockwork.controller.config import ControllerConfig
+    from clockwork.controller.config import ControllerConfig, VerifyingConfig
     from clockwork.scheduling.registry import make_scheduler
 
     check_emulated(emulate, profile)
@@ -169,7 +172,10 @@ def serve(
     profiles = profile_directory(profile_cache, no_profile_cache)
     measured = profiling(max_batch, profile_seconds)
     slos = model_slos(model_slo, specs)
-    controller = ControllerConfig(models=specs, default_slo=slo, model_slos=slos, profiling=measured)
+    verifying = VerifyingConfig(verify_batches)
+    controller = ControllerConfig(
+        models=specs, default_slo=slo, model_slos=slos, profiling=measured, verifying=verifying
+    )
     ports = client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file)
     config = _config(listen, controller, profiles, ports, payload_memory)
     policy = make_scheduler(scheduler)

@@ -9,6 +9,7 @@ from clockwork.cli import predictions
 from clockwork.cli.options import AsJson, ServerAddress, examples
 from clockwork.cli.security import Caller, OwnTlsCert, OwnTlsKey, TlsCa, TokenFile
 from clockwork.controller.stage import Stage
+from clockwork.messages.counts import CHECK_OUTCOMES
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.requests import ModelStatus, ServerStatus, WorkerStatus
 from clockwork.net.address import DEFAULT_LISTEN
@@ -76,12 +77,19 @@ def describe(server: ServerStatus, by_model: bool = False) -> "Iterable[Table | 
         ]
         columns = ("model", ">in time", ">late", ">refused", ">failed", ">cold starts", ">broken promises")
         yield table("Requests", columns, counts)
+    checked = [model for model in server.models if model.counts.checks]
+    if checked:
+        checks = [(it.info.name, *(it.counts.checks.get(outcome, 0) for outcome in CHECK_OUTCOMES)) for it in checked]
+        yield table("Checks of batches", ("model", *(f">{outcome}" for outcome in CHECK_OUTCOMES)), checks)
     by_device = predictions.prediction_table("device", predictions.devices(server))
     if by_device is not None:
         yield by_device
     each_model = predictions.prediction_table("model", predictions.models(server)) if by_model else None
     if each_model is not None:
         yield each_model
+    for model in server.models:
+        if model.unbatched:
+            yield f"{model.info.name} is not batched: {model.unbatched}"
     for name, why in sorted(server.broken.items()):
         yield f"{name} is not served: {why}"
 

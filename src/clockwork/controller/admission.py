@@ -88,9 +88,9 @@ def _check_inputs(model: ModelState, inputs: tuple[TensorSpec, ...]) -> int:
     if len(sizes) != 1:
         raise InvalidRequestError(f"the inputs differ in their first dimension, the batch: {sorted(sizes)}")
     batch_size = sizes.pop()
-    if not 1 <= batch_size <= model.max_batch_size:
+    if not 1 <= batch_size <= model.max_rows:
         raise InvalidRequestError(
-            f"a batch of {batch_size}; model {model.name} takes 1 to {model.max_batch_size} rows in one request"
+            f"a batch of {batch_size}; model {model.name} takes 1 to {model.max_rows} rows in one request"
         )
     return batch_size
 

@@ -31,7 +31,7 @@ def describe_models(state: ClockworkState) -> tuple[ModelSummary, ...]:
             model.info.inputs,
             model.info.outputs,
             model.info.batchable,
-            model.max_batch_size,
+            model.max_rows,
             model.info.weights_bytes,
         )
         for _, model in sorted(state.models.items())
@@ -114,6 +114,7 @@ def _describe_model(model: ModelState, counted: Counts, ready: bool) -> ModelSta
         model.predictions.summary(),
         counted.summary(),
         ready,
+        model.unbatched,
     )
 
 

@@ -11,6 +11,7 @@ from clockwork.messages.commands import SendAction
 from clockwork.messages.profile import ModelProfile, ProfileKey
 from clockwork.messages.requests import Request, Response
 from clockwork.messages.results import Result
+from clockwork.messages.tensors import TensorSpec
 from clockwork.units import Nanos
 
 
@@ -82,6 +83,17 @@ class Drain(Struct, frozen=True):
     limit: Nanos
 
 
+class OutputsCompared(Struct, frozen=True):
+    """The answer to `CompareOutputs`. ``difference``: how the outputs differ; empty if they agree.
+
+    ``error``: why they could not be compared, if so.
+    """
+
+    check_id: int
+    difference: str = ""
+    error: str = ""
+
+
 Event: TypeAlias = (
     WorkerConnected
     | WorkerLost
@@ -91,6 +103,7 @@ Event: TypeAlias = (
     | ClientLost
     | RequestsShed
     | ServerLoad
+    | OutputsCompared
     | Drain
 )
 
@@ -101,6 +114,19 @@ class Respond(Struct, frozen=True):
     client_id: int
     response: Response
     payload: object = None
+
+
+class CompareOutputs(Struct, frozen=True):
+    """Compare a request's outputs ``in_batch`` with those of the same request ``alone``; `OutputsCompared` must follow.
+
+    Each has the handle of its payload.
+    """
+
+    check_id: int
+    in_batch: tuple[TensorSpec, ...]
+    in_batch_payload: object
+    alone: tuple[TensorSpec, ...]
+    alone_payload: object
 
 
 class SaveProfile(Struct, frozen=True):
@@ -148,5 +174,5 @@ class Drained(Struct, frozen=True):
 
 
 ControllerCommand: TypeAlias = (
-    SendAction | Respond | SaveProfile | DropWorker | Report | StageEntered | GiveUp | Drained
+    SendAction | Respond | CompareOutputs | SaveProfile | DropWorker | Report | StageEntered | GiveUp | Drained
 )

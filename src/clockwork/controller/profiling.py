@@ -9,6 +9,8 @@ after ``attempts`` its models are broken: they are not served, and `broken` says
 
 from collections import deque
 
+from msgspec.structs import replace
+
 from clockwork.controller.config import ProfilingConfig
 from clockwork.controller.events import Report, SaveProfile
 from clockwork.controller.measuring import Script, measure
@@ -115,6 +117,8 @@ class Profiler:
             return
         key = ProfileKey(model.info.digest, model.info.runtime, kind)
         profile = self._known.get(key)
+        if profile is not None and profile.unbatched:
+            model.stop_batching(profile.unbatched)
         if profile is not None and profile.max_batch_size >= self._config.max_batch_size:
             model.profiles[kind] = _cut(profile, self._config.max_batch_size)
             self._done += 1
@@ -158,6 +162,7 @@ class Profiler:
         return commands + self._begin(gpu)
 
     def _finish(self, job: _Job, profile: ModelProfile) -> list[ProfilingCommand]:
+        profile = replace(profile, unbatched=job.models[0].unbatched)
         self._known[job.key] = profile
         for model in job.models:
             model.profiles[job.key.device_kind] = profile
@@ -191,4 +196,4 @@ class Profiler:
 def _cut(profile: ModelProfile, max_batch_size: int) -> ModelProfile:
     """The part of a profile that is asked for."""
     infer = {size: times for size, times in profile.infer.items() if size <= max_batch_size}
-    return ModelProfile(profile.load_weights, infer, max_batch_size, profile.input_shapes)
+    return replace(profile, infer=infer, max_batch_size=max_batch_size)

@@ -4,19 +4,20 @@ Invariants: every pending request is answered exactly once, by the scheduler, by
 deadline by this room; unless its client cancelled it or went away. No action leaves for a worker that is not ready.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import Concatenate, Final, ParamSpec
 
 from clockwork.controller.admission import Admission
 from clockwork.controller.config import ControllerConfig
-from clockwork.controller.events import ControllerCommand, DropWorker, Report, Respond
+from clockwork.controller.events import ControllerCommand, DropWorker, OutputsCompared, Report, Respond
 from clockwork.controller.guard import ask, expectations, explain, is_sound, next_wakeup
 from clockwork.controller.plausible import plausible
 from clockwork.controller.promises import FAULTS_OF_CLIENTS, Promise, outcome
 from clockwork.controller.quota import Quota, input_bytes
 from clockwork.controller.refusing import refusal, retry_time
 from clockwork.controller.tally import Tally
+from clockwork.controller.verifying import BatchChecks
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import EvictWeights, Infer, InferInput, LoadWeights
 from clockwork.messages.commands import Answer, Command, SendAction
@@ -54,11 +55,12 @@ class Serving:
         self._wakeup: Nanos | None = None  #: what the scheduler asked for after its last call
         self.broken: dict[str, str] = {}
         self.tally = Tally()
+        self.checks = BatchChecks(state, self.tally, config.verifying)
 
     @property
     def pending(self) -> int:
-        """Requests that wait for their answer."""
-        return len(self._pending)
+        """Clients' requests that wait for their answer."""
+        return len(self._pending) - (self.checks.request is not None)
 
     def start(self, now: Nanos) -> list[ControllerCommand]:
         """Hand over to the scheduler."""
@@ -84,12 +86,13 @@ class Serving:
             return [self.refuse(client_id, message, Status.INVALID_REQUEST, str(error))]
         if isinstance(request, Respond):
             return [request]
+        commands = [] if self.checks.request is None else self._withdraw_check(now, self.checks.request)
         self._pending[request.id] = request
         self._by_client.setdefault(client_id, {})[message.id] = request
         self._quota.add(client_id, request.nbytes)
         self.tally.of(message.model).pending += 1
         heappush(self._deadlines, (request.deadline, request.id))
-        return self._ask(now, (request,), self._scheduler.infer, request)
+        return commands + self._ask(now, (request,), self._scheduler.infer, request)
 
     def _admit(
         self, now: Nanos, client_id: int, message: InferRequest, payload: object, arrival: Nanos, shared: bool
@@ -157,14 +160,14 @@ class Serving:
         """A worker has answered one of the scheduler's actions."""
         gpu = worker.routes[result.id]
         action = gpu.outstanding[result.id]
-        result = plausible(action, result)
+        result = _trusted(self._state, action, plausible(action, result))
         commands: list[ControllerCommand] = []
         about: list[PendingRequest] = []
         if not gpu.settle(action, result):
             text = f"it disagrees about the weights on {gpu}: {result}"
             commands.append(DropWorker(worker.id, text))
         _remember(self._state, gpu, action, result)
-        if action.model in self._state.models:
+        if action.model in self._state.models and not self.checks.is_alone(action):
             self.tally.of(action.model).acted(action, result)
         if isinstance(action, Infer):
             if isinstance(result, InferResult):
@@ -180,10 +183,15 @@ class Serving:
         commands: list[ControllerCommand] = []
         batch_size = action.batch_size
         loaded = gpu.loads.get(action.model)
-        for output, payload in zip(result.outputs, payloads, strict=True):
+        samples = self.checks.places(action) if len(action.inputs) > 1 else ()
+        for place, (output, payload) in enumerate(zip(result.outputs, payloads, strict=True)):
             request = self._pending.get(output.request_id)
             if request is None:
                 continue  # cancelled, or its deadline has passed
+            if request is self.checks.request:
+                self._forget(request)
+                commands += self.checks.executed(action, output, payload)
+                continue
             timing = RequestTiming(
                 now - request.arrival,
                 max(0, result.exec.begin - request.arrival),
@@ -193,13 +201,15 @@ class Serving:
                 0 if loaded is None else _overlap(loaded, request.arrival, result.exec.begin),
             )
             if output.refusal:
-                commands.append(self._respond(request, Status.INVALID_REQUEST, output.refusal, (), timing))
+                commands += self._respond(request, Status.INVALID_REQUEST, output.refusal, (), timing)
             elif now > request.deadline:
                 request.excuse = request.excuse or _lateness(now, action, result)
-                commands.append(self._expire(now, request, timing))
+                commands += self._expire(now, request, timing)
             else:
                 self.tally.of(request.model.name).delivered(now, timing, result)
-                commands.append(self._respond(request, Status.SUCCESS, "", output.tensors, timing, payload))
+                if place in samples:
+                    self.checks.keep(request, action, place, result, payload)
+                commands += self._respond(request, Status.SUCCESS, "", output.tensors, timing, payload)
         return commands
 
     def cancel(self, now: Nanos, client_id: int, client_request_id: int) -> list[ControllerCommand]:
@@ -224,9 +234,36 @@ class Serving:
             if request.over:
                 continue  # the scheduler has answered it meanwhile
             timing = RequestTiming(now - request.arrival)
-            commands.append(self._respond(request, Status.SHUTTING_DOWN, text, (), timing))
+            commands += self._respond(request, Status.SHUTTING_DOWN, text, (), timing)
             commands += self._ask(now, (), self._scheduler.cancel, request)
         return commands
+
+    def check_if_idle(self, now: Nanos) -> list[ControllerCommand]:
+        """A check is due: begin it if no request waits and no device has anything to do."""
+        if self._pending or any(gpu.outstanding for gpu in self._state.gpus()):
+            return []
+        request = self.checks.begin(now, self._last_id + 1)
+        if request is None:
+            return []
+        self._last_id += 1
+        self._pending[request.id] = request
+        heappush(self._deadlines, (request.deadline, request.id))
+        return self._ask(now, (request,), self._scheduler.infer, request)
+
+    def _withdraw_check(self, now: Nanos, check: PendingRequest) -> list[ControllerCommand]:
+        """A client's request has come: a check that was not sent to a device waits again."""
+        if any(map(self.checks.is_alone, self._sent())):
+            return []
+        self._forget(check)
+        self.checks.withdraw()
+        return self._ask(now, (), self._scheduler.cancel, check)
+
+    def _sent(self) -> Iterator[LoadWeights | EvictWeights | Infer]:
+        return (action for gpu in self._state.gpus() for action in gpu.outstanding.values())
+
+    def compared(self, event: OutputsCompared) -> list[ControllerCommand]:
+        """The host has compared the outputs of a check."""
+        return self.checks.compared(event)
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:
         """A worker is ready to serve."""
@@ -254,7 +291,7 @@ class Serving:
                 text = f"{request.losses} workers were lost while they held this request, the last {worker.id}"
                 text += ": it may be the cause, and is not tried again"
                 timing = RequestTiming(now - request.arrival, cold_start=request.cold_start)
-                commands.append(self._respond(request, Status.ERROR, text, (), timing))
+                commands.extend(self._respond(request, Status.ERROR, text, (), timing))
         return commands
 
     def evict(self, client_id: int, message: EvictRequest) -> list[ControllerCommand]:
@@ -283,7 +320,7 @@ class Serving:
                 if request.promised is not None and not request.excuse:
                     request.excuse, reports = explain(self._scheduler, now, request)
                     commands += reports
-                commands.append(self._expire(now, request, RequestTiming(now - request.arrival)))
+                commands += self._expire(now, request, RequestTiming(now - request.arrival))
                 commands += self._ask(now, (), self._scheduler.cancel, request)
         if self._wakeup is not None and self._wakeup <= now:
             commands += self._ask(now, (), self._scheduler.wake)
@@ -330,7 +367,7 @@ class Serving:
                     returned[action_id] = command
                     continue
             elif isinstance(command, Answer) and is_sound(command):
-                commands.append(self._answer(now, command))
+                commands += self._answer(now, command)
                 continue
             elif isinstance(command, Report):
                 commands.append(command)
@@ -378,10 +415,10 @@ class Serving:
         gpu.predict(action, *expectations(now, action, command.start))
         return SendAction(command.worker_id, action, payloads, command.start)
 
-    def _answer(self, now: Nanos, answer: Answer) -> Respond | Report:
+    def _answer(self, now: Nanos, answer: Answer) -> list[ControllerCommand]:
         request = self._pending.get(answer.request_id)
         if request is None:
-            return Report("ERROR", f"the scheduler answered request {answer.request_id}, which is over: {answer}")
+            return [Report("ERROR", f"the scheduler answered request {answer.request_id}, which is over: {answer}")]
         timing = RequestTiming(now - request.arrival, cold_start=request.cold_start)
         if now > request.deadline and answer.status not in FAULTS_OF_CLIENTS:
             return self._expire(now, request, timing)
@@ -396,8 +433,9 @@ class Serving:
             answer.retry_after,
         )
 
-    def _expire(self, now: Nanos, request: PendingRequest, timing: RequestTiming) -> Respond:
-        self.tally.of(request.model.name).late_ns += now - request.deadline
+    def _expire(self, now: Nanos, request: PendingRequest, timing: RequestTiming) -> list[ControllerCommand]:
+        if request is not self.checks.request:
+            self.tally.of(request.model.name).late_ns += now - request.deadline
         text = "the deadline passed before the answer was there"
         if request.excuse:
             text += f": {request.excuse}"
@@ -413,9 +451,12 @@ class Serving:
         payload: object = None,
         predicted: Nanos | None = None,
         retry_after: Nanos | None = None,
-    ) -> Respond:
-        """Answer a pending request; the only place that does."""
+    ) -> list[ControllerCommand]:
+        """Answer a pending request; the only place that does. A check has no client: it has failed."""
         self._forget(request)
+        if request is self.checks.request:
+            self.checks.failed()
+            return []
         counts = self.tally.of(request.model.name)
         counts.answered(status, timing.total)
         counts.cold_starts += request.cold_start
@@ -434,11 +475,13 @@ class Serving:
             retry_time(status, retry_after),
             promise is not Promise.NONE,
         )
-        return Respond(request.client_id, response, payload)
+        return [Respond(request.client_id, response, payload)]
 
     def _forget(self, request: PendingRequest) -> None:
         request.over = True
         del self._pending[request.id]
+        if request is self.checks.request:
+            return
         self._quota.remove(request.client_id, request.nbytes)
         self.tally.of(request.model.name).pending -= 1
         requests = self._by_client[request.client_id]
@@ -449,13 +492,27 @@ class Serving:
     def check_invariants(self) -> None:
         """Assert what always holds; for tests and checkers."""
         self._quota.check_invariants()
-        assert self._quota.requests == len(self._pending)
-        assert self._quota.bytes == sum(request.nbytes for request in self._pending.values())
+        self.checks.check_invariants()
+        assert self.checks.request is None or self.checks.request.id in self._pending
+        waiting = [request for request in self._pending.values() if request is not self.checks.request]
+        assert self._quota.requests == len(waiting)
+        assert self._quota.bytes == sum(request.nbytes for request in waiting)
         assert not any(request.over for request in self._pending.values())
-        assert sum(map(len, self._by_client.values())) == len(self._pending)
+        assert sum(map(len, self._by_client.values())) == len(waiting) == self.pending
         assert {i for _, i in self._deadlines} >= set(self._pending)
-        models = {request.model.name for request in self._pending.values()}
-        assert sum(self.tally.of(name).pending for name in sorted(models)) == len(self._pending)
+        models = {request.model.name for request in waiting}
+        assert sum(self.tally.of(name).pending for name in sorted(models)) == len(waiting)
+
+
+def _trusted(state: ClockworkState, action: LoadWeights | EvictWeights | Infer, result: Result) -> Result:
+    """The result, or an error if it is of a batch that was sent before it was known that batches change answers."""
+    if not isinstance(action, Infer) or len(action.inputs) < 2 or action.apart or isinstance(result, ErrorResult):
+        return result
+    model = state.models.get(action.model)
+    if model is None or not model.unbatched:
+        return result
+    text = "the request was in a batch when the model was found to answer otherwise in batches: retry it"
+    return ErrorResult(action.id, type(action).__name__, Status.RUNTIME_ERROR, text)
 
 
 def _remember(state: ClockworkState, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result) -> None:

@@ -34,6 +34,7 @@ from clockwork.controller.events import (
     DropWorker,
     Event,
     GiveUp,
+    OutputsCompared,
     Report,
     RequestsShed,
     Respond,
@@ -133,7 +134,9 @@ class ControllerWithStartupPhase:
     def handle(self, now: Nanos, event: Event) -> Commands:
         """Something happened; see `clockwork.controller.events`."""
         commands = self._happened(now, event)
-        return commands + self._draining.settle(now) if self._draining.begun else commands
+        if self._draining.begun:
+            return commands + self._draining.settle(now)
+        return commands + self._serving.check_if_idle(now) if self._serving.checks.due else commands
 
     def _happened(self, now: Nanos, event: Event) -> Commands:
         if self._ended_early and not isinstance(event, ClientRequest):
@@ -158,6 +161,8 @@ class ControllerWithStartupPhase:
             case ServerLoad():
                 self._state.load = (event.busy, now)
                 return []
+            case OutputsCompared():
+                return self._serving.compared(event)
             case Drain():
                 return [] if self._draining.begun else self._drain(now, event.limit)
 
@@ -168,7 +173,9 @@ class ControllerWithStartupPhase:
         commands = self._give_up_silent(now)
         if self._stage is Stage.SERVING:
             commands += self._serving.wake(now)
-            return commands + self._draining.settle(now) if self._draining.begun else commands
+            if self._draining.begun:
+                return commands + self._draining.settle(now)
+            return commands + self._serving.check_if_idle(now) if self._serving.checks.due else commands
         return [*commands, *self._counted(self._buffer.expire(now)), *self._advance(now)]
 
     def next_wakeup(self) -> Nanos | None:

@@ -23,6 +23,7 @@ class Counts:
         "batches",
         "broken_promises",
         "by_batch_size",
+        "checks",
         "cold_starts",
         "evictions",
         "exec_ns",
@@ -46,6 +47,7 @@ class Counts:
         self.answers: dict[int, int] = {}  #: by status
         self.by_batch_size: dict[int, list[int]] = {}  #: count, and nanoseconds of input, execution and output
         self.latencies = [0] * (len(LATENCY_BOUNDS) + 1)
+        self.checks: dict[str, int] = {}  #: of batches, by outcome
         self.rows = self.batches = 0
         self.succeeded_ns = self.failed_ns = self.queue_ns = 0
         self.input_ns = self.exec_ns = self.output_ns = 0
@@ -90,6 +92,10 @@ class Counts:
         elif isinstance(result, EvictWeightsResult):
             self.evictions += 1
 
+    def checked(self, outcome: str) -> None:
+        """A request of a batch was executed again alone, or was not; see `ModelCounts`."""
+        self.checks[outcome] = self.checks.get(outcome, 0) + 1
+
     def named(self) -> dict[str, int]:
         """The answers by the name of their status."""
         return by_name(self.answers)
@@ -116,6 +122,7 @@ class Counts:
             self.evictions,
             tuple(BatchCounts(size, *sums) for size, sums in sizes),
             self.last_success,
+            dict(self.checks),
         )
 
 

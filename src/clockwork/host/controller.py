@@ -25,6 +25,7 @@ from clockwork.controller.description import Description
 from clockwork.controller.events import (
     ClientLost,
     ClientRequest,
+    CompareOutputs,
     ControllerCommand,
     Drain,
     Drained,
@@ -45,6 +46,7 @@ from clockwork.controller.events import (
 from clockwork.controller.startup import ControllerWithStartupPhase
 from clockwork.errors import InvalidRequestError, NotPermittedError, ProtocolError, ServerError
 from clockwork.host.arena import make_arena
+from clockwork.host.comparing import compare
 from clockwork.host.driver import Driver
 from clockwork.host.inbox import Waiting
 from clockwork.host.local_client import LocalClient
@@ -403,6 +405,8 @@ class ControllerHost:
                 connection = self._workers.get(command.worker_id)
                 if connection is not None:
                     self._send_action(connection, command)
+            case CompareOutputs():
+                compare(command, self._driver.feed)
             case SaveProfile():
                 self._store.save(command.key, command.profile)
             case Report():

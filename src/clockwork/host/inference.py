@@ -9,7 +9,7 @@ earlier tasks made.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
@@ -57,29 +57,26 @@ class Finished(Struct, frozen=True):
     buffers: Sequence[Payload] = ()
 
 
+_Share: TypeAlias = tuple[tuple[TensorSpec, ...], Sequence[Payload], str]
+"""One request's specs, buffers, and why it is refused; empty if it is not."""
+
+
 class _Outputs(NamedTuple):
-    """What an Infer has put out, and whose it is: the core's handle. ``singles``: it was executed one by one."""
+    """The outputs of an Infer, and their model: the core's handle. ``singles``: the shares, if executed apart."""
 
     model: LoadedModel
     batch: Batch
-    singles: Sequence[Batch | InvalidRequestError] = ()
+    singles: Sequence[_Share] = ()
 
     def device_time(self) -> DeviceTime | None:
         """What the device has measured, of a batch that was executed as one."""
         return None if self.singles else self.model.device_time(self.batch)
 
-    def shares(self, inputs: Sequence[InferInput]) -> list[tuple[tuple[TensorSpec, ...], list[Payload], str]]:
-        """Each request's specs, buffers, and why it is refused, if it is."""
-        if not self.singles:
-            return [(specs, buffers, "") for specs, buffers in self.model.split(inputs, self.batch)]
-        shares: list[tuple[tuple[TensorSpec, ...], list[Payload], str]] = []
-        for it, outputs in zip(inputs, self.singles, strict=True):
-            if isinstance(outputs, InvalidRequestError):
-                shares.append(((), [], str(outputs)))
-            else:
-                ((specs, buffers),) = self.model.split((it,), outputs)
-                shares.append((specs, buffers, ""))
-        return shares
+    def shares(self, inputs: Sequence[InferInput]) -> Sequence[_Share]:
+        """Each request's share."""
+        if self.singles:
+            return self.singles
+        return [(specs, buffers, "") for specs, buffers in self.model.split(inputs, self.batch)]
 
 
 class TaskRunner:
@@ -108,6 +105,8 @@ class TaskRunner:
 
     def worth_preparing(self, task: StartTask) -> bool:
         """Whether assembling its batch is worth a thread: several requests' inputs are copied, one's are not."""
+        if isinstance(task.action, Infer) and task.action.apart:
+            return False
         return len(task.payloads) > 1 or _loaded_model(task.handles[0]).uploads
 
     def run(self, task: StartTask, prepared: Prepared | None = None) -> TaskFinished:
@@ -148,6 +147,8 @@ class TaskRunner:
 
     def _infer(self, action: Infer, task: StartTask, prepared: Prepared | None) -> Outcome:
         model = _loaded_model(task.handles[0])
+        if action.apart:
+            return self._one_by_one(action, task, model)
         try:
             if prepared is not None and prepared.timing is not None and prepared.is_of(task):
                 batch, copied_in = prepared.batch, prepared.timing
@@ -164,14 +165,17 @@ class TaskRunner:
         return Executed(_Outputs(model, outputs), copied_in, self._timing(begin))
 
     def _one_by_one(self, action: Infer, task: StartTask, model: LoadedModel) -> Executed:
-        """Execute the requests of a batch that the model refuses each alone: only who is refused alone is at fault."""
+        """Execute each request of a batch alone, and refuse those that the model refuses alone."""
         begin = self._clock.now()
-        made: list[Batch | InvalidRequestError] = []
+        made: list[_Share] = []
         for it, payload in zip(action.inputs, task.payloads, strict=True):
             try:
-                made.append(model.execute(model.assemble((it,), (payload,))))
+                outputs = model.execute(model.assemble((it,), (payload,)))
+                ((specs, buffers),) = model.split((it,), outputs)
+                # A device has few places for outputs: copied, they are free for the next request.
+                made.append((specs, [bytes(buffer) for buffer in buffers], ""))
             except InvalidRequestError as error:
-                made.append(error)
+                made.append(((), [], str(error)))
         return Executed(_Outputs(model, None, made), Timing(begin, begin, 0), self._timing(begin))
 
     def finish(self, answer: Answer) -> Finished:

@@ -78,7 +78,10 @@ class InferInput(Struct, frozen=True, array_like=True):
 
 
 class Infer(Struct, frozen=True, array_like=True, tag=5):
-    """Execute one batch, made of the rows of its inputs in order. All inputs agree in every dimension but the first."""
+    """Execute one batch, made of the rows of its inputs in order. All inputs agree in every dimension but the first.
+
+    With ``apart`` the worker executes the inputs one after the other instead of as one batch.
+    """
 
     id: int
     gpu: int
@@ -87,6 +90,7 @@ class Infer(Struct, frozen=True, array_like=True, tag=5):
     earliest: Nanos = 0
     latest: Nanos = FOREVER
     expected_duration: Nanos = 0
+    apart: bool = False
 
     @property
     def batch_size(self) -> int:

@@ -23,6 +23,19 @@ LATENCY_BOUNDS: Final[tuple[Nanos, ...]] = (
 """Upper ends of the buckets that latencies are counted in, 0.5 ms to 10 s; what took longer has a bucket of its own."""
 
 
+AGREED: Final = "agreed"
+"""Outcome of a check of a batch: the request alone has the same answer."""
+
+DIFFERED: Final = "differed"
+"""Outcome of a check of a batch: the request alone has another answer."""
+
+SKIPPED: Final = "skipped"
+"""Outcome of a check of a batch: too many waited, or the request could not be executed alone or compared."""
+
+CHECK_OUTCOMES: Final = (AGREED, DIFFERED, SKIPPED)
+"""All outcomes of a check, in the order that they are shown in."""
+
+
 class BatchCounts(Struct, frozen=True, array_like=True, gc=False):
     """Batches of one size that were executed, and the nanoseconds that all of them took for each step."""
 
@@ -44,6 +57,7 @@ class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
     ``kept_promises``: requests in time that had been admitted with a predicted completion. ``late_ns``: how long after
     their deadlines late requests were told so. ``load_ns``: what the ``loads`` of its weights took.
     ``last_success``: when the last request in time was answered, by the controller's clock; 0: none yet.
+    ``checks``: requests of batches that were to be executed again alone, by `CHECK_OUTCOMES`.
     """
 
     answers: dict[str, int] = {}
@@ -64,6 +78,7 @@ class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
     evictions: int = 0
     by_batch_size: tuple[BatchCounts, ...] = ()
     last_success: Nanos = 0
+    checks: dict[str, int] = {}
 
 
 class DeviceCounts(Struct, frozen=True, array_like=True, gc=False):

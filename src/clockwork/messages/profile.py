@@ -52,13 +52,15 @@ class ModelProfile(Struct, frozen=True, array_like=True):
 
     ``max_batch_size`` is the largest batch size that was asked for; larger ones than in ``infer`` take too long.
     ``input_shapes`` are the shapes that were measured, without the batch dimension where there is one; they matter
-    for models with free dimensions.
+    for models with free dimensions. ``unbatched`` is why requests are not put into one batch any more: what a check in
+    service found. It is empty if they are.
     """
 
     load_weights: Measurement
     infer: dict[int, Measurement]
     max_batch_size: int = 1
     input_shapes: tuple[tuple[int, ...], ...] = ()
+    unbatched: str = ""
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:

@@ -190,6 +190,7 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     ``predictions``: of its ``load`` and ``infer`` actions on all devices, as far as there were any.
     ``counts`` has the same requests by their status, and where their time went. What a client cancelled is in it only.
     ``ready``: a device that can execute it is there, and its worker is not silent.
+    ``unbatched``: why requests are not put into one batch any more (see `ModelProfile`); empty: they are.
     """
 
     info: ModelInfo
@@ -204,6 +205,7 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     predictions: dict[str, PredictionSummary] = {}
     counts: ModelCounts = ModelCounts()
     ready: bool = False
+    unbatched: str = ""
 
 
 class ServerStatus(Struct, frozen=True, array_like=True):

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from clockwork.controller.tally import Counts
 from clockwork.messages import counts
-from clockwork.messages.counts import LATENCY_BOUNDS, REFUSALS, ModelCounts
+from clockwork.messages.counts import CHECK_OUTCOMES, LATENCY_BOUNDS, REFUSALS, ModelCounts
 from clockwork.messages.status import Status
 from clockwork.metrics.family import Distribution, Family, Kind, Values, rendered, rendered_histogram
 from clockwork.oip.metadata import VERSION
@@ -82,6 +82,10 @@ def _failures(it: Row) -> Values:
 def _outcomes(it: Row) -> Values:
     answers = {**_ALWAYS, **it.counts.answers}
     return [((it.model, outcome_of(status), status), count) for status, count in answers.items()]
+
+
+def _checks(it: Row) -> Values:
+    return [((it.model, outcome), it.counts.checks.get(outcome, 0)) for outcome in CHECK_OUTCOMES]
 
 
 def _triton(name: str, help: str, value: Callable[[Row], float], kind: Kind = Kind.TRITON) -> "_Source":
@@ -185,6 +189,16 @@ SOURCES: Final[Sequence[_Source]] = (
         lambda it: it.counts.load_ns / SECOND,
     ),
     _counter("clockwork_evictions_total", "Evictions of the weights from a device.", lambda it: it.counts.evictions),
+    _Source(
+        Family(
+            "clockwork_batch_checks_total",
+            "Requests of batches that were executed again alone: whether the answers agreed or differed, or the check "
+            "was skipped.",
+            Kind.COUNTER,
+            ("model", "outcome"),
+        ),
+        _checks,
+    ),
 )
 
 

@@ -10,6 +10,7 @@ of requests and results, and answers with commands. Rules:
 - A request is over when the scheduler answers it (`Answer`), when an Infer that contains it succeeds (the controller
   answers, before it tells the scheduler), or when `cancel` says so. A failed Infer leaves its requests with the
   scheduler: to answer, or to try again.
+- A request without a client (``client_id`` -1) is a check of a batch by the controller: like any other, in idle time.
 - Whatever it forgets, the controller answers at the deadline. Whatever it raises, the controller reports, and answers
   the requests that the call was about.
 """

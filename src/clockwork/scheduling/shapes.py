@@ -1,6 +1,7 @@
 """Which requests can be in one batch: all inputs of an Infer agree in every dimension but the first."""
 
-from clockwork.state import PendingRequest
+from clockwork.messages.actions import InferInput
+from clockwork.state import ModelState, PendingRequest
 
 ShapeKey = tuple[tuple[str, tuple[int, ...]], ...]
 """Names and shapes, without the batch dimension, of inputs that may differ from request to request."""
@@ -8,8 +9,12 @@ ShapeKey = tuple[tuple[str, tuple[int, ...]], ...]
 
 def shape_key(request: PendingRequest) -> ShapeKey:
     """Equal for requests of one model that can be batched; empty where the model leaves no choice."""
-    info = request.model.info
-    if not request.model.flexible:
+    return shape_key_of(request.model, request.input) if request.model.flexible else ()
+
+
+def shape_key_of(model: ModelState, share: InferInput) -> ShapeKey:
+    """The same of a request's share of an Infer."""
+    if not model.flexible:
         return ()
-    first = 1 if info.batchable else 0
-    return tuple((tensor.name, tensor.shape[first:]) for tensor in request.input.tensors)
+    first = 1 if model.info.batchable else 0
+    return tuple((tensor.name, tensor.shape[first:]) for tensor in share.tensors)

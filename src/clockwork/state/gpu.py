@@ -165,7 +165,7 @@ class GPUState:
         expected: Nanos = 0,
         start: Nanos = 0,
     ) -> SendAction:
-        """Execute the requests as one batch; they are answered when it succeeds.
+        """Execute the requests as one batch, or apart if the model is not batched; they are answered when it succeeds.
 
         ``earliest`` must not be before the weights are there: an Infer that finds none fails. ``expected`` and
         ``start``: see `load_weights`.
@@ -177,7 +177,8 @@ class GPUState:
         if not requests or any(request.over or request.model is not model for request in requests):
             raise ValueError(f"{list(requests)}: none, one that is over already, or not for {model.name}")
         inputs = tuple(request.input for request in requests)
-        action = Infer(self._ids.next(), self.gpu_id, model.name, inputs, earliest, latest, expected)
+        apart = len(inputs) > 1 and bool(model.unbatched)
+        action = Infer(self._ids.next(), self.gpu_id, model.name, inputs, earliest, latest, expected, apart)
         return self.send_infer(action, start)
 
     def send_infer(self, action: Infer, start: Nanos = 0) -> SendAction:

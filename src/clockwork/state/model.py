@@ -15,9 +15,12 @@ RECENT: Final = 1000
 
 
 class ModelState:
-    """One model. ``profiles`` maps a device's kind to the model's times as measured before serving."""
+    """One model. ``profiles`` maps a device's kind to the model's times as measured before serving.
 
-    __slots__ = ("_recent", "flexible", "info", "name", "predictions", "profiles")
+    ``unbatched`` is why requests are executed apart from each other; empty: they may share a batch.
+    """
+
+    __slots__ = ("_recent", "flexible", "info", "name", "predictions", "profiles", "unbatched")
 
     def __init__(self, info: ModelInfo) -> None:
         """A model that nothing is measured of yet."""
@@ -26,6 +29,7 @@ class ModelState:
         #: whether requests may differ in more than their first dimension
         self.flexible = any(-1 in tensor.shape[1 if info.batchable else 0 :] for tensor in info.inputs)
         self.profiles: dict[str, ModelProfile] = {}
+        self.unbatched = ""
         self.predictions = Predictions(OF_A_MODEL)  #: of its actions on all devices
         self._recent: dict[tuple[str, int], deque[Nanos]] = {}  #: (kind, batch size; 0: LoadWeights)
 
@@ -51,9 +55,20 @@ class ModelState:
         load = enough.pop(0, profile.load_weights)
         return replace(profile, load_weights=load, infer=dict(sorted((profile.infer | enough).items())))
 
+    def stop_batching(self, reason: str) -> None:
+        """Execute requests apart from each other from now on; the profiles remember that, with the reason."""
+        self.unbatched = reason
+        for kind, profile in self.profiles.items():
+            self.profiles[kind] = replace(profile, unbatched=reason)
+
     @property
     def max_batch_size(self) -> int:
-        """The most rows that one Infer may have: the largest batch size measured on every kind of device."""
+        """The most rows that an Infer of several requests may have; 1: each request has an Infer of its own."""
+        return 1 if self.unbatched else self.max_rows
+
+    @property
+    def max_rows(self) -> int:
+        """The most rows that one request may have: the largest batch size measured on every kind of device."""
         if not self.info.batchable or not self.profiles:
             return 1
         return min(profile.batch_sizes[-1] for profile in self.profiles.values())

@@ -101,8 +101,8 @@ class Observed(Scheduler):
             return
         if len(infer.inputs) > 1 and not model.info.batchable:
             self._problem(f"it sent {len(infer.inputs)} requests in one Infer of {model.name}, which is not batchable")
-        elif infer.batch_size > model.max_batch_size:
-            rows = f"{infer.batch_size} rows; the largest batch of {model.name} is {model.max_batch_size}"
+        elif infer.batch_size > model.max_rows:
+            rows = f"{infer.batch_size} rows; the largest batch of {model.name} is {model.max_rows}"
             self._problem(f"it sent an Infer of {rows}")
         elif model.flexible and model.info.batchable:
             shapes = [{tensor.name: tensor.shape[1:] for tensor in share.tensors} for share in infer.inputs]

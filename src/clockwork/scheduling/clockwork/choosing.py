@@ -28,10 +28,10 @@ def alike(requests: Sequence[PendingRequest], place: int) -> int:
 
 def fitting(requests: Sequence[PendingRequest], place: int, room: int) -> list[PendingRequest]:
     """As many from ``place`` on as fit."""
-    taken, rows = [], 0
+    taken, rows = list[PendingRequest](), 0
     for request in islice(requests, place, place + room):
         rows += request.batch_size
-        if rows > room:
+        if rows > room or (taken and request.model.unbatched):
             break
         taken.append(request)
     return taken

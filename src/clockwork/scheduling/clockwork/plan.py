@@ -130,13 +130,15 @@ class Plan:
         """The batch sizes worth reserving for, ascending."""
         sizes = self._sizes.get(model.info.digest)
         if sizes is None:
-            most = model.max_batch_size
+            most = model.max_rows
             sizes = tuple(size for size in model.profiles[self.gpu.kind].batch_sizes if size <= most)
             self._sizes[model.info.digest] = sizes
         return sizes
 
     def worthwhile(self, model: ModelState) -> int:
         """The largest batch size that pays; a request that is larger itself has the smallest that it fits in."""
+        if model.unbatched:
+            return 1
         size = self._worthwhile.get(model.info.digest)
         if size is None:
             size = self._worthwhile[model.info.digest] = model.profiles[self.gpu.kind].worthwhile_batch_size
@@ -255,7 +257,7 @@ class Plan:
 
     def offer_to_join(self, now: Nanos, batch: Batch, rows: int, first: PendingRequest, rate: float) -> Offer | None:
         """The best way to let ``rows`` more rows into a batch that is planned: into its room, or by growing it."""
-        if self.gpu.silent:
+        if self.gpu.silent or batch.model.unbatched:
             return None
         at = self.batches.free_at(batch, self.first_start(now))
         start = max(at, batch.ready)

@@ -1,0 +1,242 @@
+"""Checks of batches in service: requests that were executed in a batch are executed again alone, while nothing else is.
+
+Theory of operation. A *sample* is one request of a batch that was delivered: its inputs, and its outputs in the batch.
+Samples are taken by counting, not by chance: two of the first batch of each size and shape of a model's content, and
+one of a share of all its batches, at another place in the batch each time. They wait until the server is idle. Then
+`Serving` sends one through the scheduler, as a request without a client. The *check* compares the outputs of the two
+executions; the host does that.
+
+If these do not agree, the model's content is not batched any more: a doubt costs speed and never an answer. The answers
+of the batch that was sampled have left by then.
+
+One check is under way at a time. Samples that find no room are skipped, and counted.
+"""
+
+from collections import deque
+from typing import Final, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from clockwork.controller.config import VerifyingConfig
+from clockwork.controller.events import CompareOutputs, ControllerCommand, OutputsCompared, Report, SaveProfile
+from clockwork.controller.tally import Tally
+from clockwork.messages.actions import Infer, InferInput
+from clockwork.messages.counts import AGREED, DIFFERED, SKIPPED
+from clockwork.messages.profile import ProfileKey
+from clockwork.messages.results import InferOutput, InferResult
+from clockwork.messages.tensors import TensorSpec
+from clockwork.scheduling.shapes import ShapeKey, shape_key_of
+from clockwork.state import ClockworkState, ModelState, PendingRequest
+from clockwork.units import Bytes, Nanos
+
+NO_CLIENT: Final = -1
+"""The client of a check's request: hosts number clients from 0."""
+
+MAX_DIFFERENCE: Final = 200
+"""Characters of a difference that are kept."""
+
+_Use: TypeAlias = tuple[str, int, ShapeKey]
+"""A model's content, the rows of a batch, and the shape of its requests."""
+
+
+class Sample(Struct):
+    """A request that was executed in a batch of ``batch_size`` rows, with its outputs there.
+
+    ``nbytes`` is the memory that it holds: its inputs, and the outputs of the whole batch, which are one buffer.
+    """
+
+    model: ModelState
+    input: InferInput
+    payload: object
+    outputs: tuple[TensorSpec, ...]
+    outputs_payload: object
+    batch_size: int
+    nbytes: Bytes
+    attempts: int = 0
+
+
+class BatchChecks:
+    """The samples that wait, and the check that is under way."""
+
+    def __init__(self, state: ClockworkState, tally: Tally, config: VerifyingConfig | None) -> None:
+        """``config`` is None if nothing is to be checked."""
+        self._state = state
+        self._tally = tally
+        self._config = config
+        self._waiting: deque[Sample] = deque()
+        self._bytes: Bytes = 0  #: of those that wait, and of the one whose check is under way
+        self._uses: dict[_Use, None] = {}  #: sizes and shapes that were sampled, in order of their first batch
+        self._batches: dict[str, int] = {}  #: batches of each content
+        self._sample: Sample | None = None  #: the one whose check is under way
+        self._compared = 0  #: the id of the comparison under way
+        #: the request that executes the sample; None: nothing is executed
+        self.request: PendingRequest | None = None
+        self.due = False  #: whether a sample waits and no check is under way
+
+    def _settle(self) -> None:
+        self.due = bool(self._waiting) and self._sample is None
+
+    # --- samples -----------------------------------------------------------------------------------------------------
+
+    def places(self, action: Infer) -> tuple[int, ...]:
+        """Which requests of a batch that was executed are samples, by their places in it; to be called once."""
+        config, count, model = self._config, len(action.inputs), self._state.models.get(action.model)
+        if config is None or model is None or model.unbatched or action.apart or action.inputs[0].generated:
+            return ()
+        digest = model.info.digest
+        batches = self._batches[digest] = self._batches.get(digest, 0) + 1
+        if _use(model, action) not in self._uses:
+            return 0, count - 1
+        turn = int(batches * config.share)
+        return (turn % count,) if turn > int((batches - 1) * config.share) else ()
+
+    def keep(self, request: PendingRequest, action: Infer, place: int, result: InferResult, output: object) -> None:
+        """Take a sample: the request at a place of the batch; ``output`` is the payload of its outputs."""
+        assert self._config is not None
+        model, share = request.model, request.input
+        outputs = sum(tensor.nbytes for it in result.outputs for tensor in it.tensors)
+        nbytes = share.payload_bytes + outputs
+        if not self._has_room(nbytes):
+            self._skip_cold()
+        if share.generated or not self._has_room(nbytes):
+            self._tally.of(model.name).checked(SKIPPED)
+            return
+        tensors = result.outputs[place].tensors
+        self._bytes += nbytes
+        self._waiting.append(Sample(model, share, request.payload, tensors, output, action.batch_size, nbytes))
+        self._uses[_use(model, action)] = None
+        while len(self._uses) > self._config.max_uses:
+            del self._uses[next(iter(self._uses))]
+        self._settle()
+
+    def _has_room(self, nbytes: Bytes) -> bool:
+        config = self._config
+        assert config is not None
+        held = len(self._waiting) + (self._sample is not None)
+        return held < config.max_waiting and self._bytes + nbytes <= config.max_bytes
+
+    def _skip_cold(self) -> None:
+        """Skip the samples of models whose weights are on no device: these may wait for ever."""
+        for sample in list(self._waiting):
+            if sample.model.name not in self._state.holders:
+                self._waiting.remove(sample)
+                self._end(sample, SKIPPED)
+
+    # --- a check -----------------------------------------------------------------------------------------------------
+
+    def begin(self, now: Nanos, request_id: int) -> PendingRequest | None:
+        """The request that executes the first sample of a model whose weights are on a device; None if there is none.
+
+        It must end with `executed`, `failed` or `withdraw`.
+        """
+        assert self._config is not None
+        assert self._sample is None
+        sample = next((it for it in self._waiting if it.model.name in self._state.holders), None)
+        if sample is None:
+            return None
+        self._waiting.remove(sample)
+        self._sample = sample
+        self._settle()
+        share = replace(sample.input, request_id=request_id)
+        deadline = now + self._config.slo
+        self.request = PendingRequest(
+            request_id, NO_CLIENT, request_id, sample.model, share, sample.payload, now, deadline
+        )
+        return self.request
+
+    def is_alone(self, action: object) -> bool:
+        """Whether the action executes the check's request and no other."""
+        if self.request is None or not isinstance(action, Infer) or len(action.inputs) != 1:
+            return False
+        return action.inputs[0].request_id == self.request.id
+
+    def executed(self, action: Infer, output: InferOutput, payload: object) -> list[ControllerCommand]:
+        """The request was executed: compare, if that was alone."""
+        if not self.is_alone(action) or output.refusal:
+            self.failed()
+            return []
+        assert self.request is not None
+        assert self._sample is not None
+        sample, self._compared, self.request = self._sample, self.request.id, None
+        return [CompareOutputs(self._compared, sample.outputs, sample.outputs_payload, output.tensors, payload)]
+
+    def failed(self) -> None:
+        """The request was not executed alone: try again later, unless that was tried often enough."""
+        assert self._config is not None
+        assert self._sample is not None
+        sample = self._sample
+        sample.attempts += 1
+        if sample.attempts < self._config.attempts:
+            self.withdraw()
+            return
+        self.request = self._sample = None
+        self._end(sample, SKIPPED)
+
+    def withdraw(self) -> None:
+        """The request gives way to a client's, before it was sent: the sample waits again."""
+        assert self._sample is not None
+        self._waiting.appendleft(self._sample)
+        self.request = self._sample = None
+        self._settle()
+
+    def compared(self, event: OutputsCompared) -> list[ControllerCommand]:
+        """The host has compared the outputs."""
+        sample = self._sample
+        if sample is None or self.request is not None or event.check_id != self._compared:
+            return [Report("WARNING", f"the host compared outputs that nothing waits for: {event}")]
+        self._sample = None
+        if event.error:
+            self._end(sample, SKIPPED)
+            text = f"a batch of {sample.model.name} could not be checked: {event.error}"
+            return [Report("WARNING", text)]
+        self._end(sample, DIFFERED if event.difference else AGREED)
+        if not event.difference or sample.model.unbatched:
+            return []
+        return self._stop_batching(sample, event.difference[:MAX_DIFFERENCE])
+
+    def _stop_batching(self, sample: Sample, difference: str) -> list[ControllerCommand]:
+        """Never put requests of this content into one batch again."""
+        info, rows = sample.model.info, sample.batch_size
+        reason = f"a request had another answer in a batch of {rows} rows than alone: {difference}"
+        models = [it for it in self._state.models.values() if it.info.digest == info.digest]
+        for model in models:
+            model.stop_batching(reason)
+        for waiting in [it for it in self._waiting if it.model.unbatched]:
+            self._waiting.remove(waiting)
+            self._end(waiting, SKIPPED)
+        copies = f" and {len(models) - 1} copies" if len(models) > 1 else ""
+        text = f"model {sample.model.name}{copies} is not batched any more: {reason}"
+        fields: dict[str, str | int] = {
+            "model": sample.model.name,
+            "digest": info.digest,
+            "batch_size": rows,
+            "difference": difference,
+        }
+        saved = [
+            SaveProfile(ProfileKey(info.digest, info.runtime, kind), profile)
+            for kind, profile in sample.model.profiles.items()
+        ]
+        return [Report("ERROR", text, "batching_stopped", fields), *saved]
+
+    def _end(self, sample: Sample, outcome: str) -> None:
+        self._bytes -= sample.nbytes
+        self._settle()
+        self._tally.of(sample.model.name).checked(outcome)
+
+    def check_invariants(self) -> None:
+        """Assert what always holds; for tests and checkers."""
+        held = [*self._waiting, *([] if self._sample is None else [self._sample])]
+        assert self._bytes == sum(sample.nbytes for sample in held)
+        assert self.request is None or self._sample is not None
+        assert self.due == (bool(self._waiting) and self._sample is None)
+        if self._config is None:
+            assert not held
+            return
+        assert self._bytes <= self._config.max_bytes
+        assert len(held) <= self._config.max_waiting
+        assert len(self._uses) <= self._config.max_uses
+
+
+def _use(model: ModelState, action: Infer) -> _Use:
+    return model.info.digest, action.batch_size, shape_key_of(model, action.inputs[0])

@@ -1,0 +1,66 @@
+"""Compares the outputs of a request in a batch with those of the same request alone.
+
+Rules of the file: small outputs are compared on the event loop, which takes less than a millisecond; large ones in a
+thread. No exception leaves it: outputs that cannot be compared are reported as such.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from clockwork.arrays import difference, from_payload
+from clockwork.controller.events import CompareOutputs, OutputsCompared
+from clockwork.errors import ClockworkError
+from clockwork.messages.tensors import Datatype
+from clockwork.units import KIB, Bytes
+
+MAX_BYTES_ON_LOOP: Final[Bytes] = 64 * KIB
+"""Outputs that are compared on the event loop: 0.2 ms for 16,384 FP32 elements that differ."""
+
+log = logging.getLogger("clockwork.controller")
+
+
+def compare(command: CompareOutputs, done: Callable[[OutputsCompared], None]) -> None:
+    """Compare, and call ``done`` on the running event loop, after this call has returned."""
+    loop = asyncio.get_running_loop()
+    nbytes = sum(tensor.nbytes for tensor in command.in_batch)
+    if nbytes <= MAX_BYTES_ON_LOOP and all(tensor.datatype != Datatype.BYTES for tensor in command.in_batch):
+        loop.call_soon(lambda: done(compared(command)))
+        return
+    work = loop.run_in_executor(None, partial(compared, command))
+    work.add_done_callback(lambda it: None if it.cancelled() else done(it.result()))
+
+
+def compared(command: CompareOutputs) -> OutputsCompared:
+    """Compare now."""
+    try:
+        return OutputsCompared(command.check_id, _difference(command))
+    except ClockworkError as error:
+        return OutputsCompared(command.check_id, error=str(error))
+    except Exception:
+        log.exception("outputs could not be compared")
+        return OutputsCompared(command.check_id, error="comparing failed; the log has the exception")
+
+
+def _difference(command: CompareOutputs) -> str:
+    """The first output that differs, and how; empty if none does."""
+    if [it.name for it in command.in_batch] != [it.name for it in command.alone]:
+        return f"it has {len(command.in_batch)} outputs in the batch and {len(command.alone)} alone"
+    in_batch, alone = _view(command.in_batch_payload), _view(command.alone_payload)
+    at = at_alone = 0
+    for found, wanted in zip(command.in_batch, command.alone, strict=True):
+        text = "" if found.datatype == wanted.datatype else f"it is {found.datatype} instead of {wanted.datatype}"
+        same = in_batch[at : at + found.nbytes] == alone[at_alone : at_alone + wanted.nbytes]
+        if not text and not (same and found.shape == wanted.shape):
+            text = difference(from_payload(wanted, alone, at_alone), from_payload(found, in_batch, at))
+        if text:
+            return f"output {wanted.name!r}: {text}"
+        at, at_alone = at + found.nbytes, at_alone + wanted.nbytes
+    return ""
+
+
+def _view(payload: Any) -> memoryview:
+    """The bytes of a payload, as a controller's connections hand it over."""
+    return memoryview(b"" if payload is None else payload).cast("B")

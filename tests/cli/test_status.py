@@ -1,0 +1,32 @@
+"""What ``clockwork status`` shows of checks of batches."""
+
+import pytest
+
+from builders import model_info, profile
+from clockwork.cli.output import show
+from clockwork.cli.status import describe
+from clockwork.messages.counts import ModelCounts
+from clockwork.messages.requests import ModelStatus, Progress, ServerStatus
+
+
+def shown(capsys: pytest.CaptureFixture[str], *models: ModelStatus) -> list[str]:
+    show(*describe(ServerStatus("0.1.0", "fifo", "serving", Progress(), 0, (), models)))
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_checks_are_counted_and_a_model_that_is_not_batched_has_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    differs = ModelStatus(
+        model_info("a"), {}, counts=ModelCounts(checks={"differed": 1, "skipped": 3}), unbatched="why"
+    )
+    agrees = ModelStatus(model_info("b"), {"gpu": profile()}, counts=ModelCounts(checks={"agreed": 4}))
+    lines = shown(capsys, differs, agrees, ModelStatus(model_info("c"), {}))
+    assert "Checks of batches" in lines
+    assert "model agreed differed skipped" in lines
+    assert "a 0 1 3" in lines
+    assert "b 4 0 0" in lines
+    assert "a is not batched: why" in lines
+    assert not [line for line in lines if line.startswith("c 0 0 0") and len(line.split()) == 4]
+
+
+def test_nothing_is_shown_where_nothing_was_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Checks of batches" not in shown(capsys, ModelStatus(model_info("a"), {}))
