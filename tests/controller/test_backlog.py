@@ -15,9 +15,11 @@ from builders import infer_request
 from clockwork.controller.buffer import StartupBuffer
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import ClientRequest
+from clockwork.scheduling.clockwork import ClockworkScheduler
+from clockwork.scheduling.clockwork.plan import MAX_SENT
 from clockwork.scheduling.registry import make_scheduler
 from clockwork.testing.backlog import HOUR, Backlog
-from clockwork.units import ms, us
+from clockwork.units import ms, seconds, us
 
 PENDING = (100, 1_000, 10_000)
 AT_ONCE = (100, 1_000, 4_000)  # in one event: counting slows that down tenfold
@@ -121,3 +123,16 @@ def test_a_cancel_during_start_up_does_not_look_at_what_is_buffered() -> None:
         counts.append(sum(instructions(lambda i=i: buffer.cancel(1, i)) for i in range(1, EVENTS)) / EVENTS)  # type: ignore[misc]  # noqa: B023
         assert len(buffer) == pending - EVENTS + 1
     assert grows_slowly(counts), counts
+
+
+def test_a_silent_device_is_sent_a_limited_number_of_actions() -> None:
+    scheduler = ClockworkScheduler()
+    backlog = Backlog(scheduler, models=1, workers=1)
+    backlog.ask(20 * MAX_SENT)
+    backlog.wait(seconds(60))
+    (plan,) = scheduler._order
+    assert len(plan.sent) == MAX_SENT
+    assert backlog.result()
+    assert len(plan.sent) == MAX_SENT - 1
+    backlog.wait(seconds(60))
+    assert len(plan.sent) == MAX_SENT, "what it has done makes room for more"
