@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from builders import infer_request, tensors
 from clockwork.controller.admission import REMEMBERED
 from clockwork.controller.config import ControllerConfig, LoadSpec
-from clockwork.controller.events import DropWorker, Report, WorkerResult
+from clockwork.controller.events import DropWorker, Report, Respond, WorkerResult
+from clockwork.controller.serving import MAX_EXPIRED
 from clockwork.controller.startup import Stage
 from clockwork.messages.actions import EvictWeights, Infer, LoadModelFromDisk, LoadWeights
 from clockwork.messages.commands import Answer, Command, SendAction
@@ -181,6 +182,19 @@ def test_a_request_handled_after_its_deadline_never_reaches_the_scheduler() -> N
     )
     counts = cluster.controller._serving.tally.of("a")
     assert (counts.answers, counts.late_ns, counts.pending) == ({Status.TIMEOUT: 1}, 1, 0)
+    assert cluster.controller._serving.pending == 0
+
+
+def test_many_deadlines_that_pass_at_once_are_answered_piece_by_piece() -> None:
+    cluster = serving(Forgetful(), FILES)
+    for number in range(2 * MAX_EXPIRED + 1):
+        cluster.ask(infer_request(number, slo=ms(5)))
+    now = cluster.now + ms(5) + 1
+    for answered in (MAX_EXPIRED, MAX_EXPIRED, 1):
+        due = cluster.controller.next_wakeup()
+        assert due is not None
+        assert due <= now
+        assert sum(isinstance(command, Respond) for command in cluster.controller.wake(now)) == answered
     assert cluster.controller._serving.pending == 0
 
 

@@ -42,6 +42,10 @@ Trace: TypeAlias = Annotated[
 Swarm: TypeAlias = Annotated[bool, typer.Option("--swarm", help="Draw scenarios and faults from seeds.")]
 Seeds: TypeAlias = Annotated[int, typer.Option(min=1, max=1_000_000, help="Seeds of the swarm, from --seed on.")]
 
+Overload: TypeAlias = Annotated[
+    bool, typer.Option("--overload", help="With --swarm: draw controllers under overload, and look for collapse.")
+]
+
 
 def sim(
     scenario: ScenarioFile = None,
@@ -58,6 +62,7 @@ def sim(
     trace: Trace = None,
     swarm: Swarm = False,
     seeds: Seeds = 1,
+    overload: Overload = False,
 ) -> None:
     """Simulate a scenario with the production controller, scheduler and worker core, in virtual time.
 
@@ -69,8 +74,12 @@ def sim(
     if swarm:
         if scenario is not None or from_state is not None or json is not None or plots is not None:
             raise InvalidRequestError("--swarm draws its scenarios: give it --seed, --seeds and --records only")
-        simulating.run_swarm(seed, seeds, records)
+        if overload and records is not None:
+            raise InvalidRequestError("--overload writes no records: leave out --records")
+        simulating.run_swarm(seed, seeds, records, overload=overload)
         return
+    if overload:
+        raise InvalidRequestError("--overload needs --swarm")
     if scenario is None and from_state is None:
         raise InvalidRequestError("what is to be simulated? give a SCENARIO.toml, --from-state FILE, or --swarm")
     what = simulating.read(scenario, from_state, devices, factor(load), factor(slo), scheduler, trace or [], profile)

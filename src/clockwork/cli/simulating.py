@@ -321,8 +321,8 @@ def draw(directory: Path, results: dict[str, Any]) -> None:
         show(f"drawn: {path}")
 
 
-def run_swarm(first: int, count: int, records: Path | None) -> None:
-    """Simulate what each seed draws.
+def run_swarm(first: int, count: int, records: Path | None, *, overload: bool = False) -> None:
+    """Simulate what each seed draws, or (``overload``) what it draws of controllers under overload.
 
     Raises:
         ServerError: something happened that must not; the line that replays it is in the message.
@@ -332,9 +332,12 @@ def run_swarm(first: int, count: int, records: Path | None) -> None:
         task = bar.add_task("swarm", total=count)
         for seed in range(first, first + count):
             try:
-                simulation = swarm.run(seed, record)
-                requests += simulation.outcomes.total.sent
-                problems = simulation.watcher.violations
+                if overload:
+                    problems = swarm.run_overload(seed)
+                else:
+                    simulation = swarm.run(seed, record)
+                    requests += simulation.outcomes.total.sent
+                    problems = simulation.watcher.violations
             except KeyboardInterrupt:
                 show(f"interrupted in seed {seed}")
                 raise
@@ -343,11 +346,13 @@ def run_swarm(first: int, count: int, records: Path | None) -> None:
             if problems:
                 for text in problems[:10]:
                     show(text)
+                flags = "--swarm --overload" if overload else "--swarm"
                 raise ServerError(
-                    f"seed {seed} breaks what must always hold; replay: clockwork sim --swarm --seed {seed}"
+                    f"seed {seed} breaks what must always hold; replay: clockwork sim {flags} --seed {seed}"
                 )
             bar.advance(task)
-    show(f"{count} seeds from {first} on, {requests} requests: no violation")
+    counted = "" if overload else f", {requests} requests"
+    show(f"{count} seeds from {first} on{counted}: no violation")
 
 
 @contextmanager

@@ -35,6 +35,10 @@ MAX_LOSSES: Final = 2
 """Workers that may be lost while they hold a request. The first loss is hardly the request's fault, and it is tried
 once more. After the second it is taken for the cause: tried again and again, one request could end every worker."""
 
+MAX_EXPIRED: Final = 500
+"""Requests that one wake answers because their deadline has passed; the next wake is due at once, after what came
+meanwhile."""
+
 _MADE_BY_DEVICES: Final = (LoadWeights, EvictWeights, Infer)
 
 
@@ -314,9 +318,11 @@ class Serving:
     def wake(self, now: Nanos) -> list[ControllerCommand]:
         """Answer those whose deadline has passed; wake the scheduler if it asked for it."""
         commands: list[ControllerCommand] = []
-        while self._deadlines and self._deadlines[0][0] < now:
+        expired = 0
+        while expired < MAX_EXPIRED and self._deadlines and self._deadlines[0][0] < now:
             request = self._pending.get(heappop(self._deadlines)[1])
             if request is not None:
+                expired += 1
                 if request.promised is not None and not request.excuse:
                     request.excuse, reports = explain(self._scheduler, now, request)
                     commands += reports

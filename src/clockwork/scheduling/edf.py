@@ -171,8 +171,12 @@ class EdfScheduler(Scheduler):
     def _load(self) -> list[Command]:
         """Load the most urgent model that is nowhere, where nothing is being loaded."""
         busy = dict.fromkeys(self._loading.values())
+        seen: dict[str, None] = {}
         for _, _, request in islice(self._queue, LOOKED_AT):
             name = request.model.name
+            if name in seen:
+                continue
+            seen[name] = None
             if name in self._loading or any(gpu in self._devices for gpu in self.state.holders.get(name, ())):
                 continue
             able = [gpu for gpu in self._devices if gpu not in busy and gpu.can_hold(name)]

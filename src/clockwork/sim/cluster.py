@@ -35,9 +35,9 @@ from clockwork.paced.durations import DurationModel, NoiseModel
 from clockwork.paced.models import PacedModel, measured
 from clockwork.paced.worker import VERSION
 from clockwork.scheduling.base import Scheduler
+from clockwork.sim.controller import Costs, TimedController
 from clockwork.sim.links import Link, LinkModel
 from clockwork.sim.loop import Loop
-from clockwork.sim.timer import Timer
 from clockwork.sim.watcher import Watcher
 from clockwork.sim.worker import SimWorker
 from clockwork.units import MIB, SECOND, Bytes, Nanos, Pages
@@ -91,8 +91,12 @@ class Cluster:
         noise: NoiseModel | None = None,
         skews: dict[int, tuple[Nanos, float]] | None = None,
         config: ControllerConfig | None = None,
+        costs: Costs | None = None,
     ) -> None:
-        """``models``: each file, and the copies made of it; ``skews``: worker's number -> clock's offset and drift."""
+        """``models``: each file, and the copies made of it; ``skews``: worker's number -> clock's offset and drift.
+
+        ``costs``: what the controller's work takes; None: no time.
+        """
         self.loop = loop
         self.watcher = watcher
         self._rng = rng
@@ -108,7 +112,7 @@ class Cluster:
         known = {ProfileKey(model.digest, VERSION, KIND): self._known[model.path] for model, _ in models}
         config = replace(config, workers=workers, models=specs)
         self.controller = ControllerWithStartupPhase(scheduler, config, known)
-        self._timer = Timer(loop, self.controller.next_wakeup, self._wake)
+        self._timed = TimedController(loop, self.controller, self._execute, self._moved, costs or Costs())
         self.workers = [_Worker(f"w{i}") for i in range(workers)]
         self._by_name = {worker.name: worker for worker in self.workers}
         self.status: ServerStatus | None = None
@@ -178,19 +182,13 @@ class Cluster:
 
     def feed(self, event: Event) -> None:
         """Something happened to the controller."""
-        commands = self.controller.handle(self.loop.now, event)
-        for command in commands:
-            self._execute(command)
-        self._timer.arm()
-        self.watcher.moved(self.controller)
+        self._timed.feed(event)
 
     def request(self, client_id: int, request: InferRequest) -> None:
         """A client's request has arrived at the controller."""
-        self.feed(ClientRequest(client_id, request))
+        self.feed(ClientRequest(client_id, request, arrival=self.loop.now))
 
-    def _wake(self) -> None:
-        for command in self.controller.wake(self.loop.now):
-            self._execute(command)
+    def _moved(self) -> None:
         self.watcher.moved(self.controller)
 
     def _receive(self, message: Any) -> None:
@@ -259,6 +257,11 @@ class Cluster:
         living = [worker.process for worker in self.workers if worker.process is not None and worker.process.alive]
         return self._busy_of_dead + sum(time for process in living for time in process.worker.busy)
 
+    @property
+    def controller_busy(self) -> Nanos:
+        """The time that the controller has spent on its work; 0 unless that takes time."""
+        return self._timed.busy
+
     def infer_time(self, path: str) -> Nanos:
         """The profile's p99 of one row of a model: what an ``slo_factor`` is a multiple of."""
         return self._known[path].infer_estimate(1)
@@ -267,6 +270,6 @@ class Cluster:
 
     def ask_status(self) -> ServerStatus:
         """What ``clockwork status`` would show now."""
-        self.feed(ClientRequest(0, StatusRequest(0)))
+        self._timed.handle(ClientRequest(0, StatusRequest(0)))
         assert self.status is not None
         return self.status

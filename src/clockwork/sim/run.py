@@ -14,7 +14,7 @@ from clockwork.scheduling.registry import make_scheduler
 from clockwork.sim.cluster import Cluster
 from clockwork.sim.faults import arrange, excuses, skews
 from clockwork.sim.loop import Loop
-from clockwork.sim.scenario import Scenario
+from clockwork.sim.scenario import ControllerSpec, Scenario
 from clockwork.sim.watcher import Watcher
 from clockwork.units import MILLISECOND, SECOND, Nanos, ms, seconds
 from clockwork.workload.outcomes import Outcomes, outcome_of
@@ -80,6 +80,7 @@ class Simulation:
             link=scenario.network.link(),
             noise=scenario.noise,
             skews=skews(scenario.faults),
+            costs=scenario.controller.costs(),
         )
         self._settle = settle
         self.outcomes = Outcomes(warmup=seconds(scenario.warmup_s), duration=self._duration, bucket=scenario.bucket())
@@ -88,6 +89,7 @@ class Simulation:
         self._slo = ms(scenario.slo_ms)
         self._client_delay = ms(scenario.network.client_delay_ms)
         self._noisy = scenario.noise.kind != "none" or scenario.network.jitter_ms > 0 or scenario.network.loss > 0
+        self._noisy |= scenario.controller != ControllerSpec()
         self._waiting: dict[int, tuple[Outgoing, Nanos]] = {}
         self._answered_ids = 0
         self._last_id = 0

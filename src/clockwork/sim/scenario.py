@@ -22,6 +22,7 @@
     kind = "poisson"
     rate = 900
 
+    [controller]               # what its work takes: cost_per_request_ms, cost_per_result_ms, ...
     [network]                  # delay_ms, jitter_ms, loss, client_delay_ms
     [noise]                    # kind = "normal", share = 0.05
     [[faults]]                 # kind = "slow-device", at_s = 5, for_s = 2, worker = 0, factor = 2.0
@@ -43,6 +44,7 @@ from clockwork.messages.profile import ModelProfile
 from clockwork.paced.durations import NoiseModel
 from clockwork.paced.models import PROFILES, RESNET50_BYTES, PacedModel, constant_profile, scaled
 from clockwork.scheduling.clockwork import ClockworkConfig
+from clockwork.sim.controller import Costs
 from clockwork.sim.links import LinkModel
 from clockwork.units import Bytes, Nanos, ms
 from clockwork.workload.spec import StreamSpec, check_finite, with_slo_scaled
@@ -51,6 +53,7 @@ from clockwork.workload.spec import scaled as scaled_stream
 WORKERS_MOST: Final = 10_000
 MODELS_MOST: Final = 100_000
 PAGES_MOST: Final = 1 << 24
+MAX_COST_MS: Final = 1000.0
 DURATION_MOST: Final = 31 * 24 * 3600.0
 
 
@@ -89,6 +92,28 @@ class NetworkSpec(Struct, frozen=True, forbid_unknown_fields=True):
         return LinkModel(ms(self.delay_ms), ms(self.jitter_ms), self.loss, ms(self.resend_ms))
 
 
+class ControllerSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the controller's work takes, in milliseconds; 0: no time. Events that arrive meanwhile wait.
+
+    ``cost_per_request_ms``: a request that the scheduler decides about; ``cost_per_refusal_ms``: one that is answered
+    as soon as it is handled; ``cost_per_result_ms``: a worker's result; ``cost_per_action_ms``: an Infer that is sent.
+    """
+
+    cost_per_request_ms: float = 0.0
+    cost_per_refusal_ms: float = 0.0
+    cost_per_result_ms: float = 0.0
+    cost_per_action_ms: float = 0.0
+
+    def costs(self) -> Costs:
+        """In nanoseconds."""
+        return Costs(
+            ms(self.cost_per_request_ms),
+            ms(self.cost_per_refusal_ms),
+            ms(self.cost_per_result_ms),
+            ms(self.cost_per_action_ms),
+        )
+
+
 class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Something that goes wrong ``at_s`` seconds after the load began, for ``for_s`` seconds.
 
@@ -125,6 +150,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     slo_ms: float = 100.0
     bucket_s: float = 0.0
     devices: DevicesSpec = DevicesSpec()
+    controller: ControllerSpec = ControllerSpec()
     network: NetworkSpec = NetworkSpec()
     noise: NoiseModel = NoiseModel()
     faults: tuple[FaultSpec, ...] = ()
@@ -229,7 +255,8 @@ def _refuse(problems: dict[str, bool]) -> None:
 
 
 def _check_fleet(scenario: Scenario) -> None:
-    devices, network = scenario.devices, scenario.network
+    devices, network, controller = scenario.devices, scenario.network, scenario.controller
+    costs = [getattr(controller, name) for name in controller.__struct_fields__]
     delays = (network.delay_ms, network.jitter_ms, network.resend_ms, network.client_delay_ms)
     _refuse(
         {
@@ -238,6 +265,7 @@ def _check_fleet(scenario: Scenario) -> None:
             ),
             f"[devices] per_worker is {devices.per_worker}; a worker has 1 to 64": not 1 <= devices.per_worker <= 64,
             f"[devices] pages is {devices.pages}; 1 to {PAGES_MOST} make sense": not 1 <= devices.pages <= PAGES_MOST,
+            f"[controller] costs are 0 to {MAX_COST_MS:g} ms": not 0 <= min(costs) <= max(costs) <= MAX_COST_MS,
             "[network] delays are 0 to 1e6 ms": min(delays) < 0 or max(delays) > 1e6,
             f"[network] loss is {network.loss}; 0 to less than 1 makes sense": not 0 <= network.loss < 1,
             f"[noise] share is {scenario.noise.share}; 0 to 1 makes sense": not 0 <= scenario.noise.share <= 1,

@@ -11,7 +11,17 @@ from msgspec.structs import replace
 
 from clockwork.paced.durations import NoiseModel
 from clockwork.sim.run import Record, Simulation
-from clockwork.sim.scenario import DevicesSpec, FaultSpec, ModelSpec, NetworkSpec, Scenario, checked
+from clockwork.sim.scenario import (
+    ControllerSpec,
+    DevicesSpec,
+    FaultSpec,
+    ModelSpec,
+    NetworkSpec,
+    Scenario,
+    SweepSpec,
+    checked,
+    variants,
+)
 from clockwork.workload.spec import StreamSpec
 
 CHECK_EVERY: Final = 50
@@ -20,6 +30,19 @@ CHECK_EVERY: Final = 50
 SCHEDULERS: Final = ("clockwork", "clockwork", "clockwork", "fifo", "edf", "simple")
 CLOSED_SHARE: Final = 0.15
 """Of the streams."""
+
+COSTLY_SHARE: Final = 0.2
+"""Seeds whose controller takes time. Promises are not held against it: no admission knows that time yet."""
+
+RESERVE: Final = 0.8
+"""The load that a controller has to handle, as a share of what it can do if each batch has one request."""
+
+OVERLOAD: Final = 3.0
+"""And the load under which it must not collapse, in multiples of what it can do if batches cost nothing."""
+
+MIN_KEPT: Final = 0.5
+"""The goodput that must be left under `OVERLOAD`, as a share of that at `RESERVE`. A refusal costs a fifth of a request
+here, so at three times the capacity 62 % could be left at most."""
 
 _FaultKind = Literal["slow-device", "drift", "stalled-link", "worker-death", "failing", "clock-skew"]
 _OpenKind = Literal["poisson", "fixed", "gamma", "on-off", "ramp"]
@@ -62,13 +85,63 @@ def draw(seed: int) -> Scenario:
             network=network,
             noise=noise,
             faults=tuple(_within(fault, duration) for fault in faults),
+            controller=_controller(seed),
         )
     )
+
+
+def draw_overload(seed: int) -> Scenario:
+    """A scenario whose bottleneck is the controller; the devices have room. Its loads are `RESERVE` and `OVERLOAD`."""
+    rng = Random(f"overload {seed}")
+    request = rng.choice((0.05, 0.1, 0.3))
+    costs = ControllerSpec(request, request * rng.choice((0.1, 0.2)), request * rng.choice((0.5, 1.0)), 2 * request)
+    singles = 1000 / (costs.cost_per_request_ms + costs.cost_per_result_ms + costs.cost_per_action_ms)
+    base = rng.choice((0.2, 0.5))
+    infer = {str(size): base * (1 + 0.05 * (size - 1)) for size in (1, 2, 4, 8, 16)}
+    kinds: tuple[_OpenKind, ...] = ("poisson", "gamma")
+    return checked(
+        Scenario(
+            models=(ModelSpec("m", rng.choice((1, 8)), "", 0.5, infer, weights_bytes=1 << 24),),
+            workload=(StreamSpec(rng.choice(kinds), rate=RESERVE * singles, cv=2.0),),
+            name=f"overload-{seed}",
+            duration_s=2.0,
+            warmup_s=0.5,
+            slo_ms=rng.choice((20.0, 100.0, 500.0)),
+            devices=DevicesSpec(rng.choice((4, 8))),
+            controller=costs,
+            sweep=SweepSpec(load=(1.0, OVERLOAD * 1000 / request / (RESERVE * singles))),
+        )
+    )
+
+
+def run_overload(seed: int) -> list[str]:
+    """Simulate `draw_overload`; returns what must not happen and did, a collapse of the goodput among it."""
+    goodput, problems = [], list[str]()
+    for _, scenario in variants(draw_overload(seed)):
+        simulation = Simulation(scenario, seed, check_every=CHECK_EVERY).run()
+        problems += simulation.watcher.violations
+        goodput.append(simulation.outcomes.total.in_time)
+    before, overloaded = goodput
+    if overloaded < MIN_KEPT * before:
+        problems.append(
+            f"goodput collapses: {overloaded} requests are in time at {OVERLOAD:g} times the controller's capacity, "
+            f"{before} at {RESERVE:g} times; at least {MIN_KEPT:.0%} of that must be left"
+        )
+    return problems
 
 
 def run(seed: int, record: Record | None = None) -> Simulation:
     """Draw, and simulate; ``record`` takes requests and actions."""
     return Simulation(draw(seed), seed, check_every=CHECK_EVERY, record=record).run()
+
+
+def _controller(seed: int) -> ControllerSpec:
+    """Costs of the controller, in one seed of five; drawn apart, so that all else that a seed draws stays the same."""
+    rng = Random(f"costs {seed}")
+    if rng.random() >= COSTLY_SHARE:
+        return ControllerSpec()
+    request = rng.choice((0.02, 0.1, 0.4))
+    return ControllerSpec(request, request / 5, request * rng.choice((0.5, 1.0)), request * rng.choice((0.0, 2.0)))
 
 
 def _within(fault: FaultSpec, duration: float) -> FaultSpec:

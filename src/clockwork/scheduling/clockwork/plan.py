@@ -29,6 +29,9 @@ DELAY_MOST: Final[Nanos] = 20 * MILLISECOND
 OVERTAKING_MOST: Final = 16
 """Batches looked at for one that is full, where the first has room."""
 
+MAX_SENT: Final = 512
+"""Infers outstanding on one device. A device that is silent is sent no more than these."""
+
 MAX_PASSED: Final = 64
 """Batches looked at for one whose weights are there, where the first waits for its own."""
 
@@ -96,6 +99,7 @@ class Plan:
         self.loads = Estimates(config.window, Pace())
         self.batches: Timeline[Batch] = Timeline()
         self.sent: dict[int, Sent] = {}  #: by action id, in order
+        self._sent_of: dict[str, int] = {}  #: model -> how many of them, only where there are some
         self.free: Nanos = 0  #: when EXEC will have ended what was sent
         self.last_end: Nanos = 0  #: when it ended the last one that is known
         self.ready: dict[str, Nanos] = {}  #: models whose weights are on their way -> when they will be there
@@ -343,7 +347,7 @@ class Plan:
     def next_batch(self, now: Nanos) -> Batch | None:
         """The batch to be sent now; None, and `wake_at` says when to ask again, if there is none yet."""
         self.wake_at = FAR
-        if not self.batches:
+        if not self.batches or len(self.sent) >= MAX_SENT:
             return None
         lead = self.config.schedule_ahead + self.send_delay.value
         start = self.first_start(now)
@@ -408,21 +412,24 @@ class Plan:
 
         A worker orders by ``earliest``, and lets others pass an Infer that waits for its weights.
         """
-        earliest = now
-        for sent in self.sent.values():
-            earliest = max(earliest, start if sent.batch.model.name in self.ready else sent.earliest)
-        return earliest
+        if not self.sent:
+            return now
+        if any(name in self._sent_of for name in self.ready):
+            return max(now, start)
+        return max(now, next(reversed(self.sent.values())).earliest)  # never before that of an Infer sent sooner
 
     def note_sent(self, now: Nanos, action_id: int, batch: Batch, expected: Nanos, earliest: Nanos) -> None:
         """The batch's Infer is on its way."""
         start = max(self.first_start(now), self.ready.get(batch.model.name, 0))
+        name = batch.model.name
+        self._sent_of[name] = self._sent_of.get(name, 0) + 1
         self.sent[action_id] = Sent(batch, expected, max(earliest, now + self.send_delay.value), now, earliest)
         self.free = start + expected
         self.drop(batch)
 
     def note_ended(self, now: Nanos, action_id: int, begin: Nanos, end: Nanos) -> Sent | None:
         """An Infer has ended; what was measured counts from now on. None if the plan did not send it."""
-        sent = self.sent.pop(action_id, None)
+        sent = self._take_sent(action_id)
         if sent is None:
             return None
         if now - end > self.return_delay.value:
@@ -462,10 +469,21 @@ class Plan:
 
     def note_failed(self, now: Nanos, action_id: int, why: str) -> Sent | None:
         """An Infer has ended without being executed, or with an error."""
-        sent = self.sent.pop(action_id, None)
+        sent = self._take_sent(action_id)
         if sent is not None:
             self.trouble = f"Infer {action_id} of {sent.batch.model.name} failed on {self.gpu}: {why}"
             self._rechain(max(self.last_end, min(self.free, now)))
+        return sent
+
+    def _take_sent(self, action_id: int) -> Sent | None:
+        sent = self.sent.pop(action_id, None)
+        if sent is not None:
+            name = sent.batch.model.name
+            left = self._sent_of[name] - 1
+            if left:
+                self._sent_of[name] = left
+            else:
+                del self._sent_of[name]
         return sent
 
     def _rechain(self, end: Nanos) -> None:

@@ -1,0 +1,143 @@
+"""A controller on the loop that takes time for its work: the simulator's counterpart of the live host's `Driver`.
+
+Rules of the file: it decides nothing but whose turn it is, and that only where the controller is busy.
+"""
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from clockwork.controller.events import ClientRequest, ControllerCommand, Event, RequestsShed, Respond, WorkerResult
+from clockwork.controller.shedding import Shedder
+from clockwork.controller.startup import ControllerWithStartupPhase
+from clockwork.messages.actions import Infer
+from clockwork.messages.commands import SendAction
+from clockwork.messages.requests import InferRequest
+from clockwork.sim.inbox import ByKind, Inbox, is_inference
+from clockwork.sim.loop import Loop
+from clockwork.sim.timer import Timer
+from clockwork.units import Nanos
+
+
+class Costs(Struct, frozen=True):
+    """How long the controller is busy with a request, with one that it answers at once, a result, an Infer sent."""
+
+    request: Nanos = 0
+    refusal: Nanos = 0
+    result: Nanos = 0
+    action: Nanos = 0
+
+
+class TimedController:
+    """Feeds the controller with events, one after the other, and wakes it. What it does costs time afterwards."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        controller: ControllerWithStartupPhase,
+        execute: Callable[[ControllerCommand], None],
+        moved: Callable[[], None],
+        costs: Costs,
+        inbox: Inbox | None = None,
+    ) -> None:
+        """``execute`` carries a command out; ``moved`` is called after each event and wake."""
+        self._loop = loop
+        self._controller = controller
+        self._execute = execute
+        self._moved = moved
+        self._costs = costs
+        self._free = costs == Costs()
+        self._inbox = ByKind() if inbox is None else inbox
+        self._shedder = Shedder()
+        self._timer = Timer(loop, self._next_wakeup, self._wake)
+        self._busy_until: Nanos = 0
+        self.busy: Nanos = 0  #: time spent so far
+
+    def feed(self, event: Event) -> None:
+        """Something has arrived: it is handled now, or when its turn comes."""
+        if self._free:
+            self.handle(event)
+            return
+        if not is_inference(event):
+            self._inbox.put(event)
+        elif self._sheds(event):
+            return
+        else:
+            self._inbox.put(event)
+            self._shedder.queued()
+        if self._loop.now >= self._busy_until:
+            self._advance()
+
+    def _sheds(self, event: Event) -> bool:
+        """Refuse a request that would wait too long, as the live host does when it reads one."""
+        assert isinstance(event, ClientRequest)
+        assert isinstance(event.request, InferRequest)
+        request, now = event.request, self._loop.now
+        if request.slo is None:
+            return False
+        shed = self._shedder.refuses(now, now if event.arrival is None else event.arrival, request.slo)
+        if shed is None:
+            return False
+        self._execute(Respond(event.client_id, shed.response(request.id)))
+        self._carry_out(self._controller.handle(now, RequestsShed({request.model: 1})))
+        self._spend(self._costs.refusal)
+        return True
+
+    def handle(self, event: Event) -> None:
+        """Something happens, whatever waits."""
+        commands = self._controller.handle(self._loop.now, event)
+        self._carry_out(commands)
+        if not self._free:
+            self._spend(self._cost(event, commands))
+        self._timer.arm()
+        self._moved()
+
+    def _advance(self, _: object = None) -> None:
+        """The controller is free: it wakes if that is due, and handles events until it is busy again."""
+        self._timer.arm()
+        while self._loop.now >= self._busy_until:
+            due = self._controller.next_wakeup()
+            if due is not None and due <= self._loop.now:
+                return  # the timer has been armed for now
+            event = self._inbox.take()
+            if event is None:
+                return
+            if is_inference(event):
+                self._shedder.taken(self._loop.now, 1)
+            self.handle(event)
+
+    def _next_wakeup(self) -> Nanos | None:
+        due = self._controller.next_wakeup()
+        return due if due is None else max(due, self._busy_until)
+
+    def _wake(self) -> None:
+        commands = self._controller.wake(self._loop.now)
+        self._carry_out(commands)
+        self._spend(self._sent(commands))
+        self._moved()
+        if not self._free and self._loop.now >= self._busy_until:
+            self._advance()
+
+    def _carry_out(self, commands: list[ControllerCommand]) -> None:
+        for command in commands:
+            self._execute(command)
+
+    def _spend(self, cost: Nanos) -> None:
+        if cost:
+            self.busy += cost
+            self._busy_until = max(self._busy_until, self._loop.now) + cost
+            self._loop.at(self._busy_until, self._advance)
+
+    def _cost(self, event: Event, commands: list[ControllerCommand]) -> Nanos:
+        cost = self._sent(commands)
+        if is_inference(event):
+            at_once = any(isinstance(command, Respond) for command in commands)
+            return cost + (self._costs.refusal if at_once else self._costs.request)
+        return cost + self._costs.result if isinstance(event, WorkerResult) else cost
+
+    def _sent(self, commands: list[ControllerCommand]) -> Nanos:
+        if not self._costs.action:
+            return 0
+        return self._costs.action * sum(
+            isinstance(command, SendAction) and isinstance(command.action, Infer) for command in commands
+        )
