@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 import grpc
 import grpc.aio
 
+from clockwork.clock import MonotonicClock
 from clockwork.controller.stage import Stage
 from clockwork.errors import ServerError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
@@ -101,8 +102,11 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     def is_serving() -> bool:
         return host.progress()[0] == Stage.SERVING.value
 
-    service, health = Service(client, is_serving), Health(is_serving, (SERVICE,))
-    server.add_generic_rpc_handlers((_inference(service), _health(health), *reflecting((SERVICE, HEALTH_SERVICE))))
+    clock = MonotonicClock()
+    allocate = None if host.arena is None else host.arena.allocate
+    service, health = Service(client, is_serving, allocate, clock), Health(is_serving, (SERVICE,))
+    infer = grpc.unary_unary_rpc_method_handler(_told(service.model_infer))
+    server.add_generic_rpc_handlers((_inference(service, infer), _health(health), *reflecting((SERVICE, HEALTH_SERVICE))))
     try:
         port = _add_port(server, address, host.tls)
     except RuntimeError as error:
@@ -143,8 +147,9 @@ async def _check_free(address: Address) -> None:
         raise ServerError(f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _inference(service: Service) -> grpc.GenericRpcHandler:
+def _inference(service: Service, infer: grpc.RpcMethodHandler) -> grpc.GenericRpcHandler:
     handlers = {
+        "ModelInfer": infer,
         "ServerLive": _unary(service.server_live, pb.ServerLiveRequest),
         "ServerReady": _unary(service.server_ready, pb.ServerReadyRequest),
         "ServerMetadata": _unary(service.server_metadata, pb.ServerMetadataRequest),
@@ -152,10 +157,7 @@ def _inference(service: Service) -> grpc.GenericRpcHandler:
         "ModelMetadata": _unary(service.model_metadata, pb.ModelMetadataRequest),
         "ModelConfig": _unary(service.model_config, pb.ModelConfigRequest),
         "ModelStatistics": _unary(service.model_statistics, pb.ModelStatisticsRequest),
-        "ModelInfer": _unary(service.model_infer, pb.ModelInferRequest),
-        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
-            service.model_stream_infer, response_serializer=_serialized
-        ),
+        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(service.model_stream_infer),
         "RepositoryIndex": _unary(service.repository_index, pb.RepositoryIndexRequest),
         "RepositoryModelLoad": _unary(service.repository_model_load, pb.RepositoryModelLoadRequest),
         "RepositoryModelUnload": _unary(service.repository_model_unload, pb.RepositoryModelUnloadRequest),

@@ -6,7 +6,7 @@ Rules of the file: a method takes a message and the call, and returns a message;
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -14,10 +14,11 @@ from google.protobuf.message import DecodeError
 from grpc.aio import ServicerContext
 
 from clockwork import __version__
-from clockwork.clock import monotonic_epoch
+from clockwork.clock import Clock, MonotonicClock, monotonic_epoch
 from clockwork.errors import ConnectionLostError, InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
-from clockwork.grpc_frontend.infer import request_of, response_of
+from clockwork.grpc_frontend.infer import NO_PARAMETERS, parse, request_of, response_of
+from clockwork.grpc_frontend.raw_contents import in_stream
 from clockwork.host.local_client import LocalClient
 from clockwork.messages.requests import (
     ErrorResponse,
@@ -44,6 +45,7 @@ from clockwork.oip.metadata import (
     unknown_version,
 )
 from clockwork.units import MILLISECOND, Nanos, seconds
+from clockwork.wire.frame import Allocate
 
 log = logging.getLogger("clockwork.grpc")
 
@@ -86,10 +88,25 @@ class CallFailedError(Exception):
 class Service:
     """One for all calls of a server."""
 
-    def __init__(self, client: LocalClient, is_serving: Callable[[], bool]) -> None:
-        """``client`` asks; ``is_serving`` says whether start-up is over."""
+    def __init__(
+        self,
+        client: LocalClient,
+        is_serving: Callable[[], bool],
+        allocate: Allocate | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Serve with ``client``.
+
+        Args:
+            client: asks the controller.
+            is_serving: says whether start-up is over.
+            allocate: gives memory that a worker can read; None if no worker shares memory with this process.
+            clock: for the time that a request has waited.
+        """
         self._client = client
         self._is_serving = is_serving
+        self._allocate = allocate
+        self._clock = clock or MonotonicClock()
 
     # --- the server --------------------------------------------------------------------------------------------------
 
@@ -169,23 +186,23 @@ class Service:
 
     # --- inference ---------------------------------------------------------------------------------------------------
 
-    async def model_infer(self, message: pb.ModelInferRequest, call: ServicerContext) -> pb.ModelInferResponse:
+    async def model_infer(self, data: bytes, call: ServicerContext) -> bytes:
         """Infer once; a call that is cancelled frees its place."""
-        return await self._infer(message, _remaining(call))
+        now = self._clock.now()
+        message, raw = parsed(data)
+        return await self._infer(message, raw, _remaining(call), now)
 
-    async def model_stream_infer(
-        self, messages: AsyncIterator[bytes], call: ServicerContext
-    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+    async def model_stream_infer(self, messages: AsyncIterator[bytes], call: ServicerContext) -> AsyncIterator[bytes]:
         """Infer once for each message of the stream; several at a time, answered in their order."""
-        asked: asyncio.Queue[asyncio.Task[pb.ModelStreamInferResponse] | None] = asyncio.Queue()
-        tasks: dict[asyncio.Task[pb.ModelStreamInferResponse], None] = {}
+        asked: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
+        tasks: dict[asyncio.Task[bytes], None] = {}
         room = asyncio.Semaphore(MAX_STREAM_REQUESTS)
 
         async def read() -> None:
             try:
                 async for message in messages:
                     await room.acquire()
-                    task = asyncio.ensure_future(self._infer_in_stream(message, _remaining(call)))
+                    task = asyncio.ensure_future(self._infer_in_stream(message, _remaining(call), self._clock.now()))
                     tasks[task] = None
                     asked.put_nowait(task)
             finally:
@@ -202,14 +219,13 @@ class Service:
             for unfinished in (reader, *tasks):
                 unfinished.cancel()
 
-    async def _infer_in_stream(self, data: bytes, remaining: Nanos | None) -> pb.ModelStreamInferResponse:
+    async def _infer_in_stream(self, data: bytes, remaining: Nanos | None, arrived: Nanos) -> bytes:
         message = pb.ModelInferRequest()
         try:
-            message = decode(pb.ModelInferRequest, data)
-            answer = await self._infer(message, remaining)
-            if FINAL_WANTED in message.parameters and message.parameters[FINAL_WANTED].bool_param:
-                answer.parameters[FINAL].bool_param = True
-            return pb.ModelStreamInferResponse(infer_response=answer)
+            message, raw = parsed(data)
+            final = FINAL_WANTED in message.parameters and message.parameters[FINAL_WANTED].bool_param
+            more = {FINAL: True} if final else NO_PARAMETERS
+            return in_stream(await self._infer(message, raw, remaining, arrived, more))
         except CallFailedError as error:
             failed = error
         except Exception as error:  # noqa: BLE001 - logged, and the stream goes on
@@ -217,18 +233,27 @@ class Service:
         told = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
         for key, value in failed.metadata():
             told.parameters[key.removeprefix("clockwork-").replace("-", "_")].string_param = value
-        return pb.ModelStreamInferResponse(error_message=str(failed), infer_response=told)
+        refused: bytes = pb.ModelStreamInferResponse(error_message=str(failed), infer_response=told).SerializeToString()
+        return refused
 
-    async def _infer(self, message: pb.ModelInferRequest, remaining: Nanos | None) -> pb.ModelInferResponse:
+    async def _infer(
+        self,
+        message: pb.ModelInferRequest,
+        raw: Sequence[Any],
+        remaining: Nanos | None,
+        arrived: Nanos,
+        more: Mapping[str, Any] = NO_PARAMETERS,
+    ) -> bytes:
         _check_version(message.model_name, message.model_version)
+        waited = self._clock.now() - arrived
         try:
-            request, payload = request_of(message, self._client.next_id(), remaining)
+            request, payload = request_of(message, raw, self._client.next_id(), remaining, waited, self._allocate)
         except InvalidRequestError as error:
             raise CallFailedError(failure(Status.INVALID_REQUEST, str(error))) from None
         response, answer = await self._ask(request, InferResponse, payload)
         if response.status != Status.SUCCESS:
             raise CallFailedError(failure_of(response))
-        return response_of(message, response, answer)
+        return response_of(message, response, answer, more)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -266,13 +291,27 @@ def decode(kind: Any, data: bytes) -> Any:
     Raises:
         CallFailedError: it is none.
     """
-    message = kind()
     try:
-        message.ParseFromString(data)
+        return kind.FromString(data)
     except DecodeError:
-        text = f"the {len(data)} bytes are no {kind.DESCRIPTOR.name}"
-        raise CallFailedError(failure(Status.INVALID_REQUEST, text)) from None
-    return message
+        raise _undecodable(data, kind) from None
+
+
+def parsed(data: bytes) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
+    """See `parse`.
+
+    Raises:
+        CallFailedError: the bytes are no ModelInferRequest.
+    """
+    try:
+        return parse(data)
+    except DecodeError:
+        raise _undecodable(data, pb.ModelInferRequest) from None
+
+
+def _undecodable(data: bytes, kind: Any) -> CallFailedError:
+    text = f"the {len(data)} bytes are no {kind.DESCRIPTOR.name}"
+    return CallFailedError(failure(Status.INVALID_REQUEST, text))
 
 
 def unforeseen(error: Exception) -> CallFailedError:
