@@ -15,6 +15,7 @@ from clockwork.clock import MonotonicClock
 from clockwork.controller.stage import Stage
 from clockwork.errors import ServerError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
+from clockwork.grpc_frontend.accepting import Acceptors, can_take_many
 from clockwork.grpc_frontend.access import Guard
 from clockwork.grpc_frontend.health import HEALTH_SERVICE, Health
 from clockwork.grpc_frontend.reflection import reflecting
@@ -52,6 +53,9 @@ KEEPALIVE_MS: Final = 60_000
 HANDSHAKE_MS: Final = 10_000
 """For TLS and the beginning of HTTP/2."""
 
+INFER: Final = "ModelInfer"
+"""The method whose calls are taken many at a time."""
+
 GRACE: Final = 1.0
 """Seconds for calls to end when the server does."""
 
@@ -77,14 +81,17 @@ log = logging.getLogger("clockwork.grpc")
 class GrpcServer:
     """Listens; made by `serve_grpc`."""
 
-    def __init__(self, server: grpc.aio.Server, address: Address) -> None:
+    def __init__(self, server: grpc.aio.Server, address: Address, acceptors: Acceptors | None = None) -> None:
         """``address`` has the real port."""
         self.address = address
         self._server = server
+        self._acceptors = acceptors
 
     async def close(self) -> None:
         """Take no more calls; those that do not end in time are cancelled."""
         await self._server.stop(GRACE)
+        if self._acceptors is not None:
+            await self._acceptors.wait_closed()
 
 
 @asynccontextmanager
@@ -106,13 +113,19 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     allocate = None if host.arena is None else host.arena.allocate
     service, health = Service(client, is_serving, allocate, clock), Health(is_serving, (SERVICE,))
     infer = grpc.unary_unary_rpc_method_handler(_told(service.model_infer))
-    server.add_generic_rpc_handlers((_inference(service, infer), _health(health), *reflecting((SERVICE, HEALTH_SERVICE))))
+    server.add_registered_method_handlers(SERVICE, {INFER: infer})
+    server.add_generic_rpc_handlers(
+        (_inference(service, infer), _health(health), *reflecting((SERVICE, HEALTH_SERVICE)))
+    )
     try:
         port = _add_port(server, address, host.tls)
     except RuntimeError as error:
         raise ServerError(f"cannot listen on {address}: {error}") from error
     await server.start()
-    serving = GrpcServer(server, Address(address.host, port))
+    acceptors = None
+    if can_take_many():
+        acceptors = Acceptors(server, f"/{SERVICE}/{INFER}", infer, guards, clock, MAX_CALLS)
+    serving = GrpcServer(server, Address(address.host, port), acceptors)
     extra = about("listening", protocol="grpc", address=str(serving.address))
     log.info("listening for gRPC on %s", serving.address, extra=extra)
     try:
@@ -149,7 +162,7 @@ async def _check_free(address: Address) -> None:
 
 def _inference(service: Service, infer: grpc.RpcMethodHandler) -> grpc.GenericRpcHandler:
     handlers = {
-        "ModelInfer": infer,
+        INFER: infer,  # as well, because releases of grpcio before 1.85 ignore handlers that are registered
         "ServerLive": _unary(service.server_live, pb.ServerLiveRequest),
         "ServerReady": _unary(service.server_ready, pb.ServerReadyRequest),
         "ServerMetadata": _unary(service.server_metadata, pb.ServerMetadataRequest),

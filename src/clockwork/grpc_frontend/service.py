@@ -17,6 +17,7 @@ from clockwork import __version__
 from clockwork.clock import Clock, MonotonicClock, monotonic_epoch
 from clockwork.errors import ConnectionLostError, InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
+from clockwork.grpc_frontend.accepting import ARRIVED
 from clockwork.grpc_frontend.infer import NO_PARAMETERS, parse, request_of, response_of
 from clockwork.grpc_frontend.raw_contents import in_stream
 from clockwork.host.local_client import LocalClient
@@ -190,7 +191,7 @@ class Service:
         """Infer once; a call that is cancelled frees its place."""
         now = self._clock.now()
         message, raw = parsed(data)
-        return await self._infer(message, raw, _remaining(call), now)
+        return await self._infer(message, raw, _remaining(call), ARRIVED.get(now))
 
     async def model_stream_infer(self, messages: AsyncIterator[bytes], call: ServicerContext) -> AsyncIterator[bytes]:
         """Infer once for each message of the stream; several at a time, answered in their order."""

@@ -1,0 +1,138 @@
+"""Calls that are taken many at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import copy_context
+from typing import Any
+
+import grpc
+import pytest
+
+from client.live import LOOPBACK, run, serving
+from clockwork.clock import Clock
+from clockwork.controller.stage import Stage
+from clockwork.errors import ConnectionLostError
+from clockwork.grpc_frontend import accepting, serve_grpc
+from clockwork.grpc_frontend import grpc_service_pb2 as pb
+from clockwork.grpc_frontend import server as module
+from clockwork.grpc_frontend.accepting import ARRIVED, Acceptors, can_take_many
+from clockwork.grpc_frontend.service import CallFailedError, Service
+from clockwork.messages.actions import Infer
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+
+
+def asked(rows: int = 1, **parameters: pb.InferParameter) -> bytes:
+    tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[rows, 4])
+    message = pb.ModelInferRequest(
+        model_name="m", inputs=[tensor], raw_input_contents=[bytes(16 * rows)], parameters=parameters
+    )
+    return message.SerializeToString()
+
+
+def held(action: Any) -> bool:
+    return isinstance(action, Infer) and any(share.batch_size == 3 for share in action.inputs)
+
+
+@asynccontextmanager
+async def front_end(**settings: Any) -> AsyncIterator[Any]:
+    """A function that infers."""
+    async with serving(**settings) as (host, _), serve_grpc(host, LOOPBACK) as server:
+        while host.progress()[0] != Stage.SERVING.value:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+        async with grpc.aio.insecure_channel(str(server.address)) as channel:
+            yield channel.unary_unary(METHOD)
+
+
+def test_the_release_of_grpcio_that_is_locked_can_do_it() -> None:
+    assert can_take_many()
+
+
+def test_most_calls_are_taken_by_acceptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    serve = Acceptors._serve
+
+    def counted(self: Acceptors, call: Any) -> None:
+        taken.append(call)
+        serve(self, call)
+
+    monkeypatch.setattr(Acceptors, "_serve", counted)
+
+    async def test() -> None:
+        async with front_end() as infer:
+            answers = await asyncio.gather(*(infer(asked()) for _ in range(200)))
+            assert all(len(pb.ModelInferResponse.FromString(it).raw_output_contents[0]) == 16 for it in answers)
+
+    run(test())
+    assert len(taken) > 150
+
+
+@pytest.mark.parametrize("name", ["_handle_rpc", "_schedule_rpc_coro", "AioServer._request_registered_call"])
+def test_a_release_that_lacks_a_function_takes_calls_one_by_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(accepting._EXPECTED, name, ["another"])
+    assert not can_take_many()
+
+    async def test() -> None:
+        async with front_end() as infer:
+            assert len(await asyncio.gather(*(infer(asked()) for _ in range(20)))) == 20
+
+    run(test())
+
+
+def test_calls_beyond_the_limit_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CALLS", 2)
+
+    async def test() -> None:
+        async with front_end(holds=held) as infer:
+            calls = [asyncio.ensure_future(infer(asked(rows=3))) for _ in range(20)]
+            for done, call in enumerate(asyncio.as_completed(calls), 1):
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await call
+                assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+                if done == 16:  # two are held by acceptors, and up to two by grpc.aio
+                    break
+            for call in calls:
+                call.cancel()
+            await asyncio.wait(calls)
+
+    run(test())
+
+
+class Still(Clock):
+    def now(self) -> int:
+        return 50_000_000
+
+
+class Listening:
+    """A client that keeps what is asked."""
+
+    def __init__(self) -> None:
+        self.slo: int | None = None
+
+    def next_id(self) -> int:
+        return 1
+
+    async def ask(self, request: Any, payload: Any) -> Any:
+        self.slo = request.slo
+        raise ConnectionLostError("enough")
+
+
+class Call:
+    def time_remaining(self) -> float | None:
+        return None
+
+
+@pytest.mark.parametrize(("arrived", "slo"), [(None, 20_000_000), (42_000_000, 12_000_000)])
+def test_a_deadline_counts_from_when_the_call_was_taken(arrived: int | None, slo: int) -> None:
+    client: Any = Listening()
+
+    async def test() -> None:
+        if arrived is not None:
+            ARRIVED.set(arrived)
+        service = Service(client, lambda: True, clock=Still())
+        with pytest.raises(CallFailedError):
+            await service.model_infer(asked(slo_ms=pb.InferParameter(double_param=20)), Call())
+
+    copy_context().run(run, test())
+    assert client.slo == slo
