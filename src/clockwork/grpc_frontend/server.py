@@ -18,8 +18,10 @@ from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.accepting import Acceptors, can_take_many
 from clockwork.grpc_frontend.access import Guard
 from clockwork.grpc_frontend.health import HEALTH_SERVICE, Health
+from clockwork.grpc_frontend.metadata_log import bad_metadata_counted
 from clockwork.grpc_frontend.reflection import reflecting
 from clockwork.grpc_frontend.service import SERVICE, CallFailedError, Service, decode, unforeseen
+from clockwork.heap import give_back_free
 from clockwork.host.controller import ControllerHost
 from clockwork.host.telling import about
 from clockwork.messages.status import Status
@@ -32,17 +34,29 @@ from clockwork.units import KIB, MIB, Bytes
 MAX_MESSAGE_BYTES: Final[Bytes] = 256 * MIB
 """Of one message, either way; longer ones end their call with RESOURCE_EXHAUSTED."""
 
-MAX_CALLS: Final = 10_000
-"""Calls at a time, streams included; more are told RESOURCE_EXHAUSTED. The controller has limits of its own."""
+MAX_CALLS: Final = 4096
+"""Calls at a time of ModelInfer, and as many of all other methods; more end with RESOURCE_EXHAUSTED."""
+
+MAX_UNREAD_CALLS: Final = 1024
+"""Calls that wait in gRPC's core for this process to take them. From half as many on gRPC refuses some of the new ones,
+and beyond that all, with RESOURCE_EXHAUSTED, without this process."""
 
 MAX_CONNECTIONS: Final = 4096
 """Of the port; more are closed as soon as they are made."""
 
-MAX_STREAMS: Final = 1024
-"""Calls at a time of one connection; clients let more of them wait."""
+MAX_STREAMS: Final = 256
+"""Calls at a time of one connection; clients let more of them wait. A call takes up to 40 KB with as much metadata as
+is accepted, so 8 connections whose calls never end hold 80 MB."""
 
-MAX_METADATA_BYTES: Final[Bytes] = 16 * KIB
-"""Of a call; more ends it with RESOURCE_EXHAUSTED."""
+MAX_METADATA_BYTES: Final[Bytes] = 8 * KIB
+"""Metadata of a call, with 32 bytes for each entry; more ends it with RESOURCE_EXHAUSTED. A byte of a request may stand
+for an entry."""
+
+MAX_FREE_BYTES: Final[Bytes] = 64 * MIB
+"""Free memory from which it is given back to the system: calls that end leave it in small pieces."""
+
+GIVE_BACK_EVERY: Final = 10.0
+"""Seconds between two looks for free memory."""
 
 IDLE_MS: Final = 600_000
 """A connection without calls is closed after this; a client makes another when it needs one."""
@@ -64,6 +78,8 @@ _OPTIONS: Final = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ("grpc.max_concurrent_streams", MAX_STREAMS),
+    ("grpc.server.max_pending_requests", MAX_UNREAD_CALLS // 2),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_UNREAD_CALLS),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.max_connection_idle_ms", IDLE_MS),
@@ -128,12 +144,21 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     serving = GrpcServer(server, Address(address.host, port), acceptors)
     extra = about("listening", protocol="grpc", address=str(serving.address))
     log.info("listening for gRPC on %s", serving.address, extra=extra)
+    giving_back = asyncio.create_task(_give_back())
     try:
-        yield serving
+        with bad_metadata_counted(clock):
+            yield serving
     finally:
+        giving_back.cancel()
         health.close()
         client.close()  # whoever waits is told so, rather than cut off
         await serving.close()
+
+
+async def _give_back() -> None:
+    while True:
+        await asyncio.sleep(GIVE_BACK_EVERY)
+        await asyncio.to_thread(give_back_free, MAX_FREE_BYTES)
 
 
 def _add_port(server: grpc.aio.Server, address: Address, tls: ServerTls | None) -> int:
