@@ -65,6 +65,10 @@ class Http2:
             length = int.from_bytes(head[:3])
             yield head[3], head[4], int.from_bytes(head[5:]), self._file.read(length)
 
+    def shut_down(self) -> None:
+        """End the connection, and `frames` with it."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         self._file.close()
         self._socket.close()

@@ -1,8 +1,10 @@
 """Calls that are taken many at a time."""
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
 from typing import Any
 
@@ -16,9 +18,11 @@ from clockwork.errors import ConnectionLostError
 from clockwork.grpc_frontend import accepting, serve_grpc
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend import server as module
-from clockwork.grpc_frontend.accepting import ARRIVED, Acceptors, can_take_many
+from clockwork.grpc_frontend.accepting import ARRIVED, REQUESTED, Acceptors, can_take_many
+from clockwork.grpc_frontend.server import MAX_STREAMS, MAX_UNREAD_CALLS
 from clockwork.grpc_frontend.service import CallFailedError, Service
 from clockwork.messages.actions import Infer
+from http2_raw import END_HEADERS, END_STREAM, HEADERS, Http2, connections, first_headers, frame, later_headers
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -136,3 +140,43 @@ def test_a_deadline_counts_from_when_the_call_was_taken(arrived: int | None, slo
 
     copy_context().run(run, test())
     assert client.slo == slo
+
+
+def test_the_core_refuses_calls_while_this_process_reads_none() -> None:
+    """More than half of the calls end although the event loop stands still."""
+    count = 16
+    ended: list[int] = []
+
+    def refused(address: str) -> None:
+        with connections(address, count) as opened:
+            for connection in opened:
+                for index in range(MAX_STREAMS):
+                    headers = later_headers(1) if index else first_headers(METHOD, b"x", b"a", 1)
+                    connection.send(frame(HEADERS, END_HEADERS, 2 * index + 1, headers))
+            readers = [threading.Thread(target=read, args=(connection,)) for connection in opened]
+            for reader in readers:
+                reader.start()
+            few = count * MAX_STREAMS - MAX_UNREAD_CALLS - 2 * REQUESTED
+            while len(ended) < few and any(reader.is_alive() for reader in readers):
+                time.sleep(0.01)
+            for connection in opened:
+                connection.shut_down()
+            for reader in readers:
+                reader.join()
+        assert len(ended) >= few
+
+    def read(connection: Http2) -> None:
+        with suppress(OSError):
+            for kind, flags, stream, _ in connection.frames():
+                if kind == HEADERS and flags & END_STREAM:
+                    ended.append(stream)
+
+    async def test() -> None:
+        async with serving() as (host, _), serve_grpc(host, LOOPBACK) as server:
+            thread = threading.Thread(target=refused, args=(str(server.address),))
+            thread.start()
+            thread.join(20)  # the loop stands still
+            assert not thread.is_alive()
+
+    run(test())
+    assert len(ended) > count * MAX_STREAMS / 2
