@@ -17,6 +17,7 @@ from clockwork.errors import ServerError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.accepting import Acceptors, can_take_many
 from clockwork.grpc_frontend.access import Guard
+from clockwork.grpc_frontend.core import read_sockets_in_one_thread
 from clockwork.grpc_frontend.health import HEALTH_SERVICE, Health
 from clockwork.grpc_frontend.metadata_log import bad_metadata_counted
 from clockwork.grpc_frontend.reflection import reflecting
@@ -118,6 +119,7 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
         ServerError: the address is taken, or may not be used.
     """
     await _check_free(address)
+    read_sockets_in_one_thread()
     client = host.local_client()
     guards = [] if host.access.open else [Guard(host.access)]
     server = grpc.aio.server(options=_OPTIONS, interceptors=guards, maximum_concurrent_rpcs=MAX_CALLS)
