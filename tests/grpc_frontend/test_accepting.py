@@ -142,7 +142,7 @@ def test_a_deadline_counts_from_when_the_call_was_taken(arrived: int | None, slo
     assert client.slo == slo
 
 
-def test_the_core_refuses_calls_while_this_process_reads_none() -> None:
+def test_the_core_ends_calls_that_are_too_many_while_this_process_reads_none() -> None:
     """More than half of the calls end although the event loop stands still."""
     count = 16
     ended: list[int] = []

@@ -39,8 +39,8 @@ MAX_CALLS: Final = 4096
 """Calls at a time of ModelInfer, and as many of all other methods; more end with RESOURCE_EXHAUSTED."""
 
 MAX_UNREAD_CALLS: Final = 1024
-"""Calls that wait in gRPC's core for this process to take them. From half as many on gRPC refuses some of the new ones,
-and beyond that all, with RESOURCE_EXHAUSTED, without this process."""
+"""Calls that wait in gRPC's core for this process to take them: a quarter of a second of small requests on one core.
+The core ends more of them at once with CANCELLED, without this process: it offers no other code."""
 
 MAX_CONNECTIONS: Final = 4096
 """Of the port; more are closed as soon as they are made."""
@@ -79,7 +79,7 @@ _OPTIONS: Final = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ("grpc.max_concurrent_streams", MAX_STREAMS),
-    ("grpc.server.max_pending_requests", MAX_UNREAD_CALLS // 2),
+    ("grpc.server.max_pending_requests", MAX_UNREAD_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", MAX_UNREAD_CALLS),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
