@@ -36,7 +36,7 @@ PROTOCOL := src/clockwork/grpc_frontend
 # Watches which code runs; not in the lock files, for it is heavy and few need it.
 ATHERIS := atheris==3.0.0
 FUZZER  := build/fuzzer
-TARGETS := frames messages infer_body repository paths grpc_message
+TARGETS := frames messages infer_body repository paths grpc_message grpc_fields
 SECONDS ?= 30
 
 .DEFAULT_GOAL := help

@@ -12,6 +12,7 @@ grpc_ms_p50           the same with one in flight; grpc_ms_p50_8 and grpc_ms_p99
 native_*              the MLP over the native protocol
 image_added_ms_p50    squeezenet over HTTP, 602,112 bytes a request, one in flight: the median, less that of bare ONNX
                       Runtime on the server's core, in turns
+grpc_image_added_ms_p50  the same over gRPC
 cold_start_s          from the start of the process to the first answer of the MLP over HTTP; its times were measured
                       by an earlier process
 """
@@ -61,10 +62,7 @@ async def bench_small(model: Path, duration: float) -> dict[str, float]:
         await raw_http.closed_loop(served.http, sent, 64, duration / 2)  # warm-up
         runs = {n: await raw_http.closed_loop(served.http, sent, n, duration) for n in (64, 8, 1)}
         results |= keys("http", runs)
-        message = pb.ModelInferRequest(model_name=model.stem, raw_input_contents=[inputs.tobytes()])
-        message.inputs.add(name="data", datatype="FP32", shape=inputs.shape)
-        message.parameters["slo_ms"].double_param = SLO_MS
-        wire = message.SerializeToString()
+        wire = grpc_request(model.stem, inputs)
         async with grpc.aio.insecure_channel(served.grpc) as channel:
             infer = channel.unary_unary(METHOD)
             await closed_loop(lambda: infer(wire), 64, duration / 2)
@@ -80,24 +78,45 @@ async def bench_small(model: Path, duration: float) -> dict[str, float]:
 
 
 async def bench_image(model: Path, duration: float, rounds: int) -> dict[str, float]:
-    """What HTTP, the controller and the worker add to squeezenet."""
+    """What HTTP and gRPC, the controller and the worker add to squeezenet."""
     inputs = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
     bare = Bare(model, {"data": inputs})
-    added, alone, answered = [], [], []
-    with serving("--http=127.0.0.1:0", model, on={SERVER}, here={GENERATOR}) as served:
-        sent = raw_http.infer_request(served.http, model.stem, inputs, SLO_MS)
-        await raw_http.closed_loop(served.http, sent, 1, duration / 2)
-        for _ in range(rounds):
-            without = bare.run(duration, SERVER)
-            _, latencies = await raw_http.closed_loop(served.http, sent, 1, duration)
-            added.append(median(latencies) - median(without))
-            alone += without
-            answered += latencies
+    added: dict[str, list[float]] = {"http": [], "grpc": []}
+    answered: dict[str, list[float]] = {"http": [], "grpc": []}
+    alone = []
+    with serving("--http=127.0.0.1:0", "--grpc=127.0.0.1:0", model, on={SERVER}, here={GENERATOR}) as served:
+        sent, wire = raw_http.infer_request(served.http, model.stem, inputs, SLO_MS), grpc_request(model.stem, inputs)
+        async with grpc.aio.insecure_channel(served.grpc) as channel:
+            infer = channel.unary_unary(METHOD)
+            asks = {
+                "http": lambda seconds: raw_http.closed_loop(served.http, sent, 1, seconds),
+                "grpc": lambda seconds: closed_loop(lambda: infer(wire), 1, seconds),
+            }
+            for ask in asks.values():
+                await ask(duration / 2)
+            for _ in range(rounds):
+                without = bare.run(duration, SERVER)
+                alone += without
+                for protocol, ask in asks.items():
+                    _, latencies = await ask(duration)
+                    added[protocol].append(median(latencies) - median(without))
+                    answered[protocol] += latencies
     return {
         "image_bare_ms_p50": median(alone),
-        "image_ms_p50": median(answered),
-        "image_added_ms_p50": median(added),
+        "image_ms_p50": median(answered["http"]),
+        "image_added_ms_p50": median(added["http"]),
+        "grpc_image_ms_p50": median(answered["grpc"]),
+        "grpc_image_added_ms_p50": median(added["grpc"]),
     }
+
+
+def grpc_request(model: str, inputs: np.ndarray) -> bytes:
+    """A serialised ModelInferRequest."""
+    message = pb.ModelInferRequest(model_name=model, raw_input_contents=[inputs.tobytes()])
+    message.inputs.add(name="data", datatype="FP32", shape=inputs.shape)
+    message.parameters["slo_ms"].double_param = SLO_MS
+    wire: bytes = message.SerializeToString()
+    return wire
 
 
 async def bench_cold(model: Path, rounds: int) -> dict[str, float]:

@@ -12,7 +12,8 @@ from google.protobuf.message import DecodeError
 
 from clockwork.errors import InvalidRequestError, ProtocolError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
-from clockwork.grpc_frontend.infer import request_of
+from clockwork.grpc_frontend.infer import parse, request_of
+from clockwork.grpc_frontend.raw_contents import split
 from clockwork.messages import requests
 from clockwork.messages.tensors import TensorSpec, check_specs
 from clockwork.oip.binary import parse_infer
@@ -106,9 +107,29 @@ def _failure(method: str, path: str) -> Failure | None:
 def grpc_message(data: bytes) -> None:
     """A ModelInferRequest as it comes over the wire."""
     with suppress(DecodeError, InvalidRequestError):
-        request, payload = request_of(pb.ModelInferRequest.FromString(data), 1, None)
+        request, payload = request_of(*parse(data), 1, None)
         assert request.slo is None or request.slo > 0
         check_specs(request.inputs, len(payload))
+
+
+def grpc_fields(data: bytes) -> None:
+    """A ModelInferRequest without its raw tensors, and these: what protobuf makes of the whole."""
+    parts = split(data)
+    if parts is None:
+        return
+    whole, rest = _known(data), _known(parts.rest)
+    assert (whole is None) == (rest is None)
+    if whole is not None and rest is not None:
+        assert not rest.raw_input_contents
+        assert [bytes(it) for it in parts.raw] == list(whole.raw_input_contents)
+        whole.ClearField("raw_input_contents")
+        assert rest.SerializeToString(deterministic=True) == whole.SerializeToString(deterministic=True)
+
+
+def _known(data: bytes) -> pb.ModelInferRequest | None:
+    with suppress(DecodeError):
+        return pb.ModelInferRequest.FromString(data)
+    return None
 
 
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
@@ -118,6 +139,7 @@ TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     "repository": repository,
     "paths": paths,
     "grpc_message": grpc_message,
+    "grpc_fields": grpc_fields,
 }
 
 _JSON: Final = json.dumps(
@@ -157,5 +179,9 @@ SEEDS: Final[Mapping[str, tuple[bytes, ...]]] = {
         _grpc(inputs=[_TENSOR], raw_input_contents=[bytes(8)]),
         _grpc(inputs=[{**_TENSOR, "contents": {"fp32_contents": [1, 2]}}], outputs=[{"name": "y"}]),
         _grpc(inputs=[{"name": "b", "datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [b"a"]}}]),
+    ),
+    "grpc_fields": (
+        _grpc(inputs=[_TENSOR], raw_input_contents=[bytes(8)]),
+        _grpc(inputs=[_TENSOR, _TENSOR], raw_input_contents=[bytes(200), b""], outputs=[{"name": "y"}]),
     ),
 }

@@ -20,6 +20,7 @@ from clockwork.grpc_frontend import serve_grpc
 from clockwork.host.controller import ControllerHost
 from clockwork.messages.actions import Infer
 from clockwork.messages.requests import StatusRequest, StatusResponse
+from clockwork.units import MIB
 
 
 def ones(rows: int = 1) -> list[triton.InferInput]:
@@ -267,5 +268,25 @@ def test_the_health_checking_protocol_is_spoken() -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await health_of(channel, "another")
             assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+    run(test())
+
+
+def test_a_long_request_lies_in_memory_that_the_worker_shares() -> None:
+    row = np.arange(1 << 20, dtype=np.float32).reshape(1, 1 << 20)
+
+    async def test() -> None:
+        async with front_end(models=("wide.onnx",), guarded={"payload_bytes": 32 * MIB}) as (host, worker, client):
+            data = triton.InferInput("x", row.shape, "FP32")
+            data.set_data_from_numpy(row)
+            result = await client.infer("wide", [data])
+            assert result.as_numpy("y").tolist() == [[0, 2, 4, 6]]
+            actions = [action for action in worker.seen if isinstance(action, Infer)]
+            (share,) = (it for action in actions for it in action.inputs if not it.generated)
+            assert share.lies_at >= 0
+            assert share.lies_at % 64 == 0
+            assert host.arena is not None
+            while host.arena.taken:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
 
     run(test())

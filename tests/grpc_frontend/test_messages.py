@@ -21,6 +21,10 @@ def asked(**changes: Any) -> pb.ModelInferRequest:
     return pb.ModelInferRequest(**fields)
 
 
+def requested(message: pb.ModelInferRequest, id: int = 1, remaining: int | None = None) -> tuple[InferRequest, Any]:
+    return request_of(message, message.raw_input_contents, id, remaining)
+
+
 def parameter(**value: Any) -> pb.InferParameter:
     return pb.InferParameter(**value)
 
@@ -42,14 +46,14 @@ def test_names_and_numbers_are_those_of_tritons_protocol() -> None:
 
 def test_raw_data_of_one_tensor_is_not_copied() -> None:
     message = asked()
-    request, payload = request_of(message, 5, None)
+    request, payload = requested(message, 5)
     assert request == InferRequest(5, "m", (TensorSpec("x", "FP32", (1, 2), 8),))
     assert payload == b"12345678"
 
 
 def test_tensors_lie_one_after_the_other() -> None:
     tensors = [pb.ModelInferRequest.InferInputTensor(name=name, datatype="UINT8", shape=[2]) for name in "ab"]
-    request, payload = request_of(asked(inputs=tensors, raw_input_contents=[b"12", b"34"]), 1, None)
+    request, payload = requested(asked(inputs=tensors, raw_input_contents=[b"12", b"34"]))
     assert [tensor.nbytes for tensor in request.inputs] == [2, 2]
     assert payload == b"1234"
 
@@ -66,7 +70,7 @@ def test_tensors_lie_one_after_the_other() -> None:
     ],
 )
 def test_the_tightest_deadline_holds(parameters: Any, remaining: int | None, slo: int | None) -> None:
-    assert request_of(asked(parameters=parameters), 1, remaining)[0].slo == slo
+    assert requested(asked(parameters=parameters), remaining=remaining)[0].slo == slo
 
 
 TENSOR = pb.ModelInferRequest.InferInputTensor
@@ -84,7 +88,7 @@ WRONG = [
 @pytest.mark.parametrize(("message", "why"), WRONG, ids=[why for _, why in WRONG])
 def test_a_message_that_makes_no_sense_is_refused(message: pb.ModelInferRequest, why: str) -> None:
     with pytest.raises(InvalidRequestError, match=why):
-        request_of(message, 1, None)
+        requested(message)
 
 
 def success(rows: int, batch_size: int) -> InferResponse:
@@ -93,7 +97,8 @@ def success(rows: int, batch_size: int) -> InferResponse:
 
 
 def test_an_answer_says_where_its_time_went() -> None:
-    made = response_of(asked(id="seven"), success(1, 4), memoryview(b"abcd"))
+    answer = response_of(asked(id="seven"), success(1, 4), memoryview(b"abcd"))
+    made = pb.ModelInferResponse.FromString(answer)
     assert (made.model_name, made.model_version, made.id) == ("m", "1", "seven")
     assert list(made.raw_output_contents) == [b"abcd"]
     found = {key: getattr(value, str(value.WhichOneof("parameter_choice"))) for key, value in made.parameters.items()}

@@ -1,6 +1,6 @@
 """``ModelInferRequest`` into `InferRequest`, and `InferResponse` into ``ModelInferResponse``.
 
-Rules of the file: no clock and no I/O. Raw data is not looked at, nor copied if there is but one tensor.
+Rules of the file: no clock and no I/O. Raw data is copied once at most: into memory that a worker can read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,16 @@ from typing import Any, Final
 from clockwork.errors import InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.contents import payload_of
+from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, split, with_raw_outputs
 from clockwork.messages.requests import InferRequest, InferResponse
 from clockwork.messages.tensors import MAX_RANK, MAX_TENSORS, TensorSpec
 from clockwork.oip.answer import told
 from clockwork.oip.contract import check_priority, check_supported, slo_of
 from clockwork.oip.metadata import VERSION
 from clockwork.units import MIB, Bytes, Nanos
-from clockwork.wire.frame import MAX_FRAME_BYTES
+from clockwork.wire.frame import MAX_FRAME_BYTES, Allocate
+
+NO_PARAMETERS: Final[Mapping[str, Any]] = {}
 
 MAX_PAYLOAD_BYTES: Final[Bytes] = MAX_FRAME_BYTES - MIB
 """Tensors of one request: they go to a worker in one frame, with its header."""
@@ -27,11 +30,37 @@ _REFUSED_PARAMETERS: Final = ("shared_memory_region", "classification")
 """What would change the answer, and Clockwork does not have. Other parameters that it does not know are hints."""
 
 
-def request_of(message: pb.ModelInferRequest, id: int, remaining: Nanos | None) -> tuple[InferRequest, Any]:
-    """The request and its payload; ``remaining`` is the time that the call has left.
+def parse(data: bytes) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
+    """A serialised ModelInferRequest and its raw tensors, bytes-like; the message may lack these.
 
     Raises:
-        InvalidRequestError: the message contradicts itself, is too large, or asks for what there is not.
+        DecodeError: the bytes are no ModelInferRequest.
+    """
+    parts = split(data) if len(data) >= MIN_SPLIT_BYTES else None
+    if parts is not None:
+        return pb.ModelInferRequest.FromString(parts.rest), parts.raw
+    message = pb.ModelInferRequest.FromString(data)
+    return message, message.raw_input_contents
+
+
+def request_of(
+    message: pb.ModelInferRequest,
+    raw: Sequence[Any],
+    id: int,
+    limit: Nanos | None,
+    allocate: Allocate | None = None,
+) -> tuple[InferRequest, Any]:
+    """The request and its payload.
+
+    Args:
+        message: what `parse` has made.
+        raw: its raw tensors.
+        id: the request's.
+        limit: time from the request's arrival to the deadline of its call; None: the call has none.
+        allocate: gives memory that a worker can read; large tensors are copied there.
+
+    Raises:
+        InvalidRequestError: the message contradicts itself, is too large, or requests an unsupported feature.
     """
     if len(message.inputs) > MAX_TENSORS or len(message.outputs) > MAX_TENSORS:
         raise InvalidRequestError(
@@ -42,29 +71,31 @@ def request_of(message: pb.ModelInferRequest, id: int, remaining: Nanos | None) 
         if tensor.parameters:
             _parameters(tensor.parameters)
     try:
-        slo = slo_of(parameters, remaining)
+        slo = slo_of(parameters)
         check_priority(parameters)
         check_supported(parameters)
     except ValueError as error:
         raise InvalidRequestError(str(error)) from None
-    specs, payload = _raw(message) if message.raw_input_contents else _typed(message)
-    if len(payload) > MAX_PAYLOAD_BYTES:
-        raise InvalidRequestError(f"the inputs take {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are accepted")
+    if limit is not None:
+        slo = limit if slo is None else min(slo, limit)
+    specs, payload = _raw(message, raw, allocate) if raw else _typed(message, allocate)
     outputs = tuple(output.name for output in message.outputs)
     return InferRequest(id, message.model_name, specs, slo, None, outputs), payload
 
 
-def response_of(message: pb.ModelInferRequest, response: InferResponse, payload: Any) -> pb.ModelInferResponse:
-    """What a request that succeeded is answered with."""
+def response_of(
+    message: pb.ModelInferRequest, response: InferResponse, payload: Any, more: Mapping[str, Any] = NO_PARAMETERS
+) -> bytes:
+    """The serialised ModelInferResponse for a request that succeeded; ``more`` are parameters beside the usual ones."""
     made = pb.ModelInferResponse(model_name=message.model_name, model_version=VERSION, id=message.id)
-    for name, value in told(response).items():
+    for name, value in (*told(response).items(), *more.items()):
         setattr(made.parameters[name], _CHOICES[type(value)], value)
-    view, at = memoryview(b"" if payload is None else payload), 0
+    view, at, tensors = memoryview(b"" if payload is None else payload), 0, []
     for output in response.outputs:
         made.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
-        made.raw_output_contents.append(bytes(view[at : at + output.nbytes]))
+        tensors.append(view[at : at + output.nbytes])
         at += output.nbytes
-    return made
+    return with_raw_outputs(made.SerializeToString(), tensors)
 
 
 def _parameters(sent: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
@@ -75,23 +106,24 @@ def _parameters(sent: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
     return made
 
 
-def _raw(message: pb.ModelInferRequest) -> tuple[tuple[TensorSpec, ...], bytes]:
-    contents: Sequence[bytes] = message.raw_input_contents
-    if len(contents) != len(message.inputs):
+def _raw(
+    message: pb.ModelInferRequest, raw: Sequence[Any], allocate: Allocate | None
+) -> tuple[tuple[TensorSpec, ...], Any]:
+    if len(raw) != len(message.inputs):
         raise InvalidRequestError(
-            f"{len(message.inputs)} inputs came with {len(contents)} raw_input_contents; each must have its own"
+            f"{len(message.inputs)} inputs came with {len(raw)} raw_input_contents; each must have its own"
         )
     specs = []
-    for tensor, data in zip(message.inputs, contents, strict=True):
+    for tensor, data in zip(message.inputs, raw, strict=True):
         if tensor.HasField("contents"):
             raise InvalidRequestError(
                 f"tensor {tensor.name!r} has contents beside raw_input_contents; send one of them"
             )
         specs.append(TensorSpec(tensor.name, tensor.datatype, tuple(tensor.shape), len(data)))
-    return tuple(specs), contents[0] if len(contents) == 1 else b"".join(contents)
+    return tuple(specs), _together(raw, allocate)
 
 
-def _typed(message: pb.ModelInferRequest) -> tuple[tuple[TensorSpec, ...], bytes]:
+def _typed(message: pb.ModelInferRequest, allocate: Allocate | None) -> tuple[tuple[TensorSpec, ...], Any]:
     specs, payloads = [], []
     for tensor in message.inputs:
         shape = tuple(tensor.shape)
@@ -100,4 +132,19 @@ def _typed(message: pb.ModelInferRequest) -> tuple[tuple[TensorSpec, ...], bytes
         payload = payload_of(tensor.name, tensor.datatype, shape, tensor.contents)
         specs.append(TensorSpec(tensor.name, tensor.datatype, shape, len(payload)))
         payloads.append(payload)
-    return tuple(specs), b"".join(payloads)
+    return tuple(specs), _together(payloads, allocate)
+
+
+def _together(tensors: Sequence[Any], allocate: Allocate | None) -> Any:
+    """The tensors' bytes, one after the other."""
+    nbytes = sum(map(len, tensors))
+    if nbytes > MAX_PAYLOAD_BYTES:
+        raise InvalidRequestError(f"the inputs take {nbytes} bytes; at most {MAX_PAYLOAD_BYTES} are accepted")
+    if allocate is None or nbytes < MIN_SPLIT_BYTES:
+        return tensors[0] if len(tensors) == 1 else b"".join(tensors)
+    memory: memoryview = allocate(nbytes).data
+    at = 0
+    for data in tensors:
+        memory[at : at + len(data)] = data
+        at += len(data)
+    return memory

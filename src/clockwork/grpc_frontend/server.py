@@ -11,14 +11,19 @@ from typing import Any, Final, TypeAlias
 import grpc
 import grpc.aio
 
+from clockwork.clock import MonotonicClock
 from clockwork.controller.stage import Stage
 from clockwork.errors import ServerError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
+from clockwork.grpc_frontend.accepting import Acceptors, can_take_many
 from clockwork.grpc_frontend.access import Guard
+from clockwork.grpc_frontend.core import read_sockets_in_one_thread
 from clockwork.grpc_frontend.health import HEALTH_SERVICE, Health
+from clockwork.grpc_frontend.metadata_log import bad_metadata_counted
 from clockwork.grpc_frontend.peers import Peers
 from clockwork.grpc_frontend.reflection import reflecting
 from clockwork.grpc_frontend.service import SERVICE, CallFailedError, Service, decode, unforeseen
+from clockwork.heap import give_back_free
 from clockwork.host.controller import ControllerHost
 from clockwork.host.telling import about
 from clockwork.messages.status import Status
@@ -31,17 +36,29 @@ from clockwork.units import KIB, MIB, Bytes
 MAX_MESSAGE_BYTES: Final[Bytes] = 256 * MIB
 """Of one message, either way; longer ones end their call with RESOURCE_EXHAUSTED."""
 
-MAX_CALLS: Final = 10_000
-"""Calls at a time, streams included; more are told RESOURCE_EXHAUSTED. The controller has limits of its own."""
+MAX_CALLS: Final = 4096
+"""Calls at a time of ModelInfer, and as many of all other methods; more end with RESOURCE_EXHAUSTED."""
+
+MAX_UNREAD_CALLS: Final = 1024
+"""Calls that wait in gRPC's core for this process to take them: a quarter of a second of small requests on one core.
+The core ends more of them at once with CANCELLED, without this process: it offers no other code."""
 
 MAX_CONNECTIONS: Final = 4096
 """Of the port; more are closed as soon as they are made."""
 
-MAX_STREAMS: Final = 1024
-"""Calls at a time of one connection; clients let more of them wait."""
+MAX_STREAMS: Final = 256
+"""Calls at a time of one connection; clients let more of them wait. A call takes up to 40 KB with as much metadata as
+is accepted, so 8 connections whose calls never end hold 80 MB."""
 
-MAX_METADATA_BYTES: Final[Bytes] = 16 * KIB
-"""Of a call; more ends it with RESOURCE_EXHAUSTED."""
+MAX_METADATA_BYTES: Final[Bytes] = 8 * KIB
+"""Metadata of a call, with 32 bytes for each entry; more ends it with RESOURCE_EXHAUSTED. A byte of a request may stand
+for an entry."""
+
+MAX_FREE_BYTES: Final[Bytes] = 64 * MIB
+"""Free memory from which it is given back to the system: calls that end leave it in small pieces."""
+
+GIVE_BACK_EVERY: Final = 10.0
+"""Seconds between two looks for free memory."""
 
 IDLE_MS: Final = 600_000
 """A connection without calls is closed after this; a client makes another when it needs one."""
@@ -52,6 +69,9 @@ KEEPALIVE_MS: Final = 60_000
 HANDSHAKE_MS: Final = 10_000
 """For TLS and the beginning of HTTP/2."""
 
+INFER: Final = "ModelInfer"
+"""The method whose calls are taken many at a time."""
+
 GRACE: Final = 1.0
 """Seconds for calls to end when the server does."""
 
@@ -60,6 +80,8 @@ _OPTIONS: Final = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ("grpc.max_concurrent_streams", MAX_STREAMS),
+    ("grpc.server.max_pending_requests", MAX_UNREAD_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_UNREAD_CALLS),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.max_connection_idle_ms", IDLE_MS),
@@ -77,14 +99,17 @@ log = logging.getLogger("clockwork.grpc")
 class GrpcServer:
     """Listens; made by `serve_grpc`."""
 
-    def __init__(self, server: grpc.aio.Server, address: Address) -> None:
+    def __init__(self, server: grpc.aio.Server, address: Address, acceptors: Acceptors | None = None) -> None:
         """``address`` has the real port."""
         self.address = address
         self._server = server
+        self._acceptors = acceptors
 
     async def close(self) -> None:
         """Take no more calls; those that do not end in time are cancelled."""
         await self._server.stop(GRACE)
+        if self._acceptors is not None:
+            await self._acceptors.wait_closed()
 
 
 @asynccontextmanager
@@ -95,6 +120,7 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
         ServerError: the address is taken, or may not be used.
     """
     await _check_free(address)
+    read_sockets_in_one_thread()
     client = host.local_client()
     guards = [] if host.access.open else [Guard(host.access)]
     server = grpc.aio.server(options=_OPTIONS, interceptors=guards, maximum_concurrent_rpcs=MAX_CALLS)
@@ -102,25 +128,45 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     def is_serving() -> bool:
         return host.progress()[0] == Stage.SERVING.value
 
+    clock = MonotonicClock()
+    allocate = None if host.arena is None else host.arena.allocate
     peers = Peers(partial(host.local_client, shared=False))
-    service = Service(client, peers, is_serving, host.is_ready)
+    service = Service(client, peers, is_serving, host.is_ready, host.reception, allocate, clock)
     health = Health(host.is_ready, (SERVICE,))
-    server.add_generic_rpc_handlers((_inference(service), _health(health), *reflecting((SERVICE, HEALTH_SERVICE))))
+    infer = grpc.unary_unary_rpc_method_handler(_told(service.model_infer))
+    server.add_registered_method_handlers(SERVICE, {INFER: infer})
+    server.add_generic_rpc_handlers(
+        (_inference(service, infer), _health(health), *reflecting((SERVICE, HEALTH_SERVICE)))
+    )
     try:
         port = _add_port(server, address, host.tls)
     except RuntimeError as error:
         raise ServerError(f"cannot listen on {address}: {error}") from error
     await server.start()
-    serving = GrpcServer(server, Address(address.host, port))
+    acceptors = None
+    if can_take_many():
+        acceptors = Acceptors(
+            server, f"/{SERVICE}/{INFER}", infer, guards, host.reception.arrivals.reading, MAX_CALLS, host.reception.put
+        )
+    serving = GrpcServer(server, Address(address.host, port), acceptors)
     extra = about("listening", protocol="grpc", address=str(serving.address))
     log.info("listening for gRPC on %s", serving.address, extra=extra)
+    giving_back = asyncio.create_task(_give_back())
     try:
-        yield serving
+        with bad_metadata_counted(clock):
+            yield serving
     finally:
+        giving_back.cancel()
         health.close()
         client.close()  # calls that wait fail with a reason, rather than being cut off
         peers.close()
         await serving.close()
+
+
+async def _give_back() -> None:
+    while True:
+        await asyncio.sleep(GIVE_BACK_EVERY)
+        await asyncio.to_thread(give_back_free, MAX_FREE_BYTES)
 
 
 def _add_port(server: grpc.aio.Server, address: Address, tls: ServerTls | None) -> int:
@@ -147,8 +193,9 @@ async def _check_free(address: Address) -> None:
         raise ServerError(f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _inference(service: Service) -> grpc.GenericRpcHandler:
+def _inference(service: Service, infer: grpc.RpcMethodHandler) -> grpc.GenericRpcHandler:
     handlers = {
+        INFER: infer,  # as well, because releases of grpcio before 1.85 ignore handlers that are registered
         "ServerLive": _unary(service.server_live, pb.ServerLiveRequest),
         "ServerReady": _unary(service.server_ready, pb.ServerReadyRequest),
         "ServerMetadata": _unary(service.server_metadata, pb.ServerMetadataRequest),
@@ -156,10 +203,7 @@ def _inference(service: Service) -> grpc.GenericRpcHandler:
         "ModelMetadata": _unary(service.model_metadata, pb.ModelMetadataRequest),
         "ModelConfig": _unary(service.model_config, pb.ModelConfigRequest),
         "ModelStatistics": _unary(service.model_statistics, pb.ModelStatisticsRequest),
-        "ModelInfer": _unary(service.model_infer, pb.ModelInferRequest),
-        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
-            service.model_stream_infer, response_serializer=_serialized
-        ),
+        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(service.model_stream_infer),
         "RepositoryIndex": _unary(service.repository_index, pb.RepositoryIndexRequest),
         "RepositoryModelLoad": _unary(service.repository_model_load, pb.RepositoryModelLoadRequest),
         "RepositoryModelUnload": _unary(service.repository_model_unload, pb.RepositoryModelUnloadRequest),

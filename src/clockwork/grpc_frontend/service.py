@@ -6,7 +6,7 @@ Rules of the file: a method takes a message and the call, and returns a message;
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -14,12 +14,15 @@ from google.protobuf.message import DecodeError
 from grpc.aio import ServicerContext
 
 from clockwork import __version__
-from clockwork.clock import monotonic_epoch
+from clockwork.clock import Clock, MonotonicClock, monotonic_epoch
 from clockwork.errors import ConnectionLostError, InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
-from clockwork.grpc_frontend.infer import request_of, response_of
+from clockwork.grpc_frontend.accepting import ARRIVED
+from clockwork.grpc_frontend.infer import NO_PARAMETERS, parse, request_of, response_of
 from clockwork.grpc_frontend.peers import Peers
+from clockwork.grpc_frontend.raw_contents import in_stream
 from clockwork.host.local_client import LocalClient
+from clockwork.host.reception import Reception
 from clockwork.messages.requests import (
     ErrorResponse,
     InferResponse,
@@ -45,6 +48,7 @@ from clockwork.oip.metadata import (
     unknown_version,
 )
 from clockwork.units import MILLISECOND, Nanos, seconds
+from clockwork.wire.frame import Allocate
 
 log = logging.getLogger("clockwork.grpc")
 
@@ -93,15 +97,28 @@ class Service:
         peers: Peers,
         is_serving: Callable[[], bool],
         is_ready: Callable[[str | None], bool],
+        reception: Reception,
+        allocate: Allocate | None = None,
+        clock: Clock | None = None,
     ) -> None:
         """Inferences are asked by the connection's client, all else by ``client``.
 
-        ``is_serving``: start-up is over; ``is_ready``: the server, or a model, could answer now.
+        Args:
+            client: asks the controller.
+            peers: the clients of connections.
+            is_serving: says whether start-up is over.
+            is_ready: says whether the server, or a model, could answer now.
+            reception: refuses what the server itself cannot handle in time.
+            allocate: gives memory that a worker can read; None if no worker shares memory with this process.
+            clock: for the time that a request has waited.
         """
         self._client = client
         self._peers = peers
         self._is_serving = is_serving
         self._is_ready = is_ready
+        self._reception = reception
+        self._allocate = allocate
+        self._clock = clock or MonotonicClock()
 
     # --- the server --------------------------------------------------------------------------------------------------
 
@@ -180,16 +197,22 @@ class Service:
 
     # --- inference ---------------------------------------------------------------------------------------------------
 
-    async def model_infer(self, message: pb.ModelInferRequest, call: ServicerContext) -> pb.ModelInferResponse:
+    async def model_infer(self, data: bytes, call: ServicerContext) -> bytes:
         """Infer once; a call that is cancelled frees its place."""
-        return await self._infer(message, _remaining(call), self._peers.client(call.peer()))
+        now = self._clock.now()
+        arrived = ARRIVED.get(now)
+        limit = _limit(call, now - arrived)
+        # The model is not known before the message is parsed; its name would tell nothing but an SLO.
+        if (shed := self._reception.refuses("", arrived, limit)) is not None:
+            status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
+            raise CallFailedError(failure(status, shed.message, None, shed.retry_after))
+        message, raw = parsed(data)
+        return await self._infer(message, raw, limit, arrived, self._peers.client(call.peer()))
 
-    async def model_stream_infer(
-        self, messages: AsyncIterator[bytes], call: ServicerContext
-    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+    async def model_stream_infer(self, messages: AsyncIterator[bytes], call: ServicerContext) -> AsyncIterator[bytes]:
         """Infer once for each message of the stream; several at a time, answered in their order."""
-        asked: asyncio.Queue[asyncio.Task[pb.ModelStreamInferResponse] | None] = asyncio.Queue()
-        tasks: dict[asyncio.Task[pb.ModelStreamInferResponse], None] = {}
+        asked: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
+        tasks: dict[asyncio.Task[bytes], None] = {}
         room = asyncio.Semaphore(MAX_STREAM_REQUESTS)
         client = self._peers.client(call.peer())
 
@@ -197,7 +220,8 @@ class Service:
             try:
                 async for message in messages:
                     await room.acquire()
-                    task = asyncio.ensure_future(self._infer_in_stream(message, _remaining(call), client))
+                    infer = self._infer_in_stream(message, _limit(call, 0), self._clock.now(), client)
+                    task = asyncio.ensure_future(infer)
                     tasks[task] = None
                     asked.put_nowait(task)
             finally:
@@ -214,16 +238,13 @@ class Service:
             for unfinished in (reader, *tasks):
                 unfinished.cancel()
 
-    async def _infer_in_stream(
-        self, data: bytes, remaining: Nanos | None, client: LocalClient
-    ) -> pb.ModelStreamInferResponse:
+    async def _infer_in_stream(self, data: bytes, limit: Nanos | None, arrived: Nanos, client: LocalClient) -> bytes:
         message = pb.ModelInferRequest()
         try:
-            message = decode(pb.ModelInferRequest, data)
-            answer = await self._infer(message, remaining, client)
-            if FINAL_WANTED in message.parameters and message.parameters[FINAL_WANTED].bool_param:
-                answer.parameters[FINAL].bool_param = True
-            return pb.ModelStreamInferResponse(infer_response=answer)
+            message, raw = parsed(data)
+            final = FINAL_WANTED in message.parameters and message.parameters[FINAL_WANTED].bool_param
+            more = {FINAL: True} if final else NO_PARAMETERS
+            return in_stream(await self._infer(message, raw, limit, arrived, client, more))
         except CallFailedError as error:
             failed = error
         except Exception as error:  # noqa: BLE001 - logged, and the stream goes on
@@ -231,20 +252,29 @@ class Service:
         told = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
         for key, value in failed.metadata():
             told.parameters[key.removeprefix("clockwork-").replace("-", "_")].string_param = value
-        return pb.ModelStreamInferResponse(error_message=str(failed), infer_response=told)
+        refused: bytes = pb.ModelStreamInferResponse(error_message=str(failed), infer_response=told).SerializeToString()
+        return refused
 
     async def _infer(
-        self, message: pb.ModelInferRequest, remaining: Nanos | None, client: LocalClient
-    ) -> pb.ModelInferResponse:
+        self,
+        message: pb.ModelInferRequest,
+        raw: Sequence[Any],
+        limit: Nanos | None,
+        arrived: Nanos,
+        client: LocalClient,
+        more: Mapping[str, Any] = NO_PARAMETERS,
+    ) -> bytes:
         _check_version(message.model_name, message.model_version)
         try:
-            request, payload = request_of(message, client.next_id(), remaining)
+            request, payload = request_of(message, raw, client.next_id(), limit, self._allocate)
         except InvalidRequestError as error:
             raise CallFailedError(failure(Status.INVALID_REQUEST, str(error))) from None
-        response, answer = await self._ask(request, InferResponse, payload, client)
-        if response.status != Status.SUCCESS:
+        response, answer = await self._ask(request, InferResponse, payload, client, arrived)
+        if response.status == Status.SUCCESS:
+            self._reception.note_slo(message.model_name, request.slo)
+        else:
             raise CallFailedError(failure_of(response))
-        return response_of(message, response, answer)
+        return response_of(message, response, answer, more)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -266,10 +296,15 @@ class Service:
         return response.server
 
     async def _ask(
-        self, request: Request, expected: type[ResponseT], payload: Any = b"", client: LocalClient | None = None
+        self,
+        request: Request,
+        expected: type[ResponseT],
+        payload: Any = b"",
+        client: LocalClient | None = None,
+        arrival: Nanos | None = None,
     ) -> tuple[ResponseT, Any]:
         try:
-            response, answer = await (client or self._client).ask(request, payload)
+            response, answer = await (client or self._client).ask(request, payload, arrival)
         except ConnectionLostError as error:
             raise CallFailedError(failure(Status.SHUTTING_DOWN, str(error))) from None
         if isinstance(response, expected):
@@ -284,13 +319,27 @@ def decode(kind: Any, data: bytes) -> Any:
     Raises:
         CallFailedError: it is none.
     """
-    message = kind()
     try:
-        message.ParseFromString(data)
+        return kind.FromString(data)
     except DecodeError:
-        text = f"the {len(data)} bytes are no {kind.DESCRIPTOR.name}"
-        raise CallFailedError(failure(Status.INVALID_REQUEST, text)) from None
-    return message
+        raise _undecodable(data, kind) from None
+
+
+def parsed(data: bytes) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
+    """See `parse`.
+
+    Raises:
+        CallFailedError: the bytes are no ModelInferRequest.
+    """
+    try:
+        return parse(data)
+    except DecodeError:
+        raise _undecodable(data, pb.ModelInferRequest) from None
+
+
+def _undecodable(data: bytes, kind: Any) -> CallFailedError:
+    text = f"the {len(data)} bytes are no {kind.DESCRIPTOR.name}"
+    return CallFailedError(failure(Status.INVALID_REQUEST, text))
 
 
 def unforeseen(error: Exception) -> CallFailedError:
@@ -308,6 +357,7 @@ def _check_version(model: str, version: str) -> None:
         raise CallFailedError(failed)
 
 
-def _remaining(call: ServicerContext) -> Nanos | None:
+def _limit(call: ServicerContext, waited: Nanos) -> Nanos | None:
+    """The time from a request's arrival, ``waited`` ago, to the deadline of its call; None: it has none."""
     left = call.time_remaining()
-    return None if left is None else max(1, seconds(min(left, LONGEST_REMAINING)))
+    return None if left is None else max(1, seconds(min(left, LONGEST_REMAINING)) + waited)

@@ -1,0 +1,126 @@
+"""Takes many calls from gRPC at a time, and notes when.
+
+Theory of operation. grpc.aio requests one call of each method from gRPC's core, and requests the next when the event
+loop has come round to it. So at most one call is taken in two or three turns of the loop. The others wait in the core,
+where nobody sees them, and reach the scheduler one by one, which makes every batch a batch of one. `take_many` requests
+more calls of one method, all the time. The calls that have come since the loop's last turn are then taken in one turn.
+(64 small calls in flight on one core: 71 instead of 99 us of processor time for a call, most of it context switches.)
+
+The requesting is grpcio's own code, reached by private names. If a release of grpcio lacks one of them, `take_many`
+does nothing, and calls are taken one by one.
+"""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Final
+
+import grpc
+from grpc._cython import cygrpc
+
+from clockwork.units import Nanos
+
+ARRIVED: Final[ContextVar[Nanos]] = ContextVar("arrived")
+"""When the call that a task serves was taken from gRPC's core, before its message was read. Not set for a call that
+grpc.aio has taken itself."""
+
+REQUESTED: Final = 64
+"""Calls that are requested from the core at a time, at a kilobyte of memory each."""
+
+_EXPECTED: Final = {
+    "_handle_rpc": ["method_name", "method_resolver", "interceptors", "rpc_state", "loop", "concurrency_exceeded"],
+    "_schedule_rpc_coro": ["rpc_coro", "rpc_state", "loop", "method_name"],
+    "AioServer._request_registered_call": ["self", "method"],
+}
+"""grpcio's private functions that are called, and their parameters."""
+
+log = logging.getLogger("clockwork.grpc")
+
+
+class _Resolver:
+    """What grpcio asks for the handler of a call."""
+
+    def __init__(self, handler: grpc.RpcMethodHandler) -> None:
+        self._handler = handler
+
+    def resolve_handler(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        return self._handler
+
+
+class Acceptors:
+    """Request calls of one method of a running server until the server ends."""
+
+    def __init__(
+        self,
+        server: grpc.aio.Server,
+        method: str,
+        handler: grpc.RpcMethodHandler,
+        interceptors: Sequence[grpc.aio.ServerInterceptor],
+        arrived: Callable[[], Nanos],
+        max_calls: int,
+        put: Callable[[Callable[[], None]], object],
+    ) -> None:
+        """Begin.
+
+        Args:
+            server: has started; ``method`` was registered with it.
+            method: the full name of the method.
+            handler: serves its calls.
+            interceptors: those of the server.
+            arrived: tells the earliest moment at which a call that is taken now may have arrived.
+            max_calls: calls at a time; more end at once with RESOURCE_EXHAUSTED.
+            put: has a call handled when its turn among the requests of all protocols has come.
+        """
+        self._server: Any = server._server  # noqa: SLF001 - see the module
+        self._method = method
+        self._resolver = _Resolver(handler)
+        self._interceptors = tuple(interceptors)
+        self._arrived = arrived
+        self._max_calls = max_calls
+        self._put = put
+        self._loop = asyncio.get_running_loop()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._acceptors = [self._loop.create_task(self._accept()) for _ in range(REQUESTED)]
+
+    async def wait_closed(self) -> None:
+        """Wait until the server, which is ending, has given all requests for calls back."""
+        await asyncio.gather(*self._acceptors, return_exceptions=True)
+
+    async def _accept(self) -> None:
+        name = self._method.encode()
+        while True:
+            try:
+                call = await self._server._request_registered_call(name)  # noqa: SLF001 - see the module
+            except Exception:  # noqa: BLE001 - private classes of grpcio: the server ends
+                return
+            self._put(partial(self._serve, call, self._arrived()))
+
+    def _serve(self, call: Any, arrived: Nanos) -> None:
+        ARRIVED.set(arrived)  # of this context, which the task copies
+        full = len(self._calls) >= self._max_calls
+        served = cygrpc._handle_rpc(  # noqa: SLF001 - see the module
+            self._method, self._resolver, self._interceptors, call, self._loop, full
+        )
+        task = self._loop.create_task(
+            cygrpc._schedule_rpc_coro(served, call, self._loop, self._method)  # noqa: SLF001 - see the module
+        )
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+
+def can_take_many() -> bool:
+    """Whether this release of grpcio has what `Acceptors` needs."""
+    return all(_parameters(name) == expected for name, expected in _EXPECTED.items())
+
+
+def _parameters(name: str) -> list[str]:
+    found: Any = cygrpc
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    try:
+        return list(inspect.signature(found).parameters)
+    except (TypeError, ValueError):
+        return []

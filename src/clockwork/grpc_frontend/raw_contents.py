@@ -1,0 +1,96 @@
+"""Raw tensors beside protobuf messages: taken out of a request, and put into a response, without a copy of each.
+
+Theory of operation. protobuf copies every ``raw_input_contents`` twice, into its message and out of it. `split` walks
+over the outermost fields of a ``ModelInferRequest`` and takes the raw tensors as views; the rest, which is small, is
+protobuf's to parse. `split` understands only the encoding that every client writes. On anything else it gives up, and
+protobuf parses the whole message. So both ways accept and refuse the same bytes, with the same result
+(`tests/grpc_frontend/test_raw_contents.py` compares them). Source: protobuf.dev/programming-guides/encoding.
+
+Rules of the file: no clock and no I/O.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+from clockwork.units import KIB, Bytes
+
+MIN_SPLIT_BYTES: Final[Bytes] = 16 * KIB
+"""Shorter messages are parsed whole: that takes less time than walking over their fields."""
+
+MAX_FIELDS: Final = 1024
+"""Outermost fields that `split` walks over: a request with 256 inputs, outputs and raw tensors has fewer."""
+
+_LENGTH_DELIMITED: Final = 2
+_TAGS: Final = frozenset(number << 3 | _LENGTH_DELIMITED for number in range(1, 8))
+"""Tags of a ModelInferRequest's fields, of which each has the numbers 1 to 7 and a length."""
+
+_RAW_INPUT: Final = 7 << 3 | _LENGTH_DELIMITED
+_RAW_OUTPUT: Final = bytes([6 << 3 | _LENGTH_DELIMITED])
+_INFER_RESPONSE: Final = bytes([2 << 3 | _LENGTH_DELIMITED])
+_MAX_LENGTH_BYTES: Final = 5  # of a length below 2**31, which is protobuf's limit for a message
+
+
+class Split(NamedTuple):
+    """A message without its raw tensors, and these; views keep the message's memory."""
+
+    rest: bytes
+    raw: tuple[memoryview, ...]
+
+
+def split(data: bytes) -> Split | None:
+    """Take the raw tensors out of a serialised ModelInferRequest.
+
+    Returns None if it has none or if its encoding is unusual or broken: then protobuf must parse the whole.
+    """
+    view, end, at = memoryview(data), len(data), 0
+    raw: list[memoryview] = []
+    rest: list[memoryview] = []
+    for _ in range(MAX_FIELDS):
+        if at == end:
+            return Split(b"".join(rest), tuple(raw)) if raw else None
+        begin, tag = at, data[at]
+        if tag not in _TAGS:
+            return None
+        length, at = _length(data, at + 1)
+        if length < 0 or length > end - at:
+            return None
+        at += length
+        if tag == _RAW_INPUT:
+            raw.append(view[at - length : at])
+        else:
+            rest.append(view[begin:at])
+    return None
+
+
+def with_raw_outputs(message: bytes, tensors: Iterable[Any]) -> bytes:
+    """Append raw tensors to a serialised ModelInferResponse, whose last field they are; one copy is made of them."""
+    parts: list[Any] = [message]
+    for tensor in tensors:
+        parts += (_RAW_OUTPUT, varint(len(tensor)), tensor)
+    return b"".join(parts)
+
+
+def in_stream(response: bytes) -> bytes:
+    """The ModelStreamInferResponse that carries a serialised ModelInferResponse."""
+    return b"".join((_INFER_RESPONSE, varint(len(response)), response))
+
+
+def varint(value: int) -> bytes:
+    """Encode a number from zero on as protobuf does."""
+    made = bytearray()
+    while value > 0x7F:
+        made.append(value & 0x7F | 0x80)
+        value >>= 7
+    made.append(value)
+    return bytes(made)
+
+
+def _length(data: bytes, at: int) -> tuple[int, int]:
+    """The length that begins at ``at``, and where it ends; -1 if it is cut off, too large or longer than it need be."""
+    length = 0
+    for index, byte in enumerate(data[at : at + _MAX_LENGTH_BYTES]):
+        length |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            shortest = byte or not index
+            return (length, at + index + 1) if shortest else (-1, at)
+    return -1, at

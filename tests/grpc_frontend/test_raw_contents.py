@@ -1,0 +1,150 @@
+"""Raw tensors that are taken out of a message, and put into one, without protobuf: the same as protobuf does."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clockwork.errors import InvalidRequestError
+from clockwork.grpc_frontend import grpc_service_pb2 as pb
+from clockwork.grpc_frontend import infer
+from clockwork.grpc_frontend.infer import MAX_PAYLOAD_BYTES, parse, request_of
+from clockwork.grpc_frontend.raw_contents import (
+    MAX_FIELDS,
+    MIN_SPLIT_BYTES,
+    in_stream,
+    split,
+    varint,
+    with_raw_outputs,
+)
+from fuzzing.targets import grpc_fields
+
+TENSOR = pb.ModelInferRequest.InferInputTensor
+many = settings(max_examples=400, derandomize=True, database=None, deadline=None)
+
+raws = st.lists(st.binary(max_size=300), max_size=4)
+requests = st.builds(
+    lambda name, key, shapes, raw, slo: pb.ModelInferRequest(
+        model_name=name,
+        id=key,
+        inputs=[TENSOR(name=f"x{i}", datatype="FP32", shape=shape) for i, shape in enumerate(shapes)],
+        parameters={"slo_ms": pb.InferParameter(double_param=slo)},
+        raw_input_contents=raw,
+    ),
+    st.text(max_size=200),
+    st.text(max_size=3),
+    st.lists(st.lists(st.integers(-1, 2**40), max_size=3), max_size=4),
+    raws,
+    st.floats(allow_nan=False),
+)
+#: Each is a field of its own as protobuf writes it, or nearly: other wire types, longer lengths, groups, a bad tag.
+fields = st.one_of(
+    st.tuples(st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 15]), st.binary(max_size=200)).map(
+        lambda it: bytes([it[0] << 3 | 2]) + varint(len(it[1])) + it[1]
+    ),
+    st.sampled_from([b"\x38\x05", b"\x3a\x81\x00a", b"\x3a\x81\x80\x80\x80\x00a", b"\x3b\x3a\x01a\x3c", b"\x00\x00"]),
+    st.sampled_from([b"\x3a\xff\xff\xff\xff\x7f", b"\x3a\xff", b"\xba\x00\x01a", b"\x3a\x80\x00", b"\x0a\x01\xff"]),
+    st.binary(max_size=5),
+)
+
+
+@many
+@given(requests)
+def test_what_protobuf_writes_is_split(message: pb.ModelInferRequest) -> None:
+    data = message.SerializeToString()
+    grpc_fields(data)
+    assert (split(data) is None) == (not message.raw_input_contents)
+
+
+@many
+@given(st.lists(fields, max_size=8).map(b"".join))
+def test_any_bytes_are_split_as_protobuf_would_or_not_at_all(data: bytes) -> None:
+    grpc_fields(data)
+
+
+def test_a_split_copies_no_tensor() -> None:
+    data = pb.ModelInferRequest(raw_input_contents=[b"abc"]).SerializeToString()
+    parts = split(data)
+    assert parts is not None
+    assert all(view.obj is data for view in parts.raw)
+
+
+def test_more_fields_than_a_request_can_need_are_left_to_protobuf() -> None:
+    few = b"\x3a\x00" * MAX_FIELDS
+    assert split(few[2:]) is not None
+    assert split(few + b"\x3a\x00") is None
+
+
+@pytest.mark.parametrize("tensors", [[], [b""], [b"ab", b""], [bytes(127), bytes(128), bytes(20_000)]], ids=len)
+def test_a_response_is_serialised_as_by_protobuf(tensors: list[bytes]) -> None:
+    head = pb.ModelInferResponse(model_name="m", id="seven", outputs=[{"name": "y", "shape": [1, 2]}])
+    made = with_raw_outputs(head.SerializeToString(), [memoryview(it) for it in tensors])
+    head.raw_output_contents.extend(tensors)
+    assert made == head.SerializeToString()
+    assert in_stream(made) == pb.ModelStreamInferResponse(infer_response=head).SerializeToString()
+
+
+# ----------------------------------------------------------------------------------------- where payloads lie
+
+
+def asked(*tensors: bytes, **more: Any) -> bytes:
+    inputs = [TENSOR(name=f"x{i}", datatype="UINT8", shape=[len(data)]) for i, data in enumerate(tensors)]
+    return pb.ModelInferRequest(model_name="m", inputs=inputs, raw_input_contents=tensors, **more).SerializeToString()
+
+
+class Memory:
+    """Counts what is allocated."""
+
+    def __init__(self) -> None:
+        self.given: list[int] = []
+
+    def allocate(self, nbytes: int) -> Any:
+        self.given.append(nbytes)
+        return np.empty(nbytes, np.uint8)
+
+
+@pytest.mark.parametrize("sizes", [[MIN_SPLIT_BYTES], [5, 2 * MIN_SPLIT_BYTES, 0, 7]], ids=str)
+def test_large_tensors_are_copied_once_into_memory_that_a_worker_can_read(sizes: list[int]) -> None:
+    tensors, memory = [bytes([i + 1]) * size for i, size in enumerate(sizes)], Memory()
+    request, payload = request_of(*parse(asked(*tensors)), 1, None, allocate=memory.allocate)
+    assert memory.given == [sum(sizes)]
+    assert bytes(payload) == b"".join(tensors)
+    assert not payload.readonly
+    assert [spec.nbytes for spec in request.inputs] == sizes
+
+
+def test_small_tensors_and_those_of_a_server_without_shared_memory_are_not_copied_there() -> None:
+    memory = Memory()
+    request_of(*parse(asked(b"1234", b"5")), 1, None, allocate=memory.allocate)
+    assert memory.given == []
+    _, payload = request_of(*parse(asked(bytes(MIN_SPLIT_BYTES))), 1, None)
+    assert payload.readonly
+
+
+def test_typed_contents_lie_there_as_well() -> None:
+    memory, count = Memory(), MIN_SPLIT_BYTES // 8
+    tensor = TENSOR(name="x", datatype="FP64", shape=[count], contents={"fp64_contents": range(count)})
+    message = pb.ModelInferRequest(model_name="m", inputs=[tensor])
+    _, payload = request_of(*parse(message.SerializeToString()), 1, None, allocate=memory.allocate)
+    assert memory.given == [MIN_SPLIT_BYTES]
+    assert np.frombuffer(payload).tolist() == list(range(count))
+
+
+def test_nothing_is_allocated_for_what_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory()
+    monkeypatch.setattr(infer, "MAX_PAYLOAD_BYTES", MIN_SPLIT_BYTES)
+    assert MAX_PAYLOAD_BYTES > MIN_SPLIT_BYTES
+    with pytest.raises(InvalidRequestError, match="the inputs take 16385 bytes; at most 16384 are accepted"):
+        request_of(*parse(asked(bytes(MIN_SPLIT_BYTES), b"1")), 1, None, allocate=memory.allocate)
+    assert memory.given == []
+
+
+def test_the_tighter_of_the_messages_deadline_and_the_calls_holds() -> None:
+    message, raw = parse(asked(b"1", parameters={"timeout": pb.InferParameter(int64_param=20_000)}))
+    assert request_of(message, raw, 1, None)[0].slo == 20_000_000
+    assert request_of(message, raw, 1, 12_000_000)[0].slo == 12_000_000
+    assert request_of(message, raw, 1, 30_000_000)[0].slo == 20_000_000
+    message, raw = parse(asked(b"1"))
+    assert request_of(message, raw, 1, None)[0].slo is None

@@ -1,0 +1,86 @@
+"""Frames of HTTP/2 (RFC 9113) and a little of HPACK (RFC 7541), written by hand: what no client library would send."""
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+DATA, HEADERS, RST_STREAM, SETTINGS, PING = 0, 1, 3, 4, 6
+END_STREAM, ACK, END_HEADERS = 1, 1, 4
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+#: :method POST, :scheme http; then five entries that the dynamic table keeps, the newest being number 62.
+_BEGIN = b"\x83\x86"
+_REPEATED = b"\xc2\xc1\xc0\xbf"
+_NEWEST = b"\xbe"
+
+
+def frame(kind: int, flags: int, stream: int, body: bytes = b"") -> bytes:
+    return struct.pack(">I", len(body))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + body
+
+
+def _text(data: bytes) -> bytes:
+    assert len(data) < 127
+    return bytes([len(data)]) + data
+
+
+def first_headers(path: str, name: bytes, value: bytes, repeats: int) -> bytes:
+    """Headers of a gRPC call, with ``name: value`` repeated at a byte for each time."""
+    kept = b"\x44" + _text(path.encode()) + b"\x41" + _text(b"a") + b"\x5f" + _text(b"application/grpc")
+    kept += b"\x40" + _text(b"te") + _text(b"trailers") + b"\x40" + _text(name) + _text(value)
+    return _BEGIN + kept + _NEWEST * (repeats - 1)
+
+
+def later_headers(repeats: int) -> bytes:
+    """The same once more, of table entries alone."""
+    return _BEGIN + _REPEATED + _NEWEST * repeats
+
+
+class Http2:
+    """A connection."""
+
+    def __init__(self, address: str) -> None:
+        host, port = address.rsplit(":", 1)
+        self._socket = socket.create_connection((host, int(port)), timeout=30)
+        self._file = self._socket.makefile("rb")
+        self._pings = 0
+        self.send(PREFACE + frame(SETTINGS, 0, 0) + frame(SETTINGS, ACK, 0))
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def processed(self) -> None:
+        """Return when the server has processed all that was sent, by the answer to a ping."""
+        self._pings += 1
+        mark = struct.pack(">Q", self._pings)
+        self.send(frame(PING, 0, 0, mark))
+        for kind, flags, _, body in self.frames():
+            if (kind, flags, body) == (PING, ACK, mark):
+                return
+        raise AssertionError("the server has closed the connection")
+
+    def frames(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """What comes: kind, flags, stream and body of each frame."""
+        while len(head := self._file.read(9)) == 9:
+            length = int.from_bytes(head[:3])
+            yield head[3], head[4], int.from_bytes(head[5:]), self._file.read(length)
+
+    def shut_down(self) -> None:
+        """End the connection, and `frames` with it."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+
+@contextmanager
+def connections(address: str, count: int) -> Iterator[list[Http2]]:
+    """So many connections."""
+    opened: list[Http2] = []
+    try:
+        opened += (Http2(address) for _ in range(count))
+        yield opened
+    finally:
+        for it in opened:
+            it.close()

@@ -1,0 +1,30 @@
+"""Memory that is free, and is given back to the system."""
+
+import ctypes
+from pathlib import Path
+
+from clockwork.heap import give_back_free
+from clockwork.units import KIB, MIB
+
+PIECE, COUNT = 40 * KIB, 4000
+
+
+def resident() -> int:
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["VmRSS"].split()[0]) * KIB
+
+
+def test_small_pieces_are_given_back_where_there_are_enough() -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    pieces = [libc.malloc(PIECE) for _ in range(COUNT)]
+    for piece in pieces:
+        ctypes.memset(piece, 1, PIECE)
+    for piece in pieces[:-1]:  # the last one keeps the heap from shrinking by itself
+        libc.free(piece)
+    before = resident()
+    assert not give_back_free(2**60)
+    assert give_back_free(64 * MIB)
+    assert before - resident() > 100 * MIB
+    libc.free(pieces[-1])
