@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from clockwork.cli import run
+from clockwork.sim import swarm
 
 SCENARIO = """
 name = "small"
@@ -108,6 +109,23 @@ def test_the_swarm(capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 seeds from 4 on" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("problems", "code"), [([], 0), (["goodput collapses"], 1)])
+def test_the_swarm_of_overloaded_controllers(
+    problems: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(swarm, "run_overload", lambda seed: asked.append(seed) or problems)  # type: ignore[func-returns-value]
+    assert run(["sim", "--swarm", "--overload", "--seed", "4", "--seeds", "2"]) == code
+    said = capsys.readouterr()
+    if code:
+        assert asked == [4]
+        assert "goodput collapses" in said.out
+        assert "replay: clockwork sim --swarm --overload --seed 4" in said.err
+    else:
+        assert asked == [4, 5]
+        assert said.out == "2 seeds from 4 on: no violation\n"
+
+
 def test_what_if_on_the_command_line(scenario: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     assert run(["sim", str(scenario), "--devices", "3", "--load", "2x", "--slo", "0.5x", "--json", str(out)]) == 0
@@ -126,6 +144,8 @@ def test_what_if_on_the_command_line(scenario: Path, tmp_path: Path) -> None:
         (["FILE", "--profile", "nobody"], "no profile 'nobody'"),
         (["FILE", "--json", "/dev/null/x.json"], "cannot write /dev/null/x.json"),
         (["--swarm", "FILE"], "--swarm draws its scenarios"),
+        (["FILE", "--overload"], "--overload needs --swarm"),
+        (["--swarm", "--overload", "--records", "/dev/null/x"], "--overload writes no records"),
         (["--from-state", "FILE"], "is no JSON"),
         (["BROKEN"], "is no TOML"),
     ],

@@ -69,7 +69,7 @@ def grows_slowly(counts: list[float]) -> bool:
         pytest.param(Backlog.result, id="is done"),
     ],
 )
-def test_what_one_request_takes_does_not_grow_with_what_is_pending(
+def test_the_cost_of_an_event_does_not_grow_with_the_requests_pending(
     scheduler: str, event: Callable[[Backlog], object]
 ) -> None:
     counts: list[float] = []
@@ -90,7 +90,7 @@ def test_what_one_request_takes_does_not_grow_with_what_is_pending(
         pytest.param(ms(20), 10, id="mostly refused"),
     ],
 )
-def test_what_a_burst_takes_for_each_request_does_not_grow_with_the_burst(scheduler: str, slo: int, apart: int) -> None:
+def test_the_cost_per_request_does_not_grow_with_the_burst(scheduler: str, slo: int, apart: int) -> None:
     counts: list[float] = []
     for pending in AT_ONCE:
         backlog = Backlog(make_scheduler(scheduler))
@@ -106,7 +106,7 @@ def test_what_a_burst_takes_for_each_request_does_not_grow_with_the_burst(schedu
         pytest.param(lambda backlog: backlog.wait(2 * HOUR), id="all deadlines pass"),
     ],
 )
-def test_what_befalls_all_takes_no_more_for_each(scheduler: str, event: Callable[[Backlog], object]) -> None:
+def test_an_event_about_all_requests_costs_no_more_for_each(scheduler: str, event: Callable[[Backlog], object]) -> None:
     counts: list[float] = []
     for pending in AT_ONCE:
         backlog = backlog_of(scheduler, pending)

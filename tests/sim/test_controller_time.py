@@ -1,4 +1,4 @@
-"""A controller that takes time: what waits for it, in which order, and what comes of it under overload."""
+"""A controller that takes time: the order in which events wait for it, and the goodput under overload."""
 
 from collections.abc import Callable
 from typing import Any
@@ -54,7 +54,7 @@ def result(number: int) -> Event:
     return WorkerResult("w0", ErrorResult(number, "Infer", 1, "no"))
 
 
-def test_events_of_workers_come_first_then_what_ends_requests_then_requests() -> None:
+def test_events_of_workers_come_first_then_cancels_then_requests() -> None:
     waiting = ByKind()
     events: list[Event] = [
         ClientRequest(1, infer_request(1)),
@@ -116,7 +116,7 @@ def test_each_event_costs_what_the_scenario_says(costs: ControllerSpec, spent: C
     assert simulation.cluster.controller_busy - before == spent(requests) * 1_000_000
 
 
-def test_what_is_too_late_already_costs_little_and_is_answered_all_the_same() -> None:
+def test_requests_that_are_late_already_cost_little_and_are_answered() -> None:
     given = scenario(controller=ControllerSpec(20.0, 0.01, 0.0, 0.0))  # half of what comes can be handled
     simulation = Simulation(given, 1, check_every=10).run()
     assert not simulation.watcher.violations

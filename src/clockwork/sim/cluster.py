@@ -6,6 +6,7 @@ controller's edge by what pings on the link say.
 """
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -112,7 +113,8 @@ class Cluster:
         known = {ProfileKey(model.digest, VERSION, KIND): self._known[model.path] for model, _ in models}
         config = replace(config, workers=workers, models=specs)
         self.controller = ControllerWithStartupPhase(scheduler, config, known)
-        self._timed = TimedController(loop, self.controller, self._execute, self._moved, costs or Costs())
+        moved = partial(watcher.moved, self.controller)
+        self._timed = TimedController(loop, self.controller, self._execute, moved, costs or Costs())
         self.workers = [_Worker(f"w{i}") for i in range(workers)]
         self._by_name = {worker.name: worker for worker in self.workers}
         self.status: ServerStatus | None = None
@@ -187,9 +189,6 @@ class Cluster:
     def request(self, client_id: int, request: InferRequest) -> None:
         """A client's request has arrived at the controller."""
         self.feed(ClientRequest(client_id, request, arrival=self.loop.now))
-
-    def _moved(self) -> None:
-        self.watcher.moved(self.controller)
 
     def _receive(self, message: Any) -> None:
         worker, sent = message

@@ -49,7 +49,7 @@ class TimedController:
         self._free = costs == Costs()
         self._inbox = ByKind() if inbox is None else inbox
         self._shedder = Shedder()
-        self._timer = Timer(loop, self._next_wakeup, self._wake)
+        self._timer = Timer(loop, controller.next_wakeup if self._free else self._next_wakeup, self._wake)
         self._busy_until: Nanos = 0
         self.busy: Nanos = 0  #: time spent so far
 
@@ -86,7 +86,8 @@ class TimedController:
     def handle(self, event: Event) -> None:
         """Something happens, whatever waits."""
         commands = self._controller.handle(self._loop.now, event)
-        self._carry_out(commands)
+        for command in commands:
+            self._execute(command)
         if not self._free:
             self._spend(self._cost(event, commands))
         self._timer.arm()
@@ -112,15 +113,14 @@ class TimedController:
 
     def _wake(self) -> None:
         commands = self._controller.wake(self._loop.now)
-        self._carry_out(commands)
-        self._spend(self._sent(commands))
-        self._moved()
-        if not self._free and self._loop.now >= self._busy_until:
-            self._advance()
-
-    def _carry_out(self, commands: list[ControllerCommand]) -> None:
         for command in commands:
             self._execute(command)
+        self._moved()
+        if self._free:
+            return
+        self._spend(self._sent(commands))
+        if self._loop.now >= self._busy_until:
+            self._advance()
 
     def _spend(self, cost: Nanos) -> None:
         if cost:

@@ -19,7 +19,7 @@ class Joinable:
     """The batches of all plans that requests can still join, by group."""
 
     def __init__(self) -> None:
-        """None."""
+        """No batches yet."""
         self._batches: dict[GroupKey, OrderedDict[Batch, None]] = {}
 
     def of(self, group: GroupKey) -> Iterable[Batch]:

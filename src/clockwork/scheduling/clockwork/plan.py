@@ -227,12 +227,13 @@ class Plan:
         earliest = now + self.send_delay.value
         best_size, best_time, best_value, ideal, ideal_time = 0, 0, 0.0, 0.0, 0
         most = max(first.batch_size, self.worthwhile(model))
+        times = self._times.by_size(now, model, key)
         for size in self.sizes(model):
             if size < first.batch_size:
                 continue
             if size > most and ideal:
                 break
-            time = self.infer_time(now, model, size, key)
+            time = times[size]
             value = min(expected, size) / time
             if value > ideal and earliest + time <= self.due(first, earliest + time, now):
                 ideal, ideal_time = value, time
@@ -274,13 +275,14 @@ class Plan:
         expected = rows + rate * (start - now)
         best: Offer | None = None
         most = self.worthwhile(batch.model)
+        times = self._times.by_size(now, batch.model, batch.key)
         for size in self.sizes(batch.model):
             room = size - batch.rows
             if room < first.batch_size:
                 continue
             if size > most:
                 break
-            time = self.infer_time(now, batch.model, size, batch.key)
+            time = times[size]
             cost = max(0, time - batch.reserved)
             later = end + cost
             if cost > slack or later > self.due(first, later, now):

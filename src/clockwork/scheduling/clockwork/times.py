@@ -13,6 +13,7 @@ Time alone lowers a time given here (estimates relax) and never raises it.
 """
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from typing import Final
 
 from clockwork.scheduling.estimates import Pace, SlidingEstimate
@@ -51,13 +52,13 @@ class InferTimes:
         self._tables: dict[tuple[str, ShapeKey], _Table] = {}
         self._measured = 0  #: measurements so far
 
+    def by_size(self, now: Nanos, model: ModelState, key: ShapeKey) -> Mapping[int, Nanos]:
+        """The estimates of one Infer of each batch size of the profile, and of other rows that were measured."""
+        return self._table(now, model, key).times
+
     def of(self, now: Nanos, model: ModelState, rows: int, key: ShapeKey) -> Nanos:
         """The estimate of one Infer of ``rows`` rows."""
-        table = self._tables.get((model.info.digest, key))
-        if table is None:
-            table = self._make(model, key)
-        if table.made_for != self._measured or now >= table.until:
-            self._compute(now, table)
+        table = self._table(now, model, key)
         time = table.times.get(rows)
         return self._between(table, model, rows) if time is None else time
 
@@ -70,6 +71,14 @@ class InferTimes:
             table.rows = sorted(table.estimates)
         estimate.add(measured, now)
         self._measured += 1
+
+    def _table(self, now: Nanos, model: ModelState, key: ShapeKey) -> _Table:
+        table = self._tables.get((model.info.digest, key))
+        if table is None:
+            table = self._make(model, key)
+        if table.made_for != self._measured or now >= table.until:
+            self._compute(now, table)
+        return table
 
     def _make(self, model: ModelState, key: ShapeKey) -> _Table:
         if len(self._tables) >= MAX_TABLES:
