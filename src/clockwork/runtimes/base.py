@@ -42,7 +42,9 @@ class HostModelInfo(Struct, frozen=True):
     runtime: str
     """Name and version of what executes it, ``onnxruntime 1.32.0``: measured times hold for this version only."""
     note: str = ""
-    """What whoever loads it should know of how it is executed."""
+    """How the model is executed, where that is worth knowing."""
+    unbatched: str = ""
+    """Why requests are not put into one batch; empty if they are."""
 
 
 class LoadedModel(Protocol):
@@ -116,8 +118,10 @@ class Runtime(Protocol):
         """The hardware of its devices and the threads each uses: devices of one kind are equally fast."""
         ...
 
-    def load_model(self, path: Path) -> HostModel:
+    def load_model(self, path: Path, name: str = "") -> HostModel:
         """Read and prepare a model. ``path`` is absolute, exists, and lies within the model root.
+
+        ``name`` is the model's, by which the operator's options mean it.
 
         Raises:
             InvalidModelError: not a model of this runtime, or a broken one.
