@@ -70,6 +70,8 @@ def parsed(text: str) -> int | None:
     depth: list[str] = []
     before = ["", ""]
     for kind, token, line in _tokens(text):
+        if not depth and before[1] == KEY and token != ":":
+            raise ValueError(f"line {line} gives {KEY} no value")
         if token in _CLOSING:
             if not depth or depth.pop() != _CLOSING[token]:
                 raise ValueError(f"line {line} has a {token!r} that closes nothing")
@@ -81,8 +83,6 @@ def parsed(text: str) -> int | None:
             if kind != "number" or not token.isdecimal() or len(token) > 9:
                 raise ValueError(f"line {line} gives {KEY} a value that is not a whole number from 0")
             found = int(token)
-        elif not depth and before[1] == KEY and token != ":":
-            raise ValueError(f"line {line} gives {KEY} no value")
         before = [before[1], token]
     if depth:
         raise ValueError(f"a {depth[-1]!r} is not closed")
