@@ -135,7 +135,8 @@ def measure_batches(model: "HostModel", max_batch: int, free_dim: int) -> "Itera
 
     loaded = model.load_weights(0)
     size = 1
-    while size <= (max_batch if model.info.batchable else 1):
+    largest = min(max_batch, model.info.max_batch or max_batch) if model.info.batchable else 1
+    while size <= largest:
         tensors = tuple(_zeros(model.info, size, free_dim))
         share = InferInput(0, size, tensors, generated=True)
         yield size, Measurement(tuple(_measure_batch(loaded, share)))

@@ -148,7 +148,14 @@ class TaskRunner:
             extra=about("model_batching", model=action.name, reason=info.unbatched),
         )
         return ModelRead(
-            model, info.digest, info.runtime, info.inputs, info.outputs, info.batchable, info.weights_bytes
+            model,
+            info.digest,
+            info.runtime,
+            info.inputs,
+            info.outputs,
+            info.batchable,
+            info.weights_bytes,
+            info.max_batch,
         )
 
     def _assemble(self, action: Infer, task: StartTask) -> Batch:

@@ -35,6 +35,7 @@ class HostModelInfo(Struct, frozen=True):
     """What is known of a model once it has been read; see `clockwork.messages.results.ModelInfo`."""
 
     digest: str
+    """Of the content, and of what the operator wishes for the model; see `clockwork.runtimes.batching.Wish.digest`."""
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     batchable: bool
@@ -45,6 +46,8 @@ class HostModelInfo(Struct, frozen=True):
     """How the model is executed, where that is worth knowing."""
     unbatched: str = ""
     """Why requests are not put into one batch; empty if they are."""
+    max_batch: int = 0
+    """The most rows of a batch, as far as the model's own configuration says; 0: it does not."""
 
 
 class LoadedModel(Protocol):

@@ -5,6 +5,7 @@ computed by itself and a trial (`clockwork.runtimes.trial`) finds nothing else. 
 batched only if the operator of the server names it, and it passes a longer trial. A model that mixes rows never is.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
@@ -26,10 +27,19 @@ class Wish(Struct, frozen=True):
     """What the operator has said about one model.
 
     ``forbidden`` is the reason why it is not to be batched, or empty. ``allowed``: an unproved model may be.
+    ``max_batch``: no batch may have more rows; 0 if there is no such limit.
     """
 
     forbidden: str = ""
     allowed: bool = False
+    max_batch: int = 0
+
+    def digest(self, of_file: str) -> str:
+        """What identifies a model with this content and this wish: the content's digest, if nothing was said.
+
+        Times are measured, remembered and planned with by digest, and other batches take other times.
+        """
+        return of_file if self == Wish() else hashlib.sha256(f"{of_file} {self}".encode()).hexdigest()
 
 
 class BatchingOptions(Struct, frozen=True):
@@ -46,9 +56,10 @@ class BatchingOptions(Struct, frozen=True):
         """
         if name in self.never:
             return Wish(FORBIDDEN)
-        if max_batch_size(path) == 0:
+        limit = max_batch_size(path)
+        if limit == 0:
             return Wish(CONFIGURED)
-        return Wish(allowed=name in self.allowed)
+        return Wish(allowed=name in self.allowed, max_batch=limit or 0)
 
 
 def batching_options(never: Iterable[str] | None, allowed: Iterable[str] | None) -> BatchingOptions:

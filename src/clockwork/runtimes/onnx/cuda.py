@@ -102,12 +102,12 @@ class OnnxCudaRuntime:
         """
         wish = self._batching.of(name, path)
         file = read(find(path))
-        return self._models.get(f"{file.digest} {wish}", partial(self._load, file, wish))
+        return self._models.get(wish.digest(file.digest), partial(self._load, file, wish))
 
     def _load(self, file: ModelFile, wish: Wish) -> "OnnxCudaModel":
         conditions = (version(), self._gpus.kind, str(wish))
         prepared, verdict = self._cache.get(file.digest, conditions, partial(self._prepared, file, wish))
-        return OnnxCudaModel(host_info(file, prepared, verdict), prepared, self._gpus, self._calm)
+        return OnnxCudaModel(host_info(file, prepared, verdict, wish), prepared, self._gpus, self._calm)
 
     def _prepared(self, file: ModelFile, wish: Wish) -> tuple[Prepared, Verdict]:
         original, prepared = prepare(file.path, 1, self._cache.directory, portable=True)

@@ -73,13 +73,13 @@ class OnnxRuntime:
         """
         wish = self._batching.of(name, path)
         file = read(find(path))
-        return self._models.get(f"{file.digest} {wish}", partial(self._load, file, wish))
+        return self._models.get(wish.digest(file.digest), partial(self._load, file, wish))
 
     def _load(self, file: ModelFile, wish: Wish) -> OnnxModel:
         conditions = (version(), self._kind, instruction_set(), str(wish))
         prepared, verdict = self._cache.get(file.digest, conditions, partial(self._prepared, file, wish))
         placeholder = self._placeholder if verdict.in_place else None
-        info = host_info(file, prepared, verdict)
+        info = host_info(file, prepared, verdict, wish)
         return OnnxModel(info, prepared, self._threads, placeholder, verdict.packed, self._calm)
 
     def _prepared(self, file: ModelFile, wish: Wish) -> tuple[Prepared, Verdict]:
@@ -131,16 +131,17 @@ def version() -> str:
     return f"onnxruntime {onnxruntime.__version__}"
 
 
-def host_info(file: ModelFile, prepared: Prepared, verdict: Verdict) -> HostModelInfo:
+def host_info(file: ModelFile, prepared: Prepared, verdict: Verdict, wish: Wish) -> HostModelInfo:
     """What is known of a model that has been prepared and tried."""
     return HostModelInfo(
-        digest=file.digest,
+        digest=wish.digest(file.digest),
         inputs=tuple(port.info for port in prepared.ports.inputs),
         outputs=tuple(port.info for port in prepared.ports.outputs),
         batchable=not verdict.unbatched,
         weights_bytes=prepared.nbytes + verdict.session_bytes,
         runtime=version(),
         unbatched=verdict.unbatched,
+        max_batch=wish.max_batch,
     )
 
 

@@ -81,7 +81,7 @@ class TorchRuntime:
         """
         wish = self._batching.of(name, path)
         file = read(find(path))
-        return self._models.get(f"{file.digest} {wish}", partial(self._load, file, wish))
+        return self._models.get(wish.digest(file.digest), partial(self._load, file, wish))
 
     def _load(self, file: ModelFile, wish: Wish) -> TorchModel | CompiledModel:
         if file.compiled and not self._allow_compiled:
@@ -124,11 +124,12 @@ def host_info(file: ModelFile, program: Program, wish: Wish) -> HostModelInfo:
     run = as_it_is(program)
     unbatched = examine(program.ports, run, run, claimed(program, wish)).unbatched
     return HostModelInfo(
-        digest=file.digest,
+        digest=wish.digest(file.digest),
         inputs=tuple(port.info for port in program.ports.inputs),
         outputs=tuple(port.info for port in program.ports.outputs),
         batchable=not unbatched,
         weights_bytes=program.layout.nbytes,
         runtime=version(),
         unbatched=unbatched,
+        max_batch=wish.max_batch,
     )

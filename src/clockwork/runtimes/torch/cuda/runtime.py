@@ -120,7 +120,7 @@ class CudaRuntime:
             )
         with self._lock:
             self._clear_away()
-            key = f"{file.digest} {wish}"
+            key = wish.digest(file.digest)
             model = self._models.get(key)
             if model is None:
                 model = self._models[key] = self._load(file, wish)
