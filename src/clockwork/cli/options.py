@@ -227,7 +227,7 @@ AllowBatching: TypeAlias = Annotated[
         "--allow-batching",
         metavar="NAME",
         show_default=False,
-        help="Batch this model if a trial passes, though its graph proves nothing (docs/batching.md); may be repeated.",
+        help="Batch this model if a trial passes, though its graph proves nothing; see docs/batched-models.md.",
     ),
 ]
 ModelCache: TypeAlias = Annotated[

@@ -35,11 +35,11 @@ class DeviceTime(Struct, frozen=True, array_like=True):
 class ModelInfo(Struct, frozen=True, array_like=True):
     """A model as the worker that holds it describes it.
 
-    ``digest`` identifies the content of the file, and the operator's options for it; ``path`` is relative to the
-    worker's model root; ``runtime`` names the runtime and its version. A model that is not ``batchable`` has no free first dimension in common to all inputs
-    and outputs, or may compute across rows, and executes one request at a time. ``load`` and ``copies`` repeat the
-    name and the ``no_of_copies`` of the LoadModelFromDisk that made it. ``max_batch`` is the most rows of a batch that
-    the model's own configuration permits, or 0.
+    ``digest`` identifies the content of the file, and the operator's options for it. ``path`` is relative to the
+    worker's model root. ``runtime`` names the runtime and its version. A model that is not ``batchable`` has no free
+    first dimension in common to all inputs and outputs, or may compute across rows; it executes one request at a time.
+    ``load`` and ``copies`` repeat the name and the ``no_of_copies`` of the LoadModelFromDisk that made it.
+    ``max_batch`` is the most rows of a batch that the model's own configuration permits, or 0.
     """
 
     name: str
