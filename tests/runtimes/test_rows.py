@@ -206,6 +206,52 @@ def test_an_operator_that_mixes_rows_is_named(operator: str) -> None:
         assert proof.reason.startswith((f"{operator} '", "ReduceSum '"))
 
 
+LOOP = helper.make_node(
+    "Loop",
+    ["times", "", "w"],
+    ["z"],
+    body=helper.make_graph(
+        [node("Identity", "c", "c2"), node("ReduceSum", "x", "s", keepdims=0), node("Add", "a s", "b")],
+        "body",
+        [value("i", [], INT64), value("c", [], TensorProto.BOOL), value("a", [1])],
+        [value("c2", [], TensorProto.BOOL), value("b", [1])],
+    ),
+)
+ROWS = (node("Shape", "x", "n", start=0, end=1),)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        graph(LOOP, node("Add", "x z", "y"), times=np.int64(1), w=weights(1)),
+        graph(*ROWS, node("TopK", "x n", "t i", axis=1), node("ReduceSum", "t", "y", axes=[1])),
+        graph(
+            *ROWS,
+            node("Slice", "x zero n one", "s"),
+            node("ReduceSum", "s", "y", axes=[1]),
+            zero=np.array([0]),
+            one=np.array([1]),
+        ),
+        graph(
+            *ROWS, node("Squeeze", "n", "k"), node("Unsqueeze", "x a", "u"), node("Trilu", "u k", "y"), a=np.array([1])
+        ),
+        graph(*ROWS, node("Gather", "w n", "g"), node("Add", "x g", "y"), w=weights(9, 4)),
+        graph(
+            *ROWS,
+            node("OneHot", "i n v", "o"),
+            node("ReduceSum", "o", "y", axes=[1]),
+            kind=INT64,
+            shape=("N",),
+            v=np.array([0.0, 1.0], "f4"),
+            i=np.array([1]),
+        ),
+    ],
+    ids=["Loop", "TopK", "Slice", "Trilu", "Gather", "OneHot"],
+)
+def test_what_depends_on_the_batch_in_a_roundabout_way_is_not_proved(made: Any) -> None:
+    assert not analyse(made).proved
+
+
 def test_the_reason_says_which_axis_and_which_node() -> None:
     made = graph(helper.make_node("TopK", ["x", "k"], ["y", "i"], name="topk_0", axis=0), k=np.array([1]))
     assert analyse(made).reason == "TopK 'topk_0' computes across rows (axis 0)"

@@ -93,6 +93,7 @@ MIXED: dict[str, tuple[Any, tuple[int, ...]]] = {
     "rand_like": (lambda x: x + torch.rand_like(x), (8,)),
     "index": (lambda x: x[[1, 0, 2]], (8,)),
     "softmax": (lambda x: x.softmax(0), (8,)),
+    "tril": (lambda x: x.tril(x.shape[0]), (8, 8)),
     "scaled_dot_product_attention": (nn.TransformerEncoder(SEQUENCES_FIRST, 1, enable_nested_tensor=False), (10, 32)),
 }
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from clockwork.runtimes.onnx.rows.node import Node, as_size, rule, whole
-from clockwork.runtimes.rows.moves import along, axis_of, inserted, reduced
+from clockwork.runtimes.rows.moves import along, axis_of, broadcast, inserted, no_rows, reduced
 from clockwork.runtimes.rows.size import ONE, number
 from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsError, Value, across
 
@@ -100,6 +100,7 @@ def matrices(node: Node) -> Sequence[Value]:
     """Of the last two axes."""
     x = node.value(0)
     last = (x.rank - 2, x.rank - 1)
+    no_rows(*node.given(1))
     if node.operator == "Trilu":
         return [along(x, last)]
     return [reduced(x, last, keep=False)]
@@ -147,8 +148,6 @@ def layer_normalization(node: Node) -> Sequence[Value]:
 @rule("com.microsoft.SkipLayerNormalization", "com.microsoft.SkipSimplifiedLayerNormalization")
 def skip_layer_normalization(node: Node) -> Sequence[Value]:
     """The sum of two inputs, normalised along the last axis."""
-    from clockwork.runtimes.rows.moves import broadcast, no_rows
-
     no_rows(*node.given(2))
     total = broadcast([node.value(0), node.value(1)], node.out)
     last = (total.rank - 1,)

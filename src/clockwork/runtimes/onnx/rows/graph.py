@@ -23,6 +23,7 @@ from clockwork.runtimes.onnx.rows.folding import MAX_CONTENT, as_content, folded
 from clockwork.runtimes.onnx.rows.node import RULES, Node
 from clockwork.runtimes.rows.size import N, Size, number, opaque, unknown
 from clockwork.runtimes.rows.value import (
+    COUNTS,
     MixesRowsError,
     Proof,
     RowsError,
@@ -37,6 +38,24 @@ ONNX: Final = ("", "ai.onnx")
 
 MAX_DEPTH: Final = 8
 """Branches of If within branches."""
+
+RESHAPING: Final = frozenset(
+    (
+        "ConstantOfShape",
+        "Expand",
+        "EyeLike",
+        "Range",
+        "Reshape",
+        "Resize",
+        "Shape",
+        "Size",
+        "Slice",
+        "Tile",
+        "TopK",
+        "Upsample",
+    )
+)
+"""Operators that may use the number of rows as a size; their rules check how."""
 
 _CONSTANTS: Final = ("value", "value_float", "value_floats", "value_int", "value_ints")
 
@@ -106,12 +125,15 @@ class _Analysis:
         content = folded(node, node.inputs)
         if content is not None:
             return [Value(tuple(map(number, content.shape)), content=content)]
+        if node.operator not in RESHAPING and any(it is not None and it.counts_rows for it in node.inputs):
+            raise MixesRowsError(COUNTS)
         rule = RULES.get(node.operator)
         if rule is not None:
-            return rule(node)
+            return [_checked(it) for it in rule(node)]
         values = node.given()
         shapes = [self._inferred.get(name) for name in node.outputs]
-        if any(it.rows is not None for it in values) or not values or None in shapes:
+        known = "." not in node.operator and not any(isinstance(it, onnx.GraphProto) for it in node.attributes.values())
+        if not known or any(it.rows is not None for it in values) or not values or None in shapes:
             raise UnknownRowsError("is an operator without a rule")
         return [Value(_shape(name, shape or ())) for name, shape in zip(node.outputs, shapes, strict=True)]
 
@@ -144,6 +166,13 @@ class _Analysis:
             for size, found in zip(value.shape, shape, strict=True)
         )
         return Value(sizes, value.rows, value.inner, value.content)
+
+
+def _checked(value: Value) -> Value:
+    """The value, in which no size but that of the rows' axis may depend on the number of rows."""
+    if any(size.depends for axis, size in enumerate(value.shape) if axis != value.rows):
+        raise MixesRowsError(f"{COUNTS}: another size depends on it")
+    return value
 
 
 def _common(first: Value, second: Value) -> Value:

@@ -7,7 +7,7 @@ from clockwork.runtimes.onnx.rows.node import Node, as_size, rule, whole
 from clockwork.runtimes.rows.moves import along, broadcast, no_rows, transposed
 from clockwork.runtimes.rows.products import einsum, matmul, per_row
 from clockwork.runtimes.rows.size import ONE, Size, number
-from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsError, Value, across
+from clockwork.runtimes.rows.value import ACROSS, COUNTS, MixesRowsError, UnknownRowsError, Value, across
 
 GATES: Final = ("RNN", "GRU", "LSTM")
 BOTH: Final = 2
@@ -157,6 +157,8 @@ def resize(node: Node) -> Sequence[Value]:
     x = node.value(0)
     if node.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise UnknownRowsError("keeps the aspect ratio")
+    if node.attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        raise UnknownRowsError("takes a part of its input")
     axes = [whole(it) % x.rank for it in node.attributes.get("axes", range(x.rank))]
     by_sizes = node.has(3) and node.of(3).elements != number(0)
     if "scales" in node.attributes:
@@ -171,6 +173,8 @@ def resize(node: Node) -> Sequence[Value]:
             continue
         if x.rows == axis:
             raise across(x)
+        if isinstance(factor, Size) and factor.depends:
+            raise MixesRowsError(COUNTS)
         shape[axis] = as_size(factor) if by_sizes else node.unknown_size(axis)
     return [Value(tuple(shape), x.rows, x.inner)]
 

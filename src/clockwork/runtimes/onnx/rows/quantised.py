@@ -57,10 +57,17 @@ def dynamic_lstm(node: Node) -> Sequence[Value]:
     raise MixesRowsError(ONE_SCALE)
 
 
+def _one_number(node: Node, *places: int) -> None:
+    """Check that these inputs, if given, do not have a number for each row."""
+    if any(node.has(at) and node.value(at).elements.value != 1 for at in places):
+        raise UnknownRowsError("has a scale or a zero point for each row")
+
+
 @rule("MatMulInteger", "com.microsoft.MatMulIntegerToFloat", "com.microsoft.MatMulInteger16")
 def integer_mat_mul(node: Node) -> Sequence[Value]:
-    """Zero points and scales are constants."""
+    """Zero points and scales are constants; those of rows one number for all."""
     no_rows(*node.given(2))
+    _one_number(node, 2, 4)
     return [matmul(node.value(0), node.value(1), node.out)]
 
 
@@ -68,6 +75,7 @@ def integer_mat_mul(node: Node) -> Sequence[Value]:
 def linear_mat_mul(node: Node) -> Sequence[Value]:
     """Each of the two tensors has a scale and a zero point after it, and so has the result."""
     no_rows(*(node.value(at) for at in (1, 2, 4, 5, 6, 7) if node.has(at)))
+    _one_number(node, 1, 2, 6, 7)
     return [matmul(node.value(0), node.value(3), node.out)]
 
 

@@ -208,6 +208,8 @@ def cut(node: Node) -> Sequence[Value]:
         whole_axis = start == 0 and step == 1 and (_far(end) or end == x.shape[axis])
         if x.rows == axis and not whole_axis:
             raise across(x)
+        if x.rows != axis and any(isinstance(it, Size) and it.depends for it in (start, end, step)):
+            raise MixesRowsError(COUNTS)
         if not whole_axis:
             sizes[axis] = _cut(x.shape[axis], start, end, step) or node.unknown_size(axis)
     return [along(x, sizes, sizes)]

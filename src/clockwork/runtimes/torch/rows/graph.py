@@ -24,6 +24,12 @@ from clockwork.runtimes.torch.program import Program
 from clockwork.runtimes.torch.rows.call import RULES, Call
 from clockwork.runtimes.torch.rows.rules import pointwise
 
+RESHAPING: Final = frozenset((
+    "view", "reshape", "_unsafe_view", "_reshape_alias", "unflatten", "expand", "broadcast_to", "repeat", "slice",
+    "zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "arange", "group_norm", "native_group_norm",
+))  # fmt: skip
+"""Operators that may use the number of rows as a size; their rules, or the shapes that result, show how."""
+
 NO_RULE: Final = "is an operator without a rule"
 _SIZES: Final = ("aten::sym_size", "aten::sym_numel", "aten::sym_stride", "aten::sym_storage_offset")
 
@@ -105,7 +111,9 @@ class _Analysis:
         if value is None and not schema.returns:
             return None  # a check of the exporter's
         call = self._call(node, schema)
-        name = _name(node.target).removeprefix("aten.")
+        name = call.operator
+        if name not in RESHAPING:
+            call.check_numbers()
         rule = RULES.get(name)
         if rule is None and name.endswith("_") and not name.startswith("_"):
             rule = RULES.get(name.removesuffix("_"))

@@ -237,6 +237,7 @@ def cut(call: Call) -> Result:
     x = call.first
     axis = call.axis(x.rank, 0)
     if x.rows != axis:
+        call.check_numbers()
         return along(x, (axis,))
     end = call.given("end", FAR)
     all_of_them = end == x.shape[axis] if isinstance(end, Size) else end >= FAR
