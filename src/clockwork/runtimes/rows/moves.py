@@ -125,7 +125,8 @@ def reshaped(value: Value, shape: Shape) -> Value:
     """The same elements in the same order, with another shape.
 
     The place of an element in memory tells its row: ``(place // below) % N``, where ``below`` counts the elements of
-    one row that lie together. So the rows are found again in the axis of the new shape that N is a factor of.
+    one row that lie together. So the rows are found again in the axis of the new shape that N is a factor of. ``above``
+    counts how often all rows come; either number is enough, because a model refuses shapes that are not equally large.
     """
     if value.rows is None:
         if any(size.depends for size in shape):
@@ -135,9 +136,14 @@ def reshaped(value: Value, shape: Shape) -> Value:
     if len(found) != 1:
         raise _no_place(value, shape)
     (axis,) = found
+    old = value.shape[value.rows].divided(N * value.inner)
     below = value.inner * product(value.shape[value.rows + 1 :])
     inner = below.divided(product(shape[axis + 1 :]))
-    if inner is None or shape[axis].divided(N * inner) is None or product(shape) != value.elements:
+    outer = None if inner is None else shape[axis].divided(N * inner)
+    if outer is None and old is not None:
+        outer = (product(value.shape[: value.rows]) * old).divided(product(shape[:axis]))
+        inner = None if outer is None else shape[axis].divided(N * outer)
+    if inner is None or outer is None or outer.depends or inner.depends:
         raise _no_place(value, shape)
     return Value(shape, axis, inner)
 
