@@ -55,7 +55,7 @@ class FakeRuntime:
         self.gates = {step: Gate() for step in ("read", "load", "assemble", "execute", "close")}
         self.calls: list[tuple[str, str]] = []
 
-    def load_model(self, path: Path) -> "FakeModel":
+    def load_model(self, path: Path, name: str = "") -> "FakeModel":
         words = path.read_text().split()
         model = FakeModel(self, words)
         self.step("read", words)

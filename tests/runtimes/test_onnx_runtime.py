@@ -83,7 +83,7 @@ def test_a_model_that_small_inputs_do_not_suit_is_tried_with_larger_ones(tmp_pat
     assert host.in_place
 
 
-def test_a_model_that_cannot_be_tried_is_believed_and_its_weights_are_copied(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_tried_is_not_batched_and_its_weights_are_copied(tmp_path: Path) -> None:
     table = np.arange(4096, dtype=np.float32).reshape(16, 256)
     made = model(
         [node("Concat", "x x", "z", axis=1), node("Add", "z w", "y")],
@@ -92,14 +92,15 @@ def test_a_model_that_cannot_be_tried_is_believed_and_its_weights_are_copied(tmp
         w=table[0],
     )  # only 128 columns will do
     host = OnnxRuntime().load_model(saved(made, tmp_path / "a.onnx"))
-    assert host.info.batchable
+    assert host.info.unbatched == "no input that was made up to try it suits it"
+    assert not host.info.batchable
     assert not host.in_place
     assert answer(host, np.zeros((1, 128), "f4")).tolist() == list(range(256))
 
 
 def test_inputs_too_large_to_make_up_are_not_tried(tmp_path: Path) -> None:
     host = OnnxRuntime().load_model(saved(echo(FLOAT, ["N", *"ABCDEFGH"]), tmp_path / "a.onnx"))
-    assert host.info.batchable
+    assert not host.info.batchable
     assert not host.in_place
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from clockwork.cli.devices import DeviceKind, DeviceOptions, make_runtime_on_gpus, runtime_on_gpus
-from clockwork.cli.options import AsJson, MaxBatch, ThreadsPerDevice, examples
+from clockwork.cli.options import AllowBatching, AsJson, MaxBatch, NoBatching, ThreadsPerDevice, examples
 from clockwork.cli.runtimes import AllowCompiled
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from clockwork.messages.tensors import TensorSpec
     from clockwork.runtimes.base import HostModel, HostModelInfo, LoadedModel, Runtime
+    from clockwork.runtimes.batching import BatchingOptions
     from clockwork.units import Nanos
 
 EXAMPLES: Final = examples(
@@ -38,20 +39,26 @@ def check_model(
     device: DeviceKind = "cpu",
     threads_per_device: ThreadsPerDevice = 1,
     allow_compiled: AllowCompiled = False,
+    no_batching: NoBatching = None,
+    allow_batching: AllowBatching = None,
     free_dim: Annotated[int, typer.Option(min=1, help="Free dimensions other than the batch are this long.")] = 128,
     json: AsJson = False,
 ) -> None:
     """Load a model and run it: its inputs, outputs and weights, the time to load, and the time for each batch size.
 
-    Nothing is served, and no server is asked. The inputs are zeros.
+    Nothing is served, and no server is asked. The inputs are zeros. The model's name, for --no-batching and
+    --allow-batching, is the one that serve would give it.
     """
     from clockwork.cli.output import show, show_json, table
     from clockwork.clock import MonotonicClock
+    from clockwork.controller.naming import name_of
+    from clockwork.runtimes.batching import batching_options
     from clockwork.units import show_bytes, show_duration
 
-    runtime = runtime_for(path, device, threads_per_device, max_batch, allow_compiled)
+    batching = batching_options(no_batching, allow_batching)
+    runtime = runtime_for(path, device, threads_per_device, max_batch, allow_compiled, batching)
     start = MonotonicClock.now()
-    model = runtime.load_model(path.absolute())
+    model = runtime.load_model(path.absolute(), name_of(str(path.absolute())))
     reading = MonotonicClock.now() - start
     loading = measure_loads(model)
     times = dict(measure_batches(model, max_batch, free_dim))
@@ -75,7 +82,7 @@ def check_model(
         *(f"  input    {it.describe()}" for it in info.inputs),
         *(f"  output   {it.describe()}" for it in info.outputs),
         f"  weights  {show_bytes(info.weights_bytes)}",
-        f"  batches  {'yes' if info.batchable else 'no: requests are executed one by one'}",
+        f"  batches  {'yes' if info.batchable else f'no: {info.unbatched}'}",
         f"  digest   {info.digest}",
         *([f"  note     {info.note}"] if info.note else []),
         f"  from disk to host memory {show_duration(reading)}, to the device {show_duration(loading.median)}",
@@ -84,7 +91,12 @@ def check_model(
 
 
 def runtime_for(
-    path: Path, device: str, threads_per_device: int, max_batch: int, allow_compiled: bool = False
+    path: Path,
+    device: str,
+    threads_per_device: int,
+    max_batch: int,
+    allow_compiled: bool = False,
+    batching: "BatchingOptions | None" = None,
 ) -> "Runtime":
     """What executes the model on one device.
 
@@ -97,9 +109,9 @@ def runtime_for(
     options = DeviceOptions(device)
     options.check(threads_per_device)
     if not options.on_gpus:
-        return make_runtime("auto", threads_per_device, allow_compiled=allow_compiled)
+        return make_runtime("auto", threads_per_device, allow_compiled=allow_compiled, batching=batching)
     name = runtime_on_gpus("auto", [path])
-    return make_runtime_on_gpus(name, 1, options, None, PAGE_SIZE, max_batch)[0]
+    return make_runtime_on_gpus(name, 1, options, None, PAGE_SIZE, max_batch, batching=batching)[0]
 
 
 def measure_loads(model: "HostModel") -> "Any":
@@ -123,7 +135,8 @@ def measure_batches(model: "HostModel", max_batch: int, free_dim: int) -> "Itera
 
     loaded = model.load_weights(0)
     size = 1
-    while size <= (max_batch if model.info.batchable else 1):
+    largest = min(max_batch, model.info.max_batch or max_batch) if model.info.batchable else 1
+    while size <= largest:
         tensors = tuple(_zeros(model.info, size, free_dim))
         share = InferInput(0, size, tensors, generated=True)
         yield size, Measurement(tuple(_measure_batch(loaded, share)))

@@ -16,6 +16,7 @@ from clockwork.units import Bytes
 
 if TYPE_CHECKING:
     from clockwork.runtimes.base import Runtime
+    from clockwork.runtimes.batching import BatchingOptions
 
 KINDS: Final = ("cpu", "cuda")
 
@@ -156,6 +157,7 @@ def make_runtime_on_gpus(
     page_size: Bytes,
     max_batch: int,
     model_cache: tuple[Path | None, Bytes | None] = (None, None),
+    batching: "BatchingOptions | None" = None,
 ) -> "tuple[Runtime, Bytes]":
     """The runtime for GPUs, with all of their memory, and the weights cache of each.
 
@@ -174,7 +176,7 @@ def make_runtime_on_gpus(
         gpus = nvidia.check(nvidia.look(), devices)
         workspace = WORKSPACE_BYTES if its.workspace is None else its.workspace
         cache = cache_bytes_of(gpus, workspace, page_size) if cache_size is None else cache_size
-        onnx = OnnxCudaRuntime(CudaGpus(devices, gpus[0].name), cache, workspace, *model_cache)
+        onnx = OnnxCudaRuntime(CudaGpus(devices, gpus[0].name), cache, workspace, *model_cache, batching)
         return onnx, onnx.cache_bytes
 
     from clockwork.cli.runtimes import check_torch
@@ -186,5 +188,5 @@ def make_runtime_on_gpus(
     pinned = int(available_bytes() * PINNED_SHARE) if its.pinned is None else its.pinned
     sizes = {"workspace_bytes": its.workspace, "io_bytes": its.io}
     given: dict[str, Any] = {key: value for key, value in sizes.items() if value is not None}
-    torch = CudaRuntime(devices, page_size, cache_size, pinned, max_batch=max_batch, **given)
+    torch = CudaRuntime(devices, page_size, cache_size, pinned, max_batch=max_batch, batching=batching, **given)
     return torch, torch.cache_bytes

@@ -47,6 +47,8 @@ class LocalWorker(Struct, frozen=True):
     device: DeviceOptions = DeviceOptions()
     max_batch: int = 16  #: on GPUs: what is prepared ahead
     allow_compiled: bool = False
+    no_batching: tuple[str, ...] = ()
+    allow_batching: tuple[str, ...] = ()
 
     def arguments(self) -> list[str]:
         """See `WorkerOptions`."""
@@ -61,6 +63,8 @@ class LocalWorker(Struct, frozen=True):
             made += [*self.device.arguments(), f"--max-batch={self.max_batch}"]
         if self.cache_size is not None:
             made.append(f"--cache-size={self.cache_size}")
+        made += [f"--no-batching={name}" for name in self.no_batching]
+        made += [f"--allow-batching={name}" for name in self.allow_batching]
         if self.allow_compiled:
             made.append("--allow-compiled")
         if self.model_cache is not None:

@@ -223,6 +223,24 @@ CacheSize: TypeAlias = Annotated[
 PageSize: TypeAlias = Annotated[
     Bytes, typer.Option("--page-size", parser=size, metavar="SIZE", show_default="16MiB", help="Of the weights cache.")
 ]
+NoBatching: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--no-batching",
+        metavar="NAME",
+        show_default=False,
+        help="Never put requests for this model into one batch; may be repeated.",
+    ),
+]
+AllowBatching: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-batching",
+        metavar="NAME",
+        show_default=False,
+        help="Batch this model if a trial passes, though its graph proves nothing; see docs/batching.md.",
+    ),
+]
 ModelCache: TypeAlias = Annotated[
     Path | None,
     typer.Option(

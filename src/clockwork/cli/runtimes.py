@@ -13,6 +13,7 @@ from clockwork.units import Bytes
 
 if TYPE_CHECKING:
     from clockwork.runtimes.base import Runtime
+    from clockwork.runtimes.batching import BatchingOptions
 
 RUNTIMES: Final = ("auto", "onnx", "torch")
 
@@ -64,10 +65,11 @@ def make_runtime(
     cache: Path | None = None,
     cache_bytes: Bytes | None = None,
     allow_compiled: bool = False,
+    batching: "BatchingOptions | None" = None,
 ) -> "Runtime":
     """The runtime for CPU devices that ``--runtime`` names; ``cache`` is for ONNX Runtime's prepared models.
 
-    ``allow_compiled``: PyTorch programs may have compiled code in them.
+    ``allow_compiled``: PyTorch programs may have compiled code in them. ``batching``: what was said of single models.
 
     Raises:
         InvalidRequestError: it is not installed.
@@ -79,7 +81,7 @@ def make_runtime(
         check_torch()
         from clockwork.runtimes.torch import TorchRuntime
 
-        return TorchRuntime(threads, allow_compiled)
+        return TorchRuntime(threads, allow_compiled, batching)
 
     def torch_for_a_model() -> "Runtime":
         if find_spec("torch") is None:
@@ -92,5 +94,5 @@ def make_runtime(
         return torch()
     from clockwork.runtimes.onnx import OnnxRuntime
 
-    onnx = OnnxRuntime(threads, cache, cache_bytes)
+    onnx = OnnxRuntime(threads, cache, cache_bytes, batching)
     return onnx if name == "onnx" else RuntimeByFile(onnx, torch_for_a_model)

@@ -15,6 +15,7 @@ from clockwork.cli.devices import (
     runtime_on_gpus,
 )
 from clockwork.cli.options import (
+    AllowBatching,
     CacheSize,
     DefaultSlo,
     Devices,
@@ -29,6 +30,7 @@ from clockwork.cli.options import (
     ModelCache,
     ModelCacheSize,
     ModelHistograms,
+    NoBatching,
     NoProfileCache,
     PageSize,
     PayloadMemory,
@@ -117,6 +119,8 @@ def serve(
     profile_cache: ProfileCache = None,
     no_profile_cache: NoProfileCache = False,
     max_batch: MaxBatch = 16,
+    no_batching: NoBatching = None,
+    allow_batching: AllowBatching = None,
     profile_seconds: ProfileSeconds = 1.0,
     verify_batches: VerifyBatches = DEFAULT_VERIFIED_SHARE,
     emulate: Emulate = None,
@@ -168,6 +172,8 @@ def serve(
             options,
             max_batch,
             allow_compiled,
+            known_names(no_batching, specs, "--no-batching"),
+            known_names(allow_batching, specs, "--allow-batching"),
         )
     profiles = profile_directory(profile_cache, no_profile_cache)
     measured = profiling(max_batch, profile_seconds)
@@ -183,6 +189,20 @@ def serve(
         return
     ends = FrontEnds(http, grpc, metrics, model_histograms)
     run_embedded(config, policy, worker, ends, drain_limit, log_level, log_format)
+
+
+def known_names(given: list[str] | None, specs: "tuple[LoadSpec, ...]", option: str) -> tuple[str, ...]:
+    """The names that were given, each of which is that of a model, or of its copies.
+
+    Raises:
+        typer.BadParameter: no model has this name.
+    """
+    known = [spec.name for spec in specs]
+    for name in given or ():
+        if name not in known:
+            served = ", ".join(sorted(known)[:10])
+            raise typer.BadParameter(f"no model is called {name}; there are {served}", param_hint=option)
+    return tuple(given or ())
 
 
 def _config(

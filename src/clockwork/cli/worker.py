@@ -19,6 +19,7 @@ from clockwork.cli.devices import (
     runtime_on_gpus,
 )
 from clockwork.cli.options import (
+    AllowBatching,
     CacheSize,
     Devices,
     Emulate,
@@ -27,6 +28,7 @@ from clockwork.cli.options import (
     MaxBatch,
     ModelCache,
     ModelCacheSize,
+    NoBatching,
     PageSize,
     Profile,
     ThreadsPerDevice,
@@ -82,6 +84,8 @@ def worker(
     workspace_size: WorkspaceSize = None,
     io_size: IoSize = None,
     max_batch: MaxBatch = 16,
+    no_batching: NoBatching = None,
+    allow_batching: AllowBatching = None,
     model_cache: ModelCache = None,
     model_cache_size: ModelCacheSize = 32 * GIB,
     emulate: Emulate = None,
@@ -128,6 +132,9 @@ def worker(
             check_worker(emulate, profile, cache_size, config)
         return
     start_log(log_level, log_format)
+    from clockwork.runtimes.batching import batching_options
+
+    batching = batching_options(no_batching, allow_batching)
     if emulate:
         from clockwork.cli.emulating import emulated_models, pages
 
@@ -136,13 +143,15 @@ def worker(
         _run(lambda on_host: link(on_host=on_host))
     elif options.on_gpus:
         kept = (model_cache, model_cache_size)
-        on_gpus, cache_bytes = make_runtime_on_gpus(runtime, devices, options, cache_size, page_size, max_batch, kept)
+        on_gpus, cache_bytes = make_runtime_on_gpus(
+            runtime, devices, options, cache_size, page_size, max_batch, kept, batching
+        )
         config = replace(config, cache_bytes=cache_bytes)
         _run(lambda on_host: run_worker(config, on_gpus, on_host))
     else:
         from clockwork.cli.runtimes import make_runtime
 
-        made = make_runtime(runtime, threads_per_device, model_cache, model_cache_size, allow_compiled)
+        made = make_runtime(runtime, threads_per_device, model_cache, model_cache_size, allow_compiled, batching)
         _run(lambda on_host: run_worker(config, made, on_host))
 
 

@@ -65,9 +65,10 @@ def _accepted_shapes(
 
 
 def batch_sizes(model: ModelState, largest: int) -> tuple[int, ...]:
-    """The powers of two up to ``largest``; 1 alone for a model that does not batch."""
+    """The powers of two up to ``largest`` and the model's own limit; 1 alone for a model that does not batch."""
     if not model.info.batchable:
         return (1,)
+    largest = min(largest, model.info.max_batch or largest)
     return tuple(1 << i for i in range(largest.bit_length()) if 1 << i <= largest)
 
 

@@ -16,6 +16,7 @@ from msgspec import Struct
 from clockwork.clock import Clock
 from clockwork.errors import ClockworkError, DeviceLostError, InvalidModelError, InvalidRequestError
 from clockwork.host.model_root import resolve
+from clockwork.host.telling import about
 from clockwork.messages.actions import Action, Infer, InferInput, LoadModelFromDisk, LoadWeights
 from clockwork.messages.results import DeviceTime, ErrorResult, InferOutput, InferResult, Result, Timing
 from clockwork.messages.status import Status
@@ -136,10 +137,24 @@ class TaskRunner:
             path = resolve(self._root, action.path)
         except InvalidModelError as error:
             return TaskFailed(Status.INVALID_MODEL_PATH, str(error))
-        model = self._runtime.load_model(path)
+        model = self._runtime.load_model(path, action.name)
         info = model.info
+        batched = f"not batched: {info.unbatched or 'its runtime does not'}" if not info.batchable else "batched"
+        log.info(
+            "model %s is %s",
+            action.name,
+            batched,
+            extra=about("model_batching", model=action.name, reason=info.unbatched),
+        )
         return ModelRead(
-            model, info.digest, info.runtime, info.inputs, info.outputs, info.batchable, info.weights_bytes
+            model,
+            info.digest,
+            info.runtime,
+            info.inputs,
+            info.outputs,
+            info.batchable,
+            info.weights_bytes,
+            info.max_batch,
         )
 
     def _assemble(self, action: Infer, task: StartTask) -> Batch:

@@ -35,10 +35,11 @@ class DeviceTime(Struct, frozen=True, array_like=True):
 class ModelInfo(Struct, frozen=True, array_like=True):
     """A model as the worker that holds it describes it.
 
-    ``digest`` identifies the content of the file; ``path`` is relative to the worker's model root; ``runtime`` names
-    the runtime and its version. A model that is not ``batchable`` has no free first dimension in common to all inputs
-    and outputs, and executes one request at a time. ``load`` and ``copies`` repeat the name and the ``no_of_copies``
-    of the LoadModelFromDisk that made it.
+    ``digest`` identifies the content of the file, and the operator's options for it. ``path`` is relative to the
+    worker's model root. ``runtime`` names the runtime and its version. A model that is not ``batchable`` has no free
+    first dimension in common to all inputs and outputs, or may compute across rows; it executes one request at a time.
+    ``load`` and ``copies`` repeat the name and the ``no_of_copies`` of the LoadModelFromDisk that made it.
+    ``max_batch`` is the most rows of a batch that the model's own configuration permits, or 0.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ModelInfo(Struct, frozen=True, array_like=True):
     weights_pages: Pages
     load: str
     copies: int = 1
+    max_batch: int = 0
 
 
 class GPUInfo(Struct, frozen=True, array_like=True):

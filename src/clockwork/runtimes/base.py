@@ -35,6 +35,7 @@ class HostModelInfo(Struct, frozen=True):
     """What is known of a model once it has been read; see `clockwork.messages.results.ModelInfo`."""
 
     digest: str
+    """Of the content, and of what the operator wishes for the model; see `clockwork.runtimes.batching.Wish.digest`."""
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     batchable: bool
@@ -42,7 +43,11 @@ class HostModelInfo(Struct, frozen=True):
     runtime: str
     """Name and version of what executes it, ``onnxruntime 1.32.0``: measured times hold for this version only."""
     note: str = ""
-    """What whoever loads it should know of how it is executed."""
+    """How the model is executed, where that is worth knowing."""
+    unbatched: str = ""
+    """Why requests are not put into one batch; empty if they are."""
+    max_batch: int = 0
+    """The most rows of a batch, as far as the model's own configuration says; 0: it does not."""
 
 
 class LoadedModel(Protocol):
@@ -116,8 +121,10 @@ class Runtime(Protocol):
         """The hardware of its devices and the threads each uses: devices of one kind are equally fast."""
         ...
 
-    def load_model(self, path: Path) -> HostModel:
+    def load_model(self, path: Path, name: str = "") -> HostModel:
         """Read and prepare a model. ``path`` is absolute, exists, and lies within the model root.
+
+        ``name`` is the model's, by which the operator's options mean it.
 
         Raises:
             InvalidModelError: not a model of this runtime, or a broken one.

@@ -41,11 +41,11 @@ class RuntimeByFile:
         """The hardware of the devices, which both share."""
         return self._onnx.device_kind
 
-    def load_model(self, path: Path) -> HostModel:
+    def load_model(self, path: Path, name: str = "") -> HostModel:
         """Read and prepare a model; see `clockwork.runtimes.base.Runtime`."""
         if not is_program(path):
-            return self._onnx.load_model(path)
+            return self._onnx.load_model(path, name)
         with self._lock:
             if self._torch is None:
                 self._torch = self._make_torch()
-        return self._torch.load_model(path)
+        return self._torch.load_model(path, name)

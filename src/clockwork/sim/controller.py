@@ -79,7 +79,8 @@ class TimedController:
         if shed is None:
             return False
         self._execute(Respond(event.client_id, shed.response(request.id)))
-        self._carry_out(self._controller.handle(now, RequestsShed({request.model: 1})))
+        for command in self._controller.handle(now, RequestsShed({request.model: 1})):
+            self._execute(command)
         self._spend(self._costs.refusal)
         return True
 

@@ -74,6 +74,7 @@ class ModelRead(Struct, frozen=True):
     outputs: tuple[TensorInfo, ...]
     batchable: bool
     weights_bytes: Bytes
+    max_batch: int = 0
 
 
 class WeightsLoaded(Struct, frozen=True):

@@ -26,7 +26,7 @@ from clockwork.runtimes.probe import Verdict
 from clockwork.runtimes.signature import Signature
 from clockwork.units import MIB, Bytes
 
-MAGIC: Final = b"clockwork onnx 2\n"
+MAGIC: Final = b"clockwork onnx 3\n"
 """The format; another number is another format."""
 
 SUFFIX: Final = ".onnx-prepared"

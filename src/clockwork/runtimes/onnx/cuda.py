@@ -15,6 +15,7 @@ from typing import Final
 
 from clockwork.errors import InvalidRequestError, ServerError
 from clockwork.runtimes.base import HostModelInfo
+from clockwork.runtimes.batching import BatchingOptions, Wish, claim
 from clockwork.runtimes.nvidia import Gpu
 from clockwork.runtimes.onnx.cache import PreparedCache
 from clockwork.runtimes.onnx.calm import Calm
@@ -22,6 +23,7 @@ from clockwork.runtimes.onnx.files import ModelFile, find, read
 from clockwork.runtimes.onnx.gpus import Gpus, where
 from clockwork.runtimes.onnx.model import LoadedOnnxModel
 from clockwork.runtimes.onnx.prepared import Prepared, prepare
+from clockwork.runtimes.onnx.rows import analyse
 from clockwork.runtimes.onnx.runtime import host_info, runner, version
 from clockwork.runtimes.onnx.sessions import FAILURES, check_not_lost, said
 from clockwork.runtimes.probe import Verdict, examine
@@ -65,6 +67,7 @@ class OnnxCudaRuntime:
         workspace_bytes: Bytes,
         cache_dir: Path | None = None,
         cache_dir_bytes: Bytes | None = None,
+        batching: BatchingOptions | None = None,
     ) -> None:
         """``cache_bytes`` of each device for weights, ``workspace_bytes`` for what inferences need beside them.
 
@@ -79,6 +82,7 @@ class OnnxCudaRuntime:
         self._cache = PreparedCache(cache_dir, cache_dir_bytes)
         self._calm = Calm()
         self._models = ModelsInUse[OnnxCudaModel]()
+        self._batching = batching or BatchingOptions()
 
     @property
     def version(self) -> str:
@@ -90,24 +94,26 @@ class OnnxCudaRuntime:
         """``cuda NVIDIA H100 80GB HBM3``."""
         return self._gpus.kind
 
-    def load_model(self, path: Path) -> "OnnxCudaModel":
+    def load_model(self, path: Path, name: str = "") -> "OnnxCudaModel":
         """Read and try a model. A model of the same content that is still in use is returned as it is.
 
         Raises:
             InvalidModelError: not a model of this runtime, or a broken one.
         """
+        wish = self._batching.of(name, path)
         file = read(find(path))
-        return self._models.get(file.digest, partial(self._load, file))
+        return self._models.get(wish.digest(file.digest), partial(self._load, file, wish))
 
-    def _load(self, file: ModelFile) -> "OnnxCudaModel":
-        conditions = (version(), self._gpus.kind)
-        prepared, verdict = self._cache.get(file.digest, conditions, partial(self._prepared, file))
-        return OnnxCudaModel(host_info(file, prepared, verdict), prepared, self._gpus, self._calm)
+    def _load(self, file: ModelFile, wish: Wish) -> "OnnxCudaModel":
+        conditions = (version(), self._gpus.kind, str(wish))
+        prepared, verdict = self._cache.get(file.digest, conditions, partial(self._prepared, file, wish))
+        return OnnxCudaModel(host_info(file, prepared, verdict, wish), prepared, self._gpus, self._calm)
 
-    def _prepared(self, file: ModelFile) -> tuple[Prepared, Verdict]:
+    def _prepared(self, file: ModelFile, wish: Wish) -> tuple[Prepared, Verdict]:
         original, prepared = prepare(file.path, 1, self._cache.directory, portable=True)
         run = runner(prepared.ports, original)
-        return prepared, Verdict(in_place=False, batchable=examine(prepared.ports, run, run).batchable)
+        verdict = examine(prepared.ports, run, run, claim(wish, partial(analyse, file.outline)))
+        return prepared, Verdict(in_place=False, unbatched=verdict.unbatched)
 
 
 class OnnxCudaModel:

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from clockwork.errors import InvalidModelError
 from clockwork.runtimes.locating import locate
+from clockwork.units import KIB, Bytes
 
 SUFFIX: Final = ".onnx"
 """How the name of a model's file ends."""
@@ -24,11 +25,21 @@ PROTOBUF_BYTES_MAX: Final = (1 << 31) - 1
 """Protobuf's own limit; a larger model keeps its weights in external data (ONNX, "External Data")."""
 
 
+OUTLINE_BYTES: Final[Bytes] = 32 * KIB
+"""Larger weights are left out of the outline; shapes and axes are smaller."""
+
+_ELEMENTS: Final = (
+    "raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"
+)  # fmt: skip
+
+
 class ModelFile(Struct, frozen=True):
     """A model file that has been checked, and the digest of everything it is made of."""
 
     path: Path
     digest: str
+    outline: Any = None
+    """The model as a ModelProto, without the elements of its larger weights."""
 
 
 def find(path: Path) -> Path:
@@ -57,7 +68,17 @@ def read(path: Path) -> ModelFile:
             _add_external(path, location, nbytes, digest)
     except OSError as error:
         raise InvalidModelError(f"{path.name!r} cannot be read: {error.strerror or type(error).__name__}") from error
-    return ModelFile(path, digest.hexdigest())
+    _strip(model)
+    return ModelFile(path, digest.hexdigest(), model)
+
+
+def _strip(model: Any) -> None:
+    """Remove the elements of larger weights; their types and shapes stay."""
+    functions = (it for function in model.functions for node in function.node for it in tensors_of_node(node))
+    for tensor in [*tensors(model.graph), *functions]:
+        if tensor.ByteSize() > OUTLINE_BYTES:
+            for field in _ELEMENTS:
+                tensor.ClearField(field)
 
 
 def tensors(graph: Any) -> Iterator[Any]:

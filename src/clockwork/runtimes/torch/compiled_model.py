@@ -16,13 +16,15 @@ from msgspec.structs import replace
 from clockwork.arrays import Array
 from clockwork.errors import InvalidModelError, InvalidRequestError, ServerError
 from clockwork.runtimes.base import HostModelInfo
-from clockwork.runtimes.probe import Run, examine, feeds
+from clockwork.runtimes.batching import Claim
+from clockwork.runtimes.probe import examine, feeds
 from clockwork.runtimes.torch.compiled import HOW, Code
 from clockwork.runtimes.torch.failures import FAILURES, failure, said
 from clockwork.runtimes.torch.model import LoadedTorchModel, inputs
 from clockwork.runtimes.torch.native import Container, hold_threads
 from clockwork.runtimes.torch.program import Program
 from clockwork.runtimes.torch.tensors import to_array
+from clockwork.runtimes.trial import Run
 from clockwork.units import show_bytes
 
 TOLERANCE: Final = 1e-3
@@ -111,10 +113,10 @@ class CompiledModel:
         )
 
 
-def compiled_info(info: HostModelInfo, compiled: CompiledProgram, original: Run) -> HostModelInfo:
+def compiled_info(info: HostModelInfo, compiled: CompiledProgram, original: Run, claim: Claim) -> HostModelInfo:
     """What is known of a compiled program: that of the program, and that the code computes what the program does.
 
-    ``original`` executes the program as it is.
+    ``original`` executes the program as it is; ``claim`` is what the program says about batching.
 
     Raises:
         InvalidModelError: it does not.
@@ -125,12 +127,13 @@ def compiled_info(info: HostModelInfo, compiled: CompiledProgram, original: Run)
         for feed in feeds(compiled.program.ports, original):
             for port, wanted, found in zip(compiled.program.ports.outputs, original(feed), run(feed), strict=True):
                 _compare(port.info.name, wanted, found)
-        batchable = examine(compiled.program.ports, run, run).batchable
+        unbatched = info.unbatched or examine(compiled.program.ports, run, run, claim).unbatched
     except (InvalidRequestError, ServerError) as error:
         raise InvalidModelError(f"the compiled code cannot be used: {error}; {HOW}") from error
     finally:
         compiled.put_back(container)
-    return replace(info, batchable=batchable, note=f"compiled ahead for {compiled.code.description.target}")
+    note = f"compiled ahead for {compiled.code.description.target}"
+    return replace(info, batchable=not unbatched, unbatched=unbatched, note=note)
 
 
 def _compare(name: str, wanted: Array, found: Array) -> None:

@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clockwork.errors import InvalidRequestError
+from clockwork.runtimes.batching import Wish
 from clockwork.runtimes.torch import compiling
 from clockwork.runtimes.torch.archive import read
 from clockwork.runtimes.torch.compiled import Code
@@ -74,7 +75,7 @@ class Exported(Struct, frozen=True):
                     torch.export.save(self.program, str(made))
                 if self.code is not None:
                     compiling.add(made, self.code)
-                    prepared(read(made), torch.get_num_threads())
+                    prepared(read(made), torch.get_num_threads(), Wish())
                 made.replace(path)
         except FAILURES as error:
             raise InvalidRequestError(f"{path} cannot be written: {said(error)}") from error

@@ -14,11 +14,11 @@ from clockwork.errors import ServerError
 from clockwork.messages.actions import InferInput
 from clockwork.runtimes.base import HostModelInfo, Payload
 from clockwork.runtimes.batches import Batches, Feed, Share
-from clockwork.runtimes.probe import Run
 from clockwork.runtimes.torch.failures import FAILURES, failure, said
 from clockwork.runtimes.torch.program import Program
 from clockwork.runtimes.torch.tensors import to_array, to_tensor
 from clockwork.runtimes.torch.weights import host_block
+from clockwork.runtimes.trial import Run
 from clockwork.units import show_bytes
 
 

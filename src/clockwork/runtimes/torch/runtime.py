@@ -9,15 +9,18 @@ import torch
 from clockwork.errors import InvalidModelError
 from clockwork.heap import give_back
 from clockwork.runtimes.base import HostModelInfo
+from clockwork.runtimes.batching import UNDECLARED, BatchingOptions, Claim, Wish, claim
 from clockwork.runtimes.hardware import device_kind
-from clockwork.runtimes.probe import Run, examine
+from clockwork.runtimes.probe import examine
 from clockwork.runtimes.sharing import ModelsInUse
 from clockwork.runtimes.torch import compiled
 from clockwork.runtimes.torch.archive import ModelFile, find, read
 from clockwork.runtimes.torch.compiled_model import CompiledModel, CompiledProgram, compiled_info
 from clockwork.runtimes.torch.model import TorchModel, execute
 from clockwork.runtimes.torch.program import Program, load
+from clockwork.runtimes.torch.rows import analyse
 from clockwork.runtimes.torch.tensors import accept_read_only
+from clockwork.runtimes.trial import Run
 
 
 def version() -> str:
@@ -39,7 +42,9 @@ class TorchRuntime:
     process, so the runtimes of one process should agree.
     """
 
-    def __init__(self, threads_per_device: int = 1, allow_compiled: bool = False) -> None:
+    def __init__(
+        self, threads_per_device: int = 1, allow_compiled: bool = False, batching: BatchingOptions | None = None
+    ) -> None:
         """``allow_compiled``: files with compiled code are accepted, which is executed as it is.
 
         Raises:
@@ -53,6 +58,7 @@ class TorchRuntime:
         self._kind = device_kind(threads_per_device)
         self._threads = threads_per_device
         self._allow_compiled = allow_compiled
+        self._batching = batching or BatchingOptions()
         self._models = ModelsInUse[TorchModel | CompiledModel]()
 
     @property
@@ -65,25 +71,28 @@ class TorchRuntime:
         """The CPU and the threads that a device uses of it."""
         return self._kind
 
-    def load_model(self, path: Path) -> TorchModel | CompiledModel:
+    def load_model(self, path: Path, name: str = "") -> TorchModel | CompiledModel:
         """Read and try a model. A model of the same content that is still in use is returned as it is.
+
+        Models of one content for which the operator wishes different things are different models.
 
         Raises:
             InvalidModelError: not a model of this runtime, or a broken one.
         """
+        wish = self._batching.of(name, path)
         file = read(find(path))
-        return self._models.get(file.digest, partial(self._load, file))
+        return self._models.get(wish.digest(file.digest), partial(self._load, file, wish))
 
-    def _load(self, file: ModelFile) -> TorchModel | CompiledModel:
+    def _load(self, file: ModelFile, wish: Wish) -> TorchModel | CompiledModel:
         if file.compiled and not self._allow_compiled:
             raise InvalidModelError(
                 f"{file.path.name!r} has compiled code in it, which would be executed as it is: start the worker with "
                 "--allow-compiled if you trust whoever made it, or export it without --compile"
             )
-        return prepared(file, self._threads)
+        return prepared(file, self._threads, wish)
 
 
-def prepared(file: ModelFile, threads: int) -> TorchModel | CompiledModel:
+def prepared(file: ModelFile, threads: int, wish: Wish) -> TorchModel | CompiledModel:
     """A model from a checked file, tried; compiled code in it computes with ``threads`` threads.
 
     Raises:
@@ -91,12 +100,17 @@ def prepared(file: ModelFile, threads: int) -> TorchModel | CompiledModel:
     """
     code = compiled.read(file.path) if file.compiled else None
     program = load(file.path)
-    info = host_info(file, program)
+    info = host_info(file, program, wish)
     if code is None:
         return TorchModel(info, program)
     compiled.check_weights(code, program)
     made = CompiledProgram(program, code, threads)
-    return CompiledModel(compiled_info(info, made, as_it_is(program)), made)
+    return CompiledModel(compiled_info(info, made, as_it_is(program), claimed(program, wish)), made)
+
+
+def claimed(program: Program, wish: Wish) -> Claim:
+    """What the program and the operator say about batching."""
+    return claim(wish, partial(analyse, program)) if program.ports.may_batch else Claim(UNDECLARED)
 
 
 def as_it_is(program: Program) -> Run:
@@ -105,14 +119,17 @@ def as_it_is(program: Program) -> Run:
     return partial(execute, program, arguments)
 
 
-def host_info(file: ModelFile, program: Program) -> HostModelInfo:
+def host_info(file: ModelFile, program: Program, wish: Wish) -> HostModelInfo:
     """What is known of a program. Whether it can be batched is tried on the CPU, with the weights in host memory."""
     run = as_it_is(program)
+    unbatched = examine(program.ports, run, run, claimed(program, wish)).unbatched
     return HostModelInfo(
-        digest=file.digest,
+        digest=wish.digest(file.digest),
         inputs=tuple(port.info for port in program.ports.inputs),
         outputs=tuple(port.info for port in program.ports.outputs),
-        batchable=examine(program.ports, run, run).batchable,
+        batchable=not unbatched,
         weights_bytes=program.layout.nbytes,
         runtime=version(),
+        unbatched=unbatched,
+        max_batch=wish.max_batch,
     )

@@ -9,6 +9,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from clockwork.errors import InvalidModelError, InvalidRequestError
+from clockwork.runtimes.batching import BatchingOptions, Wish
 from clockwork.runtimes.torch.archive import ModelFile, find, read
 from clockwork.runtimes.torch.cuda.bindings import CudaDriver
 from clockwork.runtimes.torch.cuda.device import Device
@@ -55,6 +56,7 @@ class CudaRuntime:
         *,
         make_driver: Callable[[int], Driver] = CudaDriver,
         make_executor: Callable[[int, Bytes], Executor] = TorchExecutor,
+        batching: BatchingOptions | None = None,
     ) -> None:
         """Takes all memory of each device: ``cache_bytes`` of weights, or `CACHE_SHARE` of what the others leave.
 
@@ -87,6 +89,7 @@ class CudaRuntime:
             cache = PageCache(driver, pages, page_size)
             self.devices.append(Device(i, driver, executor, cache, staging))
         self._budget = PinnedBudget(drivers[0], pinned_bytes)
+        self._batching = batching or BatchingOptions()
         self._lock = Lock()
         self._models: WeakValueDictionary[str, CudaModel] = WeakValueDictionary()
         self._forgotten: deque[tuple[list[Resident], Program]] = deque()
@@ -101,13 +104,14 @@ class CudaRuntime:
         """``cuda NVIDIA H100 80GB HBM3``."""
         return self._kind
 
-    def load_model(self, path: Path) -> CudaModel:
+    def load_model(self, path: Path, name: str = "") -> CudaModel:
         """Read a model, try it on the CPU, and capture its graphs; one of the same content in use is returned as it is.
 
         Raises:
             InvalidModelError: not a model of this runtime, or a broken one.
             ServerError: it cannot be executed on a device, or there is no memory for its graphs.
         """
+        wish = self._batching.of(name, path)
         file = read(find(path))
         if file.compiled:
             raise InvalidModelError(
@@ -116,10 +120,10 @@ class CudaRuntime:
             )
         with self._lock:
             self._clear_away()
-            model = self._models.get(file.digest)
+            key = wish.digest(file.digest)
+            model = self._models.get(key)
             if model is None:
-                model = self._load(file)
-                self._models[file.digest] = model
+                model = self._models[key] = self._load(file, wish)
         return model
 
     def close(self) -> None:
@@ -129,9 +133,9 @@ class CudaRuntime:
         for device in self.devices:
             device.close()
 
-    def _load(self, file: ModelFile) -> CudaModel:
+    def _load(self, file: ModelFile, wish: Wish) -> CudaModel:
         program = load(file.path)
-        info = host_info(file, program)
+        info = host_info(file, program, wish)
         move(program, self.devices[0].executor.device_type)
         model = CudaModel(info, program, self.devices, self._budget, self.max_batch, file.path.name)
         # Loaded models refer to their model, so nothing is loaded when nobody refers to it any more. That may be found

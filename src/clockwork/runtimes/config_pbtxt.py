@@ -1,0 +1,105 @@
+"""The one line that Clockwork reads of Triton's ``config.pbtxt``: ``max_batch_size``.
+
+Rules of the file: everything else in the file is skipped, but it has to have the form of a protobuf text: a file that
+cannot be read may say that the model must not be batched. Only the file of the model's own directory is read.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from clockwork.errors import InvalidModelError
+from clockwork.units import MIB, Bytes
+
+FILE: Final = "config.pbtxt"
+KEY: Final = "max_batch_size"
+
+MAX_FILE: Final[Bytes] = MIB
+"""A longer file is refused."""
+
+MAX_DEPTH: Final = 64
+"""Messages within messages."""
+
+_TOKEN: Final = re.compile(
+    r"""\s+|\#[^\n]*|(?P<word>[A-Za-z_][\w.]*)|(?P<number>[+-]?[\d.][\w.+-]*)"""
+    r"""|(?P<text>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|(?P<sign>[{}<>\[\]:;,/-])"""
+)
+_CLOSING: Final = {"}": "{", "]": "[", ">": "<"}
+
+
+def max_batch_size(path: Path) -> int | None:
+    """The number that the file beside a model gives, or None if there is no file or no such key in it.
+
+    ``path`` is a model's file or directory, as in `clockwork.runtimes.locating`.
+
+    Raises:
+        InvalidModelError: the file cannot be read.
+    """
+    file = _beside(path)
+    try:
+        if not file.is_file():
+            return None
+        with file.open("rb") as source:
+            content = source.read(MAX_FILE + 1)
+    except OSError as error:
+        raise InvalidModelError(f"{FILE} of {path.name!r} cannot be read: {error.strerror}") from error
+    if len(content) > MAX_FILE:
+        raise InvalidModelError(f"{FILE} of {path.name!r} is longer than {MAX_FILE} bytes: shorten it")
+    try:
+        return parsed(content.decode())
+    except ValueError as error:
+        raise InvalidModelError(f"{FILE} of {path.name!r} cannot be read: {error}; correct or remove it") from None
+
+
+def _beside(path: Path) -> Path:
+    """Where the file of a model lies: ``NAME/config.pbtxt`` for ``NAME``, ``NAME/1`` and ``NAME/1/model.onnx``."""
+    directory = path if path.is_dir() else path.parent
+    if not path.is_dir() and path.stem != "model":
+        return path.parent / path.name / FILE  # one of several models in a directory, which has no file of its own
+    return (directory.parent if directory.name.isdecimal() else directory) / FILE
+
+
+def parsed(text: str) -> int | None:
+    """``max_batch_size`` of a protobuf text.
+
+    Raises:
+        ValueError: the text is none, or the value is not a whole number from 0.
+    """
+    found: int | None = None
+    depth: list[str] = []
+    before = ["", ""]
+    for kind, token, line in _tokens(text):
+        if not depth and before[1] == KEY and token != ":":
+            raise ValueError(f"line {line} gives {KEY} no value")
+        if token in _CLOSING:
+            if not depth or depth.pop() != _CLOSING[token]:
+                raise ValueError(f"line {line} has a {token!r} that closes nothing")
+        elif token in _CLOSING.values():
+            depth.append(token)
+            if len(depth) > MAX_DEPTH:
+                raise ValueError(f"line {line} is nested deeper than {MAX_DEPTH}")
+        elif not depth and before[1] == ":" and before[0] == KEY:
+            if kind != "number" or not token.isdecimal() or len(token) > 9:
+                raise ValueError(f"line {line} gives {KEY} a value that is not a whole number from 0")
+            found = int(token)
+        before = [before[1], token]
+    if depth:
+        raise ValueError(f"a {depth[-1]!r} is not closed")
+    if before[1] == KEY or before == [KEY, ":"]:
+        raise ValueError(f"{KEY} has no value")
+    return found
+
+
+def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
+    """The kinds of tokens, the tokens, and the lines they stand in."""
+    at = 0
+    line = 1
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if match is None:
+            raise ValueError(f"line {line} is not protobuf text")
+        if match.lastgroup is not None:
+            yield match.lastgroup, match[0], line
+        line += match[0].count("\n")
+        at = match.end()

@@ -1,0 +1,162 @@
+"""Rules for operators that compute along axes: reductions, sorting, normalisation along axes."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from clockwork.runtimes.onnx.rows.node import Node, as_size, rule, whole
+from clockwork.runtimes.rows.moves import along, axis_of, broadcast, inserted, no_rows, reduced
+from clockwork.runtimes.rows.size import ONE, number
+from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsError, Value, across
+
+REDUCTIONS: Final = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
+
+SINCE_13: Final = 13
+"""The version of ONNX since which Softmax and its like compute along one axis only."""
+
+
+@rule(*REDUCTIONS)
+def reduction(node: Node) -> Sequence[Value]:
+    """Over given axes, or all."""
+    x = node.value(0)
+    axes = node.axes(x.rank)
+    if not axes:
+        if node.attributes.get("noop_with_empty_axes", 0):
+            return [Value(x.shape, x.rows, x.inner)]
+        axes = tuple(range(x.rank))
+    return [reduced(x, axes, bool(node.attributes.get("keepdims", 1)))]
+
+
+@rule("ArgMax", "ArgMin")
+def arg(node: Node) -> Sequence[Value]:
+    """Over one axis."""
+    x = node.value(0)
+    return [reduced(x, (node.axis(x.rank, 0),), bool(node.attributes.get("keepdims", 1)))]
+
+
+@rule("Softmax", "LogSoftmax", "Hardmax")
+def softmax(node: Node) -> Sequence[Value]:
+    """Along one axis; in old versions along it and all after it."""
+    x = node.value(0)
+    if node.version >= SINCE_13:
+        return [along(x, (node.axis(x.rank, -1),))]
+    return [along(x, range(node.axis(x.rank, 1), x.rank))]
+
+
+@rule("LpNormalization", "com.microsoft.QLinearSoftmax")
+def one_axis(node: Node) -> Sequence[Value]:
+    """Along one axis; the quantised softmax may be of an old version, so all axes after it count."""
+    x = node.value(0)
+    first = node.axis(x.rank, -1)
+    return [along(x, range(first, x.rank) if "QLinear" in node.operator else (first,))]
+
+
+@rule("CumSum", "CumProd")
+def cumulative(node: Node) -> Sequence[Value]:
+    """Along the axis that the second input has."""
+    x = node.value(0)
+    return [along(x, (axis_of(whole(node.numbers(1)[0]), x.rank),))]
+
+
+@rule("TopK")
+def top_k(node: Node) -> Sequence[Value]:
+    """Values and places, along one axis."""
+    x = node.value(0)
+    axis = node.axis(x.rank, -1)
+    if x.rows == axis:
+        raise across(x)
+    k = node.parameters("k_list", 1) if node.has(1) else [node.attributes.get("k", 1)]
+    best = along(x, (axis,), {axis: as_size((k or [1])[0])})
+    return [best, best]
+
+
+@rule("NonZero", "Unique", "NonMaxSuppression", "StringNormalizer", "StringSplit")
+def as_many_as_found(node: Node) -> Sequence[Value]:
+    """How many elements there are depends on all rows."""
+    values = node.given()
+    if any(it.rows is not None for it in values):
+        raise MixesRowsError(f"{ACROSS}: the size of its output depends on all of them")
+    if node.operator == "NonZero":
+        return [Value((number(values[0].rank), node.unknown_size(0)))]
+    raise UnknownRowsError("has an output whose size depends on its input")
+
+
+@rule("Compress")
+def compress(node: Node) -> Sequence[Value]:
+    """Some elements of one axis."""
+    x = node.value(0)
+    if node.of(1).rows is not None or (x.rows is not None and "axis" not in node.attributes):
+        raise MixesRowsError(f"{ACROSS}: the size of its output depends on all of them")
+    if "axis" not in node.attributes:
+        return [Value((node.unknown_size(0),))]
+    axis = node.axis(x.rank, 0)
+    return [along(x, (axis,), {axis: node.unknown_size(axis)})]
+
+
+@rule("Trilu", "Det")
+def matrices(node: Node) -> Sequence[Value]:
+    """Of the last two axes."""
+    x = node.value(0)
+    last = (x.rank - 2, x.rank - 1)
+    no_rows(*node.given(1))
+    if node.operator == "Trilu":
+        return [along(x, last)]
+    return [reduced(x, last, keep=False)]
+
+
+@rule("ReverseSequence")
+def reverse_sequence(node: Node) -> Sequence[Value]:
+    """Along the time axis, as far as each sequence of the batch axis is long."""
+    x, lengths = node.value(0), node.value(1)
+    batch, time = node.axis(x.rank, 1, "batch_axis"), node.axis(x.rank, 0, "time_axis")
+    if x.rows == time or (lengths.rows is not None) != (x.rows == batch) or not (x.inner == lengths.inner):
+        raise MixesRowsError(f"{ACROSS}: lengths and sequences lie along different axes")
+    return [along(x, (time,))]
+
+
+@rule("OneHot")
+def one_hot(node: Node) -> Sequence[Value]:
+    """A new axis, as long as the depth says."""
+    x = node.value(0)
+    if node.of(1).rows is not None or node.value(2).rows is not None:
+        raise MixesRowsError("takes a parameter from the rows of the batch, for the whole of the batch")
+    axis = axis_of(int(node.attributes.get("axis", -1)), x.rank + 1)
+    depth = node.of(1).content
+    made = inserted(x, (axis,))
+    return [along(made, (axis,), {axis: node.unknown_size(axis) if depth is None else as_size(depth.flat[0])})]
+
+
+@rule(
+    "LayerNormalization",
+    "RMSNormalization",
+    "com.microsoft.SimplifiedLayerNormalization",
+    "SimplifiedLayerNormalization",
+)
+def layer_normalization(node: Node) -> Sequence[Value]:
+    """Along an axis and all after it."""
+    x = node.value(0)
+    axes = range(node.axis(x.rank, -1), x.rank)
+    for it in node.given(1):
+        if it.rows is not None or it.rank > len(axes):
+            raise UnknownRowsError("has a scale with more dimensions than it normalises along")
+    mean = along(x, axes, dict.fromkeys(axes, ONE))
+    return [along(x, axes), mean, mean]
+
+
+@rule("com.microsoft.SkipLayerNormalization", "com.microsoft.SkipSimplifiedLayerNormalization")
+def skip_layer_normalization(node: Node) -> Sequence[Value]:
+    """The sum of two inputs, normalised along the last axis."""
+    no_rows(*node.given(2))
+    total = broadcast([node.value(0), node.value(1)], node.out)
+    last = (total.rank - 1,)
+    mean = along(total, last, {last[0]: ONE})
+    return [along(total, last), mean, mean, total]
+
+
+@rule("MeanVarianceNormalization")
+def mean_variance_normalization(node: Node) -> Sequence[Value]:
+    """Along given axes; the batch's among them unless others are given."""
+    x = node.value(0)
+    return [along(x, tuple(axis_of(int(it), x.rank) for it in node.attributes.get("axes", (0, 2, 3))))]

@@ -1,0 +1,65 @@
+"""Rules for operators that compute each element from the elements at its place."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from clockwork.runtimes.onnx.rows.node import RULES, Node, rule
+from clockwork.runtimes.rows.moves import broadcast, no_rows
+from clockwork.runtimes.rows.value import MixesRowsError, UnknownRowsError, Value
+
+ELEMENTWISE: Final = (
+    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitShift",
+    "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "Ceil", "Celu", "Clip", "Cos", "Cosh",
+    "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid",
+    "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min",
+    "Mish", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "PRelu", "Reciprocal", "RegexFullMatch", "Relu", "Round",
+    "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "StringConcat", "Sub",
+    "Sum", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor", "Affine", "ParametricSoftplus",
+    "ScaledTanh", "com.microsoft.BiasGelu", "com.microsoft.FastGelu", "com.microsoft.Gelu",
+    "com.microsoft.QuickGelu", "ai.onnx.ml.Binarizer", "ai.onnx.ml.LabelEncoder", "ai.onnx.ml.CategoryMapper",
+)  # fmt: skip
+
+RANDOM: Final = (
+    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+    "com.microsoft.RandomNormal", "com.microsoft.RandomUniform",
+)  # fmt: skip
+
+
+@rule(*ELEMENTWISE)
+def elementwise(node: Node) -> Sequence[Value]:
+    """Broadcast all inputs. Before version 7 some operators aligned axes by an attribute."""
+    if node.attributes.get("broadcast"):
+        raise UnknownRowsError("broadcasts as operators did before operator set 7")
+    return [broadcast(node.given(), node.out)]
+
+
+@rule(*RANDOM)
+def random(node: Node) -> Sequence[Value]:
+    """The same request gets another response each time, whatever it is batched with."""
+    raise MixesRowsError("draws random numbers for the whole batch")
+
+
+@rule("CastLike")
+def cast_like(node: Node) -> Sequence[Value]:
+    """Only the type of the second input matters."""
+    return [node.value(0)]
+
+
+@rule("Dropout")
+def dropout(node: Node) -> Sequence[Value]:
+    """Outside of training, the input, and a mask of the same shape."""
+    if node.has(2) and node.numbers(2) != [False]:
+        raise MixesRowsError("drops elements at random, as in training")
+    kept = node.value(0)
+    same = Value(kept.shape, kept.rows, kept.inner)
+    return [same, same]
+
+
+def _optional_rows(node: Node) -> Sequence[Value]:
+    x = node.value(0)
+    no_rows(*node.given(1))
+    return [Value(x.shape, x.rows, x.inner)]
+
+
+RULES["com.microsoft.QLinearSigmoid"] = _optional_rows
+RULES["com.microsoft.QLinearLeakyRelu"] = _optional_rows

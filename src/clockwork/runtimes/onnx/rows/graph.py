@@ -1,0 +1,274 @@
+"""Goes through the nodes of an ONNX graph and follows the rows from its inputs to its outputs.
+
+Rules of the file: a node that fails says so for what depends on it, and for nothing else. A graph without weights is
+enough: only tensors of up to `folding.MAX_CONTENT` elements are looked into.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError
+
+import clockwork.runtimes.onnx.rows.attention
+import clockwork.runtimes.onnx.rows.axes
+import clockwork.runtimes.onnx.rows.classical
+import clockwork.runtimes.onnx.rows.elements
+import clockwork.runtimes.onnx.rows.networks
+import clockwork.runtimes.onnx.rows.quantised
+import clockwork.runtimes.onnx.rows.shapes  # noqa: F401 - these fill the table of rules
+from clockwork.runtimes.onnx.rows.folding import MAX_CONTENT, as_content, folded
+from clockwork.runtimes.onnx.rows.node import RULES, Node
+from clockwork.runtimes.rows.size import N, Size, number, opaque, unknown
+from clockwork.runtimes.rows.value import (
+    COUNTS,
+    MixesRowsError,
+    Proof,
+    RowsError,
+    UnknownRowsError,
+    Value,
+    conclusion,
+    troubled,
+)
+
+ONNX: Final = ("", "ai.onnx")
+"""The names of ONNX's own domain."""
+
+MAX_DEPTH: Final = 8
+"""Branches of If within branches."""
+
+RESHAPING: Final = frozenset(
+    (
+        "ConstantOfShape",
+        "Expand",
+        "EyeLike",
+        "Range",
+        "Reshape",
+        "Resize",
+        "Shape",
+        "Size",
+        "Slice",
+        "Tile",
+        "TopK",
+        "Upsample",
+    )
+)
+"""Operators that may use the number of rows as a size; their rules check how."""
+
+_CONSTANTS: Final = ("value", "value_float", "value_floats", "value_int", "value_ints")
+
+
+def analyse(model: Any, one_scale: bool = False) -> Proof:
+    """Say whether each row of the outputs depends on the same row of the inputs only.
+
+    ``model`` is a ModelProto, with or without its larger weights, whose inputs all have rows as their first dimension.
+    ``one_scale``: operators that choose a scale for the whole batch are accepted.
+    """
+    try:
+        if model.functions:
+            model = onnx.inliner.inline_local_functions(model)
+        return _Analysis(model, one_scale).proof()
+    except (RecursionError, DecodeError, ValueError, RuntimeError) as error:
+        return Proof(False, False, f"the graph cannot be followed: {type(error).__name__}")
+
+
+class _Analysis:
+    """One model."""
+
+    def __init__(self, model: Any, one_scale: bool) -> None:
+        self._graph = model.graph
+        self._one_scale = one_scale
+        self._versions = {it.domain if it.domain not in ONNX else "": it.version for it in model.opset_import}
+        self._inferred = _inferred(model)
+
+    def proof(self) -> Proof:
+        known = _constants(self._graph)
+        weights = set(known)
+        known |= {it.name: _input(it) for it in self._graph.input if it.name not in weights}
+        self._nodes(self._graph.node, known, 0)
+        return conclusion({it.name: known.get(it.name, _missing(it.name)) for it in self._graph.output})
+
+    def _nodes(self, nodes: Sequence[Any], known: dict[str, Value], depth: int) -> None:
+        for proto in nodes:
+            made = self._node(proto, known, depth)
+            for i, name in enumerate(proto.output):
+                if name:
+                    value = (
+                        made[i]
+                        if i < len(made)
+                        else troubled(f"{_label(proto)} has an output {i} without a rule", False)
+                    )
+                    known[name] = self._refined(name, value)
+
+    def _node(self, proto: Any, known: Mapping[str, Value], depth: int) -> Sequence[Value]:
+        inputs = [(known.get(name) or _missing(name)) if name else None for name in proto.input]
+        for it in inputs:
+            if it is not None and it.trouble is not None:
+                return [it] * len(proto.output)
+        attributes = {it.name: _attribute(it) for it in proto.attribute}
+        domain = "" if proto.domain in ONNX else proto.domain
+        operator = f"{domain}.{proto.op_type}" if domain else proto.op_type
+        node = Node(operator, self._versions.get(domain, 1), attributes, inputs, list(proto.output))
+        node.one_scale = self._one_scale
+        try:
+            if operator == "If":
+                return self._if(node, known, depth)
+            return self._ruled(node)
+        except RowsError as error:
+            return [troubled(f"{_label(proto)} {error}", isinstance(error, MixesRowsError))] * len(proto.output)
+
+    def _ruled(self, node: Node) -> Sequence[Value]:
+        if node.operator == "Constant":
+            return [_constant(node)]
+        content = folded(node, node.inputs)
+        if content is not None:
+            return [Value(tuple(map(number, content.shape)), content=content)]
+        if node.operator not in RESHAPING and any(it is not None and it.counts_rows for it in node.inputs):
+            raise MixesRowsError(COUNTS)
+        rule = RULES.get(node.operator)
+        if rule is not None:
+            return [_checked(it) for it in rule(node)]
+        values = node.given()
+        shapes = [self._inferred.get(name) for name in node.outputs]
+        known = "." not in node.operator and not any(isinstance(it, onnx.GraphProto) for it in node.attributes.values())
+        if not known or any(it.rows is not None for it in values) or not values or None in shapes:
+            raise UnknownRowsError("is an operator without a rule")
+        return [Value(_shape(name, shape or ())) for name, shape in zip(node.outputs, shapes, strict=True)]
+
+    def _if(self, node: Node, known: Mapping[str, Value], depth: int) -> Sequence[Value]:
+        """The branch that is taken where that is known; what both branches have in common where it is not."""
+        condition = node.of(0)
+        if condition.rows is not None:
+            raise MixesRowsError("computes across rows: one condition, computed from rows, is for the whole batch")
+        if condition.counts_rows:
+            raise MixesRowsError("computes with the number of rows in the batch")
+        if depth >= MAX_DEPTH:
+            raise UnknownRowsError(f"lies in {MAX_DEPTH} others")
+        taken = None if condition.content is None else condition.content.flat[0]
+        results = []
+        for name, when in (("then_branch", True), ("else_branch", False)):
+            if isinstance(taken, Size) or taken is None or bool(taken) is when:
+                graph = node.attributes[name]
+                inner = {**known, **_constants(graph)}
+                self._nodes(graph.node, inner, depth + 1)
+                results.append([inner.get(it.name, _missing(it.name)) for it in graph.output])
+        return results[0] if len(results) == 1 else [_common(*pair) for pair in zip(*results, strict=True)]
+
+    def _refined(self, name: str, value: Value) -> Value:
+        """With sizes that ONNX's own inference found where no rule did."""
+        shape = self._inferred.get(name)
+        if shape is None or value.trouble is not None or len(shape) != value.rank:
+            return value
+        sizes = tuple(
+            number(found) if size.is_opaque and found is not None else size
+            for size, found in zip(value.shape, shape, strict=True)
+        )
+        return Value(sizes, value.rows, value.inner, value.content)
+
+
+def _checked(value: Value) -> Value:
+    """The value, in which no size but that of the rows' axis may depend on the number of rows."""
+    if any(size.depends for axis, size in enumerate(value.shape) if axis != value.rows):
+        raise MixesRowsError(f"{COUNTS}: another size depends on it")
+    return value
+
+
+def _common(first: Value, second: Value) -> Value:
+    """What is known of a tensor that is one of two."""
+    for it in (first, second):
+        if it.trouble is not None:
+            return it
+    if first.rank != second.rank or (first.rows, first.inner) != (second.rows, second.inner):
+        return troubled("If gives tensors with rows along different axes", mixes=False)
+    if first.rows is not None and first.shape[first.rows] != second.shape[first.rows]:
+        return troubled("If gives tensors with different numbers of rows", mixes=False)
+    sizes = [a if a == b else opaque(f"if({a!r},{b!r})") for a, b in zip(first.shape, second.shape, strict=True)]
+    if first.counts_rows or second.counts_rows:
+        return troubled("If computes with the number of rows in the batch", mixes=True)
+    return Value(tuple(sizes), first.rows, first.inner)
+
+
+def _missing(name: str) -> Value:
+    return troubled(f"tensor {name!r} comes from nowhere", mixes=False)
+
+
+def _label(proto: Any) -> str:
+    return f"{proto.op_type} {(proto.name or next(filter(None, proto.output), ''))!r}"
+
+
+def _input(value: Any) -> Value:
+    dims = value.type.tensor_type.shape.dim
+    if not dims:
+        return troubled(f"input {value.name!r} has no dimensions", mixes=False)
+    sizes = [N]
+    for i, dim in enumerate(dims):
+        if i and dim.HasField("dim_value"):
+            sizes.append(number(dim.dim_value))
+        elif i:
+            sizes.append(unknown(f"${dim.dim_param}") if dim.dim_param else opaque(f"{value.name}.{i}"))
+    return Value(tuple(sizes), rows=0)
+
+
+def _constants(graph: Any) -> dict[str, Value]:
+    made = {it.name: _tensor(it) for it in graph.initializer}
+    for it in graph.sparse_initializer:
+        made[it.values.name] = Value(tuple(map(number, it.dims)))
+    return made
+
+
+def _tensor(proto: Any) -> Value:
+    shape = tuple(map(number, proto.dims))
+    count = int(np.prod(proto.dims, dtype=np.int64))
+    if count > MAX_CONTENT or proto.data_location == onnx.TensorProto.EXTERNAL:
+        return Value(shape)
+    try:
+        array = onnx.numpy_helper.to_array(proto)
+        return Value(shape, content=as_content(array) if array.dtype.kind in "biuf" else None)
+    except (ValueError, TypeError):
+        return Value(shape)
+
+
+def _constant(node: Node) -> Value:
+    for name in _CONSTANTS:
+        if name in node.attributes:
+            found = node.attributes[name]
+            if isinstance(found, onnx.TensorProto):
+                return _tensor(found)
+            array = np.asarray(found)
+            return Value(tuple(map(number, array.shape)), content=as_content(array))
+    if "value_strings" in node.attributes:
+        return Value((number(len(node.attributes["value_strings"])),))
+    if "value_string" in node.attributes:
+        return Value(())
+    raise UnknownRowsError("has a value without a rule")
+
+
+def _attribute(proto: Any) -> Any:
+    found = onnx.helper.get_attribute_value(proto)
+    return found.decode(errors="replace") if isinstance(found, bytes) else found
+
+
+def _shape(name: str, sizes: Sequence[int | None]) -> tuple[Size, ...]:
+    return tuple(opaque(f"{name}.{i}") if it is None else number(it) for i, it in enumerate(sizes))
+
+
+def _inferred(model: Any) -> dict[str, tuple[int | None, ...]]:
+    """The shapes that ONNX's own inference finds, with None for sizes that are not numbers.
+
+    What the file claims of its tensors is left out.
+    """
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]
+    try:
+        graph = onnx.shape_inference.infer_shapes(bare).graph
+    except Exception:  # noqa: BLE001 - it raises whatever it likes; then sizes stay unknown
+        return {}
+    found: dict[str, tuple[int | None, ...]] = {}
+    for it in graph.value_info:
+        kind = it.type.tensor_type
+        if it.type.HasField("tensor_type") and kind.HasField("shape"):
+            found[it.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+    return found

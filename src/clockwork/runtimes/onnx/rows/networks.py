@@ -1,0 +1,227 @@
+"""Rules for the layers of neural networks: products, convolutions, pools, normalisations, recurrent layers."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from clockwork.runtimes.onnx.rows.node import Node, as_size, rule, whole
+from clockwork.runtimes.rows.moves import along, broadcast, no_rows, transposed
+from clockwork.runtimes.rows.products import einsum, matmul, per_row
+from clockwork.runtimes.rows.size import ONE, Size, number
+from clockwork.runtimes.rows.value import ACROSS, COUNTS, MixesRowsError, UnknownRowsError, Value, across
+
+GATES: Final = ("RNN", "GRU", "LSTM")
+BOTH: Final = 2
+"""Directions of a bidirectional recurrent layer."""
+
+NORMALISED_BY_BATCH: Final = "normalises by the mean of the whole batch, as in training"
+
+
+@rule("MatMul", "com.microsoft.FusedMatMul")
+def mat_mul(node: Node) -> Sequence[Value]:
+    """As numpy has it; the fused one may transpose the last two axes first."""
+    if node.attributes.get("transBatchA") or node.attributes.get("transBatchB"):
+        raise UnknownRowsError("transposes the axes that count matrices")
+    left = _turned(node.value(0), node.attributes.get("transA"))
+    return [matmul(left, _turned(node.value(1), node.attributes.get("transB")), node.out)]
+
+
+@rule("com.microsoft.MatMulNBits", "com.microsoft.MatMulBnb4")
+def mat_mul_n_bits(node: Node) -> Sequence[Value]:
+    """With packed weights of K x N numbers."""
+    x = node.value(0)
+    no_rows(*node.given(1))
+    return [along(x, (x.rank - 1,), {x.rank - 1: number(int(node.attributes["N"]))})]
+
+
+@rule("Gemm", "com.microsoft.FusedGemm")
+def gemm(node: Node) -> Sequence[Value]:
+    """A product of matrices, and a tensor that is added."""
+    left = _turned(node.value(0), node.attributes.get("transA"))
+    right = _turned(node.value(1), node.attributes.get("transB"))
+    made = matmul(left, right, node.out)
+    return [broadcast([made, node.value(2)], node.out) if node.has(2) else made]
+
+
+def _turned(value: Value, turn: Any) -> Value:
+    if not turn or value.rank < 2:
+        return value
+    order = list(range(value.rank))
+    return transposed(value, [*order[:-2], order[-1], order[-2]])
+
+
+@rule("Einsum")
+def einstein(node: Node) -> Sequence[Value]:
+    """Sums of products by labels."""
+    return [einsum(node.attributes["equation"], node.given(), node.out)]
+
+
+def spatial(node: Node, x: Value) -> list[Size]:
+    """The sizes after rows and channels, which no rule computes; `graph` takes them from ONNX's own inference."""
+    return [node.unknown_size(i) for i in range(2, x.rank)]
+
+
+@rule("Conv", "ConvTranspose", "com.microsoft.FusedConv")
+def convolution(node: Node) -> Sequence[Value]:
+    """Each row by itself, with the same weights."""
+    x, weights = node.value(0), node.value(1)
+    if x.rank < 3:
+        raise UnknownRowsError("has an input without rows and channels")
+    channels = weights.shape[0]
+    if node.operator == "ConvTranspose":
+        channels = weights.shape[1] * number(int(node.attributes.get("group", 1)))
+    made = per_row(x, channels, spatial(node, x), weights, *node.given(2)[:1])
+    return [broadcast([made, node.value(3)], node.out) if node.has(3) else made]
+
+
+@rule("DeformConv")
+def deformable_convolution(node: Node) -> Sequence[Value]:
+    """With offsets, and masks, for each row."""
+    x, weights, offsets = node.value(0), node.value(1), node.value(2)
+    for it in (x, offsets, *([node.value(4)] if node.has(4) else [])):
+        node.rowwise(it, 4)
+        if (it.rows, it.inner) != (x.rows, x.inner):
+            raise MixesRowsError(f"{ACROSS}: offsets of constants for each row")
+    no_rows(*([node.value(3)] if node.has(3) else []))
+    return [per_row(x, weights.shape[0], spatial(node, x), weights)]
+
+
+@rule("AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "MaxPool", "LRN")
+def pool(node: Node) -> Sequence[Value]:
+    """Each channel of each row by itself. The places that MaxPool gives are counted through the whole batch."""
+    x = node.value(0)
+    if x.rank < 3:
+        raise UnknownRowsError("has an input without rows and channels")
+    if node.operator == "MaxPool" and len(node.outputs) > 1 and node.outputs[1] and x.rows is not None:
+        raise MixesRowsError(f"{ACROSS}: it counts the places of maxima through the whole batch")
+    if node.operator == "LRN":
+        return [per_row(x, None, x.shape[2:])]
+    whole_image = [ONE] * (x.rank - 2)
+    made = per_row(x, None, whole_image if node.operator.startswith("Global") else spatial(node, x))
+    return [made, made]
+
+
+@rule("MaxRoiPool", "RoiAlign", "MaxUnpool")
+def regions(node: Node) -> Sequence[Value]:
+    """Their inputs name rows by their place in the batch."""
+    if any(it.rows is not None for it in node.given()):
+        raise MixesRowsError(f"{ACROSS}: it takes elements by their place in the batch")
+    raise UnknownRowsError("has a case without a rule")
+
+
+@rule("BatchNormalization")
+def batch_normalization(node: Node) -> Sequence[Value]:
+    """With the means that training has left."""
+    x = node.value(0)
+    if node.attributes.get("training_mode") or sum(map(bool, node.outputs)) > 1:
+        raise MixesRowsError(NORMALISED_BY_BATCH)
+    no_rows(*node.given(1))
+    return [along(x, (1,) if x.rank > 1 else (0,))]
+
+
+@rule("InstanceNormalization", "GroupNormalization")
+def group_normalization(node: Node) -> Sequence[Value]:
+    """Over the channels and places of each row."""
+    x = node.value(0)
+    return [per_row(x, None, x.shape[2:], *node.given(1))]
+
+
+@rule("DepthToSpace", "SpaceToDepth", "Col2Im")
+def rearranged(node: Node) -> Sequence[Value]:
+    """Channels to places, or back."""
+    x = node.value(0)
+    no_rows(*node.given(1))
+    if node.operator == "Col2Im":
+        sizes = [as_size(it) for it in node.numbers(1)]
+        return [per_row(x, node.unknown_size(1), sizes)]
+    block = number(int(node.attributes["blocksize"]))
+    node.rowwise(x, 4)
+    if node.operator == "DepthToSpace":
+        channels, places = x.shape[1].divided(block * block), [it * block for it in x.shape[2:]]
+        return [per_row(x, channels or node.unknown_size(1), places)]
+    divided = [x.shape[i].divided(block) or node.unknown_size(i) for i in (2, 3)]
+    return [per_row(x, x.shape[1] * block * block, divided)]
+
+
+@rule("GridSample")
+def grid_sample(node: Node) -> Sequence[Value]:
+    """Each row at the places of its grid."""
+    x, grid = node.value(0), node.value(1)
+    if (x.rows, grid.rows) not in ((0, 0), (None, None)) or x.inner != grid.inner:
+        raise MixesRowsError(f"{ACROSS}: rows and grids do not go together one by one")
+    return [per_row(x, None, grid.shape[1:-1])]
+
+
+@rule("Resize", "Upsample")
+def resize(node: Node) -> Sequence[Value]:
+    """Scaled by factors, or to sizes. The rows' axis has to keep its own."""
+    x = node.value(0)
+    if node.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise UnknownRowsError("keeps the aspect ratio")
+    if node.attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        raise UnknownRowsError("takes a part of its input")
+    axes = [whole(it) % x.rank for it in node.attributes.get("axes", range(x.rank))]
+    by_sizes = node.has(3) and node.of(3).elements != number(0)
+    if "scales" in node.attributes:
+        factors = list(node.attributes["scales"])
+    else:
+        at = 3 if by_sizes else 2 if node.operator == "Resize" and node.version > 10 else 1
+        factors = node.numbers(at)
+    shape = list(x.shape)
+    for axis, factor in zip(axes, factors, strict=True):
+        kept = as_size(factor) == x.shape[axis] if by_sizes else factor == 1
+        if kept:
+            continue
+        if x.rows == axis:
+            raise across(x)
+        if isinstance(factor, Size) and factor.depends:
+            raise MixesRowsError(COUNTS)
+        shape[axis] = as_size(factor) if by_sizes else node.unknown_size(axis)
+    return [Value(tuple(shape), x.rows, x.inner)]
+
+
+@rule(*GATES)
+def recurrent(node: Node) -> Sequence[Value]:
+    """Sequences, of which the rows are the second axis, or with ``layout`` the first."""
+    x = node.value(0)
+    if x.rank != 3:
+        raise UnknownRowsError(f"has an input with {x.rank} dimensions, where 3 are expected")
+    batch = 0 if node.attributes.get("layout", 0) else 1
+    if x.rows not in (None, batch):
+        raise across(x)
+    no_rows(*(node.value(at) for at in (1, 2, 3, 7) if node.has(at)))
+    for at, axis in ((4, 0), (5, batch), (6, batch)):
+        if node.has(at):
+            it = node.value(at)
+            if (it.rows is None) != (x.rows is None) or (
+                it.rows is not None and (it.rows != axis or it.inner != x.inner)
+            ):
+                raise MixesRowsError(f"{ACROSS}: input {at} does not go with the rows one by one")
+    directions = number(BOTH if node.attributes.get("direction") == "bidirectional" else 1)
+    hidden = (
+        number(int(node.attributes["hidden_size"])) if "hidden_size" in node.attributes else node.value(2).shape[-1]
+    )
+    time, rows = x.shape[1 - batch], x.shape[batch]
+    if batch:
+        whole_output, last = (time, directions, rows, hidden), (directions, rows, hidden)
+    else:
+        whole_output, last = (rows, time, directions, hidden), (rows, directions, hidden)
+    at_rows = (None, None) if x.rows is None else (BOTH, 1) if batch else (0, 0)
+    end = Value(last, at_rows[1], x.inner)
+    return [Value(whole_output, at_rows[0], x.inner), end, end]
+
+
+@rule("com.microsoft.EmbedLayerNormalization")
+def embeddings(node: Node) -> Sequence[Value]:
+    """Sums of rows of tables, normalised along the last axis."""
+    ids, table = node.value(0), node.value(2)
+    no_rows(*(node.value(at) for at in (2, 3, 4, 5, 6) if node.has(at)))
+    for at in (0, 1, 7):
+        if node.has(at):
+            it = node.rowwise(node.value(at), 2)
+            if (it.rows, it.inner) != (ids.rows, ids.inner):
+                raise MixesRowsError(f"{ACROSS}: its inputs do not go together one by one")
+    if node.has(8):
+        no_rows(node.value(8))
+    width = table.shape[-1]
+    made = Value((*ids.shape, width), ids.rows, ids.inner)
+    return [made, Value((ids.shape[0],), ids.rows, ids.inner), made]

@@ -1,0 +1,96 @@
+"""Rules for sums of products: matrix products, convolutions, Einstein sums, recurrent networks, attention."""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from clockwork.runtimes.rows.moves import broadcast, dropped, inserted, no_rows
+from clockwork.runtimes.rows.size import ONE, Size, opaque
+from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsError, Value, across
+
+MATRIX: Final = 2
+"""Dimensions of a matrix; those before them count matrices."""
+
+_EQUATION: Final = re.compile(r"[A-Za-z.,]+->[A-Za-z.]*")
+_LETTERS: Final = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def matmul(left: Value, right: Value, name: str = "") -> Value:
+    """``left @ right``, as numpy has it: sums over the last axis of ``left`` and the last but one of ``right``."""
+    if not left.rank or not right.rank:
+        raise UnknownRowsError("multiplies a number as a matrix")
+    if left.rank == 1:
+        return _without(matmul(inserted(left, (0,)), right, name), MATRIX)
+    if right.rank == 1:
+        return _without(matmul(left, inserted(right, (1,)), name), 1)
+    if left.rows == left.rank - 1:
+        raise across(left)
+    if right.rows == right.rank - MATRIX:
+        raise across(right)
+    # The summed axis goes; the other axis of each matrix is one of the result, where the other matrix has a size of 1.
+    rows_of_left = Value((*left.shape[:-1], ONE), left.rows, left.inner)
+    columns = (*right.shape[:-MATRIX], ONE, right.shape[-1])
+    return broadcast([rows_of_left, Value(columns, right.rows, right.inner)], name)
+
+
+def _without(value: Value, back: int) -> Value:
+    """Drop an axis of size 1, counted from behind, from 1."""
+    return dropped(value, (value.rank - back,))
+
+
+def per_row(value: Value, channels: Size | None, sizes: Sequence[Size], *parameters: Value) -> Value:
+    """``[rows, channels, sizes...]`` to the same of other sizes; each row by itself, with the same parameters.
+
+    None: as many channels as there were.
+    """
+    no_rows(*parameters)
+    if value.rows not in (None, 0):
+        raise across(value)
+    kept = value.shape[1] if channels is None else channels
+    return Value((value.shape[0], kept, *sizes), value.rows, value.inner)
+
+
+def einsum(equation: str, values: Sequence[Value], name: str = "") -> Value:
+    """Sums of products by the labels of axes."""
+    text = equation.replace(" ", "")
+    if "->" not in text:
+        raise UnknownRowsError("has an equation without '->'")
+    if not _EQUATION.fullmatch(text):
+        raise UnknownRowsError(f"has an equation {equation!r}")
+    terms, _, result = text.partition("->")
+    inputs = terms.split(",")
+    if len(inputs) != len(values):
+        raise UnknownRowsError(f"has {len(values)} inputs for the equation {equation!r}")
+    labels = [_labels(it, value.rank) for it, value in zip(inputs, values, strict=True)]
+    sizes: dict[str, Size] = {}
+    rows: set[tuple[str, Size]] = set()
+    for of, value in zip(labels, values, strict=True):
+        for i, (label, size) in enumerate(zip(of, value.shape, strict=True)):
+            if value.rows == i:
+                rows.add((label, value.inner))
+            if sizes.get(label, ONE) == ONE or value.rows == i:
+                sizes[label] = size
+    ellipsis = max((of for of in labels), key=lambda of: sum(it.isdigit() for it in of))
+    out = _labels(
+        result, len(result.replace("...", "")) + (sum(it.isdigit() for it in ellipsis) if "." in result else 0)
+    )
+    if not rows:
+        return Value(tuple(sizes.get(it, opaque(f"{name}.{it}")) for it in out))
+    if len(rows) > 1:
+        raise MixesRowsError(f"{ACROSS}: they have several labels in {equation!r}")
+    ((label, inner),) = rows
+    for of, value in zip(labels, values, strict=True):
+        if of.count(label) > 1 or (value.rows is None and label in of and value.shape[of.index(label)] != ONE):
+            raise MixesRowsError(f"{ACROSS}: label {label!r} of {equation!r}")
+    if out.count(label) != 1:
+        raise MixesRowsError(f"{ACROSS}: it sums over label {label!r} of {equation!r}")
+    return Value(tuple(sizes[it] for it in out), out.index(label), inner)
+
+
+def _labels(term: str, rank: int) -> list[str]:
+    """One label for each axis; those of ``...`` are numbers, counted from the last axis that it stands for."""
+    before, dots, after = term.partition("...")
+    covered = rank - len(before) - len(after)
+    if "." in before + after or covered < 0 or (covered and not dots):
+        raise UnknownRowsError(f"has labels {term!r} for {rank} axes")
+    return [*before, *(str(i) for i in reversed(range(covered))), *after]

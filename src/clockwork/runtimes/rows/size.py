@@ -1,0 +1,144 @@
+"""Sizes with unknowns: polynomials with whole coefficients.
+
+One unknown is the number of rows of the batch, `ROWS`. The others stand for sizes that all requests of a batch have in
+common: a free dimension of an input, or a size that no rule could compute. An unknown whose name begins with `ROWS` is
+a number that depends on the number of rows in a way that is not known.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from functools import reduce
+from typing import Final, TypeAlias
+
+ROWS: Final = "#"
+"""The name of the number of rows; no name from a model begins with it."""
+
+OPAQUE: Final = "?"
+"""What the name of an unknown begins with that no input of the model is called by."""
+
+MAX_NAME: Final = 120
+"""Longer names of unknowns are shortened to a digest."""
+
+Terms: TypeAlias = dict[tuple[str, ...], int]
+
+
+class Size:
+    """A polynomial. Immutable; equal polynomials are equal objects."""
+
+    __slots__ = ("terms",)
+
+    def __init__(self, terms: Terms) -> None:
+        """``terms``: the coefficient of each product of unknowns, whose names are sorted."""
+        self.terms: tuple[tuple[tuple[str, ...], int], ...] = tuple(sorted((k, v) for k, v in terms.items() if v))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Size) and self.terms == other.terms
+
+    def __hash__(self) -> int:
+        return hash(self.terms)
+
+    def __add__(self, other: "Size") -> "Size":
+        terms = dict(self.terms)
+        for names, factor in other.terms:
+            terms[names] = terms.get(names, 0) + factor
+        return Size(terms)
+
+    def __sub__(self, other: "Size") -> "Size":
+        return self + other * number(-1)
+
+    def __mul__(self, other: "Size") -> "Size":
+        terms: Terms = {}
+        for names, factor in self.terms:
+            for more, times in other.terms:
+                key = tuple(sorted(names + more))
+                terms[key] = terms.get(key, 0) + factor * times
+        return Size(terms)
+
+    def __repr__(self) -> str:
+        if not self.terms:
+            return "0"
+        return "+".join(
+            "*".join([*([str(factor)] if factor != 1 or not names else []), *names]) for names, factor in self.terms
+        )
+
+    @property
+    def value(self) -> int | None:
+        """The number, or None if there are unknowns in it."""
+        if not self.terms:
+            return 0
+        if len(self.terms) == 1 and not self.terms[0][0]:
+            return self.terms[0][1]
+        return None
+
+    @property
+    def depends(self) -> bool:
+        """Whether it depends on the number of rows."""
+        return any(name.startswith(ROWS) for names, _ in self.terms for name in names)
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether it is one unknown that stands for a size nobody computed."""
+        return (
+            len(self.terms) == 1
+            and self.terms[0][1] == 1
+            and len(self.terms[0][0]) == 1
+            and self.terms[0][0][0][0] == OPAQUE
+        )
+
+    def divided(self, other: "Size") -> "Size | None":
+        """The exact quotient by a single product of unknowns and a number; None if there is none."""
+        if len(other.terms) != 1:
+            return ONE if self == other and self.terms else None
+        ((divisor, by),) = other.terms
+        terms: Terms = {}
+        for names, factor in self.terms:
+            left = list(names)
+            for name in divisor:
+                if name not in left:
+                    return None
+                left.remove(name)
+            if factor % by:
+                return None
+            terms[tuple(left)] = factor // by
+        return Size(terms)
+
+    def exceeds(self, other: "Size") -> bool:
+        """Whether it is larger whatever sizes the unknowns are; False if that is not known."""
+        difference = dict((self - other).terms)
+        constant = difference.pop((), 0)
+        rows = difference.get((ROWS,), 0)  # there is one row at least
+        return all(factor > 0 for factor in difference.values()) and constant + max(rows, 0) > 0
+
+
+def number(value: int) -> Size:
+    """A known size."""
+    return Size({(): value})
+
+
+def unknown(name: str) -> Size:
+    """A size of which only the name is known: of an input's dimension, say."""
+    return Size({(name,): 1})
+
+
+def opaque(text: str, depends: bool = False) -> Size:
+    """The unknown that ``text`` describes: the same for the same text. ``depends``: on the number of rows."""
+    if len(text) > MAX_NAME:
+        text = hashlib.sha256(text.encode()).hexdigest()
+    return unknown(f"{ROWS if depends else ''}{OPAQUE}{text}")
+
+
+def at_most(limit: Size, size: Size) -> Size:
+    """The smaller of two sizes."""
+    if limit == size or limit.exceeds(size):
+        return size
+    return limit if size.exceeds(limit) else opaque(f"min({limit!r},{size!r})", limit.depends or size.depends)
+
+
+def product(sizes: Iterable[Size]) -> Size:
+    """All of them multiplied."""
+    return reduce(Size.__mul__, sizes, ONE)
+
+
+ONE: Final = number(1)
+N: Final = unknown(ROWS)
+"""The number of rows of the batch."""

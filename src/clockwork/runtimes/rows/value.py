@@ -1,0 +1,124 @@
+"""What is known of one tensor of a graph, and of a whole model."""
+
+from typing import Any, Final, TypeAlias
+
+from msgspec import Struct
+
+from clockwork.runtimes.rows.size import ONE, N, Size, number, product
+
+Shape: TypeAlias = tuple[Size, ...]
+
+ACROSS: Final = "computes across rows"
+COUNTS: Final = "computes with the number of rows in the batch"
+
+
+class RowsError(Exception):
+    """A tensor of which it cannot be said where its rows lie; the text says why, without the operator's name."""
+
+
+class MixesRowsError(RowsError):
+    """An operator that computes across rows."""
+
+
+class UnknownRowsError(RowsError):
+    """An operator, or a case of one, for which there is no rule."""
+
+
+class Trouble(Struct, frozen=True):
+    """Why nothing is known of a tensor. ``mixes``: rows are mixed; else there is only no proof that they are not."""
+
+    mixes: bool
+    reason: str
+
+
+class Value(Struct, frozen=True):
+    """One tensor.
+
+    ``rows`` is the axis along which the rows lie, or None for a tensor that is the same in every batch. The size of
+    that axis is ``outer * N * inner``: element e of the axis belongs to row ``(e // inner) % N``. A batch of images
+    has an ``outer`` and ``inner`` of 1; `moves.reshape` makes others.
+
+    ``content`` is an array of the elements of a small tensor: Python numbers, or `Size` where they were computed from
+    shapes. No other size of the shape than that of the rows' axis depends on N.
+    """
+
+    shape: Shape
+    rows: int | None = None
+    inner: Size = ONE
+    content: Any = None
+    trouble: Trouble | None = None
+
+    @property
+    def rank(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether an element of the content depends on the number of rows."""
+        return self.content is not None and any(isinstance(it, Size) and it.depends for it in self.content.flat)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is one element of the rows' axis for each row."""
+        return self.rows is not None and self.shape[self.rows] == N
+
+    @property
+    def place(self) -> int:
+        """The axis of the rows, counted from the last: 0 for the last. Only for a tensor that has rows."""
+        assert self.rows is not None
+        return self.rank - 1 - self.rows
+
+    @property
+    def elements(self) -> Size:
+        """The number of elements."""
+        return product(self.shape)
+
+
+class Proof(Struct, frozen=True):
+    """What the analysis of a whole graph has found.
+
+    ``proved``: row i of each output depends on row i of the inputs only. ``mixes``: it does not. Neither: not known.
+    ``reason`` says why it is not proved, with the operator's name.
+    """
+
+    proved: bool
+    mixes: bool = False
+    reason: str = ""
+
+
+PROVED: Final = Proof(proved=True)
+
+
+def troubled(reason: str, mixes: bool) -> Value:
+    """A tensor of which nothing is known."""
+    return Value((), trouble=Trouble(mixes, reason))
+
+
+def constant(*shape: int) -> Value:
+    """A tensor that is the same in every batch."""
+    return Value(tuple(number(dim) for dim in shape))
+
+
+def across(value: Value) -> MixesRowsError:
+    """The error of an operator that computes along the rows' axis."""
+    return MixesRowsError(f"{ACROSS} (axis {value.rows})")
+
+
+def conclusion(outputs: dict[str, Value]) -> Proof:
+    """The verdict on a graph with these outputs, by name."""
+    troubles = [it.trouble for it in outputs.values() if it.trouble is not None]
+    for trouble in sorted(troubles, key=lambda it: not it.mixes):
+        return Proof(proved=False, mixes=trouble.mixes, reason=trouble.reason)
+    for name, value in outputs.items():
+        if value.rows is None:
+            return Proof(False, True, f"output {name!r} does not depend on the rows of the input")
+        if value.rows != 0 or not value.is_plain:
+            return Proof(
+                False,
+                True,
+                f"output {name!r} has its rows along axis {value.rows}, {value.shape[value.rows]!r} of them".replace(
+                    "#", "N"
+                ),
+            )
+    return PROVED

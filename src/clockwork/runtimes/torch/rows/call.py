@@ -1,0 +1,92 @@
+"""A call of an operator as its rule sees it, and the table of rules."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+from clockwork.runtimes.rows.moves import axis_of
+from clockwork.runtimes.rows.size import Size
+from clockwork.runtimes.rows.value import COUNTS, MixesRowsError, Shape, UnknownRowsError, Value
+
+Result: TypeAlias = Value | Sequence[Value]
+"""One tensor, or all of several; the shapes are put right by the caller."""
+
+Rule: TypeAlias = Callable[["Call"], Result]
+
+RULES: Final[dict[str, Rule]] = {}
+"""By operator, without the namespace ``aten`` and without the overload."""
+
+
+class Call:
+    """One call: its arguments by name, with a `Value` for each tensor and a `Size` for each size that is not fixed."""
+
+    def __init__(self, operator: str, arguments: dict[str, Any], shapes: Sequence[Shape]) -> None:
+        """``shapes``: of the outputs."""
+        self.operator = operator
+        self.arguments = arguments
+        self.shapes = shapes
+
+    def given(self, name: str, default: Any = None) -> Any:
+        """An argument, or the default where there is none."""
+        found = self.arguments.get(name)
+        return default if found is None else found
+
+    def value(self, name: str) -> Value:
+        """An argument that is a tensor.
+
+        Raises:
+            UnknownRowsError: it is none.
+        """
+        found = self.arguments.get(name)
+        if not isinstance(found, Value):
+            raise UnknownRowsError(f"has no tensor {name!r}")
+        return found
+
+    @property
+    def first(self) -> Value:
+        """The first argument, a tensor."""
+        return self.value(next(iter(self.arguments), ""))
+
+    def tensors(self, *names: str) -> list[Value]:
+        """All tensors among the arguments, or among those with these names, in lists too."""
+        found: list[Value] = []
+        for name, it in self.arguments.items():
+            if not names or name in names:
+                found += [each for each in (it if isinstance(it, list | tuple) else [it]) if isinstance(each, Value)]
+        return found
+
+    def check_numbers(self) -> None:
+        """Check that no number among the arguments depends on the number of rows.
+
+        Raises:
+            MixesRowsError: one does.
+        """
+        for it in self.arguments.values():
+            for each in it if isinstance(it, list | tuple) else [it]:
+                if isinstance(each, Size) and each.depends:
+                    raise MixesRowsError(COUNTS)
+
+    def axes(self, rank: int, name: str = "dim") -> tuple[int, ...]:
+        """Axes that an argument has as a number or a list; all where there is none."""
+        found = self.arguments.get(name)
+        if found is None or found == []:
+            return tuple(range(rank))
+        return tuple(axis_of(int(it), rank) for it in (found if isinstance(found, list | tuple) else [found]))
+
+    def axis(self, rank: int, default: int | None = None, name: str = "dim") -> int:
+        """The axis that an argument is."""
+        found = self.given(name, default)
+        if not isinstance(found, int):
+            raise UnknownRowsError(f"has no {name!r}")
+        return axis_of(found, rank)
+
+
+def rule(*operators: str) -> Callable[[Rule], Rule]:
+    """Put a rule into the table."""
+
+    def put(made: Rule) -> Rule:
+        for operator in operators:
+            assert operator not in RULES, operator
+            RULES[operator] = made
+        return made
+
+    return put

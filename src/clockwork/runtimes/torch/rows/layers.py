@@ -1,0 +1,183 @@
+"""Rules for ATen's layers: products, convolutions, pools, normalisations, recurrent layers, attention."""
+
+import re
+from typing import Final
+
+from clockwork.runtimes.rows.moves import along, broadcast, no_rows, transposed
+from clockwork.runtimes.rows.products import einsum, matmul
+from clockwork.runtimes.rows.size import ONE
+from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsError, Value, across
+from clockwork.runtimes.torch.rows.call import Call, Result, rule
+
+_DIMENSIONS: Final = re.compile(r"(\d)d")
+NORMALISED_BY_BATCH: Final = "normalises by the mean of the whole batch, as in training"
+ONE_SCALE: Final = "chooses one scale for the whole batch"
+
+
+@rule("mm", "bmm", "matmul", "mv", "dot")
+def product(call: Call) -> Result:
+    """Of two tensors."""
+    left, right = call.tensors()
+    return matmul(left, right)
+
+
+@rule("addmm", "baddbmm", "addmv")
+def product_and_sum(call: Call) -> Result:
+    """Of two tensors, and a third that is added."""
+    added, left, right = call.tensors()
+    call.check_numbers()
+    return broadcast([matmul(left, right), added])
+
+
+@rule("linear")
+def linear(call: Call) -> Result:
+    """A product with transposed weights, and a bias."""
+    weights = call.value("weight")
+    no_rows(weights, *call.tensors("bias"))
+    return matmul(call.first, transposed(weights, list(range(weights.rank))[::-1]))
+
+
+@rule("einsum")
+def einstein(call: Call) -> Result:
+    """Sums of products by labels."""
+    return einsum(call.given("equation", ""), call.tensors("tensors"))
+
+
+@rule(
+    "convolution",
+    "_convolution",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+)
+def convolution(call: Call) -> Result:
+    """Each row by itself, with the same weights."""
+    x, weights = call.first, call.value("weight")
+    no_rows(weights, *call.tensors("bias"))
+    if x.rank != weights.rank:
+        raise UnknownRowsError("has an input without an axis for rows")
+    return along(x, range(1, x.rank))
+
+
+_POOLS: Final = [f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp") for n in (1, 2, 3)]
+_UPSAMPLES: Final = (
+    "nearest1d", "nearest2d", "nearest3d", "_nearest_exact1d", "_nearest_exact2d", "_nearest_exact3d",
+    "linear1d", "bilinear2d", "bicubic2d", "trilinear3d",
+)  # fmt: skip
+
+
+@rule(
+    *_POOLS,
+    "max_pool2d_with_indices",
+    "max_pool3d_with_indices",
+    "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d",
+    *(f"upsample_{it}".replace("upsample__", "_upsample_") for it in _UPSAMPLES),
+    "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa",
+)
+def last_axes(call: Call) -> Result:
+    """Along the last axes, as many as the name says. Places of maxima are counted in each channel."""
+    x = call.first
+    found = _DIMENSIONS.search(call.operator)
+    assert found is not None
+    return [along(x, range(x.rank - int(found[1]), x.rank))] * 2
+
+
+@rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
+def grid_sampler(call: Call) -> Result:
+    """Each row at the places of its grid."""
+    x, grid = call.tensors()
+    if (x.rows, x.inner) != (grid.rows, grid.inner) or x.rows not in (None, 0):
+        raise MixesRowsError(f"{ACROSS}: rows and grids do not go together one by one")
+    return Value(x.shape, x.rows, x.inner)
+
+
+@rule("batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit")
+def batch_norm(call: Call) -> Result:
+    """With the means that training has left."""
+    x = call.first
+    if call.given("training", False) or not call.tensors("running_mean"):
+        raise MixesRowsError(NORMALISED_BY_BATCH)
+    no_rows(*call.tensors("weight", "bias", "running_mean", "running_var"))
+    axes = (1,) if x.rank > 1 else (0,)
+    return [along(x, axes), Value(call.shapes[-1]), Value(call.shapes[-1])]
+
+
+@rule("group_norm", "native_group_norm", "instance_norm")
+def group_norm(call: Call) -> Result:
+    """Over the channels and places of each row."""
+    x = call.first
+    no_rows(*call.tensors("weight", "bias", "running_mean", "running_var"))
+    made = along(x, range(1, x.rank))
+    return [made, made, made]
+
+
+@rule("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
+def layer_norm(call: Call) -> Result:
+    """Along the last axes."""
+    x = call.first
+    no_rows(*call.tensors("weight", "bias"))
+    axes = range(x.rank - len(call.given("normalized_shape", [])), x.rank)
+    return [along(x, axes)] + [along(x, axes, dict.fromkeys(axes, ONE))] * 2
+
+
+@rule("lstm", "gru", "rnn_tanh", "rnn_relu")
+def recurrent(call: Call) -> Result:
+    """Sequences, with the state of each row."""
+    x = call.first
+    states = call.tensors("hx")
+    rows = 0 if call.given("batch_first", False) else 1
+    no_rows(*call.tensors("params"))
+    if call.given("train", False) and call.given("dropout", 0.0):
+        raise MixesRowsError("drops elements at random, as in training")
+    if x.rank != 3 or x.rows != rows or any(it.rows != 1 or it.rank != 3 or it.inner != x.inner for it in states):
+        if x.rows is not None and x.rows != rows:
+            raise across(x)
+        raise UnknownRowsError("has a state that does not go with the rows one by one")
+    return [Value(x.shape, x.rows, x.inner), *(Value(it.shape, it.rows, it.inner) for it in states)]
+
+
+@rule("scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu")
+def attention(call: Call) -> Result:
+    """Each row, and each head, by itself."""
+    q = call.value("query")
+    if call.given("dropout_p", 0.0):
+        raise MixesRowsError("drops elements at random, as in training")
+    for it in call.tensors("query", "key", "value"):
+        if (it.rows, it.rank, it.inner) != (q.rows, q.rank, q.inner):
+            raise MixesRowsError(f"{ACROSS}: its inputs do not go together one by one")
+    if q.rows is not None and q.rows > q.rank - 3:
+        raise across(q)
+    heads = Value((*q.shape[:-2], ONE, ONE), q.rows, q.inner)
+    for mask in call.tensors("attn_mask"):
+        if mask.rows is not None and (mask.rows > mask.rank - 3 or mask.rank > q.rank or q.rows is None):
+            raise MixesRowsError(f"{ACROSS}: its mask does not go with the rows one by one")
+        broadcast([heads, mask])
+    return [Value(q.shape, q.rows, q.inner), Value(q.shape[:-1], q.rows, q.inner)]
+
+
+@rule(
+    "quantized_decomposed.quantize_per_tensor",
+    "quantized_decomposed.dequantize_per_tensor",
+    "quantized_decomposed.quantize_per_channel",
+    "quantized_decomposed.dequantize_per_channel",
+)
+def quantised(call: Call) -> Result:
+    """With a scale for all, or one for each place of an axis."""
+    x = call.first
+    for it in call.tensors():
+        if it is not x and it.rows is not None:
+            raise UnknownRowsError("has a scale that is computed from rows")
+    return along(x, (call.axis(x.rank, name="axis"),) if "channel" in call.operator else ())
+
+
+@rule("quantized_decomposed.choose_qparams", "quantized_decomposed.choose_qparams_symmetric")
+def one_scale(call: Call) -> Result:
+    """With a scale that fits the whole tensor."""
+    if call.first.rows is not None and not call.arguments.get("one_scale"):
+        raise MixesRowsError(ONE_SCALE)
+    return [Value(()), Value(())]
