@@ -5,29 +5,30 @@ deadline by this room; unless its client cancelled it or went away. No action le
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from heapq import heapify, heappop, heappush
 from typing import Concatenate, Final, ParamSpec
 
 from clockwork.controller.admission import Admission
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import ControllerCommand, DropWorker, OutputsCompared, Report, Respond
 from clockwork.controller.guard import ask, expectations, explain, is_sound, next_wakeup
+from clockwork.controller.pending import Pending
 from clockwork.controller.plausible import plausible
 from clockwork.controller.promises import FAULTS_OF_CLIENTS, Promise, outcome
-from clockwork.controller.quota import Quota, input_bytes
+from clockwork.controller.quota import input_bytes
 from clockwork.controller.refusing import refusal, retry_time
+from clockwork.controller.settling import lateness, remember, timing_of, trusted
 from clockwork.controller.tally import Tally
 from clockwork.controller.verifying import BatchChecks
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import EvictWeights, Infer, InferInput, LoadWeights
 from clockwork.messages.commands import Answer, Command, SendAction
 from clockwork.messages.requests import EvictRequest, EvictResponse, InferRequest, InferResponse, RequestTiming
-from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result, Timing
+from clockwork.messages.results import ErrorResult, InferResult, Result
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import MAX_NAME, TensorSpec
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
-from clockwork.units import Nanos, as_ms, show_duration
+from clockwork.units import Nanos, show_duration
 
 P = ParamSpec("P")
 
@@ -51,10 +52,7 @@ class Serving:
         self._scheduler = scheduler
         self._config = config
         self._admission = Admission(config)
-        self._pending: dict[int, PendingRequest] = {}
-        self._by_client: dict[int, dict[int, PendingRequest]] = {}  #: client -> its request id -> request
-        self._quota = Quota(config)
-        self._deadlines: list[tuple[Nanos, int]] = []  #: a heap; entries of requests that are over are skipped
+        self._pending = Pending(config)
         self._last_id = 0
         self._wakeup: Nanos | None = None  #: what the scheduler asked for after its last call
         self.broken: dict[str, str] = {}
@@ -91,11 +89,8 @@ class Serving:
         if isinstance(request, Respond):
             return [request]
         commands = [] if self.checks.request is None else self._withdraw_check(now, self.checks.request)
-        self._pending[request.id] = request
-        self._by_client.setdefault(client_id, {})[message.id] = request
-        self._quota.add(client_id, request.nbytes)
+        self._pending.add(request)
         self.tally.of(message.model).pending += 1
-        heappush(self._deadlines, (request.deadline, request.id))
         return commands + self._ask(now, (request,), self._scheduler.infer, request)
 
     def _admit(
@@ -110,9 +105,9 @@ class Serving:
             return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, text)
         batch_size = self._admission.batch_size(model, message)
         slo = self._admission.slo(model, message)
-        if message.id in self._by_client.get(client_id, ()):
+        if message.id in self._pending.of_client(client_id):
             raise InvalidRequestError(f"request id {message.id} is in use by another request of this client")
-        if full := self._quota.refusal(client_id, input_bytes(message), shared=shared):
+        if full := self._pending.quota.refusal(client_id, input_bytes(message), shared=shared):
             return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, full)
         deadline = arrival + slo
         if deadline < now:
@@ -164,13 +159,13 @@ class Serving:
         """A worker has answered one of the scheduler's actions."""
         gpu = worker.routes[result.id]
         action = gpu.outstanding[result.id]
-        result = _trusted(self._state, action, plausible(action, result))
+        result = trusted(self._state, action, plausible(action, result))
         commands: list[ControllerCommand] = []
         about: list[PendingRequest] = []
         if not gpu.settle(action, result):
             text = f"it disagrees about the weights on {gpu}: {result}"
             commands.append(DropWorker(worker.id, text))
-        _remember(self._state, gpu, action, result)
+        remember(self._state, gpu, action, result)
         if action.model in self._state.models and not self.checks.is_alone(action):
             self.tally.of(action.model).acted(action, result)
         if isinstance(action, Infer):
@@ -185,8 +180,6 @@ class Serving:
     ) -> list[ControllerCommand]:
         """Answer the requests of an Infer that succeeded."""
         commands: list[ControllerCommand] = []
-        batch_size = action.batch_size
-        loaded = gpu.loads.get(action.model)
         samples = self.checks.places(action) if len(action.inputs) > 1 else ()
         for place, (output, payload) in enumerate(zip(result.outputs, payloads, strict=True)):
             request = self._pending.get(output.request_id)
@@ -196,18 +189,11 @@ class Serving:
                 self._forget(request)
                 commands += self.checks.executed(action, output, payload)
                 continue
-            timing = RequestTiming(
-                now - request.arrival,
-                max(0, result.exec.begin - request.arrival),
-                result.exec.duration,
-                batch_size,
-                request.cold_start,
-                0 if loaded is None else _overlap(loaded, request.arrival, result.exec.begin),
-            )
+            timing = timing_of(now, gpu, request, action, result)
             if output.refusal:
                 commands += self._respond(request, Status.INVALID_REQUEST, output.refusal, (), timing)
             elif now > request.deadline:
-                request.excuse = request.excuse or _lateness(now, action, result)
+                request.excuse = request.excuse or lateness(now, action, result)
                 commands += self._expire(now, request, timing)
             else:
                 self.tally.of(request.model.name).delivered(now, timing, result)
@@ -218,12 +204,12 @@ class Serving:
 
     def cancel(self, now: Nanos, client_id: int, client_request_id: int) -> list[ControllerCommand]:
         """A client no longer wants an answer."""
-        request = self._by_client.get(client_id, {}).get(client_request_id)
+        request = self._pending.of_client(client_id).get(client_request_id)
         return [] if request is None else self._cancel(now, request)
 
     def client_lost(self, now: Nanos, client_id: int) -> list[ControllerCommand]:
         """A client no longer wants any answer."""
-        requests = list(self._by_client.get(client_id, {}).values())
+        requests = list(self._pending.of_client(client_id).values())
         return [command for request in requests for command in self._cancel(now, request)]
 
     def _cancel(self, now: Nanos, request: PendingRequest) -> list[ControllerCommand]:
@@ -234,7 +220,7 @@ class Serving:
     def shut_down(self, now: Nanos, text: str) -> list[ControllerCommand]:
         """Tell everybody who waits that the server shuts down."""
         commands: list[ControllerCommand] = []
-        for request in list(self._pending.values()):
+        for request in list(self._pending):
             if request.over:
                 continue  # the scheduler has answered it meanwhile
             timing = RequestTiming(now - request.arrival)
@@ -250,8 +236,7 @@ class Serving:
         if request is None:
             return []
         self._last_id += 1
-        self._pending[request.id] = request
-        heappush(self._deadlines, (request.deadline, request.id))
+        self._pending.add(request)
         return self._ask(now, (request,), self._scheduler.infer, request)
 
     def _withdraw_check(self, now: Nanos, check: PendingRequest) -> list[ControllerCommand]:
@@ -318,35 +303,25 @@ class Serving:
     def wake(self, now: Nanos) -> list[ControllerCommand]:
         """Answer those whose deadline has passed; wake the scheduler if it asked for it."""
         commands: list[ControllerCommand] = []
-        expired = 0
-        while expired < MAX_EXPIRED and self._deadlines and self._deadlines[0][0] < now:
-            request = self._pending.get(heappop(self._deadlines)[1])
-            if request is not None:
-                expired += 1
-                if request.promised is not None and not request.excuse:
-                    request.excuse, reports = explain(self._scheduler, now, request)
-                    commands += reports
-                commands += self._expire(now, request, RequestTiming(now - request.arrival))
-                commands += self._ask(now, (), self._scheduler.cancel, request)
+        for _ in range(MAX_EXPIRED):
+            request = self._pending.expired(now)
+            if request is None:
+                break
+            if request.promised is not None and not request.excuse:
+                request.excuse, reports = explain(self._scheduler, now, request)
+                commands += reports
+            commands += self._expire(now, request, RequestTiming(now - request.arrival))
+            commands += self._ask(now, (), self._scheduler.cancel, request)
         if self._wakeup is not None and self._wakeup <= now:
             commands += self._ask(now, (), self._scheduler.wake)
         return commands
 
     def next_wakeup(self) -> Nanos | None:
         """The first deadline (just past it: an answer at the deadline is in time), or what the scheduler asks for."""
-        self._tidy_deadlines()
-        if not self._deadlines:
+        deadline = self._pending.next_deadline()
+        if deadline is None:
             return self._wakeup
-        deadline = self._deadlines[0][0] + 1
-        return deadline if self._wakeup is None else min(deadline, self._wakeup)
-
-    def _tidy_deadlines(self) -> None:
-        """Keep the heap in proportion: requests with far deadlines must not pile up when they are long over."""
-        while self._deadlines and self._deadlines[0][1] not in self._pending:
-            heappop(self._deadlines)
-        if len(self._deadlines) > 2 * len(self._pending) + 1000:
-            self._deadlines = [entry for entry in self._deadlines if entry[1] in self._pending]
-            heapify(self._deadlines)
+        return deadline + 1 if self._wakeup is None else min(deadline + 1, self._wakeup)
 
     def _ask(
         self,
@@ -412,9 +387,9 @@ class Serving:
             if isinstance(action, LoadWeights):
                 gpu.predict(action, *expectations(now, action, command.start))
             return command
-        try:
-            payloads = tuple([self._pending[share.request_id].payload for share in action.inputs])
-        except KeyError:
+        requests = [self._pending.get(share.request_id) for share in action.inputs]
+        payloads = tuple(request.payload for request in requests if request is not None)
+        if len(payloads) < len(requests):
             error = ErrorResult(action.id, "Infer", Status.CANCELLED, "it was not sent")
             gpu.settle(action, error)
             return Report("ERROR", f"the scheduler made an Infer for a request that is over: {action}")
@@ -484,67 +459,17 @@ class Serving:
         return [Respond(request.client_id, response, payload)]
 
     def _forget(self, request: PendingRequest) -> None:
-        request.over = True
-        del self._pending[request.id]
-        if request is self.checks.request:
-            return
-        self._quota.remove(request.client_id, request.nbytes)
-        self.tally.of(request.model.name).pending -= 1
-        requests = self._by_client[request.client_id]
-        del requests[request.client_request_id]
-        if not requests:
-            del self._by_client[request.client_id]
+        self._pending.remove(request)
+        if request is not self.checks.request:
+            self.tally.of(request.model.name).pending -= 1
 
     def check_invariants(self) -> None:
         """Assert what always holds; for tests and checkers."""
-        self._quota.check_invariants()
+        self._pending.check_invariants()
         self.checks.check_invariants()
-        assert self.checks.request is None or self.checks.request.id in self._pending
-        waiting = [request for request in self._pending.values() if request is not self.checks.request]
-        assert self._quota.requests == len(waiting)
-        assert self._quota.bytes == sum(request.nbytes for request in waiting)
-        assert not any(request.over for request in self._pending.values())
-        assert sum(map(len, self._by_client.values())) == len(waiting) == self.pending
-        assert {i for _, i in self._deadlines} >= set(self._pending)
+        check = self.checks.request
+        assert check is None or self._pending.get(check.id) is check
+        waiting = [request for request in self._pending if request is not check]
+        assert len(waiting) == self.pending
         models = {request.model.name for request in waiting}
         assert sum(self.tally.of(name).pending for name in sorted(models)) == len(waiting)
-
-
-def _trusted(state: ClockworkState, action: LoadWeights | EvictWeights | Infer, result: Result) -> Result:
-    """The result, or an error if it is of a batch that was sent before it was known that batches change answers."""
-    if not isinstance(action, Infer) or len(action.inputs) < 2 or action.apart or isinstance(result, ErrorResult):
-        return result
-    model = state.models.get(action.model)
-    if model is None or not model.unbatched:
-        return result
-    text = "the request was in a batch when the model was found to answer otherwise in batches: retry it"
-    return ErrorResult(action.id, type(action).__name__, Status.RUNTIME_ERROR, text)
-
-
-def _remember(state: ClockworkState, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result) -> None:
-    """Keep what an action took, for those who ask how fast the models are in service, and how well that is known."""
-    model = state.models.get(action.model)
-    gpu.compare(action, result, model)
-    gpu.work.count(result)
-    if model is None:
-        return  # held by a worker, but not served
-    if isinstance(action, Infer) and isinstance(result, InferResult):
-        model.took(gpu.kind, action.batch_size, gpu.occupied(action.earliest, result.exec))
-    elif isinstance(action, LoadWeights) and isinstance(result, LoadWeightsResult):
-        model.took(gpu.kind, 0, result.timing.duration)
-        gpu.loads[action.model] = result.timing
-
-
-def _overlap(timing: Timing, begin: Nanos, end: Nanos) -> Nanos:
-    """How much of it lies between two moments."""
-    return max(0, min(timing.end, end) - max(timing.begin, begin))
-
-
-def _lateness(now: Nanos, action: Infer, result: InferResult) -> str:
-    """What an Infer did whose answers came too late."""
-    timing = result.exec
-    return (
-        f"Infer {action.id} began {as_ms(timing.begin - action.earliest):.3f} ms after it was sent, took "
-        f"{as_ms(timing.duration):.3f} ms (estimated were {as_ms(action.expected_duration):.3f}), and its result "
-        f"{as_ms(now - timing.end):.3f} ms to come"
-    )

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from clockwork.controller.config import VerifyingConfig
 from clockwork.controller.events import CompareOutputs, ControllerCommand, OutputsCompared, Report, SaveProfile
+from clockwork.controller.pending import NO_CLIENT
 from clockwork.controller.tally import Tally
 from clockwork.messages.actions import Infer, InferInput
 from clockwork.messages.counts import AGREED, DIFFERED, SKIPPED
@@ -29,9 +30,6 @@ from clockwork.messages.tensors import TensorSpec
 from clockwork.scheduling.shapes import ShapeKey, shape_key_of
 from clockwork.state import ClockworkState, ModelState, PendingRequest
 from clockwork.units import Bytes, Nanos
-
-NO_CLIENT: Final = -1
-"""The client of a check's request: hosts number clients from 0."""
 
 MAX_DIFFERENCE: Final = 200
 """Characters of a difference that are kept."""

@@ -1,0 +1,97 @@
+"""The requests that wait for their answer: by id, by client, and by deadline.
+
+Rules of the file: it keeps books and answers nobody. Requests of the controller itself, which checks batches with them,
+have the client `NO_CLIENT`; they count for no limit.
+"""
+
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
+from typing import Final
+
+from clockwork.controller.config import ControllerConfig
+from clockwork.controller.quota import Quota
+from clockwork.state import PendingRequest
+from clockwork.units import Nanos
+
+NO_CLIENT: Final = -1
+"""The client of requests that the controller makes itself."""
+
+SPARE_DEADLINES: Final = 1000
+"""Entries of requests that are over that the heap of deadlines may hold, beside as many as there are requests."""
+
+
+class Pending:
+    """Pending requests. `add` and `remove` take O(log n) for n of them."""
+
+    def __init__(self, config: ControllerConfig) -> None:
+        """Start with none; ``config`` has the limits."""
+        self.quota = Quota(config)
+        self._requests: dict[int, PendingRequest] = {}
+        self._by_client: dict[int, dict[int, PendingRequest]] = {}  #: client -> its request id -> request
+        self._deadlines: list[tuple[Nanos, int]] = []  #: a heap; entries of requests that are over are skipped
+
+    def __len__(self) -> int:
+        """Number of requests, those of the controller included."""
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[PendingRequest]:
+        """Iterate over the requests, in order of arrival."""
+        return iter(self._requests.values())
+
+    def get(self, request_id: int) -> PendingRequest | None:
+        """Return the request with this id, or None if it is over."""
+        return self._requests.get(request_id)
+
+    def of_client(self, client_id: int) -> dict[int, PendingRequest]:
+        """Return a client's requests by the client's own ids; not to be changed."""
+        return self._by_client.get(client_id, {})
+
+    def add(self, request: PendingRequest) -> None:
+        """Take a request in."""
+        self._requests[request.id] = request
+        heappush(self._deadlines, (request.deadline, request.id))
+        if request.client_id != NO_CLIENT:
+            self._by_client.setdefault(request.client_id, {})[request.client_request_id] = request
+            self.quota.add(request.client_id, request.nbytes)
+
+    def remove(self, request: PendingRequest) -> None:
+        """The request is over."""
+        request.over = True
+        del self._requests[request.id]
+        if request.client_id != NO_CLIENT:
+            self.quota.remove(request.client_id, request.nbytes)
+            requests = self._by_client[request.client_id]
+            del requests[request.client_request_id]
+            if not requests:
+                del self._by_client[request.client_id]
+
+    def expired(self, now: Nanos) -> PendingRequest | None:
+        """Return a request whose deadline has passed, the oldest deadline first; each is returned once."""
+        while self._deadlines and self._deadlines[0][0] < now:
+            request = self._requests.get(heappop(self._deadlines)[1])
+            if request is not None:
+                return request
+        return None
+
+    def next_deadline(self) -> Nanos | None:
+        """Return the first deadline, if any request is pending."""
+        self._tidy()
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def _tidy(self) -> None:
+        """Keep the heap in proportion: requests with far deadlines must not pile up when they are long over."""
+        while self._deadlines and self._deadlines[0][1] not in self._requests:
+            heappop(self._deadlines)
+        if len(self._deadlines) > 2 * len(self._requests) + SPARE_DEADLINES:
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in self._requests]
+            heapify(self._deadlines)
+
+    def check_invariants(self) -> None:
+        """Assert what always holds; for tests and checkers."""
+        self.quota.check_invariants()
+        clients = [request for request in self if request.client_id != NO_CLIENT]
+        assert self.quota.requests == len(clients)
+        assert self.quota.bytes == sum(request.nbytes for request in clients)
+        assert sum(map(len, self._by_client.values())) == len(clients)
+        assert not any(request.over for request in self)
+        assert {i for _, i in self._deadlines} >= set(self._requests)

@@ -1,0 +1,61 @@
+"""What the result of an action tells: whether it may be used, what things took, why it was late."""
+
+from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.requests import RequestTiming
+from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result, Timing
+from clockwork.messages.status import Status
+from clockwork.state import ClockworkState, GPUState, PendingRequest
+from clockwork.units import Nanos, as_ms
+
+
+def trusted(state: ClockworkState, action: LoadWeights | EvictWeights | Infer, result: Result) -> Result:
+    """Return the result, or an error in its place if the batch was sent before batches were found to change answers."""
+    if not isinstance(action, Infer) or len(action.inputs) < 2 or action.apart or isinstance(result, ErrorResult):
+        return result
+    model = state.models.get(action.model)
+    if model is None or not model.unbatched:
+        return result
+    text = "the request was in a batch when the model was found to answer otherwise in batches: retry it"
+    return ErrorResult(action.id, type(action).__name__, Status.RUNTIME_ERROR, text)
+
+
+def remember(state: ClockworkState, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result) -> None:
+    """Keep what an action took: how fast the models are in service, and how well that was predicted."""
+    model = state.models.get(action.model)
+    gpu.compare(action, result, model)
+    gpu.work.count(result)
+    if model is None:
+        return  # held by a worker, but not served
+    if isinstance(action, Infer) and isinstance(result, InferResult):
+        model.took(gpu.kind, action.batch_size, gpu.occupied(action.earliest, result.exec))
+    elif isinstance(action, LoadWeights) and isinstance(result, LoadWeightsResult):
+        model.took(gpu.kind, 0, result.timing.duration)
+        gpu.loads[action.model] = result.timing
+
+
+def _overlap(timing: Timing, begin: Nanos, end: Nanos) -> Nanos:
+    """Return how much of a time lies between two moments."""
+    return max(0, min(timing.end, end) - max(timing.begin, begin))
+
+
+def lateness(now: Nanos, action: Infer, result: InferResult) -> str:
+    """Return why the answers of an Infer came too late."""
+    timing = result.exec
+    return (
+        f"Infer {action.id} began {as_ms(timing.begin - action.earliest):.3f} ms after it was sent, took "
+        f"{as_ms(timing.duration):.3f} ms (estimated were {as_ms(action.expected_duration):.3f}), and its result "
+        f"{as_ms(now - timing.end):.3f} ms to come"
+    )
+
+
+def timing_of(now: Nanos, gpu: GPUState, request: PendingRequest, action: Infer, result: InferResult) -> RequestTiming:
+    """Return where the time of a request went that an Infer has executed."""
+    loaded = gpu.loads.get(action.model)
+    return RequestTiming(
+        now - request.arrival,
+        max(0, result.exec.begin - request.arrival),
+        result.exec.duration,
+        action.batch_size,
+        request.cold_start,
+        0 if loaded is None else _overlap(loaded, request.arrival, result.exec.begin),
+    )
