@@ -204,8 +204,9 @@ class Serving:
                 request.cold_start,
                 0 if loaded is None else _overlap(loaded, request.arrival, result.exec.begin),
             )
-            if output.refusal:
-                commands += self._respond(request, Status.INVALID_REQUEST, output.refusal, (), timing)
+            if output.refusal or output.failed:
+                status = Status.ERROR if output.failed else Status.INVALID_REQUEST
+                commands += self._respond(request, status, output.refusal, (), timing)
             elif now > request.deadline:
                 request.excuse = request.excuse or _lateness(now, action, result)
                 commands += self._expire(now, request, timing)
