@@ -188,10 +188,11 @@ def _taken_apart(spec: TensorSpec, view: memoryview) -> Array:
     return array.reshape(spec.shape)
 
 
-FLOAT_TOLERANCE: Final = 1e-3
+FLOAT_TOLERANCE: Final = 0.01
 """Largest difference of two computations of the same floats, as a part of the largest of them.
 
-Kernels for other batch sizes add in another order, which moves the last bits: less than 1e-5 in deep networks in FP32.
+Kernels for other batch sizes add in another order, which moves the last bits: less than 1e-5 in most deep networks in
+FP32, and up to 0.004 for unlikely inputs (magika with random bytes), also in a batch of copies.
 """
 
 FLOAT_BITS: Final = 8

@@ -9,7 +9,15 @@ from typing import Concatenate, Final, ParamSpec
 
 from clockwork.controller.admission import Admission
 from clockwork.controller.config import ControllerConfig
-from clockwork.controller.events import ControllerCommand, DropWorker, OutputsCompared, Report, Respond
+from clockwork.controller.events import (
+    ControllerCommand,
+    DropWorker,
+    OutputsCompared,
+    Report,
+    RequestsShed,
+    Respond,
+    ServerLoad,
+)
 from clockwork.controller.guard import ask, expectations, explain, is_sound, next_wakeup
 from clockwork.controller.pending import Pending
 from clockwork.controller.plausible import plausible
@@ -126,14 +134,18 @@ class Serving:
             self.tally.stranger(status)
         return refusal(client_id, message, status, text)
 
-    def count_shed(self, by_model: dict[str, int]) -> None:
-        """Count requests that were refused before they came here."""
+    def note(self, now: Nanos, event: RequestsShed | ServerLoad) -> list[ControllerCommand]:
+        """Keep what the host has measured, and count what it has refused."""
+        if isinstance(event, ServerLoad):
+            self._state.load = (event.busy, now)
+            return []
         status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
-        for model, count in by_model.items():
+        for model, count in event.by_model.items():
             if model in self._state.models:
                 self.tally.of(model).answered(status, 0, count)
             else:
                 self.tally.stranger(status, count)
+        return []
 
     def _missed(self, now: Nanos, client_id: int, message: InferRequest, arrival: Nanos, deadline: Nanos) -> Respond:
         """Answer a request whose deadline has passed before the controller handles it; the scheduler never sees it."""
@@ -190,8 +202,9 @@ class Serving:
                 commands += self.checks.executed(action, output, payload)
                 continue
             timing = timing_of(now, gpu, request, action, result)
-            if output.refusal:
-                commands += self._respond(request, Status.INVALID_REQUEST, output.refusal, (), timing)
+            if output.refusal or output.failed:
+                status = Status.ERROR if output.failed else Status.INVALID_REQUEST
+                commands += self._respond(request, status, output.refusal, (), timing)
             elif now > request.deadline:
                 request.excuse = request.excuse or lateness(now, action, result)
                 commands += self._expire(now, request, timing)
@@ -283,22 +296,20 @@ class Serving:
                 commands.extend(self._respond(request, Status.ERROR, text, (), timing))
         return commands
 
-    def evict(self, client_id: int, message: EvictRequest) -> list[ControllerCommand]:
-        """Evict a model's weights wherever no action outstanding needs them."""
-        if message.model not in self._state.models:
-            status, text = self._why_unknown(message.model)
+    def evict(self, now: Nanos, client_id: int, message: EvictRequest) -> list[ControllerCommand]:
+        """Evict a model's weights wherever no action outstanding needs them; the scheduler hears of it at once."""
+        name = message.model
+        if name not in self._state.models:
+            status, text = self._why_unknown(name)
             return [Respond(client_id, EvictResponse(message.id, status, text))]
-        commands: list[ControllerCommand] = []
-        busy: list[str] = []
-        for gpu in self._state.gpus():
-            if gpu.in_use(message.model):
-                busy.append(str(gpu))
-            elif gpu.residency(message.model) is Residency.WARM:
-                commands.append(gpu.evict_weights(message.model))
+        busy = [str(gpu) for gpu in self._state.gpus() if gpu.in_use(name)]
+        free = [g for g in self._state.gpus() if g.residency(name) is Residency.WARM and not g.in_use(name)]
+        commands: list[ControllerCommand] = [gpu.evict_weights(name) for gpu in free]
         status, text = Status.SUCCESS, ""
         if busy:
-            status, text = Status.WEIGHTS_IN_USE, f"{message.model} is in use on {', '.join(busy)}: try again"
-        return [*commands, Respond(client_id, EvictResponse(message.id, status, text, len(commands)))]
+            status, text = Status.WEIGHTS_IN_USE, f"{name} is in use on {', '.join(busy)}: try again"
+        commands.append(Respond(client_id, EvictResponse(message.id, status, text, len(free))))
+        return commands + (self._ask(now, (), self._scheduler.evicted, name, free) if free else [])
 
     def wake(self, now: Nanos) -> list[ControllerCommand]:
         """Answer those whose deadline has passed; wake the scheduler if it asked for it."""

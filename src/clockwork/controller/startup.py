@@ -49,13 +49,14 @@ from clockwork.controller.loading import Load, Loads
 from clockwork.controller.naming import load_spec, spec_names
 from clockwork.controller.plausible import plausible
 from clockwork.controller.profiling import Profiler
+from clockwork.controller.querying import Queries
 from clockwork.controller.readiness import is_ready, note_silence, ready_workers
 from clockwork.controller.refusing import Refusable, refusal
 from clockwork.controller.reporting import worker_report
 from clockwork.controller.serving import Serving
 from clockwork.controller.stage import Phase, Stage
 from clockwork.errors import InvalidRequestError
-from clockwork.messages.actions import GetWorkerState, UnloadModel
+from clockwork.messages.actions import UnloadModel
 from clockwork.messages.commands import SendAction
 from clockwork.messages.profile import ModelProfile, ProfileKey
 from clockwork.messages.requests import (
@@ -74,7 +75,7 @@ from clockwork.messages.results import ErrorResult, GetWorkerStateResult
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, Predictions, WorkerState
-from clockwork.units import Nanos, show_duration
+from clockwork.units import Nanos
 
 Commands = list[ControllerCommand]
 
@@ -98,7 +99,7 @@ class ControllerWithStartupPhase:
         self._state = ClockworkState()
         self._stage = Stage.QUERYING
         self._phases: dict[str, Phase] = {}
-        self._queries: dict[int, tuple[str, Nanos]] = {}  #: GetWorkerState outstanding -> worker, when to give up
+        self._queries = Queries(self._state.action_ids, self._config.query_timeout)
         self._fleet: dict[str, WorkerState] = {}  #: workers that have told their state
         self._undone: set[int] = set()  #: UnloadModel outstanding of models that contradict the fleet's
         self._loads = Loads(self._state, self._fleet, self._config.loads_per_worker)
@@ -155,12 +156,8 @@ class ControllerWithStartupPhase:
             case ClientLost():
                 self._buffer.cancel(event.client_id)
                 return self._serving.client_lost(now, event.client_id)
-            case RequestsShed():
-                self._serving.count_shed(event.by_model)
-                return []
-            case ServerLoad():
-                self._state.load = (event.busy, now)
-                return []
+            case RequestsShed() | ServerLoad():
+                return self._serving.note(now, event)
             case OutputsCompared():
                 return self._serving.compared(event)
             case Drain():
@@ -170,7 +167,7 @@ class ControllerWithStartupPhase:
         """Time has passed: time-outs, deadlines, the end of LOADING."""
         if self._ended_early:
             return []
-        commands = self._give_up_silent(now)
+        commands: Commands = [*self._queries.give_up(now)]
         if self._stage is Stage.SERVING:
             commands += self._serving.wake(now)
             if self._draining.begun:
@@ -182,7 +179,7 @@ class ControllerWithStartupPhase:
         """When time alone will change something."""
         if self._ended_early:
             return None
-        moments: list[Nanos | None] = [gives_up for _, gives_up in self._queries.values()]
+        moments = [self._queries.next_timeout()]
         if self._stage is Stage.SERVING:
             moments += [self._serving.next_wakeup(), self._draining.next_wakeup()]
         else:
@@ -216,22 +213,14 @@ class ControllerWithStartupPhase:
         if worker_id in self._phases:
             commands += self._lost(now, worker_id, "it connected anew")
         self._phases[worker_id] = Phase.ASKED
-        action = GetWorkerState(self._state.action_ids.next())
-        self._queries[action.id] = (worker_id, now + self._config.query_timeout)
-        return [*commands, worker_report("INFO", worker_id, "connected"), SendAction(worker_id, action)]
-
-    def _give_up_silent(self, now: Nanos) -> Commands:
-        """Drop workers that do not tell their state: they would hold up all others."""
-        silent = [action_id for action_id, (_, gives_up) in self._queries.items() if gives_up <= now]
-        waited = show_duration(self._config.query_timeout)
-        return [DropWorker(self._queries.pop(i)[0], f"it did not tell its state within {waited}") for i in silent]
+        return [*commands, worker_report("INFO", worker_id, "connected"), self._queries.ask(now, worker_id)]
 
     def _lost(self, now: Nanos, worker_id: str, reason: str) -> Commands:
         phase = self._phases.pop(worker_id, None)
         if phase is None:
             return []
         commands: Commands = [worker_report("WARNING", worker_id, "lost", reason)]
-        self._queries = {i: query for i, query in self._queries.items() if query[0] != worker_id}
+        self._queries.forget(worker_id)
         worker = self._fleet.pop(worker_id, None)
         if worker is not None:
             worker.leave()
@@ -253,9 +242,8 @@ class ControllerWithStartupPhase:
             if not gpu.settle(action, result):
                 return [DropWorker(worker_id, f"it disagrees about the weights on {gpu}: {result}")]
             return [*self._profiler.result(now, gpu, action, result), *self._advance(now)]
-        if result.id in self._queries and self._queries[result.id][0] == worker_id:
-            asked = self._queries.pop(result.id)[1] - self._config.query_timeout
-            return self._told(now, worker_id, result, now - asked)
+        if (round_trip := self._queries.answered(now, worker_id, result.id)) is not None:
+            return self._told(now, worker_id, result, round_trip)
         if self._loads.owns(worker_id, result.id):
             commands: Commands = [*self._loads.result(worker_id, result)]
             return commands + self._advance(now)
@@ -468,7 +456,7 @@ class ControllerWithStartupPhase:
             case LoadModelRequest():
                 return self._load(now, client_id, request)
             case EvictRequest() if self._stage is Stage.SERVING:
-                return self._serving.evict(client_id, request)
+                return self._serving.evict(now, client_id, request)
             case EvictRequest():
                 text = f"the server is starting up ({self._stage.value})"
                 return [refusal(client_id, request, Status.INITIALIZING, text)]
