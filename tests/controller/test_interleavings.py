@@ -3,6 +3,7 @@
 import pytest
 
 from clockwork.scheduling.base import Scheduler
+from clockwork.scheduling.clockwork import ClockworkScheduler
 from clockwork.scheduling.echo import EchoScheduler
 from clockwork.scheduling.edf import EdfScheduler
 from clockwork.scheduling.fifo import FifoScheduler
@@ -11,7 +12,10 @@ from interleavings import check_interleavings
 from schedulers import Eager, Forgetful, Furious, Muddled
 
 
-@pytest.mark.parametrize("scheduler", [EchoScheduler, SimpleScheduler, FifoScheduler, EdfScheduler, Eager, Forgetful])
+@pytest.mark.parametrize(
+    "scheduler",
+    [ClockworkScheduler, EdfScheduler, FifoScheduler, SimpleScheduler, EchoScheduler, Eager, Forgetful],
+)
 def test_a_scheduler_that_keeps_the_rules(scheduler: type[Scheduler]) -> None:
     check_interleavings(scheduler)
 

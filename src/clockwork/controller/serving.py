@@ -283,22 +283,20 @@ class Serving:
                 commands.extend(self._respond(request, Status.ERROR, text, (), timing))
         return commands
 
-    def evict(self, client_id: int, message: EvictRequest) -> list[ControllerCommand]:
-        """Evict a model's weights wherever no action outstanding needs them."""
-        if message.model not in self._state.models:
-            status, text = self._why_unknown(message.model)
+    def evict(self, now: Nanos, client_id: int, message: EvictRequest) -> list[ControllerCommand]:
+        """Evict a model's weights wherever no action outstanding needs them; the scheduler hears of it at once."""
+        name = message.model
+        if name not in self._state.models:
+            status, text = self._why_unknown(name)
             return [Respond(client_id, EvictResponse(message.id, status, text))]
-        commands: list[ControllerCommand] = []
-        busy: list[str] = []
-        for gpu in self._state.gpus():
-            if gpu.in_use(message.model):
-                busy.append(str(gpu))
-            elif gpu.residency(message.model) is Residency.WARM:
-                commands.append(gpu.evict_weights(message.model))
+        busy = [str(gpu) for gpu in self._state.gpus() if gpu.in_use(name)]
+        free = [g for g in self._state.gpus() if g.residency(name) is Residency.WARM and not g.in_use(name)]
+        commands: list[ControllerCommand] = [gpu.evict_weights(name) for gpu in free]
         status, text = Status.SUCCESS, ""
         if busy:
-            status, text = Status.WEIGHTS_IN_USE, f"{message.model} is in use on {', '.join(busy)}: try again"
-        return [*commands, Respond(client_id, EvictResponse(message.id, status, text, len(commands)))]
+            status, text = Status.WEIGHTS_IN_USE, f"{name} is in use on {', '.join(busy)}: try again"
+        commands.append(Respond(client_id, EvictResponse(message.id, status, text, len(free))))
+        return commands + (self._ask(now, (), self._scheduler.evicted, name, free) if free else [])
 
     def wake(self, now: Nanos) -> list[ControllerCommand]:
         """Answer those whose deadline has passed; wake the scheduler if it asked for it."""

@@ -468,7 +468,7 @@ class ControllerWithStartupPhase:
             case LoadModelRequest():
                 return self._load(now, client_id, request)
             case EvictRequest() if self._stage is Stage.SERVING:
-                return self._serving.evict(client_id, request)
+                return self._serving.evict(now, client_id, request)
             case EvictRequest():
                 text = f"the server is starting up ({self._stage.value})"
                 return [refusal(client_id, request, Status.INITIALIZING, text)]

@@ -7,6 +7,8 @@ of requests and results, and answers with commands. Rules:
 - Actions are made by `GPUState.load_weights`, `evict_weights` and `infer`, which keep the picture of the device's
   memory; the call that makes an action returns what they return.
 - `result` tells of actions that ended, also of an EvictWeights that an operator asked for.
+- Only `GPUState` says where weights are. An operator may evict them at any time, also while requests wait for them, and
+  a LoadWeights may fail: the picture changes before `evicted` or `result` is called.
 - A request is over when the scheduler answers it (`Answer`), when an Infer that contains it succeeds (the controller
   answers, before it tells the scheduler), or when `cancel` says so. A failed Infer leaves its requests with the
   scheduler: to answer, or to try again.
@@ -16,6 +18,7 @@ of requests and results, and answers with commands. Rules:
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
@@ -53,6 +56,10 @@ class Scheduler(ABC):
     def explain(self, now: Nanos, request: PendingRequest) -> str:
         """Why a request that was promised an answer has none at its deadline; empty if that is not known."""
         return ""
+
+    def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Command]:
+        """An operator has evicted the model's weights from these devices. The results of the actions come later."""
+        return []
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
         """A worker has come, or come back, and holds the models; it is in ``state.workers`` from now on."""

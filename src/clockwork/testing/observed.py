@@ -4,6 +4,7 @@ Rules of the file: it changes nothing, except that a scheduler that will not let
 has to end.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
@@ -53,6 +54,10 @@ class Observed(Scheduler):
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Command]:
         """Passed on."""
         return self._note(now, self.scheduler.cancel(now, request))
+
+    def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Command]:
+        """Passed on."""
+        return self._note(now, self.scheduler.evicted(now, model, gpus))
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
         """Passed on."""

@@ -35,7 +35,7 @@ from clockwork.scheduling.clockwork.plan import Batch, Offer, Plan
 from clockwork.scheduling.clockwork.refusals import ADMITTED, Refusals
 from clockwork.scheduling.clockwork.timeline import FAR
 from clockwork.scheduling.shapes import shape_key
-from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, Residency, WorkerState
+from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, WorkerState
 from clockwork.units import Nanos
 
 ATTEMPTS: Final = 2
@@ -107,8 +107,6 @@ class ClockworkScheduler(Scheduler):
             commands += self._infer_ended(now, plan, action, result)
         elif isinstance(action, LoadWeights):
             commands += self._load_ended(now, plan, action, result)
-        elif gpu.residency(action.model) is Residency.COLD:  # an operator may have asked for it
-            self._not_at(plan, action.model)
         if self._groups and not plan.batches:
             commands += self._judge(now)
         commands += self._pump(now, plan)
@@ -132,6 +130,12 @@ class ClockworkScheduler(Scheduler):
         """What the device is behind with that the request was planned on."""
         plan = self._plan_of.get(request.id)
         return "" if plan is None else plan.what_is_wrong(now)
+
+    def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Command]:
+        """Plan the requests anew that were planned for the weights, behind a load if need be."""
+        homeless = [request for gpu in gpus for request in self._weights_gone(self._plans[gpu], model)]
+        commands = self._again(now, homeless, f"an operator evicted {model}", late=True)
+        return commands + [command for gpu in gpus for command in self._pump(now, self._plans[gpu])]
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
         """More devices."""
@@ -449,14 +453,18 @@ class ClockworkScheduler(Scheduler):
             if not plan.ready:
                 plan.load_free = result.timing.end
             return []
-        self._not_at(plan, name)
+        assert isinstance(result, ErrorResult)
+        return self._again(now, self._weights_gone(plan, name), f"{plan.gpu}: {result.message}")
+
+    def _weights_gone(self, plan: Plan, model: str) -> list[PendingRequest]:
+        """Take back what is planned for weights that a device no longer has; returns its requests."""
+        self._not_at(plan, model)
         homeless: list[PendingRequest] = []
-        for batch in list(plan.pins.get(name, ())):
+        for batch in list(plan.pins.get(model, ())):
             homeless += batch.requests
             self._close(batch)
             plan.drop(batch)
-        assert isinstance(result, ErrorResult)
-        return self._again(now, homeless, f"{plan.gpu}: {result.message}")
+        return homeless
 
     def _load_for_later(self, now: Nanos, plans: list[Plan], model: ModelState) -> list[Command]:
         """Load a model that is asked for and nowhere, although this request comes too early for it.
