@@ -329,15 +329,18 @@ def test_a_result_that_the_host_brings_before_it_wakes_the_controller_is_late_al
     cluster.workers["w0"].reset()
 
 
-def test_who_is_refused_alone_costs_nobody_else_of_the_batch_anything() -> None:
+@pytest.mark.parametrize(("failed", "status"), [(False, Status.INVALID_REQUEST), (True, Status.ERROR)])
+def test_a_request_that_fails_alone_is_answered_and_not_tried_again(failed: bool, status: Status) -> None:
     cluster = serving(SimpleScheduler(), FILES)
     cluster.ask(infer_request(1))
     cluster.run_until(cluster.now)
     result, payloads = _result_of(cluster.actions(Infer)[-1].action)
-    refused = replace(result, outputs=(replace(result.outputs[0], refusal="that is evil"),))
+    sent = len(cluster.actions(Infer))
+    refused = replace(result, outputs=(replace(result.outputs[0], refusal="that is evil", failed=failed),))
     cluster.feed(WorkerResult("w0", refused, payloads))
     answer = infer_answer(cluster, 1)
-    assert (answer.status, answer.message, answer.outputs) == (Status.INVALID_REQUEST, "that is evil", ())
+    assert (answer.status, answer.message, answer.outputs) == (status, "that is evil", ())
+    assert len(cluster.actions(Infer)) == sent
     cluster.workers["w0"].reset()
 
 

@@ -102,6 +102,10 @@ class FakeLoaded:
         self.model.runtime.step("execute", self.model.words)
         if b"evil" in batch:
             raise InvalidRequestError("that is evil")
+        if b"huge" in batch:
+            raise ServerError("there is no memory for the inference")
+        if b"odd?" in batch:
+            raise KeyError("odd")
         return [payload[::-1] for payload in batch]
 
     def split(

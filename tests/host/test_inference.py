@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from clockwork.errors import DeviceLostError
 from clockwork.host.inference import Finished, TaskRunner
 from clockwork.messages.actions import (
     Action,
@@ -15,7 +16,7 @@ from clockwork.messages.actions import (
     LoadModelFromDisk,
     LoadWeights,
 )
-from clockwork.messages.results import ErrorResult, InferResult, Timing
+from clockwork.messages.results import ErrorResult, InferOutput, InferResult, Timing
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import spec
 from clockwork.worker.events import (
@@ -156,6 +157,34 @@ def test_an_input_that_the_model_refuses_costs_nobody_else_of_the_batch_anything
     assert (evil.request_id, evil.tensors, evil.refusal) == (0, (), "that is evil")
     assert (good.request_id, good.tensors[0].shape, good.refusal) == (1, (4,), "")
     assert finished.buffers == [b"do", b"og"]
+
+
+def test_a_request_that_the_runtime_cannot_execute_fails_alone(runner: TaskRunner) -> None:
+    inputs = tuple(InferInput(i, 1, (spec("x", "UINT8", (1, 4)),)) for i in range(4))
+    started = task(Infer(1, 0, "m", inputs), loaded("batches"), payloads=(b"huge", b"good", b"odd?", b"evil"))
+    assert isinstance(started.action, Infer)
+    finished = runner.finish(answer(started.action, runner.run(started).outcome))
+    assert isinstance(finished.result, InferResult)
+    huge, good, odd, evil = finished.result.outputs
+    assert huge == InferOutput(0, (), "there is no memory for the inference", failed=True)
+    assert odd == InferOutput(2, (), UNFORESEEN, failed=True)
+    assert evil == InferOutput(3, (), "that is evil", failed=False)
+    assert (good.request_id, good.tensors[0].shape, good.refusal, good.failed) == (1, (4,), "", False)
+    assert finished.buffers == [b"do", b"og"]
+
+
+def test_a_batch_of_which_the_runtime_executes_nothing_fails_as_a_whole(runner: TaskRunner) -> None:
+    model = loaded("batches")
+    started = task(Infer(1, 0, "m", INPUTS), model, payloads=(b"huge", b"huge"))
+    assert failure(runner, started) == (Status.RUNTIME_ERROR, "there is no memory for the inference")
+    assert [step for _, step in model.model.runtime.calls].count("execute") == 3
+
+
+def test_a_device_that_is_lost_in_a_batch_is_not_tried_again(runner: TaskRunner) -> None:
+    model = loaded("batches", "lost-execute")
+    with pytest.raises(DeviceLostError):
+        runner.run(task(Infer(1, 0, "m", INPUTS), model, payloads=(b"good", b"good")))
+    assert [step for _, step in model.model.runtime.calls].count("execute") == 1
 
 
 def test_weights_are_closed_one_and_all(runner: TaskRunner) -> None:

@@ -57,7 +57,9 @@ RESULTS = [
     results.UnloadModelResult(3),
     results.LoadWeightsResult(4, TIMING),
     results.EvictWeightsResult(5, TIMING),
-    results.InferResult(6, (results.InferOutput(7, (X,)),), TIMING, TIMING, TIMING),
+    results.InferResult(
+        6, (results.InferOutput(7, (X,)), results.InferOutput(8, (), "no", failed=True)), TIMING, TIMING, TIMING
+    ),
     results.ClearCacheResult(7),
     results.GetWorkerStateResult(8, results.WorkerInfo(16, (GPU,), (INFO,))),
 ]

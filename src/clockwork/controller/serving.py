@@ -190,8 +190,9 @@ class Serving:
                 commands += self.checks.executed(action, output, payload)
                 continue
             timing = timing_of(now, gpu, request, action, result)
-            if output.refusal:
-                commands += self._respond(request, Status.INVALID_REQUEST, output.refusal, (), timing)
+            if output.refusal or output.failed:
+                status = Status.ERROR if output.failed else Status.INVALID_REQUEST
+                commands += self._respond(request, status, output.refusal, (), timing)
             elif now > request.deadline:
                 request.excuse = request.excuse or lateness(now, action, result)
                 commands += self._expire(now, request, timing)

@@ -9,7 +9,7 @@ earlier tasks made.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -58,8 +58,19 @@ class Finished(Struct, frozen=True):
     buffers: Sequence[Payload] = ()
 
 
-_Share: TypeAlias = tuple[tuple[TensorSpec, ...], Sequence[Payload], str]
-"""One request's specs, buffers, and why it is refused; empty if it is not."""
+class _Share(NamedTuple):
+    """One request's share of an Infer's outputs: specs and buffers, or why there are none."""
+
+    specs: tuple[TensorSpec, ...] = ()
+    buffers: Sequence[Payload] = ()
+    failure: TaskFailed | None = None
+
+    def output(self, it: InferInput) -> InferOutput:
+        """The message about it."""
+        if self.failure is None:
+            return InferOutput(it.request_id, self.specs)
+        failed = self.failure.status == Status.RUNTIME_ERROR
+        return InferOutput(it.request_id, (), self.failure.message or self.failure.status.name, failed)
 
 
 class _Outputs(NamedTuple):
@@ -74,10 +85,10 @@ class _Outputs(NamedTuple):
         return None if self.singles else self.model.device_time(self.batch)
 
     def shares(self, inputs: Sequence[InferInput]) -> Sequence[_Share]:
-        """Each request's share."""
+        """Each request's share, in the order of ``inputs``."""
         if self.singles:
             return self.singles
-        return [(specs, buffers, "") for specs, buffers in self.model.split(inputs, self.batch)]
+        return [_Share(specs, buffers) for specs, buffers in self.model.split(inputs, self.batch)]
 
 
 class TaskRunner:
@@ -173,14 +184,19 @@ class TaskRunner:
                 copied_in = self._timing(begin)
             begin = self._clock.now()
             outputs = model.execute(batch)
-        except InvalidRequestError:
+        except DeviceLostError:
+            raise
+        except Exception:
             if len(action.inputs) == 1:
                 raise
             return self._one_by_one(action, task, model)
         return Executed(_Outputs(model, outputs), copied_in, self._timing(begin))
 
-    def _one_by_one(self, action: Infer, task: StartTask, model: LoadedModel) -> Executed:
-        """Execute each request of a batch alone, and refuse those that the model refuses alone."""
+    def _one_by_one(self, action: Infer, task: StartTask, model: LoadedModel) -> Outcome:
+        """Execute each request of a batch alone, so that a request that fails alone does not fail the others.
+
+        If the runtime executes none of them, the requests are not the cause: the Infer fails as a whole.
+        """
         begin = self._clock.now()
         made: list[_Share] = []
         for it, payload in zip(action.inputs, task.payloads, strict=True):
@@ -188,9 +204,14 @@ class TaskRunner:
                 outputs = model.execute(model.assemble((it,), (payload,)))
                 ((specs, buffers),) = model.split((it,), outputs)
                 # A device has few places for outputs: copied, they are free for the next request.
-                made.append((specs, [bytes(buffer) for buffer in buffers], ""))
-            except InvalidRequestError as error:
-                made.append(((), [], str(error)))
+                made.append(_Share(specs, [bytes(buffer) for buffer in buffers]))
+            except DeviceLostError:
+                raise
+            except Exception as error:  # noqa: BLE001 - reported, and logged where nobody foresaw it
+                made.append(_Share(failure=_failed(action, error)))
+        failures = [share.failure for share in made if share.failure is not None]
+        if len(failures) == len(made) and all(it.status == Status.RUNTIME_ERROR for it in failures):
+            return failures[0]
         return Executed(_Outputs(model, None, made), Timing(begin, begin, 0), self._timing(begin))
 
     def finish(self, answer: Answer) -> Finished:
@@ -208,10 +229,9 @@ class TaskRunner:
         except Exception as error:  # noqa: BLE001 - told, and logged where nobody foresaw it
             failed = _failed(action, error)
             return Finished(ErrorResult(action.id, Infer.__name__, failed.status, failed.message))
-        pairs = zip(action.inputs, shares, strict=True)
-        specs = tuple([InferOutput(it.request_id, tensors, refusal) for it, (tensors, _, refusal) in pairs])
+        specs = tuple([share.output(it) for it, share in zip(action.inputs, shares, strict=True)])
         result = InferResult(action.id, specs, answer.copy_input, answer.exec, self._timing(begin), device)
-        return Finished(result, [buffer for share in shares for buffer in share[1]])
+        return Finished(result, [buffer for share in shares for buffer in share.buffers])
 
     def _timing(self, begin: Nanos) -> Timing:
         end = self._clock.now()

@@ -116,13 +116,14 @@ class EvictWeightsResult(Struct, frozen=True, array_like=True, tag=68):
 class InferOutput(Struct, frozen=True, array_like=True):
     """One request's share of a batch's outputs; its payload lies beside the message.
 
-    ``refusal``: why the model refuses this request's inputs, which cost nobody else of the batch anything; there are
-    no tensors then.
+    ``refusal``: why the model refuses this request's inputs, or with ``failed`` why the runtime could not execute this
+    request, although it executed others of the batch. There are no tensors then.
     """
 
     request_id: int
     tensors: tuple[TensorSpec, ...]
     refusal: str = ""
+    failed: bool = False
 
 
 class InferResult(Struct, frozen=True, array_like=True, tag=69):
