@@ -132,24 +132,43 @@ class SlidingEstimate:
         return 0 < self._at >= now - STALE
 
 
+MAX_ESTIMATES: Final = 4096
+"""Estimates of one device for shapes that clients chose; about 1 kB each. The least recently used are forgotten."""
+
+
 class Estimates:
     """Estimates by key, made when they are first needed."""
 
-    def __init__(self, window: int, pace: Pace | None = None) -> None:
-        """``window``: measurements that each estimate is made of; ``pace``: that of the device."""
+    def __init__(self, window: int, pace: Pace | None = None, most: int | None = None) -> None:
+        """``window``: measurements that each estimate is made of; ``pace``: that of the device.
+
+        ``most``: keys that are remembered, if clients choose them.
+        """
         self._window = window
         self._pace = pace
-        self._by_key: dict[object, SlidingEstimate] = {}
+        self._most = most
+        self._by_key: dict[object, SlidingEstimate] = {}  #: least recently used first, if there is a limit
+
+    @property
+    def remembered(self) -> int:
+        """Keys whose estimate is known."""
+        return len(self._by_key)
 
     def of(self, key: object, seed: Callable[[], Nanos]) -> SlidingEstimate:
-        """The estimate for ``key``; ``seed`` is asked the first time."""
-        estimate = self._by_key.get(key)
+        """The estimate for ``key``; ``seed`` is asked if it is not known, or was forgotten."""
+        known = self._by_key
+        estimate = known.get(key) if self._most is None else known.pop(key, None)
         if estimate is None:
-            estimate = self._by_key[key] = SlidingEstimate(seed(), self._window, self._pace)
+            estimate = SlidingEstimate(seed(), self._window, self._pace)
+            if self._most is not None and len(known) >= self._most:
+                del known[next(iter(known))]
+            known[key] = estimate
+        elif self._most is not None:
+            known[key] = estimate
         return estimate
 
     def add(self, now: Nanos, key: object, measured: Nanos) -> None:
-        """One more measurement of ``key``; ignored if nobody has asked for it yet."""
+        """One more measurement of ``key``; ignored if the key is not known, or was forgotten."""
         estimate = self._by_key.get(key)
         if estimate is not None:
             estimate.add(measured, now)

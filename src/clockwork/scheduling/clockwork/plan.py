@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from clockwork.scheduling.clockwork.config import ClockworkConfig
-from clockwork.scheduling.estimates import Estimates, Pace, SlidingEstimate
+from clockwork.scheduling.estimates import MAX_ESTIMATES, Estimates, Pace, SlidingEstimate
 from clockwork.scheduling.shapes import ShapeKey
 from clockwork.state import GPUState, ModelState, PendingRequest
 from clockwork.units import MILLISECOND, Nanos
@@ -85,7 +85,9 @@ class Plan:
         self.gpu = gpu
         self.number = number
         self.config = config
-        self.infers = Estimates(config.window, Pace())
+        pace = Pace()
+        self.infers = Estimates(config.window, pace)
+        self.shaped_infers = Estimates(config.window, pace, MAX_ESTIMATES)  #: of shapes that clients chose
         self.loads = Estimates(config.window, Pace())
         self.batches: list[Batch] = []
         self.sent: dict[int, Sent] = {}  #: by action id, in order
@@ -117,12 +119,13 @@ class Plan:
     def infer_time(self, now: Nanos, model: ModelState, rows: int, key: ShapeKey) -> Nanos:
         """The estimate of one Infer."""
         kind, digest = self.gpu.kind, model.info.digest
-        estimate = self.infers.of((digest, rows, key), partial(model.infer_estimate, rows, kind))
+        infers = self.shaped_infers if key else self.infers
+        estimate = infers.of((digest, rows, key), partial(model.infer_estimate, rows, kind))
         time = estimate.at(now)
         if time > estimate.seed:
             for size in self.sizes(model):  # fewer rows take no longer than more
                 if size > rows:
-                    more = self.infers.of((digest, size, key), partial(model.infer_estimate, size, kind))
+                    more = infers.of((digest, size, key), partial(model.infer_estimate, size, kind))
                     if more.measured_lately(now):
                         time = min(time, more.at(now))
         return time
@@ -443,7 +446,7 @@ class Plan:
         waited = self.last_end > sent.sent_at or bool(self.ready)
         self.note_delays(now, None if waited else sent.sent_at, begin, end)
         key = (sent.batch.model.info.digest, sent.batch.rows, sent.batch.key)
-        self.infers.add(now, key, end - begin)
+        (self.shaped_infers if sent.batch.key else self.infers).add(now, key, end - begin)
         if end - begin > sent.expected:
             self.trouble = (
                 f"Infer {action_id} of {sent.batch.model.name} took {(end - begin) / MILLISECOND:.3f} ms "
