@@ -62,6 +62,20 @@ def give_back() -> None:
     mallopt(_M_TRIM_THRESHOLD, TOP_MAX)
 
 
+def free() -> Bytes:
+    """What was freed and is kept for the next allocations; 0 where that is not known."""
+    return 0 if _mallinfo2 is None else int(_mallinfo2().fordblks)
+
+
+def trim() -> None:
+    """Give all free pages back to the system; other threads that allocate wait for it, for milliseconds at most."""
+    try:
+        malloc_trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return
+    malloc_trim(0)
+
+
 def in_use() -> Bytes:
     """What all threads together have taken and not freed; 0 where that is not known."""
     if _mallinfo2 is None:
