@@ -6,7 +6,7 @@ import pytest
 
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.messages.counts import BatchCounts, ModelCounts
-from clockwork.messages.requests import ModelStatus, ModelSummary, Progress, ServerStatus
+from clockwork.messages.requests import ModelStatus, ModelSummary
 from clockwork.messages.results import ModelInfo
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, TensorInfo
@@ -44,8 +44,7 @@ def status(name: str) -> ModelStatus:
     return ModelStatus(ModelInfo(name, "m.onnx", "d", "r", INPUTS, OUTPUTS, True, 1, 1, name), {}, counts=COUNTS)
 
 
-def server(stage: str = "serving") -> ServerStatus:
-    return ServerStatus("1", "s", stage, Progress(), 0, (), (status("b"), status("a")), {"worse": "it is broken"})
+NAMES, BROKEN = ("b", "a"), {"worse": "it is broken"}
 
 
 def test_statistics_have_every_request_and_batch() -> None:
@@ -72,20 +71,20 @@ def test_grpc_says_what_http_says() -> None:
     metadata = pb.ModelMetadataResponse(**model_metadata(SUMMARY))
     assert (metadata.platform, list(metadata.inputs[0].shape)) == (config.platform, [-1, 3])
     assert list(pb.ServerMetadataResponse(**server_metadata("1", "more")).extensions)[-1] == "more"
-    index = repository_index(server(), True, False)
+    index = list(repository_index(NAMES, BROKEN, "serving", True, False))
     assert pb.RepositoryIndexResponse.ModelIndex(**index[2]).reason == "it is broken"
 
 
 def test_the_index_has_every_model_and_says_why_one_is_not_ready() -> None:
     def states(*said: Any) -> list[tuple[str, str, str]]:
-        return [(it["name"], it["state"], it["reason"]) for it in repository_index(*said)]
+        return [(it["name"], it["state"], it["reason"]) for it in repository_index(NAMES, BROKEN, *said)]
 
     broken = ("worse", "UNAVAILABLE", "it is broken")
-    assert states(server(), True, False) == [("a", "READY", ""), ("b", "READY", ""), broken]
-    assert states(server(), True, True) == [("a", "READY", ""), ("b", "READY", "")]
+    assert states("serving", True, False) == [("a", "READY", ""), ("b", "READY", ""), broken]
+    assert states("serving", True, True) == [("a", "READY", ""), ("b", "READY", "")]
     why = "the server is profiling"
-    assert states(server("profiling"), False, False) == [("a", "LOADING", why), ("b", "LOADING", why), broken]
-    assert states(server("profiling"), False, True) == []
+    assert states("profiling", False, False) == [("a", "LOADING", why), ("b", "LOADING", why), broken]
+    assert states("profiling", False, True) == []
 
 
 @pytest.mark.parametrize("version", ["", "1"])

@@ -1,6 +1,6 @@
 """The controller's state in the words of `clockwork.messages`, for clients, people and monitoring.
 
-Rules of the file: a `Description` may be asked for one thing at a time, so that who asks for much can pause in between.
+A `Description` gives one thing at a time, so that its user can let other work run in between.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,17 +23,13 @@ from clockwork.units import Nanos
 
 def describe_models(state: ClockworkState) -> tuple[ModelSummary, ...]:
     """All models served, by name."""
-    return tuple(
-        ModelSummary(
-            model.name,
-            model.info.inputs,
-            model.info.outputs,
-            model.info.batchable,
-            model.max_batch_size,
-            model.info.weights_bytes,
-        )
-        for _, model in sorted(state.models.items())
-    )
+    return tuple(describe_model(model) for _, model in sorted(state.models.items()))
+
+
+def describe_model(model: ModelState) -> ModelSummary:
+    """A model as clients see it."""
+    info = model.info
+    return ModelSummary(model.name, info.inputs, info.outputs, info.batchable, model.max_batch_size, info.weights_bytes)
 
 
 class Description(Struct, frozen=True):
@@ -62,6 +58,20 @@ class Description(Struct, frozen=True):
         """A served model's counters, to be read."""
         return self.tally.of(model)
 
+    def summary_of(self, model: str) -> ModelSummary | None:
+        """A served model as clients see it; None: there is no such model."""
+        found = self.state.models.get(model)
+        return None if found is None else describe_model(found)
+
+    def status_of(self, model: str) -> ModelStatus | None:
+        """A served model, its times and its counts; None: there is no such model."""
+        found = self.state.models.get(model)
+        return None if found is None else _describe_model(found, self.tally.of(model))
+
+    def statuses(self) -> Iterator[ModelStatus]:
+        """Each served model, by name, described when it is asked for."""
+        return (status for name in self.models() if (status := self.status_of(name)) is not None)
+
     def workers(self) -> Iterator[WorkerStatus]:
         """Each worker, by name."""
         for worker_id, worker in sorted(self.fleet.items()):
@@ -73,6 +83,10 @@ class Description(Struct, frozen=True):
 
     def server(self) -> ServerStatus:
         """Everything that `clockwork status` shows."""
+        return self.server_with(tuple(self.statuses()))
+
+    def server_with(self, models: tuple[ModelStatus, ...]) -> ServerStatus:
+        """The same, with models that were described before."""
         return ServerStatus(
             self.version,
             self.scheduler,
@@ -80,7 +94,7 @@ class Description(Struct, frozen=True):
             self.progress,
             self.outstanding,
             tuple(self.workers()),
-            tuple(_describe_model(model, self.tally.of(name)) for name, model in sorted(self.state.models.items())),
+            models,
             dict(self.broken),
             self.serving_ns,
             self.state.predictions().summary(),
@@ -99,7 +113,7 @@ def _describe_model(model: ModelState, counted: Counts) -> ModelStatus:
         counts.failed(answers),
         counted.cold_starts,
         counted.broken_promises,
-        {kind: model.recent(kind) for kind in model.profiles},
+        {kind: recent for kind, profile in model.profiles.items() if (recent := model.recent(kind)) != profile},
         model.predictions.summary(),
         counted.summary(),
     )

@@ -92,6 +92,22 @@ class Serving:
         cold = model.name not in self._state.holders
         return PendingRequest(self._last_id, client_id, message.id, model, share, payload, now, now + slo, cold)
 
+    def refuse_early(self, client_id: int, message: InferRequest) -> InferResponse | None:
+        """The refusal of a request for an unknown model, or with other inputs than the model's; it is counted."""
+        model = self._state.models.get(message.model)
+        refused = None
+        if model is None:
+            refused = self.refuse(client_id, message, *self._why_unknown(message.model))
+        else:
+            try:
+                self._admission.batch_size(model, message)
+            except InvalidRequestError as error:
+                refused = self.refuse(client_id, message, Status.INVALID_REQUEST, str(error))
+        if refused is None:
+            return None
+        assert isinstance(refused.response, InferResponse)
+        return refused.response
+
     def refuse(self, client_id: int, message: InferRequest, status: Status, text: str) -> Respond:
         """Answer a request that is not even taken in, and count it."""
         if message.model in self._state.models:

@@ -59,6 +59,7 @@ from clockwork.messages.requests import (
     ListModelsRequest,
     ListModelsResponse,
     LoadModelRequest,
+    ModelSummary,
     Progress,
     StatusRequest,
     StatusResponse,
@@ -103,6 +104,7 @@ class ControllerWithStartupPhase:
         self._serving = Serving(self._state, scheduler, self._config)
         self._draining = Draining(self._serving)
         self._buffer = StartupBuffer(self._config)
+        self._summaries: tuple[ModelSummary, ...] = ()  #: of all models, once it serves: they stay as they are
         specs = self._config.models
         self._named = [load_spec(s.path, s.name, s.no_of_copies, self._config.max_copies) for s in specs]
 
@@ -163,6 +165,10 @@ class ControllerWithStartupPhase:
         else:
             moments += [self._buffer.next_expiry(), self._loading_ends()]
         return min((moment for moment in moments if moment is not None), default=None)
+
+    def refuse_early(self, client_id: int, request: InferRequest) -> InferResponse | None:
+        """The refusal of a request whose inputs are not the model's, whatever their sizes; None: not refused yet."""
+        return self._serving.refuse_early(client_id, request) if self.stage is Stage.SERVING else None
 
     def predictions(self) -> Predictions:
         """What was predicted of all actions in service, held against what they did; for those who watch."""
@@ -428,8 +434,8 @@ class ControllerWithStartupPhase:
             case InferRequest() if self._stage is Stage.SERVING:
                 return self._serving.infer(now, client_id, request, event.payload)
             case ListModelsRequest() if self._stage is Stage.SERVING:
-                models = describe_models(self._state)
-                return [Respond(client_id, ListModelsResponse(request.id, Status.SUCCESS, "", models))]
+                self._summaries = self._summaries or describe_models(self._state)
+                return [Respond(client_id, ListModelsResponse(request.id, Status.SUCCESS, "", self._summaries))]
             case InferRequest() | ListModelsRequest():
                 return self._counted(self._buffer.add(now, event))
             case CancelRequest():

@@ -101,7 +101,7 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     def is_serving() -> bool:
         return host.progress()[0] == Stage.SERVING.value
 
-    service, health = Service(client, is_serving), Health(is_serving, (SERVICE,))
+    service, health = Service(host, client, is_serving), Health(is_serving, (SERVICE,))
     server.add_generic_rpc_handlers((_inference(service), _health(health), *reflecting((SERVICE, HEALTH_SERVICE))))
     try:
         port = _add_port(server, address, host.tls)
@@ -194,11 +194,13 @@ def _told(method: _Method) -> _Method:
             told = failed
         except Exception as error:  # noqa: BLE001 - logged; gRPC would tell the client all about it
             told = unforeseen(error)
+        del message  # it may be large, and gRPC keeps the error of `abort`, with this frame, until the collector comes
+        told.forget_frames()
         return await call.abort(told.code, str(told), told.metadata())
 
     return answer
 
 
 def _serialized(message: Any) -> bytes:
-    data: bytes = message.SerializeToString()
+    data: bytes = message if isinstance(message, bytes) else message.SerializeToString()
     return data

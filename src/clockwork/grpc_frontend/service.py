@@ -17,7 +17,10 @@ from clockwork import __version__
 from clockwork.clock import monotonic_epoch
 from clockwork.errors import ConnectionLostError, InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
-from clockwork.grpc_frontend.infer import request_of, response_of
+from clockwork.grpc_frontend.infer import request_of, response_of, with_payload
+from clockwork.grpc_frontend.listing import encoded_list
+from clockwork.grpc_frontend.scanning import check_infer, check_question
+from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
 from clockwork.messages.requests import (
     ErrorResponse,
@@ -28,9 +31,6 @@ from clockwork.messages.requests import (
     LoadModelResponse,
     ModelSummary,
     Request,
-    ServerStatus,
-    StatusRequest,
-    StatusResponse,
 )
 from clockwork.messages.status import Status, name_of
 from clockwork.oip.contract import Failure, failure, failure_of
@@ -43,6 +43,7 @@ from clockwork.oip.metadata import (
     server_metadata,
     unknown_version,
 )
+from clockwork.turns import BACKGROUND_REST, Shared
 from clockwork.units import MILLISECOND, Nanos, seconds
 
 log = logging.getLogger("clockwork.grpc")
@@ -72,6 +73,10 @@ class CallFailedError(Exception):
         self.failure = failed
         self.code = code or grpc.StatusCode[failed.grpc]
 
+    def forget_frames(self) -> None:
+        """Let go of the frames that it was raised in: they have the message, which may be large."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """For the trailer of the call."""
         found = self.failure
@@ -86,10 +91,13 @@ class CallFailedError(Exception):
 class Service:
     """One for all calls of a server."""
 
-    def __init__(self, client: LocalClient, is_serving: Callable[[], bool]) -> None:
-        """``client`` asks; ``is_serving`` says whether start-up is over."""
+    def __init__(self, host: ControllerHost, client: LocalClient, is_serving: Callable[[], bool]) -> None:
+        """``client`` is one of ``host``; ``is_serving`` tells whether start-up is over."""
         self._client = client
         self._is_serving = is_serving
+        self._describe = host.description
+        self._turns = host.turns
+        self._all_statistics: Shared[bytes] = Shared(self._made_statistics)
 
     # --- the server --------------------------------------------------------------------------------------------------
 
@@ -112,7 +120,7 @@ class Service:
     async def model_ready(self, message: pb.ModelReadyRequest, call: ServicerContext) -> pb.ModelReadyResponse:
         """Whether the model is served; no model is while the server starts up."""
         _check_version(message.name, message.version)
-        ready = self._is_serving() and any(model.name == message.name for model in await self._models())
+        ready = self._is_serving() and self._describe().summary_of(message.name) is not None
         return pb.ModelReadyResponse(ready=ready)
 
     async def model_metadata(self, message: pb.ModelMetadataRequest, call: ServicerContext) -> pb.ModelMetadataResponse:
@@ -125,23 +133,27 @@ class Service:
 
     async def model_statistics(
         self, message: pb.ModelStatisticsRequest, call: ServicerContext
-    ) -> pb.ModelStatisticsResponse:
-        """What became of the requests for a model, or for each."""
+    ) -> pb.ModelStatisticsResponse | bytes:
+        """What became of the requests for a model, or for each; encoded, if it is for each."""
         _check_version(message.name, message.version)
-        found = [it for it in (await self._status()).models if message.name in ("", it.info.name)]
-        if message.name and not found:
+        if not message.name:
+            return await self._all_statistics.get()
+        found = self._describe().status_of(message.name)
+        if found is None:
             raise _no_model(message.name)
-        epoch = monotonic_epoch()
-        return pb.ModelStatisticsResponse(
-            model_stats=[pb.ModelStatistics(**model_statistics(it, epoch)) for it in found]
-        )
+        statistics = pb.ModelStatistics(**model_statistics(found, monotonic_epoch()))
+        return pb.ModelStatisticsResponse(model_stats=[statistics])
 
-    async def repository_index(
-        self, message: pb.RepositoryIndexRequest, call: ServicerContext
-    ) -> pb.RepositoryIndexResponse:
-        """Every model and its state."""
-        index = repository_index(await self._status(), self._is_serving(), message.ready)
-        return pb.RepositoryIndexResponse(models=[pb.RepositoryIndexResponse.ModelIndex(**it) for it in index])
+    async def _made_statistics(self) -> bytes:
+        epoch = monotonic_epoch()
+        entries = (model_statistics(model, epoch) for model in self._describe().statuses())
+        return await self._turns.run(encoded_list(_statistics_of, entries), rest=BACKGROUND_REST)
+
+    async def repository_index(self, message: pb.RepositoryIndexRequest, call: ServicerContext) -> bytes:
+        """Every model and its state, encoded."""
+        said = self._describe()
+        index = repository_index(said.models(), said.broken, said.stage, self._is_serving(), message.ready)
+        return await self._turns.run(encoded_list(_index_of, index))
 
     async def repository_model_load(
         self, message: pb.RepositoryModelLoadRequest, call: ServicerContext
@@ -214,6 +226,7 @@ class Service:
             failed = error
         except Exception as error:  # noqa: BLE001 - logged, and the stream goes on
             failed = unforeseen(error)
+        failed.forget_frames()
         told = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
         for key, value in failed.metadata():
             told.parameters[key.removeprefix("clockwork-").replace("-", "_")].string_param = value
@@ -222,7 +235,10 @@ class Service:
     async def _infer(self, message: pb.ModelInferRequest, remaining: Nanos | None) -> pb.ModelInferResponse:
         _check_version(message.model_name, message.model_version)
         try:
-            request, payload = request_of(message, self._client.next_id(), remaining)
+            request = request_of(message, self._client.next_id(), remaining)
+            if not message.raw_input_contents and (refused := self._client.refuse_early(request)) is not None:
+                raise CallFailedError(failure_of(refused))
+            request, payload = await self._turns.run(with_payload(message, request))
         except InvalidRequestError as error:
             raise CallFailedError(failure(Status.INVALID_REQUEST, str(error))) from None
         response, answer = await self._ask(request, InferResponse, payload)
@@ -232,22 +248,18 @@ class Service:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    async def _models(self) -> tuple[ModelSummary, ...]:
-        response, _ = await self._ask(ListModelsRequest(self._client.next_id()), ListModelsResponse)
-        if response.status != Status.SUCCESS:
-            raise CallFailedError(failure(response.status, response.message))
-        return response.models
-
     async def _model(self, message: Any) -> ModelSummary:
         _check_version(message.name, message.version)
-        for model in await self._models():
-            if model.name == message.name:
-                return model
-        raise _no_model(message.name)
-
-    async def _status(self) -> ServerStatus:
-        response, _ = await self._ask(StatusRequest(self._client.next_id()), StatusResponse)
-        return response.server
+        if self._is_serving():
+            found = self._describe().summary_of(message.name)
+        else:
+            response, _ = await self._ask(ListModelsRequest(self._client.next_id()), ListModelsResponse)
+            if response.status != Status.SUCCESS:
+                raise CallFailedError(failure(response.status, response.message))
+            found = next((model for model in response.models if model.name == message.name), None)
+        if found is None:
+            raise _no_model(message.name)
+        return found
 
     async def _ask(self, request: Request, expected: type[ResponseT], payload: Any = b"") -> tuple[ResponseT, Any]:
         try:
@@ -264,15 +276,30 @@ def decode(kind: Any, data: bytes) -> Any:
     """A message of class ``kind`` that a client has sent.
 
     Raises:
-        CallFailedError: it is none.
+        CallFailedError: it is none, or too long to be parsed.
     """
     message = kind()
+    try:
+        if kind is pb.ModelInferRequest:
+            check_infer(data)
+        else:
+            check_question(data, kind.DESCRIPTOR.name)
+    except InvalidRequestError as error:
+        raise CallFailedError(failure(Status.INVALID_REQUEST, str(error))) from None
     try:
         message.ParseFromString(data)
     except DecodeError:
         text = f"the {len(data)} bytes are no {kind.DESCRIPTOR.name}"
         raise CallFailedError(failure(Status.INVALID_REQUEST, text)) from None
     return message
+
+
+def _statistics_of(entries: list[Any]) -> Any:
+    return pb.ModelStatisticsResponse(model_stats=[pb.ModelStatistics(**it) for it in entries])
+
+
+def _index_of(entries: list[Any]) -> Any:
+    return pb.RepositoryIndexResponse(models=[pb.RepositoryIndexResponse.ModelIndex(**it) for it in entries])
 
 
 def unforeseen(error: Exception) -> CallFailedError:

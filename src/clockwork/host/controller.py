@@ -41,15 +41,24 @@ from clockwork.controller.events import (
 from clockwork.controller.startup import ControllerWithStartupPhase
 from clockwork.errors import InvalidRequestError, NotPermittedError, ProtocolError, ServerError
 from clockwork.host.arena import make_arena
+from clockwork.host.describing import Describing
 from clockwork.host.driver import Driver
 from clockwork.host.local_client import LocalClient
 from clockwork.host.profile_store import ProfileStore
 from clockwork.host.telling import about
+from clockwork.host.trimming import Trimming
 from clockwork.host.trouble import Trouble
 from clockwork.messages.actions import Infer, InferInput
 from clockwork.messages.commands import SendAction
 from clockwork.messages.link import ROLE_CLIENT, ROLE_WORKER, Hello
-from clockwork.messages.requests import ErrorResponse, InferRequest, InferResponse, Progress
+from clockwork.messages.requests import (
+    ErrorResponse,
+    InferRequest,
+    InferResponse,
+    ListModelsResponse,
+    Progress,
+    StatusRequest,
+)
 from clockwork.messages.results import ErrorResult, InferResult
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import check_specs
@@ -58,6 +67,7 @@ from clockwork.net.connection import Connection, LinkConfig
 from clockwork.net.server import Server, listen
 from clockwork.net.tls import ServerTls
 from clockwork.scheduling.base import Scheduler
+from clockwork.turns import Turns
 from clockwork.units import Bytes, Nanos
 from clockwork.wire.clock_offset import shift_action, shift_result
 from clockwork.wire.codec import decode_request, decode_result, output_sizes, split_payload
@@ -107,6 +117,9 @@ class ControllerHost:
         """
         self._config = config
         self.tls, self.access = config.tls, config.access
+        self.turns: Final = Turns()  #: of all long work on this event loop
+        self._describing = Describing(self.description, self.turns)
+        self._trimming = Trimming(lambda: self.description().outstanding == 0)
         self.arena: Final = make_arena(config.payload_bytes)
         self._store = ProfileStore(config.profile_cache)
         self._clock: Clock = clock or MonotonicClock()
@@ -160,6 +173,7 @@ class ControllerHost:
             tls=_context(self._config.tls),
         )
         self._servers.append(clients)
+        self._trimming.start()
         self.worker_address, self.client_address = workers.address, clients.address
         log.info(
             "listening for clients on %s, for workers on %s",
@@ -185,7 +199,8 @@ class ControllerHost:
         """A client in this process; a front end has one for each of its connections, or one for all."""
         self._last_client += 1
         client_id = self._last_client
-        client = LocalClient(partial(self._said, client_id), partial(self._left, client_id))
+        check = partial(self._machine.refuse_early, client_id)
+        client = LocalClient(partial(self._said, client_id), partial(self._left, client_id), check)
         self._clients[client_id] = client
         return client
 
@@ -209,6 +224,8 @@ class ControllerHost:
         """Stop listening and say goodbye to everybody."""
         self._driver.close()
         self._trouble.close()
+        self._describing.close()
+        self._trimming.close()
         if self._failure.done() and not self._failure.cancelled():
             self._failure.exception()  # nobody may be waiting for it any more
         for server in self._servers:
@@ -284,6 +301,9 @@ class ControllerHost:
         if right is not Right.ADMIN and right < (needed := needed_for(message)):
             denied = refusal(right, needed)
             connection.send(ErrorResponse(message.id, denied.status or Status.NOT_PERMITTED, str(denied)))
+            return
+        if isinstance(message, StatusRequest):
+            self._describing.status(connection, message.id)
             return
         self._said(client_id, message, payload)
 
@@ -392,6 +412,9 @@ class ControllerHost:
         if isinstance(response, InferResponse):
             self._trouble.answered(response)
         payload: tuple[Any, ...] = (command.payload,) if command.payload is not None else ()
+        if isinstance(response, ListModelsResponse) and isinstance(connection, Connection):
+            self._describing.models(connection, response)
+            return
         try:
             connection.send(response, payload)
         except InvalidRequestError as error:  # it does not fit into a frame

@@ -9,15 +9,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from clockwork.errors import ConnectionLostError
-from clockwork.messages.requests import CancelRequest, InferRequest, Request, Response
+from clockwork.messages.requests import CancelRequest, InferRequest, InferResponse, Request, Response
 
 
 class LocalClient:
     """Asks on the controller's event loop. Requests carry ids of `next_id`."""
 
-    def __init__(self, say: Callable[[Request, Any], None], leave: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        say: Callable[[Request, Any], None],
+        leave: Callable[[], None],
+        check: Callable[[InferRequest], InferResponse | None],
+    ) -> None:
         """Made by `ControllerHost.local_client`."""
         self._say = say
+        self._check = check
         self._leave = leave
         self._last_id = 0
         self._closed = False
@@ -27,6 +33,14 @@ class LocalClient:
         """For a request."""
         self._last_id += 1
         return self._last_id
+
+    def refuse_early(self, request: InferRequest) -> InferResponse | None:
+        """The refusal of a request whose model, datatypes, shapes or batch are wrong; None if they are right.
+
+        A front end calls this before it decodes elements. Sizes in bytes need not be known yet. A request that is
+        refused here is counted and must not be asked; one that is not may still be refused later.
+        """
+        return self._check(request)
 
     async def ask(self, request: Request, payload: Any = b"") -> tuple[Response, Any]:
         """The response to the request, and its payload (bytes-like, or None); cancelled, it frees its place.

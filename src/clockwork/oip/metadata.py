@@ -4,10 +4,11 @@ Rules of the file: nothing is said that is not known; a count that nobody keeps 
 the names of the protocol's fields: JSON over HTTP, and what messages are made from over gRPC.
 """
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from clockwork.messages.counts import in_time
-from clockwork.messages.requests import ModelStatus, ModelSummary, ServerStatus
+from clockwork.messages.requests import ModelStatus, ModelSummary
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, TensorInfo
 from clockwork.oip.contract import Failure, failure
@@ -99,16 +100,22 @@ def model_statistics(model: ModelStatus, epoch: Nanos) -> dict[str, Any]:
     }
 
 
-def repository_index(server: ServerStatus, serving: bool, ready_only: bool) -> list[dict[str, Any]]:
-    """Every model that was loaded, with its state and, unless that is READY, why; ordered by name."""
-    loading = "" if serving else f"the server is {server.stage}"
-    states = {model.info.name: ("READY" if serving else "LOADING", loading) for model in server.models}
-    states |= {name: ("UNAVAILABLE", why) for name, why in server.broken.items()}
-    return [
+def repository_index(
+    models: Iterable[str], broken: Mapping[str, str], stage: str, serving: bool, ready_only: bool
+) -> Iterator[dict[str, Any]]:
+    """Every model that was loaded, with its state and, unless that is READY, why; ordered by name.
+
+    ``broken``: models that are not served, and why. ``stage``: of the server.
+    """
+    states: dict[str, tuple[str, str]] = dict.fromkeys(
+        models, ("READY", "") if serving else ("LOADING", f"the server is {stage}")
+    )
+    states |= {name: ("UNAVAILABLE", why) for name, why in broken.items()}
+    return (
         {"name": name, "version": VERSION, "state": state, "reason": reason}
         for name, (state, reason) in sorted(states.items())
         if state == "READY" or not ready_only
-    ]
+    )
 
 
 def unknown_version(model: str, version: str) -> Failure | None:
