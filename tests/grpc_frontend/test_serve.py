@@ -122,7 +122,7 @@ def test_an_output_can_be_chosen(client: triton.InferenceServerClient) -> None:
         ({"model_name": "nobody"}, "NOT_FOUND", "no model 'nobody'"),
         ({"model_version": "9"}, "NOT_FOUND", "no '9'"),
         ({"inputs": dense(1, 31)}, "INVALID_ARGUMENT", "dense takes x FP32"),
-        ({"inputs": [triton.InferInput("z", [1, 32], "FP32")]}, "INVALID_ARGUMENT", "32 elements"),
+        ({"inputs": [triton.InferInput("z", [1, 32], "FP32")]}, "INVALID_ARGUMENT", "unknown input 'z'"),
         ({"inputs": dense(9)}, "INVALID_ARGUMENT", "1 to 2 rows"),
         ({"inputs": []}, "INVALID_ARGUMENT", "missing input 'x'"),
         ({"outputs": [triton.InferRequestedOutput("z")]}, "INVALID_ARGUMENT", "no output 'z'"),
