@@ -19,9 +19,11 @@ from clockwork.grpc_frontend.accepting import Acceptors, can_take_many
 from clockwork.grpc_frontend.access import Guard
 from clockwork.grpc_frontend.core import read_sockets_in_one_thread
 from clockwork.grpc_frontend.health import HEALTH_SERVICE, Health
+from clockwork.grpc_frontend.infer import MAX_PAYLOAD_BYTES
 from clockwork.grpc_frontend.metadata_log import bad_metadata_counted
 from clockwork.grpc_frontend.peers import Peers
 from clockwork.grpc_frontend.reflection import reflecting
+from clockwork.grpc_frontend.scanning import MAX_DESCRIPTION
 from clockwork.grpc_frontend.service import SERVICE, CallFailedError, Service, decode, unforeseen
 from clockwork.host.controller import ControllerHost
 from clockwork.host.telling import about
@@ -32,8 +34,13 @@ from clockwork.oip.contract import failure
 from clockwork.oip.unsupported import METHODS
 from clockwork.units import KIB, MIB, Bytes
 
-MAX_MESSAGE_BYTES: Final[Bytes] = 256 * MIB
-"""Of one message, either way; longer ones end their call with RESOURCE_EXHAUSTED."""
+MAX_REQUEST_BYTES: Final[Bytes] = MAX_PAYLOAD_BYTES + MAX_DESCRIPTION + MIB
+"""Of one message that is received: raw tensors, all else of a request, and room for a clear error to those that exceed
+these limits by little. grpc.aio copies a message on the event loop, before it can be measured. Longer ones end their
+call with RESOURCE_EXHAUSTED before that."""
+
+MAX_RESPONSE_BYTES: Final[Bytes] = 256 * MIB
+"""Of one message that is sent; longer ones end their call with RESOURCE_EXHAUSTED."""
 
 MAX_CALLS: Final = 4096
 """Calls at a time of ModelInfer, and as many of all other methods; more end with RESOURCE_EXHAUSTED."""
@@ -69,8 +76,8 @@ GRACE: Final = 1.0
 """Seconds for calls to end when the server does."""
 
 _OPTIONS: Final = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ("grpc.max_concurrent_streams", MAX_STREAMS),
     ("grpc.server.max_pending_requests", MAX_UNREAD_CALLS),
