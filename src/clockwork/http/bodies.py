@@ -6,10 +6,13 @@ takes long is done in a thread; the event loop is that of the controller.
 
 import asyncio
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from math import inf
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from clockwork.errors import InvalidRequestError
+from clockwork.host.priority import give_way
 from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply, Scope
 from clockwork.http.config import HttpConfig
 from clockwork.http.receiving import LARGE_BODY, Held, LargeBody, too_slow
@@ -18,6 +21,8 @@ from clockwork.oip.rest import RestError, wrong
 from clockwork.units import KIB, MIB, Bytes, show_bytes
 
 _CUT: Final = "the body cannot be unpacked: it ends too early, or something follows it"
+
+T = TypeVar("T")
 
 Body: TypeAlias = bytes | bytearray | memoryview
 
@@ -38,6 +43,12 @@ ON_THE_LOOP: Final = 64 * KIB
 
 PIECE: Final = 1 * MIB
 """What is packed or unpacked at a time: joining it with the rest takes a fraction of a millisecond."""
+
+ZLIB_THREADS: Final = 2
+"""Threads that pack and unpack, for all servers of the process: one for bodies of requests, and one more for replies.
+They give way to the threads that execute requests."""
+
+_zlib_threads: Final = ThreadPoolExecutor(ZLIB_THREADS, "zlib", give_way)
 
 MAX_REPOSITORY_BODY: Final = 64 * KIB
 """Bytes of a request to the repository."""
@@ -134,7 +145,7 @@ class Bodies:
                         piece = unpacker.decompress(packed, ON_THE_LOOP)
                     else:
                         async with self._unpacking:
-                            piece = await asyncio.to_thread(unpacker.decompress, packed, PIECE)
+                            piece = await _in_thread(unpacker.decompress, packed, PIECE)
                     kept.add(len(piece))
                     made += piece
                     if len(made) > most:
@@ -192,8 +203,12 @@ async def packed(reply: Reply, headers: Headers) -> Reply:
     if size <= ON_THE_LOOP:
         parts = _pack(reply.parts, WINDOW[coding])
     else:
-        parts = await asyncio.to_thread(_pack, reply.parts, WINDOW[coding])
+        parts = await _in_thread(_pack, reply.parts, WINDOW[coding])
     return Reply(reply.status, [*reply.headers, (b"content-encoding", coding), (b"vary", b"accept-encoding")], parts)
+
+
+async def _in_thread(work: Callable[..., T], *arguments: Any) -> T:
+    return await asyncio.get_running_loop().run_in_executor(_zlib_threads, work, *arguments)
 
 
 def _coding(accepted: bytes) -> bytes | None:
