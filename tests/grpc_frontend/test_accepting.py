@@ -15,6 +15,7 @@ from client.live import LOOPBACK, run, serving
 from clockwork.clock import Clock
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.stage import Stage
+from clockwork.controller.throttling import Throttle
 from clockwork.errors import ConnectionLostError
 from clockwork.grpc_frontend import accepting, serve_grpc
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
@@ -142,7 +143,7 @@ def test_a_deadline_counts_from_when_the_call_was_taken(arrived: int | None) -> 
             ARRIVED.set(arrived)
         peers: Any = Peers(lambda: client)
         loop = asyncio.get_running_loop()
-        reception = Reception(loop, Still(), ControllerConfig(), lambda by_model: None, lambda busy: None)
+        reception = Reception(loop, Still(), ControllerConfig(), lambda by_model: None, lambda busy: None, Throttle())
         service = Service(client, peers, lambda: True, lambda model: True, reception, clock=Still())
         with pytest.raises(CallFailedError):
             await service.model_infer(asked(slo_ms=pb.InferParameter(double_param=20)), Call())

@@ -109,6 +109,7 @@ class ControllerWithStartupPhase:
         self._idle_since: Nanos | None = None  #: the last activity of LOADING; None: the countdown does not run
         self._profiler = Profiler(self._state, self._config.profiling, {} if profiles is None else profiles)
         self._serving = Serving(self._state, scheduler, self._config)
+        self.throttle = self._serving.throttle  #: asked by hosts before they feed a request
         self._draining = Draining(self._serving)
         self._buffer = StartupBuffer(self._config)
         specs = self._config.models

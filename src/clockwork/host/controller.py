@@ -144,7 +144,9 @@ class ControllerHost:
         self._drained = asyncio.Event()
         self._trouble = Trouble(log)
         loop = asyncio.get_running_loop()
-        self.reception = Reception(loop, self._clock, config.controller, self._requests_shed, self._measured)
+        self.reception = Reception(
+            loop, self._clock, config.controller, self._requests_shed, self._measured, self._machine.throttle
+        )
         self._failure: asyncio.Future[None] = loop.create_future()
 
     async def start(self) -> None:
