@@ -1,4 +1,4 @@
-"""What a client hears when the server itself is late: the event loop of a live controller stands still or is flooded."""
+"""What a client hears when the server itself is late: the loop of a live controller stands still, or is flooded."""
 
 import asyncio
 import socket

@@ -109,11 +109,11 @@ class ControllerWithStartupPhase:
         self._idle_since: Nanos | None = None  #: the last activity of LOADING; None: the countdown does not run
         self._profiler = Profiler(self._state, self._config.profiling, {} if profiles is None else profiles)
         self._serving = Serving(self._state, scheduler, self._config)
-        self.throttle = self._serving.throttle  #: asked by hosts before they feed a request
+        self.throttle = self._serving.throttle
         self._draining = Draining(self._serving)
         self._buffer = StartupBuffer(self._config)
-        specs = self._config.models
-        self._named = [load_spec(s.path, s.name, s.no_of_copies, self._config.max_copies) for s in specs]
+        most = self._config.max_copies
+        self._named = [load_spec(s.path, s.name, s.no_of_copies, most) for s in self._config.models]
 
     @property
     def stage(self) -> Stage:
@@ -465,10 +465,10 @@ class ControllerWithStartupPhase:
                 return [Respond(client_id, StatusResponse(request.id, self.description(now).server()))]
 
     def _counted(self, refusals: list[Respond]) -> Commands:
-        """What the buffer says to those whom it does not keep."""
-        for refused in refusals:
-            if isinstance(refused.response, InferResponse):
-                self._serving.tally.stranger(refused.response.status)
+        """Count the requests that the buffer does not keep."""
+        for response in (refused.response for refused in refusals):
+            if isinstance(response, InferResponse):
+                self._serving.tally.stranger(response.status)
         return [*refusals]
 
     def _load(self, now: Nanos, client_id: int, request: LoadModelRequest) -> Commands:

@@ -21,6 +21,7 @@ from clockwork.grpc_frontend.accepting import ARRIVED
 from clockwork.grpc_frontend.infer import NO_PARAMETERS, parse, request_of, response_of
 from clockwork.grpc_frontend.peers import Peers
 from clockwork.grpc_frontend.raw_contents import in_stream
+from clockwork.grpc_frontend.trailing import trailing
 from clockwork.host.local_client import LocalClient
 from clockwork.host.reception import Reception
 from clockwork.messages.requests import (
@@ -36,7 +37,7 @@ from clockwork.messages.requests import (
     StatusRequest,
     StatusResponse,
 )
-from clockwork.messages.status import Status, name_of
+from clockwork.messages.status import Status
 from clockwork.oip.contract import Failure, failure, failure_of
 from clockwork.oip.metadata import (
     SHOWN,
@@ -47,7 +48,7 @@ from clockwork.oip.metadata import (
     server_metadata,
     unknown_version,
 )
-from clockwork.units import MILLISECOND, Nanos, seconds
+from clockwork.units import Nanos, seconds
 from clockwork.wire.frame import Allocate
 
 log = logging.getLogger("clockwork.grpc")
@@ -78,14 +79,8 @@ class CallFailedError(Exception):
         self.code = code or grpc.StatusCode[failed.grpc]
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """For the trailer of the call."""
-        found = self.failure
-        made = [("clockwork-status", str(found.status)), ("clockwork-status-name", name_of(found.status))]
-        if found.predicted is not None:
-            made.append(("clockwork-predicted-ms", f"{found.predicted / MILLISECOND:.3f}"))
-        if found.retry_after is not None:
-            made.append(("clockwork-retry-after-ms", f"{found.retry_after / MILLISECOND:.3f}"))
-        return tuple(made)
+        """Return what goes into the trailer of the call."""
+        return trailing(self.failure)
 
 
 class Service:

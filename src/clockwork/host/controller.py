@@ -470,6 +470,8 @@ class ControllerHost:
         response = command.response
         if isinstance(response, InferResponse):
             self._trouble.answered(response)
+            if response.status == Status.SUCCESS:
+                self.reception.note_latency(response.timing.total)
         payload: tuple[Any, ...] = (command.payload,) if command.payload is not None else ()
         try:
             connection.send(response, payload)

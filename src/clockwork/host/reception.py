@@ -11,7 +11,7 @@ from typing import Final
 
 from clockwork.clock import Clock
 from clockwork.controller.config import ControllerConfig
-from clockwork.controller.shedding import Shed
+from clockwork.controller.shedding import FASTEST_RETRY, Shed
 from clockwork.controller.throttling import Throttle
 from clockwork.host.backpressure import Backpressure
 from clockwork.host.busy import Busy
@@ -24,6 +24,12 @@ REMEMBERED_SLOS: Final = 16
 
 BUSY: Final = 0.85
 """Share of the server's time in use above which the server is taken for the bottleneck."""
+
+LATENCY_RESERVE: Final = 1.5
+"""Times the mean latency that a request must have left when it is taken from a transport that hides its wait."""
+
+LATENCY_WEIGHT: Final = 0.02
+"""Weight of one success in the mean latency."""
 
 BUSY_FOR: Final[Nanos] = 100 * MILLISECOND
 """A measurement counts for this long."""
@@ -59,6 +65,7 @@ class Reception:
         self._on_shed = on_shed
         self._on_load = on_load
         self._throttle = throttle
+        self._latency: Nanos = 0  #: moving average of the time from arrival to success
         self._busy_until: Nanos = 0  #: the server was busy lately, and counts as busy until then
         self._shed: dict[str, int] = {}
         self._slos: dict[str, deque[Nanos]] = {}
@@ -87,6 +94,21 @@ class Reception:
         if shed is not None:
             self._count(model)
         return shed
+
+    def refuses_late(self, remaining: Nanos) -> Shed | None:
+        """Return why a request with so little time left must be refused, or None; to be asked while `is_behind`.
+
+        For transports in which a request waits where it cannot be seen, so that only its deadline tells how long.
+        """
+        wait = self.inbox.shedder.wait()
+        if remaining >= wait + int(LATENCY_RESERVE * self._latency):
+            return None
+        self._count("")
+        return Shed(wait, max(FASTEST_RETRY, wait))
+
+    def note_latency(self, latency: Nanos) -> None:
+        """A request was answered, so long after it arrived."""
+        self._latency += int(LATENCY_WEIGHT * (latency - self._latency))
 
     @property
     def _waits(self) -> bool:
