@@ -9,6 +9,9 @@ requests and those admitted are counted, with a decay. Requests beyond `HEADROOM
 regular pattern. The rest are more than the devices can do, so the scheduler still chooses among them, and notices
 at once when there is room.
 
+That is only done for requests that cost much to receive. Batches of small requests need a crowd to choose from: with
+fewer requests the devices do less, so fewer are admitted, and so on.
+
 Rules of the file: a request whose SLO is longer than those that were refused lately always goes to the scheduler. So
 does one of `TRICKLE`, so that a verdict of the scheduler is never remembered for long.
 """

@@ -75,11 +75,11 @@ class Reception:
         """Whether the server is the bottleneck. Else no request is refused here."""
         return self._clock.now() < self._busy_until or self._waits
 
-    def refuses(self, model: str, arrival: Nanos, slo: Nanos | None = None, *, once: bool = True) -> Shed | None:
+    def refuses(self, model: str, arrival: Nanos, slo: Nanos | None = None, *, large: bool = False) -> Shed | None:
         """Return why a request must be refused now, or None.
 
         ``slo``: as the request states it; None: not known yet, then the longest of the model's last ones counts, or
-        the default. ``once``: it was not asked about this request before.
+        the default. ``large``: it costs much to receive, so it is refused if the scheduler would hardly admit it.
         """
         now = self._clock.now()
         busy, waits = now < self._busy_until, self._waits
@@ -89,7 +89,7 @@ class Reception:
             slos = self._slos.get(model)
             slo = self.default_slo(model) if slos is None else max(slos)
         shed = self.inbox.refuses(arrival, slo) if waits else None
-        if shed is None and busy and once and (retry := self._throttle.refuses(now, model, slo)) is not None:
+        if shed is None and busy and large and (retry := self._throttle.refuses(now, model, slo)) is not None:
             shed = Shed(None, retry)
         if shed is not None:
             self._count(model)

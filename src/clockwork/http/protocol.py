@@ -54,7 +54,6 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._unread = False  #: the last read left bytes of the same message in the kernel
         self._was_paused = False  #: since the last read
         self._at_boundary = True  #: the parser has seen whole messages only
-        self._asked = False  #: the reception has let the request in that is read now
         self._shed_lately = False  #: since the keep-alive timer was set, requests came that the parser did not see
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -85,7 +84,6 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         )
         self._was_paused = False
         self._unread = len(data) == LARGE
-        self._asked = False
         if self.reception.is_behind and self._shed(data):
             return
         self._feed(data)
@@ -107,7 +105,6 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             return False
         path = whole_request(data)
         model = None if path is None else self.models.get(path)
-        self._asked = model is not None
         if model is None or (shed := self.reception.refuses(model, self._arrived)) is None:
             return False
         self._stop_timer()
@@ -198,7 +195,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             return
         if len(self.models) < MAX_PATHS:
             self.models[scope["raw_path"]] = model
-        if (shed := self.reception.refuses(model, scope[BEGAN], once=not self._asked)) is not None:
+        if (shed := self.reception.refuses(model, scope[BEGAN], large=self._large_length() > 0)) is not None:
             write(cycle, shed_reply(shed))
         else:
             self.reception.put(partial(super()._start_asgi_task, cycle, app))
