@@ -16,6 +16,7 @@ from client.live import LOOPBACK, run, serving
 from clockwork.clock import Clock
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.stage import Stage
+from clockwork.controller.throttling import Throttle
 from clockwork.errors import ConnectionLostError
 from clockwork.grpc_frontend import accepting, serve_grpc
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
@@ -144,7 +145,7 @@ def test_a_deadline_counts_from_when_the_call_was_taken(arrived: int | None) -> 
             ARRIVED.set(arrived)
         peers: Any = Peers(lambda: client)
         loop = asyncio.get_running_loop()
-        reception = Reception(loop, Still(), ControllerConfig(), lambda by_model: None, lambda busy: None)
+        reception = Reception(loop, Still(), ControllerConfig(), lambda by_model: None, lambda busy: None, Throttle())
         host: Any = SimpleNamespace(reception=reception, arena=None, is_ready=None, description=None, stepper=Stepper())
         service = Service(host, client, peers, lambda: True, Still())
         with pytest.raises(CallFailedError):

@@ -27,6 +27,7 @@ from clockwork.controller.quota import input_bytes
 from clockwork.controller.refusing import missed, refusal, retry_time
 from clockwork.controller.settling import lateness, remember, timing_of, trusted
 from clockwork.controller.tally import Tally
+from clockwork.controller.throttling import Throttle
 from clockwork.controller.verifying import BatchChecks
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import EvictWeights, Infer, InferInput, LoadWeights
@@ -66,6 +67,7 @@ class Serving:
         self._wakeup: Nanos | None = None  #: what the scheduler asked for after its last call
         self.broken: dict[str, str] = {}
         self.tally = Tally()
+        self.throttle = Throttle()
         self.checks = BatchChecks(state, self.tally, config.verifying)
 
     @property
@@ -466,6 +468,7 @@ class Serving:
         promise = outcome(request.arrival + timing.total, request.promised, status)
         counts.kept_promises += promise is Promise.KEPT
         counts.broken_promises += promise is Promise.BROKEN
+        self.throttle.verdict(request, status, timing, retry_after)
         if request.promised is not None and predicted is None:
             predicted = request.promised - request.arrival
         response = InferResponse(

@@ -41,14 +41,19 @@ FASTEST_RETRY: Final[Nanos] = 5 * MILLISECOND
 
 
 class Shed(Struct, frozen=True):
-    """Why a request is refused: ``wait`` until the controller could take it in, and the time after which to retry."""
+    """Why a request is refused before the scheduler sees it, and the time after which to retry.
 
-    wait: Nanos
+    ``wait``: until the controller could take it in; None: the devices have no room for most requests of its model.
+    """
+
+    wait: Nanos | None
     retry_after: Nanos
 
     @property
     def message(self) -> str:
         """The refusal for people."""
+        if self.wait is None:
+            return "the devices have no room before the deadline: most requests for the model are refused at present"
         return f"the server is overloaded: requests wait {show_duration(self.wait)} before it can look at them"
 
     def response(self, request_id: int) -> InferResponse:

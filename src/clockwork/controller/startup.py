@@ -108,11 +108,12 @@ class ControllerWithStartupPhase:
         self._idle_since: Nanos | None = None  #: the last activity of LOADING; None: the countdown does not run
         self._profiler = Profiler(self._state, self._config.profiling, {} if profiles is None else profiles)
         self._serving = Serving(self._state, scheduler, self._config)
+        self.throttle = self._serving.throttle
         self._draining = Draining(self._serving)
         self._buffer = StartupBuffer(self._config)
         self._summaries = Summaries(self._state)
-        specs = self._config.models
-        self._named = [load_spec(s.path, s.name, s.no_of_copies, self._config.max_copies) for s in specs]
+        most = self._config.max_copies
+        self._named = [load_spec(s.path, s.name, s.no_of_copies, most) for s in self._config.models]
 
     @property
     def stage(self) -> Stage:

@@ -13,7 +13,8 @@ does nothing, and calls are taken one by one.
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final
@@ -21,7 +22,12 @@ from typing import Any, Final
 import grpc
 from grpc._cython import cygrpc
 
-from clockwork.units import Nanos
+from clockwork.controller.shedding import Shed
+from clockwork.grpc_frontend.trailing import trailing
+from clockwork.host.reception import Reception
+from clockwork.messages.status import Status
+from clockwork.oip.contract import failure
+from clockwork.units import Nanos, seconds
 
 ARRIVED: Final[ContextVar[Nanos]] = ContextVar("arrived")
 """When the call that a task serves was taken from gRPC's core, before its message was read. Not set for a call that
@@ -36,6 +42,9 @@ _EXPECTED: Final = {
     "AioServer._request_registered_call": ["self", "method"],
 }
 """grpcio's private functions that are called, and their parameters."""
+
+LONGEST: Final = 3600.0
+"""Seconds; a deadline that is further away is not near."""
 
 log = logging.getLogger("clockwork.grpc")
 
@@ -59,9 +68,8 @@ class Acceptors:
         method: str,
         handler: grpc.RpcMethodHandler,
         interceptors: Sequence[grpc.aio.ServerInterceptor],
-        arrived: Callable[[], Nanos],
+        reception: Reception,
         max_calls: int,
-        put: Callable[[Callable[[], None]], object],
     ) -> None:
         """Begin.
 
@@ -70,17 +78,15 @@ class Acceptors:
             method: the full name of the method.
             handler: serves its calls.
             interceptors: those of the server.
-            arrived: tells the earliest moment at which a call that is taken now may have arrived.
+            reception: tells when a call arrived and whether it is too late, and has it handled in its turn.
             max_calls: calls at a time; more end at once with RESOURCE_EXHAUSTED.
-            put: has a call handled when its turn among the requests of all protocols has come.
         """
         self._server: Any = server._server  # noqa: SLF001 - see the module
         self._method = method
         self._resolver = _Resolver(handler)
         self._interceptors = tuple(interceptors)
-        self._arrived = arrived
+        self._reception = reception
         self._max_calls = max_calls
-        self._put = put
         self._loop = asyncio.get_running_loop()
         self._calls: set[asyncio.Task[None]] = set()
         self._acceptors = [self._loop.create_task(self._accept()) for _ in range(REQUESTED)]
@@ -96,7 +102,20 @@ class Acceptors:
                 call = await self._server._request_registered_call(name)  # noqa: SLF001 - see the module
             except Exception:  # noqa: BLE001 - private classes of grpcio: the server ends
                 return
-            self._put(partial(self._serve, call, self._arrived()))
+            if (shed := self._too_late(call)) is not None:
+                self._run(_refuse(self._context(call), shed), call)
+            else:
+                self._reception.put(partial(self._serve, call, self._reception.arrivals.reading()))
+
+    def _context(self, call: Any) -> Any:
+        return cygrpc._ServicerContext(call, None, None, self._loop)  # noqa: SLF001 - see the module
+
+    def _too_late(self, call: Any) -> Shed | None:
+        """Return why a call is refused before a handler is made for it: it has waited in the core for too long."""
+        if not self._reception.is_behind:
+            return None
+        remaining = self._context(call).time_remaining()
+        return None if remaining is None else self._reception.refuses_late(seconds(min(remaining, LONGEST)))
 
     def _serve(self, call: Any, arrived: Nanos) -> None:
         ARRIVED.set(arrived)  # of this context, which the task copies
@@ -104,11 +123,20 @@ class Acceptors:
         served = cygrpc._handle_rpc(  # noqa: SLF001 - see the module
             self._method, self._resolver, self._interceptors, call, self._loop, full
         )
+        self._run(served, call)
+
+    def _run(self, served: Coroutine[Any, Any, None], call: Any) -> None:
         task = self._loop.create_task(
             cygrpc._schedule_rpc_coro(served, call, self._loop, self._method)  # noqa: SLF001 - see the module
         )
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
+
+
+async def _refuse(context: Any, shed: Shed) -> None:
+    failed = failure(Status.CONTROLLER_COULD_NOT_START_IN_TIME, shed.message, retry_after=shed.retry_after)
+    with suppress(grpc.aio.AbortError, grpc.RpcError):  # the call is over, or its client has gone
+        await context.abort(grpc.StatusCode[failed.grpc], failed.message, trailing(failed))
 
 
 def can_take_many() -> bool:

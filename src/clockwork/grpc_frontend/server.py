@@ -143,9 +143,7 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     await server.start()
     acceptors = None
     if can_take_many():
-        acceptors = Acceptors(
-            server, f"/{SERVICE}/{INFER}", infer, guards, host.reception.arrivals.reading, MAX_CALLS, host.reception.put
-        )
+        acceptors = Acceptors(server, f"/{SERVICE}/{INFER}", infer, guards, host.reception, MAX_CALLS)
     serving = GrpcServer(server, Address(address.host, port), acceptors)
     extra = about("listening", protocol="grpc", address=str(serving.address))
     log.info("listening for gRPC on %s", serving.address, extra=extra)

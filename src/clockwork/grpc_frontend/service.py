@@ -23,6 +23,7 @@ from clockwork.grpc_frontend.listing import encoded_list
 from clockwork.grpc_frontend.peers import Peers
 from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, in_stream
 from clockwork.grpc_frontend.scanning import check_infer, check_question
+from clockwork.grpc_frontend.trailing import trailing
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
 from clockwork.messages.requests import (
@@ -35,7 +36,7 @@ from clockwork.messages.requests import (
     ModelSummary,
     Request,
 )
-from clockwork.messages.status import Status, name_of
+from clockwork.messages.status import Status
 from clockwork.oip.contract import Failure, failure, failure_of
 from clockwork.oip.metadata import (
     SHOWN,
@@ -47,7 +48,7 @@ from clockwork.oip.metadata import (
     unknown_version,
 )
 from clockwork.stepping import BACKGROUND_REST, Shared
-from clockwork.units import MILLISECOND, Nanos, seconds
+from clockwork.units import Nanos, seconds
 
 log = logging.getLogger("clockwork.grpc")
 
@@ -81,14 +82,8 @@ class CallFailedError(Exception):
         self.__traceback__ = self.__context__ = self.__cause__ = None
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """For the trailer of the call."""
-        found = self.failure
-        made = [("clockwork-status", str(found.status)), ("clockwork-status-name", name_of(found.status))]
-        if found.predicted is not None:
-            made.append(("clockwork-predicted-ms", f"{found.predicted / MILLISECOND:.3f}"))
-        if found.retry_after is not None:
-            made.append(("clockwork-retry-after-ms", f"{found.retry_after / MILLISECOND:.3f}"))
-        return tuple(made)
+        """Return what goes into the trailer of the call."""
+        return trailing(self.failure)
 
 
 class Service:

@@ -4,8 +4,11 @@ Where clients send more requests than the server can refuse, an event loop that 
 poll reports thousands of sockets, and results of workers wait until all are read. So a connection that has its answer
 is not read again until its turn comes. Requests that come meanwhile wait in the kernel, at no cost to anybody else.
 
-Rules of the file: a connection waits only while reading takes too much of the loop's time; connections are read in the
-order in which they were paused.
+Theory of operation. With more requests than the server can even refuse, a queue in order of arrival would make all of
+them wait until none can be in time. So most of the connections that are read again are those that were paused last:
+their next requests are young, and can be served. The rest are those that have waited longest, so that each is answered.
+
+Rules of the file: a connection waits only while reading takes too much of the loop's time.
 """
 
 import asyncio
@@ -17,6 +20,9 @@ from clockwork.units import MILLISECOND, Nanos
 
 READING: Final[Nanos] = 4 * MILLISECOND
 """Time of one turn of the loop that reading may take before connections are paused."""
+
+OLDEST_SHARE: Final = 4
+"""One in so many connections that are read again is the one that has waited longest."""
 
 MIN_BATCH: Final = 16
 """Connections that are read again in each turn, at least."""
@@ -59,8 +65,9 @@ class Backpressure:
             self._batch = max(MIN_BATCH, self._batch * 4 // 5)
         else:
             self._batch += MIN_BATCH
-        for _ in range(min(self._batch, len(self._paused))):
-            self._paused.popleft().read_again()
+        for number in range(min(self._batch, len(self._paused))):
+            reader = self._paused.popleft() if number % OLDEST_SHARE == 0 else self._paused.pop()
+            reader.read_again()
         self._due = bool(self._paused)
         if self._due:
             self._loop.call_soon(self._next_turn)

@@ -152,7 +152,9 @@ class ControllerHost:
         self._drained = asyncio.Event()
         self._trouble = Trouble(log)
         loop = asyncio.get_running_loop()
-        self.reception = Reception(loop, self._clock, config.controller, self._requests_shed, self._measured)
+        self.reception = Reception(
+            loop, self._clock, config.controller, self._requests_shed, self._measured, self._machine.throttle
+        )
         self._failure: asyncio.Future[None] = loop.create_future()
 
     async def start(self) -> None:
@@ -340,11 +342,9 @@ class ControllerHost:
             return
         if isinstance(message, InferRequest):
             self._receive(connection, client_id, message, payload)
-        elif isinstance(message, CancelRequest) and self._withdraw(client_id, message.id):
-            return
         elif isinstance(message, StatusRequest):
             self._describing.status(connection, message.id)
-        else:
+        elif not (isinstance(message, CancelRequest) and self._withdraw(client_id, message.id)):
             self._said(client_id, message, payload)
 
     def _receive(self, connection: Connection, client_id: int, request: InferRequest, payload: Any) -> None:
@@ -483,6 +483,8 @@ class ControllerHost:
         response = command.response
         if isinstance(response, InferResponse):
             self._trouble.answered(response)
+            if response.status == Status.SUCCESS:
+                self.reception.note_latency(response.timing.total)
         payload: tuple[Any, ...] = (command.payload,) if command.payload is not None else ()
         if isinstance(response, ListModelsResponse) and isinstance(connection, Connection):
             self._describing.models(connection, response)

@@ -194,8 +194,6 @@ class _LaneThread(Thread):
         self._kind = kind
         self._cores = _cores(plan, gpu, kind)
         self._gives_way = kind is not LaneKind.EXEC and plan is not None and all(len(its) == 1 for its in plan.exec)
-        # Where it shares its core with the network's threads, receiving goes before executing.
-        self._alone = plan is None or not set(self._cores) & set(plan.others)
         self._watch = WATCH if kind is LaneKind.EXEC else 0
         self._asleep = False
         self._until: Nanos | None = None  #: what it sleeps to
@@ -206,7 +204,7 @@ class _LaneThread(Thread):
         try:
             if self._gives_way:
                 give_way()
-            elif self._kind is LaneKind.EXEC and self._alone:
+            elif self._kind is LaneKind.EXEC:
                 be_prompt()
             pin(self._cores)
         except OSError as error:

@@ -11,15 +11,28 @@ from typing import Final
 
 from clockwork.clock import Clock
 from clockwork.controller.config import ControllerConfig
-from clockwork.controller.shedding import Shed
+from clockwork.controller.shedding import FASTEST_RETRY, Shed
+from clockwork.controller.throttling import Throttle
 from clockwork.host.backpressure import Backpressure
 from clockwork.host.busy import Busy
 from clockwork.host.inbox import Handle, Inbox, Waiting
 from clockwork.net.arrival import Arrivals
-from clockwork.units import Nanos
+from clockwork.units import MILLISECOND, Nanos
 
 REMEMBERED_SLOS: Final = 16
 """SLOs remembered of each model; the longest counts where a request's own is not known yet."""
+
+BUSY: Final = 0.85
+"""Share of the server's time in use above which the server is taken for the bottleneck."""
+
+LATENCY_RESERVE: Final = 1.5
+"""Times the mean latency that a request must have left when it is taken from a transport that hides its wait."""
+
+LATENCY_WEIGHT: Final = 0.02
+"""Weight of one success in the mean latency."""
+
+BUSY_FOR: Final[Nanos] = 100 * MILLISECOND
+"""A measurement counts for this long."""
 
 MAX_MODELS: Final = 10_000
 """Models whose SLOs are remembered; only models that have answered are, so clients cannot fill the table."""
@@ -35,10 +48,12 @@ class Reception:
         config: ControllerConfig,
         on_shed: Callable[[dict[str, int]], None],
         on_load: Callable[[float], None],
+        throttle: Throttle,
     ) -> None:
         """``on_shed`` receives the number of requests refused here by model, at most once per turn of the loop.
 
-        ``on_load`` receives the share of the server's time in use, while requests come; see `Busy`.
+        ``throttle`` is the controller's. ``on_load`` receives the share of the server's time in use, while requests
+        come; see `Busy`.
         """
         self.arrivals = Arrivals(loop, clock)
         self.inbox = Inbox(loop, clock)
@@ -49,29 +64,55 @@ class Reception:
         self._clock = clock
         self._on_shed = on_shed
         self._on_load = on_load
+        self._throttle = throttle
+        self._latency: Nanos = 0  #: moving average of the time from arrival to success
+        self._busy_until: Nanos = 0  #: the server was busy lately, and counts as busy until then
         self._shed: dict[str, int] = {}
         self._slos: dict[str, deque[Nanos]] = {}
 
     @property
     def is_behind(self) -> bool:
-        """Whether requests wait to be taken in, or reading takes too long. Else no request is refused here."""
-        return self.inbox.shedder.waiting > 0 or self.backpressure.is_needed
+        """Whether the server is the bottleneck. Else no request is refused here."""
+        return self._clock.now() < self._busy_until or self._waits
 
-    def refuses(self, model: str, arrival: Nanos, slo: Nanos | None = None) -> Shed | None:
+    def refuses(self, model: str, arrival: Nanos, slo: Nanos | None = None, *, large: bool = False) -> Shed | None:
         """Return why a request must be refused now, or None.
 
         ``slo``: as the request states it; None: not known yet, then the longest of the model's last ones counts, or
-        the default.
+        the default. ``large``: it costs much to receive, so it is refused if the scheduler would hardly admit it.
         """
-        if not self.is_behind:
+        now = self._clock.now()
+        busy, waits = now < self._busy_until, self._waits
+        if not busy and not waits:
             return None
         if slo is None:
             slos = self._slos.get(model)
             slo = self.default_slo(model) if slos is None else max(slos)
-        shed = self.inbox.refuses(arrival, slo)
+        shed = self.inbox.refuses(arrival, slo) if waits else None
+        if shed is None and busy and large and (retry := self._throttle.refuses(now, model, slo)) is not None:
+            shed = Shed(None, retry)
         if shed is not None:
             self._count(model)
         return shed
+
+    def refuses_late(self, remaining: Nanos) -> Shed | None:
+        """Return why a request with so little time left must be refused, or None; to be asked while `is_behind`.
+
+        For transports in which a request waits where it cannot be seen, so that only its deadline tells how long.
+        """
+        wait = self.inbox.shedder.wait()
+        if remaining >= wait + int(LATENCY_RESERVE * self._latency):
+            return None
+        self._count("")
+        return Shed(wait, max(FASTEST_RETRY, wait))
+
+    def note_latency(self, latency: Nanos) -> None:
+        """A request was answered, so long after it arrived."""
+        self._latency += int(LATENCY_WEIGHT * (latency - self._latency))
+
+    @property
+    def _waits(self) -> bool:
+        return self.inbox.shedder.waiting > 0 or self.backpressure.is_needed
 
     def put(self, handle: Handle) -> Waiting | None:
         """Have a request taken in; see `Inbox.put`."""
@@ -79,8 +120,11 @@ class Reception:
 
     def measure(self) -> None:
         """Report how busy the server is, if it is time for that."""
-        busy = self.busy.sample(self._clock.now())
+        now = self._clock.now()
+        busy = self.busy.sample(now)
         if busy is not None:
+            if busy > BUSY:
+                self._busy_until = now + BUSY_FOR
             self._on_load(busy)
 
     def default_slo(self, model: str) -> Nanos:

@@ -195,7 +195,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             return
         if len(self.models) < MAX_PATHS:
             self.models[scope["raw_path"]] = model
-        if (shed := self.reception.refuses(model, scope[BEGAN])) is not None:
+        if (shed := self.reception.refuses(model, scope[BEGAN], large=self._large_length() > 0)) is not None:
             write(cycle, shed_reply(shed))
         else:
             self.reception.put(partial(super()._start_asgi_task, cycle, app))

@@ -21,6 +21,9 @@ from clockwork.units import MILLISECOND
 MAX_PATHS: Final = 4096
 """Paths whose model is remembered."""
 
+MAX_REPLIES: Final = 1000
+"""Answers that are kept."""
+
 _LINE: Final = re.compile(rb"POST (/[!-~]+) HTTP/1\.1\r\n")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
 _DOUBTFUL: Final = re.compile(rb"\r\n(?:transfer-encoding|connection|expect|upgrade|[ \t])|\r(?!\n)|(?<!\r)\n")
@@ -53,24 +56,24 @@ def shed_reply(shed: Shed) -> Reply:
 
 
 class ShedReplies:
-    """Answers to shed requests as bytes, made once for each wait in whole milliseconds and kept for a while."""
+    """Answers to shed requests as bytes, made once for each wait and retry time in whole milliseconds."""
 
     def __init__(self) -> None:
         """Start with none."""
-        self._made: dict[int, bytes] = {}
+        self._made: dict[tuple[int, int], bytes] = {}
         self._common: object = None
 
     def bytes(self, shed: Shed, common: list[tuple[bytes, bytes]]) -> bytes:
         """Return the whole answer; ``common``: headers of every answer, which change each second (``Date``)."""
-        if common is not self._common:
+        if common is not self._common or len(self._made) >= MAX_REPLIES:
             self._made.clear()
             self._common = common
-        wait = shed.wait // MILLISECOND
-        made = self._made.get(wait)
+        key = (-1 if shed.wait is None else shed.wait // MILLISECOND, shed.retry_after // MILLISECOND)
+        made = self._made.get(key)
         if made is None:
             reply = shed_reply(shed)
             (body,) = reply.parts
             lines = [b"%s: %s\r\n" % header for header in (*common, *reply.headers)]
             made = b"".join([STATUS_LINE[reply.status], *lines, b"content-length: %d\r\n\r\n" % len(body), body])
-            self._made[wait] = made
+            self._made[key] = made
         return made

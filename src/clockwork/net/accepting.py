@@ -13,7 +13,7 @@ from typing import Final
 
 from clockwork.net.address import Address
 
-DESCRIPTORS: Final = 16
+DESCRIPTORS: Final = 32
 """Connections of one listening socket that are accepted in one turn. All but one of the descriptors find nothing when a
 connection comes alone, which costs a microsecond each."""
 

@@ -19,7 +19,7 @@ from clockwork.wire.codec import Decode
 MAX_CONNECTIONS: Final = 10_000
 """Connections of one port; more are told so and closed."""
 
-BACKLOG: Final = 1024
+BACKLOG: Final = 4096
 """Connections that the kernel keeps waiting: a whole fleet that dials at once."""
 
 

@@ -1,0 +1,143 @@
+"""What a client hears when the server itself is late: the loop of a live controller stands still, or is flooded."""
+
+import asyncio
+import socket
+import time
+from typing import Any
+
+from client.live import run
+from clockwork.controller.shedding import SEED_COST
+from clockwork.host.inbox import PIECE
+from clockwork.messages.actions import Infer
+from clockwork.messages.link import ROLE_CLIENT, Hello
+from clockwork.messages.requests import CancelRequest, InferRequest, InferResponse
+from clockwork.messages.status import Status
+from clockwork.messages.tensors import spec
+from clockwork.net.connection import Connection
+from clockwork.net.dial import dial
+from clockwork.units import ms
+from clockwork.wire.codec import decode_response
+from clockwork.wire.codec import encode as encoded
+from clockwork.wire.frame import encode_frame
+from http_raw import eventually, row, served
+
+ROOM = PIECE // SEED_COST
+SPEC = spec("x", "FP32", (1, 4))
+
+
+def stand_still(milliseconds: int) -> None:
+    """Keep the event loop from its work."""
+    end = time.monotonic() + milliseconds / 1000
+    while time.monotonic() < end:
+        pass
+
+
+def test_a_request_that_waited_unread_past_its_deadline_is_not_served_over_http() -> None:
+    async def test() -> None:
+        async with served() as (peer, address, *_):
+            assert (await peer.ask("POST", "/v2/models/m/infer", row())).status == 200
+            with socket.create_connection(address) as client:
+                body = row(parameters={"slo_ms": 100})
+                head = f"POST /v2/models/m/infer HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n"
+                client.setblocking(False)
+                await asyncio.sleep(0)
+                client.send(head.encode() + body)
+                stand_still(300)
+                status = int((await asyncio.get_running_loop().sock_recv(client, 65536)).split()[1])
+                assert status in (503, 504)
+
+    run(test())
+
+
+class Client:
+    """A client of the native protocol that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: dict[int, InferResponse] = {}
+
+    async def connect(self, address: Any) -> Connection:
+        self.connection = await dial(
+            address,
+            Hello(ROLE_CLIENT, "test", "test", "", ""),
+            decode=decode_response,
+            on_message=self._heard,
+            on_closed=lambda *_: None,
+        )
+        return self.connection
+
+    def _heard(self, connection: Connection, message: Any, payload: Any) -> None:
+        assert message.id not in self.heard, "answered twice"
+        self.heard[message.id] = message
+
+    def ask(self, number: int, slo: int) -> None:
+        self.connection.send(InferRequest(number, "m", (SPEC,), slo), (bytes(16),))
+
+
+def test_a_request_that_waited_unread_past_its_deadline_is_not_served_natively() -> None:
+    async def test() -> None:
+        async with served() as (_, _, host, worker):
+            client = Client()
+            await client.connect(host.client_address)
+            client.ask(1, ms(10_000))
+            await eventually(lambda: 1 in client.heard)
+            assert client.heard[1].status == Status.SUCCESS
+            executed = len([action for action in worker.seen if isinstance(action, Infer)])
+            client.ask(2, ms(100))
+            client.connection._outgoing.flush()
+            stand_still(300)
+            await eventually(lambda: 2 in client.heard)
+            assert client.heard[2].status in (Status.TIMEOUT, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
+            assert len([action for action in worker.seen if isinstance(action, Infer)]) == executed
+            client.connection.close("done")
+
+    run(test())
+
+
+def test_a_flood_on_one_connection_is_answered_once_each_and_partly_refused_at_once() -> None:
+    """More requests in one read than a quarter of their SLO allows to wait, at the cost that is assumed at first."""
+    count = 4 * ROOM + int(ms(20) // 4 // SEED_COST) + 200
+
+    async def test() -> None:
+        async with served(max_pending=100_000, max_client_pending=100_000) as (_, _, host, _):
+            client = Client()
+            await client.connect(host.client_address)
+            for number in range(count):
+                client.ask(number, ms(20))
+            await eventually(lambda: len(client.heard) == count)
+            by_status = [response.status for response in client.heard.values()]
+            shed = [r for r in client.heard.values() if r.message.startswith("the server is overloaded")]
+            assert shed, by_status
+            assert all(response.retry_after for response in shed)
+            tally = host.description().tally.of("m")
+            assert sum(tally.answers.values()) == count
+            client.connection.close("done")
+
+    run(test())
+
+
+def test_a_request_that_waits_can_be_cancelled_and_a_client_that_left_is_forgotten() -> None:
+    async def test() -> None:
+        async with served() as (_, _, host, _):
+            client = Client()
+            await client.connect(host.client_address)
+            frames = [b"".join(encode(number)) for number in range(60)]
+            assert len(frames) > ROOM
+            client.connection._transport.write(b"".join(frames) + b"".join(cancel(59)))
+            await eventually(lambda: len(client.heard) == 59)
+            assert 59 not in client.heard
+            await asyncio.sleep(0)
+            assert len(client.heard) == 59
+            client.connection._transport.write(b"".join(frames))
+            client.connection.abort("gone")
+            await eventually(lambda: not host._waiting)
+            assert host.reception.inbox.shedder.waiting == 0
+
+    run(test())
+
+
+def encode(number: int) -> list[Any]:
+    return encode_frame(encoded(InferRequest(number, "m", (SPEC,), ms(10_000))), (bytes(16),))
+
+
+def cancel(number: int) -> list[Any]:
+    return encode_frame(encoded(CancelRequest(number)))
