@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import threading
 import zlib
 from typing import Any
 
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 
 from client.live import run
-from clockwork.http import application
+from clockwork.host.priority import NICENESS
+from clockwork.http import application, bodies
 from clockwork.http.asgi import json_reply
 from clockwork.http.bodies import MAX_REPOSITORY_BODY, PIECE, Bodies, packed
 from clockwork.http.config import HttpConfig
@@ -227,6 +230,16 @@ def test_a_long_reply_is_packed_in_pieces() -> None:
         content = "x" * (3 * MIB)
         reply = await packed(json_reply(content), {b"accept-encoding": b"gzip"})
         assert zlib.decompress(b"".join(reply.parts), 31) == json.dumps(content).encode()
+
+    run(test())
+
+
+def test_threads_that_pack_give_way_to_execution() -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    async def test() -> None:
+        assert await bodies._in_thread(niceness) >= NICENESS
 
     run(test())
 

@@ -6,8 +6,9 @@ takes long is done in a thread; the event loop is that of the controller.
 
 import asyncio
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from math import inf
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -48,7 +49,13 @@ ZLIB_THREADS: Final = 2
 """Threads that pack and unpack, for all servers of the process: one for bodies of requests, and one more for replies.
 They give way to the threads that execute requests."""
 
-_zlib_threads: Final = ThreadPoolExecutor(ZLIB_THREADS, "zlib", give_way)
+
+def _begin_thread() -> None:
+    with suppress(OSError):  # the process gives way even more, and may not take that back
+        give_way()
+
+
+_zlib_threads: Final = ThreadPoolExecutor(ZLIB_THREADS, "zlib", _begin_thread)
 
 MAX_REPOSITORY_BODY: Final = 64 * KIB
 """Bytes of a request to the repository."""
@@ -203,7 +210,7 @@ async def packed(reply: Reply, headers: Headers) -> Reply:
     if size <= ON_THE_LOOP:
         parts = _pack(reply.parts, WINDOW[coding])
     else:
-        parts = await _in_thread(_pack, reply.parts, WINDOW[coding])
+        parts = await _pack_in_threads(reply.parts, WINDOW[coding])
     return Reply(reply.status, [*reply.headers, (b"content-encoding", coding), (b"vary", b"accept-encoding")], parts)
 
 
@@ -221,13 +228,23 @@ def _coding(accepted: bytes) -> bytes | None:
 
 
 def _pack(parts: Any, window: int) -> list[bytes]:
-    """Packed, in parts; zlib lets other threads run only while it packs."""
     packer = zlib.compressobj(LEVEL, wbits=window)
-    made = []
+    made = [packer.compress(piece) for piece in _pieces(parts)]
+    return [part for part in (*made, packer.flush()) if part]
+
+
+async def _pack_in_threads(parts: Any, window: int) -> list[bytes]:
+    """Pack a piece at a time, so that others get their turn."""
+    packer = zlib.compressobj(LEVEL, wbits=window)
+    made = [await _in_thread(packer.compress, piece) for piece in _pieces(parts)]
+    return [part for part in (*made, packer.flush()) if part]
+
+
+def _pieces(parts: Any) -> Iterator[memoryview]:
     for part in parts:
         view = memoryview(part)
-        made += [packer.compress(view[at : at + PIECE]) for at in range(0, len(view), PIECE)]
-    return [part for part in (*made, packer.flush()) if part]
+        for at in range(0, len(view), PIECE):
+            yield view[at : at + PIECE]
 
 
 def header_bytes(headers: Headers) -> int | None:
