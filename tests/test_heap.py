@@ -3,7 +3,7 @@
 import ctypes
 from pathlib import Path
 
-from clockwork.heap import give_back_free
+from clockwork import heap
 from clockwork.units import KIB, MIB
 
 PIECE, COUNT = 40 * KIB, 4000
@@ -14,7 +14,7 @@ def resident() -> int:
     return int(fields["VmRSS"].split()[0]) * KIB
 
 
-def test_small_pieces_are_given_back_where_there_are_enough() -> None:
+def test_small_pieces_are_given_back() -> None:
     libc = ctypes.CDLL(None)
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
@@ -24,7 +24,7 @@ def test_small_pieces_are_given_back_where_there_are_enough() -> None:
     for piece in pieces[:-1]:  # the last one keeps the heap from shrinking by itself
         libc.free(piece)
     before = resident()
-    assert not give_back_free(2**60)
-    assert give_back_free(64 * MIB)
+    assert heap.free() > 100 * MIB
+    heap.trim()
     assert before - resident() > 100 * MIB
     libc.free(pieces[-1])

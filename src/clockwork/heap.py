@@ -62,16 +62,22 @@ def give_back() -> None:
     mallopt(_M_TRIM_THRESHOLD, TOP_MAX)
 
 
-def give_back_free(at_least: Bytes) -> bool:
-    """Give free memory back to the system if there are ``at_least`` so many bytes of it; returns whether it did.
+def free() -> Bytes:
+    """What was freed and is kept for the next allocations; 0 where that is not known."""
+    return 0 if _mallinfo2 is None else int(_mallinfo2().fordblks)
 
-    Small blocks that were freed between others are kept by glibc until it is told. It takes a few milliseconds for
-    each 100 MiB, without the interpreter's lock: call it in a thread.
+
+def trim() -> None:
+    """Give all free pages back to the system, also those of small blocks between others, which glibc keeps.
+
+    It takes a few milliseconds for each 100 MiB, without the interpreter's lock: call it in a thread. Other threads
+    that allocate wait for it.
     """
-    if _mallinfo2 is None or int(_mallinfo2().fordblks) < at_least:
-        return False
-    ctypes.CDLL(None).malloc_trim(0)
-    return True
+    try:
+        malloc_trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return
+    malloc_trim(0)
 
 
 def in_use() -> Bytes:

@@ -12,13 +12,15 @@ from google.protobuf.message import DecodeError
 
 from clockwork.errors import InvalidRequestError, ProtocolError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
-from clockwork.grpc_frontend.infer import parse, request_of
+from clockwork.grpc_frontend.infer import parse, request_of, with_payload
 from clockwork.grpc_frontend.raw_contents import split
+from clockwork.grpc_frontend.scanning import _Scan
 from clockwork.messages import requests
 from clockwork.messages.tensors import TensorSpec, check_specs
-from clockwork.oip.binary import parse_infer
+from clockwork.oip.binary import inputs_of, parse_infer
 from clockwork.oip.contract import Failure, check_priority, slo_of
 from clockwork.oip.rest import RestError, repository_head, route
+from clockwork.steps import at_once
 from clockwork.wire.codec import decode_action, decode_request, decode_response, decode_result, encode
 from clockwork.wire.frame import FrameReader, encode_frame, preamble
 
@@ -73,7 +75,9 @@ def infer_body(data: bytes) -> None:
     """The body of an inference request over HTTP; its first two bytes say how long its JSON is said to be."""
     length = int.from_bytes(data[:2], "little")
     with suppress(InvalidRequestError):
-        head, specs, payload = parse_infer(data[2:], length - 1 if length else None)
+        asked = at_once(parse_infer(data[2:], length - 1 if length else None))
+        head = asked.head
+        specs, payload = at_once(inputs_of(asked))
         check_specs(specs, len(payload))
         with suppress(ValueError):
             slo = slo_of(head.parameters)
@@ -107,7 +111,9 @@ def _failure(method: str, path: str) -> Failure | None:
 def grpc_message(data: bytes) -> None:
     """A ModelInferRequest as it comes over the wire."""
     with suppress(DecodeError, InvalidRequestError):
-        request, payload = request_of(*parse(data), 1, None)
+        _Scan(data).request()
+        message, raw = parse(data)
+        request, payload = at_once(with_payload(message, raw, request_of(message, raw, 1, None)))
         assert request.slo is None or request.slo > 0
         check_specs(request.inputs, len(payload))
 

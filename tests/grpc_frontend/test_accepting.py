@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -26,6 +27,7 @@ from clockwork.grpc_frontend.server import MAX_STREAMS, MAX_UNREAD_CALLS
 from clockwork.grpc_frontend.service import CallFailedError, Service
 from clockwork.host.reception import Reception
 from clockwork.messages.actions import Infer
+from clockwork.stepping import Stepper
 from http2_raw import END_HEADERS, END_STREAM, HEADERS, Http2, connections, first_headers, frame, later_headers
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -144,7 +146,8 @@ def test_a_deadline_counts_from_when_the_call_was_taken(arrived: int | None) -> 
         peers: Any = Peers(lambda: client)
         loop = asyncio.get_running_loop()
         reception = Reception(loop, Still(), ControllerConfig(), lambda by_model: None, lambda busy: None, Throttle())
-        service = Service(client, peers, lambda: True, lambda model: True, reception, clock=Still())
+        host: Any = SimpleNamespace(reception=reception, arena=None, is_ready=None, description=None, stepper=Stepper())
+        service = Service(host, client, peers, lambda: True, Still())
         with pytest.raises(CallFailedError):
             await service.model_infer(asked(slo_ms=pb.InferParameter(double_param=20)), Call())
 

@@ -9,8 +9,9 @@ import pytest
 from clockwork.arrays import from_payload
 from clockwork.errors import InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
-from clockwork.grpc_frontend.contents import payload_of
+from clockwork.grpc_frontend.contents import SLICE, add_contents
 from clockwork.messages.tensors import TensorSpec
+from clockwork.steps import at_once
 
 ROUND_TRIPS = [
     ("BOOL", "bool_contents", [True, False]),
@@ -32,6 +33,12 @@ ROUND_TRIPS = [
 
 def contents(**fields: Any) -> pb.InferTensorContents:
     return pb.InferTensorContents(**fields)
+
+
+def payload_of(name: str, datatype: str, shape: tuple[int, ...], sent: pb.InferTensorContents) -> bytearray:
+    payload = bytearray()
+    at_once(add_contents(name, datatype, shape, sent, payload))
+    return payload
 
 
 @pytest.mark.parametrize(("datatype", "field", "elements"), ROUND_TRIPS)
@@ -76,3 +83,13 @@ def test_elements_in_the_field_of_another_datatype_are_refused() -> None:
 def test_an_unknown_datatype_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="unknown datatype 'FP8'"):
         payload_of("x", "FP8", (1,), contents(fp32_contents=[0.0]))
+
+
+@pytest.mark.parametrize(("datatype", "field"), [("INT32", "int_contents"), ("BF16", "fp32_contents")])
+def test_many_elements_are_converted_in_slices(datatype: str, field: str) -> None:
+    payload = bytearray()
+    steps = add_contents("x", datatype, (3 * SLICE,), contents(**{field: [1] * (3 * SLICE)}), payload)
+    sizes = [len(payload) for _ in steps]
+    size = len(payload) // 3
+    assert sizes == [size, 2 * size]
+    assert payload == 3 * SLICE * payload[: size // SLICE]

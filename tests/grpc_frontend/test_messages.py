@@ -8,10 +8,11 @@ import tritonclient.grpc.service_pb2 as triton
 
 from clockwork.errors import InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
-from clockwork.grpc_frontend.infer import MAX_PAYLOAD_BYTES, request_of, response_of
+from clockwork.grpc_frontend.infer import MAX_PARAMETERS, MAX_PAYLOAD_BYTES, request_of, response_of, with_payload
 from clockwork.messages.requests import InferRequest, InferResponse, RequestTiming
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import MAX_TENSORS, TensorSpec
+from clockwork.steps import at_once
 from clockwork.units import MILLISECOND
 
 
@@ -21,12 +22,16 @@ def asked(**changes: Any) -> pb.ModelInferRequest:
     return pb.ModelInferRequest(**fields)
 
 
-def requested(message: pb.ModelInferRequest, id: int = 1, remaining: int | None = None) -> tuple[InferRequest, Any]:
+def requested(message: pb.ModelInferRequest, id: int = 1, remaining: int | None = None) -> InferRequest:
     return request_of(message, message.raw_input_contents, id, remaining)
 
 
 def parameter(**value: Any) -> pb.InferParameter:
     return pb.InferParameter(**value)
+
+
+def taken(message: pb.ModelInferRequest, id: int = 1) -> tuple[InferRequest, Any]:
+    return at_once(with_payload(message, message.raw_input_contents, requested(message, id)))
 
 
 def test_names_and_numbers_are_those_of_tritons_protocol() -> None:
@@ -46,14 +51,14 @@ def test_names_and_numbers_are_those_of_tritons_protocol() -> None:
 
 def test_raw_data_of_one_tensor_is_not_copied() -> None:
     message = asked()
-    request, payload = requested(message, 5)
+    request, payload = taken(message, 5)
     assert request == InferRequest(5, "m", (TensorSpec("x", "FP32", (1, 2), 8),))
     assert payload == b"12345678"
 
 
 def test_tensors_lie_one_after_the_other() -> None:
     tensors = [pb.ModelInferRequest.InferInputTensor(name=name, datatype="UINT8", shape=[2]) for name in "ab"]
-    request, payload = requested(asked(inputs=tensors, raw_input_contents=[b"12", b"34"]))
+    request, payload = taken(asked(inputs=tensors, raw_input_contents=[b"12", b"34"]))
     assert [tensor.nbytes for tensor in request.inputs] == [2, 2]
     assert payload == b"1234"
 
@@ -70,7 +75,7 @@ def test_tensors_lie_one_after_the_other() -> None:
     ],
 )
 def test_the_tightest_deadline_holds(parameters: Any, remaining: int | None, slo: int | None) -> None:
-    assert requested(asked(parameters=parameters), remaining=remaining)[0].slo == slo
+    assert requested(asked(parameters=parameters), remaining=remaining).slo == slo
 
 
 TENSOR = pb.ModelInferRequest.InferInputTensor
@@ -80,6 +85,7 @@ WRONG = [
     (asked(raw_input_contents=[], inputs=[TENSOR(name="x", datatype="FP32", shape=[-1])]), r"has the shape \[-1\]"),
     (asked(inputs=[TENSOR(name="x")] * (MAX_TENSORS + 1)), "at most 256 are accepted"),
     (asked(parameters={"slo_ms": parameter(string_param="soon")}), "slo_ms is 'soon'"),
+    (asked(parameters={str(i): parameter() for i in range(MAX_PARAMETERS + 1)}), "1025 parameters; at most 1024"),
     (asked(parameters={"sequence_id": parameter(int64_param=1)}), "sequence_id is not supported"),
     (asked(raw_input_contents=[b"0" * (MAX_PAYLOAD_BYTES + 1)]), "at most"),
 ]
@@ -88,7 +94,7 @@ WRONG = [
 @pytest.mark.parametrize(("message", "why"), WRONG, ids=[why for _, why in WRONG])
 def test_a_message_that_makes_no_sense_is_refused(message: pb.ModelInferRequest, why: str) -> None:
     with pytest.raises(InvalidRequestError, match=why):
-        requested(message)
+        taken(message)
 
 
 def success(rows: int, batch_size: int) -> InferResponse:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from clockwork.errors import InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend import infer
-from clockwork.grpc_frontend.infer import MAX_PAYLOAD_BYTES, parse, request_of
+from clockwork.grpc_frontend.infer import MAX_PAYLOAD_BYTES, parse, request_of, with_payload
 from clockwork.grpc_frontend.raw_contents import (
     MAX_FIELDS,
     MIN_SPLIT_BYTES,
@@ -19,6 +19,8 @@ from clockwork.grpc_frontend.raw_contents import (
     varint,
     with_raw_outputs,
 )
+from clockwork.messages.requests import InferRequest
+from clockwork.steps import at_once
 from fuzzing.targets import grpc_fields
 
 TENSOR = pb.ModelInferRequest.InferInputTensor
@@ -105,21 +107,35 @@ class Memory:
         return np.empty(nbytes, np.uint8)
 
 
+def taken(data: bytes, allocate: Any = None) -> tuple[InferRequest, Any]:
+    message, raw = parse(data)
+    return at_once(with_payload(message, raw, request_of(message, raw, 1, None), allocate))
+
+
 @pytest.mark.parametrize("sizes", [[MIN_SPLIT_BYTES], [5, 2 * MIN_SPLIT_BYTES, 0, 7]], ids=str)
 def test_large_tensors_are_copied_once_into_memory_that_a_worker_can_read(sizes: list[int]) -> None:
     tensors, memory = [bytes([i + 1]) * size for i, size in enumerate(sizes)], Memory()
-    request, payload = request_of(*parse(asked(*tensors)), 1, None, allocate=memory.allocate)
+    request, payload = taken(asked(*tensors), memory.allocate)
     assert memory.given == [sum(sizes)]
     assert bytes(payload) == b"".join(tensors)
     assert not payload.readonly
     assert [spec.nbytes for spec in request.inputs] == sizes
 
 
+def test_large_tensors_are_copied_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(infer, "COPIED", MIN_SPLIT_BYTES)
+    memory, tensors = Memory(), (b"1" * (2 * MIN_SPLIT_BYTES + 1), b"2" * MIN_SPLIT_BYTES)
+    message, raw = parse(asked(*tensors))
+    steps = with_payload(message, raw, request_of(message, raw, 1, None), memory.allocate)
+    assert sum(1 for _ in steps) == 3
+    assert bytes(taken(asked(*tensors), memory.allocate)[1]) == b"".join(tensors)
+
+
 def test_small_tensors_and_those_of_a_server_without_shared_memory_are_not_copied_there() -> None:
     memory = Memory()
-    request_of(*parse(asked(b"1234", b"5")), 1, None, allocate=memory.allocate)
+    taken(asked(b"1234", b"5"), memory.allocate)
     assert memory.given == []
-    _, payload = request_of(*parse(asked(bytes(MIN_SPLIT_BYTES))), 1, None)
+    _, payload = taken(asked(bytes(MIN_SPLIT_BYTES)))
     assert payload.readonly
 
 
@@ -127,7 +143,7 @@ def test_typed_contents_lie_there_as_well() -> None:
     memory, count = Memory(), MIN_SPLIT_BYTES // 8
     tensor = TENSOR(name="x", datatype="FP64", shape=[count], contents={"fp64_contents": range(count)})
     message = pb.ModelInferRequest(model_name="m", inputs=[tensor])
-    _, payload = request_of(*parse(message.SerializeToString()), 1, None, allocate=memory.allocate)
+    _, payload = taken(message.SerializeToString(), memory.allocate)
     assert memory.given == [MIN_SPLIT_BYTES]
     assert np.frombuffer(payload).tolist() == list(range(count))
 
@@ -137,14 +153,14 @@ def test_nothing_is_allocated_for_what_is_too_large(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(infer, "MAX_PAYLOAD_BYTES", MIN_SPLIT_BYTES)
     assert MAX_PAYLOAD_BYTES > MIN_SPLIT_BYTES
     with pytest.raises(InvalidRequestError, match="the inputs take 16385 bytes; at most 16384 are accepted"):
-        request_of(*parse(asked(bytes(MIN_SPLIT_BYTES), b"1")), 1, None, allocate=memory.allocate)
+        taken(asked(bytes(MIN_SPLIT_BYTES), b"1"), memory.allocate)
     assert memory.given == []
 
 
 def test_the_tighter_of_the_messages_deadline_and_the_calls_holds() -> None:
     message, raw = parse(asked(b"1", parameters={"timeout": pb.InferParameter(int64_param=20_000)}))
-    assert request_of(message, raw, 1, None)[0].slo == 20_000_000
-    assert request_of(message, raw, 1, 12_000_000)[0].slo == 12_000_000
-    assert request_of(message, raw, 1, 30_000_000)[0].slo == 20_000_000
+    assert request_of(message, raw, 1, None).slo == 20_000_000
+    assert request_of(message, raw, 1, 12_000_000).slo == 12_000_000
+    assert request_of(message, raw, 1, 30_000_000).slo == 20_000_000
     message, raw = parse(asked(b"1"))
-    assert request_of(message, raw, 1, None)[0].slo is None
+    assert request_of(message, raw, 1, None).slo is None

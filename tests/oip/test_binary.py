@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.tensors import MAX_TENSORS, Datatype, TensorSpec, check_specs
-from clockwork.oip.binary import MAX_JSON_BYTES, parse_infer
+from clockwork.oip.binary import DEFAULT_MAX_JSON, InferHead, inputs_of, parse_infer
+from clockwork.steps import at_once
 
 
 def tensor(name: str = "x", datatype: str = "FP32", shape: Any = (1, 2), **more: Any) -> dict[str, Any]:
@@ -26,9 +27,14 @@ def body(*inputs: dict[str, Any], rest: bytes = b"", **more: Any) -> tuple[bytes
     return head + rest, len(head)
 
 
+def parsed(whole: bytes, length: int | None) -> tuple[InferHead, tuple[TensorSpec, ...], Any]:
+    asked = at_once(parse_infer(whole, length))
+    return asked.head, *at_once(inputs_of(asked))
+
+
 def test_binary_inputs_are_a_view_of_the_body() -> None:
     whole, length = body(binary(8), binary(4, "i", "INT32", [1]), rest=bytes(range(12)), id="7")
-    head, specs, payload = parse_infer(whole, length)
+    head, specs, payload = parsed(whole, length)
     assert head.id == "7"
     assert specs == (TensorSpec("x", "FP32", (1, 2), 8), TensorSpec("i", "INT32", (1,), 4))
     assert isinstance(payload, memoryview)
@@ -43,7 +49,7 @@ def test_json_and_binary_inputs_may_be_mixed() -> None:
         binary(1, "c", "BOOL", [1]),
         rest=b"\x07\x08\x01",
     )
-    _, specs, payload = parse_infer(whole, length)
+    _, specs, payload = parsed(whole, length)
     assert [spec.nbytes for spec in specs] == [2, 4, 1]
     assert payload == b"\x07\x08\x01\x00\xff\xff\x01"
 
@@ -69,7 +75,7 @@ JSON_TENSORS: list[tuple[str, list[int], Any, bytes]] = [
 @pytest.mark.parametrize(("datatype", "shape", "data", "made"), JSON_TENSORS)
 def test_elements_in_json(datatype: str, shape: list[int], data: Any, made: bytes) -> None:
     whole, _ = body(tensor(datatype=datatype, shape=shape, data=data))
-    _, specs, payload = parse_infer(whole, None)
+    _, specs, payload = parsed(whole, None)
     assert payload == made
     assert specs == (TensorSpec("x", datatype, tuple(shape), len(made)),)
 
@@ -77,9 +83,9 @@ def test_elements_in_json(datatype: str, shape: list[int], data: Any, made: byte
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
 def test_half_floats_come_binary_only(datatype: str) -> None:
     whole, length = body(binary(4, datatype=datatype), rest=b"abcd")
-    assert parse_infer(whole, length)[2] == b"abcd"
+    assert parsed(whole, length)[2] == b"abcd"
     with pytest.raises(InvalidRequestError, match="has no form in JSON: send it binary"):
-        parse_infer(body(tensor(datatype=datatype, data=[1, 2]))[0], None)
+        parsed(body(tensor(datatype=datatype, data=[1, 2]))[0], None)
 
 
 WRONG: dict[str, tuple[tuple[bytes, int | None], str]] = {
@@ -90,7 +96,7 @@ WRONG: dict[str, tuple[tuple[bytes, int | None], str]] = {
     "no inputs": ((b"{}", None), "inputs"),
     "header longer than the body": ((b"{}", 3), "the JSON has 3 bytes"),
     "no header": ((b"{}", 0), "the JSON has 0 bytes"),
-    "too much json": ((bytes(MAX_JSON_BYTES + 1), None), "at most"),
+    "too much json": ((bytes(DEFAULT_MAX_JSON + 1), None), "binary data extension, or raise --max-json"),
     "neither": (body(tensor()), "has neither data nor binary_data_size"),
     "both": (body({**binary(8), "data": [1, 2]}, rest=bytes(8)), "send one"),
     "too little behind": (body(binary(8), rest=bytes(7)), "7 bytes are left"),
@@ -122,7 +128,7 @@ WRONG: dict[str, tuple[tuple[bytes, int | None], str]] = {
 def test_what_is_wrong_is_said(what: str) -> None:
     (whole, length), message = WRONG[what]
     with pytest.raises(InvalidRequestError, match=message):
-        parse_infer(whole, length)
+        parsed(whole, length)
 
 
 shapes = st.lists(st.integers(-2, 4) | st.sampled_from([2**40, 2**63 - 1]), max_size=4)
@@ -140,7 +146,7 @@ inputs = st.fixed_dictionaries(
 def test_whatever_comes_is_taken_whole_or_refused(heads: list[Any], rest: bytes, off: int | None) -> None:
     whole, length = body(*heads, rest=rest)
     try:
-        _, specs, payload = parse_infer(whole, None if off is None else max(0, length + off))
+        _, specs, payload = parsed(whole, None if off is None else max(0, length + off))
     except InvalidRequestError:
         return
     check_specs(specs, len(payload))
@@ -149,7 +155,7 @@ def test_whatever_comes_is_taken_whole_or_refused(heads: list[Any], rest: bytes,
 @given(st.binary(max_size=64), st.none() | st.integers(0, 80))
 def test_noise_is_refused(noise: bytes, length: int | None) -> None:
     with pytest.raises(InvalidRequestError):
-        parse_infer(noise, length)
+        parsed(noise, length)
 
 
 @given(st.data())
@@ -157,6 +163,6 @@ def test_what_is_right_comes_out_as_it_went_in(data: st.DataObject) -> None:
     parts = data.draw(st.lists(st.binary(max_size=9), max_size=5))
     heads = [binary(len(part), f"x{at}", "UINT8", [len(part)]) for at, part in enumerate(parts)]
     whole, length = body(*heads, rest=b"".join(parts))
-    _, specs, payload = parse_infer(whole, length)
+    _, specs, payload = parsed(whole, length)
     assert bytes(payload) == b"".join(parts)
     assert [spec.nbytes for spec in specs] == [len(part) for part in parts]

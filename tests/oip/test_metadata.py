@@ -1,12 +1,13 @@
 """What is said of models and the server; that gRPC's messages are made of it; and one version."""
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
 
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.messages.counts import BatchCounts, ModelCounts
-from clockwork.messages.requests import ModelStatus, ModelSummary, Progress, ServerStatus
+from clockwork.messages.requests import ModelStatus, ModelSummary
 from clockwork.messages.results import ModelInfo
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, TensorInfo
@@ -46,9 +47,7 @@ def status(name: str, ready: bool = True) -> ModelStatus:
     )
 
 
-def server(stage: str = "serving", ready: bool = True) -> ServerStatus:
-    models = (status("b", ready), status("a", stage == "serving"))
-    return ServerStatus("1", "s", stage, Progress(), 0, (), models, {"worse": "it is broken"})
+NAMES, BROKEN = ("b", "a"), {"worse": "it is broken"}
 
 
 def test_statistics_have_every_request_and_batch() -> None:
@@ -75,23 +74,24 @@ def test_grpc_says_what_http_says() -> None:
     metadata = pb.ModelMetadataResponse(**model_metadata(SUMMARY))
     assert (metadata.platform, list(metadata.inputs[0].shape)) == (config.platform, [-1, 3])
     assert list(pb.ServerMetadataResponse(**server_metadata("1", "more")).extensions)[-1] == "more"
-    index = repository_index(server(), True, False)
+    index = list(repository_index(NAMES, BROKEN, NAMES.__contains__, "serving", True, False))
     assert pb.RepositoryIndexResponse.ModelIndex(**index[2]).reason == "it is broken"
 
 
 def test_the_index_has_every_model_and_says_why_one_is_not_ready() -> None:
-    def states(*said: Any) -> list[tuple[str, str, str]]:
-        return [(it["name"], it["state"], it["reason"]) for it in repository_index(*said)]
+    def states(*said: Any, ready: Collection[str] = NAMES) -> list[tuple[str, str, str]]:
+        index = repository_index(NAMES, BROKEN, ready.__contains__, *said)
+        return [(it["name"], it["state"], it["reason"]) for it in index]
 
     broken = ("worse", "UNAVAILABLE", "it is broken")
-    assert states(server(), True, False) == [("a", "READY", ""), ("b", "READY", ""), broken]
-    assert states(server(), True, True) == [("a", "READY", ""), ("b", "READY", "")]
+    assert states("serving", True, False) == [("a", "READY", ""), ("b", "READY", ""), broken]
+    assert states("serving", True, True) == [("a", "READY", ""), ("b", "READY", "")]
     why = "the server is profiling"
-    assert states(server("profiling", False), False, False) == [("a", "LOADING", why), ("b", "LOADING", why), broken]
-    assert states(server("profiling", False), False, True) == []
+    assert states("profiling", False, False, ready=()) == [("a", "LOADING", why), ("b", "LOADING", why), broken]
+    assert states("profiling", False, True, ready=()) == []
     hung = ("b", "UNAVAILABLE", "no worker that can serve it answers")
-    assert states(server(ready=False), True, False) == [("a", "READY", ""), hung, broken]
-    assert states(server(ready=False), True, True) == [("a", "READY", "")]
+    assert states("serving", True, False, ready="a") == [("a", "READY", ""), hung, broken]
+    assert states("serving", True, True, ready="a") == [("a", "READY", "")]
 
 
 @pytest.mark.parametrize("version", ["", "1"])

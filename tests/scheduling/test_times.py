@@ -93,6 +93,21 @@ def test_shapes_without_end_take_bounded_memory(
     for length in range(10):
         for _ in range(3):
             made.add(seconds(1), model, 1, (("x", (length,)),), ms(9))
-    assert len(made._tables) == 4
+    assert made.shapes == 4
     assert made.of(seconds(1), model, 1, (("x", (9,)),)) == ms(9)
     assert made.of(seconds(1), model, 1, (("x", (0,)),)) == ms(10)
+
+
+def test_shapes_in_use_and_models_without_a_choice_of_shapes_are_kept(
+    model: ModelState, made: InferTimes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(times, "MAX_TABLES", 4)
+    used = (("x", (1000,)),)
+    for key in ((), used):
+        for _ in range(3):
+            made.add(seconds(1), model, 1, key, ms(9))
+    for length in range(10):
+        made.of(seconds(1), model, 1, (("x", (length,)),))
+        assert made.of(seconds(1), model, 1, used) == ms(9)
+    assert made.of(seconds(1), model, 1, ()) == ms(9)
+    assert made.shapes == 4

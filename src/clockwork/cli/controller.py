@@ -14,6 +14,7 @@ from clockwork.cli.options import (
     LogFormat,
     LogLevel,
     MaxBatch,
+    MaxJson,
     ModelHistograms,
     NoProfileCache,
     ProfileCache,
@@ -40,7 +41,7 @@ from clockwork.cli.slos import ModelSlos, model_slos
 from clockwork.controller.config import DEFAULT_VERIFIED_SHARE
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
-from clockwork.units import MILLISECOND, SECOND, Nanos
+from clockwork.units import MIB, MILLISECOND, SECOND, Nanos
 
 if TYPE_CHECKING:
     pass
@@ -78,6 +79,7 @@ def controller(
     grpc: Grpc = None,
     metrics: ServeMetrics = True,
     model_histograms: ModelHistograms = True,
+    max_json: MaxJson = 16 * MIB,
     worker_listen: WorkerListen = DEFAULT_WORKER_LISTEN,
     workers: Workers = 1,
     load_timeout: LoadTimeout = 10 * SECOND,
@@ -132,7 +134,7 @@ def controller(
         worker_tls=worker_port(worker_tls_cert, worker_tls_key, worker_tls_ca),
         worker_tokens=tokens_of(worker_token_file),
     )
-    ends = FrontEnds(http, grpc, metrics, model_histograms)
+    ends = FrontEnds(http, grpc, metrics, model_histograms, max_json)
     policy = make_scheduler(scheduler)
     if only_checked():
         return

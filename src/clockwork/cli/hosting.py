@@ -20,7 +20,7 @@ from clockwork.http.config import DEFAULT as HTTP
 from clockwork.net.address import Address
 from clockwork.net.server import MAX_CONNECTIONS
 from clockwork.scheduling.base import Scheduler
-from clockwork.units import Nanos, seconds
+from clockwork.units import Bytes, Nanos, seconds
 
 
 def profile_directory(chosen: Path | None, none: bool) -> Path | None:
@@ -34,12 +34,16 @@ def profiling(max_batch: int, budget_seconds: float) -> ProfilingConfig:
 
 
 class FrontEnds(NamedTuple):
-    """Where the standard protocols are served, if at all, and whether metrics are, with each model's latencies."""
+    """Where the standard protocols are served, if at all, and whether metrics are, with each model's latencies.
+
+    ``max_json``: bytes of JSON in one request or response over HTTP.
+    """
 
     http: Address | None
     grpc: Address | None
     metrics: bool = True
     model_histograms: bool = True
+    max_json: Bytes = HTTP.max_json
 
 
 def run_controller(
@@ -89,7 +93,7 @@ async def front_ends(host: ControllerHost, ends: FrontEnds) -> AsyncIterator[Non
             from clockwork.http.config import HttpConfig
             from clockwork.http.server import serving_http
 
-            config = HttpConfig(metrics=ends.metrics, model_histograms=ends.model_histograms)
+            config = HttpConfig(metrics=ends.metrics, model_histograms=ends.model_histograms, max_json=ends.max_json)
             where = await stack.enter_async_context(serving_http(host, ends.http, config))
             print(f"clockwork serves HTTP on {where}", flush=True)
         if ends.grpc is not None:

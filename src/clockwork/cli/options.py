@@ -155,6 +155,16 @@ ModelHistograms: TypeAlias = Annotated[
         help="Have a latency histogram of each model that is asked for among the metrics.",
     ),
 ]
+MaxJson: TypeAlias = Annotated[
+    Bytes,
+    typer.Option(
+        "--max-json",
+        parser=size,
+        metavar="SIZE",
+        show_default="16MiB",
+        help="JSON of one HTTP request or response; larger tensors are sent with the binary data extension.",
+    ),
+]
 SchedulerName: TypeAlias = Annotated[
     str,
     typer.Option(

@@ -27,6 +27,7 @@ from clockwork.cli.options import (
     LogFormat,
     LogLevel,
     MaxBatch,
+    MaxJson,
     ModelCache,
     ModelCacheSize,
     ModelHistograms,
@@ -98,6 +99,7 @@ def serve(
     grpc: Grpc = None,
     metrics: ServeMetrics = True,
     model_histograms: ModelHistograms = True,
+    max_json: MaxJson = 16 * MIB,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
     model_slo: ModelSlos = None,
@@ -187,7 +189,7 @@ def serve(
     policy = make_scheduler(scheduler)
     if only_checked():
         return
-    ends = FrontEnds(http, grpc, metrics, model_histograms)
+    ends = FrontEnds(http, grpc, metrics, model_histograms, max_json)
     run_embedded(config, policy, worker, ends, drain_limit, log_level, log_format)
 
 

@@ -1,6 +1,6 @@
 """The controller's state in the words of `clockwork.messages`, for clients, people and monitoring.
 
-Rules of the file: a `Description` may be asked for one thing at a time, so that who asks for much can pause in between.
+A `Description` gives one thing at a time, so that its user can let other work run in between.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,19 +23,27 @@ from clockwork.state import ClockworkState, ModelState, Predictions, WorkerState
 from clockwork.units import Nanos
 
 
-def describe_models(state: ClockworkState) -> tuple[ModelSummary, ...]:
-    """All models served, by name."""
-    return tuple(
-        ModelSummary(
-            model.name,
-            model.info.inputs,
-            model.info.outputs,
-            model.info.batchable,
-            model.max_rows,
-            model.info.weights_bytes,
-        )
-        for _, model in sorted(state.models.items())
-    )
+class Summaries:
+    """All models as clients see them, described again only after a model was given a profile."""
+
+    def __init__(self, state: ClockworkState) -> None:
+        """``state`` may go on changing; ask only while its set of models stays as it is."""
+        self._state = state
+        self._assigned = -1
+        self._made: tuple[ModelSummary, ...] = ()
+
+    def after(self, assigned: int) -> tuple[ModelSummary, ...]:
+        """Return the models by name: the same tuple while ``assigned``, the profiles given so far, is the same."""
+        if assigned != self._assigned:
+            self._made = tuple(describe_model(model) for _, model in sorted(self._state.models.items()))
+            self._assigned = assigned
+        return self._made
+
+
+def describe_model(model: ModelState) -> ModelSummary:
+    """A model as clients see it."""
+    info = model.info
+    return ModelSummary(model.name, info.inputs, info.outputs, info.batchable, model.max_rows, info.weights_bytes)
 
 
 class Description(Struct, frozen=True):
@@ -69,6 +77,20 @@ class Description(Struct, frozen=True):
         """A served model's counters, to be read."""
         return self.tally.of(model)
 
+    def summary_of(self, model: str) -> ModelSummary | None:
+        """A served model as clients see it; None: there is no such model."""
+        found = self.state.models.get(model)
+        return None if found is None else describe_model(found)
+
+    def status_of(self, model: str) -> ModelStatus | None:
+        """A served model, its times and its counts; None: there is no such model."""
+        found = self.state.models.get(model)
+        return None if found is None else _describe_model(found, self.tally.of(model), self.is_ready(model))
+
+    def statuses(self) -> Iterator[ModelStatus]:
+        """Each served model, by name, described when it is asked for."""
+        return (status for name in self.models() if (status := self.status_of(name)) is not None)
+
     def workers(self) -> Iterator[WorkerStatus]:
         """Each worker, by name."""
         for worker_id, worker in sorted(self.fleet.items()):
@@ -80,6 +102,10 @@ class Description(Struct, frozen=True):
 
     def server(self) -> ServerStatus:
         """Everything that `clockwork status` shows."""
+        return self.server_with(tuple(self.statuses()))
+
+    def server_with(self, models: tuple[ModelStatus, ...]) -> ServerStatus:
+        """The same, with models that were described before."""
         return ServerStatus(
             self.version,
             self.scheduler,
@@ -87,10 +113,7 @@ class Description(Struct, frozen=True):
             self.progress,
             self.outstanding,
             tuple(self.workers()),
-            tuple(
-                _describe_model(model, self.tally.of(name), self.is_ready(name))
-                for name, model in sorted(self.state.models.items())
-            ),
+            models,
             dict(self.broken),
             self.serving_ns,
             self.state.predictions().summary(),
@@ -110,7 +133,7 @@ def _describe_model(model: ModelState, counted: Counts, ready: bool) -> ModelSta
         counts.failed(answers),
         counted.cold_starts,
         counted.broken_promises,
-        {kind: model.recent(kind) for kind in model.profiles},
+        {kind: recent for kind, profile in model.profiles.items() if (recent := model.recent(kind)) != profile},
         model.predictions.summary(),
         counted.summary(),
         ready,

@@ -53,6 +53,7 @@ class Profiler:
         self._done = 0
         self._measured = 0
         self._started: Nanos = 0
+        self.assigned = 0  #: profiles that were given to models
         self.broken: dict[str, str] = {}  #: model -> why it cannot be served
 
     @property
@@ -121,6 +122,7 @@ class Profiler:
             model.stop_batching(profile.unbatched)
         if profile is not None and profile.max_batch_size >= self._config.max_batch_size:
             model.profiles[kind] = _cut(profile, self._config.max_batch_size)
+            self.assigned += 1
             self._done += 1
             return
         jobs = [*self._queue, *(job for job, _ in self._running.values())]
@@ -166,6 +168,7 @@ class Profiler:
         self._known[job.key] = profile
         for model in job.models:
             model.profiles[job.key.device_kind] = profile
+        self.assigned += len(job.models)
         self._done += len(job.models)
         self._measured += 1
         times = ", ".join(f"b{size} {as_ms(profile.infer[size].p99):.2f}" for size in profile.batch_sizes)

@@ -3,6 +3,7 @@
 from typing import Final
 
 from clockwork.controller.events import Respond
+from clockwork.controller.tally import Tally
 from clockwork.messages.requests import (
     DEFAULT_RETRY,
     EvictRequest,
@@ -16,7 +17,7 @@ from clockwork.messages.requests import (
     RequestTiming,
 )
 from clockwork.messages.status import Status
-from clockwork.units import Nanos
+from clockwork.units import Nanos, show_duration
 
 Refusable = InferRequest | ListModelsRequest | LoadModelRequest | EvictRequest
 """Requests that can be refused: the others are answered in every stage, or not at all."""
@@ -32,6 +33,14 @@ def retry_time(status: int, known: Nanos | None = None) -> Nanos | None:
     return DEFAULT_RETRY if known is None and status in _COMES_BACK else known
 
 
+def counted(tally: Tally, refusals: list[Respond]) -> list[Respond]:
+    """Count the requests that the buffer refuses before their models are known."""
+    for refused in refusals:
+        if isinstance(refused.response, InferResponse):
+            tally.stranger(refused.response.status)
+    return refusals
+
+
 def refusal(client_id: int, request: Refusable, status: Status, text: str, waited: Nanos = 0) -> Respond:
     """The answer to ``request``, in its own kind of response; it has ``waited`` for that."""
     match request:
@@ -44,3 +53,12 @@ def refusal(client_id: int, request: Refusable, status: Status, text: str, waite
             return Respond(client_id, LoadModelResponse(request.id, int(status), text))
         case EvictRequest():
             return Respond(client_id, EvictResponse(request.id, int(status), text))
+
+
+def missed(client_id: int, request_id: int, waited: Nanos) -> Respond:
+    """The answer to a request whose deadline has passed before the controller handles it."""
+    text = (
+        f"the deadline passed before the controller handled the request, which had waited {show_duration(waited)} for "
+        "it: the server is overloaded"
+    )
+    return Respond(client_id, InferResponse(request_id, int(Status.TIMEOUT), text, (), RequestTiming(waited)))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Concatenate, Final, ParamSpec
 
 from clockwork.controller.admission import Admission
+from clockwork.controller.checking import check_names
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import (
     ControllerCommand,
@@ -23,7 +24,7 @@ from clockwork.controller.pending import Pending
 from clockwork.controller.plausible import plausible
 from clockwork.controller.promises import FAULTS_OF_CLIENTS, Promise, outcome
 from clockwork.controller.quota import input_bytes
-from clockwork.controller.refusing import refusal, retry_time
+from clockwork.controller.refusing import missed, refusal, retry_time
 from clockwork.controller.settling import lateness, remember, timing_of, trusted
 from clockwork.controller.tally import Tally
 from clockwork.controller.throttling import Throttle
@@ -37,7 +38,7 @@ from clockwork.messages.status import Status
 from clockwork.messages.tensors import MAX_NAME, TensorSpec
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
-from clockwork.units import Nanos, show_duration
+from clockwork.units import Nanos
 
 P = ParamSpec("P")
 
@@ -128,6 +129,20 @@ class Serving:
         cold = model.name not in self._state.holders
         return PendingRequest(self._last_id, client_id, message.id, model, share, payload, arrival, deadline, cold)
 
+    def refuse_early(self, client_id: int, message: InferRequest) -> Respond | None:
+        """Return the refusal of a request for an unknown model, or with other inputs than the model's, and count it."""
+        model = self._state.models.get(message.model)
+        status, text = Status.INVALID_REQUEST, ""
+        try:
+            check_names(message)
+            if model is None:
+                status, text = self._why_unknown(message.model)
+            elif model.profiles:  # else it is refused later, for that
+                self._admission.batch_size(model, message)
+        except InvalidRequestError as error:
+            text = str(error)
+        return self.refuse(client_id, message, status, text) if text else None
+
     def refuse(self, client_id: int, message: InferRequest, status: Status, text: str) -> Respond:
         """Answer a request that is not even taken in, and count it."""
         if message.model in self._state.models:
@@ -154,11 +169,7 @@ class Serving:
         counts = self.tally.of(message.model)
         counts.answered(Status.TIMEOUT, now - arrival)
         counts.late_ns += now - deadline
-        text = (
-            f"the deadline passed before the controller handled the request, which had waited "
-            f"{show_duration(now - arrival)} for it: the server is overloaded"
-        )
-        return Respond(client_id, InferResponse(message.id, Status.TIMEOUT, text, (), RequestTiming(now - arrival)))
+        return missed(client_id, message.id, now - arrival)
 
     def _why_unknown(self, name: str) -> tuple[Status, str]:
         if name in self.broken:

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from clockwork import __version__
 from clockwork.controller.buffer import StartupBuffer
 from clockwork.controller.config import ControllerConfig
-from clockwork.controller.description import Description, describe_models
+from clockwork.controller.description import Description, Summaries
 from clockwork.controller.draining import Draining
 from clockwork.controller.events import (
     ClientLost,
@@ -51,7 +51,7 @@ from clockwork.controller.plausible import plausible
 from clockwork.controller.profiling import Profiler
 from clockwork.controller.querying import Queries
 from clockwork.controller.readiness import is_ready, note_silence, ready_workers
-from clockwork.controller.refusing import Refusable, refusal
+from clockwork.controller.refusing import Refusable, counted, refusal
 from clockwork.controller.reporting import worker_report
 from clockwork.controller.serving import Serving
 from clockwork.controller.stage import Phase, Stage
@@ -63,7 +63,6 @@ from clockwork.messages.requests import (
     CancelRequest,
     EvictRequest,
     InferRequest,
-    InferResponse,
     ListModelsRequest,
     ListModelsResponse,
     LoadModelRequest,
@@ -112,6 +111,7 @@ class ControllerWithStartupPhase:
         self.throttle = self._serving.throttle
         self._draining = Draining(self._serving)
         self._buffer = StartupBuffer(self._config)
+        self._summaries = Summaries(self._state)
         most = self._config.max_copies
         self._named = [load_spec(s.path, s.name, s.no_of_copies, most) for s in self._config.models]
 
@@ -174,7 +174,7 @@ class ControllerWithStartupPhase:
             if self._draining.begun:
                 return commands + self._draining.settle(now)
             return commands + self._serving.check_if_idle(now) if self._serving.checks.due else commands
-        return [*commands, *self._counted(self._buffer.expire(now)), *self._advance(now)]
+        return [*commands, *counted(self._serving.tally, self._buffer.expire(now)), *self._advance(now)]
 
     def next_wakeup(self) -> Nanos | None:
         """When time alone will change something."""
@@ -186,6 +186,10 @@ class ControllerWithStartupPhase:
         else:
             moments += [self._buffer.next_expiry(), self._loading_ends()]
         return min((moment for moment in moments if moment is not None), default=None)
+
+    def refuse_early(self, client_id: int, request: InferRequest) -> Respond | None:
+        """Return the refusal of a request whose inputs are not the model's, whatever their sizes, or None."""
+        return self._serving.refuse_early(client_id, request) if self.stage is Stage.SERVING else None
 
     def predictions(self) -> Predictions:
         """What was predicted of all actions in service, held against what they did; for those who watch."""
@@ -442,10 +446,10 @@ class ControllerWithStartupPhase:
             case InferRequest() if self._stage is Stage.SERVING:
                 return self._serving.infer(now, client_id, request, event.payload, event.arrival, event.shared)
             case ListModelsRequest() if self._stage is Stage.SERVING:
-                models = describe_models(self._state)
+                models = self._summaries.after(self._profiler.assigned)
                 return [Respond(client_id, ListModelsResponse(request.id, Status.SUCCESS, "", models))]
             case InferRequest() | ListModelsRequest():
-                return self._counted(self._buffer.add(now, event))
+                return [*counted(self._serving.tally, self._buffer.add(now, event))]
             case CancelRequest():
                 self._buffer.cancel(client_id, request.id)
                 return self._serving.cancel(now, client_id, request.id)
@@ -463,13 +467,6 @@ class ControllerWithStartupPhase:
                 return [refusal(client_id, request, Status.INITIALIZING, text)]
             case StatusRequest():
                 return [Respond(client_id, StatusResponse(request.id, self.description(now).server()))]
-
-    def _counted(self, refusals: list[Respond]) -> Commands:
-        """Count the requests that the buffer does not keep."""
-        for response in (refused.response for refused in refusals):
-            if isinstance(response, InferResponse):
-                self._serving.tally.stranger(response.status)
-        return [*refusals]
 
     def _load(self, now: Nanos, client_id: int, request: LoadModelRequest) -> Commands:
         if self._stage is not Stage.LOADING:

@@ -1,7 +1,8 @@
 """Elements in the fields of ``InferTensorContents``, as payloads.
 
-Rules of the file: no clock and no I/O. Numbers that their datatype cannot hold are refused, never wrapped around. The
-protocol has no field for 16-bit floats; here ``fp32_contents`` may carry them, and each is rounded to the nearest.
+No clock and no I/O. Numbers that their datatype cannot hold are refused, never wrapped around. The protocol has no
+field for 16-bit floats; here ``fp32_contents`` may carry them, and each is rounded to the nearest. Elements are
+converted in slices, because each becomes a Python object on the way.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import numpy as np
 from clockwork.arrays import Array, dtype_of, to_payload
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.tensors import Datatype
+from clockwork.steps import Steps
 
 _FIELDS: Final[Mapping[str, str]] = {
     Datatype.BOOL: "bool_contents",
@@ -33,8 +35,12 @@ _FIELDS: Final[Mapping[str, str]] = {
 """Open Inference Protocol v2, message InferTensorContents."""
 
 
-def payload_of(name: str, datatype: str, shape: tuple[int, ...], contents: Any) -> Any:
-    """The payload of a tensor whose elements are in ``contents``.
+SLICE: Final = 8192
+"""Elements that are converted in one step."""
+
+
+def add_contents(name: str, datatype: str, shape: tuple[int, ...], contents: Any, payload: bytearray) -> Steps[None]:
+    """Append to ``payload`` the bytes of a tensor whose elements are in ``contents``.
 
     Raises:
         InvalidRequestError: an unknown datatype, another number of elements than the shape's, an element too large.
@@ -49,11 +55,18 @@ def payload_of(name: str, datatype: str, shape: tuple[int, ...], contents: Any) 
         raise InvalidRequestError(
             f"tensor {name!r}: {datatype}{list(shape)} takes {prod(shape)} elements in {field}, found {len(elements)}"
         )
-    try:
-        with np.errstate(over="raise"):
-            return to_payload(_array(datatype, elements))[2] if datatype != Datatype.BF16 else _bfloat16(elements)
-    except (OverflowError, FloatingPointError):
-        raise InvalidRequestError(f"tensor {name!r} has an element that no {datatype} can hold") from None
+    for at in range(0, len(elements), SLICE):
+        if at:
+            yield
+        try:
+            payload += _bytes_of(datatype, elements[at : at + SLICE])
+        except (OverflowError, FloatingPointError):
+            raise InvalidRequestError(f"tensor {name!r} has an element that no {datatype} can hold") from None
+
+
+def _bytes_of(datatype: str, elements: Any) -> Any:
+    with np.errstate(over="raise"):
+        return _bfloat16(elements) if datatype == Datatype.BF16 else to_payload(_array(datatype, elements))[2]
 
 
 def _array(datatype: str, elements: Any) -> Array:

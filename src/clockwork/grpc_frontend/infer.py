@@ -1,27 +1,36 @@
 """``ModelInferRequest`` into `InferRequest`, and `InferResponse` into ``ModelInferResponse``.
 
-Rules of the file: no clock and no I/O. Raw data is copied once at most: into memory that a worker can read.
+No clock and no I/O. Raw data is copied once at most: into memory that a worker can read. Long work is done in steps.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from clockwork.errors import InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
-from clockwork.grpc_frontend.contents import payload_of
+from clockwork.grpc_frontend.contents import add_contents
 from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, split, with_raw_outputs
 from clockwork.messages.requests import InferRequest, InferResponse
 from clockwork.messages.tensors import MAX_RANK, MAX_TENSORS, TensorSpec
 from clockwork.oip.answer import told
 from clockwork.oip.contract import check_priority, check_supported, slo_of
 from clockwork.oip.metadata import VERSION
+from clockwork.steps import Steps
 from clockwork.units import MIB, Bytes, Nanos
-from clockwork.wire.frame import MAX_FRAME_BYTES, Allocate
+from clockwork.wire.frame import MAX_FRAME_BYTES, Allocate, uninitialised
 
 NO_PARAMETERS: Final[Mapping[str, Any]] = {}
 
 MAX_PAYLOAD_BYTES: Final[Bytes] = MAX_FRAME_BYTES - MIB
 """Tensors of one request: they go to a worker in one frame, with its header."""
+
+COPIED: Final[Bytes] = 1 * MIB
+"""Bytes that are copied in one step."""
+
+MAX_PARAMETERS: Final = 1024
+"""Parameters of one request, those of its inputs and outputs included."""
 
 _CHOICES: Final = {float: "double_param", int: "int64_param", bool: "bool_param"}
 """Which field of ``InferParameter`` carries what `told` tells."""
@@ -48,26 +57,28 @@ def request_of(
     raw: Sequence[Any],
     id: int,
     limit: Nanos | None,
-    allocate: Allocate | None = None,
-) -> tuple[InferRequest, Any]:
-    """The request and its payload.
+) -> InferRequest:
+    """The request. Typed contents are not looked at, and have no bytes in the specs: `with_payload` decodes them.
 
     Args:
         message: what `parse` has made.
         raw: its raw tensors.
         id: the request's.
         limit: time from the request's arrival to the deadline of its call; None: the call has none.
-        allocate: gives memory that a worker can read; large tensors are copied there.
 
     Raises:
-        InvalidRequestError: the message contradicts itself, is too large, or requests an unsupported feature.
+        InvalidRequestError: the message contradicts itself or requests an unsupported feature.
     """
     if len(message.inputs) > MAX_TENSORS or len(message.outputs) > MAX_TENSORS:
         raise InvalidRequestError(
             f"{len(message.inputs)} inputs and {len(message.outputs)} outputs; at most {MAX_TENSORS} are accepted"
         )
+    tensors = (*message.inputs, *message.outputs)
+    count = len(message.parameters) + sum(len(tensor.parameters) for tensor in tensors)
+    if count > MAX_PARAMETERS:
+        raise InvalidRequestError(f"{count} parameters; at most {MAX_PARAMETERS} are accepted")
     parameters = _parameters(message.parameters) if message.parameters else {}
-    for tensor in (*message.inputs, *message.outputs):
+    for tensor in tensors:
         if tensor.parameters:
             _parameters(tensor.parameters)
     try:
@@ -78,9 +89,35 @@ def request_of(
         raise InvalidRequestError(str(error)) from None
     if limit is not None:
         slo = limit if slo is None else min(slo, limit)
-    specs, payload = _raw(message, raw, allocate) if raw else _typed(message, allocate)
+    specs = _raw_specs(message, raw) if raw else _typed_specs(message)
     outputs = tuple(output.name for output in message.outputs)
-    return InferRequest(id, message.model_name, specs, slo, None, outputs), payload
+    return InferRequest(id, message.model_name, specs, slo, None, outputs)
+
+
+def with_payload(
+    message: pb.ModelInferRequest, raw: Sequence[Any], request: InferRequest, allocate: Allocate | None = None
+) -> Steps[tuple[InferRequest, Any]]:
+    """The request with the sizes of its inputs, and their payload.
+
+    Args:
+        message: what `parse` has made.
+        raw: its raw tensors.
+        request: what `request_of` has made of them.
+        allocate: gives memory that a worker can read; large tensors are copied there.
+
+    Raises:
+        InvalidRequestError: the inputs are too large, or typed contents are not those of their specs.
+    """
+    if raw:
+        return request, (yield from _together(raw, allocate))
+    typed = bytearray()
+    specs = []
+    for tensor, spec in zip(message.inputs, request.inputs, strict=True):
+        before = len(typed)
+        yield from add_contents(spec.name, spec.datatype, spec.shape, tensor.contents, typed)
+        specs.append(TensorSpec(spec.name, spec.datatype, spec.shape, len(typed) - before))
+    payload = yield from _together((typed,), allocate)
+    return replace(request, inputs=tuple(specs)), payload
 
 
 def response_of(
@@ -106,9 +143,7 @@ def _parameters(sent: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
     return made
 
 
-def _raw(
-    message: pb.ModelInferRequest, raw: Sequence[Any], allocate: Allocate | None
-) -> tuple[tuple[TensorSpec, ...], Any]:
+def _raw_specs(message: pb.ModelInferRequest, raw: Sequence[Any]) -> tuple[TensorSpec, ...]:
     if len(raw) != len(message.inputs):
         raise InvalidRequestError(
             f"{len(message.inputs)} inputs came with {len(raw)} raw_input_contents; each must have its own"
@@ -120,31 +155,36 @@ def _raw(
                 f"tensor {tensor.name!r} has contents beside raw_input_contents; send one of them"
             )
         specs.append(TensorSpec(tensor.name, tensor.datatype, tuple(tensor.shape), len(data)))
-    return tuple(specs), _together(raw, allocate)
+    return tuple(specs)
 
 
-def _typed(message: pb.ModelInferRequest, allocate: Allocate | None) -> tuple[tuple[TensorSpec, ...], Any]:
-    specs, payloads = [], []
+def _typed_specs(message: pb.ModelInferRequest) -> tuple[TensorSpec, ...]:
+    specs = []
     for tensor in message.inputs:
         shape = tuple(tensor.shape)
         if len(shape) > MAX_RANK or any(dim < 0 for dim in shape):
             raise InvalidRequestError(f"tensor {tensor.name!r} has the shape {list(shape)[: MAX_RANK + 1]}")
-        payload = payload_of(tensor.name, tensor.datatype, shape, tensor.contents)
-        specs.append(TensorSpec(tensor.name, tensor.datatype, shape, len(payload)))
-        payloads.append(payload)
-    return tuple(specs), _together(payloads, allocate)
+        specs.append(TensorSpec(tensor.name, tensor.datatype, shape, 0))
+    return tuple(specs)
 
 
-def _together(tensors: Sequence[Any], allocate: Allocate | None) -> Any:
+def _together(tensors: Sequence[Any], allocate: Allocate | None) -> Steps[Any]:
     """The tensors' bytes, one after the other."""
     nbytes = sum(map(len, tensors))
     if nbytes > MAX_PAYLOAD_BYTES:
         raise InvalidRequestError(f"the inputs take {nbytes} bytes; at most {MAX_PAYLOAD_BYTES} are accepted")
-    if allocate is None or nbytes < MIN_SPLIT_BYTES:
-        return tensors[0] if len(tensors) == 1 else b"".join(tensors)
-    memory: memoryview = allocate(nbytes).data
+    if len(tensors) == 1 and (allocate is None or nbytes < MIN_SPLIT_BYTES):
+        return tensors[0]
+    if nbytes < MIN_SPLIT_BYTES:
+        return b"".join(tensors)
+    memory = memoryview((allocate or uninitialised)(nbytes).data)
     at = 0
     for data in tensors:
-        memory[at : at + len(data)] = data
-        at += len(data)
+        view = memoryview(data)
+        for begin in range(0, len(view), COPIED):
+            if at:
+                yield
+            piece = view[begin : begin + COPIED]
+            memory[at : at + len(piece)] = piece
+            at += len(piece)
     return memory

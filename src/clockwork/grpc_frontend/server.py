@@ -19,11 +19,12 @@ from clockwork.grpc_frontend.accepting import Acceptors, can_take_many
 from clockwork.grpc_frontend.access import Guard
 from clockwork.grpc_frontend.core import read_sockets_in_one_thread
 from clockwork.grpc_frontend.health import HEALTH_SERVICE, Health
+from clockwork.grpc_frontend.infer import MAX_PAYLOAD_BYTES
 from clockwork.grpc_frontend.metadata_log import bad_metadata_counted
 from clockwork.grpc_frontend.peers import Peers
 from clockwork.grpc_frontend.reflection import reflecting
+from clockwork.grpc_frontend.scanning import MAX_DESCRIPTION
 from clockwork.grpc_frontend.service import SERVICE, CallFailedError, Service, decode, unforeseen
-from clockwork.heap import give_back_free
 from clockwork.host.controller import ControllerHost
 from clockwork.host.telling import about
 from clockwork.messages.status import Status
@@ -33,8 +34,13 @@ from clockwork.oip.contract import failure
 from clockwork.oip.unsupported import METHODS
 from clockwork.units import KIB, MIB, Bytes
 
-MAX_MESSAGE_BYTES: Final[Bytes] = 256 * MIB
-"""Of one message, either way; longer ones end their call with RESOURCE_EXHAUSTED."""
+MAX_REQUEST_BYTES: Final[Bytes] = MAX_PAYLOAD_BYTES + MAX_DESCRIPTION + MIB
+"""Of one message that is received: raw tensors, all else of a request, and room for a clear error to those that exceed
+these limits by little. grpc.aio copies a message on the event loop, before it can be measured. Longer ones end their
+call with RESOURCE_EXHAUSTED before that."""
+
+MAX_RESPONSE_BYTES: Final[Bytes] = 256 * MIB
+"""Of one message that is sent; longer ones end their call with RESOURCE_EXHAUSTED."""
 
 MAX_CALLS: Final = 4096
 """Calls at a time of ModelInfer, and as many of all other methods; more end with RESOURCE_EXHAUSTED."""
@@ -54,12 +60,6 @@ MAX_METADATA_BYTES: Final[Bytes] = 8 * KIB
 """Metadata of a call, with 32 bytes for each entry; more ends it with RESOURCE_EXHAUSTED. A byte of a request may stand
 for an entry."""
 
-MAX_FREE_BYTES: Final[Bytes] = 64 * MIB
-"""Free memory from which it is given back to the system: calls that end leave it in small pieces."""
-
-GIVE_BACK_EVERY: Final = 10.0
-"""Seconds between two looks for free memory."""
-
 IDLE_MS: Final = 600_000
 """A connection without calls is closed after this; a client makes another when it needs one."""
 
@@ -76,8 +76,8 @@ GRACE: Final = 1.0
 """Seconds for calls to end when the server does."""
 
 _OPTIONS: Final = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ("grpc.max_concurrent_streams", MAX_STREAMS),
     ("grpc.server.max_pending_requests", MAX_UNREAD_CALLS),
@@ -128,11 +128,9 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     def is_serving() -> bool:
         return host.progress()[0] == Stage.SERVING.value
 
-    clock = MonotonicClock()
-    allocate = None if host.arena is None else host.arena.allocate
     peers = Peers(partial(host.local_client, shared=False))
-    service = Service(client, peers, is_serving, host.is_ready, host.reception, allocate, clock)
-    health = Health(host.is_ready, (SERVICE,))
+    clock = MonotonicClock()
+    service, health = Service(host, client, peers, is_serving, clock), Health(host.is_ready, (SERVICE,))
     infer = grpc.unary_unary_rpc_method_handler(_told(service.model_infer))
     server.add_registered_method_handlers(SERVICE, {INFER: infer})
     server.add_generic_rpc_handlers(
@@ -149,22 +147,14 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     serving = GrpcServer(server, Address(address.host, port), acceptors)
     extra = about("listening", protocol="grpc", address=str(serving.address))
     log.info("listening for gRPC on %s", serving.address, extra=extra)
-    giving_back = asyncio.create_task(_give_back())
     try:
         with bad_metadata_counted(clock):
             yield serving
     finally:
-        giving_back.cancel()
         health.close()
         client.close()  # calls that wait fail with a reason, rather than being cut off
         peers.close()
         await serving.close()
-
-
-async def _give_back() -> None:
-    while True:
-        await asyncio.sleep(GIVE_BACK_EVERY)
-        await asyncio.to_thread(give_back_free, MAX_FREE_BYTES)
 
 
 def _add_port(server: grpc.aio.Server, address: Address, tls: ServerTls | None) -> int:
@@ -240,11 +230,13 @@ def _told(method: _Method) -> _Method:
             told = failed
         except Exception as error:  # noqa: BLE001 - logged; gRPC would tell the client all about it
             told = unforeseen(error)
+        del message  # it may be large, and gRPC keeps the error of `abort`, with this frame, until the collector comes
+        told.forget_frames()
         return await call.abort(told.code, str(told), told.metadata())
 
     return answer
 
 
 def _serialized(message: Any) -> bytes:
-    data: bytes = message.SerializeToString()
+    data: bytes = message if isinstance(message, bytes) else message.SerializeToString()
     return data

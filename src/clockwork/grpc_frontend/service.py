@@ -18,12 +18,14 @@ from clockwork.clock import Clock, MonotonicClock, monotonic_epoch
 from clockwork.errors import ConnectionLostError, InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.accepting import ARRIVED
-from clockwork.grpc_frontend.infer import NO_PARAMETERS, parse, request_of, response_of
+from clockwork.grpc_frontend.infer import NO_PARAMETERS, parse, request_of, response_of, with_payload
+from clockwork.grpc_frontend.listing import encoded_list
 from clockwork.grpc_frontend.peers import Peers
-from clockwork.grpc_frontend.raw_contents import in_stream
+from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, in_stream
+from clockwork.grpc_frontend.scanning import check_infer, check_question
 from clockwork.grpc_frontend.trailing import trailing
+from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
-from clockwork.host.reception import Reception
 from clockwork.messages.requests import (
     ErrorResponse,
     InferResponse,
@@ -33,9 +35,6 @@ from clockwork.messages.requests import (
     LoadModelResponse,
     ModelSummary,
     Request,
-    ServerStatus,
-    StatusRequest,
-    StatusResponse,
 )
 from clockwork.messages.status import Status
 from clockwork.oip.contract import Failure, failure, failure_of
@@ -48,8 +47,8 @@ from clockwork.oip.metadata import (
     server_metadata,
     unknown_version,
 )
+from clockwork.stepping import BACKGROUND_REST, Shared
 from clockwork.units import Nanos, seconds
-from clockwork.wire.frame import Allocate
 
 log = logging.getLogger("clockwork.grpc")
 
@@ -78,6 +77,10 @@ class CallFailedError(Exception):
         self.failure = failed
         self.code = code or grpc.StatusCode[failed.grpc]
 
+    def forget_frames(self) -> None:
+        """Let go of the frames that it was raised in: they have the message, which may be large."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Return what goes into the trailer of the call."""
         return trailing(self.failure)
@@ -88,32 +91,31 @@ class Service:
 
     def __init__(
         self,
+        host: ControllerHost,
         client: LocalClient,
         peers: Peers,
         is_serving: Callable[[], bool],
-        is_ready: Callable[[str | None], bool],
-        reception: Reception,
-        allocate: Allocate | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Inferences are asked by the connection's client, all else by ``client``.
 
         Args:
-            client: asks the controller.
+            host: the controller, on this event loop.
+            client: one of ``host``, not of a connection.
             peers: the clients of connections.
             is_serving: says whether start-up is over.
-            is_ready: says whether the server, or a model, could answer now.
-            reception: refuses what the server itself cannot handle in time.
-            allocate: gives memory that a worker can read; None if no worker shares memory with this process.
             clock: for the time that a request has waited.
         """
         self._client = client
         self._peers = peers
         self._is_serving = is_serving
-        self._is_ready = is_ready
-        self._reception = reception
-        self._allocate = allocate
+        self._is_ready = host.is_ready
+        self._reception = host.reception
+        self._allocate = None if host.arena is None else host.arena.allocate
         self._clock = clock or MonotonicClock()
+        self._describe = host.description
+        self._stepper = host.stepper
+        self._all_statistics: Shared[bytes] = Shared(self._made_statistics)
 
     # --- the server --------------------------------------------------------------------------------------------------
 
@@ -148,23 +150,29 @@ class Service:
 
     async def model_statistics(
         self, message: pb.ModelStatisticsRequest, call: ServicerContext
-    ) -> pb.ModelStatisticsResponse:
-        """What became of the requests for a model, or for each."""
+    ) -> pb.ModelStatisticsResponse | bytes:
+        """What became of the requests for a model, or for each; encoded, if it is for each."""
         _check_version(message.name, message.version)
-        found = [it for it in (await self._status()).models if message.name in ("", it.info.name)]
-        if message.name and not found:
+        if not message.name:
+            return await self._all_statistics.get()
+        found = self._describe().status_of(message.name)
+        if found is None:
             raise _no_model(message.name)
-        epoch = monotonic_epoch()
-        return pb.ModelStatisticsResponse(
-            model_stats=[pb.ModelStatistics(**model_statistics(it, epoch)) for it in found]
-        )
+        statistics = pb.ModelStatistics(**model_statistics(found, monotonic_epoch()))
+        return pb.ModelStatisticsResponse(model_stats=[statistics])
 
-    async def repository_index(
-        self, message: pb.RepositoryIndexRequest, call: ServicerContext
-    ) -> pb.RepositoryIndexResponse:
-        """Every model and its state."""
-        index = repository_index(await self._status(), self._is_serving(), message.ready)
-        return pb.RepositoryIndexResponse(models=[pb.RepositoryIndexResponse.ModelIndex(**it) for it in index])
+    async def _made_statistics(self) -> bytes:
+        epoch = monotonic_epoch()
+        entries = (model_statistics(model, epoch) for model in self._describe().statuses())
+        return await self._stepper.run(encoded_list(_statistics_of, entries), rest=BACKGROUND_REST)
+
+    async def repository_index(self, message: pb.RepositoryIndexRequest, call: ServicerContext) -> bytes:
+        """Every model and its state, encoded."""
+        said = self._describe()
+        index = repository_index(
+            said.models(), said.broken, said.is_ready, said.stage, self._is_serving(), message.ready
+        )
+        return await self._stepper.run(encoded_list(_index_of, index))
 
     async def repository_model_load(
         self, message: pb.RepositoryModelLoadRequest, call: ServicerContext
@@ -244,6 +252,7 @@ class Service:
             failed = error
         except Exception as error:  # noqa: BLE001 - logged, and the stream goes on
             failed = unforeseen(error)
+        failed.forget_frames()
         told = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
         for key, value in failed.metadata():
             told.parameters[key.removeprefix("clockwork-").replace("-", "_")].string_param = value
@@ -261,7 +270,12 @@ class Service:
     ) -> bytes:
         _check_version(message.model_name, message.model_version)
         try:
-            request, payload = request_of(message, raw, client.next_id(), limit, self._allocate)
+            request = request_of(message, raw, client.next_id(), limit)
+            if not raw or sum(map(len, raw)) >= MIN_SPLIT_BYTES:  # else there is little to save
+                refused = client.refuse_early(request)
+                if refused is not None:
+                    raise CallFailedError(failure_of(refused))
+            request, payload = await self._stepper.run(with_payload(message, raw, request, self._allocate))
         except InvalidRequestError as error:
             raise CallFailedError(failure(Status.INVALID_REQUEST, str(error))) from None
         response, answer = await self._ask(request, InferResponse, payload, client, arrived)
@@ -273,22 +287,18 @@ class Service:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    async def _models(self) -> tuple[ModelSummary, ...]:
-        response, _ = await self._ask(ListModelsRequest(self._client.next_id()), ListModelsResponse)
-        if response.status != Status.SUCCESS:
-            raise CallFailedError(failure(response.status, response.message))
-        return response.models
-
     async def _model(self, message: Any) -> ModelSummary:
         _check_version(message.name, message.version)
-        for model in await self._models():
-            if model.name == message.name:
-                return model
-        raise _no_model(message.name)
-
-    async def _status(self) -> ServerStatus:
-        response, _ = await self._ask(StatusRequest(self._client.next_id()), StatusResponse)
-        return response.server
+        if self._is_serving():
+            found = self._describe().summary_of(message.name)
+        else:
+            response, _ = await self._ask(ListModelsRequest(self._client.next_id()), ListModelsResponse)
+            if response.status != Status.SUCCESS:
+                raise CallFailedError(failure(response.status, response.message))
+            found = next((model for model in response.models if model.name == message.name), None)
+        if found is None:
+            raise _no_model(message.name)
+        return found
 
     async def _ask(
         self,
@@ -312,22 +322,28 @@ def decode(kind: Any, data: bytes) -> Any:
     """A message of class ``kind`` that a client has sent.
 
     Raises:
-        CallFailedError: it is none.
+        CallFailedError: it is none, or too long to be parsed.
     """
     try:
+        check_question(data, kind.DESCRIPTOR.name)
         return kind.FromString(data)
+    except InvalidRequestError as error:
+        raise CallFailedError(failure(Status.INVALID_REQUEST, str(error))) from None
     except DecodeError:
         raise _undecodable(data, kind) from None
 
 
 def parsed(data: bytes) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
-    """See `parse`.
+    """See `parse`; the message is measured first.
 
     Raises:
-        CallFailedError: the bytes are no ModelInferRequest.
+        CallFailedError: the bytes are no ModelInferRequest, or parsing them would take too long.
     """
     try:
+        check_infer(data)
         return parse(data)
+    except InvalidRequestError as error:
+        raise CallFailedError(failure(Status.INVALID_REQUEST, str(error))) from None
     except DecodeError:
         raise _undecodable(data, pb.ModelInferRequest) from None
 
@@ -335,6 +351,14 @@ def parsed(data: bytes) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
 def _undecodable(data: bytes, kind: Any) -> CallFailedError:
     text = f"the {len(data)} bytes are no {kind.DESCRIPTOR.name}"
     return CallFailedError(failure(Status.INVALID_REQUEST, text))
+
+
+def _statistics_of(entries: list[Any]) -> Any:
+    return pb.ModelStatisticsResponse(model_stats=[pb.ModelStatistics(**it) for it in entries])
+
+
+def _index_of(entries: list[Any]) -> Any:
+    return pb.RepositoryIndexResponse(models=[pb.RepositoryIndexResponse.ModelIndex(**it) for it in entries])
 
 
 def unforeseen(error: Exception) -> CallFailedError:

@@ -47,12 +47,14 @@ from clockwork.controller.startup import ControllerWithStartupPhase
 from clockwork.errors import InvalidRequestError, NotPermittedError, ProtocolError, ServerError
 from clockwork.host.arena import make_arena
 from clockwork.host.comparing import compare
+from clockwork.host.describing import Describing
 from clockwork.host.driver import Driver
 from clockwork.host.inbox import Waiting
 from clockwork.host.local_client import LocalClient
 from clockwork.host.profile_store import ProfileStore
 from clockwork.host.reception import Reception
 from clockwork.host.telling import about
+from clockwork.host.trimming import Trimming
 from clockwork.host.trouble import Trouble
 from clockwork.messages.actions import Infer, InferInput
 from clockwork.messages.commands import SendAction
@@ -62,7 +64,9 @@ from clockwork.messages.requests import (
     ErrorResponse,
     InferRequest,
     InferResponse,
+    ListModelsResponse,
     Progress,
+    StatusRequest,
 )
 from clockwork.messages.results import ErrorResult, InferResult
 from clockwork.messages.status import Status
@@ -71,6 +75,7 @@ from clockwork.net.connection import Connection, LinkConfig
 from clockwork.net.server import Server, listen
 from clockwork.net.tls import ServerTls
 from clockwork.scheduling.base import Scheduler
+from clockwork.stepping import Stepper
 from clockwork.units import Bytes, Nanos, ms
 from clockwork.wire.clock_offset import shift_action, shift_result
 from clockwork.wire.codec import decode_request, decode_result, output_sizes, split_payload
@@ -127,6 +132,9 @@ class ControllerHost:
         """
         self._config = config
         self.tls, self.access = config.tls, config.access
+        self.stepper: Final = Stepper()  #: of all long work on this event loop
+        self._describing = Describing(self.description, self.stepper)
+        self._trimming = Trimming(lambda: self.description().outstanding == 0)
         self.arena: Final = make_arena(config.payload_bytes)
         self._store = ProfileStore(config.profile_cache)
         self._clock: Clock = clock or MonotonicClock()
@@ -193,6 +201,7 @@ class ControllerHost:
             tls=_context(self._config.tls),
         )
         self._servers.append(clients)
+        self._trimming.start()
         self.worker_address, self.client_address = workers.address, clients.address
         log.info(
             "listening for clients on %s, for workers on %s",
@@ -218,7 +227,9 @@ class ControllerHost:
         """Return a client in this process. Not ``shared``, it asks for one connection, and the limits of one apply."""
         self._last_client += 1
         client_id = self._last_client
-        client = LocalClient(partial(self._said, client_id, shared=shared), partial(self._left, client_id))
+        said = partial(self._said, client_id, shared=shared)
+        check = partial(self._machine.refuse_early, client_id)
+        client = LocalClient(said, partial(self._left, client_id), check)
         self._clients[client_id] = client
         return client
 
@@ -247,6 +258,8 @@ class ControllerHost:
         self._driver.close()
         self._trouble.close()
         self.reception.close()
+        self._describing.close()
+        self._trimming.close()
         if self._failure.done() and not self._failure.cancelled():
             self._failure.exception()  # nobody may be waiting for it any more
         for server in self._servers:
@@ -329,9 +342,9 @@ class ControllerHost:
             return
         if isinstance(message, InferRequest):
             self._receive(connection, client_id, message, payload)
-        elif isinstance(message, CancelRequest) and self._withdraw(client_id, message.id):
-            return
-        else:
+        elif isinstance(message, StatusRequest):
+            self._describing.status(connection, message.id)
+        elif not (isinstance(message, CancelRequest) and self._withdraw(client_id, message.id)):
             self._said(client_id, message, payload)
 
     def _receive(self, connection: Connection, client_id: int, request: InferRequest, payload: Any) -> None:
@@ -473,6 +486,9 @@ class ControllerHost:
             if response.status == Status.SUCCESS:
                 self.reception.note_latency(response.timing.total)
         payload: tuple[Any, ...] = (command.payload,) if command.payload is not None else ()
+        if isinstance(response, ListModelsResponse) and isinstance(connection, Connection):
+            self._describing.models(connection, response)
+            return
         try:
             connection.send(response, payload)
         except InvalidRequestError as error:  # it does not fit into a frame

@@ -8,17 +8,24 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from clockwork.controller.events import Respond
 from clockwork.errors import ConnectionLostError
-from clockwork.messages.requests import CancelRequest, InferRequest, Request, Response
+from clockwork.messages.requests import CancelRequest, InferRequest, InferResponse, Request, Response
 from clockwork.units import Nanos
 
 
 class LocalClient:
     """Asks on the controller's event loop. Requests carry ids of `next_id`."""
 
-    def __init__(self, say: Callable[[Request, Any, Nanos | None], None], leave: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        say: Callable[[Request, Any, Nanos | None], None],
+        leave: Callable[[], None],
+        check: Callable[[InferRequest], Respond | None],
+    ) -> None:
         """Made by `ControllerHost.local_client`."""
         self._say = say
+        self._check = check
         self._leave = leave
         self._last_id = 0
         self._closed = False
@@ -33,6 +40,18 @@ class LocalClient:
         """For a request."""
         self._last_id += 1
         return self._last_id
+
+    def refuse_early(self, request: InferRequest) -> InferResponse | None:
+        """Return the refusal of a request whose model, names, datatypes, shapes or batch are wrong, or None.
+
+        A front end calls this before it decodes elements, so sizes in bytes need not be known yet. A request that is
+        refused here is counted, and must not be asked. Another request may still be refused later.
+        """
+        refused = self._check(request)
+        if refused is None:
+            return None
+        assert isinstance(refused.response, InferResponse)
+        return refused.response
 
     async def ask(self, request: Request, payload: Any = b"", arrival: Nanos | None = None) -> tuple[Response, Any]:
         """Return the response and its payload (bytes-like, or None). A call that is cancelled frees its place.

@@ -4,7 +4,7 @@ Rules of the file: whatever is raised becomes a reply in JSON; what was not fore
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -30,8 +30,9 @@ from clockwork.http.asgi import (
     json_reply,
     refusal,
 )
-from clockwork.http.bodies import Bodies, header_bytes, packed
+from clockwork.http.bodies import MAX_REPOSITORY_BODY, Bodies, Body, header_bytes, packed
 from clockwork.http.config import HttpConfig
+from clockwork.http.listing import json_list
 from clockwork.http.receiving import LARGE_BODY, Held
 from clockwork.http.waiting import unless_gone
 from clockwork.messages.requests import (
@@ -45,14 +46,11 @@ from clockwork.messages.requests import (
     LoadModelResponse,
     ModelSummary,
     Request,
-    ServerStatus,
-    StatusRequest,
-    StatusResponse,
 )
 from clockwork.messages.status import Status
 from clockwork.metrics import CONTENT_TYPE, Metrics
 from clockwork.oip.answer import answer
-from clockwork.oip.binary import parse_infer
+from clockwork.oip.binary import inputs_of, parse_infer
 from clockwork.oip.contract import Failure, check_priority, check_supported, denial, failure, no_device, slo_of
 from clockwork.oip.metadata import (
     EXTENSIONS_OF_HTTP,
@@ -65,6 +63,7 @@ from clockwork.oip.metadata import (
 )
 from clockwork.oip.openapi import document
 from clockwork.oip.rest import RestError, Route, nothing_at, repository_head, route, unknown, wrong
+from clockwork.stepping import BACKGROUND_REST, Shared
 from clockwork.units import Nanos
 
 log = logging.getLogger("clockwork.http")
@@ -84,11 +83,13 @@ class Application:
     def __init__(self, host: ControllerHost, client: LocalClient, config: HttpConfig, held: Held) -> None:
         """``client`` is used for all requests; ``held`` counts for all connections."""
         self._host = host
+        self._stepper = host.stepper
         self._client = client
         self._access = host.access
         self._bodies = Bodies(config, held)
-        self._metrics = Metrics(host.description, config.model_histograms) if config.metrics else None
-        self._models: Mapping[str, ModelSummary] = {}  #: once it serves; from then on they stay as they are
+        self._max_json = config.max_json
+        self._metrics = Metrics(host.description, host.stepper, config.model_histograms) if config.metrics else None
+        self._all_statistics: Shared[Sequence[bytes]] = Shared(self._made_statistics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification; what `LimitedProtocol` puts into the scope is needed as well."""
@@ -121,9 +122,13 @@ class Application:
             authorization = str(headers.get(b"authorization", b""), "latin-1")
             self._access.check(authorization, NEEDED.get(asked.what, Right.INFER))
         if asked.what == "infer":
-            return await self._infer(asked.model, scope, headers, receive)
+            with self._bodies.keeping() as kept:
+                receiving = self._bodies.receive(scope, headers, receive, kept)
+                return await self._infer(asked.model, scope, headers, receiving)
         if asked.what in ("index", "load", "unload"):
-            return await self._repository(asked, await self._bodies.receive(scope, headers, receive))
+            with self._bodies.keeping() as kept:
+                body = await self._bodies.receive(scope, headers, receive, kept, MAX_REPOSITORY_BODY)
+                return await self._repository(asked, body)
         if asked.what == "metrics":
             return await unless_gone(self._scraped(scope["path"]), scope[PRESENCE])
         return await unless_gone(self._told(asked), scope[PRESENCE])
@@ -133,9 +138,9 @@ class Application:
             raise nothing_at(path)
         return Reply(200, [(b"content-type", CONTENT_TYPE.encode())], await self._metrics.text())
 
-    async def _infer(self, model: str, scope: Scope, headers: Headers, receive: Receive) -> Reply:
-        body = await self._bodies.receive(scope, headers, receive)
-        head, specs, payload = parse_infer(body, header_bytes(headers))
+    async def _infer(self, model: str, scope: Scope, headers: Headers, receiving: Awaitable[Body]) -> Reply:
+        asked = await self._stepper.run(parse_infer(await receiving, header_bytes(headers), self._max_json))
+        head = asked.head
         try:
             slo = slo_of(head.parameters)
             check_priority(head.parameters)
@@ -143,21 +148,29 @@ class Application:
         except ValueError as error:
             raise wrong(str(error)) from None
         wanted = tuple(dict.fromkeys(output.name for output in head.outputs))
-        request = InferRequest(self._client.next_id(), model, specs, slo, None, wanted)
+        request_id = self._client.next_id()
+        if not asked.all_binary:
+            self._refuse_early(InferRequest(request_id, model, asked.specs(), slo, None, wanted))
+        specs, payload = await self._stepper.run(inputs_of(asked))
+        request = InferRequest(request_id, model, specs, slo, None, wanted)
         asking = self._ask(request, InferResponse, payload, scope[BEGAN])
         response, data = await unless_gone(asking, scope[PRESENCE])
-        if response.status == Status.SUCCESS:
-            self._host.reception.note_slo(model, slo)
-        else:
-            told = failure(response.status, response.message, response.predicted, response.retry_after)
-            raise RestError(told)
+        del payload, asked, asking  # they may be large
+        _check(response)
+        self._host.reception.note_slo(model, slo)
         classes = any(output.parameters.classification is not None for output in head.outputs)
         batched = classes and (await self._model(model)).batchable
-        said, binary = answer(head, model, response, data, batched)
+        said, binary = await self._stepper.run(answer(head, model, response, data, batched, self._max_json))
         if not binary:
-            return Reply(200, [JSON], [said])
-        length = b"%d" % len(said)
-        return Reply(200, [BINARY, (b"inference-header-content-length", length)], [said, *binary])
+            return Reply(200, [JSON], said)
+        length = b"%d" % sum(map(len, said))
+        return Reply(200, [BINARY, (b"inference-header-content-length", length)], [*said, *binary])
+
+    def _refuse_early(self, request: InferRequest) -> None:
+        """Raise the refusal of a request whose inputs are not the model's, before they are decoded."""
+        refused = self._client.refuse_early(request)
+        if refused is not None:
+            _check(refused)
 
     async def _told(self, asked: Route) -> Reply:
         """What is asked by GET."""
@@ -172,9 +185,9 @@ class Application:
             case "server":
                 return json_reply(server_metadata(__version__, *EXTENSIONS_OF_HTTP))
             case "all_stats":
-                return json_reply(await self._statistics())
+                return Reply(200, [JSON], await self._all_statistics.get())
             case "stats":
-                return json_reply(await self._statistics(asked.model))
+                return json_reply(self._statistics(asked.model))
             case "model_ready" if not self._serving():
                 raise RestError(self._no_model_ready())
         model = await self._model(asked.model)
@@ -187,16 +200,26 @@ class Application:
                 return json_reply({"name": model.name, "ready": True})
         return json_reply(model_metadata(model))
 
-    async def _statistics(self, name: str = "") -> Any:
-        found = [model for model in (await self._status()).models if name in ("", model.info.name)]
-        if name and not found:
+    def _statistics(self, name: str) -> Any:
+        found = self._host.description().status_of(name)
+        if found is None:
             raise _no_model(name)
-        return {"model_stats": [model_statistics(model, monotonic_epoch()) for model in found]}
+        return {"model_stats": [model_statistics(found, monotonic_epoch())]}
 
-    async def _repository(self, asked: Route, body: bytes | memoryview) -> Reply:
+    async def _made_statistics(self) -> Sequence[bytes]:
+        epoch = monotonic_epoch()
+        entries = (model_statistics(model, epoch) for model in self._host.description().statuses())
+        return await self._stepper.run(json_list(entries, b'{"model_stats":[', b"]}"), rest=BACKGROUND_REST)
+
+    async def _index(self, ready_only: bool) -> Reply:
+        said = self._host.description()
+        index = repository_index(said.models(), said.broken, said.is_ready, said.stage, self._serving(), ready_only)
+        return Reply(200, [JSON], await self._stepper.run(json_list(index)))
+
+    async def _repository(self, asked: Route, body: Body) -> Reply:
         head = repository_head(body)
         if asked.what == "index":
-            return json_reply(repository_index(await self._status(), self._serving(), head.ready))
+            return await self._index(head.ready)
         if asked.what == "unload":
             raise wrong("models are not unloaded: weights leave the devices by themselves when they are not asked for")
         path = head.parameters.get("path", asked.model)
@@ -210,22 +233,16 @@ class Application:
         return json_reply({})
 
     async def _model(self, name: str) -> ModelSummary:
-        models = self._models
-        if not models:
+        if self._serving():
+            found = self._host.description().summary_of(name)
+        else:
             response, _ = await self._ask(ListModelsRequest(self._client.next_id()), ListModelsResponse)
             if response.status != Status.SUCCESS:
                 raise RestError(failure(response.status, response.message))
-            models = {model.name: model for model in response.models}
-            if self._serving():
-                self._models = models
-        found = models.get(name)
+            found = next((model for model in response.models if model.name == name), None)
         if found is None:
             raise _no_model(name)
         return found
-
-    async def _status(self) -> ServerStatus:
-        response, _ = await self._ask(StatusRequest(self._client.next_id()), StatusResponse)
-        return response.server
 
     def _no_model_ready(self) -> Failure:
         if self._host.progress()[0] == Stage.DRAINING.value:
@@ -243,6 +260,12 @@ class Application:
             raise RestError(failure(response.status, response.message))
         assert isinstance(response, expected)
         return response, data
+
+
+def _check(response: InferResponse) -> None:
+    """Raise what a client is told whose request did not succeed."""
+    if response.status != Status.SUCCESS:
+        raise RestError(failure(response.status, response.message, response.predicted, response.retry_after))
 
 
 def _no_model(name: str) -> RestError:

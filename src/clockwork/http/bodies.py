@@ -6,16 +6,25 @@ takes long is done in a thread; the event loop is that of the controller.
 
 import asyncio
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypeVar
 
 from clockwork.errors import InvalidRequestError
+from clockwork.host.priority import give_way
 from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply, Scope
 from clockwork.http.config import HttpConfig
 from clockwork.http.receiving import LARGE_BODY, Held, LargeBody, too_slow
 from clockwork.oip.metadata import SHOWN
 from clockwork.oip.rest import RestError, wrong
-from clockwork.units import KIB
+from clockwork.units import KIB, MIB, Bytes, show_bytes
+
+_CUT: Final = "the body cannot be unpacked: it ends too early, or something follows it"
+
+T = TypeVar("T")
+
+Body: TypeAlias = bytes | bytearray | memoryview
 
 WINDOW: Final = {b"gzip": 31, b"deflate": 15}
 """zlib's ``wbits`` by content coding (RFC 9110, section 8.4.1: "deflate" is the zlib format)."""
@@ -26,8 +35,23 @@ LEVEL: Final = 1
 WORTH_PACKING: Final = 256
 """Bytes; what is smaller gains nothing."""
 
+SMALL: Final = 4 * KIB
+"""A packed body of at most this size is begun on the event loop: most are whole in one piece."""
+
 ON_THE_LOOP: Final = 64 * KIB
-"""What is larger is packed and unpacked in a thread."""
+"""What is larger, packed or unpacked, is packed and unpacked in a thread."""
+
+PIECE: Final = 1 * MIB
+"""What is packed or unpacked at a time: joining it with the rest takes a fraction of a millisecond."""
+
+ZLIB_THREADS: Final = 2
+"""Threads that pack and unpack, for all servers of the process: one for bodies of requests, and one more for replies.
+They give way to the threads that execute requests."""
+
+_zlib_threads: Final = ThreadPoolExecutor(ZLIB_THREADS, "zlib", give_way)
+
+MAX_REPOSITORY_BODY: Final = 64 * KIB
+"""Bytes of a request to the repository."""
 
 
 class Bodies:
@@ -37,49 +61,58 @@ class Bodies:
         """See `HttpConfig` for the limits; ``held`` counts for all of a server's connections."""
         self._config = config
         self._held = held
+        self._all_unpacked = Held(2 * config.max_unpacked)
+        self._unpacking = asyncio.Lock()
 
-    async def receive(self, scope: Scope, headers: Headers, receive: Receive) -> bytes | memoryview:
-        """The body, unpacked.
+    def keeping(self) -> "Kept":
+        """Count what one request unpacks, until the end of a ``with`` statement."""
+        return Kept(self._all_unpacked)
+
+    async def receive(
+        self, scope: Scope, headers: Headers, receive: Receive, kept: "Kept", most: Bytes | None = None
+    ) -> Body:
+        """The body, unpacked; ``most`` is a limit in bytes beside the configured ones.
+
+        ``kept`` counts what was unpacked.
 
         Raises:
             RestError: it is too large, comes too slowly, is one too many, or is packed in a way that is not known.
             ClientGoneError: the client went away.
         """
         announced = headers.get(b"content-length", b"0")
-        if len(announced) > 18 or int(announced) > self._config.max_body:
-            raise self._too_large()
+        most = self._config.max_body if most is None else min(most, self._config.max_body)
+        if len(announced) > 18 or int(announced) > most:
+            raise _too_large(most)
         coding = headers.get(b"content-encoding", b"identity").strip().lower()
         if coding not in WINDOW and coding != b"identity":
             known = "identity, gzip and deflate"
             raise wrong(f"the content coding {str(coding, 'latin-1')[:SHOWN]!r} is not known; {known} are", 415)
         large: LargeBody | None = scope.get(LARGE_BODY)
-        body = await (
-            self._whole(receive) if large is None else large.take(self._config.body_timeout, self._config.body_time)
+        body: Body = await (
+            self._whole(receive, most)
+            if large is None
+            else large.take(self._config.body_timeout, self._config.body_time)
         )
-        if coding == b"identity":
-            return body
-        if len(body) <= ON_THE_LOOP // 16:
-            return self._unpacked(body, WINDOW[coding])
-        return await asyncio.to_thread(self._unpacked, body, WINDOW[coding])
+        return body if coding == b"identity" else await self._unpacked(body, WINDOW[coding], kept, most)
 
-    async def _whole(self, receive: Receive) -> bytes:
+    async def _whole(self, receive: Receive, most: Bytes) -> Body:
         message = await self._next(receive)
         if not message.get("more_body"):
             first: bytes = message["body"]
             return first
-        parts = []
+        whole = bytearray()
         size = 0
         end = asyncio.get_running_loop().time() + self._config.body_time
         try:
             while True:
                 part: bytes = message["body"]
-                parts.append(part)
+                whole += part
                 size += len(part)
                 self._held.add(len(part))
-                if size > self._config.max_body:
-                    raise self._too_large()
+                if size > most:
+                    raise _too_large(most)
                 if not message.get("more_body"):
-                    return b"".join(parts)
+                    return whole
                 message = await self._next(receive, end)
         finally:
             self._held.release(size)
@@ -96,20 +129,66 @@ class Bodies:
             raise ClientGoneError
         return message
 
-    def _unpacked(self, body: bytes | memoryview, window: int) -> bytes:
+    async def _unpacked(self, body: Body, window: int, kept: "Kept", most: Bytes) -> Body:
+        """The body unpacked, a piece at a time; each piece is counted before the next one is made."""
         unpacker = zlib.decompressobj(window)
+        made = bytearray()
+        view = memoryview(body)
+        most = min(most, self._config.max_unpacked)
         try:
-            made = unpacker.decompress(body, self._config.max_body + 1)
+            for at in range(0, len(view), ON_THE_LOOP):
+                if unpacker.eof:
+                    raise wrong(_CUT)
+                packed: bytes | memoryview = view[at : at + ON_THE_LOOP]
+                while packed and not unpacker.eof:
+                    if len(view) <= SMALL and not made:
+                        piece = unpacker.decompress(packed, ON_THE_LOOP)
+                    else:
+                        async with self._unpacking:
+                            piece = await _in_thread(unpacker.decompress, packed, PIECE)
+                    kept.add(len(piece))
+                    made += piece
+                    if len(made) > most:
+                        raise wrong(
+                            f"the body unpacks to more than {show_bytes(most)}; that is the limit: send it as it is",
+                            413,
+                        )
+                    packed = unpacker.unconsumed_tail
         except zlib.error as error:
             raise wrong(f"the body cannot be unpacked: {error}") from None
-        if len(made) > self._config.max_body:
-            raise self._too_large()
         if not unpacker.eof or unpacker.unused_data:
-            raise wrong("the body cannot be unpacked: it ends too early, or something follows it")
+            raise wrong(_CUT)
         return made
 
-    def _too_large(self) -> RestError:
-        return wrong(f"the body is too large; at most {self._config.max_body} bytes are taken", 413)
+
+class Kept:
+    """What one request has unpacked, as long as it is in progress."""
+
+    __slots__ = ("_held", "_nbytes")
+
+    def __init__(self, held: Held) -> None:
+        """``held`` counts for all requests."""
+        self._held = held
+        self._nbytes: Bytes = 0
+
+    def add(self, nbytes: Bytes) -> None:
+        """More was unpacked.
+
+        Raises:
+            RestError: all requests together hold too much.
+        """
+        self._nbytes += nbytes
+        self._held.add(nbytes)
+
+    def __enter__(self) -> "Kept":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.release(self._nbytes)
+
+
+def _too_large(most: Bytes) -> RestError:
+    return wrong(f"the body is too large; at most {most} bytes are taken", 413)
 
 
 async def packed(reply: Reply, headers: Headers) -> Reply:
@@ -122,10 +201,14 @@ async def packed(reply: Reply, headers: Headers) -> Reply:
     if coding is None or size < WORTH_PACKING:
         return reply
     if size <= ON_THE_LOOP:
-        body = _pack(reply.parts, WINDOW[coding])
+        parts = _pack(reply.parts, WINDOW[coding])
     else:
-        body = await asyncio.to_thread(_pack, reply.parts, WINDOW[coding])
-    return Reply(reply.status, [*reply.headers, (b"content-encoding", coding), (b"vary", b"accept-encoding")], [body])
+        parts = await _in_thread(_pack, reply.parts, WINDOW[coding])
+    return Reply(reply.status, [*reply.headers, (b"content-encoding", coding), (b"vary", b"accept-encoding")], parts)
+
+
+async def _in_thread(work: Callable[..., T], *arguments: Any) -> T:
+    return await asyncio.get_running_loop().run_in_executor(_zlib_threads, work, *arguments)
 
 
 def _coding(accepted: bytes) -> bytes | None:
@@ -137,9 +220,14 @@ def _coding(accepted: bytes) -> bytes | None:
     return None
 
 
-def _pack(parts: Any, window: int) -> bytes:
+def _pack(parts: Any, window: int) -> list[bytes]:
+    """Packed, in parts; zlib lets other threads run only while it packs."""
     packer = zlib.compressobj(LEVEL, wbits=window)
-    return b"".join([*(packer.compress(part) for part in parts), packer.flush()])
+    made = []
+    for part in parts:
+        view = memoryview(part)
+        made += [packer.compress(view[at : at + PIECE]) for at in range(0, len(view), PIECE)]
+    return [part for part in (*made, packer.flush()) if part]
 
 
 def header_bytes(headers: Headers) -> int | None:

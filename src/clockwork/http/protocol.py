@@ -224,9 +224,12 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         return int(said) if said.isdigit() and len(said) < 18 else 0
 
     def _large_body(self, length: Bytes, begin: Any) -> LargeBody:
+        """Memory that is shared with the worker is for tensors that go there as they came."""
         if self.cycle.response_complete:  # refused before its body was there
             return LargeBody(length, bytes(self._unwanted + len(begin)), self.held, None)
-        return LargeBody(length, begin, self.held, self.allocate, self._number(b"inference-header-content-length"))
+        before = self._number(b"inference-header-content-length")
+        as_it_comes = before and not any(name == b"content-encoding" for name, _ in self.headers)
+        return LargeBody(length, begin, self.held, self.allocate if as_it_comes else uninitialised, before)
 
     def _receive_large(self) -> None:
         """The parser has seen the head, and what came with it."""

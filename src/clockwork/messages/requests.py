@@ -186,7 +186,8 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     ``late`` counts requests that were not answered by their deadline; ``refused`` those told before it that they would
     not be; ``failed`` all other errors. ``broken_promises`` counts those of all these that were admitted with a
     predicted completion and yet not answered in time.
-    ``recent`` has the profiles with the durations of late, in service, in the place of those measured before it.
+    ``recent`` has the profiles with the durations of late, in service, in the place of those measured before it, of
+    those kinds of device where that makes a difference.
     ``predictions``: of its ``load`` and ``infer`` actions on all devices, as far as there were any.
     ``counts`` has the same requests by their status, and where their time went. What a client cancelled is in it only.
     ``ready``: a device that can execute it is there, and its worker is not silent.

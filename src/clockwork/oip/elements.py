@@ -1,19 +1,42 @@
 """The elements of tensors as JSON values, and as bytes.
 
-Rules of the file: a value of another kind, or out of its datatype's range, is refused; nothing is rounded but what IEEE
-754 rounds. FP16 and BF16 have no JSON form (Open Inference Protocol v2, "Tensor Data Types"). NaN and the infinities
-have none either, and become null.
+A value of another kind, or out of its datatype's range, is refused; nothing is rounded except as IEEE 754 rounds. FP16
+and BF16 have no JSON form (Open Inference Protocol v2, "Tensor Data Types"). NaN and the infinities have none either,
+and become null.
+
+Elements are read and written in slices, and the generators stop after each. A slice of text is cut at a comma. Its
+brackets are compared with those that the shape requires; the numbers between them are decoded as one flat list.
 """
 
+import re
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from math import prod
+from operator import itemgetter
 from struct import Struct, error, pack, unpack_from
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from clockwork.errors import InvalidRequestError
-from clockwork.messages.tensors import Datatype, TensorSpec
+from clockwork.messages.tensors import ELEMENT_BYTES, Datatype, TensorSpec
+from clockwork.steps import Steps
+from clockwork.units import KIB, Bytes, show_bytes
+
+SLICE: Final[Bytes] = 64 * KIB
+"""JSON text that is decoded in one step; no element is longer."""
+
+SLICE_ELEMENTS: Final = 4096
+"""Elements that are formatted or compared in one step."""
+
+SHORT: Final[Bytes] = 4 * KIB
+"""JSON text of an input that is decoded as a whole, which is quicker while it is short."""
+
+MAX_TEXTS: Final[Bytes] = 256 * KIB
+"""JSON text of one BYTES input; it is decoded in one step."""
+
+MAX_CLASSES: Final = 1024
+"""Classes of each row that a client can request, where a row has more than `SLICE_ELEMENTS` elements."""
 
 _FORMATS: Final = {
     Datatype.BOOL: ("?", list[bool]),
@@ -31,103 +54,130 @@ _FORMATS: Final = {
 }
 """How `struct` writes an element, and what it is in JSON."""
 
+_DECODERS: Final = {kind: msgspec.json.Decoder(kind).decode for _, kind in _FORMATS.values()}
 _NUMBERS: Final[dict[str, str]] = {str(it): code for it, (code, _) in _FORMATS.items() if code} | {
     str(Datatype.FP16): "e"
 }
 _LENGTH: Final = Struct("<I")
 _NO_JSON: Final = "has no form in JSON"
+_BLANKS: Final = b" \t\r\n"
+_STRUCTURE: Final = bytes(code if code in b"[]," else ord("0") for code in range(256))
+"""For `bytes.translate`: brackets and commas stay, all else becomes ``0``."""
+
+_FLAT: Final = bytes.maketrans(b"[]", b"  ")
+_NESTED: Final = re.compile(rb"\s*\[\s*\[")
 
 
-def to_bytes(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> bytes:
-    """The bytes of a tensor whose elements came as JSON: flat in row-major order, or nested as its shape.
+class Text(NamedTuple):
+    """A stretch of JSON: the bytes of ``whole`` from ``begin`` to ``end``."""
+
+    whole: bytes | bytearray
+    begin: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+
+def add_elements(name: str, datatype: str, shape: tuple[int, ...], text: Text, payload: bytearray) -> Steps[None]:
+    """Append to ``payload`` the bytes of a tensor whose elements came as JSON: flat in row-major order, or nested.
+
+    ``text`` is the JSON of one value. ``shape`` has no negative dimension.
 
     Raises:
-        InvalidRequestError: they are no list, too many or too few, or not of the datatype.
+        InvalidRequestError: the text is no list, has too many or too few elements, or one is not of the datatype.
     """
     known = _FORMATS.get(datatype)  # type: ignore[call-overload]
     if known is None:
         what = f"{datatype} {_NO_JSON}: send it binary" if datatype in list(Datatype) else f"unknown: {datatype[:40]!r}"
         raise InvalidRequestError(f"input {name!r}: the datatype {what}")
     code, kind = known
-    flat = _flat(name, shape, data)
     try:
-        values = msgspec.convert(flat, kind)
-        if datatype == Datatype.BYTES:
-            return b"".join(chain.from_iterable(_with_length(value) for value in values))
-        return pack(f"<{len(values)}{code}", *values)
-    except (msgspec.ValidationError, error, OverflowError, UnicodeEncodeError) as problem:
+        if not code:
+            _check_texts(name, text)
+            payload += b"".join(chain.from_iterable(map(_with_length, _whole(name, shape, text, kind))))
+        elif len(text) <= SHORT:
+            values = _whole(name, shape, text, kind)
+            payload += pack(f"<{len(values)}{code}", *values)
+        else:
+            yield from _add_numbers(name, shape, text, payload, code, _DECODERS[kind])
+    except (msgspec.MsgspecError, error, OverflowError, UnicodeError, RecursionError) as problem:
         raise InvalidRequestError(f"input {name!r}: an element is no {datatype}: {problem}") from None
 
 
-def to_json(spec: TensorSpec, data: memoryview) -> list[Any]:
-    """The elements, flat, as what JSON has.
-
-    Raises:
-        InvalidRequestError: the datatype has no form in JSON, or a BYTES element is no UTF-8.
-    """
-    if spec.datatype == Datatype.BYTES:
-        try:
-            return [str(element, "utf-8") for element in elements(data)]
-        except UnicodeDecodeError:
-            raise InvalidRequestError(f"output {spec.name!r} is not all UTF-8: ask for binary_data") from None
-    if spec.datatype not in _FORMATS:
-        raise InvalidRequestError(f"output {spec.name!r}: {spec.datatype} {_NO_JSON}: ask for binary_data")
-    return list(numbers(spec, data))
-
-
-def numbers(spec: TensorSpec, data: memoryview) -> tuple[Any, ...]:
-    """The elements of a tensor of numbers.
-
-    Raises:
-        InvalidRequestError: it is none, or BF16.
-    """
-    code = _NUMBERS.get(spec.datatype)
-    if code is None:
-        raise InvalidRequestError(f"output {spec.name!r} is {spec.datatype}; numbers are needed, and not BF16")
-    return unpack_from(f"<{prod(spec.shape)}{code}", data)
-
-
-def elements(data: memoryview) -> list[memoryview]:
-    """The elements of a BYTES tensor."""
-    found = []
-    at = 0
-    while at < len(data):
-        begin = at + _LENGTH.size
-        at = begin + _LENGTH.unpack_from(data, at)[0]
-        found.append(data[begin:at])
-    return found
+def _add_numbers(
+    name: str, shape: tuple[int, ...], text: Text, payload: bytearray, code: str, decode: Any
+) -> Steps[None]:
+    wanted = prod(shape)
+    if 2 * wanted - 1 > len(text):  # an element takes a character, and a comma
+        raise _other_shape(name, shape)
+    nested = _NESTED.match(text.whole, text.begin, min(text.end, text.begin + SLICE))
+    brackets = _brackets(name, shape if nested else (wanted,), len(text))
+    at, checked, found = text.begin, 0, 0
+    while True:
+        end = _cut(name, text, at)
+        piece = bytes(text.whole[at:end])
+        bare = piece.translate(_STRUCTURE, _BLANKS)
+        structure = bare.translate(None, b"0")
+        last = end == text.end
+        if brackets[checked : checked + len(structure) + 1] != structure + (b"" if last else b","):
+            raise _other_shape(name, shape)
+        if b"0[" in bare or b"]0" in bare or (not wanted and b"0" in bare):
+            raise _other_shape(name, shape)
+        if wanted:
+            values = decode(b"[%b]" % piece.translate(_FLAT))
+            payload += pack(f"<{len(values)}{code}", *values)
+            found += len(values)
+        if last:
+            break
+        checked += len(structure) + 1
+        at = end + 1
+        yield
+    if found != wanted:
+        raise _other_shape(name, shape)
 
 
-def classified(spec: TensorSpec, data: memoryview, count: int, batched: bool) -> tuple[TensorSpec, bytes]:
-    """Triton's classification extension: the ``count`` largest of each row, as BYTES ``value:index``.
-
-    Raises:
-        InvalidRequestError: the tensor is not of numbers, or ``count`` is none.
-    """
-    if count < 1:
-        raise InvalidRequestError(f"classification is {count}; it must be at least 1")
-    values = numbers(spec, data)
-    rows = spec.shape[0] if batched and spec.shape else 1
-    width = len(values) // rows if rows else 0
-    parts: list[bytes] = []
-    for row in range(rows):
-        part = values[row * width : (row + 1) * width]
-        best = sorted(range(width), key=lambda at, part=part: _rank(part[at]))[:count]  # type: ignore[misc]
-        for at in best:
-            parts += _with_length(f"{part[at]:f}:{at}" if isinstance(part[at], float) else f"{int(part[at])}:{at}")
-    shape = (min(count, width),)
-    made = b"".join(parts)
-    return TensorSpec(spec.name, Datatype.BYTES.value, (rows, *shape) if batched else shape, len(made)), made
+def _cut(name: str, text: Text, at: int) -> int:
+    """The end of the slice that begins there: a comma, or the end of the text."""
+    if text.end - at <= SLICE:
+        return text.end
+    comma = text.whole.rfind(b",", at, at + SLICE)
+    if comma < 0:
+        raise InvalidRequestError(f"input {name!r} has an element of more than {show_bytes(SLICE)} of JSON")
+    return comma
 
 
-def _rank(value: Any) -> tuple[bool, Any]:
-    """Largest first, what is no number last."""
-    return value != value, -value
+def _brackets(name: str, shape: tuple[int, ...], most: Bytes) -> bytes:
+    """The brackets and commas of nested lists of this shape; a text of ``most`` bytes is not shorter."""
+    size = 0
+    for dim in reversed(shape):
+        size = 2 + max(0, dim - 1) + dim * size
+        if size > most:
+            raise _other_shape(name, shape)
+    made = b""
+    for dim in reversed(shape):
+        made = b"[" + ((made + b",") * dim)[:-1] + b"]"
+    return made
 
 
-def _with_length(text: str) -> tuple[bytes, bytes]:
-    content = text.encode()
-    return _LENGTH.pack(len(content)), content
+def _other_shape(name: str, shape: tuple[int, ...]) -> InvalidRequestError:
+    return InvalidRequestError(f"input {name!r}: the data does not have the shape {list(shape)}")
+
+
+def _check_texts(name: str, text: Text) -> None:
+    if len(text) > MAX_TEXTS:
+        raise InvalidRequestError(
+            f"input {name!r} has {len(text)} bytes of JSON; at most {show_bytes(MAX_TEXTS)} of BYTES elements are "
+            "accepted: send it with the binary data extension"
+        )
+
+
+def _whole(name: str, shape: tuple[int, ...], text: Text, kind: Any) -> list[Any]:
+    """All elements, decoded at once."""
+    values: list[Any] = msgspec.convert(
+        _flat(name, shape, msgspec.json.decode(text.whole[text.begin : text.end])), kind
+    )
+    return values
 
 
 def _flat(name: str, shape: tuple[int, ...], data: Any) -> list[Any]:
@@ -135,6 +185,123 @@ def _flat(name: str, shape: tuple[int, ...], data: Any) -> list[Any]:
     nested = isinstance(data, list) and bool(data) and isinstance(data[0], list)
     for want in shape if nested else (prod(shape),):
         if not all(isinstance(row, list) and len(row) == want for row in level):
-            raise InvalidRequestError(f"input {name!r}: the data does not have the shape {list(shape)}")
+            raise _other_shape(name, shape)
         level = list(chain.from_iterable(level))
     return level
+
+
+def is_short(spec: TensorSpec) -> bool:
+    """Whether a tensor is one slice of JSON."""
+    return spec.nbytes <= SLICE and prod(spec.shape) <= SLICE_ELEMENTS
+
+
+def json_slices(spec: TensorSpec, data: memoryview) -> Iterator[Sequence[Any]]:
+    """The elements, flat, as what JSON has; in each slice a bounded number of them.
+
+    Raises:
+        InvalidRequestError: the datatype has no form in JSON, or a BYTES element is no UTF-8.
+    """
+    if spec.datatype == Datatype.BYTES:
+        try:
+            for texts in element_slices(data):
+                yield [str(text, "utf-8") for text in texts]
+        except UnicodeDecodeError:
+            raise InvalidRequestError(f"output {spec.name!r} is not all UTF-8: ask for binary_data") from None
+    elif spec.datatype not in _FORMATS:
+        raise InvalidRequestError(f"output {spec.name!r}: {spec.datatype} {_NO_JSON}: ask for binary_data")
+    else:
+        yield from number_slices(spec, data, 0, prod(spec.shape))
+
+
+def number_slices(spec: TensorSpec, data: memoryview, begin: int, end: int) -> Iterator[tuple[Any, ...]]:
+    """The elements of a tensor of numbers from ``begin`` to ``end``.
+
+    Raises:
+        InvalidRequestError: the datatype is BYTES or BF16.
+    """
+    code = _number_code(spec)
+    size = ELEMENT_BYTES[spec.datatype]
+    for at in range(begin, end, SLICE_ELEMENTS):
+        yield unpack_from(f"<{min(SLICE_ELEMENTS, end - at)}{code}", data, at * size)
+
+
+def element_slices(data: memoryview) -> Iterator[list[memoryview]]:
+    """The elements of a BYTES tensor: in each slice a bounded number of them, and of bytes but for the last."""
+    at = 0
+    while at < len(data):
+        found: list[memoryview] = []
+        stop = at + SLICE
+        while at < min(stop, len(data)) and len(found) < SLICE_ELEMENTS:
+            begin = at + _LENGTH.size
+            at = begin + _LENGTH.unpack_from(data, at)[0]
+            found.append(data[begin:at])
+        yield found
+
+
+def _number_code(spec: TensorSpec) -> str:
+    code = _NUMBERS.get(spec.datatype)
+    if code is None:
+        raise InvalidRequestError(f"output {spec.name!r} is {spec.datatype}; numbers are needed, and not BF16")
+    return code
+
+
+def classified(spec: TensorSpec, data: memoryview, count: int, batched: bool) -> Steps[tuple[TensorSpec, bytes]]:
+    """Triton's classification extension: the ``count`` largest of each row, as BYTES ``value:index``.
+
+    Raises:
+        InvalidRequestError: the tensor is not of numbers, or ``count`` is less than 1 or too many.
+    """
+    _number_code(spec)
+    if count < 1:
+        raise InvalidRequestError(f"classification is {count}; it must be at least 1")
+    rows = spec.shape[0] if batched and spec.shape else 1
+    width = prod(spec.shape) // rows if rows else 0
+    count = min(count, width)
+    if count > MAX_CLASSES and width > SLICE_ELEMENTS:
+        raise InvalidRequestError(
+            f"classification is {count} of {width}; at most {MAX_CLASSES} are accepted: request the output itself"
+        )
+    parts: list[bytes] = []
+    compared = 0
+    for row in range(rows):
+        best = _Largest(count)
+        for values in number_slices(spec, data, row * width, (row + 1) * width):
+            if compared >= SLICE_ELEMENTS:
+                compared = 0
+                yield
+            best.add(values)
+            compared += len(values)
+        for value, place in best.found():
+            parts += _with_length(f"{value:f}:{place}" if isinstance(value, float) else f"{int(value)}:{place}")
+    made = b"".join(parts)
+    shape = (rows, count) if batched else (count,)
+    return TensorSpec(spec.name, Datatype.BYTES.value, shape, len(made)), made
+
+
+class _Largest:
+    """The largest elements of a row with their places; of equal ones the first. NaN comes last."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._best: list[tuple[Any, int]] = []
+        self._nans: list[tuple[Any, int]] = []
+        self._seen = 0
+
+    def add(self, values: tuple[Any, ...]) -> None:
+        """The next elements of the row."""
+        before, self._seen = self._seen, self._seen + len(values)
+        numbers = [place for place, value in enumerate(values) if value == value]
+        ranked = sorted(numbers, key=values.__getitem__, reverse=True)[: self._count]
+        new = [(values[place], before + place) for place in ranked]
+        self._best = sorted([*self._best, *new], key=itemgetter(0), reverse=True)[: self._count] if before else new
+        if len(numbers) < len(values) and len(self._nans) < self._count:
+            self._nans += [(value, before + place) for place, value in enumerate(values) if value != value]
+
+    def found(self) -> list[tuple[Any, int]]:
+        """The largest first."""
+        return (self._best + self._nans)[: self._count]
+
+
+def _with_length(text: str) -> tuple[bytes, bytes]:
+    content = text.encode()
+    return _LENGTH.pack(len(content)), content

@@ -4,10 +4,11 @@ Rules of the file: nothing is said that is not known; a count that nobody keeps 
 the names of the protocol's fields: JSON over HTTP, and what messages are made from over gRPC.
 """
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from clockwork.messages.counts import in_time
-from clockwork.messages.requests import ModelStatus, ModelSummary, ServerStatus
+from clockwork.messages.requests import ModelStatus, ModelSummary
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, TensorInfo
 from clockwork.oip.contract import Failure, failure
@@ -103,16 +104,28 @@ NO_DEVICE: Final = "no worker that can serve it answers"
 """Why a model that is served is not ready."""
 
 
-def repository_index(server: ServerStatus, serving: bool, ready_only: bool) -> list[dict[str, Any]]:
-    """Every model that was loaded, with its state and, unless that is READY, why; ordered by name."""
-    absent = ("UNAVAILABLE", NO_DEVICE) if serving else ("LOADING", f"the server is {server.stage}")
-    states = {model.info.name: ("READY", "") if model.ready else absent for model in server.models}
-    states |= {name: ("UNAVAILABLE", why) for name, why in server.broken.items()}
-    return [
-        {"name": name, "version": VERSION, "state": state, "reason": reason}
-        for name, (state, reason) in sorted(states.items())
-        if state == "READY" or not ready_only
-    ]
+def repository_index(
+    models: Iterable[str],
+    broken: Mapping[str, str],
+    is_ready: Callable[[str], bool],
+    stage: str,
+    serving: bool,
+    ready_only: bool,
+) -> Iterator[dict[str, Any]]:
+    """Every model that was loaded, with its state and, unless that is READY, why; ordered by name.
+
+    ``broken``: models that are not served, and why. ``is_ready`` says whether a model could answer now, when its entry
+    is made. ``stage``: of the server.
+    """
+    absent = ("UNAVAILABLE", NO_DEVICE) if serving else ("LOADING", f"the server is {stage}")
+    why_broken = dict(broken)
+    for name in sorted({*models, *why_broken}):
+        if name in why_broken:
+            state, reason = "UNAVAILABLE", why_broken[name]
+        else:
+            state, reason = ("READY", "") if is_ready(name) else absent
+        if state == "READY" or not ready_only:
+            yield {"name": name, "version": VERSION, "state": state, "reason": reason}
 
 
 def unknown_version(model: str, version: str) -> Failure | None:

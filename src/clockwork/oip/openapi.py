@@ -10,7 +10,7 @@ import msgspec
 
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype
-from clockwork.oip.binary import MAX_JSON_BYTES, InferHead
+from clockwork.oip.binary import DEFAULT_MAX_JSON, InferHead
 from clockwork.oip.contract import http_statuses
 from clockwork.oip.metadata import VERSION
 from clockwork.oip.rest import RepositoryHead
@@ -125,7 +125,7 @@ def _infer(suffix: str) -> Json:
             "name": _HEADER,
             "in": "header",
             "schema": _COUNT,
-            "description": f"bytes of JSON, at most {MAX_JSON_BYTES // MIB} MiB; the binary tensors follow it",
+            "description": f"bytes of JSON, at most {DEFAULT_MAX_JSON // MIB} MiB by default; binary tensors follow it",
         }
     ]
     made["requestBody"] = {

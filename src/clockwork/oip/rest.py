@@ -86,7 +86,7 @@ def route(method: str, path: str) -> Route:
     raise nothing_at(path)
 
 
-def repository_head(body: bytes | memoryview) -> RepositoryHead:
+def repository_head(body: bytes | bytearray | memoryview) -> RepositoryHead:
     """The body of a request to the repository; none is one without parameters.
 
     Raises:

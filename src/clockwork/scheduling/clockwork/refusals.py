@@ -19,6 +19,9 @@ from clockwork.units import SECOND, Nanos, show_duration
 HOPELESS_RETRY: Final[Nanos] = 1 * SECOND
 """When to come back with an SLO that no device can meet: things would have to change first."""
 
+MAX_RETRY_TIMES: Final = 4096
+"""Groups of requests whose last retry time is remembered; the ones that were refused longest ago are forgotten."""
+
 ADMITTED: Final = "admitted, and yet it cannot be in time"
 """What a request is told whose promise is broken; no refusal says so."""
 
@@ -60,11 +63,22 @@ class Refusals:
                 appointment = self._book(now, plan, model, key, request, waits)
             if appointment is not None:
                 appointment.room -= request.batch_size
-                self._appointments[group] = appointment
+                self._remember(group, appointment)
             start = max(plan.tail(now), waits)
             would = start + plan.infer_time(now, model, request.batch_size, key) + plan.return_delay.value
             commands.append(_answer(now, request, would, appointment))
         return commands
+
+    def _remember(self, group: tuple[str, ShapeKey], appointment: _Appointment) -> None:
+        known = self._appointments
+        if known.pop(group, None) is None and len(known) >= MAX_RETRY_TIMES:
+            del known[next(iter(known))]
+        known[group] = appointment
+
+    @property
+    def remembered(self) -> int:
+        """Groups whose last retry time is known."""
+        return len(self._appointments)
 
     def _book(
         self, now: Nanos, plan: Plan, model: ModelState, key: ShapeKey, request: PendingRequest, waits: Nanos

@@ -22,7 +22,8 @@ from clockwork.state import ModelState
 from clockwork.units import MILLISECOND, Nanos
 
 MAX_TABLES: Final = 4096
-"""Models and shapes of a device whose measurements are kept; beyond that the oldest are measured anew."""
+"""Shapes chosen by clients whose measurements are kept for a device; the least recently used are measured anew.
+Models that leave no choice of shapes are always kept: clients cannot make more of them."""
 
 MAX_AGE: Final[Nanos] = 10 * MILLISECOND
 """Times are computed again after this long, or at the next measurement: estimates relax over seconds."""
@@ -49,7 +50,8 @@ class InferTimes:
         self._kind = kind
         self._window = window
         self._pace = Pace()
-        self._tables: dict[tuple[str, ShapeKey], _Table] = {}
+        self._tables: dict[str, _Table] = {}  #: by content
+        self._shaped: dict[tuple[str, ShapeKey], _Table] = {}  #: the least recently used first
         self._measured = 0  #: measurements so far
 
     def by_size(self, now: Nanos, model: ModelState, key: ShapeKey) -> Mapping[int, Nanos]:
@@ -64,7 +66,7 @@ class InferTimes:
 
     def add(self, now: Nanos, model: ModelState, rows: int, key: ShapeKey, measured: Nanos) -> None:
         """An Infer of ``rows`` rows took ``measured``."""
-        table = self._tables.get((model.info.digest, key)) or self._make(model, key)
+        table = self._find(model, key)
         estimate = table.estimates.get(rows)
         if estimate is None:
             estimate = self._estimate(table, model, rows)
@@ -73,17 +75,33 @@ class InferTimes:
         self._measured += 1
 
     def _table(self, now: Nanos, model: ModelState, key: ShapeKey) -> _Table:
-        table = self._tables.get((model.info.digest, key))
-        if table is None:
-            table = self._make(model, key)
+        table = self._find(model, key)
         if table.made_for != self._measured or now >= table.until:
             self._compute(now, table)
         return table
 
-    def _make(self, model: ModelState, key: ShapeKey) -> _Table:
-        if len(self._tables) >= MAX_TABLES:
-            del self._tables[next(iter(self._tables))]
-        table = self._tables[model.info.digest, key] = _Table()
+    @property
+    def shapes(self) -> int:
+        """Shapes chosen by clients whose measurements are kept."""
+        return len(self._shaped)
+
+    def _find(self, model: ModelState, key: ShapeKey) -> _Table:
+        digest = model.info.digest
+        if not key:
+            table = self._tables.get(digest)
+            if table is None:
+                table = self._tables[digest] = self._make(model)
+            return table
+        table = self._shaped.pop((digest, key), None)
+        if table is None:
+            table = self._make(model)
+            if len(self._shaped) >= MAX_TABLES:
+                del self._shaped[next(iter(self._shaped))]
+        self._shaped[digest, key] = table
+        return table
+
+    def _make(self, model: ModelState) -> _Table:
+        table = _Table()
         for size in model.profiles[self._kind].batch_sizes:
             self._estimate(table, model, size)
         table.rows = sorted(table.estimates)

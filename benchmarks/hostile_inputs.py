@@ -1,0 +1,278 @@
+"""Expensive inputs for ``bench_hostile.py``, and the process that sends them.
+
+    python benchmarks/hostile_inputs.py NAME HTTP GRPC NATIVE
+
+prepares what NAME sends, prints ``ready``, waits for a line on stdin, sends it, and prints how often each status came
+back. It runs beside the process that measures, so that its own work delays no measurement.
+"""
+
+import asyncio
+import json
+import struct
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import islice, product
+from pathlib import Path
+from typing import Any
+
+import grpc
+import onnx
+import raw_http
+from onnx import TensorProto, helper
+
+from clockwork.client import AsyncClient
+from clockwork.grpc_frontend import grpc_service_pb2 as pb
+from clockwork.units import MIB
+
+SERVICE = "/inference.GRPCInferenceService"
+INPUTS_OF_MANY = 4
+SHAPES = 50_000
+NAMES = 50_000
+SLO_MS = 60_000
+ROUNDS = 5
+IN_FLIGHT = 16
+
+
+class Where:
+    """A server's addresses."""
+
+    def __init__(self, http: str, grpc_address: str, native: str) -> None:
+        self.http, self.grpc, self.native = http, grpc_address, native
+
+
+def build_models(directory: Path) -> list[Path]:
+    """``row`` copies FP32[-1,-1], ``ints`` INT32[-1,-1], and ``many`` four inputs like ``row``'s.
+
+    ``zeros`` makes as many FP32 as its input, one INT64, says.
+    """
+    kinds = {"row": (TensorProto.FLOAT, 1), "ints": (TensorProto.INT32, 1), "many": (TensorProto.FLOAT, INPUTS_OF_MANY)}
+    paths = []
+    for name, (kind, count) in kinds.items():
+        x, y = (
+            [helper.make_tensor_value_info(f"{tensor}{at or ''}", kind, ["n", f"d{at}"]) for at in range(count)]
+            for tensor in "xy"
+        )
+        nodes = [helper.make_node("Identity", [one.name], [two.name]) for one, two in zip(x, y, strict=True)]
+        graph = helper.make_graph(nodes, name, x, y)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        paths.append(directory / f"{name}.onnx")
+        onnx.save(model, paths[-1])
+    return [*paths, build_zeros(directory)]
+
+
+def build_zeros(directory: Path) -> Path:
+    """See `build_models`."""
+    x = helper.make_tensor_value_info("x", TensorProto.INT64, [1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["count"])
+    graph = helper.make_graph([helper.make_node("ConstantOfShape", ["x"], ["y"])], "zeros", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, directory / "zeros.onnx")
+    return directory / "zeros.onnx"
+
+
+def post(path: str, body: bytes, **headers: object) -> bytes:
+    """A whole request."""
+    lines = [f"POST {path} HTTP/1.1", "Host: here", f"Content-Length: {len(body)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def in_json(shape: list[int], data: bytes, datatype: str = "FP32", **parameters: object) -> bytes:
+    """The JSON of a request whose elements are ``data``."""
+    head = json.dumps({"parameters": {"slo_ms": SLO_MS, **parameters}})[:-1].encode()
+    tensor = json.dumps({"name": "x", "datatype": datatype, "shape": shape})[:-1].encode()
+    return head + b',"inputs":[' + tensor + b',"data":' + data + b"}]}"
+
+
+def in_binary(model: str, data: bytes, *lengths: int, **parameters: object) -> bytes:
+    """A whole request for one row of ``lengths`` elements in each input, which are binary."""
+    tensors = [
+        {"name": f"x{at or ''}", "datatype": "FP32", "shape": [1, n], "parameters": {"binary_data_size": 4 * n}}
+        for at, n in enumerate(lengths)
+    ]
+    head = json.dumps({"inputs": tensors, "parameters": {"slo_ms": SLO_MS, **parameters}}).encode()
+    return post(f"/v2/models/{model}/infer", head + data, Inference_Header_Content_Length=len(head))
+
+
+async def ask_http(where: Where, *requests: bytes) -> Counter[str]:
+    """Each on a connection of its own, at the same time; how often which status came back."""
+
+    async def one(request: bytes) -> int:
+        connection = await raw_http.connect(where.http)
+        try:
+            return await connection.ask(request)
+        except RuntimeError:
+            return 0
+        finally:
+            connection.transport.close()
+
+    return Counter(str(status) for status in await asyncio.gather(*map(one, requests)))
+
+
+async def ask_grpc(where: Where, method: str, message: bytes) -> Counter[str]:
+    """One call; the name of its status."""
+    options = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
+    async with grpc.aio.insecure_channel(where.grpc, options) as channel:
+        try:
+            await channel.unary_unary(f"{SERVICE}/{method}")(message)
+        except grpc.aio.AioRpcError as error:
+            return Counter([error.code().name])
+    return Counter(["OK"])
+
+
+def typed(model: str, datatype: str, field: str, values: list[Any]) -> bytes:
+    """A ModelInferRequest with typed contents."""
+    message = pb.ModelInferRequest(model_name=model)
+    message.parameters["slo_ms"].double_param = SLO_MS
+    tensor = message.inputs.add(name="x", datatype=datatype, shape=[1, len(values)])
+    getattr(tensor.contents, field).extend(values)
+    return message.SerializeToString()
+
+
+def json_lists() -> Callable[[Where], Awaitable[Counter[str]]]:
+    """15 MiB of lists of one element, in a batch that is far too large."""
+    count = 15 * MIB // 4
+    body = in_json([count, 1], b"[" + b"[0]," * (count - 1) + b"[0]]")
+    request = post("/v2/models/row/infer", body)
+    return lambda where: ask_http(where, request)
+
+
+def json_right() -> Callable[[Where], Awaitable[Counter[str]]]:
+    """15 MiB of floats in nested lists, which are right."""
+    count = 15 * MIB // 9
+    body = in_json([1, count], b"[[" + b"0.123456," * (count - 1) + b"1]]", binary_data_output=True)
+    request = post("/v2/models/row/infer", body)
+    return lambda where: ask_http(where, request)
+
+
+def json_crowd() -> Callable[[Where], Awaitable[Counter[str]]]:
+    """Twelve requests of 2 MiB of JSON at the same time, which are right."""
+    count = 2 * MIB // 9
+    body = in_json([1, count], b"[" + b"0.123456," * (count - 1) + b"1]", binary_data_output=True)
+    request = post("/v2/models/row/infer", body)
+    return lambda where: ask_http(where, *[request] * 12)
+
+
+def typed_ints() -> Callable[[Where], Awaitable[Counter[str]]]:
+    """60 MiB of ``int_contents``."""
+    message = typed("ints", "INT32", "int_contents", [1] * (60 * MIB))
+    return lambda where: ask_grpc(where, "ModelInfer", message)
+
+
+def typed_right() -> Callable[[Where], Awaitable[Counter[str]]]:
+    """Nearly 4 MiB of ``fp32_contents``, which are right."""
+    message = typed("row", "FP32", "fp32_contents", [0.5] * (MIB - 64))
+    return lambda where: ask_grpc(where, "ModelInfer", message)
+
+
+def compressed_bombs() -> Callable[[Where], Awaitable[Counter[str]]]:
+    """Twelve bodies of 260 kB that unpack to 255 MiB, at the same time."""
+    packed = zlib.compress(bytes(255 * MIB), 9)
+    request = post("/v2/models/row/infer", packed, Content_Encoding="deflate")
+    return lambda where: ask_http(where, *[request] * 12)
+
+
+def compressed_right() -> Callable[[Where], Awaitable[Counter[str]]]:
+    """A body that unpacks to 16 MiB, which is right."""
+    data = bytes(16 * MIB)
+    whole = in_binary("row", data, len(data) // 4, binary_data_output=True)
+    head, body = whole.split(b"\r\n\r\n", 1)
+    length = head.rsplit(b": ", 1)[1].decode()
+    packed = zlib.compress(body, 1)
+    request = post("/v2/models/row/infer", packed, Content_Encoding="deflate", Inference_Header_Content_Length=length)
+    return lambda where: ask_http(where, request)
+
+
+def large_answer() -> Callable[[Where], Awaitable[Counter[str]]]:
+    """A few bytes whose answer has 15 Mi elements, and is wanted in JSON."""
+    request = post("/v2/models/zeros/infer", in_json([1], b"[%d]" % (15 * MIB), "INT64"))
+    return lambda where: ask_http(where, request)
+
+
+def large_answer_right() -> Callable[[Where], Awaitable[Counter[str]]]:
+    """800,000 elements whose answer is 15 MB of JSON."""
+    request = in_binary("row", struct.pack("<f", 0.1) * 800_000, 800_000)
+    return lambda where: ask_http(where, request)
+
+
+def new_shapes() -> Callable[[Where], Awaitable[Counter[str]]]:
+    """50,000 shapes that the server has not seen."""
+    shapes = islice(product(range(1, 16), repeat=INPUTS_OF_MANY), SHAPES)
+    requests = (in_binary("many", bytes(4 * sum(shape)), *shape, binary_data_output=True) for shape in shapes)
+    return lambda where: ask_many(where, requests)
+
+
+def new_names() -> Callable[[Where], Awaitable[Counter[str]]]:
+    """50,000 names of models that there are not."""
+    body = in_json([1, 1], b"[0]")
+    requests = (post(f"/v2/models/model-{number}/infer", body) for number in range(NAMES))
+    return lambda where: ask_many(where, requests)
+
+
+async def ask_many(where: Where, requests: Iterator[bytes]) -> Counter[str]:
+    """A few at a time; each connection asks one after the other."""
+    found: Counter[str] = Counter()
+
+    async def one() -> None:
+        connection = await raw_http.connect(where.http)
+        for request in requests:
+            found[str(await connection.ask(request))] += 1
+        connection.transport.close()
+
+    await asyncio.gather(*(one() for _ in range(IN_FLIGHT)))
+    return found
+
+
+def descriptions() -> Callable[[Where], Awaitable[Counter[str]]]:
+    """The status, the lists and the statistics of all models, by each protocol."""
+    statistics = b"GET /v2/models/stats HTTP/1.1\r\nHost: here\r\n\r\n"
+    index = post("/v2/repository/index", b"{}")
+
+    async def ask(where: Where) -> Counter[str]:
+        found = await ask_http(where, statistics, statistics, index)
+        for method in ("ModelStatistics", "RepositoryIndex"):
+            found += await ask_grpc(where, method, b"")
+        async with AsyncClient(where.native) as client:
+            assert len((await client.status()).models) == len(await client.ls())
+            found["native"] += 2
+        return found
+
+    return ask
+
+
+INPUTS = {
+    it.__name__: it
+    for it in (
+        json_lists,
+        json_right,
+        json_crowd,
+        typed_ints,
+        typed_right,
+        compressed_bombs,
+        compressed_right,
+        large_answer,
+        large_answer_right,
+        new_shapes,
+        new_names,
+        descriptions,
+    )
+}
+ONCE = ("new_shapes", "new_names")
+"""Inputs that are many requests; all others are sent several times."""
+
+
+async def main(name: str, where: Where) -> None:
+    """Prepare, wait, send, and print what came back."""
+    send = INPUTS[name]()
+    print("ready", flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    found: Counter[str] = Counter()
+    for _ in range(1 if name in ONCE else ROUNDS):
+        found += await send(where)
+    print(json.dumps(dict(sorted(found.items()))), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], Where(*sys.argv[2:5])))

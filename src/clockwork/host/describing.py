@@ -1,0 +1,106 @@
+"""Long responses of the native protocol, made in steps: the status of a server, and its list of models.
+
+Models are described and encoded one at a time. A response is put together from their encodings, which is a copy.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final
+
+import msgspec
+
+from clockwork.controller.description import Description
+from clockwork.errors import InvalidRequestError
+from clockwork.messages.requests import ErrorResponse, ListModelsResponse, ModelSummary, StatusResponse
+from clockwork.messages.status import Status
+from clockwork.net.connection import Connection
+from clockwork.stepping import BACKGROUND_REST, Shared, Stepper
+from clockwork.steps import Steps
+from clockwork.wire.codec import encode
+
+MAX_WAITING: Final = 256
+"""Responses that are being made at a time; more requests are refused."""
+
+SHORT_LIST: Final = 64
+"""Models of a list that is sent at once."""
+
+
+log = logging.getLogger("clockwork.controller")
+
+
+class Describing:
+    """Answers requests for the status and sends lists of models. Use it on one running event loop."""
+
+    def __init__(self, describe: Callable[[], Description], stepper: Stepper) -> None:
+        """``describe`` gives what there is to say, at the moment of the call."""
+        self._describe = describe
+        self._stepper = stepper
+        self._server: Shared[msgspec.Raw] = Shared(self._made_server)
+        self._listed: tuple[tuple[ModelSummary, ...], msgspec.Raw] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def status(self, connection: Connection, request_id: int) -> None:
+        """Answer a StatusRequest."""
+        self._begin(connection, request_id, self._send_status(connection, request_id))
+
+    def models(self, connection: Connection, response: ListModelsResponse) -> None:
+        """Send a list of models."""
+        if len(response.models) <= SHORT_LIST:
+            connection.send(response)
+        else:
+            self._begin(connection, response.id, self._send_models(connection, response))
+
+    def close(self) -> None:
+        """Make nothing more."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _begin(self, connection: Connection, request_id: int, work: Coroutine[Any, Any, None]) -> None:
+        if len(self._tasks) >= MAX_WAITING:
+            work.close()
+            text = f"{MAX_WAITING} descriptions of the server are being made; that is the limit: retry later"
+            connection.send(ErrorResponse(request_id, Status.SKIPPED_BY_CONTROLLER, text))
+            return
+        task = asyncio.ensure_future(_answered(connection, request_id, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send_status(self, connection: Connection, request_id: int) -> None:
+        server: Any = await self._server.get()
+        connection.send(StatusResponse(request_id, server))
+
+    async def _made_server(self) -> msgspec.Raw:
+        return await self._stepper.run(self._steps_to_server(), rest=BACKGROUND_REST)
+
+    def _steps_to_server(self) -> Steps[msgspec.Raw]:
+        said = self._describe()
+        models: Any = yield from _encoded(said.statuses())
+        return msgspec.Raw(encode(said.server_with(models)))
+
+    async def _send_models(self, connection: Connection, response: ListModelsResponse) -> None:
+        if self._listed is None or self._listed[0] is not response.models:
+            models = await self._stepper.run(_encoded(iter(response.models)))
+            self._listed = response.models, msgspec.Raw(encode(models))
+        listed: Any = self._listed[1]
+        connection.send(ListModelsResponse(response.id, response.status, response.message, listed))
+
+
+async def _answered(connection: Connection, request_id: int, work: Coroutine[Any, Any, None]) -> None:
+    """Do the work; if it fails, the client receives an error."""
+    try:
+        await work
+    except InvalidRequestError as error:  # it does not fit into a frame
+        connection.send(ErrorResponse(request_id, Status.ERROR, f"the answer cannot be sent: {error}"))
+    except Exception:
+        log.exception("a description of the server failed")
+        connection.send(ErrorResponse(request_id, Status.ERROR, "the server failed; its log says why"))
+
+
+def _encoded(described: Iterator[Any]) -> Steps[tuple[msgspec.Raw, ...]]:
+    """Each encoded by itself."""
+    made = []
+    for it in described:
+        made.append(msgspec.Raw(encode(it)))
+        yield
+    return tuple(made)

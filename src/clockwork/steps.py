@@ -1,0 +1,27 @@
+"""Long work as a generator that stops between bounded steps.
+
+The code that does the work stays pure: the caller decides what happens between two steps. `clockwork.stepping` runs
+steps on an event loop and lets other work run in between; `at_once` runs them without a pause.
+"""
+
+from collections.abc import Generator
+from typing import TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+Steps: TypeAlias = Generator[None, None, T]
+"""Work that yields after each step of at most about half a millisecond, and returns its result."""
+
+
+def at_once(steps: Steps[T]) -> T:
+    """Run all steps without a pause and return the result.
+
+    Raises:
+        Exception: whatever a step raises.
+    """
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result

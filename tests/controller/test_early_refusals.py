@@ -1,0 +1,62 @@
+"""Requests that are refused before their elements are decoded, and the list of models that clients get."""
+
+import pytest
+
+from builders import a_state, infer_request, model_info, profile
+from clockwork.controller.config import ControllerConfig
+from clockwork.controller.description import Summaries
+from clockwork.controller.serving import Serving
+from clockwork.messages.requests import InferRequest, InferResponse
+from clockwork.messages.status import Status
+from clockwork.messages.tensors import MAX_TENSORS, TensorSpec, spec
+from clockwork.scheduling.echo import EchoScheduler
+
+
+def early(request: InferRequest, *, measured: bool = True) -> tuple[Serving, InferResponse | None]:
+    state = a_state([model_info()])
+    for model in state.models.values():
+        model.profiles = dict(model.profiles) if measured else {}
+    serving = Serving(state, EchoScheduler(), ControllerConfig())
+    refused = serving.refuse_early(1, request)
+    assert refused is None or isinstance(refused.response, InferResponse)
+    return serving, None if refused is None else refused.response
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        (infer_request(1, inputs=(spec("x", "FP64", (1, 2)),)), "input 'x' is FP64"),
+        (infer_request(1, rows=100), "a batch of 100"),
+        (infer_request(1, inputs=(TensorSpec("x" * 60_000, "FP32", (1, 2), 0),)), f"tensor name {'x' * 40!r}... has"),
+        (infer_request(1, inputs=(TensorSpec("x", "FP32", (1, 2), 0),) * (MAX_TENSORS + 1)), "257 tensors; at most"),
+    ],
+)
+def test_wrong_inputs_are_refused_in_few_words_and_counted(request_: InferRequest, why: str) -> None:
+    serving, refused = early(request_)
+    assert refused is not None
+    assert refused.status == Status.INVALID_REQUEST
+    assert why in refused.message
+    assert len(refused.message) < 500
+    assert serving.tally.of("a").named() == {"INVALID_REQUEST": 1}
+
+
+def test_an_unknown_model_is_refused() -> None:
+    serving, refused = early(infer_request(1, "nobody"))
+    assert refused is not None
+    assert refused.status == Status.UNKNOWN_MODEL
+    assert serving.tally.strangers() == {"UNKNOWN_MODEL": 1}
+
+
+def test_what_only_the_sizes_or_the_profile_decide_is_not_refused_early() -> None:
+    assert early(infer_request(1, inputs=(TensorSpec("x", "FP32", (1, 2), 0),)))[1] is None
+    assert early(infer_request(1, rows=100), measured=False)[1] is None
+
+
+def test_models_are_described_again_after_one_got_a_profile() -> None:
+    state = a_state([model_info()])
+    summaries = Summaries(state)
+    first = summaries.after(1)
+    assert [model.max_batch_size for model in first] == [4]
+    assert summaries.after(1) is first
+    state.models["a"].profiles["slow"] = profile(max_batch_size=2)
+    assert [model.max_batch_size for model in summaries.after(2)] == [2]

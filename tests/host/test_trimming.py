@@ -1,0 +1,81 @@
+"""Memory that requests have freed is given back while the server is idle."""
+
+import asyncio
+
+import pytest
+
+from clockwork import heap
+from clockwork.host.trimming import MAX_FREE_BUSY, Trimming
+from clockwork.units import MIB
+from http_raw import eventually
+
+
+def test_it_is_given_back_once_when_nothing_is_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [2 * MIB]
+    trimmed: list[int] = []
+    idle = False
+
+    def look() -> int:
+        return free[0]
+
+    def trim() -> None:
+        trimmed.append(free[0])
+        free[0] = 3 * MIB  # what cannot be given back
+
+    monkeypatch.setattr(heap, "free", look)
+    monkeypatch.setattr(heap, "trim", trim)
+
+    async def test() -> None:
+        nonlocal idle
+        trimming = Trimming(lambda: idle, 0.0, 4 * MIB)
+        free[0] = 100 * MIB
+        trimming.start()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert trimmed == [], "something is pending"
+        idle = True
+        await eventually(lambda: len(trimmed) == 1)
+        free[0] = 6 * MIB
+        for _ in range(5):
+            await asyncio.sleep(0.001)
+        assert trimmed == [100 * MIB], "it has grown by less than the limit"
+        free[0] = 8 * MIB
+        await eventually(lambda: len(trimmed) == 2)
+        trimming.close()
+
+    asyncio.run(asyncio.wait_for(test(), 30))
+
+
+def test_much_is_given_back_while_requests_are_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [MAX_FREE_BUSY]
+    looks: list[int] = []
+    trimmed: list[int] = []
+
+    def look() -> int:
+        looks.append(free[0])
+        return free[0]
+
+    def trim() -> None:
+        trimmed.append(free[0])
+        free[0] = 0
+
+    monkeypatch.setattr(heap, "free", look)
+    monkeypatch.setattr(heap, "trim", trim)
+
+    async def test() -> None:
+        trimming = Trimming(lambda: False, 0.0, 4 * MIB)
+        trimming.start()
+        await eventually(lambda: len(looks) >= 2)
+        assert trimmed == [], "that much is kept"
+        free[0] += 1
+        await eventually(lambda: bool(trimmed))
+        trimming.close()
+
+    asyncio.run(asyncio.wait_for(test(), 30))
+    assert trimmed == [MAX_FREE_BUSY + 1]
+
+
+def test_the_heap_says_what_is_free_where_that_is_known() -> None:
+    assert heap.free() >= 0
+    heap.trim()
+    assert heap.free() >= 0

@@ -1,0 +1,119 @@
+"""Tables whose keys clients choose keep to their limits, whatever clients send."""
+
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+
+from builders import a_state, infer_request, model_info
+from clockwork.controller.config import ControllerConfig
+from clockwork.controller.serving import Serving
+from clockwork.messages.actions import Infer
+from clockwork.messages.requests import InferResponse
+from clockwork.messages.results import InferOutput, InferResult, Timing
+from clockwork.messages.status import Status
+from clockwork.messages.tensors import TensorInfo, spec
+from clockwork.scheduling.clockwork import ClockworkConfig, ClockworkScheduler
+from clockwork.scheduling.clockwork.refusals import MAX_RETRY_TIMES
+from clockwork.scheduling.clockwork.times import MAX_TABLES
+from clockwork.units import ms, us
+from scheduling.running import Running
+
+MANY = 20_000
+MAX_GROWTH = 250_000
+"""Bytes that 5,000 requests may add after 15,000 others: 50 for each is far less than any table needs for one."""
+
+FREE = model_info(inputs=(TensorInfo("x", "FP32", (-1, -1)),))
+
+
+def growth(once: Callable[[int], object]) -> int:
+    """Bytes that the last quarter of the calls adds. All are traced: objects that Python recycles would mislead."""
+    tracemalloc.start()
+    try:
+        for number in range(MANY * 3 // 4):
+            once(number)
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(MANY * 3 // 4, MANY):
+            once(number)
+        return tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+
+def answer(running: Running) -> None:
+    """The Infer outstanding succeeds."""
+    send = running.sent.pop(0)
+    action = send.action
+    assert isinstance(action, Infer)
+    gpu = running.state.workers[send.worker_id].gpu(action.gpu)
+    timing = Timing(running.now, running.now + ms(3), ms(3))
+    outputs = tuple(InferOutput(share.request_id, ()) for share in action.inputs)
+    result = InferResult(action.id, outputs, timing, timing, timing)
+    for share in action.inputs:
+        running.requests[share.request_id].over = True
+    running.now += ms(4)
+    assert gpu.settle(action, result)
+    assert running.scheduler.result(running.now, gpu, action, result) == []
+
+
+@pytest.mark.parametrize(("slo", "status"), [(ms(100), "Infer"), (us(100), "CONTROLLER_COULD_NOT_START_IN_TIME")])
+def test_the_scheduler_does_not_grow_with_shapes(slo: int, status: str) -> None:
+    scheduler = ClockworkScheduler(ClockworkConfig(preload=False))
+    running = Running(a_state([FREE], warm=("a",)), scheduler)
+    said: list[str] = []
+
+    def once(number: int) -> None:
+        said[:] = running.infer("a", slo=slo, length=number + 1)
+        while not said:
+            said[:] = running.wake()
+        while running.sent:
+            answer(running)
+        running.requests.clear()
+
+    added = growth(once)
+    (plan,) = scheduler._order
+    assert status in said[0]
+    assert plan._times.shapes == MAX_TABLES
+    assert scheduler._refusals.remembered <= MAX_RETRY_TIMES
+    assert added < MAX_GROWTH
+
+
+def test_retry_times_are_as_many_as_the_limit() -> None:
+    """Refused with a time to come back, since an idle device could have done it."""
+    scheduler = ClockworkScheduler(ClockworkConfig(preload=False))
+    running = Running(a_state([FREE], warm=("a",)), scheduler)
+    running.infer("a", slo=ms(1000))
+    for number in range(MAX_RETRY_TIMES + 100):
+        running.infer("a", slo=ms(4), length=number + 3)
+    running.wake()
+    assert scheduler._refusals.remembered == MAX_RETRY_TIMES
+
+
+def test_the_controller_does_not_grow_with_names() -> None:
+    serving = Serving(a_state([FREE]), ClockworkScheduler(), ControllerConfig())
+    said: list[InferResponse] = []
+
+    def once(number: int) -> None:
+        request = infer_request(number, f"model-{number}", inputs=(spec(f"x{number}", "FP32", (1, 1)),))
+        (respond,) = serving.infer(number, 1, request, b"1234")
+        assert isinstance(respond.response, InferResponse)  # type: ignore[union-attr]
+        said[:] = [respond.response]  # type: ignore[union-attr]
+
+    assert growth(once) < MAX_GROWTH
+    assert said[0].status == Status.UNKNOWN_MODEL
+    assert serving.tally.strangers() == {"UNKNOWN_MODEL": MANY}
+    assert serving.pending == 0
+
+
+def test_the_controller_does_not_grow_with_names_of_inputs_and_shapes_that_are_wrong() -> None:
+    serving = Serving(a_state([FREE]), ClockworkScheduler(), ControllerConfig())
+
+    def once(number: int) -> None:
+        request = infer_request(number, "a", inputs=(spec(f"x{number}", "FP32", (1, number + 1)),))
+        refused = serving.refuse_early(1, request)
+        assert refused is not None
+        assert isinstance(refused.response, InferResponse)
+        assert refused.response.status == Status.INVALID_REQUEST
+
+    assert growth(once) < MAX_GROWTH
+    assert serving.tally.of("a").named() == {"INVALID_REQUEST": MANY}
