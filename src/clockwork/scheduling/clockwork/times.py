@@ -44,8 +44,9 @@ class _Table:
 class InferTimes:
     """The times of Infers on one device of a kind, by content, shape and rows."""
 
-    def __init__(self, kind: str, window: int) -> None:
+    def __init__(self, kind: str, window: int, max_tables: int = MAX_TABLES) -> None:
         """Nothing is measured: the profiles of models of ``kind`` count. ``window``: measurements of an estimate."""
+        self._max_tables = max_tables
         self._kind = kind
         self._window = window
         self._pace = Pace()
@@ -81,7 +82,7 @@ class InferTimes:
         return table
 
     def _make(self, model: ModelState, key: ShapeKey) -> _Table:
-        if len(self._tables) >= MAX_TABLES:
+        if len(self._tables) >= self._max_tables:
             del self._tables[next(iter(self._tables))]
         table = self._tables[model.info.digest, key] = _Table()
         for size in model.profiles[self._kind].batch_sizes:
