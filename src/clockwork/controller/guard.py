@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec
 
 from clockwork.controller.events import Report
 from clockwork.messages.actions import Infer, LoadWeights
-from clockwork.messages.commands import Answer, Command
+from clockwork.messages.commands import Answer, Command, SendAction
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import PendingRequest
@@ -58,13 +58,14 @@ def explain(scheduler: Scheduler, now: Nanos, request: PendingRequest) -> tuple[
     return said if isinstance(said, str) else "", []
 
 
-def expectations(now: Nanos, action: LoadWeights | Infer, said: object) -> tuple[Nanos, Nanos, Nanos]:
+def expectations(now: Nanos, action: LoadWeights | Infer, send: SendAction) -> tuple[Nanos, Nanos, Nanos]:
     """From when on an action that leaves now may begin, how long it should take, and when it should begin.
 
-    ``said`` is when the scheduler says that it begins. The last two are 0 where it said nothing that can be understood.
+    ``send.start`` is the start that the scheduler states. The last two are 0 if it states nothing that can be understood.
     """
     earliest: object = action.earliest
     expected: object = action.expected_duration
+    said: object = send.start
     if not isinstance(earliest, int) or not isinstance(expected, int) or not isinstance(said, int):
         return now, 0, 0
     if 0 <= earliest < FOREVER and 0 <= expected < FOREVER and 0 <= said < FOREVER:

@@ -398,7 +398,7 @@ class Serving:
         gpu = self._state.workers[command.worker_id].routes[action.id]
         if not isinstance(action, Infer):
             if isinstance(action, LoadWeights):
-                gpu.predict(action, *expectations(now, action, command.start))
+                gpu.predict(action, *expectations(now, action, command))
             return command
         requests = [self._pending.get(share.request_id) for share in action.inputs]
         payloads = tuple(request.payload for request in requests if request is not None)
@@ -406,7 +406,7 @@ class Serving:
             error = ErrorResult(action.id, "Infer", Status.CANCELLED, "it was not sent")
             gpu.settle(action, error)
             return Report("ERROR", f"the scheduler made an Infer for a request that is over: {action}")
-        gpu.predict(action, *expectations(now, action, command.start))
+        gpu.predict(action, *expectations(now, action, command))
         return SendAction(command.worker_id, action, payloads, command.start)
 
     def _answer(self, now: Nanos, answer: Answer) -> list[ControllerCommand]:
