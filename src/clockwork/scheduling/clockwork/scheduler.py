@@ -20,6 +20,8 @@ from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from typing import ClassVar, Final
 
+from mypy_extensions import mypyc_attr
+
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import Answer, Command
 from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result
@@ -49,6 +51,7 @@ MAX_TRIED: Final = 16
 """Requests of a group that are refused one after the other before the first that can be placed is searched for."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ClockworkScheduler(Scheduler):
     """See the module."""
 
