@@ -180,7 +180,10 @@ class ControllerWithStartupPhase:
         """When time alone will change something."""
         if self._ended_early:
             return None
-        moments = [self._queries.next_timeout()]
+        queries = self._queries.next_timeout()
+        if self._stage is Stage.SERVING and queries is None and not self._draining.begun:
+            return self._serving.next_wakeup()  # the usual case, after each event
+        moments = [queries]
         if self._stage is Stage.SERVING:
             moments += [self._serving.next_wakeup(), self._draining.next_wakeup()]
         else:

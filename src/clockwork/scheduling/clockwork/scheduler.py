@@ -97,7 +97,8 @@ class ClockworkScheduler(Scheduler):
             if plan is not None:
                 return self._pump(now, plan)
         self._groups.setdefault(group, []).append(request)
-        self._judge_at = min(self._judge_at, now + self._config.verdict_delay)
+        if self._judge_at == FAR:  # a later verdict is never sooner
+            self._judge_at = now + self._config.verdict_delay
         return []
 
     def result(
@@ -344,7 +345,7 @@ class ClockworkScheduler(Scheduler):
         start = max(plan.first_start(now), plan.ready.get(model.name, 0))
         while True:
             expected = plan.infer_time(now, model, batch.rows, batch.key)
-            by = start + expected + plan.return_delay.value
+            by = start + expected + plan.return_delay
             late = [request for request in batch.requests if request.deadline < by]
             if not late:
                 break
@@ -357,7 +358,7 @@ class ClockworkScheduler(Scheduler):
                 commands.append(Answer(request.id, status, text, predicted=by - request.arrival))
                 if plan.remove(batch, request):
                     return commands
-        latest = min(request.deadline for request in batch.requests) - expected - plan.return_delay.value
+        latest = min(request.deadline for request in batch.requests) - expected - plan.return_delay
         earliest = plan.earliest_for(now, start)
         send = plan.gpu.infer(model, batch.requests, earliest, max(earliest, latest), expected, max(start, earliest))
         plan.note_sent(now, send.action.id, batch, expected, earliest)
