@@ -19,7 +19,7 @@ BUILT_IN: Final[Mapping[str, type[Scheduler]]] = {
 """The schedulers that come with Clockwork."""
 
 REQUIRED: Final = ("infer", "result")
-"""Methods that a scheduler must define. Python checks that for an interpreted `Scheduler` only, not for a compiled one."""
+"""Methods that a scheduler must define. Python checks that only if `Scheduler` is interpreted."""
 
 
 def make_scheduler(name: str) -> Scheduler:

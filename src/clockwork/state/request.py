@@ -9,7 +9,8 @@ class PendingRequest:
     """An inference that the controller has accepted and not yet answered.
 
     ``id`` is unique within the controller. ``deadline`` is absolute. ``input`` is its share of an Infer action;
-    ``payload`` an opaque handle on its tensors' elements; ``batch_size`` its rows in a batch. ``cold_start``: no device held the weights at arrival.
+    ``payload`` an opaque handle on its tensors' elements; ``batch_size`` its rows in a batch.
+    ``cold_start``: no device held the weights at arrival.
     ``promised`` is the moment by which the scheduler said the answer would be there, None if it has said nothing;
     ``excuse`` is what has broken its word since, if something has. A scheduler sets both.
     ``nbytes``: what its inputs take, sent or generated. ``losses``: workers that were lost while they held it.
