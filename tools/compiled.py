@@ -26,8 +26,8 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
 
     A module that defines a `msgspec.Struct` is left out: mypyc drops ``frozen=True`` without a warning, or the module
     fails at import. A module that defines a dataclass is left out as well: mypyc supports only some of their options.
-    ``__init__`` modules are left out: they only import, and a compiled one cannot import interpreted neighbours, because
-    Python tells it where its package lies only when it has ended.
+    ``__init__`` modules are left out: they only import, and a compiled one cannot import interpreted modules of its
+    package, because Python sets ``__path__`` only after the compiled code has run.
     """
     sources = {name: path for name, path in _sources(root) if name not in INTERPRETED}
     classes = {name: list(_classes(root / path)) for name, path in sources.items()}
