@@ -18,6 +18,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+BESIDE = ("LICENSE", "MANIFEST.in", "NOTICE", "README.md", "pyproject.toml", "setup.py", "tools/compiled.py")
+"""What the source distribution needs besides the package."""
 
 
 def missing() -> str:
@@ -33,9 +35,15 @@ def missing() -> str:
 
 
 def make_source(directory: Path) -> Path:
-    """Make the source distribution."""
-    code = "import sys, setuptools.build_meta as build; build.build_sdist(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", code, directory], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    """Make the source distribution from a copy: setuptools writes beside the sources, and remembers what it finds."""
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary)
+        shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        (copy / "tools").mkdir()
+        for name in BESIDE:
+            shutil.copy(ROOT / name, copy / name)
+        code = "import sys, setuptools.build_meta as build; build.build_sdist(sys.argv[1])"
+        subprocess.run([sys.executable, "-c", code, directory], cwd=copy, check=True, stdout=subprocess.DEVNULL)
     (archive,) = directory.glob("*.tar.gz")
     return archive
 
