@@ -36,8 +36,8 @@ PROTOCOL := src/clockwork/grpc_frontend
 # Compiled modules never lie beside the sources, so that nobody runs stale code: they need PYTHONPATH=build/compiled.
 COMPILED_DIR  := build/compiled
 COMPILED_DONE := $(COMPILED_DIR)/.made
-WITH_COMPILED := tests/state tests/scheduling tests/controller tests/test_blocks.py tests/test_compiled.py \
-	tests/test_histogram.py tests/test_pages.py
+WITH_COMPILED := tests/state tests/scheduling tests/controller tests/sim tests/test_blocks.py \
+	tests/test_compiled.py tests/test_histogram.py tests/test_pages.py
 
 # Watches which code runs; not in the lock files, for it is heavy and few need it.
 ATHERIS := atheris==3.0.0
