@@ -178,17 +178,13 @@ class ControllerWithStartupPhase:
 
     def next_wakeup(self) -> Nanos | None:
         """When time alone will change something."""
-        if self._ended_early:
-            return None
-        queries = self._queries.next_timeout()
-        if self._stage is Stage.SERVING and queries is None and not self._draining.begun:
-            return self._serving.next_wakeup()  # the usual case, after each event
-        moments = [queries]
         if self._stage is Stage.SERVING:
-            moments += [self._serving.next_wakeup(), self._draining.next_wakeup()]
+            moments = [self._queries.next_timeout(), self._serving.next_wakeup(), self._draining.next_wakeup()]
+        elif self._draining.begun:  # nothing of start-up goes on
+            return None
         else:
-            moments += [self._buffer.next_expiry(), self._loading_ends()]
-        return min((moment for moment in moments if moment is not None), default=None)
+            moments = [self._queries.next_timeout(), self._buffer.next_expiry(), self._loading_ends()]
+        return min([moment for moment in moments if moment is not None], default=None)
 
     def predictions(self) -> Predictions:
         """What was predicted of all actions in service, held against what they did; for those who watch."""

@@ -97,8 +97,7 @@ class ClockworkScheduler(Scheduler):
             if plan is not None:
                 return self._pump(now, plan)
         self._groups.setdefault(group, []).append(request)
-        if self._judge_at == FAR:  # a later verdict is never sooner
-            self._judge_at = now + self._config.verdict_delay
+        self._judge_at = min(self._judge_at, now + self._config.verdict_delay)
         return []
 
     def result(
@@ -332,12 +331,9 @@ class ClockworkScheduler(Scheduler):
                 for request in part.requests:
                     self._batch_of.pop(request.id, None)
             commands += self._send(now, plan, part or batch)
-        self._schedule_wake(plan)
-        return commands
-
-    def _schedule_wake(self, plan: Plan) -> None:
         if plan.wake_at < FAR:
             heappush(self._wakes, (plan.wake_at, plan.number, plan))
+        return commands
 
     def _send(self, now: Nanos, plan: Plan, batch: Batch) -> list[Command]:
         """Send a batch, less those that can no longer be in time, because a promise was broken."""
