@@ -7,6 +7,8 @@ deadline by this room; unless its client cancelled it or went away. No action le
 from collections.abc import Callable, Iterable, Iterator
 from typing import Concatenate, Final, ParamSpec
 
+from msgspec.structs import replace
+
 from clockwork.controller.admission import Admission
 from clockwork.controller.checking import check_names
 from clockwork.controller.config import ControllerConfig
@@ -19,7 +21,7 @@ from clockwork.controller.events import (
     Respond,
     ServerLoad,
 )
-from clockwork.controller.guard import ask, expectations, explain, is_sound, next_wakeup
+from clockwork.controller.guard import ask, expectations, explain, is_sound, next_wakeup, request_ids
 from clockwork.controller.pending import Pending
 from clockwork.controller.plausible import plausible
 from clockwork.controller.promises import FAULTS_OF_CLIENTS, Promise, outcome
@@ -366,7 +368,7 @@ class Serving:
         returned: dict[int, SendAction] = {}
         commands: list[ControllerCommand] = []
         for command in said:
-            if isinstance(command, SendAction) and self._is_made(command):
+            if isinstance(command, SendAction) and is_sound(command) and self._is_made(command):
                 action_id = command.action.id
                 if action_id > before and action_id not in returned:
                     returned[action_id] = command
@@ -409,16 +411,16 @@ class Serving:
         gpu = self._state.workers[command.worker_id].routes[action.id]
         if not isinstance(action, Infer):
             if isinstance(action, LoadWeights):
-                gpu.predict(action, *expectations(now, action, command.start))
+                gpu.predict(action, *expectations(now, action, command))
             return command
-        requests = [self._pending.get(share.request_id) for share in action.inputs]
+        requests = [self._pending.get(request_id) for request_id in request_ids(action)]
         payloads = tuple(request.payload for request in requests if request is not None)
         if len(payloads) < len(requests):
             error = ErrorResult(action.id, "Infer", Status.CANCELLED, "it was not sent")
             gpu.settle(action, error)
             return Report("ERROR", f"the scheduler made an Infer for a request that is over: {action}")
-        gpu.predict(action, *expectations(now, action, command.start))
-        return SendAction(command.worker_id, action, payloads, command.start)
+        gpu.predict(action, *expectations(now, action, command))
+        return replace(command, payloads=payloads)
 
     def _answer(self, now: Nanos, answer: Answer) -> list[ControllerCommand]:
         request = self._pending.get(answer.request_id)
