@@ -27,7 +27,7 @@ from clockwork.controller.plausible import plausible
 from clockwork.controller.promises import FAULTS_OF_CLIENTS, Promise, outcome
 from clockwork.controller.quota import input_bytes
 from clockwork.controller.refusing import missed, refusal, retry_time
-from clockwork.controller.settling import lateness, remember, timing_of, trusted
+from clockwork.controller.settling import count_loss, lateness, remember, timing_of, trusted
 from clockwork.controller.tally import Tally
 from clockwork.controller.throttling import Throttle
 from clockwork.controller.verifying import BatchChecks
@@ -43,10 +43,6 @@ from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency,
 from clockwork.units import Nanos
 
 P = ParamSpec("P")
-
-MAX_LOSSES: Final = 2
-"""Workers that may be lost while they hold a request. The first loss is hardly the request's fault, and it is tried
-once more. After the second it is taken for the cause: tried again and again, one request could end every worker."""
 
 MAX_EXPIRED: Final = 500
 """Requests that one wake answers because their deadline has passed; the next wake is due at once, after what came
@@ -303,10 +299,7 @@ class Serving:
         """Answer the requests that a lost worker held and that may be the cause of its loss."""
         commands: list[ControllerCommand] = []
         for request in held:
-            request.losses += 1
-            if request.losses >= MAX_LOSSES:
-                text = f"{request.losses} workers were lost while they held this request, the last {worker.id}"
-                text += ": it may be the cause, and is not tried again"
+            if text := count_loss(request, worker.id):
                 timing = RequestTiming(now - request.arrival, cold_start=request.cold_start)
                 commands.extend(self._respond(request, Status.ERROR, text, (), timing))
         return commands
