@@ -77,8 +77,9 @@ def is_sound(command: object) -> bool:
     """Whether the fields of an answer or an action that the controller reads have the right types."""
     match command:
         case Answer(request_id=int(), status=int(), message=str(), outputs=tuple()):
-            moments: tuple[object, object] = (command.predicted, command.retry_after)
-            return all(moment is None or isinstance(moment, int) for moment in moments)
+            predicted: object = command.predicted
+            retry: object = command.retry_after
+            return (predicted is None or isinstance(predicted, int)) and (retry is None or isinstance(retry, int))
         case SendAction(worker_id=str()):
             return isinstance(getattr(command.action, "id", None), int)
     return False
