@@ -381,8 +381,7 @@ class Serving:
             else:
                 commands.append(self._with_payloads(now, send))
         self._wakeup, reports = next_wakeup(self._scheduler)
-        commands += reports
-        return commands
+        return commands + reports
 
     def _is_made(self, send: SendAction) -> bool:
         """Whether the action was made by a device of that worker, and is outstanding there."""
@@ -407,10 +406,9 @@ class Serving:
                 gpu.predict(action, *expectations(now, action, command))
             return command
         requests = [self._pending.get(request_id) for request_id in request_ids(action)]
-        payloads = tuple(request.payload for request in requests if request is not None)
+        payloads = tuple([request.payload for request in requests if request is not None])
         if len(payloads) < len(requests):
-            error = ErrorResult(action.id, "Infer", Status.CANCELLED, "it was not sent")
-            gpu.settle(action, error)
+            gpu.settle(action, ErrorResult(action.id, "Infer", Status.CANCELLED, "it was not sent"))
             return Report("ERROR", f"the scheduler made an Infer for a request that is over: {action}")
         gpu.predict(action, *expectations(now, action, command))
         return replace(command, payloads=payloads)
