@@ -33,6 +33,12 @@ COMPILE    = CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/pip-compile --qui
 PROTOC   := grpcio-tools==1.72.2 "setuptools<81"
 PROTOCOL := src/clockwork/grpc_frontend
 
+# Compiled modules never lie beside the sources, so that nobody runs stale code: they need PYTHONPATH=build/compiled.
+COMPILED_DIR  := build/compiled
+COMPILED_DONE := $(COMPILED_DIR)/.made
+WITH_COMPILED := tests/state tests/scheduling tests/controller tests/sim tests/test_blocks.py \
+	tests/test_compiled.py tests/test_histogram.py tests/test_pages.py
+
 # Watches which code runs; not in the lock files, for it is heavy and few need it.
 ATHERIS := atheris==3.0.0
 FUZZER  := build/fuzzer
@@ -41,7 +47,7 @@ SECONDS ?= 30
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-torch test-gpu check format bench fuzz lock protocol clean
+.PHONY: help setup demo test test-torch test-gpu test-compiled check format compile dist bench fuzz lock protocol clean
 
 help: ## Say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -62,6 +68,9 @@ test-gpu: ## Run the tests that need an NVIDIA GPU in .venv-cuda; where there is
 	@$(MAKE) --no-print-directory $(GPU_DONE)
 	@$(GPU)/bin/python -m pytest tests/gpu --gpu $(ARGS)
 
+test-compiled: $(COMPILED_DONE) ## Run the tests of the compiled packages on the compiled modules
+	@PYTHONPATH=$(COMPILED_DIR) $(BIN)/python -m pytest --compiled $(WITH_COMPILED) $(ARGS)
+
 check: $(DEV) ## Lint, check the formatting, the types and the law of rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -71,6 +80,11 @@ check: $(DEV) ## Lint, check the formatting, the types and the law of rooms
 format: $(DEV) ## Put the code in the house's format and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+compile: $(COMPILED_DONE) ## Compile state, scheduling and controller into build/compiled (about a minute)
+
+dist: $(DEV) ## Make the source distribution and a wheel in dist; COMPILED=1 adds a wheel with compiled modules
+	@$(BIN)/python tools/dist.py $(if $(COMPILED),--compiled) dist
 
 bench: $(RUNTIME) ## Run each benchmarks/bench_*.py; results go to build/bench/*.json
 	@mkdir -p build/bench
@@ -129,6 +143,10 @@ $(DEV): requirements-dev.lock pyproject.toml | $(BIN)/python
 	@$(PIP) install --require-hashes -r $<
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@ $(RUNTIME)
+
+$(COMPILED_DONE): $(DEV) setup.py MANIFEST.in $(wildcard tools/*.py) $(shell find src -name "*.py")
+	@$(BIN)/python tools/dist.py --compiled --unpacked $(COMPILED_DIR)
+	@touch $@
 
 $(TORCH_DONE): requirements-dev.lock requirements-torch.lock requirements-torch-cuda.lock pyproject.toml
 	@echo "Setting up $(TORCH) from requirements-torch.lock"

@@ -1,6 +1,7 @@
 """The fourth stage: requests checked, answered once, in time or not; and a scheduler that may do anything."""
 
 import math
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -463,6 +464,64 @@ def test_what_a_scheduler_says_of_the_start_harms_nobody(said: object) -> None:
     assert infer_answer(cluster, 1).status == Status.SUCCESS
     assert not cluster.reports("ERROR")
     assert status_of(cluster, 2).predictions["infer"].start == ErrorSummary(1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"message": 3},
+        {"outputs": None},
+        {"predicted": 1.5},
+        {"retry_after": "soon"},
+        {"status": "bad"},
+        {"request_id": "1"},
+    ],
+    ids=str,
+)
+def test_an_answer_with_a_field_of_the_wrong_type_is_reported_and_harms_nobody(changes: dict[str, Any]) -> None:
+    class Confused(Eager):
+        def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+            return [*super().infer(now, request), replace(Answer(request.id, Status.ERROR, "no"), **changes)]
+
+    cluster = serving(Confused(), FILES)
+    cluster.ask(infer_request(1))
+    cluster.run_until(cluster.now + ms(100))
+    assert infer_answer(cluster, 1).status == Status.SUCCESS
+    assert len(cluster.reports("ERROR")) == 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"worker_id": 7}, {"action": None}, {"action": Answer(1, Status.SUCCESS)}], ids=str
+)
+def test_a_returned_action_with_a_field_of_the_wrong_type_is_reported_and_the_made_one_sent(
+    changes: dict[str, Any],
+) -> None:
+    class Confused(Eager):
+        def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+            return [replace(it, **changes) for it in super().infer(now, request) if isinstance(it, SendAction)]
+
+    cluster = serving(Confused(), FILES)
+    cluster.ask(infer_request(1))
+    cluster.run_until(cluster.now + ms(100))
+    assert infer_answer(cluster, 1).status == Status.SUCCESS
+    assert cluster.reports("ERROR")
+
+
+@pytest.mark.parametrize("request_id", ["1", None, 1.0, -1], ids=str)
+def test_an_infer_for_what_is_no_request_is_reported_and_not_sent(request_id: Any) -> None:
+    class Confused(Eager):
+        def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+            commands = super().infer(now, request)
+            gpu = next(iter(self.state.gpus()))
+            inputs = (replace(request.input, request_id=request_id),)
+            gpu.send_infer(Infer(self.state.action_ids.next(), gpu.gpu_id, request.model.name, inputs))
+            return commands
+
+    cluster = serving(Confused(), FILES)
+    cluster.ask(infer_request(1))
+    cluster.run_until(cluster.now + ms(100))
+    assert infer_answer(cluster, 1).status == Status.SUCCESS
+    assert any("for a request that is over" in text for text in cluster.reports("ERROR"))
 
 
 def test_evict_makes_a_model_cold_wherever_nothing_needs_it() -> None:

@@ -15,6 +15,7 @@ from clockwork.grpc_frontend.raw_contents import (
     MAX_FIELDS,
     MIN_SPLIT_BYTES,
     in_stream,
+    model_name,
     split,
     varint,
     with_raw_outputs,
@@ -164,3 +165,10 @@ def test_the_tighter_of_the_messages_deadline_and_the_calls_holds() -> None:
     assert request_of(message, raw, 1, 30_000_000).slo == 20_000_000
     message, raw = parse(asked(b"1"))
     assert request_of(message, raw, 1, None).slo is None
+
+
+def test_the_name_of_the_model_is_found_without_a_parser() -> None:
+    assert model_name(asked(b"1")) == pb.ModelInferRequest.FromString(asked(b"1")).model_name != ""
+    assert model_name(pb.ModelInferRequest(model_name="m\u00e9" * 80).SerializeToString()) == "m\u00e9" * 80
+    for data in (b"", b"\n", b"\n\x05ab", b"\x12\x01a", b"\n" + b"\xff" * 12):
+        assert model_name(data) == ""

@@ -5,11 +5,13 @@ import socket
 import time
 from typing import Any
 
+import pytest
+
 from client.live import run
-from clockwork.controller.shedding import SEED_COST
+from clockwork.controller.shedding import SEED_COST, Shed
 from clockwork.host.inbox import PIECE
 from clockwork.messages.actions import Infer
-from clockwork.messages.link import ROLE_CLIENT, Hello
+from clockwork.messages.link import ROLE_CLIENT, Hello, Ping, Pong, Welcome
 from clockwork.messages.requests import CancelRequest, InferRequest, InferResponse
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import spec
@@ -18,7 +20,7 @@ from clockwork.net.dial import dial
 from clockwork.units import ms
 from clockwork.wire.codec import decode_response
 from clockwork.wire.codec import encode as encoded
-from clockwork.wire.frame import encode_frame
+from clockwork.wire.frame import FrameReader, encode_frame, preamble
 from http_raw import eventually, row, served
 
 ROOM = PIECE // SEED_COST
@@ -49,6 +51,27 @@ def test_a_request_that_waited_unread_past_its_deadline_is_not_served_over_http(
     run(test())
 
 
+@pytest.mark.parametrize("first", [0, 1, 5_000, 40_000])
+@pytest.mark.parametrize("size", [100, 40_000])
+def test_a_request_that_is_refused_by_its_head_leaves_the_connection_in_order(first: int, size: int) -> None:
+    """Its body comes in two pieces, the first with the head; the next request is served."""
+
+    async def test() -> None:
+        async with served() as (peer, _, host, _):
+            reception, refuses = host.reception, host.reception.refuses
+            reception.refuses = lambda *args, **kwargs: Shed(ms(1), ms(5))  # type: ignore[method-assign]
+            body = bytes(size)
+            head = f"POST /v2/models/m/infer HTTP/1.1\r\nHost: here\r\nContent-Length: {size}\r\n\r\n"
+            peer.writer.write(head.encode() + body[:first])
+            answer = await peer.answer()
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            reception.refuses = refuses  # type: ignore[method-assign]
+            peer.writer.write(body[first:])
+            assert (await peer.ask("POST", "/v2/models/m/infer", row())).status == 200
+
+    run(test())
+
+
 class Client:
     """A client of the native protocol that keeps what it hears."""
 
@@ -73,22 +96,37 @@ class Client:
         self.connection.send(InferRequest(number, "m", (SPEC,), slo), (bytes(16),))
 
 
+async def next_message(client: socket.socket, reader: FrameReader) -> Any:
+    """Return the next message on a blocking connection that is not the heartbeat's."""
+    while True:
+        data = await asyncio.get_running_loop().sock_recv(client, 65536)
+        reader.get_buffer()[: len(data)] = data
+        for header, _ in reader.buffer_updated(len(data)):
+            message = decode_response(header)
+            if not isinstance(message, Ping | Pong):
+                return message
+
+
 def test_a_request_that_waited_unread_past_its_deadline_is_not_served_natively() -> None:
     async def test() -> None:
         async with served() as (_, _, host, worker):
-            client = Client()
-            await client.connect(host.client_address)
-            client.ask(1, ms(10_000))
-            await eventually(lambda: 1 in client.heard)
-            assert client.heard[1].status == Status.SUCCESS
-            executed = len([action for action in worker.seen if isinstance(action, Infer)])
-            client.ask(2, ms(100))
-            client.connection._outgoing.flush()
-            stand_still(300)
-            await eventually(lambda: 2 in client.heard)
-            assert client.heard[2].status in (Status.TIMEOUT, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
-            assert len([action for action in worker.seen if isinstance(action, Infer)]) == executed
-            client.connection.close("done")
+            with socket.create_connection(host.client_address) as client:
+                client.setblocking(False)
+                hello = encode_frame(encoded(Hello(ROLE_CLIENT, "test", "test", "", "")))
+                client.send(b"".join([preamble(), *hello]))
+                reader = FrameReader()
+                assert isinstance(await next_message(client, reader), Welcome)
+                client.send(b"".join(encode(1)))
+                assert (await next_message(client, reader)).status == Status.SUCCESS
+                executed = sum(isinstance(action, Infer) for action in worker.seen)
+                client.send(b"".join(encode(2, ms(100))))
+                stand_still(300)
+                answer = await next_message(client, reader)
+                assert (answer.id, answer.status) in (
+                    (2, Status.TIMEOUT),
+                    (2, Status.CONTROLLER_COULD_NOT_START_IN_TIME),
+                )
+                assert sum(isinstance(action, Infer) for action in worker.seen) == executed
 
     run(test())
 
@@ -135,8 +173,8 @@ def test_a_request_that_waits_can_be_cancelled_and_a_client_that_left_is_forgott
     run(test())
 
 
-def encode(number: int) -> list[Any]:
-    return encode_frame(encoded(InferRequest(number, "m", (SPEC,), ms(10_000))), (bytes(16),))
+def encode(number: int, slo: int = ms(10_000)) -> list[Any]:
+    return encode_frame(encoded(InferRequest(number, "m", (SPEC,), slo)), (bytes(16),))
 
 
 def cancel(number: int) -> list[Any]:

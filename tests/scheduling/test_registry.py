@@ -42,6 +42,25 @@ def test_a_users_own_is_named_by_module_and_class() -> None:
     assert isinstance(make_scheduler("clockwork.scheduling.echo:EchoScheduler"), EchoScheduler)
 
 
+BROKEN_SCHEDULERS = """
+from clockwork.scheduling.base import Scheduler
+
+class Deaf(Scheduler):
+    def infer(self, now, request):
+        return []
+
+class Demanding(Scheduler):
+    def __init__(self, config):
+        self.config = config
+
+    def infer(self, now, request):
+        return []
+
+    def result(self, now, gpu, action, result):
+        return []
+"""
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [
@@ -58,15 +77,19 @@ def test_a_users_own_is_named_by_module_and_class() -> None:
         ("clockwork.scheduling.echo:Nobody", "'clockwork.scheduling.echo' has no 'Nobody'"),
         ("clockwork.units:ms", "is not a subclass of clockwork.scheduling.base.Scheduler"),
         ("builtins:dict", "is not a subclass"),
-        ("clockwork.scheduling.base:Scheduler", "cannot be made without arguments"),
+        ("clockwork.scheduling.base:Scheduler", "does not define infer and result"),
+        ("broken_schedulers:Deaf", "does not define result, which a scheduler must"),
+        ("broken_schedulers:Demanding", "cannot be made without arguments"),
     ],
 )
 def test_what_cannot_be_a_scheduler_is_refused(
     name: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_module.py").write_text("def :")
+    (tmp_path / "broken_schedulers.py").write_text(BROKEN_SCHEDULERS)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InvalidRequestError) as caught:
         make_scheduler(name)
     assert why in str(caught.value)
     sys.modules.pop("broken_module", None)
+    sys.modules.pop("broken_schedulers", None)

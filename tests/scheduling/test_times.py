@@ -6,7 +6,6 @@ import pytest
 
 from builders import measurement, model_info, model_state
 from clockwork.messages.profile import ModelProfile
-from clockwork.scheduling.clockwork import times
 from clockwork.scheduling.clockwork.times import MAX_AGE, InferTimes
 from clockwork.state import ModelState
 from clockwork.units import Nanos, ms, seconds
@@ -86,10 +85,8 @@ def test_time_alone_never_raises_a_time(model: ModelState, made: InferTimes) -> 
         now += seconds(11)
 
 
-def test_shapes_without_end_take_bounded_memory(
-    model: ModelState, made: InferTimes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(times, "MAX_TABLES", 4)
+def test_shapes_without_end_take_bounded_memory(model: ModelState) -> None:
+    made = InferTimes(next(iter(model.profiles)), 10, max_tables=4)
     for length in range(10):
         for _ in range(3):
             made.add(seconds(1), model, 1, (("x", (length,)),), ms(9))
@@ -98,10 +95,8 @@ def test_shapes_without_end_take_bounded_memory(
     assert made.of(seconds(1), model, 1, (("x", (0,)),)) == ms(10)
 
 
-def test_shapes_in_use_and_models_without_a_choice_of_shapes_are_kept(
-    model: ModelState, made: InferTimes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(times, "MAX_TABLES", 4)
+def test_shapes_in_use_and_models_without_a_choice_of_shapes_are_kept(model: ModelState) -> None:
+    made = InferTimes(next(iter(model.profiles)), 10, max_tables=4)
     used = (("x", (1000,)),)
     for key in ((), used):
         for _ in range(3):

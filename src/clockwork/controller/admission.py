@@ -50,16 +50,15 @@ class Admission:
         Raises:
             InvalidRequestError: it is zero, negative, not a number, or longer than the longest accepted.
         """
-        choices = []
-        if request.slo is not None:
-            choices.append(request.slo)
+        slo = request.slo
         if request.slo_factor is not None:
             factor = request.slo_factor
             if not 0 < factor < float("inf"):
                 raise InvalidRequestError(f"slo_factor is {factor}; it must be a positive number")
-            estimate = model.infer_estimate(1)
-            choices.append(round(min(factor * estimate, float(self._config.max_slo))))
-        slo = min(choices) if choices else self._default(model)
+            by_factor = round(min(factor * model.infer_estimate(1), float(self._config.max_slo)))
+            slo = by_factor if slo is None else min(slo, by_factor)
+        if slo is None:
+            slo = self._default(model)
         if slo <= 0:
             raise InvalidRequestError(f"the slo is {show_duration(slo)}; it must be positive")
         if slo > self._config.max_slo:

@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec
 
 from clockwork.controller.events import Report
 from clockwork.messages.actions import Infer, LoadWeights
-from clockwork.messages.commands import Answer, Command
+from clockwork.messages.commands import Answer, Command, SendAction
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import PendingRequest
@@ -58,13 +58,14 @@ def explain(scheduler: Scheduler, now: Nanos, request: PendingRequest) -> tuple[
     return said if isinstance(said, str) else "", []
 
 
-def expectations(now: Nanos, action: LoadWeights | Infer, said: object) -> tuple[Nanos, Nanos, Nanos]:
+def expectations(now: Nanos, action: LoadWeights | Infer, send: SendAction) -> tuple[Nanos, Nanos, Nanos]:
     """From when on an action that leaves now may begin, how long it should take, and when it should begin.
 
-    ``said`` is when the scheduler says that it begins. The last two are 0 where it said nothing that can be understood.
+    ``send.start`` is the start that the scheduler states. The last two are 0 unless all three are integers.
     """
     earliest: object = action.earliest
     expected: object = action.expected_duration
+    said: object = send.start
     if not isinstance(earliest, int) or not isinstance(expected, int) or not isinstance(said, int):
         return now, 0, 0
     if 0 <= earliest < FOREVER and 0 <= expected < FOREVER and 0 <= said < FOREVER:
@@ -72,11 +73,22 @@ def expectations(now: Nanos, action: LoadWeights | Infer, said: object) -> tuple
     return now, 0, 0
 
 
-def is_sound(answer: Answer) -> bool:
-    """Whether an answer can be understood: whose it is, and what it says."""
-    request_id: object = answer.request_id
-    status: object = answer.status
-    return isinstance(request_id, int) and isinstance(status, int)
+def is_sound(command: object) -> bool:
+    """Whether the fields of an answer or an action that the controller reads have the right types."""
+    match command:
+        case Answer(request_id=int(), status=int(), message=str(), outputs=tuple()):
+            predicted: object = command.predicted
+            retry: object = command.retry_after
+            return (predicted is None or isinstance(predicted, int)) and (retry is None or isinstance(retry, int))
+        case SendAction(worker_id=str()):
+            return isinstance(getattr(command.action, "id", None), int)
+    return False
+
+
+def request_ids(action: Infer) -> list[int]:
+    """Return the ids of the requests that an Infer is for; -1, which no request has, in place of what is no id."""
+    found: list[object] = [share.request_id for share in action.inputs]
+    return [request_id if isinstance(request_id, int) else -1 for request_id in found]
 
 
 def _raised(method: str, error: BaseException) -> Report:

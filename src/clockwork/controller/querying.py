@@ -46,4 +46,6 @@ class Queries:
 
     def next_timeout(self) -> Nanos | None:
         """Return when `give_up` has something to do next."""
-        return min((asked + self._timeout for _, asked in self._asked.values()), default=None)
+        if not self._asked:
+            return None
+        return min([asked for _, asked in self._asked.values()]) + self._timeout

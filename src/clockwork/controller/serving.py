@@ -7,6 +7,8 @@ deadline by this room; unless its client cancelled it or went away. No action le
 from collections.abc import Callable, Iterable, Iterator
 from typing import Concatenate, Final, ParamSpec
 
+from msgspec.structs import replace
+
 from clockwork.controller.admission import Admission
 from clockwork.controller.checking import check_names
 from clockwork.controller.config import ControllerConfig
@@ -19,13 +21,13 @@ from clockwork.controller.events import (
     Respond,
     ServerLoad,
 )
-from clockwork.controller.guard import ask, expectations, explain, is_sound, next_wakeup
+from clockwork.controller.guard import ask, expectations, explain, is_sound, next_wakeup, request_ids
 from clockwork.controller.pending import Pending
 from clockwork.controller.plausible import plausible
 from clockwork.controller.promises import FAULTS_OF_CLIENTS, Promise, outcome
 from clockwork.controller.quota import input_bytes
 from clockwork.controller.refusing import missed, refusal, retry_time
-from clockwork.controller.settling import lateness, remember, timing_of, trusted
+from clockwork.controller.settling import count_loss, lateness, remember, timing_of, trusted
 from clockwork.controller.tally import Tally
 from clockwork.controller.throttling import Throttle
 from clockwork.controller.verifying import BatchChecks
@@ -41,10 +43,6 @@ from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency,
 from clockwork.units import Nanos
 
 P = ParamSpec("P")
-
-MAX_LOSSES: Final = 2
-"""Workers that may be lost while they hold a request. The first loss is hardly the request's fault, and it is tried
-once more. After the second it is taken for the cause: tried again and again, one request could end every worker."""
 
 MAX_EXPIRED: Final = 500
 """Requests that one wake answers because their deadline has passed; the next wake is due at once, after what came
@@ -301,10 +299,7 @@ class Serving:
         """Answer the requests that a lost worker held and that may be the cause of its loss."""
         commands: list[ControllerCommand] = []
         for request in held:
-            request.losses += 1
-            if request.losses >= MAX_LOSSES:
-                text = f"{request.losses} workers were lost while they held this request, the last {worker.id}"
-                text += ": it may be the cause, and is not tried again"
+            if text := count_loss(request, worker.id):
                 timing = RequestTiming(now - request.arrival, cold_start=request.cold_start)
                 commands.extend(self._respond(request, Status.ERROR, text, (), timing))
         return commands
@@ -366,7 +361,7 @@ class Serving:
         returned: dict[int, SendAction] = {}
         commands: list[ControllerCommand] = []
         for command in said:
-            if isinstance(command, SendAction) and self._is_made(command):
+            if isinstance(command, SendAction) and is_sound(command) and self._is_made(command):
                 action_id = command.action.id
                 if action_id > before and action_id not in returned:
                     returned[action_id] = command
@@ -386,8 +381,7 @@ class Serving:
             else:
                 commands.append(self._with_payloads(now, send))
         self._wakeup, reports = next_wakeup(self._scheduler)
-        commands += reports
-        return commands
+        return commands + reports
 
     def _is_made(self, send: SendAction) -> bool:
         """Whether the action was made by a device of that worker, and is outstanding there."""
@@ -409,16 +403,15 @@ class Serving:
         gpu = self._state.workers[command.worker_id].routes[action.id]
         if not isinstance(action, Infer):
             if isinstance(action, LoadWeights):
-                gpu.predict(action, *expectations(now, action, command.start))
+                gpu.predict(action, *expectations(now, action, command))
             return command
-        requests = [self._pending.get(share.request_id) for share in action.inputs]
-        payloads = tuple(request.payload for request in requests if request is not None)
+        requests = [self._pending.get(request_id) for request_id in request_ids(action)]
+        payloads = tuple([request.payload for request in requests if request is not None])
         if len(payloads) < len(requests):
-            error = ErrorResult(action.id, "Infer", Status.CANCELLED, "it was not sent")
-            gpu.settle(action, error)
+            gpu.settle(action, ErrorResult(action.id, "Infer", Status.CANCELLED, "it was not sent"))
             return Report("ERROR", f"the scheduler made an Infer for a request that is over: {action}")
-        gpu.predict(action, *expectations(now, action, command.start))
-        return SendAction(command.worker_id, action, payloads, command.start)
+        gpu.predict(action, *expectations(now, action, command))
+        return replace(command, payloads=payloads)
 
     def _answer(self, now: Nanos, answer: Answer) -> list[ControllerCommand]:
         request = self._pending.get(answer.request_id)

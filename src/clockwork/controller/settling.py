@@ -1,4 +1,6 @@
-"""What the result of an action tells: whether it may be used, what things took, why it was late."""
+"""What the end of an action tells: whether its result may be used, what things took, why it was late or lost."""
+
+from typing import Final
 
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
 from clockwork.messages.requests import RequestTiming
@@ -6,6 +8,21 @@ from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResu
 from clockwork.messages.status import Status
 from clockwork.state import ClockworkState, GPUState, PendingRequest
 from clockwork.units import Nanos, as_ms
+
+MAX_LOSSES: Final = 2
+"""Workers that may be lost while they hold a request. The first loss is hardly the request's fault, and it is tried
+once more. After the second it is taken for the cause: tried again and again, one request could end every worker."""
+
+
+def count_loss(request: PendingRequest, worker_id: str) -> str:
+    """Count a worker that was lost with a request; return why the request is not tried again, or nothing."""
+    request.losses += 1
+    if request.losses < MAX_LOSSES:
+        return ""
+    return (
+        f"{request.losses} workers were lost while they held this request, the last {worker_id}: "
+        "it may be the cause, and is not tried again"
+    )
 
 
 def trusted(state: ClockworkState, action: LoadWeights | EvictWeights | Infer, result: Result) -> Result:

@@ -178,14 +178,13 @@ class ControllerWithStartupPhase:
 
     def next_wakeup(self) -> Nanos | None:
         """When time alone will change something."""
-        if self._ended_early:
-            return None
-        moments = [self._queries.next_timeout()]
         if self._stage is Stage.SERVING:
-            moments += [self._serving.next_wakeup(), self._draining.next_wakeup()]
+            moments = [self._queries.next_timeout(), self._serving.next_wakeup(), self._draining.next_wakeup()]
+        elif self._draining.begun:  # nothing of start-up goes on
+            return None
         else:
-            moments += [self._buffer.next_expiry(), self._loading_ends()]
-        return min((moment for moment in moments if moment is not None), default=None)
+            moments = [self._queries.next_timeout(), self._buffer.next_expiry(), self._loading_ends()]
+        return min([moment for moment in moments if moment is not None], default=None)
 
     def refuse_early(self, client_id: int, request: InferRequest) -> Respond | None:
         """Return the refusal of a request whose inputs are not the model's, whatever their sizes, or None."""

@@ -5,6 +5,7 @@ it does not grow with what clients make up.
 """
 
 from bisect import bisect_left
+from collections import defaultdict
 
 from clockwork.messages import counts
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
@@ -131,15 +132,12 @@ class Tally:
 
     def __init__(self) -> None:
         """Nothing counted."""
-        self._counts: dict[str, Counts] = {}
+        self._counts: defaultdict[str, Counts] = defaultdict(Counts)
         self._strangers: dict[int, int] = {}
 
     def of(self, model: str) -> Counts:
         """The counters of a model that is served; to be read, or to be raised."""
-        found = self._counts.get(model)
-        if found is None:
-            found = self._counts[model] = Counts()
-        return found
+        return self._counts[model]
 
     def stranger(self, status: int, count: int = 1) -> None:
         """Count requests that were answered before it was known whether there is such a model."""

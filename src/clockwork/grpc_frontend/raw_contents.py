@@ -12,6 +12,7 @@ Rules of the file: no clock and no I/O.
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
+from clockwork.messages.tensors import MAX_NAME
 from clockwork.units import KIB, Bytes
 
 MIN_SPLIT_BYTES: Final[Bytes] = 16 * KIB
@@ -24,6 +25,7 @@ _LENGTH_DELIMITED: Final = 2
 _TAGS: Final = frozenset(number << 3 | _LENGTH_DELIMITED for number in range(1, 8))
 """Tags of a ModelInferRequest's fields, of which each has the numbers 1 to 7 and a length."""
 
+_MODEL_NAME: Final = bytes([1 << 3 | _LENGTH_DELIMITED])
 _RAW_INPUT: Final = 7 << 3 | _LENGTH_DELIMITED
 _RAW_OUTPUT: Final = bytes([6 << 3 | _LENGTH_DELIMITED])
 _INFER_RESPONSE: Final = bytes([2 << 3 | _LENGTH_DELIMITED])
@@ -60,6 +62,19 @@ def split(data: bytes) -> Split | None:
         else:
             rest.append(view[begin:at])
     return None
+
+
+def model_name(data: bytes) -> str:
+    """Return the model's name in a serialised ModelInferRequest, if that comes first, as every client writes it.
+
+    Empty if it does not, or if it is no text. A name that a later field replaces is not seen.
+    """
+    if data[:1] != _MODEL_NAME:
+        return ""
+    length, at = _length(data, 1)
+    if not 0 <= length <= min(MAX_NAME, len(data) - at):
+        return ""
+    return data[at : at + length].decode("utf-8", "replace")
 
 
 def with_raw_outputs(message: bytes, tensors: Iterable[Any]) -> bytes:

@@ -21,7 +21,7 @@ from clockwork.grpc_frontend.accepting import ARRIVED
 from clockwork.grpc_frontend.infer import NO_PARAMETERS, parse, request_of, response_of, with_payload
 from clockwork.grpc_frontend.listing import encoded_list
 from clockwork.grpc_frontend.peers import Peers
-from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, in_stream
+from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, in_stream, model_name
 from clockwork.grpc_frontend.scanning import check_infer, check_question
 from clockwork.grpc_frontend.trailing import trailing
 from clockwork.host.controller import ControllerHost
@@ -205,8 +205,10 @@ class Service:
         now = self._clock.now()
         arrived = ARRIVED.get(now)
         limit = _limit(call, now - arrived)
-        # The model is not known before the message is parsed; its name would tell nothing but an SLO.
-        if (shed := self._reception.refuses("", arrived, limit)) is not None:
+        large = len(data) >= MIN_SPLIT_BYTES
+        # A small message costs less to parse than to look into first; its model would tell nothing but an SLO.
+        model = model_name(data) if large else ""
+        if (shed := self._reception.refuses(model, arrived, limit, large=large)) is not None:
             status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
             raise CallFailedError(failure(status, shed.message, None, shed.retry_after))
         message, raw = parsed(data)

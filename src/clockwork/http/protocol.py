@@ -47,6 +47,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._head_timer: asyncio.TimerHandle | None = None
         self._stalled: Stalled | None = None
         self._presence = Presence()
+        self._unwanted: Bytes = 0  #: bytes of a refused request's body that the parser has seen
         self._announced: Bytes = 0  #: the length of a body that will be large
         self._after_upgrade: Bytes | None = 0  #: the length of a body that the parser has taken for another protocol
         self._deaf = False  #: nothing that still comes is a request
@@ -171,6 +172,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._head_bytes = 0
         self._stop_timer()
         super().on_headers_complete()
+        self._unwanted = 0
         self._announced = self._large_length()
         if self.parser.should_upgrade():
             chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
@@ -207,6 +209,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if self.large.received(nbytes):
             self.large = None
             self._renew_parser()  # the old one waits for what it has not seen
+            self._at_boundary = True
             self.cycle.more_body = False
             self.cycle.message_event.set()
 
@@ -223,7 +226,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
     def _large_body(self, length: Bytes, begin: Any) -> LargeBody:
         """Memory that is shared with the worker is for tensors that go there as they came."""
         if self.cycle.response_complete:  # refused before its body was there
-            return LargeBody(length, b"", self.held, None)
+            return LargeBody(length, bytes(self._unwanted + len(begin)), self.held, None)
         before = self._number(b"inference-header-content-length")
         as_it_comes = before and not any(name == b"content-encoding" for name, _ in self.headers)
         return LargeBody(length, begin, self.held, self.allocate if as_it_comes else uninitialised, before)
@@ -240,6 +243,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         """A piece; the application is woken when there is enough, and at the end."""
         cycle = self.cycle
         if cycle.response_complete:
+            self._unwanted += len(body)
             return
         cycle.body += body
         if len(cycle.body) >= self.limits.piece:

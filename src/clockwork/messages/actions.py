@@ -95,7 +95,7 @@ class Infer(Struct, frozen=True, array_like=True, tag=5):
     @property
     def batch_size(self) -> int:
         """Rows in the batch."""
-        return sum(i.batch_size for i in self.inputs)
+        return sum([i.batch_size for i in self.inputs])
 
 
 class ClearCache(Struct, frozen=True, array_like=True, tag=6):

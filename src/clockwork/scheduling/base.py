@@ -21,6 +21,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
+from mypy_extensions import mypyc_attr
+
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import Command
 from clockwork.messages.results import Result
@@ -28,6 +30,7 @@ from clockwork.state import ClockworkState, GPUState, PendingRequest, WorkerStat
 from clockwork.units import Nanos
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Scheduler(ABC):
     """What every policy implements; only `infer` and `result` must be."""
 

@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+from mypy_extensions import mypyc_attr
+
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import Answer, Command
 from clockwork.messages.results import Result
@@ -11,6 +13,7 @@ from clockwork.state import GPUState, PendingRequest
 from clockwork.units import Nanos
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class EchoScheduler(Scheduler):
     """Sends no action, ever. The outputs are the inputs, name by name; generated inputs come back as nothing."""
 

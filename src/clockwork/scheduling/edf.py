@@ -10,6 +10,8 @@ from heapq import heappop, heappush
 from itertools import islice
 from typing import ClassVar, Final, TypeAlias
 
+from mypy_extensions import mypyc_attr
+
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import Answer, Command
 from clockwork.messages.results import ErrorResult, Result
@@ -32,6 +34,7 @@ MAX_COMPANY: Final = 1024
 _Entry: TypeAlias = tuple[Nanos, int, PendingRequest]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class EdfScheduler(Scheduler):
     """See the module."""
 

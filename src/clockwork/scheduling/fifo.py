@@ -7,6 +7,8 @@ being late: the worker drops what cannot start by its deadline, the controller a
 
 from typing import ClassVar, Final
 
+from mypy_extensions import mypyc_attr
+
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import Answer, Command
 from clockwork.messages.results import ErrorResult, Result
@@ -31,6 +33,7 @@ class _Device:
         self.sent: dict[int, list[PendingRequest]] = {}  #: by action id
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class FifoScheduler(Scheduler):
     """See the module."""
 

@@ -18,6 +18,9 @@ BUILT_IN: Final[Mapping[str, type[Scheduler]]] = {
 }
 """The schedulers that come with Clockwork."""
 
+REQUIRED: Final = ("infer", "result")
+"""Methods that a scheduler must define. Python checks that only if `Scheduler` is interpreted."""
+
 
 def make_scheduler(name: str) -> Scheduler:
     """A new scheduler: one that is built in, or the class ``package.module:Class``, called without arguments.
@@ -44,6 +47,9 @@ def make_scheduler(name: str) -> Scheduler:
         raise InvalidRequestError(f"scheduler {name!r}: cannot import {module_name!r}: {reason}") from error
     if not (isinstance(factory, type) and issubclass(factory, Scheduler)):
         raise InvalidRequestError(f"scheduler {name!r} is not a subclass of clockwork.scheduling.base.Scheduler")
+    missing = [method for method in REQUIRED if getattr(factory, method) is getattr(Scheduler, method)]
+    if missing:
+        raise InvalidRequestError(f"scheduler {name!r} does not define {' and '.join(missing)}, which a scheduler must")
     try:
         return factory()
     except (Exception, SystemExit) as error:

@@ -8,6 +8,8 @@ to hide the network from it. Nobody is refused for being late: the worker drops 
 from collections import OrderedDict
 from typing import ClassVar, Final
 
+from mypy_extensions import mypyc_attr
+
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import Answer, Command
 from clockwork.messages.results import ErrorResult, Result
@@ -30,6 +32,7 @@ class _Device:
         self.sent: dict[int, PendingRequest] = {}  #: by action id
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SimpleScheduler(Scheduler):
     """See the module."""
 

@@ -307,7 +307,8 @@ class GPUState:
     def __str__(self) -> str:
         return f"{self.worker_id}/gpu{self.gpu_id}"
 
-    __repr__ = __str__
+    def __repr__(self) -> str:  # a def: mypyc compiles no alias of a method
+        return str(self)
 
 
 class ActionIds:

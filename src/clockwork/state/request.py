@@ -9,7 +9,8 @@ class PendingRequest:
     """An inference that the controller has accepted and not yet answered.
 
     ``id`` is unique within the controller. ``deadline`` is absolute. ``input`` is its share of an Infer action;
-    ``payload`` an opaque handle on its tensors' elements. ``cold_start``: no device held the weights at arrival.
+    ``payload`` an opaque handle on its tensors' elements; ``batch_size`` its rows in a batch.
+    ``cold_start``: no device held the weights at arrival.
     ``promised`` is the moment by which the scheduler said the answer would be there, None if it has said nothing;
     ``excuse`` is what has broken its word since, if something has. A scheduler sets both.
     ``nbytes``: what its inputs take, sent or generated. ``losses``: workers that were lost while they held it.
@@ -18,6 +19,7 @@ class PendingRequest:
 
     __slots__ = (
         "arrival",
+        "batch_size",
         "client_id",
         "client_request_id",
         "cold_start",
@@ -51,6 +53,7 @@ class PendingRequest:
         self.client_request_id = client_request_id
         self.model = model
         self.input = input
+        self.batch_size = input.batch_size
         self.payload = payload
         self.arrival = arrival
         self.deadline = deadline
@@ -60,11 +63,6 @@ class PendingRequest:
         self.nbytes: Bytes = sum([tensor.nbytes for tensor in input.tensors])
         self.losses = 0
         self.over = False
-
-    @property
-    def batch_size(self) -> int:
-        """Its rows in a batch."""
-        return self.input.batch_size
 
     def __repr__(self) -> str:
         return f"PendingRequest({self.id}, {self.model.name!r}, deadline={self.deadline})"

@@ -50,7 +50,7 @@ def can_load(plan: Plan, model: ModelState) -> bool:
 
 def ready_at(now: Nanos, plan: Plan, model: ModelState) -> Nanos:
     """When weights that are ordered now would be there."""
-    return max(plan.load_free, now + plan.send_delay.value) + plan.load_time(now, model)
+    return max(plan.load_free, now + plan.send_delay) + plan.load_time(now, model)
 
 
 def load(now: Nanos, plan: Plan, model: ModelState, evicted: list[str]) -> list[SendAction]:

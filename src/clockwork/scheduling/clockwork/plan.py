@@ -107,8 +107,10 @@ class Plan:
         self.load_free: Nanos = 0  #: when LOAD will have ended what was sent
         self.pins: dict[str, dict[Batch, None]] = {}  #: model -> batches planned, only where there are some
         way = min(max(way, config.network_delay), DELAY_MOST)
-        self.send_delay = SlidingEstimate(way, config.window)
-        self.return_delay = SlidingEstimate(way, config.window)
+        self.send_delay: Nanos = way  #: of a message to the worker; `note_delays` keeps both up to date
+        self.return_delay: Nanos = way
+        self._send_delays = SlidingEstimate(way, config.window)
+        self._return_delays = SlidingEstimate(way, config.window)
         self.booked: Nanos = 0  #: clients that were refused were told to come back until then
         self._wanted: tuple[float, Nanos] = (0.0, 0)  #: efficiency and time of the batch that found no room last
         self._claim: float = 0.0  #: efficiency of a batch that room is made for
@@ -155,10 +157,10 @@ class Plan:
         """
         free = self.free
         if self.sent:
-            overdue = now - free - self.return_delay.value
+            overdue = now - free - self.return_delay
             if overdue > 0:
                 free = now + overdue
-        return max(free, now + self.send_delay.value)
+        return max(free, now + self.send_delay)
 
     def tail(self, now: Nanos) -> Nanos:
         """When everything that is planned will have ended."""
@@ -168,7 +170,7 @@ class Plan:
         """When the device has to be done with the request, given that it is planned to be at ``end``."""
         config = self.config
         margin = config.safety_margin + int(config.safety_share * (end - now))
-        return request.deadline - self.return_delay.value - margin
+        return request.deadline - self.return_delay - margin
 
     def weights_arrived(self, name: str) -> None:
         """The weights of a model are on their way no longer: its batches wait for them no more."""
@@ -224,7 +226,7 @@ class Plan:
             start, until = max(at, ready), max(at, before.ready) + self.batches.slack(before, at)
         at_once = not self.batches and not self.sent and not ready
         expected = rows + self.config.optimism * rate * (start - now)
-        earliest = now + self.send_delay.value
+        earliest = now + self.send_delay
         best_size, best_time, best_value, ideal, ideal_time = 0, 0, 0.0, 0.0, 0
         most = max(first.batch_size, self.worthwhile(model))
         times = self._times.by_size(now, model, key)
@@ -305,7 +307,7 @@ class Plan:
         elif offer.reserved > batch.reserved or offer.room > batch.capacity - batch.rows:
             batch.capacity = batch.rows + offer.room
             batch.reserved = offer.reserved
-        promised = offer.end + self.return_delay.value
+        promised = offer.end + self.return_delay
         for request in requests:
             request.promised = promised
             batch.requests.append(request)
@@ -351,7 +353,7 @@ class Plan:
         self.wake_at = FAR
         if not self.batches or len(self.sent) >= MAX_SENT:
             return None
-        lead = self.config.schedule_ahead + self.send_delay.value
+        lead = self.config.schedule_ahead + self.send_delay
         start = self.first_start(now)
         head = self.batches.first
         if head.rows < head.wanted and now < head.wait_until and not self.sent and len(self.batches) == 1:
@@ -425,7 +427,7 @@ class Plan:
         start = max(self.first_start(now), self.ready.get(batch.model.name, 0))
         name = batch.model.name
         self._sent_of[name] = self._sent_of.get(name, 0) + 1
-        self.sent[action_id] = Sent(batch, expected, max(earliest, now + self.send_delay.value), now, earliest)
+        self.sent[action_id] = Sent(batch, expected, max(earliest, now + self.send_delay), now, earliest)
         self.free = start + expected
         self.drop(batch)
 
@@ -434,7 +436,7 @@ class Plan:
         sent = self._take_sent(action_id)
         if sent is None:
             return None
-        if now - end > self.return_delay.value:
+        if now - end > self.return_delay:
             self.trouble = f"a result of {self.gpu} took {(now - end) / MILLISECOND:.3f} ms on its way"
         waited = self.last_end > sent.sent_at or bool(self.ready)
         self.note_delays(now, None if waited else sent.sent_at, begin, end)
@@ -451,8 +453,10 @@ class Plan:
     def note_delays(self, now: Nanos, sent_at: Nanos | None, begin: Nanos, end: Nanos) -> None:
         """What the ways there and back took; ``sent_at`` of an action that waited for nothing, else None."""
         if sent_at is not None:
-            self.send_delay.add(min(max(begin - sent_at, 0), DELAY_MOST))
-        self.return_delay.add(min(max(now - end, 0), DELAY_MOST))
+            self._send_delays.add(min(max(begin - sent_at, 0), DELAY_MOST))
+            self.send_delay = self._send_delays.value
+        self._return_delays.add(min(max(now - end, 0), DELAY_MOST))
+        self.return_delay = self._return_delays.value
 
     def what_is_wrong(self, now: Nanos) -> str:
         """What the device is behind with, for those who waited for it in vain."""

@@ -52,7 +52,7 @@ class Refusals:
             text = NO_DEVICE.format(model=model.name)
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text) for request in requests]
         plan = min(plans, key=lambda plan: max(plan.tail(now), plan.booked))
-        waits = _waits(now, plan, model)
+        start = max(plan.tail(now), _waits(now, plan, model))
         commands: list[Command] = []
         group = (model.name, key)
         appointment = self._appointments.get(group)
@@ -60,12 +60,11 @@ class Refusals:
         for request in requests:
             full = appointment is None or appointment.room < request.batch_size or appointment.at < soonest
             if full:
-                appointment = self._book(now, plan, model, key, request, waits)
+                appointment = self._book(now, plan, model, key, request, start)
             if appointment is not None:
                 appointment.room -= request.batch_size
                 self._remember(group, appointment)
-            start = max(plan.tail(now), waits)
-            would = start + plan.infer_time(now, model, request.batch_size, key) + plan.return_delay.value
+            would = start + plan.infer_time(now, model, request.batch_size, key) + plan.return_delay
             commands.append(_answer(now, request, would, appointment))
         return commands
 
@@ -81,7 +80,7 @@ class Refusals:
         return len(self._appointments)
 
     def _book(
-        self, now: Nanos, plan: Plan, model: ModelState, key: ShapeKey, request: PendingRequest, waits: Nanos
+        self, now: Nanos, plan: Plan, model: ModelState, key: ShapeKey, request: PendingRequest, start: Nanos
     ) -> _Appointment | None:
         """An appointment for a batch with this request; None if an idle device could not do it in time either."""
         slo = request.deadline - request.arrival
@@ -89,14 +88,14 @@ class Refusals:
         for size in plan.sizes(model):
             time = plan.infer_time(now, model, size, key)
             margin = self._config.safety_margin + int(self._config.safety_share * slo)
-            alone = plan.send_delay.value + time + plan.return_delay.value + margin
+            alone = plan.send_delay + time + plan.return_delay + margin
             if size >= request.batch_size and alone <= slo and (best is None or size / time > best[0]):
                 best = (size / time, size, time)
         if best is None:
             return None
         _, size, time = best
         margin = self._config.safety_margin + int(self._config.safety_share * slo)
-        fits = max(plan.tail(now), waits) + time + plan.return_delay.value + margin - slo
+        fits = start + time + plan.return_delay + margin - slo
         at = max(fits, plan.booked, now + self._config.verdict_delay)
         at = min(at, now + self._config.retry_horizon)
         plan.booked = at + time

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from typing import ClassVar, Final
 
+from mypy_extensions import mypyc_attr
+
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import Answer, Command
 from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result
@@ -49,6 +51,7 @@ MAX_TRIED: Final = 16
 """Requests of a group that are refused one after the other before the first that can be placed is searched for."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ClockworkScheduler(Scheduler):
     """See the module."""
 
@@ -328,12 +331,9 @@ class ClockworkScheduler(Scheduler):
                 for request in part.requests:
                     self._batch_of.pop(request.id, None)
             commands += self._send(now, plan, part or batch)
-        self._schedule_wake(plan)
-        return commands
-
-    def _schedule_wake(self, plan: Plan) -> None:
         if plan.wake_at < FAR:
             heappush(self._wakes, (plan.wake_at, plan.number, plan))
+        return commands
 
     def _send(self, now: Nanos, plan: Plan, batch: Batch) -> list[Command]:
         """Send a batch, less those that can no longer be in time, because a promise was broken."""
@@ -341,7 +341,7 @@ class ClockworkScheduler(Scheduler):
         start = max(plan.first_start(now), plan.ready.get(model.name, 0))
         while True:
             expected = plan.infer_time(now, model, batch.rows, batch.key)
-            by = start + expected + plan.return_delay.value
+            by = start + expected + plan.return_delay
             late = [request for request in batch.requests if request.deadline < by]
             if not late:
                 break
@@ -354,7 +354,7 @@ class ClockworkScheduler(Scheduler):
                 commands.append(Answer(request.id, status, text, predicted=by - request.arrival))
                 if plan.remove(batch, request):
                     return commands
-        latest = min(request.deadline for request in batch.requests) - expected - plan.return_delay.value
+        latest = min(request.deadline for request in batch.requests) - expected - plan.return_delay
         earliest = plan.earliest_for(now, start)
         send = plan.gpu.infer(model, batch.requests, earliest, max(earliest, latest), expected, max(start, earliest))
         plan.note_sent(now, send.action.id, batch, expected, earliest)

@@ -45,8 +45,9 @@ class _Table:
 class InferTimes:
     """The times of Infers on one device of a kind, by content, shape and rows."""
 
-    def __init__(self, kind: str, window: int) -> None:
+    def __init__(self, kind: str, window: int, max_tables: int = MAX_TABLES) -> None:
         """Nothing is measured: the profiles of models of ``kind`` count. ``window``: measurements of an estimate."""
+        self._max_tables = max_tables
         self._kind = kind
         self._window = window
         self._pace = Pace()
@@ -95,7 +96,7 @@ class InferTimes:
         table = self._shaped.pop((digest, key), None)
         if table is None:
             table = self._make(model)
-            if len(self._shaped) >= MAX_TABLES:
+            if len(self._shaped) >= self._max_tables:
                 del self._shaped[next(iter(self._shaped))]
         self._shaped[digest, key] = table
         return table
