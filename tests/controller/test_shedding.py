@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clockwork.controller.shedding import MAX_COST, SEED_COST, Shedder
+from clockwork.controller.shedding import MAX_COST, MAX_WAITING, SEED_COST, Shedder
 from clockwork.messages.status import Status
 from clockwork.units import MICROSECOND, MILLISECOND, SECOND
 
@@ -15,8 +15,14 @@ def behind(waiting: int, cost: int = SEED_COST) -> Shedder:
     shedder = Shedder()
     shedder.cost = cost
     for _ in range(waiting):
-        shedder.queued()
+        shedder.queued(SLO)
     return shedder
+
+
+def take(shedder: Shedder, now: int, count: int) -> None:
+    for _ in range(count):
+        shedder.withdrawn(SLO)
+    shedder.taken(now, count)
 
 
 def test_nothing_is_refused_while_nothing_waits() -> None:
@@ -30,12 +36,12 @@ def test_a_request_whose_deadline_passed_unread_is_refused() -> None:
     assert shed.wait == SLO + 1
 
 
-def test_a_queue_may_take_a_quarter_of_the_slo() -> None:
+def test_a_queue_may_take_two_fifths_of_the_slo() -> None:
     cost = 250 * MICROSECOND
-    assert behind(100, cost).refuses(NOW, NOW, SLO) is None
-    shed = behind(101, cost).refuses(NOW, NOW, SLO)
+    assert behind(160, cost).refuses(NOW, NOW, SLO) is None
+    shed = behind(161, cost).refuses(NOW, NOW, SLO)
     assert shed is not None
-    assert shed.wait == shed.retry_after == 101 * cost
+    assert shed.wait == shed.retry_after == 161 * cost
 
 
 def test_a_request_that_has_waited_long_already_is_refused_for_the_sum() -> None:
@@ -49,8 +55,17 @@ def test_a_short_slo_does_not_make_a_short_queue_a_reason() -> None:
     assert behind(2, 500 * MICROSECOND).refuses(NOW, NOW, 5 * MILLISECOND) is None
 
 
-def test_no_slo_makes_the_queue_longer_than_a_tenth_of_a_second() -> None:
-    assert behind(401, 250 * MICROSECOND).refuses(NOW, NOW, 3600 * SECOND) is not None
+def test_a_burst_with_a_long_slo_waits_and_delays_nobody_else_by_much() -> None:
+    shedder = Shedder()
+    for _ in range(MAX_WAITING - 1):
+        assert shedder.refuses(NOW, NOW, 60 * SECOND) is None
+        shedder.queued(60 * SECOND)
+    assert shedder.refuses(NOW, NOW, SLO) is None
+    assert shedder.wait(SLO) == 0
+    for _ in range(30):
+        shedder.queued(SLO)
+    assert shedder.wait(SLO) == 40 * shedder.cost
+    assert shedder.refuses(NOW, NOW, 3600 * SECOND) is not None, "the queue is full"
 
 
 def test_the_cost_follows_the_pace_at_which_requests_are_taken_in() -> None:
@@ -58,35 +73,35 @@ def test_the_cost_follows_the_pace_at_which_requests_are_taken_in() -> None:
     now = NOW
     for _ in range(90):
         now += 4 * MILLISECOND
-        shedder.taken(now, 10)
+        take(shedder, now, 10)
     assert abs(shedder.cost - 400 * MICROSECOND) < 20 * MICROSECOND
 
 
 def test_a_pause_without_a_queue_is_no_cost() -> None:
     shedder = behind(2)
-    shedder.taken(NOW, 2)
-    shedder.queued()
-    shedder.queued()
-    shedder.taken(NOW + 10 * SECOND, 1)
+    take(shedder, NOW, 2)
+    shedder.queued(SLO)
+    shedder.queued(SLO)
+    take(shedder, NOW + 10 * SECOND, 1)
     assert shedder.cost == SEED_COST
-    shedder.taken(NOW + 20 * SECOND, 1)
+    take(shedder, NOW + 20 * SECOND, 1)
     assert shedder.cost < SEED_COST + MAX_COST // 40
 
 
 def test_a_withdrawn_request_is_not_waited_for() -> None:
     shedder = behind(1)
-    shedder.withdrawn()
+    shedder.withdrawn(SLO)
     assert shedder.waiting == 0
-    assert shedder.wait() == 0
+    assert shedder.wait(SLO) == 0
 
 
 def test_the_answer_is_a_refusal_with_a_retry_time() -> None:
-    shed = behind(200).refuses(NOW, NOW, SLO)
+    shed = behind(201).refuses(NOW, NOW, SLO)
     assert shed is not None
     response = shed.response(7)
     assert (response.id, response.status) == (7, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
-    assert response.retry_after == 200 * SEED_COST
-    assert response.message == "the server is overloaded: requests wait 40 ms before it can look at them"
+    assert response.retry_after == 201 * SEED_COST
+    assert response.message == "the server is overloaded: requests wait 40.2 ms before it can look at them"
 
 
 @given(st.lists(st.tuples(st.integers(0, 50 * MILLISECOND), st.integers(1, 20)), max_size=50))
@@ -94,5 +109,5 @@ def test_the_cost_stays_within_what_was_measured(turns: list[tuple[int, int]]) -
     shedder, now = behind(2_000), NOW
     for passed, count in turns:
         now += passed
-        shedder.taken(now, count)
+        take(shedder, now, count)
         assert 0 <= shedder.cost <= max(SEED_COST, MAX_COST)

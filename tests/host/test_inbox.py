@@ -8,10 +8,11 @@ import uvloop
 
 from clockwork.controller.shedding import SEED_COST
 from clockwork.host.inbox import PIECE, Inbox
-from clockwork.units import Nanos
+from clockwork.units import Nanos, ms, seconds
 
 ROOM = PIECE // SEED_COST
 TURNS = 10
+SLO = ms(100)
 
 
 class StoppedClock:
@@ -36,7 +37,7 @@ async def turns() -> None:
 def test_a_request_that_comes_alone_is_handled_at_once() -> None:
     async def test(inbox: Inbox) -> None:
         handled: list[int] = []
-        assert inbox.put(lambda: handled.append(1)) is None
+        assert inbox.put(lambda: handled.append(1), SLO) is None
         assert handled == [1]
 
     run(test)
@@ -46,7 +47,7 @@ def test_a_turn_handles_a_piece_and_the_rest_waits_in_order() -> None:
     async def test(inbox: Inbox) -> None:
         handled: list[int] = []
         for i in range(3 * ROOM):
-            inbox.put(lambda i=i: handled.append(i))  # type: ignore[misc]
+            inbox.put(lambda i=i: handled.append(i), SLO)  # type: ignore[misc]
         assert handled == list(range(ROOM))
         assert inbox.shedder.waiting == 2 * ROOM
         lengths = [len(handled)]
@@ -64,7 +65,7 @@ def test_other_work_comes_between_two_pieces() -> None:
     async def test(inbox: Inbox) -> None:
         order: list[str] = []
         for _ in range(2 * ROOM):
-            inbox.put(lambda: order.append("request"))
+            inbox.put(lambda: order.append("request"), SLO)
         asyncio.get_running_loop().call_soon(order.append, "result")
         await turns()
         assert "result" in order
@@ -76,7 +77,7 @@ def test_other_work_comes_between_two_pieces() -> None:
 def test_a_request_that_is_withdrawn_is_not_handled() -> None:
     async def test(inbox: Inbox) -> None:
         handled: list[int] = []
-        waiting = [inbox.put(lambda i=i: handled.append(i)) for i in range(ROOM + 3)]  # type: ignore[misc]
+        waiting = [inbox.put(lambda i=i: handled.append(i), SLO) for i in range(ROOM + 3)]  # type: ignore[misc]
         second = waiting[ROOM + 1]
         assert second is not None
         assert second.withdraw()
@@ -91,10 +92,40 @@ def test_a_new_turn_has_new_room() -> None:
     async def test(inbox: Inbox) -> None:
         handled: list[int] = []
         for i in range(ROOM):
-            inbox.put(lambda i=i: handled.append(i))  # type: ignore[misc]
+            inbox.put(lambda i=i: handled.append(i), SLO)  # type: ignore[misc]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert inbox.put(lambda: handled.append(-1)) is None
+        assert inbox.put(lambda: handled.append(-1), SLO) is None
         assert handled[-1] == -1
+
+    run(test)
+
+
+def test_requests_with_long_slos_give_way_and_get_every_fourth_turn() -> None:
+    async def test(inbox: Inbox) -> None:
+        handled: list[str] = []
+        for _ in range(ROOM):
+            inbox.put(lambda: None, SLO)
+        for _ in range(8):
+            inbox.put(lambda: handled.append("patient"), seconds(60))
+        for _ in range(8):
+            inbox.put(lambda: handled.append("urgent"), SLO)
+        await turns()
+        assert "".join(name[0] for name in handled) == "uuupuuupuupppppp"
+
+    run(test)
+
+
+def test_a_handler_that_raises_stops_no_other() -> None:
+    async def test(inbox: Inbox) -> None:
+        handled: list[int] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        for _ in range(ROOM):
+            inbox.put(lambda: None, SLO)
+        inbox.put(lambda: 1 // 0, SLO)  # type: ignore[arg-type, return-value]
+        inbox.put(lambda: handled.append(1), SLO)
+        await turns()
+        assert handled == [1]
+        assert inbox.shedder.waiting == 0
 
     run(test)

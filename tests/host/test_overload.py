@@ -132,8 +132,8 @@ def test_a_request_that_waited_unread_past_its_deadline_is_not_served_natively()
 
 
 def test_a_flood_on_one_connection_is_answered_once_each_and_partly_refused_at_once() -> None:
-    """More requests in one read than a quarter of their SLO allows to wait, at the cost that is assumed at first."""
-    count = 4 * ROOM + int(ms(20) // 4 // SEED_COST) + 200
+    """More requests in one read than their SLO allows to wait, at the cost that is assumed at first."""
+    count = 4 * ROOM + int(ms(20) // SEED_COST) + 200
 
     async def test() -> None:
         async with served(max_pending=100_000, max_client_pending=100_000) as (_, _, host, _):

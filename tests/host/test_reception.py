@@ -34,7 +34,7 @@ class Bench:
 
     def queue(self, count: int) -> None:
         for _ in range(count):
-            self.reception.inbox.shedder.queued()
+            self.reception.inbox.shedder.queued(ms(100))
 
     def busy(self) -> None:
         self.reception._busy_until = self.clock.at + BUSY_FOR
@@ -60,10 +60,10 @@ def test_nothing_is_refused_while_the_server_keeps_up() -> None:
 
 def test_the_longest_slo_of_late_counts_where_the_requests_own_is_not_known() -> None:
     def test(bench: Bench) -> None:
-        bench.queue(int(ms(30) // SEED_COST))
+        bench.queue(int(ms(50) // SEED_COST))
         bench.reception.note_slo("m", ms(100))
         bench.reception.note_slo("m", ms(400))
-        assert bench.reception.refuses("m", bench.clock.at) is None  # 30 ms is less than a quarter of 400
+        assert bench.reception.refuses("m", bench.clock.at) is None  # 50 ms is less than two fifths of 400
         for _ in range(REMEMBERED_SLOS):
             bench.reception.note_slo("m", ms(100))
         assert bench.reception.refuses("m", bench.clock.at) is not None
@@ -74,7 +74,7 @@ def test_the_longest_slo_of_late_counts_where_the_requests_own_is_not_known() ->
 
 def test_a_model_without_requests_has_its_default_slo() -> None:
     def test(bench: Bench) -> None:
-        bench.queue(int(ms(30) // SEED_COST))
+        bench.queue(int(ms(50) // SEED_COST))
         assert bench.reception.refuses("m", bench.clock.at) is None
         assert bench.reception.refuses("quick", bench.clock.at) is not None
 

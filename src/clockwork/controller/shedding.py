@@ -15,17 +15,24 @@ from msgspec import Struct
 
 from clockwork.messages.requests import InferResponse, RequestTiming
 from clockwork.messages.status import Status
-from clockwork.units import MICROSECOND, MILLISECOND, Nanos, show_duration
+from clockwork.units import MICROSECOND, MILLISECOND, SECOND, Nanos, show_duration
 
-WAIT_SHARE: Final = 0.25
-"""Share of an SLO that a request may spend waiting for the controller. A longer queue serves no more requests, since
-the controller is busy in any case, and leaves each less time for the device and the way back."""
+WAIT_SHARE: Final = 0.4
+"""Share of an SLO that a request may spend waiting for the controller. With a longer queue no more requests are served,
+since the controller is busy in any case, and each has less time left for the device and the way back. With a shorter
+one, a burst is refused that could be served in time."""
 
 MIN_WAIT: Final[Nanos] = 2 * MILLISECOND
 """A wait that is shorter than this is no reason to refuse by `WAIT_SHARE`."""
 
-MAX_WAIT: Final[Nanos] = 100 * MILLISECOND
-"""A longer queue is of no use, however long the SLO: it only takes memory, and delays requests with short SLOs."""
+PATIENT: Final[Nanos] = 1 * SECOND
+"""Requests with a longer SLO wait in a queue of their own, so that a burst of them does not delay the others."""
+
+PATIENT_SHARE: Final = 4
+"""One in so many requests that are taken in is a patient one, while both kinds wait."""
+
+MAX_WAITING: Final = 10_000
+"""Requests that wait at most, whatever their SLOs."""
 
 SEED_COST: Final[Nanos] = 200 * MICROSECOND
 """Time from one request to the next, until it is measured."""
@@ -67,40 +74,55 @@ class Shedder:
 
     def __init__(self) -> None:
         """Start with an empty queue."""
-        self.waiting = 0
+        self.urgent = 0  #: requests that wait, with an SLO of at most `PATIENT`
+        self.patient = 0  #: requests that wait, with a longer SLO
         self.cost: Nanos = SEED_COST  #: moving average of the time from one request to the next, while some wait
         self._last: Nanos | None = None  #: when requests were taken in last and others were left waiting
 
-    def wait(self, ahead: int = 0) -> Nanos:
-        """Return how long a request that is queued now waits; ``ahead`` more are before it."""
-        return (self.waiting + ahead) * self.cost
+    @property
+    def waiting(self) -> int:
+        """Number of requests that wait."""
+        return self.urgent + self.patient
 
-    def refuses(self, now: Nanos, arrival: Nanos, slo: Nanos, least: Nanos = 0, ahead: int = 0) -> Shed | None:
+    def wait(self, slo: Nanos) -> Nanos:
+        """Return how long a request that is queued now waits."""
+        if slo > PATIENT:
+            return self.waiting * self.cost
+        between = min(self.patient, self.urgent // (PATIENT_SHARE - 1))  # patient ones that are taken in before it
+        return (self.urgent + between) * self.cost
+
+    def refuses(self, now: Nanos, arrival: Nanos, slo: Nanos, least: Nanos = 0) -> Shed | None:
         """Return why a request must be refused now, or None if it may be queued.
 
         ``least``: the time that it needs at least once the controller has taken it in.
         """
-        if not self.waiting and not ahead and now + least <= arrival + slo:
+        if not self.waiting and now + least <= arrival + slo:
             return None
-        wait = self.wait(ahead)
-        allowed = min(max(int(WAIT_SHARE * slo), MIN_WAIT), MAX_WAIT)
-        if wait <= allowed and now + wait + self.cost + least <= arrival + slo:
+        wait = self.wait(slo)
+        allowed = max(int(WAIT_SHARE * slo), MIN_WAIT)
+        in_time = wait <= allowed and now + wait + self.cost + least <= arrival + slo
+        if in_time and self.waiting < MAX_WAITING:
             return None
         return Shed(now - arrival + wait, max(FASTEST_RETRY, wait))
 
-    def queued(self) -> None:
+    def queued(self, slo: Nanos) -> None:
         """One more request waits."""
-        self.waiting += 1
+        if slo > PATIENT:
+            self.patient += 1
+        else:
+            self.urgent += 1
 
-    def withdrawn(self) -> None:
-        """A request that waited is not wanted any more."""
-        self.waiting -= 1
+    def withdrawn(self, slo: Nanos) -> None:
+        """A request that waited is not wanted any more, or is about to be taken in."""
+        if slo > PATIENT:
+            self.patient -= 1
+        else:
+            self.urgent -= 1
 
     def taken(self, now: Nanos, count: int) -> None:
-        """``count`` requests that waited were taken in, at ``now``."""
+        """``count`` requests that waited, and were `withdrawn`, were taken in by ``now``."""
         if self._last is not None and count:
             sample = min(MAX_COST, (now - self._last) // count)
             share = 1 - (1 - WEIGHT) ** count
             self.cost += int(share * (sample - self.cost))
-        self.waiting -= count
         self._last = now if self.waiting else None

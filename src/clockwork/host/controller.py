@@ -356,7 +356,8 @@ class ControllerHost:
         if (shed := self.reception.refuses(request.model, arrival, slo)) is not None:
             connection.send(shed.response(request.id))
             return
-        waiting = self.reception.put(partial(self._take_in, client_id, request, payload, arrival))
+        handle = partial(self._take_in, client_id, request, payload, arrival)
+        waiting = self.reception.put(handle, request.model, slo)
         if waiting is not None:
             self._waiting.setdefault(client_id, {})[request.id] = waiting
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from clockwork.clock import Clock
-from clockwork.controller.shedding import Shed, Shedder
+from clockwork.controller.shedding import PATIENT, PATIENT_SHARE, Shed, Shedder
 from clockwork.units import MILLISECOND, Nanos
 
 PIECE: Final[Nanos] = 5 * MILLISECOND
@@ -26,19 +26,24 @@ Handle: TypeAlias = Callable[[], None]
 class Waiting:
     """A request in the inbox. `withdraw` takes it out."""
 
-    __slots__ = ("_inbox", "handle")
+    __slots__ = ("_shedder", "_slo", "handle")
 
-    def __init__(self, inbox: "Inbox", handle: Handle) -> None:
-        self._inbox = inbox
+    def __init__(self, shedder: Shedder, handle: Handle, slo: Nanos) -> None:
+        self._shedder = shedder
+        self._slo = slo
         self.handle: Handle | None = handle
+        shedder.queued(slo)
 
     def withdraw(self) -> bool:
         """Forget the request, and return whether it was still waiting."""
-        if self.handle is None:
-            return False
-        self.handle = None
-        self._inbox.shedder.withdrawn()
-        return True
+        return self.take() is not None
+
+    def take(self) -> Handle | None:
+        """Return how to handle the request, once; None if it was withdrawn, or taken before."""
+        handle, self.handle = self.handle, None
+        if handle is not None:
+            self._shedder.withdrawn(self._slo)
+        return handle
 
 
 class Inbox:
@@ -49,25 +54,26 @@ class Inbox:
         self.shedder = Shedder()
         self._loop = loop
         self._clock = clock
-        self._waiting: deque[Waiting] = deque()
+        self._urgent: deque[Waiting] = deque()
+        self._patient: deque[Waiting] = deque()
         self._turn_is_open = False
         self._room = 1  #: requests that may still be handled in this turn
+        self._turns = 0  #: requests taken from the queues, modulo `PATIENT_SHARE`
 
     def refuses(self, arrival: Nanos, slo: Nanos, least: Nanos = 0) -> Shed | None:
         """Return why a request is refused at once, or None; see `Shedder.refuses`."""
         return self.shedder.refuses(self._clock.now(), arrival, slo, least)
 
-    def put(self, handle: Handle) -> Waiting | None:
+    def put(self, handle: Handle, slo: Nanos) -> Waiting | None:
         """Have a request handled: at once (None is returned) if this turn has room for it, or else in a later turn."""
         if not self._turn_is_open:
             self._open_turn()
-        if self._room > 0 and not self._waiting:
+        if self._room > 0 and not self.shedder.waiting:
             self._room -= 1
             handle()
             return None
-        waiting = Waiting(self, handle)
-        self._waiting.append(waiting)
-        self.shedder.queued()
+        waiting = Waiting(self.shedder, handle, slo)
+        (self._patient if slo > PATIENT else self._urgent).append(waiting)
         return waiting
 
     def _open_turn(self) -> None:
@@ -78,15 +84,24 @@ class Inbox:
     def _next_turn(self) -> None:
         """Handle a piece of what waits. The loop polls its sockets between two calls."""
         self._turn_is_open = False
-        if not self._waiting:
+        if not self._urgent and not self._patient:
             return
         self._open_turn()
         taken = 0
-        waiting = self._waiting
-        while waiting and self._room > 0:
-            handle = waiting.popleft().handle
-            if handle is not None:
+        try:
+            while self._room > 0 and (handle := self._take()) is not None:
                 self._room -= 1
                 taken += 1
                 handle()
-        self.shedder.taken(self._clock.now(), taken)
+        finally:  # a handler that raises must not stop the others
+            self.shedder.taken(self._clock.now(), taken)
+
+    def _take(self) -> Handle | None:
+        """Return how to handle the next request, if any waits."""
+        while self._urgent or self._patient:
+            self._turns = (self._turns + 1) % PATIENT_SHARE
+            patient = self._patient and (not self._turns or not self._urgent)
+            handle = (self._patient if patient else self._urgent).popleft().take()
+            if handle is not None:
+                return handle
+        return None

@@ -86,8 +86,7 @@ class Reception:
         if not busy and not waits:
             return None
         if slo is None:
-            slos = self._slos.get(model)
-            slo = self.default_slo(model) if slos is None else max(slos)
+            slo = self._slo(model)
         shed = self.inbox.refuses(arrival, slo) if waits else None
         if shed is None and busy and large and (retry := self._throttle.refuses(now, model, slo)) is not None:
             shed = Shed(None, retry)
@@ -100,7 +99,7 @@ class Reception:
 
         For transports in which a request waits where it cannot be seen, so that only its deadline tells how long.
         """
-        wait = self.inbox.shedder.wait()
+        wait = self.inbox.shedder.wait(remaining)
         if remaining >= wait + int(LATENCY_RESERVE * self._latency):
             return None
         self._count("")
@@ -114,9 +113,14 @@ class Reception:
     def _waits(self) -> bool:
         return self.inbox.shedder.waiting > 0 or self.backpressure.is_needed
 
-    def put(self, handle: Handle) -> Waiting | None:
-        """Have a request taken in; see `Inbox.put`."""
-        return self.inbox.put(handle)
+    def put(self, handle: Handle, model: str, slo: Nanos | None = None) -> Waiting | None:
+        """Have a request taken in; see `Inbox.put`. ``slo`` is as for `refuses`."""
+        return self.inbox.put(handle, self._slo(model) if slo is None else slo)
+
+    def _slo(self, model: str) -> Nanos:
+        """The SLO of a request whose own is not known: the longest of the model's last ones, or the default."""
+        slos = self._slos.get(model)
+        return self.default_slo(model) if slos is None else max(slos)
 
     def measure(self) -> None:
         """Report how busy the server is, if it is time for that."""

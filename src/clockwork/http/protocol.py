@@ -200,7 +200,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if (shed := self.reception.refuses(model, scope[BEGAN], large=self._large_length() > 0)) is not None:
             write(cycle, shed_reply(shed))
         else:
-            self.reception.put(partial(super()._start_asgi_task, cycle, app))
+            self.reception.put(partial(super()._start_asgi_task, cycle, app), model)
 
     def large_received(self, nbytes: Bytes) -> None:
         """Bytes have been received into the large body."""

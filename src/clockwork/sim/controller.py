@@ -8,7 +8,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from clockwork.controller.events import ClientRequest, ControllerCommand, Event, RequestsShed, Respond, WorkerResult
-from clockwork.controller.shedding import Shedder
+from clockwork.controller.shedding import PATIENT, Shedder
 from clockwork.controller.startup import ControllerWithStartupPhase
 from clockwork.messages.actions import Infer
 from clockwork.messages.commands import SendAction
@@ -64,7 +64,7 @@ class TimedController:
             return
         else:
             self._inbox.put(event)
-            self._shedder.queued()
+            self._shedder.queued(_slo(event))
         if self._loop.now >= self._busy_until:
             self._advance()
 
@@ -105,6 +105,7 @@ class TimedController:
             if event is None:
                 return
             if is_inference(event):
+                self._shedder.withdrawn(_slo(event))
                 self._shedder.taken(self._loop.now, 1)
             self.handle(event)
 
@@ -142,3 +143,9 @@ class TimedController:
         return self._costs.action * sum(
             isinstance(command, SendAction) and isinstance(command.action, Infer) for command in commands
         )
+
+
+def _slo(event: Event) -> Nanos:
+    assert isinstance(event, ClientRequest)
+    assert isinstance(event.request, InferRequest)
+    return 0 if event.request.slo is None else min(PATIENT, event.request.slo)  # there is one queue here
