@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from msgspec.structs import replace
-
 from clockwork.access import Access, Right, Tokens, needed_for, refusal
 from clockwork.clock import Clock, MonotonicClock
 from clockwork.controller.checking import check_infer
@@ -53,10 +51,11 @@ from clockwork.host.inbox import Waiting
 from clockwork.host.local_client import LocalClient
 from clockwork.host.profile_store import ProfileStore
 from clockwork.host.reception import Reception
+from clockwork.host.shared_payloads import SharedPayloads
 from clockwork.host.telling import about
 from clockwork.host.trimming import Trimming
 from clockwork.host.trouble import Trouble
-from clockwork.messages.actions import Infer, InferInput
+from clockwork.messages.actions import Infer
 from clockwork.messages.commands import SendAction
 from clockwork.messages.link import ROLE_CLIENT, ROLE_WORKER, Hello
 from clockwork.messages.requests import (
@@ -143,7 +142,7 @@ class ControllerHost:
         self._servers: list[Server] = []
         self._workers: dict[str, Connection] = {}
         self._near: set[Connection] = set()  #: of workers that have mapped the arena
-        self._lent: dict[str, dict[int, list[Any]]] = {}  #: worker -> action -> payloads that it may read there
+        self._shared = SharedPayloads(self.arena)
         self._clients: dict[int, Connection | LocalClient] = {}
         self._waiting: dict[int, dict[int, Waiting]] = {}  #: client -> its request id -> what waits to be taken in
         self._client_ids: dict[Connection, int] = {}
@@ -309,8 +308,7 @@ class ControllerHost:
             except ProtocolError as error:
                 connection.close(str(error))
                 return
-        if (lent := self._lent.get(worker_id)) is not None:
-            lent.pop(message.id, None)
+        self._shared.ended(worker_id, message.id)
         result = shift_result(message, -self._offset(connection))
         self._driver.feed(WorkerResult(worker_id, result, payloads))
 
@@ -319,7 +317,7 @@ class ControllerHost:
         self._near.discard(connection)
         if self._workers.get(worker_id) is connection:
             del self._workers[worker_id]
-            self._lent.pop(worker_id, None)
+            self._shared.left(worker_id)
             self._driver.feed(WorkerLost(worker_id, reason))
 
     def _worker_silent(self, connection: Connection, silent: bool) -> None:
@@ -446,30 +444,15 @@ class ControllerHost:
         action = command.action
         payloads: Sequence[Any] = command.payloads
         if payloads and connection in self._near and isinstance(action, Infer):
-            action, payloads = self._lend(command.worker_id, action, payloads)
+            action, payloads = self._shared.share(command.worker_id, action, payloads)
         payloads = [payload for payload in payloads if payload is not None]
         try:
             connection.send(shift_action(action, self._offset(connection)), payloads)
         except InvalidRequestError as error:  # it does not fit into a frame
-            self._lent.get(command.worker_id, {}).pop(action.id, None)
+            self._shared.ended(command.worker_id, action.id)
             text = f"the batch cannot be sent: {error}"
             failed = WorkerResult(command.worker_id, ErrorResult(action.id, type(action).__name__, Status.ERROR, text))
             asyncio.get_running_loop().call_soon(self._driver.feed, failed)
-
-    def _lend(self, worker_id: str, action: Infer, payloads: Sequence[Any]) -> tuple[Infer, Sequence[Any]]:
-        """Tell where payloads lie instead of sending them; they stay there until the worker has answered."""
-        assert self.arena is not None
-        inputs: list[InferInput] = []
-        lent: list[Any] = []
-        sent: list[Any] = []
-        for it, payload in zip(action.inputs, payloads, strict=True):
-            at = self.arena.where(payload)
-            (sent if at is None else lent).append(payload)
-            inputs.append(it if at is None else replace(it, lies_at=at))
-        if lent:
-            self._lent.setdefault(worker_id, {})[action.id] = lent
-            action = replace(action, inputs=tuple(inputs))
-        return action, sent
 
     def _offset(self, connection: Connection) -> Nanos:
         """The worker's clock minus ours."""
