@@ -4,6 +4,7 @@ import io
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -69,14 +70,15 @@ class Process:
     """A running ``clockwork``."""
 
     def __init__(self, arguments: Sequence[str], stderr: int) -> None:
-        self.popen = subprocess.Popen(
-            [*this_program(), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
+        with _default_hangup():
+            self.popen = subprocess.Popen(
+                [*this_program(), *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
         assert self.popen.stdout is not None
         self.out, self.err = Lines(self.popen.stdout), Lines(self.popen.stderr or io.StringIO())
 
@@ -122,6 +124,16 @@ def clockwork(*arguments: str, stderr: int = subprocess.PIPE) -> Iterator[Proces
 def serve(*arguments: str, stderr: int = subprocess.PIPE) -> AbstractContextManager[Process]:
     """``clockwork serve`` on any free port, which measures little."""
     return clockwork("serve", "--listen=127.0.0.1:0", *QUICK, *arguments, stderr=stderr)
+
+
+@contextmanager
+def _default_hangup() -> Iterator[None]:
+    """A process that is started meanwhile hears SIGHUP, although the tests may run under ``nohup``, which ignores it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @contextmanager
