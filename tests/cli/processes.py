@@ -128,7 +128,7 @@ def serve(*arguments: str, stderr: int = subprocess.PIPE) -> AbstractContextMana
 
 @contextmanager
 def _default_hangup() -> Iterator[None]:
-    """A process that is started meanwhile hears SIGHUP, although the tests may run under ``nohup``, which ignores it."""
+    """A process that is started meanwhile hears SIGHUP, also if the tests run under ``nohup``, which ignores it."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         yield
