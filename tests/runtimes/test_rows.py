@@ -252,6 +252,31 @@ def test_what_depends_on_the_batch_in_a_roundabout_way_is_not_proved(made: Any) 
     assert not analyse(made).proved
 
 
+def with_second_input(*nodes: Any, **weights: Any) -> Any:
+    """``x`` and ``m``, whose second dimension has the same name."""
+    inputs = [value("x", ("N", "L", 8)), value("m", ("N", "L"))]
+    return model(nodes, inputs, [value("y", None, FLOAT)], **weights)
+
+
+def test_dimensions_of_one_name_need_not_be_equal() -> None:
+    lengths = (node("Shape", "m", "l", start=1, end=2), node("Concat", "all l width", "s", axis=0))
+    made = with_second_input(
+        *lengths, node("Reshape", "x s", "r"), node("CumSum", "r one", "c"), node("Shape", "x", "n"),
+        node("Reshape", "c n", "y"), all=np.array([-1]), width=np.array([8]), one=np.int64(1),
+    )  # fmt: skip
+    assert not analyse(made).proved
+
+
+def test_a_transformer_with_a_mask_is_proved() -> None:
+    masked = [node("Unsqueeze", "m between", "mask")]
+    for it in TRANSFORMER:
+        if it.op_type == "Softmax":
+            masked += [node("Add", "scores mask", "sums"), node("Softmax", "sums", "shares", axis=3)]
+        else:
+            masked.append(it)
+    assert analyse(with_second_input(*masked, between=np.array([1, 2]), **TRANSFORMER_WEIGHTS)).proved
+
+
 def test_the_reason_says_which_axis_and_which_node() -> None:
     made = graph(helper.make_node("TopK", ["x", "k"], ["y", "i"], name="topk_0", axis=0), k=np.array([1]))
     assert analyse(made).reason == "TopK 'topk_0' computes across rows (axis 0)"

@@ -21,7 +21,7 @@ import clockwork.runtimes.onnx.rows.quantised
 import clockwork.runtimes.onnx.rows.shapes  # noqa: F401 - these fill the table of rules
 from clockwork.runtimes.onnx.rows.folding import MAX_CONTENT, as_content, folded
 from clockwork.runtimes.onnx.rows.node import RULES, Node
-from clockwork.runtimes.rows.size import N, Size, number, opaque, unknown
+from clockwork.runtimes.rows.size import N, Size, number, opaque
 from clockwork.runtimes.rows.value import (
     COUNTS,
     MixesRowsError,
@@ -202,12 +202,11 @@ def _input(value: Any) -> Value:
     dims = value.type.tensor_type.shape.dim
     if not dims:
         return troubled(f"input {value.name!r} has no dimensions", mixes=False)
-    sizes = [N]
+    sizes = [N]  # two dimensions of one name are not taken for equal: ONNX Runtime does not check that they are
     for i, dim in enumerate(dims):
-        if i and dim.HasField("dim_value"):
-            sizes.append(number(dim.dim_value))
-        elif i:
-            sizes.append(unknown(f"${dim.dim_param}") if dim.dim_param else opaque(f"{value.name}.{i}"))
+        if i:
+            known = dim.HasField("dim_value")
+            sizes.append(number(dim.dim_value) if known else opaque(f"{value.name}.{i}"))
     return Value(tuple(sizes), rows=0)
 
 
