@@ -124,5 +124,7 @@ def test_the_table_of_slos_has_a_limit() -> None:
         for number in range(MAX_MODELS + 10):
             bench.reception.note_slo(f"m{number}", ms(1))
         assert len(bench.reception._slos) == MAX_MODELS
+        assert bench.reception.has_answered("m0")
+        assert not bench.reception.has_answered(f"m{MAX_MODELS}")
 
     run(test)

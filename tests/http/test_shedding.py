@@ -3,7 +3,7 @@
 import pytest
 
 from clockwork.controller.shedding import Shed
-from clockwork.http.shedding import ShedReplies, model_of, whole_request
+from clockwork.http.shedding import MAX_PATH, MAX_PATHS, ShedReplies, model_of, remember, whole_request
 from clockwork.units import MILLISECOND
 
 HEAD = b"POST /v2/models/a/infer HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n\r\n"
@@ -48,6 +48,16 @@ def test_an_inference_is_known_by_its_path() -> None:
     assert model_of("GET", "/v2/models/a/infer") == ""
     assert model_of("POST", "/v2/models/a/ready") == ""
     assert model_of("POST", "/v2/repository/models/a/load") == ""
+
+
+def test_the_table_of_paths_has_a_limit_and_so_have_its_paths() -> None:
+    paths: dict[bytes, str] = {}
+    remember(paths, b"/".ljust(MAX_PATH, b"a"), "a")
+    remember(paths, b"/".ljust(MAX_PATH + 1, b"a"), "a")
+    assert len(paths) == 1
+    for number in range(MAX_PATHS + 1):
+        remember(paths, b"/%d" % number, "a")
+    assert len(paths) == MAX_PATHS
 
 
 def test_an_answer_is_made_once_for_a_wait() -> None:

@@ -144,6 +144,10 @@ class Reception:
             slos = self._slos[model] = deque(maxlen=REMEMBERED_SLOS)
         slos.append(self.default_slo(model) if slo is None else slo)
 
+    def has_answered(self, model: str) -> bool:
+        """Return whether the name is that of a model that has answered a request."""
+        return model in self._slos
+
     def close(self) -> None:
         """Give the file descriptor back."""
         self.arrivals.close()

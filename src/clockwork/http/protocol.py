@@ -18,7 +18,7 @@ from clockwork.http.asgi import BEGAN, PRESENCE, RESPOND, ClientGoneError, Prese
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.receiving import LARGE, LARGE_BODY, Held, LargeBody, Parsing
 from clockwork.http.responding import respond, write
-from clockwork.http.shedding import MAX_PATHS, ShedReplies, model_of, shed_reply, whole_request
+from clockwork.http.shedding import ShedReplies, model_of, remember, shed_reply, whole_request
 from clockwork.messages.status import Status
 from clockwork.net.stalled import Stalled
 from clockwork.oip.contract import Failure
@@ -195,8 +195,8 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if not model:
             super()._start_asgi_task(cycle, app)
             return
-        if len(self.models) < MAX_PATHS:
-            self.models[scope["raw_path"]] = model
+        if self.reception.has_answered(model):  # clients invent names
+            remember(self.models, scope["raw_path"], model)
         if (shed := self.reception.refuses(model, scope[BEGAN], large=self._large_length() > 0)) is not None:
             write(cycle, shed_reply(shed))
         else:

@@ -16,10 +16,13 @@ from clockwork.http.asgi import Reply, refusal
 from clockwork.messages.status import Status
 from clockwork.oip.contract import failure
 from clockwork.oip.rest import RestError
-from clockwork.units import MILLISECOND
+from clockwork.units import MILLISECOND, Bytes
 
 MAX_PATHS: Final = 4096
 """Paths whose model is remembered."""
+
+MAX_PATH: Final[Bytes] = 512
+"""Longer paths are not remembered: clients choose them."""
 
 MAX_REPLIES: Final = 1000
 """Answers that are kept."""
@@ -47,6 +50,12 @@ def model_of(method: str, path: str) -> str:
     """Return the model that an inference is requested of; empty for any other request."""
     found = _INFER.fullmatch(path) if method == "POST" else None
     return "" if found is None else found[1]
+
+
+def remember(paths: dict[bytes, str], path: bytes, model: str) -> None:
+    """Note which model a path is of, for `whole_request`, unless the table is full or the path is long."""
+    if len(path) <= MAX_PATH and len(paths) < MAX_PATHS:
+        paths[path] = model
 
 
 def shed_reply(shed: Shed) -> Reply:
