@@ -10,10 +10,10 @@ from builders import infer_request
 from clockwork.controller.config import ControllerConfig, LoadSpec, ProfilingConfig, VerifyingConfig
 from clockwork.controller.events import CompareOutputs, Drain, Drained, OutputsCompared, Respond
 from clockwork.controller.verifying import NO_CLIENT
-from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.actions import Action, EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import Answer, Command, SendAction
 from clockwork.messages.requests import CancelRequest, InferResponse, ModelStatus, StatusRequest, StatusResponse
-from clockwork.messages.results import Result
+from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.scheduling.clockwork import ClockworkScheduler
@@ -351,6 +351,25 @@ def test_a_model_whose_answers_differ_is_not_batched_any_more(scheduler: Callabl
     told = status(cluster)
     assert told.unbatched == REASON
     assert told.counts.checks == {"differed": 1, "skipped": 1}
+
+
+@every_batching_scheduler
+def test_that_the_model_refuses_a_request_alone_is_a_difference(
+    scheduler: Callable[[], Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = cluster_of(scheduler())
+
+    def refused(action: Action) -> ErrorResult | None:
+        if action not in [send.action for send in checks_sent(cluster)]:
+            return None
+        return ErrorResult(action.id, "Infer", Status.INVALID_INPUT, "5 is not 3")
+
+    monkeypatch.setattr(cluster.workers["w0"], "_injected", refused)
+    burst(cluster, 2)
+    told = status(cluster)
+    assert told.unbatched == REASON.replace(WRONG, "alone the request is refused: 5 is not 3")
+    assert told.counts.checks == {"differed": 1, "skipped": 1}
+    assert statuses(cluster) == {Status.SUCCESS: 5}
 
 
 @every_batching_scheduler

@@ -450,11 +450,10 @@ class Serving:
         predicted: Nanos | None = None,
         retry_after: Nanos | None = None,
     ) -> list[ControllerCommand]:
-        """Answer a pending request; the only place that does. A check has no client: it has failed."""
+        """Answer a pending request; the only place that does. A check has no client."""
         self._forget(request)
         if request is self.checks.request:
-            self.checks.failed()
-            return []
+            return self.checks.answered(status, message)
         counts = self.tally.of(request.model.name)
         counts.answered(status, timing.total)
         counts.cold_starts += request.cold_start

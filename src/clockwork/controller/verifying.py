@@ -26,6 +26,7 @@ from clockwork.messages.actions import Infer, InferInput
 from clockwork.messages.counts import AGREED, DIFFERED, SKIPPED
 from clockwork.messages.profile import ProfileKey
 from clockwork.messages.results import InferOutput, InferResult
+from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec
 from clockwork.scheduling.shapes import ShapeKey, shape_key_of
 from clockwork.state import ClockworkState, ModelState, PendingRequest
@@ -151,13 +152,24 @@ class BatchChecks:
 
     def executed(self, action: Infer, output: InferOutput, payload: object) -> list[ControllerCommand]:
         """The request was executed: compare, if that was alone."""
-        if not self.is_alone(action) or output.refusal:
+        if output.refusal and not output.failed:
+            return self.answered(Status.INVALID_REQUEST, output.refusal)
+        if not self.is_alone(action) or output.failed:
             self.failed()
             return []
         assert self.request is not None
         assert self._sample is not None
         sample, self._compared, self.request = self._sample, self.request.id, None
         return [CompareOutputs(self._compared, sample.outputs, sample.outputs_payload, output.tensors, payload)]
+
+    def answered(self, status: Status, message: str) -> list[ControllerCommand]:
+        """The request was answered without outputs. A request that the model refuses alone was no good in a batch."""
+        if status != Status.INVALID_REQUEST:
+            self.failed()
+            return []
+        assert self.request is not None
+        self._compared, self.request = self.request.id, None
+        return self.compared(OutputsCompared(self._compared, f"alone the request is refused: {message}"))
 
     def failed(self) -> None:
         """The request was not executed alone: try again later, unless that was tried often enough."""
