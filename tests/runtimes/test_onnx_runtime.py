@@ -228,6 +228,14 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
 # ----------------------------------------------------------------------------------------------------------- cache
 
 
+def test_a_cache_that_cannot_be_written_to_stops_no_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = saved(dense(), tmp_path / "a.onnx")
+    read_only = Path("/proc/self")  # for root as well
+    found = answer(OnnxRuntime(cache_dir=read_only).load_model(file), np.ones((1, 32), "f4"))
+    assert "/proc/self is only read" in caplog.text
+    assert np.array_equal(found, answer(OnnxRuntime().load_model(file), np.ones((1, 32), "f4")))
+
+
 def test_what_was_prepared_once_is_not_prepared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = saved(dense(), tmp_path / "a.onnx")
     x = np.ones((1, 32), np.float32)

@@ -9,6 +9,7 @@ An entry is one file: `MAGIC`, the length of the header, the header (JSON), the 
 
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -25,6 +26,8 @@ from clockwork.runtimes.onnx.prepared import SCRATCH, Prepared, aligned
 from clockwork.runtimes.probe import Verdict
 from clockwork.runtimes.signature import Signature
 from clockwork.units import MIB, Bytes
+
+log = logging.getLogger("clockwork.worker")
 
 MAGIC: Final = b"clockwork onnx 3\n"
 """The format; another number is another format."""
@@ -127,9 +130,16 @@ class PreparedCache:
     def __init__(self, directory: Path | None, nbytes: Bytes | None) -> None:
         """Without ``nbytes``, no entry ever leaves."""
         self.directory = directory
+        self.scratch = directory  #: where models are prepared; None: where temporary files go
         self._nbytes = nbytes
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
+            try:
+                with tempfile.TemporaryFile(dir=directory):
+                    pass
+            except OSError as error:
+                self.scratch = None
+                log.warning("%s is only read, and models that it lacks are not kept: %s", directory, error.strerror)
             sweep(directory)
             if nbytes is not None:
                 tidy(directory, nbytes)

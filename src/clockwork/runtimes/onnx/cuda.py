@@ -110,7 +110,7 @@ class OnnxCudaRuntime:
         return OnnxCudaModel(host_info(file, prepared, verdict, wish), prepared, self._gpus, self._calm)
 
     def _prepared(self, file: ModelFile, wish: Wish) -> tuple[Prepared, Verdict]:
-        original, prepared = prepare(file.path, 1, self._cache.directory, portable=True)
+        original, prepared = prepare(file.path, 1, self._cache.scratch, portable=True)
         run = runner(prepared.ports, original)
         verdict = examine(prepared.ports, run, run, claim(wish, partial(analyse, file.outline)))
         return prepared, Verdict(in_place=False, unbatched=verdict.unbatched)

@@ -82,7 +82,7 @@ class OnnxRuntime:
         return OnnxModel(info, prepared, self._threads, placeholder, verdict.packed, self._calm)
 
     def _prepared(self, file: ModelFile, wish: Wish) -> tuple[Prepared, Verdict]:
-        original, prepared = prepare(file.path, self._threads, self._cache.directory)
+        original, prepared = prepare(file.path, self._threads, self._cache.scratch)
         return prepared, self._examined(file, original, prepared, claim(wish, partial(analyse, file.outline)))
 
     def _examined(self, file: ModelFile, original: Any, prepared: Prepared, claimed: Claim) -> Verdict:
