@@ -1,7 +1,8 @@
-"""Paths, and bodies of requests to the repository."""
+"""Paths, parameters, and bodies of requests to the repository."""
 
 import pytest
 
+from clockwork.oip.contract import slo_of
 from clockwork.oip.rest import RestError, Route, repository_head, route
 
 RIGHT = {
@@ -77,3 +78,9 @@ def test_the_repository_is_asked_with_a_body_or_without() -> None:
     for body in (b"{", b"[]", b'{"ready": 1}', b"[" * 100_000):
         with pytest.raises(RestError):
             repository_head(body)
+
+
+@pytest.mark.parametrize("value", [1e16, -1, "nan", 2**63 - 1])
+def test_the_refusal_of_a_number_says_what_is_accepted(value: object) -> None:
+    with pytest.raises(ValueError, match=r"it must be a number from 0 to 1e\+15"):
+        slo_of({"slo_ms": value})

@@ -136,14 +136,17 @@ def check_supported(parameters: Mapping[str, Any]) -> None:
 
 _SEQUENCES: Final = ("sequence_id", "sequence_start", "sequence_end")
 
+MAX_NUMBER: Final = 1e15
+"""No parameter that is a number, of milliseconds or microseconds, is larger."""
+
 
 def _number(name: str, value: Any) -> float:
-    """A number from zero on, also as a text."""
+    """A number from 0 to `MAX_NUMBER`, also as a text."""
     if isinstance(value, str):
         try:
             value = float(value)
         except ValueError:
             raise ValueError(f"{name} is {value!r}; it must be a number") from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e15:
-        raise ValueError(f"{name} is {value!r}; it must be a number from 0 on")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_NUMBER:
+        raise ValueError(f"{name} is {value!r}; it must be a number from 0 to {MAX_NUMBER:g}")
     return float(value)
