@@ -18,7 +18,7 @@ from clockwork.http.asgi import BEGAN, PRESENCE, RESPOND, ClientGoneError, Prese
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.receiving import LARGE, LARGE_BODY, Held, LargeBody, Parsing
 from clockwork.http.responding import respond, write
-from clockwork.http.shedding import MAX_PATHS, ShedReplies, model_of, shed_reply, whole_request
+from clockwork.http.shedding import MAX_PATH, MAX_PATHS, ShedReplies, model_of, shed_reply, whole_request
 from clockwork.messages.status import Status
 from clockwork.net.stalled import Stalled
 from clockwork.oip.contract import Failure
@@ -110,6 +110,8 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             return False
         self._stop_timer()
         self._shed_lately = True
+        if self.timeout_keep_alive_task is None:  # the first request of the connection, or it would be kept for ever
+            self._keep_alive()
         self.transport.write(self.shed_replies.bytes(shed, self.server_state.default_headers))
         if self.reception.backpressure.is_needed and not self.flow.read_paused:
             self._was_paused = True
@@ -195,7 +197,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if not model:
             super()._start_asgi_task(cycle, app)
             return
-        if len(self.models) < MAX_PATHS:
+        if len(self.models) < MAX_PATHS and len(scope["raw_path"]) <= MAX_PATH and self.reception.knows(model):
             self.models[scope["raw_path"]] = model
         if (shed := self.reception.refuses(model, scope[BEGAN], large=self._large_length() > 0)) is not None:
             write(cycle, shed_reply(shed))
@@ -276,6 +278,9 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self._close()
             return
         self._shed_lately = False
+        self._keep_alive()
+
+    def _keep_alive(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def shutdown(self) -> None:

@@ -21,6 +21,9 @@ from clockwork.units import MILLISECOND
 MAX_PATHS: Final = 4096
 """Paths whose model is remembered."""
 
+MAX_PATH: Final = 1024
+"""Bytes of such a path: clients choose what stands for a version."""
+
 MAX_REPLIES: Final = 1000
 """Answers that are kept."""
 
