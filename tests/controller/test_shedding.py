@@ -111,3 +111,12 @@ def test_the_cost_stays_within_what_was_measured(turns: list[tuple[int, int]]) -
         now += passed
         take(shedder, now, count)
         assert 0 <= shedder.cost <= max(SEED_COST, MAX_COST)
+
+
+def test_one_stop_of_the_process_hardly_changes_the_cost() -> None:
+    shedder = behind(1_000)
+    shedder.taken(NOW, 25)
+    shedder.taken(NOW + 3 * SECOND, 25)
+    assert shedder.cost < 2.5 * SEED_COST
+    shedder.waiting = 50
+    assert shedder.refuses(NOW, NOW, SLO) is None

@@ -43,6 +43,9 @@ WEIGHT: Final = 0.02
 MAX_COST: Final[Nanos] = 20 * MILLISECOND
 """One request is not believed to take longer: the process was stopped, or waited for something else."""
 
+MAX_GROWTH: Final = 4
+"""A sample counts as so many times the average at most: one stop of the process must not make an idle server refuse."""
+
 FASTEST_RETRY: Final[Nanos] = 5 * MILLISECOND
 """No client is asked to come back sooner."""
 
@@ -122,7 +125,7 @@ class Shedder:
     def taken(self, now: Nanos, count: int) -> None:
         """``count`` requests that waited, and were `withdrawn`, were taken in by ``now``."""
         if self._last is not None and count:
-            sample = min(MAX_COST, (now - self._last) // count)
+            sample = min(MAX_COST, MAX_GROWTH * self.cost, (now - self._last) // count)
             share = 1 - (1 - WEIGHT) ** count
             self.cost += int(share * (sample - self.cost))
         self._last = now if self.waiting else None
