@@ -118,5 +118,5 @@ def test_one_stop_of_the_process_hardly_changes_the_cost() -> None:
     shedder.taken(NOW, 25)
     shedder.taken(NOW + 3 * SECOND, 25)
     assert shedder.cost < 2.5 * SEED_COST
-    shedder.waiting = 50
+    shedder.urgent = 50
     assert shedder.refuses(NOW, NOW, SLO) is None

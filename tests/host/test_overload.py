@@ -197,9 +197,9 @@ def test_a_connection_whose_first_request_is_refused_at_once_is_closed_when_no_o
             async with connected(address) as second:  # from now on the path is known
                 assert (await second.ask("POST", "/v2/models/m/infer", row())).status == 200
             async with connected(address) as third:
-                host.reception.inbox.shedder.waiting += 100_000
+                host.reception.inbox.shedder.urgent += 100_000
                 assert (await third.ask("POST", "/v2/models/m/infer", row())).status == 503
-                host.reception.inbox.shedder.waiting -= 100_000
+                host.reception.inbox.shedder.urgent -= 100_000
                 assert await asyncio.wait_for(third.reader.read(), 10) == b""
 
     run(test())
