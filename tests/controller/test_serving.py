@@ -178,8 +178,8 @@ def test_a_request_handled_after_its_deadline_never_reaches_the_scheduler() -> N
     answer = infer_answer(cluster, 1)
     assert (answer.status, answer.timing.total, answer.admitted) == (Status.TIMEOUT, ms(7) + 1, False)
     assert answer.message == (
-        "the deadline passed before the controller handled the request, which had waited 7 ms for it: "
-        "the server is overloaded"
+        "the deadline passed before the controller handled the request, 7 ms after its first byte came: "
+        "it took long to receive, or the server is overloaded"
     )
     counts = cluster.controller._serving.tally.of("a")
     assert (counts.answers, counts.late_ns, counts.pending) == ({Status.TIMEOUT: 1}, 1, 0)

@@ -10,6 +10,7 @@ import pytest
 from client.live import run
 from clockwork.controller.shedding import SEED_COST, Shed
 from clockwork.host.inbox import PIECE
+from clockwork.http.config import HttpConfig
 from clockwork.messages.actions import Infer
 from clockwork.messages.link import ROLE_CLIENT, Hello, Ping, Pong, Welcome
 from clockwork.messages.requests import CancelRequest, InferRequest, InferResponse
@@ -21,7 +22,7 @@ from clockwork.units import ms
 from clockwork.wire.codec import decode_response
 from clockwork.wire.codec import encode as encoded
 from clockwork.wire.frame import FrameReader, encode_frame, preamble
-from http_raw import eventually, row, served
+from http_raw import connected, eventually, row, served
 
 ROOM = PIECE // SEED_COST
 SPEC = spec("x", "FP32", (1, 4))
@@ -167,8 +168,39 @@ def test_a_request_that_waits_can_be_cancelled_and_a_client_that_left_is_forgott
             assert len(client.heard) == 59
             client.connection._transport.write(b"".join(frames))
             client.connection.abort("gone")
-            await eventually(lambda: not host._waiting)
+            await eventually(lambda: not len(host._unhandled))
             assert host.reception.inbox.shedder.waiting == 0
+
+    run(test())
+
+
+def test_names_that_no_model_has_are_not_remembered() -> None:
+    async def test() -> None:
+        async with served() as (_, _, host, _):
+            client = Client()
+            await client.connect(host.client_address)
+            client.ask(1, ms(10_000))
+            client.connection.send(InferRequest(2, "nobody's", (SPEC,), ms(10_000)), (bytes(16),))
+            await eventually(lambda: len(client.heard) == 2)
+            assert client.heard[1].status == Status.SUCCESS
+            assert host.reception.has_answered("m")
+            assert not host.reception.has_answered("nobody's")
+            client.connection.close("done")
+
+    run(test())
+
+
+def test_a_connection_whose_first_request_is_refused_at_once_is_closed_when_no_other_comes() -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(keep_alive=0)) as (peer, address, host, _):
+            assert (await peer.ask("POST", "/v2/models/m/infer", row())).status == 200
+            async with connected(address) as second:  # from now on the path is known
+                assert (await second.ask("POST", "/v2/models/m/infer", row())).status == 200
+            async with connected(address) as third:
+                host.reception.inbox.shedder.urgent += 100_000
+                assert (await third.ask("POST", "/v2/models/m/infer", row())).status == 503
+                host.reception.inbox.shedder.urgent -= 100_000
+                assert await asyncio.wait_for(third.reader.read(), 10) == b""
 
     run(test())
 

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import uvloop
 
@@ -63,7 +65,7 @@ def test_the_longest_slo_of_late_counts_where_the_requests_own_is_not_known() ->
         bench.queue(int(ms(50) // SEED_COST))
         bench.reception.note_slo("m", ms(100))
         bench.reception.note_slo("m", ms(400))
-        assert bench.reception.refuses("m", bench.clock.at) is None  # 50 ms is less than two fifths of 400
+        assert bench.reception.refuses("m", bench.clock.at) is None  # 50 ms is less than three tenths of 400
         for _ in range(REMEMBERED_SLOS):
             bench.reception.note_slo("m", ms(100))
         assert bench.reception.refuses("m", bench.clock.at) is not None
@@ -128,3 +130,16 @@ def test_the_table_of_slos_has_a_limit() -> None:
         assert not bench.reception.has_answered(f"m{MAX_MODELS}")
 
     run(test)
+
+
+def test_a_copy_of_a_model_has_the_default_slo_of_the_model() -> None:
+    async def test() -> None:
+        copies: dict[str, Any] = {"quick-2": SimpleNamespace(info=SimpleNamespace(load="quick"))}
+        config = ControllerConfig(default_slo=ms(500), model_slos={"quick": ms(20)})
+        loop = asyncio.get_running_loop()
+        reception = Reception(loop, SetClock(), config, lambda _: None, lambda _: None, Throttle(), copies.get)
+        assert reception.default_slo("quick-2") == ms(20)
+        assert reception.default_slo("other") == ms(500)
+        reception.close()
+
+    uvloop.run(test())

@@ -91,3 +91,19 @@ def test_a_few_refusals_are_no_overload(caplog: pytest.LogCaptureFixture) -> Non
 
     run(test())
     assert [fields(record)["refused"] for record in caplog.records] == [OVERLOAD_LEAST]
+
+
+def test_requests_that_are_refused_before_they_are_handled_count_as_answered(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        trouble = Trouble(log, period=0.02)
+        trouble.refused(OVERLOAD_LEAST)
+        trouble.refused(1000)
+        trouble.answered(answer(Status.SUCCESS))
+        trouble.answered(answer(Status.SKIPPED_BY_CONTROLLER))
+        await eventually(lambda: len(caplog.records) > 0)
+        trouble.close()
+
+    with caplog.at_level(logging.INFO, "clockwork.test"):
+        run(test())
+    found = fields(caplog.records[0])
+    assert (found["refused"], found["answered"]) == (OVERLOAD_LEAST + 1001, OVERLOAD_LEAST + 1002)

@@ -24,19 +24,30 @@ class Quota:
         self.bytes: Bytes = 0
         self._clients: dict[int, tuple[int, Bytes]] = {}  #: requests and bytes of each client that has any
 
-    def refusal(self, client_id: int, nbytes: Bytes, *, shared: bool = False) -> str:
+    def of(self, client_id: int) -> tuple[int, Bytes]:
+        """Return the number of a client's requests, and their bytes."""
+        return self._clients.get(client_id, (0, 0))
+
+    def refusal(self, client_id: int, nbytes: Bytes, *, shared: bool = False, beside: "Quota | None" = None) -> str:
         """Return why a request of so many bytes does not fit, or nothing if it does.
 
         ``shared``: the client asks for many connections at a time, so the limits of one client do not apply.
+        ``beside``: requests that count as well.
         """
         config = self._config
-        if self.requests >= config.max_pending or self.bytes + nbytes > config.max_pending_bytes:
-            held = f"{self.requests} requests with {show_bytes(self.bytes)} of inputs are pending"
+        requests, held_bytes = self.requests, self.bytes
+        if beside is not None:
+            requests, held_bytes = requests + beside.requests, held_bytes + beside.bytes
+        if requests >= config.max_pending or held_bytes + nbytes > config.max_pending_bytes:
+            held = f"{requests} requests with {show_bytes(held_bytes)} of inputs are pending"
             limit = f"{config.max_pending} requests and {show_bytes(config.max_pending_bytes)}"
             return f"the server is full: {held}; the limit is {limit}; retry later"
         if shared:
             return ""
-        requests, held_bytes = self._clients.get(client_id, (0, 0))
+        requests, held_bytes = self.of(client_id)
+        if beside is not None:
+            more, more_bytes = beside.of(client_id)
+            requests, held_bytes = requests + more, held_bytes + more_bytes
         if requests >= config.max_client_pending or held_bytes + nbytes > config.max_client_bytes:
             held = f"{requests} requests with {show_bytes(held_bytes)} of inputs are pending"
             limit = f"{config.max_client_pending} requests and {show_bytes(config.max_client_bytes)}"
@@ -47,7 +58,7 @@ class Quota:
         """A request is pending."""
         self.requests += 1
         self.bytes += nbytes
-        requests, held = self._clients.get(client_id, (0, 0))
+        requests, held = self.of(client_id)
         self._clients[client_id] = (requests + 1, held + nbytes)
 
     def remove(self, client_id: int, nbytes: Bytes) -> None:

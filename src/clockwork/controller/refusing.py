@@ -58,7 +58,7 @@ def refusal(client_id: int, request: Refusable, status: Status, text: str, waite
 def missed(client_id: int, request_id: int, waited: Nanos) -> Respond:
     """The answer to a request whose deadline has passed before the controller handles it."""
     text = (
-        f"the deadline passed before the controller handled the request, which had waited {show_duration(waited)} for "
-        "it: the server is overloaded"
+        f"the deadline passed before the controller handled the request, {show_duration(waited)} after its first byte "
+        "came: it took long to receive, or the server is overloaded"
     )
     return Respond(client_id, InferResponse(request_id, int(Status.TIMEOUT), text, (), RequestTiming(waited)))

@@ -25,7 +25,7 @@ from clockwork.controller.guard import ask, expectations, explain, is_sound, nex
 from clockwork.controller.pending import Pending
 from clockwork.controller.plausible import plausible
 from clockwork.controller.promises import FAULTS_OF_CLIENTS, Promise, outcome
-from clockwork.controller.quota import input_bytes
+from clockwork.controller.quota import Quota, input_bytes
 from clockwork.controller.refusing import missed, refusal, retry_time
 from clockwork.controller.settling import count_loss, lateness, remember, timing_of, trusted
 from clockwork.controller.tally import Tally
@@ -40,7 +40,7 @@ from clockwork.messages.status import Status
 from clockwork.messages.tensors import MAX_NAME, TensorSpec
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
-from clockwork.units import Nanos
+from clockwork.units import Bytes, Nanos
 
 P = ParamSpec("P")
 
@@ -140,6 +140,11 @@ class Serving:
         except InvalidRequestError as error:
             text = str(error)
         return self.refuse(client_id, message, status, text) if text else None
+
+    def refuse_full(self, client_id: int, message: InferRequest, nbytes: Bytes, waiting: Quota) -> Respond | None:
+        """Return the refusal of a request that has no room beside those pending and those ``waiting``, or None."""
+        full = self._pending.quota.refusal(client_id, nbytes, beside=waiting)
+        return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, full) if full else None
 
     def refuse(self, client_id: int, message: InferRequest, status: Status, text: str) -> Respond:
         """Answer a request that is not even taken in, and count it."""

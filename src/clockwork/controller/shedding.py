@@ -17,7 +17,7 @@ from clockwork.messages.requests import InferResponse, RequestTiming
 from clockwork.messages.status import Status
 from clockwork.units import MICROSECOND, MILLISECOND, SECOND, Nanos, show_duration
 
-WAIT_SHARE: Final = 0.4
+WAIT_SHARE: Final = 0.3
 """Share of an SLO that a request may spend waiting for the controller. With a longer queue no more requests are served,
 since the controller is busy in any case, and each has less time left for the device and the way back. With a shorter
 one, a burst is refused that could be served in time."""
@@ -42,6 +42,9 @@ WEIGHT: Final = 0.02
 
 MAX_COST: Final[Nanos] = 20 * MILLISECOND
 """One request is not believed to take longer: the process was stopped, or waited for something else."""
+
+MAX_GROWTH: Final = 4
+"""A sample counts as so many times the average at most: one stop of the process must not make an idle server refuse."""
 
 FASTEST_RETRY: Final[Nanos] = 5 * MILLISECOND
 """No client is asked to come back sooner."""
@@ -122,7 +125,7 @@ class Shedder:
     def taken(self, now: Nanos, count: int) -> None:
         """``count`` requests that waited, and were `withdrawn`, were taken in by ``now``."""
         if self._last is not None and count:
-            sample = min(MAX_COST, (now - self._last) // count)
+            sample = min(MAX_COST, MAX_GROWTH * self.cost, (now - self._last) // count)
             share = 1 - (1 - WEIGHT) ** count
             self.cost += int(share * (sample - self.cost))
         self._last = now if self.waiting else None

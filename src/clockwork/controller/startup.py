@@ -109,6 +109,8 @@ class ControllerWithStartupPhase:
         self._profiler = Profiler(self._state, self._config.profiling, {} if profiles is None else profiles)
         self._serving = Serving(self._state, scheduler, self._config)
         self.throttle = self._serving.throttle
+        self.refuse_full = self._serving.refuse_full
+        self.model = self._state.models.get
         self._draining = Draining(self._serving)
         self._buffer = StartupBuffer(self._config)
         self._summaries = Summaries(self._state)

@@ -80,6 +80,7 @@ _OPTIONS: Final = (
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ("grpc.max_concurrent_streams", MAX_STREAMS),
+    ("grpc.http.overload_protection", 0),  # it resets calls below the limit, while calls that have ended are forgotten
     ("grpc.server.max_pending_requests", MAX_UNREAD_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", MAX_UNREAD_CALLS),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),

@@ -47,7 +47,6 @@ from clockwork.host.arena import make_arena
 from clockwork.host.comparing import compare
 from clockwork.host.describing import Describing
 from clockwork.host.driver import Driver
-from clockwork.host.inbox import Waiting
 from clockwork.host.local_client import LocalClient
 from clockwork.host.profile_store import ProfileStore
 from clockwork.host.reception import Reception
@@ -55,6 +54,7 @@ from clockwork.host.shared_payloads import SharedPayloads
 from clockwork.host.telling import about
 from clockwork.host.trimming import Trimming
 from clockwork.host.trouble import Trouble
+from clockwork.host.unhandled import Unhandled
 from clockwork.messages.actions import Infer
 from clockwork.messages.commands import SendAction
 from clockwork.messages.link import ROLE_CLIENT, ROLE_WORKER, Hello
@@ -144,7 +144,6 @@ class ControllerHost:
         self._near: set[Connection] = set()  #: of workers that have mapped the arena
         self._shared = SharedPayloads(self.arena)
         self._clients: dict[int, Connection | LocalClient] = {}
-        self._waiting: dict[int, dict[int, Waiting]] = {}  #: client -> its request id -> what waits to be taken in
         self._client_ids: dict[Connection, int] = {}
         self._rights: dict[Connection, Right] = {}  #: of clients' connections
         self._last_client = 0
@@ -152,8 +151,15 @@ class ControllerHost:
         self._trouble = Trouble(log)
         loop = asyncio.get_running_loop()
         self.reception = Reception(
-            loop, self._clock, config.controller, self._requests_shed, self._measured, self._machine.throttle
+            loop,
+            self._clock,
+            config.controller,
+            self._requests_shed,
+            self._measured,
+            self._machine.throttle,
+            self._machine.model,
         )
+        self._unhandled = Unhandled(self.reception, config.controller, self._machine.refuse_full, self._take_in)
         self._failure: asyncio.Future[None] = loop.create_future()
 
     async def start(self) -> None:
@@ -342,7 +348,7 @@ class ControllerHost:
             self._receive(connection, client_id, message, payload)
         elif isinstance(message, StatusRequest):
             self._describing.status(connection, message.id)
-        elif not (isinstance(message, CancelRequest) and self._withdraw(client_id, message.id)):
+        elif not (isinstance(message, CancelRequest) and self._unhandled.withdraw(client_id, message.id)):
             self._said(client_id, message, payload)
 
     def _receive(self, connection: Connection, client_id: int, request: InferRequest, payload: Any) -> None:
@@ -354,29 +360,14 @@ class ControllerHost:
         if (shed := self.reception.refuses(request.model, arrival, slo)) is not None:
             connection.send(shed.response(request.id))
             return
-        handle = partial(self._take_in, client_id, request, payload, arrival)
-        waiting = self.reception.put(handle, request.model, slo)
-        if waiting is not None:
-            self._waiting.setdefault(client_id, {})[request.id] = waiting
+        refused = self._unhandled.put(client_id, request, payload, arrival, slo)
+        if refused is not None:
+            self._respond(refused)
 
     def _take_in(self, client_id: int, request: InferRequest, payload: Any, arrival: Nanos) -> None:
-        self._no_longer_waiting(client_id, request.id)
         self._said(client_id, request, payload, arrival)
-        self.reception.note_slo(request.model, request.slo)
-
-    def _withdraw(self, client_id: int, request_id: int) -> bool:
-        """Forget a request that was not taken in yet; return whether there was one."""
-        waiting = self._no_longer_waiting(client_id, request_id)
-        return waiting is not None and waiting.withdraw()
-
-    def _no_longer_waiting(self, client_id: int, request_id: int) -> Waiting | None:
-        requests = self._waiting.get(client_id)
-        if requests is None:
-            return None
-        waiting = requests.pop(request_id, None)
-        if not requests:
-            del self._waiting[client_id]
-        return waiting
+        if self._machine.model(request.model) is not None:  # else clients could fill the table
+            self.reception.note_slo(request.model, request.slo)
 
     def _measured(self, busy: float) -> None:
         self._driver.feed(ServerLoad(busy))
@@ -404,8 +395,7 @@ class ControllerHost:
             self._left(client_id)
 
     def _left(self, client_id: int) -> None:
-        for waiting in self._waiting.pop(client_id, {}).values():
-            waiting.withdraw()
+        self._unhandled.leave(client_id)
         if self._clients.pop(client_id, None) is not None:
             self._driver.feed(ClientLost(client_id))
 

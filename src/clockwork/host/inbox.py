@@ -20,6 +20,10 @@ from clockwork.units import MILLISECOND, Nanos
 PIECE: Final[Nanos] = 5 * MILLISECOND
 """Requests worth this much of the controller's time are handled in one turn of the loop."""
 
+MIN_PIECE: Final = 16
+"""Requests that are handled in one turn at least. The time per request counts what is spent on refusing others, so
+without this, more refusals would mean smaller pieces, and these still more time per request."""
+
 Handle: TypeAlias = Callable[[], None]
 
 
@@ -78,7 +82,7 @@ class Inbox:
 
     def _open_turn(self) -> None:
         self._turn_is_open = True
-        self._room = max(1, PIECE // self.shedder.cost)
+        self._room = max(MIN_PIECE, PIECE // self.shedder.cost)
         self._loop.call_soon(self._next_turn)
 
     def _next_turn(self) -> None:

@@ -17,6 +17,7 @@ from clockwork.host.backpressure import Backpressure
 from clockwork.host.busy import Busy
 from clockwork.host.inbox import Handle, Inbox, Waiting
 from clockwork.net.arrival import Arrivals
+from clockwork.state import ModelState
 from clockwork.units import MILLISECOND, Nanos
 
 REMEMBERED_SLOS: Final = 16
@@ -49,11 +50,12 @@ class Reception:
         on_shed: Callable[[dict[str, int]], None],
         on_load: Callable[[float], None],
         throttle: Throttle,
+        model: Callable[[str], ModelState | None] = lambda name: None,
     ) -> None:
         """``on_shed`` receives the number of requests refused here by model, at most once per turn of the loop.
 
-        ``throttle`` is the controller's. ``on_load`` receives the share of the server's time in use, while requests
-        come; see `Busy`.
+        ``throttle`` is the controller's. ``model`` returns a model that is served. ``on_load`` receives the share of
+        the server's time in use, while requests come; see `Busy`.
         """
         self.arrivals = Arrivals(loop, clock)
         self.inbox = Inbox(loop, clock)
@@ -65,6 +67,7 @@ class Reception:
         self._on_shed = on_shed
         self._on_load = on_load
         self._throttle = throttle
+        self._model = model
         self._latency: Nanos = 0  #: moving average of the time from arrival to success
         self._busy_until: Nanos = 0  #: the server was busy lately, and counts as busy until then
         self._shed: dict[str, int] = {}
@@ -133,7 +136,11 @@ class Reception:
 
     def default_slo(self, model: str) -> Nanos:
         """Return the SLO of requests for the model that state none."""
-        return self._config.model_slos.get(model) or self._config.default_slo
+        config = self._config
+        slo = config.model_slos.get(model)
+        if slo is None and config.model_slos and (found := self._model(model)) is not None:
+            slo = config.model_slos.get(found.info.load)  # a copy of it
+        return slo or config.default_slo
 
     def note_slo(self, model: str, slo: Nanos | None) -> None:
         """Remember the SLO of a request that a model of this server has answered; None: it stated none."""

@@ -57,10 +57,14 @@ class Trouble:
             if "broken" not in self._timers:
                 self._tell_broken()
         elif response.status in _REFUSED:
-            self.refused(1)
+            self._count_refused(1)
 
     def refused(self, count: int) -> None:
-        """Count requests that were refused."""
+        """Count requests that were refused before they were handled: `answered` is not called for them."""
+        self._answered += count
+        self._count_refused(count)
+
+    def _count_refused(self, count: int) -> None:
         self._refused += count
         if "period" not in self._timers:
             self._answered = count

@@ -110,6 +110,8 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             return False
         self._stop_timer()
         self._shed_lately = True
+        if self.timeout_keep_alive_task is None:  # the first request of the connection, or it would be kept for ever
+            self._keep_alive()
         self.transport.write(self.shed_replies.bytes(shed, self.server_state.default_headers))
         if self.reception.backpressure.is_needed and not self.flow.read_paused:
             self._was_paused = True
@@ -276,6 +278,9 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self._close()
             return
         self._shed_lately = False
+        self._keep_alive()
+
+    def _keep_alive(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def shutdown(self) -> None:

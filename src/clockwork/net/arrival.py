@@ -9,10 +9,11 @@ that the previous poll did not report came after it. If the thread slept in the 
 came when it woke, less the time that it then waited for a core (``/proc/thread-self/schedstat``: time on the run
 queue). If it did not sleep, they may have come at any moment since the previous poll.
 
-That is not enough in two cases, and then the kernel is asked how long ago the socket received its last bytes
+That is not enough in three cases, and then the kernel is asked how long ago the socket received its last bytes
 (``tcpi_last_data_recv`` of TCP_INFO, in milliseconds of a clock that ticks every 4 ms or less). A process that was
 stopped (SIGSTOP, a frozen virtual machine, a container out of quota) looks like one that slept: the bytes may be older.
-And after a long turn the bytes of a client that sends one request at a time may be much younger than the last poll.
+The same is true if the loop slept in one turn and worked long in the next, and nothing was read in between. And after a
+long turn the bytes of a client that sends one request at a time may be much younger than the last poll.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ SLEPT: Final[Nanos] = 20 * MICROSECOND
 """A thread that was neither running nor waiting for a core for longer than this slept in the poll."""
 
 DOUBTFUL: Final[Nanos] = 12 * MILLISECOND
-"""After a longer sleep, or a longer turn, the kernel is asked."""
+"""After a sleep and a longer time without a read, or after a longer turn, the kernel is asked."""
 
 TICK: Final[Nanos] = 4 * MILLISECOND
 """What the kernel's answer may be wrong by, each way, at 250 ticks a second."""
@@ -46,7 +47,8 @@ class Arrivals:
     """
 
     __slots__ = (
-        "_clock", "_cpu", "_loop", "_open", "_polled", "_queued", "_schedstat", "_since", "_slept", "reading_took",
+        "_clock", "_cpu", "_doubtful", "_loop", "_open", "_polled", "_queued", "_schedstat", "_since", "_slept",
+        "reading_took", "turn",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock | None = None) -> None:
@@ -54,7 +56,9 @@ class Arrivals:
         self._clock: Clock = clock or MonotonicClock()
         self._loop = loop
         self._open = False
-        self._slept: Nanos = 0  #: in the poll before this turn
+        self.turn = 0  #: turns of the loop in which something was read
+        self._slept: Nanos = 0  #: since the last turn in which something was read
+        self._doubtful = False  #: it slept, and then perhaps worked, so the kernel is asked
         self.reading_took: Nanos = 0  #: time that the last turn spent on reading what its poll had reported
         self._schedstat = _open_schedstat()
         self._since: Nanos = self._clock.now()  #: the earliest arrival of what is read in this turn
@@ -83,19 +87,28 @@ class Arrivals:
             return self._since
         if paused:
             return self._clock.now() - last_received(transport) - 2 * TICK
-        if self._slept > DOUBTFUL:
+        if self._doubtful:
             return min(self._since, self._polled - last_received(transport))
         if one_message and (now := self._clock.now()) - self._since > DOUBTFUL:
             return max(self._since, now - last_received(transport) - 2 * TICK)
         return self._since
 
+    def follows(self, turn: int) -> bool:
+        """Whether bytes that were left unread in ``turn`` may be read now; to be asked after `reading`.
+
+        The loop's next poll reports such bytes at once, so the thread does not sleep before they are read.
+        """
+        return self.turn - turn <= 1 and self._slept <= SLEPT
+
     def _begin(self) -> None:
         self._open = True
+        self.turn += 1
         self._loop.call_soon(self._end)
         now, cpu, queued = self._clock.now(), thread_time(), self._run_queue()
         waited = queued - self._queued
         self._slept = slept = now - self._polled - (cpu - self._cpu) - waited
         self._since = max(self._polled, now - waited) if slept > SLEPT else self._polled
+        self._doubtful = slept > SLEPT and now - self._polled > DOUBTFUL
         self._polled, self._cpu, self._queued = now, cpu, queued
 
     def _end(self) -> None:

@@ -28,6 +28,7 @@ from clockwork.errors import ConnectionLostError, ProtocolError
 from clockwork.messages.link import Goodbye, Hello, LinkMessage, Ping, Pong, Welcome
 from clockwork.net.address import Address
 from clockwork.net.config import DEFAULT_LINK, LinkConfig
+from clockwork.net.frame_arrivals import FrameArrivals
 from clockwork.net.heartbeat import Heartbeat
 from clockwork.net.outgoing import Outgoing
 from clockwork.net.stalled import LEAST, Stalled
@@ -110,8 +111,8 @@ class Connection(asyncio.BufferedProtocol):
         self.peer = "an unknown peer"  #: name and address, for people
         self.peer_name = ""  #: what the peer's Hello says
         self.received_at: Nanos = 0  #: when the message that is being handled was received
-        self.arrived_at: Nanos = 0  #: the earliest moment at which it may have reached this machine
-        self._unread = True  #: the kernel may hold bytes that came before the loop's last poll
+        self.arrived_at: Nanos = 0  #: the earliest moment at which its first byte may have reached this machine
+        self._arrivals: FrameArrivals | None = None
         self.writable = True  #: False while more than ``high_water_bytes`` wait to be sent
         self._decode = decode
         self._callbacks = callbacks
@@ -215,7 +216,7 @@ class Connection(asyncio.BufferedProtocol):
         """Greet, if it is our turn."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         if self._config.arrivals is not None:
-            self.arrived_at = self._config.arrivals.reading()
+            self._arrivals = FrameArrivals(self._config.arrivals)
         self._transport.set_write_buffer_limits(self._config.high_water_bytes)
         self._outgoing = Outgoing(self._transport, self._config.max_outgoing_bytes, self.abort)
         limit = self._config.write_timeout
@@ -243,17 +244,17 @@ class Connection(asyncio.BufferedProtocol):
         if self.closing:
             return
         self.received_at = self._clock.now()
-        if (arrivals := self._config.arrivals) is not None:
-            arrived = arrivals.reading(self._transport)
-            # What a full buffer left in the kernel may have come together with what was read.
-            self.arrived_at = min(arrived, self.arrived_at) if self._unread else arrived
-            self._unread = nbytes == self._offered
+        arrivals = self._arrivals
+        if arrivals is not None:
+            arrivals.read(self._transport, filled=nbytes == self._offered)
         self._heartbeat.heard = True
         try:
             frames = self._reader.buffer_updated(nbytes)
         except ProtocolError as error:
             self._throw_out(error)
         else:
+            if arrivals is not None:
+                arrivals.parsed(frames, begun=self._reader.has_begun)
             self._turns.take(frames, more=nbytes == self._offered)
 
     def eof_received(self) -> None:
@@ -295,6 +296,8 @@ class Connection(asyncio.BufferedProtocol):
     def _handle(self, frame: Frame) -> bool:
         """Handle one frame; returns whether the connection goes on."""
         header, payload = frame
+        if self._arrivals is not None:
+            self.arrived_at = self._arrivals.of(frame)
         try:
             self._dispatch(self._decode(header), payload)
         except ProtocolError as error:
@@ -313,6 +316,8 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
+            if self._arrivals is not None:
+                self._arrivals.resumed()
 
     def _dispatch(self, message: Any, payload: Received) -> None:
         if type(message) in _LINK_TYPES:

@@ -154,6 +154,11 @@ class FrameReader:
         self._own_header = self._own_filled = 0
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a frame has begun and is not complete."""
+        return self._own is not None or self._filled > 0
+
+    @property
     def waiting_for(self) -> str:
         """What is missing from a frame that has begun, for people; empty between frames."""
         if self._own is not None:
