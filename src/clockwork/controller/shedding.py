@@ -37,8 +37,9 @@ MAX_WAITING: Final = 10_000
 SEED_COST: Final[Nanos] = 200 * MICROSECOND
 """Time from one request to the next, until it is measured."""
 
-WEIGHT: Final = 0.02
-"""Weight of one request in the moving average of the cost."""
+WEIGHT: Final = 0.005
+"""Weight of one request in the moving average of the cost. It spans several turns of an event loop: what is begun in
+one turn may be worked on in the next."""
 
 MAX_COST: Final[Nanos] = 20 * MILLISECOND
 """One request is not believed to take longer: the process was stopped, or waited for something else."""
@@ -80,6 +81,8 @@ class Shedder:
         self.urgent = 0  #: requests that wait, with an SLO of at most `PATIENT`
         self.patient = 0  #: requests that wait, with a longer SLO
         self.cost: Nanos = SEED_COST  #: moving average of the time from one request to the next, while some wait
+        self._count = 1 / WEIGHT  #: requests taken in, with a decay
+        self._time = SEED_COST * self._count  #: and the time that they took
         self._last: Nanos | None = None  #: when requests were taken in last and others were left waiting
 
     @property
@@ -125,7 +128,8 @@ class Shedder:
     def taken(self, now: Nanos, count: int) -> None:
         """``count`` requests that waited, and were `withdrawn`, were taken in by ``now``."""
         if self._last is not None and count:
-            sample = min(MAX_COST, MAX_GROWTH * self.cost, (now - self._last) // count)
-            share = 1 - (1 - WEIGHT) ** count
-            self.cost += int(share * (sample - self.cost))
+            kept = (1 - WEIGHT) ** count
+            self._time = kept * self._time + min(now - self._last, count * min(MAX_COST, MAX_GROWTH * self.cost))
+            self._count = kept * self._count + count
+            self.cost = max(1, int(self._time / self._count))
         self._last = now if self.waiting else None
