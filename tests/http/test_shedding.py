@@ -12,6 +12,8 @@ HEAD = b"POST /v2/models/a/infer HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n
 def test_a_request_that_was_read_whole_is_recognised() -> None:
     assert whole_request(HEAD + b"body") == b"/v2/models/a/infer"
     assert whole_request(HEAD.replace(b"Length: 4", b"length:\t4 ") + b"body") == b"/v2/models/a/infer"
+    binary = HEAD.replace(b"Host: here", b"Inference-Header-Content-Length: 2")
+    assert whole_request(binary + b"body") == b"/v2/models/a/infer"
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def whole_request(data: bytes) -> bytes | None:
         return None
     headers = data[line.end() - 2 : end + 2].lower()
     length = _LENGTH.search(headers)
-    if length is None or headers.count(b"content-length") != 1 or _DOUBTFUL.search(headers):
+    if length is None or headers.count(b"\r\ncontent-length") != 1 or _DOUBTFUL.search(headers):
         return None
     return line[1] if end + 4 + int(length[1]) == len(data) else None
 
