@@ -102,6 +102,34 @@ def tensors_of_node(node: Any) -> Iterator[Any]:
             yield from tensors(graph)
 
 
+def nodes(graph: Any) -> Iterator[Any]:
+    """Every NodeProto of a GraphProto or a FunctionProto, those of subgraphs among them."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from nodes(attribute.g)
+            for subgraph in attribute.graphs:
+                yield from nodes(subgraph)
+
+
+def _check_stateless(name: str, model: Any) -> None:
+    """Refuse a model that carries numbers from one request to the next.
+
+    ONNX Runtime 1.32 writes the running mean and variance of a BatchNormalization in training mode back into the
+    session, so an answer would depend on what other clients have sent.
+    """
+    for part in (model.graph, *model.functions):
+        for node in nodes(part):
+            if node.op_type == "BatchNormalization" and any(
+                it.name == "training_mode" and it.i for it in node.attribute
+            ):
+                raise InvalidModelError(
+                    f"{name!r} computes BatchNormalization {node.name!r} in training mode, which keeps numbers of one "
+                    "request for the next: export the model for inference"
+                )
+
+
 def _parsed(name: str, content: bytes) -> Any:
     model = onnx.ModelProto()
     try:
@@ -112,6 +140,7 @@ def _parsed(name: str, content: bytes) -> Any:
         ) from None
     if not model.HasField("graph") or not model.graph.output:
         raise InvalidModelError(f"{name!r} is no ONNX model: it has no graph with outputs")
+    _check_stateless(name, model)
     for value in model.graph.input:
         kind = value.type.tensor_type
         if value.type.HasField("tensor_type") and not kind.HasField("shape"):
