@@ -3,8 +3,10 @@
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from clockwork.errors import InvalidModelError
 from clockwork.runtimes.onnx import OnnxRuntime
