@@ -143,3 +143,17 @@ def test_a_copy_of_a_model_has_the_default_slo_of_the_model() -> None:
         reception.close()
 
     uvloop.run(test())
+
+
+def test_a_request_with_less_time_than_its_model_takes_is_refused_while_the_server_is_busy() -> None:
+    def test(bench: Bench) -> None:
+        for _ in range(1_000):
+            bench.reception.note_slo("m", ms(100), ms(40))
+            bench.reception.note_slo("slow", ms(1000), ms(800))
+        assert bench.reception.refuses("m", bench.clock.at, ms(5)) is None
+        bench.busy()
+        assert bench.reception.refuses("m", bench.clock.at, ms(5)) is not None
+        assert bench.reception.refuses("m", bench.clock.at, ms(50)) is None
+        assert bench.reception.refuses("another", bench.clock.at, ms(5)) is None
+
+    run(test)

@@ -3,8 +3,8 @@
 import pytest
 
 from clockwork.controller.shedding import Shed
-from clockwork.http.shedding import MAX_PATH, MAX_PATHS, ShedReplies, model_of, remember, whole_request
-from clockwork.units import MILLISECOND
+from clockwork.http.shedding import MAX_PATH, MAX_PATHS, ShedReplies, model_of, remember, stated_slo, whole_request
+from clockwork.units import MILLISECOND, ms, us
 
 HEAD = b"POST /v2/models/a/infer HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n\r\n"
 
@@ -72,3 +72,18 @@ def test_an_answer_is_made_once_for_a_wait() -> None:
     assert b"content-length: %d" % len(body) in head
     assert b"the server is overloaded: requests wait 40 ms before it can look at them" in body
     assert b"tomorrow" in replies.bytes(Shed(40 * MILLISECOND, 1), [(b"date", b"tomorrow")])
+
+
+@pytest.mark.parametrize(
+    ("body", "slo"),
+    [
+        (b'{"parameters": {"timeout": 5000}}', ms(5)),
+        (b'{"parameters": {"slo_ms" : 12.5, "timeout":90000}}', us(12_500)),
+        (b'{"parameters": {"timeout": 0}}', None),
+        (b'{"parameters": {"slo_ms": "12"}}', None),
+        (b'{"inputs": []}', None),
+        (b" " * 1100 + b'"timeout": 5', None),
+    ],
+)
+def test_the_slo_is_found_at_the_beginning_of_the_json(body: bytes, slo: int | None) -> None:
+    assert stated_slo(HEAD + body) == slo

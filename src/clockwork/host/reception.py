@@ -29,6 +29,9 @@ BUSY: Final = 0.85
 LATENCY_RESERVE: Final = 1.5
 """Times the mean latency that a request must have left when it is taken from a transport that hides its wait."""
 
+LEAST_LATENCY: Final = 0.25
+"""Times the mean latency that a request needs at least, once it is taken in."""
+
 LATENCY_WEIGHT: Final = 0.02
 """Weight of one success in the mean latency."""
 
@@ -72,6 +75,7 @@ class Reception:
         self._busy_until: Nanos = 0  #: the server was busy lately, and counts as busy until then
         self._shed: dict[str, int] = {}
         self._slos: dict[str, deque[Nanos]] = {}
+        self._latencies: dict[str, Nanos] = {}  #: moving averages, of models in `_slos` that are asked over HTTP
 
     @property
     def is_behind(self) -> bool:
@@ -88,9 +92,10 @@ class Reception:
         busy, waits = now < self._busy_until, self._waits
         if not busy and not waits:
             return None
+        least = int(LEAST_LATENCY * self._latencies.get(model, 0)) if slo is not None else 0
         if slo is None:
             slo = self._slo(model)
-        shed = self.inbox.refuses(arrival, slo) if waits else None
+        shed = self.inbox.refuses(arrival, slo, least) if busy or waits else None
         if shed is None and busy and large and (retry := self._throttle.refuses(now, model, slo)) is not None:
             shed = Shed(None, retry)
         if shed is not None:
@@ -142,14 +147,20 @@ class Reception:
             slo = config.model_slos.get(found.info.load)  # a copy of it
         return slo or config.default_slo
 
-    def note_slo(self, model: str, slo: Nanos | None) -> None:
-        """Remember the SLO of a request that a model of this server has answered; None: it stated none."""
+    def note_slo(self, model: str, slo: Nanos | None, latency: Nanos | None = None) -> None:
+        """Remember the SLO of a request that a model of this server has answered; None: it stated none.
+
+        ``latency``: the time from its arrival to its success, if that is known.
+        """
         slos = self._slos.get(model)
         if slos is None:
             if len(self._slos) >= MAX_MODELS:
                 return
             slos = self._slos[model] = deque(maxlen=REMEMBERED_SLOS)
         slos.append(self.default_slo(model) if slo is None else slo)
+        if latency is not None:
+            mean = self._latencies.get(model, latency)
+            self._latencies[model] = mean + int(LATENCY_WEIGHT * (latency - mean))
 
     def has_answered(self, model: str) -> bool:
         """Return whether the name is that of a model that has answered a request."""

@@ -157,7 +157,7 @@ class Application:
         response, data = await unless_gone(asking, scope[PRESENCE])
         del payload, asked, asking  # they may be large
         _check(response)
-        self._host.reception.note_slo(model, slo)
+        self._host.reception.note_slo(model, slo, response.timing.total)
         classes = any(output.parameters.classification is not None for output in head.outputs)
         batched = classes and (await self._model(model)).batchable
         said, binary = await self._stepper.run(answer(head, model, response, data, batched, self._max_json))

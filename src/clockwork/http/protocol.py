@@ -18,7 +18,7 @@ from clockwork.http.asgi import BEGAN, PRESENCE, RESPOND, ClientGoneError, Prese
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.receiving import LARGE, LARGE_BODY, Held, LargeBody, Parsing
 from clockwork.http.responding import respond, write
-from clockwork.http.shedding import ShedReplies, model_of, remember, shed_reply, whole_request
+from clockwork.http.shedding import ShedReplies, model_of, remember, shed_reply, stated_slo, whole_request
 from clockwork.messages.status import Status
 from clockwork.net.stalled import Stalled
 from clockwork.oip.contract import Failure
@@ -53,7 +53,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._deaf = False  #: nothing that still comes is a request
         self._arrived: Nanos = 0  #: the earliest moment at which what was read last may have come
         self._unread = False  #: the last read left bytes of the same message in the kernel
-        self._was_paused = False  #: since the last read
+        self._was_paused = True  #: since the last read; a new connection has waited to be accepted
         self._at_boundary = True  #: the parser has seen whole messages only
         self._shed_lately = False  #: since the keep-alive timer was set, requests came that the parser did not see
 
@@ -80,9 +80,8 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         """Bytes; those that end within a head are counted."""
         if self.transport.is_closing() or self._deaf:
             return
-        self._arrived = self.reception.arrivals.reading(
-            self.transport, one_message=not self._unread, paused=self._was_paused
-        )
+        paused = self._was_paused and self.reception.is_behind  # else the wait was none worth the kernel's coarse clock
+        self._arrived = self.reception.arrivals.reading(self.transport, one_message=not self._unread, paused=paused)
         self._was_paused = False
         self._unread = len(data) == LARGE
         if self.reception.is_behind and self._shed(data):
@@ -106,7 +105,10 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             return False
         path = whole_request(data)
         model = None if path is None else self.models.get(path)
-        if model is None or (shed := self.reception.refuses(model, self._arrived)) is None:
+        if model is None:
+            return False
+        shed = self.reception.refuses(model, self._arrived, stated_slo(data))
+        if shed is None:
             return False
         self._stop_timer()
         self._shed_lately = True

@@ -16,7 +16,7 @@ from clockwork.http.asgi import Reply, refusal
 from clockwork.messages.status import Status
 from clockwork.oip.contract import failure
 from clockwork.oip.rest import RestError
-from clockwork.units import MILLISECOND, Bytes
+from clockwork.units import MICROSECOND, MILLISECOND, Bytes, Nanos
 
 MAX_PATHS: Final = 4096
 """Paths whose model is remembered."""
@@ -24,12 +24,16 @@ MAX_PATHS: Final = 4096
 MAX_PATH: Final[Bytes] = 512
 """Longer paths are not remembered: clients choose them."""
 
+MAX_LOOKED_AT: Final[Bytes] = 1024
+"""Bytes of a body in which a stated SLO is looked for."""
+
 MAX_REPLIES: Final = 1000
 """Answers that are kept."""
 
 _LINE: Final = re.compile(rb"POST (/[!-~]+) HTTP/1\.1\r\n")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
 _DOUBTFUL: Final = re.compile(rb"\r\n(?:transfer-encoding|connection|expect|upgrade|[ \t])|\r(?!\n)|(?<!\r)\n")
+_SLO: Final = re.compile(rb'"(timeout|slo_ms)"\s*:\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)')
 _INFER: Final = re.compile(r"/?v2/models/([^/]+)(?:/versions/[^/]+)?/infer/?")
 
 
@@ -44,6 +48,20 @@ def whole_request(data: bytes) -> bytes | None:
     if length is None or headers.count(b"\r\ncontent-length") != 1 or _DOUBTFUL.search(headers):
         return None
     return line[1] if end + 4 + int(length[1]) == len(data) else None
+
+
+def stated_slo(data: bytes) -> Nanos | None:
+    """Return the SLO that a whole request states, as far as the beginning of its JSON tells; None: not found there.
+
+    A parameter of an input with such a name would be taken for it. Its client is refused sooner then, under overload.
+    """
+    begin = data.find(b"\r\n\r\n") + 4
+    found = [
+        round(float(value) * (MICROSECOND if name == b"timeout" else MILLISECOND))
+        for name, value in _SLO.findall(data, begin, begin + MAX_LOOKED_AT)
+    ]
+    stated = [slo for slo in found if slo > 0]
+    return min(stated) if stated else None
 
 
 def model_of(method: str, path: str) -> str:
