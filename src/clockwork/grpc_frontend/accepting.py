@@ -2,12 +2,12 @@
 
 Theory of operation. grpc.aio requests one call of each method from gRPC's core, and requests the next when the event
 loop has come round to it. So at most one call is taken in two or three turns of the loop. The others wait in the core,
-where nobody sees them, and reach the scheduler one by one, which makes every batch a batch of one. `take_many` requests
+where nobody sees them, and reach the scheduler one by one, which makes every batch a batch of one. `Acceptors` request
 more calls of one method, all the time. The calls that have come since the loop's last turn are then taken in one turn.
 (64 small calls in flight on one core: 71 instead of 99 us of processor time for a call, most of it context switches.)
 
-The requesting is grpcio's own code, reached by private names. If a release of grpcio lacks one of them, `take_many`
-does nothing, and calls are taken one by one.
+The requesting is grpcio's own code, reached by private names. If a release of grpcio lacks one of them, `can_take_many`
+is false, and grpc.aio takes calls one by one.
 """
 
 import asyncio
@@ -43,8 +43,8 @@ _EXPECTED: Final = {
 }
 """grpcio's private functions that are called, and their parameters."""
 
-LONGEST: Final = 3600.0
-"""Seconds; a deadline that is further away is not near."""
+LONGEST_REMAINING: Final = 3600.0
+"""Seconds; a deadline that is further away says how long the client is patient, and asks for no more than this."""
 
 log = logging.getLogger("clockwork.grpc")
 
@@ -115,7 +115,7 @@ class Acceptors:
         if not self._reception.is_behind:
             return None
         remaining = self._context(call).time_remaining()
-        return None if remaining is None else self._reception.refuses_late(seconds(min(remaining, LONGEST)))
+        return None if remaining is None else self._reception.refuses_late(seconds(min(remaining, LONGEST_REMAINING)))
 
     def _serve(self, call: Any, arrived: Nanos) -> None:
         ARRIVED.set(arrived)  # of this context, which the task copies

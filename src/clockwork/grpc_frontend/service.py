@@ -17,7 +17,7 @@ from clockwork import __version__
 from clockwork.clock import Clock, MonotonicClock, monotonic_epoch
 from clockwork.errors import ConnectionLostError, InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
-from clockwork.grpc_frontend.accepting import ARRIVED
+from clockwork.grpc_frontend.accepting import ARRIVED, LONGEST_REMAINING
 from clockwork.grpc_frontend.infer import NO_PARAMETERS, parse, request_of, response_of, with_payload
 from clockwork.grpc_frontend.listing import encoded_list
 from clockwork.grpc_frontend.peers import Peers
@@ -63,9 +63,6 @@ MAX_STREAM_REQUESTS: Final = 64
 FINAL_WANTED: Final = "triton_enable_empty_final_response"
 FINAL: Final = "triton_final_response"
 """How a client of Triton's asks which response of a stream is a request's last, and how it is told: here each is."""
-
-LONGEST_REMAINING: Final = 3600.0
-"""Seconds; a deadline that is further away says how long the client is patient, and asks for no more than this."""
 
 
 class CallFailedError(Exception):

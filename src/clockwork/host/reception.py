@@ -95,7 +95,7 @@ class Reception:
         least = int(LEAST_LATENCY * self._latencies.get(model, 0)) if slo is not None else 0
         if slo is None:
             slo = self._slo(model)
-        shed = self.inbox.refuses(arrival, slo, least) if busy or waits else None
+        shed = self.inbox.refuses(arrival, slo, least)
         if shed is None and busy and large and (retry := self._throttle.refuses(now, model, slo)) is not None:
             shed = Shed(None, retry)
         if shed is not None:
