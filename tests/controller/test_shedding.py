@@ -101,7 +101,8 @@ def test_the_answer_is_a_refusal_with_a_retry_time() -> None:
     response = shed.response(7)
     assert (response.id, response.status) == (7, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
     assert response.retry_after == 201 * SEED_COST
-    assert response.message == "the server is overloaded: requests wait 40.2 ms before it can look at them"
+    waiting = "the server is overloaded: requests wait 40.2 ms before it can look at them"
+    assert response.message == f"{waiting}; retry, or set a later deadline"
 
 
 @given(st.lists(st.tuples(st.integers(0, 50 * MILLISECOND), st.integers(1, 20)), max_size=50))

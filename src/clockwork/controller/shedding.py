@@ -65,7 +65,9 @@ class Shed(Struct, frozen=True):
         """The refusal for people."""
         if self.wait is None:
             return "the devices have no room before the deadline: most requests for the model are refused at present"
-        return f"the server is overloaded: requests wait {show_duration(self.wait)} before it can look at them"
+        waits = show_duration(self.wait)
+        hint = "retry, or set a later deadline"
+        return f"the server is overloaded: requests wait {waits} before it can look at them; {hint}"
 
     def response(self, request_id: int) -> InferResponse:
         """Return the answer to the request with this id."""
