@@ -7,9 +7,9 @@ import pytest
 from clockwork.cli import run
 from clockwork.cli.check_env import describe, exit_code
 from clockwork.cli.output import show
-from clockwork.host.environment import measuring
-from clockwork.host.environment.facts import Environment, Host, Measured
-from clockwork.host.environment.finding import NOT_TOLD, Finding, Level
+from clockwork.environment import measurement
+from clockwork.environment.facts import Environment, Host, Measured
+from clockwork.environment.findings import NOT_TOLD, Finding, Level
 
 FINE = Finding("clock", Level.OK, "tsc")
 SILENT = Finding("boost", Level.NOTE, NOT_TOLD, "cannot be judged")
@@ -70,7 +70,7 @@ def test_a_host_that_tells_nothing_is_no_failure(
         asked.append((devices, threads, seconds))
         return Environment(devices=((),), threads_per_device=1, host=Host(), measured=Measured(duration=1))
 
-    monkeypatch.setattr(measuring, "examine", nothing)
+    monkeypatch.setattr(measurement, "examine", nothing)
     assert run(["check-env", "--strict", "--devices=3", "--threads-per-device=2", "--seconds=7", *json_option]) == 0
     assert asked == [(3, 2, 7.0)]
     said = capsys.readouterr()

@@ -12,7 +12,7 @@ from clockwork.cli.options import AsJson, Devices, ThreadsPerDevice, examples
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from clockwork.host.environment.finding import Finding, Level
+    from clockwork.environment.findings import Finding, Level
 
 EXAMPLES: Final = examples(
     "clockwork check-env",
@@ -40,9 +40,9 @@ def check_env(
     The exit code is 1 if something is bad, with --strict also if there is a warning.
     """
     from clockwork.cli.output import show, show_json
-    from clockwork.host.environment.finding import worst
-    from clockwork.host.environment.judging import judge
-    from clockwork.host.environment.measuring import examine
+    from clockwork.environment.checks import judge
+    from clockwork.environment.findings import worst
+    from clockwork.environment.measurement import examine
 
     options = DeviceOptions(device)
     options.check(threads_per_device)
@@ -61,7 +61,7 @@ def check_env(
 
 def exit_code(findings: "Sequence[Finding]", strict: bool) -> int:
     """1 if something is bad, or, if ``strict``, no more than a warning; else 0."""
-    from clockwork.host.environment.finding import Level, worst
+    from clockwork.environment.findings import Level, worst
 
     return int(worst(findings).rank >= (Level.WARNING if strict else Level.BAD).rank)
 
@@ -69,7 +69,7 @@ def exit_code(findings: "Sequence[Finding]", strict: bool) -> int:
 def describe(findings: "Sequence[Finding]") -> "Iterable[Table | str]":
     """What people see: a line for each finding, then costs and mends, worst first, then how many there are."""
     from clockwork.cli.output import table
-    from clockwork.host.environment.finding import NOT_TOLD, Level
+    from clockwork.environment.findings import NOT_TOLD, Level
 
     yield table("", ("check", "level", "found"), [(it.name, it.level, it.found) for it in findings])
     yield ""

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from clockwork.clock import MonotonicClock
-from clockwork.host.environment.facts import (
+from clockwork.environment.checks import judge
+from clockwork.environment.facts import (
     CoreFrequency,
     CoreTicks,
     Counters,
@@ -22,10 +23,9 @@ from clockwork.host.environment.facts import (
     Share,
     Swap,
 )
-from clockwork.host.environment.finding import NOT_TOLD, Finding, Level, worst
-from clockwork.host.environment.judging import judge
-from clockwork.host.environment.measuring import examine, others, stolen, watch
-from clockwork.host.environment.reading import cores, read_counters, read_host, read_quota
+from clockwork.environment.findings import NOT_TOLD, Finding, Level, worst
+from clockwork.environment.kernel_files import cores, read_counters, read_host, read_quota
+from clockwork.environment.measurement import examine, others, stolen, watch
 from clockwork.units import GIB, MIB, MILLISECOND, SECOND, ms, us
 
 CPU = "sys/devices/system/cpu"

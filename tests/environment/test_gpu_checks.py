@@ -3,10 +3,10 @@
 import pytest
 from msgspec.structs import replace
 
-from clockwork.host.environment import graphics, resources
-from clockwork.host.environment.facts import Environment, Host, Measured
-from clockwork.host.environment.finding import Level
-from clockwork.host.environment.judging import JUDGES, judge
+from clockwork.environment import gpu_checks, resource_checks
+from clockwork.environment.checks import JUDGES, judge
+from clockwork.environment.facts import Environment, Host, Measured
+from clockwork.environment.findings import Level
 from clockwork.runtimes.nvidia import NO_BINDINGS, NO_DRIVER, Found, Gpu
 from clockwork.units import GIB
 
@@ -28,18 +28,18 @@ def test_gpus_are_judged_if_they_were_asked_for() -> None:
 
 def test_host_memory_is_no_weights_cache_of_a_gpu() -> None:
     its = replace(environment(Found((gpu(),), "580", "13.0")), host=Host(available=GIB // 100))
-    assert resources.memory(its).level == Level.OK
-    assert resources.memory(replace(its, gpus=None)).level == Level.BAD
+    assert resource_checks.memory(its).level == Level.OK
+    assert resource_checks.memory(replace(its, gpus=None)).level == Level.BAD
 
 
 @pytest.mark.parametrize(("missing", "mend"), [(NO_DRIVER, "install NVIDIA's driver"), (NO_BINDINGS, "")])
 def test_without_a_driver_a_worker_does_not_start(missing: str, mend: str) -> None:
     found = Found(missing=missing)
-    its = graphics.driver(environment(found), found)
+    its = gpu_checks.driver(environment(found), found)
     assert (its.level, its.found) == (Level.BAD, missing)
     assert its.mend.startswith(mend)
-    assert graphics.gpus(environment(found), found).level == Level.BAD
-    assert graphics.compute_mode(environment(found), found).level == Level.NOTE
+    assert gpu_checks.gpus(environment(found), found).level == Level.BAD
+    assert gpu_checks.compute_mode(environment(found), found).level == Level.NOTE
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_there_are_as_many_as_devices_of_one_kind(
     gpus: tuple[Gpu, ...], devices: int, level: Level, shown: str
 ) -> None:
     found = Found(gpus, "580", "13.0")
-    its = graphics.gpus(environment(found, devices), found)
+    its = gpu_checks.gpus(environment(found, devices), found)
     assert (its.level, its.found) == (level, shown)
 
 
@@ -70,7 +70,7 @@ def test_there_are_as_many_as_devices_of_one_kind(
 )
 def test_who_may_use_the_devices(modes: tuple[str | None, ...], level: Level, shown: str) -> None:
     found = Found(tuple(gpu(compute_mode=mode) for mode in modes), "580", "13.0")
-    its = graphics.compute_mode(environment(found), found)
+    its = gpu_checks.compute_mode(environment(found), found)
     assert (its.level, its.found) == (level, shown)
 
 
@@ -84,13 +84,13 @@ def test_who_may_use_the_devices(modes: tuple[str | None, ...], level: Level, sh
 )
 def test_a_driver_that_does_not_stay(modes: tuple[bool | None, ...], level: Level, shown: str) -> None:
     found = Found(tuple(gpu(persistence=mode) for mode in modes), "580", "13.0")
-    its = graphics.persistence(environment(found), found)
+    its = gpu_checks.persistence(environment(found), found)
     assert (its.level, its.found) == (level, shown)
 
 
 def test_clocks_are_shown_as_far_as_they_are_told() -> None:
     found = Found((gpu(clock=345, highest_clock=1980), gpu()), "580", "13.0")
-    its = graphics.clocks(environment(found), found)
+    its = gpu_checks.clocks(environment(found), found)
     assert (its.level, its.found) == (Level.NOTE, "0: 345 MHz now, at most 1980; 1: not told")
     assert "nvidia-smi -lgc" in its.mend
-    assert graphics.clocks(environment(Found((gpu(),))), Found((gpu(),))).found == "not told"
+    assert gpu_checks.clocks(environment(Found((gpu(),))), Found((gpu(),))).found == "not told"

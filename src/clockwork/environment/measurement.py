@@ -17,9 +17,9 @@ from threading import Condition
 from typing import Final, TypeAlias
 
 from clockwork.clock import Clock, MonotonicClock
+from clockwork.environment.facts import GAP, Counters, Environment, Interruptions, Lateness, Measured, Share
+from clockwork.environment.kernel_files import read_counters, read_host
 from clockwork.host.affinity import allowed_cores, confined, plan_cores
-from clockwork.host.environment.facts import GAP, Counters, Environment, Interruptions, Lateness, Measured, Share
-from clockwork.host.environment.reading import read_counters, read_host
 from clockwork.messages.profile import Measurement
 from clockwork.units import MILLISECOND, Nanos, as_seconds, seconds
 

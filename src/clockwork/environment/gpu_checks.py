@@ -5,8 +5,8 @@ Rules of the file: pure. What only `nvidia-smi` can change is said with its comm
 
 from collections.abc import Iterable
 
-from clockwork.host.environment.facts import Environment
-from clockwork.host.environment.finding import NOT_TOLD, Finding, Level, not_told, plural
+from clockwork.environment.facts import Environment
+from clockwork.environment.findings import NOT_TOLD, Finding, Level, not_told, plural
 from clockwork.runtimes.nvidia import NO_BINDINGS, Found, Gpu
 from clockwork.units import show_bytes
 

@@ -5,9 +5,9 @@ Rules of the file: pure.
 
 from typing import Final
 
+from clockwork.environment.facts import CoreFrequency, Environment
+from clockwork.environment.findings import Finding, Level, not_told, plural
 from clockwork.host.affinity import show_cores
-from clockwork.host.environment.facts import CoreFrequency, Environment
-from clockwork.host.environment.finding import Finding, Level, not_told, plural
 from clockwork.units import show_duration
 
 STEADY_GOVERNORS: Final = frozenset({"performance", "userspace"})

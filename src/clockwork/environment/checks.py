@@ -7,37 +7,37 @@ figure, or follows from one, or is said without a figure; a mend is something th
 from collections.abc import Callable
 from typing import Final
 
-from clockwork.host.environment import graphics, moments, processors, resources
-from clockwork.host.environment.facts import Environment
-from clockwork.host.environment.finding import Finding
+from clockwork.environment import gpu_checks, processor_checks, resource_checks, timing_checks
+from clockwork.environment.facts import Environment
+from clockwork.environment.findings import Finding
 from clockwork.runtimes.nvidia import Found
 
 JUDGES: Final[tuple[Callable[[Environment], Finding], ...]] = (
-    moments.interruptions,
-    moments.others,
-    moments.stolen,
-    moments.timers,
-    moments.clock,
-    processors.cores,
-    processors.isolation,
-    processors.hyper_threads,
-    processors.nodes,
-    processors.quota,
-    processors.governor,
-    processors.boost,
-    resources.memory,
-    resources.swap,
-    resources.huge_pages,
-    resources.locked_memory,
-    resources.open_files,
+    timing_checks.interruptions,
+    timing_checks.others,
+    timing_checks.stolen,
+    timing_checks.timers,
+    timing_checks.clock,
+    processor_checks.cores,
+    processor_checks.isolation,
+    processor_checks.hyper_threads,
+    processor_checks.nodes,
+    processor_checks.quota,
+    processor_checks.governor,
+    processor_checks.boost,
+    resource_checks.memory,
+    resource_checks.swap,
+    resource_checks.huge_pages,
+    resource_checks.locked_memory,
+    resource_checks.open_files,
 )
 
 JUDGES_OF_GPUS: Final[tuple[Callable[[Environment, Found], Finding], ...]] = (
-    graphics.driver,
-    graphics.gpus,
-    graphics.compute_mode,
-    graphics.persistence,
-    graphics.clocks,
+    gpu_checks.driver,
+    gpu_checks.gpus,
+    gpu_checks.compute_mode,
+    gpu_checks.persistence,
+    gpu_checks.clocks,
 )
 """For workers on GPUs; the others hold for them as well, because a thread waits for each GPU."""
 

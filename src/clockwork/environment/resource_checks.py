@@ -5,8 +5,8 @@ Rules of the file: pure.
 
 from typing import Final
 
-from clockwork.host.environment.facts import Environment
-from clockwork.host.environment.finding import Finding, Level, not_told, plural
+from clockwork.environment.facts import Environment
+from clockwork.environment.findings import Finding, Level, not_told, plural
 from clockwork.host.sizing import CACHE_BYTES_DEFAULT, default_cache_bytes
 from clockwork.net.server import MAX_CONNECTIONS
 from clockwork.units import MIB, Bytes, show_bytes

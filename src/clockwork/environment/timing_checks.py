@@ -5,8 +5,8 @@ Rules of the file: pure; a limit that is no fact of Clockwork's is a choice, and
 
 from typing import Final
 
-from clockwork.host.environment.facts import GAP, Environment, Interruptions, Lateness, Share
-from clockwork.host.environment.finding import Finding, Level, not_told, plural, show_share
+from clockwork.environment.facts import GAP, Environment, Interruptions, Lateness, Share
+from clockwork.environment.findings import Finding, Level, not_told, plural, show_share
 from clockwork.host.lanes import WATCH
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos, show_duration
 

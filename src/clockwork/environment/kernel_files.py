@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from clockwork.host.environment.facts import (
+from clockwork.environment.facts import (
     CoreFrequency,
     CoreTicks,
     Counters,
