@@ -14,7 +14,7 @@ from clockwork.http.server import serving_http
 from clockwork.net.address import Address
 
 
-class Answer(NamedTuple):
+class RawResponse(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
@@ -29,7 +29,7 @@ class Peer:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
-    async def ask(self, method: str, path: str, body: bytes = b"", **headers: Any) -> Answer:
+    async def ask(self, method: str, path: str, body: bytes = b"", **headers: Any) -> RawResponse:
         self.say(method, path, body, **headers)
         return await self.answer()
 
@@ -38,11 +38,11 @@ class Peer:
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         self.writer.write("\r\n".join([*lines, "", ""]).encode() + body)
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> RawResponse:
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
         body = await self.reader.readexactly(int(headers["content-length"]))
-        return Answer(int(head[0].split()[1]), headers, body)
+        return RawResponse(int(head[0].split()[1]), headers, body)
 
 
 async def eventually(condition: Callable[[], bool]) -> None:

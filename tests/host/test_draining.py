@@ -20,7 +20,7 @@ from clockwork.messages.actions import Infer
 from clockwork.messages.status import Status
 from clockwork.net.address import Address
 from clockwork.units import ms, seconds
-from http_raw import Answer, connected, eventually, row, served
+from http_raw import RawResponse, connected, eventually, row, served
 
 ROW = np.ones((1, 4), np.float32)
 THREE = np.ones((3, 4), np.float32)
@@ -60,7 +60,7 @@ def test_what_is_pending_is_answered_and_what_comes_is_refused_over_all_protocol
     run(test())
 
 
-async def ask_http(address: Address) -> Answer:
+async def ask_http(address: Address) -> RawResponse:
     tensor = {"name": "x", "datatype": "FP32", "shape": [3, 4], "data": [1] * 12}
     async with connected(address) as peer:
         return await peer.ask("POST", "/v2/models/m/infer", json.dumps({"inputs": [tensor]}).encode())

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.requests import InferResponse, RequestTiming
 from clockwork.messages.tensors import TensorSpec
-from clockwork.oip.answer import answer
 from clockwork.oip.binary import InferHead, OutputHead, TensorParameters, inputs_of, parse_infer
 from clockwork.oip.elements import MAX_CLASSES, MAX_TEXTS, SLICE, SLICE_ELEMENTS, Text, add_elements
 from clockwork.oip.outline import LONG, MAX_OUTLINE, outlined
+from clockwork.oip.response import response_body
 from clockwork.steps import Steps, at_once
 from clockwork.units import KIB, MIB
 
@@ -194,7 +194,7 @@ def said(
     spec = TensorSpec("y", datatype, (1, count), len(data))
     response = InferResponse(1, 0, "", (spec,), RequestTiming(1))
     head = InferHead((), "7", () if wanted is None else (wanted,))
-    steps, (parts, binary) = counted(answer(head, "m", response, data, True, limit))
+    steps, (parts, binary) = counted(response_body(head, "m", response, data, True, limit))
     assert not binary
     assert all(len(part) <= 4 * SLICE for part in parts)
     return steps, json.loads(b"".join(parts))["outputs"][0]["data"]

@@ -43,7 +43,7 @@ _EXPECTED: Final = {
 }
 """grpcio's private functions that are called, and their parameters."""
 
-LONGEST_REMAINING: Final = 3600.0
+MAX_REMAINING: Final = 3600.0
 """Seconds; a deadline that is further away says how long the client is patient, and asks for no more than this."""
 
 log = logging.getLogger("clockwork.grpc")
@@ -115,7 +115,7 @@ class Acceptors:
         if not self._reception.is_behind:
             return None
         remaining = self._context(call).time_remaining()
-        return None if remaining is None else self._reception.refuses_late(seconds(min(remaining, LONGEST_REMAINING)))
+        return None if remaining is None else self._reception.refuses_late(seconds(min(remaining, MAX_REMAINING)))
 
     def _serve(self, call: Any, arrived: Nanos) -> None:
         ARRIVED.set(arrived)  # of this context, which the task copies

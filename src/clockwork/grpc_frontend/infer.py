@@ -14,9 +14,9 @@ from clockwork.grpc_frontend.contents import add_contents
 from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, split, with_raw_outputs
 from clockwork.messages.requests import InferRequest, InferResponse
 from clockwork.messages.tensors import MAX_RANK, MAX_TENSORS, TensorSpec
-from clockwork.oip.answer import told
 from clockwork.oip.contract import check_priority, check_supported, slo_of
 from clockwork.oip.metadata import VERSION
+from clockwork.oip.response import response_parameters
 from clockwork.steps import Steps
 from clockwork.units import MIB, Bytes, Nanos
 from clockwork.wire.frame import MAX_FRAME_BYTES, Allocate, uninitialised
@@ -33,7 +33,7 @@ MAX_PARAMETERS: Final = 1024
 """Parameters of one request, those of its inputs and outputs included."""
 
 _CHOICES: Final = {float: "double_param", int: "int64_param", bool: "bool_param"}
-"""Which field of ``InferParameter`` carries what `told` tells."""
+"""Which field of ``InferParameter`` carries each parameter of a response."""
 
 _REFUSED_PARAMETERS: Final = ("shared_memory_region", "classification")
 """What would change the answer, and Clockwork does not have. Other parameters that it does not know are hints."""
@@ -125,7 +125,7 @@ def response_of(
 ) -> bytes:
     """The serialised ModelInferResponse for a request that succeeded; ``more`` are parameters beside the usual ones."""
     made = pb.ModelInferResponse(model_name=message.model_name, model_version=VERSION, id=message.id)
-    for name, value in (*told(response).items(), *more.items()):
+    for name, value in (*response_parameters(response).items(), *more.items()):
         setattr(made.parameters[name], _CHOICES[type(value)], value)
     view, at, tensors = memoryview(b"" if payload is None else payload), 0, []
     for output in response.outputs:

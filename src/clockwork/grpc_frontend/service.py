@@ -17,7 +17,7 @@ from clockwork import __version__
 from clockwork.clock import Clock, MonotonicClock, monotonic_epoch
 from clockwork.errors import ConnectionLostError, InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
-from clockwork.grpc_frontend.accepting import ARRIVED, LONGEST_REMAINING
+from clockwork.grpc_frontend.accepting import ARRIVED, MAX_REMAINING
 from clockwork.grpc_frontend.infer import NO_PARAMETERS, parse, request_of, response_of, with_payload
 from clockwork.grpc_frontend.listing import encoded_list
 from clockwork.grpc_frontend.peers import Peers
@@ -378,4 +378,4 @@ def _check_version(model: str, version: str) -> None:
 def _limit(call: ServicerContext, waited: Nanos) -> Nanos | None:
     """The time from a request's arrival, ``waited`` ago, to the deadline of its call; None: it has none."""
     left = call.time_remaining()
-    return None if left is None else max(1, seconds(min(left, LONGEST_REMAINING)) + waited)
+    return None if left is None else max(1, seconds(min(left, MAX_REMAINING)) + waited)

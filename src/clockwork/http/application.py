@@ -49,7 +49,6 @@ from clockwork.messages.requests import (
 )
 from clockwork.messages.status import Status
 from clockwork.metrics import CONTENT_TYPE, Metrics
-from clockwork.oip.answer import answer
 from clockwork.oip.binary import inputs_of, parse_infer
 from clockwork.oip.contract import Failure, check_priority, check_supported, denial, failure, no_device, slo_of
 from clockwork.oip.metadata import (
@@ -62,6 +61,7 @@ from clockwork.oip.metadata import (
     server_metadata,
 )
 from clockwork.oip.openapi import document
+from clockwork.oip.response import response_body
 from clockwork.oip.rest import RestError, Route, nothing_at, repository_head, route, unknown, wrong
 from clockwork.stepping import BACKGROUND_REST, Shared
 from clockwork.units import Nanos
@@ -160,7 +160,7 @@ class Application:
         self._host.reception.note_slo(model, slo, response.timing.total)
         classes = any(output.parameters.classification is not None for output in head.outputs)
         batched = classes and (await self._model(model)).batchable
-        said, binary = await self._stepper.run(answer(head, model, response, data, batched, self._max_json))
+        said, binary = await self._stepper.run(response_body(head, model, response, data, batched, self._max_json))
         if not binary:
             return Reply(200, [JSON], said)
         length = b"%d" % sum(map(len, said))

@@ -41,7 +41,7 @@ class Failure(Struct, frozen=True):
         return None if self.retry_after is None else str(max(1, -(-self.retry_after // SECOND)))
 
 
-PRIORITY_MOST: Final = 2**64 - 1
+MAX_PRIORITY: Final = 2**64 - 1
 """Triton's schedule policy extension: a priority is an unsigned integer of 64 bits."""
 
 _CODES: Final[Mapping[int, tuple[int, str]]] = {
@@ -119,8 +119,8 @@ def check_priority(parameters: Mapping[str, Any]) -> None:
         ValueError: it is none.
     """
     priority = parameters.get("priority")
-    if priority is not None and (type(priority) is not int or not 0 <= priority <= PRIORITY_MOST):
-        raise ValueError(f"priority is {priority!r}; it must be an integer from 0 to {PRIORITY_MOST}")
+    if priority is not None and (type(priority) is not int or not 0 <= priority <= MAX_PRIORITY):
+        raise ValueError(f"priority is {priority!r}; it must be an integer from 0 to {MAX_PRIORITY}")
 
 
 def check_supported(parameters: Mapping[str, Any]) -> None:

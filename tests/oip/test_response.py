@@ -9,8 +9,8 @@ import pytest
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.requests import InferResponse, RequestTiming
 from clockwork.messages.tensors import TensorSpec
-from clockwork.oip.answer import answer
 from clockwork.oip.binary import InferHead, OutputHead, TensorParameters
+from clockwork.oip.response import response_body
 from clockwork.steps import at_once
 
 X = struct.pack("<6f", 1, 5, 3, float("nan"), -1, 2)
@@ -24,7 +24,7 @@ def head(*outputs: OutputHead, **parameters: Any) -> InferHead:
 
 
 def asked(made: InferHead) -> tuple[dict[str, Any], list[Any]]:
-    said, binary = at_once(answer(made, "m", RESPONSE, X + Y, batched=True))
+    said, binary = at_once(response_body(made, "m", RESPONSE, X + Y, batched=True))
     return json.loads(b"".join(said)), [bytes(part) for part in binary]
 
 
@@ -82,7 +82,7 @@ def test_classes_are_the_largest_of_each_row() -> None:
 
 def test_classes_of_no_batch_have_one_dimension() -> None:
     wanted = head(OutputHead("x", TensorParameters(classification=1)))
-    said, _ = at_once(answer(wanted, "m", RESPONSE, X + Y, batched=False))
+    said, _ = at_once(response_body(wanted, "m", RESPONSE, X + Y, batched=False))
     assert json.loads(b"".join(said))["outputs"][0]["shape"] == [1]
 
 
@@ -100,4 +100,4 @@ def test_what_has_no_form_is_said(what: str) -> None:
     wanted, spec, message = WRONG[what]
     response = InferResponse(1, 0, "", (spec,), RequestTiming(1))
     with pytest.raises(InvalidRequestError, match=message):
-        at_once(answer(head(wanted), "m", response, b"\x01\x00\x00\x00\xff"[: spec.nbytes], batched=True))
+        at_once(response_body(head(wanted), "m", response, b"\x01\x00\x00\x00\xff"[: spec.nbytes], batched=True))

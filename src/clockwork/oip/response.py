@@ -21,7 +21,7 @@ from clockwork.units import MILLISECOND, Bytes, show_bytes
 _encode = msgspec.json.Encoder().encode
 
 
-def answer(
+def response_body(
     head: InferHead,
     model: str,
     response: InferResponse,
@@ -42,7 +42,7 @@ def answer(
     said: dict[str, Any] = {"model_name": model, "model_version": VERSION}
     if head.id:
         said["id"] = head.id
-    said["parameters"] = told(response)
+    said["parameters"] = response_parameters(response)
     outputs: list[tuple[dict[str, Any], TensorSpec, Any]] = []  #: what is said of each, and data for JSON or None
     for given in response.outputs:
         spec = given
@@ -78,7 +78,7 @@ def answer(
     return json.parts(), binary
 
 
-def told(response: InferResponse) -> dict[str, Any]:
+def response_parameters(response: InferResponse) -> dict[str, Any]:
     """What Clockwork knows of the request that was answered; times in milliseconds."""
     timing = response.timing
     made: dict[str, Any] = {}
