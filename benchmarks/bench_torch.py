@@ -45,7 +45,7 @@ from clockwork.runtimes.torch.exporting import Example, export
 
 BATCHES = (1, 4, 16)
 WARM = 5
-RUNS_MAX = 1000
+MAX_RUNS = 1000
 ROUNDS = 100
 KIB = 1024
 
@@ -130,7 +130,7 @@ def infer(first: Subject, second: Subject, seconds: float) -> dict[str, Any]:
         runs = [first.once(eager, rows), second.once(compiled, rows)]
         for _ in range(WARM):
             once = [ms(run) for run in runs]
-        count = min(RUNS_MAX, max(WARM, int(seconds * 1e3 / sum(once))))
+        count = min(MAX_RUNS, max(WARM, int(seconds * 1e3 / sum(once))))
         times = [[ms(run) for run in runs] for _ in range(count)]
         both = [sorted(it[i] for it in times) for i in (0, 1)]
         halves = [statistics.median(it) for it in both]

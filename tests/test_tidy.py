@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src"
 MODULES = sorted(SRC.rglob("*.py"))
 
-FILE_LINES_MAX = 500
-FUNCTION_LINES_MAX = 60  # without its parameters: those of a command are its options
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 60  # without its parameters: those of a command are its options
 
 #: Put together here, so that this file does not contain what it looks for.
 BANNED_TEXTS = (
@@ -79,7 +79,7 @@ def functions(path: Path) -> Iterator[Function]:
 @every_module
 def test_a_file_is_short(path: Path) -> None:
     lines = len(path.read_text().splitlines())
-    assert lines <= FILE_LINES_MAX, f"{name(path)} has {lines} lines; {FILE_LINES_MAX} are allowed: split it"
+    assert lines <= MAX_FILE_LINES, f"{name(path)} has {lines} lines; {MAX_FILE_LINES} are allowed: split it"
 
 
 @every_module
@@ -87,9 +87,9 @@ def test_a_function_is_short(path: Path) -> None:
     long = [
         f"{at(path, function)} {function.name}: {lines} lines"
         for function in functions(path)
-        if (lines := (function.end_lineno or 0) - function.body[0].lineno + 1) > FUNCTION_LINES_MAX
+        if (lines := (function.end_lineno or 0) - function.body[0].lineno + 1) > MAX_FUNCTION_LINES
     ]
-    assert not long, f"more than {FUNCTION_LINES_MAX} lines: {long}"
+    assert not long, f"more than {MAX_FUNCTION_LINES} lines: {long}"
 
 
 # ------------------------------------------------------------------------------------------------- docstrings

@@ -230,7 +230,7 @@ def test_a_closed_loop_that_cannot_be_served_is_no_storm_and_time_goes_on() -> N
 
 
 def test_a_run_in_which_no_time_passes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "EVENTS_MOST", 10_000)
+    monkeypatch.setattr(loop, "MAX_EVENTS", 10_000)
     endless = scenario(scheduler="echo", warmup_s=0.0)
     closed = replace(endless.workload[0], kind="closed", concurrency=1)
     network = replace(endless.network, client_delay_ms=0.0)

@@ -5,7 +5,7 @@ from random import Random
 from typing import Any
 
 from clockwork.units import SECOND, ms, seconds
-from clockwork.workload.request import Outgoing
+from clockwork.workload.request import WorkloadRequest
 from clockwork.workload.spec import LadderSpec, StreamSpec, make_workload
 from clockwork.workload.workload import Workload
 
@@ -14,7 +14,7 @@ def closed(duration: float = 100, **fields: Any) -> Workload:
     return make_workload([StreamSpec("closed", **fields)], ["a", "b"], seconds(duration), Random(1))
 
 
-def take_all(workload: Workload) -> list[Outgoing]:
+def take_all(workload: Workload) -> list[WorkloadRequest]:
     requests = []
     while workload.next_send() is not None:
         requests.append(workload.take())
@@ -44,7 +44,7 @@ def test_a_client_asks_again_when_it_was_answered() -> None:
     first = workload.take()
     workload.answered(ms(30), first, None)
     assert workload.next_send() == ms(30)
-    assert workload.take() == Outgoing(0, 0, "a", ms(30), None, None)
+    assert workload.take() == WorkloadRequest(0, 0, "a", ms(30), None, None)
 
 
 def test_a_client_thinks_before_it_asks_again() -> None:
@@ -108,7 +108,7 @@ def test_a_client_asks_no_more_after_the_stop_or_the_last_step_of_its_ladder() -
 
 
 def test_the_same_seed_and_answers_give_the_same_requests() -> None:
-    def played() -> list[Outgoing]:
+    def played() -> list[WorkloadRequest]:
         workload, requests = closed(duration=2, concurrency=5, stagger_ms=50), []
         while workload.next_send() is not None:
             requests.append(workload.take())

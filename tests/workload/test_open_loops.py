@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clockwork.units import MILLISECOND, SECOND, Nanos, ms, seconds
-from clockwork.workload.request import Outgoing
+from clockwork.workload.request import WorkloadRequest
 from clockwork.workload.spec import LadderSpec, StreamSpec, make_workload
 from clockwork.workload.workload import Workload
 
@@ -31,7 +31,7 @@ def workload(*specs: StreamSpec, duration: float, seed: int = 1, models: list[st
     return make_workload(specs, models, seconds(duration), Random(seed))
 
 
-def sent(*specs: StreamSpec, duration: float, **kwargs: Any) -> list[Outgoing]:
+def sent(*specs: StreamSpec, duration: float, **kwargs: Any) -> list[WorkloadRequest]:
     made = workload(*specs, duration=duration, **kwargs)
     requests = []
     while (due := made.next_send()) is not None:
@@ -41,11 +41,11 @@ def sent(*specs: StreamSpec, duration: float, **kwargs: Any) -> list[Outgoing]:
     return requests
 
 
-def gaps(requests: list[Outgoing]) -> list[Nanos]:
+def gaps(requests: list[WorkloadRequest]) -> list[Nanos]:
     return [b.intended - a.intended for a, b in pairwise(requests)]
 
 
-def count(requests: list[Outgoing], begin: float, end: float) -> int:
+def count(requests: list[WorkloadRequest], begin: float, end: float) -> int:
     return sum(seconds(begin) <= request.intended < seconds(end) for request in requests)
 
 
@@ -200,7 +200,7 @@ def test_a_ladder_that_ended_long_ago_has_no_power_to_overflow() -> None:
 
 def test_requests_carry_what_their_stream_says() -> None:
     (request,) = sent(StreamSpec("fixed", rate=1, models=("m3",), slo_ms=7, slo_factor=2, batch_size=4), duration=1.5)
-    assert request == Outgoing(0, 0, "m3", SECOND, ms(7), 2, 4)
+    assert request == WorkloadRequest(0, 0, "m3", SECOND, ms(7), 2, 4)
 
 
 def test_streams_are_merged_by_time_and_ties_go_to_the_first() -> None:

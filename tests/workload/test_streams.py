@@ -10,13 +10,15 @@ import pytest
 
 from clockwork.errors import InvalidRequestError
 from clockwork.units import SECOND, ms, seconds
-from clockwork.workload.request import Outgoing
+from clockwork.workload.request import WorkloadRequest
 from clockwork.workload.spec import LadderSpec, StreamSpec, make_workload, scaled, with_slo_scaled
 
 MODELS = [f"m{i}" for i in range(10)]
 
 
-def played(spec: StreamSpec, duration: float = 20.0, seed: int = 1, models: list[str] | None = None) -> list[Outgoing]:
+def played(
+    spec: StreamSpec, duration: float = 20.0, seed: int = 1, models: list[str] | None = None
+) -> list[WorkloadRequest]:
     """All requests of an open loop."""
     workload = make_workload([spec], models or MODELS, seconds(duration), Random(seed))
     made = []

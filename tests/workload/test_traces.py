@@ -9,7 +9,7 @@ import pytest
 from clockwork.errors import InvalidRequestError
 from clockwork.units import seconds
 from clockwork.workload.azure import parse_trace, per_model, synthetic_trace
-from clockwork.workload.request import Outgoing
+from clockwork.workload.request import WorkloadRequest
 from clockwork.workload.spec import StreamSpec, make_workload, scaled
 
 
@@ -19,7 +19,7 @@ def trace(*functions: list[int]) -> list[str]:
     return [head, *(f"o,a,f{i},http,{','.join(map(str, counts))}\n" for i, counts in enumerate(functions))]
 
 
-def replayed(spec: StreamSpec, lines: list[str], models: list[str], duration: float = 3600) -> list[Outgoing]:
+def replayed(spec: StreamSpec, lines: list[str], models: list[str], duration: float = 3600) -> list[WorkloadRequest]:
     workload = make_workload([spec], models, seconds(duration), Random(1), {"day": lines})
     requests = []
     while workload.next_send() is not None:
@@ -27,7 +27,7 @@ def replayed(spec: StreamSpec, lines: list[str], models: list[str], duration: fl
     return requests
 
 
-def in_minute(requests: list[Outgoing], minute: int) -> int:
+def in_minute(requests: list[WorkloadRequest], minute: int) -> int:
     return sum(request.intended // seconds(60) == minute for request in requests)
 
 

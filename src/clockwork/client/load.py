@@ -19,10 +19,10 @@ from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, TensorSpec, spec
 from clockwork.units import SECOND, Nanos
 from clockwork.workload.outcomes import Outcome, Outcomes, outcome_of
-from clockwork.workload.request import Outgoing, comes_back
+from clockwork.workload.request import WorkloadRequest, comes_back
 from clockwork.workload.workload import Workload
 
-OUTSTANDING_MOST: Final = 20_000
+MAX_OUTSTANDING: Final = 20_000
 """Requests without an answer; beyond that the server is not there in any useful sense."""
 
 FREE_DIM: Final = 128
@@ -96,23 +96,23 @@ class LoadTest:
                 await self._moved.wait()
                 continue
             self._send(self._workload.take())
-            if len(self._tasks) > OUTSTANDING_MOST:
-                raise ClockworkError(f"{OUTSTANDING_MOST} requests wait for their answers: the server does not keep up")
+            if len(self._tasks) > MAX_OUTSTANDING:
+                raise ClockworkError(f"{MAX_OUTSTANDING} requests wait for their answers: the server does not keep up")
             if self._turn % 64 == 0:
                 await asyncio.sleep(0)
 
     def _now(self) -> Nanos:
         return self._clock.now() - self._start
 
-    def _send(self, outgoing: Outgoing) -> None:
-        self.sent_late = max(self.sent_late, self._now() - outgoing.intended)
+    def _send(self, request: WorkloadRequest) -> None:
+        self.sent_late = max(self.sent_late, self._now() - request.intended)
         self._turn += 1
-        inputs = self._inputs_of(outgoing)
-        task = asyncio.ensure_future(self._exchange(self._clients[self._turn % len(self._clients)], outgoing, inputs))
+        inputs = self._inputs_of(request)
+        task = asyncio.ensure_future(self._exchange(self._clients[self._turn % len(self._clients)], request, inputs))
         self._tasks.add(task)
         task.add_done_callback(self._done)
         if self._progress is not None and self._turn % 100 == 0:
-            self._progress(outgoing.intended)
+            self._progress(request.intended)
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
@@ -120,50 +120,50 @@ class LoadTest:
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
 
-    async def _exchange(self, client: AsyncClient, outgoing: Outgoing, inputs: Inputs) -> None:
-        slo = outgoing.slo if outgoing.slo is not None or outgoing.slo_factor is not None else self._default_slo
+    async def _exchange(self, client: AsyncClient, request: WorkloadRequest, inputs: Inputs) -> None:
+        slo = request.slo if request.slo is not None or request.slo_factor is not None else self._default_slo
         specs, buffers = inputs
         given: Sequence[Any] = () if self._generated else buffers
         try:
             response = await client.ask(
-                outgoing.model,
+                request.model,
                 specs,
                 given,
                 slo_ns=slo,
-                slo_factor=outgoing.slo_factor,
+                slo_factor=request.slo_factor,
                 generated=self._generated,
             )
         except ConnectionLostError:
             raise  # there is nobody to play the rest to
         except ClockworkError as error:
-            self._failed(outgoing, slo or self._default_slo, str(error))
+            self._failed(request, slo or self._default_slo, str(error))
             return
-        self._answered(outgoing, slo, response)
+        self._answered(request, slo, response)
 
-    def _answered(self, outgoing: Outgoing, slo: Nanos | None, response: InferResponse) -> None:
+    def _answered(self, request: WorkloadRequest, slo: Nanos | None, response: InferResponse) -> None:
         now = self._now()
-        if outgoing.slo_factor is not None:
-            by_factor = round(outgoing.slo_factor * self._factors.get(outgoing.model, 0))
+        if request.slo_factor is not None:
+            by_factor = round(request.slo_factor * self._factors.get(request.model, 0))
             slo = by_factor if slo is None else min(slo, by_factor)
-        outcome = outcome_of(response, intended=outgoing.intended, answered=now, slo=slo or self._default_slo)
-        self.outcomes.add(outgoing.stream, outcome)
-        self._workload.answered(now, outgoing, comes_back(response.status, response.retry_after))
+        outcome = outcome_of(response, intended=request.intended, answered=now, slo=slo or self._default_slo)
+        self.outcomes.add(request.stream, outcome)
+        self._workload.answered(now, request, comes_back(response.status, response.retry_after))
 
-    def _failed(self, outgoing: Outgoing, slo: Nanos, message: str) -> None:
+    def _failed(self, request: WorkloadRequest, slo: Nanos, message: str) -> None:
         now = self._now()
-        outcome = Outcome(outgoing.intended, now, slo, Status.ERROR, now - outgoing.intended, message=message)
-        self.outcomes.add(outgoing.stream, outcome)
-        self._workload.answered(now, outgoing, SECOND)
+        outcome = Outcome(request.intended, now, slo, Status.ERROR, now - request.intended, message=message)
+        self.outcomes.add(request.stream, outcome)
+        self._workload.answered(now, request, SECOND)
 
-    def _inputs_of(self, outgoing: Outgoing) -> Inputs:
-        key = (outgoing.model, outgoing.batch_size)
+    def _inputs_of(self, request: WorkloadRequest) -> Inputs:
+        key = (request.model, request.batch_size)
         made = self._inputs.get(key)
         if made is None:
-            model = self._models.get(outgoing.model)
+            model = self._models.get(request.model)
             if model is None:
                 some = ", ".join(sorted(self._models)[:5])
-                raise InvalidRequestError(f"the server has no model {outgoing.model!r}; it serves {some}")
-            made = self._inputs[key] = _inputs(model, outgoing.batch_size, self._generated)
+                raise InvalidRequestError(f"the server has no model {request.model!r}; it serves {some}")
+            made = self._inputs[key] = _inputs(model, request.batch_size, self._generated)
         return made
 
 

@@ -49,7 +49,7 @@ KIND: Final = "sim"
 PING_EVERY: Final[Nanos] = SECOND // 2
 """As the live link does."""
 
-START_MOST: Final[Nanos] = 600 * SECOND
+MAX_STARTUP: Final[Nanos] = 600 * SECOND
 UNLIMITED: Final = ControllerConfig(
     max_pending=1_000_000, max_pending_bytes=1 << 60, max_client_pending=1_000_000, max_client_bytes=1 << 60
 )
@@ -130,7 +130,7 @@ class Cluster:
         """
         for number in range(len(self.workers)):
             self.connect(number)
-        while self.controller.stage is not Stage.SERVING and self.loop.now < START_MOST:
+        while self.controller.stage is not Stage.SERVING and self.loop.now < MAX_STARTUP:
             moment = self.loop.next_event()
             if moment is None:
                 break

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from clockwork.units import Nanos
 
-EVENTS_MOST: Final = 2_000_000
+MAX_EVENTS: Final = 2_000_000
 """Events at one moment: more is a circle."""
 
 
@@ -43,8 +43,8 @@ class Loop:
             moment, _, action, argument = heappop(heap)
             if moment != before:
                 before, begun = moment, self.events
-            elif self.events - begun > EVENTS_MOST:
-                raise StandstillError(f"time stands still at {moment} ns: {EVENTS_MOST} events, and more to come")
+            elif self.events - begun > MAX_EVENTS:
+                raise StandstillError(f"time stands still at {moment} ns: {MAX_EVENTS} events, and more to come")
             self.now = moment
             self.events += 1
             action(argument)

@@ -18,7 +18,7 @@ from clockwork.sim.scenario import ControllerSpec, Scenario
 from clockwork.sim.watcher import Watcher
 from clockwork.units import MILLISECOND, SECOND, Nanos, ms, seconds
 from clockwork.workload.outcomes import Outcomes, outcome_of
-from clockwork.workload.request import Outgoing, comes_back
+from clockwork.workload.request import WorkloadRequest, comes_back
 from clockwork.workload.spec import make_workload
 
 SETTLE: Final[Nanos] = 2 * SECOND
@@ -90,7 +90,7 @@ class Simulation:
         self._client_delay = ms(scenario.network.client_delay_ms)
         self._noisy = scenario.noise.kind != "none" or scenario.network.jitter_ms > 0 or scenario.network.loss > 0
         self._noisy |= scenario.controller != ControllerSpec()
-        self._waiting: dict[int, tuple[Outgoing, Nanos]] = {}
+        self._waiting: dict[int, tuple[WorkloadRequest, Nanos]] = {}
         self._answered_ids = 0
         self._last_id = 0
         self._start: Nanos = 0
@@ -151,25 +151,23 @@ class Simulation:
         self._armed = None
         now = self.loop.now - self._start
         while (due := self.workload.next_send()) is not None and due <= now:
-            outgoing = self.workload.take()
+            request = self.workload.take()
             if self._client_delay:
-                self.loop.at(self.loop.now + self._client_delay, self._arrive, outgoing)
+                self.loop.at(self.loop.now + self._client_delay, self._arrive, request)
             else:
-                self._arrive(outgoing)
+                self._arrive(request)
         self._arm()
 
-    def _arrive(self, outgoing: Any) -> None:
+    def _arrive(self, request: Any) -> None:
         self._last_id += 1
         request_id = self._last_id
-        self._waiting[request_id] = (outgoing, self.loop.now)
-        slo = outgoing.slo if outgoing.slo is not None or outgoing.slo_factor is not None else self._slo
-        key = (outgoing.model, outgoing.batch_size)
+        self._waiting[request_id] = (request, self.loop.now)
+        slo = request.slo if request.slo is not None or request.slo_factor is not None else self._slo
+        key = (request.model, request.batch_size)
         inputs = self._input_of.get(key)
         if inputs is None:
             inputs = self._input_of[key] = self._inputs_for(*key)
-        self.cluster.request(
-            CLIENT, InferRequest(request_id, outgoing.model, inputs, slo, outgoing.slo_factor, (), True)
-        )
+        self.cluster.request(CLIENT, InferRequest(request_id, request.model, inputs, slo, request.slo_factor, (), True))
 
     def _inputs_for(self, model: str, rows: int) -> tuple[TensorSpec, ...]:
         made = self._inputs.get(model) or self._inputs[model.rpartition("-")[0]]
@@ -182,33 +180,31 @@ class Simulation:
         if waiting is None:
             self.watcher.violation(f"request {response.id} was answered twice, or never asked")
             return
-        outgoing, arrival = waiting
+        request, arrival = waiting
         now = self.loop.now
-        slo = self._slo_of(outgoing)
+        slo = self._slo_of(request)
         outcome = outcome_of(
-            response, intended=outgoing.intended, answered=now + self._client_delay - self._start, slo=slo
+            response, intended=request.intended, answered=now + self._client_delay - self._start, slo=slo
         )
-        self.outcomes.add(outgoing.stream, outcome)
+        self.outcomes.add(request.stream, outcome)
         self._judge(response, slo, arrival)
         if self._record is not None:
-            self._record(self._request_record(outgoing, arrival, response, slo))
-        self.loop.at(
-            now + self._client_delay, self._back, (outgoing, comes_back(response.status, response.retry_after))
-        )
+            self._record(self._request_record(request, arrival, response, slo))
+        self.loop.at(now + self._client_delay, self._back, (request, comes_back(response.status, response.retry_after)))
 
     def _back(self, answered: Any) -> None:
         """The client has the answer."""
-        outgoing, retry_after = answered
-        self.workload.answered(self.loop.now - self._start, outgoing, retry_after)
+        request, retry_after = answered
+        self.workload.answered(self.loop.now - self._start, request, retry_after)
         self._arm()
 
-    def _slo_of(self, outgoing: Outgoing) -> Nanos:
-        if outgoing.slo_factor is None:
-            return outgoing.slo if outgoing.slo is not None else self._slo
-        stem = outgoing.model if outgoing.model in self._inputs else outgoing.model.rpartition("-")[0]
+    def _slo_of(self, request: WorkloadRequest) -> Nanos:
+        if request.slo_factor is None:
+            return request.slo if request.slo is not None else self._slo
+        stem = request.model if request.model in self._inputs else request.model.rpartition("-")[0]
         base = self.cluster.infer_time(f"{stem}.onnx")
-        by_factor = round(outgoing.slo_factor * base)
-        return by_factor if outgoing.slo is None else min(by_factor, outgoing.slo)
+        by_factor = round(request.slo_factor * base)
+        return by_factor if request.slo is None else min(by_factor, request.slo)
 
     # --- checking ----------------------------------------------------------------------------------------------------
 
@@ -252,16 +248,16 @@ class Simulation:
         return [round((after - before) / each, 4) for after, before in steps]
 
     def _request_record(
-        self, outgoing: Outgoing, arrival: Nanos, response: InferResponse, slo: Nanos
+        self, request: WorkloadRequest, arrival: Nanos, response: InferResponse, slo: Nanos
     ) -> dict[str, Any]:
         timing = response.timing
         return {
             "record": "request",
             "id": response.id,
-            "stream": outgoing.stream,
-            "client": outgoing.client,
-            "model": outgoing.model,
-            "intended": self._start + outgoing.intended,
+            "stream": request.stream,
+            "client": request.client,
+            "model": request.model,
+            "intended": self._start + request.intended,
             "arrival": arrival,
             "slo": slo,
             "status": response.status,

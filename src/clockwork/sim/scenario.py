@@ -50,11 +50,11 @@ from clockwork.units import Bytes, Nanos, ms
 from clockwork.workload.spec import StreamSpec, check_finite, with_slo_scaled
 from clockwork.workload.spec import scaled as scaled_stream
 
-WORKERS_MOST: Final = 10_000
-MODELS_MOST: Final = 100_000
-PAGES_MOST: Final = 1 << 24
+MAX_WORKERS: Final = 10_000
+MAX_MODELS: Final = 100_000
+MAX_PAGES: Final = 1 << 24
 MAX_COST_MS: Final = 1000.0
-DURATION_MOST: Final = 31 * 24 * 3600.0
+MAX_DURATION: Final = 31 * 24 * 3600.0
 
 
 class DevicesSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -260,11 +260,11 @@ def _check_fleet(scenario: Scenario) -> None:
     delays = (network.delay_ms, network.jitter_ms, network.resend_ms, network.client_delay_ms)
     _refuse(
         {
-            f"[devices] workers is {devices.workers}; 1 to {WORKERS_MOST} can be simulated": not (
-                1 <= devices.workers <= WORKERS_MOST
+            f"[devices] workers is {devices.workers}; 1 to {MAX_WORKERS} can be simulated": not (
+                1 <= devices.workers <= MAX_WORKERS
             ),
             f"[devices] per_worker is {devices.per_worker}; a worker has 1 to 64": not 1 <= devices.per_worker <= 64,
-            f"[devices] pages is {devices.pages}; 1 to {PAGES_MOST} make sense": not 1 <= devices.pages <= PAGES_MOST,
+            f"[devices] pages is {devices.pages}; 1 to {MAX_PAGES} make sense": not 1 <= devices.pages <= MAX_PAGES,
             f"[controller] costs are 0 to {MAX_COST_MS:g} ms": not 0 <= min(costs) <= max(costs) <= MAX_COST_MS,
             "[network] delays are 0 to 1e6 ms": min(delays) < 0 or max(delays) > 1e6,
             f"[network] loss is {network.loss}; 0 to less than 1 makes sense": not 0 <= network.loss < 1,
@@ -281,7 +281,7 @@ def _check_models(scenario: Scenario) -> None:
     names = [model.name for model in models]
     _refuse(
         {
-            f"{copies} models; 1 to {MODELS_MOST} can be simulated": not 1 <= copies <= MODELS_MOST,
+            f"{copies} models; 1 to {MAX_MODELS} can be simulated": not 1 <= copies <= MAX_MODELS,
             f"two [[models]] have one name: {', '.join(names)}": len(set(names)) < len(names),
             "a model's weights_bytes are below 1": any(model.weights_bytes < 1 for model in models),
             "a model's spread is not two factors from 0.001 to 1000, the smaller first": any(
@@ -301,13 +301,13 @@ def _check_times(scenario: Scenario) -> None:
             "there is no [[workload]]": not scenario.workload,
             f"duration_s is {duration}; a millisecond to a month can be simulated": not 0.001
             <= duration
-            <= DURATION_MOST,
+            <= MAX_DURATION,
             "warmup_s must be shorter than duration_s by a millisecond": not 0 <= scenario.warmup_s <= duration - 0.001,
             f"slo_ms is {scenario.slo_ms}; it must be positive, and at most a day": not 0
             < scenario.slo_ms
             <= 86_400_000,
             f"bucket_s is {scenario.bucket_s}; there are 1 to 10000 of them in the time, or it is 0": (
-                scenario.bucket_s != 0 and not duration / 10_000 <= scenario.bucket_s <= DURATION_MOST
+                scenario.bucket_s != 0 and not duration / 10_000 <= scenario.bucket_s <= MAX_DURATION
             ),
             "[sweep] has a value that is not positive, or too large": any(
                 not 0 < value <= 1e8 for value in (*scenario.sweep.slo_ms, *scenario.sweep.load)
@@ -324,7 +324,7 @@ def _check_faults(scenario: Scenario) -> None:
                 not 0 <= fault.worker < scenario.devices.workers for fault in faults
             ),
             "a fault's at_s and for_s lie within the scenario's duration": any(
-                fault.at_s < 0 or fault.for_s <= 0 or fault.at_s + fault.for_s > DURATION_MOST for fault in faults
+                fault.at_s < 0 or fault.for_s <= 0 or fault.at_s + fault.for_s > MAX_DURATION for fault in faults
             ),
             "a stalled link or a dead worker comes back by the end: at_s + for_s is after duration_s": any(
                 fault.kind in ("stalled-link", "worker-death") and fault.at_s + fault.for_s > scenario.duration_s

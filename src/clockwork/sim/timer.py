@@ -6,7 +6,7 @@ from typing import Any, Final
 from clockwork.sim.loop import Loop
 from clockwork.units import Nanos
 
-WAKES_MOST: Final = 10_000
+MAX_WAKEUPS: Final = 10_000
 """Wakes at one moment: a machine that wants more will never let time pass."""
 
 
@@ -43,7 +43,7 @@ class Timer:
         if due is not None and due <= self._loop.now:
             self._in_a_row = self._in_a_row + 1 if self._last == moment else 0
             self._last = moment
-            if self._in_a_row > WAKES_MOST:
-                raise EndlessWakeupsError(f"a machine asked {WAKES_MOST} times to be woken at {moment}, and goes on")
+            if self._in_a_row > MAX_WAKEUPS:
+                raise EndlessWakeupsError(f"a machine asked {MAX_WAKEUPS} times to be woken at {moment}, and goes on")
             self._wake()
         self.arm()

@@ -17,10 +17,10 @@ from clockwork.messages.results import ErrorResult, EvictWeightsResult, InferRes
 from clockwork.units import FOREVER, Nanos
 from clockwork.worker.events import StartTask
 
-VIOLATIONS_MOST: Final = 100
+MAX_VIOLATIONS: Final = 100
 """More are only counted."""
 
-REPORTS_MOST: Final = 100
+MAX_REPORTS: Final = 100
 
 
 class Watcher:
@@ -45,14 +45,14 @@ class Watcher:
     def violation(self, text: str) -> None:
         """Something happened that must not."""
         self.violation_count += 1
-        if len(self.violations) < VIOLATIONS_MOST:
+        if len(self.violations) < MAX_VIOLATIONS:
             self.violations.append(text)
 
     def reported(self, level: str, text: str) -> None:
         """The controller tells its operator something: an error is a violation."""
         if level == "ERROR":
             self.violation(f"the controller reports: {text}")
-        elif level == "WARNING" and len(self.reports) < REPORTS_MOST:
+        elif level == "WARNING" and len(self.reports) < MAX_REPORTS:
             self.reports.append(text)
 
     def moved(self, controller: ControllerWithStartupPhase) -> None:

@@ -19,11 +19,11 @@ from typing import Final
 
 from clockwork.errors import InvalidRequestError
 from clockwork.units import SECOND, Nanos
-from clockwork.workload.request import Outgoing
+from clockwork.workload.request import WorkloadRequest
 from clockwork.workload.streams import MINUTE, Slo
 
 COLUMNS_BEFORE: Final = 4
-FUNCTIONS_MOST: Final = 200_000
+MAX_FUNCTIONS: Final = 200_000
 
 
 def parse_trace(lines: Iterable[str]) -> list[list[int]]:
@@ -53,8 +53,8 @@ def parse_trace(lines: Iterable[str]) -> list[list[int]]:
             raise InvalidRequestError(
                 f"line {number} of the trace has {len(counts)} counts of {minutes}, or negative ones"
             )
-        if len(functions) >= FUNCTIONS_MOST:
-            raise InvalidRequestError(f"the trace has more than {FUNCTIONS_MOST} functions")
+        if len(functions) >= MAX_FUNCTIONS:
+            raise InvalidRequestError(f"the trace has more than {MAX_FUNCTIONS} functions")
         functions.append(counts)
     if not functions:
         raise InvalidRequestError("the trace has no functions")
@@ -190,7 +190,7 @@ class TraceStream:
         """See `Stream`."""
         return None if self._next is None else self._start + self._next
 
-    def take(self) -> Outgoing:
+    def take(self) -> WorkloadRequest:
         """See `Stream`."""
         at = self._next
         assert at is not None
@@ -198,7 +198,7 @@ class TraceStream:
         slo = self._slo(at)
         assert slo is not None
         self._advance(at)
-        return Outgoing(self._number, 0, model, self._start + at, slo[0], slo[1], self._batch_size)
+        return WorkloadRequest(self._number, 0, model, self._start + at, slo[0], slo[1], self._batch_size)
 
-    def answered(self, now: Nanos, request: Outgoing, retry_after: Nanos | None) -> None:
+    def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
         """A trace does not care."""

@@ -17,7 +17,7 @@ from clockwork.histogram import Histogram
 from clockwork.messages.requests import InferResponse
 from clockwork.units import SECOND, Nanos
 
-REASONS_MOST: Final = 20
+MAX_REASONS: Final = 20
 """Different explanations of broken promises that are kept; more are counted together."""
 
 
@@ -81,7 +81,7 @@ class Counts:
         elif outcome.admitted:
             self.admitted_missed += 1
             reason = _without_numbers(outcome.message)
-            if reason in self.reasons or len(self.reasons) < REASONS_MOST:
+            if reason in self.reasons or len(self.reasons) < MAX_REASONS:
                 self.reasons[reason] = self.reasons.get(reason, 0) + 1
         elif outcome.status in (7, 8):
             self.refused += 1

@@ -6,11 +6,11 @@ from msgspec import Struct
 
 from clockwork.units import MILLISECOND, Nanos
 
-RETRY_LEAST: Final[Nanos] = 1 * MILLISECOND
+MIN_RETRY: Final[Nanos] = 1 * MILLISECOND
 """A client whose request failed does not ask again sooner, whatever it was told: no storms."""
 
 
-class Outgoing(Struct, frozen=True):
+class WorkloadRequest(Struct, frozen=True):
     """A request to send.
 
     ``stream`` is the number of the workload's entry that made it; ``client`` the number of a closed loop's client
@@ -29,4 +29,4 @@ class Outgoing(Struct, frozen=True):
 
 def comes_back(status: int, retry_after: Nanos | None) -> Nanos | None:
     """How long a client waits that got this answer; None after a success."""
-    return None if status == 0 else max(RETRY_LEAST, retry_after or 0)
+    return None if status == 0 else max(MIN_RETRY, retry_after or 0)

@@ -25,7 +25,7 @@ from msgspec.structs import asdict, replace
 from clockwork.errors import InvalidRequestError
 from clockwork.units import MICROSECOND, SECOND, Nanos, ms, seconds
 from clockwork.workload import arrivals
-from clockwork.workload.azure import FUNCTIONS_MOST, TraceStream, parse_trace, per_model, synthetic_trace
+from clockwork.workload.azure import MAX_FUNCTIONS, TraceStream, parse_trace, per_model, synthetic_trace
 from clockwork.workload.mix import Mix, chosen, uniform, zipf
 from clockwork.workload.streams import (
     ClosedLoop,
@@ -39,12 +39,12 @@ from clockwork.workload.streams import (
 )
 from clockwork.workload.workload import Workload
 
-CLIENTS_MOST: Final = 1_000_000
-RATE_MOST: Final = 1e7
-TIME_MOST: Final = 31 * 24 * 3600.0
+MAX_CLIENTS: Final = 1_000_000
+MAX_RATE: Final = 1e7
+MAX_TIME: Final = 31 * 24 * 3600.0
 """Seconds: a month."""
 
-STEPS_MOST: Final = 1_000_000
+MAX_STEPS: Final = 1_000_000
 
 FUNCTIONS_PER_MODEL: Final = 5
 """Of a synthetic trace: the paper's private trace had 4 to 5 functions for each of its models."""
@@ -161,8 +161,8 @@ def _stream(
     slo = _slo(spec)
     rate = spec.rate * spec.scale
     if spec.kind == "closed":
-        if spec.concurrency * len(names) > CLIENTS_MOST:
-            raise InvalidRequestError(f"{spec.concurrency * len(names)} clients; at most {CLIENTS_MOST} are simulated")
+        if spec.concurrency * len(names) > MAX_CLIENTS:
+            raise InvalidRequestError(f"{spec.concurrency * len(names)} clients; at most {MAX_CLIENTS} are simulated")
         think, stagger = ms(spec.think_ms), ms(spec.stagger_ms)
         return ClosedLoop(number, names, spec.concurrency, think, stagger, slo, start, stop, spec.batch_size, rng)
     if spec.kind == "azure":
@@ -190,10 +190,10 @@ def _process(spec: StreamSpec, rate: float, length: Nanos, rng: Random) -> arriv
             return arrivals.on_off(rate, seconds(spec.on_s), seconds(spec.off_s), rng)
         case "ramp" if spec.rate_factor:
             steps = length / seconds(spec.step_s)
-            if steps > STEPS_MOST or log(rate) + steps * log(spec.rate_factor) > log(RATE_MOST):
+            if steps > MAX_STEPS or log(rate) + steps * log(spec.rate_factor) > log(MAX_RATE):
                 raise InvalidRequestError(
-                    f"rate {rate:g} times {spec.rate_factor:g} every {spec.step_s:g} s ends above {RATE_MOST:.0f}/s, "
-                    f"or has more than {STEPS_MOST} steps"
+                    f"rate {rate:g} times {spec.rate_factor:g} every {spec.step_s:g} s ends above {MAX_RATE:.0f}/s, "
+                    f"or has more than {MAX_STEPS} steps"
                 )
             return arrivals.steps(rate, spec.rate_factor, seconds(spec.step_s), length, rng)
         case "ramp":
@@ -240,15 +240,15 @@ def _check(spec: StreamSpec) -> None:
     needs_rate = spec.kind != "closed" and not (spec.kind == "azure" and spec.trace)
     stairs = spec.slo_ladder
     problems = {
-        f"a time is longer than {TIME_MOST:.0f} s": max(*times, spec.stagger_ms / 1000) > TIME_MOST,
+        f"a time is longer than {MAX_TIME:.0f} s": max(*times, spec.stagger_ms / 1000) > MAX_TIME,
         f"load_factor is {spec.load_factor}; at most 1e6 makes sense": spec.load_factor > 1e6,
-        f"functions is {spec.functions}; 0 to {FUNCTIONS_MOST} can be made": not 0 <= spec.functions <= FUNCTIONS_MOST,
+        f"functions is {spec.functions}; 0 to {MAX_FUNCTIONS} can be made": not 0 <= spec.functions <= MAX_FUNCTIONS,
         f"start_minute is {spec.start_minute}; at most 44640 makes sense": spec.start_minute > 44_640,
         f"batch_size is {spec.batch_size}; at most 65536 makes sense": spec.batch_size > 65_536,
-        f"rate is {spec.rate * spec.scale:g} a second; more than 0 and at most {RATE_MOST:.0f} makes sense": needs_rate
-        and not 0 < spec.rate * spec.scale <= RATE_MOST,
-        f"rate_end is {spec.rate_end} a second; at most {RATE_MOST:.0f} makes sense": spec.rate_end * spec.scale
-        > RATE_MOST,
+        f"rate is {spec.rate * spec.scale:g} a second; more than 0 and at most {MAX_RATE:.0f} makes sense": needs_rate
+        and not 0 < spec.rate * spec.scale <= MAX_RATE,
+        f"rate_end is {spec.rate_end} a second; at most {MAX_RATE:.0f} makes sense": spec.rate_end * spec.scale
+        > MAX_RATE,
         f"scale is {spec.scale}; it cannot be negative": spec.scale < 0,
         "rate_end, rate_factor and load_factor cannot be negative": min(
             spec.rate_end, spec.rate_factor, spec.load_factor
@@ -271,7 +271,7 @@ def _check(spec: StreamSpec) -> None:
         "slo_ladder needs step_s, factor above 1, and one of start_ms .. max_ms and start_factor .. max_factor": stairs
         is not None
         and (
-            not MICROSECOND <= seconds(stairs.step_s) <= TIME_MOST * SECOND
+            not MICROSECOND <= seconds(stairs.step_s) <= MAX_TIME * SECOND
             or not 1 < stairs.factor <= 1000
             or 0 < stairs.start_ms < 0.001
             or stairs.max_ms > 1e9

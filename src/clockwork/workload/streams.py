@@ -9,7 +9,7 @@ from typing import Protocol
 from clockwork.units import SECOND, Nanos
 from clockwork.workload.arrivals import Process
 from clockwork.workload.mix import Mix
-from clockwork.workload.request import Outgoing
+from clockwork.workload.request import WorkloadRequest
 
 Slo = Callable[[Nanos], tuple[Nanos | None, float | None] | None]
 """A moment after the stream's start -> the SLO of a request, as time or as a factor; None: the stream is over."""
@@ -22,11 +22,11 @@ class Stream(Protocol):
         """When its next request is due; None: it has ended, or only an answer can move it."""
         ...
 
-    def take(self) -> Outgoing:
+    def take(self) -> WorkloadRequest:
         """The request that is due at `next_send`, once."""
         ...
 
-    def answered(self, now: Nanos, request: Outgoing, retry_after: Nanos | None) -> None:
+    def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
         """One of its requests was answered; ``retry_after`` if it was refused and told when to come back."""
         ...
 
@@ -53,16 +53,16 @@ class OpenLoop:
         """See `Stream`."""
         return None if self._next is None else self._start + self._next
 
-    def take(self) -> Outgoing:
+    def take(self) -> WorkloadRequest:
         """See `Stream`."""
         at = self._next
         assert at is not None
         slo = self._slo(at)
         assert slo is not None
         self._advance(at)
-        return Outgoing(self._number, 0, self._mix(), self._start + at, slo[0], slo[1], self._batch_size)
+        return WorkloadRequest(self._number, 0, self._mix(), self._start + at, slo[0], slo[1], self._batch_size)
 
-    def answered(self, now: Nanos, request: Outgoing, retry_after: Nanos | None) -> None:
+    def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
         """An open loop does not care."""
 
 
@@ -102,14 +102,14 @@ class ClosedLoop:
         """Whether a client waits for an answer."""
         return len(self._due) < len(self._models)
 
-    def take(self) -> Outgoing:
+    def take(self) -> WorkloadRequest:
         """See `Stream`."""
         at, client = heappop(self._due)
         slo = self._slo(at - self._start)
         assert slo is not None
-        return Outgoing(self._number, client, self._models[client], at, slo[0], slo[1], self._batch_size)
+        return WorkloadRequest(self._number, client, self._models[client], at, slo[0], slo[1], self._batch_size)
 
-    def answered(self, now: Nanos, request: Outgoing, retry_after: Nanos | None) -> None:
+    def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
         """The client asks again, after thinking, or when it was told to."""
         wait = self._think if retry_after is None else max(self._think, retry_after)
         heappush(self._due, (now + wait, request.client))
@@ -140,7 +140,7 @@ class GrowingLoop(OpenLoop):
         self._growing = mix
         super().__init__(number, process, str, slo, start, stop, batch_size)
 
-    def take(self) -> Outgoing:
+    def take(self) -> WorkloadRequest:
         """See `Stream`."""
         at = self._next
         assert at is not None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
 from clockwork.units import Nanos
-from clockwork.workload.request import Outgoing
+from clockwork.workload.request import WorkloadRequest
 from clockwork.workload.streams import ClosedLoop, Stream
 
 
@@ -27,14 +27,14 @@ class Workload:
             heappop(heap)
         return None
 
-    def take(self) -> Outgoing:
+    def take(self) -> WorkloadRequest:
         """The request that is due at `next_send`."""
         at = self.next_send()
         assert at is not None, "nothing is due"
         _, number = heappop(self._heap)
-        outgoing = self._streams[number].take()
+        request = self._streams[number].take()
         self._push(number)
-        return outgoing
+        return request
 
     @property
     def done(self) -> bool:
@@ -43,7 +43,7 @@ class Workload:
             isinstance(stream, ClosedLoop) and stream.waiting for stream in self._streams
         )
 
-    def answered(self, now: Nanos, request: Outgoing, retry_after: Nanos | None) -> None:
+    def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
         """A request was answered at ``now``; ``retry_after`` if it was refused and told when to come back."""
         stream = self._streams[request.stream]
         before = stream.next_send()
