@@ -8,7 +8,7 @@ from load_loop import MAX_RECONNECTS, Link, Wire
 
 from clockwork.messages.link import ROLE_CLIENT, Goodbye, Hello, Ping, Pong
 from clockwork.messages.requests import InferRequest
-from clockwork.messages.status import Status, name_of
+from clockwork.messages.status import Status, status_name
 from clockwork.messages.tensors import TensorSpec
 from clockwork.wire.codec import decode_response, encode
 from clockwork.wire.frame import encode_frame, preamble
@@ -70,7 +70,7 @@ class NativeLink(Link):
         elif status == Status.TIMEOUT:
             ledger.finish(seq, TIMED_OUT, now)
         else:
-            ledger.fail(seq, f"status {name_of(status)}", now)
+            ledger.fail(seq, f"status {status_name(status)}", now)
 
     def _greet(self, header: bytes, now: int) -> None:
         message = decode_response(header)

@@ -37,7 +37,7 @@ from clockwork.units import Nanos, seconds
 from fake_worker import FakeWorker, File
 
 #: As little as there is to measure, so that what happens can be read.
-QUICK = ProfilingConfig(max_batch_size=2, warmups=1, samples_min=1, samples_max=1)
+QUICK = ProfilingConfig(max_batch_size=2, warmups=1, min_samples=1, max_samples=1)
 
 Asked = tuple[int, int]
 """A request as (client, its id)."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clockwork.access import TOKEN_CHARACTERS_MAX, Access, Right, Tokens, needed_for
+from clockwork.access import MAX_TOKEN_CHARACTERS, Access, Right, Tokens, needed_for
 from clockwork.errors import InvalidRequestError, NotPermittedError
 from clockwork.messages.link import Hello
 from clockwork.messages.requests import (
@@ -36,7 +36,7 @@ def test_without_tokens_everybody_may_everything() -> None:
         (f"Basic {READER}", Right.INFER, Status.NOT_AUTHENTICATED),
         (READER, Right.INFER, Status.NOT_AUTHENTICATED),
         (f"Bearer {READER[:-1]}", Right.INFER, Status.NOT_AUTHENTICATED),
-        ("Bearer " + "x" * (TOKEN_CHARACTERS_MAX + 1), Right.INFER, Status.NOT_AUTHENTICATED),
+        ("Bearer " + "x" * (MAX_TOKEN_CHARACTERS + 1), Right.INFER, Status.NOT_AUTHENTICATED),
         ("Bearer \xff\ud800 and so on, and on", Right.INFER, Status.NOT_AUTHENTICATED),
         (f"Bearer {READER}", Right.INFER, None),
         (f"bearer  {READER} ", Right.INFER, None),

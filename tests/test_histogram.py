@@ -27,7 +27,7 @@ def test_wider_buckets_are_fewer_and_count_the_same() -> None:
     assert len(wide.buckets) < len(fine.buckets) / 5
     assert wide.percentile(50) == pytest.approx(ms(500), rel=0.105)
     assert fine.percentile(50) == pytest.approx(ms(500), rel=0.011)
-    assert fine.most == wide.most == ms(1000)
+    assert fine.longest == wide.longest == ms(1000)
 
 
 def test_histograms_can_be_counted_together() -> None:
@@ -39,7 +39,7 @@ def test_histograms_can_be_counted_together() -> None:
         other.add(value)
         both.add(value)
     one.merge(other)
-    assert (one.buckets, one.most, one.count) == (both.buckets, FOREVER, 7)
+    assert (one.buckets, one.longest, one.count) == (both.buckets, FOREVER, 7)
     assert one.total == both.total == 1 + us(1) + 2 * us(7) + ms(3) + SECOND + FOREVER
 
 

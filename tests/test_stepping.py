@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clockwork.stepping import MAX_BURST, Shared, Stepper
+from clockwork.stepping import MAX_BURST, SharedResult, Stepper
 from clockwork.steps import Steps, at_once
 from clockwork.units import Nanos
 
@@ -129,7 +129,7 @@ def test_callers_of_one_moment_share_a_result_and_later_ones_do_not() -> None:
             await may_end.wait()
             return number
 
-        shared: Shared[int] = Shared(make)
+        shared: SharedResult[int] = SharedResult(make)
         first = asyncio.ensure_future(shared.get())
         await asyncio.sleep(0)
         later = [asyncio.ensure_future(shared.get()) for _ in range(3)]

@@ -14,13 +14,13 @@ from clockwork.errors import InvalidRequestError, NotPermittedError
 from clockwork.messages.requests import EvictRequest, LoadModelRequest
 from clockwork.messages.status import Status
 
-TOKEN_CHARACTERS_MIN: Final = 16
+MIN_TOKEN_CHARACTERS: Final = 16
 """Of a token; 16 random characters of base64 have 96 bits."""
 
-TOKEN_CHARACTERS_MAX: Final = 4096
+MAX_TOKEN_CHARACTERS: Final = 4096
 """Of a token; longer ones are not even hashed."""
 
-TOKENS_MAX: Final = 10_000
+MAX_TOKENS: Final = 10_000
 """Of one right."""
 
 
@@ -47,15 +47,15 @@ class Tokens:
         """Raises: InvalidRequestError: they are too many, or one is too short, too long, or of wrong characters."""
         self._known: dict[bytes, bytes] = {}
         for number, token in enumerate(tokens, 1):
-            if not TOKEN_CHARACTERS_MIN <= len(token) <= TOKEN_CHARACTERS_MAX:
+            if not MIN_TOKEN_CHARACTERS <= len(token) <= MAX_TOKEN_CHARACTERS:
                 raise InvalidRequestError(
                     f"token {number} has {len(token)} characters; "
-                    f"{TOKEN_CHARACTERS_MIN} to {TOKEN_CHARACTERS_MAX} are accepted"
+                    f"{MIN_TOKEN_CHARACTERS} to {MAX_TOKEN_CHARACTERS} are accepted"
                 )
             if not all("!" <= character <= "~" for character in token):
                 raise InvalidRequestError(f"token {number} has a space, or a character that is not ASCII")
-            if number > TOKENS_MAX:
-                raise InvalidRequestError(f"there are more than {TOKENS_MAX} tokens")
+            if number > MAX_TOKENS:
+                raise InvalidRequestError(f"there are more than {MAX_TOKENS} tokens")
             digest = _digest(token)
             self._known[digest] = digest
 
@@ -64,7 +64,7 @@ class Tokens:
 
     def knows(self, token: str) -> bool:
         """Whether the token is one of these; how long that takes tells nothing about those that are."""
-        if not token or len(token) > TOKEN_CHARACTERS_MAX:
+        if not token or len(token) > MAX_TOKEN_CHARACTERS:
             return False
         digest = _digest(token)
         return hmac.compare_digest(self._known.get(digest, b""), digest)
@@ -90,7 +90,7 @@ class Access:
         if self._inference.knows(token):
             return Right.INFER
         raise (
-            refusal(Right.NONE, Right.INFER)
+            permission_error(Right.NONE, Right.INFER)
             if not token
             else _error(Status.NOT_AUTHENTICATED, "the token is not known here")
         )
@@ -105,10 +105,10 @@ class Access:
             return
         right = self.right_of(_bearer(authorization))
         if right < needed:
-            raise refusal(right, needed)
+            raise permission_error(right, needed)
 
 
-def refusal(right: Right, needed: Right) -> NotPermittedError:
+def permission_error(right: Right, needed: Right) -> NotPermittedError:
     """Why somebody who has ``right`` is refused what needs another."""
     if right is Right.NONE:
         return _error(Status.NOT_AUTHENTICATED, "a bearer token is needed, and none was sent")

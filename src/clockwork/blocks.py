@@ -6,7 +6,7 @@ Rules of the file: numbers only. Whose blocks they are, and of what, is somebody
 from bisect import bisect_left, insort
 
 
-class Blocks:
+class BlockAllocator:
     """A row of blocks."""
 
     def __init__(self, count: int) -> None:
@@ -15,11 +15,11 @@ class Blocks:
         self._taken: dict[int, int] = {}  #: begin -> end
 
     @property
-    def taken(self) -> int:
+    def allocated(self) -> int:
         """How many are taken."""
         return sum(end - begin for begin, end in self._taken.items())
 
-    def take(self, count: int) -> int | None:
+    def allocate(self, count: int) -> int | None:
         """The first of ``count`` blocks in a row, which are taken from now on; None if there are not so many."""
         for i, (begin, end) in enumerate(self._free):
             if end - begin >= count:
@@ -32,7 +32,7 @@ class Blocks:
                 return begin
         return None
 
-    def give(self, begin: int) -> None:
+    def free(self, begin: int) -> None:
         """What was taken from ``begin`` on is free again.
 
         Raises:

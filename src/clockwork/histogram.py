@@ -16,13 +16,13 @@ _STEP: Final = log(1.01)
 class Histogram:
     """Counts durations. ``width`` buckets are kept as one: 1 keeps them to one per cent, 10 to ten."""
 
-    __slots__ = ("buckets", "most", "total", "width")
+    __slots__ = ("buckets", "longest", "total", "width")
 
     def __init__(self, width: int = 1) -> None:
         """Empty."""
         self.buckets = array("Q")  #: durations in each bucket, up to the last that has some
         self.width = width
-        self.most: Nanos = 0
+        self.longest: Nanos = 0
         self.total: Nanos = 0  #: the sum of all
 
     @property
@@ -39,8 +39,8 @@ class Histogram:
             self.grow(bucket + 1)
             self.buckets[bucket] += 1
         self.total += value
-        if value > self.most:
-            self.most = value
+        if value > self.longest:
+            self.longest = value
 
     def merge(self, other: "Histogram") -> None:
         """Count what another of the same width has counted as well."""
@@ -48,7 +48,7 @@ class Histogram:
         self.grow(len(other.buckets))
         for bucket, count in enumerate(other.buckets):
             self.buckets[bucket] += count
-        self.most = max(self.most, other.most)
+        self.longest = max(self.longest, other.longest)
         self.total += other.total
 
     def up_to(self, bounds: Sequence[Nanos]) -> list[int]:
@@ -66,7 +66,7 @@ class Histogram:
         rank = self.count * percent / 100
         for end, seen in self._sums():
             if seen >= rank:
-                return min(self.most, round(end * MICROSECOND))
+                return min(self.longest, round(end * MICROSECOND))
         return None
 
     def steps(self) -> list[tuple[float, float]]:
@@ -105,10 +105,10 @@ def add_to_both(value: Nanos, one: Histogram, other: Histogram) -> None:
         other.buckets[there] += 1
     one.total += value
     other.total += value
-    if value > one.most:
-        one.most = value
-    if value > other.most:
-        other.most = value
+    if value > one.longest:
+        one.longest = value
+    if value > other.longest:
+        other.longest = value
 
 
 def _bucket(value: Nanos) -> int:

@@ -57,7 +57,7 @@ class Stepper:
             steps.close()
 
 
-class Shared(Generic[T]):
+class SharedResult(Generic[T]):
     """A result that all callers of one moment share.
 
     A caller gets a result whose making began after the call. The result is dropped when no caller waits for it.

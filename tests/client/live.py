@@ -51,7 +51,7 @@ from clockwork.units import MIB, seconds
 from clockwork.wire.codec import decode_action, input_sizes, split_payload
 
 LOOPBACK = Address("127.0.0.1", 0)
-QUICK = ProfilingConfig(max_batch_size=4, samples_min=2, samples_max=2, warmups=1)
+QUICK = ProfilingConfig(max_batch_size=4, min_samples=2, max_samples=2, warmups=1)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -122,7 +122,8 @@ def _result(action: Any, payload: Any, window: Window | None = None) -> tuple[An
         case Infer():
             outputs, buffers = [], []
             for share, part in zip(action.inputs, split_payload(payload, input_sizes(action)), strict=True):
-                lent = window.view(share.lies_at, share.payload_bytes) if window and share.lies_at >= 0 else part
+                in_arena = window and share.arena_offset >= 0
+                lent = window.view(share.arena_offset, share.payload_bytes) if in_arena else part
                 doubled = 2 * np.frombuffer(lent, np.float32).reshape(share.batch_size, -1)[:, :4]
                 if share.generated:
                     doubled = np.zeros(4 * share.batch_size, np.float32)

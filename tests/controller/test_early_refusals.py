@@ -44,7 +44,7 @@ def test_an_unknown_model_is_refused() -> None:
     serving, refused = early(infer_request(1, "nobody"))
     assert refused is not None
     assert refused.status == Status.UNKNOWN_MODEL
-    assert serving.tally.strangers() == {"UNKNOWN_MODEL": 1}
+    assert serving.tally.without_model() == {"UNKNOWN_MODEL": 1}
 
 
 def test_what_only_the_sizes_or_the_profile_decide_is_not_refused_early() -> None:

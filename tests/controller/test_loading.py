@@ -396,7 +396,7 @@ def test_more_loads_than_the_limit_are_refused() -> None:
     for number, name in enumerate("abc"):
         cluster.load(f"{name}.onnx", number)
     assert cluster.answer(2) == LoadModelResponse(
-        2, Status.INVALID_REQUEST, "2 loads are pending already; ask again later"
+        2, Status.INVALID_REQUEST, "2 model loads are pending, which is the limit; retry later"
     )
 
 
@@ -404,7 +404,9 @@ def test_more_loads_than_the_limit_are_refused_before_loading_too() -> None:
     cluster = Cluster(EchoScheduler(), ControllerConfig(max_loads=1))
     cluster.load("a.onnx", id=1)
     cluster.load("b.onnx", id=2)
-    assert cluster.responses() == [LoadModelResponse(2, Status.INITIALIZING, "too many loads wait for workers")]
+    assert cluster.responses() == [
+        LoadModelResponse(2, Status.INITIALIZING, "1 model loads are pending, which is the limit; retry later")
+    ]
 
 
 def test_models_are_loaded_at_start_up_only() -> None:

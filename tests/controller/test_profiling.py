@@ -61,11 +61,11 @@ def served(cluster: Cluster) -> Cluster:
         pytest.param(QUICK, 1 + 1, {1: 1 + 1, 2: 1 + 1}, id="warm-ups come on top"),
         pytest.param(replace(QUICK, warmups=3), 1 + 1, {1: 3 + 1, 2: 3 + 1}, id="of Infer as many as wanted"),
         pytest.param(
-            replace(QUICK, samples_min=4, samples_max=50, budget=0), 1 + 4, {1: 1 + 4, 2: 1 + 4}, id="at least"
+            replace(QUICK, min_samples=4, max_samples=50, budget=0), 1 + 4, {1: 1 + 4, 2: 1 + 4}, id="at least"
         ),
-        pytest.param(replace(QUICK, samples_max=6, budget=seconds(9)), 1 + 6, {1: 1 + 6, 2: 1 + 6}, id="at most"),
+        pytest.param(replace(QUICK, max_samples=6, budget=seconds(9)), 1 + 6, {1: 1 + 6, 2: 1 + 6}, id="at most"),
         pytest.param(
-            replace(QUICK, samples_max=99, budget=ms(24)), 1 + 3, {1: 1 + 8, 2: 1 + 6}, id="as many as the budget holds"
+            replace(QUICK, max_samples=99, budget=ms(24)), 1 + 3, {1: 1 + 8, 2: 1 + 6}, id="as many as the budget holds"
         ),
         pytest.param(replace(QUICK, max_batch_size=5), 1 + 1, {1: 2, 2: 2, 4: 2}, id="batch sizes are powers of two"),
     ],
@@ -78,7 +78,7 @@ def test_how_often_things_are_measured(config: ProfilingConfig, loads: int, infe
 
 
 def test_the_profile_is_what_was_measured_without_the_warm_ups() -> None:
-    cluster = profiling({"a.onnx": File()}, config=replace(QUICK, samples_min=2, samples_max=2))
+    cluster = profiling({"a.onnx": File()}, config=replace(QUICK, min_samples=2, max_samples=2))
     worker = cluster.workers["w0"]
     changes = [(ms(9), "load", ms(10)), (ms(20), "infer", ms(4))]  # after the first of each
     for at, field, value in changes:

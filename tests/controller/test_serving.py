@@ -676,7 +676,7 @@ def test_outputs_of_other_requests_are_given_to_nobody() -> None:
     swapped, payloads = _result_of(second)
     took = Timing(0, 0, 0)
     cluster.feed(WorkerResult("w0", InferResult(first.id, swapped.outputs, took, took, took), payloads))
-    assert infer_answer(cluster, 1).message == "the worker was given the requests [1] and answered [2]"
+    assert infer_answer(cluster, 1).message == "the worker was sent the requests [1] and answered [2]"
     assert cluster.answer(2, client_id=2) is None
     cluster.workers["w0"].reset()
 

@@ -30,7 +30,7 @@ DONE = InferResult(1, (), took(10), took(200), took(3))
 def test_nothing_is_counted_at_first() -> None:
     found = Counts().summary()
     assert (found.answers, found.rows, found.by_batch_size, sum(found.latencies)) == ({}, 0, (), 0)
-    assert Tally().strangers() == {}
+    assert Tally().without_model() == {}
 
 
 def test_answers_are_counted_by_status() -> None:
@@ -100,7 +100,7 @@ def test_models_are_counted_apart_and_strangers_together() -> None:
     tally = Tally()
     tally.of("a").answered(Status.SUCCESS, 1)
     for _ in range(3):
-        tally.stranger(Status.UNKNOWN_MODEL)
+        tally.count_without_model(Status.UNKNOWN_MODEL)
     assert tally.of("a").named() == {"SUCCESS": 1}
     assert tally.of("b").named() == {}
-    assert tally.strangers() == {"UNKNOWN_MODEL": 3}
+    assert tally.without_model() == {"UNKNOWN_MODEL": 3}

@@ -412,7 +412,7 @@ def test_a_batch_that_is_under_way_is_not_delivered(scheduler: Callable[[], Sche
         else:
             assert (answer.status, again) == (Status.ERROR, [])
             assert answer.message == (
-                "the request was in a batch when the model was found to answer otherwise in batches: retry it"
+                "the request was in a batch when the model was found to answer differently in batches; retry it"
             )
     cluster.check_all_answered()
 
@@ -422,7 +422,7 @@ def test_a_batch_that_is_under_way_is_not_delivered(scheduler: Callable[[], Sche
 def test_requests_of_any_number_of_rows_are_executed_apart(
     scheduler: Callable[[], Scheduler], planned_before: bool
 ) -> None:
-    larger = ProfilingConfig(max_batch_size=4, warmups=1, samples_min=1, samples_max=1)
+    larger = ProfilingConfig(max_batch_size=4, warmups=1, min_samples=1, max_samples=1)
     cluster = serving(scheduler(), FILES, config=config(None, larger))
     if planned_before:
         burst(cluster, 100)
@@ -437,7 +437,7 @@ def test_requests_of_any_number_of_rows_are_executed_apart(
 
 
 def test_the_plan_has_room_for_requests_apart() -> None:
-    larger = ProfilingConfig(max_batch_size=4, warmups=1, samples_min=1, samples_max=1)
+    larger = ProfilingConfig(max_batch_size=4, warmups=1, min_samples=1, max_samples=1)
     cluster = serving(ClockworkScheduler(), FILES, config=config(None, larger))
     cluster.state.models["a"].stop_batching("it is known to differ")
     ask(cluster, 1)  # loads the weights
@@ -512,7 +512,7 @@ def test_a_difference_is_remembered_with_the_measured_times() -> None:
     assert batches(again) == []
     assert status(again).unbatched == REASON
 
-    larger = ProfilingConfig(max_batch_size=4, warmups=1, samples_min=1, samples_max=1)
+    larger = ProfilingConfig(max_batch_size=4, warmups=1, min_samples=1, max_samples=1)
     measured = Cluster(FifoScheduler(), config(None, larger), {saved.key: saved.profile})
     measured.connect(FakeWorker("w0", FILES))
     measured.run_until(seconds(5))

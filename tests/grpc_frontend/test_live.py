@@ -283,8 +283,8 @@ def test_a_long_request_lies_in_memory_that_the_worker_shares() -> None:
             assert result.as_numpy("y").tolist() == [[0, 2, 4, 6]]
             actions = [action for action in worker.seen if isinstance(action, Infer)]
             (share,) = (it for action in actions for it in action.inputs if not it.generated)
-            assert share.lies_at >= 0
-            assert share.lies_at % 64 == 0
+            assert share.arena_offset >= 0
+            assert share.arena_offset % 64 == 0
             assert host.arena is not None
             while host.arena.taken:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.01)

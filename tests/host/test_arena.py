@@ -116,8 +116,8 @@ def test_long_requests_of_both_protocols_lie_there_and_are_not_sent() -> None:
             async with AsyncClient(str(host.client_address)) as client:
                 await infer(client)
             (native,) = inputs(worker)
-            assert native.lies_at >= 0
-            assert native.lies_at % 64 == 0
+            assert native.arena_offset >= 0
+            assert native.arena_offset % 64 == 0
             assert host.arena is not None
             await eventually(lambda: host.arena is not None and host.arena.taken == 0)
 
@@ -126,8 +126,8 @@ def test_long_requests_of_both_protocols_lie_there_and_are_not_sent() -> None:
             answer = await peer.ask("POST", "/v2/models/wide/infer", body, Inference_Header_Content_Length=length)
             assert answer.status == 200
             (over_http,) = inputs(worker)
-            assert over_http.lies_at >= 0
-            assert over_http.lies_at % 64 == 0
+            assert over_http.arena_offset >= 0
+            assert over_http.arena_offset % 64 == 0
             await eventually(lambda: host.arena is not None and host.arena.taken == 0)
 
     run(test())
@@ -150,7 +150,7 @@ def test_what_a_worker_may_still_read_is_nobody_elses() -> None:
                 other = asyncio.ensure_future(infer(client))
                 await worker.until(lambda: len(worker.held) == 2)
                 first, second = inputs(worker)
-                assert second.lies_at >= first.lies_at + first.payload_bytes
+                assert second.arena_offset >= first.arena_offset + first.payload_bytes
                 for action, payload in worker.held:
                     worker.answer(action, payload)
                 await other
@@ -183,7 +183,7 @@ def test_a_worker_that_has_not_mapped_it_is_sent_what_lies_there() -> None:
             await worker.connect(host)
             async with AsyncClient(str(host.client_address)) as client:
                 await infer(client)
-            assert [it.lies_at for it in inputs(worker)] == [-1]
+            assert [it.arena_offset for it in inputs(worker)] == [-1]
 
     run(test())
 
@@ -215,6 +215,6 @@ def test_what_finds_no_room_there_is_sent() -> None:
         async with serving(models=("wide.onnx",), guarded={"payload_bytes": BLOCK}) as (host, worker):
             async with AsyncClient(str(host.client_address)) as client:
                 await infer(client)
-            assert [it.lies_at for it in inputs(worker)] == [-1]
+            assert [it.arena_offset for it in inputs(worker)] == [-1]
 
     run(test())

@@ -5,7 +5,7 @@ from typing import Any, cast
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import Respond
 from clockwork.controller.quota import Quota
-from clockwork.controller.refusing import refusal
+from clockwork.controller.responses import refusal_response
 from clockwork.host.reception import Reception
 from clockwork.host.unhandled import Unhandled
 from clockwork.messages.requests import InferRequest
@@ -52,8 +52,8 @@ class Desk:
         return str(refused.response.message)
 
     def _refuse_full(self, client_id: int, message: InferRequest, nbytes: int, waiting: Quota) -> Respond | None:
-        text = self.pending.refusal(client_id, nbytes, beside=waiting)
-        return refusal(client_id, message, Status.SKIPPED_BY_CONTROLLER, text) if text else None
+        text = self.pending.reason_to_refuse(client_id, nbytes, beside=waiting)
+        return refusal_response(client_id, message, Status.SKIPPED_BY_CONTROLLER, text) if text else None
 
     def _handle(self, client: int, request: InferRequest) -> None:
         self.handled.append((client, request.id))

@@ -103,7 +103,7 @@ def test_payloads_in_shared_memory_are_free_when_the_checks_are_over() -> None:
                 while (await checked(client)).counts.checks != {"agreed": 2}:
                     pass
                 infers = [action for action in worker.seen if isinstance(action, Infer)]
-                assert all(share.lies_at >= 0 for action in infers[-2:] for share in action.inputs)
+                assert all(share.arena_offset >= 0 for action in infers[-2:] for share in action.inputs)
                 while host.arena.taken:
                     await client.status()
 

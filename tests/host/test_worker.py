@@ -178,11 +178,11 @@ def test_payloads_in_shared_memory_are_read_there(root: Path) -> None:
             region = arena.allocate(4)
             region[:] = list(b"abcd")
             there, sent = inputs(4, 4)
-            there = msgspec.structs.replace(there, lies_at=arena.where(region.data))
+            there = msgspec.structs.replace(there, arena_offset=arena.where(region.data))
             _, payload = await controller.asks(Infer(3, 0, "m", (sent, there)), b"1234")
             assert payload == b"4321dcba"
             worker = controller.worker
-            controller.tell(Infer(4, 0, "m", (msgspec.structs.replace(there, lies_at=MIB - 3),)))
+            controller.tell(Infer(4, 0, "m", (msgspec.structs.replace(there, arena_offset=MIB - 3),)))
             assert "a payload of 4 bytes cannot lie at 1048573 in memory of 1.0 MiB" in await worker.closed
             await controller.met()
         arena.close()
@@ -194,7 +194,7 @@ def test_a_worker_without_shared_memory_does_not_read_there(root: Path) -> None:
     async def scenario() -> None:
         async with a_worker(root, FakeRuntime()) as controller:
             worker = controller.worker
-            controller.tell(Infer(1, 0, "m", tuple(msgspec.structs.replace(it, lies_at=0) for it in inputs(4))))
+            controller.tell(Infer(1, 0, "m", tuple(msgspec.structs.replace(it, arena_offset=0) for it in inputs(4))))
             assert "said to lie in shared memory, and this worker shares none" in await worker.closed
             await controller.met()
 

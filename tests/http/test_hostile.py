@@ -65,7 +65,7 @@ def test_shape_batch_and_datatype_are_checked_before_elements_are_decoded(
             await refused(peer, "/v2/models/nobody/infer", body, 404, "no model 'nobody'")
             tally = host.description().tally
             assert tally.of("m").named() == {"INVALID_REQUEST": 1}
-            assert tally.strangers() == {"UNKNOWN_MODEL": 1}
+            assert tally.without_model() == {"UNKNOWN_MODEL": 1}
 
     run(test())
 

@@ -4,7 +4,7 @@ import pytest
 
 from builders import tensors
 from clockwork.controller.config import LoadSpec
-from clockwork.controller.naming import load_spec, name_of, spec_names
+from clockwork.controller.naming import load_spec, model_name_from_path, spec_names
 from clockwork.messages.actions import Infer, InferInput, model_names
 from clockwork.messages.status import Status
 
@@ -36,7 +36,7 @@ def test_copies_are_numbered_from_one_and_a_single_one_is_not(copies: int, names
     ],
 )
 def test_a_path_suggests_a_name(path: str, name: str) -> None:
-    assert name_of(path) == name
+    assert model_name_from_path(path) == name
 
 
 def test_a_load_keeps_the_name_it_is_given() -> None:

@@ -101,7 +101,7 @@ def test_the_controller_does_not_grow_with_names() -> None:
 
     assert growth(once) < MAX_GROWTH
     assert said[0].status == Status.UNKNOWN_MODEL
-    assert serving.tally.strangers() == {"UNKNOWN_MODEL": MANY}
+    assert serving.tally.without_model() == {"UNKNOWN_MODEL": MANY}
     assert serving.pending == 0
 
 

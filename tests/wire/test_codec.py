@@ -129,7 +129,7 @@ def test_a_status_without_predictions_and_counts_is_understood() -> None:
         del told[-new:]
     server = msgspec.convert(whole, requests.ServerStatus)
     assert (server.predictions, server.workers[0].gpus[0].predictions, server.models[0].predictions) == ({}, {}, {})
-    assert (server.strangers, server.models[0].counts) == ({}, ModelCounts())
+    assert (server.without_model, server.models[0].counts) == ({}, ModelCounts())
     assert (server.ready, server.models[0].ready) == (False, False)
     assert server.broken == STATUS.broken
 

@@ -10,15 +10,15 @@ def test_what_runs_is_finished_and_what_waits_is_refused() -> None:
     worker = Worker().warm("m").holding("n")
     worker.told(1, infer(1), infer(2, earliest=50), load(3, "n"), evict(4, "n"))
     worker.told(1, LoadModelFromDisk(5, "x.onnx", "x"), LoadModelFromDisk(6, "y.onnx", "y"))
-    assert worker.core.owing
+    assert worker.core.owes_results
     said = worker.leaves(2)
     assert said == [f"LoadModelFromDisk#6 {REFUSED}", f"EvictWeights#4 {REFUSED}", f"Infer#2 {REFUSED}"]
     assert worker.message() == "the worker is shutting down"
     assert worker.ends(3, EXEC) == ["Infer#1 ok"]
     assert worker.ends(3, LOAD) == ["LoadWeights#3 ok"]
-    assert worker.core.owing
+    assert worker.core.owes_results
     worker.fails(4, HOST)
-    assert not worker.core.owing
+    assert not worker.core.owes_results
 
 
 def test_what_comes_is_refused() -> None:
@@ -39,5 +39,5 @@ def test_nothing_is_owed_to_a_controller_that_is_lost() -> None:
     worker = Worker().warm("m")
     worker.told(1, infer(1))
     worker.abandoned(2)
-    assert not worker.core.owing
+    assert not worker.core.owes_results
     assert worker.leaves(2) == []

@@ -1,30 +1,30 @@
 import pytest
 
 from clockwork.messages.status import Status
-from clockwork.worker.memory import REFUSALS, RESIDENCY, DeviceMemory, Residency, Step
-from clockwork.worker.refusal import ActionRefusedError
+from clockwork.worker.errors import ActionRefusedError
+from clockwork.worker.memory import REFUSAL_STATUSES, TRANSITIONS, DeviceMemory, WeightsEvent, WeightsState
 
 
 def test_every_order_of_a_controller_has_an_answer_in_every_state() -> None:
-    for state in Residency:
-        for step in (Step.LOAD, Step.EXECUTE, Step.EVICT):
-            if (state, step) == (Residency.IN_USE, Step.EXECUTE):
+    for state in WeightsState:
+        for step in (WeightsEvent.LOAD, WeightsEvent.EXECUTE, WeightsEvent.EVICT):
+            if (state, step) == (WeightsState.IN_USE, WeightsEvent.EXECUTE):
                 continue  # an EXEC lane runs one at a time: no order gets that far
-            assert ((state, step) in RESIDENCY) != ((state, step) in REFUSALS)
+            assert ((state, step) in TRANSITIONS) != ((state, step) in REFUSAL_STATUSES)
 
 
 def test_a_life() -> None:
     memory = DeviceMemory(0, 4)
     memory.begin_load("m", 3)
-    assert (memory.state_of("m"), memory.cache.free) == (Residency.LOADING, 1)
+    assert (memory.state_of("m"), memory.cache.free) == (WeightsState.LOADING, 1)
     memory.loaded("m", "handle")
     assert memory.begin_execute("m") == "handle"
-    assert memory.state_of("m") is Residency.IN_USE
+    assert memory.state_of("m") is WeightsState.IN_USE
     memory.executed("m")
     assert memory.begin_evict("m") == "handle"
-    assert (memory.state_of("m"), memory.cache.free) == (Residency.EVICTING, 1)
+    assert (memory.state_of("m"), memory.cache.free) == (WeightsState.EVICTING, 1)
     memory.evicted("m")
-    assert (memory.state_of("m"), memory.cache.free) == (Residency.COLD, 4)
+    assert (memory.state_of("m"), memory.cache.free) == (WeightsState.COLD, 4)
     memory.check_invariants()
 
 
@@ -42,7 +42,7 @@ def test_too_few_pages_are_refused_with_numbers_and_change_nothing() -> None:
     with pytest.raises(ActionRefusedError, match=r"n need 2 pages; gpu 1 has 1 of 4 free") as refusal:
         memory.begin_load("n", 2)
     assert refusal.value.status is Status.LOAD_WEIGHTS_INSUFFICIENT_CACHE
-    assert memory.state_of("n") is Residency.COLD
+    assert memory.state_of("n") is WeightsState.COLD
 
 
 def test_the_models_are_told_least_recently_used_first() -> None:
@@ -52,18 +52,18 @@ def test_the_models_are_told_least_recently_used_first() -> None:
         memory.loaded(model, model)
     memory.begin_execute("a")
     memory.executed("a")
-    assert memory.models_in(Residency.WARM) == ("b", "c", "a")
+    assert memory.models_in(WeightsState.WARM) == ("b", "c", "a")
 
 
 @pytest.mark.parametrize(
     ("state", "step", "status"),
     [
-        (Residency.WARM, Step.LOAD, Status.WEIGHTS_ALREADY_LOADED),
-        (Residency.COLD, Step.EXECUTE, Status.WEIGHTS_NOT_PRESENT),
-        (Residency.EVICTING, Step.EXECUTE, Status.WEIGHTS_NOT_PRESENT),
-        (Residency.IN_USE, Step.EVICT, Status.WEIGHTS_IN_USE),
-        (Residency.COLD, Step.EVICT, Status.WEIGHTS_NOT_PRESENT),
+        (WeightsState.WARM, WeightsEvent.LOAD, Status.WEIGHTS_ALREADY_LOADED),
+        (WeightsState.COLD, WeightsEvent.EXECUTE, Status.WEIGHTS_NOT_PRESENT),
+        (WeightsState.EVICTING, WeightsEvent.EXECUTE, Status.WEIGHTS_NOT_PRESENT),
+        (WeightsState.IN_USE, WeightsEvent.EVICT, Status.WEIGHTS_IN_USE),
+        (WeightsState.COLD, WeightsEvent.EVICT, Status.WEIGHTS_NOT_PRESENT),
     ],
 )
-def test_refusals_have_the_original_s_numbers(state: Residency, step: Step, status: Status) -> None:
-    assert REFUSALS[state, step] is status
+def test_refusals_have_the_original_s_numbers(state: WeightsState, step: WeightsEvent, status: Status) -> None:
+    assert REFUSAL_STATUSES[state, step] is status

@@ -51,14 +51,14 @@ def check_model(
     """
     from clockwork.cli.output import show, show_json, table
     from clockwork.clock import MonotonicClock
-    from clockwork.controller.naming import name_of
+    from clockwork.controller.naming import model_name_from_path
     from clockwork.runtimes.batching import batching_options
     from clockwork.units import show_bytes, show_duration
 
     batching = batching_options(no_batching, allow_batching)
     runtime = runtime_for(path, device, threads_per_device, max_batch, allow_compiled, batching)
     start = MonotonicClock.now()
-    model = runtime.load_model(path.absolute(), name_of(str(path.absolute())))
+    model = runtime.load_model(path.absolute(), model_name_from_path(str(path.absolute())))
     reading = MonotonicClock.now() - start
     loading = measure_loads(model)
     times = dict(measure_batches(model, max_batch, free_dim))

@@ -14,7 +14,7 @@ import typer
 from msgspec import Struct
 
 from clockwork.controller.config import ControllerConfig, LoadSpec
-from clockwork.controller.naming import name_of
+from clockwork.controller.naming import model_name_from_path
 from clockwork.messages.actions import model_names
 
 _GIVEN: Final = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]*)=)?(.+?)(?::(\d{1,9}))?")
@@ -43,7 +43,7 @@ def parse_model(text: str, copies: int = 1) -> GivenModel:
             param_hint="MODELS",
         )
     absolute = os.path.abspath(path)  # noqa: PTH100 - as the user sees it: links are kept
-    return GivenModel(Path(absolute), name or name_of(absolute), copies if number is None else int(number))
+    return GivenModel(Path(absolute), name or model_name_from_path(absolute), copies if number is None else int(number))
 
 
 def common_root(models: Sequence[GivenModel]) -> Path:

@@ -15,7 +15,7 @@ from clockwork.errors import (
     ServerError,
     UnknownModelError,
 )
-from clockwork.messages.status import Status, name_of
+from clockwork.messages.status import Status, status_name
 from clockwork.units import Nanos, as_seconds
 
 EXCEPTIONS: Final[Mapping[int, type[ClockworkError]]] = {
@@ -42,7 +42,7 @@ def failure(
 ) -> ClockworkError:
     """The exception for a status other than SUCCESS."""
     error = EXCEPTIONS.get(status, ServerError)(message)
-    error.status, error.status_name = status, name_of(status)
+    error.status, error.status_name = status, status_name(status)
     if isinstance(error, DeadlineError):
         error.predicted = None if predicted is None else as_seconds(predicted)
         error.retry_after = None if retry_after is None else as_seconds(retry_after)

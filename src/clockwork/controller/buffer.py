@@ -7,7 +7,7 @@ from msgspec import Struct
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import ClientRequest, Respond
 from clockwork.controller.quota import Quota, input_bytes
-from clockwork.controller.refusing import refusal
+from clockwork.controller.responses import refusal_response
 from clockwork.messages.requests import InferRequest, ListModelsRequest
 from clockwork.messages.status import Status
 from clockwork.units import Bytes, Nanos, show_duration
@@ -35,7 +35,7 @@ class StartupBuffer:
     def add(self, now: Nanos, event: ClientRequest) -> list[Respond]:
         """Buffer a request, or refuse it if the buffer is full."""
         size = _bytes(event)
-        if full := self._quota.refusal(event.client_id, size, shared=event.shared):
+        if full := self._quota.reason_to_refuse(event.client_id, size, shared=event.shared):
             return [_initializing(event, 0, f"the server is starting up: {full}")]
         self._last_number += 1
         self._waiting[self._last_number] = _Buffered(now, event)
@@ -97,4 +97,4 @@ def _bytes(event: ClientRequest) -> Bytes:
 
 def _initializing(event: ClientRequest, waited: Nanos, text: str) -> Respond:
     assert isinstance(event.request, InferRequest | ListModelsRequest)
-    return refusal(event.client_id, event.request, Status.INITIALIZING, text, waited)
+    return refusal_response(event.client_id, event.request, Status.INITIALIZING, text, waited)

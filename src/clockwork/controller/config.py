@@ -19,7 +19,7 @@ class LoadSpec(Struct, frozen=True):
 class ProfilingConfig(Struct, frozen=True):
     """How much is measured.
 
-    Of each thing, ``samples_min`` to ``samples_max`` samples are kept: as many as fit into ``budget``. Batch sizes are
+    Of each thing, ``min_samples`` to ``max_samples`` samples are kept: as many as fit into ``budget``. Batch sizes are
     the powers of two up to ``max_batch_size``; one that takes longer than ``max_exec`` is left out (the original's
     ``max_exec``), and so are those above it. Free dimensions other than the batch are measured at ``free_dim``.
     """
@@ -27,8 +27,8 @@ class ProfilingConfig(Struct, frozen=True):
     max_batch_size: int = 16
     max_exec: Nanos = 250 * MILLISECOND
     warmups: int = 2
-    samples_min: int = MIN_SAMPLES
-    samples_max: int = 100
+    min_samples: int = MIN_SAMPLES
+    max_samples: int = 100
     budget: Nanos = 1 * SECOND
     free_dim: int = 128
     attempts: int = 3

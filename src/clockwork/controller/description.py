@@ -117,7 +117,7 @@ class Description(Struct, frozen=True):
             dict(self.broken),
             self.serving_ns,
             self.state.predictions().summary(),
-            self.tally.strangers(),
+            self.tally.without_model(),
             self.is_ready(),
         )
 

@@ -9,7 +9,7 @@ limit at the latest: who then still waits is answered SHUTTING_DOWN.
 from typing import Final
 
 from clockwork.controller.events import ControllerCommand, Drained, Report, Respond
-from clockwork.controller.refusing import Refusable, refusal
+from clockwork.controller.responses import Refusable, refusal_response
 from clockwork.controller.serving import Serving
 from clockwork.messages.requests import InferRequest
 from clockwork.messages.status import Status
@@ -41,7 +41,7 @@ class Draining:
         """The answer to whom comes meanwhile, or waits for a start that will not be."""
         if isinstance(request, InferRequest):
             return self._serving.refuse(client_id, request, Status.SHUTTING_DOWN, self.text)
-        return refusal(client_id, request, Status.SHUTTING_DOWN, self.text)
+        return refusal_response(client_id, request, Status.SHUTTING_DOWN, self.text)
 
     def settle(self, now: Nanos) -> list[ControllerCommand]:
         """End the drain if it is time to; called after whatever happens."""

@@ -86,7 +86,7 @@ class Loads:
             InvalidRequestError: too many are, or a name is taken.
         """
         if self.pending >= most:
-            raise InvalidRequestError(f"{self.pending} loads are pending already; ask again later")
+            raise InvalidRequestError(too_many_loads(self.pending))
         names = spec_names(spec)
         being_loaded = self.names() & names
         if being_loaded:
@@ -232,6 +232,11 @@ class Loads:
             return [report]
         client_id, request_id = load.client
         return [report, Respond(client_id, LoadModelResponse(request_id, status, message, names))]
+
+
+def too_many_loads(limit: int) -> str:
+    """Return why a load is refused when as many are pending as may be."""
+    return f"{limit} model loads are pending, which is the limit; retry later"
 
 
 def _worst(load: Load) -> Status:

@@ -137,9 +137,9 @@ def _generated_infer(
 
 
 def _wants_more(samples: list[Nanos], spent: Nanos, config: ProfilingConfig) -> bool:
-    if len(samples) < config.samples_min:
+    if len(samples) < config.min_samples:
         return True
-    return len(samples) < config.samples_max and spent < config.budget
+    return len(samples) < config.max_samples and spent < config.budget
 
 
 def _row_shapes(model: ModelState, free_dim: int) -> tuple[tuple[int, ...], ...]:

@@ -26,7 +26,7 @@ def load_spec(path: str, name: str, no_of_copies: int, max_copies: int) -> LoadS
         )
     if not 1 <= no_of_copies <= max_copies:
         raise InvalidRequestError(f"no_of_copies is {no_of_copies}; it must be 1 to {max_copies}")
-    name = name or name_of(path)
+    name = name or model_name_from_path(path)
     if not _NAME.fullmatch(name):
         raise InvalidRequestError(
             f"{name[:80]!r} cannot be a model's name: up to 200 letters, digits, '.', '_' and '-', "
@@ -35,7 +35,7 @@ def load_spec(path: str, name: str, no_of_copies: int, max_copies: int) -> LoadS
     return LoadSpec(path, name, no_of_copies)
 
 
-def name_of(path: str) -> str:
+def model_name_from_path(path: str) -> str:
     """``resnet50`` for ``resnet50.onnx``, ``zoo/resnet50``, ``resnet50/1`` and ``resnet50/1/model.onnx``."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if len(parts) > 1 and parts[-1].startswith("model."):

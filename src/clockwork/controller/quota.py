@@ -28,7 +28,9 @@ class Quota:
         """Return the number of a client's requests, and their bytes."""
         return self._clients.get(client_id, (0, 0))
 
-    def refusal(self, client_id: int, nbytes: Bytes, *, shared: bool = False, beside: "Quota | None" = None) -> str:
+    def reason_to_refuse(
+        self, client_id: int, nbytes: Bytes, *, shared: bool = False, beside: "Quota | None" = None
+    ) -> str:
         """Return why a request of so many bytes does not fit, or nothing if it does.
 
         ``shared``: the client asks for many connections at a time, so the limits of one client do not apply.

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from clockwork.controller.events import Report
 from clockwork.controller.reporting import worker_report
-from clockwork.controller.stage import Phase, Stage
+from clockwork.controller.stage import Stage, WorkerPhase
 from clockwork.state import ClockworkState, WorkerState
 
 
@@ -20,9 +20,9 @@ def is_ready(stage: Stage, state: ClockworkState, model: str | None = None) -> b
     return state.answers() if model is None else state.can_serve(model)
 
 
-def ready_workers(fleet: Mapping[str, WorkerState], phases: Mapping[str, Phase]) -> frozenset[str]:
+def ready_workers(fleet: Mapping[str, WorkerState], phases: Mapping[str, WorkerPhase]) -> frozenset[str]:
     """The names of the workers that serve and are not silent."""
-    return frozenset(name for name, worker in fleet.items() if phases[name] is Phase.READY and not worker.silent)
+    return frozenset(name for name, worker in fleet.items() if phases[name] is WorkerPhase.READY and not worker.silent)
 
 
 def note_silence(worker: WorkerState | None, silent: bool) -> list[Report]:

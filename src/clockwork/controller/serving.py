@@ -9,6 +9,7 @@ from typing import Concatenate, Final, ParamSpec
 
 from msgspec.structs import replace
 
+from clockwork.controller.action_results import checked_result, count_loss, record_result, request_timing, why_late
 from clockwork.controller.admission import Admission
 from clockwork.controller.checking import check_names
 from clockwork.controller.config import ControllerConfig
@@ -23,11 +24,9 @@ from clockwork.controller.events import (
 )
 from clockwork.controller.guard import ask, expectations, explain, is_sound, next_wakeup, request_ids
 from clockwork.controller.pending import Pending
-from clockwork.controller.plausible import plausible
 from clockwork.controller.promises import FAULTS_OF_CLIENTS, Promise, outcome
 from clockwork.controller.quota import Quota, input_bytes
-from clockwork.controller.refusing import missed, refusal, retry_time
-from clockwork.controller.settling import count_loss, lateness, remember, timing_of, trusted
+from clockwork.controller.responses import refusal_response, retry_time, timeout_response
 from clockwork.controller.tally import Tally
 from clockwork.controller.throttling import Throttle
 from clockwork.controller.verifying import BatchChecks
@@ -116,7 +115,7 @@ class Serving:
         slo = self._admission.slo(model, message)
         if message.id in self._pending.of_client(client_id):
             raise InvalidRequestError(f"request id {message.id} is in use by another request of this client")
-        if full := self._pending.quota.refusal(client_id, input_bytes(message), shared=shared):
+        if full := self._pending.quota.reason_to_refuse(client_id, input_bytes(message), shared=shared):
             return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, full)
         deadline = arrival + slo
         if deadline < now:
@@ -143,7 +142,7 @@ class Serving:
 
     def refuse_full(self, client_id: int, message: InferRequest, nbytes: Bytes, waiting: Quota) -> Respond | None:
         """Return the refusal of a request that has no room beside those pending and those ``waiting``, or None."""
-        full = self._pending.quota.refusal(client_id, nbytes, beside=waiting)
+        full = self._pending.quota.reason_to_refuse(client_id, nbytes, beside=waiting)
         return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, full) if full else None
 
     def refuse(self, client_id: int, message: InferRequest, status: Status, text: str) -> Respond:
@@ -151,8 +150,8 @@ class Serving:
         if message.model in self._state.models:
             self.tally.of(message.model).answered(status, 0)
         else:
-            self.tally.stranger(status)
-        return refusal(client_id, message, status, text)
+            self.tally.count_without_model(status)
+        return refusal_response(client_id, message, status, text)
 
     def note(self, now: Nanos, event: RequestsShed | ServerLoad) -> list[ControllerCommand]:
         """Keep what the host has measured, and count what it has refused."""
@@ -164,7 +163,7 @@ class Serving:
             if model in self._state.models:
                 self.tally.of(model).answered(status, 0, count)
             else:
-                self.tally.stranger(status, count)
+                self.tally.count_without_model(status, count)
         return []
 
     def _missed(self, now: Nanos, client_id: int, message: InferRequest, arrival: Nanos, deadline: Nanos) -> Respond:
@@ -172,7 +171,7 @@ class Serving:
         counts = self.tally.of(message.model)
         counts.answered(Status.TIMEOUT, now - arrival)
         counts.late_ns += now - deadline
-        return missed(client_id, message.id, now - arrival)
+        return timeout_response(client_id, message.id, now - arrival)
 
     def _why_unknown(self, name: str) -> tuple[Status, str]:
         if name in self.broken:
@@ -187,13 +186,13 @@ class Serving:
         """A worker has answered one of the scheduler's actions."""
         gpu = worker.routes[result.id]
         action = gpu.outstanding[result.id]
-        result = trusted(self._state, action, plausible(action, result))
+        result = checked_result(self._state, action, result)
         commands: list[ControllerCommand] = []
         about: list[PendingRequest] = []
         if not gpu.settle(action, result):
             text = f"it disagrees about the weights on {gpu}: {result}"
             commands.append(DropWorker(worker.id, text))
-        remember(self._state, gpu, action, result)
+        record_result(self._state, gpu, action, result)
         if action.model in self._state.models and not self.checks.is_alone(action):
             self.tally.of(action.model).acted(action, result)
         if isinstance(action, Infer):
@@ -217,12 +216,12 @@ class Serving:
                 self._forget(request)
                 commands += self.checks.executed(action, output, payload)
                 continue
-            timing = timing_of(now, gpu, request, action, result)
+            timing = request_timing(now, gpu, request, action, result)
             if output.refusal or output.failed:
                 status = Status.ERROR if output.failed else Status.INVALID_REQUEST
                 commands += self._respond(request, status, output.refusal, (), timing)
             elif now > request.deadline:
-                request.excuse = request.excuse or lateness(now, action, result)
+                request.excuse = request.excuse or why_late(now, action, result)
                 commands += self._expire(now, request, timing)
             else:
                 self.tally.of(request.model.name).delivered(now, timing, result)

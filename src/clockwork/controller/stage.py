@@ -13,7 +13,7 @@ class Stage(Enum):
     DRAINING = "draining"
 
 
-class Phase(Enum):
+class WorkerPhase(Enum):
     """Where a worker is; in stages before SERVING a worker stays KNOWN."""
 
     ASKED = "asked"  #: connected, has not told its state

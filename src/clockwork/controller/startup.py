@@ -13,7 +13,7 @@ Theory of operation. Four stages, each entered once::
     DRAINING   the operator has asked for the end, in whatever stage: see `clockwork.controller.draining`
 
 A worker that connects later goes through the same by itself: it is asked, given the models that it lacks, measured if
-it is of a new kind, and only then does the scheduler see it. `Phase` says where each worker is.
+it is of a new kind, and only then does the scheduler see it. `WorkerPhase` says where each worker is.
 
 Requests that come before SERVING wait in a `StartupBuffer`. Their SLO counts from the hand-over, for nothing could be
 done for them before it; a load that comes in QUERYING waits for LOADING.
@@ -22,6 +22,7 @@ done for them before it; a load that comes in QUERYING waits for LOADING.
 from msgspec.structs import replace
 
 from clockwork import __version__
+from clockwork.controller.action_results import checked_result
 from clockwork.controller.buffer import StartupBuffer
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.description import Description, Summaries
@@ -45,16 +46,15 @@ from clockwork.controller.events import (
     WorkerResult,
     WorkerSilent,
 )
-from clockwork.controller.loading import Load, Loads
+from clockwork.controller.loading import Load, Loads, too_many_loads
 from clockwork.controller.naming import load_spec, spec_names
-from clockwork.controller.plausible import plausible
 from clockwork.controller.profiling import Profiler
 from clockwork.controller.querying import Queries
 from clockwork.controller.readiness import is_ready, note_silence, ready_workers
-from clockwork.controller.refusing import Refusable, counted, refusal
 from clockwork.controller.reporting import worker_report
+from clockwork.controller.responses import Refusable, count_refusals, refusal_response
 from clockwork.controller.serving import Serving
-from clockwork.controller.stage import Phase, Stage
+from clockwork.controller.stage import Stage, WorkerPhase
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import UnloadModel
 from clockwork.messages.commands import SendAction
@@ -97,7 +97,7 @@ class ControllerWithStartupPhase:
         self._scheduler = scheduler
         self._state = ClockworkState()
         self._stage = Stage.QUERYING
-        self._phases: dict[str, Phase] = {}
+        self._phases: dict[str, WorkerPhase] = {}
         self._queries = Queries(self._state.action_ids, self._config.query_timeout)
         self._fleet: dict[str, WorkerState] = {}  #: workers that have told their state
         self._undone: set[int] = set()  #: UnloadModel outstanding of models that contradict the fleet's
@@ -176,7 +176,7 @@ class ControllerWithStartupPhase:
             if self._draining.begun:
                 return commands + self._draining.settle(now)
             return commands + self._serving.check_if_idle(now) if self._serving.checks.due else commands
-        return [*commands, *counted(self._serving.tally, self._buffer.expire(now)), *self._advance(now)]
+        return [*commands, *count_refusals(self._serving.tally, self._buffer.expire(now)), *self._advance(now)]
 
     def next_wakeup(self) -> Nanos | None:
         """When time alone will change something."""
@@ -218,7 +218,7 @@ class ControllerWithStartupPhase:
         commands: Commands = []
         if worker_id in self._phases:
             commands += self._lost(now, worker_id, "it connected anew")
-        self._phases[worker_id] = Phase.ASKED
+        self._phases[worker_id] = WorkerPhase.ASKED
         return [*commands, worker_report("INFO", worker_id, "connected"), self._queries.ask(now, worker_id)]
 
     def _lost(self, now: Nanos, worker_id: str, reason: str) -> Commands:
@@ -232,7 +232,7 @@ class ControllerWithStartupPhase:
             worker.leave()
             commands += self._loads.worker_lost(worker_id)
             commands += self._profiler.worker_lost(now, worker)
-        if worker is not None and phase is Phase.READY:
+        if worker is not None and phase is WorkerPhase.READY:
             commands += self._serving.worker_lost(now, worker)
         return commands + self._advance(now)
 
@@ -240,11 +240,11 @@ class ControllerWithStartupPhase:
         result, worker_id = event.result, event.worker_id
         worker = self._fleet.get(worker_id)
         if worker is not None and result.id in worker.routes:
-            if self._phases[worker_id] is Phase.READY:
+            if self._phases[worker_id] is WorkerPhase.READY:
                 return self._serving.result(now, worker, result, event.payloads)
             gpu = worker.routes[result.id]
             action = gpu.outstanding[result.id]
-            result = plausible(action, result)
+            result = checked_result(self._state, action, result)
             if not gpu.settle(action, result):
                 return [DropWorker(worker_id, f"it disagrees about the weights on {gpu}: {result}")]
             return [*self._profiler.result(now, gpu, action, result), *self._advance(now)]
@@ -271,7 +271,7 @@ class ControllerWithStartupPhase:
             return [DropWorker(worker_id, str(error))]
         worker.round_trip = round_trip
         self._fleet[worker_id] = worker
-        self._phases[worker_id] = Phase.KNOWN
+        self._phases[worker_id] = WorkerPhase.KNOWN
         commands = self._adopt(worker)
         if self._stage is Stage.LOADING:  # the others may lack what it brings
             for known in self._fleet.values():
@@ -399,7 +399,7 @@ class ControllerWithStartupPhase:
         for worker_id, worker in self._fleet.items():
             self._profiler.release(worker)
             self._state.workers[worker_id] = worker
-            self._phases[worker_id] = Phase.READY
+            self._phases[worker_id] = WorkerPhase.READY
         commands += self._serving.start(now)
         commands.append(StageEntered(Stage.SERVING.value))
         for event in self._buffer.take_all():
@@ -410,7 +410,7 @@ class ControllerWithStartupPhase:
         """Give the scheduler the workers that are ready for it."""
         commands: Commands = []
         for worker_id, worker in list(self._fleet.items()):
-            if self._phases[worker_id] is not Phase.KNOWN or self._loads.pending_for(worker_id):
+            if self._phases[worker_id] is not WorkerPhase.KNOWN or self._loads.pending_for(worker_id):
                 continue
             commands += self._profiler.add(now, worker)
             if not self._profiler.covers(worker):
@@ -418,7 +418,7 @@ class ControllerWithStartupPhase:
             self._profiler.release(worker)
             unmeasured = [name for name, model in self._state.models.items() if not worker.measured(model)]
             commands += self._unload(worker, [name for name in unmeasured if name in worker.models])
-            self._phases[worker_id] = Phase.READY
+            self._phases[worker_id] = WorkerPhase.READY
             commands.append(worker_report("INFO", worker_id, "ready"))
             commands += self._serving.worker_joined(now, worker)
         return commands
@@ -450,13 +450,14 @@ class ControllerWithStartupPhase:
                 models = self._summaries.after(self._profiler.assigned)
                 return [Respond(client_id, ListModelsResponse(request.id, Status.SUCCESS, "", models))]
             case InferRequest() | ListModelsRequest():
-                return [*counted(self._serving.tally, self._buffer.add(now, event))]
+                return [*count_refusals(self._serving.tally, self._buffer.add(now, event))]
             case CancelRequest():
                 self._buffer.cancel(client_id, request.id)
                 return self._serving.cancel(now, client_id, request.id)
             case LoadModelRequest() if self._stage is Stage.QUERYING:
                 if len(self._early_loads) >= self._config.max_loads:
-                    return [refusal(client_id, request, Status.INITIALIZING, "too many loads wait for workers")]
+                    text = too_many_loads(len(self._early_loads))
+                    return [refusal_response(client_id, request, Status.INITIALIZING, text)]
                 self._early_loads.append(event)
                 return []
             case LoadModelRequest():
@@ -465,20 +466,20 @@ class ControllerWithStartupPhase:
                 return self._serving.evict(now, client_id, request)
             case EvictRequest():
                 text = f"the server is starting up ({self._stage.value})"
-                return [refusal(client_id, request, Status.INITIALIZING, text)]
+                return [refusal_response(client_id, request, Status.INITIALIZING, text)]
             case StatusRequest():
                 return [Respond(client_id, StatusResponse(request.id, self.description(now).server()))]
 
     def _load(self, now: Nanos, client_id: int, request: LoadModelRequest) -> Commands:
         if self._stage is not Stage.LOADING:
             text = f"models are loaded at start-up only, and that is over ({self._stage.value}): restart to load more"
-            return [refusal(client_id, request, Status.INVALID_REQUEST, text)]
+            return [refusal_response(client_id, request, Status.INVALID_REQUEST, text)]
         self._idle_since = now
         try:
             spec = load_spec(request.path, request.name, request.no_of_copies, self._config.max_copies)
             self._loads.check(spec, self._config.max_loads)
         except InvalidRequestError as error:
-            return [refusal(client_id, request, Status.INVALID_REQUEST, str(error))]
+            return [refusal_response(client_id, request, Status.INVALID_REQUEST, str(error))]
         commands: Commands = [*self._loads.start(Load(spec, (client_id, request.id)), sorted(self._fleet))]
         return commands + self._advance(now)
 

@@ -133,19 +133,19 @@ class Tally:
     def __init__(self) -> None:
         """Nothing counted."""
         self._counts: defaultdict[str, Counts] = defaultdict(Counts)
-        self._strangers: dict[int, int] = {}
+        self._without_model: dict[int, int] = {}
 
     def of(self, model: str) -> Counts:
         """The counters of a model that is served; to be read, or to be raised."""
         return self._counts[model]
 
-    def stranger(self, status: int, count: int = 1) -> None:
+    def count_without_model(self, status: int, count: int = 1) -> None:
         """Count requests that were answered before it was known whether there is such a model."""
-        self._strangers[status] = self._strangers.get(status, 0) + count
+        self._without_model[status] = self._without_model.get(status, 0) + count
 
-    def strangers(self) -> dict[str, int]:
+    def without_model(self) -> dict[str, int]:
         """How many, by the name of the status."""
-        return by_name(self._strangers)
+        return by_name(self._without_model)
 
 
 def by_name(answers: dict[int, int]) -> dict[str, int]:

@@ -47,7 +47,7 @@ from clockwork.oip.metadata import (
     server_metadata,
     unknown_version,
 )
-from clockwork.stepping import BACKGROUND_REST, Shared
+from clockwork.stepping import BACKGROUND_REST, SharedResult
 from clockwork.units import Nanos, seconds
 
 log = logging.getLogger("clockwork.grpc")
@@ -112,7 +112,7 @@ class Service:
         self._clock = clock or MonotonicClock()
         self._describe = host.description
         self._stepper = host.stepper
-        self._all_statistics: Shared[bytes] = Shared(self._made_statistics)
+        self._all_statistics: SharedResult[bytes] = SharedResult(self._made_statistics)
 
     # --- the server --------------------------------------------------------------------------------------------------
 

@@ -1,13 +1,13 @@
 """The trailing metadata of calls that are no success."""
 
-from clockwork.messages.status import name_of
+from clockwork.messages.status import status_name
 from clockwork.oip.contract import Failure
 from clockwork.units import MILLISECOND
 
 
 def trailing(failed: Failure) -> tuple[tuple[str, str], ...]:
     """Return what a client is told beside code and message: status, predicted time and retry time."""
-    made = [("clockwork-status", str(failed.status)), ("clockwork-status-name", name_of(failed.status))]
+    made = [("clockwork-status", str(failed.status)), ("clockwork-status-name", status_name(failed.status))]
     if failed.predicted is not None:
         made.append(("clockwork-predicted-ms", f"{failed.predicted / MILLISECOND:.3f}"))
     if failed.retry_after is not None:

@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from clockwork.arrays import Array
-from clockwork.blocks import Blocks
+from clockwork.blocks import BlockAllocator
 from clockwork.errors import ProtocolError
 from clockwork.units import KIB, Bytes, show_bytes
 from clockwork.wire.frame import uninitialised
@@ -57,19 +57,19 @@ class Arena:
         self._map = mmap.mmap(self._descriptor, count * BLOCK)
         self._nbytes = count * BLOCK
         self._address: int = np.frombuffer(self._map, np.uint8).ctypes.data
-        self._blocks = Blocks(count)
+        self._blocks = BlockAllocator(count)
         self._returned: deque[int] = deque()
 
     @property
     def taken(self) -> Bytes:
         """What regions have that somebody refers to."""
         self._take_back()
-        return self._blocks.taken * BLOCK
+        return self._blocks.allocated * BLOCK
 
     def allocate(self, nbytes: Bytes) -> Array:
         """``nbytes`` bytes with anything in them: a region, or ordinary memory if that is large or there is no room."""
         self._take_back()
-        begin = self._blocks.take(-(-nbytes // BLOCK)) if 0 < nbytes <= self._nbytes * REGION_MOST else None
+        begin = self._blocks.allocate(-(-nbytes // BLOCK)) if 0 < nbytes <= self._nbytes * REGION_MOST else None
         if begin is None:
             return uninitialised(nbytes)
         region = np.frombuffer(self._map, np.uint8, nbytes, begin * BLOCK)
@@ -90,7 +90,7 @@ class Arena:
 
     def _take_back(self) -> None:
         while self._returned:
-            self._blocks.give(self._returned.popleft())
+            self._blocks.free(self._returned.popleft())
 
 
 class Window:

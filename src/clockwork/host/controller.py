@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from clockwork.access import Access, Right, Tokens, needed_for, refusal
+from clockwork.access import Access, Right, Tokens, needed_for, permission_error
 from clockwork.clock import Clock, MonotonicClock
 from clockwork.controller.checking import check_infer
 from clockwork.controller.config import ControllerConfig
@@ -341,7 +341,7 @@ class ControllerHost:
             return
         right = self._rights[connection]
         if right is not Right.ADMIN and right < (needed := needed_for(message)):
-            denied = refusal(right, needed)
+            denied = permission_error(right, needed)
             connection.send(ErrorResponse(message.id, denied.status or Status.NOT_PERMITTED, str(denied)))
             return
         if isinstance(message, InferRequest):

@@ -15,7 +15,7 @@ from clockwork.errors import InvalidRequestError
 from clockwork.messages.requests import ErrorResponse, ListModelsResponse, ModelSummary, StatusResponse
 from clockwork.messages.status import Status
 from clockwork.net.connection import Connection
-from clockwork.stepping import BACKGROUND_REST, Shared, Stepper
+from clockwork.stepping import BACKGROUND_REST, SharedResult, Stepper
 from clockwork.steps import Steps
 from clockwork.wire.codec import encode
 
@@ -36,7 +36,7 @@ class Describing:
         """``describe`` gives what there is to say, at the moment of the call."""
         self._describe = describe
         self._stepper = stepper
-        self._server: Shared[msgspec.Raw] = Shared(self._made_server)
+        self._server: SharedResult[msgspec.Raw] = SharedResult(self._made_server)
         self._listed: tuple[tuple[ModelSummary, ...], msgspec.Raw] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 

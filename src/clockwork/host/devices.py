@@ -38,7 +38,7 @@ class Devices(Protocol):
         """Begin nothing more; what waits and what comes is refused, what runs goes on."""
         ...
 
-    def owing(self) -> bool:
+    def owes_results(self) -> bool:
         """Whether something runs whose result the controller waits for."""
         ...
 

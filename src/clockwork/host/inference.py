@@ -24,11 +24,11 @@ from clockwork.messages.tensors import TensorSpec
 from clockwork.runtimes.base import Batch, HostModel, LoadedModel, Payload, Runtime
 from clockwork.units import Nanos
 from clockwork.worker.events import (
-    Answer,
     Executed,
     ModelRead,
     Outcome,
     Released,
+    ResultCommand,
     SendResult,
     StartTask,
     TaskFailed,
@@ -214,7 +214,7 @@ class TaskRunner:
             return failures[0]
         return Executed(_Outputs(model, None, made), Timing(begin, begin, 0), self._timing(begin))
 
-    def finish(self, answer: Answer) -> Finished:
+    def finish(self, answer: ResultCommand) -> Finished:
         """The result to send, and the buffers that go with it."""
         if isinstance(answer, SendResult):
             return Finished(answer.result)

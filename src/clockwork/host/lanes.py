@@ -32,11 +32,11 @@ from clockwork.units import MICROSECOND, SECOND, Nanos
 from clockwork.worker.core import WorkerCore
 from clockwork.worker.events import (
     ActionReceived,
-    Answer,
     ControllerLost,
     Event,
     LaneKind,
     Leave,
+    ResultCommand,
     StartTask,
     TaskFinished,
 )
@@ -64,7 +64,7 @@ class _Shared:
         self.clock = clock
         self.lock = Lock()
         self.stopping = False
-        self.answers: list[Answer] = []
+        self.answers: list[ResultCommand] = []
         self.threads: list[_LaneThread] = []
         self.inputs: list[_InputThread] = []  #: by device
         self.on_crash = on_crash
@@ -75,13 +75,13 @@ class _Shared:
         self.keep(self.core.apply(event))
         self._wake_moved()
 
-    def decided(self, answers: Sequence[Answer]) -> None:
+    def decided(self, answers: Sequence[ResultCommand]) -> None:
         """The core has answered actions by itself: others may have waited for them."""
         if answers:
             self.keep(answers)
             self._wake_moved()
 
-    def keep(self, answers: Sequence[Answer]) -> None:
+    def keep(self, answers: Sequence[ResultCommand]) -> None:
         """Keep answers for whoever takes them, who is told of the first."""
         if answers:
             if not self.answers:
@@ -167,10 +167,10 @@ class Lanes:
         with self._shared.lock:
             self._shared.tell(Leave())
 
-    def owing(self) -> bool:
+    def owes_results(self) -> bool:
         """Whether something runs whose result the controller waits for."""
         with self._shared.lock:
-            return self._shared.core.owing
+            return self._shared.core.owes_results
 
     def take_results(self) -> list[Finished]:
         """What the actions have come to since this was last called, in order."""

@@ -18,7 +18,7 @@ from clockwork.paced.models import PacedModel
 from clockwork.paced.worker import PacedWorker
 from clockwork.units import Bytes, Nanos
 from clockwork.worker.core import WorkerCore
-from clockwork.worker.events import ActionReceived, Answer, ControllerLost, Event, Leave, SendOutputs
+from clockwork.worker.events import ActionReceived, ControllerLost, Event, Leave, ResultCommand, SendOutputs
 
 FREE_DIM: Final = 1
 """What an output's free dimensions are set to, but the batch's."""
@@ -38,8 +38,8 @@ class PacedDevices:
         """``models`` by path, ``durations`` by device; ``on_answers``: there is something for `take_results`."""
         self.core = core
         self._clock = clock
-        self._driver: Driver[Event, Answer] = Driver(PacedWorker(core, models, durations), clock, self._answered)
-        self._answers: list[Answer] = []
+        self._driver: Driver[Event, ResultCommand] = Driver(PacedWorker(core, models, durations), clock, self._answered)
+        self._answers: list[ResultCommand] = []
         self._on_answers = on_answers
         self._outputs: dict[tuple[TensorInfo, ...], dict[int, tuple[tuple[TensorSpec, ...], Bytes]]] = {}
         self._zeros = memoryview(b"")
@@ -69,16 +69,16 @@ class PacedDevices:
         """Begin nothing more; what waits and what comes is refused, what runs goes on."""
         self._driver.feed(Leave())
 
-    def owing(self) -> bool:
+    def owes_results(self) -> bool:
         """Whether something runs whose result the controller waits for."""
-        return self.core.owing
+        return self.core.owes_results
 
     def take_results(self) -> list[Finished]:
         """What the actions have come to since this was last called, in order."""
         answers, self._answers = self._answers, []
         return [self._finish(it) if isinstance(it, SendOutputs) else Finished(it.result) for it in answers]
 
-    def _answered(self, answer: Answer) -> None:
+    def _answered(self, answer: ResultCommand) -> None:
         if not self._answers:
             self._on_answers()
         self._answers.append(answer)

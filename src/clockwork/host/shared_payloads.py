@@ -30,7 +30,7 @@ class SharedPayloads:
         for it, payload in zip(action.inputs, payloads, strict=True):
             at = self._arena.where(payload)
             (sent if at is None else shared).append(payload)
-            inputs.append(it if at is None else replace(it, lies_at=at))
+            inputs.append(it if at is None else replace(it, arena_offset=at))
         if shared:
             self._in_use.setdefault(worker_id, {})[action.id] = shared
             action = replace(action, inputs=tuple(inputs))

@@ -187,7 +187,7 @@ class WorkerHost:
         Returns at once if there is no controller to send them to.
         """
         self._devices.leave()
-        while self._connection is not None and self._devices.owing():  # noqa: ASYNC110 - not every end tells
+        while self._connection is not None and self._devices.owes_results():  # noqa: ASYNC110 - not every end tells
             await asyncio.sleep(LEAVE_POLL)
         self._send_results()
 
@@ -247,11 +247,11 @@ class WorkerHost:
         """What ``sent`` came with the action, or what lies in shared memory; raises ProtocolError as `Window`."""
         if it.generated:
             return None
-        if it.lies_at < 0:
+        if it.arena_offset < 0:
             return sent
         if self._window is None:
             raise ProtocolError("a payload is said to lie in shared memory, and this worker shares none")
-        return self._window.view(it.lies_at, it.payload_bytes)
+        return self._window.view(it.arena_offset, it.payload_bytes)
 
     # --- results -----------------------------------------------------------------------------------------------------
 

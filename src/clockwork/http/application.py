@@ -63,7 +63,7 @@ from clockwork.oip.metadata import (
 from clockwork.oip.openapi import document
 from clockwork.oip.response import response_body
 from clockwork.oip.rest import RestError, Route, nothing_at, repository_head, route, unknown, wrong
-from clockwork.stepping import BACKGROUND_REST, Shared
+from clockwork.stepping import BACKGROUND_REST, SharedResult
 from clockwork.units import Nanos
 
 log = logging.getLogger("clockwork.http")
@@ -89,7 +89,7 @@ class Application:
         self._bodies = Bodies(config, held)
         self._max_json = config.max_json
         self._metrics = Metrics(host.description, host.stepper, config.model_histograms) if config.metrics else None
-        self._all_statistics: Shared[Sequence[bytes]] = Shared(self._made_statistics)
+        self._all_statistics: SharedResult[Sequence[bytes]] = SharedResult(self._made_statistics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification; what `LimitedProtocol` puts into the scope is needed as well."""

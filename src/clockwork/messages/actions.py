@@ -61,7 +61,7 @@ class InferInput(Struct, frozen=True, array_like=True):
 
     ``batch_size`` counts its rows in the batch. ``outputs`` names the outputs wanted, all if empty. With ``generated``
     there is no payload: the worker makes zeros of these shapes (profiling, and load tests without a network).
-    ``lies_at``: where the payload lies in memory shared with the controller; -1: it comes with the action.
+    ``arena_offset``: where the payload lies in memory shared with the controller; -1: it comes with the action.
     """
 
     request_id: int
@@ -69,7 +69,7 @@ class InferInput(Struct, frozen=True, array_like=True):
     tensors: tuple[TensorSpec, ...]
     outputs: tuple[str, ...] = ()
     generated: bool = False
-    lies_at: Bytes = -1
+    arena_offset: Bytes = -1
 
     @property
     def payload_bytes(self) -> Bytes:
@@ -111,6 +111,8 @@ class GetWorkerState(Struct, frozen=True, array_like=True, tag=7):
 
 
 Action: TypeAlias = LoadModelFromDisk | UnloadModel | LoadWeights | EvictWeights | Infer | ClearCache | GetWorkerState
+DeviceAction: TypeAlias = LoadWeights | EvictWeights | Infer
+"""Actions that `GPUState` makes and that one device executes."""
 
 
 def model_names(name: str, no_of_copies: int) -> tuple[str, ...]:

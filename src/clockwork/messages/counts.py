@@ -12,7 +12,7 @@ from msgspec import Struct
 from clockwork.messages.status import Status
 from clockwork.units import MILLISECOND, SECOND, Nanos
 
-REFUSALS: Final = (Status.SKIPPED_BY_CONTROLLER, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
+REFUSAL_STATUSES: Final = (Status.SKIPPED_BY_CONTROLLER, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
 """What a request is told that is refused before its deadline, because it would not be met or the server is full."""
 
 LATENCY_BOUNDS: Final[tuple[Nanos, ...]] = (
@@ -104,7 +104,7 @@ def late(answers: Mapping[str, int]) -> int:
 
 def refused(answers: Mapping[str, int]) -> int:
     """Those that were told before their deadline that it would not be met."""
-    return sum(answers.get(status.name, 0) for status in REFUSALS)
+    return sum(answers.get(status.name, 0) for status in REFUSAL_STATUSES)
 
 
 def cancelled(answers: Mapping[str, int]) -> int:

@@ -10,7 +10,7 @@ from clockwork.units import Nanos
 MIN_SAMPLES: Final = 10
 """The original's window: the p99 of 10 measurements is their maximum (OSDI'20 artifact, estimate window 10)."""
 
-WORTH_SPARING: Final = 0.03
+MAX_SLOWDOWN_PER_ROW: Final = 0.03
 """A batch may take so much longer per row than a smaller one: fewer, larger actions spare the rest of the way."""
 
 
@@ -69,7 +69,7 @@ class ModelProfile(Struct, frozen=True, array_like=True):
 
     @property
     def worthwhile_batch_size(self) -> int:
-        """The largest batch size that no smaller one beats in time per row, but for `WORTH_SPARING`.
+        """The largest batch size that no smaller one beats in time per row, but for `MAX_SLOWDOWN_PER_ROW`.
 
         On a GPU that is the largest of all, as a rule; on a CPU core batches gain nothing, and caches overflow:
         squeezenet took 2.91, 2.92, 2.95, 3.15 and 3.34 ms per row at 1 to 16 rows.
@@ -77,7 +77,7 @@ class ModelProfile(Struct, frozen=True, array_like=True):
         best, least = 1, float("inf")
         for size in self.batch_sizes:
             per_row = self.infer[size].median / size
-            if per_row <= least * (1 + WORTH_SPARING):
+            if per_row <= least * (1 + MAX_SLOWDOWN_PER_ROW):
                 best = size
             least = min(least, per_row)
         return best

@@ -212,9 +212,9 @@ class ModelStatus(Struct, frozen=True, array_like=True):
 class ServerStatus(Struct, frozen=True, array_like=True):
     """The whole server. ``broken`` names models that could not be profiled, and why.
 
-    ``serving_ns``: how long it has been serving. ``predictions``: of ``load`` and ``infer`` actions on all devices,
-    those that are gone included. ``strangers``: requests that were answered before it was known whether there is such a
-    model, by the name of their status. ``ready``: it serves, and a worker is there that is not silent.
+    ``serving_ns`` is the time since serving began. ``predictions`` covers the ``load`` and ``infer`` actions of all
+    devices, including devices that have left. ``without_model`` counts requests that were answered before their model
+    was looked up, by the name of their status. ``ready``: the server is serving, and at least one worker is not silent.
     """
 
     version: str
@@ -227,7 +227,7 @@ class ServerStatus(Struct, frozen=True, array_like=True):
     broken: dict[str, str] = {}
     serving_ns: Nanos = 0
     predictions: dict[str, PredictionSummary] = {}
-    strangers: dict[str, int] = {}
+    without_model: dict[str, int] = {}
     ready: bool = False
 
 

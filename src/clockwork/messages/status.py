@@ -88,7 +88,7 @@ class Status(IntEnum):
     COPY_OUTPUT_HOST_ALLOC = 92
 
 
-def name_of(status: int) -> str:
+def status_name(status: int) -> str:
     """``TIMEOUT``; the number, if it has no name."""
     try:
         return Status(status).name

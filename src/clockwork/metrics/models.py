@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from clockwork.controller.tally import Counts
 from clockwork.messages import counts
-from clockwork.messages.counts import CHECK_OUTCOMES, LATENCY_BOUNDS, REFUSALS, ModelCounts
+from clockwork.messages.counts import CHECK_OUTCOMES, LATENCY_BOUNDS, REFUSAL_STATUSES, ModelCounts
 from clockwork.messages.status import Status
 from clockwork.metrics.family import Distribution, Family, Kind, Values, rendered, rendered_histogram
 from clockwork.oip.metadata import VERSION
@@ -26,7 +26,7 @@ _MISTAKES: Final = frozenset(
     it.name for it in (Status.INVALID_REQUEST, Status.INVALID_INPUT, Status.INVALID_BATCH_SIZE, Status.UNKNOWN_MODEL)
 )
 _STARTING: Final = frozenset(it.name for it in (Status.INITIALIZING, Status.SHUTTING_DOWN))
-_ALWAYS: Final[Mapping[str, int]] = {it.name: 0 for it in (Status.SUCCESS, Status.TIMEOUT, *REFUSALS)}
+_ALWAYS: Final[Mapping[str, int]] = {it.name: 0 for it in (Status.SUCCESS, Status.TIMEOUT, *REFUSAL_STATUSES)}
 """Outcomes that are told before there are any: a rate needs to see the first."""
 
 LATENCY: Final = Family(
@@ -61,7 +61,7 @@ def reason_of(status: str) -> str:
     return "OTHER" if status in _MISTAKES or status in _STARTING else "BACKEND"
 
 
-_REFUSED: Final = frozenset(it.name for it in REFUSALS)
+_REFUSED: Final = frozenset(it.name for it in REFUSAL_STATUSES)
 
 
 def outcome_of(status: str) -> str:

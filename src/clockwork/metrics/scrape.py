@@ -11,7 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from clockwork.controller.description import Description
 from clockwork.metrics import models, server
-from clockwork.stepping import BACKGROUND_REST, Shared, Stepper
+from clockwork.stepping import BACKGROUND_REST, SharedResult, Stepper
 from clockwork.steps import Steps
 from clockwork.units import KIB, Bytes
 
@@ -30,7 +30,7 @@ class Metrics:
         self._describe = describe
         self._histograms = histograms
         self._stepper = stepper
-        self._shared: Shared[Sequence[bytes]] = Shared(self._made)
+        self._shared: SharedResult[Sequence[bytes]] = SharedResult(self._made)
 
     async def text(self) -> Sequence[bytes]:
         """The text, in parts; of a moment after this was called."""

@@ -79,7 +79,7 @@ def _of_server(said: Description) -> Iterator[bytes]:
         Kind.COUNTER,
         ("reason",),
     )
-    yield from rendered(strangers, [[((name,), count) for name, count in said.tally.strangers().items()]])
+    yield from rendered(strangers, [[((name,), count) for name, count in said.tally.without_model().items()]])
 
 
 def _of_devices(devices: list[tuple[WorkerState, GPUState]]) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from clockwork.errors import NotPermittedError
 from clockwork.messages.requests import DEFAULT_RETRY, InferResponse
-from clockwork.messages.status import Status, name_of
+from clockwork.messages.status import Status, status_name
 from clockwork.units import MILLISECOND, SECOND, Nanos
 
 
@@ -29,7 +29,7 @@ class Failure(Struct, frozen=True):
 
     def body(self) -> dict[str, Any]:
         """As JSON: the protocol's ``error``, and what Clockwork knows; times in milliseconds."""
-        made: dict[str, Any] = {"error": self.message, "status": self.status, "status_name": name_of(self.status)}
+        made: dict[str, Any] = {"error": self.message, "status": self.status, "status_name": status_name(self.status)}
         if self.predicted is not None:
             made["predicted_ms"] = self.predicted / MILLISECOND
         if self.retry_after is not None:
@@ -72,7 +72,7 @@ def failure_of(response: InferResponse) -> Failure:
 def failure(status: int, message: str, predicted: Nanos | None = None, retry_after: Nanos | None = None) -> Failure:
     """What a client is told of a status."""
     http, grpc = _CODES.get(status, (500, "INTERNAL"))
-    return Failure(http, grpc, message or name_of(status), status, predicted, retry_after)
+    return Failure(http, grpc, message or status_name(status), status, predicted, retry_after)
 
 
 def no_device(model: str) -> Failure:

@@ -18,13 +18,13 @@ from clockwork.units import Nanos
 from clockwork.worker.core import WorkerCore
 from clockwork.worker.events import (
     ActionReceived,
-    Answer,
     Event,
     Executed,
     LaneKind,
     ModelRead,
     Outcome,
     Released,
+    ResultCommand,
     StartTask,
     TaskFailed,
     TaskFinished,
@@ -63,16 +63,16 @@ class PacedWorker:
         self._armed: dict[_Key, Nanos] = {}  #: when the lane is to be polled; other moments of it are void
         self._pushed = 0
 
-    def handle(self, now: Nanos, event: Event) -> list[Answer]:
+    def handle(self, now: Nanos, event: Event) -> list[ResultCommand]:
         """Something happened; see `clockwork.machine.Machine`."""
         answers = self.wake(now)
         answers += self.core.apply(event)
         self._poll_concerned(now, _gpu_of(event), answers)
         return answers
 
-    def wake(self, now: Nanos) -> list[Answer]:
+    def wake(self, now: Nanos) -> list[ResultCommand]:
         """Do what has become due, in order."""
-        answers: list[Answer] = []
+        answers: list[ResultCommand] = []
         moments = self._moments
         while moments and moments[0][0] <= now:
             moment, _, key, finished = heappop(moments)
@@ -93,7 +93,7 @@ class PacedWorker:
             heappop(moments)
         return moments[0][0] if moments else None
 
-    def _poll_concerned(self, now: Nanos, gpu: int | None, answers: list[Answer]) -> None:
+    def _poll_concerned(self, now: Nanos, gpu: int | None, answers: list[ResultCommand]) -> None:
         """Lanes of one device wait for nothing on another; the HOST lane's tasks concern all."""
         if gpu is not None and 0 <= gpu < len(self._of_gpu):
             for key in self._of_gpu[gpu]:
@@ -102,7 +102,7 @@ class PacedWorker:
             for key in self.core.lanes:
                 self._poll(now, key, answers)
 
-    def _poll(self, now: Nanos, key: _Key, answers: list[Answer]) -> None:
+    def _poll(self, now: Nanos, key: _Key, answers: list[ResultCommand]) -> None:
         for command in self.core.poll(now, *key):
             if isinstance(command, StartTask):
                 self._begin(now, key, command)

@@ -14,7 +14,7 @@ from clockwork.sim.loop import Loop
 from clockwork.sim.timer import Timer
 from clockwork.units import Bytes, Nanos, Pages
 from clockwork.worker.core import WorkerCore
-from clockwork.worker.events import ActionReceived, Answer, Event, SendOutputs, StartTask
+from clockwork.worker.events import ActionReceived, Event, ResultCommand, SendOutputs, StartTask
 
 
 class SimWorker:
@@ -77,7 +77,7 @@ class SimWorker:
     def _wake(self) -> None:
         self._answer(self.worker.wake(self.clock()))
 
-    def _answer(self, answers: list[Answer]) -> None:
+    def _answer(self, answers: list[ResultCommand]) -> None:
         for answer in answers:
             self._send(_without_outputs(answer) if isinstance(answer, SendOutputs) else answer.result)
 

@@ -103,11 +103,11 @@ class Errors:
             over.count,
             over.percentile(50) or 0,
             over.percentile(99) or 0,
-            over.most,
+            over.longest,
             under.count,
             under.percentile(50) or 0,
             under.percentile(99) or 0,
-            under.most,
+            under.longest,
         )
 
 

@@ -53,7 +53,7 @@ decode_result: Final[Decode[Result | LinkMessage]] = _decoder("a result", Result
 
 def input_sizes(action: Infer) -> list[Bytes]:
     """How many bytes of the action's payload belong to each input: none, if it is generated or lies elsewhere."""
-    return [it.payload_bytes if it.lies_at < 0 else 0 for it in action.inputs]
+    return [it.payload_bytes if it.arena_offset < 0 else 0 for it in action.inputs]
 
 
 def output_sizes(result: InferResult) -> list[Bytes]:

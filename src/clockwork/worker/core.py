@@ -29,21 +29,21 @@ from clockwork.messages.actions import (
 from clockwork.messages.results import GetWorkerStateResult, GPUInfo, WorkerInfo
 from clockwork.messages.status import Status
 from clockwork.units import FOREVER, Bytes, Nanos, Pages, show_duration
+from clockwork.worker.errors import ActionRefusedError
 from clockwork.worker.events import (
     ActionReceived,
-    Answer,
     Command,
     ControllerLost,
     Event,
     LaneKind,
     Leave,
+    ResultCommand,
     SendResult,
     StartTask,
     TaskFinished,
 )
 from clockwork.worker.lane import MAX_QUEUED, Entry, Lane
-from clockwork.worker.memory import DeviceMemory, Residency
-from clockwork.worker.refusal import ActionRefusedError
+from clockwork.worker.memory import DeviceMemory, WeightsState
 from clockwork.worker.tasks import Tasks, error_result
 
 LEAVING: Final = "the worker is shutting down"
@@ -94,7 +94,7 @@ class WorkerCore:
 
     # --------------------------------------------------------------------------------------- for a thread per lane
 
-    def apply(self, event: Event) -> list[Answer]:
+    def apply(self, event: Event) -> list[ResultCommand]:
         """Take an event into account, without starting anything."""
         match event:
             case ActionReceived(action, payloads):
@@ -108,7 +108,7 @@ class WorkerCore:
         return []
 
     def poll(self, now: Nanos, gpu: int | None, kind: LaneKind) -> list[Command]:
-        """Answer what is late in a lane and, if the lane is free, start at most one task on it."""
+        """ResultCommand what is late in a lane and, if the lane is free, start at most one task on it."""
         lane = self._lanes[gpu, kind]
         commands: list[Command] = [*self._expire(now, gpu, lane)]
         while (entry := lane.take_due(now, lambda waiting: self._blocked(gpu, waiting.action))) is not None:
@@ -130,7 +130,7 @@ class WorkerCore:
         return expiry if start is None else start if expiry is None else min(start, expiry)
 
     def expire(self, now: Nanos) -> list[SendResult]:
-        """Answer what is late in any lane, also behind running tasks, without starting anything."""
+        """ResultCommand what is late in any lane, also behind running tasks, without starting anything."""
         return [result for (gpu, _), lane in self._lanes.items() for result in self._expire(now, gpu, lane)]
 
     def next_expiry(self) -> Nanos | None:
@@ -143,7 +143,7 @@ class WorkerCore:
         return self._lanes[gpu, LaneKind.EXEC].running is not None
 
     @property
-    def owing(self) -> bool:
+    def owes_results(self) -> bool:
         """Whether something runs whose result the controller waits for."""
         return any(lane.running is not None and not lane.running.orphaned for lane in self._lanes.values())
 
@@ -161,7 +161,7 @@ class WorkerCore:
 
     def info(self) -> WorkerInfo:
         """The worker's state as GetWorkerState reports it."""
-        present = (Residency.WARM, Residency.IN_USE)
+        present = (WeightsState.WARM, WeightsState.IN_USE)
         gpus = tuple(
             GPUInfo(gpu, self._kinds[gpu], memory.cache.total, memory.models_in(*present))
             for gpu, memory in enumerate(self._memories)
@@ -176,16 +176,18 @@ class WorkerCore:
             memory.check_invariants()
             running = self._lanes[gpu, LaneKind.EXEC].running
             in_use = (running.action.model,) if running and isinstance(running.action, Infer) else ()
-            assert memory.models_in(Residency.IN_USE) == in_use
+            assert memory.models_in(WeightsState.IN_USE) == in_use
             loading = self._lanes[gpu, LaneKind.LOAD].running
             expected = (loading.action.model,) if loading and isinstance(loading.action, LoadWeights) else ()
-            assert memory.models_in(Residency.LOADING) == expected
-            assert all(model in self._tasks.models for model in memory.models_in(Residency.WARM, Residency.LOADING))
+            assert memory.models_in(WeightsState.LOADING) == expected
+            assert all(
+                model in self._tasks.models for model in memory.models_in(WeightsState.WARM, WeightsState.LOADING)
+            )
         assert not self._asked or self._orphans()
 
     # -------------------------------------------------------------------------------------------------------- events
 
-    def _receive(self, action: Action, payloads: tuple[object, ...]) -> list[Answer]:
+    def _receive(self, action: Action, payloads: tuple[object, ...]) -> list[ResultCommand]:
         if self._leaving:
             return [SendResult(error_result(action, Status.SHUTTING_DOWN, LEAVING))]
         if isinstance(action, GetWorkerState):
@@ -225,7 +227,7 @@ class WorkerCore:
             raise ActionRefusedError(Status.ERROR, f"the lane is full: {MAX_QUEUED} actions wait in it")
         return lanes
 
-    def _finish(self, finished: TaskFinished) -> list[Answer]:
+    def _finish(self, finished: TaskFinished) -> list[ResultCommand]:
         lane = self._lanes[finished.gpu, finished.lane]
         entry, lane.running = lane.running, None
         assert entry is not None, f"no task ran on {finished.lane} of gpu {finished.gpu}"
@@ -234,7 +236,7 @@ class WorkerCore:
             return self._answer_asked()
         return [result] if result is not None else []
 
-    def _leave(self) -> list[Answer]:
+    def _leave(self) -> list[ResultCommand]:
         self._leaving = True
         waiting: dict[int, Action] = {action.id: action for action in self._asked}
         for lane in self._lanes.values():  # a ClearCache waits in several, and is answered once
@@ -254,7 +256,7 @@ class WorkerCore:
             {gpu: entry.action for gpu, entry in loading if gpu is not None and entry is not None}
         )
 
-    def _answer_asked(self) -> list[Answer]:
+    def _answer_asked(self) -> list[ResultCommand]:
         if not self._asked or self._orphans():
             return []
         asked, self._asked = self._asked, []
@@ -269,13 +271,13 @@ class WorkerCore:
         if gpu is None:
             return False
         if isinstance(action, ClearCache):  # until nothing is in use, nor being closed by an UnloadModel
-            return bool(self._memories[gpu].models_in(Residency.IN_USE, Residency.EVICTING))
+            return bool(self._memories[gpu].models_in(WeightsState.IN_USE, WeightsState.EVICTING))
         if not isinstance(action, Infer):
             return False
         state, load = self._memories[gpu].state_of(action.model), self._lanes[gpu, LaneKind.LOAD]
-        if state in (Residency.WARM, Residency.IN_USE):
+        if state in (WeightsState.WARM, WeightsState.IN_USE):
             return load.will_evict(action.model, action.earliest)  # it is for the weights that come after
-        return state is Residency.LOADING or load.will_load(action.model)
+        return state is WeightsState.LOADING or load.will_load(action.model)
 
     def _expire(self, now: Nanos, gpu: int | None, lane: Lane) -> list[SendResult]:
         results = []

@@ -58,10 +58,10 @@ class SendOutputs(Struct, frozen=True):
     exec: Timing
 
 
-Answer: TypeAlias = SendResult | SendOutputs
+ResultCommand: TypeAlias = SendResult | SendOutputs
 """What answers an action."""
 
-Command: TypeAlias = StartTask | Answer
+Command: TypeAlias = StartTask | ResultCommand
 
 
 class ModelRead(Struct, frozen=True):

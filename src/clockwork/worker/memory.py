@@ -1,8 +1,8 @@
 """A device's weights cache: which models' weights are in it, on their way in or out, or in use.
 
-Theory of operation. A model's residency is a table, `RESIDENCY`; whatever is absent from it is refused with the status
-that `REFUSALS` gives, or is a bug of the host. Pages are taken when a load begins and given back when the weights are
-gone: the device's memory is never promised twice. Weights in use are never evicted.
+Theory of operation. The table `TRANSITIONS` says how the state of a model's weights changes. An event that the table
+lacks is refused with the status in `REFUSAL_STATUSES`; an event in neither table is a bug of the host. Pages are taken
+when a load begins and freed when the weights are gone, so no page is promised twice. Weights in use are never evicted.
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from typing import Final
 from clockwork.messages.status import Status
 from clockwork.pages import PageCache
 from clockwork.units import Pages
-from clockwork.worker.refusal import ActionRefusedError
+from clockwork.worker.errors import ActionRefusedError
 
 
-class Residency(StrEnum):
+class WeightsState(StrEnum):
     """Where a model's weights are."""
 
     COLD = "not loaded"
@@ -25,7 +25,7 @@ class Residency(StrEnum):
     EVICTING = "being evicted"
 
 
-class Step(StrEnum):
+class WeightsEvent(StrEnum):
     """What happens to a model's weights."""
 
     LOAD = "load"
@@ -37,10 +37,10 @@ class Step(StrEnum):
     EVICTED = "evicted"
 
 
-_R, _S = Residency, Step
+_R, _S = WeightsState, WeightsEvent
 
 #: (state, step) -> next state.
-RESIDENCY: Final[Mapping[tuple[Residency, Step], Residency]] = {
+TRANSITIONS: Final[Mapping[tuple[WeightsState, WeightsEvent], WeightsState]] = {
     (_R.COLD, _S.LOAD): _R.LOADING,  # pages are taken
     (_R.LOADING, _S.LOADED): _R.WARM,
     (_R.LOADING, _S.LOAD_FAILED): _R.COLD,  # pages are given back
@@ -51,7 +51,7 @@ RESIDENCY: Final[Mapping[tuple[Residency, Step], Residency]] = {
 }
 
 #: (state, step) -> why not. What is in neither table is a bug of the host.
-REFUSALS: Final[Mapping[tuple[Residency, Step], Status]] = {
+REFUSAL_STATUSES: Final[Mapping[tuple[WeightsState, WeightsEvent], Status]] = {
     (_R.LOADING, _S.LOAD): Status.WEIGHTS_ALREADY_LOADED,
     (_R.WARM, _S.LOAD): Status.WEIGHTS_ALREADY_LOADED,
     (_R.IN_USE, _S.LOAD): Status.WEIGHTS_ALREADY_LOADED,
@@ -73,14 +73,14 @@ class DeviceMemory:
         """``gpu`` is its number, for messages."""
         self.cache = PageCache(total_pages)
         self._gpu = gpu
-        self._states: dict[str, Residency] = {}  #: COLD models are absent
+        self._states: dict[str, WeightsState] = {}  #: COLD models are absent
         self._handles: dict[str, object] = {}  #: of all and only the models WARM, IN_USE and EVICTING
 
-    def state_of(self, model: str) -> Residency:
+    def state_of(self, model: str) -> WeightsState:
         """Where the weights of ``model`` are."""
-        return self._states.get(model, Residency.COLD)
+        return self._states.get(model, WeightsState.COLD)
 
-    def models_in(self, *states: Residency) -> tuple[str, ...]:
+    def models_in(self, *states: WeightsState) -> tuple[str, ...]:
         """The models that are in one of these states, least recently used first."""
         return tuple(model for model in self.cache if self._states[model] in states)
 
@@ -98,7 +98,7 @@ class DeviceMemory:
         Raises:
             ActionRefusedError: its weights are not COLD, or too few pages are free.
         """
-        after = self._after(model, Step.LOAD)
+        after = self._after(model, WeightsEvent.LOAD)
         if not self.cache.take(model, pages):
             raise ActionRefusedError(
                 Status.LOAD_WEIGHTS_INSUFFICIENT_CACHE,
@@ -109,12 +109,12 @@ class DeviceMemory:
 
     def loaded(self, model: str, handle: object) -> None:
         """The weights are there."""
-        self._states[model] = self._after(model, Step.LOADED)
+        self._states[model] = self._after(model, WeightsEvent.LOADED)
         self._handles[model] = handle
 
     def load_failed(self, model: str) -> None:
         """The weights are not there; the pages are free."""
-        self._free(model, Step.LOAD_FAILED)
+        self._free(model, WeightsEvent.LOAD_FAILED)
 
     def begin_execute(self, model: str) -> object:
         """``model`` is in use from now on; returns its handle.
@@ -122,13 +122,13 @@ class DeviceMemory:
         Raises:
             ActionRefusedError: its weights are not WARM.
         """
-        self._states[model] = self._after(model, Step.EXECUTE)
+        self._states[model] = self._after(model, WeightsEvent.EXECUTE)
         self.cache.touch(model)
         return self._handles[model]
 
     def executed(self, model: str) -> None:
         """``model`` is no longer in use."""
-        self._states[model] = self._after(model, Step.EXECUTED)
+        self._states[model] = self._after(model, WeightsEvent.EXECUTED)
 
     def begin_evict(self, model: str) -> object:
         """``model`` must not be used any more; returns the handle to close.
@@ -136,31 +136,31 @@ class DeviceMemory:
         Raises:
             ActionRefusedError: its weights are not WARM.
         """
-        self._states[model] = self._after(model, Step.EVICT)
+        self._states[model] = self._after(model, WeightsEvent.EVICT)
         return self._handles[model]
 
     def evicted(self, model: str) -> None:
         """The handle is closed; the pages are free."""
-        self._free(model, Step.EVICTED)
+        self._free(model, WeightsEvent.EVICTED)
         del self._handles[model]
 
     def check_invariants(self) -> None:
         """Assert what always holds; for tests and checkers."""
         assert set(self.cache) == set(self._states)
         assert 0 <= self.cache.used <= self.cache.total
-        assert Residency.COLD not in self._states.values()
-        assert set(self._handles) == {m for m, s in self._states.items() if s is not Residency.LOADING}
-        assert len(self.models_in(Residency.IN_USE)) <= 1
+        assert WeightsState.COLD not in self._states.values()
+        assert set(self._handles) == {m for m, s in self._states.items() if s is not WeightsState.LOADING}
+        assert len(self.models_in(WeightsState.IN_USE)) <= 1
 
-    def _free(self, model: str, step: Step) -> None:
-        assert self._after(model, step) is Residency.COLD
+    def _free(self, model: str, step: WeightsEvent) -> None:
+        assert self._after(model, step) is WeightsState.COLD
         del self._states[model]
         self.cache.give_back(model)
 
-    def _after(self, model: str, step: Step) -> Residency:
+    def _after(self, model: str, step: WeightsEvent) -> WeightsState:
         state = self.state_of(model)
-        after = RESIDENCY.get((state, step))
+        after = TRANSITIONS.get((state, step))
         if after is None:
             text = f"the weights of {model} on gpu {self._gpu} are {state.value}: cannot {step.value}"
-            raise ActionRefusedError(REFUSALS[state, step], text)
+            raise ActionRefusedError(REFUSAL_STATUSES[state, step], text)
         return after

@@ -12,8 +12,8 @@ from clockwork.messages.results import ModelInfo
 from clockwork.messages.status import Status
 from clockwork.pages import pages_for
 from clockwork.units import Bytes, Pages, show_bytes
+from clockwork.worker.errors import ActionRefusedError
 from clockwork.worker.events import ModelRead
-from clockwork.worker.refusal import ActionRefusedError
 
 MAX_COPIES: Final = 10_000
 """``no_of_copies`` of one LoadModelFromDisk; the paper's largest experiment has 4,026 models (OSDI'20, section 6.5)."""

@@ -36,11 +36,12 @@ from clockwork.messages.results import (
 )
 from clockwork.messages.status import Status
 from clockwork.units import Bytes
+from clockwork.worker.errors import ActionRefusedError
 from clockwork.worker.events import (
-    Answer,
     Executed,
     LaneKind,
     ModelRead,
+    ResultCommand,
     SendOutputs,
     SendResult,
     StartTask,
@@ -48,9 +49,8 @@ from clockwork.worker.events import (
     TaskFinished,
     WeightsLoaded,
 )
-from clockwork.worker.memory import DeviceMemory, Residency
+from clockwork.worker.memory import DeviceMemory, WeightsState
 from clockwork.worker.models import HostModels
-from clockwork.worker.refusal import ActionRefusedError
 
 
 class Tasks:
@@ -77,7 +77,7 @@ class Tasks:
         memory = self._memories[gpu]
         if not isinstance(action, Infer) or action.model not in self.models or self._clearing(gpu):
             return None
-        if memory.state_of(action.model) not in (Residency.WARM, Residency.IN_USE):
+        if memory.state_of(action.model) not in (WeightsState.WARM, WeightsState.IN_USE):
             return None
         return StartTask(gpu, LaneKind.EXEC, action, payloads, (memory.handle_of(action.model),))
 
@@ -106,10 +106,10 @@ class Tasks:
                 self.models.info(model)
                 return StartTask(gpu, LaneKind.LOAD, action, handles=(memory.begin_evict(model),))
         assert isinstance(action, ClearCache)
-        handles = tuple(memory.begin_evict(model) for model in memory.models_in(Residency.WARM))
+        handles = tuple(memory.begin_evict(model) for model in memory.models_in(WeightsState.WARM))
         return StartTask(gpu, LaneKind.LOAD, action, handles=handles)
 
-    def finish(self, action: Action, finished: TaskFinished) -> Answer | None:
+    def finish(self, action: Action, finished: TaskFinished) -> ResultCommand | None:
         """The action's task is over; returns its result, or None while the action still waits for other devices."""
         outcome = finished.outcome
         timing = Timing(finished.begin, finished.end, finished.end - finished.begin)
@@ -158,20 +158,20 @@ class Tasks:
         for name in names:
             self.models.info(name)
             for gpu, memory in enumerate(self._memories):
-                if (state := memory.state_of(name)) not in (Residency.COLD, Residency.WARM):
+                if (state := memory.state_of(name)) not in (WeightsState.COLD, WeightsState.WARM):
                     text = f"the weights of {name} on gpu {gpu} are {state.value}: cannot unload"
                     raise ActionRefusedError(Status.WEIGHTS_IN_USE, text)
         handles = []
         for name in names:
             self.models.forget(name)
-            warm = (memory for memory in self._memories if memory.state_of(name) is Residency.WARM)
+            warm = (memory for memory in self._memories if memory.state_of(name) is WeightsState.WARM)
             handles += [memory.begin_evict(name) for memory in warm]
         return tuple(handles)
 
     def _finish_unload(self, action: UnloadModel) -> None:
         for name in dict.fromkeys(action.models):
             for memory in self._memories:
-                if memory.state_of(name) is Residency.EVICTING:
+                if memory.state_of(name) is WeightsState.EVICTING:
                     memory.evicted(name)
 
     def _finish_load(self, action: LoadModelFromDisk, read: ModelRead, timing: Timing) -> SendResult:
@@ -181,7 +181,7 @@ class Tasks:
             return SendResult(error_result(action, refusal.status, str(refusal)))
 
     def _finish_clear(self, action: ClearCache, gpu: int, outcome: object) -> SendResult | None:
-        for model in self._memories[gpu].models_in(Residency.EVICTING):
+        for model in self._memories[gpu].models_in(WeightsState.EVICTING):
             self._memories[gpu].evicted(model)
         if isinstance(outcome, TaskFailed):
             self._clear_failures[action.id] = outcome

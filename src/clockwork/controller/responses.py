@@ -33,15 +33,15 @@ def retry_time(status: int, known: Nanos | None = None) -> Nanos | None:
     return DEFAULT_RETRY if known is None and status in _COMES_BACK else known
 
 
-def counted(tally: Tally, refusals: list[Respond]) -> list[Respond]:
+def count_refusals(tally: Tally, refusals: list[Respond]) -> list[Respond]:
     """Count the requests that the buffer refuses before their models are known."""
     for refused in refusals:
         if isinstance(refused.response, InferResponse):
-            tally.stranger(refused.response.status)
+            tally.count_without_model(refused.response.status)
     return refusals
 
 
-def refusal(client_id: int, request: Refusable, status: Status, text: str, waited: Nanos = 0) -> Respond:
+def refusal_response(client_id: int, request: Refusable, status: Status, text: str, waited: Nanos = 0) -> Respond:
     """The answer to ``request``, in its own kind of response; it has ``waited`` for that."""
     match request:
         case InferRequest():
@@ -55,7 +55,7 @@ def refusal(client_id: int, request: Refusable, status: Status, text: str, waite
             return Respond(client_id, EvictResponse(request.id, int(status), text))
 
 
-def missed(client_id: int, request_id: int, waited: Nanos) -> Respond:
+def timeout_response(client_id: int, request_id: int, waited: Nanos) -> Respond:
     """The answer to a request whose deadline has passed before the controller handles it."""
     text = (
         f"the deadline passed before the controller handled the request, {show_duration(waited)} after its first byte "

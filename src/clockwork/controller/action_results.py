@@ -1,10 +1,22 @@
-"""What the end of an action tells: whether its result may be used, what things took, why it was late or lost."""
+"""Checks the result of an action, records how long the action took, and explains why it was late or lost.
 
+A result of the wrong kind, or with the outputs of other requests, cannot be used. An `ErrorResult` replaces it, so the
+rest of the controller can rely on results that belong to their actions.
+"""
+
+from collections.abc import Mapping
 from typing import Final
 
-from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.actions import DeviceAction, EvictWeights, Infer, LoadWeights
 from clockwork.messages.requests import RequestTiming
-from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result, Timing
+from clockwork.messages.results import (
+    ErrorResult,
+    EvictWeightsResult,
+    InferResult,
+    LoadWeightsResult,
+    Result,
+    Timing,
+)
 from clockwork.messages.status import Status
 from clockwork.state import ClockworkState, GPUState, PendingRequest
 from clockwork.units import Nanos, as_ms
@@ -12,6 +24,38 @@ from clockwork.units import Nanos, as_ms
 MAX_LOSSES: Final = 2
 """Workers that may be lost while they hold a request. The first loss is hardly the request's fault, and it is tried
 once more. After the second it is taken for the cause: tried again and again, one request could end every worker."""
+
+RESULT_OF: Final[Mapping[type, type]] = {
+    LoadWeights: LoadWeightsResult,
+    EvictWeights: EvictWeightsResult,
+    Infer: InferResult,
+}
+"""The result of an action that succeeded."""
+
+
+def checked_result(state: ClockworkState, action: DeviceAction, result: Result) -> Result:
+    """Return the result if it can be used, else an error in its place.
+
+    A batch cannot be used if it was sent before its model was found to answer differently in batches.
+    """
+    if isinstance(result, ErrorResult):
+        return result
+    name = type(action).__name__
+    if not isinstance(result, RESULT_OF[type(action)]):
+        text = f"the worker answered {name} with {type(result).__name__}"
+        return ErrorResult(action.id, name, Status.ERROR, text)
+    if not isinstance(action, Infer) or not isinstance(result, InferResult):
+        return result
+    expected = [share.request_id for share in action.inputs]
+    found = [output.request_id for output in result.outputs]
+    if expected != found:
+        text = f"the worker was sent the requests {expected} and answered {found}"
+        return ErrorResult(action.id, name, Status.ERROR, text)
+    model = state.models.get(action.model)
+    if model is not None and model.unbatched and len(action.inputs) > 1 and not action.apart:
+        text = "the request was in a batch when the model was found to answer differently in batches; retry it"
+        return ErrorResult(action.id, name, Status.RUNTIME_ERROR, text)
+    return result
 
 
 def count_loss(request: PendingRequest, worker_id: str) -> str:
@@ -25,18 +69,7 @@ def count_loss(request: PendingRequest, worker_id: str) -> str:
     )
 
 
-def trusted(state: ClockworkState, action: LoadWeights | EvictWeights | Infer, result: Result) -> Result:
-    """Return the result, or an error in its place if the batch was sent before batches were found to change answers."""
-    if not isinstance(action, Infer) or len(action.inputs) < 2 or action.apart or isinstance(result, ErrorResult):
-        return result
-    model = state.models.get(action.model)
-    if model is None or not model.unbatched:
-        return result
-    text = "the request was in a batch when the model was found to answer otherwise in batches: retry it"
-    return ErrorResult(action.id, type(action).__name__, Status.RUNTIME_ERROR, text)
-
-
-def remember(state: ClockworkState, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result) -> None:
+def record_result(state: ClockworkState, gpu: GPUState, action: DeviceAction, result: Result) -> None:
     """Keep what an action took: how fast the models are in service, and how well that was predicted."""
     model = state.models.get(action.model)
     gpu.compare(action, result, model)
@@ -55,7 +88,7 @@ def _overlap(timing: Timing, begin: Nanos, end: Nanos) -> Nanos:
     return max(0, min(timing.end, end) - max(timing.begin, begin))
 
 
-def lateness(now: Nanos, action: Infer, result: InferResult) -> str:
+def why_late(now: Nanos, action: Infer, result: InferResult) -> str:
     """Return why the answers of an Infer came too late."""
     timing = result.exec
     return (
@@ -65,7 +98,9 @@ def lateness(now: Nanos, action: Infer, result: InferResult) -> str:
     )
 
 
-def timing_of(now: Nanos, gpu: GPUState, request: PendingRequest, action: Infer, result: InferResult) -> RequestTiming:
+def request_timing(
+    now: Nanos, gpu: GPUState, request: PendingRequest, action: Infer, result: InferResult
+) -> RequestTiming:
     """Return where the time of a request went that an Infer has executed."""
     loaded = gpu.loads.get(action.model)
     return RequestTiming(
