@@ -57,7 +57,8 @@ class Model:
 
     def run(self, image: np.ndarray) -> np.ndarray:
         """The scores."""
-        return self._session.run(None, {self.input: image})[0]
+        scores: np.ndarray = self._session.run(None, {self.input: image})[0]
+        return scores
 
 
 class Connection(asyncio.BufferedProtocol):

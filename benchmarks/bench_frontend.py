@@ -22,6 +22,7 @@ import os
 import socket
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ async def bench_image(model: Path, duration: float, rounds: int) -> dict[str, fl
         sent, wire = raw_http.infer_request(served.http, model.stem, inputs, SLO_MS), grpc_request(model.stem, inputs)
         async with grpc.aio.insecure_channel(served.grpc) as channel:
             infer = channel.unary_unary(METHOD)
-            asks = {
+            asks: dict[str, Callable[[float], Awaitable[tuple[float, list[float]]]]] = {
                 "http": lambda seconds: raw_http.closed_loop(served.http, sent, 1, seconds),
                 "grpc": lambda seconds: closed_loop(lambda: infer(wire), 1, seconds),
             }

@@ -16,6 +16,7 @@ quiet_*            the same times of a second without any input, for comparison
 """
 
 import asyncio
+import json
 import os
 import sys
 import tempfile
@@ -108,7 +109,7 @@ class Sender:
         assert self._process.stdin is not None
         self._process.stdin.write(b"\n")
         await self._process.stdin.drain()
-        return hostile_inputs.json.loads(await self._line())
+        return json.loads(await self._line())
 
     async def _line(self) -> bytes:
         assert self._process.stdout is not None

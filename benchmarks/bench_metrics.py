@@ -56,11 +56,11 @@ def cpu_ns(served: Served) -> int:
 async def turn(served: Served, request: bytes, duration: float, scraped: bool) -> tuple[float, float]:
     """Requests per second, and microseconds of the controller's processor time for each."""
     scraper = await raw_http.connect(served.http)
-    scraping = [scraper.ask(get("/metrics"))] if scraped else []
     cpu = cpu_ns(served)
-    (rate, latencies), *_ = await asyncio.gather(
-        raw_http.closed_loop(served.http, request, CONNECTIONS, duration), *scraping
-    )
+    scraping = asyncio.ensure_future(scraper.ask(get("/metrics"))) if scraped else None
+    rate, latencies = await raw_http.closed_loop(served.http, request, CONNECTIONS, duration)
+    if scraping is not None:
+        await scraping
     scraper.transport.close()
     return rate, (cpu_ns(served) - cpu) / len(latencies) / 1000
 
@@ -100,7 +100,7 @@ def bench_count() -> dict[str, float]:
     for _ in range(COUNTED):
         counts.pending += 1
         counts.acted(action, result)
-        counts.delivered(told, result)
+        counts.delivered(begin, told, result)
         counts.answered(Status.SUCCESS, told.total)
         counts.pending -= 1
     return {"counting_us": round((time.perf_counter_ns() - begin) / COUNTED / 1000, 3)}

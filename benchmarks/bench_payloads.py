@@ -7,7 +7,6 @@ which the model computes the mean colour, from another core. ``cpu_us`` is the p
 server for one request; ``saved_us`` the median of the rounds' differences, with their quartiles.
 """
 
-import random
 import statistics
 import tempfile
 from collections.abc import Mapping
@@ -16,10 +15,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import uvloop
-from overload import GENERATOR, SERVER, OpenLoop
-from raw_http import infer_request
-from serving import Served, machine, median, options, serving, tell
+from bench_overload import GENERATOR, PATIENCE, SERVER, moments
+from load_http import HttpWire
+from load_ledger import SUCCESS, Ledger, Template
+from load_loop import open_loop
+from serving import Bare, Served, machine, median, options, serving, tell
+
+from clockwork.units import seconds
 
 RATE = 300.0  # requests/s
 
@@ -43,16 +45,21 @@ def mean_colour(path: Path) -> Path:
     return path
 
 
-async def measure(servers: Mapping[str, Served], image: np.ndarray, duration: float, rounds: int) -> dict[str, Any]:
+def measure(servers: Mapping[str, Served], template: Template, duration: float, rounds: int) -> dict[str, Any]:
     """The keys."""
     spent: dict[str, list[float]] = {name: [] for name in servers}
     latencies: dict[str, list[float]] = {name: [] for name in servers}
     for turn in range(rounds + 1):  # the first does not count
         for name, served in servers.items():
+            due = np.array(moments(RATE, 0, duration, turn), np.int64)
+            ledger = Ledger(len(due), [template], b"\0", slo=seconds(1), allowance=0)
             before = cpu_us(served)
-            request = infer_request(served.http, "colour", image, 1000.0)
-            outcomes = await OpenLoop(served.http, [request], RATE, random.Random(turn)).run(duration)
-            done = outcomes.in_time + outcomes.late
+            wire = HttpWire(served.http, ledger)
+            try:
+                open_loop(wire, due, PATIENCE)
+            finally:
+                wire.close()
+            done = ledger.arrays(0, len(due)).ms(SUCCESS)
             if turn:
                 spent[name].append((cpu_us(served) - before) / len(done))
                 latencies[name] += done
@@ -69,20 +76,21 @@ async def measure(servers: Mapping[str, Served], image: np.ndarray, duration: fl
     }
 
 
-async def main() -> None:
+def main() -> None:
     """Measure and tell."""
     given = options(__doc__, seconds=1.0, rounds=10).parse_args()
     image = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
     with tempfile.TemporaryDirectory() as directory:
         model = mean_colour(Path(directory) / "colour.onnx")
+        template = Template("colour", "data", image, Bare(model, {"data": image}).once())
         arguments = ["--http=127.0.0.1:0", "--profile-seconds=0.5", "--max-batch=1", model]
         with (
             serving("--payload-memory=none", *arguments, on={SERVER}, here={GENERATOR}) as sent,
             serving(*arguments, on={SERVER}, here={GENERATOR}) as shared,
         ):
-            results = await measure({"sent": sent, "shared": shared}, image, given.seconds, given.rounds)
+            results = measure({"sent": sent, "shared": shared}, template, given.seconds, given.rounds)
     tell(machine() | results, given.json)
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    main()

@@ -107,7 +107,7 @@ class Subject:
     def loads(self) -> tuple[float, float]:
         times = []
         for _ in range(ROUNDS // 5):
-            loaded = []
+            loaded: list[Any] = []
             load = ms(lambda loaded=loaded: loaded.append(self.host.load_weights(0)))  # type: ignore[misc]
             self.once(loaded[0], 1)()
             times.append((load, ms(loaded[0].close)))

@@ -22,7 +22,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -177,7 +179,14 @@ def product(bits: int, layer: int, taken: str, made: str) -> tuple[list[onnx.Nod
         weights = chance.standard_normal((WIDTH, WIDTH), dtype=np.float32) / WIDTH**0.5
         return [helper.make_node("MatMul", [taken, "w" + at], [made])], {"w" + at: weights}
     if bits == 4:
-        kind = {"domain": "com.microsoft", "K": WIDTH, "N": WIDTH, "bits": 4, "block_size": 32, "accuracy_level": 4}
+        kind: dict[str, Any] = {
+            "domain": "com.microsoft",
+            "K": WIDTH,
+            "N": WIDTH,
+            "bits": 4,
+            "block_size": 32,
+            "accuracy_level": 4,
+        }
         blocks = WIDTH // 32
         return [helper.make_node("MatMulNBits", [taken, "w" + at, "s" + at], [made], **kind)], {
             "w" + at: chance.integers(0, 255, (WIDTH, blocks, 16)).astype(np.uint8),
@@ -194,7 +203,8 @@ def product(bits: int, layer: int, taken: str, made: str) -> tuple[list[onnx.Nod
 
 def products(bits: int) -> bytes:
     """The whole model: ``x`` to ``y``."""
-    nodes, weights = [], {}
+    nodes: list[onnx.NodeProto] = []
+    weights: dict[str, np.ndarray] = {}
     for layer in range(LAYERS):
         made = "y" if layer == LAYERS - 1 else f"h{layer}"
         its_nodes, its_weights = product(bits, layer, "x" if layer == 0 else f"h{layer - 1}", made)
@@ -204,7 +214,7 @@ def products(bits: int) -> bytes:
     tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
     graph = helper.make_graph(nodes, "products", ends[:1], ends[1:], tensors)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
 
 
 def bench_products() -> dict[str, dict[str, float]]:
@@ -219,7 +229,7 @@ def bench_products() -> dict[str, dict[str, float]]:
         row = {}
         for batch in (1, 4):
             feed = {"x": np.ones((batch, WIDTH), np.float32)}
-            times = [[ms(lambda it=it: it.run(None, feed)) for it in sessions] for _ in range(20)]  # noqa: B023
+            times = [[ms(partial(session.run, None, feed)) for session in sessions] for _ in range(20)]
             fast, slow = (min(its) for its in zip(*times, strict=True))
             row[f"rows_{batch}"] = round(slow / fast, 2)
         results[f"{bits} bits"] = row

@@ -128,7 +128,7 @@ def typed(model: str, datatype: str, field: str, values: list[Any]) -> bytes:
     message.parameters["slo_ms"].double_param = SLO_MS
     tensor = message.inputs.add(name="x", datatype=datatype, shape=[1, len(values)])
     getattr(tensor.contents, field).extend(values)
-    return message.SerializeToString()
+    return bytes(message.SerializeToString())
 
 
 def json_lists() -> Callable[[Where], Awaitable[Counter[str]]]:

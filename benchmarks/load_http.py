@@ -82,7 +82,7 @@ class HttpWire(Wire):
         super().__init__(address, ledger)
         self.free: list[HttpLink] = []
         self._heads = [self._head(address, template) for template in ledger.templates]
-        self._bodies = [memoryview(template.array).cast("B") for template in ledger.templates]
+        self._bodies = [template.array.data.cast("B") for template in ledger.templates]
         large = max(map(len, self._bodies)) >= LARGE
         self._limit = MAX_LARGE_CONNECTIONS if large else MAX_CONNECTIONS
 

@@ -141,7 +141,8 @@ class Columns:
 
     def in_time(self) -> np.ndarray:
         """Which requests succeeded within the SLO."""
-        return (self.outcome == SUCCESS) & (self.answered - self.due <= self.slo)
+        chosen: np.ndarray = (self.outcome == SUCCESS) & (self.answered - self.due <= self.slo)
+        return chosen
 
     def late(self) -> int:
         """Number of successes after the SLO."""

@@ -94,7 +94,7 @@ class NativeWire(Wire):
         for template in ledger.templates:
             spec = TensorSpec(template.input, "FP32", template.array.shape, template.array.nbytes)
             request = InferRequest(ID_MARK, template.model, (spec,), SLO_MARK)
-            first, *payload = encode_frame(encode(request), [template.array])
+            first, *payload = encode_frame(encode(request), [template.array.data])
             head = bytearray(first)
             self._encoded.append((head, head.index(U32.pack(ID_MARK)), head.index(U64.pack(SLO_MARK)), payload))
         self._turn = 0
@@ -112,7 +112,8 @@ class NativeWire(Wire):
                 self._write(link, self.take(BATCH if not self._encoded[0][3] else 1, now), now)
 
     def _write(self, link: NativeLink, seqs: list[int], now: int) -> None:
-        stated, kind, encoded, parts = self.ledger.stated, self.ledger.kind, self._encoded, []
+        stated, kind, encoded = self.ledger.stated, self.ledger.kind, self._encoded
+        parts: list[bytes | memoryview] = []
         for seq in seqs:
             head, id_at, slo_at, payload = encoded[kind[seq]]
             U32.pack_into(head, id_at, FIRST_ID + seq)

@@ -12,9 +12,9 @@ LENGTH = b"\r\ncontent-length: "
 
 def infer_request(address: str, model: str, inputs: np.ndarray, slo_ms: float) -> bytes:
     """A whole request, with its tensor and its answer's in binary."""
-    tensor = {"name": "data", "datatype": "FP32", "shape": inputs.shape}
     parameters = {"binary_data_output": True, "slo_ms": slo_ms}
-    tensor["parameters"] = {"binary_data_size": inputs.nbytes}
+    size = {"binary_data_size": inputs.nbytes}
+    tensor = {"name": "data", "datatype": "FP32", "shape": inputs.shape, "parameters": size}
     said = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
     head = (
         f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: {address}\r\nContent-Length: {len(said) + inputs.nbytes}\r\n"

@@ -134,9 +134,7 @@ def _read(served: Served) -> None:
         case ["clockwork", "is", "serving", *_, address]:
             served.native = address
         case []:
-            raise SystemExit(
-                f"the server ended with {served.process.wait()}: {' '.join(map(str, served.process.args))}"
-            )
+            raise SystemExit(f"the server ended with {served.process.wait()}: {served.process.args!r}")
 
 
 def _status_kib(pid: int, field: str) -> int:
@@ -177,7 +175,8 @@ class Bare:
 
     def once(self) -> np.ndarray:
         """Execute the model; returns its first output."""
-        return self._session.run(None, self._inputs)[0]
+        output: np.ndarray = self._session.run(None, self._inputs)[0]
+        return output
 
     def run(self, duration: float, core: int) -> list[float]:
         """Latencies in ms of a loop of ``duration`` seconds on a core."""

@@ -23,6 +23,7 @@ WARMUPS = 200
 def receive(port: int, region: str, rounds: int, shared: bool) -> None:
     """Take the tensor ``rounds`` times, and say each time that it is there."""
     memory = SharedMemory(region)
+    assert memory.buf is not None
     buffer = bytearray(SIZE)
     view = memoryview(buffer)
     with socket.create_connection(("127.0.0.1", port)) as link:
@@ -41,6 +42,7 @@ def receive(port: int, region: str, rounds: int, shared: bool) -> None:
 
 def measured(shared: bool, memory: SharedMemory) -> list[float]:
     """Microseconds from the tensor being there at the sender to it being there at the receiver, and said so."""
+    assert memory.buf is not None
     tensor = bytes(range(256)) * (SIZE // 256)
     with socket.create_server(("127.0.0.1", 0)) as server:
         rounds = WARMUPS + ROUNDS

@@ -189,7 +189,8 @@ async def asking(native: str, http: str, grpc: str) -> AsyncIterator[dict[str, S
         own = await stack.enter_async_context(AsyncClient(native))
 
         async def ask_own(row: NDArray[np.int32]) -> NDArray[np.float32]:
-            return (await own.infer("magika", {"bytes": row}, slo=1.0))["target_label"][0]
+            scores: NDArray[np.float32] = (await own.infer("magika", {"bytes": row}, slo=1.0))["target_label"][0]
+            return scores
 
         async def ask_triton(triton: Any, client: Any, row: NDArray[np.int32]) -> NDArray[np.float32]:
             tensor = triton.InferInput("bytes", list(row.shape), "INT32")

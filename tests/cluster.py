@@ -6,6 +6,7 @@ every event the invariants are checked: those that the controller can see, and t
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar, cast
 
 from clockwork.controller.config import ControllerConfig, LoadSpec, ProfilingConfig
 from clockwork.controller.events import (
@@ -25,11 +26,12 @@ from clockwork.controller.events import (
     WorkerLost,
     WorkerResult,
 )
-from clockwork.controller.startup import ControllerWithStartupPhase, Stage
-from clockwork.messages.actions import LoadModelFromDisk
+from clockwork.controller.stage import Stage
+from clockwork.controller.startup import ControllerWithStartupPhase
+from clockwork.messages.actions import Action, LoadModelFromDisk
 from clockwork.messages.commands import SendAction
 from clockwork.messages.profile import ModelProfile, ProfileKey
-from clockwork.messages.requests import CancelRequest, LoadModelRequest, Request, Response
+from clockwork.messages.requests import CancelRequest, LoadModelRequest, Request, Response, StatusResponse
 from clockwork.messages.results import InferResult, Result
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState
@@ -41,6 +43,20 @@ QUICK = ProfilingConfig(max_batch_size=2, warmups=1, min_samples=1, max_samples=
 
 Asked = tuple[int, int]
 """A request as (client, its id)."""
+
+ActionT = TypeVar("ActionT", bound=Action)
+ActionT_co = TypeVar("ActionT_co", bound=Action, covariant=True)
+
+
+class Sent(Protocol[ActionT_co]):
+    """A `SendAction` whose action is of a known type."""
+
+    @property
+    def worker_id(self) -> str: ...
+    @property
+    def action(self) -> ActionT_co: ...
+    @property
+    def payloads(self) -> tuple[object, ...]: ...
 
 
 def quick_config(
@@ -163,11 +179,18 @@ class Cluster:
         mine = [c.response for _, c in self.said if isinstance(c, Respond) and c.client_id == client_id]
         return next((response for response in mine if response.id == id), None)
 
-    def actions(self, kind: type | None = None, worker_id: str | None = None) -> list[SendAction]:
-        """All actions sent, of one kind, to one worker."""
+    def statuses(self) -> list[int]:
+        """The statuses of all answers to clients, in order."""
+        return [response.status for response in self.responses() if not isinstance(response, StatusResponse)]
+
+    def sent(self, worker_id: str | None = None) -> list[SendAction]:
+        """All actions that were sent, or only those sent to one worker."""
         sent = [command for _, command in self.said if isinstance(command, SendAction)]
-        of_kind = [send for send in sent if kind is None or isinstance(send.action, kind)]
-        return [send for send in of_kind if worker_id in (None, send.worker_id)]
+        return [send for send in sent if worker_id in (None, send.worker_id)]
+
+    def actions(self, kind: type[ActionT], worker_id: str | None = None) -> list[Sent[ActionT]]:
+        """All actions of one type that were sent, or only those sent to one worker."""
+        return cast("list[Sent[ActionT]]", [send for send in self.sent(worker_id) if isinstance(send.action, kind)])
 
     def saved(self) -> list[SaveProfile]:
         """The profiles to keep."""

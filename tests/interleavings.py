@@ -91,7 +91,7 @@ class Interleavings(RuleBasedStateMachine):
             workers=workers, models=named, load_timeout=seconds(1), initializing_timeout=seconds(2), max_pending=8
         )
         config = replace(config, verifying=VerifyingConfig(share, max_waiting=3, slo=ms(200)))
-        self.cluster = Cluster(self.scheduler(), config)
+        self.cluster = Cluster(type(self).scheduler(), config)
         self.cluster.differs = lambda command: difference
         self.away = [FakeWorker(f"w{i}", FILES, gpus=gpus, pages=pages) for i in range(3)]
         self.gpus, self.pages = gpus, pages
@@ -209,4 +209,4 @@ def check_interleavings(scheduler: Callable[[], Scheduler], *, faultless: bool =
     attributes = {"scheduler": staticmethod(scheduler), "faultless": faultless}
     machine = type("Interleavings", (Interleavings,), attributes)
     settled = settings(max_examples=examples, stateful_step_count=50, derandomize=True, database=None, deadline=None)
-    run_state_machine_as_test(machine, settings=settled)  # type: ignore[arg-type]
+    run_state_machine_as_test(machine, settings=settled)

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -100,13 +101,13 @@ def test_many_threads_lose_nothing_that_has_room() -> None:
         assert writer.dropped == 0
 
 
-def said_by(code: str, **settings: object) -> "subprocess.CompletedProcess[str]":
+def said_by(code: str, **settings: Any) -> "subprocess.CompletedProcess[str]":
     """What a process says that has installed the writer and then does that."""
     begin = f"import sys; sys.path[:0] = {sys.path!r}; from clockwork import log_writer"
     whole = f"{begin}; log_writer.install(lambda count: f'{{count}} dropped\\n')\n{code}"
     return subprocess.run(
         [sys.executable, "-c", whole], capture_output=True, text=True, timeout=60, check=False, **settings
-    )  # type: ignore[call-overload]
+    )
 
 
 @pytest.mark.parametrize(

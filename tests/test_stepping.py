@@ -1,7 +1,7 @@
 """Steps of long work: run at once, in turns, and shared."""
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Generator
 from typing import Any
 
 import pytest
@@ -95,7 +95,7 @@ def test_what_a_step_raises_is_raised_and_a_cancelled_job_ends() -> None:
         yield
         raise ValueError("no")
 
-    def endless() -> Iterator[None]:
+    def endless() -> Generator[None, None, None]:
         try:
             while True:
                 yield
@@ -106,7 +106,7 @@ def test_what_a_step_raises_is_raised_and_a_cancelled_job_ends() -> None:
         shared = stepper()
         with pytest.raises(ValueError, match="no"):
             await shared.run(failing())
-        job = asyncio.ensure_future(shared.run(endless()))  # type: ignore[arg-type]
+        job = asyncio.ensure_future(shared.run(endless()))
         await asyncio.sleep(0)
         job.cancel()
         with pytest.raises(asyncio.CancelledError):

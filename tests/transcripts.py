@@ -27,7 +27,7 @@ import msgspec
 from builders import infer_request
 from clockwork.controller.config import LoadSpec
 from clockwork.controller.events import DropWorker, GiveUp, Report, Respond, SaveProfile, StageEntered, WorkerResult
-from clockwork.messages.actions import Action, Infer, LoadModelFromDisk, UnloadModel
+from clockwork.messages.actions import Action, EvictWeights, Infer, LoadModelFromDisk, LoadWeights, UnloadModel
 from clockwork.messages.commands import SendAction
 from clockwork.messages.requests import (
     CancelRequest,
@@ -182,8 +182,9 @@ def describe_action(action: Action) -> str:
         case Infer():
             requests = [f"r{share.request_id}" for share in action.inputs if share.request_id]
             return f"{what} {action.model} on gpu{action.gpu}, rows {action.batch_size} {' '.join(requests)}".rstrip()
-    place = f" {action.model} on gpu{action.gpu}" if hasattr(action, "gpu") else ""
-    return what + place
+        case LoadWeights() | EvictWeights():
+            return f"{what} {action.model} on gpu{action.gpu}"
+    return what
 
 
 def describe_response(response: Response) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -59,9 +60,13 @@ def batch_sizes(client: Client) -> dict[str, int]:
     return {it.info.name: max(size for profile in it.profiles.values() for size in profile.infer) for it in models}
 
 
+def rows_of_client(inputs: Any, client: int) -> dict[str, Any]:
+    return rows_for(inputs, 1 + client % 2, client)
+
+
 def test_no_response_has_anything_of_another_clients_rows(tmp_path: Path) -> None:
     paths = [saved(make(), tmp_path / f"{name}.onnx") for name, (make, _) in COUPLED.items()]
-    randoms = {}
+    randoms: dict[Path, Any] = {}
     for seed in range(40):
         made = random_graph(Random(seed))
         if made is not None and len(randoms) < 8:
@@ -80,7 +85,7 @@ def test_no_response_has_anything_of_another_clients_rows(tmp_path: Path) -> Non
             count = wrong(address, path, lambda i: {"x": np.random.default_rng(i).random((2, 8), np.float32)}, REQUESTS)
             assert count == 0, f"{count} of {CLIENTS * REQUESTS} responses of {path.stem} are wrong"
         for path, made in randoms.items():
-            assert wrong(address, path, lambda i, made=made: rows_for(made.inputs, 1 + i % 2, i), 10) == 0
+            assert wrong(address, path, partial(rows_of_client, made.inputs), 10) == 0
         with Client(address) as client:
             sizes = batch_sizes(client)
         for name, (_, why) in COUPLED.items():

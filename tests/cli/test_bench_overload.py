@@ -145,7 +145,9 @@ def test_losses_of_the_worker_are_read_from_the_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     lost = '{"level": "warning", "event": "worker_lost", "worker": "local"}\n'
     log.write_text(lost + '{"level": "error", "event": "worker_died"}\n' + lost)
-    assert Target("http", None, None, log).losses() == 2
+    size: Any = None
+    served: Any = None
+    assert Target("http", size, served, log).losses() == 2
 
 
 def test_the_headers_of_a_call_are_hpack() -> None:

@@ -168,7 +168,8 @@ def test_every_option_has_a_key_and_a_default_that_can_be_written() -> None:
     commands = {name: it for name, it in root.commands.items() if isinstance(it, ConfiguredCommand)}
     assert sorted(commands) == ["controller", "serve", "worker"]
     for command in commands.values():
-        params: Any = [param for param in command.params if is_set_by_users(param)]
+        every: list[Any] = command.params
+        params = [param for param in every if is_set_by_users(param)]
         assert len({key_of(param) for param in params}) == len(params)
         for param in params:
             value = written(param, param.default, given=False)

@@ -122,9 +122,9 @@ def _result(action: Any, payload: Any, window: Window | None = None) -> tuple[An
         case Infer():
             outputs, buffers = [], []
             for share, part in zip(action.inputs, split_payload(payload, input_sizes(action)), strict=True):
-                in_arena = window and share.arena_offset >= 0
-                lent = window.view(share.arena_offset, share.payload_bytes) if in_arena else part
-                doubled = 2 * np.frombuffer(lent, np.float32).reshape(share.batch_size, -1)[:, :4]
+                in_arena = window is not None and share.arena_offset >= 0
+                data = window.view(share.arena_offset, share.payload_bytes) if window and in_arena else part
+                doubled = 2 * np.frombuffer(data, np.float32).reshape(share.batch_size, -1)[:, :4]
                 if share.generated:
                     doubled = np.zeros(4 * share.batch_size, np.float32)
                 outputs.append(InferOutput(share.request_id, (spec("y", "FP32", (share.batch_size, 4)),)))

@@ -4,7 +4,7 @@ import pytest
 
 from builders import infer_request
 from clockwork.controller.config import ControllerConfig
-from clockwork.controller.startup import Stage
+from clockwork.controller.stage import Stage
 from clockwork.messages.actions import Infer
 from clockwork.messages.requests import (
     DEFAULT_RETRY,
@@ -127,7 +127,7 @@ def test_a_buffered_request_that_was_wrong_is_told_so_when_the_models_are_known(
     cluster.ask(infer_request(2, "b"))
     cluster.ask(infer_request(3, inputs=()))
     cluster.run_until(seconds(11))
-    assert [r.status for r in cluster.responses()] == [Status.SUCCESS, Status.UNKNOWN_MODEL, Status.INVALID_REQUEST]
+    assert cluster.statuses() == [Status.SUCCESS, Status.UNKNOWN_MODEL, Status.INVALID_REQUEST]
 
 
 def test_a_cancelled_request_is_not_answered() -> None:

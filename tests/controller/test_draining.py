@@ -5,7 +5,7 @@ import pytest
 from builders import infer_request
 from clockwork.controller.config import LoadSpec
 from clockwork.controller.events import Drain, Drained
-from clockwork.controller.startup import Stage
+from clockwork.controller.stage import Stage
 from clockwork.messages.requests import (
     CancelRequest,
     EvictRequest,
@@ -192,9 +192,9 @@ def test_nothing_is_measured_loaded_or_given_up_after_an_early_end() -> None:
     worker = FakeWorker("w0", FILES)
     worker.fail["LoadModelFromDisk"] = (Status.ERROR, "the disk is gone")
     cluster.connect(worker)
-    sent = len(cluster.actions())
+    sent = len(cluster.sent())
     cluster.feed(Drain(LONG))
     cluster.run_until(seconds(5))
     cluster.lose("w0")
     assert not cluster.gave_up()
-    assert len(cluster.actions()) == sent
+    assert len(cluster.sent()) == sent

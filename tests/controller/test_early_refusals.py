@@ -18,8 +18,10 @@ def early(request: InferRequest, *, measured: bool = True) -> tuple[Serving, Inf
         model.profiles = dict(model.profiles) if measured else {}
     serving = Serving(state, EchoScheduler(), ControllerConfig())
     refused = serving.refuse_early(1, request)
-    assert refused is None or isinstance(refused.response, InferResponse)
-    return serving, None if refused is None else refused.response
+    if refused is None:
+        return serving, None
+    assert isinstance(refused.response, InferResponse)
+    return serving, refused.response
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The third stage: what is measured, where, how often, and what of it is remembered."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -8,7 +9,7 @@ from msgspec.structs import replace
 from builders import KIND, RUNTIME, infer_request, profile
 from clockwork.controller.config import LoadSpec, ProfilingConfig
 from clockwork.controller.events import WorkerResult
-from clockwork.controller.startup import Stage
+from clockwork.controller.stage import Stage
 from clockwork.messages.actions import Infer, LoadModelFromDisk, LoadWeights, UnloadModel
 from clockwork.messages.profile import Measurement, ModelProfile, ProfileKey
 from clockwork.messages.requests import InferResponse, StatusRequest, StatusResponse
@@ -80,7 +81,7 @@ def test_how_often_things_are_measured(config: ProfilingConfig, loads: int, infe
 def test_the_profile_is_what_was_measured_without_the_warm_ups() -> None:
     cluster = profiling({"a.onnx": File()}, config=replace(QUICK, min_samples=2, max_samples=2))
     worker = cluster.workers["w0"]
-    changes = [(ms(9), "load", ms(10)), (ms(20), "infer", ms(4))]  # after the first of each
+    changes: list[tuple[int, str, Any]] = [(ms(9), "load", ms(10)), (ms(20), "infer", ms(4))]  # after the first of each
     for at, field, value in changes:
         cluster.run_until(at)
         worker.disk["a.onnx"] = dataclasses.replace(worker.disk["a.onnx"], **{field: value})
@@ -93,7 +94,7 @@ def test_the_profile_is_what_was_measured_without_the_warm_ups() -> None:
 
 def test_load_weights_is_measured_cold_and_each_batch_size_warm() -> None:
     cluster = served(profiling({"a.onnx": File()}))
-    names = [type(send.action).__name__ for send in cluster.actions()][2:]
+    names = [type(send.action).__name__ for send in cluster.sent()][2:]
     assert names == ["LoadWeights", "EvictWeights", "LoadWeights", *["Infer"] * 4]
 
 
@@ -186,7 +187,7 @@ def test_a_device_too_small_for_a_model_is_left_out_of_it() -> None:
     for number in range(4):
         cluster.ask(infer_request(number, "big"))
     cluster.run_until(seconds(2))
-    assert [response.status for response in cluster.responses()] == [Status.SUCCESS] * 4
+    assert cluster.statuses() == [Status.SUCCESS] * 4
 
 
 def test_of_two_devices_of_one_kind_the_one_with_room_measures() -> None:

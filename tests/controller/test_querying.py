@@ -4,7 +4,8 @@ import pytest
 
 from builders import copies_of, model_info, worker_info
 from clockwork.controller.events import DropWorker, StageEntered, WorkerConnected, WorkerResult
-from clockwork.controller.startup import ControllerWithStartupPhase, Stage
+from clockwork.controller.stage import Stage
+from clockwork.controller.startup import ControllerWithStartupPhase
 from clockwork.messages.actions import GetWorkerState, LoadModelFromDisk, UnloadModel
 from clockwork.messages.commands import SendAction
 from clockwork.messages.requests import LoadModelResponse

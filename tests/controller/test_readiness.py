@@ -134,10 +134,10 @@ def test_clockwork_serves_from_the_worker_that_is_heard() -> None:
     config = ControllerConfig(workers=2, models=(LoadSpec("a.onnx"),), profiling=quick_config().profiling)
     cluster = serving(make_scheduler("clockwork"), {"a.onnx": File()}, workers=2, config=config)
     silence(cluster, "w0")
-    sent = len(cluster.actions(worker_id="w0"))
+    sent = len(cluster.sent("w0"))
     for number in range(20):
         cluster.ask(infer_request(number, slo=seconds(1)))
     cluster.run_until(cluster.now + seconds(1))
     answers = [cluster.answer(number) for number in range(20)]
     assert {it.status for it in answers if isinstance(it, InferResponse)} == {Status.SUCCESS}
-    assert len(cluster.actions(worker_id="w0")) == sent
+    assert len(cluster.sent("w0")) == sent

@@ -11,7 +11,7 @@ from clockwork.controller.admission import REMEMBERED
 from clockwork.controller.config import ControllerConfig, LoadSpec
 from clockwork.controller.events import DropWorker, Report, Respond, WorkerResult
 from clockwork.controller.serving import MAX_EXPIRED
-from clockwork.controller.startup import Stage
+from clockwork.controller.stage import Stage
 from clockwork.messages.actions import EvictWeights, Infer, LoadModelFromDisk, LoadWeights
 from clockwork.messages.commands import Answer, Command, SendAction
 from clockwork.messages.prediction import ErrorSummary
@@ -213,7 +213,7 @@ def test_an_id_that_is_in_use_is_refused_and_the_first_request_is_not_disturbed(
     assert infer_answer(cluster, 1).message == "request id 1 is in use by another request of this client"
     cluster.answers.clear()
     cluster.run_until(cluster.now + ms(3))
-    assert [response.status for response in cluster.responses()] == [Status.INVALID_REQUEST, Status.SUCCESS]
+    assert cluster.statuses() == [Status.INVALID_REQUEST, Status.SUCCESS]
 
 
 def test_a_full_server_refuses() -> None:
@@ -293,7 +293,8 @@ def test_an_infer_that_succeeds_answers_with_its_outputs_and_times() -> None:
     first, second = infer_answer(cluster, 7, 3), infer_answer(cluster, 8, 4)
     assert first == InferResponse(7, 0, "", tensors(), RequestTiming(ms(3), 0, ms(3), 1, cold_start=False))
     assert second.timing == RequestTiming(ms(5), ms(2), ms(3), 1, cold_start=False)
-    payloads = [c.payload for _, c in cluster.said if getattr(c, "response", None) in (first, second)]
+    responds = [command for _, command in cluster.said if isinstance(command, Respond)]
+    payloads = [command.payload for command in responds if command.response in (first, second)]
     assert payloads == ["output-1", "output-2"]
     assert cluster.actions(Infer)[-2].payloads == ("in",)
 
@@ -724,8 +725,12 @@ def _infer(gpu: GPUState, request: PendingRequest) -> SendAction:
     return gpu.infer(request.model, [request])
 
 
-def _ok(request: PendingRequest, status: int = 0) -> Answer:
+def _ok(request: PendingRequest, status: object = Status.SUCCESS) -> Answer:
     return Answer(request.id, status)  # type: ignore[arg-type]
+
+
+def _no_id() -> Answer:
+    return Answer([], Status.ERROR)  # type: ignore[arg-type]
 
 
 def _both(gpu: GPUState, request: PendingRequest) -> list[Command]:
@@ -753,7 +758,7 @@ def _other_model(gpu: GPUState, request: PendingRequest) -> list[Command]:
         pytest.param(lambda g, r: [g.evict_weights("a")], Status.ERROR, "a is cold or in use", id="evict cold"),
         pytest.param(_other_model, Status.ERROR, "[]: none", id="an Infer of nothing"),
         pytest.param(lambda g, r: [(s := _load(g, r)), s], Status.TIMEOUT, "an action that is not new", id="repeated"),
-        pytest.param(lambda g, r: _load(g, r) and [], Status.TIMEOUT, "did not return it", id="kept for itself"),
+        pytest.param(lambda g, r: (_load(g, r), [])[1], Status.TIMEOUT, "did not return it", id="kept for itself"),
         pytest.param(lambda g, r: [SendAction("w9", _load(g, r).action)], Status.TIMEOUT, "not for a device", id="w9"),
         pytest.param(
             lambda g, r: [SendAction("w0", LoadModelFromDisk(9, "a.onnx", "z"))],
@@ -774,7 +779,7 @@ def _other_model(gpu: GPUState, request: PendingRequest) -> list[Command]:
         pytest.param(lambda g, r: [None], Status.TIMEOUT, "said None", id="nothing"),
         pytest.param(lambda g, r: [DropWorker("w0", "?")], Status.TIMEOUT, "said DropWorker", id="not its own command"),
         pytest.param(lambda g, r: [_ok(r, "fine")], Status.TIMEOUT, "status='fine'", id="no status"),
-        pytest.param(lambda g, r: [Answer([], Status.ERROR)], Status.TIMEOUT, "request_id=[]", id="no id"),
+        pytest.param(lambda g, r: [_no_id()], Status.TIMEOUT, "request_id=[]", id="no id"),
         pytest.param(lambda g, r: 1 / 0, Status.ERROR, "ZeroDivisionError", id="raises"),
     ],
 )
@@ -801,14 +806,14 @@ def test_an_action_for_a_worker_that_was_lost_goes_nowhere() -> None:
     cluster = serving(Nostalgic(), FILES)
     (old,) = cluster.state.gpus()
     worker = cluster.lose("w0")
-    sent = len(cluster.actions())
+    sent = len(cluster.sent())
     cluster.ask(infer_request(0))
     cluster.run_until(cluster.now + seconds(1))
     cluster.connect(worker)
     cluster.run_until(cluster.now + seconds(1))
     cluster.ask(infer_request(1))
     cluster.run_until(cluster.now + seconds(1))
-    assert [type(send.action).__name__ for send in cluster.actions()[sent:]] == ["GetWorkerState"]
+    assert [type(send.action).__name__ for send in cluster.sent()[sent:]] == ["GetWorkerState"]
     assert [infer_answer(cluster, number).status for number in (0, 1)] == [Status.TIMEOUT] * 2
     assert all("not for a device that is there" in text for text in cluster.reports("ERROR"))
 

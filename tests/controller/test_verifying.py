@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from builders import infer_request
 from clockwork.controller.config import ControllerConfig, LoadSpec, ProfilingConfig, VerifyingConfig
 from clockwork.controller.events import CompareOutputs, Drain, Drained, OutputsCompared, Respond
-from clockwork.controller.verifying import NO_CLIENT
+from clockwork.controller.pending import NO_CLIENT
 from clockwork.messages.actions import Action, EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import Answer, Command, SendAction
 from clockwork.messages.requests import CancelRequest, InferResponse, ModelStatus, StatusRequest, StatusResponse
@@ -21,7 +21,7 @@ from clockwork.scheduling.edf import EdfScheduler
 from clockwork.scheduling.fifo import FifoScheduler
 from clockwork.state import GPUState, PendingRequest
 from clockwork.units import Nanos, ms, seconds
-from cluster import QUICK, Cluster, quick_config, serving
+from cluster import QUICK, Cluster, Sent, quick_config, serving
 from fake_worker import FakeWorker, File
 from schedulers import Eager
 
@@ -58,7 +58,7 @@ def burst(cluster: Cluster, first: int) -> None:
     cluster.run_until(cluster.now + seconds(1))
 
 
-def infers(cluster: Cluster) -> list[SendAction]:
+def infers(cluster: Cluster) -> list[Sent[Infer]]:
     return [send for send in cluster.actions(Infer) if send.payloads and None not in send.payloads]
 
 
@@ -68,7 +68,7 @@ def batches(cluster: Cluster) -> list[tuple[object, ...]]:
     return [send.payloads for send in together if len(send.payloads) > 1]
 
 
-def checks_sent(cluster: Cluster) -> list[SendAction]:
+def checks_sent(cluster: Cluster) -> list[Sent[Infer]]:
     """The Infers whose payload is sent again, alone, after it was in a batch."""
     seen: Counter[object] = Counter()
     found = []
@@ -391,7 +391,7 @@ def test_a_request_of_several_rows_is_served_as_before(scheduler: Callable[[], S
 def test_a_batch_that_is_under_way_is_not_delivered(scheduler: Callable[[], Scheduler]) -> None:
     cluster = cluster_of(scheduler())
     compared: list[CompareOutputs] = []
-    cluster.differs = compared.append  # type: ignore[func-returns-value]
+    cluster.differs = compared.append
     burst(cluster, 2)
     (command,) = compared
     made = len(batches(cluster))
@@ -524,7 +524,7 @@ def test_a_difference_is_remembered_with_the_measured_times() -> None:
 def test_outputs_that_cannot_be_compared_are_no_difference() -> None:
     cluster = cluster_of(FifoScheduler())
     compared: list[CompareOutputs] = []
-    cluster.differs = compared.append  # type: ignore[func-returns-value]
+    cluster.differs = compared.append
     burst(cluster, 2)
     cluster.feed(OutputsCompared(compared[-1].check_id, error="there is no such type"))
     assert cluster.reports("WARNING")[-1] == "a batch of a could not be checked: there is no such type"

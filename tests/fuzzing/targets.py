@@ -134,7 +134,8 @@ def grpc_fields(data: bytes) -> None:
 
 def _known(data: bytes) -> pb.ModelInferRequest | None:
     with suppress(DecodeError):
-        return pb.ModelInferRequest.FromString(data)
+        message: pb.ModelInferRequest = pb.ModelInferRequest.FromString(data)
+        return message
     return None
 
 

@@ -15,7 +15,7 @@ PAGE = 16 * MIB
 MAX_BATCH = 4
 
 #: By kind: a real device computes products and convolutions with fewer bits (TF32), and in another order.
-TOLERANCE = {"fake": {"rtol": 1e-4, "atol": 1e-5}, "cuda": {"rtol": 2e-2, "atol": 5e-3}}
+TOLERANCE: dict[str, dict[str, Any]] = {"fake": {"rtol": 1e-4, "atol": 1e-5}, "cuda": {"rtol": 2e-2, "atol": 5e-3}}
 
 __all__ = ["MAX_BATCH", "PAGE", "TOLERANCE", "Conv", "Machine"]
 

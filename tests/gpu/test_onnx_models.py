@@ -19,7 +19,7 @@ from gpu.asking import ask
 from gpu.conftest import missing
 from onnx_graphs import dense, model, node, saved, value
 
-TOLERANCE = {"rtol": 1e-3, "atol": 1e-5}
+TOLERANCE: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-5}
 
 
 class CpuGpus:

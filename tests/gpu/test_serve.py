@@ -19,7 +19,7 @@ import torch  # isort: skip - `programs` skips these tests where there is none
 
 SIZES = ("--cache-size=512MiB", "--workspace-size=512MiB")
 ON = {"cpu": (), "cuda": ("--device=cuda", *SIZES)}
-TOLERANCE = {"rtol": 2e-2, "atol": 5e-3}
+TOLERANCE: dict[str, Any] = {"rtol": 2e-2, "atol": 5e-3}
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -56,8 +56,8 @@ def test_a_program_is_served_over_both_protocols(device: str, tmp_path: Path) ->
             for rows in (1, 2):
                 found = client.model("conv").infer({"image": images(rows)}, slo=20)
                 np.testing.assert_allclose(found["prob"], eager(images(rows)), **TOLERANCE)
-        found = over_http(process, "conv", images(1), "image")
-        np.testing.assert_allclose(found["prob"], eager(images(1)), **TOLERANCE)
+        outputs = over_http(process, "conv", images(1), "image")
+        np.testing.assert_allclose(outputs["prob"], eager(images(1)), **TOLERANCE)
 
 
 def test_an_onnx_model_is_served(device: str, tmp_path: Path) -> None:

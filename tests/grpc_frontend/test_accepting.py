@@ -38,7 +38,7 @@ def asked(rows: int = 1, **parameters: pb.InferParameter) -> bytes:
     message = pb.ModelInferRequest(
         model_name="m", inputs=[tensor], raw_input_contents=[bytes(16 * rows)], parameters=parameters
     )
-    return message.SerializeToString()
+    return bytes(message.SerializeToString())
 
 
 def held(action: Any) -> bool:

@@ -147,7 +147,7 @@ def test_a_failure_does_not_keep_the_message() -> None:
     assert failed is not None
     assert failed.__traceback__ is not None
     failed.forget_frames()
-    assert (failed.__traceback__, failed.__context__, failed.__cause__) == (None, None, None)
+    assert [failed.__traceback__, failed.__context__, failed.__cause__] == [None, None, None]
 
 
 def test_lists_of_models_are_encoded_in_steps() -> None:

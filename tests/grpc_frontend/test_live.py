@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from client.live import LOOPBACK, ScriptedWorker, controller, run, serving
-from clockwork.controller.startup import Stage
+from clockwork.controller.stage import Stage
 from clockwork.errors import ServerError
 from clockwork.grpc_frontend import health_pb2 as health
 from clockwork.grpc_frontend import serve_grpc
@@ -253,7 +253,8 @@ def test_bytes_that_are_no_message_are_refused_without_a_line_and_harm_nobody_el
 async def health_of(channel: grpc.aio.Channel, service: str) -> int:
     call = channel.unary_unary("/grpc.health.v1.Health/Check")
     asked = health.HealthCheckRequest(service=service)
-    return health.HealthCheckResponse.FromString(await call(asked.SerializeToString())).status
+    response = health.HealthCheckResponse.FromString(await call(asked.SerializeToString()))
+    return int(response.status)
 
 
 def test_the_health_checking_protocol_is_spoken() -> None:

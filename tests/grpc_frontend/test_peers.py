@@ -8,7 +8,7 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
 from client.live import LOOPBACK, run, serving
-from clockwork.controller.startup import Stage
+from clockwork.controller.stage import Stage
 from clockwork.grpc_frontend import serve_grpc
 from clockwork.grpc_frontend.peers import Peers
 from clockwork.host.controller import ControllerHost

@@ -94,7 +94,8 @@ def test_a_response_is_serialised_as_by_protobuf(tensors: list[bytes]) -> None:
 
 def asked(*tensors: bytes, **more: Any) -> bytes:
     inputs = [TENSOR(name=f"x{i}", datatype="UINT8", shape=[len(data)]) for i, data in enumerate(tensors)]
-    return pb.ModelInferRequest(model_name="m", inputs=inputs, raw_input_contents=tensors, **more).SerializeToString()
+    message = pb.ModelInferRequest(model_name="m", inputs=inputs, raw_input_contents=tensors, **more)
+    return bytes(message.SerializeToString())
 
 
 class Memory:

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2 as pb
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from client.live import LOOPBACK, ScriptedWorker, controller, run, serving
-from clockwork.controller.startup import Stage
+from clockwork.controller.stage import Stage
 from clockwork.grpc_frontend import grpc_service_pb2, health, serve_grpc
 from clockwork.grpc_frontend.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from clockwork.host.controller import ControllerHost

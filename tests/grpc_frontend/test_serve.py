@@ -152,7 +152,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_with_a_prediction(client: trit
     with pytest.raises(InferenceServerException, match="after its deadline") as caught:
         client.infer("slow", dense(1, SLOW_WIDTH), parameters={"slo_ms": 2})
     assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
-    trailer = dict(caught.value.__context__.trailing_metadata())  # type: ignore[union-attr]
+    trailer = dict(caught.value.__context__.trailing_metadata())
     assert trailer["clockwork-status-name"] == "CONTROLLER_COULD_NOT_START_IN_TIME"
     assert float(trailer["clockwork-predicted-ms"]) > 2
     assert float(trailer["clockwork-retry-after-ms"]) > 0

@@ -11,7 +11,6 @@ import pytest
 from client.live import ScriptedWorker, controller, run, serving
 from clockwork.client import AsyncClient
 from clockwork.errors import InvalidRequestError, ProtocolError, RequestRefusedError, ServerError
-from clockwork.host import arena as module
 from clockwork.host.arena import BLOCK, Arena, Window, make_arena
 from clockwork.messages.actions import Infer, InferInput
 from clockwork.net.connection import Connection
@@ -104,7 +103,7 @@ def test_where_the_system_has_no_such_memory_payloads_are_sent(
     def refused(*_: object) -> int:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(module.os, "memfd_create", refused)
+    monkeypatch.setattr(os, "memfd_create", refused)
     assert make_arena(MIB) is None
     assert "payloads go to the worker through a socket" in caplog.text
     assert make_arena(0) is None

@@ -69,9 +69,12 @@ def test_an_unforeseen_failure_is_logged_and_reported(caplog: pytest.LogCaptureF
 @pytest.mark.parametrize(("count", "where"), [(MAX_BYTES_ON_LOOP // 4, "loop"), (MAX_BYTES_ON_LOOP // 4 + 1, "thread")])
 def test_large_outputs_are_compared_in_a_thread(count: int, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
-    monkeypatch.setattr(
-        comparing, "compared", lambda it: threads.append(threading.get_ident()) or OutputsCompared(it.check_id)
-    )
+
+    def noted(command: CompareOutputs) -> OutputsCompared:
+        threads.append(threading.get_ident())
+        return OutputsCompared(command.check_id)
+
+    monkeypatch.setattr(comparing, "compared", noted)
 
     async def test() -> None:
         array = np.zeros(count, np.float32)

@@ -374,7 +374,7 @@ def test_a_device_that_is_lost_is_said_whatever_was_asked_of_it(
     step: str, bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "m").write_text(f"lost-{step}")
-    actions = [LoadModelFromDisk(0, "m", "m"), LoadWeights(0, 0, "m"), infer(1), EvictWeights(0, 0, "m")]
+    actions: list[Action] = [LoadModelFromDisk(0, "m", "m"), LoadWeights(0, 0, "m"), infer(1), EvictWeights(0, 0, "m")]
     last = {"read": 0, "load": 1, "close": 3}.get(step, 2)
     for at, action in enumerate(actions[: last + 1]):
         if at < last and (step != "close" or at < 2):

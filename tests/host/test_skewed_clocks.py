@@ -37,8 +37,8 @@ def test_a_request_is_served_in_time_whatever_the_clocks_show(
         )
         await host.start()
         clock = OffsetClock(MonotonicClock(), workers, drift_ppm=50)
-        config = WorkerConfig(tmp_path, cache_bytes=64 * MIB)
-        worker = WorkerHost(host.worker_address, "skewed", threads(config, OnnxRuntime(), clock), clock=clock)
+        worker_config = WorkerConfig(tmp_path, cache_bytes=64 * MIB)
+        worker = WorkerHost(host.worker_address, "skewed", threads(worker_config, OnnxRuntime(), clock), clock=clock)
         working = asyncio.create_task(worker.run())
         try:
             async with AsyncClient(str(host.client_address)) as client:

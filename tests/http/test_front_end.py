@@ -5,6 +5,7 @@ import gzip
 import json
 import logging
 import zlib
+from collections.abc import Callable
 from itertools import count
 from typing import Any, ClassVar
 
@@ -73,7 +74,7 @@ def test_binary_in_binary_out_and_the_version_may_be_said() -> None:
     run(test())
 
 
-PACKERS = {"gzip": gzip.compress, "deflate": zlib.compress}
+PACKERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
 
 
 @pytest.mark.parametrize("coding", PACKERS)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from clockwork.clock import MonotonicClock
 from clockwork.host.inference import TaskRunner
@@ -23,7 +24,7 @@ from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.runtimes.onnx.model import OnnxModel
 from clockwork.units import MIB
 from clockwork.worker.core import WorkerCore
-from onnx_graphs import TensorProto, dense, model, node, saved, value
+from onnx_graphs import dense, model, node, saved, value
 
 WIDTH = 2048
 ROW = np.ones((1, WIDTH), np.float32)

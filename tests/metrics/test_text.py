@@ -26,14 +26,15 @@ def parsed(text: bytes) -> dict[str, Any]:
 
 def value(families: dict[str, Any], sample: str, **labels: str) -> float:
     """Of the one sample of that name and those labels; the parser would have Triton's counters end in ``_total``."""
-    (found,) = [
+    found: list[float] = [
         it.value
         for family in families.values()
         for it in family.samples
         if it.name in (sample, f"{sample}_total")
         and all(it.labels.get(key) == wanted for key, wanted in labels.items())
     ]
-    return found
+    (only,) = found
+    return only
 
 
 def busy() -> Counts:

@@ -41,6 +41,7 @@ class Reads(asyncio.Protocol):
 
 async def connected(arrivals: Arrivals, **options: bool) -> tuple[socket.socket, Reads]:
     loop = asyncio.get_running_loop()
+    reads: Reads
     server = await loop.create_server(lambda: reads, "127.0.0.1", 0)
     reads = Reads(arrivals, **options)
     client = socket.create_connection(server.sockets[0].getsockname())

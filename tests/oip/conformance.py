@@ -68,8 +68,8 @@ def conforming(directory: Path) -> Iterator[Server]:
     paths.append(directory / "two.onnx")
     with serve(*map(str, paths), "--http=127.0.0.1:0", "--grpc=127.0.0.1:0") as process:
         native = process.address()
-        found = [process.out.wait_for(rf"^clockwork serves {name} on (\S+)$")[1] for name in ("HTTP", "gRPC")]
-        yield Server(*found, native)
+        http, grpc = (process.out.wait_for(rf"^clockwork serves {name} on (\S+)$")[1] for name in ("HTTP", "gRPC"))
+        yield Server(http, grpc, native)
 
 
 def ask(server: Server, method: str, path: str, body: Any = None, **headers: Any) -> Reply:

@@ -1,7 +1,6 @@
 """Triton's asynchronous clients, over HTTP and gRPC, and how much one answer tells over each of the three protocols."""
 
 import asyncio
-from collections.abc import Coroutine
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,7 @@ def inputs(triton: Any, array: Any, datatype: str = "FP32", name: str = "x") -> 
 @pytest.mark.parametrize("protocol", TRITON)
 @pytest.mark.parametrize("datatype", ARRAYS)
 def test_arrays_come_back_as_they_went(server: Server, protocol: str, datatype: str) -> None:
-    def ask(triton: Any, client: Any) -> Coroutine[Any, Any, Any]:
+    def ask(triton: Any, client: Any) -> Any:
         return client.infer(datatype, inputs(triton, ARRAYS[datatype], datatype), request_id="7", priority=1)
 
     answer = with_client(server, protocol, ask).as_numpy("y")
@@ -60,7 +59,7 @@ def test_many_requests_at_a_time(server: Server, protocol: str) -> None:
 
 @pytest.mark.parametrize("protocol", TRITON)
 def test_what_is_wrong_is_an_exception_with_a_status(server: Server, protocol: str) -> None:
-    def ask(triton: Any, client: Any) -> Coroutine[Any, Any, Any]:
+    def ask(triton: Any, client: Any) -> Any:
         return client.infer("nobody", inputs(triton, ARRAYS["FP32"]))
 
     with pytest.raises(InferenceServerException, match="no model 'nobody'") as caught:
@@ -74,7 +73,7 @@ def test_what_is_wrong_is_an_exception_with_a_status(server: Server, protocol: s
     ["get_trace_settings", "get_log_settings", "get_system_shared_memory_status", "unregister_cuda_shared_memory"],
 )
 def test_what_only_triton_has_is_an_exception_that_says_so(server: Server, protocol: str, method: str) -> None:
-    def ask(triton: Any, client: Any) -> Coroutine[Any, Any, Any]:
+    def ask(triton: Any, client: Any) -> Any:
         return getattr(client, method)()
 
     with pytest.raises(InferenceServerException, match=r"not supported|--log-level"):
@@ -86,7 +85,7 @@ def test_an_answer_tells_the_same_over_all_three_protocols(server: Server) -> No
         async with AsyncClient(server.native) as client:
             return await client.infer("FP32", {"x": ARRAYS["FP32"]}, slo=10.0)
 
-    def ask(triton: Any, client: Any) -> Coroutine[Any, Any, Any]:
+    def ask(triton: Any, client: Any) -> Any:
         return client.infer("FP32", inputs(triton, ARRAYS["FP32"]), parameters={"slo_ms": 10_000})
 
     told = with_client(server, "http", ask).get_response()["parameters"]

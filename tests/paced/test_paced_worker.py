@@ -18,7 +18,7 @@ from clockwork.paced.models import PROFILES, PacedModel
 from clockwork.paced.worker import PacedWorker
 from clockwork.units import FOREVER, Nanos, ms
 from clockwork.worker.core import WorkerCore
-from clockwork.worker.events import ActionReceived, Answer, SendOutputs, SendResult
+from clockwork.worker.events import ActionReceived, ResultCommand, SendOutputs, SendResult
 
 MODEL = PacedModel("m", "d", PROFILES["resnet50-v100"])
 LOAD, B1, B2, B4 = ms(8.31), ms(2.73), ms(4.05), ms(5.88)
@@ -40,7 +40,7 @@ def a_worker(gpus: int = 1, *, warm: bool = True) -> PacedWorker:
     return worker
 
 
-def outputs(answers: list[Answer]) -> list[tuple[int, Nanos, Nanos]]:
+def outputs(answers: list[ResultCommand]) -> list[tuple[int, Nanos, Nanos]]:
     """Id, begin and end of Infers."""
     return [(it.action.id, it.exec.begin, it.exec.end) for it in answers if isinstance(it, SendOutputs)]
 
@@ -117,9 +117,10 @@ def test_measured_samples_come_in_their_order() -> None:
 
 
 def test_a_state_that_is_none_is_refused() -> None:
-    for state in ({}, {"models": 3}, {"models": [{}]}):
+    states: list[dict[str, Any]] = [{}, {"models": 3}, {"models": [{}]}]
+    for state in states:
         with pytest.raises(InvalidRequestError, match="not what clockwork status --json prints"):
-            models_of(state)  # type: ignore[arg-type]
+            models_of(state)
 
 
 GOOD = {

@@ -8,8 +8,9 @@ from random import Random
 from typing import Any, NamedTuple
 
 import numpy as np
+from onnx import TensorProto
 
-from onnx_graphs import TensorProto, model, node, value
+from onnx_graphs import model, node, value
 
 N = "N"
 FLOAT, DOUBLE, HALF = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16
@@ -21,7 +22,16 @@ INT64, INT32, UINT8, BOOL, STRING = (
     TensorProto.STRING,
 )
 FLOATS = (FLOAT, DOUBLE, HALF)
-DTYPES = {FLOAT: "f4", DOUBLE: "f8", HALF: "f2", INT64: "i8", INT32: "i4", UINT8: "u1", BOOL: "?", STRING: "O"}
+DTYPES: dict[int, str] = {
+    FLOAT: "f4",
+    DOUBLE: "f8",
+    HALF: "f2",
+    INT64: "i8",
+    INT32: "i4",
+    UINT8: "u1",
+    BOOL: "?",
+    STRING: "O",
+}
 WORDS = ("", "a", "b", "cat", "dog", "ä", "a longer text")
 
 

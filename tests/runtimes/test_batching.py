@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from clockwork.errors import InvalidModelError, InvalidRequestError
 from clockwork.runtimes.batching import BatchingOptions
@@ -12,7 +13,7 @@ from clockwork.runtimes.config_pbtxt import parsed
 from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.runtimes.trial import tried
 from clockwork.zoo import build
-from onnx_graphs import FLOAT, TensorProto, dense, model, node, saved, value
+from onnx_graphs import FLOAT, dense, model, node, saved, value
 
 INT64, BOOL = TensorProto.INT64, TensorProto.BOOL
 

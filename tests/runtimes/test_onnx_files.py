@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -185,11 +186,11 @@ def test_external_data_whose_place_makes_no_sense_is_refused(entries: dict[str, 
 def test_a_model_that_keeps_numbers_between_requests_is_refused(where: str, tmp_path: Path) -> None:
     """BatchNormalization in training mode: ONNX Runtime writes the running mean back into the session."""
     norm = node("BatchNormalization", "x w w w w", "y m v", training_mode=1, name="norm")
-    given = {"w": np.ones(4, np.float32)}
+    weights: dict[str, Any] = {"w": np.ones(4, np.float32)}
     if where == "branch":
         inner = helper.make_graph([norm], "inner", [], [value("y", None)])
         norm = node("If", "yes", "y", then_branch=inner, else_branch=inner)
-        given["yes"] = np.array(True)
-    made = model([norm], [value("x", ("N", 4))], [value("y", ("N", 4))], **given)
+        weights["yes"] = np.array(True)
+    made = model([norm], [value("x", ("N", 4))], [value("y", ("N", 4))], **weights)
     with pytest.raises(InvalidModelError, match="BatchNormalization 'norm' in training mode, which keeps numbers"):
         read(saved(made, tmp_path / "m.onnx"))

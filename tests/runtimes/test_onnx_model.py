@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from ml_dtypes import bfloat16
+from onnx import TensorProto
 
 from clockwork.arrays import from_payload, to_payload
 from clockwork.errors import InvalidModelError, InvalidRequestError, ServerError
@@ -19,7 +20,7 @@ from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.runtimes.onnx.model import LoadedOnnxModel, OnnxModel
 from clockwork.runtimes.ort import onnxruntime
 from clockwork.zoo import build
-from onnx_graphs import FLOAT, TensorProto, dense, echo, model, node, saved, saved_with_external_data, value
+from onnx_graphs import FLOAT, dense, echo, model, node, saved, saved_with_external_data, value
 
 Request = tuple[InferInput, bytes | None]
 _ids = count(1)
@@ -121,7 +122,7 @@ def test_several_inputs_and_outputs_are_kept_apart(runtime: OnnxRuntime, tmp_pat
     assert list(swapped) == ["difference", "sum"]
 
 
-ARRAYS = {
+ARRAYS: dict[int, np.ndarray] = {
     TensorProto.BOOL: np.array([[True, False, True]]),
     TensorProto.UINT8: np.array([[0, 1, 255]], "u1"),
     TensorProto.UINT16: np.array([[0, 1, 65535]], "u2"),
@@ -237,6 +238,7 @@ def test_one_requests_input_is_not_copied(runtime: OnnxRuntime, tmp_path: Path) 
     loaded = load(runtime, echo(FLOAT), tmp_path).load_weights(0)
     it, payload = request({"x": np.ones((2, 3), "f4")})
     feed = loaded.assemble([it], [payload])
+    assert payload is not None
     assert np.shares_memory(feed["x"], np.frombuffer(payload, np.uint8))
 
 
@@ -292,6 +294,7 @@ def test_a_payload_of_another_size_is_refused(payload: bytes | None, runtime: On
 def test_an_input_sent_twice_is_refused(runtime: OnnxRuntime, tmp_path: Path) -> None:
     loaded = load(runtime, dense(), tmp_path).load_weights(0)
     it, payload = request({"x": np.zeros((1, 32), "f4")})
+    assert payload is not None
     twice = InferInput(1, 1, it.tensors * 2)
     with pytest.raises(InvalidRequestError, match="each of its inputs once: x; the request has x, x"):
         loaded.assemble([twice], [payload * 2])

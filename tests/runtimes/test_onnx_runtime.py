@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
 
 from clockwork.errors import ServerError
 from clockwork.messages.actions import InferInput
@@ -17,7 +18,7 @@ from clockwork.runtimes.onnx import OnnxRuntime, cache
 from clockwork.runtimes.onnx.model import OnnxModel
 from clockwork.runtimes.onnx.sessions import said
 from clockwork.zoo import build
-from onnx_graphs import FLOAT, TensorProto, dense, echo, model, node, saved, value
+from onnx_graphs import FLOAT, dense, echo, model, node, saved, value
 
 
 def answer(host: OnnxModel, x: Any) -> Any:

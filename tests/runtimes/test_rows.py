@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from clockwork.runtimes.onnx.rows import analyse
 from clockwork.runtimes.rows.moves import reshaped
 from clockwork.runtimes.rows.size import N, at_most, number, opaque, unknown
 from clockwork.runtimes.rows.value import MixesRowsError, Value
-from onnx_graphs import FLOAT, TensorProto, model, node, value
+from onnx_graphs import FLOAT, model, node, value
 
 INT64 = TensorProto.INT64
 

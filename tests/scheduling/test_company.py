@@ -1,5 +1,6 @@
 """When an idle device waits for company: the scheduler as a table, with a server that is busy or not."""
 
+from clockwork.messages.actions import Infer
 from clockwork.scheduling.clockwork.company import MAX_LEVEL, MAX_WAIT, PROBE, STALE, Company
 from clockwork.units import Nanos, ms, us
 from scheduling.test_clockwork import Bench
@@ -55,6 +56,7 @@ def test_a_busy_server_waits_for_company_and_starts_when_it_is_there() -> None:
     said = infers(bench.ask(now + us(30), 4))
     assert len(said) == 1
     (action,) = bench.gpu().outstanding.values()
+    assert isinstance(action, Infer)
     assert [share.request_id for share in action.inputs] == [1, 2, 3, 4]
 
 

@@ -1,7 +1,7 @@
 """Tokens on all ports of a live controller with a scripted worker."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -137,7 +137,7 @@ def test_grpc_asks_for_a_token_wherever_it_matters() -> None:
         async with grpc_client() as client:
             assert await client.is_server_live()
             assert await client.is_server_ready()
-            calls = [
+            calls: list[Callable[[dict[str, str]], Any]] = [
                 lambda headers: client.infer("m", ones(), headers=headers),
                 lambda headers: client.get_server_metadata(headers=headers),
                 lambda headers: client.get_model_config("m", headers=headers),

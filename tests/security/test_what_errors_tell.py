@@ -56,8 +56,10 @@ class Clumsy(SimpleScheduler):
 
 def models(root: Path) -> None:
     """One that can be served, and refuses shapes that do not go together; and files that are none."""
-    shapes = [("x", TensorProto.FLOAT, [None, 4]), ("to", TensorProto.INT64, [2])]
-    inputs = [helper.make_tensor_value_info(*it) for it in shapes]
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 4]),
+        helper.make_tensor_value_info("to", TensorProto.INT64, [2]),
+    ]
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["a", "b"])
     node = helper.make_node("Reshape", ["x", "to"], ["y"])
     graph = helper.make_graph([node], "reshapes", inputs, [output])

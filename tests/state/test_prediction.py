@@ -137,7 +137,7 @@ def test_errors_are_counted_on_their_side_for_the_device_and_for_the_model(
     leave(gpu, infer)
     end(gpu, infer, a, begin, duration)
     errors = [of_error(error) for error in (start_error, duration_error, completion_error)]
-    summary = {"infer": PredictionSummary(*errors, within, 0, ms(3) / duration)}
+    summary = {"infer": PredictionSummary(errors[0], errors[1], errors[2], within, 0, ms(3) / duration)}
     assert gpu.predictions.summary() == a.predictions.summary() == state.predictions().summary() == summary
 
 

@@ -21,6 +21,7 @@ def test_an_infer_starts_in_its_window_with_what_it_needs() -> None:
     assert (task.payloads, task.handles) == (("in 0", "in 1"), ("m on gpu 0",))
     assert w.ends(8, EXEC) == ["Infer#1 ok"]
     (sent,) = w.last
+    assert isinstance(task.action, Infer)
     assert sent == SendOutputs(task.action, "out of 1", NONE, NONE)
 
 

@@ -1,6 +1,6 @@
 """A worker that is about to end: what runs goes on, everything else is refused, once."""
 
-from clockwork.messages.actions import ClearCache, GetWorkerState, LoadModelFromDisk
+from clockwork.messages.actions import Action, ClearCache, GetWorkerState, LoadModelFromDisk
 from worker.told import EXEC, HOST, LOAD, Worker, evict, infer, load
 
 REFUSED = "SHUTTING_DOWN"
@@ -24,7 +24,8 @@ def test_what_runs_is_finished_and_what_waits_is_refused() -> None:
 def test_what_comes_is_refused() -> None:
     worker = Worker().warm("m")
     assert worker.leaves(1) == []
-    asked = [infer(1), load(2, "n"), evict(3), LoadModelFromDisk(4, "x.onnx", "x"), ClearCache(5), GetWorkerState(6)]
+    asked: list[Action] = [infer(1), load(2, "n"), evict(3), LoadModelFromDisk(4, "x.onnx", "x")]
+    asked += [ClearCache(5), GetWorkerState(6)]
     assert worker.told(2, *asked) == [f"{type(action).__name__}#{action.id} {REFUSED}" for action in asked]
 
 

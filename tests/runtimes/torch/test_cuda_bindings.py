@@ -58,7 +58,7 @@ class Answers:
             if isinstance(found, CUresult):
                 return (found, None)
             values = found if isinstance(found, tuple) else () if found is None else (found,)
-            return (CUresult.CUDA_SUCCESS, *values)
+            return (CUresult["CUDA_SUCCESS"], *values)
 
         return function
 
@@ -77,7 +77,7 @@ def driver(monkeypatch: pytest.MonkeyPatch, device: int = 0, **told: Any) -> Cud
             "there is no CUDA driver on this machine: install NVIDIA's",
         ),
         (
-            {"cuInit": CUresult.CUDA_ERROR_NO_DEVICE},
+            {"cuInit": CUresult["CUDA_ERROR_NO_DEVICE"]},
             "CUDA cannot be used here: cuInit failed with CUDA_ERROR_NO_DEVICE",
         ),
         ({"cuDriverGetVersion": 11_080}, "the driver is for CUDA 11.8; at least 12.0 is needed: update it"),
@@ -115,8 +115,8 @@ def test_errors_after_which_nothing_works_are_of_a_kind_of_their_own(
 def test_other_errors_are_told_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     its = driver(
         monkeypatch,
-        cuMemCreate=CUresult.CUDA_ERROR_OUT_OF_MEMORY,
-        cuMemHostUnregister=CUresult.CUDA_ERROR_INVALID_VALUE,
+        cuMemCreate=CUresult["CUDA_ERROR_OUT_OF_MEMORY"],
+        cuMemHostUnregister=CUresult["CUDA_ERROR_INVALID_VALUE"],
         cuMemRelease=RuntimeError("function cuMemRelease is not found"),
     )
     with pytest.raises(OutOfDeviceMemoryError, match="cuMemCreate failed with CUDA_ERROR_OUT_OF_MEMORY"):
