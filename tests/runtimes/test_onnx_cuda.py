@@ -15,7 +15,16 @@ from clockwork.messages.actions import InferInput
 from clockwork.messages.tensors import TensorSpec
 from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.runtimes.onnx.cuda import OnnxCudaRuntime
-from clockwork.runtimes.onnx.gpus import CUDA, REGION, CudaGpus, arena, check_build, load_libraries, make_arena, where
+from clockwork.runtimes.onnx.gpus import (
+    CUDA,
+    REGION,
+    CudaGpus,
+    arena,
+    check_build,
+    load_libraries,
+    make_arena,
+    nodes_on_cpu,
+)
 from clockwork.runtimes.onnx.sessions import CPU, Provider, options, session
 from clockwork.runtimes.ort import onnxruntime
 from clockwork.units import GIB, MIB
@@ -214,7 +223,7 @@ def test_an_arena_that_is_full_fails_the_inference_and_nothing_else() -> None:
     assert done.returncode == 0, done.stderr
     first, refused, last = done.stdout.splitlines()
     assert first == last
-    assert refused.startswith("there is no memory for the inference: ")
+    assert refused.startswith("out of memory during the inference: ")
     assert "/" not in refused
 
 
@@ -241,7 +250,7 @@ class Part:
     ("text", "kind", "words"),
     [
         ("CUDA failure 700: an illegal memory access ; GPU=0", DeviceLostError, "lost, and the worker ends: CUDA fail"),
-        ("CUDA failure 2: out of memory ; GPU=0", ServerError, "there is no memory for the inference"),
+        ("CUDA failure 2: out of memory ; GPU=0", ServerError, "out of memory during the inference"),
         ("CUDA failure 7001: whatever", ServerError, "the inference failed"),
     ],
 )
@@ -268,10 +277,10 @@ def test_a_device_that_is_lost_is_told_from_an_inference_that_failed(
 
 
 def test_where_nodes_are_executed_is_said_in_a_line() -> None:
-    assert where([Part(CUDA, "Conv", "Relu")]) == ""
-    assert where([]) == ""
+    assert nodes_on_cpu([Part(CUDA, "Conv", "Relu")]) == ""
+    assert nodes_on_cpu([]) == ""
     parts = [Part(CUDA, "Conv", "Relu"), Part("CPUExecutionProvider", "Shape", "NonZero"), Part(CPU.name, "Shape")]
-    assert where(parts) == "3 of 5 nodes on the CPU: NonZero, Shape"
+    assert nodes_on_cpu(parts) == "3 of 5 nodes on the CPU: NonZero, Shape"
 
 
 def test_the_provider_of_a_device_has_its_number_and_a_limit() -> None:

@@ -12,7 +12,7 @@ import pytest
 from clockwork import heap
 from clockwork.errors import ServerError
 from clockwork.runtimes.onnx import OnnxRuntime, cache
-from clockwork.runtimes.onnx.calm import Calm
+from clockwork.runtimes.onnx.closing import CloseTiming
 from clockwork.runtimes.onnx.packing import PACKED_BYTES_MIN, ROUNDS_MAX, worth_packing
 from clockwork.units import MIB
 from onnx_graphs import FLOAT, dense, model, node, saved, value
@@ -128,18 +128,18 @@ def test_memory_that_cannot_be_measured_counts_as_none(monkeypatch: pytest.Monke
 
 
 def test_nobody_waits_for_long_where_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clockwork.runtimes.onnx.calm.WAIT_MAX", 100)
-    calm = Calm()
+    monkeypatch.setattr("clockwork.runtimes.onnx.closing.MAX_WAIT", 100)
+    calm = CloseTiming()
     calm.wait()
-    calm.begins()
-    calm.ends()
+    calm.inference_begins()
+    calm.inference_ends()
     calm.wait()
 
 
 def test_a_session_is_destroyed_when_the_next_inference_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clockwork.runtimes.onnx.calm.WAIT_MAX", 100)
-    calm = Calm()
-    calm.begins()
+    monkeypatch.setattr("clockwork.runtimes.onnx.closing.MAX_WAIT", 100)
+    calm = CloseTiming()
+    calm.inference_begins()
     waits, over = Event(), Event()
 
     def close() -> None:
@@ -150,17 +150,17 @@ def test_a_session_is_destroyed_when_the_next_inference_has_begun(monkeypatch: p
     thread = Thread(target=close)
     thread.start()
     assert waits.wait(60)
-    calm.ends()
+    calm.inference_ends()
     while not over.is_set():  # the thread may not have seen the first yet
-        calm.begins()
+        calm.inference_begins()
         over.wait(0.001)
-        calm.ends()
+        calm.inference_ends()
     thread.join()
 
 
 def test_a_long_inference_does_not_keep_a_session_alive() -> None:
-    calm = Calm()
-    calm.begins()
+    calm = CloseTiming()
+    calm.inference_begins()
     calm.wait()
 
 

@@ -317,7 +317,7 @@ def test_values_that_a_kernel_refuses_are_the_requests_fault(
         [node(op, "table x", "y", **extra)], [value("x", ["N"], TensorProto.INT64)], [value("y", None)], **weights
     )
     loaded = load(runtime, made, tmp_path).load_weights(0)
-    with pytest.raises(InvalidRequestError, match="the model refuses these inputs") as error:
+    with pytest.raises(InvalidRequestError, match="the model rejects these inputs") as error:
         infer(loaded, request({"x": np.array([7])}))
     assert "/" not in str(error.value)
     assert len(str(error.value)) < 400
@@ -330,7 +330,7 @@ def test_a_string_that_is_no_number_is_the_requests_fault(
     made = model([node("Cast", "s", "y", to=kind)], [value("s", ["N"], TensorProto.STRING)], [value("y", ["N"], kind)])
     loaded = load(runtime, made, tmp_path).load_weights(0)
     assert infer(loaded, request({"s": [b"7"]}))[0]["y"].tolist() == [7]
-    with pytest.raises(InvalidRequestError, match="the model refuses these inputs"):
+    with pytest.raises(InvalidRequestError, match="the model rejects these inputs"):
         infer(loaded, request({"s": [text]}))
 
 

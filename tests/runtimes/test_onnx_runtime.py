@@ -16,7 +16,7 @@ from clockwork.runtimes.base import Runtime
 from clockwork.runtimes.hardware import cpu_name, device_kind, instruction_set, read_cpuinfo
 from clockwork.runtimes.onnx import OnnxRuntime, cache
 from clockwork.runtimes.onnx.model import OnnxModel
-from clockwork.runtimes.onnx.sessions import said
+from clockwork.runtimes.onnx.sessions import describe
 from clockwork.zoo import build
 from onnx_graphs import FLOAT, dense, echo, model, node, saved, value
 
@@ -221,7 +221,7 @@ def test_weights_that_were_not_written_whole_are_noticed(tmp_path: Path, monkeyp
 
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     host = OnnxRuntime().load_model(saved(dense(), tmp_path / "a.onnx"))
-    with pytest.raises(Exception, match="refuses"):
+    with pytest.raises(Exception, match="rejects"):
         host.load_weights(0).execute({"x": np.zeros((1, 31), "f4")})
     assert capfd.readouterr() == ("", "")
 
@@ -356,4 +356,4 @@ def test_a_runtime_says_what_it_is() -> None:
     ],
 )
 def test_what_onnxruntime_says_is_cut_to_what_matters(text: str, kept: str) -> None:
-    assert said(Exception(text)) == kept
+    assert describe(Exception(text)) == kept

@@ -35,7 +35,7 @@ class HostModelInfo(Struct, frozen=True):
     """What is known of a model once it has been read; see `clockwork.messages.results.ModelInfo`."""
 
     digest: str
-    """Of the content, and of what the operator wishes for the model; see `clockwork.runtimes.batching.Wish.digest`."""
+    """Digest of the content and of the batching policy; see `clockwork.runtimes.batching.BatchingPolicy.digest`."""
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     batchable: bool

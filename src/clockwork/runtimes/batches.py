@@ -1,11 +1,11 @@
-"""Requests into a batch, and a batch's outputs back to the requests; the same for every runtime.
+"""Assembles requests into a batch and splits a batch's outputs among its requests; shared by all runtimes.
 
-Rules of the file: one request's inputs are views of its payload; several are copied once, into the batch. Outputs are
-never copied: each request gets a view of its rows.
+The inputs of a single request are views of its payload. The inputs of several requests are copied once, into the
+batch. Outputs are never copied: each request gets a view of its rows.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -19,30 +19,30 @@ from clockwork.runtimes.signature import FREE
 Feed: TypeAlias = dict[str, Array]
 """Inputs by name."""
 
-Share: TypeAlias = tuple[tuple[TensorSpec, ...], list[Payload]]
-"""One request's outputs."""
+RequestOutputs: TypeAlias = tuple[tuple[TensorSpec, ...], list[Payload]]
+"""Specs and payloads of one request's outputs."""
 
 
-def as_they_are(tensor: TensorSpec, array: Array) -> Array:
-    """Strings as objects of type bytes."""
+def keep_strings(tensor: TensorSpec, array: Array) -> Array:
+    """Return the array unchanged: elements of BYTES tensors stay objects of type bytes."""
     return array
 
 
-class Batches:
-    """What a model's inputs and outputs are, and so how its batches are made and shared."""
+class Batcher:
+    """Checks requests against a model's inputs and outputs, assembles batches and splits outputs."""
 
-    def __init__(self, info: HostModelInfo, texts: Callable[[TensorSpec, Array], Array] = as_they_are) -> None:
-        """``texts`` makes of arrays of bytes what the runtime takes as strings."""
-        self._texts = texts
+    def __init__(self, info: HostModelInfo, decode: Callable[[TensorSpec, Array], Array] = keep_strings) -> None:
+        """``decode`` converts the arrays of BYTES tensors to the runtime's own form of strings."""
+        self._decode = decode
         self._batchable = info.batchable
-        self._inputs = {it.name: it for it in info.inputs}
-        self._strings = frozenset(it.name for it in info.inputs if it.datatype == Datatype.BYTES)
-        self._outputs = [it.name for it in info.outputs]
-        self._datatypes = [it.datatype for it in info.outputs]
+        self._inputs = {tensor.name: tensor for tensor in info.inputs}
+        self._strings = frozenset(tensor.name for tensor in info.inputs if tensor.datatype == Datatype.BYTES)
+        self._outputs = [tensor.name for tensor in info.outputs]
+        self._datatypes = [tensor.datatype for tensor in info.outputs]
         self._positions = {name: i for i, name in enumerate(self._outputs)}
 
     def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> Feed:
-        """One batch from the rows of several requests; one payload per input, None if it is ``generated``.
+        """Assemble a batch from the rows of several requests. A payload is None if its input is ``generated``.
 
         Raises:
             InvalidRequestError: a payload does not fit its specs, or the model.
@@ -52,69 +52,73 @@ class Batches:
         return {name: np.concatenate(arrays) for name, arrays in self.rows(inputs, payloads).items()}
 
     def rows(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> dict[str, list[Array]]:
-        """The arrays of each input, one of each request, that `assemble` puts together; raises as that does."""
+        """Return for each input name the arrays of all requests, not yet concatenated.
+
+        Raises:
+            InvalidRequestError: a payload does not fit its specs, or the model.
+        """
         if len(inputs) > 1 and not self._batchable:
-            raise InvalidRequestError(f"the model takes one request at a time; {len(inputs)} were put into a batch")
-        feeds = [self._feed(it, payload) for it, payload in zip(inputs, payloads, strict=True)]
+            raise InvalidRequestError(f"the model takes one request at a time; the batch has {len(inputs)}")
+        feeds = [self._feed(request, payload) for request, payload in zip(inputs, payloads, strict=True)]
         rows = {name: [feed[name] for feed in feeds] for name in self._inputs}
         if len(inputs) > 1:
             for name, arrays in rows.items():
                 _check_same(self._inputs[name], arrays)
         return rows
 
-    def split(self, inputs: Sequence[InferInput], outputs: list[Array]) -> list[Share]:
-        """Each request's share of the outputs, in the order of ``inputs``: its specs, and their buffers.
+    def split(self, inputs: Sequence[InferInput], outputs: list[Array]) -> list[RequestOutputs]:
+        """Return the outputs of each request, in the order of ``inputs``.
 
         Raises:
-            ServerError: the outputs have other rows than the inputs.
+            ServerError: the outputs do not have as many rows as the inputs.
         """
         if len(inputs) == 1:
-            return [self._share(inputs[0], outputs)]
-        rows = sum(it.batch_size for it in inputs)
+            return [self._request_outputs(inputs[0], outputs)]
+        rows = sum(request.batch_size for request in inputs)
         for name, array in zip(self._outputs, outputs, strict=True):
             if array.shape[:1] != (rows,):
                 raise ServerError(
                     f"output {name!r} has shape {array.shape} for a batch of {rows} rows: the model cannot be batched"
                 )
-        shares: list[Share] = []
+        results: list[RequestOutputs] = []
         start = 0
-        for it in inputs:
-            end = start + it.batch_size
-            shares.append(self._share(it, [array[start:end] for array in outputs]))
+        for request in inputs:
+            end = start + request.batch_size
+            results.append(self._request_outputs(request, [array[start:end] for array in outputs]))
             start = end
-        return shares
+        return results
 
-    def _feed(self, it: InferInput, payload: Payload) -> Feed:
-        for name in it.outputs:
+    def _feed(self, request: InferInput, payload: Payload) -> Feed:
+        for name in request.outputs:
             if name not in self._positions:
                 raise InvalidRequestError(f"the model has no output {name!r}; it has {', '.join(self._outputs)}")
         if payload is None:
-            payload = b""  # numpy would take None as a wish for memory of its own
+            payload = b""  # numpy would allocate memory for None
         feed: Feed = {}
         offset = 0
-        for tensor in it.tensors:
-            self._check(it, tensor)
-            if it.generated:
+        for tensor in request.tensors:
+            self._check(request, tensor)
+            if request.generated:
                 feed[tensor.name] = _zeros(tensor)
                 continue
             array = from_payload(tensor, payload, offset)
             offset += tensor.nbytes
             if not array.flags.aligned:
                 array = array.copy()
-            feed[tensor.name] = self._texts(tensor, array) if tensor.name in self._strings else array
-        if len(feed) != len(self._inputs) or len(it.tensors) != len(feed):
-            sent = ", ".join(tensor.name for tensor in it.tensors)
+            feed[tensor.name] = self._decode(tensor, array) if tensor.name in self._strings else array
+        if len(feed) != len(self._inputs) or len(request.tensors) != len(feed):
+            sent = ", ".join(tensor.name for tensor in request.tensors)
             raise InvalidRequestError(
                 f"the model needs each of its inputs once: {', '.join(self._inputs)}; the request has {sent or 'none'}"
             )
-        if not it.generated and offset != memoryview(payload).nbytes:
+        if not request.generated and offset != memoryview(payload).nbytes:
             raise InvalidRequestError(
-                f"the tensors take {offset} bytes, but {memoryview(payload).nbytes} came with the request"
+                f"the tensors take {offset} bytes, but the request's payload has {memoryview(payload).nbytes}"
             )
         return feed
 
-    def _check(self, it: InferInput, tensor: TensorSpec) -> None:
-        """Whether the tensor is one of the model's inputs."""
+    def _check(self, request: InferInput, tensor: TensorSpec) -> None:
+        """Check that the tensor is one of the model's inputs."""
         info = self._inputs.get(tensor.name)
         if info is None:
             raise InvalidRequestError(f"the model has no input {tensor.name!r}; it has {', '.join(self._inputs)}")
@@ -125,22 +129,46 @@ class Batches:
             or any(want not in (dim, FREE) for want, dim in zip(info.shape, shape, strict=True))
         ):
             raise InvalidRequestError(f"the model's input is {info.describe()}; the request has {tensor.describe()}")
-        if self._batchable and shape[0] != it.batch_size:
+        if self._batchable and shape[0] != request.batch_size:
             raise InvalidRequestError(
-                f"input {tensor.describe()} has {shape[0]} rows, but the request's batch size is {it.batch_size}"
+                f"input {tensor.describe()} has {shape[0]} rows, but the request's batch size is {request.batch_size}"
             )
 
-    def _share(self, it: InferInput, arrays: Sequence[Array]) -> Share:
-        names = it.outputs or self._outputs
+    def _request_outputs(self, request: InferInput, arrays: Sequence[Array]) -> RequestOutputs:
+        names = request.outputs or self._outputs
         specs: list[TensorSpec] = []
         buffers: list[Payload] = []
         for name in names:
-            at = self._positions[name]
-            array = arrays[at]
+            position = self._positions[name]
+            array = arrays[position]
             buffer = to_payload(array)[2] if array.dtype.kind == "O" else raw_bytes(array)
-            specs.append(TensorSpec(name, self._datatypes[at], array.shape, len(buffer)))
+            specs.append(TensorSpec(name, self._datatypes[position], array.shape, len(buffer)))
             buffers.append(buffer)
         return tuple(specs), buffers
+
+
+class LoadedArrayModel:
+    """Base class of loaded models whose batches and outputs are numpy arrays in host memory.
+
+    See `clockwork.runtimes.base.LoadedModel`.
+    """
+
+    uploads: Final = False
+
+    def __init__(self, info: HostModelInfo, decode: Callable[[TensorSpec, Array], Array] = keep_strings) -> None:
+        """``decode`` is as in `Batcher`."""
+        self._batcher = Batcher(info, decode)
+
+    def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> Feed:
+        """Assemble a batch from the rows of several requests; see `Batcher.assemble`."""
+        return self._batcher.assemble(inputs, payloads)
+
+    def split(self, inputs: Sequence[InferInput], outputs: list[Array]) -> list[RequestOutputs]:
+        """Return the outputs of each request; see `Batcher.split`."""
+        return self._batcher.split(inputs, outputs)
+
+    def device_time(self, outputs: list[Array]) -> None:
+        """Return None: the caller measures the time of `execute` itself."""
 
 
 def _zeros(tensor: TensorSpec) -> Array:
@@ -148,11 +176,11 @@ def _zeros(tensor: TensorSpec) -> Array:
     return np.full(tensor.shape, "", object) if dtype.kind == "O" else np.zeros(tensor.shape, dtype)
 
 
-def _check_same(info: TensorInfo, rows: list[Array]) -> None:
-    first = rows[0].shape[1:]
-    for it in rows:
-        if it.shape[1:] != first:
+def _check_same(info: TensorInfo, arrays: list[Array]) -> None:
+    expected = arrays[0].shape[1:]
+    for array in arrays:
+        if array.shape[1:] != expected:
             raise InvalidRequestError(
                 f"input {info.describe()} differs in more than the first dimension among the requests of a batch: "
-                f"{list(rows[0].shape)} and {list(it.shape)}"
+                f"{list(arrays[0].shape)} and {list(array.shape)}"
             )

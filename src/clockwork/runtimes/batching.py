@@ -23,7 +23,7 @@ FORBIDDEN: Final = f"{NO_BATCHING} names it"
 CONFIGURED: Final = "max_batch_size is 0 in its config.pbtxt"
 
 
-class Wish(Struct, frozen=True):
+class BatchingPolicy(Struct, frozen=True):
     """What the operator has said about one model.
 
     ``forbidden`` is the reason why it is not to be batched, or empty. ``allowed``: an unproved model may be.
@@ -39,7 +39,7 @@ class Wish(Struct, frozen=True):
 
         Times are measured, remembered and planned with by digest, and other batches take other times.
         """
-        return of_file if self == Wish() else hashlib.sha256(f"{of_file} {self}".encode()).hexdigest()
+        return of_file if self == BatchingPolicy() else hashlib.sha256(f"{of_file} {self}".encode()).hexdigest()
 
 
 class BatchingOptions(Struct, frozen=True):
@@ -48,18 +48,18 @@ class BatchingOptions(Struct, frozen=True):
     never: frozenset[str] = frozenset()
     allowed: frozenset[str] = frozenset()
 
-    def of(self, name: str, path: Path) -> Wish:
+    def of(self, name: str, path: Path) -> BatchingPolicy:
         """What was said about a model with this name; ``path`` is the one it is loaded from.
 
         Raises:
             InvalidModelError: the config.pbtxt beside the model cannot be read.
         """
         if name in self.never:
-            return Wish(FORBIDDEN)
+            return BatchingPolicy(FORBIDDEN)
         limit = max_batch_size(path)
         if limit == 0:
-            return Wish(CONFIGURED)
-        return Wish(allowed=name in self.allowed, max_batch=limit or 0)
+            return BatchingPolicy(CONFIGURED)
+        return BatchingPolicy(allowed=name in self.allowed, max_batch=limit or 0)
 
 
 def batching_options(never: Iterable[str] | None, allowed: Iterable[str] | None) -> BatchingOptions:
@@ -67,7 +67,7 @@ def batching_options(never: Iterable[str] | None, allowed: Iterable[str] | None)
     return BatchingOptions(frozenset(never or ()), frozenset(allowed or ()))
 
 
-class Claim(Struct, frozen=True):
+class TrialPlan(Struct, frozen=True):
     """What the graph and the operator say, and so what a trial has to do.
 
     ``refused`` says why the model is not batched whatever a trial shows; there is none then. ``thorough``: nothing is
@@ -80,21 +80,21 @@ class Claim(Struct, frozen=True):
     coarse: bool = False
 
 
-def claim(wish: Wish, analyse: Callable[[bool], Proof]) -> Claim:
+def plan_trial(policy: BatchingPolicy, analyse: Callable[[bool], Proof]) -> TrialPlan:
     """What is to be tried.
 
     ``analyse`` analyses the graph; its argument says whether one scale for a whole batch is accepted.
     """
-    if wish.forbidden:
-        return Claim(wish.forbidden)
+    if policy.forbidden:
+        return TrialPlan(policy.forbidden)
     proof = analyse(False)
     if proof.proved:
-        return Claim()
-    if wish.allowed:
+        return TrialPlan()
+    if policy.allowed:
         lenient = analyse(True) if proof.mixes else proof
         if not lenient.mixes:
-            return Claim(thorough=True, coarse=proof.mixes)
+            return TrialPlan(thorough=True, coarse=proof.mixes)
         proof = lenient
     if proof.mixes:
-        return Claim(proof.reason)
-    return Claim(f"{proof.reason}, so that it may compute across rows ({ALLOW_BATCHING} accepts it)")
+        return TrialPlan(proof.reason)
+    return TrialPlan(f"{proof.reason}, so that it may compute across rows ({ALLOW_BATCHING} accepts it)")

@@ -47,7 +47,13 @@ def cpu_name(cpuinfo: Mapping[str, str]) -> str:
 
 
 def device_kind(threads: int, cpuinfo: Mapping[str, str] | None = None) -> str:
-    """``cpu AMD EPYC family 26 model 2 stepping 1 x1``: the CPU, and the threads that one device uses of it."""
+    """Return the CPU and the threads of a device: ``cpu AMD EPYC family 26 model 2 stepping 1 x1``.
+
+    Raises:
+        ValueError: threads is less than 1.
+    """
+    if threads < 1:
+        raise ValueError(f"threads_per_device is {threads}; a device needs at least one thread")
     return f"cpu {cpu_name(read_cpuinfo() if cpuinfo is None else cpuinfo)} x{threads}"
 
 

@@ -5,7 +5,7 @@ made up suits it, is not batched, and its weights are copied rather than used in
 
 Declarations are not enough: many exported models name a free batch dimension and have a Reshape, or a recurrent state,
 that fixes it; others compute across the batch. So the graph is analysed first (`clockwork.runtimes.rows`); what that
-leaves to be tried says a `clockwork.runtimes.batching.Claim`.
+leaves to be tried says a `clockwork.runtimes.batching.TrialPlan`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from clockwork.arrays import Array, dtype_of
 from clockwork.messages.tensors import Datatype
-from clockwork.runtimes.batching import UNDECLARED, Claim
+from clockwork.runtimes.batching import UNDECLARED, TrialPlan
 from clockwork.runtimes.signature import FREE, Port, Signature
 from clockwork.runtimes.trial import Run, attempt, is_float, kinds, tried
 from clockwork.units import Bytes
@@ -53,9 +53,9 @@ class Verdict(Struct, frozen=True):
     session_bytes: Bytes = 0
 
 
-def examine(ports: Signature, original: Run, prepared: Run, claim: Claim) -> Verdict:
-    """Try both graphs on made-up inputs, and the prepared one on batches if the claim leaves that open."""
-    refused = claim.refused if ports.may_batch else UNDECLARED
+def try_model(ports: Signature, original: Run, prepared: Run, plan: TrialPlan) -> Verdict:
+    """Try both graphs on made-up inputs, and the prepared one on batches if the plan leaves that open."""
+    refused = plan.refused if ports.may_batch else UNDECLARED
     for size in SIZES if _has_free(ports) else SIZES[:1]:
         first = _feed(ports, size, seed=1)
         if first is None:
@@ -65,13 +65,13 @@ def examine(ports: Signature, original: Run, prepared: Run, claim: Claim) -> Ver
             continue
         found = attempt(prepared, first)
         if not refused:
-            rows = chain([(first, found)], ((row, None) for row in _rows(ports, size, claim)))
-            refused = tried(prepared, rows, claim.thorough, claim.coarse)
+            rows = chain([(first, found)], ((row, None) for row in _rows(ports, size, plan)))
+            refused = tried(prepared, rows, plan.thorough, plan.coarse)
         return Verdict(_same(expected, found), refused)
     return Verdict(in_place=False, unbatched=refused or UNTRIED)
 
 
-def feeds(ports: Signature, run: Run) -> list[dict[str, Array]]:
+def example_inputs(ports: Signature, run: Run) -> list[dict[str, Array]]:
     """Inputs that the model takes: one row, and `ROWS` rows where it declares that it takes several; or none."""
     for size in SIZES if _has_free(ports) else SIZES[:1]:
         row = _feed(ports, size, seed=1)
@@ -88,9 +88,9 @@ def _has_free(ports: Signature) -> bool:
     return any(FREE in port.info.shape[int(ports.may_batch) :] for port in ports.inputs)
 
 
-def _rows(ports: Signature, size: int, claim: Claim) -> Iterator[Mapping[str, Array]]:
+def _rows(ports: Signature, size: int, plan: TrialPlan) -> Iterator[Mapping[str, Array]]:
     """Rows to try after the first, which is the one of seed 1."""
-    for seed, kind in enumerate(kinds(claim.thorough, claim.coarse), 2):
+    for seed, kind in enumerate(kinds(plan.thorough, plan.coarse), 2):
         row = _feed(ports, size, seed, kind)
         assert row is not None  # it is as large as the first
         yield row

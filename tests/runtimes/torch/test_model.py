@@ -179,7 +179,7 @@ def test_shapes_that_do_not_go_together_are_refused(runtime: TorchRuntime, tmp_p
 def test_an_index_out_of_range_is_the_requests_fault(runtime: TorchRuntime, tmp_path: Path) -> None:
     path = saved(torch.nn.Embedding(4, 2), tmp_path / "m.pt2", (1, 3), dtype=torch.int64)
     loaded = runtime.load_model(path).load_weights(0)
-    with pytest.raises(InvalidRequestError, match="the model refuses these inputs: index out of range"):
+    with pytest.raises(InvalidRequestError, match="the model rejects these inputs: index out of range"):
         infer(loaded, request(input=np.array([[1, 2, 99]])))
 
 

@@ -7,7 +7,7 @@
 `sessions`     ONNX Runtime itself: the only module that makes a session or runs one
 `packing`      is it worth it to pack weights anew in every session?
 `heap`         what a session takes of memory beside its weights
-`calm`         when to destroy a session, so that no inference waits for it
+`closing`      when to destroy a session, so that no inference waits for it
 `model`        the two hands that a model passes through: in host memory, and on a device
 `cache`        prepared graphs on disk, so that a restart need not optimise again
 `runtime`      `OnnxRuntime`: all of it together

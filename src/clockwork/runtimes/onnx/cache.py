@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from clockwork.arrays import Array
-from clockwork.runtimes.onnx.prepared import SCRATCH, Prepared, aligned
+from clockwork.runtimes.onnx.prepared import SCRATCH, PreparedModel, aligned
 from clockwork.runtimes.probe import Verdict
 from clockwork.runtimes.signature import Signature
 from clockwork.units import MIB, Bytes
@@ -54,7 +54,7 @@ def entry(directory: Path, digest: str, *conditions: str) -> Path:
     return directory / f"{digest[:32]}-{hashlib.sha256(repr(conditions).encode()).hexdigest()[:16]}{SUFFIX}"
 
 
-def load(file: Path) -> tuple[Prepared, Verdict] | None:
+def load(file: Path) -> tuple[PreparedModel, Verdict] | None:
     """What the file holds, or None."""
     try:
         with file.open("rb") as source:
@@ -63,7 +63,7 @@ def load(file: Path) -> tuple[Prepared, Verdict] | None:
         return None
 
 
-def save(file: Path, prepared: Prepared, verdict: Verdict) -> None:
+def save(file: Path, prepared: PreparedModel, verdict: Verdict) -> None:
     """Write an entry; at once, or not at all."""
     checksum = zlib.crc32(prepared.weights.data, zlib.crc32(prepared.graph))
     header = msgspec.json.encode(
@@ -145,8 +145,8 @@ class PreparedCache:
                 tidy(directory, nbytes)
 
     def get(
-        self, digest: str, conditions: Sequence[str], make: Callable[[], tuple[Prepared, Verdict]]
-    ) -> tuple[Prepared, Verdict]:
+        self, digest: str, conditions: Sequence[str], make: Callable[[], tuple[PreparedModel, Verdict]]
+    ) -> tuple[PreparedModel, Verdict]:
         """The entry of a model; what ``make`` gives becomes it, if there is none."""
         if self.directory is None:
             return make()
@@ -162,7 +162,7 @@ class PreparedCache:
         return made
 
 
-def _read(source: BinaryIO) -> tuple[Prepared, Verdict] | None:
+def _read(source: BinaryIO) -> tuple[PreparedModel, Verdict] | None:
     if source.read(len(MAGIC)) != MAGIC:
         return None
     length = int.from_bytes(source.read(4), "little")
@@ -177,4 +177,4 @@ def _read(source: BinaryIO) -> tuple[Prepared, Verdict] | None:
     source.readinto(weights.data)  # type: ignore[attr-defined]
     if zlib.crc32(weights.data, zlib.crc32(graph)) != header.checksum:
         return None
-    return Prepared(graph, weights, header.ports), header.verdict
+    return PreparedModel(graph, weights, header.ports), header.verdict

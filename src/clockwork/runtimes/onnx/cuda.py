@@ -13,21 +13,21 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from clockwork.errors import InvalidRequestError, ServerError
+from clockwork.errors import InvalidRequestError
 from clockwork.runtimes.base import HostModelInfo
-from clockwork.runtimes.batching import BatchingOptions, Wish, claim
+from clockwork.runtimes.batching import BatchingOptions, BatchingPolicy, plan_trial
+from clockwork.runtimes.common import ModelRuntime, weights_error
 from clockwork.runtimes.nvidia import Gpu
 from clockwork.runtimes.onnx.cache import PreparedCache
-from clockwork.runtimes.onnx.calm import Calm
+from clockwork.runtimes.onnx.closing import CloseTiming
 from clockwork.runtimes.onnx.files import ModelFile, find, read
-from clockwork.runtimes.onnx.gpus import Gpus, where
+from clockwork.runtimes.onnx.gpus import Gpus, nodes_on_cpu
 from clockwork.runtimes.onnx.model import LoadedOnnxModel
-from clockwork.runtimes.onnx.prepared import Prepared, prepare
+from clockwork.runtimes.onnx.prepared import PreparedModel, prepare
 from clockwork.runtimes.onnx.rows import analyse
-from clockwork.runtimes.onnx.runtime import host_info, runner, version
-from clockwork.runtimes.onnx.sessions import FAILURES, check_not_lost, said
-from clockwork.runtimes.probe import Verdict, examine
-from clockwork.runtimes.sharing import ModelsInUse
+from clockwork.runtimes.onnx.runtime import prepared_info, runner, version
+from clockwork.runtimes.onnx.sessions import FAILURES, LIBRARY, check_not_lost, describe
+from clockwork.runtimes.probe import Verdict, try_model
 from clockwork.units import GIB, Bytes, show_bytes
 
 CACHE_SHARE: Final = 0.8
@@ -57,7 +57,7 @@ def cache_bytes_of(gpus: Sequence[Gpu], workspace_bytes: Bytes, page_size: Bytes
     return pages * page_size
 
 
-class OnnxCudaRuntime:
+class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
     """Executes ONNX models with ONNX Runtime on CUDA devices. See `clockwork.runtimes.base.Runtime`."""
 
     def __init__(
@@ -76,79 +76,54 @@ class OnnxCudaRuntime:
         Raises:
             InvalidRequestError: ONNX Runtime cannot use the devices; says why, and what to do.
         """
+        super().__init__(version(), gpus.kind, batching)
         gpus.take(cache_bytes + workspace_bytes)
         self.cache_bytes = cache_bytes
         self._gpus = gpus
         self._cache = PreparedCache(cache_dir, cache_dir_bytes)
-        self._calm = Calm()
-        self._models = ModelsInUse[OnnxCudaModel]()
-        self._batching = batching or BatchingOptions()
+        self._close_timing = CloseTiming()
 
-    @property
-    def version(self) -> str:
-        """Name and version, ``onnxruntime 1.31.1``."""
-        return version()
+    def _read(self, path: Path) -> ModelFile:
+        return read(find(path))
 
-    @property
-    def device_kind(self) -> str:
-        """``cuda NVIDIA H100 80GB HBM3``."""
-        return self._gpus.kind
+    def _prepare(self, file: ModelFile, policy: BatchingPolicy) -> "OnnxCudaModel":
+        conditions = (self.version, self.device_kind, str(policy))
+        prepared, verdict = self._cache.get(file.digest, conditions, partial(self._optimise_and_try, file, policy))
+        info = prepared_info(file, prepared, verdict, policy)
+        return OnnxCudaModel(info, prepared, self._gpus, self._close_timing)
 
-    def load_model(self, path: Path, name: str = "") -> "OnnxCudaModel":
-        """Read and try a model. A model of the same content that is still in use is returned as it is.
-
-        Raises:
-            InvalidModelError: not a model of this runtime, or a broken one.
-        """
-        wish = self._batching.of(name, path)
-        file = read(find(path))
-        return self._models.get(wish.digest(file.digest), partial(self._load, file, wish))
-
-    def _load(self, file: ModelFile, wish: Wish) -> "OnnxCudaModel":
-        conditions = (version(), self._gpus.kind, str(wish))
-        prepared, verdict = self._cache.get(file.digest, conditions, partial(self._prepared, file, wish))
-        return OnnxCudaModel(host_info(file, prepared, verdict, wish), prepared, self._gpus, self._calm)
-
-    def _prepared(self, file: ModelFile, wish: Wish) -> tuple[Prepared, Verdict]:
+    def _optimise_and_try(self, file: ModelFile, policy: BatchingPolicy) -> tuple[PreparedModel, Verdict]:
         original, prepared = prepare(file.path, 1, self._cache.scratch, portable=True)
         run = runner(prepared.ports, original)
-        verdict = examine(prepared.ports, run, run, claim(wish, partial(analyse, file.outline)))
+        verdict = try_model(prepared.ports, run, run, plan_trial(policy, partial(analyse, file.outline)))
         return prepared, Verdict(in_place=False, unbatched=verdict.unbatched)
 
 
 class OnnxCudaModel:
-    """A model in host memory: its graph, optimised as far as holds for all devices, and its weights."""
+    """A model in host memory: its weights, and its graph with the optimisations that hold for all devices."""
 
-    def __init__(self, info: HostModelInfo, prepared: Prepared, gpus: Gpus, calm: Calm) -> None:
-        self._info = info
+    def __init__(self, info: HostModelInfo, prepared: PreparedModel, gpus: Gpus, close_timing: CloseTiming) -> None:
+        self.info: Final = info
         self._prepared = prepared
         self._gpus = gpus
-        self._calm = calm
-        self._told = False
-
-    @property
-    def info(self) -> HostModelInfo:
-        """What is known of it."""
-        return self._info
+        self._close_timing = close_timing
+        self._assignment_checked = False
 
     def load_weights(self, device: int) -> LoadedOnnxModel:
-        """Make a session on the device, with a copy of the weights.
+        """Open a session on the device, with a copy of the weights.
 
         Raises:
-            DeviceLostError: nothing could, any more.
-            ServerError: ONNX Runtime could not, or not on this device.
+            DeviceLostError: the device can execute nothing any more.
+            ServerError: ONNX Runtime could not open the session.
         """
-        first, self._told = not self._told, True
+        first, self._assignment_checked = not self._assignment_checked, True
         try:
             session = self._prepared.portable_session(self._gpus.provider(device), recorded=first)
         except FAILURES as error:
             check_not_lost(error)
-            raise ServerError(
-                f"ONNX Runtime could not load {show_bytes(self._info.weights_bytes)} of weights on device {device}: "
-                f"{said(error)}"
-            ) from error
+            raise weights_error(LIBRARY, self.info.weights_bytes, device, describe(error)) from error
         if first and hasattr(session, "get_provider_graph_assignment_info"):  # since 1.24
-            elsewhere = where(session.get_provider_graph_assignment_info())
-            if elsewhere:
-                log.warning("model %.12s is slower than it could be: %s", self._info.digest, elsewhere)
-        return LoadedOnnxModel(self._info, session, self._prepared, self._calm)
+            on_cpu = nodes_on_cpu(session.get_provider_graph_assignment_info())
+            if on_cpu:
+                log.warning("model %.12s is slower than it could be: %s", self.info.digest, on_cpu)
+        return LoadedOnnxModel(self.info, session, self._prepared, self._close_timing)

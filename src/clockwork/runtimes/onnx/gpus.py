@@ -16,7 +16,7 @@ from io import StringIO
 from typing import Any, Final, Protocol
 
 from clockwork.errors import InvalidRequestError
-from clockwork.runtimes.onnx.sessions import FAILURES, Provider, said, share_one_arena
+from clockwork.runtimes.onnx.sessions import FAILURES, Provider, describe, share_one_arena
 from clockwork.runtimes.ort import onnxruntime
 from clockwork.units import GIB, MIB, Bytes
 
@@ -80,7 +80,7 @@ class CudaGpus:
             except FAILURES as error:
                 raise InvalidRequestError(
                     f"ONNX Runtime {onnxruntime.__version__} cannot use CUDA device {device}: "
-                    f"{said(error)}{'; ' if found else ''}{found}. See docs/gpu.md, or use --device cpu"
+                    f"{describe(error)}{'; ' if found else ''}{found}. See docs/gpu.md, or use --device cpu"
                 ) from error
 
     def provider(self, device: int) -> Provider:
@@ -132,7 +132,7 @@ def arena(nbytes: Bytes) -> dict[str, int]:
     }
 
 
-def where(assigned: Any) -> str:
+def nodes_on_cpu(assigned: Any) -> str:
     """``3 of 120 nodes on the CPU: NonZero, Shape``; empty if all are on the device, or if nothing is known.
 
     ``assigned``: a session's ``get_provider_graph_assignment_info()``.

@@ -1,54 +1,47 @@
-"""The two hands that a model passes through: in host memory, and on a device.
+"""An ONNX model in host memory, and loaded on a device.
 
-Rules of the file: `LoadedOnnxModel` is what every inference goes through. Inputs and outputs are as in
-`clockwork.runtimes.batches`; strings are objects of type str, which is what ONNX Runtime takes.
+Every inference goes through `LoadedOnnxModel`. Inputs and outputs are as in `clockwork.runtimes.batches`; elements of
+BYTES tensors are converted to str objects, which ONNX Runtime requires.
 """
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from clockwork.arrays import Array
-from clockwork.errors import InvalidRequestError, ServerError
-from clockwork.messages.actions import InferInput
+from clockwork.errors import InvalidRequestError
 from clockwork.messages.tensors import Datatype, TensorSpec
-from clockwork.runtimes.base import HostModelInfo, Payload
-from clockwork.runtimes.batches import Batches, Feed, Share
-from clockwork.runtimes.onnx.calm import Calm
-from clockwork.runtimes.onnx.prepared import Placeholder, Prepared
-from clockwork.runtimes.onnx.sessions import FAILURES, run, run_with_bfloat16, said
-from clockwork.units import show_bytes
+from clockwork.runtimes.base import HostModelInfo
+from clockwork.runtimes.batches import Feed, LoadedArrayModel
+from clockwork.runtimes.common import weights_error
+from clockwork.runtimes.onnx.closing import CloseTiming
+from clockwork.runtimes.onnx.prepared import Placeholder, PreparedModel
+from clockwork.runtimes.onnx.sessions import FAILURES, LIBRARY, describe, run, run_with_bfloat16
 
 
 class OnnxModel:
-    """A model in host memory: optimised, its weights ready to be used by any number of sessions."""
+    """A model in host memory: optimised, with weights that any number of sessions can use."""
 
     def __init__(
         self,
         info: HostModelInfo,
-        prepared: Prepared,
+        prepared: PreparedModel,
         threads: int,
         placeholder: Placeholder | None,
         packed: bool,
-        calm: Calm,
+        close_timing: CloseTiming,
     ) -> None:
-        """Without placeholder, every session copies the weights; if ``packed`` it packs those that it can."""
-        self._info = info
+        """Without ``placeholder``, every session copies the weights. ``packed``: sessions pack weights."""
+        self.info: Final = info
         self._prepared = prepared
         self._threads = threads
         self._placeholder = placeholder
         self._packed = packed
-        self._calm = calm
-
-    @property
-    def info(self) -> HostModelInfo:
-        """What is known of it."""
-        return self._info
+        self._close_timing = close_timing
 
     @property
     def in_place(self) -> bool:
-        """Whether sessions use the weights where they lie."""
+        """Whether sessions use the weights in place, without a copy."""
         return self._placeholder is not None
 
     @property
@@ -57,80 +50,71 @@ class OnnxModel:
         return self._packed
 
     def with_packing(self, packed: bool) -> "OnnxModel":
-        """The same model, with sessions that pack weights or do not; to compare."""
-        return OnnxModel(self._info, self._prepared, self._threads, self._placeholder, packed, self._calm)
+        """Return the same model with packing switched on or off, for comparisons."""
+        return OnnxModel(
+            info=self.info,
+            prepared=self._prepared,
+            threads=self._threads,
+            placeholder=self._placeholder,
+            packed=packed,
+            close_timing=self._close_timing,
+        )
 
     def load_weights(self, device: int) -> "LoadedOnnxModel":
-        """Make a session. All devices are alike; the caller's thread decides which CPU they are.
+        """Open a session. All CPU devices are alike; the calling thread's affinity decides which CPU executes.
 
         Raises:
-            ServerError: ONNX Runtime could not.
+            ServerError: ONNX Runtime could not open the session.
         """
         try:
             session = self._prepared.session(self._threads, self._placeholder, self._packed)
         except FAILURES as error:
-            raise ServerError(
-                f"ONNX Runtime could not load {show_bytes(self._info.weights_bytes)} of weights on device {device}: "
-                f"{said(error)}"
-            ) from error
-        return LoadedOnnxModel(self._info, session, self._prepared, self._calm)
+            raise weights_error(LIBRARY, self.info.weights_bytes, device, describe(error)) from error
+        return LoadedOnnxModel(self.info, session, self._prepared, self._close_timing)
 
 
-class LoadedOnnxModel:
+class LoadedOnnxModel(LoadedArrayModel):
     """A model on a device: a session."""
 
-    uploads: Final = False
-
-    def __init__(self, info: HostModelInfo, session: Any, owner: Prepared, calm: Calm) -> None:
-        """``owner`` holds the memory that the session uses; ``calm`` is that of all sessions."""
-        self._calm = calm
+    def __init__(self, info: HostModelInfo, session: Any, owner: PreparedModel, close_timing: CloseTiming) -> None:
+        """``owner`` holds the memory that the session uses. All sessions share one ``close_timing``."""
+        super().__init__(info, _decode_strings)
+        self._close_timing = close_timing
         self._session: Any | None = session
-        self._owner: Prepared | None = owner
-        self._batches = Batches(info, _texts)
-        self._outputs = [it.name for it in info.outputs]
-        with_bfloat16 = any(it.datatype == Datatype.BF16 for it in info.inputs + info.outputs)
+        self._owner: PreparedModel | None = owner
+        self._outputs = [output.name for output in info.outputs]
+        with_bfloat16 = any(port.datatype == Datatype.BF16 for port in info.inputs + info.outputs)
         self._run = run_with_bfloat16 if with_bfloat16 else run
-
-    def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> Feed:
-        """One batch from the rows of several requests; see `clockwork.runtimes.batches`."""
-        return self._batches.assemble(inputs, payloads)
 
     def execute(self, batch: Feed) -> list[Array]:
         """Run the model on the batch.
 
         Raises:
-            InvalidRequestError: the model refuses these inputs.
+            InvalidRequestError: the model rejects these inputs.
             ServerError: anything else.
         """
-        self._calm.begins()
+        self._close_timing.inference_begins()
         try:
             return self._run(self._session, self._outputs, batch)
         finally:
-            self._calm.ends()
-
-    def split(self, inputs: Sequence[InferInput], outputs: list[Array]) -> list[Share]:
-        """Each request's share of the outputs; see `clockwork.runtimes.batches`."""
-        return self._batches.split(inputs, outputs)
-
-    def device_time(self, outputs: list[Array]) -> None:
-        """The caller's clock is the device's."""
+            self._close_timing.inference_ends()
 
     def close(self) -> None:
-        """Give the session's memory back. What was put out stays. Waits for a calm moment, `calm.WAIT_MAX` at most."""
+        """Destroy the session at a moment when no inference waits for it. Outputs stay valid."""
         if self._session is not None:
-            self._calm.wait()
+            self._close_timing.wait()
         self._session = None
         self._owner = None
 
 
-def _texts(tensor: TensorSpec, array: Array) -> Array:
-    """ONNX's strings are UTF-8; ONNX Runtime takes them as str."""
-    texts = np.empty(array.size, object)
+def _decode_strings(tensor: TensorSpec, array: Array) -> Array:
+    """Decode elements of type bytes: ONNX strings are UTF-8, and ONNX Runtime takes them as str."""
+    strings = np.empty(array.size, object)
     try:
-        texts[:] = [element.decode() for element in array.ravel().tolist()]
+        strings[:] = [element.decode() for element in array.ravel().tolist()]
     except UnicodeDecodeError as error:
         raise InvalidRequestError(
             f"an element of tensor {tensor.describe()} is not UTF-8 ({error.reason} at its byte {error.start}); "
-            "ONNX models take texts only"
+            "ONNX models accept only UTF-8 strings"
         ) from None
-    return texts.reshape(array.shape)
+    return strings.reshape(array.shape)

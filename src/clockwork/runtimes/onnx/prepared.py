@@ -32,7 +32,7 @@ import onnx
 from clockwork.arrays import Array, dtype_of
 from clockwork.errors import InvalidModelError, ServerError
 from clockwork.runtimes.onnx.files import tensors_of_node
-from clockwork.runtimes.onnx.sessions import FAILURES, Provider, options, ort_value, said, session
+from clockwork.runtimes.onnx.sessions import FAILURES, Provider, describe, options, ort_value, session
 from clockwork.runtimes.onnx.signature import signature
 from clockwork.runtimes.ort import onnxruntime
 from clockwork.runtimes.signature import Signature
@@ -92,7 +92,7 @@ class Placeholder:
             return str(self._path.parent)
 
 
-class Prepared:
+class PreparedModel:
     """A graph in ONNX's format, and the block of memory in which its external data lies."""
 
     def __init__(self, graph: bytes, weights: Array, ports: Signature) -> None:
@@ -146,7 +146,7 @@ class Prepared:
         return wanted
 
 
-def prepare(path: Path, threads: int, scratch: Path | None, portable: bool = False) -> tuple[Any, Prepared]:
+def prepare(path: Path, threads: int, scratch: Path | None, portable: bool = False) -> tuple[Any, PreparedModel]:
     """A session of the model file as it is, and the model prepared. Needs disk space for the weights in ``scratch``.
 
     ``portable``: optimised as far as holds for every device ("basic" in ONNX Runtime's documentation), else for this
@@ -170,10 +170,10 @@ def prepare(path: Path, threads: int, scratch: Path | None, portable: bool = Fal
         ports = signature(original.get_inputs(), original.get_outputs())
         model = onnx.load_model(optimised, load_external_data=False)
         weights = _block(model.graph, Path(directory))
-    return original, Prepared(model.SerializeToString(deterministic=True), weights, ports)
+    return original, PreparedModel(model.SerializeToString(deterministic=True), weights, ports)
 
 
-def unpacked(path: Path, threads: int) -> Any:
+def open_unpacked(path: Path, threads: int) -> Any:
     """A session of the model file as it is, without packed weights.
 
     Raises:
@@ -193,7 +193,7 @@ def aligned(nbytes: Bytes) -> Array:
 
 
 def _cannot_load(path: Path, error: Exception) -> InvalidModelError:
-    return InvalidModelError(f"ONNX Runtime cannot load {path.name!r}: {said(error)}")
+    return InvalidModelError(f"ONNX Runtime cannot load {path.name!r}: {describe(error)}")
 
 
 def _block(graph: Any, directory: Path) -> Array:

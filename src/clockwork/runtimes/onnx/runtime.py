@@ -1,4 +1,4 @@
-"""`OnnxRuntime`: from a path to a model in host memory."""
+"""`OnnxRuntime`: executes ONNX models on CPUs."""
 
 from functools import partial
 from pathlib import Path
@@ -8,31 +8,26 @@ from clockwork.errors import InvalidModelError
 from clockwork.heap import measured
 from clockwork.messages.tensors import Datatype
 from clockwork.runtimes.base import HostModelInfo
-from clockwork.runtimes.batching import BatchingOptions, Claim, Wish, claim
+from clockwork.runtimes.batching import BatchingOptions, BatchingPolicy, TrialPlan, plan_trial
+from clockwork.runtimes.common import ModelRuntime, model_info
 from clockwork.runtimes.hardware import device_kind, instruction_set
 from clockwork.runtimes.onnx.cache import PreparedCache
-from clockwork.runtimes.onnx.calm import Calm
+from clockwork.runtimes.onnx.closing import CloseTiming
 from clockwork.runtimes.onnx.files import ModelFile, find, read
 from clockwork.runtimes.onnx.model import OnnxModel
 from clockwork.runtimes.onnx.packing import worth_packing
-from clockwork.runtimes.onnx.prepared import Placeholder, Prepared, prepare, unpacked
+from clockwork.runtimes.onnx.prepared import Placeholder, PreparedModel, open_unpacked, prepare
 from clockwork.runtimes.onnx.rows import analyse
-from clockwork.runtimes.onnx.sessions import FAILURES, run, run_with_bfloat16, said, share_one_arena
+from clockwork.runtimes.onnx.sessions import FAILURES, describe, run, run_with_bfloat16, share_one_arena
 from clockwork.runtimes.ort import onnxruntime
-from clockwork.runtimes.probe import Verdict, examine, feeds
-from clockwork.runtimes.sharing import ModelsInUse
+from clockwork.runtimes.probe import Verdict, example_inputs, try_model
 from clockwork.runtimes.signature import Signature
 from clockwork.runtimes.trial import Run
 from clockwork.units import Bytes
 
 
-class OnnxRuntime:
-    """Executes ONNX models with ONNX Runtime on CPUs. See `clockwork.runtimes.base.Runtime`.
-
-    A device is ``threads_per_device`` threads; the first is the one that calls. ``cache_dir`` keeps optimised models
-    from one start to the next; it grows by about the size of every model, and the least recently used leave it when it
-    would exceed ``cache_bytes``; without that, none ever does.
-    """
+class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
+    """Executes ONNX models with ONNX Runtime on CPUs."""
 
     def __init__(
         self,
@@ -41,111 +36,101 @@ class OnnxRuntime:
         cache_bytes: Bytes | None = None,
         batching: BatchingOptions | None = None,
     ) -> None:
-        if threads_per_device < 1:
-            raise ValueError(f"threads_per_device is {threads_per_device}; a device has at least one thread")
+        """A device is ``threads_per_device`` threads; the calling thread is one of them.
+
+        ``cache_dir`` keeps prepared models across restarts; each takes about the size of the model. When the cache
+        would exceed ``cache_bytes``, the least recently used entries are removed. None: no limit.
+
+        Raises:
+            ValueError: threads_per_device is less than 1.
+        """
+        super().__init__(version(), device_kind(threads_per_device), batching)
         share_one_arena()
         self._threads = threads_per_device
         self._cache = PreparedCache(cache_dir, cache_bytes)
-        self._kind = device_kind(threads_per_device)
         self._placeholder = Placeholder()
-        self._calm = Calm()
-        self._models = ModelsInUse[OnnxModel]()
-        self._batching = batching or BatchingOptions()
+        self._close_timing = CloseTiming()
 
-    @property
-    def version(self) -> str:
-        """Name and version, ``onnxruntime 1.32.0``."""
-        return version()
+    def _read(self, path: Path) -> ModelFile:
+        return read(find(path))
 
-    @property
-    def device_kind(self) -> str:
-        """The CPU and the threads that a device uses of it."""
-        return self._kind
+    def _prepare(self, file: ModelFile, policy: BatchingPolicy) -> OnnxModel:
+        conditions = (self.version, self.device_kind, instruction_set(), str(policy))
+        prepared, verdict = self._cache.get(file.digest, conditions, partial(self._optimise_and_try, file, policy))
+        return OnnxModel(
+            info=prepared_info(file, prepared, verdict, policy),
+            prepared=prepared,
+            threads=self._threads,
+            placeholder=self._placeholder if verdict.in_place else None,
+            packed=verdict.packed,
+            close_timing=self._close_timing,
+        )
 
-    def load_model(self, path: Path, name: str = "") -> OnnxModel:
-        """Read, optimise and try a model. A model of the same content that is still in use is returned as it is.
-
-        Models of one content for which the operator wishes different things are different models.
-
-        Raises:
-            InvalidModelError: not a model of this runtime, or a broken one.
-        """
-        wish = self._batching.of(name, path)
-        file = read(find(path))
-        return self._models.get(wish.digest(file.digest), partial(self._load, file, wish))
-
-    def _load(self, file: ModelFile, wish: Wish) -> OnnxModel:
-        conditions = (version(), self._kind, instruction_set(), str(wish))
-        prepared, verdict = self._cache.get(file.digest, conditions, partial(self._prepared, file, wish))
-        placeholder = self._placeholder if verdict.in_place else None
-        info = host_info(file, prepared, verdict, wish)
-        return OnnxModel(info, prepared, self._threads, placeholder, verdict.packed, self._calm)
-
-    def _prepared(self, file: ModelFile, wish: Wish) -> tuple[Prepared, Verdict]:
+    def _optimise_and_try(self, file: ModelFile, policy: BatchingPolicy) -> tuple[PreparedModel, Verdict]:
         original, prepared = prepare(file.path, self._threads, self._cache.scratch)
-        return prepared, self._examined(file, original, prepared, claim(wish, partial(analyse, file.outline)))
+        return prepared, self._try(file, original, prepared, plan_trial(policy, partial(analyse, file.outline)))
 
-    def _examined(self, file: ModelFile, original: Any, prepared: Prepared, claimed: Claim) -> Verdict:
-        """Try the prepared model with its weights in place; where that fails, it must at least load with copies."""
-        packed = self._packs(prepared)
+    def _try(self, file: ModelFile, original: Any, prepared: PreparedModel, plan: TrialPlan) -> Verdict:
+        """Try the prepared model with its weights in place; if that fails, try it with copied weights."""
+        packed = self._should_pack(prepared)
         if not packed:
-            del original  # not both at once
-            original = unpacked(file.path, self._threads)
-        with_original = runner(prepared.ports, original)
+            del original  # release its memory before the next session takes as much
+            original = open_unpacked(file.path, self._threads)
+        run_original = runner(prepared.ports, original)
         try:
-            session, session_bytes = self._session(prepared, self._placeholder, packed)
+            session, session_bytes = self._open(prepared, self._placeholder, packed)
         except FAILURES:
             pass
         else:
-            verdict = examine(prepared.ports, with_original, runner(prepared.ports, session), claimed)
+            verdict = try_model(prepared.ports, run_original, runner(prepared.ports, session), plan)
             if verdict.in_place:
                 return Verdict(True, verdict.unbatched, packed, session_bytes)
             del session
         try:
-            session, session_bytes = self._session(prepared, None, packed)
+            session, session_bytes = self._open(prepared, None, packed)
         except FAILURES as error:
             raise InvalidModelError(
-                f"ONNX Runtime cannot load {file.path.name!r} once it is optimised: {said(error)}"
+                f"ONNX Runtime cannot load {file.path.name!r} after optimising it: {describe(error)}"
             ) from error
-        verdict = examine(prepared.ports, with_original, runner(prepared.ports, session), claimed)
+        verdict = try_model(prepared.ports, run_original, runner(prepared.ports, session), plan)
         return Verdict(False, verdict.unbatched, packed, session_bytes)
 
-    def _session(self, prepared: Prepared, placeholder: Placeholder | None, packed: bool) -> tuple[Any, Bytes]:
-        """A session, and what it takes of the heap."""
+    def _open(self, prepared: PreparedModel, placeholder: Placeholder | None, packed: bool) -> tuple[Any, Bytes]:
+        """Open a session; return it and the heap that it takes."""
         return measured(partial(prepared.session, self._threads, placeholder, packed))
 
-    def _packs(self, prepared: Prepared) -> bool:
-        """Whether packed weights are worth it. Tried with weights in place; where they cannot be, they are packed."""
+    def _should_pack(self, prepared: PreparedModel) -> bool:
+        """Try whether packed weights save enough time. Weights that cannot be used in place are always packed."""
         try:
-            packed, with_packed = self._session(prepared, self._placeholder, True)
-            plain, without = self._session(prepared, self._placeholder, False)
+            packed, packed_bytes = self._open(prepared, self._placeholder, True)
+            plain, plain_bytes = self._open(prepared, self._placeholder, False)
         except FAILURES:
             return True
-        packed_run, plain_run = runner(prepared.ports, packed), runner(prepared.ports, plain)
-        return worth_packing(packed_run, plain_run, feeds(prepared.ports, packed_run), with_packed - without)
+        run_packed, run_plain = runner(prepared.ports, packed), runner(prepared.ports, plain)
+        return worth_packing(
+            run_packed, run_plain, example_inputs(prepared.ports, run_packed), packed_bytes - plain_bytes
+        )
 
 
 def version() -> str:
-    """Name and version, ``onnxruntime 1.32.0``."""
+    """Return the name and version of the library: ``onnxruntime 1.32.0``."""
     return f"onnxruntime {onnxruntime.__version__}"
 
 
-def host_info(file: ModelFile, prepared: Prepared, verdict: Verdict, wish: Wish) -> HostModelInfo:
-    """What is known of a model that has been prepared and tried."""
-    return HostModelInfo(
-        digest=wish.digest(file.digest),
-        inputs=tuple(port.info for port in prepared.ports.inputs),
-        outputs=tuple(port.info for port in prepared.ports.outputs),
-        batchable=not verdict.unbatched,
+def prepared_info(file: ModelFile, prepared: PreparedModel, verdict: Verdict, policy: BatchingPolicy) -> HostModelInfo:
+    """Describe a model that has been prepared and tried."""
+    return model_info(
+        prepared.ports,
+        file.digest,
+        policy,
         weights_bytes=prepared.nbytes + verdict.session_bytes,
         runtime=version(),
         unbatched=verdict.unbatched,
-        max_batch=wish.max_batch,
     )
 
 
 def runner(ports: Signature, session: Any) -> Run:
-    """A session as `clockwork.runtimes.probe` takes it."""
-    everything = [port.info for port in ports.inputs + ports.outputs]
-    execute = run_with_bfloat16 if any(info.datatype == Datatype.BF16 for info in everything) else run
+    """Return a function that runs the session: inputs by name to outputs in order."""
+    infos = [port.info for port in ports.inputs + ports.outputs]
+    execute = run_with_bfloat16 if any(info.datatype == Datatype.BF16 for info in infos) else run
     return partial(execute, session, [port.info.name for port in ports.outputs])

@@ -20,13 +20,14 @@ from msgspec import Struct
 from clockwork.arrays import Array, dtype_of
 from clockwork.errors import DeviceLostError, InvalidRequestError, ServerError
 from clockwork.heap import give_back
+from clockwork.runtimes.common import error_text, inference_error
 from clockwork.runtimes.ort import onnxruntime
 from clockwork.units import Bytes
 
 binding: Final = onnxruntime.capi.onnxruntime_pybind11_state
 
-MESSAGE_CHARS_MAX: Final = 300
-"""So much of what ONNX Runtime says is passed on."""
+LIBRARY: Final = "ONNX Runtime"
+"""The name of the library in error messages."""
 
 FAILURES: Final[tuple[type[Exception], ...]] = (
     *(it for it in vars(binding).values() if isinstance(it, type) and issubclass(it, Exception)),
@@ -124,7 +125,7 @@ def run(over: Any, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Ar
     try:
         return over.run(outputs, feed, _RUN)  # type: ignore[no-any-return]
     except FAILURES as error:
-        raise _failure(error) from error
+        raise _inference_error(error) from error
 
 
 def run_with_bfloat16(over: Any, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
@@ -133,7 +134,7 @@ def run_with_bfloat16(over: Any, outputs: Sequence[str], feed: Mapping[str, Arra
         values = over.run_with_ort_values(outputs, {name: ort_value(array) for name, array in feed.items()}, _RUN)
         return [_array(value) for value in values]
     except FAILURES as error:
-        raise _failure(error) from error
+        raise _inference_error(error) from error
 
 
 def ort_value(array: Array) -> Any:
@@ -150,15 +151,12 @@ def check_not_lost(error: Exception) -> None:
         DeviceLostError: all that comes would fail as well.
     """
     if _LOST.search(str(error)):
-        raise DeviceLostError(f"a CUDA device is lost, and the worker ends: {said(error)}") from error
+        raise DeviceLostError(f"a CUDA device is lost, and the worker ends: {describe(error)}") from error
 
 
-def said(error: BaseException) -> str:
-    """What ONNX Runtime said, for people who have neither its sources nor this machine's files."""
-    text = " ".join(_NOISE.sub("", str(error)).split())
-    if len(text) > MESSAGE_CHARS_MAX:
-        text = text[:MESSAGE_CHARS_MAX] + "..."
-    return text or type(error).__name__
+def describe(error: BaseException) -> str:
+    """Return ONNX Runtime's error text without paths and source lines; see `clockwork.runtimes.common.error_text`."""
+    return error_text(error, _NOISE)
 
 
 def _array(value: Any) -> Array:
@@ -173,14 +171,11 @@ def _array(value: Any) -> Array:
     return np.ndarray(shape, dtype, copied)
 
 
-def _failure(error: Exception) -> InvalidRequestError | ServerError:
-    """The client's fault if a kernel cannot make sense of shapes or of a string as a number; else the server's."""
+def _inference_error(error: Exception) -> InvalidRequestError | ServerError:
+    """Blame the client if a kernel rejects shapes, or a string that is not a number; otherwise blame the server."""
     check_not_lost(error)
-    if _MEMORY.search(str(error)):
-        return ServerError(f"there is no memory for the inference: {said(error)}")
-    if isinstance(error, binding.InvalidArgument) or (
-        isinstance(error, binding.RuntimeException | binding.Fail)
-        and (_SHAPES.search(str(error)) or _NUMBERS.search(str(error)))
-    ):
-        return InvalidRequestError(f"the model refuses these inputs: {said(error)}")
-    return ServerError(f"the inference failed: {said(error)}")
+    text = str(error)
+    rejected = isinstance(error, binding.InvalidArgument) or (
+        isinstance(error, binding.RuntimeException | binding.Fail) and (_SHAPES.search(text) or _NUMBERS.search(text))
+    )
+    return inference_error(describe(error), out_of_memory=bool(_MEMORY.search(text)), inputs_rejected=bool(rejected))

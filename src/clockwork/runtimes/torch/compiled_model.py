@@ -16,10 +16,10 @@ from msgspec.structs import replace
 from clockwork.arrays import Array
 from clockwork.errors import InvalidModelError, InvalidRequestError, ServerError
 from clockwork.runtimes.base import HostModelInfo
-from clockwork.runtimes.batching import Claim
-from clockwork.runtimes.probe import examine, feeds
+from clockwork.runtimes.batching import TrialPlan
+from clockwork.runtimes.probe import example_inputs, try_model
 from clockwork.runtimes.torch.compiled import HOW, Code
-from clockwork.runtimes.torch.failures import FAILURES, failure, said
+from clockwork.runtimes.torch.failures import FAILURES, describe, failure
 from clockwork.runtimes.torch.model import LoadedTorchModel, inputs
 from clockwork.runtimes.torch.native import Container, hold_threads
 from clockwork.runtimes.torch.program import Program
@@ -62,7 +62,7 @@ class CompiledProgram:
             container.fill(self.program.weights)
         except FAILURES as error:
             raise ServerError(
-                f"PyTorch could not load {show_bytes(self.program.layout.nbytes)} of weights: {said(error)}"
+                f"PyTorch could not load {show_bytes(self.program.layout.nbytes)} of weights: {describe(error)}"
             ) from error
         return container
 
@@ -92,13 +92,8 @@ class CompiledModel:
     """A model in host memory: a compiled program, and its weights in one block."""
 
     def __init__(self, info: HostModelInfo, compiled: CompiledProgram) -> None:
-        self._info = info
+        self.info: Final = info
         self._compiled = compiled
-
-    @property
-    def info(self) -> HostModelInfo:
-        """What is known of it."""
-        return self._info
 
     def load_weights(self, device: int) -> LoadedTorchModel:
         """Copy the weights. All devices are alike; the caller's thread decides which CPU they are.
@@ -109,14 +104,14 @@ class CompiledModel:
         compiled = self._compiled
         container = compiled.take()
         return LoadedTorchModel(
-            self._info, lambda feed: compiled.execute(container, feed), lambda: compiled.put_back(container)
+            self.info, lambda feed: compiled.execute(container, feed), lambda: compiled.put_back(container)
         )
 
 
-def compiled_info(info: HostModelInfo, compiled: CompiledProgram, original: Run, claim: Claim) -> HostModelInfo:
+def compiled_info(info: HostModelInfo, compiled: CompiledProgram, original: Run, plan: TrialPlan) -> HostModelInfo:
     """What is known of a compiled program: that of the program, and that the code computes what the program does.
 
-    ``original`` executes the program as it is; ``claim`` is what the program says about batching.
+    ``original`` executes the program as it is; ``plan`` is the plan of its trial.
 
     Raises:
         InvalidModelError: it does not.
@@ -124,10 +119,10 @@ def compiled_info(info: HostModelInfo, compiled: CompiledProgram, original: Run,
     container = compiled.take()
     run = partial(compiled.execute, container)
     try:
-        for feed in feeds(compiled.program.ports, original):
+        for feed in example_inputs(compiled.program.ports, original):
             for port, wanted, found in zip(compiled.program.ports.outputs, original(feed), run(feed), strict=True):
                 _compare(port.info.name, wanted, found)
-        unbatched = info.unbatched or examine(compiled.program.ports, run, run, claim).unbatched
+        unbatched = info.unbatched or try_model(compiled.program.ports, run, run, plan).unbatched
     except (InvalidRequestError, ServerError) as error:
         raise InvalidModelError(f"the compiled code cannot be used: {error}; {HOW}") from error
     finally:

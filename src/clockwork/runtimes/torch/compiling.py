@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from clockwork.errors import InvalidModelError, InvalidRequestError
 from clockwork.runtimes.torch.compiled import DESCRIPTION, LIBRARY, Code, granted, this_machine
-from clockwork.runtimes.torch.failures import FAILURES, said
+from clockwork.runtimes.torch.failures import FAILURES, describe
 from clockwork.runtimes.torch.program import made
 from clockwork.runtimes.torch.weights import dense
 
@@ -47,7 +47,7 @@ def compiled(program: Any) -> Code:
             )
             code = _code(path)
     except FAILURES as error:
-        raise InvalidRequestError(f"AOTInductor cannot compile it: {said(error)}") from error
+        raise InvalidRequestError(f"AOTInductor cannot compile it: {describe(error)}") from error
     return replace(code, description=replace(code.description, weights=granted(made(program))))
 
 

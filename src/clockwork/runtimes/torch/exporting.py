@@ -14,11 +14,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clockwork.errors import InvalidRequestError
-from clockwork.runtimes.batching import Wish
+from clockwork.runtimes.batching import BatchingPolicy
 from clockwork.runtimes.torch import compiling
 from clockwork.runtimes.torch.archive import read
 from clockwork.runtimes.torch.compiled import Code
-from clockwork.runtimes.torch.failures import FAILURES, said
+from clockwork.runtimes.torch.failures import FAILURES, describe
 from clockwork.runtimes.torch.runtime import prepared
 
 EXAMPLE_ROWS: Final = 2
@@ -75,10 +75,10 @@ class Exported(Struct, frozen=True):
                     torch.export.save(self.program, str(made))
                 if self.code is not None:
                     compiling.add(made, self.code)
-                    prepared(read(made), torch.get_num_threads(), Wish())
+                    prepared(read(made), torch.get_num_threads(), BatchingPolicy())
                 made.replace(path)
         except FAILURES as error:
-            raise InvalidRequestError(f"{path} cannot be written: {said(error)}") from error
+            raise InvalidRequestError(f"{path} cannot be written: {describe(error)}") from error
 
 
 def export(module: Any, examples: Sequence[Example], batch: bool | None = None, half: bool = False) -> Exported:
@@ -166,4 +166,4 @@ def _compare(module: Any, program: Any, arguments: tuple[Any, ...], named: dict[
 def _reason(error: BaseException) -> str:
     """The first line that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return said(ValueError(" ".join(lines[:3]))) if lines else said(error)
+    return describe(ValueError(" ".join(lines[:3]))) if lines else describe(error)

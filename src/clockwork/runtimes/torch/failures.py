@@ -7,9 +7,10 @@ import re
 from typing import Final
 
 from clockwork.errors import InvalidRequestError, ServerError
+from clockwork.runtimes.common import error_text, inference_error
 
-MESSAGE_CHARS_MAX: Final = 300
-"""So much of what PyTorch says is passed on."""
+LIBRARY: Final = "PyTorch"
+"""The name of the library in error messages."""
 
 CHAIN_MAX: Final = 100
 """More errors are in no chain."""
@@ -39,12 +40,9 @@ _INPUTS: Final = re.compile(
 _NOISE: Final = re.compile(r"(?<!\w)/\S+|\bFile \"[^\"]*\", line \d+\S*|\b\w+\.(?:cc|h|cpp|hpp):\d+\b")
 
 
-def said(error: BaseException) -> str:
-    """What PyTorch said, for people who have neither its sources nor this machine's files."""
-    text = " ".join(_NOISE.sub("", str(error)).split())
-    if len(text) > MESSAGE_CHARS_MAX:
-        text = text[:MESSAGE_CHARS_MAX] + "..."
-    return text or type(error).__name__
+def describe(error: BaseException) -> str:
+    """Return PyTorch's error text without paths and source lines; see `clockwork.runtimes.common.error_text`."""
+    return error_text(error, _NOISE)
 
 
 def cause(error: BaseException) -> BaseException:
@@ -60,8 +58,8 @@ def cause(error: BaseException) -> BaseException:
 def failure(error: Exception) -> InvalidRequestError | ServerError:
     """A kernel that cannot make sense of shapes or indices was given inputs that do not go together."""
     text = str(error)
-    if _MEMORY.search(text) or isinstance(error, MemoryError):
-        return ServerError(f"there is no memory for the inference: {said(error)}")
-    if isinstance(error, LookupError) or _INPUTS.search(text):
-        return InvalidRequestError(f"the model refuses these inputs: {said(error)}")
-    return ServerError(f"the inference failed: {said(error)}")
+    return inference_error(
+        describe(error),
+        out_of_memory=bool(_MEMORY.search(text)) or isinstance(error, MemoryError),
+        inputs_rejected=isinstance(error, LookupError) or bool(_INPUTS.search(text)),
+    )

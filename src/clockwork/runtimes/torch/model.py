@@ -11,15 +11,14 @@ import torch
 
 from clockwork.arrays import Array
 from clockwork.errors import ServerError
-from clockwork.messages.actions import InferInput
-from clockwork.runtimes.base import HostModelInfo, Payload
-from clockwork.runtimes.batches import Batches, Feed, Share
-from clockwork.runtimes.torch.failures import FAILURES, failure, said
+from clockwork.runtimes.base import HostModelInfo
+from clockwork.runtimes.batches import Feed, LoadedArrayModel
+from clockwork.runtimes.common import weights_error
+from clockwork.runtimes.torch.failures import FAILURES, LIBRARY, describe, failure
 from clockwork.runtimes.torch.program import Program
 from clockwork.runtimes.torch.tensors import to_array, to_tensor
 from clockwork.runtimes.torch.weights import host_block
 from clockwork.runtimes.trial import Run
-from clockwork.units import show_bytes
 
 
 def inputs(program: Program, feed: Mapping[str, Array]) -> list[Any]:
@@ -54,13 +53,8 @@ class TorchModel:
     """A model in host memory: a program, and its weights in one block."""
 
     def __init__(self, info: HostModelInfo, program: Program) -> None:
-        self._info = info
+        self.info: Final = info
         self._program = program
-
-    @property
-    def info(self) -> HostModelInfo:
-        """What is known of it."""
-        return self._info
 
     def load_weights(self, device: int) -> "LoadedTorchModel":
         """Copy the weights. All devices are alike; the caller's thread decides which CPU they are.
@@ -73,41 +67,25 @@ class TorchModel:
             block = host_block(program.layout.nbytes)
             block.copy_(program.weights)
         except FAILURES as error:
-            raise ServerError(
-                f"PyTorch could not load {show_bytes(self._info.weights_bytes)} of weights on device {device}: "
-                f"{said(error)}"
-            ) from error
+            raise weights_error(LIBRARY, self.info.weights_bytes, device, describe(error)) from error
         arguments = program.arguments(program.layout.tensors(block))
-        return LoadedTorchModel(self._info, lambda feed: execute(program, arguments, feed))
+        return LoadedTorchModel(self.info, lambda feed: execute(program, arguments, feed))
 
 
-class LoadedTorchModel:
+class LoadedTorchModel(LoadedArrayModel):
     """A model on a device."""
-
-    uploads: Final = False
 
     def __init__(self, info: HostModelInfo, run: Run, release: Callable[[], None] | None = None) -> None:
         """``run`` executes it, and holds its weights. ``release`` is called when they are no longer needed."""
-        self._batches = Batches(info)
+        super().__init__(info)
         self._run: Run | None = run
         self._release = release
-
-    def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> Feed:
-        """One batch from the rows of several requests; see `clockwork.runtimes.batches`."""
-        return self._batches.assemble(inputs, payloads)
 
     def execute(self, batch: Feed) -> list[Array]:
         """Run the model on the batch; see `execute`."""
         if self._run is None:
             raise ServerError("the model is no longer on the device")
         return self._run(batch)
-
-    def split(self, inputs: Sequence[InferInput], outputs: list[Array]) -> list[Share]:
-        """Each request's share of the outputs; see `clockwork.runtimes.batches`."""
-        return self._batches.split(inputs, outputs)
-
-    def device_time(self, outputs: list[Array]) -> None:
-        """The caller's clock is the device's."""
 
     def close(self) -> None:
         """Give the weights' memory back. What was put out stays."""

@@ -21,7 +21,7 @@ import torch
 
 from clockwork.errors import InvalidModelError, ServerError
 from clockwork.runtimes.torch.compiled import Code
-from clockwork.runtimes.torch.failures import FAILURES, said
+from clockwork.runtimes.torch.failures import FAILURES, describe
 from clockwork.runtimes.torch.weights import Layout, block_in, host_memory
 
 LIBRARIES_MAX: Final = 1024
@@ -92,7 +92,7 @@ class Container:
             weights = _weights(self._runner.get_constant_names_to_original_fqns(), places)
             self._runner.update_constant_buffer(weights, False, True, True)  # active, all of them, held by us
         except FAILURES as error:
-            raise InvalidModelError(f"the compiled code cannot be used: {said(error)}") from error
+            raise InvalidModelError(f"the compiled code cannot be used: {describe(error)}") from error
 
     def _unowned(self) -> Any:
         """The block as a tensor that does not keep it: what PyTorch notes of it is never freed."""

@@ -26,7 +26,7 @@ from torch.export.graph_signature import (
 from clockwork.errors import InvalidModelError
 from clockwork.messages.tensors import MAX_RANK, MAX_TENSORS, TensorInfo
 from clockwork.runtimes.signature import FREE, Port, Signature
-from clockwork.runtimes.torch.failures import LOADING_FAILURES, cause, said
+from clockwork.runtimes.torch.failures import LOADING_FAILURES, cause, describe
 from clockwork.runtimes.torch.shapes import Range, Shapes
 from clockwork.runtimes.torch.tensors import DATATYPES
 from clockwork.runtimes.torch.weights import Layout, packed
@@ -90,7 +90,7 @@ def load(path: Path) -> Program:
         reason = (
             f"it uses {', '.join(unknown[:UNKNOWN_MAX])}, which PyTorch {torch.__version__} does not have"
             if unknown
-            else said(cause(error))
+            else describe(cause(error))
         )
         raise InvalidModelError(
             f"PyTorch {torch.__version__} cannot load {path.name!r}: {reason}; only PyTorch's own operators are "

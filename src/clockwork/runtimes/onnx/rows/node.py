@@ -4,13 +4,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from clockwork.runtimes.rows.moves import axis_of
+from clockwork.runtimes.rows.rules import RuleTable
 from clockwork.runtimes.rows.size import Size, number, opaque
 from clockwork.runtimes.rows.value import COUNTS, MixesRowsError, UnknownRowsError, Value, across
 
 Rule: TypeAlias = Callable[["Node"], Sequence[Value]]
 
-RULES: Final[dict[str, Rule]] = {}
-"""By operator; those of other domains than ONNX's own with the domain before the name."""
+RULES: Final = RuleTable[Rule]()
+"""Rules by operator. The name of an operator outside ONNX's own domain is preceded by its domain and a dot."""
+
+rule: Final = RULES.rule
 
 
 class Node:
@@ -104,18 +107,6 @@ class Node:
         if value.rows not in (None, 0):
             raise across(value)
         return value
-
-
-def rule(*operators: str) -> Callable[[Rule], Rule]:
-    """Put a rule into the table."""
-
-    def put(made: Rule) -> Rule:
-        for operator in operators:
-            assert operator not in RULES, operator
-            RULES[operator] = made
-        return made
-
-    return put
 
 
 def whole(it: Any) -> int:

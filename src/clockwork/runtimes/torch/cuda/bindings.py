@@ -8,7 +8,7 @@ from typing import Any, Final
 from clockwork.errors import DeviceLostError, InvalidRequestError
 from clockwork.runtimes.torch.cuda.clock import make_clock
 from clockwork.runtimes.torch.cuda.driver import Address, CudaError, Handle, OutOfDeviceMemoryError
-from clockwork.runtimes.torch.failures import said
+from clockwork.runtimes.torch.failures import describe
 from clockwork.units import MILLISECOND, Bytes, Nanos
 
 VERSION_MIN: Final = 12_000
@@ -218,7 +218,7 @@ class CudaDriver:
         try:
             result, *values = getattr(self._cuda, function)(*arguments)
         except RuntimeError as error:  # the bindings' own: no such library, or no such function in it
-            raise CudaError(f"NVIDIA's driver has no {function} ({said(error)}): install or update it") from error
+            raise CudaError(f"NVIDIA's driver has no {function} ({describe(error)}): install or update it") from error
         if result != self._cuda.CUresult.CUDA_SUCCESS:
             if result.name in LOST:
                 raise DeviceLostError(

@@ -14,7 +14,7 @@ import torch
 
 from clockwork.errors import InvalidRequestError
 from clockwork.runtimes.torch.cuda.driver import Address, Handle, OutOfDeviceMemoryError
-from clockwork.runtimes.torch.failures import said
+from clockwork.runtimes.torch.failures import describe
 from clockwork.units import Bytes, show_bytes
 
 ValueT = TypeVar("ValueT")
@@ -96,7 +96,7 @@ class TorchExecutor:
             ) from error
         except RuntimeError as error:
             raise InvalidRequestError(
-                f"PyTorch {torch.__version__} cannot use CUDA device {index}: {said(error)}"
+                f"PyTorch {torch.__version__} cannot use CUDA device {index}: {describe(error)}"
             ) from error
 
     @property
@@ -138,5 +138,5 @@ class TorchExecutor:
                 yield
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
-                raise OutOfDeviceMemoryError(said(error)) from error
+                raise OutOfDeviceMemoryError(describe(error)) from error
             raise

@@ -19,7 +19,7 @@ from msgspec import Struct
 from clockwork.arrays import Array
 from clockwork.runtimes.probe import close
 from clockwork.runtimes.torch.cuda.device import Device, Staged
-from clockwork.runtimes.torch.failures import said
+from clockwork.runtimes.torch.failures import describe
 from clockwork.runtimes.torch.shapes import Shape
 from clockwork.runtimes.torch.weights import Layout, contiguous
 
@@ -95,7 +95,7 @@ class Graphs:
                 found = device.read(device.compute(staged, captured.replayed))
             except (RuntimeError, NotImplementedError) as error:
                 device.judge(error)
-                self._give_up(said(error))
+                self._give_up(describe(error))
             else:
                 if _same(expected, found):
                     self._captured[shapes] = captured

@@ -15,13 +15,14 @@ from clockwork.errors import ServerError
 from clockwork.messages.actions import InferInput
 from clockwork.messages.results import DeviceTime
 from clockwork.runtimes.base import HostModelInfo, Payload
-from clockwork.runtimes.batches import Batches, Share
+from clockwork.runtimes.batches import Batcher, RequestOutputs
+from clockwork.runtimes.common import weights_error
 from clockwork.runtimes.torch.cuda.device import Computed, Device, Staged
 from clockwork.runtimes.torch.cuda.driver import CudaError, OutOfDeviceMemoryError
 from clockwork.runtimes.torch.cuda.foreseen import Example, examples, layout_of
 from clockwork.runtimes.torch.cuda.pinned import PinnedBudget
 from clockwork.runtimes.torch.cuda.resident import Resident
-from clockwork.runtimes.torch.failures import FAILURES, failure, said
+from clockwork.runtimes.torch.failures import FAILURES, LIBRARY, describe, failure
 from clockwork.runtimes.torch.program import Program
 from clockwork.runtimes.torch.shapes import Shape
 from clockwork.units import Nanos, show_bytes
@@ -62,7 +63,7 @@ class CudaModel:
         self.residents = [Resident(device, program, name) for device in devices]
         self._captured = [False] * len(devices)
         self.pinned: Final = budget.pin(program.weights.data_ptr(), program.weights.nbytes)
-        self.batches: Final = Batches(info)
+        self.batches: Final = Batcher(info)
 
     @property
     def info(self) -> HostModelInfo:
@@ -91,9 +92,8 @@ class CudaModel:
         resident = self.residents[device]
         its = resident.device
         its.driver.attach()
-        size = show_bytes(self._info.weights_bytes)
-        text = f"{size} of weights could not be loaded on device {device}"
-        taken = _blamed(its, resident.load, lambda error: ServerError(f"{text}: {said(error)}"))
+        nbytes = self._info.weights_bytes
+        taken = _blamed(its, resident.load, lambda error: weights_error(LIBRARY, nbytes, device, describe(error)))
         try:
             _blamed(its, lambda: self._capture(resident), failure)
         except BaseException:
@@ -127,7 +127,7 @@ class CudaModel:
                 f"capturing a graph of {self._name} for {example.rows} rows needs more memory than device "
                 f"{device.number} ({device.driver.name}) has left: {free} are free beside what was taken at the start; "
                 f"give less as --cache-size ({show_bytes(device.cache.nbytes)} now), more as --workspace-size, or "
-                f"less as --max-batch: {said(error)}"
+                f"less as --max-batch: {describe(error)}"
             ) from error
 
 
@@ -191,7 +191,7 @@ class LoadedCudaModel:
         work = self._resident.graphs.work(batch.staged.layout, batch.shapes)
         return _blamed(self._device, lambda: self._device.compute(batch.staged, work), failure)
 
-    def split(self, inputs: Sequence[InferInput], outputs: Computed) -> list[Share]:
+    def split(self, inputs: Sequence[InferInput], outputs: Computed) -> list[RequestOutputs]:
         """Each request's share of the outputs; see `clockwork.runtimes.batches`."""
         return self._batches.split(inputs, _blamed(self._device, lambda: self._device.read(outputs), failure))
 

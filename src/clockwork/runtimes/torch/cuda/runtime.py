@@ -4,12 +4,11 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from threading import Lock
 from typing import Final
-from weakref import WeakValueDictionary
 
 from clockwork.errors import InvalidModelError, InvalidRequestError
-from clockwork.runtimes.batching import BatchingOptions, Wish
+from clockwork.runtimes.batching import BatchingOptions, BatchingPolicy
+from clockwork.runtimes.common import ModelRuntime
 from clockwork.runtimes.torch.archive import ModelFile, find, read
 from clockwork.runtimes.torch.cuda.bindings import CudaDriver
 from clockwork.runtimes.torch.cuda.device import Device
@@ -23,7 +22,7 @@ from clockwork.runtimes.torch.cuda.resident import Resident
 from clockwork.runtimes.torch.cuda.staging import Staging
 from clockwork.runtimes.torch.moving import move
 from clockwork.runtimes.torch.program import Program, load
-from clockwork.runtimes.torch.runtime import host_info, use_threads, version
+from clockwork.runtimes.torch.runtime import program_info, use_threads, version
 from clockwork.runtimes.torch.tensors import accept_read_only
 from clockwork.units import GIB, MIB, Bytes, show_bytes
 
@@ -41,7 +40,7 @@ PINNED_BYTES: Final[Bytes] = 64 * GIB
 """Of host memory, for weights, if nothing else is said."""
 
 
-class CudaRuntime:
+class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
     """Executes exported programs with PyTorch on CUDA devices. See `clockwork.runtimes.base.Runtime`."""
 
     def __init__(
@@ -76,7 +75,7 @@ class CudaRuntime:
         kinds = {driver.name for driver in drivers}
         if len(kinds) > 1:
             raise InvalidRequestError(f"devices of one worker are of one kind; found {', '.join(sorted(kinds))}")
-        self._kind = f"cuda {drivers[0].name}"
+        super().__init__(version(), f"cuda {drivers[0].name}", batching)
         parts: list[tuple[Driver, Executor, Staging]] = []
         for i, driver in enumerate(drivers):
             driver.attach()
@@ -89,53 +88,27 @@ class CudaRuntime:
             cache = PageCache(driver, pages, page_size)
             self.devices.append(Device(i, driver, executor, cache, staging))
         self._budget = PinnedBudget(drivers[0], pinned_bytes)
-        self._batching = batching or BatchingOptions()
-        self._lock = Lock()
-        self._models: WeakValueDictionary[str, CudaModel] = WeakValueDictionary()
         self._forgotten: deque[tuple[list[Resident], Program]] = deque()
 
-    @property
-    def version(self) -> str:
-        """Name and version, ``torch 2.13.0``."""
-        return version()
-
-    @property
-    def device_kind(self) -> str:
-        """``cuda NVIDIA H100 80GB HBM3``."""
-        return self._kind
-
-    def load_model(self, path: Path, name: str = "") -> CudaModel:
-        """Read a model, try it on the CPU, and capture its graphs; one of the same content in use is returned as it is.
-
-        Raises:
-            InvalidModelError: not a model of this runtime, or a broken one.
-            ServerError: it cannot be executed on a device, or there is no memory for its graphs.
-        """
-        wish = self._batching.of(name, path)
+    def _read(self, path: Path) -> ModelFile:
         file = read(find(path))
         if file.compiled:
             raise InvalidModelError(
                 f"{file.path.name!r} has code in it that was compiled for CPUs; on GPUs programs are captured as "
                 "graphs instead: export it without --compile"
             )
-        with self._lock:
-            self._clear_away()
-            key = wish.digest(file.digest)
-            model = self._models.get(key)
-            if model is None:
-                model = self._models[key] = self._load(file, wish)
-        return model
+        return file
 
     def close(self) -> None:
         """Give all memory back. Nothing is loaded any more, and no model in use."""
         with self._lock:
-            self._clear_away()
+            self._release_unused()
         for device in self.devices:
             device.close()
 
-    def _load(self, file: ModelFile, wish: Wish) -> CudaModel:
+    def _prepare(self, file: ModelFile, policy: BatchingPolicy) -> CudaModel:
         program = load(file.path)
-        info = host_info(file, program, wish)
+        info = program_info(file, program, policy)
         move(program, self.devices[0].executor.device_type)
         model = CudaModel(info, program, self.devices, self._budget, self.max_batch, file.path.name)
         # Loaded models refer to their model, so nothing is loaded when nobody refers to it any more. That may be found
@@ -144,8 +117,7 @@ class CudaRuntime:
         model.prepare()
         return model
 
-    def _clear_away(self) -> None:
-        """Give back what models had that nobody refers to."""
+    def _release_unused(self) -> None:
         while self._forgotten:
             residents, program = self._forgotten.popleft()
             for it in residents:

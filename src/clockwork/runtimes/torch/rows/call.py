@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from clockwork.runtimes.rows.moves import axis_of
+from clockwork.runtimes.rows.rules import RuleTable
 from clockwork.runtimes.rows.size import Size
 from clockwork.runtimes.rows.value import COUNTS, MixesRowsError, Shape, UnknownRowsError, Value
 
@@ -12,8 +13,10 @@ Result: TypeAlias = Value | Sequence[Value]
 
 Rule: TypeAlias = Callable[["Call"], Result]
 
-RULES: Final[dict[str, Rule]] = {}
-"""By operator, without the namespace ``aten`` and without the overload."""
+RULES: Final = RuleTable[Rule]()
+"""Rules by operator name, without the namespace ``aten`` and without the overload."""
+
+rule: Final = RULES.rule
 
 
 class Call:
@@ -78,15 +81,3 @@ class Call:
         if not isinstance(found, int):
             raise UnknownRowsError(f"has no {name!r}")
         return axis_of(found, rank)
-
-
-def rule(*operators: str) -> Callable[[Rule], Rule]:
-    """Put a rule into the table."""
-
-    def put(made: Rule) -> Rule:
-        for operator in operators:
-            assert operator not in RULES, operator
-            RULES[operator] = made
-        return made
-
-    return put

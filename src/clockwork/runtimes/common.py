@@ -1,0 +1,121 @@
+"""Code that the runtimes share: finding and sharing models, model information, error texts.
+
+`ModelRuntime` is the base class of every runtime that reads model files. Models in host memory are shared by content:
+two loads of the same content with the same batching policy return the same object while something refers to it.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from pathlib import Path
+from threading import Lock
+from typing import Final, Generic, Protocol, TypeVar
+from weakref import WeakValueDictionary
+
+from clockwork.errors import InvalidRequestError, ServerError
+from clockwork.runtimes.base import HostModelInfo
+from clockwork.runtimes.batching import BatchingOptions, BatchingPolicy
+from clockwork.runtimes.signature import Signature
+from clockwork.units import Bytes, show_bytes
+
+MAX_ERROR_CHARS: Final = 300
+"""Longer error texts of libraries are cut to this length."""
+
+
+class DigestedFile(Protocol):
+    """A checked model file."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of the content of the file and of the files that belong to it."""
+        ...
+
+
+FileT = TypeVar("FileT", bound=DigestedFile)
+ModelT = TypeVar("ModelT")
+
+
+class ModelRuntime(ABC, Generic[FileT, ModelT]):
+    """Base class of runtimes; see `clockwork.runtimes.base.Runtime`.
+
+    `load_model` may be called from any thread. Models are prepared one at a time, because preparing one takes several
+    times its size of memory. A model is dropped when nothing refers to it any more.
+    """
+
+    def __init__(self, version: str, device_kind: str, batching: BatchingOptions | None) -> None:
+        """``version``: name and version of the library. ``device_kind``: hardware and threads of a device."""
+        self.version: Final = version
+        self.device_kind: Final = device_kind
+        self._batching = batching or BatchingOptions()
+        self._lock = Lock()
+        self._models: WeakValueDictionary[str, ModelT] = WeakValueDictionary()
+
+    def load_model(self, path: Path, name: str = "") -> ModelT:
+        """Read and prepare a model, or return the model with the same content and batching policy if it is in use.
+
+        Raises:
+            InvalidModelError: the file is not a model of this runtime, or is broken.
+            ServerError: a device cannot execute the model, or has too little memory for it.
+        """
+        policy = self._batching.of(name, path)
+        file = self._read(path)
+        digest = policy.digest(file.digest)
+        with self._lock:
+            self._release_unused()
+            model = self._models.get(digest)
+            if model is None:
+                model = self._models[digest] = self._prepare(file, policy)
+        return model
+
+    @abstractmethod
+    def _read(self, path: Path) -> FileT:
+        """Find the model file that the path means, and check it."""
+
+    @abstractmethod
+    def _prepare(self, file: FileT, policy: BatchingPolicy) -> ModelT:
+        """Make a model in host memory from a checked file. The lock is held."""
+
+    def _release_unused(self) -> None:
+        """Release what dropped models have left behind. The lock is held."""
+
+
+def model_info(
+    ports: Signature, digest: str, policy: BatchingPolicy, *, weights_bytes: Bytes, runtime: str, unbatched: str
+) -> HostModelInfo:
+    """Describe a prepared model. ``digest`` is that of the file; ``unbatched`` as in `HostModelInfo`."""
+    return HostModelInfo(
+        digest=policy.digest(digest),
+        inputs=tuple(port.info for port in ports.inputs),
+        outputs=tuple(port.info for port in ports.outputs),
+        batchable=not unbatched,
+        weights_bytes=weights_bytes,
+        runtime=runtime,
+        unbatched=unbatched,
+        max_batch=policy.max_batch,
+    )
+
+
+def weights_error(library: str, nbytes: Bytes, device: int, reason: str) -> ServerError:
+    """Return the error of a LoadWeights that failed."""
+    return ServerError(f"{library} could not load {show_bytes(nbytes)} of weights on device {device}: {reason}")
+
+
+def error_text(error: BaseException, noise: re.Pattern[str]) -> str:
+    """Return a library's error text on one line, cut to `MAX_ERROR_CHARS`, without what matches ``noise``.
+
+    Error texts travel to clients, so ``noise`` matches paths and source lines.
+    """
+    text = " ".join(noise.sub("", str(error)).split())
+    if len(text) > MAX_ERROR_CHARS:
+        text = text[:MAX_ERROR_CHARS] + "..."
+    return text or type(error).__name__
+
+
+def inference_error(
+    reason: str, *, out_of_memory: bool = False, inputs_rejected: bool = False
+) -> InvalidRequestError | ServerError:
+    """Return the error of an inference that failed; ``reason`` is the library's text."""
+    if out_of_memory:
+        return ServerError(f"out of memory during the inference: {reason}")
+    if inputs_rejected:
+        return InvalidRequestError(f"the model rejects these inputs: {reason}")
+    return ServerError(f"the inference failed: {reason}")
