@@ -1,7 +1,7 @@
-"""What the documents show is run: every block below ``<!-- run -->``, in order, against a server on other ports.
+"""Examples in the documentation work: each block below ``<!-- run -->`` runs in order, against a server on other ports.
 
-A page's blocks of Python are one program, for the later ones go on with what the earlier ones have made; each block of
-shell is one script, which ends with its first command that fails.
+The blocks of Python of a page are one program, because later blocks use names of earlier ones. Each block of shell is
+one script, which ends with the first command that fails.
 """
 
 import os
@@ -20,7 +20,8 @@ from clockwork import zoo
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = ("http.md", "grpc.md", "from-triton.md", "from-torchserve.md")
 BLOCK = re.compile(r"^<!-- run -->\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FENCE = re.compile(r"^```\w*$", re.MULTILINE)
+FENCE = re.compile(r"^```(?:\w*|\{[\w-]+\})$", re.MULTILINE)
+ASSET_OF_OTHER_HOST = re.compile(r"<(?:script|img|iframe|link\b[^>]*stylesheet)[^>]*(?:src|href)=['\"](?:https?:)?//")
 STRICT = "set -euo pipefail\ncurl() { command curl --fail-with-body \"$@\"; }\n"  # fmt: skip
 
 
@@ -30,7 +31,7 @@ def blocks(page: str, kind: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The address that each address of the documents stands for."""
+    """The address of the test server for each address in the documentation."""
     models = tmp_path_factory.mktemp("models")
     paths = [str(zoo.build(name, models)) for name in ("mlp", "squeezenet")]
     with serve(*paths, "--http=127.0.0.1:0", "--grpc=127.0.0.1:0") as process:
@@ -48,11 +49,11 @@ def run(command: list[str], text: str, addresses: dict[str, str], directory: Pat
         command, input=text, cwd=directory, env=environment, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
-    assert done.stdout.strip(), "it says nothing"
+    assert done.stdout.strip(), "no output"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sh")])
-@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_shell_of_a_page_runs(page: str, addresses: dict[str, str], tmp_path: Path) -> None:
     for text in blocks(page, "sh"):
         run(["bash"], STRICT + text, addresses, tmp_path)
@@ -63,9 +64,22 @@ def test_the_python_of_a_page_runs(page: str, addresses: dict[str, str], tmp_pat
     run([sys.executable, "-W", "ignore", "-"], "\n".join(blocks(page, "python")), addresses, tmp_path)
 
 
-def test_every_mark_stands_before_a_block() -> None:
+def test_every_run_marker_is_followed_by_a_block() -> None:
     for page in DOCS.glob("*.md"):
         text = page.read_text()
         assert text.count("<!-- run -->") == len(BLOCK.findall(text)), page.name
         assert not BLOCK.search(text) or page.name in PAGES
         assert len(FENCE.findall(text)) % 2 == 0, page.name
+
+
+@pytest.mark.timeout(300)
+def test_the_site_builds_without_warnings_and_loads_nothing_from_other_hosts(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "-c", "docs", ".", str(tmp_path)]
+    done = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > 30
+    for page in pages:
+        assert not ASSET_OF_OTHER_HOST.search(page.read_text()), page.name
+    for sheet in tmp_path.rglob("*.css"):
+        assert not re.search(r"url\(['\"]?(?:https?:)?//|@import", sheet.read_text()), sheet.name

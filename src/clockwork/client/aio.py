@@ -55,10 +55,10 @@ TIMER_RESOLUTION: Final = 0.001
 class AsyncClient:
     """A connection to a controller.
 
-    ::
+    Example::
 
-    async with AsyncClient("127.0.0.1:12346") as client:
-        result = await client.model("resnet50").infer({"data": image}, slo=0.1)
+        async with AsyncClient("127.0.0.1:12346") as client:
+            result = await client.model("resnet50").infer({"data": image}, slo=0.1)
     """
 
     def __init__(
