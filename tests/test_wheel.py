@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import onnx_graphs
@@ -56,7 +57,7 @@ def environment() -> dict[str, str]:
 @contextmanager
 def server(installed: Path, directory: Path) -> Iterator[str]:
     """Serve ``dense.onnx`` with the installed command; yields the address."""
-    onnx_graphs.onnx.save(onnx_graphs.dense(), directory / "dense.onnx")
+    onnx.save(onnx_graphs.dense(), directory / "dense.onnx")
     arguments = ["--listen=127.0.0.1:0", "--http=none", "--profile-seconds=0.01", "--max-batch=1", "--no-profile-cache"]
     process = subprocess.Popen(
         [installed / "clockwork", "serve", "dense.onnx", *arguments],
