@@ -164,7 +164,7 @@ def test_a_payload_that_does_not_fit_its_specs_ends_the_connection(root: Path) -
         async with a_worker(root, FakeRuntime()) as controller:
             worker = controller.worker
             controller.tell(Infer(1, 0, "m", inputs(4)), b"abc")
-            assert "3 bytes of payload came with a message that describes 4" in await worker.closed
+            assert "payload has 3 bytes, but the message describes 4" in await worker.closed
             await controller.met()
 
     run(scenario())

@@ -218,7 +218,7 @@ def test_a_message_that_does_not_fit_is_refused_and_the_connection_goes_on() -> 
         async with listening(Ear(echo), config=LinkConfig(max_frame_bytes=100 * KIB)) as server:
             connection = await dialled(server, ear)
             with pytest.raises(
-                InvalidRequestError, match=r"takes 200\.0 KiB; the connection carries at most 100\.0 KiB"
+                InvalidRequestError, match=r"message is 200\.0 KiB; the limit of the connection is 100\.0 KiB"
             ):
                 connection.send(EvictRequest(1, "m"), [bytes(200 * KIB)])
             await round_trip(connection, ear, bytes(99 * KIB))

@@ -23,18 +23,18 @@ NONSENSE = [
     (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "found b'GET / HT': is this an HTTP client?"),
     (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", "is this a TLS client?"),
     (b"\x00" * 300_000, "what is this?"),
-    (preamble(2), "speaks version 2 of Clockwork's protocol, this side version 1"),
-    (preamble() + b"\xff" * 20, "a frame of 4294967295 bytes was announced"),
-    (preamble() + struct.pack("<II", 65 * KIB, 5), "a frame of 66560 bytes was announced; at most 65536 are accepted"),
-    (preamble() + struct.pack("<II", 4, 4) + b"\xc1123", "expected a request, found something else"),
+    (preamble(2), "peer uses version 2 of Clockwork's protocol; this side uses version 1"),
+    (preamble() + b"\xff" * 20, "frame has 4294967295 bytes"),
+    (preamble() + struct.pack("<II", 65 * KIB, 5), "frame has 66560 bytes; the limit is 65536"),
+    (preamble() + struct.pack("<II", 4, 4) + b"\xc1123", "header is not a request"),
     (preamble() + framed(EvictRequest(1, "m")), "EvictRequest came before the greeting"),
     (preamble() + framed(Ping(1)), "a Ping was not expected now"),
     (preamble() + framed(Welcome("", 1)), "a Welcome was not expected now"),
     (preamble() + framed(Hello("nobody", "", "")), "this port is for a client, and a 'nobody' came"),
     (GREETING + framed(HELLO), "a Hello was not expected now"),
-    (GREETING + framed(ClearCache(1)), "expected a request, found something else: Invalid value 6"),
-    (GREETING + framed(EvictResponse(1, 0, "")), "expected a request, found something else: Invalid value 24"),
-    (GREETING + b"\xff" * 3_000_000, "a frame of 4294967295 bytes was announced"),
+    (GREETING + framed(ClearCache(1)), "header is not a request: Invalid value 6"),
+    (GREETING + framed(EvictResponse(1, 0, "")), "header is not a request: Invalid value 24"),
+    (GREETING + b"\xff" * 3_000_000, "frame has 4294967295 bytes"),
 ]
 
 
@@ -251,7 +251,7 @@ def answering(*answers: bytes) -> Callable[[asyncio.StreamReader, asyncio.Stream
         (framed(HELLO), "a Hello was not expected now"),
         (framed(EvictResponse(1, 0, "")), "EvictResponse came before the greeting"),
         (framed(Welcome("", 0)), "frames of at most 0 bytes were offered"),
-        (b"\xff" * 100, "a frame of 4294967295 bytes was announced"),
+        (b"\xff" * 100, "frame has 4294967295 bytes"),
     ],
 )
 def test_dialling_what_is_no_controller_says_what_it_is(loop: str, answer: bytes, why: str) -> None:

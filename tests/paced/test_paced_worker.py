@@ -1,4 +1,4 @@
-"""A worker on paced devices: it keeps its own time, whenever it is called."""
+"""A worker on paced devices keeps to the times of its profile, however late it is called."""
 
 import copy
 from itertools import pairwise
@@ -41,11 +41,11 @@ def a_worker(gpus: int = 1, *, warm: bool = True) -> PacedWorker:
 
 
 def outputs(answers: list[ResultCommand]) -> list[tuple[int, Nanos, Nanos]]:
-    """Id, begin and end of Infers."""
-    return [(it.action.id, it.exec.begin, it.exec.end) for it in answers if isinstance(it, SendOutputs)]
+    """Return id, begin and end of each Infer."""
+    return [(sent.action.id, sent.exec.begin, sent.exec.end) for sent in answers if isinstance(sent, SendOutputs)]
 
 
-def test_tasks_take_what_the_profile_says() -> None:
+def test_tasks_take_the_times_of_the_profile() -> None:
     worker = a_worker(warm=False)
     worker.handle(ms(20), ActionReceived(LoadWeights(2, 0, "m")))
     assert worker.next_wakeup() == ms(20) + LOAD
@@ -61,7 +61,7 @@ def test_tasks_take_what_the_profile_says() -> None:
     worker.core.check_invariants()
 
 
-def test_a_host_that_calls_late_changes_nothing_of_what_happened() -> None:
+def test_a_late_call_does_not_change_the_times_of_tasks() -> None:
     worker = a_worker()
     worker.handle(ms(20), infer(3))
     worker.handle(ms(20), infer(4, rows=4))
@@ -72,7 +72,7 @@ def test_a_host_that_calls_late_changes_nothing_of_what_happened() -> None:
     assert worker.busy == [B1 + B4 + B1]
 
 
-def test_what_was_due_before_an_action_came_is_done_before_it() -> None:
+def test_tasks_that_were_due_before_an_action_are_done_before_it() -> None:
     worker = a_worker()
     worker.handle(ms(20), infer(3))
     answers = worker.handle(ms(100), infer(4))
@@ -80,7 +80,7 @@ def test_what_was_due_before_an_action_came_is_done_before_it() -> None:
     assert outputs(worker.wake(ms(200))) == [(4, ms(100), ms(100) + B1)]
 
 
-def test_what_is_late_behind_a_running_task_is_answered_in_time() -> None:
+def test_an_action_that_expires_behind_a_running_task_fails_at_once() -> None:
     worker = a_worker()
     worker.handle(ms(20), infer(3, rows=16))
     worker.handle(ms(20), infer(4, latest=ms(21)))
@@ -102,13 +102,13 @@ def test_an_unknown_profile_and_an_unknown_device_are_refused() -> None:
     worker.handle(ms(20), ActionReceived(LoadModelFromDisk(7, "other", "o")))
     (answer,) = worker.wake(ms(20))
     assert isinstance(answer, SendResult)
-    assert "there is no profile of 'other'; this worker emulates m" in str(answer.result)
+    assert "model 'other' has no profile on this worker, which emulates m" in str(answer.result)
     (answer,) = worker.handle(ms(20), infer(8, gpu=5))
     assert isinstance(answer, SendResult)
     assert "there is no gpu 5" in str(answer.result)
 
 
-def test_measured_samples_come_in_their_order() -> None:
+def test_measured_samples_are_used_in_order() -> None:
     measurement = Measurement(tuple(range(1, 11)))
     durations = DurationModel(NoiseModel("measured"), Random(3))
     drawn = [durations.infer(ModelProfile(measurement, {1: measurement}, 1), 1) for _ in range(20)]
@@ -116,10 +116,10 @@ def test_measured_samples_come_in_their_order() -> None:
     assert drawn[:10] == drawn[10:]
 
 
-def test_a_state_that_is_none_is_refused() -> None:
+def test_a_state_in_another_form_is_refused() -> None:
     states: list[dict[str, Any]] = [{}, {"models": 3}, {"models": [{}]}]
     for state in states:
-        with pytest.raises(InvalidRequestError, match="not what clockwork status --json prints"):
+        with pytest.raises(InvalidRequestError, match="state is not the output of clockwork status --json"):
             models_of(state)
 
 
@@ -163,5 +163,5 @@ def test_a_state_that_is_wrong_in_one_place_is_refused(path: tuple[Any, ...], va
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = value
-    with pytest.raises(InvalidRequestError, match="not what clockwork status --json prints"):
+    with pytest.raises(InvalidRequestError, match="state is not the output of clockwork status --json"):
         models_of(state)

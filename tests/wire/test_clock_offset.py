@@ -1,4 +1,4 @@
-"""The offset between two clocks: estimated within its own bound, whatever the network does."""
+"""The estimate of the offset between two clocks is within its error bound, whatever the network does."""
 
 import random
 
@@ -37,27 +37,27 @@ def sample(offset: ClockOffset, at: Nanos, *, ahead: Nanos, there: Nanos, held: 
     return now
 
 
-def test_nothing_is_known_at_first() -> None:
+def test_the_offset_is_unknown_before_the_first_sample() -> None:
     offset = ClockOffset()
     assert (offset.offset_ns, offset.error_ns(seconds(1)), offset.samples) == (0, FOREVER, 0)
 
 
 @pytest.mark.parametrize("ahead", [0, seconds(5), -seconds(5), seconds(86400)])
-def test_an_even_way_tells_the_offset_exactly(ahead: Nanos) -> None:
+def test_equal_times_there_and_back_give_the_exact_offset(ahead: Nanos) -> None:
     offset = ClockOffset()
     now = sample(offset, seconds(100), ahead=ahead, there=us(50), held=ms(3), back=us(50))
     assert offset.offset_ns == ahead
     assert offset.error_ns(now) == us(50), "time that the peer held the Ping does not count"
 
 
-def test_an_uneven_way_is_off_by_no_more_than_the_bound() -> None:
+def test_unequal_times_there_and_back_give_an_error_within_the_bound() -> None:
     offset = ClockOffset()
     now = sample(offset, 0, ahead=seconds(1), there=ms(9), back=ms(1))
     assert offset.offset_ns == seconds(1) + ms(4)
     assert offset.error_ns(now) == ms(5)
 
 
-def test_one_fast_way_beats_many_slow_ones() -> None:
+def test_one_fast_round_trip_beats_many_slow_ones() -> None:
     offset = ClockOffset()
     now = 0
     for _ in range(5):
@@ -69,7 +69,7 @@ def test_one_fast_way_beats_many_slow_ones() -> None:
     assert us(30) <= offset.error_ns(now) < us(45)
 
 
-def test_the_bound_grows_with_age_until_a_slower_way_is_better() -> None:
+def test_the_bound_grows_with_age_until_a_slower_round_trip_is_better() -> None:
     offset = ClockOffset(drift_ppm=100)
     now = sample(offset, 0, ahead=0, there=us(50), back=us(50))
     assert offset.error_ns(now + seconds(10)) == us(50) + ms(1)
@@ -79,7 +79,7 @@ def test_the_bound_grows_with_age_until_a_slower_way_is_better() -> None:
     assert offset.offset_ns == us(300)
 
 
-def test_what_is_older_than_the_window_is_forgotten() -> None:
+def test_a_sample_older_than_the_window_is_forgotten() -> None:
     offset = ClockOffset(window=3)
     sample(offset, 0, ahead=-seconds(9), there=1, back=1)
     for i in range(1, 4):
@@ -90,19 +90,21 @@ def test_what_is_older_than_the_window_is_forgotten() -> None:
 @pytest.mark.parametrize(
     ("ping_sent", "received", "pong_sent", "now"),
     [
-        (100, 0, 500, 200),  # held for longer than it was away
-        (100, 500, 400, 200),  # answered before it came
-        (200, 0, 0, 100),  # came back before it left
+        (100, 0, 500, 200),  # held for longer than the round trip
+        (100, 500, 400, 200),  # answered before it was received
+        (200, 0, 0, 100),  # received before it was sent
     ],
 )
-def test_nonsense_is_ignored(ping_sent: int, received: int, pong_sent: int, now: int) -> None:
+def test_a_sample_with_impossible_times_is_ignored(ping_sent: int, received: int, pong_sent: int, now: int) -> None:
     offset = ClockOffset()
     offset.add(ping_sent=ping_sent, received=received, pong_sent=pong_sent, now=now)
     assert offset.samples == 0
 
 
 @given(st.integers(0, 2**32), st.integers(-FOREVER // 4, FOREVER // 4), st.integers(-99, 99))
-def test_under_skew_drift_and_jitter_the_truth_lies_within_the_bound(seed: int, ahead: Nanos, drift_ppm: int) -> None:
+def test_under_skew_drift_and_jitter_the_true_offset_is_within_the_bound(
+    seed: int, ahead: Nanos, drift_ppm: int
+) -> None:
     rng = random.Random(seed)
     offset = ClockOffset(drift_ppm=100)
 
@@ -133,11 +135,11 @@ def test_under_skew_drift_and_jitter_the_truth_lies_within_the_bound(seed: int, 
         (FOREVER, -500, FOREVER),
         (100, 500, 600),
         (600, -500, 100),
-        (100, -500, 1),  # 0 would mean something else
+        (100, -500, 1),  # 0 means: at any time
         (FOREVER - 5, 500, FOREVER - 1),
     ],
 )
-def test_moments_are_moved_but_always_and_never_stay(moment: Nanos, by: Nanos, expected: Nanos) -> None:
+def test_moments_are_shifted_but_0_and_forever_stay(moment: Nanos, by: Nanos, expected: Nanos) -> None:
     assert shift_moment(moment, by) == expected
 
 
@@ -153,7 +155,7 @@ def test_moments_are_moved_but_always_and_never_stay(moment: Nanos, by: Nanos, e
         (GetWorkerState(1), GetWorkerState(1)),
     ],
 )
-def test_an_action_is_moved_with_its_window(action: Action, moved: Action) -> None:
+def test_the_window_of_an_action_is_shifted(action: Action, moved: Action) -> None:
     assert shift_action(action, 10) == moved
     assert shift_action(action, 0) is action
 
@@ -173,6 +175,6 @@ T, MOVED = Timing(100, 150, 40), Timing(90, 140, 40)
         (ErrorResult(1, "Infer", 11, "late"), ErrorResult(1, "Infer", 11, "late")),
     ],
 )
-def test_a_result_is_moved_with_its_timings(result: Result, moved: Result) -> None:
+def test_the_timings_of_a_result_are_shifted(result: Result, moved: Result) -> None:
     assert shift_result(result, -10) == moved
     assert shift_result(result, 0) is result

@@ -1,4 +1,4 @@
-"""Headers to messages and back; payloads to shares."""
+"""Messages are encoded and decoded, and payloads are split into the parts of requests."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -117,16 +117,16 @@ DIRECTIONS: list[tuple[Decode, list[Any], Any]] = [
 @pytest.mark.parametrize(
     ("decode", "message"),
     [(decode, message) for decode, messages, _ in DIRECTIONS for message in messages + LINK],
-    ids=lambda it: type(it).__name__,
+    ids=lambda message: type(message).__name__,
 )
-def test_a_message_comes_back_as_it_was(decode: Decode, message: Any) -> None:
+def test_a_message_is_unchanged_by_encoding_and_decoding(decode: Decode, message: Any) -> None:
     assert decode(encode(message)) == message
 
 
 def test_a_status_without_predictions_and_counts_is_understood() -> None:
     whole = msgspec.to_builtins(STATUS)
-    for told, new in ((whole, 3), (whole[5][0][3][0], 2), (whole[6][0], 4)):
-        del told[-new:]
+    for fields, new in ((whole, 3), (whole[5][0][3][0], 2), (whole[6][0], 4)):
+        del fields[-new:]
     server = msgspec.convert(whole, requests.ServerStatus)
     assert (server.predictions, server.workers[0].gpus[0].predictions, server.models[0].predictions) == ({}, {}, {})
     assert (server.without_model, server.models[0].counts) == ({}, ModelCounts())
@@ -135,7 +135,7 @@ def test_a_status_without_predictions_and_counts_is_understood() -> None:
 
 
 @pytest.mark.parametrize(("messages", "union"), [(m, u) for _, m, u in DIRECTIONS] + [(LINK, link.LinkMessage)])
-def test_every_kind_of_message_is_tried(messages: list[Any], union: Any) -> None:
+def test_every_type_of_message_is_tested(messages: list[Any], union: Any) -> None:
     assert [type(message) for message in messages] == list(get_args(union))
 
 
@@ -144,9 +144,7 @@ def test_a_message_of_another_direction_is_refused(direction: int) -> None:
     decode = DIRECTIONS[direction][0]
     for other, (_, messages, _) in enumerate(DIRECTIONS):
         for message in messages if other != direction else []:
-            with pytest.raises(
-                ProtocolError, match=r"expected an? (request|response|action|result), found something else"
-            ):
+            with pytest.raises(ProtocolError, match=r"header is not an? (request|response|action|result)"):
                 decode(encode(message))
 
 
@@ -163,19 +161,19 @@ def test_a_message_of_another_direction_is_refused(direction: int) -> None:
         b"\x93\x01\x01\xa1\xff",
         encode(actions.ClearCache(1)) + b"!",
         b"\x93\x02\x01\xdd\xff\xff\xff\xff",  # four billion elements, none of them there
-        b"\x94\x02\x01\x90" + b"\x91" * 100_000,  # nested too deep
+        b"\x94\x02\x01\x90" + b"\x91" * 100_000,  # nested too deeply
         b"\x93\x02\x01\xdb\xff\xff\xff\xff",
     ],
     ids=lambda header: header[:8].hex() or "empty",
 )
-def test_garbage_is_a_protocol_error(header: bytes) -> None:
+def test_an_invalid_header_is_a_protocol_error(header: bytes) -> None:
     for decode, _, _ in DIRECTIONS:
         with pytest.raises(ProtocolError):
             decode(header)
 
 
 @given(st.binary(max_size=60))
-def test_noise_is_a_message_or_a_protocol_error_and_nothing_else(noise: bytes) -> None:
+def test_random_bytes_are_a_message_or_a_protocol_error(noise: bytes) -> None:
     for decode, _, _ in DIRECTIONS:
         with suppress(ProtocolError):
             decode(noise)
@@ -185,7 +183,7 @@ def test_a_message_of_a_newer_version_with_more_fields_is_understood() -> None:
     assert decode_action(b"\x93\x06\x01\x2a") == actions.ClearCache(1)
 
 
-def test_the_shares_of_a_batch_are_views_of_its_payload() -> None:
+def test_the_parts_of_a_batch_are_views_of_its_payload() -> None:
     y = TensorSpec("y", "BYTES", (1,), 5)
     action = actions.Infer(
         1,
@@ -215,5 +213,5 @@ def test_an_array_is_split_by_its_bytes() -> None:
 
 @pytest.mark.parametrize("sizes", [[], [3], [3, 3], [6, -1], [5, 1]])
 def test_sizes_that_do_not_add_up_are_refused(sizes: list[int]) -> None:
-    with pytest.raises(ProtocolError, match=f"5 bytes of payload came with a message that describes {sum(sizes)}"):
+    with pytest.raises(ProtocolError, match=f"payload has 5 bytes, but the message describes {sum(sizes)}"):
         split_payload(b"12345", sizes)

@@ -1,4 +1,4 @@
-"""Frames: what goes in comes out, wherever the stream is cut; what is no frame is refused, in words."""
+"""Frames are read however the stream is cut; bytes that are not a frame raise an error that describes them."""
 
 import random
 import struct
@@ -30,13 +30,13 @@ def encoded(frames: list[Plain]) -> bytes:
 
 
 def received(reader: FrameReader, data: bytes) -> list[Plain]:
-    """What the reader makes of the bytes, as fast as its buffer takes them."""
+    """Feed the bytes to the reader as fast as its buffer accepts them; return the frames."""
     frames: list[Plain] = []
     view = memoryview(data)
     while view:
         buffer = reader.get_buffer(-1)
         size = min(len(buffer), len(view))
-        assert size, "the reader offers no room"
+        assert size, "the reader offers no buffer"
         buffer[:size] = view[:size]
         view = view[size:]
         frames += [(bytes(header), bytes(payload)) for header, payload in reader.buffer_updated(size)]
@@ -47,7 +47,7 @@ def lengths(total: int, header: int) -> bytes:
     return struct.pack("<II", total, header)
 
 
-# ------------------------------------------------------------------------------------------------------------ what fits
+# ----------------------------------------------------------------------------------------------- valid frames
 
 SIZES = (0, 1, 7, 100, SMALL_BUFFER - 9, SMALL_BUFFER - 8, SMALL_BUFFER, 20_000, LARGE_BUFFER, 300_000)
 
@@ -87,14 +87,14 @@ def test_every_pair_of_cuts_gives_the_same_frames() -> None:
             assert [frame for part in parts for frame in received(reader, part)] == frames
 
 
-def test_byte_by_byte_is_slow_but_works() -> None:
+def test_frames_can_arrive_byte_by_byte() -> None:
     frames = [(b"h" * 10, b"p" * 20_000), (b"i", b"q")]
     reader = FrameReader()
     found = [frame for byte in encoded(frames) for frame in received(reader, bytes([byte]))]
     assert found == frames
 
 
-def test_many_small_frames_widen_the_buffer_and_one_large_one_does_not() -> None:
+def test_many_small_frames_enlarge_the_buffer_and_a_large_frame_does_not() -> None:
     small, large = FrameReader(), FrameReader()
     received(small, encoded([(b"h", b"p" * 100)] * 1000))
     received(large, encoded([(b"h", b"p" * MIB)] * 3))
@@ -145,39 +145,39 @@ def test_small_frames_survive_the_next_read() -> None:
         (encoded([(b"h", b"p")]), ""),
     ],
 )
-def test_a_reader_says_what_is_missing(data: bytes, missing: str) -> None:
+def test_a_reader_describes_what_is_missing(data: bytes, missing: str) -> None:
     reader = FrameReader()
     received(reader, data)
     assert reader.waiting_for == missing
 
 
-# -------------------------------------------------------------------------------------------------------- what does not
+# ----------------------------------------------------------------------------------------------- invalid frames
 
 NO_FRAMES = [
     (b"GET / HTTP/1.1\r\n", "expected a Clockwork connection, found b'GET / HT': is this an HTTP client?"),
     (b"PRI * HTTP/2.0\r\n", "expected a Clockwork connection, found b'PRI * HT': is this an HTTP client?"),
-    (b"\x16\x03\x01\x02\x00\x01\x00\x01", "is this a TLS client? This port does not use TLS"),
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01", "is this a TLS client? TLS is not enabled on this port"),
     (b"SSH-2.0-OpenSSH", "is this an SSH client?"),
-    (b"\x00" * 8, "what is this?"),
+    (b"\x00" * 8, "unknown protocol"),
     (b"CLKX\x01\x00\x00\x00", "found b'CLKX"),
-    (preamble(7), "speaks version 7 of Clockwork's protocol, this side version 1"),
-    (b"CLKW\x01\x00\x05\x00", "the preamble ends in 5"),
-    (preamble() + lengths(65 * MIB, 1), "a frame of 68157440 bytes was announced; at most 67108864 are accepted"),
-    (preamble() + lengths(10, 11), "a frame of 10 bytes cannot have a header of 11"),
-    (preamble() + lengths(30 * MIB, 20 * MIB), "a header of 20971520 bytes was announced; at most 16777216"),
-    (preamble() + encoded([(b"h", b"p")]) + b"\xff" * 8, "a frame of 4294967295 bytes"),
+    (preamble(7), "peer uses version 7 of Clockwork's protocol; this side uses version 1"),
+    (b"CLKW\x01\x00\x05\x00", "preamble ends in 5; it must end in 0"),
+    (preamble() + lengths(65 * MIB, 1), "frame has 68157440 bytes; the limit is 67108864"),
+    (preamble() + lengths(10, 11), "frame of 10 bytes has a header of 11 bytes"),
+    (preamble() + lengths(30 * MIB, 20 * MIB), "frame has a header of 20971520 bytes; the limit is 16777216"),
+    (preamble() + encoded([(b"h", b"p")]) + b"\xff" * 8, "frame has 4294967295 bytes"),
 ]
 
 
 @pytest.mark.parametrize(("data", "message"), NO_FRAMES)
-def test_what_is_no_frame_is_refused_in_words(data: bytes, message: str) -> None:
+def test_bytes_that_are_no_frame_are_refused_with_a_description(data: bytes, message: str) -> None:
     with pytest.raises(ProtocolError) as error:
         received(FrameReader(expect_preamble=True), data)
     assert message in str(error.value)
 
 
 @pytest.mark.parametrize(("data", "message"), NO_FRAMES[2:])
-def test_it_is_refused_however_it_is_cut(data: bytes, message: str) -> None:
+def test_bytes_that_are_no_frame_are_refused_however_they_are_cut(data: bytes, message: str) -> None:
     for cut in range(len(data)):
         reader = FrameReader(expect_preamble=True)
         with pytest.raises(ProtocolError):
@@ -189,10 +189,10 @@ def test_an_http_server_at_the_other_end_is_recognised() -> None:
         received(FrameReader(), b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
-def test_a_limit_can_be_raised_for_a_peer_that_is_known() -> None:
+def test_the_limit_can_be_raised_for_a_known_peer() -> None:
     reader = FrameReader(max_frame_bytes=100)
     data = encoded([(b"h", b"p" * 200)])
-    with pytest.raises(ProtocolError, match="at most 100 are accepted"):
+    with pytest.raises(ProtocolError, match="the limit is 100"):
         received(reader, data)
     reader = FrameReader(max_frame_bytes=100)
     reader.max_frame_bytes = 1000
@@ -200,7 +200,7 @@ def test_a_limit_can_be_raised_for_a_peer_that_is_known() -> None:
 
 
 @given(st.binary(max_size=200), st.booleans())
-def test_noise_is_frames_or_a_protocol_error_and_nothing_else(noise: bytes, dialled: bool) -> None:
+def test_random_bytes_are_frames_or_a_protocol_error(noise: bytes, dialled: bool) -> None:
     reader = FrameReader(expect_preamble=dialled)
     with suppress(ProtocolError):
         received(reader, noise)
@@ -227,8 +227,8 @@ def test_payloads_of_any_shape_are_sent_as_bytes() -> None:
     assert len(flat(empty.data)) == 0
 
 
-def test_what_does_not_fit_is_refused_before_it_is_sent() -> None:
-    with pytest.raises(InvalidRequestError, match=r"takes 2\.0 KiB; the connection carries at most 1\.0 KiB"):
+def test_a_message_over_the_limit_is_refused_before_it_is_sent() -> None:
+    with pytest.raises(InvalidRequestError, match=r"message is 2\.0 KiB; the limit of the connection is 1\.0 KiB"):
         encode_frame(b"", [bytes(2 * KIB)], max_frame_bytes=KIB)
-    with pytest.raises(InvalidRequestError, match=r"16\.0 MiB without its payload; at most 16\.0 MiB"):
+    with pytest.raises(InvalidRequestError, match=r"without its payload is 16\.0 MiB; the limit is 16\.0 MiB"):
         encode_frame(bytes(MAX_HEADER_BYTES + 1))

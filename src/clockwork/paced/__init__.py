@@ -1,5 +1,5 @@
-"""Devices that take their time from a profile: no model is executed, everything else is as it is.
+"""Workers whose devices execute no model: each task takes the time given by a profile.
 
-Rules of the room: no clock, no I/O, and chance is handed in. The simulator hosts these workers in virtual time, and
-``clockwork worker --emulate`` on the real clock; neither adds anything to what they do.
+Rules of the package: no clock and no I/O; random generators are arguments. The simulator runs these workers in virtual
+time, and ``clockwork worker --emulate`` runs them on the real clock. Neither adds anything to their behaviour.
 """

@@ -1,4 +1,4 @@
-"""What a simulated device takes for a task: its model's profile, noise, and whatever a fault adds."""
+"""Durations of the tasks of a paced device: the model's profile, with noise and the slowdown by faults."""
 
 from random import Random
 from typing import Literal
@@ -12,16 +12,20 @@ from clockwork.units import Nanos
 class NoiseModel(Struct, frozen=True, forbid_unknown_fields=True):
     """How durations vary.
 
-    ``kind``: "none"; "normal" with a standard deviation of ``share`` of the duration (never below half of it);
-    "lognormal" with that share, a longer tail; "measured": the profile's samples, in the order in which they
-    were measured, over and over: a host has slow minutes, and a draw would shuffle them away.
+    ``kind`` is one of:
+
+    - "none": the median;
+    - "normal": a normal distribution whose standard deviation is ``share`` of the duration, cut off at half of it;
+    - "lognormal": a lognormal distribution with that share, which has a longer tail;
+    - "measured": the profile's samples in the order of their measurement, repeated. A host has slow minutes, and
+      random draws would lose them.
     """
 
     kind: Literal["none", "normal", "lognormal", "measured"] = "none"
     share: float = 0.0
 
     def draw(self, rng: Random, measurement: Measurement) -> Nanos:
-        """A duration; of "measured" noise `DurationModel` takes care."""
+        """Draw a duration. `DurationModel` handles the kind "measured"."""
         if self.kind == "none":
             return measurement.median if len(measurement.samples) > 1 else measurement.samples[0]
         base = measurement.median if len(measurement.samples) > 1 else measurement.samples[0]
@@ -31,20 +35,20 @@ class NoiseModel(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DurationModel:
-    """Durations on one device: by profile, with noise, times ``factor``, which faults change."""
+    """Durations on one device: those of the profile, with noise, times ``factor``, which faults change."""
 
     __slots__ = ("_begin", "_noise", "_places", "_rng", "factor")
 
     def __init__(self, noise: NoiseModel, rng: Random) -> None:
-        """As fast as the profile says."""
+        """Start with a factor of 1."""
         self._noise = noise
         self._rng = rng
-        self._begin = rng.random()  #: where in all samples it begins, as a share
-        self._places: dict[int, int] = {}  #: by the identity of a measurement: its next sample
+        self._begin = rng.random()  #: where in the samples it begins, as a share of their number
+        self._places: dict[int, int] = {}  #: index of the next sample, by the identity of the measurement
         self.factor = 1.0
 
     def infer(self, profile: ModelProfile, rows: int) -> Nanos:
-        """Executing ``rows`` rows: what the next batch size that was measured takes."""
+        """Return the duration of an Infer with ``rows`` rows: that of the next larger batch size in the profile."""
         size = next((size for size in profile.infer if size >= rows), 0)
         if not size:
             largest = max(profile.infer)
@@ -53,7 +57,7 @@ class DurationModel:
         return duration if self.factor == 1.0 else round(duration * self.factor)
 
     def load(self, profile: ModelProfile) -> Nanos:
-        """LoadWeights."""
+        """Return the duration of a LoadWeights."""
         return round(self._draw(profile.load_weights) * self.factor)
 
     def _draw(self, measurement: Measurement) -> Nanos:
@@ -65,5 +69,5 @@ class DurationModel:
         return samples[place % len(samples)]
 
     def chance(self) -> float:
-        """A number in [0, 1) of the device's own."""
+        """Draw a random number in [0, 1) from the device's own generator."""
         return self._rng.random()

@@ -1,7 +1,7 @@
-"""Models whose times are those of a live system, from what ``clockwork status --json`` prints of it.
+"""Builds paced models with the measured times of a live system, from the output of ``clockwork status --json``.
 
-Durations are those measured in service, where there is enough of them, else the profile's; where a model was measured
-on several kinds of devices, the first kind is taken.
+Durations measured in service are used where there are enough of them, else the profile's. If a model was measured on
+several kinds of devices, the first kind in alphabetical order is used.
 """
 
 from math import prod
@@ -13,27 +13,27 @@ from clockwork.messages.tensors import Datatype, TensorInfo
 from clockwork.paced.models import MAX_BATCH, PacedModel
 
 DAMAGED: Final = (AttributeError, KeyError, TypeError, ValueError, IndexError, StopIteration)
-"""What reading a state in another form than ours raises."""
+"""Exceptions raised by reading a state that has another form."""
 
 PAGE = 16 << 20
 
-DIM_MOST: Final = 1 << 28
-"""Elements of one row of a tensor: a gigabyte of them."""
+MAX_DIM: Final = 1 << 28
+"""Limit of a dimension, and of the elements in one row of a tensor: 1 GiB of FP32."""
 
 
 def models_of(state: dict[str, Any]) -> list[tuple[PacedModel, int]]:
-    """The models of a live system.
+    """Return the models of a live system, each with its number of copies.
 
     Raises:
-        InvalidRequestError: the state has none that were measured, or is not in the form of ``status --json``.
+        InvalidRequestError: no model in the state was measured, or the state is not the output of ``status --json``.
     """
     try:
-        made = [(_model(model), 1) for model in state["models"] if model["profiles"]]
+        models = [(_model(model), 1) for model in state["models"] if model["profiles"]]
     except DAMAGED as error:
-        raise InvalidRequestError(f"the state is not what clockwork status --json prints: {error!r}") from None
-    if not made:
-        raise InvalidRequestError("the state has no model whose times are known: ask the server when it is serving")
-    return made
+        raise InvalidRequestError(f"state is not the output of clockwork status --json: {error!r}") from None
+    if not models:
+        raise InvalidRequestError("state has no model with measured times; query the server while it is serving")
+    return models
 
 
 def _model(model: dict[str, Any]) -> PacedModel:
@@ -43,7 +43,7 @@ def _model(model: dict[str, Any]) -> PacedModel:
     infer = {whole(int(size)): _measurement(times) for size, times in profile["infer"].items()}
     if 1 not in infer:
         raise ValueError(f"{info['name']} has no time for one row")
-    made = ModelProfile(_measurement(profile["load_weights"]), dict(sorted(infer.items())), MAX_BATCH)
+    measured = ModelProfile(_measurement(profile["load_weights"]), dict(sorted(infer.items())), MAX_BATCH)
     inputs, outputs = (tuple(map(_tensor, info[ports])) for ports in ("inputs", "outputs"))
     if not inputs or not outputs:
         raise ValueError(f"{info['name']} has no inputs, or no outputs")
@@ -51,31 +51,31 @@ def _model(model: dict[str, Any]) -> PacedModel:
         raise TypeError(f"batchable of {info['name']} is {info['batchable']!r}")
     pages = whole(info["weights_pages"])
     return PacedModel(
-        f"{_text(info['name'])}.onnx", _text(info["digest"]), made, pages * PAGE, inputs, outputs, info["batchable"]
+        f"{_text(info['name'])}.onnx", _text(info["digest"]), measured, pages * PAGE, inputs, outputs, info["batchable"]
     )
 
 
 def _tensor(tensor: dict[str, Any]) -> TensorInfo:
     name, shape = _text(tensor["name"], "a tensor's name"), tensor["shape"]
     datatype = Datatype(tensor["datatype"])
-    if not isinstance(shape, list) or not all(dim == -1 or (_is_int(dim) and 0 <= dim <= DIM_MOST) for dim in shape):
-        raise ValueError(f"{shape!r} is no shape of {name}")
-    if prod(dim for dim in shape if dim > 0) > DIM_MOST:
-        raise ValueError(f"a row of {name} of shape {shape} is larger than anything that can be sent")
+    if not isinstance(shape, list) or not all(dim == -1 or (_is_int(dim) and 0 <= dim <= MAX_DIM) for dim in shape):
+        raise ValueError(f"shape of {name} is {shape!r}")
+    if prod(dim for dim in shape if dim > 0) > MAX_DIM:
+        raise ValueError(f"tensor {name} of shape {shape} has more than {MAX_DIM} elements in a row")
     return TensorInfo(name, datatype, tuple(shape))
 
 
 def _measurement(times: dict[str, Any]) -> Measurement:
     samples = tuple(whole(sample) for sample in times["samples"])
     if not samples:
-        raise ValueError("a measurement without samples")
+        raise ValueError("measurement has no samples")
     return Measurement(samples)
 
 
 def whole(value: Any) -> int:
-    """A number of things, or of nanoseconds: at least 1, and within reason."""
+    """Return a number of things or of nanoseconds, from 1 to 2**50."""
     if not _is_int(value) or not 1 <= value <= 1 << 50:
-        raise ValueError(f"{value!r} is no number from 1 on")
+        raise ValueError(f"{value!r} is not a number from 1 to 2**50")
     return int(value)
 
 

@@ -1,8 +1,9 @@
-"""What a simulated model is, and the profiles that come with Clockwork.
+"""Paced models, and the profiles that come with Clockwork.
 
-The ResNet-50 of the original's evaluation, in both calibrations of its source: "warmed" is what its ``check_model``
-measures (OSDI'20 artifact), "start-up" what a worker's start-up profile says. Input 602,112 bytes, output 4,000 bytes,
-weights 102,160,300 bytes: 7 pages of 16 MiB.
+The profiles are of the ResNet-50 in the evaluation of the original Clockwork, in the two calibrations found in its
+source code: ``resnet50-v100`` has the times that ``check_model`` measures after warm-up (OSDI'20 artifact), and
+``resnet50-v100-startup`` those that a worker measures when it starts. Its input has 602,112 bytes, its output 4,000
+bytes, and its weights 102,160,300 bytes: 7 pages of 16 MiB.
 """
 
 from collections.abc import Mapping
@@ -18,14 +19,14 @@ from clockwork.paced.durations import NoiseModel
 from clockwork.units import Bytes, Nanos, ms
 
 MAX_BATCH: Final = 4096
-"""A profile that is given counts as measured up to this: nothing larger is asked for."""
+"""Largest batch size of a given profile."""
 
 SAMPLES: Final = 100
-"""Measurements in the profile of a simulated model whose durations vary."""
+"""Number of measurements in the profile of a model whose durations vary."""
 
 
 def constant_profile(load: Nanos, infer: Mapping[int, Nanos]) -> ModelProfile:
-    """A profile of durations that do not vary."""
+    """Return a profile whose durations do not vary."""
     sizes = {size: Measurement((infer[size],)) for size in sorted(infer)}
     return ModelProfile(Measurement((load,)), sizes, MAX_BATCH)
 
@@ -38,7 +39,7 @@ PROFILES: Final[Mapping[str, ModelProfile]] = {
     "resnet50-v100": _resnet50(8.31, 2.73, 4.05, 5.88, 9.93, 17.33),
     "resnet50-v100-startup": _resnet50(8.37, 3.32, 5.27, 7.50, 12.44, 21.73),
 }
-"""By name, for scenarios."""
+"""Profiles by the name that scenarios use."""
 
 RESNET50_BYTES: Final[Bytes] = 102_160_300
 
@@ -56,7 +57,7 @@ class PacedModel(Struct, frozen=True):
 
 
 def scaled(profile: ModelProfile, factor: float) -> ModelProfile:
-    """The profile of a model that takes ``factor`` times as long."""
+    """Return the profile with all durations multiplied by ``factor``."""
 
     def scale(measurement: Measurement) -> Measurement:
         return Measurement(tuple(round(sample * factor) for sample in measurement.samples))
@@ -69,7 +70,7 @@ def scaled(profile: ModelProfile, factor: float) -> ModelProfile:
 
 
 def measured(profile: ModelProfile, noise: NoiseModel, rng: Random) -> ModelProfile:
-    """What measuring the model beforehand would give, where durations vary."""
+    """Return the profile that measuring the model would give, if its durations vary by ``noise``."""
     if noise.kind in ("none", "measured"):
         return profile
 

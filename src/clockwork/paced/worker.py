@@ -1,8 +1,8 @@
 """A worker on paced devices: a `clockwork.machine.Machine` around the production `WorkerCore`.
 
-Theory of operation. What a live host does with a thread per lane this does with a heap of moments: the ends of tasks,
-and the starts and expiries of lanes. A host that calls late loses nothing: what was due is done in order, each thing
-with the moment at which it was due, as a device would have done it. Only the answers are late.
+Theory of operation. A live host has a thread for each lane; this worker has a heap of moments instead: the ends of
+tasks, and the starts and expiries of lanes. If the host calls late, everything that was due is done in order, each step
+with the moment at which it was due, as a device would have done it. Only the results are late.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ from clockwork.worker.events import (
 )
 
 VERSION = "paced"
-"""What these workers call their runtime."""
+"""Name of the runtime in the profiles of these workers."""
 
 EVICT_TIME: Nanos = 0
 """Unmapping pages takes microseconds; the worker needs no device time for it."""
@@ -41,7 +41,7 @@ _Key: TypeAlias = tuple[int | None, LaneKind]
 
 
 class PacedWorker:
-    """A worker process. One that dies and comes back is a new one."""
+    """A worker process. A worker that is restarted is a new object."""
 
     def __init__(
         self,
@@ -50,28 +50,30 @@ class PacedWorker:
         durations: Sequence[DurationModel],
         started: Callable[[StartTask, Nanos], None] | None = None,
     ) -> None:
-        """``models`` by path, ``durations`` by device; ``started`` hears of each task with its moment."""
+        """``models`` by path, ``durations`` by device; ``started`` is called with each task and its start time."""
         self.core = core
         self.durations = durations
-        self.failing = 0.0  #: share of the Infers that fail
-        self.busy: list[Nanos] = [0] * len(durations)  #: time in EXEC so far
+        self.failing = 0.0  #: share of the Infers that fail, 0 to 1
+        self.busy: list[Nanos] = [0] * len(durations)  #: time spent in EXEC, by device
         self._models = models
         self._started = started
         self._of_host: list[_Key] = [key for key in core.lanes if key[0] is None]
         self._of_gpu = [[key for key in core.lanes if key[0] == gpu] for gpu in range(len(durations))]
-        self._moments: list[tuple[Nanos, int, _Key, TaskFinished | None]] = []  #: a heap; with a task, it ends then
-        self._armed: dict[_Key, Nanos] = {}  #: when the lane is to be polled; other moments of it are void
+        self._moments: list[
+            tuple[Nanos, int, _Key, TaskFinished | None]
+        ] = []  #: a heap: a task ends, or (None) a lane is polled
+        self._armed: dict[_Key, Nanos] = {}  #: when each lane is polled next; its other moments in the heap are void
         self._pushed = 0
 
     def handle(self, now: Nanos, event: Event) -> list[ResultCommand]:
-        """Something happened; see `clockwork.machine.Machine`."""
+        """Handle an event; see `clockwork.machine.Machine`."""
         answers = self.wake(now)
         answers += self.core.apply(event)
         self._poll_concerned(now, _gpu_of(event), answers)
         return answers
 
     def wake(self, now: Nanos) -> list[ResultCommand]:
-        """Do what has become due, in order."""
+        """Do everything that is due, in order."""
         answers: list[ResultCommand] = []
         moments = self._moments
         while moments and moments[0][0] <= now:
@@ -87,14 +89,14 @@ class PacedWorker:
         return answers
 
     def next_wakeup(self) -> Nanos | None:
-        """When to call `wake`; it may have passed already."""
+        """Return when to call `wake`; this may be in the past."""
         moments = self._moments
         while moments and moments[0][3] is None and self._armed.get(moments[0][2]) != moments[0][0]:
             heappop(moments)
         return moments[0][0] if moments else None
 
     def _poll_concerned(self, now: Nanos, gpu: int | None, answers: list[ResultCommand]) -> None:
-        """Lanes of one device wait for nothing on another; the HOST lane's tasks concern all."""
+        """Poll the lanes that an event of ``gpu`` can affect: those of that device, or all for the HOST lane (None)."""
         if gpu is not None and 0 <= gpu < len(self._of_gpu):
             for key in self._of_gpu[gpu]:
                 self._poll(now, key, answers)
@@ -127,7 +129,7 @@ class PacedWorker:
         self._push(end, key, TaskFinished(task.gpu, task.lane, now, end, outcome))
 
     def _carry_out(self, task: StartTask, begin: Nanos) -> tuple[Nanos, Outcome]:
-        """How long the task takes, and how it will have ended."""
+        """Return the duration of the task, and its outcome."""
         action = task.action
         if isinstance(action, Infer):
             return self._infer(task, action, begin)
@@ -143,7 +145,8 @@ class PacedWorker:
         if model is None:
             known = ", ".join(sorted(self._models)[:5])
             return 0, TaskFailed(
-                Status.INVALID_MODEL_PATH, f"there is no profile of {action.path!r}; this worker emulates {known}"
+                Status.INVALID_MODEL_PATH,
+                f"model {action.path!r} has no profile on this worker, which emulates {known}",
             )
         read = ModelRead(
             model, model.digest, VERSION, model.inputs, model.outputs, model.batchable, model.weights_bytes
@@ -155,7 +158,7 @@ class PacedWorker:
         model, durations = _model(task.handles[0]), self.durations[task.gpu]
         duration = durations.infer(model.profile, action.batch_size)
         if self.failing and durations.chance() < self.failing:
-            return duration, TaskFailed(Status.RUNTIME_ERROR, "a fault was ordered")
+            return duration, TaskFailed(Status.RUNTIME_ERROR, "fault injected by the scenario")
         return duration, Executed(model, Timing(begin, begin, 0), Timing(begin, begin + duration, duration))
 
 

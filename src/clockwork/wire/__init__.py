@@ -1,1 +1,1 @@
-"""Bytes to messages and back, and one host's time to another's. Pure: no socket, no clock, no event loop."""
+"""The native protocol: frames, messages as bytes, and the offset between two clocks. No sockets, no event loop."""

@@ -1,12 +1,12 @@
-"""What time is it over there: the offset between two clocks, and messages moved from one to the other.
+"""Estimates the offset between two clocks, and converts the times in messages from one clock to the other.
 
-A Ping that left at ``a`` (our clock), was received at ``b`` and answered at ``c`` (theirs), and whose Pong came back at
-``d`` (ours) says that their clock is ahead by ``((b - a) + (c - d)) / 2``, wrong by at most half of the time spent on
-the way, ``((d - a) - (c - b)) / 2`` (RFC 5905, section 8). The estimate is the one sample of the last few whose bound
-is the tightest *now*: a fast round trip beats the average of slow ones, until its age, during which the clocks drift
-apart, has cost it more than it was better by.
+A Ping leaves at ``a`` (our clock). The peer receives it at ``b`` and answers at ``c`` (the peer's clock), and the Pong
+arrives at ``d`` (our clock). The peer's clock is then ahead by ``((b - a) + (c - d)) / 2``. The error is at most half
+of the time spent on the way, ``((d - a) - (c - b)) / 2`` (RFC 5905, section 8). The estimate is the recent sample with
+the smallest error bound *now*. A fast round trip is better than the average of slow ones, until clock drift since then
+has made its bound larger than that of a newer sample.
 
-Rules of the file: no clock is read; an offset is always *theirs minus ours*.
+Rules of the file: no clock is read; an offset is always *the peer's clock minus ours*.
 """
 
 from collections import deque
@@ -27,10 +27,10 @@ from clockwork.messages.results import (
 from clockwork.units import FOREVER, Nanos
 
 WINDOW_SAMPLES: Final = 32
-"""Samples remembered: 8 s of them at a Ping every 0.25 s, long enough to contain a fast one under load."""
+"""Samples remembered: 8 s at a Ping every 0.25 s, long enough to contain a fast round trip under load."""
 
 DRIFT_PPM: Final = 100
-"""How fast two clocks may move apart: crystals keep 50 ppm each."""
+"""Maximum drift between two clocks: the crystal of each is accurate to 50 ppm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,46 +46,46 @@ class _Sample:
 class ClockOffset:
     """Estimates how far a peer's clock is ahead of ours.
 
-    ``window`` is the number of samples remembered, ``drift_ppm`` the most that the clocks drift apart.
+    ``window`` is the number of samples remembered, ``drift_ppm`` the maximum drift between the clocks.
     """
 
     __slots__ = ("_best", "_drift_ppm", "_samples", "offset_ns")
 
     def __init__(self, *, window: int = WINDOW_SAMPLES, drift_ppm: int = DRIFT_PPM) -> None:
         self.offset_ns: Nanos = 0
-        """The peer's clock minus ours; 0 as long as nothing is known."""
+        """The peer's clock minus ours; 0 before the first sample."""
         self._samples: deque[_Sample] = deque(maxlen=window)
         self._best: _Sample | None = None
         self._drift_ppm = drift_ppm
 
     @property
     def samples(self) -> int:
-        """How many samples are remembered."""
+        """Number of samples remembered."""
         return len(self._samples)
 
     def error_ns(self, now: Nanos) -> Nanos:
-        """By how much `offset_ns` can be wrong at most; FOREVER as long as nothing is known."""
+        """Maximum error of `offset_ns`; FOREVER before the first sample."""
         return self._best.error_at(now, self._drift_ppm) if self._best else FOREVER
 
     def add(self, *, ping_sent: Nanos, received: Nanos, pong_sent: Nanos, now: Nanos) -> None:
-        """A Pong came back at ``now``; ``received`` and ``pong_sent`` are the peer's clock.
+        """Add the sample of a Pong that arrived at ``now``; ``received`` and ``pong_sent`` are of the peer's clock.
 
-        A Pong that claims to have been held for longer than it was away is nonsense, and ignored.
+        A sample is ignored if the peer claims to have held the Ping for longer than the whole round trip.
         """
         on_the_way = (now - ping_sent) - (pong_sent - received)
         if on_the_way < 0 or pong_sent < received or now < ping_sent:
             return
         offset = ((received - ping_sent) + (pong_sent - now)) // 2
         self._samples.append(_Sample(now, offset, (on_the_way + 1) // 2))
-        # All samples age at one rate: which is the best changes only when one comes or goes.
+        # All samples age at the same rate, so the best one changes only when a sample is added or dropped.
         self._best = min(self._samples, key=lambda sample: sample.error_at(now, self._drift_ppm))
         self.offset_ns = self._best.offset
 
 
 def shift_action(action: Action, by: Nanos) -> Action:
-    """The action with its window moved: by the worker's offset, before a controller sends it.
+    """Return the action with its window moved by ``by``, the worker's offset, before a controller sends it.
 
-    A window that is open from the beginning of time, or for ever, stays so.
+    An end of the window that is open (0 or FOREVER) stays open.
     """
     if by == 0 or not isinstance(action, LoadModelFromDisk | LoadWeights | EvictWeights | Infer):
         return action
@@ -93,7 +93,7 @@ def shift_action(action: Action, by: Nanos) -> Action:
 
 
 def shift_result(result: Result, by: Nanos) -> Result:
-    """The result with its timings moved: by minus the worker's offset, when a controller receives it."""
+    """Return the result with its timings moved by ``by``, minus the worker's offset, when a controller receives it."""
     if by == 0:
         return result
     if isinstance(result, InferResult):
@@ -109,7 +109,7 @@ def shift_result(result: Result, by: Nanos) -> Result:
 
 
 def shift_moment(moment: Nanos, by: Nanos) -> Nanos:
-    """A moment on the other clock. 0, always past, and FOREVER, never reached, are no moments and stay."""
+    """Return the moment on the other clock. 0 (always past) and FOREVER (never reached) are returned unchanged."""
     if moment == 0 or moment == FOREVER:
         return moment
     return min(max(moment + by, 1), FOREVER - 1)

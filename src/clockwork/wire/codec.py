@@ -1,7 +1,7 @@
-"""Messages to headers of frames and back, and payloads to the shares of a batch's requests.
+"""Encodes messages as headers of frames, decodes them, and splits a batch's payload into the parts of its requests.
 
-Rules of the file: whatever a peer sends becomes a message of its direction or a `ProtocolError`, and nothing else; the
-types of `clockwork.messages` are the schema, there is no other.
+Rules of the file: any bytes from a peer decode to a message that is valid in that direction, or raise `ProtocolError`.
+The types in `clockwork.messages` are the only schema.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,56 +20,56 @@ from clockwork.wire.frame import Received, Sendable, flat
 MessageT = TypeVar("MessageT")
 
 Decode: TypeAlias = Callable[[Received], MessageT]
-"""A header's message; raises `ProtocolError`."""
+"""Decodes the message in a header; raises `ProtocolError`."""
 
 encode: Final[Callable[[Any], bytes]] = msgspec.msgpack.Encoder().encode
-"""Any message's header."""
+"""Encodes any message as the header of a frame."""
 
 
 def _decoder(name: str, schema: Any) -> Decode[Any]:
     decode = msgspec.msgpack.Decoder(schema).decode
 
-    def decode_or_say_why(header: Received) -> Any:
+    def checked_decode(header: Received) -> Any:
         try:
             return decode(header)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ProtocolError(f"expected {name}, found something else: {error}") from error
+            raise ProtocolError(f"header is not {name}: {error}") from error
 
-    return decode_or_say_why
+    return checked_decode
 
 
 decode_request: Final[Decode[Request | LinkMessage]] = _decoder("a request", Request | LinkMessage)
-"""Client to controller."""
+"""Messages from client to controller."""
 
 decode_response: Final[Decode[Response | LinkMessage]] = _decoder("a response", Response | LinkMessage)
-"""Controller to client."""
+"""Messages from controller to client."""
 
 decode_action: Final[Decode[Action | LinkMessage]] = _decoder("an action", Action | LinkMessage)
-"""Controller to worker."""
+"""Messages from controller to worker."""
 
 decode_result: Final[Decode[Result | LinkMessage]] = _decoder("a result", Result | LinkMessage)
-"""Worker to controller."""
+"""Messages from worker to controller."""
 
 
 def input_sizes(action: Infer) -> list[Bytes]:
-    """How many bytes of the action's payload belong to each input: none, if it is generated or lies elsewhere."""
-    return [it.payload_bytes if it.arena_offset < 0 else 0 for it in action.inputs]
+    """Return the bytes of the action's payload that belong to each input; 0 if it is generated or in shared memory."""
+    return [share.payload_bytes if share.arena_offset < 0 else 0 for share in action.inputs]
 
 
 def output_sizes(result: InferResult) -> list[Bytes]:
-    """How many bytes of the result's payload belong to each of its outputs."""
-    return [sum(tensor.nbytes for tensor in it.tensors) for it in result.outputs]
+    """Return the bytes of the result's payload that belong to each of its outputs."""
+    return [sum(tensor.nbytes for tensor in output.tensors) for output in result.outputs]
 
 
 def split_payload(payload: Sendable, sizes: Sequence[Bytes]) -> list[memoryview]:
-    """Views of consecutive parts of a payload, one for each size.
+    """Return views of consecutive parts of a payload, one for each size.
 
     Raises:
-        ProtocolError: a size is negative, or they do not add up to the payload's.
+        ProtocolError: a size is negative, or the sizes do not add up to the payload's.
     """
     view = flat(payload)
     if sum(sizes) != len(view) or any(size < 0 for size in sizes):
-        raise ProtocolError(f"{len(view)} bytes of payload came with a message that describes {sum(sizes)}")
+        raise ProtocolError(f"payload has {len(view)} bytes, but the message describes {sum(sizes)}")
     parts = []
     start = 0
     for size in sizes:

@@ -1,20 +1,20 @@
-"""Frames: how messages and their payloads lie in a stream of bytes.
+"""Frames: the format of messages and their payloads in a stream of bytes.
 
 ::
 
-    whoever dialled, once:   "CLKW"   u16 protocol version   u16 zero
-    then, both ways:         u32 n    u32 h    h bytes of header    n - h bytes of payload
+    from the side that connected, once:   "CLKW"   u16 protocol version   u16 zero
+    then, in both directions:             u32 n    u32 h    h bytes of header    n - h bytes of payload
 
-Numbers are little-endian. ``n`` counts all that follows the two lengths. A header is one message
-(`clockwork.wire.codec`), a payload the bytes of its tensors.
+Numbers are little-endian. ``n`` counts the bytes after the two lengths. A header is one message
+(`clockwork.wire.codec`); a payload holds the bytes of its tensors.
 
-Rules of the file: no I/O; no length from a peer is believed before it was compared with a limit; a byte of a large
-payload is copied at most once, and only if it came in the same read as the lengths that announce it.
+Rules of the file: no I/O. Each length from a peer is compared with a limit before it is used. A byte of a large payload
+is copied at most once, and only if it arrives in the same read as the lengths of its frame.
 
-`FrameReader` has the shape of `asyncio.BufferedProtocol`: it says where to receive to, then is told how much was
-received. Many small frames come in one read and are copied out of the receive buffer. A frame that is incomplete and
-long is received straight into memory of its own, whose payload begins at a multiple of 64 bytes: what vector
-instructions like, and what numpy and the runtimes need to use it where it lies.
+`FrameReader` has the interface of `asyncio.BufferedProtocol`: it provides a buffer to receive into, and then gets the
+number of bytes received. Many small frames arrive in one read and are copied out of the receive buffer. A long frame
+that is incomplete gets memory of its own, and the rest is received directly into it. The payload in that memory begins
+at a multiple of 64 bytes, which suits vector instructions and lets numpy and the runtimes use the payload in place.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +38,7 @@ Frame: TypeAlias = tuple[Received, Received]
 """Header and payload."""
 
 Allocate: TypeAlias = Callable[[Bytes], NDArray[Any]]
-"""Gives so many bytes of memory with anything in them."""
+"""Allocates memory of the given size, with any content."""
 
 MAGIC: Final = b"CLKW"
 
@@ -46,16 +46,16 @@ MAX_FRAME_BYTES: Final[Bytes] = 64 * MIB
 """Default limit of a frame: a batch of 100 images of 602,112 bytes."""
 
 FRAME_BYTES_CEILING: Final[Bytes] = (1 << 32) - 1
-"""No limit may be higher: the lengths have 32 bits."""
+"""Highest limit that can be set: the lengths have 32 bits."""
 
 MAX_HEADER_BYTES: Final[Bytes] = 16 * MIB
 """Limit of a header: the specs of 256 tensors with long names take 30 KiB; the state of 50,000 models 10 MiB."""
 
 SMALL_BUFFER: Final[Bytes] = 16 * KIB
-"""What an idle connection holds; also the longest incomplete frame that waits in the receive buffer."""
+"""Receive buffer of an idle connection; longer incomplete frames get memory of their own."""
 
 LARGE_BUFFER: Final[Bytes] = 256 * KIB
-"""What a connection holds once a read has filled the small buffer with small frames."""
+"""Receive buffer of a connection after a read has filled the small buffer with small frames."""
 
 JOIN_BYTES: Final[Bytes] = 16 * KIB
 """Frames up to this size are sent as one piece: copying is cheaper than a scatter list."""
@@ -65,21 +65,21 @@ _LENGTHS: Final = Struct("<II")
 _LENGTHS_SIZE: Final = _LENGTHS.size
 _ALIGNMENT: Final = 64
 
-#: First bytes of what else dials a port, and what to ask whoever runs it.
-_STRANGERS: Final = (
+#: First bytes of other protocols, and the hint in the error message.
+_OTHER_PROTOCOLS: Final = (
     ((b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"PRI "), "is this an HTTP client?"),
-    ((b"\x16\x03",), "is this a TLS client? This port does not use TLS"),
+    ((b"\x16\x03",), "is this a TLS client? TLS is not enabled on this port"),
     ((b"SSH-",), "is this an SSH client?"),
 )
 
 
 def uninitialised(nbytes: Bytes) -> NDArray[Any]:
-    """Ordinary memory, neither cleared nor touched: what is announced but never sent costs nothing."""
+    """Allocate memory without touching it, so that a frame that is announced but never sent costs nothing."""
     return np.empty(nbytes, np.uint8)
 
 
 def aligned(allocate: Allocate, nbytes: Bytes, before: Bytes) -> memoryview:
-    """Memory of which what follows the first ``before`` bytes begins at a multiple of 64."""
+    """Allocate memory in which the byte after the first ``before`` bytes is at a multiple of 64."""
     memory = allocate(nbytes + _ALIGNMENT)
     start = -(memory.ctypes.data + before) % _ALIGNMENT
     whole: memoryview = memory.data
@@ -87,54 +87,53 @@ def aligned(allocate: Allocate, nbytes: Bytes, before: Bytes) -> memoryview:
 
 
 def preamble(version: int = PROTOCOL_VERSION) -> bytes:
-    """The first bytes that whoever dialled sends."""
+    """Return the first bytes sent by the side that connected."""
     return _PREAMBLE.pack(MAGIC, version, 0)
 
 
 def encode_frame(
     header: bytes, payload: Sequence[Sendable] = (), *, max_frame_bytes: Bytes = MAX_FRAME_BYTES
 ) -> list[bytes | memoryview]:
-    """The buffers that make up a frame, in order. Small frames are one; large payloads are not copied.
+    """Return the buffers of a frame, in order. A small frame is one buffer; large payloads are not copied.
 
     Raises:
         InvalidRequestError: the frame or its header is over its limit.
     """
     size = len(header)
     if not payload:
-        _check_outgoing(size, size, max_frame_bytes)
+        _check_limits(size, size, max_frame_bytes)
         return [_LENGTHS.pack(size, size) + header]
     parts = [part if type(part) is bytes else flat(part) for part in payload]
     total = size + sum(map(len, parts))
-    _check_outgoing(total, size, max_frame_bytes)
+    _check_limits(total, size, max_frame_bytes)
     if total <= JOIN_BYTES:
         return [b"".join((_LENGTHS.pack(total, size), header, *parts))]
     return [_LENGTHS.pack(total, size) + header, *(part for part in parts if len(part))]
 
 
 def flat(buffer: Sendable) -> memoryview:
-    """A view of the bytes of a C-contiguous buffer of any format and shape; its ``len`` is their number."""
+    """Return a view of a C-contiguous buffer of any format and shape as single bytes."""
     view = memoryview(buffer)
     return view.cast("B") if view.nbytes else memoryview(b"")  # a shape with a zero in it cannot be cast
 
 
-def _check_outgoing(total: Bytes, header: Bytes, max_frame_bytes: Bytes) -> None:
+def _check_limits(total: Bytes, header: Bytes, max_frame_bytes: Bytes) -> None:
     if header > MAX_HEADER_BYTES:
         raise InvalidRequestError(
-            f"the message takes {show_bytes(header)} without its payload; "
-            f"at most {show_bytes(MAX_HEADER_BYTES)} can be sent"
+            f"message without its payload is {show_bytes(header)}; the limit is {show_bytes(MAX_HEADER_BYTES)}"
         )
     if total > max_frame_bytes:
         raise InvalidRequestError(
-            f"the message takes {show_bytes(total)}; the connection carries at most {show_bytes(max_frame_bytes)}"
+            f"message is {show_bytes(total)}; the limit of the connection is {show_bytes(max_frame_bytes)}"
         )
 
 
 class FrameReader:
-    """Makes frames of received bytes.
+    """Cuts received bytes into frames.
 
-    ``max_frame_bytes`` may be changed between reads: a stranger's frames can be kept shorter than a friend's; so may
-    ``allocate``, which gives the memory of long frames. After a `ProtocolError` the reader is of no more use, and
-    frames that came in the same read are lost with it.
+    ``max_frame_bytes`` and ``allocate``, which allocates the memory of long frames, may be changed between reads: an
+    unknown peer gets a lower limit. After a `ProtocolError` the reader cannot be used any more, and frames that
+    arrived in the same read are lost.
     """
 
     __slots__ = (
@@ -160,7 +159,7 @@ class FrameReader:
 
     @property
     def waiting_for(self) -> str:
-        """What is missing from a frame that has begun, for people; empty between frames."""
+        """Text that describes what is missing from a frame that has begun; empty between frames."""
         if self._own is not None:
             return f"{len(self._own) - self._own_filled} of a frame's {len(self._own)} bytes"
         if self._filled >= _LENGTHS_SIZE and not self._wants_preamble:
@@ -169,7 +168,7 @@ class FrameReader:
         return f"more than the {self._filled} bytes that begin a frame" if self._filled else ""
 
     def get_buffer(self, size_hint: int = -1) -> memoryview:
-        """Where the next bytes are to be received."""
+        """Return the buffer to receive the next bytes into."""
         if self._own is not None:
             return self._own[self._own_filled :]
         buffer = self._buffer[self._filled :]
@@ -177,10 +176,10 @@ class FrameReader:
         return buffer
 
     def buffer_updated(self, nbytes: int) -> list[Frame]:
-        """``nbytes`` were received into the last `get_buffer`; returns the frames that are complete now, in order.
+        """Return the frames completed by ``nbytes`` that were received into the last `get_buffer`, in order.
 
         Raises:
-            ProtocolError: these are no frames of ours, or one is over a limit.
+            ProtocolError: the bytes are not frames of this protocol, or a frame is over a limit.
         """
         if self._own is not None:
             return self._fill_own(nbytes)
@@ -212,7 +211,7 @@ class FrameReader:
         return frames
 
     def _keep(self, start: int, end: int, *, grow: bool) -> None:
-        """Moves what begins a frame to the front, in a larger buffer if small frames filled the small one."""
+        """Move the begun frame to the front of the buffer, which grows if small frames filled it."""
         old = self._buffer
         if grow and len(old) < LARGE_BUFFER and self._own is None:
             self._buffer = memoryview(bytearray(LARGE_BUFFER))
@@ -238,16 +237,16 @@ class FrameReader:
     def _take_preamble(self, end: int) -> bool:
         begun = bytes(self._buffer[: min(end, len(MAGIC))])
         if not MAGIC.startswith(begun):
-            raise ProtocolError(_stranger(bytes(self._buffer[: min(end, 8)])))
+            raise ProtocolError(_unknown_protocol(bytes(self._buffer[: min(end, 8)])))
         if end < _PREAMBLE.size:
             return False
         _, version, zero = _PREAMBLE.unpack_from(self._buffer)
         if version != PROTOCOL_VERSION:
             raise ProtocolError(
-                f"the other side speaks version {version} of Clockwork's protocol, this side version {PROTOCOL_VERSION}"
+                f"peer uses version {version} of Clockwork's protocol; this side uses version {PROTOCOL_VERSION}"
             )
         if zero:
-            raise ProtocolError(f"the preamble ends in {zero}, not in 0")
+            raise ProtocolError(f"preamble ends in {zero}; it must end in 0")
         self._wants_preamble = False
         return True
 
@@ -257,16 +256,13 @@ class FrameReader:
             return ProtocolError(f"expected a Clockwork server, found {raw!r}: is this an HTTP server?")
         if total > self.max_frame_bytes:
             return ProtocolError(
-                f"a frame of {total} bytes was announced; at most {self.max_frame_bytes} are accepted "
-                f"(it began with {raw!r})"
+                f"frame has {total} bytes; the limit is {self.max_frame_bytes} (the frame begins with {raw!r})"
             )
         if header > total:
-            return ProtocolError(f"a frame of {total} bytes cannot have a header of {header}")
-        return ProtocolError(
-            f"a frame with a header of {header} bytes was announced; at most {MAX_HEADER_BYTES} are accepted"
-        )
+            return ProtocolError(f"frame of {total} bytes has a header of {header} bytes")
+        return ProtocolError(f"frame has a header of {header} bytes; the limit is {MAX_HEADER_BYTES}")
 
 
-def _stranger(found: bytes) -> str:
-    hints: Iterable[str] = (hint for starts, hint in _STRANGERS if found.startswith(starts))
-    return f"expected a Clockwork connection, found {found!r}: {next(iter(hints), 'what is this?')}"
+def _unknown_protocol(found: bytes) -> str:
+    hints: Iterable[str] = (hint for starts, hint in _OTHER_PROTOCOLS if found.startswith(starts))
+    return f"expected a Clockwork connection, found {found!r}: {next(iter(hints), 'unknown protocol')}"
