@@ -75,8 +75,8 @@ def test_infer_json_has_the_outputs_of_the_model(model: Path, rows: Path, capsys
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["infer", "sparse", "--input", "x.npy"], "no model 'sparse' is served; there are dense"),
-        (["infer", "dense", "--input", "nowhere.npy"], "nowhere.npy cannot be read: No such file"),
+        (["infer", "sparse", "--input", "x.npy"], "model 'sparse' is unknown; served models: dense"),
+        (["infer", "dense", "--input", "nowhere.npy"], "cannot read nowhere.npy: No such file"),
         (["infer", "dense", "--input", "ROWS", "--slo", "1us"], "deadline"),
     ],
 )

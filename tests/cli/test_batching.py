@@ -110,7 +110,7 @@ def test_a_model_is_batched_as_the_options_of_serve_say(tmp_path: Path) -> None:
 def test_a_name_that_no_model_has_is_refused(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = saved(dense(), tmp_path / "dense.onnx")
     assert run(["serve", str(path), f"{option}=other"]) == 2
-    assert "no model is called other; there are dense" in " ".join(capsys.readouterr().err.split())
+    assert "model 'other' is unknown; served models: dense" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("name", COUPLED)

@@ -1,4 +1,4 @@
-"""``--device`` and the sizes that only GPUs have, on a machine without one."""
+"""``--device`` and the sizes that only GPUs have, on a machine without a GPU."""
 
 import json
 from importlib.util import find_spec
@@ -10,8 +10,9 @@ import typer
 
 from cli.processes import save_dense
 from clockwork.cli import run
-from clockwork.cli.devices import DeviceOptions, make_runtime_on_gpus, runtime_on_gpus, size_or_nothing
-from clockwork.cli.embedded import LocalWorker
+from clockwork.cli.options import size_or_zero
+from clockwork.cli.runtimes import DeviceOptions, make_runtime_on_gpus, runtime_on_gpus
+from clockwork.cli.worker_process import LocalWorker
 from clockwork.runtimes import nvidia
 from clockwork.runtimes.nvidia import NO_DRIVER, Found, Gpu
 from clockwork.runtimes.onnx import gpus as onnx_gpus
@@ -21,7 +22,7 @@ Capture = pytest.CaptureFixture[str]
 H100 = Gpu("NVIDIA H100", 80 * GIB, 70 * GIB, "default", False, 345, 1980)
 
 
-def complaint(capsys: Capture, *arguments: str, code: int = 2) -> str:
+def error_of(capsys: Capture, *arguments: str, code: int = 2) -> str:
     assert run([*arguments]) == code
     return capsys.readouterr().err
 
@@ -29,27 +30,30 @@ def complaint(capsys: Capture, *arguments: str, code: int = 2) -> str:
 @pytest.mark.parametrize("command", ["serve", "worker"])
 @pytest.mark.parametrize("option", ["pinned-size", "workspace-size", "io-size"])
 def test_sizes_of_gpus_are_refused_for_cpus(command: str, option: str, capsys: Capture) -> None:
-    said = complaint(capsys, command, f"--{option}=1GiB")
-    assert f"--{option}: CPU devices have no such memory: leave it out, or say --device cuda" in said
+    output = error_of(capsys, command, f"--{option}=1GiB")
+    assert f"--{option} needs --device cuda" in output
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["worker", "--device=tpu"], "'tpu' is none of cpu, cuda"),
-        (["worker", "--device=cuda"], "does not know its models when it begins: say onnx or torch"),
-        (["worker", "--device=cuda", "--threads-per-device=2"], "a GPU is waited for by one thread, and 2 were asked"),
-        (["worker", "--device=cuda", "--emulate=1", "--profile=resnet50-v100"], "emulated devices are no GPUs"),
-        (["worker", "--device=cuda", "--runtime=onnx", "--io-size=1GiB"], "--io-size: ONNX Runtime has no such memory"),
-        (["worker", "--device=cuda", "--runtime=onnx", "--pinned-size=0"], "--pinned-size: ONNX Runtime has no such"),
-        (["check-env", "--device=cuda", "--threads-per-device=2"], "a GPU is waited for by one thread"),
+        (["worker", "--device=tpu"], "invalid kind of device 'tpu'; expected one of: cpu, cuda"),
+        (["worker", "--device=cuda"], "does not know its models when it starts; give onnx or torch"),
+        (["worker", "--device=cuda", "--threads-per-device=2"], "2 threads per device are not possible on GPUs"),
+        (["worker", "--device=cuda", "--emulate=1", "--profile=resnet50-v100"], "emulated devices are not GPUs"),
+        (["worker", "--device=cuda", "--runtime=onnx", "--io-size=1GiB"], "--io-size has no effect on ONNX Runtime"),
+        (
+            ["worker", "--device=cuda", "--runtime=onnx", "--pinned-size=0"],
+            "--pinned-size has no effect on ONNX",
+        ),
+        (["check-env", "--device=cuda", "--threads-per-device=2"], "2 threads per device are not possible on GPUs"),
     ],
 )
-def test_options_that_do_not_go_together(arguments: list[str], words: str, capsys: Capture) -> None:
-    assert words in complaint(capsys, *arguments)
+def test_contradictory_options_are_refused(arguments: list[str], words: str, capsys: Capture) -> None:
+    assert words in error_of(capsys, *arguments)
 
 
-def test_the_models_decide_which_runtime_has_the_gpus(tmp_path: Path) -> None:
+def test_the_models_determine_the_runtime_of_the_gpus(tmp_path: Path) -> None:
     assert runtime_on_gpus("auto", [Path("a.pt2"), Path("b.pt2")]) == "torch"
     assert runtime_on_gpus("auto", [Path("a.onnx")]) == "onnx"
     assert runtime_on_gpus("onnx", []) == "onnx"
@@ -57,9 +61,9 @@ def test_the_models_decide_which_runtime_has_the_gpus(tmp_path: Path) -> None:
         runtime_on_gpus("auto", [Path("a.pt2"), Path("a.onnx")])
 
 
-def test_nothing_is_a_size_of_pinned_memory() -> None:
-    assert size_or_nothing("0") == size_or_nothing(0) == 0
-    assert size_or_nothing("2GiB") == size_or_nothing(2 * GIB) == 2 * GIB
+def test_pinned_memory_may_be_zero() -> None:
+    assert size_or_zero("0") == size_or_zero(0) == 0
+    assert size_or_zero("2GiB") == size_or_zero(2 * GIB) == 2 * GIB
 
 
 def test_options_come_from_a_file(tmp_path: Path, capsys: Capture) -> None:
@@ -68,8 +72,8 @@ def test_options_come_from_a_file(tmp_path: Path, capsys: Capture) -> None:
         '[worker]\ndevice = "cuda"\nruntime = "torch"\npinned-size = 0\nworkspace-size = "1GiB"\nio-size = "64MiB"\n'
     )
     assert run(["config", "worker", "--config", str(file), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)["worker"]
-    found = {key: said[key]["value"] for key in ("device", "runtime", "pinned-size", "workspace-size", "io-size")}
+    output = json.loads(capsys.readouterr().out)["worker"]
+    found = {key: output[key]["value"] for key in ("device", "runtime", "pinned-size", "workspace-size", "io-size")}
     assert found == {
         "device": "cuda",
         "runtime": "torch",
@@ -79,10 +83,20 @@ def test_options_come_from_a_file(tmp_path: Path, capsys: Capture) -> None:
     }
 
 
-def test_the_worker_of_serve_is_told_everything() -> None:
-    worker = LocalWorker(
-        Path("/m"), 2, 1, "torch", None, 16 * MIB, None, GIB, DeviceOptions("cuda", 0, GIB, 64 * MIB), 32
-    )
+COMMON: dict[str, Any] = {
+    "model_root": Path("/m"),
+    "devices": 2,
+    "threads_per_device": 1,
+    "runtime": "torch",
+    "cache_size": None,
+    "page_size": 16 * MIB,
+    "model_cache": None,
+    "model_cache_size": GIB,
+}
+
+
+def test_the_worker_of_serve_gets_every_option_as_an_argument() -> None:
+    worker = LocalWorker(**COMMON, device=DeviceOptions("cuda", 0, GIB, 64 * MIB), max_batch=32)
     assert worker.arguments() == [
         "--model-root=/m",
         "--devices=2",
@@ -95,24 +109,24 @@ def test_the_worker_of_serve_is_told_everything() -> None:
         f"--io-size={64 * MIB}",
         "--max-batch=32",
     ]
-    plain = LocalWorker(Path("/m"), 2, 1, "torch", None, 16 * MIB, None, GIB)
+    plain = LocalWorker(**COMMON)
     assert not [it for it in plain.arguments() if it.startswith(("--device=", "--max-batch"))]
 
 
-def test_without_a_driver_check_env_says_why(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_check_env_reports_a_missing_driver(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setattr(nvidia, "look", lambda: Found(missing=NO_DRIVER))
     assert run(["check-env", "--device=cuda", "--seconds=0.1"]) == 1
-    said = " ".join(capsys.readouterr().out.split())
-    assert "gpu driver bad there is no CUDA driver on this machine" in said
-    assert "gpu driver (bad): a worker with --device cuda does not start mend: install NVIDIA's driver" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "gpu driver bad there is no CUDA driver on this machine" in output
+    assert "gpu driver (bad): a worker with --device cuda does not start fix: install NVIDIA's driver" in output
 
 
-def test_check_env_shows_what_is_found(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_check_env_shows_the_gpus(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setattr(nvidia, "look", lambda: Found((H100,), "580.95.05", "13.0"))
     run(["check-env", "--device=cuda", "--seconds=0.1", "--json"])
-    said = json.loads(capsys.readouterr().out)
-    assert said["environment"]["gpus"]["gpus"][0]["name"] == "NVIDIA H100"
-    found = {it["name"]: (it["level"], it["found"]) for it in said["findings"][17:]}
+    output = json.loads(capsys.readouterr().out)
+    assert output["environment"]["gpus"]["gpus"][0]["name"] == "NVIDIA H100"
+    found = {it["name"]: (it["level"], it["found"]) for it in output["findings"][17:]}
     assert found == {
         "gpu driver": ("ok", "580.95.05, CUDA 13.0"),
         "gpus": ("ok", "0: NVIDIA H100, 80.0 GiB, 70.0 GiB free"),
@@ -123,17 +137,17 @@ def test_check_env_shows_what_is_found(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 @pytest.mark.parametrize("command", ["worker", "check-model"])
-def test_a_build_of_onnx_runtime_without_cuda_says_what_to_install(
+def test_the_error_for_onnx_runtime_without_cuda_names_the_package_to_install(
     command: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     model = save_dense(tmp_path / "m.onnx")
     arguments = ["--runtime=onnx", f"--model-root={tmp_path}"] if command == "worker" else [str(model)]
-    said = complaint(capsys, command, "--device=cuda", *arguments, code=1)
-    assert "built without CUDA: pip uninstall onnxruntime, and pip install onnxruntime-gpu in its place" in said
+    output = error_of(capsys, command, "--device=cuda", *arguments, code=1)
+    assert "built without CUDA: pip uninstall onnxruntime, and pip install onnxruntime-gpu in its place" in output
 
 
-def test_onnx_runtime_gets_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_runtime_gets_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [onnx_gpus.CUDA])
     monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None)
@@ -149,19 +163,19 @@ def test_onnx_runtime_gets_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed: make test-torch")
-def test_pytorch_gets_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
+def test_pytorch_gets_the_sizes_of_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments_of_runtime: dict[str, Any] = {}
 
     class Runtime:
         cache_bytes = 5 * GIB
 
         def __init__(self, devices: int, page: int, cache: int | None, pinned: int, **more: int) -> None:
-            asked.update(devices=devices, page=page, cache=cache, pinned=pinned, **more)
+            arguments_of_runtime.update(devices=devices, page=page, cache=cache, pinned=pinned, **more)
 
     monkeypatch.setattr("clockwork.runtimes.torch.cuda.runtime.CudaRuntime", Runtime)
     its = DeviceOptions("cuda", pinned=0, io=64 * MIB)
     assert make_runtime_on_gpus("torch", 2, its, None, 16 * MIB, 32)[1] == 5 * GIB
-    assert asked == {
+    assert arguments_of_runtime == {
         "devices": 2,
         "page": 16 * MIB,
         "cache": None,

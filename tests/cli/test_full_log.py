@@ -18,8 +18,8 @@ import tritonclient.grpc.aio as triton
 
 from cli.processes import Process, clockwork
 from client.live import run
-from clockwork.cli.child import this_program
-from clockwork.cli.lifecycle import GRACE
+from clockwork.cli.process import GRACE
+from clockwork.cli.worker_process import this_program
 from clockwork.client import AsyncClient
 from clockwork.errors import ConnectionLostError
 from clockwork.net.address import parse_address

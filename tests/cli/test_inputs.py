@@ -49,7 +49,7 @@ def saved(name: str, content: Any) -> str:
         ("", "v=1.npy", np.array([[1, 2, 3]], np.float32)),
     ],
 )
-def test_numbers_become_what_the_model_takes(prefix: str, name: str, content: Any) -> None:
+def test_numbers_are_converted_to_the_type_of_the_input(prefix: str, name: str, content: Any) -> None:
     (array,) = read_inputs(VECTOR, [prefix + saved(name, content)]).values()
     assert array.dtype == np.float32
     assert array.tolist() == [[1, 2, 3]]
@@ -66,26 +66,26 @@ def test_several_inputs_come_from_several_files_or_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "files", "complaint"),
+    ("model", "files", "message"),
     [
-        (VECTOR, ["nowhere.npy"], "nowhere.npy cannot be read: No such file"),
-        (VECTOR, ["nowhere.json"], "nowhere.json cannot be read"),
-        (VECTOR, ["broken.json"], "broken.json cannot be read"),
-        (VECTOR, ["broken.npy"], "broken.npy cannot be read"),
-        (VECTOR, ["broken.png"], "broken.png is an image, and the input x FP32[-1,3] takes none"),
-        (VECTOR, ["notes.txt"], "notes.txt: give a .npy, a .json or an image"),
-        (VECTOR, ["ragged.json"], "ragged.json holds no tensor"),
-        (VECTOR, ["words.json"], "words.json holds <U3; the input is x FP32[-1,3]: convert it"),
-        (VECTOR, ["nameless.json"], "nameless.json: an input without 'name'"),
-        (VECTOR, ["y=words.json"], "the model has no input 'y'; it has x"),
+        (VECTOR, ["nowhere.npy"], "cannot read nowhere.npy: No such file"),
+        (VECTOR, ["nowhere.json"], "cannot read nowhere.json"),
+        (VECTOR, ["broken.json"], "cannot read broken.json"),
+        (VECTOR, ["broken.npy"], "cannot read broken.npy"),
+        (VECTOR, ["broken.png"], "broken.png is an image, which input x FP32[-1,3] cannot take"),
+        (VECTOR, ["notes.txt"], "notes.txt has an unknown suffix; give a .npy, a .json or an image"),
+        (VECTOR, ["ragged.json"], "ragged.json does not hold a tensor"),
+        (VECTOR, ["words.json"], "words.json holds <U3; the input is x FP32[-1,3], convert the file"),
+        (VECTOR, ["nameless.json"], "nameless.json: an input has no 'name'"),
+        (VECTOR, ["y=words.json"], "input 'y' is unknown; the model takes x"),
         (VECTOR, ["row.json", "x=row.json"], "input 'x' is given twice"),
-        (PAIR, ["row.json"], "which input is row.json? The model has ids, text: write NAME=row.json"),
-        (PAIR, ["text=words.json"], "m also needs ids INT32[-1,2]: add --input NAME=FILE"),
+        (PAIR, ["row.json"], "input of row.json is ambiguous; the model takes ids, text: write NAME=row.json"),
+        (PAIR, ["text=words.json"], "inputs are missing: ids INT32[-1,2]; add --input NAME=FILE for each"),
         (PAIR, ["ids=huge.json"], "huge.json holds int64 from 0 to 4294967296; the input is ids INT32[-1,2]"),
         (PAIR, ["ids=halves.json"], "halves.json holds float64 from 0.5 to 1.5"),
     ],
 )
-def test_what_does_not_fit_is_said(model: ModelSummary, files: list[str], complaint: str) -> None:
+def test_a_file_that_does_not_fit_is_refused(model: ModelSummary, files: list[str], message: str) -> None:
     for name in ("broken.json", "broken.npy", "broken.png", "notes.txt"):
         Path(name).write_text("{")
     saved("ragged.json", [[1, 2], [3]])
@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_said(model: ModelSummary, files: list[str], compla
     saved("nameless.json", {"inputs": [{"shape": [1], "data": [1]}]})
     with pytest.raises(InvalidRequestError) as raised:
         read_inputs(model, files)
-    assert complaint in str(raised.value)
+    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_a_grey_image_for_a_model_of_one_channel() -> None:
     assert array.tolist() == [[[[1, 1], [1, 1]]]]
 
 
-def test_a_broken_image_is_said() -> None:
+def test_a_broken_image_is_refused() -> None:
     Path("broken.png").write_text("no image")
-    with pytest.raises(InvalidRequestError, match=r"broken\.png cannot be read"):
+    with pytest.raises(InvalidRequestError, match=r"cannot read broken\.png"):
         read_inputs(a_model(TensorInfo("image", "FP32", (-1, 3, 2, 2))), ["broken.png"])
 
 

@@ -114,20 +114,20 @@ def test_a_worker_alone_says_why_it_is_not_connected(tmp_path: Path) -> None:
 def test_what_is_asked_wrongly_is_json_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run(["serve", "--log-format=json", "--slo=soon"]) == 2
     (said,) = parsed(capsys.readouterr().err.splitlines())
-    assert "'soon' is no duration" in said["message"]
+    assert "invalid duration 'soon'" in said["message"]
     (tmp_path / "c.toml").write_text('[serve]\nlog-format = "json"\nmodels = ["nowhere.onnx"]\n')
     assert run(["serve", "--config", str(tmp_path / "c.toml")]) == 2
     (said,) = parsed(capsys.readouterr().err.splitlines())
-    assert "there is no model 'nowhere.onnx'" in said["message"]
+    assert "model file 'nowhere.onnx' does not exist" in said["message"]
     assert run(["serve"]) == 2
     assert capsys.readouterr().err.startswith("clockwork serve: ")
     assert run(["serve", "--log-format=xml"]) == 2
-    assert "'xml' is none of human, json" in capsys.readouterr().err
+    assert "invalid log format 'xml'; expected one of: human, json" in capsys.readouterr().err
 
 
 def after_json_began(code: str) -> list[dict[str, Any]]:
     """What a process says on stderr that logs JSON and then does that."""
-    begin = f"import sys; sys.path[:0] = {sys.path!r}; from clockwork.cli.lifecycle import start_log"
+    begin = f"import sys; sys.path[:0] = {sys.path!r}; from clockwork.cli.logs import start_log"
     whole = f"{begin}; start_log('info', 'json')\n{code}"
     done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, timeout=60, check=False)
     return parsed(done.stderr.splitlines())

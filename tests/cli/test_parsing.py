@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from clockwork.cli.given import GivenModel, common_root, load_specs, parse_model
+from clockwork.cli.models import NamedModel, common_root, load_specs, model_slos, parse_model
 from clockwork.cli.options import duration, size
-from clockwork.cli.slos import model_slos
 from clockwork.controller.config import LoadSpec
 from clockwork.units import GIB, MIB, MILLISECOND, SECOND
 
@@ -23,12 +22,12 @@ from clockwork.units import GIB, MIB, MILLISECOND, SECOND
         ("7us", 7_000),
     ],
 )
-def test_a_duration(text: str, nanos: int) -> None:
+def test_a_duration_is_parsed(text: str, nanos: int) -> None:
     assert duration(text) == nanos
 
 
 @pytest.mark.parametrize("text", ["", "s", "1h", "1e3s", "-1s", "0.0ms", "1,5s", "9" * 40])
-def test_no_duration(text: str) -> None:
+def test_an_invalid_duration_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter):
         duration(text)
 
@@ -37,7 +36,7 @@ def test_no_duration(text: str) -> None:
     ("text", "count"),
     [("2GiB", 2 * GIB), ("512m", 512 * MIB), ("1.5G", 3 * GIB // 2), ("2GB", 2 * 10**9), ("16777216", 16 * MIB)],
 )
-def test_a_size(text: str, count: int) -> None:
+def test_a_size_is_parsed(text: str, count: int) -> None:
     assert size(text) == count
 
 
@@ -64,54 +63,54 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("served/c/1/model.onnx", "served/c/1/model.onnx", "c", 1),
     ],
 )
-def test_a_model(models: Path, text: str, path: str, name: str, copies: int) -> None:
-    assert parse_model(text) == GivenModel(models / path, name, copies)
+def test_a_model_is_parsed(models: Path, text: str, path: str, name: str, copies: int) -> None:
+    assert parse_model(text) == NamedModel(models / path, name, copies)
 
 
-def test_copies_hold_for_models_that_do_not_say_how_many(models: Path) -> None:
+def test_the_default_number_of_copies_applies_to_models_without_a_number(models: Path) -> None:
     assert [parse_model(text, 5).copies for text in ("a.onnx", "a.onnx:2")] == [5, 2]
 
 
 def test_the_root_is_the_innermost_common_directory(models: Path) -> None:
-    given = [parse_model(text) for text in ("a.onnx", "deep/b.onnx:2")]
-    assert common_root(given) == models
-    assert common_root(given[1:]) == models / "deep"
-    assert load_specs(given, models) == (LoadSpec("a.onnx", "a", 1), LoadSpec("deep/b.onnx", "b", 2))
+    named = [parse_model(text) for text in ("a.onnx", "deep/b.onnx:2")]
+    assert common_root(named) == models
+    assert common_root(named[1:]) == models / "deep"
+    assert load_specs(named, models) == (LoadSpec("a.onnx", "a", 1), LoadSpec("deep/b.onnx", "b", 2))
 
 
-def test_the_root_contains_what_links_lead_to(models: Path) -> None:
+def test_the_root_contains_the_targets_of_links(models: Path) -> None:
     (models / "snapshots").mkdir()
     (models / "snapshots/m.onnx").symlink_to("../deep/b.onnx")
-    given = [parse_model("snapshots/m.onnx")]
-    assert common_root(given) == models
-    assert load_specs(given, models) == (LoadSpec("snapshots/m.onnx", "m", 1),)
+    named = [parse_model("snapshots/m.onnx")]
+    assert common_root(named) == models
+    assert load_specs(named, models) == (LoadSpec("snapshots/m.onnx", "m", 1),)
 
 
-def test_a_model_outside_a_root_that_was_given_is_refused(models: Path) -> None:
-    with pytest.raises(typer.BadParameter, match="does not lie under the model root"):
+def test_a_model_outside_of_the_given_root_is_refused(models: Path) -> None:
+    with pytest.raises(typer.BadParameter, match="is outside of the model root"):
         load_specs([parse_model("a.onnx")], models / "deep")
 
 
 SPECS = (LoadSpec("a.onnx", "a"), LoadSpec("c.onnx", "c", 2))
 
 
-def test_models_have_slos_of_their_own() -> None:
+def test_each_model_may_have_its_own_slo() -> None:
     assert model_slos(None, SPECS) == {}
-    given = ["a=250ms", "c=1s", "c-2=2s"]
-    assert model_slos(given, SPECS) == {"a": 250 * MILLISECOND, "c": SECOND, "c-2": 2 * SECOND}
+    texts = ["a=250ms", "c=1s", "c-2=2s"]
+    assert model_slos(texts, SPECS) == {"a": 250 * MILLISECOND, "c": SECOND, "c-2": 2 * SECOND}
     assert model_slos(["anything=1s"]) == {"anything": SECOND}
 
 
 @pytest.mark.parametrize(
-    ("given", "why"),
+    ("texts", "reason"),
     [
-        (["a"], "write resnet50=250ms"),
-        (["=1s"], "write resnet50=250ms"),
-        (["a=soon"], "'soon' is no duration"),
-        (["a=1s", "a=2s"], "given two SLOs"),
-        (["b=1s"], "no model is called b; there are a, c, c-1, c-2"),
+        (["a"], "example: resnet50=250ms"),
+        (["=1s"], "example: resnet50=250ms"),
+        (["a=soon"], "invalid duration 'soon'"),
+        (["a=1s", "a=2s"], "model 'a' has two SLOs"),
+        (["b=1s"], "model 'b' is unknown; served models: a, c, c-1, c-2"),
     ],
 )
-def test_no_slo_of_a_model(given: list[str], why: str) -> None:
-    with pytest.raises(typer.BadParameter, match=why):
-        model_slos(given, SPECS)
+def test_an_invalid_slo_of_a_model_is_refused(texts: list[str], reason: str) -> None:
+    with pytest.raises(typer.BadParameter, match=reason):
+        model_slos(texts, SPECS)

@@ -20,11 +20,11 @@ def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("without_torch")
 def test_without_pytorch_it_is_said_how_to_install_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["export", "nets:Net", "--input", "1x8"]) == 1
-    assert capsys.readouterr().err == "clockwork: PyTorch is not installed: pip install 'clockwork-serve[torch]'\n"
+    assert capsys.readouterr().err == "clockwork: PyTorch is not installed; run: pip install 'clockwork-serve[torch]'\n"
     with pytest.raises(InvalidRequestError, match="PyTorch is not installed"):
         make_runtime("torch", 1)
     (tmp_path / "m.pt2").touch()
-    with pytest.raises(InvalidModelError, match="an exported PyTorch program, and PyTorch is not installed on the"):
+    with pytest.raises(InvalidModelError, match="a PyTorch program, and PyTorch is not installed on the worker"):
         make_runtime("auto", 1).load_model(tmp_path / "m.pt2")
 
 
@@ -44,7 +44,7 @@ def test_onnx_alone_takes_no_program(tmp_path: Path) -> None:
 
 def test_another_runtime_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["worker", "--runtime", "tensorflow"]) == 2
-    assert "'tensorflow' is none of auto, onnx, torch" in capsys.readouterr().err
+    assert "invalid runtime 'tensorflow'; expected one of: auto, onnx, torch" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -81,16 +81,19 @@ def test_the_worker_of_serve_has_a_secret_that_is_on_no_command_line(
 
 WRONG = [
     (["controller", "--tls-cert=a.pem"], "--tls-key missing"),
-    (["controller", "--tls-client-ca=a.pem"], "--tls-cert, --tls-key missing"),
+    (["controller", "--tls-client-ca=a.pem"], "--tls-client-ca needs --tls-cert and --tls-key"),
     (["controller", "--worker-tls-ca=a.pem"], "--worker-tls-cert, --worker-tls-key missing"),
     (["controller", "--tls-cert=absent.pem", "--tls-key=a.key"], "cannot read absent.pem: No such file"),
     (["controller", "--admin-token-file=absent"], "cannot read absent: No such file"),
-    (["controller", "--admin-token-file=readable"], "readable has secrets, and everybody can read it: chmod o-r"),
+    (
+        ["controller", "--admin-token-file=readable"],
+        "readable holds secrets but is readable by all users; run",
+    ),
     (["controller", "--admin-token-file=empty"], "empty has no tokens"),
     (["controller", "--admin-token-file=short"], "short: token 1 has 5 characters; 16 to 4096 are accepted"),
     (["worker", "--tls-ca=a.pem"], "--tls-cert, --tls-key missing"),
-    (["ls", "--tls-cert=a.pem", "--tls-key=a.key"], "--tls-ca is missing"),
-    (["ls", "--token-file=two"], "two has 2 tokens; one is wanted here"),
+    (["ls", "--tls-cert=a.pem", "--tls-key=a.key"], "--tls-cert needs --tls-ca"),
+    (["ls", "--token-file=two"], "two has 2 tokens; keep exactly one"),
 ]
 
 

@@ -54,7 +54,7 @@ def test_a_worker_that_is_killed_is_started_again_and_serves(tmp_path: Path) -> 
         check_that_it_serves(process)
         first = process.child()
         os.kill(first, signal.SIGKILL)
-        process.err.wait_for("the worker process was killed by SIGKILL: it is started again in 0.1 s")
+        process.err.wait_for("worker process was killed by SIGKILL; restarting it in 0.1 s")
         process.err.wait_for("worker local takes part in serving")
         assert process.child() != first
         for pid in (process.popen.pid, process.child()):
@@ -112,7 +112,7 @@ def test_a_worker_that_cannot_begin_is_not_started_again(tmp_path: Path) -> None
         assert process.ended() == 1
     said = [line for line in process.err.seen if line.startswith("clockwork: ")]
     assert "has no room for a page" in said[0]
-    assert said[1:] == ["clockwork: the worker process ended with exit code 1: see what it said above"]
+    assert said[1:] == ["clockwork: worker process ended with exit code 1; its error is in the log above"]
 
 
 def test_models_from_anywhere_under_names_and_in_copies(tmp_path: Path) -> None:

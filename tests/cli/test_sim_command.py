@@ -106,7 +106,7 @@ def test_cold_starts_wall_time_and_memory_are_printed(tmp_path: Path, capsys: py
 
 def test_the_swarm(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["sim", "--swarm", "--seed", "4", "--seeds", "2"]) == 0
-    assert "2 seeds from 4 on" in capsys.readouterr().out
+    assert "2 seeds, starting at 4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("problems", "code"), [([], 0), (["goodput collapses"], 1)])
@@ -123,7 +123,7 @@ def test_the_swarm_of_overloaded_controllers(
         assert "replay: clockwork sim --swarm --overload --seed 4" in said.err
     else:
         assert asked == [4, 5]
-        assert said.out == "2 seeds from 4 on: no violation\n"
+        assert said.out == "2 seeds, starting at 4: no violation\n"
 
 
 def test_what_if_on_the_command_line(scenario: Path, tmp_path: Path) -> None:
@@ -138,15 +138,15 @@ def test_what_if_on_the_command_line(scenario: Path, tmp_path: Path) -> None:
     ("arguments", "why"),
     [
         ([], "give a SCENARIO.toml, --from-state FILE, or --swarm"),
-        (["FILE", "--load", "fast"], "'fast' is no factor"),
+        (["FILE", "--load", "fast"], "invalid factor 'fast'"),
         (["FILE", "--scheduler", "nobody"], "no scheduler 'nobody'"),
         (["FILE", "--trace", "x"], "write NAME=FILE"),
         (["FILE", "--profile", "nobody"], "no profile 'nobody'"),
         (["FILE", "--json", "/dev/null/x.json"], "cannot write /dev/null/x.json"),
-        (["--swarm", "FILE"], "--swarm draws its scenarios"),
+        (["--swarm", "FILE"], "--swarm makes its own scenarios"),
         (["FILE", "--overload"], "--overload needs --swarm"),
         (["--swarm", "--overload", "--records", "/dev/null/x"], "--overload writes no records"),
-        (["--from-state", "FILE"], "is no JSON"),
+        (["--from-state", "FILE"], "is not valid JSON"),
         (["BROKEN"], "is no TOML"),
     ],
 )

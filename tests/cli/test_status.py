@@ -4,13 +4,13 @@ import pytest
 
 from builders import model_info, profile
 from clockwork.cli.output import show
-from clockwork.cli.status import describe
+from clockwork.cli.remote import describe_server
 from clockwork.messages.counts import ModelCounts
 from clockwork.messages.requests import ModelStatus, Progress, ServerStatus
 
 
 def shown(capsys: pytest.CaptureFixture[str], *models: ModelStatus) -> list[str]:
-    show(*describe(ServerStatus("0.1.0", "fifo", "serving", Progress(), 0, (), models)))
+    show(*describe_server(ServerStatus("0.1.0", "fifo", "serving", Progress(), 0, (), models)))
     return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from cli.processes import save_dense, serve
 from clockwork.cli import run
-from clockwork.cli.child import this_program
+from clockwork.cli.worker_process import this_program
 from clockwork.client import AsyncClient, Client
 from runtimes.torch.programs import Conv, saved_conv
 
@@ -113,7 +113,7 @@ INPUTS = ("--input", "1x8", "--input", "scale=1x3")
 def test_a_module_is_exported_and_checked(nets: Path, where: str) -> None:
     done = ran(nets, "export", where, *INPUTS, "-o", "m.pt2")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "m.pt2: the batch dimension is of any size\n"
+    assert done.stdout == "m.pt2: the batch dimension is free\n"
     checked = ran(nets, "check-model", "m.pt2", "--max-batch", "2", "--json")
     assert checked.returncode == 0, checked.stderr
     found = json.loads(checked.stdout)
@@ -126,7 +126,7 @@ def test_a_module_is_exported_and_checked(nets: Path, where: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nets:Net", *INPUTS, "--no-batch"], "Net.pt2: the batch dimension is as given"),
+        (["nets:Net", *INPUTS, "--no-batch"], "Net.pt2: the batch dimension is fixed, as requested"),
         (["nets:Fixed", "--input", "4x8"], "fixed, because with a free one torch.export cannot export it: Constraints"),
     ],
 )
@@ -142,15 +142,15 @@ def test_a_batch_dimension_that_is_fixed_is_told(
     ("arguments", "code", "words"),
     [
         (["nets:Nat", *INPUTS], 1, "nets has no 'Nat'; it has Net, Fixed, Data, broken, ready"),
-        (["nots:Net", *INPUTS], 1, "nots cannot be imported: ModuleNotFoundError: No module named 'nots'"),
-        (["nots.py:Net", *INPUTS], 1, "nots.py cannot be imported: FileNotFoundError: there is no file nots.py"),
+        (["nots:Net", *INPUTS], 1, "cannot import nots: ModuleNotFoundError: No module named 'nots'"),
+        (["nots.py:Net", *INPUTS], 1, "cannot import nots.py: FileNotFoundError: nots.py does not exist"),
         (["nets:broken", *INPUTS], 1, "nets:broken() failed: KeyError: 'weights.bin'"),
-        (["nets:number", *INPUTS], 1, "nets:number is a int: a torch.nn.Module, or what makes one, is needed"),
+        (["nets:number", *INPUTS], 1, "nets:number is a int; expected a torch.nn.Module, or a function or class"),
         (["nets:Fixed", "--input", "4x8", "--batch"], 1, "torch.export cannot export it: Constraints violated"),
         (["nets:Data", "--input", "1x8"], 1, "torch.export cannot export it: "),
-        (["nets", *INPUTS], 2, "'nets' names no factory: write MODULE:FACTORY"),
-        (["nets:Net", "--input", "1,8"], 2, "'1,8' is no input: write 1x3x224x224 or tokens=1x64:int64"),
-        (["nets:Net", "--input", "1x8:f32"], 2, "'f32' is no type of inputs; known: bool, uint8"),
+        (["nets", *INPUTS], 2, "'nets' has no factory; write MODULE:FACTORY"),
+        (["nets:Net", "--input", "1,8"], 2, "invalid input '1,8'; examples: 1x3x224x224, tokens=1x64:int64"),
+        (["nets:Net", "--input", "1x8:f32"], 2, "unknown type 'f32'; expected one of: bool, uint8"),
         (["nets:Net", *INPUTS, "-o", "no/m.pt2"], 1, "no/m.pt2 cannot be written"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Help, and what was asked wrongly."""
+"""Help, and the errors of wrong usage."""
 
 import subprocess
 import sys
@@ -13,10 +13,10 @@ COMMANDS = ("serve", "controller", "worker", "load", "ls", "infer", "status", "c
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_shows_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*command.split(), "--help"]) == 0
-    said = capsys.readouterr()
-    assert "Examples:\n" in said.out
-    assert f"  clockwork {command}" in said.out
-    assert not said.err
+    output = capsys.readouterr()
+    assert "Examples:\n" in output.out
+    assert f"  clockwork {command}" in output.out
+    assert not output.err
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -27,33 +27,36 @@ def test_all_commands_are_listed(arguments: list[str], capsys: pytest.CaptureFix
     assert "..." not in listed.partition("Commands:")[2]
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("clockwork 0.")
 
 
 @pytest.mark.parametrize(
-    ("line", "complaint"),
+    ("line", "message"),
     [
         ("bogus", "No such command 'bogus'"),
         ("zoo", "Missing command"),
-        ("serve", "there is nothing to serve"),
-        ("serve --emulate 2", "needs to know how long things take"),
+        ("serve", "no model is given"),
+        ("serve --emulate 2", "--emulate needs --profile"),
         ("serve --emulate 0 --profile resnet50-v100", "Invalid value for '--emulate'"),
-        ("serve --profile resnet50-v100 pyproject.toml", "it is for emulated devices"),
-        ("serve --emulate 2 --profile resnet50-v100 --cache-size 1KiB", "it has no room for a page"),
-        ("serve --emulate 2 --profile nowhere", "is neither resnet50-v100 nor"),
-        ("serve --emulate 2 --profile resnet50-v100 other", "there is no profile 'other'"),
-        ("worker --emulate 2 --profile pyproject.toml", "is neither resnet50-v100 nor"),
-        ("serve nowhere.onnx", "there is no model 'nowhere.onnx'"),
-        ("serve a=nowhere.onnx:3", "there is no model 'nowhere.onnx'"),
+        ("serve --profile resnet50-v100 pyproject.toml", "--profile needs --emulate"),
+        (
+            "serve --emulate 2 --profile resnet50-v100 --cache-size 1KiB",
+            "weights cache of 1.0 KiB is smaller than a page",
+        ),
+        ("serve --emulate 2 --profile nowhere", "is not a built-in profile (resnet50-v100, "),
+        ("serve --emulate 2 --profile resnet50-v100 other", "unknown profile 'other'"),
+        ("worker --emulate 2 --profile pyproject.toml", "is not a built-in profile (resnet50-v100, "),
+        ("serve nowhere.onnx", "model file 'nowhere.onnx' does not exist"),
+        ("serve a=nowhere.onnx:3", "model file 'nowhere.onnx' does not exist"),
         ("serve --frobnicate x", "No such option"),
-        ("serve . --slo soon", "'soon' is no duration: write 250ms, 0.1s or 2min, say"),
-        ("serve . --slo 0", "'0' is no duration"),
-        ("serve . --slo -5ms", "'-5ms' is no duration"),
-        ("serve . --cache-size big", "'big' is no size: write 2GiB or 512MiB, say"),
-        ("serve . --cache-size 0", "'0' is no size"),
-        ("serve . --page-size 2parsecs", "'2parsecs' is no size"),
+        ("serve . --slo soon", "invalid duration 'soon'; examples: 250ms, 1.5s, 2min"),
+        ("serve . --slo 0", "invalid duration '0'"),
+        ("serve . --slo -5ms", "invalid duration '-5ms'"),
+        ("serve . --cache-size big", "invalid size 'big'; examples: 512MiB, 2GiB"),
+        ("serve . --cache-size 0", "invalid size '0'"),
+        ("serve . --page-size 2parsecs", "invalid size '2parsecs'"),
         ("serve . --devices 0", "Invalid value for '--devices'"),
         ("serve . --threads-per-device none", "Invalid value for '--threads-per-device'"),
         ("serve . --copies 0", "Invalid value for '--copies'"),
@@ -62,18 +65,18 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         ("controller --verify-batches -1", "Invalid value for '--verify-batches'"),
         ("serve . --verify-batches nan", "Invalid value for '--verify-batches'"),
         ("serve . --profile-seconds 0", "Invalid value for '--profile-seconds'"),
-        ("serve . --log-level loud", "'loud' is none of debug, info, warning, error"),
+        ("serve . --log-level loud", "invalid log level 'loud'; expected one of: debug, info, warning, error"),
         ("serve . --listen 127.0.0.1:port", "has the port 'port'"),
         ("serve . --http 127.0.0.1:port", "has the port 'port'"),
         ("serve . --model-root /nowhere", "does not exist"),
-        ("serve pyproject.toml --model-root src", "does not lie under the model root"),
-        ("serve a=pyproject.toml a=README.md", "several models would be called a: write NAME=PATH"),
-        ("serve README.md README.md", "several models would be called README.md: write NAME=PATH"),
-        ("serve a=README.md:999999999", "a model has 1 to 10000 copies"),
+        ("serve pyproject.toml --model-root src", "is outside of the model root"),
+        ("serve a=pyproject.toml a=README.md", "several models are named a; rename one with NAME=PATH"),
+        ("serve README.md README.md", "several models are named README.md; rename one with NAME=PATH"),
+        ("serve a=README.md:999999999", "has 999999999 copies; 1 to 10000 are possible"),
         ("serve . --profile-seconds inf", "Invalid value for '--profile-seconds'"),
         ("controller --workers 0", "Invalid value for '--workers'"),
         ("controller --worker-listen :1", "has no host"),
-        ("controller --load-timeout 10x", "'10x' is no duration"),
+        ("controller --load-timeout 10x", "invalid duration '10x'"),
         ("worker --model-root /nowhere", "does not exist"),
         ("worker --controller 127.0.0.1:99999", "must be 0 to 65535"),
         ("load", "Missing argument"),
@@ -84,21 +87,21 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         ("zoo build", "Missing argument"),
     ],
 )
-def test_a_wrong_use_is_one_line_and_exit_code_2(
-    line: str, complaint: str, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+def test_wrong_usage_prints_one_line_and_exits_with_code_2(
+    line: str, message: str, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(request.config.rootpath)
         assert run(line.split()) == 2
-    said = capsys.readouterr()
-    assert complaint in said.err
-    assert said.err.count("\n") == 1
-    assert said.err.endswith(" --help)\n")
-    assert not said.out
+    output = capsys.readouterr()
+    assert message in output.err
+    assert output.err.count("\n") == 1
+    assert output.err.endswith(" --help)\n")
+    assert not output.out
 
 
 @pytest.mark.parametrize(
-    ("line", "complaint"),
+    ("line", "message"),
     [
         ("ls --address 127.0.0.1:1", "cannot connect to 127.0.0.1:1"),
         ("status --address 127.0.0.1:1", "is the controller running?"),
@@ -109,20 +112,20 @@ def test_a_wrong_use_is_one_line_and_exit_code_2(
         ("serve pyproject.toml --scheduler nonesuch", "no scheduler 'nonesuch'"),
         ("worker --model-root src --cache-size 1MiB", "has no room for a page"),
         ("check-model pyproject.toml", "is no ONNX model"),
-        ("zoo build build nonesuch", "the zoo has no nonesuch; it has mlp"),
+        ("zoo build build nonesuch", "unknown network 'nonesuch'; expected one of: mlp"),
     ],
 )
-def test_a_failure_is_one_line_and_exit_code_1(
-    line: str, complaint: str, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+def test_a_failure_prints_one_line_and_exits_with_code_1(
+    line: str, message: str, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(request.config.rootpath)
         assert run(line.split()) == 1
-    said = capsys.readouterr()
-    assert complaint in said.err
-    assert said.err.splitlines()[-1].startswith("clockwork: ")
-    assert "Traceback" not in said.err
-    assert not said.out
+    output = capsys.readouterr()
+    assert message in output.err
+    assert output.err.splitlines()[-1].startswith("clockwork: ")
+    assert "Traceback" not in output.err
+    assert not output.out
 
 
 def test_the_address_may_come_from_the_environment(
@@ -144,7 +147,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.endswith("\nset()\n")
 
 
-def test_a_defect_is_one_line_too() -> None:
+def test_an_internal_error_prints_one_line() -> None:
     broken = "from clockwork import cli, zoo; zoo.names = None; sys.argv = ['clockwork', 'zoo', 'ls']; cli.main()"
     done = in_a_process(broken)
     assert done.returncode == 1
@@ -152,7 +155,7 @@ def test_a_defect_is_one_line_too() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_defect_shows_its_traceback_if_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_prints_its_traceback_if_the_variable_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOCKWORK_TRACEBACK", "1")
     broken = "from clockwork import cli, zoo; zoo.names = None; sys.argv = ['clockwork', 'zoo', 'ls']; cli.main()"
     assert "Traceback" in in_a_process(broken).stderr

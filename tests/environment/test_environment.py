@@ -1,4 +1,4 @@
-"""Made-up trees of files and literal measurements in, facts and findings out."""
+"""Facts from invented trees of files, and findings from literal facts and measurements."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from clockwork.clock import MonotonicClock
-from clockwork.environment.checks import judge
+from clockwork.environment.checks import check
 from clockwork.environment.facts import (
     CoreFrequency,
     CoreTicks,
@@ -23,7 +23,7 @@ from clockwork.environment.facts import (
     Share,
     Swap,
 )
-from clockwork.environment.findings import NOT_TOLD, Finding, Level, worst
+from clockwork.environment.findings import UNKNOWN, Finding, Level, worst
 from clockwork.environment.kernel_files import cores, read_counters, read_host, read_quota
 from clockwork.environment.measurement import examine, others, stolen, watch
 from clockwork.units import GIB, MIB, MILLISECOND, SECOND, ms, us
@@ -79,7 +79,7 @@ def plant(root: Path, files: dict[str, str | bytes]) -> Path:
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-def test_all_that_a_host_tells_is_read(tmp_path: Path) -> None:
+def test_all_facts_are_read(tmp_path: Path) -> None:
     assert read_host(plant(tmp_path, dict(WHOLE))) == Host(
         allowed=(1, 3),
         online=(0, 1, 2, 3),
@@ -102,7 +102,7 @@ def test_all_that_a_host_tells_is_read(tmp_path: Path) -> None:
     assert read_counters(tmp_path) == Counters(ticks, throttled=2, swapped=7)
 
 
-def test_a_host_that_tells_nothing_has_no_facts(tmp_path: Path) -> None:
+def test_a_host_without_files_has_no_facts(tmp_path: Path) -> None:
     assert read_host(tmp_path) == Host()
     assert read_counters(tmp_path) == Counters()
 
@@ -115,27 +115,27 @@ SPOILED = (
 
 
 @pytest.mark.parametrize("content", SPOILED)
-def test_weird_contents_are_not_told_and_never_an_error(content: bytes, tmp_path: Path) -> None:
+def test_malformed_files_give_no_facts_and_no_error(content: bytes, tmp_path: Path) -> None:
     root = plant(tmp_path, dict.fromkeys(WHOLE, content))
     host = read_host(root)
     read_counters(root)
     assert host.allowed == ()
     assert host.frequencies == ()
-    assert "\x1b" not in repr(judge(given(host=host)))
+    assert "\x1b" not in repr(check(environment(host=host)))
 
 
-def test_what_is_forbidden_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_files_give_no_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(path: Path, *_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     plant(tmp_path, dict(WHOLE))
-    with monkeypatch.context() as patch:  # root may read everything, whatever the mode of a file
+    with monkeypatch.context() as patch:  # the modes of files do not restrict root
         patch.setattr(Path, "open", forbidden)
         assert read_host(tmp_path) == Host()
         assert read_counters(tmp_path) == Counters()
 
 
-def test_directories_in_the_place_of_files_are_not_told(tmp_path: Path) -> None:
+def test_directories_in_place_of_files_give_no_facts(tmp_path: Path) -> None:
     for name in WHOLE:
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
     assert read_host(tmp_path) == Host()
@@ -145,7 +145,7 @@ def test_directories_in_the_place_of_files_are_not_told(tmp_path: Path) -> None:
     ("text", "expected"),
     [("0-2,5\n", (0, 1, 2, 5)), ("", ()), ("3", (3,)), ("2-1", None), ("x", None), ("1-2-3", None), (None, None)],
 )
-def test_lists_of_cores(text: str | None, expected: tuple[int, ...] | None) -> None:
+def test_a_list_of_cores_is_parsed(text: str | None, expected: tuple[int, ...] | None) -> None:
     assert cores(text) == expected
 
 
@@ -186,7 +186,7 @@ STAT = "nr_periods 4\nnr_throttled 1\nthrottled_time 900\n"
         ),
     ],
 )
-def test_quotas_of_both_versions_of_control_groups(
+def test_the_quota_is_read_from_both_versions_of_control_groups(
     files: dict[str, str | bytes], expected: Quota | None, tmp_path: Path
 ) -> None:
     assert read_quota(plant(tmp_path, files)) == expected
@@ -196,7 +196,7 @@ def test_quotas_of_both_versions_of_control_groups(
 
 
 class Ticking:
-    """A clock that shows literal times."""
+    """A clock that returns literal times."""
 
     def __init__(self, *moments: int) -> None:
         self._moments = iter(moments)
@@ -205,29 +205,29 @@ class Ticking:
         return next(self._moments)
 
 
-def test_a_watcher_counts_the_gaps_that_are_too_long() -> None:
+def test_gaps_between_readings_of_the_clock_are_counted() -> None:
     clock = Ticking(0, us(1), us(2), us(52), us(200), us(201), us(300))
     assert watch(3, us(300), clock) == Interruptions(3, us(300), 6, count=2, longest=us(148), lost=us(148 + 99))
 
 
-def test_others_are_what_is_busy_less_what_we_did() -> None:
+def test_the_share_of_others_excludes_the_time_of_this_process() -> None:
     before = Counters({0: CoreTicks(10, 10, 0), 1: CoreTicks(5, 5, 5), 2: CoreTicks(1, 1, 1), 7: CoreTicks(1, 1, 1)})
     after = Counters({0: CoreTicks(40, 70, 10), 1: CoreTicks(6, 104, 5), 2: CoreTicks(1, 1, 1), 8: CoreTicks(1, 1, 1)})
     assert others(before, after, {0: 20.0, 1: 4.0}) == (Share(0, 0.1), Share(1, 0.0))
     assert stolen(before, after) == (Share(0, 0.1), Share(1, 0.0))
 
 
-def test_this_host_is_examined_in_about_the_time_given() -> None:
+def test_this_host_is_examined_for_about_the_requested_time() -> None:
     start = MonotonicClock.now()
     environment = examine(1, 1, 0.2)
     assert MonotonicClock.now() - start >= 0.15 * SECOND
     assert [it.kind for it in environment.measured.timers] == ["sleep", "select", "condition"]
     assert all(0 <= it.p50 <= it.p99 <= it.longest and it.count for it in environment.measured.timers)
     assert all(0 <= it.lost <= it.watched for it in environment.measured.interruptions)
-    assert len(judge(environment)) == len({it.name for it in judge(environment)}) == 17
+    assert len(check(environment)) == len({it.name for it in check(environment)}) == 17
 
 
-def test_a_host_without_files_is_measured_all_the_same(tmp_path: Path) -> None:
+def test_a_host_without_files_is_measured_too(tmp_path: Path) -> None:
     environment = examine(1000, 1, 0.01, tmp_path)
     assert environment.host == Host()
     assert environment.measured.others == environment.measured.stolen == ()
@@ -266,25 +266,25 @@ GOOD = Host(
 )
 
 
-def given(host: Host = GOOD, measured: Measured = QUIET, devices: Any = ((1,),), threads: int = 1) -> Environment:
+def environment(host: Host = GOOD, measured: Measured = QUIET, devices: Any = ((1,),), threads: int = 1) -> Environment:
     return Environment(devices=devices, threads_per_device=threads, host=host, measured=measured)
 
 
 def found(name: str, environment: Environment) -> Finding:
-    (finding,) = (it for it in judge(environment) if it.name == name)
+    (finding,) = (it for it in check(environment) if it.name == name)
     return finding
 
 
-def test_a_good_host_has_nothing_to_mend() -> None:
-    findings = judge(given())
+def test_a_good_host_has_no_costs_and_no_fixes() -> None:
+    findings = check(environment())
     assert worst(findings) is Level.OK
-    assert not [it for it in findings if it.cost or it.mend]
+    assert not [it for it in findings if it.cost or it.fix]
 
 
-def test_what_is_not_told_is_a_note() -> None:
-    findings = judge(given(host=Host(), measured=Measured(duration=1), devices=((),)))
+def test_an_unknown_fact_is_a_note() -> None:
+    findings = check(environment(host=Host(), measured=Measured(duration=1), devices=((),)))
     assert {it.level for it in findings} == {Level.NOTE}
-    assert {it.found for it in findings} == {NOT_TOLD}
+    assert {it.found for it in findings} == {UNKNOWN}
 
 
 @pytest.mark.parametrize(
@@ -293,10 +293,15 @@ def test_what_is_not_told_is_a_note() -> None:
         ("cores", {"allowed": (1,)}, "warning", "1 core allowed (1) of 2; 1 device of 1 thread on 1"),
         ("isolation", {"isolated": ()}, "note", "core 1 is open to all processes"),
         ("hyper-threads", {"siblings": {0: (0, 1), 1: (0, 1)}}, "warning", "with the allowed 0"),
-        ("hyper-threads", {"siblings": {1: (1, 5)}, "online": (0, 1, 5)}, "note", "with 5, which others may use"),
+        (
+            "hyper-threads",
+            {"siblings": {1: (1, 5)}, "online": (0, 1, 5)},
+            "note",
+            "with 5, which other processes",
+        ),
         ("hyper-threads", {"siblings": {1: (1, 5)}}, "ok", "with no other"),
         ("numa", {"nodes": {0: (0,), 1: (1,)}}, "note", "on nodes 0-1"),
-        ("cpu quota", {"quota": Quota(0.5, ms(100))}, "bad", "executing on 1 thread uses it up"),
+        ("cpu quota", {"quota": Quota(0.5, ms(100))}, "bad", "executing on 1 thread uses the quota up"),
         ("cpu quota", {"quota": Quota(1.5, ms(100))}, "warning", "1.5 cores, renewed every 100 ms"),
         ("cpu quota", {"quota": Quota(4, ms(100))}, "note", "4 cores"),
         ("cpu quota", {"quota": Quota(4, ms(100), 9, 3, ms(20))}, "warning", "throttled in 3 of 9 periods, 20 ms in"),
@@ -308,10 +313,10 @@ def test_what_is_not_told_is_a_note() -> None:
         ),
         ("cpu governor", {"frequencies": (CoreFrequency(1, "powersave", None, 9, 9, 9),)}, "ok", "powersave"),
         ("cpu governor", {"frequencies": (CoreFrequency(1, "performance", None, 1, 2, 3000000),)}, "note", "3 GHz"),
-        ("cpu governor", {"frequencies": (CoreFrequency(0, "ondemand"),)}, "note", NOT_TOLD),
+        ("cpu governor", {"frequencies": (CoreFrequency(0, "ondemand"),)}, "note", UNKNOWN),
         ("cpu boost", {"boost": True}, "note", "on"),
         ("memory", {"available": 8 * GIB}, "note", "weights cache of 2.0 GiB"),
-        ("memory", {"available": 60 * MIB}, "bad", "no room for a page"),
+        ("memory", {"available": 60 * MIB}, "bad", "smaller than a page"),
         ("swap", {"swap": Swap(GIB, 0)}, "note", "0 B of 1.0 GiB in use"),
         ("swap", {"swap": Swap(GIB, MIB, 0, 60)}, "warning", "swappiness 60"),
         ("huge pages", {"huge_pages": HugePages("always", "always")}, "warning", "always, defrag always"),
@@ -322,14 +327,14 @@ def test_what_is_not_told_is_a_note() -> None:
         ("clock source", {"clock_source": "hpet"}, "warning", "echo tsc"),
         ("clock source", {"clock_source": "hpet", "clock_sources": ("hpet",)}, "warning", "why tsc is not used"),
         ("clock source", {"clock_source": "jiffies"}, "bad", "in steps of milliseconds"),
-        ("clock source", {"clock_source": "arch_sys_counter"}, "ok", "a look at the clock takes 0.1 us"),
+        ("clock source", {"clock_source": "arch_sys_counter"}, "ok", "a reading of the clock takes 0.1 us"),
     ],
 )
-def test_facts_and_their_levels(name: str, facts: dict[str, Any], level: str, part: str) -> None:
-    finding = found(name, given(host=msgspec.structs.replace(GOOD, **facts)))
+def test_each_fact_has_a_level(name: str, facts: dict[str, Any], level: str, part: str) -> None:
+    finding = found(name, environment(host=msgspec.structs.replace(GOOD, **facts)))
     assert finding.level == level, finding
-    assert part in f"{finding.found} {finding.cost} {finding.mend}"
-    assert level == "ok" or finding.found == NOT_TOLD or (finding.cost and finding.mend)
+    assert part in f"{finding.found} {finding.cost} {finding.fix}"
+    assert level == "ok" or finding.found == UNKNOWN or (finding.cost and finding.fix)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +344,7 @@ def test_facts_and_their_levels(name: str, facts: dict[str, Any], level: str, pa
             "interruptions",
             {"interruptions": (Interruptions(1, SECOND, 9, 1, us(60), us(60)),)},
             "ok",
-            "about one in 100",
+            "about one in 100 inferences",
         ),
         ("interruptions", {"interruptions": (Interruptions(1, SECOND, 9, 1, ms(2), ms(2)),)}, "note", "added 2 ms"),
         ("interruptions", {"interruptions": (Interruptions(1, SECOND, 9, 1, ms(6), ms(6)),)}, "warning", "0.6 %"),
@@ -348,51 +353,51 @@ def test_facts_and_their_levels(name: str, facts: dict[str, Any], level: str, pa
             "interruptions",
             {"interruptions": (Interruptions(1, SECOND, 9, 125, ms(4), ms(500)),)},
             "bad",
-            "meets 2.5 of",
+            "is interrupted 2.5 times",
         ),
         ("interruptions", {"interruptions": (Interruptions(None, ms(9), 1, 1, ms(9), ms(9)),)}, "bad", "100 %"),
         ("other processes", {"others": (Share(0, 0.9), Share(1, 0.02))}, "ok", "2 % of core 1, 46 % of all"),
         ("other processes", {"others": (Share(1, 0.05),)}, "note", "take 5 % of core 1"),
-        ("other processes", {"others": (Share(1, 0.5),)}, "warning", "wants 50 % of it"),
+        ("other processes", {"others": (Share(1, 0.5),)}, "warning", "processes that use 50 % of it"),
         ("steal", {"stolen": (Share(0, 0.5), Share(1, 0.004))}, "note", "0.4 % of core 1"),
         ("steal", {"stolen": (Share(1, 0.04),)}, "warning", "4 % of core 1"),
         ("steal", {"stolen": (Share(1, 0.2),)}, "bad", "20 % of core 1"),
-        ("timers", {"timers": (Lateness("sleep", 9, us(60), us(80), us(500)),)}, "note", "start late by 300 us"),
+        ("timers", {"timers": (Lateness("sleep", 9, us(60), us(80), us(500)),)}, "note", "delayed a start by 300 us"),
         ("timers", {"timers": (Lateness("sleep", 9, us(60), us(500), us(500)),)}, "warning", "late by 300 us or more"),
         ("timers", {"timers": (Lateness("sleep", 9, us(600), us(800), us(900)),)}, "bad", "usually late"),
         ("clock source", {"interruptions": (Interruptions(1, SECOND, 500_000),)}, "warning", "takes 2 us"),
         ("clock source", {"interruptions": (Interruptions(1, SECOND, 0),)}, "ok", "tsc"),
     ],
 )
-def test_measurements_and_their_levels(name: str, facts: dict[str, Any], level: str, part: str) -> None:
-    finding = found(name, given(measured=msgspec.structs.replace(QUIET, **facts)))
+def test_each_measurement_has_a_level(name: str, facts: dict[str, Any], level: str, part: str) -> None:
+    finding = found(name, environment(measured=msgspec.structs.replace(QUIET, **facts)))
     assert finding.level == level, finding
-    assert part in f"{finding.found} {finding.cost} {finding.mend}"
+    assert part in f"{finding.found} {finding.cost} {finding.fix}"
 
 
-def test_what_happens_while_measuring_is_bad() -> None:
+def test_throttling_and_swapping_during_the_measurement_are_bad() -> None:
     busy = msgspec.structs.replace(QUIET, throttled=2, swapped=1)
     host = msgspec.structs.replace(GOOD, quota=Quota(4, 100 * MILLISECOND), swap=Swap(GIB, MIB))
-    assert found("cpu quota", given(host, busy)).found.endswith("; 2 while measuring")
-    assert found("cpu quota", given(host, busy)).level is Level.BAD
-    assert found("swap", given(host, busy)).found.endswith("; 1 page moved while measuring")
-    assert found("swap", given(host, busy)).level is Level.BAD
+    assert found("cpu quota", environment(host, busy)).found.endswith("; 2 while measuring")
+    assert found("cpu quota", environment(host, busy)).level is Level.BAD
+    assert found("swap", environment(host, busy)).found.endswith("; 1 page moved while measuring")
+    assert found("swap", environment(host, busy)).level is Level.BAD
 
 
-def test_devices_that_need_more_cores_than_there_are_pin_nothing() -> None:
-    finding = found("cores", given(devices=((), ()), threads=2))
+def test_devices_that_need_more_cores_than_allowed_are_not_pinned() -> None:
+    finding = found("cores", environment(devices=((), ()), threads=2))
     assert finding.level is Level.BAD
-    assert "allow the worker 5 cores" in finding.mend
-    assert found("isolation", given(devices=((), ()), threads=2)).found == "core 0 is open to all processes"
+    assert "allow the worker 5 cores" in finding.fix
+    assert found("isolation", environment(devices=((), ()), threads=2)).found == "core 0 is open to all processes"
 
 
 def test_a_device_on_two_nodes_is_worse_than_a_worker_on_two() -> None:
     host = msgspec.structs.replace(GOOD, allowed=(0, 1, 2), nodes={0: (0, 1), 1: (2,)})
-    assert found("numa", given(host, devices=((1,), (2,)))).level is Level.NOTE
-    assert found("numa", given(host, devices=((1, 2),), threads=2)).level is Level.WARNING
+    assert found("numa", environment(host, devices=((1,), (2,)))).level is Level.NOTE
+    assert found("numa", environment(host, devices=((1, 2),), threads=2)).level is Level.WARNING
 
 
-def test_all_cores_are_never_to_be_isolated() -> None:
+def test_the_fix_never_isolates_all_cores() -> None:
     host = msgspec.structs.replace(GOOD, isolated=())
-    assert "isolcpus=1 " in found("isolation", given(host)).mend
-    assert "isolcpus" not in found("isolation", given(host, devices=((0,), (1,)))).mend
+    assert "isolcpus=1 " in found("isolation", environment(host)).fix
+    assert "isolcpus" not in found("isolation", environment(host, devices=((0,), (1,)))).fix

@@ -14,7 +14,7 @@ import numpy as np
 import tritonclient.grpc as triton
 
 from cli.processes import clockwork, save_dense
-from clockwork.cli.child import this_program
+from clockwork.cli.worker_process import this_program
 from clockwork.client import Client
 
 SCENARIO = """

@@ -1,11 +1,11 @@
-"""The command line: the composition root, and the only room that sees all others.
+"""The command line ``clockwork``: the only package that may import all others.
 
-Rules of the file: one entry, `run`, and one place where an error becomes a line. A command is a function that raises
-what is wrong; nothing else here ends the process or prints a traceback. Exit codes: 0 as asked, 1 failed, 2 asked
-wrongly, 130 interrupted.
+Rules of the file: `run` is the only entry, and the only place where an error becomes a line of output. A command is a
+function that raises an exception for an error; nothing else ends the process or prints a traceback. Exit codes: 0
+success, 1 failure, 2 wrong usage, 130 interrupted.
 
-Each command has a module. Modules import what is heavy (numpy, ONNX Runtime, the network) inside their functions, so
-that ``clockwork --help`` is quick.
+Modules with commands import heavy modules (numpy, ONNX Runtime, the network) inside functions, so that
+``clockwork --help`` is fast.
 """
 
 import os
@@ -17,23 +17,23 @@ from typing import Final
 from clockwork.log_writer import fill_standard_streams
 
 TRACEBACK_VARIABLE: Final = "CLOCKWORK_TRACEBACK"
-"""Environment variable: if it is set, unexpected errors come with their traceback."""
+"""Environment variable; if it is set, internal errors are printed with their traceback."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command line, without the program's name; returns the exit code."""
+    """Run a command line, given without the program's name; return the exit code."""
     import typer
 
     from clockwork.cli import logs
     from clockwork.cli.app import app
     from clockwork.errors import ClockworkError
 
-    logs.want(logs.HUMAN)
+    logs.set_format(logs.HUMAN)
     try:
         command = typer.main.get_command(app)
         code = command.main(args=list(arguments) or ["--help"], prog_name="clockwork", standalone_mode=False)
         sys.stdout.flush()
-    except typer.TyperException as error:  # it was asked wrongly
+    except typer.TyperException as error:  # wrong usage
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "clockwork"
         return _fail(
@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(f"clockwork: {_one_line(str(error))}", 1)
     except (KeyboardInterrupt, typer.Abort):
         return 130
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader of stdout, for example head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main() -> None:
-    """The program ``clockwork``."""
+    """Run the program ``clockwork``."""
     fill_standard_streams()
     if not os.environ.get(TRACEBACK_VARIABLE):
         sys.excepthook = _unexpected
@@ -62,7 +62,7 @@ def main() -> None:
 def _fail(line: str, code: int) -> int:
     from clockwork.cli import logs
 
-    logs.say(line)
+    logs.report(line)
     return code
 
 
@@ -71,8 +71,8 @@ def _one_line(text: str) -> str:
 
 
 def _unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A defect of Clockwork itself, or Ctrl-C before there was anything to end."""
+    """Report a defect of Clockwork in one line; Ctrl-C before a command has started is not an error."""
     if issubclass(kind, KeyboardInterrupt):
         return
     text = _one_line(f"{kind.__name__}: {error}")
-    _fail(f"clockwork: internal error: {text} (set {TRACEBACK_VARIABLE}=1 to see where)", 1)
+    _fail(f"clockwork: internal error: {text} (set {TRACEBACK_VARIABLE}=1 for the traceback)", 1)

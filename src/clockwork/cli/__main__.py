@@ -1,4 +1,4 @@
-"""``python -m clockwork.cli``: the same as ``clockwork``."""
+"""Makes ``python -m clockwork.cli`` the same as ``clockwork``."""
 
 from clockwork.cli import main
 

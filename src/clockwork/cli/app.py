@@ -1,26 +1,12 @@
-"""The commands, put together."""
+"""The Typer application: all commands with their help and examples."""
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
 from clockwork import __version__
-from clockwork.cli import (
-    check_env,
-    check_model,
-    config,
-    controller,
-    export,
-    infer,
-    load,
-    load_test,
-    ls,
-    serve,
-    sim,
-    status,
-    worker,
-    zoo,
-)
+from clockwork.cli import check, config, controller, model_files, remote, serve, sim, worker
 from clockwork.cli.configuration import ConfiguredCommand
 from clockwork.cli.options import examples
 
@@ -53,29 +39,23 @@ def _root(
     pass
 
 
-app.command(cls=ConfiguredCommand, epilog=serve.EXAMPLES, short_help="Serve models from this machine, in one command.")(
-    serve.serve
-)
-app.command(cls=ConfiguredCommand, epilog=controller.EXAMPLES, short_help="Run a controller alone.")(
-    controller.controller
-)
-app.command(cls=ConfiguredCommand, epilog=worker.EXAMPLES, short_help="Run a worker alone.")(worker.worker)
-app.command(
-    epilog=config.EXAMPLES,
-    short_help="Show and check a configuration.",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(config.config)
-app.command(epilog=load.EXAMPLES, short_help="Load a model, while the controller starts up.")(load.load)
-app.command(epilog=ls.EXAMPLES, short_help="List the models that are served.")(ls.ls)
-app.command(epilog=infer.EXAMPLES, short_help="Ask a model once.")(infer.infer)
-app.command(epilog=status.EXAMPLES, short_help="Show workers, devices, models and requests.")(status.status)
-app.command(epilog=check_env.EXAMPLES, short_help="Show what on this host makes times vary.")(check_env.check_env)
-app.command(epilog=check_model.EXAMPLES, short_help="Show what a model takes, gives and costs.")(
-    check_model.check_model
-)
-app.command(epilog=export.EXAMPLES, short_help="Make a model file from a PyTorch module.")(export.export)
-app.command(epilog=sim.EXAMPLES, short_help="Simulate a scenario in virtual time.")(sim.sim)
-app.command(epilog=load_test.EXAMPLES, short_help="Play a scenario's workload against a live server.")(
-    load_test.load_test
-)
-app.add_typer(zoo.app, name="zoo", short_help="Make classic networks to try things with.")
+def _add(command: Callable[..., None], summary: str, examples: str, **settings: Any) -> None:
+    app.command(short_help=summary, epilog=examples, **settings)(command)
+
+
+_PASS_ALL = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+_add(serve.serve, "Serve models from this machine.", serve.EXAMPLES, cls=ConfiguredCommand)
+_add(controller.controller, "Run a controller without a worker.", controller.EXAMPLES, cls=ConfiguredCommand)
+_add(worker.worker, "Run a worker without a controller.", worker.EXAMPLES, cls=ConfiguredCommand)
+_add(config.config, "Show and check a configuration.", config.EXAMPLES, context_settings=_PASS_ALL)
+_add(remote.load, "Load a model while the controller starts.", remote.LOAD_EXAMPLES)
+_add(remote.ls, "List the served models.", remote.LS_EXAMPLES)
+_add(remote.infer, "Send one request to a model.", remote.INFER_EXAMPLES)
+_add(remote.status, "Show workers, devices, models and requests.", remote.STATUS_EXAMPLES)
+_add(check.check_env, "Check this host for causes of timing jitter.", check.CHECK_ENV_EXAMPLES)
+_add(check.check_model, "Show a model's inputs, outputs and execution times.", check.CHECK_MODEL_EXAMPLES)
+_add(model_files.export, "Export a PyTorch module to a model file.", model_files.EXPORT_EXAMPLES)
+_add(sim.sim, "Simulate a scenario in virtual time.", sim.SIM_EXAMPLES)
+_add(sim.load_test, "Run a scenario's workload against a live server.", sim.LOAD_TEST_EXAMPLES)
+app.add_typer(model_files.zoo_app, name="zoo", short_help="Build classic networks for tests.")

@@ -1,7 +1,8 @@
-"""``clockwork config``: what a command would do, and why, without doing it."""
+"""``clockwork config``: shows and checks the effective configuration of a command, without running the command."""
 
 import os
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, Final, cast
 
 import typer
@@ -9,14 +10,18 @@ import typer
 from clockwork.cli.configuration import (
     CONFIG_VARIABLE,
     ConfiguredCommand,
+    Parameter,
     file_of,
-    only_check,
+    file_value,
+    is_configurable,
+    key_of,
     prefix_of,
     read_file,
+    set_dry_run,
+    toml,
     variable_of,
 )
 from clockwork.cli.options import AsJson, examples
-from clockwork.cli.parameters import Parameter, is_set_by_users, key_of, toml, written
 
 EXAMPLES: Final = examples(
     "clockwork config serve --config clockwork.toml",
@@ -31,61 +36,63 @@ def config(
         str | None,
         typer.Argument(
             metavar="[COMMAND]",
-            help="serve, controller or worker, and then its options; none: all that the file has a table for.",
+            help="serve, controller or worker, followed by its options; by default every command with a table in the "
+            "file.",
             show_default=False,
         ),
     ] = None,
     file: Annotated[
         str | None,
-        typer.Option("--config", envvar=CONFIG_VARIABLE, metavar="FILE", show_default="none", help="The TOML file."),
+        typer.Option(
+            "--config", envvar=CONFIG_VARIABLE, metavar="FILE", show_default="none", help="TOML file with options."
+        ),
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Show the configuration that a command would run with, and where each value comes from; and check it.
+    """Show the effective configuration of a command and the source of each value, and check it.
 
-    What is printed is a file again. Nothing is started. The exit code is 2 if an option is wrong, 1 if something else
-    is, as the command would say.
+    The output is itself a valid configuration file. Nothing is started. The exit code is 2 if an option is wrong, and 1
+    for other errors, as from the command itself.
     """
     commands = _commands(ctx)
-    only_check(ctx)
+    set_dry_run(ctx)
     if command is not None and command not in commands:
         raise typer.BadParameter(
-            f"{command!r} is none of {', '.join(commands)}: say first which, and then its options",
+            f"unknown command {command!r}; expected one of: {', '.join(commands)}, followed by its options",
             ctx=ctx,
             param_hint="COMMAND",
         )
-    chosen = [command] if command is not None else _in_file(file, commands)
-    given = [] if file is None else [f"--config={file}"]
-    found = [(name, _context(ctx, commands[name], name, [*given, *ctx.args])) for name in chosen]
-    effective = {name: _effective(sub) for name, sub in found}
+    chosen = [command] if command is not None else _commands_in_file(file, commands)
+    options = [] if file is None else [f"--config={file}"]
+    contexts = [(name, _context(ctx, commands[name], name, [*options, *ctx.args])) for name in chosen]
+    effective = {name: _effective(sub) for name, sub in contexts}
     if json:
         from clockwork.cli.output import show_json
 
-        show_json({name: _plain(values) for name, values in effective.items()})
+        show_json({name: _json_values(values) for name, values in effective.items()})
     else:
         print("\n\n".join(_show(name, values) for name, values in effective.items()), flush=True)
-    for name, sub in found:
+    for name, sub in contexts:
         with sub:
             commands[name].invoke(sub)
 
 
 _Effective = list[tuple[Parameter, Any, str]]
-"""Each parameter, its value as a file has it (None: there is nothing to write), and where it comes from."""
+"""Each parameter, its value in a file's form (None: a file cannot hold it), and its source."""
 
 
 def _commands(ctx: typer.Context) -> dict[str, ConfiguredCommand]:
     all_commands: dict[str, Any] = getattr(ctx.find_root().command, "commands", {})
-    return {name: it for name, it in all_commands.items() if isinstance(it, ConfiguredCommand)}
+    return {name: command for name, command in all_commands.items() if isinstance(command, ConfiguredCommand)}
 
 
-def _in_file(file: str | None, commands: dict[str, ConfiguredCommand]) -> list[str]:
-    from pathlib import Path
-
+def _commands_in_file(file: str | None, commands: dict[str, ConfiguredCommand]) -> list[str]:
     if file is None:
         raise typer.BadParameter(
-            f"say which: {', '.join(commands)}; or give a file with --config", param_hint="COMMAND"
+            f"no command is named; name one of: {', '.join(commands)}, or give a file with --config",
+            param_hint="COMMAND",
         )
-    known = {name: cast(list[Parameter], list(it.params)) for name, it in commands.items()}
+    known = {name: cast(list[Parameter], list(command.params)) for name, command in commands.items()}
     return list(read_file(Path(file), known))
 
 
@@ -94,14 +101,14 @@ def _context(ctx: typer.Context, command: ConfiguredCommand, name: str, argument
 
 
 def _effective(ctx: typer.Context) -> _Effective:
-    made: _Effective = []
+    values: _Effective = []
     for param in cast(list[Parameter], ctx.command.params):
-        if not is_set_by_users(param) or param.name not in ctx.params:
+        if not is_configurable(param) or param.name not in ctx.params:
             continue
         source = getattr(ctx.get_parameter_source(param.name), "name", "DEFAULT")
-        value = written(param, ctx.params[param.name], source != "DEFAULT")
-        made.append((param, value, _source(ctx, param, source)))
-    return made
+        value = file_value(param, ctx.params[param.name], source != "DEFAULT")
+        values.append((param, value, _source(ctx, param, source)))
+    return values
 
 
 def _source(ctx: typer.Context, param: Parameter, source: str) -> str:
@@ -120,23 +127,26 @@ def _show(command: str, values: _Effective) -> str:
     pairs = []
     for param, value, source in values:
         if value is None:
-            shown = getattr(param, "show_default", None)
-            pairs.append((f"# {key_of(param)}:", shown if isinstance(shown, str) else "none"))
+            default = getattr(param, "show_default", None)
+            pairs.append((f"# {key_of(param)}:", default if isinstance(default, str) else "none"))
         else:
             pairs.append((f"{key_of(param)} = {toml(value)}", f"# {source}"))
     width = max((len(left) for left, _ in pairs), default=0)
     lines += [f"{left:<{width}}  {right}" for left, right in pairs]
-    return "\n".join([*lines, *_strangers(command, values)])
+    return "\n".join([*lines, *_unread_variables(command, values)])
 
 
-def _plain(values: _Effective) -> dict[str, Any]:
+def _json_values(values: _Effective) -> dict[str, Any]:
     return {key_of(param): {"value": value, "from": source} for param, value, source in values}
 
 
-def _strangers(command: str, values: _Effective) -> list[str]:
-    """Environment variables that look as if they were meant for the command, and are not read."""
+def _unread_variables(command: str, values: _Effective) -> list[str]:
+    """Return a comment for each environment variable with the command's prefix that matches no option."""
     prefix = f"{prefix_of(command)}_"
     known = [variable_of(command, param) for param, _, _ in values]
-    strangers = sorted(name for name in os.environ if name.startswith(prefix) and name not in known)
-    near = {name: get_close_matches(name, known, 1) for name in strangers}
-    return [f"# {name} is not read" + (f": did you mean {it[0]}?" if it else "") for name, it in near.items()]
+    unread = sorted(name for name in os.environ if name.startswith(prefix) and name not in known)
+    near = {name: get_close_matches(name, known, 1) for name in unread}
+    return [
+        f"# {name} is not an option's variable" + (f"; did you mean {matches[0]}?" if matches else "")
+        for name, matches in near.items()
+    ]

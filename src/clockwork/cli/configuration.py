@@ -1,10 +1,11 @@
 """Options from one TOML file and from the environment: ``clockwork serve``, ``controller`` and ``worker``.
 
 Rules of the file: it knows no option by name. A command of the class `ConfiguredCommand` has a table of its own name,
-with a key for each option and argument: whatever option is added has its key, and its environment variable, by that.
-Flags go before the environment, that before the file, that before the defaults; Typer does that part.
+with a key for each option and argument. So each new option gets its key and its environment variable from its name.
+Precedence is flags, environment, file, defaults; Typer does that part.
 """
 
+import json
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -13,33 +14,43 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, cast
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperOption
 
-from clockwork.cli.parameters import Parameter, is_set_by_users, key_of, value_for
+from clockwork.errors import InvalidRequestError
+from clockwork.net.address import Address
+from clockwork.units import GIB, KIB, MIB, MICROSECOND, MILLISECOND, SECOND, Bytes
+
+Parameter: TypeAlias = TyperOption | TyperArgument
 
 CONFIG_VARIABLE: Final = "CLOCKWORK_CONFIG"
-"""Environment variable: the file, if no ``--config`` says which."""
+"""Environment variable with the path of the file, if ``--config`` is not given."""
 
-FILE_BYTES_MOST: Final = 1 << 20
-"""A longer file is no configuration."""
+MAX_FILE_BYTES: Final[Bytes] = MIB
+"""Largest configuration file."""
 
+FILE_PARAMETER: Final = "config_file"
+"""Name of the parameter of each command that holds the path of the file."""
+
+_DURATION: Final = "DURATION"
+_SIZE: Final = "SIZE"
+_NONE: Final = "none"
 _FILE: Final = "clockwork.config_file"
-_CHECK: Final = "clockwork.only_check"
+_DRY_RUN: Final = "clockwork.dry_run"
 
 
 class ConfiguredCommand(TyperCommand):
-    """A command whose options may also come from a file and from the environment."""
+    """A command that also takes its options from a file and from the environment."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As Typer makes it."""
+        """Set the prefix of the environment variables; the arguments are Typer's."""
         super().__init__(*args, **kwargs)
         self.context_settings["auto_envvar_prefix"] = prefix_of(self.name or "")
         for param in self.params:
             if not param.envvar:
-                param.show_envvar = False  # type: ignore[attr-defined] # one rule for all is said once
+                param.show_envvar = False  # type: ignore[attr-defined] # the docs give one rule for all variables
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse; what is wrong names the place where it stands."""
+        """Parse; an error names the key or the environment variable that holds the wrong value."""
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
@@ -49,24 +60,51 @@ class ConfiguredCommand(TyperCommand):
             raise
 
 
+# ------------------------------------------------------------------------------------------------ names
+
+
 def prefix_of(command: str) -> str:
-    """``CLOCKWORK_SERVE``: what the environment variables of a command begin with."""
+    """Return the prefix of a command's environment variables, for example ``CLOCKWORK_SERVE``."""
     return f"CLOCKWORK_{command.upper().replace('-', '_')}"
 
 
 def variable_of(command: str, param: Parameter) -> str:
-    """The environment variable of an option."""
+    """Return the environment variable of an option."""
     return f"{prefix_of(command)}_{(param.name or '').upper()}"
 
 
+def key_of(param: Parameter) -> str:
+    """Return the key of an option in a file, for example ``cache-size``."""
+    return (param.name or "").replace("_", "-")
+
+
+def is_configurable(param: Parameter) -> bool:
+    """Whether a file may set it. Hidden options and the path of the file itself are not configurable."""
+    return not getattr(param, "hidden", False) and param.name != FILE_PARAMETER
+
+
+def environment_of_children() -> dict[str, str]:
+    """Return the environment without the variables that configure commands.
+
+    The worker process of ``serve`` is configured by its arguments only.
+    """
+    prefixes = tuple(f"{prefix_of(command)}_" for command in ("serve", "controller", "worker"))
+    return {
+        name: value for name, value in os.environ.items() if name != CONFIG_VARIABLE and not name.startswith(prefixes)
+    }
+
+
+# --------------------------------------------------------------------------------------------- the file
+
+
 def use_file(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Take defaults from the file; a callback of ``--config``, before any other option is looked at.
+    """Take defaults from the file. The callback of ``--config``, which runs before other options are parsed.
 
     Raises:
-        typer.BadParameter: the file is no TOML, or has what no command knows.
+        typer.BadParameter: the file is not valid TOML, or has an unknown table or key.
     """
     if path is not None:
-        known = _configurable(ctx)
+        known = _configurable_commands(ctx)
         tables = read_file(path, known)
         ctx.meta[_FILE] = path
         ctx.default_map = tables.get(ctx.info_name or "", {})
@@ -82,89 +120,91 @@ ConfigFile: TypeAlias = Annotated[
         callback=use_file,
         metavar="FILE",
         show_default="none",
-        help="Take options from this TOML file; see docs/operations.md.",
+        help="TOML file with options; see docs/operations.md.",
     ),
 ]
 
 
 def read_file(path: Path, commands: Mapping[str, "Iterable[Parameter]"]) -> dict[str, dict[str, Any]]:
-    """The tables of a file, each as its command's parameters by name.
+    """Return the tables of a file, each as values by the names of its command's parameters.
 
     Raises:
-        typer.BadParameter: it cannot be read, or has a table, a key, or a kind of value that is not known.
+        typer.BadParameter: the file cannot be read, or has an unknown table or key, or a value of a wrong type.
     """
     tables: dict[str, dict[str, Any]] = {}
-    for table, content in _toml(path).items():
+    for table, content in _read_toml(path).items():
         if table not in commands:
-            hint = _nearest(table, [f"[{name}]" for name in commands], f"[{table}]")
-            what = f"a table [{table}]" if isinstance(content, dict) else f"{table!r} outside of a table"
-            raise _wrong(f"{path}: there is {what}, which nothing reads: {hint}")
+            hint = _suggestion(table, [f"[{name}]" for name in commands], f"[{table}]")
+            what = f"unknown table [{table}]" if isinstance(content, dict) else f"{table!r} is outside of a table"
+            raise _file_error(f"{path}: {what}; {hint}")
         if not isinstance(content, dict):
-            raise _wrong(f"{path}: {table} must be a table: write [{table}], and its keys below")
-        tables[table] = _table(path, table, content, commands[table])
+            raise _file_error(f"{path}: {table} must be a table; write [{table}] and put its keys below")
+        tables[table] = _read_table(path, table, content, commands[table])
     return tables
 
 
-def only_checked(ctx: typer.Context | None = None) -> bool:
-    """Whether the command is to end before it does anything: it is run by ``clockwork config``."""
-    ctx = ctx or _current()
-    return bool(ctx is not None and ctx.meta.get(_CHECK))
+def read_text(path: Path, max_bytes: Bytes) -> str:
+    """Return the content of a UTF-8 file; a byte order mark is skipped.
 
-
-def only_check(ctx: typer.Context) -> None:
-    """Have commands that are invoked in this context end before they do anything."""
-    ctx.meta[_CHECK] = True
+    Raises:
+        InvalidRequestError: the file cannot be read, is larger than ``max_bytes``, or is not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise InvalidRequestError(f"{path} is larger than the limit of {max_bytes} bytes")
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise InvalidRequestError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InvalidRequestError(f"{path} is not UTF-8 text") from None
 
 
 def file_of(ctx: typer.Context) -> Path | None:
-    """The file that was read."""
-    found: Path | None = ctx.meta.get(_FILE)
-    return found
+    """Return the path of the file that was read."""
+    path: Path | None = ctx.meta.get(_FILE)
+    return path
 
 
-def _table(path: Path, table: str, content: dict[str, Any], params: "Iterable[Parameter]") -> dict[str, Any]:
-    known = {key_of(param): param for param in params if is_set_by_users(param)}
+def _read_table(path: Path, table: str, content: dict[str, Any], params: "Iterable[Parameter]") -> dict[str, Any]:
+    known = {key_of(param): param for param in params if is_configurable(param)}
     values: dict[str, Any] = {}
-    for written, value in content.items():
-        key = written.replace("_", "-")
+    for spelling, value in content.items():
+        key = spelling.replace("_", "-")
         if key not in known:
-            raise _wrong(f"{path}: [{table}] has a key {written!r}, which nothing reads: {_nearest(key, known)}")
+            raise _file_error(f"{path}: unknown key {spelling!r} in [{table}]; {_suggestion(key, known)}")
         name = known[key].name or ""
         if name in values:
-            raise _wrong(f"{path}: [{table}] has {key} twice, with a hyphen and with an underscore: keep one")
+            raise _file_error(f"{path}: [{table}] sets {key} twice, with a hyphen and with an underscore; remove one")
         try:
-            values[name] = value_for(known[key], value)
+            values[name] = parser_input(known[key], value)
         except ValueError as error:
-            raise _wrong(f"{path}: [{table}] {written}: {error}") from None
+            raise _file_error(f"{path}: {spelling} in [{table}] {error}") from None
     return values
 
 
-def _toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            data = file.read(FILE_BYTES_MOST + 1)
-        if len(data) > FILE_BYTES_MOST:
-            raise _wrong(f"{path} has more than the {FILE_BYTES_MOST} bytes that are read")
-        return tomllib.loads(data.decode())
-    except OSError as error:
-        raise _wrong(f"{path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise _wrong(f"{path} is no TOML: {error}") from None
+        return tomllib.loads(read_text(path, MAX_FILE_BYTES))
+    except InvalidRequestError as error:
+        raise _file_error(str(error)) from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise _file_error(f"{path} is not valid TOML: {error}") from None
 
 
-def _nearest(found: str, known: Iterable[str], like: str = "") -> str:
-    """What was probably meant."""
+def _suggestion(wrong: str, known: Iterable[str], like: str = "") -> str:
     names = sorted(known)
-    near = get_close_matches(like or found, names, 1)
-    return f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
+    near = get_close_matches(like or wrong, names, 1)
+    return f"did you mean {near[0]}?" if near else f"expected one of: {', '.join(names)}"
 
 
-def _wrong(text: str) -> typer.BadParameter:
+def _file_error(text: str) -> typer.BadParameter:
     return typer.BadParameter(text, param_hint="--config")
 
 
 def _place(ctx: Any, param: Parameter | None) -> str:
-    """Where a value stands that is no flag; empty, if it is one."""
+    """Return the key or the environment variable that set a value; empty for a flag."""
     if param is None:
         return ""
     source = getattr(ctx.get_parameter_source(param.name), "name", "")
@@ -175,22 +215,114 @@ def _place(ctx: Any, param: Parameter | None) -> str:
     return ""
 
 
-def _configurable(ctx: typer.Context) -> dict[str, list[Parameter]]:
-    """The commands that have a table, and what they take."""
+def _configurable_commands(ctx: typer.Context) -> dict[str, list[Parameter]]:
+    """Return the parameters of each command that has a table."""
     commands: Mapping[str, Any] = getattr(ctx.find_root().command, "commands", {})
-    found = {name: it for name, it in commands.items() if isinstance(it, ConfiguredCommand)}
+    found = {name: command for name, command in commands.items() if isinstance(command, ConfiguredCommand)}
     if not found and isinstance(ctx.command, ConfiguredCommand):
         found = {ctx.info_name or "": ctx.command}
-    return {name: cast(list[Parameter], list(it.params)) for name, it in found.items()}
+    return {name: cast(list[Parameter], list(command.params)) for name, command in found.items()}
 
 
-def _current() -> typer.Context | None:
+# --------------------------------------------------------------------------------------------- dry runs
+
+
+def is_dry_run(ctx: typer.Context | None = None) -> bool:
+    """Whether ``clockwork config`` runs the command, which then stops after checking its options."""
+    ctx = ctx or _current_context()
+    return bool(ctx is not None and ctx.meta.get(_DRY_RUN))
+
+
+def set_dry_run(ctx: typer.Context) -> None:
+    """Have commands that are invoked in this context stop after checking their options."""
+    ctx.meta[_DRY_RUN] = True
+
+
+def _current_context() -> typer.Context | None:
     from typer._click.globals import get_current_context
 
     return cast(typer.Context | None, get_current_context(silent=True))
 
 
-def environment_of_children() -> dict[str, str]:
-    """The environment without what configures commands: a child is told by its arguments, and by nothing else."""
-    ours = tuple(f"{prefix_of(command)}_" for command in ("serve", "controller", "worker"))
-    return {name: value for name, value in os.environ.items() if name != CONFIG_VARIABLE and not name.startswith(ours)}
+# ----------------------------------------------------------------------------------------------- values
+
+
+def parser_input(param: Parameter, value: Any) -> Any:
+    """Convert a value from a TOML file to the input of the parameter's own parser.
+
+    Raises:
+        ValueError: the parameter does not take values of that type. The text names the value and the right type.
+    """
+    if param.nargs != 1 or getattr(param, "multiple", False):
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return value
+        raise ValueError(f'is {_shown(value)}; expected an array of strings, for example ["a", "b"]')
+    kind = param.type_descriptor.annotation
+    parsed = param.type_descriptor.parameter_info.parser is not None
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        raise ValueError(f"is {_shown(value)}; expected true or false, without quotes")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not parsed and kind in (int, float):
+        if number and (kind is float or isinstance(value, int)):
+            return value
+        expected = "a whole number" if kind is int else "a number"
+        raise ValueError(f"is {_shown(value)}; expected {expected}, without quotes")
+    if isinstance(value, str):
+        return value
+    if number and param.metavar in (_DURATION, _SIZE):
+        return str(value)
+    raise ValueError(f"is {_shown(value)}; expected a string, in quotes")
+
+
+def file_value(param: Parameter, value: Any, is_set: bool) -> Any:
+    """Convert an effective value to its form in a file; None if a file cannot hold it. ``is_set``: not the default."""
+    match value:
+        case None:
+            return _NONE if is_set and param.type_descriptor.parameter_info.parser is not None else None
+        case bool() | float() | str():
+            return value
+        case Address() | Path():
+            return str(value)
+        case int() if param.metavar == _DURATION:
+            return _duration(value)
+        case int() if param.metavar == _SIZE:
+            return _size(value)
+        case int():
+            return value
+        case list() | tuple():
+            return [file_value(param, item, is_set) for item in value]
+    raise TypeError(f"{key_of(param)} has a value that no file can hold: {value!r}")
+
+
+def toml(value: Any) -> str:
+    """Return a value in TOML."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _duration(nanos: int) -> str:
+    for unit, name in ((SECOND, "s"), (MILLISECOND, "ms"), (MICROSECOND, "us")):
+        if nanos % unit == 0:
+            return f"{nanos // unit}{name}"
+    return f"{nanos // MICROSECOND}.{nanos % MICROSECOND:03}us"
+
+
+def _size(count: int) -> str:
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if count % unit == 0:
+            return f"{count // unit}{name}"
+    return f"{count}B"
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case str() | int() | float() | list():
+            return toml(value) if not isinstance(value, list) or value else "[]"
+        case dict():
+            return "a table"
+    return str(value)

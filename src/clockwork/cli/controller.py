@@ -1,10 +1,10 @@
-"""``clockwork controller``: a controller alone."""
+"""``clockwork controller``: runs a controller without a worker."""
 
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from clockwork.cli.configuration import ConfigFile, only_checked
+from clockwork.cli.configuration import ConfigFile, is_dry_run
 from clockwork.cli.options import (
     DefaultSlo,
     DrainLimit,
@@ -16,15 +16,16 @@ from clockwork.cli.options import (
     MaxBatch,
     MaxJson,
     ModelHistograms,
+    ModelSlos,
     NoProfileCache,
     ProfileCache,
     ProfileSeconds,
     SchedulerName,
     ServeMetrics,
     VerifyBatches,
+    WorkerListen,
     duration,
     examples,
-    worker_address,
 )
 from clockwork.cli.security import (
     AdminTokenFile,
@@ -32,43 +33,31 @@ from clockwork.cli.security import (
     TlsCert,
     TlsClientCa,
     TlsKey,
-    WorkerTlsCa,
-    WorkerTlsCert,
-    WorkerTlsKey,
-    WorkerTokenFile,
+    WorkerPortTlsCa,
+    WorkerPortTlsCert,
+    WorkerPortTlsKey,
+    WorkerPortTokenFile,
 )
-from clockwork.cli.slos import ModelSlos, model_slos
 from clockwork.controller.config import DEFAULT_VERIFIED_SHARE
 from clockwork.http.config import DEFAULT_HTTP
-from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
+from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN
 from clockwork.units import MIB, MILLISECOND, SECOND, Nanos
-
-if TYPE_CHECKING:
-    pass
 
 EXAMPLES: Final = examples(
     "clockwork controller --workers 2 --listen 0.0.0.0:12346 --worker-listen 0.0.0.0:12345",
     "clockwork controller --scheduler my_package.my_module:MyScheduler --slo 25ms",
 )
 
-
-WorkerListen: TypeAlias = Annotated[
-    Address,
-    typer.Option(
-        parser=worker_address,
-        metavar="HOST:PORT",
-        show_default=str(DEFAULT_WORKER_LISTEN),
-        help="Listen here for workers.",
-    ),
+Workers: TypeAlias = Annotated[
+    int, typer.Option(min=1, max=10_000, help="Number of workers to wait for at the start; more may connect later.")
 ]
-Workers: TypeAlias = Annotated[int, typer.Option(min=1, max=10_000, help="Begin with this many; more may come later.")]
 LoadTimeout: TypeAlias = Annotated[
     Nanos,
     typer.Option(
         parser=duration,
         metavar="DURATION",
         show_default="10s",
-        help="Loading ends this long after the last activity.",
+        help="Time without a load after which loading ends and serving begins.",
     ),
 ]
 
@@ -97,46 +86,54 @@ def controller(
     tls_client_ca: TlsClientCa = None,
     inference_token_file: InferenceTokenFile = None,
     admin_token_file: AdminTokenFile = None,
-    worker_tls_cert: WorkerTlsCert = None,
-    worker_tls_key: WorkerTlsKey = None,
-    worker_tls_ca: WorkerTlsCa = None,
-    worker_token_file: WorkerTokenFile = None,
+    worker_tls_cert: WorkerPortTlsCert = None,
+    worker_tls_key: WorkerPortTlsKey = None,
+    worker_tls_ca: WorkerPortTlsCa = None,
+    worker_token_file: WorkerPortTokenFile = None,
     log_level: LogLevel = "info",
     config_file: ConfigFile = None,
     log_format: LogFormat = "human",
 ) -> None:
-    """Run a controller: it waits for workers, lets clients load models, measures them, and serves them.
+    """Run a controller: wait for workers, let clients load models, measure the models, and serve them.
 
-    Loading ends 10 s (--load-timeout) after the last activity, once a client has asked for the first model. Without
-    TLS and tokens all ports are for whoever can reach them: listen on loopback, or in networks that you trust only.
+    After the first load of a model, loading ends when no load has arrived for 10 s (--load-timeout).
+
+    Without TLS and tokens every host that can reach the ports may use them; listen on loopback or in trusted networks
+    only.
     """
-    from clockwork.cli.hosting import FrontEnds, profile_directory, profiling, run_controller
-    from clockwork.cli.lifecycle import start_log
-    from clockwork.cli.security import client_ports, tokens_of, worker_port
-    from clockwork.cli.startup import show_startup
-    from clockwork.controller.config import ControllerConfig, VerifyingConfig
+    from clockwork.cli.controller_process import (
+        FrontEnds,
+        controller_config,
+        profile_directory,
+        run_controller,
+        show_startup,
+    )
+    from clockwork.cli.logs import start_log
+    from clockwork.cli.models import model_slos
+    from clockwork.cli.security import client_ports, read_tokens, worker_port
     from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
 
     config = ControllerHostConfig(
-        listen,
-        worker_listen,
-        ControllerConfig(
+        listen=listen,
+        worker_listen=worker_listen,
+        controller=controller_config(
             workers=workers,
             load_timeout=load_timeout,
-            default_slo=slo,
+            slo=slo,
             model_slos=model_slos(model_slo),
-            profiling=profiling(max_batch, profile_seconds),
-            verifying=VerifyingConfig(verify_batches),
+            max_batch=max_batch,
+            profile_seconds=profile_seconds,
+            verify_batches=verify_batches,
         ),
-        profile_directory(profile_cache, no_profile_cache),
+        profile_cache=profile_directory(profile_cache, no_profile_cache),
         **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),
         worker_tls=worker_port(worker_tls_cert, worker_tls_key, worker_tls_ca),
-        worker_tokens=tokens_of(worker_token_file),
+        worker_tokens=read_tokens(worker_token_file),
     )
-    ends = FrontEnds(http, grpc, metrics, model_histograms, max_json)
+    ends = FrontEnds(http=http, grpc=grpc, metrics=metrics, model_histograms=model_histograms, max_json=max_json)
     policy = make_scheduler(scheduler)
-    if only_checked():
+    if is_dry_run():
         return
     console = start_log(log_level, log_format)
 

@@ -1,7 +1,7 @@
-"""Files as a model's inputs: .npy, .json, and images.
+"""Reads a model's inputs from files: .npy, .json, and images.
 
-Rules of the file: what the model says of an input decides the array's type and rank. Numbers are converted where
-nothing but precision is lost; a missing batch dimension is added. Errors name the file.
+Rules of the file: the model's description of an input decides the array's type and rank. Numbers are converted if the
+conversion loses only precision. A missing batch dimension is added. Errors name the file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,57 +17,57 @@ from clockwork.messages.requests import ModelSummary
 from clockwork.messages.tensors import Datatype, TensorInfo
 
 IMAGES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-"""What Pillow is asked to read."""
+"""Suffixes of files that Pillow reads."""
 
 CHANNELS: Final = {1: "L", 3: "RGB", 4: "RGBA"}
-"""Pillow's modes by the number of channels that a model takes."""
+"""Pillow's mode by the number of channels of the input."""
 
 
 def read_inputs(model: ModelSummary, files: Sequence[str]) -> dict[str, Array]:
-    """All inputs of a model from files, each given as ``FILE`` or ``NAME=FILE``.
+    """Read all inputs of a model from files, each named as ``FILE`` or ``NAME=FILE``.
 
     Raises:
         InvalidRequestError: a file cannot be read or does not fit, or an input is missing or given twice.
     """
-    wanted = {info.name: info for info in model.inputs}
+    infos = {info.name: info for info in model.inputs}
     arrays: dict[str, Array] = {}
-    for given in files:
-        name, path = _split(given, wanted)
-        for key, value in _read(path, name, wanted).items():
+    for text in files:
+        name, path = _split(text, infos)
+        for key, value in _read(path, name, infos).items():
             if key in arrays:
-                raise InvalidRequestError(f"input {key!r} is given twice")
+                raise InvalidRequestError(f"input {key!r} is given twice; give each input once")
             arrays[key] = value
     missing = [info.describe() for info in model.inputs if info.name not in arrays]
     if missing:
-        raise InvalidRequestError(f"{model.name} also needs {', '.join(missing)}: add --input NAME=FILE")
+        raise InvalidRequestError(f"inputs are missing: {', '.join(missing)}; add --input NAME=FILE for each")
     return arrays
 
 
-def _split(given: str, wanted: Mapping[str, TensorInfo]) -> tuple[str, Path]:
-    """``NAME=FILE``, unless the whole is a file."""
-    name, equals, rest = given.partition("=")
-    if not equals or Path(given).exists():
-        return "", Path(given)
-    _known(name, wanted)
+def _split(text: str, infos: Mapping[str, TensorInfo]) -> tuple[str, Path]:
+    """Split ``NAME=FILE``; text that is an existing path is a path without a name."""
+    name, equals, rest = text.partition("=")
+    if not equals or Path(text).exists():
+        return "", Path(text)
+    _info(name, infos)
     return name, Path(rest)
 
 
-def _known(name: str, wanted: Mapping[str, TensorInfo]) -> TensorInfo:
-    info = wanted.get(name)
+def _info(name: str, infos: Mapping[str, TensorInfo]) -> TensorInfo:
+    info = infos.get(name)
     if info is None:
-        raise InvalidRequestError(f"the model has no input {name!r}; it has {', '.join(wanted)}")
+        raise InvalidRequestError(f"input {name!r} is unknown; the model takes {', '.join(infos)}")
     return info
 
 
-def _read(path: Path, name: str, wanted: Mapping[str, TensorInfo]) -> dict[str, Array]:
+def _read(path: Path, name: str, infos: Mapping[str, TensorInfo]) -> dict[str, Array]:
     suffix = path.suffix.lower()
     if suffix == ".json":
         content = _json(path)
         if not name and isinstance(content, dict):
-            return {key: _fitted(_known(key, wanted), data, path) for key, data in _by_name(content, path).items()}
-        info = _meant(name, wanted, path)
+            return {key: _fitted(_info(key, infos), data, path) for key, data in _by_name(content, path).items()}
+        info = _named_or_only(name, infos, path)
         return {info.name: _fitted(info, content, path)}
-    info = _meant(name, wanted, path)
+    info = _named_or_only(name, infos, path)
     if suffix == ".npy":
         try:
             return {info.name: _fitted(info, np.load(path, allow_pickle=False), path)}
@@ -75,20 +75,22 @@ def _read(path: Path, name: str, wanted: Mapping[str, TensorInfo]) -> dict[str, 
             raise _unreadable(path, error) from None
     if suffix in IMAGES:
         return {info.name: _image(info, path)}
-    raise InvalidRequestError(f"{path}: give a .npy, a .json or an image ({', '.join(IMAGES)})")
+    raise InvalidRequestError(f"{path} has an unknown suffix; give a .npy, a .json or an image ({', '.join(IMAGES)})")
 
 
-def _meant(name: str, wanted: Mapping[str, TensorInfo], path: Path) -> TensorInfo:
+def _named_or_only(name: str, infos: Mapping[str, TensorInfo], path: Path) -> TensorInfo:
     if name:
-        return wanted[name]
-    if len(wanted) != 1:
-        raise InvalidRequestError(f"which input is {path}? The model has {', '.join(wanted)}: write NAME={path}")
-    return next(iter(wanted.values()))
+        return infos[name]
+    if len(infos) != 1:
+        raise InvalidRequestError(
+            f"input of {path} is ambiguous; the model takes {', '.join(infos)}: write NAME={path}"
+        )
+    return next(iter(infos.values()))
 
 
 def _unreadable(path: Path, error: Exception) -> InvalidRequestError:
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return InvalidRequestError(f"{path} cannot be read: {reason}")
+    return InvalidRequestError(f"cannot read {path}: {reason}")
 
 
 def _json(path: Path) -> Any:
@@ -99,26 +101,26 @@ def _json(path: Path) -> Any:
 
 
 def _by_name(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """An object of lists by name, or an Open Inference Protocol v2 request."""
+    """Return the data by input, from an object of lists or from an Open Inference Protocol v2 request."""
     tensors = content.get("inputs")
-    if not (isinstance(tensors, list) and tensors and all(isinstance(it, dict) for it in tensors)):
+    if not (isinstance(tensors, list) and tensors and all(isinstance(tensor, dict) for tensor in tensors)):
         return content
     try:
-        return {it["name"]: np.asarray(it["data"]).reshape(it["shape"]) for it in tensors}
+        return {tensor["name"]: np.asarray(tensor["data"]).reshape(tensor["shape"]) for tensor in tensors}
     except KeyError as error:
         raise InvalidRequestError(
-            f"{path}: an input without {error}; each has name, shape, datatype and data"
+            f"{path}: an input has no {error}; each needs name, shape, datatype and data"
         ) from None
     except (TypeError, ValueError) as error:
         raise _misfit(path, error) from None
 
 
 def _misfit(path: Path, error: Exception) -> InvalidRequestError:
-    return InvalidRequestError(f"{path} holds no tensor: {error}")
+    return InvalidRequestError(f"{path} does not hold a tensor: {error}")
 
 
 def _fitted(info: TensorInfo, data: Any, path: Path) -> Array:
-    """The data with the input's type, and its batch dimension."""
+    """Return the data as an array of the input's type, with a batch dimension."""
     try:
         array = np.asarray(data)
     except ValueError as error:
@@ -134,7 +136,7 @@ def _converted(info: TensorInfo, array: Array, path: Path) -> Array:
     dtype = dtype_of(info.datatype)
     integers = array.dtype.kind in "iu" and dtype.kind in "iu"
     if array.size and not (_holds(dtype, array) if integers else np.can_cast(array.dtype, dtype, "same_kind")):
-        raise InvalidRequestError(f"{path} holds {_range(array)}; the input is {info.describe()}: convert it")
+        raise InvalidRequestError(f"{path} holds {_range(array)}; the input is {info.describe()}, convert the file")
     return array.astype(dtype)
 
 
@@ -151,7 +153,9 @@ def _image(info: TensorInfo, path: Path) -> Array:
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
-        raise InvalidRequestError("images need the package pillow: pip install pillow, or give a .npy") from None
+        raise InvalidRequestError(
+            "images need Pillow, which is not installed; run: pip install pillow, or give a .npy"
+        ) from None
     channels, height, width, channels_first = _layout(info, path)
     try:
         with Image.open(path) as opened:
@@ -168,11 +172,11 @@ def _image(info: TensorInfo, path: Path) -> Array:
 
 
 def _layout(info: TensorInfo, path: Path) -> tuple[int, int, int, bool]:
-    """Channels, height, width, and whether channels come first (N, C, H, W) or last (N, H, W, C)."""
+    """Return channels, height, width, and whether the channels come first (N, C, H, W) or last (N, H, W, C)."""
     if len(info.shape) == 4 and info.datatype != Datatype.BYTES:
         _, first, second, third = info.shape
         if first in CHANNELS:
             return first, second, third, True
         if third in CHANNELS:
             return third, first, second, False
-    raise InvalidRequestError(f"{path} is an image, and the input {info.describe()} takes none: give a .npy or a .json")
+    raise InvalidRequestError(f"{path} is an image, which input {info.describe()} cannot take; give a .npy or a .json")

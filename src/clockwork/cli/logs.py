@@ -1,7 +1,7 @@
-"""The log: lines for people, or JSON for programs; on stderr.
+"""The log on stderr: text lines for people, or JSON lines for programs.
 
-Rules of the file: with JSON nothing else comes on stderr, whoever speaks: warnings, what nobody has caught, the last
-line of a command that fails. It is the logging module and one formatter.
+Rules of the file: in JSON mode every line of stderr is a JSON document. That includes warnings, uncaught errors, and
+the last line of a command that fails. It uses the logging module and one formatter.
 """
 
 import json
@@ -12,76 +12,96 @@ import threading
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from clockwork import log_writer
+from clockwork import __version__, log_writer
 from clockwork.host.telling import about
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 HUMAN: Final = "human"
 JSON: Final = "json"
 
-_log = logging.getLogger("clockwork.cli")
-_wanted = HUMAN
+log = logging.getLogger("clockwork.cli")
+_format = HUMAN
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON: ts (UTC, ISO 8601), level, logger, event, message, fields, exception."""
+    """Formats a record as one line of JSON: ts (UTC, ISO 8601), level, logger, event, message, fields, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """See the class."""
-        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
-        made: dict[str, Any] = {
-            "ts": moment.replace("+00:00", "Z"),
+        """Return the line, without a newline."""
+        now = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
+        line: dict[str, Any] = {
+            "ts": now.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": getattr(record, "event", "log"),
             "message": record.getMessage(),
         }
-        made |= {key: value for key, value in getattr(record, "fields", {}).items() if key not in made}
+        line |= {key: value for key, value in getattr(record, "fields", {}).items() if key not in line}
         if record.exc_info:
-            made["exception"] = self.formatException(record.exc_info)
+            line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
-            made["stack"] = record.stack_info
-        return json.dumps(made, default=str)
+            line["stack"] = record.stack_info
+        return json.dumps(line, default=str)
 
 
-def want(log_format: str) -> None:
-    """From now on, what is said is said in this format."""
-    global _wanted  # noqa: PLW0603 - there is one stderr
-    _wanted = log_format
+def set_format(log_format: str) -> None:
+    """Use this format for errors that `report` writes from now on."""
+    global _format  # noqa: PLW0603 - a process has one stderr
+    _format = log_format
 
 
-def wants_json() -> bool:
-    """Whether stderr is for JSON only."""
-    return _wanted == JSON
+def is_json() -> bool:
+    """Whether stderr takes JSON only."""
+    return _format == JSON
 
 
-def say(line: str) -> None:
-    """An error, whether the log has begun or not."""
-    if wants_json():
-        record = logging.LogRecord(_log.name, logging.ERROR, "", 0, line, None, None)
+def report(error: str) -> None:
+    """Write an error to stderr, whether or not the log has been started."""
+    if is_json():
+        record = logging.LogRecord(log.name, logging.ERROR, "", 0, error, None, None)
         record.event = "failed"
-        line = JsonFormatter().format(record)
-    with suppress(OSError):  # nobody reads it: there is nobody to tell
-        print(line, file=sys.stderr, flush=True)
+        error = JsonFormatter().format(record)
+    with suppress(OSError):  # stderr is closed: the error cannot be reported
+        print(error, file=sys.stderr, flush=True)
 
 
-def queued(formatter: logging.Formatter) -> None:
-    """Write stdout and stderr from threads from now on, so that nothing waits for their reader."""
+def start_log(level: str, log_format: str) -> "Console":
+    """Start the log on stderr; returns the console for progress bars, which draws nothing in JSON mode.
 
-    def notice(count: int) -> str:
-        text = f"{count} lines of the log were dropped: nobody read it"
-        record = logging.LogRecord(_log.name, logging.WARNING, "", 0, text, None, None)
-        record.__dict__.update(about("log_lines_dropped", count=count))
-        return formatter.format(record) + "\n"
+    On a terminal, lines for people go through the console, which keeps them clear of a progress bar.
+    """
+    from rich.console import Console
 
-    log_writer.install(notice)
+    console = Console(stderr=True, force_terminal=False if log_format == JSON else None)
+    if log_format == JSON:
+        _start_json(level)
+    else:
+        plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
+        _write_from_threads(plain)
+        handler: logging.Handler = logging.StreamHandler()
+        if console.is_terminal:
+            from rich.logging import RichHandler
+
+            handler = RichHandler(console=console, show_path=False, log_time_format="[%X]")
+            handler.setFormatter(logging.Formatter("%(message)s"))
+        else:
+            handler.setFormatter(plain)
+        logging.basicConfig(level=level.upper(), handlers=[handler])
+    if level == "info":  # no lines for each client that connects or disconnects
+        for name in ("asyncio", "clockwork.link"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+    log.info("clockwork %s begins", __version__, extra=about("start", version=__version__, pid=os.getpid()))
+    return console
 
 
-def start_json(level: str) -> None:
-    """Write the log as JSON, and what would be written beside it, too."""
+def _start_json(level: str) -> None:
+    """Log JSON, and turn everything else that Python writes to stderr into JSON."""
     formatter = JsonFormatter()
-    queued(formatter)
+    _write_from_threads(formatter)
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -92,9 +112,21 @@ def start_json(level: str) -> None:
     sys.unraisablehook = _unraisable
 
 
+def _write_from_threads(formatter: logging.Formatter) -> None:
+    """Write stdout and stderr from threads from now on, so that a slow reader blocks nothing."""
+
+    def dropped_line(count: int) -> str:
+        text = f"{count} log lines were dropped because nothing read the log"
+        record = logging.LogRecord(log.name, logging.WARNING, "", 0, text, None, None)
+        record.__dict__.update(about("log_lines_dropped", count=count))
+        return formatter.format(record) + "\n"
+
+    log_writer.install(dropped_line)
+
+
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if not issubclass(kind, KeyboardInterrupt):
-        _log.critical("internal error: %s: %s", kind.__name__, error, exc_info=(kind, error, trace))
+        log.critical("internal error: %s: %s", kind.__name__, error, exc_info=(kind, error, trace))
 
 
 def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
@@ -104,4 +136,4 @@ def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
 
 def _unraisable(args: "sys.UnraisableHookArgs") -> None:
     error = args.exc_value
-    _log.error("%s: %r", args.err_msg or "ignored", args.object, exc_info=error if error is not None else False)
+    log.error("%s: %r", args.err_msg or "ignored", args.object, exc_info=error if error is not None else False)

@@ -1,13 +1,17 @@
-"""What executes models: ``--runtime``.
+"""The runtimes and devices that ``--runtime`` and ``--device`` choose.
 
-Rules of the file: PyTorch is an extra. It is looked for without importing it, and imported by whom it is for.
+Rules of the file: PyTorch and NVIDIA's libraries are extras. They are imported only when a runtime that needs them is
+made; `check_torch` looks for PyTorch without importing it. All memory of a GPU goes to one runtime, because the weights
+cache is one account of that memory. So the runtime of a worker on GPUs is known before the worker starts.
 """
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
+from msgspec import Struct
 
 from clockwork.units import Bytes
 
@@ -15,48 +19,78 @@ if TYPE_CHECKING:
     from clockwork.runtimes.base import Runtime
     from clockwork.runtimes.batching import BatchingOptions
 
-RUNTIMES: Final = ("auto", "onnx", "torch")
-
 HOW_TO_INSTALL: Final = "pip install 'clockwork-serve[torch]'"
 
-
-def runtime_name(value: str) -> str:
-    """One of `RUNTIMES`."""
-    if value not in RUNTIMES:
-        raise typer.BadParameter(f"{value!r} is none of {', '.join(RUNTIMES)}")
-    return value
+PINNED_SHARE: Final = 0.5
+"""Default share of the available host memory that may be pinned for weights."""
 
 
-RuntimeName: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--runtime",
-        parser=runtime_name,
-        metavar="RUNTIME",
-        help="What executes models: auto (PyTorch those in .pt2 files, ONNX Runtime the others), onnx or torch.",
-    ),
-]
+class DeviceOptions(Struct, frozen=True):
+    """Kind of the devices, and sizes that only GPUs have; a size is None if its option is not given."""
 
+    kind: str = "cpu"
+    pinned: Bytes | None = None
+    workspace: Bytes | None = None
+    io: Bytes | None = None
 
-AllowCompiled: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--allow-compiled",
-        help="Accept .pt2 files with compiled code (clockwork export --compile): it is executed as it is.",
-    ),
-]
+    @property
+    def on_gpus(self) -> bool:
+        """Whether the devices are GPUs."""
+        return self.kind == "cuda"
+
+    def check(self, threads_per_device: int = 1, emulated: bool = False) -> None:
+        """Check that the options fit together.
+
+        Raises:
+            typer.BadParameter: two options contradict each other.
+        """
+        if not self.on_gpus:
+            if sizes := self._sizes():
+                option = next(iter(sizes))
+                raise typer.BadParameter(f"{option} needs --device cuda", param_hint=option)
+            return
+        if emulated:
+            raise typer.BadParameter(
+                "emulated devices are not GPUs; leave out --device or --emulate", param_hint="--device"
+            )
+        if threads_per_device != 1:
+            raise typer.BadParameter(
+                f"{threads_per_device} threads per device are not possible on GPUs; leave out the option",
+                param_hint="--threads-per-device",
+            )
+
+    def check_runtime(self, name: str) -> None:
+        """Check that a runtime uses all sizes that are given.
+
+        Raises:
+            typer.BadParameter: the runtime ignores one of them.
+        """
+        for option in self._sizes():
+            if name == "onnx" and option != "--workspace-size":
+                raise typer.BadParameter(
+                    f"{option} has no effect on ONNX Runtime; leave out the option", param_hint=option
+                )
+
+    def arguments(self) -> list[str]:
+        """Return the same options as arguments of ``clockwork worker``."""
+        return [f"--device={self.kind}", *(f"{name}={value}" for name, value in self._sizes().items())]
+
+    def _sizes(self) -> dict[str, Bytes]:
+        """Return the sizes that are given, by option."""
+        sizes = {"--pinned-size": self.pinned, "--workspace-size": self.workspace, "--io-size": self.io}
+        return {name: value for name, value in sizes.items() if value is not None}
 
 
 def check_torch() -> None:
-    """Whether PyTorch is installed.
+    """Check that PyTorch is installed.
 
     Raises:
-        InvalidRequestError: it is not.
+        InvalidRequestError: PyTorch is not installed.
     """
     from clockwork.errors import InvalidRequestError
 
     if find_spec("torch") is None:
-        raise InvalidRequestError(f"PyTorch is not installed: {HOW_TO_INSTALL}")
+        raise InvalidRequestError(f"PyTorch is not installed; run: {HOW_TO_INSTALL}")
 
 
 def make_runtime(
@@ -67,12 +101,13 @@ def make_runtime(
     allow_compiled: bool = False,
     batching: "BatchingOptions | None" = None,
 ) -> "Runtime":
-    """The runtime for CPU devices that ``--runtime`` names; ``cache`` is for ONNX Runtime's prepared models.
+    """Return the runtime for CPU devices that ``--runtime`` names.
 
-    ``allow_compiled``: PyTorch programs may have compiled code in them. ``batching``: what was said of single models.
+    ``cache`` is the directory for ONNX Runtime's optimised models. ``allow_compiled``: PyTorch programs may contain
+    compiled code.
 
     Raises:
-        InvalidRequestError: it is not installed.
+        InvalidRequestError: the runtime is not installed.
     """
     from clockwork.errors import InvalidModelError
     from clockwork.runtimes.by_file import RuntimeByFile
@@ -86,7 +121,7 @@ def make_runtime(
     def torch_for_a_model() -> "Runtime":
         if find_spec("torch") is None:
             raise InvalidModelError(
-                f"it is an exported PyTorch program, and PyTorch is not installed on the worker: {HOW_TO_INSTALL}"
+                f"the model is a PyTorch program, and PyTorch is not installed on the worker; run: {HOW_TO_INSTALL}"
             )
         return torch()
 
@@ -96,3 +131,64 @@ def make_runtime(
 
     onnx = OnnxRuntime(threads, cache, cache_bytes, batching)
     return onnx if name == "onnx" else RuntimeByFile(onnx, torch_for_a_model)
+
+
+def runtime_on_gpus(name: str, paths: Iterable[Path]) -> str:
+    """Return the runtime for models on GPUs; for ``auto``, the one that executes all models at ``paths``.
+
+    Raises:
+        typer.BadParameter: the models need two runtimes, or there are no paths to choose by.
+    """
+    from clockwork.runtimes.by_file import is_program
+
+    if name != "auto":
+        return name
+    found = sorted({"torch" if is_program(path) else "onnx" for path in paths})
+    if len(found) == 1:
+        return found[0]
+    why = "these models need both" if found else "a worker does not know its models when it starts"
+    raise typer.BadParameter(
+        f"all memory of a GPU goes to one runtime, and {why}; give onnx or torch, and run one worker for each",
+        param_hint="--runtime",
+    )
+
+
+def make_runtime_on_gpus(
+    name: str,
+    devices: int,
+    options: DeviceOptions,
+    cache_size: Bytes | None,
+    page_size: Bytes,
+    max_batch: int,
+    model_cache: tuple[Path | None, Bytes | None] = (None, None),
+    batching: "BatchingOptions | None" = None,
+) -> "tuple[Runtime, Bytes]":
+    """Return the runtime for GPUs, which takes all of their memory, and the size of each GPU's weights cache.
+
+    Raises:
+        InvalidRequestError: the runtime is not installed, or the GPUs do not exist.
+    """
+    from clockwork.cli.process import set_library_caches
+
+    set_library_caches()
+    if name == "onnx":
+        from clockwork.runtimes import nvidia
+        from clockwork.runtimes.onnx.cuda import WORKSPACE_BYTES, OnnxCudaRuntime, cache_bytes_of
+        from clockwork.runtimes.onnx.gpus import CudaGpus, check_build
+
+        check_build()
+        gpus = nvidia.check(nvidia.look(), devices)
+        workspace = WORKSPACE_BYTES if options.workspace is None else options.workspace
+        cache = cache_bytes_of(gpus, workspace, page_size) if cache_size is None else cache_size
+        onnx = OnnxCudaRuntime(CudaGpus(devices, gpus[0].name), cache, workspace, *model_cache, batching)
+        return onnx, onnx.cache_bytes
+
+    check_torch()
+    from clockwork.host.sizing import available_bytes
+    from clockwork.runtimes.torch.cuda.runtime import CudaRuntime
+
+    pinned = int(available_bytes() * PINNED_SHARE) if options.pinned is None else options.pinned
+    sizes = {"workspace_bytes": options.workspace, "io_bytes": options.io}
+    given_sizes: dict[str, Any] = {key: value for key, value in sizes.items() if value is not None}
+    torch = CudaRuntime(devices, page_size, cache_size, pinned, max_batch=max_batch, batching=batching, **given_sizes)
+    return torch, torch.cache_bytes

@@ -1,7 +1,7 @@
-"""Options for TLS and tokens, and what they come to.
+"""Options for TLS and tokens, and the settings that they stand for.
 
-Rules of the file: a secret is in a file or in the environment, never on a command line, which everybody on the host can
-read; it is in no message either.
+Rules of the file: a secret is in a file or in the environment. It is never on a command line, which every user of the
+host can read, and never in a message.
 """
 
 import os
@@ -18,13 +18,13 @@ from clockwork.net.tls import ServerTls, all_or_none, client_tls, server_tls
 from clockwork.units import MIB, Bytes
 
 TOKEN_VARIABLE: Final = "CLOCKWORK_TOKEN"
-"""Environment variable: the token of a client, if no file is given."""
+"""Environment variable with a client's token, if ``--token-file`` is not given."""
 
 WORKER_TOKEN_VARIABLE: Final = "CLOCKWORK_WORKER_TOKEN"
-"""Environment variable: the token of a worker, if no file is given; ``serve`` passes its child one in it."""
+"""Environment variable with a worker's token; ``serve`` passes a token to its worker process in it."""
 
-TOKEN_FILE_BYTES_MAX: Final[Bytes] = 16 * MIB
-"""Of a file of tokens."""
+MAX_TOKEN_FILE_BYTES: Final[Bytes] = 16 * MIB
+"""Largest file of tokens."""
 
 
 def _file(name: str, help: str, variable: str = "") -> typer.models.OptionInfo:
@@ -34,54 +34,70 @@ def _file(name: str, help: str, variable: str = "") -> typer.models.OptionInfo:
     return option
 
 
+# Ports of a controller for clients: serve and controller.
 TlsCert: TypeAlias = Annotated[
     Path | None, _file("--tls-cert", "Certificate (PEM, with its chain) of the ports for clients.")
 ]
-TlsKey: TypeAlias = Annotated[Path | None, _file("--tls-key", "Key of --tls-cert (PEM, no passphrase).")]
+TlsKey: TypeAlias = Annotated[Path | None, _file("--tls-key", "Key of --tls-cert (PEM, without a passphrase).")]
 TlsClientCa: TypeAlias = Annotated[
-    Path | None, _file("--tls-client-ca", "Clients must show a certificate that one of these authorities has signed.")
+    Path | None,
+    _file("--tls-client-ca", "Certificate authorities (PEM); clients must present a certificate signed by one."),
 ]
 InferenceTokenFile: TypeAlias = Annotated[
-    Path | None, _file("--inference-token-file", "Tokens, one a line, that are good for inference and reading.")
+    Path | None,
+    _file("--inference-token-file", "File of tokens, one per line, that permit inference and reading."),
 ]
 AdminTokenFile: TypeAlias = Annotated[
-    Path | None, _file("--admin-token-file", "Tokens, one a line, that are good for everything.")
+    Path | None, _file("--admin-token-file", "File of tokens, one per line, that permit everything.")
 ]
-WorkerTlsCert: TypeAlias = Annotated[
+
+# The port of a controller for workers: controller.
+WorkerPortTlsCert: TypeAlias = Annotated[
     Path | None, _file("--worker-tls-cert", "Certificate (PEM) of the port for workers.")
 ]
-WorkerTlsKey: TypeAlias = Annotated[Path | None, _file("--worker-tls-key", "Its key.")]
+WorkerPortTlsKey: TypeAlias = Annotated[Path | None, _file("--worker-tls-key", "Key of --worker-tls-cert (PEM).")]
+WorkerPortTlsCa: TypeAlias = Annotated[
+    Path | None,
+    _file("--worker-tls-ca", "Certificate authorities (PEM); workers must present a certificate signed by one."),
+]
+WorkerPortTokenFile: TypeAlias = Annotated[
+    Path | None, _file("--worker-token-file", "File of tokens, one per line; a worker must present one of them.")
+]
+
+# The connection of a worker to its controller: worker.
+WorkerTlsCert: TypeAlias = Annotated[
+    Path | None, _file("--tls-cert", "Certificate (PEM) to present to the controller.")
+]
+WorkerTlsKey: TypeAlias = Annotated[Path | None, _file("--tls-key", "Key of --tls-cert (PEM).")]
 WorkerTlsCa: TypeAlias = Annotated[
-    Path | None, _file("--worker-tls-ca", "Workers must show a certificate that one of these authorities has signed.")
+    Path | None,
+    _file("--tls-ca", "Certificate authorities (PEM), one of which signed the controller's certificate."),
 ]
 WorkerTokenFile: TypeAlias = Annotated[
-    Path | None, _file("--worker-token-file", "Tokens, one a line; a worker must have one of them.")
-]
-OwnTlsCert: TypeAlias = Annotated[
-    Path | None, _file("--tls-cert", "Certificate (PEM) to show to the controller.", "CLOCKWORK_TLS_CERT")
-]
-OwnTlsKey: TypeAlias = Annotated[Path | None, _file("--tls-key", "Its key.", "CLOCKWORK_TLS_KEY")]
-WorkerOwnTlsCert: TypeAlias = Annotated[
-    Path | None, _file("--tls-cert", "Certificate (PEM) to show to the controller.")
-]
-WorkerOwnTlsKey: TypeAlias = Annotated[Path | None, _file("--tls-key", "Its key.")]
-WorkerOwnTlsCa: TypeAlias = Annotated[
-    Path | None, _file("--tls-ca", "One of these authorities (PEM) signed for the controller.")
-]
-TlsCa: TypeAlias = Annotated[
     Path | None,
-    _file("--tls-ca", "Use TLS; one of these authorities (PEM) signed for the controller.", "CLOCKWORK_TLS_CA"),
+    _file("--token-file", f"File with the token that the controller requires; or set ${WORKER_TOKEN_VARIABLE}."),
 ]
-TokenFile: TypeAlias = Annotated[
-    Path | None, _file("--token-file", f"The token, for a controller that wants one; or ${TOKEN_VARIABLE}.")
+
+# The connection of a client: load, ls, infer, status, load-test.
+ClientTlsCa: TypeAlias = Annotated[
+    Path | None,
+    _file(
+        "--tls-ca",
+        "Use TLS and trust these certificate authorities (PEM) to sign the controller's certificate.",
+        "CLOCKWORK_TLS_CA",
+    ),
 ]
-WorkerOwnTokenFile: TypeAlias = Annotated[
-    Path | None, _file("--token-file", f"The token, for a controller that wants one; or ${WORKER_TOKEN_VARIABLE}.")
+ClientTlsCert: TypeAlias = Annotated[
+    Path | None, _file("--tls-cert", "Certificate (PEM) to present to the controller.", "CLOCKWORK_TLS_CERT")
+]
+ClientTlsKey: TypeAlias = Annotated[Path | None, _file("--tls-key", "Key of --tls-cert (PEM).", "CLOCKWORK_TLS_KEY")]
+ClientTokenFile: TypeAlias = Annotated[
+    Path | None, _file("--token-file", f"File with the token that the controller requires; or set ${TOKEN_VARIABLE}.")
 ]
 
 
-class Caller(NamedTuple):
-    """How somebody who dials shows who it is, and whom it trusts; files, as they were given."""
+class Credentials(NamedTuple):
+    """The files by which a client identifies itself and the controller, as the options name them."""
 
     tls_ca: Path | None = None
     tls_cert: Path | None = None
@@ -90,33 +106,33 @@ class Caller(NamedTuple):
     token_variable: str = TOKEN_VARIABLE
 
     def arguments(self) -> dict[str, Any]:
-        """``tls`` and ``token``, as whoever dials takes them.
+        """Return the arguments ``tls`` and ``token`` of `clockwork.client.Client`.
 
         Raises:
-            InvalidRequestError: a file is missing, or not what it should be.
+            InvalidRequestError: an option or a file is missing, or a file has wrong content.
         """
-        own = all_or_none({"--tls-cert": self.tls_cert, "--tls-key": self.tls_key})
-        if own and self.tls_ca is None:
-            raise InvalidRequestError("--tls-ca is missing: without it there is no TLS to show --tls-cert in")
+        has_certificate = all_or_none({"--tls-cert": self.tls_cert, "--tls-key": self.tls_key})
+        if has_certificate and self.tls_ca is None:
+            raise InvalidRequestError("--tls-cert needs --tls-ca")
         tls = None if self.tls_ca is None else client_tls(self.tls_ca, self.tls_cert, self.tls_key)
         return {"tls": tls, "token": self.token()}
 
     def token(self) -> str:
-        """From the file or the environment; none is empty.
+        """Return the token from the file or the environment; empty if there is none.
 
         Raises:
-            InvalidRequestError: the file cannot be read, or has another number of tokens than one.
+            InvalidRequestError: the file cannot be read, or does not have exactly one token.
         """
         if self.token_file is None:
             return os.environ.get(self.token_variable, "")
-        found = read_token_file(self.token_file)
-        if len(found) != 1:
-            raise InvalidRequestError(f"{self.token_file} has {len(found)} tokens; one is wanted here")
-        return found[0]
+        tokens = read_token_file(self.token_file)
+        if len(tokens) != 1:
+            raise InvalidRequestError(f"{self.token_file} has {len(tokens)} tokens; keep exactly one")
+        return tokens[0]
 
 
 class ClientPorts(TypedDict):
-    """What a `ControllerHostConfig` says of the ports for clients."""
+    """Fields of a `ControllerHostConfig` that secure the ports for clients."""
 
     tls: ServerTls | None
     access: Access
@@ -129,24 +145,24 @@ def client_ports(
     inference_token_file: Path | None,
     admin_token_file: Path | None,
 ) -> ClientPorts:
-    """What the options say about the ports for clients.
+    """Read the files that secure the ports for clients.
 
     Raises:
-        InvalidRequestError: a file is missing, or not what it should be.
+        InvalidRequestError: an option or a file is missing, or a file has wrong content.
     """
     tls = None
     if all_or_none({"--tls-cert": tls_cert, "--tls-key": tls_key}) and tls_cert is not None and tls_key is not None:
         tls = server_tls(tls_cert, tls_key, tls_client_ca)
     elif tls_client_ca is not None:
-        raise InvalidRequestError("--tls-cert, --tls-key missing: without TLS nobody can show --tls-client-ca anything")
-    return ClientPorts(tls=tls, access=Access(tokens_of(inference_token_file), tokens_of(admin_token_file)))
+        raise InvalidRequestError("--tls-client-ca needs --tls-cert and --tls-key")
+    return ClientPorts(tls=tls, access=Access(read_tokens(inference_token_file), read_tokens(admin_token_file)))
 
 
 def worker_port(cert: Path | None, key: Path | None, ca: Path | None) -> ServerTls | None:
-    """What the options say about the port for workers.
+    """Read the files that secure the port for workers; None if it is not secured.
 
     Raises:
-        InvalidRequestError: a file is missing, or not what it should be.
+        InvalidRequestError: an option or a file is missing, or a file has wrong content.
     """
     files = {"--worker-tls-cert": cert, "--worker-tls-key": key, "--worker-tls-ca": ca}
     if not all_or_none(files) or cert is None or key is None:
@@ -157,52 +173,52 @@ def worker_port(cert: Path | None, key: Path | None, ca: Path | None) -> ServerT
 def worker_link(
     cert: Path | None, key: Path | None, ca: Path | None, token_file: Path | None
 ) -> tuple[ssl.SSLContext | None, str]:
-    """TLS and token of a worker; on its link both sides show a certificate.
+    """Return the TLS context and the token of a worker; with TLS both ends of its link present a certificate.
 
     Raises:
-        InvalidRequestError: a file is missing, or not what it should be.
+        InvalidRequestError: an option or a file is missing, or a file has wrong content.
     """
     tls = None
     if all_or_none({"--tls-cert": cert, "--tls-key": key, "--tls-ca": ca}):
         tls = client_tls(ca, cert, key)
-    return tls, Caller(token_file=token_file, token_variable=WORKER_TOKEN_VARIABLE).token()
+    return tls, Credentials(token_file=token_file, token_variable=WORKER_TOKEN_VARIABLE).token()
 
 
-def tokens_of(path: Path | None) -> Tokens:
-    """The tokens in a file, if there is one.
+def read_tokens(path: Path | None) -> Tokens:
+    """Return the tokens in a file; no tokens without a file.
 
     Raises:
-        InvalidRequestError: it cannot be read, others can read it, or it has no tokens, or one that cannot be.
+        InvalidRequestError: the file cannot be read, is readable by all users, or has no tokens or an invalid one.
     """
     if path is None:
         return Tokens()
-    found = read_token_file(path)
-    if not found:
-        raise InvalidRequestError(f"{path} has no tokens: write one a line")
+    tokens = read_token_file(path)
+    if not tokens:
+        raise InvalidRequestError(f"{path} has no tokens; write one per line")
     try:
-        return Tokens(found)
+        return Tokens(tokens)
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{path}: {error}") from None
 
 
 def read_token_file(path: Path) -> list[str]:
-    """Its lines, without empty ones and comments.
+    """Return the lines of a file, without empty lines and comments.
 
     Raises:
-        InvalidRequestError: it cannot be read, is too large, no text, or others can read it.
+        InvalidRequestError: the file cannot be read, is too large, is not UTF-8, or is readable by all users.
     """
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            data = file.read(TOKEN_FILE_BYTES_MAX + 1)
+            data = file.read(MAX_TOKEN_FILE_BYTES + 1)
     except OSError as error:
         raise InvalidRequestError(f"cannot read {path}: {error.strerror}") from None
     if stat.S_ISREG(mode) and mode & stat.S_IROTH:
-        raise InvalidRequestError(f"{path} has secrets, and everybody can read it: chmod o-r {path}")
-    if len(data) > TOKEN_FILE_BYTES_MAX:
-        raise InvalidRequestError(f"{path} is longer than {TOKEN_FILE_BYTES_MAX} bytes")
+        raise InvalidRequestError(f"{path} holds secrets but is readable by all users; run: chmod o-r {path}")
+    if len(data) > MAX_TOKEN_FILE_BYTES:
+        raise InvalidRequestError(f"{path} is larger than the limit of {MAX_TOKEN_FILE_BYTES} bytes")
     try:
         lines = [line.strip() for line in data.decode().splitlines()]
     except UnicodeDecodeError:
-        raise InvalidRequestError(f"{path} is no text in UTF-8") from None
+        raise InvalidRequestError(f"{path} is not UTF-8 text") from None
     return [line for line in lines if line and not line.startswith("#")]

@@ -1,28 +1,23 @@
-"""``clockwork serve``: a controller, and a worker on this machine, in one command."""
+"""``clockwork serve``: runs a controller, and a worker on this machine, in one command."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
-from clockwork.cli.configuration import ConfigFile, only_checked
-from clockwork.cli.devices import (
-    DeviceKind,
-    DeviceOptions,
-    IoSize,
-    PinnedSize,
-    WorkspaceSize,
-    runtime_on_gpus,
-)
+from clockwork.cli.configuration import ConfigFile, is_dry_run
 from clockwork.cli.options import (
     AllowBatching,
+    AllowCompiled,
     CacheSize,
     DefaultSlo,
+    DeviceKind,
     Devices,
     DrainLimit,
     Emulate,
     Grpc,
     Http,
+    IoSize,
     Listen,
     LogFormat,
     LogLevel,
@@ -31,41 +26,42 @@ from clockwork.cli.options import (
     ModelCache,
     ModelCacheSize,
     ModelHistograms,
+    ModelSlos,
     NoBatching,
     NoProfileCache,
     PageSize,
     PayloadMemory,
+    PinnedSize,
     Profile,
     ProfileCache,
     ProfileSeconds,
+    RuntimeName,
     SchedulerName,
     ServeMetrics,
     ThreadsPerDevice,
     VerifyBatches,
+    WorkspaceSize,
     examples,
 )
-from clockwork.cli.runtimes import AllowCompiled, RuntimeName
+from clockwork.cli.runtimes import DeviceOptions, runtime_on_gpus
 from clockwork.cli.security import AdminTokenFile, InferenceTokenFile, TlsCert, TlsClientCa, TlsKey
-from clockwork.cli.slos import ModelSlos, model_slos
 from clockwork.controller.config import DEFAULT_VERIFIED_SHARE
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, Address
 from clockwork.units import GIB, MIB, MILLISECOND, SECOND, Bytes
 
 if TYPE_CHECKING:
-    from clockwork.cli.embedded import WorkerOptions
-    from clockwork.cli.security import ClientPorts
-    from clockwork.controller.config import ControllerConfig, LoadSpec
-    from clockwork.host.controller import ControllerHostConfig
+    from clockwork.cli.worker_process import WorkerOptions
+    from clockwork.controller.config import LoadSpec
 
 EXAMPLES: Final = examples(
     "clockwork serve models/resnet50.onnx",
-    "clockwork serve a.onnx second=b.onnx c.onnx:20     a, second, and twenty copies c-1 to c-20",
-    "clockwork serve resnet.pt2                 a PyTorch program, made by clockwork export",
-    "clockwork serve resnet.pt2 --device cuda --devices 2     on two GPUs",
+    "clockwork serve a.onnx second=b.onnx c.onnx:20     # a, second, and twenty copies c-1 to c-20",
+    "clockwork serve resnet.pt2                 # a PyTorch program from clockwork export",
+    "clockwork serve resnet.pt2 --device cuda --devices 2     # on two GPUs",
     "clockwork serve models/*.onnx --devices 2 --cache-size 1GiB --listen 0.0.0.0:12346",
     "clockwork serve models/*.onnx --grpc 127.0.0.1:8001 --slo 100ms --model-slo resnet50=250ms",
-    "clockwork serve models/*.onnx --no-model-histograms   and then: curl localhost:8000/metrics",
+    "clockwork serve models/*.onnx --no-model-histograms     # then: curl localhost:8000/metrics",
     "clockwork serve --emulate 8 --profile resnet50-v100 --copies 15",
 )
 
@@ -74,20 +70,23 @@ Models: TypeAlias = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="MODELS...",
-        help="Each PATH, NAME=PATH, PATH:COPIES or NAME=PATH:COPIES; with --emulate, names of profiles for paths.",
+        help="Models, each as PATH, NAME=PATH, PATH:COPIES or NAME=PATH:COPIES; with --emulate, a profile in place of "
+        "a path.",
         show_default=False,
         envvar="CLOCKWORK_SERVE_MODELS",
         show_envvar=False,
     ),
 ]
-Copies: TypeAlias = Annotated[int, typer.Option(min=1, help="Copies of each model that does not say how many.")]
+Copies: TypeAlias = Annotated[
+    int, typer.Option(min=1, help="Number of copies of each model that is given without a number.")
+]
 ModelRoot: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         exists=True,
         file_okay=False,
         show_default="the innermost directory that contains all models",
-        help="The worker reads below this directory only.",
+        help="Directory of the models; the worker reads nothing outside.",
     ),
 ]
 
@@ -139,17 +138,17 @@ def serve(
 ) -> None:
     """Serve models from this machine: a controller and a worker in one command.
 
-    The models may lie anywhere. They are loaded, measured unless their times are known, and served until Ctrl-C or
-    SIGTERM; when serving begins, "clockwork is serving N models on HOST:PORT" is printed.
+    The models may be in any directory. They are loaded, measured unless their times are cached, and served until Ctrl-C
+    or SIGTERM. When serving begins, "clockwork is serving N models on HOST:PORT" is printed.
 
-    It ends when all that it has accepted is answered, or at --drain-limit; a second Ctrl-C ends it at once. The worker
-    is a process of its own: it is started again if it dies, and ends when this command does.
+    On Ctrl-C or SIGTERM the command answers all accepted requests, within --drain-limit, and ends; a second Ctrl-C ends
+    it at once. The worker is a process of its own. It is restarted if it dies, and ends when this command ends.
     """
-    from clockwork.cli.embedded import LocalWorker, run_embedded
-    from clockwork.cli.emulating import check_emulated
-    from clockwork.cli.hosting import FrontEnds, profile_directory, profiling
+    from clockwork.cli.controller_process import FrontEnds, controller_config, profile_directory
+    from clockwork.cli.models import batching_names, check_emulated, model_slos
     from clockwork.cli.security import client_ports
-    from clockwork.controller.config import ControllerConfig, VerifyingConfig
+    from clockwork.cli.worker_process import LocalWorker, run_with_worker
+    from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
 
     check_emulated(emulate, profile)
@@ -163,82 +162,62 @@ def serve(
             runtime = runtime_on_gpus(runtime, [root / spec.path for spec in specs])
             options.check_runtime(runtime)
         worker = LocalWorker(
-            root,
-            devices,
-            threads_per_device,
-            runtime,
-            cache_size,
-            page_size,
-            model_cache,
-            model_cache_size,
-            options,
-            max_batch,
-            allow_compiled,
-            known_names(no_batching, specs, "--no-batching"),
-            known_names(allow_batching, specs, "--allow-batching"),
+            model_root=root,
+            devices=devices,
+            threads_per_device=threads_per_device,
+            runtime=runtime,
+            cache_size=cache_size,
+            page_size=page_size,
+            model_cache=model_cache,
+            model_cache_size=model_cache_size,
+            device=options,
+            max_batch=max_batch,
+            allow_compiled=allow_compiled,
+            no_batching=batching_names(no_batching, specs, "--no-batching"),
+            allow_batching=batching_names(allow_batching, specs, "--allow-batching"),
         )
-    profiles = profile_directory(profile_cache, no_profile_cache)
-    measured = profiling(max_batch, profile_seconds)
-    slos = model_slos(model_slo, specs)
-    verifying = VerifyingConfig(verify_batches)
-    controller = ControllerConfig(
-        models=specs, default_slo=slo, model_slos=slos, profiling=measured, verifying=verifying
+    config = ControllerHostConfig(
+        listen=listen,
+        worker_listen=Address("127.0.0.1", 0),
+        controller=controller_config(
+            models=specs,
+            slo=slo,
+            model_slos=model_slos(model_slo, specs),
+            max_batch=max_batch,
+            profile_seconds=profile_seconds,
+            verify_batches=verify_batches,
+        ),
+        profile_cache=profile_directory(profile_cache, no_profile_cache),
+        payload_bytes=payload_memory,
+        **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),
     )
-    ports = client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file)
-    config = _config(listen, controller, profiles, ports, payload_memory)
     policy = make_scheduler(scheduler)
-    if only_checked():
+    if is_dry_run():
         return
-    ends = FrontEnds(http, grpc, metrics, model_histograms, max_json)
-    run_embedded(config, policy, worker, ends, drain_limit, log_level, log_format)
-
-
-def known_names(given: list[str] | None, specs: "tuple[LoadSpec, ...]", option: str) -> tuple[str, ...]:
-    """The names that were given, each of which is that of a model, or of its copies.
-
-    Raises:
-        typer.BadParameter: no model has this name.
-    """
-    known = [spec.name for spec in specs]
-    for name in given or ():
-        if name not in known:
-            served = ", ".join(sorted(known)[:10])
-            raise typer.BadParameter(f"no model is called {name}; there are {served}", param_hint=option)
-    return tuple(given or ())
-
-
-def _config(
-    listen: Address,
-    controller: "ControllerConfig",
-    profile_cache: Path | None,
-    ports: "ClientPorts",
-    payload_bytes: Bytes,
-) -> "ControllerHostConfig":
-    """Of a controller whose worker is on this host."""
-    from clockwork.host.controller import ControllerHostConfig
-
-    workers = Address("127.0.0.1", 0)
-    return ControllerHostConfig(listen, workers, controller, profile_cache, payload_bytes=payload_bytes, **ports)
+    ends = FrontEnds(http=http, grpc=grpc, metrics=metrics, model_histograms=model_histograms, max_json=max_json)
+    run_with_worker(
+        config, policy, worker, ends=ends, drain_limit=drain_limit, log_level=log_level, log_format=log_format
+    )
 
 
 def _emulated(
     models: list[str], copies: int, devices: int, profiles: list[str], cache_size: Bytes | None
 ) -> "tuple[tuple[LoadSpec, ...], WorkerOptions]":
-    """What is loaded of the profiles, and the worker that has them."""
-    from clockwork.cli.embedded import EmulatedWorker
-    from clockwork.cli.emulating import emulated_models, emulated_specs, pages
+    """Return the profiles to load as models, and the worker that emulates them."""
+    from clockwork.cli.models import emulated_models, emulated_pages, emulated_specs
+    from clockwork.cli.worker_process import EmulatedWorker
 
     specs = emulated_specs(models, copies, list(emulated_models(profiles)))
-    pages(cache_size)  # says what is wrong with it here, not in the child
+    emulated_pages(cache_size)  # an error is reported here rather than by the worker process
     return specs, EmulatedWorker(devices, profiles, cache_size)
 
 
 def _from_files(models: list[str], copies: int, model_root: Path | None) -> "tuple[Path, tuple[LoadSpec, ...]]":
-    """Where the worker reads, and what it loads from there."""
-    from clockwork.cli.given import common_root, load_specs, parse_model
+    """Return the worker's model root and the models to load from there."""
+    from clockwork.cli.models import common_root, load_specs, parse_model
 
     if not models:
-        raise typer.BadParameter("there is nothing to serve: name a model, or --emulate", param_hint="MODELS")
-    given = [parse_model(text, copies) for text in models]
-    root = common_root(given) if model_root is None else model_root.absolute()
-    return root, load_specs(given, root)
+        raise typer.BadParameter("no model is given; name a model file, or use --emulate", param_hint="MODELS")
+    named = [parse_model(text, copies) for text in models]
+    root = common_root(named) if model_root is None else model_root.absolute()
+    return root, load_specs(named, root)

@@ -1,104 +1,170 @@
-"""``clockwork sim``: scenarios in virtual time."""
+"""The commands that run a scenario: ``clockwork sim`` in virtual time, ``clockwork load-test`` on a live server."""
 
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from clockwork.cli.options import examples
+from clockwork.cli.options import client_address, examples, factor
+from clockwork.cli.security import ClientTlsCa, ClientTlsCert, ClientTlsKey, ClientTokenFile, Credentials
+from clockwork.net.address import Address
 
-EXAMPLES: Final = examples(
+SIM_EXAMPLES: Final = examples(
     "clockwork sim experiments/osdi20/fig5.toml --seed 1 --json fig5.json --plots plots",
     "clockwork status --json > state.json",
-    "clockwork sim --from-state state.json --devices 4 --load 2x     what if",
-    "clockwork sim --swarm --seeds 200                               look for defects",
+    "clockwork sim --from-state state.json --devices 4 --load 2x     # what if",
+    "clockwork sim --swarm --seeds 200                               # search for defects",
+)
+LOAD_TEST_EXAMPLES: Final = examples(
+    "clockwork load-test 127.0.0.1:12346 experiments/live.toml",
+    "clockwork load-test 127.0.0.1:12346 experiments/live.toml --load 1.5x --json live.json",
 )
 
-ScenarioFile: TypeAlias = Annotated[
+OptionalScenario: TypeAlias = Annotated[
     Path | None, typer.Argument(exists=True, dir_okay=False, metavar="[SCENARIO.toml]", show_default=False)
 ]
-Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Same seed, same run.")]
-JsonFile: TypeAlias = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here.")]
-Records: TypeAlias = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write each request and action here, a JSON a line.")
+Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Seed; the same seed gives the same run.")]
+JsonFile: TypeAlias = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="File for the results, as JSON.")
 ]
-Plots: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", file_okay=False, help="Draw PNGs here.")]
+Records: TypeAlias = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="File for one JSON document per line about each request and action.")
+]
+Plots: TypeAlias = Annotated[
+    Path | None, typer.Option(metavar="DIR", file_okay=False, help="Directory for plots, as PNG files.")
+]
 FromState: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        exists=True, dir_okay=False, metavar="FILE", help="Models, times, devices and rates of a live system's status."
+        exists=True,
+        dir_okay=False,
+        metavar="FILE",
+        help="Take models, times, devices and rates from a file of clockwork status --json.",
     ),
 ]
-DeviceCount: TypeAlias = Annotated[int | None, typer.Option("--devices", min=1, help="So many workers instead.")]
-Factor: TypeAlias = Annotated[str, typer.Option("--load", metavar="FACTOR", help="Multiply the load: 2x.")]
-SloFactor: TypeAlias = Annotated[str, typer.Option("--slo", metavar="FACTOR", help="Multiply every SLO: 0.5x.")]
-Policy: TypeAlias = Annotated[str | None, typer.Option("--scheduler", metavar="NAME", help="Another scheduler.")]
-Profile: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Another profile for all models that have one by name.")
+WorkerCount: TypeAlias = Annotated[
+    int | None, typer.Option("--devices", min=1, help="Number of workers, in place of the scenario's.")
+]
+LoadFactor: TypeAlias = Annotated[
+    str, typer.Option("--load", metavar="FACTOR", help="Multiply the request rates, for example by 2x.")
+]
+SloFactor: TypeAlias = Annotated[
+    str, typer.Option("--slo", metavar="FACTOR", help="Multiply every SLO, for example by 0.5x.")
+]
+OtherScheduler: TypeAlias = Annotated[
+    str | None, typer.Option("--scheduler", metavar="NAME", help="Scheduler, in place of the scenario's.")
+]
+OtherProfile: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--profile", metavar="NAME", help="Profile for all models that have a profile by name."),
 ]
 Trace: TypeAlias = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=FILE", help="The CSV of a trace that the workload names.")
+    list[str] | None,
+    typer.Option(metavar="NAME=FILE", help="CSV file of a trace that the workload names; may be repeated."),
 ]
-Swarm: TypeAlias = Annotated[bool, typer.Option("--swarm", help="Draw scenarios and faults from seeds.")]
-Seeds: TypeAlias = Annotated[int, typer.Option(min=1, max=1_000_000, help="Seeds of the swarm, from --seed on.")]
-
+Swarm: TypeAlias = Annotated[
+    bool, typer.Option("--swarm", help="Simulate random scenarios and faults, and look for defects.")
+]
+Seeds: TypeAlias = Annotated[
+    int, typer.Option(min=1, max=1_000_000, help="Number of seeds for --swarm, starting at --seed.")
+]
 Overload: TypeAlias = Annotated[
-    bool, typer.Option("--overload", help="With --swarm: draw controllers under overload, and look for collapse.")
+    bool, typer.Option("--overload", help="With --swarm: simulate overloaded controllers, and look for collapse.")
 ]
+
+ServerArgument: TypeAlias = Annotated[
+    Address, typer.Argument(parser=client_address, metavar="ADDRESS", show_default=False)
+]
+Scenario: TypeAlias = Annotated[
+    Path, typer.Argument(exists=True, dir_okay=False, metavar="SCENARIO.toml", show_default=False)
+]
+Generated: TypeAlias = Annotated[
+    bool, typer.Option("--generated", help="Send no input data; the worker generates zeros.")
+]
+Connections: TypeAlias = Annotated[int, typer.Option(min=1, max=256, help="Number of connections to the server.")]
 
 
 def sim(
-    scenario: ScenarioFile = None,
+    scenario: OptionalScenario = None,
     seed: Seed = 1,
     json: JsonFile = None,
     records: Records = None,
     plots: Plots = None,
     from_state: FromState = None,
-    devices: DeviceCount = None,
-    load: Factor = "1x",
+    devices: WorkerCount = None,
+    load: LoadFactor = "1x",
     slo: SloFactor = "1x",
-    scheduler: Policy = None,
-    profile: Profile = None,
+    scheduler: OtherScheduler = None,
+    profile: OtherProfile = None,
     trace: Trace = None,
     swarm: Swarm = False,
     seeds: Seeds = 1,
     overload: Overload = False,
 ) -> None:
-    """Simulate a scenario with the production controller, scheduler and worker core, in virtual time.
+    """Simulate a scenario in virtual time, with the same controller, scheduler and worker code as in production.
 
-    Prints a table; the same seed gives the same results. A violation of what must always hold ends it with exit code 1.
+    Prints a table. The same seed gives the same results. If an invariant is violated, the exit code is 1.
     """
-    from clockwork.cli import simulating
+    from clockwork.cli import simulation
     from clockwork.errors import InvalidRequestError
 
     if swarm:
         if scenario is not None or from_state is not None or json is not None or plots is not None:
-            raise InvalidRequestError("--swarm draws its scenarios: give it --seed, --seeds and --records only")
+            raise InvalidRequestError("--swarm makes its own scenarios; use it with --seed, --seeds and --records only")
         if overload and records is not None:
-            raise InvalidRequestError("--overload writes no records: leave out --records")
-        simulating.run_swarm(seed, seeds, records, overload=overload)
+            raise InvalidRequestError("--overload writes no records; leave out --records")
+        simulation.run_swarm(seed, seeds, records, overload=overload)
         return
     if overload:
         raise InvalidRequestError("--overload needs --swarm")
     if scenario is None and from_state is None:
-        raise InvalidRequestError("what is to be simulated? give a SCENARIO.toml, --from-state FILE, or --swarm")
-    what = simulating.read(scenario, from_state, devices, factor(load), factor(slo), scheduler, trace or [], profile)
-    simulating.check_writable(json, records)
-    results = simulating.run(what, seed, records)
-    simulating.show_results(results)
+        raise InvalidRequestError("no scenario is given; give a SCENARIO.toml, --from-state FILE, or --swarm")
+    experiment = simulation.read_experiment(
+        scenario=scenario,
+        state=from_state,
+        devices=devices,
+        load=factor(load),
+        slo=factor(slo),
+        scheduler=scheduler,
+        traces=trace or [],
+        profile=profile,
+    )
+    simulation.check_writable(json, records)
+    results = simulation.run(experiment, seed, records)
+    simulation.show_results(results)
     if json is not None:
-        simulating.write_json(json, results)
+        simulation.write_json(json, results)
     if plots is not None:
-        simulating.draw(plots, results)
-    simulating.fail_on_violations(results)
+        simulation.draw(plots, results)
+    simulation.fail_on_violations(results)
 
 
-def factor(text: str) -> float:
-    """``2x``, ``0.5x`` or ``2``."""
-    try:
-        value = float(text.strip().lower().removesuffix("x"))
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise typer.BadParameter(f"{text!r} is no factor: write 2x or 0.5x, say")
-    return value
+def load_test(
+    address: ServerArgument,
+    scenario: Scenario,
+    seed: Seed = 1,
+    json: JsonFile = None,
+    load: LoadFactor = "1x",
+    slo: SloFactor = "1x",
+    trace: Trace = None,
+    generated: Generated = False,
+    connections: Connections = 2,
+    tls_ca: ClientTlsCa = None,
+    tls_cert: ClientTlsCert = None,
+    tls_key: ClientTlsKey = None,
+    token_file: ClientTokenFile = None,
+) -> None:
+    """Run the workload of a scenario against a live server, in real time, and print the results.
+
+    The server must serve the scenario's models under their names. The scenario's devices, network, noise and faults are
+    used by the simulator only. The latency of a request counts from the time at which it was due.
+    """
+    from clockwork.cli import simulation
+
+    experiment = simulation.read_experiment(scenario=scenario, load=factor(load), slo=factor(slo), traces=trace or [])
+    simulation.check_writable(json)
+    caller = Credentials(tls_ca, tls_cert, tls_key, token_file)
+    results = simulation.run_live(str(address), experiment, seed, generated, connections, caller)
+    simulation.show_results(results)
+    if json is not None:
+        simulation.write_json(json, results)

@@ -1,4 +1,4 @@
-"""``clockwork worker``: a worker alone."""
+"""``clockwork worker``: runs a worker without a controller."""
 
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -8,21 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
-from clockwork.cli.configuration import ConfigFile, only_checked
-from clockwork.cli.devices import (
-    DeviceKind,
-    DeviceOptions,
-    IoSize,
-    PinnedSize,
-    WorkspaceSize,
-    make_runtime_on_gpus,
-    runtime_on_gpus,
-)
+from clockwork.cli.configuration import ConfigFile, is_dry_run
 from clockwork.cli.options import (
     AllowBatching,
+    AllowCompiled,
     CacheSize,
+    DeviceKind,
     Devices,
     Emulate,
+    IoSize,
     LogFormat,
     LogLevel,
     MaxBatch,
@@ -30,13 +24,16 @@ from clockwork.cli.options import (
     ModelCacheSize,
     NoBatching,
     PageSize,
+    PinnedSize,
     Profile,
+    RuntimeName,
     ThreadsPerDevice,
+    WorkspaceSize,
     examples,
     worker_address,
 )
-from clockwork.cli.runtimes import AllowCompiled, RuntimeName
-from clockwork.cli.security import WorkerOwnTlsCa, WorkerOwnTlsCert, WorkerOwnTlsKey, WorkerOwnTokenFile
+from clockwork.cli.runtimes import DeviceOptions, make_runtime, make_runtime_on_gpus, runtime_on_gpus
+from clockwork.cli.security import WorkerTlsCa, WorkerTlsCert, WorkerTlsKey, WorkerTokenFile
 from clockwork.net.address import DEFAULT_WORKER_LISTEN, Address
 from clockwork.units import GIB, MIB, Bytes
 
@@ -51,26 +48,26 @@ EXAMPLES: Final = examples(
 )
 
 
-Controller: TypeAlias = Annotated[
+ControllerAddress: TypeAlias = Annotated[
     Address,
     typer.Option(
         parser=worker_address,
         metavar="HOST:PORT",
         show_default=str(DEFAULT_WORKER_LISTEN),
-        help="Where the controller listens for workers.",
+        help="Address where the controller listens for workers.",
     ),
 ]
 Name: TypeAlias = Annotated[
     str,
-    typer.Option(show_default="the host's name and the process's number", help="Unlike that of any other worker."),
+    typer.Option(show_default="host name and process id", help="Name of this worker, unique among all workers."),
 ]
 ModelRoot: TypeAlias = Annotated[
-    Path, typer.Option(exists=True, file_okay=False, help="Models are read below this directory only.")
+    Path, typer.Option(exists=True, file_okay=False, help="Directory of the models; the worker reads nothing outside.")
 ]
 
 
 def worker(
-    controller: Controller = DEFAULT_WORKER_LISTEN,
+    controller: ControllerAddress = DEFAULT_WORKER_LISTEN,
     name: Name = "",
     model_root: ModelRoot = Path(),
     device: DeviceKind = "cpu",
@@ -90,22 +87,23 @@ def worker(
     model_cache_size: ModelCacheSize = 32 * GIB,
     emulate: Emulate = None,
     profile: Profile = None,
-    tls_cert: WorkerOwnTlsCert = None,
-    tls_key: WorkerOwnTlsKey = None,
-    tls_ca: WorkerOwnTlsCa = None,
-    token_file: WorkerOwnTokenFile = None,
+    tls_cert: WorkerTlsCert = None,
+    tls_key: WorkerTlsKey = None,
+    tls_ca: WorkerTlsCa = None,
+    token_file: WorkerTokenFile = None,
     log_level: LogLevel = "info",
     config_file: ConfigFile = None,
     log_format: LogFormat = "human",
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
     payload_descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Run a worker: it executes what its controller orders, and dials again when the controller restarts.
+    """Run a worker: execute the actions that the controller sends, and reconnect when the controller restarts.
 
-    Ctrl-C or SIGTERM ends it as soon as what it executes is done.
+    Ctrl-C or SIGTERM ends the worker as soon as the running actions are done.
     """
-    from clockwork.cli.emulating import check_emulated
-    from clockwork.cli.lifecycle import end_with_parent, start_log
+    from clockwork.cli.logs import start_log
+    from clockwork.cli.models import check_emulated, emulated_models, emulated_pages
+    from clockwork.cli.process import end_with_parent
     from clockwork.cli.security import worker_link
 
     if exit_with_parent:
@@ -121,13 +119,21 @@ def worker(
     if options.on_gpus:
         runtime = runtime_on_gpus(runtime, [])
         options.check_runtime(runtime)
-    root = model_root.absolute()
     tls, token = worker_link(tls_cert, tls_key, tls_ca, token_file)
     window = None if payload_descriptor is None else Window(payload_descriptor)
     config = WorkerConfig(
-        root, controller, name, devices, threads_per_device, cache_size, page_size, tls=tls, token=token, window=window
+        model_root=model_root.absolute(),
+        controller=controller,
+        name=name,
+        devices=devices,
+        threads_per_device=threads_per_device,
+        cache_bytes=cache_size,
+        page_size=page_size,
+        tls=tls,
+        token=token,
+        window=window,
     )
-    if only_checked():
+    if is_dry_run():
         if not options.on_gpus:
             check_worker(emulate, profile, cache_size, config)
         return
@@ -136,47 +142,43 @@ def worker(
 
     batching = batching_options(no_batching, allow_batching)
     if emulate:
-        from clockwork.cli.emulating import emulated_models, pages
-
-        emulated, cache = emulated_models(profile).values(), pages(cache_size)
-        link = partial(run_emulated, controller, name, emulated, emulate, cache, tls=tls, token=token, window=window)
+        models, cache = emulated_models(profile).values(), emulated_pages(cache_size)
+        link = partial(run_emulated, controller, name, models, emulate, cache, tls=tls, token=token, window=window)
         _run(lambda on_host: link(on_host=on_host))
     elif options.on_gpus:
-        kept = (model_cache, model_cache_size)
+        model_cache_options = (model_cache, model_cache_size)
         on_gpus, cache_bytes = make_runtime_on_gpus(
-            runtime, devices, options, cache_size, page_size, max_batch, kept, batching
+            runtime, devices, options, cache_size, page_size, max_batch, model_cache_options, batching
         )
         config = replace(config, cache_bytes=cache_bytes)
         _run(lambda on_host: run_worker(config, on_gpus, on_host))
     else:
-        from clockwork.cli.runtimes import make_runtime
-
-        made = make_runtime(runtime, threads_per_device, model_cache, model_cache_size, allow_compiled, batching)
-        _run(lambda on_host: run_worker(config, made, on_host))
+        on_cpus = make_runtime(runtime, threads_per_device, model_cache, model_cache_size, allow_compiled, batching)
+        _run(lambda on_host: run_worker(config, on_cpus, on_host))
 
 
 def _run(make: "Callable[[OnHost], Coroutine[Any, Any, None]]") -> None:
-    """Run a worker until a signal asks to end; then it leaves."""
+    """Run a worker until a signal arrives; then the worker finishes its actions and disconnects."""
     import uvloop
 
-    from clockwork.cli.lifecycle import Ending, until_stopped
+    from clockwork.cli.process import Shutdown, run_until_signal
 
-    ending = Ending()
-    uvloop.run(until_stopped(make(lambda host: ending.first(host.leave)), ending))
+    shutdown = Shutdown()
+    uvloop.run(run_until_signal(make(lambda host: shutdown.before_end(host.leave)), shutdown))
 
 
 def check_worker(
     emulate: int | None, profile: list[str] | None, cache_size: Bytes | None, config: "WorkerConfig"
 ) -> None:
-    """Whether a worker of that kind could begin, as far as that can be seen without beginning.
+    """Check the options of a worker as far as possible without starting it.
 
     Raises:
-        InvalidRequestError, typer.BadParameter: why it could not.
+        InvalidRequestError, typer.BadParameter: an option is wrong.
     """
-    from clockwork.cli.emulating import emulated_models, pages
+    from clockwork.cli.models import emulated_models, emulated_pages
 
     if emulate:
         emulated_models(profile)
-        pages(cache_size)
+        emulated_pages(cache_size)
     else:
         config.pages()

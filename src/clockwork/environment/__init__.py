@@ -1,5 +1,6 @@
-"""What hurts the predictability of a worker on this host: read, measured, and judged.
+"""Checks of a machine for causes of timing jitter in a worker: ``clockwork check-env``.
 
-Rules of the room: `reading` reads files, `measuring` measures, `judging` is pure: facts in, findings out. What a host
-does not tell, because it is a container, a virtual machine or an old kernel, is None, and never an error.
+Rules of the package: `kernel_files` reads files of the kernel, `measurement` measures, and `checks` turns the resulting
+facts into findings without I/O. A fact that the machine hides (a container, a virtual machine, an old kernel) is None
+and never an error.
 """

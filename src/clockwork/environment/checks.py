@@ -1,7 +1,7 @@
-"""From facts to findings.
+"""All checks, in the order in which their findings are shown.
 
-Rules of the file: pure. Each judge looks at one thing and gives one finding, whatever is known. A cost is a measured
-figure, or follows from one, or is said without a figure; a mend is something that an operator can do.
+Rules of the file: no I/O. Each check returns one finding, whatever facts are known. A cost is a measured number, a
+consequence of one, or has no number. A fix is an action that an operator can take.
 """
 
 from collections.abc import Callable
@@ -12,38 +12,39 @@ from clockwork.environment.facts import Environment
 from clockwork.environment.findings import Finding
 from clockwork.runtimes.nvidia import Found
 
-JUDGES: Final[tuple[Callable[[Environment], Finding], ...]] = (
+CHECKS: Final[tuple[Callable[[Environment], Finding], ...]] = (
     timing_checks.interruptions,
-    timing_checks.others,
-    timing_checks.stolen,
+    timing_checks.other_processes,
+    timing_checks.steal,
     timing_checks.timers,
-    timing_checks.clock,
+    timing_checks.clock_source,
     processor_checks.cores,
     processor_checks.isolation,
     processor_checks.hyper_threads,
-    processor_checks.nodes,
-    processor_checks.quota,
-    processor_checks.governor,
-    processor_checks.boost,
+    processor_checks.numa,
+    processor_checks.cpu_quota,
+    processor_checks.cpu_governor,
+    processor_checks.cpu_boost,
     resource_checks.memory,
     resource_checks.swap,
     resource_checks.huge_pages,
     resource_checks.locked_memory,
     resource_checks.open_files,
 )
+"""Checks for workers of every kind; on GPUs as well, because a CPU thread waits for each GPU."""
 
-JUDGES_OF_GPUS: Final[tuple[Callable[[Environment, Found], Finding], ...]] = (
+GPU_CHECKS: Final[tuple[Callable[[Environment, Found], Finding], ...]] = (
     gpu_checks.driver,
     gpu_checks.gpus,
     gpu_checks.compute_mode,
     gpu_checks.persistence,
     gpu_checks.clocks,
 )
-"""For workers on GPUs; the others hold for them as well, because a thread waits for each GPU."""
+"""Additional checks for workers on GPUs."""
 
 
-def judge(environment: Environment) -> tuple[Finding, ...]:
-    """One finding for each thing, always in this order: what was measured, processors, memory, limits, GPUs."""
+def check(environment: Environment) -> tuple[Finding, ...]:
+    """Return one finding per check, in a fixed order: measurements, processors, memory, limits, GPUs."""
     found = environment.gpus
-    of_gpus = [] if found is None else [judging(environment, found) for judging in JUDGES_OF_GPUS]
-    return (*(judging(environment) for judging in JUDGES), *of_gpus)
+    about_gpus = [] if found is None else [gpu_check(environment, found) for gpu_check in GPU_CHECKS]
+    return (*(one_check(environment) for one_check in CHECKS), *about_gpus)

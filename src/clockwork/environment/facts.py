@@ -1,4 +1,4 @@
-"""What is known about a host. None, or nothing in a tuple, is: the host does not tell."""
+"""Facts about a host. None, or an empty tuple, means that the host hides the fact."""
 
 from typing import Final
 
@@ -8,25 +8,28 @@ from clockwork.runtimes.nvidia import Found
 from clockwork.units import MICROSECOND, Bytes, Nanos
 
 GAP: Final[Nanos] = 50 * MICROSECOND
-"""A thread that did not see the clock for longer was interrupted. A look takes 0.1 us, a timer interrupt a few."""
+"""A longer time between two readings of the clock is an interruption.
+
+A reading takes 0.1 us, a timer interrupt a few microseconds.
+"""
 
 
 class CoreFrequency(Struct, frozen=True):
-    """How one core's clock frequency is chosen; frequencies in kHz."""
+    """Frequency settings of one core, in kHz; ``lowest`` and ``highest`` limit what the governor may choose."""
 
     core: int
     governor: str
     driver: str | None = None
-    lowest: int | None = None  #: that may be chosen
-    highest: int | None = None  #: that may be chosen
+    lowest: int | None = None
+    highest: int | None = None
     hardware_highest: int | None = None
 
 
 class Quota(Struct, frozen=True):
-    """CPU time that the process's control groups allow it: the tightest one counts.
+    """CPU time that the control groups of this process allow: the tightest limit of all groups.
 
-    ``cores``: CPU time per time, None: no limit. ``period``: after so long it is renewed. Of ``periods`` with work to
-    do, in ``throttled`` the work had to wait, all in all for ``waited``; since the group was made.
+    ``cores`` is CPU time per time (None: no limit), and is renewed every ``period``. Since the group was created, the
+    process was throttled in ``throttled`` of ``periods`` periods with work, for ``waited`` in total.
     """
 
     cores: float | None = None
@@ -37,7 +40,7 @@ class Quota(Struct, frozen=True):
 
 
 class Swap(Struct, frozen=True):
-    """Memory on disk: of the host, and in use; ``own`` is what this process has there."""
+    """Swap of the host: its size and the part in use; ``own`` is the part in use by this process."""
 
     total: Bytes
     used: Bytes
@@ -46,25 +49,25 @@ class Swap(Struct, frozen=True):
 
 
 class HugePages(Struct, frozen=True):
-    """When the kernel makes huge pages by itself, and when it tidies memory up for them: the chosen words."""
+    """The kernel's settings for transparent huge pages, and for defragmenting memory to form them."""
 
     enabled: str | None = None
     defrag: str | None = None
 
 
 class Limit(Struct, frozen=True):
-    """A limit of the process; None: unlimited."""
+    """A limit of the process; None is unlimited."""
 
     soft: int | None
     hard: int | None
 
 
 class Host(Struct, frozen=True, kw_only=True):
-    """What files say.
+    """Facts from files of the kernel.
 
-    ``boost``: frequencies above the nominal one are allowed. ``siblings``: for each allowed core that tells, those that
-    are hyper-threads of the same one, itself included. ``nodes``: the cores of each NUMA node. ``available``: memory
-    that this process could still take.
+    ``boost``: frequencies above the nominal one are allowed. ``siblings``: for each allowed core, the hyper-threads of
+    its physical core, itself included. ``nodes``: the cores of each NUMA node. ``available``: memory that this process
+    could still allocate.
     """
 
     allowed: tuple[int, ...] = ()
@@ -86,7 +89,7 @@ class Host(Struct, frozen=True, kw_only=True):
 
 
 class CoreTicks(Struct, frozen=True):
-    """What became of a core's time since the host was started, in ticks of the kernel's account."""
+    """Use of a core's time since the host started, in ticks of the kernel's accounting."""
 
     busy: int
     idle: int
@@ -94,12 +97,12 @@ class CoreTicks(Struct, frozen=True):
 
     @property
     def total(self) -> int:
-        """All ticks."""
+        """Sum of all ticks."""
         return self.busy + self.idle + self.stolen
 
 
 class Counters(Struct, frozen=True):
-    """What counts up: ticks of each core, periods in which the process was throttled, pages moved to or from swap."""
+    """Counters: ticks of each core, periods in which the process was throttled, pages moved to or from swap."""
 
     ticks: dict[int, CoreTicks] = {}
     throttled: int | None = None
@@ -107,14 +110,14 @@ class Counters(Struct, frozen=True):
 
 
 class Share(Struct, frozen=True):
-    """A part of one core's time, 0 to 1."""
+    """A share of one core's time, from 0 to 1."""
 
     core: int
     share: float
 
 
 class Lateness(Struct, frozen=True):
-    """How much later than asked for a kind of timed wait ended."""
+    """Lateness of the end of one kind of timed wait."""
 
     kind: str
     count: int
@@ -124,10 +127,10 @@ class Lateness(Struct, frozen=True):
 
 
 class Interruptions(Struct, frozen=True):
-    """What a thread saw that did nothing on ``core`` but look at the clock, ``looks`` times in ``watched``.
+    """Interruptions of a thread that did nothing but read the clock on ``core``, ``looks`` times in ``watched``.
 
-    ``count`` times it was away for longer than `GAP`, at most for ``longest``, all in all for ``lost``.
-    ``core`` is None if the thread could not be kept on one.
+    ``count`` gaps were longer than `GAP`; the longest was ``longest``, and all took ``lost``. ``core`` is None if the
+    thread could not be confined to one core.
     """
 
     core: int | None
@@ -139,11 +142,11 @@ class Interruptions(Struct, frozen=True):
 
 
 class Measured(Struct, frozen=True, kw_only=True):
-    """What was measured.
+    """Measurements.
 
-    ``others``: the part of the allowed cores' time that other processes took while this one slept. ``stolen``: what the
-    host of a virtual machine gave to others, over all of ``duration``. ``throttled`` and ``swapped`` as in `Counters`,
-    over all of ``duration``.
+    ``others``: share of each allowed core's time that other processes took while this process slept. ``stolen``: share
+    that the host of a virtual machine gave to others during all of ``duration``. ``throttled`` and ``swapped`` are the
+    increases of `Counters` during ``duration``.
     """
 
     duration: Nanos
@@ -156,9 +159,10 @@ class Measured(Struct, frozen=True, kw_only=True):
 
 
 class Environment(Struct, frozen=True, kw_only=True):
-    """All that is judged. ``devices``: for each device of the worker, the cores that its EXEC threads would have.
+    """All facts for the checks.
 
-    Where a worker would pin nothing, the devices have no cores. ``gpus``: what there is of them; None: not asked.
+    ``devices``: for each device of the worker, the cores that its EXEC threads would be pinned to; no cores if a worker
+    would not pin its threads. ``gpus`` is None if the worker has CPU devices.
     """
 
     devices: tuple[tuple[int, ...], ...]
@@ -169,5 +173,5 @@ class Environment(Struct, frozen=True, kw_only=True):
 
     @property
     def device_cores(self) -> tuple[int, ...]:
-        """The cores of all devices; all that are allowed if the devices have none of their own."""
+        """Cores of all devices; all allowed cores if the devices have no cores of their own."""
         return tuple(core for cores in self.devices for core in cores) or self.host.allowed

@@ -1,4 +1,4 @@
-"""What a judge says."""
+"""The result of one check: a finding."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -6,17 +6,17 @@ from typing import Final
 
 from msgspec import Struct
 
-NOT_TOLD: Final = "not told"
-"""What is found where the host does not tell."""
+UNKNOWN: Final = "unknown"
+"""Text of a finding about a fact that the machine hides."""
 
 
 class Level(StrEnum):
-    """How much it matters, least first.
+    """Severity of a finding, lowest first.
 
     - OK: nothing to do.
-    - NOTE: does no harm by itself, or cannot be judged.
-    - WARNING: some inferences will take longer than expected.
-    - BAD: promises will not be kept, or a worker would not start.
+    - NOTE: harmless by itself, or unknown.
+    - WARNING: some inferences will take longer than estimated.
+    - BAD: promises will be broken, or a worker would not start.
     """
 
     OK = "ok"
@@ -26,35 +26,35 @@ class Level(StrEnum):
 
     @property
     def rank(self) -> int:
-        """0 for the least."""
+        """Position among the levels; 0 is the lowest."""
         return list(Level).index(self)
 
 
 class Finding(Struct, frozen=True):
-    """One thing that was looked at: what was found, what it costs, and how to mend it."""
+    """The result of one check: what was found, its cost for inferences, and how to fix it."""
 
     name: str
     level: Level
     found: str
     cost: str = ""
-    mend: str = ""
+    fix: str = ""
 
 
-def not_told(name: str, why: str = "") -> Finding:
-    """The host does not tell, perhaps ``why``."""
-    return Finding(name, Level.NOTE, NOT_TOLD, why or "cannot be judged")
+def unknown(name: str, reason: str = "") -> Finding:
+    """Return the finding for a fact that the machine hides."""
+    return Finding(name, Level.NOTE, UNKNOWN, reason or "cannot be checked")
 
 
 def worst(findings: Iterable[Finding]) -> Level:
-    """The highest level of all; OK if there are none."""
+    """Return the highest level; OK if there are no findings."""
     return max((finding.level for finding in findings), key=lambda level: level.rank, default=Level.OK)
 
 
 def show_share(share: float) -> str:
-    """``12 %``, ``0.3 %``."""
+    """Format a share of 0 to 1 as ``12 %`` or ``0.3 %``."""
     return f"{share * 100:.0f} %" if share >= 0.1 or not share else f"{share * 100:.2g} %"
 
 
-def plural(count: int, thing: str) -> str:
-    """``1 core``, ``2 cores``."""
-    return f"{count} {thing}{'' if count == 1 else 's'}"
+def plural(count: int, noun: str) -> str:
+    """Return ``1 core`` or ``2 cores``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,7 +1,7 @@
-"""From files of the kernel to facts.
+"""Reads facts from files of the kernel.
 
-Rules of the file: everything is read below ``root``, which is ``/`` but for tests. A file that is missing, forbidden or
-not what it should be tells nothing; nothing here raises.
+Rules of the file: all paths are below ``root``, which is ``/`` except in tests. A file that is missing, unreadable or
+malformed gives no facts; nothing here raises.
 """
 
 from collections.abc import Iterator
@@ -21,17 +21,17 @@ from clockwork.environment.facts import (
 from clockwork.host.sizing import available_bytes
 from clockwork.units import KIB, MICROSECOND
 
-FILE_BYTES_MAX: Final = 1 << 20
-"""No more of a file is read; ``/proc/stat`` of a host with hundreds of cores is the longest."""
+MAX_FILE_BYTES: Final = 1 << 20
+"""Bytes read of a file; the largest file is ``/proc/stat`` of a host with hundreds of cores."""
 
-CORES_MAX: Final = 1 << 16
-"""A list with a higher number is no list of cores; Linux allows 8192."""
+MAX_CORE: Final = 1 << 16
+"""A list with a number from here on is malformed; Linux allows 8192 cores."""
 
-DIGITS_MAX: Final = 18
-"""Characters of a number; 18 digits are less than 63 bits."""
+MAX_DIGITS: Final = 18
+"""Digits of a number; 18 digits fit into 63 bits."""
 
-WORD_MAX: Final = 40
-"""Characters of a name that are kept."""
+MAX_WORD: Final = 40
+"""Characters kept of a name."""
 
 CPU: Final = Path("sys/devices/system/cpu")
 NODES: Final = Path("sys/devices/system/node")
@@ -41,7 +41,7 @@ CGROUPS: Final = Path("sys/fs/cgroup")
 
 
 def read_host(root: Path) -> Host:
-    """All that files tell."""
+    """Read all facts."""
     status = _fields(root / "proc/self/status")
     allowed = cores(status.get("Cpus_allowed_list", "")) or ()
     limits = dict(_limits(root / "proc/self/limits"))
@@ -66,7 +66,7 @@ def read_host(root: Path) -> Host:
 
 
 def read_counters(root: Path) -> Counters:
-    """What counts up, as it is now."""
+    """Read the current counters."""
     quota = read_quota(root)
     moved = dict(line.partition(" ")[::2] for line in _lines(root / "proc/vmstat"))
     pages = [_integer(moved.get(key, "")) for key in ("pswpin", "pswpout")]
@@ -76,14 +76,14 @@ def read_counters(root: Path) -> Counters:
 
 
 def cores(text: str | None) -> tuple[int, ...] | None:
-    """``0-2,5`` as numbers; None if it is not such a list. An empty one is a list."""
+    """Parse a list of cores such as ``0-2,5``; None if the text is malformed. An empty text is an empty list."""
     if text is None:
         return None
     found: dict[int, None] = {}
     for span in filter(None, text.strip().split(",")):
         first, _, last = span.partition("-")
         low, high = _integer(first), _integer(last or first)
-        if low is None or high is None or not 0 <= low <= high < CORES_MAX:
+        if low is None or high is None or not 0 <= low <= high < MAX_CORE:
             return None
         found.update(dict.fromkeys(range(low, high + 1)))
     return tuple(sorted(found))
@@ -102,7 +102,7 @@ def _frequencies(cpu: Path, allowed: tuple[int, ...]) -> Iterator[CoreFrequency]
 
 
 def _boost(cpu: Path) -> bool | None:
-    """Intel's driver says whether boost is off, others say whether it is on."""
+    """Read whether boost is on. Intel's driver reports whether it is off, the others whether it is on."""
     off, on = _number(cpu / "intel_pstate/no_turbo"), _number(cpu / "cpufreq/boost")
     if off is not None:
         return off == 0
@@ -124,14 +124,17 @@ def _nodes(where: Path) -> Iterator[tuple[int, tuple[int, ...]]]:
 
 
 def _ticks(stat: Path) -> Iterator[tuple[int, CoreTicks]]:
-    """Lines ``cpu3 user nice system idle iowait irq softirq steal ...``; what follows is counted in user already."""
+    """Parse lines ``cpu3 user nice system idle iowait irq softirq steal ...``.
+
+    The later fields (guest time) are included in user.
+    """
     for line in _lines(stat):
         name, *words = line.split() or [""]
         core = _integer(name.removeprefix("cpu")) if name.startswith("cpu") else None
         numbers = [_integer(word) for word in words[:8]]
-        told = [number for number in numbers if number is not None]
-        if core is not None and len(told) == len(numbers) >= 4:
-            user, nice, system, idle, iowait, irq, softirq, steal = (*told, 0, 0, 0, 0)[:8]
+        known = [number for number in numbers if number is not None]
+        if core is not None and len(known) == len(numbers) >= 4:
+            user, nice, system, idle, iowait, irq, softirq, steal = (*known, 0, 0, 0, 0)[:8]
             yield core, CoreTicks(user + nice + system + irq + softirq, idle + iowait, steal)
 
 
@@ -139,7 +142,7 @@ def _ticks(stat: Path) -> Iterator[tuple[int, CoreTicks]]:
 
 
 def read_quota(root: Path) -> Quota | None:
-    """The tightest limit of the groups that the process is in, and of those above them; None if there are no groups."""
+    """Return the tightest limit of the process's control groups and their ancestors; None if there are no groups."""
     found = [quota for where in _groups(root) if (quota := _quota(where)) is not None]
     if not found:
         return None
@@ -148,9 +151,9 @@ def read_quota(root: Path) -> Quota | None:
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """Directories of control groups: version 2 (``0::/path``), or the controller ``cpu`` of version 1.
+    """Yield directories of control groups: version 2 (``0::/path``), or the controller ``cpu`` of version 1.
 
-    Seen from inside a container the path may not be there; the mount is then the container's own group.
+    Inside a container the path may not exist; the mount is then the container's own group.
     """
     for line in _lines(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")
@@ -198,12 +201,12 @@ def _swap(root: Path, status: dict[str, str]) -> Swap | None:
 
 def _available(root: Path) -> int | None:
     memory = root / "proc/meminfo"
-    told = _kib(_fields(memory).get("MemAvailable"))
-    return None if told is None else available_bytes(memory, root / CGROUPS)
+    known = _kib(_fields(memory).get("MemAvailable"))
+    return None if known is None else available_bytes(memory, root / CGROUPS)
 
 
 def _limits(where: Path) -> Iterator[tuple[str, Limit]]:
-    """Lines ``Max open files   1024   4096   files``."""
+    """Parse lines such as ``Max open files   1024   4096   files``."""
     for line in _lines(where):
         name, values = line[:26].strip(), line[26:].split()
         if len(values) >= 2 and all(value == "unlimited" or _integer(value) is not None for value in values[:2]):
@@ -216,7 +219,7 @@ def _limits(where: Path) -> Iterator[tuple[str, Limit]]:
 def _text(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
-            return file.read(FILE_BYTES_MAX).decode(errors="replace")
+            return file.read(MAX_FILE_BYTES).decode(errors="replace")
     except (OSError, ValueError):
         return None
 
@@ -230,20 +233,20 @@ def _fields(path: Path) -> dict[str, str]:
 
 
 def _word(path: Path) -> str | None:
-    """A name, without what a terminal would not print."""
+    """Read a name; unprintable characters are removed."""
     kept = "".join(filter(str.isprintable, _text(path) or "")).strip()
-    return kept[:WORD_MAX] or None
+    return kept[:MAX_WORD] or None
 
 
 def _words(path: Path) -> tuple[str, ...]:
-    return tuple(word[:WORD_MAX] for word in (_text(path) or "").split() if word.isprintable())
+    return tuple(word[:MAX_WORD] for word in (_text(path) or "").split() if word.isprintable())
 
 
 def _chosen(path: Path) -> str | None:
-    """``madvise`` of ``always [madvise] never``."""
+    """Return the chosen word of a setting: ``madvise`` of ``always [madvise] never``."""
     _, _, rest = (_text(path) or "").partition("[")
     word, closed, _ = rest.partition("]")
-    return word if closed and word.isprintable() and 0 < len(word) <= WORD_MAX else None
+    return word if closed and word.isprintable() and 0 < len(word) <= MAX_WORD else None
 
 
 def _number(path: Path) -> int | None:
@@ -256,8 +259,8 @@ def _kib(text: str | None) -> int | None:
 
 
 def _integer(text: str) -> int | None:
-    """A number that fits into 63 bits."""
+    """Parse a number; None if it is malformed or does not fit into 63 bits."""
     try:
-        return int(text) if len(text) <= DIGITS_MAX else None
+        return int(text) if len(text) <= MAX_DIGITS else None
     except ValueError:
         return None

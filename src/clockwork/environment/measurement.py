@@ -1,9 +1,10 @@
-"""Moments of this host: how late it wakes a thread, how often it interrupts one, and who else is at work.
+"""Measures how late timers wake a thread, how often a thread is interrupted, and how much CPU time others take.
 
-Theory of operation. The time is divided in two. First the process sleeps, again and again for a millisecond, which
-tells how late timers are; as it hardly runs meanwhile, what its cores do is done by others. Then it watches the clock
-on each core that a device would have, one after the other: whatever keeps it from looking, another process, an
-interrupt, the kernel or the host of a virtual machine, would keep an inference from computing for as long.
+Theory of operation. The time has two halves. In the first half the process repeatedly sleeps for a millisecond, which
+measures the lateness of timers. The process hardly runs meanwhile, so other processes cause the load of its cores. In
+the second half it reads the clock in a loop on each core that a device would use, one core after the other. Anything
+that delays that loop (another process, an interrupt, the kernel, the host of a virtual machine) would delay an
+inference by the same time.
 """
 
 import os
@@ -24,19 +25,19 @@ from clockwork.messages.profile import Measurement
 from clockwork.units import MILLISECOND, Nanos, as_seconds, seconds
 
 NAP: Final[Nanos] = MILLISECOND
-"""What a thread asks for when the lateness of timers is measured."""
+"""Length of a wait when the lateness of timers is measured."""
 
-NAPS_MAX: Final = 1000
-"""Of each kind; more would not tell more."""
+MAX_NAPS: Final = 1000
+"""Waits of each kind; more would add no precision."""
 
 Wait: TypeAlias = Callable[[float], object]
-"""Waits for so many seconds."""
+"""Function that waits for a number of seconds."""
 
 
 def examine(
     devices: int, threads_per_device: int, duration_s: float, root: Path = Path("/"), clock: Clock | None = None
 ) -> Environment:
-    """Read and measure, for about ``duration_s``, the host of a worker with so many devices."""
+    """Read the facts about this host and measure for about ``duration_s``, for a worker with that many devices."""
     clock = clock or MonotonicClock()
     host = read_host(root)
     plan = plan_cores(host.allowed or allowed_cores(), devices, threads_per_device)
@@ -45,7 +46,7 @@ def examine(
 
 
 def measure(devices: Sequence[Sequence[int]], duration: Nanos, root: Path, clock: Clock) -> Measured:
-    """Sleep for half of ``duration``, then watch the clock on the devices' cores, or anywhere if there are none."""
+    """Sleep for half of ``duration``, then read the clock in a loop on the devices' cores, or on any core if none."""
     cores = [core for cores in devices for core in cores]
     start, before, own = clock.now(), read_counters(root), _own_seconds()
     with _kept_on(cores[:1]):
@@ -65,7 +66,10 @@ def measure(devices: Sequence[Sequence[int]], duration: Nanos, root: Path, clock
 
 
 def others(before: Counters, after: Counters, own: dict[int, float]) -> tuple[Share, ...]:
-    """The part of each core's time that others took; ``own`` are our ticks on a core. Silent cores are left out."""
+    """Return the share of each core's time that other processes took; ``own`` are this process's ticks by core.
+
+    Cores whose counters did not change are left out.
+    """
     return tuple(
         Share(core, min(1.0, max(0.0, (now.busy - then.busy - own.get(core, 0)) / (now.total - then.total))))
         for core, now in after.ticks.items()
@@ -74,7 +78,7 @@ def others(before: Counters, after: Counters, own: dict[int, float]) -> tuple[Sh
 
 
 def stolen(before: Counters, after: Counters) -> tuple[Share, ...]:
-    """The part of each core's time that was stolen. Silent cores are left out."""
+    """Return the share of each core's time that was stolen. Cores whose counters did not change are left out."""
     return tuple(
         Share(core, min(1.0, max(0.0, (now.stolen - then.stolen) / (now.total - then.total))))
         for core, now in after.ticks.items()
@@ -83,7 +87,7 @@ def stolen(before: Counters, after: Counters) -> tuple[Share, ...]:
 
 
 def watch(core: int | None, duration: Nanos, clock: Clock) -> Interruptions:
-    """Look at the clock for ``duration``, and at nothing else."""
+    """Read the clock in a loop for ``duration``; return the interruptions."""
     now = clock.now
     gaps: list[Nanos] = []
     looks = 0
@@ -108,7 +112,7 @@ def _watch_each(cores: Sequence[int], duration: Nanos, clock: Clock) -> Iterator
 def _lateness(kind: str, wait: Wait, duration: Nanos, clock: Clock) -> Lateness:
     late: list[Nanos] = []
     start = end = clock.now()
-    while not late or (end - start < duration and len(late) < NAPS_MAX):
+    while not late or (end - start < duration and len(late) < MAX_NAPS):
         begin = clock.now()
         wait(as_seconds(NAP))
         end = clock.now()
@@ -128,12 +132,12 @@ WAITS: Final[tuple[tuple[str, Wait], ...]] = (
     ("select", partial(select.select, (), (), ())),
     ("condition", _condition),
 )
-"""Ways to wait; ``condition`` is how a worker's lanes wait for a moment."""
+"""Kinds of waits; the lanes of a worker wait on a condition."""
 
 
 @contextmanager
 def _kept_on(cores: Sequence[int]) -> Iterator[bool]:
-    """Keep the calling thread on these cores for a while, if that can be; says whether it is."""
+    """Confine the calling thread to these cores meanwhile; yield False if that is not possible."""
     with ExitStack() as stack:
         kept = bool(cores)
         try:

@@ -1,75 +1,75 @@
-"""Judges of processors: which cores there are, who shares them, how fast they run.
+"""Checks of processors: the number of cores, what shares them, and their frequencies.
 
-Rules of the file: pure.
+Rules of the file: no I/O.
 """
 
 from typing import Final
 
 from clockwork.environment.facts import CoreFrequency, Environment
-from clockwork.environment.findings import Finding, Level, not_told, plural
+from clockwork.environment.findings import Finding, Level, plural, unknown
 from clockwork.host.affinity import show_cores
 from clockwork.units import show_duration
 
 STEADY_GOVERNORS: Final = frozenset({"performance", "userspace"})
-"""They do not follow the load."""
+"""Governors that do not follow the load."""
 
-VIRTUAL: Final = "cannot be judged: in a virtual machine its host decides"
+HIDDEN: Final = "cannot be checked: in a virtual machine the host decides"
 
-QUOTA_MEND: Final = (
-    "give whole cores instead of a quota (Docker: --cpuset-cpus, not --cpus; Kubernetes: the static CPU manager; "
+QUOTA_FIX: Final = (
+    "assign whole cores instead of a quota (Docker: --cpuset-cpus, not --cpus; Kubernetes: the static CPU manager; "
     "systemd: AllowedCPUs, not CPUQuota)"
 )
 
 
 def cores(environment: Environment) -> Finding:
-    """One core for each thread that executes, and one for all else."""
+    """Check that there is a core for each executing thread, and one for all other threads."""
     name, host = "cores", environment.host
     if not host.allowed:
-        return not_told(name)
+        return unknown(name)
     devices, threads = len(environment.devices), environment.threads_per_device
     needed = devices * threads
     found = f"{plural(len(host.allowed), 'core')} allowed ({show_cores(host.allowed)})"
     if len(host.online) > len(host.allowed):
         found += f" of {len(host.online)}"
     found += f"; {plural(devices, 'device')} of {plural(threads, 'thread')}"
-    mend = f"allow the worker {needed + 1} cores (taskset, cpuset), or give it fewer devices or threads"
+    fix = f"allow the worker {needed + 1} cores (taskset, cpuset), or give it fewer devices or threads"
     if len(host.allowed) < needed:
-        cost = "no thread is pinned: inferences displace each other, and measured times are no promises"
-        return Finding(name, Level.BAD, found, cost, mend)
+        cost = "no thread is pinned: inferences interrupt each other, and take longer than measured"
+        return Finding(name, Level.BAD, found, cost, fix)
     found += f" on {show_cores(environment.device_cores)}"
     if len(host.allowed) == needed:
-        cost = "none is left for the network and for loading, which interrupt inferences"
-        return Finding(name, Level.WARNING, found, cost, mend)
+        cost = "no core is left for the network and for loading, which interrupt inferences"
+        return Finding(name, Level.WARNING, found, cost, fix)
     return Finding(name, Level.OK, found)
 
 
 def isolation(environment: Environment) -> Finding:
-    """Cores that the kernel gives to nobody who does not ask for them."""
+    """Check that the kernel keeps other processes off the devices' cores."""
     name, isolated = "isolation", environment.host.isolated
     if isolated is None:
-        return not_told(name)
-    open_ones = [core for core in environment.device_cores if core not in isolated]
-    if not open_ones:
+        return unknown(name)
+    shared = [core for core in environment.device_cores if core not in isolated]
+    if not shared:
         return Finding(name, Level.OK, f"the devices' cores {show_cores(environment.device_cores)} are isolated")
-    shown = show_cores(open_ones)
-    which = f"core {shown} is" if len(open_ones) == 1 else f"cores {shown} are"
-    mend = f"boot with isolcpus={shown} nohz_full={shown} and start the worker with taskset, or give it its own cpuset"
-    if len(open_ones) == len(environment.host.allowed):
-        mend = "allow more cores than the devices need (see cores); then those of the devices can be isolated"
+    shown = show_cores(shared)
+    which = f"core {shown} is" if len(shared) == 1 else f"cores {shown} are"
+    fix = f"boot with isolcpus={shown} nohz_full={shown} and start the worker with taskset, or give it its own cpuset"
+    if len(shared) == len(environment.host.allowed):
+        fix = "allow more cores than the devices need (see cores), so that the devices' cores can be isolated"
     return Finding(
         name,
         Level.NOTE,
         f"{which} open to all processes",
-        "whatever is started on this host may run there; interruptions and other processes say what it costs now",
-        mend,
+        "any process on this host may run there; interruptions and other processes measure the present cost",
+        fix,
     )
 
 
 def hyper_threads(environment: Environment) -> Finding:
-    """Two cores that are one: what one does slows the other."""
+    """Check that no other thread runs on the second hyper-thread of a device's core."""
     name, host = "hyper-threads", environment.host
     if not host.siblings:
-        return not_told(name)
+        return unknown(name)
     inside: dict[int, None] = {}
     outside: dict[int, None] = {}
     for own in environment.devices:
@@ -77,25 +77,25 @@ def hyper_threads(environment: Environment) -> Finding:
             for sibling in host.siblings.get(core, ()):
                 if sibling != core and sibling not in own:
                     (inside if sibling in host.allowed else outside)[sibling] = None
-    cost = "what runs on a sibling uses the same execution units: inferences take longer while it does"
-    mend = (
+    cost = "a thread on the sibling uses the same execution units: inferences take longer meanwhile"
+    fix = (
         "allow one core of each pair only, and leave the other idle (taskset, cpuset), "
-        "or do without: echo off > /sys/devices/system/cpu/smt/control"
+        "or disable hyper-threads: echo off > /sys/devices/system/cpu/smt/control"
     )
     if inside:
         found = f"the devices' cores share execution units with the allowed {show_cores(inside)}"
-        return Finding(name, Level.WARNING, found, cost, mend)
+        return Finding(name, Level.WARNING, found, cost, fix)
     if any(core in host.online for core in outside):
-        found = f"the devices' cores share execution units with {show_cores(outside)}, which others may use"
-        return Finding(name, Level.NOTE, found, cost, mend)
-    return Finding(name, Level.OK, "the devices' cores share execution units with no other")
+        found = f"the devices' cores share execution units with {show_cores(outside)}, which other processes may use"
+        return Finding(name, Level.NOTE, found, cost, fix)
+    return Finding(name, Level.OK, "the devices' cores share execution units with no other core")
 
 
-def nodes(environment: Environment) -> Finding:
-    """Memory is near to some cores, and farther from others."""
+def numa(environment: Environment) -> Finding:
+    """Check that the cores of a device are on one NUMA node."""
     name, host = "numa", environment.host
     if not host.nodes or not host.allowed:
-        return not_told(name)
+        return unknown(name)
     touched = _nodes(environment, host.allowed)
     found = f"the allowed cores are on {'node' if len(touched) == 1 else 'nodes'} {show_cores(touched)}"
     if len(touched) <= 1:
@@ -104,21 +104,21 @@ def nodes(environment: Environment) -> Finding:
     return Finding(
         name,
         Level.WARNING if split else Level.NOTE,
-        found + (", and so are those of a single device" if split else ""),
-        "weights may lie in the memory of another node than the core that uses them, which is slower to reach",
+        found + (", even those of a single device" if split else ""),
+        "weights may be in the memory of another node than the core that uses them, which is slower to access",
         "run one worker for each node: numactl --cpunodebind=0 --membind=0 clockwork worker ...",
     )
 
 
 def _nodes(environment: Environment, cores: tuple[int, ...]) -> list[int]:
-    return [node for node, its in environment.host.nodes.items() if any(core in its for core in cores)]
+    return [node for node, members in environment.host.nodes.items() if any(core in members for core in cores)]
 
 
-def quota(environment: Environment) -> Finding:
-    """A limit of CPU time stops all threads until its period is over."""
+def cpu_quota(environment: Environment) -> Finding:
+    """Check the limit on CPU time; when it is used up, all threads stop until its period is over."""
     name, limit, now = "cpu quota", environment.host.quota, environment.measured.throttled or 0
     if limit is None:
-        return not_told(name)
+        return unknown(name)
     if limit.cores is None or limit.period is None:
         return Finding(name, Level.OK, "none")
     needed = len(environment.devices) * environment.threads_per_device
@@ -127,60 +127,62 @@ def quota(environment: Environment) -> Finding:
         found += f"; throttled in {limit.throttled} of {limit.periods} periods, {show_duration(limit.waited)} in all"
     if now:
         found += f"; {now} while measuring"
-    cost = f"when it is used up every thread stands still for the rest of the {show_duration(limit.period)}"
+    cost = f"when the quota is used up, every thread stops for the rest of the {show_duration(limit.period)}"
     if limit.cores < needed or now:
         level = Level.BAD
         if limit.cores < needed:
-            cost = f"executing on {plural(needed, 'thread')} uses it up; {cost}"
+            cost = f"executing on {plural(needed, 'thread')} uses the quota up; {cost}"
     else:
         level = Level.WARNING if limit.throttled or limit.cores < needed + 1 else Level.NOTE
-    return Finding(name, level, found, cost, QUOTA_MEND)
+    return Finding(name, level, found, cost, QUOTA_FIX)
 
 
-def governor(environment: Environment) -> Finding:
-    """Whether cores run as fast after a rest as they do under load."""
+def cpu_governor(environment: Environment) -> Finding:
+    """Check that cores run as fast after an idle time as under load."""
     name = "cpu governor"
-    told = [it for it in environment.host.frequencies if it.core in environment.device_cores and it.governor]
-    if not told:
-        return not_told(name, VIRTUAL)
-    restless = [it for it in told if it.governor not in STEADY_GOVERNORS and not _is_fixed(it)]
-    shown = sorted({_show(it) for it in told})
+    known = [core for core in environment.host.frequencies if core.core in environment.device_cores and core.governor]
+    if not known:
+        return unknown(name, HIDDEN)
+    varying = [core for core in known if core.governor not in STEADY_GOVERNORS and not _is_fixed(core)]
+    shown = sorted({_show(core) for core in known})
     found = "; ".join(shown)
-    if restless:
-        span = restless[0]
-        cost = "after a rest an inference begins at a lower frequency and takes longer than under load"
+    if varying:
+        span = varying[0]
+        cost = "after an idle time an inference starts at a lower frequency and takes longer than under load"
         if span.lowest and span.highest:
-            cost += f": cores may go down to {span.lowest / 1e6:.3g} of {span.highest / 1e6:.3g} GHz"
+            cost += f": the lowest is {span.lowest / 1e6:.3g} of {span.highest / 1e6:.3g} GHz"
         return Finding(name, Level.WARNING, found, cost, "cpupower frequency-set -g performance")
-    capped = [it for it in told if it.highest and it.hardware_highest and it.highest < it.hardware_highest]
+    capped = [core for core in known if core.highest and core.hardware_highest and core.highest < core.hardware_highest]
     if capped:
-        most = capped[0].hardware_highest or 0
-        cost = f"cores could go up to {most / 1e6:.3g} GHz; slower, but steady"
-        return Finding(name, Level.NOTE, found, cost, f"cpupower frequency-set -u {most}, if it is not meant")
+        highest = capped[0].hardware_highest or 0
+        cost = f"cores could run at {highest / 1e6:.3g} GHz; the limit makes them slower, but steady"
+        return Finding(
+            name, Level.NOTE, found, cost, f"cpupower frequency-set -u {highest}, if the limit is not intended"
+        )
     return Finding(name, Level.OK, found)
 
 
-def _is_fixed(it: CoreFrequency) -> bool:
-    return it.lowest is not None and it.lowest == it.highest
+def _is_fixed(core: CoreFrequency) -> bool:
+    return core.lowest is not None and core.lowest == core.highest
 
 
-def _show(it: CoreFrequency) -> str:
-    text = f"{it.governor}" + (f" ({it.driver})" if it.driver else "")
-    return f"{text}, {it.lowest / 1e6:.3g} to {it.highest / 1e6:.3g} GHz" if it.lowest and it.highest else text
+def _show(core: CoreFrequency) -> str:
+    text = f"{core.governor}" + (f" ({core.driver})" if core.driver else "")
+    return f"{text}, {core.lowest / 1e6:.3g} to {core.highest / 1e6:.3g} GHz" if core.lowest and core.highest else text
 
 
-def boost(environment: Environment) -> Finding:
-    """Frequencies that depend on how warm it is, and on who else is busy."""
+def cpu_boost(environment: Environment) -> Finding:
+    """Check for frequencies that depend on the temperature and on the load of other cores."""
     name, on = "cpu boost", environment.host.boost
     if on is None:
-        return not_told(name, VIRTUAL)
+        return unknown(name, HIDDEN)
     if not on:
         return Finding(name, Level.OK, "off")
     return Finding(
         name,
         Level.NOTE,
         "on",
-        "the frequency depends on the temperature and on how many cores are busy, and times with it",
+        "the frequency depends on the temperature and on the number of busy cores, and so do execution times",
         "if steady times matter more than short ones: echo 0 > /sys/devices/system/cpu/cpufreq/boost "
         "(intel_pstate: echo 1 > /sys/devices/system/cpu/intel_pstate/no_turbo)",
     )

@@ -1,70 +1,70 @@
-"""Judges of what was measured: interruptions, other processes, steal, timers, the clock.
+"""Checks of measurements: interruptions, other processes, steal, timers, the clock.
 
-Rules of the file: pure; a limit that is no fact of Clockwork's is a choice, and has a name.
+Rules of the file: no I/O. A threshold that does not follow from Clockwork's code is a choice, and is a named constant.
 """
 
 from typing import Final
 
 from clockwork.environment.facts import GAP, Environment, Interruptions, Lateness, Share
-from clockwork.environment.findings import Finding, Level, not_told, plural, show_share
+from clockwork.environment.findings import UNKNOWN, Finding, Level, plural, show_share, unknown
 from clockwork.host.lanes import WATCH
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos, show_duration
 
 LOST_WARNING: Final = 0.01
-"""Part of the time lost: one hundredth is what an estimate of p99 leaves out."""
+"""Share of the time lost: an estimate of p99 leaves out one hundredth."""
 
 LOST_BAD: Final = 0.10
-"""Part of the time lost to interruptions, or stolen: one device does what nine tenths of one would."""
+"""Share of the time lost to interruptions or steal: the device has nine tenths of its speed."""
 
 LOST_NOTE: Final = 0.001
-"""Part of the time lost that is worth to be known."""
+"""Share of the time lost that is worth a note."""
 
 LONGEST_WARNING: Final[Nanos] = 5 * MILLISECOND
-"""An interruption that is as long as a short inference."""
+"""Length of an interruption that equals a short inference."""
 
 OTHERS_NOTE: Final = 0.03
-"""Part of a core that others take; below that the kernel's account, in ticks of 10 ms, says little."""
+"""Share of a core that others take; the kernel counts in ticks of 10 ms, so a smaller share is uncertain."""
 
 OTHERS_WARNING: Final = 0.10
-"""Part of a core that others take."""
+"""Share of a core that others take."""
 
 EXAMPLE: Final[Nanos] = 10 * MILLISECOND
-"""The inference that examples are about."""
+"""Length of the inference in the examples of costs."""
 
-LOOK_SLOW: Final[Nanos] = MICROSECOND
-"""A look at the clock that is no system call takes about a tenth of that, the interpreter included."""
+SLOW_READING: Final[Nanos] = MICROSECOND
+"""Time of a slow reading of the clock; one without a system call takes about a tenth, interpreter included."""
 
-LOOSE_CLOCKS: Final = frozenset({"jiffies", "refined-jiffies"})
-"""They move in steps of 1 to 10 ms."""
+COARSE_CLOCKS: Final = frozenset({"jiffies", "refined-jiffies"})
+"""Clock sources that advance in steps of 1 to 10 ms."""
 
 SLOW_CLOCKS: Final = frozenset({"acpi_pm", "hpet", "pit", "xen"})
-"""To read them is a system call, and for the first three a slow device's answer (Linux, ``drivers/clocksource``)."""
+"""Clock sources that need a system call; the first three also read a slow device (Linux, ``drivers/clocksource``)."""
 
-QUIET_MEND: Final = (
-    "stop or move what else runs here, or keep it off the devices' cores (see isolation); "
-    "in a virtual machine, have cores of the host to yourself"
+QUIET_FIX: Final = (
+    "stop or move other programs, or keep them off the devices' cores (see isolation); "
+    "in a virtual machine, reserve cores of the host"
 )
 
-TIMERS_MEND: Final = (
-    "see interruptions and other processes; if there are none, forbid the cores' deep sleep: cpupower idle-set -D 10"
+TIMERS_FIX: Final = (
+    "see interruptions and other processes; if there are none, disable deep sleep of the cores: cpupower idle-set -D 10"
 )
 
-TSC_MEND: Final = (
+TSC_FIX: Final = (
     "echo tsc > /sys/devices/system/clocksource/clocksource0/current_clocksource, "
-    "unless the kernel's log says that tsc is unstable"
+    "unless the kernel's log reports that tsc is unstable"
 )
 
 
 def interruptions(environment: Environment) -> Finding:
-    """What keeps a thread from computing, of whatever kind: the figure to trust most."""
+    """Check interruptions of any cause; the most reliable check."""
     name, seen = "interruptions", environment.measured.interruptions
-    watched, looks = sum(it.watched for it in seen), sum(it.looks for it in seen)
+    watched, looks = sum(core.watched for core in seen), sum(core.looks for core in seen)
     if not watched or not looks:
-        return not_told(name)
-    count, lost = sum(it.count for it in seen), sum(it.lost for it in seen) / watched
+        return unknown(name)
+    count, lost = sum(core.count for core in seen), sum(core.lost for core in seen) / watched
     if not count:
-        return Finding(name, Level.OK, f"none of more than {show_duration(GAP)} in {show_duration(watched)}")
-    worst = max(seen, key=lambda it: it.longest)
+        return Finding(name, Level.OK, f"none longer than {show_duration(GAP)} in {show_duration(watched)}")
+    worst = max(seen, key=lambda core: core.longest)
     longest = worst.longest
     level = Level.OK
     if lost >= LOST_BAD:
@@ -75,48 +75,48 @@ def interruptions(environment: Environment) -> Finding:
         level = Level.NOTE
     where = "" if worst.core is None else f" on core {worst.core}"
     found = (
-        f"{count} of more than {show_duration(GAP)} in {show_duration(watched)}, "
+        f"{count} longer than {show_duration(GAP)} in {show_duration(watched)}, "
         f"the longest {show_duration(longest)}{where}; {show_share(lost)} of the time is lost"
     )
-    return Finding(name, level, found, _meeting(seen, longest), "" if level is Level.OK else QUIET_MEND)
+    return Finding(name, level, found, _frequency(seen, longest), "" if level is Level.OK else QUIET_FIX)
 
 
-def _meeting(seen: tuple[Interruptions, ...], longest: Nanos) -> str:
-    """How often an inference meets an interruption: how many there are in the time that it computes."""
-    met = sum(it.count for it in seen) * EXAMPLE / max(1, sum(it.watched - it.lost for it in seen))
+def _frequency(seen: tuple[Interruptions, ...], longest: Nanos) -> str:
+    """Return the number of interruptions during an inference of `EXAMPLE`, as a sentence."""
+    count = sum(core.count for core in seen) * EXAMPLE / max(1, sum(core.watched - core.lost for core in seen))
     often = (
-        f"an inference that computes for {show_duration(EXAMPLE)} meets {met:.1f} of them on average"
-        if met >= 1
-        else f"of inferences that compute for {show_duration(EXAMPLE)} about one in {1 / met:.0f} meets one"
+        f"an inference of {show_duration(EXAMPLE)} is interrupted {count:.1f} times on average"
+        if count >= 1
+        else f"about one in {1 / count:.0f} inferences of {show_duration(EXAMPLE)} is interrupted"
     )
     return f"{often}; the longest added {show_duration(longest)}"
 
 
-def others(environment: Environment) -> Finding:
-    """Other processes on the cores that the devices would have."""
+def other_processes(environment: Environment) -> Finding:
+    """Check other processes on the devices' cores."""
     name = "other processes"
     shares = _of_devices(environment, environment.measured.others)
     if not shares:
-        return not_told(name)
-    worst = max(shares, key=lambda it: it.share)
-    allowed = [it.share for it in environment.measured.others if it.core in environment.host.allowed]
+        return unknown(name)
+    worst = max(shares, key=lambda core: core.share)
+    allowed = [core.share for core in environment.measured.others if core.core in environment.host.allowed]
     found = f"take {show_share(worst.share)} of core {worst.core}"
     if len(allowed) > 1:
         found += f", {show_share(sum(allowed) / len(allowed))} of all allowed cores"
     if worst.share < OTHERS_NOTE:
         return Finding(name, Level.OK, found)
     level = Level.WARNING if worst.share >= OTHERS_WARNING else Level.NOTE
-    cost = f"an inference shares its core with what wants {show_share(worst.share)} of it, and waits for its turn"
-    return Finding(name, level, found, cost, QUIET_MEND)
+    cost = f"an inference shares its core with processes that use {show_share(worst.share)} of it, and waits for them"
+    return Finding(name, level, found, cost, QUIET_FIX)
 
 
-def stolen(environment: Environment) -> Finding:
-    """What the host of a virtual machine gives to its others."""
+def steal(environment: Environment) -> Finding:
+    """Check the CPU time that the host of a virtual machine gives to other machines."""
     name = "steal"
     shares = _of_devices(environment, environment.measured.stolen)
     if not shares:
-        return not_told(name)
-    worst = max(shares, key=lambda it: it.share)
+        return unknown(name)
+    worst = max(shares, key=lambda core: core.share)
     if not worst.share:
         return Finding(name, Level.OK, f"none in {show_duration(environment.measured.duration)}")
     level = Level.NOTE
@@ -126,67 +126,69 @@ def stolen(environment: Environment) -> Finding:
         name,
         level,
         f"{show_share(worst.share)} of core {worst.core}",
-        f"the machine's host gives {show_share(worst.share)} of the core to others, when it likes",
-        "have the virtual machine's cores pinned or dedicated, or take a larger or an unshared one",
+        f"the host of this virtual machine gives {show_share(worst.share)} of the core to others, at any time",
+        "pin or dedicate the cores of the virtual machine, or use a larger or an unshared one",
     )
 
 
 def timers(environment: Environment) -> Finding:
-    """Whether a thread that sleeps to a moment is there by then; an EXEC thread wakes `WATCH` early."""
+    """Check how late timed waits end; an EXEC thread allows for `WATCH`."""
     name, late = "timers", environment.measured.timers
     if not late:
-        return not_told(name)
-    by = ", ".join(f"{it.kind} {_three(it)}" for it in late)
+        return unknown(name)
+    by = ", ".join(f"{wait.kind} {_percentiles(wait)}" for wait in late)
     slack = environment.host.timer_slack
     found = f"late by p50/p99/max: {by}" + ("" if slack is None else f"; slack {show_duration(slack)}")
-    p50, p99, longest = (max(getattr(it, field) for it in late) for field in ("p50", "p99", "longest"))
+    p50, p99, longest = (max(getattr(wait, field) for wait in late) for field in ("p50", "p99", "longest"))
     level, cost = Level.OK, ""
     early = show_duration(WATCH)
     if p50 > WATCH:
-        level, cost = Level.BAD, f"a worker wakes {early} before an action is due, and is usually late all the same"
+        level, cost = Level.BAD, f"a worker wakes {early} before an action is due, and is usually late even so"
     elif p99 > WATCH:
         level = Level.WARNING
         cost = f"a worker wakes {early} before an action is due; one start in a hundred is late by "
         cost += f"{show_duration(p99 - WATCH)} or more"
     elif longest > WATCH:
         level = Level.NOTE
-        waits = plural(sum(it.count for it in late), "wait")
-        cost = f"of {waits} the latest would have made a start late by {show_duration(longest - WATCH)}"
-    return Finding(name, level, found, cost, TIMERS_MEND if cost else "")
+        waits = plural(sum(wait.count for wait in late), "wait")
+        cost = f"the latest of {waits} would have delayed a start by {show_duration(longest - WATCH)}"
+    return Finding(name, level, found, cost, TIMERS_FIX if cost else "")
 
 
-def _three(it: Lateness) -> str:
-    return "/".join(show_duration(value) for value in (it.p50, it.p99, it.longest))
+def _percentiles(wait: Lateness) -> str:
+    return "/".join(show_duration(value) for value in (wait.p50, wait.p99, wait.longest))
 
 
-def clock(environment: Environment) -> Finding:
-    """What it takes to know the time: every wait and every measurement does it."""
+def clock_source(environment: Environment) -> Finding:
+    """Check the resolution and the speed of the clock, which every wait and every measurement reads."""
     name, source = "clock source", environment.host.clock_source
-    look = min((_look(it) for it in environment.measured.interruptions if it.looks), default=None)
-    if source is None and look is None:
-        return not_told(name)
-    found = (source or "not told") + ("" if look is None else f"; a look at the clock takes {show_duration(look)}")
-    if source in LOOSE_CLOCKS:
-        level, cost = Level.BAD, "the clock moves in steps of milliseconds: nothing shorter can be measured or kept"
-    elif source in SLOW_CLOCKS or (look is not None and look >= LOOK_SLOW):
+    reading = min((_reading(core) for core in environment.measured.interruptions if core.looks), default=None)
+    if source is None and reading is None:
+        return unknown(name)
+    found = (source or UNKNOWN) + (
+        "" if reading is None else f"; a reading of the clock takes {show_duration(reading)}"
+    )
+    if source in COARSE_CLOCKS:
+        level, cost = Level.BAD, "the clock advances in steps of milliseconds: shorter times cannot be measured or kept"
+    elif source in SLOW_CLOCKS or (reading is not None and reading >= SLOW_READING):
         level, cost = (
             Level.WARNING,
-            "looking at the clock is slow: a thread that watches it for a moment sees it late",
+            "reading the clock is slow: a thread that waits for a moment by reading it is late",
         )
     else:
         return Finding(name, Level.OK, found)
     if "tsc" in environment.host.clock_sources and source != "tsc":
-        mend = TSC_MEND
+        fix = TSC_FIX
     else:
-        mend = "see in the kernel's log why tsc is not used; in a virtual machine, have its host offer tsc or kvm-clock"
-    return Finding(name, level, found, cost, mend)
+        fix = "find in the kernel's log why tsc is not used; a virtual machine needs tsc or kvm-clock from its host"
+    return Finding(name, level, found, cost, fix)
 
 
-def _look(it: Interruptions) -> Nanos:
-    return (it.watched - it.lost) // it.looks
+def _reading(core: Interruptions) -> Nanos:
+    return (core.watched - core.lost) // core.looks
 
 
 def _of_devices(environment: Environment, shares: tuple[Share, ...]) -> list[Share]:
-    """Those of the devices' cores; all if it is not known which these are."""
+    """Return the shares of the devices' cores, or all if those cores are unknown."""
     cores = environment.device_cores
-    return [it for it in shares if not cores or it.core in cores]
+    return [share for share in shares if not cores or share.core in cores]

@@ -1,4 +1,4 @@
-"""What ``clockwork sim`` does: reads scenarios and states, runs, shows, writes."""
+"""Runs the experiments of ``clockwork sim`` and ``clockwork load-test``: reads scenarios, writes and shows results."""
 
 import resource
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from clockwork.cli import predictions
-from clockwork.cli.caches import give_libraries_a_cache
-from clockwork.cli.output import named, show, table
-from clockwork.cli.security import Caller
+from clockwork.cli.configuration import read_text
+from clockwork.cli.output import plain, prediction_curves, prediction_section, prediction_table, show, table
+from clockwork.cli.process import set_library_caches
+from clockwork.cli.security import Credentials
 from clockwork.clock import MonotonicClock
 from clockwork.errors import InvalidRequestError, ServerError
 from clockwork.paced.from_status import models_of
@@ -31,58 +31,59 @@ from clockwork.units import ms, seconds
 from clockwork.workload.outcomes import Outcomes
 from clockwork.workload.spec import make_workload
 
-SCENARIO_BYTES_MOST: Final = 1 << 20
-TRACE_BYTES_MOST: Final = 1 << 31
+MAX_SCENARIO_BYTES: Final = 1 << 20
+MAX_TRACE_BYTES: Final = 1 << 31
 
 Record = Callable[[dict[str, Any]], None]
 
 
-class What(Struct, frozen=True):
-    """What is to be simulated."""
+class Experiment(Struct, frozen=True):
+    """A scenario with the models of a live system (None: the scenario's own) and the lines of its traces."""
 
     scenario: Scenario
     models: list[tuple[PacedModel, int]] | None
     traces: dict[str, list[str]]
 
 
-def read(
-    scenario: Path | None,
-    state: Path | None,
-    devices: int | None,
-    load: float,
-    slo: float,
-    scheduler: str | None,
-    traces: Sequence[str],
+def read_experiment(
+    *,
+    scenario: Path | None = None,
+    state: Path | None = None,
+    devices: int | None = None,
+    load: float = 1.0,
+    slo: float = 1.0,
+    scheduler: str | None = None,
+    traces: Sequence[str] = (),
     profile: str | None = None,
-) -> What:
-    """Put a scenario together.
+) -> Experiment:
+    """Read a scenario, a state of a live system, or both; ``load`` and ``slo`` are factors.
 
     Raises:
-        InvalidRequestError: a file is not what it should be.
+        InvalidRequestError: a file cannot be read or has wrong content.
     """
-    known = None if state is None else _read_state(state)
+    live = None if state is None else _read_state(state)
     if scenario is not None:
-        read_scenario = parse_scenario(_text(scenario, SCENARIO_BYTES_MOST), str(scenario))
+        experiment = parse_scenario(read_text(scenario, MAX_SCENARIO_BYTES), str(scenario))
     else:
-        assert known is not None
-        read_scenario = scenario_of(known)
-    if known is not None and scenario is not None:
-        read_scenario = scenario_of(known, read_scenario)
-    read_scenario = altered(read_scenario, workers=devices, load=load, slo=slo, profile=profile)
+        assert live is not None
+        experiment = scenario_of(live)
+    if live is not None and scenario is not None:
+        experiment = scenario_of(live, experiment)
+    experiment = altered(experiment, workers=devices, load=load, slo=slo, profile=profile)
     if scheduler is not None:
-        read_scenario = replace(read_scenario, scheduler=scheduler)
-    return What(read_scenario, None if known is None else models_of(known), dict(map(_trace, traces)))
+        experiment = replace(experiment, scheduler=scheduler)
+    return Experiment(experiment, None if live is None else models_of(live), dict(map(_read_trace, traces)))
 
 
-def run(what: What, seed: int, records: Path | None) -> dict[str, Any]:
-    """Run all of a scenario's variants; returns the results as they go into a JSON."""
+def run(experiment: Experiment, seed: int, records: Path | None) -> dict[str, Any]:
+    """Simulate all variants of a scenario; return the results in the form of their JSON."""
     rows, details, violations = [], [], list[str]()
-    chosen, clock = variants(what.scenario), MonotonicClock()
+    chosen, clock = variants(experiment.scenario), MonotonicClock()
     with _recorder(records) as record, _bar() as bar:
         for number, (load, variant) in enumerate(chosen):
             task = bar.add_task(f"{variant.name} {number + 1}/{len(chosen)}", total=1.0)
             begin = clock.now()
-            simulation = _simulate(what, variant, seed, record, _completed(bar, task))
+            simulation = _simulate(experiment, variant, seed, record, _completed(bar, task))
             wall = (clock.now() - begin) / 1e9
             rows += _rows(simulation, load, variant, wall)
             details.append(_detail(simulation, load, variant))
@@ -90,9 +91,9 @@ def run(what: What, seed: int, records: Path | None) -> dict[str, Any]:
             bar.remove_task(task)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
-        "name": what.scenario.name,
+        "name": experiment.scenario.name,
         "seed": seed,
-        "scheduler": what.scenario.scheduler,
+        "scheduler": experiment.scenario.scheduler,
         "rows": rows,
         "memory_mib": round(peak, 1),
         "violations": violations,
@@ -101,11 +102,13 @@ def run(what: What, seed: int, records: Path | None) -> dict[str, Any]:
 
 
 def _simulate(
-    what: What, variant: Scenario, seed: int, record: Record | None, progress: Callable[[float], None]
+    experiment: Experiment, variant: Scenario, seed: int, record: Record | None, progress: Callable[[float], None]
 ) -> Simulation:
     try:
-        made = Simulation(variant, seed, models=what.models, traces=what.traces, record=record, progress=progress)
-        return made.run()
+        simulation = Simulation(
+            variant, seed, models=experiment.models, traces=experiment.traces, record=record, progress=progress
+        )
+        return simulation.run()
     except SimulationError as error:
         raise ServerError(f"the simulation of {variant.name} failed: {error}") from None
 
@@ -121,7 +124,7 @@ def _rows(simulation: Simulation, load: float, variant: Scenario, wall: float) -
 
 
 def outcome_rows(outcomes: Outcomes, load: float, variant: Scenario) -> list[dict[str, Any]]:
-    """One row for all, one for each stream if there are several, one for each step of an SLO ladder."""
+    """Return a row for all streams, one for each of several streams, and one for each step of an SLO ladder."""
     common = {"slo_ms": variant.slo_ms, "load": load}
     rows = [common | {"stream": "all"} | outcomes.total.summary(outcomes.seconds)]
     for number, spec in enumerate(variant.workload):
@@ -138,8 +141,8 @@ def outcome_rows(outcomes: Outcomes, load: float, variant: Scenario) -> list[dic
 
 
 def _detail(simulation: Simulation, load: float, variant: Scenario) -> dict[str, Any]:
-    predicted = predictions.section(simulation.cluster.ask_status())
-    curves = predictions.curves(simulation.cluster.controller.predictions())
+    predicted = prediction_section(simulation.cluster.ask_status())
+    curves = prediction_curves(simulation.cluster.controller.predictions())
     return outcome_detail(simulation.outcomes, load, variant) | {
         "prediction": predicted | {"cdf": curves},
         "utilisation": simulation.utilisation_series(),
@@ -149,7 +152,7 @@ def _detail(simulation: Simulation, load: float, variant: Scenario) -> dict[str,
 
 
 def outcome_detail(outcomes: Outcomes, load: float, variant: Scenario) -> dict[str, Any]:
-    """What plots are made of, and why promises were broken."""
+    """Return the data of the plots, and the reasons of broken promises."""
     return {
         "slo_ms": variant.slo_ms,
         "load": load,
@@ -162,25 +165,33 @@ def outcome_detail(outcomes: Outcomes, load: float, variant: Scenario) -> dict[s
 
 
 def run_live(
-    address: str, what: What, seed: int, generated: bool, connections: int, caller: Caller = Caller()
+    address: str,
+    experiment: Experiment,
+    seed: int,
+    generated: bool,
+    connections: int,
+    credentials: Credentials = Credentials(),
 ) -> dict[str, Any]:
-    """Play all variants of a scenario against a live server; results as `run` gives them, less what only it knows."""
+    """Run all variants of a scenario against a live server.
+
+    The results have the form of those of `run`, without the entries that only a simulation has.
+    """
     from clockwork.client import AsyncClient
     from clockwork.client.load import LoadTest
 
     rows: list[dict[str, Any]] = []
     details: list[dict[str, Any]] = []
-    chosen = variants(what.scenario)
-    shown = caller.arguments()
+    chosen = variants(experiment.scenario)
+    arguments = credentials.arguments()
 
     async def play() -> None:
         async with AsyncExitStack() as stack:
             bar = stack.enter_context(_bar())
-            clients = [await stack.enter_async_context(AsyncClient(address, **shown)) for _ in range(connections)]
+            clients = [await stack.enter_async_context(AsyncClient(address, **arguments)) for _ in range(connections)]
             for number, (load, variant) in enumerate(chosen):
                 duration = seconds(variant.duration_s)
                 workload = make_workload(
-                    variant.workload, variant.model_names(), duration, workload_rng(seed), what.traces
+                    variant.workload, variant.model_names(), duration, workload_rng(seed), experiment.traces
                 )
                 outcomes = Outcomes(warmup=seconds(variant.warmup_s), duration=duration, bucket=variant.bucket())
                 task = bar.add_task(f"{variant.name} {number + 1}/{len(chosen)}", total=duration)
@@ -196,11 +207,11 @@ def run_live(
                 bar.remove_task(task)
                 end = {"sent_late_ms_max": round(test.sent_late / 1e6, 3)}
                 rows.extend(row | end for row in outcome_rows(outcomes, load, variant))
-                predicted = {"prediction": predictions.section(await clients[0].status())}
+                predicted = {"prediction": prediction_section(await clients[0].status())}
                 details.append(outcome_detail(outcomes, load, variant) | predicted)
 
     uvloop.run(play())
-    head = {"name": what.scenario.name, "seed": seed, "scheduler": "the server's", "rows": rows}
+    head = {"name": experiment.scenario.name, "seed": seed, "scheduler": "the server's", "rows": rows}
     return head | {"violations": [], "details": details}
 
 
@@ -223,19 +234,19 @@ COLUMNS: Final = (
     "utilisation",
     "requests_per_wall_s",
 )
-"""Of the table; the JSON has more."""
+"""Columns of the table; the JSON has more."""
 
 
 def show_results(results: dict[str, Any]) -> None:
-    """Print the table, and what those were told whose requests failed."""
+    """Print the tables, and the errors of failed requests."""
     rows = [[_shown(row.get(name)) for name in COLUMNS] for row in results["rows"]]
     show(table(results["name"], [f">{name}" for name in COLUMNS], rows))
     for detail in results["details"]:
         if any(detail["series"]["cold_starts"]):
             show(_cold_starts(detail))
-    shown = predictions.prediction_table("run", {_run(it): it["prediction"]["all"] for it in results["details"]})
-    if shown is not None:
-        show(shown)
+    errors = prediction_table("run", {_run_name(detail): detail["prediction"]["all"] for detail in results["details"]})
+    if errors is not None:
+        show(errors)
     footer = f"seed {results['seed']}, scheduler {results['scheduler']}"
     if "memory_mib" in results:
         wall = sum(row.get("wall_s", 0.0) for row in results["rows"])
@@ -244,15 +255,15 @@ def show_results(results: dict[str, Any]) -> None:
     for text in sorted({detail["failure"] for detail in results["details"]} - {""}):
         show(f"some requests failed: {text}")
     if not any(row["sent"] for row in results["rows"]):
-        show("no request was sent after the warm-up: is there a stream that begins by then?")
+        show("no request was sent after the warm-up; check when the streams of the workload begin")
 
 
-def _run(detail: dict[str, Any]) -> str:
+def _run_name(detail: dict[str, Any]) -> str:
     return f"SLO {detail['slo_ms']:g} ms, load {detail['load']:g}"
 
 
 def _cold_starts(detail: dict[str, Any]) -> Table:
-    """Cold starts over time, in ten steps at most; the warm-up is in it."""
+    """Return a table of cold starts over time, in at most ten steps, including the warm-up."""
     series, step = detail["series"], -(-len(detail["series"]["sent"]) // 10)
     rows = []
     for begin in range(0, len(series["sent"]), step):
@@ -260,24 +271,24 @@ def _cold_starts(detail: dict[str, Any]) -> Table:
         sent, cold = sum(series["sent"][part]), sum(series["cold_starts"][part])
         share = f"{cold / sent:.2%}" if sent else ""
         rows.append((f"{begin * detail['bucket_s']:g}", sent, cold, share))
-    title = f"Cold starts, {_run(detail)}"
+    title = f"Cold starts, {_run_name(detail)}"
     return table(title, (">from s", ">requests", ">cold starts", ">share"), rows)
 
 
 def fail_on_violations(results: dict[str, Any]) -> None:
-    """The end of a command whose results are out.
+    """Print the first violations of invariants, if there are any.
 
     Raises:
-        ServerError: there were violations.
+        ServerError: an invariant was violated.
     """
     if results["violations"]:
         for text in results["violations"][:10]:
             show(text)
-        raise ServerError(f"{len(results['violations'])} violation(s) of what must always hold, see above")
+        raise ServerError(f"invariants were violated {len(results['violations'])} times; the first are listed above")
 
 
 def check_writable(*files: Path | None) -> None:
-    """Refuse to begin what could not be written down.
+    """Check before a long run that its results can be written.
 
     Raises:
         InvalidRequestError: one of the files cannot be written.
@@ -300,32 +311,32 @@ def _shown(value: object) -> str:
 
 
 def write_json(path: Path, results: dict[str, Any]) -> None:
-    """The results as JSON."""
+    """Write the results as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(named(results)), indent=1) + b"\n")
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(plain(results)), indent=1) + b"\n")
 
 
 def draw(directory: Path, results: dict[str, Any]) -> None:
-    """The results as PNGs.
+    """Draw the results as PNG files.
 
     Raises:
         InvalidRequestError: matplotlib is not installed.
     """
-    give_libraries_a_cache()
+    set_library_caches()
     try:
         from clockwork.plots import draw_all
     except ImportError:
-        raise InvalidRequestError("--plots needs matplotlib: pip install 'clockwork-serve[plots]'") from None
+        raise InvalidRequestError("--plots needs matplotlib; run: pip install 'clockwork-serve[plots]'") from None
     directory.mkdir(parents=True, exist_ok=True)
     for path in draw_all(directory, results):
-        show(f"drawn: {path}")
+        show(f"plot: {path}")
 
 
 def run_swarm(first: int, count: int, records: Path | None, *, overload: bool = False) -> None:
-    """Simulate what each seed draws, or (``overload``) what it draws of controllers under overload.
+    """Simulate the random scenario of each seed, or (``overload``) its random overloaded controller.
 
     Raises:
-        ServerError: something happened that must not; the line that replays it is in the message.
+        ServerError: an invariant was violated; the message contains the command that replays the run.
     """
     requests = 0
     with _recorder(records) as record, _bar() as bar:
@@ -341,18 +352,16 @@ def run_swarm(first: int, count: int, records: Path | None, *, overload: bool = 
             except KeyboardInterrupt:
                 show(f"interrupted in seed {seed}")
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it raises is what the swarm looks for
+            except Exception as error:  # noqa: BLE001 - any exception is a defect that the swarm looks for
                 problems = [f"{type(error).__name__}: {error}"]
             if problems:
                 for text in problems[:10]:
                     show(text)
                 flags = "--swarm --overload" if overload else "--swarm"
-                raise ServerError(
-                    f"seed {seed} breaks what must always hold; replay: clockwork sim {flags} --seed {seed}"
-                )
+                raise ServerError(f"seed {seed} violates an invariant; replay: clockwork sim {flags} --seed {seed}")
             bar.advance(task)
     counted = "" if overload else f", {requests} requests"
-    show(f"{count} seeds from {first} on{counted}: no violation")
+    show(f"{count} seeds, starting at {first}{counted}: no violation")
 
 
 @contextmanager
@@ -371,7 +380,7 @@ def _recorder(path: Path | None) -> Iterator[Record | None]:
 
 
 def _completed(bar: Progress, task: TaskID) -> Callable[[float], None]:
-    """Moves the bar's task."""
+    """Return a callback that updates the bar."""
     return lambda completed: bar.update(task, completed=completed)
 
 
@@ -388,27 +397,18 @@ def _bar() -> Progress:
 
 def _read_state(path: Path) -> dict[str, Any]:
     try:
-        state = msgspec.json.decode(_text(path, TRACE_BYTES_MOST))
+        state = msgspec.json.decode(read_text(path, MAX_TRACE_BYTES))
     except msgspec.DecodeError as error:
-        raise InvalidRequestError(f"{path} is no JSON: {error}; make it with: clockwork status --json") from None
+        raise InvalidRequestError(
+            f"{path} is not valid JSON: {error}; make the file with: clockwork status --json"
+        ) from None
     if not isinstance(state, dict) or "models" not in state or "workers" not in state:
-        raise InvalidRequestError(f"{path} is not what clockwork status --json prints: it has no models or no workers")
+        raise InvalidRequestError(f"{path} has no models or no workers; make the file with: clockwork status --json")
     return state
 
 
-def _trace(text: str) -> tuple[str, list[str]]:
+def _read_trace(text: str) -> tuple[str, list[str]]:
     name, equals, path = text.partition("=")
     if not equals or not Path(path).is_file():
-        raise InvalidRequestError(f"--trace {text!r}: write NAME=FILE, where FILE is there")
-    return name, _text(Path(path), TRACE_BYTES_MOST).splitlines()
-
-
-def _text(path: Path, most: int) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-        if len(data) > most:
-            raise InvalidRequestError(f"{path} has more than the {most} bytes that are read")
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"{path} is no text: {error}") from None
+        raise InvalidRequestError(f"invalid --trace {text!r}; write NAME=FILE, with an existing file")
+    return name, read_text(Path(path), MAX_TRACE_BYTES).splitlines()

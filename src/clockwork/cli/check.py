@@ -1,0 +1,276 @@
+"""The commands that check a machine or a model without a server: ``clockwork check-env`` and ``check-model``."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from msgspec.structs import replace
+
+from clockwork.cli.options import (
+    AllowBatching,
+    AllowCompiled,
+    AsJson,
+    DeviceKind,
+    Devices,
+    MaxBatch,
+    NoBatching,
+    ThreadsPerDevice,
+    examples,
+)
+from clockwork.cli.runtimes import DeviceOptions, make_runtime, make_runtime_on_gpus, runtime_on_gpus
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from clockwork.environment.findings import Finding, Level
+    from clockwork.messages.profile import Measurement
+    from clockwork.messages.tensors import TensorSpec
+    from clockwork.runtimes.base import HostModel, HostModelInfo, LoadedModel, Runtime
+    from clockwork.runtimes.batching import BatchingOptions
+    from clockwork.units import Nanos
+
+CHECK_ENV_EXAMPLES: Final = examples(
+    "clockwork check-env",
+    "clockwork check-env --devices 4 --seconds 10",
+    "clockwork check-env --device cuda",
+    "clockwork check-env --strict --json | jq .findings",
+)
+CHECK_MODEL_EXAMPLES: Final = examples(
+    "clockwork check-model models/resnet50.onnx",
+    "clockwork check-model resnet.pt2",
+    "clockwork check-model resnet.pt2 --device cuda",
+    "clockwork check-model models/bert/1/model.onnx --free-dim 64 --max-batch 4 --json",
+)
+
+MIN_SAMPLES: Final = 3
+"""Fewest samples of each measurement."""
+
+MAX_SAMPLES: Final = 10
+"""Most samples of each measurement."""
+
+BUDGET: Final = 1.0
+"""Seconds for each measurement, once it has `MIN_SAMPLES`."""
+
+
+# -------------------------------------------------------------------------------------------------- check-env
+
+
+def check_env(
+    device: DeviceKind = "cpu",
+    devices: Devices = 1,
+    threads_per_device: ThreadsPerDevice = 1,
+    seconds: Annotated[
+        float,
+        typer.Option(min=0.1, max=600, help="Duration of the measurements; a longer one finds rarer interruptions."),
+    ] = 2,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 for warnings too.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Check this host for causes of timing jitter: cores, clocks, memory, limits, and interruptions of a thread.
+
+    For each finding the output gives its cost and a fix. Run the command where the worker will run, in its container
+    and with its cores, under the usual load of the host. It changes nothing and needs no server.
+
+    The exit code is 1 if a finding is bad; with --strict also if there is a warning.
+    """
+    from clockwork.cli.output import show, show_json
+    from clockwork.environment.checks import check
+    from clockwork.environment.findings import worst
+    from clockwork.environment.measurement import examine
+
+    options = DeviceOptions(device)
+    options.check(threads_per_device)
+    environment = examine(devices, threads_per_device, seconds)
+    if options.on_gpus:
+        from clockwork.runtimes import nvidia
+
+        environment = replace(environment, gpus=nvidia.look())
+    findings = check(environment)
+    if json:
+        show_json({"worst": worst(findings), "findings": findings, "environment": environment})
+    else:
+        show(*describe_findings(findings))
+    raise typer.Exit(exit_code(findings, strict))
+
+
+def exit_code(findings: "Sequence[Finding]", strict: bool) -> int:
+    """Return 1 if a finding is bad, or, with ``strict``, a warning; else 0."""
+    from clockwork.environment.findings import Level, worst
+
+    return int(worst(findings).rank >= (Level.WARNING if strict else Level.BAD).rank)
+
+
+def describe_findings(findings: "Sequence[Finding]") -> "Iterable[Table | str]":
+    """Yield a table of all findings, then costs and fixes from the worst finding on, then the number of each level."""
+    from clockwork.cli.output import table
+    from clockwork.environment.findings import UNKNOWN, Level
+
+    rows = [(finding.name, finding.level, finding.found) for finding in findings]
+    yield table("", ("check", "level", "found"), rows)
+    yield ""
+    for finding in sorted(findings, key=lambda finding: -finding.level.rank):
+        if finding.level is not Level.OK and finding.found != UNKNOWN:
+            yield f"{finding.name} ({finding.level}): {finding.cost}"
+            if finding.fix:
+                yield f"  fix: {finding.fix}"
+    counts = [(level, sum(finding.level is level for finding in findings)) for level in reversed(Level)]
+    yield ", ".join(_count(level, count) for level, count in counts if count)
+
+
+def _count(level: "Level", count: int) -> str:
+    """Return ``2 bad``, ``1 warning`` or ``3 notes``."""
+    return f"{count} {level}{'s' if count > 1 and level in ('warning', 'note') else ''}"
+
+
+# ------------------------------------------------------------------------------------------------ check-model
+
+
+def check_model(
+    path: Annotated[
+        Path,
+        typer.Argument(exists=True, help="A .onnx or .pt2 file, or a directory that contains one.", show_default=False),
+    ],
+    max_batch: MaxBatch = 16,
+    device: DeviceKind = "cpu",
+    threads_per_device: ThreadsPerDevice = 1,
+    allow_compiled: AllowCompiled = False,
+    no_batching: NoBatching = None,
+    allow_batching: AllowBatching = None,
+    free_dim: Annotated[int, typer.Option(min=1, help="Size of free dimensions other than the batch dimension.")] = 128,
+    json: AsJson = False,
+) -> None:
+    """Load a model and execute it; show its inputs, outputs, weights, load time, and the time of each batch size.
+
+    The command needs no server. The inputs are zeros. For --no-batching and --allow-batching the model has the name
+    that serve would give it.
+    """
+    from clockwork.cli.output import show, show_json
+    from clockwork.clock import MonotonicClock
+    from clockwork.controller.naming import model_name_from_path
+    from clockwork.runtimes.batching import batching_options
+
+    batching = batching_options(no_batching, allow_batching)
+    runtime = _runtime_for(path, device, threads_per_device, max_batch, allow_compiled, batching)
+    start = MonotonicClock.now()
+    model = runtime.load_model(path.absolute(), model_name_from_path(str(path.absolute())))
+    read_time = MonotonicClock.now() - start
+    load_times = _measure_loads(model)
+    infer_times = dict(_measure_batches(model, max_batch, free_dim))
+    if json:
+        show_json(
+            {
+                "info": model.info,
+                "device_kind": runtime.device_kind,
+                "read": read_time,
+                "load_weights": load_times,
+                "infer": infer_times,
+            }
+        )
+    else:
+        headline = f"{path}: {model.info.runtime}, {runtime.device_kind}"
+        show(headline, *_describe_model(model.info, read_time, load_times, infer_times))
+
+
+def _describe_model(
+    info: "HostModelInfo", read_time: "Nanos", load_times: "Measurement", infer_times: "dict[int, Measurement]"
+) -> "Iterator[Table | str]":
+    from clockwork.cli.output import table
+    from clockwork.units import show_bytes, show_duration
+
+    yield from (f"  input    {tensor.describe()}" for tensor in info.inputs)
+    yield from (f"  output   {tensor.describe()}" for tensor in info.outputs)
+    yield f"  weights  {show_bytes(info.weights_bytes)}"
+    yield f"  batches  {'yes' if info.batchable else f'no: {info.unbatched}'}"
+    yield f"  digest   {info.digest}"
+    if info.note:
+        yield f"  note     {info.note}"
+    yield f"  from disk to host memory {show_duration(read_time)}, to the device {show_duration(load_times.median)}"
+    rows = [
+        (size, show_duration(times.median), show_duration(times.p99), f"{size * 1e9 / times.median:,.0f}")
+        for size, times in infer_times.items()
+    ]
+    yield table("", (">batch size", ">p50", ">p99", ">rows/s"), rows)
+
+
+def _runtime_for(
+    path: Path,
+    device: str,
+    threads_per_device: int,
+    max_batch: int,
+    allow_compiled: bool,
+    batching: "BatchingOptions",
+) -> "Runtime":
+    """Return a runtime with one device that executes the model.
+
+    Raises:
+        InvalidRequestError, typer.BadParameter: the device does not exist, or the runtime is not installed.
+    """
+    from clockwork.host.worker import PAGE_SIZE
+
+    options = DeviceOptions(device)
+    options.check(threads_per_device)
+    if not options.on_gpus:
+        return make_runtime("auto", threads_per_device, allow_compiled=allow_compiled, batching=batching)
+    name = runtime_on_gpus("auto", [path])
+    return make_runtime_on_gpus(name, 1, options, None, PAGE_SIZE, max_batch, batching=batching)[0]
+
+
+def _measure_loads(model: "HostModel") -> "Measurement":
+    """Measure LoadWeights."""
+    from clockwork.clock import MonotonicClock
+    from clockwork.messages.profile import Measurement
+
+    samples: list[Nanos] = []
+    while _needs_more(samples):
+        start = MonotonicClock.now()
+        loaded = model.load_weights(0)
+        samples.append(MonotonicClock.now() - start)
+        loaded.close()
+    return Measurement(tuple(samples))
+
+
+def _measure_batches(model: "HostModel", max_batch: int, free_dim: int) -> "Iterator[tuple[int, Measurement]]":
+    """Measure an inference of each batch size: the powers of two, or 1 for a model that is not batched."""
+    from clockwork.messages.actions import InferInput
+    from clockwork.messages.profile import Measurement
+
+    loaded = model.load_weights(0)
+    size = 1
+    largest = min(max_batch, model.info.max_batch or max_batch) if model.info.batchable else 1
+    while size <= largest:
+        tensors = tuple(_zeros(model.info, size, free_dim))
+        share = InferInput(0, size, tensors, generated=True)
+        yield size, Measurement(tuple(_measure_batch(loaded, share)))
+        size *= 2
+    loaded.close()
+
+
+def _zeros(info: "HostModelInfo", batch_size: int, free_dim: int) -> "Iterator[TensorSpec]":
+    from math import prod
+
+    from clockwork.messages.tensors import ELEMENT_BYTES, TensorSpec
+
+    for tensor in info.inputs:
+        shape = tuple(free_dim if dim < 0 else dim for dim in tensor.shape)
+        shape = (batch_size, *shape[1:]) if info.batchable else shape
+        yield TensorSpec(tensor.name, tensor.datatype, shape, prod(shape) * ELEMENT_BYTES.get(tensor.datatype, 0))
+
+
+def _measure_batch(loaded: "LoadedModel", share: Any) -> "list[Nanos]":
+    from clockwork.clock import MonotonicClock
+
+    batch = loaded.assemble([share], [None])
+    loaded.execute(batch)  # the first inference is slower than the following ones
+    samples: list[Nanos] = []
+    while _needs_more(samples):
+        start = MonotonicClock.now()
+        loaded.execute(batch)
+        samples.append(MonotonicClock.now() - start)
+    return samples
+
+
+def _needs_more(samples: "list[Nanos]") -> bool:
+    from clockwork.units import seconds
+
+    return len(samples) < MIN_SAMPLES or (len(samples) < MAX_SAMPLES and sum(samples) < seconds(BUDGET))

@@ -1,0 +1,207 @@
+"""A controller in this process, for ``serve`` and ``controller``: its ports, front ends and progress display."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from clockwork.cli.process import Shutdown, cache_directory, run_together, run_until_signal
+from clockwork.controller.config import ControllerConfig, ProfilingConfig, VerifyingConfig
+from clockwork.controller.stage import Stage
+from clockwork.host.controller import ControllerHost, ControllerHostConfig
+from clockwork.host.descriptors import allow_connections
+from clockwork.host.steady import steady
+from clockwork.host.telling import about
+from clockwork.http.config import DEFAULT as HTTP
+from clockwork.messages.requests import ListModelsRequest, ListModelsResponse
+from clockwork.messages.requests import Progress as StageProgress
+from clockwork.net.address import Address
+from clockwork.net.server import MAX_CONNECTIONS
+from clockwork.scheduling.base import Scheduler
+from clockwork.units import Bytes, Nanos, as_seconds, seconds
+
+POLL: Final = 0.1
+"""Seconds between two updates of the progress display."""
+
+LINE_EVERY: Final = 2.0
+"""Seconds between two log lines about the progress of a stage."""
+
+log = logging.getLogger("clockwork.cli")
+
+
+def profile_directory(chosen: Path | None, no_cache: bool) -> Path | None:
+    """Return the directory for measured times; None if they are not stored."""
+    return None if no_cache else chosen or cache_directory() / "profiles"
+
+
+def controller_config(
+    *,
+    slo: Nanos,
+    model_slos: dict[str, Nanos],
+    max_batch: int,
+    profile_seconds: float,
+    verify_batches: float,
+    **settings: Any,
+) -> ControllerConfig:
+    """Return the configuration of a controller; ``settings`` are other fields of `ControllerConfig`."""
+    return ControllerConfig(
+        default_slo=slo,
+        model_slos=model_slos,
+        profiling=ProfilingConfig(max_batch_size=max_batch, budget=seconds(profile_seconds)),
+        verifying=VerifyingConfig(verify_batches),
+        **settings,
+    )
+
+
+class FrontEnds(NamedTuple):
+    """Addresses of the front ends (None: not served), and the settings of HTTP.
+
+    ``max_json``: largest JSON of one request or response over HTTP.
+    """
+
+    http: Address | None
+    grpc: Address | None
+    metrics: bool = True
+    model_histograms: bool = True
+    max_json: Bytes = HTTP.max_json
+
+
+def run_controller(
+    config: ControllerHostConfig,
+    scheduler: Scheduler,
+    ends: FrontEnds,
+    drain_limit: Nanos,
+    *works: Callable[[ControllerHost], Coroutine[Any, Any, None]],
+) -> None:
+    """Run a controller, its front ends, and coroutines that need the controller, until a signal arrives; then drain.
+
+    Raises:
+        ServerError: start-up fails, an address is in use, or one of the works fails.
+    """
+    shutdown = Shutdown()
+
+    async def work() -> None:
+        async with listening(config, scheduler) as host, front_ends(host, ends):
+            shutdown.before_end(partial(host.drain, drain_limit))
+            await run_together(host.wait(), *(start(host) for start in works))
+
+    uvloop.run(run_until_signal(work(), shutdown))
+
+
+@asynccontextmanager
+async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> AsyncIterator[ControllerHost]:
+    """Start a controller, and close it at the end; meanwhile garbage collection in this process is limited."""
+    allow_connections(max(MAX_CONNECTIONS, HTTP.max_connections))
+    with steady():
+        host = ControllerHost(config, scheduler)
+        try:
+            await host.start()
+            yield host
+        finally:
+            await host.close()
+
+
+@asynccontextmanager
+async def front_ends(host: ControllerHost, ends: FrontEnds) -> AsyncIterator[None]:
+    """Start the front ends that have an address; print the address of each to stdout.
+
+    Raises:
+        ServerError: an address is in use or not permitted.
+    """
+    async with AsyncExitStack() as stack:
+        if ends.http is not None:
+            from clockwork.http.config import HttpConfig
+            from clockwork.http.server import serving_http
+
+            config = HttpConfig(metrics=ends.metrics, model_histograms=ends.model_histograms, max_json=ends.max_json)
+            where = await stack.enter_async_context(serving_http(host, ends.http, config))
+            print(f"clockwork serves HTTP on {where}", flush=True)
+        if ends.grpc is not None:
+            os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # worker processes are started by exec
+            from clockwork.grpc_frontend import serve_grpc
+
+            server = await stack.enter_async_context(serve_grpc(host, ends.grpc))
+            print(f"clockwork serves gRPC on {server.address}", flush=True)
+        yield
+
+
+# ------------------------------------------------------------------------------------------------ progress
+
+
+async def show_startup(host: ControllerHost, console: Console) -> None:
+    """Show the progress of start-up, as a bar on a terminal and as log lines elsewhere.
+
+    When serving begins, print ``clockwork is serving N models on HOST:PORT`` to stdout and return.
+    """
+    if console.is_terminal:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        left = TextColumn("{task.fields[left]}")
+        with Progress(*columns, TimeElapsedColumn(), left, console=console, transient=True) as bar:
+            await _watch(host, _ProgressBar(bar))
+    else:
+        await _watch(host, _ProgressLines(asyncio.get_running_loop().time))
+    client = host.local_client()
+    response, _ = await client.ask(ListModelsRequest(client.next_id()))
+    client.close()
+    assert isinstance(response, ListModelsResponse)
+    count = len(response.models)
+    extra = about("serving", models=count, address=str(host.client_address))
+    log.info("serving: %d models", count, extra=extra)
+    print(f"clockwork is serving {count} model{'' if count == 1 else 's'} on {host.client_address}", flush=True)
+
+
+async def _watch(host: ControllerHost, show: Callable[[str, StageProgress], None]) -> None:
+    while True:
+        stage, progress = host.progress()
+        show(stage, progress)
+        if stage == Stage.SERVING.value:
+            return
+        await asyncio.sleep(POLL)
+
+
+class _ProgressBar:
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", total=None, left="")
+        self._stage = ""
+
+    def __call__(self, stage: str, progress: StageProgress) -> None:
+        if stage != self._stage:
+            self._bar.reset(self._task)
+            self._stage = stage
+        self._bar.update(
+            self._task,
+            description=stage,
+            completed=progress.done,
+            total=progress.total or None,
+            left=_time_left(progress),
+        )
+
+
+class _ProgressLines:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._next = clock() + LINE_EVERY
+        self._last_line = ""
+
+    def __call__(self, stage: str, progress: StageProgress) -> None:
+        if not progress.total or self._clock() < self._next:
+            return
+        self._next = self._clock() + LINE_EVERY
+        line = f"{stage}: {progress.done} of {progress.total} models"
+        if line != self._last_line:
+            extra = about("progress", stage=stage, done=progress.done, total=progress.total)
+            log.info("%s%s", line, f", {left}" if (left := _time_left(progress)) else "", extra=extra)
+            self._last_line = line
+
+
+def _time_left(progress: StageProgress) -> str:
+    return "" if progress.remaining is None else f"about {as_seconds(progress.remaining):.0f} s left"

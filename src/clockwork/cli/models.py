@@ -1,0 +1,243 @@
+"""The models that a command line names, and their SLOs: model files, or profiles for emulated devices.
+
+Rules of the file: a model is ``PATH``, ``NAME=PATH``, ``PATH:COPIES`` or ``NAME=PATH:COPIES``. Text that is an existing
+path is that path, whatever characters it contains.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import typer
+from msgspec import Struct
+from msgspec.structs import replace
+
+from clockwork.cli.options import duration
+from clockwork.controller.config import ControllerConfig, LoadSpec
+from clockwork.controller.naming import model_name_from_path
+from clockwork.errors import InvalidRequestError
+from clockwork.host.worker import PAGE_SIZE
+from clockwork.messages.actions import model_names
+from clockwork.paced.from_status import models_of
+from clockwork.paced.models import PROFILES, PacedModel
+from clockwork.units import Bytes, Nanos, Pages, show_bytes
+
+EMULATED_CACHE_BYTES: Final[Bytes] = 1376 * PAGE_SIZE
+"""Default weights cache of an emulated device: 1,376 pages, as on the GPUs of the Clockwork paper."""
+
+_MODEL: Final = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]*)=)?(.+?)(?::(\d{1,9}))?")
+
+
+# ---------------------------------------------------------------------------------------------- model files
+
+
+class NamedModel(Struct, frozen=True):
+    """One model of the command line; ``path`` is absolute and exists."""
+
+    path: Path
+    name: str
+    copies: int
+
+
+def parse_model(text: str, copies: int = 1) -> NamedModel:
+    """Parse one model; ``copies`` is the number of copies if the text has none.
+
+    Raises:
+        typer.BadParameter: the file or directory does not exist.
+    """
+    name, path, number = "", text, None
+    if not Path(path).exists() and (found := _MODEL.fullmatch(text)) is not None:
+        name, path, number = found[1] or "", found[2], found[3]
+    if not path or not Path(path).exists():
+        raise typer.BadParameter(
+            f"model file {path!r} does not exist; give a .onnx or .pt2 file, or a directory that contains one",
+            param_hint="MODELS",
+        )
+    absolute = os.path.abspath(path)  # noqa: PTH100 - resolve() would follow links
+    return NamedModel(Path(absolute), name or model_name_from_path(absolute), copies if number is None else int(number))
+
+
+def common_root(models: Sequence[NamedModel]) -> Path:
+    """Return the innermost directory that contains all models and the targets of links among them."""
+    parents = [str(parent) for model in models for parent in (model.path.parent, model.path.resolve().parent)]
+    return Path(os.path.commonpath(parents))
+
+
+def load_specs(models: Sequence[NamedModel], root: Path) -> tuple[LoadSpec, ...]:
+    """Return the models as a controller loads them from workers whose model root is ``root``.
+
+    Raises:
+        typer.BadParameter: a model is outside of the root, two have the same name, or one has too many copies.
+    """
+    outside = [str(model.path) for model in models if not model.path.is_relative_to(root)]
+    if outside:
+        raise typer.BadParameter(
+            f"{', '.join(outside)} is outside of the model root {root}; leave out the option", param_hint="--model-root"
+        )
+    return check_specs(
+        [LoadSpec(model.path.relative_to(root).as_posix(), model.name, model.copies) for model in models]
+    )
+
+
+def check_specs(specs: Sequence[LoadSpec]) -> tuple[LoadSpec, ...]:
+    """Return the specs, if they can be loaded together.
+
+    Raises:
+        typer.BadParameter: two models have the same name, or one has too many copies.
+    """
+    max_copies = ControllerConfig().max_copies
+    for spec in specs:
+        if not 1 <= spec.no_of_copies <= max_copies:
+            raise typer.BadParameter(
+                f"model {spec.name!r} has {spec.no_of_copies} copies; 1 to {max_copies} are possible",
+                param_hint="MODELS",
+            )
+    names = Counter(name for spec in specs for name in model_names(spec.name, spec.no_of_copies))
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise typer.BadParameter(
+            f"several models are named {', '.join(twice[:5])}; rename one with NAME=PATH", param_hint="MODELS"
+        )
+    return tuple(specs)
+
+
+# ------------------------------------------------------------------------------------- options by model name
+
+
+def model_slos(texts: Iterable[str] | None, specs: Iterable[LoadSpec] | None = None) -> dict[str, Nanos]:
+    """Parse the values of ``--model-slo``; ``specs`` are the models that will be loaded, if that is known.
+
+    Raises:
+        typer.BadParameter: a value is not ``NAME=DURATION``, a name is repeated, or no model has the name.
+    """
+    option = "--model-slo"
+    slos: dict[str, Nanos] = {}
+    for text in texts or ():
+        name, _, value = text.rpartition("=")
+        if not name:
+            raise typer.BadParameter(f"invalid NAME=DURATION {text!r}; example: resnet50=250ms", param_hint=option)
+        if name in slos:
+            raise typer.BadParameter(f"model {name!r} has two SLOs; give one", param_hint=option)
+        slos[name] = duration(value)
+    if specs is not None:
+        known = {name for spec in specs for name in (spec.name, *model_names(spec.name, spec.no_of_copies))}
+        _check_names(slos, known, option)
+    return slos
+
+
+def batching_names(names: list[str] | None, specs: tuple[LoadSpec, ...], option: str) -> tuple[str, ...]:
+    """Return the values of ``--no-batching`` or ``--allow-batching``, which name models.
+
+    Raises:
+        typer.BadParameter: no model has the name.
+    """
+    _check_names(names or (), {spec.name for spec in specs}, option)
+    return tuple(names or ())
+
+
+def _check_names(names: Iterable[str], known: Iterable[str], option: str) -> None:
+    for name in names:
+        if name not in known:
+            served = ", ".join(sorted(known)[:10])
+            raise typer.BadParameter(f"model {name!r} is unknown; served models: {served}", param_hint=option)
+
+
+# --------------------------------------------------------------------------------------------- emulated devices
+
+
+def check_emulated(devices: int | None, profiles: Sequence[str] | None) -> None:
+    """Check that ``--emulate`` and ``--profile`` are given together.
+
+    Raises:
+        typer.BadParameter: only one of them is given.
+    """
+    if profiles and not devices:
+        raise typer.BadParameter("--profile needs --emulate with the number of devices", param_hint="--profile")
+    if devices and not profiles:
+        raise typer.BadParameter(
+            f"--emulate needs --profile with {', '.join(PROFILES)}, or a file from clockwork status --json",
+            param_hint="--profile",
+        )
+
+
+def emulated_models(profiles: Sequence[str] | None) -> dict[str, PacedModel]:
+    """Return the models that emulated devices can load, by path; their path is their name.
+
+    Raises:
+        typer.BadParameter: a profile is neither built in nor a file, or two have the same name.
+    """
+    models: dict[str, PacedModel] = {}
+    for profile in profiles or ():
+        for model in _read_profile(profile):
+            if model.path in models:
+                raise typer.BadParameter(f"two profiles are named {model.path}; leave one out", param_hint="--profile")
+            models[model.path] = model
+    return models
+
+
+def emulated_pages(cache_size: Bytes | None) -> Pages:
+    """Return the number of pages in the weights cache of each emulated device.
+
+    Raises:
+        typer.BadParameter: the cache is smaller than a page.
+    """
+    cache_bytes = EMULATED_CACHE_BYTES if cache_size is None else cache_size
+    if cache_bytes < PAGE_SIZE:
+        raise typer.BadParameter(
+            f"weights cache of {show_bytes(cache_bytes)} is smaller than a page of {show_bytes(PAGE_SIZE)}",
+            param_hint="--cache-size",
+        )
+    return cache_bytes // PAGE_SIZE
+
+
+def emulated_specs(texts: Sequence[str], copies: int, profiles: Sequence[str]) -> tuple[LoadSpec, ...]:
+    """Parse models that name one of the ``profiles`` in place of a path; without ``texts`` load each profile.
+
+    Raises:
+        typer.BadParameter: a profile is unknown, two models have the same name, or one has too many copies.
+    """
+    if not texts:
+        return check_specs([LoadSpec(path, path, copies) for path in profiles])
+    return check_specs([_emulated_spec(text, copies, profiles) for text in texts])
+
+
+def _emulated_spec(text: str, copies: int, profiles: Sequence[str]) -> LoadSpec:
+    name, equals, rest = text.partition("=")
+    path, colon, number = (rest if equals else text).rpartition(":")
+    if not colon or not number.isascii() or not number.isdigit():
+        path, number = rest if equals else text, str(copies)
+    if path not in profiles:
+        raise typer.BadParameter(
+            f"unknown profile {path!r}; expected one of: {', '.join(profiles[:5])}, as PROFILE or NAME=PROFILE:COPIES",
+            param_hint="MODELS",
+        )
+    return LoadSpec(path, name if equals else path, int(number))
+
+
+def _read_profile(profile: str) -> list[PacedModel]:
+    if profile in PROFILES:
+        return [_with_path(profile, PacedModel(profile, profile, PROFILES[profile]))]
+    try:
+        state = json.loads(Path(profile).read_bytes())
+        if not isinstance(state, dict):
+            raise TypeError("the JSON is not an object")
+        return [_with_path(model.path.removesuffix(".onnx"), model) for model, _ in models_of(state)]
+    except (OSError, ValueError, TypeError, RecursionError, InvalidRequestError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise typer.BadParameter(
+            f"{profile!r} is not a built-in profile ({', '.join(PROFILES)}) or a file from clockwork status --json: "
+            f"{reason}",
+            param_hint="--profile",
+        ) from None
+
+
+def _with_path(path: str, model: PacedModel) -> PacedModel:
+    """Return the model with another path, and a digest of its times."""
+    content = msgspec.json.encode((model.digest, model.profile))
+    return replace(model, path=path, digest=hashlib.sha256(content).hexdigest())

@@ -1,0 +1,253 @@
+"""The worker process of ``clockwork serve``: it is restarted when it dies, and never outlives its parent.
+
+Rules of the file: a child that exits with an error soon after its start has logged the reason, and is not restarted. A
+child that was killed, or that ran for a while, is restarted after a wait that doubles with each quick death. After
+`MAX_QUICK_DEATHS` quick deaths in a row ``serve`` gives up.
+"""
+
+import asyncio
+import logging
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from clockwork.access import Tokens
+from clockwork.cli.configuration import environment_of_children
+from clockwork.cli.controller_process import FrontEnds, run_controller, show_startup
+from clockwork.cli.logs import start_log
+from clockwork.cli.process import GRACE
+from clockwork.cli.runtimes import DeviceOptions
+from clockwork.cli.security import WORKER_TOKEN_VARIABLE
+from clockwork.errors import ServerError
+from clockwork.host.affinity import allowed_cores, confined, plan_cores
+from clockwork.host.controller import ControllerHost, ControllerHostConfig
+from clockwork.host.telling import about
+from clockwork.scheduling.base import Scheduler
+from clockwork.units import Bytes, Nanos
+
+QUICK: Final = 10.0
+"""Seconds; the death of a child that ran for less is quick."""
+
+MAX_QUICK_DEATHS: Final = 5
+"""Quick deaths in a row after which the child is not restarted."""
+
+FIRST_BACKOFF: Final = 0.1
+"""Seconds before the first restart; doubles with each quick death."""
+
+log = logging.getLogger("clockwork.cli")
+
+
+def this_program(*arguments: str) -> list[str]:
+    """Return the command line of another ``clockwork`` with the same interpreter and the same modules."""
+    here = Path.cwd()
+    # -P: without the current directory, unless this process imports from there as well
+    safe = [] if any(Path(entry).absolute() == here for entry in sys.path) else ["-P"]
+    return [sys.executable, *safe, "-m", "clockwork.cli", *arguments]
+
+
+class Child:
+    """A process that runs ``command`` and ends when its stdin is closed."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        cores: Collection[int],
+        environment: Mapping[str, str] | None = None,
+        descriptors: Collection[int] = (),
+        on_start: Callable[[int], None] = lambda pid: None,
+    ) -> None:
+        """Confine the child to ``cores``, whatever cores this process has; add ``environment`` to this process's.
+
+        The child inherits the open files ``descriptors``. ``on_start`` receives the id of each process.
+        """
+        self._command = tuple(command)
+        self._cores = cores
+        self._environment = environment or {}
+        self._descriptors = descriptors
+        self._on_start = on_start
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def keep_running(self) -> None:
+        """Run the process, and restart it when it dies, until cancelled; then end it.
+
+        Raises:
+            ServerError: the process fails at its start, or keeps dying.
+        """
+        loop = asyncio.get_running_loop()
+        quick_deaths = 0
+        try:
+            while True:
+                started = loop.time()
+                code = await self._run()
+                quick_deaths = quick_deaths + 1 if loop.time() - started < QUICK else 1
+                death = f"worker process {_show_exit(code)}"
+                if code > 0 and loop.time() - started < QUICK:
+                    raise ServerError(f"{death}; its error is in the log above")
+                if quick_deaths >= MAX_QUICK_DEATHS:
+                    raise ServerError(f"{death}, for the {quick_deaths}th time within {QUICK:g} s of its start")
+                wait = FIRST_BACKOFF * 2 ** (quick_deaths - 1)
+                log.error("%s; restarting it in %.1f s", death, wait, extra=about("worker_died", reason=death))
+                await asyncio.sleep(wait)
+        finally:
+            await asyncio.shield(asyncio.ensure_future(self._end()))
+
+    async def _run(self) -> int:
+        with confined(self._cores):
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                env={**environment_of_children(), **self._environment},
+                pass_fds=self._descriptors,
+                start_new_session=True,  # Ctrl-C in the terminal signals the parent only
+            )
+        self._on_start(self._process.pid)
+        return await self._process.wait()
+
+    async def _end(self) -> None:
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(2 * GRACE):
+                await process.wait()
+        except TimeoutError:
+            log.error("worker process did not end within %g s; killing it", 2 * GRACE)
+            process.kill()
+            await process.wait()
+
+
+def _show_exit(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+# ------------------------------------------------------------------------------------------- kinds of workers
+
+
+class WorkerOptions(Protocol):
+    """Options of the worker of ``clockwork serve``."""
+
+    def arguments(self) -> list[str]:
+        """Return the arguments of ``clockwork worker``, without the controller's address and the log options."""
+        ...
+
+    def other_cores(self, cores: Collection[int]) -> Collection[int]:
+        """Return those of ``cores`` on which no device executes."""
+        ...
+
+
+class LocalWorker(Struct, frozen=True, kw_only=True):
+    """Options of a worker that executes models; ``max_batch`` is used on GPUs only."""
+
+    model_root: Path
+    devices: int
+    threads_per_device: int
+    runtime: str
+    cache_size: Bytes | None
+    page_size: Bytes
+    model_cache: Path | None
+    model_cache_size: Bytes
+    device: DeviceOptions = DeviceOptions()
+    max_batch: int = 16
+    allow_compiled: bool = False
+    no_batching: tuple[str, ...] = ()
+    allow_batching: tuple[str, ...] = ()
+
+    def arguments(self) -> list[str]:
+        """Return the arguments of ``clockwork worker``."""
+        arguments = [
+            f"--model-root={self.model_root}",
+            f"--devices={self.devices}",
+            f"--threads-per-device={self.threads_per_device}",
+            f"--runtime={self.runtime}",
+            f"--page-size={self.page_size}",
+        ]
+        if self.device.on_gpus:
+            arguments += [*self.device.arguments(), f"--max-batch={self.max_batch}"]
+        if self.cache_size is not None:
+            arguments.append(f"--cache-size={self.cache_size}")
+        arguments += [f"--no-batching={name}" for name in self.no_batching]
+        arguments += [f"--allow-batching={name}" for name in self.allow_batching]
+        if self.allow_compiled:
+            arguments.append("--allow-compiled")
+        if self.model_cache is not None:
+            arguments.append(f"--model-cache={self.model_cache.absolute()}")
+            arguments.append(f"--model-cache-size={self.model_cache_size}")
+        return arguments
+
+    def other_cores(self, cores: Collection[int]) -> Collection[int]:
+        """Return the cores without those of the devices."""
+        return plan_cores(cores, self.devices, self.threads_per_device).others
+
+
+class EmulatedWorker(Struct, frozen=True):
+    """Options of a worker whose devices take their times from profiles."""
+
+    devices: int
+    profiles: Sequence[str]
+    cache_size: Bytes | None
+
+    def arguments(self) -> list[str]:
+        """Return the arguments of ``clockwork worker``."""
+        arguments = [f"--emulate={self.devices}", *(f"--profile={profile}" for profile in self.profiles)]
+        return arguments if self.cache_size is None else [*arguments, f"--cache-size={self.cache_size}"]
+
+    def other_cores(self, cores: Collection[int]) -> Collection[int]:
+        """Return all cores; emulated devices execute nothing."""
+        return cores
+
+
+def run_with_worker(
+    config: ControllerHostConfig,
+    scheduler: Scheduler,
+    worker: WorkerOptions,
+    *,
+    ends: FrontEnds,
+    drain_limit: Nanos,
+    log_level: str,
+    log_format: str,
+) -> None:
+    """Run a controller in this process and a worker in a child process, until a signal arrives.
+
+    The worker lives until the controller has drained. This process stays off the devices' cores, as the worker's own
+    other threads do.
+
+    Raises:
+        ServerError: a model cannot be served, an address is in use, or the worker process keeps dying.
+    """
+    console = start_log(log_level, log_format)
+    cores = allowed_cores()
+
+    # Every user of this host can reach the port for workers, and a worker receives the data of clients.
+    token = secrets.token_urlsafe()
+    config = replace(config, worker_tokens=Tokens([token]))
+
+    async def keep_worker(host: ControllerHost) -> None:
+        connection = ["--exit-with-parent", "--name=local", f"--controller={host.worker_address}"]
+        logging_options = [f"--log-level={log_level}", f"--log-format={log_format}"]
+        descriptors = [] if host.arena is None else [host.arena.for_worker]
+        shared = [f"--payload-descriptor={descriptor}" for descriptor in descriptors]
+        command = this_program("worker", *connection, *logging_options, *shared, *worker.arguments())
+
+        def on_start(pid: int) -> None:
+            host.reception.busy.follow(pid)
+
+        await Child(command, cores, {WORKER_TOKEN_VARIABLE: token}, descriptors, on_start).keep_running()
+
+    async def show(host: ControllerHost) -> None:
+        await show_startup(host, console)
+
+    with confined(worker.other_cores(cores)):
+        run_controller(config, scheduler, ends, drain_limit, keep_worker, show)
