@@ -8,7 +8,7 @@ import pytest
 
 from client.live import ScriptedWorker, controller, run, serving
 from clockwork.client import AsyncClient, Client, InferenceResult
-from clockwork.client.failures import failure
+from clockwork.client.status_errors import error_for_status
 from clockwork.errors import (
     ClockworkError,
     ConnectionLostError,
@@ -312,7 +312,7 @@ def test_the_synchronous_client_does_the_same() -> None:
     ],
 )
 def test_each_status_has_its_exception(status: int, kind: type[ClockworkError]) -> None:
-    error = failure(status, "why", predicted=seconds(1), retry_after=seconds(2))
+    error = error_for_status(status, "why", predicted=seconds(1), retry_after=seconds(2))
     assert type(error) is kind
     assert error.status == status
     if isinstance(error, RequestRefusedError):

@@ -163,10 +163,10 @@ def test_every_status_is_told_alike_over_http_grpc_and_the_native_protocol_and_c
 
 
 def test_a_request_that_could_not_even_be_looked_at_is_a_failure_of_the_server() -> None:
-    from clockwork.client.failures import failure as native
+    from clockwork.client.status_errors import error_for_status
     from clockwork.oip.contract import failure
 
     response = ErrorResponse(1, Status.ERROR, "the answer cannot be sent")
     told = failure(response.status, response.message)
     assert (told.http, told.grpc) == (500, "INTERNAL")
-    assert isinstance(native(response.status, response.message), ServerError)
+    assert isinstance(error_for_status(response.status, response.message), ServerError)

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from clockwork import __version__
 from clockwork.cli import check, config, controller, model_files, remote, serve, sim, worker
 from clockwork.cli.configuration import ConfiguredCommand
 from clockwork.cli.options import examples
+from clockwork.version import __version__
 
 app = typer.Typer(
     help="An inference server that knows when each request will finish.",

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from clockwork import __version__, log_writer
+from clockwork import log_writer
 from clockwork.host.telling import about
+from clockwork.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console

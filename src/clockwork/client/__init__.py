@@ -1,4 +1,4 @@
-"""Clients of a controller: `Client` for ordinary code, `AsyncClient` for asyncio."""
+"""The native clients: `Client` for ordinary code, `AsyncClient` for asyncio. Import them from ``clockwork``."""
 
 from clockwork.client.aio import AsyncClient, AsyncModel
 from clockwork.client.result import InferenceResult

@@ -1,8 +1,9 @@
 """The native client for asyncio.
 
-Rules of the file: one connection, any number of calls outstanding on it; a call that it cannot take yet waits. One
-that is cancelled or abandoned tells the server so, which frees its place there. When the connection ends, every
-outstanding call raises `ConnectionLostError`; nothing is sent twice, for the client cannot know what became of it.
+Rules of the file: a client has one connection, and any number of outstanding calls on it. While the connection's send
+buffer is full, new calls wait in order. A cancelled call is cancelled on the server too, which frees its place there.
+When the connection ends, every outstanding call raises `ConnectionLostError`. No request is sent twice after that,
+because the client cannot know whether the server executed it.
 """
 
 import asyncio
@@ -14,10 +15,9 @@ from typing import Any, Final, TypeVar
 
 from numpy.typing import ArrayLike
 
-from clockwork import __version__
 from clockwork.arrays import to_payload
-from clockwork.client.failures import failure
 from clockwork.client.result import InferenceResult
+from clockwork.client.status_errors import error_for_status
 from clockwork.errors import ConnectionLostError, InvalidRequestError, ProtocolError
 from clockwork.messages.link import ROLE_CLIENT, Hello
 from clockwork.messages.requests import (
@@ -44,12 +44,13 @@ from clockwork.net.address import CLIENT_PORT, parse_address
 from clockwork.net.connection import Connection
 from clockwork.net.dial import dial
 from clockwork.units import Nanos, as_seconds, seconds
+from clockwork.version import __version__
 from clockwork.wire.codec import decode_response
 
 ResponseT = TypeVar("ResponseT")
 
 TIMER_RESOLUTION: Final = 0.001
-"""Seconds; uvloop's timers count milliseconds, and whoever comes back too early is refused again."""
+"""Seconds added to a retry time: uvloop's timers count milliseconds, and a retry that is too early is refused."""
 
 
 class AsyncClient:
@@ -69,12 +70,13 @@ class AsyncClient:
         tls: ssl.SSLContext | None = None,
         token: str = "",
     ) -> None:
-        """Nothing happens before `connect`; times are in seconds.
+        """Prepare a connection to ``address``, ``HOST:PORT``; `connect` makes it. Times are in seconds.
 
-        ``tls`` encrypts, and says whom to trust (``ssl.create_default_context(cafile=...)``); ``token`` says who asks.
+        ``tls`` encrypts the connection and defines the trusted certificate authorities
+        (``ssl.create_default_context(cafile=...)``). ``token`` authenticates the client.
 
         Raises:
-            InvalidRequestError: ``address`` is none.
+            InvalidRequestError: ``address`` is not a valid address.
         """
         self._address = parse_address(address, CLIENT_PORT)
         self._connect_timeout = connect_timeout
@@ -83,14 +85,14 @@ class AsyncClient:
         self._waiting: dict[int, asyncio.Future[tuple[Response, Any]]] = {}
         self._last_id = 0
         self._lost = ""
-        self._turn = asyncio.Lock()  #: of those that wait until the connection takes more, in order
-        self._room = asyncio.Event()  #: it does, or has ended
+        self._turn = asyncio.Lock()  #: held by the first call that waits until the connection is writable
+        self._writable = asyncio.Event()  #: set when the connection is writable again, or has ended
 
     async def connect(self) -> None:
-        """Dial the controller.
+        """Connect to the controller.
 
         Raises:
-            ConnectionLostError: it is not there, or refuses.
+            ConnectionLostError: the controller cannot be reached, or refuses the connection.
         """
         self._connection = await dial(
             self._address,
@@ -104,11 +106,11 @@ class AsyncClient:
         )
 
     async def close(self) -> None:
-        """Say goodbye; outstanding calls raise `ConnectionLostError`."""
+        """Close the connection; outstanding calls raise `ConnectionLostError`."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close("the client has finished")
-            await connection.closed  # TLS takes a while to say goodbye, and needs the loop for it
+            await connection.closed  # the end of a TLS connection needs the event loop
 
     async def __aenter__(self) -> "AsyncClient":
         await self.connect()
@@ -120,7 +122,7 @@ class AsyncClient:
         await self.close()
 
     def model(self, name: str) -> "AsyncModel":
-        """A handle on a model; the server is not asked."""
+        """Return a handle for a model; nothing is sent to the server."""
         return AsyncModel(self, name)
 
     async def infer(
@@ -134,17 +136,21 @@ class AsyncClient:
         timeout: float | None = None,
         retries: int = 0,
     ) -> InferenceResult:
-        """Infer.
+        """Send a request to a model and return its outputs.
 
-        Shapes include the batch dimension. ``slo`` is the time in seconds, from the request's arrival, within which an
-        answer is of use; ``slo_factor`` gives it as a multiple of the model's batch-1 time; the server has a default.
-        ``outputs`` names the outputs wanted. ``timeout`` is how long to wait in any case.
-        A request that is refused is asked again up to ``retries`` times, each time when the server said to come back.
+        Shapes include the batch dimension. ``slo`` is the longest useful latency, in seconds from the arrival of the
+        request; ``slo_factor`` gives it as a multiple of the model's execution time at batch size 1. Without both, the
+        server's default applies. ``outputs`` names the outputs to return; by default all. ``timeout`` limits the wait
+        for the response, in seconds. A refused request is sent again up to ``retries`` times, each time at the retry
+        time that the server gives.
 
         Raises:
-            InvalidRequestError, UnknownModelError: the request is wrong.
-            RequestRefusedError, RequestTimeoutError: no answer in time.
-            InitializingError, ServerError, ConnectionLostError: the server.
+            InvalidRequestError: an input has a wrong name, type or shape, or ``slo`` is not positive.
+            UnknownModelError: the server does not serve the model.
+            RequestRefusedError: the server refused the request: it would have been late, or the server is full.
+            RequestTimeoutError: the deadline passed before the request was executed.
+            InitializingError: the server is starting.
+            ServerError, ConnectionLostError: the server failed, or the connection ended.
             TimeoutError: ``timeout`` has passed.
         """
         specs: list[TensorSpec] = []
@@ -161,7 +167,7 @@ class AsyncClient:
                 if response.status == Status.SUCCESS:
                     return InferenceResult(model, response, payload)
                 if response.retry_after is None or retries <= 0:
-                    raise failure(response.status, response.message, response.predicted, response.retry_after)
+                    raise error_for_status(response.status, response.message, response.predicted, response.retry_after)
                 retries -= 1
                 await asyncio.sleep(as_seconds(response.retry_after) + TIMER_RESOLUTION)
 
@@ -175,61 +181,65 @@ class AsyncClient:
         slo_factor: float | None = None,
         generated: bool = False,
     ) -> InferResponse:
-        """Infer with inputs as they go on the wire, for load tests; returns the response whatever its status.
+        """Send a request in its wire format, for load tests; return the response, whatever its status.
 
-        With ``generated`` there are no ``buffers``: the worker makes zeros of these shapes.
+        With ``generated``, ``buffers`` is empty, and the worker generates zeros of the shapes in ``inputs``.
 
         Raises:
-            ServerError, ConnectionLostError: there is no response.
+            ServerError, ConnectionLostError: the server failed, or the connection ended.
         """
         request = InferRequest(self._id(), model, inputs, slo_ns, slo_factor, (), generated)
         response, _ = await self._call(request, InferResponse, buffers)
         return response
 
     async def load_model(self, path: str, copies: int = 1, name: str = "") -> list[str]:
-        """Load a model on every worker while the server starts up; returns the names of its copies.
+        """Load a model on every worker while the server starts; return the names of its copies.
 
-        ``path`` is relative to the workers' model roots: a ``.onnx`` file, or a directory ``NAME/VERSION/model.onnx``.
+        ``path`` is relative to the workers' model roots: a ``.onnx`` or ``.pt2`` file, or a directory that contains
+        ``model.onnx`` or ``VERSION/model.onnx``.
 
         Raises:
-            InvalidRequestError: it cannot be loaded, or start-up is over.
-            ServerError, ConnectionLostError: the server.
+            InvalidRequestError: the model cannot be loaded, or serving has begun.
+            ServerError, ConnectionLostError: the server failed, or the connection ended.
         """
         if not -(2**31) < copies < 2**31:
-            raise InvalidRequestError(f"copies is {copies}; the server would not take that many")
+            raise InvalidRequestError(f"copies is {copies}; the server does not accept that many")
         request = LoadModelRequest(self._id(), path, name, copies)
         response, _ = await self._call(request, LoadModelResponse)
         if response.status != Status.SUCCESS:
-            raise failure(response.status, response.message)
+            raise error_for_status(response.status, response.message)
         return list(response.models)
 
     async def ls(self) -> list[ModelSummary]:
-        """The models that are served, by name; waits for the end of start-up, at most as long as the server lets it.
+        """Return the served models, sorted by name. During start-up the call waits, for at most 10 s by default.
 
         Raises:
-            InitializingError, ServerError, ConnectionLostError: the server.
+            InitializingError: the server is still starting.
+            ServerError, ConnectionLostError: the server failed, or the connection ended.
         """
         response, _ = await self._call(ListModelsRequest(self._id()), ListModelsResponse)
         if response.status != Status.SUCCESS:
-            raise failure(response.status, response.message)
+            raise error_for_status(response.status, response.message)
         return list(response.models)
 
     async def evict(self, model: str) -> int:
-        """Evict the model's weights from all devices; returns from how many. The next request starts cold.
+        """Evict the model's weights from all devices; return the number of devices. The next request starts cold.
 
         Raises:
-            UnknownModelError, InitializingError, ServerError, ConnectionLostError: it cannot be.
+            UnknownModelError: the server does not serve the model.
+            InitializingError: the server is starting.
+            ServerError, ConnectionLostError: the server failed, or the connection ended.
         """
         response, _ = await self._call(EvictRequest(self._id(), model), EvictResponse)
         if response.status != Status.SUCCESS:
-            raise failure(response.status, response.message)
+            raise error_for_status(response.status, response.message)
         return response.devices
 
     async def status(self) -> ServerStatus:
-        """What the server is doing; answered in every stage.
+        """Return the state of the server; works in every stage.
 
         Raises:
-            ConnectionLostError: the server is gone.
+            ConnectionLostError: the connection ended.
         """
         response, _ = await self._call(StatusRequest(self._id()), StatusResponse)
         return response.server
@@ -248,17 +258,17 @@ class AsyncClient:
         async with asyncio.timeout(timeout) if timeout is not None else nullcontext():
             response, payload = await self._exchange(request, buffers)
         if isinstance(response, ErrorResponse):
-            raise failure(response.status, response.message)
+            raise error_for_status(response.status, response.message)
         if not isinstance(response, expected):
-            raise ProtocolError(f"a {type(request).__name__} was answered with a {type(response).__name__}")
+            raise ProtocolError(f"the response to a {type(request).__name__} is a {type(response).__name__}")
         return response, payload
 
     async def _exchange(self, request: Request, buffers: Sequence[Any]) -> tuple[Response, Any]:
         connection = self._connection
         if connection is not None and (not connection.writable or self._turn.locked()):
-            connection = await self._wait_for_room()
+            connection = await self._wait_until_writable()
         if connection is None:
-            raise ConnectionLostError(self._lost or "the client is not connected: call connect() first")
+            raise ConnectionLostError(self._lost or "the client is not connected; call connect() first")
         future: asyncio.Future[tuple[Response, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = future
         try:
@@ -271,17 +281,17 @@ class AsyncClient:
         finally:
             self._waiting.pop(request.id, None)
 
-    async def _wait_for_room(self) -> Connection | None:
-        """Until it is this call's turn and the connection takes more; None if it has ended."""
+    async def _wait_until_writable(self) -> Connection | None:
+        """Wait for this call's turn and a writable connection; return the connection, or None if it has ended."""
         async with self._turn:
             while (connection := self._connection) is not None and not connection.writable:
-                self._room.clear()
-                await self._room.wait()
+                self._writable.clear()
+                await self._writable.wait()
             return connection
 
     def _on_writable(self, connection: Connection, writable: bool) -> None:
         if writable:
-            self._room.set()
+            self._writable.set()
 
     def _on_message(self, connection: Connection, message: Response, payload: Any) -> None:
         future = self._waiting.get(message.id)
@@ -291,7 +301,7 @@ class AsyncClient:
     def _on_closed(self, connection: Connection, reason: str) -> None:
         self._connection = None
         self._lost = f"the connection to {self._address} ended: {reason}"
-        self._room.set()
+        self._writable.set()
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(ConnectionLostError(self._lost))
@@ -299,10 +309,10 @@ class AsyncClient:
 
 
 class AsyncModel:
-    """A model on a server, by name."""
+    """A handle for a model on a server; made by `AsyncClient.model`."""
 
     def __init__(self, client: AsyncClient, name: str) -> None:
-        """See `AsyncClient.model`."""
+        """Keep the client and the name."""
         self._client = client
         self.name = name
 
@@ -316,17 +326,17 @@ class AsyncModel:
         timeout: float | None = None,
         retries: int = 0,
     ) -> InferenceResult:
-        """See `AsyncClient.infer`."""
+        """Send a request to the model; see `AsyncClient.infer`."""
         return await self._client.infer(
             self.name, inputs, slo=slo, slo_factor=slo_factor, outputs=outputs, timeout=timeout, retries=retries
         )
 
     async def evict(self) -> int:
-        """See `AsyncClient.evict`."""
+        """Evict the model's weights from all devices; see `AsyncClient.evict`."""
         return await self._client.evict(self.name)
 
 
 def _nanos(slo: float) -> int:
     if not 0 < slo < float("inf"):
-        raise InvalidRequestError(f"the slo is {slo} s; it must be a positive number of seconds")
+        raise InvalidRequestError(f"slo is {slo}; it must be a positive number of seconds")
     return seconds(min(slo, 1e9))

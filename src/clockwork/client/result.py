@@ -1,4 +1,4 @@
-"""What an inference gives back."""
+"""The result of an inference: its outputs and its timing."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,14 +13,16 @@ from clockwork.units import as_seconds
 
 
 class InferenceResult(Mapping[str, NDArray[Any]]):
-    """The outputs by name; arrays are made when they are asked for, and are read-only views of what was received.
+    """The outputs of an inference, by name, as numpy arrays.
 
-    ``timing`` says where the time went, as the controller saw it; ``predicted`` when the answer was promised for, in
-    seconds after the request's arrival there, None if nothing was promised.
+    An array is created at each access, as a read-only view of the received bytes.
+
+    ``timing`` is how long the request waited and executed, as measured by the controller. ``predicted`` is the
+    predicted completion in seconds after the arrival of the request, or None if there was no prediction.
     """
 
     def __init__(self, model: str, response: InferResponse, payload: Any) -> None:
-        """The answer of the server, whose payload holds the outputs' elements one after the other."""
+        """Take the response of a server; ``payload`` holds the elements of all outputs, one output after the other."""
         self.model = model
         self._outputs: dict[str, tuple[TensorSpec, memoryview]] = {}
         view = memoryview(payload) if payload is not None else memoryview(b"")

@@ -1,7 +1,7 @@
-"""The native client for ordinary code: `AsyncClient` on an event loop in a thread of its own.
+"""The native client for ordinary code: an `AsyncClient` on an event loop in a thread of its own.
 
-Why a thread: the connection lives, and answers the server's heartbeat, while the caller computes. Any number of threads
-may share a client. A call that is interrupted (Ctrl-C) is cancelled on the server.
+The thread keeps the connection alive, and answers the server's heartbeats, while the caller computes. Any number of
+threads may share a client. A call that is interrupted by Ctrl-C is cancelled on the server.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class Client:
         with Client("127.0.0.1:12346") as client:
             result = client.model("resnet50").infer({"data": image}, slo=0.1)
 
-    Methods, arguments and exceptions are those of `AsyncClient`.
+    The methods have the arguments and exceptions of those of `AsyncClient`.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class Client:
         tls: ssl.SSLContext | None = None,
         token: str = "",
     ) -> None:
-        """Connects.
+        """Connect to a controller; see `AsyncClient` for the arguments.
 
         Raises:
-            InvalidRequestError: ``address`` is none.
-            ConnectionLostError: the controller is not there, or refuses.
+            InvalidRequestError: ``address`` is not a valid address.
+            ConnectionLostError: the controller cannot be reached, or refuses the connection.
         """
         self._client = AsyncClient(address, connect_timeout=connect_timeout, tls=tls, token=token)
         self._loop = uvloop.new_event_loop()
@@ -58,7 +58,7 @@ class Client:
             raise
 
     def close(self) -> None:
-        """Say goodbye; calls outstanding in other threads raise `ConnectionLostError`."""
+        """Close the connection; outstanding calls in other threads raise `ConnectionLostError`."""
         if self._thread.is_alive():
             self._run(self._client.close())
             self._stop()
@@ -72,7 +72,7 @@ class Client:
         self.close()
 
     def model(self, name: str) -> "Model":
-        """A handle on a model; the server is not asked."""
+        """Return a handle for a model; nothing is sent to the server."""
         return Model(self, name)
 
     def infer(
@@ -86,26 +86,26 @@ class Client:
         timeout: float | None = None,
         retries: int = 0,
     ) -> InferenceResult:
-        """See `AsyncClient.infer`."""
-        asked = self._client.infer(
+        """Send a request and wait for its outputs; see `AsyncClient.infer`."""
+        call = self._client.infer(
             model, inputs, slo=slo, slo_factor=slo_factor, outputs=outputs, timeout=timeout, retries=retries
         )
-        return self._run(asked)
+        return self._run(call)
 
     def load_model(self, path: str, copies: int = 1, name: str = "") -> list[str]:
-        """See `AsyncClient.load_model`."""
+        """Load a model while the server starts; see `AsyncClient.load_model`."""
         return self._run(self._client.load_model(path, copies, name))
 
     def ls(self) -> list[ModelSummary]:
-        """See `AsyncClient.ls`."""
+        """Return the served models; see `AsyncClient.ls`."""
         return self._run(self._client.ls())
 
     def evict(self, model: str) -> int:
-        """See `AsyncClient.evict`."""
+        """Evict a model's weights from all devices; see `AsyncClient.evict`."""
         return self._run(self._client.evict(model))
 
     def status(self) -> ServerStatus:
-        """See `AsyncClient.status`."""
+        """Return the state of the server; see `AsyncClient.status`."""
         return self._run(self._client.status())
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
@@ -113,7 +113,7 @@ class Client:
         try:
             return future.result()
         except BaseException:
-            future.cancel()  # does nothing to a call that has ended; one that was interrupted is cancelled
+            future.cancel()  # cancels an interrupted call; has no effect on a finished one
             raise
 
     def _stop(self) -> None:
@@ -123,10 +123,10 @@ class Client:
 
 
 class Model:
-    """A model on a server, by name."""
+    """A handle for a model on a server; made by `Client.model`."""
 
     def __init__(self, client: Client, name: str) -> None:
-        """See `Client.model`."""
+        """Keep the client and the name."""
         self._client = client
         self.name = name
 
@@ -140,11 +140,11 @@ class Model:
         timeout: float | None = None,
         retries: int = 0,
     ) -> InferenceResult:
-        """See `AsyncClient.infer`."""
+        """Send a request and wait for its outputs; see `AsyncClient.infer`."""
         return self._client.infer(
             self.name, inputs, slo=slo, slo_factor=slo_factor, outputs=outputs, timeout=timeout, retries=retries
         )
 
     def evict(self) -> int:
-        """See `AsyncClient.evict`."""
+        """Evict the model's weights from all devices; see `AsyncClient.evict`."""
         return self._client.evict(self.name)

@@ -21,7 +21,6 @@ done for them before it; a load that comes in QUERYING waits for LOADING.
 
 from msgspec.structs import replace
 
-from clockwork import __version__
 from clockwork.controller.action_results import checked_result
 from clockwork.controller.buffer import StartupBuffer
 from clockwork.controller.config import ControllerConfig
@@ -75,6 +74,7 @@ from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, Predictions, WorkerState
 from clockwork.units import Nanos
+from clockwork.version import __version__
 
 Commands = list[ControllerCommand]
 

@@ -13,7 +13,6 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc.aio import ServicerContext
 
-from clockwork import __version__
 from clockwork.clock import Clock, MonotonicClock, monotonic_epoch
 from clockwork.errors import ConnectionLostError, InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
@@ -49,6 +48,7 @@ from clockwork.oip.metadata import (
 )
 from clockwork.stepping import BACKGROUND_REST, SharedResult
 from clockwork.units import Nanos, seconds
+from clockwork.version import __version__
 
 log = logging.getLogger("clockwork.grpc")
 

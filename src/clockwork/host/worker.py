@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from clockwork import __version__
 from clockwork.clock import Clock, MonotonicClock
 from clockwork.errors import DeviceLostError, InvalidRequestError, ProtocolError, ServerError
 from clockwork.host.affinity import CorePlan, allowed_cores, confined, plan_cores
@@ -41,6 +40,7 @@ from clockwork.paced.durations import DurationModel, NoiseModel
 from clockwork.paced.models import PacedModel
 from clockwork.runtimes.base import Runtime
 from clockwork.units import MIB, SECOND, Bytes, Nanos, Pages, show_bytes
+from clockwork.version import __version__
 from clockwork.wire.codec import decode_action, input_sizes, split_payload
 from clockwork.wire.frame import MAX_FRAME_BYTES
 from clockwork.worker.core import WorkerCore

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from clockwork import __version__
 from clockwork.access import Right
 from clockwork.clock import monotonic_epoch
 from clockwork.controller.stage import Stage
@@ -65,6 +64,7 @@ from clockwork.oip.response import response_body
 from clockwork.oip.rest import RestError, Route, nothing_at, repository_head, route, unknown, wrong
 from clockwork.stepping import BACKGROUND_REST, SharedResult
 from clockwork.units import Nanos
+from clockwork.version import __version__
 
 log = logging.getLogger("clockwork.http")
 

@@ -22,7 +22,6 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final, cast
 
-from clockwork import __version__
 from clockwork.clock import Clock, MonotonicClock
 from clockwork.errors import ConnectionLostError, ProtocolError
 from clockwork.messages.link import Goodbye, Hello, LinkMessage, Ping, Pong, Welcome
@@ -34,6 +33,7 @@ from clockwork.net.outgoing import Outgoing
 from clockwork.net.stalled import LEAST, Stalled
 from clockwork.net.turns import Turns
 from clockwork.units import KIB, Bytes, Nanos, as_seconds, show_bytes, show_duration
+from clockwork.version import __version__
 from clockwork.wire.clock_offset import ClockOffset
 from clockwork.wire.codec import Decode, encode
 from clockwork.wire.frame import FRAME_BYTES_CEILING, Frame, FrameReader, Received, Sendable, encode_frame, preamble

@@ -1,4 +1,4 @@
-"""Which exception stands for which status."""
+"""The exception that a client raises for each status of a response."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -34,13 +34,13 @@ EXCEPTIONS: Final[Mapping[int, type[ClockworkError]]] = {
     Status.NOT_AUTHENTICATED: NotPermittedError,
     Status.NOT_PERMITTED: NotPermittedError,
 }
-"""All other failures are a `ServerError`."""
+"""Exception by status; every other status raises a `ServerError`."""
 
 
-def failure(
+def error_for_status(
     status: int, message: str, predicted: Nanos | None = None, retry_after: Nanos | None = None
 ) -> ClockworkError:
-    """The exception for a status other than SUCCESS."""
+    """Return the exception for a status other than SUCCESS, with the times of the response in seconds."""
     error = EXCEPTIONS.get(status, ServerError)(message)
     error.status, error.status_name = status, status_name(status)
     if isinstance(error, DeadlineError):
