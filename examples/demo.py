@@ -34,10 +34,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from clockwork import zoo
-from clockwork.client import AsyncClient
-from clockwork.errors import ClockworkError, ConnectionLostError, RequestRefusedError, RequestTimeoutError
-from clockwork.messages.requests import ServerStatus
+from clockwork import (
+    AsyncClient,
+    ClockworkError,
+    ConnectionLostError,
+    RequestRefusedError,
+    RequestTimeoutError,
+    ServerStatus,
+    zoo,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / "build/demo/serve.log"
