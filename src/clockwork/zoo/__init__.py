@@ -1,7 +1,8 @@
-"""The zoo: classic image networks to try, test and measure with, made on the spot and never downloaded.
+"""The zoo: classic image networks for demonstrations, tests and benchmarks, built without downloads.
 
-Rules of the file: `names` says what there is, `build` makes it. The graphs are those that ship with the package onnx as
-its own tests' data; their weights are drawn from a seed. They compute as fast as trained ones, and recognise nothing.
+Rules of the package: `names` lists the networks, `build` builds one. The graphs ship with the package onnx as test data;
+the weights are random numbers from a seed. The networks compute as fast as trained ones, but their outputs are
+meaningless.
 """
 
 from clockwork.zoo.file import build, names

@@ -1,8 +1,8 @@
 """Nine image networks of 2012 to 2017, from the package onnx.
 
-Rules of the file: a graph of onnx's test data becomes a model that can be served. There, most weights are made while
-the graph runs (ConstantOfShape), the batch is always 1, weights are listed as inputs, and Dropout is left from
-training. `clockwork.zoo.weights` fills in the weights.
+Rules of the file: a graph of onnx's test data becomes a model that can be served. In the test data most weights are
+computed by the graph itself (ConstantOfShape), the batch size is fixed at 1, weights are listed as inputs, and Dropout
+nodes remain from training. `clockwork.zoo.weights` makes the weights.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from clockwork.errors import ServerError
 from clockwork.zoo.weights import fill
 
 INPUT: Final = "data"
-"""What every network's input is called: ``data (N, 3, 224, 224) float32``."""
+"""Name of the input of every network, which is ``data (N, 3, 224, 224) float32``."""
 
 _FILES: Final = {
     "alexnet": "light_bvlc_alexnet",
@@ -34,99 +34,101 @@ _FILES: Final = {
 
 
 def names() -> tuple[str, ...]:
-    """The networks, by the alphabet."""
+    """Return the names of the networks, sorted."""
     return tuple(_FILES)
 
 
-def model(name: str, chance: np.random.Generator) -> Any:
-    """One network, with weights drawn from ``chance``: `INPUT` to ``prob``, or ``logits`` where no Softmax ends it.
+def model(name: str, rng: np.random.Generator) -> Any:
+    """Return a network with weights drawn from ``rng``.
+
+    Its output is ``prob``, or ``logits`` if the last node is not a Softmax.
 
     Raises:
-        ServerError: the installed onnx has no such test data.
+        ServerError: the installed onnx does not contain the graph.
     """
-    made = onnx.load_model(_skeleton(name))
-    graph = made.graph
-    constants = {it.name: numpy_helper.to_array(it) for it in graph.initializer}
-    shapes: dict[str, tuple[int, ...]] = {it.name: tuple(it.dims) for it in graph.initializer}
-    _drop_dropout(graph)
-    _take_weights_out(graph, constants, shapes)
-    used = {it for node in graph.node for it in node.input}
-    integers = {it: constants[it] for it in constants if it in used and constants[it].dtype.kind == "i"}
+    network = onnx.load_model(_graph_file(name))
+    graph = network.graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    shapes: dict[str, tuple[int, ...]] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    _remove_dropout(graph)
+    _remove_weight_nodes(graph, constants, shapes)
+    used = {value for node in graph.node for value in node.input}
+    integers = {value: array for value, array in constants.items() if value in used and array.dtype.kind == "i"}
     _free_batch(graph, integers)
-    weights = {it: shape for it, shape in shapes.items() if it in used and it not in integers}
-    arrays = integers | fill(name, graph.node, weights, chance)
+    weights = {value: shape for value, shape in shapes.items() if value in used and value not in integers}
+    arrays = integers | fill(name, graph.node, weights, rng)
     del graph.initializer[:], graph.value_info[:]
-    graph.initializer.extend(numpy_helper.from_array(array, it) for it, array in arrays.items())
-    inputs = [it for it in graph.input if it.name not in shapes]
+    graph.initializer.extend(numpy_helper.from_array(array, value) for value, array in arrays.items())
+    inputs = [info for info in graph.input if info.name not in shapes]
     del graph.input[:]
     graph.input.extend(inputs)
     _rename(graph)
-    made.doc_string = ""
+    network.doc_string = ""
     graph.name = name
-    return made
+    return network
 
 
-def _skeleton(name: str) -> Path:
+def _graph_file(name: str) -> Path:
     found = importlib.util.find_spec("onnx.backend.test")
-    homes = found.submodule_search_locations if found is not None else None
-    file = Path(next(iter(homes or ["."]))) / "data" / "light" / f"{_FILES[name]}.onnx"
+    directories = found.submodule_search_locations if found is not None else None
+    file = Path(next(iter(directories or ["."]))) / "data" / "light" / f"{_FILES[name]}.onnx"
     if not file.is_file():
         raise ServerError(
-            f"onnx {onnx.__version__} has no graph of {name}: there is no backend/test/data/light/{file.name} in it; "
-            "install onnx from a wheel"
+            f"onnx {onnx.__version__} has no graph of {name}: backend/test/data/light/{file.name} is missing; install "
+            "onnx from a wheel"
         )
     return file
 
 
-def _drop_dropout(graph: Any) -> None:
-    """Dropout does nothing at inference."""
-    instead: dict[str, str] = {}
+def _remove_dropout(graph: Any) -> None:
+    """Remove Dropout nodes, which have no effect on inference."""
+    replacements: dict[str, str] = {}
     kept = []
-    for node in graph.node:  # in order: what a node takes was made before it
+    for node in graph.node:  # in topological order: the inputs of a node come from earlier nodes
         for i, value in enumerate(node.input):
-            node.input[i] = instead.get(value, value)
+            node.input[i] = replacements.get(value, value)
         if node.op_type == "Dropout":
-            instead[node.output[0]] = node.input[0]
+            replacements[node.output[0]] = node.input[0]
         else:
             kept.append(node)
     _replace_nodes(graph, kept)
 
 
-def _take_weights_out(graph: Any, constants: dict[str, Array], shapes: dict[str, tuple[int, ...]]) -> None:
-    """Remove the nodes that make weights; note in ``shapes`` what each would have made."""
+def _remove_weight_nodes(graph: Any, constants: dict[str, Array], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Remove the nodes that compute weights; add the shape of each result to ``shapes``."""
     kept = []
     for node in graph.node:
         if node.op_type == "ConstantOfShape":
-            shapes[node.output[0]] = tuple(int(it) for it in constants[node.input[0]])
+            shapes[node.output[0]] = tuple(int(size) for size in constants[node.input[0]])
         elif node.op_type == "Unsqueeze" and node.input[0] in shapes:
-            (axes,) = (tuple(it.ints) for it in node.attribute if it.name == "axes")
+            (axes,) = (tuple(attribute.ints) for attribute in node.attribute if attribute.name == "axes")
             shapes[node.output[0]] = np.expand_dims(np.empty(shapes[node.input[0]]), axes).shape
         elif node.op_type == "Reshape" and node.input[0] in shapes:
-            shapes[node.output[0]] = tuple(int(it) for it in constants[node.input[1]])
+            shapes[node.output[0]] = tuple(int(size) for size in constants[node.input[1]])
         else:
             kept.append(node)
     _replace_nodes(graph, kept)
 
 
 def _free_batch(graph: Any, integers: dict[str, Array]) -> None:
-    """Let N be the first dimension, where it is 1."""
+    """Replace the first dimension, which is 1, by the free dimension N."""
     for value in [*graph.input, *graph.output]:
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     for node in graph.node:
         if node.op_type == "Reshape":
             shape = integers[node.input[1]].copy()
-            shape[0] = 0  # as in what is reshaped (ONNX, Reshape)
+            shape[0] = 0  # the same as in the input of the Reshape (ONNX)
             integers[node.input[1]] = shape
 
 
 def _rename(graph: Any) -> None:
-    """``gpu_0/data_0`` is a name that nobody wants to type."""
+    """Give the input and the output short names, in place of names such as ``gpu_0/data_0``."""
     output = "prob" if graph.node[-1].op_type == "Softmax" else "logits"
-    instead = {graph.input[0].name: INPUT, graph.output[0].name: output}
+    replacements = {graph.input[0].name: INPUT, graph.output[0].name: output}
     for node in graph.node:
         for values in (node.input, node.output):
             for i, value in enumerate(values):
-                values[i] = instead.get(value, value)
+                values[i] = replacements.get(value, value)
     graph.input[0].name, graph.output[0].name = INPUT, output
 
 

@@ -1,7 +1,7 @@
-"""`build`: one model of the zoo, as a file.
+"""Builds a model of the zoo as a file.
 
-Rules of the file: the same name, seed and `FORMAT` give the same bytes. A file is written whole or not at all, and one
-that is up to date is left as it is: its last bytes say what it is, so that they tell without reading the rest.
+Rules of the file: the same name, seed and `FORMAT` give the same bytes. A file is written as a whole or not at all. A
+file that is up to date is not rewritten: its last bytes contain its name, seed and format, so only those are read.
 """
 
 import os
@@ -17,47 +17,50 @@ from clockwork.units import Bytes
 from clockwork.zoo import classics, mlp
 
 FORMAT: Final = 1
-"""Counts up when the same name and seed give another model."""
+"""Increased whenever the same name and seed give a different model."""
 
 IR_VERSION: Final = 8
-"""Of the ONNX format. From 4 on, weights need not be listed among the graph's inputs."""
+"""Version of the ONNX format. Since version 4, weights need not be inputs of the graph."""
 
-SEED_MAX: Final = (1 << 63) - 1
+MAX_SEED: Final = (1 << 63) - 1
 """The largest seed."""
 
 
 def names() -> tuple[str, ...]:
-    """What can be built: ``mlp``, then the classics."""
+    """Return the names of all networks: ``mlp``, then the classics."""
     return ("mlp", *classics.names())
 
 
 def build(name: str, directory: Path, seed: int = 0) -> Path:
-    """Build a model into ``directory/NAME.onnx``, unless that file is this model already; returns the file.
+    """Build a network as ``directory/NAME.onnx``, unless that file is up to date; return the path.
 
     Raises:
-        InvalidRequestError: no such model, no such seed, or the directory cannot be written.
+        InvalidRequestError: the name is unknown, the seed is out of range, or the file cannot be written.
     """
     if name not in names():
-        raise InvalidRequestError(f"the zoo has no model {name!r}; it has {', '.join(names())}")
-    if not 0 <= seed <= SEED_MAX:
-        raise InvalidRequestError(f"seed {seed} is not between 0 and {SEED_MAX}")
+        raise InvalidRequestError(f"unknown network {name!r}; expected one of: {', '.join(names())}")
+    if not 0 <= seed <= MAX_SEED:
+        raise InvalidRequestError(f"seed is {seed}; it must be 0 to {MAX_SEED}")
     file = directory / f"{name}.onnx"
     stamp = _stamp(name, seed)
     if _ends_with(file, stamp):
         return file
-    chance = np.random.default_rng(seed)
-    model = mlp.model(chance) if name == "mlp" else classics.model(name, chance)
+    rng = np.random.default_rng(seed)
+    model = mlp.model(rng) if name == "mlp" else classics.model(name, rng)
     model.ir_version = IR_VERSION
     model.producer_name = "clockwork zoo"
     try:
         _write(file, model.SerializeToString(deterministic=True), stamp)
     except OSError as error:
-        raise InvalidRequestError(f"cannot write {file}: {error.strerror}; name a directory that can be") from error
+        raise InvalidRequestError(f"cannot write {file}: {error.strerror}") from error
     return file
 
 
 def _stamp(name: str, seed: int) -> bytes:
-    """A serialised model with nothing but metadata. Appended to another, it adds to it (Protocol Buffers, merging)."""
+    """Return a serialised model with metadata only.
+
+    Appended to another serialised model, it adds its metadata to that model (Protocol Buffers merge messages).
+    """
     model: Any = onnx.ModelProto()
     for key, value in (("format", str(FORMAT)), ("name", name), ("seed", str(seed))):
         model.metadata_props.add(key=f"clockwork.zoo.{key}", value=value)
@@ -70,7 +73,7 @@ def _ends_with(file: Path, stamp: bytes) -> bool:
         with file.open("rb") as content:
             content.seek(-len(stamp), os.SEEK_END)
             return content.read() == stamp
-    except OSError:  # also where the file is shorter
+    except OSError:  # also raised if the file is shorter than the stamp
         return False
 
 
@@ -80,7 +83,7 @@ def _write(file: Path, *parts: bytes) -> Bytes:
     try:
         with os.fdopen(handle, "wb") as target:
             written = sum(target.write(part) for part in parts)
-        Path(temporary).chmod(0o644)  # mkstemp makes files that nobody else can read
+        Path(temporary).chmod(0o644)  # mkstemp makes files that only their owner can read
         Path(temporary).replace(file)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

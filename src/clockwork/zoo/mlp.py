@@ -1,4 +1,4 @@
-"""A multilayer perceptron, 64-64-10: so small that it measures the server and not the network."""
+"""A multilayer perceptron, 64-64-10. It is so small that a benchmark with it measures the server, not the network."""
 
 from itertools import pairwise
 from typing import Any, Final
@@ -7,28 +7,28 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 WIDTH: Final = 64
-"""Inputs, and hidden units."""
+"""Number of inputs, and of hidden units."""
 
 CLASSES: Final = 10
-"""Outputs."""
+"""Number of outputs."""
 
 GAIN: Final = 3.0
-"""Scale of the last layer, so that some class stands out."""
+"""Scale of the last layer, so that one class has a clearly higher probability."""
 
 OPSET: Final = 17
-"""Of ONNX's operators."""
+"""Version of ONNX's operator set."""
 
 
-def model(chance: np.random.Generator) -> Any:
-    """``data (N, 64) float32`` to ``prob (N, 10) float32``."""
+def model(rng: np.random.Generator) -> Any:
+    """Return the network from ``data (N, 64) float32`` to ``prob (N, 10) float32``."""
     sizes = (WIDTH, WIDTH, CLASSES)
     weights = []
     nodes = []
     value = "data"
     for layer, (fan_in, fan_out) in enumerate(pairwise(sizes), 1):
         scale = (2 / fan_in) ** 0.5 * (GAIN if fan_out == CLASSES else 1)
-        matrix = chance.standard_normal((fan_in, fan_out), dtype=np.float32) * np.float32(scale)
-        bias = chance.standard_normal(fan_out, dtype=np.float32) * np.float32(0.1)
+        matrix = rng.standard_normal((fan_in, fan_out), dtype=np.float32) * np.float32(scale)
+        bias = rng.standard_normal(fan_out, dtype=np.float32) * np.float32(0.1)
         weights += [numpy_helper.from_array(matrix, f"w{layer}"), numpy_helper.from_array(bias, f"b{layer}")]
         nodes.append(helper.make_node("Gemm", [value, f"w{layer}", f"b{layer}"], [f"dense{layer}"]))
         value = f"dense{layer}"
