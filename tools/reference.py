@@ -14,8 +14,7 @@ import typer
 
 from clockwork import __version__
 from clockwork.cli.app import app
-from clockwork.cli.configuration import ConfiguredCommand, variable_of
-from clockwork.cli.parameters import is_set_by_users, key_of
+from clockwork.cli.configuration import ConfiguredCommand, is_configurable, key_of, variable_of
 from clockwork.oip.openapi import document
 
 MARKER: Final = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
@@ -91,7 +90,7 @@ def _command(path: str, command: Any) -> Iterator[str]:
 def _keys(name: str, command: Any) -> Iterator[str]:
     yield from (f"## [{name}]", "", "| key | environment variable | default | meaning |", "|---|---|---|---|")
     for param in command.params:
-        if is_set_by_users(param):
+        if is_configurable(param):
             cells = (f"`{key_of(param)}`", f"`{variable_of(name, param)}`", _default(param), _cell(_help(param)))
             yield f"| {' | '.join(cells)} |"
     yield ""

@@ -1,4 +1,4 @@
-"""``clockwork`` as a process of its own, whose lines can be waited for."""
+"""Runs ``clockwork`` as a process, and waits for lines of its output."""
 
 import io
 import os
@@ -18,19 +18,19 @@ import onnx
 import onnx_graphs
 from clockwork.cli.worker_process import this_program
 
-#: As little as there is to measure.
+#: Options for the shortest possible measurements.
 QUICK = ("--http=none", "--profile-seconds=0.01", "--max-batch=2", "--no-profile-cache", "--slo=20s")
 
 
 def save_dense(path: Path, seed: int = 0) -> Path:
-    """``x (N, 32) float32`` to ``y (N, 5) float32``."""
+    """Save a model from ``x (N, 32) float32`` to ``y (N, 5) float32``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(onnx_graphs.dense(seed), path)
     return path
 
 
 class Lines:
-    """What a stream says, line by line."""
+    """The lines of a stream, read by a thread."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.seen: list[str] = []
@@ -41,7 +41,7 @@ class Lines:
         self._thread.start()
 
     def _read(self) -> None:
-        with suppress(OSError):  # that is how a terminal ends
+        with suppress(OSError):  # a closed terminal raises an error
             for line in self._stream:
                 with self._more:
                     self.seen.append(line.rstrip("\n"))
@@ -51,7 +51,7 @@ class Lines:
             self._more.notify_all()
 
     def wait_for(self, pattern: str, count: int = 1) -> re.Match[str]:
-        """The ``count``-th line that the pattern is found in."""
+        """Wait for the ``count``-th line that matches the pattern."""
         with self._more:
             while True:
                 found = [match for line in self.seen if (match := re.search(pattern, line))]
@@ -61,13 +61,13 @@ class Lines:
                 assert self._more.wait(60), f"no {pattern!r} in {self.seen}"
 
     def all(self) -> list[str]:
-        """Every line, once the stream has ended."""
+        """Wait for the end of the stream; return all lines."""
         self._thread.join(60)
         return self.seen
 
 
 class Process:
-    """A running ``clockwork``."""
+    """A running ``clockwork`` process."""
 
     def __init__(self, arguments: Sequence[str], stderr: int) -> None:
         with _default_hangup():
@@ -86,21 +86,21 @@ class Process:
         self.popen.send_signal(signal)
 
     def ended(self) -> int:
-        """Wait for the end; the exit code."""
+        """Wait for the end; return the exit code."""
         code = self.popen.wait(30)
         self.out.all()
         self.err.all()
         return code
 
     def address(self) -> str:
-        """Where it serves, as soon as it does."""
+        """Wait until the server serves; return its address."""
         try:
             return self.out.wait_for(r"serving \d+ models? on (\S+)$")[1]
         except AssertionError as error:
             raise AssertionError("\n".join(self.err.seen)) from error
 
     def child(self) -> int:
-        """Its only child process."""
+        """Return the id of the only child process."""
         pid = self.popen.pid
         (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return int(child)
@@ -122,13 +122,13 @@ def clockwork(*arguments: str, stderr: int = subprocess.PIPE) -> Iterator[Proces
 
 
 def serve(*arguments: str, stderr: int = subprocess.PIPE) -> AbstractContextManager[Process]:
-    """``clockwork serve`` on any free port, which measures little."""
+    """Run ``clockwork serve`` on a free port with short measurements."""
     return clockwork("serve", "--listen=127.0.0.1:0", *QUICK, *arguments, stderr=stderr)
 
 
 @contextmanager
 def _default_hangup() -> Iterator[None]:
-    """A process that is started meanwhile hears SIGHUP, also if the tests run under ``nohup``, which ignores it."""
+    """Let processes that are started meanwhile receive SIGHUP, even if the tests run under ``nohup``."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         yield
@@ -138,7 +138,7 @@ def _default_hangup() -> Iterator[None]:
 
 @contextmanager
 def watched(pid: int) -> Iterator[int]:
-    """A handle on a process that stays valid when it has ended."""
+    """Yield a descriptor of a process that stays valid after the end of the process."""
     handle = os.pidfd_open(pid)
     try:
         yield handle

@@ -1,4 +1,4 @@
-"""``ls``, ``status`` and ``infer`` against a server that runs."""
+"""``ls``, ``status`` and ``infer`` against a running server."""
 
 import json
 import os
@@ -38,21 +38,21 @@ def rows(tmp_path: Path) -> Path:
     return tmp_path / "rows.npy"
 
 
-def test_ls(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ls_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["ls"]) == 0
     header, _, row = capsys.readouterr().out.splitlines()
     assert header.split() == ["model", "inputs", "outputs", "max", "batch", "weights"]
     assert row.split()[:6] == ["dense", "x", "FP32[-1,32]", "y", "FP32[-1,5]", "2"]
 
 
-def test_ls_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ls_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["ls", "--json"]) == 0
     (listed,) = json.loads(capsys.readouterr().out)
     assert listed["name"] == "dense"
     assert listed["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 32]}]
 
 
-def test_infer(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_infer_prints_the_largest_elements_and_the_timing(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["infer", "dense", "--input", str(rows)]) == 0
     shape, first, second, timing = capsys.readouterr().out.splitlines()
     assert shape == "y float32[2, 5]"
@@ -61,7 +61,7 @@ def test_infer(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "s round trip; at the server" in timing
 
 
-def test_infer_json_has_the_outputs_of_the_model(model: Path, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_infer_prints_the_outputs_as_json(model: Path, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["infer", "dense", "--input", f"x={rows}", "--slo", "20s", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     (output,) = answer["outputs"]
@@ -73,24 +73,24 @@ def test_infer_json_has_the_outputs_of_the_model(model: Path, rows: Path, capsys
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         (["infer", "sparse", "--input", "x.npy"], "model 'sparse' is unknown; served models: dense"),
         (["infer", "dense", "--input", "nowhere.npy"], "cannot read nowhere.npy: No such file"),
         (["infer", "dense", "--input", "ROWS", "--slo", "1us"], "deadline"),
     ],
 )
-def test_infer_fails_in_one_line(
-    arguments: list[str], complaint: str, rows: Path, capsys: pytest.CaptureFixture[str]
+def test_a_failed_infer_prints_one_line(
+    arguments: list[str], message: str, rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run([str(rows) if it == "ROWS" else it for it in arguments]) == 1
-    said = capsys.readouterr()
-    assert said.err.startswith("clockwork: ")
-    assert complaint in said.err
-    assert said.err.count("\n") == 1
+    assert run([str(rows) if argument == "ROWS" else argument for argument in arguments]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("clockwork: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
 
 
-def test_status(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_prints_tables(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["infer", "dense", "--input", str(rows)]) == 0
     capsys.readouterr()
     assert run(["status"]) == 0
@@ -107,7 +107,7 @@ def test_status(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert any(line.split()[:2] == ["dense", "infer"] for line in capsys.readouterr().out.splitlines())
 
 
-def test_status_json(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_prints_json(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["infer", "dense", "--input", str(rows)]) == 0
     capsys.readouterr()
     assert run(["status", "--json"]) == 0
@@ -125,7 +125,7 @@ def test_status_json(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert infer["start"].keys() >= {"over", "over_p50", "over_p99", "over_max", "under", "under_max"}
 
 
-def test_the_example_client(server: Process) -> None:
+def test_the_example_client_runs(server: Process) -> None:
     example = Path(__file__).resolve().parent.parent.parent / "examples" / "client.py"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, str(example), server.address()]

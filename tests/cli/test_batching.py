@@ -1,4 +1,4 @@
-"""Models that compute across rows, served to clients at the same time; and what is said of them."""
+"""Models whose rows depend on each other, served to concurrent clients, and the reasons why they are not batched."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +21,9 @@ from runtimes.test_batching import COUPLED, quantised, unproved
 from runtimes.test_rows_of_random_graphs import as_texts, same
 
 CLIENTS = 3
-REQUESTS = 100  #: of each client, for each model
+REQUESTS = 100  #: per client and model
 
-#: Models that the scheduler can make batches of four rows of.
+#: Options that allow batches of four rows.
 BATCHES = ("--max-batch=4", "--profile-seconds=0.01")
 
 
@@ -34,16 +34,16 @@ def alone(path: Path) -> Any:
 
 
 def wrong(address: str, path: Path, feeds: Callable[[int], dict[str, Any]], count: int) -> int:
-    """How many of the responses to clients that send at the same time are not those of the request alone."""
+    """Send concurrent requests; return how many responses differ from those of the same request alone."""
     session = alone(path)
-    names = [it.name for it in session.get_outputs()]
+    names = [output.name for output in session.get_outputs()]
 
     def client(number: int) -> int:
-        with Client(address) as it:
+        with Client(address) as connection:
             found = 0
             for i in range(count):
                 feed = feeds(number * count + i)
-                response = it.infer(path.stem, feed, slo=20)
+                response = connection.infer(path.stem, feed, slo=20)
                 for name, wanted in zip(names, session.run(None, feed), strict=True):
                     if not same(wanted, as_texts(response[name])):
                         found += 1
@@ -55,28 +55,28 @@ def wrong(address: str, path: Path, feeds: Callable[[int], dict[str, Any]], coun
 
 
 def batch_sizes(client: Client) -> dict[str, int]:
-    """The largest batch that was measured of each model."""
+    """Return the largest measured batch size of each model."""
     models = client.status().models
-    return {it.info.name: max(size for profile in it.profiles.values() for size in profile.infer) for it in models}
+    return {model.info.name: max(max(profile.infer) for profile in model.profiles.values()) for model in models}
 
 
 def rows_of_client(inputs: Any, client: int) -> dict[str, Any]:
     return rows_for(inputs, 1 + client % 2, client)
 
 
-def test_no_response_has_anything_of_another_clients_rows(tmp_path: Path) -> None:
+def test_no_response_depends_on_the_rows_of_another_client(tmp_path: Path) -> None:
     paths = [saved(make(), tmp_path / f"{name}.onnx") for name, (make, _) in COUPLED.items()]
     randoms: dict[Path, Any] = {}
     for seed in range(40):
-        made = random_graph(Random(seed))
-        if made is not None and len(randoms) < 8:
+        graph = random_graph(Random(seed))
+        if graph is not None and len(randoms) < 8:
             path = tmp_path / f"random{seed}.onnx"
-            onnx.save(made.proto, path)
+            onnx.save(graph.proto, path)
             try:
-                alone(path).run(None, rows_for(made.inputs, 2, seed))
-            except Exception:  # noqa: BLE001 - a graph that ONNX Runtime refuses
+                alone(path).run(None, rows_for(graph.inputs, 2, seed))
+            except Exception:  # noqa: BLE001 - ONNX Runtime refuses some random graphs
                 continue
-            randoms[path] = made
+            randoms[path] = graph
     batched = saved(dense(), tmp_path / "dense.onnx")
     every = [*paths, *randoms, batched]
     with serve(*map(str, every), *BATCHES) as process:
@@ -84,8 +84,8 @@ def test_no_response_has_anything_of_another_clients_rows(tmp_path: Path) -> Non
         for path in paths:
             count = wrong(address, path, lambda i: {"x": np.random.default_rng(i).random((2, 8), np.float32)}, REQUESTS)
             assert count == 0, f"{count} of {CLIENTS * REQUESTS} responses of {path.stem} are wrong"
-        for path, made in randoms.items():
-            assert wrong(address, path, partial(rows_of_client, made.inputs), 10) == 0
+        for path, graph in randoms.items():
+            assert wrong(address, path, partial(rows_of_client, graph.inputs), 10) == 0
         with Client(address) as client:
             sizes = batch_sizes(client)
         for name, (_, why) in COUPLED.items():
@@ -95,9 +95,9 @@ def test_no_response_has_anything_of_another_clients_rows(tmp_path: Path) -> Non
     assert {sizes[name] for name in COUPLED} == {1}
 
 
-def test_a_model_is_batched_as_the_options_of_serve_say(tmp_path: Path) -> None:
+def test_the_options_of_serve_control_batching(tmp_path: Path) -> None:
     every = {"plain": dense(), "never": dense(), "maybe": unproved(), "allowed": unproved(), "coarse": quantised()}
-    paths = [saved(made, tmp_path / f"{name}.onnx") for name, made in every.items()]
+    paths = [saved(graph, tmp_path / f"{name}.onnx") for name, graph in every.items()]
     limited = saved(dense(), tmp_path / "limited" / "1" / "model.onnx").parent.parent
     (limited / "config.pbtxt").write_text("max_batch_size: 3")
     options = ("--no-batching=never", "--allow-batching=allowed", "--allow-batching=coarse")
@@ -107,14 +107,14 @@ def test_a_model_is_batched_as_the_options_of_serve_say(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--no-batching", "--allow-batching"])
-def test_a_name_that_no_model_has_is_refused(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_model_name_is_refused(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = saved(dense(), tmp_path / "dense.onnx")
     assert run(["serve", str(path), f"{option}=other"]) == 2
     assert "model 'other' is unknown; served models: dense" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("name", COUPLED)
-def test_check_model_says_why_a_model_is_not_batched(
+def test_check_model_shows_why_a_model_is_not_batched(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make, why = COUPLED[name]
@@ -122,7 +122,7 @@ def test_check_model_says_why_a_model_is_not_batched(
     assert f"  batches  no: {why}\n" in capsys.readouterr().out
 
 
-def test_check_model_takes_the_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_model_has_the_options_for_batching(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(saved(dense(), tmp_path / "dense.onnx"))
     assert run(["check-model", path, "--no-batching", "dense"]) == 0
     assert "  batches  no: --no-batching names it\n" in capsys.readouterr().out

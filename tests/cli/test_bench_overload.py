@@ -1,4 +1,4 @@
-"""The benchmark of overload measures what it says: its program and its counts, not its figures."""
+"""The benchmark of overload: its program and its counts, not its measurements."""
 
 import json
 import socket
@@ -73,30 +73,30 @@ def test_large_requests_over_grpc_are_measured(tmp_path: Path) -> None:
     assert found["grpc_large_added_ms"] is not None
 
 
-def test_a_second_answer_is_counted_and_changes_nothing() -> None:
+def test_a_second_response_is_counted_and_changes_nothing() -> None:
     from load_ledger import REFUSED, SUCCESS
 
     book = ledger(2)
     book.offer(0, 1, 5)
     book.succeed(0, np.ones(4, np.float32).tobytes(), 7)
     book.finish(0, REFUSED, 8)
-    book.finish(1, REFUSED, 8)  # it was never offered
-    book.finish(9, REFUSED, 8)  # there is no such request
+    book.finish(1, REFUSED, 8)  # this request was never offered
+    book.finish(9, REFUSED, 8)  # this request does not exist
     assert (book.outcome[0], book.answered[0], book.double, book.unknown, book.open) == (SUCCESS, 7, 1, 2, 0)
 
 
-def test_the_answer_to_another_request_is_wrong() -> None:
+def test_the_response_to_another_request_is_wrong() -> None:
     from load_ledger import SUCCESS, WRONG
 
     book = ledger(3, answers=2)
     book.offer(0, 3, 0)
     book.succeed(0, np.full(4, 1.0, np.float32).tobytes(), 1)
     book.succeed(1, np.full(4, 1.0, np.float32).tobytes(), 1)
-    book.succeed(2, np.full(4, 1.0001, np.float32).tobytes(), 1)  # as another batch size may compute it
+    book.succeed(2, np.full(4, 1.0001, np.float32).tobytes(), 1)  # another batch size may give such a difference
     assert list(book.outcome) == [SUCCESS, WRONG, SUCCESS]
 
 
-def test_a_success_counts_as_in_time_from_the_moment_when_it_was_due() -> None:
+def test_the_latency_of_a_success_counts_from_its_due_time() -> None:
     from bench_overload import summary
 
     book = ledger(4)
@@ -124,7 +124,7 @@ def test_recovery_ends_with_the_first_of_three_good_windows(failing: Any, expect
     assert recovery(Columns(due, np.zeros_like(due), due + 1, outcome, SLO), 7) == expected
 
 
-def test_a_server_that_never_answers_loses_the_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_to_a_server_that_never_responds_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     import load_loop
     from load_http import HttpWire
     from load_ledger import SENT
@@ -139,7 +139,7 @@ def test_a_server_that_never_answers_loses_the_requests(monkeypatch: pytest.Monk
     assert list(book.outcome) == [SENT] * 3
 
 
-def test_losses_of_the_worker_are_read_from_the_log(tmp_path: Path) -> None:
+def test_losses_of_the_worker_are_counted_from_the_log(tmp_path: Path) -> None:
     from bench_overload import Target
 
     log = tmp_path / "log"

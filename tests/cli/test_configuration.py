@@ -168,13 +168,13 @@ def test_the_output_of_config_is_an_equivalent_file(
     assert run(["config", *arguments]) == 0
     file.write_text(capsys.readouterr().out)
     before, after = shown(capsys, *arguments), shown(capsys, arguments[0], "--config", str(file))
-    values = [{key: it["value"] for key, it in shown[arguments[0]].items()} for shown in (before, after)]
+    values = [{key: entry["value"] for key, entry in shown[arguments[0]].items()} for shown in (before, after)]
     assert values[0] == values[1]
 
 
 def test_every_option_has_a_key_and_a_default_that_can_be_written() -> None:
     root: Any = typer.main.get_command(app)
-    commands = {name: it for name, it in root.commands.items() if isinstance(it, ConfiguredCommand)}
+    commands = {name: command for name, command in root.commands.items() if isinstance(command, ConfiguredCommand)}
     assert sorted(commands) == ["controller", "serve", "worker"]
     for command in commands.values():
         every: list[Any] = command.params

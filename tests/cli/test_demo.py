@@ -1,4 +1,4 @@
-"""The parts of the demo that can be checked without running it all, and the example client."""
+"""The parts of the demo that can be tested without running all of it."""
 
 import asyncio
 import importlib.util
@@ -22,7 +22,7 @@ def example(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there
+    sys.modules[spec.name] = module  # dataclasses need the module there
     spec.loader.exec_module(module)
     return module
 
@@ -30,18 +30,18 @@ def example(name: str) -> ModuleType:
 demo = example("demo")
 
 
-def test_the_expected_labels_are_what_the_network_says() -> None:
+def test_the_expected_labels_are_those_of_the_network() -> None:
     session = onnxruntime.InferenceSession(demo.ROOT / demo.magika("model.onnx"))
     labels = json.loads((demo.ROOT / demo.magika("config.min.json")).read_text())["target_labels_space"]
     here = {name: label for name, label in demo.EXPECTED.items() if not name.startswith("build/")}
     assert len(here) >= 10
     scores = {name: session.run(["target_label"], {"bytes": demo.features(demo.ROOT / name)})[0][0] for name in here}
-    assert {name: labels[it.argmax()] for name, it in scores.items()} == here
-    assert min(it.max() for it in scores.values()) > 0.9
+    assert {name: labels[score.argmax()] for name, score in scores.items()} == here
+    assert min(score.max() for score in scores.values()) > 0.9
 
 
 @pytest.mark.parametrize("size", [0, 1, 900, 1024, 1500, 5000])
-def test_features_are_both_ends_each_without_its_outer_white_space(tmp_path: Path, size: int) -> None:
+def test_features_are_both_ends_of_the_file_without_outer_white_space(tmp_path: Path, size: int) -> None:
     content = (bytes(range(65, 91)) * 200)[:size]
     (tmp_path / "file").write_bytes(b" \n\t" + content + b"\r\n ")
     (row,) = demo.features(tmp_path / "file")
@@ -50,11 +50,11 @@ def test_features_are_both_ends_each_without_its_outer_white_space(tmp_path: Pat
     assert row.tolist() == [*beginning, *[256] * (2048 - len(beginning) - len(end)), *end]
 
 
-def test_arrivals_are_in_order_repeatable_and_as_many_as_wanted() -> None:
+def test_arrivals_are_sorted_repeatable_and_have_the_requested_rates() -> None:
     wanted = {"a": 100.0, "b": 3.0}
-    made = demo.arrivals(wanted)
-    assert made == sorted(made) == demo.arrivals(wanted)
-    counts = Counter(model for _, model in made)
+    schedule = demo.arrivals(wanted)
+    assert schedule == sorted(schedule) == demo.arrivals(wanted)
+    counts = Counter(model for _, model in schedule)
     for model, rate in wanted.items():
         expected = rate * demo.SECONDS
         assert abs(counts[model] - expected) < 4 * expected**0.5
@@ -65,12 +65,12 @@ def test_the_labels_are_the_same_over_all_three_protocols() -> None:
         async with demo.asking(native, http, grpc) as ways:
             here = [name for name in demo.EXPECTED if not name.startswith("build/")]
             found = {name: await demo.label(demo.ROOT / name, ways) for name in here}
-            return {way: {name: said[way][0] for name, said in found.items()} for way in ways}
+            return {way: {name: labels_by_way[way][0] for name, labels_by_way in found.items()} for way in ways}
 
     model = (demo.ROOT / demo.magika("model.onnx")).resolve()
     with serve(f"magika={model}", "--http=127.0.0.1:0", "--grpc=127.0.0.1:0") as process:
         native = process.address()
         others = [process.out.wait_for(rf"serves {name} on (\S+)$")[1] for name in ("HTTP", "gRPC")]
         found = asyncio.run(labels(native, *others))
-    right = {name: said for name, said in demo.EXPECTED.items() if not name.startswith("build/")}
+    right = {name: label for name, label in demo.EXPECTED.items() if not name.startswith("build/")}
     assert found == {"native": right, "HTTP": right, "gRPC": right}

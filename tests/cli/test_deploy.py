@@ -1,4 +1,4 @@
-"""What is in deploy/: it parses, and the command line takes what it says. Nothing here is built or deployed."""
+"""The files in deploy/ parse, and the command line accepts their arguments. Nothing is built or deployed."""
 
 import json
 import re
@@ -21,7 +21,7 @@ CONTAINERFILE = (DEPLOY / "Containerfile").read_text()
 SERVICE = (DEPLOY / "clockwork.service").read_text()
 
 END_S = 10
-"""What a worker may take to end, and more than answers on their way may."""
+"""Longest time for the end of a worker, which is more than responses to slow clients may take."""
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 
 def pods(path: Path) -> Iterator[dict[str, Any]]:
-    """Specs that have containers."""
+    """Yield the specs that have containers."""
     for document in documents(path):
         spec = document.get("spec", {})
         spec = spec.get("template", {}).get("spec", spec)
@@ -38,14 +38,14 @@ def pods(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def command_of(lines: str, instruction: str) -> list[str]:
-    """An instruction of the Containerfile in its JSON form."""
+    """Return the words of an instruction of the Containerfile in its JSON form."""
     (found,) = re.findall(rf"^{instruction} (\[.*\])$", lines, re.MULTILINE)
     words: list[str] = json.loads(found)
     return words
 
 
 def effective(arguments: list[str], directory: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """What ``clockwork config`` makes of a command's arguments, where files lie below a directory."""
+    """Return the effective configuration for arguments whose files are replaced by files in ``directory``."""
     model = save_dense(directory / "models" / "model.onnx")
     file = directory / "clockwork.toml"
     file.write_text(f'[serve]\nmodels = ["{model}"]\n')
@@ -54,11 +54,11 @@ def effective(arguments: list[str], directory: Path, capsys: pytest.CaptureFixtu
         arguments = [argument.replace(there, place) for argument in arguments]
     assert run(["config", *arguments, "--json"]) == 0, capsys.readouterr().err
     (table,) = json.loads(capsys.readouterr().out).values()
-    return {key: it["value"] for key, it in table.items()}
+    return {key: entry["value"] for key, entry in table.items()}
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
-def test_a_manifest_says_what_the_command_takes_and_asks_where_it_listens(
+def test_a_manifest_has_valid_arguments_and_probes_the_right_port(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ((container,),) = [spec["containers"] for spec in pods(path)]
@@ -67,14 +67,14 @@ def test_a_manifest_says_what_the_command_takes_and_asks_where_it_listens(
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     listens = {int(served[key].rpartition(":")[2]) for key in ("listen", "http", "grpc")}
     assert set(ports.values()) <= listens
-    for probe, asked in (("livenessProbe", "/v2/health/live"), ("readinessProbe", "/v2/health/ready")):
+    for probe, path_of_probe in (("livenessProbe", "/v2/health/live"), ("readinessProbe", "/v2/health/ready")):
         get = container[probe]["httpGet"]
-        assert get["path"] == asked
+        assert get["path"] == path_of_probe
         assert ports.get(get["port"], get["port"]) == int(served["http"].rpartition(":")[2])
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
-def test_a_pod_is_given_longer_to_end_than_its_drain_takes(
+def test_the_grace_period_of_a_pod_is_longer_than_its_drain(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ((container,),) = [spec["containers"] for spec in pods(path)]
@@ -84,7 +84,7 @@ def test_a_pod_is_given_longer_to_end_than_its_drain_takes(
     assert int(grace) >= waits + drain + END_S
 
 
-def test_the_kserve_runtime_speaks_both_protocols() -> None:
+def test_the_kserve_runtime_has_both_protocols() -> None:
     runtime, service = documents(DEPLOY / "kserve-runtime.yaml")
     assert (runtime["apiVersion"], runtime["kind"]) == ("serving.kserve.io/v1alpha1", "ServingRuntime")
     assert runtime["spec"]["protocolVersions"] == ["v2", "grpc-v2"]
@@ -92,11 +92,11 @@ def test_the_kserve_runtime_speaks_both_protocols() -> None:
     model = service["spec"]["predictor"]["model"]
     assert model["runtime"] == runtime["metadata"]["name"]
     assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
-    assert model["modelFormat"]["name"] in [it["name"] for it in runtime["spec"]["supportedModelFormats"]]
+    assert model["modelFormat"]["name"] in [supported["name"] for supported in runtime["spec"]["supportedModelFormats"]]
 
 
-def test_the_file_in_the_config_map_is_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (config,) = [it for it in documents(DEPLOY / "kubernetes.yaml") if it["kind"] == "ConfigMap"]
+def test_the_file_in_the_config_map_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (config,) = [document for document in documents(DEPLOY / "kubernetes.yaml") if document["kind"] == "ConfigMap"]
     text = config["data"]["clockwork.toml"]
     model = save_dense(tmp_path / "resnet50.onnx")
     (tmp_path / "clockwork.toml").write_text(text.replace("/models/resnet50.onnx", str(model)))
@@ -104,14 +104,14 @@ def test_the_file_in_the_config_map_is_right(tmp_path: Path, capsys: pytest.Capt
     assert 'slo = "100ms"' in capsys.readouterr().out
 
 
-def test_the_containers_command_is_one_that_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_of_the_container_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command_of(CONTAINERFILE, "ENTRYPOINT") == ["clockwork"]
     served = effective(command_of(CONTAINERFILE, "CMD"), tmp_path, capsys)
     (exposed,) = re.findall(r"^EXPOSE (.*)$", CONTAINERFILE, re.MULTILINE)
     assert exposed.split() == [served[key].rpartition(":")[2] for key in ("listen", "http", "grpc")]
 
 
-def test_the_container_is_made_from_hashes_and_runs_as_nobody_special() -> None:
+def test_the_container_is_built_from_hashes_and_runs_without_root() -> None:
     installs = re.findall(r"pip .*install (.*)$", CONTAINERFILE, re.MULTILINE)
     assert installs == ["--require-hashes -r requirements.lock", "--no-deps --no-build-isolation ."]
     last = CONTAINERFILE.rpartition("\nFROM ")[2]
@@ -121,7 +121,7 @@ def test_the_container_is_made_from_hashes_and_runs_as_nobody_special() -> None:
         assert (DEPLOY.parent / name).exists()
 
 
-def test_the_unit_says_what_the_command_takes_and_waits_for_the_drain(
+def test_the_unit_has_valid_arguments_and_waits_for_the_drain(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (line,) = re.findall(r"^ExecStart=(.*)$", SERVICE, re.MULTILINE)
@@ -130,4 +130,4 @@ def test_the_unit_says_what_the_command_takes_and_waits_for_the_drain(
     drain = duration(effective(arguments, tmp_path, capsys)["drain-limit"]) / SECOND
     (stop,) = re.findall(r"^TimeoutStopSec=(\d+)$", SERVICE, re.MULTILINE)
     assert int(stop) >= drain + END_S
-    assert "\nKillMode=mixed\n" in SERVICE, "else the worker would be told to end before the drain is over"
+    assert "\nKillMode=mixed\n" in SERVICE, "otherwise systemd ends the worker before the drain is over"

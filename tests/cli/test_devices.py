@@ -110,7 +110,7 @@ def test_the_worker_of_serve_gets_every_option_as_an_argument() -> None:
         "--max-batch=32",
     ]
     plain = LocalWorker(**COMMON)
-    assert not [it for it in plain.arguments() if it.startswith(("--device=", "--max-batch"))]
+    assert not [argument for argument in plain.arguments() if argument.startswith(("--device=", "--max-batch"))]
 
 
 def test_check_env_reports_a_missing_driver(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
@@ -126,7 +126,7 @@ def test_check_env_shows_the_gpus(monkeypatch: pytest.MonkeyPatch, capsys: Captu
     run(["check-env", "--device=cuda", "--seconds=0.1", "--json"])
     output = json.loads(capsys.readouterr().out)
     assert output["environment"]["gpus"]["gpus"][0]["name"] == "NVIDIA H100"
-    found = {it["name"]: (it["level"], it["found"]) for it in output["findings"][17:]}
+    found = {finding["name"]: (finding["level"], finding["found"]) for finding in output["findings"][17:]}
     assert found == {
         "gpu driver": ("ok", "580.95.05, CUDA 13.0"),
         "gpus": ("ok", "0: NVIDIA H100, 80.0 GiB, 70.0 GiB free"),
@@ -157,8 +157,8 @@ def test_onnx_runtime_gets_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> N
     assert (cache, taken) == (54 * GIB, [56 * GIB, 56 * GIB])
     assert runtime.device_kind == "cuda NVIDIA H100"
     taken.clear()
-    its = DeviceOptions("cuda", workspace=3 * GIB)
-    assert make_runtime_on_gpus("onnx", 1, its, 10 * GIB, GIB, 16)[1] == 10 * GIB
+    options = DeviceOptions("cuda", workspace=3 * GIB)
+    assert make_runtime_on_gpus("onnx", 1, options, 10 * GIB, GIB, 16)[1] == 10 * GIB
     assert taken == [13 * GIB]
 
 
@@ -173,8 +173,8 @@ def test_pytorch_gets_the_sizes_of_the_options(monkeypatch: pytest.MonkeyPatch) 
             arguments_of_runtime.update(devices=devices, page=page, cache=cache, pinned=pinned, **more)
 
     monkeypatch.setattr("clockwork.runtimes.torch.cuda.runtime.CudaRuntime", Runtime)
-    its = DeviceOptions("cuda", pinned=0, io=64 * MIB)
-    assert make_runtime_on_gpus("torch", 2, its, None, 16 * MIB, 32)[1] == 5 * GIB
+    options = DeviceOptions("cuda", pinned=0, io=64 * MIB)
+    assert make_runtime_on_gpus("torch", 2, options, None, 16 * MIB, 32)[1] == 5 * GIB
     assert arguments_of_runtime == {
         "devices": 2,
         "page": 16 * MIB,

@@ -1,4 +1,4 @@
-"""Processes that are told to end while they have something to do."""
+"""Processes that receive a signal while requests are pending."""
 
 import asyncio
 import signal
@@ -20,22 +20,22 @@ LOOPBACK = "--listen=127.0.0.1:0"
 PORTS = (LOOPBACK, "--worker-listen=127.0.0.1:0")
 IMAGE = (spec("data", "FP32", (1, 3, 224, 224)),)
 IN_FLIGHT = 300
-"""Of 2.7 ms each, one after the other: the drain lasts most of a second. So few are not refused as a burst."""
+"""Requests of 2.7 ms each, so that the drain takes most of a second. A larger burst would be refused."""
 
 
 async def ask(client: AsyncClient, slo: float = 60) -> Status:
-    """What became of a request."""
+    """Send a request; return the status of its response."""
     response = await client.ask("resnet50-v100", IMAGE, slo_ns=seconds(slo), generated=True)
     return Status(response.status)
 
 
 async def until_pending(client: AsyncClient, count: int) -> None:
-    while (await client.status()).outstanding < count:  # noqa: ASYNC110 - nobody tells
+    while (await client.status()).outstanding < count:  # noqa: ASYNC110 - the status can only be polled
         await asyncio.sleep(0.005)
 
 
 async def until_taken_in(client: AsyncClient, count: int) -> None:
-    """Wait until so many requests are pending or answered: others may still be unread, and would be refused."""
+    """Wait until ``count`` requests are pending or have a response; unread requests would be refused in the drain."""
     while True:
         status = await client.status()
         (model,) = status.models
@@ -45,7 +45,7 @@ async def until_taken_in(client: AsyncClient, count: int) -> None:
 
 
 def ready(where: str) -> int:
-    """The HTTP status of readiness; 0 if nobody listens any more."""
+    """Return the HTTP status of readiness; 0 if the port is closed."""
     try:
         with urlopen(f"http://{where}/v2/health/ready") as answer:
             status: int = answer.status
@@ -57,7 +57,7 @@ def ready(where: str) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_requests_in_flight_are_answered_and_new_ones_refused(number: signal.Signals) -> None:
+def test_pending_requests_get_responses_and_new_requests_are_refused(number: signal.Signals) -> None:
     quick = ("--profile-seconds=0.01", "--max-batch=1", "--no-profile-cache")
     with clockwork("serve", LOOPBACK, "--http=127.0.0.1:0", *quick, *EMULATED, "--drain-limit=1min") as process:
         where = process.out.wait_for(r"HTTP on (\S+)$")[1]
@@ -85,12 +85,12 @@ def test_requests_in_flight_are_answered_and_new_ones_refused(number: signal.Sig
 
 
 def stop_worker_of(controller: Process, worker: Process) -> None:
-    """From now on it will not answer."""
+    """Stop the worker process, so that it sends no more results."""
     controller.address()
     worker.send(signal.SIGSTOP)
 
 
-def test_what_is_stuck_is_limited() -> None:
+def test_the_drain_limit_ends_a_drain_with_a_hanging_worker() -> None:
     with clockwork("controller", *PORTS, *QUICK, "--load-timeout=50ms", "--drain-limit=300ms") as controller:
         found = controller.err.wait_for(r"listening for clients on (\S+), for workers on (\S+)$")
         with clockwork("worker", f"--controller={found[2]}", *EMULATED) as worker:
@@ -109,7 +109,7 @@ def test_what_is_stuck_is_limited() -> None:
     assert any("the drain ends after 300 ms: 3 requests" in line for line in controller.err.seen)
 
 
-def test_a_second_signal_ends_it_at_once() -> None:
+def test_a_second_signal_ends_the_controller_at_once() -> None:
     with clockwork("controller", *PORTS, *QUICK, "--load-timeout=50ms", "--drain-limit=10min") as controller:
         found = controller.err.wait_for(r"listening for clients on (\S+), for workers on (\S+)$")
         with clockwork("worker", f"--controller={found[2]}", *EMULATED) as worker:
@@ -131,7 +131,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
 
 
 @pytest.mark.parametrize("stage", ["listening for clients", "stage: loading", "stage: profiling"])
-def test_during_start_up_it_just_ends(stage: str) -> None:
+def test_a_signal_during_start_up_ends_serve(stage: str) -> None:
     with clockwork("serve", LOOPBACK, "--http=none", "--no-profile-cache", *EMULATED, "--copies=20") as process:
         process.err.wait_for(stage)
         process.send(signal.SIGTERM)

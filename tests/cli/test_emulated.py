@@ -1,4 +1,4 @@
-"""Emulated devices live: a fleet that takes its times from a profile, and nobody can tell."""
+"""A live server with emulated devices, which take their times from a profile."""
 
 import json
 from pathlib import Path
@@ -30,10 +30,10 @@ def test_a_fleet_of_emulated_devices_serves(tmp_path: Path, capsys: pytest.Captu
         assert run(["status", "--json", "--address", address]) == 0
         state = tmp_path / "state.json"
         state.write_text(capsys.readouterr().out)
-    emulates_what_a_server_measured(state)
+    check_emulation_of_measured_times(state)
 
 
-def emulates_what_a_server_measured(state: Path) -> None:
+def check_emulation_of_measured_times(state: Path) -> None:
     command = ("serve", *OPTIONS, "--emulate=1", f"--profile={state}", "mine=resnet50-v100-2:2")
     with clockwork(*command) as process, Client(process.address()) as client:
         assert [model.name for model in client.ls()] == ["mine-1", "mine-2"]

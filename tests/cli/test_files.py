@@ -11,7 +11,7 @@ from cli.processes import save_dense
 from clockwork.cli import run
 
 
-def test_check_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_model_prints_inputs_outputs_and_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check-model", str(save_dense(tmp_path / "dense.onnx")), "--max-batch", "5"]) == 0
     shown = capsys.readouterr().out
     for line in ("input    x FP32[-1,32]", "output   y FP32[-1,5]", "batches  yes"):

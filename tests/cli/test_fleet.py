@@ -1,4 +1,4 @@
-"""``clockwork controller`` and ``clockwork worker``, each alone, and ``clockwork load``."""
+"""``clockwork controller`` and ``clockwork worker`` as separate commands, and ``clockwork load``."""
 
 import signal
 from pathlib import Path
@@ -9,7 +9,9 @@ from cli.processes import QUICK, clockwork, save_dense
 from clockwork.cli import run
 
 
-def test_a_controller_and_a_worker_and_a_client_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_client_loads_a_model_on_a_controller_and_a_worker(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_dense(tmp_path / "dense.onnx")
     ports = ("--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0")
     with clockwork("controller", *ports, "--load-timeout=100ms", *QUICK) as controller:
@@ -31,19 +33,19 @@ def test_a_controller_and_a_worker_and_a_client_that_loads(tmp_path: Path, capsy
     assert not [line for line in controller.err.seen + worker.err.seen if "Traceback" in line]
 
 
-def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_load_prints_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ports = ("--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0")
     with clockwork("controller", *ports, *QUICK) as controller:
         found = controller.err.wait_for(r"listening for clients on (\S+), for workers on (\S+)$")
         with clockwork("worker", f"--controller={found[2]}", f"--model-root={tmp_path}"):
             assert run(["load", "nowhere.onnx", "--address", found[1]]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("clockwork: ")
-    assert "'nowhere.onnx'" in said
-    assert said.count("\n") == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("clockwork: ")
+    assert "'nowhere.onnx'" in errors
+    assert errors.count("\n") == 1
 
 
-def test_a_worker_ends_with_its_parent_before_it_has_begun(tmp_path: Path) -> None:
+def test_a_worker_that_is_still_connecting_ends_with_its_parent(tmp_path: Path) -> None:
     with clockwork("worker", "--exit-with-parent", f"--model-root={tmp_path}", "--controller=127.0.0.1:1") as worker:
         worker.err.wait_for("cannot connect")
         assert worker.popen.stdin is not None

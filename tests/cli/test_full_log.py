@@ -1,4 +1,4 @@
-"""A server whose log nobody reads: it answers over every protocol, and it ends when it is told to."""
+"""A server whose log is not read still responds over every protocol, and ends on SIGTERM."""
 
 import asyncio
 import fcntl
@@ -36,7 +36,7 @@ SERVE = (
 
 @contextmanager
 def full_pipe() -> Iterator[int]:
-    """The end to write to of a pipe that holds all it can, and is not read."""
+    """Yield the write end of a full pipe that is never read."""
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(write, False)
@@ -81,7 +81,7 @@ async def native_infer(process: Process) -> str:
 
 
 @pytest.mark.parametrize("log_format", ["human", "json"])
-def test_a_server_whose_log_nobody_reads_answers_and_ends(log_format: str) -> None:
+def test_a_server_whose_log_is_not_read_responds_and_ends(log_format: str) -> None:
     async def ask(process: Process) -> None:
         found: Counter[str] = Counter()
         for _ in range(10):
@@ -98,18 +98,18 @@ def test_a_server_whose_log_nobody_reads_answers_and_ends(log_format: str) -> No
         assert time.monotonic() - begun < 2 + GRACE
 
 
-def test_a_server_without_stdin_stdout_and_stderr_answers_and_ends() -> None:
-    """Its address is known beforehand, for it can tell nobody."""
+def test_a_server_without_stdin_stdout_and_stderr_responds_and_ends() -> None:
+    """The test chooses the address, because the server cannot print it."""
     address = free_address()
     command = [*this_program(), *SERVE[:1], f"--listen={address}", *SERVE[2:]]
-    quoted = " ".join(f"'{it}'" for it in command)
+    quoted = " ".join(f"'{word}'" for word in command)
     with subprocess.Popen(
         ["sh", "-c", f"exec {quoted} <&- >&- 2>&-"], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ) as popen:
         try:
 
             async def ask() -> None:
-                client = await connected_when_it_serves(address)
+                client = await connected_once_it_serves(address)
                 for _ in range(10):
                     result = await client.infer(MODEL, {"data": IMAGE}, slo=5)
                     assert result["prob"].shape == (1, 1000)
@@ -128,7 +128,7 @@ def free_address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-async def connected_when_it_serves(address: str) -> AsyncClient:
+async def connected_once_it_serves(address: str) -> AsyncClient:
     for _ in range(200):
         client = AsyncClient(address)
         try:
@@ -136,4 +136,4 @@ async def connected_when_it_serves(address: str) -> AsyncClient:
             return client
         except ConnectionLostError:
             await asyncio.sleep(0.1)
-    raise AssertionError("it does not serve")
+    raise AssertionError("the server does not serve")

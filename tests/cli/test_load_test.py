@@ -1,4 +1,4 @@
-"""``clockwork load-test`` against a real server, and ``clockwork sim --from-state`` with what that server measured."""
+"""``clockwork load-test`` on a live server, and ``clockwork sim --from-state`` with the times that it measured."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ think_ms = 20
 """
 
 
-def test_a_scenario_is_played_live_and_then_simulated_with_the_servers_own_times(
+def test_a_scenario_runs_live_and_then_simulated_with_the_measured_times(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scenario, live, simulated, state = (

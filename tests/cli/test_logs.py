@@ -1,4 +1,4 @@
-"""The log as JSON: every line of stderr, of every process, whatever happens."""
+"""The log as JSON: every line of stderr of every process is a JSON document."""
 
 import json
 import logging
@@ -20,21 +20,21 @@ from clockwork.host.telling import about
 
 
 def parsed(lines: list[str]) -> list[dict[str, Any]]:
-    """Every line, each of which must be an object with what all have."""
-    made = [json.loads(line) for line in lines]
-    for line in made:
+    """Parse each line, and check the fields that every line has."""
+    records = [json.loads(line) for line in lines]
+    for line in records:
         assert {"ts", "level", "logger", "event", "message"} <= set(line)
         assert datetime.fromisoformat(line["ts"]).utcoffset() is not None
         assert len(line["ts"]) == len("2026-01-01T00:00:00.000000Z")
-    return made
+    return records
 
 
 def of(lines: list[dict[str, Any]], event: str) -> dict[str, Any]:
-    """The first line about it."""
+    """Return the first line with that event."""
     return next(line for line in lines if line["event"] == event)
 
 
-def test_a_record_is_a_line_with_its_fields_and_its_exception_in_one() -> None:
+def test_a_record_with_fields_and_an_exception_is_one_line() -> None:
     try:
         raise ValueError("a\nb")
     except ValueError:
@@ -43,21 +43,26 @@ def test_a_record_is_a_line_with_its_fields_and_its_exception_in_one() -> None:
         )
     line = JsonFormatter().format(record)
     assert "\n" not in line
-    said = json.loads(line)
-    assert (said["level"], said["logger"], said["event"], said["message"]) == ("warning", "x", "odd", "it is é\nhere")
-    assert said["worker"] == "w0"
-    assert said["exception"].endswith("ValueError: a\nb")
+    record_json = json.loads(line)
+    assert tuple(record_json[key] for key in ("level", "logger", "event", "message")) == (
+        "warning",
+        "x",
+        "odd",
+        "it is é\nhere",
+    )
+    assert record_json["worker"] == "w0"
+    assert record_json["exception"].endswith("ValueError: a\nb")
 
 
-def test_fields_cannot_take_the_place_of_what_all_lines_have() -> None:
+def test_fields_do_not_replace_the_common_fields() -> None:
     record = logging.makeLogRecord(
         {"msg": "true", "levelname": "INFO", **about("odd", message="false", path=Path("p"))}
     )
-    said = json.loads(JsonFormatter().format(record))
-    assert (said["message"], said["path"]) == ("true", "p")
+    record_json = json.loads(JsonFormatter().format(record))
+    assert (record_json["message"], record_json["path"]) == ("true", "p")
 
 
-def test_serve_says_what_matters_and_nothing_but_json(tmp_path: Path) -> None:
+def test_serve_logs_its_life_as_json_only(tmp_path: Path) -> None:
     model = str(save_dense(tmp_path / "dense.onnx"))
     with serve(model, "--log-format=json", "--grpc=127.0.0.1:0") as process:
         address = process.address()
@@ -67,40 +72,40 @@ def test_serve_says_what_matters_and_nothing_but_json(tmp_path: Path) -> None:
         before = len(process.err.seen)
         process.send(signal.SIGTERM)
         assert process.ended() == 0
-    said = parsed(process.err.seen)
-    assert before < 40, "there is no line for each request"
-    check_life(said, address)
-    assert of(said, "connected")["logger"] == "clockwork.worker", "the child's lines are among them"
+    records = parsed(process.err.seen)
+    assert before < 40, "the log must not have a line for each request"
+    check_life(records, address)
+    assert of(records, "connected")["logger"] == "clockwork.worker", "the lines of the worker process are included"
     assert process.out.seen[-1] == f"clockwork is serving 1 model on {address}"
 
 
-def check_life(said: list[dict[str, Any]], address: str) -> None:
-    """The life of a server of one model."""
-    stages = [line["stage"] for line in said if line["event"] == "stage"]
+def check_life(records: list[dict[str, Any]], address: str) -> None:
+    """Check the log of a server of one model from its start to its end."""
+    stages = [line["stage"] for line in records if line["event"] == "stage"]
     assert stages == ["loading", "profiling", "serving", "draining"]
-    assert of(said, "start")["logger"] == "clockwork.cli"
-    assert of(said, "listening")["address"] == address
-    assert [line["protocol"] for line in said if line["event"] == "listening" and "protocol" in line] == ["grpc"]
-    assert of(said, "worker_connected")["worker"] == "local"
-    assert of(said, "model_loaded")["model"] == "dense"
-    assert of(said, "model_profiled")["model"] == "dense"
-    assert of(said, "serving")["models"] == 1
-    assert of(said, "signal")["signal"] == "SIGTERM"
-    assert of(said, "drain_begin")["pending"] == 0
-    assert of(said, "drain_end")["unfinished"] == 0
+    assert of(records, "start")["logger"] == "clockwork.cli"
+    assert of(records, "listening")["address"] == address
+    assert [line["protocol"] for line in records if line["event"] == "listening" and "protocol" in line] == ["grpc"]
+    assert of(records, "worker_connected")["worker"] == "local"
+    assert of(records, "model_loaded")["model"] == "dense"
+    assert of(records, "model_profiled")["model"] == "dense"
+    assert of(records, "serving")["models"] == 1
+    assert of(records, "signal")["signal"] == "SIGTERM"
+    assert of(records, "drain_begin")["pending"] == 0
+    assert of(records, "drain_end")["unfinished"] == 0
 
 
-def test_a_worker_that_dies_and_a_start_that_fails_are_json(tmp_path: Path) -> None:
+def test_a_failed_start_is_json(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"this is no model")
     with serve(str(tmp_path / "broken.onnx"), "--log-format=json") as process:
         assert process.ended() == 1
-    said = parsed(process.err.seen)
-    assert of(said, "model_failed")["model"] == "broken"
-    assert said[-1]["event"] == "failed"
-    assert said[-1]["message"].startswith("clockwork: cannot load broken.onnx: ")
+    records = parsed(process.err.seen)
+    assert of(records, "model_failed")["model"] == "broken"
+    assert records[-1]["event"] == "failed"
+    assert records[-1]["message"].startswith("clockwork: cannot load broken.onnx: ")
 
 
-def test_a_worker_alone_says_why_it_is_not_connected(tmp_path: Path) -> None:
+def test_a_worker_logs_why_it_is_not_connected(tmp_path: Path) -> None:
     with clockwork(
         "worker", "--controller=127.0.0.1:1", f"--model-root={tmp_path}", "--log-format=json", "--name=w7"
     ) as worker:
@@ -111,14 +116,14 @@ def test_a_worker_alone_says_why_it_is_not_connected(tmp_path: Path) -> None:
     assert (found["worker"], found["address"], found["level"]) == ("w7", "127.0.0.1:1", "warning")
 
 
-def test_what_is_asked_wrongly_is_json_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_an_error_of_usage_is_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run(["serve", "--log-format=json", "--slo=soon"]) == 2
-    (said,) = parsed(capsys.readouterr().err.splitlines())
-    assert "invalid duration 'soon'" in said["message"]
+    (last,) = parsed(capsys.readouterr().err.splitlines())
+    assert "invalid duration 'soon'" in last["message"]
     (tmp_path / "c.toml").write_text('[serve]\nlog-format = "json"\nmodels = ["nowhere.onnx"]\n')
     assert run(["serve", "--config", str(tmp_path / "c.toml")]) == 2
-    (said,) = parsed(capsys.readouterr().err.splitlines())
-    assert "model file 'nowhere.onnx' does not exist" in said["message"]
+    (last,) = parsed(capsys.readouterr().err.splitlines())
+    assert "model file 'nowhere.onnx' does not exist" in last["message"]
     assert run(["serve"]) == 2
     assert capsys.readouterr().err.startswith("clockwork serve: ")
     assert run(["serve", "--log-format=xml"]) == 2
@@ -126,7 +131,7 @@ def test_what_is_asked_wrongly_is_json_too(capsys: pytest.CaptureFixture[str], t
 
 
 def after_json_began(code: str) -> list[dict[str, Any]]:
-    """What a process says on stderr that logs JSON and then does that."""
+    """Run ``code`` in a process after the start of the JSON log; return the lines of stderr."""
     begin = f"import sys; sys.path[:0] = {sys.path!r}; from clockwork.cli.logs import start_log"
     whole = f"{begin}; start_log('info', 'json')\n{code}"
     done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, timeout=60, check=False)
@@ -145,13 +150,13 @@ def after_json_began(code: str) -> list[dict[str, Any]]:
          "asyncio.run(f())", "Exception in callback"),
     ],
 )  # fmt: skip
-def test_whoever_else_speaks_is_json(code: str, message: str) -> None:
-    said = after_json_began(code)
-    assert said[0]["event"] == "start"
-    assert message in said[-1]["message"]
+def test_other_output_on_stderr_is_json(code: str, message: str) -> None:
+    records = after_json_began(code)
+    assert records[0]["event"] == "start"
+    assert message in records[-1]["message"]
 
 
-def test_for_people_it_stays_as_it_is(tmp_path: Path) -> None:
+def test_the_log_for_people_is_text(tmp_path: Path) -> None:
     with clockwork("worker", "--controller=127.0.0.1:1", f"--model-root={tmp_path}") as worker:
         check_lines_for_people(worker)
 

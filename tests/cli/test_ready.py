@@ -1,4 +1,4 @@
-"""``clockwork serve`` whose only worker is killed or hangs: not ready within two seconds, and ready when it is back."""
+"""``clockwork serve`` is not ready within two seconds of a hang or crash of its only worker, and ready again later."""
 
 import asyncio
 import json
@@ -23,11 +23,11 @@ MODEL = "resnet50-v100"
 PORTS = [f"--{protocol}=127.0.0.1:0" for protocol in ("listen", "http", "grpc")]
 QUICK = ("--profile-seconds=0.01", "--max-batch=1", "--no-profile-cache", "--slo=20s")
 NOTICED = 2.0
-"""Seconds within which a server whose only worker is gone or hangs is not ready."""
+"""Seconds until a server whose only worker is killed or hangs must be unready."""
 
 
 def ask(where: str, path: str, body: bytes | None = None) -> tuple[int, str, bytes]:
-    """Status, Retry-After and body."""
+    """Return the status, Retry-After and body of a response."""
     try:
         with urlopen(Request(f"http://{where}/{path}", body), timeout=30) as answer:
             return answer.status, answer.headers.get("Retry-After", ""), answer.read()
@@ -36,7 +36,7 @@ def ask(where: str, path: str, body: bytes | None = None) -> tuple[int, str, byt
 
 
 class Server:
-    """A server, and everything that says whether it is ready."""
+    """A server, and all the ways to query its readiness."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -45,41 +45,41 @@ class Server:
         self.grpc = process.out.wait_for(r"gRPC on (\S+)$")[1]
 
     async def until_ready(self, ready: bool, since: float) -> float:
-        """Ask the HTTP port until it says that; the seconds that it took."""
-        while (await asyncio.to_thread(ask, self.http, "v2/health/ready"))[0] != (200 if ready else 503):  # noqa: ASYNC110 - nobody tells
+        """Poll the HTTP port until its readiness is ``ready``; return the seconds since ``since``."""
+        while (await asyncio.to_thread(ask, self.http, "v2/health/ready"))[0] != (200 if ready else 503):  # noqa: ASYNC110 - readiness can only be polled
             await asyncio.sleep(0.02)
         return time.monotonic() - since
 
-    async def opinions(self) -> dict[str, bool]:
-        """What each place says, by its name."""
+    async def sources(self) -> dict[str, bool]:
+        """Return the readiness from each source, by its name."""
         model = await asyncio.to_thread(ask, self.http, f"v2/models/{MODEL}/ready")
         index = await asyncio.to_thread(ask, self.http, "v2/repository/index", b"{}")
         metrics = (await asyncio.to_thread(ask, self.http, "metrics"))[2].decode().splitlines()
-        made = {"http model": model[0] == 200, "http index": json.loads(index[2])[0]["state"] == "READY"}
-        made["metrics"] = "clockwork_ready 1.0" in metrics
-        made["model metrics"] = f'clockwork_model_ready{{model="{MODEL}"}} 1.0' in metrics
-        assert made["http model"] or (model[0], model[1]) == (503, "1")
+        answers = {"http model": model[0] == 200, "http index": json.loads(index[2])[0]["state"] == "READY"}
+        answers["metrics"] = "clockwork_ready 1.0" in metrics
+        answers["model metrics"] = f'clockwork_model_ready{{model="{MODEL}"}} 1.0' in metrics
+        assert answers["http model"] or (model[0], model[1]) == (503, "1")
         async with AsyncClient(self.native) as client:
             status = await client.status()
-        made |= {"status": status.ready, "status model": status.models[0].ready}
-        made["status worker"] = any(worker.ready for worker in status.workers)
+        answers |= {"status": status.ready, "status model": status.models[0].ready}
+        answers["status worker"] = any(worker.ready for worker in status.workers)
         async with triton.InferenceServerClient(self.grpc) as client, grpc.aio.insecure_channel(self.grpc) as channel:
-            made |= {"grpc": await client.is_server_ready(), "grpc model": await client.is_model_ready(MODEL)}
+            answers |= {"grpc": await client.is_server_ready(), "grpc model": await client.is_model_ready(MODEL)}
             check = channel.unary_unary("/grpc.health.v1.Health/Check")
             health = HealthCheckResponse.FromString(await check(b""))
-            made["grpc health"] = health.status == HealthCheckResponse.SERVING
+            answers["grpc health"] = health.status == HealthCheckResponse.SERVING
             assert await client.is_server_live()
         assert (await asyncio.to_thread(ask, self.http, "v2/health/live"))[0] == 200
-        return made
+        return answers
 
     async def check(self, ready: bool) -> None:
-        """Everything agrees."""
-        opinions = await self.opinions()
-        assert set(opinions.values()) == {ready}, opinions
+        """Check that all sources agree."""
+        sources = await self.sources()
+        assert set(sources.values()) == {ready}, sources
 
 
 def infer(where: str) -> tuple[int, str, bytes]:
-    """A request with a deadline; what it is answered."""
+    """Send a request with a deadline; return the status, Retry-After and body of the response."""
     tensor = {"name": "data", "datatype": "FP32", "shape": [1, 3, 224, 224], "parameters": {"binary_data_size": 602112}}
     head = json.dumps({"inputs": [tensor], "parameters": {"slo_ms": 300}}).encode()
     request = Request(f"http://{where}/v2/models/{MODEL}/infer", head + bytes(602112))
@@ -91,8 +91,8 @@ def infer(where: str) -> tuple[int, str, bytes]:
         return error.code, error.headers.get("Retry-After", ""), error.read()
 
 
-def lived(test: Callable[[Server], Awaitable[Any]]) -> None:
-    """Run a test with a server."""
+def with_server(test: Callable[[Server], Awaitable[Any]]) -> None:
+    """Run a test with a ready server."""
     with clockwork("serve", *PORTS, *QUICK, "--emulate=1", f"--profile={MODEL}") as process:
         server = Server(process)
 
@@ -104,7 +104,7 @@ def lived(test: Callable[[Server], Awaitable[Any]]) -> None:
 
 
 async def watched(server: Server, change: Callable[[], None]) -> float:
-    """The seconds until gRPC's Watch says that the server does not serve, after ``change``."""
+    """Call ``change``; return the seconds until gRPC's Watch reports that the server does not serve."""
     async with grpc.aio.insecure_channel(server.grpc) as channel:
         call = channel.unary_stream(
             "/grpc.health.v1.Health/Watch", HealthCheckRequest.SerializeToString, HealthCheckResponse.FromString
@@ -117,7 +117,7 @@ async def watched(server: Server, change: Callable[[], None]) -> float:
         return time.monotonic() - since
 
 
-def test_a_server_whose_worker_is_killed_is_not_ready_until_it_is_back() -> None:
+def test_a_server_whose_worker_is_killed_is_not_ready_until_the_restart() -> None:
     async def test(server: Server) -> None:
         os.kill(server.process.child(), signal.SIGKILL)
         since = time.monotonic()
@@ -126,10 +126,10 @@ def test_a_server_whose_worker_is_killed_is_not_ready_until_it_is_back() -> None
         await server.check(True)
         assert infer(server.http)[0] == 200
 
-    lived(test)
+    with_server(test)
 
 
-def test_a_server_whose_worker_hangs_is_not_ready_until_it_goes_on() -> None:
+def test_a_server_whose_worker_hangs_is_not_ready_until_the_worker_continues() -> None:
     async def test(server: Server) -> None:
         worker = server.process.child()
         os.kill(worker, signal.SIGSTOP)
@@ -144,13 +144,13 @@ def test_a_server_whose_worker_hangs_is_not_ready_until_it_goes_on() -> None:
         await server.until_ready(True, since)
         await server.check(True)
         assert infer(server.http)[0] == 200
-        assert server.process.child() == worker, "a worker that was silent for a while is not given up"
+        assert server.process.child() == worker, "a silent worker must not be restarted"
 
-    lived(test)
+    with_server(test)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_clients_that_watch_a_server_are_told_that_its_worker_is_gone_or_hangs(number: signal.Signals) -> None:
+def test_a_grpc_watch_reports_that_the_worker_was_killed_or_hangs(number: signal.Signals) -> None:
     async def test(server: Server) -> None:
         worker = server.process.child()
         try:
@@ -159,4 +159,4 @@ def test_clients_that_watch_a_server_are_told_that_its_worker_is_gone_or_hangs(n
             if number is signal.SIGSTOP:
                 os.kill(worker, signal.SIGCONT)
 
-    lived(test)
+    with_server(test)

@@ -1,4 +1,4 @@
-"""``--runtime``, where PyTorch is not installed and where it is."""
+"""``--runtime``, with and without PyTorch."""
 
 from pathlib import Path
 
@@ -18,7 +18,9 @@ def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_torch")
-def test_without_pytorch_it_is_said_how_to_install_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_pytorch_the_error_names_the_command_to_install_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["export", "nets:Net", "--input", "1x8"]) == 1
     assert capsys.readouterr().err == "clockwork: PyTorch is not installed; run: pip install 'clockwork-serve[torch]'\n"
     with pytest.raises(InvalidRequestError, match="PyTorch is not installed"):
@@ -29,7 +31,7 @@ def test_without_pytorch_it_is_said_how_to_install_it(tmp_path: Path, capsys: py
 
 
 @pytest.mark.usefixtures("without_torch")
-def test_without_pytorch_other_models_are_served(tmp_path: Path) -> None:
+def test_without_pytorch_onnx_models_are_loaded(tmp_path: Path) -> None:
     runtime = make_runtime("auto", 1)
     assert isinstance(runtime, RuntimeByFile)
     info = runtime.load_model(save_dense(tmp_path / "dense.onnx")).info
@@ -37,18 +39,18 @@ def test_without_pytorch_other_models_are_served(tmp_path: Path) -> None:
     assert runtime.device_kind == OnnxRuntime().device_kind
 
 
-def test_onnx_alone_takes_no_program(tmp_path: Path) -> None:
+def test_the_runtime_onnx_refuses_pytorch_programs(tmp_path: Path) -> None:
     with pytest.raises(InvalidModelError, match=r"'m.pt2' is no ONNX model"):
         make_runtime("onnx", 1).load_model(tmp_path / "m.pt2")
 
 
-def test_another_runtime_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_runtime_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["worker", "--runtime", "tensorflow"]) == 2
     assert "invalid runtime 'tensorflow'; expected one of: auto, onnx, torch" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("file", "asked", "program"),
+    ("file", "path", "program"),
     [
         ("a.pt2", "a.pt2", True),
         ("a.onnx", "a.onnx", False),
@@ -57,7 +59,7 @@ def test_another_runtime_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         ("a/1/model.onnx", "a", False),
     ],
 )
-def test_the_name_of_the_file_decides(file: str, asked: str, program: bool, tmp_path: Path) -> None:
+def test_the_suffix_of_the_file_selects_the_runtime(file: str, path: str, program: bool, tmp_path: Path) -> None:
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).touch()
-    assert is_program(tmp_path / asked) is program
+    assert is_program(tmp_path / path) is program

@@ -14,12 +14,14 @@ READER, ADMIN, WORKER = "a-token-for-inference", "a-token-for-everything", "a-to
 
 
 def secret(path: Path, *lines: str, mode: int = 0o600) -> str:
-    path.write_text("\n".join(["# who has it", "", *lines, ""]))
+    path.write_text("\n".join(["# a comment", "", *lines, ""]))
     path.chmod(mode)
     return str(path)
 
 
-def test_a_whole_fleet_with_tls_and_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_controller_a_worker_and_clients_use_tls_and_tokens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_dense(tmp_path / "dense.onnx")
     authority = Authority(tmp_path)
     certificate, key = authority.signs("127.0.0.1")
@@ -47,22 +49,22 @@ def test_a_whole_fleet_with_tls_and_tokens(tmp_path: Path, capsys: pytest.Captur
             assert "dense" in capsys.readouterr().out
             assert run(["ls", "--address", found[1], "--token-file", reader]) == 1
             assert "cannot connect" in capsys.readouterr().err
-        with clockwork("worker", *dial) as stranger:
-            stranger.err.wait_for("wants a token from its workers")
+        with clockwork("worker", *dial) as other_worker:
+            other_worker.err.wait_for("wants a token from its workers")
         controller.send(signal.SIGTERM)
         assert controller.ended() == 0
-    said = "\n".join(controller.err.seen + controller.out.seen)
-    assert not any(text in said for text in (READER, ADMIN, WORKER, "Traceback"))
+    lines = "\n".join(controller.err.seen + controller.out.seen)
+    assert not any(text in lines for text in (READER, ADMIN, WORKER, "Traceback"))
 
 
-def test_the_worker_of_serve_has_a_secret_that_is_on_no_command_line(
+def test_the_token_of_the_worker_of_serve_is_on_no_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = save_dense(tmp_path / "dense.onnx")
     authority = Authority(tmp_path)
     certificate, key = authority.signs("127.0.0.1")
     token = secret(tmp_path / "token", READER)
-    monkeypatch.setenv("CLOCKWORK_TLS_CA", str(authority.file))  # a client's; the worker does not mind
+    monkeypatch.setenv("CLOCKWORK_TLS_CA", str(authority.file))  # for clients; the worker ignores it
     with serve(
         str(model), f"--tls-cert={certificate}", f"--tls-key={key}", f"--inference-token-file={token}"
     ) as server:
@@ -72,8 +74,8 @@ def test_the_worker_of_serve_has_a_secret_that_is_on_no_command_line(
         variables = dict(entry.split(b"=", 1) for entry in (child / "environ").read_bytes().split(b"\0") if entry)
         assert len(variables[b"CLOCKWORK_WORKER_TOKEN"]) >= 32
         assert variables[b"CLOCKWORK_WORKER_TOKEN"] not in (child / "cmdline").read_bytes()
-        with clockwork("worker", f"--controller={workers}", f"--model-root={tmp_path}") as stranger:
-            stranger.err.wait_for("wants a token from its workers")
+        with clockwork("worker", f"--controller={workers}", f"--model-root={tmp_path}") as other_worker:
+            other_worker.err.wait_for("wants a token from its workers")
         monkeypatch.setenv("CLOCKWORK_TOKEN", READER)
         assert run(["status", "--address", address]) == 0
         assert "serving" in capsys.readouterr().out
@@ -98,7 +100,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("command", "why"), WRONG, ids=[" ".join(command) for command, _ in WRONG])
-def test_what_is_wrong_with_a_file_is_said_in_one_line(
+def test_a_wrong_file_is_reported_in_one_line(
     command: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -107,11 +109,11 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(
     secret(tmp_path / "short", "short")
     secret(tmp_path / "two", READER, ADMIN)
     assert run(command) == 1
-    said = capsys.readouterr().err
-    assert why in said
-    assert said.count("\n") == 1
-    assert READER not in said
+    errors = capsys.readouterr().err
+    assert why in errors
+    assert errors.count("\n") == 1
+    assert READER not in errors
 
 
-def test_a_file_of_tokens_may_have_comments_and_empty_lines(tmp_path: Path) -> None:
+def test_comments_and_empty_lines_in_a_file_of_tokens_are_skipped(tmp_path: Path) -> None:
     assert read_token_file(Path(secret(tmp_path / "two", READER, "  # not this", ADMIN))) == [READER, ADMIN]

@@ -1,4 +1,4 @@
-"""``clockwork serve`` and its two processes, for real: how they begin, serve, die, and end."""
+"""``clockwork serve`` and its two processes: how they start, serve, die and end."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ def check_that_it_serves(process: Process) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_it_cleanly_and_leaves_no_child(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_both_processes_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     with serve(str(save_dense(tmp_path / "dense.onnx"))) as process:
         check_that_it_serves(process)
         with watched(process.child()) as child:
@@ -33,7 +33,7 @@ def test_a_signal_ends_it_cleanly_and_leaves_no_child(tmp_path: Path, number: si
     assert stages == ["loading", "profiling", "serving", "draining"]
 
 
-def test_a_signal_ends_it_while_it_starts(tmp_path: Path) -> None:
+def test_a_signal_ends_the_start_up(tmp_path: Path) -> None:
     with serve(str(save_dense(tmp_path / "dense.onnx"))) as process:
         process.err.wait_for("listening for clients")
         process.send(signal.SIGTERM)
@@ -49,7 +49,7 @@ def test_the_worker_ends_when_the_parent_is_killed(tmp_path: Path) -> None:
             wait_for_end(child)
 
 
-def test_a_worker_that_is_killed_is_started_again_and_serves(tmp_path: Path) -> None:
+def test_a_killed_worker_is_restarted_and_serves(tmp_path: Path) -> None:
     with serve(str(save_dense(tmp_path / "dense.onnx"))) as process:
         check_that_it_serves(process)
         first = process.child()
@@ -58,13 +58,15 @@ def test_a_worker_that_is_killed_is_started_again_and_serves(tmp_path: Path) -> 
         process.err.wait_for("worker local takes part in serving")
         assert process.child() != first
         for pid in (process.popen.pid, process.child()):
-            assert "/memfd:clockwork-" in Path(f"/proc/{pid}/maps").read_text(), "payloads are shared with the new one"
+            assert "/memfd:clockwork-" in Path(f"/proc/{pid}/maps").read_text(), (
+                "the new worker must share the payload memory"
+            )
         check_that_it_serves(process)
         process.send(signal.SIGTERM)
         assert process.ended() == 0
 
 
-def test_a_model_that_cannot_be_loaded_ends_it_with_one_line(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_ends_serve_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"this is no model")
     with serve(str(save_dense(tmp_path / "dense.onnx")), str(tmp_path / "broken.onnx")) as process:
         assert process.ended() == 1
@@ -74,7 +76,7 @@ def test_a_model_that_cannot_be_loaded_ends_it_with_one_line(tmp_path: Path) -> 
     assert not process.out.seen
 
 
-def test_a_port_that_is_taken_ends_it_with_one_line(tmp_path: Path) -> None:
+def test_a_port_in_use_ends_serve_with_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with serve(str(save_dense(tmp_path / "dense.onnx")), f"--listen={address}") as process:
@@ -82,7 +84,7 @@ def test_a_port_that_is_taken_ends_it_with_one_line(tmp_path: Path) -> None:
     assert process.err.seen[-1].startswith(f"clockwork: cannot listen on {address}: ")
 
 
-def test_an_http_port_that_is_taken_ends_it_with_one_line(tmp_path: Path) -> None:
+def test_an_http_port_in_use_ends_serve_with_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with serve(str(save_dense(tmp_path / "dense.onnx")), f"--http={address}") as process:
@@ -91,7 +93,7 @@ def test_an_http_port_that_is_taken_ends_it_with_one_line(tmp_path: Path) -> Non
     assert not process.out.seen
 
 
-def test_http_is_served_from_the_start_to_a_clean_end(tmp_path: Path) -> None:
+def test_http_is_served_until_a_clean_end(tmp_path: Path) -> None:
     with serve(str(save_dense(tmp_path / "dense.onnx")), "--http=127.0.0.1:0") as process:
         where = process.out.wait_for(r"^clockwork serves HTTP on (\S+)$")[1]
         process.address()
@@ -110,9 +112,9 @@ def test_http_is_served_from_the_start_to_a_clean_end(tmp_path: Path) -> None:
 def test_a_worker_that_cannot_begin_is_not_started_again(tmp_path: Path) -> None:
     with serve(str(save_dense(tmp_path / "dense.onnx")), "--cache-size=1MiB") as process:
         assert process.ended() == 1
-    said = [line for line in process.err.seen if line.startswith("clockwork: ")]
-    assert "has no room for a page" in said[0]
-    assert said[1:] == ["clockwork: worker process ended with exit code 1; its error is in the log above"]
+    lines = [line for line in process.err.seen if line.startswith("clockwork: ")]
+    assert "has no room for a page" in lines[0]
+    assert lines[1:] == ["clockwork: worker process ended with exit code 1; its error is in the log above"]
 
 
 def test_models_from_anywhere_under_names_and_in_copies(tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_models_from_anywhere_under_names_and_in_copies(tmp_path: Path) -> None:
         assert process.out.seen == [f"clockwork is serving 4 models on {process.address()}"]
 
 
-def test_the_second_start_measures_nothing(tmp_path: Path) -> None:
+def test_a_second_start_measures_nothing(tmp_path: Path) -> None:
     model = str(save_dense(tmp_path / "models/dense.onnx"))
     options = [
         "--listen=127.0.0.1:0",
@@ -142,7 +144,7 @@ def test_the_second_start_measures_nothing(tmp_path: Path) -> None:
     assert len(list((tmp_path / "times").glob("*.json"))) == 1
 
 
-def test_on_a_terminal_it_draws(tmp_path: Path) -> None:
+def test_a_progress_bar_is_drawn_on_a_terminal(tmp_path: Path) -> None:
     controlling, terminal = os.openpty()
     with os.fdopen(controlling) as screen, serve(str(save_dense(tmp_path / "dense.onnx")), stderr=terminal) as process:
         os.close(terminal)

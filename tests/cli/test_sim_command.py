@@ -1,4 +1,4 @@
-"""``clockwork sim`` as it is typed."""
+"""The command ``clockwork sim``."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,9 @@ def scenario(tmp_path: Path) -> Path:
     return tmp_path / "small.toml"
 
 
-def test_a_table_a_json_records_and_plots(scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sim_writes_a_table_json_records_and_plots(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, records, plots = tmp_path / "out/small.json", tmp_path / "records.jsonl", tmp_path / "plots"
     command = [
         "sim",
@@ -104,29 +106,29 @@ def test_cold_starts_wall_time_and_memory_are_printed(tmp_path: Path, capsys: py
     assert "MiB of memory at most" in shown
 
 
-def test_the_swarm(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_swarm_runs_each_seed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["sim", "--swarm", "--seed", "4", "--seeds", "2"]) == 0
     assert "2 seeds, starting at 4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("problems", "code"), [([], 0), (["goodput collapses"], 1)])
-def test_the_swarm_of_overloaded_controllers(
+def test_the_swarm_of_overloaded_controllers_reports_a_collapse(
     problems: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(swarm, "run_overload", lambda seed: asked.append(seed) or problems)  # type: ignore[func-returns-value]
+    seeds: list[int] = []
+    monkeypatch.setattr(swarm, "run_overload", lambda seed: seeds.append(seed) or problems)  # type: ignore[func-returns-value]
     assert run(["sim", "--swarm", "--overload", "--seed", "4", "--seeds", "2"]) == code
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     if code:
-        assert asked == [4]
-        assert "goodput collapses" in said.out
-        assert "replay: clockwork sim --swarm --overload --seed 4" in said.err
+        assert seeds == [4]
+        assert "goodput collapses" in printed.out
+        assert "replay: clockwork sim --swarm --overload --seed 4" in printed.err
     else:
-        assert asked == [4, 5]
-        assert said.out == "2 seeds, starting at 4: no violation\n"
+        assert seeds == [4, 5]
+        assert printed.out == "2 seeds, starting at 4: no violation\n"
 
 
-def test_what_if_on_the_command_line(scenario: Path, tmp_path: Path) -> None:
+def test_options_change_the_scenario(scenario: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     assert run(["sim", str(scenario), "--devices", "3", "--load", "2x", "--slo", "0.5x", "--json", str(out)]) == 0
     row = json.loads(out.read_text())["rows"][0]
@@ -139,9 +141,9 @@ def test_what_if_on_the_command_line(scenario: Path, tmp_path: Path) -> None:
     [
         ([], "give a SCENARIO.toml, --from-state FILE, or --swarm"),
         (["FILE", "--load", "fast"], "invalid factor 'fast'"),
-        (["FILE", "--scheduler", "nobody"], "no scheduler 'nobody'"),
+        (["FILE", "--scheduler", "unknown"], "no scheduler 'unknown'"),
         (["FILE", "--trace", "x"], "write NAME=FILE"),
-        (["FILE", "--profile", "nobody"], "no profile 'nobody'"),
+        (["FILE", "--profile", "unknown"], "no profile 'unknown'"),
         (["FILE", "--json", "/dev/null/x.json"], "cannot write /dev/null/x.json"),
         (["--swarm", "FILE"], "--swarm makes its own scenarios"),
         (["FILE", "--overload"], "--overload needs --swarm"),
@@ -150,7 +152,7 @@ def test_what_if_on_the_command_line(scenario: Path, tmp_path: Path) -> None:
         (["BROKEN"], "is no TOML"),
     ],
 )
-def test_what_is_asked_wrongly_is_one_line(
+def test_wrong_usage_prints_one_line(
     arguments: list[str], why: str, scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken.toml").write_text("[[")

@@ -14,7 +14,7 @@ def shown(capsys: pytest.CaptureFixture[str], *models: ModelStatus) -> list[str]
     return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_checks_are_counted_and_a_model_that_is_not_batched_has_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
+def test_checks_of_batches_are_shown_with_the_reason_for_an_unbatched_model(capsys: pytest.CaptureFixture[str]) -> None:
     differs = ModelStatus(
         model_info("a"), {}, counts=ModelCounts(checks={"differed": 1, "skipped": 3}), unbatched="why"
     )
@@ -28,5 +28,5 @@ def test_checks_are_counted_and_a_model_that_is_not_batched_has_a_reason(capsys:
     assert not [line for line in lines if line.startswith("c 0 0 0") and len(line.split()) == 4]
 
 
-def test_nothing_is_shown_where_nothing_was_checked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_checks_of_batches_their_table_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Checks of batches" not in shown(capsys, ModelStatus(model_info("a"), {}))

@@ -1,4 +1,4 @@
-"""PyTorch programs from the command line: exported, checked, and served by real processes."""
+"""PyTorch programs on the command line: exported, checked and served by real processes."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from clockwork.cli.worker_process import this_program
 from clockwork.client import AsyncClient, Client
 from runtimes.torch.programs import Conv, saved_conv
 
-import torch  # isort: skip - `programs` skips these tests where there is none
+import torch  # isort: skip - `programs` skips these tests without PyTorch
 
 NETS = """
 import torch
@@ -72,7 +72,7 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def answers_as_eager(directory: Path, file: str, *options: str) -> None:
+def check_outputs_against_eager(directory: Path, file: str, *options: str) -> None:
     with serve(str(directory / file), "--model-slo=m=20s", *options) as process, Client(process.address()) as client:
         x, scale = np.random.default_rng(0).random((2, 8), np.float32), np.full((2, 3), 2, np.float32)
         found = client.model("m").infer({"x": x, "scale": scale}, slo=20)["output"]
@@ -82,9 +82,9 @@ def answers_as_eager(directory: Path, file: str, *options: str) -> None:
     np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_a_compiled_program_is_served_where_that_is_allowed(nets: Path) -> None:
+def test_a_compiled_program_is_served_with_allow_compiled(nets: Path) -> None:
     if shutil.which(os.environ.get("CXX", "g++")) is None:
-        pytest.skip("there is no compiler of C++")
+        pytest.skip("no C++ compiler is installed")
     done = ran(nets, "export", "nets:Net", *INPUTS, "--compile", "-o", "m.pt2")
     assert (done.returncode, done.stderr) == (0, "")
     assert "m.pt2: compiled for " in done.stdout
@@ -92,18 +92,18 @@ def test_a_compiled_program_is_served_where_that_is_allowed(nets: Path) -> None:
     with serve("m.pt2") as process:
         assert process.ended() == 1
     assert [line for line in process.err.seen if "start the worker with --allow-compiled" in line]
-    answers_as_eager(nets, "m.pt2", "--allow-compiled")
+    check_outputs_against_eager(nets, "m.pt2", "--allow-compiled")
     checked = ran(nets, "check-model", "m.pt2", "--max-batch", "2", "--allow-compiled")
     assert "note     compiled ahead for " in checked.stdout
 
 
-def test_without_a_compiler_nothing_is_written(nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_no_file_is_written(nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     done = ran(nets, "export", "nets:Net", *INPUTS, "--compile", "-o", "m.pt2")
     assert done.returncode == 1
     assert done.stderr.startswith("clockwork: there is no compiler of C++")
     assert done.stderr.count("\n") == 1
-    assert [it.name for it in nets.iterdir() if it.suffix == ".pt2" or it.name.startswith(".")] == []
+    assert [path.name for path in nets.iterdir() if path.suffix == ".pt2" or path.name.startswith(".")] == []
 
 
 INPUTS = ("--input", "1x8", "--input", "scale=1x3")
@@ -118,7 +118,7 @@ def test_a_module_is_exported_and_checked(nets: Path, where: str) -> None:
     assert checked.returncode == 0, checked.stderr
     found = json.loads(checked.stdout)
     assert found["info"]["batchable"]
-    assert [it["name"] for it in found["info"]["inputs"]] == ["x", "scale"]
+    assert [info["name"] for info in found["info"]["inputs"]] == ["x", "scale"]
     assert found["info"]["runtime"] == f"torch {torch.__version__}"
     assert set(found["infer"]) == {"1", "2"}
 
@@ -131,7 +131,7 @@ def test_a_module_is_exported_and_checked(nets: Path, where: str) -> None:
     ],
 )
 @pytest.mark.usefixtures("nets")
-def test_a_batch_dimension_that_is_fixed_is_told(
+def test_export_prints_why_the_batch_dimension_is_fixed(
     arguments: Sequence[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["export", *arguments]) == 0
@@ -155,16 +155,16 @@ def test_a_batch_dimension_that_is_fixed_is_told(
     ],
 )
 @pytest.mark.usefixtures("nets")
-def test_what_cannot_be_exported_is_told_in_one_line(
+def test_a_failed_export_prints_one_line(
     arguments: Sequence[str], code: int, words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["export", *arguments]) == code
-    said = capfd.readouterr().err
-    assert words in said
-    assert said.count("\n") == 1
+    errors = capfd.readouterr().err
+    assert words in errors
+    assert errors.count("\n") == 1
 
 
-def test_programs_and_onnx_models_are_served_by_one_worker(tmp_path: Path) -> None:
+def test_one_worker_serves_programs_and_onnx_models(tmp_path: Path) -> None:
     conv, dense = saved_conv(tmp_path / "conv.pt2"), save_dense(tmp_path / "dense.onnx")
     with serve(str(conv), str(dense), "--http=127.0.0.1:0") as process:
         address = process.address()
@@ -194,7 +194,7 @@ def ask_over_http(address: str) -> None:
         {"Content-Type": "application/json"},
     )
     with urlopen(request, timeout=30) as reply:
-        outputs = {it["name"]: it for it in json.load(reply)["outputs"]}
+        outputs = {output["name"]: output for output in json.load(reply)["outputs"]}
     found = np.array(outputs["prob"]["data"]).reshape(outputs["prob"]["shape"])
     np.testing.assert_allclose(found, eager(image), rtol=1e-4)
 

@@ -1,6 +1,6 @@
-"""A live controller on loopback with a scripted worker, in this process: everything real but the models.
+"""A live controller on loopback with a scripted worker, both in this process. Only the models are not real.
 
-The scripted worker answers at once; its models double: output ``y`` is ``2 * x``, FP32, four columns.
+The scripted worker sends each result at once. The output ``y`` of its models is ``2 * x``, FP32, with four columns.
 """
 
 import asyncio
@@ -55,14 +55,14 @@ QUICK = ProfilingConfig(max_batch_size=4, min_samples=2, max_samples=2, warmups=
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine to its end, at most 30 s."""
+    """Run the coroutine of a test, for at most 30 s."""
     uvloop.run(asyncio.wait_for(test, 30))
 
 
 class ScriptedWorker:
-    """Answers every action at once, but those that ``holds`` says to keep: they wait in ``held``.
+    """A worker that sends each result at once, except for actions for which ``holds`` is true; they wait in ``held``.
 
-    ``window``: on the controller's arena, if it is to have mapped that.
+    ``window`` maps the controller's shared-memory arena.
     """
 
     def __init__(self, holds: Callable[[Any], bool] = lambda action: False, window: Window | None = None) -> None:
@@ -158,7 +158,7 @@ async def controller(
     guarded: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> AsyncIterator[ControllerHost]:
-    """A controller that listens, closed at the end."""
+    """Start a controller; close it at the end."""
     config = ControllerConfig(
         models=tuple(LoadSpec(path) for path in models),
         profiling=QUICK,
@@ -182,7 +182,7 @@ async def serving(
     holds: Callable[[Any], bool] = lambda action: False,
     **settings: Any,
 ) -> AsyncIterator[tuple[ControllerHost, ScriptedWorker]]:
-    """A controller and its worker."""
+    """Start a controller with a scripted worker."""
     async with controller(scheduler, **settings) as host:
         worker = ScriptedWorker(holds, None if host.arena is None else Window(os.dup(host.arena.for_worker)))
         await worker.connect(host)

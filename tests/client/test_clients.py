@@ -1,4 +1,4 @@
-"""Clients against a live controller: what they get, and what they leave behind."""
+"""Clients with a live controller: their results, and the state that they leave on the server."""
 
 import asyncio
 from typing import Any
@@ -32,11 +32,11 @@ ROW = np.arange(4, dtype=np.float32).reshape(1, 4)
 
 
 def real_infer(action: Any) -> bool:
-    """An Infer of a client, not of the profiler."""
+    """Whether the action is an Infer for a client, not for profiling."""
     return isinstance(action, Infer) and not action.inputs[0].generated
 
 
-def test_outputs_come_back_to_the_request_they_belong_to() -> None:
+def test_each_request_gets_its_own_outputs() -> None:
     async def test() -> None:
         async with serving() as (host, _), AsyncClient(str(host.client_address)) as client:
             model = client.model("m")
@@ -48,7 +48,7 @@ def test_outputs_come_back_to_the_request_they_belong_to() -> None:
     run(test())
 
 
-def test_the_echo_scheduler_gives_the_inputs_back() -> None:
+def test_the_echo_scheduler_returns_the_inputs() -> None:
     async def test() -> None:
         async with serving(EchoScheduler()) as (host, worker), AsyncClient(str(host.client_address)) as client:
             result = await client.infer("m", {"x": ROW})
@@ -58,7 +58,7 @@ def test_the_echo_scheduler_gives_the_inputs_back() -> None:
     run(test())
 
 
-def test_ls_and_status_describe_what_is_served() -> None:
+def test_ls_and_status_describe_the_served_models() -> None:
     async def test() -> None:
         async with serving() as (host, _), AsyncClient(str(host.client_address)) as client:
             (model,) = await client.ls()
@@ -76,7 +76,7 @@ def test_ls_and_status_describe_what_is_served() -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "says"),
+    ("inputs", "text"),
     [
         ({"z": ROW}, "unknown input 'z'"),
         ({}, "missing input 'x'"),
@@ -88,18 +88,18 @@ def test_ls_and_status_describe_what_is_served() -> None:
         ({"x": np.zeros((0, 4), np.float32)}, "batch of 0"),
     ],
 )
-def test_a_wrong_input_is_told_what_the_model_takes(inputs: dict[str, Any], says: str) -> None:
+def test_the_error_for_a_wrong_input_names_it(inputs: dict[str, Any], text: str) -> None:
     async def test() -> None:
         async with serving() as (host, _), AsyncClient(str(host.client_address)) as client:
             with pytest.raises(InvalidRequestError) as caught:
                 await client.infer("m", inputs)
-            assert says in str(caught.value)
+            assert text in str(caught.value)
             np.testing.assert_array_equal((await client.infer("m", {"x": ROW}))["y"], 2 * ROW)
 
     run(test())
 
 
-def test_an_unknown_model_is_told_which_are_served() -> None:
+def test_the_error_for_an_unknown_model_lists_the_served_models() -> None:
     async def test() -> None:
         async with serving() as (host, _), AsyncClient(str(host.client_address)) as client:
             with pytest.raises(UnknownModelError, match="no model 'n'; served are: m"):
@@ -111,7 +111,7 @@ def test_an_unknown_model_is_told_which_are_served() -> None:
 
 
 @pytest.mark.parametrize("slo", [0.0, -1.0, float("nan"), float("inf")])
-def test_an_impossible_slo_is_refused_before_it_is_sent(slo: float) -> None:
+def test_an_invalid_slo_is_refused(slo: float) -> None:
     async def test() -> None:
         async with serving() as (host, _), AsyncClient(str(host.client_address)) as client:
             with pytest.raises(InvalidRequestError, match="slo"):
@@ -122,7 +122,7 @@ def test_an_impossible_slo_is_refused_before_it_is_sent(slo: float) -> None:
     run(test())
 
 
-def test_a_deadline_that_passes_is_told_when_it_passes() -> None:
+def test_a_request_times_out_at_its_deadline() -> None:
     async def test() -> None:
         async with serving(holds=real_infer) as (host, worker), AsyncClient(str(host.client_address)) as client:
             await client.ls()
@@ -130,13 +130,13 @@ def test_a_deadline_that_passes_is_told_when_it_passes() -> None:
                 await client.infer("m", {"x": ROW}, slo=0.02)
             assert caught.value.status == Status.TIMEOUT
             for held in worker.held:
-                worker.answer(*held)  # too late: nobody gets it
+                worker.answer(*held)  # too late: the request has timed out
             assert (await client.status()).models[0].late == 1
 
     run(test())
 
 
-def test_a_failed_execution_is_an_error_for_its_request_alone() -> None:
+def test_a_failed_execution_fails_only_its_request() -> None:
     async def test() -> None:
         async with serving(holds=real_infer) as (host, worker), AsyncClient(str(host.client_address)) as client:
             call = asyncio.create_task(client.infer("m", {"x": ROW}))
@@ -168,12 +168,12 @@ def test_a_cancelled_call_frees_its_place_on_the_server() -> None:
     run(test())
 
 
-def test_a_client_that_goes_away_frees_its_places() -> None:
+def test_a_client_that_disconnects_frees_its_places() -> None:
     async def test() -> None:
         async with serving(holds=real_infer) as (host, worker), AsyncClient(str(host.client_address)) as watcher:
             async with AsyncClient(str(host.client_address)) as client:
                 calls = [asyncio.create_task(client.infer("m", {"x": ROW})) for _ in range(5)]
-                await worker.until(lambda: len(worker.held) == 3)  # what `simple` sends at once
+                await worker.until(lambda: len(worker.held) == 3)  # `simple` sends three actions at once
             for call in calls:
                 with pytest.raises(ConnectionLostError):
                     await call
@@ -196,10 +196,10 @@ def test_evict_makes_the_next_request_cold() -> None:
     run(test())
 
 
-def test_models_are_loaded_by_a_client_before_serving_and_not_after() -> None:
+def test_a_client_can_load_models_before_serving_but_not_after() -> None:
     async def test() -> None:
         async with controller(models=(), load_timeout=ms(50)) as host, AsyncClient(str(host.client_address)) as client:
-            early = asyncio.create_task(client.load_model("zoo/a.onnx"))  # no worker yet: it waits for one
+            early = asyncio.create_task(client.load_model("zoo/a.onnx"))  # waits for a worker
             while (await client.status()).stage != "querying":
                 pass
             worker = ScriptedWorker()
@@ -218,7 +218,7 @@ def test_models_are_loaded_by_a_client_before_serving_and_not_after() -> None:
     run(test())
 
 
-def test_requests_before_serving_are_told_so_after_their_time_out() -> None:
+def test_requests_before_serving_fail_after_a_time_limit() -> None:
     async def test() -> None:
         async with (
             controller(models=(), initializing_timeout=ms(20)) as host,
@@ -234,7 +234,7 @@ def test_requests_before_serving_are_told_so_after_their_time_out() -> None:
     run(test())
 
 
-def test_a_server_that_is_full_refuses() -> None:
+def test_a_full_server_refuses_requests() -> None:
     async def test() -> None:
         async with (
             serving(holds=real_infer, max_pending=2) as (host, worker),
@@ -251,7 +251,7 @@ def test_a_server_that_is_full_refuses() -> None:
     run(test())
 
 
-def test_calls_end_when_the_server_goes_away() -> None:
+def test_calls_fail_when_the_server_closes() -> None:
     async def test() -> None:
         async with serving(holds=real_infer) as (host, worker), AsyncClient(str(host.client_address)) as client:
             call = asyncio.create_task(client.infer("m", {"x": ROW}))
@@ -265,7 +265,7 @@ def test_calls_end_when_the_server_goes_away() -> None:
     run(test())
 
 
-def test_nobody_there_is_said_in_one_sentence() -> None:
+def test_the_error_for_a_missing_server_names_the_address() -> None:
     async def test() -> None:
         async with controller() as host:
             address = str(host.client_address)
@@ -277,7 +277,7 @@ def test_nobody_there_is_said_in_one_sentence() -> None:
         Client("127.0.0.1:http")
 
 
-def test_the_synchronous_client_does_the_same() -> None:
+def test_the_synchronous_client_has_the_same_methods() -> None:
     async def test() -> None:
         async with serving() as (host, _):
 
@@ -290,7 +290,7 @@ def test_the_synchronous_client_does_the_same() -> None:
                     assert client.status().stage == "serving"
                     with pytest.raises(UnknownModelError):
                         client.infer("n", {"x": ROW})
-                client.close()  # twice does no harm
+                client.close()  # a second close has no effect
 
             await asyncio.to_thread(calls)
 
@@ -319,7 +319,7 @@ def test_each_status_has_its_exception(status: int, kind: type[ClockworkError]) 
         assert (error.predicted, error.retry_after) == (1.0, 2.0)
 
 
-def test_a_burst_of_more_than_the_connection_holds_waits_its_turn() -> None:
+def test_calls_wait_while_the_connection_is_full() -> None:
     async def test() -> None:
         wide = np.zeros((1, 1 << 20), np.float32)  # 4 MiB
         async with (
@@ -337,7 +337,7 @@ def test_a_burst_of_more_than_the_connection_holds_waits_its_turn() -> None:
     run(test())
 
 
-def test_calls_that_wait_for_room_end_with_the_connection() -> None:
+def test_waiting_calls_fail_when_the_connection_ends() -> None:
     async def test() -> None:
         wide = np.zeros((1, 1 << 20), np.float32)
         async with (
@@ -354,20 +354,20 @@ def test_calls_that_wait_for_room_end_with_the_connection() -> None:
 
 
 class RefusesTwice(EchoScheduler):
-    """Refuses the first two requests, with a time to come back."""
+    """Refuses the first two requests, with a retry time."""
 
     def __init__(self) -> None:
-        self.asked: list[int] = []
+        self.arrivals: list[int] = []
 
     def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
-        self.asked.append(now)
-        if len(self.asked) <= 2:
+        self.arrivals.append(now)
+        if len(self.arrivals) <= 2:
             status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
             return [Answer(request.id, status, "later", predicted=ms(30), retry_after=ms(20))]
         return super().infer(now, request)
 
 
-def test_a_refused_client_comes_back_when_it_was_told_to_as_often_as_it_may() -> None:
+def test_a_refused_request_is_sent_again_at_its_retry_time() -> None:
     async def test() -> None:
         scheduler = RefusesTwice()
         async with serving(scheduler) as (host, _), AsyncClient(str(host.client_address)) as client:
@@ -376,13 +376,13 @@ def test_a_refused_client_comes_back_when_it_was_told_to_as_often_as_it_may() ->
             assert (caught.value.predicted, caught.value.retry_after) == (0.03, 0.02)
             result = await client.infer("m", {"x": ROW}, retries=1)
             np.testing.assert_array_equal(result["x"], ROW)
-            assert len(scheduler.asked) == 3
-            assert scheduler.asked[2] - scheduler.asked[1] >= ms(20)
+            assert len(scheduler.arrivals) == 3
+            assert scheduler.arrivals[2] - scheduler.arrivals[1] >= ms(20)
 
     run(test())
 
 
-def test_the_blocking_client_comes_back_too() -> None:
+def test_the_synchronous_client_retries_too() -> None:
     async def test() -> None:
         scheduler = RefusesTwice()
         async with serving(scheduler) as (host, _):
@@ -392,6 +392,6 @@ def test_the_blocking_client_comes_back_too() -> None:
                     return client.model("m").infer({"x": ROW}, retries=2)
 
             np.testing.assert_array_equal((await asyncio.to_thread(ask))["x"], ROW)
-            assert len(scheduler.asked) == 3
+            assert len(scheduler.arrivals) == 3
 
     run(test())

@@ -221,10 +221,10 @@ def test_this_host_is_examined_for_about_the_requested_time() -> None:
     start = MonotonicClock.now()
     environment = examine(1, 1, 0.2)
     assert MonotonicClock.now() - start >= 0.15 * SECOND
-    assert [it.kind for it in environment.measured.timers] == ["sleep", "select", "condition"]
-    assert all(0 <= it.p50 <= it.p99 <= it.longest and it.count for it in environment.measured.timers)
-    assert all(0 <= it.lost <= it.watched for it in environment.measured.interruptions)
-    assert len(check(environment)) == len({it.name for it in check(environment)}) == 17
+    assert [timer.kind for timer in environment.measured.timers] == ["sleep", "select", "condition"]
+    assert all(0 <= timer.p50 <= timer.p99 <= timer.longest and timer.count for timer in environment.measured.timers)
+    assert all(0 <= interruption.lost <= interruption.watched for interruption in environment.measured.interruptions)
+    assert len(check(environment)) == len({finding.name for finding in check(environment)}) == 17
 
 
 def test_a_host_without_files_is_measured_too(tmp_path: Path) -> None:
@@ -271,20 +271,20 @@ def environment(host: Host = GOOD, measured: Measured = QUIET, devices: Any = ((
 
 
 def found(name: str, environment: Environment) -> Finding:
-    (finding,) = (it for it in check(environment) if it.name == name)
+    (finding,) = (candidate for candidate in check(environment) if candidate.name == name)
     return finding
 
 
 def test_a_good_host_has_no_costs_and_no_fixes() -> None:
     findings = check(environment())
     assert worst(findings) is Level.OK
-    assert not [it for it in findings if it.cost or it.fix]
+    assert not [finding for finding in findings if finding.cost or finding.fix]
 
 
 def test_an_unknown_fact_is_a_note() -> None:
     findings = check(environment(host=Host(), measured=Measured(duration=1), devices=((),)))
-    assert {it.level for it in findings} == {Level.NOTE}
-    assert {it.found for it in findings} == {UNKNOWN}
+    assert {finding.level for finding in findings} == {Level.NOTE}
+    assert {finding.found for finding in findings} == {UNKNOWN}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def gpu(**more: object) -> Gpu:
 
 def test_gpus_are_checked_only_for_workers_on_gpus() -> None:
     assert len(check(environment(None))) == len(CHECKS)
-    names = [it.name for it in check(environment(Found((gpu(),), "580", "13.0")))[len(CHECKS) :]]
+    names = [finding.name for finding in check(environment(Found((gpu(),), "580", "13.0")))[len(CHECKS) :]]
     assert names == ["gpu driver", "gpus", "gpu compute mode", "gpu persistence mode", "gpu clocks"]
 
 

@@ -1,6 +1,6 @@
 """Random weights for deep networks whose outputs are finite, not saturated, and depend on the input.
 
-Rules of the file: the distribution of a tensor depends on its purpose, which follows from the node that uses the tensor.
+Rules of the file: the distribution of a tensor depends on its purpose, which follows from the node that uses it.
 
 The method of He et al. (2015, "Delving Deep into Rectifiers") preserves the second moment of a rectified signal from
 layer to layer. The mean of that signal is positive and the same for all inputs. After fifty layers the mean dominates,
