@@ -8,6 +8,11 @@ from clockwork.host.backpressure import MIN_BATCH, READING, Backpressure
 from clockwork.units import Nanos
 
 
+class Took:
+    def __init__(self, nanos: Nanos) -> None:
+        self.reading_took = nanos
+
+
 class Connections:
     def __init__(self) -> None:
         self.resumed: list[int] = []
@@ -27,15 +32,15 @@ class Connection:
 
 def test_nothing_is_paused_while_reading_is_quick() -> None:
     async def test() -> None:
-        assert not Backpressure(asyncio.get_running_loop(), lambda: READING).is_needed
+        assert not Backpressure(asyncio.get_running_loop(), Took(READING)).is_needed
 
     uvloop.run(test())
 
 
 def test_most_are_read_last_come_first_served_and_some_in_order() -> None:
     async def test() -> None:
-        connections, took = Connections(), READING + 1
-        backpressure = Backpressure(asyncio.get_running_loop(), lambda: took)
+        connections = Connections()
+        backpressure = Backpressure(asyncio.get_running_loop(), Took(READING + 1))
         assert backpressure.is_needed
         for i in range(1000):
             backpressure.pause(connections.one(i))
@@ -50,7 +55,7 @@ def test_most_are_read_last_come_first_served_and_some_in_order() -> None:
 def test_fewer_are_read_in_a_turn_while_reading_takes_too_long_and_more_when_it_does_not() -> None:
     async def batches(took: Nanos) -> list[int]:
         connections = Connections()
-        backpressure = Backpressure(asyncio.get_running_loop(), lambda: took)
+        backpressure = Backpressure(asyncio.get_running_loop(), Took(took))
         for i in range(1000):
             backpressure.pause(connections.one(i))
         sizes, before = [], 0
@@ -67,11 +72,11 @@ def test_fewer_are_read_in_a_turn_while_reading_takes_too_long_and_more_when_it_
 
 def test_it_is_needed_until_all_are_read() -> None:
     async def test() -> None:
-        took = [READING + 1]
-        backpressure = Backpressure(asyncio.get_running_loop(), lambda: took[0])
+        took = Took(READING + 1)
+        backpressure = Backpressure(asyncio.get_running_loop(), took)
         for i in range(1000):
             backpressure.pause(Connections().one(i))
-        took[0] = 0
+        took.reading_took = 0
         assert backpressure.is_needed
         for _ in range(100):
             await asyncio.sleep(0)

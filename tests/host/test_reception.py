@@ -54,7 +54,7 @@ def run(test: Callable[[Bench], None]) -> None:
 
 def test_nothing_is_refused_while_the_server_keeps_up() -> None:
     def test(bench: Bench) -> None:
-        assert not bench.reception.is_behind
+        assert not bench.reception.is_behind()
         assert bench.reception.refuses("m", bench.clock.at - ms(1000), ms(1)) is None
 
     run(test)
@@ -125,11 +125,34 @@ def test_the_table_of_slos_has_a_limit() -> None:
     def test(bench: Bench) -> None:
         for number in range(MAX_MODELS + 10):
             bench.reception.note_slo(f"m{number}", ms(1))
-        assert len(bench.reception._slos) == MAX_MODELS
+        assert len(bench.reception._answers) == MAX_MODELS
         assert bench.reception.has_answered("m0")
         assert not bench.reception.has_answered(f"m{MAX_MODELS}")
 
     run(test)
+
+
+def test_the_longest_slo_is_forgotten_when_enough_others_came_since() -> None:
+    def test(bench: Bench) -> None:
+        for slo in (ms(400), *(ms(i) for i in range(1, REMEMBERED_SLOS))):
+            bench.reception.note_slo("m", slo)
+        assert bench.reception._slo("m") == ms(400)
+        bench.reception.note_slo("m", ms(7))
+        assert bench.reception._slo("m") == ms(REMEMBERED_SLOS - 1)
+
+    run(test)
+
+
+def test_a_check_does_not_count_a_refusal() -> None:
+    async def test() -> None:
+        bench = Bench()
+        bench.queue(2_000)
+        assert bench.reception.check(bench.clock.at, "m", bench.clock.at, ms(100)) is not None
+        await asyncio.sleep(0)
+        assert bench.shed == []
+        bench.reception.close()
+
+    uvloop.run(test())
 
 
 def test_a_copy_of_a_model_has_the_default_slo_of_the_model() -> None:

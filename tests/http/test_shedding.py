@@ -3,7 +3,16 @@
 import pytest
 
 from clockwork.controller.shedding import Shed
-from clockwork.http.shedding import MAX_PATH, MAX_PATHS, ShedReplies, model_of, remember, stated_slo, whole_request
+from clockwork.http.shedding import (
+    MAX_PATH,
+    MAX_PATHS,
+    ShedReplies,
+    model_of,
+    posted_path,
+    remember,
+    stated_slo,
+    whole_request,
+)
 from clockwork.units import MILLISECOND, ms, us
 
 HEAD = b"POST /v2/models/a/infer HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n\r\n"
@@ -42,6 +51,12 @@ def test_a_request_that_was_read_whole_is_recognised() -> None:
 )
 def test_a_doubt_leaves_the_request_to_the_parser(data: bytes) -> None:
     assert whole_request(data) is None
+
+
+def test_the_path_of_a_post_request_is_known_from_its_first_line() -> None:
+    assert posted_path(HEAD) == b"/v2/models/a/infer"
+    assert posted_path(b"GET" + HEAD[4:]) == b""
+    assert posted_path(HEAD[:30]) == b""
 
 
 def test_an_inference_is_known_by_its_path() -> None:

@@ -21,7 +21,7 @@ class Turns:
         self.turn += 1
         self.at, self.slept = at, slept
 
-    def reading(self, transport: object = None) -> int:
+    def reading(self, transport: object = None, now: int | None = None) -> int:
         return self.at
 
     def follows(self, turn: int) -> bool:
@@ -34,7 +34,7 @@ def made() -> tuple[Turns, FrameArrivals]:
 
 
 def read(arrivals: FrameArrivals, *frames: Frame, filled: bool = False, begun: bool = False) -> list[int]:
-    arrivals.read(TRANSPORT, filled=filled)
+    arrivals.read(TRANSPORT, 0, filled=filled)
     arrivals.parsed(list(frames), begun=begun)
     return [arrivals.of(frame) for frame in frames]
 

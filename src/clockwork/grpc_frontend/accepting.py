@@ -112,7 +112,7 @@ class Acceptors:
 
     def _too_late(self, call: Any) -> Shed | None:
         """Return why a call is refused before a handler is made for it: it has waited in the core for too long."""
-        if not self._reception.is_behind:
+        if not self._reception.is_behind():
             return None
         remaining = self._context(call).time_remaining()
         return None if remaining is None else self._reception.refuses_late(seconds(min(remaining, MAX_REMAINING)))

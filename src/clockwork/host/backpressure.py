@@ -13,7 +13,6 @@ Rules of the file: a connection waits only while reading takes too much of the l
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from typing import Final, Protocol
 
 from clockwork.units import MILLISECOND, Nanos
@@ -36,13 +35,20 @@ class Reader(Protocol):
         ...
 
 
+class ReadingTime(Protocol):
+    """Measures reading; `clockwork.net.arrival.Arrivals` does."""
+
+    reading_took: Nanos
+    """Time that reading took in the last turn of the loop."""
+
+
 class Backpressure:
     """The paused connections of one event loop; to be used on its thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, reading_took: Callable[[], Nanos]) -> None:
-        """``reading_took``: the time that reading took in the last turn of the loop."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, arrivals: ReadingTime) -> None:
+        """Start with no paused connection."""
         self._loop = loop
-        self._reading_took = reading_took
+        self._arrivals = arrivals
         self._paused: deque[Reader] = deque()
         self._batch = 8 * MIN_BATCH
         self._due = False
@@ -50,7 +56,7 @@ class Backpressure:
     @property
     def is_needed(self) -> bool:
         """Whether a connection that has its answer should be paused."""
-        return bool(self._paused) or self._reading_took() > READING
+        return bool(self._paused) or self._arrivals.reading_took > READING
 
     def pause(self, reader: Reader) -> None:
         """Read from the connection again when its turn comes. Pausing it is the caller's work."""
@@ -61,7 +67,7 @@ class Backpressure:
 
     def _next_turn(self) -> None:
         """Resume as many connections as the next turn can read. The loop polls between two calls."""
-        if self._reading_took() > READING:
+        if self._arrivals.reading_took > READING:
             self._batch = max(MIN_BATCH, self._batch * 4 // 5)
         else:
             self._batch += MIN_BATCH

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from clockwork.clock import Clock
-from clockwork.controller.shedding import PATIENT, PATIENT_SHARE, Shed, Shedder
+from clockwork.controller.shedding import PATIENT, PATIENT_SHARE, Shedder
 from clockwork.units import MILLISECOND, Nanos
 
 PIECE: Final[Nanos] = 5 * MILLISECOND
@@ -63,10 +63,6 @@ class Inbox:
         self._turn_is_open = False
         self._room = 1  #: requests that may still be handled in this turn
         self._turns = 0  #: requests taken from the queues, modulo `PATIENT_SHARE`
-
-    def refuses(self, arrival: Nanos, slo: Nanos, least: Nanos = 0) -> Shed | None:
-        """Return why a request is refused at once, or None; see `Shedder.refuses`."""
-        return self.shedder.refuses(self._clock.now(), arrival, slo, least)
 
     def put(self, handle: Handle, slo: Nanos) -> Waiting | None:
         """Have a request handled: at once (None is returned) if this turn has room for it, or else in a later turn."""

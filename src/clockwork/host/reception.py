@@ -42,6 +42,26 @@ MAX_MODELS: Final = 10_000
 """Models whose SLOs are remembered; only models that have answered are, so clients cannot fill the table."""
 
 
+class _Answers:
+    """The last requests that a model has answered."""
+
+    __slots__ = ("_slos", "latency", "longest_slo")
+
+    def __init__(self) -> None:
+        self._slos: deque[Nanos] = deque(maxlen=REMEMBERED_SLOS)
+        self.longest_slo: Nanos = 0
+        self.latency: Nanos = 0  #: moving average of the time from arrival to success; 0: not known
+
+    def add_slo(self, slo: Nanos) -> None:
+        slos = self._slos
+        dropped = slos[0] if len(slos) == REMEMBERED_SLOS else 0
+        slos.append(slo)
+        if slo >= self.longest_slo:
+            self.longest_slo = slo
+        elif dropped == self.longest_slo:
+            self.longest_slo = max(slos)
+
+
 class Reception:
     """One for all front ends of an event loop; to be used on its thread."""
 
@@ -62,64 +82,70 @@ class Reception:
         """
         self.arrivals = Arrivals(loop, clock)
         self.inbox = Inbox(loop, clock)
-        self.backpressure = Backpressure(loop, lambda: self.arrivals.reading_took)
+        self.backpressure = Backpressure(loop, self.arrivals)
+        self.busy = Busy(clock.now())
+        self.clock = clock
+        self._shedder = self.inbox.shedder
         self._loop = loop
         self._config = config
-        self.busy = Busy(clock.now())
-        self._clock = clock
         self._on_shed = on_shed
         self._on_load = on_load
         self._throttle = throttle
         self._model = model
         self._latency: Nanos = 0  #: moving average of the time from arrival to success
-        self._busy_until: Nanos = 0  #: the server was busy lately, and counts as busy until then
+        self._busy_until: Nanos = 0  #: the server was busy lately, and counts as busy until then; 0: it was not
         self._shed: dict[str, int] = {}
-        self._slos: dict[str, deque[Nanos]] = {}
-        self._latencies: dict[str, Nanos] = {}  #: moving averages, of models in `_slos` that are asked over HTTP
+        self._answers: dict[str, _Answers] = {}  #: by model; of models that have answered
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether the server is the bottleneck. Else no request is refused here."""
-        return self._clock.now() < self._busy_until or self._waits
+    def is_behind(self, now: Nanos | None = None) -> bool:
+        """Return whether the server is the bottleneck; otherwise no request is refused here.
+
+        ``now``: the time, if the caller knows it.
+        """
+        shedder = self._shedder
+        if shedder.urgent or shedder.patient or self.backpressure.is_needed:
+            return True
+        return self._busy_until > 0 and (self.clock.now() if now is None else now) < self._busy_until
 
     def refuses(self, model: str, arrival: Nanos, slo: Nanos | None = None, *, large: bool = False) -> Shed | None:
-        """Return why a request must be refused now, or None.
+        """Return why a request must be refused now, or None. A refusal is counted.
 
         ``slo``: as the request states it; None: not known yet, then the longest of the model's last ones counts, or
         the default. ``large``: it costs much to receive, so it is refused if the scheduler would hardly admit it.
         """
-        now = self._clock.now()
-        busy, waits = now < self._busy_until, self._waits
-        if not busy and not waits:
+        now = self.clock.now()
+        if not self.is_behind(now):
             return None
-        least = int(LEAST_LATENCY * self._latencies.get(model, 0)) if slo is not None else 0
-        if slo is None:
-            slo = self._slo(model)
-        shed = self.inbox.refuses(arrival, slo, least)
-        if shed is None and busy and large and (retry := self._throttle.refuses(now, model, slo)) is not None:
-            shed = Shed(None, retry)
+        shed = self.check(now, model, arrival, slo)
+        if shed is None and large and now < self._busy_until:
+            retry = self._throttle.refuses(now, model, self._slo(model) if slo is None else slo)
+            shed = None if retry is None else Shed(None, retry)
         if shed is not None:
-            self._count(model)
+            self.count_refused(model)
         return shed
 
+    def check(self, now: Nanos, model: str, arrival: Nanos, slo: Nanos | None) -> Shed | None:
+        """Return why a request must be refused now, or None, while `is_behind`; see `refuses`. Nothing is counted."""
+        if slo is None:
+            return self._shedder.refuses(now, arrival, self._slo(model))
+        answers = self._answers.get(model)
+        least = 0 if answers is None else int(LEAST_LATENCY * answers.latency)
+        return self._shedder.refuses(now, arrival, slo, least)
+
     def refuses_late(self, remaining: Nanos) -> Shed | None:
-        """Return why a request with so little time left must be refused, or None; to be asked while `is_behind`.
+        """Return why a request with so little time left must be refused, or None; to be called while `is_behind`.
 
         For transports in which a request waits where it cannot be seen, so that only its deadline tells how long.
         """
-        wait = self.inbox.shedder.wait(remaining)
+        wait = self._shedder.wait(remaining)
         if remaining >= wait + int(LATENCY_RESERVE * self._latency):
             return None
-        self._count("")
+        self.count_refused("")
         return Shed(wait, max(FASTEST_RETRY, wait))
 
     def note_latency(self, latency: Nanos) -> None:
         """A request was answered, so long after it arrived."""
         self._latency += int(LATENCY_WEIGHT * (latency - self._latency))
-
-    @property
-    def _waits(self) -> bool:
-        return self.inbox.shedder.waiting > 0 or self.backpressure.is_needed
 
     def put(self, handle: Handle, model: str, slo: Nanos | None = None) -> Waiting | None:
         """Have a request taken in; see `Inbox.put`. ``slo`` is as for `refuses`."""
@@ -127,16 +153,18 @@ class Reception:
 
     def _slo(self, model: str) -> Nanos:
         """The SLO of a request whose own is not known: the longest of the model's last ones, or the default."""
-        slos = self._slos.get(model)
-        return self.default_slo(model) if slos is None else max(slos)
+        answers = self._answers.get(model)
+        return self.default_slo(model) if answers is None else answers.longest_slo
 
     def measure(self) -> None:
         """Report how busy the server is, if it is time for that."""
-        now = self._clock.now()
+        now = self.clock.now()
         busy = self.busy.sample(now)
         if busy is not None:
             if busy > BUSY:
                 self._busy_until = now + BUSY_FOR
+            elif self._busy_until <= now:
+                self._busy_until = 0
             self._on_load(busy)
 
     def default_slo(self, model: str) -> Nanos:
@@ -152,28 +180,29 @@ class Reception:
 
         ``latency``: the time from its arrival to its success, if that is known.
         """
-        slos = self._slos.get(model)
-        if slos is None:
-            if len(self._slos) >= MAX_MODELS:
+        answers = self._answers.get(model)
+        if answers is None:
+            if len(self._answers) >= MAX_MODELS:
                 return
-            slos = self._slos[model] = deque(maxlen=REMEMBERED_SLOS)
-        slos.append(self.default_slo(model) if slo is None else slo)
+            answers = self._answers[model] = _Answers()
+        answers.add_slo(self.default_slo(model) if slo is None else slo)
         if latency is not None:
-            mean = self._latencies.get(model, latency)
-            self._latencies[model] = mean + int(LATENCY_WEIGHT * (latency - mean))
+            mean = answers.latency or latency
+            answers.latency = mean + int(LATENCY_WEIGHT * (latency - mean))
 
     def has_answered(self, model: str) -> bool:
         """Return whether the name is that of a model that has answered a request."""
-        return model in self._slos
+        return model in self._answers
 
     def close(self) -> None:
         """Give the file descriptor back."""
         self.arrivals.close()
 
-    def _count(self, model: str) -> None:
+    def count_refused(self, model: str) -> None:
+        """Count a request that is refused here."""
         if not self._shed:
             self._loop.call_soon(self._tell)
-        key = model if model in self._slos else ""  # names that no model has are counted together
+        key = model if model in self._answers else ""  # names that no model has are counted together
         self._shed[key] = self._shed.get(key, 0) + 1
 
     def _tell(self) -> None:

@@ -18,7 +18,15 @@ from clockwork.http.asgi import BEGAN, PRESENCE, RESPOND, ClientGoneError, Prese
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.receiving import LARGE, LARGE_BODY, Held, LargeBody, Parsing
 from clockwork.http.responding import respond, write
-from clockwork.http.shedding import ShedReplies, model_of, remember, shed_reply, stated_slo, whole_request
+from clockwork.http.shedding import (
+    ShedReplies,
+    model_of,
+    posted_path,
+    remember,
+    shed_reply,
+    stated_slo,
+    whole_request,
+)
 from clockwork.messages.status import Status
 from clockwork.net.stalled import Stalled
 from clockwork.oip.contract import Failure
@@ -55,6 +63,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._unread = False  #: the last read left bytes of the same message in the kernel
         self._was_paused = True  #: since the last read; a new connection has waited to be accepted
         self._at_boundary = True  #: the parser has seen whole messages only
+        self._checked = False  #: the request that the last read begins with may be taken in
         self._shed_lately = False  #: since the keep-alive timer was set, requests came that the parser did not see
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -80,11 +89,14 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         """Bytes; those that end within a head are counted."""
         if self.transport.is_closing() or self._deaf:
             return
-        paused = self._was_paused and self.reception.is_behind  # else the wait was none worth the kernel's coarse clock
-        self._arrived = self.reception.arrivals.reading(self.transport, one_message=not self._unread, paused=paused)
+        reception = self.reception
+        now = reception.clock.now()
+        paused = self._was_paused and reception.is_behind(now)  # else the wait was shorter than the kernel can measure
+        self._arrived = reception.arrivals.reading(self.transport, now, one_message=not self._unread, paused=paused)
         self._was_paused = False
         self._unread = len(data) == LARGE
-        if self.reception.is_behind and self._shed(data):
+        self._checked = False
+        if reception.is_behind(now) and self._shed(data, now):
             return
         self._feed(data)
         if self._announced:
@@ -98,18 +110,21 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         elif self._head_timer is None:
             self._await_head()
 
-    def _shed(self, data: bytes) -> bool:
+    def _shed(self, data: bytes, now: Nanos) -> bool:
         """Refuse a request without the parser, if it has to be refused and that is possible."""
         cycle: Any = self.cycle
         if not self._at_boundary or (cycle is not None and not cycle.response_complete):
             return False
-        path = whole_request(data)
-        model = None if path is None else self.models.get(path)
+        model = self.models.get(posted_path(data))
         if model is None:
             return False
-        shed = self.reception.refuses(model, self._arrived, stated_slo(data))
+        shed = self.reception.check(now, model, self._arrived, stated_slo(data))
         if shed is None:
+            self._checked = True
             return False
+        if whole_request(data) is None:  # the dearer check comes last: most requests do not need it
+            return False
+        self.reception.count_refused(model)
         self._stop_timer()
         self._shed_lately = True
         if self.timeout_keep_alive_task is None:  # the first request of the connection, or it would be kept for ever
@@ -175,9 +190,9 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._in_head = False
         self._head_bytes = 0
         self._stop_timer()
-        super().on_headers_complete()
         self._unwanted = 0
         self._announced = self._large_length()
+        super().on_headers_complete()
         if self.parser.should_upgrade():
             chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
             self._after_upgrade = None if chunked else self._number(b"content-length")
@@ -195,16 +210,23 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         """A request's turn has come: an inference is refused at once, or waits for its turn; others begin at once."""
         scope: Any = cycle.scope
         scope[RESPOND] = partial(respond, cycle)
-        model = model_of(scope["method"], scope["path"])
+        reception = self.reception
+        model = self.models.get(scope["raw_path"]) if scope["method"] == "POST" else ""
+        if model is None:
+            model = model_of("POST", scope["path"])
+            if reception.has_answered(model):  # clients invent names
+                remember(self.models, scope["raw_path"], model)
         if not model:
             super()._start_asgi_task(cycle, app)
             return
-        if self.reception.has_answered(model):  # clients invent names
-            remember(self.models, scope["raw_path"], model)
-        if (shed := self.reception.refuses(model, scope[BEGAN], large=self._large_length() > 0)) is not None:
-            write(cycle, shed_reply(shed))
-        else:
-            self.reception.put(partial(super()._start_asgi_task, cycle, app), model)
+        checked, self._checked = self._checked, False
+        large = self._announced > 0 or LARGE_BODY in scope
+        if (large or not checked) and reception.is_behind():
+            shed = reception.refuses(model, scope[BEGAN], large=large)
+            if shed is not None:
+                write(cycle, shed_reply(shed))
+                return
+        reception.put(partial(super()._start_asgi_task, cycle, app), model)
 
     def large_received(self, nbytes: Bytes) -> None:
         """Bytes have been received into the large body."""

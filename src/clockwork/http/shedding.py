@@ -32,9 +32,15 @@ MAX_REPLIES: Final = 1000
 
 _LINE: Final = re.compile(rb"POST (/[!-~]+) HTTP/1\.1\r\n")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
-_DOUBTFUL: Final = re.compile(rb"\r\n(?:transfer-encoding|connection|expect|upgrade|[ \t])|\r(?!\n)|(?<!\r)\n")
+_DOUBTFUL: Final = re.compile(rb"\r\n(?:transfer-encoding|connection|expect|upgrade|[ \t])")
 _SLO: Final = re.compile(rb'"(timeout|slo_ms)"\s*:\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)')
 _INFER: Final = re.compile(r"/?v2/models/([^/]+)(?:/versions/[^/]+)?/infer/?")
+
+
+def posted_path(data: bytes) -> bytes:
+    """Return the path of the POST request that ``data`` begins with; empty if it begins with anything else."""
+    line = _LINE.match(data)
+    return b"" if line is None else line[1]
 
 
 def whole_request(data: bytes) -> bytes | None:
@@ -47,6 +53,8 @@ def whole_request(data: bytes) -> bytes | None:
     length = _LENGTH.search(headers)
     if length is None or headers.count(b"\r\ncontent-length") != 1 or _DOUBTFUL.search(headers):
         return None
+    if not headers.count(b"\r") == headers.count(b"\n") == headers.count(b"\r\n"):  # a line ends in another way
+        return None
     return line[1] if end + 4 + int(length[1]) == len(data) else None
 
 
@@ -56,9 +64,12 @@ def stated_slo(data: bytes) -> Nanos | None:
     A parameter of an input with such a name would be taken for it. Its client is refused sooner then, under overload.
     """
     begin = data.find(b"\r\n\r\n") + 4
+    end = begin + MAX_LOOKED_AT
+    if data.find(b'"slo_ms"', begin, end) < 0 and data.find(b'"timeout"', begin, end) < 0:
+        return None
     found = [
         round(float(value) * (MICROSECOND if name == b"timeout" else MILLISECOND))
-        for name, value in _SLO.findall(data, begin, begin + MAX_LOOKED_AT)
+        for name, value in _SLO.findall(data, begin, end)
     ]
     stated = [slo for slo in found if slo > 0]
     return min(stated) if stated else None

@@ -17,10 +17,11 @@ long turn the bytes of a client that sends one request at a time may be much you
 """
 
 import asyncio
+import ctypes
 import os
 import socket
 import struct
-from typing import Any, Final
+from typing import Final
 
 from clockwork.clock import Clock, MonotonicClock, thread_time
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos
@@ -39,6 +40,8 @@ _LAST_RECEIVED: Final = 52
 
 _U32: Final = struct.Struct("=I")
 
+_getsockopt: Final = ctypes.PyDLL(None).getsockopt  # PyDLL: the call does not wait, so it keeps the interpreter's lock
+
 
 class Arrivals:
     """The turns of one event loop. Make it and use it on the thread of that loop.
@@ -47,8 +50,8 @@ class Arrivals:
     """
 
     __slots__ = (
-        "_clock", "_cpu", "_doubtful", "_loop", "_open", "_polled", "_queued", "_schedstat", "_since", "_slept",
-        "reading_took", "turn",
+        "_clock", "_cpu", "_doubtful", "_length", "_loop", "_open", "_polled", "_queued", "_schedstat", "_since",
+        "_slept", "_tcp_info", "reading_took", "turn",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock | None = None) -> None:
@@ -61,6 +64,8 @@ class Arrivals:
         self._doubtful = False  #: it slept, and then perhaps worked, so the kernel is asked
         self.reading_took: Nanos = 0  #: time that the last turn spent on reading what its poll had reported
         self._schedstat = _open_schedstat()
+        self._tcp_info = ctypes.create_string_buffer(_LAST_RECEIVED + _U32.size)
+        self._length = ctypes.c_uint32()  #: of `_tcp_info`
         self._since: Nanos = self._clock.now()  #: the earliest arrival of what is read in this turn
         self._polled: Nanos = self._since  #: when the poll of this turn ended
         self._cpu: Nanos = thread_time()
@@ -73,24 +78,32 @@ class Arrivals:
             self._schedstat = -1
 
     def reading(
-        self, transport: asyncio.BaseTransport | None = None, *, one_message: bool = False, paused: bool = False
+        self,
+        transport: asyncio.BaseTransport | None = None,
+        now: Nanos | None = None,
+        *,
+        one_message: bool = False,
+        paused: bool = False,
     ) -> Nanos:
         """Return the earliest moment at which bytes that are read now may have arrived, on the clock of the host.
 
-        To be called by each read callback. ``transport``: the connection's, which is asked in case of doubt.
-        ``one_message``: what is read was sent at once, so that its first bytes are as old as its last.
-        ``paused``: the connection was not read for a while, so that the last poll says nothing about it.
+        Every read callback calls this. ``transport`` is the connection's; in case of doubt the kernel is asked about
+        it. ``now`` is the time of the read, if the caller knows it. ``one_message``: the bytes were sent at once, so
+        the first are as old as the last. ``paused``: the connection was not read for a while, so the last poll says
+        nothing about it.
         """
+        if now is None:
+            now = self._clock.now()
         if not self._open:
-            self._begin()
+            self._begin(now)
         if transport is None:
             return self._since
         if paused:
-            return self._clock.now() - last_received(transport) - 2 * TICK
+            return now - self._last_received(transport) - 2 * TICK
         if self._doubtful:
-            return min(self._since, self._polled - last_received(transport))
-        if one_message and (now := self._clock.now()) - self._since > DOUBTFUL:
-            return max(self._since, now - last_received(transport) - 2 * TICK)
+            return min(self._since, self._polled - self._last_received(transport))
+        if one_message and now - self._since > DOUBTFUL:
+            return max(self._since, now - self._last_received(transport) - 2 * TICK)
         return self._since
 
     def follows(self, turn: int) -> bool:
@@ -100,11 +113,11 @@ class Arrivals:
         """
         return self.turn - turn <= 1 and self._slept <= SLEPT
 
-    def _begin(self) -> None:
+    def _begin(self, now: Nanos) -> None:
         self._open = True
         self.turn += 1
         self._loop.call_soon(self._end)
-        now, cpu, queued = self._clock.now(), thread_time(), self._run_queue()
+        cpu, queued = thread_time(), self._run_queue()
         waited = queued - self._queued
         self._slept = slept = now - self._polled - (cpu - self._cpu) - waited
         self._since = max(self._polled, now - waited) if slept > SLEPT else self._polled
@@ -116,22 +129,24 @@ class Arrivals:
         self._open = False
         self.reading_took = self._clock.now() - self._polled
 
+    def _last_received(self, transport: asyncio.BaseTransport) -> Nanos:
+        """Return how long ago the connection received its last bytes for certain; 0 if that is not known."""
+        connection = transport.get_extra_info("socket")
+        if connection is None:
+            return 0
+        info, self._length.value = self._tcp_info, len(self._tcp_info)
+        # getsockopt() of uvloop's sockets duplicates the descriptor, which takes longer than all the rest.
+        length = ctypes.byref(self._length)
+        if _getsockopt(connection.fileno(), socket.IPPROTO_TCP, socket.TCP_INFO, info, length):
+            return 0  # not TCP, or closed
+        age: Nanos = _U32.unpack_from(info, _LAST_RECEIVED)[0] * MILLISECOND
+        return max(0, age - TICK)
+
     def _run_queue(self) -> Nanos:
         """Time that this thread has waited for a core, in all; 0 where the kernel does not count it."""
         if self._schedstat < 0:
             return 0
         return int(os.pread(self._schedstat, 80, 0).split()[1])
-
-
-def last_received(transport: asyncio.BaseTransport) -> Nanos:
-    """Return how long ago the connection received its last bytes for certain; 0 if that is not known."""
-    connection: Any = transport.get_extra_info("socket")
-    try:
-        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_RECEIVED + _U32.size)
-    except (AttributeError, OSError):  # not TCP, or closed
-        return 0
-    age: Nanos = _U32.unpack_from(info, _LAST_RECEIVED)[0] * MILLISECOND
-    return max(0, age - TICK)
 
 
 def _open_schedstat() -> int:

@@ -27,9 +27,9 @@ class FrameArrivals:
         self._first: Frame | None = None  #: a frame that began in an earlier read than it ended in
         self._first_began: Nanos = 0
 
-    def read(self, transport: asyncio.BaseTransport, *, filled: bool) -> None:
-        """Bytes were read; ``filled``: as many as there was room for."""
-        arrived = self._arrivals.reading(transport)
+    def read(self, transport: asyncio.BaseTransport, now: Nanos, *, filled: bool) -> None:
+        """Note that bytes were read at ``now``; ``filled``: they filled the buffer, so there may be more."""
+        arrived = self._arrivals.reading(transport, now)
         if self._unread and self._arrivals.follows(self._turn):
             arrived = min(arrived, self._last)
         self._last, self._turn, self._unread = arrived, self._arrivals.turn, filled
