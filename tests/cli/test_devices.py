@@ -114,7 +114,7 @@ def test_the_worker_of_serve_gets_every_option_as_an_argument() -> None:
 
 
 def test_check_env_reports_a_missing_driver(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setattr(nvidia, "look", lambda: Found(missing=NO_DRIVER))
+    monkeypatch.setattr(nvidia, "find_gpus", lambda: Found(missing=NO_DRIVER))
     assert run(["check-env", "--device=cuda", "--seconds=0.1"]) == 1
     output = " ".join(capsys.readouterr().out.split())
     assert "gpu driver bad there is no CUDA driver on this machine" in output
@@ -122,7 +122,7 @@ def test_check_env_reports_a_missing_driver(monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_check_env_shows_the_gpus(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setattr(nvidia, "look", lambda: Found((H100,), "580.95.05", "13.0"))
+    monkeypatch.setattr(nvidia, "find_gpus", lambda: Found((H100,), "580.95.05", "13.0"))
     run(["check-env", "--device=cuda", "--seconds=0.1", "--json"])
     output = json.loads(capsys.readouterr().out)
     assert output["environment"]["gpus"]["gpus"][0]["name"] == "NVIDIA H100"
@@ -144,14 +144,14 @@ def test_the_error_for_onnx_runtime_without_cuda_names_the_package_to_install(
     model = save_dense(tmp_path / "m.onnx")
     arguments = ["--runtime=onnx", f"--model-root={tmp_path}"] if command == "worker" else [str(model)]
     output = error_of(capsys, command, "--device=cuda", *arguments, code=1)
-    assert "built without CUDA: pip uninstall onnxruntime, and pip install onnxruntime-gpu in its place" in output
+    assert "built without CUDA: run pip uninstall onnxruntime and pip install onnxruntime-gpu" in output
 
 
 def test_onnx_runtime_gets_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [onnx_gpus.CUDA])
     monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None)
-    monkeypatch.setattr(nvidia, "look", lambda: Found((H100, H100), "580", "13.0"))
+    monkeypatch.setattr(nvidia, "find_gpus", lambda: Found((H100, H100), "580", "13.0"))
     monkeypatch.setattr(onnx_gpus, "make_arena", lambda device, nbytes: taken.append(nbytes))
     runtime, cache = make_runtime_on_gpus("onnx", 2, DeviceOptions("cuda"), None, GIB, 16)
     assert (cache, taken) == (54 * GIB, [56 * GIB, 56 * GIB])

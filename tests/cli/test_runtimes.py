@@ -40,7 +40,7 @@ def test_without_pytorch_onnx_models_are_loaded(tmp_path: Path) -> None:
 
 
 def test_the_runtime_onnx_refuses_pytorch_programs(tmp_path: Path) -> None:
-    with pytest.raises(InvalidModelError, match=r"'m.pt2' is no ONNX model"):
+    with pytest.raises(InvalidModelError, match=r"'m.pt2' is not an ONNX model"):
         make_runtime("onnx", 1).load_model(tmp_path / "m.pt2")
 
 

@@ -203,4 +203,4 @@ def test_a_broken_program_ends_serve_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "m.pt2").write_bytes(b"nothing")
     with serve(str(tmp_path / "m.pt2"), "--runtime=torch") as process:
         assert process.ended() == 1
-    assert [line for line in process.err.seen if "'m.pt2' is no exported PyTorch program" in line]
+    assert [line for line in process.err.seen if "'m.pt2' is not an exported PyTorch program" in line]

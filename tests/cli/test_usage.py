@@ -111,7 +111,7 @@ def test_wrong_usage_prints_one_line_and_exits_with_code_2(
         ("controller --scheduler no.such:Thing", "cannot import 'no.such'"),
         ("serve pyproject.toml --scheduler nonesuch", "no scheduler 'nonesuch'"),
         ("worker --model-root src --cache-size 1MiB", "has no room for a page"),
-        ("check-model pyproject.toml", "is no ONNX model"),
+        ("check-model pyproject.toml", "is not an ONNX model"),
         ("zoo build build nonesuch", "unknown network 'nonesuch'; expected one of: mlp"),
     ],
 )

@@ -41,7 +41,7 @@ RUNTIMES: dict[str, OnnxCudaRuntime] = {}
 @pytest.fixture
 def runtime(kind: str) -> OnnxCudaRuntime:
     if kind not in RUNTIMES:
-        name = nvidia.check(nvidia.look(), 1)[0].name if kind == "cuda" else ""
+        name = nvidia.check(nvidia.find_gpus(), 1)[0].name if kind == "cuda" else ""
         RUNTIMES[kind] = OnnxCudaRuntime(CpuGpus() if kind == "fake" else CudaGpus(1, name), GIB, GIB)
     return RUNTIMES[kind]
 
@@ -90,7 +90,7 @@ def test_an_inference_that_needs_too_much_fails_alone(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not missing(), reason="there is a GPU")
 def test_on_a_machine_without_a_gpu_it_is_said_at_once() -> None:
-    found = nvidia.look()
+    found = nvidia.find_gpus()
     assert not found.gpus
     wanted = nvidia.NO_DRIVER if find_spec("cuda") else nvidia.NO_BINDINGS
     assert found.missing == wanted
@@ -98,7 +98,7 @@ def test_on_a_machine_without_a_gpu_it_is_said_at_once() -> None:
 
 @pytest.mark.gpu
 def test_the_device_is_told() -> None:
-    (first, *_) = nvidia.check(nvidia.look(), 1)
+    (first, *_) = nvidia.check(nvidia.find_gpus(), 1)
     assert first.name
     assert first.memory > GIB
     assert first.free is None or MIB < first.free <= first.memory

@@ -9,9 +9,9 @@ from onnx import TensorProto
 
 from clockwork.errors import InvalidModelError, InvalidRequestError
 from clockwork.runtimes.batching import BatchingOptions
-from clockwork.runtimes.config_pbtxt import parsed
+from clockwork.runtimes.config_pbtxt import parse
 from clockwork.runtimes.onnx import OnnxRuntime
-from clockwork.runtimes.trial import tried
+from clockwork.runtimes.trial import why_not_batchable
 from clockwork.zoo import build
 from onnx_graphs import FLOAT, dense, model, node, saved, value
 
@@ -113,7 +113,7 @@ def unproved(second: Any = None) -> Any:
 def test_a_model_of_which_nothing_is_proved_is_batched_if_it_is_allowed(tmp_path: Path) -> None:
     info = loaded(unproved(), tmp_path)
     assert info.unbatched == (
-        "Loop 'z' is an operator without a rule, so that it may compute across rows (--allow-batching accepts it)"
+        "Loop 'z' is an operator without a rule, so it may compute across rows (--allow-batching accepts it)"
     )
     assert loaded(unproved(), tmp_path, allowed=frozenset({"m"})).batchable
     assert not loaded(unproved(), tmp_path, allowed=frozenset({"other"})).batchable
@@ -125,7 +125,7 @@ def test_an_allowed_model_has_to_pass_a_trial(axis: int, tmp_path: Path) -> None
     info = loaded(unproved(second), tmp_path, allowed=frozenset({"m"}))
     assert info.batchable is (axis == 1)
     if not info.batchable:
-        assert info.unbatched == "output 0 of a row differs in a batch of 3 from that of the row alone"
+        assert info.unbatched == "output 0 of a row differs between a batch of 3 rows and the row alone"
 
 
 def quantised() -> Any:
@@ -177,7 +177,7 @@ def test_a_config_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     saved(dense(), tmp_path / "m" / "1" / "model.onnx")
     (tmp_path / "m" / "config.pbtxt").write_text("max_batch_size: many")
     with pytest.raises(
-        InvalidModelError, match="line 1 gives max_batch_size a value that is not a whole number from 0"
+        InvalidModelError, match="line 1 gives max_batch_size a value that is not a non-negative whole number"
     ):
         OnnxRuntime().load_model(tmp_path / "m", "m")
 
@@ -195,7 +195,7 @@ def test_a_config_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_max_batch_size_is_found(text: str, found: int | None) -> None:
-    assert parsed(text) == found
+    assert parse(text) == found
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_max_batch_size_is_found(text: str, found: int | None) -> None:
 )
 def test_garbage_in_a_config_is_refused(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        parsed(text)
+        parse(text)
 
 
 # ---------------------------------------------------------------------------------------------------------- the cache
@@ -259,7 +259,7 @@ def rows(count: int) -> list[tuple[dict[str, Any], None]]:
     ],
 )
 def test_a_trial_finds_rows_that_depend_on_others(compute: Any, passes: bool) -> None:
-    found = tried(lambda feed: [np.asarray(compute(feed["x"]))], rows(6), thorough=True)
+    found = why_not_batchable(lambda feed: [np.asarray(compute(feed["x"]))], rows(6), thorough=True)
     assert (found == "") is passes, found
 
 
@@ -269,7 +269,7 @@ def test_a_trial_leaves_out_rows_that_are_refused_alone() -> None:
             raise InvalidRequestError("too large")
         return [feed["x"]]
 
-    assert tried(run, rows(8), thorough=True) == ""
-    assert tried(lambda feed: run({"x": feed["x"] + 1}), rows(8), thorough=True) == (
-        "it refuses every row that was made up to try it"
+    assert why_not_batchable(run, rows(8), thorough=True) == ""
+    assert why_not_batchable(lambda feed: run({"x": feed["x"] + 1}), rows(8), thorough=True) == (
+        "it rejects every random row made to try it"
     )

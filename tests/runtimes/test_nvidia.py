@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from clockwork.errors import InvalidRequestError
-from clockwork.runtimes.nvidia import NO_DRIVER, Found, Gpu, check, look_by
+from clockwork.runtimes.nvidia import NO_DRIVER, Found, Gpu, check, find_gpus_with
 from clockwork.units import GIB, MIB
 
 UUIDS = [UUID(int=number + 1) for number in range(3)]
@@ -112,14 +112,14 @@ class Nvml:
 
 def test_all_that_is_told_of_a_device() -> None:
     nvml = Nvml()
-    found = look_by(Driver(["NVIDIA H100 80GB HBM3"], mode=3), nvml)
+    found = find_gpus_with(Driver(["NVIDIA H100 80GB HBM3"], mode=3), nvml)
     gpu = Gpu("NVIDIA H100 80GB HBM3", 80 * GIB, 70 * GIB, "exclusive process", True, 345, 1980)
     assert found == Found((gpu,), "580.95.05", "13.2")
     assert nvml.open == 0
 
 
 def test_a_part_of_a_device_is_found_by_its_own_uuid() -> None:
-    assert look_by(Driver(["part"]), Nvml(kind="MIG")).gpus[0].free == 70 * GIB
+    assert find_gpus_with(Driver(["part"]), Nvml(kind="MIG")).gpus[0].free == 70 * GIB
 
 
 @pytest.mark.parametrize(
@@ -136,20 +136,20 @@ def test_a_part_of_a_device_is_found_by_its_own_uuid() -> None:
     ],
 )
 def test_what_is_not_told_is_not_known(refusing: tuple[str, ...]) -> None:
-    found = look_by(Driver(["a"]), Nvml(refusing))
+    found = find_gpus_with(Driver(["a"]), Nvml(refusing))
     assert found.gpus == (Gpu("a", 80 * GIB, compute_mode="default"),)
     assert found.cuda == "13.2"
     assert not found.missing
 
 
 def test_a_mode_that_nobody_knows_is_not_told() -> None:
-    assert look_by(Driver(["a"], mode=17), Nvml()).gpus[0].compute_mode is None
+    assert find_gpus_with(Driver(["a"], mode=17), Nvml()).gpus[0].compute_mode is None
 
 
 @pytest.mark.parametrize("failing", ["cuInit", "cuDriverGetVersion", "cuDeviceGetCount", "cuDeviceGetName"])
 def test_a_driver_that_refuses_is_quoted(failing: str) -> None:
     nvml = Nvml()
-    found = look_by(Driver(["a"], failing), nvml)
+    found = find_gpus_with(Driver(["a"], failing), nvml)
     assert found == Found(missing=f"CUDA cannot be used here: {failing} failed with CUDA_ERROR_NO_DEVICE")
     assert nvml.open == 0
 
@@ -159,21 +159,21 @@ def test_without_a_driver_there_is_none() -> None:
         def cuInit(self, flags: int) -> Any:  # noqa: N802
             raise RuntimeError('"cuda" is an NVIDIA driver library and can only be found via system search')
 
-    assert look_by(Nothing(), Nvml()) == Found(missing=NO_DRIVER)
+    assert find_gpus_with(Nothing(), Nvml()) == Found(missing=NO_DRIVER)
 
 
 def test_a_process_that_may_see_no_device_is_told_so() -> None:
-    assert "CUDA_VISIBLE_DEVICES" in look_by(Driver([]), Nvml()).missing
+    assert "CUDA_VISIBLE_DEVICES" in find_gpus_with(Driver([]), Nvml()).missing
 
 
 def test_as_many_devices_as_are_wanted_and_of_one_kind() -> None:
-    found = look_by(Driver(["a", "a", "b"]), Nvml())
+    found = find_gpus_with(Driver(["a", "a", "b"]), Nvml())
     assert [it.name for it in check(found, 2)] == ["a", "a"]
-    with pytest.raises(InvalidRequestError, match="4 CUDA devices are needed, and 3 can be seen here"):
+    with pytest.raises(InvalidRequestError, match="--devices is 4, but CUDA shows 3 devices"):
         check(found, 4)
     with pytest.raises(InvalidRequestError, match="of one kind; found a, b: run a worker for each"):
         check(found, 3)
-    with pytest.raises(InvalidRequestError, match="there is no CUDA driver on this machine; --device cpu needs none"):
+    with pytest.raises(InvalidRequestError, match="there is no CUDA driver on this machine; or use --device cpu"):
         check(Found(missing=NO_DRIVER), 1)
 
 
@@ -184,5 +184,5 @@ def test_the_cache_is_what_the_workspace_leaves() -> None:
     gpus = [Gpu("a", 80 * GIB, 50 * GIB), Gpu("a", 80 * GIB)]
     assert cache_bytes_of(gpus, 2 * GIB, page) == 38 * GIB
     assert cache_bytes_of([Gpu("a", 10 * GIB + 5 * page)], 2 * GIB, page) == 6 * GIB + 4 * page
-    with pytest.raises(InvalidRequestError, match=r"of 1.0 GiB that are free on a, 2.0 GiB of workspace leave no room"):
+    with pytest.raises(InvalidRequestError, match=r"a has 1.0 GiB free; 2.0 GiB of workspace leave no room"):
         cache_bytes_of([Gpu("a", 80 * GIB, GIB)], 2 * GIB, page)

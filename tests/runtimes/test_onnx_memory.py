@@ -13,7 +13,7 @@ from clockwork import heap
 from clockwork.errors import ServerError
 from clockwork.runtimes.onnx import OnnxRuntime, cache
 from clockwork.runtimes.onnx.closing import CloseTiming
-from clockwork.runtimes.onnx.packing import PACKED_BYTES_MIN, ROUNDS_MAX, worth_packing
+from clockwork.runtimes.onnx.packing import MAX_ROUNDS, MIN_PACKED_BYTES, worth_packing
 from clockwork.units import MIB
 from onnx_graphs import FLOAT, dense, model, node, saved, value
 
@@ -76,17 +76,17 @@ def test_packing_stays_where_it_saves_enough_time(
 ) -> None:
     clock, run_packed, run_unpacked = took({"packed": packed, "unpacked": unpacked})
     monkeypatch.setattr("clockwork.runtimes.onnx.packing._clock", clock)
-    assert len(packed) <= ROUNDS_MAX
-    assert worth_packing(run_packed, run_unpacked, FEEDS, PACKED_BYTES_MIN) is worth
+    assert len(packed) <= MAX_ROUNDS
+    assert worth_packing(run_packed, run_unpacked, FEEDS, MIN_PACKED_BYTES) is worth
 
 
 def test_packing_stays_where_it_takes_little_or_nothing_can_be_tried() -> None:
     def fails(_: Any) -> None:
         raise ServerError("no")
 
-    assert worth_packing(fails, fails, FEEDS, PACKED_BYTES_MIN - 1)
-    assert worth_packing(fails, fails, FEEDS, PACKED_BYTES_MIN)
-    assert worth_packing(fails, fails, [], PACKED_BYTES_MIN)
+    assert worth_packing(fails, fails, FEEDS, MIN_PACKED_BYTES - 1)
+    assert worth_packing(fails, fails, FEEDS, MIN_PACKED_BYTES)
+    assert worth_packing(fails, fails, [], MIN_PACKED_BYTES)
 
 
 def test_products_of_few_rows_are_packed_and_those_behind_convolutions_are_not(tmp_path: Path) -> None:

@@ -337,9 +337,9 @@ def test_sizes_are_polynomials() -> None:
 
 def test_a_reshape_finds_the_rows_by_their_place_in_memory() -> None:
     length = unknown("$L")
-    images = Value((N, number(6), length), rows=0)
+    images = Value((N, number(6), length), batch_axis=0)
     merged = reshaped(images, (N * number(2), number(3), length))
-    assert (merged.rows, merged.inner) == (0, number(2))
+    assert (merged.batch_axis, merged.inner) == (0, number(2))
     assert reshaped(merged, images.shape) == images
     with pytest.raises(MixesRowsError, match="puts \\[N, 6\\] into the shape \\[6, N\\]"):
-        reshaped(Value((N, number(6)), rows=0), (number(6), N))
+        reshaped(Value((N, number(6)), batch_axis=0), (number(6), N))

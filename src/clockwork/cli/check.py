@@ -85,7 +85,7 @@ def check_env(
     if options.on_gpus:
         from clockwork.runtimes import nvidia
 
-        environment = replace(environment, gpus=nvidia.look())
+        environment = replace(environment, gpus=nvidia.find_gpus())
     findings = check(environment)
     if json:
         show_json({"worst": worst(findings), "findings": findings, "environment": environment})

@@ -173,12 +173,12 @@ def make_runtime_on_gpus(
     set_library_caches()
     if name == "onnx":
         from clockwork.runtimes import nvidia
-        from clockwork.runtimes.onnx.cuda import WORKSPACE_BYTES, OnnxCudaRuntime, cache_bytes_of
+        from clockwork.runtimes.onnx.cuda import DEFAULT_WORKSPACE_BYTES, OnnxCudaRuntime, cache_bytes_of
         from clockwork.runtimes.onnx.gpus import CudaGpus, check_build
 
         check_build()
-        gpus = nvidia.check(nvidia.look(), devices)
-        workspace = WORKSPACE_BYTES if options.workspace is None else options.workspace
+        gpus = nvidia.check(nvidia.find_gpus(), devices)
+        workspace = DEFAULT_WORKSPACE_BYTES if options.workspace is None else options.workspace
         cache = cache_bytes_of(gpus, workspace, page_size) if cache_size is None else cache_size
         onnx = OnnxCudaRuntime(CudaGpus(devices, gpus[0].name), cache, workspace, *model_cache, batching)
         return onnx, onnx.cache_bytes

@@ -1,5 +1,20 @@
-"""Runtimes: what executes models on devices. Plug-ins behind one interface (`base`); none knows another.
+"""Runtimes: libraries that execute models on devices, behind one interface (`base`). None imports another.
 
-What they have in common: `locating` (which file a path means), `signature` (inputs and outputs), `probe` (can requests
-be batched?), `batches` (requests into a batch and back), `hardware` (the name of the CPU). `ort` imports ONNX Runtime.
+The runtimes share these modules:
+
+==============  ================================================================================================
+`common`        the base class of runtimes, model information and error texts
+`locating`      finds the model file that a path means
+`signature`     inputs and outputs of a model
+`batches`       assembles requests into a batch and splits the outputs
+`batching`      decides from the graph and the operator's options whether requests may share a batch
+`rows`          the analysis of the graph for that decision
+`probe`         tries a prepared model on random inputs
+`trial`         compares rows executed alone with the same rows executed in a batch
+`config_pbtxt`  reads max_batch_size from Triton's config.pbtxt
+`hardware`      the name of the CPU
+`nvidia`        the NVIDIA GPUs of this machine
+`by_file`       one runtime that chooses between ONNX Runtime and PyTorch by the name of the file
+`ort`           the only module that imports ONNX Runtime
+==============  ================================================================================================
 """

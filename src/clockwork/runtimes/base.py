@@ -1,12 +1,13 @@
-"""The interface between the worker and whatever executes models.
+"""The interface between the worker and the runtimes that execute models.
 
-Rules of the file: every method may block and is called on the worker's lane threads, never on the network loop. A
-`Runtime` is shared by all devices of a worker; a `LoadedModel` belongs to one device, whose EXEC lane calls `execute`
-from one thread at a time. Payloads are bytes-like: a tensor's elements in wire order (see
-`clockwork.messages.tensors`).
+Threads: every method may block. The worker calls these methods on its lane threads, never on the network's event loop.
+All devices of a worker share one `Runtime`. A `LoadedModel` belongs to one device, whose EXEC lane calls `execute` from
+one thread at a time.
 
-A model passes through three hands, as in the paper: on disk; in host memory, read and prepared once (`HostModel`); in a
-device's weights cache (`LoadedModel`).
+Payloads are bytes-like: a tensor's elements in wire order (see `clockwork.messages.tensors`).
+
+A model has three forms, as in the paper: a file on disk; a `HostModel` in host memory, read and prepared once; a
+`LoadedModel` in a device's weights cache.
 """
 
 from collections.abc import Sequence
@@ -21,18 +22,18 @@ from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.units import Bytes
 
 Payload: TypeAlias = Any
-"""Bytes-like (the buffer protocol), or None where the worker is to make zeros."""
+"""Bytes-like (the buffer protocol), or None if the worker generates zeros."""
 
 Batch: TypeAlias = Any
-"""A runtime's own form of a batch of inputs, or of outputs.
+"""A batch of inputs, or its outputs, in the runtime's own form.
 
-It gives back what it holds when nobody refers to it any more: a batch may be dropped before it is executed, and outputs
-before they are split.
+It releases its memory when nothing refers to it any more: a batch may be dropped before it is executed, and outputs may
+be dropped before they are split.
 """
 
 
 class HostModelInfo(Struct, frozen=True):
-    """What is known of a model once it has been read; see `clockwork.messages.results.ModelInfo`."""
+    """Properties of a prepared model; see `clockwork.messages.results.ModelInfo`."""
 
     digest: str
     """Digest of the content and of the batching policy; see `clockwork.runtimes.batching.BatchingPolicy.digest`."""
@@ -41,28 +42,28 @@ class HostModelInfo(Struct, frozen=True):
     batchable: bool
     weights_bytes: Bytes
     runtime: str
-    """Name and version of what executes it, ``onnxruntime 1.32.0``: measured times hold for this version only."""
+    """Name and version of the library: ``onnxruntime 1.32.0``. Measured times hold only for this version."""
     note: str = ""
-    """How the model is executed, where that is worth knowing."""
+    """How the model is executed, if that is unusual; else empty."""
     unbatched: str = ""
-    """Why requests are not put into one batch; empty if they are."""
+    """Why requests cannot share a batch; empty if they can."""
     max_batch: int = 0
-    """The most rows of a batch, as far as the model's own configuration says; 0: it does not."""
+    """Largest batch that the model's config.pbtxt allows, in rows; 0: no limit is configured."""
 
 
 class LoadedModel(Protocol):
     """A model whose weights are on a device.
 
-    Every method may raise `clockwork.errors.DeviceLostError`: then the worker ends.
+    Every method may raise `clockwork.errors.DeviceLostError`; the worker then ends.
     """
 
     @property
     def uploads(self) -> bool:
-        """Whether `assemble` sends inputs to the device, so that it is worth being done ahead even for one request."""
+        """Whether `assemble` copies inputs to the device. If so, single requests are assembled ahead of time, too."""
         ...
 
     def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> Batch:
-        """One batch from the rows of several requests; one payload per input, None if it is ``generated``.
+        """Assemble a batch from the rows of several requests. A payload is None if its input is ``generated``.
 
         Raises:
             InvalidRequestError: a payload does not fit its specs, or the model.
@@ -73,21 +74,21 @@ class LoadedModel(Protocol):
         """Run the model on the batch.
 
         Raises:
-            InvalidRequestError: the model refuses these inputs.
+            InvalidRequestError: the model rejects these inputs.
             ServerError: anything else.
         """
         ...
 
     def split(self, inputs: Sequence[InferInput], outputs: Batch) -> list[tuple[tuple[TensorSpec, ...], list[Payload]]]:
-        """Each request's share of the outputs: its specs, and their elements' buffers; in the order of ``inputs``."""
+        """Return the specs and payloads of each request's outputs, in the order of ``inputs``."""
         ...
 
     def device_time(self, outputs: Batch) -> DeviceTime | None:
-        """What the device took to `execute`, after `split`; None if that is what the caller has measured."""
+        """Return how long the device took to `execute`; call after `split`. None: use the caller's measurement."""
         ...
 
     def close(self) -> None:
-        """Give the memory back. Not called while `execute` runs."""
+        """Release the memory. Not called while `execute` runs."""
         ...
 
 
@@ -96,37 +97,37 @@ class HostModel(Protocol):
 
     @property
     def info(self) -> HostModelInfo:
-        """What is known of it."""
+        """Properties of the model."""
         ...
 
     def load_weights(self, device: int) -> LoadedModel:
-        """Bring the weights onto device number ``device`` of the worker.
+        """Load the weights onto the worker's device with this number.
 
         Raises:
-            ServerError: the runtime could not.
+            ServerError: the runtime could not load them.
         """
         ...
 
 
 class Runtime(Protocol):
-    """One way of executing models, on the devices of one worker."""
+    """Executes models on the devices of one worker."""
 
     @property
     def version(self) -> str:
-        """Name and version, for people: ``onnxruntime 1.32.0``."""
+        """Name and version of the library: ``onnxruntime 1.32.0``."""
         ...
 
     @property
     def device_kind(self) -> str:
-        """The hardware of its devices and the threads each uses: devices of one kind are equally fast."""
+        """Hardware of the devices and threads of each. Devices of one kind are equally fast."""
         ...
 
     def load_model(self, path: Path, name: str = "") -> HostModel:
         """Read and prepare a model. ``path`` is absolute, exists, and lies within the model root.
 
-        ``name`` is the model's, by which the operator's options mean it.
+        ``name`` is the model's name, which the operator's batching options refer to.
 
         Raises:
-            InvalidModelError: not a model of this runtime, or a broken one.
+            InvalidModelError: the file is not a model of this runtime, or is broken.
         """
         ...

@@ -1,8 +1,9 @@
-"""What decides whether the rows of several requests may go into one batch, before anything is executed.
+"""Decides, before anything is executed, whether the rows of several requests may share a batch.
 
-Rules of the file: a doubt costs speed and never an answer. A model is batched if its graph proves that each row is
-computed by itself and a trial (`clockwork.runtimes.trial`) finds nothing else. A model of which nothing is proved is
-batched only if the operator of the server names it, and it passes a longer trial. A model that mixes rows never is.
+If in doubt, a model is not batched: that costs speed, but never gives a wrong response. A model is batched if the
+analysis of its graph proves that each row is computed independently, and if a trial (`clockwork.runtimes.trial`) finds
+no difference. A model without such a proof is batched only if the operator allows it with ``--allow-batching`` and it
+passes a longer trial. A model that mixes rows is never batched.
 """
 
 import hashlib
@@ -24,10 +25,10 @@ CONFIGURED: Final = "max_batch_size is 0 in its config.pbtxt"
 
 
 class BatchingPolicy(Struct, frozen=True):
-    """What the operator has said about one model.
+    """The operator's choices about batching for one model.
 
-    ``forbidden`` is the reason why it is not to be batched, or empty. ``allowed``: an unproved model may be.
-    ``max_batch``: no batch may have more rows; 0 if there is no such limit.
+    ``forbidden``: why the model must not be batched, or empty. ``allowed``: batch the model even without a proof.
+    ``max_batch``: largest batch, in rows; 0: no limit.
     """
 
     forbidden: str = ""
@@ -35,21 +36,21 @@ class BatchingPolicy(Struct, frozen=True):
     max_batch: int = 0
 
     def digest(self, of_file: str) -> str:
-        """What identifies a model with this content and this wish: the content's digest, if nothing was said.
+        """Return the digest of a model with this content and this policy: the file's own for the default policy.
 
-        Times are measured, remembered and planned with by digest, and other batches take other times.
+        Measured times are stored by digest, and they depend on the policy because it decides which batches there are.
         """
         return of_file if self == BatchingPolicy() else hashlib.sha256(f"{of_file} {self}".encode()).hexdigest()
 
 
 class BatchingOptions(Struct, frozen=True):
-    """``--no-batching`` and ``--allow-batching``: names of models."""
+    """Model names given with ``--no-batching`` and ``--allow-batching``."""
 
     never: frozenset[str] = frozenset()
     allowed: frozenset[str] = frozenset()
 
     def of(self, name: str, path: Path) -> BatchingPolicy:
-        """What was said about a model with this name; ``path`` is the one it is loaded from.
+        """Return the policy for the model with this name, which is loaded from ``path``.
 
         Raises:
             InvalidModelError: the config.pbtxt beside the model cannot be read.
@@ -63,16 +64,16 @@ class BatchingOptions(Struct, frozen=True):
 
 
 def batching_options(never: Iterable[str] | None, allowed: Iterable[str] | None) -> BatchingOptions:
-    """The options as they were given."""
+    """Return the options for the values of ``--no-batching`` and ``--allow-batching``."""
     return BatchingOptions(frozenset(never or ()), frozenset(allowed or ()))
 
 
 class TrialPlan(Struct, frozen=True):
-    """What the graph and the operator say, and so what a trial has to do.
+    """How to try a model, from the analysis of its graph and the operator's policy.
 
-    ``refused`` says why the model is not batched whatever a trial shows; there is none then. ``thorough``: nothing is
-    proved, so that the trial is all there is. ``coarse``: the model chooses a scale for a whole batch, and the
-    operator accepts what that costs.
+    ``refused``: why the model is not batched; if it is set, there is no trial. ``thorough``: nothing is proved, so the
+    trial is the only check. ``coarse``: the model chooses one quantisation scale for a whole batch, and the operator
+    accepts the loss of precision.
     """
 
     refused: str = ""
@@ -81,9 +82,9 @@ class TrialPlan(Struct, frozen=True):
 
 
 def plan_trial(policy: BatchingPolicy, analyse: Callable[[bool], Proof]) -> TrialPlan:
-    """What is to be tried.
+    """Decide how to try a model.
 
-    ``analyse`` analyses the graph; its argument says whether one scale for a whole batch is accepted.
+    ``analyse`` analyses the graph; its argument tells whether one quantisation scale for a whole batch is accepted.
     """
     if policy.forbidden:
         return TrialPlan(policy.forbidden)
@@ -97,4 +98,4 @@ def plan_trial(policy: BatchingPolicy, analyse: Callable[[bool], Proof]) -> Tria
         proof = lenient
     if proof.mixes:
         return TrialPlan(proof.reason)
-    return TrialPlan(f"{proof.reason}, so that it may compute across rows ({ALLOW_BATCHING} accepts it)")
+    return TrialPlan(f"{proof.reason}, so it may compute across rows ({ALLOW_BATCHING} accepts it)")

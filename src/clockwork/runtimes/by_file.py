@@ -1,7 +1,8 @@
-"""One runtime for both kinds of model files, so that one worker serves both.
+"""One runtime for ONNX models and PyTorch programs, so that one worker serves both.
 
-Rules of the file: the name of a file decides, nothing else. PyTorch takes seconds and 200 MB to import, so that is done
-when the first of its models comes. Devices are the same for both: threads on the same cores, one inference at a time.
+Only the name of the file decides which library executes it. Importing PyTorch takes seconds and 200 MB, so it is
+imported when the first PyTorch program is loaded. Both libraries use the same devices: threads on the same cores, one
+inference at a time.
 """
 
 from collections.abc import Callable
@@ -12,20 +13,21 @@ from typing import Final
 from clockwork.runtimes.base import HostModel, Runtime
 
 PROGRAM: Final = ".pt2"
-"""How the name of an exported PyTorch program ends; whatever else is for ONNX Runtime."""
+"""File name suffix of exported PyTorch programs. ONNX Runtime gets all other files."""
 
 
 def is_program(path: Path) -> bool:
-    """Whether a path is one of a PyTorch program, or a directory of one; see `clockwork.runtimes.locating`."""
+    """Whether the path is a PyTorch program, or a directory that holds one; see `clockwork.runtimes.locating`."""
     if path.is_dir():
         return (path / f"model{PROGRAM}").exists() or any(path.glob(f"[0-9]*/model{PROGRAM}"))
     return path.suffix == PROGRAM
 
 
 class RuntimeByFile:
-    """See the module. ``make_torch`` is called once, if at all; it may raise InvalidModelError."""
+    """Executes each model with the library that its file name asks for."""
 
     def __init__(self, onnx: Runtime, make_torch: Callable[[], Runtime]) -> None:
+        """``make_torch`` is called at most once, for the first PyTorch program; it may raise InvalidModelError."""
         self._onnx = onnx
         self._make_torch = make_torch
         self._torch: Runtime | None = None
@@ -33,12 +35,12 @@ class RuntimeByFile:
 
     @property
     def version(self) -> str:
-        """Name and version of what runs already: ``onnxruntime 1.32.0``, ``onnxruntime 1.32.0, torch 2.13.0``."""
-        return ", ".join(it.version for it in (self._onnx, self._torch) if it is not None)
+        """Names and versions of the libraries imported so far: ``onnxruntime 1.32.0, torch 2.13.0``."""
+        return ", ".join(runtime.version for runtime in (self._onnx, self._torch) if runtime is not None)
 
     @property
     def device_kind(self) -> str:
-        """The hardware of the devices, which both share."""
+        """Hardware of the devices, which both libraries share."""
         return self._onnx.device_kind
 
     def load_model(self, path: Path, name: str = "") -> HostModel:

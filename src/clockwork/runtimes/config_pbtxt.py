@@ -1,7 +1,7 @@
-"""The one line that Clockwork reads of Triton's ``config.pbtxt``: ``max_batch_size``.
+"""Reads ``max_batch_size``, the only key that Clockwork uses, from Triton's ``config.pbtxt``.
 
-Rules of the file: everything else in the file is skipped, but it has to have the form of a protobuf text: a file that
-cannot be read may say that the model must not be batched. Only the file of the model's own directory is read.
+The rest of the file is skipped, but it must be well-formed protobuf text: a file that cannot be parsed might forbid
+batching. Only the file in the model's own directory is read.
 """
 
 import re
@@ -19,7 +19,7 @@ MAX_FILE: Final[Bytes] = MIB
 """A longer file is refused."""
 
 MAX_DEPTH: Final = 64
-"""Messages within messages."""
+"""Largest nesting of messages."""
 
 _TOKEN: Final = re.compile(
     r"""\s+|\#[^\n]*|(?P<word>[A-Za-z_][\w.]*)|(?P<number>[+-]?[\d.][\w.+-]*)"""
@@ -29,7 +29,7 @@ _CLOSING: Final = {"}": "{", "]": "[", ">": "<"}
 
 
 def max_batch_size(path: Path) -> int | None:
-    """The number that the file beside a model gives, or None if there is no file or no such key in it.
+    """Return max_batch_size from the config.pbtxt of a model; None if there is no such file or key.
 
     ``path`` is a model's file or directory, as in `clockwork.runtimes.locating`.
 
@@ -47,24 +47,24 @@ def max_batch_size(path: Path) -> int | None:
     if len(content) > MAX_FILE:
         raise InvalidModelError(f"{FILE} of {path.name!r} is longer than {MAX_FILE} bytes: shorten it")
     try:
-        return parsed(content.decode())
+        return parse(content.decode())
     except ValueError as error:
         raise InvalidModelError(f"{FILE} of {path.name!r} cannot be read: {error}; correct or remove it") from None
 
 
 def _beside(path: Path) -> Path:
-    """Where the file of a model lies: ``NAME/config.pbtxt`` for ``NAME``, ``NAME/1`` and ``NAME/1/model.onnx``."""
+    """Return ``NAME/config.pbtxt`` for each of ``NAME``, ``NAME/1`` and ``NAME/1/model.onnx``."""
     directory = path if path.is_dir() else path.parent
     if not path.is_dir() and path.stem != "model":
-        return path.parent / path.name / FILE  # one of several models in a directory, which has no file of its own
+        return path.parent / path.name / FILE  # one of several model files in a directory: it has no config.pbtxt
     return (directory.parent if directory.name.isdecimal() else directory) / FILE
 
 
-def parsed(text: str) -> int | None:
-    """``max_batch_size`` of a protobuf text.
+def parse(text: str) -> int | None:
+    """Return max_batch_size from protobuf text; None if the key is missing.
 
     Raises:
-        ValueError: the text is none, or the value is not a whole number from 0.
+        ValueError: the text is not protobuf text, or the value is not a non-negative whole number.
     """
     found: int | None = None
     depth: list[str] = []
@@ -81,7 +81,7 @@ def parsed(text: str) -> int | None:
                 raise ValueError(f"line {line} is nested deeper than {MAX_DEPTH}")
         elif not depth and before[1] == ":" and before[0] == KEY:
             if kind != "number" or not token.isdecimal() or len(token) > 9:
-                raise ValueError(f"line {line} gives {KEY} a value that is not a whole number from 0")
+                raise ValueError(f"line {line} gives {KEY} a value that is not a non-negative whole number")
             found = int(token)
         before = [before[1], token]
     if depth:
@@ -92,14 +92,14 @@ def parsed(text: str) -> int | None:
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
-    """The kinds of tokens, the tokens, and the lines they stand in."""
-    at = 0
+    """Yield the kind, the text and the line number of each token."""
+    position = 0
     line = 1
-    while at < len(text):
-        match = _TOKEN.match(text, at)
+    while position < len(text):
+        match = _TOKEN.match(text, position)
         if match is None:
             raise ValueError(f"line {line} is not protobuf text")
         if match.lastgroup is not None:
             yield match.lastgroup, match[0], line
         line += match[0].count("\n")
-        at = match.end()
+        position = match.end()

@@ -1,6 +1,6 @@
-"""The name of this machine's CPU: devices of one name are equally fast, so that measurements may be shared.
+"""The name of this machine's CPU. Devices with the same name are equally fast, so they share measured times.
 
-Rules of the file: the name does not change from one start to the next; no frequency, no load, no host name in it.
+The name must not change between starts, so it contains no frequency, no load and no host name.
 """
 
 import hashlib
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 CPUINFO: Final = Path("/proc/cpuinfo")
-"""Linux's description of the processors."""
+"""Where Linux describes the processors."""
 
 
 def read_cpuinfo(path: Path = CPUINFO) -> dict[str, str]:
-    """The fields of the first processor; empty where there is no such file."""
+    """Return the fields of the first processor; empty if the file cannot be read."""
     try:
         text = path.read_text(errors="replace")
     except OSError:
@@ -25,12 +25,12 @@ def read_cpuinfo(path: Path = CPUINFO) -> dict[str, str]:
 
 
 def cpu_name(cpuinfo: Mapping[str, str]) -> str:
-    """``Intel(R) Xeon(R) Platinum 8488C``, ``AMD EPYC family 26 model 2 stepping 1``, ``aarch64 0x41 part 0xd40``.
+    """Return the CPU's name: ``Intel(R) Xeon(R) Platinum 8488C``, ``AMD EPYC family 26 model 2 stepping 1``.
 
-    Clouds cut model names short; where no number is left that would tell two generations apart, the family, model and
-    stepping follow.
+    Some clouds shorten model names. If no number is left that distinguishes generations, the family, model and
+    stepping are appended. ARM CPUs without a model name give ``aarch64 0x41 part 0xd40``.
     """
-    name = " ".join(cpuinfo.get("model name", "").partition("@")[0].split())  # a frequency follows the @
+    name = " ".join(cpuinfo.get("model name", "").partition("@")[0].split())  # the frequency follows the @
     if re.search(r"\d{4}|\d-\d", name):
         return name
     parts = [name or platform.machine() or "unknown"]
@@ -58,7 +58,7 @@ def device_kind(threads: int, cpuinfo: Mapping[str, str] | None = None) -> str:
 
 
 def instruction_set(cpuinfo: Mapping[str, str] | None = None) -> str:
-    """A short hash of the CPU's features: an optimised graph is laid out for the vector width that they allow."""
+    """Return a short hash of the CPU's features, because optimised graphs depend on its vector width."""
     fields = read_cpuinfo() if cpuinfo is None else cpuinfo
     flags = fields.get("flags") or fields.get("Features") or platform.processor()
     return hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:12]

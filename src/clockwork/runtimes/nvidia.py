@@ -1,9 +1,9 @@
-"""NVIDIA's devices as their driver tells of them, without using one: names, memory, modes.
+"""The NVIDIA GPUs of this machine: names, memory and modes, read from the driver without using a device.
 
-Rules of the file: nothing here raises but `check`. What is not told, because a library is missing, is too old or does
-not permit it, is None; why there is no device at all is said in words. Devices are those that CUDA shows this process,
-in its order (CUDA_VISIBLE_DEVICES); modes and clocks come from NVML, which finds a device by its UUID. Not yet run on
-a real device: tests put other modules in the place of NVIDIA's bindings.
+Only `check` raises. A value is None if it cannot be read, because a library is missing, is too old or denies access. If
+there is no GPU at all, `Found.missing` gives the reason. GPUs are those that CUDA shows this process, in CUDA's order
+(CUDA_VISIBLE_DEVICES). Modes and clocks come from NVML, which finds a device by its UUID. Not yet run on a real device:
+tests replace NVIDIA's bindings with fake modules.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,17 +20,18 @@ HOW_TO_INSTALL: Final = "pip install 'clockwork-serve[cuda]'"
 NO_BINDINGS: Final = f"the package cuda-bindings is not installed: {HOW_TO_INSTALL}"
 NO_DRIVER: Final = "there is no CUDA driver on this machine"
 
-NAME_CHARS_MAX: Final = 256
+MAX_NAME_BYTES: Final = 256
+"""Size of the buffer for a device's name."""
 
 COMPUTE_MODES: Final = ("default", "exclusive thread", "prohibited", "exclusive process")
-"""By number (``CUcomputemode``)."""
+"""Names of compute modes, by number (``CUcomputemode``)."""
 
 _FAILURES: Final = (RuntimeError, AttributeError, TypeError, ValueError, OSError)
-"""What the bindings raise: their own errors, of libraries that are missing, of functions that an old driver lacks."""
+"""Errors that the bindings raise: for missing libraries, and for functions that an old driver lacks."""
 
 
 class Gpu(Struct, frozen=True):
-    """One device; clocks in MHz, of its multiprocessors."""
+    """One GPU. Clocks are those of its multiprocessors, in MHz."""
 
     name: str
     memory: Bytes
@@ -42,7 +43,7 @@ class Gpu(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True):
-    """All devices, or in ``missing`` why there is none; the versions of the driver, and of CUDA that it knows."""
+    """All GPUs, the driver's version and the CUDA version that it supports; ``missing``: why there is no GPU."""
 
     gpus: tuple[Gpu, ...] = ()
     driver: str | None = None
@@ -50,73 +51,73 @@ class Found(Struct, frozen=True):
     missing: str = ""
 
 
-def look() -> Found:
-    """What is on this machine."""
+def find_gpus() -> Found:
+    """Find the GPUs of this machine."""
     try:
         from cuda.bindings import driver, nvml
     except ImportError:
         return Found(missing=NO_BINDINGS)
-    return look_by(driver, nvml)
+    return find_gpus_with(driver, nvml)
 
 
-def look_by(driver: Any, nvml: Any) -> Found:
-    """What the two modules of ``cuda.bindings`` tell."""
+def find_gpus_with(driver: Any, nvml: Any) -> Found:
+    """Find GPUs with the modules ``driver`` and ``nvml`` of ``cuda.bindings``."""
     try:
         _call(driver.cuInit, 0)
         version = int(_call(driver.cuDriverGetVersion))
         count = int(_call(driver.cuDeviceGetCount))
-    except _Refused as error:
+    except _DriverError as error:
         return Found(missing=f"CUDA cannot be used here: {error}")
-    except _FAILURES:  # there is no such library
+    except _FAILURES:  # the library is missing
         return Found(missing=NO_DRIVER)
     library = _Nvml(nvml)
     try:
         gpus = tuple(_gpus(driver, library, count))
-        its = library.told("system_get_driver_version")
-    except _Refused as error:
+        driver_version = library.query("system_get_driver_version")
+    except _DriverError as error:
         return Found(missing=f"CUDA cannot be used here: {error}")
     finally:
-        library.told("shutdown")
-    missing = "" if gpus else "CUDA shows no device to this process: see CUDA_VISIBLE_DEVICES"
-    return Found(gpus, its, f"{version // 1000}.{version % 1000 // 10}", missing)
+        library.query("shutdown")
+    missing = "" if gpus else "CUDA shows no device to this process: check CUDA_VISIBLE_DEVICES"
+    return Found(gpus, driver_version, f"{version // 1000}.{version % 1000 // 10}", missing)
 
 
 def check(found: Found, devices: int) -> tuple[Gpu, ...]:
-    """The first ``devices`` devices.
+    """Return the first ``devices`` GPUs.
 
     Raises:
-        InvalidRequestError: there are not so many, or they are of several kinds.
+        InvalidRequestError: there are too few GPUs, or they differ in kind.
     """
     if found.missing:
-        raise InvalidRequestError(f"{found.missing}; --device cpu needs none")
+        raise InvalidRequestError(f"{found.missing}; or use --device cpu")
     if len(found.gpus) < devices:
         raise InvalidRequestError(
-            f"{devices} CUDA devices are needed, and {len(found.gpus)} can be seen here: ask for fewer "
-            "--devices, or see CUDA_VISIBLE_DEVICES"
+            f"--devices is {devices}, but CUDA shows {len(found.gpus)} devices to this process: lower --devices, or "
+            "check CUDA_VISIBLE_DEVICES"
         )
     chosen = found.gpus[:devices]
     names = sorted({gpu.name for gpu in chosen})
     if len(names) > 1:
         raise InvalidRequestError(
-            f"the devices of one worker are of one kind; found {', '.join(names)}: run a worker for each kind, with "
+            f"the devices of a worker must be of one kind; found {', '.join(names)}: run a worker for each kind, with "
             "CUDA_VISIBLE_DEVICES"
         )
     return chosen
 
 
-class _Refused(Exception):  # noqa: N818 - it ends here
-    """The driver answered with an error."""
+class _DriverError(Exception):
+    """A function of the driver returned an error."""
 
 
 class _Nvml:
-    """NVML's functions; what they cannot tell is None."""
+    """NVML's functions."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
-        self.told("init_v2")
+        self.query("init_v2")
 
-    def told(self, function: str, *arguments: Any) -> Any:
-        """What a function gives; None if it fails."""
+    def query(self, function: str, *arguments: Any) -> Any:
+        """Return the result of a function, or None if it fails."""
         try:
             return getattr(self.module, function)(*arguments)
         except (self.module.NvmlError, *_FAILURES):
@@ -127,7 +128,7 @@ def _gpus(driver: Any, nvml: _Nvml, count: int) -> Iterator[Gpu]:
     attribute = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_MODE
     for number in range(count):
         device = _call(driver.cuDeviceGet, number)
-        name = _call(driver.cuDeviceGetName, NAME_CHARS_MAX, device).split(b"\0", 1)[0].decode(errors="replace")
+        name = _call(driver.cuDeviceGetName, MAX_NAME_BYTES, device).split(b"\0", 1)[0].decode(errors="replace")
         mode = int(_call(driver.cuDeviceGetAttribute, attribute, device))
         gpu = Gpu(
             name,
@@ -139,30 +140,30 @@ def _gpus(driver: Any, nvml: _Nvml, count: int) -> Iterator[Gpu]:
 
 
 def _handle(nvml: _Nvml, uuid: bytes) -> Any:
-    """NVML's handle of a device; None if it does not know it, or may not tell."""
+    """Return NVML's handle of a device; None if NVML does not know the device or denies access."""
     for kind in ("GPU", "MIG"):
-        handle = nvml.told("device_get_handle_by_uuid", f"{kind}-{UUID(bytes=uuid)}")
+        handle = nvml.query("device_get_handle_by_uuid", f"{kind}-{UUID(bytes=uuid)}")
         if handle is not None:
             return handle
     return None
 
 
 def _with_nvml(gpu: Gpu, nvml: _Nvml, handle: Any) -> Gpu:
-    memory = nvml.told("device_get_memory_info_v2", handle)
-    persistence = nvml.told("device_get_persistence_mode", handle)
+    memory = nvml.query("device_get_memory_info_v2", handle)
+    persistence = nvml.query("device_get_persistence_mode", handle)
     clocks = nvml.module.ClockType.SM
     return replace(
         gpu,
         free=None if memory is None else int(memory.free),
         persistence=None if persistence is None else bool(persistence),
-        clock=nvml.told("device_get_clock_info", handle, clocks),
-        highest_clock=nvml.told("device_get_max_clock_info", handle, clocks),
+        clock=nvml.query("device_get_clock_info", handle, clocks),
+        highest_clock=nvml.query("device_get_max_clock_info", handle, clocks),
     )
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The one value that a function of the driver gives."""
+    """Call a function of the driver and return its value."""
     result, *values = function(*arguments)
     if int(result) != 0:
-        raise _Refused(f"{function.__name__} failed with {result.name}")
+        raise _DriverError(f"{function.__name__} failed with {result.name}")
     return values[0] if values else None

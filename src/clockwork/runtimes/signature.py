@@ -1,7 +1,7 @@
-"""What a model takes and gives, in the vocabulary's words.
+"""Inputs and outputs of a model.
 
-Rules of the file: a dimension without a number is -1, whatever it is called; its name is kept beside, because two
-dimensions of one name are one size.
+A dimension without a fixed size is -1. Its name is kept separately, because two dimensions with the same name have the
+same size.
 """
 
 from typing import Final
@@ -11,29 +11,29 @@ from msgspec import Struct
 from clockwork.messages.tensors import TensorInfo
 
 FREE: Final = -1
-"""A dimension of any size."""
+"""Stands for a dimension of any size."""
 
 
 class Port(Struct, frozen=True):
-    """An input or output, with the names of its dimensions (empty where a dimension has a number or no name)."""
+    """An input or output, with the names of its dimensions (empty if a dimension has a fixed size or no name)."""
 
     info: TensorInfo
     symbols: tuple[str, ...]
 
 
 class Signature(Struct, frozen=True):
-    """All inputs and outputs of a graph, in its order."""
+    """All inputs and outputs of a graph, in the graph's order."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
 
     @property
     def may_batch(self) -> bool:
-        """Whether the declaration allows to put the rows of several requests into one.
+        """Whether the declared shapes allow batching.
 
-        Every input and output has a free first dimension. The inputs' are not named differently: such rows are counted
-        apart (nodes and edges of a graph, say). And that name is not the name of another dimension, which would grow
-        with the batch.
+        Every input and output must have a free first dimension. The first dimensions of the inputs must not have
+        different names: such dimensions count different things (for example the nodes and edges of a graph). No other
+        dimension may have the same name, because it would grow with the batch.
         """
         ports = self.inputs + self.outputs
         if not self.inputs or not all(port.info.shape and port.info.shape[0] == FREE for port in ports):

@@ -32,7 +32,7 @@ def refused(path: Path, words: str) -> None:
 def test_a_path_means_one_file(tmp_path: Path) -> None:
     saved_conv(tmp_path / "a" / "2" / "model.pt2")
     assert find(tmp_path / "a") == tmp_path / "a" / "2" / "model.pt2"
-    with pytest.raises(InvalidModelError, match=r"'b.onnx' is no exported PyTorch program: expected a .pt2 file"):
+    with pytest.raises(InvalidModelError, match=r"'b.onnx' is not an exported PyTorch program: expected a .pt2 file"):
         find(tmp_path / "b.onnx")
 
 
@@ -46,7 +46,7 @@ def test_the_digest_is_of_the_content(model: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "'x.pt2' is no exported PyTorch program, or is cut off: its 0 bytes are no zip archive"),
+        (b"", "'x.pt2' is not an exported PyTorch program, or is cut off: its 0 bytes are no zip archive"),
         (b"this is no archive", "its 18 bytes are no zip archive; make it with clockwork export"),
     ],
 )
@@ -151,4 +151,4 @@ def test_a_constant_that_is_no_tensor_is_not_read(model: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    refused(tmp_path / "m.pt2", "no model file 'm.pt2'")
+    refused(tmp_path / "m.pt2", "model file 'm.pt2' does not exist")

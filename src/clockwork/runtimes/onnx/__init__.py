@@ -1,18 +1,18 @@
-"""ONNX Runtime: on the CPU the runtime that is always there; on CUDA devices, where its build for them is installed.
+"""ONNX Runtime: on CPUs, where it is always available, and on CUDA devices if its CUDA build is installed.
 
 =============  =========================================================================================
-`files`        from a path to a model file, its external data and its digest
-`signature`    what a graph takes and gives, in the vocabulary's words
-`prepared`     the graph, optimised once; its weights beside it, used in place by every session
-`sessions`     ONNX Runtime itself: the only module that makes a session or runs one
-`packing`      is it worth it to pack weights anew in every session?
-`heap`         what a session takes of memory beside its weights
-`closing`      when to destroy a session, so that no inference waits for it
-`model`        the two hands that a model passes through: in host memory, and on a device
-`cache`        prepared graphs on disk, so that a restart need not optimise again
-`runtime`      `OnnxRuntime`: all of it together
-`gpus`         what its provider for CUDA devices needs: libraries, options, an arena for each device
-`cuda`         `OnnxCudaRuntime`: models on such devices; imported only when asked for
+`files`        finds a model file and its external data, and computes their digest
+`signature`    inputs and outputs of a graph
+`prepared`     the optimised graph, and its weights, which every session uses in place
+`sessions`     opens and runs sessions: the only module that does
+`packing`      decides whether sessions pack weights
+`closing`      chooses the moment to destroy a session, so that no inference waits for it
+`model`        a model in host memory, and loaded on a device
+`cache`        prepared models on disk, so that a restart need not optimise them again
+`rows`         the analysis that decides whether requests can share a batch
+`runtime`      `OnnxRuntime`, which combines all of these
+`gpus`         what the CUDA provider needs: libraries, options, and a memory arena for each device
+`cuda`         `OnnxCudaRuntime`: models on CUDA devices; imported only if CUDA devices are requested
 =============  =========================================================================================
 """
 

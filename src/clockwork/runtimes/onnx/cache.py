@@ -1,8 +1,8 @@
-"""Prepared graphs on disk, so that a restart need not optimise again.
+"""Prepared models on disk, so that a restart need not optimise them again.
 
-Rules of the file: a cache never fails a load. An entry that is missing, cut off, changed or of another version is
-prepared anew; an entry that cannot be written is not. Entries of other machines do not match: their names hold the
-model's digest and everything on which the optimised graph depends.
+The cache never makes a load fail. If an entry is missing, truncated, changed or of another version, the model is
+prepared again. If an entry cannot be written, it is skipped. Entries of other machines do not match, because the name
+of an entry contains the model's digest and a hash of everything that the optimised graph depends on.
 
 An entry is one file: `MAGIC`, the length of the header, the header (JSON), the graph, the weights.
 """
@@ -30,17 +30,17 @@ from clockwork.units import MIB, Bytes
 log = logging.getLogger("clockwork.worker")
 
 MAGIC: Final = b"clockwork onnx 3\n"
-"""The format; another number is another format."""
+"""Marks the format; the number changes with the format."""
 
 SUFFIX: Final = ".onnx-prepared"
-"""Of an entry's file; nothing else in the directory is touched."""
+"""File name suffix of entries. Files with other names are left alone, except temporary ones."""
 
-HEADER_BYTES_MAX: Final[Bytes] = 16 * MIB
-"""No header is longer; a bound on what a broken file makes us read."""
+MAX_HEADER_BYTES: Final[Bytes] = 16 * MIB
+"""Longest header; limits how much is read of a broken file."""
 
 
 class Header(Struct, frozen=True):
-    """What an entry says of itself. ``checksum`` is a CRC-32 of the graph and the weights: against accidents."""
+    """Header of an entry. ``checksum`` is a CRC-32 of the graph and the weights, against accidental damage."""
 
     ports: Signature
     verdict: Verdict
@@ -50,12 +50,12 @@ class Header(Struct, frozen=True):
 
 
 def entry(directory: Path, digest: str, *conditions: str) -> Path:
-    """The file of a model: its digest, and the conditions under which the graph was optimised."""
+    """Return the path of a model's entry. ``conditions``: everything else that the optimised graph depends on."""
     return directory / f"{digest[:32]}-{hashlib.sha256(repr(conditions).encode()).hexdigest()[:16]}{SUFFIX}"
 
 
 def load(file: Path) -> tuple[PreparedModel, Verdict] | None:
-    """What the file holds, or None."""
+    """Return what the entry holds; None if it cannot be used."""
     try:
         with file.open("rb") as source:
             return _read(source)
@@ -64,7 +64,7 @@ def load(file: Path) -> tuple[PreparedModel, Verdict] | None:
 
 
 def save(file: Path, prepared: PreparedModel, verdict: Verdict) -> None:
-    """Write an entry; at once, or not at all."""
+    """Write an entry atomically. If it cannot be written, do nothing."""
     checksum = zlib.crc32(prepared.weights.data, zlib.crc32(prepared.graph))
     header = msgspec.json.encode(
         Header(prepared.ports, verdict, len(prepared.graph), prepared.weights.nbytes, checksum)
@@ -83,30 +83,30 @@ def save(file: Path, prepared: PreparedModel, verdict: Verdict) -> None:
 
 
 def use(file: Path) -> None:
-    """Note that an entry is used: `tidy` removes others before it."""
+    """Mark an entry as used now: `tidy` removes the least recently used ones first."""
     with contextlib.suppress(OSError):
         os.utime(file)
 
 
-LEFT_BEHIND: Final = 3600.0
-"""Seconds after which what a process that was killed has left in the directory is nobody's any more."""
+MAX_TEMPORARY_AGE: Final = 3600.0
+"""Seconds after which a temporary file or directory is taken to belong to a killed process."""
 
 
 def sweep(directory: Path) -> None:
-    """Remove what processes have left that were killed while they prepared a model."""
+    """Remove temporary files of processes that were killed while they prepared a model."""
     with contextlib.suppress(OSError):
         with tempfile.TemporaryFile(dir=directory) as file:
-            now = os.fstat(file.fileno()).st_mtime  # by the clock that the others' times are of
+            now = os.fstat(file.fileno()).st_mtime  # by the same clock as the times of the other files
         for left in (*directory.glob(f"{SCRATCH}*"), *directory.glob(".*.tmp")):
             with contextlib.suppress(OSError):
-                if now - left.stat().st_mtime > LEFT_BEHIND:
+                if now - left.stat().st_mtime > MAX_TEMPORARY_AGE:
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def tidy(directory: Path, nbytes: Bytes, keep: Path | None = None) -> None:
-    """Remove the entries least recently used until all that are left take ``nbytes`` at most; never ``keep``.
+    """Remove the least recently used entries until the rest takes at most ``nbytes``; never remove ``keep``.
 
-    Where two processes tidy at once, one may find an entry gone; that harms neither.
+    If two processes tidy at once, one may find an entry already removed, which does no harm.
     """
     found = []
     with contextlib.suppress(OSError):
@@ -125,12 +125,12 @@ def tidy(directory: Path, nbytes: Bytes, keep: Path | None = None) -> None:
 
 
 class PreparedCache:
-    """The entries of one directory, which together take ``nbytes`` at most; without a directory nothing is kept."""
+    """The entries of one directory, which take at most ``nbytes`` together. Without a directory, nothing is kept."""
 
     def __init__(self, directory: Path | None, nbytes: Bytes | None) -> None:
-        """Without ``nbytes``, no entry ever leaves."""
+        """``nbytes`` None: entries are never removed."""
         self.directory = directory
-        self.scratch = directory  #: where models are prepared; None: where temporary files go
+        self.scratch = directory  #: where models are prepared; None: the system's temporary directory
         self._nbytes = nbytes
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ class PreparedCache:
                     pass
             except OSError as error:
                 self.scratch = None
-                log.warning("%s is only read, and models that it lacks are not kept: %s", directory, error.strerror)
+                log.warning("%s is read-only, so newly prepared models are not kept: %s", directory, error.strerror)
             sweep(directory)
             if nbytes is not None:
                 tidy(directory, nbytes)
@@ -147,7 +147,7 @@ class PreparedCache:
     def get(
         self, digest: str, conditions: Sequence[str], make: Callable[[], tuple[PreparedModel, Verdict]]
     ) -> tuple[PreparedModel, Verdict]:
-        """The entry of a model; what ``make`` gives becomes it, if there is none."""
+        """Return the entry of a model; if there is none, call ``make`` and store its result."""
         if self.directory is None:
             return make()
         file = entry(self.directory, digest, *conditions)
@@ -155,21 +155,21 @@ class PreparedCache:
         if known is not None:
             use(file)
             return known
-        made = make()
-        save(file, *made)
+        result = make()
+        save(file, *result)
         if self._nbytes is not None:
             tidy(self.directory, self._nbytes, file)
-        return made
+        return result
 
 
 def _read(source: BinaryIO) -> tuple[PreparedModel, Verdict] | None:
     if source.read(len(MAGIC)) != MAGIC:
         return None
     length = int.from_bytes(source.read(4), "little")
-    if length > HEADER_BYTES_MAX:
+    if length > MAX_HEADER_BYTES:
         return None
     header = msgspec.json.decode(source.read(length), type=Header)
-    # The sizes are believed only where the file has them.
+    # The header's sizes must agree with the file's size.
     if os.fstat(source.fileno()).st_size != len(MAGIC) + 4 + length + header.graph_bytes + header.weights_bytes:
         return None
     graph = source.read(header.graph_bytes)

@@ -1,10 +1,11 @@
-"""`OnnxCudaRuntime`: from a path to a model in host memory, for CUDA devices. Not yet run on a real device.
+"""`OnnxCudaRuntime`: executes ONNX models on CUDA devices. Not yet run on a real device.
 
-Theory of operation. The graph that suits this CPU does not suit another device, so it is optimised as far as holds for
-all, once; LoadWeights makes a session, which optimises for its device and copies the weights there. The memory is ONNX
-Runtime's own (`clockwork.runtimes.onnx.gpus`): pages of the weights cache are an account of it, and no mapping.
+Theory of operation. A graph that is optimised for the CPU does not suit a GPU. So the graph is optimised once, with the
+optimisations that hold for every device. LoadWeights opens a session, which optimises the graph for its device and
+copies the weights there. ONNX Runtime manages the memory (`clockwork.runtimes.onnx.gpus`): pages of the weights cache
+only count its memory, and are not mapped.
 
-Whether requests can be batched is tried on the CPU, with the file as it is.
+The trial whether requests can be batched runs on the CPU, with the original file.
 """
 
 import logging
@@ -31,34 +32,33 @@ from clockwork.runtimes.probe import Verdict, try_model
 from clockwork.units import GIB, Bytes, show_bytes
 
 CACHE_SHARE: Final = 0.8
-"""The part of a device's free memory that weights and workspace take if nothing was said: the libraries of CUDA need
-some, too."""
+"""Default share of a device's free memory for weights and workspace. The CUDA libraries need the rest."""
 
-WORKSPACE_BYTES: Final[Bytes] = 2 * GIB
-"""Of each device, for what inferences compute in, if nothing was said."""
+DEFAULT_WORKSPACE_BYTES: Final[Bytes] = 2 * GIB
+"""Default memory of each device for intermediate results of inferences."""
 
 log = logging.getLogger("clockwork.worker")
 
 
 def cache_bytes_of(gpus: Sequence[Gpu], workspace_bytes: Bytes, page_size: Bytes) -> Bytes:
-    """The weights cache of each device if nothing was said: whole pages.
+    """Return the default size of each device's weights cache, in bytes: a whole number of pages.
 
     Raises:
-        InvalidRequestError: there is no room for a page.
+        InvalidRequestError: the free memory is too small for one page.
     """
     free = min(gpu.memory if gpu.free is None else gpu.free for gpu in gpus)
     pages = (int(free * CACHE_SHARE) - workspace_bytes) // page_size
     if pages < 1:
         raise InvalidRequestError(
-            f"of {show_bytes(free)} that are free on {gpus[0].name}, {show_bytes(workspace_bytes)} of workspace leave "
-            f"no room for a page of {show_bytes(page_size)}: free the device's memory, or give --cache-size and a "
-            "smaller --workspace-size"
+            f"{gpus[0].name} has {show_bytes(free)} free; {show_bytes(workspace_bytes)} of workspace leave no room for "
+            f"a page of {show_bytes(page_size)}: free the device's memory, or set --cache-size and a smaller "
+            "--workspace-size"
         )
     return pages * page_size
 
 
 class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
-    """Executes ONNX models with ONNX Runtime on CUDA devices. See `clockwork.runtimes.base.Runtime`."""
+    """Executes ONNX models with ONNX Runtime on CUDA devices."""
 
     def __init__(
         self,
@@ -69,12 +69,12 @@ class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
         cache_dir_bytes: Bytes | None = None,
         batching: BatchingOptions | None = None,
     ) -> None:
-        """``cache_bytes`` of each device for weights, ``workspace_bytes`` for what inferences need beside them.
+        """Each device has ``cache_bytes`` for weights and ``workspace_bytes`` for intermediate results.
 
         ``cache_dir`` and ``cache_dir_bytes`` are as in `clockwork.runtimes.onnx.runtime.OnnxRuntime`.
 
         Raises:
-            InvalidRequestError: ONNX Runtime cannot use the devices; says why, and what to do.
+            InvalidRequestError: ONNX Runtime cannot use the devices; the message tells why, and what to do.
         """
         super().__init__(version(), gpus.kind, batching)
         gpus.take(cache_bytes + workspace_bytes)

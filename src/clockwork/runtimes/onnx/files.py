@@ -1,8 +1,7 @@
-"""From a path to a model file, the files of its external data, and the digest of it all.
+"""Finds a model file and the files of its external data, checks them, and computes their digest.
 
-Rules of the file: nothing outside the directory that was named is ever opened: neither by a symbolic link
-(`clockwork.runtimes.locating`) nor by the locations that a model gives of its external data. Messages name files
-relative to it.
+No file outside the model's directory is ever opened: neither through a symbolic link (`clockwork.runtimes.locating`)
+nor through the locations of external data in the model. Error messages name files relative to that directory.
 """
 
 import hashlib
@@ -19,14 +18,13 @@ from clockwork.runtimes.locating import locate
 from clockwork.units import KIB, Bytes
 
 SUFFIX: Final = ".onnx"
-"""How the name of a model's file ends."""
+"""File name suffix of ONNX models."""
 
-PROTOBUF_BYTES_MAX: Final = (1 << 31) - 1
-"""Protobuf's own limit; a larger model keeps its weights in external data (ONNX, "External Data")."""
-
+MAX_PROTOBUF_BYTES: Final = (1 << 31) - 1
+"""Protobuf's own limit. A larger model keeps its weights in external data (ONNX, "External Data")."""
 
 OUTLINE_BYTES: Final[Bytes] = 32 * KIB
-"""Larger weights are left out of the outline; shapes and axes are smaller."""
+"""Larger tensors are left out of the outline; shapes and axes are smaller."""
 
 _ELEMENTS: Final = (
     "raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"
@@ -34,36 +32,37 @@ _ELEMENTS: Final = (
 
 
 class ModelFile(Struct, frozen=True):
-    """A model file that has been checked, and the digest of everything it is made of."""
+    """A checked model file, and the digest of the file and its external data."""
 
     path: Path
     digest: str
     outline: Any = None
-    """The model as a ModelProto, without the elements of its larger weights."""
+    """The ModelProto, without the elements of its larger tensors."""
 
 
 def find(path: Path) -> Path:
-    """The model file that a path means; see `clockwork.runtimes.locating.locate`."""
-    return locate(path, SUFFIX, "ONNX model")
+    """Return the model file that a path means; see `clockwork.runtimes.locating.locate`."""
+    return locate(path, SUFFIX, "an ONNX model")
 
 
 def read(path: Path) -> ModelFile:
-    """Read the model file that `find` found, and check that its external data is there and its own.
+    """Read and check the model file that `find` returned, and its external data.
 
     Raises:
-        InvalidModelError: unreadable, no ONNX model, too large, or external data that is missing, cut off or elsewhere.
+        InvalidModelError: the file is unreadable, too large or not an ONNX model, or its external data is missing,
+            truncated or outside the model's directory.
     """
     try:
         size = path.stat().st_size
-        if size > PROTOBUF_BYTES_MAX:
+        if size > MAX_PROTOBUF_BYTES:
             raise InvalidModelError(
-                f"{path.name!r} has {size} bytes; more than {PROTOBUF_BYTES_MAX} cannot be in one file: "
+                f"{path.name!r} has {size} bytes; one file can have at most {MAX_PROTOBUF_BYTES}: "
                 "save the model with external data"
             )
         content = path.read_bytes()
         digest = hashlib.sha256(content)
         model = _parsed(path.name, content)
-        del content  # as large as the model, and no longer needed
+        del content  # as large as the model, and not needed any more
         for location, nbytes in sorted(_external_files(path.name, model).items()):
             _add_external(path, location, nbytes, digest)
     except OSError as error:
@@ -73,8 +72,8 @@ def read(path: Path) -> ModelFile:
 
 
 def _strip(model: Any) -> None:
-    """Remove the elements of larger weights; their types and shapes stay."""
-    functions = (it for function in model.functions for node in function.node for it in tensors_of_node(node))
+    """Remove the elements of larger tensors; keep their types and shapes."""
+    functions = (tensor for function in model.functions for node in function.node for tensor in tensors_of_node(node))
     for tensor in [*tensors(model.graph), *functions]:
         if tensor.ByteSize() > OUTLINE_BYTES:
             for field in _ELEMENTS:
@@ -82,7 +81,7 @@ def _strip(model: Any) -> None:
 
 
 def tensors(graph: Any) -> Iterator[Any]:
-    """Every TensorProto of a GraphProto: initializers, and attributes of nodes, in subgraphs too."""
+    """Yield every TensorProto of a GraphProto: initializers and attributes of nodes, including those in subgraphs."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
@@ -91,7 +90,7 @@ def tensors(graph: Any) -> Iterator[Any]:
 
 
 def tensors_of_node(node: Any) -> Iterator[Any]:
-    """Every TensorProto of a NodeProto: its attributes, and those of the subgraphs among them."""
+    """Yield every TensorProto in the attributes of a NodeProto, including those in subgraphs."""
     for attribute in node.attribute:
         if attribute.HasField("t"):
             yield attribute.t
@@ -103,7 +102,7 @@ def tensors_of_node(node: Any) -> Iterator[Any]:
 
 
 def nodes(graph: Any) -> Iterator[Any]:
-    """Every NodeProto of a GraphProto or a FunctionProto, those of subgraphs among them."""
+    """Yield every NodeProto of a GraphProto or FunctionProto, including those in subgraphs."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -114,19 +113,19 @@ def nodes(graph: Any) -> Iterator[Any]:
 
 
 def _check_stateless(name: str, model: Any) -> None:
-    """Refuse a model that carries numbers from one request to the next.
+    """Reject a model that keeps state between requests.
 
     ONNX Runtime 1.32 writes the running mean and variance of a BatchNormalization in training mode back into the
-    session, so an answer would depend on what other clients have sent.
+    session, so a response would depend on the requests of other clients.
     """
     for part in (model.graph, *model.functions):
         for node in nodes(part):
             if node.op_type == "BatchNormalization" and any(
-                it.name == "training_mode" and it.i for it in node.attribute
+                attribute.name == "training_mode" and attribute.i for attribute in node.attribute
             ):
                 raise InvalidModelError(
-                    f"{name!r} computes BatchNormalization {node.name!r} in training mode, which keeps numbers of one "
-                    "request for the next: export the model for inference"
+                    f"{name!r} computes BatchNormalization {node.name!r} in training mode, which keeps state between "
+                    "requests: export the model for inference"
                 )
 
 
@@ -136,29 +135,28 @@ def _parsed(name: str, content: bytes) -> Any:
         model.ParseFromString(content)
     except DecodeError:
         raise InvalidModelError(
-            f"{name!r} is no ONNX model, or is cut off: its {len(content)} bytes do not parse"
+            f"{name!r} is not an ONNX model, or is cut off: its {len(content)} bytes do not parse"
         ) from None
     if not model.HasField("graph") or not model.graph.output:
-        raise InvalidModelError(f"{name!r} is no ONNX model: it has no graph with outputs")
+        raise InvalidModelError(f"{name!r} is not an ONNX model: it has no graph with outputs")
     _check_stateless(name, model)
     for value in model.graph.input:
         kind = value.type.tensor_type
         if value.type.HasField("tensor_type") and not kind.HasField("shape"):
             raise InvalidModelError(
-                f"input {value.name!r} of {name!r} does not say how many dimensions it has: "
-                "export the model with its shape"
+                f"input {value.name!r} of {name!r} has no declared number of dimensions: export the model with shapes"
             )
     return model
 
 
 def _external_files(name: str, model: Any) -> dict[str, int]:
-    """The locations of external data, and the size that each file must have at least."""
+    """Return the files of external data, by location, and the least size of each."""
     found: dict[str, int] = {}
-    functions = (it for function in model.functions for node in function.node for it in tensors_of_node(node))
+    functions = (tensor for function in model.functions for node in function.node for tensor in tensors_of_node(node))
     for tensor in [*tensors(model.graph), *functions]:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
-        entry = {it.key: it.value for it in tensor.external_data}
+        entry = {item.key: item.value for item in tensor.external_data}
         try:
             offset, length = int(entry.get("offset") or 0), int(entry.get("length") or 0)
             if offset < 0 or length < 0:
@@ -166,7 +164,7 @@ def _external_files(name: str, model: Any) -> dict[str, int]:
             location = entry["location"]
         except (KeyError, ValueError):
             raise InvalidModelError(
-                f"weights {tensor.name!r} of {name!r} lie in external data, but where exactly is not said: {entry}"
+                f"weights {tensor.name!r} of {name!r} have an invalid external data entry: {entry}"
             ) from None
         found[location] = max(found.get(location, 0), offset + length)
     return found
@@ -175,22 +173,22 @@ def _external_files(name: str, model: Any) -> dict[str, int]:
 def _add_external(model: Path, location: str, nbytes: int, digest: Any) -> None:
     """Check one file of external data, and add it to the digest.
 
-    A location is relative and stays below the directory of the model file, wherever links lead (ONNX, "External Data":
-    a path relative to the model's directory).
+    A location must be relative and, after links are resolved, lie below the directory of the model file (ONNX,
+    "External Data": a path relative to the model's directory).
     """
-    home = model.resolve().parent
-    file = (home / location).resolve()
-    if Path(location).is_absolute() or ".." in Path(location).parts or not file.is_relative_to(home):
+    directory = model.resolve().parent
+    file = (directory / location).resolve()
+    if Path(location).is_absolute() or ".." in Path(location).parts or not file.is_relative_to(directory):
         raise InvalidModelError(
-            f"external data {location!r} of {model.name!r} lies outside the model's directory, where nothing is read: "
-            "save the model with its external data beside it"
+            f"external data {location!r} of {model.name!r} lies outside the model's directory: save the "
+            "model with its external data beside it"
         )
     if not file.is_file():
         raise InvalidModelError(f"external data {location!r} of {model.name!r} is missing: copy it beside the model")
     size = file.stat().st_size
     if size < nbytes:
         raise InvalidModelError(
-            f"external data {location!r} of {model.name!r} is cut off: {nbytes} bytes are needed, {size} are there"
+            f"external data {location!r} of {model.name!r} is cut off: it has {size} bytes, but needs {nbytes}"
         )
     digest.update(f"\0{location}\0{size}\0".encode())
     with file.open("rb") as data:

@@ -1,13 +1,14 @@
-"""What ONNX Runtime needs to execute on CUDA devices: its provider, and the arena that all sessions of a device share.
+"""What ONNX Runtime needs to execute on CUDA devices: its provider, and a memory arena that all sessions share.
 
-Rules of the file: whatever is missing is found at the start, and said with what to do. Not yet run on a real device;
-what is said where there is none was seen with onnxruntime-gpu 1.31.1 on a machine without a driver.
+Missing libraries are reported when the worker starts, with instructions. Not yet run on a real device; the messages
+for a machine without a driver were seen with onnxruntime-gpu 1.31.1.
 
-Theory of operation. Each session would have an arena of its own, with a limit of its own, so that nothing would bound
-them together. One arena for each device is made at the start instead, with the weights cache and the workspace as its
-limit: ONNX Runtime calls it "max_mem", for an arena that belongs to a session "gpu_mem_limit". It grows by regions of
-`REGION`, in which what is freed is joined with its neighbours; with "kSameAsRequested" each region would be as large as
-the weights that were first put there, and larger ones would find no place, however much is free.
+Theory of operation. By default each session has its own arena with its own limit, so nothing limits the sessions
+together. Instead, one arena per device is made at the start. Its limit is the size of the weights cache plus the
+workspace; ONNX Runtime calls this limit "max_mem" (and "gpu_mem_limit" for the arena of a single session). The arena
+grows by regions of `REGION` bytes, within which adjacent free blocks are joined. With the strategy "kSameAsRequested",
+each region would be as large as the weights first placed there, and larger weights would fit nowhere, however much
+memory was free.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,45 +24,45 @@ from clockwork.units import GIB, MIB, Bytes
 CUDA: Final = "CUDAExecutionProvider"
 
 REGION: Final[Bytes] = GIB
-"""By so much the arena of a device grows, or by what larger weights need. ONNX Runtime takes less than 2 GiB here."""
+"""Growth step of a device's arena; larger weights get a larger region. ONNX Runtime accepts less than 2 GiB here."""
 
-DEAD_MAX: Final[Bytes] = MIB
-"""More is not lost at the end of a block that is larger than what was asked for (ONNX Runtime's default: 128 MiB)."""
+MAX_DEAD: Final[Bytes] = MIB
+"""Largest unused rest at the end of a block; a larger rest is split off. ONNX Runtime's default is 128 MiB."""
 
 OPTIONS: Final = (
-    # The default tries every algorithm of every convolution, for seconds, when a shape comes first.
+    # The default tries every algorithm of every convolution for each new shape, which takes seconds.
     ("cudnn_conv_algo_search", "HEURISTIC"),
-    # Copies on a stream of their own can be overtaken by what reads them, says the documentation.
+    # On a stream of their own, copies may be read before they end (according to the documentation).
     ("do_copy_in_default_stream", "1"),
-    # Products of 32 bits with 32 bits, as on a CPU: what a model answers should not depend on the device.
+    # Full 32-bit products, as on a CPU: a model's outputs should not depend on the device.
     ("use_tf32", "0"),
 )
-"""Of the provider; see "CUDA Execution Provider" in ONNX Runtime's documentation."""
+"""Options of the provider; see "CUDA Execution Provider" in ONNX Runtime's documentation."""
 
 
 class Gpus(Protocol):
-    """The devices of one worker, as ONNX Runtime sees them."""
+    """The GPUs of one worker."""
 
     @property
     def kind(self) -> str:
-        """``cuda NVIDIA H100 80GB HBM3``."""
+        """Kind of the devices: ``cuda NVIDIA H100 80GB HBM3``."""
         ...
 
     def take(self, nbytes: Bytes) -> None:
-        """Let the sessions of each device have so much memory together.
+        """Reserve ``nbytes`` of each device's memory for its sessions together.
 
         Raises:
-            InvalidRequestError: the devices cannot be used; says why, and what to do.
+            InvalidRequestError: the devices cannot be used; the message tells why, and what to do.
         """
         ...
 
     def provider(self, device: int) -> Provider:
-        """What executes on a device."""
+        """Return the provider that executes on a device."""
         ...
 
 
 class CudaGpus:
-    """Devices 0 to ``count`` - 1 of those that CUDA shows this process."""
+    """The first ``count`` devices that CUDA shows this process."""
 
     def __init__(self, count: int, name: str) -> None:
         self._count = count
@@ -69,9 +70,9 @@ class CudaGpus:
         self.kind = f"cuda {name}"
 
     def take(self, nbytes: Bytes) -> None:
-        """See `Gpus`."""
+        """Check the build and the libraries, and make the arenas; see `Gpus.take`."""
         check_build()
-        share_one_arena()  # for nodes that run on the CPU; from then on ONNX Runtime prints nothing
+        share_one_arena()  # for nodes that run on the CPU; also silences ONNX Runtime
         found = load_libraries(onnxruntime.preload_dlls)
         self._limit = nbytes
         for device in range(self._count):
@@ -84,34 +85,34 @@ class CudaGpus:
                 ) from error
 
     def provider(self, device: int) -> Provider:
-        """See `Gpus`."""
+        """Return the CUDA provider with its options; see `Gpus.provider`."""
         limit = ("gpu_mem_limit", str(self._limit))
         return Provider(CUDA, (("device_id", str(device)), limit, *OPTIONS))
 
 
 def check_build(available: Sequence[str] | None = None) -> None:
-    """Whether this ONNX Runtime was built for CUDA; ``available``: its providers.
+    """Check that this ONNX Runtime was built for CUDA. ``available``: its providers; None: ask ONNX Runtime.
 
     Raises:
-        InvalidRequestError: it was not.
+        InvalidRequestError: it was built without CUDA.
     """
     if CUDA not in (onnxruntime.get_available_providers() if available is None else available):
         raise InvalidRequestError(
-            f"this ONNX Runtime ({onnxruntime.__version__}) was built without CUDA: pip uninstall onnxruntime, and "
-            "pip install onnxruntime-gpu in its place; or use --device cpu"
+            f"this ONNX Runtime ({onnxruntime.__version__}) was built without CUDA: run pip uninstall onnxruntime and "
+            "pip install onnxruntime-gpu, or use --device cpu"
         )
 
 
 def load_libraries(preload: Callable[[], Any]) -> str:
-    """Load the libraries of CUDA and cuDNN that pip has installed; what it says of those that are not there."""
+    """Load the CUDA and cuDNN libraries installed by pip; return the first line it prints about missing ones."""
     out = StringIO()
-    with redirect_stdout(out):  # it prints
+    with redirect_stdout(out):  # it prints its messages
         preload()
     return out.getvalue().partition("\n")[0].strip()
 
 
 def make_arena(device: int, nbytes: Bytes) -> None:
-    """The memory that all sessions of a device share. Raises one of `FAILURES`; also if there is one already."""
+    """Make the arena that all sessions of a device share. Raises one of `FAILURES`, also if there is an arena."""
     memory = onnxruntime.OrtMemoryInfo(
         "Cuda", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, device, onnxruntime.OrtMemType.DEFAULT
     )
@@ -121,27 +122,27 @@ def make_arena(device: int, nbytes: Bytes) -> None:
 
 
 def arena(nbytes: Bytes) -> dict[str, int]:
-    """Its options (``OrtArenaCfg``)."""
+    """Return the options of an arena of ``nbytes`` (``OrtArenaCfg``)."""
     region = min(REGION, nbytes)
     return {
         "max_mem": nbytes,
-        "arena_extend_strategy": 0,  # regions of the size below, or of a power of two times it
+        "arena_extend_strategy": 0,  # regions of the size below, or larger by a power of two
         "initial_chunk_size_bytes": region,
         "max_power_of_two_extend_bytes": region,
-        "max_dead_bytes_per_chunk": DEAD_MAX,
+        "max_dead_bytes_per_chunk": MAX_DEAD,
     }
 
 
 def nodes_on_cpu(assigned: Any) -> str:
-    """``3 of 120 nodes on the CPU: NonZero, Shape``; empty if all are on the device, or if nothing is known.
+    """Describe nodes that run on the CPU: ``3 of 120 nodes on the CPU: NonZero, Shape``. Empty if there are none.
 
     ``assigned``: a session's ``get_provider_graph_assignment_info()``.
     """
-    total, here, kinds = 0, 0, set[str]()
+    total, on_cpu, operators = 0, 0, set[str]()
     for part in assigned:
         nodes = part.get_nodes()
         total += len(nodes)
         if part.ep_name == "CPUExecutionProvider":
-            here += len(nodes)
-            kinds.update(node.op_type for node in nodes)
-    return f"{here} of {total} nodes on the CPU: {', '.join(sorted(kinds))}" if here else ""
+            on_cpu += len(nodes)
+            operators.update(node.op_type for node in nodes)
+    return f"{on_cpu} of {total} nodes on the CPU: {', '.join(sorted(operators))}" if on_cpu else ""

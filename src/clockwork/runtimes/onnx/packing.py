@@ -1,14 +1,15 @@
-"""Is it worth it to pack weights anew in every session?
+"""Decides whether sessions pack weights.
 
-ONNX Runtime copies the weights of matrix products, of recurrent and of quantised operators into a layout of its kernels
-("prepacking") whenever it makes a session, and keeps both. Those of convolutions it uses as they are. Packed weights
-make LoadWeights long, and a weights cache half as large; without them the kernels pack as they go, which hardly matters
-where each weight is used for many rows and matters very much where it is used for a few.
+Whenever ONNX Runtime opens a session, it copies the weights of matrix products, recurrent and quantised operators into
+a layout that suits its kernels ("prepacking"), and keeps both copies. It uses the weights of convolutions without a
+copy. Packed weights make LoadWeights slow and halve the capacity of the weights cache. Without them, the kernels pack
+weights during each inference. That hardly matters if each weight is used for many rows, and matters much if it is used
+for few.
 
-Rules of the file: it is decided once, when a model is read, by trying both. Packing stays if what it takes is small, if
-anything is unclear, or if executing takes more than `SLOWER_MAX` times as long without. Measured on one core of an AMD
-EPYC (family 26), onnxruntime 1.32 (``python benchmarks/bench_weights.py``): LoadWeights in ms, its heap in MB, and the
-time of executing without as a multiple of that with:
+The decision is made once, when a model is read, by trying both. Weights are packed if the packed copy is small, if the
+trial fails, or if executing without packing takes more than `MAX_SLOWDOWN` times as long. Measured on one core of an
+AMD EPYC (family 26) with onnxruntime 1.32 (``python benchmarks/bench_weights.py``): LoadWeights in ms, its heap in MB,
+and the execution time without packing as a multiple of the time with packing:
 
 ===========  ===============  ===============  =======  =======  =======
 model        packed           not packed       batch 1  batch 4  batch 8
@@ -20,8 +21,8 @@ alexnet      128  , 235   MB    0.4,   0.2 MB    1.02     1.10     1.07
 vgg19        268  , 495   MB    0.6,   0.3 MB    1.00     1.03     1.01
 ===========  ===============  ===============  =======  =======  =======
 
-Four products with 2048 x 2048 weights take 1.4 times as long for one row and 2.6 times for four; with weights of 8 bits
-3.0 and 2.1 times, with weights of 4 bits more than 60 times.
+Without packing, four products with 2048 x 2048 weights take 1.4 times as long for one row and 2.6 times for four rows;
+with 8-bit weights 3.0 and 2.1 times, with 4-bit weights more than 60 times.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,18 +33,18 @@ from clockwork.clock import MonotonicClock
 from clockwork.errors import ClockworkError
 from clockwork.units import MIB, SECOND, Bytes, Nanos
 
-PACKED_BYTES_MIN: Final[Bytes] = MIB
-"""Less is packed without asking: it takes less than a millisecond."""
+MIN_PACKED_BYTES: Final[Bytes] = MIB
+"""Smaller packed weights are kept without a trial: packing them takes less than a millisecond."""
 
-SLOWER_MAX: Final = 1.2
-"""Image networks are at 1.1 at most, what consists of products above 1.4 (see the table)."""
+MAX_SLOWDOWN: Final = 1.2
+"""Image networks slow down by 1.1 at most, networks of matrix products by more than 1.4 (see the table)."""
 
-ROUNDS_MIN: Final = 2
-ROUNDS_MAX: Final = 7
-"""Both take turns so often, and the shortest of each is compared: what disturbs makes times longer only."""
+MIN_ROUNDS: Final = 2
+MAX_ROUNDS: Final = 7
+"""Both variants run alternately this often. Their shortest times are compared, because disturbances only add time."""
 
 BUDGET: Final[Nanos] = SECOND
-"""No round begins later than that, but the first `ROUNDS_MIN`."""
+"""Time after which no further round starts, except the first `MIN_ROUNDS`."""
 
 Feed: TypeAlias = Mapping[str, Array]
 Run: TypeAlias = Callable[[Feed], object]
@@ -52,25 +53,25 @@ _clock: Final = MonotonicClock()
 
 
 def worth_packing(packed: Run, unpacked: Run, feeds: Sequence[Feed], packed_bytes: Bytes) -> bool:
-    """Whether packed weights, which take ``packed_bytes``, save enough time on these inputs."""
-    if packed_bytes < PACKED_BYTES_MIN or not feeds:
+    """Whether packed weights, which take ``packed_bytes``, save enough time on these inputs to be worth it."""
+    if packed_bytes < MIN_PACKED_BYTES or not feeds:
         return True
     try:
         times = [_shortest(packed, unpacked, feed) for feed in feeds]
     except ClockworkError:
         return True
-    return sum(slow for _, slow in times) > SLOWER_MAX * sum(fast for fast, _ in times)
+    return sum(slow for _, slow in times) > MAX_SLOWDOWN * sum(fast for fast, _ in times)
 
 
 def _shortest(packed: Run, unpacked: Run, feed: Feed) -> tuple[Nanos, Nanos]:
     runs = (packed, unpacked)
     for run in runs:
-        run(feed)  # the first is slower: memory for its activations
+        run(feed)  # the first run is slower: it allocates memory for activations
     times: tuple[list[Nanos], list[Nanos]] = ([], [])
     begin = _clock.now()
-    while len(times[0]) < ROUNDS_MIN or (len(times[0]) < ROUNDS_MAX and _clock.now() - begin < BUDGET):
-        for run, its in zip(runs, times, strict=True):
+    while len(times[0]) < MIN_ROUNDS or (len(times[0]) < MAX_ROUNDS and _clock.now() - begin < BUDGET):
+        for run, run_times in zip(runs, times, strict=True):
             start = _clock.now()
             run(feed)
-            its.append(_clock.now() - start)
+            run_times.append(_clock.now() - start)
     return min(times[0]), min(times[1])

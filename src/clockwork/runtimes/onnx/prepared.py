@@ -1,21 +1,21 @@
-"""The graph, optimised once; its weights beside it, used in place by every session.
+"""A prepared model: the graph, optimised once, and its weights, which every session uses in place.
 
-Rules of the file: after `prepare`, the model's files are not needed any more. Weights lie once in host memory, however
-many sessions use them.
+After `prepare`, the model's files are not needed any more. The weights lie in host memory once, however many sessions
+use them.
 
-ONNX Runtime writes the optimised graph with its larger weights in external data; both are read back, the weights into
-one aligned block. A session is then made from the graph alone, and told to use the block's tensors as they lie there
-(``SessionOptions.add_initializer``). Nothing of them is parsed, copied, or put into fresh memory, whose pages cost more
-than the copying. Measured for ResNet-50 (102 MB), one core: 4 ms, where ONNX Runtime takes 92 from the original file
-and 20 to 60 from the optimised one. Some weights may still be packed anew for every session
+ONNX Runtime writes the optimised graph, with its larger weights in external data. Both are read back, the weights into
+one aligned block. A session is then opened from the graph alone, with the block's tensors as its weights
+(``SessionOptions.add_initializer``). So no weights are parsed, copied, or put into fresh memory, whose pages cost more
+than the copying. For ResNet-50 (102 MB) on one core this takes 4 ms; ONNX Runtime takes 92 ms from the original file
+and 20 to 60 ms from the optimised one. Sessions may still pack some of the weights again
 (`clockwork.runtimes.onnx.packing`).
 
-The options of a session hold its weights. They are made once and kept: filling them takes 1.5 ms for the 330 tensors of
-DenseNet-121, most of them under the interpreter's lock, which inferences need as well.
+The options of a session hold its weights. The options are made once and kept: filling them takes 1.5 ms for the 330
+tensors of DenseNet-121, mostly with the interpreter's lock held, which inferences need as well.
 
-Before it looks at its options, ONNX Runtime checks that the external data could be read. Hence the `Placeholder`: a
-file of the right length that has no blocks on the disk. `clockwork.runtimes.probe` makes sure that nothing comes
-from it.
+Before it reads its options, ONNX Runtime checks that the external data can be read. The `Placeholder` satisfies this
+check: it is a file of the right length without blocks on the disk. `clockwork.runtimes.probe` checks that no weights
+are read from it.
 """
 
 import shutil
@@ -38,17 +38,17 @@ from clockwork.runtimes.ort import onnxruntime
 from clockwork.runtimes.signature import Signature
 from clockwork.units import KIB, Bytes
 
-INLINE_BYTES_MAX: Final[Bytes] = KIB
-"""Smaller weights stay in the graph: shapes and scalars, which ONNX Runtime reads while it loads."""
+MAX_INLINE_BYTES: Final[Bytes] = KIB
+"""Smaller weights stay in the graph: shapes and scalars, which ONNX Runtime reads while it opens a session."""
 
 ALIGNMENT: Final[Bytes] = 64
-"""A cache line, and the widest vector register."""
+"""Size of a cache line and of the widest vector register."""
 
 WEIGHTS: Final = "weights"
-"""The location of external data in prepared graphs."""
+"""Location of external data in prepared graphs."""
 
 SCRATCH: Final = "clockwork-"
-"""How the names of directories begin that exist while a model is prepared."""
+"""Prefix of the temporary directories in which models are prepared."""
 
 _DTYPES: Final[dict[int, np.dtype[Any]]] = {
     onnx.TensorProto.FLOAT: np.dtype("<f4"),
@@ -65,11 +65,11 @@ _DTYPES: Final[dict[int, np.dtype[Any]]] = {
     onnx.TensorProto.UINT64: np.dtype("<u8"),
     onnx.TensorProto.BFLOAT16: dtype_of("BF16"),
 }
-"""What numpy can hold. Weights of other types (4-bit and 8-bit floats, strings) stay in the graph."""
+"""Types that numpy can hold. Weights of other types (4-bit and 8-bit floats, strings) stay in the graph."""
 
 
 class Placeholder:
-    """A file of zeros that takes no space, in a directory of its own; see the module's docstring."""
+    """A file of zeros that takes no disk space, in a directory of its own; see the module's docstring."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -81,7 +81,7 @@ class Placeholder:
         weakref.finalize(self, shutil.rmtree, self._path.parent, ignore_errors=True)
 
     def directory(self, nbytes: Bytes) -> str:
-        """The directory of a file of at least ``nbytes``. Made again where something tidied it away."""
+        """Return a directory that holds a file of at least ``nbytes``. It is made again if it was removed."""
         with self._lock:
             if not self._path.parent.is_dir():
                 self._make()
@@ -93,10 +93,10 @@ class Placeholder:
 
 
 class PreparedModel:
-    """A graph in ONNX's format, and the block of memory in which its external data lies."""
+    """A graph in ONNX format, and a block of memory with its external data."""
 
     def __init__(self, graph: bytes, weights: Array, ports: Signature) -> None:
-        """``weights`` is a block of bytes, with all of the graph's external data."""
+        """``weights``: a block of bytes that holds all of the graph's external data."""
         self.graph = graph
         self.weights = weights
         self.ports = ports
@@ -106,65 +106,65 @@ class PreparedModel:
 
     @property
     def nbytes(self) -> Bytes:
-        """What it takes of host memory."""
+        """Host memory of the graph and the weights, in bytes."""
         return len(self.graph) + self.weights.nbytes
 
     def session(self, threads: int, placeholder: Placeholder | None, packed: bool) -> Any:
-        """A new session. It uses this object's memory, which has to outlive it; without placeholder, copies of it.
+        """Open a session that uses this object's memory, which must outlive it; without ``placeholder``, it copies.
 
         ``packed``: as in `sessions.options`. Raises one of `sessions.FAILURES`.
         """
         directory = None
         if self._values and placeholder is not None:
             directory = placeholder.directory(self.weights.nbytes)
-        wanted = self._options.get((threads, directory, packed))
-        if wanted is None:  # two threads may both make them; then one of the two is kept
-            wanted = self._options[threads, directory, packed] = self._made(threads, directory, packed)
-        return session(self.graph, wanted)
+        session_options = self._options.get((threads, directory, packed))
+        if session_options is None:  # two threads may both make options; one of the two is kept
+            session_options = self._options[threads, directory, packed] = self._options_for(threads, directory, packed)
+        return session(self.graph, session_options)
 
     def portable_session(self, provider: Provider, recorded: bool = False) -> Any:
-        """A new session that executes the graph as ``provider`` likes it, with copies of the weights.
+        """Open a session that optimises the graph for ``provider`` and copies the weights.
 
-        ``recorded``: it can tell which nodes are executed where. Raises as `sessions.session` does.
+        ``recorded``: the session records which provider executes each node. Raises as `sessions.session` does.
         """
-        wanted = self._portable.get(recorded)
-        if wanted is None:
-            wanted = self._portable[recorded] = self._made(1, None, True)
-            wanted.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-            wanted.add_session_config_entry("session.record_ep_graph_assignment_info", str(int(recorded)))
-        return session(self.graph, wanted, provider)
+        session_options = self._portable.get(recorded)
+        if session_options is None:
+            session_options = self._portable[recorded] = self._options_for(1, None, True)
+            session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+            session_options.add_session_config_entry("session.record_ep_graph_assignment_info", str(int(recorded)))
+        return session(self.graph, session_options, provider)
 
-    def _made(self, threads: int, directory: str | None, packed: bool) -> Any:
-        wanted = options(threads, packed)
-        wanted.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    def _options_for(self, threads: int, directory: str | None, packed: bool) -> Any:
+        session_options = options(threads, packed)
+        session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if self._values and directory is None:
-            wanted.add_external_initializers(list(self._values), list(self._values.values()))
+            session_options.add_external_initializers(list(self._values), list(self._values.values()))
         elif directory is not None:
-            wanted.add_session_config_entry("session.model_external_initializers_file_folder_path", directory)
+            session_options.add_session_config_entry("session.model_external_initializers_file_folder_path", directory)
             for name, value in self._values.items():
-                wanted.add_initializer(name, value)
-        return wanted
+                session_options.add_initializer(name, value)
+        return session_options
 
 
 def prepare(path: Path, threads: int, scratch: Path | None, portable: bool = False) -> tuple[Any, PreparedModel]:
-    """A session of the model file as it is, and the model prepared. Needs disk space for the weights in ``scratch``.
+    """Return a session of the original model file, and the prepared model. ``scratch`` needs space for the weights.
 
-    ``portable``: optimised as far as holds for every device ("basic" in ONNX Runtime's documentation), else for this
-    CPU.
+    ``portable``: use only the optimisations that hold for every device ("basic" in ONNX Runtime's documentation);
+    otherwise optimise for this CPU.
 
     Raises:
-        InvalidModelError: ONNX Runtime cannot load it, or its inputs or outputs are of unsupported types.
+        InvalidModelError: ONNX Runtime cannot load the model, or an input or output has an unsupported type.
     """
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=scratch) as directory:
         optimised = Path(directory) / "model.onnx"
-        wanted = options(threads)
-        wanted.optimized_model_filepath = str(optimised)
+        session_options = options(threads)
+        session_options.optimized_model_filepath = str(optimised)
         if portable:
-            wanted.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        for key, value in (("file_name", WEIGHTS), ("min_size_in_bytes", str(INLINE_BYTES_MAX))):
-            wanted.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)
+            session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        for key, value in (("file_name", WEIGHTS), ("min_size_in_bytes", str(MAX_INLINE_BYTES))):
+            session_options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)
         try:
-            original = session(str(path), wanted)
+            original = session(str(path), session_options)
         except FAILURES as error:
             raise _cannot_load(path, error) from error
         ports = signature(original.get_inputs(), original.get_outputs())
@@ -174,10 +174,10 @@ def prepare(path: Path, threads: int, scratch: Path | None, portable: bool = Fal
 
 
 def open_unpacked(path: Path, threads: int) -> Any:
-    """A session of the model file as it is, without packed weights.
+    """Open a session of the original model file, without packed weights.
 
     Raises:
-        InvalidModelError: ONNX Runtime cannot load it.
+        InvalidModelError: ONNX Runtime cannot load the model.
     """
     try:
         return session(str(path), options(threads, packed=False))
@@ -186,7 +186,7 @@ def open_unpacked(path: Path, threads: int) -> Any:
 
 
 def aligned(nbytes: Bytes) -> Array:
-    """An uninitialised block of bytes that begins at a multiple of `ALIGNMENT`."""
+    """Return an uninitialised block of bytes that begins at a multiple of `ALIGNMENT`."""
     block = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -block.ctypes.data % ALIGNMENT
     return block[start : start + nbytes]
@@ -197,7 +197,7 @@ def _cannot_load(path: Path, error: Exception) -> InvalidModelError:
 
 
 def _block(graph: Any, directory: Path) -> Array:
-    """Read the weights into one aligned block, and write into the graph where in it each tensor lies."""
+    """Read the weights into one aligned block, and write each tensor's offset in the block into the graph."""
     shared = []
     size = 0
     for tensor in _external(graph.initializer):
@@ -207,7 +207,7 @@ def _block(graph: Any, directory: Path) -> Array:
             size += -(-length // ALIGNMENT) * ALIGNMENT
         else:
             _inline(tensor, directory)
-    # No session can be given the weights of a subgraph from outside.
+    # The weights of a subgraph cannot be passed to a session from outside.
     for node in graph.node:
         for tensor in _external(tensors_of_node(node)):
             _inline(tensor, directory)
@@ -220,17 +220,17 @@ def _block(graph: Any, directory: Path) -> Array:
     return block
 
 
-def _external(found: Iterable[Any]) -> list[Any]:
-    return [it for it in found if it.data_location == onnx.TensorProto.EXTERNAL]
+def _external(tensors: Iterable[Any]) -> list[Any]:
+    return [tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL]
 
 
 def _range(tensor: Any) -> tuple[int, Bytes]:
-    entry = {it.key: it.value for it in tensor.external_data}
+    entry = {item.key: item.value for item in tensor.external_data}
     return int(entry.get("offset", 0)), int(entry["length"])
 
 
 def _read(tensor: Any, directory: Path, into: memoryview) -> None:
-    (location,) = (it.value for it in tensor.external_data if it.key == "location")
+    (location,) = (item.value for item in tensor.external_data if item.key == "location")
     offset, length = _range(tensor)
     with (directory / location).open("rb", buffering=0) as file:
         file.seek(offset)
@@ -238,7 +238,9 @@ def _read(tensor: Any, directory: Path, into: memoryview) -> None:
         while done < length and (count := file.readinto(into[done:])):
             done += count
     if done < length:
-        raise ServerError(f"the optimised model's weights are cut off at {done} of {length} bytes: is the disk full?")
+        raise ServerError(
+            f"the optimised model's weights end after {done} of {length} bytes: check that the disk is not full"
+        )
 
 
 def _inline(tensor: Any, directory: Path) -> None:
@@ -250,7 +252,7 @@ def _inline(tensor: Any, directory: Path) -> None:
 
 
 def _values(graph: bytes, weights: Array) -> dict[str, Any]:
-    """ONNX Runtime's values of the graph's external data: views of the block."""
+    """Return OrtValues of the graph's external data: views of the block."""
     model = onnx.ModelProto()
     model.ParseFromString(graph)
     found = {}

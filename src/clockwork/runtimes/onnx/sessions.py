@@ -1,11 +1,11 @@
-"""ONNX Runtime itself: the only module that makes a session or runs one.
+"""Opens and runs sessions of ONNX Runtime. No other module does.
 
-Rules of the file: nothing is printed, and nothing falls back silently. What ONNX Runtime says is cut to its first
-sentence or two; paths and source lines are taken out, because messages travel to clients.
+ONNX Runtime prints nothing, and never falls back to another provider silently. Its error texts are shortened, and
+paths and source lines are removed, because they travel to clients.
 
-All sessions of a process allocate from one arena. With an arena of its own, every session keeps what its largest batch
-ever took, and the first inferences after each LoadWeights run on fresh memory: measured for AlexNet at batch 8, 233 and
-165 ms instead of 141.
+All sessions of a process allocate from one arena. If each session had its own arena, it would keep the memory that its
+largest batch ever took, and the first inferences after each LoadWeights would run on fresh memory: for AlexNet at batch
+8, the first two took 233 and 165 ms instead of 141.
 """
 
 import ctypes
@@ -30,24 +30,24 @@ LIBRARY: Final = "ONNX Runtime"
 """The name of the library in error messages."""
 
 FAILURES: Final[tuple[type[Exception], ...]] = (
-    *(it for it in vars(binding).values() if isinstance(it, type) and issubclass(it, Exception)),
+    *(member for member in vars(binding).values() if isinstance(member, type) and issubclass(member, Exception)),
     MemoryError,
     OSError,
     RuntimeError,
     TypeError,
     ValueError,
 )
-"""Whatever ONNX Runtime raises: its exceptions have no base of their own."""
+"""All exceptions that ONNX Runtime raises; they have no common base class."""
 
 _FATAL: Final = 4
 _BFLOAT16: Final = 16  # TensorProto.BFLOAT16
 _LOST: Final = re.compile(r"\bCUDA failure (?:4|46|214|220|226|700|702|709|710|71[4-9]|721|911)\b")
-"""After these "the process must be terminated and relaunched" (CUDA Runtime API), or the device has gone."""
+"""Errors after which "the process must be terminated and relaunched" (CUDA Runtime API), or the device is gone."""
 
 _MEMORY: Final = re.compile(r"allocate memory|Available memory of|out of memory|ALLOC_FAILED", re.IGNORECASE)
 _SHAPES: Final = re.compile(r"\b(shapes?|dimensions?|dims|broadcast\w*|reshaped|rank)\b", re.IGNORECASE)
 _NUMBERS: Final = re.compile(r"Status Message: sto(?:i|l|ll|ul|ull|f|d|ld)\b")
-"""What Cast says of a string that is no number: the name of the C++ function that could not parse it."""
+"""Cast's error for a string that is not a number: the name of the C++ function that could not parse it."""
 
 _NOISE: Final = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : |(?<!\w)/\S+|\bFile:\S*|"
@@ -60,38 +60,38 @@ _RUN.log_severity_level = _FATAL
 
 @cache
 def share_one_arena() -> None:
-    """Make the arena from which the sessions of this process allocate. Once; asking again does nothing."""
+    """Make the arena from which the sessions of this process allocate. Further calls do nothing."""
     onnxruntime.set_default_logger_severity(_FATAL)
     give_back()
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
-    # 1: grow by what is asked for, rather than to the next power of two
+    # 1: grow by the requested size, not to the next power of two
     onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
 def options(threads: int, packed: bool = True) -> Any:
-    """Options of a session that computes with ``threads`` threads, of which one is the caller's.
+    """Return the options of a session that computes with ``threads`` threads, the calling thread included.
 
-    ``packed``: it may copy weights into a layout of its own; see `clockwork.runtimes.onnx.packing`.
+    ``packed``: the session packs weights; see `clockwork.runtimes.onnx.packing`.
     """
     share_one_arena()
-    made = onnxruntime.SessionOptions()
-    made.intra_op_num_threads = threads
-    made.inter_op_num_threads = 1
-    made.log_severity_level = _FATAL
-    made.add_session_config_entry("session.use_env_allocators", "1")
-    made.add_session_config_entry("session.disable_prepacking", "0" if packed else "1")
+    result = onnxruntime.SessionOptions()
+    result.intra_op_num_threads = threads
+    result.inter_op_num_threads = 1
+    result.log_severity_level = _FATAL
+    result.add_session_config_entry("session.use_env_allocators", "1")
+    result.add_session_config_entry("session.disable_prepacking", "0" if packed else "1")
     if threads == 1:
-        made.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        result.add_session_config_entry("session.intra_op.allow_spinning", "0")
     else:
-        # Spin between the kernels of one inference, but not after it: the core belongs to another device or lane then.
-        made.add_session_config_entry("session.force_spinning_stop", "1")
-    return made
+        # Spin between the kernels of an inference, but not after it: another device or lane may then need the core.
+        result.add_session_config_entry("session.force_spinning_stop", "1")
+    return result
 
 
 class Provider(Struct, frozen=True):
-    """What executes the nodes of a graph, with its options; nodes that it cannot execute run on the CPU."""
+    """An execution provider and its options. Nodes that it cannot execute run on the CPU."""
 
     name: str
     options: tuple[tuple[str, str], ...] = ()
@@ -101,57 +101,57 @@ CPU: Final = Provider("CPUExecutionProvider")
 
 
 def session(model: str | bytes, with_options: Any, provider: Provider = CPU) -> Any:
-    """A session, from a path or from bytes.
+    """Open a session from a path or from bytes.
 
-    Raises one of `FAILURES`, or ServerError if the provider could not be used: ONNX Runtime itself would execute
-    everything on the CPU then, and say nothing.
+    Raises one of `FAILURES`, or ServerError if the provider could not be used. (ONNX Runtime itself would silently
+    execute everything on the CPU.)
     """
     providers = [(provider.name, dict(provider.options)), (CPU.name, {})] if provider != CPU else [(CPU.name, {})]
-    made = onnxruntime.InferenceSession(model, with_options, providers=providers, enable_fallback=0)
-    found = made.get_providers()
+    opened = onnxruntime.InferenceSession(model, with_options, providers=providers, enable_fallback=0)
+    found = opened.get_providers()
     if found[0] != provider.name:
-        raise ServerError(f"ONNX Runtime could not use its {provider.name}, only {', '.join(found)}")
-    return made
+        raise ServerError(f"ONNX Runtime could not use its {provider.name}; it used {', '.join(found)}")
+    return opened
 
 
-def run(over: Any, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
-    """Run a session without BF16 inputs and outputs.
+def run(opened: Any, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
+    """Run a session that has no BF16 inputs or outputs.
 
     Raises:
-        InvalidRequestError: it refuses these inputs.
-        DeviceLostError: all that comes would fail as well.
+        InvalidRequestError: the model rejects these inputs.
+        DeviceLostError: the device can execute nothing any more.
         ServerError: anything else.
     """
     try:
-        return over.run(outputs, feed, _RUN)  # type: ignore[no-any-return]
+        return opened.run(outputs, feed, _RUN)  # type: ignore[no-any-return]
     except FAILURES as error:
         raise _inference_error(error) from error
 
 
-def run_with_bfloat16(over: Any, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
-    """Run a session that may have BF16 inputs and outputs, which numpy does not know. Some 30 us slower than `run`."""
+def run_with_bfloat16(opened: Any, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
+    """Run a session that may have BF16 inputs or outputs, a type that numpy lacks. About 30 us slower than `run`."""
     try:
-        values = over.run_with_ort_values(outputs, {name: ort_value(array) for name, array in feed.items()}, _RUN)
+        values = opened.run_with_ort_values(outputs, {name: ort_value(array) for name, array in feed.items()}, _RUN)
         return [_array(value) for value in values]
     except FAILURES as error:
         raise _inference_error(error) from error
 
 
 def ort_value(array: Array) -> Any:
-    """The array as ONNX Runtime's own kind of value, in the same memory. The array has to outlive it."""
+    """Return an OrtValue that uses the array's memory. The array must outlive it."""
     if array.dtype.kind != "O" and array.dtype.isbuiltin != 1:
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BFLOAT16)
     return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
 def check_not_lost(error: Exception) -> None:
-    """What ONNX Runtime has raised: is its device lost with it?
+    """Check whether an error of ONNX Runtime means that the device is lost.
 
     Raises:
-        DeviceLostError: all that comes would fail as well.
+        DeviceLostError: the device can execute nothing any more.
     """
     if _LOST.search(str(error)):
-        raise DeviceLostError(f"a CUDA device is lost, and the worker ends: {describe(error)}") from error
+        raise DeviceLostError(f"a CUDA device is lost, so the worker ends: {describe(error)}") from error
 
 
 def describe(error: BaseException) -> str:
@@ -166,7 +166,7 @@ def _array(value: Any) -> Array:
     nbytes: Bytes = value.tensor_size_in_bytes()
     if not nbytes:
         return np.empty(shape, dtype)
-    # ONNX Runtime hands BF16 out by address only; copied, because the memory goes with the value.
+    # ONNX Runtime gives only the address of BF16 data. Copy the data, because the value owns the memory.
     copied = ctypes.string_at(value.data_ptr(), nbytes)
     return np.ndarray(shape, dtype, copied)
 

@@ -1,4 +1,4 @@
-"""What a session takes and gives, in the vocabulary's words; see `clockwork.runtimes.signature`."""
+"""Converts the inputs and outputs of a session to a `clockwork.runtimes.signature.Signature`."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -26,10 +26,10 @@ _DATATYPES: Final[dict[str, Datatype]] = {
 
 
 def signature(inputs: Sequence[Any], outputs: Sequence[Any]) -> Signature:
-    """The signature of a session: of its ``get_inputs()`` and ``get_outputs()``.
+    """Return the signature of a session from its ``get_inputs()`` and ``get_outputs()``.
 
     Raises:
-        InvalidModelError: too many of them, or one that is no tensor or of an unsupported type.
+        InvalidModelError: there are too many inputs or outputs, or one has an unsupported type.
     """
     for ports, word in ((inputs, "inputs"), (outputs, "outputs")):
         if len(ports) > MAX_TENSORS:
@@ -41,8 +41,8 @@ def _port(node: Any, word: str) -> Port:
     datatype = _DATATYPES.get(node.type)
     if datatype is None:
         raise InvalidModelError(
-            f"the model's {word} {node.name!r} is of type {node.type}; only tensors of {', '.join(Datatype)} are "
-            "supported: export the model with such an input or output"
+            f"the model's {word} {node.name!r} is of type {node.type}; supported are tensors of {', '.join(Datatype)}: "
+            f"export the model with such an {word}"
         )
     dims = tuple(node.shape)
     if len(dims) > MAX_RANK:

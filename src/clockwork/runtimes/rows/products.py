@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from clockwork.runtimes.rows.moves import broadcast, dropped, inserted, no_rows
+from clockwork.runtimes.rows.moves import broadcast, check_no_rows, squeezed, unsqueezed
 from clockwork.runtimes.rows.size import ONE, Size, opaque
-from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsError, Value, across
+from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsError, Value, across_error
 
 MATRIX: Final = 2
 """Dimensions of a matrix; those before them count matrices."""
@@ -20,22 +20,22 @@ def matmul(left: Value, right: Value, name: str = "") -> Value:
     if not left.rank or not right.rank:
         raise UnknownRowsError("multiplies a number as a matrix")
     if left.rank == 1:
-        return _without(matmul(inserted(left, (0,)), right, name), MATRIX)
+        return _without(matmul(unsqueezed(left, (0,)), right, name), MATRIX)
     if right.rank == 1:
-        return _without(matmul(left, inserted(right, (1,)), name), 1)
-    if left.rows == left.rank - 1:
-        raise across(left)
-    if right.rows == right.rank - MATRIX:
-        raise across(right)
+        return _without(matmul(left, unsqueezed(right, (1,)), name), 1)
+    if left.batch_axis == left.rank - 1:
+        raise across_error(left)
+    if right.batch_axis == right.rank - MATRIX:
+        raise across_error(right)
     # The summed axis goes; the other axis of each matrix is one of the result, where the other matrix has a size of 1.
-    rows_of_left = Value((*left.shape[:-1], ONE), left.rows, left.inner)
+    rows_of_left = Value((*left.shape[:-1], ONE), left.batch_axis, left.inner)
     columns = (*right.shape[:-MATRIX], ONE, right.shape[-1])
-    return broadcast([rows_of_left, Value(columns, right.rows, right.inner)], name)
+    return broadcast([rows_of_left, Value(columns, right.batch_axis, right.inner)], name)
 
 
 def _without(value: Value, back: int) -> Value:
     """Drop an axis of size 1, counted from behind, from 1."""
-    return dropped(value, (value.rank - back,))
+    return squeezed(value, (value.rank - back,))
 
 
 def per_row(value: Value, channels: Size | None, sizes: Sequence[Size], *parameters: Value) -> Value:
@@ -43,11 +43,11 @@ def per_row(value: Value, channels: Size | None, sizes: Sequence[Size], *paramet
 
     None: as many channels as there were.
     """
-    no_rows(*parameters)
-    if value.rows not in (None, 0):
-        raise across(value)
+    check_no_rows(*parameters)
+    if value.batch_axis not in (None, 0):
+        raise across_error(value)
     kept = value.shape[1] if channels is None else channels
-    return Value((value.shape[0], kept, *sizes), value.rows, value.inner)
+    return Value((value.shape[0], kept, *sizes), value.batch_axis, value.inner)
 
 
 def einsum(equation: str, values: Sequence[Value], name: str = "") -> Value:
@@ -61,30 +61,30 @@ def einsum(equation: str, values: Sequence[Value], name: str = "") -> Value:
     inputs = terms.split(",")
     if len(inputs) != len(values):
         raise UnknownRowsError(f"has {len(values)} inputs for the equation {equation!r}")
-    labels = [_labels(it, value.rank) for it, value in zip(inputs, values, strict=True)]
+    labels = [_labels(tensor, value.rank) for tensor, value in zip(inputs, values, strict=True)]
     sizes: dict[str, Size] = {}
     rows: set[tuple[str, Size]] = set()
     for of, value in zip(labels, values, strict=True):
         for i, (label, size) in enumerate(zip(of, value.shape, strict=True)):
-            if value.rows == i:
+            if value.batch_axis == i:
                 rows.add((label, value.inner))
-            if sizes.get(label, ONE) == ONE or value.rows == i:
+            if sizes.get(label, ONE) == ONE or value.batch_axis == i:
                 sizes[label] = size
-    ellipsis = max((of for of in labels), key=lambda of: sum(it.isdigit() for it in of))
+    ellipsis = max((of for of in labels), key=lambda of: sum(item.isdigit() for item in of))
     out = _labels(
-        result, len(result.replace("...", "")) + (sum(it.isdigit() for it in ellipsis) if "." in result else 0)
+        result, len(result.replace("...", "")) + (sum(item.isdigit() for item in ellipsis) if "." in result else 0)
     )
     if not rows:
-        return Value(tuple(sizes.get(it, opaque(f"{name}.{it}")) for it in out))
+        return Value(tuple(sizes.get(item, opaque(f"{name}.{item}")) for item in out))
     if len(rows) > 1:
         raise MixesRowsError(f"{ACROSS}: they have several labels in {equation!r}")
     ((label, inner),) = rows
     for of, value in zip(labels, values, strict=True):
-        if of.count(label) > 1 or (value.rows is None and label in of and value.shape[of.index(label)] != ONE):
+        if of.count(label) > 1 or (value.batch_axis is None and label in of and value.shape[of.index(label)] != ONE):
             raise MixesRowsError(f"{ACROSS}: label {label!r} of {equation!r}")
     if out.count(label) != 1:
         raise MixesRowsError(f"{ACROSS}: it sums over label {label!r} of {equation!r}")
-    return Value(tuple(sizes[it] for it in out), out.index(label), inner)
+    return Value(tuple(sizes[item] for item in out), out.index(label), inner)
 
 
 def _labels(term: str, rank: int) -> list[str]:

@@ -71,7 +71,7 @@ class Size:
         return None
 
     @property
-    def depends(self) -> bool:
+    def depends_on_rows(self) -> bool:
         """Whether it depends on the number of rows."""
         return any(name.startswith(ROWS) for names, _ in self.terms for name in names)
 
@@ -131,7 +131,11 @@ def at_most(limit: Size, size: Size) -> Size:
     """The smaller of two sizes."""
     if limit == size or limit.exceeds(size):
         return size
-    return limit if size.exceeds(limit) else opaque(f"min({limit!r},{size!r})", limit.depends or size.depends)
+    return (
+        limit
+        if size.exceeds(limit)
+        else opaque(f"min({limit!r},{size!r})", limit.depends_on_rows or size.depends_on_rows)
+    )
 
 
 def product(sizes: Iterable[Size]) -> Size:

@@ -24,7 +24,7 @@ class UnknownRowsError(RowsError):
     """An operator, or a case of one, for which there is no rule."""
 
 
-class Trouble(Struct, frozen=True):
+class Problem(Struct, frozen=True):
     """Why nothing is known of a tensor. ``mixes``: rows are mixed; else there is only no proof that they are not."""
 
     mixes: bool
@@ -43,10 +43,10 @@ class Value(Struct, frozen=True):
     """
 
     shape: Shape
-    rows: int | None = None
+    batch_axis: int | None = None
     inner: Size = ONE
     content: Any = None
-    trouble: Trouble | None = None
+    problem: Problem | None = None
 
     @property
     def rank(self) -> int:
@@ -54,20 +54,22 @@ class Value(Struct, frozen=True):
         return len(self.shape)
 
     @property
-    def counts_rows(self) -> bool:
+    def depends_on_batch_size(self) -> bool:
         """Whether an element of the content depends on the number of rows."""
-        return self.content is not None and any(isinstance(it, Size) and it.depends for it in self.content.flat)
+        return self.content is not None and any(
+            isinstance(item, Size) and item.depends_on_rows for item in self.content.flat
+        )
 
     @property
-    def is_plain(self) -> bool:
+    def has_one_element_per_row(self) -> bool:
         """Whether there is one element of the rows' axis for each row."""
-        return self.rows is not None and self.shape[self.rows] == N
+        return self.batch_axis is not None and self.shape[self.batch_axis] == N
 
     @property
-    def place(self) -> int:
+    def axis_from_end(self) -> int:
         """The axis of the rows, counted from the last: 0 for the last. Only for a tensor that has rows."""
-        assert self.rows is not None
-        return self.rank - 1 - self.rows
+        assert self.batch_axis is not None
+        return self.rank - 1 - self.batch_axis
 
     @property
     def elements(self) -> Size:
@@ -90,9 +92,9 @@ class Proof(Struct, frozen=True):
 PROVED: Final = Proof(proved=True)
 
 
-def troubled(reason: str, mixes: bool) -> Value:
+def unknown_value(reason: str, mixes: bool) -> Value:
     """A tensor of which nothing is known."""
-    return Value((), trouble=Trouble(mixes, reason))
+    return Value((), problem=Problem(mixes, reason))
 
 
 def constant(*shape: int) -> Value:
@@ -100,25 +102,21 @@ def constant(*shape: int) -> Value:
     return Value(tuple(number(dim) for dim in shape))
 
 
-def across(value: Value) -> MixesRowsError:
+def across_error(value: Value) -> MixesRowsError:
     """The error of an operator that computes along the rows' axis."""
-    return MixesRowsError(f"{ACROSS} (axis {value.rows})")
+    return MixesRowsError(f"{ACROSS} (axis {value.batch_axis})")
 
 
-def conclusion(outputs: dict[str, Value]) -> Proof:
-    """The verdict on a graph with these outputs, by name."""
-    troubles = [it.trouble for it in outputs.values() if it.trouble is not None]
-    for trouble in sorted(troubles, key=lambda it: not it.mixes):
-        return Proof(proved=False, mixes=trouble.mixes, reason=trouble.reason)
+def proof_of(outputs: dict[str, Value]) -> Proof:
+    """Return the result for a graph whose outputs, by name, are these."""
+    problems = [tensor.problem for tensor in outputs.values() if tensor.problem is not None]
+    for problem in sorted(problems, key=lambda problem: not problem.mixes):
+        return Proof(proved=False, mixes=problem.mixes, reason=problem.reason)
     for name, value in outputs.items():
-        if value.rows is None:
+        axis = value.batch_axis
+        if axis is None:
             return Proof(False, True, f"output {name!r} does not depend on the rows of the input")
-        if value.rows != 0 or not value.is_plain:
-            return Proof(
-                False,
-                True,
-                f"output {name!r} has its rows along axis {value.rows}, {value.shape[value.rows]!r} of them".replace(
-                    "#", "N"
-                ),
-            )
+        if axis != 0 or not value.has_one_element_per_row:
+            count = repr(value.shape[axis]).replace("#", "N")
+            return Proof(False, True, f"output {name!r} has its rows along axis {axis}, {count} of them")
     return PROVED

@@ -52,7 +52,7 @@ class ModelFile(Struct, frozen=True):
 
 def find(path: Path) -> Path:
     """The model file that a path means; see `clockwork.runtimes.locating.locate`."""
-    return locate(path, SUFFIX, "exported PyTorch program")
+    return locate(path, SUFFIX, "an exported PyTorch program")
 
 
 def read(path: Path) -> ModelFile:
@@ -73,7 +73,8 @@ def read(path: Path) -> ModelFile:
         return ModelFile(path, _digest(path), compiled)
     except BadZipFile:
         raise InvalidModelError(
-            f"{path.name!r} is no exported PyTorch program, or is cut off: its {size} bytes are no zip archive; {HOW}"
+            f"{path.name!r} is not an exported PyTorch program, or is cut off: its {size} bytes are no zip "
+            f"archive; {HOW}"
         ) from None
     except OSError as error:
         raise InvalidModelError(f"{path.name!r} cannot be read: {error.strerror or type(error).__name__}") from error

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from clockwork.runtimes.onnx.rows.node import Node, rule
-from clockwork.runtimes.rows.moves import no_rows
+from clockwork.runtimes.rows.moves import check_no_rows
 from clockwork.runtimes.rows.size import ONE, number
-from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsError, Value, across
+from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsError, Value, across_error
 
 
 def _together(node: Node, *places: int) -> Value:
@@ -15,9 +15,9 @@ def _together(node: Node, *places: int) -> Value:
         if not node.has(at):
             continue
         it = node.value(at)
-        if it.rows not in (None, 0):
-            raise across(it)
-        if (it.rows, it.inner) != (first.rows, first.inner):
+        if it.batch_axis not in (None, 0):
+            raise across_error(it)
+        if (it.batch_axis, it.inner) != (first.batch_axis, first.inner):
             raise MixesRowsError(f"{ACROSS}: its inputs do not go together one by one")
     return first
 
@@ -27,10 +27,10 @@ def _mask(node: Node, at: int, first: Value, least_rank: int) -> None:
     if not node.has(at):
         return
     mask = node.value(at)
-    if mask.rows is not None:
-        if mask.rows != 0 or mask.rank < least_rank or mask.inner != first.inner or first.rows is None:
+    if mask.batch_axis is not None:
+        if mask.batch_axis != 0 or mask.rank < least_rank or mask.inner != first.inner or first.batch_axis is None:
             raise MixesRowsError(f"{ACROSS}: its mask does not go with the rows one by one")
-    elif first.rows is not None and mask.rank >= least_rank and mask.shape[0] != ONE:
+    elif first.batch_axis is not None and mask.rank >= least_rank and mask.shape[0] != ONE:
         raise UnknownRowsError("has a mask that is a constant for each row")
 
 
@@ -47,9 +47,10 @@ def attention(node: Node) -> Sequence[Value]:
         heads = number(int(node.attributes["q_num_heads"]))
         width = last.divided(number(int(node.attributes["kv_num_heads"])))
         last = node.unknown_size(2) if width is None else heads * width
-    made = Value((*q.shape[:-1], last), q.rows, q.inner)
+    made = Value((*q.shape[:-1], last), q.batch_axis, q.inner)
     others = [
-        Value((q.shape[0], *(node.unknown_size(f"{at}.{i}") for i in range(3))), q.rows, q.inner) for at in range(3)
+        Value((q.shape[0], *(node.unknown_size(f"{at}.{i}") for i in range(3))), q.batch_axis, q.inner)
+        for at in range(3)
     ]
     return [made, *others]
 
@@ -65,19 +66,19 @@ def multi_head_attention(node: Node) -> Sequence[Value]:
         or any(node.has(at) for at in range(6, len(node.inputs)))
     ):
         raise UnknownRowsError("has a case without a rule")
-    no_rows(*([node.value(3)] if node.has(3) else []))
+    check_no_rows(*([node.value(3)] if node.has(3) else []))
     if node.has(4) and node.value(4).rank < 2:
         raise UnknownRowsError("has a mask of one dimension")
     _mask(node, 4, q, 2)
     _mask(node, 5, q, 4)
-    return [Value((*q.shape[:-1], node.value(2).shape[-1]), q.rows, q.inner)]
+    return [Value((*q.shape[:-1], node.value(2).shape[-1]), q.batch_axis, q.inner)]
 
 
 @rule("com.microsoft.Attention")
 def packed_attention(node: Node) -> Sequence[Value]:
     """One input, and the weights of all three."""
     x = node.rowwise(node.value(0), 3)
-    no_rows(*(node.value(at) for at in (1, 2) if node.has(at)))
+    check_no_rows(*(node.value(at) for at in (1, 2) if node.has(at)))
     if any(node.has(at) for at in (4, 6)) or node.attributes.get("qkv_hidden_sizes"):
         raise UnknownRowsError("has a case without a rule")
     if node.has(3) and node.value(3).rank < 2:
@@ -85,22 +86,27 @@ def packed_attention(node: Node) -> Sequence[Value]:
     _mask(node, 3, x, 2)
     _mask(node, 5, x, 4)
     width = node.value(1).shape[-1].divided(number(3))
-    return [Value((*x.shape[:-1], width or node.unknown_size(2)), x.rows, x.inner)]
+    return [Value((*x.shape[:-1], width or node.unknown_size(2)), x.batch_axis, x.inner)]
 
 
 @rule("RotaryEmbedding")
 def rotary_embedding(node: Node) -> Sequence[Value]:
     """Pairs of elements turned by an angle that tables have for each position."""
     x = node.value(0)
-    if x.rows not in (None, 0):
-        raise across(x)
+    if x.batch_axis not in (None, 0):
+        raise across_error(x)
     for at in (1, 2, 3):
         if node.has(at):
             it = node.value(at)
-            if it.rows is not None and (at < 3 and node.has(3)):
+            if it.batch_axis is not None and (at < 3 and node.has(3)):
                 raise MixesRowsError("takes a table from the rows of the batch, for the whole of the batch")
-            if it.rows not in (None, 0) or (it.rows is not None and it.inner != x.inner):
+            if it.batch_axis not in (None, 0) or (it.batch_axis is not None and it.inner != x.inner):
                 raise MixesRowsError(f"{ACROSS}: positions do not go with the rows one by one")
-            if it.rows is None and x.rows is not None and not (at < 3 and node.has(3)) and it.shape[0] != ONE:
+            if (
+                it.batch_axis is None
+                and x.batch_axis is not None
+                and not (at < 3 and node.has(3))
+                and it.shape[0] != ONE
+            ):
                 raise UnknownRowsError("has positions that are a constant for each row")
-    return [Value(x.shape, x.rows, x.inner)]
+    return [Value(x.shape, x.batch_axis, x.inner)]

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Final
 
-from clockwork.runtimes.onnx.rows.node import Node, as_size, rule, whole
-from clockwork.runtimes.rows.moves import along, axis_of, broadcast, inserted, no_rows, reduced
+from clockwork.runtimes.onnx.rows.node import Node, as_int, as_size, rule
+from clockwork.runtimes.rows.moves import along, axis_of, broadcast, check_no_rows, reduced, unsqueezed
 from clockwork.runtimes.rows.size import ONE, number
-from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsError, Value, across
+from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsError, Value, across_error
 
 REDUCTIONS: Final = (
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
@@ -24,7 +24,7 @@ def reduction(node: Node) -> Sequence[Value]:
     axes = node.axes(x.rank)
     if not axes:
         if node.attributes.get("noop_with_empty_axes", 0):
-            return [Value(x.shape, x.rows, x.inner)]
+            return [Value(x.shape, x.batch_axis, x.inner)]
         axes = tuple(range(x.rank))
     return [reduced(x, axes, bool(node.attributes.get("keepdims", 1)))]
 
@@ -57,7 +57,7 @@ def one_axis(node: Node) -> Sequence[Value]:
 def cumulative(node: Node) -> Sequence[Value]:
     """Along the axis that the second input has."""
     x = node.value(0)
-    return [along(x, (axis_of(whole(node.numbers(1)[0]), x.rank),))]
+    return [along(x, (axis_of(as_int(node.numbers(1)[0]), x.rank),))]
 
 
 @rule("TopK")
@@ -65,8 +65,8 @@ def top_k(node: Node) -> Sequence[Value]:
     """Values and places, along one axis."""
     x = node.value(0)
     axis = node.axis(x.rank, -1)
-    if x.rows == axis:
-        raise across(x)
+    if x.batch_axis == axis:
+        raise across_error(x)
     k = node.parameters("k_list", 1) if node.has(1) else [node.attributes.get("k", 1)]
     best = along(x, (axis,), {axis: as_size((k or [1])[0])})
     return [best, best]
@@ -75,8 +75,8 @@ def top_k(node: Node) -> Sequence[Value]:
 @rule("NonZero", "Unique", "NonMaxSuppression", "StringNormalizer", "StringSplit")
 def as_many_as_found(node: Node) -> Sequence[Value]:
     """How many elements there are depends on all rows."""
-    values = node.given()
-    if any(it.rows is not None for it in values):
+    values = node.values()
+    if any(tensor.batch_axis is not None for tensor in values):
         raise MixesRowsError(f"{ACROSS}: the size of its output depends on all of them")
     if node.operator == "NonZero":
         return [Value((number(values[0].rank), node.unknown_size(0)))]
@@ -87,7 +87,7 @@ def as_many_as_found(node: Node) -> Sequence[Value]:
 def compress(node: Node) -> Sequence[Value]:
     """Some elements of one axis."""
     x = node.value(0)
-    if node.of(1).rows is not None or (x.rows is not None and "axis" not in node.attributes):
+    if node.input(1).batch_axis is not None or (x.batch_axis is not None and "axis" not in node.attributes):
         raise MixesRowsError(f"{ACROSS}: the size of its output depends on all of them")
     if "axis" not in node.attributes:
         return [Value((node.unknown_size(0),))]
@@ -100,7 +100,7 @@ def matrices(node: Node) -> Sequence[Value]:
     """Of the last two axes."""
     x = node.value(0)
     last = (x.rank - 2, x.rank - 1)
-    no_rows(*node.given(1))
+    check_no_rows(*node.values(1))
     if node.operator == "Trilu":
         return [along(x, last)]
     return [reduced(x, last, keep=False)]
@@ -111,7 +111,11 @@ def reverse_sequence(node: Node) -> Sequence[Value]:
     """Along the time axis, as far as each sequence of the batch axis is long."""
     x, lengths = node.value(0), node.value(1)
     batch, time = node.axis(x.rank, 1, "batch_axis"), node.axis(x.rank, 0, "time_axis")
-    if x.rows == time or (lengths.rows is not None) != (x.rows == batch) or not (x.inner == lengths.inner):
+    if (
+        x.batch_axis == time
+        or (lengths.batch_axis is not None) != (x.batch_axis == batch)
+        or not (x.inner == lengths.inner)
+    ):
         raise MixesRowsError(f"{ACROSS}: lengths and sequences lie along different axes")
     return [along(x, (time,))]
 
@@ -120,11 +124,11 @@ def reverse_sequence(node: Node) -> Sequence[Value]:
 def one_hot(node: Node) -> Sequence[Value]:
     """A new axis, as long as the depth says."""
     x = node.value(0)
-    if node.of(1).rows is not None or node.value(2).rows is not None:
+    if node.input(1).batch_axis is not None or node.value(2).batch_axis is not None:
         raise MixesRowsError("takes a parameter from the rows of the batch, for the whole of the batch")
     axis = axis_of(int(node.attributes.get("axis", -1)), x.rank + 1)
-    depth = node.of(1).content
-    made = inserted(x, (axis,))
+    depth = node.input(1).content
+    made = unsqueezed(x, (axis,))
     return [along(made, (axis,), {axis: node.unknown_size(axis) if depth is None else as_size(depth.flat[0])})]
 
 
@@ -138,8 +142,8 @@ def layer_normalization(node: Node) -> Sequence[Value]:
     """Along an axis and all after it."""
     x = node.value(0)
     axes = range(node.axis(x.rank, -1), x.rank)
-    for it in node.given(1):
-        if it.rows is not None or it.rank > len(axes):
+    for tensor in node.values(1):
+        if tensor.batch_axis is not None or tensor.rank > len(axes):
             raise UnknownRowsError("has a scale with more dimensions than it normalises along")
     mean = along(x, axes, dict.fromkeys(axes, ONE))
     return [along(x, axes), mean, mean]
@@ -148,7 +152,7 @@ def layer_normalization(node: Node) -> Sequence[Value]:
 @rule("com.microsoft.SkipLayerNormalization", "com.microsoft.SkipSimplifiedLayerNormalization")
 def skip_layer_normalization(node: Node) -> Sequence[Value]:
     """The sum of two inputs, normalised along the last axis."""
-    no_rows(*node.given(2))
+    check_no_rows(*node.values(2))
     total = broadcast([node.value(0), node.value(1)], node.out)
     last = (total.rank - 1,)
     mean = along(total, last, {last[0]: ONE})
@@ -159,4 +163,4 @@ def skip_layer_normalization(node: Node) -> Sequence[Value]:
 def mean_variance_normalization(node: Node) -> Sequence[Value]:
     """Along given axes; the batch's among them unless others are given."""
     x = node.value(0)
-    return [along(x, tuple(axis_of(int(it), x.rank) for it in node.attributes.get("axes", (0, 2, 3))))]
+    return [along(x, tuple(axis_of(int(axis), x.rank) for axis in node.attributes.get("axes", (0, 2, 3))))]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from clockwork.runtimes.onnx.rows.node import Node, rule
-from clockwork.runtimes.rows.moves import along, inserted, joined
+from clockwork.runtimes.rows.moves import along, concatenated, unsqueezed
 from clockwork.runtimes.rows.size import number
 from clockwork.runtimes.rows.value import Value
 
@@ -17,15 +17,15 @@ TABLE: Final = 2
 """Dimensions of a table."""
 
 
-@rule(*(DOMAIN + it for it in ("TreeEnsembleClassifier", "LinearClassifier", "SVMClassifier")))
+@rule(*(DOMAIN + item for item in ("TreeEnsembleClassifier", "LinearClassifier", "SVMClassifier")))
 def classifier(node: Node) -> Sequence[Value]:
     """A label, and scores, for each row."""
     x = node.rowwise(node.value(0), TABLE)
-    label = Value(x.shape[:1], x.rows, x.inner)
+    label = Value(x.shape[:1], x.batch_axis, x.inner)
     return [label, along(x, (1,), {1: node.unknown_size(1)})]
 
 
-@rule(*(DOMAIN + it for it in ("TreeEnsembleRegressor", "TreeEnsemble", "LinearRegressor", "SVMRegressor")))
+@rule(*(DOMAIN + item for item in ("TreeEnsembleRegressor", "TreeEnsemble", "LinearRegressor", "SVMRegressor")))
 def regressor(node: Node) -> Sequence[Value]:
     """Numbers for each row."""
     x = node.rowwise(node.value(0), TABLE)
@@ -34,7 +34,7 @@ def regressor(node: Node) -> Sequence[Value]:
     return [along(x, (1,), {1: width})]
 
 
-@rule(*(DOMAIN + it for it in ("Scaler", "Normalizer", "Imputer")))
+@rule(*(DOMAIN + item for item in ("Scaler", "Normalizer", "Imputer")))
 def by_features(node: Node) -> Sequence[Value]:
     """Each row by itself."""
     x = node.rowwise(node.value(0), TABLE)
@@ -46,14 +46,14 @@ def one_hot_encoder(node: Node) -> Sequence[Value]:
     """A new last axis."""
     x = node.value(0)
     categories = node.attributes.get("cats_int64s") or node.attributes.get("cats_strings") or ()
-    made = inserted(x, (x.rank,))
+    made = unsqueezed(x, (x.rank,))
     return [along(made, (x.rank,), {x.rank: number(len(categories))})]
 
 
 @rule(DOMAIN + "FeatureVectorizer")
 def feature_vectorizer(node: Node) -> Sequence[Value]:
     """Tables side by side."""
-    return [joined([node.rowwise(it, TABLE) for it in node.given()], 1, node.out)]
+    return [concatenated([node.rowwise(tensor, TABLE) for tensor in node.values()], 1, node.out)]
 
 
 @rule("TfIdfVectorizer")

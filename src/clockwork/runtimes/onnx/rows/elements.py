@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from clockwork.runtimes.onnx.rows.node import RULES, Node, rule
-from clockwork.runtimes.rows.moves import broadcast, no_rows
+from clockwork.runtimes.rows.moves import broadcast, check_no_rows
 from clockwork.runtimes.rows.value import MixesRowsError, UnknownRowsError, Value
 
 ELEMENTWISE: Final = (
@@ -30,7 +30,7 @@ def elementwise(node: Node) -> Sequence[Value]:
     """Broadcast all inputs. Before version 7 some operators aligned axes by an attribute."""
     if node.attributes.get("broadcast"):
         raise UnknownRowsError("broadcasts as operators did before operator set 7")
-    return [broadcast(node.given(), node.out)]
+    return [broadcast(node.values(), node.out)]
 
 
 @rule(*RANDOM)
@@ -51,14 +51,14 @@ def dropout(node: Node) -> Sequence[Value]:
     if node.has(2) and node.numbers(2) != [False]:
         raise MixesRowsError("drops elements at random, as in training")
     kept = node.value(0)
-    same = Value(kept.shape, kept.rows, kept.inner)
+    same = Value(kept.shape, kept.batch_axis, kept.inner)
     return [same, same]
 
 
 def _optional_rows(node: Node) -> Sequence[Value]:
     x = node.value(0)
-    no_rows(*node.given(1))
-    return [Value(x.shape, x.rows, x.inner)]
+    check_no_rows(*node.values(1))
+    return [Value(x.shape, x.batch_axis, x.inner)]
 
 
 RULES["com.microsoft.QLinearSigmoid"] = _optional_rows

@@ -13,8 +13,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import onnx
 
-from clockwork.runtimes.onnx.rows.node import Node, whole
-from clockwork.runtimes.onnx.rows.shapes import target
+from clockwork.runtimes.onnx.rows.node import Node, as_int
+from clockwork.runtimes.onnx.rows.shapes import reshape_target
 from clockwork.runtimes.rows.moves import axis_of
 from clockwork.runtimes.rows.size import Size, number, opaque
 from clockwork.runtimes.rows.value import UnknownRowsError, Value
@@ -29,13 +29,13 @@ Content: TypeAlias = Any
 """An array of objects."""
 
 
-def folded(node: Node, values: Sequence[Value | None]) -> Content | None:
+def fold(node: Node, values: Sequence[Value | None]) -> Content | None:
     """The content of the only output, or None if it cannot be computed."""
     function = _FUNCTIONS.get(node.operator)
     if function is None or len(node.outputs) != 1:
         return None
-    contents = [None if it is None else it.content for it in values]
-    if any(content is None and it is not None for content, it in zip(contents, values, strict=True)):
+    contents = [None if tensor is None else tensor.content for tensor in values]
+    if any(content is None and tensor is not None for content, tensor in zip(contents, values, strict=True)):
         return None
     try:
         made = function(node, contents)
@@ -51,9 +51,9 @@ def as_content(array: Any) -> Content:
     return made
 
 
-def _plain(it: Any) -> Any:
+def _plain(value: Any) -> Any:
     """A size that is a number as that number."""
-    return it.value if isinstance(it, Size) and it.value is not None else it
+    return value.value if isinstance(value, Size) and value.value is not None else value
 
 
 def _each(name: str, function: Callable[..., Any]) -> Callable[[Node, Sequence[Content]], Content]:
@@ -63,7 +63,7 @@ def _each(name: str, function: Callable[..., Any]) -> Callable[[Node, Sequence[C
         made = function(*operands)
         if made is not None:
             return _plain(made)
-        depends = any(isinstance(it, Size) and it.depends for it in operands)
+        depends = any(isinstance(item, Size) and item.depends_on_rows for item in operands)
         return opaque(f"{name}({','.join(map(repr, operands))})", depends)
 
     def all_of(node: Node, contents: Sequence[Content]) -> Content:
@@ -73,15 +73,15 @@ def _each(name: str, function: Callable[..., Any]) -> Callable[[Node, Sequence[C
     return all_of
 
 
-def _scalar(it: Any) -> Content:
+def _scalar(value: Any) -> Content:
     made = np.empty((), object)
-    made[()] = it
+    made[()] = value
     return made
 
 
 def _sizes(a: Any, b: Any) -> tuple[Size, Size] | None:
     """Both operands as sizes, or None if one is a fraction."""
-    made = [it if isinstance(it, Size) else number(int(it)) if it == int(it) else None for it in (a, b)]
+    made = [item if isinstance(item, Size) else number(int(item)) if item == int(item) else None for item in (a, b)]
     return None if made[0] is None or made[1] is None else (made[0], made[1])
 
 
@@ -143,23 +143,23 @@ def _whole_only(function: Callable[[Any], Any]) -> Callable[..., Any]:
 def _cast(node: Node, contents: Sequence[Content]) -> Content:
     to = int(node.attributes["to"])
 
-    def one(it: Any) -> Any:
+    def one(value: Any) -> Any:
         if to == _BOOL:
-            return (True if it.exceeds(number(0)) else None) if isinstance(it, Size) else bool(it)
-        if isinstance(it, Size):
-            return it
-        return int(it) if to in _INTEGERS else float(it)
+            return (True if value.exceeds(number(0)) else None) if isinstance(value, Size) else bool(value)
+        if isinstance(value, Size):
+            return value
+        return int(value) if to in _INTEGERS else float(value)
 
     return _each("bool", one)(node, contents)
 
 
 def _sizes_of_range(node: Node, contents: Sequence[Content]) -> Content:
-    start, limit, step = (whole(it.flat[0]) for it in contents)
+    start, limit, step = (as_int(item.flat[0]) for item in contents)
     return as_content(np.arange(start, limit, step)[: MAX_CONTENT + 1])
 
 
 def _constant_of_shape(node: Node, contents: Sequence[Content]) -> Content:
-    shape = [whole(it) for it in contents[0].flat]
+    shape = [as_int(item) for item in contents[0].flat]
     if math.prod(shape) > MAX_CONTENT:
         raise UnknownRowsError("is large")
     value = node.attributes.get("value")
@@ -167,7 +167,7 @@ def _constant_of_shape(node: Node, contents: Sequence[Content]) -> Content:
 
 
 def _expand(node: Node, contents: Sequence[Content]) -> Content:
-    x, shape = contents[0], [whole(it) for it in contents[1].flat]
+    x, shape = contents[0], [as_int(item) for item in contents[1].flat]
     whole_shape = np.broadcast_shapes(x.shape, tuple(shape))
     if math.prod(whole_shape) > MAX_CONTENT:
         raise UnknownRowsError("is large")
@@ -176,10 +176,10 @@ def _expand(node: Node, contents: Sequence[Content]) -> Content:
 
 def _reshape(node: Node, contents: Sequence[Content]) -> Content:
     x = contents[0]
-    sizes = target(
+    sizes = reshape_target(
         Value(tuple(map(number, x.shape))), list(contents[1].flat), bool(node.attributes.get("allowzero", 0))
     )
-    return x.reshape([whole(it) for it in sizes])
+    return x.reshape([as_int(size) for size in sizes])
 
 
 def _slice(node: Node, contents: Sequence[Content]) -> Content:
@@ -189,12 +189,12 @@ def _slice(node: Node, contents: Sequence[Content]) -> Content:
     steps = node.parameters("steps", 4) or [1] * len(starts)
     where = [slice(None)] * x.ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        where[axis_of(whole(axis), x.ndim)] = slice(whole(start), whole(end), whole(step))
+        where[axis_of(as_int(axis), x.ndim)] = slice(as_int(start), as_int(end), as_int(step))
     return x[tuple(where)]
 
 
 def _unsqueeze(node: Node, contents: Sequence[Content]) -> Content:
-    return np.expand_dims(contents[0], [whole(it) for it in node.parameters("axes", 1) or []])
+    return np.expand_dims(contents[0], [as_int(axis) for axis in node.parameters("axes", 1) or []])
 
 
 def _squeeze(node: Node, contents: Sequence[Content]) -> Content:
@@ -203,7 +203,7 @@ def _squeeze(node: Node, contents: Sequence[Content]) -> Content:
 
 
 def _gather(node: Node, contents: Sequence[Content]) -> Content:
-    indices = np.array([whole(it) for it in contents[1].flat], np.int64).reshape(contents[1].shape)
+    indices = np.array([as_int(item) for item in contents[1].flat], np.int64).reshape(contents[1].shape)
     made: Any = np.take(contents[0], indices, int(node.attributes.get("axis", 0)))
     return made if isinstance(made, np.ndarray) else _scalar(made)
 
@@ -217,8 +217,8 @@ def _product(node: Node, contents: Sequence[Content]) -> Content:
     if node.axes(x.ndim) not in (None, tuple(range(x.ndim))):
         raise UnknownRowsError("reduces some axes")
     total: Any = number(1)
-    for it in x.flat:
-        total = total * (it if isinstance(it, Size) else number(whole(it)))
+    for item in x.flat:
+        total = total * (item if isinstance(item, Size) else number(as_int(item)))
     made = _scalar(_plain(total))
     return made.reshape([1] * x.ndim) if node.attributes.get("keepdims", 1) else made
 

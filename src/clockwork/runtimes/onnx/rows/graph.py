@@ -19,7 +19,7 @@ import clockwork.runtimes.onnx.rows.elements
 import clockwork.runtimes.onnx.rows.networks
 import clockwork.runtimes.onnx.rows.quantised
 import clockwork.runtimes.onnx.rows.shapes  # noqa: F401 - these fill the table of rules
-from clockwork.runtimes.onnx.rows.folding import MAX_CONTENT, as_content, folded
+from clockwork.runtimes.onnx.rows.folding import MAX_CONTENT, as_content, fold
 from clockwork.runtimes.onnx.rows.node import RULES, Node
 from clockwork.runtimes.rows.size import N, Size, number, opaque
 from clockwork.runtimes.rows.value import (
@@ -29,8 +29,8 @@ from clockwork.runtimes.rows.value import (
     RowsError,
     UnknownRowsError,
     Value,
-    conclusion,
-    troubled,
+    proof_of,
+    unknown_value,
 )
 
 ONNX: Final = ("", "ai.onnx")
@@ -80,15 +80,15 @@ class _Analysis:
     def __init__(self, model: Any, one_scale: bool) -> None:
         self._graph = model.graph
         self._one_scale = one_scale
-        self._versions = {it.domain if it.domain not in ONNX else "": it.version for it in model.opset_import}
+        self._versions = {item.domain if item.domain not in ONNX else "": item.version for item in model.opset_import}
         self._inferred = _inferred(model)
 
     def proof(self) -> Proof:
         known = _constants(self._graph)
         weights = set(known)
-        known |= {it.name: _input(it) for it in self._graph.input if it.name not in weights}
+        known |= {item.name: _input(item) for item in self._graph.input if item.name not in weights}
         self._nodes(self._graph.node, known, 0)
-        return conclusion({it.name: known.get(it.name, _missing(it.name)) for it in self._graph.output})
+        return proof_of({item.name: known.get(item.name, _missing(item.name)) for item in self._graph.output})
 
     def _nodes(self, nodes: Sequence[Any], known: dict[str, Value], depth: int) -> None:
         for proto in nodes:
@@ -98,16 +98,16 @@ class _Analysis:
                     value = (
                         made[i]
                         if i < len(made)
-                        else troubled(f"{_label(proto)} has an output {i} without a rule", False)
+                        else unknown_value(f"{_label(proto)} has an output {i} without a rule", False)
                     )
                     known[name] = self._refined(name, value)
 
     def _node(self, proto: Any, known: Mapping[str, Value], depth: int) -> Sequence[Value]:
         inputs = [(known.get(name) or _missing(name)) if name else None for name in proto.input]
-        for it in inputs:
-            if it is not None and it.trouble is not None:
-                return [it] * len(proto.output)
-        attributes = {it.name: _attribute(it) for it in proto.attribute}
+        for item in inputs:
+            if item is not None and item.problem is not None:
+                return [item] * len(proto.output)
+        attributes = {attribute.name: _attribute(attribute) for attribute in proto.attribute}
         domain = "" if proto.domain in ONNX else proto.domain
         operator = f"{domain}.{proto.op_type}" if domain else proto.op_type
         node = Node(operator, self._versions.get(domain, 1), attributes, inputs, list(proto.output))
@@ -117,32 +117,36 @@ class _Analysis:
                 return self._if(node, known, depth)
             return self._ruled(node)
         except RowsError as error:
-            return [troubled(f"{_label(proto)} {error}", isinstance(error, MixesRowsError))] * len(proto.output)
+            return [unknown_value(f"{_label(proto)} {error}", isinstance(error, MixesRowsError))] * len(proto.output)
 
     def _ruled(self, node: Node) -> Sequence[Value]:
         if node.operator == "Constant":
             return [_constant(node)]
-        content = folded(node, node.inputs)
+        content = fold(node, node.inputs)
         if content is not None:
             return [Value(tuple(map(number, content.shape)), content=content)]
-        if node.operator not in RESHAPING and any(it is not None and it.counts_rows for it in node.inputs):
+        if node.operator not in RESHAPING and any(
+            tensor is not None and tensor.depends_on_batch_size for tensor in node.inputs
+        ):
             raise MixesRowsError(COUNTS)
         rule = RULES.get(node.operator)
         if rule is not None:
-            return [_checked(it) for it in rule(node)]
-        values = node.given()
+            return [_checked(item) for item in rule(node)]
+        values = node.values()
         shapes = [self._inferred.get(name) for name in node.outputs]
-        known = "." not in node.operator and not any(isinstance(it, onnx.GraphProto) for it in node.attributes.values())
-        if not known or any(it.rows is not None for it in values) or not values or None in shapes:
+        known = "." not in node.operator and not any(
+            isinstance(tensor, onnx.GraphProto) for tensor in node.attributes.values()
+        )
+        if not known or any(tensor.batch_axis is not None for tensor in values) or not values or None in shapes:
             raise UnknownRowsError("is an operator without a rule")
         return [Value(_shape(name, shape or ())) for name, shape in zip(node.outputs, shapes, strict=True)]
 
     def _if(self, node: Node, known: Mapping[str, Value], depth: int) -> Sequence[Value]:
         """The branch that is taken where that is known; what both branches have in common where it is not."""
-        condition = node.of(0)
-        if condition.rows is not None:
+        condition = node.input(0)
+        if condition.batch_axis is not None:
             raise MixesRowsError("computes across rows: one condition, computed from rows, is for the whole batch")
-        if condition.counts_rows:
+        if condition.depends_on_batch_size:
             raise MixesRowsError("computes with the number of rows in the batch")
         if depth >= MAX_DEPTH:
             raise UnknownRowsError(f"lies in {MAX_DEPTH} others")
@@ -153,45 +157,45 @@ class _Analysis:
                 graph = node.attributes[name]
                 inner = {**known, **_constants(graph)}
                 self._nodes(graph.node, inner, depth + 1)
-                results.append([inner.get(it.name, _missing(it.name)) for it in graph.output])
+                results.append([inner.get(item.name, _missing(item.name)) for item in graph.output])
         return results[0] if len(results) == 1 else [_common(*pair) for pair in zip(*results, strict=True)]
 
     def _refined(self, name: str, value: Value) -> Value:
         """With sizes that ONNX's own inference found where no rule did."""
         shape = self._inferred.get(name)
-        if shape is None or value.trouble is not None or len(shape) != value.rank:
+        if shape is None or value.problem is not None or len(shape) != value.rank:
             return value
         sizes = tuple(
             number(found) if size.is_opaque and found is not None else size
             for size, found in zip(value.shape, shape, strict=True)
         )
-        return Value(sizes, value.rows, value.inner, value.content)
+        return Value(sizes, value.batch_axis, value.inner, value.content)
 
 
 def _checked(value: Value) -> Value:
     """The value, in which no size but that of the rows' axis may depend on the number of rows."""
-    if any(size.depends for axis, size in enumerate(value.shape) if axis != value.rows):
+    if any(size.depends_on_rows for axis, size in enumerate(value.shape) if axis != value.batch_axis):
         raise MixesRowsError(f"{COUNTS}: another size depends on it")
     return value
 
 
 def _common(first: Value, second: Value) -> Value:
     """What is known of a tensor that is one of two."""
-    for it in (first, second):
-        if it.trouble is not None:
-            return it
-    if first.rank != second.rank or (first.rows, first.inner) != (second.rows, second.inner):
-        return troubled("If gives tensors with rows along different axes", mixes=False)
-    if first.rows is not None and first.shape[first.rows] != second.shape[first.rows]:
-        return troubled("If gives tensors with different numbers of rows", mixes=False)
+    for item in (first, second):
+        if item.problem is not None:
+            return item
+    if first.rank != second.rank or (first.batch_axis, first.inner) != (second.batch_axis, second.inner):
+        return unknown_value("If gives tensors with rows along different axes", mixes=False)
+    if first.batch_axis is not None and first.shape[first.batch_axis] != second.shape[first.batch_axis]:
+        return unknown_value("If gives tensors with different numbers of rows", mixes=False)
     sizes = [a if a == b else opaque(f"if({a!r},{b!r})") for a, b in zip(first.shape, second.shape, strict=True)]
-    if first.counts_rows or second.counts_rows:
-        return troubled("If computes with the number of rows in the batch", mixes=True)
-    return Value(tuple(sizes), first.rows, first.inner)
+    if first.depends_on_batch_size or second.depends_on_batch_size:
+        return unknown_value("If computes with the number of rows in the batch", mixes=True)
+    return Value(tuple(sizes), first.batch_axis, first.inner)
 
 
 def _missing(name: str) -> Value:
-    return troubled(f"tensor {name!r} comes from nowhere", mixes=False)
+    return unknown_value(f"tensor {name!r} comes from nowhere", mixes=False)
 
 
 def _label(proto: Any) -> str:
@@ -201,19 +205,19 @@ def _label(proto: Any) -> str:
 def _input(value: Any) -> Value:
     dims = value.type.tensor_type.shape.dim
     if not dims:
-        return troubled(f"input {value.name!r} has no dimensions", mixes=False)
+        return unknown_value(f"input {value.name!r} has no dimensions", mixes=False)
     sizes = [N]  # two dimensions of one name are not taken for equal: ONNX Runtime does not check that they are
     for i, dim in enumerate(dims):
         if i:
             known = dim.HasField("dim_value")
             sizes.append(number(dim.dim_value) if known else opaque(f"{value.name}.{i}"))
-    return Value(tuple(sizes), rows=0)
+    return Value(tuple(sizes), batch_axis=0)
 
 
 def _constants(graph: Any) -> dict[str, Value]:
-    made = {it.name: _tensor(it) for it in graph.initializer}
-    for it in graph.sparse_initializer:
-        made[it.values.name] = Value(tuple(map(number, it.dims)))
+    made = {item.name: _tensor(item) for item in graph.initializer}
+    for item in graph.sparse_initializer:
+        made[item.values.name] = Value(tuple(map(number, item.dims)))
     return made
 
 
@@ -250,7 +254,7 @@ def _attribute(proto: Any) -> Any:
 
 
 def _shape(name: str, sizes: Sequence[int | None]) -> tuple[Size, ...]:
-    return tuple(opaque(f"{name}.{i}") if it is None else number(it) for i, it in enumerate(sizes))
+    return tuple(opaque(f"{name}.{i}") if size is None else number(size) for i, size in enumerate(sizes))
 
 
 def _inferred(model: Any) -> dict[str, tuple[int | None, ...]]:
@@ -266,8 +270,8 @@ def _inferred(model: Any) -> dict[str, tuple[int | None, ...]]:
     except Exception:  # noqa: BLE001 - it raises whatever it likes; then sizes stay unknown
         return {}
     found: dict[str, tuple[int | None, ...]] = {}
-    for it in graph.value_info:
-        kind = it.type.tensor_type
-        if it.type.HasField("tensor_type") and kind.HasField("shape"):
-            found[it.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+    for item in graph.value_info:
+        kind = item.type.tensor_type
+        if item.type.HasField("tensor_type") and kind.HasField("shape"):
+            found[item.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
     return found

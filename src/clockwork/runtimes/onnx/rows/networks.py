@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from clockwork.runtimes.onnx.rows.node import Node, as_size, rule, whole
-from clockwork.runtimes.rows.moves import along, broadcast, no_rows, transposed
+from clockwork.runtimes.onnx.rows.node import Node, as_int, as_size, rule
+from clockwork.runtimes.rows.moves import along, broadcast, check_no_rows, transposed
 from clockwork.runtimes.rows.products import einsum, matmul, per_row
 from clockwork.runtimes.rows.size import ONE, Size, number
-from clockwork.runtimes.rows.value import ACROSS, COUNTS, MixesRowsError, UnknownRowsError, Value, across
+from clockwork.runtimes.rows.value import ACROSS, COUNTS, MixesRowsError, UnknownRowsError, Value, across_error
 
 GATES: Final = ("RNN", "GRU", "LSTM")
 BOTH: Final = 2
@@ -29,7 +29,7 @@ def mat_mul(node: Node) -> Sequence[Value]:
 def mat_mul_n_bits(node: Node) -> Sequence[Value]:
     """With packed weights of K x N numbers."""
     x = node.value(0)
-    no_rows(*node.given(1))
+    check_no_rows(*node.values(1))
     return [along(x, (x.rank - 1,), {x.rank - 1: number(int(node.attributes["N"]))})]
 
 
@@ -52,7 +52,7 @@ def _turned(value: Value, turn: Any) -> Value:
 @rule("Einsum")
 def einstein(node: Node) -> Sequence[Value]:
     """Sums of products by labels."""
-    return [einsum(node.attributes["equation"], node.given(), node.out)]
+    return [einsum(node.attributes["equation"], node.values(), node.out)]
 
 
 def spatial(node: Node, x: Value) -> list[Size]:
@@ -69,7 +69,7 @@ def convolution(node: Node) -> Sequence[Value]:
     channels = weights.shape[0]
     if node.operator == "ConvTranspose":
         channels = weights.shape[1] * number(int(node.attributes.get("group", 1)))
-    made = per_row(x, channels, spatial(node, x), weights, *node.given(2)[:1])
+    made = per_row(x, channels, spatial(node, x), weights, *node.values(2)[:1])
     return [broadcast([made, node.value(3)], node.out) if node.has(3) else made]
 
 
@@ -77,11 +77,11 @@ def convolution(node: Node) -> Sequence[Value]:
 def deformable_convolution(node: Node) -> Sequence[Value]:
     """With offsets, and masks, for each row."""
     x, weights, offsets = node.value(0), node.value(1), node.value(2)
-    for it in (x, offsets, *([node.value(4)] if node.has(4) else [])):
-        node.rowwise(it, 4)
-        if (it.rows, it.inner) != (x.rows, x.inner):
+    for item in (x, offsets, *([node.value(4)] if node.has(4) else [])):
+        node.rowwise(item, 4)
+        if (item.batch_axis, item.inner) != (x.batch_axis, x.inner):
             raise MixesRowsError(f"{ACROSS}: offsets of constants for each row")
-    no_rows(*([node.value(3)] if node.has(3) else []))
+    check_no_rows(*([node.value(3)] if node.has(3) else []))
     return [per_row(x, weights.shape[0], spatial(node, x), weights)]
 
 
@@ -91,7 +91,7 @@ def pool(node: Node) -> Sequence[Value]:
     x = node.value(0)
     if x.rank < 3:
         raise UnknownRowsError("has an input without rows and channels")
-    if node.operator == "MaxPool" and len(node.outputs) > 1 and node.outputs[1] and x.rows is not None:
+    if node.operator == "MaxPool" and len(node.outputs) > 1 and node.outputs[1] and x.batch_axis is not None:
         raise MixesRowsError(f"{ACROSS}: it counts the places of maxima through the whole batch")
     if node.operator == "LRN":
         return [per_row(x, None, x.shape[2:])]
@@ -103,7 +103,7 @@ def pool(node: Node) -> Sequence[Value]:
 @rule("MaxRoiPool", "RoiAlign", "MaxUnpool")
 def regions(node: Node) -> Sequence[Value]:
     """Their inputs name rows by their place in the batch."""
-    if any(it.rows is not None for it in node.given()):
+    if any(tensor.batch_axis is not None for tensor in node.values()):
         raise MixesRowsError(f"{ACROSS}: it takes elements by their place in the batch")
     raise UnknownRowsError("has a case without a rule")
 
@@ -114,7 +114,7 @@ def batch_normalization(node: Node) -> Sequence[Value]:
     x = node.value(0)
     if node.attributes.get("training_mode") or sum(map(bool, node.outputs)) > 1:
         raise MixesRowsError(NORMALISED_BY_BATCH)
-    no_rows(*node.given(1))
+    check_no_rows(*node.values(1))
     return [along(x, (1,) if x.rank > 1 else (0,))]
 
 
@@ -122,21 +122,21 @@ def batch_normalization(node: Node) -> Sequence[Value]:
 def group_normalization(node: Node) -> Sequence[Value]:
     """Over the channels and places of each row."""
     x = node.value(0)
-    return [per_row(x, None, x.shape[2:], *node.given(1))]
+    return [per_row(x, None, x.shape[2:], *node.values(1))]
 
 
 @rule("DepthToSpace", "SpaceToDepth", "Col2Im")
 def rearranged(node: Node) -> Sequence[Value]:
     """Channels to places, or back."""
     x = node.value(0)
-    no_rows(*node.given(1))
+    check_no_rows(*node.values(1))
     if node.operator == "Col2Im":
-        sizes = [as_size(it) for it in node.numbers(1)]
+        sizes = [as_size(item) for item in node.numbers(1)]
         return [per_row(x, node.unknown_size(1), sizes)]
     block = number(int(node.attributes["blocksize"]))
     node.rowwise(x, 4)
     if node.operator == "DepthToSpace":
-        channels, places = x.shape[1].divided(block * block), [it * block for it in x.shape[2:]]
+        channels, places = x.shape[1].divided(block * block), [size * block for size in x.shape[2:]]
         return [per_row(x, channels or node.unknown_size(1), places)]
     divided = [x.shape[i].divided(block) or node.unknown_size(i) for i in (2, 3)]
     return [per_row(x, x.shape[1] * block * block, divided)]
@@ -146,7 +146,7 @@ def rearranged(node: Node) -> Sequence[Value]:
 def grid_sample(node: Node) -> Sequence[Value]:
     """Each row at the places of its grid."""
     x, grid = node.value(0), node.value(1)
-    if (x.rows, grid.rows) not in ((0, 0), (None, None)) or x.inner != grid.inner:
+    if (x.batch_axis, grid.batch_axis) not in ((0, 0), (None, None)) or x.inner != grid.inner:
         raise MixesRowsError(f"{ACROSS}: rows and grids do not go together one by one")
     return [per_row(x, None, grid.shape[1:-1])]
 
@@ -159,8 +159,8 @@ def resize(node: Node) -> Sequence[Value]:
         raise UnknownRowsError("keeps the aspect ratio")
     if node.attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         raise UnknownRowsError("takes a part of its input")
-    axes = [whole(it) % x.rank for it in node.attributes.get("axes", range(x.rank))]
-    by_sizes = node.has(3) and node.of(3).elements != number(0)
+    axes = [as_int(axis) % x.rank for axis in node.attributes.get("axes", range(x.rank))]
+    by_sizes = node.has(3) and node.input(3).elements != number(0)
     if "scales" in node.attributes:
         factors = list(node.attributes["scales"])
     else:
@@ -171,12 +171,12 @@ def resize(node: Node) -> Sequence[Value]:
         kept = as_size(factor) == x.shape[axis] if by_sizes else factor == 1
         if kept:
             continue
-        if x.rows == axis:
-            raise across(x)
-        if isinstance(factor, Size) and factor.depends:
+        if x.batch_axis == axis:
+            raise across_error(x)
+        if isinstance(factor, Size) and factor.depends_on_rows:
             raise MixesRowsError(COUNTS)
         shape[axis] = as_size(factor) if by_sizes else node.unknown_size(axis)
-    return [Value(tuple(shape), x.rows, x.inner)]
+    return [Value(tuple(shape), x.batch_axis, x.inner)]
 
 
 @rule(*GATES)
@@ -186,14 +186,14 @@ def recurrent(node: Node) -> Sequence[Value]:
     if x.rank != 3:
         raise UnknownRowsError(f"has an input with {x.rank} dimensions, where 3 are expected")
     batch = 0 if node.attributes.get("layout", 0) else 1
-    if x.rows not in (None, batch):
-        raise across(x)
-    no_rows(*(node.value(at) for at in (1, 2, 3, 7) if node.has(at)))
+    if x.batch_axis not in (None, batch):
+        raise across_error(x)
+    check_no_rows(*(node.value(at) for at in (1, 2, 3, 7) if node.has(at)))
     for at, axis in ((4, 0), (5, batch), (6, batch)):
         if node.has(at):
             it = node.value(at)
-            if (it.rows is None) != (x.rows is None) or (
-                it.rows is not None and (it.rows != axis or it.inner != x.inner)
+            if (it.batch_axis is None) != (x.batch_axis is None) or (
+                it.batch_axis is not None and (it.batch_axis != axis or it.inner != x.inner)
             ):
                 raise MixesRowsError(f"{ACROSS}: input {at} does not go with the rows one by one")
     directions = number(BOTH if node.attributes.get("direction") == "bidirectional" else 1)
@@ -205,7 +205,7 @@ def recurrent(node: Node) -> Sequence[Value]:
         whole_output, last = (time, directions, rows, hidden), (directions, rows, hidden)
     else:
         whole_output, last = (rows, time, directions, hidden), (rows, directions, hidden)
-    at_rows = (None, None) if x.rows is None else (BOTH, 1) if batch else (0, 0)
+    at_rows = (None, None) if x.batch_axis is None else (BOTH, 1) if batch else (0, 0)
     end = Value(last, at_rows[1], x.inner)
     return [Value(whole_output, at_rows[0], x.inner), end, end]
 
@@ -214,14 +214,14 @@ def recurrent(node: Node) -> Sequence[Value]:
 def embeddings(node: Node) -> Sequence[Value]:
     """Sums of rows of tables, normalised along the last axis."""
     ids, table = node.value(0), node.value(2)
-    no_rows(*(node.value(at) for at in (2, 3, 4, 5, 6) if node.has(at)))
+    check_no_rows(*(node.value(at) for at in (2, 3, 4, 5, 6) if node.has(at)))
     for at in (0, 1, 7):
         if node.has(at):
             it = node.rowwise(node.value(at), 2)
-            if (it.rows, it.inner) != (ids.rows, ids.inner):
+            if (it.batch_axis, it.inner) != (ids.batch_axis, ids.inner):
                 raise MixesRowsError(f"{ACROSS}: its inputs do not go together one by one")
     if node.has(8):
-        no_rows(node.value(8))
+        check_no_rows(node.value(8))
     width = table.shape[-1]
-    made = Value((*ids.shape, width), ids.rows, ids.inner)
-    return [made, Value((ids.shape[0],), ids.rows, ids.inner), made]
+    made = Value((*ids.shape, width), ids.batch_axis, ids.inner)
+    return [made, Value((ids.shape[0],), ids.batch_axis, ids.inner), made]

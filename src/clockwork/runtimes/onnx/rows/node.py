@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias
 from clockwork.runtimes.rows.moves import axis_of
 from clockwork.runtimes.rows.rules import RuleTable
 from clockwork.runtimes.rows.size import Size, number, opaque
-from clockwork.runtimes.rows.value import COUNTS, MixesRowsError, UnknownRowsError, Value, across
+from clockwork.runtimes.rows.value import COUNTS, MixesRowsError, UnknownRowsError, Value, across_error
 
 Rule: TypeAlias = Callable[["Node"], Sequence[Value]]
 
@@ -51,19 +51,19 @@ class Node:
             UnknownRowsError: it is not given.
             MixesRowsError: its elements depend on the number of rows.
         """
-        found = self.of(at)
-        if found.counts_rows:
+        found = self.input(at)
+        if found.depends_on_batch_size:
             raise MixesRowsError(COUNTS)
         return found
 
-    def of(self, at: int) -> Value:
+    def input(self, at: int) -> Value:
         """An input of which only the shape, or the content as numbers, matters."""
         found = self.inputs[at] if at < len(self.inputs) else None
         if found is None:
             raise UnknownRowsError(f"has no input {at}")
         return found
 
-    def given(self, start: int = 0) -> list[Value]:
+    def values(self, start: int = 0) -> list[Value]:
         """The inputs from ``start`` on that are given."""
         return [self.value(at) for at in range(start, len(self.inputs)) if self.has(at)]
 
@@ -74,8 +74,8 @@ class Node:
             MixesRowsError: it is computed from rows.
             UnknownRowsError: it is not known.
         """
-        found = self.of(at)
-        if found.rows is not None:
+        found = self.input(at)
+        if found.batch_axis is not None:
             raise MixesRowsError(f"takes input {at} from the rows of the batch, for the whole of the batch")
         if found.content is None:
             raise UnknownRowsError(f"takes input {at} from a computation that cannot be followed")
@@ -94,7 +94,7 @@ class Node:
     def axes(self, rank: int, at: int = 1, name: str = "axes") -> tuple[int, ...] | None:
         """Axes that are an attribute or an input; None if they are not given."""
         found = self.parameters(name, at)
-        return None if found is None else tuple(axis_of(whole(it), rank) for it in found)
+        return None if found is None else tuple(axis_of(as_int(array), rank) for array in found)
 
     def unknown_size(self, at: object) -> Size:
         """A size of the output that no rule computes."""
@@ -104,23 +104,23 @@ class Node:
         """Check that a tensor has that rank, and its rows along axis 0 or none."""
         if value.rank != rank:
             raise UnknownRowsError(f"has an input with {value.rank} dimensions, where {rank} are expected")
-        if value.rows not in (None, 0):
-            raise across(value)
+        if value.batch_axis not in (None, 0):
+            raise across_error(value)
         return value
 
 
-def whole(it: Any) -> int:
+def as_int(item: Any) -> int:
     """A number that a rule needs to know.
 
     Raises:
         UnknownRowsError: it depends on unknown sizes.
     """
-    found = it.value if isinstance(it, Size) else it
+    found = item.value if isinstance(item, Size) else item
     if found is None or found != int(found):
         raise UnknownRowsError("has a parameter that depends on the size of its input")
     return int(found)
 
 
-def as_size(it: Any) -> Size:
+def as_size(item: Any) -> Size:
     """A number as a size."""
-    return it if isinstance(it, Size) else number(whole(it))
+    return item if isinstance(item, Size) else number(as_int(item))

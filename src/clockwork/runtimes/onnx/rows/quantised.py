@@ -9,7 +9,7 @@ from typing import Final
 
 from clockwork.runtimes.onnx.rows.networks import convolution, pool
 from clockwork.runtimes.onnx.rows.node import Node, rule
-from clockwork.runtimes.rows.moves import along, axis_of, broadcast, no_rows
+from clockwork.runtimes.rows.moves import along, axis_of, broadcast, check_no_rows
 from clockwork.runtimes.rows.products import matmul
 from clockwork.runtimes.rows.value import MixesRowsError, UnknownRowsError, Value
 
@@ -21,10 +21,10 @@ def by_constants(node: Node) -> Sequence[Value]:
     """With a scale for all, or one for each place of an axis."""
     x = node.value(0)
     scale = node.value(1)
-    if any(it.rows is not None for it in node.given(1)):
+    if any(tensor.batch_axis is not None for tensor in node.values(1)):
         raise UnknownRowsError("has a scale that is computed from rows")
     if scale.rank == 0 or (scale.rank == 1 and scale.elements.value == 1 and x.rank != 1):
-        return [Value(x.shape, x.rows, x.inner)]
+        return [Value(x.shape, x.batch_axis, x.inner)]
     if scale.rank > 1:
         axes = tuple(range(x.rank))
         return [along(x, axes)]
@@ -35,18 +35,18 @@ def by_constants(node: Node) -> Sequence[Value]:
 def one_scale(node: Node) -> Sequence[Value]:
     """With a scale that fits the whole tensor."""
     x = node.value(0)
-    if x.rows is not None and not node.one_scale:
+    if x.batch_axis is not None and not node.one_scale:
         raise MixesRowsError(ONE_SCALE)
-    return [Value(x.shape, x.rows, x.inner), Value(()), Value(())]
+    return [Value(x.shape, x.batch_axis, x.inner), Value(()), Value(())]
 
 
 @rule("com.microsoft.DynamicQuantizeMatMul")
 def dynamic_mat_mul(node: Node) -> Sequence[Value]:
     """The same, and a product with quantised weights."""
     x, weights = node.value(0), node.value(1)
-    if x.rows is not None and not node.one_scale:
+    if x.batch_axis is not None and not node.one_scale:
         raise MixesRowsError(ONE_SCALE)
-    no_rows(*node.given(1))
+    check_no_rows(*node.values(1))
     made = matmul(x, weights, node.out)
     return [broadcast([made, node.value(4)], node.out) if node.has(4) else made]
 
@@ -66,7 +66,7 @@ def _one_number(node: Node, *places: int) -> None:
 @rule("MatMulInteger", "com.microsoft.MatMulIntegerToFloat", "com.microsoft.MatMulInteger16")
 def integer_mat_mul(node: Node) -> Sequence[Value]:
     """Zero points and scales are constants; those of rows one number for all."""
-    no_rows(*node.given(2))
+    check_no_rows(*node.values(2))
     _one_number(node, 2, 4)
     return [matmul(node.value(0), node.value(1), node.out)]
 
@@ -74,7 +74,7 @@ def integer_mat_mul(node: Node) -> Sequence[Value]:
 @rule("QLinearMatMul")
 def linear_mat_mul(node: Node) -> Sequence[Value]:
     """Each of the two tensors has a scale and a zero point after it, and so has the result."""
-    no_rows(*(node.value(at) for at in (1, 2, 4, 5, 6, 7) if node.has(at)))
+    check_no_rows(*(node.value(at) for at in (1, 2, 4, 5, 6, 7) if node.has(at)))
     _one_number(node, 1, 2, 6, 7)
     return [matmul(node.value(0), node.value(3), node.out)]
 
@@ -85,7 +85,7 @@ def linear_gemm(node: Node) -> Sequence[Value]:
     if node.attributes.get("transA"):
         raise UnknownRowsError("transposes its input")
     x, weights = node.value(0), node.value(3)
-    no_rows(*node.given(1))
+    check_no_rows(*node.values(1))
     columns = weights.shape[0 if node.attributes.get("transB") else 1]
     return [along(x, (1,), {1: columns})]
 
@@ -93,7 +93,7 @@ def linear_gemm(node: Node) -> Sequence[Value]:
 @rule("ConvInteger")
 def integer_convolution(node: Node) -> Sequence[Value]:
     """Zero points are constants."""
-    no_rows(*node.given(2))
+    check_no_rows(*node.values(2))
     bare = Node("Conv", node.version, node.attributes, node.inputs[:2], node.outputs)
     return convolution(bare)
 
@@ -101,7 +101,7 @@ def integer_convolution(node: Node) -> Sequence[Value]:
 @rule("QLinearConv")
 def linear_convolution(node: Node) -> Sequence[Value]:
     """Weights and constants."""
-    no_rows(*(node.value(at) for at in range(1, len(node.inputs)) if node.has(at)))
+    check_no_rows(*(node.value(at) for at in range(1, len(node.inputs)) if node.has(at)))
     bare = Node("Conv", node.version, node.attributes, [node.inputs[0], node.inputs[3]], node.outputs)
     return convolution(bare)
 
@@ -109,7 +109,7 @@ def linear_convolution(node: Node) -> Sequence[Value]:
 @rule("com.microsoft.QLinearAdd", "com.microsoft.QLinearMul")
 def linear_pair(node: Node) -> Sequence[Value]:
     """Two tensors, each with a scale and a zero point after it."""
-    no_rows(*(node.value(at) for at in (1, 2, 4, 5, 6, 7) if node.has(at)))
+    check_no_rows(*(node.value(at) for at in (1, 2, 4, 5, 6, 7) if node.has(at)))
     return [broadcast([node.value(0), node.value(3)], node.out)]
 
 
@@ -118,6 +118,6 @@ def linear_pool(node: Node) -> Sequence[Value]:
     """Channels before places only."""
     if node.attributes.get("channels_last"):
         raise UnknownRowsError("has its channels last")
-    no_rows(*node.given(1))
+    check_no_rows(*node.values(1))
     name = node.operator.rpartition("QLinear")[2]
     return pool(Node(name, node.version, node.attributes, node.inputs[:1], node.outputs))

@@ -13,7 +13,7 @@ from msgspec import Struct
 from clockwork.arrays import Array
 from clockwork.errors import InvalidRequestError
 from clockwork.runtimes.base import HostModelInfo
-from clockwork.runtimes.probe import made
+from clockwork.runtimes.probe import random_elements
 from clockwork.runtimes.signature import FREE, Port
 from clockwork.runtimes.torch.program import Program
 from clockwork.runtimes.torch.shapes import Shape
@@ -78,4 +78,6 @@ def _accepted(program: Program, shapes: tuple[Shape, ...]) -> bool:
 def _example(program: Program, rows: int, shapes: tuple[Shape, ...]) -> Example:
     chance = np.random.default_rng(rows)
     pairs: list[tuple[Port, Shape]] = list(zip(program.ports.inputs, shapes, strict=True))
-    return Example(rows, shapes, layout_of(program, shapes), [made(port, shape, chance) for port, shape in pairs])
+    return Example(
+        rows, shapes, layout_of(program, shapes), [random_elements(port, shape, chance) for port, shape in pairs]
+    )

@@ -17,7 +17,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from clockwork.arrays import Array
-from clockwork.runtimes.probe import close
+from clockwork.runtimes.probe import is_close
 from clockwork.runtimes.torch.cuda.device import Device, Staged
 from clockwork.runtimes.torch.failures import describe
 from clockwork.runtimes.torch.shapes import Shape
@@ -119,4 +119,4 @@ class Graphs:
 
 def _same(expected: list[Array], found: list[Array]) -> bool:
     """As far as kernels that add in any order allow."""
-    return len(expected) == len(found) and all(map(close, expected, found))
+    return len(expected) == len(found) and all(map(is_close, expected, found))

@@ -28,7 +28,7 @@ class Call:
         self.arguments = arguments
         self.shapes = shapes
 
-    def given(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str, default: Any = None) -> Any:
         """An argument, or the default where there is none."""
         found = self.arguments.get(name)
         return default if found is None else found
@@ -65,7 +65,7 @@ class Call:
         """
         for it in self.arguments.values():
             for each in it if isinstance(it, list | tuple) else [it]:
-                if isinstance(each, Size) and each.depends:
+                if isinstance(each, Size) and each.depends_on_rows:
                     raise MixesRowsError(COUNTS)
 
     def axes(self, rank: int, name: str = "dim") -> tuple[int, ...]:
@@ -77,7 +77,7 @@ class Call:
 
     def axis(self, rank: int, default: int | None = None, name: str = "dim") -> int:
         """The axis that an argument is."""
-        found = self.given(name, default)
+        found = self.get(name, default)
         if not isinstance(found, int):
             raise UnknownRowsError(f"has no {name!r}")
         return axis_of(found, rank)

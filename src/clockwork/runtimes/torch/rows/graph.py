@@ -17,8 +17,8 @@ from clockwork.runtimes.rows.value import (
     Shape,
     UnknownRowsError,
     Value,
-    conclusion,
-    troubled,
+    proof_of,
+    unknown_value,
 )
 from clockwork.runtimes.torch.program import Program
 from clockwork.runtimes.torch.rows.call import RULES, Call
@@ -64,7 +64,7 @@ class _Analysis:
         """A weight or an input."""
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor):
-            self._known[node] = Value(self._shape(value), rows=0 if is_input else None)
+            self._known[node] = Value(self._shape(value), batch_axis=0 if is_input else None)
         else:
             self._known[node] = value
 
@@ -78,26 +78,26 @@ class _Analysis:
             elif node.op == "call_function":
                 self._known[node] = self._called(node)
         found = [self._known.get(it) for it in outputs]
-        values = [it if isinstance(it, Value) else troubled("an output is no tensor", mixes=False) for it in found]
-        return conclusion(dict(zip(names, values, strict=True)))
+        values = [it if isinstance(it, Value) else unknown_value("an output is no tensor", mixes=False) for it in found]
+        return proof_of(dict(zip(names, values, strict=True)))
 
     def _attribute(self, node: Any) -> Any:
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor):
             return Value(self._shape(value))
-        return troubled(f"{node.name!r} is a program within the program", mixes=False)
+        return unknown_value(f"{node.name!r} is a program within the program", mixes=False)
 
     def _called(self, node: Any) -> Any:
         arguments = self._resolved([*node.args, *node.kwargs.values()])
         for it in _flat(arguments):
-            if isinstance(it, Value) and it.trouble is not None:
+            if isinstance(it, Value) and it.problem is not None:
                 return it
         if node.target is operator.getitem and isinstance(arguments[0], list | tuple):
             return arguments[0][arguments[1]]
         try:
             return self._ruled(node)
         except RowsError as error:
-            return troubled(f"{_name(node.target)} {node.name!r} {error}", isinstance(error, MixesRowsError))
+            return unknown_value(f"{_name(node.target)} {node.name!r} {error}", isinstance(error, MixesRowsError))
 
     def _ruled(self, node: Any) -> Any:
         value = node.meta.get("val")
@@ -201,15 +201,15 @@ def _with_shape(value: Value, shape: Shape) -> Value:
     Raises:
         MixesRowsError: a size depends on the number of rows, and rows do not lie there.
     """
-    if value.trouble is not None:
+    if value.problem is not None:
         return value
     if value.rank != len(shape):
         raise UnknownRowsError(f"has a result of {len(shape)} dimensions, where {value.rank} were expected")
-    if any(size.depends for i, size in enumerate(shape) if i != value.rows):
+    if any(size.depends_on_rows for i, size in enumerate(shape) if i != value.batch_axis):
         raise MixesRowsError(f"{COUNTS}: another size depends on it")
-    if value.rows is not None and shape[value.rows].divided(N * value.inner) is None:
+    if value.batch_axis is not None and shape[value.batch_axis].divided(N * value.inner) is None:
         raise UnknownRowsError("has rows where their number is not a factor of the size")
-    return Value(shape, value.rows, value.inner)
+    return Value(shape, value.batch_axis, value.inner)
 
 
 def _check_writes(schema: Any, call: Call, made: Any) -> None:
@@ -219,7 +219,7 @@ def _check_writes(schema: Any, call: Call, made: Any) -> None:
             written = call.arguments.get(it.name)
             if not isinstance(written, Value) or not isinstance(made, Value):
                 raise UnknownRowsError("writes to memory that other tensors may share")
-            if (written.rows, written.inner) != (made.rows, made.inner) or written.rank != made.rank:
+            if (written.batch_axis, written.inner) != (made.batch_axis, made.inner) or written.rank != made.rank:
                 raise UnknownRowsError("writes rows to memory that had none")
 
 

@@ -3,10 +3,10 @@
 import re
 from typing import Final
 
-from clockwork.runtimes.rows.moves import along, broadcast, no_rows, transposed
+from clockwork.runtimes.rows.moves import along, broadcast, check_no_rows, transposed
 from clockwork.runtimes.rows.products import einsum, matmul
 from clockwork.runtimes.rows.size import ONE
-from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsError, Value, across
+from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsError, Value, across_error
 from clockwork.runtimes.torch.rows.call import Call, Result, rule
 
 _DIMENSIONS: Final = re.compile(r"(\d)d")
@@ -33,14 +33,14 @@ def product_and_sum(call: Call) -> Result:
 def linear(call: Call) -> Result:
     """A product with transposed weights, and a bias."""
     weights = call.value("weight")
-    no_rows(weights, *call.tensors("bias"))
+    check_no_rows(weights, *call.tensors("bias"))
     return matmul(call.first, transposed(weights, list(range(weights.rank))[::-1]))
 
 
 @rule("einsum")
 def einstein(call: Call) -> Result:
     """Sums of products by labels."""
-    return einsum(call.given("equation", ""), call.tensors("tensors"))
+    return einsum(call.get("equation", ""), call.tensors("tensors"))
 
 
 @rule(
@@ -56,7 +56,7 @@ def einstein(call: Call) -> Result:
 def convolution(call: Call) -> Result:
     """Each row by itself, with the same weights."""
     x, weights = call.first, call.value("weight")
-    no_rows(weights, *call.tensors("bias"))
+    check_no_rows(weights, *call.tensors("bias"))
     if x.rank != weights.rank:
         raise UnknownRowsError("has an input without an axis for rows")
     return along(x, range(1, x.rank))
@@ -91,18 +91,18 @@ def last_axes(call: Call) -> Result:
 def grid_sampler(call: Call) -> Result:
     """Each row at the places of its grid."""
     x, grid = call.tensors()
-    if (x.rows, x.inner) != (grid.rows, grid.inner) or x.rows not in (None, 0):
+    if (x.batch_axis, x.inner) != (grid.batch_axis, grid.inner) or x.batch_axis not in (None, 0):
         raise MixesRowsError(f"{ACROSS}: rows and grids do not go together one by one")
-    return Value(x.shape, x.rows, x.inner)
+    return Value(x.shape, x.batch_axis, x.inner)
 
 
 @rule("batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit")
 def batch_norm(call: Call) -> Result:
     """With the means that training has left."""
     x = call.first
-    if call.given("training", False) or not call.tensors("running_mean"):
+    if call.get("training", False) or not call.tensors("running_mean"):
         raise MixesRowsError(NORMALISED_BY_BATCH)
-    no_rows(*call.tensors("weight", "bias", "running_mean", "running_var"))
+    check_no_rows(*call.tensors("weight", "bias", "running_mean", "running_var"))
     axes = (1,) if x.rank > 1 else (0,)
     return [along(x, axes), Value(call.shapes[-1]), Value(call.shapes[-1])]
 
@@ -111,7 +111,7 @@ def batch_norm(call: Call) -> Result:
 def group_norm(call: Call) -> Result:
     """Over the channels and places of each row."""
     x = call.first
-    no_rows(*call.tensors("weight", "bias", "running_mean", "running_var"))
+    check_no_rows(*call.tensors("weight", "bias", "running_mean", "running_var"))
     made = along(x, range(1, x.rank))
     return [made, made, made]
 
@@ -120,8 +120,8 @@ def group_norm(call: Call) -> Result:
 def layer_norm(call: Call) -> Result:
     """Along the last axes."""
     x = call.first
-    no_rows(*call.tensors("weight", "bias"))
-    axes = range(x.rank - len(call.given("normalized_shape", [])), x.rank)
+    check_no_rows(*call.tensors("weight", "bias"))
+    axes = range(x.rank - len(call.get("normalized_shape", [])), x.rank)
     return [along(x, axes)] + [along(x, axes, dict.fromkeys(axes, ONE))] * 2
 
 
@@ -130,34 +130,40 @@ def recurrent(call: Call) -> Result:
     """Sequences, with the state of each row."""
     x = call.first
     states = call.tensors("hx")
-    rows = 0 if call.given("batch_first", False) else 1
-    no_rows(*call.tensors("params"))
-    if call.given("train", False) and call.given("dropout", 0.0):
+    rows = 0 if call.get("batch_first", False) else 1
+    check_no_rows(*call.tensors("params"))
+    if call.get("train", False) and call.get("dropout", 0.0):
         raise MixesRowsError("drops elements at random, as in training")
-    if x.rank != 3 or x.rows != rows or any(it.rows != 1 or it.rank != 3 or it.inner != x.inner for it in states):
-        if x.rows is not None and x.rows != rows:
-            raise across(x)
+    if (
+        x.rank != 3
+        or x.batch_axis != rows
+        or any(it.batch_axis != 1 or it.rank != 3 or it.inner != x.inner for it in states)
+    ):
+        if x.batch_axis is not None and x.batch_axis != rows:
+            raise across_error(x)
         raise UnknownRowsError("has a state that does not go with the rows one by one")
-    return [Value(x.shape, x.rows, x.inner), *(Value(it.shape, it.rows, it.inner) for it in states)]
+    return [Value(x.shape, x.batch_axis, x.inner), *(Value(it.shape, it.batch_axis, it.inner) for it in states)]
 
 
 @rule("scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu")
 def attention(call: Call) -> Result:
     """Each row, and each head, by itself."""
     q = call.value("query")
-    if call.given("dropout_p", 0.0):
+    if call.get("dropout_p", 0.0):
         raise MixesRowsError("drops elements at random, as in training")
     for it in call.tensors("query", "key", "value"):
-        if (it.rows, it.rank, it.inner) != (q.rows, q.rank, q.inner):
+        if (it.batch_axis, it.rank, it.inner) != (q.batch_axis, q.rank, q.inner):
             raise MixesRowsError(f"{ACROSS}: its inputs do not go together one by one")
-    if q.rows is not None and q.rows > q.rank - 3:
-        raise across(q)
-    heads = Value((*q.shape[:-2], ONE, ONE), q.rows, q.inner)
+    if q.batch_axis is not None and q.batch_axis > q.rank - 3:
+        raise across_error(q)
+    heads = Value((*q.shape[:-2], ONE, ONE), q.batch_axis, q.inner)
     for mask in call.tensors("attn_mask"):
-        if mask.rows is not None and (mask.rows > mask.rank - 3 or mask.rank > q.rank or q.rows is None):
+        if mask.batch_axis is not None and (
+            mask.batch_axis > mask.rank - 3 or mask.rank > q.rank or q.batch_axis is None
+        ):
             raise MixesRowsError(f"{ACROSS}: its mask does not go with the rows one by one")
         broadcast([heads, mask])
-    return [Value(q.shape, q.rows, q.inner), Value(q.shape[:-1], q.rows, q.inner)]
+    return [Value(q.shape, q.batch_axis, q.inner), Value(q.shape[:-1], q.batch_axis, q.inner)]
 
 
 @rule(
@@ -170,7 +176,7 @@ def quantised(call: Call) -> Result:
     """With a scale for all, or one for each place of an axis."""
     x = call.first
     for it in call.tensors():
-        if it is not x and it.rows is not None:
+        if it is not x and it.batch_axis is not None:
             raise UnknownRowsError("has a scale that is computed from rows")
     return along(x, (call.axis(x.rank, name="axis"),) if "channel" in call.operator else ())
 
@@ -178,6 +184,6 @@ def quantised(call: Call) -> Result:
 @rule("quantized_decomposed.choose_qparams", "quantized_decomposed.choose_qparams_symmetric")
 def one_scale(call: Call) -> Result:
     """With a scale that fits the whole tensor."""
-    if call.first.rows is not None and not call.arguments.get("one_scale"):
+    if call.first.batch_axis is not None and not call.arguments.get("one_scale"):
         raise MixesRowsError(ONE_SCALE)
     return [Value(()), Value(())]

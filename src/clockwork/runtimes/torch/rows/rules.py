@@ -3,21 +3,21 @@
 from collections.abc import Sequence
 from typing import Final
 
-from clockwork.runtimes.rows.indexing import same_rows, taken, taken_beside
+from clockwork.runtimes.rows.indexing import gathered, gathered_elements, same_rows
 from clockwork.runtimes.rows.moves import (
     along,
     broadcast,
-    dropped,
+    check_no_rows,
+    concatenated,
     expanded,
-    inserted,
-    joined,
-    no_rows,
     reduced,
     reshaped,
+    squeezed,
     transposed,
+    unsqueezed,
 )
 from clockwork.runtimes.rows.size import ONE, N, Size
-from clockwork.runtimes.rows.value import ACROSS, COUNTS, MixesRowsError, UnknownRowsError, Value, across
+from clockwork.runtimes.rows.value import ACROSS, COUNTS, MixesRowsError, UnknownRowsError, Value, across_error
 from clockwork.runtimes.torch.rows.call import Call, Result, rule
 
 FAR: Final = 10**9
@@ -32,7 +32,7 @@ def pointwise(call: Call) -> Result:
 
 def same(value: Value) -> Value:
     """The rows where they were."""
-    return Value(value.shape, value.rows, value.inner)
+    return Value(value.shape, value.batch_axis, value.inner)
 
 
 @rule(
@@ -58,7 +58,7 @@ def same(value: Value) -> Value:
 def as_it_is(call: Call) -> Result:
     """Of the shape of the first argument, from its elements or from none."""
     call.check_numbers()
-    no_rows(*(it for it in call.tensors("value", "fill_value") if it is not call.first))
+    check_no_rows(*(it for it in call.tensors("value", "fill_value") if it is not call.first))
     return same(call.first)
 
 
@@ -69,7 +69,7 @@ def by_elements(call: Call) -> Result:
     if call.operator == "where" and len(call.shapes) != 1:
         raise UnknownRowsError("gives the places of elements")
     boundaries = call.tensors("boundaries", "sorted_sequence", "sorter")
-    no_rows(*boundaries)
+    check_no_rows(*boundaries)
     if any(it.rank != 1 for it in boundaries):
         raise UnknownRowsError("has boundaries of several dimensions")
     return broadcast([it for it in call.tensors() if not any(it is other for other in boundaries)])
@@ -78,7 +78,7 @@ def by_elements(call: Call) -> Result:
 @rule("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout", "dropout_")
 def dropout(call: Call) -> Result:
     """Outside of training, the input."""
-    if call.given("train", False) and call.given("p", 1.0):
+    if call.get("train", False) and call.get("p", 1.0):
         raise MixesRowsError("drops elements at random, as in training")
     return [same(call.first)] * 2
 
@@ -105,8 +105,8 @@ def one_axis(call: Call) -> Result:
     """Along one axis; the last if none is given."""
     x = call.first
     kept = along(x, (call.axis(x.rank, -1),))
-    if call.operator in ("kthvalue", "mode") and not call.given("keepdim", False):
-        kept = dropped(kept, (call.axis(x.rank, -1),))
+    if call.operator in ("kthvalue", "mode") and not call.get("keepdim", False):
+        kept = squeezed(kept, (call.axis(x.rank, -1),))
     return [kept] * 2
 
 
@@ -141,7 +141,7 @@ def reduction(call: Call) -> Result:
     x = call.first
     if len(call.tensors()) > 1:
         return pointwise(call)
-    return [reduced(x, call.axes(x.rank), bool(call.given("keepdim", False)))] * 2
+    return [reduced(x, call.axes(x.rank), bool(call.get("keepdim", False)))] * 2
 
 
 @rule("flip", "roll", "tril", "triu", "diagonal", "unfold", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
@@ -155,11 +155,11 @@ def some_axes(call: Call) -> Result:
     if call.operator == "unfold":
         axis = call.axis(x.rank, name="dimension")
         made = along(x, (axis,))
-        return Value((*made.shape, ONE), made.rows, made.inner)
+        return Value((*made.shape, ONE), made.batch_axis, made.inner)
     if call.operator == "diagonal":
         axes = (call.axis(x.rank, 0, "dim1"), call.axis(x.rank, 1, "dim2"))
-        made = dropped(along(x, axes), axes)
-        return Value((*made.shape, ONE), made.rows, made.inner)
+        made = squeezed(along(x, axes), axes)
+        return Value((*made.shape, ONE), made.batch_axis, made.inner)
     return along(x, (x.rank - 3, x.rank - 2, x.rank - 1))
 
 
@@ -167,9 +167,9 @@ def some_axes(call: Call) -> Result:
 def pad(call: Call) -> Result:
     """The last axes, two numbers for each."""
     x = call.first
-    amounts = call.given("pad", call.given("padding", []))
+    amounts = call.get("pad", call.get("padding", []))
     padded = len(amounts) // 2
-    no_rows(*call.tensors("value"))
+    check_no_rows(*call.tensors("value"))
     touched = [
         x.rank - 1 - i
         for i in range(padded)
@@ -189,16 +189,16 @@ def squeeze(call: Call) -> Result:
     """Without axes of size 1."""
     x = call.first
     axes = call.axes(x.rank)
-    if x.rows in axes:
+    if x.batch_axis in axes:
         raise MixesRowsError(f"{COUNTS}: it drops their axis where there is one row")
-    return dropped(x, [i for i in axes if x.shape[i] == ONE])
+    return squeezed(x, [i for i in axes if x.shape[i] == ONE])
 
 
 @rule("unsqueeze")
 def unsqueeze(call: Call) -> Result:
     """With a new axis."""
     x = call.first
-    return inserted(x, (call.axis(x.rank + 1),))
+    return unsqueezed(x, (call.axis(x.rank + 1),))
 
 
 @rule("transpose", "swapaxes", "swapdims", "permute", "t", "movedim", "numpy_T", "mT", "adjoint")
@@ -226,9 +226,9 @@ def select(call: Call) -> Result:
     """One place of an axis, or each of them."""
     x = call.first
     axis = call.axis(x.rank, 0)
-    if x.rows == axis:
-        raise across(x)
-    return [dropped(x, (axis,))] * len(call.shapes)
+    if x.batch_axis == axis:
+        raise across_error(x)
+    return [squeezed(x, (axis,))] * len(call.shapes)
 
 
 @rule("slice", "narrow")
@@ -236,13 +236,13 @@ def cut(call: Call) -> Result:
     """A range of an axis. One that takes all rows takes what was there."""
     x = call.first
     axis = call.axis(x.rank, 0)
-    if x.rows != axis:
+    if x.batch_axis != axis:
         call.check_numbers()
         return along(x, (axis,))
-    end = call.given("end", FAR)
+    end = call.get("end", FAR)
     all_of_them = end == x.shape[axis] if isinstance(end, Size) else end >= FAR
-    if call.operator == "narrow" or call.given("start", 0) != 0 or call.given("step", 1) != 1 or not all_of_them:
-        raise across(x)
+    if call.operator == "narrow" or call.get("start", 0) != 0 or call.get("step", 1) != 1 or not all_of_them:
+        raise across_error(x)
     return same(x)
 
 
@@ -263,13 +263,13 @@ def expand(call: Call) -> Result:
 def repeat(call: Call) -> Result:
     """Repeated along each axis."""
     x = call.first
-    repeats = list(call.given("repeats", []))
-    wide = inserted(x, range(len(repeats) - x.rank))
-    if wide.rows is not None:
-        if repeats[wide.rows] != 1:
-            raise across(wide)
+    repeats = list(call.get("repeats", []))
+    wide = unsqueezed(x, range(len(repeats) - x.rank))
+    if wide.batch_axis is not None:
+        if repeats[wide.batch_axis] != 1:
+            raise across_error(wide)
         return same(wide)
-    found = [i for i, it in enumerate(repeats) if isinstance(it, Size) and it.depends]
+    found = [i for i, it in enumerate(repeats) if isinstance(it, Size) and it.depends_on_rows]
     if not found:
         return same(wide)
     if len(found) > 1 or repeats[found[0]] != N:
@@ -283,18 +283,18 @@ def cat(call: Call) -> Result:
     values = call.tensors("tensors")
     if call.operator == "stack":
         axis = call.axis(values[0].rank + 1, 0)
-        return joined([inserted(it, (axis,)) for it in values], axis)
+        return concatenated([unsqueezed(it, (axis,)) for it in values], axis)
     values = [it for it in values if it.rank != 1 or it.shape != (Size({}),)]  # empty ones may have any rank
-    return joined(values, call.axis(values[0].rank, 0))
+    return concatenated(values, call.axis(values[0].rank, 0))
 
 
 @rule("zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "scalar_tensor")
 def constant(call: Call) -> Result:
     """One number, of a shape."""
     fill = call.arguments.get("fill_value", call.arguments.get("s"))
-    if isinstance(fill, Value) and fill.rows is not None:
+    if isinstance(fill, Value) and fill.batch_axis is not None:
         raise UnknownRowsError("takes its number from rows")
-    if isinstance(fill, Size) and fill.depends:
+    if isinstance(fill, Size) and fill.depends_on_rows:
         raise MixesRowsError(COUNTS)
     return expanded(Value(()), call.shapes[0])
 
@@ -302,10 +302,10 @@ def constant(call: Call) -> Result:
 @rule("arange", "linspace", "eye", "tril_indices", "triu_indices")
 def places(call: Call) -> Result:
     """Numbers of places."""
-    if any(size.depends for size in call.shapes[0]):
+    if any(size.depends_on_rows for size in call.shapes[0]):
         raise MixesRowsError(f"{COUNTS}: it gives each row's place in the batch")
     call.check_numbers()
-    if any(it.rows is not None for it in call.tensors()):
+    if any(it.batch_axis is not None for it in call.tensors()):
         raise MixesRowsError(f"{ACROSS}: the size of its output depends on them")
     return Value(call.shapes[0])
 
@@ -322,7 +322,7 @@ def places(call: Call) -> Result:
 )
 def as_many_as_found(call: Call) -> Result:
     """How many elements there are, or how large sizes are, depends on all rows."""
-    if any(it.rows is not None for it in call.tensors()):
+    if any(it.batch_axis is not None for it in call.tensors()):
         raise MixesRowsError(f"{ACROSS}: a size depends on all of them")
     raise UnknownRowsError("has an output whose size depends on its input")
 
@@ -330,28 +330,28 @@ def as_many_as_found(call: Call) -> Result:
 @rule("embedding")
 def embedding(call: Call) -> Result:
     """Rows of a table."""
-    return taken(call.value("weight"), call.value("indices"), 0)
+    return gathered(call.value("weight"), call.value("indices"), 0)
 
 
 @rule("index_select")
 def index_select(call: Call) -> Result:
     """Elements of an axis."""
     x = call.first
-    return taken(x, call.value("index"), call.axis(x.rank))
+    return gathered(x, call.value("index"), call.axis(x.rank))
 
 
 @rule("gather", "take_along_dim")
 def gather(call: Call) -> Result:
     """Elements of an axis, at the same place of the others."""
     x = call.first
-    return taken_beside(x, call.value("index" if call.operator == "gather" else "indices"), call.axis(x.rank))
+    return gathered_elements(x, call.value("index" if call.operator == "gather" else "indices"), call.axis(x.rank))
 
 
 @rule("scatter", "scatter_add", "scatter_reduce")
 def scatter(call: Call) -> Result:
     """Elements written at numbers of an axis, at the same place of the others."""
     x = call.first
-    no_rows(*call.tensors("value"))
+    check_no_rows(*call.tensors("value"))
     same_rows(x, *call.tensors("index", "src"), axis=call.axis(x.rank))
     return same(x)
 
@@ -360,7 +360,7 @@ def scatter(call: Call) -> Result:
 def index(call: Call) -> Result:
     """Elements by the numbers in one tensor, or in several next to each other."""
     x = call.first
-    indices: Sequence[Value | None] = call.given("indices", [])
+    indices: Sequence[Value | None] = call.get("indices", [])
     found = [i for i, it in enumerate(indices) if it is not None]
     if not found or found != list(range(found[0], found[0] + len(found))):
         raise UnknownRowsError("takes elements by several tensors of numbers that are not next to each other")
@@ -368,19 +368,19 @@ def index(call: Call) -> Result:
     together = broadcast(given)
     if len(call.shapes[0]) != x.rank - len(given) + together.rank:
         raise MixesRowsError(f"{ACROSS}: the size of its output depends on a mask")
-    if x.rows is not None and x.rows in found:
-        raise across(x)
+    if x.batch_axis is not None and x.batch_axis in found:
+        raise across_error(x)
     first = found[0]
     rest = Value((*x.shape[:first], ONE, *x.shape[first + len(given) :]))
-    if x.rows is not None:
-        rest = Value(rest.shape, x.rows if x.rows < first else x.rows - len(given) + 1, x.inner)
-    return taken(rest, together, first)
+    if x.batch_axis is not None:
+        rest = Value(rest.shape, x.batch_axis if x.batch_axis < first else x.batch_axis - len(given) + 1, x.inner)
+    return gathered(rest, together, first)
 
 
 @rule("index_put", "index_put_", "index_add", "index_copy", "index_fill", "masked_scatter", "put", "take")
 def by_places(call: Call) -> Result:
     """Elements written or taken by their place."""
-    if any(it.rows is not None for it in call.tensors()):
+    if any(it.batch_axis is not None for it in call.tensors()):
         raise MixesRowsError(f"{ACROSS}: it takes or writes elements by their place in the batch")
     return Value(call.shapes[0])
 
@@ -389,6 +389,6 @@ def by_places(call: Call) -> Result:
 def one_hot(call: Call) -> Result:
     """A new last axis; without its size, that depends on the largest element."""
     x = call.first
-    if call.given("num_classes", -1) == -1 and x.rows is not None:
+    if call.get("num_classes", -1) == -1 and x.batch_axis is not None:
         raise MixesRowsError(f"{ACROSS}: the size of its output depends on all of them")
-    return inserted(x, (x.rank,))
+    return unsqueezed(x, (x.rank,))
