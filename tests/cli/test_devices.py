@@ -153,12 +153,14 @@ def test_onnx_runtime_gets_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None)
     monkeypatch.setattr(nvidia, "find_gpus", lambda: Found((H100, H100), "580", "13.0"))
     monkeypatch.setattr(onnx_gpus, "make_arena", lambda device, nbytes: taken.append(nbytes))
-    runtime, cache = make_runtime_on_gpus("onnx", 2, DeviceOptions("cuda"), None, GIB, 16)
+    runtime, cache = make_runtime_on_gpus(
+        "onnx", 2, DeviceOptions("cuda"), cache_size=None, page_size=GIB, max_batch=16
+    )
     assert (cache, taken) == (54 * GIB, [56 * GIB, 56 * GIB])
     assert runtime.device_kind == "cuda NVIDIA H100"
     taken.clear()
     options = DeviceOptions("cuda", workspace=3 * GIB)
-    assert make_runtime_on_gpus("onnx", 1, options, 10 * GIB, GIB, 16)[1] == 10 * GIB
+    assert make_runtime_on_gpus("onnx", 1, options, cache_size=10 * GIB, page_size=GIB, max_batch=16)[1] == 10 * GIB
     assert taken == [13 * GIB]
 
 
@@ -174,7 +176,7 @@ def test_pytorch_gets_the_sizes_of_the_options(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("clockwork.runtimes.torch.cuda.runtime.CudaRuntime", Runtime)
     options = DeviceOptions("cuda", pinned=0, io=64 * MIB)
-    assert make_runtime_on_gpus("torch", 2, options, None, 16 * MIB, 32)[1] == 5 * GIB
+    assert make_runtime_on_gpus("torch", 2, options, cache_size=None, page_size=16 * MIB, max_batch=32)[1] == 5 * GIB
     assert arguments_of_runtime == {
         "devices": 2,
         "page": 16 * MIB,

@@ -213,7 +213,9 @@ def _runtime_for(
     if not options.on_gpus:
         return make_runtime("auto", threads_per_device, allow_compiled=allow_compiled, batching=batching)
     name = runtime_on_gpus("auto", [path])
-    return make_runtime_on_gpus(name, 1, options, None, PAGE_SIZE, max_batch, batching=batching)[0]
+    return make_runtime_on_gpus(
+        name, 1, options, cache_size=None, page_size=PAGE_SIZE, max_batch=max_batch, batching=batching
+    )[0]
 
 
 def _measure_loads(model: "HostModel") -> "Measurement":

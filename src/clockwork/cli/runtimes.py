@@ -96,15 +96,16 @@ def check_torch() -> None:
 def make_runtime(
     name: str,
     threads: int,
-    cache: Path | None = None,
-    cache_bytes: Bytes | None = None,
+    *,
+    model_cache: Path | None = None,
+    model_cache_size: Bytes | None = None,
     allow_compiled: bool = False,
     batching: "BatchingOptions | None" = None,
 ) -> "Runtime":
     """Return the runtime for CPU devices that ``--runtime`` names.
 
-    ``cache`` is the directory for ONNX Runtime's optimised models. ``allow_compiled``: PyTorch programs may contain
-    compiled code.
+    ``model_cache`` is the directory for ONNX Runtime's optimised models. With ``allow_compiled`` PyTorch programs may
+    contain compiled code.
 
     Raises:
         InvalidRequestError: the runtime is not installed.
@@ -129,7 +130,7 @@ def make_runtime(
         return torch()
     from clockwork.runtimes.onnx import OnnxRuntime
 
-    onnx = OnnxRuntime(threads, cache, cache_bytes, batching)
+    onnx = OnnxRuntime(threads, model_cache, model_cache_size, batching)
     return onnx if name == "onnx" else RuntimeByFile(onnx, torch_for_a_model)
 
 
@@ -157,10 +158,12 @@ def make_runtime_on_gpus(
     name: str,
     devices: int,
     options: DeviceOptions,
+    *,
     cache_size: Bytes | None,
     page_size: Bytes,
     max_batch: int,
-    model_cache: tuple[Path | None, Bytes | None] = (None, None),
+    model_cache: Path | None = None,
+    model_cache_size: Bytes | None = None,
     batching: "BatchingOptions | None" = None,
 ) -> "tuple[Runtime, Bytes]":
     """Return the runtime for GPUs, which takes all of their memory, and the size of each GPU's weights cache.
@@ -180,7 +183,14 @@ def make_runtime_on_gpus(
         gpus = nvidia.check(nvidia.find_gpus(), devices)
         workspace = DEFAULT_WORKSPACE_BYTES if options.workspace is None else options.workspace
         cache = cache_bytes_of(gpus, workspace, page_size) if cache_size is None else cache_size
-        onnx = OnnxCudaRuntime(CudaGpus(devices, gpus[0].name), cache, workspace, *model_cache, batching)
+        onnx = OnnxCudaRuntime(
+            CudaGpus(devices, gpus[0].name),
+            cache_bytes=cache,
+            workspace_bytes=workspace,
+            cache_dir=model_cache,
+            cache_dir_bytes=model_cache_size,
+            batching=batching,
+        )
         return onnx, onnx.cache_bytes
 
     check_torch()

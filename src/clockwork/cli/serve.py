@@ -158,9 +158,7 @@ def serve(
         specs, worker = _emulated(models or [], copies, emulate, profile or [], cache_size)
     else:
         root, specs = _from_files(models or [], copies, model_root)
-        if options.on_gpus:
-            runtime = runtime_on_gpus(runtime, [root / spec.path for spec in specs])
-            options.check_runtime(runtime)
+        runtime = _runtime_name(runtime, options, root, specs)
         worker = LocalWorker(
             model_root=root,
             devices=devices,
@@ -210,6 +208,14 @@ def _emulated(
     specs = emulated_specs(models, copies, list(emulated_models(profiles)))
     emulated_pages(cache_size)  # an error is reported here rather than by the worker process
     return specs, EmulatedWorker(devices, profiles, cache_size)
+
+
+def _runtime_name(name: str, options: DeviceOptions, root: Path, specs: "tuple[LoadSpec, ...]") -> str:
+    """Return the runtime of the worker; on GPUs ``auto`` becomes the runtime that executes all models."""
+    if options.on_gpus:
+        name = runtime_on_gpus(name, [root / spec.path for spec in specs])
+        options.check_runtime(name)
+    return name
 
 
 def _from_files(models: list[str], copies: int, model_root: Path | None) -> "tuple[Path, tuple[LoadSpec, ...]]":

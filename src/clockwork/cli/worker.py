@@ -39,6 +39,7 @@ from clockwork.units import GIB, MIB, Bytes
 
 if TYPE_CHECKING:
     from clockwork.host.worker import OnHost, WorkerConfig
+    from clockwork.runtimes.base import Runtime
 
 EXAMPLES: Final = examples(
     "clockwork worker --model-root /models",
@@ -140,21 +141,40 @@ def worker(
     start_log(log_level, log_format)
     from clockwork.runtimes.batching import batching_options
 
-    batching = batching_options(no_batching, allow_batching)
     if emulate:
         models, cache = emulated_models(profile).values(), emulated_pages(cache_size)
         link = partial(run_emulated, controller, name, models, emulate, cache, tls=tls, token=token, window=window)
         _run(lambda on_host: link(on_host=on_host))
-    elif options.on_gpus:
-        model_cache_options = (model_cache, model_cache_size)
-        on_gpus, cache_bytes = make_runtime_on_gpus(
-            runtime, devices, options, cache_size, page_size, max_batch, model_cache_options, batching
-        )
-        config = replace(config, cache_bytes=cache_bytes)
-        _run(lambda on_host: run_worker(config, on_gpus, on_host))
     else:
-        on_cpus = make_runtime(runtime, threads_per_device, model_cache, model_cache_size, allow_compiled, batching)
-        _run(lambda on_host: run_worker(config, on_cpus, on_host))
+        executor, worker_config = _make_runtime(
+            runtime,
+            config,
+            options,
+            max_batch,
+            allow_compiled,
+            model_cache=model_cache,
+            model_cache_size=model_cache_size,
+            batching=batching_options(no_batching, allow_batching),
+        )
+        _run(lambda on_host: run_worker(worker_config, executor, on_host))
+
+
+def _make_runtime(
+    name: str, config: "WorkerConfig", options: DeviceOptions, max_batch: int, allow_compiled: bool, **settings: Any
+) -> "tuple[Runtime, WorkerConfig]":
+    """Return the runtime for the devices, and the configuration with the size of the weights cache on GPUs."""
+    if not options.on_gpus:
+        return make_runtime(name, config.threads_per_device, allow_compiled=allow_compiled, **settings), config
+    runtime, cache_bytes = make_runtime_on_gpus(
+        name,
+        config.devices,
+        options,
+        cache_size=config.cache_bytes,
+        page_size=config.page_size,
+        max_batch=max_batch,
+        **settings,
+    )
+    return runtime, replace(config, cache_bytes=cache_bytes)
 
 
 def _run(make: "Callable[[OnHost], Coroutine[Any, Any, None]]") -> None:

@@ -162,7 +162,14 @@ class AsyncClient:
         slo_ns = None if slo is None else _nanos(slo)
         async with asyncio.timeout(timeout) if timeout is not None else nullcontext():
             while True:
-                request = InferRequest(self._id(), model, tuple(specs), slo_ns, slo_factor, tuple(outputs))
+                request = InferRequest(
+                    id=self._id(),
+                    model=model,
+                    inputs=tuple(specs),
+                    slo=slo_ns,
+                    slo_factor=slo_factor,
+                    outputs=tuple(outputs),
+                )
                 response, payload = await self._call(request, InferResponse, buffers)
                 if response.status == Status.SUCCESS:
                     return InferenceResult(model, response, payload)
@@ -188,7 +195,9 @@ class AsyncClient:
         Raises:
             ServerError, ConnectionLostError: the server failed, or the connection ended.
         """
-        request = InferRequest(self._id(), model, inputs, slo_ns, slo_factor, (), generated)
+        request = InferRequest(
+            id=self._id(), model=model, inputs=inputs, slo=slo_ns, slo_factor=slo_factor, generated=generated
+        )
         response, _ = await self._call(request, InferResponse, buffers)
         return response
 
