@@ -1,4 +1,4 @@
-"""Files as inputs."""
+"""The inputs of a model, read from files."""
 
 import json
 import sys

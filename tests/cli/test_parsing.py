@@ -1,4 +1,4 @@
-"""Durations, sizes, and models as they are written."""
+"""The parsers of durations, sizes, models and SLOs of models."""
 
 from pathlib import Path
 

@@ -109,7 +109,7 @@ def test_http_is_served_until_a_clean_end(tmp_path: Path) -> None:
     assert not [line for line in process.err.seen if "Traceback" in line or " ERROR " in line or " WARNING " in line]
 
 
-def test_a_worker_that_cannot_begin_is_not_started_again(tmp_path: Path) -> None:
+def test_a_worker_that_fails_at_its_start_is_not_restarted(tmp_path: Path) -> None:
     with serve(str(save_dense(tmp_path / "dense.onnx")), "--cache-size=1MiB") as process:
         assert process.ended() == 1
     lines = [line for line in process.err.seen if line.startswith("clockwork: ")]
@@ -117,7 +117,7 @@ def test_a_worker_that_cannot_begin_is_not_started_again(tmp_path: Path) -> None
     assert lines[1:] == ["clockwork: worker process ended with exit code 1; its error is in the log above"]
 
 
-def test_models_from_anywhere_under_names_and_in_copies(tmp_path: Path) -> None:
+def test_models_from_several_directories_have_names_and_copies(tmp_path: Path) -> None:
     first, second = save_dense(tmp_path / "one/dense.onnx"), save_dense(tmp_path / "two/dense.onnx", seed=1)
     with serve(str(first), f"other={second}:3") as process, Client(process.address()) as client:
         assert [model.name for model in client.ls()] == ["dense", "other-1", "other-2", "other-3"]

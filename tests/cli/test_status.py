@@ -1,4 +1,4 @@
-"""What ``clockwork status`` shows of checks of batches."""
+"""The checks of batches in the output of ``clockwork status``."""
 
 import pytest
 

@@ -159,7 +159,7 @@ STAT = "nr_periods 4\nnr_throttled 1\nthrottled_time 900\n"
         ({"proc/self/cgroup": "0::/\n"}, None),
         ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.stat": "usage_usec 1\n"}, Quota()),
         (
-            {  # version 1, and the path of the host is not there inside the container
+            {  # version 1; the path of the host does not exist inside the container
                 "proc/self/cgroup": "3:cpu,cpuacct:/docker/abc\n0::/docker/abc\n",
                 f"{V1}/cpu.cfs_quota_us": "50000\n",
                 f"{V1}/cpu.cfs_period_us": "100000\n",
@@ -177,7 +177,7 @@ STAT = "nr_periods 4\nnr_throttled 1\nthrottled_time 900\n"
             Quota(None, None, 4, 1, 900),
         ),
         (
-            {  # a period of nothing, and a path that climbs
+            {  # a period of zero, and a path with ".."
                 "proc/self/cgroup": "0::/../../x\n",
                 "sys/fs/cgroup/cpu.max": "1000 0\n",
                 "sys/fs/cgroup/cpu.stat": "",

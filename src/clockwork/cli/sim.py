@@ -21,7 +21,10 @@ LOAD_TEST_EXAMPLES: Final = examples(
 )
 
 OptionalScenario: TypeAlias = Annotated[
-    Path | None, typer.Argument(exists=True, dir_okay=False, metavar="[SCENARIO.toml]", show_default=False)
+    Path | None,
+    typer.Argument(
+        exists=True, dir_okay=False, metavar="[SCENARIO.toml]", help="File with the scenario.", show_default=False
+    ),
 ]
 Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Seed; the same seed gives the same run.")]
 JsonFile: TypeAlias = Annotated[
@@ -73,10 +76,19 @@ Overload: TypeAlias = Annotated[
 ]
 
 ServerArgument: TypeAlias = Annotated[
-    Address, typer.Argument(parser=client_address, metavar="ADDRESS", show_default=False)
+    Address,
+    typer.Argument(
+        parser=client_address,
+        metavar="ADDRESS",
+        help="Address where the controller listens for clients.",
+        show_default=False,
+    ),
 ]
 Scenario: TypeAlias = Annotated[
-    Path, typer.Argument(exists=True, dir_okay=False, metavar="SCENARIO.toml", show_default=False)
+    Path,
+    typer.Argument(
+        exists=True, dir_okay=False, metavar="SCENARIO.toml", help="File with the scenario.", show_default=False
+    ),
 ]
 Generated: TypeAlias = Annotated[
     bool, typer.Option("--generated", help="Send no input data; the worker generates zeros.")

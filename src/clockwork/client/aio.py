@@ -321,7 +321,7 @@ class AsyncModel:
     """A handle for a model on a server; made by `AsyncClient.model`."""
 
     def __init__(self, client: AsyncClient, name: str) -> None:
-        """Keep the client and the name."""
+        """Make a handle; call the client's ``model`` instead."""
         self._client = client
         self.name = name
 

@@ -126,7 +126,7 @@ class Model:
     """A handle for a model on a server; made by `Client.model`."""
 
     def __init__(self, client: Client, name: str) -> None:
-        """Keep the client and the name."""
+        """Make a handle; call the client's ``model`` instead."""
         self._client = client
         self.name = name
 

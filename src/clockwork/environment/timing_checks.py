@@ -11,25 +11,25 @@ from clockwork.host.lanes import WATCH
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos, show_duration
 
 LOST_WARNING: Final = 0.01
-"""Share of the time lost: an estimate of p99 leaves out one hundredth."""
+"""Lost share of the time that gives a warning: estimates are p99, so they allow for one slow inference in 100."""
 
 LOST_BAD: Final = 0.10
-"""Share of the time lost to interruptions or steal: the device has nine tenths of its speed."""
+"""Share of the time lost to interruptions or steal that is bad: the device has nine tenths of its speed."""
 
 LOST_NOTE: Final = 0.001
-"""Share of the time lost that is worth a note."""
+"""Lost share of the time that gives a note."""
 
 LONGEST_WARNING: Final[Nanos] = 5 * MILLISECOND
-"""Length of an interruption that equals a short inference."""
+"""Length of an interruption that gives a warning: as long as a short inference."""
 
 OTHERS_NOTE: Final = 0.03
-"""Share of a core that others take; the kernel counts in ticks of 10 ms, so a smaller share is uncertain."""
+"""Share of a core used by others that gives a note; the kernel counts in ticks of 10 ms, so less is uncertain."""
 
 OTHERS_WARNING: Final = 0.10
-"""Share of a core that others take."""
+"""Share of a core used by others that gives a warning."""
 
 EXAMPLE: Final[Nanos] = 10 * MILLISECOND
-"""Length of the inference in the examples of costs."""
+"""Length of the inference in the texts about costs."""
 
 SLOW_READING: Final[Nanos] = MICROSECOND
 """Time of a slow reading of the clock; one without a system call takes about a tenth, interpreter included."""
