@@ -1,6 +1,7 @@
-"""Plots of the results of a simulation or a load test, as PNG files: goodput, latency, utilisation, cold starts.
+"""Plots of a simulation or a load test as PNGs: goodput, latency, utilisation, cold starts, errors of predictions.
 
-Rules of the file: the only input is results in the form that `clockwork sim --json` writes. matplotlib is an extra.
+Rules of the file: the only input is the JSON that `clockwork sim --json` writes. matplotlib is an extra. Legends stand
+below the axes, never over data.
 """
 
 import re
@@ -12,24 +13,30 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullLocator
 
 SIZE = (8.0, 4.5)
+"""Inches."""
+
+LEGEND_COLUMNS = 3
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
 
 
 def draw_all(directory: Path, results: dict[str, Any]) -> list[Path]:
-    """Draw all plots for which the results have data; return the files."""
+    """Draw each plot that the results have data for; returns the files."""
     details = results["details"]
     results = results | {"name": re.sub(r"[^A-Za-z0-9._-]+", "-", results["name"]).strip(".-") or "scenario"}
-    files = [_goodput(directory, results["name"], details), _latency(directory, results["name"], details)]
-    if any("utilisation" in detail for detail in details):
-        files.append(_utilisation(directory, results["name"], details))
-    if any(any(detail["series"]["cold_starts"]) for detail in details):
-        files.append(_cold_starts(directory, results["name"], details))
-    if any(map(_has_errors, details)):
-        files.append(_prediction(directory, results["name"], details))
-    if len(details) > 1:
-        files.append(_sweep(directory, results["name"], results["rows"]))
-    return files
+    with mpl.rc_context(STYLE):
+        made = [_goodput(directory, results["name"], details), _latency(directory, results["name"], details)]
+        if any("utilisation" in detail for detail in details):
+            made.append(_utilisation(directory, results["name"], details))
+        if any(any(detail["series"]["cold_starts"]) for detail in details):
+            made.append(_cold_starts(directory, results["name"], details))
+        if any(map(_has_errors, details)):
+            made.append(_prediction(directory, results["name"], details))
+        if len(details) > 1:
+            made.append(_sweep(directory, results))
+    return made
 
 
 def _label(detail: dict[str, Any]) -> str:
@@ -37,11 +44,12 @@ def _label(detail: dict[str, Any]) -> str:
 
 
 def _times(detail: dict[str, Any], count: int) -> list[float]:
+    """Seconds at which the steps of a time series begin."""
     return [step * detail["bucket_s"] for step in range(count)]
 
 
 def _goodput(directory: Path, name: str, details: list[dict[str, Any]]) -> Path:
-    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    figure, axes = _axes(f"{name}: goodput over time", "time (s)", "goodput (requests/s)")
     for detail in details:
         series = detail["series"]["in_time"]
         rates = [count / detail["bucket_s"] for count in series]
@@ -50,75 +58,72 @@ def _goodput(directory: Path, name: str, details: list[dict[str, Any]]) -> Path:
         series = details[0]["series"]["sent"]
         rates = [count / details[0]["bucket_s"] for count in series]
         axes.plot(_times(details[0], len(series)), rates, label="offered", linestyle=":", color="grey")
-    return _finish(figure, axes, directory / f"{name}-goodput.png", "time (s)", "goodput (requests/s)")
+    axes.set_ylim(bottom=0)
+    return _save(figure, directory / f"{name}-goodput.png")
 
 
 def _latency(directory: Path, name: str, details: list[dict[str, Any]]) -> Path:
-    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
-    for detail in details:
-        steps = detail["latency_cdf"]
-        if steps:
-            axes.plot(
-                [value for value, _ in steps],
-                [share for _, share in steps],
-                label=_label(detail),
-                drawstyle="steps-post",
-            )
+    figure, axes = _axes(f"{name}: latency of requests in time", "latency (ms)", "share of requests")
     axes.set_xscale("log")
-    return _finish(
-        figure, axes, directory / f"{name}-latency.png", "latency of requests in time (ms)", "share of requests"
-    )
+    for detail in details:
+        _distribution(axes, detail["latency_cdf"], label=_label(detail))
+    axes.set_ylim(0, 1.02)
+    return _save(figure, directory / f"{name}-latency.png")
 
 
 def _utilisation(directory: Path, name: str, details: list[dict[str, Any]]) -> Path:
-    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    figure, axes = _axes(f"{name}: utilisation of devices", "elapsed part of the run (%)", "devices executing (%)")
     for detail in details:
-        axes.plot(range(1, 101), [100 * share for share in detail.get("utilisation", [])], label=_label(detail))
-    return _finish(
-        figure,
-        axes,
-        directory / f"{name}-utilisation.png",
-        "elapsed share of the run (%)",
-        "devices executing (%)",
-    )
+        shares = detail.get("utilisation", [])
+        axes.plot(range(1, len(shares) + 1), [100 * share for share in shares], label=_label(detail))
+    axes.set_ylim(0, 105)
+    return _save(figure, directory / f"{name}-utilisation.png")
 
 
 def _cold_starts(directory: Path, name: str, details: list[dict[str, Any]]) -> Path:
-    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    figure, axes = _axes(f"{name}: cold starts", "time (s)", "cold starts (requests/s)")
     for detail in details:
         series = detail["series"]["cold_starts"]
         rates = [count / detail["bucket_s"] for count in series]
         axes.plot(_times(detail, len(series)), rates, label=_label(detail))
-    return _finish(figure, axes, directory / f"{name}-cold-starts.png", "time (s)", "cold starts per second")
+    axes.set_ylim(bottom=0)
+    return _save(figure, directory / f"{name}-cold-starts.png")
 
 
-def _sweep(directory: Path, name: str, rows: list[dict[str, Any]]) -> Path:
-    rows = [row for row in rows if row["stream"] == "all"]
-    by = "slo_ms" if len({row["slo_ms"] for row in rows}) > 1 else "load"
-    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
-    axes.plot([row[by] for row in rows], [row["goodput_rps"] for row in rows], marker="o", label="goodput")
-    axes.plot([row[by] for row in rows], [row["offered_rps"] for row in rows], linestyle=":", label="offered")
-    axes.set_ylim(bottom=0, top=1.05 * max(row["offered_rps"] for row in rows) or 1)
-    if by == "slo_ms":
+def _sweep(directory: Path, results: dict[str, Any]) -> Path:
+    """Goodput against the swept SLO or load, with the ideal and the numbers of other systems where they are known."""
+    rows = [row for row in results["rows"] if row["stream"] == "all"]
+    by_slo = len({row["slo_ms"] for row in rows}) > 1
+    key, across = ("slo_ms", "SLO (ms)") if by_slo else ("load", "load (multiple of the scenario's)")
+    figure, axes = _axes(f"{results['name']}: goodput by {'SLO' if by_slo else 'load'}", across, "goodput (requests/s)")
+    if by_slo:
         axes.set_xscale("log")
-        axes.set_xticks([row[by] for row in rows], [f"{row[by]:g}" for row in rows], minor=False)
-        axes.minorticks_off()
-    across = "SLO (ms)" if by == "slo_ms" else "load (multiple of the scenario's rates)"
-    return _finish(figure, axes, directory / f"{name}-sweep.png", across, "requests/s")
+        _tick_each(axes, sorted({row[key] for row in rows}))
+    axes.plot([row[key] for row in rows], [row["goodput_rps"] for row in rows], marker="o", label="Clockwork")
+    for other in results.get("compared", ()):
+        if other[key]:
+            axes.plot(other[key], other["goodput_rps"], marker="s", linestyle="--", label=other["name"])
+    if not by_slo:
+        axes.plot([row[key] for row in rows], [row["offered_rps"] for row in rows], linestyle=":", label="offered")
+    if results.get("ideal_rps"):
+        axes.axhline(results["ideal_rps"], color="grey", linestyle=":", label=f"ideal, {results['ideal_rps']:.0f}/s")
+    axes.set_ylim(bottom=0)
+    return _save(figure, directory / f"{results['name']}-sweep.png")
 
 
 def _prediction(directory: Path, name: str, details: list[dict[str, Any]]) -> Path:
-    """Draw the distributions of the prediction errors of durations and ends, as in figure 10 of the paper."""
+    """Draw the distribution of prediction errors, as in figure 10 of the paper."""
     figure, grid = plt.subplots(2, 2, figsize=(SIZE[0] * 1.5, SIZE[1] * 2), squeeze=False, layout="constrained")
+    figure.suptitle(f"{name}: errors of predictions")
     for column, kind in enumerate(("infer", "load")):
-        for row, what in enumerate(("duration", "completion")):
+        for row, quantity in enumerate(("duration", "completion")):
             axes = grid[row][column]
-            axes.set_title(f"{kind.upper()} {what}", fontsize="medium")
+            axes.set_title(f"{kind.upper()} {quantity}", fontsize="medium")
             axes.set_xscale("log")
+            axes.set_xlabel("error (ms)")
+            axes.set_ylabel("share of actions")
             for detail in details:
-                _errors(axes, detail, kind, what)
-            _label_axes(axes, "error (ms)", "share of actions")
-    _add_legend(figure, grid[0][0])
+                _errors(axes, detail, kind, quantity)
     return _save(figure, directory / f"{name}-prediction.png")
 
 
@@ -127,40 +132,51 @@ def _has_errors(detail: dict[str, Any]) -> bool:
     return any(steps for curves in kinds for sides in curves.values() for steps in sides.values())
 
 
-def _errors(axes: Any, detail: dict[str, Any], kind: str, what: str) -> None:
+def _errors(axes: Any, detail: dict[str, Any], kind: str, quantity: str) -> None:
     """Draw the lines of one run in one colour: over-predictions dashed, under-predictions solid."""
-    curves = detail.get("prediction", {}).get("cdf", {}).get(kind, {}).get(what, {})
+    curves = detail.get("prediction", {}).get("cdf", {}).get(kind, {}).get(quantity, {})
     color = None
     for side, style in (("over", "--"), ("under", "-")):
-        steps = curves.get(side)
-        if steps:
-            at, shares = zip(*steps, strict=True)
-            label = f"{_label(detail)}: {side}"
-            (line,) = axes.plot(at, shares, linestyle=style, color=color, label=label, drawstyle="steps-post")
-            color = line.get_color()
+        label = f"{_label(detail)}: {side}"
+        color = _distribution(axes, curves.get(side), linestyle=style, color=color, label=label) or color
 
 
-def _label_axes(axes: Any, across: str, up: str) -> None:
+def _distribution(axes: Any, steps: list[tuple[float, float]] | None, **style: Any) -> Any:
+    """Draw a cumulative distribution from 0 on; returns its colour, or None if it has no steps."""
+    if not steps:
+        return None
+    values = [steps[0][0], *(value for value, _ in steps)]
+    shares = [0.0, *(share for _, share in steps)]
+    (line,) = axes.plot(values, shares, drawstyle="steps-post", **style)
+    return line.get_color()
+
+
+def _tick_each(axes: Any, values: list[float]) -> None:
+    """Label exactly these values on a logarithmic axis."""
+    axes.set_xticks(values, [f"{value:g}" for value in values])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _axes(title: str, across: str, up: str) -> tuple[Any, Any]:
+    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    axes.set_title(title, fontsize="medium")
     axes.set_xlabel(across)
     axes.set_ylabel(up)
-    axes.grid(visible=True, alpha=0.3)
-
-
-def _add_legend(figure: Any, axes: Any) -> None:
-    """Add the legend of ``axes`` below all axes, where it hides no data."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, fontsize="small", loc="outside lower center", ncols=3, frameon=False)
-
-
-def _finish(figure: Any, axes: Any, path: Path, across: str, up: str) -> Path:
-    _label_axes(axes, across, up)
-    _add_legend(figure, axes)
-    return _save(figure, path)
+    return figure, axes
 
 
 def _save(figure: Any, path: Path) -> Path:
-    # Without software version and date, the same results give the same bytes.
+    """Put one legend for all axes below them, and write the file."""
+    labelled = {label: handle for axes in figure.axes for handle, label in zip(*_entries(axes), strict=True)}
+    if labelled:
+        columns = min(LEGEND_COLUMNS, len(labelled))
+        figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=columns, fontsize="small")
+    # No software version or date: the same results give the same bytes.
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)
     return path
+
+
+def _entries(axes: Any) -> tuple[list[Any], list[str]]:
+    handles, labels = axes.get_legend_handles_labels()
+    return handles, labels

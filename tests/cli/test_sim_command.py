@@ -143,13 +143,13 @@ def test_options_change_the_scenario(scenario: Path, tmp_path: Path) -> None:
         (["FILE", "--load", "fast"], "invalid factor 'fast'"),
         (["FILE", "--scheduler", "unknown"], "no scheduler 'unknown'"),
         (["FILE", "--trace", "x"], "write NAME=FILE"),
-        (["FILE", "--profile", "unknown"], "no profile 'unknown'"),
+        (["FILE", "--profile", "unknown"], "unknown profile 'unknown'"),
         (["FILE", "--json", "/dev/null/x.json"], "cannot write /dev/null/x.json"),
         (["--swarm", "FILE"], "--swarm makes its own scenarios"),
         (["FILE", "--overload"], "--overload needs --swarm"),
         (["--swarm", "--overload", "--records", "/dev/null/x"], "--overload writes no records"),
         (["--from-state", "FILE"], "is not valid JSON"),
-        (["BROKEN"], "is no TOML"),
+        (["BROKEN"], "is not valid TOML"),
     ],
 )
 def test_wrong_usage_prints_one_line(

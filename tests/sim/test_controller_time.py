@@ -79,7 +79,7 @@ def test_an_inbox_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = ByKind()
     waiting.put(result(1))
     waiting.put(result(2))
-    with pytest.raises(InboxFullError, match="2 events wait for the controller; that is the limit"):
+    with pytest.raises(InboxFullError, match="limit of events that wait reached \\(2\\)"):
         waiting.put(result(3))
 
 

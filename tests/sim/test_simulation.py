@@ -168,15 +168,15 @@ def test_no_swarm_breaks_a_rule(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [15, 60, 132, 100089, 300250])
 def test_seeds_that_once_found_a_defect_stay_fixed(seed: int) -> None:
-    """15: instant refusals became a storm. 60, 132: promises before the way to a worker was known.
+    """15: instant refusals caused a retry storm. 60, 132: promises before the delay to a worker was known.
 
-    100089, 300250: a batch planned for more rows than came was thought to take less time than the rows that came.
+    100089, 300250: a batch planned for more rows than arrived got a shorter estimate than the rows that arrived.
     """
     simulation = swarm.run(seed)
     assert not simulation.watcher.violations, f"replay: clockwork sim --swarm --seed {seed}"
 
 
-def test_what_if() -> None:
+def test_a_scenario_can_be_altered_and_swept() -> None:
     more = altered(scenario(), workers=4, load=2.0, slo=0.5)
     assert (more.devices.workers, more.slo_ms, more.workload[0].scale) == (4, 50, 2.0)
     swept = variants(replace(scenario("[sweep]\nslo_ms = [10, 20]\nload = [1, 2, 3]\n")))
@@ -186,41 +186,41 @@ def test_what_if() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("duration_s = [", "is no TOML"),
-        ("", "0 models"),
-        (BASE.split("[[workload]]", maxsplit=1)[0], "there is no"),
+        ("duration_s = [", "is not valid TOML"),
+        ("", "has 0 models"),
+        (BASE.split("[[workload]]", maxsplit=1)[0], "has no"),
         (BASE + "[noise]\nshar = 1\n", "unknown field `shar`"),
         (BASE.replace("slo_ms = 100", "slo_ms = nan"), "slo_ms is nan"),
-        (BASE.replace("warmup_s = 1", "warmup_s = 3"), "warmup_s must be shorter"),
-        (BASE + "[[models]]\nname = 'resnet50'\nprofile = 'resnet50-v100'\n", "two .* have one name"),
-        (BASE + '[[models]]\nname = "b"\nprofile = "resnet50-v100"\nspread = [0, 1]\n', "spread is not"),
+        (BASE.replace("warmup_s = 1", "warmup_s = 3"), "warmup_s must be 0 to"),
+        (BASE + "[[models]]\nname = 'resnet50'\nprofile = 'resnet50-v100'\n", "two .* have the same name"),
+        (BASE + '[[models]]\nname = "b"\nprofile = "resnet50-v100"\nspread = [0, 1]\n', "spread of a model must be"),
         (BASE + '[[models]]\nname = "b"\nload_ms = 1\ninfer_ms = {"1" = inf}\n', "infer_ms.1 is inf"),
-        (BASE + "[clockwork]\nschedule_ahead = 5\n", "no constant 'schedule_ahead'"),
+        (BASE + "[clockwork]\nschedule_ahead = 5\n", "unknown constant 'schedule_ahead'"),
         (BASE + "[clockwork]\nschedule_ahead_ms = -5\n", "schedule_ahead_ms is -5"),
         (BASE + "[clockwork]\nefficiency_floor = 7\n", "efficiency_floor is 7"),
         (BASE + "[clockwork]\nwindow = 0\n", "window is 0"),
-        (BASE + "[clockwork]\npreload = 3\n", "of another type"),
-        (BASE + '[[faults]]\nkind = "failing"\nfactor = 0\n', "factor is above 0"),
-        (BASE + '[[faults]]\nkind = "stalled-link"\nfor_s = 9\n', "comes back by the end"),
-        (BASE + "[network]\nresend_ms = -1\n", "delays are"),
+        (BASE + "[clockwork]\npreload = 3\n", "must be true or false"),
+        (BASE + '[[faults]]\nkind = "failing"\nfactor = 0\n', "factor of a fault must be positive"),
+        (BASE + '[[faults]]\nkind = "stalled-link"\nfor_s = 9\n', "ends after duration_s"),
+        (BASE + "[network]\nresend_ms = -1\n", "a delay in .network. is out of range"),
         (BASE + "typo = 1\n", "unknown field `typo`"),
         (BASE.replace('"poisson"', '"poison"'), r"poison"),
         (BASE.replace("duration_s = 3", "duration_s = 0"), "duration_s is 0"),
         (BASE.replace("workers = 2", "workers = 0"), "workers is 0"),
-        (BASE.replace("resnet50-v100", "nobody"), "no profile 'nobody'"),
+        (BASE.replace("resnet50-v100", "nobody"), "unknown profile 'nobody'"),
         (BASE.replace('profile = "resnet50-v100"', "load_ms = 1"), "load_ms and infer_ms"),
-        (BASE + "[clockwork]\nnobody = 1\n", "no constant 'nobody'"),
-        (BASE + '[[faults]]\nkind = "failing"\nworker = 5\n', "worker that is not there"),
+        (BASE + "[clockwork]\nnobody = 1\n", "unknown constant 'nobody'"),
+        (BASE + '[[faults]]\nkind = "failing"\nworker = 5\n', "worker that does not exist"),
         (BASE + "[noise]\nshare = 7.0\n", "share is 7"),
     ],
 )
-def test_a_scenario_that_makes_no_sense_is_refused(text: str, why: str) -> None:
+def test_an_invalid_scenario_is_refused(text: str, why: str) -> None:
     with pytest.raises(InvalidRequestError, match=why):
         parse_scenario(text)
 
 
-def test_a_closed_loop_that_cannot_be_served_is_no_storm_and_time_goes_on() -> None:
-    """edf refuses at once and says no time to come back; nothing else delays its clients."""
+def test_a_closed_loop_whose_requests_are_all_refused_retries_at_a_limited_rate() -> None:
+    """edf refuses at once without a retry time, and nothing else delays its clients."""
     doomed = scenario(scheduler="edf", slo_ms=1.0, duration_s=1.0, warmup_s=0.0)
     closed = replace(doomed.workload[0], kind="closed", concurrency=2)
     network = replace(doomed.network, client_delay_ms=0.0)
@@ -229,7 +229,7 @@ def test_a_closed_loop_that_cannot_be_served_is_no_storm_and_time_goes_on() -> N
     assert simulation.outcomes.total.in_time == 0
 
 
-def test_a_run_in_which_no_time_passes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_in_which_time_does_not_advance_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "MAX_EVENTS", 10_000)
     endless = scenario(scheduler="echo", warmup_s=0.0)
     closed = replace(endless.workload[0], kind="closed", concurrency=1)
@@ -238,8 +238,8 @@ def test_a_run_in_which_no_time_passes_is_given_up(monkeypatch: pytest.MonkeyPat
         Simulation(replace(endless, workload=(closed,), network=network), 1).run()
 
 
-def test_a_device_that_stood_still_is_used_again() -> None:
-    """An outlier of seconds in the window of an estimate must not keep everybody out."""
+def test_a_device_is_used_again_after_a_standstill() -> None:
+    """One outlier of seconds in the window of an estimate must not cause lasting refusals."""
     still = '[[faults]]\nkind = "slow-device"\nat_s = 1.0\nfor_s = 0.1\nfactor = 200.0\n'
     lone = replace(scenario(still), duration_s=8.0, devices=replace(scenario().devices, workers=1), warmup_s=5.0)
     simulation = Simulation(altered(lone, load=0.1), 1).run()
@@ -247,7 +247,7 @@ def test_a_device_that_stood_still_is_used_again() -> None:
 
 
 def test_tight_requests_behind_a_load_and_before_a_long_batch_keep_their_place() -> None:
-    """An Infer that waits for its weights, one behind it, and a batch that was sent later with an earlier window."""
+    """One Infer waits for its weights, one waits behind it, and a batch sent later has an earlier window."""
     fig8 = parse_scenario((Path(__file__).parents[2] / "experiments/osdi20/fig8.toml").read_text())
     tight = replace(fig8.workload[0], slo_ladder=None, slo_ms=14.681)
     simulation = Simulation(replace(fig8, workload=(tight, fig8.workload[1]), duration_s=8.0), 1).run()

@@ -48,15 +48,15 @@ def test_it_can_begin_in_the_middle() -> None:
 @pytest.mark.parametrize(
     ("lines", "why"),
     [
-        ([], "found 'nothing'"),
-        (["a,b,c"], "found 'a,b,c'"),
+        ([], "begins with 'nothing'"),
+        (["a,b,c"], "begins with 'a,b,c'"),
         ([HEAD], "no functions"),
         ([HEAD, "o,a,f,http,1,x,3"], "line 2 of the trace: invalid literal"),
-        ([HEAD, "o,a,f,http,1,2"], "line 2 of the trace has 2 counts of 3"),
-        ([HEAD, "o,a,f,http,1,-2,3"], "or negative"),
+        ([HEAD, "o,a,f,http,1,2"], "line 2 of the trace has 2 counts; expected 3"),
+        ([HEAD, "o,a,f,http,1,-2,3"], "none negative"),
     ],
 )
-def test_what_is_no_trace_is_refused_with_its_line(lines: list[str], why: str) -> None:
+def test_a_malformed_trace_is_refused_with_its_line(lines: list[str], why: str) -> None:
     with pytest.raises(InvalidRequestError, match=why):
         parse_trace(lines)
 

@@ -166,18 +166,18 @@ def test_scaling_multiplies_what_it_should() -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"kind": "poisson"}, "rate is 0 a second"),
+        ({"kind": "poisson"}, "rate is 0 per second"),
         ({"kind": "gamma", "rate": 1, "cv": 0}, "cv is 0"),
         ({"kind": "closed", "concurrency": 0}, "concurrency is 0"),
-        ({"kind": "closed", "concurrency": 1_000_000}, "clients; at most"),
-        ({"kind": "poisson", "rate": 1, "models": ["nobody*"]}, "'nobody\\*' are none of the 10"),
-        ({"kind": "poisson", "rate": 1, "models": ["first:x"]}, "write first:12"),
+        ({"kind": "closed", "concurrency": 1_000_000}, "clients; the limit is"),
+        ({"kind": "poisson", "rate": 1, "models": ["nobody*"]}, "pattern 'nobody\\*' matches none of the 10"),
+        ({"kind": "poisson", "rate": 1, "models": ["first:x"]}, "examples: first:12"),
         ({"kind": "poisson", "rate": 1, "slo_ms": -1}, "slo_ms is -1"),
         ({"kind": "poisson", "rate": 1, "slo_ladder": {"step_s": 0}}, "slo_ladder needs"),
-        ({"kind": "azure", "trace": "there"}, "there is no trace 'there'"),
+        ({"kind": "azure", "trace": "there"}, "unknown trace 'there'"),
         ({"kind": "azure", "rate": 1, "minutes": 0}, "minutes must be"),
     ],
 )
-def test_what_makes_no_sense_is_refused(given: dict[str, Any], why: str) -> None:
+def test_an_invalid_stream_is_refused(given: dict[str, Any], why: str) -> None:
     with pytest.raises(InvalidRequestError, match=why):
         make_workload([msgspec.convert(given, StreamSpec, strict=False)], MODELS, seconds(1), Random(1))

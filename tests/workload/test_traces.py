@@ -46,21 +46,21 @@ def test_empty_lines_and_those_of_other_systems_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "reason"),
     [
-        ([], "found 'nothing'"),
-        (["a,b,c"], "found 'a,b,c'"),
+        ([], "begins with 'nothing'"),
+        (["a,b,c"], "begins with 'a,b,c'"),
         (trace([1, 2])[:1], "has no functions"),
-        ([*trace([1, 2]), "o,a,f,http,1"], "line 3 of the trace has 1 counts of 2"),
+        ([*trace([1, 2]), "o,a,f,http,1"], "line 3 of the trace has 1 counts; expected 2"),
         ([*trace([1, 2]), "o"], "line 3 of the trace has 0 counts"),
         ([*trace([1, 2]), "o,a,f,http,1,2,3"], "line 3 of the trace has 3 counts"),
         ([*trace([1, 2]), "o,a,f,http,1,many"], "line 3 of the trace: .*'many'"),
         ([*trace([1, 2]), "o,a,f,http,1,2.5"], "line 3 of the trace: .*'2.5'"),
-        ([*trace([1, 2]), "o,a,f,http,1,-2"], "or negative"),
+        ([*trace([1, 2]), "o,a,f,http,1,-2"], "none negative"),
     ],
 )
-def test_a_malformed_trace_is_refused_with_the_line(lines: list[str], said: str) -> None:
-    with pytest.raises(InvalidRequestError, match=said):
+def test_a_malformed_trace_is_refused_with_the_line(lines: list[str], reason: str) -> None:
+    with pytest.raises(InvalidRequestError, match=reason):
         parse_trace(lines)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 import uvloop
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -98,6 +98,8 @@ def run(experiment: Experiment, seed: int, records: Path | None) -> dict[str, An
         "memory_mib": round(peak, 1),
         "violations": violations,
         "details": details,
+        "ideal_rps": None if what.models is not None else what.scenario.ideal_rate(),
+        "compared": [asdict(other) for other in what.scenario.compare],
     }
 
 

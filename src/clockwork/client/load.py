@@ -1,7 +1,7 @@
 """Plays a workload against a live server: the live counterpart of the simulator's clients.
 
-Rules of the file: what is sent when is the workload's business, what came of it `Outcomes`'. A request that cannot be
-sent when it is due is sent as soon as it can, and its latency counts from when it was due.
+Rules of the file: the workload decides which request is sent when, and `Outcomes` counts the outcomes. A request that
+cannot be sent when it is due is sent as soon as possible; its latency counts from the time at which it was due.
 """
 
 import asyncio
@@ -23,18 +23,18 @@ from clockwork.workload.request import WorkloadRequest, comes_back
 from clockwork.workload.workload import Workload
 
 MAX_OUTSTANDING: Final = 20_000
-"""Requests without an answer; beyond that the server is not there in any useful sense."""
+"""Limit of requests without a response; beyond it the test ends with an error."""
 
 FREE_DIM: Final = 128
-"""What free dimensions other than the batch are set to."""
+"""Size of free dimensions other than the batch."""
 
 
 Inputs: TypeAlias = tuple[tuple[TensorSpec, ...], list[Any]]
-"""Specs, and a buffer for each."""
+"""Tensor specs, and a buffer for each of them."""
 
 
 class LoadTest:
-    """One workload, some connections. `run` once."""
+    """Plays one workload over several connections. Call `run` once."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class LoadTest:
         clock: Clock | None = None,
         progress: Callable[[Nanos], None] | None = None,
     ) -> None:
-        """``default_slo`` of requests whose stream has none; ``generated``: the worker makes the inputs."""
+        """``default_slo``: SLO of streams that set none. ``generated``: the worker generates the inputs."""
         self._clients = clients
         self._workload = workload
         self.outcomes = outcomes
@@ -63,14 +63,14 @@ class LoadTest:
         self._failure: BaseException | None = None
         self._start: Nanos = 0
         self._turn = 0
-        self.sent_late: Nanos = 0  #: the most that a request was sent after it was due
+        self.sent_late: Nanos = 0  #: longest delay of a send after its due time
 
     async def run(self) -> None:
-        """Play it to its end, and wait for all answers.
+        """Play the workload to its end, and wait for all responses.
 
         Raises:
-            InvalidRequestError: the server has none of the workload's models.
-            ClockworkError: the server cannot be asked.
+            InvalidRequestError: the server lacks a model of the workload.
+            ClockworkError: the connection failed.
         """
         self._models = {model.name: model for model in await self._clients[0].ls()}
         status = await self._clients[0].status()
@@ -97,7 +97,7 @@ class LoadTest:
                 continue
             self._send(self._workload.take())
             if len(self._tasks) > MAX_OUTSTANDING:
-                raise ClockworkError(f"{MAX_OUTSTANDING} requests wait for their answers: the server does not keep up")
+                raise ClockworkError(f"{MAX_OUTSTANDING} requests wait for responses: the server is too slow")
             if self._turn % 64 == 0:
                 await asyncio.sleep(0)
 
@@ -134,7 +134,7 @@ class LoadTest:
                 generated=self._generated,
             )
         except ConnectionLostError:
-            raise  # there is nobody to play the rest to
+            raise  # the rest of the workload cannot be sent
         except ClockworkError as error:
             self._failed(request, slo or self._default_slo, str(error))
             return
@@ -168,14 +168,14 @@ class LoadTest:
 
 
 def _inputs(model: ModelSummary, rows: int, generated: bool) -> Inputs:
-    """Random bytes that are small numbers, in the model's shapes; no bytes if the worker makes them."""
+    """Return random inputs in the model's shapes; without buffers if the worker generates the inputs."""
     specs, buffers = [], []
     rng = np.random.default_rng(0)
     for info in model.inputs:
         free = [rows if place == 0 and model.batchable else FREE_DIM for place in range(len(info.shape))]
         shape = tuple(size if dim < 0 else dim for dim, size in zip(info.shape, free, strict=True))
         if info.datatype == Datatype.BYTES:
-            raise InvalidRequestError(f"model {model.name} takes strings; use generated inputs")
+            raise InvalidRequestError(f"model {model.name} takes strings; use --generated")
         made = spec(info.name, info.datatype, shape)
         specs.append(made)
         if generated:

@@ -88,6 +88,15 @@ class PacedWorker:
                 self._poll(moment, key, answers)
         return answers
 
+    def busy_by(self, now: Nanos) -> Nanos:
+        """Time that all devices together have spent executing, including the inferences that are running now."""
+        running = [
+            finished.begin
+            for _, _, key, finished in self._moments
+            if finished is not None and key[1] is LaneKind.EXEC and key[0] is not None
+        ]
+        return sum(self.busy) + len(running) * now - sum(running)
+
     def next_wakeup(self) -> Nanos | None:
         """Return when to call `wake`; this may be in the past."""
         moments = self._moments

@@ -1,8 +1,8 @@
-"""A whole cluster in virtual time: the production controller and workers, links between them, faults in them.
+"""A whole cluster in virtual time: the production controller and workers, links between them, and faults.
 
-Rules of the file: it carries messages and time, and decides nothing. Each part has the duties of its live host
-(`clockwork.host.controller`, `clockwork.host.worker`), down to the clocks: a worker's times are translated at the
-controller's edge by what pings on the link say.
+Rules of the file: the cluster carries messages and time, and decides nothing. Each part does what its live host does
+(`clockwork.host.controller`, `clockwork.host.worker`). That includes the clocks: pings on a link measure the worker's
+clock, and the controller's side translates the worker's times.
 """
 
 from collections.abc import Callable
@@ -47,13 +47,15 @@ from clockwork.worker.events import ActionReceived, ControllerLost
 
 KIND: Final = "sim"
 PING_EVERY: Final[Nanos] = SECOND // 2
-"""As the live link does."""
+"""The same interval as on a live link."""
 
 MAX_STARTUP: Final[Nanos] = 600 * SECOND
+"""A start-up that takes longer has failed."""
+
 UNLIMITED: Final = ControllerConfig(
     max_pending=1_000_000, max_pending_bytes=1 << 60, max_client_pending=1_000_000, max_client_bytes=1 << 60
 )
-"""Start-up takes no longer than this, or has failed."""
+"""Limits that no scenario reaches."""
 
 
 class SimulationError(Exception):
@@ -61,7 +63,7 @@ class SimulationError(Exception):
 
 
 class _Worker:
-    """A worker's place in the cluster: the process, its links, and what the controller knows of its clock."""
+    """A worker in the cluster: its process, its links, and the controller's estimate of its clock."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -94,9 +96,9 @@ class Cluster:
         config: ControllerConfig | None = None,
         costs: Costs | None = None,
     ) -> None:
-        """``models``: each file, and the copies made of it; ``skews``: worker's number -> clock's offset and drift.
+        """``models``: each file with its number of copies. ``skews``: clock offset and drift by worker number.
 
-        ``costs``: what the controller's work takes; None: no time.
+        ``costs``: the time that the controller's work takes; None for no time.
         """
         self.loop = loop
         self.watcher = watcher
@@ -126,7 +128,7 @@ class Cluster:
         """Connect all workers and go through start-up.
 
         Raises:
-            SimulationError: it does not end.
+            SimulationError: start-up does not end.
         """
         for number in range(len(self.workers)):
             self.connect(number)
@@ -136,10 +138,10 @@ class Cluster:
                 break
             self.loop.run(moment)
         if self.controller.stage is not Stage.SERVING:
-            raise SimulationError(f"start-up does not end: stage {self.controller.stage.value}")
+            raise SimulationError(f"start-up did not end; it stopped in stage {self.controller.stage.value}")
 
     def connect(self, number: int) -> None:
-        """A worker process starts and dials in."""
+        """Start a worker process and connect it to the controller."""
         worker = self.workers[number]
         offset, drift = self._skews.get(number, (0, 0.0))
         rngs = [Random(self._rng.getrandbits(64)) for _ in range(self._devices + 2)]
@@ -166,7 +168,7 @@ class Cluster:
         self.feed(WorkerConnected(worker.name))
 
     def disconnect(self, number: int, why: str, dies: bool = True) -> None:
-        """The worker process dies, or only its connection."""
+        """End the worker process, or only its connection."""
         worker = self.workers[number]
         if not worker.connected or worker.process is None:
             return
@@ -175,7 +177,7 @@ class Cluster:
         worker.down.cut()
         if dies:
             worker.process.alive = False
-            self._busy_of_dead += sum(worker.process.worker.busy)
+            self._busy_of_dead += worker.process.worker.busy_by(worker.process.clock())
         else:
             worker.process.feed(ControllerLost())
         self.feed(WorkerLost(worker.name, why))
@@ -183,11 +185,11 @@ class Cluster:
     # --- events ------------------------------------------------------------------------------------------------------
 
     def feed(self, event: Event) -> None:
-        """Something happened to the controller."""
+        """Give the controller an event."""
         self._timed.feed(event)
 
     def request(self, client_id: int, request: InferRequest) -> None:
-        """A client's request has arrived at the controller."""
+        """Deliver a client's request to the controller."""
         self.feed(ClientRequest(client_id, request, arrival=self.loop.now))
 
     def _receive(self, message: Any) -> None:
@@ -210,11 +212,11 @@ class Cluster:
         elif isinstance(command, SendAction):
             worker = self._by_name[command.worker_id]
             if worker.connected:
-                self._tell_watcher(command)
+                self._notify_watcher(command)
                 action = shift_action(command.action, self._offset(worker))
                 payloads = command.payloads
                 if isinstance(action, Infer) and not payloads:
-                    payloads = (None,) * len(action.inputs)  # generated ones, of PROFILING
+                    payloads = (None,) * len(action.inputs)  # in PROFILING the worker generates the inputs
                 worker.down.send(ActionReceived(action, payloads))
         elif isinstance(command, DropWorker):
             self.watcher.violation(f"worker {command.worker_id} was dropped: {command.reason}")
@@ -225,7 +227,7 @@ class Cluster:
         elif isinstance(command, GiveUp):
             raise SimulationError(command.reason)
 
-    def _tell_watcher(self, send: SendAction) -> None:
+    def _notify_watcher(self, send: SendAction) -> None:
         predicted = None
         if self.watcher.recording:
             predicted = self.controller.predicted_start(send.worker_id, send.action.id)
@@ -234,7 +236,7 @@ class Cluster:
     # --- clocks ------------------------------------------------------------------------------------------------------
 
     def _ping(self, worker: Any) -> None:
-        """What the live link's Ping and Pong learn: the worker's clock, halfway through a round trip."""
+        """Measure the worker's clock halfway through a round trip, as Ping and Pong do on a live link."""
         process = worker.process
         if process is None or not worker.connected:
             return
@@ -252,23 +254,23 @@ class Cluster:
         return offset if offset and abs(offset) > worker.offset.error_ns(self.loop.now) else 0
 
     def busy(self) -> Nanos:
-        """The time that all devices together have spent executing."""
+        """Time that all devices together have spent executing so far."""
         living = [worker.process for worker in self.workers if worker.process is not None and worker.process.alive]
-        return self._busy_of_dead + sum(time for process in living for time in process.worker.busy)
+        return self._busy_of_dead + sum(process.worker.busy_by(process.clock()) for process in living)
 
     @property
     def controller_busy(self) -> Nanos:
-        """The time that the controller has spent on its work; 0 unless that takes time."""
+        """Time that the controller has spent on its work; 0 in a scenario without costs of the controller."""
         return self._timed.busy
 
     def infer_time(self, path: str) -> Nanos:
-        """The profile's p99 of one row of a model: what an ``slo_factor`` is a multiple of."""
+        """Profiled p99 of one row of a model; an ``slo_factor`` is a multiple of it."""
         return self._known[path].infer_estimate(1)
 
-    # --- looking -----------------------------------------------------------------------------------------------------
+    # --- status  -----------------------------------------------------------------------------------------------------
 
     def ask_status(self) -> ServerStatus:
-        """What ``clockwork status`` would show now."""
+        """Return what ``clockwork status`` would show now."""
         self._timed.handle(ClientRequest(0, StatusRequest(0)))
         assert self.status is not None
         return self.status

@@ -1,6 +1,6 @@
-"""A controller on the loop that takes time for its work: the simulator's counterpart of the live host's `Driver`.
+"""A controller on the loop whose work may take time: the simulator's counterpart of the live host's `Driver`.
 
-Rules of the file: it decides nothing but whose turn it is, and that only where the controller is busy.
+Rules of the file: the only decision here is which waiting event is handled next, and only while the controller is busy.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from clockwork.units import Nanos
 
 
 class Costs(Struct, frozen=True):
-    """How long the controller is busy with a request, with one that it answers at once, a result, an Infer sent."""
+    """Time that the controller spends on a request, a request that it refuses at once, a result, and an Infer sent."""
 
     request: Nanos = 0
     refusal: Nanos = 0
@@ -29,7 +29,7 @@ class Costs(Struct, frozen=True):
 
 
 class TimedController:
-    """Feeds the controller with events, one after the other, and wakes it. What it does costs time afterwards."""
+    """Feeds events to the controller one after the other, and wakes it. Each event keeps it busy afterwards."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class TimedController:
         costs: Costs,
         inbox: Inbox | None = None,
     ) -> None:
-        """``execute`` carries a command out; ``moved`` is called after each event and wake."""
+        """``execute`` carries out a command; ``moved`` is called after each event and wake-up."""
         self._loop = loop
         self._controller = controller
         self._execute = execute
@@ -54,7 +54,7 @@ class TimedController:
         self.busy: Nanos = 0  #: time spent so far
 
     def feed(self, event: Event) -> None:
-        """Something has arrived: it is handled now, or when its turn comes."""
+        """Handle an event now, or queue it while the controller is busy."""
         if self._free:
             self.handle(event)
             return
@@ -85,7 +85,7 @@ class TimedController:
         return True
 
     def handle(self, event: Event) -> None:
-        """Something happens, whatever waits."""
+        """Handle an event now, before all that wait."""
         commands = self._controller.handle(self._loop.now, event)
         for command in commands:
             self._execute(command)
@@ -95,12 +95,12 @@ class TimedController:
         self._moved()
 
     def _advance(self, _: object = None) -> None:
-        """The controller is free: it wakes if that is due, and handles events until it is busy again."""
+        """Wake the controller if that is due, and handle events until it is busy again."""
         self._timer.arm()
         while self._loop.now >= self._busy_until:
             due = self._controller.next_wakeup()
             if due is not None and due <= self._loop.now:
-                return  # the timer has been armed for now
+                return  # the timer is armed for this moment
             event = self._inbox.take()
             if event is None:
                 return
@@ -148,4 +148,4 @@ class TimedController:
 def _slo(event: Event) -> Nanos:
     assert isinstance(event, ClientRequest)
     assert isinstance(event.request, InferRequest)
-    return 0 if event.request.slo is None else min(PATIENT, event.request.slo)  # there is one queue here
+    return 0 if event.request.slo is None else min(PATIENT, event.request.slo)  # the simulator has one queue

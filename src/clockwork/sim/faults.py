@@ -1,4 +1,4 @@
-"""Faults to order: what goes wrong in a simulated cluster, and which broken promises that explains."""
+"""Injected faults of a simulated cluster, and the broken promises that they explain."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -8,18 +8,20 @@ from clockwork.sim.scenario import FaultSpec
 from clockwork.units import SECOND, Nanos, ms, seconds
 
 AFTERMATH: Final[Nanos] = 2 * SECOND
-"""A fault explains what was promised before it ended, and this long after: estimates are behind it, or ahead."""
+"""A fault explains broken promises of requests that arrived before its end or up to this long after it.
+
+Estimates need this time to follow the devices again."""
 
 DRIFT_STEPS: Final = 20
 
 
 def skews(faults: Sequence[FaultSpec]) -> dict[int, tuple[Nanos, float]]:
-    """Worker's number -> offset and drift of its clock."""
+    """Return offset and drift of the clock by worker number."""
     return {f.worker: (ms(f.offset_ms), f.drift_ppm) for f in faults if f.kind == "clock-skew"}
 
 
-def excuses(faults: Sequence[FaultSpec], arrival: Nanos, answered: Nanos) -> bool:
-    """Whether a request of that time may have suffered from one of the faults. Moments after the load's start."""
+def explains(faults: Sequence[FaultSpec], arrival: Nanos, answered: Nanos) -> bool:
+    """Whether one of the faults may have delayed a request. Times are relative to the start of the load."""
     for fault in faults:
         if fault.kind == "clock-skew":
             return True
@@ -30,7 +32,7 @@ def excuses(faults: Sequence[FaultSpec], arrival: Nanos, answered: Nanos) -> boo
 
 
 def arrange(cluster: Cluster, faults: Sequence[FaultSpec], start: Nanos) -> None:
-    """Put the faults on the loop; the load begins at ``start``."""
+    """Schedule the faults on the loop; the load begins at ``start``."""
     for fault in faults:
         begin, end = start + seconds(fault.at_s), start + seconds(fault.at_s + fault.for_s)
         if fault.kind == "slow-device":
@@ -46,8 +48,8 @@ def arrange(cluster: Cluster, faults: Sequence[FaultSpec], start: Nanos) -> None
         elif fault.kind == "stalled-link":
             cluster.loop.at(begin, _stall, (cluster, fault, end))
         elif fault.kind == "worker-death":
-            cluster.loop.at(begin, _die, (cluster, fault))
-            cluster.loop.at(end, _return, (cluster, fault))
+            cluster.loop.at(begin, _kill, (cluster, fault))
+            cluster.loop.at(end, _restart, (cluster, fault))
         elif fault.kind == "failing":
             cluster.loop.at(begin, _set_failing, (cluster, fault, min(1.0, fault.factor)))
             cluster.loop.at(end, _set_failing, (cluster, fault, 0.0))
@@ -74,12 +76,12 @@ def _stall(argument: Any) -> None:
     cluster.workers[fault.worker].down.stall(until)
 
 
-def _die(argument: Any) -> None:
+def _kill(argument: Any) -> None:
     cluster, fault = argument
-    cluster.disconnect(fault.worker, "it died")
+    cluster.disconnect(fault.worker, "the worker process died")
 
 
-def _return(argument: Any) -> None:
+def _restart(argument: Any) -> None:
     cluster, fault = argument
     if not cluster.workers[fault.worker].connected:
         cluster.connect(fault.worker)

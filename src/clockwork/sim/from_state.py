@@ -1,8 +1,8 @@
 """A scenario from what ``clockwork status --json`` prints of a live system.
 
-Rules of the file: models, times, devices and the load that was seen are the live system's. Durations are drawn from
-what was measured in service, where there is enough of it, else from the profile; where a model was measured on several
-kinds of devices, the first kind is taken for all.
+Rules of the file: models, times, devices and the observed load are the live system's. Durations are drawn from the
+measurements in service if there are enough of them, else from the profile. If a model was measured on several kinds of
+devices, the first kind stands for all.
 """
 
 from typing import Any
@@ -20,10 +20,12 @@ WARMUP_S = 5.0
 
 
 def scenario_of(state: dict[str, Any], given: Scenario | None = None) -> Scenario:
-    """A scenario with the state's devices and models, and the workload of ``given``, or as the server has seen it.
+    """Return a scenario with the devices and models of the state.
+
+    The workload is that of ``given``; without it, the rates of requests that the server has observed.
 
     Raises:
-        InvalidRequestError: as `models_of`; or the server has seen no requests, and nothing was given.
+        InvalidRequestError: as `models_of`; or the server has received no requests and no scenario was given.
     """
     models = models_of(state)
     try:
@@ -32,7 +34,7 @@ def scenario_of(state: dict[str, Any], given: Scenario | None = None) -> Scenari
         devices = DevicesSpec(workers=len(gpus), pages=pages)
         streams = () if given is not None else _streams(state)
     except DAMAGED as error:
-        raise InvalidRequestError(f"the state has no devices or counts that could be read: {error!r}") from None
+        raise InvalidRequestError(f"devices or counts of the state cannot be read: {error!r}") from None
     specs = tuple(ModelSpec(model.path[:-5], infer_ms={"1": 1.0}, load_ms=1.0) for model, _ in models)
     if given is not None:
         return replace(given, models=specs, devices=devices, noise=NoiseModel("measured"))
@@ -58,5 +60,5 @@ def _streams(state: dict[str, Any]) -> tuple[StreamSpec, ...]:
         if count and seconds > 0:
             streams.append(StreamSpec("poisson", rate=count / seconds, models=(model["info"]["name"],)))
     if not streams:
-        raise InvalidRequestError("the server has seen no requests: give a SCENARIO.toml with a workload as well")
+        raise InvalidRequestError("the server has received no requests; give a SCENARIO.toml with a workload as well")
     return tuple(streams)

@@ -1,9 +1,8 @@
-"""What has arrived at a simulated controller that is busy: each event waits for its turn, by kind.
+"""Events that wait while a simulated controller is busy, ordered by kind.
 
-Theory of operation. A controller that takes time for its work handles one event after the other. Events of workers come
-first, since they cost little and free devices; then cancels and clients that left; then all other requests, in order of
-arrival. The effects of an event happen at the moment when its turn comes; afterwards the controller is busy for the
-cost of the event.
+Theory of operation. A controller whose work takes time handles one event after the other. Events of workers come
+first, because they cost little and free devices. Cancelled requests and disconnected clients come next, then all other
+requests in order of arrival. An event takes effect when its turn comes; then the controller is busy for its cost.
 """
 
 from collections import deque
@@ -13,30 +12,30 @@ from clockwork.controller.events import ClientLost, ClientRequest, Event, Worker
 from clockwork.messages.requests import CancelRequest, InferRequest
 
 MAX_WAITING: Final = 1_000_000
-"""Events that wait for one controller; more are a scenario that nobody can learn from."""
+"""Limit of waiting events: beyond it a scenario shows nothing but overload."""
 
 
 class Inbox(Protocol):
-    """Where events wait."""
+    """A queue of events."""
 
     def put(self, event: Event) -> None:
-        """The event waits from now on."""
+        """Add an event."""
 
     def take(self) -> Event | None:
-        """The event whose turn it is; None if none waits."""
+        """Remove and return the next event; None if the inbox is empty."""
 
     def __len__(self) -> int: ...
 
 
 class InboxFullError(Exception):
-    """More than `MAX_WAITING` events wait."""
+    """More than `MAX_WAITING` events would wait."""
 
 
 class ByKind:
     """An `Inbox`: first in, first out within each kind of event."""
 
     def __init__(self) -> None:
-        """Empty."""
+        """Create an empty inbox."""
         self._queues: tuple[deque[Event], ...] = (deque(), deque(), deque())
         self._count = 0
 
@@ -44,10 +43,10 @@ class ByKind:
         """See `Inbox`.
 
         Raises:
-            InboxFullError: too many wait already.
+            InboxFullError: the limit is reached.
         """
         if self._count >= MAX_WAITING:
-            raise InboxFullError(f"{self._count} events wait for the controller; that is the limit")
+            raise InboxFullError(f"limit of events that wait reached ({self._count}); lower the load")
         self._count += 1
         self._queues[_kind(event)].append(event)
 

@@ -1,7 +1,7 @@
-"""Links: messages arrive in order, after a delay, with jitter; lost ones are sent again, and hold up those behind.
+"""Links: messages arrive in order after a delay with jitter. A lost message is sent again and delays those behind it.
 
-A link is one direction of a TCP connection: it loses nothing for good while it is up, it is late. A connection that
-ends loses what is under way.
+A link is one direction of a TCP connection: while the connection lives, loss only delays messages. When the connection
+ends, messages in flight are lost.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from clockwork.units import MILLISECOND, Nanos
 
 
 class LinkModel(Struct, frozen=True):
-    """``delay`` of each message, up to ``jitter`` more, and ``resend`` more for a share of ``loss``."""
+    """Each message takes ``delay`` plus up to ``jitter``; a share of ``loss`` takes ``resend`` more."""
 
     delay: Nanos = MILLISECOND // 10
     jitter: Nanos = 0
@@ -29,17 +29,17 @@ class Link:
     __slots__ = ("_arrival", "_deliver", "_generation", "_loop", "_model", "_rng", "_stalled_until")
 
     def __init__(self, loop: Loop, model: LinkModel, rng: Random, deliver: Callable[[Any], None]) -> None:
-        """``deliver(message)`` is called when one arrives."""
+        """``deliver(message)`` is called when a message arrives."""
         self._loop = loop
         self._model = model
         self._rng = rng
         self._deliver = deliver
-        self._arrival: Nanos = 0  #: of the message sent last
+        self._arrival: Nanos = 0  #: when the message sent last arrives
         self._stalled_until: Nanos = 0
         self._generation = 0
 
     def send(self, message: Any) -> None:
-        """On its way."""
+        """Send a message."""
         model, now = self._model, self._loop.now
         arrival = max(now, self._stalled_until) + model.delay
         if model.jitter:
@@ -50,11 +50,11 @@ class Link:
         self._loop.at(arrival, self._arrive, (self._generation, message))
 
     def stall(self, until: Nanos) -> None:
-        """Nothing gets through before ``until``; what is under way already does."""
+        """Hold messages back until ``until``; those in flight still arrive."""
         self._stalled_until = until
 
     def cut(self) -> None:
-        """The connection ends: what is under way is lost. What is sent from now on belongs to a new one."""
+        """End the connection: messages in flight are lost. Later messages belong to a new connection."""
         self._generation += 1
         self._arrival = 0
 

@@ -1,4 +1,4 @@
-"""Virtual time: a heap of what will happen. Ties happen in the order in which they were scheduled."""
+"""Virtual time: a heap of scheduled events. Events at one moment happen in the order in which they were scheduled."""
 
 from collections.abc import Callable
 from heapq import heappop, heappush
@@ -7,22 +7,22 @@ from typing import Any, Final
 from clockwork.units import Nanos
 
 MAX_EVENTS: Final = 2_000_000
-"""Events at one moment: more is a circle."""
+"""Limit of events at one moment; more of them mean an endless cycle."""
 
 
 class StandstillError(Exception):
-    """Things happen, and no time passes."""
+    """Events happen, but time does not advance."""
 
 
 class Loop:
-    """The heap. ``now`` moves only in `run`."""
+    """An event loop in virtual time. ``now`` advances only in `run`."""
 
     __slots__ = ("_heap", "_sequence", "events", "now")
 
     def __init__(self) -> None:
-        """At the beginning of time."""
+        """Start at time 0."""
         self.now: Nanos = 0
-        self.events = 0  #: happened so far
+        self.events = 0  #: number of events so far
         self._heap: list[tuple[Nanos, int, Callable[[Any], None], Any]] = []
         self._sequence = 0
 
@@ -32,11 +32,11 @@ class Loop:
         heappush(self._heap, (moment if moment > self.now else self.now, self._sequence, action, argument))
 
     def next_event(self) -> Nanos | None:
-        """When the next thing happens."""
+        """Time of the next event; None if there is none."""
         return self._heap[0][0] if self._heap else None
 
     def run(self, until: Nanos) -> None:
-        """Let everything happen that is due by ``until``."""
+        """Run all events that are due by ``until``."""
         heap = self._heap
         before, begun = self.now, self.events
         while heap and heap[0][0] <= until:
@@ -44,7 +44,7 @@ class Loop:
             if moment != before:
                 before, begun = moment, self.events
             elif self.events - begun > MAX_EVENTS:
-                raise StandstillError(f"time stands still at {moment} ns: {MAX_EVENTS} events, and more to come")
+                raise StandstillError(f"time stands still at {moment} ns: more than {MAX_EVENTS} events")
             self.now = moment
             self.events += 1
             action(argument)

@@ -1,4 +1,4 @@
-"""One simulation: a scenario, a seed, and what came of it."""
+"""One simulation: runs a scenario with a seed and collects the outcomes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
@@ -12,7 +12,7 @@ from clockwork.scheduling.base import Scheduler
 from clockwork.scheduling.clockwork import ClockworkScheduler
 from clockwork.scheduling.registry import make_scheduler
 from clockwork.sim.cluster import Cluster
-from clockwork.sim.faults import arrange, excuses, skews
+from clockwork.sim.faults import arrange, explains, skews
 from clockwork.sim.loop import Loop
 from clockwork.sim.scenario import ControllerSpec, Scenario
 from clockwork.sim.watcher import Watcher
@@ -22,10 +22,10 @@ from clockwork.workload.request import WorkloadRequest, comes_back
 from clockwork.workload.spec import make_workload
 
 SETTLE: Final[Nanos] = 2 * SECOND
-"""After start-up, before the load: time to load what fits."""
+"""Time between start-up and the load, in which the scheduler loads the weights that fit."""
 
 DRAIN: Final[Nanos] = 60 * SECOND
-"""After the load: time for everything to be answered and to come to rest."""
+"""Limit of the time after the load in which all requests must be answered."""
 
 CLIENT: Final = 1
 
@@ -33,7 +33,7 @@ Record = Callable[[dict[str, Any]], None]
 
 
 class Simulation:
-    """See the module. `run` once."""
+    """A simulated cluster with clients. Call `run` once."""
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class Simulation:
         record: Record | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        """``models`` (of the same names) and ``scheduler`` take the place of the scenario's.
+        """``models`` (with the same names) and ``scheduler`` replace those of the scenario.
 
-        ``traces``: the lines of those that the scenario names.
+        ``traces``: the lines of each trace that the scenario names.
 
-        ``check_every``: events between checks of the machines' invariants; ``record`` takes requests and actions;
-        ``progress`` hears now and then which share of the time is over.
+        ``check_every``: events between checks of the machines' invariants, 0 for none. ``record`` receives a record of
+        each request and action, ``progress`` the elapsed share of the run now and then.
         """
         self.scenario = scenario
         self.loop = Loop()
@@ -95,10 +95,10 @@ class Simulation:
         self._last_id = 0
         self._start: Nanos = 0
         self._armed: Nanos | None = None
-        self._busy_steps: list[Nanos] = []  #: of all devices together, after each hundredth of the time
+        self._busy_steps: list[Nanos] = []  #: busy time of all devices together, after each hundredth of the run
 
     def run(self) -> "Simulation":
-        """All of it; returns itself.
+        """Run the simulation from start-up to the last response; returns itself.
 
         Raises:
             SimulationError: start-up failed.
@@ -109,10 +109,10 @@ class Simulation:
         return self
 
     def start(self) -> None:
-        """Start-up, and time to load what fits.
+        """Run start-up, then wait while the scheduler loads the weights that fit.
 
         Raises:
-            SimulationError: it failed.
+            SimulationError: start-up failed.
         """
         self.cluster.start()
         self.loop.run(self.loop.now + self._settle)
@@ -122,7 +122,7 @@ class Simulation:
         self._arm()
 
     def play(self) -> None:
-        """The load."""
+        """Run the load."""
         for step in range(1, 101):
             self.loop.run(self._start + self._duration * step // 100)
             self._busy_steps.append(self.cluster.busy())
@@ -130,7 +130,7 @@ class Simulation:
                 self._progress(step / 100)
 
     def finish(self) -> None:
-        """Until everything is answered and at rest; then check."""
+        """Run until all requests are answered and nothing is in flight, then check the final state."""
         end = self.loop.now + DRAIN
         while self._waiting and self.loop.now < end:
             self.loop.run(self.loop.now + 10 * MILLISECOND)
@@ -178,7 +178,7 @@ class Simulation:
         assert isinstance(response, InferResponse)
         waiting = self._waiting.pop(response.id, None)
         if waiting is None:
-            self.watcher.violation(f"request {response.id} was answered twice, or never asked")
+            self.watcher.violation(f"request {response.id} was answered twice, or never sent")
             return
         request, arrival = waiting
         now = self.loop.now
@@ -187,13 +187,13 @@ class Simulation:
             response, intended=request.intended, answered=now + self._client_delay - self._start, slo=slo
         )
         self.outcomes.add(request.stream, outcome)
-        self._judge(response, slo, arrival)
+        self._check_response(response, slo, arrival)
         if self._record is not None:
             self._record(self._request_record(request, arrival, response, slo))
         self.loop.at(now + self._client_delay, self._back, (request, comes_back(response.status, response.retry_after)))
 
     def _back(self, answered: Any) -> None:
-        """The client has the answer."""
+        """Give the client its response."""
         request, retry_after = answered
         self.workload.answered(self.loop.now - self._start, request, retry_after)
         self._arm()
@@ -208,19 +208,19 @@ class Simulation:
 
     # --- checking ----------------------------------------------------------------------------------------------------
 
-    def _judge(self, response: InferResponse, slo: Nanos, arrival: Nanos) -> None:
+    def _check_response(self, response: InferResponse, slo: Nanos, arrival: Nanos) -> None:
         if response.status == 0 and response.timing.total > slo:
             self.watcher.violation(f"request {response.id} succeeded {response.timing.total - slo} ns after its SLO")
-        if response.admitted and response.status != 0 and not self._noisy and not self._excused(arrival):
+        if response.admitted and response.status != 0 and not self._noisy and not self._explained(arrival):
             self.watcher.violation(
-                f"request {response.id} was promised and missed, and no fault explains it: {response.message}"
+                f"request {response.id} was promised and missed, but no fault explains it: {response.message}"
             )
 
-    def _excused(self, arrival: Nanos) -> bool:
-        return excuses(self.scenario.faults, arrival - self._start, self.loop.now - self._start)
+    def _explained(self, arrival: Nanos) -> bool:
+        return explains(self.scenario.faults, arrival - self._start, self.loop.now - self._start)
 
     def _check(self) -> None:
-        """At the end: nothing lost, and every picture true."""
+        """Check that no request is lost and that the controller's picture is right."""
         for request_id in list(self._waiting)[:10]:
             self.watcher.violation(f"request {request_id} was never answered")
         truth = {
@@ -237,12 +237,12 @@ class Simulation:
     # --- results -----------------------------------------------------------------------------------------------------
 
     def utilisation(self) -> float:
-        """The share of the time that devices spent executing."""
+        """Share of the run in which devices executed, averaged over the devices."""
         steps = self.utilisation_series()
         return sum(steps) / len(steps)
 
     def utilisation_series(self) -> list[float]:
-        """`utilisation` in each hundredth of the time."""
+        """`utilisation` of each hundredth of the run."""
         each = self._duration * self.scenario.devices.workers * self.scenario.devices.per_worker / 100
         steps = zip(self._busy_steps[1:], self._busy_steps, strict=False)
         return [round((after - before) / each, 4) for after, before in steps]
@@ -274,15 +274,15 @@ class Simulation:
 
 
 def workload_rng(seed: int) -> Random:
-    """The chance that the workload has of a run's seed: the same in the simulator and against a live server."""
+    """Return the random generator of the workload: the same in the simulator and against a live server."""
     return Random(f"workload {seed}")
 
 
 def scheduler_of(scenario: Scenario) -> Scheduler:
-    """The scenario's scheduler.
+    """Create the scenario's scheduler.
 
     Raises:
-        InvalidRequestError: there is none of that name.
+        InvalidRequestError: no scheduler has that name.
     """
     if scenario.scheduler == ClockworkScheduler.name:
         return ClockworkScheduler(scenario.scheduler_config())
@@ -297,6 +297,6 @@ def _inputs(model: PacedModel) -> tuple[TensorSpec, ...]:
 
 
 def _time_to_fill(models: list[tuple[PacedModel, int]], pages: int) -> Nanos:
-    """How long a device takes to load all models, or as many as fit, at most."""
+    """Upper bound of the time in which a device loads all models, or as many as fit."""
     load = max(max(model.profile.load_weights.samples) for model, _ in models)
     return load * min(sum(copies for _, copies in models), pages) * 11 // 10

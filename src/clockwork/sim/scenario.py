@@ -1,17 +1,17 @@
-"""Scenarios: what is simulated, or played against a live server, as TOML.
+"""Scenarios in TOML: fleet, models, workload and faults of a simulation, or the workload for a live server.
 
 ::
 
     name = "overload"
-    duration_s = 20            # of load; what is under way then may still end
-    warmup_s = 2               # not counted
+    duration_s = 20            # duration of the load; pending requests may end later
+    warmup_s = 2               # excluded from the results
     scheduler = "clockwork"
-    slo_ms = 100               # of requests whose stream says nothing
+    slo_ms = 100               # SLO of streams that set none
 
     [devices]
     workers = 1
     per_worker = 1
-    pages = 1376               # of 16 MiB each
+    pages = 1376               # weights cache of each device, in pages of 16 MiB
 
     [[models]]
     name = "resnet50"
@@ -22,14 +22,15 @@
     kind = "poisson"
     rate = 900
 
-    [controller]               # what its work takes: cost_per_request_ms, cost_per_result_ms, ...
+    [controller]               # time of its work: cost_per_request_ms, cost_per_result_ms, ...
     [network]                  # delay_ms, jitter_ms, loss, client_delay_ms
     [noise]                    # kind = "normal", share = 0.05
     [[faults]]                 # kind = "slow-device", at_s = 5, for_s = 2, worker = 0, factor = 2.0
-    [sweep]                    # one run per value: slo_ms = [10, 25], load = [0.5, 1.0], models, devices
+    [sweep]                    # one run per value: slo_ms = [10, 25], load = [0.5, 1.0]
+    [[compare]]                # another system in plots: name, slo_ms = [10, 25], goodput_rps = [2, 545]
     [clockwork]                # constants of the scheduler: efficiency_floor = 0.9, schedule_ahead_ms = 5
 
-Rules of the file: it reads text, not files. What is unknown, or makes no sense, is said with the place it is at.
+Rules of the file: the input is text, not a file. An error names the table and the key.
 """
 
 import tomllib
@@ -58,7 +59,7 @@ MAX_DURATION: Final = 31 * 24 * 3600.0
 
 
 class DevicesSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """The fleet."""
+    """The devices of the fleet."""
 
     workers: int = 1
     per_worker: int = 1
@@ -79,7 +80,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NetworkSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """All links: of workers, and of clients. Each way, in milliseconds."""
+    """Delays of the links to workers and clients, in milliseconds each way."""
 
     delay_ms: float = 0.1
     jitter_ms: float = 0.0
@@ -88,15 +89,15 @@ class NetworkSpec(Struct, frozen=True, forbid_unknown_fields=True):
     client_delay_ms: float = 0.1
 
     def link(self) -> LinkModel:
-        """A worker's link."""
+        """Return the link to a worker."""
         return LinkModel(ms(self.delay_ms), ms(self.jitter_ms), self.loss, ms(self.resend_ms))
 
 
 class ControllerSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the controller's work takes, in milliseconds; 0: no time. Events that arrive meanwhile wait.
+    """Time that the controller's work takes, in milliseconds; 0 for none. Events that arrive meanwhile wait.
 
-    ``cost_per_request_ms``: a request that the scheduler decides about; ``cost_per_refusal_ms``: one that is answered
-    as soon as it is handled; ``cost_per_result_ms``: a worker's result; ``cost_per_action_ms``: an Infer that is sent.
+    ``cost_per_request_ms``: a request that the scheduler decides about; ``cost_per_refusal_ms``: a request that is
+    refused as soon as it is handled; ``cost_per_result_ms``: a worker's result; ``cost_per_action_ms``: an Infer sent.
     """
 
     cost_per_request_ms: float = 0.0
@@ -105,7 +106,7 @@ class ControllerSpec(Struct, frozen=True, forbid_unknown_fields=True):
     cost_per_action_ms: float = 0.0
 
     def costs(self) -> Costs:
-        """In nanoseconds."""
+        """Return the costs in nanoseconds."""
         return Costs(
             ms(self.cost_per_request_ms),
             ms(self.cost_per_refusal_ms),
@@ -115,11 +116,12 @@ class ControllerSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """Something that goes wrong ``at_s`` seconds after the load began, for ``for_s`` seconds.
+    """A fault that begins ``at_s`` seconds after the load and lasts ``for_s`` seconds.
 
-    slow-device: durations times ``factor``; drift: growing to ``factor`` over the time; stalled-link: nothing gets
-    through, both ways; worker-death: dies, and returns as a new process; failing: a share of ``factor`` of Infers
-    fails; clock-skew: from the start, ``offset_ms`` ahead and gaining ``drift_ppm``.
+    slow-device: durations are multiplied by ``factor``. drift: durations grow to ``factor`` times over the fault.
+    stalled-link: no message arrives in either direction. worker-death: the worker dies and returns as a new process.
+    failing: a share of ``factor`` of all Infers fails. clock-skew: from the start on, the worker's clock is
+    ``offset_ms`` ahead and gains ``drift_ppm``.
     """
 
     kind: Literal["slow-device", "drift", "stalled-link", "worker-death", "failing", "clock-skew"]
@@ -132,14 +134,23 @@ class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SweepSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """One run for each value, or each pair of values. ``load`` multiplies the workload's."""
+    """One run for each value, or each pair of values. ``load`` multiplies the load of the workload."""
 
     slo_ms: tuple[float, ...] = ()
     load: tuple[float, ...] = ()
 
 
+class ComparedSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """Goodput of another system at the values of the sweep; plots show it beside the results."""
+
+    name: str
+    goodput_rps: tuple[float, ...]
+    slo_ms: tuple[float, ...] = ()
+    load: tuple[float, ...] = ()
+
+
 class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
-    """See the module."""
+    """A scenario as its file has it; see the module for the meaning of the fields."""
 
     models: tuple[ModelSpec, ...] = ()
     workload: tuple[StreamSpec, ...] = ()
@@ -155,13 +166,14 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     noise: NoiseModel = NoiseModel()
     faults: tuple[FaultSpec, ...] = ()
     sweep: SweepSpec = SweepSpec()
+    compare: tuple[ComparedSpec, ...] = ()
     clockwork: dict[str, float | bool] = field(default_factory=dict)
 
     def scheduler_config(self) -> ClockworkConfig:
-        """The constants of the Clockwork scheduler, with those of the scenario in their place.
+        """Return the constants of the Clockwork scheduler, changed as the scenario says.
 
         Raises:
-            InvalidRequestError: there is no such constant.
+            InvalidRequestError: a constant is unknown or out of range.
         """
         values: dict[str, Any] = {}
         default = ClockworkConfig()
@@ -174,66 +186,84 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
                     f"{it}_ms" if isinstance(getattr(default, it), int) and it not in (*COUNTS, "preload") else it
                     for it in ClockworkConfig.__struct_fields__
                 )
-                raise InvalidRequestError(f"[clockwork] has no constant {name!r}: there are {names}")
+                raise InvalidRequestError(f"unknown constant {name!r} in [clockwork]; known are {names}")
             values[target] = _constant(name, value, known, duration)
         return replace(default, **values)
 
     def sim_models(self) -> list[tuple[PacedModel, int]]:
-        """The model files, and the copies of each."""
+        """Return the model files with the number of copies of each."""
         return [made for spec in self.models for made in _sim_models(spec)]
 
     def model_names(self) -> list[str]:
-        """All models, as the controller will name them."""
+        """Return the names that the controller gives to all models."""
         names = []
         for model, copies in self.sim_models():
             stem = model.path.removesuffix(".onnx")
             names += [stem] if copies == 1 else [f"{stem}-{i + 1}" for i in range(copies)]
         return names
 
+    def ideal_rate(self) -> float | None:
+        """Return the requests/s that the devices execute at best, in batches of the best size.
+
+        None if the models' times differ.
+        """
+        profiles = [model.profile for model, _ in self.sim_models()]
+        if any(profile != profiles[0] for profile in profiles):
+            return None
+        rates = [size * 1e9 / profiles[0].infer[size].median for size in profiles[0].infer]
+        return max(rates) * self.devices.workers * self.devices.per_worker
+
     def bucket(self) -> Nanos:
-        """The length of a step of the time series: at most a thousand of them."""
+        """Return the length of a step of the time series; a run has about a thousand steps at most."""
         return round((self.bucket_s or max(1.0, self.duration_s / 1000)) * 1e9)
 
 
 COUNTS: Final = ("window", "choices", "evictions_considered", "loads_outstanding")
-"""Constants of the scheduler that are numbers of things, not durations."""
+"""Constants of the scheduler that are counts, not durations."""
 
 
 def _constant(name: str, value: object, known: object, duration: bool) -> object:
-    """A constant of the scheduler, in its own type and within reason."""
+    """Return a constant of the scheduler in its own type.
+
+    Raises:
+        InvalidRequestError: the value has another type or is out of range.
+    """
     if isinstance(known, bool) or isinstance(value, bool):
         if isinstance(known, bool) and isinstance(value, bool):
             return value
-        raise InvalidRequestError(f"[clockwork] {name} is {value!r}; it is of another type")
+        raise InvalidRequestError(
+            f"[clockwork] {name} is {value!r}; it must be {'true or false' if isinstance(known, bool) else 'a number'}"
+        )
     assert isinstance(value, int | float)
     if not 0 <= value <= 1e6 or (isinstance(known, float) and name != "optimism" and value > 1):
-        raise InvalidRequestError(f"[clockwork] {name} is {value}; that makes no sense")
+        limit = 1 if isinstance(known, float) and name != "optimism" else 1_000_000
+        raise InvalidRequestError(f"[clockwork] {name} is {value}; the range is 0 to {limit}")
     if duration:
         return ms(value)
     if isinstance(known, int) and (value < 1 or value != int(value)):
-        raise InvalidRequestError(f"[clockwork] {name} is {value}; it is a number of things, at least 1")
+        raise InvalidRequestError(f"[clockwork] {name} is {value}; it must be a whole number of at least 1")
     return int(value) if isinstance(known, int) else float(value)
 
 
 def parse_scenario(text: str, where: str = "the scenario") -> Scenario:
-    """A scenario from TOML.
+    """Parse a scenario from TOML; ``where`` names the source in errors.
 
     Raises:
-        InvalidRequestError: it is none; the message says where and why.
+        InvalidRequestError: the text is not a valid scenario.
     """
     try:
         return checked(msgspec.convert(tomllib.loads(text), Scenario, strict=False), where)
     except tomllib.TOMLDecodeError as error:
-        raise InvalidRequestError(f"{where} is no TOML: {error}") from None
+        raise InvalidRequestError(f"{where} is not valid TOML: {error}") from None
     except msgspec.ValidationError as error:
         raise InvalidRequestError(f"{where}: {error}") from None
 
 
 def checked(scenario: Scenario, where: str = "the scenario") -> Scenario:
-    """The scenario, if it makes sense.
+    """Return the scenario after checking it.
 
     Raises:
-        InvalidRequestError: it does not.
+        InvalidRequestError: a value is out of range or contradicts another one.
     """
     try:
         check_finite(scenario, "")
@@ -260,15 +290,15 @@ def _check_fleet(scenario: Scenario) -> None:
     delays = (network.delay_ms, network.jitter_ms, network.resend_ms, network.client_delay_ms)
     _refuse(
         {
-            f"[devices] workers is {devices.workers}; 1 to {MAX_WORKERS} can be simulated": not (
+            f"[devices] workers is {devices.workers}; the range is 1 to {MAX_WORKERS}": not (
                 1 <= devices.workers <= MAX_WORKERS
             ),
-            f"[devices] per_worker is {devices.per_worker}; a worker has 1 to 64": not 1 <= devices.per_worker <= 64,
-            f"[devices] pages is {devices.pages}; 1 to {MAX_PAGES} make sense": not 1 <= devices.pages <= MAX_PAGES,
-            f"[controller] costs are 0 to {MAX_COST_MS:g} ms": not 0 <= min(costs) <= max(costs) <= MAX_COST_MS,
-            "[network] delays are 0 to 1e6 ms": min(delays) < 0 or max(delays) > 1e6,
-            f"[network] loss is {network.loss}; 0 to less than 1 makes sense": not 0 <= network.loss < 1,
-            f"[noise] share is {scenario.noise.share}; 0 to 1 makes sense": not 0 <= scenario.noise.share <= 1,
+            f"[devices] per_worker is {devices.per_worker}; the range is 1 to 64": not 1 <= devices.per_worker <= 64,
+            f"[devices] pages is {devices.pages}; the range is 1 to {MAX_PAGES}": not 1 <= devices.pages <= MAX_PAGES,
+            f"[controller] costs must be 0 to {MAX_COST_MS:g} ms": not 0 <= min(costs) <= max(costs) <= MAX_COST_MS,
+            "a delay in [network] is out of range; the range is 0 to 1e6 ms": min(delays) < 0 or max(delays) > 1e6,
+            f"[network] loss is {network.loss}; it must be at least 0 and less than 1": not 0 <= network.loss < 1,
+            f"[noise] share is {scenario.noise.share}; the range is 0 to 1": not 0 <= scenario.noise.share <= 1,
         }
     )
 
@@ -276,18 +306,18 @@ def _check_fleet(scenario: Scenario) -> None:
 def _check_models(scenario: Scenario) -> None:
     models = scenario.models
     if any(model.copies < 1 or model.kinds < 1 for model in models):
-        raise InvalidRequestError("a [[models]] has copies or kinds below 1")
+        raise InvalidRequestError("copies or kinds of a [[models]] is below 1; the minimum is 1")
     copies = sum(model.copies * model.kinds for model in models)
     names = [model.name for model in models]
     _refuse(
         {
-            f"{copies} models; 1 to {MAX_MODELS} can be simulated": not 1 <= copies <= MAX_MODELS,
-            f"two [[models]] have one name: {', '.join(names)}": len(set(names)) < len(names),
-            "a model's weights_bytes are below 1": any(model.weights_bytes < 1 for model in models),
-            "a model's spread is not two factors from 0.001 to 1000, the smaller first": any(
+            f"scenario has {copies} models; the range is 1 to {MAX_MODELS}": not 1 <= copies <= MAX_MODELS,
+            f"two [[models]] have the same name: {', '.join(names)}": len(set(names)) < len(names),
+            "weights_bytes of a model is below 1; the minimum is 1": any(model.weights_bytes < 1 for model in models),
+            "spread of a model must be two factors from 0.001 to 1000, the smaller one first": any(
                 not 0.001 <= model.spread[0] <= model.spread[1] <= 1000 for model in models
             ),
-            "a model's times are 0 to 1e7 ms": any(
+            "a time of a model is out of range; the range is 0 to 1e7 ms": any(
                 max(model.load_ms, *model.infer_ms.values(), 0.0) > 1e7 or model.load_ms < 0 for model in models
             ),
         }
@@ -298,18 +328,18 @@ def _check_times(scenario: Scenario) -> None:
     duration = scenario.duration_s
     _refuse(
         {
-            "there is no [[workload]]": not scenario.workload,
-            f"duration_s is {duration}; a millisecond to a month can be simulated": not 0.001
+            "scenario has no [[workload]]; add one": not scenario.workload,
+            f"duration_s is {duration}; the range is 0.001 to {MAX_DURATION:.0f}, 31 days": not 0.001
             <= duration
             <= MAX_DURATION,
-            "warmup_s must be shorter than duration_s by a millisecond": not 0 <= scenario.warmup_s <= duration - 0.001,
-            f"slo_ms is {scenario.slo_ms}; it must be positive, and at most a day": not 0
+            "warmup_s must be 0 to 0.001 less than duration_s": not 0 <= scenario.warmup_s <= duration - 0.001,
+            f"slo_ms is {scenario.slo_ms}; it must be positive and at most 86400000, one day": not 0
             < scenario.slo_ms
             <= 86_400_000,
-            f"bucket_s is {scenario.bucket_s}; there are 1 to 10000 of them in the time, or it is 0": (
+            f"bucket_s is {scenario.bucket_s}; it must be 0, or divide duration_s into at most 10000 steps": (
                 scenario.bucket_s != 0 and not duration / 10_000 <= scenario.bucket_s <= MAX_DURATION
             ),
-            "[sweep] has a value that is not positive, or too large": any(
+            "a value in [sweep] is out of range; values must be positive and at most 1e8": any(
                 not 0 < value <= 1e8 for value in (*scenario.sweep.slo_ms, *scenario.sweep.load)
             ),
         }
@@ -320,18 +350,20 @@ def _check_faults(scenario: Scenario) -> None:
     faults = scenario.faults
     _refuse(
         {
-            "a fault names a worker that is not there": any(
+            "a fault names a worker that does not exist; workers count from 0": any(
                 not 0 <= fault.worker < scenario.devices.workers for fault in faults
             ),
-            "a fault's at_s and for_s lie within the scenario's duration": any(
+            "at_s or for_s of a fault is out of range; at_s must be at least 0 and for_s positive": any(
                 fault.at_s < 0 or fault.for_s <= 0 or fault.at_s + fault.for_s > MAX_DURATION for fault in faults
             ),
-            "a stalled link or a dead worker comes back by the end: at_s + for_s is after duration_s": any(
+            "a stalled-link or worker-death fault ends after duration_s; it must end before": any(
                 fault.kind in ("stalled-link", "worker-death") and fault.at_s + fault.for_s > scenario.duration_s
                 for fault in faults
             ),
-            "a fault's factor is above 0, and at most 1000": any(not 0 < fault.factor <= 1000 for fault in faults),
-            "a clock is off by at most 1e9 ms and drifts by at most 1000 ppm": any(
+            "factor of a fault must be positive and at most 1000": any(
+                not 0 < fault.factor <= 1000 for fault in faults
+            ),
+            "offset_ms or drift_ppm of a fault exceeds 1e9 ms or 1000 ppm": any(
                 abs(fault.offset_ms) > 1e9 or abs(fault.drift_ppm) > 1000 for fault in faults
             ),
         }
@@ -339,7 +371,7 @@ def _check_faults(scenario: Scenario) -> None:
 
 
 def variants(scenario: Scenario) -> list[tuple[float, Scenario]]:
-    """The runs of a scenario: (load, scenario without a sweep), one per combination of the sweep's values."""
+    """Return one (load, scenario without a sweep) for each combination of the sweep's values."""
     made = []
     for load in scenario.sweep.load or (1.0,):
         for slo_ms in scenario.sweep.slo_ms or (scenario.slo_ms,):
@@ -356,7 +388,7 @@ def altered(
     slo: float = 1.0,
     profile: str | None = None,
 ) -> Scenario:
-    """What if: other devices, a multiple of the load, a multiple of every SLO, another profile by name."""
+    """Return the scenario with other workers, a multiple of the load, a multiple of every SLO, or another profile."""
     if profile is not None:
         models = tuple(replace(model, profile=profile) if model.profile else model for model in scenario.models)
         scenario = replace(scenario, models=models)
@@ -383,15 +415,15 @@ def _sim_models(spec: ModelSpec) -> list[tuple[PacedModel, int]]:
 def _profile(spec: ModelSpec) -> ModelProfile:
     if spec.profile:
         if spec.profile not in PROFILES:
-            raise InvalidRequestError(f"model {spec.name}: no profile {spec.profile!r}; known: {', '.join(PROFILES)}")
+            raise InvalidRequestError(f"unknown profile {spec.profile!r}; known are {', '.join(PROFILES)}")
         return PROFILES[spec.profile]
     try:
         infer = {int(size): ms(time) for size, time in spec.infer_ms.items()}
     except ValueError:
-        raise InvalidRequestError(f"model {spec.name}: infer_ms has batch sizes for keys: {spec.infer_ms}") from None
+        raise InvalidRequestError(f"keys of infer_ms must be batch sizes; found {spec.infer_ms}") from None
     if not infer or min(infer) != 1 or min(infer.values()) <= 0 or spec.load_ms <= 0:
         raise InvalidRequestError(
-            f"model {spec.name} needs a profile by name ({', '.join(PROFILES)}), or load_ms and infer_ms "
-            "with a time for batch size 1 at least"
+            f"model {spec.name} has no times; set profile ({', '.join(PROFILES)}), or load_ms and infer_ms "
+            "with a time for batch size 1"
         )
     return constant_profile(ms(spec.load_ms), infer)

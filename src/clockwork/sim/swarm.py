@@ -1,7 +1,7 @@
-"""The swarm: scenarios and faults drawn from a seed, to find what nobody thought of.
+"""The swarm: random scenarios and faults, to find defects that no written test looks for.
 
-Rules of the file: a seed decides everything. What it draws is within what the system is built for; so any violation is
-a defect, of Clockwork or of the checkers.
+Rules of the file: the seed determines everything. Each scenario stays within the limits of the system, so any violation
+is a defect of Clockwork or of the checkers.
 """
 
 from random import Random
@@ -29,20 +29,22 @@ CHECK_EVERY: Final = 50
 
 SCHEDULERS: Final = ("clockwork", "clockwork", "clockwork", "fifo", "edf", "simple")
 CLOSED_SHARE: Final = 0.15
-"""Of the streams."""
+"""Share of streams that are closed loops."""
 
 COSTLY_SHARE: Final = 0.2
-"""Seeds whose controller takes time. Promises are not held against it: no admission knows that time yet."""
+"""Share of seeds whose controller takes time. Their broken promises are no violations: admission ignores that time."""
 
 RESERVE: Final = 0.8
-"""The load that a controller has to handle, as a share of what it can do if each batch has one request."""
+"""Load that a controller must handle, as a share of its capacity with one request in each batch."""
 
 OVERLOAD: Final = 3.0
-"""And the load under which it must not collapse, in multiples of what it can do if batches cost nothing."""
+"""Load under which goodput must not collapse, as a multiple of the capacity without the cost of batches."""
 
 MIN_KEPT: Final = 0.5
-"""The goodput that must be left under `OVERLOAD`, as a share of that at `RESERVE`. A refusal costs a fifth of a request
-here, so at three times the capacity 62 % could be left at most."""
+"""Goodput that must be left under `OVERLOAD`, as a share of the goodput at `RESERVE`.
+
+A refusal costs a fifth of a request here, so at three times the capacity at most 62 % can be left.
+"""
 
 _FaultKind = Literal["slow-device", "drift", "stalled-link", "worker-death", "failing", "clock-skew"]
 _OpenKind = Literal["poisson", "fixed", "gamma", "on-off", "ramp"]
@@ -57,7 +59,7 @@ FAULTS: Final[tuple[_FaultKind, ...]] = (
 
 
 def draw(seed: int) -> Scenario:
-    """A scenario of a few seconds."""
+    """Return a random scenario of a few seconds."""
     rng = Random(seed)
     devices = DevicesSpec(rng.randint(1, 4), rng.choice((1, 1, 2)), rng.choice((15, 40, 100, 1376)))
     models = tuple(_model(rng, number) for number in range(rng.randint(1, 4)))
@@ -91,7 +93,7 @@ def draw(seed: int) -> Scenario:
 
 
 def draw_overload(seed: int) -> Scenario:
-    """A scenario whose bottleneck is the controller; the devices have room. Its loads are `RESERVE` and `OVERLOAD`."""
+    """Return a scenario with idle devices and a busy controller, at the loads `RESERVE` and `OVERLOAD`."""
     rng = Random(f"overload {seed}")
     request = rng.choice((0.05, 0.1, 0.3))
     costs = ControllerSpec(request, request * rng.choice((0.1, 0.2)), request * rng.choice((0.5, 1.0)), 2 * request)
@@ -115,7 +117,7 @@ def draw_overload(seed: int) -> Scenario:
 
 
 def run_overload(seed: int) -> list[str]:
-    """Simulate `draw_overload`; returns what must not happen and did, a collapse of the goodput among it."""
+    """Simulate `draw_overload`; returns the violations. A collapse of the goodput is one."""
     goodput, problems = [], list[str]()
     for _, scenario in variants(draw_overload(seed)):
         simulation = Simulation(scenario, seed, check_every=CHECK_EVERY).run()
@@ -124,19 +126,22 @@ def run_overload(seed: int) -> list[str]:
     before, overloaded = goodput
     if overloaded < MIN_KEPT * before:
         problems.append(
-            f"goodput collapses: {overloaded} requests are in time at {OVERLOAD:g} times the controller's capacity, "
-            f"{before} at {RESERVE:g} times; at least {MIN_KEPT:.0%} of that must be left"
+            f"goodput collapses: {overloaded} requests are in time at {OVERLOAD:g} times the controller's capacity and "
+            f"{before} at {RESERVE:g} times; at least {MIN_KEPT:.0%} of those must be left"
         )
     return problems
 
 
 def run(seed: int, record: Record | None = None) -> Simulation:
-    """Draw, and simulate; ``record`` takes requests and actions."""
+    """Simulate the scenario of a seed; ``record`` receives a record of each request and action."""
     return Simulation(draw(seed), seed, check_every=CHECK_EVERY, record=record).run()
 
 
 def _controller(seed: int) -> ControllerSpec:
-    """Costs of the controller, in one seed of five; drawn apart, so that all else that a seed draws stays the same."""
+    """Return costs of the controller in one seed of five, from a generator of their own.
+
+    So the rest of a seed's scenario does not depend on them.
+    """
     rng = Random(f"costs {seed}")
     if rng.random() >= COSTLY_SHARE:
         return ControllerSpec()
@@ -145,7 +150,7 @@ def _controller(seed: int) -> ControllerSpec:
 
 
 def _within(fault: FaultSpec, duration: float) -> FaultSpec:
-    """The fault, begun and ended while there is load."""
+    """Return the fault, moved so that it begins and ends during the load."""
     at = min(fault.at_s, duration / 2)
     return replace(fault, at_s=at, for_s=min(fault.for_s, duration - at))
 

@@ -1,9 +1,9 @@
-"""Sees everything that happens in a simulated cluster, and says what must never happen.
+"""Checks of a simulated cluster: the watcher sees every event and collects violations and records.
 
-Checked, by the numbers of ARCHITECTURE.md: I1 every request is answered exactly once; I2 no success after its
-deadline; I3 no action starts outside its window; I6 at rest the controller's picture of each device's memory is the
-worker's; what the machines assert of themselves; and that whoever was admitted is in time, unless a fault, or a time
-beyond its estimate, explains it. Also the place where actions become records.
+It checks these invariants of ARCHITECTURE.md: I1, every request is answered exactly once; I2, no success after its
+deadline; I3, no action starts outside its window; I6, at rest the controller's picture of each device's memory equals
+the worker's. It also calls the invariant checks of the machines, and checks that admitted requests are in time unless
+a fault or a duration beyond its estimate explains the delay.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,17 @@ from clockwork.units import FOREVER, Nanos
 from clockwork.worker.events import StartTask
 
 MAX_VIOLATIONS: Final = 100
-"""More are only counted."""
+"""Limit of violations whose text is kept; further ones are only counted."""
 
 MAX_REPORTS: Final = 100
+"""Limit of warnings whose text is kept."""
 
 
 class Watcher:
-    """See the module."""
+    """Collects violations, warnings and action records of one simulation."""
 
     def __init__(self, *, every: int = 0, record: Callable[[dict[str, Any]], None] | None = None) -> None:
-        """``every``: check the machines' invariants after that many events, 0: never. ``record`` takes actions."""
+        """``every``: events between checks of the invariants, 0 for none. ``record`` receives action records."""
         self.violations: list[str] = []
         self.reports: list[str] = []
         self.violation_count = 0
@@ -39,24 +40,24 @@ class Watcher:
 
     @property
     def recording(self) -> bool:
-        """Whether actions become records."""
+        """Whether actions are recorded."""
         return self._record is not None
 
     def violation(self, text: str) -> None:
-        """Something happened that must not."""
+        """Note a violation."""
         self.violation_count += 1
         if len(self.violations) < MAX_VIOLATIONS:
             self.violations.append(text)
 
     def reported(self, level: str, text: str) -> None:
-        """The controller tells its operator something: an error is a violation."""
+        """Note a log message of the controller; an error is a violation."""
         if level == "ERROR":
             self.violation(f"the controller reports: {text}")
         elif level == "WARNING" and len(self.reports) < MAX_REPORTS:
             self.reports.append(text)
 
     def moved(self, controller: ControllerWithStartupPhase) -> None:
-        """The controller has handled an event."""
+        """Check invariants after the controller has handled an event, if that is due."""
         if self._every:
             self._left -= 1
             if self._left <= 0:
@@ -64,10 +65,10 @@ class Watcher:
                 try:
                     controller.check_invariants()
                 except AssertionError as error:
-                    self.violation(f"the controller's invariants do not hold: {error!r}")
+                    self.violation(f"an invariant of the controller does not hold: {error!r}")
 
     def started(self, worker: str, task: StartTask, local: Nanos) -> None:
-        """A worker has started an action, by its own clock."""
+        """Check that a worker started an action inside its window, by its own clock."""
         action = task.action
         if isinstance(action, Infer | LoadWeights | EvictWeights) and not action.earliest <= local <= action.latest:
             self.violation(
@@ -76,25 +77,28 @@ class Watcher:
             )
 
     def sent(self, now: Nanos, send: SendAction, predicted_start: Nanos | None) -> None:
-        """The controller has sent an action, and expects it to begin then."""
+        """Count an action that the controller sent, and keep its predicted start."""
         name = type(send.action).__name__
         self.actions[name] = self.actions.get(name, 0) + 1
         if self._record is not None and isinstance(send.action, Infer | LoadWeights | EvictWeights):
             self._sent[send.action.id] = (now, send, predicted_start)
 
     def ended(self, now: Nanos, worker: str, result: Result) -> None:
-        """A result has arrived, in the controller's time."""
+        """Record the action whose result has arrived; times are the controller's."""
         known = self._sent.pop(result.id, None)
         if known is not None and self._record is not None:
             self._record(_action_record(now, *known, result))
 
     def check_rest(self, truth: dict[str, list[tuple[int, tuple[str, ...]]]], status: ServerStatus) -> None:
-        """Nothing is under way any more: ``truth`` has each worker's devices' used pages and models, sorted."""
+        """Compare the controller's picture with the workers when nothing is in flight any more.
+
+        ``truth`` has the used pages and the sorted models of each device, by worker.
+        """
         for worker in status.workers:
             for gpu, (used, models) in zip(worker.gpus, truth.get(worker.id, []), strict=False):
                 if gpu.used_pages != used or tuple(sorted(gpu.gpu.models)) != models:
                     self.violation(
-                        f"at rest, {worker.id}/gpu{gpu.gpu.id} holds {models} in {used} pages; the controller thinks "
+                        f"at rest, {worker.id}/gpu{gpu.gpu.id} holds {models} in {used} pages; the controller has "
                         f"{gpu.gpu.models} in {gpu.used_pages}"
                     )
                 if gpu.outstanding:

@@ -1,6 +1,6 @@
 """The simulated host of a worker: a `PacedWorker` on the loop.
 
-Rules of the file: nothing is decided here. The worker's clock may be off and drift; it sees only that clock.
+Rules of the file: nothing is decided here. The worker sees only its own clock, which may have an offset and drift.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from clockwork.worker.events import ActionReceived, Event, ResultCommand, SendOu
 
 
 class SimWorker:
-    """A worker process. One that dies and comes back is a new one."""
+    """A worker process. A restart creates a new object."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class SimWorker:
     ) -> None:
         """``models`` by path, ``durations`` by device.
 
-        ``send`` takes results, ``started`` hears of each task with the worker's time.
+        ``send`` receives results; ``started`` is called for each task with the worker's time.
         """
         self.name = name
         self.core = WorkerCore(page_size, [(kind, pages)] * len(durations))
@@ -49,17 +49,17 @@ class SimWorker:
         self._timer = Timer(loop, self._next_wakeup, self._wake)
 
     def clock(self) -> Nanos:
-        """What the worker's clock shows."""
+        """Return the time on the worker's clock."""
         now = self._loop.now
         return now + self._offset + int(now * self._drift) if self._drift else now + self._offset
 
     def receive(self, action_received: ActionReceived) -> None:
-        """An action has arrived."""
+        """Give the worker an action that has arrived."""
         if self.alive:
             self.feed(action_received)
 
     def feed(self, event: Event) -> None:
-        """Something happened to the worker."""
+        """Give the worker an event."""
         self._answer(self.worker.handle(self.clock(), event))
         self._timer.arm()
 
@@ -83,7 +83,7 @@ class SimWorker:
 
 
 def _without_outputs(sent: SendOutputs) -> InferResult:
-    """Nobody looks at the outputs of a simulation."""
+    """Return the result without outputs: a simulation has none."""
     outputs = tuple([InferOutput(share.request_id, ()) for share in sent.action.inputs])
     end = sent.exec.end
     return InferResult(sent.action.id, outputs, sent.copy_input, sent.exec, Timing(end, end, 0))

@@ -1,5 +1,5 @@
-"""Workloads: who asks for what, when. They drive the simulator and a live server alike.
+"""Workloads: which requests are sent when. They drive the simulator and a live server alike.
 
-Rules of the room: pure. Chance comes from a `random.Random` that is handed in, traces as lines, time as an argument;
-nothing is generated before it is needed, so that a day takes no more memory than a second.
+Rules of the package: it is pure. Random numbers come from a `random.Random` argument, traces come as lines, and time is
+an argument. Requests are generated when they are due, so a day takes no more memory than a second.
 """

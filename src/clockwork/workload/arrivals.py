@@ -1,6 +1,6 @@
 """Arrival processes of open loops: the time from one request to the next.
 
-A process is a function from a moment to the next; moments are nanoseconds after the stream's start.
+A process is a function from the time of one request to the time of the next, in nanoseconds after the stream's start.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ Process = Callable[[Nanos], Nanos]
 
 
 def poisson(rate: float, rng: Random) -> Process:
-    """Independent arrivals, ``rate`` a second."""
+    """Return a Poisson process: independent arrivals, ``rate`` per second on average."""
     draw, per_nano = rng.expovariate, rate / SECOND
     return lambda now: now + int(draw(per_nano)) + 1
 
 
 def fixed(rate: float) -> Process:
-    """Evenly spaced. Exact in the long run: the n-th comes at n / rate."""
+    """Return evenly spaced arrivals. Rounding does not add up: the n-th request comes at n / rate."""
     count = 0
 
     def following(now: Nanos) -> Nanos:
@@ -31,18 +31,18 @@ def fixed(rate: float) -> Process:
 
 
 def gamma(rate: float, cv: float, rng: Random) -> Process:
-    """Gaps of a gamma distribution with coefficient of variation ``cv``: above 1 they come in bursts."""
+    """Return arrivals with gamma-distributed gaps of coefficient of variation ``cv``; above 1 they come in bursts."""
     shape = 1 / (cv * cv)
     scale = SECOND / rate / shape
     return lambda now: now + int(rng.gammavariate(shape, scale)) + 1
 
 
 def on_off(rate: float, on: Nanos, off: Nanos, rng: Random) -> Process:
-    """Poisson at ``rate`` for ``on``, then nothing for ``off``, and so on."""
+    """Return a Poisson process of ``rate`` that alternates ``on`` with pauses of ``off``."""
     arrive, period = poisson(rate, rng), on + off
 
     def following(now: Nanos) -> Nanos:
-        # Time that is on, in a row, is a Poisson process; then the breaks are put back in.
+        # With the pauses cut out, time is a Poisson process; the last line puts the pauses back.
         at = arrive(now // period * on + min(now % period, on))
         return at // on * period + at % on
 
@@ -50,9 +50,9 @@ def on_off(rate: float, on: Nanos, off: Nanos, rng: Random) -> Process:
 
 
 def ramp(rate: float, rate_end: float, length: Nanos, rng: Random) -> Process:
-    """Poisson at a rate that goes from ``rate`` to ``rate_end`` in a line over ``length`` (by thinning).
+    """Return a Poisson process whose rate changes linearly from ``rate`` to ``rate_end`` over ``length``, by thinning.
 
-    It ends with ``length``: what comes then is not thinned, for towards 0 there would be no end to that.
+    Arrivals after ``length`` are not thinned: near rate 0 thinning would not end.
     """
     most = max(rate, rate_end)
     arrive = poisson(most, rng)
@@ -67,15 +67,15 @@ def ramp(rate: float, rate_end: float, length: Nanos, rng: Random) -> Process:
 
 
 def steps(rate: float, factor: float, step: Nanos, length: Nanos, rng: Random) -> Process:
-    """Poisson at a rate that is multiplied by ``factor`` every ``step``; it ends with ``length``."""
+    """Return a Poisson process whose rate is multiplied by ``factor`` every ``step``, until ``length``."""
 
     def following(now: Nanos) -> Nanos:
-        # Memoryless: at the end of a step the draw begins anew at the next rate.
+        # The process is memoryless, so the draw starts again at the end of each step, with the next rate.
         while now < length:
             number = now // step
             end = (number + 1) * step
             per_nano = rate * factor**number / SECOND
-            gap = rng.expovariate(per_nano) if per_nano > 0 else inf  # a rate may fall until it is 0
+            gap = rng.expovariate(per_nano) if per_nano > 0 else inf  # a falling rate may underflow to 0
             if gap < end - now and (at := now + int(gap) + 1) < end:
                 return at
             now = end

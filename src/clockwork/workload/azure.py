@@ -1,13 +1,13 @@
-"""Traces of Azure Functions, in the format of the 2019 data set, and made-up ones of the same shape.
+"""Traces of Azure Functions in the format of the 2019 data set, and synthetic ones of the same shape.
 
 The data set (Shahrad et al., *Serverless in the Wild*, ATC 2020) has a CSV per day: HashOwner, HashApp, HashFunction,
 Trigger, and the invocations in each of the day's 1440 minutes. As in OSDI'20 (artifact of section 6.5), functions are
 sorted by their invocations in the day, function i goes to model ``i * models // functions``, and each minute's count
 is replayed as a Poisson process at that rate.
 
-`synthetic_trace` makes lines in that format for machines without the data set. Its shape follows what was published:
-a few functions make up most invocations, the whole goes up and down with the day, some functions come in bursts and
-some are timers. It is synthetic, and has to be called so wherever a result is reported.
+`synthetic_trace` makes lines in that format for machines without the data set. The shape follows the publication: a few
+functions cause most invocations, the total rises and falls with the time of day, some functions are bursty and some are
+timers. Results from it must be reported as synthetic.
 """
 
 from bisect import bisect_left
@@ -27,17 +27,18 @@ MAX_FUNCTIONS: Final = 200_000
 
 
 def parse_trace(lines: Iterable[str]) -> list[list[int]]:
-    """Counts per minute of each function, the busiest function first.
+    """Return the counts per minute of each function, the busiest function first.
 
     Raises:
-        InvalidRequestError: a line is not in the format.
+        InvalidRequestError: a line does not have the format.
     """
     rest = iter(lines)
     header = next(rest, "")
     if not header.startswith("HashOwner,HashApp,HashFunction,Trigger,1"):
         found = header[:60] or "nothing"
         raise InvalidRequestError(
-            f"a trace of Azure Functions begins with HashOwner,HashApp,HashFunction,Trigger,1,...; found {found!r}"
+            f"trace begins with {found!r}; a trace of Azure Functions begins with "
+            "HashOwner,HashApp,HashFunction,Trigger,1,..."
         )
     minutes = header.count(",") + 1 - COLUMNS_BEFORE
     functions: list[list[int]] = []
@@ -51,19 +52,19 @@ def parse_trace(lines: Iterable[str]) -> list[list[int]]:
             raise InvalidRequestError(f"line {number} of the trace: {error}") from None
         if len(counts) != minutes or min(counts) < 0:
             raise InvalidRequestError(
-                f"line {number} of the trace has {len(counts)} counts of {minutes}, or negative ones"
+                f"line {number} of the trace has {len(counts)} counts; expected {minutes}, none negative"
             )
         if len(functions) >= MAX_FUNCTIONS:
-            raise InvalidRequestError(f"the trace has more than {MAX_FUNCTIONS} functions")
+            raise InvalidRequestError(f"trace has too many functions; the limit is {MAX_FUNCTIONS}")
         functions.append(counts)
     if not functions:
-        raise InvalidRequestError("the trace has no functions")
+        raise InvalidRequestError("trace has no functions")
     functions.sort(key=sum, reverse=True)
     return functions
 
 
 def per_model(functions: Sequence[Sequence[int]], models: int) -> list[list[int]]:
-    """Counts per minute of each model: function i belongs to model ``i * models // functions``."""
+    """Return the counts per minute of each model; function i belongs to model ``i * models // functions``."""
     minutes = len(functions[0])
     made = [[0] * minutes for _ in range(models)]
     for i, counts in enumerate(functions):
@@ -75,7 +76,7 @@ def per_model(functions: Sequence[Sequence[int]], models: int) -> list[list[int]
 
 
 def synthetic_trace(functions: int, total_rate: float, minutes: int, rng: Random) -> Iterator[str]:
-    """Lines of a synthetic trace whose functions together make about ``total_rate`` invocations a second."""
+    """Yield the lines of a synthetic trace with about ``total_rate`` invocations per second in all."""
     yield "HashOwner,HashApp,HashFunction,Trigger," + ",".join(str(i + 1) for i in range(minutes))
     weights = [rng.lognormvariate(0.0, 2.2) for _ in range(functions)]
     scale = total_rate * 60 / sum(weights)
@@ -91,12 +92,12 @@ def synthetic_trace(functions: int, total_rate: float, minutes: int, rng: Random
 
 
 def _daytime(minute: int) -> float:
-    """How busy that minute of the day is, on average 1."""
+    """Relative load of a minute of the day; the average is 1."""
     return 1.0 - 0.3 * cos(2 * pi * minute / 1440)
 
 
 def _timer(mean: float, minutes: int, rng: Random) -> list[int]:
-    """Every so many minutes as many as the mean asks for; from a minute of its own on."""
+    """Counts of a timer: invocations in one minute of each period, with this mean per minute."""
     period = rng.choice((1, 1, 5, 10, 15, 30, 60))
     first = rng.randrange(period)
     at_once = mean * period
@@ -104,7 +105,7 @@ def _timer(mean: float, minutes: int, rng: Random) -> list[int]:
 
 
 def _bursty(mean: float, day: Sequence[float], rng: Random) -> list[int]:
-    """On for some minutes at several times the mean, off for longer."""
+    """Counts of a bursty function: some minutes at several times the mean, then a longer pause."""
     duty, counts, on, left = 0.25, [], rng.random() < 0.25, rng.randint(1, 20)
     for level in day:
         if left <= 0:
@@ -116,10 +117,14 @@ def _bursty(mean: float, day: Sequence[float], rng: Random) -> list[int]:
 
 
 def _count(mean: float, rng: Random) -> int:
-    """A whole number with that mean: Poisson where it is small, normal where it is large."""
+    """Draw a count with this mean: Poisson for small means, rounded normal for large ones."""
     if mean > 50:
         return max(0, round(rng.gauss(mean, mean**0.5)))
-    draw, least, count = rng.random, exp(-mean), 0  # Knuth's: as many factors as keep the product above exp(-mean)
+    draw, least, count = (
+        rng.random,
+        exp(-mean),
+        0,
+    )  # Knuth: count factors until the product is below
     product = draw()
     while product > least:
         count += 1
@@ -160,14 +165,14 @@ class TraceStream:
         batch_size: int,
         rng: Random,
     ) -> None:
-        """``counts`` of each model; it is played from ``first_minute`` on, for ``minutes``, or until it ends."""
+        """``counts`` per minute of each model; the replay starts at ``first_minute`` and lasts at most ``minutes``."""
         self._number, self._models, self._slo, self._rng = number, models, slo, rng
         self._start, self._batch_size = start, batch_size
         minutes = min(minutes, len(counts[0]) - first_minute)
         self._stop = min(stop, start + minutes * MINUTE)
         self._counts, self._load_factor, self._first_minute = counts, load_factor, first_minute
         self._sums: list[float] = []
-        self._end: Nanos = 0  #: of the minute that `_sums` is for
+        self._end: Nanos = 0  #: end of the minute that `_sums` is for
         self._next: Nanos | None = None
         self._advance(0)
 
@@ -187,11 +192,11 @@ class TraceStream:
         self._next = None
 
     def next_send(self) -> Nanos | None:
-        """See `Stream`."""
+        """Implement `Stream`."""
         return None if self._next is None else self._start + self._next
 
     def take(self) -> WorkloadRequest:
-        """See `Stream`."""
+        """Implement `Stream`."""
         at = self._next
         assert at is not None
         model = self._models[bisect_left(self._sums, self._rng.random() * self._sums[-1])]
@@ -201,4 +206,4 @@ class TraceStream:
         return WorkloadRequest(self._number, 0, model, self._start + at, slo[0], slo[1], self._batch_size)
 
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
-        """A trace does not care."""
+        """Do nothing: a trace does not depend on responses."""

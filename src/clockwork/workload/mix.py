@@ -1,4 +1,4 @@
-"""Which model a request is for."""
+"""Choice of the model of each request."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -12,10 +12,10 @@ Mix = Callable[[], str]
 
 
 def chosen(patterns: Sequence[str], models: Sequence[str]) -> list[str]:
-    """The models that the patterns name: globs, ``first:N``, ``slice:A:B``; all if there are none.
+    """Return the models that match the patterns: globs, ``first:N``, ``slice:A:B``. No pattern means all models.
 
     Raises:
-        InvalidRequestError: a pattern names nothing, or is none.
+        InvalidRequestError: a pattern is malformed or matches no model.
     """
     if not patterns:
         return list(models)
@@ -24,7 +24,7 @@ def chosen(patterns: Sequence[str], models: Sequence[str]) -> list[str]:
         found = _matching(pattern, models)
         if not found:
             some = ", ".join(models[:5])
-            raise InvalidRequestError(f"the workload's models {pattern!r} are none of the {len(models)}: {some}, ...")
+            raise InvalidRequestError(f"pattern {pattern!r} matches none of the {len(models)} models: {some}, ...")
         names.update(dict.fromkeys(found))
     return list(names)
 
@@ -38,23 +38,23 @@ def _matching(pattern: str, models: Sequence[str]) -> list[str]:
             begin, _, end = rest.partition(":")
             return list(models[int(begin) : int(end)])
     except ValueError:
-        raise InvalidRequestError(f"{pattern!r}: write first:12 or slice:12:48") from None
+        raise InvalidRequestError(f"invalid models pattern {pattern!r}; examples: first:12, slice:12:48") from None
     return [model for model in models if fnmatchcase(model, pattern)]
 
 
 def uniform(models: Sequence[str], rng: Random) -> Mix:
-    """Each as often."""
+    """Return a mix that chooses each model equally often."""
     count, draw = len(models), rng.random
     return lambda: models[int(draw() * count)]
 
 
 def weighted(models: Sequence[str], weights: Sequence[float], rng: Random) -> Mix:
-    """Each as often as its weight says."""
+    """Return a mix that chooses models in proportion to their weights."""
     sums = list(accumulate(weights))
     total, last = sums[-1], len(models) - 1
     return lambda: models[min(last, bisect_left(sums, rng.random() * total))]
 
 
 def zipf(models: Sequence[str], exponent: float, rng: Random) -> Mix:
-    """The n-th model in proportion to ``n ** -exponent``."""
+    """Return a mix that chooses the n-th model in proportion to ``n ** -exponent``."""
     return weighted(models, [(i + 1) ** -exponent for i in range(len(models))], rng)

@@ -1,12 +1,12 @@
-"""What became of requests, counted: the same for a simulation and for a live load test.
+"""Outcomes of requests, counted in the same way for a simulation and for a live load test.
 
-Definitions (those of the OSDI'20 artifact): *goodput* counts requests answered with success within their SLO, by the
-controller's time from arrival to answer; *latency* as clients see it runs from the intended send time to the answer
-(no coordinated omission); a *cold start* is a request at whose arrival no device had the weights. Ours: a request was
-*refused* if it was told before its deadline that it would not be in time, and *admitted_missed* if it had been promised
-an answer and was not answered in time. *verdict* is the time from a refused request's arrival to its refusal.
+Definitions of the OSDI'20 artifact: *goodput* counts requests that succeed within their SLO, by the controller's time
+from arrival to response. *latency* is the client's time from the intended send time to the response (no coordinated
+omission). A *cold start* is a request at whose arrival no device had the weights. Our own definitions: a *refused*
+request got a refusal before its deadline. An *admitted_missed* request was admitted and did not succeed in time.
+*verdict* is the time from the arrival of a refused request to its refusal.
 
-Memory is flat, see `clockwork.histogram`.
+Memory does not grow with the number of requests, see `clockwork.histogram`.
 """
 
 from typing import Any, Final
@@ -18,13 +18,13 @@ from clockwork.messages.requests import InferResponse
 from clockwork.units import SECOND, Nanos
 
 MAX_REASONS: Final = 20
-"""Different explanations of broken promises that are kept; more are counted together."""
+"""Limit of different reasons of broken promises that are counted; further ones are dropped."""
 
 
 class Outcome(Struct, frozen=True):
-    """How one request ended. Moments are nanoseconds after the workload's start.
+    """Outcome of one request. ``intended`` and ``answered`` are nanoseconds after the workload's start.
 
-    ``total``: from arrival at the controller to its answer; ``predicted`` after arrival.
+    ``total``: from arrival at the controller to its response. ``predicted``: predicted completion, after arrival.
     """
 
     intended: Nanos
@@ -40,7 +40,7 @@ class Outcome(Struct, frozen=True):
 
 
 def outcome_of(response: InferResponse, *, intended: Nanos, answered: Nanos, slo: Nanos) -> Outcome:
-    """How the request ended that got this response."""
+    """Return the outcome of the request that got this response."""
     timing = response.timing
     return Outcome(
         intended,
@@ -60,17 +60,17 @@ class Counts:
     """Counters and histograms of some requests."""
 
     def __init__(self) -> None:
-        """All zero."""
+        """Start at zero."""
         self.sent = self.in_time = self.late = self.refused = self.admitted_missed = self.failed = 0
         self.cold_starts = 0
         self.batch_rows = 0
-        self.latency = Histogram()  #: of those in time, from the intended send time
-        self.verdict = Histogram()  #: of those refused
-        self.reasons: dict[str, int] = {}  #: of broken promises
-        self.failure = ""  #: what the first of those that failed was told
+        self.latency = Histogram()  #: of requests in time, from the intended send time
+        self.verdict = Histogram()  #: of refused requests
+        self.reasons: dict[str, int] = {}  #: counts of broken promises by reason
+        self.failure = ""  #: error message of the first failed request
 
     def add(self, outcome: Outcome) -> None:
-        """One more."""
+        """Count an outcome."""
         self.sent += 1
         if outcome.cold_start:
             self.cold_starts += 1
@@ -93,7 +93,7 @@ class Counts:
             self.failure = self.failure or outcome.message
 
     def summary(self, seconds: float) -> dict[str, Any]:
-        """For a table and a JSON; ``seconds`` is how long the requests were sent for."""
+        """Return the counts for a table or JSON; ``seconds`` is the time over which the requests were sent."""
         made: dict[str, Any] = {
             "offered_rps": round(self.sent / seconds, 3),
             "goodput_rps": round(self.in_time / seconds, 3),
@@ -114,10 +114,10 @@ class Counts:
 
 
 class Outcomes:
-    """What became of a workload's requests: in all, by stream, by SLO, and over time."""
+    """Outcomes of a workload's requests: in total, by stream, by SLO, and over time."""
 
     def __init__(self, *, warmup: Nanos, duration: Nanos, bucket: Nanos) -> None:
-        """Requests intended before ``warmup`` are not counted but in the time series, of steps of ``bucket``."""
+        """Requests intended before ``warmup`` appear only in the time series, whose steps are ``bucket`` long."""
         self._warmup, self._duration, self._bucket = warmup, duration, bucket
         self.total = Counts()
         self.by_stream: dict[int, Counts] = {}
@@ -129,11 +129,11 @@ class Outcomes:
 
     @property
     def seconds(self) -> float:
-        """The time that counts."""
+        """Duration without the warm-up, in seconds."""
         return (self._duration - self._warmup) / SECOND
 
     def add(self, stream: int, outcome: Outcome) -> None:
-        """A request has been answered."""
+        """Count the outcome of a request of a stream."""
         good = outcome.status == 0 and outcome.total <= outcome.slo
         step = min(outcome.intended // self._bucket, len(self.series["sent"]) - 1)
         self.series["sent"][step] += 1
@@ -161,5 +161,5 @@ def _ms(value: Nanos | None) -> float | None:
 
 
 def _without_numbers(message: str) -> str:
-    """One reason, whatever its figures were."""
+    """Replace digits, so that reasons that differ only in numbers count as one."""
     return "".join("#" if letter.isdigit() else letter for letter in message)[:200]

@@ -1,4 +1,4 @@
-"""A request that is due."""
+"""A request of a workload."""
 
 from typing import Final
 
@@ -7,15 +7,15 @@ from msgspec import Struct
 from clockwork.units import MILLISECOND, Nanos
 
 MIN_RETRY: Final[Nanos] = 1 * MILLISECOND
-"""A client whose request failed does not ask again sooner, whatever it was told: no storms."""
+"""Shortest wait of a client after a failed request, to prevent retry storms."""
 
 
 class WorkloadRequest(Struct, frozen=True):
-    """A request to send.
+    """A request that a workload sends.
 
-    ``stream`` is the number of the workload's entry that made it; ``client`` the number of a closed loop's client
-    within it. ``intended`` is when it should be sent, in nanoseconds after the workload's start; latency is counted
-    from it, whenever it is really sent.
+    ``stream`` is the number of the workload's entry, ``client`` the number of a closed loop's client within the entry.
+    ``intended`` is the send time in nanoseconds after the workload's start; latency counts from it even if the request
+    is sent later.
     """
 
     stream: int
@@ -28,5 +28,5 @@ class WorkloadRequest(Struct, frozen=True):
 
 
 def comes_back(status: int, retry_after: Nanos | None) -> Nanos | None:
-    """How long a client waits that got this answer; None after a success."""
+    """Return how long a client waits after this response; None after a success."""
     return None if status == 0 else max(MIN_RETRY, retry_after or 0)

@@ -1,17 +1,17 @@
-"""How a workload is written down: one table of a scenario for each stream.
+"""Workloads in a scenario file: one ``[[workload]]`` table for each stream.
 
 ::
 
     [[workload]]
     kind = "poisson"            # fixed, gamma, on-off, ramp, closed, azure, activate
-    rate = 900                  # requests a second, of all its models together
-    models = ["resnet50-*"]     # globs, "first:12", "slice:12:48"; all if absent
+    rate = 900                  # requests/s of all its models together
+    models = ["resnet50-*"]     # globs, "first:12", "slice:12:48"; default: all
     mix = "zipf"                # or uniform
-    shuffle = true              # the order of the models, which zipf, activate and azure go by
+    shuffle = true              # shuffle the models, whose order matters to zipf, activate and azure
 
-A closed loop has ``concurrency`` clients of each model, that think for ``think_ms`` and begin spread over
-``stagger_ms``. ``slo_ladder = {start_ms = 2.9, factor = 1.5, step_s = 30, max_ms = 290}`` (or ``start_factor`` and
-``max_factor``) raises the SLO step by step, and ends the stream after its last.
+A closed loop has ``concurrency`` clients for each model. They pause for ``think_ms`` between requests, and their first
+requests are spread over ``stagger_ms``. ``slo_ladder = {start_ms = 2.9, factor = 1.5, step_s = 30, max_ms = 290}`` (or
+``start_factor`` and ``max_factor``) raises the SLO step by step; the stream ends after the last step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,16 +42,16 @@ from clockwork.workload.workload import Workload
 MAX_CLIENTS: Final = 1_000_000
 MAX_RATE: Final = 1e7
 MAX_TIME: Final = 31 * 24 * 3600.0
-"""Seconds: a month."""
+"""Seconds: 31 days."""
 
 MAX_STEPS: Final = 1_000_000
 
 FUNCTIONS_PER_MODEL: Final = 5
-"""Of a synthetic trace: the paper's private trace had 4 to 5 functions for each of its models."""
+"""Default of a synthetic trace; the paper's trace had 4 to 5 functions for each of its models."""
 
 
 class LadderSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """SLOs that are multiplied step by step: from and to a time, or a multiple of the batch-1 time."""
+    """An SLO that grows step by step, between two times or two multiples of the batch-1 time."""
 
     step_s: float
     factor: float = 1.5
@@ -61,14 +61,14 @@ class LadderSpec(Struct, frozen=True, forbid_unknown_fields=True):
     max_factor: float = 0.0
 
     def slo(self) -> Slo:
-        """The SLO over time."""
+        """Return the SLO as a function of time."""
         if self.start_factor:
             return ladder(self.start_factor, self.factor, seconds(self.step_s), self.max_factor, relative=True)
         return ladder(ms(self.start_ms), self.factor, seconds(self.step_s), ms(self.max_ms), relative=False)
 
 
 class StreamSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """One stream; see the module."""
+    """One ``[[workload]]`` table."""
 
     kind: Literal["poisson", "fixed", "gamma", "on-off", "ramp", "closed", "azure", "activate"]
     rate: float = 0.0
@@ -101,14 +101,14 @@ class StreamSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def scaled(spec: StreamSpec, factor: float) -> StreamSpec:
-    """The stream with ``factor`` times the load; of a closed loop, the clients."""
+    """Return the stream with ``factor`` times the load; a closed loop gets ``factor`` times the clients."""
     if spec.kind == "closed":
         return replace(spec, concurrency=max(1, ceil(spec.concurrency * factor - 1e-9)))
     return replace(spec, scale=spec.scale * factor)
 
 
 def with_slo_scaled(spec: StreamSpec, factor: float) -> StreamSpec:
-    """The stream with ``factor`` times its SLO, if it has one of its own."""
+    """Return the stream with ``factor`` times its SLO, if it sets one."""
     stairs = spec.slo_ladder
     if stairs is not None:
         stairs = replace(
@@ -130,10 +130,10 @@ def make_workload(
     rng: Random,
     traces: Mapping[str, Sequence[str]] | None = None,
 ) -> Workload:
-    """The streams of a scenario over ``models``, until ``duration``; ``traces``: the lines of those that are named.
+    """Create the workload of a scenario over ``models``, until ``duration``; ``traces``: the lines of each named trace.
 
     Raises:
-        InvalidRequestError: a stream makes no sense.
+        InvalidRequestError: a value of a stream is out of range.
     """
     streams: list[Stream] = []
     for number, spec in enumerate(specs):
@@ -162,7 +162,7 @@ def _stream(
     rate = spec.rate * spec.scale
     if spec.kind == "closed":
         if spec.concurrency * len(names) > MAX_CLIENTS:
-            raise InvalidRequestError(f"{spec.concurrency * len(names)} clients; at most {MAX_CLIENTS} are simulated")
+            raise InvalidRequestError(f"stream has {spec.concurrency * len(names)} clients; the limit is {MAX_CLIENTS}")
         think, stagger = ms(spec.think_ms), ms(spec.stagger_ms)
         return ClosedLoop(number, names, spec.concurrency, think, stagger, slo, start, stop, spec.batch_size, rng)
     if spec.kind == "azure":
@@ -192,8 +192,8 @@ def _process(spec: StreamSpec, rate: float, length: Nanos, rng: Random) -> arriv
             steps = length / seconds(spec.step_s)
             if steps > MAX_STEPS or log(rate) + steps * log(spec.rate_factor) > log(MAX_RATE):
                 raise InvalidRequestError(
-                    f"rate {rate:g} times {spec.rate_factor:g} every {spec.step_s:g} s ends above {MAX_RATE:.0f}/s, "
-                    f"or has more than {MAX_STEPS} steps"
+                    f"rate {rate:g} multiplied by {spec.rate_factor:g} every {spec.step_s:g} s exceeds "
+                    f"{MAX_RATE:.0f}/s or {MAX_STEPS} steps"
                 )
             return arrivals.steps(rate, spec.rate_factor, seconds(spec.step_s), length, rng)
         case "ramp":
@@ -210,20 +210,20 @@ def _slo(spec: StreamSpec) -> Slo:
 def _functions(spec: StreamSpec, models: int, rng: Random, traces: Mapping[str, Sequence[str]]) -> list[list[int]]:
     if spec.trace:
         if spec.trace not in traces:
-            raise InvalidRequestError(f"there is no trace {spec.trace!r}")
+            raise InvalidRequestError(f"unknown trace {spec.trace!r}; name its file with --trace {spec.trace}=FILE")
         return parse_trace(traces[spec.trace])
     functions = spec.functions or FUNCTIONS_PER_MODEL * models
     return parse_trace(synthetic_trace(functions, spec.rate, spec.start_minute + spec.minutes, rng))
 
 
 def check_finite(value: object, where: str) -> None:
-    """TOML has ``nan`` and ``inf``; no number of ours may be either, and ``nan`` passes most comparisons.
+    """Refuse ``nan`` and ``inf``, which TOML allows; ``nan`` would pass most checks of ranges.
 
     Raises:
-        InvalidRequestError: there is one in ``value``, a struct, a dict, a tuple or a number.
+        InvalidRequestError: ``value`` (a number, struct, dict, list or tuple) is or contains one.
     """
     if isinstance(value, float) and not isfinite(value):
-        raise InvalidRequestError(f"{where} is {value}; give a finite number")
+        raise InvalidRequestError(f"{where} is {value}; it must be a finite number")
     if isinstance(value, Struct):
         value = asdict(value)
     if isinstance(value, dict):
@@ -240,35 +240,34 @@ def _check(spec: StreamSpec) -> None:
     needs_rate = spec.kind != "closed" and not (spec.kind == "azure" and spec.trace)
     stairs = spec.slo_ladder
     problems = {
-        f"a time is longer than {MAX_TIME:.0f} s": max(*times, spec.stagger_ms / 1000) > MAX_TIME,
-        f"load_factor is {spec.load_factor}; at most 1e6 makes sense": spec.load_factor > 1e6,
-        f"functions is {spec.functions}; 0 to {MAX_FUNCTIONS} can be made": not 0 <= spec.functions <= MAX_FUNCTIONS,
-        f"start_minute is {spec.start_minute}; at most 44640 makes sense": spec.start_minute > 44_640,
-        f"batch_size is {spec.batch_size}; at most 65536 makes sense": spec.batch_size > 65_536,
-        f"rate is {spec.rate * spec.scale:g} a second; more than 0 and at most {MAX_RATE:.0f} makes sense": needs_rate
+        f"a time is out of range; the limit is {MAX_TIME:.0f} s": max(*times, spec.stagger_ms / 1000) > MAX_TIME,
+        f"load_factor is {spec.load_factor}; the limit is 1e6": spec.load_factor > 1e6,
+        f"functions is {spec.functions}; the range is 0 to {MAX_FUNCTIONS}": not 0 <= spec.functions <= MAX_FUNCTIONS,
+        f"start_minute is {spec.start_minute}; the limit is 44640": spec.start_minute > 44_640,
+        f"batch_size is {spec.batch_size}; the limit is 65536": spec.batch_size > 65_536,
+        f"rate is {spec.rate * spec.scale:g} per second; it must be positive and at most {MAX_RATE:.0f}": needs_rate
         and not 0 < spec.rate * spec.scale <= MAX_RATE,
-        f"rate_end is {spec.rate_end} a second; at most {MAX_RATE:.0f} makes sense": spec.rate_end * spec.scale
-        > MAX_RATE,
-        f"scale is {spec.scale}; it cannot be negative": spec.scale < 0,
-        "rate_end, rate_factor and load_factor cannot be negative": min(
+        f"rate_end is {spec.rate_end} per second; the limit is {MAX_RATE:.0f}": spec.rate_end * spec.scale > MAX_RATE,
+        f"scale is {spec.scale}; it must not be negative": spec.scale < 0,
+        "rate_end, rate_factor or load_factor is negative; they must be at least 0": min(
             spec.rate_end, spec.rate_factor, spec.load_factor
         )
         < 0,
-        f"cv is {spec.cv}; 0.001 to 1000 makes sense": not 0.001 <= spec.cv <= 1000,
-        f"zipf_s is {spec.zipf_s}; it cannot be negative": spec.zipf_s < 0,
-        "on_s, step_s must be positive, off_s not negative": min(seconds(spec.on_s), seconds(spec.step_s)) <= 0
+        f"cv is {spec.cv}; the range is 0.001 to 1000": not 0.001 <= spec.cv <= 1000,
+        f"zipf_s is {spec.zipf_s}; it must not be negative": spec.zipf_s < 0,
+        "on_s and step_s must be positive, off_s at least 0": min(seconds(spec.on_s), seconds(spec.step_s)) <= 0
         or spec.off_s < 0,
         f"stop_s is {spec.stop_s}; it must be after start_s, {spec.start_s}": spec.stop_s is not None
         and spec.stop_s <= spec.start_s,
-        f"concurrency is {spec.concurrency}; at least 1 is needed": spec.concurrency < 1,
-        "think_ms, stagger_ms and start_s cannot be negative": min(spec.think_ms, spec.stagger_ms, spec.start_s) < 0,
-        f"slo_ms is {spec.slo_ms}; it must be positive": spec.slo_ms is not None and not 0 < spec.slo_ms < 1e9,
+        f"concurrency is {spec.concurrency}; the minimum is 1": spec.concurrency < 1,
+        "think_ms, stagger_ms and start_s must be at least 0": min(spec.think_ms, spec.stagger_ms, spec.start_s) < 0,
+        f"slo_ms is {spec.slo_ms}; it must be above 0 and below 1e9": spec.slo_ms is not None
+        and not 0 < spec.slo_ms < 1e9,
         f"slo_factor is {spec.slo_factor}; it must be positive": spec.slo_factor is not None and spec.slo_factor <= 0,
-        f"batch_size is {spec.batch_size}; at least 1 is needed": spec.batch_size < 1,
-        f"active is {spec.active}; at least 1 is needed": spec.active < 1,
-        "minutes must be 1 to 44640, start_minute not negative": not 1 <= spec.minutes <= 44_640
-        or spec.start_minute < 0,
-        "slo_ladder needs step_s, factor above 1, and one of start_ms .. max_ms and start_factor .. max_factor": stairs
+        f"batch_size is {spec.batch_size}; the minimum is 1": spec.batch_size < 1,
+        f"active is {spec.active}; the minimum is 1": spec.active < 1,
+        "minutes must be 1 to 44640, start_minute at least 0": not 1 <= spec.minutes <= 44_640 or spec.start_minute < 0,
+        "slo_ladder needs step_s, factor above 1, and start_ms and max_ms or start_factor and max_factor": stairs
         is not None
         and (
             not MICROSECOND <= seconds(stairs.step_s) <= MAX_TIME * SECOND

@@ -1,4 +1,4 @@
-"""Streams: each makes the requests of one entry of a workload, in order of time."""
+"""Streams: each generates the requests of one entry of a workload, in order of time."""
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
@@ -12,34 +12,34 @@ from clockwork.workload.mix import Mix
 from clockwork.workload.request import WorkloadRequest
 
 Slo = Callable[[Nanos], tuple[Nanos | None, float | None] | None]
-"""A moment after the stream's start -> the SLO of a request, as time or as a factor; None: the stream is over."""
+"""Maps a time after the stream's start to the SLO of a request, as a time or a factor; None ends the stream."""
 
 
 class Stream(Protocol):
-    """What makes requests."""
+    """A source of requests."""
 
     def next_send(self) -> Nanos | None:
-        """When its next request is due; None: it has ended, or only an answer can move it."""
+        """Time of the next request; None if the stream has ended or waits for a response."""
         ...
 
     def take(self) -> WorkloadRequest:
-        """The request that is due at `next_send`, once."""
+        """Remove and return the request that is due at `next_send`."""
         ...
 
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
-        """One of its requests was answered; ``retry_after`` if it was refused and told when to come back."""
+        """Note the response to a request; ``retry_after``: how long its client waits after a failure."""
         ...
 
 
 class OpenLoop:
-    """Requests come when they come, whatever became of those before."""
+    """Requests at times that do not depend on responses."""
 
     __slots__ = ("_batch_size", "_mix", "_next", "_number", "_process", "_slo", "_start", "_stop")
 
     def __init__(
         self, number: int, process: Process, mix: Mix, slo: Slo, start: Nanos, stop: Nanos, batch_size: int
     ) -> None:
-        """From ``start`` until before ``stop``."""
+        """Send requests from ``start`` until before ``stop``."""
         self._number, self._process, self._mix, self._slo = number, process, mix, slo
         self._start, self._stop, self._batch_size = start, stop, batch_size
         self._next: Nanos | None = None
@@ -50,11 +50,11 @@ class OpenLoop:
         self._next = at if self._start + at < self._stop and self._slo(at) is not None else None
 
     def next_send(self) -> Nanos | None:
-        """See `Stream`."""
+        """Implement `Stream`."""
         return None if self._next is None else self._start + self._next
 
     def take(self) -> WorkloadRequest:
-        """See `Stream`."""
+        """Implement `Stream`."""
         at = self._next
         assert at is not None
         slo = self._slo(at)
@@ -63,11 +63,11 @@ class OpenLoop:
         return WorkloadRequest(self._number, 0, self._mix(), self._start + at, slo[0], slo[1], self._batch_size)
 
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
-        """An open loop does not care."""
+        """Do nothing: an open loop does not depend on responses."""
 
 
 class ClosedLoop:
-    """Clients that each wait for an answer before they ask again; one that was refused waits as long as it was told."""
+    """Clients that wait for a response before they send again; after a refusal they wait for the retry time."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class ClosedLoop:
         batch_size: int,
         rng: Random,
     ) -> None:
-        """``concurrency`` clients of each model, whose first requests are spread over ``stagger``."""
+        """Create ``concurrency`` clients for each model; their first requests are spread over ``stagger``."""
         self._number, self._think, self._slo = number, think, slo
         self._start, self._stop, self._batch_size = start, stop, batch_size
         self._models = [model for model in models for _ in range(concurrency)]
@@ -91,7 +91,7 @@ class ClosedLoop:
         heapify(self._due)
 
     def next_send(self) -> Nanos | None:
-        """See `Stream`."""
+        """Implement `Stream`."""
         due = self._due
         if not due or due[0][0] >= self._stop or self._slo(due[0][0] - self._start) is None:
             return None
@@ -99,31 +99,31 @@ class ClosedLoop:
 
     @property
     def waiting(self) -> bool:
-        """Whether a client waits for an answer."""
+        """Whether a client waits for a response."""
         return len(self._due) < len(self._models)
 
     def take(self) -> WorkloadRequest:
-        """See `Stream`."""
+        """Implement `Stream`."""
         at, client = heappop(self._due)
         slo = self._slo(at - self._start)
         assert slo is not None
         return WorkloadRequest(self._number, client, self._models[client], at, slo[0], slo[1], self._batch_size)
 
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
-        """The client asks again, after thinking, or when it was told to."""
+        """Schedule the client's next request, after its pause or its retry time."""
         wait = self._think if retry_after is None else max(self._think, retry_after)
         heappush(self._due, (now + wait, request.client))
 
 
 class GrowingMix:
-    """An active set of models that grows by one every ``step`` (OSDI'20, section 6.2, the major workload)."""
+    """A set of active models that grows by one every ``step`` (OSDI'20, section 6.2, the major workload)."""
 
     def __init__(self, models: list[str], active: int, step: Nanos, rng: Random) -> None:
-        """``active`` models from the start."""
+        """Begin with ``active`` models."""
         self._models, self._active, self._step, self._rng = models, active, step, rng
 
     def choose(self, at: Nanos) -> str:
-        """One of those active at a moment, each as often."""
+        """Choose one of the models that are active at a time, each equally often."""
         active = min(len(self._models), self._active + at // self._step)
         return self._models[int(self._rng.random() * active)]
 
@@ -136,12 +136,12 @@ class GrowingLoop(OpenLoop):
     def __init__(
         self, number: int, process: Process, mix: GrowingMix, slo: Slo, start: Nanos, stop: Nanos, batch_size: int
     ) -> None:
-        """See `OpenLoop`."""
+        """As `OpenLoop`, with a growing mix."""
         self._growing = mix
         super().__init__(number, process, str, slo, start, stop, batch_size)
 
     def take(self) -> WorkloadRequest:
-        """See `Stream`."""
+        """Implement `Stream`."""
         at = self._next
         assert at is not None
         self._mix = lambda: self._growing.choose(at)
@@ -149,11 +149,11 @@ class GrowingLoop(OpenLoop):
 
 
 def ladder(first: float, factor: float, step: Nanos, most: float, *, relative: bool) -> Slo:
-    """An SLO multiplied by ``factor`` every ``step`` until it is over ``most`` (OSDI'20, section 6.3).
+    """Return an SLO that is multiplied by ``factor`` every ``step`` until it exceeds ``most`` (OSDI'20, section 6.3).
 
-    ``first`` and ``most`` are nanoseconds, or, if ``relative``, multiples of the model's batch-1 time.
+    ``first`` and ``most`` are nanoseconds, or multiples of the model's batch-1 time if ``relative``.
     """
-    last = log(most / first, factor) + 1  # a bound, so that no power overflows
+    last = log(most / first, factor) + 1  # a limit, so that no power overflows
 
     def slo(at: Nanos) -> tuple[Nanos | None, float | None] | None:
         number = at // step
@@ -168,7 +168,7 @@ def ladder(first: float, factor: float, step: Nanos, most: float, *, relative: b
 
 
 def constant(slo: Nanos | None, factor: float | None) -> Slo:
-    """Always the same."""
+    """Return an SLO that never changes."""
     both = (slo, factor)
     return lambda at: both
 

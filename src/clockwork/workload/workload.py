@@ -1,4 +1,4 @@
-"""Many streams as one: their requests in order of time."""
+"""A workload: the requests of several streams, merged in order of time."""
 
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
@@ -9,16 +9,16 @@ from clockwork.workload.streams import ClosedLoop, Stream
 
 
 class Workload:
-    """A `Stream` of streams."""
+    """Several streams as one."""
 
     def __init__(self, streams: Sequence[Stream]) -> None:
-        """Ties go to the stream that comes first."""
+        """Of requests due at the same time, the one of the first stream comes first."""
         self._streams = list(streams)
         self._heap = [(at, i) for i, stream in enumerate(self._streams) if (at := stream.next_send()) is not None]
         heapify(self._heap)
 
     def next_send(self) -> Nanos | None:
-        """When the next request is due; None: only an answer can move it, if anything."""
+        """Time of the next request; None if all streams have ended or wait for responses."""
         heap = self._heap
         while heap:
             at, number = heap[0]
@@ -28,7 +28,7 @@ class Workload:
         return None
 
     def take(self) -> WorkloadRequest:
-        """The request that is due at `next_send`."""
+        """Remove and return the request that is due at `next_send`."""
         at = self.next_send()
         assert at is not None, "nothing is due"
         _, number = heappop(self._heap)
@@ -38,13 +38,13 @@ class Workload:
 
     @property
     def done(self) -> bool:
-        """Nothing more will ever be sent: nothing is due, and no client of a closed loop waits for an answer."""
+        """Whether no request will follow: nothing is due, and no client of a closed loop waits for a response."""
         return self.next_send() is None and not any(
             isinstance(stream, ClosedLoop) and stream.waiting for stream in self._streams
         )
 
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
-        """A request was answered at ``now``; ``retry_after`` if it was refused and told when to come back."""
+        """Note that a request was answered at ``now``; ``retry_after``: how long its client waits after a failure."""
         stream = self._streams[request.stream]
         before = stream.next_send()
         stream.answered(now, request, retry_after)
