@@ -98,8 +98,8 @@ def run(experiment: Experiment, seed: int, records: Path | None) -> dict[str, An
         "memory_mib": round(peak, 1),
         "violations": violations,
         "details": details,
-        "ideal_rps": None if what.models is not None else what.scenario.ideal_rate(),
-        "compared": [asdict(other) for other in what.scenario.compare],
+        "ideal_rps": None if experiment.models is not None else experiment.scenario.ideal_rate(),
+        "compared": [asdict(other) for other in experiment.scenario.compare],
     }
 
 
