@@ -19,7 +19,7 @@ SIZE = (8.0, 4.5)
 """Inches."""
 
 LEGEND_COLUMNS = 3
-STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
+STYLE: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
 
 
 def draw_all(directory: Path, results: dict[str, Any]) -> list[Path]:
