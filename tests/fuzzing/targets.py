@@ -18,8 +18,9 @@ from clockwork.grpc_frontend.scanning import _Scan
 from clockwork.messages import requests
 from clockwork.messages.tensors import TensorSpec, check_specs
 from clockwork.oip.binary import inputs_of, parse_infer
-from clockwork.oip.contract import Failure, check_priority, slo_of
-from clockwork.oip.rest import RestError, repository_head, route
+from clockwork.oip.failures import Failure, RequestFailedError
+from clockwork.oip.parameters import requested_slo
+from clockwork.oip.rest import repository_head, route
 from clockwork.steps import at_once
 from clockwork.wire.codec import decode_action, decode_request, decode_response, decode_result, encode
 from clockwork.wire.frame import FrameReader, encode_frame, preamble
@@ -79,15 +80,13 @@ def infer_body(data: bytes) -> None:
         head = asked.head
         specs, payload = at_once(inputs_of(asked))
         check_specs(specs, len(payload))
-        with suppress(ValueError):
-            slo = slo_of(head.parameters)
-            check_priority(head.parameters)
-            assert slo is None or slo > 0
+        slo = requested_slo(head.parameters)
+        assert slo is None or slo > 0
 
 
 def repository(data: bytes) -> None:
     """The body of a request to the repository."""
-    with suppress(RestError):
+    with suppress(RequestFailedError):
         head = repository_head(data)
         assert isinstance(head.ready, bool)
 
@@ -103,7 +102,7 @@ def paths(data: bytes) -> None:
 def _failure(method: str, path: str) -> Failure | None:
     try:
         route(method, path)
-    except RestError as error:
+    except RequestFailedError as error:
         return error.failure
     return None
 

@@ -24,7 +24,7 @@ from clockwork.grpc_frontend import server as module
 from clockwork.grpc_frontend.accepting import ARRIVED, REQUESTED, Acceptors, can_take_many
 from clockwork.grpc_frontend.peers import Peers
 from clockwork.grpc_frontend.server import MAX_STREAMS, MAX_UNREAD_CALLS
-from clockwork.grpc_frontend.service import CallFailedError, Service
+from clockwork.grpc_frontend.service import Service, grpc_front_end
 from clockwork.host.reception import Reception
 from clockwork.messages.actions import Infer
 from clockwork.stepping import Stepper
@@ -146,9 +146,9 @@ def test_a_deadline_counts_from_when_the_call_was_taken(arrived: int | None) -> 
         peers: Any = Peers(lambda: client)
         loop = asyncio.get_running_loop()
         reception = Reception(loop, Still(), ControllerConfig(), lambda by_model: None, lambda busy: None, Throttle())
-        host: Any = SimpleNamespace(reception=reception, arena=None, is_ready=None, description=None, stepper=Stepper())
-        service = Service(host, client, peers, lambda: True, Still())
-        with pytest.raises(CallFailedError):
+        host: Any = SimpleNamespace(reception=reception, stepper=Stepper(), access=None, local_client=lambda: client)
+        service = Service(grpc_front_end(host), peers, clock=Still())
+        with pytest.raises(ConnectionLostError):
             await service.model_infer(asked(slo_ms=pb.InferParameter(double_param=20)), Call())
 
     copy_context().run(run, test())

@@ -193,7 +193,7 @@ def test_whoever_waits_when_the_server_closes_is_told() -> None:
 def test_a_port_that_is_taken_is_told() -> None:
     async def test() -> None:
         async with controller() as host, serve_grpc(host, LOOPBACK) as server:
-            with pytest.raises(ServerError, match=f"cannot listen on {server.address}: Address already in use"):
+            with pytest.raises(ServerError, match=f"cannot listen for gRPC on {server.address}: "):
                 async with serve_grpc(host, server.address):
                     pass
 
@@ -212,7 +212,7 @@ def test_a_model_is_loaded_while_the_server_loads() -> None:
             index = await client.get_model_repository_index()
             assert [(model.name, model.state) for model in index.models] == [("new", "LOADING")]
             assert "loading" in index.models[0].reason
-            with pytest.raises(InferenceServerException, match="the parameters config are not supported"):
+            with pytest.raises(InferenceServerException, match=r"load accepts one parameter, .*; found 'config'"):
                 await client.load_model("other.onnx", config="{}")
 
     run(test())
@@ -232,15 +232,15 @@ def test_bytes_that_are_no_message_are_refused_without_a_line_and_harm_nobody_el
             await until(host, Stage.SERVING)
             async with grpc.aio.insecure_channel(str(server.address)) as channel:
                 for method in (*METHODS, f"{HEALTH}/Check"):
-                    with pytest.raises(grpc.aio.AioRpcError, match="the 3 bytes are no") as refused:
+                    with pytest.raises(grpc.aio.AioRpcError, match="message of 3 bytes is not a valid") as refused:
                         await channel.unary_unary(f"/{method}")(garbage)
                     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-                with pytest.raises(grpc.aio.AioRpcError, match="the 3 bytes are no"):
+                with pytest.raises(grpc.aio.AioRpcError, match="message of 3 bytes is not a valid"):
                     await channel.unary_stream(f"/{HEALTH}/Watch")(garbage).read()
                 streamed = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
                 told = await streamed(iter([garbage])).read()
                 assert (
-                    "the 3 bytes are no ModelInferRequest"
+                    "message of 3 bytes is not a valid ModelInferRequest"
                     in service_pb2.ModelStreamInferResponse.FromString(told).error_message
                 )
                 stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)

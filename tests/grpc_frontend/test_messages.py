@@ -80,10 +80,10 @@ def test_the_tightest_deadline_holds(parameters: Any, remaining: int | None, slo
 
 TENSOR = pb.ModelInferRequest.InferInputTensor
 WRONG = [
-    (asked(raw_input_contents=[b"1", b"2"]), "1 inputs came with 2 raw_input_contents"),
-    (asked(inputs=[TENSOR(name="x", contents=pb.InferTensorContents())]), "contents beside raw_input_contents"),
-    (asked(raw_input_contents=[], inputs=[TENSOR(name="x", datatype="FP32", shape=[-1])]), r"has the shape \[-1\]"),
-    (asked(inputs=[TENSOR(name="x")] * (MAX_TENSORS + 1)), "at most 256 are accepted"),
+    (asked(raw_input_contents=[b"1", b"2"]), "1 inputs and 2 raw_input_contents"),
+    (asked(inputs=[TENSOR(name="x", contents=pb.InferTensorContents())]), "has contents and raw_input_contents"),
+    (asked(raw_input_contents=[], inputs=[TENSOR(name="x", datatype="FP32", shape=[-1])]), r"has shape \[-1\]"),
+    (asked(inputs=[TENSOR(name="x")] * (MAX_TENSORS + 1)), "at most 256 of each are accepted"),
     (asked(parameters={"slo_ms": parameter(string_param="soon")}), "slo_ms is 'soon'"),
     (asked(parameters={str(i): parameter() for i in range(MAX_PARAMETERS + 1)}), "1025 parameters; at most 1024"),
     (asked(parameters={"sequence_id": parameter(int64_param=1)}), "sequence_id is not supported"),

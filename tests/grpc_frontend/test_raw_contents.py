@@ -154,7 +154,7 @@ def test_nothing_is_allocated_for_what_is_too_large(monkeypatch: pytest.MonkeyPa
     memory = Memory()
     monkeypatch.setattr(infer, "MAX_PAYLOAD_BYTES", MIN_SPLIT_BYTES)
     assert MAX_PAYLOAD_BYTES > MIN_SPLIT_BYTES
-    with pytest.raises(InvalidRequestError, match="the inputs take 16385 bytes; at most 16384 are accepted"):
+    with pytest.raises(InvalidRequestError, match="inputs have 16385 bytes; at most 16384 are accepted"):
         taken(asked(bytes(MIN_SPLIT_BYTES), b"1"), memory.allocate)
     assert memory.given == []
 

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 from client.live import run
+from clockwork.frontend.listing import PER_STEP, ListFormat, encoded_list
 from clockwork.host.priority import NICENESS
 from clockwork.http import application, bodies
+from clockwork.http.application import _encode_items
 from clockwork.http.asgi import json_reply
 from clockwork.http.bodies import MAX_REPOSITORY_BODY, PIECE, Bodies, packed
 from clockwork.http.config import HttpConfig
-from clockwork.http.listing import PER_STEP, json_list
-from clockwork.http.receiving import Held
+from clockwork.http.receiving import BodyQuota
 from clockwork.messages.actions import Infer
-from clockwork.oip.rest import RestError
+from clockwork.oip.failures import RequestFailedError
 from clockwork.scheduling.echo import EchoScheduler
 from clockwork.steps import at_once
 from clockwork.units import KIB, MIB
@@ -90,7 +91,7 @@ def test_json_has_a_limit_in_both_directions() -> None:
         async with served(EchoScheduler(), models=("wide.onnx",), http=config) as (peer, *_):
             await refused(peer, WIDE, in_json([1, COLUMNS], f"[{'0,' * COLUMNS}0]"), 400, "or raise --max-json")
             sent, length = binary_row(bytes(4 * COLUMNS), (1, COLUMNS), binary_data_output=False)
-            why = "request it with binary_data, or all with binary_data_output, or raise --max-json"
+            why = "request all outputs with binary_data_output, or raise --max-json"
             await refused(peer, WIDE, sent, 400, why, Inference_Header_Content_Length=length)
             sent, length = binary_row(bytes(4 * COLUMNS), (1, COLUMNS))
             assert (await peer.ask("POST", WIDE, sent, Inference_Header_Content_Length=length)).status == 200
@@ -103,8 +104,8 @@ def test_a_request_to_the_repository_is_short() -> None:
         async with served(EchoScheduler()) as (peer, *_):
             body = b" " * (MAX_REPOSITORY_BODY + 1)
             index = "/v2/repository/index"
-            await refused(peer, index, body, 413, "at most 65536 bytes")
-            why = "unpacks to more than 64.0 KiB"
+            await refused(peer, index, body, 413, "exceeds the limit of 65536 bytes")
+            why = "unpacks to more than the limit of 64.0 KiB"
             await refused(peer, index, zlib.compress(body), 413, why, Content_Encoding="deflate")
 
     run(test())
@@ -113,11 +114,11 @@ def test_a_request_to_the_repository_is_short() -> None:
 # -------------------------------------------------------------------------------------------------- compressed bodies
 
 
-class Watched(Held):
+class Watched(BodyQuota):
     """Knows how much was held at most."""
 
-    def __init__(self, most: int) -> None:
-        super().__init__(most)
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
         self.highest = 0
 
     def add(self, nbytes: int) -> None:
@@ -138,9 +139,9 @@ async def unpack(bodies: Bodies, body: bytes) -> int:
 
 
 def watched(config: HttpConfig) -> tuple[Bodies, Watched]:
-    bodies = Bodies(config, Held(config.max_held))
-    bodies._all_unpacked = Watched(2 * config.max_unpacked)
-    return bodies, bodies._all_unpacked
+    bodies = Bodies(config, BodyQuota(config.max_held))
+    bodies._unpacked_quota = Watched(2 * config.max_unpacked)
+    return bodies, bodies._unpacked_quota
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, PIECE, PIECE + 1, 5 * MIB])
@@ -161,7 +162,7 @@ def test_what_unpacks_to_too_much_is_given_up_at_the_limit() -> None:
         bodies, held = watched(HttpConfig(max_unpacked=4 * MIB))
         packer = zlib.compressobj(9, wbits=31)
         bomb = packer.compress(bytes(64 * MIB)) + packer.flush()
-        with pytest.raises(RestError, match=r"unpacks to more than 4\.0 MiB; that is the limit") as caught:
+        with pytest.raises(RequestFailedError, match=r"unpacks to more than the limit of 4\.0 MiB") as caught:
             await unpack(bodies, bomb)
         assert caught.value.failure.http == 413
         assert held.highest <= 4 * MIB + PIECE
@@ -176,7 +177,7 @@ def test_all_that_is_unpacked_together_has_a_limit() -> None:
         packer = zlib.compressobj(9, wbits=31)
         bomb = packer.compress(bytes(64 * MIB)) + packer.flush()
         found = await asyncio.gather(*(unpack(bodies, bomb) for _ in range(12)), return_exceptions=True)
-        statuses = [it.failure.http for it in found if isinstance(it, RestError)]
+        statuses = [it.failure.http for it in found if isinstance(it, RequestFailedError)]
         assert len(statuses) == 12
         assert set(statuses) <= {413, 503}
         assert 503 in statuses
@@ -192,7 +193,7 @@ def test_what_follows_a_compressed_body_is_refused() -> None:
         packer = zlib.compressobj(1, wbits=31)
         right = packer.compress(bytes(100)) + packer.flush()
         for wrong in (right + b"x", right + bytes(200 * KIB), right[:-1], b"", b"nothing"):
-            with pytest.raises(RestError, match="cannot be unpacked"):
+            with pytest.raises(RequestFailedError, match="cannot be unpacked"):
                 await unpack(bodies, wrong)
 
     run(test())
@@ -215,7 +216,7 @@ def test_a_compressed_request_counts_as_long_as_it_is_in_progress() -> None:
             await worker.until(lambda: len(worker.held) == 1)
             second.say("POST", WIDE, zlib.compress(sent), **headers)
             await worker.until(lambda: len(worker.held) == 2)
-            await refused(third, WIDE, zlib.compress(sent), 503, "ask again", **headers)
+            await refused(third, WIDE, zlib.compress(sent), 503, "retry later", **headers)
             for action, payload in worker.held:
                 worker.answer(action, payload)
             assert [(await one.answer()).status for one in (peer, second)] == [200, 200]
@@ -255,13 +256,14 @@ def test_a_list_of_models_is_made_in_steps() -> None:
             made.append(number)
             yield {"number": number, "text": "x" * 10_000}
 
-    assert [len(made) for _ in json_list(entries())] == [PER_STEP * step for step in range(1, 11)]
+    form = ListFormat(_encode_items, b'{"all":[', b",", b"]}")
+    assert [len(made) for _ in encoded_list(entries(), form)] == [PER_STEP * step for step in range(1, 11)]
     made.clear()
-    parts = at_once(json_list(entries(), b'{"all":[', b"]}"))
+    parts = at_once(encoded_list(entries(), form))
     assert len(parts) > 1
-    assert [it["number"] for it in json.loads(b"".join(parts))["all"]] == made
+    assert [entry["number"] for entry in json.loads(b"".join(parts))["all"]] == made
     for count in (0, 1, PER_STEP - 1, PER_STEP, PER_STEP + 1):
-        assert json.loads(b"".join(at_once(json_list(range(count))))) == list(range(count))
+        assert json.loads(b"".join(at_once(encoded_list(range(count), form))))["all"] == list(range(count))
 
 
 def test_statistics_and_the_index_have_every_model() -> None:

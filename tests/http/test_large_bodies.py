@@ -11,10 +11,10 @@ import pytest
 from client.live import run
 from clockwork.http.asgi import ClientGoneError
 from clockwork.http.config import HttpConfig
-from clockwork.http.receiving import LARGE, Held, LargeBody
+from clockwork.http.receiving import LARGE, BodyQuota, LargeBody
 from clockwork.messages.commands import Command
 from clockwork.net.arrival import Arrivals
-from clockwork.oip.rest import RestError
+from clockwork.oip.failures import RequestFailedError
 from clockwork.scheduling.echo import EchoScheduler
 from clockwork.state import PendingRequest
 from clockwork.units import MILLISECOND, SECOND, Nanos
@@ -144,7 +144,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind() -> None:
 
 def test_a_body_is_told_of_once_it_is_whole() -> None:
     async def test() -> None:
-        held = Held(100)
+        held = BodyQuota(100)
         body = LargeBody(10, b"abc", held)
         taking = asyncio.ensure_future(body.take(10.0))
         await asyncio.sleep(0)
@@ -160,10 +160,10 @@ def test_a_body_is_told_of_once_it_is_whole() -> None:
 
 def test_too_much_ends_the_one_that_comes_then_and_the_rest_of_it_goes_elsewhere() -> None:
     async def test() -> None:
-        held = Held(15)
+        held = BodyQuota(15)
         first, second = LargeBody(10, b"12345678", held), LargeBody(10, b"1", held)
         assert not second.received(7)
-        with pytest.raises(RestError, match="ask again"):
+        with pytest.raises(RequestFailedError, match="limit for request bodies in memory is reached"):
             await second.take(10.0)
         assert len(second.rest()) == 2
         assert second.rest().obj is not first.rest().obj
@@ -182,7 +182,7 @@ def test_the_memory_of_a_body_that_is_given_up_is_free_at_once() -> None:
         return memory
 
     async def test() -> None:
-        body = LargeBody(10, b"abc", Held(100), allocate)
+        body = LargeBody(10, b"abc", BodyQuota(100), allocate)
         taking = asyncio.ensure_future(body.take(10.0))
         await asyncio.sleep(0)
         body.end(ClientGoneError())
@@ -199,7 +199,7 @@ def test_the_memory_of_a_body_that_is_given_up_is_free_at_once() -> None:
 
 def test_a_client_that_leaves_is_not_waited_for() -> None:
     async def test() -> None:
-        body = LargeBody(10, b"", Held(100))
+        body = LargeBody(10, b"", BodyQuota(100))
         body.end(ClientGoneError())
         with pytest.raises(ClientGoneError):
             await body.take(10.0)

@@ -8,7 +8,7 @@ import pytest
 
 from client.live import run
 from clockwork.http.asgi import Reply
-from clockwork.http.responding import JOINED, respond
+from clockwork.http.responding import MAX_JOINED, respond
 
 
 class Transport:
@@ -61,8 +61,8 @@ def test_head_and_body_leave_in_one_write() -> None:
         assert transport.written == [HEAD + b"content-length: 10\r\n\r\nsome parts"]
         assert cycle.response_complete
         assert not transport.closed
-        await respond(a_cycle(transport), Reply(200, [], [b"z" * JOINED, b"z"]))
-        assert transport.written[1].endswith(b"content-length: %d\r\n\r\n" % (JOINED + 1) + b"z" * (JOINED + 1))
+        await respond(a_cycle(transport), Reply(200, [], [b"z" * MAX_JOINED, b"z"]))
+        assert transport.written[1].endswith(b"content-length: %d\r\n\r\n" % (MAX_JOINED + 1) + b"z" * (MAX_JOINED + 1))
 
     run(test())
 

@@ -61,7 +61,7 @@ def test_what_adds_up_is_accepted(tensors: tuple[TensorSpec, ...], payload: int)
         ((TensorSpec("x", "FP32", (1, 3), -12),), -12, "takes 12 bytes, but says -12"),
         ((TensorSpec("x", "FP32", (-1, 3), -12),), -12, "has a negative dimension"),
         ((TensorSpec("x", "FP32", (-1, -3), 12),), 12, "has a negative dimension"),
-        ((TensorSpec("x", "FP4", (1,), 1),), 1, "unknown datatype 'FP4'; known: BOOL"),
+        ((TensorSpec("x", "FP4", (1,), 1),), 1, "unknown datatype 'FP4'; known datatypes: BOOL"),
         ((TensorSpec("t", "BYTES", (2,), 7),), 7, "each element takes at least 4"),
         ((TensorSpec("t", "BYTES", (0,), -1),), -1, "each element takes at least 4"),
         ((spec("x", "FP32", (1 << 62, 1 << 62)),), 0, "but 0 came"),

@@ -84,43 +84,43 @@ def test_elements_in_json(datatype: str, shape: list[int], data: Any, made: byte
 def test_half_floats_come_binary_only(datatype: str) -> None:
     whole, length = body(binary(4, datatype=datatype), rest=b"abcd")
     assert parsed(whole, length)[2] == b"abcd"
-    with pytest.raises(InvalidRequestError, match="has no form in JSON: send it binary"):
+    with pytest.raises(InvalidRequestError, match="has no JSON form; send it as binary data"):
         parsed(body(tensor(datatype=datatype, data=[1, 2]))[0], None)
 
 
 WRONG: dict[str, tuple[tuple[bytes, int | None], str]] = {
-    "no json": ((b"hello", None), "no inference request"),
+    "no json": ((b"hello", None), "not an inference request"),
     "nothing": ((b"", None), "0 bytes"),
-    "deep": ((b'{"inputs":' + b"[" * 100_000, None), "no inference request"),
-    "deep data": ((b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":' + b"[" * 9999, None), "no inf"),
+    "deep": ((b'{"inputs":' + b"[" * 100_000, None), "not an inference request"),
+    "deep data": ((b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":' + b"[" * 9999, None), "not an inf"),
     "no inputs": ((b"{}", None), "inputs"),
-    "header longer than the body": ((b"{}", 3), "the JSON has 3 bytes"),
-    "no header": ((b"{}", 0), "the JSON has 0 bytes"),
-    "too much json": ((bytes(DEFAULT_MAX_JSON + 1), None), "binary data extension, or raise --max-json"),
+    "header longer than the body": ((b"{}", 3), "Inference-Header-Content-Length is 3"),
+    "no header": ((b"{}", 0), "Inference-Header-Content-Length is 0"),
+    "too much json": ((bytes(DEFAULT_MAX_JSON + 1), None), "as binary data, or raise --max-json"),
     "neither": (body(tensor()), "has neither data nor binary_data_size"),
     "both": (body({**binary(8), "data": [1, 2]}, rest=bytes(8)), "send one"),
     "too little behind": (body(binary(8), rest=bytes(7)), "7 bytes are left"),
     "too much behind": (body(binary(8), rest=bytes(9)), "9 bytes follow the JSON"),
-    "negative size": (body(binary(-1)), "binary_data_size is -1"),
+    "negative size": (body(binary(-1)), "binary_data_size -1"),
     "huge size": (body(binary(2**62), rest=bytes(8)), "8 bytes are left"),
     "size of another shape": (body(binary(4), rest=bytes(4)), "takes 8 bytes, but says 4"),
     "negative dimension": (body(binary(8, shape=[-1, -2]), rest=bytes(8)), "negative dimension"),
-    "negative dimension in json": (body(tensor(shape=[-1, -1], data=[1])), "impossible shape"),
+    "negative dimension in json": (body(tensor(shape=[-1, -1], data=[1])), "no dimension may be negative"),
     "no list": (body(tensor(data=7)), "does not have the shape"),
     "too few": (body(tensor(data=[1])), "does not have the shape"),
     "ragged": (body(tensor(shape=[2, 2], data=[[1, 2], [3]])), "does not have the shape"),
     "nested otherwise": (body(tensor(shape=[2, 1], data=[[1, 2]])), "does not have the shape"),
-    "half nested": (body(tensor(shape=[1, 2], data=[[1, [2]]])), "an element is no FP32"),
-    "a text": (body(tensor(data=[1, "2"])), "an element is no FP32"),
-    "too big for a float": (body(tensor(data=[1, 1e300])), "an element is no FP32"),
-    "out of range": (body(tensor(datatype="UINT8", data=[1, 256])), "an element is no UINT8"),
-    "a float for an integer": (body(tensor(datatype="INT32", data=[1, 1.5])), "an element is no INT32"),
-    "a number for a text": (body(tensor(datatype="BYTES", data=["1", 1])), "an element is no BYTES"),
-    "unknown datatype": (body(tensor(datatype="FP8", data=[1, 2])), "unknown: 'FP8'"),
+    "half nested": (body(tensor(shape=[1, 2], data=[[1, [2]]])), "an element that is not FP32"),
+    "a text": (body(tensor(data=[1, "2"])), "an element that is not FP32"),
+    "too big for a float": (body(tensor(data=[1, 1e300])), "an element that is not FP32"),
+    "out of range": (body(tensor(datatype="UINT8", data=[1, 256])), "an element that is not UINT8"),
+    "a float for an integer": (body(tensor(datatype="INT32", data=[1, 1.5])), "an element that is not INT32"),
+    "a number for a text": (body(tensor(datatype="BYTES", data=["1", 1])), "an element that is not BYTES"),
+    "unknown datatype": (body(tensor(datatype="FP8", data=[1, 2])), "unknown datatype 'FP8'"),
     "unknown datatype, binary": (body(binary(2, datatype="FP8"), rest=bytes(2)), "unknown datatype 'FP8'"),
     "twice": (body(binary(8), binary(8), rest=bytes(16)), "sent twice"),
     "too many": (body(*[binary(0)] * (MAX_TENSORS + 1)), "at most 256"),
-    "shared memory": (body(tensor(parameters={"shared_memory_region": "r"})), "shared memory is not supported"),
+    "shared memory": (body(tensor(parameters={"shared_memory_region": "r"})), "shared memory, which is not supported"),
 }
 
 

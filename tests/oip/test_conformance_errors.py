@@ -164,9 +164,9 @@ def test_every_status_is_told_alike_over_http_grpc_and_the_native_protocol_and_c
 
 def test_a_request_that_could_not_even_be_looked_at_is_a_failure_of_the_server() -> None:
     from clockwork.client.status_errors import error_for_status
-    from clockwork.oip.contract import failure
+    from clockwork.oip.failures import Failure
 
     response = ErrorResponse(1, Status.ERROR, "the answer cannot be sent")
-    told = failure(response.status, response.message)
+    told = Failure.from_status(response.status, response.message)
     assert (told.http, told.grpc) == (500, "INTERNAL")
     assert isinstance(error_for_status(response.status, response.message), ServerError)

@@ -185,7 +185,7 @@ def test_each_element_is_a_json_number_string_or_boolean_as_its_datatype_is(serv
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
 def test_half_precision_has_no_representation_in_json(server: Server, datatype: str) -> None:
-    assert "send it binary" in infer(server, datatype, tensor("x", [1, 2, 3], datatype)).json()["error"]
+    assert "send it as binary data" in infer(server, datatype, tensor("x", [1, 2, 3], datatype)).json()["error"]
     reply = infer(server, datatype, binary("x", 6, datatype, [1, 3]), behind=ECHOES[datatype][1])
     assert reply.status == 400
     assert "ask for binary_data" in reply.json()["error"]
@@ -338,10 +338,10 @@ def test_the_repository_index_has_every_model_with_name_version_state_and_reason
         assert said[0] == {"name": said[0]["name"], "version": "1", "state": "READY", "reason": ""}
 
 
-@pytest.mark.parametrize("what", ["load", "unload"])
-def test_a_load_or_unload_that_fails_is_an_error_status_and_an_error(server: Server, what: str) -> None:
-    reply = ask(server, "POST", f"/v2/repository/models/dense/{what}")
-    assert reply.status == 400
+@pytest.mark.parametrize(("action", "status"), [("load", 400), ("unload", 501)])
+def test_a_load_or_unload_that_fails_is_an_error_status_and_an_error(server: Server, action: str, status: int) -> None:
+    reply = ask(server, "POST", f"/v2/repository/models/dense/{action}")
+    assert reply.status == status
     assert isinstance(reply.json()["error"], str)
 
 

@@ -1,4 +1,4 @@
-"""What is said of models and the server; that gRPC's messages are made of it; and one version."""
+"""Metadata and statistics, the gRPC messages made of them, and the version of a model."""
 
 from collections.abc import Collection
 from typing import Any
@@ -11,13 +11,14 @@ from clockwork.messages.requests import ModelStatus, ModelSummary
 from clockwork.messages.results import ModelInfo
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, TensorInfo
+from clockwork.oip.failures import RequestFailedError
 from clockwork.oip.metadata import (
+    check_version,
     model_config,
     model_metadata,
     model_statistics,
     repository_index,
     server_metadata,
-    unknown_version,
 )
 from clockwork.units import SECOND, ms
 
@@ -51,37 +52,37 @@ NAMES, BROKEN = ("b", "a"), {"worse": "it is broken"}
 
 
 def test_statistics_have_every_request_and_batch() -> None:
-    said = model_statistics(status("m"), 7 * SECOND)
-    assert (said["inference_count"], said["execution_count"]) == (9, 3)
-    assert said["last_inference"] == 7003
-    of = said["inference_stats"]
-    assert of["success"] == {"count": 5, "ns": 100}
-    assert of["fail"] == {"count": 4, "ns": 7}
-    assert of["queue"] == {"count": 5, "ns": 20}
-    assert [of[f"compute_{step}"]["ns"] for step in ("input", "infer", "output")] == [30, 40, 50]
-    assert [it["batch_size"] for it in said["batch_stats"]] == [1, 4]
-    assert said["batch_stats"][1]["compute_infer"] == {"count": 2, "ns": 6}
+    statistics = model_statistics(status("m"), 7 * SECOND)
+    assert (statistics["inference_count"], statistics["execution_count"]) == (9, 3)
+    assert statistics["last_inference"] == 7003
+    sums = statistics["inference_stats"]
+    assert sums["success"] == {"count": 5, "ns": 100}
+    assert sums["fail"] == {"count": 4, "ns": 7}
+    assert sums["queue"] == {"count": 5, "ns": 20}
+    assert [sums[f"compute_{step}"]["ns"] for step in ("input", "infer", "output")] == [30, 40, 50]
+    assert [batch["batch_size"] for batch in statistics["batch_stats"]] == [1, 4]
+    assert statistics["batch_stats"][1]["compute_infer"] == {"count": 2, "ns": 6}
 
 
-def test_grpc_says_what_http_says() -> None:
+def test_grpc_messages_are_made_of_the_same_dicts() -> None:
     made = pb.ModelStatistics(**model_statistics(status("m"), 7 * SECOND))
     assert (made.inference_count, made.inference_stats.fail.ns, made.batch_stats[1].compute_output.ns) == (9, 7, 7)
     config = pb.ModelConfig(**model_config(SUMMARY))
     assert (config.platform, config.backend, config.max_batch_size) == ("onnxruntime_onnx", "onnxruntime", 8)
     kinds = [pb.DataType.Name(tensor.data_type) for tensor in config.input]
-    assert kinds == ["TYPE_STRING" if it is Datatype.BYTES else f"TYPE_{it}" for it in Datatype]
+    assert kinds == ["TYPE_STRING" if datatype is Datatype.BYTES else f"TYPE_{datatype}" for datatype in Datatype]
     assert list(config.output[0].dims) == [5]
     metadata = pb.ModelMetadataResponse(**model_metadata(SUMMARY))
     assert (metadata.platform, list(metadata.inputs[0].shape)) == (config.platform, [-1, 3])
-    assert list(pb.ServerMetadataResponse(**server_metadata("1", "more")).extensions)[-1] == "more"
+    assert list(pb.ServerMetadataResponse(**server_metadata("1", ["more"])).extensions)[-1] == "more"
     index = list(repository_index(NAMES, BROKEN, NAMES.__contains__, "serving", True, False))
     assert pb.RepositoryIndexResponse.ModelIndex(**index[2]).reason == "it is broken"
 
 
-def test_the_index_has_every_model_and_says_why_one_is_not_ready() -> None:
-    def states(*said: Any, ready: Collection[str] = NAMES) -> list[tuple[str, str, str]]:
-        index = repository_index(NAMES, BROKEN, ready.__contains__, *said)
-        return [(it["name"], it["state"], it["reason"]) for it in index]
+def test_the_index_has_every_model_and_the_reason_why_one_is_not_ready() -> None:
+    def states(*server: Any, ready: Collection[str] = NAMES) -> list[tuple[str, str, str]]:
+        index = repository_index(NAMES, BROKEN, ready.__contains__, *server)
+        return [(entry["name"], entry["state"], entry["reason"]) for entry in index]
 
     broken = ("worse", "UNAVAILABLE", "it is broken")
     assert states("serving", True, False) == [("a", "READY", ""), ("b", "READY", ""), broken]
@@ -89,18 +90,19 @@ def test_the_index_has_every_model_and_says_why_one_is_not_ready() -> None:
     why = "the server is profiling"
     assert states("profiling", False, False, ready=()) == [("a", "LOADING", why), ("b", "LOADING", why), broken]
     assert states("profiling", False, True, ready=()) == []
-    hung = ("b", "UNAVAILABLE", "no worker that can serve it answers")
+    hung = ("b", "UNAVAILABLE", "no connected worker can serve it")
     assert states("serving", True, False, ready="a") == [("a", "READY", ""), hung, broken]
     assert states("serving", True, True, ready="a") == [("a", "READY", "")]
 
 
 @pytest.mark.parametrize("version", ["", "1"])
-def test_no_version_is_the_one_there_is(version: str) -> None:
-    assert unknown_version("m", version) is None
+def test_an_empty_version_means_the_only_one(version: str) -> None:
+    check_version("m", version)
 
 
-def test_another_version_is_not_found_whatever_the_protocol() -> None:
-    failed = unknown_version("m" * 1000, "2")
-    assert failed is not None
+def test_an_unknown_version_is_not_found() -> None:
+    with pytest.raises(RequestFailedError) as caught:
+        check_version("m" * 1000, "2")
+    failed = caught.value.failure
     assert (failed.http, failed.grpc, failed.status) == (404, "NOT_FOUND", Status.UNKNOWN_MODEL)
     assert len(failed.message) < 200

@@ -87,11 +87,11 @@ def test_classes_of_no_batch_have_one_dimension() -> None:
 
 
 WRONG = {
-    "classes of texts": (OutputHead("y", TensorParameters(classification=1)), OUTPUTS[1], "numbers are needed"),
+    "classes of texts": (OutputHead("y", TensorParameters(classification=1)), OUTPUTS[1], "cannot be classified"),
     "no class": (OutputHead("x", TensorParameters(classification=0)), OUTPUTS[0], "at least 1"),
-    "half floats": (OutputHead("h"), TensorSpec("h", "FP16", (1,), 2), "FP16 has no form in JSON"),
-    "brain floats": (OutputHead("h"), TensorSpec("h", "BF16", (1,), 2), "BF16 has no form in JSON"),
-    "bytes": (OutputHead("b"), TensorSpec("b", "BYTES", (1,), 5), "not all UTF-8"),
+    "half floats": (OutputHead("h"), TensorSpec("h", "FP16", (1,), 2), "FP16, which has no JSON form"),
+    "brain floats": (OutputHead("h"), TensorSpec("h", "BF16", (1,), 2), "BF16, which has no JSON form"),
+    "bytes": (OutputHead("b"), TensorSpec("b", "BYTES", (1,), 5), "not UTF-8"),
 }
 
 

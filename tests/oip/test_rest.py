@@ -2,8 +2,10 @@
 
 import pytest
 
-from clockwork.oip.contract import slo_of
-from clockwork.oip.rest import RestError, Route, repository_head, route
+from clockwork.errors import InvalidRequestError
+from clockwork.oip.failures import RequestFailedError
+from clockwork.oip.parameters import requested_slo
+from clockwork.oip.rest import MethodNotAllowedError, Route, repository_head, route
 
 RIGHT = {
     "GET /v2": Route("server"),
@@ -23,7 +25,6 @@ RIGHT = {
     "POST /v2/repository/index": Route("index"),
     "GET /metrics": Route("metrics"),
     "POST /v2/repository/models/m/load": Route("load", "m"),
-    "POST /v2/repository/models/m/unload": Route("unload", "m"),
 }
 WRONG = {
     "GET /": 404,
@@ -54,6 +55,7 @@ WRONG = {
     "POST /v2/systemsharedmemory/register": 404,
     "GET /v2/systemsharedmemory/region/r": 404,
     "GET /v2/sharedmemory/status": 404,
+    "POST /v2/repository/models/m/unload": 501,
     "POST /metrics": 405,
 }
 
@@ -65,10 +67,10 @@ def test_a_path_has_a_meaning(line: str) -> None:
 
 @pytest.mark.parametrize("line", WRONG)
 def test_other_paths_and_methods_have_none(line: str) -> None:
-    with pytest.raises(RestError) as caught:
+    with pytest.raises(RequestFailedError) as caught:
         route(*line.split())
     assert caught.value.failure.http == WRONG[line]
-    assert bool(caught.value.allow) == (WRONG[line] == 405)
+    assert isinstance(caught.value, MethodNotAllowedError) == (WRONG[line] == 405)
 
 
 def test_the_repository_is_asked_with_a_body_or_without() -> None:
@@ -76,11 +78,11 @@ def test_the_repository_is_asked_with_a_body_or_without() -> None:
     assert repository_head(b'{"ready": true}').ready
     assert repository_head(b'{"parameters": {"path": "m.onnx"}}').parameters == {"path": "m.onnx"}
     for body in (b"{", b"[]", b'{"ready": 1}', b"[" * 100_000):
-        with pytest.raises(RestError):
+        with pytest.raises(RequestFailedError):
             repository_head(body)
 
 
 @pytest.mark.parametrize("value", [1e16, -1, "nan", 2**63 - 1])
 def test_the_refusal_of_a_number_says_what_is_accepted(value: object) -> None:
-    with pytest.raises(ValueError, match=r"it must be a number from 0 to 1e\+15"):
-        slo_of({"slo_ms": value})
+    with pytest.raises(InvalidRequestError, match=r"it must be a number from 0 to 1e\+15"):
+        requested_slo({"slo_ms": value})

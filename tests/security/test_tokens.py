@@ -86,7 +86,7 @@ HTTP = [
     ("POST", "/v2/models/m/infer", (401, 200, 200)),
     ("POST", "/v2/repository/index", (401, 200, 200)),
     ("POST", "/v2/repository/models/m/load", (401, 403, 400)),  # 400: it serves already
-    ("POST", "/v2/repository/models/m/unload", (401, 403, 400)),
+    ("POST", "/v2/repository/models/m/unload", (501, 501, 501)),
 ]
 
 

@@ -1,8 +1,8 @@
-"""The Open Inference Protocol, version 2, over gRPC: a front end in the controller's process.
+"""The Open Inference Protocol, version 2, over gRPC, in the controller's process and event loop.
 
-Rules of the room: nothing is decided here. A message of the protocol becomes one of Clockwork's, its answer becomes one
-of the protocol's; what an answer that is no success looks like is `clockwork.oip.contract`'s to say. Everybody else's
-.proto files are left alone: the messages live in a pool of descriptors of their own.
+This package only translates: messages become calls of `clockwork.frontend`, and results and failures become messages
+and codes. The messages' descriptors are in their own pool, so they do not collide with those of other packages in the
+process.
 """
 
 from clockwork.grpc_frontend.server import GrpcServer, serve_grpc

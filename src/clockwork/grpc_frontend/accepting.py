@@ -1,13 +1,14 @@
-"""Takes many calls from gRPC at a time, and notes when.
+"""Takes many calls from gRPC at a time, and notes when each was taken.
 
-Theory of operation. grpc.aio requests one call of each method from gRPC's core, and requests the next when the event
-loop has come round to it. So at most one call is taken in two or three turns of the loop. The others wait in the core,
-where nobody sees them, and reach the scheduler one by one, which makes every batch a batch of one. `Acceptors` request
-more calls of one method, all the time. The calls that have come since the loop's last turn are then taken in one turn.
-(64 small calls in flight on one core: 71 instead of 99 us of processor time for a call, most of it context switches.)
+Theory of operation. grpc.aio requests one call of each method from gRPC's core, and requests the next one in a later
+turn of the event loop. So it takes at most one call in two or three turns of the loop. The other calls wait in the
+core, where the server cannot see them, and reach the scheduler one by one, so every batch has one request. `Acceptors`
+always request several calls of one method. The calls that have come since the loop's last turn are then taken in one
+turn. (With 64 small calls in flight on one core, a call takes 71 us instead of 99 us of processor time; most of the
+difference is context switches.)
 
-The requesting is grpcio's own code, reached by private names. If a release of grpcio lacks one of them, `can_take_many`
-is false, and grpc.aio takes calls one by one.
+grpcio's own code requests the calls, through private names. If a release of grpcio lacks one of them, `can_take_many`
+returns false, and grpc.aio takes calls one by one.
 """
 
 import asyncio
@@ -23,34 +24,33 @@ import grpc
 from grpc._cython import cygrpc
 
 from clockwork.controller.shedding import Shed
-from clockwork.grpc_frontend.trailing import trailing
+from clockwork.frontend import failure_of_shed
+from clockwork.grpc_frontend.failures import abort
 from clockwork.host.reception import Reception
-from clockwork.messages.status import Status
-from clockwork.oip.contract import failure
 from clockwork.units import Nanos, seconds
 
 ARRIVED: Final[ContextVar[Nanos]] = ContextVar("arrived")
-"""When the call that a task serves was taken from gRPC's core, before its message was read. Not set for a call that
-grpc.aio has taken itself."""
+"""The time when the task's call was taken from gRPC's core, before its message was read. It is not set for a call that
+grpc.aio has taken."""
 
 REQUESTED: Final = 64
-"""Calls that are requested from the core at a time, at a kilobyte of memory each."""
+"""Calls requested from the core at a time; each takes a kilobyte of memory."""
 
 _EXPECTED: Final = {
     "_handle_rpc": ["method_name", "method_resolver", "interceptors", "rpc_state", "loop", "concurrency_exceeded"],
     "_schedule_rpc_coro": ["rpc_coro", "rpc_state", "loop", "method_name"],
     "AioServer._request_registered_call": ["self", "method"],
 }
-"""grpcio's private functions that are called, and their parameters."""
+"""The parameters of grpcio's private functions that this module calls."""
 
 MAX_REMAINING: Final = 3600.0
-"""Seconds; a deadline that is further away says how long the client is patient, and asks for no more than this."""
+"""Seconds; a call's deadline that is further away counts as this."""
 
 log = logging.getLogger("clockwork.grpc")
 
 
 class _Resolver:
-    """What grpcio asks for the handler of a call."""
+    """Gives grpcio the handler of a call."""
 
     def __init__(self, handler: grpc.RpcMethodHandler) -> None:
         self._handler = handler
@@ -71,15 +71,15 @@ class Acceptors:
         reception: Reception,
         max_calls: int,
     ) -> None:
-        """Begin.
+        """Begin to request calls.
 
         Args:
-            server: has started; ``method`` was registered with it.
+            server: a started server, with which ``method`` was registered.
             method: the full name of the method.
-            handler: serves its calls.
-            interceptors: those of the server.
-            reception: tells when a call arrived and whether it is too late, and has it handled in its turn.
-            max_calls: calls at a time; more end at once with RESOURCE_EXHAUSTED.
+            handler: serves the method's calls.
+            interceptors: the server's interceptors.
+            reception: knows when a call arrived and whether it is too late, and queues it.
+            max_calls: calls served at a time; more end at once with RESOURCE_EXHAUSTED.
         """
         self._server: Any = server._server  # noqa: SLF001 - see the module
         self._method = method
@@ -92,7 +92,7 @@ class Acceptors:
         self._acceptors = [self._loop.create_task(self._accept()) for _ in range(REQUESTED)]
 
     async def wait_closed(self) -> None:
-        """Wait until the server, which is ending, has given all requests for calls back."""
+        """Wait until the server, which is ending, has ended all requests for calls."""
         await asyncio.gather(*self._acceptors, return_exceptions=True)
 
     async def _accept(self) -> None:
@@ -111,7 +111,7 @@ class Acceptors:
         return cygrpc._ServicerContext(call, None, None, self._loop)  # noqa: SLF001 - see the module
 
     def _too_late(self, call: Any) -> Shed | None:
-        """Return why a call is refused before a handler is made for it: it has waited in the core for too long."""
+        """Return why a call is refused before it has a handler: it has waited in the core for too long."""
         if not self._reception.is_behind():
             return None
         remaining = self._context(call).time_remaining()
@@ -134,13 +134,12 @@ class Acceptors:
 
 
 async def _refuse(context: Any, shed: Shed) -> None:
-    failed = failure(Status.CONTROLLER_COULD_NOT_START_IN_TIME, shed.message, retry_after=shed.retry_after)
-    with suppress(grpc.aio.AbortError, grpc.RpcError):  # the call is over, or its client has gone
-        await context.abort(grpc.StatusCode[failed.grpc], failed.message, trailing(failed))
+    with suppress(grpc.aio.AbortError, grpc.RpcError):  # the call is over, or its client has disconnected
+        await abort(context, failure_of_shed(shed))
 
 
 def can_take_many() -> bool:
-    """Whether this release of grpcio has what `Acceptors` needs."""
+    """Return whether this release of grpcio has the functions that `Acceptors` needs."""
     return all(_parameters(name) == expected for name, expected in _EXPECTED.items())
 
 

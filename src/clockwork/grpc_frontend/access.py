@@ -1,4 +1,4 @@
-"""Who may call which method, asked before the message is read."""
+"""Checks a call's token before the call's message is read."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -8,11 +8,12 @@ import grpc.aio
 
 from clockwork.access import Access, Right
 from clockwork.errors import NotPermittedError
+from clockwork.grpc_frontend.failures import abort
 from clockwork.grpc_frontend.health import HEALTH_SERVICE
-from clockwork.grpc_frontend.service import SERVICE, CallFailedError
-from clockwork.oip.contract import denial
+from clockwork.grpc_frontend.service import SERVICE
+from clockwork.oip.failures import Failure
 
-NEEDED: Final = {
+NEEDED_RIGHTS: Final = {
     f"/{SERVICE}/ServerLive": Right.NONE,
     f"/{SERVICE}/ServerReady": Right.NONE,
     f"/{HEALTH_SERVICE}/Check": Right.NONE,
@@ -20,32 +21,32 @@ NEEDED: Final = {
     f"/{SERVICE}/RepositoryModelLoad": Right.ADMIN,
     f"/{SERVICE}/RepositoryModelUnload": Right.ADMIN,
 }
-"""The right that a method needs; INFER for all others, those that there are not included."""
+"""The right that a method needs; INFER for all others, even for methods that do not exist."""
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Lets calls through that have a token for their method."""
+    """Refuses calls without a token for their method."""
 
     def __init__(self, access: Access) -> None:
-        """See `Access`."""
+        """``access`` knows the tokens."""
         self._access = access
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[grpc.RpcMethodHandler]], details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler:
-        """See ``grpc.aio.ServerInterceptor``."""
-        sent = next((value for key, value in details.invocation_metadata if key == "authorization"), "")
+        """Return the method's handler, or one that refuses the call."""
+        token = next((value for key, value in details.invocation_metadata if key == "authorization"), "")
         try:
-            self._access.check(str(sent), NEEDED.get(details.method, Right.INFER))
+            self._access.check(str(token), NEEDED_RIGHTS.get(details.method, Right.INFER))
         except NotPermittedError as error:
-            return _denied(CallFailedError(denial(error)))
+            return _denied(Failure.from_denial(error))
         return await continuation(details)
 
 
-def _denied(failed: CallFailedError) -> grpc.RpcMethodHandler:
-    """A method that fails, whatever it is sent; on the wire a call with one message is a stream of one."""
+def _denied(failure: Failure) -> grpc.RpcMethodHandler:
+    """Return a handler that fails every call; on the wire, a call with one message is a stream of one message."""
 
     async def fail(messages: Any, call: Any) -> None:
-        await call.abort(failed.code, str(failed), failed.metadata())
+        await abort(call, failure)
 
     return grpc.stream_stream_rpc_method_handler(fail)

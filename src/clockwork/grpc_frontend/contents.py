@@ -1,8 +1,8 @@
-"""Elements in the fields of ``InferTensorContents``, as payloads.
+"""Converts the elements in the fields of ``InferTensorContents`` into payloads.
 
-No clock and no I/O. Numbers that their datatype cannot hold are refused, never wrapped around. The protocol has no
-field for 16-bit floats; here ``fp32_contents`` may carry them, and each is rounded to the nearest. Elements are
-converted in slices, because each becomes a Python object on the way.
+No clock and no I/O. A number that does not fit its datatype is refused, never wrapped around. The protocol has no field
+for 16-bit floats; Clockwork accepts them in ``fp32_contents`` and rounds each to the nearest. Elements are converted in
+slices, because each becomes a Python object on the way.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import numpy as np
 
 from clockwork.arrays import Array, dtype_of, to_payload
 from clockwork.errors import InvalidRequestError
-from clockwork.messages.tensors import Datatype
+from clockwork.messages.tensors import Datatype, unknown_datatype
 from clockwork.steps import Steps
 
 _FIELDS: Final[Mapping[str, str]] = {
@@ -32,28 +32,25 @@ _FIELDS: Final[Mapping[str, str]] = {
     Datatype.FP64: "fp64_contents",
     Datatype.BYTES: "bytes_contents",
 }
-"""Open Inference Protocol v2, message InferTensorContents."""
-
+"""The field of each datatype (Open Inference Protocol v2, message InferTensorContents)."""
 
 SLICE: Final = 8192
-"""Elements that are converted in one step."""
+"""Elements converted in one step."""
 
 
 def add_contents(name: str, datatype: str, shape: tuple[int, ...], contents: Any, payload: bytearray) -> Steps[None]:
     """Append to ``payload`` the bytes of a tensor whose elements are in ``contents``.
 
     Raises:
-        InvalidRequestError: an unknown datatype, another number of elements than the shape's, an element too large.
+        InvalidRequestError: the datatype is unknown, the number of elements is not the shape's, or one is too large.
     """
     field = _FIELDS.get(datatype)
     if field is None:
-        raise InvalidRequestError(
-            f"tensor {name!r} has the unknown datatype {datatype!r}; known: {', '.join(Datatype)}"
-        )
+        raise unknown_datatype(name, datatype)
     elements = getattr(contents, field)
     if len(elements) != prod(shape):
         raise InvalidRequestError(
-            f"tensor {name!r}: {datatype}{list(shape)} takes {prod(shape)} elements in {field}, found {len(elements)}"
+            f"tensor {name!r} has {len(elements)} elements in {field}; {datatype}{list(shape)} needs {prod(shape)}"
         )
     for at in range(0, len(elements), SLICE):
         if at:
@@ -61,7 +58,7 @@ def add_contents(name: str, datatype: str, shape: tuple[int, ...], contents: Any
         try:
             payload += _bytes_of(datatype, elements[at : at + SLICE])
         except (OverflowError, FloatingPointError):
-            raise InvalidRequestError(f"tensor {name!r} has an element that no {datatype} can hold") from None
+            raise InvalidRequestError(f"tensor {name!r} has an element that does not fit {datatype}") from None
 
 
 def _bytes_of(datatype: str, elements: Any) -> Any:
@@ -80,7 +77,7 @@ def _array(datatype: str, elements: Any) -> Array:
 
 
 def _bfloat16(elements: Any) -> bytes:
-    """The upper halves of 32-bit floats, rounded to nearest, ties to even."""
+    """Return the upper halves of 32-bit floats, rounded to nearest, ties to even."""
     floats = np.array(elements, "<f4")
     bits = floats.view("<u4").astype(np.uint64)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16

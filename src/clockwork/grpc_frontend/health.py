@@ -1,7 +1,7 @@
-"""gRPC's health checking protocol: what Kubernetes' gRPC probes, load balancers and grpc_health_probe ask.
+"""gRPC's health checking protocol, which Kubernetes' gRPC probes, load balancers and grpc_health_probe use.
 
-Rules of the file: each service is SERVING when the server is ready. Nothing reports a change of that, so
-Watch looks every `LOOK_EVERY`; the number of watching calls is limited.
+Each service is SERVING when the server is ready. The server does not announce changes of that, so Watch polls every
+`POLL_EVERY` seconds. The number of calls of Watch is limited.
 """
 
 import asyncio
@@ -12,60 +12,65 @@ from typing import Any, Final
 import grpc
 from grpc.aio import ServicerContext
 
+from clockwork.errors import InvalidRequestError
 from clockwork.grpc_frontend import health_pb2 as pb
-from clockwork.grpc_frontend.service import CallFailedError, decode
+from clockwork.grpc_frontend.failures import abort
+from clockwork.grpc_frontend.service import decode
+from clockwork.messages.faults import quoted
+from clockwork.messages.status import Status
+from clockwork.oip.failures import Failure
 
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
-"""As gRPC's health checking protocol names it."""
+"""The service's name in gRPC's health checking protocol."""
 
 MAX_WATCHERS: Final = 100
-"""Calls of Watch at a time; more are told RESOURCE_EXHAUSTED."""
+"""Calls of Watch at a time; more end with RESOURCE_EXHAUSTED."""
 
-LOOK_EVERY: Final = 0.25
-"""Seconds between two looks for those who watch."""
+POLL_EVERY: Final = 0.25
+"""Seconds between two polls of the state for a call of Watch."""
 
 _STATUS: Final = pb.HealthCheckResponse
 
 
 class Health:
-    """One for all calls of a server."""
+    """Serves the health checks of a server."""
 
     def __init__(self, is_ready: Callable[[], bool], services: tuple[str, ...]) -> None:
-        """``services``: what may be asked about; the empty name is the server."""
+        """``services`` are the names that clients may check; the empty name stands for the server."""
         self._is_ready = is_ready
         self._known = ("", *services, HEALTH_SERVICE)
         self._watchers = 0
         self._closing = asyncio.Event()
 
     def close(self) -> None:
-        """The server ends: those who watch are told so, and their calls end."""
+        """End all calls of Watch with NOT_SERVING, because the server ends."""
         self._closing.set()
 
     async def check(self, data: bytes, call: ServicerContext) -> pb.HealthCheckResponse:
-        """The state, once; NOT_FOUND for a service that there is not."""
+        """Return a service's state; NOT_FOUND if the service is unknown."""
         message = await _decoded(data, call)
         if message.service not in self._known:
             await call.abort(grpc.StatusCode.NOT_FOUND, self._unknown(message.service))
         return _STATUS(status=self._state(message.service))
 
     async def watch(self, data: bytes, call: ServicerContext) -> AsyncIterator[pb.HealthCheckResponse]:
-        """The state at once, and whenever it changes; SERVICE_UNKNOWN of a service that there is not."""
+        """Yield a service's state at once and after each change; SERVICE_UNKNOWN if the service is unknown."""
         message = await _decoded(data, call)
         if self._watchers >= MAX_WATCHERS:
-            text = f"{MAX_WATCHERS} calls watch already, which is as many as may: call Check now and then"
+            text = f"the limit of {MAX_WATCHERS} calls of Watch is reached; call Check periodically instead"
             await call.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
         self._watchers += 1
         try:
-            told = None
+            last = None
             while True:
                 state = self._state(message.service)
-                if state != told:
-                    told = state
+                if state != last:
+                    last = state
                     yield _STATUS(status=state)
                 if self._closing.is_set():
                     return
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_EVERY):
+                    async with asyncio.timeout(POLL_EVERY):
                         await self._closing.wait()
         finally:
             self._watchers -= 1
@@ -76,11 +81,11 @@ class Health:
         return _STATUS.SERVING if self._is_ready() and not self._closing.is_set() else _STATUS.NOT_SERVING
 
     def _unknown(self, service: str) -> str:
-        return f"there is no service {service!r}; there are {', '.join(filter(None, self._known))}"
+        return f"service {quoted(service)} is unknown; known services: {', '.join(filter(None, self._known))}"
 
 
 async def _decoded(data: bytes, call: ServicerContext) -> Any:
     try:
         return decode(pb.HealthCheckRequest, data)
-    except CallFailedError as failed:
-        return await call.abort(failed.code, str(failed))
+    except InvalidRequestError as error:
+        return await abort(call, Failure.from_status(Status.INVALID_REQUEST, str(error)))

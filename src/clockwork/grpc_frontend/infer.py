@@ -1,6 +1,6 @@
-"""``ModelInferRequest`` into `InferRequest`, and `InferResponse` into ``ModelInferResponse``.
+"""Turns ``ModelInferRequest`` into `InferRequest`, and `InferResponse` into ``ModelInferResponse``.
 
-No clock and no I/O. Raw data is copied once at most: into memory that a worker can read. Long work is done in steps.
+No clock and no I/O. Raw data is copied at most once, into memory that a worker can read. Long work is done in steps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from clockwork.grpc_frontend.contents import add_contents
 from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, split, with_raw_outputs
 from clockwork.messages.requests import InferRequest, InferResponse
 from clockwork.messages.tensors import MAX_RANK, MAX_TENSORS, TensorSpec
-from clockwork.oip.contract import check_priority, check_supported, slo_of
 from clockwork.oip.metadata import VERSION
+from clockwork.oip.parameters import requested_slo
 from clockwork.oip.response import response_parameters
 from clockwork.steps import Steps
 from clockwork.units import MIB, Bytes, Nanos
@@ -24,26 +24,30 @@ from clockwork.wire.frame import MAX_FRAME_BYTES, Allocate, uninitialised
 NO_PARAMETERS: Final[Mapping[str, Any]] = {}
 
 MAX_PAYLOAD_BYTES: Final[Bytes] = MAX_FRAME_BYTES - MIB
-"""Tensors of one request: they go to a worker in one frame, with its header."""
+"""Bytes of one request's tensors, which go to a worker in one frame with its header."""
 
 COPIED: Final[Bytes] = 1 * MIB
 """Bytes that are copied in one step."""
 
 MAX_PARAMETERS: Final = 1024
-"""Parameters of one request, those of its inputs and outputs included."""
+"""Parameters of one request, including those of its inputs and outputs."""
 
 _CHOICES: Final = {float: "double_param", int: "int64_param", bool: "bool_param"}
-"""Which field of ``InferParameter`` carries each parameter of a response."""
+"""The field of ``InferParameter`` that carries a value of each type."""
 
-_REFUSED_PARAMETERS: Final = ("shared_memory_region", "classification")
-"""What would change the answer, and Clockwork does not have. Other parameters that it does not know are hints."""
+_REFUSED_PARAMETERS: Final = {
+    "shared_memory_region": "send the data",
+    "classification": "request it over HTTP, or classify in the client",
+}
+"""Parameters that would change the response and are not supported over gRPC, with the alternative. Other unknown
+parameters are ignored."""
 
 
 def parse(data: bytes) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
-    """A serialised ModelInferRequest and its raw tensors, bytes-like; the message may lack these.
+    """Decode a ModelInferRequest; returns the message, which may lack its raw tensors, and the raw tensors.
 
     Raises:
-        DecodeError: the bytes are no ModelInferRequest.
+        DecodeError: the bytes are not a ModelInferRequest.
     """
     parts = split(data) if len(data) >= MIN_SPLIT_BYTES else None
     if parts is not None:
@@ -58,12 +62,12 @@ def request_of(
     id: int,
     limit: Nanos | None,
 ) -> InferRequest:
-    """The request. Typed contents are not looked at, and have no bytes in the specs: `with_payload` decodes them.
+    """Return the request; typed contents are not decoded yet, and count as 0 bytes in its specs (see `with_payload`).
 
     Args:
-        message: what `parse` has made.
+        message: the message from `parse`.
         raw: its raw tensors.
-        id: the request's.
+        id: the request's id.
         limit: time from the request's arrival to the deadline of its call; None: the call has none.
 
     Raises:
@@ -71,42 +75,37 @@ def request_of(
     """
     if len(message.inputs) > MAX_TENSORS or len(message.outputs) > MAX_TENSORS:
         raise InvalidRequestError(
-            f"{len(message.inputs)} inputs and {len(message.outputs)} outputs; at most {MAX_TENSORS} are accepted"
+            f"request has {len(message.inputs)} inputs and {len(message.outputs)} outputs; "
+            f"at most {MAX_TENSORS} of each are accepted"
         )
     tensors = (*message.inputs, *message.outputs)
     count = len(message.parameters) + sum(len(tensor.parameters) for tensor in tensors)
     if count > MAX_PARAMETERS:
-        raise InvalidRequestError(f"{count} parameters; at most {MAX_PARAMETERS} are accepted")
-    parameters = _parameters(message.parameters) if message.parameters else {}
+        raise InvalidRequestError(f"request has {count} parameters; at most {MAX_PARAMETERS} are accepted")
+    slo = requested_slo(_checked_parameters(message.parameters)) if message.parameters else None
     for tensor in tensors:
         if tensor.parameters:
-            _parameters(tensor.parameters)
-    try:
-        slo = slo_of(parameters)
-        check_priority(parameters)
-        check_supported(parameters)
-    except ValueError as error:
-        raise InvalidRequestError(str(error)) from None
+            _checked_parameters(tensor.parameters)
     if limit is not None:
         slo = limit if slo is None else min(slo, limit)
     specs = _raw_specs(message, raw) if raw else _typed_specs(message)
     outputs = tuple(output.name for output in message.outputs)
-    return InferRequest(id, message.model_name, specs, slo, None, outputs)
+    return InferRequest(id=id, model=message.model_name, inputs=specs, slo=slo, outputs=outputs)
 
 
 def with_payload(
     message: pb.ModelInferRequest, raw: Sequence[Any], request: InferRequest, allocate: Allocate | None = None
 ) -> Steps[tuple[InferRequest, Any]]:
-    """The request with the sizes of its inputs, and their payload.
+    """Return the request with the sizes of its inputs, and their payload.
 
     Args:
-        message: what `parse` has made.
+        message: the message from `parse`.
         raw: its raw tensors.
-        request: what `request_of` has made of them.
-        allocate: gives memory that a worker can read; large tensors are copied there.
+        request: the request from `request_of`.
+        allocate: returns memory that a worker can read; large tensors are copied there.
 
     Raises:
-        InvalidRequestError: the inputs are too large, or typed contents are not those of their specs.
+        InvalidRequestError: the inputs are too large, or typed contents do not match their specs.
     """
     if raw:
         return request, (yield from _together(raw, allocate))
@@ -123,37 +122,40 @@ def with_payload(
 def response_of(
     message: pb.ModelInferRequest, response: InferResponse, payload: Any, more: Mapping[str, Any] = NO_PARAMETERS
 ) -> bytes:
-    """The serialised ModelInferResponse for a request that succeeded; ``more`` are parameters beside the usual ones."""
-    made = pb.ModelInferResponse(model_name=message.model_name, model_version=VERSION, id=message.id)
+    """Encode the ModelInferResponse to a successful request; ``more`` are parameters in addition to the usual ones."""
+    reply = pb.ModelInferResponse(model_name=message.model_name, model_version=VERSION, id=message.id)
     for name, value in (*response_parameters(response).items(), *more.items()):
-        setattr(made.parameters[name], _CHOICES[type(value)], value)
+        setattr(reply.parameters[name], _CHOICES[type(value)], value)
     view, at, tensors = memoryview(b"" if payload is None else payload), 0, []
     for output in response.outputs:
-        made.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
+        reply.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
         tensors.append(view[at : at + output.nbytes])
         at += output.nbytes
-    return with_raw_outputs(made.SerializeToString(), tensors)
+    return with_raw_outputs(reply.SerializeToString(), tensors)
 
 
-def _parameters(sent: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
-    made = {key: getattr(value, value.WhichOneof("parameter_choice") or "", None) for key, value in sent.items()}
-    for name in _REFUSED_PARAMETERS:
-        if made.get(name):
-            raise InvalidRequestError(f"the parameter {name} is not supported; Clockwork has nothing like it")
-    return made
+def parameter_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the value of each ``InferParameter`` or ``ModelRepositoryParameter``; None for one without a value."""
+    return {key: getattr(value, value.WhichOneof("parameter_choice") or "", None) for key, value in parameters.items()}
+
+
+def _checked_parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
+    values = parameter_values(parameters)
+    for name, alternative in _REFUSED_PARAMETERS.items():
+        if values.get(name):
+            raise InvalidRequestError(f"parameter {name} is not supported over gRPC; {alternative}")
+    return values
 
 
 def _raw_specs(message: pb.ModelInferRequest, raw: Sequence[Any]) -> tuple[TensorSpec, ...]:
     if len(raw) != len(message.inputs):
         raise InvalidRequestError(
-            f"{len(message.inputs)} inputs came with {len(raw)} raw_input_contents; each must have its own"
+            f"request has {len(message.inputs)} inputs and {len(raw)} raw_input_contents; send one for each input"
         )
     specs = []
     for tensor, data in zip(message.inputs, raw, strict=True):
         if tensor.HasField("contents"):
-            raise InvalidRequestError(
-                f"tensor {tensor.name!r} has contents beside raw_input_contents; send one of them"
-            )
+            raise InvalidRequestError(f"input {tensor.name!r} has contents and raw_input_contents; send one of them")
         specs.append(TensorSpec(tensor.name, tensor.datatype, tuple(tensor.shape), len(data)))
     return tuple(specs)
 
@@ -163,16 +165,19 @@ def _typed_specs(message: pb.ModelInferRequest) -> tuple[TensorSpec, ...]:
     for tensor in message.inputs:
         shape = tuple(tensor.shape)
         if len(shape) > MAX_RANK or any(dim < 0 for dim in shape):
-            raise InvalidRequestError(f"tensor {tensor.name!r} has the shape {list(shape)[: MAX_RANK + 1]}")
+            shown = list(shape)[: MAX_RANK + 1]
+            raise InvalidRequestError(
+                f"input {tensor.name!r} has shape {shown}; at most {MAX_RANK} dimensions, none negative, are accepted"
+            )
         specs.append(TensorSpec(tensor.name, tensor.datatype, shape, 0))
     return tuple(specs)
 
 
 def _together(tensors: Sequence[Any], allocate: Allocate | None) -> Steps[Any]:
-    """The tensors' bytes, one after the other."""
+    """Join the tensors' bytes."""
     nbytes = sum(map(len, tensors))
     if nbytes > MAX_PAYLOAD_BYTES:
-        raise InvalidRequestError(f"the inputs take {nbytes} bytes; at most {MAX_PAYLOAD_BYTES} are accepted")
+        raise InvalidRequestError(f"inputs have {nbytes} bytes; at most {MAX_PAYLOAD_BYTES} are accepted")
     if len(tensors) == 1 and (allocate is None or nbytes < MIN_SPLIT_BYTES):
         return tensors[0]
     if nbytes < MIN_SPLIT_BYTES:

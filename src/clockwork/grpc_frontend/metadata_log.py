@@ -1,9 +1,9 @@
-"""Keeps grpcio from writing a traceback for each metadata value that is not UTF-8.
+"""Keeps grpcio from logging a traceback for each metadata value that is not UTF-8.
 
-A client chooses how many such values it sends: 545 bytes of a request made 140 KB of log, before any token was checked.
-grpcio writes them with the method ``exception`` of its logger, whose other messages are wanted. So that method is
-replaced: values are counted, and a line now and then reports their number. (A filter of the logger would be called
-after the record was made, which takes ten times as long.)
+A client could flood the log with such values: 545 bytes of a request made 140 KB of log, before any token was checked.
+grpcio logs them with the method ``exception`` of its logger, whose other messages are useful. So this module replaces
+that method: it counts the values and logs their number from time to time. (A filter of the logger would take ten times
+as long, because the record is made before the filter is called.)
 """
 
 import logging
@@ -16,7 +16,7 @@ from clockwork.host.telling import about
 from clockwork.units import SECOND, Nanos
 
 REPORT_EVERY: Final[Nanos] = 60 * SECOND
-"""Least time between two lines about such values."""
+"""Minimum time between two log lines about such values."""
 
 _LOGGER: Final = logging.getLogger("grpc._cython.cygrpc")
 _MESSAGE: Final = "Invalid encoding"
@@ -25,7 +25,7 @@ log = logging.getLogger("clockwork.grpc")
 
 
 class _Counter:
-    """Stands in for the ``exception`` method of grpcio's logger."""
+    """Replaces the ``exception`` method of grpcio's logger."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

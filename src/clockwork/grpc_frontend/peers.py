@@ -1,7 +1,7 @@
-"""A client of the controller for each gRPC connection, so that the limits of one connection hold over gRPC, too.
+"""One client of the controller for each gRPC connection, so that the limits of a connection hold over gRPC as well.
 
-grpc.aio reports the peer of a call, which is the other end of its connection, but not when the connection ends. So the
-clients that were used last are kept, and the oldest idle ones leave when there are too many.
+grpc.aio reports the peer of a call, which identifies its connection, but not the end of the connection. So the clients
+used most recently are kept, and the oldest idle ones are closed when there are too many.
 """
 
 from collections import OrderedDict
@@ -11,17 +11,17 @@ from typing import Final
 from clockwork.host.local_client import LocalClient
 
 MAX_IDLE: Final = 4096
-"""Clients kept in all while some are idle: as many as the port takes connections."""
+"""Number of clients from which on idle ones are closed: as many as the port accepts connections."""
 
-LOOKED_AT: Final = 8
-"""Clients looked at for an idle one when there are too many."""
+MAX_SEARCHED: Final = 8
+"""Number of clients that are searched for an idle one when there are too many."""
 
 
 class Peers:
-    """Clients by the peer they ask for."""
+    """The clients of all connections, by peer."""
 
     def __init__(self, make: Callable[[], LocalClient], max_idle: int = MAX_IDLE) -> None:
-        """``make`` returns a new client."""
+        """``make`` makes a client."""
         self._make = make
         self._max_idle = max_idle
         self._clients: OrderedDict[str, LocalClient] = OrderedDict()
@@ -39,10 +39,10 @@ class Peers:
             return found
         if len(self._clients) >= self._max_idle:
             self._drop_idle()
-        made = self._clients[peer] = self._make()
+        client = self._clients[peer] = self._make()
         if self._closed:
-            made.close()
-        return made
+            client.close()
+        return client
 
     def close(self) -> None:
         """Close all clients: their waiting requests fail, and so do later ones."""
@@ -51,9 +51,9 @@ class Peers:
             client.close()
 
     def _drop_idle(self) -> None:
-        for _ in range(LOOKED_AT):
+        for _ in range(MAX_SEARCHED):
             peer, client = self._clients.popitem(last=False)
             if not client.waiting:
                 client.close()
                 return
-            self._clients[peer] = client  # the newest now; it is busy, so it is in use
+            self._clients[peer] = client  # moved to the end: it is in use

@@ -1,12 +1,12 @@
-"""Raw tensors beside protobuf messages: taken out of a request, and put into a response, without a copy of each.
+"""Takes raw tensors out of a request, and puts them into a response, without protobuf's copies of each tensor.
 
 Theory of operation. protobuf copies every ``raw_input_contents`` twice, into its message and out of it. `split` walks
-over the outermost fields of a ``ModelInferRequest`` and takes the raw tensors as views; the rest, which is small, is
-protobuf's to parse. `split` understands only the encoding that every client writes. On anything else it gives up, and
-protobuf parses the whole message. So both ways accept and refuse the same bytes, with the same result
+over the outermost fields of a ``ModelInferRequest`` and takes the raw tensors as views; protobuf parses the rest, which
+is small. `split` understands only the encoding that all known clients write. If a message is encoded otherwise,
+protobuf parses all of it. So both ways accept and refuse the same bytes, with the same result
 (`tests/grpc_frontend/test_raw_contents.py` compares them). Source: protobuf.dev/programming-guides/encoding.
 
-Rules of the file: no clock and no I/O.
+No clock and no I/O.
 """
 
 from collections.abc import Iterable
@@ -16,14 +16,14 @@ from clockwork.messages.tensors import MAX_NAME
 from clockwork.units import KIB, Bytes
 
 MIN_SPLIT_BYTES: Final[Bytes] = 16 * KIB
-"""Shorter messages are parsed whole: that takes less time than walking over their fields."""
+"""A shorter message is parsed whole, which takes less time than walking over its fields."""
 
 MAX_FIELDS: Final = 1024
-"""Outermost fields that `split` walks over: a request with 256 inputs, outputs and raw tensors has fewer."""
+"""Outermost fields that `split` walks over; a request with 256 inputs, outputs and raw tensors has fewer."""
 
 _LENGTH_DELIMITED: Final = 2
 _TAGS: Final = frozenset(number << 3 | _LENGTH_DELIMITED for number in range(1, 8))
-"""Tags of a ModelInferRequest's fields, of which each has the numbers 1 to 7 and a length."""
+"""Tags of the fields of a ModelInferRequest, which have the numbers 1 to 7 and are length-delimited."""
 
 _MODEL_NAME: Final = bytes([1 << 3 | _LENGTH_DELIMITED])
 _RAW_INPUT: Final = 7 << 3 | _LENGTH_DELIMITED
@@ -33,7 +33,7 @@ _MAX_LENGTH_BYTES: Final = 5  # of a length below 2**31, which is protobuf's lim
 
 
 class Split(NamedTuple):
-    """A message without its raw tensors, and these; views keep the message's memory."""
+    """A message without its raw tensors, and the raw tensors as views of the message's memory."""
 
     rest: bytes
     raw: tuple[memoryview, ...]
@@ -42,7 +42,7 @@ class Split(NamedTuple):
 def split(data: bytes) -> Split | None:
     """Take the raw tensors out of a serialised ModelInferRequest.
 
-    Returns None if it has none or if its encoding is unusual or broken: then protobuf must parse the whole.
+    Returns None if the message has no raw tensors, or if its encoding is unusual or broken and protobuf must parse it.
     """
     view, end, at = memoryview(data), len(data), 0
     raw: list[memoryview] = []
@@ -65,9 +65,9 @@ def split(data: bytes) -> Split | None:
 
 
 def model_name(data: bytes) -> str:
-    """Return the model's name in a serialised ModelInferRequest, if that comes first, as every client writes it.
+    """Return the model's name if it is the first field of a serialised ModelInferRequest, else an empty string.
 
-    Empty if it does not, or if it is no text. A name that a later field replaces is not seen.
+    All known clients write the name first. If a later field replaces the name, this returns the first one.
     """
     if data[:1] != _MODEL_NAME:
         return ""
@@ -78,7 +78,7 @@ def model_name(data: bytes) -> str:
 
 
 def with_raw_outputs(message: bytes, tensors: Iterable[Any]) -> bytes:
-    """Append raw tensors to a serialised ModelInferResponse, whose last field they are; one copy is made of them."""
+    """Append raw tensors to a serialised ModelInferResponse, as its last field; each tensor is copied once."""
     parts: list[Any] = [message]
     for tensor in tensors:
         parts += (_RAW_OUTPUT, varint(len(tensor)), tensor)
@@ -86,22 +86,22 @@ def with_raw_outputs(message: bytes, tensors: Iterable[Any]) -> bytes:
 
 
 def in_stream(response: bytes) -> bytes:
-    """The ModelStreamInferResponse that carries a serialised ModelInferResponse."""
+    """Return the ModelStreamInferResponse that carries a serialised ModelInferResponse."""
     return b"".join((_INFER_RESPONSE, varint(len(response)), response))
 
 
 def varint(value: int) -> bytes:
-    """Encode a number from zero on as protobuf does."""
-    made = bytearray()
+    """Encode a number, at least 0, as protobuf does."""
+    encoded = bytearray()
     while value > 0x7F:
-        made.append(value & 0x7F | 0x80)
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    made.append(value)
-    return bytes(made)
+    encoded.append(value)
+    return bytes(encoded)
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
-    """The length that begins at ``at``, and where it ends; -1 if it is cut off, too large or longer than it need be."""
+    """Return the length encoded at ``at`` and its end; -1 if it is cut off, too large or not encoded minimally."""
     length = 0
     for index, byte in enumerate(data[at : at + _MAX_LENGTH_BYTES]):
         length |= (byte & 0x7F) << 7 * index

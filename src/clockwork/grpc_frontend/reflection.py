@@ -1,6 +1,6 @@
-"""Server reflection: what ``grpcurl`` and other clients without a .proto ask what there is to call.
+"""Server reflection, with which ``grpcurl`` and other clients without a .proto file learn the services and methods.
 
-The descriptors of this server are in pools of their own; here they are brought together, in one that nobody else sees.
+The descriptors of this server's messages are in separate pools; this module copies them into one private pool.
 """
 
 from collections.abc import Iterable
@@ -14,11 +14,12 @@ from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend import health_pb2 as health
 
 NAMES: Final = (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
-"""Two versions with the same messages: clients ask for the second first, and older ones for the first only."""
+"""Two versions of the service with the same messages. New clients try the second one first; old ones know only the
+first."""
 
 
 def reflecting(services: Iterable[str]) -> tuple[grpc.GenericRpcHandler, ...]:
-    """The handlers that tell about ``services``, and about reflection itself."""
+    """Return the handlers that describe ``services`` and the reflection service."""
     pool = DescriptorPool()
     for file in (pb.DESCRIPTOR, health.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
         pool.AddSerializedFile(file.serialized_pb)

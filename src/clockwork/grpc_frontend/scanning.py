@@ -1,8 +1,8 @@
-"""Limits for messages before they are parsed: parsing makes objects of all that a message contains, in one step.
+"""Limits the size of messages before they are parsed, because the parser makes all objects of a message in one step.
 
-The lengths of fields are read from the encoded message (Protocol Buffers, "Encoding"), without looking into strings,
-bytes and packed numbers. Whether the message is valid is left to the parser. Numbers of fields are those of the Open
-Inference Protocol v2.
+The lengths of fields are read from the encoded message (Protocol Buffers, "Encoding"), without reading strings, bytes
+and packed numbers. The parser checks whether the message is valid. Field numbers are those of the Open Inference
+Protocol v2.
 """
 
 from collections.abc import Iterator
@@ -12,22 +12,22 @@ from clockwork.errors import InvalidRequestError
 from clockwork.units import KIB, MIB, Bytes, show_bytes
 
 MAX_TYPED_FLOATS: Final[Bytes] = 4 * MIB
-"""Encoded ``fp32_contents`` and ``fp64_contents`` of one request."""
+"""Bytes of a request's encoded ``fp32_contents`` and ``fp64_contents``."""
 
 MAX_TYPED: Final[Bytes] = 1 * MIB
-"""Encoded contents of all other types of one request: an element takes one or two bytes at least."""
+"""Bytes of a request's encoded contents of all other types, where an element may take only one byte."""
 
 MAX_DESCRIPTION: Final[Bytes] = 64 * KIB
-"""What one request has beside the contents of its tensors: names, shapes and parameters."""
+"""Bytes of a request without the contents of its tensors: names, shapes and parameters."""
 
 MAX_FIELDS: Final = 2048
-"""Fields of a long request, those of its tensors included; 256 tensors have fewer."""
+"""Fields of a long request, including those of its tensors; a request with 256 tensors has fewer."""
 
 UNSCANNED: Final[Bytes] = 16 * KIB
-"""A shorter message is parsed as it is."""
+"""A message of at most this length is parsed without a scan."""
 
-MAX_QUESTION: Final[Bytes] = 64 * KIB
-"""A message of any other method."""
+MAX_OTHER_METHOD: Final[Bytes] = 64 * KIB
+"""Bytes of a message of any method but inference."""
 
 _REQUEST_INPUTS: Final = 5
 _REQUEST_RAW: Final = 7
@@ -37,27 +37,27 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def check_infer(data: bytes) -> None:
-    """Check the size of a ``ModelInferRequest`` beside its ``raw_input_contents``.
+    """Check the size of a ``ModelInferRequest`` without its ``raw_input_contents``.
 
     Raises:
-        InvalidRequestError: it has too many typed contents, or too much else.
+        InvalidRequestError: the typed contents or the rest are too long.
     """
     if len(data) > UNSCANNED:
         _Scan(data).request()
 
 
-def check_question(data: bytes, name: str) -> None:
+def check_other(data: bytes, name: str) -> None:
     """Check the size of a message of another method.
 
     Raises:
-        InvalidRequestError: it is too long.
+        InvalidRequestError: the message is too long.
     """
-    if len(data) > MAX_QUESTION:
-        raise InvalidRequestError(f"a {name} of {len(data)} bytes; at most {show_bytes(MAX_QUESTION)} are accepted")
+    if len(data) > MAX_OTHER_METHOD:
+        raise InvalidRequestError(f"{name} has {len(data)} bytes; at most {show_bytes(MAX_OTHER_METHOD)} are accepted")
 
 
 class _Scan:
-    """Adds up lengths in one message."""
+    """Adds up the lengths of one message's fields."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -82,7 +82,7 @@ class _Scan:
                 self._rest += size
 
     def _contents(self, at: int, stop: int) -> None:
-        """Most contents are one packed field; else all of it counts as small elements."""
+        """Count the contents of a tensor: usually one packed field; anything else counts as non-float elements."""
         try:
             (number, begin, end, _), *more = self._each(at, stop, 2)
         except ValueError:  # no field
@@ -92,15 +92,15 @@ class _Scan:
         else:
             self._floats += end - begin
 
-    def _each(self, at: int, stop: int, most: int | None = None) -> Iterator[tuple[int, int, int, Bytes]]:
-        """Each field, or the first ``most``: number, where the content begins and ends, and the length of it all."""
+    def _each(self, at: int, stop: int, limit: int | None = None) -> Iterator[tuple[int, int, int, Bytes]]:
+        """Yield number, begin and end of the content, and whole length of each field, or of the first ``limit``."""
         data = self._data
         found = 0
-        while at < stop and found != most:
+        while at < stop and found != limit:
             found += 1
             self._fields += 1
             if self._fields > MAX_FIELDS:
-                raise InvalidRequestError(f"the request has more than {MAX_FIELDS} fields; that is the limit")
+                raise InvalidRequestError(f"request has more than {MAX_FIELDS} fields, which is the limit")
             begin = at
             tag, at = _varint(data, at, stop)
             kind = tag & 7
@@ -111,26 +111,24 @@ class _Scan:
                 at = content + length
             elif kind in (_FIXED32, _FIXED64):
                 content, at = at, at + (4 if kind == _FIXED32 else 8)
-            else:  # groups, which the protocol has not
+            else:  # a group, which the protocol does not use
                 content = at = stop + 1
             if at > stop:
-                raise InvalidRequestError(f"the {len(data)} bytes are no ModelInferRequest")
+                raise InvalidRequestError(f"message of {len(data)} bytes is not a valid ModelInferRequest")
             yield (tag & 0xFFFFFFFF) >> 3, content, at, at - begin
 
     def _check(self) -> None:
         if self._typed > MAX_TYPED or self._floats > MAX_TYPED_FLOATS:
             raise InvalidRequestError(
-                f"the typed contents have more than {show_bytes(MAX_TYPED_FLOATS)} of floats or "
-                f"{show_bytes(MAX_TYPED)} of others; that is the limit: send raw_input_contents"
+                f"typed contents exceed the limit of {show_bytes(MAX_TYPED_FLOATS)} of floats or "
+                f"{show_bytes(MAX_TYPED)} of other types; send raw_input_contents"
             )
         if self._rest > MAX_DESCRIPTION:
-            raise InvalidRequestError(
-                f"the request has more than {show_bytes(MAX_DESCRIPTION)} beside its tensors; that is the limit"
-            )
+            raise InvalidRequestError(f"names, shapes and parameters exceed the limit of {show_bytes(MAX_DESCRIPTION)}")
 
 
 def _varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
-    """A number and where it ends; past the end if there is none."""
+    """Return a number and its end; an end after ``stop`` means that the number is invalid."""
     value = shift = 0
     while at < stop and shift < 70:
         byte = data[at]

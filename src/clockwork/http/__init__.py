@@ -1,4 +1,5 @@
 """The Open Inference Protocol v2 over HTTP, with Triton's extensions, in the controller's process and event loop.
 
-Rules of the room: what bytes mean is decided in `clockwork.oip`; here they are received, asked about and sent.
+This package receives bytes and sends replies. `clockwork.oip` knows what the bytes mean, and `clockwork.frontend` asks
+the controller.
 """

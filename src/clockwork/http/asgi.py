@@ -1,58 +1,84 @@
-"""What an ASGI application is called with, and what it says (ASGI specification, HTTP connection scope)."""
+"""Types of ASGI's HTTP scope, the keys that Clockwork adds to it, and replies (ASGI specification, HTTP)."""
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import Any, Final, TypeAlias
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
 from clockwork.messages.status import Status
-from clockwork.oip.rest import RestError
+from clockwork.oip.failures import Failure
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
 Headers: TypeAlias = Mapping[bytes, bytes]
 
+ResultT = TypeVar("ResultT")
+
 BEGAN: Final = "clockwork.began"
-"""The key of the moment, in a scope, when the first byte of the request came; its deadline counts from then."""
+"""Scope key: the time when the request's first byte arrived; its deadline counts from then."""
 
 PRESENCE: Final = "clockwork.presence"
-"""The key of a `Presence` in a scope."""
+"""Scope key: the connection's `Presence`."""
 
 RESPOND: Final = "clockwork.respond"
-"""The key, in a scope, of what takes a whole `Reply`: its head and its body leave together, and not one by one as
-through ASGI's ``send``."""
+"""Scope key: a coroutine function that sends a whole `Reply`. It writes head and body together, which ASGI's ``send``
+cannot."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class ClientGoneError(Exception):
-    """Nobody waits for the reply any more."""
+    """The client has closed the connection before the reply was sent."""
 
 
 class Presence:
-    """Whether somebody is at the other end of a connection."""
+    """Whether the client is still connected."""
 
     __slots__ = ("_gone", "on_gone")
 
     def __init__(self) -> None:
-        """Somebody is."""
+        """Start with a connected client."""
         self._gone = False
-        self.on_gone: Callable[[], object] | None = None  #: called when nobody is any more
+        self.on_gone: Callable[[], object] | None = None  #: called when the client disconnects
 
     def is_gone(self) -> bool:
-        """Nobody is."""
+        """Return whether the client has disconnected."""
         return self._gone
 
     def leave(self) -> None:
-        """Nobody is any more."""
+        """Note that the client has disconnected."""
         self._gone = True
         if self.on_gone is not None:
             self.on_gone()
 
 
+async def unless_gone(work: Coroutine[Any, Any, ResultT], presence: Presence) -> ResultT:
+    """Return the result of ``work``; cancel it if the client disconnects.
+
+    Raises:
+        ClientGoneError: the client has disconnected.
+    """
+    if presence.is_gone():
+        work.close()
+        raise ClientGoneError
+    task = asyncio.current_task()
+    assert task is not None
+    presence.on_gone = task.cancel
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not presence.is_gone():
+            raise
+        task.uncancel()
+        raise ClientGoneError from None
+    finally:
+        presence.on_gone = None
+
+
 class Reply(msgspec.Struct):
-    """A status, headers beside the content's length, and the parts of the body in order."""
+    """A status, all headers but Content-Length, and the parts of the body in order."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -60,19 +86,19 @@ class Reply(msgspec.Struct):
 
 
 def json_reply(content: Any, status: int = 200) -> Reply:
-    """A reply in JSON."""
+    """Return a reply whose body is ``content`` as JSON."""
     return Reply(status, [(b"content-type", b"application/json")], [_encode(content)])
 
 
-def refusal(error: RestError) -> Reply:
-    """The reply to whom something is refused."""
-    reply = json_reply(error.failure.body(), error.failure.http)
-    if (wait := error.failure.retry_after_s()) is not None:
-        reply.headers.append((b"retry-after", wait.encode()))
-    if error.failure.status == Status.SHUTTING_DOWN:  # whoever asks again should reach another
+def error_reply(failure: Failure, allow: str = "") -> Reply:
+    """Return the reply that reports a failure; ``allow`` is the value of the header Allow."""
+    reply = json_reply(failure.body(), failure.http)
+    if (seconds := failure.retry_after_s()) is not None:
+        reply.headers.append((b"retry-after", seconds.encode()))
+    if failure.status == Status.SHUTTING_DOWN:  # so that the client's next request reaches another server
         reply.headers.append((b"connection", b"close"))
-    if error.failure.http == 401:
+    if failure.http == 401:
         reply.headers.append((b"www-authenticate", b'Bearer realm="clockwork"'))
-    if error.allow:
-        reply.headers.append((b"allow", error.allow.encode()))
+    if allow:
+        reply.headers.append((b"allow", allow.encode()))
     return reply

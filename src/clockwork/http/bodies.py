@@ -1,7 +1,7 @@
-"""Bodies of requests, received and unpacked within limits, and bodies of replies, packed.
+"""Receives and unpacks bodies of requests within limits, and packs bodies of replies.
 
-Rules of the file: no more is held than the limits allow, whatever a client announces and however well it packs. What
-takes long is done in a thread; the event loop is that of the controller.
+"Unpack" means decompress. Memory stays within the limits whatever length a client announces and however well its body
+is compressed. Long work runs in threads, because the event loop is the controller's.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from clockwork.errors import InvalidRequestError
 from clockwork.host.priority import give_way
 from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply, Scope
 from clockwork.http.config import HttpConfig
-from clockwork.http.receiving import LARGE_BODY, Held, LargeBody, too_slow
-from clockwork.oip.metadata import SHOWN
-from clockwork.oip.rest import RestError, wrong
+from clockwork.http.receiving import LARGE_BODY, BodyQuota, LargeBody, too_slow
+from clockwork.messages.faults import quoted
+from clockwork.oip.failures import RequestFailedError, bad_request
 from clockwork.units import KIB, MIB, Bytes, show_bytes
 
-_CUT: Final = "the body cannot be unpacked: it ends too early, or something follows it"
+_CUT: Final = "the body cannot be unpacked: its compressed data ends too early or has bytes behind it"
 
 T = TypeVar("T")
 
@@ -31,27 +31,27 @@ WINDOW: Final = {b"gzip": 31, b"deflate": 15}
 """zlib's ``wbits`` by content coding (RFC 9110, section 8.4.1: "deflate" is the zlib format)."""
 
 LEVEL: Final = 1
-"""Tensors pack badly; more effort gains little."""
+"""zlib's level: tensors compress badly, so more effort gains little."""
 
-WORTH_PACKING: Final = 256
-"""Bytes; what is smaller gains nothing."""
+MIN_PACKED: Final = 256
+"""Bytes; a smaller reply is not packed, because it would gain nothing."""
 
-SMALL: Final = 4 * KIB
-"""A packed body of at most this size is begun on the event loop: most are whole in one piece."""
+MAX_BEGUN_ON_LOOP: Final = 4 * KIB
+"""Bytes; unpacking a packed body of at most this size begins on the event loop, where most of them end too."""
 
-ON_THE_LOOP: Final = 64 * KIB
-"""What is larger, packed or unpacked, is packed and unpacked in a thread."""
+MAX_ON_LOOP: Final = 64 * KIB
+"""Bytes; more than this, packed or unpacked, is handled in a thread."""
 
 PIECE: Final = 1 * MIB
-"""What is packed or unpacked at a time: joining it with the rest takes a fraction of a millisecond."""
+"""Bytes packed or unpacked at a time: joining a piece with the rest takes a fraction of a millisecond."""
 
 ZLIB_THREADS: Final = 2
-"""Threads that pack and unpack, for all servers of the process: one for bodies of requests, and one more for replies.
-They give way to the threads that execute requests."""
+"""Threads that pack and unpack, for all servers of the process: one for requests and one for replies. They have a lower
+priority than the threads that execute requests."""
 
 
 def _begin_thread() -> None:
-    with suppress(OSError):  # the process gives way even more, and may not take that back
+    with suppress(OSError):  # the process has an even lower priority, and may not raise it
         give_way()
 
 
@@ -62,47 +62,52 @@ MAX_REPOSITORY_BODY: Final = 64 * KIB
 
 
 class Bodies:
-    """Receives bodies; counts what all of them hold."""
+    """Receives and unpacks bodies, and counts the memory that all of them take."""
 
-    def __init__(self, config: HttpConfig, held: Held) -> None:
-        """See `HttpConfig` for the limits; ``held`` counts for all of a server's connections."""
+    def __init__(self, config: HttpConfig, quota: BodyQuota) -> None:
+        """Apply the limits of ``config``; ``quota`` counts for all of a server's connections."""
         self._config = config
-        self._held = held
-        self._all_unpacked = Held(2 * config.max_unpacked)
+        self._quota = quota
+        self._unpacked_quota = BodyQuota(2 * config.max_unpacked)
         self._unpacking = asyncio.Lock()
 
-    def keeping(self) -> "Kept":
-        """Count what one request unpacks, until the end of a ``with`` statement."""
-        return Kept(self._all_unpacked)
+    def keeping(self) -> "UnpackedBytes":
+        """Count the bytes that one request unpacks, until the end of a ``with`` statement."""
+        return UnpackedBytes(self._unpacked_quota)
 
     async def receive(
-        self, scope: Scope, headers: Headers, receive: Receive, kept: "Kept", most: Bytes | None = None
+        self, scope: Scope, headers: Headers, receive: Receive, unpacked: "UnpackedBytes", limit: Bytes | None = None
     ) -> Body:
-        """The body, unpacked; ``most`` is a limit in bytes beside the configured ones.
+        """Return the body, unpacked.
 
-        ``kept`` counts what was unpacked.
+        Args:
+            scope: of the request.
+            headers: of the request.
+            receive: returns ASGI's next event.
+            unpacked: counts the bytes that are unpacked.
+            limit: bytes of the body, in addition to the configured limits.
 
         Raises:
-            RestError: it is too large, comes too slowly, is one too many, or is packed in a way that is not known.
-            ClientGoneError: the client went away.
+            RequestFailedError: the body is too large or too slow, its coding is unknown, or a quota is exceeded.
+            ClientGoneError: the client has disconnected.
         """
         announced = headers.get(b"content-length", b"0")
-        most = self._config.max_body if most is None else min(most, self._config.max_body)
-        if len(announced) > 18 or int(announced) > most:
-            raise _too_large(most)
+        limit = self._config.max_body if limit is None else min(limit, self._config.max_body)
+        if len(announced) > 18 or int(announced) > limit:
+            raise _too_large(limit)
         coding = headers.get(b"content-encoding", b"identity").strip().lower()
         if coding not in WINDOW and coding != b"identity":
-            known = "identity, gzip and deflate"
-            raise wrong(f"the content coding {str(coding, 'latin-1')[:SHOWN]!r} is not known; {known} are", 415)
+            name = quoted(str(coding, "latin-1"))
+            raise bad_request(f"content coding {name} is unknown; use identity, gzip or deflate", 415)
         large: LargeBody | None = scope.get(LARGE_BODY)
         body: Body = await (
-            self._whole(receive, most)
+            self._whole(receive, limit)
             if large is None
             else large.take(self._config.body_timeout, self._config.body_time)
         )
-        return body if coding == b"identity" else await self._unpacked(body, WINDOW[coding], kept, most)
+        return body if coding == b"identity" else await self._unpacked(body, WINDOW[coding], unpacked, limit)
 
-    async def _whole(self, receive: Receive, most: Bytes) -> Body:
+    async def _whole(self, receive: Receive, limit: Bytes) -> Body:
         message = await self._next(receive)
         if not message.get("more_body"):
             first: bytes = message["body"]
@@ -115,99 +120,98 @@ class Bodies:
                 part: bytes = message["body"]
                 whole += part
                 size += len(part)
-                self._held.add(len(part))
-                if size > most:
-                    raise _too_large(most)
+                self._quota.add(len(part))
+                if size > limit:
+                    raise _too_large(limit)
                 if not message.get("more_body"):
                     return whole
                 message = await self._next(receive, end)
         finally:
-            self._held.release(size)
+            self._quota.release(size)
 
     async def _next(self, receive: Receive, end: float = inf) -> Any:
-        """``end``: when the whole body has to be there, on the loop's clock."""
-        limit = self._config.body_timeout
+        """Return ASGI's next event; ``end`` is the body's deadline on the loop's clock."""
+        patience = self._config.body_timeout
         try:
-            async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + limit, end)):
+            async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + patience, end)):
                 message = await receive()
         except TimeoutError:
-            raise too_slow(limit, self._config.body_time) from None
+            raise too_slow(patience, self._config.body_time) from None
         if message["type"] != "http.request":
             raise ClientGoneError
         return message
 
-    async def _unpacked(self, body: Body, window: int, kept: "Kept", most: Bytes) -> Body:
-        """The body unpacked, a piece at a time; each piece is counted before the next one is made."""
+    async def _unpacked(self, body: Body, window: int, unpacked: "UnpackedBytes", limit: Bytes) -> Body:
+        """Unpack the body a piece at a time; each piece is counted before the next one is unpacked."""
         unpacker = zlib.decompressobj(window)
-        made = bytearray()
+        whole = bytearray()
         view = memoryview(body)
-        most = min(most, self._config.max_unpacked)
+        limit = min(limit, self._config.max_unpacked)
         try:
-            for at in range(0, len(view), ON_THE_LOOP):
+            for at in range(0, len(view), MAX_ON_LOOP):
                 if unpacker.eof:
-                    raise wrong(_CUT)
-                packed: bytes | memoryview = view[at : at + ON_THE_LOOP]
+                    raise bad_request(_CUT)
+                packed: bytes | memoryview = view[at : at + MAX_ON_LOOP]
                 while packed and not unpacker.eof:
-                    if len(view) <= SMALL and not made:
-                        piece = unpacker.decompress(packed, ON_THE_LOOP)
+                    if len(view) <= MAX_BEGUN_ON_LOOP and not whole:
+                        piece = unpacker.decompress(packed, MAX_ON_LOOP)
                     else:
                         async with self._unpacking:
                             piece = await _in_thread(unpacker.decompress, packed, PIECE)
-                    kept.add(len(piece))
-                    made += piece
-                    if len(made) > most:
-                        raise wrong(
-                            f"the body unpacks to more than {show_bytes(most)}; that is the limit: send it as it is",
-                            413,
+                    unpacked.add(len(piece))
+                    whole += piece
+                    if len(whole) > limit:
+                        raise bad_request(
+                            f"the body unpacks to more than the limit of {show_bytes(limit)}; send it uncompressed", 413
                         )
                     packed = unpacker.unconsumed_tail
         except zlib.error as error:
-            raise wrong(f"the body cannot be unpacked: {error}") from None
+            raise bad_request(f"the body cannot be unpacked: {error}") from None
         if not unpacker.eof or unpacker.unused_data:
-            raise wrong(_CUT)
-        return made
+            raise bad_request(_CUT)
+        return whole
 
 
-class Kept:
-    """What one request has unpacked, as long as it is in progress."""
+class UnpackedBytes:
+    """Counts the bytes that one request has unpacked, while the request is in progress."""
 
-    __slots__ = ("_held", "_nbytes")
+    __slots__ = ("_nbytes", "_quota")
 
-    def __init__(self, held: Held) -> None:
-        """``held`` counts for all requests."""
-        self._held = held
+    def __init__(self, quota: BodyQuota) -> None:
+        """``quota`` counts for all requests."""
+        self._quota = quota
         self._nbytes: Bytes = 0
 
     def add(self, nbytes: Bytes) -> None:
-        """More was unpacked.
+        """Count more bytes.
 
         Raises:
-            RestError: all requests together hold too much.
+            RequestFailedError: all requests together exceed the quota.
         """
         self._nbytes += nbytes
-        self._held.add(nbytes)
+        self._quota.add(nbytes)
 
-    def __enter__(self) -> "Kept":
+    def __enter__(self) -> "UnpackedBytes":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._held.release(self._nbytes)
+        self._quota.release(self._nbytes)
 
 
-def _too_large(most: Bytes) -> RestError:
-    return wrong(f"the body is too large; at most {most} bytes are taken", 413)
+def _too_large(limit: Bytes) -> RequestFailedError:
+    return bad_request(f"the body exceeds the limit of {limit} bytes", 413)
 
 
 async def packed(reply: Reply, headers: Headers) -> Reply:
-    """The reply as the client accepts it: packed, if that is worth it."""
+    """Return the reply packed, if the client accepts that and the reply is large enough."""
     accepted = headers.get(b"accept-encoding")
     if not accepted:
         return reply
     coding = _coding(accepted)
     size = sum(map(len, reply.parts))
-    if coding is None or size < WORTH_PACKING:
+    if coding is None or size < MIN_PACKED:
         return reply
-    if size <= ON_THE_LOOP:
+    if size <= MAX_ON_LOOP:
         parts = _pack(reply.parts, WINDOW[coding])
     else:
         parts = await _pack_in_threads(reply.parts, WINDOW[coding])
@@ -219,7 +223,7 @@ async def _in_thread(work: Callable[..., T], *arguments: Any) -> T:
 
 
 def _coding(accepted: bytes) -> bytes | None:
-    """The first that the client accepts and we know; one of weight 0 is not accepted."""
+    """Return the first known coding that the client accepts; it does not accept one with weight 0."""
     for item in accepted.lower().split(b","):
         coding, _, weight = item.replace(b" ", b"").partition(b";")
         if coding in WINDOW and weight.strip(b"0.") != b"q=":
@@ -229,15 +233,15 @@ def _coding(accepted: bytes) -> bytes | None:
 
 def _pack(parts: Any, window: int) -> list[bytes]:
     packer = zlib.compressobj(LEVEL, wbits=window)
-    made = [packer.compress(piece) for piece in _pieces(parts)]
-    return [part for part in (*made, packer.flush()) if part]
+    compressed = [packer.compress(piece) for piece in _pieces(parts)]
+    return [part for part in (*compressed, packer.flush()) if part]
 
 
 async def _pack_in_threads(parts: Any, window: int) -> list[bytes]:
-    """Pack a piece at a time, so that others get their turn."""
+    """Pack a piece at a time, so that other replies get their turn."""
     packer = zlib.compressobj(LEVEL, wbits=window)
-    made = [await _in_thread(packer.compress, piece) for piece in _pieces(parts)]
-    return [part for part in (*made, packer.flush()) if part]
+    compressed = [await _in_thread(packer.compress, piece) for piece in _pieces(parts)]
+    return [part for part in (*compressed, packer.flush()) if part]
 
 
 def _pieces(parts: Any) -> Iterator[memoryview]:
@@ -248,14 +252,14 @@ def _pieces(parts: Any) -> Iterator[memoryview]:
 
 
 def header_bytes(headers: Headers) -> int | None:
-    """Inference-Header-Content-Length, if it was sent.
+    """Return the value of Inference-Header-Content-Length; None: the request has no such header.
 
     Raises:
-        InvalidRequestError: it is no number.
+        InvalidRequestError: the value is not a number.
     """
-    said = headers.get(b"inference-header-content-length")
-    if said is None:
+    value = headers.get(b"inference-header-content-length")
+    if value is None:
         return None
-    if not said.isdigit() or len(said) > 18:
-        raise InvalidRequestError("Inference-Header-Content-Length is no number of bytes")
-    return int(said)
+    if not value.isdigit() or len(value) > 18:
+        raise InvalidRequestError("Inference-Header-Content-Length is not a number of bytes")
+    return int(value)

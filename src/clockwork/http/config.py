@@ -1,4 +1,4 @@
-"""Limits of the HTTP front end, and where it listens unless told otherwise."""
+"""Limits of the HTTP front end, and its default address."""
 
 from typing import Final
 
@@ -9,23 +9,29 @@ from clockwork.oip.binary import DEFAULT_MAX_JSON
 from clockwork.units import GIB, KIB, MIB, Bytes
 
 HTTP_PORT: Final = 8000
-"""Triton's."""
+"""Triton's port for HTTP."""
 
 DEFAULT_HTTP: Final = Address("127.0.0.1", HTTP_PORT)
-"""Loopback, unless the operator says otherwise."""
+"""Where HTTP listens by default: on loopback only."""
 
 
 class HttpConfig(Struct, frozen=True):
-    """Limits; times are in seconds.
+    """Limits of the HTTP front end; sizes are in bytes and times in seconds.
 
-    ``max_body``: bytes of a request's body as sent. ``max_unpacked``: of one that was sent compressed; all of these
-    together have twice as many. ``max_json``: JSON of a request, or of a response. ``max_held``: of all bodies that
-    are being received, beside a ``piece`` of each, which is what is received at once. ``max_head``: of a request's
-    head. ``head_timeout``: from a head's first byte, or a connection's beginning, to the head's end.
-    ``handshake_timeout``: for TLS. ``body_timeout``: for a piece of a body; ``body_time``: for all of it.
-    ``write_timeout``: in which a client that is written to has to read a MiB. ``keep_alive``: without a request.
-    ``grace``: that requests in progress are given at the end.
-    ``metrics``: serve them; ``model_histograms``: with the latencies of each model.
+    ``max_body``: a request's body as sent.
+    ``max_unpacked``: a compressed body after unpacking; all such bodies together may take twice as much.
+    ``max_json``: the JSON of a request or of a response.
+    ``max_held``: all bodies that are being received, not counting one ``piece`` of each.
+    ``piece``: the part of a body that the application gets at a time.
+    ``max_head``: a request's head.
+    ``backlog``: connections that wait to be accepted.
+    ``head_timeout``: from the head's first byte, or the connection's beginning, to the head's end.
+    ``handshake_timeout``: the TLS handshake.
+    ``body_timeout``: a MiB of a body; ``body_time``: a whole body.
+    ``write_timeout``: the time in which a client must read a MiB of a reply.
+    ``keep_alive``: a connection without a request.
+    ``grace``: the time to finish requests when the server ends.
+    ``metrics``: serve metrics; ``model_histograms``: with the latencies of each model.
     """
 
     max_body: Bytes = 256 * MIB
@@ -48,4 +54,4 @@ class HttpConfig(Struct, frozen=True):
 
 
 DEFAULT: Final = HttpConfig()
-"""What is right for most."""
+"""The default limits."""

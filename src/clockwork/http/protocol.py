@@ -1,8 +1,8 @@
-"""uvicorn's HTTP/1.1, with the limits that it lacks: on connections, on heads, and on clients that do not read.
+"""uvicorn's HTTP/1.1, with limits that uvicorn lacks: on connections, on heads, and on clients that do not read.
 
-And bodies come to the application in pieces of a megabyte instead of 64 KiB: most come whole, and it is woken once.
-Long ones are not parsed at all, see `clockwork.http.receiving`. What uvicorn would say in plain text is said in JSON,
-as everything else is.
+The application gets bodies in pieces of a MiB instead of 64 KiB, so most bodies come whole and wake it once. Long
+bodies are not parsed at all, see `clockwork.http.receiving`. Errors that uvicorn would send as plain text are sent as
+JSON, like all others.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from clockwork.host.reception import Reception
 from clockwork.http.asgi import BEGAN, PRESENCE, RESPOND, ClientGoneError, Presence
 from clockwork.http.config import DEFAULT, HttpConfig
-from clockwork.http.receiving import LARGE, LARGE_BODY, Held, LargeBody, Parsing
+from clockwork.http.receiving import LARGE, LARGE_BODY, BodyQuota, LargeBody, Parsing
 from clockwork.http.responding import respond, write
 from clockwork.http.shedding import (
     ShedReplies,
@@ -29,26 +29,26 @@ from clockwork.http.shedding import (
 )
 from clockwork.messages.status import Status
 from clockwork.net.stalled import Stalled
-from clockwork.oip.contract import Failure
+from clockwork.oip.failures import Failure
 from clockwork.units import Bytes, Nanos
 from clockwork.wire.frame import Allocate, uninitialised
 
-FULL: Final = "as many connections as are accepted are open already: ask again, or use fewer"
-"""To whom there is no room for."""
+FULL: Final = "connection limit reached ({limit}); retry later, or use fewer connections"
+"""Error message when too many connections are open."""
 
 
 class LimitedProtocol(HttpToolsProtocol, Parsing):
-    """A connection."""
+    """A connection of a client."""
 
     limits: HttpConfig = DEFAULT
-    held: Held = Held(DEFAULT.max_held)
+    quota: BodyQuota = BodyQuota(DEFAULT.max_held)
     allocate: Allocate = staticmethod(uninitialised)
     reception: Reception
-    models: dict[bytes, str]  #: what inferences were requested of, by path
+    models: dict[bytes, str]  #: the models of inference requests, by path
     shed_replies: ShedReplies
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As uvicorn makes it."""
+        """Take uvicorn's arguments."""
         super().__init__(*args, **kwargs)
         self._in_head = True
         self._head_bytes = 0
@@ -56,27 +56,28 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._stalled: Stalled | None = None
         self._presence = Presence()
         self._unwanted: Bytes = 0  #: bytes of a refused request's body that the parser has seen
-        self._announced: Bytes = 0  #: the length of a body that will be large
+        self._announced: Bytes = 0  #: the length of a large body that the head has announced
         self._after_upgrade: Bytes | None = 0  #: the length of a body that the parser has taken for another protocol
-        self._deaf = False  #: nothing that still comes is a request
-        self._arrived: Nanos = 0  #: the earliest moment at which what was read last may have come
+        self._ignore_rest = False  #: no request follows on this connection
+        self._arrived: Nanos = 0  #: the earliest time at which the bytes read last may have arrived
         self._unread = False  #: the last read left bytes of the same message in the kernel
-        self._was_paused = True  #: since the last read; a new connection has waited to be accepted
+        self._was_paused = True  #: reading was paused since the last read; a new connection waited to be accepted
         self._at_boundary = True  #: the parser has seen whole messages only
-        self._checked = False  #: the request that the last read begins with may be taken in
-        self._shed_lately = False  #: since the keep-alive timer was set, requests came that the parser did not see
+        self._checked = False  #: the request at the beginning of the last read need not be refused
+        self._shed_lately = False  #: requests were shed without the parser since the keep-alive timer was set
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The first head is awaited, if there is room."""
+        """Wait for the first head, or refuse the connection if there are too many."""
         super().connection_made(transport)
         self._stalled = Stalled(transport, self.limits.write_timeout, transport.abort)
         if len(self.connections) > self.limits.max_connections:
-            self._refuse(503, FULL, Status.SKIPPED_BY_CONTROLLER)
+            text = FULL.format(limit=self.limits.max_connections)
+            self._refuse(503, text, Status.SKIPPED_BY_CONTROLLER)
         else:
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is awaited any more."""
+        """Stop all timers, give up a body, and cancel the requests in progress."""
         self._stop_timer()
         if self._stalled is not None:
             self._stalled.end()
@@ -86,12 +87,12 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._presence.leave()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes; those that end within a head are counted."""
-        if self.transport.is_closing() or self._deaf:
+        """Shed or parse what was read; limit the size of a head that is not complete yet."""
+        if self.transport.is_closing() or self._ignore_rest:
             return
         reception = self.reception
         now = reception.clock.now()
-        paused = self._was_paused and reception.is_behind(now)  # else the wait was shorter than the kernel can measure
+        paused = self._was_paused and reception.is_behind(now)  # a shorter wait cannot be measured
         self._arrived = reception.arrivals.reading(self.transport, now, one_message=not self._unread, paused=paused)
         self._was_paused = False
         self._unread = len(data) == LARGE
@@ -105,13 +106,13 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             return
         self._head_bytes += len(data)
         if self._head_bytes > self.limits.max_head:
-            text = f"the head of the request is too large; at most {self.limits.max_head} bytes are taken"
+            text = f"the head of the request exceeds the limit of {self.limits.max_head} bytes"
             self._refuse(431, text, Status.INVALID_REQUEST)
         elif self._head_timer is None:
             self._await_head()
 
     def _shed(self, data: bytes, now: Nanos) -> bool:
-        """Refuse a request without the parser, if it has to be refused and that is possible."""
+        """Refuse a request without the parser if it must be refused and is certainly whole; return whether it was."""
         cycle: Any = self.cycle
         if not self._at_boundary or (cycle is not None and not cycle.response_complete):
             return False
@@ -122,12 +123,12 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if shed is None:
             self._checked = True
             return False
-        if whole_request(data) is None:  # the dearer check comes last: most requests do not need it
+        if whole_request(data) is None:  # the expensive check comes last: most requests do not need it
             return False
         self.reception.count_refused(model)
         self._stop_timer()
         self._shed_lately = True
-        if self.timeout_keep_alive_task is None:  # the first request of the connection, or it would be kept for ever
+        if self.timeout_keep_alive_task is None:  # the connection's first request; without a timer it stays open
             self._keep_alive()
         self.transport.write(self.shed_replies.bytes(shed, self.server_state.default_headers))
         if self.reception.backpressure.is_needed and not self.flow.read_paused:
@@ -137,7 +138,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         return True
 
     def read_again(self) -> None:
-        """The connection's turn to be read has come."""
+        """Resume reading after back-pressure."""
         if not self.transport.is_closing():
             self.flow.resume_reading()
 
@@ -151,14 +152,15 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self.send_400_response("")
 
     def _pass_over_upgrade(self, rest: bytes) -> None:
-        """Another protocol is offered, and not wanted (RFC 9110, section 7.8): what follows is a body, if one was said.
+        """Ignore the offer of another protocol (RFC 9110, section 7.8), and receive the request's body.
 
-        The parser takes all that follows for the other protocol; taken for requests, a body could say anything.
+        The parser takes all bytes that follow for the other protocol. They must not be parsed as requests: a body could
+        contain forged ones.
         """
         self._renew_parser()
         length, self._after_upgrade = self._after_upgrade, 0
         if length is None or length > self.limits.max_body:
-            self._deaf, self.cycle.keep_alive, self.cycle.more_body = True, False, False
+            self._ignore_rest, self.cycle.keep_alive, self.cycle.more_body = True, False, False
             self.cycle.message_event.set()
             return
         if length:
@@ -174,11 +176,11 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def send_400_response(self, msg: str) -> None:
-        """What came is no HTTP."""
-        self._refuse(400, "this is no request in HTTP/1.1", Status.INVALID_REQUEST)
+        """Refuse bytes that are not HTTP/1.1."""
+        self._refuse(400, "the bytes are not an HTTP/1.1 request", Status.INVALID_REQUEST)
 
     def on_message_begin(self) -> None:
-        """A head begins."""
+        """Note the beginning of a head."""
         self._in_head = True
         self._at_boundary = False
         super().on_message_begin()
@@ -186,7 +188,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self.scope[PRESENCE] = self._presence  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
-        """A head has ended."""
+        """Note the end of a head, and the length of the body that it announces."""
         self._in_head = False
         self._head_bytes = 0
         self._stop_timer()
@@ -198,23 +200,23 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self._after_upgrade = None if chunked else self._number(b"content-length")
 
     def on_message_complete(self) -> None:
-        """A request has ended."""
+        """Note the end of a request."""
         if self._after_upgrade == 0:
             self._announced = 0
             self._at_boundary = True
             super().on_message_complete()
             if not self.pipeline:
-                self.flow.resume_reading()  # or nobody would notice that the client leaves
+                self.flow.resume_reading()  # a paused connection would not notice that the client disconnects
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """A request's turn has come: an inference is refused at once, or waits for its turn; others begin at once."""
+        """Start a request: refuse an inference at once or put it into the inbox; start any other request at once."""
         scope: Any = cycle.scope
         scope[RESPOND] = partial(respond, cycle)
         reception = self.reception
         model = self.models.get(scope["raw_path"]) if scope["method"] == "POST" else ""
         if model is None:
             model = model_of("POST", scope["path"])
-            if reception.has_answered(model):  # clients invent names
+            if reception.has_answered(model):  # a client may invent names
                 remember(self.models, scope["raw_path"], model)
         if not model:
             super()._start_asgi_task(cycle, app)
@@ -229,36 +231,36 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         reception.put(partial(super()._start_asgi_task, cycle, app), model)
 
     def large_received(self, nbytes: Bytes) -> None:
-        """Bytes have been received into the large body."""
+        """Note that bytes were received into the large body; wake the application when the body is whole."""
         assert self.large is not None
         self._unset_keepalive_if_required()
         if self.large.received(nbytes):
             self.large = None
-            self._renew_parser()  # the old one waits for what it has not seen
+            self._renew_parser()  # the old one waits for a body that it has not seen
             self._at_boundary = True
             self.cycle.more_body = False
             self.cycle.message_event.set()
 
     def _large_length(self) -> Bytes:
-        """The length of the body that the head has announced, if it is to be received past the parser."""
+        """Return the length of the announced body if it is received past the parser, else 0."""
         length = 0 if self.expect_100_continue else self._number(b"content-length")
         return length if LARGE <= length <= self.limits.max_body else 0
 
     def _number(self, header: bytes) -> Bytes:
-        """What a header says, or 0; who needs a number there refuses what is none."""
-        said = next((value for name, value in self.headers if name == header), b"")
-        return int(said) if said.isdigit() and len(said) < 18 else 0
+        """Return a header's number, or 0 if there is none; the application refuses a value that is not a number."""
+        value = next((value for name, value in self.headers if name == header), b"")
+        return int(value) if value.isdigit() and len(value) < 18 else 0
 
     def _large_body(self, length: Bytes, begin: Any) -> LargeBody:
-        """Memory that is shared with the worker is for tensors that go there as they came."""
-        if self.cycle.response_complete:  # refused before its body was there
-            return LargeBody(length, bytes(self._unwanted + len(begin)), self.held, None)
+        """Make memory for a body; it is shared with the worker if the tensors can go there unchanged."""
+        if self.cycle.response_complete:  # refused before its body was received
+            return LargeBody(length, bytes(self._unwanted + len(begin)), self.quota, None)
         before = self._number(b"inference-header-content-length")
-        as_it_comes = before and not any(name == b"content-encoding" for name, _ in self.headers)
-        return LargeBody(length, begin, self.held, self.allocate if as_it_comes else uninitialised, before)
+        unchanged = before and not any(name == b"content-encoding" for name, _ in self.headers)
+        return LargeBody(length, begin, self.quota, self.allocate if unchanged else uninitialised, before)
 
     def _receive_large(self) -> None:
-        """The parser has seen the head, and what came with it."""
+        """Receive the rest of the announced body past the parser, which has seen the head and the body's beginning."""
         length, self._announced = self._announced, 0
         if self.transport.is_closing():
             return
@@ -266,7 +268,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self.cycle.body = bytearray()
 
     def on_body(self, body: bytes) -> None:
-        """A piece; the application is woken when there is enough, and at the end."""
+        """Collect a piece of a body; wake the application when there is enough."""
         cycle = self.cycle
         if cycle.response_complete:
             self._unwanted += len(body)
@@ -277,27 +279,27 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             cycle.message_event.set()
 
     def on_response_complete(self) -> None:
-        """The reply is with the transport."""
+        """Note that the reply was written to the transport."""
         super().on_response_complete()
         if self.transport.is_closing():
             self._close()
-        elif self.cycle.more_body and self._head_timer is None:  # refused before it was there: it may not come for ever
+        elif self.cycle.more_body and self._head_timer is None:  # limit the time of a refused request's body
             self._await_head()
 
     def pause_writing(self) -> None:
-        """The client reads slower than it is written to."""
+        """Note that the client reads too slowly."""
         super().pause_writing()
         if self._stalled is not None:
             self._stalled.begin()
 
     def resume_writing(self) -> None:
-        """The client has read."""
+        """Note that the client has read."""
         super().resume_writing()
         if self._stalled is not None and not self.transport.is_closing():
             self._stalled.end()
 
     def timeout_keep_alive_handler(self) -> None:
-        """No request came for long."""
+        """Close the connection, unless requests were shed since the timer was set."""
         if not self._shed_lately:
             self._close()
             return
@@ -308,13 +310,13 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def shutdown(self) -> None:
-        """The server ends."""
+        """Close the connection when the server ends, after the requests in progress."""
         super().shutdown()
         if self.transport.is_closing():
             self._close()
 
     def _is_idle(self) -> bool:
-        """Whether what came belongs to no request: empty lines, say."""
+        """Return whether the bytes belong to no request, as empty lines do."""
         cycle: Any = self.cycle
         return cycle is not None and cycle.response_complete and not cycle.more_body
 
@@ -328,16 +330,17 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
 
     def _too_slow(self) -> None:
         if self._head_bytes:
-            self._refuse(408, "the head of the request came too slowly", Status.INVALID_REQUEST)
+            text = f"the head of the request came too slowly; the limit is {self.limits.head_timeout:g} s"
+            self._refuse(408, text, Status.INVALID_REQUEST)
         else:
             self._close()
 
     def _refuse(self, http: int, text: str, status: Status) -> None:
-        """Say why, without the application, and close."""
+        """Send an error without the application, and close the connection."""
         if self.transport.is_closing():
             return
         cycle: Any = self.cycle
-        if cycle is None or cycle.response_complete:  # else it would be taken for the answer to another
+        if cycle is None or cycle.response_complete:  # else it would be taken for the reply to another request
             body = msgspec.json.encode(Failure(http, "", text, status).body())
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
             if http == 503:
@@ -346,7 +349,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._close()
 
     def _close(self) -> None:
-        """Close when all is sent; a client that does not take it is not waited for for ever."""
+        """Close once all bytes are sent, or once the client has not read for too long."""
         self._stop_timer()
         self.transport.close()
         if self._stalled is not None and self.transport.get_write_buffer_size():

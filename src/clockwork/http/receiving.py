@@ -1,11 +1,11 @@
-"""Receives for a connection of HTTP: long bodies lie where they were received, and are copied no more.
+"""Receives the bytes of an HTTP connection; a long body is received in place and never copied.
 
-Theory of operation. Everything is received into one buffer that all connections share, copied out and parsed, as heads
-and small bodies are; but once a head has announced a long body, the rest of it is received straight into memory of its
-own, past the parser. It travels to the application in the scope, as `LargeBody`.
+Theory of operation. Heads and small bodies are received into one buffer that all connections share, copied out of it
+and parsed. Once a head has announced a long body, the rest of that body is received straight into its own memory, past
+the parser. The application finds it in the scope, as a `LargeBody`.
 
-(602,112 bytes took 0.28 ms on their way through uvicorn: from the socket in several pieces, out of the parser, into a
-growing bytearray, and out of that.)
+(A body of 602,112 bytes took 0.28 ms on its way through uvicorn: from the socket in several pieces, out of the parser,
+into a growing bytearray, and out of that.)
 """
 
 import asyncio
@@ -14,124 +14,130 @@ from typing import Any, Final
 
 from clockwork.http.asgi import ClientGoneError
 from clockwork.messages.status import Status
-from clockwork.oip.contract import Failure
-from clockwork.oip.rest import RestError, wrong
+from clockwork.oip.failures import Failure, RequestFailedError, bad_request
 from clockwork.units import KIB, MIB, SECOND, Bytes
 from clockwork.wire.frame import Allocate, aligned, uninitialised
 
 LARGE: Final[Bytes] = 16 * KIB
-"""Bodies from this length on have memory of their own."""
+"""Bodies of at least this length have their own memory."""
 
 LARGE_BODY: Final = "clockwork.large_body"
-"""The key of a `LargeBody` in the scope; a request whose scope has none is received the usual way."""
+"""Scope key: the request's `LargeBody`. A request without this key is received the usual way."""
 
-_TOO_MUCH: Final = Failure(
+_FULL: Final = Failure(
     503,
     "RESOURCE_EXHAUSTED",
-    "the server holds as much of other requests' bodies as it may: ask again",
+    "the limit for request bodies in memory is reached; retry later",
     Status.SKIPPED_BY_CONTROLLER,
     retry_after=SECOND,
 )
 
-WASTE: Final[Bytes] = 1 * MIB
-"""So much of a body that nobody wants is received at once, and forgotten."""
+DISCARDED: Final[Bytes] = 1 * MIB
+"""Bytes of an unwanted body that are received and discarded at a time."""
 
-_buffer: Final = memoryview(bytearray(LARGE))  # what is received to it is copied out before anybody else receives
-_waste: Final = memoryview(bytearray(WASTE))
+_buffer: Final = memoryview(bytearray(LARGE))  # its content is copied out before the next connection receives into it
+_discarded: Final = memoryview(bytearray(DISCARDED))
 
 
-def too_slow(patience: float, limit: float) -> RestError:
-    """A body that takes longer; both in seconds."""
-    return wrong(f"the body came too slowly; each MiB has {patience:g} s, and all of it {limit:g} s", 408)
+def too_slow(patience: float, limit: float) -> RequestFailedError:
+    """Return the error for a body that took more than ``patience`` seconds for a MiB, or ``limit`` seconds in all."""
+    return bad_request(
+        f"the body came too slowly; the limits are {patience:g} s for each MiB and {limit:g} s in all", 408
+    )
 
 
 class Parsing(asyncio.Protocol):
-    """Whom a `Receiver` tells what comes, and who may not want to see all of it."""
+    """A protocol that parses everything that a `Receiver` passes on, except for large bodies."""
 
-    large: "LargeBody | None" = None  #: what is being received past it
+    large: "LargeBody | None" = None  #: the body that is being received past the parser
 
     def large_received(self, nbytes: Bytes) -> None:
-        """Bytes have been received into ``large``."""
+        """Note that bytes have been received into ``large``."""
         raise NotImplementedError
 
 
 class Receiver(asyncio.BufferedProtocol):
-    """What a transport calls; it passes on what comes."""
+    """Receives for a `Parsing` protocol, and chooses the memory to receive into."""
 
     def __init__(self, protocol: Parsing) -> None:
-        """``protocol`` is told of everything; bytes of long bodies it finds in place."""
+        """``protocol`` gets all events; the bytes of large bodies are already in place then."""
         self._protocol = protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio."""
+        """Pass the event on."""
         self._protocol.connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio."""
+        """Pass the event on."""
         self._protocol.connection_lost(exc)
 
     def eof_received(self) -> None:
-        """See asyncio; the transport closes itself."""
+        """Pass the event on; the transport closes itself."""
         self._protocol.eof_received()
 
     def pause_writing(self) -> None:
-        """See asyncio."""
+        """Pass the event on."""
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        """See asyncio."""
+        """Pass the event on."""
         self._protocol.resume_writing()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where to receive to."""
+        """Return the memory to receive into."""
         large = self._protocol.large
         return _buffer if large is None else large.rest()
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Bytes came."""
+        """Pass on bytes that were received."""
         if self._protocol.large is None:
             self._protocol.data_received(bytes(_buffer[:nbytes]))
         else:
             self._protocol.large_received(nbytes)
 
 
-class Held:
-    """What bodies that are being received hold, all together."""
+class BodyQuota:
+    """Counts the bytes of all bodies in memory, up to a limit."""
 
-    def __init__(self, most: Bytes) -> None:
-        """``most`` bytes."""
-        self._most = most
+    def __init__(self, limit: Bytes) -> None:
+        """Start with no body."""
+        self._limit = limit
         self._bytes: Bytes = 0
 
     def add(self, nbytes: Bytes) -> None:
-        """More of a body has come.
+        """Count more bytes of a body.
 
         Raises:
-            RestError: it is too much; it counts all the same.
+            RequestFailedError: the limit is exceeded; the bytes count nevertheless.
         """
         self._bytes += nbytes
-        if self._bytes > self._most:
-            raise RestError(_TOO_MUCH)
+        if self._bytes > self._limit:
+            raise RequestFailedError(_FULL)
 
     def release(self, nbytes: Bytes) -> None:
-        """A body is not being received any more."""
+        """Stop counting the bytes of a body."""
         self._bytes -= nbytes
 
 
 class LargeBody:
-    """The long body of one request, while it comes and when it is there."""
+    """The long body of one request, while it is received and afterwards."""
 
     def __init__(
-        self, size: Bytes, begin: Any, held: Held, allocate: Allocate | None = uninitialised, before: Bytes = 0
+        self, size: Bytes, begin: Any, quota: BodyQuota, allocate: Allocate | None = uninitialised, before: Bytes = 0
     ) -> None:
-        """``size`` bytes, of which ``begin`` came with the head; what follows the first ``before`` is aligned.
+        """Start with the bytes that came with the head.
 
-        ``allocate``: gives the memory; None: nobody wants the body, and it is only received.
+        Args:
+            size: bytes of the whole body.
+            begin: the bytes that came with the head.
+            quota: counts the bytes until the body is taken or given up.
+            allocate: returns the body's memory; None: the body is received but discarded.
+            before: bytes before the part that is aligned.
         """
         self.filled = 0
         self._whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._left = size
-        self._held = held
+        self._quota = quota
         self._memory: memoryview | None = None
         if allocate is not None:
             self._memory = aligned(allocate, size, before)
@@ -139,28 +145,28 @@ class LargeBody:
         self.received(len(begin))
 
     def rest(self) -> memoryview:
-        """Where the rest of it goes: memory that is never read, if the body is not wanted any more."""
-        return _waste[: self._left] if self._memory is None else self._memory[self.filled :]
+        """Return the memory for the rest of the body; if the body was given up, memory that is never read."""
+        return _discarded[: self._left] if self._memory is None else self._memory[self.filled :]
 
     def received(self, nbytes: Bytes) -> bool:
-        """More of it has come; returns whether that was all."""
+        """Note that more of the body was received; return whether it is whole now."""
         self.filled += nbytes
         self._left -= nbytes
         if self._memory is not None:
             try:
-                self._held.add(nbytes)
-            except RestError as error:
+                self._quota.add(nbytes)
+            except RequestFailedError as error:
                 self.end(error)
         if not self._left and not self._whole.done():
             self._whole.set_result(None)
         return not self._left
 
     async def take(self, patience: float, limit: float = inf) -> memoryview:
-        """The bytes; a MiB of them comes within ``patience`` seconds, and all within ``limit``.
+        """Return the body once it is whole; ``patience`` seconds may pass for each MiB, ``limit`` seconds in all.
 
         Raises:
-            ClientGoneError: the client has left.
-            RestError: it comes too slowly, or the server holds too much of others.
+            ClientGoneError: the client has disconnected.
+            RequestFailedError: the body comes too slowly, or the quota is exceeded.
         """
         memory = self._memory
         loop = asyncio.get_running_loop()
@@ -179,17 +185,17 @@ class LargeBody:
             del memory  # an exception keeps this frame, and the future keeps the exception
 
     def end(self, error: Exception) -> None:
-        """Nobody wants it any more, or it will not be whole; who waits for it is told why."""
-        self._let_go()
+        """Give the body up: discard the bytes that still come, and raise ``error`` in `take`."""
+        self._release()
         if not self._whole.done():
             self._whole.set_exception(error)
-            self._whole.exception()  # nobody may be waiting for it
+            self._whole.exception()  # asyncio would log it if `take` were not called
 
     def __del__(self) -> None:
-        """A request may be refused without a look at its body."""
-        self._let_go()
+        """Release the quota of a body that was never taken, because its request was refused."""
+        self._release()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if self._memory is not None:
             self._memory = None
-            self._held.release(self.filled)
+            self._quota.release(self.filled)

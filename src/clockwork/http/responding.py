@@ -1,6 +1,6 @@
-"""How a reply leaves: its head and its body in one write.
+"""Sends a reply: head and body in one write.
 
-(Two writes are two system calls and two packets, and wake the client twice: some 20 us of a request's 120.)
+(Two writes are two system calls and two packets, and wake the client twice: 20 us of a request's 120 us.)
 """
 
 from typing import Any, Final
@@ -10,25 +10,25 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from clockwork.http.asgi import Reply
 from clockwork.units import KIB
 
-JOINED: Final = 16 * KIB
-"""Bytes; a reply that is smaller costs less to copy than to write in pieces."""
+MAX_JOINED: Final = 16 * KIB
+"""Bytes; a smaller reply takes less time to copy than to write in pieces."""
 
 
 async def respond(cycle: Any, reply: Reply) -> None:
-    """Write the reply to uvicorn's ``cycle``, and end that, when the client has read what was written before."""
+    """Write the reply to uvicorn's ``cycle`` and end the cycle, once the client has read earlier replies."""
     if cycle.flow.write_paused and not cycle.disconnected:
         await cycle.flow.drain()
-    if not cycle.disconnected and not cycle.transport.is_closing():  # uvicorn tells only the newest of several
+    if not cycle.disconnected and not cycle.transport.is_closing():  # uvicorn sets the newest cycle's flag only
         write(cycle, reply)
 
 
 def write(cycle: Any, reply: Reply) -> None:
-    """Write the reply to uvicorn's ``cycle`` at once, and end that."""
+    """Write the reply to uvicorn's ``cycle`` at once and end the cycle."""
     size = sum(map(len, reply.parts))
     head = _head(cycle, reply, size)
     if cycle.scope["method"] == "HEAD":
         cycle.transport.write(head)
-    elif size > JOINED:
+    elif size > MAX_JOINED:
         cycle.transport.writelines([head, *reply.parts])
     else:
         cycle.transport.write(b"".join([head, *reply.parts]))

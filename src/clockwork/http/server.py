@@ -1,4 +1,4 @@
-"""uvicorn as a task of the controller's event loop."""
+"""Runs uvicorn as a task of the controller's event loop."""
 
 import asyncio
 import logging
@@ -13,11 +13,12 @@ import uvicorn
 from clockwork.errors import ServerError
 from clockwork.host.controller import ControllerHost
 from clockwork.host.telling import about
-from clockwork.http.application import Application
+from clockwork.http.application import Application, http_front_end
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.protocol import LimitedProtocol
-from clockwork.http.receiving import Held, Receiver
+from clockwork.http.receiving import BodyQuota, Receiver
 from clockwork.http.shedding import ShedReplies
+from clockwork.metrics import Metrics
 from clockwork.net.accepting import accept_from, bound
 from clockwork.net.address import Address
 
@@ -26,18 +27,19 @@ log = logging.getLogger("clockwork.http")
 
 @asynccontextmanager
 async def serving_http(host: ControllerHost, address: Address, config: HttpConfig = DEFAULT) -> AsyncIterator[Address]:
-    """Serve HTTP while the context lasts; yields where, with the real port.
+    """Serve HTTP while the context lasts; yields the address with its real port.
 
     Raises:
-        ServerError: the address is taken, or may not be used.
+        ServerError: the address is in use or not allowed.
     """
     sockets = await _listen(address, config.backlog)
-    where = Address(*sockets[0].getsockname()[:2])
-    client = host.local_client()
-    held = Held(config.max_held)
+    real = Address(*sockets[0].getsockname()[:2])
+    front = http_front_end(host)
+    metrics = Metrics(host.description, host.stepper, config.model_histograms) if config.metrics else None
+    quota = BodyQuota(config.max_held)
     shared = {
         "limits": config,
-        "held": held,
+        "quota": quota,
         "allocate": staticmethod(host.allocate),
         "reception": host.reception,
         "models": {},
@@ -48,16 +50,16 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
     def receiver(*args: Any, **kwargs: Any) -> Receiver:
         return Receiver(protocol(*args, **kwargs))
 
-    server = _Server(_settings(Application(host, client, config, held), receiver, config))
+    server = _Server(_settings(Application(front, metrics, config, quota), receiver, config))
     server.tls = None if host.tls is None else host.tls.context
     server.handshake_timeout = None if host.tls is None else config.handshake_timeout
     running = asyncio.ensure_future(server.serve(sockets))
-    log.info("listening for HTTP on %s", where, extra=about("listening", protocol="http", address=str(where)))
+    log.info("listening for HTTP on %s", real, extra=about("listening", protocol="http", address=str(real)))
     try:
-        yield where
+        yield real
     finally:
         server.should_exit = True
-        client.close()  # those that wait are told
+        front.close()  # requests that wait fail with a reason
         await running
 
 
@@ -70,7 +72,7 @@ def _settings(application: Application, make: Callable[..., Receiver], config: H
         lifespan="off",
         interface="asgi3",
         log_config=None,
-        log_level="critical",  # the application logs its own failures, and strangers are none
+        log_level="critical",  # the application logs its own failures; a client's faults are not logged
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -85,13 +87,13 @@ class _Server(uvicorn.Server):
     handshake_timeout: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn does it, but for TLS: with a context that is there already, and a limit for handshakes."""
+        """Listen as uvicorn does, but with a TLS context made before and a limit for handshakes."""
 
         def make() -> asyncio.Protocol:
-            made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state
             )
-            return made
+            return protocol
 
         self.servers = [
             server
@@ -108,7 +110,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals are the command line's."""
+        """Leave signals to the command line."""
         yield
 
 
@@ -116,13 +118,13 @@ async def _listen(address: Address, backlog: int) -> list[socket.socket]:
     """Return sockets that listen on the address.
 
     Raises:
-        ServerError: the address is taken, or may not be used.
+        ServerError: the address is in use or not allowed.
     """
     try:
         sockets = await bound(address)
-        for made in sockets:
-            made.listen(backlog)
-    except (OSError, UnicodeError) as error:  # UnicodeError: what cannot be a host's name
+        for listening in sockets:
+            listening.listen(backlog)
+    except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
         reason = getattr(error, "strerror", None) or error
-        raise ServerError(f"cannot listen for HTTP on {address}: {reason}; --http gives another") from error
+        raise ServerError(f"cannot listen for HTTP on {address}: {reason}; choose another with --http") from error
     return sockets

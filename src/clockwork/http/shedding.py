@@ -1,9 +1,9 @@
 """Refuses HTTP requests that the server cannot handle in time, as early and as cheaply as possible.
 
-A request that goes the usual way costs some 200 us: the parser, uvicorn's cycle, a task, JSON. Under overload most
-requests are refused, so that way must not be theirs. `whole_request` recognises, without the parser, a request that
-was read in one piece and whose framing leaves no doubt (RFC 9112, section 6): anything else takes the usual way, where
-it may be refused as well, after its head was parsed.
+A request on the usual path takes some 200 us in the parser, uvicorn's cycle, a task and JSON. Under overload most
+requests are refused, so a refusal must not take that path. `whole_request` recognises, without the parser, a request
+that was read in one piece and whose framing is unambiguous (RFC 9112, section 6). Any other request takes the usual
+path, where it may be refused once its head is parsed.
 """
 
 import re
@@ -12,23 +12,21 @@ from typing import Final
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from clockwork.controller.shedding import Shed
-from clockwork.http.asgi import Reply, refusal
-from clockwork.messages.status import Status
-from clockwork.oip.contract import failure
-from clockwork.oip.rest import RestError
+from clockwork.frontend import failure_of_shed
+from clockwork.http.asgi import Reply, error_reply
 from clockwork.units import MICROSECOND, MILLISECOND, Bytes, Nanos
 
 MAX_PATHS: Final = 4096
-"""Paths whose model is remembered."""
+"""Number of paths whose model is remembered."""
 
 MAX_PATH: Final[Bytes] = 512
-"""Longer paths are not remembered: clients choose them."""
+"""Longer paths are not remembered, because clients choose them."""
 
-MAX_LOOKED_AT: Final[Bytes] = 1024
-"""Bytes of a body in which a stated SLO is looked for."""
+MAX_SEARCHED: Final[Bytes] = 1024
+"""Bytes at the beginning of a body that are searched for the request's SLO."""
 
 MAX_REPLIES: Final = 1000
-"""Answers that are kept."""
+"""Number of encoded replies that are kept."""
 
 _LINE: Final = re.compile(rb"POST (/[!-~]+) HTTP/1\.1\r\n")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
@@ -44,7 +42,7 @@ def posted_path(data: bytes) -> bytes:
 
 
 def whole_request(data: bytes) -> bytes | None:
-    """Return the path of the one POST request that ``data`` is, or None where there is any doubt about that."""
+    """Return the path if ``data`` is certainly one whole POST request, else None."""
     line = _LINE.match(data)
     end = data.find(b"\r\n\r\n")
     if line is None or end < 0:
@@ -59,12 +57,12 @@ def whole_request(data: bytes) -> bytes | None:
 
 
 def stated_slo(data: bytes) -> Nanos | None:
-    """Return the SLO that a whole request states, as far as the beginning of its JSON tells; None: not found there.
+    """Return the SLO found near the beginning of a whole request's JSON, or None.
 
-    A parameter of an input with such a name would be taken for it. Its client is refused sooner then, under overload.
+    An input's parameter of the same name is mistaken for the SLO. Under overload, such a request is refused sooner.
     """
     begin = data.find(b"\r\n\r\n") + 4
-    end = begin + MAX_LOOKED_AT
+    end = begin + MAX_SEARCHED
     if data.find(b'"slo_ms"', begin, end) < 0 and data.find(b'"timeout"', begin, end) < 0:
         return None
     found = [
@@ -76,42 +74,41 @@ def stated_slo(data: bytes) -> Nanos | None:
 
 
 def model_of(method: str, path: str) -> str:
-    """Return the model that an inference is requested of; empty for any other request."""
+    """Return the model of an inference request; empty for any other request."""
     found = _INFER.fullmatch(path) if method == "POST" else None
     return "" if found is None else found[1]
 
 
 def remember(paths: dict[bytes, str], path: bytes, model: str) -> None:
-    """Note which model a path is of, for `whole_request`, unless the table is full or the path is long."""
+    """Remember the model of a path, unless the table is full or the path is too long."""
     if len(path) <= MAX_PATH and len(paths) < MAX_PATHS:
         paths[path] = model
 
 
 def shed_reply(shed: Shed) -> Reply:
-    """The answer to a request that is refused before anything is done for it."""
-    status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
-    return refusal(RestError(failure(status, shed.message, retry_after=shed.retry_after)))
+    """Return the reply to a request that is refused before anything is done for it."""
+    return error_reply(failure_of_shed(shed))
 
 
 class ShedReplies:
-    """Answers to shed requests as bytes, made once for each wait and retry time in whole milliseconds."""
+    """Encoded replies to shed requests, one for each wait and retry time in whole milliseconds."""
 
     def __init__(self) -> None:
-        """Start with none."""
-        self._made: dict[tuple[int, int], bytes] = {}
+        """Start without replies."""
+        self._encoded: dict[tuple[int, int], bytes] = {}
         self._common: object = None
 
     def bytes(self, shed: Shed, common: list[tuple[bytes, bytes]]) -> bytes:
-        """Return the whole answer; ``common``: headers of every answer, which change each second (``Date``)."""
-        if common is not self._common or len(self._made) >= MAX_REPLIES:
-            self._made.clear()
+        """Return the whole reply; ``common`` are the headers of every reply, which change each second (``Date``)."""
+        if common is not self._common or len(self._encoded) >= MAX_REPLIES:
+            self._encoded.clear()
             self._common = common
         key = (-1 if shed.wait is None else shed.wait // MILLISECOND, shed.retry_after // MILLISECOND)
-        made = self._made.get(key)
-        if made is None:
+        encoded = self._encoded.get(key)
+        if encoded is None:
             reply = shed_reply(shed)
             (body,) = reply.parts
             lines = [b"%s: %s\r\n" % header for header in (*common, *reply.headers)]
-            made = b"".join([STATUS_LINE[reply.status], *lines, b"content-length: %d\r\n\r\n" % len(body), body])
-            self._made[key] = made
-        return made
+            encoded = b"".join([STATUS_LINE[reply.status], *lines, b"content-length: %d\r\n\r\n" % len(body), body])
+            self._encoded[key] = encoded
+        return encoded

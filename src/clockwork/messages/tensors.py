@@ -100,6 +100,13 @@ def spec(name: str, datatype: str, shape: tuple[int, ...]) -> TensorSpec:
     return TensorSpec(name, datatype, shape, size * prod(shape))
 
 
+def unknown_datatype(name: str, datatype: str) -> InvalidRequestError:
+    """Return the error for a tensor whose datatype is none of `Datatype`."""
+    return InvalidRequestError(
+        f"tensor {name!r} has unknown datatype {datatype[:40]!r}; known datatypes: {', '.join(Datatype)}"
+    )
+
+
 def check_name(of: str, name: str) -> None:
     """Check a name that came from outside; ``of`` is the kind of thing that it names, for people.
 
@@ -149,9 +156,7 @@ def _check_spec(tensor: TensorSpec) -> None:
         return
     size = ELEMENT_BYTES.get(tensor.datatype)
     if size is None:
-        raise InvalidRequestError(
-            f"tensor {tensor.name!r} has the unknown datatype {tensor.datatype!r}; known: {', '.join(Datatype)}"
-        )
+        raise unknown_datatype(tensor.name, tensor.datatype)
     if tensor.nbytes != size * prod(tensor.shape):
         raise InvalidRequestError(
             f"tensor {tensor.describe()} takes {size * prod(tensor.shape)} bytes, but says {tensor.nbytes}"

@@ -1,7 +1,7 @@
-"""What monitoring asks for: the controller's counts in Prometheus' text format.
+"""The controller's counts in Prometheus' text format.
 
-Rules of the room: nothing is counted here, and nothing happens until somebody asks. The library's objects are made of
-the counts for one answer, and never touched by a request.
+This package counts nothing, and does nothing until a client scrapes the metrics. Requests never touch
+prometheus_client's objects: they are made for each scrape.
 """
 
 from clockwork.metrics.scrape import CONTENT_TYPE, Metrics

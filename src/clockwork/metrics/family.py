@@ -1,4 +1,4 @@
-"""A metric with its name, its meaning and its labels, and how samples become the library's objects."""
+"""Metrics and their samples, rendered with prometheus_client."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
@@ -13,14 +13,14 @@ from prometheus_client.samples import Sample
 from clockwork.units import SECOND, Nanos
 
 Values: TypeAlias = Sequence[tuple[tuple[str, ...], float]]
-"""Values of labels, and the number under them."""
+"""Pairs of label values and the sample's value."""
 
 PIECE: Final = 50
-"""Samples that are rendered at a time, about: a quarter of a millisecond's work."""
+"""Approximate number of samples rendered at a time, which takes a quarter of a millisecond."""
 
 
 class Kind(Enum):
-    """How a metric behaves. ``TRITON`` is a counter whose name has no ``_total``, as Triton's have not."""
+    """Type of a metric. ``TRITON`` is a counter whose name lacks the suffix ``_total``, as Triton's names do."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -29,7 +29,7 @@ class Kind(Enum):
 
 
 class Family(Struct, frozen=True):
-    """A metric. A counter's name ends in ``_total``; samples of a histogram carry their own suffixes and ``le``."""
+    """A metric. The name of a counter ends in ``_total``; a histogram's samples have their own suffixes and ``le``."""
 
     name: str
     help: str
@@ -38,7 +38,7 @@ class Family(Struct, frozen=True):
 
 
 class Distribution(Struct, frozen=True):
-    """A histogram: how many were no longer than each bound, of all, and their sum."""
+    """A histogram: the number of durations up to each bound, the number of all, and their sum."""
 
     cumulative: Sequence[int]
     count: int
@@ -54,51 +54,51 @@ class _One(Collector):
 
 
 def rendered(family: Family, groups: Iterable[Values]) -> Iterator[bytes]:
-    """The family's lines in pieces: each has the samples of whole groups, `PIECE` or a few more."""
+    """Yield the metric's lines in pieces; a piece has the samples of whole groups, about `PIECE` of them."""
     first = True
     labels = family.labels
-    made: list[Sample] = []
+    samples: list[Sample] = []
     for values in groups:
-        made += [Sample(family.name, dict(zip(labels, said, strict=True)), value) for said, value in values]
-        if len(made) >= PIECE:
-            yield _text(family, made, first)
-            made, first = [], False
-    if made or first:
-        yield _text(family, made, first)
+        samples += [Sample(family.name, dict(zip(labels, of, strict=True)), value) for of, value in values]
+        if len(samples) >= PIECE:
+            yield _text(family, samples, first)
+            samples, first = [], False
+    if samples or first:
+        yield _text(family, samples, first)
 
 
 def rendered_histogram(
     family: Family, bounds: Sequence[Nanos], groups: Iterable[tuple[tuple[str, ...], Distribution]]
 ) -> Iterator[bytes]:
-    """Like `rendered`, of a histogram in seconds."""
+    """Yield a histogram's lines, in seconds, in pieces as `rendered` does."""
     ends = [*(repr(bound / SECOND) for bound in bounds), "+Inf"]
     first = True
-    made: list[Sample] = []
-    for said, distribution in groups:
-        labels = dict(zip(family.labels, said, strict=True))
+    samples: list[Sample] = []
+    for values, distribution in groups:
+        labels = dict(zip(family.labels, values, strict=True))
         counts = chain(distribution.cumulative, [distribution.count])
-        made += [
+        samples += [
             Sample(f"{family.name}_bucket", labels | {"le": end}, count)
             for end, count in zip(ends, counts, strict=True)
         ]
-        made.append(Sample(f"{family.name}_sum", labels, distribution.total / SECOND))
-        made.append(Sample(f"{family.name}_count", labels, distribution.count))
-        if len(made) >= PIECE:
-            yield _text(family, made, first)
-            made, first = [], False
-    if made or first:
-        yield _text(family, made, first)
+        samples.append(Sample(f"{family.name}_sum", labels, distribution.total / SECOND))
+        samples.append(Sample(f"{family.name}_count", labels, distribution.count))
+        if len(samples) >= PIECE:
+            yield _text(family, samples, first)
+            samples, first = [], False
+    if samples or first:
+        yield _text(family, samples, first)
 
 
 def _text(family: Family, samples: list[Sample], first: bool) -> bytes:
-    """Lines of samples; the head only of the first piece."""
+    """Return the lines of samples, with the lines HELP and TYPE if this is the first piece."""
     kind = Kind.GAUGE if family.kind is Kind.TRITON else family.kind
     metric = Metric(family.name.removesuffix("_total"), family.help, kind.value)
     metric.samples = samples
     text = generate_latest(_One(metric))
-    about, of_type, lines = text.split(b"\n", 2)
+    help_line, type_line, lines = text.split(b"\n", 2)
     if not first:
         return lines
-    if family.kind is Kind.TRITON:  # the library would have a counter's name end in _total
-        of_type = of_type.removesuffix(b"gauge") + b"counter"
-    return b"\n".join((about, of_type, lines))
+    if family.kind is Kind.TRITON:  # prometheus_client would append _total to the name of a counter
+        type_line = type_line.removesuffix(b"gauge") + b"counter"
+    return b"\n".join((help_line, type_line, lines))

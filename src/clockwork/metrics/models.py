@@ -1,7 +1,7 @@
-"""Metrics of each model: Triton's, under its names, where they mean the same, and what only Clockwork knows.
+"""Metrics of each model: Triton's metrics where Clockwork has the same, and Clockwork's own.
 
-The names are those of Triton Inference Server's user guide, "Metrics"; its durations are in microseconds, ours in
-seconds.
+Triton's names are those of Triton Inference Server's user guide, "Metrics". Triton's durations are in microseconds,
+Clockwork's in seconds.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,25 +20,26 @@ BY_MODEL: Final = ("model",)
 BY_VERSION: Final = ("model", "version")
 
 REASONS: Final = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
-"""Triton's: the deadline, or a limit; the client; the execution; all else, the client's mistakes above all."""
+"""Triton's reasons: a deadline or a limit; a cancel; a failed execution; others, mostly wrong requests."""
 
-_MISTAKES: Final = frozenset(
-    it.name for it in (Status.INVALID_REQUEST, Status.INVALID_INPUT, Status.INVALID_BATCH_SIZE, Status.UNKNOWN_MODEL)
+_WRONG_REQUEST: Final = frozenset(
+    status.name
+    for status in (Status.INVALID_REQUEST, Status.INVALID_INPUT, Status.INVALID_BATCH_SIZE, Status.UNKNOWN_MODEL)
 )
-_STARTING: Final = frozenset(it.name for it in (Status.INITIALIZING, Status.SHUTTING_DOWN))
-_ALWAYS: Final[Mapping[str, int]] = {it.name: 0 for it in (Status.SUCCESS, Status.TIMEOUT, *REFUSAL_STATUSES)}
-"""Outcomes that are told before there are any: a rate needs to see the first."""
+_NOT_SERVING: Final = frozenset(status.name for status in (Status.INITIALIZING, Status.SHUTTING_DOWN))
+_ALWAYS: Final[Mapping[str, int]] = {status.name: 0 for status in (Status.SUCCESS, Status.TIMEOUT, *REFUSAL_STATUSES)}
+"""Statuses that are reported even while they are 0, because Prometheus' rate() misses a series' first increase."""
 
 LATENCY: Final = Family(
     "clockwork_request_duration_seconds",
-    "From the arrival to the answer of requests that were answered in time.",
+    "Time from arrival to response of requests answered in time.",
     Kind.HISTOGRAM,
     BY_MODEL,
 )
 
 
 class Row(NamedTuple):
-    """One model's counts at one moment."""
+    """The counts of one model at one moment."""
 
     model: str
     cold_starts: int
@@ -48,52 +49,52 @@ class Row(NamedTuple):
 
 
 def row(model: str, counted: Counts, ready: bool = True) -> Row:
-    """The counts as they are now; ``ready``: a device could serve the model."""
+    """Return a model's current counts; ``ready``: whether a device could serve the model."""
     return Row(model, counted.cold_starts, counted.broken_promises, counted.summary(), ready)
 
 
 def reason_of(status: str) -> str:
-    """Triton's reason for a failure."""
+    """Return Triton's reason for a status other than success."""
     if status == Status.CANCELLED.name:
         return "CANCELED"
     if status == Status.TIMEOUT.name or status in _REFUSED:
         return "REJECTED"
-    return "OTHER" if status in _MISTAKES or status in _STARTING else "BACKEND"
+    return "OTHER" if status in _WRONG_REQUEST or status in _NOT_SERVING else "BACKEND"
 
 
-_REFUSED: Final = frozenset(it.name for it in REFUSAL_STATUSES)
+_REFUSED: Final = frozenset(status.name for status in REFUSAL_STATUSES)
 
 
 def outcome_of(status: str) -> str:
-    """What became of a request that was answered with that."""
+    """Return the outcome of requests with a status."""
     if status in _REFUSED:
         return "refused"
     return {"SUCCESS": "in_time", "TIMEOUT": "late", "CANCELLED": "cancelled"}.get(status, "failed")
 
 
-def _failures(it: Row) -> Values:
-    made = dict.fromkeys(REASONS, 0)
-    for status, count in it.counts.answers.items():
+def _failures(row: Row) -> Values:
+    by_reason = dict.fromkeys(REASONS, 0)
+    for status, count in row.counts.answers.items():
         if status != Status.SUCCESS.name:
-            made[reason_of(status)] += count
-    return [((it.model, VERSION, reason), count) for reason, count in made.items()]
+            by_reason[reason_of(status)] += count
+    return [((row.model, VERSION, reason), count) for reason, count in by_reason.items()]
 
 
-def _outcomes(it: Row) -> Values:
-    answers = {**_ALWAYS, **it.counts.answers}
-    return [((it.model, outcome_of(status), status), count) for status, count in answers.items()]
+def _outcomes(row: Row) -> Values:
+    answers = {**_ALWAYS, **row.counts.answers}
+    return [((row.model, outcome_of(status), status), count) for status, count in answers.items()]
 
 
-def _checks(it: Row) -> Values:
-    return [((it.model, outcome), it.counts.checks.get(outcome, 0)) for outcome in CHECK_OUTCOMES]
+def _checks(row: Row) -> Values:
+    return [((row.model, outcome), row.counts.checks.get(outcome, 0)) for outcome in CHECK_OUTCOMES]
 
 
 def _triton(name: str, help: str, value: Callable[[Row], float], kind: Kind = Kind.TRITON) -> "_Source":
-    return _Source(Family(name, help, kind, BY_VERSION), lambda it: [((it.model, VERSION), value(it))])
+    return _Source(Family(name, help, kind, BY_VERSION), lambda row: [((row.model, VERSION), value(row))])
 
 
 def _counter(name: str, help: str, value: Callable[[Row], float]) -> "_Source":
-    return _Source(Family(name, help, Kind.COUNTER, BY_MODEL), lambda it: [((it.model,), value(it))])
+    return _Source(Family(name, help, Kind.COUNTER, BY_MODEL), lambda row: [((row.model,), value(row))])
 
 
 class _Source(NamedTuple):
@@ -104,59 +105,59 @@ class _Source(NamedTuple):
 SOURCES: Final[Sequence[_Source]] = (
     _triton(
         "nv_inference_request_success",
-        "Requests that were answered in time.",
-        lambda it: counts.in_time(it.counts.answers),
+        "Requests answered in time.",
+        lambda row: counts.in_time(row.counts.answers),
     ),
     _Source(
         Family(
             "nv_inference_request_failure",
-            "Requests that were not answered in time, by Triton's reasons.",
+            "Requests not answered in time, by Triton's reasons.",
             Kind.TRITON,
             (*BY_VERSION, "reason"),
         ),
         _failures,
     ),
-    _triton("nv_inference_count", "Rows that were executed.", lambda it: it.counts.rows),
-    _triton("nv_inference_exec_count", "Batches that were executed.", lambda it: it.counts.batches),
+    _triton("nv_inference_count", "Executed rows.", lambda row: row.counts.rows),
+    _triton("nv_inference_exec_count", "Executed batches.", lambda row: row.counts.batches),
     _triton(
         "nv_inference_request_duration_us",
-        "From the arrival to the answer of requests in time, in microseconds.",
-        lambda it: it.counts.succeeded_ns // MICROSECOND,
+        "Time from arrival to response of requests answered in time, in microseconds.",
+        lambda row: row.counts.succeeded_ns // MICROSECOND,
     ),
     _triton(
         "nv_inference_queue_duration_us",
-        "From the arrival of requests in time until their batch began, in microseconds.",
-        lambda it: it.counts.queue_ns // MICROSECOND,
+        "Time from arrival to the start of the batch of requests answered in time, in microseconds.",
+        lambda row: row.counts.queue_ns // MICROSECOND,
     ),
     _triton(
         "nv_inference_compute_input_duration_us",
-        "Assembling the inputs of the batches of requests in time, once for each request, in microseconds.",
-        lambda it: it.counts.input_ns // MICROSECOND,
+        "Time to assemble the inputs of batches, once for each request answered in time, in microseconds.",
+        lambda row: row.counts.input_ns // MICROSECOND,
     ),
     _triton(
         "nv_inference_compute_infer_duration_us",
-        "Executing the batches of requests in time, once for each request, in microseconds.",
-        lambda it: it.counts.exec_ns // MICROSECOND,
+        "Time to execute batches, once for each request answered in time, in microseconds.",
+        lambda row: row.counts.exec_ns // MICROSECOND,
     ),
     _triton(
         "nv_inference_compute_output_duration_us",
-        "Taking out the outputs of the batches of requests in time, once for each request, in microseconds.",
-        lambda it: it.counts.output_ns // MICROSECOND,
+        "Time to read the outputs of batches, once for each request answered in time, in microseconds.",
+        lambda row: row.counts.output_ns // MICROSECOND,
     ),
     _triton(
         "nv_inference_pending_request_count",
-        "Requests that wait for their answer.",
-        lambda it: it.counts.pending,
+        "Requests that wait for their response.",
+        lambda row: row.counts.pending,
         Kind.GAUGE,
     ),
     _Source(
-        Family("clockwork_model_ready", "Whether a device is there that can serve the model.", Kind.GAUGE, BY_MODEL),
-        lambda it: [((it.model,), it.ready)],
+        Family("clockwork_model_ready", "Whether a device can serve the model now.", Kind.GAUGE, BY_MODEL),
+        lambda row: [((row.model,), row.ready)],
     ),
     _Source(
         Family(
             "clockwork_requests_total",
-            "Requests by what became of them, and by the status that they were answered with.",
+            "Requests by outcome and by the name of their status.",
             Kind.COUNTER,
             ("model", "outcome", "reason"),
         ),
@@ -164,36 +165,36 @@ SOURCES: Final[Sequence[_Source]] = (
     ),
     _counter(
         "clockwork_promises_kept_total",
-        "Requests that were admitted with a predicted completion, and answered in time.",
-        lambda it: it.counts.kept_promises,
+        "Requests admitted with a predicted completion and answered in time.",
+        lambda row: row.counts.kept_promises,
     ),
     _counter(
         "clockwork_promises_broken_total",
-        "Requests that were admitted with a predicted completion, and not answered in time by the server's own fault.",
-        lambda it: it.broken_promises,
+        "Requests admitted with a predicted completion but not answered in time, through the server's fault.",
+        lambda row: row.broken_promises,
     ),
     _counter(
         "clockwork_lateness_seconds_total",
-        "How long after their deadlines late requests were told so.",
-        lambda it: it.counts.late_ns / SECOND,
+        "Time from the deadline to the response of late requests.",
+        lambda row: row.counts.late_ns / SECOND,
     ),
     _counter(
         "clockwork_cold_starts_total",
-        "Requests for weights that no device held when they came.",
-        lambda it: it.cold_starts,
+        "Requests for a model whose weights no device held on arrival.",
+        lambda row: row.cold_starts,
     ),
-    _counter("clockwork_loads_total", "Loads of the weights to a device.", lambda it: it.counts.loads),
+    _counter("clockwork_loads_total", "Loads of the model's weights to a device.", lambda row: row.counts.loads),
     _counter(
         "clockwork_load_seconds_total",
-        "What those loads took.",
-        lambda it: it.counts.load_ns / SECOND,
+        "Time to load the model's weights to devices.",
+        lambda row: row.counts.load_ns / SECOND,
     ),
-    _counter("clockwork_evictions_total", "Evictions of the weights from a device.", lambda it: it.counts.evictions),
+    _counter("clockwork_evictions_total", "Evictions of the model's weights.", lambda row: row.counts.evictions),
     _Source(
         Family(
             "clockwork_batch_checks_total",
-            "Requests of batches that were executed again alone: whether the answers agreed or differed, or the check "
-            "was skipped.",
+            "Requests of batches that were executed again alone, by whether the outputs agreed or differed, or the "
+            "check was skipped.",
             Kind.COUNTER,
             ("model", "outcome"),
         ),
@@ -203,18 +204,18 @@ SOURCES: Final[Sequence[_Source]] = (
 
 
 def pieces(rows: Sequence[Row], histograms: bool) -> Iterator[bytes]:
-    """The text, in pieces of a fraction of a millisecond's work."""
+    """Yield the text in pieces; each takes a fraction of a millisecond."""
     for family, values in SOURCES:
         yield from rendered(family, map(values, rows))
     if histograms:
         yield from rendered_histogram(LATENCY, LATENCY_BOUNDS, map(_latencies, filter(_has_answered, rows)))
 
 
-def _has_answered(it: Row) -> bool:
-    """Most models of many are idle, and a histogram has many lines."""
-    return counts.in_time(it.counts.answers) > 0
+def _has_answered(row: Row) -> bool:
+    """Return whether a model needs a histogram: it has many lines, and most of many models are idle."""
+    return counts.in_time(row.counts.answers) > 0
 
 
-def _latencies(it: Row) -> tuple[tuple[str, ...], Distribution]:
-    *cumulative, count = accumulate(it.counts.latencies)
-    return (it.model,), Distribution(cumulative, count, it.counts.succeeded_ns)
+def _latencies(row: Row) -> tuple[tuple[str, ...], Distribution]:
+    *cumulative, count = accumulate(row.counts.latencies)
+    return (row.model,), Distribution(cumulative, count, row.counts.succeeded_ns)

@@ -1,7 +1,8 @@
-"""The text of the metrics, made in steps on the controller's event loop.
+"""Renders the metrics in steps on the controller's event loop.
 
-`clockwork.stepping` runs the steps, and rests after each burst, since no inference waits for metrics. Each model's
-counts are of one moment, not all models' of the same. Clients that scrape at the same time get the same text.
+`clockwork.stepping` runs the steps and rests after each burst, since no inference waits for metrics. The counts of one
+model belong to one moment, but those of another model may belong to another. Clients that scrape at the same time get
+the same text.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,45 +17,45 @@ from clockwork.steps import Steps
 from clockwork.units import KIB, Bytes
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
-"""Of the text. OpenMetrics is not offered: there, Triton's names would be no counters'."""
+"""Content type of the text. OpenMetrics is not offered, because it does not allow Triton's names for counters."""
 
 PART: Final[Bytes] = 256 * KIB
-"""Of the text in one part of the answer."""
+"""Bytes of the text in one part of the reply."""
 
 
 class Metrics:
-    """Renders what ``describe`` tells; ``histograms``: latencies of each model, too."""
+    """Renders the metrics of a controller."""
 
     def __init__(self, describe: Callable[[], Description], stepper: Stepper, histograms: bool = True) -> None:
-        """Nothing is rendered until `text` is called."""
+        """``describe`` returns the controller's current state; ``histograms``: include each model's latencies."""
         self._describe = describe
         self._histograms = histograms
         self._stepper = stepper
         self._shared: SharedResult[Sequence[bytes]] = SharedResult(self._made)
 
     async def text(self) -> Sequence[bytes]:
-        """The text, in parts; of a moment after this was called."""
+        """Render the metrics, and return the text in parts."""
         return await self._shared.get()
 
     async def _made(self) -> Sequence[bytes]:
         return await self._stepper.run(self._rendered(), rest=BACKGROUND_REST)
 
     def _rendered(self) -> Steps[Sequence[bytes]]:
-        said = self._describe()
+        description = self._describe()
         text = _Text()
-        for piece in server.pieces(said):
+        for piece in server.pieces(description):
             text.add(piece)
             yield
         errors = server.PredictionErrors()
-        for predictions in list(said.predictions()):  # workers come and go meanwhile
+        for predictions in list(description.predictions()):  # workers may connect or leave between steps
             errors.add(predictions)
             yield
         for piece in errors.pieces():
             text.add(piece)
             yield
         rows = []
-        for name in said.models():
-            rows.append(models.row(name, said.counts_of(name), said.is_ready(name)))
+        for name in description.models():
+            rows.append(models.row(name, description.counts_of(name), description.is_ready(name)))
             yield
         for piece in models.pieces(rows, self._histograms):
             text.add(piece)
@@ -63,7 +64,7 @@ class Metrics:
 
 
 class _Text:
-    """Pieces joined into parts."""
+    """Joins pieces into parts."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []

@@ -1,5 +1,4 @@
-"""The Open Inference Protocol, version 2, without a transport: what its messages mean to Clockwork.
+"""The Open Inference Protocol, version 2, without a transport: the meaning of its messages to Clockwork.
 
-Rules of the room: pure. HTTP and gRPC share what is here: deadlines from parameters, and the one contract of how an
-answer that is no success is told.
+The package is pure: no clock, no I/O. HTTP and gRPC share its parameters, metadata and table of failures.
 """

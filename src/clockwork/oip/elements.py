@@ -1,11 +1,10 @@
-"""The elements of tensors as JSON values, and as bytes.
+"""Converts the elements of tensors between JSON and bytes.
 
-A value of another kind, or out of its datatype's range, is refused; nothing is rounded except as IEEE 754 rounds. FP16
-and BF16 have no JSON form (Open Inference Protocol v2, "Tensor Data Types"). NaN and the infinities have none either,
-and become null.
+A value of another type, or out of its datatype's range, is refused. Only floats are rounded, as IEEE 754 does. FP16 and
+BF16 have no JSON form (Open Inference Protocol v2, "Tensor Data Types"). NaN and infinities become null.
 
-Elements are read and written in slices, and the generators stop after each. A slice of text is cut at a comma. Its
-brackets are compared with those that the shape requires; the numbers between them are decoded as one flat list.
+Elements are read and written in slices, and the generators yield after each slice. A slice of text ends at a comma. Its
+brackets are compared with those that the shape requires, and its numbers are decoded as one flat list.
 """
 
 import re
@@ -24,19 +23,19 @@ from clockwork.steps import Steps
 from clockwork.units import KIB, Bytes, show_bytes
 
 SLICE: Final[Bytes] = 64 * KIB
-"""JSON text that is decoded in one step; no element is longer."""
+"""Bytes of JSON that are decoded in one step; no element may be longer."""
 
 SLICE_ELEMENTS: Final = 4096
-"""Elements that are formatted or compared in one step."""
+"""Elements formatted or compared in one step."""
 
 SHORT: Final[Bytes] = 4 * KIB
-"""JSON text of an input that is decoded as a whole, which is quicker while it is short."""
+"""Bytes of JSON; a shorter input is decoded as a whole, which takes less time."""
 
 MAX_TEXTS: Final[Bytes] = 256 * KIB
-"""JSON text of one BYTES input; it is decoded in one step."""
+"""Bytes of JSON of a BYTES input, which is decoded in one step."""
 
 MAX_CLASSES: Final = 1024
-"""Classes of each row that a client can request, where a row has more than `SLICE_ELEMENTS` elements."""
+"""Classes that a client can request of a row with more than `SLICE_ELEMENTS` elements."""
 
 _FORMATS: Final = {
     Datatype.BOOL: ("?", list[bool]),
@@ -52,24 +51,24 @@ _FORMATS: Final = {
     Datatype.FP64: ("d", list[float]),
     Datatype.BYTES: ("", list[str]),
 }
-"""How `struct` writes an element, and what it is in JSON."""
+"""The format of an element in `struct`, and the type of the elements in JSON."""
 
 _DECODERS: Final = {kind: msgspec.json.Decoder(kind).decode for _, kind in _FORMATS.values()}
-_NUMBERS: Final[dict[str, str]] = {str(it): code for it, (code, _) in _FORMATS.items() if code} | {
+_NUMBERS: Final[dict[str, str]] = {str(datatype): code for datatype, (code, _) in _FORMATS.items() if code} | {
     str(Datatype.FP16): "e"
 }
 _LENGTH: Final = Struct("<I")
-_NO_JSON: Final = "has no form in JSON"
+_NO_JSON: Final = "has no JSON form"
 _BLANKS: Final = b" \t\r\n"
 _STRUCTURE: Final = bytes(code if code in b"[]," else ord("0") for code in range(256))
-"""For `bytes.translate`: brackets and commas stay, all else becomes ``0``."""
+"""Table for `bytes.translate`: keeps brackets and commas, and turns all other bytes into ``0``."""
 
 _FLAT: Final = bytes.maketrans(b"[]", b"  ")
 _NESTED: Final = re.compile(rb"\s*\[\s*\[")
 
 
 class Text(NamedTuple):
-    """A stretch of JSON: the bytes of ``whole`` from ``begin`` to ``end``."""
+    """Part of a JSON text: the bytes of ``whole`` from ``begin`` to ``end``."""
 
     whole: bytes | bytearray
     begin: int
@@ -80,17 +79,23 @@ class Text(NamedTuple):
 
 
 def add_elements(name: str, datatype: str, shape: tuple[int, ...], text: Text, payload: bytearray) -> Steps[None]:
-    """Append to ``payload`` the bytes of a tensor whose elements came as JSON: flat in row-major order, or nested.
+    """Append to ``payload`` the bytes of a tensor whose elements are JSON: flat in row-major order, or nested.
 
     ``text`` is the JSON of one value. ``shape`` has no negative dimension.
 
     Raises:
-        InvalidRequestError: the text is no list, has too many or too few elements, or one is not of the datatype.
+        InvalidRequestError: the text is not a list, has a wrong number of elements, or one is not of the datatype.
     """
     known = _FORMATS.get(datatype)  # type: ignore[call-overload]
     if known is None:
-        what = f"{datatype} {_NO_JSON}: send it binary" if datatype in list(Datatype) else f"unknown: {datatype[:40]!r}"
-        raise InvalidRequestError(f"input {name!r}: the datatype {what}")
+        if datatype in list(Datatype):
+            raise InvalidRequestError(
+                f"input {name!r} has datatype {datatype}, which {_NO_JSON}; send it as binary data"
+            )
+        known_types = ", ".join(Datatype)
+        raise InvalidRequestError(
+            f"input {name!r} has unknown datatype {datatype[:40]!r}; known datatypes: {known_types}"
+        )
     code, kind = known
     try:
         if not code:
@@ -102,14 +107,14 @@ def add_elements(name: str, datatype: str, shape: tuple[int, ...], text: Text, p
         else:
             yield from _add_numbers(name, shape, text, payload, code, _DECODERS[kind])
     except (msgspec.MsgspecError, error, OverflowError, UnicodeError, RecursionError) as problem:
-        raise InvalidRequestError(f"input {name!r}: an element is no {datatype}: {problem}") from None
+        raise InvalidRequestError(f"input {name!r} has an element that is not {datatype}: {problem}") from None
 
 
 def _add_numbers(
     name: str, shape: tuple[int, ...], text: Text, payload: bytearray, code: str, decode: Any
 ) -> Steps[None]:
     wanted = prod(shape)
-    if 2 * wanted - 1 > len(text):  # an element takes a character, and a comma
+    if 2 * wanted - 1 > len(text):  # an element takes at least one character, and a comma
         raise _other_shape(name, shape)
     nested = _NESTED.match(text.whole, text.begin, min(text.end, text.begin + SLICE))
     brackets = _brackets(name, shape if nested else (wanted,), len(text))
@@ -138,42 +143,42 @@ def _add_numbers(
 
 
 def _cut(name: str, text: Text, at: int) -> int:
-    """The end of the slice that begins there: a comma, or the end of the text."""
+    """Return the end of the slice that begins at ``at``: a comma, or the end of the text."""
     if text.end - at <= SLICE:
         return text.end
     comma = text.whole.rfind(b",", at, at + SLICE)
     if comma < 0:
-        raise InvalidRequestError(f"input {name!r} has an element of more than {show_bytes(SLICE)} of JSON")
+        raise InvalidRequestError(f"input {name!r} has an element that exceeds the limit of {show_bytes(SLICE)}")
     return comma
 
 
-def _brackets(name: str, shape: tuple[int, ...], most: Bytes) -> bytes:
-    """The brackets and commas of nested lists of this shape; a text of ``most`` bytes is not shorter."""
+def _brackets(name: str, shape: tuple[int, ...], limit: Bytes) -> bytes:
+    """Return the brackets and commas of nested lists of this shape, at most ``limit`` bytes."""
     size = 0
     for dim in reversed(shape):
         size = 2 + max(0, dim - 1) + dim * size
-        if size > most:
+        if size > limit:
             raise _other_shape(name, shape)
-    made = b""
+    brackets = b""
     for dim in reversed(shape):
-        made = b"[" + ((made + b",") * dim)[:-1] + b"]"
-    return made
+        brackets = b"[" + ((brackets + b",") * dim)[:-1] + b"]"
+    return brackets
 
 
 def _other_shape(name: str, shape: tuple[int, ...]) -> InvalidRequestError:
-    return InvalidRequestError(f"input {name!r}: the data does not have the shape {list(shape)}")
+    return InvalidRequestError(f"input {name!r} has data that does not have the shape {list(shape)}")
 
 
 def _check_texts(name: str, text: Text) -> None:
     if len(text) > MAX_TEXTS:
         raise InvalidRequestError(
-            f"input {name!r} has {len(text)} bytes of JSON; at most {show_bytes(MAX_TEXTS)} of BYTES elements are "
-            "accepted: send it with the binary data extension"
+            f"input {name!r} has {len(text)} bytes of JSON; the limit for BYTES elements is {show_bytes(MAX_TEXTS)}: "
+            "send it as binary data"
         )
 
 
 def _whole(name: str, shape: tuple[int, ...], text: Text, kind: Any) -> list[Any]:
-    """All elements, decoded at once."""
+    """Decode all elements at once."""
     values: list[Any] = msgspec.convert(
         _flat(name, shape, msgspec.json.decode(text.whole[text.begin : text.end])), kind
     )
@@ -191,30 +196,30 @@ def _flat(name: str, shape: tuple[int, ...], data: Any) -> list[Any]:
 
 
 def is_short(spec: TensorSpec) -> bool:
-    """Whether a tensor is one slice of JSON."""
+    """Return whether a tensor fits one slice of JSON."""
     return spec.nbytes <= SLICE and prod(spec.shape) <= SLICE_ELEMENTS
 
 
 def json_slices(spec: TensorSpec, data: memoryview) -> Iterator[Sequence[Any]]:
-    """The elements, flat, as what JSON has; in each slice a bounded number of them.
+    """Yield slices of the elements, flat, as values that JSON can represent.
 
     Raises:
-        InvalidRequestError: the datatype has no form in JSON, or a BYTES element is no UTF-8.
+        InvalidRequestError: the datatype has no JSON form, or a BYTES element is not UTF-8.
     """
     if spec.datatype == Datatype.BYTES:
         try:
             for texts in element_slices(data):
                 yield [str(text, "utf-8") for text in texts]
         except UnicodeDecodeError:
-            raise InvalidRequestError(f"output {spec.name!r} is not all UTF-8: ask for binary_data") from None
+            raise InvalidRequestError(f"output {spec.name!r} is not UTF-8; request binary_data") from None
     elif spec.datatype not in _FORMATS:
-        raise InvalidRequestError(f"output {spec.name!r}: {spec.datatype} {_NO_JSON}: ask for binary_data")
+        raise InvalidRequestError(f"output {spec.name!r} is {spec.datatype}, which {_NO_JSON}; request binary_data")
     else:
         yield from number_slices(spec, data, 0, prod(spec.shape))
 
 
 def number_slices(spec: TensorSpec, data: memoryview, begin: int, end: int) -> Iterator[tuple[Any, ...]]:
-    """The elements of a tensor of numbers from ``begin`` to ``end``.
+    """Yield slices of the elements of a numeric tensor from ``begin`` to ``end``.
 
     Raises:
         InvalidRequestError: the datatype is BYTES or BF16.
@@ -226,7 +231,7 @@ def number_slices(spec: TensorSpec, data: memoryview, begin: int, end: int) -> I
 
 
 def element_slices(data: memoryview) -> Iterator[list[memoryview]]:
-    """The elements of a BYTES tensor: in each slice a bounded number of them, and of bytes but for the last."""
+    """Yield slices of the elements of a BYTES tensor; each ends once it has `SLICE` bytes or `SLICE_ELEMENTS`."""
     at = 0
     while at < len(data):
         found: list[memoryview] = []
@@ -241,15 +246,15 @@ def element_slices(data: memoryview) -> Iterator[list[memoryview]]:
 def _number_code(spec: TensorSpec) -> str:
     code = _NUMBERS.get(spec.datatype)
     if code is None:
-        raise InvalidRequestError(f"output {spec.name!r} is {spec.datatype}; numbers are needed, and not BF16")
+        raise InvalidRequestError(f"output {spec.name!r} is {spec.datatype}, which cannot be classified")
     return code
 
 
 def classified(spec: TensorSpec, data: memoryview, count: int, batched: bool) -> Steps[tuple[TensorSpec, bytes]]:
-    """Triton's classification extension: the ``count`` largest of each row, as BYTES ``value:index``.
+    """Return the ``count`` largest elements of each row as BYTES ``value:index`` (Triton's classification extension).
 
     Raises:
-        InvalidRequestError: the tensor is not of numbers, or ``count`` is less than 1 or too many.
+        InvalidRequestError: the tensor is not numeric, or ``count`` is less than 1 or too large.
     """
     _number_code(spec)
     if count < 1:
@@ -273,13 +278,13 @@ def classified(spec: TensorSpec, data: memoryview, count: int, batched: bool) ->
             compared += len(values)
         for value, place in best.found():
             parts += _with_length(f"{value:f}:{place}" if isinstance(value, float) else f"{int(value)}:{place}")
-    made = b"".join(parts)
+    encoded = b"".join(parts)
     shape = (rows, count) if batched else (count,)
-    return TensorSpec(spec.name, Datatype.BYTES.value, shape, len(made)), made
+    return TensorSpec(spec.name, Datatype.BYTES.value, shape, len(encoded)), encoded
 
 
 class _Largest:
-    """The largest elements of a row with their places; of equal ones the first. NaN comes last."""
+    """The largest elements of a row and their places; of equal elements the first ones. NaN counts as smallest."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -288,7 +293,7 @@ class _Largest:
         self._seen = 0
 
     def add(self, values: tuple[Any, ...]) -> None:
-        """The next elements of the row."""
+        """Compare the next elements of the row."""
         before, self._seen = self._seen, self._seen + len(values)
         numbers = [place for place, value in enumerate(values) if value == value]
         ranked = sorted(numbers, key=values.__getitem__, reverse=True)[: self._count]
@@ -298,7 +303,7 @@ class _Largest:
             self._nans += [(value, before + place) for place, value in enumerate(values) if value != value]
 
     def found(self) -> list[tuple[Any, int]]:
-        """The largest first."""
+        """Return the elements and their places, the largest first."""
         return (self._best + self._nans)[: self._count]
 
 

@@ -1,27 +1,28 @@
-"""What the Open Inference Protocol and Triton's extensions say of a server and its models.
+"""Metadata and statistics of the server and its models, in the terms of the Open Inference Protocol and Triton.
 
-Rules of the file: nothing is said that is not known; a count that nobody keeps is 0. What is said is made of dicts with
-the names of the protocol's fields: JSON over HTTP, and what messages are made from over gRPC.
+Every function returns dicts whose keys are the protocol's field names. HTTP sends them as JSON, and gRPC makes messages
+of them. A count that Clockwork does not keep is 0.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from clockwork.messages.counts import in_time
+from clockwork.messages.faults import quoted
 from clockwork.messages.requests import ModelStatus, ModelSummary
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, TensorInfo
-from clockwork.oip.contract import Failure, failure
+from clockwork.oip.failures import Failure, RequestFailedError
 from clockwork.units import MILLISECOND, Nanos
 
 VERSION: Final = "1"
-"""Every model has this one version."""
+"""The only version of every model."""
 
 EXTENSIONS: Final = ("model_repository", "model_configuration", "statistics", "parameters")
-"""Triton's names of what is served beside the protocol itself, whatever the transport."""
+"""Triton's names of the extensions that both transports serve."""
 
-EXTENSIONS_OF_HTTP: Final = ("classification", "binary_tensor_data")
-"""And what is served over HTTP only: gRPC's tensors are binary in any case."""
+HTTP_EXTENSIONS: Final = ("classification", "binary_tensor_data")
+"""Triton's names of the extensions that only HTTP serves: tensors over gRPC are binary anyway."""
 
 PLATFORM: Final = "onnxruntime_onnx"
 """Triton's name for ONNX models on ONNX Runtime."""
@@ -29,19 +30,17 @@ PLATFORM: Final = "onnxruntime_onnx"
 BACKEND: Final = "onnxruntime"
 """Triton's name of that runtime."""
 
-SHOWN: Final = 80
-"""Characters of what a client wrote that are repeated to it."""
 
 _CONFIG_TYPES: Final = {Datatype.BYTES: "TYPE_STRING"}
 
 
-def server_metadata(version: str, *more: str) -> dict[str, Any]:
-    """What the server is; ``more``: extensions of the transport."""
-    return {"name": "clockwork", "version": version, "extensions": [*EXTENSIONS, *more]}
+def server_metadata(version: str, extensions: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the server's name, version and extensions; ``extensions`` are those of the transport."""
+    return {"name": "clockwork", "version": version, "extensions": [*EXTENSIONS, *extensions]}
 
 
 def model_metadata(model: ModelSummary) -> dict[str, Any]:
-    """Names, datatypes and shapes of inputs and outputs; -1 is a free dimension."""
+    """Return names, datatypes and shapes of inputs and outputs; -1 is a free dimension."""
     return {
         "name": model.name,
         "versions": [VERSION],
@@ -52,7 +51,7 @@ def model_metadata(model: ModelSummary) -> dict[str, Any]:
 
 
 def model_config(model: ModelSummary) -> dict[str, Any]:
-    """Triton's model configuration, as far as it is true of Clockwork; shapes are without the batch dimension."""
+    """Return the fields of Triton's model configuration that apply to Clockwork; shapes lack the batch dimension."""
     return {
         "name": model.name,
         "platform": PLATFORM,
@@ -65,10 +64,14 @@ def model_config(model: ModelSummary) -> dict[str, Any]:
 
 
 def model_statistics(model: ModelStatus, epoch: Nanos) -> dict[str, Any]:
-    """Triton's statistics, of all protocols: requests in time are successes, all others failures.
+    """Return Triton's statistics of a model, over requests of all protocols.
 
-    Executions are batches. Durations are of successes, once for each request; those in ``batch_stats`` are of batches,
-    once for each. ``epoch``: when the controller's clock was at zero, in nanoseconds since 1970.
+    A request answered in time counts as a success, any other as a failure. Executions are batches. Durations add up
+    successful requests, each once; durations in ``batch_stats`` add up batches, each once.
+
+    Args:
+        model: the model and its counts.
+        epoch: nanoseconds from 1970 to the zero of the controller's clock.
     """
     counts = model.counts
     done = in_time(counts.answers)
@@ -79,29 +82,29 @@ def model_statistics(model: ModelStatus, epoch: Nanos) -> dict[str, Any]:
         "inference_count": counts.rows,
         "execution_count": counts.batches,
         "inference_stats": {
-            "success": _took(done, counts.succeeded_ns),
-            "fail": _took(sum(counts.answers.values()) - done, counts.failed_ns),
-            "queue": _took(done, counts.queue_ns),
-            "compute_input": _took(done, counts.input_ns),
-            "compute_infer": _took(done, counts.exec_ns),
-            "compute_output": _took(done, counts.output_ns),
-            "cache_hit": _took(0, 0),
-            "cache_miss": _took(0, 0),
+            "success": _duration(done, counts.succeeded_ns),
+            "fail": _duration(sum(counts.answers.values()) - done, counts.failed_ns),
+            "queue": _duration(done, counts.queue_ns),
+            "compute_input": _duration(done, counts.input_ns),
+            "compute_infer": _duration(done, counts.exec_ns),
+            "compute_output": _duration(done, counts.output_ns),
+            "cache_hit": _duration(0, 0),
+            "cache_miss": _duration(0, 0),
         },
         "batch_stats": [
             {
                 "batch_size": batch.batch_size,
-                "compute_input": _took(batch.count, batch.input_ns),
-                "compute_infer": _took(batch.count, batch.exec_ns),
-                "compute_output": _took(batch.count, batch.output_ns),
+                "compute_input": _duration(batch.count, batch.input_ns),
+                "compute_infer": _duration(batch.count, batch.exec_ns),
+                "compute_output": _duration(batch.count, batch.output_ns),
             }
             for batch in counts.by_batch_size
         ],
     }
 
 
-NO_DEVICE: Final = "no worker that can serve it answers"
-"""Why a model that is served is not ready."""
+NO_WORKER: Final = "no connected worker can serve it"
+"""Why a served model is not ready."""
 
 
 def repository_index(
@@ -112,31 +115,40 @@ def repository_index(
     serving: bool,
     ready_only: bool,
 ) -> Iterator[dict[str, Any]]:
-    """Every model that was loaded, with its state and, unless that is READY, why; ordered by name.
+    """Yield an entry for every loaded model, by name, with its state and the reason if the model is not ready.
 
-    ``broken``: models that are not served, and why. ``is_ready`` says whether a model could answer now, when its entry
-    is made. ``stage``: of the server.
+    Args:
+        models: names of the served models.
+        broken: the reason by name of each model that was loaded but is not served.
+        is_ready: whether a request for the model could be served now; called when the entry is made.
+        stage: the server's stage.
+        serving: whether start-up is over and the server is not shutting down.
+        ready_only: leave out models that are not ready.
     """
-    absent = ("UNAVAILABLE", NO_DEVICE) if serving else ("LOADING", f"the server is {stage}")
-    why_broken = dict(broken)
-    for name in sorted({*models, *why_broken}):
-        if name in why_broken:
-            state, reason = "UNAVAILABLE", why_broken[name]
+    not_ready = ("UNAVAILABLE", NO_WORKER) if serving else ("LOADING", f"the server is {stage}")
+    reasons = dict(broken)
+    for name in sorted({*models, *reasons}):
+        if name in reasons:
+            state, reason = "UNAVAILABLE", reasons[name]
         else:
-            state, reason = ("READY", "") if is_ready(name) else absent
+            state, reason = ("READY", "") if is_ready(name) else not_ready
         if state == "READY" or not ready_only:
             yield {"name": name, "version": VERSION, "state": state, "reason": reason}
 
 
-def unknown_version(model: str, version: str) -> Failure | None:
-    """What a client is told that asks for another version than the one there is; none is that one."""
+def check_version(model: str, version: str) -> None:
+    """Check the version in a request; empty means the only one.
+
+    Raises:
+        RequestFailedError: the model has no such version.
+    """
     if version in ("", VERSION):
-        return None
-    message = f"model {model[:SHOWN]!r} has version {VERSION!r} only, and no {version[:SHOWN]!r}"
-    return failure(Status.UNKNOWN_MODEL, message)
+        return
+    message = f"model {quoted(model)} has no version {quoted(version)}; its only version is {VERSION!r}"
+    raise RequestFailedError(Failure.from_status(Status.UNKNOWN_MODEL, message))
 
 
-def _took(count: int, ns: Nanos) -> dict[str, int]:
+def _duration(count: int, ns: Nanos) -> dict[str, int]:
     return {"count": count, "ns": ns}
 
 

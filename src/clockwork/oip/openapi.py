@@ -1,7 +1,7 @@
-"""What is served over HTTP, as an OpenAPI 3.1 document.
+"""The OpenAPI 3.1 document of the HTTP front end, with every path of `clockwork.oip.rest`.
 
-Rules of the file: bodies of requests are described by the types that they are decoded into; what a reply may look like
-is written here, and held against a live server by tests/http/test_openapi.py. Each path of `rest` is here.
+The schemas of request bodies come from the types that the bodies are decoded into. The schemas of replies are written
+here, and tests/http/test_openapi.py compares them with the replies of a live server.
 """
 
 from typing import Any, Final, TypeAlias
@@ -11,7 +11,7 @@ import msgspec
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype
 from clockwork.oip.binary import DEFAULT_MAX_JSON, InferHead
-from clockwork.oip.contract import http_statuses
+from clockwork.oip.failures import http_statuses
 from clockwork.oip.metadata import VERSION
 from clockwork.oip.rest import RepositoryHead
 from clockwork.units import MIB
@@ -19,13 +19,13 @@ from clockwork.units import MIB
 Json: TypeAlias = dict[str, Any]
 
 PATH: Final = "/v2/openapi.json"
-"""Where the document is served."""
+"""Path of the document."""
 
 _TEXT: Final[Json] = {"type": "string"}
 _FLAG: Final[Json] = {"type": "boolean"}
 _COUNT: Final[Json] = {"type": "integer", "minimum": 0}
 _MS: Final[Json] = {"type": "number", "minimum": 0, "description": "milliseconds"}
-_DATATYPE: Final[Json] = {"enum": [str(it) for it in Datatype]}
+_DATATYPE: Final[Json] = {"enum": [str(datatype) for datatype in Datatype]}
 _DIMS: Final[Json] = {"type": "array", "items": {"type": "integer", "minimum": -1}}
 
 _INFER: Final = "application/octet-stream"
@@ -33,7 +33,7 @@ _HEADER: Final = "Inference-Header-Content-Length"
 
 
 def document(version: str) -> Json:
-    """The document of a server of this version."""
+    """Return the document for a server of this version."""
     _, schemas = msgspec.json.schema_components((InferHead, RepositoryHead), ref_template=_ref("{name}")["$ref"])
     return {
         "openapi": "3.1.0",
@@ -49,14 +49,15 @@ def document(version: str) -> Json:
 
 _SUMMARY: Final = "The Open Inference Protocol v2, with Triton's extensions."
 _DESCRIPTION: Final = (
-    "A HEAD, PUT or another method that a path does not have is answered 405 with Allow, a path that is not here 404, "
-    "a head that is too large 431, what is no HTTP/1.1 400, what comes over more connections than are accepted 503. "
-    "Bodies of all errors are alike. A server that wants tokens wants one for all but health."
+    "Every path may also reply with these errors: 405 with the header Allow for a method that the path does not have, "
+    "431 for a head that is too large, 400 for bytes that are not HTTP/1.1, and 503 when the connection limit is "
+    "reached. An unknown path gets 404. All errors have the same kind of body. If the server has tokens, all paths but "
+    "health need one."
 )
 
 
 def _guarded(paths: Json) -> Json:
-    """The paths, of which all but health may want a token."""
+    """Add the errors about tokens to all paths but health."""
     for path, item in paths.items():
         for method, operation in item.items():
             if method != "parameters" and not path.startswith("/v2/health/"):
@@ -65,17 +66,17 @@ def _guarded(paths: Json) -> Json:
 
 
 def _server() -> Json:
-    ready = _json("whether it serves", "Ready")
+    ready = _json("whether the server can serve requests", "Ready")
     return {
-        "/v2/health/live": {"get": _operation("serverLive", "Whether the server answers", _json("it does", "Live"))},
+        "/v2/health/live": {"get": _operation("serverLive", "Whether the server is alive", _json("yes", "Live"))},
         "/v2/health/ready": {
             "get": {
                 "operationId": "serverReady",
-                "summary": "Whether start-up is over and a worker answers",
+                "summary": "Whether start-up is over and a worker is connected",
                 "responses": {"200": ready, "503": ready},
             }
         },
-        "/v2": {"get": _operation("serverMetadata", "Name, version and extensions", _json("the server", "Server"))},
+        "/v2": {"get": _operation("serverMetadata", "Name, version and extensions", _json("the metadata", "Server"))},
         PATH: {
             "get": {
                 "operationId": "openapi",
@@ -94,33 +95,34 @@ def _server() -> Json:
             }
         },
         "/v2/models/stats": {
-            "get": _operation("statistics", "Statistics of all models", _json("of each", "Statistics"), 503, 500)
+            "get": _operation("statistics", "Statistics of all models", _json("the statistics", "Statistics"), 503, 500)
         },
     }
 
 
 def _models() -> Json:
-    made: Json = {}
+    paths: Json = {}
     for base, suffix in (("/v2/models/{model}", ""), ("/v2/models/{model}/versions/{version}", "OfVersion")):
-        asked = (
+        operations = (
             ("", "modelMetadata", "Inputs and outputs of a model", "Model"),
             ("/ready", "modelReady", "Whether a device can serve a model now", "ModelReady"),
-            ("/config", "modelConfig", "A model as Triton would configure it", "Config"),
+            ("/config", "modelConfig", "Configuration of a model in Triton's terms", "Config"),
             ("/stats", "modelStatistics", "Statistics of a model", "Statistics"),
         )
-        for path, name, summary, schema in asked:
-            reply = _operation(name + suffix, summary, _json("the answer", schema), 404, 500, 503)
-            made[base + path] = {"parameters": _parameters(base), "get": reply}
-        made[f"{base}/infer"] = {"parameters": _parameters(base), "post": _infer(suffix)}
-    return made
+        for path, name, summary, schema in operations:
+            operation = _operation(name + suffix, summary, _json("the result", schema), 404, 500, 503)
+            paths[base + path] = {"parameters": _parameters(base), "get": operation}
+        paths[f"{base}/infer"] = {"parameters": _parameters(base), "post": _infer(suffix)}
+    return paths
 
 
 def _infer(suffix: str) -> Json:
-    answer = _json("the outputs", "InferAnswer")
-    answer["content"][_INFER] = {}
-    answer["headers"] = {_HEADER: {"schema": _COUNT, "description": "of an answer with binary outputs: bytes of JSON"}}
-    made = _operation(f"infer{suffix}", "Infer", answer, *sorted(http_statuses() | {408, 413, 415}))
-    made["parameters"] = [
+    reply = _json("the outputs", "InferResponse")
+    reply["content"][_INFER] = {}
+    length = {"schema": _COUNT, "description": "bytes of JSON in a response with binary outputs"}
+    reply["headers"] = {_HEADER: length}
+    operation = _operation(f"infer{suffix}", "Infer", reply, *sorted(http_statuses() | {408, 413, 415}))
+    operation["parameters"] = [
         {
             "name": _HEADER,
             "in": "header",
@@ -128,31 +130,28 @@ def _infer(suffix: str) -> Json:
             "description": f"bytes of JSON, at most {DEFAULT_MAX_JSON // MIB} MiB by default; binary tensors follow it",
         }
     ]
-    made["requestBody"] = {
+    operation["requestBody"] = {
         "required": True,
         "content": {
             "application/json": {"schema": _ref("InferHead")},
-            _INFER: {"schema": {"description": "InferHead in JSON, and behind it the inputs that are binary"}},
+            _INFER: {"schema": {"description": "InferHead in JSON, followed by the binary inputs"}},
         },
     }
-    return made
+    return operation
 
 
 def _repository() -> Json:
-    asked = (
-        ("/v2/repository/index", "index", "All models and their state", "Index"),
-        ("/v2/repository/models/{model}/load", "load", "Load a model while the server starts up", "Empty"),
-        ("/v2/repository/models/{model}/unload", "unload", "Refused: models stay", "Empty"),
+    operations = (
+        ("/v2/repository/index", "index", "All models and their states", "the models", "Index"),
+        ("/v2/repository/models/{model}/load", "load", "Load a model during start-up", "the model is loaded", "Empty"),
     )
-    made: Json = {}
-    for path, name, summary, schema in asked:
+    paths: Json = {}
+    for path, name, summary, result, schema in operations:
         statuses = (400, 404, 408, 413, 415, 500, 503)
-        operation = _operation(name, summary, _json("done", schema), *statuses)
+        operation = _operation(name, summary, _json(result, schema), *statuses)
         operation["requestBody"] = {"content": {"application/json": {"schema": _ref("RepositoryHead")}}}
-        if name == "unload":
-            del operation["responses"]["200"]
-        made[path] = {"parameters": _parameters(path), "post": operation}
-    return made
+        paths[path] = {"parameters": _parameters(path), "post": operation}
+    return paths
 
 
 def _unsupported() -> Json:
@@ -165,17 +164,18 @@ def _unsupported() -> Json:
         paths |= {f"{family}/status": ("get",), f"{family}/unregister": ("post",)}
         if "region" in family:
             paths[f"{family}/register"] = ("post",)
-    made: Json = {}
+    paths["/v2/repository/models/{model}/unload"] = ("post",)
+    items: Json = {}
     for path, methods in paths.items():
-        made[path] = {"parameters": _parameters(path)}
+        items[path] = {"parameters": _parameters(path)}
         for method in methods:
             name = method + "".join(part.strip("{}").title() for part in path.split("/")[2:])
-            made[path][method] = {
+            items[path][method] = {
                 "operationId": name,
                 "summary": "Not supported",
-                "responses": {"501": _json("Triton's, and not supported", "Error")},
+                "responses": {"501": _json("Triton has this extension; Clockwork does not support it", "Error")},
             }
-    return made
+    return items
 
 
 def _operation(name: str, summary: str, reply: Json, *failures: int) -> Json:
@@ -183,7 +183,7 @@ def _operation(name: str, summary: str, reply: Json, *failures: int) -> Json:
     for status in failures:
         responses[str(status)] = _json(_FAILURES[status], "Error")
         if status == 503:
-            responses["503"]["headers"] = {"Retry-After": {"schema": _TEXT, "description": "seconds, if it is known"}}
+            responses["503"]["headers"] = {"Retry-After": {"schema": _TEXT, "description": "seconds, if known"}}
     return {"operationId": name, "summary": summary, "responses": responses}
 
 
@@ -191,23 +191,23 @@ _FAILURES: Final = {
     400: "the request is wrong",
     401: "a token is needed",
     403: "another token is needed",
-    404: "no such model, or version of it",
+    404: "the model or its version is unknown",
     408: "the body came too slowly",
     413: "the body is too large, as sent or unpacked",
-    415: "the body's coding is not known",
-    499: "nobody waits for the answer",
+    415: "the body's content coding is unknown",
+    499: "the client has disconnected",
     500: "the server failed; its log says why",
-    503: "it would be late, the server is full, starts up or shuts down",
+    503: "the response would be late, or the server is full, starting up or shutting down",
     504: "the deadline has passed",
 }
 
 
 def _parameters(path: str) -> list[Json]:
-    """Of the path; a model's version is the one that there is."""
+    """Return the parameters of a path; a model has one version."""
     name = _TEXT | {"pattern": "^[^/]+$"}
-    of = {"model": name, "version": {"const": VERSION}, "region": name}
-    asked = [part.strip("{}") for part in path.split("/") if part.startswith("{")]
-    return [{"name": it, "in": "path", "required": True, "schema": of[it]} for it in asked]
+    schemas = {"model": name, "version": {"const": VERSION}, "region": name}
+    names = [part.strip("{}") for part in path.split("/") if part.startswith("{")]
+    return [{"name": name, "in": "path", "required": True, "schema": schemas[name]} for name in names]
 
 
 def _ref(name: str) -> Json:
@@ -269,19 +269,19 @@ def _replies() -> Json:
         "Statistics": _statistics(),
         "Index": _list(_object(entry)),
         "Empty": {"type": "object", "maxProperties": 0},
-        "InferAnswer": _answer(),
+        "InferResponse": _infer_response(),
     }
 
 
 def _error() -> Json:
-    numbers = [int(it) for it in Status if it != Status.SUCCESS]
+    numbers = [int(status) for status in Status if status != Status.SUCCESS]
     return _object(
         {
-            "error": _TEXT | {"description": "for people"},
+            "error": _TEXT | {"description": "error message"},
             "status": {"enum": numbers},
-            "status_name": {"enum": [Status(it).name for it in numbers]},
-            "predicted_ms": _MS | {"description": "when it would have been done: milliseconds after its arrival"},
-            "retry_after_ms": _MS | {"description": "when asking again makes sense: milliseconds from now"},
+            "status_name": {"enum": [Status(number).name for number in numbers]},
+            "predicted_ms": _MS | {"description": "predicted completion: milliseconds after the request's arrival"},
+            "retry_after_ms": _MS | {"description": "milliseconds after which a retry makes sense"},
         },
         "predicted_ms",
         "retry_after_ms",
@@ -303,7 +303,7 @@ def _statistics() -> Json:
     model = {
         "name": _TEXT,
         "version": {"const": VERSION},
-        "last_inference": _COUNT | {"description": "milliseconds since 1970; 0: none yet"},
+        "last_inference": _COUNT | {"description": "milliseconds since 1970; 0: no inference yet"},
         "inference_count": _COUNT,
         "execution_count": _COUNT,
         "inference_stats": _object(dict.fromkeys(names, duration)),
@@ -312,10 +312,10 @@ def _statistics() -> Json:
     return _object({"model_stats": _list(_object(model))})
 
 
-def _answer() -> Json:
+def _infer_response() -> Json:
     parameters = _object(
         {
-            "predicted_ms": _MS | {"description": "when the answer was promised for: milliseconds after arrival"},
+            "predicted_ms": _MS | {"description": "predicted completion: milliseconds after the request's arrival"},
             "queue_ms": _MS,
             "load_ms": _MS | {"description": "milliseconds of queue_ms in which weights were loaded"},
             "exec_ms": _MS,

@@ -1,7 +1,7 @@
-"""The body of the answer to an inference request: JSON, and behind it the outputs that are wanted binary.
+"""Encodes the body of the HTTP response to an inference request: JSON, followed by the binary outputs.
 
-When all outputs are binary and in the payload's order, the payload goes out as it came in. JSON is written in slices
-and has a limit.
+If all outputs are binary and in the payload's order, the payload is sent unchanged. JSON is written in slices and its
+size is limited.
 """
 
 from math import prod
@@ -29,23 +29,31 @@ def response_body(
     batched: bool,
     max_json: Bytes = DEFAULT_MAX_JSON,
 ) -> Steps[tuple[list[bytes], list[Any]]]:
-    """The JSON in parts, and what follows it, if anything, in order.
+    """Return the JSON in parts, and the binary outputs in order.
+
+    Args:
+        head: the JSON of the request.
+        model: the model's name.
+        response: the controller's response.
+        payload: the bytes of all outputs.
+        batched: whether the first dimension of the outputs is the batch.
+        max_json: limit of the JSON.
 
     Raises:
-        InvalidRequestError: an output cannot be given in the form in which it is wanted, or takes too much JSON.
+        InvalidRequestError: an output cannot have the requested form, or takes too much JSON.
     """
     wanted = {output.name: output for output in head.outputs}
     default = head.parameters.get("binary_data_output") is True
     binary: list[Any] = []
     view = memoryview(b"" if payload is None else payload)
     at = 0
-    said: dict[str, Any] = {"model_name": model, "model_version": VERSION}
+    content: dict[str, Any] = {"model_name": model, "model_version": VERSION}
     if head.id:
-        said["id"] = head.id
-    said["parameters"] = response_parameters(response)
-    outputs: list[tuple[dict[str, Any], TensorSpec, Any]] = []  #: what is said of each, and data for JSON or None
-    for given in response.outputs:
-        spec = given
+        content["id"] = head.id
+    content["parameters"] = response_parameters(response)
+    outputs: list[tuple[dict[str, Any], TensorSpec, Any]] = []  #: JSON, spec, and the data to add to the JSON or None
+    for original in response.outputs:
+        spec = original
         data: Any = view[at : at + spec.nbytes]
         at += spec.nbytes
         output = wanted.get(spec.name)
@@ -56,48 +64,48 @@ def response_body(
                 spec, data = yield from classified(spec, data, output.parameters.classification, batched)
             if output.parameters.binary_data is not None:
                 as_binary = output.parameters.binary_data
-        made: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+        described: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
         if as_binary:
-            made["parameters"] = {"binary_data_size": spec.nbytes}
+            described["parameters"] = {"binary_data_size": spec.nbytes}
             binary.append(data)
             data = None
-        outputs.append((made, spec, data))
+        outputs.append((described, spec, data))
     if binary and sum(map(len, binary)) == len(view) and all(isinstance(part, memoryview) for part in binary):
         binary = [view]
     if all(data is None or is_short(spec) for _, spec, data in outputs):
-        said["outputs"] = [_whole(*output) for output in outputs]
-        return [_encode(said)], binary
+        content["outputs"] = [_whole(*output) for output in outputs]
+        return [_encode(content)], binary
     json = _Json(max_json)
-    json.add(_encode(said)[:-1])
+    json.add(_encode(content)[:-1])
     json.add(b',"outputs":[')
-    for number, (made, spec, data) in enumerate(outputs):
+    for number, (described, spec, data) in enumerate(outputs):
         if number:
             json.add(b",")
-        yield from _add_output(json, made, spec, data)
+        yield from _add_output(json, described, spec, data)
     json.add(b"]}")
     return json.parts(), binary
 
 
 def response_parameters(response: InferResponse) -> dict[str, Any]:
-    """What Clockwork knows of the request that was answered; times in milliseconds."""
+    """Return the parameters of a response: predicted completion, timing and batch size; times in milliseconds."""
     timing = response.timing
-    made: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     if response.predicted is not None:
-        made["predicted_ms"] = response.predicted / MILLISECOND
-    made["queue_ms"] = timing.queue / MILLISECOND
-    made["load_ms"] = timing.load / MILLISECOND
-    made["exec_ms"] = timing.exec / MILLISECOND
-    made["total_ms"] = timing.total / MILLISECOND
-    made["batch_size"] = timing.batch_size
-    made["cold_start"] = timing.cold_start
-    return made
+        parameters["predicted_ms"] = response.predicted / MILLISECOND
+    parameters["queue_ms"] = timing.queue / MILLISECOND
+    parameters["load_ms"] = timing.load / MILLISECOND
+    parameters["exec_ms"] = timing.exec / MILLISECOND
+    parameters["total_ms"] = timing.total / MILLISECOND
+    parameters["batch_size"] = timing.batch_size
+    parameters["cold_start"] = timing.cold_start
+    return parameters
 
 
 class _Json:
-    """Text in parts that are joined while they are small."""
+    """JSON in parts; small pieces are joined."""
 
-    def __init__(self, most: Bytes) -> None:
-        self._most = most
+    def __init__(self, limit: Bytes) -> None:
+        self._limit = limit
         self._size: Bytes = 0
         self._parts: list[bytes] = []
         self._pieces: list[bytes] = []
@@ -112,41 +120,41 @@ class _Json:
             self._pieces, self._joined = [], 0
 
     def check(self, spec: TensorSpec, more: Bytes) -> None:
-        """Whether so many bytes more may be added; see `_check_size`."""
-        _check_size(spec, self._size + more, self._most)
+        """Check whether ``more`` bytes may be added; raises as `_check_size` does."""
+        _check_size(spec, self._size + more, self._limit)
 
     def parts(self) -> list[bytes]:
         return [*self._parts, b"".join(self._pieces)]
 
 
-def _check_size(spec: TensorSpec, size: Bytes, most: Bytes) -> None:
-    """Whether the JSON may have that many bytes with an output.
+def _check_size(spec: TensorSpec, size: Bytes, limit: Bytes) -> None:
+    """Check the size of the JSON with an output.
 
     Raises:
-        InvalidRequestError: it may not.
+        InvalidRequestError: the JSON would exceed the limit.
     """
-    if size > most:
+    if size > limit:
         raise InvalidRequestError(
-            f"output {spec.name!r} takes the response beyond {show_bytes(most)} of JSON; that is the limit: "
-            "request it with binary_data, or all with binary_data_output, or raise --max-json"
+            f"output {spec.name!r} makes the response exceed the limit of {show_bytes(limit)} of JSON; "
+            "request it with binary_data, request all outputs with binary_data_output, or raise --max-json"
         )
 
 
-def _whole(made: dict[str, Any], spec: TensorSpec, data: Any) -> dict[str, Any]:
-    """An output with its elements, if they are wanted in JSON."""
+def _whole(described: dict[str, Any], spec: TensorSpec, data: Any) -> dict[str, Any]:
+    """Return an output, with its elements unless ``data`` is None."""
     if data is not None:
-        made["data"] = next(json_slices(spec, memoryview(data)), ())
-    return made
+        described["data"] = next(json_slices(spec, memoryview(data)), ())
+    return described
 
 
-def _add_output(json: _Json, made: dict[str, Any], spec: TensorSpec, data: Any) -> Steps[None]:
-    """An output, its elements in slices."""
+def _add_output(json: _Json, described: dict[str, Any], spec: TensorSpec, data: Any) -> Steps[None]:
+    """Add an output to the JSON, its elements in slices."""
     if data is None:
-        json.add(_encode(made))
+        json.add(_encode(described))
         return
     elements = prod(spec.shape)
     json.check(spec, spec.nbytes - 2 * elements if spec.datatype == Datatype.BYTES else 2 * elements)  # at least
-    json.add(_encode(made)[:-1])
+    json.add(_encode(described)[:-1])
     before = b',"data":['
     for values in json_slices(spec, memoryview(data)):
         if before == b",":

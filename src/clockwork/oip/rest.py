@@ -1,15 +1,15 @@
-"""The paths of the Open Inference Protocol over HTTP, and of Triton's extensions."""
+"""Paths of the Open Inference Protocol over HTTP and of Triton's extensions."""
 
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
-from clockwork.errors import ClockworkError
+from clockwork.messages.faults import MAX_QUOTED, quoted
 from clockwork.messages.status import Status
-from clockwork.oip.contract import Failure
-from clockwork.oip.metadata import SHOWN, unknown_version
-from clockwork.oip.unsupported import unsupported
+from clockwork.oip.failures import Failure, RequestFailedError, bad_request
+from clockwork.oip.metadata import check_version
+from clockwork.oip.unsupported import unsupported_path
 
 SERVER: Final = {
     "v2": ("GET", "server"),
@@ -20,7 +20,7 @@ SERVER: Final = {
     "v2/repository/index": ("POST", "index"),
     "metrics": ("GET", "metrics"),
 }
-"""What is asked of the server: method and meaning by path."""
+"""Requests about the server: method and operation by path."""
 
 MODEL: Final = {
     "": ("GET", "model"),
@@ -29,26 +29,26 @@ MODEL: Final = {
     "stats": ("GET", "stats"),
     "infer": ("POST", "infer"),
 }
-"""What is asked of a model: method and meaning by what follows its name and version."""
+"""Requests about a model: method and operation by the path after the model's name and version."""
 
-REPOSITORY: Final = {"load": ("POST", "load"), "unload": ("POST", "unload")}
-"""What is asked of the repository about a model."""
+REPOSITORY: Final = {"load": ("POST", "load")}
+"""Requests to the repository about a model: method and operation by the last part of the path."""
 
 
-class RestError(ClockworkError):
-    """What a client is told instead of an answer; ``allow``: the method that it should have used."""
+class MethodNotAllowedError(RequestFailedError):
+    """405: the path exists but takes another method."""
 
-    def __init__(self, failure: Failure, allow: str = "") -> None:
-        """See `Failure`."""
-        super().__init__(failure.message)
-        self.failure = failure
-        self.allow = allow
+    def __init__(self, method: str, allowed: str) -> None:
+        """``allowed`` is the value of the header Allow."""
+        message = f"method {method[:MAX_QUOTED]} is not allowed here; use {allowed}"
+        super().__init__(Failure(405, "UNIMPLEMENTED", message, Status.INVALID_REQUEST))
+        self.allowed = allowed
 
 
 class Route(Struct, frozen=True):
-    """What is asked, and of which model."""
+    """The operation that a request line requests, and its model if it has one."""
 
-    what: str
+    operation: str
     model: str = ""
 
 
@@ -60,10 +60,10 @@ class RepositoryHead(Struct, frozen=True):
 
 
 def route(method: str, path: str) -> Route:
-    """What a request line asks for.
+    """Return the operation of a request line.
 
     Raises:
-        RestError: 404, there is nothing of that name; 405, it takes another method; 501, only Triton has it.
+        RequestFailedError: 404, the path is unknown; 405, it takes another method; 501, only Triton has it.
     """
     whole = path.strip("/")
     if found := SERVER.get(whole):
@@ -71,8 +71,8 @@ def route(method: str, path: str) -> Route:
     match whole.split("/"):
         case ["v2", "models", model, "versions", version, *rest] if len(rest) < 2:
             found = MODEL.get("".join(rest))
-            if found and (failed := unknown_version(model, version)):
-                raise RestError(failed)
+            if found:
+                check_version(model, version)
         case ["v2", "models", model, *rest] if len(rest) < 2:
             found = MODEL.get("".join(rest))
         case ["v2", "repository", "models", model, action]:
@@ -81,54 +81,36 @@ def route(method: str, path: str) -> Route:
             model = ""
     if found and model:
         return _checked(method, found, model)
-    if missing := unsupported(whole.split("/")):
-        raise _missing(method, *missing)
-    raise nothing_at(path)
+    if unsupported := unsupported_path(whole.split("/")):
+        methods, message = unsupported
+        if method not in methods:
+            raise MethodNotAllowedError(method, ", ".join(methods))
+        raise RequestFailedError(Failure.unsupported(message))
+    raise unknown_path(path)
 
 
 def repository_head(body: bytes | bytearray | memoryview) -> RepositoryHead:
-    """The body of a request to the repository; none is one without parameters.
+    """Decode the body of a request to the repository; an empty body has no parameters.
 
     Raises:
-        RestError: it is none.
+        RequestFailedError: the body is not such a request.
     """
-    if len(body) <= SHOWN and not bytes(body).strip():
+    if len(body) <= MAX_QUOTED and not bytes(body).strip():
         return RepositoryHead()
     try:
         return msgspec.json.decode(body, type=RepositoryHead)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise wrong(f"the body is no request to the repository: {error}") from None
+        raise bad_request(f"the body is not a repository request: {error}") from None
 
 
-def nothing_at(path: str) -> RestError:
-    """404: no such path."""
-    message = f"there is nothing at {path[:SHOWN]!r}; see the Open Inference Protocol v2 for what is"
-    return RestError(Failure(404, "NOT_FOUND", message, Status.INVALID_REQUEST))
-
-
-def unknown(message: str) -> RestError:
-    """404: no such model, or version of it."""
-    return RestError(Failure(404, "NOT_FOUND", message, Status.UNKNOWN_MODEL))
-
-
-def wrong(message: str, http: int = 400) -> RestError:
-    """400, or another status for what is the client's fault."""
-    return RestError(Failure(http, "INVALID_ARGUMENT", message, Status.INVALID_REQUEST))
-
-
-def _missing(method: str, methods: tuple[str, ...], why: str) -> RestError:
-    if method in methods:
-        return RestError(Failure(501, "UNIMPLEMENTED", why, Status.INVALID_REQUEST))
-    return _other_method(method, ", ".join(methods))
+def unknown_path(path: str) -> RequestFailedError:
+    """Return the error for a path that the server does not have."""
+    message = f"path {quoted(path)} is unknown; GET /v2/openapi.json lists all paths"
+    return RequestFailedError(Failure(404, "NOT_FOUND", message, Status.INVALID_REQUEST))
 
 
 def _checked(method: str, found: tuple[str, str], model: str) -> Route:
-    wanted, what = found
-    if method == wanted:
-        return Route(what, model)
-    raise _other_method(method, wanted)
-
-
-def _other_method(method: str, wanted: str) -> RestError:
-    failure = Failure(405, "UNIMPLEMENTED", f"this takes {wanted}, and no {method[:SHOWN]}", Status.INVALID_REQUEST)
-    return RestError(failure, wanted)
+    allowed, operation = found
+    if method != allowed:
+        raise MethodNotAllowedError(method, allowed)
+    return Route(operation, model)

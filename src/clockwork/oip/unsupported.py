@@ -1,20 +1,19 @@
-"""Triton's extensions that Clockwork does not have: whoever asks for one is told so, and what there is instead.
+"""Triton's extensions that Clockwork lacks: a request for one fails, and the error names an alternative.
 
-Rules of the file: 501 and UNIMPLEMENTED, as Triton itself answers for what it was built without.
+The codes are 501 and UNIMPLEMENTED, as for an extension that Triton was built without.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 _TRACING: Final = (
-    "tracing is not supported: every answer says in its parameters where its time went, and `clockwork status` sums up"
+    "tracing is not supported; the parameters of each response have its times, and `clockwork status` has totals"
 )
-_GENERATE: Final = "generate is not supported: each request has one answer; use infer"
-_LOGGING: Final = "log settings are not changed while the server runs: start it with --log-level"
-_SHARED_MEMORY: Final = (
-    "shared memory is not supported: it would save about a tenth of a millisecond; send tensors as binary data"
-)
-_CUDA: Final = "CUDA shared memory is not supported: the devices here have none; send tensors as binary data"
+_GENERATE: Final = "generate is not supported; each request has one response: use infer"
+_LOGGING: Final = "log settings cannot be changed while the server runs; start the server with --log-level"
+_SHARED_MEMORY: Final = "shared memory is not supported, and would save only about 0.1 ms; send tensors as binary data"
+_CUDA: Final = "CUDA shared memory is not supported; send tensors as binary data"
+_UNLOAD: Final = "models cannot be unloaded; to free device memory, evict a model's weights (Client.evict)"
 
 METHODS: Final[Mapping[str, str]] = {
     "TraceSetting": _TRACING,
@@ -25,33 +24,36 @@ METHODS: Final[Mapping[str, str]] = {
     "CudaSharedMemoryStatus": _CUDA,
     "CudaSharedMemoryRegister": _CUDA,
     "CudaSharedMemoryUnregister": _CUDA,
+    "RepositoryModelUnload": _UNLOAD,
 }
-"""What is said to whom calls a method of GRPCInferenceService that is not served."""
+"""The error message of each method of GRPCInferenceService that Clockwork does not serve."""
 
 _SHARED: Final = {"systemsharedmemory": _SHARED_MEMORY, "cudasharedmemory": _CUDA}
-_OF_SHARED: Final = {
+_SHARED_ACTIONS: Final = {
     "status": ("GET",),
     "register": ("POST",),
     "unregister": ("POST",),
 }
 
 
-def unsupported(parts: Sequence[str]) -> tuple[tuple[str, ...], str] | None:
-    """The methods that a path of Triton's takes, and what is said to whom asks; None: it is no such path.
+def unsupported_path(parts: Sequence[str]) -> tuple[tuple[str, ...], str] | None:
+    """Return the HTTP methods of a path that only Triton has, and the error message; None: Triton has no such path.
 
-    ``parts``: of the path, between its slashes.
+    ``parts`` are the path's parts between slashes.
     """
     match parts:
         case ["v2", "models", _, "generate" | "generate_stream"]:
             return ("POST",), _GENERATE
         case ["v2", "models", _, "versions", _, "generate" | "generate_stream"]:
             return ("POST",), _GENERATE
+        case ["v2", "repository", "models", _, "unload"]:
+            return ("POST",), _UNLOAD
         case ["v2", "logging"]:
             return ("GET", "POST"), _LOGGING
         case ["v2", "trace", "setting"] | ["v2", "models", _, "trace", "setting"]:
             return ("GET", "POST"), _TRACING
         case ["v2", family, action] if family in _SHARED and action in ("status", "unregister"):
-            return _OF_SHARED[action], _SHARED[family]
-        case ["v2", family, "region", _, action] if family in _SHARED and action in _OF_SHARED:
-            return _OF_SHARED[action], _SHARED[family]
+            return _SHARED_ACTIONS[action], _SHARED[family]
+        case ["v2", family, "region", _, action] if family in _SHARED and action in _SHARED_ACTIONS:
+            return _SHARED_ACTIONS[action], _SHARED[family]
     return None

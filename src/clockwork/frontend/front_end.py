@@ -1,0 +1,216 @@
+"""`FrontEnd`: what both transports do with a request once it is decoded."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from clockwork.clock import monotonic_epoch
+from clockwork.controller.stage import Stage
+from clockwork.frontend.listing import ListFormat, encoded_list
+from clockwork.host.controller import ControllerHost
+from clockwork.host.local_client import LocalClient
+from clockwork.messages.faults import quoted, unknown_model
+from clockwork.messages.requests import (
+    DEFAULT_RETRY,
+    ErrorResponse,
+    InferRequest,
+    InferResponse,
+    ListModelsRequest,
+    ListModelsResponse,
+    LoadModelRequest,
+    LoadModelResponse,
+    ModelSummary,
+    Request,
+)
+from clockwork.messages.status import Status
+from clockwork.oip.failures import Failure, RequestFailedError, bad_request
+from clockwork.oip.metadata import (
+    NO_WORKER,
+    check_version,
+    model_config,
+    model_metadata,
+    model_statistics,
+    repository_index,
+    server_metadata,
+)
+from clockwork.stepping import BACKGROUND_REST, SharedResult
+from clockwork.units import Nanos
+from clockwork.version import __version__
+
+ResponseT = TypeVar("ResponseT")
+
+
+class FrontEnd:
+    """Serves the decoded requests of one transport; use it on the controller's event loop.
+
+    Every method raises `RequestFailedError` for a request that fails, and `ConnectionLostError` after `close`.
+    """
+
+    def __init__(self, host: ControllerHost, statistics: ListFormat, index: ListFormat) -> None:
+        """``statistics`` and ``index`` are the transport's encodings of all models' statistics and of the index."""
+        self._host = host
+        self._statistics_format = statistics
+        self._index_format = index
+        self._all_statistics: SharedResult[Sequence[bytes]] = SharedResult(self._encode_statistics)
+        self.access: Final = host.access
+        self.client: Final[LocalClient] = host.local_client()
+        self.reception: Final = host.reception
+        self.stepper: Final = host.stepper
+
+    def close(self) -> None:
+        """Fail the requests that wait for a response, and all later ones."""
+        self.client.close()
+
+    # --- the server --------------------------------------------------------------------------------------------------
+
+    def is_ready(self) -> bool:
+        """Return whether some model can be served now."""
+        return self._host.is_ready()
+
+    def is_serving(self) -> bool:
+        """Return whether start-up is over and the server is not shutting down."""
+        return self._host.progress()[0] == Stage.SERVING.value
+
+    def server_metadata(self, extensions: Sequence[str] = ()) -> dict[str, Any]:
+        """Return name, version and extensions; ``extensions`` are those of the transport."""
+        return server_metadata(__version__, extensions)
+
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    def is_model_ready(self, name: str, version: str = "") -> bool:
+        """Return whether a request for the model could be served now; false for an unknown model."""
+        check_version(name, version)
+        return self._host.is_ready(name)
+
+    async def check_model_ready(self, name: str) -> None:
+        """Raise the reason if the model could not be served now."""
+        if not self.is_serving():
+            raise RequestFailedError(self._why_not_serving())
+        await self.model(name)
+        if not self._host.is_ready(name):
+            message = f"model {quoted(name)} is not ready: {NO_WORKER}; retry later"
+            status = Status.SKIPPED_BY_CONTROLLER
+            raise RequestFailedError(Failure.from_status(status, message, retry_after=DEFAULT_RETRY))
+
+    async def model(self, name: str, version: str = "") -> ModelSummary:
+        """Return a served model; waits for the end of start-up, as long as a request for a list of models does."""
+        check_version(name, version)
+        if self.is_serving():
+            found = self._host.description().summary_of(name)
+        else:
+            response, _ = await self._ask(ListModelsRequest(self.client.next_id()), ListModelsResponse)
+            _check(response)
+            found = next((model for model in response.models if model.name == name), None)
+        if found is None:
+            raise self._unknown_model(name)
+        return found
+
+    async def model_metadata(self, name: str, version: str = "") -> dict[str, Any]:
+        """Return a model's inputs and outputs."""
+        return model_metadata(await self.model(name, version))
+
+    async def model_config(self, name: str, version: str = "") -> dict[str, Any]:
+        """Return a model's configuration in Triton's terms."""
+        return model_config(await self.model(name, version))
+
+    def model_statistics(self, name: str, version: str = "") -> dict[str, Any]:
+        """Return Triton's statistics of one model."""
+        check_version(name, version)
+        found = self._host.description().status_of(name)
+        if found is None:
+            raise self._unknown_model(name)
+        return model_statistics(found, monotonic_epoch())
+
+    async def all_statistics(self) -> Sequence[bytes]:
+        """Return the encoded statistics of all models, in parts; requests at the same time share the work."""
+        return await self._all_statistics.get()
+
+    async def _encode_statistics(self) -> Sequence[bytes]:
+        epoch = monotonic_epoch()
+        entries = (model_statistics(model, epoch) for model in self._host.description().statuses())
+        return await self.stepper.run(encoded_list(entries, self._statistics_format), rest=BACKGROUND_REST)
+
+    # --- the repository ----------------------------------------------------------------------------------------------
+
+    async def repository_index(self, ready_only: bool) -> Sequence[bytes]:
+        """Return the encoded list of all models and their states, in parts."""
+        return await self.stepper.run(encoded_list(self._index(ready_only), self._index_format))
+
+    def _index(self, ready_only: bool) -> Iterator[dict[str, Any]]:
+        server = self._host.description()
+        return repository_index(
+            models=server.models(),
+            broken=server.broken,
+            is_ready=server.is_ready,
+            stage=server.stage,
+            serving=self.is_serving(),
+            ready_only=ready_only,
+        )
+
+    async def load(self, name: str, parameters: Mapping[str, Any], *, default_name: str) -> None:
+        """Load a model on all workers, which is possible during start-up only.
+
+        Args:
+            name: the model's name, and its path if ``parameters`` have no ``path``.
+            parameters: of the request; ``path`` is a path under the workers' model roots.
+            default_name: the model's name if ``parameters`` have no ``path``; empty: the name of the file.
+        """
+        others = sorted(key for key in parameters if key != "path")
+        path = parameters.get("path", name)
+        if others or not isinstance(path, str):
+            found = ", ".join(map(quoted, others)) or type(path).__name__
+            raise bad_request(f'load accepts one parameter, "path", a string; found {found}')
+        served_as = name if "path" in parameters else default_name
+        request = LoadModelRequest(self.client.next_id(), path, served_as)
+        response, _ = await self._ask(request, LoadModelResponse)
+        _check(response)
+
+    # --- inference ---------------------------------------------------------------------------------------------------
+
+    def check_early(self, client: LocalClient, request: InferRequest) -> None:
+        """Raise the refusal of a request whose model or inputs are wrong, before its elements are decoded."""
+        refused = client.refuse_early(request)
+        if refused is not None:
+            raise RequestFailedError(Failure.from_response(refused))
+
+    async def infer(
+        self, client: LocalClient, request: InferRequest, payload: Any, arrival: Nanos
+    ) -> tuple[InferResponse, Any]:
+        """Return the successful response to a request and its payload.
+
+        Args:
+            client: the client whose limits hold for the request.
+            request: its id is one of ``client``.
+            payload: the inputs' bytes.
+            arrival: the request's deadline counts from this moment.
+        """
+        response, outputs = await client.ask(request, payload, arrival)
+        if isinstance(response, InferResponse):
+            if response.status != Status.SUCCESS:
+                raise RequestFailedError(Failure.from_response(response))
+            return response, outputs
+        assert isinstance(response, ErrorResponse), response
+        raise RequestFailedError(Failure.from_status(response.status, response.message))
+
+    # --- helpers -----------------------------------------------------------------------------------------------------
+
+    async def _ask(self, request: Request, expected: type[ResponseT]) -> tuple[ResponseT, Any]:
+        response, payload = await self.client.ask(request)
+        if isinstance(response, expected):
+            return response, payload
+        assert isinstance(response, ErrorResponse), response
+        raise RequestFailedError(Failure.from_status(response.status, response.message))
+
+    def _unknown_model(self, name: str) -> RequestFailedError:
+        message = unknown_model(name, self._host.description().state.models)
+        return RequestFailedError(Failure.from_status(Status.UNKNOWN_MODEL, message))
+
+    def _why_not_serving(self) -> Failure:
+        if self._host.progress()[0] == Stage.DRAINING.value:
+            return Failure.from_status(Status.SHUTTING_DOWN, "no model is ready: the server is shutting down")
+        message = "no model is ready: the server is starting up"
+        return Failure.from_status(Status.INITIALIZING, message, retry_after=DEFAULT_RETRY)
+
+
+def _check(response: ListModelsResponse | LoadModelResponse) -> None:
+    if response.status != Status.SUCCESS:
+        raise RequestFailedError(Failure.from_status(response.status, response.message))

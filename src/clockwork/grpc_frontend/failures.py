@@ -1,0 +1,25 @@
+"""Ends calls with a `Failure`: its gRPC code, its message, and trailing metadata."""
+
+from typing import Any, NoReturn
+
+import grpc
+
+from clockwork.messages.status import status_name
+from clockwork.oip.failures import Failure
+from clockwork.units import MILLISECOND
+
+
+def trailing(failure: Failure) -> tuple[tuple[str, str], ...]:
+    """Return the trailing metadata of a failed call: status, predicted time and retry time."""
+    metadata = [("clockwork-status", str(failure.status)), ("clockwork-status-name", status_name(failure.status))]
+    if failure.predicted is not None:
+        metadata.append(("clockwork-predicted-ms", f"{failure.predicted / MILLISECOND:.3f}"))
+    if failure.retry_after is not None:
+        metadata.append(("clockwork-retry-after-ms", f"{failure.retry_after / MILLISECOND:.3f}"))
+    return tuple(metadata)
+
+
+async def abort(call: Any, failure: Failure) -> NoReturn:
+    """End the call."""
+    await call.abort(grpc.StatusCode[failure.grpc], failure.message, trailing(failure))
+    raise AssertionError("abort returned")

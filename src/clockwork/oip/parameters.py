@@ -1,0 +1,61 @@
+"""Parameters of an inference request that Clockwork reads, whatever the transport."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from clockwork.errors import InvalidRequestError
+from clockwork.units import MICROSECOND, MILLISECOND, Nanos
+
+MAX_PRIORITY: Final = 2**64 - 1
+"""Triton's schedule policy extension: a priority is an unsigned integer of 64 bits."""
+
+MAX_DURATION: Final = 1e15
+"""Largest value of a duration parameter, in its own unit (milliseconds or microseconds)."""
+
+_SEQUENCES: Final = ("sequence_id", "sequence_start", "sequence_end")
+
+
+def requested_slo(parameters: Mapping[str, Any]) -> Nanos | None:
+    """Check all parameters, and return the tighter of ``timeout`` (microseconds, Triton's) and ``slo_ms``.
+
+    None: the request sets none, so the server's default holds. A timeout of 0 means none, as in Triton. ``priority``
+    is checked but has no effect: the scheduler orders requests by deadline.
+
+    Raises:
+        InvalidRequestError: a parameter has a wrong value, or requests a sequence.
+    """
+    if not parameters:
+        return None
+    _check_priority(parameters.get("priority"))
+    for name in _SEQUENCES:
+        if parameters.get(name):
+            raise InvalidRequestError(f"parameter {name} is not supported; send each request of a sequence by itself")
+    limits = []
+    timeout = parameters.get("timeout")
+    if timeout is not None and (value := _duration("timeout", timeout)):
+        limits.append(round(value * MICROSECOND))
+    slo = parameters.get("slo_ms")
+    if slo is not None:
+        value = _duration("slo_ms", slo)
+        if not value:
+            raise InvalidRequestError("slo_ms is 0; it must be a positive number of milliseconds")
+        limits.append(round(value * MILLISECOND))
+    return max(1, min(limits)) if limits else None
+
+
+def _check_priority(priority: Any) -> None:
+    """Check Triton's ``priority``: 0 is the model's default, 1 the highest."""
+    if priority is not None and (type(priority) is not int or not 0 <= priority <= MAX_PRIORITY):
+        raise InvalidRequestError(f"priority is {priority!r}; it must be an integer from 0 to {MAX_PRIORITY}")
+
+
+def _duration(name: str, value: Any) -> float:
+    """Return a number from 0 to `MAX_DURATION`, which may be sent as a string."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise InvalidRequestError(f"{name} is {value!r}; it must be a number") from None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_DURATION:
+        raise InvalidRequestError(f"{name} is {value!r}; it must be a number from 0 to {MAX_DURATION:g}")
+    return float(value)
