@@ -39,9 +39,9 @@ def test_a_scenario_runs_live_and_then_simulated_with_the_measured_times(
         capsys.readouterr()
         assert run(["status", "--json", "--address", process.address()]) == 0
         state.write_text(capsys.readouterr().out)
-        (tmp_path / "other.toml").write_text(SCENARIO.replace('"dense"', '"nobody"'))
+        (tmp_path / "other.toml").write_text(SCENARIO.replace('"dense"', '"unknown"'))
         assert run(["load-test", process.address(), str(tmp_path / "other.toml")]) == 1
-        assert "the server has no model 'nobody'; it serves dense" in capsys.readouterr().err
+        assert "model 'unknown' is unknown; served models: dense" in capsys.readouterr().err
     rows = json.loads(live.read_text())["rows"]
     assert [row["stream"] for row in rows] == ["all", "1 poisson", "2 closed"]
     assert rows[0]["sent"] > 100

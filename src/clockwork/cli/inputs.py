@@ -4,7 +4,7 @@ Rules of the file: the model's description of an input decides the array's type 
 conversion loses only precision. A missing batch dimension is added. Errors name the file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,45 +29,48 @@ def read_inputs(model: ModelSummary, files: Sequence[str]) -> dict[str, Array]:
     Raises:
         InvalidRequestError: a file cannot be read or does not fit, or an input is missing or given twice.
     """
-    infos = {info.name: info for info in model.inputs}
     arrays: dict[str, Array] = {}
     for text in files:
-        name, path = _split(text, infos)
-        for key, value in _read(path, name, infos).items():
+        name, path = _split(text, model)
+        for key, value in _read(path, name, model).items():
             if key in arrays:
                 raise InvalidRequestError(f"input {key!r} is given twice; give each input once")
             arrays[key] = value
-    missing = [info.describe() for info in model.inputs if info.name not in arrays]
-    if missing:
-        raise InvalidRequestError(f"inputs are missing: {', '.join(missing)}; add --input NAME=FILE for each")
+    for info in model.inputs:
+        if info.name not in arrays:
+            raise InvalidRequestError(f"input {info.name!r} is missing; {_takes(model)} (add --input NAME=FILE)")
     return arrays
 
 
-def _split(text: str, infos: Mapping[str, TensorInfo]) -> tuple[str, Path]:
+def _split(text: str, model: ModelSummary) -> tuple[str, Path]:
     """Split ``NAME=FILE``; text that is an existing path is a path without a name."""
     name, equals, rest = text.partition("=")
     if not equals or Path(text).exists():
         return "", Path(text)
-    _info(name, infos)
+    _info(name, model)
     return name, Path(rest)
 
 
-def _info(name: str, infos: Mapping[str, TensorInfo]) -> TensorInfo:
-    info = infos.get(name)
-    if info is None:
-        raise InvalidRequestError(f"input {name!r} is unknown; the model takes {', '.join(infos)}")
-    return info
+def _takes(model: ModelSummary) -> str:
+    return f"model {model.name} takes {', '.join(info.describe() for info in model.inputs)}"
 
 
-def _read(path: Path, name: str, infos: Mapping[str, TensorInfo]) -> dict[str, Array]:
+def _info(name: str, model: ModelSummary) -> TensorInfo:
+    for info in model.inputs:
+        if info.name == name:
+            return info
+    raise InvalidRequestError(f"input {name!r} is unknown; {_takes(model)}")
+
+
+def _read(path: Path, name: str, model: ModelSummary) -> dict[str, Array]:
     suffix = path.suffix.lower()
     if suffix == ".json":
         content = _json(path)
         if not name and isinstance(content, dict):
-            return {key: _fitted(_info(key, infos), data, path) for key, data in _by_name(content, path).items()}
-        info = _named_or_only(name, infos, path)
+            return {key: _fitted(_info(key, model), data, path) for key, data in _by_name(content, path).items()}
+        info = _named_or_only(name, model, path)
         return {info.name: _fitted(info, content, path)}
-    info = _named_or_only(name, infos, path)
+    info = _named_or_only(name, model, path)
     if suffix == ".npy":
         try:
             return {info.name: _fitted(info, np.load(path, allow_pickle=False), path)}
@@ -78,14 +81,12 @@ def _read(path: Path, name: str, infos: Mapping[str, TensorInfo]) -> dict[str, A
     raise InvalidRequestError(f"{path} has an unknown suffix; give a .npy, a .json or an image ({', '.join(IMAGES)})")
 
 
-def _named_or_only(name: str, infos: Mapping[str, TensorInfo], path: Path) -> TensorInfo:
+def _named_or_only(name: str, model: ModelSummary, path: Path) -> TensorInfo:
     if name:
-        return infos[name]
-    if len(infos) != 1:
-        raise InvalidRequestError(
-            f"input of {path} is ambiguous; the model takes {', '.join(infos)}: write NAME={path}"
-        )
-    return next(iter(infos.values()))
+        return _info(name, model)
+    if len(model.inputs) != 1:
+        raise InvalidRequestError(f"input of {path} is ambiguous; {_takes(model)} (write NAME={path})")
+    return model.inputs[0]
 
 
 def _unreadable(path: Path, error: Exception) -> InvalidRequestError:

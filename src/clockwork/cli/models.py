@@ -24,6 +24,7 @@ from clockwork.controller.naming import model_name_from_path
 from clockwork.errors import InvalidRequestError
 from clockwork.host.worker import PAGE_SIZE
 from clockwork.messages.actions import model_names
+from clockwork.messages.faults import unknown_model
 from clockwork.paced.from_status import models_of
 from clockwork.paced.models import PROFILES, PacedModel
 from clockwork.units import Bytes, Nanos, Pages, show_bytes
@@ -144,8 +145,7 @@ def batching_names(names: list[str] | None, specs: tuple[LoadSpec, ...], option:
 def _check_names(names: Iterable[str], known: Iterable[str], option: str) -> None:
     for name in names:
         if name not in known:
-            served = ", ".join(sorted(known)[:10])
-            raise typer.BadParameter(f"model {name!r} is unknown; served models: {served}", param_hint=option)
+            raise typer.BadParameter(unknown_model(name, known), param_hint=option)
 
 
 # --------------------------------------------------------------------------------------------- emulated devices

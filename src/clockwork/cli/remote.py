@@ -134,11 +134,12 @@ def infer(
     from clockwork.cli.output import show, show_json
     from clockwork.clock import MonotonicClock
     from clockwork.errors import UnknownModelError
+    from clockwork.messages.faults import unknown_model
 
     with _connect(address, tls_ca, tls_cert, tls_key, token_file) as client:
         served = {summary.name: summary for summary in client.ls()}
         if model not in served:
-            raise UnknownModelError(f"model {model!r} is unknown; served models: {', '.join(served) or 'none'}")
+            raise UnknownModelError(unknown_model(model, served))
         arrays = read_inputs(served[model], inputs)
         start = MonotonicClock.now()
         result = client.infer(model, arrays, slo=None if slo is None else as_seconds(slo))

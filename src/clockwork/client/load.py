@@ -13,7 +13,8 @@ import numpy as np
 from clockwork.alarm import Alarm
 from clockwork.client.aio import AsyncClient
 from clockwork.clock import Clock, MonotonicClock
-from clockwork.errors import ClockworkError, ConnectionLostError, InvalidRequestError
+from clockwork.errors import ClockworkError, ConnectionLostError, InvalidRequestError, UnknownModelError
+from clockwork.messages.faults import unknown_model
 from clockwork.messages.requests import InferResponse, ModelSummary
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, TensorSpec, spec
@@ -69,7 +70,7 @@ class LoadTest:
         """Play the workload to its end, and wait for all responses.
 
         Raises:
-            InvalidRequestError: the server lacks a model of the workload.
+            UnknownModelError: the server lacks a model of the workload.
             ClockworkError: the connection failed.
         """
         self._models = {model.name: model for model in await self._clients[0].ls()}
@@ -161,8 +162,7 @@ class LoadTest:
         if made is None:
             model = self._models.get(request.model)
             if model is None:
-                some = ", ".join(sorted(self._models)[:5])
-                raise InvalidRequestError(f"the server has no model {request.model!r}; it serves {some}")
+                raise UnknownModelError(unknown_model(request.model, self._models))
             made = self._inputs[key] = _inputs(model, request.batch_size, self._generated)
         return made
 
