@@ -1,4 +1,4 @@
-"""Who may do what."""
+"""Tokens and the rights that they give."""
 
 import pytest
 
@@ -20,7 +20,7 @@ READER, ADMIN = "a-token-for-inference", "a-token-for-everything"
 BOTH = Access(Tokens([READER]), Tokens([ADMIN]))
 
 
-def test_without_tokens_everybody_may_everything() -> None:
+def test_without_tokens_every_request_is_permitted() -> None:
     assert Access().right_of("") is Right.ADMIN
     Access().check("", Right.ADMIN)
 
@@ -55,14 +55,14 @@ def test_a_header_gives_the_right_of_its_token(authorization: str, needed: Right
     assert authorization.removeprefix("Bearer ")[:10] not in str(caught.value) or not authorization.strip("Bear ")
 
 
-def test_with_one_kind_of_tokens_nobody_has_the_other_right_for_nothing() -> None:
+def test_with_one_kind_of_token_the_other_right_is_not_free() -> None:
     with pytest.raises(NotPermittedError):
         Access(Tokens([READER])).check(f"Bearer {READER}", Right.ADMIN)
     with pytest.raises(NotPermittedError):
         Access(None, Tokens([ADMIN])).check("", Right.INFER)
 
 
-def test_what_changes_the_server_is_an_administrators() -> None:
+def test_requests_that_change_the_server_need_the_admin_right() -> None:
     admin = [LoadModelRequest(1, "m"), EvictRequest(1, "m")]
     others = [InferRequest(1, "m", ()), CancelRequest(1), ListModelsRequest(1), StatusRequest(1)]
     assert {needed_for(request) for request in admin} == {Right.ADMIN}
@@ -70,17 +70,17 @@ def test_what_changes_the_server_is_an_administrators() -> None:
 
 
 @pytest.mark.parametrize("token", ["", "short", "x" * 15, "x" * 5000, "with a space in it", "täglich-ein-anderes"])
-def test_what_is_no_token_is_said_without_repeating_it(token: str) -> None:
+def test_an_invalid_token_is_reported_without_repeating_it(token: str) -> None:
     with pytest.raises(InvalidRequestError, match="token 2 has") as caught:
         Tokens([READER, token])
     assert not token or token not in str(caught.value)
 
 
-def test_a_greeting_may_have_a_token_which_is_not_shown() -> None:
+def test_the_token_of_a_greeting_is_not_shown() -> None:
     hello = Hello("client", "c0", "test", READER)
     assert READER not in repr(hello)
     assert decode_request(encode(hello)) == hello
 
 
-def test_a_greeting_of_older_software_has_none() -> None:
+def test_a_greeting_of_older_software_has_no_token() -> None:
     assert decode_request(encode([1000, "client", "c0", "old"])) == Hello("client", "c0", "old", "")

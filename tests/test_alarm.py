@@ -1,4 +1,4 @@
-"""The timer: it rings once, on time, and not when it was set anew, switched off or closed."""
+"""The timer calls once and on time, and not after it was set again or closed."""
 
 import asyncio
 import time
@@ -21,18 +21,18 @@ def run(loop: Callable[[], asyncio.AbstractEventLoop], test: Coroutine[Any, Any,
 
 
 def wait_until(moment: int) -> None:
-    """Without giving the event loop a chance."""
+    """Wait without letting the event loop run."""
     while time.monotonic_ns() < moment:
         pass
 
 
 def open_files() -> int:
-    """Of this process."""
+    """Return the number of open files of this process."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 class Rings:
-    """An alarm, and how often it rang."""
+    """An alarm, and the times of its calls."""
 
     def __init__(self) -> None:
         self.alarm = Alarm(asyncio.get_running_loop(), self._ring)
@@ -49,7 +49,7 @@ class Rings:
 
 
 @LOOPS
-def test_it_rings_once_and_never_too_early(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_an_alarm_calls_once_and_never_too_early(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def test() -> None:
         rings = Rings()
         for delay in (us(50), us(300), ms(2), ms(15)):
@@ -65,7 +65,7 @@ def test_it_rings_once_and_never_too_early(loop: Callable[[], asyncio.AbstractEv
 
 
 @LOOPS
-def test_a_moment_that_has_passed_is_at_once(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_an_alarm_for_the_past_calls_at_once(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def test() -> None:
         rings = Rings()
         for delay in (0, -1, -SECOND):
@@ -77,11 +77,11 @@ def test_a_moment_that_has_passed_is_at_once(loop: Callable[[], asyncio.Abstract
 
 
 @LOOPS
-def test_setting_it_anew_forgets_what_it_was_set_to(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_setting_an_alarm_again_replaces_its_time(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def test() -> None:
         rings = Rings()
         rings.alarm.set(1)
-        wait_until(time.monotonic_ns() + ms(1))  # it is due, and has not rung
+        wait_until(time.monotonic_ns() + ms(1))  # it is due and has not called
         rings.alarm.set(ms(20))
         begin = time.monotonic_ns()
         await rings.next()
@@ -95,7 +95,7 @@ def test_setting_it_anew_forgets_what_it_was_set_to(loop: Callable[[], asyncio.A
     run(loop, test())
 
 
-def test_closing_it_gives_back_what_it_took() -> None:
+def test_closing_an_alarm_closes_its_file() -> None:
     async def test() -> None:
         before = open_files()
         rings = Rings()

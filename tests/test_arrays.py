@@ -1,4 +1,4 @@
-"""Arrays to payloads and back."""
+"""Conversion of arrays to payloads and back, and comparison of outputs."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from clockwork.arrays import datatype_of, difference, dtype_of, from_payload, to
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.tensors import ELEMENT_BYTES, Datatype, TensorSpec, check_specs
 
-FIXED = [it for it in Datatype if it != Datatype.BYTES]
+FIXED = [datatype for datatype in Datatype if datatype != Datatype.BYTES]
 
 
 def round_trip(array: Any, offset: int = 0) -> Any:
@@ -25,7 +25,7 @@ def round_trip(array: Any, offset: int = 0) -> Any:
 
 shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 fixed_arrays = shapes.flatmap(
-    lambda shape: st.sampled_from([it for it in FIXED if it != Datatype.BF16]).flatmap(
+    lambda shape: st.sampled_from([known for known in FIXED if known != Datatype.BF16]).flatmap(
         lambda datatype: hnp.arrays(dtype_of(datatype), shape)
     )
 )
@@ -34,7 +34,7 @@ text_arrays = shapes.flatmap(lambda shape: hnp.arrays(np.dtype("O"), shape, elem
 
 
 @given(fixed_arrays, st.integers(0, 9))
-def test_arrays_come_back_bit_for_bit_from_wherever_they_lie_in_a_payload(array: Any, offset: int) -> None:
+def test_arrays_are_restored_bit_for_bit_at_any_offset_of_a_payload(array: Any, offset: int) -> None:
     back = round_trip(array, offset)
     assert back.dtype == array.dtype
     assert back.shape == array.shape
@@ -42,7 +42,7 @@ def test_arrays_come_back_bit_for_bit_from_wherever_they_lie_in_a_payload(array:
 
 
 @given(hnp.arrays(np.uint16, shapes))
-def test_bfloat16_comes_back_bit_for_bit(bits: Any) -> None:
+def test_bfloat16_is_restored_bit_for_bit(bits: Any) -> None:
     back = round_trip(bits.view(bfloat16))
     assert back.dtype == bfloat16
     assert back.shape == bits.shape
@@ -50,24 +50,26 @@ def test_bfloat16_comes_back_bit_for_bit(bits: Any) -> None:
 
 
 @given(text_arrays)
-def test_strings_come_back_as_bytes(array: Any) -> None:
+def test_strings_are_restored_as_bytes(array: Any) -> None:
     back = round_trip(array)
     assert back.shape == array.shape
-    assert back.ravel().tolist() == [it.encode() if isinstance(it, str) else it for it in array.ravel().tolist()]
+    assert back.ravel().tolist() == [
+        element.encode() if isinstance(element, str) else element for element in array.ravel().tolist()
+    ]
 
 
 @pytest.mark.parametrize("datatype", FIXED)
-def test_elements_have_the_size_that_the_vocabulary_says(datatype: Datatype) -> None:
+def test_elements_have_the_sizes_of_the_table(datatype: Datatype) -> None:
     assert dtype_of(datatype).itemsize == ELEMENT_BYTES[datatype]
     assert datatype_of(dtype_of(datatype)) == datatype
 
 
 @pytest.mark.parametrize("text", [np.array(["a", "bc"]), np.array([b"a", b"bc"]), ["a", "bc"]])
-def test_numpys_own_strings_are_strings(text: Any) -> None:
+def test_numpy_strings_are_sent_as_strings(text: Any) -> None:
     assert to_payload(text) == ("BYTES", (2,), b"\x01\0\0\0a\x02\0\0\0bc")
 
 
-def test_a_payload_shares_the_memory_of_its_array_and_an_array_that_of_its_payload() -> None:
+def test_payloads_and_arrays_share_memory() -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     _, _, buffer = to_payload(array)
     assert np.shares_memory(np.frombuffer(buffer, np.uint8), array)
@@ -81,7 +83,7 @@ def test_a_payload_shares_the_memory_of_its_array_and_an_array_that_of_its_paylo
     "array",
     [np.arange(6, dtype=">i4").reshape(2, 3), np.arange(6, dtype="i4").reshape(3, 2).T, np.arange(12, dtype="i4")[::2]],
 )
-def test_arrays_are_put_into_the_order_of_the_wire(array: Any) -> None:
+def test_arrays_are_converted_to_the_byte_order_and_layout_of_the_wire(array: Any) -> None:
     assert round_trip(array).tolist() == array.tolist()
 
 
@@ -94,7 +96,7 @@ def test_arrays_are_put_into_the_order_of_the_wire(array: Any) -> None:
         (np.array(["\ud800"], object), "lone surrogates"),
     ],
 )
-def test_what_cannot_be_sent_is_refused(array: Any, words: str) -> None:
+def test_arrays_that_cannot_be_sent_are_refused(array: Any, words: str) -> None:
     with pytest.raises(InvalidRequestError, match=words):
         to_payload(array)
 
@@ -103,12 +105,12 @@ def test_what_cannot_be_sent_is_refused(array: Any, words: str) -> None:
     ("spec", "payload", "words"),
     [
         (TensorSpec("x", "FP32", (2, 3), 24), bytes(23), "needs 24 bytes at 0; the payload has 23"),
-        (TensorSpec("x", "FP32", (2, 3), 12), bytes(24), "takes 24 bytes, but says 12"),
+        (TensorSpec("x", "FP32", (2, 3), 12), bytes(24), "takes 24 bytes, but its size is given as 12"),
         (TensorSpec("x", "FP8", (2,), 2), bytes(2), "'FP8' is unknown"),
         (TensorSpec("x", "BOOL", (2,), 2), b"\0\x02", "bytes other than 0 and 1"),
         (TensorSpec("x", "BYTES", (2,), 9), b"\x01\0\0\0a\x02\0\0\0", "element 1 .* ends at byte 11"),
-        (TensorSpec("x", "BYTES", (1,), 6), b"\x01\0\0\0ab", "take 5 bytes, but 6 were announced"),
-        (TensorSpec("x", "BYTES", (1,), 8), b"\x01\0\0\0a", "but 8 were announced and 5 are there"),
+        (TensorSpec("x", "BYTES", (1,), 6), b"\x01\0\0\0ab", "take 5 bytes, but its size is given as 6"),
+        (TensorSpec("x", "BYTES", (1,), 8), b"\x01\0\0\0a", "but its size is given as 8 and the payload has 5"),
         (TensorSpec("x", "BYTES", (2,), 7), b"\0\0\0\0\0\0\0", "cannot fit in 7 bytes"),
         (TensorSpec("x", "BYTES", (1 << 40,), 8), bytes(8), "cannot fit in 8 bytes"),
     ],
@@ -161,7 +163,7 @@ def test_outputs_differ_or_agree(wanted: Any, found: Any, text: str) -> None:
         (bfloat16, 0.11, 0.14),
     ],
 )
-def test_floats_agree_within_a_part_of_the_largest(dtype: Any, within: float, beyond: float) -> None:
+def test_floats_agree_within_a_share_of_the_largest(dtype: Any, within: float, beyond: float) -> None:
     wanted = ROW.astype(dtype)
     near, far = wanted.copy(), wanted.copy()
     near[2] = within

@@ -1,4 +1,4 @@
-"""Which blocks of a row are taken, against a set of numbers."""
+"""The allocator of blocks, compared with a simple model."""
 
 import pytest
 from hypothesis import strategies as st
@@ -43,7 +43,7 @@ class Taking(RuleBasedStateMachine):
 TestTaking = Taking.TestCase
 
 
-def test_what_was_not_taken_is_not_given_back() -> None:
+def test_freeing_blocks_that_were_not_allocated_is_an_error() -> None:
     blocks = BlockAllocator(4)
     assert blocks.allocate(2) == 0
     with pytest.raises(KeyError):

@@ -1,4 +1,4 @@
-"""What the compiled wheel contains: the list of its modules, and that the wheel can be made."""
+"""The list of compiled modules, and building the wheel."""
 
 import dataclasses
 import subprocess
@@ -20,13 +20,13 @@ MODULES = sorted(compiled.modules())
 
 
 def classes(module: ModuleType) -> list[type]:
-    return [it for it in vars(module).values() if isinstance(it, type) and it.__module__ == module.__name__]
+    return [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_no_compiled_module_defines_a_struct_or_a_dataclass(name: str) -> None:
     defined = classes(import_module(name))
-    assert not [it for it in defined if issubclass(it, msgspec.Struct) or dataclasses.is_dataclass(it)]
+    assert not [kind for kind in defined if issubclass(kind, msgspec.Struct) or dataclasses.is_dataclass(kind)]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_the_guard_and_modules_with_structs_stay_interpreted(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["clockwork.state.gpu", "clockwork.controller.serving", "clockwork.scheduling.clockwork.plan"]
 )
-def test_the_modules_where_the_time_goes_are_compiled(name: str) -> None:
+def test_the_modules_that_take_most_of_the_time_are_compiled(name: str) -> None:
     assert name in MODULES
 
 
@@ -75,7 +75,7 @@ def test_structs_and_dataclasses_are_found_in_the_source(source: str, is_compile
     assert compiled.modules(tmp_path) == expected
 
 
-def test_with_the_option_each_module_of_the_list_is_machine_code(pytestconfig: pytest.Config) -> None:
+def test_with_the_option_each_module_of_the_list_is_compiled(pytestconfig: pytest.Config) -> None:
     if not pytestconfig.getoption("--compiled"):
         pytest.skip("needs compiled modules: make test-compiled")
     interpreted = [name for name in MODULES if not str(import_module(name).__file__).endswith(".so")]

@@ -1,4 +1,4 @@
-"""Durations counted in buckets."""
+"""Counts of durations in buckets."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from clockwork.histogram import Histogram, add_to_both
 from clockwork.units import FOREVER, SECOND, ms, us
 
 
-def test_percentiles_are_within_a_hundredth() -> None:
+def test_percentiles_are_exact_to_one_per_cent() -> None:
     histogram = Histogram()
     for value in range(1, 1001):
         histogram.add(ms(value))
@@ -17,7 +17,7 @@ def test_percentiles_are_within_a_hundredth() -> None:
     assert histogram.steps()[-1][1] == 1.0
 
 
-def test_wider_buckets_are_fewer_and_count_the_same() -> None:
+def test_wider_buckets_are_fewer_and_have_the_same_total() -> None:
     fine, wide, alone = Histogram(), Histogram(10), Histogram(10)
     for value in range(1, 1001):
         add_to_both(ms(value), fine, wide)
@@ -30,7 +30,7 @@ def test_wider_buckets_are_fewer_and_count_the_same() -> None:
     assert fine.longest == wide.longest == ms(1000)
 
 
-def test_histograms_can_be_counted_together() -> None:
+def test_histograms_can_be_merged() -> None:
     both, one, other = Histogram(), Histogram(), Histogram()
     for value in (1, us(1), us(7), ms(3)):
         one.add(value)
@@ -43,7 +43,7 @@ def test_histograms_can_be_counted_together() -> None:
     assert one.total == both.total == 1 + us(1) + 2 * us(7) + ms(3) + SECOND + FOREVER
 
 
-def test_how_many_are_up_to_a_bound_is_known_to_a_hundredth() -> None:
+def test_counts_up_to_a_bound_are_exact_to_one_per_cent() -> None:
     histogram = Histogram()
     for value in range(1, 1001):
         histogram.add(ms(value))

@@ -1,4 +1,4 @@
-"""A log that nobody reads: nothing waits for it, what is lost is counted, and the reader is told."""
+"""A log without a reader: no code waits for it, dropped text is counted, and the count is reported."""
 
 import fcntl
 import os
@@ -56,7 +56,7 @@ def read_all(fd: int, writer: LogWriter) -> list[str]:
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_full_queue_drops_and_counts_and_says_so_when_it_is_read(blocking: bool) -> None:
+def test_a_full_queue_drops_text_and_reports_the_count_when_it_is_read(blocking: bool) -> None:
     with pipe() as (read, write):
         os.write(write, b"f" * PIPE)
         os.set_blocking(write, blocking)
@@ -73,7 +73,7 @@ def test_a_full_queue_drops_and_counts_and_says_so_when_it_is_read(blocking: boo
         assert writer.dropped == 180
 
 
-def test_a_reader_that_left_costs_the_lines_and_nothing_else() -> None:
+def test_without_a_reader_only_the_lines_are_lost() -> None:
     read, write = os.pipe()
     os.close(read)
     writer = LogWriter(write, notice)
@@ -84,7 +84,7 @@ def test_a_reader_that_left_costs_the_lines_and_nothing_else() -> None:
     os.close(write)
 
 
-def test_many_threads_lose_nothing_that_has_room() -> None:
+def test_text_of_many_threads_within_the_limit_is_not_lost() -> None:
     with pipe() as (read, write):
         writer = LogWriter(write, notice)
 
@@ -122,7 +122,7 @@ def said_by(code: str, **settings: Any) -> "subprocess.CompletedProcess[str]":
         ("class A:\n  def __del__(self): print('at the end')\na = A()\ndel a", "at the end\n", ""),
     ],
 )
-def test_whatever_is_printed_arrives(code: str, out: str, err: str) -> None:
+def test_all_printed_text_is_written(code: str, out: str, err: str) -> None:
     done = said_by(code)
     assert done.stdout == out
     assert err in done.stderr
@@ -146,7 +146,7 @@ def test_a_process_whose_output_nobody_reads_ends() -> None:
     assert done.stdout == "True\n"
 
 
-def test_streams_that_were_closed_are_not_anothers() -> None:
+def test_the_numbers_of_closed_streams_are_not_used_for_other_files() -> None:
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}; from clockwork import log_writer; import os\n"
         "log_writer.fill_standard_streams(); log_writer.install(str)\n"

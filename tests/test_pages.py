@@ -1,4 +1,4 @@
-"""A weights cache as accounting: pages never negative, never over budget, and in order of last use."""
+"""The page count of a weights cache: never negative, never above the total, and in order of last use."""
 
 import pytest
 from hypothesis import given, settings
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from clockwork.pages import PageCache, pages_for
 
 
-def test_pages_are_taken_and_given_back() -> None:
+def test_pages_are_taken_and_freed() -> None:
     cache = PageCache(4)
     assert cache.take("a", 3)
     assert (cache.used, cache.free, cache.pages_of("a"), "a" in cache, len(cache)) == (3, 1, 3, True, 1)
@@ -15,7 +15,7 @@ def test_pages_are_taken_and_given_back() -> None:
     assert (cache.used, cache.free, cache.pages_of("a"), "a" in cache, len(cache)) == (0, 4, 0, False, 0)
 
 
-def test_what_does_not_fit_changes_nothing() -> None:
+def test_a_request_for_too_many_pages_changes_nothing() -> None:
     cache = PageCache(4)
     cache.take("a", 3)
     assert not cache.take("b", 2)
@@ -34,13 +34,13 @@ def test_owners_are_in_order_of_last_use() -> None:
 
 
 @pytest.mark.parametrize("total", [-1, -100])
-def test_a_cache_of_less_than_nothing_cannot_be(total: int) -> None:
-    with pytest.raises(ValueError, match=f"a cache of {total} pages"):
+def test_a_cache_cannot_have_a_negative_number_of_pages(total: int) -> None:
+    with pytest.raises(ValueError, match=f"cache has {total} pages"):
         PageCache(total)
 
 
 @pytest.mark.parametrize(("owner", "pages"), [("a", 1), ("b", -1)])
-def test_nobody_takes_twice_or_less_than_nothing(owner: str, pages: int) -> None:
+def test_an_owner_cannot_take_pages_twice_or_a_negative_number(owner: str, pages: int) -> None:
     cache = PageCache(4)
     cache.take("a", 1)
     with pytest.raises(ValueError, match="asks for"):
@@ -48,7 +48,7 @@ def test_nobody_takes_twice_or_less_than_nothing(owner: str, pages: int) -> None
     assert cache.used == 1
 
 
-def test_nobody_gives_back_or_uses_what_he_does_not_have() -> None:
+def test_an_owner_without_pages_cannot_free_or_use_them() -> None:
     cache = PageCache(4)
     with pytest.raises(KeyError):
         cache.give_back("a")
@@ -66,7 +66,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(["take", "give", "touch"]), st.sample
 
 @settings(derandomize=True, database=None)
 @given(STEPS)
-def test_whatever_is_done_the_pages_add_up(steps: list[tuple[str, str, int]]) -> None:
+def test_the_pages_of_all_owners_always_add_up(steps: list[tuple[str, str, int]]) -> None:
     cache = PageCache(8)
     owned: dict[str, int] = {}
     for step, owner, pages in steps:

@@ -1,4 +1,4 @@
-"""Steps of long work: run at once, in turns, and shared."""
+"""Steps of long work: run without a pause, in turns, and with a shared result."""
 
 import asyncio
 from collections.abc import Coroutine, Generator
@@ -12,7 +12,7 @@ from clockwork.units import Nanos
 
 
 class Ticking:
-    """A clock that moves on by a burst with every look, so that each burst is one step."""
+    """A clock that advances by a burst with every reading, so that each burst is one step."""
 
     def __init__(self) -> None:
         self._now = 0
@@ -31,22 +31,22 @@ def work(log: list[str], name: str, steps: int) -> Steps[str]:
 
 
 def stepper() -> Stepper:
-    made = Stepper()
-    made._clock = Ticking()
-    return made
+    new = Stepper()
+    new._clock = Ticking()
+    return new
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(test, 30))
 
 
-def test_steps_may_be_run_at_once() -> None:
+def test_steps_can_be_run_without_a_pause() -> None:
     log: list[str] = []
     assert at_once(work(log, "a", 3)) == "a"
     assert log == ["a0", "a1", "a2"]
 
 
-def test_work_of_one_step_is_done_without_a_pause() -> None:
+def test_a_job_of_one_step_runs_without_a_pause() -> None:
     log: list[str] = []
     steps = stepper().run(work(log, "a", 1))
     with pytest.raises(StopIteration) as end:
@@ -54,7 +54,7 @@ def test_work_of_one_step_is_done_without_a_pause() -> None:
     assert end.value.value == "a"
 
 
-def test_jobs_take_turns_and_the_loop_goes_on_between_two_steps() -> None:
+def test_jobs_take_turns_and_the_loop_runs_between_two_steps() -> None:
     log: list[str] = []
 
     async def test() -> None:
@@ -88,7 +88,7 @@ def test_a_short_job_does_not_wait_for_long_ones() -> None:
     run(test())
 
 
-def test_what_a_step_raises_is_raised_and_a_cancelled_job_ends() -> None:
+def test_exceptions_of_a_step_are_raised_and_a_cancelled_job_ends() -> None:
     ended: list[str] = []
 
     def failing() -> Steps[None]:
@@ -117,15 +117,15 @@ def test_what_a_step_raises_is_raised_and_a_cancelled_job_ends() -> None:
     run(test())
 
 
-def test_callers_of_one_moment_share_a_result_and_later_ones_do_not() -> None:
-    made: list[int] = []
+def test_concurrent_callers_share_a_result_and_later_callers_do_not() -> None:
+    numbers: list[int] = []
 
     async def test() -> None:
         may_end = asyncio.Event()
 
         async def make() -> int:
-            made.append(len(made))
-            number = made[-1]
+            numbers.append(len(numbers))
+            number = numbers[-1]
             await may_end.wait()
             return number
 
@@ -139,4 +139,4 @@ def test_callers_of_one_moment_share_a_result_and_later_ones_do_not() -> None:
         assert await shared.get() == 2
 
     run(test())
-    assert len(made) == 3
+    assert len(numbers) == 3

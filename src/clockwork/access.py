@@ -1,7 +1,7 @@
-"""Who may do what, by bearer tokens (RFC 6750): decided here for all front ends.
+"""Bearer tokens (RFC 6750) and the rights that they give, for all front ends.
 
-Rules of the file: a token is kept as its digest only, and appears in no message. Without tokens everybody may
-everything; as soon as there is one, nobody may anything without. What is not known to be harmless needs a right.
+Only the digest of a token is kept, and no message contains a token. Without any configured token, all requests are
+permitted. With at least one, every request needs a token unless it is known to be harmless.
 """
 
 import hashlib
@@ -15,17 +15,17 @@ from clockwork.messages.requests import EvictRequest, LoadModelRequest
 from clockwork.messages.status import Status
 
 MIN_TOKEN_CHARACTERS: Final = 16
-"""Of a token; 16 random characters of base64 have 96 bits."""
+"""Shortest token; 16 random characters of base64 have 96 bits."""
 
 MAX_TOKEN_CHARACTERS: Final = 4096
-"""Of a token; longer ones are not even hashed."""
+"""Longest token; longer ones are refused without hashing them."""
 
 MAX_TOKENS: Final = 10_000
-"""Of one right."""
+"""Number of tokens per right."""
 
 
 class Right(IntEnum):
-    """Each includes those before it. INFER: to infer and to read; ADMIN: to change what is served as well."""
+    """The rights, each of which includes those before it. INFER: infer and read; ADMIN: also load and evict models."""
 
     NONE = 0
     INFER = 1
@@ -36,15 +36,15 @@ _ADMINISTRATIVE: Final = frozenset({LoadModelRequest, EvictRequest})
 
 
 def needed_for(request: Any) -> Right:
-    """The right that a request of the native protocol needs."""
+    """Return the right that a request of the native protocol needs."""
     return Right.ADMIN if type(request) in _ADMINISTRATIVE else Right.INFER
 
 
 class Tokens:
-    """Tokens that are equally good."""
+    """The tokens that give one right."""
 
     def __init__(self, tokens: Iterable[str] = ()) -> None:
-        """Raises: InvalidRequestError: they are too many, or one is too short, too long, or of wrong characters."""
+        """Raises: InvalidRequestError: there are too many tokens, or one has a wrong length or a wrong character."""
         self._known: dict[bytes, bytes] = {}
         for number, token in enumerate(tokens, 1):
             if not MIN_TOKEN_CHARACTERS <= len(token) <= MAX_TOKEN_CHARACTERS:
@@ -53,9 +53,9 @@ class Tokens:
                     f"{MIN_TOKEN_CHARACTERS} to {MAX_TOKEN_CHARACTERS} are accepted"
                 )
             if not all("!" <= character <= "~" for character in token):
-                raise InvalidRequestError(f"token {number} has a space, or a character that is not ASCII")
+                raise InvalidRequestError(f"token {number} has a space or a character that is not printable ASCII")
             if number > MAX_TOKENS:
-                raise InvalidRequestError(f"there are more than {MAX_TOKENS} tokens")
+                raise InvalidRequestError(f"too many tokens; at most {MAX_TOKENS} are accepted")
             digest = _digest(token)
             self._known[digest] = digest
 
@@ -63,7 +63,7 @@ class Tokens:
         return bool(self._known)
 
     def knows(self, token: str) -> bool:
-        """Whether the token is one of these; how long that takes tells nothing about those that are."""
+        """Return whether the token is one of these; the time that this takes reveals nothing about them."""
         if not token or len(token) > MAX_TOKEN_CHARACTERS:
             return False
         digest = _digest(token)
@@ -71,19 +71,19 @@ class Tokens:
 
 
 class Access:
-    """The tokens of a controller's clients."""
+    """The tokens of a controller's clients, and the rights that they give."""
 
     def __init__(self, inference: Tokens | None = None, admin: Tokens | None = None) -> None:
-        """With one kind of tokens only, nobody has the other right unless ADMIN includes it."""
+        """If only one kind of token is configured, no token gives the other right, except that ADMIN includes INFER."""
         self._inference = inference or Tokens()
         self._admin = admin or Tokens()
-        self.open: Final = not (self._inference or self._admin)  #: everybody may everything
+        self.open: Final = not (self._inference or self._admin)  #: without tokens, all requests are permitted
 
     def right_of(self, token: str) -> Right:
-        """What somebody may who has this token; it is empty if there is none.
+        """Return the right that a token gives; ``token`` is empty if the client sent none.
 
         Raises:
-            NotPermittedError: a token is needed, and this is none.
+            NotPermittedError: a token is needed, and this one is missing or unknown.
         """
         if self.open or self._admin.knows(token):
             return Right.ADMIN
@@ -92,14 +92,14 @@ class Access:
         raise (
             permission_error(Right.NONE, Right.INFER)
             if not token
-            else _error(Status.NOT_AUTHENTICATED, "the token is not known here")
+            else _error(Status.NOT_AUTHENTICATED, "the bearer token is unknown")
         )
 
     def check(self, authorization: str, needed: Right) -> None:
-        """See that a header ``Authorization`` (empty: there is none) gives a right.
+        """Check that a header ``Authorization`` gives a right; the header is empty if the client sent none.
 
         Raises:
-            NotPermittedError: it does not.
+            NotPermittedError: the header does not give the right.
         """
         if self.open or needed is Right.NONE:
             return
@@ -109,11 +109,11 @@ class Access:
 
 
 def permission_error(right: Right, needed: Right) -> NotPermittedError:
-    """Why somebody who has ``right`` is refused what needs another."""
+    """Return the error for a client that has ``right`` and needs another."""
     if right is Right.NONE:
-        return _error(Status.NOT_AUTHENTICATED, "a bearer token is needed, and none was sent")
+        return _error(Status.NOT_AUTHENTICATED, "a bearer token is needed, but none was sent")
     kind = needed.name.lower()
-    return _error(Status.NOT_PERMITTED, f"the token is not permitted to do this; it needs an {kind} token")
+    return _error(Status.NOT_PERMITTED, f"the bearer token does not permit this; use an {kind} token")
 
 
 def _error(status: Status, message: str) -> NotPermittedError:

@@ -1,9 +1,9 @@
-"""Numpy arrays as payloads, and payloads as numpy arrays: the same bytes, seen from the two ends.
+"""Conversion of numpy arrays to payloads, and of payloads to numpy arrays.
 
-Rules of the file: elements of one size are never copied when they lie in memory as the wire wants them (little-endian,
-row-major, see `clockwork.messages.tensors`); what is made from a payload is a read-only view of it. ``BYTES`` elements
-are Python objects and always copied: ``bytes`` in arrays made from payloads; ``bytes`` or ``str`` (sent as UTF-8) in
-arrays made by users.
+Elements of a fixed size are not copied if they are in the format of the wire (little-endian and row-major, see
+`clockwork.messages.tensors`). An array made from a payload is a read-only view of the payload. ``BYTES`` elements are
+Python objects and are always copied: they are ``bytes`` in arrays made from payloads, and ``bytes`` or ``str`` (sent as
+UTF-8) in arrays made by users.
 """
 
 from functools import cache
@@ -19,10 +19,10 @@ from clockwork.errors import InvalidRequestError
 from clockwork.messages.tensors import ELEMENT_BYTES, Datatype, TensorSpec
 
 Array: TypeAlias = NDArray[Any]
-"""An array of any of the dtypes below."""
+"""An array of any of the supported dtypes."""
 
 Buffer: TypeAlias = Any
-"""Bytes-like (the buffer protocol), one-dimensional, of single bytes."""
+"""An object with the buffer protocol: one dimension of single bytes."""
 
 _LENGTH: Final = Struct("<I")
 
@@ -45,10 +45,10 @@ _DATATYPES: Final[dict[np.dtype[Any], str]] = {dtype: str(datatype) for datatype
 
 
 def dtype_of(datatype: str) -> np.dtype[Any]:
-    """The numpy dtype of a datatype; that of ``BF16`` comes from the package ml_dtypes.
+    """Return the numpy dtype of a datatype. The dtype of ``BF16`` comes from the package ml_dtypes.
 
     Raises:
-        InvalidRequestError: no such datatype, or ml_dtypes is not installed.
+        InvalidRequestError: the datatype is unknown, or ml_dtypes is not installed.
     """
     found = _DTYPES.get(datatype)
     if found is not None:
@@ -56,16 +56,16 @@ def dtype_of(datatype: str) -> np.dtype[Any]:
     if datatype == Datatype.BF16:
         bfloat16 = _bfloat16()
         if bfloat16 is None:
-            raise InvalidRequestError("BF16 arrays need the package ml_dtypes, which is not installed: install it")
+            raise InvalidRequestError("BF16 arrays need the package ml_dtypes; install it")
         return bfloat16
-    raise InvalidRequestError(f"the datatype {datatype!r} is unknown; known: {', '.join(Datatype)}")
+    raise InvalidRequestError(f"datatype {datatype!r} is unknown; known: {', '.join(Datatype)}")
 
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
-    """The datatype of a numpy dtype, whatever its byte order; strings of any kind are ``BYTES``.
+    """Return the datatype of a numpy dtype of any byte order. Strings of any kind are ``BYTES``.
 
     Raises:
-        InvalidRequestError: there is none for it.
+        InvalidRequestError: no datatype corresponds to the dtype.
     """
     if dtype.kind in "SUT":
         return Datatype.BYTES.value
@@ -76,36 +76,37 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
         return Datatype.BF16.value
     raise InvalidRequestError(
         f"arrays of dtype {dtype} cannot be sent; convert them to one of "
-        f"{', '.join(str(it) for it in _DATATYPES if it.kind != 'O')}, bfloat16, or an object array of bytes or str"
+        f"{', '.join(str(known) for known in _DATATYPES if known.kind != 'O')}, bfloat16, "
+        "or an object array of bytes or str"
     )
 
 
 def to_payload(array: ArrayLike) -> tuple[str, tuple[int, ...], Buffer]:
-    """An array's datatype, shape and payload. The payload shares the array's memory where it can.
+    """Return an array's datatype, shape and payload. The payload shares the array's memory if possible.
 
     Raises:
-        InvalidRequestError: its dtype is not one of Clockwork's, or it holds objects that are no strings.
+        InvalidRequestError: the dtype is not supported, or the array contains objects other than strings.
     """
     source = np.asarray(array)
     datatype = datatype_of(source.dtype)
     if datatype == Datatype.BYTES:
-        return datatype, source.shape, _joined(source)
+        return datatype, source.shape, _encode_bytes(source)
     return datatype, source.shape, raw_bytes(np.asarray(source, dtype=dtype_of(datatype), order="C"))
 
 
 def from_payload(spec: TensorSpec, buffer: Buffer, offset: int = 0) -> Array:
-    """The array whose ``spec.nbytes`` bytes begin at ``offset`` of the payload: a read-only view, unless ``BYTES``.
+    """Return the array whose bytes begin at ``offset`` of a payload: a read-only view, unless ``BYTES``.
 
     Raises:
-        InvalidRequestError: the payload is too short, does not fit the spec, or the datatype is unknown.
+        InvalidRequestError: the payload is too short or does not fit the spec, or the datatype is unknown.
     """
     dtype = _DTYPES.get(spec.datatype) or dtype_of(spec.datatype)
     if spec.datatype == "BYTES":
-        return _taken_apart(spec, memoryview(buffer).cast("B")[offset : offset + spec.nbytes])
+        return _decode_bytes(spec, memoryview(buffer).cast("B")[offset : offset + spec.nbytes])
     if spec.nbytes != ELEMENT_BYTES[spec.datatype] * prod(spec.shape):
         raise InvalidRequestError(
             f"tensor {spec.describe()} takes {ELEMENT_BYTES[spec.datatype] * prod(spec.shape)} bytes, "
-            f"but says {spec.nbytes}"
+            f"but its size is given as {spec.nbytes}"
         )
     if not spec.nbytes:
         return np.empty(spec.shape, dtype)
@@ -118,17 +119,17 @@ def from_payload(spec: TensorSpec, buffer: Buffer, offset: int = 0) -> Array:
         ) from None
     array.flags.writeable = False
     if spec.datatype == "BOOL" and array.view(np.uint8).max() > 1:
-        # Any other byte is neither value to a compiler, and what a kernel then does is anybody's guess.
+        # Kernels rely on 0 and 1; with any other byte their behaviour is undefined.
         raise InvalidRequestError(f"tensor {spec.describe()} has bytes other than 0 and 1")
     return array
 
 
 def raw_bytes(array: Array) -> Buffer:
-    """The memory of a C-contiguous array of fixed-size elements, as single bytes."""
+    """Return the memory of a C-contiguous array of fixed-size elements, as single bytes."""
     if not array.size:
         return b""  # memoryview cannot cast a view with a zero in its shape
     if array.dtype.isbuiltin != 1:
-        array = array.view(np.uint16)  # bfloat16 has no format of the buffer protocol
+        array = array.view(np.uint16)  # the buffer protocol has no format for bfloat16
     return array.data.cast("B")
 
 
@@ -141,14 +142,14 @@ def _bfloat16() -> np.dtype[Any] | None:
     return bfloat16
 
 
-def _joined(array: Array) -> bytes:
-    """The elements, each after its length."""
+def _encode_bytes(array: Array) -> bytes:
+    """Return the elements, each after its length."""
     parts: list[bytes] = []
     for element in array.ravel().tolist():
         content = _utf8(element) if isinstance(element, str) else element
         if not isinstance(content, bytes):
             raise InvalidRequestError(
-                f"an array of objects may hold bytes and str only; found {type(element).__name__}: convert it"
+                f"object arrays may contain bytes and str only; found {type(element).__name__}: convert it"
             )
         parts.append(_LENGTH.pack(len(content)))
         parts.append(content)
@@ -159,11 +160,11 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise InvalidRequestError(f"the string {text[:40]!r} has lone surrogates, which UTF-8 cannot carry") from None
+        raise InvalidRequestError(f"string {text[:40]!r} has lone surrogates, which UTF-8 cannot encode") from None
 
 
-def _taken_apart(spec: TensorSpec, view: memoryview) -> Array:
-    """The elements without their lengths."""
+def _decode_bytes(spec: TensorSpec, view: memoryview) -> Array:
+    """Return the elements without their lengths."""
     count = prod(spec.shape)
     if count * _LENGTH.size > len(view):
         raise InvalidRequestError(
@@ -182,29 +183,29 @@ def _taken_apart(spec: TensorSpec, view: memoryview) -> Array:
         array[i] = bytes(view[start:at])
     if at != spec.nbytes or len(view) != spec.nbytes:
         raise InvalidRequestError(
-            f"the {count} elements of tensor {spec.describe()} take {at} bytes, but {spec.nbytes} were announced "
-            f"and {len(view)} are there"
+            f"the {count} elements of tensor {spec.describe()} take {at} bytes, but its size is given as {spec.nbytes} "
+            f"and the payload has {len(view)}"
         )
     return array.reshape(spec.shape)
 
 
 FLOAT_TOLERANCE: Final = 0.01
-"""Largest difference of two computations of the same floats, as a part of the largest of them.
+"""Largest accepted difference between two computations of the same floats, as a share of the largest float.
 
-Kernels for other batch sizes add in another order, which moves the last bits: less than 1e-5 in most deep networks in
-FP32, and up to 0.004 for unlikely inputs (magika with random bytes), also in a batch of copies.
+Kernels for other batch sizes add in another order, which changes the last bits. The change is less than 1e-5 in most
+deep networks in FP32, and up to 0.004 for unlikely inputs (magika with random bytes), also in a batch of copies.
 """
 
 FLOAT_BITS: Final = 8
-"""The same for short floats: so many times the distance between 1 and the next number of the type."""
+"""The same for short floats, as a multiple of the distance between 1 and the next number of the type."""
 
 
 def difference(wanted: Array, found: Array) -> str:
-    """How an output differs from what it should be; empty if the two agree.
+    """Return how an output differs from the expected one; empty if the two agree.
 
     Integers, booleans and strings agree if they are equal. Floats agree if no element differs by more than
-    `FLOAT_TOLERANCE` of the largest element wanted (short floats: `FLOAT_BITS`), and infinities and NaNs are in the
-    same places.
+    `FLOAT_TOLERANCE` of the largest expected element (for short floats: `FLOAT_BITS`), and infinities and NaNs are in
+    the same places.
     """
     if wanted.shape != found.shape:
         return f"the shape is {list(found.shape)} instead of {list(wanted.shape)}"
@@ -226,7 +227,7 @@ def difference(wanted: Array, found: Array) -> str:
 
 
 def is_float(array: Array) -> bool:
-    """Whether the elements are floats, bfloat16 included."""
+    """Return whether the elements are floats, including bfloat16."""
     return array.dtype.kind == "f" or array.dtype.isbuiltin != 1
 
 

@@ -1,44 +1,44 @@
-"""Which parts of a range are taken: first fit, lowest first, so that what was used last is used next.
+"""An allocator of consecutive blocks: first fit from the lowest block, so that recently used blocks are used again.
 
-Rules of the file: numbers only. Whose blocks they are, and of what, is somebody else's business.
+It handles block numbers only, and knows nothing about the memory behind them.
 """
 
 from bisect import bisect_left, insort
 
 
 class BlockAllocator:
-    """A row of blocks."""
+    """Blocks 0 to ``count - 1``."""
 
     def __init__(self, count: int) -> None:
-        """All ``count`` are free."""
+        """Start with ``count`` free blocks."""
         self._free: list[tuple[int, int]] = [(0, count)] if count else []  #: begin and end of each gap, ascending
-        self._taken: dict[int, int] = {}  #: begin -> end
+        self._allocated: dict[int, int] = {}  #: begin -> end
 
     @property
     def allocated(self) -> int:
-        """How many are taken."""
-        return sum(end - begin for begin, end in self._taken.items())
+        """The number of allocated blocks."""
+        return sum(end - begin for begin, end in self._allocated.items())
 
     def allocate(self, count: int) -> int | None:
-        """The first of ``count`` blocks in a row, which are taken from now on; None if there are not so many."""
+        """Allocate ``count`` consecutive blocks; return the first, or None if there is no such gap."""
         for i, (begin, end) in enumerate(self._free):
             if end - begin >= count:
-                taken = begin + count
-                if taken == end:
+                rest = begin + count
+                if rest == end:
                     del self._free[i]
                 else:
-                    self._free[i] = (taken, end)
-                self._taken[begin] = taken
+                    self._free[i] = (rest, end)
+                self._allocated[begin] = rest
                 return begin
         return None
 
     def free(self, begin: int) -> None:
-        """What was taken from ``begin`` on is free again.
+        """Free the blocks that were allocated from ``begin`` on.
 
         Raises:
-            KeyError: nothing was.
+            KeyError: no allocation begins there.
         """
-        end = self._taken.pop(begin)
+        end = self._allocated.pop(begin)
         i = bisect_left(self._free, (begin, end))
         if i < len(self._free) and self._free[i][0] == end:
             end = self._free.pop(i)[1]

@@ -1,7 +1,7 @@
 """The only module that reads the system's clocks.
 
-Rules of the file: machines get the time as an argument (`clockwork.machine`); a clock belongs to a host. Moments of two
-clocks cannot be compared (`clockwork.wire.clock_offset`).
+Machines get the time as an argument (`clockwork.machine`); only their hosts have a clock. Times of two clocks cannot be
+compared without an offset (`clockwork.wire.clock_offset`).
 """
 
 import time
@@ -11,20 +11,20 @@ from clockwork.units import Nanos
 
 
 class Clock(Protocol):
-    """Tells the time, and never runs backwards."""
+    """A clock that never runs backwards."""
 
     def now(self) -> Nanos:
-        """Nanoseconds since some moment in the past."""
+        """Return the nanoseconds since some moment in the past."""
         ...
 
 
 class MonotonicClock:
-    """The system's monotonic clock: one for all processes of a host, not affected by whoever sets the time of day."""
+    """The system's monotonic clock: one for all processes of a host, independent of the time of day."""
 
     __slots__ = ()
 
     now = staticmethod(time.monotonic_ns)
-    """Nanoseconds since about when the host was started."""
+    """Return the nanoseconds since about the start of the host."""
 
 
 def thread_time() -> Nanos:
@@ -33,7 +33,7 @@ def thread_time() -> Nanos:
 
 
 def process_time(pid: int = 0) -> Nanos:
-    """Return the processor time of a process with all its threads, in nanoseconds; 0 stands for this one.
+    """Return the processor time of a process with all its threads, in nanoseconds; ``pid`` 0 is this process.
 
     Raises:
         OSError: there is no such process.
@@ -43,12 +43,12 @@ def process_time(pid: int = 0) -> Nanos:
 
 
 def monotonic_epoch() -> Nanos:
-    """When `MonotonicClock` was at zero by the time of day, in nanoseconds since 1970."""
+    """Return the time of day at which `MonotonicClock` was zero, in nanoseconds since 1970."""
     return time.time_ns() - time.monotonic_ns()
 
 
 class OffsetClock:
-    """A clock that is off: ahead of ``clock`` by ``offset_ns``, and gaining ``drift_ppm`` from now on. For tests."""
+    """A wrong clock for tests: ahead of ``clock`` by ``offset_ns``, and too fast by ``drift_ppm`` from now on."""
 
     __slots__ = ("_clock", "_drift_ppm", "_offset_ns", "_start")
 
@@ -59,6 +59,6 @@ class OffsetClock:
         self._start = clock.now()
 
     def now(self) -> Nanos:
-        """What the clock that is off shows."""
+        """Return the time that the wrong clock shows."""
         now = self._clock.now()
         return now + self._offset_ns + (now - self._start) * self._drift_ppm // 1_000_000

@@ -1,41 +1,42 @@
-"""The exception tree.
+"""The exceptions that Clockwork raises.
 
 ::
 
     ClockworkError
-    +-- InvalidRequestError        what was asked is wrong: a name, a type, a shape, a path, a size
-    |   +-- UnknownModelError      no such model
-    |   +-- InvalidModelError      a model file that is missing, broken, unsupported or outside the model root
-    +-- DeadlineError              the answer would come, or came, too late
+    +-- InvalidRequestError        the request is wrong: a name, a type, a shape, a path, a size
+    |   +-- UnknownModelError      no served model has this name
+    |   +-- InvalidModelError      a model file is missing, broken, unsupported or outside the model root
+    +-- DeadlineError              the deadline passed, or would be missed
     |   +-- RequestTimeoutError    the deadline passed
-    |   +-- RequestRefusedError    refused before its deadline: it could not have been met, or the server is full
-    +-- NotPermittedError          a token is missing, unknown, or of another right
+    |   +-- RequestRefusedError    refused before the deadline: it would be missed, or the server is full
+    +-- NotPermittedError          a token is missing or unknown, or does not give the right
     +-- InitializingError          the server is starting up
-    +-- ServerError                the server failed at something it should have managed
-    |   +-- DeviceLostError        a device does nothing any more: its worker has to end
-    +-- ConnectionLostError        the other side went away, or was never there
+    +-- ServerError                the server failed to process a correct request
+    |   +-- DeviceLostError        a device no longer works, so its worker must end
+    +-- ConnectionLostError        a connection ended, or could not be made
     +-- ProtocolError              bytes that are no frame, no message, or of another version
 
-Rules of the file: no HTTP and no gRPC in it; a message says what was asked, what was found, and what to do.
+An error message says what was wrong, what was found or which limit applies, and what to do. The exceptions know nothing
+about HTTP and gRPC.
 """
 
 
 class ClockworkError(Exception):
-    """Whatever Clockwork raises on purpose."""
+    """The base class of all exceptions that Clockwork raises on purpose."""
 
     status: int | None = None
-    """The number of `clockwork.messages.status.Status` that a server answered with, if one did."""
+    """The `clockwork.messages.status.Status` of a server's response, if the error comes from one."""
 
     status_name: str | None = None
-    """The name of that status, as HTTP and gRPC tell it too: ``TIMEOUT``."""
+    """The name of that status, such as ``TIMEOUT``; HTTP and gRPC responses contain it too."""
 
 
 class InvalidRequestError(ClockworkError):
-    """What was asked is wrong; asking again changes nothing."""
+    """The request is wrong. A retry fails again."""
 
 
 class UnknownModelError(InvalidRequestError):
-    """No model of that name is served."""
+    """No served model has this name."""
 
 
 class InvalidModelError(InvalidRequestError):
@@ -43,41 +44,41 @@ class InvalidModelError(InvalidRequestError):
 
 
 class NotPermittedError(ClockworkError):
-    """The server wants a token: none was sent, it is not known, or it does not give the right that was needed."""
+    """The server needs a token: the token is missing or unknown, or does not give the right."""
 
 
 class DeadlineError(ClockworkError):
-    """The request cannot be, or was not, answered in time."""
+    """The deadline passed, or would be missed."""
 
     predicted: float | None = None
-    """Seconds after its arrival at which the request would have been answered, if the server said so."""
+    """The predicted completion in seconds after the request's arrival; None: unknown."""
 
     retry_after: float | None = None
-    """Seconds after which asking again makes sense, if the server said so."""
+    """The retry time in seconds; None: unknown."""
 
 
 class RequestTimeoutError(DeadlineError):
-    """The deadline passed before the answer was there."""
+    """The deadline passed before there was a response."""
 
 
 class RequestRefusedError(DeadlineError):
-    """Refused before its deadline: it could not have been met, or the server is full."""
+    """The request was refused before its deadline: the deadline would be missed, or the server is full."""
 
 
 class InitializingError(ClockworkError):
-    """The server is still starting up: load models, profile them, then serve."""
+    """The server is still starting up."""
 
 
 class ServerError(ClockworkError):
-    """The server failed at something that it should have managed."""
+    """The server failed to process a correct request."""
 
 
 class DeviceLostError(ServerError):
-    """A device does nothing any more, whatever it is asked: its worker has to end."""
+    """A device no longer works, so its worker must end."""
 
 
 class ConnectionLostError(ClockworkError):
-    """The connection could not be made, or ended while an answer was awaited."""
+    """The connection could not be made, or ended before the response."""
 
 
 class ProtocolError(ClockworkError):

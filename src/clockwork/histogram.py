@@ -1,6 +1,7 @@
-"""Durations counted in buckets that grow by one per cent, from a microsecond on.
+"""Counts of durations in buckets that grow by one per cent, from a microsecond on.
 
-Memory is flat, however much is counted: from a microsecond to a second there are 1,389 buckets of eight bytes.
+The memory does not depend on the number of durations: there are 1,389 buckets of eight bytes from a microsecond to a
+second.
 """
 
 from array import array
@@ -14,24 +15,27 @@ _STEP: Final = log(1.01)
 
 
 class Histogram:
-    """Counts durations. ``width`` buckets are kept as one: 1 keeps them to one per cent, 10 to ten."""
+    """Counts durations.
+
+    ``width`` buckets are merged into one: the error is 1 per cent with width 1, 10 with width 10.
+    """
 
     __slots__ = ("buckets", "longest", "total", "width")
 
     def __init__(self, width: int = 1) -> None:
-        """Empty."""
-        self.buckets = array("Q")  #: durations in each bucket, up to the last that has some
+        """Start with no durations."""
+        self.buckets = array("Q")  #: the number of durations in each bucket, up to the last one with any
         self.width = width
         self.longest: Nanos = 0
-        self.total: Nanos = 0  #: the sum of all
+        self.total: Nanos = 0  #: the sum of all durations
 
     @property
     def count(self) -> int:
-        """How many were counted."""
+        """The number of durations."""
         return sum(self.buckets)
 
     def add(self, value: Nanos) -> None:
-        """One more."""
+        """Count a duration."""
         bucket = _bucket(value) // self.width
         try:
             self.buckets[bucket] += 1
@@ -43,7 +47,7 @@ class Histogram:
             self.longest = value
 
     def merge(self, other: "Histogram") -> None:
-        """Count what another of the same width has counted as well."""
+        """Add the counts of another histogram of the same width."""
         assert other.width == self.width
         self.grow(len(other.buckets))
         for bucket, count in enumerate(other.buckets):
@@ -52,17 +56,17 @@ class Histogram:
         self.total += other.total
 
     def up_to(self, bounds: Sequence[Nanos]) -> list[int]:
-        """How many were no longer than each of ``bounds``, which rise; as exactly as the buckets are."""
-        made, seen, first = [], 0, 0
+        """Return the number of durations up to each of the ascending ``bounds``, as exactly as the buckets permit."""
+        counts, seen, first = [], 0, 0
         for bound in bounds:
             after = _bucket(bound) // self.width + 1
             seen += sum(self.buckets[first:after])
             first = after
-            made.append(seen)
-        return made
+            counts.append(seen)
+        return counts
 
     def percentile(self, percent: float) -> Nanos | None:
-        """The upper end of the bucket that the percentile is in; None if there is nothing."""
+        """Return the upper end of the bucket that contains the percentile; None if no duration was counted."""
         rank = self.count * percent / 100
         for end, seen in self._sums():
             if seen >= rank:
@@ -70,12 +74,12 @@ class Histogram:
         return None
 
     def steps(self) -> list[tuple[float, float]]:
-        """The distribution: (milliseconds, share of all that took no longer)."""
+        """Return the distribution as pairs (milliseconds, share of durations up to them)."""
         count = self.count
         return [(end / 1000, seen / count) for end, seen in self._sums()]
 
     def _sums(self) -> Iterator[tuple[float, int]]:
-        """Of each bucket that is not empty: its end in microseconds, and how many are in it and those before it."""
+        """Yield the end in microseconds of each bucket that is not empty, and the number of durations up to it."""
         seen = 0
         for bucket, count in enumerate(self.buckets):
             if count:
@@ -83,14 +87,14 @@ class Histogram:
                 yield exp((bucket + 1) * self.width * _STEP), seen
 
     def grow(self, size: int) -> None:
-        """Have so many buckets, at least."""
+        """Extend the buckets to at least ``size``."""
         missing = size - len(self.buckets)
         if missing > 0:
             self.buckets.frombytes(bytes(missing * self.buckets.itemsize))
 
 
 def add_to_both(value: Nanos, one: Histogram, other: Histogram) -> None:
-    """Like `Histogram.add` of each, in less time: every action of a server is counted so."""
+    """Add a duration to two histograms, in less time than two calls of `Histogram.add`: it runs for every action."""
     bucket = _bucket(value)
     here, there = bucket // one.width, bucket // other.width
     try:
@@ -112,5 +116,5 @@ def add_to_both(value: Nanos, one: Histogram, other: Histogram) -> None:
 
 
 def _bucket(value: Nanos) -> int:
-    """The number of a duration's bucket of one per cent; up to a microsecond all are in the first."""
+    """Return the number of a duration's bucket of one per cent; bucket 0 has all durations up to a microsecond."""
     return int(log(value / MICROSECOND) / _STEP) if value > MICROSECOND else 0

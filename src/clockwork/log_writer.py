@@ -1,13 +1,13 @@
-"""Writes stdout and stderr from a thread, so that a log that nobody reads stops nothing.
+"""Writes stdout and stderr from a thread, so that a blocked log cannot block the server.
 
-A pipe holds 64 KiB. After that a write blocks until somebody reads, and so do an event loop, a lane or the handling of
-a signal that writes. From `install` on, ``sys.stdout`` and ``sys.stderr`` only put text into a bounded queue, and a
-daemon thread writes it. While the queue is full, text is dropped and counted; the thread reports the count as soon as
-it can write again. Everything in Python that prints is covered: logging, warnings, tracebacks, progress bars, other
+A pipe holds 64 KiB. When it is full, a write blocks until the reader reads, and so does an event loop, a lane or a
+signal handler that writes. After `install`, ``sys.stdout`` and ``sys.stderr`` only put text into a bounded queue, and a
+daemon thread writes it. While the queue is full, text is dropped and counted. The thread reports the count as soon as
+it can write again. This covers everything in Python that prints: logging, warnings, tracebacks, progress bars and other
 packages.
 
-Code in C writes to the file descriptor itself. Where that is a pipe or a terminal, the descriptor is replaced by one
-that does not block: C code then loses what does not fit. A socket cannot be opened again, and stays as it is.
+Code in C writes to the file descriptor itself. If the descriptor is a pipe or a terminal, it is replaced by one that
+does not block, so C code loses text that does not fit. A socket cannot be opened again and stays as it is.
 """
 
 import atexit
@@ -26,13 +26,13 @@ from typing import Any, Final, TextIO
 from clockwork.units import MIB
 
 MAX_WAITING: Final = 4 * MIB
-"""Characters that may wait to be written, with `PIECE_COST` for each piece of text."""
+"""Limit on the characters that wait to be written; each piece of text also counts `PIECE_COST`."""
 
 PIECE_COST: Final = 100
-"""Counted for each piece of text beside its characters: about what a short string takes in memory."""
+"""Characters that each piece of text counts in addition: about the memory of a short string object."""
 
 FINISH_SECONDS: Final = 1.0
-"""Seconds that the end of the process waits for what has not been written."""
+"""Seconds for which the end of the process waits until the queue is written."""
 
 
 class LogWriter:
@@ -41,21 +41,21 @@ class LogWriter:
     def __init__(
         self, fd: int, notice: Callable[[int], str], encoding: str = "utf-8", limit: int = MAX_WAITING
     ) -> None:
-        """``notice`` makes the text that reports so many dropped pieces."""
+        """``notice`` returns the text that reports a number of dropped pieces."""
         self.dropped = 0  #: pieces of text that were not written
         self._fd = fd
         self._notice = notice
         self._encoding = encoding
         self._limit = limit
-        self._queue: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()  # may be put to from `__del__`
+        self._queue: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()  # safe to put to from `__del__`
         self._lock = threading.RLock()
-        self._put = 0  # characters that were put, and of these, those that are no longer in the queue
+        self._put = 0  # characters put into the queue, and taken from it
         self._taken = 0
-        self._reported = 0  # of those dropped
+        self._reported = 0  # dropped pieces that were reported
         threading.Thread(target=self._run, name="clockwork-log", daemon=True).start()
 
     def put(self, text: str) -> None:
-        """Have text written; never blocks. Any thread may call it."""
+        """Queue text for writing. Never blocks; any thread may call it."""
         cost = len(text) + PIECE_COST
         with self._lock:
             if self._put - self._taken + cost > self._limit:
@@ -65,7 +65,7 @@ class LogWriter:
         self._queue.put(text)
 
     def finish(self, seconds: float) -> bool:
-        """Wait until all that was put is written, for so long at most; returns whether it is."""
+        """Wait until the queued text is written, for at most ``seconds``; return whether it is."""
         written = threading.Event()
         self._queue.put(written)
         return written.wait(seconds)
@@ -94,20 +94,20 @@ class LogWriter:
                     poll = select.poll()
                     poll.register(self._fd, select.POLLOUT)
                     poll.poll()
-            except OSError:  # nobody will read it any more
+            except OSError:  # the reader has closed the file
                 return False
         return True
 
 
 class QueuedStream(io.TextIOBase):
-    """A text stream that gives its lines to a `LogWriter`; it stands in for another."""
+    """A text stream that replaces another and passes its lines to a `LogWriter`."""
 
     def __init__(self, writer: LogWriter, original: TextIO) -> None:
-        """``original`` answers what is asked about the file itself."""
+        """``original`` is the replaced stream, which has the properties of the file."""
         self.writer = writer
         self._original = original
         self._lock = threading.RLock()
-        self._begun = ""  # a line that has no end yet
+        self._begun = ""  # an incomplete line
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -128,11 +128,11 @@ class QueuedStream(io.TextIOBase):
         return self._original.isatty()
 
     def writable(self) -> bool:
-        """It always is."""
+        """Return True."""
         return True
 
     def write(self, text: str) -> int:
-        """Have text written, line by line."""
+        """Queue the complete lines of the text for writing."""
         with self._lock:
             whole, newline, self._begun = (self._begun + text).rpartition("\n")
         if newline:
@@ -140,7 +140,7 @@ class QueuedStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Have a line written that has no end yet; does not wait."""
+        """Queue an incomplete line for writing, without waiting."""
         with self._lock:
             begun, self._begun = self._begun, ""
         if begun:
@@ -151,7 +151,7 @@ _streams: Final[list[QueuedStream]] = []
 
 
 def install(notice: Callable[[int], str]) -> None:
-    """From now on, write ``sys.stdout`` and ``sys.stderr`` from threads; once for a process.
+    """Write ``sys.stdout`` and ``sys.stderr`` from threads from now on; to be called once per process.
 
     Streams without a file descriptor of their own stay as they are.
     """
@@ -170,36 +170,36 @@ def install(notice: Callable[[int], str]) -> None:
 
 
 def finish(seconds: float = FINISH_SECONDS) -> None:
-    """Wait until what was printed is written, for so long at most."""
+    """Wait until the queued text of all streams is written, for at most ``seconds``."""
     for stream in _streams:
         stream.flush()
         stream.writer.finish(seconds / len(_streams))
 
 
 def dropped_lines() -> int:
-    """Return how many pieces of text this process has dropped; a line of the log is one."""
+    """Return the number of pieces of text that this process has dropped; a line of the log is one piece."""
     return sum(stream.writer.dropped for stream in _streams)
 
 
 def fill_standard_streams() -> None:
-    """Open ``/dev/null`` in the place of standard streams that were closed when the process began.
+    """Open ``/dev/null`` for standard streams that were closed when the process began.
 
-    Otherwise the next file or socket that is opened would get the number, and with it what is meant for the stream.
+    Otherwise the next file or socket would get the stream's number, and with it the stream's text.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
-            stream: Any = Path(os.devnull).open(mode)  # noqa: SIM115 - for as long as the process lives
+            stream: Any = Path(os.devnull).open(mode)  # noqa: SIM115 - stays open while the process lives
             setattr(sys, name, stream)
             if stream.fileno() == number:
                 os.set_inheritable(number, True)
 
 
 def _apart(fd: int) -> int:
-    """Return a descriptor for the writer alone, and keep code in C that writes to ``fd`` from blocking."""
+    """Return a descriptor of the writer's own, and make ``fd`` non-blocking for code in C."""
     own = os.dup(fd)
     mode = os.fstat(fd).st_mode
     if stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and os.isatty(fd)):
-        with suppress(OSError):  # not every file may be opened again: a terminal of another user
+        with suppress(OSError):  # some files cannot be opened again, such as a terminal of another user
             again = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
             os.dup2(again, fd)
             os.close(again)

@@ -1,14 +1,14 @@
-"""The contract between the parts that decide and the hosts that act.
+"""The interface between machines, which decide, and their hosts, which act.
 
-A *machine* computes and never acts: no clock, no I/O, no thread, no global randomness. The same list of ``(now,
-event)`` gives the same commands. Whoever hosts a machine has three duties:
+A *machine* has no clock, I/O, thread or global randomness. The same list of ``(now, event)`` gives the same commands.
+The host of a machine has three duties:
 
-1. tell it what happened: ``commands = machine.handle(now, event)``;
-2. wake it when it asked to be woken, never before: ``commands = machine.wake(now)`` with ``now >= next_wakeup()``;
-3. carry out the commands in order, then ask ``next_wakeup()`` again.
+1. pass events to the machine: ``commands = machine.handle(now, event)``
+2. wake the machine when ``next_wakeup()`` is reached, and not before: ``commands = machine.wake(now)``
+3. carry out the commands in order, and then call ``next_wakeup()`` again
 
-``now`` never runs backwards. The live host (asyncio) and the simulator (a heap of events) keep the same three duties,
-and a machine cannot tell them apart.
+``now`` never decreases. The live host (asyncio) and the simulator (a heap of events) have the same duties, and a
+machine cannot tell them apart.
 """
 
 from typing import Protocol, TypeVar
@@ -20,16 +20,16 @@ CommandT = TypeVar("CommandT")
 
 
 class Machine(Protocol[EventT, CommandT]):
-    """A part of Clockwork that decides."""
+    """An object that handles events and returns commands."""
 
     def handle(self, now: Nanos, event: EventT) -> list[CommandT]:
-        """Something happened at ``now``; returns what to do about it, in order."""
+        """Handle an event that happened at ``now``; return commands to carry out in order."""
         ...
 
     def wake(self, now: Nanos) -> list[CommandT]:
-        """The moment that was asked for has come (``now >= next_wakeup()``)."""
+        """Handle that time has passed (``now >= next_wakeup()``); return commands to carry out in order."""
         ...
 
     def next_wakeup(self) -> Nanos | None:
-        """When to call `wake` next; ``None`` if only an event can move the machine."""
+        """Return when to call `wake` next; None if only an event can change something."""
         ...

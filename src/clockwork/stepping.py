@@ -1,9 +1,9 @@
-"""Runs long work on an event loop in steps, so that other work waits for one step at most.
+"""Runs long work on an event loop in steps, so that other work waits for at most one step.
 
-Theory of operation. A thread would not help: decoding and formatting hold the interpreter's lock. So the loop does the
-work itself, for at most `MAX_BURST` at a time, and polls its sockets before the next burst. All users of one `Stepper`
-take turns: however many jobs are under way, one burst runs in each turn of the loop. The first step of a job runs at
-once, so a job of one step never waits behind a long one.
+Theory of operation. A thread would not help, because decoding and formatting hold the interpreter's lock. So the loop
+does the work itself, for at most `MAX_BURST` at a time, and polls its sockets before the next burst. All jobs of one
+`Stepper` take turns: one burst runs in each turn of the loop, however many jobs are under way. The first step of a job
+runs at once, so a job of one step never waits behind a long one.
 """
 
 import asyncio
@@ -15,19 +15,19 @@ from clockwork.steps import Steps
 from clockwork.units import MICROSECOND, Nanos
 
 MAX_BURST: Final[Nanos] = 300 * MICROSECOND
-"""Work after which other tasks get their turn; a step that has begun is finished."""
+"""Time after which other tasks get their turn; a step that has begun is finished."""
 
 BACKGROUND_REST: Final = 0.001
-"""Seconds between two bursts of work that no inference waits for."""
+"""Pause in seconds between two bursts of work that no inference waits for."""
 
 T = TypeVar("T")
 
 
 class Stepper:
-    """Lets jobs of one event loop take turns with each other and with everything else."""
+    """Runs jobs of one event loop in turns with each other and with all other work."""
 
     def __init__(self) -> None:
-        """No job is under way."""
+        """Start with no job."""
         self._one_burst = asyncio.Lock()
         self._clock: Clock = MonotonicClock()
 
@@ -37,7 +37,7 @@ class Stepper:
         A cancelled job stops at its next step.
 
         Raises:
-            Exception: whatever a step raises.
+            Exception: a step raised it.
         """
         try:
             next(steps)
@@ -58,34 +58,34 @@ class Stepper:
 
 
 class SharedResult(Generic[T]):
-    """A result that all callers of one moment share.
+    """A result that concurrent callers share.
 
-    A caller gets a result whose making began after the call. The result is dropped when no caller waits for it.
+    A caller gets a result whose computation began after the call. The result is dropped when no caller waits for it.
     """
 
-    def __init__(self, make: Callable[[], Awaitable[T]]) -> None:
-        """``make`` makes a new result; at most one call of it runs at a time."""
-        self._make = make
-        self._making = asyncio.Lock()
+    def __init__(self, compute: Callable[[], Awaitable[T]]) -> None:
+        """``compute`` computes a new result; at most one call of it runs at a time."""
+        self._compute = compute
+        self._computing = asyncio.Lock()
         self._clock: Clock = MonotonicClock()
-        self._made: tuple[Nanos, T] | None = None  #: when its making began, and the result
+        self._latest: tuple[Nanos, T] | None = None  #: when its computation began, and the result
         self._callers = 0
 
     async def get(self) -> T:
-        """Return a result that was made after this call.
+        """Return a result whose computation began after this call.
 
         Raises:
-            Exception: whatever ``make`` raises.
+            Exception: ``compute`` raised it.
         """
-        came = self._clock.now()
+        called_at = self._clock.now()
         self._callers += 1
         try:
-            async with self._making:
-                if self._made is None or self._made[0] < came:
+            async with self._computing:
+                if self._latest is None or self._latest[0] < called_at:
                     began = self._clock.now()
-                    self._made = began, await self._make()
-                return self._made[1]
+                    self._latest = began, await self._compute()
+                return self._latest[1]
         finally:
             self._callers -= 1
-            if not self._callers:  # it may be large
-                self._made = None
+            if not self._callers:  # the result may be large
+                self._latest = None

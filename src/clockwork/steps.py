@@ -1,7 +1,7 @@
-"""Long work as a generator that stops between bounded steps.
+"""Long work as a generator that stops after each of its short steps.
 
-The code that does the work stays pure: the caller decides what happens between two steps. `clockwork.stepping` runs
-steps on an event loop and lets other work run in between; `at_once` runs them without a pause.
+The code that does the work stays pure, because its caller decides what happens between two steps. `clockwork.stepping`
+runs steps on an event loop, between other work; `at_once` runs them without a pause.
 """
 
 from collections.abc import Generator
@@ -17,7 +17,7 @@ def at_once(steps: Steps[T]) -> T:
     """Run all steps without a pause and return the result.
 
     Raises:
-        Exception: whatever a step raises.
+        Exception: a step raised it.
     """
     while True:
         try:

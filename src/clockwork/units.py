@@ -1,13 +1,13 @@
-"""Units of the house, so that no bare number has to be explained.
+"""The units of time and memory.
 
-Rules of the file: time is an ``int`` of nanoseconds and memory an ``int`` of bytes or of pages. Floats appear only at
-the edges: a client's seconds, a printed millisecond.
+Time is an ``int`` of nanoseconds, and memory is an ``int`` of bytes or of pages. Floats are used only for input and
+output: a client's seconds, a printed millisecond.
 """
 
 from typing import Final, TypeAlias
 
 Nanos: TypeAlias = int
-"""A duration, or a moment on a monotonic clock, in nanoseconds."""
+"""A duration, or a time on a monotonic clock, in nanoseconds."""
 
 Bytes: TypeAlias = int
 """A size in bytes."""
@@ -23,36 +23,36 @@ MIB: Final[Bytes] = 1 << 20
 GIB: Final[Bytes] = 1 << 30
 
 FOREVER: Final[Nanos] = (1 << 63) - 1
-"""Later than any moment: the ``latest`` of an action that may start at any time."""
+"""Later than any other time: the ``latest`` of an action that may start at any time."""
 
 
 def us(value: float) -> Nanos:
-    """Microseconds as nanoseconds."""
+    """Convert microseconds to nanoseconds."""
     return round(value * MICROSECOND)
 
 
 def ms(value: float) -> Nanos:
-    """Milliseconds as nanoseconds."""
+    """Convert milliseconds to nanoseconds."""
     return round(value * MILLISECOND)
 
 
 def seconds(value: float) -> Nanos:
-    """Seconds as nanoseconds."""
+    """Convert seconds to nanoseconds."""
     return round(value * SECOND)
 
 
 def as_ms(value: Nanos) -> float:
-    """Nanoseconds as milliseconds, for people."""
+    """Convert nanoseconds to milliseconds, for people."""
     return value / MILLISECOND
 
 
 def as_seconds(value: Nanos) -> float:
-    """Nanoseconds as seconds, for people."""
+    """Convert nanoseconds to seconds, for people."""
     return value / SECOND
 
 
 def show_duration(value: Nanos) -> str:
-    """``1.23 ms``, ``4.5 s``: a duration in the unit that a person would choose."""
+    """Return a duration as text in a fitting unit, such as ``1.23 ms`` or ``4.5 s``."""
     if abs(value) >= SECOND:
         return f"{value / SECOND:.3g} s"
     if abs(value) >= MILLISECOND:
@@ -61,7 +61,7 @@ def show_duration(value: Nanos) -> str:
 
 
 def show_bytes(value: Bytes) -> str:
-    """``97.4 MiB``: a size in the unit that a person would choose."""
+    """Return a size as text in a fitting unit, such as ``97.4 MiB``."""
     for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
         if abs(value) >= unit:
             return f"{value / unit:.1f} {name}"

@@ -1,4 +1,4 @@
-"""Names of copies, batch sizes, and the numbers of statuses, which others rely on."""
+"""Names of models and copies, batch sizes, and the numbers of statuses."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from clockwork.messages.status import Status
 
 
 @pytest.mark.parametrize(("copies", "names"), [(0, ()), (1, ("m",)), (2, ("m-1", "m-2")), (3, ("m-1", "m-2", "m-3"))])
-def test_copies_are_numbered_from_one_and_a_single_one_is_not(copies: int, names: tuple[str, ...]) -> None:
+def test_copies_are_numbered_from_one_and_a_single_model_is_not_numbered(copies: int, names: tuple[str, ...]) -> None:
     assert model_names("m", copies) == names
     assert spec_names(LoadSpec("m.onnx", "m", copies)) == set(names)
 
@@ -35,16 +35,16 @@ def test_copies_are_numbered_from_one_and_a_single_one_is_not(copies: int, names
         ("", ""),
     ],
 )
-def test_a_path_suggests_a_name(path: str, name: str) -> None:
+def test_a_model_name_comes_from_its_path(path: str, name: str) -> None:
     assert model_name_from_path(path) == name
 
 
-def test_a_load_keeps_the_name_it_is_given() -> None:
+def test_a_given_name_replaces_the_name_from_the_path() -> None:
     assert load_spec("zoo/a.onnx", "mine", 2, 10) == LoadSpec("zoo/a.onnx", "mine", 2)
     assert load_spec("zoo/a.onnx", "", 1, 10) == LoadSpec("zoo/a.onnx", "a", 1)
 
 
-def test_the_rows_of_a_batch_are_those_of_its_inputs() -> None:
+def test_a_batch_has_the_rows_of_its_inputs() -> None:
     inputs = tuple(InferInput(i, rows, tensors(rows)) for i, rows in enumerate([1, 4, 2]))
     assert Infer(1, 0, "m", inputs).batch_size == 7
     assert Infer(1, 0, "m", ()).batch_size == 0

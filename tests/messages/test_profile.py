@@ -1,4 +1,4 @@
-"""What was measured, and what follows from it."""
+"""Percentiles of measurements, and estimates of profiles."""
 
 import pytest
 
@@ -26,12 +26,12 @@ def test_a_percentile_is_the_nearest_rank(samples: tuple[int, ...], percent: flo
     assert Measurement(samples).percentile(percent) == expected
 
 
-def test_median_and_p99() -> None:
+def test_the_median_and_the_p99_are_percentiles() -> None:
     measured = measurement(*range(1, 101))
     assert (measured.median, measured.p99) == (50, 99)
 
 
-def test_a_batch_costs_what_the_next_larger_one_measured_does_and_beyond_in_proportion() -> None:
+def test_the_estimate_is_that_of_the_next_measured_size_and_grows_in_proportion_beyond() -> None:
     measured = profile(max_batch_size=4)
     assert measured.batch_sizes == (1, 2, 4)
     assert [measured.infer_estimate(rows) for rows in (1, 2, 3, 4)] == [ms(3), ms(4), ms(6), ms(6)]

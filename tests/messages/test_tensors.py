@@ -1,4 +1,4 @@
-"""Tensors that come from outside are looked at before they are believed."""
+"""Checks of tensors from peers."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_every_datatype_but_bytes_has_a_size() -> None:
 
 
 @pytest.mark.parametrize(("datatype", "nbytes"), [("BOOL", 6), ("FP16", 12), ("BF16", 12), ("FP32", 24), ("INT64", 48)])
-def test_a_spec_knows_its_size(datatype: str, nbytes: int) -> None:
+def test_a_spec_has_the_size_of_its_elements(datatype: str, nbytes: int) -> None:
     assert spec("x", datatype, (2, 3)).nbytes == nbytes
 
 
@@ -46,19 +46,19 @@ def test_a_spec_of_unknown_size_cannot_be_made(datatype: str) -> None:
         ((spec("x", "INT8", (1,) * MAX_RANK),), 1),
     ],
 )
-def test_what_adds_up_is_accepted(tensors: tuple[TensorSpec, ...], payload: int) -> None:
+def test_tensors_whose_sizes_add_up_are_accepted(tensors: tuple[TensorSpec, ...], payload: int) -> None:
     check_specs(tensors, payload)
 
 
 @pytest.mark.parametrize(
     ("tensors", "payload", "why"),
     [
-        ((), 1, "need 0 bytes of data, but 1 came"),
-        ((X,), 11, "need 12 bytes of data, but 11 came"),
-        ((X,), 0, "need 12 bytes of data, but 0 came"),
+        ((), 1, "take 0 bytes, but 1 came"),
+        ((X,), 11, "take 12 bytes, but 11 came"),
+        ((X,), 0, "take 12 bytes, but 0 came"),
         ((X, X), 24, "'x' was sent twice"),
-        ((TensorSpec("x", "FP32", (1, 3), 11),), 11, "takes 12 bytes, but says 11"),
-        ((TensorSpec("x", "FP32", (1, 3), -12),), -12, "takes 12 bytes, but says -12"),
+        ((TensorSpec("x", "FP32", (1, 3), 11),), 11, "takes 12 bytes, but its size is given as 11"),
+        ((TensorSpec("x", "FP32", (1, 3), -12),), -12, "takes 12 bytes, but its size is given as -12"),
         ((TensorSpec("x", "FP32", (-1, 3), -12),), -12, "has a negative dimension"),
         ((TensorSpec("x", "FP32", (-1, -3), 12),), 12, "has a negative dimension"),
         ((TensorSpec("x", "FP4", (1,), 1),), 1, "unknown datatype 'FP4'; known datatypes: BOOL"),
@@ -66,14 +66,16 @@ def test_what_adds_up_is_accepted(tensors: tuple[TensorSpec, ...], payload: int)
         ((TensorSpec("t", "BYTES", (0,), -1),), -1, "each element takes at least 4"),
         ((spec("x", "FP32", (1 << 62, 1 << 62)),), 0, "but 0 came"),
         ((spec("x", "INT8", (1,) * (MAX_RANK + 1)),), 1, "has 17 dimensions; at most 16"),
-        (tuple(spec(str(i), "INT8", (1,)) for i in range(MAX_TENSORS + 1)), 257, "257 tensors; at most 256"),
+        (tuple(spec(str(i), "INT8", (1,)) for i in range(MAX_TENSORS + 1)), 257, "257 inputs; at most 256"),
     ],
 )
-def test_what_does_not_add_up_is_refused(tensors: tuple[TensorSpec, ...], payload: int, why: str) -> None:
+def test_tensors_that_are_invalid_or_do_not_add_up_are_refused(
+    tensors: tuple[TensorSpec, ...], payload: int, why: str
+) -> None:
     with pytest.raises(InvalidRequestError, match=why):
         check_specs(tensors, payload)
 
 
-def test_tensors_describe_themselves() -> None:
+def test_a_tensor_is_described_as_text() -> None:
     assert TensorInfo("data", "FP32", (-1, 3, 224, 224)).describe() == "data FP32[-1,3,224,224]"
     assert X.describe() == "x FP32[1,3]"

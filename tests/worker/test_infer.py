@@ -1,4 +1,4 @@
-"""The EXEC lane: windows, order, weights."""
+"""The EXEC lane: windows, order and weights of Infer actions."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from clockwork.worker.lane import MAX_QUEUED
 from worker.told import EXEC, HOST, LOAD, NONE, Worker, evict, infer, load
 
 
-def test_an_infer_starts_in_its_window_with_what_it_needs() -> None:
+def test_an_infer_starts_in_its_window_with_its_payloads_and_weights() -> None:
     w = Worker().warm("m")
     assert w.told(0, infer(1, earliest=5, latest=9, requests=2)) == []
     assert w.core.next_wakeup() == ms(5)
@@ -40,13 +40,13 @@ def test_an_infer_may_start_at_its_latest_and_not_after() -> None:
         assert w.told(start, infer(1, earliest=5, latest=9)) == [line]
 
 
-def test_an_infer_behind_a_long_one_is_answered_by_its_latest_and_costs_only_itself() -> None:
+def test_an_infer_behind_a_long_one_is_answered_after_its_latest_and_delays_no_other() -> None:
     w = Worker().warm("m")
     w.told(0, infer(1), infer(2, latest=3), infer(3, latest=20))
     assert w.core.next_wakeup() == ms(3) + 1
     assert w.wakes(3) == []
     assert w.wakes(3.000001) == ["Infer#2 COULD_NOT_START_IN_TIME"]
-    assert w.message() == "its latest start passed 0.001 us ago, while Infer 1 ran"
+    assert w.message() == "the action's latest start passed 0.001 us ago while Infer 1 ran"
     assert w.ends(15, EXEC) == ["Infer#1 ok", "start exec0 Infer#3"]
 
 
@@ -62,7 +62,7 @@ def test_an_infer_of_an_unknown_model_or_on_an_unknown_device_fails() -> None:
     assert w.told(0, infer(2, gpu=1), infer(3, gpu=-1)) == ["Infer#2 INVALID_GPU", "Infer#3 INVALID_GPU"]
 
 
-def test_an_infer_waits_for_weights_that_are_being_loaded_and_lets_others_pass() -> None:
+def test_an_infer_waits_for_weights_that_are_being_loaded_and_others_pass_it() -> None:
     w = Worker().warm("a").holding("m")
     w.told(0, load(1, "m"))
     assert w.told(0, infer(2, "m", latest=9), infer(3, "a")) == ["start exec0 Infer#3"]
@@ -71,7 +71,7 @@ def test_an_infer_waits_for_weights_that_are_being_loaded_and_lets_others_pass()
     assert w.ends(5, LOAD) == ["LoadWeights#1 ok", "start exec0 Infer#2"]
 
 
-def test_an_infer_waits_for_a_load_that_waits_itself() -> None:
+def test_an_infer_waits_for_a_waiting_load() -> None:
     w = Worker().holding("a", "m")
     w.told(0, load(1, "a"), load(2, "m"))
     assert w.told(0, infer(3, "m")) == []
@@ -79,27 +79,27 @@ def test_an_infer_waits_for_a_load_that_waits_itself() -> None:
     assert w.ends(9, LOAD) == ["LoadWeights#2 ok", "start exec0 Infer#3"]
 
 
-def test_an_infer_whose_load_comes_too_late_fails_with_it() -> None:
+def test_an_infer_fails_if_its_load_is_too_late() -> None:
     w = Worker().holding("a", "m")
     w.told(0, load(1, "a"), load(2, "m", latest=3), infer(3, "m"))
     assert w.wakes(4) == ["LoadWeights#2 COULD_NOT_START_IN_TIME", "Infer#3 WEIGHTS_NOT_PRESENT"]
 
 
-def test_an_infer_waits_for_weights_until_its_latest_only() -> None:
+def test_an_infer_waits_for_weights_until_its_latest() -> None:
     w = Worker().holding("m")
     w.told(0, load(1), infer(2, latest=9))
     assert w.wakes(10) == ["Infer#2 COULD_NOT_START_IN_TIME"]
-    assert "it waited for its weights" in w.message()
+    assert "the action waited for its weights" in w.message()
 
 
-def test_an_infer_whose_weights_fail_to_load_fails_with_them() -> None:
+def test_an_infer_fails_if_its_load_fails() -> None:
     w = Worker().holding("m")
     w.told(0, load(1), infer(2))
     assert w.fails(5, LOAD) == ["LoadWeights#1 RUNTIME_ERROR", "Infer#2 WEIGHTS_NOT_PRESENT"]
 
 
 @pytest.mark.parametrize("status", [Status.RUNTIME_ERROR, Status.INVALID_INPUT])
-def test_an_infer_that_fails_is_answered_with_its_status_and_the_weights_stay(status: Status) -> None:
+def test_a_failed_infer_is_answered_with_its_status_and_the_weights_stay(status: Status) -> None:
     w = Worker().warm("m")
     w.told(0, infer(1), infer(2))
     assert w.fails(1, EXEC, status) == [f"Infer#1 {status.name}", "start exec0 Infer#2"]
@@ -113,7 +113,7 @@ def test_weights_in_use_are_not_evicted_nor_loaded_again() -> None:
     assert w.told(0, evict(2), load(3)) == ["EvictWeights#2 WEIGHTS_IN_USE", "LoadWeights#3 WEIGHTS_ALREADY_LOADED"]
 
 
-def test_an_infer_goes_behind_an_eviction_that_waits_and_the_load_after_it() -> None:
+def test_an_infer_waits_for_a_waiting_eviction_and_the_load_after_it() -> None:
     w = Worker().warm("m").holding("a")
     w.told(0, load(1, "a"))
     assert w.told(0, evict(2, "m"), load(3, "m"), infer(4, "m")) == []
@@ -128,12 +128,12 @@ def test_a_model_without_batches_executes_one_request_at_a_time() -> None:
     assert w.told(0, infer(2)) == ["start exec0 Infer#2"]
 
 
-def test_an_infer_of_nothing_or_without_its_payloads_is_invalid() -> None:
+def test_an_infer_without_inputs_or_payloads_is_invalid() -> None:
     w = Worker().warm("m")
     assert w.told(0, infer(1, requests=0)) == ["Infer#1 INVALID_ACTION"]
     (result,) = w.core.apply(ActionReceived(infer(2), ()))
     assert isinstance(result, SendResult)
-    assert "1 inputs with 0 payloads" in str(result)
+    assert "1 inputs and 0 payloads" in str(result)
 
 
 def test_devices_do_not_wait_for_each_other() -> None:
@@ -141,7 +141,7 @@ def test_devices_do_not_wait_for_each_other() -> None:
     assert w.told(0, infer(1), infer(2, gpu=1)) == ["start exec0 Infer#1", "start exec1 Infer#2"]
 
 
-def test_a_full_lane_refuses_and_keeps_what_it_has() -> None:
+def test_a_full_lane_refuses_actions_and_keeps_those_it_has() -> None:
     w = Worker().warm("m")
     for i in range(MAX_QUEUED):
         assert w.core.apply(ActionReceived(infer(i, earliest=1), ("x",))) == []
@@ -150,11 +150,11 @@ def test_a_full_lane_refuses_and_keeps_what_it_has() -> None:
     assert w.wakes(1) == ["start exec0 Infer#0"]
 
 
-def test_the_upcoming_infer_is_known_before_it_starts() -> None:
+def test_the_next_infer_is_known_before_it_starts() -> None:
     w = Worker().holding("m", "n").warm("m")
     assert w.core.upcoming(0) is None
     w.told(0, infer(1, "m", earliest=5), infer(2, "n", earliest=4))
-    assert w.core.upcoming(0) is None, "the next one would be refused"
+    assert w.core.upcoming(0) is None, "the next Infer would be refused"
     assert w.wakes(4) == ["Infer#2 WEIGHTS_NOT_PRESENT"]
     upcoming = w.core.upcoming(0)
     assert w.wakes(5) == ["start exec0 Infer#1"]
@@ -172,7 +172,7 @@ def test_a_lane_thread_drives_its_own_lane_only() -> None:
     assert w.core.next_wakeup_of(None, HOST) is None
 
 
-def test_expiry_does_not_start_anything() -> None:
+def test_answering_late_actions_starts_no_task() -> None:
     w = Worker().warm("m")
     w.core.apply(ActionReceived(infer(1), ("x",)))
     w.core.apply(ActionReceived(infer(2, latest=1), ("x",)))

@@ -1,4 +1,4 @@
-"""Any order of actions, endings, failures, lost controllers: each action is answered once, in its window or not."""
+"""Random orders of actions, ends of tasks, failures and lost controllers: each action is answered exactly once."""
 
 from collections import Counter
 
@@ -18,7 +18,7 @@ LENGTHS = st.sampled_from([None, None, 0, 2, -1])
 
 
 class Orders(RuleBasedStateMachine):
-    """A controller of whom only the action ids are sensible, and a host that does what it is told, at some time."""
+    """A controller whose actions are random except for their ids, and a host that executes them with random delays."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Orders(RuleBasedStateMachine):
     @invariant()
     def note_results(self) -> None:
         for result in self.worker.results[self.seen :]:
-            assert result.id in self.unanswered, "answered twice, or to a controller that is gone"
+            assert result.id in self.unanswered, "answered twice, or after its controller was lost"
             del self.unanswered[result.id]
         self.seen = len(self.worker.results)
         for gpu in self.worker.core.info().gpus:
@@ -103,7 +103,7 @@ class Orders(RuleBasedStateMachine):
         self.worker.leaves(self.now)
 
     def teardown(self) -> None:
-        """In the end everything has been answered, and nothing was started twice."""
+        """At the end every action has been answered, and none was started twice."""
         for _ in range(10_000):
             if self.worker.running:
                 self.end(*next(iter(self.worker.running)), True, 1)
@@ -115,7 +115,7 @@ class Orders(RuleBasedStateMachine):
         self.note_results()
         assert not self.unanswered
         started = Counter(action_id for action_id in self.worker.started if action_id > 0)
-        assert max(started.values(), default=0) <= 2, "a ClearCache is a task on each device, others one"
+        assert max(started.values(), default=0) <= 2, "only a ClearCache is a task on each device"
 
 
 TestOrders = Orders.TestCase

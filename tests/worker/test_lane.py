@@ -9,14 +9,14 @@ def entry(name: int, earliest: int = 0, latest: int = FOREVER) -> Entry:
 
 def a_lane(*entries: Entry, overtaking: bool = True) -> Lane:
     lane = Lane(overtaking)
-    for it in entries:
-        assert lane.push(it)
+    for entry in entries:
+        assert lane.push(entry)
         lane.check_invariants()
     return lane
 
 
 def ids(entries: list[Entry]) -> list[int]:
-    return [it.action.id for it in entries]
+    return [entry.action.id for entry in entries]
 
 
 def free(_: Entry) -> bool:
@@ -25,18 +25,18 @@ def free(_: Entry) -> bool:
 
 def drain(lane: Lane, now: int) -> list[int]:
     taken = []
-    while (it := lane.take_due(now, free)) is not None:
-        taken.append(it.action.id)
+    while (due := lane.take_due(now, free)) is not None:
+        taken.append(due.action.id)
         lane.check_invariants()
     return taken
 
 
-def test_order_is_that_of_earliest_then_of_arrival() -> None:
+def test_actions_start_in_order_of_earliest_and_then_of_arrival() -> None:
     lane = a_lane(entry(1, 30), entry(2, 10), entry(3, 10), entry(4, 20))
     assert drain(lane, 30) == [2, 3, 4, 1]
 
 
-def test_nothing_starts_before_its_earliest() -> None:
+def test_no_action_starts_before_its_earliest() -> None:
     lane = a_lane(entry(1, 10))
     assert lane.next_start(free) == 10
     assert drain(lane, 9) == []
@@ -54,7 +54,7 @@ def test_an_action_is_late_the_nanosecond_after_its_latest() -> None:
     assert lane.next_expiry() is None
 
 
-def test_a_late_action_leaves_the_queue_from_anywhere_in_it() -> None:
+def test_a_late_action_leaves_the_queue_from_any_place() -> None:
     lane = a_lane(entry(1, 1), entry(2, 2, 3), entry(3, 3))
     assert ids(lane.take_late(4)) == [2]
     lane.check_invariants()
@@ -66,24 +66,24 @@ def test_an_action_whose_window_is_empty_is_late_when_its_latest_has_passed() ->
     assert ids(lane.take_late(6)) == [1]
 
 
-def test_nothing_starts_while_something_runs() -> None:
+def test_no_action_starts_while_another_runs() -> None:
     lane = a_lane(entry(1))
     lane.running = entry(0)
     assert lane.take_due(0, free) is None
     assert lane.next_start(free) is None
 
 
-def test_a_blocked_action_lets_others_pass_where_that_is_allowed() -> None:
+def test_others_pass_a_blocked_action_only_in_a_lane_with_overtaking() -> None:
     for overtaking, taken in ((True, 2), (False, None)):
         lane = a_lane(entry(1), entry(2), overtaking=overtaking)
-        due = lane.take_due(0, lambda it: it.action.id == 1)
+        due = lane.take_due(0, lambda waiting: waiting.action.id == 1)
         assert (due.action.id if due else None) == taken
 
 
-def test_a_blocked_action_wakes_nobody() -> None:
+def test_a_blocked_action_causes_no_wakeup() -> None:
     lane = a_lane(entry(1, 5, 9), entry(2, 7))
-    assert lane.next_start(lambda it: it.action.id == 1) == 7
-    assert lane.next_start(lambda it: True) is None
+    assert lane.next_start(lambda waiting: waiting.action.id == 1) == 7
+    assert lane.next_start(lambda _: True) is None
     assert lane.next_expiry() == 10
 
 
@@ -96,7 +96,7 @@ def test_a_queue_has_a_limit() -> None:
     lane.check_invariants()
 
 
-def test_what_started_in_time_leaves_nothing_behind_that_grows() -> None:
+def test_entries_of_actions_that_started_in_time_do_not_accumulate() -> None:
     lane = a_lane()
     for i in range(1000):
         lane.push(entry(i, 0, FOREVER - 1))

@@ -1,4 +1,4 @@
-"""A worker that is about to end: what runs goes on, everything else is refused, once."""
+"""A worker that is about to end: running tasks go on, and all other actions are refused once."""
 
 from clockwork.messages.actions import Action, ClearCache, GetWorkerState, LoadModelFromDisk
 from worker.told import EXEC, HOST, LOAD, Worker, evict, infer, load
@@ -6,13 +6,13 @@ from worker.told import EXEC, HOST, LOAD, Worker, evict, infer, load
 REFUSED = "SHUTTING_DOWN"
 
 
-def test_what_runs_is_finished_and_what_waits_is_refused() -> None:
+def test_a_running_task_is_finished_and_waiting_actions_are_refused() -> None:
     worker = Worker().warm("m").holding("n")
     worker.told(1, infer(1), infer(2, earliest=50), load(3, "n"), evict(4, "n"))
     worker.told(1, LoadModelFromDisk(5, "x.onnx", "x"), LoadModelFromDisk(6, "y.onnx", "y"))
     assert worker.core.owes_results
-    said = worker.leaves(2)
-    assert said == [f"LoadModelFromDisk#6 {REFUSED}", f"EvictWeights#4 {REFUSED}", f"Infer#2 {REFUSED}"]
+    lines = worker.leaves(2)
+    assert lines == [f"LoadModelFromDisk#6 {REFUSED}", f"EvictWeights#4 {REFUSED}", f"Infer#2 {REFUSED}"]
     assert worker.message() == "the worker is shutting down"
     assert worker.ends(3, EXEC) == ["Infer#1 ok"]
     assert worker.ends(3, LOAD) == ["LoadWeights#3 ok"]
@@ -21,12 +21,12 @@ def test_what_runs_is_finished_and_what_waits_is_refused() -> None:
     assert not worker.core.owes_results
 
 
-def test_what_comes_is_refused() -> None:
+def test_new_actions_are_refused() -> None:
     worker = Worker().warm("m")
     assert worker.leaves(1) == []
-    asked: list[Action] = [infer(1), load(2, "n"), evict(3), LoadModelFromDisk(4, "x.onnx", "x")]
-    asked += [ClearCache(5), GetWorkerState(6)]
-    assert worker.told(2, *asked) == [f"{type(action).__name__}#{action.id} {REFUSED}" for action in asked]
+    actions: list[Action] = [infer(1), load(2, "n"), evict(3), LoadModelFromDisk(4, "x.onnx", "x")]
+    actions += [ClearCache(5), GetWorkerState(6)]
+    assert worker.told(2, *actions) == [f"{type(action).__name__}#{action.id} {REFUSED}" for action in actions]
 
 
 def test_a_clear_cache_that_waits_on_several_devices_is_refused_once() -> None:
@@ -36,7 +36,7 @@ def test_a_clear_cache_that_waits_on_several_devices_is_refused_once() -> None:
     assert worker.ends(3, EXEC) == ["Infer#1 ok"]
 
 
-def test_nothing_is_owed_to_a_controller_that_is_lost() -> None:
+def test_a_lost_controller_waits_for_no_results() -> None:
     worker = Worker().warm("m")
     worker.told(1, infer(1))
     worker.abandoned(2)

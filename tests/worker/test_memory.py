@@ -5,7 +5,7 @@ from clockwork.worker.errors import ActionRefusedError
 from clockwork.worker.memory import REFUSAL_STATUSES, TRANSITIONS, DeviceMemory, WeightsEvent, WeightsState
 
 
-def test_every_order_of_a_controller_has_an_answer_in_every_state() -> None:
+def test_every_event_of_a_controller_has_a_transition_or_a_refusal_in_every_state() -> None:
     for state in WeightsState:
         for step in (WeightsEvent.LOAD, WeightsEvent.EXECUTE, WeightsEvent.EVICT):
             if (state, step) == (WeightsState.IN_USE, WeightsEvent.EXECUTE):
@@ -13,7 +13,7 @@ def test_every_order_of_a_controller_has_an_answer_in_every_state() -> None:
             assert ((state, step) in TRANSITIONS) != ((state, step) in REFUSAL_STATUSES)
 
 
-def test_a_life() -> None:
+def test_weights_are_loaded_used_and_evicted() -> None:
     memory = DeviceMemory(0, 4)
     memory.begin_load("m", 3)
     assert (memory.state_of("m"), memory.cache.free) == (WeightsState.LOADING, 1)
@@ -28,7 +28,7 @@ def test_a_life() -> None:
     memory.check_invariants()
 
 
-def test_a_failed_load_gives_its_pages_back() -> None:
+def test_a_failed_load_frees_its_pages() -> None:
     memory = DeviceMemory(0, 4)
     memory.begin_load("m", 4)
     memory.load_failed("m")
@@ -36,16 +36,16 @@ def test_a_failed_load_gives_its_pages_back() -> None:
     memory.check_invariants()
 
 
-def test_too_few_pages_are_refused_with_numbers_and_change_nothing() -> None:
+def test_a_load_with_too_few_free_pages_is_refused_and_changes_nothing() -> None:
     memory = DeviceMemory(1, 4)
     memory.begin_load("m", 3)
-    with pytest.raises(ActionRefusedError, match=r"n need 2 pages; gpu 1 has 1 of 4 free") as refusal:
+    with pytest.raises(ActionRefusedError, match=r"n need 2 pages; gpu 1 has 1 of 4 pages free") as refusal:
         memory.begin_load("n", 2)
     assert refusal.value.status is Status.LOAD_WEIGHTS_INSUFFICIENT_CACHE
     assert memory.state_of("n") is WeightsState.COLD
 
 
-def test_the_models_are_told_least_recently_used_first() -> None:
+def test_the_least_recently_used_model_is_reported_first() -> None:
     memory = DeviceMemory(0, 4)
     for model in "abc":
         memory.begin_load(model, 1)
@@ -65,5 +65,5 @@ def test_the_models_are_told_least_recently_used_first() -> None:
         (WeightsState.COLD, WeightsEvent.EVICT, Status.WEIGHTS_NOT_PRESENT),
     ],
 )
-def test_refusals_have_the_original_s_numbers(state: WeightsState, step: WeightsEvent, status: Status) -> None:
+def test_refusals_have_the_numbers_of_the_original(state: WeightsState, step: WeightsEvent, status: Status) -> None:
     assert REFUSAL_STATUSES[state, step] is status

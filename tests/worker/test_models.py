@@ -1,4 +1,4 @@
-"""The HOST and LOAD lanes: models in host memory, weights on devices, caches cleared."""
+"""The HOST and LOAD lanes: models in host memory, weights on devices, ClearCache and GetWorkerState."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def names(w: Worker) -> list[str]:
 # --- LoadModelFromDisk -----------------------------------------------------------------------------------------------
 
 
-def test_copies_are_models_of_their_own() -> None:
+def test_copies_are_independent_models() -> None:
     w = Worker()
     assert w.told(0, from_disk(1, copies=3)) == ["start host LoadModelFromDisk#1"]
     assert w.ends(5, HOST, read(2)) == ["LoadModelFromDisk#1 ok"]
@@ -41,7 +41,7 @@ def test_copies_are_models_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("copies", [0, -1, MAX_COPIES + 1])
-def test_copies_have_bounds(copies: int) -> None:
+def test_the_number_of_copies_is_limited(copies: int) -> None:
     w = Worker()
     assert w.told(0, from_disk(1, copies=copies)) == ["LoadModelFromDisk#1 INVALID_ACTION"]
     assert w.message() == f"no_of_copies is {copies}; it must be 1 to 10000"
@@ -51,7 +51,7 @@ def test_a_model_needs_a_name() -> None:
     assert Worker().told(0, from_disk(1, name="")) == ["LoadModelFromDisk#1 INVALID_MODEL_NAME"]
 
 
-def test_loading_the_same_again_succeeds_and_changes_nothing() -> None:
+def test_a_repeated_load_succeeds_and_changes_nothing() -> None:
     w = Worker().warm("m")
     w.told(0, from_disk(1))
     assert w.ends(1, HOST) == ["LoadModelFromDisk#1 ok"]
@@ -63,18 +63,18 @@ def test_a_name_stands_for_one_content() -> None:
     w = Worker().holding("m")
     w.told(0, from_disk(1))
     assert w.ends(1, HOST, read(digest="other")) == ["LoadModelFromDisk#1 INVALID_MODEL_NAME"]
-    assert w.message() == "the name 'm' is taken: 'm.onnx' has changed since it was loaded"
+    assert w.message() == "name 'm' is in use: m.onnx has changed since it was loaded"
     assert w.told(2, from_disk(2, path="n.onnx")) == ["LoadModelFromDisk#2 INVALID_MODEL_NAME"]
 
 
-def test_a_name_made_as_a_copy_is_taken_too() -> None:
+def test_the_name_of_a_copy_is_in_use_too() -> None:
     w = Worker()
     w.told(0, from_disk(1, copies=2))
     w.ends(1, HOST)
     assert w.told(2, from_disk(2, name="m-2")) == ["LoadModelFromDisk#2 INVALID_MODEL_NAME"]
 
 
-def test_what_is_missing_of_a_load_is_made_again() -> None:
+def test_a_repeated_load_loads_missing_copies_again() -> None:
     w = Worker()
     w.told(0, from_disk(1, copies=3))
     w.ends(1, HOST)
@@ -90,12 +90,12 @@ def test_a_model_that_no_device_can_hold_is_too_big() -> None:
     w.told(0, from_disk(1), from_disk(2))
     assert w.ends(1, HOST, read(5)) == ["LoadModelFromDisk#1 MODEL_TOO_BIG", "start host LoadModelFromDisk#2"]
     assert w.message() == (
-        "the weights of 'm.onnx', 80.0 MiB, need 5 pages of 16.0 MiB; the largest weights cache here has 4"
+        "weights of m.onnx (80.0 MiB) need 5 pages of 16.0 MiB; the largest weights cache of this worker has 4"
     )
     assert w.ends(2, HOST, read(4)) == ["LoadModelFromDisk#2 ok"]
 
 
-def test_a_model_that_the_largest_device_can_hold_is_not() -> None:
+def test_a_model_that_the_largest_device_can_hold_is_loaded() -> None:
     core = WorkerCore(MIB, [("a", 1), ("b", 9)])
     w = Worker()
     w.core = core
@@ -103,7 +103,7 @@ def test_a_model_that_the_largest_device_can_hold_is_not() -> None:
     assert w.ends(1, HOST, read(0)) == ["LoadModelFromDisk#1 ok"]
 
 
-def test_a_model_that_cannot_be_read_is_answered_with_why() -> None:
+def test_the_result_for_an_unreadable_model_has_the_reason() -> None:
     w = Worker()
     w.told(0, from_disk(1))
     assert w.fails(1, HOST, Status.INVALID_MODEL_PATH) == ["LoadModelFromDisk#1 INVALID_MODEL_PATH"]
@@ -123,13 +123,13 @@ def test_loads_and_evictions_run_in_order() -> None:
     assert w.loaded_on() == ("b",)
 
 
-def test_weights_have_windows_too() -> None:
+def test_loads_of_weights_have_windows_too() -> None:
     w = Worker().holding("m", "n")
     w.told(0, load(1), load(2, "n", latest=3))
     assert w.wakes(4) == ["LoadWeights#2 COULD_NOT_START_IN_TIME"]
 
 
-def test_loads_that_cannot_be_are_refused() -> None:
+def test_invalid_loads_of_weights_are_refused() -> None:
     w = Worker(pages=4).holding("a", pages=3).holding("b", pages=2).warm("a")
     assert w.told(0, load(1, "a"), load(2, "b"), load(3, "c"), load(4, "b", gpu=1)) == [
         "LoadWeights#1 WEIGHTS_ALREADY_LOADED",
@@ -139,7 +139,7 @@ def test_loads_that_cannot_be_are_refused() -> None:
     ]
 
 
-def test_evictions_that_cannot_be_are_refused() -> None:
+def test_invalid_evictions_are_refused() -> None:
     w = Worker().holding("m")
     assert w.told(0, evict(1), evict(2, "n"), evict(3, gpu=7)) == [
         "EvictWeights#1 WEIGHTS_NOT_PRESENT",
@@ -148,13 +148,13 @@ def test_evictions_that_cannot_be_are_refused() -> None:
     ]
 
 
-def test_weights_whose_closing_failed_are_gone_all_the_same() -> None:
+def test_weights_count_as_evicted_even_if_closing_them_failed() -> None:
     w = Worker(pages=1).warm("m")
     w.told(0, evict(1), load(2))
     assert w.fails(1, LOAD) == ["EvictWeights#1 RUNTIME_ERROR", "start load0 LoadWeights#2"]
 
 
-def test_an_infer_that_comes_while_its_weights_are_evicted_finds_none() -> None:
+def test_an_infer_that_arrives_during_the_eviction_of_its_weights_fails() -> None:
     w = Worker().warm("m")
     w.told(0, evict(1))
     assert w.told(0, infer(2)) == ["Infer#2 WEIGHTS_NOT_PRESENT"]
@@ -163,7 +163,7 @@ def test_an_infer_that_comes_while_its_weights_are_evicted_finds_none() -> None:
 # --- UnloadModel -----------------------------------------------------------------------------------------------------
 
 
-def test_unloading_closes_the_weights_everywhere_and_forgets_the_name_at_once() -> None:
+def test_unloading_closes_the_weights_on_all_devices_and_frees_the_name_at_once() -> None:
     w = Worker(gpus=2).warm("m").warm("m", gpu=1)
     assert w.told(0, UnloadModel(1, ("m", "m")), infer(2), load(3)) == [
         "start host UnloadModel#1",
@@ -177,7 +177,7 @@ def test_unloading_closes_the_weights_everywhere_and_forgets_the_name_at_once() 
     assert w.told(2, load(4)) == ["start load0 LoadWeights#4"]
 
 
-def test_unloading_what_is_in_use_or_unknown_changes_nothing() -> None:
+def test_unloading_a_model_in_use_or_unknown_changes_nothing() -> None:
     w = Worker().warm("a", "b").holding("c")
     w.told(0, infer(1, "a"), load(2, "c"))
     assert w.told(0, UnloadModel(3, ("b", "a")), UnloadModel(4, ("c",)), UnloadModel(5, ("b", "x"))) == [
@@ -201,7 +201,7 @@ def test_clearing_evicts_everything_from_every_device_and_then_answers() -> None
     assert (w.loaded_on(0), w.loaded_on(1)) == ((), ())
 
 
-def test_clearing_waits_for_what_is_in_use_and_keeps_others_from_starting() -> None:
+def test_clearing_waits_for_weights_in_use_and_keeps_other_infers_from_starting() -> None:
     w = Worker().warm("a", "b")
     assert w.told(0, infer(1, "a"), infer(2, "b"), ClearCache(3)) == ["start exec0 Infer#1"]
     assert w.ends(5, EXEC) == ["Infer#1 ok", "start load0 ClearCache#3", "Infer#2 WEIGHTS_NOT_PRESENT"]
@@ -209,7 +209,7 @@ def test_clearing_waits_for_what_is_in_use_and_keeps_others_from_starting() -> N
     assert w.loaded_on() == ()
 
 
-def test_clearing_is_not_overtaken_by_an_exec_thread_that_is_quicker() -> None:
+def test_a_faster_exec_thread_does_not_overtake_clearing() -> None:
     w = Worker().warm("a", "b")
     w.told(0, infer(1, "a"), infer(2, "b"), ClearCache(3))
     w.core.apply(TaskFinished(0, EXEC, 0, ms(5), outcome_of(w.running[0, EXEC])))
@@ -217,7 +217,7 @@ def test_clearing_is_not_overtaken_by_an_exec_thread_that_is_quicker() -> None:
     assert [show(command) for command in w.core.poll(ms(5), 0, LOAD)] == ["start load0 ClearCache#3"]
 
 
-def test_clearing_takes_its_turn_among_loads() -> None:
+def test_clearing_runs_in_order_with_loads() -> None:
     w = Worker().holding("a", "b")
     w.told(0, load(1, "a"), ClearCache(2), load(3, "b"))
     assert w.ends(1, LOAD) == ["LoadWeights#1 ok", "start load0 ClearCache#2"]
@@ -233,7 +233,7 @@ def test_clearing_waits_for_an_unload_that_is_under_way() -> None:
     assert w.ends(2, LOAD) == ["ClearCache#2 ok"]
 
 
-def test_clearing_that_fails_on_one_device_says_so_once() -> None:
+def test_clearing_that_fails_on_one_device_has_one_error_result() -> None:
     w = Worker(gpus=2).warm("m")
     w.told(0, ClearCache(1))
     assert w.fails(1, LOAD) == []
@@ -244,7 +244,7 @@ def test_clearing_that_fails_on_one_device_says_so_once() -> None:
 # --- GetWorkerState, and controllers that go away --------------------------------------------------------------------
 
 
-def test_the_state_is_told_at_once() -> None:
+def test_the_state_is_reported_at_once() -> None:
     w = Worker(pages=4, gpus=2).holding("m", pages=2).warm("m")
     w.told(0, infer(1))
     assert w.told(0, GetWorkerState(2)) == ["GetWorkerState#2 ok"]
@@ -257,12 +257,12 @@ def test_the_state_is_told_at_once() -> None:
     assert [(m.name, m.digest, m.runtime, m.weights_pages) for m in info.models] == [("m", "d", "fake 1", 2)]
 
 
-def test_a_lost_controller_gets_no_results_and_the_next_finds_a_warm_worker() -> None:
+def test_a_lost_controller_gets_no_results_and_the_next_finds_loaded_weights() -> None:
     w = Worker().warm("m").holding("n")
     w.told(0, infer(1), infer(2), infer(3, earliest=5, latest=6), load(4, "n"))
     assert w.abandoned(1) == []
     assert w.core.next_wakeup() is None
-    assert w.told(2, GetWorkerState(1)) == [], "two tasks still run, and change what there is to tell"
+    assert w.told(2, GetWorkerState(1)) == [], "two tasks still run and change the state"
     assert w.ends(3, EXEC) == []
     assert w.ends(4, LOAD) == ["GetWorkerState#1 ok"]
     assert w.state().worker.gpus[0].models == ("m", "n")
@@ -270,7 +270,7 @@ def test_a_lost_controller_gets_no_results_and_the_next_finds_a_warm_worker() ->
     assert w.ends(6, EXEC) == ["Infer#2 ok"]
 
 
-def test_a_question_of_a_lost_controller_is_forgotten() -> None:
+def test_a_state_query_of_a_lost_controller_is_forgotten() -> None:
     w = Worker().warm("m")
     w.told(0, infer(1))
     w.abandoned(1)
@@ -279,7 +279,7 @@ def test_a_question_of_a_lost_controller_is_forgotten() -> None:
     assert w.ends(4, EXEC) == []
 
 
-def test_a_clearing_that_had_not_begun_when_the_controller_was_lost_does_not_happen() -> None:
+def test_a_clearing_that_had_not_started_when_the_controller_was_lost_is_forgotten() -> None:
     w = Worker(gpus=2).warm("m").warm("m", gpu=1)
     w.told(0, infer(1), ClearCache(2), ClearCache(3))
     w.abandoned(1)
@@ -289,7 +289,7 @@ def test_a_clearing_that_had_not_begun_when_the_controller_was_lost_does_not_hap
     assert w.told(3, infer(4), ClearCache(5)) == ["start exec0 Infer#4", "start load1 ClearCache#5"]
 
 
-def test_a_worker_has_devices_and_pages() -> None:
+def test_a_worker_needs_devices_and_a_page_size() -> None:
     with pytest.raises(ValueError, match="0 devices"):
         WorkerCore(1, [])
     with pytest.raises(ValueError, match="pages of 0 bytes"):

@@ -1,1 +1,1 @@
-"""The vocabulary: everything that parts of Clockwork say to each other. Pure data; nothing here does anything."""
+"""The messages that clients, controller and workers exchange, as msgspec structs. Pure data."""

@@ -1,9 +1,10 @@
-"""Actions: what a controller orders a worker to do, and when.
+"""Actions: the controller's orders to a worker, with their time windows.
 
-Every action has an ``id`` that its result repeats. Times are nanoseconds on the clock of whoever holds the message: the
-link translates them between hosts. An action does not start before ``earliest``; one that could not start by ``latest``
-is refused with `Status.COULD_NOT_START_IN_TIME`, and costs nobody but itself. A device is a ``gpu``, as in the paper,
-whatever it is made of. ``expected_duration`` is what the controller plans with; the worker only records it.
+Every action has an ``id``, which its result repeats. Times are nanoseconds on the clock of the host that has the
+message; the link translates them between hosts. An action does not start before ``earliest``. An action that could not
+start by ``latest`` is refused with `Status.COULD_NOT_START_IN_TIME`, and delays no other action. ``gpu`` is the number
+of a device, as in the paper, also if the device is a set of CPU cores. ``expected_duration`` is the controller's
+estimate; the worker only records it.
 """
 
 from typing import TypeAlias
@@ -15,9 +16,9 @@ from clockwork.units import FOREVER, Bytes, Nanos
 
 
 class LoadModelFromDisk(Struct, frozen=True, array_like=True, tag=1):
-    """Read a model under the worker's model root into host memory, ready for LoadWeights; makes ``no_of_copies``.
+    """Read a model from below the worker's model root into host memory, as ``no_of_copies`` models.
 
-    The copies are independent models that share nothing but the file. They are named by `model_names`.
+    The copies are independent models that share only the file. `model_names` has their names.
     """
 
     id: int
@@ -29,14 +30,14 @@ class LoadModelFromDisk(Struct, frozen=True, array_like=True, tag=1):
 
 
 class UnloadModel(Struct, frozen=True, array_like=True, tag=2):
-    """Forget models: evict their weights from every device and drop them from host memory. Undoes LoadModelFromDisk."""
+    """Evict the weights of models from every device and remove the models from host memory."""
 
     id: int
     models: tuple[str, ...]
 
 
 class LoadWeights(Struct, frozen=True, array_like=True, tag=3):
-    """Bring a model's weights from host memory into the device's weights cache."""
+    """Copy a model's weights from host memory into the device's weights cache."""
 
     id: int
     gpu: int
@@ -47,7 +48,7 @@ class LoadWeights(Struct, frozen=True, array_like=True, tag=3):
 
 
 class EvictWeights(Struct, frozen=True, array_like=True, tag=4):
-    """Give a model's pages in the device's weights cache back."""
+    """Remove a model's weights from the device's weights cache, and free their pages."""
 
     id: int
     gpu: int
@@ -59,9 +60,10 @@ class EvictWeights(Struct, frozen=True, array_like=True, tag=4):
 class InferInput(Struct, frozen=True, array_like=True):
     """One request's share of an Infer action.
 
-    ``batch_size`` counts its rows in the batch. ``outputs`` names the outputs wanted, all if empty. With ``generated``
-    there is no payload: the worker makes zeros of these shapes (profiling, and load tests without a network).
-    ``arena_offset``: where the payload lies in memory shared with the controller; -1: it comes with the action.
+    ``batch_size`` is the number of its rows. ``outputs`` names the requested outputs, all if empty. With ``generated``
+    there is no payload: the worker makes zeros of these shapes (for profiling, and for load tests without payloads).
+    ``arena_offset`` is the offset of the payload in the memory shared with the controller; -1: the payload is sent with
+    the action.
     """
 
     request_id: int
@@ -73,12 +75,12 @@ class InferInput(Struct, frozen=True, array_like=True):
 
     @property
     def payload_bytes(self) -> Bytes:
-        """The length of its payload, wherever that is."""
+        """The length of the payload, sent or shared."""
         return 0 if self.generated else sum(tensor.nbytes for tensor in self.tensors)
 
 
 class Infer(Struct, frozen=True, array_like=True, tag=5):
-    """Execute one batch, made of the rows of its inputs in order. All inputs agree in every dimension but the first.
+    """Execute one batch of the rows of all inputs, in order. The inputs have equal dimensions except for the first.
 
     With ``apart`` the worker executes the inputs one after the other instead of as one batch.
     """
@@ -94,29 +96,29 @@ class Infer(Struct, frozen=True, array_like=True, tag=5):
 
     @property
     def batch_size(self) -> int:
-        """Rows in the batch."""
+        """The number of rows in the batch."""
         return sum([i.batch_size for i in self.inputs])
 
 
 class ClearCache(Struct, frozen=True, array_like=True, tag=6):
-    """Evict all weights from all devices of the worker; those in use as soon as they no longer are."""
+    """Evict all weights from all devices of the worker. Weights in use are evicted as soon as they are not in use."""
 
     id: int
 
 
 class GetWorkerState(Struct, frozen=True, array_like=True, tag=7):
-    """Ask the worker for its devices, their memory, and the models it holds."""
+    """Ask the worker for its devices, their memory, and its models."""
 
     id: int
 
 
 Action: TypeAlias = LoadModelFromDisk | UnloadModel | LoadWeights | EvictWeights | Infer | ClearCache | GetWorkerState
 DeviceAction: TypeAlias = LoadWeights | EvictWeights | Infer
-"""Actions that `GPUState` makes and that one device executes."""
+"""The actions that `GPUState` makes and that one device executes."""
 
 
 def model_names(name: str, no_of_copies: int) -> tuple[str, ...]:
-    """The names of the models that LoadModelFromDisk makes: ``name``, or ``name-1`` to ``name-N`` for N copies."""
+    """Return the names of the models of a load: ``name``, or ``name-1`` to ``name-N`` for N copies."""
     if no_of_copies == 1:
         return (name,)
     return tuple(f"{name}-{i}" for i in range(1, no_of_copies + 1))

@@ -1,7 +1,7 @@
-"""What became of requests, and what devices did for them, counted; for clients, people and monitoring.
+"""Counts of requests and of the work of devices, for clients, people and monitoring.
 
-All counts begin at zero with the controller and never fall, but those of what is there now. The collector of garbage
-need not look at them (``gc=False``): there are many, and none refers to itself.
+All counts start at zero with the controller and never decrease, except for counts of a current state. The garbage
+collector does not track these structs (``gc=False``), because there are many and none is part of a cycle.
 """
 
 from collections.abc import Mapping
@@ -13,31 +13,31 @@ from clockwork.messages.status import Status
 from clockwork.units import MILLISECOND, SECOND, Nanos
 
 REFUSAL_STATUSES: Final = (Status.SKIPPED_BY_CONTROLLER, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
-"""What a request is told that is refused before its deadline, because it would not be met or the server is full."""
+"""Statuses of requests that are refused before their deadline, because it would be missed or the server is full."""
 
 LATENCY_BOUNDS: Final[tuple[Nanos, ...]] = (
     *(tenth * MILLISECOND // 10 for tenth in (5, 10, 25, 50)),
     *(step * MILLISECOND for step in (10, 25, 50, 100, 250, 500)),
     *(tenth * SECOND // 10 for tenth in (10, 25, 50, 100)),
 )
-"""Upper ends of the buckets that latencies are counted in, 0.5 ms to 10 s; what took longer has a bucket of its own."""
+"""Upper bounds of the buckets in which latencies are counted, 0.5 ms to 10 s. A last bucket counts longer latencies."""
 
 
 AGREED: Final = "agreed"
-"""Outcome of a check of a batch: the request alone has the same answer."""
+"""Outcome of a check of a batch: the request alone has the same outputs."""
 
 DIFFERED: Final = "differed"
-"""Outcome of a check of a batch: the request alone has another answer."""
+"""Outcome of a check of a batch: the request alone has other outputs."""
 
 SKIPPED: Final = "skipped"
-"""Outcome of a check of a batch: too many waited, or the request could not be executed alone or compared."""
+"""Outcome of a check of a batch: too many checks waited, or the request could not be executed alone or compared."""
 
 CHECK_OUTCOMES: Final = (AGREED, DIFFERED, SKIPPED)
-"""All outcomes of a check, in the order that they are shown in."""
+"""All outcomes of a check, in the order in which they are shown."""
 
 
 class BatchCounts(Struct, frozen=True, array_like=True, gc=False):
-    """Batches of one size that were executed, and the nanoseconds that all of them took for each step."""
+    """The number of executed batches of one size, and the sum of their times for each step."""
 
     batch_size: int
     count: int
@@ -47,17 +47,23 @@ class BatchCounts(Struct, frozen=True, array_like=True, gc=False):
 
 
 class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
-    """Of one model.
+    """The counts of one model. Times are sums in nanoseconds.
 
-    ``answers``: requests by the name of the status that they were answered with; CANCELLED are those that nobody waited
-    for any more. ``pending``: requests that wait now. ``rows`` and ``batches`` were executed, whatever became of their
-    requests. Nanoseconds: ``succeeded_ns`` and ``failed_ns`` from the arrival to the answer of requests in time and of
-    all others; ``queue_ns`` of requests in time until their batch began; ``input_ns``, ``exec_ns`` and ``output_ns`` of
-    the batches that answered them, once for each request. ``latencies`` counts requests in time by `LATENCY_BOUNDS`.
-    ``kept_promises``: requests in time that had been admitted with a predicted completion. ``late_ns``: how long after
-    their deadlines late requests were told so. ``load_ns``: what the ``loads`` of its weights took.
-    ``last_success``: when the last request in time was answered, by the controller's clock; 0: none yet.
-    ``checks``: requests of batches that were to be executed again alone, by `CHECK_OUTCOMES`.
+    - ``answers``: requests by the name of the status of their response; CANCELLED: requests that their client
+      cancelled, or whose client disconnected
+    - ``pending``: requests that are pending now
+    - ``rows``, ``batches``: executed rows and batches, whatever the outcome of their requests
+    - ``succeeded_ns``, ``failed_ns``: from the arrival to the response, of requests in time and of all others
+    - ``queue_ns``: from the arrival to the begin of the batch, of requests in time
+    - ``input_ns``, ``exec_ns``, ``output_ns``: the steps of the batches of requests in time, once per request
+    - ``latencies``: requests in time, by the buckets of `LATENCY_BOUNDS`
+    - ``kept_promises``: requests in time that had been admitted with a predicted completion
+    - ``late_ns``: from the deadline to the response, of late requests
+    - ``loads``, ``load_ns``: loads of the model's weights, and their time
+    - ``evictions``: evictions of the model's weights
+    - ``by_batch_size``: executed batches by their size
+    - ``last_success``: when the last request in time was answered, by the controller's clock; 0: no request was yet
+    - ``checks``: checks of batches by their outcome, one of `CHECK_OUTCOMES`
     """
 
     answers: dict[str, int] = {}
@@ -82,7 +88,7 @@ class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
 
 
 class DeviceCounts(Struct, frozen=True, array_like=True, gc=False):
-    """Of one device, since its worker came: what it did in service, and for how long."""
+    """Work done by one device since its worker connected: counts, and sums of times in nanoseconds."""
 
     batches: int = 0
     exec_ns: Nanos = 0
@@ -93,33 +99,36 @@ class DeviceCounts(Struct, frozen=True, array_like=True, gc=False):
 
 
 def in_time(answers: Mapping[str, int]) -> int:
-    """Those that succeeded."""
+    """Return the number of requests that succeeded."""
     return answers.get(Status.SUCCESS.name, 0)
 
 
 def late(answers: Mapping[str, int]) -> int:
-    """Those that were not answered by their deadline."""
+    """Return the number of requests that were not answered by their deadline."""
     return answers.get(Status.TIMEOUT.name, 0)
 
 
 def refused(answers: Mapping[str, int]) -> int:
-    """Those that were told before their deadline that it would not be met."""
+    """Return the number of requests that were refused before their deadline."""
     return sum(answers.get(status.name, 0) for status in REFUSAL_STATUSES)
 
 
 def cancelled(answers: Mapping[str, int]) -> int:
-    """Those that nobody waited for any more."""
+    """Return the number of requests that were cancelled."""
     return answers.get(Status.CANCELLED.name, 0)
 
 
 def failed(answers: Mapping[str, int]) -> int:
-    """All others."""
-    known = in_time(answers) + late(answers) + refused(answers) + cancelled(answers)
-    return sum(answers.values()) - known
+    """Return the number of requests with any other outcome."""
+    other = in_time(answers) + late(answers) + refused(answers) + cancelled(answers)
+    return sum(answers.values()) - other
 
 
 def known_name(status: int) -> str:
-    """``TIMEOUT``; ERROR, if it is none of ours: names are few, whatever a scheduler says."""
+    """Return the name of a status, such as ``TIMEOUT``; ERROR for a number that is no status.
+
+    A scheduler may answer with any number, and the number of names must stay small.
+    """
     try:
         return Status(status).name
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the two ends of a connection say to each other as such: who they are, that they live, what time it is."""
+"""Messages about a connection itself: greeting, heartbeats, comparison of clocks, and goodbye."""
 
 from typing import Final, TypeAlias
 
@@ -7,17 +7,17 @@ from msgspec import Struct
 from clockwork.units import Nanos
 
 PROTOCOL_VERSION: Final = 1
-"""Raised whenever a message changes so that an older peer would misread it."""
+"""Increased whenever a message changes so that an older peer would misread it."""
 
 ROLE_WORKER: Final = "worker"
 ROLE_CLIENT: Final = "client"
 
 
 class Hello(Struct, frozen=True, array_like=True, tag=1000):
-    """The first message of whoever dialled. ``name`` identifies a worker across reconnections.
+    """The first message of the peer that connected. ``name`` identifies a worker across reconnections.
 
-    ``token``: what it may be let in for; older software sends none. It is not part of the text that is shown.
-    ``arena``: the name of the memory that a worker shares with its controller, if it does.
+    ``token`` is the bearer token; it is empty if there is none, and `repr` omits it. ``arena`` is the name of the
+    memory that a worker shares with its controller; empty if it shares none.
     """
 
     role: str
@@ -31,26 +31,26 @@ class Hello(Struct, frozen=True, array_like=True, tag=1000):
 
 
 class Welcome(Struct, frozen=True, array_like=True, tag=1001):
-    """The answer to a Hello that is accepted."""
+    """The answer to an accepted Hello."""
 
     software: str
     max_frame_bytes: int
 
 
 class Goodbye(Struct, frozen=True, array_like=True, tag=1002):
-    """The last message before the connection is closed: why."""
+    """The last message before a connection is closed, with the reason."""
 
     reason: str
 
 
 class Ping(Struct, frozen=True, array_like=True, tag=1003):
-    """Do you live? ``sent`` is the sender's clock."""
+    """A heartbeat. ``sent`` is the time on the sender's clock."""
 
     sent: Nanos
 
 
 class Pong(Struct, frozen=True, array_like=True, tag=1004):
-    """I do. ``ping_sent`` repeats the Ping's; ``received`` and ``sent`` are the answerer's clock."""
+    """The answer to a Ping. ``ping_sent`` repeats its ``sent``; the other times are on the answering peer's clock."""
 
     ping_sent: Nanos
     received: Nanos

@@ -1,4 +1,4 @@
-"""What was predicted of actions, held against what they did; for clients and people."""
+"""Comparisons of predicted and actual times of actions, for clients and people."""
 
 from msgspec import Struct
 
@@ -6,10 +6,11 @@ from clockwork.units import Nanos
 
 
 class ErrorSummary(Struct, frozen=True, array_like=True):
-    """How wrong predictions were, actual minus predicted; nanoseconds, all of them positive.
+    """The errors of predictions in nanoseconds, as positive numbers.
 
-    ``over`` counts those that said later, or longer, than it was, ``under`` those that said sooner or shorter; the rest
-    of ``count`` was right. Percentiles are of the errors on that side, to the next bucket of their histogram.
+    ``over`` counts predictions that were later or longer than the actual time, ``under`` those that were sooner or
+    shorter. The rest of ``count`` was exact. The percentiles and maxima are of the errors on each side; percentiles are
+    exact to a bucket of their histogram.
     """
 
     count: int = 0
@@ -24,11 +25,11 @@ class ErrorSummary(Struct, frozen=True, array_like=True):
 
 
 class PredictionSummary(Struct, frozen=True, array_like=True):
-    """Predictions of one kind of action: of when it begins, how long it takes, and when it ends.
+    """Predictions for one kind of action: of its start, its duration, and its completion.
 
-    ``within`` counts those that took no longer than was expected, of ``duration.count``. ``failed`` actions count
-    nowhere else; those that no duration was expected of count in ``start`` only. ``expected_over_actual`` is the mean
-    of expected durations in multiples of the actual ones.
+    ``within`` counts the actions, of ``duration.count``, that took at most the expected duration. ``failed`` actions
+    count nowhere else. Actions without an expected duration count in ``start`` only. ``expected_over_actual`` is the
+    sum of expected durations divided by the sum of actual ones.
     """
 
     start: ErrorSummary

@@ -1,4 +1,4 @@
-"""Measured execution times: what a model costs on one kind of device."""
+"""Profiles: the measured times of a model on one kind of device."""
 
 from math import ceil
 from typing import Final
@@ -11,14 +11,15 @@ MIN_SAMPLES: Final = 10
 """The original's window: the p99 of 10 measurements is their maximum (OSDI'20 artifact, estimate window 10)."""
 
 MAX_SLOWDOWN_PER_ROW: Final = 0.03
-"""A batch may take so much longer per row than a smaller one: fewer, larger actions spare the rest of the way."""
+"""How much longer per row a batch may take than a smaller one, as a share: fewer, larger actions save work
+elsewhere."""
 
 
 class ProfileKey(Struct, frozen=True, array_like=True):
-    """Everything that a measured time depends on. Equal keys may share measurements; others must not.
+    """Everything that a measured time depends on. Models with equal keys share their measurements.
 
-    ``digest`` is of the model's content; ``runtime`` names the runtime and its version; ``device_kind`` names the
-    hardware and the number of threads, as `GPUInfo.kind` does.
+    ``digest`` identifies the model's content; ``runtime`` is the runtime with its version; ``device_kind`` is the
+    hardware with the number of threads, as in `GPUInfo.kind`.
     """
 
     digest: str
@@ -27,12 +28,12 @@ class ProfileKey(Struct, frozen=True, array_like=True):
 
 
 class Measurement(Struct, frozen=True, array_like=True):
-    """Durations of one thing done many times over, in nanoseconds, in the order measured; at least one."""
+    """Durations of repeated executions of one action, in nanoseconds and in order; at least one."""
 
     samples: tuple[Nanos, ...]
 
     def percentile(self, percent: float) -> Nanos:
-        """The smallest sample that at least ``percent`` % of the samples do not exceed (nearest rank)."""
+        """Return the smallest sample that at least ``percent`` % of the samples do not exceed (nearest rank)."""
         ranked = sorted(self.samples)
         return ranked[max(0, ceil(len(ranked) * percent / 100) - 1)]
 
@@ -50,10 +51,10 @@ class Measurement(Struct, frozen=True, array_like=True):
 class ModelProfile(Struct, frozen=True, array_like=True):
     """One model on one kind of device: the time of LoadWeights, and of Infer for each batch size measured.
 
-    ``max_batch_size`` is the largest batch size that was asked for; larger ones than in ``infer`` take too long.
-    ``input_shapes`` are the shapes that were measured, without the batch dimension where there is one; they matter
-    for models with free dimensions. ``unbatched`` is why requests are not put into one batch any more: what a check in
-    service found. It is empty if they are.
+    ``max_batch_size`` is the largest batch size that was requested; sizes that ``infer`` lacks take too long.
+    ``input_shapes`` are the measured shapes without a batch dimension; they matter for models with free dimensions.
+    ``unbatched`` is why requests are no longer batched: the difference that a check in service found. It is empty if
+    they are batched.
     """
 
     load_weights: Measurement
@@ -64,15 +65,15 @@ class ModelProfile(Struct, frozen=True, array_like=True):
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        """The batch sizes measured, ascending; always contains 1."""
+        """The measured batch sizes in ascending order; always contains 1."""
         return tuple(sorted(self.infer))
 
     @property
     def worthwhile_batch_size(self) -> int:
-        """The largest batch size that no smaller one beats in time per row, but for `MAX_SLOWDOWN_PER_ROW`.
+        """The largest batch size whose time per row is within `MAX_SLOWDOWN_PER_ROW` of the best smaller batch size.
 
-        On a GPU that is the largest of all, as a rule; on a CPU core batches gain nothing, and caches overflow:
-        squeezenet took 2.91, 2.92, 2.95, 3.15 and 3.34 ms per row at 1 to 16 rows.
+        On a GPU this is usually the largest batch size. On a CPU core batches save nothing, and caches overflow:
+        squeezenet took 2.91, 2.92, 2.95, 3.15 and 3.34 ms per row at 1, 2, 4, 8 and 16 rows.
         """
         best, least = 1, float("inf")
         for size in self.batch_sizes:
@@ -83,7 +84,10 @@ class ModelProfile(Struct, frozen=True, array_like=True):
         return best
 
     def infer_estimate(self, batch_size: int) -> Nanos:
-        """p99 of Infer at ``batch_size``, or the next size that was measured; beyond the largest, in proportion."""
+        """Return the p99 of Infer at ``batch_size`` or the next larger measured size.
+
+        Beyond the largest measured size, the estimate grows in proportion.
+        """
         for measured in self.batch_sizes:
             if measured >= batch_size:
                 return self.infer[measured].p99

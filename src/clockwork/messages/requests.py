@@ -1,7 +1,7 @@
-"""What a client and the controller say to each other.
+"""Requests of clients, and the controller's responses.
 
-A request's ``id`` is the client's own, unique among its outstanding requests on one connection; the response repeats
-it. Every request is answered exactly once, unless the client cancelled it or went away.
+The client chooses a request's ``id``, which is unique among its outstanding requests on one connection. The response
+repeats it. Every request is answered exactly once, unless the client cancelled it or disconnected.
 """
 
 from typing import Final, TypeAlias
@@ -16,16 +16,16 @@ from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.units import SECOND, Bytes, Nanos
 
 DEFAULT_RETRY: Final[Nanos] = 1 * SECOND
-"""Retry time of a refusal whose reason has no known end: a worker is missing, or start-up goes on."""
+"""Retry time of refusals without a known end of their reason: no worker is connected, or start-up goes on."""
 
 
 class InferRequest(Struct, frozen=True, array_like=True, tag=16):
-    """Infer; the payload of ``inputs`` lies beside the message.
+    """Execute a model; the payload of ``inputs`` follows the message.
 
-    The deadline is ``slo`` nanoseconds after the controller received the request; or ``slo_factor`` times the model's
-    estimate at batch size 1 on the fastest kind of device; or the server's default if both are None. If both are
-    given, the tighter one holds. ``outputs`` names the outputs wanted, all if empty. With ``generated`` there is no
-    payload: the worker makes zeros of these shapes.
+    The deadline is ``slo`` nanoseconds after the request's arrival, or ``slo_factor`` times the model's estimate at
+    batch size 1 on the fastest kind of device. With both, the earlier deadline holds; with neither, the server's
+    default SLO. ``outputs`` names the requested outputs, all if empty. With ``generated`` there is no payload: the
+    worker makes zeros of these shapes.
     """
 
     id: int
@@ -38,12 +38,11 @@ class InferRequest(Struct, frozen=True, array_like=True, tag=16):
 
 
 class RequestTiming(Struct, frozen=True, array_like=True):
-    """Where a request's time went; durations in nanoseconds as the controller saw them.
+    """How a request's time was spent: durations in nanoseconds, measured by the controller.
 
-    ``total`` runs from the request's arrival at the controller to its answer. ``queue`` ends when the action that
-    answered it was due to start on the device; ``exec`` is the device's time for the whole batch. ``cold_start``: no
-    device held the weights when the request arrived. ``load``: the part of ``queue`` in which the device that answered
-    it loaded the model's weights.
+    ``total`` runs from the request's arrival at the controller to its response, ``queue`` from the arrival to the begin
+    of its batch on the device. ``exec`` is the device's time for the whole batch. ``cold_start``: no device held the
+    weights when the request arrived. ``load`` is the part of ``queue`` in which the device loaded the model's weights.
     """
 
     total: Nanos
@@ -55,12 +54,12 @@ class RequestTiming(Struct, frozen=True, array_like=True):
 
 
 class InferResponse(Struct, frozen=True, array_like=True, tag=17):
-    """The answer to InferRequest; the payload of ``outputs`` lies beside the message.
+    """The response to InferRequest; the payload of ``outputs`` follows the message.
 
-    If ``status`` is not SUCCESS, ``message`` says why. ``predicted`` is when, in nanoseconds after arrival, the answer
-    was or would have been expected; ``retry_after`` is the time after which asking again makes sense. None: unknown.
-    ``admitted``: the server had promised an answer by ``predicted``; without SUCCESS the promise is broken. False if
-    the request itself was wrong, or the operator ended the server (`clockwork.controller.promises`).
+    ``message`` is the reason if ``status`` is not SUCCESS. ``predicted`` is the predicted completion in nanoseconds
+    after the arrival; ``retry_after`` is the retry time in nanoseconds from now; None: unknown. ``admitted``: the
+    server had promised a response by ``predicted``, and if ``status`` is not SUCCESS, the promise is broken. It is
+    false if the request itself was wrong, or the operator ended the server (`clockwork.controller.promises`).
     """
 
     id: int
@@ -74,13 +73,16 @@ class InferResponse(Struct, frozen=True, array_like=True, tag=17):
 
 
 class CancelRequest(Struct, frozen=True, array_like=True, tag=18):
-    """The client no longer wants the answer to its InferRequest ``id``; nothing answers a CancelRequest."""
+    """Cancel the InferRequest with this ``id``. A CancelRequest has no response."""
 
     id: int
 
 
 class LoadModelRequest(Struct, frozen=True, array_like=True, tag=19):
-    """Load a model from under the workers' model roots, on every worker. ``name`` defaults to the file's."""
+    """Load a model from below the workers' model roots, on every worker.
+
+    The default of ``name`` comes from the path.
+    """
 
     id: int
     path: str
@@ -89,7 +91,7 @@ class LoadModelRequest(Struct, frozen=True, array_like=True, tag=19):
 
 
 class LoadModelResponse(Struct, frozen=True, array_like=True, tag=20):
-    """The answer to LoadModelRequest: the names of the models, one per copy."""
+    """The response to LoadModelRequest: the names of the models, one per copy."""
 
     id: int
     status: int
@@ -98,13 +100,13 @@ class LoadModelResponse(Struct, frozen=True, array_like=True, tag=20):
 
 
 class ListModelsRequest(Struct, frozen=True, array_like=True, tag=21):
-    """``ls``: which models are served?"""
+    """List the served models (``clockwork ls``)."""
 
     id: int
 
 
 class ModelSummary(Struct, frozen=True, array_like=True):
-    """A served model as clients see it."""
+    """The description of a served model for clients."""
 
     name: str
     inputs: tuple[TensorInfo, ...]
@@ -115,7 +117,7 @@ class ModelSummary(Struct, frozen=True, array_like=True):
 
 
 class ListModelsResponse(Struct, frozen=True, array_like=True, tag=22):
-    """The answer to ListModelsRequest, ordered by name."""
+    """The response to ListModelsRequest, ordered by name."""
 
     id: int
     status: int
@@ -124,14 +126,14 @@ class ListModelsResponse(Struct, frozen=True, array_like=True, tag=22):
 
 
 class EvictRequest(Struct, frozen=True, array_like=True, tag=23):
-    """Evict a model's weights from every device that holds them; the next request for it starts cold."""
+    """Evict a model's weights from every device that holds them. The next request for the model starts cold."""
 
     id: int
     model: str
 
 
 class EvictResponse(Struct, frozen=True, array_like=True, tag=24):
-    """The answer to EvictRequest: from how many devices the weights were evicted."""
+    """The response to EvictRequest: the number of devices from which the weights were evicted."""
 
     id: int
     status: int
@@ -140,13 +142,13 @@ class EvictResponse(Struct, frozen=True, array_like=True, tag=24):
 
 
 class StatusRequest(Struct, frozen=True, array_like=True, tag=25):
-    """What is the server doing? Answered at once, in every stage."""
+    """Request the server's status. It is answered at once, in every stage."""
 
     id: int
 
 
 class Progress(Struct, frozen=True, array_like=True):
-    """How far a stage is: ``done`` of ``total`` models, and the time left if it is known."""
+    """How far a stage is: ``done`` of ``total`` models, and the remaining time; None: unknown."""
 
     done: int = 0
     total: int = 0
@@ -154,9 +156,9 @@ class Progress(Struct, frozen=True, array_like=True):
 
 
 class GPUStatus(Struct, frozen=True, array_like=True):
-    """A device, its loaded models as the controller sees them, and its outstanding actions.
+    """A device, its models in the controller's view, and the number of its outstanding actions.
 
-    ``predictions``: of its ``load`` and ``infer`` actions since it serves, as far as there were any.
+    ``predictions`` has a summary of its ``load`` and of its ``infer`` actions in service, if there were any.
     """
 
     gpu: GPUInfo
@@ -169,8 +171,8 @@ class GPUStatus(Struct, frozen=True, array_like=True):
 class WorkerStatus(Struct, frozen=True, array_like=True):
     """A worker and its devices.
 
-    ``ready``: it holds every model, takes part in serving and is not silent. ``silent``: it is connected, but nothing
-    was received from it for about a second.
+    ``ready``: the worker serves and is not silent. ``silent``: the worker is connected, but nothing was received from
+    it for about a second.
     """
 
     id: str
@@ -181,7 +183,7 @@ class WorkerStatus(Struct, frozen=True, array_like=True):
 
 
 class ModelStatus(Struct, frozen=True, array_like=True):
-    """A model, its profile per kind of device, and what became of its requests.
+    """A model, its profile per kind of device, and the outcomes of its requests.
 
     ``late`` counts requests that were not answered by their deadline; ``refused`` those told before it that they would
     not be; ``failed`` all other errors. ``broken_promises`` counts those of all these that were admitted with a
@@ -232,14 +234,14 @@ class ServerStatus(Struct, frozen=True, array_like=True):
 
 
 class StatusResponse(Struct, frozen=True, array_like=True, tag=26):
-    """The answer to StatusRequest."""
+    """The response to StatusRequest."""
 
     id: int
     server: ServerStatus
 
 
 class ErrorResponse(Struct, frozen=True, array_like=True, tag=27):
-    """The answer to a request of any kind that could not even be looked at."""
+    """The response to a request of any type that could not be read."""
 
     id: int
     status: int

@@ -1,6 +1,7 @@
-"""Results: what a worker reports of each action, exactly one per action.
+"""Results: a worker's reports about actions, exactly one per action.
 
-An action that succeeded has a result of its own type, with its timings; one that failed has an `ErrorResult`.
+Each type of action has a type of result for its success, with its times. The result of a failed action is an
+`ErrorResult`.
 """
 
 from typing import TypeAlias
@@ -12,7 +13,7 @@ from clockwork.units import Bytes, Nanos, Pages
 
 
 class Timing(Struct, frozen=True, array_like=True):
-    """When something began and ended, and how long the device worked on it; nanoseconds.
+    """When a step began and ended, and how long the device worked on it; nanoseconds.
 
     ``duration`` may be less than ``end - begin`` where work is asynchronous.
     """
@@ -23,23 +24,22 @@ class Timing(Struct, frozen=True, array_like=True):
 
 
 class DeviceTime(Struct, frozen=True, array_like=True):
-    """What a device with a clock of its own measured: nanoseconds by that clock, and the frequency it computed at.
-
-    ``clock_mhz`` is 0 where it is not known.
-    """
+    """A duration on a device's own clock in nanoseconds, and the frequency that the device computed at; 0: unknown."""
 
     duration: Nanos
     clock_mhz: int = 0
 
 
 class ModelInfo(Struct, frozen=True, array_like=True):
-    """A model as the worker that holds it describes it.
+    """A worker's description of a model that it holds.
 
-    ``digest`` identifies the content of the file, and the operator's options for it. ``path`` is relative to the
-    worker's model root. ``runtime`` names the runtime and its version. A model that is not ``batchable`` has no free
-    first dimension in common to all inputs and outputs, or may compute across rows; it executes one request at a time.
-    ``load`` and ``copies`` repeat the name and the ``no_of_copies`` of the LoadModelFromDisk that made it.
-    ``max_batch`` is the most rows of a batch that the model's own configuration permits, or 0.
+    - ``path``: relative to the worker's model root
+    - ``digest``: identifies the content of the file and the operator's options for it
+    - ``runtime``: the runtime with its version
+    - ``batchable``: false if the inputs and outputs have no common free first dimension, or if the model may compute
+      across rows; such a model executes one request at a time
+    - ``load``, ``copies``: the name and the ``no_of_copies`` of the LoadModelFromDisk that loaded it
+    - ``max_batch``: the largest batch size that the model's own configuration permits; 0: no limit
     """
 
     name: str
@@ -57,9 +57,9 @@ class ModelInfo(Struct, frozen=True, array_like=True):
 
 
 class GPUInfo(Struct, frozen=True, array_like=True):
-    """A device. ``kind`` names the hardware and the threads it uses: equal kinds execute equally fast.
+    """A device. ``kind`` is the hardware with the number of threads: devices of one kind are equally fast.
 
-    ``models`` are those whose weights are in its cache, least recently used first.
+    ``models`` are the models with weights in its cache, least recently used first.
     """
 
     id: int
@@ -69,7 +69,7 @@ class GPUInfo(Struct, frozen=True, array_like=True):
 
 
 class WorkerInfo(Struct, frozen=True, array_like=True):
-    """A worker's answer to GetWorkerState."""
+    """A worker's devices and models."""
 
     page_size: Bytes
     gpus: tuple[GPUInfo, ...]
@@ -77,7 +77,7 @@ class WorkerInfo(Struct, frozen=True, array_like=True):
 
 
 class ErrorResult(Struct, frozen=True, array_like=True, tag=64):
-    """The action with this id failed. ``action`` is the name of its type; ``message`` is for people."""
+    """The action failed. ``action`` is the name of its type; ``message`` is for people."""
 
     id: int
     action: str
@@ -86,7 +86,7 @@ class ErrorResult(Struct, frozen=True, array_like=True, tag=64):
 
 
 class LoadModelFromDiskResult(Struct, frozen=True, array_like=True, tag=65):
-    """The models that were made, in the order of their names' numbers."""
+    """The models that were loaded, in the order of the numbers in their names."""
 
     id: int
     models: tuple[ModelInfo, ...]
@@ -94,7 +94,7 @@ class LoadModelFromDiskResult(Struct, frozen=True, array_like=True, tag=65):
 
 
 class UnloadModelResult(Struct, frozen=True, array_like=True, tag=66):
-    """The models are gone."""
+    """The models are unloaded."""
 
     id: int
 
@@ -107,17 +107,17 @@ class LoadWeightsResult(Struct, frozen=True, array_like=True, tag=67):
 
 
 class EvictWeightsResult(Struct, frozen=True, array_like=True, tag=68):
-    """The pages are free."""
+    """The weights are evicted, and their pages are free."""
 
     id: int
     timing: Timing
 
 
 class InferOutput(Struct, frozen=True, array_like=True):
-    """One request's share of a batch's outputs; its payload lies beside the message.
+    """One request's share of a batch's outputs; the payload follows the message.
 
-    ``refusal``: why the model refuses this request's inputs, or with ``failed`` why the runtime could not execute this
-    request, although it executed others of the batch. There are no tensors then.
+    ``refusal``: why the model refuses this request's inputs, or, with ``failed``, why the runtime could not execute
+    this request although it executed others of the batch. In both cases there are no tensors.
     """
 
     request_id: int
@@ -129,8 +129,8 @@ class InferOutput(Struct, frozen=True, array_like=True):
 class InferResult(Struct, frozen=True, array_like=True, tag=69):
     """The batch was executed. ``outputs`` are in the order of the action's inputs.
 
-    ``exec`` is what the lane took, and what is planned with; ``device`` what the device itself took of that, where it
-    has a clock.
+    ``exec`` is the time that the lane took, which estimates are made from. ``device`` is the part of it on the device's
+    own clock; None if the device has no clock.
     """
 
     id: int
@@ -142,13 +142,13 @@ class InferResult(Struct, frozen=True, array_like=True, tag=69):
 
 
 class ClearCacheResult(Struct, frozen=True, array_like=True, tag=70):
-    """The caches are empty."""
+    """The weights caches are empty."""
 
     id: int
 
 
 class GetWorkerStateResult(Struct, frozen=True, array_like=True, tag=71):
-    """The worker's state when it answered."""
+    """The worker's state at the time of this result."""
 
     id: int
     worker: WorkerInfo

@@ -1,26 +1,26 @@
-"""Status codes, with the numbers of the original system so that logs and papers can be compared.
+"""Status codes. They have the numbers of the original system, so that logs and papers can be compared.
 
 =======  ==================================================================
 0        success
-1-9      the controller's answers to clients (2 and 3 also a worker's)
-10-13    an action that is not valid as such, or came too late (11)
-20-23    weights that are, or are not, where the action needs them
+1-9      the controller's responses to clients (workers use 2 and 3 as well)
+10-13    invalid actions, and actions that came too late (11)
+20-23    weights in the wrong state for the action
 30-31    inputs
 40-41    models on disk
 45       the network
-46-47    who is not permitted to ask
+46-47    missing or insufficient permission
 50-54    LoadWeights        60-63  EvictWeights
 70-78    copying inputs     80-84  execution      90-92  copying outputs
 =======  ==================================================================
 
-Numbers 9, 42-43 and 46-47 are ours; all others are the original's.
+Numbers 9, 42-43 and 46-47 are Clockwork's own; all others are the original's.
 """
 
 from enum import IntEnum
 
 
 class Status(IntEnum):
-    """How a request or an action ended."""
+    """The outcome of a request or an action."""
 
     SUCCESS = 0
     ERROR = 1
@@ -89,7 +89,7 @@ class Status(IntEnum):
 
 
 def status_name(status: int) -> str:
-    """``TIMEOUT``; the number, if it has no name."""
+    """Return the name of a status, such as ``TIMEOUT``, or the number as text if it has no name."""
     try:
         return Status(status).name
     except ValueError:

@@ -1,9 +1,9 @@
-"""Tensors as the Open Inference Protocol v2 names, types and shapes them. Never their elements.
+"""Names, types and shapes of tensors, as in the Open Inference Protocol v2, without the elements.
 
-A *payload* is the elements' bytes. The deciding code carries it as an opaque handle beside the message and never looks
-inside; only runtimes and clients do. On the wire, a message's payload is its tensors' bytes one after the other, in the
-order of their specs: little-endian, row-major; ``BYTES`` elements each as a 4-byte little-endian length and the bytes
-(Open Inference Protocol v2, "Tensor Data Types" and the binary tensor data extension).
+A *payload* is the bytes of a message's tensors. Controller and worker core carry it as an opaque handle beside the
+message; only runtimes and clients read it. On the wire the tensors' bytes follow each other in the order of their
+specs: little-endian and row-major. Each ``BYTES`` element is a 4-byte little-endian length and its bytes (Open
+Inference Protocol v2, "Tensor Data Types" and the binary tensor data extension).
 """
 
 from enum import StrEnum
@@ -16,18 +16,18 @@ from clockwork.errors import InvalidRequestError
 from clockwork.units import Bytes
 
 MAX_RANK: Final = 16
-"""More dimensions than any model has; a bound on what a peer can make us look at."""
+"""Limit on the dimensions of a tensor. It is more than any model has, and bounds the work that a peer can cause."""
 
 MAX_TENSORS: Final = 256
-"""Inputs or outputs of one request; a bound on what a peer can make us look at."""
+"""Limit on the inputs, and on the outputs, of one request. It bounds the work that a peer can cause."""
 
 
 MAX_NAME: Final = 1000
-"""Characters of a tensor's or a model's name in a request; a bound on what is repeated in results and errors."""
+"""Limit on the characters of a tensor's or a model's name in a request, which results and errors repeat."""
 
 
 class Datatype(StrEnum):
-    """Element types: the intersection of the Open Inference Protocol v2 and ONNX Runtime."""
+    """Element types: those that both the Open Inference Protocol v2 and ONNX Runtime have."""
 
     BOOL = "BOOL"
     UINT8 = "UINT8"
@@ -64,19 +64,19 @@ ELEMENT_BYTES: Final[dict[str, int]] = {
 
 
 class TensorInfo(Struct, frozen=True, array_like=True):
-    """What a model says of one input or output. ``shape`` includes the batch dimension; -1 is a free dimension."""
+    """A model's description of one input or output. ``shape`` includes the batch dimension; -1 is a free dimension."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
 
     def describe(self) -> str:
-        """``data FP32[-1,3,224,224]``."""
+        """Return a text such as ``data FP32[-1,3,224,224]``."""
         return f"{self.name} {self.datatype}[{','.join(map(str, self.shape))}]"
 
 
 class TensorSpec(Struct, frozen=True, array_like=True):
-    """One tensor of a request or response: every dimension is known, and its payload has ``nbytes`` bytes."""
+    """One tensor of a request or response. All dimensions are known; its payload has ``nbytes`` bytes."""
 
     name: str
     datatype: str
@@ -84,15 +84,15 @@ class TensorSpec(Struct, frozen=True, array_like=True):
     nbytes: Bytes
 
     def describe(self) -> str:
-        """``data FP32[1,3,224,224]``."""
+        """Return a text such as ``data FP32[1,3,224,224]``."""
         return f"{self.name} {self.datatype}[{','.join(map(str, self.shape))}]"
 
 
 def spec(name: str, datatype: str, shape: tuple[int, ...]) -> TensorSpec:
-    """The spec of a tensor whose elements all have one size.
+    """Return the spec of a tensor whose elements have a fixed size.
 
     Raises:
-        InvalidRequestError: ``datatype`` is unknown, or ``BYTES`` (whose size no shape tells).
+        InvalidRequestError: ``datatype`` is unknown, or ``BYTES``, whose size does not follow from the shape.
     """
     size = ELEMENT_BYTES.get(datatype)
     if size is None:
@@ -108,10 +108,10 @@ def unknown_datatype(name: str, datatype: str) -> InvalidRequestError:
 
 
 def check_name(of: str, name: str) -> None:
-    """Check a name that came from outside; ``of`` is the kind of thing that it names, for people.
+    """Check the length of a name from a peer; ``of`` is the kind of the named object, for the message.
 
     Raises:
-        InvalidRequestError: it is longer than `MAX_NAME`.
+        InvalidRequestError: the name is longer than `MAX_NAME`.
     """
     if len(name) > MAX_NAME:
         raise InvalidRequestError(
@@ -120,14 +120,14 @@ def check_name(of: str, name: str) -> None:
 
 
 def check_specs(tensors: tuple[TensorSpec, ...], payload_bytes: Bytes) -> None:
-    """Check tensors that came from outside, against the size of the payload that came with them.
+    """Check tensors from a peer, and that their sizes add up to ``payload_bytes``.
 
     Raises:
         InvalidRequestError: too many tensors, a name twice or too long, an unknown datatype, too many or negative
             dimensions, or sizes that do not add up.
     """
     if len(tensors) > MAX_TENSORS:
-        raise InvalidRequestError(f"{len(tensors)} tensors; at most {MAX_TENSORS} are accepted")
+        raise InvalidRequestError(f"request has {len(tensors)} inputs; at most {MAX_TENSORS} are accepted")
     total = 0
     names = set()
     for tensor in tensors:
@@ -137,7 +137,7 @@ def check_specs(tensors: tuple[TensorSpec, ...], payload_bytes: Bytes) -> None:
         names.add(tensor.name)
         total += tensor.nbytes
     if total != payload_bytes:
-        raise InvalidRequestError(f"the tensors need {total} bytes of data, but {payload_bytes} came with the request")
+        raise InvalidRequestError(f"the tensors take {total} bytes, but {payload_bytes} came with the request")
 
 
 def _check_spec(tensor: TensorSpec) -> None:
@@ -159,5 +159,6 @@ def _check_spec(tensor: TensorSpec) -> None:
         raise unknown_datatype(tensor.name, tensor.datatype)
     if tensor.nbytes != size * prod(tensor.shape):
         raise InvalidRequestError(
-            f"tensor {tensor.describe()} takes {size * prod(tensor.shape)} bytes, but says {tensor.nbytes}"
+            f"tensor {tensor.describe()} takes {size * prod(tensor.shape)} bytes, "
+            f"but its size is given as {tensor.nbytes}"
         )

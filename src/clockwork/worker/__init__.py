@@ -1,1 +1,1 @@
-"""The worker's core: obeys timed actions, decides what each lane starts when, and answers each action once."""
+"""The worker: decides when each timed action starts, executes it in its time window, and answers each once. Pure."""

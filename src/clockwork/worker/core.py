@@ -1,17 +1,16 @@
-"""The worker's core: a `clockwork.machine.Machine` that obeys.
+"""The worker's core: a `clockwork.machine.Machine` that passes actions to lanes and starts the ones that are due.
 
-Rules of the file: it routes actions to lanes, starts what is due, and answers every action exactly once, whatever
-happens. It has no clock, no thread and no policy.
+It answers every action exactly once, whatever happens. It has no clock, no thread and no policy.
 
 Theory of operation. Each device has a LOAD and an EXEC lane, and the worker has one HOST lane. An event only changes
-tables (`apply`); only `poll` of a lane starts anything on it. A host that is one loop, such as a simulator, uses the
-three methods of a Machine: ``handle`` is ``apply`` and then ``poll`` of all lanes, ``wake`` is ``poll`` of all lanes. A
-host with a thread per lane calls ``apply`` and its own lane's ``poll`` under one lock, so that no thread has to hand a
-task to another, and sees from ``next_wakeup_of`` which other lanes an event has moved.
+tables (`apply`). Only `poll` of a lane starts a task on that lane. A host with a single loop, such as the simulator,
+uses the three methods of a Machine: ``handle`` is ``apply`` and then ``poll`` of all lanes, and ``wake`` is ``poll`` of
+all lanes. A host with a thread per lane calls ``apply`` and its own lane's ``poll`` under one lock, so that no thread
+has to pass a task to another. ``next_wakeup_of`` tells it which other lanes an event concerns.
 
-An Infer that is due while a LoadWeights of its model runs or waits, waits for it, up to its own ``latest``, and those
-behind it pass. GetWorkerState is answered at once, except while a task still runs whose controller is gone: what it
-will leave behind is not known before it ends.
+An Infer that is due while a LoadWeights of its model runs or waits also waits, up to its own ``latest``; later actions
+may pass it. GetWorkerState is answered at once, except while a task of a lost controller still runs, because the state
+that the task leaves behind is known only when it ends.
 """
 
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from clockwork.messages.actions import (
 from clockwork.messages.results import GetWorkerStateResult, GPUInfo, WorkerInfo
 from clockwork.messages.status import Status
 from clockwork.units import FOREVER, Bytes, Nanos, Pages, show_duration
-from clockwork.worker.errors import ActionRefusedError
+from clockwork.worker.errors import ActionRefusedError, error_result
 from clockwork.worker.events import (
     ActionReceived,
     Command,
@@ -44,23 +43,23 @@ from clockwork.worker.events import (
 )
 from clockwork.worker.lane import MAX_QUEUED, Entry, Lane
 from clockwork.worker.memory import DeviceMemory, WeightsState
-from clockwork.worker.tasks import Tasks, error_result
+from clockwork.worker.tasks import Tasks
 
-LEAVING: Final = "the worker is shutting down"
-"""What an action is told that a worker no longer begins."""
+SHUTTING_DOWN_TEXT: Final = "the worker is shutting down"
+"""Error message for actions that a worker no longer starts."""
 
 
 class WorkerCore:
-    """All that a worker decides."""
+    """The lanes, models and weights of a worker."""
 
     def __init__(self, page_size: Bytes, gpus: Sequence[tuple[str, Pages]]) -> None:
-        """``gpus``: each device's kind (see `GPUInfo`) and the pages of its weights cache.
+        """``gpus`` has each device's kind (see `GPUInfo`) and the number of pages of its weights cache.
 
         Raises:
-            ValueError: a page without a size, or a worker without a device.
+            ValueError: the page size is not positive, or there is no device.
         """
         if page_size <= 0 or not gpus:
-            raise ValueError(f"a worker with {len(gpus)} devices and pages of {page_size} bytes")
+            raise ValueError(f"worker has {len(gpus)} devices and pages of {page_size} bytes; both must be positive")
         self._page_size = page_size
         self._kinds = tuple(kind for kind, _ in gpus)
         self._memories = tuple(DeviceMemory(gpu, pages) for gpu, (_, pages) in enumerate(gpus))
@@ -69,33 +68,33 @@ class WorkerCore:
         for gpu in range(len(gpus)):
             self._lanes[gpu, LaneKind.LOAD] = Lane(overtaking=False)
             self._lanes[gpu, LaneKind.EXEC] = Lane(overtaking=True)
-        self._asked: list[GetWorkerState] = []  #: not answered yet
+        self._state_queries: list[GetWorkerState] = []  #: GetWorkerState actions that wait for an answer
         self._leaving = False
 
     @property
     def lanes(self) -> tuple[tuple[int | None, LaneKind], ...]:
-        """All lanes, as (device, kind); the HOST lane's device is None."""
+        """All lanes as (device, kind). The HOST lane's device is None."""
         return tuple(self._lanes)
 
     # ------------------------------------------------------------------------------------------------------- Machine
 
     def handle(self, now: Nanos, event: Event) -> list[Command]:
-        """Something happened; see `clockwork.machine.Machine`."""
+        """Handle an event; see `clockwork.machine.Machine`."""
         return [*self.apply(event), *self.wake(now)]
 
     def wake(self, now: Nanos) -> list[Command]:
-        """Start whatever can start, answer whatever is late."""
+        """Start every task that can start, and answer every action that is late."""
         return [command for gpu, kind in self._lanes for command in self.poll(now, gpu, kind)]
 
     def next_wakeup(self) -> Nanos | None:
-        """When to call `wake`; it may have passed already."""
+        """Return when to call `wake`, which may be in the past; None if only an event can change something."""
         moments = (self.next_wakeup_of(gpu, kind) for gpu, kind in self._lanes)
         return min((moment for moment in moments if moment is not None), default=None)
 
     # --------------------------------------------------------------------------------------- for a thread per lane
 
     def apply(self, event: Event) -> list[ResultCommand]:
-        """Take an event into account, without starting anything."""
+        """Handle an event without starting a task."""
         match event:
             case ActionReceived(action, payloads):
                 return self._receive(action, payloads)
@@ -108,7 +107,7 @@ class WorkerCore:
         return []
 
     def poll(self, now: Nanos, gpu: int | None, kind: LaneKind) -> list[Command]:
-        """ResultCommand what is late in a lane and, if the lane is free, start at most one task on it."""
+        """Answer the late actions of a lane and, if the lane is free, start at most one task on it."""
         lane = self._lanes[gpu, kind]
         commands: list[Command] = [*self._expire(now, gpu, lane)]
         while (entry := lane.take_due(now, lambda waiting: self._blocked(gpu, waiting.action))) is not None:
@@ -121,7 +120,7 @@ class WorkerCore:
         return commands
 
     def next_wakeup_of(self, gpu: int | None, kind: LaneKind) -> Nanos | None:
-        """When to `poll` this lane next; it may have passed already. None: only an event can move it."""
+        """Return when to `poll` a lane, which may be in the past; None if only an event can change something."""
         lane = self._lanes[gpu, kind]
         if not len(lane):
             return None
@@ -130,37 +129,37 @@ class WorkerCore:
         return expiry if start is None else start if expiry is None else min(start, expiry)
 
     def expire(self, now: Nanos) -> list[SendResult]:
-        """ResultCommand what is late in any lane, also behind running tasks, without starting anything."""
+        """Answer the late actions of all lanes, also behind running tasks, without starting a task."""
         return [result for (gpu, _), lane in self._lanes.items() for result in self._expire(now, gpu, lane)]
 
     def next_expiry(self) -> Nanos | None:
-        """When to call `expire` next."""
+        """Return when to call `expire` next."""
         moments = (lane.next_expiry() for lane in self._lanes.values())
         return min((moment for moment in moments if moment is not None), default=None)
 
     def executing(self, gpu: int) -> bool:
-        """Whether an Infer runs on the device."""
+        """Return whether an Infer runs on the device."""
         return self._lanes[gpu, LaneKind.EXEC].running is not None
 
     @property
     def owes_results(self) -> bool:
-        """Whether something runs whose result the controller waits for."""
+        """Whether a task runs whose result the controller waits for."""
         return any(lane.running is not None and not lane.running.orphaned for lane in self._lanes.values())
 
     def upcoming(self, gpu: int) -> StartTask | None:
-        """The Infer that starts next on the device if nothing else happens, for a host that wants to prepare it.
+        """Return the Infer that starts next on the device if nothing else happens, so that a host can prepare it.
 
-        None if it would be refused as things are.
+        None if there is none, or if it would be refused now.
         """
         entry = self._lanes[gpu, LaneKind.EXEC].upcoming(lambda waiting: self._blocked(gpu, waiting.action))
         if entry is None:
             return None
         return self._tasks.upcoming(gpu, entry.action, entry.payloads)
 
-    # -------------------------------------------------------------------------------------------------------- asking
+    # -------------------------------------------------------------------------------------------------------- state
 
     def info(self) -> WorkerInfo:
-        """The worker's state as GetWorkerState reports it."""
+        """Return the worker's state as GetWorkerState reports it."""
         present = (WeightsState.WARM, WeightsState.IN_USE)
         gpus = tuple(
             GPUInfo(gpu, self._kinds[gpu], memory.cache.total, memory.models_in(*present))
@@ -183,16 +182,16 @@ class WorkerCore:
             assert all(
                 model in self._tasks.models for model in memory.models_in(WeightsState.WARM, WeightsState.LOADING)
             )
-        assert not self._asked or self._orphans()
+        assert not self._state_queries or self._orphans()
 
     # -------------------------------------------------------------------------------------------------------- events
 
     def _receive(self, action: Action, payloads: tuple[object, ...]) -> list[ResultCommand]:
         if self._leaving:
-            return [SendResult(error_result(action, Status.SHUTTING_DOWN, LEAVING))]
+            return [SendResult(error_result(action, Status.SHUTTING_DOWN, SHUTTING_DOWN_TEXT))]
         if isinstance(action, GetWorkerState):
-            self._asked.append(action)
-            return self._answer_asked()
+            self._state_queries.append(action)
+            return self._answer_state_queries()
         try:
             lanes = self._lanes_for(action, payloads)
         except ActionRefusedError as refusal:
@@ -204,17 +203,19 @@ class WorkerCore:
         return []
 
     def _lanes_for(self, action: Action, payloads: tuple[object, ...]) -> list[Lane]:
-        """The lanes that the action goes to.
+        """Return the lanes that an action goes to.
 
         Raises:
-            ActionRefusedError: there is no such device, the action is not valid as such, or too many wait already.
+            ActionRefusedError: there is no such device, the action is invalid, or a lane is full.
         """
         if isinstance(action, Infer | LoadWeights | EvictWeights) and not 0 <= action.gpu < len(self._memories):
-            text = f"there is no gpu {action.gpu}; this worker has {len(self._memories)}, counted from 0"
+            text = f"gpu {action.gpu} is unknown; this worker has gpus 0 to {len(self._memories) - 1}"
             raise ActionRefusedError(Status.INVALID_GPU, text)
         if isinstance(action, Infer):
             if not action.inputs or len(payloads) != len(action.inputs):
-                text = f"an Infer of {len(action.inputs)} inputs with {len(payloads)} payloads"
+                text = (
+                    f"Infer has {len(action.inputs)} inputs and {len(payloads)} payloads; it needs one each per request"
+                )
                 raise ActionRefusedError(Status.INVALID_ACTION, text)
             lanes = [self._lanes[action.gpu, LaneKind.EXEC]]
         elif isinstance(action, LoadWeights | EvictWeights):
@@ -224,7 +225,7 @@ class WorkerCore:
         else:
             lanes = [self._lanes[None, LaneKind.HOST]]
         if any(len(lane) >= MAX_QUEUED for lane in lanes):
-            raise ActionRefusedError(Status.ERROR, f"the lane is full: {MAX_QUEUED} actions wait in it")
+            raise ActionRefusedError(Status.ERROR, f"the lane is full: {MAX_QUEUED} actions wait")
         return lanes
 
     def _finish(self, finished: TaskFinished) -> list[ResultCommand]:
@@ -233,60 +234,64 @@ class WorkerCore:
         assert entry is not None, f"no task ran on {finished.lane} of gpu {finished.gpu}"
         result = self._tasks.finish(entry.action, finished)
         if entry.orphaned:
-            return self._answer_asked()
+            return self._answer_state_queries()
         return [result] if result is not None else []
 
     def _leave(self) -> list[ResultCommand]:
         self._leaving = True
-        waiting: dict[int, Action] = {action.id: action for action in self._asked}
-        for lane in self._lanes.values():  # a ClearCache waits in several, and is answered once
+        waiting: dict[int, Action] = {action.id: action for action in self._state_queries}
+        for lane in self._lanes.values():  # a ClearCache waits in several lanes and is answered once
             waiting |= {entry.action.id: entry.action for entry in lane.waiting()}
             lane.clear()
-        self._asked.clear()
-        return [SendResult(error_result(action, Status.SHUTTING_DOWN, LEAVING)) for action in waiting.values()]
+        self._state_queries.clear()
+        return [
+            SendResult(error_result(action, Status.SHUTTING_DOWN, SHUTTING_DOWN_TEXT)) for action in waiting.values()
+        ]
 
     def _forget_controller(self) -> None:
         for lane in self._lanes.values():
             lane.clear()
             if lane.running is not None:
                 lane.running.orphaned = True
-        self._asked.clear()
+        self._state_queries.clear()
         loading = ((gpu, lane.running) for (gpu, kind), lane in self._lanes.items() if kind is LaneKind.LOAD)
         self._tasks.forget_clears(
             {gpu: entry.action for gpu, entry in loading if gpu is not None and entry is not None}
         )
 
-    def _answer_asked(self) -> list[ResultCommand]:
-        if not self._asked or self._orphans():
+    def _answer_state_queries(self) -> list[ResultCommand]:
+        if not self._state_queries or self._orphans():
             return []
-        asked, self._asked = self._asked, []
-        return [SendResult(GetWorkerStateResult(action.id, self.info())) for action in asked]
+        queries, self._state_queries = self._state_queries, []
+        return [SendResult(GetWorkerStateResult(action.id, self.info())) for action in queries]
 
     def _orphans(self) -> bool:
-        """Whether a task runs whose controller is gone."""
+        """Return whether a task of a lost controller runs."""
         return any(lane.running is not None and lane.running.orphaned for lane in self._lanes.values())
 
     def _blocked(self, gpu: int | None, action: Action) -> bool:
-        """Whether the action, although it is its turn, has to wait for a task of another lane."""
+        """Return whether an action that is due has to wait for a task of another lane."""
         if gpu is None:
             return False
-        if isinstance(action, ClearCache):  # until nothing is in use, nor being closed by an UnloadModel
+        if isinstance(action, ClearCache):  # while weights are in use, or closed by an UnloadModel
             return bool(self._memories[gpu].models_in(WeightsState.IN_USE, WeightsState.EVICTING))
         if not isinstance(action, Infer):
             return False
         state, load = self._memories[gpu].state_of(action.model), self._lanes[gpu, LaneKind.LOAD]
         if state in (WeightsState.WARM, WeightsState.IN_USE):
-            return load.will_evict(action.model, action.earliest)  # it is for the weights that come after
+            return load.will_evict(
+                action.model, action.earliest
+            )  # the Infer needs the weights that are loaded after the eviction
         return state is WeightsState.LOADING or load.will_load(action.model)
 
     def _expire(self, now: Nanos, gpu: int | None, lane: Lane) -> list[SendResult]:
         results = []
         for entry in lane.take_late(now):
-            text = f"its latest start passed {show_duration(now - entry.latest)} ago"
+            text = f"the action's latest start passed {show_duration(now - entry.latest)} ago"
             if lane.running is not None:
-                text += f", while {type(lane.running.action).__name__} {lane.running.action.id} ran"
+                text += f" while {type(lane.running.action).__name__} {lane.running.action.id} ran"
             elif self._blocked(gpu, entry.action):
-                text += ", while it waited for its weights to be loaded"
+                text += " while the action waited for its weights to be loaded"
             results.append(SendResult(error_result(entry.action, Status.COULD_NOT_START_IN_TIME, text)))
         return results
 

@@ -1,16 +1,23 @@
-"""How the parts of the worker's core say no to an action.
+"""The refusal of an action, and the result of an action that failed.
 
-Rules of the file: a refusal never leaves the core as an exception; `clockwork.worker.core` turns it into the action's
-`ErrorResult`. Whoever refuses changes nothing.
+A refusal never leaves the core as an exception: `clockwork.worker.core` turns it into the action's `ErrorResult`. Code
+that refuses an action changes nothing.
 """
 
+from clockwork.messages.actions import Action
+from clockwork.messages.results import ErrorResult
 from clockwork.messages.status import Status
 
 
 class ActionRefusedError(Exception):
-    """The action cannot be carried out as things are. ``status`` is the one of its `ErrorResult`."""
+    """An action cannot be carried out now. ``status`` is the status of its `ErrorResult`."""
 
     def __init__(self, status: Status, message: str) -> None:
-        """``message`` says what was asked, what was found, and the limit."""
+        """``message`` says what was wrong and which limit applies."""
         super().__init__(message)
         self.status = status
+
+
+def error_result(action: Action, status: Status, message: str) -> ErrorResult:
+    """Return the result of an action that failed."""
+    return ErrorResult(action.id, type(action).__name__, status, message)

@@ -1,8 +1,8 @@
-"""What a worker's core hears from its host, and what it asks of it.
+"""The events that a worker's core handles, and the commands that it returns to its host.
 
-Rules of the file: payloads, models in host memory and models on a device are opaque handles (``object``). The host
-makes them while it carries out a task; the core only keeps them and hands them out again with the tasks that need
-them. So the core's tables are the only ones there are.
+Payloads, models in host memory and models on a device are opaque handles (``object``). The host makes them when it
+carries out a task. The core keeps them and passes them to the tasks that need them, so only the core has tables of
+models.
 """
 
 from enum import StrEnum
@@ -18,7 +18,7 @@ from clockwork.units import Bytes, Nanos
 
 
 class LaneKind(StrEnum):
-    """What a lane is for. HOST belongs to the worker (``gpu`` is None), the others to one device each."""
+    """The kinds of lanes. The HOST lane belongs to the worker (``gpu`` is None), the others to one device each."""
 
     HOST = "host"  #: LoadModelFromDisk, UnloadModel
     LOAD = "load"  #: LoadWeights, EvictWeights, ClearCache, in order
@@ -26,11 +26,11 @@ class LaneKind(StrEnum):
 
 
 class StartTask(Struct, frozen=True):
-    """Begin a task on its lane, now; the lane is busy until `TaskFinished`.
+    """Start a task on its lane now. The lane is busy until `TaskFinished`.
 
-    ``handles`` are what the action works on: the `LoadedModel` of an Infer or an EvictWeights, the `HostModel` of a
-    LoadWeights, all the `LoadedModel` to close for ClearCache and UnloadModel, nothing for LoadModelFromDisk.
-    ``payloads`` are the Infer's, one per input, None for a generated one.
+    ``handles`` has what the action works on: the `LoadedModel` of an Infer or an EvictWeights, the `HostModel` of a
+    LoadWeights, every `LoadedModel` to close for ClearCache and UnloadModel, nothing for LoadModelFromDisk.
+    ``payloads`` has one payload per input of an Infer; None for a generated input.
     """
 
     gpu: int | None
@@ -47,9 +47,9 @@ class SendResult(Struct, frozen=True):
 
 
 class SendOutputs(Struct, frozen=True):
-    """Share the outputs of an Infer among its requests and send them, as its result.
+    """Split the outputs of an Infer by request and send them as its result.
 
-    This is no task: the lane is free already, so that the next Infer need not wait for it.
+    This is not a task: the lane is free already, so that the next Infer does not wait for it.
     """
 
     action: Infer
@@ -59,13 +59,13 @@ class SendOutputs(Struct, frozen=True):
 
 
 ResultCommand: TypeAlias = SendResult | SendOutputs
-"""What answers an action."""
+"""Commands that answer an action."""
 
 Command: TypeAlias = StartTask | ResultCommand
 
 
 class ModelRead(Struct, frozen=True):
-    """LoadModelFromDisk has succeeded. ``handle`` is the `HostModel`, shared by all copies; the rest describes it."""
+    """LoadModelFromDisk has succeeded. ``handle`` is the `HostModel` of all copies; the other fields describe it."""
 
     handle: object
     digest: str
@@ -88,7 +88,7 @@ class Released(Struct, frozen=True):
 
 
 class Executed(Struct, frozen=True):
-    """Infer has succeeded. ``outputs`` are the whole batch's, as the host has them."""
+    """Infer has succeeded. ``outputs`` is the host's object with the outputs of the whole batch."""
 
     outputs: object
     copy_input: Timing
@@ -113,7 +113,7 @@ class ActionReceived(Struct, frozen=True):
 
 
 class TaskFinished(Struct, frozen=True):
-    """The task that its lane was busy with is over. It ran from ``begin`` to ``end``."""
+    """A lane's task is over. It ran from ``begin`` to ``end``."""
 
     gpu: int | None
     lane: LaneKind
@@ -123,11 +123,11 @@ class TaskFinished(Struct, frozen=True):
 
 
 class ControllerLost(Struct, frozen=True):
-    """The connection to the controller has ended. Models and weights stay: a restarted one finds a warm worker."""
+    """The connection to the controller has ended. Models and weights stay, for the next controller."""
 
 
 class Leave(Struct, frozen=True):
-    """The worker is about to end: what waits is refused, and so is what comes; what runs goes on to its result."""
+    """The worker is about to end. Waiting and new actions are refused; running tasks go on to their results."""
 
 
 Event: TypeAlias = ActionReceived | TaskFinished | ControllerLost | Leave

@@ -1,12 +1,12 @@
-"""One timed executor, as a decision: what starts next, and what can no longer start.
+"""A queue of timed actions that are executed one at a time: decides which action starts next and which is too late.
 
-Rules of the file: an action does not start before ``earliest`` nor after ``latest``; a lane runs one at a time, in
-order of ``earliest``, then of arrival. An action that is late costs itself only: it is out of the queue the nanosecond
-after its ``latest``, whoever it waits behind.
+An action does not start before ``earliest`` nor after ``latest``. A lane runs one action at a time, in order of
+``earliest`` and then of arrival. A late action leaves the queue in the nanosecond after its ``latest``, whichever
+action it waits behind, and delays no other action.
 
-Theory of operation. An action may be due and yet have to wait for something that its lane does not know of (weights on
-their way); the core says which by ``blocked``. Where the lane allows *overtaking*, those behind it pass it meanwhile;
-where order matters it holds them up.
+Theory of operation. An action that is due may have to wait for something outside its lane, such as weights being
+loaded. The core passes a function ``blocked`` that says so. In a lane with *overtaking*, later actions pass a blocked
+one; in other lanes they wait behind it.
 """
 
 from bisect import bisect_left, insort
@@ -21,11 +21,11 @@ from clockwork.messages.actions import Action, EvictWeights, LoadWeights
 from clockwork.units import FOREVER, Nanos
 
 MAX_QUEUED: Final = 10_000
-"""Actions that wait in one lane. A controller schedules milliseconds ahead: this is orders of magnitude more."""
+"""Limit on the actions that wait in a lane. A controller schedules milliseconds ahead, which is far fewer actions."""
 
 
 class Entry(Struct, eq=False):
-    """An action in a lane, with what came with it. ``orphaned``: its controller is gone and wants no result."""
+    """An action in a lane, with its window and payloads. ``orphaned``: its controller is lost and needs no result."""
 
     action: Action
     earliest: Nanos
@@ -35,25 +35,25 @@ class Entry(Struct, eq=False):
 
 
 class Lane:
-    """Actions that wait, and the one that runs."""
+    """The waiting actions, and the running one."""
 
     def __init__(self, overtaking: bool) -> None:
-        """``overtaking``: an action that is due may pass one that is blocked."""
+        """``overtaking``: an action that is due may pass a blocked one."""
         self.running: Entry | None = None
         self._overtaking = overtaking
         self._arrivals = 0
-        self._entries: dict[int, Entry] = {}  #: those that wait, by arrival
-        self._order: list[tuple[Nanos, int]] = []  #: (earliest, arrival) of all and only those, sorted
-        self._expiries: list[tuple[Nanos, int]] = []  #: heap of (latest, arrival); also of some no longer waiting
-        self._loads: Counter[str] = Counter()  #: model -> LoadWeights that wait
-        self._evictions: Counter[str] = Counter()  #: model -> EvictWeights that wait
+        self._entries: dict[int, Entry] = {}  #: waiting entries by arrival
+        self._order: list[tuple[Nanos, int]] = []  #: (earliest, arrival) of the waiting entries, sorted
+        self._expiries: list[tuple[Nanos, int]] = []  #: heap of (latest, arrival); some entries no longer wait
+        self._loads: Counter[str] = Counter()  #: model -> number of waiting LoadWeights
+        self._evictions: Counter[str] = Counter()  #: model -> number of waiting EvictWeights
 
     def __len__(self) -> int:
-        """How many wait."""
+        """Number of waiting actions."""
         return len(self._order)
 
     def push(self, entry: Entry) -> bool:
-        """Let it wait for its turn; False, and nothing changes, if `MAX_QUEUED` wait already."""
+        """Add an action to the queue; return False if `MAX_QUEUED` actions wait already."""
         if len(self._order) >= MAX_QUEUED:
             return False
         arrival = self._arrivals
@@ -63,13 +63,13 @@ class Lane:
         insort(self._order, (entry.earliest, arrival))
         if entry.latest < FOREVER:
             heappush(self._expiries, (entry.latest, arrival))
-            if len(self._expiries) > 2 * len(self._order) + 64:  # bounds what those that started early leave behind
+            if len(self._expiries) > 2 * len(self._order) + 64:  # remove the entries of actions that have started
                 self._expiries = [expiry for expiry in self._expiries if expiry[1] in self._entries]
                 heapify(self._expiries)
         return True
 
     def take_late(self, now: Nanos) -> list[Entry]:
-        """Those whose ``latest`` has passed, which no longer wait; in order of ``latest``."""
+        """Remove and return the actions whose ``latest`` has passed, in order of ``latest``."""
         late = []
         while self._expiries and self._expiries[0][0] < now:
             _, arrival = heappop(self._expiries)
@@ -78,7 +78,7 @@ class Lane:
         return late
 
     def take_due(self, now: Nanos, blocked: Callable[[Entry], bool]) -> Entry | None:
-        """The next that may start at ``now``, which no longer waits; None if there is none, or if one is running."""
+        """Remove and return the next action that may start now; None if there is none, or if an action is running."""
         if self.running is not None:
             return None
         for earliest, arrival in self._order:
@@ -91,7 +91,7 @@ class Lane:
         return None
 
     def upcoming(self, blocked: Callable[[Entry], bool]) -> Entry | None:
-        """The next that starts if nothing else happens; it stays in the queue."""
+        """Return the action that starts next if nothing else happens; it stays in the queue."""
         for _, arrival in self._order:
             entry = self._entries[arrival]
             if not blocked(entry):
@@ -101,35 +101,35 @@ class Lane:
         return None
 
     def will_load(self, model: str) -> bool:
-        """Whether a LoadWeights of ``model`` waits."""
+        """Return whether a LoadWeights of the model waits."""
         return model in self._loads
 
     def will_evict(self, model: str, moment: Nanos) -> bool:
-        """Whether an EvictWeights of ``model`` waits that is due no later than ``moment``."""
+        """Return whether an EvictWeights of the model waits that is due by ``moment``."""
         if model not in self._evictions:
             return False
         actions = (entry.action for entry in self._entries.values() if entry.earliest <= moment)
         return any(isinstance(action, EvictWeights) and action.model == model for action in actions)
 
     def next_start(self, blocked: Callable[[Entry], bool]) -> Nanos | None:
-        """When something can start: a moment past if it can already, None if only an event can change it."""
+        """Return when an action can start, which may be in the past; None if only an event can change something."""
         if self.running is not None:
             return None
         entry = self.upcoming(blocked)
         return entry.earliest if entry is not None else None
 
     def next_expiry(self) -> Nanos | None:
-        """The first moment at which one of those that wait is late."""
+        """Return the first moment at which a waiting action is late."""
         while self._expiries and self._expiries[0][1] not in self._entries:
             heappop(self._expiries)
         return self._expiries[0][0] + 1 if self._expiries else None
 
     def waiting(self) -> list[Entry]:
-        """Those that wait, in order of their turn."""
+        """Return the waiting actions in the order in which they would start."""
         return [self._entries[arrival] for _, arrival in self._order]
 
     def clear(self) -> None:
-        """Forget those that wait."""
+        """Remove all waiting actions."""
         self._entries.clear()
         self._order.clear()
         self._expiries.clear()

@@ -1,4 +1,4 @@
-"""A device's weights cache: which models' weights are in it, on their way in or out, or in use.
+"""A device's weights cache: which models' weights are in it, being loaded, in use, or being evicted.
 
 Theory of operation. The table `TRANSITIONS` says how the state of a model's weights changes. An event that the table
 lacks is refused with the status in `REFUSAL_STATUSES`; an event in neither table is a bug of the host. Pages are taken
@@ -16,7 +16,7 @@ from clockwork.worker.errors import ActionRefusedError
 
 
 class WeightsState(StrEnum):
-    """Where a model's weights are."""
+    """The state of a model's weights on a device."""
 
     COLD = "not loaded"
     LOADING = "being loaded"
@@ -26,7 +26,7 @@ class WeightsState(StrEnum):
 
 
 class WeightsEvent(StrEnum):
-    """What happens to a model's weights."""
+    """What changes the state of a model's weights."""
 
     LOAD = "load"
     LOADED = "loaded"
@@ -37,32 +37,32 @@ class WeightsEvent(StrEnum):
     EVICTED = "evicted"
 
 
-_R, _S = WeightsState, WeightsEvent
+_S, _E = WeightsState, WeightsEvent
 
-#: (state, step) -> next state.
+#: (state, event) -> next state
 TRANSITIONS: Final[Mapping[tuple[WeightsState, WeightsEvent], WeightsState]] = {
-    (_R.COLD, _S.LOAD): _R.LOADING,  # pages are taken
-    (_R.LOADING, _S.LOADED): _R.WARM,
-    (_R.LOADING, _S.LOAD_FAILED): _R.COLD,  # pages are given back
-    (_R.WARM, _S.EXECUTE): _R.IN_USE,
-    (_R.IN_USE, _S.EXECUTED): _R.WARM,
-    (_R.WARM, _S.EVICT): _R.EVICTING,
-    (_R.EVICTING, _S.EVICTED): _R.COLD,  # pages are given back
+    (_S.COLD, _E.LOAD): _S.LOADING,  # pages are taken
+    (_S.LOADING, _E.LOADED): _S.WARM,
+    (_S.LOADING, _E.LOAD_FAILED): _S.COLD,  # pages are given back
+    (_S.WARM, _E.EXECUTE): _S.IN_USE,
+    (_S.IN_USE, _E.EXECUTED): _S.WARM,
+    (_S.WARM, _E.EVICT): _S.EVICTING,
+    (_S.EVICTING, _E.EVICTED): _S.COLD,  # pages are given back
 }
 
-#: (state, step) -> why not. What is in neither table is a bug of the host.
+#: (state, event) -> status of the refusal
 REFUSAL_STATUSES: Final[Mapping[tuple[WeightsState, WeightsEvent], Status]] = {
-    (_R.LOADING, _S.LOAD): Status.WEIGHTS_ALREADY_LOADED,
-    (_R.WARM, _S.LOAD): Status.WEIGHTS_ALREADY_LOADED,
-    (_R.IN_USE, _S.LOAD): Status.WEIGHTS_ALREADY_LOADED,
-    (_R.EVICTING, _S.LOAD): Status.WEIGHTS_IN_USE,
-    (_R.COLD, _S.EXECUTE): Status.WEIGHTS_NOT_PRESENT,
-    (_R.LOADING, _S.EXECUTE): Status.WEIGHTS_NOT_PRESENT,
-    (_R.EVICTING, _S.EXECUTE): Status.WEIGHTS_NOT_PRESENT,
-    (_R.COLD, _S.EVICT): Status.WEIGHTS_NOT_PRESENT,
-    (_R.LOADING, _S.EVICT): Status.WEIGHTS_IN_USE,
-    (_R.IN_USE, _S.EVICT): Status.WEIGHTS_IN_USE,
-    (_R.EVICTING, _S.EVICT): Status.WEIGHTS_IN_USE,
+    (_S.LOADING, _E.LOAD): Status.WEIGHTS_ALREADY_LOADED,
+    (_S.WARM, _E.LOAD): Status.WEIGHTS_ALREADY_LOADED,
+    (_S.IN_USE, _E.LOAD): Status.WEIGHTS_ALREADY_LOADED,
+    (_S.EVICTING, _E.LOAD): Status.WEIGHTS_IN_USE,
+    (_S.COLD, _E.EXECUTE): Status.WEIGHTS_NOT_PRESENT,
+    (_S.LOADING, _E.EXECUTE): Status.WEIGHTS_NOT_PRESENT,
+    (_S.EVICTING, _E.EXECUTE): Status.WEIGHTS_NOT_PRESENT,
+    (_S.COLD, _E.EVICT): Status.WEIGHTS_NOT_PRESENT,
+    (_S.LOADING, _E.EVICT): Status.WEIGHTS_IN_USE,
+    (_S.IN_USE, _E.EVICT): Status.WEIGHTS_IN_USE,
+    (_S.EVICTING, _E.EVICT): Status.WEIGHTS_IN_USE,
 }
 
 
@@ -70,77 +70,77 @@ class DeviceMemory:
     """The weights cache of one device."""
 
     def __init__(self, gpu: int, total_pages: Pages) -> None:
-        """``gpu`` is its number, for messages."""
+        """``gpu`` is the device's number, for messages."""
         self.cache = PageCache(total_pages)
         self._gpu = gpu
-        self._states: dict[str, WeightsState] = {}  #: COLD models are absent
-        self._handles: dict[str, object] = {}  #: of all and only the models WARM, IN_USE and EVICTING
+        self._states: dict[str, WeightsState] = {}  #: without COLD models
+        self._handles: dict[str, object] = {}  #: of the models that are WARM, IN_USE or EVICTING
 
     def state_of(self, model: str) -> WeightsState:
-        """Where the weights of ``model`` are."""
+        """Return the state of a model's weights."""
         return self._states.get(model, WeightsState.COLD)
 
     def models_in(self, *states: WeightsState) -> tuple[str, ...]:
-        """The models that are in one of these states, least recently used first."""
+        """Return the models in one of these states, least recently used first."""
         return tuple(model for model in self.cache if self._states[model] in states)
 
     def handle_of(self, model: str) -> object:
-        """The handle of a model whose weights are there.
+        """Return the handle of a model's weights.
 
         Raises:
-            KeyError: they are not.
+            KeyError: the weights are not on the device.
         """
         return self._handles[model]
 
     def begin_load(self, model: str, pages: Pages) -> None:
-        """Take the pages for ``model``.
+        """Begin to load a model's weights, and take their pages.
 
         Raises:
-            ActionRefusedError: its weights are not COLD, or too few pages are free.
+            ActionRefusedError: the weights are not COLD, or too few pages are free.
         """
         after = self._after(model, WeightsEvent.LOAD)
         if not self.cache.take(model, pages):
             raise ActionRefusedError(
                 Status.LOAD_WEIGHTS_INSUFFICIENT_CACHE,
-                f"the weights of {model} need {pages} pages; gpu {self._gpu} has {self.cache.free} "
-                f"of {self.cache.total} free",
+                f"weights of {model} need {pages} pages; gpu {self._gpu} has {self.cache.free} of "
+                f"{self.cache.total} pages free",
             )
         self._states[model] = after
 
     def loaded(self, model: str, handle: object) -> None:
-        """The weights are there."""
+        """Record that the weights are loaded."""
         self._states[model] = self._after(model, WeightsEvent.LOADED)
         self._handles[model] = handle
 
     def load_failed(self, model: str) -> None:
-        """The weights are not there; the pages are free."""
+        """Record that loading the weights failed, and free their pages."""
         self._free(model, WeightsEvent.LOAD_FAILED)
 
     def begin_execute(self, model: str) -> object:
-        """``model`` is in use from now on; returns its handle.
+        """Begin to use a model's weights; return their handle.
 
         Raises:
-            ActionRefusedError: its weights are not WARM.
+            ActionRefusedError: the weights are not WARM.
         """
         self._states[model] = self._after(model, WeightsEvent.EXECUTE)
         self.cache.touch(model)
         return self._handles[model]
 
     def executed(self, model: str) -> None:
-        """``model`` is no longer in use."""
+        """Record that a model's weights are no longer in use."""
         self._states[model] = self._after(model, WeightsEvent.EXECUTED)
 
     def begin_evict(self, model: str) -> object:
-        """``model`` must not be used any more; returns the handle to close.
+        """Begin to evict a model's weights; return the handle to close.
 
         Raises:
-            ActionRefusedError: its weights are not WARM.
+            ActionRefusedError: the weights are not WARM.
         """
         self._states[model] = self._after(model, WeightsEvent.EVICT)
         return self._handles[model]
 
     def evicted(self, model: str) -> None:
-        """The handle is closed; the pages are free."""
+        """Record that the handle is closed, and free the pages."""
         self._free(model, WeightsEvent.EVICTED)
         del self._handles[model]
 
@@ -152,15 +152,15 @@ class DeviceMemory:
         assert set(self._handles) == {m for m, s in self._states.items() if s is not WeightsState.LOADING}
         assert len(self.models_in(WeightsState.IN_USE)) <= 1
 
-    def _free(self, model: str, step: WeightsEvent) -> None:
-        assert self._after(model, step) is WeightsState.COLD
+    def _free(self, model: str, event: WeightsEvent) -> None:
+        assert self._after(model, event) is WeightsState.COLD
         del self._states[model]
         self.cache.give_back(model)
 
-    def _after(self, model: str, step: WeightsEvent) -> WeightsState:
+    def _after(self, model: str, event: WeightsEvent) -> WeightsState:
         state = self.state_of(model)
-        after = TRANSITIONS.get((state, step))
+        after = TRANSITIONS.get((state, event))
         if after is None:
-            text = f"the weights of {model} on gpu {self._gpu} are {state.value}: cannot {step.value}"
-            raise ActionRefusedError(REFUSAL_STATUSES[state, step], text)
+            text = f"cannot {event.value} weights of {model}: on gpu {self._gpu} they are {state.value}"
+            raise ActionRefusedError(REFUSAL_STATUSES[state, event], text)
         return after

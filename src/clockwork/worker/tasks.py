@@ -1,16 +1,16 @@
-"""What each action needs when its turn comes, and what it leaves behind when its task is over.
+"""The tasks of actions: what an action changes when it starts, and when its task is over.
 
-Rules of the file: it knows models and memory, and nothing of time, queues or who asked. ``start`` either changes the
-tables and returns the task, or refuses and changes nothing; for each task ``finish`` is called once.
+This module has tables of models and memory, and nothing about time, queues or connections. ``start`` changes the tables
+and returns the task, or refuses the action and changes nothing. ``finish`` is called once for each task.
 
 Theory of operation.
 
-- UnloadModel refuses with WEIGHTS_IN_USE, for all its models or none, while the weights of one of them are in use, on
-  their way in, or on their way out: its sender waits for the results of its other actions first. From its start on the
-  names are unknown, so that no lane touches them while their weights are being closed.
+- UnloadModel is refused with WEIGHTS_IN_USE, for all its models, while the weights of one of them are in use, being
+  loaded or being evicted. A controller therefore waits for the results of its other actions first. The names are
+  unknown from the start of the task on, so that no lane uses weights that are being closed.
 - ClearCache is one task on each device. From its arrival until that task is over the device starts no Infer
-  (WEIGHTS_NOT_PRESENT), so the task has to wait for one Infer at most; it closes everything at once.
-- Weights whose closing failed count as gone all the same: the handle is dropped, the result is an error.
+  (WEIGHTS_NOT_PRESENT), so the task waits for at most one Infer. It closes all weights at once.
+- Weights count as evicted even if closing them failed: their handle is dropped, and the result is an error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,6 @@ from clockwork.messages.actions import (
 )
 from clockwork.messages.results import (
     ClearCacheResult,
-    ErrorResult,
     EvictWeightsResult,
     LoadModelFromDiskResult,
     LoadWeightsResult,
@@ -36,7 +35,7 @@ from clockwork.messages.results import (
 )
 from clockwork.messages.status import Status
 from clockwork.units import Bytes
-from clockwork.worker.errors import ActionRefusedError
+from clockwork.worker.errors import ActionRefusedError, error_result
 from clockwork.worker.events import (
     Executed,
     LaneKind,
@@ -54,26 +53,26 @@ from clockwork.worker.models import HostModels
 
 
 class Tasks:
-    """The worker's tables, and how each action changes them."""
+    """The worker's tables of models and memory."""
 
     def __init__(self, page_size: Bytes, memories: Sequence[DeviceMemory]) -> None:
-        """``memories``: one per device, in the order of their numbers."""
+        """``memories`` has one entry per device, in the order of device numbers."""
         self.models = HostModels(page_size, max(memory.cache.total for memory in memories))
         self._memories = memories
-        self._clears: list[tuple[ClearCache, list[int]]] = []  #: in order of arrival; devices not cleared yet
+        self._clears: list[tuple[ClearCache, list[int]]] = []  #: with the devices left to clear
         self._clear_failures: dict[int, TaskFailed] = {}  #: by action id
 
     def clear_arrived(self, action: ClearCache) -> None:
-        """A ClearCache waits on every device from now on."""
+        """Note that a ClearCache waits on every device from now on."""
         self._clears.append((action, list(range(len(self._memories)))))
 
     def forget_clears(self, running: Mapping[int, Action]) -> None:
-        """No ClearCache waits any more; those that are ``running``, by device, still end."""
+        """Forget the ClearCache actions that wait; ``running`` has the action that runs on each device."""
         kept = [(action, [gpu for gpu in left if running.get(gpu) is action]) for action, left in self._clears]
         self._clears = [(action, left) for action, left in kept if left]
 
     def upcoming(self, gpu: int, action: Action, payloads: tuple[object, ...]) -> StartTask | None:
-        """The task of an Infer that has not started; None if it would be refused as things are."""
+        """Return the task of an Infer that has not started; None if it would be refused now."""
         memory = self._memories[gpu]
         if not isinstance(action, Infer) or action.model not in self.models or self._clearing(gpu):
             return None
@@ -82,10 +81,10 @@ class Tasks:
         return StartTask(gpu, LaneKind.EXEC, action, payloads, (memory.handle_of(action.model),))
 
     def start(self, gpu: int | None, action: Action, payloads: tuple[object, ...]) -> StartTask:
-        """Begin the action.
+        """Start an action and return its task.
 
         Raises:
-            ActionRefusedError: it cannot be carried out as things are.
+            ActionRefusedError: the action cannot be carried out now.
         """
         match action:
             case LoadModelFromDisk():
@@ -110,34 +109,34 @@ class Tasks:
         return StartTask(gpu, LaneKind.LOAD, action, handles=handles)
 
     def finish(self, action: Action, finished: TaskFinished) -> ResultCommand | None:
-        """The action's task is over; returns its result, or None while the action still waits for other devices."""
+        """End an action's task; return the action's result, or None while it waits for other devices."""
         outcome = finished.outcome
         timing = Timing(finished.begin, finished.end, finished.end - finished.begin)
         match action:
             case LoadModelFromDisk():
                 if not isinstance(outcome, ModelRead):
-                    return _no(action, outcome)
+                    return _task_error(action, outcome)
                 return self._finish_load(action, outcome, timing)
             case UnloadModel():
                 self._finish_unload(action)
-                return _ok_or_no(action, outcome, UnloadModelResult(action.id))
+                return _result_or_error(action, outcome, UnloadModelResult(action.id))
         assert finished.gpu is not None
         memory = self._memories[finished.gpu]
         match action:
             case Infer(model=model):
                 memory.executed(model)
                 if not isinstance(outcome, Executed):
-                    return _no(action, outcome)
+                    return _task_error(action, outcome)
                 return SendOutputs(action, outcome.outputs, outcome.copy_input, outcome.exec)
             case LoadWeights(model=model):
                 if not isinstance(outcome, WeightsLoaded):
                     memory.load_failed(model)
-                    return _no(action, outcome)
+                    return _task_error(action, outcome)
                 memory.loaded(model, outcome.handle)
                 return SendResult(LoadWeightsResult(action.id, timing))
             case EvictWeights(model=model):
                 memory.evicted(model)
-                return _ok_or_no(action, outcome, EvictWeightsResult(action.id, timing))
+                return _result_or_error(action, outcome, EvictWeightsResult(action.id, timing))
         assert isinstance(action, ClearCache)
         return self._finish_clear(action, finished.gpu, outcome)
 
@@ -147,10 +146,10 @@ class Tasks:
     def _check_infer(self, gpu: int, action: Infer) -> None:
         info = self.models.info(action.model)
         if self._clearing(gpu):
-            text = f"all weights on gpu {gpu} are being evicted, those of {action.model} too"
+            text = f"weights of {action.model} are being evicted: a ClearCache runs on gpu {gpu}"
             raise ActionRefusedError(Status.WEIGHTS_NOT_PRESENT, text)
         if not info.batchable and len(action.inputs) > 1:
-            text = f"{action.model} executes one request at a time; the batch has {len(action.inputs)}"
+            text = f"batch has {len(action.inputs)} requests; {action.model} executes one request at a time"
             raise ActionRefusedError(Status.INVALID_BATCH_SIZE, text)
 
     def _begin_unload(self, action: UnloadModel) -> tuple[object, ...]:
@@ -159,7 +158,7 @@ class Tasks:
             self.models.info(name)
             for gpu, memory in enumerate(self._memories):
                 if (state := memory.state_of(name)) not in (WeightsState.COLD, WeightsState.WARM):
-                    text = f"the weights of {name} on gpu {gpu} are {state.value}: cannot unload"
+                    text = f"cannot unload {name}: its weights on gpu {gpu} are {state.value}"
                     raise ActionRefusedError(Status.WEIGHTS_IN_USE, text)
         handles = []
         for name in names:
@@ -190,18 +189,13 @@ class Tasks:
         if left:
             return None
         del self._clears[place]
-        return _ok_or_no(action, self._clear_failures.pop(action.id, None), ClearCacheResult(action.id))
+        return _result_or_error(action, self._clear_failures.pop(action.id, None), ClearCacheResult(action.id))
 
 
-def error_result(action: Action, status: Status, message: str) -> ErrorResult:
-    """The result of an action that failed."""
-    return ErrorResult(action.id, type(action).__name__, status, message)
+def _result_or_error(action: Action, outcome: object, success: Result) -> SendResult:
+    return _task_error(action, outcome) if isinstance(outcome, TaskFailed) else SendResult(success)
 
 
-def _ok_or_no(action: Action, outcome: object, success: Result) -> SendResult:
-    return _no(action, outcome) if isinstance(outcome, TaskFailed) else SendResult(success)
-
-
-def _no(action: Action, outcome: object) -> SendResult:
+def _task_error(action: Action, outcome: object) -> SendResult:
     assert isinstance(outcome, TaskFailed), f"the task of {type(action).__name__} ended with {outcome!r}"
     return SendResult(error_result(action, outcome.status, outcome.message))
