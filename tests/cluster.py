@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar, cast
 
 from clockwork.controller.config import ControllerConfig, LoadSpec, ProfilingConfig
+from clockwork.controller.controller import ControllerWithStartupPhase
 from clockwork.controller.events import (
     ClientLost,
     ClientRequest,
@@ -27,7 +28,6 @@ from clockwork.controller.events import (
     WorkerResult,
 )
 from clockwork.controller.stage import Stage
-from clockwork.controller.startup import ControllerWithStartupPhase
 from clockwork.messages.actions import Action, LoadModelFromDisk
 from clockwork.messages.commands import SendAction
 from clockwork.messages.profile import ModelProfile, ProfileKey

@@ -80,7 +80,7 @@ def test_pending_requests_get_responses_and_new_requests_are_refused(number: sig
 
         run(test())
         assert process.ended() == 0
-    assert any("drained: nothing is pending any more" in line for line in process.err.seen)
+    assert any("drained: no request is pending" in line for line in process.err.seen)
     assert not [line for line in process.err.seen if "Traceback" in line or " WARNING " in line or " ERROR " in line]
 
 

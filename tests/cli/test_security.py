@@ -40,7 +40,7 @@ def test_a_controller_a_worker_and_clients_use_tls_and_tokens(
         dial = (f"--controller={found[2]}", f"--model-root={tmp_path}", *own)
         with clockwork("worker", *dial, f"--token-file={worker_token}"):
             assert run(["load", "dense.onnx", *here, "--token-file", reader]) == 1
-            assert "it needs an admin token" in capsys.readouterr().err
+            assert "use an admin token" in capsys.readouterr().err
             assert run(["load", "dense.onnx", *here, "--token-file", admin]) == 0
             controller.address()
             assert run(["ls", *here]) == 1

@@ -55,7 +55,7 @@ def test_a_killed_worker_is_restarted_and_serves(tmp_path: Path) -> None:
         first = process.child()
         os.kill(first, signal.SIGKILL)
         process.err.wait_for("worker process was killed by SIGKILL; restarting it in 0.1 s")
-        process.err.wait_for("worker local takes part in serving")
+        process.err.wait_for("worker local is ready to serve")
         assert process.child() != first
         for pid in (process.popen.pid, process.child()):
             assert "/memfd:clockwork-" in Path(f"/proc/{pid}/maps").read_text(), (

@@ -78,9 +78,9 @@ def test_ls_and_status_describe_the_served_models() -> None:
 @pytest.mark.parametrize(
     ("inputs", "text"),
     [
-        ({"z": ROW}, "unknown input 'z'"),
-        ({}, "missing input 'x'"),
-        ({"x": ROW, "extra": ROW}, "unknown input 'extra'"),
+        ({"z": ROW}, "input 'z' is unknown"),
+        ({}, "input 'x' is missing"),
+        ({"x": ROW, "extra": ROW}, "input 'extra' is unknown"),
         ({"x": ROW.astype(np.float64)}, "is FP64"),
         ({"x": ROW[:, :3]}, "shape [1, 3]"),
         ({"x": ROW[0]}, "shape [4]"),

@@ -1,6 +1,6 @@
-"""No work grows with the queue: the operations that an event takes, while ever more requests are pending.
+"""The cost of an event must not grow with the number of pending requests.
 
-Counted are the instructions that Python executes, which no noise of the machine changes.
+The cost is the number of executed Python instructions, which does not depend on the load of the machine.
 """
 
 import sys
@@ -22,13 +22,13 @@ from clockwork.testing.backlog import HOUR, Backlog
 from clockwork.units import ms, seconds, us
 
 PENDING = (100, 1_000, 10_000)
-AT_ONCE = (100, 1_000, 4_000)  # in one event: counting slows that down tenfold
+AT_ONCE = (100, 1_000, 4_000)  # in one event, because counting takes ten times as long
 EVENTS = 20
 SCHEDULERS = ("clockwork", "edf", "fifo", "simple")
 
 
 def instructions(event: Callable[[], object]) -> int:
-    """How many instructions of Python an event takes."""
+    """Return the number of Python instructions that an event takes."""
     count = 0
 
     def trace(frame: FrameType, what: str, _: Any) -> Any:
@@ -55,7 +55,7 @@ def backlog_of(scheduler: str, pending: int) -> Backlog:
 
 
 def grows_slowly(counts: list[float]) -> bool:
-    """Whether the last is at most what log n would make of the first, and a quarter more."""
+    """Return whether the counts grow at most with log n, plus a quarter."""
     return counts[-1] <= 1.25 * counts[0] * log2(PENDING[-1]) / log2(PENDING[0])
 
 
@@ -114,7 +114,7 @@ def test_an_event_about_all_requests_costs_no_more_for_each(scheduler: str, even
     assert grows_slowly(counts), counts
 
 
-def test_a_cancel_during_start_up_does_not_look_at_what_is_buffered() -> None:
+def test_the_cost_of_a_cancel_during_start_up_does_not_grow_with_the_buffer() -> None:
     counts: list[float] = []
     for pending in PENDING:
         buffer = StartupBuffer(ControllerConfig(max_pending=PENDING[-1], max_client_pending=PENDING[-1]))
@@ -135,4 +135,4 @@ def test_a_silent_device_is_sent_a_limited_number_of_actions() -> None:
     assert backlog.result()
     assert len(plan.sent) == MAX_SENT - 1
     backlog.wait(seconds(60))
-    assert len(plan.sent) == MAX_SENT, "what it has done makes room for more"
+    assert len(plan.sent) == MAX_SENT, "a finished action is followed by another"

@@ -1,4 +1,4 @@
-"""Requests that come before serving: each waits until then, but no longer than its own time-out."""
+"""Requests that come before SERVING wait until it begins, or until their own time-out."""
 
 import pytest
 
@@ -27,18 +27,18 @@ from cluster import Cluster, quick_config
 from fake_worker import FakeWorker, File
 
 FILES = {"a.onnx": File()}
-STILL = "the server is still starting up, 10 s after the request came"
+STILL = "the server is still starting up 10 s after the request arrived; retry later"
 
 
 def starting(scheduler: Scheduler | None = None) -> Cluster:
-    """A controller that begins to serve 10.030 s after its first load."""
+    """A controller that begins to serve 10.035 s after its first load."""
     cluster = Cluster(scheduler or EchoScheduler(), quick_config())
     cluster.connect(FakeWorker("w0", FILES))
     cluster.run_until(0)
     return cluster
 
 
-def test_each_request_is_told_ten_seconds_after_its_own_arrival() -> None:
+def test_each_request_is_answered_ten_seconds_after_its_own_arrival() -> None:
     cluster = starting()
     arrivals = [(seconds(1), 1), (seconds(1) + 1, 2), (seconds(4), 3), (seconds(9) + 1, 4)]
     for at, number in arrivals:
@@ -56,7 +56,7 @@ def test_each_request_is_told_ten_seconds_after_its_own_arrival() -> None:
     )
 
 
-def test_the_slo_of_a_buffered_request_counts_from_the_hand_over_whatever_its_arrival() -> None:
+def test_the_arrival_of_a_buffered_request_does_not_count_for_its_slo() -> None:
     cluster = starting()
     cluster.load("a.onnx", 1)
     cluster.run_until(seconds(9))
@@ -67,7 +67,7 @@ def test_the_slo_of_a_buffered_request_counts_from_the_hand_over_whatever_its_ar
     assert answer.status == Status.SUCCESS
 
 
-def test_before_any_worker_has_come_too() -> None:
+def test_a_request_before_any_worker_has_connected_times_out_too() -> None:
     cluster = Cluster(EchoScheduler())
     cluster.ask(infer_request(1))
     cluster.run_until(seconds(10))
@@ -79,17 +79,17 @@ def test_before_any_worker_has_come_too() -> None:
     [
         (ms(10), seconds(10) + ms(10), Status.INITIALIZING),
         (ms(30), seconds(10) + ms(30), Status.INITIALIZING),  # serving begins 5 ms later
-        (ms(35), seconds(10) + ms(35), Status.SUCCESS),  # at that very moment
+        (ms(35), seconds(10) + ms(35), Status.SUCCESS),  # at the same time
         (ms(36), seconds(10) + ms(35), Status.SUCCESS),
         (seconds(5), seconds(10) + ms(35), Status.SUCCESS),
     ],
 )
 def test_a_request_is_served_if_serving_begins_before_its_time_out(
-    asked: Nanos, answered: Nanos, status: Status
+    asked_at: Nanos, answered: Nanos, status: Status
 ) -> None:
     cluster = starting()
     cluster.load("a.onnx", id=1)
-    cluster.run_until(asked)
+    cluster.run_until(asked_at)
     cluster.ask(ListModelsRequest(2))
     cluster.ask(infer_request(3))
     cluster.run_until(seconds(21))
@@ -98,7 +98,7 @@ def test_a_request_is_served_if_serving_begins_before_its_time_out(
     assert answers[2] == answers[3] == (answered, status)
 
 
-def test_the_slo_of_a_buffered_request_counts_from_the_hand_over() -> None:
+def test_the_slo_of_a_buffered_request_counts_from_the_begin_of_serving() -> None:
     cluster = starting(SimpleScheduler())
     cluster.load("a.onnx", id=1)
     cluster.run_until(seconds(1))
@@ -120,7 +120,7 @@ def test_buffered_requests_are_served_in_the_order_of_their_arrival() -> None:
     assert [response.id for response in cluster.responses()] == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_a_buffered_request_that_was_wrong_is_told_so_when_the_models_are_known() -> None:
+def test_a_wrong_buffered_request_is_refused_when_serving_begins() -> None:
     cluster = starting()
     cluster.load("a.onnx", id=1)
     cluster.run_until(seconds(1))
@@ -142,7 +142,7 @@ def test_a_cancelled_request_is_not_answered() -> None:
     cluster.check_all_answered()
 
 
-def test_nobody_is_answered_who_went_away() -> None:
+def test_requests_of_a_client_that_disconnected_are_not_answered() -> None:
     cluster = starting()
     cluster.ask(infer_request(1))
     cluster.ask(ListModelsRequest(2))
@@ -152,7 +152,7 @@ def test_nobody_is_answered_who_went_away() -> None:
     assert [response.id for response in cluster.responses()] == [1]
 
 
-def test_a_full_buffer_refuses_at_once() -> None:
+def test_a_full_buffer_refuses_requests_at_once() -> None:
     cluster = Cluster(EchoScheduler(), quick_config(max_pending=2))
     for number in (1, 2, 3):
         cluster.ask(infer_request(number))
@@ -168,7 +168,7 @@ def test_a_full_buffer_refuses_at_once() -> None:
     assert cluster.answer(4) is None
 
 
-def test_a_client_has_its_share_of_the_buffer_and_no_more() -> None:
+def test_a_client_cannot_use_more_than_its_share_of_the_buffer() -> None:
     cluster = Cluster(EchoScheduler(), ControllerConfig(max_client_pending=1))
     for number in (1, 2):
         cluster.ask(infer_request(number), client_id=1)
@@ -179,7 +179,7 @@ def test_a_client_has_its_share_of_the_buffer_and_no_more() -> None:
     assert cluster.answer(3) is None
 
 
-def test_a_buffer_is_full_of_bytes_too_sent_or_generated() -> None:
+def test_the_bytes_of_sent_and_generated_inputs_fill_the_buffer() -> None:
     cluster = Cluster(EchoScheduler(), ControllerConfig(max_pending_bytes=20))  # a row takes 8
     cluster.ask(infer_request(1, rows=2))
     cluster.ask(infer_request(2, rows=1, generated=True))
@@ -204,8 +204,8 @@ def test_evict_and_status_are_answered_at_once_in_every_stage() -> None:
     assert stages == ["loading", "profiling", "serving"]
     evictions = [response for response in cluster.responses() if isinstance(response, EvictResponse)]
     assert [(e.status, e.message, e.devices) for e in evictions] == [
-        (Status.INITIALIZING, "the server is starting up (loading)", 0),
-        (Status.INITIALIZING, "the server is starting up (profiling)", 0),
+        (Status.INITIALIZING, "the server is starting up (loading); retry later", 0),
+        (Status.INITIALIZING, "the server is starting up (profiling); retry later", 0),
         (Status.SUCCESS, "", 1),
     ]
     assert cluster.stage is Stage.SERVING

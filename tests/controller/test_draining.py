@@ -1,4 +1,4 @@
-"""The last stage: what is pending is finished, what comes is refused, and the end comes when it should."""
+"""The stage DRAINING: pending requests are finished, new ones are refused, and the drain ends in time."""
 
 import pytest
 
@@ -27,7 +27,7 @@ LONG = seconds(10)
 
 
 def drained(cluster: Cluster) -> list[tuple[Nanos, int]]:
-    """When it was over, and how many were left."""
+    """When the drain was over, and the number of unfinished requests."""
     return [(at, command.unfinished) for at, command in cluster.said if isinstance(command, Drained)]
 
 
@@ -38,7 +38,7 @@ def status_of(cluster: Cluster, number: int) -> Status:
     return Status(answer.status)
 
 
-def test_it_is_over_at_once_if_nothing_is_pending() -> None:
+def test_a_drain_is_over_at_once_if_no_request_is_pending() -> None:
     cluster = serving(Eager(), FILES)
     cluster.feed(Drain(LONG))
     assert drained(cluster) == [(cluster.now, 0)]
@@ -46,7 +46,7 @@ def test_it_is_over_at_once_if_nothing_is_pending() -> None:
     assert cluster.stages()[-1] == (cluster.now, "draining")
 
 
-def test_it_is_over_when_the_last_that_is_pending_is_answered() -> None:
+def test_a_drain_is_over_when_the_last_pending_request_is_answered() -> None:
     cluster = serving(Eager(), FILES)
     begun = cluster.now
     for number in (1, 2):
@@ -60,7 +60,7 @@ def test_it_is_over_when_the_last_that_is_pending_is_answered() -> None:
     cluster.check_all_answered()
 
 
-def test_what_comes_meanwhile_and_afterwards_is_refused() -> None:
+def test_requests_during_and_after_a_drain_are_refused() -> None:
     cluster = serving(Eager(), FILES)
     cluster.ask(infer_request(1, "a", slo=seconds(1)))
     cluster.feed(Drain(LONG))
@@ -71,9 +71,9 @@ def test_what_comes_meanwhile_and_afterwards_is_refused() -> None:
         cluster.ask(EvictRequest(first + 3, "a"))
         assert [status_of(cluster, number) for number in range(first, first + 4)] == [Status.SHUTTING_DOWN] * 4
         cluster.ask(StatusRequest(first + 4))
-        told = cluster.answer(first + 4)
-        assert isinstance(told, StatusResponse)
-        assert told.server.stage == "draining"
+        response = cluster.answer(first + 4)
+        assert isinstance(response, StatusResponse)
+        assert response.server.stage == "draining"
         cluster.run_until(cluster.now + seconds(1))
     assert status_of(cluster, 1) is Status.SUCCESS
     assert len(drained(cluster)) == 1
@@ -81,7 +81,7 @@ def test_what_comes_meanwhile_and_afterwards_is_refused() -> None:
     assert model.counts.answers == {"SUCCESS": 1, "SHUTTING_DOWN": 2}
 
 
-def test_at_the_limit_the_rest_is_told_so_exactly_once() -> None:
+def test_requests_pending_at_the_limit_get_exactly_one_response() -> None:
     cluster = serving(Forgetful(), FILES)
     begun = cluster.now
     for number in (1, 2, 3):
@@ -101,7 +101,7 @@ def test_at_the_limit_the_rest_is_told_so_exactly_once() -> None:
     cluster.check_all_answered()
 
 
-def test_a_result_after_the_limit_answers_nobody_again() -> None:
+def test_a_result_after_the_limit_answers_no_request_again() -> None:
     cluster = serving(Eager(), {"a.onnx": File(infer=seconds(5))})
     cluster.ask(infer_request(1, "a", slo=seconds(20)))
     cluster.feed(Drain(seconds(1)))
@@ -110,7 +110,7 @@ def test_a_result_after_the_limit_answers_nobody_again() -> None:
     cluster.check_rest()
 
 
-def test_a_deadline_within_the_drain_is_a_deadline() -> None:
+def test_a_request_whose_deadline_passes_during_a_drain_times_out() -> None:
     cluster = serving(Forgetful(), FILES)
     begun = cluster.now
     cluster.ask(infer_request(1, "a", slo=ms(50)))
@@ -120,7 +120,7 @@ def test_a_deadline_within_the_drain_is_a_deadline() -> None:
     assert drained(cluster) == [(begun + ms(50) + 1, 0)]
 
 
-def test_clients_that_cancel_or_leave_are_not_waited_for() -> None:
+def test_a_drain_does_not_wait_for_requests_that_were_cancelled_or_whose_client_left() -> None:
     cluster = serving(Forgetful(), FILES)
     cluster.ask(infer_request(1, "a", slo=seconds(20)))
     cluster.ask(infer_request(2, "a", slo=seconds(20)), client_id=2)
@@ -141,7 +141,7 @@ def test_a_second_drain_changes_nothing() -> None:
     assert drained(cluster) == [(begun + seconds(2), 1)]
 
 
-def test_a_worker_that_is_lost_meanwhile_does_not_hold_it_up() -> None:
+def test_a_worker_lost_during_a_drain_does_not_delay_it() -> None:
     cluster = serving(EchoScheduler(), FILES)
     cluster.ask(infer_request(1, "a", slo=seconds(1)))
     cluster.feed(Drain(LONG))
@@ -151,7 +151,7 @@ def test_a_worker_that_is_lost_meanwhile_does_not_hold_it_up() -> None:
     cluster.check_all_answered()
 
 
-def test_a_scheduler_that_raises_does_not_hold_it_up() -> None:
+def test_a_scheduler_that_raises_does_not_delay_a_drain() -> None:
     cluster = serving(Furious(), FILES)
     cluster.ask(infer_request(1, "a", slo=seconds(1)))
     cluster.feed(Drain(ms(1)))
@@ -161,7 +161,7 @@ def test_a_scheduler_that_raises_does_not_hold_it_up() -> None:
 
 
 @pytest.mark.parametrize("stage", [Stage.QUERYING, Stage.LOADING, Stage.PROFILING])
-def test_before_it_serves_it_just_ends(stage: Stage) -> None:
+def test_a_drain_before_serving_is_over_at_once(stage: Stage) -> None:
     slow = {"a.onnx": File(disk=ms(500), load=ms(500), infer=ms(500))}
     named = (LoadSpec("a.onnx"),)
     cluster = Cluster(EchoScheduler(), quick_config(models=named if stage is Stage.PROFILING else ()))
@@ -177,8 +177,8 @@ def test_before_it_serves_it_just_ends(stage: Stage) -> None:
     cluster.feed(Drain(LONG))
     assert drained(cluster) == [(begun, 0)]
     cluster.check_all_answered()
-    asked = (1, 2) if stage is Stage.PROFILING else (1, 2, 3)
-    assert [status_of(cluster, number) for number in asked] == [Status.SHUTTING_DOWN] * len(asked)
+    numbers = (1, 2) if stage is Stage.PROFILING else (1, 2, 3)
+    assert [status_of(cluster, number) for number in numbers] == [Status.SHUTTING_DOWN] * len(numbers)
     cluster.ask(infer_request(4, "a"))
     assert status_of(cluster, 4) is Status.SHUTTING_DOWN
     cluster.run_until(begun + seconds(60))
@@ -187,7 +187,7 @@ def test_before_it_serves_it_just_ends(stage: Stage) -> None:
     assert cluster.stages()[-1] == (begun, "draining")
 
 
-def test_nothing_is_measured_loaded_or_given_up_after_an_early_end() -> None:
+def test_after_a_drain_before_serving_start_up_does_not_go_on() -> None:
     cluster = Cluster(EchoScheduler(), quick_config(models=(LoadSpec("a.onnx"),)))
     worker = FakeWorker("w0", FILES)
     worker.fail["LoadModelFromDisk"] = (Status.ERROR, "the disk is gone")

@@ -1,4 +1,4 @@
-"""Requests that are refused before their elements are decoded, and the list of models that clients get."""
+"""Refusals of requests before their elements are decoded, and the list of models for clients."""
 
 import pytest
 
@@ -27,13 +27,13 @@ def early(request: InferRequest, *, measured: bool = True) -> tuple[Serving, Inf
 @pytest.mark.parametrize(
     ("request_", "why"),
     [
-        (infer_request(1, inputs=(spec("x", "FP64", (1, 2)),)), "input 'x' is FP64"),
-        (infer_request(1, rows=100), "a batch of 100"),
-        (infer_request(1, inputs=(TensorSpec("x" * 60_000, "FP32", (1, 2), 0),)), f"tensor name {'x' * 40!r}... has"),
-        (infer_request(1, inputs=(TensorSpec("x", "FP32", (1, 2), 0),) * (MAX_TENSORS + 1)), "257 tensors; at most"),
+        (infer_request(1, inputs=(spec("x", "FP64", (1, 2)),)), "input 'x' has datatype FP64"),
+        (infer_request(1, rows=100), "request has 100 rows"),
+        (infer_request(1, inputs=(TensorSpec("x" * 60_000, "FP32", (1, 2), 0),)), f"input name {'x' * 40!r}... has"),
+        (infer_request(1, inputs=(TensorSpec("x", "FP32", (1, 2), 0),) * (MAX_TENSORS + 1)), "257 inputs; at most"),
     ],
 )
-def test_wrong_inputs_are_refused_in_few_words_and_counted(request_: InferRequest, why: str) -> None:
+def test_wrong_inputs_are_refused_with_a_short_message_and_counted(request_: InferRequest, why: str) -> None:
     serving, refused = early(request_)
     assert refused is not None
     assert refused.status == Status.INVALID_REQUEST
@@ -49,12 +49,12 @@ def test_an_unknown_model_is_refused() -> None:
     assert serving.tally.without_model() == {"UNKNOWN_MODEL": 1}
 
 
-def test_what_only_the_sizes_or_the_profile_decide_is_not_refused_early() -> None:
+def test_a_request_that_only_sizes_or_the_profile_rule_out_is_not_refused_early() -> None:
     assert early(infer_request(1, inputs=(TensorSpec("x", "FP32", (1, 2), 0),)))[1] is None
     assert early(infer_request(1, rows=100), measured=False)[1] is None
 
 
-def test_models_are_described_again_after_one_got_a_profile() -> None:
+def test_models_are_described_again_after_one_has_got_a_profile() -> None:
     state = a_state([model_info()])
     summaries = Summaries(state)
     first = summaries.after(1)

@@ -1,4 +1,4 @@
-"""Whatever happens, each request is answered once and memory adds up; see `interleavings`."""
+"""Random interleavings of events: each request is answered once and all counts add up; see `interleavings`."""
 
 import pytest
 
@@ -16,10 +16,10 @@ from schedulers import Eager, Forgetful, Furious, Muddled
     "scheduler",
     [ClockworkScheduler, EdfScheduler, FifoScheduler, SimpleScheduler, EchoScheduler, Eager, Forgetful],
 )
-def test_a_scheduler_that_keeps_the_rules(scheduler: type[Scheduler]) -> None:
+def test_each_request_is_answered_once_with_a_correct_scheduler(scheduler: type[Scheduler]) -> None:
     check_interleavings(scheduler)
 
 
 @pytest.mark.parametrize("scheduler", [Furious, Muddled])
-def test_a_scheduler_that_does_not(scheduler: type[Scheduler]) -> None:
+def test_each_request_is_answered_once_with_a_faulty_scheduler(scheduler: type[Scheduler]) -> None:
     check_interleavings(scheduler, faultless=False)

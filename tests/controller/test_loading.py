@@ -1,4 +1,4 @@
-"""The second stage: the countdown, loads on all workers or on none, and their limits. Times are literal."""
+"""The stage LOADING: the countdown, loads on all workers or on none, and their limits. Times are literal."""
 
 from dataclasses import replace
 
@@ -6,9 +6,9 @@ import pytest
 
 from builders import infer_request, model_info
 from clockwork.controller.config import ControllerConfig, LoadSpec
+from clockwork.controller.controller import ControllerWithStartupPhase
 from clockwork.controller.events import WorkerLost, WorkerResult
 from clockwork.controller.stage import Stage
-from clockwork.controller.startup import ControllerWithStartupPhase
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import LoadModelFromDisk, UnloadModel
 from clockwork.messages.requests import ListModelsRequest, LoadModelResponse
@@ -45,24 +45,24 @@ def loading(
 @pytest.mark.parametrize(
     ("loads", "ends"),
     [
-        pytest.param([(0, "a.onnx")], seconds(10) + ms(5), id="it starts when the first load is over"),
-        pytest.param([(50, "a.onnx")], seconds(60) + ms(5), id="it does not run before the first load"),
-        pytest.param([(0, "a.onnx"), (9, "b.onnx")], seconds(19) + ms(5), id="a new load starts it anew"),
+        pytest.param([(0, "a.onnx")], seconds(10) + ms(5), id="starts when the first load is over"),
+        pytest.param([(50, "a.onnx")], seconds(60) + ms(5), id="does not run before the first load"),
+        pytest.param([(0, "a.onnx"), (9, "b.onnx")], seconds(19) + ms(5), id="is restarted by a load"),
         pytest.param(
             [(0, "a.onnx"), (9, "b.onnx"), (18, "c.onnx"), (27, "d.onnx")],
             seconds(37) + ms(5),
-            id="each new load starts it anew",
+            id="is restarted by each load",
         ),
-        pytest.param([(0, "slow.onnx")], seconds(40), id="it does not run while a load is pending"),
-        pytest.param([(0, "slow.onnx"), (1, "a.onnx")], seconds(40) + ms(5), id="nor while another is"),
-        pytest.param([(0, "a.onnx"), (9, "slow.onnx")], seconds(49), id="it stops for a load that comes while it runs"),
-        pytest.param([(0, "missing.onnx")], seconds(10), id="a load that fails starts it"),
-        pytest.param([(0, "a.onnx"), (9, "missing.onnx")], seconds(19), id="a load that fails starts it anew"),
-        pytest.param([(0, "a.onnx"), (9, "a.onnx")], seconds(19) + ms(5), id="so does one of what is loaded already"),
-        pytest.param([(0, "a.onnx"), (9, "")], seconds(19), id="so does one that is refused"),
+        pytest.param([(0, "slow.onnx")], seconds(40), id="does not run while a load is pending"),
+        pytest.param([(0, "slow.onnx"), (1, "a.onnx")], seconds(40) + ms(5), id="stops while any load is pending"),
+        pytest.param([(0, "a.onnx"), (9, "slow.onnx")], seconds(49), id="stops for a new load"),
+        pytest.param([(0, "missing.onnx")], seconds(10), id="is started by a failed load"),
+        pytest.param([(0, "a.onnx"), (9, "missing.onnx")], seconds(19), id="is restarted by a failed load"),
+        pytest.param([(0, "a.onnx"), (9, "a.onnx")], seconds(19) + ms(5), id="is restarted by a repeated load"),
+        pytest.param([(0, "a.onnx"), (9, "")], seconds(19), id="is restarted by a refused load"),
     ],
 )
-def test_the_countdown(loads: list[tuple[int, str]], ends: Nanos) -> None:
+def test_loading_ends_at_the_end_of_the_countdown(loads: list[tuple[int, str]], ends: Nanos) -> None:
     cluster = loading()
     for number, (at, path) in enumerate(loads):
         cluster.run_until(seconds(at))
@@ -83,7 +83,7 @@ def test_the_countdown_never_starts_without_a_load() -> None:
     assert cluster.stage is Stage.LOADING
 
 
-def test_requests_that_load_nothing_do_not_start_the_countdown_anew() -> None:
+def test_other_requests_do_not_restart_the_countdown() -> None:
     cluster = loading()
     cluster.load("a.onnx", id=1)
     cluster.run_until(seconds(9))
@@ -93,18 +93,18 @@ def test_requests_that_load_nothing_do_not_start_the_countdown_anew() -> None:
     assert cluster.stages()[1] == (seconds(10) + ms(5), "profiling")
 
 
-def test_the_countdown_is_as_long_as_the_operator_says() -> None:
+def test_the_operator_sets_the_length_of_the_countdown() -> None:
     cluster = loading(config=quick_config(load_timeout=seconds(2)))
     cluster.load("a.onnx", id=1)
     cluster.run_until(seconds(3))
     assert cluster.stages()[1] == (seconds(2) + ms(5), "profiling")
 
 
-def test_a_host_that_is_late_still_takes_a_load_before_the_stage_ends() -> None:
+def test_a_load_that_comes_before_a_late_wake_is_accepted() -> None:
     cluster = loading()
     cluster.load("a.onnx", id=1)
     cluster.run_until(seconds(10))
-    cluster.now = seconds(12)  # nobody has woken the controller
+    cluster.now = seconds(12)  # the controller was not woken at 10.005 s
     cluster.load("b.onnx", id=2)
     cluster.run_until(seconds(30))
     assert cluster.answer(2) == LoadModelResponse(2, Status.SUCCESS, "", ("b",))
@@ -114,7 +114,7 @@ def test_a_host_that_is_late_still_takes_a_load_before_the_stage_ends() -> None:
 # --- named by the operator -------------------------------------------------------------------------------------------
 
 
-def test_if_the_operator_names_the_models_loading_ends_with_them() -> None:
+def test_loading_ends_when_the_models_named_by_the_operator_are_loaded() -> None:
     named = (LoadSpec("a.onnx"), LoadSpec("b.onnx", "x", 2))
     cluster = loading(config=quick_config(models=named))
     cluster.run_until(seconds(1))
@@ -122,26 +122,26 @@ def test_if_the_operator_names_the_models_loading_ends_with_them() -> None:
     assert sorted(cluster.state.models) == ["a", "x-1", "x-2"]
 
 
-def test_a_named_model_that_cannot_be_loaded_is_the_end() -> None:
+def test_the_controller_gives_up_if_a_named_model_cannot_be_loaded() -> None:
     cluster = loading(config=quick_config(models=(LoadSpec("missing.onnx"),)))
     cluster.run_until(seconds(1))
     assert cluster.gave_up() == ["cannot load missing.onnx: worker w0: there is no missing.onnx"]
 
 
-def test_with_named_models_no_countdown_wakes_anybody() -> None:
+def test_with_named_models_there_is_no_countdown() -> None:
     cluster = loading(config=quick_config(models=(LoadSpec("slow.onnx"),)))
     cluster.load("a.onnx", id=1)
     mute = FakeWorker("w1", FILES)
     mute.silent = {"GetWorkerState"}
     cluster.run_until(seconds(29))
-    cluster.connect(mute)  # holds the stage up
+    cluster.connect(mute)  # delays the end of the stage
     cluster.run_until(seconds(60))
     assert cluster.stage is Stage.LOADING
-    assert cluster.controller.next_wakeup() == seconds(29 + 60)  # when the mute worker is given up
+    assert cluster.controller.next_wakeup() == seconds(29 + 60)  # when the mute worker is dropped
 
 
 @pytest.mark.parametrize("spec", [LoadSpec(""), LoadSpec("a.onnx", "../a"), LoadSpec("a.onnx", "a", 0)])
-def test_a_named_model_that_cannot_be_is_refused_at_once(spec: LoadSpec) -> None:
+def test_an_invalid_named_model_is_refused_at_once(spec: LoadSpec) -> None:
     with pytest.raises(InvalidRequestError):
         ControllerWithStartupPhase(EchoScheduler(), quick_config(models=(spec,)))
 
@@ -149,7 +149,7 @@ def test_a_named_model_that_cannot_be_is_refused_at_once(spec: LoadSpec) -> None
 # --- on all workers, or on none --------------------------------------------------------------------------------------
 
 
-def test_a_load_goes_to_every_worker_and_is_answered_when_all_have() -> None:
+def test_a_load_goes_to_every_worker_and_is_answered_when_all_have_answered() -> None:
     slower = {"a.onnx": File(disk=ms(90))}
     cluster = loading(workers=2, disks=(FILES, slower))
     cluster.load("a.onnx", id=1, copies=3)
@@ -160,7 +160,7 @@ def test_a_load_goes_to_every_worker_and_is_answered_when_all_have() -> None:
     assert cluster.answer(1) == LoadModelResponse(1, Status.SUCCESS, "", ("a-1", "a-2", "a-3"))
 
 
-def test_a_load_that_fails_on_some_workers_is_undone_on_the_others_before_the_answer() -> None:
+def test_a_load_that_fails_on_one_worker_is_undone_on_the_others_before_the_response() -> None:
     cluster = loading(workers=3, disks=(FILES, {}, FILES))
     cluster.load("a.onnx", id=1, copies=2)
     cluster.run_until(seconds(1))
@@ -171,7 +171,7 @@ def test_a_load_that_fails_on_some_workers_is_undone_on_the_others_before_the_an
     assert not cluster.state.models
 
 
-def test_the_answer_says_which_worker_said_what() -> None:
+def test_the_response_to_a_failed_load_has_the_message_of_each_worker() -> None:
     cluster = loading(workers=2)
     cluster.workers["w0"].fail["LoadModelFromDisk"] = (Status.ERROR, "out of memory")
     cluster.workers["w1"].fail["LoadModelFromDisk"] = (Status.INVALID_MODEL, "opset 99")
@@ -181,7 +181,7 @@ def test_the_answer_says_which_worker_said_what() -> None:
     assert cluster.answer(1) == LoadModelResponse(1, Status.ERROR, text)
 
 
-def test_workers_that_find_different_contents_fail_the_load() -> None:
+def test_a_load_fails_if_workers_find_different_contents() -> None:
     cluster = loading(workers=2, disks=(FILES, {"a.onnx": File("other")}))
     cluster.load("a.onnx", id=1)
     cluster.run_until(seconds(1))
@@ -192,7 +192,7 @@ def test_workers_that_find_different_contents_fail_the_load() -> None:
     assert not any(worker.models for worker in cluster.workers.values())
 
 
-def test_a_load_of_what_is_loaded_already_succeeds_and_its_failure_takes_nothing_away() -> None:
+def test_a_repeated_load_succeeds_and_its_failure_unloads_nothing() -> None:
     cluster = loading()
     cluster.load("a.onnx", id=1)
     cluster.run_until(seconds(1))
@@ -207,7 +207,7 @@ def test_a_load_of_what_is_loaded_already_succeeds_and_its_failure_takes_nothing
     assert not cluster.actions(UnloadModel)
 
 
-def test_a_worker_lost_during_a_load_fails_it_on_all() -> None:
+def test_a_worker_lost_during_a_load_fails_the_load_on_all_workers() -> None:
     cluster = loading(workers=2)
     cluster.load("slow.onnx", id=1)
     cluster.run_until(seconds(7))
@@ -230,7 +230,7 @@ def test_a_worker_lost_after_it_has_loaded_does_not_fail_the_load() -> None:
     assert list(back.models) == ["slow"]
 
 
-def test_a_worker_lost_while_it_undoes_a_load_is_not_waited_for() -> None:
+def test_a_failed_load_does_not_wait_for_a_lost_worker() -> None:
     cluster = loading(workers=2, disks=(FILES, {}))
     cluster.workers["w0"].silent = {"UnloadModel"}
     cluster.load("a.onnx", id=1)
@@ -240,7 +240,7 @@ def test_a_worker_lost_while_it_undoes_a_load_is_not_waited_for() -> None:
     assert cluster.answer(1) is not None
 
 
-def test_a_worker_that_comes_during_a_load_is_given_the_model_afterwards() -> None:
+def test_a_worker_that_connects_during_a_load_gets_the_model_afterwards() -> None:
     cluster = loading()
     cluster.load("slow.onnx", id=1)
     cluster.run_until(seconds(7))
@@ -248,13 +248,13 @@ def test_a_worker_that_comes_during_a_load_is_given_the_model_afterwards() -> No
     cluster.run_until(seconds(31))
     assert cluster.answer(1) == LoadModelResponse(1, Status.SUCCESS, "", ("slow",))
     cluster.run_until(seconds(69))
-    assert cluster.stage is Stage.LOADING  # w1 was given the model from 30 s to 60 s
+    assert cluster.stage is Stage.LOADING  # w1 loaded the model from 30 s to 60 s
     assert list(cluster.workers["w1"].models) == ["slow"]
     cluster.run_until(seconds(70))
     assert cluster.stages()[1] == (seconds(70), "profiling")
 
 
-def test_what_a_worker_brings_that_comes_during_loading_is_loaded_on_all() -> None:
+def test_models_of_a_worker_that_connects_during_loading_are_loaded_on_all_workers() -> None:
     cluster = loading()
     cluster.run_until(seconds(1))
     cluster.connect(FakeWorker("w1", FILES).hold("b.onnx"))
@@ -263,7 +263,7 @@ def test_what_a_worker_brings_that_comes_during_loading_is_loaded_on_all() -> No
 
 
 @pytest.mark.parametrize("digest", ["sha-slow.onnx", "other"])
-def test_a_worker_that_brings_what_a_failing_load_is_about_does_not_save_it(digest: str) -> None:
+def test_a_new_worker_that_holds_the_model_does_not_save_a_failing_load(digest: str) -> None:
     cluster = loading(workers=2, disks=(FILES, {}))
     cluster.load("slow.onnx", id=1)
     cluster.run_until(seconds(7))
@@ -275,7 +275,7 @@ def test_a_worker_that_brings_what_a_failing_load_is_about_does_not_save_it(dige
     assert not cluster.state.models
 
 
-def test_a_worker_that_brings_other_content_than_a_load_makes_must_load_that_anew() -> None:
+def test_a_new_worker_with_other_content_than_a_load_must_load_the_model_again() -> None:
     cluster = loading()
     cluster.load("slow.onnx", id=1)
     cluster.run_until(seconds(7))
@@ -286,7 +286,7 @@ def test_a_worker_that_brings_other_content_than_a_load_makes_must_load_that_ane
     assert cluster.state.models["slow"].info.digest == "sha-slow.onnx"
 
 
-def test_a_load_fails_if_no_worker_is_there() -> None:
+def test_a_load_without_workers_fails() -> None:
     cluster = loading()
     cluster.lose("w0")
     cluster.load("a.onnx", id=1)
@@ -296,14 +296,14 @@ def test_a_load_fails_if_no_worker_is_there() -> None:
 @pytest.mark.parametrize(
     ("result", "why"),
     [
-        (UnloadModelResult(3), "it answered with a UnloadModelResult"),
-        (LoadModelFromDiskResult(3, (), TOOK), "it made []"),
-        (LoadModelFromDiskResult(3, (model_info("b"),), TOOK), "it made ['b']"),
+        (UnloadModelResult(3), "it answered LoadModelFromDisk with UnloadModelResult"),
+        (LoadModelFromDiskResult(3, (), TOOK), "it loaded [] instead of ['a']"),
+        (LoadModelFromDiskResult(3, (model_info("b"),), TOOK), "it loaded ['b'] instead of ['a']"),
         (LoadModelFromDiskResult(3, (model_info("a", pages=0),), TOOK), "its weights take 0 pages"),
         (LoadModelFromDiskResult(3, (model_info("a", pages=-5),), TOOK), "its weights take -5 pages"),
     ],
 )
-def test_a_result_that_makes_no_sense_fails_the_load(result: Result, why: str) -> None:
+def test_an_implausible_result_fails_the_load(result: Result, why: str) -> None:
     cluster = loading(workers=2)
     cluster.load("a.onnx", id=1)
     cluster.workers["w0"].reset()
@@ -316,7 +316,7 @@ def test_a_result_that_makes_no_sense_fails_the_load(result: Result, why: str) -
     assert not cluster.state.models
 
 
-def test_a_result_counts_for_the_worker_that_was_asked() -> None:
+def test_a_result_counts_only_from_the_worker_of_the_action() -> None:
     cluster = loading(workers=2)
     cluster.load("a.onnx", id=1)
     cluster.feed(WorkerResult("w1", ErrorResult(3, "LoadModelFromDisk", Status.ERROR, "that was for w0")))
@@ -324,7 +324,7 @@ def test_a_result_counts_for_the_worker_that_was_asked() -> None:
     assert cluster.answer(1) == LoadModelResponse(1, Status.SUCCESS, "", ("a",))
 
 
-def test_a_worker_that_nobody_knows_can_be_lost() -> None:
+def test_the_loss_of_an_unknown_worker_is_ignored() -> None:
     cluster = loading()
     assert cluster.controller.handle(0, WorkerLost("w9")) == []
 
@@ -346,7 +346,7 @@ def test_at_most_four_loads_are_outstanding_at_a_worker_and_the_others_follow_in
     assert [response.models for response in loaded] == [(name,) for name in "abcdefghij"]
 
 
-def test_loads_that_wait_go_on_after_one_was_undone() -> None:
+def test_waiting_loads_go_on_after_a_load_was_undone() -> None:
     cluster = loading(workers=2, disks=(FILES, {"j.onnx": File()}))
     for number, name in enumerate("abcdefghij"):
         cluster.load(f"{name}.onnx", number)
@@ -364,15 +364,15 @@ def test_loads_that_wait_go_on_after_one_was_undone() -> None:
         ("a.onnx", "", 0, "no_of_copies is 0; it must be 1 to 10000"),
         ("a.onnx", "", -1, "no_of_copies is -1"),
         ("a.onnx", "", 1 << 62, "it must be 1 to 10000"),
-        ("a.onnx", "../a", 1, "cannot be a model's name"),
-        ("a.onnx", "a b", 1, "cannot be a model's name"),
-        ("a.onnx", "a" * 201, 1, "cannot be a model's name"),
-        (".onnx", "", 1, "cannot be a model's name"),
-        ("b.onnx", "taken", 1, "the name taken is taken by a model from a.onnx"),
+        ("a.onnx", "../a", 1, "invalid model name"),
+        ("a.onnx", "a b", 1, "invalid model name"),
+        ("a.onnx", "a" * 201, 1, "invalid model name"),
+        (".onnx", "", 1, "invalid model name"),
+        ("b.onnx", "taken", 1, "name 'taken' is in use by a model from a.onnx"),
         ("a.onnx", "taken-1", 2, None),
     ],
 )
-def test_a_load_that_cannot_be_is_refused(path: str, name: str, copies: int, why: str | None) -> None:
+def test_an_invalid_load_is_refused(path: str, name: str, copies: int, why: str | None) -> None:
     cluster = loading()
     cluster.load("a.onnx", id=1, name="taken")
     cluster.run_until(seconds(1))
@@ -384,12 +384,12 @@ def test_a_load_that_cannot_be_is_refused(path: str, name: str, copies: int, why
     assert (why or "") in answer.message
 
 
-def test_a_name_that_is_being_loaded_is_taken() -> None:
+def test_a_name_that_is_being_loaded_is_in_use() -> None:
     cluster = loading()
     cluster.load("slow.onnx", id=1, name="a", copies=2)
     cluster.load("b.onnx", id=2, name="a-1")
     assert cluster.answer(2) == LoadModelResponse(
-        2, Status.INVALID_REQUEST, "a-1: a model of that name is being loaded"
+        2, Status.INVALID_REQUEST, "a model is already being loaded as a-1; choose another name"
     )
 
 
@@ -402,7 +402,7 @@ def test_more_loads_than_the_limit_are_refused() -> None:
     )
 
 
-def test_more_loads_than_the_limit_are_refused_before_loading_too() -> None:
+def test_more_loads_than_the_limit_are_refused_during_querying_too() -> None:
     cluster = Cluster(EchoScheduler(), ControllerConfig(max_loads=1))
     cluster.load("a.onnx", id=1)
     cluster.load("b.onnx", id=2)
@@ -422,5 +422,5 @@ def test_models_are_loaded_at_start_up_only() -> None:
     assert cluster.stage is Stage.SERVING
     cluster.load("a.onnx", id=3)
     for number, stage in ((2, "profiling"), (3, "serving")):
-        text = f"models are loaded at start-up only, and that is over ({stage}): restart to load more"
+        text = f"models are loaded at start-up only, and the server is {stage}; restart it to load more"
         assert cluster.answer(number) == LoadModelResponse(number, Status.INVALID_REQUEST, text)

@@ -1,4 +1,4 @@
-"""The third stage: what is measured, where, how often, and what of it is remembered."""
+"""The stage PROFILING: what is measured, where and how often, and which profiles are stored."""
 
 import dataclasses
 from typing import Any
@@ -45,11 +45,11 @@ def profiling(
 
 
 def served(cluster: Cluster) -> Cluster:
-    """The same, when it has begun to serve."""
+    """Run a cluster until it serves."""
     while cluster.stage is not Stage.SERVING:
         before = cluster.now
         cluster.run_until(cluster.now + seconds(1))
-        assert cluster.now < seconds(1000), f"nothing happens since {before}"
+        assert cluster.now < seconds(1000), f"no event since {before}"
     return cluster
 
 
@@ -59,29 +59,40 @@ def served(cluster: Cluster) -> Cluster:
 @pytest.mark.parametrize(
     ("config", "loads", "infers"),
     [
-        pytest.param(QUICK, 1 + 1, {1: 1 + 1, 2: 1 + 1}, id="warm-ups come on top"),
-        pytest.param(replace(QUICK, warmups=3), 1 + 1, {1: 3 + 1, 2: 3 + 1}, id="of Infer as many as wanted"),
+        pytest.param(QUICK, 1 + 1, {1: 1 + 1, 2: 1 + 1}, id="warm-ups are additional"),
+        pytest.param(replace(QUICK, warmups=3), 1 + 1, {1: 3 + 1, 2: 3 + 1}, id="warm-ups of Infer are configured"),
         pytest.param(
-            replace(QUICK, min_samples=4, max_samples=50, budget=0), 1 + 4, {1: 1 + 4, 2: 1 + 4}, id="at least"
+            replace(QUICK, min_samples=4, max_samples=50, budget=0),
+            1 + 4,
+            {1: 1 + 4, 2: 1 + 4},
+            id="min_samples",
         ),
-        pytest.param(replace(QUICK, max_samples=6, budget=seconds(9)), 1 + 6, {1: 1 + 6, 2: 1 + 6}, id="at most"),
+        pytest.param(replace(QUICK, max_samples=6, budget=seconds(9)), 1 + 6, {1: 1 + 6, 2: 1 + 6}, id="max_samples"),
         pytest.param(
-            replace(QUICK, max_samples=99, budget=ms(24)), 1 + 3, {1: 1 + 8, 2: 1 + 6}, id="as many as the budget holds"
+            replace(QUICK, max_samples=99, budget=ms(24)),
+            1 + 3,
+            {1: 1 + 8, 2: 1 + 6},
+            id="within the budget",
         ),
         pytest.param(replace(QUICK, max_batch_size=5), 1 + 1, {1: 2, 2: 2, 4: 2}, id="batch sizes are powers of two"),
     ],
 )
-def test_how_often_things_are_measured(config: ProfilingConfig, loads: int, infers: dict[int, int]) -> None:
+def test_each_action_is_measured_as_often_as_configured(
+    config: ProfilingConfig, loads: int, infers: dict[int, int]
+) -> None:
     cluster = served(profiling({"a.onnx": File(load=ms(8), infer=ms(3), row=ms(1))}, config=config))
     sizes = [send.action.batch_size for send in cluster.actions(Infer)]
     assert {size: sizes.count(size) for size in sizes} == infers
     assert len(cluster.actions(LoadWeights)) == loads
 
 
-def test_the_profile_is_what_was_measured_without_the_warm_ups() -> None:
+def test_the_profile_has_the_measured_times_without_warm_ups() -> None:
     cluster = profiling({"a.onnx": File()}, config=replace(QUICK, min_samples=2, max_samples=2))
     worker = cluster.workers["w0"]
-    changes: list[tuple[int, str, Any]] = [(ms(9), "load", ms(10)), (ms(20), "infer", ms(4))]  # after the first of each
+    changes: list[tuple[int, str, Any]] = [
+        (ms(9), "load", ms(10)),
+        (ms(20), "infer", ms(4)),
+    ]  # after the first
     for at, field, value in changes:
         cluster.run_until(at)
         worker.disk["a.onnx"] = dataclasses.replace(worker.disk["a.onnx"], **{field: value})
@@ -98,14 +109,14 @@ def test_load_weights_is_measured_cold_and_each_batch_size_warm() -> None:
     assert names == ["LoadWeights", "EvictWeights", "LoadWeights", *["Infer"] * 4]
 
 
-def test_a_full_device_is_emptied_for_what_is_measured_next() -> None:
+def test_weights_are_evicted_from_a_full_device_for_the_next_measurement() -> None:
     files = {f"{name}.onnx": File(pages=3) for name in "abcd"}
-    cluster = served(profiling(files))  # 8 pages: two of them
+    cluster = served(profiling(files))  # the device has 8 pages, enough for two models
     assert len(cluster.saved()) == 4
     cluster.check_rest()
 
 
-def test_batch_sizes_end_where_one_takes_too_long() -> None:
+def test_larger_batch_sizes_than_one_that_takes_too_long_are_not_measured() -> None:
     config = replace(QUICK, max_batch_size=16, max_exec=ms(250))
     cluster = served(profiling({"a.onnx": File(infer=ms(100), row=ms(100))}, config=config))
     assert cluster.saved()[0].profile.batch_sizes == (1, 2)
@@ -117,7 +128,7 @@ def test_batch_size_one_is_measured_however_long_it_takes() -> None:
     assert cluster.saved()[0].profile.batch_sizes == (1,)
 
 
-def test_a_model_that_does_not_batch_is_measured_alone() -> None:
+def test_a_model_that_does_not_batch_is_measured_at_batch_size_one() -> None:
     files = {"a.onnx": File(batchable=False, inputs=(TensorInfo("x", "FP32", (3, 2)),))}
     cluster = served(profiling(files))
     assert cluster.saved()[0].profile.batch_sizes == (1,)
@@ -136,7 +147,7 @@ def test_free_dimensions_are_measured_at_128_or_at_1_if_the_model_refuses_that(
     assert cluster.saved()[0].profile.input_shapes == (shapes[1][1:],)
 
 
-def test_texts_are_measured_with_generated_ones() -> None:
+def test_models_with_text_inputs_are_measured_with_generated_texts() -> None:
     cluster = served(profiling({"a.onnx": File(inputs=(TensorInfo("x", "BYTES", (-1, 1)),))}))
     assert cluster.actions(Infer)[0].action.inputs[0].tensors == (TensorSpec("x", "BYTES", (1, 1), 0),)
     assert cluster.saved()[0].profile.batch_sizes == (1, 2)
@@ -152,7 +163,7 @@ def test_copies_of_one_content_are_measured_once() -> None:
     assert len(cluster.state.models) == 6
 
 
-def test_devices_measure_side_by_side_each_its_own_model() -> None:
+def test_devices_measure_different_models_at_the_same_time() -> None:
     files = {f"{name}.onnx": File() for name in "abcd"}
     cluster = profiling(files, workers=2, gpus=2)
     first = [(send.worker_id, send.action.gpu, send.action.model) for send in cluster.actions(LoadWeights)]
@@ -172,7 +183,7 @@ def test_each_kind_of_device_is_measured() -> None:
     assert model.infer_estimate(1) == ms(3)
 
 
-def test_a_device_too_small_for_a_model_is_left_out_of_it() -> None:
+def test_a_device_too_small_for_a_model_does_not_measure_it() -> None:
     files = {"a.onnx": File(), "big.onnx": File(pages=3)}
     cluster = Cluster(SimpleScheduler(), quick_config(models=tuple(LoadSpec(path) for path in files)))
     worker = FakeWorker("w0", files, gpus=2, pages=4)
@@ -190,7 +201,7 @@ def test_a_device_too_small_for_a_model_is_left_out_of_it() -> None:
     assert cluster.statuses() == [Status.SUCCESS] * 4
 
 
-def test_of_two_devices_of_one_kind_the_one_with_room_measures() -> None:
+def test_of_two_devices_of_one_kind_the_one_with_enough_pages_measures() -> None:
     files = {"big.onnx": File(pages=3)}
     cluster = Cluster(SimpleScheduler(), quick_config(models=(LoadSpec("big.onnx"),)))
     worker = FakeWorker("w0", files, gpus=2, pages=4)
@@ -201,10 +212,10 @@ def test_of_two_devices_of_one_kind_the_one_with_room_measures() -> None:
     assert len(cluster.saved()) == 1
 
 
-# --- what is remembered ----------------------------------------------------------------------------------------------
+# --- stored profiles ------------------------------------------------------------------------------------------------
 
 
-def test_the_second_start_measures_nothing() -> None:
+def test_a_second_start_uses_the_profiles_of_the_first() -> None:
     first = served(profiling({"a.onnx": File()}))
     known = {saved.key: saved.profile for saved in first.saved()}
     second = profiling({"a.onnx": File()}, profiles=known)
@@ -216,15 +227,17 @@ def test_the_second_start_measures_nothing() -> None:
 @pytest.mark.parametrize(
     ("key", "known", "measured"),
     [
-        pytest.param(A_KEY, profile(max_batch_size=2), False, id="what fits is used"),
-        pytest.param(A_KEY, profile(max_batch_size=16), False, id="what has more than is asked for is used"),
-        pytest.param(A_KEY, profile(max_batch_size=1), True, id="what has less is not"),
+        pytest.param(A_KEY, profile(max_batch_size=2), False, id="equal batch sizes"),
+        pytest.param(A_KEY, profile(max_batch_size=16), False, id="more batch sizes"),
+        pytest.param(A_KEY, profile(max_batch_size=1), True, id="fewer batch sizes"),
         pytest.param(ProfileKey("other", RUNTIME, KIND), profile(), True, id="other content"),
         pytest.param(ProfileKey("sha-a.onnx", "fake 2", KIND), profile(), True, id="another version of the runtime"),
         pytest.param(ProfileKey("sha-a.onnx", RUNTIME, "gpu x2"), profile(), True, id="another kind of device"),
     ],
 )
-def test_a_known_profile_is_used_if_it_is_of_the_same(key: ProfileKey, known: ModelProfile, measured: bool) -> None:
+def test_a_known_profile_is_used_for_equal_content_runtime_and_kind_of_device(
+    key: ProfileKey, known: ModelProfile, measured: bool
+) -> None:
     cluster = served(profiling({"a.onnx": File()}, profiles={key: known}))
     assert bool(cluster.saved()) is measured
     assert cluster.state.models["a"].profiles[KIND].batch_sizes == (1, 2)
@@ -239,7 +252,7 @@ def test_a_model_limited_by_its_times_is_not_measured_again() -> None:
     assert cluster.state.models["a"].max_batch_size == 1
 
 
-# --- what goes wrong -------------------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------------------------
 
 
 def test_a_measurement_that_fails_is_tried_again() -> None:
@@ -271,7 +284,7 @@ def test_a_model_that_cannot_be_measured_is_not_served_and_the_others_are() -> N
     assert status.server.broken == {"b": why}
 
 
-def test_a_named_model_that_cannot_be_measured_is_the_end() -> None:
+def test_the_controller_gives_up_if_a_named_model_cannot_be_measured() -> None:
     cluster = served(profiling({"a.onnx": File(largest_batch=0)}))
     assert cluster.gave_up() == [
         "cannot serve a: it could not be measured on gpu: Infer with batch size 1 failed: cannot execute 1 rows"
@@ -281,10 +294,10 @@ def test_a_named_model_that_cannot_be_measured_is_the_end() -> None:
 def test_a_model_that_fails_at_a_larger_batch_is_served_with_smaller_ones() -> None:
     cluster = served(profiling({"a.onnx": File(largest_batch=2)}, config=replace(QUICK, max_batch_size=8)))
     assert cluster.state.models["a"].max_batch_size == 2
-    assert len(cluster.reports("WARNING")) == 2  # it was tried twice in earnest
+    assert len(cluster.reports("WARNING")) == 2  # the first two attempts failed
 
 
-def test_a_worker_lost_while_it_measures_leaves_that_to_another() -> None:
+def test_another_worker_measures_the_model_of_a_lost_one() -> None:
     cluster = profiling({"a.onnx": File(), "b.onnx": File(load=ms(100))}, workers=2)
     cluster.run_until(ms(50))
     cluster.lose("w1")
@@ -292,7 +305,7 @@ def test_a_worker_lost_while_it_measures_leaves_that_to_another() -> None:
     assert {saved.key.digest for saved in cluster.saved()} == {"sha-a.onnx", "sha-b.onnx"}
 
 
-def test_if_it_was_the_last_profiling_waits_for_its_return() -> None:
+def test_profiling_waits_for_the_return_of_the_last_worker() -> None:
     cluster = profiling({"a.onnx": File()})
     cluster.run_until(ms(9))
     worker = cluster.lose("w0")
@@ -303,7 +316,7 @@ def test_if_it_was_the_last_profiling_waits_for_its_return() -> None:
     assert cluster.stages()[2] == (seconds(100) + ms(30), "serving")
 
 
-def test_a_model_that_kills_its_worker_again_and_again_is_given_up() -> None:
+def test_a_model_that_kills_its_worker_repeatedly_is_given_up() -> None:
     cluster = profiling({"a.onnx": File(load=seconds(5))})
     for _ in range(3):
         worker = cluster.lose("w0")
@@ -315,7 +328,7 @@ def test_a_model_that_kills_its_worker_again_and_again_is_given_up() -> None:
     ]
 
 
-def test_a_worker_that_comes_while_others_measure_is_given_the_models_and_measures_too() -> None:
+def test_a_worker_that_connects_during_profiling_gets_the_models_and_measures_too() -> None:
     files = {f"{name}.onnx": File() for name in "abcd"}
     cluster = profiling(files)
     cluster.run_until(ms(25))
@@ -328,7 +341,7 @@ def test_a_worker_that_comes_while_others_measure_is_given_the_models_and_measur
     assert list(cluster.state.workers) == ["w0", "w1"]
 
 
-def test_serving_waits_for_a_worker_that_is_still_given_its_models() -> None:
+def test_serving_waits_for_a_worker_that_is_still_loading_models() -> None:
     cluster = profiling({"a.onnx": File()})
     cluster.run_until(ms(30))
     cluster.connect(FakeWorker("w1", {"a.onnx": File(disk=seconds(1))}))
@@ -336,7 +349,7 @@ def test_serving_waits_for_a_worker_that_is_still_given_its_models() -> None:
     assert cluster.stages()[2] == (ms(30) + seconds(1), "serving")
 
 
-def test_a_result_that_is_none_fails_the_measurement_only() -> None:
+def test_a_result_of_the_wrong_type_fails_only_the_measurement() -> None:
     cluster = profiling({"a.onnx": File()})
     (load,) = cluster.actions(LoadWeights)
     cluster.workers["w0"].reset()
@@ -346,13 +359,13 @@ def test_a_result_that_is_none_fails_the_measurement_only() -> None:
     assert len(cluster.saved()) == 0
 
 
-def test_a_datatype_that_nobody_knows_breaks_its_model_only() -> None:
+def test_an_unknown_datatype_breaks_only_its_model() -> None:
     files = {"a.onnx": File(inputs=(TensorInfo("x", "FP4", (-1, 2)),)), "b.onnx": File()}
     cluster = served(profiling(files))
     assert list(cluster.state.models) == ["b"]
 
 
-def test_a_worker_that_disagrees_about_its_weights_is_dropped_and_its_job_goes_on_elsewhere() -> None:
+def test_a_worker_that_contradicts_the_controller_is_dropped_and_another_measures() -> None:
     cluster = profiling({"a.onnx": File()}, workers=2)
     cluster.workers["w0"].fail["LoadWeights"] = (Status.WEIGHTS_ALREADY_LOADED, "have it")
     served(cluster)
@@ -376,7 +389,7 @@ def test_a_later_worker_of_a_new_kind_is_measured_before_it_serves_while_the_oth
     assert cluster.state.models["a"].infer_estimate(1, "new") == ms(9)
 
 
-def test_a_worker_of_a_known_kind_need_not_wait_for_one_that_is_measured() -> None:
+def test_a_worker_of_a_known_kind_does_not_wait_for_one_that_is_being_measured() -> None:
     cluster = served(profiling({"a.onnx": File()}, workers=2))
     worker = cluster.lose("w1")
     cluster.connect(FakeWorker("w2", {"a.onnx": File(infer=seconds(9))}, kind="new"))
@@ -391,7 +404,7 @@ def test_a_later_worker_does_not_serve_while_one_of_its_devices_measures() -> No
     cluster = served(profiling({"a.onnx": File()}, config=config))
     worker = FakeWorker("w1", {"a.onnx": File(infer=seconds(1))}, gpus=2, kind="new")
     worker.gpus[1].kind = "newer"
-    worker.fail["LoadWeights"] = (Status.RUNTIME_ERROR, "no")  # on the first device: so a is given up on w1
+    worker.fail["LoadWeights"] = (Status.RUNTIME_ERROR, "no")  # on the first device, so w1 gives up model a
     cluster.connect(worker)
     cluster.run_until(cluster.now + seconds(1))
     assert list(cluster.state.workers) == ["w0"]
@@ -400,7 +413,7 @@ def test_a_later_worker_does_not_serve_while_one_of_its_devices_measures() -> No
     assert list(cluster.state.workers["w1"].models) == []
 
 
-def test_what_cannot_be_measured_on_a_later_worker_is_unloaded_there_and_served_elsewhere() -> None:
+def test_a_model_that_a_later_worker_cannot_measure_is_unloaded_there_and_served_elsewhere() -> None:
     cluster = served(profiling({"a.onnx": File(), "b.onnx": File()}))
     cluster.connect(FakeWorker("w1", {"a.onnx": File(largest_batch=0), "b.onnx": File()}, kind="new"))
     cluster.run_until(cluster.now + seconds(1))
@@ -412,7 +425,7 @@ def test_what_cannot_be_measured_on_a_later_worker_is_unloaded_there_and_served_
 # --- progress --------------------------------------------------------------------------------------------------------
 
 
-def test_progress_counts_models_and_guesses_the_time_left() -> None:
+def test_progress_has_the_number_of_models_and_an_estimate_of_the_remaining_time() -> None:
     files = {f"{name}.onnx": File() for name in "abc"}
     cluster = profiling(files)
     seen = []

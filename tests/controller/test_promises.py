@@ -1,4 +1,4 @@
-"""Which promises count as broken: those that the server broke, and none that a client or the operator ended."""
+"""Broken promises: the server can break a promise, a client or the operator cannot."""
 
 import pytest
 
@@ -40,7 +40,7 @@ SOON, PROMISED, LATER = 10, 20, 30
         (LATER, PROMISED, Status.SHUTTING_DOWN, Promise.BROKEN),
     ],
 )
-def test_a_promise_is_broken_by_the_server_only(
+def test_only_the_server_can_break_a_promise(
     now: Nanos, promised: Nanos | None, status: Status, expected: Promise
 ) -> None:
     assert outcome(now, promised, status) is expected
@@ -52,7 +52,7 @@ class Picky(FakeWorker):
     refused = -1
 
     def step(self, now: Nanos) -> list[Result]:
-        return [self._picky(it) if isinstance(it, InferResult) else it for it in super().step(now)]
+        return [self._picky(result) if isinstance(result, InferResult) else result for result in super().step(now)]
 
     def _picky(self, result: InferResult) -> Result:
         ids = [output.request_id for output in result.outputs]
@@ -96,7 +96,7 @@ def test_bytes_that_the_device_refuses_break_no_promise(requests: int) -> None:
         cluster.ask(infer_request(number, slo=ms(200)))
     cluster.run_until(cluster.now + seconds(1))
     refused = [answer(cluster, number) for number in range(requests) if answer(cluster, number).status]
-    assert [(it.status, it.message, it.admitted) for it in refused] == [
+    assert [(response.status, response.message, response.admitted) for response in refused] == [
         (Status.INVALID_REQUEST, "index out of range", False)
     ]
     assert (broken(cluster), kept(cluster)) == (0, requests - 1)
@@ -112,7 +112,7 @@ def test_a_request_that_a_client_cancels_breaks_no_promise() -> None:
     assert (broken(cluster), kept(cluster)) == (0, 0)
 
 
-def test_a_drain_that_ends_before_the_promised_moment_breaks_no_promise() -> None:
+def test_a_drain_that_ends_before_the_promised_time_breaks_no_promise() -> None:
     cluster, _ = promising()
     cluster.ask(infer_request(1))
     cluster.feed(Drain(ms(1)))
@@ -123,7 +123,7 @@ def test_a_drain_that_ends_before_the_promised_moment_breaks_no_promise() -> Non
     assert (broken(cluster), kept(cluster)) == (0, 0)
 
 
-def test_a_worker_that_is_lost_breaks_the_promises_that_it_had() -> None:
+def test_the_loss_of_a_worker_breaks_its_promises() -> None:
     cluster, _ = promising()
     cluster.ask(infer_request(1))
     cluster.lose("w0")

@@ -1,11 +1,11 @@
-"""The first stage: every worker tells its state."""
+"""The stage QUERYING: every worker reports its state."""
 
 import pytest
 
 from builders import copies_of, model_info, worker_info
+from clockwork.controller.controller import ControllerWithStartupPhase
 from clockwork.controller.events import DropWorker, StageEntered, WorkerConnected, WorkerResult
 from clockwork.controller.stage import Stage
-from clockwork.controller.startup import ControllerWithStartupPhase
 from clockwork.messages.actions import GetWorkerState, LoadModelFromDisk, UnloadModel
 from clockwork.messages.commands import SendAction
 from clockwork.messages.requests import LoadModelResponse
@@ -30,7 +30,7 @@ def test_a_worker_that_connects_is_asked_for_its_state() -> None:
     assert controller.stage is Stage.QUERYING
 
 
-def test_loading_begins_when_as_many_as_the_operator_said_have_answered() -> None:
+def test_loading_begins_when_the_configured_number_of_workers_has_reported() -> None:
     cluster = a_cluster(workers=2)
     cluster.connect(FakeWorker("w0", FILES))
     cluster.run_until(seconds(100))
@@ -40,7 +40,7 @@ def test_loading_begins_when_as_many_as_the_operator_said_have_answered() -> Non
     assert cluster.stages() == [(seconds(100), "loading")]
 
 
-def test_loading_does_not_begin_before_every_worker_that_is_connected_has_answered() -> None:
+def test_loading_does_not_begin_before_every_connected_worker_has_reported() -> None:
     cluster = a_cluster(workers=1)
     slow = FakeWorker("w1", FILES)
     slow.silent = {"GetWorkerState"}
@@ -52,18 +52,18 @@ def test_loading_does_not_begin_before_every_worker_that_is_connected_has_answer
     assert cluster.stages() == [(seconds(5), "loading")]
 
 
-def test_a_worker_that_never_tells_its_state_is_dropped_and_holds_nobody_up() -> None:
+def test_a_worker_that_never_reports_its_state_is_dropped_and_delays_no_other() -> None:
     controller = ControllerWithStartupPhase(EchoScheduler())
     controller.handle(seconds(1), WorkerConnected("w0"))
     assert controller.next_wakeup() == seconds(61)
-    assert controller.wake(seconds(61)) == [DropWorker("w0", "it did not tell its state within 60 s")]
+    assert controller.wake(seconds(61)) == [DropWorker("w0", "the worker did not report its state within 60 s")]
     assert controller.next_wakeup() is None
     controller.handle(seconds(62), WorkerConnected("w1"))
-    told = GetWorkerStateResult(2, worker_info())
-    assert StageEntered("loading") in controller.handle(seconds(63), WorkerResult("w1", told))
+    report = GetWorkerStateResult(2, worker_info())
+    assert StageEntered("loading") in controller.handle(seconds(63), WorkerResult("w1", report))
 
 
-def test_a_worker_that_is_lost_before_it_answered_is_not_waited_for() -> None:
+def test_the_controller_does_not_wait_for_a_worker_lost_before_it_reported() -> None:
     cluster = a_cluster(workers=1)
     slow = FakeWorker("w1", FILES)
     slow.silent = {"GetWorkerState"}
@@ -74,7 +74,7 @@ def test_a_worker_that_is_lost_before_it_answered_is_not_waited_for() -> None:
     assert cluster.stages() == [(seconds(5), "loading")]
 
 
-def test_a_worker_lost_after_it_answered_is_waited_for_again() -> None:
+def test_the_controller_waits_again_for_a_worker_lost_after_it_reported() -> None:
     cluster = a_cluster(workers=2)
     cluster.connect(FakeWorker("w0", FILES))
     cluster.run_until(seconds(1))
@@ -100,10 +100,10 @@ A_GPU = GPUInfo(0, "gpu", 2)
         (GetWorkerStateResult(1, WorkerInfo(1, (GPUInfo(0, "gpu", -1),))), "-1 pages"),
         (GetWorkerStateResult(1, worker_info(warm=("a",))), "does not hold"),
         (GetWorkerStateResult(1, worker_info([model_info(pages=3)], pages=2, warm=("a",))), "more than its 2 pages"),
-        (GetWorkerStateResult(1, worker_info([model_info(pages=-3)], warm=("a",))), "-3 pages"),
+        (GetWorkerStateResult(1, worker_info([model_info(pages=-3)], warm=("a",))), "cannot take -3"),
     ],
 )
-def test_a_worker_whose_state_makes_no_sense_is_dropped(answer: GetWorkerStateResult, reason: str) -> None:
+def test_a_worker_that_reports_an_invalid_state_is_dropped(answer: GetWorkerStateResult, reason: str) -> None:
     controller = ControllerWithStartupPhase(EchoScheduler())
     controller.handle(0, WorkerConnected("w0"))
     (command,) = controller.handle(0, WorkerResult("w0", answer))
@@ -112,18 +112,18 @@ def test_a_worker_whose_state_makes_no_sense_is_dropped(answer: GetWorkerStateRe
     assert controller.stage is Stage.QUERYING
 
 
-def test_an_answer_counts_for_the_worker_that_was_asked() -> None:
+def test_an_answer_counts_only_from_the_worker_that_was_asked() -> None:
     controller = ControllerWithStartupPhase(EchoScheduler(), quick_config(workers=2))
     controller.handle(0, WorkerConnected("w0"))
     controller.handle(0, WorkerConnected("w1"))
-    controller.handle(0, WorkerResult("w1", GetWorkerStateResult(1, worker_info())))  # 1 was for w0
+    controller.handle(0, WorkerResult("w1", GetWorkerStateResult(1, worker_info())))  # query 1 was sent to w0
     controller.handle(0, WorkerResult("w1", GetWorkerStateResult(2, worker_info())))
     assert controller.stage is Stage.QUERYING
     controller.handle(0, WorkerResult("w0", GetWorkerStateResult(1, worker_info())))
     assert controller.stage is Stage.LOADING
 
 
-def test_an_answer_to_the_question_of_an_earlier_connection_counts_for_nothing() -> None:
+def test_an_answer_to_a_query_of_an_earlier_connection_does_not_count() -> None:
     controller = ControllerWithStartupPhase(EchoScheduler())
     controller.handle(0, WorkerConnected("w0"))
     controller.handle(0, WorkerConnected("w0"))
@@ -133,7 +133,7 @@ def test_an_answer_to_the_question_of_an_earlier_connection_counts_for_nothing()
     assert controller.stage is Stage.LOADING
 
 
-def test_models_found_become_the_fleets_and_do_not_start_the_countdown() -> None:
+def test_models_found_on_workers_are_served_and_do_not_start_the_countdown() -> None:
     cluster = a_cluster()
     cluster.connect(FakeWorker("w0", FILES).hold("a.onnx", copies=2, warm=True))
     cluster.run_until(seconds(3600))
@@ -152,7 +152,7 @@ def test_models_found_on_some_workers_are_loaded_on_the_others() -> None:
     assert all(sorted(worker.models) == ["a-1", "a-2", "c"] for worker in cluster.workers.values())
 
 
-def test_of_two_contents_under_one_name_the_first_is_kept() -> None:
+def test_of_two_contents_with_one_name_the_first_is_kept() -> None:
     other = {"a.onnx": File("other content")}
     cluster = a_cluster(workers=2)
     cluster.connect(FakeWorker("w0", FILES).hold("a.onnx"))
@@ -164,7 +164,7 @@ def test_of_two_contents_under_one_name_the_first_is_kept() -> None:
     assert any("other content" in text for text in cluster.reports("ERROR"))
 
 
-def test_a_load_that_comes_before_loading_waits_for_it() -> None:
+def test_a_load_requested_during_querying_waits_for_loading() -> None:
     cluster = a_cluster()
     cluster.load("a.onnx", id=1)
     cluster.run_until(seconds(60))
@@ -174,7 +174,7 @@ def test_a_load_that_comes_before_loading_waits_for_it() -> None:
     assert cluster.answer(1) == LoadModelResponse(1, Status.SUCCESS, "", ("a",))
 
 
-def test_a_worker_that_brings_copies_of_one_load_is_not_asked_to_load_them_again() -> None:
+def test_a_worker_that_holds_all_copies_of_a_load_does_not_load_them_again() -> None:
     controller = ControllerWithStartupPhase(EchoScheduler())
     controller.handle(0, WorkerConnected("w0"))
     info = worker_info([*copies_of("a", 2), model_info("b")])

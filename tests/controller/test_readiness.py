@@ -1,4 +1,4 @@
-"""Ready means that a request would be answered: which workers are counted on, and what clients without one are told."""
+"""Readiness of the server and its models, silent workers, and the responses to requests that no worker can serve."""
 
 import pytest
 
@@ -19,12 +19,12 @@ POLICIES = ("clockwork", "edf", "fifo", "simple")
 
 
 def silence(cluster: Cluster, worker: str, silent: bool = True) -> None:
-    """The worker hangs, or goes on."""
+    """The worker becomes silent, or its silence ends."""
     cluster.feed(WorkerSilent(worker, silent))
 
 
 def ready(cluster: Cluster) -> tuple[bool, bool, bool]:
-    """The server; the model that each device can hold; the one that needs a larger device."""
+    """Readiness of the server, of the model that each device can hold, and of the one that needs a larger device."""
     is_ready = cluster.controller.is_ready
     return is_ready(), is_ready("a"), is_ready("b")
 
@@ -37,13 +37,12 @@ def status(cluster: Cluster, number: int) -> ServerStatus:
 
 
 def events(cluster: Cluster) -> list[str]:
-    return [
-        it.event for _, it in cluster.said if isinstance(it, Report) and it.event in ("worker_silent", "worker_heard")
-    ]
+    reports = [command for _, command in cluster.said if isinstance(command, Report)]
+    return [report.event for report in reports if report.event in ("worker_silent", "worker_heard")]
 
 
 def small_and_large() -> Cluster:
-    """Worker ``w0`` is too small for model ``b``, and ``large`` is not."""
+    """A cluster whose worker ``w0`` is too small for model ``b`` and whose worker ``large`` is not."""
     config = quick_config(workers=2, models=tuple(LoadSpec(path) for path in FILES))
     cluster = Cluster(Eager(), config)
     cluster.connect(FakeWorker("w0", FILES, pages=4))
@@ -69,32 +68,32 @@ def test_a_server_is_ready_while_a_worker_serves_and_a_model_while_a_device_can_
     assert ready(cluster) == (False, False, False)
 
 
-def test_a_silent_worker_is_not_counted_on_until_it_is_heard_again() -> None:
+def test_a_silent_worker_is_not_ready_until_its_silence_ends() -> None:
     cluster = small_and_large()
     silence(cluster, "large")
     assert ready(cluster) == (True, True, False)
     silence(cluster, "w0")
     silence(cluster, "w0")
     assert ready(cluster) == (False, False, False)
-    told = status(cluster, 1)
-    assert (told.ready, [model.ready for model in told.models]) == (False, [False, False])
-    assert [(worker.ready, worker.silent) for worker in told.workers] == [(False, True)] * 2
+    server = status(cluster, 1)
+    assert (server.ready, [model.ready for model in server.models]) == (False, [False, False])
+    assert [(worker.ready, worker.silent) for worker in server.workers] == [(False, True)] * 2
     silence(cluster, "w0", False)
     silence(cluster, "large", False)
     assert ready(cluster) == (True, True, True)
-    told = status(cluster, 2)
-    assert (told.ready, [model.ready for model in told.models]) == (True, [True, True])
-    assert [(worker.ready, worker.silent) for worker in told.workers] == [(True, False)] * 2
+    server = status(cluster, 2)
+    assert (server.ready, [model.ready for model in server.models]) == (True, [True, True])
+    assert [(worker.ready, worker.silent) for worker in server.workers] == [(True, False)] * 2
     assert events(cluster) == ["worker_silent", "worker_silent", "worker_heard", "worker_heard"]
 
 
-def test_a_worker_that_is_silent_before_it_has_told_its_state_changes_nothing() -> None:
+def test_the_silence_of_a_worker_that_has_not_reported_changes_nothing() -> None:
     cluster = Cluster(Eager(), quick_config())
     silence(cluster, "nobody")
     assert events(cluster) == []
 
 
-def test_a_worker_that_was_silent_and_is_lost_is_counted_on_when_it_returns() -> None:
+def test_a_silent_worker_that_is_lost_is_ready_when_it_returns() -> None:
     cluster = serving(Eager(), FILES, pages=16)
     silence(cluster, "w0")
     cluster.connect(cluster.lose("w0"))
@@ -130,7 +129,7 @@ def test_clockwork_plans_nothing_on_a_silent_worker() -> None:
     assert answer.status == Status.SUCCESS
 
 
-def test_clockwork_serves_from_the_worker_that_is_heard() -> None:
+def test_clockwork_serves_from_the_worker_that_is_not_silent() -> None:
     config = ControllerConfig(workers=2, models=(LoadSpec("a.onnx"),), profiling=quick_config().profiling)
     cluster = serving(make_scheduler("clockwork"), {"a.onnx": File()}, workers=2, config=config)
     silence(cluster, "w0")
@@ -139,5 +138,5 @@ def test_clockwork_serves_from_the_worker_that_is_heard() -> None:
         cluster.ask(infer_request(number, slo=seconds(1)))
     cluster.run_until(cluster.now + seconds(1))
     answers = [cluster.answer(number) for number in range(20)]
-    assert {it.status for it in answers if isinstance(it, InferResponse)} == {Status.SUCCESS}
+    assert {answer.status for answer in answers if isinstance(answer, InferResponse)} == {Status.SUCCESS}
     assert len(cluster.sent("w0")) == sent

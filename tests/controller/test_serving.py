@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from builders import infer_request, tensors
-from clockwork.controller.admission import REMEMBERED
+from clockwork.controller.admission import MAX_KNOWN_INPUTS
 from clockwork.controller.config import ControllerConfig, LoadSpec
 from clockwork.controller.events import DropWorker, Report, Respond, WorkerResult
 from clockwork.controller.serving import MAX_EXPIRED
@@ -70,33 +70,36 @@ TAKES = "model m takes x FP32[-1,2], mask INT64[-1,-1]"
     [
         (RIGHT, ""),
         (RIGHT[::-1], ""),
-        ((), f"missing input 'x', 'mask'; {TAKES}"),
-        (RIGHT[:1], f"missing input 'mask'; {TAKES}"),
-        ((*RIGHT, spec("z", "FP32", (2, 2))), f"unknown input 'z'; {TAKES}"),
-        ((RIGHT[0], RIGHT[0]), f"unknown input 'x'; {TAKES}"),
-        ((spec("x", "FP64", (2, 2)), RIGHT[1]), f"input 'x' is FP64; {TAKES}"),
-        ((TensorSpec("x", "FP4", (2, 2), 2), RIGHT[1]), f"input 'x' is 'FP4'; {TAKES}"),
+        ((), f"input 'x', 'mask' are missing; {TAKES}"),
+        (RIGHT[:1], f"input 'mask' is missing; {TAKES}"),
+        ((*RIGHT, spec("z", "FP32", (2, 2))), f"input 'z' is unknown; {TAKES}"),
+        ((RIGHT[0], RIGHT[0]), f"input 'x' is unknown; {TAKES}"),
+        ((spec("x", "FP64", (2, 2)), RIGHT[1]), f"input 'x' has datatype FP64; {TAKES}"),
+        ((TensorSpec("x", "FP4", (2, 2), 2), RIGHT[1]), f"input 'x' has datatype 'FP4'; {TAKES}"),
         ((spec("x", "FP32", (2, 3)), RIGHT[1]), f"input 'x' has shape [2, 3]; {TAKES}"),
         ((spec("x", "FP32", (2,)), RIGHT[1]), f"input 'x' has shape [2]; {TAKES}"),
         ((spec("x", "FP32", ()), RIGHT[1]), f"input 'x' has shape []; {TAKES}"),
         ((spec("x", "FP32", (2, 2, 1)), RIGHT[1]), f"input 'x' has shape [2, 2, 1]; {TAKES}"),
         ((RIGHT[0], spec("mask", "INT64", (2, -7))), f"input 'mask' has shape [2, -7]; {TAKES}"),
         ((spec("x", "FP32", (-2, 2)), spec("mask", "INT64", (-2, 7))), f"input 'x' has shape [-2, 2]; {TAKES}"),
-        ((RIGHT[0], spec("mask", "INT64", (1, 7))), "the inputs differ in their first dimension, the batch: [1, 2]"),
+        (
+            (RIGHT[0], spec("mask", "INT64", (1, 7))),
+            "inputs have different batch dimensions: [1, 2]; the first dimensions must be equal",
+        ),
         (
             (spec("x", "FP32", (0, 2)), spec("mask", "INT64", (0, 7))),
-            "a batch of 0; model m takes 1 to 2 rows in one request",
+            "request has 0 rows; model m takes 1 to 2 rows in one request",
         ),
         (
             (spec("x", "FP32", (1 << 62, 2)), spec("mask", "INT64", (1 << 62, 7))),
-            f"a batch of {1 << 62}; model m takes 1 to 2 rows in one request",
+            f"request has {1 << 62} rows; model m takes 1 to 2 rows in one request",
         ),
     ],
 )
 def test_inputs_are_held_against_the_model(inputs: tuple[TensorSpec, ...], why: str) -> None:
     cluster = serving(EchoScheduler(), {"m.onnx": File(inputs=TWO)})
     cluster.ask(infer_request(1, "m", inputs=inputs))
-    cluster.ask(infer_request(2, "m", inputs=inputs))  # what was found right is remembered, what was wrong is not
+    cluster.ask(infer_request(2, "m", inputs=inputs))  # correct inputs are remembered, wrong ones are not
     status = Status.INVALID_REQUEST if why else Status.SUCCESS
     assert [(r.status, r.message) for r in map(cluster.answer, (1, 2))] == [(status, why)] * 2  # type: ignore[union-attr]
 
@@ -107,13 +110,13 @@ def test_inputs_are_held_against_the_model(inputs: tuple[TensorSpec, ...], why: 
         (infer_request(1, "b"), Status.UNKNOWN_MODEL, "no model 'b'; served are: a"),
         (infer_request(1, ""), Status.UNKNOWN_MODEL, "no model ''"),
         (infer_request(1, outputs=("y",)), Status.SUCCESS, ""),
-        (infer_request(1, outputs=("y", "z")), Status.INVALID_REQUEST, "model a has no output 'z'; it has y"),
-        (infer_request(1, slo=0), Status.INVALID_REQUEST, "the slo is 0 us; it must be positive"),
+        (infer_request(1, outputs=("y", "z")), Status.INVALID_REQUEST, "output 'z' is unknown; model a has y"),
+        (infer_request(1, slo=0), Status.INVALID_REQUEST, "slo is 0 us; it must be positive"),
         (infer_request(1, slo=-1), Status.INVALID_REQUEST, "it must be positive"),
         (infer_request(1, slo=-(1 << 80)), Status.INVALID_REQUEST, "it must be positive"),
         (infer_request(1, slo=24 * 3600 * SECOND), Status.SUCCESS, ""),
-        (infer_request(1, slo=24 * 3600 * SECOND + 1), Status.INVALID_REQUEST, "is accepted"),
-        (infer_request(1, slo=1 << 80), Status.INVALID_REQUEST, "is accepted"),
+        (infer_request(1, slo=24 * 3600 * SECOND + 1), Status.INVALID_REQUEST, "; the limit is "),
+        (infer_request(1, slo=1 << 80), Status.INVALID_REQUEST, "; the limit is "),
         (infer_request(1, slo=None), Status.SUCCESS, ""),
         (infer_request(1, slo=None, slo_factor=2.0), Status.SUCCESS, ""),
         (infer_request(1, slo_factor=0.0), Status.INVALID_REQUEST, "slo_factor is 0.0; it must be a positive number"),
@@ -178,8 +181,8 @@ def test_a_request_handled_after_its_deadline_never_reaches_the_scheduler() -> N
     answer = infer_answer(cluster, 1)
     assert (answer.status, answer.timing.total, answer.admitted) == (Status.TIMEOUT, ms(7) + 1, False)
     assert answer.message == (
-        "the deadline passed before the controller handled the request, 7 ms after its first byte came: "
-        "it took long to receive, or the server is overloaded"
+        "the deadline passed before the controller handled the request, 7 ms after its first byte arrived: "
+        "the request took long to receive, or the server is overloaded"
     )
     counts = cluster.controller._serving.tally.of("a")
     assert (counts.answers, counts.late_ns, counts.pending) == ({Status.TIMEOUT: 1}, 1, 0)
@@ -249,10 +252,10 @@ def test_generated_inputs_count_as_what_they_become() -> None:
 
 def test_what_was_found_right_is_remembered_within_bounds() -> None:
     cluster = serving(EchoScheduler(), {"m.onnx": File(inputs=(TensorInfo("x", "FP32", (-1, -1)),))})
-    for number in range(REMEMBERED + 10):
+    for number in range(MAX_KNOWN_INPUTS + 10):
         cluster.ask(infer_request(number, "m", inputs=(spec("x", "FP32", (1, number)),)))
     assert {response.status for response in cluster.responses()} == {Status.SUCCESS}  # type: ignore[union-attr]
-    assert len(cluster.controller._serving._admission._right) <= REMEMBERED
+    assert len(cluster.controller._serving._admission._batch_sizes) <= MAX_KNOWN_INPUTS
 
 
 def test_far_deadlines_of_requests_that_are_over_do_not_pile_up() -> None:
@@ -694,7 +697,7 @@ def test_a_result_of_the_wrong_kind_is_an_error() -> None:
 def test_a_result_that_nobody_waits_for_is_reported_and_ignored() -> None:
     cluster = serving(SimpleScheduler(), FILES)
     cluster.feed(WorkerResult("w0", ErrorResult(999, "Infer", Status.ERROR, "what?")))
-    assert "that it was not given" in cluster.reports("WARNING")[-1]
+    assert "that it was not sent" in cluster.reports("WARNING")[-1]
 
 
 # --- schedulers that do what they should not -------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Which requests are refused because of the server's own backlog."""
+"""Refusals because of the requests that wait for the server itself."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,18 +25,18 @@ def take(shedder: Shedder, now: int, count: int) -> None:
     shedder.taken(now, count)
 
 
-def test_nothing_is_refused_while_nothing_waits() -> None:
+def test_no_request_is_refused_while_none_waits() -> None:
     assert Shedder().refuses(NOW, NOW, SLO) is None
     assert Shedder().refuses(NOW, NOW - SLO // 2, SLO) is None
 
 
-def test_a_request_whose_deadline_passed_unread_is_refused() -> None:
+def test_a_request_whose_deadline_passed_before_it_was_read_is_refused() -> None:
     shed = Shedder().refuses(NOW, NOW - SLO - 1, SLO)
     assert shed is not None
     assert shed.wait == SLO + 1
 
 
-def test_a_queue_may_take_three_tenths_of_the_slo() -> None:
+def test_a_request_may_wait_for_three_tenths_of_its_slo() -> None:
     cost = 250 * MICROSECOND
     assert behind(120, cost).refuses(NOW, NOW, SLO) is None
     shed = behind(121, cost).refuses(NOW, NOW, SLO)
@@ -44,18 +44,18 @@ def test_a_queue_may_take_three_tenths_of_the_slo() -> None:
     assert shed.wait == shed.retry_after == 121 * cost
 
 
-def test_a_request_that_has_waited_long_already_is_refused_for_the_sum() -> None:
+def test_the_time_that_a_request_has_waited_already_counts() -> None:
     shedder = behind(80, 250 * MICROSECOND)  # 20 ms
     assert shedder.refuses(NOW, NOW - 79 * MILLISECOND, SLO) is None
     assert shedder.refuses(NOW, NOW - 80 * MILLISECOND, SLO) is not None
     assert shedder.refuses(NOW, NOW - 79 * MILLISECOND, SLO, least=MILLISECOND) is not None
 
 
-def test_a_short_slo_does_not_make_a_short_queue_a_reason() -> None:
+def test_a_short_queue_refuses_no_request_with_a_short_slo() -> None:
     assert behind(2, 500 * MICROSECOND).refuses(NOW, NOW, 5 * MILLISECOND) is None
 
 
-def test_a_burst_with_a_long_slo_waits_and_delays_nobody_else_by_much() -> None:
+def test_a_burst_with_a_long_slo_hardly_delays_other_requests() -> None:
     shedder = Shedder()
     for _ in range(MAX_WAITING - 1):
         assert shedder.refuses(NOW, NOW, 60 * SECOND) is None
@@ -68,7 +68,7 @@ def test_a_burst_with_a_long_slo_waits_and_delays_nobody_else_by_much() -> None:
     assert shedder.refuses(NOW, NOW, 3600 * SECOND) is not None, "the queue is full"
 
 
-def test_the_cost_follows_the_pace_at_which_requests_are_taken_in() -> None:
+def test_the_cost_follows_the_rate_at_which_requests_are_handled() -> None:
     shedder = behind(1_000)
     now = NOW
     for _ in range(90):
@@ -77,7 +77,7 @@ def test_the_cost_follows_the_pace_at_which_requests_are_taken_in() -> None:
     assert abs(shedder.cost - 400 * MICROSECOND) < 20 * MICROSECOND
 
 
-def test_a_pause_without_a_queue_is_no_cost() -> None:
+def test_a_pause_without_waiting_requests_does_not_count_as_cost() -> None:
     shedder = behind(2)
     take(shedder, NOW, 2)
     shedder.queued(SLO)
@@ -88,25 +88,25 @@ def test_a_pause_without_a_queue_is_no_cost() -> None:
     assert shedder.cost < SEED_COST + MAX_COST // 40
 
 
-def test_a_withdrawn_request_is_not_waited_for() -> None:
+def test_a_withdrawn_request_no_longer_counts() -> None:
     shedder = behind(1)
     shedder.withdrawn(SLO)
     assert shedder.waiting == 0
     assert shedder.wait(SLO) == 0
 
 
-def test_the_answer_is_a_refusal_with_a_retry_time() -> None:
+def test_the_response_is_a_refusal_with_a_retry_time() -> None:
     shed = behind(201).refuses(NOW, NOW, SLO)
     assert shed is not None
     response = shed.response(7)
     assert (response.id, response.status) == (7, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
     assert response.retry_after == 201 * SEED_COST
-    waiting = "the server is overloaded: requests wait 40.2 ms before it can look at them"
-    assert response.message == f"{waiting}; retry, or set a later deadline"
+    waiting = "the server is overloaded: requests wait 40.2 ms before it handles them"
+    assert response.message == f"{waiting}; retry, or set a longer SLO"
 
 
 @given(st.lists(st.tuples(st.integers(0, 50 * MILLISECOND), st.integers(1, 20)), max_size=50))
-def test_the_cost_stays_within_what_was_measured(turns: list[tuple[int, int]]) -> None:
+def test_the_cost_stays_between_the_measured_times(turns: list[tuple[int, int]]) -> None:
     shedder, now = behind(2_000), NOW
     for passed, count in turns:
         now += passed

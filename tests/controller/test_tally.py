@@ -1,4 +1,4 @@
-"""Counters of models: what is counted, under which name, and that they only grow."""
+"""The counters of models."""
 
 from clockwork.controller.tally import Counts, Tally
 from clockwork.messages import counts
@@ -27,13 +27,13 @@ def infer(*rows: int) -> Infer:
 DONE = InferResult(1, (), took(10), took(200), took(3))
 
 
-def test_nothing_is_counted_at_first() -> None:
+def test_all_counters_start_at_zero() -> None:
     found = Counts().summary()
     assert (found.answers, found.rows, found.by_batch_size, sum(found.latencies)) == ({}, 0, (), 0)
     assert Tally().without_model() == {}
 
 
-def test_answers_are_counted_by_status() -> None:
+def test_responses_are_counted_by_status() -> None:
     counted = Counts()
     for status, total in (
         (Status.SUCCESS, ms(5)),
@@ -53,14 +53,14 @@ def test_answers_are_counted_by_status() -> None:
     assert (counted.succeeded_ns, counted.failed_ns) == (ms(12), ms(100) + 18)
 
 
-def test_what_a_scheduler_makes_up_has_no_name_of_its_own() -> None:
+def test_a_status_that_a_scheduler_makes_up_counts_as_an_error() -> None:
     counted = Counts()
     for status in (1, 77_777, 88_888):
         counted.answered(status, 0)
     assert counted.named() == {"ERROR": 3}
 
 
-def test_latencies_are_counted_up_to_and_with_the_bound() -> None:
+def test_a_latency_equal_to_a_bound_counts_below_it() -> None:
     counted = Counts()
     for total in (0, us(500), us(500) + 1, ms(100), 10 * SECOND, 10 * SECOND + 1, 100 * SECOND):
         counted.answered(Status.SUCCESS, total)
@@ -85,7 +85,7 @@ def test_a_batch_counts_once_for_itself_and_once_for_each_request() -> None:
     assert found.by_batch_size == (BatchCounts(1, 1, 10, 200, 3), BatchCounts(4, 2, 20, 400, 6))
 
 
-def test_loads_and_evictions_count_and_what_failed_does_not() -> None:
+def test_successful_loads_and_evictions_are_counted_and_failed_ones_are_not() -> None:
     counted = Counts()
     load, evict = LoadWeights(1, 0, "m"), EvictWeights(2, 0, "m")
     counted.acted(load, LoadWeightsResult(1, took(ms(8))))
@@ -96,7 +96,7 @@ def test_loads_and_evictions_count_and_what_failed_does_not() -> None:
     assert (found.loads, found.load_ns, found.evictions, found.batches) == (1, ms(8), 1, 0)
 
 
-def test_models_are_counted_apart_and_strangers_together() -> None:
+def test_models_are_counted_separately_and_unknown_names_together() -> None:
     tally = Tally()
     tally.of("a").answered(Status.SUCCESS, 1)
     for _ in range(3):

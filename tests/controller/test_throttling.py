@@ -1,4 +1,4 @@
-"""Which requests are refused before the scheduler sees them, because it would refuse most of them."""
+"""Refusals of requests before the scheduler, because it would refuse most of them."""
 
 from clockwork.controller.throttling import HEADROOM, MEMORY, MIN_COUNT, TRICKLE, WINDOW, Throttle
 from clockwork.units import Nanos, ms
@@ -23,12 +23,12 @@ def play(throttle: Throttle, now: Nanos, count: int, capacity: int, slo: Nanos =
     return seen, admitted
 
 
-def test_while_the_scheduler_admits_all_it_sees_all() -> None:
+def test_the_scheduler_gets_every_request_while_it_admits_all() -> None:
     throttle = Throttle()
     assert play(throttle, 0, 1000, 1000) == (1000, 1000)
 
 
-def test_under_overload_the_scheduler_sees_little_more_than_it_admits() -> None:
+def test_under_overload_the_scheduler_gets_little_more_than_it_admits() -> None:
     throttle = Throttle()
     for turn in range(5):
         seen, admitted = play(throttle, turn * WINDOW, 3000, 300)
@@ -36,7 +36,7 @@ def test_under_overload_the_scheduler_sees_little_more_than_it_admits() -> None:
     assert seen <= 1.5 * HEADROOM * admitted
 
 
-def test_room_is_found_at_once_when_the_load_falls() -> None:
+def test_requests_are_admitted_at_once_when_the_load_falls() -> None:
     throttle = Throttle()
     for turn in range(5):
         play(throttle, turn * WINDOW, 3000, 300)
@@ -53,14 +53,14 @@ def test_some_requests_go_to_the_scheduler_even_if_it_admits_none() -> None:
     assert 0.8 * TRICKLE * 1000 <= seen <= 1.5 * TRICKLE * 1000
 
 
-def test_a_longer_slo_than_those_refused_goes_to_the_scheduler() -> None:
+def test_a_request_with_a_longer_slo_than_the_refused_ones_goes_to_the_scheduler() -> None:
     throttle = Throttle()
     play(throttle, 0, 1000, 0)
     assert all(throttle.refuses(WINDOW, "m", SLO + 1) is None for _ in range(100))
     assert any(throttle.refuses(WINDOW, "m", SLO) == ms(7) for _ in range(100))
 
 
-def test_a_refusal_is_forgotten_after_a_while_and_a_few_are_no_overload() -> None:
+def test_a_refusal_is_forgotten_after_a_while_and_few_requests_are_no_overload() -> None:
     throttle = Throttle()
     for _ in range(int(MIN_COUNT) - 1):
         throttle.note(0, "m", admitted=False, slo=SLO)
@@ -69,7 +69,7 @@ def test_a_refusal_is_forgotten_after_a_while_and_a_few_are_no_overload() -> Non
     assert all(throttle.refuses(WINDOW + MEMORY + 1, "m", SLO) is None for _ in range(100))
 
 
-def test_models_are_counted_apart() -> None:
+def test_models_are_counted_separately() -> None:
     throttle = Throttle()
     play(throttle, 0, 1000, 0)
     assert all(throttle.refuses(WINDOW, "another", SLO) is None for _ in range(100))

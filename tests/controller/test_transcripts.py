@@ -1,4 +1,4 @@
-"""Golden transcripts of whole lives of a controller; see `transcripts`. ``pytest --rewrite`` writes them anew."""
+"""Recorded transcripts of controllers; see `transcripts`. ``pytest --rewrite`` writes them again."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
 
 
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
-def test_it_happens_as_written(path: Path, request: pytest.FixtureRequest) -> None:
+def test_the_controller_behaves_as_its_transcript(path: Path, request: pytest.FixtureRequest) -> None:
     written = path.read_text()
     transcript = Transcript()
     happened = transcript.run(written)

@@ -1,4 +1,4 @@
-"""Batches that are checked in service: which, when, and what follows from a difference."""
+"""Checks of batches in service: which batches are checked, when, and what a difference causes."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from schedulers import Eager
 FILES = {"a.onnx": File()}
 BATCHING: tuple[Callable[[], Scheduler], ...] = (ClockworkScheduler, FifoScheduler, EdfScheduler)
 WRONG = "output 'y': the largest difference is 1, of elements up to 2"
-REASON = f"a request had another answer in a batch of 2 rows than alone: {WRONG}"
+REASON = f"the outputs of a request differed between a batch of 2 rows and the request alone: {WRONG}"
 
 every_batching_scheduler = pytest.mark.parametrize("scheduler", BATCHING)
 
@@ -47,13 +47,13 @@ def cluster_of(scheduler: Scheduler, verifying: VerifyingConfig | None = Verifyi
 
 
 def ask(cluster: Cluster, *numbers: int, rows: int = 1, slo: Nanos = seconds(1)) -> None:
-    """Requests whose payloads tell them apart."""
+    """Send requests with different payloads."""
     for number in numbers:
         cluster.ask(infer_request(number, rows=rows, slo=slo), payload=f"in-{number}")
 
 
 def burst(cluster: Cluster, first: int) -> None:
-    """Four requests at once, of which two are in one batch; then a second without any."""
+    """Send four requests at once, two of which are executed in one batch; then let a second pass."""
     ask(cluster, *range(first, first + 4))
     cluster.run_until(cluster.now + seconds(1))
 
@@ -63,13 +63,13 @@ def infers(cluster: Cluster) -> list[Sent[Infer]]:
 
 
 def batches(cluster: Cluster) -> list[tuple[object, ...]]:
-    """The payloads of each Infer of several requests that is executed as one batch."""
+    """The payloads of each Infer that executes several requests as one batch."""
     together = [send for send in infers(cluster) if isinstance(send.action, Infer) and not send.action.apart]
     return [send.payloads for send in together if len(send.payloads) > 1]
 
 
 def checks_sent(cluster: Cluster) -> list[Sent[Infer]]:
-    """The Infers whose payload is sent again, alone, after it was in a batch."""
+    """The Infers that execute a request of an earlier batch alone."""
     seen: Counter[object] = Counter()
     found = []
     for send in infers(cluster):
@@ -96,7 +96,7 @@ def statuses(cluster: Cluster) -> Counter[int]:
     return Counter(response.status for response in cluster.responses() if isinstance(response, InferResponse))
 
 
-# --- what is checked -------------------------------------------------------------------------------------------------
+# --- which batches are checked --------------------------------------------------------------------------------------
 
 
 @every_batching_scheduler
@@ -124,17 +124,17 @@ def test_outputs_of_the_batch_are_compared_with_those_of_the_request_alone() -> 
     assert all(command.in_batch == command.alone and command.in_batch for command in compared)
 
 
-def test_a_share_of_batches_is_checked_at_each_place_in_turn() -> None:
+def test_a_share_of_batches_is_checked_at_alternating_places() -> None:
     cluster = cluster_of(FifoScheduler(), VerifyingConfig(0.25))
     for turn in range(17):
         burst(cluster, 2 + 4 * turn)
     of_share = checks(cluster)[2:]
-    made = batches(cluster)
-    assert len(made) == 17
-    assert of_share == [made[3][1], made[7][0], made[11][1], made[15][0]]
+    found = batches(cluster)
+    assert len(found) == 17
+    assert of_share == [found[3][1], found[7][0], found[11][1], found[15][0]]
 
 
-def test_a_share_of_0_checks_first_batches_only_and_none_checks_nothing() -> None:
+def test_a_share_of_0_checks_first_batches_only_and_no_configuration_checks_none() -> None:
     for verifying, expected in ((VerifyingConfig(0.0), 2), (None, 0)):
         cluster = cluster_of(FifoScheduler(), verifying)
         for turn in range(4):
@@ -152,21 +152,21 @@ def test_requests_without_a_payload_are_not_checked() -> None:
     assert status(cluster).counts.checks == {}
 
 
-# --- when ------------------------------------------------------------------------------------------------------------
+# --- when checks run ------------------------------------------------------------------------------------------------
 
 
 @every_batching_scheduler
 def test_no_check_runs_while_a_request_waits_and_no_promise_is_broken(scheduler: Callable[[], Scheduler]) -> None:
     cluster = cluster_of(scheduler(), VerifyingConfig(1.0))
     asked_at: dict[int, Nanos] = {}
-    for number in range(2, 302):  # twice as many as the device can do, with a pause after each 25
+    for number in range(2, 302):  # twice as many as the device can execute, with a pause after each 25
         ask(cluster, number, slo=ms(30))
         asked_at[number] = cluster.now
         cluster.run_until(cluster.now + (ms(100) if number % 25 == 0 else ms(1)))
     cluster.run_until(cluster.now + seconds(1))
-    told = status(cluster)
-    assert told.counts.checks["agreed"] > 10
-    assert told.broken_promises == 0
+    model = status(cluster)
+    assert model.counts.checks["agreed"] > 10
+    assert model.broken_promises == 0
     answered_at = {command.response.id: at for at, command in cluster.said if isinstance(command, Respond)}
     for at in check_moments(cluster):
         assert not [number for number, since in asked_at.items() if since < at < answered_at[number]]
@@ -181,7 +181,7 @@ def check_moments(cluster: Cluster) -> list[Nanos]:
 
 
 class Waits(Eager):
-    """Sends nothing before ``open`` is set and an event comes; answers nobody."""
+    """Sends no action before ``open`` is set and an event comes, and answers no request."""
 
     def __init__(self) -> None:
         self.open = True
@@ -194,7 +194,7 @@ class Waits(Eager):
 
     def send(self, now: Nanos) -> list[Command]:
         """All requests of one moment in one batch."""
-        kept, self.kept = [it for it in self.kept if not it.over], []
+        kept, self.kept = [send for send in self.kept if not send.over], []
         if not kept:
             return []
         (gpu,) = self.state.gpus()
@@ -214,7 +214,7 @@ class Waits(Eager):
 
 
 def a_pair(cluster: Cluster, scheduler: Waits, first: int) -> None:
-    """Two requests in one batch, and no check sent yet."""
+    """Two requests in one batch whose check is not sent yet."""
     scheduler.open = False
     ask(cluster, first, first + 1)
     send_now(cluster, scheduler)
@@ -223,13 +223,13 @@ def a_pair(cluster: Cluster, scheduler: Waits, first: int) -> None:
 
 
 def send_now(cluster: Cluster, scheduler: Waits) -> None:
-    """What the scheduler keeps is sent, without an event."""
+    """Send the actions that the scheduler has kept, without an event."""
     for command in scheduler.send(cluster.now):
         assert isinstance(command, SendAction)
         cluster._carry_out([cluster.controller._serving._with_payloads(cluster.now, command)])
 
 
-def test_a_check_that_was_not_sent_gives_way_to_a_request_and_comes_again() -> None:
+def test_a_check_that_was_not_sent_is_withdrawn_for_a_request_and_begun_again() -> None:
     scheduler = Waits()
     cluster = cluster_of(scheduler)
     a_pair(cluster, scheduler, 2)
@@ -239,7 +239,7 @@ def test_a_check_that_was_not_sent_gives_way_to_a_request_and_comes_again() -> N
     assert check.over
     cluster.run_until(cluster.now + ms(50))
     assert status(cluster).counts.checks == {}
-    assert len(scheduler.kept) == 2  # a request waits, so that no check is tried
+    assert len(scheduler.kept) == 2  # a request waits, so no check begins
     scheduler.open = True
     ask(cluster, 5)
     cluster.run_until(cluster.now + seconds(1))
@@ -248,7 +248,7 @@ def test_a_check_that_was_not_sent_gives_way_to_a_request_and_comes_again() -> N
     assert [send.payloads for send in infers(cluster)][2] == ("in-4", "in-5")
 
 
-def test_no_check_is_begun_while_a_device_works_for_a_request_that_was_cancelled() -> None:
+def test_no_check_begins_while_a_device_executes_a_cancelled_request() -> None:
     scheduler = Waits()
     cluster = cluster_of(scheduler)
     a_pair(cluster, scheduler, 2)
@@ -261,20 +261,20 @@ def test_no_check_is_begun_while_a_device_works_for_a_request_that_was_cancelled
     assert [request.client_id for request in scheduler.kept] == [NO_CLIENT]
 
 
-def test_a_check_that_nobody_executes_is_given_up_after_some_attempts() -> None:
+def test_a_check_that_is_not_executed_is_given_up_after_some_attempts() -> None:
     scheduler = Waits()
     cluster = cluster_of(scheduler, VerifyingConfig(0.0, slo=seconds(5), attempts=2))
     a_pair(cluster, scheduler, 2)
     cluster.run_until(cluster.now + seconds(60))
     assert len(scheduler.kept) == 4
-    told = status(cluster)
-    assert told.counts.checks == {"skipped": 2}
-    assert (told.counts.late_ns, told.late) == (0, 0)
+    model = status(cluster)
+    assert model.counts.checks == {"skipped": 2}
+    assert (model.counts.late_ns, model.late) == (0, 0)
     assert statuses(cluster) == {Status.SUCCESS: 3}
 
 
 class RefusesAfter(FifoScheduler):
-    """Refuses every request after some."""
+    """Refuses every request after a number of them."""
 
     def __init__(self, accepted: int) -> None:
         super().__init__()
@@ -287,17 +287,17 @@ class RefusesAfter(FifoScheduler):
         return super().infer(now, request)
 
 
-def test_a_check_that_the_scheduler_refuses_is_no_client_s_answer() -> None:
+def test_a_check_that_the_scheduler_refuses_answers_no_client() -> None:
     cluster = cluster_of(RefusesAfter(5))
     burst(cluster, 2)
-    told = status(cluster)
-    while told.counts.checks.get("skipped") != 2:
-        told = status(cluster)  # any event lets it try again
-    assert (told.in_time, told.refused, told.counts.pending) == (5, 0, 0)
+    model = status(cluster)
+    while model.counts.checks.get("skipped") != 2:
+        model = status(cluster)  # any event lets the check begin again
+    assert (model.in_time, model.refused, model.counts.pending) == (5, 0, 0)
     cluster.check_all_answered()
 
 
-def test_a_check_whose_worker_is_lost_is_made_when_the_worker_is_back() -> None:
+def test_a_check_whose_worker_is_lost_is_executed_when_the_worker_returns() -> None:
     cluster = cluster_of(FifoScheduler())
     ask(cluster, 2, 3, 4, 5)
     while not checks(cluster):
@@ -323,14 +323,14 @@ def test_a_drain_does_not_wait_for_checks() -> None:
     assert len(checks(cluster)) == 1
 
 
-def test_checks_are_in_no_statistics_of_requests() -> None:
+def test_checks_do_not_count_in_statistics_of_requests() -> None:
     cluster = cluster_of(ClockworkScheduler(), VerifyingConfig(1.0))
     for turn in range(4):
         burst(cluster, 2 + 4 * turn)
     assert len(checks(cluster)) > 4
-    told = status(cluster)
-    assert told.counts.answers == {"SUCCESS": 17}
-    assert (told.in_time, told.counts.kept_promises, told.counts.rows, told.counts.pending) == (17, 17, 17, 0)
+    model = status(cluster)
+    assert model.counts.answers == {"SUCCESS": 17}
+    assert (model.in_time, model.counts.kept_promises, model.counts.rows, model.counts.pending) == (17, 17, 17, 0)
     assert statuses(cluster) == {Status.SUCCESS: 17}
 
 
@@ -338,23 +338,23 @@ def test_checks_are_in_no_statistics_of_requests() -> None:
 
 
 @every_batching_scheduler
-def test_a_model_whose_answers_differ_is_not_batched_any_more(scheduler: Callable[[], Scheduler]) -> None:
+def test_a_model_whose_outputs_differ_is_no_longer_batched(scheduler: Callable[[], Scheduler]) -> None:
     cluster = cluster_of(scheduler())
     cluster.differs = lambda command: WRONG
     burst(cluster, 2)
-    made = len(batches(cluster))
+    before = len(batches(cluster))
     for turn in range(3):
         burst(cluster, 6 + 4 * turn)
-    assert len(batches(cluster)) == made
+    assert len(batches(cluster)) == before
     assert statuses(cluster) == {Status.SUCCESS: 17}
-    assert cluster.reports("ERROR") == [f"model a is not batched any more: {REASON}"]
-    told = status(cluster)
-    assert told.unbatched == REASON
-    assert told.counts.checks == {"differed": 1, "skipped": 1}
+    assert cluster.reports("ERROR") == [f"model a is no longer batched: {REASON}"]
+    model = status(cluster)
+    assert model.unbatched == REASON
+    assert model.counts.checks == {"differed": 1, "skipped": 1}
 
 
 @every_batching_scheduler
-def test_that_the_model_refuses_a_request_alone_is_a_difference(
+def test_a_request_that_the_model_refuses_alone_counts_as_a_difference(
     scheduler: Callable[[], Scheduler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = cluster_of(scheduler())
@@ -366,9 +366,9 @@ def test_that_the_model_refuses_a_request_alone_is_a_difference(
 
     monkeypatch.setattr(cluster.workers["w0"], "_injected", refused)
     burst(cluster, 2)
-    told = status(cluster)
-    assert told.unbatched == REASON.replace(WRONG, "alone the request is refused: 5 is not 3")
-    assert told.counts.checks == {"differed": 1, "skipped": 1}
+    model = status(cluster)
+    assert model.unbatched == REASON.replace(WRONG, "the model refuses the request alone: 5 is not 3")
+    assert model.counts.checks == {"differed": 1, "skipped": 1}
     assert statuses(cluster) == {Status.SUCCESS: 5}
 
 
@@ -384,30 +384,30 @@ def test_a_request_of_several_rows_is_served_as_before(scheduler: Callable[[], S
     ask(cluster, 22, rows=3)
     refused = cluster.answer(22)
     assert isinstance(refused, InferResponse)
-    assert refused.message == "a batch of 3; model a takes 1 to 2 rows in one request"
+    assert refused.message == "request has 3 rows; model a takes 1 to 2 rows in one request"
 
 
 @every_batching_scheduler
-def test_a_batch_that_is_under_way_is_not_delivered(scheduler: Callable[[], Scheduler]) -> None:
+def test_a_batch_under_way_when_batching_stops_is_not_delivered(scheduler: Callable[[], Scheduler]) -> None:
     cluster = cluster_of(scheduler())
     compared: list[CompareOutputs] = []
     cluster.differs = compared.append
     burst(cluster, 2)
     (command,) = compared
-    made = len(batches(cluster))
+    before = len(batches(cluster))
     ask(cluster, 6, 7, 8, 9)
-    while len(batches(cluster)) == made:
+    while len(batches(cluster)) == before:
         cluster.run_until(cluster.now + ms(1))
     cluster.feed(OutputsCompared(command.check_id, WRONG))
-    in_batch = batches(cluster)[made]
+    in_batch = batches(cluster)[before]
     cluster.run_until(cluster.now + seconds(1))
-    assert len(batches(cluster)) == made + 1
+    assert len(batches(cluster)) == before + 1
     for payload in in_batch:
         number = int(str(payload).removeprefix("in-"))
         answer = cluster.answer(number)
         assert isinstance(answer, InferResponse)
         again = [send.payloads for send in infers(cluster) if payload in send.payloads][1:]
-        if scheduler is ClockworkScheduler:  # it tries again what failed
+        if scheduler is ClockworkScheduler:  # it retries failed requests
             assert (answer.status, again) == (Status.SUCCESS, [(payload,)])
         else:
             assert (answer.status, again) == (Status.ERROR, [])
@@ -426,17 +426,17 @@ def test_requests_of_any_number_of_rows_are_executed_apart(
     cluster = serving(scheduler(), FILES, config=config(None, larger))
     if planned_before:
         burst(cluster, 100)
-    made = len(infers(cluster))
+    before = len(infers(cluster))
     cluster.state.models["a"].stop_batching("it is known to differ")
     rows = (1, 3, 1, 1, 2, 1, 4, 3, 1, 1)
     for number, count in enumerate(rows):
         ask(cluster, number, rows=count)
     cluster.run_until(cluster.now + seconds(1))
-    assert len(infers(cluster)) == made + len(rows)
+    assert len(infers(cluster)) == before + len(rows)
     assert set(statuses(cluster)) == {Status.SUCCESS}
 
 
-def test_the_plan_has_room_for_requests_apart() -> None:
+def test_the_plan_accounts_for_requests_that_are_executed_apart() -> None:
     larger = ProfilingConfig(max_batch_size=4, warmups=1, min_samples=1, max_samples=1)
     cluster = serving(ClockworkScheduler(), FILES, config=config(None, larger))
     cluster.state.models["a"].stop_batching("it is known to differ")
@@ -455,14 +455,14 @@ def test_promises_are_kept_when_the_model_is_not_batched() -> None:
         ask(cluster, *range(10 + 6 * turn, 16 + 6 * turn), slo=ms(15))
         cluster.run_until(cluster.now + ms(10))
     cluster.run_until(cluster.now + seconds(1))
-    told = status(cluster)
-    assert told.broken_promises == 0
-    assert told.late == 0
-    assert told.refused > 20
-    assert told.counts.kept_promises > 40
+    model = status(cluster)
+    assert model.broken_promises == 0
+    assert model.late == 0
+    assert model.refused > 20
+    assert model.counts.kept_promises > 40
 
 
-def test_a_scheduler_that_batches_all_the_same_has_its_requests_executed_apart() -> None:
+def test_requests_that_a_scheduler_batches_nevertheless_are_executed_apart() -> None:
     scheduler = Waits()
     cluster = cluster_of(scheduler)
     cluster.differs = lambda command: WRONG
@@ -479,7 +479,7 @@ def test_a_scheduler_that_batches_all_the_same_has_its_requests_executed_apart()
     assert (len(send.action.inputs), send.action.apart) == (2, True)
 
 
-def test_copies_of_the_content_are_not_batched_either_and_others_are() -> None:
+def test_copies_of_the_content_are_not_batched_and_other_models_are() -> None:
     files = {"a.onnx": File(), "b.onnx": File(digest="other")}
     models = (LoadSpec("a.onnx", no_of_copies=2), LoadSpec("b.onnx"))
     cluster = Cluster(FifoScheduler(), replace(config(VerifyingConfig(0.0)), models=models))
@@ -494,10 +494,10 @@ def test_copies_of_the_content_are_not_batched_either_and_others_are() -> None:
         "a-2": True,
         "b": False,
     }
-    assert cluster.reports("ERROR") == [f"model a-1 and 1 copies is not batched any more: {REASON}"]
+    assert cluster.reports("ERROR") == [f"model a-1 and 1 copies is no longer batched: {REASON}"]
 
 
-def test_a_difference_is_remembered_with_the_measured_times() -> None:
+def test_a_difference_is_stored_with_the_profile() -> None:
     cluster = cluster_of(FifoScheduler())
     cluster.differs = lambda command: WRONG
     burst(cluster, 2)
@@ -516,12 +516,12 @@ def test_a_difference_is_remembered_with_the_measured_times() -> None:
     measured = Cluster(FifoScheduler(), config(None, larger), {saved.key: saved.profile})
     measured.connect(FakeWorker("w0", FILES))
     measured.run_until(seconds(5))
-    assert [it.profile.unbatched for it in measured.saved()] == [REASON]
+    assert [saved.profile.unbatched for saved in measured.saved()] == [REASON]
     burst(measured, 2)
     assert batches(measured) == []
 
 
-def test_outputs_that_cannot_be_compared_are_no_difference() -> None:
+def test_outputs_that_cannot_be_compared_do_not_count_as_a_difference() -> None:
     cluster = cluster_of(FifoScheduler())
     compared: list[CompareOutputs] = []
     cluster.differs = compared.append
@@ -532,9 +532,9 @@ def test_outputs_that_cannot_be_compared_are_no_difference() -> None:
     assert not status(cluster).unbatched
 
 
-def test_a_comparison_that_nothing_waits_for_is_reported() -> None:
+def test_a_comparison_of_no_check_under_way_is_reported() -> None:
     cluster = cluster_of(FifoScheduler())
     cluster.feed(OutputsCompared(7, WRONG))
     assert not status(cluster).unbatched
     (report,) = cluster.reports("WARNING")
-    assert report.startswith("the host compared outputs that nothing waits for: ")
+    assert report.startswith("the host compared outputs of no check under way: ")

@@ -1,4 +1,4 @@
-"""What checks of batches keep in memory, at most."""
+"""Limits on the memory of checks of batches."""
 
 from msgspec.structs import replace
 
@@ -18,7 +18,7 @@ FREE = (TensorInfo("x", "UINT8", (-1, -1)),)
 
 
 class Checks:
-    """Checks of batches of two requests, whose inputs and outputs have ``length`` bytes each."""
+    """Checks of batches of two requests."""
 
     def __init__(self, config: VerifyingConfig, warm: tuple[str, ...] = ("a", "b")) -> None:
         infos = [model_info("a", inputs=FREE), model_info("b", inputs=FREE)]
@@ -28,7 +28,7 @@ class Checks:
         self.last = 0
 
     def batch(self, length: int, model: str = "a") -> None:
-        """A batch was executed and delivered."""
+        """Execute a batch whose inputs and outputs have ``length`` bytes each."""
         tensors = (spec("x", "UINT8", (1, length)),)
         self.last += 2
         inputs = tuple(InferInput(number, 1, tensors) for number in (self.last, self.last + 1))
@@ -46,104 +46,104 @@ class Checks:
         return self.tally.of(model).checks.get("skipped", 0)
 
 
-def test_no_more_requests_wait_than_the_limit_and_the_rest_are_counted() -> None:
-    it = Checks(VerifyingConfig(max_waiting=5))
+def test_at_most_the_limit_of_requests_wait_and_the_rest_are_counted() -> None:
+    bench = Checks(VerifyingConfig(max_waiting=5))
     for length in range(1, 101):
-        it.batch(length)
-    assert len(it.checks._waiting) == 5
-    assert it.skipped() == 195
+        bench.batch(length)
+    assert len(bench.checks._waiting) == 5
+    assert bench.skipped() == 195
 
 
-def test_no_more_bytes_are_held_than_the_limit() -> None:
-    it = Checks(VerifyingConfig(max_bytes=MIB, max_waiting=1000))
+def test_at_most_the_limit_of_bytes_is_held() -> None:
+    bench = Checks(VerifyingConfig(max_bytes=MIB, max_waiting=1000))
     for length in range(100 * KIB, 100 * KIB + 50):
-        it.batch(length)
-    assert it.checks._bytes <= MIB
-    assert len(it.checks._waiting) == MIB // (3 * 100 * KIB)  # its inputs, and the outputs of both requests
-    assert it.skipped() == 100 - 3
+        bench.batch(length)
+    assert bench.checks._bytes <= MIB
+    assert len(bench.checks._waiting) == MIB // (3 * 100 * KIB)  # one input and two outputs each
+    assert bench.skipped() == 100 - 3
 
 
-def test_a_request_that_is_larger_than_the_limit_is_skipped_and_smaller_ones_are_not() -> None:
-    it = Checks(VerifyingConfig(max_bytes=MIB))
-    it.batch(2 * MIB)
-    assert (len(it.checks._waiting), it.skipped()) == (0, 2)
-    it.batch(KIB)
-    assert (len(it.checks._waiting), it.skipped()) == (2, 2)
+def test_a_request_larger_than_the_limit_is_skipped_and_smaller_ones_are_not() -> None:
+    bench = Checks(VerifyingConfig(max_bytes=MIB))
+    bench.batch(2 * MIB)
+    assert (len(bench.checks._waiting), bench.skipped()) == (0, 2)
+    bench.batch(KIB)
+    assert (len(bench.checks._waiting), bench.skipped()) == (2, 2)
 
 
-def test_the_first_batch_of_a_shape_is_checked_when_there_is_room_again() -> None:
-    it = Checks(VerifyingConfig(0.0, max_waiting=2))
-    it.batch(1)
-    it.batch(2)
-    assert it.skipped() == 2
-    it.checks._waiting.clear()
-    it.checks._bytes = 0
-    it.batch(2)
-    assert len(it.checks._waiting) == 2
+def test_the_first_batch_of_a_shape_is_checked_when_fewer_requests_wait() -> None:
+    bench = Checks(VerifyingConfig(0.0, max_waiting=2))
+    bench.batch(1)
+    bench.batch(2)
+    assert bench.skipped() == 2
+    bench.checks._waiting.clear()
+    bench.checks._bytes = 0
+    bench.batch(2)
+    assert len(bench.checks._waiting) == 2
 
 
-def test_fifty_thousand_shapes_leave_a_table_of_the_size_of_the_limit() -> None:
-    it = Checks(VerifyingConfig(0.0, max_uses=100, max_waiting=100_000, max_bytes=1000 * MIB))
+def test_the_table_of_shapes_does_not_grow_beyond_its_limit() -> None:
+    bench = Checks(VerifyingConfig(0.0, max_uses=100, max_waiting=100_000, max_bytes=1000 * MIB))
     for length in range(1, 50_001):
-        it.batch(1 + length % 1000 + length // 1000 * 1000)
-        it.checks._waiting.clear()
-        it.checks._bytes = 0
-    assert len(it.checks._uses) == 100
+        bench.batch(1 + length % 1000 + length // 1000 * 1000)
+        bench.checks._waiting.clear()
+        bench.checks._bytes = 0
+    assert len(bench.checks._uses) == 100
 
 
-def test_requests_of_a_model_that_is_nowhere_make_room_for_others() -> None:
-    it = Checks(VerifyingConfig(max_waiting=4), warm=("b",))
-    it.batch(1)
-    it.batch(2)
-    assert it.checks.begin(0, 1000) is None
-    it.batch(1, "b")
-    assert it.skipped() == 4
-    request = it.checks.begin(0, 1000)
+def test_requests_of_a_model_on_no_device_are_skipped_for_others() -> None:
+    bench = Checks(VerifyingConfig(max_waiting=4), warm=("b",))
+    bench.batch(1)
+    bench.batch(2)
+    assert bench.checks.begin(0, 1000) is None
+    bench.batch(1, "b")
+    assert bench.skipped() == 4
+    request = bench.checks.begin(0, 1000)
     assert request is not None
     assert request.model.name == "b"
-    it.checks.check_invariants()
+    bench.checks.check_invariants()
 
 
-def test_what_a_check_holds_counts_until_it_is_over() -> None:
-    it = Checks(VerifyingConfig(max_bytes=5 * KIB, attempts=1))
-    it.batch(KIB)
-    assert it.skipped() == 1  # 3 KiB each
-    request = it.checks.begin(0, 1000)
+def test_the_bytes_of_a_check_count_until_it_is_over() -> None:
+    bench = Checks(VerifyingConfig(max_bytes=5 * KIB, attempts=1))
+    bench.batch(KIB)
+    assert bench.skipped() == 1  # 3 KiB each
+    request = bench.checks.begin(0, 1000)
     assert request is not None
-    it.batch(KIB)
-    assert it.skipped() == 1  # the size is known, and 1 in 1000 is checked
-    it.batch(KIB + 1)
-    assert it.skipped() == 3
-    it.checks.failed()
-    assert it.checks._bytes == 0
-    it.batch(KIB + 1)
-    assert len(it.checks._waiting) == 1
+    bench.batch(KIB)
+    assert bench.skipped() == 1  # this kind of batch is known, and 1 in 1000 is checked
+    bench.batch(KIB + 1)
+    assert bench.skipped() == 3
+    bench.checks.failed()
+    assert bench.checks._bytes == 0
+    bench.batch(KIB + 1)
+    assert len(bench.checks._waiting) == 1
 
 
-def test_a_check_that_was_executed_with_others_proves_nothing_and_is_tried_again() -> None:
-    it = Checks(VerifyingConfig())
-    it.batch(3)
-    request = it.checks.begin(0, 1000)
+def test_a_check_that_was_executed_in_a_batch_is_tried_again() -> None:
+    bench = Checks(VerifyingConfig())
+    bench.batch(3)
+    request = bench.checks.begin(0, 1000)
     assert request is not None
     output = InferOutput(1000, request.input.tensors)
-    assert it.checks.executed(Infer(1, 0, "a", (request.input, request.input)), output, b"") == []
-    again = it.checks.begin(0, 1001)
+    assert bench.checks.executed(Infer(1, 0, "a", (request.input, request.input)), output, b"") == []
+    again = bench.checks.begin(0, 1001)
     assert again is not None
     assert again.payload is request.payload
-    (compare,) = it.checks.executed(Infer(2, 0, "a", (again.input,)), output, b"")
+    (compare,) = bench.checks.executed(Infer(2, 0, "a", (again.input,)), output, b"")
     assert isinstance(compare, CompareOutputs)
-    it.checks.check_invariants()
+    bench.checks.check_invariants()
 
 
 def test_a_check_repeats_the_request_with_an_id_of_its_own() -> None:
-    it = Checks(VerifyingConfig(slo=50))
-    it.batch(3)
-    request = it.checks.begin(7, 1000)
+    bench = Checks(VerifyingConfig(slo=50))
+    bench.batch(3)
+    request = bench.checks.begin(7, 1000)
     assert request is not None
-    assert request.input == replace(it_first(it), request_id=1000)
+    assert request.input == replace(first_input(bench), request_id=1000)
     assert (request.id, request.arrival, request.deadline) == (1000, 7, 57)
 
 
-def it_first(it: Checks) -> InferInput:
-    assert it.checks._sample is not None
-    return it.checks._sample.input
+def first_input(bench: Checks) -> InferInput:
+    assert bench.checks._sample is not None
+    return bench.checks._sample.input

@@ -31,7 +31,9 @@ def test_a_connection_has_its_share_pending_and_another_is_served() -> None:
             await until(host, Stage.SERVING)
             calls = [asyncio.ensure_future(greedy.infer("m", ones())) for _ in range(2)]
             await worker.until(lambda: len(worker.held) == 2)
-            assert await refusal(greedy) == "[StatusCode.RESOURCE_EXHAUSTED] this connection has too much pending"
+            assert (
+                await refusal(greedy) == "[StatusCode.RESOURCE_EXHAUSTED] this connection has too many pending requests"
+            )
             calls.append(asyncio.ensure_future(other.infer("m", ones())))
             await worker.until(lambda: len(worker.held) == 3)
             for action, payload in worker.held:

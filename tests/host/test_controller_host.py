@@ -117,10 +117,10 @@ async def raw_infer(host: ControllerHost, request: InferRequest, payload: bytes)
 @pytest.mark.parametrize(
     ("tensor", "payload", "says"),
     [
-        (TensorSpec("x", "FP32", (1, 4), 16), b"short", "16 bytes of data, but 5"),
-        (TensorSpec("x", "FP32", (1, 4), 5), b"short", "takes 16 bytes, but says 5"),
+        (TensorSpec("x", "FP32", (1, 4), 16), b"short", "16 bytes, but 5 came"),
+        (TensorSpec("x", "FP32", (1, 4), 5), b"short", "takes 16 bytes, but its size is given as 5"),
         (TensorSpec("x", "FP32", (-1, -4), 16), bytes(16), "negative dimension"),
-        (TensorSpec("x", "FP32", (2**62, 2**62), 16), bytes(16), "but says 16"),
+        (TensorSpec("x", "FP32", (2**62, 2**62), 16), bytes(16), "but its size is given as 16"),
         (TensorSpec("x", "FP33", (1, 4), 16), bytes(16), "unknown datatype 'FP33'"),
         (TensorSpec("x", "FP32", (1,) * 17, 4), bytes(4), "17 dimensions"),
         (TensorSpec("x", "BYTES", (1, 4), 3), b"abc", "at least 4"),

@@ -203,7 +203,7 @@ def test_an_idle_lane_answers_what_is_late_by_itself(bench: Bench) -> None:
     bench.tell(LoadWeights(2, 0, "n"))
     result = bench.asks(infer(3, latest=CLOCK.now() + ms(2), model="n"))
     assert isinstance(result, ErrorResult)
-    assert "it waited for its weights" in result.message
+    assert "the action waited for its weights" in result.message
     gate.open()
     assert bench.result().id == 2
 

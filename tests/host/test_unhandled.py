@@ -62,7 +62,7 @@ class Desk:
 def test_payloads_that_wait_are_limited_for_a_client_and_in_all() -> None:
     desk = Desk()
     assert desk.ask(1, 1, 100) == ""
-    assert desk.ask(1, 2, 51).startswith("this connection has too much pending: 1 requests with 100 B")
+    assert desk.ask(1, 2, 51).startswith("this connection has too many pending requests: 1 requests with 100 B")
     assert desk.ask(1, 3, 50) == ""
     assert desk.ask(2, 1, 101).startswith("the server is full: 2 requests with 150 B")
     assert desk.ask(2, 2, 100) == ""
@@ -73,10 +73,10 @@ def test_requests_that_wait_count_together_with_those_that_are_pending() -> None
     desk = Desk()
     desk.pending.add(1, 100)
     assert desk.ask(2, 1) == ""
-    assert "too much pending" in desk.ask(1, 1, 60)
+    assert "too many pending requests" in desk.ask(1, 1, 60)
     for number in range(3):
         assert desk.ask(1, 10 + number) == ""
-    assert "too much pending" in desk.ask(1, 20)
+    assert "too many pending requests" in desk.ask(1, 20)
     assert desk.ask(3, 1) == ""
     assert "the server is full" in desk.ask(3, 2)
 

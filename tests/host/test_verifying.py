@@ -60,7 +60,7 @@ def test_after_the_first_check_every_answer_is_that_of_the_request_alone(schedul
             async with AsyncClient(str(host.client_address)) as client:
                 assert wrong(await burst(client, 0)) > 1
                 model = await checked(client)
-                assert model.unbatched.startswith("a request had another answer in a batch of ")
+                assert model.unbatched.startswith("the outputs of a request differed between a batch of ")
                 assert model.counts.checks["differed"] == 1
                 made = len(worker.seen)
                 for turn in range(1, 4):

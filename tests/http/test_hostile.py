@@ -44,10 +44,10 @@ async def refused(peer: Peer, path: str, body: bytes, status: int, why: str, **h
 LISTS = "[" + "[0]," * 300_000 + "[0]]"
 WRONG = {
     "batch": (in_json([300_001, 1], LISTS), "input 'x' has shape [300001, 1]"),
-    "rows": (in_json([300_001, 4], LISTS), "a batch of 300001"),
+    "rows": (in_json([300_001, 4], LISTS), "request has 300001 rows"),
     "rank": (in_json([300_001], LISTS), "input 'x' has shape [300001]"),
-    "datatype": (in_json([1, 4], LISTS, datatype="INT64"), "input 'x' is INT64"),
-    "name": (in_json([1, 4], LISTS, name="z"), "unknown input 'z'"),
+    "datatype": (in_json([1, 4], LISTS, datatype="INT64"), "input 'x' has datatype INT64"),
+    "name": (in_json([1, 4], LISTS, name="z"), "input 'z' is unknown"),
 }
 
 

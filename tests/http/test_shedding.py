@@ -85,7 +85,7 @@ def test_an_answer_is_made_once_for_a_wait() -> None:
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\ndate: today\r\n")
     assert b"retry-after: 1\r\n" in head + b"\r\n"
     assert b"content-length: %d" % len(body) in head
-    assert b"the server is overloaded: requests wait 40 ms before it can look at them" in body
+    assert b"the server is overloaded: requests wait 40 ms before it handles them" in body
     assert b"tomorrow" in replies.bytes(Shed(40 * MILLISECOND, 1), [(b"date", b"tomorrow")])
 
 

@@ -103,7 +103,7 @@ WRONG: dict[str, tuple[tuple[bytes, int | None], str]] = {
     "too much behind": (body(binary(8), rest=bytes(9)), "9 bytes follow the JSON"),
     "negative size": (body(binary(-1)), "binary_data_size -1"),
     "huge size": (body(binary(2**62), rest=bytes(8)), "8 bytes are left"),
-    "size of another shape": (body(binary(4), rest=bytes(4)), "takes 8 bytes, but says 4"),
+    "size of another shape": (body(binary(4), rest=bytes(4)), "takes 8 bytes, but its size is given as 4"),
     "negative dimension": (body(binary(8, shape=[-1, -2]), rest=bytes(8)), "negative dimension"),
     "negative dimension in json": (body(tensor(shape=[-1, -1], data=[1])), "no dimension may be negative"),
     "no list": (body(tensor(data=7)), "does not have the shape"),

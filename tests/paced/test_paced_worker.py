@@ -105,7 +105,7 @@ def test_an_unknown_profile_and_an_unknown_device_are_refused() -> None:
     assert "model 'other' has no profile on this worker, which emulates m" in str(answer.result)
     (answer,) = worker.handle(ms(20), infer(8, gpu=5))
     assert isinstance(answer, SendResult)
-    assert "there is no gpu 5" in str(answer.result)
+    assert "gpu 5 is unknown" in str(answer.result)
 
 
 def test_measured_samples_are_used_in_order() -> None:

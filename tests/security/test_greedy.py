@@ -134,7 +134,7 @@ def test_a_request_for_very_many_outputs_costs_no_worker(outputs: tuple[str, ...
             if status == Status.SUCCESS:
                 assert [tensor.name for tensor in answer.outputs] == ["prob"]
             else:
-                assert answer.message == "100000 outputs; at most 256 are accepted"
+                assert answer.message == "request has 100000 outputs; at most 256 are accepted"
             answer = await raw.answer_to(InferRequest(2, MODEL, (IMAGE,), seconds(10)), image)
             assert answer.status == Status.SUCCESS
 

@@ -40,7 +40,7 @@ def test_a_native_client_is_let_in_with_a_token_and_does_what_it_is_good_for() -
     async def test() -> None:
         async with guarded() as host:
             here = str(host.client_address)
-            for token, why in (("", "a bearer token is needed"), (WRONG, "the token is not known here")):
+            for token, why in (("", "a bearer token is needed"), (WRONG, "the bearer token is unknown")):
                 with pytest.raises(ConnectionLostError, match=why):
                     await AsyncClient(here, token=token).connect()
             async with AsyncClient(here, token=READER) as client:

@@ -1,1 +1,1 @@
-"""The controller: start-up in four stages, then requests to the scheduler, actions to workers, answers to clients."""
+"""The controller: starts up, admits requests, lets a scheduler decide, and answers clients. Pure: no I/O, no clock."""

@@ -22,15 +22,16 @@ from clockwork.state import ClockworkState, GPUState, PendingRequest
 from clockwork.units import Nanos, as_ms
 
 MAX_LOSSES: Final = 2
-"""Workers that may be lost while they hold a request. The first loss is hardly the request's fault, and it is tried
-once more. After the second it is taken for the cause: tried again and again, one request could end every worker."""
+"""Workers that may be lost while they hold a request. The first loss is unlikely to be the request's fault, so the
+request is tried once more. After the second loss the request counts as the cause, because one request that is tried
+again and again could end every worker."""
 
 RESULT_OF: Final[Mapping[type, type]] = {
     LoadWeights: LoadWeightsResult,
     EvictWeights: EvictWeightsResult,
     Infer: InferResult,
 }
-"""The result of an action that succeeded."""
+"""The type of the result of an action that succeeded."""
 
 
 def checked_result(state: ClockworkState, action: DeviceAction, result: Result) -> Result:
@@ -59,23 +60,26 @@ def checked_result(state: ClockworkState, action: DeviceAction, result: Result) 
 
 
 def count_loss(request: PendingRequest, worker_id: str) -> str:
-    """Count a worker that was lost with a request; return why the request is not tried again, or nothing."""
+    """Count a worker that was lost while it held a request.
+
+    Return why the request is not tried again; empty if it is.
+    """
     request.losses += 1
     if request.losses < MAX_LOSSES:
         return ""
     return (
         f"{request.losses} workers were lost while they held this request, the last {worker_id}: "
-        "it may be the cause, and is not tried again"
+        "the request may be the cause and is not tried again"
     )
 
 
 def record_result(state: ClockworkState, gpu: GPUState, action: DeviceAction, result: Result) -> None:
-    """Keep what an action took: how fast the models are in service, and how well that was predicted."""
+    """Record how long an action took, and how well that was predicted."""
     model = state.models.get(action.model)
     gpu.compare(action, result, model)
     gpu.work.count(result)
     if model is None:
-        return  # held by a worker, but not served
+        return  # a worker holds the model, but it is not served
     if isinstance(action, Infer) and isinstance(result, InferResult):
         model.took(gpu.kind, action.batch_size, gpu.occupied(action.earliest, result.exec))
     elif isinstance(action, LoadWeights) and isinstance(result, LoadWeightsResult):
@@ -84,24 +88,24 @@ def record_result(state: ClockworkState, gpu: GPUState, action: DeviceAction, re
 
 
 def _overlap(timing: Timing, begin: Nanos, end: Nanos) -> Nanos:
-    """Return how much of a time lies between two moments."""
+    """Return how much of a time span lies between two moments."""
     return max(0, min(timing.end, end) - max(timing.begin, begin))
 
 
 def why_late(now: Nanos, action: Infer, result: InferResult) -> str:
-    """Return why the answers of an Infer came too late."""
+    """Return why the result of an Infer came after its requests' deadlines."""
     timing = result.exec
     return (
-        f"Infer {action.id} began {as_ms(timing.begin - action.earliest):.3f} ms after it was sent, took "
-        f"{as_ms(timing.duration):.3f} ms (estimated were {as_ms(action.expected_duration):.3f}), and its result "
-        f"{as_ms(now - timing.end):.3f} ms to come"
+        f"Infer {action.id} began {as_ms(timing.begin - action.earliest):.3f} ms after it was sent and took "
+        f"{as_ms(timing.duration):.3f} ms (estimate: {as_ms(action.expected_duration):.3f} ms); its result took "
+        f"{as_ms(now - timing.end):.3f} ms to arrive"
     )
 
 
 def request_timing(
     now: Nanos, gpu: GPUState, request: PendingRequest, action: Infer, result: InferResult
 ) -> RequestTiming:
-    """Return where the time of a request went that an Infer has executed."""
+    """Return how the time of an executed request was spent."""
     loaded = gpu.loads.get(action.model)
     return RequestTiming(
         now - request.arrival,

@@ -1,7 +1,4 @@
-"""Checks a client's InferRequest against the model, before anything is done for it.
-
-Rules of the file: it answers whose fault it is in words that name what was asked, what was found, and what to do.
-"""
+"""Checks a client's InferRequest against the model: outputs, inputs, batch size and SLO."""
 
 from typing import Final
 
@@ -12,43 +9,43 @@ from clockwork.messages.tensors import Datatype, TensorInfo, TensorSpec
 from clockwork.state import ModelState
 from clockwork.units import Nanos, show_duration
 
-REMEMBERED: Final = 4096
-"""Combinations of a model and its inputs' specs that were found right, remembered so as not to check them again."""
+MAX_KNOWN_INPUTS: Final = 4096
+"""Combinations of a model and input specs whose successful check is remembered."""
 
 
 class Admission:
-    """Checks inputs, and tells batch sizes and SLOs."""
+    """Checks inputs, and computes the batch size and the SLO of a request."""
 
     def __init__(self, config: ControllerConfig) -> None:
-        """See `ControllerConfig` for the limits."""
+        """``config`` has the limits."""
         self._config = config
-        self._right: dict[tuple[str, tuple[TensorSpec, ...]], int] = {}
+        self._batch_sizes: dict[tuple[str, tuple[TensorSpec, ...]], int] = {}  #: of inputs that were found correct
 
     def batch_size(self, model: ModelState, request: InferRequest) -> int:
-        """The request's rows in a batch, at least 1.
+        """Return the number of rows that the request has in a batch, at least 1.
 
         Raises:
-            InvalidRequestError: its inputs or wanted outputs are not the model's.
+            InvalidRequestError: the model does not take these inputs, or has no such output.
         """
         if request.outputs:
             known = [info.name for info in model.info.outputs]
             for name in request.outputs:
                 if name not in known:
-                    raise InvalidRequestError(f"model {model.name} has no output {name!r}; it has {', '.join(known)}")
+                    raise InvalidRequestError(f"output {name!r} is unknown; model {model.name} has {', '.join(known)}")
         key = (model.name, request.inputs)
-        batch_size = self._right.get(key)
+        batch_size = self._batch_sizes.get(key)
         if batch_size is None:
             batch_size = _check_inputs(model, request.inputs)
-            if len(self._right) >= REMEMBERED:
-                self._right.clear()
-            self._right[key] = batch_size
+            if len(self._batch_sizes) >= MAX_KNOWN_INPUTS:
+                self._batch_sizes.clear()
+            self._batch_sizes[key] = batch_size
         return batch_size
 
     def slo(self, model: ModelState, request: InferRequest) -> Nanos:
-        """The time within which the request wants its answer.
+        """Return the request's SLO: its own, or the default for the model.
 
         Raises:
-            InvalidRequestError: it is zero, negative, not a number, or longer than the longest accepted.
+            InvalidRequestError: the SLO is zero, negative, not a number, or longer than the limit.
         """
         slo = request.slo
         if request.slo_factor is not None:
@@ -60,10 +57,10 @@ class Admission:
         if slo is None:
             slo = self._default(model)
         if slo <= 0:
-            raise InvalidRequestError(f"the slo is {show_duration(slo)}; it must be positive")
+            raise InvalidRequestError(f"slo is {show_duration(slo)}; it must be positive")
         if slo > self._config.max_slo:
             limit = show_duration(self._config.max_slo)
-            raise InvalidRequestError(f"the slo is {show_duration(slo)}; at most {limit} is accepted")
+            raise InvalidRequestError(f"slo is {show_duration(slo)}; the limit is {limit}")
         return slo
 
     def _default(self, model: ModelState) -> Nanos:
@@ -77,27 +74,29 @@ def _check_inputs(model: ModelState, inputs: tuple[TensorSpec, ...]) -> int:
     for tensor in inputs:
         info = expected.pop(tensor.name, None)
         if info is None:
-            raise InvalidRequestError(f"unknown input {tensor.name!r}; {wants}")
+            raise InvalidRequestError(f"input {tensor.name!r} is unknown; {wants}")
         _check_input(tensor, info, wants)
     if expected:
-        raise InvalidRequestError(f"missing input {', '.join(map(repr, expected))}; {wants}")
+        verb = "is" if len(expected) == 1 else "are"
+        raise InvalidRequestError(f"input {', '.join(map(repr, expected))} {verb} missing; {wants}")
     if not model.info.batchable:
         return 1
     sizes = {tensor.shape[0] for tensor in inputs}
     if len(sizes) != 1:
-        raise InvalidRequestError(f"the inputs differ in their first dimension, the batch: {sorted(sizes)}")
+        raise InvalidRequestError(
+            f"inputs have different batch dimensions: {sorted(sizes)}; the first dimensions must be equal"
+        )
     batch_size = sizes.pop()
     if not 1 <= batch_size <= model.max_rows:
-        raise InvalidRequestError(
-            f"a batch of {batch_size}; model {model.name} takes 1 to {model.max_rows} rows in one request"
-        )
+        takes = "1 row" if model.max_rows == 1 else f"1 to {model.max_rows} rows"
+        raise InvalidRequestError(f"request has {batch_size} rows; model {model.name} takes {takes} in one request")
     return batch_size
 
 
 def _check_input(tensor: TensorSpec, info: TensorInfo, wants: str) -> None:
     if tensor.datatype != info.datatype:
         known = tensor.datatype if tensor.datatype in list(Datatype) else repr(tensor.datatype)
-        raise InvalidRequestError(f"input {tensor.name!r} is {known}; {wants}")
+        raise InvalidRequestError(f"input {tensor.name!r} has datatype {known}; {wants}")
     fits = len(tensor.shape) == len(info.shape) and all(
         want == got or (want == -1 and got >= 0) for want, got in zip(info.shape, tensor.shape, strict=True)
     )

@@ -1,4 +1,4 @@
-"""Requests that came before serving began: each waits until then, but no longer than its own time-out."""
+"""The requests that came before SERVING. Each waits until SERVING begins, or until its own time-out."""
 
 from collections import OrderedDict
 
@@ -19,14 +19,14 @@ class _Buffered(Struct, frozen=True):
 
 
 class StartupBuffer:
-    """InferRequests and ListModelsRequests in order of arrival. All wait equally long, so the oldest expires first."""
+    """InferRequests and ListModelsRequests in order of arrival, which is the order in which they expire."""
 
     def __init__(self, config: ControllerConfig) -> None:
-        """Empty. `Quota` bounds it."""
+        """Start empty; ``config`` has the limits and the time-out."""
         self._config = config
         self._quota = Quota(config)
-        self._waiting: OrderedDict[int, _Buffered] = OrderedDict()  #: by a number that counts them
-        self._of_client: dict[int, dict[int, list[int]]] = {}  #: client -> its request id -> numbers
+        self._waiting: OrderedDict[int, _Buffered] = OrderedDict()  #: by a number that counts requests
+        self._of_client: dict[int, dict[int, list[int]]] = {}  #: client -> request id -> numbers
         self._last_number = 0
 
     def __len__(self) -> int:
@@ -45,24 +45,24 @@ class StartupBuffer:
         return []
 
     def expire(self, now: Nanos) -> list[Respond]:
-        """Answer those whose time-out has come."""
+        """Answer the requests whose time-out has passed."""
         responses = []
         timeout = self._config.initializing_timeout
         while (first := next(iter(self._waiting), None)) is not None:
             if self._waiting[first].arrival + timeout > now:
                 break
             entry = self._take(first)
-            text = f"the server is still starting up, {show_duration(timeout)} after the request came"
+            text = f"the server is still starting up {show_duration(timeout)} after the request arrived; retry later"
             responses.append(_initializing(entry.event, now - entry.arrival, text))
         return responses
 
     def next_expiry(self) -> Nanos | None:
-        """When `expire` has something to do."""
+        """Return when `expire` has something to do next."""
         first = next(iter(self._waiting.values()), None)
         return None if first is None else first.arrival + self._config.initializing_timeout
 
     def take_all(self) -> list[ClientRequest]:
-        """Everything that still waits, in order of arrival."""
+        """Remove and return all requests, in order of arrival."""
         events = [entry.event for entry in self._waiting.values()]
         self._waiting.clear()
         self._of_client.clear()
@@ -70,10 +70,10 @@ class StartupBuffer:
         return events
 
     def cancel(self, client_id: int, request_id: int | None = None) -> None:
-        """Forget a client's InferRequest of that id, or all requests of the client."""
+        """Forget a client's InferRequest with this id, or all requests of the client."""
         of_client = self._of_client.get(client_id, {})
         ids = list(of_client) if request_id is None else [request_id]
-        for number in [number for asked in ids for number in of_client.get(asked, ())]:
+        for number in [number for found in ids for number in of_client.get(found, ())]:
             if request_id is None or isinstance(self._waiting[number].event.request, InferRequest):
                 self._take(number)
 

@@ -1,4 +1,4 @@
-"""What an operator may choose about a controller; every limit has its name and its unit here."""
+"""The controller's configuration, with all its limits."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ from clockwork.units import GIB, MIB, MILLISECOND, SECOND, Bytes, Nanos
 
 
 class LoadSpec(Struct, frozen=True):
-    """One LoadModelFromDisk that the operator gave at the start."""
+    """A model for the controller to load at the start."""
 
     path: str
     name: str = ""
@@ -17,11 +17,13 @@ class LoadSpec(Struct, frozen=True):
 
 
 class ProfilingConfig(Struct, frozen=True):
-    """How much is measured.
+    """How models are measured.
 
-    Of each thing, ``min_samples`` to ``max_samples`` samples are kept: as many as fit into ``budget``. Batch sizes are
-    the powers of two up to ``max_batch_size``; one that takes longer than ``max_exec`` is left out (the original's
-    ``max_exec``), and so are those above it. Free dimensions other than the batch are measured at ``free_dim``.
+    LoadWeights and each batch size of Infer are measured ``min_samples`` to ``max_samples`` times: as often as fits
+    into ``budget``, after ``warmups`` executions that do not count. Batch sizes are the powers of two up to
+    ``max_batch_size``. A batch size that takes longer than ``max_exec`` is left out, as in the original, and so are
+    larger ones. Free dimensions other than the batch dimension are set to ``free_dim``. A measurement that fails is
+    tried ``attempts`` times in all.
     """
 
     max_batch_size: int = 16
@@ -35,16 +37,16 @@ class ProfilingConfig(Struct, frozen=True):
 
 
 DEFAULT_VERIFIED_SHARE: Final = 0.001
-"""Share of batches of which a request is executed again alone."""
+"""Share of batches that are checked: one request of each is executed again alone."""
 
 
 class VerifyingConfig(Struct, frozen=True):
-    """How batches are checked in service: requests that were executed in one are executed again alone.
+    """How batches are checked in service: requests that were executed in a batch are executed again alone.
 
-    Two requests are checked of the first batch of each size and shape of a model, and one request of a ``share`` of all
-    batches. At most ``max_waiting`` requests wait for their check, with ``max_bytes`` of inputs and outputs together.
-    The ``max_uses`` sizes and shapes that came last are known as used. A check has ``slo`` to be executed, and is tried
-    ``attempts`` times.
+    Two requests of the first batch of each size and shape of a model are checked, and one request of a ``share`` of all
+    batches. At most ``max_waiting`` requests wait for their check, with at most ``max_bytes`` of inputs and outputs
+    together. The last ``max_uses`` sizes and shapes are remembered. The request of a check has the SLO ``slo``; a check
+    is tried ``attempts`` times.
     """
 
     share: float = DEFAULT_VERIFIED_SHARE
@@ -58,13 +60,20 @@ class VerifyingConfig(Struct, frozen=True):
 class ControllerConfig(Struct, frozen=True):
     """How a controller starts up, and its limits.
 
-    ``workers``: how many workers QUERYING waits for. ``models``: if given, these are loaded and LOADING ends with
-    them; otherwise clients load, and LOADING ends ``load_timeout`` after the last activity. ``initializing_timeout``:
-    how long a request is buffered before it is told that the server is starting. ``query_timeout``: a worker that has
-    not told its state by then is dropped. ``default_slo``: of requests that bring none; ``model_slos`` in its place, by
-    the name of a model, or of all copies that were loaded by that name. ``verifying``: how batches are checked; None:
-    not at all. The rest are limits; beyond them requests are refused: ``max_pending`` and ``max_pending_bytes`` of the
-    whole server, ``max_client_pending`` and ``max_client_bytes`` of one connection.
+    - ``workers``: the number of workers that QUERYING waits for
+    - ``models``: if set, the controller loads these models and LOADING ends when they are loaded; otherwise clients
+      load models, and LOADING ends ``load_timeout`` after the last activity
+    - ``initializing_timeout``: how long a request waits for SERVING before it is answered with INITIALIZING
+    - ``query_timeout``: a worker that takes longer to report its state is dropped
+    - ``default_slo``: the SLO of requests that set none; ``model_slos`` overrides it for a model, or for all copies
+      that were loaded under a name
+    - ``max_slo``: the longest SLO that a request may set
+    - ``loads_per_worker``: the number of model loads that are outstanding at a worker at a time
+    - ``verifying``: how batches are checked; None: they are not
+
+    The other fields are limits, beyond which requests are refused: ``max_copies`` of one load, ``max_loads`` pending
+    loads, ``max_pending`` and ``max_pending_bytes`` of the whole server, ``max_client_pending`` and
+    ``max_client_bytes`` of one connection.
     """
 
     workers: int = 1

@@ -1,13 +1,12 @@
-"""The controller's state in the words of `clockwork.messages`, for clients, people and monitoring.
+"""Descriptions of the controller's state as messages, for clients, people and monitoring.
 
-A `Description` gives one thing at a time, so that its user can let other work run in between.
+A `Description` describes one model or worker at a time, so that its user can let other work run in between.
 """
 
 from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
-from clockwork.controller.readiness import is_ready
 from clockwork.controller.stage import Stage
 from clockwork.controller.tally import Counts, Tally
 from clockwork.messages import counts
@@ -24,33 +23,40 @@ from clockwork.units import Nanos
 
 
 class Summaries:
-    """All models as clients see them, described again only after a model was given a profile."""
+    """The descriptions of all models for clients. They are made again only after a model has got a profile."""
 
     def __init__(self, state: ClockworkState) -> None:
-        """``state`` may go on changing; ask only while its set of models stays as it is."""
+        """``state`` may change afterwards, but not its set of models."""
         self._state = state
         self._assigned = -1
-        self._made: tuple[ModelSummary, ...] = ()
+        self._summaries: tuple[ModelSummary, ...] = ()
 
     def after(self, assigned: int) -> tuple[ModelSummary, ...]:
-        """Return the models by name: the same tuple while ``assigned``, the profiles given so far, is the same."""
+        """Return the models in order of names; ``assigned`` is the number of profiles that models have got so far."""
         if assigned != self._assigned:
-            self._made = tuple(describe_model(model) for _, model in sorted(self._state.models.items()))
+            self._summaries = tuple(describe_model(model) for _, model in sorted(self._state.models.items()))
             self._assigned = assigned
-        return self._made
+        return self._summaries
+
+
+def is_ready(stage: Stage, state: ClockworkState, model: str | None = None) -> bool:
+    """Return whether a request would be served now: for any model, or for the one named."""
+    if stage is not Stage.SERVING:
+        return False
+    return state.answers() if model is None else state.can_serve(model)
 
 
 def describe_model(model: ModelState) -> ModelSummary:
-    """A model as clients see it."""
+    """Return a model's description for clients."""
     info = model.info
     return ModelSummary(model.name, info.inputs, info.outputs, info.batchable, model.max_rows, info.weights_bytes)
 
 
 class Description(Struct, frozen=True):
-    """What there is to say of a server; ``fleet``: workers that have told their state.
+    """Describes a server. ``fleet`` has the workers that have reported their state.
 
-    ``ready`` are the workers in service that are not silent. ``fleet``, ``state``, ``tally`` and ``broken`` are the
-    controller's own, and go on changing.
+    ``ready`` names the workers that serve and are not silent. ``fleet``, ``state``, ``tally`` and ``broken`` are the
+    controller's own objects, which change over time.
     """
 
     version: str
@@ -66,78 +72,79 @@ class Description(Struct, frozen=True):
     serving_ns: Nanos
 
     def models(self) -> list[str]:
-        """Their names, in order."""
+        """Return the names of the served models, in order."""
         return sorted(self.state.models)
 
     def is_ready(self, model: str | None = None) -> bool:
-        """Whether a request would be answered now: of any model, or of the one named."""
+        """Return whether a request would be served now: for any model, or for the one named."""
         return is_ready(Stage(self.stage), self.state, model)
 
     def counts_of(self, model: str) -> Counts:
-        """A served model's counters, to be read."""
+        """Return a served model's counters; not to be changed."""
         return self.tally.of(model)
 
     def summary_of(self, model: str) -> ModelSummary | None:
-        """A served model as clients see it; None: there is no such model."""
+        """Return a served model's description for clients; None if no such model is served."""
         found = self.state.models.get(model)
         return None if found is None else describe_model(found)
 
     def status_of(self, model: str) -> ModelStatus | None:
-        """A served model, its times and its counts; None: there is no such model."""
+        """Return a served model with its times and counts; None if no such model is served."""
         found = self.state.models.get(model)
         return None if found is None else _describe_model(found, self.tally.of(model), self.is_ready(model))
 
     def statuses(self) -> Iterator[ModelStatus]:
-        """Each served model, by name, described when it is asked for."""
+        """Yield each served model in order of names. Each is described when the iterator reaches it."""
         return (status for name in self.models() if (status := self.status_of(name)) is not None)
 
     def workers(self) -> Iterator[WorkerStatus]:
-        """Each worker, by name."""
+        """Yield each worker, in order of names."""
         for worker_id, worker in sorted(self.fleet.items()):
             yield _describe_worker(worker, worker_id in self.ready)
 
     def predictions(self) -> Iterator[Predictions]:
-        """Of each device, and of those that are gone."""
+        """Yield the predictions of each device, and those of devices that have left."""
         return self.state.each_predictions()
 
     def server(self) -> ServerStatus:
-        """Everything that `clockwork status` shows."""
+        """Return everything that `clockwork status` shows."""
         return self.server_with(tuple(self.statuses()))
 
     def server_with(self, models: tuple[ModelStatus, ...]) -> ServerStatus:
-        """The same, with models that were described before."""
+        """Return the same as `server`, with models that were described before."""
         return ServerStatus(
-            self.version,
-            self.scheduler,
-            self.stage,
-            self.progress,
-            self.outstanding,
-            tuple(self.workers()),
-            models,
-            dict(self.broken),
-            self.serving_ns,
-            self.state.predictions().summary(),
-            self.tally.without_model(),
-            self.is_ready(),
+            version=self.version,
+            scheduler=self.scheduler,
+            stage=self.stage,
+            progress=self.progress,
+            outstanding=self.outstanding,
+            workers=tuple(self.workers()),
+            models=models,
+            broken=dict(self.broken),
+            serving_ns=self.serving_ns,
+            predictions=self.state.predictions().summary(),
+            without_model=self.tally.without_model(),
+            ready=self.is_ready(),
         )
 
 
 def _describe_model(model: ModelState, counted: Counts, ready: bool) -> ModelStatus:
     answers = counted.named()
+    changed = {kind: recent for kind, profile in model.profiles.items() if (recent := model.recent(kind)) != profile}
     return ModelStatus(
-        model.info,
-        dict(model.profiles),
-        counts.in_time(answers),
-        counts.late(answers),
-        counts.refused(answers),
-        counts.failed(answers),
-        counted.cold_starts,
-        counted.broken_promises,
-        {kind: recent for kind, profile in model.profiles.items() if (recent := model.recent(kind)) != profile},
-        model.predictions.summary(),
-        counted.summary(),
-        ready,
-        model.unbatched,
+        info=model.info,
+        profiles=dict(model.profiles),
+        in_time=counts.in_time(answers),
+        late=counts.late(answers),
+        refused=counts.refused(answers),
+        failed=counts.failed(answers),
+        cold_starts=counted.cold_starts,
+        broken_promises=counted.broken_promises,
+        recent=changed,
+        predictions=model.predictions.summary(),
+        counts=counted.summary(),
+        ready=ready,
+        unbatched=model.unbatched,
     )
 
 

@@ -1,6 +1,6 @@
-"""What a controller hears from its host, and what it asks of it.
+"""The events that a controller handles, and the commands that it returns to its host.
 
-Payloads are opaque handles: one per client's message, one per share of an Infer's outputs.
+Payloads are opaque handles: one per client's message, and one per request's share of an Infer's outputs.
 """
 
 from typing import TypeAlias
@@ -16,7 +16,7 @@ from clockwork.units import Nanos
 
 
 class WorkerConnected(Struct, frozen=True):
-    """A worker has dialled in. A worker that is connected already under this name is lost first."""
+    """A worker has connected. If a worker is connected under this name already, that connection is lost first."""
 
     worker_id: str
 
@@ -29,14 +29,14 @@ class WorkerLost(Struct, frozen=True):
 
 
 class WorkerSilent(Struct, frozen=True):
-    """Nothing was received from a worker for a while, or, if not ``silent``, something again. It is still connected."""
+    """Nothing was received from a connected worker for a while; with ``silent`` false: something was received again."""
 
     worker_id: str
     silent: bool
 
 
 class WorkerResult(Struct, frozen=True):
-    """A worker has sent a result; ``payloads`` has one handle per output of an InferResult."""
+    """A worker has sent a result. ``payloads`` has one handle per output of an InferResult."""
 
     worker_id: str
     result: Result
@@ -44,11 +44,12 @@ class WorkerResult(Struct, frozen=True):
 
 
 class ClientRequest(Struct, frozen=True):
-    """A client has sent a request. ``wrong``: why an InferRequest contradicts its payload, or is too large, if so.
+    """A client has sent a request.
 
+    ``wrong``: why an InferRequest contradicts its payload or is too large; empty if it does not and is not.
     ``arrival``: when the request reached the controller's machine, as far as the host knows; its SLO counts from then.
-    None: the moment when the event is handled.
-    ``shared``: the client asks for many connections; the limits of one client do not apply to it.
+    None: when the event is handled. ``shared``: the client sends requests for many connections, so the limits of one
+    client do not apply to it.
     """
 
     client_id: int
@@ -60,33 +61,34 @@ class ClientRequest(Struct, frozen=True):
 
 
 class ClientLost(Struct, frozen=True):
-    """A client's connection has ended: nobody waits for its answers."""
+    """A client's connection has ended. Its requests need no response."""
 
     client_id: int
 
 
 class RequestsShed(Struct, frozen=True):
-    """The host has refused requests before they reached the controller: how many by model; "" for other names."""
+    """The host has refused requests before the controller: their number by model; "" stands for unknown models."""
 
     by_model: dict[str, int]
 
 
 class ServerLoad(Struct, frozen=True):
-    """The host has measured how busy the server itself is: the share of its processor time in use, from 0 to 1."""
+    """The host has measured how busy the server is: ``busy`` is the share of its processor time in use, from 0 to 1."""
 
     busy: float
 
 
 class Drain(Struct, frozen=True):
-    """Finish what is pending and begin nothing new; `Drained` follows, after ``limit`` at the latest."""
+    """The operator ends the server: finish pending requests and refuse new ones. `Drained` follows within ``limit``."""
 
     limit: Nanos
 
 
 class OutputsCompared(Struct, frozen=True):
-    """The answer to `CompareOutputs`. ``difference``: how the outputs differ; empty if they agree.
+    """The answer to `CompareOutputs`.
 
-    ``error``: why they could not be compared, if so.
+    ``difference``: how the outputs differ; empty if they agree. ``error``: why they could not be compared; empty if
+    they could.
     """
 
     check_id: int
@@ -117,9 +119,9 @@ class Respond(Struct, frozen=True):
 
 
 class CompareOutputs(Struct, frozen=True):
-    """Compare a request's outputs ``in_batch`` with those of the same request ``alone``; `OutputsCompared` must follow.
+    """Compare a request's outputs ``in_batch`` with the outputs of the same request executed ``alone``.
 
-    Each has the handle of its payload.
+    The payload fields are handles. `OutputsCompared` must follow.
     """
 
     check_id: int
@@ -130,7 +132,7 @@ class CompareOutputs(Struct, frozen=True):
 
 
 class SaveProfile(Struct, frozen=True):
-    """Remember a profile for the next start."""
+    """Store a profile for the next start."""
 
     key: ProfileKey
     profile: ModelProfile
@@ -144,9 +146,9 @@ class DropWorker(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """Tell the operator. ``level`` is a name of the logging module's.
+    """Write a line to the log. ``level`` is a level name of the logging module.
 
-    ``event`` and ``fields`` say the same to programs: see docs/operations.md.
+    ``text`` is for people; ``event`` and ``fields`` are for programs (see docs/operations.md).
     """
 
     level: str
@@ -156,19 +158,19 @@ class Report(Struct, frozen=True):
 
 
 class StageEntered(Struct, frozen=True):
-    """The controller is in another stage now."""
+    """The controller has entered a stage."""
 
     stage: str
 
 
 class GiveUp(Struct, frozen=True):
-    """Start-up has failed for good: a model that the operator named cannot be served."""
+    """Start-up has failed: a model that the operator named cannot be served."""
 
     reason: str
 
 
 class Drained(Struct, frozen=True):
-    """The drain is over: nobody waits any more. ``unfinished`` requests were told SHUTTING_DOWN at its limit."""
+    """The drain is over; no request is pending. ``unfinished`` requests got SHUTTING_DOWN at the limit."""
 
     unfinished: int
 

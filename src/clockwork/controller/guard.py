@@ -32,8 +32,8 @@ def ask(
         return [*method(now, *args, **kwargs)]
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
         commands: list[object] = [_raised(method.__name__, error)]
-        told = "the scheduler failed; the server's log says why"
-        commands += [Answer(request.id, Status.ERROR, told) for request in about if not request.over]
+        text = "the scheduler failed; the server's log says why"
+        commands += [Answer(request.id, Status.ERROR, text) for request in about if not request.over]
         return commands
 
 
@@ -51,11 +51,11 @@ def next_wakeup(scheduler: Scheduler) -> tuple[Nanos | None, list[Report]]:
 def explain(scheduler: Scheduler, now: Nanos, request: PendingRequest) -> tuple[str, list[Report]]:
     """Why a promise was broken, as far as the scheduler knows, and can say."""
     try:
-        said: object = scheduler.explain(now, request)
+        reason: object = scheduler.explain(now, request)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
         text = f"the scheduler could not say why: it raised {type(error).__name__}"
         return text, [_raised("explain", error)]
-    return said if isinstance(said, str) else "", []
+    return reason if isinstance(reason, str) else "", []
 
 
 def expectations(now: Nanos, action: LoadWeights | Infer, send: SendAction) -> tuple[Nanos, Nanos, Nanos]:
@@ -65,11 +65,11 @@ def expectations(now: Nanos, action: LoadWeights | Infer, send: SendAction) -> t
     """
     earliest: object = action.earliest
     expected: object = action.expected_duration
-    said: object = send.start
-    if not isinstance(earliest, int) or not isinstance(expected, int) or not isinstance(said, int):
+    start: object = send.start
+    if not isinstance(earliest, int) or not isinstance(expected, int) or not isinstance(start, int):
         return now, 0, 0
-    if 0 <= earliest < FOREVER and 0 <= expected < FOREVER and 0 <= said < FOREVER:
-        return max(now, earliest), expected, said
+    if 0 <= earliest < FOREVER and 0 <= expected < FOREVER and 0 <= start < FOREVER:
+        return max(now, earliest), expected, start
     return now, 0, 0
 
 

@@ -1,11 +1,13 @@
-"""The second stage: models into the host memory of every worker.
+"""Loads of models into the host memory of every worker.
 
-Theory of operation. A load goes to all its workers and is over when all have answered, or are lost. It succeeds as a
-whole or not at all: if one worker fails, the models are unloaded wherever they were made by it, and then the client is
-told which worker said what. A worker lost during a load counts as a failure, for it may be the model that killed it. At
-most ``loads_per_worker`` LoadModelFromDisk are outstanding at a worker; the others wait in order.
+Theory of operation. A load goes to all workers and is over when each has answered or is lost. It succeeds on all
+workers or on none: if one worker fails, the models of this load are unloaded from the other workers, and then the
+client gets an error with the message of each worker that failed. A worker lost during a load counts as a failure,
+because the model may have killed it. At most ``loads_per_worker`` LoadModelFromDisk actions are outstanding at a
+worker; the others wait in order.
 
-A *restoration* is a load to one worker of what the rest of the fleet holds already; its failure harms that worker only.
+A *restoration* is a load to one worker of models that the other workers hold already. Its failure affects that worker
+only.
 """
 
 from collections import deque
@@ -25,16 +27,16 @@ LoadingCommand = SendAction | Respond | Report
 
 
 class Load:
-    """One LoadModelFromDisk on its way. ``client`` is (client id, request id), None if no client asked for it."""
+    """A load under way. ``client`` is (client id, request id); None if no client requested the load."""
 
     def __init__(self, spec: LoadSpec, client: tuple[int, int] | None, restores: bool = False) -> None:
-        """``restores``: other workers hold these models already."""
+        """``restores``: the load is a restoration."""
         self.spec = spec
         self.client = client
         self.restores = restores
         self.names = model_names(spec.name, spec.no_of_copies)
         self.waiting: set[str] = set()  #: workers that have not answered
-        self.made: dict[str, tuple[ModelInfo, ...]] = {}  #: by worker
+        self.loaded: dict[str, tuple[ModelInfo, ...]] = {}  #: by worker
         self.failures: dict[str, tuple[int, str]] = {}  #: worker -> status, message
         self.undoing: set[str] = set()  #: workers that have not answered UnloadModel
 
@@ -44,66 +46,70 @@ class Load:
         return bool(self.failures)
 
     def describe_failures(self) -> str:
-        """Which worker said what."""
+        """Return the message of each worker that failed."""
         return "; ".join(f"worker {worker}: {message}" for worker, (_, message) in sorted(self.failures.items()))
 
 
 class Loads:
-    """All loads on their way."""
+    """All loads under way."""
 
     def __init__(self, state: ClockworkState, fleet: dict[str, WorkerState], per_worker: int) -> None:
-        """``fleet``: the workers that are connected and known, kept up to date by its owner."""
+        """``fleet`` has the workers that have reported their state; its owner keeps it up to date."""
         self._state = state
         self._fleet = fleet
         self._per_worker = per_worker
         self._loads: list[Load] = []
         self._queues: dict[str, deque[Load]] = {}
         self._outstanding: dict[int, tuple[str, Load]] = {}  #: action id -> worker, load
-        self.finished: list[Load] = []  #: loads that are over, until their owner takes them
+        self.finished: list[Load] = []  #: loads that are over, for the owner to remove
 
     @property
     def pending(self) -> int:
-        """Loads that are not over."""
+        """Number of loads that are not over."""
         return len(self._loads)
 
     def shut_down(self, text: str) -> list[Respond]:
-        """Tell the clients that wait for a load that it will not be; whoever calls this takes no more results."""
+        """Answer the clients that wait for a load, with SHUTTING_DOWN. No result may be passed in afterwards."""
         clients = [load.client for load in self._loads if load.client is not None]
-        return [Respond(client, LoadModelResponse(asked, Status.SHUTTING_DOWN, text)) for client, asked in clients]
+        return [
+            Respond(client_id, LoadModelResponse(request_id, Status.SHUTTING_DOWN, text))
+            for client_id, request_id in clients
+        ]
 
     def pending_for(self, worker_id: str) -> bool:
-        """Whether a load that is not over concerns the worker."""
+        """Return whether a load that is not over waits for the worker."""
         return any(worker_id in load.waiting or worker_id in load.undoing for load in self._loads)
 
     def names(self) -> set[str]:
-        """The names of the models that are being loaded."""
+        """Return the names of the models that are being loaded."""
         return {name for load in self._loads for name in load.names}
 
     def check(self, spec: LoadSpec, most: int) -> None:
-        """Whether a client may load this now, where ``most`` loads may be pending.
+        """Check that a client may load these models now, if ``most`` loads may be pending.
 
         Raises:
-            InvalidRequestError: too many are, or a name is taken.
+            InvalidRequestError: too many loads are pending, or a name is in use.
         """
         if self.pending >= most:
             raise InvalidRequestError(too_many_loads(self.pending))
         names = spec_names(spec)
         being_loaded = self.names() & names
         if being_loaded:
-            raise InvalidRequestError(f"{', '.join(sorted(being_loaded))}: a model of that name is being loaded")
+            listed = ", ".join(sorted(being_loaded))
+            raise InvalidRequestError(f"a model is already being loaded as {listed}; choose another name")
         for name in sorted(names & set(self._state.models)):
             info = self._state.models[name].info
             if (info.path, info.load, info.copies) != (spec.path, spec.name, spec.no_of_copies):
                 raise InvalidRequestError(
-                    f"the name {name} is taken by a model from {info.path} ({info.copies} copies): choose another name"
+                    f"name {name!r} is in use by a model from {info.path} ({info.copies} copies); choose another name"
                 )
 
     def owns(self, worker_id: str, action_id: int) -> bool:
-        """Whether this is the id of an action outstanding here, at that worker."""
+        """Return whether the id is that of an action of a load that is outstanding at the worker."""
         return action_id in self._outstanding and self._outstanding[action_id][0] == worker_id
 
     def start(self, load: Load, workers: list[str]) -> list[LoadingCommand]:
-        """Send a load on its way; without workers it fails at once."""
+        """Begin a load. Without workers it fails at once."""
         self._loads.append(load)
         load.waiting = set(workers)
         if not workers:
@@ -116,7 +122,7 @@ class Loads:
         return commands
 
     def restore(self, worker: WorkerState) -> list[LoadingCommand]:
-        """Load what the fleet serves and the worker lacks; what it is loading already is left alone."""
+        """Load the models that a worker lacks, except those that it is loading already."""
         loading = {name for load in self._loads if worker.id in load.waiting for name in load.names}
         specs = {
             LoadSpec(model.info.path, model.info.load, model.info.copies)
@@ -129,7 +135,7 @@ class Loads:
         return commands
 
     def result(self, worker_id: str, result: Result) -> list[LoadingCommand]:
-        """A worker has answered one of the actions outstanding here."""
+        """Handle a worker's result of an outstanding action of a load."""
         _, load = self._outstanding.pop(result.id)
         if worker_id in load.undoing:
             load.undoing.discard(worker_id)
@@ -137,21 +143,21 @@ class Loads:
             return finished + self._pump(worker_id)
         load.waiting.discard(worker_id)
         if isinstance(result, LoadModelFromDiskResult):
-            load.made[worker_id] = result.models
+            load.loaded[worker_id] = result.models
             self._check(load, worker_id)
         elif isinstance(result, ErrorResult):
             load.failures[worker_id] = (result.status, result.message)
         else:
-            load.failures[worker_id] = (Status.ERROR, f"it answered with a {type(result).__name__}")
+            load.failures[worker_id] = (Status.ERROR, f"it answered LoadModelFromDisk with {type(result).__name__}")
         return self._answered(load) + self._pump(worker_id)
 
     def worker_lost(self, worker_id: str) -> list[LoadingCommand]:
-        """The worker will not answer any more."""
+        """Handle the loss of a worker."""
         self._queues.pop(worker_id, None)
         self._outstanding = {i: entry for i, entry in self._outstanding.items() if entry[0] != worker_id}
         commands: list[LoadingCommand] = []
         for load in list(self._loads):
-            load.made.pop(worker_id, None)
+            load.loaded.pop(worker_id, None)
             if worker_id in load.waiting:
                 load.waiting.discard(worker_id)
                 load.failures[worker_id] = (Status.ERROR, "it was lost while it loaded the model")
@@ -175,18 +181,19 @@ class Loads:
         return commands
 
     def _check(self, load: Load, worker_id: str) -> None:
-        """All workers must have made the same models of the same content."""
-        made = load.made[worker_id]
-        if tuple(info.name for info in made) != load.names:
-            load.failures[worker_id] = (Status.ERROR, f"it made {[info.name for info in made]}")
+        """Check that a worker has loaded the right models, with the same content as the other workers."""
+        infos = load.loaded[worker_id]
+        if tuple(info.name for info in infos) != load.names:
+            text = f"it loaded {[info.name for info in infos]} instead of {list(load.names)}"
+            load.failures[worker_id] = (Status.ERROR, text)
             return
-        if any(info.weights_pages < 1 for info in made):
-            load.failures[worker_id] = (Status.ERROR, f"its weights take {made[0].weights_pages} pages")
+        if any(info.weights_pages < 1 for info in infos):
+            load.failures[worker_id] = (Status.ERROR, f"its weights take {infos[0].weights_pages} pages")
             return
         others = [self._state.models[n].info for n in load.names if n in self._state.models]
-        others += [info for worker, infos in load.made.items() if worker not in load.failures for info in infos]
-        if any(info.digest != made[0].digest for info in others):
-            text = f"its {load.spec.path} has other content than elsewhere (sha256 {made[0].digest[:12]})"
+        others += [info for worker in load.loaded if worker not in load.failures for info in load.loaded[worker]]
+        if any(info.digest != infos[0].digest for info in others):
+            text = f"its {load.spec.path} has other content than on other workers (sha256 {infos[0].digest[:12]})"
             load.failures[worker_id] = (Status.INVALID_MODEL, text)
 
     def _answered(self, load: Load) -> list[LoadingCommand]:
@@ -194,16 +201,16 @@ class Loads:
             return []
         if load.failed:
             return self._undo(load)
-        for worker_id, infos in load.made.items():
+        for worker_id, infos in load.loaded.items():
             self._fleet[worker_id].models.update({info.name: info for info in infos})
-        for info in next(iter(load.made.values())):
+        for info in next(iter(load.loaded.values())):
             self._state.add_model(info)
         return self._finish(load)
 
     def _undo(self, load: Load) -> list[LoadingCommand]:
-        """Unload the models where this load, and none before it, made them."""
+        """Unload the models from the workers that did not hold them before this load."""
         commands: list[LoadingCommand] = []
-        for worker_id in load.made:
+        for worker_id in load.loaded:
             held = self._fleet[worker_id].models
             names = tuple(name for name in load.names if name not in held)
             if names:
@@ -218,15 +225,16 @@ class Loads:
         self.finished.append(load)
         what = f"{load.spec.path} as {load.spec.name}"
         if load.restores:
-            what += f" on worker {', '.join(sorted({*load.made, *load.failures}))}"
+            what += f" on worker {', '.join(sorted({*load.loaded, *load.failures}))}"
         fields: dict[str, str | int] = {"model": load.spec.name, "path": load.spec.path, "copies": len(load.names)}
         if load.restores:
-            fields["worker"] = ", ".join(sorted({*load.made, *load.failures}))
-        report = Report("INFO", f"loaded {what}, {len(load.names)} model(s)", "model_loaded", fields)
+            fields["worker"] = ", ".join(sorted({*load.loaded, *load.failures}))
+        copies = "" if len(load.names) == 1 else f", {len(load.names)} copies"
+        report = Report("INFO", f"loaded {what}{copies}", "model_loaded", fields)
         status, message, names = Status.SUCCESS, "", load.names
         if load.failed:
             fields["reason"] = load.describe_failures()
-            report = Report("ERROR", f"loading {what} failed: {fields['reason']}", "model_failed", fields)
+            report = Report("ERROR", f"cannot load {what}: {fields['reason']}", "model_failed", fields)
             status, message, names = _worst(load), load.describe_failures(), ()
         if load.client is None:
             return [report]
@@ -240,14 +248,14 @@ def too_many_loads(limit: int) -> str:
 
 
 def _worst(load: Load) -> Status:
-    """INVALID_REQUEST if the client can mend it, ERROR if any worker failed otherwise."""
-    the_clients = {
+    """Return INVALID_REQUEST if all failures are faults of the client, else ERROR."""
+    client_faults = {
         Status.INVALID_ACTION,
         Status.INVALID_MODEL_NAME,
         Status.INVALID_MODEL_PATH,
         Status.INVALID_MODEL,
         Status.MODEL_TOO_BIG,
     }
-    if all(status in the_clients for status, _ in load.failures.values()):
+    if all(status in client_faults for status, _ in load.failures.values()):
         return Status.INVALID_REQUEST
     return Status.ERROR

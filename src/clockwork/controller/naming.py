@@ -1,4 +1,4 @@
-"""Names of models: which are allowed, and which a path suggests."""
+"""The names of models: which names are allowed, and which name a path gives."""
 
 import re
 from typing import Final
@@ -8,35 +8,38 @@ from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import model_names
 
 MAX_PATH: Final = 4096
-"""Characters; the limit of Linux."""
+"""Characters of a path; the limit of Linux."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 def load_spec(path: str, name: str, no_of_copies: int, max_copies: int) -> LoadSpec:
-    """A load with its name, taken from the path if none is given.
+    """Return a load with its name, which comes from the path if ``name`` is empty.
 
     Raises:
-        InvalidRequestError: the name is not allowed, the path is empty or too long, or the copies are not 1 to
+        InvalidRequestError: the name is not allowed, the path is empty or too long, or the number of copies is not 1 to
             ``max_copies``.
     """
     if not path or len(path) > MAX_PATH or "\0" in path:
         raise InvalidRequestError(
-            f"a model's path has 1 to {MAX_PATH} characters and no NUL; this one is {path[:80]!r}"
+            f"invalid model path {path[:80]!r}: it must have 1 to {MAX_PATH} characters and no NUL"
         )
     if not 1 <= no_of_copies <= max_copies:
         raise InvalidRequestError(f"no_of_copies is {no_of_copies}; it must be 1 to {max_copies}")
     name = name or model_name_from_path(path)
     if not _NAME.fullmatch(name):
         raise InvalidRequestError(
-            f"{name[:80]!r} cannot be a model's name: up to 200 letters, digits, '.', '_' and '-', "
-            "beginning with a letter or digit; give it another name than its file's"
+            f"invalid model name {name[:80]!r}: it must have 1 to 200 letters, digits, '.', '_' or '-' "
+            "and begin with a letter or digit; choose a name other than the file's"
         )
     return LoadSpec(path, name, no_of_copies)
 
 
 def model_name_from_path(path: str) -> str:
-    """``resnet50`` for ``resnet50.onnx``, ``zoo/resnet50``, ``resnet50/1`` and ``resnet50/1/model.onnx``."""
+    """Return the model name that a path gives.
+
+    It is ``resnet50`` for ``resnet50.onnx``, ``zoo/resnet50``, ``resnet50/1`` and ``resnet50/1/model.onnx``.
+    """
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if len(parts) > 1 and parts[-1].startswith("model."):
         parts.pop()
@@ -48,5 +51,5 @@ def model_name_from_path(path: str) -> str:
 
 
 def spec_names(spec: LoadSpec) -> set[str]:
-    """The names of the models that a load makes."""
+    """Return the names of the models that a load makes."""
     return set(model_names(spec.name, spec.no_of_copies))

@@ -15,7 +15,6 @@ from clockwork.controller.config import ProfilingConfig
 from clockwork.controller.events import Report, SaveProfile
 from clockwork.controller.measuring import Script, measure
 from clockwork.errors import ClockworkError
-from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import SendAction
 from clockwork.messages.profile import ModelProfile, ProfileKey
 from clockwork.messages.requests import Progress
@@ -85,10 +84,8 @@ class Profiler:
         assert not any(gpu in self._running for gpu in worker.gpus)
         self._gpus = [gpu for gpu in self._gpus if gpu.worker_id != worker.id]
 
-    def result(
-        self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[ProfilingCommand]:
-        """One of a script's actions has ended, and its device's picture has been settled."""
+    def result(self, gpu: GPUState, result: Result) -> list[ProfilingCommand]:
+        """An action of the script that runs on this device has ended, and the device's state is up to date."""
         return self._step(gpu, result)
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[ProfilingCommand]:

@@ -1,9 +1,9 @@
-"""Which promises the server has broken: only what is its own failure counts.
+"""Decides which promises the server has broken.
 
-A request that was admitted and not answered with success breaks a promise, except where
+A promise is broken if an admitted request is not answered with success, except if
 
-- the client is at fault: the device refuses the request's bytes, or the client cancelled it;
-- the operator ended the server, by its drain limit, before the promised moment.
+- the client is at fault: the device refuses the request's bytes, or the client cancelled the request
+- the operator ended the server, and the drain's limit came before the promised moment
 """
 
 from enum import Enum
@@ -15,19 +15,19 @@ from clockwork.units import Nanos
 FAULTS_OF_CLIENTS: Final = frozenset(
     {Status.INVALID_REQUEST, Status.INVALID_INPUT, Status.INVALID_BATCH_SIZE, Status.CANCELLED}
 )
-"""Statuses that say what is wrong with the request, wherever that was found."""
+"""Statuses that mean that the client is at fault."""
 
 
 class Promise(Enum):
-    """What became of a promise."""
+    """The outcome of a promise."""
 
-    NONE = "none"  #: there was none, or nobody is held to it
+    NONE = "none"  #: the request had no promise, or the promise no longer counts
     KEPT = "kept"
     BROKEN = "broken"
 
 
 def outcome(now: Nanos, promised: Nanos | None, status: int) -> Promise:
-    """What becomes of a promise for the moment ``promised`` when its request is answered with ``status``."""
+    """Return the outcome of the promise of ``promised`` when its request is answered at ``now`` with ``status``."""
     if promised is None or status in FAULTS_OF_CLIENTS:
         return Promise.NONE
     if status == Status.SHUTTING_DOWN and now < promised:

@@ -1,4 +1,4 @@
-"""Workers that were asked for their state and have not answered yet."""
+"""The outstanding requests for the state of a worker."""
 
 from clockwork.controller.events import DropWorker
 from clockwork.messages.actions import GetWorkerState
@@ -7,45 +7,45 @@ from clockwork.state.gpu import ActionIds
 from clockwork.units import Nanos, show_duration
 
 
-class Queries:
-    """The outstanding GetWorkerState actions. A worker that takes too long is dropped, since it holds up all others."""
+class StateQueries:
+    """Outstanding GetWorkerState actions. A worker that takes too long is dropped, because all others wait for it."""
 
     def __init__(self, ids: ActionIds, timeout: Nanos) -> None:
-        """``ids`` numbers the actions; ``timeout``: what a worker has to answer."""
+        """``ids`` numbers the actions; ``timeout`` is the time that a worker has to report its state."""
         self._ids = ids
         self._timeout = timeout
-        self._asked: dict[int, tuple[str, Nanos]] = {}  #: action -> worker, and when it was asked
+        self._sent: dict[int, tuple[str, Nanos]] = {}  #: action id -> worker, and when the action was sent
 
     def __len__(self) -> int:
-        """Number of workers that have not answered."""
-        return len(self._asked)
+        """Number of workers that have not reported their state."""
+        return len(self._sent)
 
     def ask(self, now: Nanos, worker_id: str) -> SendAction:
         """Ask a worker for its state."""
         action = GetWorkerState(self._ids.next())
-        self._asked[action.id] = (worker_id, now)
+        self._sent[action.id] = (worker_id, now)
         return SendAction(worker_id, action)
 
     def answered(self, now: Nanos, worker_id: str, action_id: int) -> Nanos | None:
-        """Return how long a worker took to answer; None if this action is not a question to it."""
-        asked = self._asked.get(action_id)
-        if asked is None or asked[0] != worker_id:
+        """Return how long a worker took to report its state; None if the action is no query to this worker."""
+        sent = self._sent.get(action_id)
+        if sent is None or sent[0] != worker_id:
             return None
-        del self._asked[action_id]
-        return now - asked[1]
+        del self._sent[action_id]
+        return now - sent[1]
 
     def forget(self, worker_id: str) -> None:
-        """The worker is gone."""
-        self._asked = {i: asked for i, asked in self._asked.items() if asked[0] != worker_id}
+        """Forget the queries to a worker that is lost."""
+        self._sent = {action_id: sent for action_id, sent in self._sent.items() if sent[0] != worker_id}
 
     def give_up(self, now: Nanos) -> list[DropWorker]:
-        """Drop the workers that have not answered in time."""
-        silent = [action_id for action_id, (_, asked) in self._asked.items() if asked + self._timeout <= now]
-        reason = f"it did not tell its state within {show_duration(self._timeout)}"
-        return [DropWorker(self._asked.pop(action_id)[0], reason) for action_id in silent]
+        """Drop the workers that have not reported their state in time."""
+        overdue = [action_id for action_id, (_, sent_at) in self._sent.items() if sent_at + self._timeout <= now]
+        reason = f"the worker did not report its state within {show_duration(self._timeout)}"
+        return [DropWorker(self._sent.pop(action_id)[0], reason) for action_id in overdue]
 
     def next_timeout(self) -> Nanos | None:
         """Return when `give_up` has something to do next."""
-        if not self._asked:
+        if not self._sent:
             return None
-        return min([asked for _, asked in self._asked.values()]) + self._timeout
+        return min([sent_at for _, sent_at in self._sent.values()]) + self._timeout

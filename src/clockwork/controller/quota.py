@@ -1,7 +1,7 @@
-"""How much may be pending: in the whole server, and from one client.
+"""The limits on pending requests, of the whole server and of one client.
 
-A client has half of the server at most, so that one client cannot fill it. Inputs that the worker generates count with
-the bytes that they become, for that is what the worker has to hold.
+A client has at most half of the server's limits by default, so that one client cannot fill the server. Inputs that a
+worker generates count with their size on the worker.
 """
 
 from clockwork.controller.config import ControllerConfig
@@ -10,15 +10,15 @@ from clockwork.units import Bytes, show_bytes
 
 
 def input_bytes(request: InferRequest) -> Bytes:
-    """Return the bytes that a request's inputs take in memory, sent or generated."""
+    """Return the size of a request's inputs in memory, whether they are sent or generated."""
     return sum([tensor.nbytes for tensor in request.inputs])
 
 
 class Quota:
-    """Counts what is pending, and knows whether one more request fits."""
+    """Counts pending requests and their bytes, and decides whether one more fits."""
 
     def __init__(self, config: ControllerConfig) -> None:
-        """Nothing is pending."""
+        """``config`` has the limits."""
         self._config = config
         self.requests = 0
         self.bytes: Bytes = 0
@@ -31,10 +31,10 @@ class Quota:
     def reason_to_refuse(
         self, client_id: int, nbytes: Bytes, *, shared: bool = False, beside: "Quota | None" = None
     ) -> str:
-        """Return why a request of so many bytes does not fit, or nothing if it does.
+        """Return why a request of ``nbytes`` does not fit; empty if it fits.
 
-        ``shared``: the client asks for many connections at a time, so the limits of one client do not apply.
-        ``beside``: requests that count as well.
+        ``shared``: the client sends requests for many connections, so the limits of one client do not apply.
+        ``beside`` counts further requests, which are added to these.
         """
         config = self._config
         requests, held_bytes = self.requests, self.bytes
@@ -53,18 +53,18 @@ class Quota:
         if requests >= config.max_client_pending or held_bytes + nbytes > config.max_client_bytes:
             held = f"{requests} requests with {show_bytes(held_bytes)} of inputs are pending"
             limit = f"{config.max_client_pending} requests and {show_bytes(config.max_client_bytes)}"
-            return f"this connection has too much pending: {held}; its limit is {limit}; wait for answers"
+            return f"this connection has too many pending requests: {held}; its limit is {limit}; wait for responses"
         return ""
 
     def add(self, client_id: int, nbytes: Bytes) -> None:
-        """A request is pending."""
+        """Count a request that is pending from now on."""
         self.requests += 1
         self.bytes += nbytes
         requests, held = self.of(client_id)
         self._clients[client_id] = (requests + 1, held + nbytes)
 
     def remove(self, client_id: int, nbytes: Bytes) -> None:
-        """A request that was added is no longer pending."""
+        """Count a request that is no longer pending."""
         self.requests -= 1
         self.bytes -= nbytes
         requests, held = self._clients[client_id]

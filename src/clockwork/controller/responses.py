@@ -1,4 +1,4 @@
-"""How a request of any kind is told that it is not served now."""
+"""Responses to requests that the controller does not serve."""
 
 from typing import Final
 
@@ -20,21 +20,21 @@ from clockwork.messages.status import Status
 from clockwork.units import Nanos, show_duration
 
 Refusable = InferRequest | ListModelsRequest | LoadModelRequest | EvictRequest
-"""Requests that can be refused: the others are answered in every stage, or not at all."""
+"""Requests that can be refused. The others are answered in every stage, or need no response."""
 
 
-_COMES_BACK: Final = frozenset(
+_WORTH_RETRYING: Final = frozenset(
     {Status.INITIALIZING, Status.SKIPPED_BY_CONTROLLER, Status.CONTROLLER_COULD_NOT_START_IN_TIME}
 )
 
 
 def retry_time(status: int, known: Nanos | None = None) -> Nanos | None:
-    """When a client that gets ``status`` should come back: ``known``, else a default if the server cannot serve now."""
-    return DEFAULT_RETRY if known is None and status in _COMES_BACK else known
+    """Return the retry time of a response: ``known``, or a default if the server cannot serve at present."""
+    return DEFAULT_RETRY if known is None and status in _WORTH_RETRYING else known
 
 
 def count_refusals(tally: Tally, refusals: list[Respond]) -> list[Respond]:
-    """Count the requests that the buffer refuses before their models are known."""
+    """Count InferRequests that are refused before their model is looked up; return the refusals."""
     for refused in refusals:
         if isinstance(refused.response, InferResponse):
             tally.count_without_model(refused.response.status)
@@ -42,7 +42,7 @@ def count_refusals(tally: Tally, refusals: list[Respond]) -> list[Respond]:
 
 
 def refusal_response(client_id: int, request: Refusable, status: Status, text: str, waited: Nanos = 0) -> Respond:
-    """The answer to ``request``, in its own kind of response; it has ``waited`` for that."""
+    """Return a response of the right type that refuses ``request``, after it has ``waited``."""
     match request:
         case InferRequest():
             timing, retry = RequestTiming(waited), retry_time(status)
@@ -56,9 +56,9 @@ def refusal_response(client_id: int, request: Refusable, status: Status, text: s
 
 
 def timeout_response(client_id: int, request_id: int, waited: Nanos) -> Respond:
-    """The answer to a request whose deadline has passed before the controller handles it."""
+    """Return the response to a request whose deadline has passed before the controller handled it."""
     text = (
         f"the deadline passed before the controller handled the request, {show_duration(waited)} after its first byte "
-        "came: it took long to receive, or the server is overloaded"
+        "arrived: the request took long to receive, or the server is overloaded"
     )
     return Respond(client_id, InferResponse(request_id, int(Status.TIMEOUT), text, (), RequestTiming(waited)))

@@ -1,12 +1,12 @@
-"""Refuses requests that the server itself cannot handle in time, before anything is done for them.
+"""Refuses requests that the server itself cannot handle in time, before they are parsed.
 
-The scheduler knows when a device will be done with a request. Before that, the request waits until the controller takes
-it in. Under overload this wait, and not the devices, decides whether the answer is in time. So the controller keeps the
-time that it takes from one request to the next, measured like a model's execution time, and predicts the wait from the
-number of requests that were read and not yet taken in.
+The scheduler predicts when a device will finish a request. Before that, the request waits until the controller handles
+it. Under overload this wait, and not the devices, decides whether the response is in time. So the controller measures
+its time per request, like a model's execution time, and predicts the wait from the number of requests that were read
+and are not handled yet.
 
-Rules of the file: it decides before a body is parsed and before the model is known, so it may use nothing but counts,
-times and the SLO. A doubt admits the request: the scheduler decides about it with all that is known.
+The decision is made before the body is parsed and before the model is known, so it uses only counts, times and the SLO.
+In doubt the request is admitted, because the scheduler decides with more information.
 """
 
 from typing import Final
@@ -18,43 +18,48 @@ from clockwork.messages.status import Status
 from clockwork.units import MICROSECOND, MILLISECOND, SECOND, Nanos, show_duration
 
 WAIT_SHARE: Final = 0.3
-"""Share of an SLO that a request may spend waiting for the controller. With a longer queue no more requests are served,
-since the controller is busy in any case, and each has less time left for the device and the way back. With a shorter
-one, a burst is refused that could be served in time."""
+"""Share of its SLO that a request may spend waiting for the controller. With a longer queue no more requests are
+served,
+since the controller is busy in any case, and each request has less time left for the device and the way back. With a
+shorter queue, a burst would be refused that could be served in time."""
 
 MIN_WAIT: Final[Nanos] = 2 * MILLISECOND
-"""A wait that is shorter than this is no reason to refuse by `WAIT_SHARE`."""
+"""`WAIT_SHARE` never refuses a request whose wait is shorter than this."""
 
-PATIENT: Final[Nanos] = 1 * SECOND
-"""Requests with a longer SLO wait in a queue of their own, so that a burst of them does not delay the others."""
+MAX_URGENT_SLO: Final[Nanos] = 1 * SECOND
+"""Requests with a longer SLO are *patient*. They wait in a queue of their own, so that a burst of them does not delay
+the others."""
 
-PATIENT_SHARE: Final = 4
-"""One in so many requests that are taken in is a patient one, while both kinds wait."""
+PATIENT_INTERVAL: Final = 4
+"""While both kinds wait, every fourth request that is handled is a patient one."""
 
 MAX_WAITING: Final = 10_000
-"""Requests that wait at most, whatever their SLOs."""
+"""Limit on the requests that wait, whatever their SLOs."""
 
 SEED_COST: Final[Nanos] = 200 * MICROSECOND
-"""Time from one request to the next, until it is measured."""
+"""Time per request before it is measured."""
 
 WEIGHT: Final = 0.005
-"""Weight of one request in the moving average of the cost. It spans several turns of an event loop: what is begun in
-one turn may be worked on in the next."""
+"""Weight of one request in the moving average of the time per request. The average spans several turns of the event
+loop, because work that begins in one turn may continue in the next."""
 
 MAX_COST: Final[Nanos] = 20 * MILLISECOND
-"""One request is not believed to take longer: the process was stopped, or waited for something else."""
+"""Longest time that counts for one request. A longer time means that the process was stopped or waited for other
+work."""
 
 MAX_GROWTH: Final = 4
-"""A sample counts as so many times the average at most: one stop of the process must not make an idle server refuse."""
+"""Largest multiple of the average that counts for one request, so that one stop of the process does not make an idle
+server refuse requests."""
 
-FASTEST_RETRY: Final[Nanos] = 5 * MILLISECOND
-"""No client is asked to come back sooner."""
+MIN_RETRY: Final[Nanos] = 5 * MILLISECOND
+"""Shortest retry time."""
 
 
 class Shed(Struct, frozen=True):
-    """Why a request is refused before the scheduler sees it, and the time after which to retry.
+    """Why a request is refused before the scheduler sees it, and its retry time.
 
-    ``wait``: until the controller could take it in; None: the devices have no room for most requests of its model.
+    ``wait``: the time until the controller could handle the request; None: the request is refused because the devices
+    have no capacity for most requests of its model.
     """
 
     wait: Nanos | None
@@ -62,30 +67,31 @@ class Shed(Struct, frozen=True):
 
     @property
     def message(self) -> str:
-        """The refusal for people."""
+        """The text of the response."""
         if self.wait is None:
-            return "the devices have no room before the deadline: most requests for the model are refused at present"
+            return (
+                "the devices have no capacity before the deadline: most requests for the model are refused at present"
+            )
         waits = show_duration(self.wait)
-        hint = "retry, or set a later deadline"
-        return f"the server is overloaded: requests wait {waits} before it can look at them; {hint}"
+        return f"the server is overloaded: requests wait {waits} before it handles them; retry, or set a longer SLO"
 
     def response(self, request_id: int) -> InferResponse:
-        """Return the answer to the request with this id."""
+        """Return the response to the request with this id."""
         status = int(Status.CONTROLLER_COULD_NOT_START_IN_TIME)
         return InferResponse(request_id, status, self.message, (), RequestTiming(0), None, self.retry_after)
 
 
 class Shedder:
-    """The queue of requests that wait for the controller, as far as its length and pace matter."""
+    """The length of the queue of requests that wait for the controller, and the controller's time per request."""
 
     def __init__(self) -> None:
         """Start with an empty queue."""
-        self.urgent = 0  #: requests that wait, with an SLO of at most `PATIENT`
-        self.patient = 0  #: requests that wait, with a longer SLO
-        self.cost: Nanos = SEED_COST  #: moving average of the time from one request to the next, while some wait
-        self._count = 1 / WEIGHT  #: requests taken in, with a decay
-        self._time = SEED_COST * self._count  #: and the time that they took
-        self._last: Nanos | None = None  #: when requests were taken in last and others were left waiting
+        self.urgent = 0  #: waiting requests with an SLO of at most `MAX_URGENT_SLO`
+        self.patient = 0  #: waiting requests with a longer SLO
+        self.cost: Nanos = SEED_COST  #: moving average of the time per request, while requests wait
+        self._count = 1 / WEIGHT  #: requests handled, with a decay
+        self._time = SEED_COST * self._count  #: the time that they took
+        self._last: Nanos | None = None  #: when requests were last handled while others went on waiting
 
     @property
     def waiting(self) -> int:
@@ -93,16 +99,16 @@ class Shedder:
         return self.urgent + self.patient
 
     def wait(self, slo: Nanos) -> Nanos:
-        """Return how long a request that is queued now waits."""
-        if slo > PATIENT:
+        """Return how long a request would wait that is queued now."""
+        if slo > MAX_URGENT_SLO:
             return self.waiting * self.cost
-        between = min(self.patient, self.urgent // (PATIENT_SHARE - 1))  # patient ones that are taken in before it
+        between = min(self.patient, self.urgent // (PATIENT_INTERVAL - 1))  # patient requests that come first
         return (self.urgent + between) * self.cost
 
     def refuses(self, now: Nanos, arrival: Nanos, slo: Nanos, least: Nanos = 0) -> Shed | None:
-        """Return why a request must be refused now, or None if it may be queued.
+        """Return why a request must be refused now; None if it may be queued.
 
-        ``least``: the time that it needs at least once the controller has taken it in.
+        ``least`` is the shortest time that the request takes once the controller handles it.
         """
         if not self.waiting and now + least <= arrival + slo:
             return None
@@ -111,24 +117,24 @@ class Shedder:
         in_time = wait <= allowed and now + wait + self.cost + least <= arrival + slo
         if in_time and self.waiting < MAX_WAITING:
             return None
-        return Shed(now - arrival + wait, max(FASTEST_RETRY, wait))
+        return Shed(now - arrival + wait, max(MIN_RETRY, wait))
 
     def queued(self, slo: Nanos) -> None:
-        """One more request waits."""
-        if slo > PATIENT:
+        """Count a request that waits from now on."""
+        if slo > MAX_URGENT_SLO:
             self.patient += 1
         else:
             self.urgent += 1
 
     def withdrawn(self, slo: Nanos) -> None:
-        """A request that waited is not wanted any more, or is about to be taken in."""
-        if slo > PATIENT:
+        """Count a request that no longer waits: it was cancelled, or is about to be handled."""
+        if slo > MAX_URGENT_SLO:
             self.patient -= 1
         else:
             self.urgent -= 1
 
     def taken(self, now: Nanos, count: int) -> None:
-        """``count`` requests that waited, and were `withdrawn`, were taken in by ``now``."""
+        """Record that ``count`` requests, which were `withdrawn`, have been handled by ``now``."""
         if self._last is not None and count:
             kept = (1 - WEIGHT) ** count
             self._time = kept * self._time + min(now - self._last, count * min(MAX_COST, MAX_GROWTH * self.cost))

@@ -1,21 +1,47 @@
-"""Where a controller is, and where each of its workers."""
+"""The stages of a controller, with the events that lead from one to the next, and the phases of a worker.
 
+`TRANSITIONS` is the whole rule: an event that it does not list for a stage cannot happen there.
+"""
+
+from collections.abc import Mapping
 from enum import Enum
+from typing import Final
 
 
 class Stage(Enum):
-    """Where start-up is."""
+    """What a controller is doing."""
 
-    QUERYING = "querying"
-    LOADING = "loading"
-    PROFILING = "profiling"
-    SERVING = "serving"
-    DRAINING = "draining"
+    QUERYING = "querying"  #: asking the workers for their devices and models
+    LOADING = "loading"  #: loading models into the workers' host memory
+    PROFILING = "profiling"  #: measuring models on devices
+    SERVING = "serving"  #: the scheduler decides
+    DRAINING = "draining"  #: finishing pending requests, refusing new ones
+
+
+class StageEvent(Enum):
+    """What makes a controller enter its next stage. The values are the labels of ARCHITECTURE.md's diagram."""
+
+    WORKERS_REPORTED = "enough workers have reported their state"
+    MODELS_LOADED = "all loads have ended"
+    MODELS_MEASURED = "all models are measured"
+    DRAIN_REQUESTED = "the operator ends the server"
+
+
+TRANSITIONS: Final[Mapping[tuple[Stage, StageEvent], Stage]] = {
+    (Stage.QUERYING, StageEvent.WORKERS_REPORTED): Stage.LOADING,
+    (Stage.LOADING, StageEvent.MODELS_LOADED): Stage.PROFILING,
+    (Stage.PROFILING, StageEvent.MODELS_MEASURED): Stage.SERVING,
+    (Stage.QUERYING, StageEvent.DRAIN_REQUESTED): Stage.DRAINING,
+    (Stage.LOADING, StageEvent.DRAIN_REQUESTED): Stage.DRAINING,
+    (Stage.PROFILING, StageEvent.DRAIN_REQUESTED): Stage.DRAINING,
+    (Stage.SERVING, StageEvent.DRAIN_REQUESTED): Stage.DRAINING,
+}
+"""(stage, event) -> next stage."""
 
 
 class WorkerPhase(Enum):
-    """Where a worker is; in stages before SERVING a worker stays KNOWN."""
+    """How far a connected worker is. Before the stage SERVING no worker is READY."""
 
-    ASKED = "asked"  #: connected, has not told its state
-    KNOWN = "known"  #: has told it; loads and measurements may be under way
-    READY = "ready"  #: the scheduler has it
+    QUERIED = "queried"  #: connected, and has not reported its state
+    KNOWN = "known"  #: has reported its state; models may be being loaded or measured
+    READY = "ready"  #: the scheduler uses the worker

@@ -1,14 +1,14 @@
-"""What became of each model's requests, counted once for all protocols.
+"""Counts of each model's requests and their outcomes, for all protocols.
 
-Rules of the file: counting costs a microsecond and its memory is flat. Only names of models that are served get in, so
-it does not grow with what clients make up.
+Counting takes a microsecond per request and constant memory per model. Only names of served models are counted by name,
+so the memory does not grow with names that clients make up.
 """
 
 from bisect import bisect_left
 from collections import defaultdict
 
 from clockwork.messages import counts
-from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.actions import DeviceAction, Infer
 from clockwork.messages.counts import LATENCY_BOUNDS, BatchCounts, ModelCounts
 from clockwork.messages.requests import RequestTiming
 from clockwork.messages.results import EvictWeightsResult, InferResult, LoadWeightsResult, Result
@@ -17,7 +17,7 @@ from clockwork.units import Nanos
 
 
 class Counts:
-    """One model's counters; see `ModelStatus` and `ModelCounts` for what they mean."""
+    """One model's counters; `ModelStatus` and `ModelCounts` document them."""
 
     __slots__ = (
         "answers",
@@ -44,11 +44,11 @@ class Counts:
     )
 
     def __init__(self) -> None:
-        """All zero."""
+        """Start with all counters at zero."""
         self.answers: dict[int, int] = {}  #: by status
-        self.by_batch_size: dict[int, list[int]] = {}  #: count, and nanoseconds of input, execution and output
+        self.by_batch_size: dict[int, list[int]] = {}  #: count, then nanoseconds of input, execution and output
         self.latencies = [0] * (len(LATENCY_BOUNDS) + 1)
-        self.checks: dict[str, int] = {}  #: of batches, by outcome
+        self.checks: dict[str, int] = {}  #: checks of batches, by outcome
         self.rows = self.batches = 0
         self.succeeded_ns = self.failed_ns = self.queue_ns = 0
         self.input_ns = self.exec_ns = self.output_ns = 0
@@ -58,7 +58,10 @@ class Counts:
         self.last_success: Nanos = 0
 
     def answered(self, status: int, total: Nanos, count: int = 1) -> None:
-        """Count ``count`` requests as answered, ``total`` nanoseconds in all after they came."""
+        """Count ``count`` requests that were answered with ``status``.
+
+        ``total`` is the sum of their times since arrival.
+        """
         self.answers[status] = self.answers.get(status, 0) + count
         if status == Status.SUCCESS:
             self.succeeded_ns += total
@@ -67,15 +70,15 @@ class Counts:
             self.failed_ns += total
 
     def delivered(self, now: Nanos, timing: RequestTiming, result: InferResult) -> None:
-        """A request was answered in time by a batch."""
+        """Count a request that a batch answered in time."""
         self.last_success = now
         self.queue_ns += timing.queue
         self.input_ns += result.copy_input.duration
         self.exec_ns += timing.exec
         self.output_ns += result.copy_output.duration
 
-    def acted(self, action: LoadWeights | EvictWeights | Infer, result: Result) -> None:
-        """A device has done something for the model; what failed is not counted."""
+    def acted(self, action: DeviceAction, result: Result) -> None:
+        """Count an action that a device executed for the model; failed actions are not counted."""
         if isinstance(result, InferResult) and isinstance(action, Infer):
             rows = action.batch_size
             self.rows += rows
@@ -94,64 +97,64 @@ class Counts:
             self.evictions += 1
 
     def checked(self, outcome: str) -> None:
-        """A request of a batch was executed again alone, or was not; see `ModelCounts`."""
+        """Count the outcome of a check of a batch."""
         self.checks[outcome] = self.checks.get(outcome, 0) + 1
 
     def named(self) -> dict[str, int]:
-        """The answers by the name of their status."""
+        """Return the number of answered requests by the name of their status."""
         return by_name(self.answers)
 
     def summary(self) -> ModelCounts:
-        """For those who ask."""
+        """Return the counters as a message."""
         sizes = sorted(self.by_batch_size.items())
         return ModelCounts(
-            self.named(),
-            self.pending,
-            self.rows,
-            self.batches,
-            self.succeeded_ns,
-            self.failed_ns,
-            self.queue_ns,
-            self.input_ns,
-            self.exec_ns,
-            self.output_ns,
-            tuple(self.latencies),
-            self.kept_promises,
-            self.late_ns,
-            self.loads,
-            self.load_ns,
-            self.evictions,
-            tuple(BatchCounts(size, *sums) for size, sums in sizes),
-            self.last_success,
-            dict(self.checks),
+            answers=self.named(),
+            pending=self.pending,
+            rows=self.rows,
+            batches=self.batches,
+            succeeded_ns=self.succeeded_ns,
+            failed_ns=self.failed_ns,
+            queue_ns=self.queue_ns,
+            input_ns=self.input_ns,
+            exec_ns=self.exec_ns,
+            output_ns=self.output_ns,
+            latencies=tuple(self.latencies),
+            kept_promises=self.kept_promises,
+            late_ns=self.late_ns,
+            loads=self.loads,
+            load_ns=self.load_ns,
+            evictions=self.evictions,
+            by_batch_size=tuple(BatchCounts(size, *sums) for size, sums in sizes),
+            last_success=self.last_success,
+            checks=dict(self.checks),
         )
 
 
 class Tally:
-    """Counters per model, and of the requests that are for none."""
+    """The counters of all models, and of requests that were answered before their model was looked up."""
 
     def __init__(self) -> None:
-        """Nothing counted."""
+        """Start with no counts."""
         self._counts: defaultdict[str, Counts] = defaultdict(Counts)
         self._without_model: dict[int, int] = {}
 
     def of(self, model: str) -> Counts:
-        """The counters of a model that is served; to be read, or to be raised."""
+        """Return the counters of a served model, for reading and counting."""
         return self._counts[model]
 
     def count_without_model(self, status: int, count: int = 1) -> None:
-        """Count requests that were answered before it was known whether there is such a model."""
+        """Count requests that were answered before their model was looked up."""
         self._without_model[status] = self._without_model.get(status, 0) + count
 
     def without_model(self) -> dict[str, int]:
-        """How many, by the name of the status."""
+        """Return the number of these requests by the name of their status."""
         return by_name(self._without_model)
 
 
 def by_name(answers: dict[int, int]) -> dict[str, int]:
-    """By names in the place of numbers; in the order of their first."""
-    made: dict[str, int] = {}
+    """Return counts by status number as counts by status name, in the order in which each name first appears."""
+    named: dict[str, int] = {}
     for status, count in answers.items():
         name = counts.known_name(status)
-        made[name] = made.get(name, 0) + count
-    return made
+        named[name] = named.get(name, 0) + count
+    return named

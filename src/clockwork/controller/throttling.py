@@ -1,19 +1,19 @@
-"""Lets no more requests through to the scheduler than it admits, and some more, while the server is busy.
+"""Limits the requests that reach the scheduler to a little more than it admits, while the server is busy.
 
-The scheduler refuses what the devices cannot do in time. It does that after a request was received, parsed and placed
-in vain, which costs nearly as much as a request that is served. So where most requests of a model are refused, and the
-server is the bottleneck, most of them are refused beforehand.
+The scheduler refuses requests that the devices cannot serve in time. It does so after the request was received, parsed
+and placed in vain, which costs nearly as much as a served request. So if most requests of a model are refused and the
+server is the bottleneck, most of them are refused before they are received.
 
-Theory of operation (Google, "Site Reliability Engineering", chapter 21, adaptive throttling). For each model the
-requests and those admitted are counted, with a decay. Requests beyond `HEADROOM` times those admitted are refused, in a
-regular pattern. The rest are more than the devices can do, so the scheduler still chooses among them, and notices
-at once when there is room.
+Theory of operation (Google, "Site Reliability Engineering", chapter 21, adaptive throttling). For each model all
+requests and the admitted requests are counted, with a decay. Requests beyond `HEADROOM` times the admitted ones are
+refused, in a regular pattern. The scheduler still gets more requests than the devices can serve, so it can choose among
+them and notices at once when there is capacity.
 
-That is only done for requests that cost much to receive. Batches of small requests need a crowd to choose from: with
-fewer requests the devices do less, so fewer are admitted, and so on.
+This is done only for requests that are expensive to receive. Small requests need many others to form batches with: with
+fewer requests the devices would do less, so fewer would be admitted, and so on.
 
-Rules of the file: a request whose SLO is longer than those that were refused lately always goes to the scheduler. So
-does one of `TRICKLE`, so that a verdict of the scheduler is never remembered for long.
+A request with a longer SLO than those that were refused lately always goes to the scheduler. So does a share of
+`TRICKLE` of all requests, so that a refusal by the scheduler is never remembered for long.
 """
 
 from math import exp
@@ -25,53 +25,54 @@ from clockwork.state import PendingRequest
 from clockwork.units import MILLISECOND, Nanos
 
 HEADROOM: Final = 1.25
-"""Requests that go to the scheduler for each that it admits."""
+"""Number of requests that go to the scheduler for each request that it admits."""
 
 TRICKLE: Final = 0.05
 """Share of a model's requests that goes to the scheduler in any case."""
 
 WINDOW: Final[Nanos] = 500 * MILLISECOND
-"""Time constant of the decay of counts."""
+"""Time constant with which counts decay."""
 
 MEMORY: Final[Nanos] = 100 * MILLISECOND
-"""A refusal by the scheduler is remembered for this long: without a new one, there is room again."""
+"""Time for which a refusal by the scheduler is remembered. Without another refusal in this time the devices have
+capacity again."""
 
 MIN_COUNT: Final = 20.0
-"""Requests in the window below which nothing is refused beforehand."""
+"""With fewer requests in the window, none is refused beforehand."""
 
 MAX_MODELS: Final = 10_000
-"""Models that are counted; others are never throttled."""
+"""Limit on the models that are counted. Other models are never throttled."""
 
 
 class _Counts:
-    """The requests of one model."""
+    """The counts of one model."""
 
-    __slots__ = ("admitted", "asked", "at", "credit", "refused_at", "refused_slo", "retry_after")
+    __slots__ = ("admitted", "at", "credit", "received", "refused_at", "refused_slo", "retry_after")
 
     def __init__(self, now: Nanos) -> None:
-        self.asked = self.admitted = self.credit = 0.0
+        self.received = self.admitted = self.credit = 0.0
         self.at = now
-        self.refused_at: Nanos | None = None  #: when the scheduler refused one last
-        self.refused_slo: Nanos = 0  #: the longest SLO of those that it refused lately
-        self.retry_after: Nanos = 0  #: what it said then
+        self.refused_at: Nanos | None = None  #: when the scheduler last refused a request
+        self.refused_slo: Nanos = 0  #: the longest SLO of the requests that it refused lately
+        self.retry_after: Nanos = 0  #: the retry time of its last refusal
 
     def decay(self, now: Nanos) -> None:
         if now > self.at:
             factor = exp((self.at - now) / WINDOW)
-            self.asked *= factor
+            self.received *= factor
             self.admitted *= factor
             self.at = now
 
 
 class Throttle:
-    """Counts by model; only models that the server has answered for are counted."""
+    """Counts of requests by model."""
 
     def __init__(self) -> None:
         """Start with no counts."""
         self._counts: dict[str, _Counts] = {}
 
     def verdict(self, request: PendingRequest, status: int, timing: RequestTiming, retry_after: Nanos | None) -> None:
-        """Count a request that is answered, as admitted or as refused because of its deadline."""
+        """Count an answered request as admitted, or as refused because of its deadline."""
         now = request.arrival + timing.total
         if status == Status.SUCCESS or request.promised is not None:
             self.note(now, request.model.name, admitted=True)
@@ -87,7 +88,7 @@ class Throttle:
                 return
             counts = self._counts[model] = _Counts(now)
         counts.decay(now)
-        counts.asked += 1
+        counts.received += 1
         if admitted:
             counts.admitted += 1
             return
@@ -97,19 +98,19 @@ class Throttle:
         counts.retry_after = retry_after or 0
 
     def refuses(self, now: Nanos, model: str, slo: Nanos) -> Nanos | None:
-        """Return the retry time of a request that is refused beforehand, or None: it goes to the scheduler."""
+        """Return the retry time if a request must be refused beforehand; None if it may go to the scheduler."""
         counts = self._counts.get(model)
         if counts is None or counts.refused_at is None or now - counts.refused_at > MEMORY or slo > counts.refused_slo:
             return None
         counts.decay(now)
-        if counts.asked < MIN_COUNT:
+        if counts.received < MIN_COUNT:
             return None
-        share = min(1 - TRICKLE, 1 - HEADROOM * counts.admitted / counts.asked)
+        share = min(1 - TRICKLE, 1 - HEADROOM * counts.admitted / counts.received)
         if share <= 0:
             return None
         counts.credit += share
         if counts.credit < 1:
             return None
         counts.credit -= 1
-        counts.asked += 1
+        counts.received += 1
         return counts.retry_after

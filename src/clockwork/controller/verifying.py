@@ -1,15 +1,15 @@
-"""Checks of batches in service: requests that were executed in a batch are executed again alone, while nothing else is.
+"""Checks of batches in service: while the server is idle, requests of a batch are executed again alone.
 
-Theory of operation. A *sample* is one request of a batch that was delivered: its inputs, and its outputs in the batch.
-Samples are taken by counting, not by chance: two of the first batch of each size and shape of a model's content, and
-one of a share of all its batches, at another place in the batch each time. They wait until the server is idle. Then
-`Serving` sends one through the scheduler, as a request without a client. The *check* compares the outputs of the two
-executions; the host does that.
+Theory of operation. A *sample* is one request of a batch whose responses were sent: its inputs, and its outputs in the
+batch. Samples are chosen by counting and not at random: two of the first batch of each size and shape of a model's
+content, and one of a share of all its batches, each time at another place in the batch. Samples wait until the server
+is idle. Then `Serving` passes one to the scheduler, as a request without a client. The *check* compares the outputs of
+the two executions. The host does the comparison.
 
-If these do not agree, the model's content is not batched any more: a doubt costs speed and never an answer. The answers
-of the batch that was sampled have left by then.
+If the outputs differ, the model's content is no longer batched. That costs speed, and later answers are right. The
+responses of the sampled batch have been sent by then.
 
-One check is under way at a time. Samples that find no room are skipped, and counted.
+One check is under way at a time. Samples beyond the limits are skipped and counted.
 """
 
 from collections import deque
@@ -33,16 +33,17 @@ from clockwork.state import ClockworkState, ModelState, PendingRequest
 from clockwork.units import Bytes, Nanos
 
 MAX_DIFFERENCE: Final = 200
-"""Characters of a difference that are kept."""
+"""Length to which the text of a difference is cut."""
 
-_Use: TypeAlias = tuple[str, int, ShapeKey]
-"""A model's content, the rows of a batch, and the shape of its requests."""
+_BatchKind: TypeAlias = tuple[str, int, ShapeKey]
+"""A model's content, the number of rows of a batch, and the shape of its requests."""
 
 
 class Sample(Struct):
-    """A request that was executed in a batch of ``batch_size`` rows, with its outputs there.
+    """A request that was executed in a batch of ``batch_size`` rows, with its outputs in the batch.
 
-    ``nbytes`` is the memory that it holds: its inputs, and the outputs of the whole batch, which are one buffer.
+    ``nbytes`` is the memory that the sample holds: its inputs, and the outputs of the whole batch, which are one
+    buffer.
     """
 
     model: ModelState
@@ -56,20 +57,20 @@ class Sample(Struct):
 
 
 class BatchChecks:
-    """The samples that wait, and the check that is under way."""
+    """The waiting samples, and the check that is under way."""
 
     def __init__(self, state: ClockworkState, tally: Tally, config: VerifyingConfig | None) -> None:
-        """``config`` is None if nothing is to be checked."""
+        """``config`` is None if no batches are checked."""
         self._state = state
         self._tally = tally
         self._config = config
         self._waiting: deque[Sample] = deque()
-        self._bytes: Bytes = 0  #: of those that wait, and of the one whose check is under way
-        self._uses: dict[_Use, None] = {}  #: sizes and shapes that were sampled, in order of their first batch
-        self._batches: dict[str, int] = {}  #: batches of each content
-        self._sample: Sample | None = None  #: the one whose check is under way
-        self._compared = 0  #: the id of the comparison under way
-        #: the request that executes the sample; None: nothing is executed
+        self._bytes: Bytes = 0  #: of waiting samples and of the sample being checked
+        self._uses: dict[_BatchKind, None] = {}  #: kinds of batches that were sampled, in order of their first batch
+        self._batches: dict[str, int] = {}  #: number of batches of each content
+        self._sample: Sample | None = None  #: the sample being checked
+        self._compared = 0  #: id of the comparison under way
+        #: the request that executes the sample; None: no request is under way
         self.request: PendingRequest | None = None
         self.due = False  #: whether a sample waits and no check is under way
 
@@ -79,44 +80,44 @@ class BatchChecks:
     # --- samples -----------------------------------------------------------------------------------------------------
 
     def places(self, action: Infer) -> tuple[int, ...]:
-        """Which requests of a batch that was executed are samples, by their places in it; to be called once."""
+        """Return the places in an executed batch of the requests to sample; to be called once per batch."""
         config, count, model = self._config, len(action.inputs), self._state.models.get(action.model)
         if config is None or model is None or model.unbatched or action.apart or action.inputs[0].generated:
             return ()
         digest = model.info.digest
         batches = self._batches[digest] = self._batches.get(digest, 0) + 1
-        if _use(model, action) not in self._uses:
+        if _batch_kind(model, action) not in self._uses:
             return 0, count - 1
         turn = int(batches * config.share)
         return (turn % count,) if turn > int((batches - 1) * config.share) else ()
 
     def keep(self, request: PendingRequest, action: Infer, place: int, result: InferResult, output: object) -> None:
-        """Take a sample: the request at a place of the batch; ``output`` is the payload of its outputs."""
+        """Keep the request at a place in a batch as a sample; ``output`` is the payload of its outputs."""
         assert self._config is not None
         model, share = request.model, request.input
-        outputs = sum(tensor.nbytes for it in result.outputs for tensor in it.tensors)
+        outputs = sum(tensor.nbytes for out in result.outputs for tensor in out.tensors)
         nbytes = share.payload_bytes + outputs
-        if not self._has_room(nbytes):
+        if not self._fits(nbytes):
             self._skip_cold()
-        if share.generated or not self._has_room(nbytes):
+        if share.generated or not self._fits(nbytes):
             self._tally.of(model.name).checked(SKIPPED)
             return
         tensors = result.outputs[place].tensors
         self._bytes += nbytes
         self._waiting.append(Sample(model, share, request.payload, tensors, output, action.batch_size, nbytes))
-        self._uses[_use(model, action)] = None
+        self._uses[_batch_kind(model, action)] = None
         while len(self._uses) > self._config.max_uses:
             del self._uses[next(iter(self._uses))]
         self._settle()
 
-    def _has_room(self, nbytes: Bytes) -> bool:
+    def _fits(self, nbytes: Bytes) -> bool:
         config = self._config
         assert config is not None
         held = len(self._waiting) + (self._sample is not None)
         return held < config.max_waiting and self._bytes + nbytes <= config.max_bytes
 
     def _skip_cold(self) -> None:
-        """Skip the samples of models whose weights are on no device: these may wait for ever."""
+        """Skip the samples of models whose weights are on no device, because they could wait for ever."""
         for sample in list(self._waiting):
             if sample.model.name not in self._state.holders:
                 self._waiting.remove(sample)
@@ -125,13 +126,13 @@ class BatchChecks:
     # --- a check -----------------------------------------------------------------------------------------------------
 
     def begin(self, now: Nanos, request_id: int) -> PendingRequest | None:
-        """The request that executes the first sample of a model whose weights are on a device; None if there is none.
+        """Return a request that executes the first sample of a model whose weights are on a device; None if none waits.
 
-        It must end with `executed`, `failed` or `withdraw`.
+        The check must end with `executed`, `failed` or `withdraw`.
         """
         assert self._config is not None
         assert self._sample is None
-        sample = next((it for it in self._waiting if it.model.name in self._state.holders), None)
+        sample = next((waiting for waiting in self._waiting if waiting.model.name in self._state.holders), None)
         if sample is None:
             return None
         self._waiting.remove(sample)
@@ -145,13 +146,13 @@ class BatchChecks:
         return self.request
 
     def is_alone(self, action: object) -> bool:
-        """Whether the action executes the check's request and no other."""
+        """Return whether an action executes the check's request and no other."""
         if self.request is None or not isinstance(action, Infer) or len(action.inputs) != 1:
             return False
         return action.inputs[0].request_id == self.request.id
 
     def executed(self, action: Infer, output: InferOutput, payload: object) -> list[ControllerCommand]:
-        """The request was executed: compare, if that was alone."""
+        """Compare the outputs if the request was executed alone."""
         if output.refusal and not output.failed:
             return self.answered(Status.INVALID_REQUEST, output.refusal)
         if not self.is_alone(action) or output.failed:
@@ -163,16 +164,19 @@ class BatchChecks:
         return [CompareOutputs(self._compared, sample.outputs, sample.outputs_payload, output.tensors, payload)]
 
     def answered(self, status: Status, message: str) -> list[ControllerCommand]:
-        """The request was answered without outputs. A request that the model refuses alone was no good in a batch."""
+        """The request was answered without outputs.
+
+        If the model refuses it alone, the outputs in the batch were wrong.
+        """
         if status != Status.INVALID_REQUEST:
             self.failed()
             return []
         assert self.request is not None
         self._compared, self.request = self.request.id, None
-        return self.compared(OutputsCompared(self._compared, f"alone the request is refused: {message}"))
+        return self.compared(OutputsCompared(self._compared, f"the model refuses the request alone: {message}"))
 
     def failed(self) -> None:
-        """The request was not executed alone: try again later, unless that was tried often enough."""
+        """The request was not executed alone: try again later, up to the number of attempts."""
         assert self._config is not None
         assert self._sample is not None
         sample = self._sample
@@ -184,17 +188,17 @@ class BatchChecks:
         self._end(sample, SKIPPED)
 
     def withdraw(self) -> None:
-        """The request gives way to a client's, before it was sent: the sample waits again."""
+        """Take the request back before it was sent, because a client's request has come. The sample waits again."""
         assert self._sample is not None
         self._waiting.appendleft(self._sample)
         self.request = self._sample = None
         self._settle()
 
     def compared(self, event: OutputsCompared) -> list[ControllerCommand]:
-        """The host has compared the outputs."""
+        """Handle the result of the host's comparison."""
         sample = self._sample
         if sample is None or self.request is not None or event.check_id != self._compared:
-            return [Report("WARNING", f"the host compared outputs that nothing waits for: {event}")]
+            return [Report("WARNING", f"the host compared outputs of no check under way: {event}")]
         self._sample = None
         if event.error:
             self._end(sample, SKIPPED)
@@ -206,17 +210,17 @@ class BatchChecks:
         return self._stop_batching(sample, event.difference[:MAX_DIFFERENCE])
 
     def _stop_batching(self, sample: Sample, difference: str) -> list[ControllerCommand]:
-        """Never put requests of this content into one batch again."""
+        """Stop batching requests for this content."""
         info, rows = sample.model.info, sample.batch_size
-        reason = f"a request had another answer in a batch of {rows} rows than alone: {difference}"
-        models = [it for it in self._state.models.values() if it.info.digest == info.digest]
+        reason = f"the outputs of a request differed between a batch of {rows} rows and the request alone: {difference}"
+        models = [model for model in self._state.models.values() if model.info.digest == info.digest]
         for model in models:
             model.stop_batching(reason)
-        for waiting in [it for it in self._waiting if it.model.unbatched]:
+        for waiting in [waiting for waiting in self._waiting if waiting.model.unbatched]:
             self._waiting.remove(waiting)
             self._end(waiting, SKIPPED)
         copies = f" and {len(models) - 1} copies" if len(models) > 1 else ""
-        text = f"model {sample.model.name}{copies} is not batched any more: {reason}"
+        text = f"model {sample.model.name}{copies} is no longer batched: {reason}"
         fields: dict[str, str | int] = {
             "model": sample.model.name,
             "digest": info.digest,
@@ -248,5 +252,5 @@ class BatchChecks:
         assert len(self._uses) <= self._config.max_uses
 
 
-def _use(model: ModelState, action: Infer) -> _Use:
+def _batch_kind(model: ModelState, action: Infer) -> _BatchKind:
     return model.info.digest, action.batch_size, shape_key_of(model, action.inputs[0])

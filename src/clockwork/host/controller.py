@@ -19,6 +19,7 @@ from clockwork.access import Access, Right, Tokens, needed_for, permission_error
 from clockwork.clock import Clock, MonotonicClock
 from clockwork.controller.checking import check_infer
 from clockwork.controller.config import ControllerConfig
+from clockwork.controller.controller import ControllerWithStartupPhase
 from clockwork.controller.description import Description
 from clockwork.controller.events import (
     ClientLost,
@@ -41,7 +42,6 @@ from clockwork.controller.events import (
     WorkerResult,
     WorkerSilent,
 )
-from clockwork.controller.startup import ControllerWithStartupPhase
 from clockwork.errors import InvalidRequestError, NotPermittedError, ProtocolError, ServerError
 from clockwork.host.arena import make_arena
 from clockwork.host.comparing import compare

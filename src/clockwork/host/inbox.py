@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from clockwork.clock import Clock
-from clockwork.controller.shedding import PATIENT, PATIENT_SHARE, Shedder
+from clockwork.controller.shedding import MAX_URGENT_SLO, PATIENT_INTERVAL, Shedder
 from clockwork.units import MILLISECOND, Nanos
 
 PIECE: Final[Nanos] = 5 * MILLISECOND
@@ -62,7 +62,7 @@ class Inbox:
         self._patient: deque[Waiting] = deque()
         self._turn_is_open = False
         self._room = 1  #: requests that may still be handled in this turn
-        self._turns = 0  #: requests taken from the queues, modulo `PATIENT_SHARE`
+        self._turns = 0  #: requests taken from the queues, modulo `PATIENT_INTERVAL`
 
     def put(self, handle: Handle, slo: Nanos) -> Waiting | None:
         """Have a request handled: at once (None is returned) if this turn has room for it, or else in a later turn."""
@@ -73,7 +73,7 @@ class Inbox:
             handle()
             return None
         waiting = Waiting(self.shedder, handle, slo)
-        (self._patient if slo > PATIENT else self._urgent).append(waiting)
+        (self._patient if slo > MAX_URGENT_SLO else self._urgent).append(waiting)
         return waiting
 
     def _open_turn(self) -> None:
@@ -99,7 +99,7 @@ class Inbox:
     def _take(self) -> Handle | None:
         """Return how to handle the next request, if any waits."""
         while self._urgent or self._patient:
-            self._turns = (self._turns + 1) % PATIENT_SHARE
+            self._turns = (self._turns + 1) % PATIENT_INTERVAL
             patient = self._patient and (not self._turns or not self._urgent)
             handle = (self._patient if patient else self._urgent).popleft().take()
             if handle is not None:

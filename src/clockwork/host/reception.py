@@ -11,7 +11,7 @@ from typing import Final
 
 from clockwork.clock import Clock
 from clockwork.controller.config import ControllerConfig
-from clockwork.controller.shedding import FASTEST_RETRY, Shed
+from clockwork.controller.shedding import MIN_RETRY, Shed
 from clockwork.controller.throttling import Throttle
 from clockwork.host.backpressure import Backpressure
 from clockwork.host.busy import Busy
@@ -141,7 +141,7 @@ class Reception:
         if remaining >= wait + int(LATENCY_RESERVE * self._latency):
             return None
         self.count_refused("")
-        return Shed(wait, max(FASTEST_RETRY, wait))
+        return Shed(wait, max(MIN_RETRY, wait))
 
     def note_latency(self, latency: Nanos) -> None:
         """A request was answered, so long after it arrived."""

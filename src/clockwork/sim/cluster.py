@@ -13,6 +13,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from clockwork.controller.config import ControllerConfig, LoadSpec
+from clockwork.controller.controller import ControllerWithStartupPhase
 from clockwork.controller.events import (
     ClientRequest,
     ControllerCommand,
@@ -26,7 +27,6 @@ from clockwork.controller.events import (
     WorkerResult,
 )
 from clockwork.controller.stage import Stage
-from clockwork.controller.startup import ControllerWithStartupPhase
 from clockwork.messages.actions import Infer
 from clockwork.messages.commands import SendAction
 from clockwork.messages.profile import ProfileKey

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from clockwork.controller.controller import ControllerWithStartupPhase
 from clockwork.controller.events import ClientRequest, ControllerCommand, Event, RequestsShed, Respond, WorkerResult
-from clockwork.controller.shedding import PATIENT, Shedder
-from clockwork.controller.startup import ControllerWithStartupPhase
+from clockwork.controller.shedding import MAX_URGENT_SLO, Shedder
 from clockwork.messages.actions import Infer
 from clockwork.messages.commands import SendAction
 from clockwork.messages.requests import InferRequest
@@ -148,4 +148,4 @@ class TimedController:
 def _slo(event: Event) -> Nanos:
     assert isinstance(event, ClientRequest)
     assert isinstance(event.request, InferRequest)
-    return 0 if event.request.slo is None else min(PATIENT, event.request.slo)  # the simulator has one queue
+    return 0 if event.request.slo is None else min(MAX_URGENT_SLO, event.request.slo)  # the simulator has one queue

@@ -9,7 +9,7 @@ a fault or a duration beyond its estimate explains the delay.
 from collections.abc import Callable
 from typing import Any, Final
 
-from clockwork.controller.startup import ControllerWithStartupPhase
+from clockwork.controller.controller import ControllerWithStartupPhase
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import SendAction
 from clockwork.messages.requests import ServerStatus

@@ -1,0 +1,250 @@
+"""`ControllerWithStartupPhase`: a controller for any scheduler.
+
+`clockwork.controller.startup` leads from the first worker to SERVING, `clockwork.controller.serving` serves, and
+`clockwork.controller.draining` ends the server. This module passes each event to the part that handles it and answers
+the requests that need none of them.
+
+Requests that come before SERVING wait in a `StartupBuffer`. Their SLO counts from the begin of SERVING, because nothing
+can be done for them before it.
+"""
+
+from msgspec.structs import replace
+
+from clockwork.controller.buffer import StartupBuffer
+from clockwork.controller.config import ControllerConfig
+from clockwork.controller.description import Description, Summaries, is_ready
+from clockwork.controller.draining import Draining
+from clockwork.controller.events import (
+    ClientLost,
+    ClientRequest,
+    ControllerCommand,
+    Drain,
+    Event,
+    OutputsCompared,
+    RequestsShed,
+    Respond,
+    ServerLoad,
+    StageEntered,
+    WorkerConnected,
+    WorkerLost,
+    WorkerResult,
+    WorkerSilent,
+)
+from clockwork.controller.responses import Refusable, count_refusals, refusal_response
+from clockwork.controller.serving import Serving
+from clockwork.controller.stage import Stage, WorkerPhase
+from clockwork.controller.startup import Startup
+from clockwork.messages.profile import ModelProfile, ProfileKey
+from clockwork.messages.requests import (
+    CancelRequest,
+    EvictRequest,
+    InferRequest,
+    ListModelsRequest,
+    ListModelsResponse,
+    LoadModelRequest,
+    Progress,
+    StatusRequest,
+    StatusResponse,
+)
+from clockwork.messages.status import Status
+from clockwork.scheduling.base import Scheduler
+from clockwork.state import ClockworkState, Predictions
+from clockwork.units import Nanos
+from clockwork.version import __version__
+
+Commands = list[ControllerCommand]
+
+
+class ControllerWithStartupPhase:
+    """The controller as a `Machine`: it handles `Event` and returns `ControllerCommand`."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        config: ControllerConfig | None = None,
+        profiles: dict[ProfileKey, ModelProfile] | None = None,
+    ) -> None:
+        """``profiles`` were measured earlier; new ones are added.
+
+        Raises:
+            InvalidRequestError: a model that the operator named has an impossible name, path or number of copies.
+        """
+        self._config = config or ControllerConfig()
+        self._scheduler = scheduler
+        self._state = ClockworkState()
+        self._serving = Serving(self._state, scheduler, self._config)
+        known = {} if profiles is None else profiles
+        self._startup = Startup(self._state, self._config, known, self._serving, self._begin_serving)
+        self._fleet = self._startup.fleet
+        self._draining = Draining(self._serving)
+        self._buffer = StartupBuffer(self._config)
+        self._summaries = Summaries(self._state)
+        self.throttle = self._serving.throttle
+        self.refuse_full = self._serving.refuse_full
+        self.model = self._state.models.get
+
+    @property
+    def stage(self) -> Stage:
+        """The current stage."""
+        return self._startup.stage
+
+    def progress(self, now: Nanos) -> Progress:
+        """Return how far the current stage is."""
+        return self._startup.progress(now)
+
+    def is_ready(self, model: str | None = None) -> bool:
+        """Return whether a request would be served now: for any model, or for the one named."""
+        return is_ready(self.stage, self._state, model)
+
+    def handle(self, now: Nanos, event: Event) -> Commands:
+        """Handle an event; see `clockwork.controller.events`."""
+        commands = self._dispatch(now, event)
+        if self._draining.begun:
+            return commands + self._draining.settle(now)
+        return commands + self._serving.check_if_idle(now) if self._serving.checks.due else commands
+
+    def _dispatch(self, now: Nanos, event: Event) -> Commands:
+        if self._startup.ended_early and not isinstance(event, ClientRequest):
+            return []
+        match event:
+            case WorkerResult():
+                return self._result(now, event)
+            case ClientRequest():
+                return self._request(now, event)
+            case WorkerConnected():
+                return self._startup.worker_connected(now, event.worker_id)
+            case WorkerLost():
+                return self._startup.worker_lost(now, event.worker_id, event.reason)
+            case WorkerSilent():
+                return [*self._fleet.note_silence(event.worker_id, event.silent)]
+            case ClientLost():
+                self._buffer.cancel(event.client_id)
+                return self._serving.client_lost(now, event.client_id)
+            case RequestsShed() | ServerLoad():
+                return self._serving.note(now, event)
+            case OutputsCompared():
+                return self._serving.compared(event)
+            case Drain():
+                return [] if self._draining.begun else self._drain(now, event.limit)
+
+    def wake(self, now: Nanos) -> Commands:
+        """Handle what is due: time-outs, deadlines, and the end of LOADING."""
+        startup = self._startup
+        if startup.ended_early:
+            return []
+        commands: Commands = [*self._fleet.queries.give_up(now)]
+        if startup.serving_since is None:
+            expired = count_refusals(self._serving.tally, self._buffer.expire(now))
+            return [*commands, *expired, *startup.advance(now)]
+        commands += self._serving.wake(now)
+        if self._draining.begun:
+            return commands + self._draining.settle(now)
+        return commands + self._serving.check_if_idle(now) if self._serving.checks.due else commands
+
+    def next_wakeup(self) -> Nanos | None:
+        """Return when to call `wake` next; None if only an event can change something."""
+        startup = self._startup
+        if startup.serving_since is not None:
+            moments = [self._fleet.queries.next_timeout(), self._serving.next_wakeup(), self._draining.next_wakeup()]
+        elif self._draining.begun:  # start-up is abandoned
+            return None
+        else:
+            moments = [self._fleet.queries.next_timeout(), self._buffer.next_expiry(), startup.loading_ends()]
+        return min([moment for moment in moments if moment is not None], default=None)
+
+    def refuse_early(self, client_id: int, request: InferRequest) -> Respond | None:
+        """Return the refusal of a request whose inputs the model does not take, or None. Sizes are not checked."""
+        return self._serving.refuse_early(client_id, request) if self.stage is Stage.SERVING else None
+
+    def predictions(self) -> Predictions:
+        """Return how well the times of all actions in service were predicted."""
+        return self._state.predictions()
+
+    def predicted_start(self, worker_id: str, action_id: int) -> Nanos | None:
+        """Return when an outstanding action should begin; None if that was not predicted."""
+        worker = self._fleet.workers.get(worker_id)
+        gpu = None if worker is None else worker.routes.get(action_id)
+        return None if gpu is None else gpu.predicted_start(action_id)
+
+    def check_invariants(self) -> None:
+        """Assert what always holds; for tests and checkers."""
+        self._state.check_invariants()
+        self._serving.check_invariants()
+        for worker in self._fleet.workers.values():
+            for gpu in worker.gpus:
+                gpu.check_invariants()
+        has_served = self._startup.serving_since is not None
+        assert has_served or not self._state.workers
+        assert not has_served or not len(self._buffer)
+
+    def _result(self, now: Nanos, event: WorkerResult) -> Commands:
+        worker_id = event.worker_id
+        worker = self._fleet.workers.get(worker_id)
+        if (
+            worker is None
+            or event.result.id not in worker.routes
+            or self._fleet.phases[worker_id] is not WorkerPhase.READY
+        ):
+            return self._startup.result(now, worker_id, event.result)
+        return self._serving.result(now, worker, event.result, event.payloads)
+
+    def _begin_serving(self, now: Nanos) -> Commands:
+        """Let the scheduler begin, and give it the requests that came before."""
+        commands = self._serving.start(now)
+        commands.append(StageEntered(Stage.SERVING.value))
+        for event in self._buffer.take_all():
+            commands += self._request(now, replace(event, arrival=None))  # the SLO counts from now
+        return commands
+
+    def _drain(self, now: Nanos, limit: Nanos) -> Commands:
+        """Begin to end the server: refuse the requests that wait for a start-up that is abandoned."""
+        commands: Commands = [self._startup.drain(), self._draining.begin(now, limit)]
+        for event in self._buffer.take_all():
+            commands += self._request(now, event)
+        for client_id, request in self._startup.take_early_loads():
+            commands.append(self._draining.refuse(client_id, request))
+        return [*commands, *self._startup.loads.shut_down(self._draining.text)]
+
+    def _request(self, now: Nanos, event: ClientRequest) -> Commands:
+        client_id, request = event.client_id, event.request
+        if self._draining.begun and isinstance(request, Refusable):
+            return [self._draining.refuse(client_id, request)]
+        match request:
+            case InferRequest() if event.wrong:
+                return [self._serving.refuse(client_id, request, Status.INVALID_REQUEST, event.wrong)]
+            case InferRequest() if self._startup.serving_since is not None:
+                return self._serving.infer(now, client_id, request, event.payload, event.arrival, event.shared)
+            case ListModelsRequest() if self._startup.serving_since is not None:
+                models = self._summaries.after(self._startup.profiler.assigned)
+                return [Respond(client_id, ListModelsResponse(request.id, Status.SUCCESS, "", models))]
+            case InferRequest() | ListModelsRequest():
+                return [*count_refusals(self._serving.tally, self._buffer.add(now, event))]
+            case CancelRequest():
+                self._buffer.cancel(client_id, request.id)
+                return self._serving.cancel(now, client_id, request.id)
+            case LoadModelRequest():
+                return self._startup.load(now, client_id, request)
+            case EvictRequest() if self._startup.serving_since is not None:
+                return self._serving.evict(now, client_id, request)
+            case EvictRequest():
+                text = f"the server is starting up ({self.stage.value}); retry later"
+                return [refusal_response(client_id, request, Status.INITIALIZING, text)]
+            case StatusRequest():
+                return [Respond(client_id, StatusResponse(request.id, self.description(now).server()))]
+
+    def description(self, now: Nanos) -> Description:
+        """Return a description of the server, for clients, people and monitoring."""
+        since = self._startup.serving_since
+        return Description(
+            version=__version__,
+            scheduler=type(self._scheduler).name or type(self._scheduler).__name__,
+            stage=self.stage.value,
+            progress=self.progress(now),
+            outstanding=self._serving.pending + len(self._buffer),
+            fleet=self._fleet.workers,
+            ready=self._fleet.ready(),
+            state=self._state,
+            tally=self._serving.tally,
+            broken=self._startup.profiler.broken,
+            serving_ns=0 if since is None else now - since,
+        )
