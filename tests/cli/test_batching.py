@@ -18,7 +18,7 @@ from clockwork.runtimes.ort import onnxruntime
 from onnx_graphs import dense, saved
 from runtimes.random_graphs import random_graph, rows_for
 from runtimes.test_batching import COUPLED, quantised, unproved
-from runtimes.test_rows_of_random_graphs import as_texts, same
+from runtimes.test_rows_of_random_graphs import as_strings, same
 
 CLIENTS = 3
 REQUESTS = 100  #: per client and model
@@ -45,7 +45,7 @@ def wrong(address: str, path: Path, feeds: Callable[[int], dict[str, Any]], coun
                 feed = feeds(number * count + i)
                 response = connection.infer(path.stem, feed, slo=20)
                 for name, wanted in zip(names, session.run(None, feed), strict=True):
-                    if not same(wanted, as_texts(response[name])):
+                    if not same(wanted, as_strings(response[name])):
                         found += 1
                         break
             return found

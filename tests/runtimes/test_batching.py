@@ -1,4 +1,4 @@
-"""Models are batched if it is proved that they may be, or if the operator allows it and a trial passes."""
+"""Models are batched if the graph proves that rows are independent, or if the operator allows it and a trial passes."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ INT64, BOOL = TensorProto.INT64, TensorProto.BOOL
 
 
 def reranker() -> Any:
-    """``x [N, 8]`` to the places of the best 8 rows in each column."""
+    """Return a model: ``x [N, 8]`` to the indices of the largest elements of each column."""
     return model(
         [
             node("Shape", "x", "n", start=0, end=1),
@@ -40,7 +40,7 @@ def cumulative_sum() -> Any:
 
 
 def largest() -> Any:
-    """Whether an element is the largest of its column."""
+    """Return a model whose output tells whether an element is the largest of its column."""
     return model(
         [node("ReduceMax", "x", "m", axes=[0]), node("GreaterOrEqual", "x m", "y")],
         [value("x", ["N", 8])],
@@ -66,13 +66,13 @@ COUPLED = {
 }
 
 
-def loaded(made: Any, directory: Path, name: str = "m", **options: Any) -> Any:
+def loaded(proto: Any, directory: Path, name: str = "m", **options: Any) -> Any:
     runtime = OnnxRuntime(batching=BatchingOptions(**options))
-    return runtime.load_model(saved(made, directory / f"{name}.onnx"), name).info
+    return runtime.load_model(saved(proto, directory / f"{name}.onnx"), name).info
 
 
 @pytest.mark.parametrize("name", COUPLED)
-def test_a_model_that_computes_across_rows_is_not_batched_whatever_is_allowed(name: str, tmp_path: Path) -> None:
+def test_a_model_that_computes_across_rows_is_not_batched_even_if_allowed(name: str, tmp_path: Path) -> None:
     make, why = COUPLED[name]
     for allowed in (frozenset[str](), frozenset({name})):
         info = loaded(make(), tmp_path, name, allowed=allowed)
@@ -91,7 +91,7 @@ def test_networks_of_the_zoo_and_magika_are_batched(tmp_path: Path) -> None:
 
 
 def unproved(second: Any = None) -> Any:
-    """A loop over nothing, for which there is no rule; then ``second``, or nothing."""
+    """Return a model with a Loop, for which there is no rule, followed by the node ``second`` if it is given."""
     from onnx import helper
 
     body = helper.make_graph(
@@ -110,7 +110,7 @@ def unproved(second: Any = None) -> Any:
     )
 
 
-def test_a_model_of_which_nothing_is_proved_is_batched_if_it_is_allowed(tmp_path: Path) -> None:
+def test_an_unproved_model_is_batched_only_if_allowed(tmp_path: Path) -> None:
     info = loaded(unproved(), tmp_path)
     assert info.unbatched == (
         "Loop 'z' is an operator without a rule, so it may compute across rows (--allow-batching accepts it)"
@@ -120,7 +120,7 @@ def test_a_model_of_which_nothing_is_proved_is_batched_if_it_is_allowed(tmp_path
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_an_allowed_model_has_to_pass_a_trial(axis: int, tmp_path: Path) -> None:
+def test_an_allowed_model_must_pass_a_trial(axis: int, tmp_path: Path) -> None:
     second = node("Softmax", "z", "t", axis=axis)
     info = loaded(unproved(second), tmp_path, allowed=frozenset({"m"}))
     assert info.batchable is (axis == 1)
@@ -142,7 +142,7 @@ def quantised() -> Any:
     )
 
 
-def test_a_dynamically_quantised_model_is_batched_only_if_it_is_allowed(tmp_path: Path) -> None:
+def test_a_dynamically_quantised_model_is_batched_only_if_allowed(tmp_path: Path) -> None:
     assert loaded(quantised(), tmp_path).unbatched == (
         "DynamicQuantizeLinear 'q' chooses one scale for the whole batch"
     )
@@ -152,7 +152,7 @@ def test_a_dynamically_quantised_model_is_batched_only_if_it_is_allowed(tmp_path
 # ------------------------------------------------------------------------------------------- options and config.pbtxt
 
 
-def test_a_model_that_is_not_to_be_batched_is_not(tmp_path: Path) -> None:
+def test_a_model_named_by_no_batching_is_not_batched(tmp_path: Path) -> None:
     runtime = OnnxRuntime(batching=BatchingOptions(never=frozenset({"m"})))
     path = saved(dense(), tmp_path / "m.onnx")
     info = runtime.load_model(path, "m").info
@@ -213,7 +213,7 @@ def test_max_batch_size_is_found(text: str, found: int | None) -> None:
         ("{" * 100, "nested deeper than 64"),
     ],
 )
-def test_garbage_in_a_config_is_refused(text: str, why: str) -> None:
+def test_a_malformed_config_is_refused(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         parse(text)
 
@@ -221,7 +221,7 @@ def test_garbage_in_a_config_is_refused(text: str, why: str) -> None:
 # ---------------------------------------------------------------------------------------------------------- the cache
 
 
-def test_a_cached_verdict_holds_for_the_options_that_it_was_made_with(tmp_path: Path) -> None:
+def test_a_cached_verdict_is_used_only_with_the_same_options(tmp_path: Path) -> None:
     path = saved(unproved(), tmp_path / "m.onnx")
     for allowed, batchable in ((False, False), (True, True), (False, False), (True, True)):
         options = BatchingOptions(allowed=frozenset({"m"} if allowed else ()))
@@ -263,7 +263,7 @@ def test_a_trial_finds_rows_that_depend_on_others(compute: Any, passes: bool) ->
     assert (found == "") is passes, found
 
 
-def test_a_trial_leaves_out_rows_that_are_refused_alone() -> None:
+def test_a_trial_skips_rows_that_the_model_rejects_alone() -> None:
     def run(feed: Any) -> list[Any]:
         if feed["x"].max() > 0.9:
             raise InvalidRequestError("too large")

@@ -1,4 +1,4 @@
-"""What NVIDIA's driver tells of its devices, with other modules in the place of its bindings."""
+"""GPUs found by NVIDIA's driver; fake modules replace its bindings."""
 
 from enum import IntEnum
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ class NvmlError(Exception):
 
 
 class Driver:
-    """``cuda.bindings.driver``. ``failing``: a function that fails."""
+    """Fake of ``cuda.bindings.driver``. ``failing``: name of a function that fails."""
 
     CUdevice_attribute = SimpleNamespace(CU_DEVICE_ATTRIBUTE_COMPUTE_MODE=20)
 
@@ -36,7 +36,7 @@ class Driver:
     def _gives(self, function: str, *values: Any) -> Any:
         return (Result.CUDA_ERROR_NO_DEVICE,) if function == self.failing else (Result.CUDA_SUCCESS, *values)
 
-    def cuInit(self, flags: int) -> Any:  # noqa: N802 - their names
+    def cuInit(self, flags: int) -> Any:  # noqa: N802 - NVIDIA's names
         assert flags == 0
         return self._gives("cuInit")
 
@@ -67,7 +67,7 @@ class Driver:
 
 
 class Nvml:
-    """``cuda.bindings.nvml``."""
+    """Fake of ``cuda.bindings.nvml``. ``refusing``: names of functions that fail."""
 
     NvmlError = NvmlError
     ClockType = SimpleNamespace(SM=1)
@@ -94,7 +94,7 @@ class Nvml:
     def device_get_handle_by_uuid(self, uuid: str) -> int:
         if not uuid.startswith(self.kind):
             raise NvmlError("not found")
-        return [f"{self.kind}-{it}" for it in UUIDS].index(uuid) + 1000
+        return [f"{self.kind}-{known}" for known in UUIDS].index(uuid) + 1000
 
     def device_get_memory_info_v2(self, handle: int) -> Any:
         assert handle >= 1000
@@ -110,7 +110,7 @@ class Nvml:
         return 1980
 
 
-def test_all_that_is_told_of_a_device() -> None:
+def test_all_values_of_a_gpu_are_read() -> None:
     nvml = Nvml()
     found = find_gpus_with(Driver(["NVIDIA H100 80GB HBM3"], mode=3), nvml)
     gpu = Gpu("NVIDIA H100 80GB HBM3", 80 * GIB, 70 * GIB, "exclusive process", True, 345, 1980)
@@ -118,7 +118,7 @@ def test_all_that_is_told_of_a_device() -> None:
     assert nvml.open == 0
 
 
-def test_a_part_of_a_device_is_found_by_its_own_uuid() -> None:
+def test_a_mig_device_is_found_by_its_uuid() -> None:
     assert find_gpus_with(Driver(["part"]), Nvml(kind="MIG")).gpus[0].free == 70 * GIB
 
 
@@ -135,26 +135,26 @@ def test_a_part_of_a_device_is_found_by_its_own_uuid() -> None:
         ),
     ],
 )
-def test_what_is_not_told_is_not_known(refusing: tuple[str, ...]) -> None:
+def test_values_that_nvml_denies_are_none(refusing: tuple[str, ...]) -> None:
     found = find_gpus_with(Driver(["a"]), Nvml(refusing))
     assert found.gpus == (Gpu("a", 80 * GIB, compute_mode="default"),)
     assert found.cuda == "13.2"
     assert not found.missing
 
 
-def test_a_mode_that_nobody_knows_is_not_told() -> None:
+def test_an_unknown_compute_mode_is_none() -> None:
     assert find_gpus_with(Driver(["a"], mode=17), Nvml()).gpus[0].compute_mode is None
 
 
 @pytest.mark.parametrize("failing", ["cuInit", "cuDriverGetVersion", "cuDeviceGetCount", "cuDeviceGetName"])
-def test_a_driver_that_refuses_is_quoted(failing: str) -> None:
+def test_a_driver_error_is_reported(failing: str) -> None:
     nvml = Nvml()
     found = find_gpus_with(Driver(["a"], failing), nvml)
     assert found == Found(missing=f"CUDA cannot be used here: {failing} failed with CUDA_ERROR_NO_DEVICE")
     assert nvml.open == 0
 
 
-def test_without_a_driver_there_is_none() -> None:
+def test_a_missing_driver_is_reported() -> None:
     class Nothing:
         def cuInit(self, flags: int) -> Any:  # noqa: N802
             raise RuntimeError('"cuda" is an NVIDIA driver library and can only be found via system search')
@@ -162,13 +162,13 @@ def test_without_a_driver_there_is_none() -> None:
     assert find_gpus_with(Nothing(), Nvml()) == Found(missing=NO_DRIVER)
 
 
-def test_a_process_that_may_see_no_device_is_told_so() -> None:
+def test_a_process_that_sees_no_device_is_referred_to_cuda_visible_devices() -> None:
     assert "CUDA_VISIBLE_DEVICES" in find_gpus_with(Driver([]), Nvml()).missing
 
 
-def test_as_many_devices_as_are_wanted_and_of_one_kind() -> None:
+def test_a_worker_gets_the_requested_number_of_devices_of_one_kind() -> None:
     found = find_gpus_with(Driver(["a", "a", "b"]), Nvml())
-    assert [it.name for it in check(found, 2)] == ["a", "a"]
+    assert [gpu.name for gpu in check(found, 2)] == ["a", "a"]
     with pytest.raises(InvalidRequestError, match="--devices is 4, but CUDA shows 3 devices"):
         check(found, 4)
     with pytest.raises(InvalidRequestError, match="of one kind; found a, b: run a worker for each"):
@@ -177,7 +177,7 @@ def test_as_many_devices_as_are_wanted_and_of_one_kind() -> None:
         check(Found(missing=NO_DRIVER), 1)
 
 
-def test_the_cache_is_what_the_workspace_leaves() -> None:
+def test_the_cache_gets_the_memory_left_by_the_workspace() -> None:
     from clockwork.runtimes.onnx.cuda import cache_bytes_of
 
     page = 16 * MIB

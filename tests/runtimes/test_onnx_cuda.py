@@ -1,4 +1,4 @@
-"""ONNX models on CUDA devices: everything but CUDA itself, by a provider that is on the CPU."""
+"""ONNX models on CUDA devices, without CUDA: the provider of the fake device is the CPU."""
 
 import logging
 import subprocess
@@ -35,20 +35,20 @@ CPU_BUILD = CUDA not in onnxruntime.get_available_providers()
 
 
 class CpuGpus:
-    """The CPU, told to be a device."""
+    """A fake CUDA device that executes on the CPU."""
 
     kind = "cuda fake device"
 
     def __init__(self, provider: Provider = CPU) -> None:
         self.taken = 0
-        self.asked: list[int] = []
+        self.requested: list[int] = []
         self._provider = provider
 
     def take(self, nbytes: int) -> None:
         self.taken = nbytes
 
     def provider(self, device: int) -> Provider:
-        self.asked.append(device)
+        self.requested.append(device)
         return self._provider
 
 
@@ -56,13 +56,13 @@ def runtime(gpus: CpuGpus | None = None, cache: Path | None = None) -> OnnxCudaR
     return OnnxCudaRuntime(gpus or CpuGpus(), 64 * MIB, 16 * MIB, cache)
 
 
-def answer(loaded: Any, x: Any) -> Any:
-    it = InferInput(1, len(x), (TensorSpec("x", "FP32", x.shape, x.nbytes),))
-    ((_, (buffer,)),) = loaded.split([it], loaded.execute(loaded.assemble([it], [x.tobytes()])))
+def response(loaded: Any, x: Any) -> Any:
+    infer_input = InferInput(1, len(x), (TensorSpec("x", "FP32", x.shape, x.nbytes),))
+    ((_, (buffer,)),) = loaded.split([infer_input], loaded.execute(loaded.assemble([infer_input], [x.tobytes()])))
     return np.frombuffer(buffer, np.float32)
 
 
-def test_it_computes_what_the_cpu_computes(tmp_path: Path) -> None:
+def test_outputs_equal_those_of_the_cpu_runtime(tmp_path: Path) -> None:
     gpus = CpuGpus()
     file = saved(dense(), tmp_path / "a.onnx")
     host = runtime(gpus).load_model(file)
@@ -75,27 +75,27 @@ def test_it_computes_what_the_cpu_computes(tmp_path: Path) -> None:
         loaded = host.load_weights(device)
         for rows in (1, 4):
             x = np.random.default_rng(rows).random((rows, 32), np.float32)
-            np.testing.assert_allclose(answer(loaded, x), answer(expected.load_weights(0), x), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(response(loaded, x), response(expected.load_weights(0), x), rtol=1e-5, atol=1e-6)
         loaded.close()
-    assert gpus.asked == [0, 1]
+    assert gpus.requested == [0, 1]
 
 
-def test_a_network_is_prepared_without_what_suits_this_cpu_only(tmp_path: Path) -> None:
+def test_a_network_is_prepared_without_cpu_specific_optimisations(tmp_path: Path) -> None:
     file = build("squeezenet", tmp_path)
     host = runtime().load_model(file)
     graph = onnx.ModelProto.FromString(host._prepared.graph).graph
-    assert {it.domain for it in graph.node} == {""}  # no kernel that only this CPU, or only CPUs, have
+    assert {node.domain for node in graph.node} == {""}  # no operators that only CPUs have
     image = np.random.default_rng(0).random((2, 3, 224, 224), np.float32)
     (found,) = host.load_weights(0).execute({"data": image})
     (expected,) = OnnxRuntime().load_model(file).load_weights(0).execute({"data": image})
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_what_is_prepared_for_one_kind_is_not_used_for_another(tmp_path: Path) -> None:
+def test_a_cache_entry_is_not_used_for_another_kind_of_device(tmp_path: Path) -> None:
     file = saved(dense(), tmp_path / "a.onnx")
     cache = tmp_path / "cache"
     x = np.ones((1, 32), np.float32)
-    expected = answer(OnnxRuntime(cache_dir=cache).load_model(file).load_weights(0), x)
+    expected = response(OnnxRuntime(cache_dir=cache).load_model(file).load_weights(0), x)
     first = runtime(cache=cache).load_model(file)
     assert len(list(cache.glob("*.onnx-prepared"))) == 2
     other = CpuGpus()
@@ -105,17 +105,17 @@ def test_what_is_prepared_for_one_kind_is_not_used_for_another(tmp_path: Path) -
     again = runtime(cache=cache).load_model(file)
     assert again is not first
     assert again.info == first.info
-    np.testing.assert_allclose(answer(again.load_weights(0), x), expected, rtol=1e-5)
+    np.testing.assert_allclose(response(again.load_weights(0), x), expected, rtol=1e-5)
 
 
-def test_what_was_prepared_once_is_not_prepared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_model_is_not_prepared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = saved(dense(), tmp_path / "a.onnx")
     first = runtime(cache=tmp_path / "cache").load_model(file)
     monkeypatch.delattr("clockwork.runtimes.onnx.cuda.prepare")
     assert runtime(cache=tmp_path / "cache").load_model(file).info == first.info
 
 
-def test_models_of_one_content_are_one(tmp_path: Path) -> None:
+def test_models_with_the_same_content_are_shared(tmp_path: Path) -> None:
     its = runtime()
     first = its.load_model(saved(dense(), tmp_path / "a.onnx"))
     assert its.load_model(saved(dense(), tmp_path / "b.onnx")) is first
@@ -125,25 +125,25 @@ def test_models_of_one_content_are_one(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_a_provider_that_falls_back_to_the_cpu_is_an_error(tmp_path: Path) -> None:
-    """ONNX Runtime makes a session all the same; its builds for CUDA do so without a driver, and without a word."""
+    """ONNX Runtime silently opens a CPU session, as its CUDA builds do without a driver."""
     host = runtime(CpuGpus(CudaGpus(1, "x").provider(0))).load_model(saved(dense(), tmp_path / "a.onnx"))
     with pytest.raises(ServerError, match="could not use its CUDAExecutionProvider; it used CPUExecutionProvider"):
         host.load_weights(0)
 
 
-def test_a_build_without_cuda_says_what_to_install() -> None:
+def test_the_error_for_a_build_without_cuda_names_the_package_to_install() -> None:
     with pytest.raises(InvalidRequestError, match=r"built without CUDA: .*pip install onnxruntime-gpu"):
         check_build(["AzureExecutionProvider", "CPUExecutionProvider"])
     check_build([CUDA, "CPUExecutionProvider"])
 
 
 @pytest.mark.skipif(not CPU_BUILD, reason="this is ONNX Runtime's build for CUDA")
-def test_this_build_says_so() -> None:
+def test_the_cpu_build_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="built without CUDA"):
         OnnxCudaRuntime(CudaGpus(1, "x"), GIB, GIB)
 
 
-def test_devices_that_cannot_be_used_are_told_with_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_an_unusable_device_names_the_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
     def preload() -> None:
         print("Failed to load libcublas.so.13: no such file\nPlease follow ...")
 
@@ -162,14 +162,14 @@ def test_devices_that_cannot_be_used_are_told_with_what_is_missing(monkeypatch: 
     )
 
 
-def test_libraries_that_are_there_are_nothing_to_talk_about(capsys: pytest.CaptureFixture[str]) -> None:
+def test_loading_libraries_returns_the_first_printed_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert load_libraries(lambda: None) == ""
     assert load_libraries(lambda: print(" one\ntwo")) == "one"
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.skipif(not CPU_BUILD, reason="this is ONNX Runtime's build for CUDA")
-def test_the_arenas_options_are_known_to_onnx_runtime() -> None:
+def test_onnx_runtime_accepts_the_options_of_the_arena() -> None:
     with pytest.raises(RuntimeError, match="CUDAExecutionProvider is not implemented"):  # the options were accepted
         make_arena(0, GIB)
 
@@ -178,7 +178,7 @@ def test_the_arenas_options_are_known_to_onnx_runtime() -> None:
 def test_an_arena_grows_by_regions(limit: int, region: int) -> None:
     its = arena(limit)
     assert (its["max_mem"], its["initial_chunk_size_bytes"]) == (limit, region)
-    assert region < 1 << 31  # ONNX Runtime keeps it in 32 bits
+    assert region < 1 << 31  # ONNX Runtime stores the size in 32 bits
 
 
 SHARED = """
@@ -198,9 +198,9 @@ onnxruntime.create_and_register_allocator_v2(
     "CPUExecutionProvider", memory, {}, onnxruntime.OrtArenaCfg(arena(32 << 20))
 )
 sessions.share_one_arena = lambda: None
-made = model([node("Expand", "x s", "z"), node("ReduceSum", "z", "y")],
+proto = model([node("Expand", "x s", "z"), node("ReduceSum", "z", "y")],
              [value("x", [1]), value("s", [1], TensorProto.INT64)], [value("y", None)])
-its = sessions.session(made.SerializeToString(), sessions.options(1))
+its = sessions.session(proto.SerializeToString(), sessions.options(1))
 x = np.ones(1, "f4")
 print(run(its, ["y"], {"x": x, "s": np.array([1 << 20])}))
 try:
@@ -211,8 +211,8 @@ print(run(its, ["y"], {"x": x, "s": np.array([1 << 20])}))
 """
 
 
-def test_an_arena_that_is_full_fails_the_inference_and_nothing_else() -> None:
-    """The arena of a device, on the CPU: in a process of its own, because an arena is for good."""
+def test_a_full_arena_fails_only_the_inference() -> None:
+    """Use a device's arena on the CPU, in a separate process, because an arena cannot be removed."""
     done = subprocess.run(
         [sys.executable, "-c", SHARED],
         capture_output=True,
@@ -227,12 +227,12 @@ def test_an_arena_that_is_full_fails_the_inference_and_nothing_else() -> None:
     assert "/" not in refused
 
 
-def test_nodes_that_stay_on_the_cpu_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nodes_that_run_on_the_cpu_are_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     host = runtime().load_model(saved(dense(), tmp_path / "a.onnx"))
     for _ in range(2):
         host.load_weights(0)
-    assert [it.getMessage().partition(" is slower")[2] for it in caplog.records] == [
+    assert [record.getMessage().partition(" is slower")[2] for record in caplog.records] == [
         " than it could be: 3 of 3 nodes on the CPU: MatMul, Relu"
     ]
 
@@ -254,7 +254,7 @@ class Part:
         ("CUDA failure 7001: whatever", ServerError, "the inference failed"),
     ],
 )
-def test_a_device_that_is_lost_is_told_from_an_inference_that_failed(
+def test_a_lost_device_is_distinguished_from_a_failed_inference(
     text: str, kind: type[ServerError], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = runtime().load_model(saved(dense(), tmp_path / "a.onnx"))
@@ -269,21 +269,21 @@ def test_a_device_that_is_lost_is_told_from_an_inference_that_failed(
 
     monkeypatch.setattr(loaded, "_session", Broken())
     with pytest.raises(ServerError, match=words) as error:
-        answer(loaded, np.ones((1, 32), np.float32))
+        response(loaded, np.ones((1, 32), np.float32))
     assert type(error.value) is kind
     monkeypatch.setattr(host._prepared, "portable_session", fails)
     with pytest.raises(kind):
         host.load_weights(0)
 
 
-def test_where_nodes_are_executed_is_said_in_a_line() -> None:
+def test_nodes_on_the_cpu_are_summarised_in_one_line() -> None:
     assert nodes_on_cpu([Part(CUDA, "Conv", "Relu")]) == ""
     assert nodes_on_cpu([]) == ""
     parts = [Part(CUDA, "Conv", "Relu"), Part("CPUExecutionProvider", "Shape", "NonZero"), Part(CPU.name, "Shape")]
     assert nodes_on_cpu(parts) == "3 of 5 nodes on the CPU: NonZero, Shape"
 
 
-def test_the_provider_of_a_device_has_its_number_and_a_limit() -> None:
+def test_the_options_of_a_provider_hold_the_device_number_and_a_memory_limit() -> None:
     gpus = CudaGpus(2, "NVIDIA H100")
     gpus._limit = 5 * GIB
     assert gpus.kind == "cuda NVIDIA H100"
@@ -298,6 +298,6 @@ def test_the_provider_of_a_device_has_its_number_and_a_limit() -> None:
     }
 
 
-def test_a_cpu_session_has_the_cpu_alone() -> None:
-    made = session(echo(FLOAT).SerializeToString(), options(1))
-    assert made.get_providers() == ["CPUExecutionProvider"]
+def test_a_cpu_session_uses_only_the_cpu_provider() -> None:
+    proto = session(echo(FLOAT).SerializeToString(), options(1))
+    assert proto.get_providers() == ["CPUExecutionProvider"]

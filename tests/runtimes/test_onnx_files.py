@@ -1,4 +1,4 @@
-"""Which file a path means, and what is refused before ONNX Runtime sees it."""
+"""Finding model files, and refusing files before ONNX Runtime reads them."""
 
 import hashlib
 from pathlib import Path
@@ -16,7 +16,7 @@ from onnx_graphs import FLOAT, dense, model, node, saved, saved_with_external_da
 
 
 @pytest.mark.parametrize(
-    ("files", "asked", "found"),
+    ("files", "path", "found"),
     [
         (["a.onnx"], "a.onnx", "a.onnx"),
         (["a/model.onnx"], "a", "a/model.onnx"),
@@ -27,14 +27,14 @@ from onnx_graphs import FLOAT, dense, model, node, saved, saved_with_external_da
         (["a/model.onnx/model.onnx"], "a", "a/model.onnx/model.onnx"),
     ],
 )
-def test_a_path_means_one_model_file(files: list[str], asked: str, found: str, tmp_path: Path) -> None:
+def test_a_path_means_one_model_file(files: list[str], path: str, found: str, tmp_path: Path) -> None:
     for file in files:
         saved(dense(), tmp_path / file)
-    assert find(tmp_path / asked) == tmp_path / found
+    assert find(tmp_path / path) == tmp_path / found
 
 
 @pytest.mark.parametrize(
-    ("files", "asked", "words"),
+    ("files", "path", "words"),
     [
         (["a/b.onnx"], "a", "contains neither model.onnx nor VERSION"),
         (["a/1/model.onnx", "a/2/other.onnx"], "a", "version 2 of model 'a', its highest, has no model.onnx"),
@@ -43,11 +43,11 @@ def test_a_path_means_one_model_file(files: list[str], asked: str, found: str, t
         ([], "a.onnx", "model file 'a.onnx' does not exist"),
     ],
 )
-def test_a_path_that_means_none_is_refused(files: list[str], asked: str, words: str, tmp_path: Path) -> None:
+def test_a_path_that_means_no_model_file_is_refused(files: list[str], path: str, words: str, tmp_path: Path) -> None:
     for file in files:
         saved(dense(), tmp_path / file)
     with pytest.raises(InvalidModelError, match=words):
-        find(tmp_path / asked)
+        find(tmp_path / path)
 
 
 def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
         (onnx.ModelProto(ir_version=8).SerializeToString(), "no graph"),
     ],
 )
-def test_a_file_that_is_no_model_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(content)
     with pytest.raises(InvalidModelError, match=words):
         read(tmp_path / "a.onnx")
@@ -83,7 +83,7 @@ def test_an_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         read(file)
 
 
-def test_a_file_beyond_protobufs_limit_is_refused_unread(tmp_path: Path) -> None:
+def test_a_file_beyond_the_limit_of_protobuf_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with (tmp_path / "a.onnx").open("wb") as file:
         file.truncate((1 << 31) + 1)
     with pytest.raises(InvalidModelError, match="save the model with external data"):
@@ -101,7 +101,7 @@ def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
     assert read(file).digest == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def test_external_data_counts_for_the_digest(tmp_path: Path) -> None:
+def test_external_data_is_part_of_the_digest(tmp_path: Path) -> None:
     first = saved_with_external_data(dense(), tmp_path / "a" / "model.onnx")
     second = saved_with_external_data(dense(), tmp_path / "b" / "model.onnx")
     assert read(first).digest == read(second).digest
@@ -111,30 +111,30 @@ def test_external_data_counts_for_the_digest(tmp_path: Path) -> None:
     assert read(first).digest != read(second).digest
 
 
-def test_external_data_below_the_models_directory_is_its_own(tmp_path: Path) -> None:
+def test_external_data_in_a_subdirectory_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     file = saved_with_external_data(dense(), tmp_path / "model.onnx", "data/weights.bin")
     assert len(read(file).digest) == 64
 
 
 @pytest.mark.parametrize("location", ["../weights.bin", "b/../../weights.bin", "LINK", "ABSOLUTE"])
-def test_external_data_elsewhere_is_refused_even_if_it_is_there(location: str, tmp_path: Path) -> None:
+def test_external_data_outside_the_directory_is_refused_even_if_it_exists(location: str, tmp_path: Path) -> None:
     file = saved_with_external_data(dense(), tmp_path / "a" / "model.onnx")
     (tmp_path / "a" / "b").mkdir()
     (tmp_path / "a" / "weights.bin").rename(tmp_path / "weights.bin")
     (tmp_path / "a" / "LINK").symlink_to(tmp_path / "weights.bin")
-    made = onnx.load_model(file, load_external_data=False)
-    for tensor in made.graph.initializer:
+    proto = onnx.load_model(file, load_external_data=False)
+    for tensor in proto.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = str(tmp_path / "weights.bin") if location == "ABSOLUTE" else location
-    file.write_bytes(made.SerializeToString())
+    file.write_bytes(proto.SerializeToString())
     for load in (read, OnnxRuntime().load_model):
         with pytest.raises(InvalidModelError, match="lies outside the model's directory"):
             load(file)
 
 
-def test_external_data_of_subgraphs_and_functions_is_checked_too(tmp_path: Path) -> None:
+def test_external_data_of_subgraphs_and_functions_is_checked(tmp_path: Path) -> None:
     escaping = onnx.TensorProto(name="w", data_type=FLOAT, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
     escaping.external_data.add(key="location", value="../w")
     constant = node("Constant", "", "w", value=escaping)
@@ -144,9 +144,9 @@ def test_external_data_of_subgraphs_and_functions_is_checked_too(tmp_path: Path)
     )
     in_function = dense()
     in_function.functions.add(name="f", domain="d", output=["w"]).node.append(constant)
-    for i, made in enumerate((in_subgraph, in_function)):
+    for i, proto in enumerate((in_subgraph, in_function)):
         file = tmp_path / f"{i}.onnx"
-        file.write_bytes(made.SerializeToString())
+        file.write_bytes(proto.SerializeToString())
         with pytest.raises(InvalidModelError, match=r"external data '../w'"):
             read(file)
 
@@ -158,7 +158,7 @@ def test_external_data_of_subgraphs_and_functions_is_checked_too(tmp_path: Path)
         ("short", "'weights.bin' of 'model.onnx' is cut off: it has 4735 bytes, but needs 4736"),
     ],
 )
-def test_external_data_that_is_not_all_there_is_refused(change: str, words: str, tmp_path: Path) -> None:
+def test_missing_or_truncated_external_data_is_refused(change: str, words: str, tmp_path: Path) -> None:
     file = saved_with_external_data(dense(), tmp_path / "model.onnx")
     data = tmp_path / "weights.bin"
     content = data.read_bytes()
@@ -170,27 +170,27 @@ def test_external_data_that_is_not_all_there_is_refused(change: str, words: str,
 
 
 @pytest.mark.parametrize("entries", [{}, {"location": "w", "offset": "-1"}, {"location": "w", "length": "many"}])
-def test_external_data_whose_place_makes_no_sense_is_refused(entries: dict[str, str], tmp_path: Path) -> None:
-    made = dense()
-    tensor = made.graph.initializer[0]
+def test_an_invalid_external_data_entry_is_refused(entries: dict[str, str], tmp_path: Path) -> None:
+    proto = dense()
+    tensor = proto.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, text in entries.items():
         tensor.external_data.add(key=key, value=text)
-    (tmp_path / "a.onnx").write_bytes(made.SerializeToString())
+    (tmp_path / "a.onnx").write_bytes(proto.SerializeToString())
     with pytest.raises(InvalidModelError, match="have an invalid external data entry"):
         read(tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize("where", ["graph", "branch"])
-def test_a_model_that_keeps_numbers_between_requests_is_refused(where: str, tmp_path: Path) -> None:
-    """BatchNormalization in training mode: ONNX Runtime writes the running mean back into the session."""
+def test_a_model_that_keeps_state_between_requests_is_refused(where: str, tmp_path: Path) -> None:
+    """In training mode, BatchNormalization writes the running mean back into the session."""
     norm = node("BatchNormalization", "x w w w w", "y m v", training_mode=1, name="norm")
     weights: dict[str, Any] = {"w": np.ones(4, np.float32)}
     if where == "branch":
         inner = helper.make_graph([norm], "inner", [], [value("y", None)])
         norm = node("If", "yes", "y", then_branch=inner, else_branch=inner)
         weights["yes"] = np.array(True)
-    made = model([norm], [value("x", ("N", 4))], [value("y", ("N", 4))], **weights)
+    proto = model([norm], [value("x", ("N", 4))], [value("y", ("N", 4))], **weights)
     with pytest.raises(InvalidModelError, match="BatchNormalization 'norm' in training mode, which keeps state"):
-        read(saved(made, tmp_path / "m.onnx"))
+        read(saved(proto, tmp_path / "m.onnx"))

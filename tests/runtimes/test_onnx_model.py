@@ -1,4 +1,4 @@
-"""Models of ONNX Runtime: requests in, batches through, shares out."""
+"""ONNX models: assembling requests to batches, executing them, and splitting the outputs."""
 
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -31,8 +31,8 @@ def runtime() -> OnnxRuntime:
     return OnnxRuntime()
 
 
-def load(runtime: Runtime, made: Any, directory: Path) -> Any:
-    return runtime.load_model(saved(made, directory / f"{next(_ids)}.onnx"))
+def load(runtime: Runtime, proto: Any, directory: Path) -> Any:
+    return runtime.load_model(saved(proto, directory / f"{next(_ids)}.onnx"))
 
 
 def request(arrays: Mapping[str, Any], outputs: Sequence[str] = (), rows: int | None = None) -> Request:
@@ -47,42 +47,44 @@ def request(arrays: Mapping[str, Any], outputs: Sequence[str] = (), rows: int | 
 
 
 def infer(loaded: LoadedOnnxModel, *requests: Request) -> list[dict[str, Any]]:
-    inputs = [it for it, _ in requests]
+    inputs = [infer_input for infer_input, _ in requests]
     outputs = loaded.execute(loaded.assemble(inputs, [payload for _, payload in requests]))
-    shares = loaded.split(inputs, outputs)
+    results = loaded.split(inputs, outputs)
     return [
         {spec.name: from_payload(spec, buffer) for spec, buffer in zip(specs, buffers, strict=True)}
-        for specs, buffers in shares
+        for specs, buffers in results
     ]
 
 
-def bare(made: Any, feed: Mapping[str, Any]) -> Any:
+def bare(proto: Any, feed: Mapping[str, Any]) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(made.SerializeToString(), options).run(None, feed)
+    return onnxruntime.InferenceSession(proto.SerializeToString(), options).run(None, feed)
 
 
 def rows(seed: int, *shape: int) -> Any:
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
-# ------------------------------------------------------------------------------------------------ the same as ever
+# ------------------------------------------------------------------------------------------------ same outputs
 
 
-def test_a_single_request_has_bare_onnxruntimes_answer_bit_for_bit(runtime: OnnxRuntime, tmp_path: Path) -> None:
-    made, x = dense(), rows(1, 1, 32)
-    loaded = load(runtime, made, tmp_path).load_weights(0)
-    (answer,) = infer(loaded, request({"x": x}))
-    assert answer["y"].tobytes() == bare(made, {"x": x})[0].tobytes()
+def test_the_response_to_a_single_request_equals_plain_onnxruntime_bit_for_bit(
+    runtime: OnnxRuntime, tmp_path: Path
+) -> None:
+    proto, x = dense(), rows(1, 1, 32)
+    loaded = load(runtime, proto, tmp_path).load_weights(0)
+    (response,) = infer(loaded, request({"x": x}))
+    assert response["y"].tobytes() == bare(proto, {"x": x})[0].tobytes()
 
 
-def test_a_batch_has_the_answers_of_its_requests(runtime: OnnxRuntime, tmp_path: Path) -> None:
-    made = dense()
-    loaded = load(runtime, made, tmp_path).load_weights(0)
+def test_a_batch_gives_the_responses_of_its_requests(runtime: OnnxRuntime, tmp_path: Path) -> None:
+    proto = dense()
+    loaded = load(runtime, proto, tmp_path).load_weights(0)
     xs = [rows(seed, size, 32) for seed, size in enumerate((1, 3, 2))]
     answers = infer(loaded, *(request({"x": x}) for x in xs))
-    for x, answer in zip(xs, answers, strict=True):
-        np.testing.assert_allclose(answer["y"], bare(made, {"x": x})[0], rtol=1e-5, atol=1e-5)
+    for x, response in zip(xs, answers, strict=True):
+        np.testing.assert_allclose(response["y"], bare(proto, {"x": x})[0], rtol=1e-5, atol=1e-5)
 
 
 def test_a_real_network_alone_and_in_batches(tmp_path: Path) -> None:
@@ -98,19 +100,19 @@ def test_a_real_network_alone_and_in_batches(tmp_path: Path) -> None:
     images = [rows(seed, 1, 3, 224, 224) for seed in range(3)]
     expected = [session.run(None, {"data": image})[0] for image in images]
     together = infer(loaded, *(request({"data": image}) for image in images))
-    for image, wanted, answer in zip(images, expected, together, strict=True):
+    for image, wanted, response in zip(images, expected, together, strict=True):
         (alone,) = infer(loaded, request({"data": image}))
         assert alone["prob"].tobytes() == wanted.tobytes()
-        np.testing.assert_allclose(answer["prob"], wanted, rtol=1e-4)
+        np.testing.assert_allclose(response["prob"], wanted, rtol=1e-4)
 
 
-def test_several_inputs_and_outputs_are_kept_apart(runtime: OnnxRuntime, tmp_path: Path) -> None:
-    made = model(
+def test_several_inputs_and_outputs_are_not_confused(runtime: OnnxRuntime, tmp_path: Path) -> None:
+    proto = model(
         [node("Add", "a b", "sum"), node("Sub", "a b", "difference")],
         [value("a", ["N", 2]), value("b", ["N", 2])],
         [value("sum", ["N", 2]), value("difference", ["N", 2])],
     )
-    loaded = load(runtime, made, tmp_path).load_weights(0)
+    loaded = load(runtime, proto, tmp_path).load_weights(0)
     a, b, c, d = (rows(seed, 1, 2) for seed in range(4))
     first, second = infer(loaded, request({"a": a, "b": b}), request({"b": d, "a": c}, ["difference"]))
     assert list(first) == ["sum", "difference"]
@@ -149,61 +151,61 @@ def test_every_datatype_passes_through_unchanged(kind: int, runtime: OnnxRuntime
     twice, none = np.concatenate([array, array]), array[:0]
     sent = request({"x": array}), request({"x": twice}), request({"x": none})
     for requests in [sent[:1], sent[1:2], sent[2:], sent]:
-        for (it, payload), answer in zip(requests, infer(loaded, *requests), strict=True):
-            wanted = from_payload(it.tensors[0], payload)
-            assert answer["y"].dtype == wanted.dtype
-            assert answer["y"].shape == wanted.shape
-            assert to_payload(answer["y"]) == to_payload(wanted)
+        for (infer_input, payload), response in zip(requests, infer(loaded, *requests), strict=True):
+            wanted = from_payload(infer_input.tensors[0], payload)
+            assert response["y"].dtype == wanted.dtype
+            assert response["y"].shape == wanted.shape
+            assert to_payload(response["y"]) == to_payload(wanted)
 
 
 @pytest.mark.parametrize("kind", ARRAYS, ids=TensorProto.DataType.Name)
 def test_generated_inputs_are_zeros(kind: int, runtime: OnnxRuntime, tmp_path: Path) -> None:
     loaded = load(runtime, echo(kind), tmp_path).load_weights(0)
     datatype = to_payload(ARRAYS[kind])[0]
-    it = InferInput(1, 2, (TensorSpec("x", datatype, (2, 3), 0),), generated=True)
-    (answer,) = infer(loaded, (it, None))
-    zero = b"" if datatype == "BYTES" else answer["y"].dtype.type(0)
-    assert answer["y"].tolist() == [[zero] * 3] * 2
+    infer_input = InferInput(1, 2, (TensorSpec("x", datatype, (2, 3), 0),), generated=True)
+    (response,) = infer(loaded, (infer_input, None))
+    zero = b"" if datatype == "BYTES" else response["y"].dtype.type(0)
+    assert response["y"].tolist() == [[zero] * 3] * 2
 
 
 def test_generated_and_sent_rows_share_a_batch(runtime: OnnxRuntime, tmp_path: Path) -> None:
     loaded = load(runtime, echo(FLOAT), tmp_path).load_weights(0)
-    it = InferInput(1, 2, (TensorSpec("x", "FP32", (2, 3), 0),), generated=True)
-    zeros, ones = infer(loaded, (it, None), request({"x": np.ones((1, 3), np.float32)}))
+    infer_input = InferInput(1, 2, (TensorSpec("x", "FP32", (2, 3), 0),), generated=True)
+    zeros, ones = infer(loaded, (infer_input, None), request({"x": np.ones((1, 3), np.float32)}))
     assert zeros["y"].tolist() == [[0, 0, 0], [0, 0, 0]]
     assert ones["y"].tolist() == [[1, 1, 1]]
 
 
 def test_bfloat16_weights_are_used(runtime: OnnxRuntime, tmp_path: Path) -> None:
     table = rows(0, 64, 32).astype(bfloat16)
-    made = model(
+    proto = model(
         [node("Gather", "table x", "y"), node("Cast", "y", "z", to=FLOAT)],
         [value("x", ["N"], TensorProto.INT64)],
         [value("z", ["N", 32])],
         table=table,
     )
-    host = load(runtime, made, tmp_path)
+    host = load(runtime, proto, tmp_path)
     assert host.info.weights_bytes > table.nbytes
-    (answer,) = infer(host.load_weights(0), request({"x": np.array([3, 63])}))
-    np.testing.assert_array_equal(answer["z"], table[[3, 63]].astype(np.float32))
+    (response,) = infer(host.load_weights(0), request({"x": np.array([3, 63])}))
+    np.testing.assert_array_equal(response["z"], table[[3, 63]].astype(np.float32))
 
 
-def test_texts_become_other_texts(runtime: OnnxRuntime, tmp_path: Path) -> None:
-    made = model(
+def test_strings_are_inputs_and_outputs(runtime: OnnxRuntime, tmp_path: Path) -> None:
+    proto = model(
         [node("StringConcat", "x x", "y")],
         [value("x", ["N"], TensorProto.STRING)],
         [value("y", ["N"], TensorProto.STRING)],
         opset=20,
     )
-    loaded = load(runtime, made, tmp_path).load_weights(0)
+    loaded = load(runtime, proto, tmp_path).load_weights(0)
     a, b = infer(loaded, request({"x": ["ab", "c"]}), request({"x": [b"d"]}))
     assert a["y"].tolist() == [b"abab", b"cc"]
     assert b["y"].tolist() == [b"dd"]
 
 
 def test_other_dimensions_may_vary_from_batch_to_batch(runtime: OnnxRuntime, tmp_path: Path) -> None:
-    made = model([node("Relu", "x", "y")], [value("x", ["N", "L"])], [value("y", ["N", "L"])])
-    host = load(runtime, made, tmp_path)
+    proto = model([node("Relu", "x", "y")], [value("x", ["N", "L"])], [value("y", ["N", "L"])])
+    host = load(runtime, proto, tmp_path)
     assert host.info.inputs == (TensorInfo("x", "FP32", (-1, -1)),)
     assert host.info.batchable
     loaded = host.load_weights(0)
@@ -217,35 +219,35 @@ def test_other_dimensions_may_vary_from_batch_to_batch(runtime: OnnxRuntime, tmp
 def test_a_scalar_is_a_request(runtime: OnnxRuntime, tmp_path: Path) -> None:
     host = load(runtime, echo(FLOAT, []), tmp_path)
     assert not host.info.batchable
-    (answer,) = infer(host.load_weights(0), request({"x": np.float32(1.5)}))
-    assert answer["y"].shape == ()
-    assert answer["y"] == 1.5
+    (response,) = infer(host.load_weights(0), request({"x": np.float32(1.5)}))
+    assert response["y"].shape == ()
+    assert response["y"] == 1.5
 
 
-def test_tensors_that_lie_askew_in_the_payload_are_straightened(runtime: OnnxRuntime, tmp_path: Path) -> None:
-    made = model(
+def test_unaligned_tensors_in_a_payload_are_copied(runtime: OnnxRuntime, tmp_path: Path) -> None:
+    proto = model(
         [node("Identity", "a", "c"), node("Identity", "b", "d")],
         [value("a", ["N", 3], TensorProto.UINT8), value("b", ["N", 2])],
         [value("c", ["N", 3], TensorProto.UINT8), value("d", ["N", 2])],
     )
-    loaded = load(runtime, made, tmp_path).load_weights(0)
-    (answer,) = infer(loaded, request({"a": np.array([[1, 2, 3]], "u1"), "b": np.array([[4, 5]], "f4")}))
-    assert answer["c"].tolist() == [[1, 2, 3]]
-    assert answer["d"].tolist() == [[4, 5]]
+    loaded = load(runtime, proto, tmp_path).load_weights(0)
+    (response,) = infer(loaded, request({"a": np.array([[1, 2, 3]], "u1"), "b": np.array([[4, 5]], "f4")}))
+    assert response["c"].tolist() == [[1, 2, 3]]
+    assert response["d"].tolist() == [[4, 5]]
 
 
-def test_one_requests_input_is_not_copied(runtime: OnnxRuntime, tmp_path: Path) -> None:
+def test_the_input_of_a_single_request_is_not_copied(runtime: OnnxRuntime, tmp_path: Path) -> None:
     loaded = load(runtime, echo(FLOAT), tmp_path).load_weights(0)
-    it, payload = request({"x": np.ones((2, 3), "f4")})
-    feed = loaded.assemble([it], [payload])
+    infer_input, payload = request({"x": np.ones((2, 3), "f4")})
+    feed = loaded.assemble([infer_input], [payload])
     assert payload is not None
     assert np.shares_memory(feed["x"], np.frombuffer(payload, np.uint8))
 
 
-def test_outputs_are_shared_out_without_copies(runtime: OnnxRuntime, tmp_path: Path) -> None:
+def test_outputs_are_split_without_copies(runtime: OnnxRuntime, tmp_path: Path) -> None:
     loaded = load(runtime, echo(FLOAT), tmp_path).load_weights(0)
     requests = [request({"x": rows(seed, 2, 3)}) for seed in range(2)]
-    inputs = [it for it, _ in requests]
+    inputs = [infer_input for infer_input, _ in requests]
     outputs = loaded.execute(loaded.assemble(inputs, [payload for _, payload in requests]))
     for _, (buffer,) in loaded.split(inputs, outputs):
         assert np.shares_memory(np.frombuffer(buffer, np.uint8), outputs[0])
@@ -253,8 +255,8 @@ def test_outputs_are_shared_out_without_copies(runtime: OnnxRuntime, tmp_path: P
 
 def test_outputs_outlive_the_model(tmp_path: Path) -> None:
     loaded = load(OnnxRuntime(), dense(), tmp_path).load_weights(0)
-    it, payload = request({"x": np.zeros((1, 32), "f4")})
-    ((_, (buffer,)),) = loaded.split([it], loaded.execute(loaded.assemble([it], [payload])))
+    infer_input, payload = request({"x": np.zeros((1, 32), "f4")})
+    ((_, (buffer,)),) = loaded.split([infer_input], loaded.execute(loaded.assemble([infer_input], [payload])))
     loaded.close()
     loaded.close()
     assert bytes(buffer) == bytes(20)
@@ -275,7 +277,7 @@ def test_outputs_outlive_the_model(tmp_path: Path) -> None:
         ({"x": np.zeros((1, 32), "f4")}, {"outputs": ["q"]}, "no output 'q'; it has y"),
     ],
 )
-def test_inputs_that_are_not_the_models_are_refused(
+def test_inputs_that_do_not_fit_the_model_are_refused(
     arrays: dict[str, Any], options: dict[str, Any], words: str, runtime: OnnxRuntime, tmp_path: Path
 ) -> None:
     loaded = load(runtime, dense(), tmp_path).load_weights(0)
@@ -284,23 +286,23 @@ def test_inputs_that_are_not_the_models_are_refused(
 
 
 @pytest.mark.parametrize("payload", [None, b"", bytes(127), bytes(129)])
-def test_a_payload_of_another_size_is_refused(payload: bytes | None, runtime: OnnxRuntime, tmp_path: Path) -> None:
+def test_a_payload_of_the_wrong_size_is_refused(payload: bytes | None, runtime: OnnxRuntime, tmp_path: Path) -> None:
     loaded = load(runtime, dense(), tmp_path).load_weights(0)
-    it, _ = request({"x": np.zeros((1, 32), "f4")})
+    infer_input, _ = request({"x": np.zeros((1, 32), "f4")})
     with pytest.raises(InvalidRequestError, match="128 bytes"):
-        loaded.assemble([it], [payload])
+        loaded.assemble([infer_input], [payload])
 
 
 def test_an_input_sent_twice_is_refused(runtime: OnnxRuntime, tmp_path: Path) -> None:
     loaded = load(runtime, dense(), tmp_path).load_weights(0)
-    it, payload = request({"x": np.zeros((1, 32), "f4")})
+    infer_input, payload = request({"x": np.zeros((1, 32), "f4")})
     assert payload is not None
-    twice = InferInput(1, 1, it.tensors * 2)
+    twice = InferInput(1, 1, infer_input.tensors * 2)
     with pytest.raises(InvalidRequestError, match="each of its inputs once: x; the request has x, x"):
         loaded.assemble([twice], [payload * 2])
 
 
-def test_a_string_that_is_no_text_is_refused(runtime: OnnxRuntime, tmp_path: Path) -> None:
+def test_a_string_that_is_not_utf_8_is_refused(runtime: OnnxRuntime, tmp_path: Path) -> None:
     loaded = load(runtime, echo(TensorProto.STRING, ["N"]), tmp_path).load_weights(0)
     with pytest.raises(InvalidRequestError, match=r"x BYTES\[1\] is not UTF-8 \(invalid start byte at its byte 2\)"):
         infer(loaded, request({"x": [b"ab\xff"]}))
@@ -310,13 +312,13 @@ def test_a_string_that_is_no_text_is_refused(runtime: OnnxRuntime, tmp_path: Pat
     ("op", "extra", "weights"),
     [("Gather", {"axis": 0}, {"table": np.zeros((4, 2), "f4")}), ("Reshape", {}, {"table": np.zeros(5, "f4")})],
 )
-def test_values_that_a_kernel_refuses_are_the_requests_fault(
+def test_values_that_a_kernel_rejects_are_an_invalid_request(
     op: str, extra: dict[str, Any], weights: dict[str, Any], runtime: OnnxRuntime, tmp_path: Path
 ) -> None:
-    made = model(
+    proto = model(
         [node(op, "table x", "y", **extra)], [value("x", ["N"], TensorProto.INT64)], [value("y", None)], **weights
     )
-    loaded = load(runtime, made, tmp_path).load_weights(0)
+    loaded = load(runtime, proto, tmp_path).load_weights(0)
     with pytest.raises(InvalidRequestError, match="the model rejects these inputs") as error:
         infer(loaded, request({"x": np.array([7])}))
     assert "/" not in str(error.value)
@@ -324,17 +326,17 @@ def test_values_that_a_kernel_refuses_are_the_requests_fault(
 
 
 @pytest.mark.parametrize(("kind", "text"), [(FLOAT, b"x"), (TensorProto.INT64, b""), (TensorProto.DOUBLE, b"1e9999")])
-def test_a_string_that_is_no_number_is_the_requests_fault(
+def test_a_string_that_is_not_a_number_is_an_invalid_request(
     kind: int, text: bytes, runtime: OnnxRuntime, tmp_path: Path
 ) -> None:
-    made = model([node("Cast", "s", "y", to=kind)], [value("s", ["N"], TensorProto.STRING)], [value("y", ["N"], kind)])
-    loaded = load(runtime, made, tmp_path).load_weights(0)
+    proto = model([node("Cast", "s", "y", to=kind)], [value("s", ["N"], TensorProto.STRING)], [value("y", ["N"], kind)])
+    loaded = load(runtime, proto, tmp_path).load_weights(0)
     assert infer(loaded, request({"s": [b"7"]}))[0]["y"].tolist() == [7]
     with pytest.raises(InvalidRequestError, match="the model rejects these inputs"):
         infer(loaded, request({"s": [text]}))
 
 
-def test_any_other_failure_is_the_servers(runtime: OnnxRuntime, tmp_path: Path) -> None:
+def test_any_other_failure_is_a_server_error(runtime: OnnxRuntime, tmp_path: Path) -> None:
     loaded = load(runtime, dense(), tmp_path).load_weights(0)
 
     class Broken:
@@ -346,7 +348,7 @@ def test_any_other_failure_is_the_servers(runtime: OnnxRuntime, tmp_path: Path) 
         infer(loaded, request({"x": np.zeros((1, 32), "f4")}))
 
 
-def test_weights_that_cannot_be_loaded_are_the_servers_fault(
+def test_weights_that_cannot_be_loaded_are_a_server_error(
     runtime: OnnxRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host: OnnxModel = load(runtime, dense(), tmp_path)
@@ -359,7 +361,7 @@ def test_weights_that_cannot_be_loaded_are_the_servers_fault(
         host.load_weights(3)
 
 
-def test_outputs_with_other_rows_are_the_models_fault(runtime: OnnxRuntime, tmp_path: Path) -> None:
+def test_outputs_with_the_wrong_number_of_rows_are_a_server_error(runtime: OnnxRuntime, tmp_path: Path) -> None:
     loaded = load(runtime, dense(), tmp_path).load_weights(0)
     inputs = [request({"x": np.zeros((1, 32), "f4")})[0] for _ in range(2)]
     with pytest.raises(ServerError, match=r"'y' has shape \(3, 5\) for a batch of 2 rows"):
@@ -373,30 +375,32 @@ def test_outputs_with_other_rows_are_the_models_fault(runtime: OnnxRuntime, tmp_
         ([node("Identity", "x", "y")], [value("y", ["N", 3], TensorProto.FLOAT8E4M3FN)], "float8e4m3fn"),
     ],
 )
-def test_models_with_what_no_request_can_carry_are_refused(
+def test_models_with_unsupported_types_are_refused(
     nodes: list[Any], outputs: list[Any], words: str, runtime: OnnxRuntime, tmp_path: Path
 ) -> None:
     if outputs:
-        made = model(nodes, [value("x", ["N", 3], TensorProto.FLOAT8E4M3FN)], outputs, opset=23)
-        made.ir_version = 10
+        proto = model(nodes, [value("x", ["N", 3], TensorProto.FLOAT8E4M3FN)], outputs, opset=23)
+        proto.ir_version = 10
     else:
-        made = model(nodes, [value("x", ["N", 3])], [value("q", ["N", 3])])
-        del made.graph.output[:]
-        made.graph.output.append(onnx.helper.make_tensor_sequence_value_info("y", FLOAT, ["N", 3]))
+        proto = model(nodes, [value("x", ["N", 3])], [value("q", ["N", 3])])
+        del proto.graph.output[:]
+        proto.graph.output.append(onnx.helper.make_tensor_sequence_value_info("y", FLOAT, ["N", 3]))
     with pytest.raises(InvalidModelError, match=words):
-        load(runtime, made, tmp_path)
+        load(runtime, proto, tmp_path)
 
 
-def test_a_model_that_onnxruntime_refuses_is_refused_in_its_words(runtime: OnnxRuntime, tmp_path: Path) -> None:
-    made = model([node("NoSuchOperator", "x", "y")], [value("x", [1])], [value("y", [1])])
+def test_the_error_for_a_model_that_onnxruntime_rejects_quotes_its_message(
+    runtime: OnnxRuntime, tmp_path: Path
+) -> None:
+    proto = model([node("NoSuchOperator", "x", "y")], [value("x", [1])], [value("y", [1])])
     with pytest.raises(InvalidModelError, match=r"ONNX Runtime cannot load '\d+\.onnx': .*NoSuchOperator") as error:
-        load(runtime, made, tmp_path)
+        load(runtime, proto, tmp_path)
     assert str(tmp_path) not in str(error.value)
 
 
 def test_external_data_is_loaded(runtime: OnnxRuntime, tmp_path: Path) -> None:
-    made, x = dense(), rows(1, 1, 32)
+    proto, x = dense(), rows(1, 1, 32)
     host = runtime.load_model(saved_with_external_data(dense(), tmp_path / "a" / "model.onnx"))
-    (tmp_path / "a" / "weights.bin").unlink()  # in host memory by now
-    (answer,) = infer(host.load_weights(0), request({"x": x}))
-    assert answer["y"].tobytes() == bare(made, {"x": x})[0].tobytes()
+    (tmp_path / "a" / "weights.bin").unlink()  # the weights are in host memory already
+    (response,) = infer(host.load_weights(0), request({"x": x}))
+    assert response["y"].tobytes() == bare(proto, {"x": x})[0].tobytes()

@@ -1,4 +1,4 @@
-"""Preparing models: optimised once, checked against the original, batched only where that is right, cached."""
+"""Preparing models: optimising, comparing with the original, deciding on batching, and caching."""
 
 from pathlib import Path
 from threading import Thread
@@ -21,10 +21,10 @@ from clockwork.zoo import build
 from onnx_graphs import FLOAT, dense, echo, model, node, saved, value
 
 
-def answer(host: OnnxModel, x: Any) -> Any:
-    it = InferInput(1, len(x), (TensorSpec("x", "FP32", x.shape, x.nbytes),))
+def response(host: OnnxModel, x: Any) -> Any:
+    infer_input = InferInput(1, len(x), (TensorSpec("x", "FP32", x.shape, x.nbytes),))
     loaded = host.load_weights(0)
-    ((_, (buffer,)),) = loaded.split([it], loaded.execute(loaded.assemble([it], [x.tobytes()])))
+    ((_, (buffer,)),) = loaded.split([infer_input], loaded.execute(loaded.assemble([infer_input], [x.tobytes()])))
     return np.frombuffer(buffer, np.float32)
 
 
@@ -32,12 +32,12 @@ def answer(host: OnnxModel, x: Any) -> Any:
 
 
 def looks_free(*nodes: Any, shape: tuple[Any, ...] = ("N", 4), **weights: Any) -> Any:
-    """``x`` to ``y``, both with a free first dimension by declaration."""
+    """Return a model from ``x`` to ``y`` that declares free first dimensions."""
     return model(nodes, [value("x", shape)], [value("y", shape)], **weights)
 
 
 @pytest.mark.parametrize(
-    ("made", "batchable"),
+    ("proto", "batchable"),
     [
         (dense(), True),
         (dense(batch=1), False),
@@ -59,47 +59,49 @@ def looks_free(*nodes: Any, shape: tuple[Any, ...] = ("N", 4), **weights: Any) -
         (model([node("Shape", "x", "y")], [value("x", ["N", 4])], [value("y", ["N"], TensorProto.INT64)]), False),
     ],
 )
-def test_a_model_is_batchable_if_it_says_so_and_it_is_true(made: Any, batchable: bool, tmp_path: Path) -> None:
-    assert OnnxRuntime().load_model(saved(made, tmp_path / "a.onnx")).info.batchable is batchable
+def test_a_model_is_batchable_if_it_declares_free_rows_and_keeps_them_apart(
+    proto: Any, batchable: bool, tmp_path: Path
+) -> None:
+    assert OnnxRuntime().load_model(saved(proto, tmp_path / "a.onnx")).info.batchable is batchable
 
 
 @pytest.mark.parametrize(("second", "batchable"), [("N", True), (None, True), ("M", False), (4, False)])
-def test_inputs_whose_rows_are_counted_apart_are_not_batched(second: Any, batchable: bool, tmp_path: Path) -> None:
-    made = model(
+def test_inputs_with_different_first_dimensions_are_not_batched(second: Any, batchable: bool, tmp_path: Path) -> None:
+    proto = model(
         [node("Identity", "a", "c"), node("Identity", "b", "d")],
         [value("a", ["N", 2]), value("b", [second, 2])],
         [value("c", ["N", 2]), value("d", ["K", 2])],
     )
-    assert OnnxRuntime().load_model(saved(made, tmp_path / "a.onnx")).info.batchable is batchable
+    assert OnnxRuntime().load_model(saved(proto, tmp_path / "a.onnx")).info.batchable is batchable
 
 
-def test_a_model_that_small_inputs_do_not_suit_is_tried_with_larger_ones(tmp_path: Path) -> None:
-    made = model(
+def test_a_model_that_rejects_small_inputs_is_tried_with_larger_ones(tmp_path: Path) -> None:
+    proto = model(
         [node("AveragePool", "x", "y", kernel_shape=[40, 40])],
         [value("x", ["N", 3, "H", "W"])],
         [value("y", ["N", 3, "h", "w"])],
     )
-    host = OnnxRuntime().load_model(saved(made, tmp_path / "a.onnx"))
+    host = OnnxRuntime().load_model(saved(proto, tmp_path / "a.onnx"))
     assert host.info.batchable
     assert host.in_place
 
 
-def test_a_model_that_cannot_be_tried_is_not_batched_and_its_weights_are_copied(tmp_path: Path) -> None:
+def test_a_model_that_rejects_all_random_inputs_is_not_batched_and_its_weights_are_copied(tmp_path: Path) -> None:
     table = np.arange(4096, dtype=np.float32).reshape(16, 256)
-    made = model(
+    proto = model(
         [node("Concat", "x x", "z", axis=1), node("Add", "z w", "y")],
         [value("x", ["N", "L"])],
         [value("y", ["N", "M"])],
         w=table[0],
-    )  # only 128 columns will do
-    host = OnnxRuntime().load_model(saved(made, tmp_path / "a.onnx"))
+    )  # it accepts only 128 columns
+    host = OnnxRuntime().load_model(saved(proto, tmp_path / "a.onnx"))
     assert host.info.unbatched == "it accepts none of the random inputs made to try it"
     assert not host.info.batchable
     assert not host.in_place
-    assert answer(host, np.zeros((1, 128), "f4")).tolist() == list(range(256))
+    assert response(host, np.zeros((1, 128), "f4")).tolist() == list(range(256))
 
 
-def test_inputs_too_large_to_make_up_are_not_tried(tmp_path: Path) -> None:
+def test_inputs_that_would_be_too_large_are_not_tried(tmp_path: Path) -> None:
     host = OnnxRuntime().load_model(saved(echo(FLOAT, ["N", *"ABCDEFGH"]), tmp_path / "a.onnx"))
     assert not host.info.batchable
     assert not host.in_place
@@ -108,20 +110,20 @@ def test_inputs_too_large_to_make_up_are_not_tried(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------- prepared
 
 
-def test_weights_lie_in_memory_once_however_many_sessions_use_them(tmp_path: Path) -> None:
+def test_all_sessions_share_one_copy_of_the_weights(tmp_path: Path) -> None:
     host = OnnxRuntime().load_model(build("squeezenet", tmp_path))
     assert host.in_place
     image = np.ones((1, 3, 224, 224), np.float32)
     sessions = [host.load_weights(device) for device in range(2)]
-    before = [it.execute({"data": image})[0].copy() for it in sessions]
+    before = [session.execute({"data": image})[0].copy() for session in sessions]
     host._prepared.weights.view(np.float32)[:] *= 0.5
-    after = [it.execute({"data": image})[0] for it in sessions]
+    after = [session.execute({"data": image})[0] for session in sessions]
     assert before[0].tobytes() == before[1].tobytes()
     assert after[0].tobytes() == after[1].tobytes()
     assert not np.array_equal(before[0], after[0])
 
 
-def test_models_of_the_same_content_are_one(tmp_path: Path) -> None:
+def test_models_with_the_same_content_are_shared(tmp_path: Path) -> None:
     runtime = OnnxRuntime()
     first = runtime.load_model(saved(dense(), tmp_path / "a.onnx"))
     assert runtime.load_model(saved(dense(), tmp_path / "b" / "1" / "model.onnx")) is first
@@ -137,7 +139,7 @@ def test_weights_in_subgraphs_stay_in_the_graph(tmp_path: Path) -> None:
             [node("Mul", f"x w_{name}", f"y_{name}")], name, [], [value(f"y_{name}", ["N", 1024])], [weights]
         )
 
-    made = model(
+    proto = model(
         [
             node("ReduceSum", "x", "s", keepdims=0),
             node("Greater", "s zero", "c"),
@@ -147,20 +149,20 @@ def test_weights_in_subgraphs_stay_in_the_graph(tmp_path: Path) -> None:
         [value("y", ["N", 1024])],
         zero=np.float32(0),
     )
-    host = OnnxRuntime().load_model(saved(made, tmp_path / "a.onnx"))
-    assert set(answer(host, np.full((1, 1024), 1, "f4"))) == {2.0}
-    assert set(answer(host, np.full((1, 1024), -1, "f4"))) == {-3.0}
+    host = OnnxRuntime().load_model(saved(proto, tmp_path / "a.onnx"))
+    assert set(response(host, np.full((1, 1024), 1, "f4"))) == {2.0}
+    assert set(response(host, np.full((1, 1024), -1, "f4"))) == {-3.0}
 
 
 def test_threads_of_several_devices_load_and_infer_at_once(tmp_path: Path) -> None:
     runtime = OnnxRuntime()
     files = [saved(dense(seed=seed), tmp_path / f"{seed}.onnx") for seed in range(4)]
     x = np.random.default_rng(0).standard_normal((3, 32), dtype=np.float32)
-    expected = [answer(OnnxRuntime().load_model(file), x) for file in files]
+    expected = [response(OnnxRuntime().load_model(file), x) for file in files]
     found: dict[int, list[Any]] = {}
 
     def work(device: int) -> None:
-        found[device] = [answer(runtime.load_model(file), x) for file in files]
+        found[device] = [response(runtime.load_model(file), x) for file in files]
 
     threads = [Thread(target=work, args=(device,)) for device in range(3)]
     for thread in threads:
@@ -168,37 +170,37 @@ def test_threads_of_several_devices_load_and_infer_at_once(tmp_path: Path) -> No
     for thread in threads:
         thread.join()
     assert sorted(found) == [0, 1, 2]
-    for answers in found.values():
-        np.testing.assert_array_equal(answers, expected)
+    for responses in found.values():
+        np.testing.assert_array_equal(responses, expected)
 
 
 def test_a_device_may_have_several_threads(tmp_path: Path) -> None:
     runtime = OnnxRuntime(threads_per_device=2)
     host = runtime.load_model(saved(dense(), tmp_path / "a.onnx"))
     x = np.ones((2, 32), np.float32)
-    expected = answer(OnnxRuntime().load_model(tmp_path / "a.onnx"), x)
-    np.testing.assert_allclose(answer(host, x), expected, rtol=1e-5)
+    expected = response(OnnxRuntime().load_model(tmp_path / "a.onnx"), x)
+    np.testing.assert_allclose(response(host, x), expected, rtol=1e-5)
     assert runtime.device_kind.endswith(" x2")
     with pytest.raises(ValueError, match="at least one thread"):
         OnnxRuntime(threads_per_device=0)
 
 
-def test_the_placeholder_is_made_again_where_something_tidied_it_away(tmp_path: Path) -> None:
+def test_a_removed_placeholder_is_made_again(tmp_path: Path) -> None:
     runtime = OnnxRuntime()
     host = runtime.load_model(saved(dense(), tmp_path / "a.onnx"))
     x = np.ones((1, 32), np.float32)
-    expected = answer(host, x)
+    expected = response(host, x)
     placeholder = runtime._placeholder
     directory = placeholder._path.parent
     (directory / "weights").unlink()
-    np.testing.assert_array_equal(answer(host, x), expected)
+    np.testing.assert_array_equal(response(host, x), expected)
     (directory / "weights").unlink()
     directory.rmdir()
-    np.testing.assert_array_equal(answer(host, x), expected)
+    np.testing.assert_array_equal(response(host, x), expected)
     assert placeholder._path.stat().st_blocks == 0
 
 
-def test_the_placeholder_goes_with_the_runtime() -> None:
+def test_the_placeholder_is_removed_with_the_runtime() -> None:
     runtime = OnnxRuntime()
     directory = runtime._placeholder._path.parent
     assert directory.is_dir()
@@ -206,7 +208,7 @@ def test_the_placeholder_goes_with_the_runtime() -> None:
     assert not directory.exists()
 
 
-def test_weights_that_were_not_written_whole_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_optimised_weights_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = onnx.load_model
 
     def cut_off(path: Path, **options: Any) -> Any:
@@ -229,15 +231,15 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
 # ----------------------------------------------------------------------------------------------------------- cache
 
 
-def test_a_cache_that_cannot_be_written_to_stops_no_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_read_only_cache_does_not_prevent_loading(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = saved(dense(), tmp_path / "a.onnx")
-    read_only = Path("/proc/self")  # for root as well
-    found = answer(OnnxRuntime(cache_dir=read_only).load_model(file), np.ones((1, 32), "f4"))
+    read_only = Path("/proc/self")  # even root cannot write there
+    found = response(OnnxRuntime(cache_dir=read_only).load_model(file), np.ones((1, 32), "f4"))
     assert "/proc/self is read-only" in caplog.text
-    assert np.array_equal(found, answer(OnnxRuntime().load_model(file), np.ones((1, 32), "f4")))
+    assert np.array_equal(found, response(OnnxRuntime().load_model(file), np.ones((1, 32), "f4")))
 
 
-def test_what_was_prepared_once_is_not_prepared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_model_is_not_prepared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = saved(dense(), tmp_path / "a.onnx")
     x = np.ones((1, 32), np.float32)
     first = OnnxRuntime(cache_dir=tmp_path / "cache").load_model(file)
@@ -246,14 +248,14 @@ def test_what_was_prepared_once_is_not_prepared_again(tmp_path: Path, monkeypatc
     assert second.info == first.info
     assert second.in_place == first.in_place
     assert second._prepared.weights.ctypes.data % 64 == 0
-    np.testing.assert_array_equal(answer(first, x), answer(second, x))
+    np.testing.assert_array_equal(response(first, x), response(second, x))
 
 
 @pytest.mark.parametrize("damage", ["empty", "short", "changed", "other format", "long header", "bad header"])
-def test_a_damaged_entry_is_prepared_anew(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_entry_is_prepared_again(damage: str, tmp_path: Path) -> None:
     file = saved(dense(), tmp_path / "a.onnx")
     directory = tmp_path / "cache"
-    expected = answer(OnnxRuntime(cache_dir=directory).load_model(file), np.ones((1, 32), "f4"))
+    expected = response(OnnxRuntime(cache_dir=directory).load_model(file), np.ones((1, 32), "f4"))
     (entry,) = directory.iterdir()
     content = entry.read_bytes()
     start = len(cache.MAGIC)
@@ -269,11 +271,11 @@ def test_a_damaged_entry_is_prepared_anew(damage: str, tmp_path: Path) -> None:
     )
     assert cache.load(entry) is None
     again = OnnxRuntime(cache_dir=directory).load_model(file)
-    np.testing.assert_array_equal(answer(again, np.ones((1, 32), "f4")), expected)
+    np.testing.assert_array_equal(response(again, np.ones((1, 32), "f4")), expected)
     assert entry.read_bytes() == content
 
 
-def test_an_entry_that_cannot_be_written_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_that_cannot_be_written_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -283,7 +285,7 @@ def test_an_entry_that_cannot_be_written_does_not_matter(tmp_path: Path, monkeyp
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_an_entry_half_written_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partly_written_entry_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -292,7 +294,7 @@ def test_an_entry_half_written_is_not_left(tmp_path: Path, monkeypatch: pytest.M
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_an_entry_is_for_one_model_and_one_kind_of_machine() -> None:
+def test_each_model_and_kind_of_machine_has_its_own_entry() -> None:
     entries = [
         cache.entry(Path("c"), digest, *conditions)
         for digest in ("a" * 64, "b" * 64)
@@ -318,7 +320,7 @@ def test_an_entry_is_for_one_model_and_one_kind_of_machine() -> None:
         ({}, "machine"),
     ],
 )
-def test_a_cpu_is_named_so_that_its_generation_is_known(
+def test_the_name_of_a_cpu_identifies_its_generation(
     fields: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "machine")
@@ -333,12 +335,12 @@ def test_the_first_processor_is_read(tmp_path: Path) -> None:
     assert read_cpuinfo(tmp_path / "none") == {}
 
 
-def test_other_instructions_are_another_cpu() -> None:
+def test_cpus_with_different_features_have_different_instruction_sets() -> None:
     assert instruction_set({"flags": "a b"}) == instruction_set({"flags": "b a"})
     assert instruction_set({"flags": "a b"}) != instruction_set({"flags": "a"})
 
 
-def test_a_runtime_says_what_it_is() -> None:
+def test_a_runtime_has_a_version_and_a_device_kind() -> None:
     runtime: Runtime = OnnxRuntime()
     assert runtime.version.startswith("onnxruntime 1.")
     assert runtime.device_kind == OnnxRuntime().device_kind
@@ -355,5 +357,5 @@ def test_a_runtime_says_what_it_is() -> None:
         ("x" * 1000, "x" * 300 + "..."),
     ],
 )
-def test_what_onnxruntime_says_is_cut_to_what_matters(text: str, kept: str) -> None:
+def test_error_texts_of_onnxruntime_are_cleaned_and_shortened(text: str, kept: str) -> None:
     assert describe(Exception(text)) == kept

@@ -1,4 +1,4 @@
-"""Which ONNX graphs are proved to compute each row by itself, and what is said of those that are not."""
+"""Which ONNX graphs are proved to compute each row separately, and the reasons for the others."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ INT64 = TensorProto.INT64
 
 
 def graph(*nodes: Any, shape: tuple[Any, ...] = ("N", 4), kind: int = FLOAT, opset: int = 17, **weights: Any) -> Any:
-    """``x`` to ``y``, of which only the first dimension is declared."""
+    """Return a graph from ``x`` to ``y``; the shape of ``y`` is not declared."""
     return model(nodes, [value("x", shape, kind)], [value("y", None, FLOAT)], opset, **weights)
 
 
@@ -25,11 +25,11 @@ def weights(*shape: int) -> Any:
     return np.ones(shape, np.float32)
 
 
-def in_domain(made: Any, domain: str) -> Any:
-    """With the last node in another domain."""
-    made.graph.node[-1].domain = domain
-    made.opset_import.append(helper.make_opsetid(domain, 1))
-    return made
+def in_domain(proto: Any, domain: str) -> Any:
+    """Move the last node into another domain."""
+    proto.graph.node[-1].domain = domain
+    proto.opset_import.append(helper.make_opsetid(domain, 1))
+    return proto
 
 
 TRANSFORMER = (
@@ -79,7 +79,7 @@ PROVED = {
         r=weights(1, 12, 3),
         zeros=np.array([0]),
     ),
-    "an LSTM whose first state is made for each row": graph(
+    "an LSTM with an initial state for each row": graph(
         node("Transpose", "x", "t", perm=[1, 0, 2]),
         node("Shape", "x", "s", start=0, end=1),
         node("Concat", "one s three", "size", axis=0),
@@ -102,7 +102,7 @@ PROVED = {
         apart=np.array([-1, 3, 4]),
     ),
     "a convolution": graph(node("Conv", "x w", "y"), shape=("N", 3, 8, 8), w=weights(2, 3, 3, 3)),
-    "a convolution, flattened to a number": graph(
+    "a convolution, flattened to a known size": graph(
         node("Conv", "x w", "c"),
         node("Reshape", "c s", "y"),
         shape=("N", 3, 8, 8),
@@ -192,7 +192,7 @@ MIXED = {
 
 
 @pytest.mark.parametrize("name", PROVED)
-def test_a_graph_that_computes_each_row_by_itself_is_proved(name: str) -> None:
+def test_a_graph_that_computes_each_row_separately_is_proved(name: str) -> None:
     assert analyse(PROVED[name]).reason == ""
     assert analyse(PROVED[name]).proved
 
@@ -221,7 +221,7 @@ ROWS = (node("Shape", "x", "n", start=0, end=1),)
 
 
 @pytest.mark.parametrize(
-    "made",
+    "proto",
     [
         graph(LOOP, node("Add", "x z", "y"), times=np.int64(1), w=weights(1)),
         graph(*ROWS, node("TopK", "x n", "t i", axis=1), node("ReduceSum", "t", "y", axes=[1])),
@@ -248,75 +248,75 @@ ROWS = (node("Shape", "x", "n", start=0, end=1),)
     ],
     ids=["Loop", "TopK", "Slice", "Trilu", "Gather", "OneHot"],
 )
-def test_what_depends_on_the_batch_in_a_roundabout_way_is_not_proved(made: Any) -> None:
-    assert not analyse(made).proved
+def test_indirect_dependencies_on_the_batch_are_not_proved(proto: Any) -> None:
+    assert not analyse(proto).proved
 
 
 def with_second_input(*nodes: Any, **weights: Any) -> Any:
-    """``x`` and ``m``, whose second dimension has the same name."""
+    """Return a graph with inputs ``x`` and ``m``, whose second dimensions have the same name."""
     inputs = [value("x", ("N", "L", 8)), value("m", ("N", "L"))]
     return model(nodes, inputs, [value("y", None, FLOAT)], **weights)
 
 
-def test_dimensions_of_one_name_need_not_be_equal() -> None:
+def test_dimensions_with_the_same_name_may_differ() -> None:
     lengths = (node("Shape", "m", "l", start=1, end=2), node("Concat", "all l width", "s", axis=0))
-    made = with_second_input(
+    proto = with_second_input(
         *lengths, node("Reshape", "x s", "r"), node("CumSum", "r one", "c"), node("Shape", "x", "n"),
         node("Reshape", "c n", "y"), all=np.array([-1]), width=np.array([8]), one=np.int64(1),
     )  # fmt: skip
-    assert not analyse(made).proved
+    assert not analyse(proto).proved
 
 
 def test_a_transformer_with_a_mask_is_proved() -> None:
     masked = [node("Unsqueeze", "m between", "mask")]
-    for it in TRANSFORMER:
-        if it.op_type == "Softmax":
+    for layer in TRANSFORMER:
+        if layer.op_type == "Softmax":
             masked += [node("Add", "scores mask", "sums"), node("Softmax", "sums", "shares", axis=3)]
         else:
-            masked.append(it)
+            masked.append(layer)
     assert analyse(with_second_input(*masked, between=np.array([1, 2]), **TRANSFORMER_WEIGHTS)).proved
 
 
-def test_the_reason_says_which_axis_and_which_node() -> None:
-    made = graph(helper.make_node("TopK", ["x", "k"], ["y", "i"], name="topk_0", axis=0), k=np.array([1]))
-    assert analyse(made).reason == "TopK 'topk_0' computes across rows (axis 0)"
+def test_the_reason_names_the_axis_and_the_node() -> None:
+    proto = graph(helper.make_node("TopK", ["x", "k"], ["y", "i"], name="topk_0", axis=0), k=np.array([1]))
+    assert analyse(proto).reason == "TopK 'topk_0' computes across rows (axis 0)"
 
 
-def test_an_operator_without_a_rule_proves_nothing() -> None:
-    made = in_domain(graph(node("Frobnicate", "x", "y")), "com.example")
-    proof = analyse(made)
+def test_an_operator_without_a_rule_gives_no_proof() -> None:
+    proto = in_domain(graph(node("Frobnicate", "x", "y")), "com.example")
+    proof = analyse(proto)
     assert (proof.proved, proof.mixes) == (False, False)
     assert proof.reason == "Frobnicate 'y' is an operator without a rule"
 
 
-def test_what_no_output_depends_on_does_not_matter() -> None:
-    made = graph(node("CumSum", "x a", "z"), node("Neg", "x", "y"), a=np.int64(0))
-    assert analyse(made).proved
+def test_nodes_that_no_output_depends_on_are_ignored() -> None:
+    proto = graph(node("CumSum", "x a", "z"), node("Neg", "x", "y"), a=np.int64(0))
+    assert analyse(proto).proved
 
 
-def test_one_scale_for_a_batch_may_be_accepted_and_nothing_else() -> None:
+def test_accepting_one_scale_accepts_no_other_mixing() -> None:
     quantised = MIXED["DynamicQuantizeLinear"]
     assert analyse(quantised, one_scale=True).proved
     assert not analyse(MIXED["CumSum"], one_scale=True).proved
 
 
-def test_functions_of_the_file_are_followed() -> None:
-    made = in_domain(graph(node("Sum0", "x", "y")), "local")
+def test_functions_in_the_model_are_analysed() -> None:
+    proto = in_domain(graph(node("Sum0", "x", "y")), "local")
     body = helper.make_function(
         "local", "Sum0", ["a"], ["b"], [node("ReduceSum", "a", "b", keepdims=1)], [helper.make_opsetid("", 17)]
     )
-    made.functions.append(body)
-    assert analyse(made).reason.startswith("ReduceSum '")
+    proto.functions.append(body)
+    assert analyse(proto).reason.startswith("ReduceSum '")
 
 
 @pytest.mark.parametrize("kind", ["value_info", "initializer"])
-def test_what_a_file_claims_of_its_tensors_is_not_believed(kind: str) -> None:
-    made = graph(node("ReduceSum", "x", "s", axes=[0], keepdims=1), node("Add", "x s", "y"))
+def test_shapes_declared_for_intermediate_tensors_are_not_trusted(kind: str) -> None:
+    proto = graph(node("ReduceSum", "x", "s", axes=[0], keepdims=1), node("Add", "x s", "y"))
     if kind == "value_info":
-        made.graph.value_info.append(value("s", ["N", 4]))
+        proto.graph.value_info.append(value("s", ["N", 4]))
     else:
-        made.graph.initializer.append(onnx.numpy_helper.from_array(weights(1, 4), "s2"))
-    assert analyse(made).mixes
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(weights(1, 4), "s2"))
+    assert analyse(proto).mixes
 
 
 # ------------------------------------------------------------------------------------------------------------ sizes
@@ -335,7 +335,7 @@ def test_sizes_are_polynomials() -> None:
     assert not length.exceeds(number(0))
 
 
-def test_a_reshape_finds_the_rows_by_their_place_in_memory() -> None:
+def test_a_reshape_finds_rows_by_their_position_in_memory() -> None:
     length = unknown("$L")
     images = Value((N, number(6), length), batch_axis=0)
     merged = reshaped(images, (N * number(2), number(3), length))

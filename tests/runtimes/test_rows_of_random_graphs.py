@@ -1,6 +1,6 @@
-"""Random graphs: what is proved is true, and requests in one batch get the responses that they get alone.
+"""Random graphs: proofs are correct, and requests in a batch get the responses that they get alone.
 
-``CLOCKWORK_RANDOM_GRAPHS`` in the environment is the number of graphs that are served; 300 if it is not set.
+``CLOCKWORK_RANDOM_GRAPHS`` in the environment is the number of graphs to serve; the default is 300.
 """
 
 import os
@@ -21,32 +21,34 @@ from clockwork.runtimes.onnx.rows import analyse
 from clockwork.runtimes.onnx.sessions import FAILURES
 from clockwork.runtimes.ort import onnxruntime
 from onnx_graphs import saved
-from runtimes.random_graphs import Made, random_graph, rows_for
+from runtimes.random_graphs import RandomGraph, random_graph, rows_for
 
 GRAPHS = int(os.environ.get("CLOCKWORK_RANDOM_GRAPHS", "300"))
 
 TOLERANCE = {"f": 1e-5, "d": 1e-10, "e": 1e-2}
-"""By numpy's type: the largest difference of floats, as a part of the largest element of the response."""
+"""Largest accepted difference by float type, as a fraction of the largest element of the response."""
 
 _ids = count(1)
 
 
-def session(made: Made) -> Any:
-    """ONNX Runtime on the graph as it is, or None if that refuses it."""
+def session(graph: RandomGraph) -> Any:
+    """Open the graph with ONNX Runtime; return None if it rejects the graph."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(made.proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            graph.proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
     except FAILURES:
         return None
 
 
-def run(it: Any, feed: dict[str, Any]) -> list[Any] | None:
+def run(opened: Any, feed: dict[str, Any]) -> list[Any] | None:
     options = onnxruntime.RunOptions()
     options.log_severity_level = 4
     try:
-        return it.run(None, feed, options)  # type: ignore[no-any-return]
+        return opened.run(None, feed, options)  # type: ignore[no-any-return]
     except FAILURES:
         return None
 
@@ -66,11 +68,11 @@ def parts(feed: dict[str, Any], start: int, end: int) -> dict[str, Any]:
     return {name: array[start:end] for name, array in feed.items()}
 
 
-def coupled(made: Made, original: Any, seed: int) -> bool:
-    """Whether a row's outputs differ in any of several batches from those of the row alone."""
+def coupled(graph: RandomGraph, original: Any, seed: int) -> bool:
+    """Whether the outputs of a row alone differ from its outputs in any of several batches."""
     rows = {
-        name: np.concatenate([array, rows_for(made.inputs, 1, seed, 50.0)[name]])
-        for name, array in rows_for(made.inputs, 4, seed).items()
+        name: np.concatenate([array, rows_for(graph.inputs, 1, seed, 50.0)[name]])
+        for name, array in rows_for(graph.inputs, 4, seed).items()
     }
     alone = [run(original, parts(rows, i, i + 1)) for i in range(5)]
     for order in ([0, 1], [1, 0, 2], [4, 3, 2, 1, 0], [2, 2, 4]):
@@ -91,14 +93,14 @@ def coupled(made: Made, original: Any, seed: int) -> bool:
 
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.randoms(use_true_random=False), st.integers(0, 1 << 20))
-def test_what_is_proved_is_so(chance: Random, seed: int) -> None:
-    made = random_graph(chance)
-    assume(made is not None)
-    assert made is not None
-    if analyse(made.proto).proved:
-        original = session(made)
-        assume(original is not None and run(original, rows_for(made.inputs, 1, seed)) is not None)
-        assert not coupled(made, original, seed)
+def test_a_proved_graph_does_not_mix_rows(rng: Random, seed: int) -> None:
+    graph = random_graph(rng)
+    assume(graph is not None)
+    assert graph is not None
+    if analyse(graph.proto).proved:
+        original = session(graph)
+        assume(original is not None and run(original, rows_for(graph.inputs, 1, seed)) is not None)
+        assert not coupled(graph, original, seed)
 
 
 def request(feed: dict[str, Any]) -> tuple[InferInput, bytes]:
@@ -111,8 +113,8 @@ def request(feed: dict[str, Any]) -> tuple[InferInput, bytes]:
 
 
 def responses(loaded: Any, requests: list[tuple[InferInput, bytes]]) -> list[list[Any]]:
-    """One batch through the worker's own path."""
-    inputs = [it for it, _ in requests]
+    """Execute the requests as one batch, as the worker does."""
+    inputs = [infer_input for infer_input, _ in requests]
     outputs = loaded.execute(loaded.assemble(inputs, [payload for _, payload in requests]))
     return [
         [from_payload(spec, buffer) for spec, buffer in zip(specs, buffers, strict=True)]
@@ -120,43 +122,45 @@ def responses(loaded: Any, requests: list[tuple[InferInput, bytes]]) -> list[lis
     ]
 
 
-def as_texts(array: Any) -> Any:
-    """Payloads have strings as bytes, ONNX Runtime as str."""
+def as_strings(array: Any) -> Any:
+    """Convert strings from bytes, as in payloads, to str, as in ONNX Runtime."""
     if array.dtype != object:
         return array
-    return np.array([it.decode() if isinstance(it, bytes) else it for it in array.ravel()], object).reshape(array.shape)
+    return np.array(
+        [string.decode() if isinstance(string, bytes) else string for string in array.ravel()], object
+    ).reshape(array.shape)
 
 
-def test_every_request_gets_the_response_that_it_gets_alone(tmp_path: Path) -> None:
+def test_every_request_in_a_batch_gets_the_response_it_gets_alone(tmp_path: Path) -> None:
     runtime = OnnxRuntime()
-    batched = kept_apart = not_needed = 0
+    batched = not_batched = needlessly = 0
     seed = 0
-    while batched + kept_apart < GRAPHS:
+    while batched + not_batched < GRAPHS:
         seed += 1
-        made = random_graph(Random(seed))
-        original = None if made is None else session(made)
-        if made is None or original is None:
+        graph = random_graph(Random(seed))
+        original = None if graph is None else session(graph)
+        if graph is None or original is None:
             continue
         sizes = [1, 3, 1, 2]
-        feeds = [rows_for(made.inputs, rows, seed * 10 + i, 10.0**i / 10) for i, rows in enumerate(sizes)]
+        feeds = [rows_for(graph.inputs, rows, seed * 10 + i, 10.0**i / 10) for i, rows in enumerate(sizes)]
         alone = [run(original, feed) for feed in feeds]
-        if any(it is None for it in alone):
+        if any(outputs is None for outputs in alone):
             continue
-        host = runtime.load_model(saved(made.proto, tmp_path / "a.onnx"))
+        host = runtime.load_model(saved(graph.proto, tmp_path / "a.onnx"))
         loaded = host.load_weights(0)
         requests = [request(feed) for feed in feeds]
         if host.info.batchable:
             found = responses(loaded, requests)
             batched += 1
         else:
-            found = [responses(loaded, [it])[0] for it in requests]
-            kept_apart += 1
-            not_needed += not coupled(made, original, seed)
+            found = [responses(loaded, [single])[0] for single in requests]
+            not_batched += 1
+            needlessly += not coupled(graph, original, seed)
         for wanted, got in zip(alone, found, strict=True):
             assert wanted is not None
             for one, other in zip(wanted, got, strict=True):
-                assert same(one, as_texts(other)), (seed, host.info.unbatched)
+                assert same(one, as_strings(other)), (seed, host.info.unbatched)
         loaded.close()
     assert batched >= GRAPHS // 6, "most graphs should not be coupled"
-    assert kept_apart >= GRAPHS // 6, "many graphs should be coupled"
-    print(f"{batched} batched, {kept_apart} not, {not_needed} of them without need")
+    assert not_batched >= GRAPHS // 6, "many graphs should be coupled"
+    print(f"{batched} batched, {not_batched} not, {needlessly} of them needlessly")
