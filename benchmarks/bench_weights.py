@@ -30,8 +30,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from clockwork.heap import in_use
-from clockwork.host.steady import SWITCH_INTERVAL
+from clockwork.host.process_tuning import SWITCH_INTERVAL
+from clockwork.malloc import used_bytes
 from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.runtimes.onnx.model import LoadedOnnxModel, OnnxModel
 from clockwork.runtimes.onnx.sessions import options as session_options
@@ -65,10 +65,10 @@ def loading(host: OnnxModel) -> dict[str, float]:
     """Of one network, packed or not."""
     loads, evictions, heap = [], [], []
     for _ in range(LOADS):
-        before, begin = in_use(), time.perf_counter()
+        before, begin = used_bytes(), time.perf_counter()
         loaded = host.load_weights(0)
         loads.append((time.perf_counter() - begin) * 1e3)
-        heap.append((in_use() - before) / 1e6)
+        heap.append((used_bytes() - before) / 1e6)
         evictions.append(ms(loaded.close))
     return {
         "load_ms": round(statistics.median(loads), 2),

@@ -39,7 +39,7 @@ import uvloop
 
 from clockwork.client import AsyncClient
 from clockwork.host.affinity import confined
-from clockwork.host.priority import be_prompt
+from clockwork.host.process_tuning import shorten_time_slice
 from clockwork.messages.actions import (
     Action,
     EvictWeights,
@@ -394,7 +394,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    be_prompt()  # as a controller does
+    shorten_time_slice()  # as a controller does
     with suppress(KeyboardInterrupt):
         uvloop.run(main())
     sys.stdout.flush()

@@ -16,7 +16,7 @@ from cli.processes import Process, clockwork, save_dense, serve
 from clockwork.cli import run
 from clockwork.cli.logs import JsonFormatter
 from clockwork.client import Client
-from clockwork.host.telling import about
+from clockwork.host.log_events import event_fields
 
 
 def parsed(lines: list[str]) -> list[dict[str, Any]]:
@@ -39,7 +39,14 @@ def test_a_record_with_fields_and_an_exception_is_one_line() -> None:
         raise ValueError("a\nb")
     except ValueError:
         record = logging.getLogger("x").makeRecord(
-            "x", logging.WARNING, "f.py", 1, "it is %s\nhere", ("é",), sys.exc_info(), extra=about("odd", worker="w0")
+            "x",
+            logging.WARNING,
+            "f.py",
+            1,
+            "it is %s\nhere",
+            ("é",),
+            sys.exc_info(),
+            extra=event_fields("odd", worker="w0"),
         )
     line = JsonFormatter().format(record)
     assert "\n" not in line
@@ -56,7 +63,7 @@ def test_a_record_with_fields_and_an_exception_is_one_line() -> None:
 
 def test_fields_do_not_replace_the_common_fields() -> None:
     record = logging.makeLogRecord(
-        {"msg": "true", "levelname": "INFO", **about("odd", message="false", path=Path("p"))}
+        {"msg": "true", "levelname": "INFO", **event_fields("odd", message="false", path=Path("p"))}
     )
     record_json = json.loads(JsonFormatter().format(record))
     assert (record_json["message"], record_json["path"]) == ("true", "p")

@@ -14,7 +14,7 @@ import numpy as np
 import uvloop
 
 from clockwork.controller.config import ControllerConfig, LoadSpec, ProfilingConfig
-from clockwork.host.arena import Window
+from clockwork.host.arena import ArenaView
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
 from clockwork.messages.actions import (
     ClearCache,
@@ -65,7 +65,7 @@ class ScriptedWorker:
     ``window`` maps the controller's shared-memory arena.
     """
 
-    def __init__(self, holds: Callable[[Any], bool] = lambda action: False, window: Window | None = None) -> None:
+    def __init__(self, holds: Callable[[Any], bool] = lambda action: False, window: ArenaView | None = None) -> None:
         self.window = window
         self.holds = holds
         self.held: list[tuple[Any, Any]] = []
@@ -103,7 +103,7 @@ class ScriptedWorker:
         self.connection.send(result, buffers)
 
 
-def _result(action: Any, payload: Any, window: Window | None = None) -> tuple[Any, list[Any]]:
+def _result(action: Any, payload: Any, window: ArenaView | None = None) -> tuple[Any, list[Any]]:
     timing = Timing(0, 1000, 1000)
     match action:
         case GetWorkerState():
@@ -184,6 +184,6 @@ async def serving(
 ) -> AsyncIterator[tuple[ControllerHost, ScriptedWorker]]:
     """Start a controller with a scripted worker."""
     async with controller(scheduler, **settings) as host:
-        worker = ScriptedWorker(holds, None if host.arena is None else Window(os.dup(host.arena.for_worker)))
+        worker = ScriptedWorker(holds, None if host.arena is None else ArenaView(os.dup(host.arena.for_worker)))
         await worker.connect(host)
         yield host, worker

@@ -11,7 +11,7 @@ import pytest
 from client.live import ScriptedWorker, controller, run, serving
 from clockwork.client import AsyncClient
 from clockwork.errors import InvalidRequestError, ProtocolError, RequestRefusedError, ServerError
-from clockwork.host.arena import BLOCK, Arena, Window, make_arena
+from clockwork.host.arena import BLOCK, Arena, ArenaView, make_arena
 from clockwork.messages.actions import Infer, InferInput
 from clockwork.net.connection import Connection
 from clockwork.units import MIB
@@ -38,7 +38,7 @@ async def infer(client: AsyncClient) -> None:
 
 def test_a_region_is_seen_from_the_other_side_which_cannot_write() -> None:
     arena = Arena(8 * BLOCK - 1)
-    window = Window(os.dup(arena.for_worker))
+    window = ArenaView(os.dup(arena.for_worker))
     assert window.name == arena.name
     region = arena.allocate(BLOCK + 5)
     region[:] = 7
@@ -86,7 +86,7 @@ def test_what_lies_elsewhere_is_known_from_what_lies_there() -> None:
 @pytest.mark.parametrize(("at", "nbytes"), [(0, BLOCK + 1), (BLOCK, 1), (-1, 1), (1 << 62, 1), (0, -1), (9, -9)])
 def test_a_payload_that_cannot_lie_there_is_a_breach_of_the_protocol(at: int, nbytes: int) -> None:
     arena = Arena(BLOCK)
-    window = Window(os.dup(arena.for_worker))
+    window = ArenaView(os.dup(arena.for_worker))
     with pytest.raises(ProtocolError, match=r"cannot lie at .* in memory of 4.0 KiB"):
         window.view(at, nbytes)
     arena.close()
@@ -94,7 +94,7 @@ def test_a_payload_that_cannot_lie_there_is_a_breach_of_the_protocol(at: int, nb
 
 def test_a_descriptor_that_is_none_is_refused() -> None:
     with pytest.raises(OSError, match=r"Bad file descriptor|No such file"):
-        Window(987_654)
+        ArenaView(987_654)
 
 
 def test_where_the_system_has_no_such_memory_payloads_are_sent(

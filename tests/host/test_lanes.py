@@ -11,8 +11,8 @@ import pytest
 from clockwork.clock import MonotonicClock
 from clockwork.errors import DeviceLostError
 from clockwork.host.affinity import CorePlan, allowed_cores
-from clockwork.host.inference import Finished, TaskRunner
 from clockwork.host.lanes import Lanes
+from clockwork.host.task_runner import ResultToSend, TaskRunner
 from clockwork.messages.actions import (
     Action,
     ClearCache,
@@ -44,7 +44,7 @@ class Bench:
         self.crashes: list[Exception] = []
         runner = TaskRunner(self.runtime, root, CLOCK)
         self.lanes = Lanes(self.core, runner, CLOCK, self._ready.set, self._crashed, cores)
-        self._sent: list[Finished] = []
+        self._sent: list[ResultToSend] = []
 
     def _crashed(self, error: Exception) -> None:
         self.crashes.append(error)

@@ -169,7 +169,7 @@ def test_a_request_that_waits_can_be_cancelled_and_a_client_that_left_is_forgott
             assert len(client.heard) == 59
             client.connection._transport.write(b"".join(frames))
             client.connection.abort("gone")
-            await eventually(lambda: not len(host._unhandled))
+            await eventually(lambda: not len(host._native_inbox))
             assert host.reception.inbox.shedder.waiting == 0
 
     run(test())

@@ -9,7 +9,7 @@ import pytest
 
 from client.live import ScriptedWorker, _result, controller, run
 from clockwork.client import AsyncClient
-from clockwork.host.arena import Window
+from clockwork.host.arena import ArenaView
 from clockwork.messages.actions import Infer
 from clockwork.messages.requests import ModelStatus
 from clockwork.scheduling.base import Scheduler
@@ -94,7 +94,7 @@ def test_payloads_in_shared_memory_are_free_when_the_checks_are_over() -> None:
     async def test() -> None:
         async with controller(FifoScheduler(), models=("wide.onnx",), guarded={"payload_bytes": 64 * MIB}) as host:
             assert host.arena is not None
-            worker = ScriptedWorker(window=Window(os.dup(host.arena.for_worker)))
+            worker = ScriptedWorker(window=ArenaView(os.dup(host.arena.for_worker)))
             await worker.connect(host)
             async with AsyncClient(str(host.client_address)) as client:
                 row = np.ones((1, 1 << 20), np.float32)

@@ -17,8 +17,8 @@ import uvloop
 
 from clockwork.errors import DeviceLostError, InvalidRequestError, ServerError
 from clockwork.host.affinity import allowed_cores
-from clockwork.host.arena import Arena, Window
-from clockwork.host.inference import TaskRunner
+from clockwork.host.arena import Arena, ArenaView
+from clockwork.host.task_runner import TaskRunner
 from clockwork.host.worker import WorkerConfig, default_name, run_worker
 from clockwork.messages.actions import Action, GetWorkerState, Infer, InferInput, LoadModelFromDisk, LoadWeights
 from clockwork.messages.link import ROLE_WORKER
@@ -173,7 +173,7 @@ def test_a_payload_that_does_not_fit_its_specs_ends_the_connection(root: Path) -
 def test_payloads_in_shared_memory_are_read_there(root: Path) -> None:
     async def scenario() -> None:
         arena = Arena(MIB)
-        async with a_worker(root, FakeRuntime(), window=Window(os.dup(arena.for_worker))) as controller:
+        async with a_worker(root, FakeRuntime(), window=ArenaView(os.dup(arena.for_worker))) as controller:
             await controller.warms("m")
             region = arena.allocate(4)
             region[:] = list(b"abcd")

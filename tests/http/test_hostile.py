@@ -12,7 +12,7 @@ import pytest
 
 from client.live import run
 from clockwork.frontend.listing import PER_STEP, ListFormat, encoded_list
-from clockwork.host.priority import NICENESS
+from clockwork.host.process_tuning import NICENESS
 from clockwork.http import application, bodies
 from clockwork.http.application import _encode_items
 from clockwork.http.asgi import json_reply

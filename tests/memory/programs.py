@@ -15,8 +15,8 @@ import numpy as np
 from onnx import TensorProto
 
 from clockwork.clock import MonotonicClock
-from clockwork.host.inference import TaskRunner
 from clockwork.host.lanes import Lanes
+from clockwork.host.task_runner import TaskRunner
 from clockwork.messages.actions import Action, EvictWeights, Infer, InferInput, LoadModelFromDisk, LoadWeights
 from clockwork.messages.results import ErrorResult
 from clockwork.messages.tensors import TensorSpec

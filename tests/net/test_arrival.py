@@ -36,7 +36,7 @@ class Reads(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self.noted.put_nowait((self._arrivals.reading(self._transport, **self._options), CLOCK.now()))
+        self.noted.put_nowait((self._arrivals.earliest_arrival(self._transport, **self._options), CLOCK.now()))
 
 
 async def connected(arrivals: Arrivals, **options: bool) -> tuple[socket.socket, Reads]:
@@ -126,7 +126,7 @@ class Reads(asyncio.Protocol):
     def connection_made(self, transport):
         self.transport = transport
     def data_received(self, data):
-        arrived = arrivals.reading(self.transport)
+        arrived = arrivals.earliest_arrival(self.transport)
         if data != b"first":
             print(MonotonicClock().now() - arrived, flush=True)
 

@@ -19,8 +19,8 @@ on_both_loops = pytest.mark.parametrize("loop", LOOPS)
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dial, "BACKOFF_FIRST", 0.001)
-    monkeypatch.setattr(dial, "BACKOFF_LAST", 0.02)
+    monkeypatch.setattr(dial, "MIN_BACKOFF", 0.001)
+    monkeypatch.setattr(dial, "MAX_BACKOFF", 0.02)
 
 
 def kept(ear: Ear, address: Callable[[], Address], failures: list[str]) -> asyncio.Task[None]:

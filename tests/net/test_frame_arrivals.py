@@ -21,7 +21,7 @@ class Turns:
         self.turn += 1
         self.at, self.slept = at, slept
 
-    def reading(self, transport: object = None, now: int | None = None) -> int:
+    def earliest_arrival(self, transport: object = None, now: int | None = None) -> int:
         return self.at
 
     def follows(self, turn: int) -> bool:

@@ -11,7 +11,7 @@ from clockwork.errors import InvalidRequestError, ProtocolError, ServerError
 from clockwork.messages.link import ROLE_WORKER, Hello
 from clockwork.messages.requests import EvictRequest, EvictResponse
 from clockwork.net.address import Address
-from clockwork.net.connection import Connection, LinkConfig, Stage
+from clockwork.net.connection import Connection, ConnectionState, LinkConfig
 from clockwork.units import KIB, MIB, SECOND, ms, seconds
 from net.links import (
     HELLO,
@@ -132,7 +132,7 @@ def test_each_side_learns_once_why_the_connection_ended(loop: str) -> None:
             assert client.reasons == ["the client has finished"]
             assert ear.reasons == ["the peer said: the client has finished"]
             assert ear.messages == []
-            assert connection.stage is Stage.CLOSED
+            assert connection.state is ConnectionState.CLOSED
             assert connection.outgoing_bytes == 0
             connection.close("too late")
             connection.abort("too late")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clockwork import heap
+from clockwork import malloc
 from clockwork.errors import ServerError
 from clockwork.runtimes.onnx import OnnxRuntime, cache
 from clockwork.runtimes.onnx.closing import CloseTiming
@@ -102,7 +102,7 @@ def test_a_network_of_matrix_products_is_packed_and_a_convolutional_network_is_n
 # ------------------------------------------------------------------------------------------------------------ heap
 
 
-@pytest.mark.skipif(not heap.in_use(), reason="only glibc reports it")
+@pytest.mark.skipif(not malloc.used_bytes(), reason="only glibc reports it")
 def test_the_heap_of_a_session_is_measured_and_cached(tmp_path: Path) -> None:
     file = saved(dense(width=1024, classes=1024), tmp_path / "a.onnx")
     first = OnnxRuntime(cache_dir=tmp_path / "cache").load_model(file)
@@ -115,13 +115,13 @@ def test_the_heap_of_a_session_is_measured_and_cached(tmp_path: Path) -> None:
 
 def test_one_disturbed_measurement_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     levels = iter([0, 100, 100, 5 * MIB, 5 * MIB, 5 * MIB + 100])
-    monkeypatch.setattr("clockwork.heap.in_use", lambda: next(levels))
-    assert heap.measured(lambda: "made") == ("made", heap.GRANULE)
+    monkeypatch.setattr("clockwork.malloc.used_bytes", lambda: next(levels))
+    assert malloc.measure_allocation(lambda: "made") == ("made", malloc.GRANULE)
 
 
 def test_memory_that_cannot_be_measured_counts_as_zero(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clockwork.heap._mallinfo2", None)
-    assert heap.measured(lambda: bytes(MIB))[1] == 0
+    monkeypatch.setattr("clockwork.malloc._mallinfo2", None)
+    assert malloc.measure_allocation(lambda: bytes(MIB))[1] == 0
 
 
 # --------------------------------------------------------------------------------------------------- close timing

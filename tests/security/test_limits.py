@@ -17,7 +17,7 @@ from clockwork.grpc_frontend import server as grpc_server
 from clockwork.http.config import HttpConfig
 from clockwork.messages.requests import EvictRequest, EvictResponse
 from clockwork.net.connection import LinkConfig
-from clockwork.net.stalled import LEAST, Stalled
+from clockwork.net.write_timeout import MIN_PROGRESS, WriteTimeout
 from clockwork.units import MIB, ms
 from http_raw import connected, eventually, row, served
 from net.links import Ear, framed, listening, stranger
@@ -172,7 +172,7 @@ class Slow:
     """A transport whose peer reads as the test says."""
 
     def __init__(self) -> None:
-        self.waiting = 10 * LEAST
+        self.waiting = 10 * MIN_PROGRESS
 
     def get_write_buffer_size(self) -> int:
         return self.waiting
@@ -183,18 +183,18 @@ def test_a_peer_that_reads_slowly_is_not_stalled() -> None:
         transport = Slow()
         looks: list[int] = []
         stopped = asyncio.Event()
-        stalled = Stalled(transport, 0.01, stopped.set)  # type: ignore[arg-type]
+        stalled = WriteTimeout(transport, 0.01, stopped.set)  # type: ignore[arg-type]
         stalled.begin()
 
         def read() -> None:
             looks.append(transport.waiting)
             if len(looks) < 5:
-                transport.waiting -= LEAST
+                transport.waiting -= MIN_PROGRESS
                 asyncio.get_running_loop().call_later(0.01, read)
 
         read()
         await stopped.wait()
-        assert transport.waiting <= 9 * LEAST
+        assert transport.waiting <= 9 * MIN_PROGRESS
 
     run(test())
 

@@ -17,9 +17,8 @@ from clockwork.cli.process import Shutdown, cache_directory, run_together, run_u
 from clockwork.controller.config import ControllerConfig, ProfilingConfig, VerifyingConfig
 from clockwork.controller.stage import Stage
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
-from clockwork.host.descriptors import allow_connections
-from clockwork.host.steady import steady
-from clockwork.host.telling import about
+from clockwork.host.log_events import event_fields
+from clockwork.host.process_tuning import allow_connections, steady_timing
 from clockwork.http.config import DEFAULT as HTTP
 from clockwork.messages.requests import ListModelsRequest, ListModelsResponse
 from clockwork.messages.requests import Progress as StageProgress
@@ -100,7 +99,7 @@ def run_controller(
 async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> AsyncIterator[ControllerHost]:
     """Start a controller, and close it at the end; meanwhile garbage collection in this process is limited."""
     allow_connections(max(MAX_CONNECTIONS, HTTP.max_connections))
-    with steady():
+    with steady_timing():
         host = ControllerHost(config, scheduler)
         try:
             await host.start()
@@ -153,7 +152,7 @@ async def show_startup(host: ControllerHost, console: Console) -> None:
     client.close()
     assert isinstance(response, ListModelsResponse)
     count = len(response.models)
-    extra = about("serving", models=count, address=str(host.client_address))
+    extra = event_fields("serving", models=count, address=str(host.client_address))
     log.info("serving: %d models", count, extra=extra)
     print(f"clockwork is serving {count} model{'' if count == 1 else 's'} on {host.client_address}", flush=True)
 
@@ -198,7 +197,7 @@ class _ProgressLines:
         self._next = self._clock() + LINE_EVERY
         line = f"{stage}: {progress.done} of {progress.total} models"
         if line != self._last_line:
-            extra = about("progress", stage=stage, done=progress.done, total=progress.total)
+            extra = event_fields("progress", stage=stage, done=progress.done, total=progress.total)
             log.info("%s%s", line, f", {left}" if (left := _time_left(progress)) else "", extra=extra)
             self._last_line = line
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from clockwork import log_writer
-from clockwork.host.telling import about
+from clockwork.host.log_events import event_fields
 from clockwork.version import __version__
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def start_log(level: str, log_format: str) -> "Console":
     if level == "info":  # no lines for each client that connects or disconnects
         for name in ("asyncio", "clockwork.link"):
             logging.getLogger(name).setLevel(logging.WARNING)
-    log.info("clockwork %s begins", __version__, extra=about("start", version=__version__, pid=os.getpid()))
+    log.info("clockwork %s begins", __version__, extra=event_fields("start", version=__version__, pid=os.getpid()))
     return console
 
 
@@ -119,7 +119,7 @@ def _write_from_threads(formatter: logging.Formatter) -> None:
     def dropped_line(count: int) -> str:
         text = f"{count} log lines were dropped because nothing read the log"
         record = logging.LogRecord(log.name, logging.WARNING, "", 0, text, None, None)
-        record.__dict__.update(about("log_lines_dropped", count=count))
+        record.__dict__.update(event_fields("log_lines_dropped", count=count))
         return formatter.format(record) + "\n"
 
     log_writer.install(dropped_line)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from clockwork import log_writer
 from clockwork.cli import logs
-from clockwork.host.telling import about
+from clockwork.host.log_events import event_fields
 
 GRACE: Final = 5.0
 """Seconds that a process may take to end after a request to end; then it is killed."""
@@ -58,7 +58,7 @@ async def run_until_signal(work: Coroutine[Any, Any, None], shutdown: Shutdown) 
         signals.append(signal.SIGHUP)
 
     def on_signal(number: signal.Signals) -> None:
-        extra = about("signal", signal=number.name)
+        extra = event_fields("signal", signal=number.name)
         log.info("%s: shutting down; a second signal ends the process at once", number.name, extra=extra)
         stop.set()
         for caught in signals:

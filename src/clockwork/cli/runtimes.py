@@ -194,7 +194,7 @@ def make_runtime_on_gpus(
         return onnx, onnx.cache_bytes
 
     check_torch()
-    from clockwork.host.sizing import available_bytes
+    from clockwork.host.cache_size import available_bytes
     from clockwork.runtimes.torch.cuda.runtime import CudaRuntime
 
     pinned = int(available_bytes() * PINNED_SHARE) if options.pinned is None else options.pinned

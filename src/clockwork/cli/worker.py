@@ -110,7 +110,7 @@ def worker(
     if exit_with_parent:
         end_with_parent()
 
-    from clockwork.host.arena import Window
+    from clockwork.host.arena import ArenaView
     from clockwork.host.worker import WorkerConfig, default_name, run_emulated, run_worker
 
     name = name or default_name()
@@ -121,7 +121,7 @@ def worker(
         runtime = runtime_on_gpus(runtime, [])
         options.check_runtime(runtime)
     tls, token = worker_link(tls_cert, tls_key, tls_ca, token_file)
-    window = None if payload_descriptor is None else Window(payload_descriptor)
+    window = None if payload_descriptor is None else ArenaView(payload_descriptor)
     config = WorkerConfig(
         model_root=model_root.absolute(),
         controller=controller,

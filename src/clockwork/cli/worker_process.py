@@ -27,7 +27,7 @@ from clockwork.cli.security import WORKER_TOKEN_VARIABLE
 from clockwork.errors import ServerError
 from clockwork.host.affinity import allowed_cores, confined, plan_cores
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
-from clockwork.host.telling import about
+from clockwork.host.log_events import event_fields
 from clockwork.scheduling.base import Scheduler
 from clockwork.units import Bytes, Nanos
 
@@ -92,7 +92,7 @@ class Child:
                 if quick_deaths >= MAX_QUICK_DEATHS:
                     raise ServerError(f"{death}, for the {quick_deaths}th time within {QUICK:g} s of its start")
                 wait = FIRST_BACKOFF * 2 ** (quick_deaths - 1)
-                log.error("%s; restarting it in %.1f s", death, wait, extra=about("worker_died", reason=death))
+                log.error("%s; restarting it in %.1f s", death, wait, extra=event_fields("worker_died", reason=death))
                 await asyncio.sleep(wait)
         finally:
             await asyncio.shield(asyncio.ensure_future(self._end()))

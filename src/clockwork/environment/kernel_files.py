@@ -18,7 +18,7 @@ from clockwork.environment.facts import (
     Quota,
     Swap,
 )
-from clockwork.host.sizing import available_bytes
+from clockwork.host.cache_size import available_bytes
 from clockwork.units import KIB, MICROSECOND
 
 MAX_FILE_BYTES: Final = 1 << 20

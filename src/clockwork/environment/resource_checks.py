@@ -7,7 +7,7 @@ from typing import Final
 
 from clockwork.environment.facts import Environment
 from clockwork.environment.findings import Finding, Level, plural, unknown
-from clockwork.host.sizing import CACHE_BYTES_DEFAULT, default_cache_bytes
+from clockwork.host.cache_size import DEFAULT_CACHE_BYTES, default_cache_bytes
 from clockwork.net.server import MAX_CONNECTIONS
 from clockwork.units import MIB, Bytes, show_bytes
 
@@ -31,7 +31,7 @@ def memory(environment: Environment) -> Finding:
     if cache < PAGE:
         cost = "the weights cache is smaller than a page: a worker does not start"
         return Finding(name, Level.BAD, found, cost, fix)
-    if cache < CACHE_BYTES_DEFAULT:
+    if cache < DEFAULT_CACHE_BYTES:
         cost = "models that do not fit into the cache are loaded again at their next request"
         return Finding(name, Level.NOTE, found, cost, fix)
     return Finding(name, Level.OK, found)

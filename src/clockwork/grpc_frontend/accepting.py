@@ -105,7 +105,7 @@ class Acceptors:
             if (shed := self._too_late(call)) is not None:
                 self._run(_refuse(self._context(call), shed), call)
             else:
-                self._reception.put(partial(self._serve, call, self._reception.arrivals.reading()), "")
+                self._reception.put(partial(self._serve, call, self._reception.arrivals.earliest_arrival()), "")
 
     def _context(self, call: Any) -> Any:
         return cygrpc._ServicerContext(call, None, None, self._loop)  # noqa: SLF001 - see the module

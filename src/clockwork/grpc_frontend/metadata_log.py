@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from clockwork.clock import Clock
-from clockwork.host.telling import about
+from clockwork.host.log_events import event_fields
 from clockwork.units import SECOND, Nanos
 
 REPORT_EVERY: Final[Nanos] = 60 * SECOND
@@ -41,7 +41,7 @@ class _Counter:
         if now >= self._next:
             self._next = now + REPORT_EVERY
             text = "values of gRPC metadata that are not UTF-8 since the last report: %d (clients must send ASCII)"
-            log.warning(text, self._count, extra=about("bad_metadata", values=self._count))
+            log.warning(text, self._count, extra=event_fields("bad_metadata", values=self._count))
             self._count = 0
 
 

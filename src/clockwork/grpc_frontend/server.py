@@ -27,7 +27,7 @@ from clockwork.grpc_frontend.reflection import reflecting
 from clockwork.grpc_frontend.scanning import MAX_DESCRIPTION
 from clockwork.grpc_frontend.service import SERVICE, Service, decode, grpc_front_end
 from clockwork.host.controller import ControllerHost
-from clockwork.host.telling import about
+from clockwork.host.log_events import event_fields
 from clockwork.net.address import Address
 from clockwork.net.tls import ServerTls
 from clockwork.oip.failures import Failure, RequestFailedError
@@ -143,7 +143,7 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     if can_take_many():
         acceptors = Acceptors(server, f"/{SERVICE}/{INFER}", infer, guards, host.reception, MAX_CALLS)
     serving = GrpcServer(server, Address(address.host, port), acceptors)
-    extra = about("listening", protocol="grpc", address=str(serving.address))
+    extra = event_fields("listening", protocol="grpc", address=str(serving.address))
     log.info("listening for gRPC on %s", serving.address, extra=extra)
     try:
         with bad_metadata_counted(clock):

@@ -31,7 +31,7 @@ from clockwork.wire.frame import uninitialised
 BLOCK: Final[Bytes] = 4 * KIB
 """Regions are multiples of it, and begin at one: the size of a page of memory."""
 
-REGION_MOST: Final = 0.25
+MAX_REGION_SHARE: Final = 0.25
 """The part of an arena that a single region may have: one client's announcement is not to keep all others out."""
 
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -53,7 +53,7 @@ class Arena:
         os.ftruncate(self._descriptor, count * BLOCK)
         fcntl.fcntl(self._descriptor, fcntl.F_ADD_SEALS, _SEALS)  # or reading what was cut off would be a crash
         self.for_worker: Final = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC)
-        self.name: Final = name_of(self._descriptor)
+        self.name: Final = arena_name(self._descriptor)
         self._map = mmap.mmap(self._descriptor, count * BLOCK)
         self._nbytes = count * BLOCK
         self._address: int = np.frombuffer(self._map, np.uint8).ctypes.data
@@ -69,7 +69,7 @@ class Arena:
     def allocate(self, nbytes: Bytes) -> Array:
         """``nbytes`` bytes with anything in them: a region, or ordinary memory if that is large or there is no room."""
         self._take_back()
-        begin = self._blocks.allocate(-(-nbytes // BLOCK)) if 0 < nbytes <= self._nbytes * REGION_MOST else None
+        begin = self._blocks.allocate(-(-nbytes // BLOCK)) if 0 < nbytes <= self._nbytes * MAX_REGION_SHARE else None
         if begin is None:
             return uninitialised(nbytes)
         region = np.frombuffer(self._map, np.uint8, nbytes, begin * BLOCK)
@@ -93,7 +93,7 @@ class Arena:
             self._blocks.free(self._returned.popleft())
 
 
-class Window:
+class ArenaView:
     """The worker's side: it reads."""
 
     def __init__(self, descriptor: int) -> None:
@@ -102,7 +102,7 @@ class Window:
         Raises:
             OSError, ValueError: it is not.
         """
-        self.name: Final = name_of(descriptor)
+        self.name: Final = arena_name(descriptor)
         self._nbytes = os.fstat(descriptor).st_size
         self._bytes = memoryview(mmap.mmap(descriptor, self._nbytes, prot=mmap.PROT_READ))
         os.close(descriptor)
@@ -132,6 +132,6 @@ def make_arena(nbytes: Bytes) -> Arena | None:
         return None
 
 
-def name_of(descriptor: int) -> str:
+def arena_name(descriptor: int) -> str:
     """What an arena is called: another one of this host is called otherwise."""
     return str(Path(f"/proc/self/fd/{descriptor}").readlink())

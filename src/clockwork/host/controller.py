@@ -44,17 +44,17 @@ from clockwork.controller.events import (
 )
 from clockwork.errors import InvalidRequestError, NotPermittedError, ProtocolError, ServerError
 from clockwork.host.arena import make_arena
-from clockwork.host.comparing import compare
-from clockwork.host.describing import Describing
-from clockwork.host.driver import Driver
 from clockwork.host.local_client import LocalClient
+from clockwork.host.log_events import event_fields
+from clockwork.host.long_responses import LongResponses
+from clockwork.host.machine_runner import MachineRunner
+from clockwork.host.memory_trimmer import MemoryTrimmer
+from clockwork.host.native_inbox import NativeInbox
+from clockwork.host.output_comparison import compare_outputs
 from clockwork.host.profile_store import ProfileStore
 from clockwork.host.reception import Reception
+from clockwork.host.response_log import ResponseLog
 from clockwork.host.shared_payloads import SharedPayloads
-from clockwork.host.telling import about
-from clockwork.host.trimming import Trimming
-from clockwork.host.trouble import Trouble
-from clockwork.host.unhandled import Unhandled
 from clockwork.messages.actions import Infer
 from clockwork.messages.commands import SendAction
 from clockwork.messages.link import ROLE_CLIENT, ROLE_WORKER, Hello
@@ -132,13 +132,13 @@ class ControllerHost:
         self._config = config
         self.tls, self.access = config.tls, config.access
         self.stepper: Final = Stepper()  #: of all long work on this event loop
-        self._describing = Describing(self.description, self.stepper)
-        self._trimming = Trimming(lambda: self.description().outstanding == 0)
+        self._long_responses = LongResponses(self.description, self.stepper)
+        self._memory_trimmer = MemoryTrimmer(lambda: self.description().outstanding == 0)
         self.arena: Final = make_arena(config.payload_bytes)
         self._store = ProfileStore(config.profile_cache)
         self._clock: Clock = clock or MonotonicClock()
         self._machine = ControllerWithStartupPhase(scheduler, config.controller, self._store.load())
-        self._driver: Driver[Event, ControllerCommand] = Driver(self._machine, self._clock, self._execute)
+        self._runner: MachineRunner[Event, ControllerCommand] = MachineRunner(self._machine, self._clock, self._execute)
         self._servers: list[Server] = []
         self._workers: dict[str, Connection] = {}
         self._near: set[Connection] = set()  #: of workers that have mapped the arena
@@ -148,7 +148,7 @@ class ControllerHost:
         self._rights: dict[Connection, Right] = {}  #: of clients' connections
         self._last_client = 0
         self._drained = asyncio.Event()
-        self._trouble = Trouble(log)
+        self._response_log = ResponseLog(log)
         loop = asyncio.get_running_loop()
         self.reception = Reception(
             loop,
@@ -159,7 +159,7 @@ class ControllerHost:
             self._machine.throttle,
             self._machine.model,
         )
-        self._unhandled = Unhandled(self.reception, config.controller, self._machine.refuse_full, self._take_in)
+        self._native_inbox = NativeInbox(self.reception, config.controller, self._machine.refuse_full, self._take_in)
         self._failure: asyncio.Future[None] = loop.create_future()
 
     async def start(self) -> None:
@@ -206,13 +206,13 @@ class ControllerHost:
             tls=_context(self._config.tls),
         )
         self._servers.append(clients)
-        self._trimming.start()
+        self._memory_trimmer.start()
         self.worker_address, self.client_address = workers.address, clients.address
         log.info(
             "listening for clients on %s, for workers on %s",
             self.client_address,
             self.worker_address,
-            extra=about("listening", address=str(self.client_address), worker_address=str(self.worker_address)),
+            extra=event_fields("listening", address=str(self.client_address), worker_address=str(self.worker_address)),
         )
 
     @property
@@ -251,7 +251,7 @@ class ControllerHost:
 
         It listens until `close`, so that whoever comes is told, and may see that it is not ready.
         """
-        self._driver.feed(Drain(limit))
+        self._runner.feed(Drain(limit))
         await self._drained.wait()
 
     def description(self) -> Description:
@@ -260,11 +260,11 @@ class ControllerHost:
 
     async def close(self) -> None:
         """Stop listening and say goodbye to everybody."""
-        self._driver.close()
-        self._trouble.close()
+        self._runner.close()
+        self._response_log.close()
         self.reception.close()
-        self._describing.close()
-        self._trimming.close()
+        self._long_responses.close()
+        self._memory_trimmer.close()
         if self._failure.done() and not self._failure.cancelled():
             self._failure.exception()  # nobody may be waiting for it any more
         for server in self._servers:
@@ -301,7 +301,7 @@ class ControllerHost:
             connection.close(f"a worker called {worker_id} is connected already: give each its own --name")
             return
         self._workers[worker_id] = connection
-        self._driver.feed(WorkerConnected(worker_id))
+        self._runner.feed(WorkerConnected(worker_id))
 
     def _worker_said(self, connection: Connection, message: Any, payload: Any) -> None:
         worker_id = connection.peer_name
@@ -316,7 +316,7 @@ class ControllerHost:
                 return
         self._shared.ended(worker_id, message.id)
         result = shift_result(message, -self._offset(connection))
-        self._driver.feed(WorkerResult(worker_id, result, payloads))
+        self._runner.feed(WorkerResult(worker_id, result, payloads))
 
     def _worker_closed(self, connection: Connection, reason: str) -> None:
         worker_id = connection.peer_name
@@ -324,11 +324,11 @@ class ControllerHost:
         if self._workers.get(worker_id) is connection:
             del self._workers[worker_id]
             self._shared.left(worker_id)
-            self._driver.feed(WorkerLost(worker_id, reason))
+            self._runner.feed(WorkerLost(worker_id, reason))
 
     def _worker_silent(self, connection: Connection, silent: bool) -> None:
         if self._workers.get(connection.peer_name) is connection:
-            self._driver.feed(WorkerSilent(connection.peer_name, silent))
+            self._runner.feed(WorkerSilent(connection.peer_name, silent))
 
     def _client_connected(self, connection: Connection) -> None:
         self._last_client += 1
@@ -347,8 +347,8 @@ class ControllerHost:
         if isinstance(message, InferRequest):
             self._receive(connection, client_id, message, payload)
         elif isinstance(message, StatusRequest):
-            self._describing.status(connection, message.id)
-        elif not (isinstance(message, CancelRequest) and self._unhandled.withdraw(client_id, message.id)):
+            self._long_responses.status(connection, message.id)
+        elif not (isinstance(message, CancelRequest) and self._native_inbox.withdraw(client_id, message.id)):
             self._said(client_id, message, payload)
 
     def _receive(self, connection: Connection, client_id: int, request: InferRequest, payload: Any) -> None:
@@ -360,7 +360,7 @@ class ControllerHost:
         if (shed := self.reception.refuses(request.model, arrival, slo)) is not None:
             connection.send(shed.response(request.id))
             return
-        refused = self._unhandled.put(client_id, request, payload, arrival, slo)
+        refused = self._native_inbox.put(client_id, request, payload, arrival, slo)
         if refused is not None:
             self._respond(refused)
 
@@ -370,11 +370,11 @@ class ControllerHost:
             self.reception.note_slo(request.model, request.slo)
 
     def _measured(self, busy: float) -> None:
-        self._driver.feed(ServerLoad(busy))
+        self._runner.feed(ServerLoad(busy))
 
     def _requests_shed(self, by_model: dict[str, int]) -> None:
-        self._trouble.refused(sum(by_model.values()))
-        self._driver.feed(RequestsShed(by_model))
+        self._response_log.refused(sum(by_model.values()))
+        self._runner.feed(RequestsShed(by_model))
 
     def _said(
         self, client_id: int, message: Any, payload: Any, arrival: Nanos | None = None, shared: bool = False
@@ -384,9 +384,9 @@ class ControllerHost:
             try:
                 check_infer(message, len(payload), self._config.max_frame_bytes)
             except InvalidRequestError as error:
-                self._driver.feed(ClientRequest(client_id, message, None, str(error), arrival, shared))
+                self._runner.feed(ClientRequest(client_id, message, None, str(error), arrival, shared))
                 return
-        self._driver.feed(ClientRequest(client_id, message, payload, "", arrival, shared))
+        self._runner.feed(ClientRequest(client_id, message, payload, "", arrival, shared))
 
     def _client_closed(self, connection: Connection, reason: str) -> None:
         self._rights.pop(connection, None)
@@ -395,9 +395,9 @@ class ControllerHost:
             self._left(client_id)
 
     def _left(self, client_id: int) -> None:
-        self._unhandled.leave(client_id)
+        self._native_inbox.leave(client_id)
         if self._clients.pop(client_id, None) is not None:
-            self._driver.feed(ClientLost(client_id))
+            self._runner.feed(ClientLost(client_id))
 
     # --- what goes out -----------------------------------------------------------------------------------------------
 
@@ -410,16 +410,16 @@ class ControllerHost:
                 if connection is not None:
                     self._send_action(connection, command)
             case CompareOutputs():
-                compare(command, self._driver.feed)
+                compare_outputs(command, self._runner.feed)
             case SaveProfile():
                 self._store.save(command.key, command.profile)
             case Report():
                 level = logging.getLevelNamesMapping()[command.level]
-                log.log(level, "%s", command.text, extra=about(command.event, **command.fields))
+                log.log(level, "%s", command.text, extra=event_fields(command.event, **command.fields))
             case StageEntered():
-                log.info("stage: %s", command.stage, extra=about("stage", stage=command.stage))
+                log.info("stage: %s", command.stage, extra=event_fields("stage", stage=command.stage))
             case DropWorker():
-                extra = about("worker_dropped", worker=command.worker_id, reason=command.reason)
+                extra = event_fields("worker_dropped", worker=command.worker_id, reason=command.reason)
                 log.error("worker %s is dropped: %s", command.worker_id, command.reason, extra=extra)
                 connection = self._workers.get(command.worker_id)
                 if connection is not None:
@@ -442,7 +442,7 @@ class ControllerHost:
             self._shared.ended(command.worker_id, action.id)
             text = f"the batch cannot be sent: {error}"
             failed = WorkerResult(command.worker_id, ErrorResult(action.id, type(action).__name__, Status.ERROR, text))
-            asyncio.get_running_loop().call_soon(self._driver.feed, failed)
+            asyncio.get_running_loop().call_soon(self._runner.feed, failed)
 
     def _offset(self, connection: Connection) -> Nanos:
         """The worker's clock minus ours."""
@@ -456,12 +456,12 @@ class ControllerHost:
             return
         response = command.response
         if isinstance(response, InferResponse):
-            self._trouble.answered(response)
+            self._response_log.answered(response)
             if response.status == Status.SUCCESS:
                 self.reception.note_latency(response.timing.total)
         payload: tuple[Any, ...] = (command.payload,) if command.payload is not None else ()
         if isinstance(response, ListModelsResponse) and isinstance(connection, Connection):
-            self._describing.models(connection, response)
+            self._long_responses.models(connection, response)
             return
         try:
             connection.send(response, payload)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from clockwork.host.inference import Finished
+from clockwork.host.task_runner import ResultToSend
 from clockwork.messages.actions import Action
 from clockwork.units import Nanos
 from clockwork.worker.core import WorkerCore
@@ -42,7 +42,7 @@ class Devices(Protocol):
         """Whether something runs whose result the controller waits for."""
         ...
 
-    def take_results(self) -> list[Finished]:
+    def take_results(self) -> list[ResultToSend]:
         """What the actions have come to since this was last called, in order."""
         ...
 

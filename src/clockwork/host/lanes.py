@@ -25,8 +25,8 @@ from typing import Final
 from clockwork.clock import Clock
 from clockwork.errors import DeviceLostError
 from clockwork.host.affinity import CorePlan, pin
-from clockwork.host.inference import Finished, Prepared, TaskRunner
-from clockwork.host.priority import be_prompt, give_way
+from clockwork.host.process_tuning import lower_priority, shorten_time_slice
+from clockwork.host.task_runner import PreparedTask, ResultToSend, TaskRunner
 from clockwork.messages.actions import Action
 from clockwork.units import MICROSECOND, SECOND, Nanos
 from clockwork.worker.core import WorkerCore
@@ -172,7 +172,7 @@ class Lanes:
         with self._shared.lock:
             return self._shared.core.owes_results
 
-    def take_results(self) -> list[Finished]:
+    def take_results(self) -> list[ResultToSend]:
         """What the actions have come to since this was last called, in order."""
         with self._shared.lock:
             answers, self._shared.answers = self._shared.answers, []
@@ -197,15 +197,15 @@ class _LaneThread(Thread):
         self._watch = WATCH if kind is LaneKind.EXEC else 0
         self._asleep = False
         self._until: Nanos | None = None  #: what it sleeps to
-        self._prepared: Prepared | None = None
+        self._prepared: PreparedTask | None = None
 
     def run(self) -> None:
         """Until the lanes stop."""
         try:
             if self._gives_way:
-                give_way()
+                lower_priority()
             elif self._kind is LaneKind.EXEC:
-                be_prompt()
+                shorten_time_slice()
             pin(self._cores)
         except OSError as error:
             log.warning("thread %s cannot be pinned to cores %s: %s", self.name, self._cores, error)
@@ -263,7 +263,7 @@ class _LaneThread(Thread):
         self._shared.decided(answers)
         return task
 
-    def _take_prepared(self, task: StartTask) -> Prepared | None:
+    def _take_prepared(self, task: StartTask) -> PreparedTask | None:
         """The task's batch, if that has been assembled; and have the next one assembled meanwhile."""
         prepared, self._prepared = self._prepared, None
         if self._kind is LaneKind.EXEC and self._gpu is not None:
@@ -316,7 +316,7 @@ class _InputThread(Thread):
         self._cores = plan.others if plan is not None else ()
         self._asleep = False
         self._task: StartTask | None = None  #: what it is at
-        self._prepared: Prepared | None = None
+        self._prepared: PreparedTask | None = None
 
     def run(self) -> None:
         """Until the lanes stop."""
@@ -334,7 +334,7 @@ class _InputThread(Thread):
             self._asleep = False
             self.condition.notify_all()
 
-    def take(self, task: StartTask) -> Prepared | None:
+    def take(self, task: StartTask) -> PreparedTask | None:
         """The batch of a task that starts, if it was assembled here. Called under the lock, which may be given up."""
         while self._task is not None and self._task.action is task.action and not self._shared.stopping:
             self.condition.wait()

@@ -14,7 +14,7 @@ from clockwork.controller.config import ControllerConfig
 from clockwork.controller.shedding import MIN_RETRY, Shed
 from clockwork.controller.throttling import Throttle
 from clockwork.host.backpressure import Backpressure
-from clockwork.host.busy import Busy
+from clockwork.host.cpu_usage import CpuUsage
 from clockwork.host.inbox import Handle, Inbox, Waiting
 from clockwork.net.arrival import Arrivals
 from clockwork.state import ModelState
@@ -29,7 +29,7 @@ BUSY: Final = 0.85
 LATENCY_RESERVE: Final = 1.5
 """Times the mean latency that a request must have left when it is taken from a transport that hides its wait."""
 
-LEAST_LATENCY: Final = 0.25
+MIN_LATENCY_SHARE: Final = 0.25
 """Times the mean latency that a request needs at least, once it is taken in."""
 
 LATENCY_WEIGHT: Final = 0.02
@@ -78,12 +78,12 @@ class Reception:
         """``on_shed`` receives the number of requests refused here by model, at most once per turn of the loop.
 
         ``throttle`` is the controller's. ``model`` returns a model that is served. ``on_load`` receives the share of
-        the server's time in use, while requests come; see `Busy`.
+        the server's time in use, while requests come; see `CpuUsage`.
         """
         self.arrivals = Arrivals(loop, clock)
         self.inbox = Inbox(loop, clock)
         self.backpressure = Backpressure(loop, self.arrivals)
-        self.busy = Busy(clock.now())
+        self.busy = CpuUsage(clock.now())
         self.clock = clock
         self._shedder = self.inbox.shedder
         self._loop = loop
@@ -129,7 +129,7 @@ class Reception:
         if slo is None:
             return self._shedder.refuses(now, arrival, self._slo(model))
         answers = self._answers.get(model)
-        least = 0 if answers is None else int(LEAST_LATENCY * answers.latency)
+        least = 0 if answers is None else int(MIN_LATENCY_SHARE * answers.latency)
         return self._shedder.refuses(now, arrival, slo, least)
 
     def refuses_late(self, remaining: Nanos) -> Shed | None:

@@ -21,14 +21,14 @@ from typing import Any, Final, TypeAlias
 from clockwork.clock import Clock, MonotonicClock
 from clockwork.errors import DeviceLostError, InvalidRequestError, ProtocolError, ServerError
 from clockwork.host.affinity import CorePlan, allowed_cores, confined, plan_cores
-from clockwork.host.arena import Window
+from clockwork.host.arena import ArenaView
+from clockwork.host.cache_size import available_bytes, default_cache_bytes
 from clockwork.host.devices import MakeDevices
-from clockwork.host.inference import Finished, TaskRunner
 from clockwork.host.lanes import Lanes
-from clockwork.host.paced import PacedDevices
-from clockwork.host.sizing import available_bytes, default_cache_bytes
-from clockwork.host.steady import steady
-from clockwork.host.telling import about
+from clockwork.host.log_events import event_fields
+from clockwork.host.paced_devices import PacedDevices
+from clockwork.host.process_tuning import steady_timing
+from clockwork.host.task_runner import ResultToSend, TaskRunner
 from clockwork.messages.actions import Action, Infer, InferInput
 from clockwork.messages.link import ROLE_WORKER, Hello
 from clockwork.messages.results import ErrorResult
@@ -91,7 +91,7 @@ class WorkerConfig:
     max_frame_bytes: Bytes = MAX_FRAME_BYTES
     tls: ssl.SSLContext | None = None
     token: str = field(default="", repr=False)
-    window: Window | None = None
+    window: ArenaView | None = None
 
     def pages(self) -> Pages:
         """Pages of each device's weights cache.
@@ -134,7 +134,7 @@ class WorkerHost:
         max_frame_bytes: Bytes = MAX_FRAME_BYTES,
         tls: ssl.SSLContext | None = None,
         token: str = "",
-        window: Window | None = None,
+        window: ArenaView | None = None,
     ) -> None:
         """``controller``, ``name``, ``max_frame_bytes``, ``tls``, ``token`` and ``window`` are as in `WorkerConfig`."""
         self._controller = controller
@@ -217,17 +217,17 @@ class WorkerHost:
     def _connected(self, connection: Connection) -> None:
         self._connection = connection
         self._failure = ""
-        extra = about("connected", worker=self._name, address=str(self._controller))
+        extra = event_fields("connected", worker=self._name, address=str(self._controller))
         log.info("worker %s serves the controller at %s", self._name, self._controller, extra=extra)
 
     def _not_connected(self, reason: str) -> None:
         if reason != self._failure:  # the same for hours is worth one line
-            extra = about("not_connected", worker=self._name, address=str(self._controller), reason=reason)
+            extra = event_fields("not_connected", worker=self._name, address=str(self._controller), reason=reason)
             log.warning("%s; trying again until it is there", reason, extra=extra)
         self._failure = reason
 
     def _closed(self, connection: Connection, reason: str) -> None:
-        extra = about("disconnected", worker=self._name, address=str(self._controller), reason=reason)
+        extra = event_fields("disconnected", worker=self._name, address=str(self._controller), reason=reason)
         log.warning("the connection to the controller ended: %s", reason, extra=extra)
         self._connection = None
         self._devices.controller_lost()
@@ -244,7 +244,7 @@ class WorkerHost:
         self._arm(self._devices.act(action, payloads))
 
     def _payload(self, it: InferInput, sent: memoryview) -> memoryview | None:
-        """What ``sent`` came with the action, or what lies in shared memory; raises ProtocolError as `Window`."""
+        """What ``sent`` came with the action, or what lies in shared memory; raises ProtocolError as `ArenaView`."""
         if it.generated:
             return None
         if it.arena_offset < 0:
@@ -291,7 +291,7 @@ async def run_worker(config: WorkerConfig, runtime: Runtime, on_host: OnHost = l
         InvalidRequestError: the configuration makes no sense, or there is no such model root.
     """
     cores = plan_cores(allowed_cores(), config.devices, config.threads_per_device)
-    with confined(cores.others), steady():
+    with confined(cores.others), steady_timing():
         host = WorkerHost(
             config.controller,
             config.name,
@@ -318,7 +318,7 @@ async def run_emulated(
     on_host: OnHost = lambda host: None,
     tls: ssl.SSLContext | None = None,
     token: str = "",
-    window: Window | None = None,
+    window: ArenaView | None = None,
 ) -> None:
     """Run a worker whose devices take their time from profiles, in this process until cancelled."""
     noise = NoiseModel("measured")  # a profile of one sample does not vary
@@ -328,7 +328,7 @@ async def run_emulated(
         core = WorkerCore(PAGE_SIZE, [(EMULATED, pages)] * devices)
         return PacedDevices(core, {model.path: model for model in models}, durations, clock, on_answers)
 
-    with steady():
+    with steady_timing():
         host = WorkerHost(controller, name, make, clock=clock, tls=tls, token=token, window=window)
         log.info("worker %s: %d emulated devices", name, devices)
         on_host(host)
@@ -354,7 +354,7 @@ def _log_devices(host: WorkerHost) -> None:
         log.info("gpu %d: %s, %d pages of %s", gpu.id, gpu.kind, gpu.total_pages, show_bytes(info.page_size))
 
 
-def _send(connection: Connection, finished: Finished) -> None:
+def _send(connection: Connection, finished: ResultToSend) -> None:
     result = finished.result
     try:
         connection.send(result, finished.buffers)

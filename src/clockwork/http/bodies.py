@@ -13,7 +13,7 @@ from math import inf
 from typing import Any, Final, TypeAlias, TypeVar
 
 from clockwork.errors import InvalidRequestError
-from clockwork.host.priority import give_way
+from clockwork.host.process_tuning import lower_priority
 from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply, Scope
 from clockwork.http.config import HttpConfig
 from clockwork.http.receiving import LARGE_BODY, BodyQuota, LargeBody, too_slow
@@ -52,7 +52,7 @@ priority than the threads that execute requests."""
 
 def _begin_thread() -> None:
     with suppress(OSError):  # the process has an even lower priority, and may not raise it
-        give_way()
+        lower_priority()
 
 
 _zlib_threads: Final = ThreadPoolExecutor(ZLIB_THREADS, "zlib", _begin_thread)

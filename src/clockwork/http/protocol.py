@@ -28,7 +28,7 @@ from clockwork.http.shedding import (
     whole_request,
 )
 from clockwork.messages.status import Status
-from clockwork.net.stalled import Stalled
+from clockwork.net.write_timeout import WriteTimeout
 from clockwork.oip.failures import Failure
 from clockwork.units import Bytes, Nanos
 from clockwork.wire.frame import Allocate, uninitialised
@@ -53,7 +53,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._in_head = True
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
-        self._stalled: Stalled | None = None
+        self._write_timeout: WriteTimeout | None = None
         self._presence = Presence()
         self._unwanted: Bytes = 0  #: bytes of a refused request's body that the parser has seen
         self._announced: Bytes = 0  #: the length of a large body that the head has announced
@@ -69,7 +69,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first head, or refuse the connection if there are too many."""
         super().connection_made(transport)
-        self._stalled = Stalled(transport, self.limits.write_timeout, transport.abort)
+        self._write_timeout = WriteTimeout(transport, self.limits.write_timeout, transport.abort)
         if len(self.connections) > self.limits.max_connections:
             text = FULL.format(limit=self.limits.max_connections)
             self._refuse(503, text, Status.SKIPPED_BY_CONTROLLER)
@@ -79,8 +79,8 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all timers, give up a body, and cancel the requests in progress."""
         self._stop_timer()
-        if self._stalled is not None:
-            self._stalled.end()
+        if self._write_timeout is not None:
+            self._write_timeout.end()
         if self.large is not None:
             self.large.end(ClientGoneError())
         super().connection_lost(exc)
@@ -93,7 +93,9 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         reception = self.reception
         now = reception.clock.now()
         paused = self._was_paused and reception.is_behind(now)  # a shorter wait cannot be measured
-        self._arrived = reception.arrivals.reading(self.transport, now, one_message=not self._unread, paused=paused)
+        self._arrived = reception.arrivals.earliest_arrival(
+            self.transport, now, one_message=not self._unread, paused=paused
+        )
         self._was_paused = False
         self._unread = len(data) == LARGE
         self._checked = False
@@ -289,14 +291,14 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
     def pause_writing(self) -> None:
         """Note that the client reads too slowly."""
         super().pause_writing()
-        if self._stalled is not None:
-            self._stalled.begin()
+        if self._write_timeout is not None:
+            self._write_timeout.begin()
 
     def resume_writing(self) -> None:
         """Note that the client has read."""
         super().resume_writing()
-        if self._stalled is not None and not self.transport.is_closing():
-            self._stalled.end()
+        if self._write_timeout is not None and not self.transport.is_closing():
+            self._write_timeout.end()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close the connection, unless requests were shed since the timer was set."""
@@ -352,5 +354,5 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         """Close once all bytes are sent, or once the client has not read for too long."""
         self._stop_timer()
         self.transport.close()
-        if self._stalled is not None and self.transport.get_write_buffer_size():
-            self._stalled.begin()
+        if self._write_timeout is not None and self.transport.get_write_buffer_size():
+            self._write_timeout.begin()

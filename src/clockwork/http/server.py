@@ -12,14 +12,14 @@ import uvicorn
 
 from clockwork.errors import ServerError
 from clockwork.host.controller import ControllerHost
-from clockwork.host.telling import about
+from clockwork.host.log_events import event_fields
 from clockwork.http.application import Application, http_front_end
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.protocol import LimitedProtocol
 from clockwork.http.receiving import BodyQuota, Receiver
 from clockwork.http.shedding import ShedReplies
 from clockwork.metrics import Metrics
-from clockwork.net.accepting import accept_from, bound
+from clockwork.net.accepting import accept_connections, bind_sockets
 from clockwork.net.address import Address
 
 log = logging.getLogger("clockwork.http")
@@ -54,7 +54,7 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
     server.tls = None if host.tls is None else host.tls.context
     server.handshake_timeout = None if host.tls is None else config.handshake_timeout
     running = asyncio.ensure_future(server.serve(sockets))
-    log.info("listening for HTTP on %s", real, extra=about("listening", protocol="http", address=str(real)))
+    log.info("listening for HTTP on %s", real, extra=event_fields("listening", protocol="http", address=str(real)))
     try:
         yield real
     finally:
@@ -98,7 +98,7 @@ class _Server(uvicorn.Server):
         self.servers = [
             server
             for sock in sockets or ()
-            for server in await accept_from(
+            for server in await accept_connections(
                 sock,
                 make,
                 ssl=self.tls,
@@ -121,7 +121,7 @@ async def _listen(address: Address, backlog: int) -> list[socket.socket]:
         ServerError: the address is in use or not allowed.
     """
     try:
-        sockets = await bound(address)
+        sockets = await bind_sockets(address)
         for listening in sockets:
             listening.listen(backlog)
     except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name

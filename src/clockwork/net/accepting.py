@@ -18,7 +18,7 @@ DESCRIPTORS: Final = 32
 connection comes alone, which costs a microsecond each."""
 
 
-async def bound(address: Address) -> list[socket.socket]:
+async def bind_sockets(address: Address) -> list[socket.socket]:
     """Return a socket for each of the host's addresses; one, if the operating system is to choose the port.
 
     Raises:
@@ -43,7 +43,7 @@ async def bound(address: Address) -> list[socket.socket]:
     return sockets
 
 
-async def accept_from(
+async def accept_connections(
     sock: socket.socket,
     make: Callable[[], asyncio.BaseProtocol],
     *,

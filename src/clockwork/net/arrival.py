@@ -46,7 +46,7 @@ _getsockopt: Final = ctypes.PyDLL(None).getsockopt  # PyDLL: the call does not w
 class Arrivals:
     """The turns of one event loop. Make it and use it on the thread of that loop.
 
-    A turn of the loop that is not spent begins with the first call of `reading` after a poll.
+    A turn of the loop that is not spent begins with the first call of `earliest_arrival` after a poll.
     """
 
     __slots__ = (
@@ -77,7 +77,7 @@ class Arrivals:
             os.close(self._schedstat)
             self._schedstat = -1
 
-    def reading(
+    def earliest_arrival(
         self,
         transport: asyncio.BaseTransport | None = None,
         now: Nanos | None = None,
@@ -107,7 +107,7 @@ class Arrivals:
         return self._since
 
     def follows(self, turn: int) -> bool:
-        """Whether bytes that were left unread in ``turn`` may be read now; to be asked after `reading`.
+        """Whether bytes that were left unread in ``turn`` may be read now; to be asked after `earliest_arrival`.
 
         The loop's next poll reports such bytes at once, so the thread does not sleep before they are read.
         """

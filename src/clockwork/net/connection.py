@@ -28,22 +28,22 @@ from clockwork.messages.link import Goodbye, Hello, LinkMessage, Ping, Pong, Wel
 from clockwork.net.address import Address
 from clockwork.net.config import DEFAULT_LINK, LinkConfig
 from clockwork.net.frame_arrivals import FrameArrivals
+from clockwork.net.frame_queue import FrameQueue
 from clockwork.net.heartbeat import Heartbeat
-from clockwork.net.outgoing import Outgoing
-from clockwork.net.stalled import LEAST, Stalled
-from clockwork.net.turns import Turns
+from clockwork.net.write_queue import WriteQueue
+from clockwork.net.write_timeout import MIN_PROGRESS, WriteTimeout
 from clockwork.units import KIB, Bytes, Nanos, as_seconds, show_bytes, show_duration
 from clockwork.version import __version__
 from clockwork.wire.clock_offset import ClockOffset
 from clockwork.wire.codec import Decode, encode
 from clockwork.wire.frame import FRAME_BYTES_CEILING, Frame, FrameReader, Received, Sendable, encode_frame, preamble
 
-__all__ = ["DEFAULT_LINK", "Callbacks", "Connection", "LinkConfig", "Stage"]
+__all__ = ["DEFAULT_LINK", "Callbacks", "Connection", "ConnectionState", "LinkConfig"]
 
-STRANGER_FRAME_BYTES: Final[Bytes] = 64 * KIB
+MAX_GREETING_FRAME_BYTES: Final[Bytes] = 64 * KIB
 """Longest frame accepted during the greeting."""
 
-NAME_CHARACTERS: Final = 200
+MAX_NAME_CHARACTERS: Final = 200
 """Longest name and role accepted in a Hello: they are keys, and go into every log."""
 
 _LINK_TYPES: Final = frozenset({Hello, Welcome, Goodbye, Ping, Pong})
@@ -51,7 +51,7 @@ _log = logging.getLogger("clockwork.link")
 _waste = memoryview(bytearray(64 * KIB))  # where what comes too late is received to
 
 
-class Stage(Enum):
+class ConnectionState(Enum):
     """Where a connection is in its life; see the module."""
 
     GREETING = "greeting"
@@ -91,8 +91,8 @@ class Connection(asyncio.BufferedProtocol):
     """See the module. Made by `clockwork.net.server` and `clockwork.net.dial`."""
 
     _transport: asyncio.Transport  # these two exist from connection_made on, and nobody has the connection earlier
-    _outgoing: Outgoing
-    _stalled: Stalled
+    _write_queue: WriteQueue
+    _write_timeout: WriteTimeout
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Connection(asyncio.BufferedProtocol):
     ) -> None:
         """Who dialled has a ``hello`` to say; who accepted waits for one."""
         self._loop = asyncio.get_running_loop()
-        self.stage = Stage.GREETING
+        self.state = ConnectionState.GREETING
         self.ready: asyncio.Future[None] = self._loop.create_future()  #: the greeting is over
         self.closed: asyncio.Future[str] = self._loop.create_future()  #: why it ended
         self.peer = "an unknown peer"  #: name and address, for people
@@ -119,10 +119,10 @@ class Connection(asyncio.BufferedProtocol):
         self._hello = hello
         self._config = config
         self._clock: Clock = clock or MonotonicClock()
-        self._reader = FrameReader(expect_preamble=hello is None, max_frame_bytes=STRANGER_FRAME_BYTES)
-        self._turns = Turns(self._handle, self._set_reading)
+        self._reader = FrameReader(expect_preamble=hello is None, max_frame_bytes=MAX_GREETING_FRAME_BYTES)
+        self._frames = FrameQueue(self._handle, self._set_reading)
         self._offered = 0  # the length of the buffer that is being received into
-        self._paused = self._resting = False  # not reading, because of the host; because of `Turns`
+        self._paused = self._resting = False  # not reading, because of the host; because of `FrameQueue`
         self._max_frame_bytes = config.max_frame_bytes
         self._handed_over = False
         self._held: list[tuple[Any, Received]] | None = []  # messages from before `hand_over`; None after it
@@ -147,7 +147,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def closing(self) -> bool:
         """Whether it has ended, or is about to."""
-        return self.stage is Stage.CLOSING or self.stage is Stage.CLOSED
+        return self.state is ConnectionState.CLOSING or self.state is ConnectionState.CLOSED
 
     @property
     def clock_offset(self) -> ClockOffset:
@@ -157,7 +157,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def outgoing_bytes(self) -> Bytes:
         """What waits to be sent in this process; the kernel holds some more."""
-        return 0 if self.stage is Stage.CLOSED else self._outgoing.waiting_bytes
+        return 0 if self.state is ConnectionState.CLOSED else self._write_queue.waiting_bytes
 
     def send(self, message: Any, payload: Sequence[Sendable] = ()) -> None:
         """Send a message; one that cannot be sent any more is dropped, and ``on_closed`` tells.
@@ -167,8 +167,8 @@ class Connection(asyncio.BufferedProtocol):
         Raises:
             InvalidRequestError: it does not fit into a frame.
         """
-        if self.stage is Stage.OPEN:
-            self._outgoing.put(encode_frame(encode(message), payload, max_frame_bytes=self._max_frame_bytes))
+        if self.state is ConnectionState.OPEN:
+            self._write_queue.put(encode_frame(encode(message), payload, max_frame_bytes=self._max_frame_bytes))
 
     def close(self, reason: str) -> None:
         """Say goodbye and why, and close when that is taken; a second call changes nothing."""
@@ -190,7 +190,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def abort(self, reason: str) -> None:
         """Close without waiting for a peer that does not react; if it ever does, it may still find a Goodbye."""
-        if not self.closing and not self._outgoing.waiting_bytes:
+        if not self.closing and not self._write_queue.waiting_bytes:
             self._send_now(Goodbye(reason))
         self._leave(reason)
         self._transport.abort()
@@ -218,22 +218,22 @@ class Connection(asyncio.BufferedProtocol):
         if self._config.arrivals is not None:
             self._arrivals = FrameArrivals(self._config.arrivals)
         self._transport.set_write_buffer_limits(self._config.high_water_bytes)
-        self._outgoing = Outgoing(self._transport, self._config.max_outgoing_bytes, self.abort)
+        self._write_queue = WriteQueue(self._transport, self._config.max_outgoing_bytes, self.abort)
         limit = self._config.write_timeout
-        stalled = f"the peer took less than {show_bytes(LEAST)} of what waits for it in {show_duration(limit)}"
-        self._stalled = Stalled(self._transport, as_seconds(limit), partial(self.abort, stalled))
+        stalled = f"the peer took less than {show_bytes(MIN_PROGRESS)} of what waits for it in {show_duration(limit)}"
+        self._write_timeout = WriteTimeout(self._transport, as_seconds(limit), partial(self.abort, stalled))
         self.peer = _show(transport.get_extra_info("peername"))
         limit = self._config.hello_timeout
         self._arm(limit, lambda: self.close(f"no greeting came within {show_duration(limit)}"))
         if self._hello is not None:
-            self._outgoing.put([preamble()])
+            self._write_queue.put([preamble()])
             self._send_now(self._hello)
         elif refusal := self._callbacks.on_made(self):
             self._refuse(refusal)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to receive to."""
-        if self.stage is Stage.CLOSING:
+        if self.state is ConnectionState.CLOSING:
             return _waste
         buffer = self._reader.get_buffer(sizehint)
         self._offered = len(buffer)
@@ -255,7 +255,7 @@ class Connection(asyncio.BufferedProtocol):
         else:
             if arrivals is not None:
                 arrivals.parsed(frames, begun=self._reader.has_begun)
-            self._turns.take(frames, more=nbytes == self._offered)
+            self._frames.take(frames, more=nbytes == self._offered)
 
     def eof_received(self) -> None:
         """The peer will send no more; the transport closes itself."""
@@ -267,21 +267,21 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """Much waits to be sent."""
-        self._stalled.begin()
+        self._write_timeout.begin()
         self._set_writable(False)
 
     def resume_writing(self) -> None:
         """Little waits to be sent."""
-        self._stalled.end()
+        self._write_timeout.end()
         self._set_writable(True)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over, for whatever reason."""
         self._leave(f"the connection broke: {getattr(exc, 'strerror', None) or exc}" if exc else "the peer closed it")
-        self.stage = Stage.CLOSED
+        self.state = ConnectionState.CLOSED
         self._arm(None)
-        self._stalled.end()
-        self._outgoing.drop()
+        self._write_timeout.end()
+        self._write_queue.drop()
         _log.log(logging.INFO if self.established else logging.DEBUG, "%s left: %s", self.peer, self._reason)
         if not self.ready.done():
             self.ready.set_exception(ConnectionLostError(self._reason))
@@ -302,14 +302,14 @@ class Connection(asyncio.BufferedProtocol):
             self._dispatch(self._decode(header), payload)
         except ProtocolError as error:
             self._throw_out(error)
-        return self.stage is Stage.OPEN
+        return self.state is ConnectionState.OPEN
 
     def _set_reading(self, reading: bool) -> None:
         self._resting = not reading
         self._read_or_not()
 
     def _read_or_not(self) -> None:
-        if self.stage is not Stage.OPEN:
+        if self.state is not ConnectionState.OPEN:
             return
         self._heartbeat.suspended = self._paused or self._resting
         if self._heartbeat.suspended:
@@ -324,7 +324,7 @@ class Connection(asyncio.BufferedProtocol):
             self._link(message)
         elif self._held is None:
             self._callbacks.on_message(self, message, payload)
-        elif self.stage is Stage.OPEN:
+        elif self.state is ConnectionState.OPEN:
             self._held.append((message, payload))
         else:
             raise ProtocolError(f"{type(message).__name__} came before the greeting")
@@ -342,19 +342,19 @@ class Connection(asyncio.BufferedProtocol):
         if isinstance(message, Goodbye):
             self._leave(f"the peer said: {message.reason}")
             self._transport.close()
-        elif self.stage is Stage.GREETING and isinstance(message, Hello if self._hello is None else Welcome):
+        elif self.state is ConnectionState.GREETING and isinstance(message, Hello if self._hello is None else Welcome):
             self._greet(message)
-        elif self.stage is Stage.OPEN and isinstance(message, Ping):
+        elif self.state is ConnectionState.OPEN and isinstance(message, Ping):
             self._send_now(Pong(message.sent, self.received_at, self._clock.now()))
-        elif self.stage is Stage.OPEN and isinstance(message, Pong):
+        elif self.state is ConnectionState.OPEN and isinstance(message, Pong):
             self._heartbeat.pong(message, self.received_at)
         else:
             raise ProtocolError(f"a {type(message).__name__} was not expected now")
 
     def _greet(self, message: LinkMessage) -> None:
         if isinstance(message, Hello):
-            if max(len(message.name), len(message.role)) > NAME_CHARACTERS:
-                raise ProtocolError(f"names have at most {NAME_CHARACTERS} characters")
+            if max(len(message.name), len(message.role)) > MAX_NAME_CHARACTERS:
+                raise ProtocolError(f"names have at most {MAX_NAME_CHARACTERS} characters")
             if refusal := self._callbacks.on_hello(self, message):
                 self._refuse(refusal)
                 return
@@ -366,7 +366,7 @@ class Connection(asyncio.BufferedProtocol):
             if not 0 < message.max_frame_bytes <= FRAME_BYTES_CEILING:
                 raise ProtocolError(f"frames of at most {message.max_frame_bytes} bytes were offered")
             self._max_frame_bytes = message.max_frame_bytes
-        self.stage = Stage.OPEN
+        self.state = ConnectionState.OPEN
         self._reader.max_frame_bytes, self._reader.allocate = self._max_frame_bytes, self._config.allocate
         self._arm(None)
         _log.info("%s is connected", self.peer)
@@ -377,8 +377,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _send_now(self, message: LinkMessage) -> None:
         """Link messages do not wait for others: their timestamps are worth the more for it."""
-        self._outgoing.put(encode_frame(encode(message)))
-        self._outgoing.flush()
+        self._write_queue.put(encode_frame(encode(message)))
+        self._write_queue.flush()
 
     def _refuse(self, why: str) -> None:
         _log.warning("%s was refused: %s", self.peer, why)
@@ -392,16 +392,16 @@ class Connection(asyncio.BufferedProtocol):
         """Begins to close; False if that has begun before."""
         if self.closing:
             return False
-        self.stage = Stage.CLOSING
+        self.state = ConnectionState.CLOSING
         self._reason = reason
         self._heartbeat.stop()
-        self._turns.drop()
+        self._frames.drop()
         self._arm(self._config.linger, self._transport.abort)
         return True
 
     def _set_writable(self, writable: bool) -> None:
         self.writable = writable
-        if self.stage is Stage.OPEN:
+        if self.state is ConnectionState.OPEN:
             self._callbacks.on_writable(self, writable)
 
     def _arm(self, after: Nanos | None, then: Callable[[], object] = lambda: None) -> None:

@@ -15,10 +15,10 @@ from clockwork.net.config import DEFAULT_LINK, LinkConfig
 from clockwork.net.connection import Callbacks, Connection
 from clockwork.wire.codec import Decode
 
-BACKOFF_FIRST: Final = 0.05
+MIN_BACKOFF: Final = 0.05
 """Seconds to wait before dialling again."""
 
-BACKOFF_LAST: Final = 2.0
+MAX_BACKOFF: Final = 2.0
 """Seconds; the wait doubles up to this, so that a controller that restarts has its fleet back within seconds."""
 
 
@@ -84,7 +84,7 @@ async def keep_dialled(
     ``on_failure`` hears why a try failed; the connection's own ``on_closed`` hears why it ended.
     """
     loop = asyncio.get_running_loop()
-    wait = BACKOFF_FIRST
+    wait = MIN_BACKOFF
     while True:
         try:
             connection = await connect()
@@ -99,10 +99,10 @@ async def keep_dialled(
                 connection.close("shutting down")
                 await connection.closed
                 raise
-            if loop.time() - connected_at > BACKOFF_LAST:
-                wait = BACKOFF_FIRST
+            if loop.time() - connected_at > MAX_BACKOFF:
+                wait = MIN_BACKOFF
         await asyncio.sleep(wait * rng.uniform(0.5, 1.0))
-        wait = min(2 * wait, BACKOFF_LAST)
+        wait = min(2 * wait, MAX_BACKOFF)
 
 
 def _why(error: OSError | UnicodeError) -> str:

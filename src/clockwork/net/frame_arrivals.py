@@ -20,7 +20,7 @@ class FrameArrivals:
     def __init__(self, arrivals: Arrivals) -> None:
         """The connection was made in this turn of the loop."""
         self._arrivals = arrivals
-        self._last: Nanos = arrivals.reading()  #: arrival of the bytes that were read last
+        self._last: Nanos = arrivals.earliest_arrival()  #: arrival of the bytes that were read last
         self._unread = True  #: the kernel may hold bytes that came before the loop's last poll
         self._turn = arrivals.turn  #: of the last read
         self._began: Nanos | None = None  #: arrival of the first byte of the frame that is not complete
@@ -29,7 +29,7 @@ class FrameArrivals:
 
     def read(self, transport: asyncio.BaseTransport, now: Nanos, *, filled: bool) -> None:
         """Note that bytes were read at ``now``; ``filled``: they filled the buffer, so there may be more."""
-        arrived = self._arrivals.reading(transport, now)
+        arrived = self._arrivals.earliest_arrival(transport, now)
         if self._unread and self._arrivals.follows(self._turn):
             arrived = min(arrived, self._last)
         self._last, self._turn, self._unread = arrived, self._arrivals.turn, filled

@@ -9,7 +9,7 @@ from typing import Any, Final
 from clockwork.clock import Clock
 from clockwork.errors import ServerError
 from clockwork.messages.link import Hello
-from clockwork.net.accepting import accept_from, bound
+from clockwork.net.accepting import accept_connections, bind_sockets
 from clockwork.net.address import Address
 from clockwork.net.config import DEFAULT_LINK, LinkConfig
 from clockwork.net.connection import Callbacks, Connection
@@ -55,10 +55,10 @@ class Server:
     ) -> None:
         """Listen; called once, by `listen`."""
         self._servers: list[asyncio.Server] = []
-        sockets = await bound(address)
+        sockets = await bind_sockets(address)
         self.address = Address(*sockets[0].getsockname()[:2])
         for sock in sockets:
-            self._servers += await accept_from(
+            self._servers += await accept_connections(
                 sock, make, ssl=tls, ssl_handshake_timeout=handshake_timeout, backlog=BACKLOG
             )
 

@@ -1,4 +1,4 @@
-"""A controller on the loop whose work may take time: the simulator's counterpart of the live host's `Driver`.
+"""A controller on the loop whose work may take time: the simulator's counterpart of the live host's `MachineRunner`.
 
 Rules of the file: the only decision here is which waiting event is handled next, and only while the controller is busy.
 """

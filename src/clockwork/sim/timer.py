@@ -1,4 +1,4 @@
-"""Wakes one machine when it wants to be woken: the simulator's counterpart of the live host's `Driver`."""
+"""Wakes one machine when it wants to be woken: the simulator's counterpart of the live host's `MachineRunner`."""
 
 from collections.abc import Callable
 from typing import Any, Final

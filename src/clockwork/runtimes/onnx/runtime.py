@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from clockwork.errors import InvalidModelError
-from clockwork.heap import measured
+from clockwork.malloc import measure_allocation
 from clockwork.messages.tensors import Datatype
 from clockwork.runtimes.base import HostModelInfo
 from clockwork.runtimes.batching import BatchingOptions, BatchingPolicy, TrialPlan, plan_trial
@@ -97,7 +97,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
 
     def _open(self, prepared: PreparedModel, placeholder: Placeholder | None, packed: bool) -> tuple[Any, Bytes]:
         """Open a session; return it and the heap that it takes."""
-        return measured(partial(prepared.session, self._threads, placeholder, packed))
+        return measure_allocation(partial(prepared.session, self._threads, placeholder, packed))
 
     def _should_pack(self, prepared: PreparedModel) -> bool:
         """Try whether packed weights save enough time. Weights that cannot be used in place are always packed."""

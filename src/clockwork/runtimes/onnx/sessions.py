@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from clockwork.arrays import Array, dtype_of
 from clockwork.errors import DeviceLostError, InvalidRequestError, ServerError
-from clockwork.heap import give_back
+from clockwork.malloc import return_large_blocks
 from clockwork.runtimes.common import error_text, inference_error
 from clockwork.runtimes.ort import onnxruntime
 from clockwork.units import Bytes
@@ -62,7 +62,7 @@ _RUN.log_severity_level = _FATAL
 def share_one_arena() -> None:
     """Make the arena from which the sessions of this process allocate. Further calls do nothing."""
     onnxruntime.set_default_logger_severity(_FATAL)
-    give_back()
+    return_large_blocks()
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )

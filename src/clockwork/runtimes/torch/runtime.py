@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from clockwork.errors import InvalidModelError
-from clockwork.heap import give_back
+from clockwork.malloc import return_large_blocks
 from clockwork.runtimes.base import HostModelInfo
 from clockwork.runtimes.batching import UNDECLARED, BatchingOptions, BatchingPolicy, TrialPlan, plan_trial
 from clockwork.runtimes.common import ModelRuntime, model_info
@@ -50,7 +50,7 @@ class TorchRuntime(ModelRuntime[ModelFile, TorchModel | CompiledModel]):
             ValueError: threads_per_device is less than 1.
         """
         super().__init__(version(), device_kind(threads_per_device), batching)
-        give_back()
+        return_large_blocks()
         accept_read_only()
         use_threads(threads_per_device)
         self._threads = threads_per_device

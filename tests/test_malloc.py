@@ -3,7 +3,7 @@
 import ctypes
 from pathlib import Path
 
-from clockwork import heap
+from clockwork import malloc
 from clockwork.units import KIB, MIB
 
 PIECE, COUNT = 40 * KIB, 4000
@@ -24,7 +24,7 @@ def test_small_pieces_are_given_back() -> None:
     for piece in pieces[:-1]:  # the last one keeps the heap from shrinking by itself
         libc.free(piece)
     before = resident()
-    assert heap.free() > 100 * MIB
-    heap.trim()
+    assert malloc.free_bytes() > 100 * MIB
+    malloc.trim()
     assert before - resident() > 100 * MIB
     libc.free(pieces[-1])

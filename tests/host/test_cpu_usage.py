@@ -5,17 +5,17 @@ import subprocess
 import sys
 
 from clockwork.clock import MonotonicClock, process_time
-from clockwork.host.busy import PERIOD, Busy
+from clockwork.host.cpu_usage import PERIOD, CpuUsage
 
 
 def test_there_is_no_share_before_the_period_is_over() -> None:
-    busy = Busy(1000)
+    busy = CpuUsage(1000)
     assert busy.sample(1000 + PERIOD - 1) is None
 
 
 def test_a_thread_that_works_all_the_time_is_busy() -> None:
     clock = MonotonicClock()
-    busy = Busy(clock.now())
+    busy = CpuUsage(clock.now())
     while (share := busy.sample(clock.now())) is None:
         pass
     assert 0.0 < share <= 1.0
@@ -23,7 +23,7 @@ def test_a_thread_that_works_all_the_time_is_busy() -> None:
 
 def test_another_process_is_measured_until_it_ends() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    busy = Busy(0)
+    busy = CpuUsage(0)
     busy.follow(process.pid)
     assert process_time(process.pid) >= 0
     process.communicate(b"\n")

@@ -10,6 +10,6 @@ EVENT = "event"
 FIELDS = "fields"
 
 
-def about(event: str, **fields: Any) -> dict[str, Any]:
+def event_fields(event: str, **fields: Any) -> dict[str, Any]:
     """For ``extra`` of a logging call."""
     return {EVENT: event, FIELDS: fields}

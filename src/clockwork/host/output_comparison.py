@@ -22,18 +22,18 @@ MAX_BYTES_ON_LOOP: Final[Bytes] = 64 * KIB
 log = logging.getLogger("clockwork.controller")
 
 
-def compare(command: CompareOutputs, done: Callable[[OutputsCompared], None]) -> None:
+def compare_outputs(command: CompareOutputs, done: Callable[[OutputsCompared], None]) -> None:
     """Compare, and call ``done`` on the running event loop, after this call has returned."""
     loop = asyncio.get_running_loop()
     nbytes = sum(tensor.nbytes for tensor in command.in_batch)
     if nbytes <= MAX_BYTES_ON_LOOP and all(tensor.datatype != Datatype.BYTES for tensor in command.in_batch):
-        loop.call_soon(lambda: done(compared(command)))
+        loop.call_soon(lambda: done(compare_now(command)))
         return
-    work = loop.run_in_executor(None, partial(compared, command))
+    work = loop.run_in_executor(None, partial(compare_now, command))
     work.add_done_callback(lambda it: None if it.cancelled() else done(it.result()))
 
 
-def compared(command: CompareOutputs) -> OutputsCompared:
+def compare_now(command: CompareOutputs) -> OutputsCompared:
     """Compare now."""
     try:
         return OutputsCompared(command.check_id, _difference(command))

@@ -21,7 +21,7 @@ MAX_TURN_BYTES: Final[Bytes] = 4 * MIB
 """Bytes of one connection handled in one turn of the loop; one longer frame is handled alone."""
 
 
-class Turns:
+class FrameQueue:
     """The received frames of one connection that wait to be handled.
 
     ``handle`` takes one frame, and returns whether the connection goes on. ``set_reading`` stops and resumes reading.

@@ -9,8 +9,8 @@ import pytest
 
 from clockwork.arrays import to_payload
 from clockwork.controller.events import CompareOutputs, OutputsCompared
-from clockwork.host import comparing
-from clockwork.host.comparing import MAX_BYTES_ON_LOOP, compare, compared
+from clockwork.host import output_comparison
+from clockwork.host.output_comparison import MAX_BYTES_ON_LOOP, compare_now, compare_outputs
 from clockwork.messages.tensors import TensorSpec
 
 Y = np.array([[1.0, 2.0]], np.float32)
@@ -45,23 +45,23 @@ def command(in_batch: dict[str, Any], alone: dict[str, Any]) -> CompareOutputs:
     ],
 )
 def test_the_first_output_that_differs_is_named(in_batch: Any, alone: Any, difference: str) -> None:
-    assert compared(command(in_batch, alone)) == OutputsCompared(7, difference)
+    assert compare_now(command(in_batch, alone)) == OutputsCompared(7, difference)
 
 
 def test_outputs_without_elements_come_without_a_payload() -> None:
     specs = (TensorSpec("y", "FP32", (0, 2), 0),)
-    assert compared(CompareOutputs(7, specs, None, specs, None)) == OutputsCompared(7)
+    assert compare_now(CompareOutputs(7, specs, None, specs, None)) == OutputsCompared(7)
 
 
 def test_a_payload_that_does_not_fit_its_specs_cannot_be_compared() -> None:
     specs, payload = packed({"y": Y})
     text = "tensor y FP32[1,2] needs 8 bytes at 0; the payload has 4"
-    assert compared(CompareOutputs(7, specs, payload[:4], specs, payload)) == OutputsCompared(7, error=text)
+    assert compare_now(CompareOutputs(7, specs, payload[:4], specs, payload)) == OutputsCompared(7, error=text)
 
 
 def test_an_unforeseen_failure_is_logged_and_reported(caplog: pytest.LogCaptureFixture) -> None:
     specs, payload = packed({"y": Y})
-    done = compared(CompareOutputs(7, specs, 5, specs, payload))
+    done = compare_now(CompareOutputs(7, specs, 5, specs, payload))
     assert done == OutputsCompared(7, error="comparing failed; the log has the exception")
     assert "TypeError" in caplog.text
 
@@ -74,12 +74,12 @@ def test_large_outputs_are_compared_in_a_thread(count: int, where: str, monkeypa
         threads.append(threading.get_ident())
         return OutputsCompared(command.check_id)
 
-    monkeypatch.setattr(comparing, "compared", noted)
+    monkeypatch.setattr(output_comparison, "compare_now", noted)
 
     async def test() -> None:
         array = np.zeros(count, np.float32)
         done: asyncio.Future[tuple[OutputsCompared, int]] = asyncio.get_running_loop().create_future()
-        compare(command({"y": array}, {"y": array}), lambda it: done.set_result((it, threading.get_ident())))
+        compare_outputs(command({"y": array}, {"y": array}), lambda it: done.set_result((it, threading.get_ident())))
         assert not done.done()
         assert await done == (OutputsCompared(7), threading.get_ident())
         assert (threads == [threading.get_ident()]) == (where == "loop")

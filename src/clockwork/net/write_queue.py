@@ -14,7 +14,7 @@ FLUSH_BYTES: Final[Bytes] = 64 * KIB
 """This much is written at once, rather than at the end of the loop's turn: waiting for more would save nothing."""
 
 
-class Outgoing:
+class WriteQueue:
     """What one connection has to send."""
 
     __slots__ = ("_bytes", "_corked", "_flush_is_due", "_loop", "_max_bytes", "_on_overflow", "_transport")

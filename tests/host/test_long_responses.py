@@ -8,8 +8,8 @@ import pytest
 from client.live import run, serving
 from clockwork.client import AsyncClient
 from clockwork.errors import ClockworkError, ServerError
-from clockwork.host import describing
-from clockwork.host.describing import SHORT_LIST
+from clockwork.host import long_responses
+from clockwork.host.long_responses import SHORT_LIST
 from clockwork.scheduling.echo import EchoScheduler
 from clockwork.stepping import Stepper
 from http_raw import eventually
@@ -55,7 +55,7 @@ def test_many_models_are_described_and_listed_in_steps(monkeypatch: pytest.Monke
 
 
 def test_too_many_at_a_time_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(describing, "MAX_WAITING", 3)
+    monkeypatch.setattr(long_responses, "MAX_WAITING", 3)
 
     async def test() -> None:
         async with serving(EchoScheduler(), models=MODELS) as (host, _):
@@ -76,7 +76,7 @@ def test_a_description_that_fails_is_an_error_of_one_request(monkeypatch: pytest
             await serves(host)
             async with AsyncClient(str(host.client_address)) as client:
                 with monkeypatch.context() as patched:
-                    patched.setattr(describing, "_encoded", lambda described: 1 / 0)
+                    patched.setattr(long_responses, "_encoded", lambda described: 1 / 0)
                     with pytest.raises(ServerError, match="the server failed; its log says why"):
                         await client.status()
                 assert len((await client.status()).models) == len(NAMES)

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from clockwork import heap
-from clockwork.host.trimming import MAX_FREE_BUSY, Trimming
+from clockwork import malloc
+from clockwork.host.memory_trimmer import MAX_FREE_BUSY, MemoryTrimmer
 from clockwork.units import MIB
 from http_raw import eventually
 
@@ -22,12 +22,12 @@ def test_it_is_given_back_once_when_nothing_is_pending(monkeypatch: pytest.Monke
         trimmed.append(free[0])
         free[0] = 3 * MIB  # what cannot be given back
 
-    monkeypatch.setattr(heap, "free", look)
-    monkeypatch.setattr(heap, "trim", trim)
+    monkeypatch.setattr(malloc, "free_bytes", look)
+    monkeypatch.setattr(malloc, "trim", trim)
 
     async def test() -> None:
         nonlocal idle
-        trimming = Trimming(lambda: idle, 0.0, 4 * MIB)
+        trimming = MemoryTrimmer(lambda: idle, 0.0, 4 * MIB)
         free[0] = 100 * MIB
         trimming.start()
         for _ in range(10):
@@ -59,11 +59,11 @@ def test_much_is_given_back_while_requests_are_pending(monkeypatch: pytest.Monke
         trimmed.append(free[0])
         free[0] = 0
 
-    monkeypatch.setattr(heap, "free", look)
-    monkeypatch.setattr(heap, "trim", trim)
+    monkeypatch.setattr(malloc, "free_bytes", look)
+    monkeypatch.setattr(malloc, "trim", trim)
 
     async def test() -> None:
-        trimming = Trimming(lambda: False, 0.0, 4 * MIB)
+        trimming = MemoryTrimmer(lambda: False, 0.0, 4 * MIB)
         trimming.start()
         await eventually(lambda: len(looks) >= 2)
         assert trimmed == [], "that much is kept"
@@ -76,6 +76,6 @@ def test_much_is_given_back_while_requests_are_pending(monkeypatch: pytest.Monke
 
 
 def test_the_heap_says_what_is_free_where_that_is_known() -> None:
-    assert heap.free() >= 0
-    heap.trim()
-    assert heap.free() >= 0
+    assert malloc.free_bytes() >= 0
+    malloc.trim()
+    assert malloc.free_bytes() >= 0

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from clockwork import heap
+from clockwork import malloc
 from clockwork.units import MIB, Bytes
 
 EVERY: Final = 1.0
@@ -24,7 +24,7 @@ BUSY_LOOKS: Final = 10
 """While requests are pending, only one look of so many counts: giving 100 MiB back takes a few milliseconds."""
 
 
-class Trimming:
+class MemoryTrimmer:
     """Use it on one running event loop; the work is done in a thread, without the interpreter's lock."""
 
     def __init__(self, is_idle: Callable[[], bool], every: float = EVERY, max_free: Bytes = MAX_FREE) -> None:
@@ -55,9 +55,9 @@ class Trimming:
                 await asyncio.to_thread(self._trim, self._max_free if idle else MAX_FREE_BUSY)
 
     def _trim(self, max_free: Bytes) -> None:
-        free = heap.free()
+        free = malloc.free_bytes()
         if free > self._fixed + max_free:
-            heap.trim()
-            self._fixed = heap.free()
+            malloc.trim()
+            self._fixed = malloc.free_bytes()
         else:
             self._fixed = min(self._fixed, free)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from clockwork.errors import InvalidRequestError
-from clockwork.host.sizing import available_bytes, default_cache_bytes
+from clockwork.host.cache_size import available_bytes, default_cache_bytes
 from clockwork.host.worker import WorkerConfig
 from clockwork.units import GIB, MIB
 

@@ -14,7 +14,7 @@ PERIOD: Final[Nanos] = 25 * MILLISECOND
 """Time over which the share is measured."""
 
 
-class Busy:
+class CpuUsage:
     """Measures the calling thread, its process, and the worker's process if that is a child of this one."""
 
     def __init__(self, now: Nanos) -> None:

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from client.live import run
-from clockwork.host.trouble import OVERLOAD_LEAST, Trouble
+from clockwork.host.response_log import MIN_OVERLOAD_REFUSALS, ResponseLog
 from clockwork.messages.requests import InferResponse, RequestTiming
 from clockwork.messages.status import Status
 from http_raw import eventually
@@ -29,7 +29,7 @@ def events(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_broken_promises_are_one_line_at_once_and_then_one_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
-        trouble = Trouble(log, minute=0.02)
+        trouble = ResponseLog(log, minute=0.02)
         for number in range(1000):
             trouble.answered(answer(Status.TIMEOUT, admitted=True, message=f"it took long {number}"))
         assert [fields(record) for record in caplog.records] == [{"count": 1, "reason": "it took long 0"}]
@@ -49,7 +49,7 @@ def test_broken_promises_are_one_line_at_once_and_then_one_a_minute(caplog: pyte
 
 def test_a_failure_that_was_not_promised_is_no_broken_promise(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
-        trouble = Trouble(log)
+        trouble = ResponseLog(log)
         trouble.answered(answer(Status.TIMEOUT))
         trouble.answered(answer(Status.SUCCESS, admitted=True))
         trouble.close()
@@ -60,12 +60,12 @@ def test_a_failure_that_was_not_promised_is_no_broken_promise(caplog: pytest.Log
 
 def test_an_overload_begins_and_ends_once(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
-        trouble = Trouble(log, period=0.02)
+        trouble = ResponseLog(log, period=0.02)
         for _ in range(500):
             trouble.answered(answer(Status.SKIPPED_BY_CONTROLLER))
             trouble.answered(answer(Status.SUCCESS))
         await eventually(lambda: events(caplog) == ["overload_begin"])
-        for _ in range(OVERLOAD_LEAST):
+        for _ in range(MIN_OVERLOAD_REFUSALS):
             trouble.answered(answer(Status.CONTROLLER_COULD_NOT_START_IN_TIME))
         await eventually(lambda: len(caplog.records) == 2)
         trouble.close()
@@ -75,28 +75,28 @@ def test_an_overload_begins_and_ends_once(caplog: pytest.LogCaptureFixture) -> N
     assert events(caplog) == ["overload_begin", "overload_end"]
     begun, ended = map(fields, caplog.records)
     assert (begun["refused"], begun["answered"]) == (500, 1000)
-    assert ended["refused"] == 500 + OVERLOAD_LEAST
+    assert ended["refused"] == 500 + MIN_OVERLOAD_REFUSALS
 
 
 def test_a_few_refusals_are_no_overload(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
-        trouble = Trouble(log, period=0.001)
-        for _ in range(OVERLOAD_LEAST - 1):
+        trouble = ResponseLog(log, period=0.001)
+        for _ in range(MIN_OVERLOAD_REFUSALS - 1):
             trouble.answered(answer(Status.SKIPPED_BY_CONTROLLER))
         await asyncio.sleep(0.01)  # a period that ended would have said so
-        for _ in range(OVERLOAD_LEAST):  # and the next one is counted by itself
+        for _ in range(MIN_OVERLOAD_REFUSALS):  # and the next one is counted by itself
             trouble.answered(answer(Status.SKIPPED_BY_CONTROLLER))
         await eventually(lambda: bool(caplog.records))
         trouble.close()
 
     run(test())
-    assert [fields(record)["refused"] for record in caplog.records] == [OVERLOAD_LEAST]
+    assert [fields(record)["refused"] for record in caplog.records] == [MIN_OVERLOAD_REFUSALS]
 
 
 def test_requests_that_are_refused_before_they_are_handled_count_as_answered(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
-        trouble = Trouble(log, period=0.02)
-        trouble.refused(OVERLOAD_LEAST)
+        trouble = ResponseLog(log, period=0.02)
+        trouble.refused(MIN_OVERLOAD_REFUSALS)
         trouble.refused(1000)
         trouble.answered(answer(Status.SUCCESS))
         trouble.answered(answer(Status.SKIPPED_BY_CONTROLLER))
@@ -106,4 +106,4 @@ def test_requests_that_are_refused_before_they_are_handled_count_as_answered(cap
     with caplog.at_level(logging.INFO, "clockwork.test"):
         run(test())
     found = fields(caplog.records[0])
-    assert (found["refused"], found["answered"]) == (OVERLOAD_LEAST + 1001, OVERLOAD_LEAST + 1002)
+    assert (found["refused"], found["answered"]) == (MIN_OVERLOAD_REFUSALS + 1001, MIN_OVERLOAD_REFUSALS + 1002)

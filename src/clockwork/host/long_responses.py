@@ -29,7 +29,7 @@ SHORT_LIST: Final = 64
 log = logging.getLogger("clockwork.controller")
 
 
-class Describing:
+class LongResponses:
     """Answers requests for the status and sends lists of models. Use it on one running event loop."""
 
     def __init__(self, describe: Callable[[], Description], stepper: Stepper) -> None:

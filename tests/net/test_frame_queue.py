@@ -8,7 +8,7 @@ import pytest
 
 from clockwork.messages.requests import EvictRequest
 from clockwork.net.connection import Connection
-from clockwork.net.turns import MAX_TURN_BYTES, MAX_TURN_MESSAGES, Turns
+from clockwork.net.frame_queue import MAX_TURN_BYTES, MAX_TURN_MESSAGES, FrameQueue
 from clockwork.wire.frame import LARGE_BUFFER, Frame
 from net.links import LOOPS, Ear, dialled, framed, listening, run, stranger
 
@@ -16,13 +16,13 @@ MANY = 5000
 
 
 class Handler:
-    """Records which frames `Turns` hands out in each turn of the loop."""
+    """Records which frames `FrameQueue` hands out in each turn of the loop."""
 
     def __init__(self) -> None:
         self.by_turn: list[list[int]] = [[]]
         self.reading: list[bool] = []
         self.last = -1  #: frame after which the connection is over
-        self.turns = Turns(self.handle, self.reading.append)
+        self.turns = FrameQueue(self.handle, self.reading.append)
 
     def handle(self, frame: Frame) -> bool:
         number = int(frame[0])

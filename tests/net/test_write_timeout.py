@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clockwork.net.stalled import LEAST, LOOKS, Stalled
+from clockwork.net.write_timeout import CHECKS, MIN_PROGRESS, WriteTimeout
 from net.links import LOOPS, run
 
 
@@ -14,7 +14,7 @@ class Wire:
     """A transport in which so many bytes wait."""
 
     def __init__(self) -> None:
-        self.waiting = 10 * LEAST
+        self.waiting = 10 * MIN_PROGRESS
         self.asked = 0
 
     def get_write_buffer_size(self) -> int:
@@ -22,9 +22,9 @@ class Wire:
         return self.waiting
 
 
-def watched(wire: Any, timeout: float) -> tuple[Stalled, asyncio.Event]:
+def watched(wire: Any, timeout: float) -> tuple[WriteTimeout, asyncio.Event]:
     stalled = asyncio.Event()
-    it = Stalled(wire, timeout, stalled.set)
+    it = WriteTimeout(wire, timeout, stalled.set)
     it.begin()
     return it, stalled
 
@@ -34,7 +34,7 @@ def test_a_peer_that_takes_nothing_is_stalled() -> None:
         wire = Wire()
         _, stalled = watched(wire, 0.08)
         await stalled.wait()
-        assert wire.asked == LOOKS + 1
+        assert wire.asked == CHECKS + 1
 
     run(test())
 
@@ -43,12 +43,12 @@ def test_a_peer_that_takes_enough_has_the_whole_time_again() -> None:
     async def test() -> None:
         wire = Wire()
         _, stalled = watched(wire, 0.08)
-        while wire.asked < LOOKS:  # noqa: ASYNC110
+        while wire.asked < CHECKS:  # noqa: ASYNC110
             await asyncio.sleep(0)
         assert not stalled.is_set()
-        wire.waiting -= LEAST
+        wire.waiting -= MIN_PROGRESS
         await stalled.wait()
-        assert wire.asked == 2 * (LOOKS + 1), "a new time-out began with what was taken"
+        assert wire.asked == 2 * (CHECKS + 1), "a new time-out began with what was taken"
 
     run(test())
 

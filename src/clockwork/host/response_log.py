@@ -2,14 +2,14 @@
 
 Theory of operation. Answers are counted as they leave. Broken promises are told at once the first time, and then once
 a minute, as a count, while there are any. Overload is looked at in *periods*, which begin with a refusal: it begins
-with a period that has `OVERLOAD_LEAST` refusals, and ends with the third in a row that has fewer.
+with a period that has `MIN_OVERLOAD_REFUSALS` refusals, and ends with the third in a row that has fewer.
 """
 
 import asyncio
 import logging
 from typing import Final
 
-from clockwork.host.telling import about
+from clockwork.host.log_events import event_fields
 from clockwork.messages.requests import InferResponse
 from clockwork.messages.status import Status
 
@@ -19,7 +19,7 @@ MINUTE: Final = 60.0
 PERIOD: Final = 10.0
 """Seconds between two looks at the refusals."""
 
-OVERLOAD_LEAST: Final = 10
+MIN_OVERLOAD_REFUSALS: Final = 10
 """Refusals of a period that are an overload: fewer may be a client that asks for the impossible."""
 
 CALM_PERIODS: Final = 3
@@ -28,7 +28,7 @@ CALM_PERIODS: Final = 3
 _REFUSED: Final = (Status.SKIPPED_BY_CONTROLLER, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
 
 
-class Trouble:
+class ResponseLog:
     """Counts what clients are told; make it and use it on one running event loop."""
 
     def __init__(self, log: logging.Logger, minute: float = MINUTE, period: float = PERIOD) -> None:
@@ -83,7 +83,7 @@ class Trouble:
 
     def _tell_broken(self) -> None:
         plural = "promise was" if self._broken == 1 else "promises were"
-        extra = about("promises_broken", count=self._broken, reason=self._last)
+        extra = event_fields("promises_broken", count=self._broken, reason=self._last)
         self._log.warning("%d %s broken; the last: %s", self._broken, plural, self._last, extra=extra)
         self._broken = 0
         self._arm("broken")
@@ -97,11 +97,11 @@ class Trouble:
         del self._timers["period"]
         refused, answered = self._refused, self._answered
         self._refused = self._answered = 0
-        over = refused >= OVERLOAD_LEAST
+        over = refused >= MIN_OVERLOAD_REFUSALS
         if over and self._overload_since is None:
             self._overload_since = self._loop.time() - self._period
             self._refused_in_all = 0
-            extra = about("overload_begin", refused=refused, answered=answered, seconds=self._period)
+            extra = event_fields("overload_begin", refused=refused, answered=answered, seconds=self._period)
             text = "overload: %d of %d requests were refused in %g s"
             self._log.warning(text, refused, answered, self._period, extra=extra)
         self._refused_in_all += refused
@@ -113,7 +113,7 @@ class Trouble:
 
     def _tell_end(self, since: float) -> None:
         lasted = self._loop.time() - since - CALM_PERIODS * self._period
-        extra = about("overload_end", refused=self._refused_in_all, seconds=round(lasted, 3))
+        extra = event_fields("overload_end", refused=self._refused_in_all, seconds=round(lasted, 3))
         text = "the overload is over after %.0f s: %d requests were refused"
         self._log.info(text, lasted, self._refused_in_all, extra=extra)
         self._overload_since = None

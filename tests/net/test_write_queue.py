@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-from clockwork.net.outgoing import FLUSH_BYTES, Outgoing
+from clockwork.net.write_queue import FLUSH_BYTES, WriteQueue
 from clockwork.units import KIB
 
 Buffer = bytes | memoryview
@@ -30,9 +30,9 @@ class Wire:
         return self.waiting
 
 
-def outgoing(wire: Any, max_bytes: int = 1 << 30) -> tuple[Outgoing, list[str]]:
+def outgoing(wire: Any, max_bytes: int = 1 << 30) -> tuple[WriteQueue, list[str]]:
     overflows: list[str] = []
-    return Outgoing(wire, max_bytes, overflows.append), overflows
+    return WriteQueue(wire, max_bytes, overflows.append), overflows
 
 
 def test_what_is_put_in_one_turn_of_the_loop_leaves_in_one_write() -> None:

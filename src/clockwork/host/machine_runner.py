@@ -17,7 +17,7 @@ EventT = TypeVar("EventT")
 CommandT = TypeVar("CommandT")
 
 
-class Driver(Generic[EventT, CommandT]):
+class MachineRunner(Generic[EventT, CommandT]):
     """One machine and its timer, on the loop that runs when it is made."""
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import Final
 
 from clockwork.units import GIB, KIB, Bytes
 
-CACHE_BYTES_DEFAULT: Final[Bytes] = 4 * GIB
+DEFAULT_CACHE_BYTES: Final[Bytes] = 4 * GIB
 """The weights cache of a device if there is memory for more."""
 
 CACHE_SHARE: Final = 0.25
@@ -24,13 +24,13 @@ CGROUP: Final = Path("/sys/fs/cgroup")
 
 def default_cache_bytes(available: Bytes, devices: int) -> Bytes:
     """The weights cache of one of ``devices`` devices."""
-    return min(CACHE_BYTES_DEFAULT, int(available * CACHE_SHARE) // devices)
+    return min(DEFAULT_CACHE_BYTES, int(available * CACHE_SHARE) // devices)
 
 
 def available_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> Bytes:
     """Memory that this process could still take: what the machine has, or what its container allows if that is less."""
     found = [_available(meminfo), _within_limit(cgroup)]
-    return min((size for size in found if size is not None), default=4 * CACHE_BYTES_DEFAULT)
+    return min((size for size in found if size is not None), default=4 * DEFAULT_CACHE_BYTES)
 
 
 def _available(meminfo: Path) -> Bytes | None:

@@ -6,8 +6,8 @@ from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import Respond
 from clockwork.controller.quota import Quota
 from clockwork.controller.responses import refusal_response
+from clockwork.host.native_inbox import NativeInbox
 from clockwork.host.reception import Reception
-from clockwork.host.unhandled import Unhandled
 from clockwork.messages.requests import InferRequest
 from clockwork.messages.status import Status
 
@@ -32,7 +32,7 @@ class Desk:
         self.handles: list[Any] = []
         self.waiting: list[Waiting] = []
         self.handled: list[tuple[int, int]] = []
-        self.unhandled = Unhandled(
+        self.unhandled = NativeInbox(
             cast(Reception, self), CONFIG, self._refuse_full, lambda client, request, *_: self._handle(client, request)
         )
 

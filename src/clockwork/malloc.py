@@ -20,10 +20,10 @@ ROUNDS: Final = 3
 GRANULE: Final[Bytes] = 64 * KIB
 """Two sessions of one model differ by less."""
 
-GIVEN_BACK_MIN: Final[Bytes] = 8 * MIB
+MIN_RETURNED_BYTES: Final[Bytes] = 8 * MIB
 """Blocks of this size are memory of their own, given back when they are freed; smaller ones are kept for the next."""
 
-TOP_MAX: Final[Bytes] = GIVEN_BACK_MIN
+MAX_FREE_TOP_BYTES: Final[Bytes] = MIN_RETURNED_BYTES
 """So much that is free at the end of a heap is kept."""
 
 _M_TRIM_THRESHOLD: Final = -1
@@ -49,7 +49,7 @@ _mallinfo2: Final = _function()
 
 
 @cache
-def give_back() -> None:
+def return_large_blocks() -> None:
     """Have large blocks given back to the system. Once; asking again does nothing.
 
     By itself, glibc raises both limits with what is freed: evicted weights of up to 32 MiB each would be kept.
@@ -58,11 +58,11 @@ def give_back() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return
-    mallopt(_M_MMAP_THRESHOLD, GIVEN_BACK_MIN)
-    mallopt(_M_TRIM_THRESHOLD, TOP_MAX)
+    mallopt(_M_MMAP_THRESHOLD, MIN_RETURNED_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, MAX_FREE_TOP_BYTES)
 
 
-def free() -> Bytes:
+def free_bytes() -> Bytes:
     """What was freed and is kept for the next allocations; 0 where that is not known."""
     return 0 if _mallinfo2 is None else int(_mallinfo2().fordblks)
 
@@ -80,7 +80,7 @@ def trim() -> None:
     malloc_trim(0)
 
 
-def in_use() -> Bytes:
+def used_bytes() -> Bytes:
     """What all threads together have taken and not freed; 0 where that is not known."""
     if _mallinfo2 is None:
         return 0
@@ -88,7 +88,7 @@ def in_use() -> Bytes:
     return int(info.uordblks + info.hblkhd)
 
 
-def measured(make: Callable[[], T]) -> tuple[T, Bytes]:
+def measure_allocation(make: Callable[[], T]) -> tuple[T, Bytes]:
     """One of the things that ``make`` makes, and the heap that each takes; more than one is never alive.
 
     Rounded up to `GRANULE`, so that the next measurement most likely says the same.
@@ -97,8 +97,8 @@ def measured(make: Callable[[], T]) -> tuple[T, Bytes]:
     found: list[Bytes] = []
     for _ in range(ROUNDS):
         made = None
-        before = in_use()
+        before = used_bytes()
         made = make()
-        found.append(in_use() - before)
+        found.append(used_bytes() - before)
     assert made is not None
     return made, -(-max(0, statistics.median_low(found)) // GRANULE) * GRANULE

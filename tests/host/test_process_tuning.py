@@ -7,7 +7,7 @@ import pytest
 
 CODE = """
 import logging, resource, sys
-from clockwork.host.descriptors import allow_connections
+from clockwork.host.process_tuning import allow_connections
 logging.basicConfig(format="%(message)s")
 soft, hard, wanted = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from clockwork.errors import DeviceLostError
-from clockwork.host.inference import Finished, TaskRunner
+from clockwork.host.task_runner import ResultToSend, TaskRunner
 from clockwork.messages.actions import (
     Action,
     ClearCache,
@@ -117,7 +117,7 @@ def test_outputs_that_cannot_be_shared_are_an_error(runner: TaskRunner) -> None:
     started = an_infer(loaded("broken-split"))
     assert isinstance(started.action, Infer)
     finished = runner.finish(answer(started.action, runner.run(started).outcome))
-    assert finished == Finished(ErrorResult(1, "Infer", Status.RUNTIME_ERROR, UNFORESEEN))
+    assert finished == ResultToSend(ErrorResult(1, "Infer", Status.RUNTIME_ERROR, UNFORESEEN))
 
 
 def test_a_batch_that_was_prepared_is_not_assembled_again(runner: TaskRunner) -> None:

@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from clockwork.clock import Clock
 from clockwork.errors import ClockworkError, DeviceLostError, InvalidModelError, InvalidRequestError
+from clockwork.host.log_events import event_fields
 from clockwork.host.model_root import resolve
-from clockwork.host.telling import about
 from clockwork.messages.actions import Action, Infer, InferInput, LoadModelFromDisk, LoadWeights
 from clockwork.messages.results import DeviceTime, ErrorResult, InferOutput, InferResult, Result, Timing
 from clockwork.messages.status import Status
@@ -39,7 +39,7 @@ from clockwork.worker.events import (
 log = logging.getLogger("clockwork.worker")
 
 
-class Prepared(Struct, frozen=True):
+class PreparedTask(Struct, frozen=True):
     """A batch that was assembled before its Infer started; ``timing`` is None if that failed."""
 
     task: StartTask
@@ -51,7 +51,7 @@ class Prepared(Struct, frozen=True):
         return self.task.action is task.action and self.task.handles[0] is task.handles[0]
 
 
-class Finished(Struct, frozen=True):
+class ResultToSend(Struct, frozen=True):
     """A result, ready to be sent, and the buffers that go with it in order."""
 
     result: Result
@@ -100,7 +100,7 @@ class TaskRunner:
         self._root = model_root
         self._clock = clock
 
-    def prepare(self, task: StartTask) -> Prepared:
+    def prepare(self, task: StartTask) -> PreparedTask:
         """Assemble the batch of an Infer that has not started. If that fails, so will `run`, which answers.
 
         The model is not in use yet: its weights may be evicted meanwhile, and then this was for nothing.
@@ -112,8 +112,8 @@ class TaskRunner:
         except DeviceLostError:
             raise
         except Exception:  # noqa: BLE001 - whatever it is, `run` comes upon it again
-            return Prepared(task)
-        return Prepared(task, batch, self._timing(begin))
+            return PreparedTask(task)
+        return PreparedTask(task, batch, self._timing(begin))
 
     def worth_preparing(self, task: StartTask) -> bool:
         """Whether assembling its batch is worth a thread: several requests' inputs are copied, one's are not."""
@@ -121,13 +121,13 @@ class TaskRunner:
             return False
         return len(task.payloads) > 1 or _loaded_model(task.handles[0]).uploads
 
-    def run(self, task: StartTask, prepared: Prepared | None = None) -> TaskFinished:
+    def run(self, task: StartTask, prepared: PreparedTask | None = None) -> TaskFinished:
         """Carry out a task, from beginning to end."""
         begin = self._clock.now()
         outcome = self._outcome(task, prepared)
         return TaskFinished(task.gpu, task.lane, begin, self._clock.now(), outcome)
 
-    def _outcome(self, task: StartTask, prepared: Prepared | None) -> Outcome:
+    def _outcome(self, task: StartTask, prepared: PreparedTask | None) -> Outcome:
         try:
             match task.action:
                 case LoadModelFromDisk():
@@ -155,7 +155,7 @@ class TaskRunner:
             "model %s is %s",
             action.name,
             batched,
-            extra=about("model_batching", model=action.name, reason=info.unbatched),
+            extra=event_fields("model_batching", model=action.name, reason=info.unbatched),
         )
         return ModelRead(
             model,
@@ -171,7 +171,7 @@ class TaskRunner:
     def _assemble(self, action: Infer, task: StartTask) -> Batch:
         return _loaded_model(task.handles[0]).assemble(action.inputs, task.payloads)
 
-    def _infer(self, action: Infer, task: StartTask, prepared: Prepared | None) -> Outcome:
+    def _infer(self, action: Infer, task: StartTask, prepared: PreparedTask | None) -> Outcome:
         model = _loaded_model(task.handles[0])
         if action.apart:
             return self._one_by_one(action, task, model)
@@ -214,10 +214,10 @@ class TaskRunner:
             return failures[0]
         return Executed(_Outputs(model, None, made), Timing(begin, begin, 0), self._timing(begin))
 
-    def finish(self, answer: ResultCommand) -> Finished:
+    def finish(self, answer: ResultCommand) -> ResultToSend:
         """The result to send, and the buffers that go with it."""
         if isinstance(answer, SendResult):
-            return Finished(answer.result)
+            return ResultToSend(answer.result)
         action = answer.action
         begin = self._clock.now()
         outputs = _outputs(answer.outputs)
@@ -228,10 +228,10 @@ class TaskRunner:
             raise
         except Exception as error:  # noqa: BLE001 - told, and logged where nobody foresaw it
             failed = _failed(action, error)
-            return Finished(ErrorResult(action.id, Infer.__name__, failed.status, failed.message))
+            return ResultToSend(ErrorResult(action.id, Infer.__name__, failed.status, failed.message))
         specs = tuple([share.output(it) for it, share in zip(action.inputs, shares, strict=True)])
         result = InferResult(action.id, specs, answer.copy_input, answer.exec, self._timing(begin), device)
-        return Finished(result, [buffer for share in shares for buffer in share.buffers])
+        return ResultToSend(result, [buffer for share in shares for buffer in share.buffers])
 
     def _timing(self, begin: Nanos) -> Timing:
         end = self._clock.now()

@@ -19,7 +19,7 @@ RefuseFull: TypeAlias = Callable[[int, InferRequest, Bytes, Quota], Respond | No
 """Return and count the refusal of a client's request that has no room beside those that wait, or None."""
 
 
-class _Unhandled:
+class _Entry:
     """One request; ``waiting`` is set once it is in the inbox."""
 
     __slots__ = ("arrival", "client_id", "nbytes", "payload", "request", "waiting")
@@ -30,7 +30,7 @@ class _Unhandled:
         self.waiting: Waiting | None = None
 
 
-class Unhandled:
+class NativeInbox:
     """See the module; to be used on the thread of the event loop."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Unhandled:
         self._refuse_full = refuse_full
         self._handle = handle
         self._quota = Quota(config)
-        self._clients: dict[int, dict[int, list[_Unhandled]]] = {}  #: client -> its request id -> requests with that id
+        self._clients: dict[int, dict[int, list[_Entry]]] = {}  #: client -> its request id -> requests with that id
 
     def __len__(self) -> int:
         """Number of requests that wait."""
@@ -55,7 +55,7 @@ class Unhandled:
         self, client_id: int, request: InferRequest, payload: Any, arrival: Nanos, slo: Nanos | None
     ) -> Respond | None:
         """Have a request handled now or in its turn; or return why it may not wait. ``slo``: see `Reception.put`."""
-        one = _Unhandled(client_id, request, payload, arrival)
+        one = _Entry(client_id, request, payload, arrival)
         if self._quota.requests:
             refused = self._refuse_full(client_id, request, one.nbytes, self._quota)
             if refused is not None:
@@ -78,17 +78,17 @@ class Unhandled:
         for request_id in list(self._clients.get(client_id, ())):
             self.withdraw(client_id, request_id)
 
-    def _take_in(self, one: _Unhandled) -> None:
+    def _take_in(self, one: _Entry) -> None:
         if one.waiting is not None:
             self._remove(one)
         self._handle(one.client_id, one.request, one.payload, one.arrival)
 
-    def _forget(self, one: _Unhandled) -> None:
+    def _forget(self, one: _Entry) -> None:
         self._remove(one)
         if one.waiting is not None:
             one.waiting.withdraw()
 
-    def _remove(self, one: _Unhandled) -> None:
+    def _remove(self, one: _Entry) -> None:
         self._quota.remove(one.client_id, one.nbytes)
         requests = self._clients[one.client_id]
         same = requests[one.request.id]

@@ -1,7 +1,7 @@
-"""Notices a peer that does not read: what waits to be sent to it takes memory, and a place among the connections.
+"""Detects a peer that does not read: the bytes that wait for it take memory, and its connection a place.
 
-Rules of the file: a peer that takes `LEAST` in every time-out is slow, and not stalled. Time in which this side's own
-loop stood still does not count against the peer: the time-out is `LOOKS` looks, and a look that is late counts once.
+Rules of the file: a peer that takes `MIN_PROGRESS` within each time-out is slow, not stalled. Time in which this
+process stood still does not count against the peer: a time-out is `CHECKS` checks, and a late check counts once.
 """
 
 import asyncio
@@ -10,14 +10,14 @@ from typing import Final
 
 from clockwork.units import MIB, Bytes
 
-LEAST: Final[Bytes] = MIB
+MIN_PROGRESS: Final[Bytes] = MIB
 """Bytes that a peer has to take within the time-out, if as many wait."""
 
-LOOKS: Final = 8
+CHECKS: Final = 8
 """Looks at what waits within one time-out."""
 
 
-class Stalled:
+class WriteTimeout:
     """Watches one transport while it cannot be written to."""
 
     __slots__ = ("_before", "_every", "_looks", "_loop", "_on_stalled", "_timer", "_transport")
@@ -25,7 +25,7 @@ class Stalled:
     def __init__(self, transport: asyncio.WriteTransport, timeout: float, on_stalled: Callable[[], object]) -> None:
         """``timeout`` in seconds; ``on_stalled`` is called at most once for each `begin`."""
         self._transport = transport
-        self._every = timeout / LOOKS
+        self._every = timeout / CHECKS
         self._on_stalled = on_stalled
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -50,9 +50,9 @@ class Stalled:
     def _look(self) -> None:
         self._timer = None
         self._looks += 1
-        if self._transport.get_write_buffer_size() <= self._before - LEAST:
+        if self._transport.get_write_buffer_size() <= self._before - MIN_PROGRESS:
             self._watch()
-        elif self._looks < LOOKS:
+        elif self._looks < CHECKS:
             self._timer = self._loop.call_later(self._every, self._look)
         else:
             self._on_stalled()

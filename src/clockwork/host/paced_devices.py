@@ -8,8 +8,8 @@ from math import prod
 from typing import Any, Final
 
 from clockwork.clock import Clock
-from clockwork.host.driver import Driver
-from clockwork.host.inference import Finished
+from clockwork.host.machine_runner import MachineRunner
+from clockwork.host.task_runner import ResultToSend
 from clockwork.messages.actions import Action, InferInput
 from clockwork.messages.results import InferOutput, InferResult, Timing
 from clockwork.messages.tensors import Datatype, TensorInfo, TensorSpec, spec
@@ -38,7 +38,8 @@ class PacedDevices:
         """``models`` by path, ``durations`` by device; ``on_answers``: there is something for `take_results`."""
         self.core = core
         self._clock = clock
-        self._driver: Driver[Event, ResultCommand] = Driver(PacedWorker(core, models, durations), clock, self._answered)
+        worker = PacedWorker(core, models, durations)
+        self._runner: MachineRunner[Event, ResultCommand] = MachineRunner(worker, clock, self._answered)
         self._answers: list[ResultCommand] = []
         self._on_answers = on_answers
         self._outputs: dict[tuple[TensorInfo, ...], dict[int, tuple[tuple[TensorSpec, ...], Bytes]]] = {}
@@ -49,11 +50,11 @@ class PacedDevices:
 
     async def end(self) -> None:
         """Whatever runs ends here."""
-        self._driver.close()
+        self._runner.close()
 
     def act(self, action: Action, payloads: tuple[object, ...] = ()) -> Nanos | None:
         """The controller has sent an action. What is late is answered without being asked."""
-        self._driver.feed(ActionReceived(action, payloads))
+        self._runner.feed(ActionReceived(action, payloads))
         return None
 
     def expire(self) -> Nanos | None:
@@ -62,28 +63,28 @@ class PacedDevices:
 
     def controller_lost(self) -> None:
         """There is nobody to send results to; those not taken yet are dropped."""
-        self._driver.feed(ControllerLost())
+        self._runner.feed(ControllerLost())
         self._answers.clear()
 
     def leave(self) -> None:
         """Begin nothing more; what waits and what comes is refused, what runs goes on."""
-        self._driver.feed(Leave())
+        self._runner.feed(Leave())
 
     def owes_results(self) -> bool:
         """Whether something runs whose result the controller waits for."""
         return self.core.owes_results
 
-    def take_results(self) -> list[Finished]:
+    def take_results(self) -> list[ResultToSend]:
         """What the actions have come to since this was last called, in order."""
         answers, self._answers = self._answers, []
-        return [self._finish(it) if isinstance(it, SendOutputs) else Finished(it.result) for it in answers]
+        return [self._finish(it) if isinstance(it, SendOutputs) else ResultToSend(it.result) for it in answers]
 
     def _answered(self, answer: ResultCommand) -> None:
         if not self._answers:
             self._on_answers()
         self._answers.append(answer)
 
-    def _finish(self, sent: SendOutputs) -> Finished:
+    def _finish(self, sent: SendOutputs) -> ResultToSend:
         model: Any = sent.outputs
         made = [self._share(model, share) for share in sent.action.inputs]
         outputs = tuple(
@@ -94,7 +95,7 @@ class PacedDevices:
         nbytes = sum([share[1] for share in made])
         if len(self._zeros) < nbytes:
             self._zeros = memoryview(bytes(nbytes))
-        return Finished(result, [self._zeros[:nbytes]] if nbytes else [])
+        return ResultToSend(result, [self._zeros[:nbytes]] if nbytes else [])
 
     def _share(self, model: PacedModel, it: InferInput) -> tuple[tuple[TensorSpec, ...], Bytes]:
         """One request's outputs, and their size."""

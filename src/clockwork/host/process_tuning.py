@@ -1,0 +1,99 @@
+"""Settings of this process: thread priorities, the interpreter, the allocator, and the limit on open files.
+
+Theory of operation. The network's threads work for microseconds at a time, the loading threads for seconds. Where they
+share a core, a message that waits for the end of a loading thread's time slice is milliseconds late. So loading threads
+are *nice*, and threads that must react promptly ask the kernel for short time slices: since Linux 6.12 a thread with a
+shorter slice interrupts one with a longer slice as soon as it wakes (sched_setattr(2); EEVDF). Neither needs a
+privilege, and a kernel that lacks the feature ignores the request.
+
+Realtime priorities and SCHED_IDLE are not used: a loading thread that holds the interpreter's lock, and never gets a
+core on which to release it, would stop every inference.
+"""
+
+import ctypes
+import gc
+import logging
+import os
+import platform
+import resource
+import struct
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from clockwork.malloc import return_large_blocks
+from clockwork.units import MICROSECOND, Nanos
+
+NICENESS: Final = 10
+"""Nice value of low-priority threads: they get a tenth of the time of an ordinary thread."""
+
+TIME_SLICE: Final[Nanos] = 100 * MICROSECOND
+"""Time slice of prompt threads; the shortest that the kernel accepts."""
+
+SWITCH_INTERVAL: Final = 0.0005
+"""Seconds that a Python thread may make another wait for the interpreter's lock; the default is 5 ms."""
+
+GC_THRESHOLD: Final = 10_000
+"""New objects after which the garbage collector examines them; ten requests make 700, which is the default."""
+
+RESERVED_FILES: Final = 256
+"""Open files that are not connections: models, libraries, listening sockets, the event loop's own."""
+
+_SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
+_ATTRIBUTES: Final = struct.Struct("=IIQiIQQQII")  # struct sched_attr: size, policy, flags, nice, .., runtime, ..
+_LIBC: Final = ctypes.CDLL(None)
+
+log = logging.getLogger("clockwork.controller")
+
+
+def lower_priority() -> None:
+    """Let threads of ordinary priority run before the calling thread."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
+def shorten_time_slice() -> None:
+    """Ask for short time slices for the calling thread. Does nothing where the kernel does not offer them."""
+    number = _SCHED_SETATTR.get(platform.machine())
+    if number is not None:
+        nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, 0, 0, nice, 0, TIME_SLICE, 0, 0, 0, 0)
+        _LIBC.syscall(number, 0, attributes, 0)
+
+
+@contextmanager
+def steady_timing() -> Iterator[None]:
+    """Set the process up for steady times, with the calling thread as the prompt one; undo most of it at the end.
+
+    Python threads give up the interpreter's lock sooner, and the garbage collector ignores all objects that exist now.
+    The allocator keeps freed blocks that are as large as the inputs of a request: to get one from the system costs a
+    page fault for every 4 KiB, 0.1 ms for an image.
+    """
+    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, *thresholds[1:])
+    return_large_blocks()
+    shorten_time_slice()
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+        sys.setswitchinterval(interval)
+
+
+def allow_connections(wanted: int) -> None:
+    """Raise the soft limit on open files to the hard limit; warn if it is still too low for ``wanted`` connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < wanted + RESERVED_FILES:
+        log.warning(
+            "this process may open %d files, fewer than the %d connections that a port accepts: raise the hard limit "
+            "(ulimit -Hn, LimitNOFILE= in systemd)",
+            hard,
+            wanted,
+        )
