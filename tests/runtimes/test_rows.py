@@ -341,5 +341,5 @@ def test_a_reshape_finds_rows_by_their_position_in_memory() -> None:
     merged = reshaped(images, (N * number(2), number(3), length))
     assert (merged.batch_axis, merged.inner) == (0, number(2))
     assert reshaped(merged, images.shape) == images
-    with pytest.raises(MixesRowsError, match="puts \\[N, 6\\] into the shape \\[6, N\\]"):
+    with pytest.raises(MixesRowsError, match="reshapes \\[N, 6\\] to \\[6, N\\]"):
         reshaped(Value((N, number(6)), batch_axis=0), (number(6), N))

@@ -1,4 +1,4 @@
-"""Rules for operators that move elements, or compute on each element, or along axes."""
+"""Rules for operators that move elements, compute each element separately, or compute along axes."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -15,10 +15,10 @@ from clockwork.runtimes.rows.value import (
 
 
 def axis_of(axis: int, rank: int) -> int:
-    """The axis as a number from 0.
+    """Return the axis counted from the front.
 
     Raises:
-        UnknownRowsError: there is no such axis.
+        UnknownRowsError: the tensor has no such axis.
     """
     if not -rank <= axis < max(rank, 1):
         raise UnknownRowsError(f"has an axis {axis}, of a tensor with {rank} dimensions")
@@ -26,18 +26,18 @@ def axis_of(axis: int, rank: int) -> int:
 
 
 def check_no_rows(*values: Value) -> None:
-    """Check that the tensors are the same for every batch; they are weights, or parameters of the operator.
+    """Check that the tensors, which are weights or other parameters, are the same in every batch.
 
     Raises:
-        MixesRowsError: a tensor has rows.
+        MixesRowsError: a tensor has a batch axis.
     """
     for value in values:
         if value.batch_axis is not None:
-            raise MixesRowsError("takes a parameter from the rows of the batch, for the whole of the batch")
+            raise MixesRowsError("takes a parameter for the whole batch from its rows")
 
 
 def broadcast(values: Sequence[Value], name: str = "") -> Value:
-    """Each element from the elements at its place; sizes of 1 are repeated. ``name`` tells unknown sizes apart."""
+    """Rule of elementwise operators, which repeat sizes of 1. ``name`` makes the names of unknown sizes unique."""
     rank = max(tensor.rank for tensor in values)
     with_rows = [tensor for tensor in values if tensor.batch_axis is not None]
     places = {
@@ -66,14 +66,14 @@ def broadcast(values: Sequence[Value], name: str = "") -> Value:
 
 
 def _common(sizes: Collection[Size], text: str) -> Size:
-    """The size that sizes other than 1 are broadcast to."""
+    """Return the size to which sizes other than 1 are broadcast."""
     if len(sizes) <= 1:
         return next(iter(sizes), ONE)
     known = [size for size in sizes if size.value is not None]
     if known:
         return known[0]
     for size in sizes:
-        # A table that is cut to the length L has min(size, L) rows: that is L, or 1, where it goes together with L.
+        # A table cut to length L has min(size, L) rows. If it broadcasts with L, that is L or 1.
         if all(
             other == size or (str(other.terms[0][0][0]).endswith(f",{size!r})") and _is_minimum(other))
             for other in sizes
@@ -87,10 +87,10 @@ def _is_minimum(size: Size) -> bool:
 
 
 def along(value: Value, axes: Collection[int], sizes: Mapping[int, Size] | None = None) -> Value:
-    """An operator that computes along ``axes``, and on each place of the others by itself; ``sizes`` are new ones.
+    """Rule of operators that compute along ``axes`` only. ``sizes``: new sizes of axes.
 
     Raises:
-        MixesRowsError: the rows lie along one of the axes.
+        MixesRowsError: one of the axes is the batch axis.
     """
     if value.batch_axis in axes:
         raise across_error(value)
@@ -99,13 +99,13 @@ def along(value: Value, axes: Collection[int], sizes: Mapping[int, Size] | None 
 
 
 def reduced(value: Value, axes: Collection[int], keep: bool) -> Value:
-    """An operator that leaves one element of ``axes``, and the axes themselves where ``keep``."""
+    """Rule of operators that reduce ``axes`` to one element. ``keep``: the axes stay, with size 1."""
     kept = along(value, axes, dict.fromkeys(axes, ONE))
     return kept if keep else squeezed(kept, axes)
 
 
 def squeezed(value: Value, axes: Collection[int]) -> Value:
-    """Without axes, of a size of 1 each."""
+    """Rule of operators that remove axes of size 1."""
     if value.batch_axis in axes:
         raise across_error(value)
     left = [i for i in range(value.rank) if i not in axes]
@@ -114,7 +114,7 @@ def squeezed(value: Value, axes: Collection[int]) -> Value:
 
 
 def unsqueezed(value: Value, axes: Collection[int]) -> Value:
-    """With new axes of a size of 1, at these places of the result."""
+    """Rule of operators that add axes of size 1. ``axes``: their positions in the result."""
     rank = value.rank + len(axes)
     old = iter(range(value.rank))
     order = [None if i in axes else next(old) for i in range(rank)]
@@ -123,7 +123,7 @@ def unsqueezed(value: Value, axes: Collection[int]) -> Value:
 
 
 def transposed(value: Value, order: Sequence[int]) -> Value:
-    """The axes in another order."""
+    """Rule of operators that reorder axes."""
     if sorted(order) != list(range(value.rank)):
         raise UnknownRowsError(f"orders {value.rank} axes as {list(order)}")
     rows = None if value.batch_axis is None else list(order).index(value.batch_axis)
@@ -131,15 +131,16 @@ def transposed(value: Value, order: Sequence[int]) -> Value:
 
 
 def reshaped(value: Value, shape: Shape) -> Value:
-    """The same elements in the same order, with another shape.
+    """Rule of operators that change the shape, but neither the elements nor their order.
 
-    The place of an element in memory tells its row: ``(place // below) % N``, where ``below`` counts the elements of
-    one row that lie together. So the rows are found again in the axis of the new shape that N is a factor of. ``above``
-    counts how often all rows come; either number is enough, because a model refuses shapes that are not equally large.
+    The position of an element in memory gives its row: ``(position // below) % N``, where ``below`` is the number of
+    consecutive elements of one row. So the new batch axis is the axis whose size has the factor N. Its inner size
+    follows from ``below``, or from the number of times that all rows are repeated: either is enough, because both
+    shapes have the same number of elements.
     """
     if value.batch_axis is None:
         if any(size.depends_on_rows for size in shape):
-            raise MixesRowsError(f"{COUNTS}: it gives a constant that many rows")
+            raise MixesRowsError(f"{COUNTS}: it gives a constant as many rows")
         return Value(shape)
     found = [i for i, size in enumerate(shape) if size.depends_on_rows]
     if len(found) != 1:
@@ -159,10 +160,10 @@ def reshaped(value: Value, shape: Shape) -> Value:
 
 def _no_place(value: Value, shape: Shape) -> Exception:
     sizes = [*shape, *value.shape]
-    text = f"puts {_shown(value.shape)} into the shape {_shown(shape)}"
+    text = f"reshapes {_shown(value.shape)} to {_shown(shape)}"
     if all(len(size.terms) == 1 and set(size.terms[0][0]) <= set(N.terms[0][0]) for size in sizes):
         return MixesRowsError(f"{ACROSS}: it {text}")
-    return UnknownRowsError(f"{text}, and where the rows lie then is not known")
+    return UnknownRowsError(f"{text}, in which the rows cannot be found")
 
 
 def _shown(shape: Shape) -> str:
@@ -170,12 +171,12 @@ def _shown(shape: Shape) -> str:
 
 
 def expanded(value: Value, shape: Shape, name: str = "") -> Value:
-    """Repeated along axes of a size of 1, and along new axes before them, to be broadcast with ``shape``."""
+    """Rule of operators that broadcast to ``shape``: they repeat axes of size 1, and add axes at the front."""
     found = [i for i, size in enumerate(shape) if size.depends_on_rows]
     if not found:
         return broadcast([value, Value(shape)], name)
     if len(found) > 1:
-        raise MixesRowsError(f"{COUNTS}: {_shown(shape)} has it twice")
+        raise MixesRowsError(f"{COUNTS}: {_shown(shape)} contains it twice")
     place = len(shape) - 1 - found[0]
     if value.batch_axis is None:
         if shape[found[0]] != N:
@@ -187,10 +188,10 @@ def expanded(value: Value, shape: Shape, name: str = "") -> Value:
 
 
 def concatenated(values: Sequence[Value], axis: int, name: str = "") -> Value:
-    """Tensors one after another along an axis."""
+    """Rule of operators that concatenate tensors along an axis."""
     rank = max(tensor.rank for tensor in values)
     if any(tensor.rank != rank for tensor in values):
-        raise UnknownRowsError("joins tensors of different ranks")
+        raise UnknownRowsError("concatenates tensors of different ranks")
     for tensor in values:
         if tensor.batch_axis == axis:
             raise across_error(tensor)
@@ -203,7 +204,7 @@ def concatenated(values: Sequence[Value], axis: int, name: str = "") -> Value:
             {tensor.batch_axis for tensor in values if tensor.batch_axis is not None} if _one_axis(values) else (None,)
         )
         if rows is None or any(tensor.batch_axis is None for tensor in values):
-            raise MixesRowsError(f"{ACROSS}: it puts row i beside row i of a constant")
+            raise MixesRowsError(f"{ACROSS}: it concatenates row i with row i of a constant")
     whole = broadcast(others, name)
     total = values[0].shape[axis]
     for tensor in values[1:]:

@@ -1,4 +1,4 @@
-"""Rules for sums of products: matrix products, convolutions, Einstein sums, recurrent networks, attention."""
+"""Rules for sums of products: matrix products, convolutions, Einstein sums."""
 
 import re
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from clockwork.runtimes.rows.size import ONE, Size, opaque
 from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsError, Value, across_error
 
 MATRIX: Final = 2
-"""Dimensions of a matrix; those before them count matrices."""
+"""Number of dimensions of a matrix. Dimensions before them count matrices."""
 
 _EQUATION: Final = re.compile(r"[A-Za-z.,]+->[A-Za-z.]*")
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def matmul(left: Value, right: Value, name: str = "") -> Value:
-    """``left @ right``, as numpy has it: sums over the last axis of ``left`` and the last but one of ``right``."""
+    """Rule of ``left @ right`` as in numpy: sums over the last axis of ``left`` and the last but one of ``right``."""
     if not left.rank or not right.rank:
-        raise UnknownRowsError("multiplies a number as a matrix")
+        raise UnknownRowsError("multiplies a scalar as a matrix")
     if left.rank == 1:
         return _without(matmul(unsqueezed(left, (0,)), right, name), MATRIX)
     if right.rank == 1:
@@ -27,21 +27,21 @@ def matmul(left: Value, right: Value, name: str = "") -> Value:
         raise across_error(left)
     if right.batch_axis == right.rank - MATRIX:
         raise across_error(right)
-    # The summed axis goes; the other axis of each matrix is one of the result, where the other matrix has a size of 1.
+    # The summed axis disappears. The other axis of each matrix is broadcast with a size of 1.
     rows_of_left = Value((*left.shape[:-1], ONE), left.batch_axis, left.inner)
     columns = (*right.shape[:-MATRIX], ONE, right.shape[-1])
     return broadcast([rows_of_left, Value(columns, right.batch_axis, right.inner)], name)
 
 
 def _without(value: Value, back: int) -> Value:
-    """Drop an axis of size 1, counted from behind, from 1."""
+    """Remove an axis of size 1. ``back``: the axis, counted from the end, beginning with 1."""
     return squeezed(value, (value.rank - back,))
 
 
 def per_row(value: Value, channels: Size | None, sizes: Sequence[Size], *parameters: Value) -> Value:
-    """``[rows, channels, sizes...]`` to the same of other sizes; each row by itself, with the same parameters.
+    """Rule of operators that compute each row of ``[rows, channels, ...]`` separately, with the same parameters.
 
-    None: as many channels as there were.
+    ``channels`` and ``sizes`` are those of the result. ``channels`` None: as many as in the input.
     """
     check_no_rows(*parameters)
     if value.batch_axis not in (None, 0):
@@ -51,7 +51,7 @@ def per_row(value: Value, channels: Size | None, sizes: Sequence[Size], *paramet
 
 
 def einsum(equation: str, values: Sequence[Value], name: str = "") -> Value:
-    """Sums of products by the labels of axes."""
+    """Rule of Einstein sums."""
     text = equation.replace(" ", "")
     if "->" not in text:
         raise UnknownRowsError("has an equation without '->'")
@@ -88,7 +88,7 @@ def einsum(equation: str, values: Sequence[Value], name: str = "") -> Value:
 
 
 def _labels(term: str, rank: int) -> list[str]:
-    """One label for each axis; those of ``...`` are numbers, counted from the last axis that it stands for."""
+    """Return one label for each axis. Axes covered by ``...`` get numbers, counted from the last of them."""
     before, dots, after = term.partition("...")
     covered = rank - len(before) - len(after)
     if "." in before + after or covered < 0 or (covered and not dots):

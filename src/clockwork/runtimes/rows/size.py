@@ -1,8 +1,8 @@
-"""Sizes with unknowns: polynomials with whole coefficients.
+"""Sizes with unknowns: polynomials with integer coefficients.
 
-One unknown is the number of rows of the batch, `ROWS`. The others stand for sizes that all requests of a batch have in
-common: a free dimension of an input, or a size that no rule could compute. An unknown whose name begins with `ROWS` is
-a number that depends on the number of rows in a way that is not known.
+One unknown, `ROWS`, is the number of rows of the batch. The other unknowns are sizes that all requests of a batch have
+in common: a free dimension of an input, or a size that no rule could compute. If the name of such an unknown begins
+with `ROWS`, it depends on the number of rows in an unknown way.
 """
 
 import hashlib
@@ -11,24 +11,24 @@ from functools import reduce
 from typing import Final, TypeAlias
 
 ROWS: Final = "#"
-"""The name of the number of rows; no name from a model begins with it."""
+"""Name of the number of rows. No name from a model begins with it."""
 
 OPAQUE: Final = "?"
-"""What the name of an unknown begins with that no input of the model is called by."""
+"""Prefix of the names of sizes that no rule could compute."""
 
 MAX_NAME: Final = 120
-"""Longer names of unknowns are shortened to a digest."""
+"""Longer names of unknowns are replaced by a digest."""
 
 Terms: TypeAlias = dict[tuple[str, ...], int]
 
 
 class Size:
-    """A polynomial. Immutable; equal polynomials are equal objects."""
+    """An immutable polynomial. Polynomials with the same terms are equal."""
 
     __slots__ = ("terms",)
 
     def __init__(self, terms: Terms) -> None:
-        """``terms``: the coefficient of each product of unknowns, whose names are sorted."""
+        """``terms``: maps each product of unknowns (a sorted tuple of names) to its coefficient."""
         self.terms: tuple[tuple[tuple[str, ...], int], ...] = tuple(sorted((k, v) for k, v in terms.items() if v))
 
     def __eq__(self, other: object) -> bool:
@@ -63,7 +63,7 @@ class Size:
 
     @property
     def value(self) -> int | None:
-        """The number, or None if there are unknowns in it."""
+        """The number, or None if the size contains unknowns."""
         if not self.terms:
             return 0
         if len(self.terms) == 1 and not self.terms[0][0]:
@@ -72,12 +72,12 @@ class Size:
 
     @property
     def depends_on_rows(self) -> bool:
-        """Whether it depends on the number of rows."""
+        """Whether the size depends on the number of rows."""
         return any(name.startswith(ROWS) for names, _ in self.terms for name in names)
 
     @property
     def is_opaque(self) -> bool:
-        """Whether it is one unknown that stands for a size nobody computed."""
+        """Whether the size is a single unknown that no rule could compute."""
         return (
             len(self.terms) == 1
             and self.terms[0][1] == 1
@@ -86,7 +86,7 @@ class Size:
         )
 
     def divided(self, other: "Size") -> "Size | None":
-        """The exact quotient by a single product of unknowns and a number; None if there is none."""
+        """Return the exact quotient; None if there is none. Only divisors with a single term are supported."""
         if len(other.terms) != 1:
             return ONE if self == other and self.terms else None
         ((divisor, by),) = other.terms
@@ -103,32 +103,32 @@ class Size:
         return Size(terms)
 
     def exceeds(self, other: "Size") -> bool:
-        """Whether it is larger whatever sizes the unknowns are; False if that is not known."""
+        """Whether this size is larger for all values of the unknowns; False if that is not known."""
         difference = dict((self - other).terms)
         constant = difference.pop((), 0)
-        rows = difference.get((ROWS,), 0)  # there is one row at least
+        rows = difference.get((ROWS,), 0)  # there is at least one row
         return all(factor > 0 for factor in difference.values()) and constant + max(rows, 0) > 0
 
 
 def number(value: int) -> Size:
-    """A known size."""
+    """Return a known size."""
     return Size({(): value})
 
 
 def unknown(name: str) -> Size:
-    """A size of which only the name is known: of an input's dimension, say."""
+    """Return an unknown with this name, such as a free dimension of an input."""
     return Size({(name,): 1})
 
 
 def opaque(text: str, depends: bool = False) -> Size:
-    """The unknown that ``text`` describes: the same for the same text. ``depends``: on the number of rows."""
+    """Return the unknown described by ``text``; equal texts give equal unknowns. ``depends``: on the number of rows."""
     if len(text) > MAX_NAME:
         text = hashlib.sha256(text.encode()).hexdigest()
     return unknown(f"{ROWS if depends else ''}{OPAQUE}{text}")
 
 
 def at_most(limit: Size, size: Size) -> Size:
-    """The smaller of two sizes."""
+    """Return the smaller of two sizes."""
     if limit == size or limit.exceeds(size):
         return size
     return (
@@ -139,7 +139,7 @@ def at_most(limit: Size, size: Size) -> Size:
 
 
 def product(sizes: Iterable[Size]) -> Size:
-    """All of them multiplied."""
+    """Return the product of the sizes."""
     return reduce(Size.__mul__, sizes, ONE)
 
 

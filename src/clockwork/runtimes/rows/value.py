@@ -1,4 +1,4 @@
-"""What is known of one tensor of a graph, and of a whole model."""
+"""What the analysis knows of one tensor, and its result for a whole model."""
 
 from typing import Any, Final, TypeAlias
 
@@ -13,33 +13,33 @@ COUNTS: Final = "computes with the number of rows in the batch"
 
 
 class RowsError(Exception):
-    """A tensor of which it cannot be said where its rows lie; the text says why, without the operator's name."""
+    """Rows cannot be followed through an operator. The text continues a sentence that begins with its name."""
 
 
 class MixesRowsError(RowsError):
-    """An operator that computes across rows."""
+    """The operator computes across rows."""
 
 
 class UnknownRowsError(RowsError):
-    """An operator, or a case of one, for which there is no rule."""
+    """There is no rule for the operator, or for this case of it."""
 
 
 class Problem(Struct, frozen=True):
-    """Why nothing is known of a tensor. ``mixes``: rows are mixed; else there is only no proof that they are not."""
+    """Why nothing is known of a tensor. ``mixes``: rows are mixed; otherwise there is no proof that they are not."""
 
     mixes: bool
     reason: str
 
 
 class Value(Struct, frozen=True):
-    """One tensor.
+    """What is known of one tensor.
 
-    ``rows`` is the axis along which the rows lie, or None for a tensor that is the same in every batch. The size of
-    that axis is ``outer * N * inner``: element e of the axis belongs to row ``(e // inner) % N``. A batch of images
-    has an ``outer`` and ``inner`` of 1; `moves.reshape` makes others.
+    ``batch_axis`` is the axis along which the rows lie, or None for a tensor that is the same in every batch. The size
+    of that axis is ``outer * N * inner``: element e of the axis belongs to row ``(e // inner) % N``. A batch of images
+    has an ``outer`` and ``inner`` of 1; `moves.reshaped` makes other values. No other size of the shape depends on N.
 
-    ``content`` is an array of the elements of a small tensor: Python numbers, or `Size` where they were computed from
-    shapes. No other size of the shape than that of the rows' axis depends on N.
+    ``content`` holds the elements of a small tensor whose elements are known: an array of Python numbers, and of `Size`
+    for elements that were computed from shapes.
     """
 
     shape: Shape
@@ -55,19 +55,19 @@ class Value(Struct, frozen=True):
 
     @property
     def depends_on_batch_size(self) -> bool:
-        """Whether an element of the content depends on the number of rows."""
+        """Whether a known element depends on the number of rows."""
         return self.content is not None and any(
             isinstance(item, Size) and item.depends_on_rows for item in self.content.flat
         )
 
     @property
     def has_one_element_per_row(self) -> bool:
-        """Whether there is one element of the rows' axis for each row."""
+        """Whether the batch axis has exactly one element for each row."""
         return self.batch_axis is not None and self.shape[self.batch_axis] == N
 
     @property
     def axis_from_end(self) -> int:
-        """The axis of the rows, counted from the last: 0 for the last. Only for a tensor that has rows."""
+        """The batch axis, counted from the end: 0 for the last axis. The tensor must have a batch axis."""
         assert self.batch_axis is not None
         return self.rank - 1 - self.batch_axis
 
@@ -78,10 +78,10 @@ class Value(Struct, frozen=True):
 
 
 class Proof(Struct, frozen=True):
-    """What the analysis of a whole graph has found.
+    """Result of the analysis of a whole graph.
 
-    ``proved``: row i of each output depends on row i of the inputs only. ``mixes``: it does not. Neither: not known.
-    ``reason`` says why it is not proved, with the operator's name.
+    ``proved``: row i of each output depends only on row i of the inputs. ``mixes``: an output depends on more. If both
+    are False, nothing is known. ``reason``: why nothing is proved, with the name of the operator.
     """
 
     proved: bool
@@ -93,17 +93,17 @@ PROVED: Final = Proof(proved=True)
 
 
 def unknown_value(reason: str, mixes: bool) -> Value:
-    """A tensor of which nothing is known."""
+    """Return a tensor of which nothing is known."""
     return Value((), problem=Problem(mixes, reason))
 
 
 def constant(*shape: int) -> Value:
-    """A tensor that is the same in every batch."""
+    """Return a tensor of this shape that is the same in every batch."""
     return Value(tuple(number(dim) for dim in shape))
 
 
 def across_error(value: Value) -> MixesRowsError:
-    """The error of an operator that computes along the rows' axis."""
+    """Return the error of an operator that computes along the batch axis."""
     return MixesRowsError(f"{ACROSS} (axis {value.batch_axis})")
 
 

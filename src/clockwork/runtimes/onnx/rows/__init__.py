@@ -1,8 +1,8 @@
-"""Where the rows lie in an ONNX graph; see `clockwork.runtimes.rows`.
+"""The analysis of rows for ONNX graphs; see `clockwork.runtimes.rows`.
 
-`graph` goes through the nodes, `node` is what a rule is given, `folding` computes small tensors such as shapes. The
-others hold the rules of operators: `elements`, `axes`, `shapes`, `networks`, `attention`, `quantised`, `classical`.
-The graph is the one of the file, so that a proof does not depend on what an optimiser makes of it.
+`graph` visits the nodes, `node` is the argument of a rule, and `folding` computes small tensors such as shapes. The
+other modules hold the rules of operators: `elements`, `axes`, `shapes`, `networks`, `attention`, `quantised`,
+`classical`. The analysed graph is that of the model file, so a proof does not depend on the optimiser.
 """
 
 from clockwork.runtimes.onnx.rows.graph import analyse

@@ -1,4 +1,4 @@
-"""Rules for operators that are whole attention layers."""
+"""Rules for attention layers."""
 
 from collections.abc import Sequence
 
@@ -9,55 +9,55 @@ from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsErr
 
 
 def _together(node: Node, *places: int) -> Value:
-    """The first of the inputs at these places, all of which have the rows along axis 0, or none of them."""
+    """Check that the inputs at these positions all have batch axis 0, or all none. Return the first of them."""
     first = node.value(places[0])
     for at in places:
         if not node.has(at):
             continue
-        it = node.value(at)
-        if it.batch_axis not in (None, 0):
-            raise across_error(it)
-        if (it.batch_axis, it.inner) != (first.batch_axis, first.inner):
-            raise MixesRowsError(f"{ACROSS}: its inputs do not go together one by one")
+        tensor = node.value(at)
+        if tensor.batch_axis not in (None, 0):
+            raise across_error(tensor)
+        if (tensor.batch_axis, tensor.inner) != (first.batch_axis, first.inner):
+            raise MixesRowsError(f"{ACROSS}: the rows of its inputs do not correspond")
     return first
 
 
 def _mask(node: Node, at: int, first: Value, least_rank: int) -> None:
-    """Check a mask: one for each row along axis 0, or the same for all rows."""
+    """Check that a mask has batch axis 0, or is the same for all rows."""
     if not node.has(at):
         return
     mask = node.value(at)
     if mask.batch_axis is not None:
         if mask.batch_axis != 0 or mask.rank < least_rank or mask.inner != first.inner or first.batch_axis is None:
-            raise MixesRowsError(f"{ACROSS}: its mask does not go with the rows one by one")
+            raise MixesRowsError(f"{ACROSS}: its mask does not correspond to the rows")
     elif first.batch_axis is not None and mask.rank >= least_rank and mask.shape[0] != ONE:
-        raise UnknownRowsError("has a mask that is a constant for each row")
+        raise UnknownRowsError("has a constant mask with a value for each row")
 
 
 @rule("Attention")
 def attention(node: Node) -> Sequence[Value]:
-    """ONNX's own: Q, K, V of three or four dimensions, a mask, keys and values of the past."""
+    """Attention of ONNX: Q, K and V with three or four dimensions, a mask, past keys and values."""
     q = _together(node, 0, 1, 2, 4, 5, 6)
     v = node.value(2)
     if q.rank not in (3, 4) or v.rank != q.rank:
-        raise UnknownRowsError(f"has an input with {q.rank} dimensions, where 3 or 4 are expected")
+        raise UnknownRowsError(f"has an input with {q.rank} dimensions; 3 or 4 are expected")
     _mask(node, 3, q, 4)
     last = v.shape[-1]
     if q.rank == 3:
         heads = number(int(node.attributes["q_num_heads"]))
         width = last.divided(number(int(node.attributes["kv_num_heads"])))
         last = node.unknown_size(2) if width is None else heads * width
-    made = Value((*q.shape[:-1], last), q.batch_axis, q.inner)
+    result = Value((*q.shape[:-1], last), q.batch_axis, q.inner)
     others = [
         Value((q.shape[0], *(node.unknown_size(f"{at}.{i}") for i in range(3))), q.batch_axis, q.inner)
         for at in range(3)
     ]
-    return [made, *others]
+    return [result, *others]
 
 
 @rule("com.microsoft.MultiHeadAttention")
 def multi_head_attention(node: Node) -> Sequence[Value]:
-    """Q, K and V of three dimensions each, a bias, masks."""
+    """Attention with Q, K and V of three dimensions, a bias and masks."""
     q = _together(node, 0, 1, 2)
     if (
         q.rank != 3
@@ -65,7 +65,7 @@ def multi_head_attention(node: Node) -> Sequence[Value]:
         or node.value(2).rank != 3
         or any(node.has(at) for at in range(6, len(node.inputs)))
     ):
-        raise UnknownRowsError("has a case without a rule")
+        raise UnknownRowsError("is used in a way without a rule")
     check_no_rows(*([node.value(3)] if node.has(3) else []))
     if node.has(4) and node.value(4).rank < 2:
         raise UnknownRowsError("has a mask of one dimension")
@@ -76,11 +76,11 @@ def multi_head_attention(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.Attention")
 def packed_attention(node: Node) -> Sequence[Value]:
-    """One input, and the weights of all three."""
+    """Attention with one input and the combined weights of Q, K and V."""
     x = node.rowwise(node.value(0), 3)
     check_no_rows(*(node.value(at) for at in (1, 2) if node.has(at)))
     if any(node.has(at) for at in (4, 6)) or node.attributes.get("qkv_hidden_sizes"):
-        raise UnknownRowsError("has a case without a rule")
+        raise UnknownRowsError("is used in a way without a rule")
     if node.has(3) and node.value(3).rank < 2:
         raise UnknownRowsError("has a mask of one dimension")
     _mask(node, 3, x, 2)
@@ -91,22 +91,22 @@ def packed_attention(node: Node) -> Sequence[Value]:
 
 @rule("RotaryEmbedding")
 def rotary_embedding(node: Node) -> Sequence[Value]:
-    """Pairs of elements turned by an angle that tables have for each position."""
+    """Rotates pairs of elements by angles from tables with an entry for each position."""
     x = node.value(0)
     if x.batch_axis not in (None, 0):
         raise across_error(x)
     for at in (1, 2, 3):
         if node.has(at):
-            it = node.value(at)
-            if it.batch_axis is not None and (at < 3 and node.has(3)):
-                raise MixesRowsError("takes a table from the rows of the batch, for the whole of the batch")
-            if it.batch_axis not in (None, 0) or (it.batch_axis is not None and it.inner != x.inner):
-                raise MixesRowsError(f"{ACROSS}: positions do not go with the rows one by one")
+            tensor = node.value(at)
+            if tensor.batch_axis is not None and (at < 3 and node.has(3)):
+                raise MixesRowsError("takes a table for the whole batch from its rows")
+            if tensor.batch_axis not in (None, 0) or (tensor.batch_axis is not None and tensor.inner != x.inner):
+                raise MixesRowsError(f"{ACROSS}: its positions do not correspond to the rows")
             if (
-                it.batch_axis is None
+                tensor.batch_axis is None
                 and x.batch_axis is not None
                 and not (at < 3 and node.has(3))
-                and it.shape[0] != ONE
+                and tensor.shape[0] != ONE
             ):
-                raise UnknownRowsError("has positions that are a constant for each row")
+                raise UnknownRowsError("has constant positions with a value for each row")
     return [Value(x.shape, x.batch_axis, x.inner)]

@@ -14,12 +14,12 @@ REDUCTIONS: Final = (
 )  # fmt: skip
 
 SINCE_13: Final = 13
-"""The version of ONNX since which Softmax and its like compute along one axis only."""
+"""Operator set since which Softmax and similar operators compute along one axis only."""
 
 
 @rule(*REDUCTIONS)
 def reduction(node: Node) -> Sequence[Value]:
-    """Over given axes, or all."""
+    """Reduces the given axes, or all axes."""
     x = node.value(0)
     axes = node.axes(x.rank)
     if not axes:
@@ -31,14 +31,14 @@ def reduction(node: Node) -> Sequence[Value]:
 
 @rule("ArgMax", "ArgMin")
 def arg(node: Node) -> Sequence[Value]:
-    """Over one axis."""
+    """Reduces one axis."""
     x = node.value(0)
     return [reduced(x, (node.axis(x.rank, 0),), bool(node.attributes.get("keepdims", 1)))]
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
 def softmax(node: Node) -> Sequence[Value]:
-    """Along one axis; in old versions along it and all after it."""
+    """Computes along one axis; in old versions, along this axis and all axes after it."""
     x = node.value(0)
     if node.version >= SINCE_13:
         return [along(x, (node.axis(x.rank, -1),))]
@@ -47,7 +47,7 @@ def softmax(node: Node) -> Sequence[Value]:
 
 @rule("LpNormalization", "com.microsoft.QLinearSoftmax")
 def one_axis(node: Node) -> Sequence[Value]:
-    """Along one axis; the quantised softmax may be of an old version, so all axes after it count."""
+    """Computes along one axis. QLinearSoftmax may follow an old version, and compute along all axes after it, too."""
     x = node.value(0)
     first = node.axis(x.rank, -1)
     return [along(x, range(first, x.rank) if "QLinear" in node.operator else (first,))]
@@ -55,14 +55,14 @@ def one_axis(node: Node) -> Sequence[Value]:
 
 @rule("CumSum", "CumProd")
 def cumulative(node: Node) -> Sequence[Value]:
-    """Along the axis that the second input has."""
+    """Computes along the axis in the second input."""
     x = node.value(0)
     return [along(x, (axis_of(as_int(node.numbers(1)[0]), x.rank),))]
 
 
 @rule("TopK")
 def top_k(node: Node) -> Sequence[Value]:
-    """Values and places, along one axis."""
+    """Returns the largest values along one axis, and their indices."""
     x = node.value(0)
     axis = node.axis(x.rank, -1)
     if x.batch_axis == axis:
@@ -73,11 +73,11 @@ def top_k(node: Node) -> Sequence[Value]:
 
 
 @rule("NonZero", "Unique", "NonMaxSuppression", "StringNormalizer", "StringSplit")
-def as_many_as_found(node: Node) -> Sequence[Value]:
-    """How many elements there are depends on all rows."""
+def data_dependent_size(node: Node) -> Sequence[Value]:
+    """Returns a number of elements that depends on all rows."""
     values = node.values()
     if any(tensor.batch_axis is not None for tensor in values):
-        raise MixesRowsError(f"{ACROSS}: the size of its output depends on all of them")
+        raise MixesRowsError(f"{ACROSS}: the size of its output depends on all rows")
     if node.operator == "NonZero":
         return [Value((number(values[0].rank), node.unknown_size(0)))]
     raise UnknownRowsError("has an output whose size depends on its input")
@@ -85,10 +85,10 @@ def as_many_as_found(node: Node) -> Sequence[Value]:
 
 @rule("Compress")
 def compress(node: Node) -> Sequence[Value]:
-    """Some elements of one axis."""
+    """Selects elements along one axis, or of the flattened tensor."""
     x = node.value(0)
     if node.input(1).batch_axis is not None or (x.batch_axis is not None and "axis" not in node.attributes):
-        raise MixesRowsError(f"{ACROSS}: the size of its output depends on all of them")
+        raise MixesRowsError(f"{ACROSS}: the size of its output depends on all rows")
     if "axis" not in node.attributes:
         return [Value((node.unknown_size(0),))]
     axis = node.axis(x.rank, 0)
@@ -97,7 +97,7 @@ def compress(node: Node) -> Sequence[Value]:
 
 @rule("Trilu", "Det")
 def matrices(node: Node) -> Sequence[Value]:
-    """Of the last two axes."""
+    """Computes on matrices, which lie along the last two axes."""
     x = node.value(0)
     last = (x.rank - 2, x.rank - 1)
     check_no_rows(*node.values(1))
@@ -108,7 +108,7 @@ def matrices(node: Node) -> Sequence[Value]:
 
 @rule("ReverseSequence")
 def reverse_sequence(node: Node) -> Sequence[Value]:
-    """Along the time axis, as far as each sequence of the batch axis is long."""
+    """Reverses along the time axis, up to the length of each sequence of the batch."""
     x, lengths = node.value(0), node.value(1)
     batch, time = node.axis(x.rank, 1, "batch_axis"), node.axis(x.rank, 0, "time_axis")
     if (
@@ -116,20 +116,20 @@ def reverse_sequence(node: Node) -> Sequence[Value]:
         or (lengths.batch_axis is not None) != (x.batch_axis == batch)
         or not (x.inner == lengths.inner)
     ):
-        raise MixesRowsError(f"{ACROSS}: lengths and sequences lie along different axes")
+        raise MixesRowsError(f"{ACROSS}: its lengths and sequences lie along different axes")
     return [along(x, (time,))]
 
 
 @rule("OneHot")
 def one_hot(node: Node) -> Sequence[Value]:
-    """A new axis, as long as the depth says."""
+    """Adds an axis of size ``depth``."""
     x = node.value(0)
     if node.input(1).batch_axis is not None or node.value(2).batch_axis is not None:
-        raise MixesRowsError("takes a parameter from the rows of the batch, for the whole of the batch")
+        raise MixesRowsError("takes a parameter for the whole batch from its rows")
     axis = axis_of(int(node.attributes.get("axis", -1)), x.rank + 1)
     depth = node.input(1).content
-    made = unsqueezed(x, (axis,))
-    return [along(made, (axis,), {axis: node.unknown_size(axis) if depth is None else as_size(depth.flat[0])})]
+    result = unsqueezed(x, (axis,))
+    return [along(result, (axis,), {axis: node.unknown_size(axis) if depth is None else as_size(depth.flat[0])})]
 
 
 @rule(
@@ -139,19 +139,19 @@ def one_hot(node: Node) -> Sequence[Value]:
     "SimplifiedLayerNormalization",
 )
 def layer_normalization(node: Node) -> Sequence[Value]:
-    """Along an axis and all after it."""
+    """Normalises along an axis and all axes after it."""
     x = node.value(0)
     axes = range(node.axis(x.rank, -1), x.rank)
     for tensor in node.values(1):
         if tensor.batch_axis is not None or tensor.rank > len(axes):
-            raise UnknownRowsError("has a scale with more dimensions than it normalises along")
+            raise UnknownRowsError("has a scale with more dimensions than it normalises")
     mean = along(x, axes, dict.fromkeys(axes, ONE))
     return [along(x, axes), mean, mean]
 
 
 @rule("com.microsoft.SkipLayerNormalization", "com.microsoft.SkipSimplifiedLayerNormalization")
 def skip_layer_normalization(node: Node) -> Sequence[Value]:
-    """The sum of two inputs, normalised along the last axis."""
+    """Normalises the sum of two inputs along the last axis."""
     check_no_rows(*node.values(2))
     total = broadcast([node.value(0), node.value(1)], node.out)
     last = (total.rank - 1,)
@@ -161,6 +161,6 @@ def skip_layer_normalization(node: Node) -> Sequence[Value]:
 
 @rule("MeanVarianceNormalization")
 def mean_variance_normalization(node: Node) -> Sequence[Value]:
-    """Along given axes; the batch's among them unless others are given."""
+    """Normalises along the given axes; by default, the batch axis is among them."""
     x = node.value(0)
     return [along(x, tuple(axis_of(int(axis), x.rank) for axis in node.attributes.get("axes", (0, 2, 3))))]

@@ -1,4 +1,4 @@
-"""Rules for operators that compute each element from the elements at its place."""
+"""Rules for elementwise operators."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -27,27 +27,27 @@ RANDOM: Final = (
 
 @rule(*ELEMENTWISE)
 def elementwise(node: Node) -> Sequence[Value]:
-    """Broadcast all inputs. Before version 7 some operators aligned axes by an attribute."""
+    """Broadcasts all inputs. Before operator set 7, an attribute aligned the axes of some operators."""
     if node.attributes.get("broadcast"):
-        raise UnknownRowsError("broadcasts as operators did before operator set 7")
+        raise UnknownRowsError("broadcasts by the rules before operator set 7")
     return [broadcast(node.values(), node.out)]
 
 
 @rule(*RANDOM)
 def random(node: Node) -> Sequence[Value]:
-    """The same request gets another response each time, whatever it is batched with."""
+    """Draws random numbers, so a row's result depends on its position in the batch."""
     raise MixesRowsError("draws random numbers for the whole batch")
 
 
 @rule("CastLike")
 def cast_like(node: Node) -> Sequence[Value]:
-    """Only the type of the second input matters."""
+    """Converts the first input. Only the type of the second input matters."""
     return [node.value(0)]
 
 
 @rule("Dropout")
 def dropout(node: Node) -> Sequence[Value]:
-    """Outside of training, the input, and a mask of the same shape."""
+    """Outside training, returns the input and a mask of the same shape."""
     if node.has(2) and node.numbers(2) != [False]:
         raise MixesRowsError("drops elements at random, as in training")
     kept = node.value(0)
@@ -55,11 +55,11 @@ def dropout(node: Node) -> Sequence[Value]:
     return [same, same]
 
 
-def _optional_rows(node: Node) -> Sequence[Value]:
+def _quantised_elementwise(node: Node) -> Sequence[Value]:
     x = node.value(0)
     check_no_rows(*node.values(1))
     return [Value(x.shape, x.batch_axis, x.inner)]
 
 
-RULES["com.microsoft.QLinearSigmoid"] = _optional_rows
-RULES["com.microsoft.QLinearLeakyRelu"] = _optional_rows
+RULES["com.microsoft.QLinearSigmoid"] = _quantised_elementwise
+RULES["com.microsoft.QLinearLeakyRelu"] = _quantised_elementwise

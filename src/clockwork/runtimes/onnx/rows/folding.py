@@ -1,8 +1,8 @@
-"""Computes small tensors of numbers and sizes, so that models which reshape by ``Shape`` can be followed.
+"""Constant folding: computes small tensors of numbers and sizes, so that models that use ``Shape`` can be analysed.
 
-An element is a Python number or a `Size`. Where a result cannot be computed it is an unknown that is named after its
-operator and operands, so that two computations of the same number are the same unknown. Operators with no function
-here give a tensor whose elements are not known.
+An element is a Python number or a `Size`. If an element cannot be computed, it becomes an unknown named after the
+operator and its operands, so that equal computations give equal unknowns. Other operators than those in this module
+return tensors whose elements are not known.
 """
 
 import math
@@ -20,17 +20,17 @@ from clockwork.runtimes.rows.size import Size, number, opaque
 from clockwork.runtimes.rows.value import UnknownRowsError, Value
 
 MAX_CONTENT: Final = 4096
-"""Elements of a tensor whose content is followed."""
+"""Largest tensor whose elements are computed, in elements."""
 
-_INTEGERS: Final = frozenset({2, 3, 4, 5, 6, 7, 12, 13})  #: TensorProto's types
+_INTEGERS: Final = frozenset({2, 3, 4, 5, 6, 7, 12, 13})  #: integer types of TensorProto
 _BOOL: Final = 9
 
 Content: TypeAlias = Any
-"""An array of objects."""
+"""An array of objects: Python numbers and sizes."""
 
 
 def fold(node: Node, values: Sequence[Value | None]) -> Content | None:
-    """The content of the only output, or None if it cannot be computed."""
+    """Return the elements of the only output, or None if they cannot be computed."""
     function = _FUNCTIONS.get(node.operator)
     if function is None or len(node.outputs) != 1:
         return None
@@ -38,51 +38,51 @@ def fold(node: Node, values: Sequence[Value | None]) -> Content | None:
     if any(content is None and tensor is not None for content, tensor in zip(contents, values, strict=True)):
         return None
     try:
-        made = function(node, contents)
+        result = function(node, contents)
     except (ArithmeticError, IndexError, TypeError, ValueError, KeyError, UnknownRowsError):
         return None
-    return made if made.size <= MAX_CONTENT else None
+    return result if result.size <= MAX_CONTENT else None
 
 
 def as_content(array: Any) -> Content:
-    """An array of numpy's as an array of Python numbers."""
-    made = np.empty(array.shape, object)
-    made[...] = array.astype(object)
-    return made
+    """Convert a numpy array to an array of Python numbers."""
+    result = np.empty(array.shape, object)
+    result[...] = array.astype(object)
+    return result
 
 
 def _plain(value: Any) -> Any:
-    """A size that is a number as that number."""
+    """Convert a size without unknowns to a number."""
     return value.value if isinstance(value, Size) and value.value is not None else value
 
 
 def _each(name: str, function: Callable[..., Any]) -> Callable[[Node, Sequence[Content]], Content]:
-    """Element by element; where ``function`` gives None, an unknown."""
+    """Apply ``function`` to each element; its result None stands for an unknown."""
 
     def one(*operands: Any) -> Any:
-        made = function(*operands)
-        if made is not None:
-            return _plain(made)
+        result = function(*operands)
+        if result is not None:
+            return _plain(result)
         depends = any(isinstance(item, Size) and item.depends_on_rows for item in operands)
         return opaque(f"{name}({','.join(map(repr, operands))})", depends)
 
     def all_of(node: Node, contents: Sequence[Content]) -> Content:
-        made = np.frompyfunc(one, len(contents), 1)(*contents)
-        return made if isinstance(made, np.ndarray) else _scalar(made)
+        result = np.frompyfunc(one, len(contents), 1)(*contents)
+        return result if isinstance(result, np.ndarray) else _scalar(result)
 
     return all_of
 
 
 def _scalar(value: Any) -> Content:
-    made = np.empty((), object)
-    made[()] = value
-    return made
+    result = np.empty((), object)
+    result[()] = value
+    return result
 
 
 def _sizes(a: Any, b: Any) -> tuple[Size, Size] | None:
-    """Both operands as sizes, or None if one is a fraction."""
-    made = [item if isinstance(item, Size) else number(int(item)) if item == int(item) else None for item in (a, b)]
-    return None if made[0] is None or made[1] is None else (made[0], made[1])
+    """Return both operands as sizes, or None if one is not an integer."""
+    result = [item if isinstance(item, Size) else number(int(item)) if item == int(item) else None for item in (a, b)]
+    return None if result[0] is None or result[1] is None else (result[0], result[1])
 
 
 def _arithmetic(on_numbers: Callable[[Any, Any], Any], on_sizes: Callable[[Size, Size], Any]) -> Callable[..., Any]:
@@ -97,7 +97,7 @@ def _arithmetic(on_numbers: Callable[[Any, Any], Any], on_sizes: Callable[[Size,
 
 def _divided(a: Any, b: Any) -> Any:
     if isinstance(a, int) and isinstance(b, int):
-        return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)  # ONNX divides as C does
+        return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)  # ONNX rounds towards zero, as C does
     return a / b
 
 
@@ -135,8 +135,8 @@ def _logic(function: Callable[[bool, bool], bool]) -> Callable[..., Any]:
     return lambda a, b: None if isinstance(a, Size) or isinstance(b, Size) else function(bool(a), bool(b))
 
 
-def _whole_only(function: Callable[[Any], Any]) -> Callable[..., Any]:
-    """A rounding: sizes are whole already."""
+def _round_numbers(function: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Round numbers; sizes are integers already."""
     return lambda a: a if isinstance(a, Size) else function(a)
 
 
@@ -161,7 +161,7 @@ def _sizes_of_range(node: Node, contents: Sequence[Content]) -> Content:
 def _constant_of_shape(node: Node, contents: Sequence[Content]) -> Content:
     shape = [as_int(item) for item in contents[0].flat]
     if math.prod(shape) > MAX_CONTENT:
-        raise UnknownRowsError("is large")
+        raise UnknownRowsError("is too large")
     value = node.attributes.get("value")
     return np.full(shape, 0.0 if value is None else onnx.numpy_helper.to_array(value).ravel()[0].item(), object)
 
@@ -170,7 +170,7 @@ def _expand(node: Node, contents: Sequence[Content]) -> Content:
     x, shape = contents[0], [as_int(item) for item in contents[1].flat]
     whole_shape = np.broadcast_shapes(x.shape, tuple(shape))
     if math.prod(whole_shape) > MAX_CONTENT:
-        raise UnknownRowsError("is large")
+        raise UnknownRowsError("is too large")
     return np.broadcast_to(x, whole_shape).copy()
 
 
@@ -204,8 +204,8 @@ def _squeeze(node: Node, contents: Sequence[Content]) -> Content:
 
 def _gather(node: Node, contents: Sequence[Content]) -> Content:
     indices = np.array([as_int(item) for item in contents[1].flat], np.int64).reshape(contents[1].shape)
-    made: Any = np.take(contents[0], indices, int(node.attributes.get("axis", 0)))
-    return made if isinstance(made, np.ndarray) else _scalar(made)
+    result: Any = np.take(contents[0], indices, int(node.attributes.get("axis", 0)))
+    return result if isinstance(result, np.ndarray) else _scalar(result)
 
 
 def _concat(node: Node, contents: Sequence[Content]) -> Content:
@@ -215,12 +215,12 @@ def _concat(node: Node, contents: Sequence[Content]) -> Content:
 def _product(node: Node, contents: Sequence[Content]) -> Content:
     x = contents[0]
     if node.axes(x.ndim) not in (None, tuple(range(x.ndim))):
-        raise UnknownRowsError("reduces some axes")
+        raise UnknownRowsError("reduces only some axes")
     total: Any = number(1)
     for item in x.flat:
         total = total * (item if isinstance(item, Size) else number(as_int(item)))
-    made = _scalar(_plain(total))
-    return made.reshape([1] * x.ndim) if node.attributes.get("keepdims", 1) else made
+    result = _scalar(_plain(total))
+    return result.reshape([1] * x.ndim) if node.attributes.get("keepdims", 1) else result
 
 
 _PAIRS: Final[dict[str, tuple[Callable[[Any, Any], Any], Callable[[Size, Size], Any]]]] = {
@@ -244,8 +244,8 @@ _FUNCTIONS: Final[dict[str, Callable[[Node, Sequence[Content]], Content]]] = {
     "Or": _each("Or", _logic(lambda a, b: a or b)),
     "Not": _each("Not", lambda a: None if isinstance(a, Size) else not a),
     "Neg": _each("Neg", lambda a: number(0) - a if isinstance(a, Size) else -a),
-    "Floor": _each("Floor", _whole_only(lambda a: float(math.floor(a)))),
-    "Ceil": _each("Ceil", _whole_only(lambda a: float(math.ceil(a)))),
+    "Floor": _each("Floor", _round_numbers(lambda a: float(math.floor(a)))),
+    "Ceil": _each("Ceil", _round_numbers(lambda a: float(math.ceil(a)))),
     "Where": _each("Where", _where),
     "Identity": lambda node, contents: contents[0],
     "Cast": _cast,

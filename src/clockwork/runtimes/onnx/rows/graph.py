@@ -1,7 +1,7 @@
-"""Goes through the nodes of an ONNX graph and follows the rows from its inputs to its outputs.
+"""Visits the nodes of an ONNX graph and follows the rows from its inputs to its outputs.
 
-Rules of the file: a node that fails says so for what depends on it, and for nothing else. A graph without weights is
-enough: only tensors of up to `folding.MAX_CONTENT` elements are looked into.
+If the rule of a node fails, only tensors that depend on the node become unknown. The graph may lack its weights: only
+the elements of tensors with up to `folding.MAX_CONTENT` elements are used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,10 +34,10 @@ from clockwork.runtimes.rows.value import (
 )
 
 ONNX: Final = ("", "ai.onnx")
-"""The names of ONNX's own domain."""
+"""Names of ONNX's own domain."""
 
 MAX_DEPTH: Final = 8
-"""Branches of If within branches."""
+"""Largest nesting of If nodes."""
 
 RESHAPING: Final = frozenset(
     (
@@ -55,27 +55,27 @@ RESHAPING: Final = frozenset(
         "Upsample",
     )
 )
-"""Operators that may use the number of rows as a size; their rules check how."""
+"""Operators that may use the number of rows as a size. Their rules check how they use it."""
 
 _CONSTANTS: Final = ("value", "value_float", "value_floats", "value_int", "value_ints")
 
 
 def analyse(model: Any, one_scale: bool = False) -> Proof:
-    """Say whether each row of the outputs depends on the same row of the inputs only.
+    """Analyse whether each row of the outputs depends only on the same row of the inputs.
 
-    ``model`` is a ModelProto, with or without its larger weights, whose inputs all have rows as their first dimension.
-    ``one_scale``: operators that choose a scale for the whole batch are accepted.
+    ``model`` is a ModelProto, with or without its larger weights. The first dimension of each input is the rows.
+    ``one_scale``: accept operators that choose one quantisation scale for the whole batch.
     """
     try:
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
         return _Analysis(model, one_scale).proof()
     except (RecursionError, DecodeError, ValueError, RuntimeError) as error:
-        return Proof(False, False, f"the graph cannot be followed: {type(error).__name__}")
+        return Proof(False, False, f"the graph cannot be analysed: {type(error).__name__}")
 
 
 class _Analysis:
-    """One model."""
+    """The analysis of one model."""
 
     def __init__(self, model: Any, one_scale: bool) -> None:
         self._graph = model.graph
@@ -92,12 +92,12 @@ class _Analysis:
 
     def _nodes(self, nodes: Sequence[Any], known: dict[str, Value], depth: int) -> None:
         for proto in nodes:
-            made = self._node(proto, known, depth)
+            result = self._node(proto, known, depth)
             for i, name in enumerate(proto.output):
                 if name:
                     value = (
-                        made[i]
-                        if i < len(made)
+                        result[i]
+                        if i < len(result)
                         else unknown_value(f"{_label(proto)} has an output {i} without a rule", False)
                     )
                     known[name] = self._refined(name, value)
@@ -142,14 +142,14 @@ class _Analysis:
         return [Value(_shape(name, shape or ())) for name, shape in zip(node.outputs, shapes, strict=True)]
 
     def _if(self, node: Node, known: Mapping[str, Value], depth: int) -> Sequence[Value]:
-        """The branch that is taken where that is known; what both branches have in common where it is not."""
+        """Return the outputs of the branch that is taken; if that is unknown, what both branches have in common."""
         condition = node.input(0)
         if condition.batch_axis is not None:
-            raise MixesRowsError("computes across rows: one condition, computed from rows, is for the whole batch")
+            raise MixesRowsError("computes across rows: its condition for the whole batch is computed from rows")
         if condition.depends_on_batch_size:
             raise MixesRowsError("computes with the number of rows in the batch")
         if depth >= MAX_DEPTH:
-            raise UnknownRowsError(f"lies in {MAX_DEPTH} others")
+            raise UnknownRowsError(f"is nested deeper than {MAX_DEPTH}")
         taken = None if condition.content is None else condition.content.flat[0]
         results = []
         for name, when in (("then_branch", True), ("else_branch", False)):
@@ -161,7 +161,7 @@ class _Analysis:
         return results[0] if len(results) == 1 else [_common(*pair) for pair in zip(*results, strict=True)]
 
     def _refined(self, name: str, value: Value) -> Value:
-        """With sizes that ONNX's own inference found where no rule did."""
+        """Fill in sizes that no rule found but ONNX's own shape inference did."""
         shape = self._inferred.get(name)
         if shape is None or value.problem is not None or len(shape) != value.rank:
             return value
@@ -173,21 +173,21 @@ class _Analysis:
 
 
 def _checked(value: Value) -> Value:
-    """The value, in which no size but that of the rows' axis may depend on the number of rows."""
+    """Check that only the size of the batch axis depends on the number of rows. Return the value."""
     if any(size.depends_on_rows for axis, size in enumerate(value.shape) if axis != value.batch_axis):
         raise MixesRowsError(f"{COUNTS}: another size depends on it")
     return value
 
 
 def _common(first: Value, second: Value) -> Value:
-    """What is known of a tensor that is one of two."""
+    """Return what is known of a tensor that is one of two."""
     for item in (first, second):
         if item.problem is not None:
             return item
     if first.rank != second.rank or (first.batch_axis, first.inner) != (second.batch_axis, second.inner):
-        return unknown_value("If gives tensors with rows along different axes", mixes=False)
+        return unknown_value("the branches of If return tensors with different batch axes", mixes=False)
     if first.batch_axis is not None and first.shape[first.batch_axis] != second.shape[first.batch_axis]:
-        return unknown_value("If gives tensors with different numbers of rows", mixes=False)
+        return unknown_value("the branches of If return tensors with different numbers of rows", mixes=False)
     sizes = [a if a == b else opaque(f"if({a!r},{b!r})") for a, b in zip(first.shape, second.shape, strict=True)]
     if first.depends_on_batch_size or second.depends_on_batch_size:
         return unknown_value("If computes with the number of rows in the batch", mixes=True)
@@ -195,7 +195,7 @@ def _common(first: Value, second: Value) -> Value:
 
 
 def _missing(name: str) -> Value:
-    return unknown_value(f"tensor {name!r} comes from nowhere", mixes=False)
+    return unknown_value(f"tensor {name!r} has no source", mixes=False)
 
 
 def _label(proto: Any) -> str:
@@ -206,7 +206,7 @@ def _input(value: Any) -> Value:
     dims = value.type.tensor_type.shape.dim
     if not dims:
         return unknown_value(f"input {value.name!r} has no dimensions", mixes=False)
-    sizes = [N]  # two dimensions of one name are not taken for equal: ONNX Runtime does not check that they are
+    sizes = [N]  # dimensions of one name may differ: ONNX Runtime does not check that they are equal
     for i, dim in enumerate(dims):
         if i:
             known = dim.HasField("dim_value")
@@ -215,10 +215,10 @@ def _input(value: Any) -> Value:
 
 
 def _constants(graph: Any) -> dict[str, Value]:
-    made = {item.name: _tensor(item) for item in graph.initializer}
+    result = {item.name: _tensor(item) for item in graph.initializer}
     for item in graph.sparse_initializer:
-        made[item.values.name] = Value(tuple(map(number, item.dims)))
-    return made
+        result[item.values.name] = Value(tuple(map(number, item.dims)))
+    return result
 
 
 def _tensor(proto: Any) -> Value:
@@ -245,7 +245,7 @@ def _constant(node: Node) -> Value:
         return Value((number(len(node.attributes["value_strings"])),))
     if "value_string" in node.attributes:
         return Value(())
-    raise UnknownRowsError("has a value without a rule")
+    raise UnknownRowsError("has a value of a kind without a rule")
 
 
 def _attribute(proto: Any) -> Any:
@@ -258,16 +258,16 @@ def _shape(name: str, sizes: Sequence[int | None]) -> tuple[Size, ...]:
 
 
 def _inferred(model: Any) -> dict[str, tuple[int | None, ...]]:
-    """The shapes that ONNX's own inference finds, with None for sizes that are not numbers.
+    """Return the shapes found by ONNX's own shape inference, with None for sizes that are not numbers.
 
-    What the file claims of its tensors is left out.
+    Shapes that the file declares for intermediate tensors are not trusted.
     """
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     del bare.graph.value_info[:]
     try:
         graph = onnx.shape_inference.infer_shapes(bare).graph
-    except Exception:  # noqa: BLE001 - it raises whatever it likes; then sizes stay unknown
+    except Exception:  # noqa: BLE001 - it may raise anything; then sizes stay unknown
         return {}
     found: dict[str, tuple[int | None, ...]] = {}
     for item in graph.value_info:

@@ -1,4 +1,4 @@
-"""Rules for the layers of neural networks: products, convolutions, pools, normalisations, recurrent layers."""
+"""Rules for layers of neural networks: products, convolutions, pooling, normalisation, recurrent layers."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -9,25 +9,25 @@ from clockwork.runtimes.rows.products import einsum, matmul, per_row
 from clockwork.runtimes.rows.size import ONE, Size, number
 from clockwork.runtimes.rows.value import ACROSS, COUNTS, MixesRowsError, UnknownRowsError, Value, across_error
 
-GATES: Final = ("RNN", "GRU", "LSTM")
-BOTH: Final = 2
-"""Directions of a bidirectional recurrent layer."""
+RECURRENT: Final = ("RNN", "GRU", "LSTM")
+BIDIRECTIONAL: Final = 2
+"""Number of directions of a bidirectional recurrent layer."""
 
 NORMALISED_BY_BATCH: Final = "normalises by the mean of the whole batch, as in training"
 
 
 @rule("MatMul", "com.microsoft.FusedMatMul")
 def mat_mul(node: Node) -> Sequence[Value]:
-    """As numpy has it; the fused one may transpose the last two axes first."""
+    """Multiplies as numpy does. FusedMatMul may transpose the last two axes first."""
     if node.attributes.get("transBatchA") or node.attributes.get("transBatchB"):
         raise UnknownRowsError("transposes the axes that count matrices")
-    left = _turned(node.value(0), node.attributes.get("transA"))
-    return [matmul(left, _turned(node.value(1), node.attributes.get("transB")), node.out)]
+    left = _transposed_if(node.value(0), node.attributes.get("transA"))
+    return [matmul(left, _transposed_if(node.value(1), node.attributes.get("transB")), node.out)]
 
 
 @rule("com.microsoft.MatMulNBits", "com.microsoft.MatMulBnb4")
 def mat_mul_n_bits(node: Node) -> Sequence[Value]:
-    """With packed weights of K x N numbers."""
+    """Multiplies with packed weights of K x N numbers."""
     x = node.value(0)
     check_no_rows(*node.values(1))
     return [along(x, (x.rank - 1,), {x.rank - 1: number(int(node.attributes["N"]))})]
@@ -35,82 +35,82 @@ def mat_mul_n_bits(node: Node) -> Sequence[Value]:
 
 @rule("Gemm", "com.microsoft.FusedGemm")
 def gemm(node: Node) -> Sequence[Value]:
-    """A product of matrices, and a tensor that is added."""
-    left = _turned(node.value(0), node.attributes.get("transA"))
-    right = _turned(node.value(1), node.attributes.get("transB"))
-    made = matmul(left, right, node.out)
-    return [broadcast([made, node.value(2)], node.out) if node.has(2) else made]
+    """Multiplies matrices and adds a tensor."""
+    left = _transposed_if(node.value(0), node.attributes.get("transA"))
+    right = _transposed_if(node.value(1), node.attributes.get("transB"))
+    result = matmul(left, right, node.out)
+    return [broadcast([result, node.value(2)], node.out) if node.has(2) else result]
 
 
-def _turned(value: Value, turn: Any) -> Value:
-    if not turn or value.rank < 2:
+def _transposed_if(value: Value, condition: Any) -> Value:
+    if not condition or value.rank < 2:
         return value
     order = list(range(value.rank))
     return transposed(value, [*order[:-2], order[-1], order[-2]])
 
 
 @rule("Einsum")
-def einstein(node: Node) -> Sequence[Value]:
-    """Sums of products by labels."""
+def einstein_sum(node: Node) -> Sequence[Value]:
+    """Sums products by the labels of axes."""
     return [einsum(node.attributes["equation"], node.values(), node.out)]
 
 
 def spatial(node: Node, x: Value) -> list[Size]:
-    """The sizes after rows and channels, which no rule computes; `graph` takes them from ONNX's own inference."""
+    """Return unknown sizes for the axes after the channels; `graph` fills them in by ONNX's shape inference."""
     return [node.unknown_size(i) for i in range(2, x.rank)]
 
 
 @rule("Conv", "ConvTranspose", "com.microsoft.FusedConv")
 def convolution(node: Node) -> Sequence[Value]:
-    """Each row by itself, with the same weights."""
+    """Computes each row separately, with the same weights."""
     x, weights = node.value(0), node.value(1)
     if x.rank < 3:
-        raise UnknownRowsError("has an input without rows and channels")
+        raise UnknownRowsError("has an input without spatial axes")
     channels = weights.shape[0]
     if node.operator == "ConvTranspose":
         channels = weights.shape[1] * number(int(node.attributes.get("group", 1)))
-    made = per_row(x, channels, spatial(node, x), weights, *node.values(2)[:1])
-    return [broadcast([made, node.value(3)], node.out) if node.has(3) else made]
+    result = per_row(x, channels, spatial(node, x), weights, *node.values(2)[:1])
+    return [broadcast([result, node.value(3)], node.out) if node.has(3) else result]
 
 
 @rule("DeformConv")
 def deformable_convolution(node: Node) -> Sequence[Value]:
-    """With offsets, and masks, for each row."""
+    """Computes a convolution with offsets and masks for each row."""
     x, weights, offsets = node.value(0), node.value(1), node.value(2)
     for item in (x, offsets, *([node.value(4)] if node.has(4) else [])):
         node.rowwise(item, 4)
         if (item.batch_axis, item.inner) != (x.batch_axis, x.inner):
-            raise MixesRowsError(f"{ACROSS}: offsets of constants for each row")
+            raise MixesRowsError(f"{ACROSS}: the rows of its inputs do not correspond")
     check_no_rows(*([node.value(3)] if node.has(3) else []))
     return [per_row(x, weights.shape[0], spatial(node, x), weights)]
 
 
 @rule("AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "MaxPool", "LRN")
 def pool(node: Node) -> Sequence[Value]:
-    """Each channel of each row by itself. The places that MaxPool gives are counted through the whole batch."""
+    """Computes each channel of each row separately. The indices of MaxPool count through the whole batch."""
     x = node.value(0)
     if x.rank < 3:
-        raise UnknownRowsError("has an input without rows and channels")
+        raise UnknownRowsError("has an input without spatial axes")
     if node.operator == "MaxPool" and len(node.outputs) > 1 and node.outputs[1] and x.batch_axis is not None:
-        raise MixesRowsError(f"{ACROSS}: it counts the places of maxima through the whole batch")
+        raise MixesRowsError(f"{ACROSS}: it counts the indices of maxima through the whole batch")
     if node.operator == "LRN":
         return [per_row(x, None, x.shape[2:])]
     whole_image = [ONE] * (x.rank - 2)
-    made = per_row(x, None, whole_image if node.operator.startswith("Global") else spatial(node, x))
-    return [made, made]
+    result = per_row(x, None, whole_image if node.operator.startswith("Global") else spatial(node, x))
+    return [result, result]
 
 
 @rule("MaxRoiPool", "RoiAlign", "MaxUnpool")
 def regions(node: Node) -> Sequence[Value]:
-    """Their inputs name rows by their place in the batch."""
+    """Has inputs that contain positions of rows in the batch."""
     if any(tensor.batch_axis is not None for tensor in node.values()):
-        raise MixesRowsError(f"{ACROSS}: it takes elements by their place in the batch")
-    raise UnknownRowsError("has a case without a rule")
+        raise MixesRowsError(f"{ACROSS}: it selects elements by their position in the batch")
+    raise UnknownRowsError("is used in a way without a rule")
 
 
 @rule("BatchNormalization")
 def batch_normalization(node: Node) -> Sequence[Value]:
-    """With the means that training has left."""
+    """Normalises with the means and variances from training."""
     x = node.value(0)
     if node.attributes.get("training_mode") or sum(map(bool, node.outputs)) > 1:
         raise MixesRowsError(NORMALISED_BY_BATCH)
@@ -120,14 +120,14 @@ def batch_normalization(node: Node) -> Sequence[Value]:
 
 @rule("InstanceNormalization", "GroupNormalization")
 def group_normalization(node: Node) -> Sequence[Value]:
-    """Over the channels and places of each row."""
+    """Normalises over the channels and positions of each row."""
     x = node.value(0)
     return [per_row(x, None, x.shape[2:], *node.values(1))]
 
 
 @rule("DepthToSpace", "SpaceToDepth", "Col2Im")
 def rearranged(node: Node) -> Sequence[Value]:
-    """Channels to places, or back."""
+    """Moves elements between channels and positions."""
     x = node.value(0)
     check_no_rows(*node.values(1))
     if node.operator == "Col2Im":
@@ -144,21 +144,21 @@ def rearranged(node: Node) -> Sequence[Value]:
 
 @rule("GridSample")
 def grid_sample(node: Node) -> Sequence[Value]:
-    """Each row at the places of its grid."""
+    """Samples each row at the positions in its grid."""
     x, grid = node.value(0), node.value(1)
     if (x.batch_axis, grid.batch_axis) not in ((0, 0), (None, None)) or x.inner != grid.inner:
-        raise MixesRowsError(f"{ACROSS}: rows and grids do not go together one by one")
+        raise MixesRowsError(f"{ACROSS}: its grids do not correspond to the rows")
     return [per_row(x, None, grid.shape[1:-1])]
 
 
 @rule("Resize", "Upsample")
 def resize(node: Node) -> Sequence[Value]:
-    """Scaled by factors, or to sizes. The rows' axis has to keep its own."""
+    """Scales by factors, or to sizes. The batch axis must keep its size."""
     x = node.value(0)
     if node.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise UnknownRowsError("keeps the aspect ratio")
     if node.attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
-        raise UnknownRowsError("takes a part of its input")
+        raise UnknownRowsError("crops its input")
     axes = [as_int(axis) % x.rank for axis in node.attributes.get("axes", range(x.rank))]
     by_sizes = node.has(3) and node.input(3).elements != number(0)
     if "scales" in node.attributes:
@@ -179,24 +179,24 @@ def resize(node: Node) -> Sequence[Value]:
     return [Value(tuple(shape), x.batch_axis, x.inner)]
 
 
-@rule(*GATES)
+@rule(*RECURRENT)
 def recurrent(node: Node) -> Sequence[Value]:
-    """Sequences, of which the rows are the second axis, or with ``layout`` the first."""
+    """Computes sequences. The batch axis is the second axis, or with ``layout`` 1 the first."""
     x = node.value(0)
     if x.rank != 3:
-        raise UnknownRowsError(f"has an input with {x.rank} dimensions, where 3 are expected")
+        raise UnknownRowsError(f"has an input with {x.rank} dimensions; 3 are expected")
     batch = 0 if node.attributes.get("layout", 0) else 1
     if x.batch_axis not in (None, batch):
         raise across_error(x)
     check_no_rows(*(node.value(at) for at in (1, 2, 3, 7) if node.has(at)))
     for at, axis in ((4, 0), (5, batch), (6, batch)):
         if node.has(at):
-            it = node.value(at)
-            if (it.batch_axis is None) != (x.batch_axis is None) or (
-                it.batch_axis is not None and (it.batch_axis != axis or it.inner != x.inner)
+            tensor = node.value(at)
+            if (tensor.batch_axis is None) != (x.batch_axis is None) or (
+                tensor.batch_axis is not None and (tensor.batch_axis != axis or tensor.inner != x.inner)
             ):
-                raise MixesRowsError(f"{ACROSS}: input {at} does not go with the rows one by one")
-    directions = number(BOTH if node.attributes.get("direction") == "bidirectional" else 1)
+                raise MixesRowsError(f"{ACROSS}: input {at} does not correspond to the rows")
+    directions = number(BIDIRECTIONAL if node.attributes.get("direction") == "bidirectional" else 1)
     hidden = (
         number(int(node.attributes["hidden_size"])) if "hidden_size" in node.attributes else node.value(2).shape[-1]
     )
@@ -205,23 +205,23 @@ def recurrent(node: Node) -> Sequence[Value]:
         whole_output, last = (time, directions, rows, hidden), (directions, rows, hidden)
     else:
         whole_output, last = (rows, time, directions, hidden), (rows, directions, hidden)
-    at_rows = (None, None) if x.batch_axis is None else (BOTH, 1) if batch else (0, 0)
+    at_rows = (None, None) if x.batch_axis is None else (BIDIRECTIONAL, 1) if batch else (0, 0)
     end = Value(last, at_rows[1], x.inner)
     return [Value(whole_output, at_rows[0], x.inner), end, end]
 
 
 @rule("com.microsoft.EmbedLayerNormalization")
 def embeddings(node: Node) -> Sequence[Value]:
-    """Sums of rows of tables, normalised along the last axis."""
+    """Adds entries of embedding tables, and normalises along the last axis."""
     ids, table = node.value(0), node.value(2)
     check_no_rows(*(node.value(at) for at in (2, 3, 4, 5, 6) if node.has(at)))
     for at in (0, 1, 7):
         if node.has(at):
-            it = node.rowwise(node.value(at), 2)
-            if (it.batch_axis, it.inner) != (ids.batch_axis, ids.inner):
-                raise MixesRowsError(f"{ACROSS}: its inputs do not go together one by one")
+            tensor = node.rowwise(node.value(at), 2)
+            if (tensor.batch_axis, tensor.inner) != (ids.batch_axis, ids.inner):
+                raise MixesRowsError(f"{ACROSS}: the rows of its inputs do not correspond")
     if node.has(8):
         check_no_rows(node.value(8))
     width = table.shape[-1]
-    made = Value((*ids.shape, width), ids.batch_axis, ids.inner)
-    return [made, Value((ids.shape[0],), ids.batch_axis, ids.inner), made]
+    result = Value((*ids.shape, width), ids.batch_axis, ids.inner)
+    return [result, Value((ids.shape[0],), ids.batch_axis, ids.inner), result]

@@ -1,4 +1,4 @@
-"""A node of an ONNX graph as its rule sees it, and the table of rules."""
+"""The table of rules, and `Node`, the argument of a rule."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
@@ -17,7 +17,7 @@ rule: Final = RULES.rule
 
 
 class Node:
-    """One node: its operator, its attributes, and what is known of its inputs."""
+    """A node of an ONNX graph, with what is known of its inputs."""
 
     def __init__(
         self,
@@ -27,28 +27,28 @@ class Node:
         inputs: Sequence[Value | None],
         outputs: Sequence[str],
     ) -> None:
-        """``version``: of the operator set. An input that is left out is None."""
+        """``version``: of the operator set. Omitted inputs are None."""
         self.operator = operator
         self.version = version
         self.attributes = attributes
         self.inputs = inputs
         self.outputs = outputs
-        self.one_scale = False  #: whether a scale that is chosen for a whole batch is accepted
+        self.one_scale = False  #: whether one quantisation scale for a whole batch is accepted
 
     @property
     def out(self) -> str:
-        """The name of the first output, which no other tensor has."""
+        """Name of the first output; no other tensor has the same name."""
         return self.outputs[0]
 
     def has(self, at: int) -> bool:
-        """Whether the input is given."""
+        """Whether the input is present."""
         return at < len(self.inputs) and self.inputs[at] is not None
 
     def value(self, at: int) -> Value:
-        """An input whose elements are computed with.
+        """Return an input whose elements the operator computes with.
 
         Raises:
-            UnknownRowsError: it is not given.
+            UnknownRowsError: the input is missing.
             MixesRowsError: its elements depend on the number of rows.
         """
         found = self.input(at)
@@ -57,63 +57,63 @@ class Node:
         return found
 
     def input(self, at: int) -> Value:
-        """An input of which only the shape, or the content as numbers, matters."""
+        """Return an input of which the operator uses only the shape, or the known elements."""
         found = self.inputs[at] if at < len(self.inputs) else None
         if found is None:
             raise UnknownRowsError(f"has no input {at}")
         return found
 
     def values(self, start: int = 0) -> list[Value]:
-        """The inputs from ``start`` on that are given."""
+        """Return the inputs from ``start`` on that are present."""
         return [self.value(at) for at in range(start, len(self.inputs)) if self.has(at)]
 
     def numbers(self, at: int) -> list[Any]:
-        """The content of an input that is a parameter: numbers and sizes.
+        """Return the known elements of an input that is a parameter: numbers and sizes.
 
         Raises:
-            MixesRowsError: it is computed from rows.
-            UnknownRowsError: it is not known.
+            MixesRowsError: the input is computed from rows.
+            UnknownRowsError: the elements are not known.
         """
         found = self.input(at)
         if found.batch_axis is not None:
-            raise MixesRowsError(f"takes input {at} from the rows of the batch, for the whole of the batch")
+            raise MixesRowsError(f"takes input {at}, a parameter for the whole batch, from its rows")
         if found.content is None:
-            raise UnknownRowsError(f"takes input {at} from a computation that cannot be followed")
+            raise UnknownRowsError(f"has a parameter, input {at}, whose value is not known")
         return list(found.content.flat)
 
     def parameters(self, name: str, at: int) -> list[Any] | None:
-        """A list that is an attribute or, in later versions, an input; None if it is not given."""
+        """Return a list that is an attribute or, in later versions, an input; None if it is missing."""
         if name in self.attributes:
             return list(self.attributes[name])
         return self.numbers(at) if self.has(at) else None
 
     def axis(self, rank: int, default: int, name: str = "axis") -> int:
-        """An attribute that is an axis of a tensor of that rank."""
+        """Return an attribute that is an axis of a tensor of this rank, counted from the front."""
         return axis_of(int(self.attributes.get(name, default)), rank)
 
     def axes(self, rank: int, at: int = 1, name: str = "axes") -> tuple[int, ...] | None:
-        """Axes that are an attribute or an input; None if they are not given."""
+        """Return axes that are an attribute or an input; None if they are missing."""
         found = self.parameters(name, at)
-        return None if found is None else tuple(axis_of(as_int(array), rank) for array in found)
+        return None if found is None else tuple(axis_of(as_int(axis), rank) for axis in found)
 
     def unknown_size(self, at: object) -> Size:
-        """A size of the output that no rule computes."""
+        """Return an unknown for a size of the output that no rule computes. ``at`` makes its name unique."""
         return opaque(f"{self.out}.{at}")
 
     def rowwise(self, value: Value, rank: int) -> Value:
-        """Check that a tensor has that rank, and its rows along axis 0 or none."""
+        """Check that a tensor has this rank, and that its batch axis is 0 or None. Return the tensor."""
         if value.rank != rank:
-            raise UnknownRowsError(f"has an input with {value.rank} dimensions, where {rank} are expected")
+            raise UnknownRowsError(f"has an input with {value.rank} dimensions; {rank} are expected")
         if value.batch_axis not in (None, 0):
             raise across_error(value)
         return value
 
 
 def as_int(item: Any) -> int:
-    """A number that a rule needs to know.
+    """Return a number that a rule needs to know as an int.
 
     Raises:
-        UnknownRowsError: it depends on unknown sizes.
+        UnknownRowsError: the number depends on unknown sizes, or is not an integer.
     """
     found = item.value if isinstance(item, Size) else item
     if found is None or found != int(found):
@@ -122,5 +122,5 @@ def as_int(item: Any) -> int:
 
 
 def as_size(item: Any) -> Size:
-    """A number as a size."""
+    """Return a number as a size."""
     return item if isinstance(item, Size) else number(as_int(item))

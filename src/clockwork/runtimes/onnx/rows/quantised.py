@@ -1,7 +1,8 @@
 """Rules for operators on quantised numbers.
 
-A scale that is a constant keeps rows apart. A scale that is computed from a whole tensor does not: one large row makes
-the others coarser, by hundredths. `graph.analyse` can be told to accept that, where the operator of the server does.
+A constant scale keeps rows independent. A scale that is computed from a whole tensor does not: one row with large
+elements makes the other rows less precise, by hundredths. If the operator of the server accepts that, `graph.analyse`
+accepts it too (``one_scale``).
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ ONE_SCALE: Final = "chooses one scale for the whole batch"
 
 @rule("QuantizeLinear", "DequantizeLinear", "com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")
 def by_constants(node: Node) -> Sequence[Value]:
-    """With a scale for all, or one for each place of an axis."""
+    """Converts with one constant scale, or with one for each position along an axis."""
     x = node.value(0)
     scale = node.value(1)
     if any(tensor.batch_axis is not None for tensor in node.values(1)):
@@ -33,7 +34,7 @@ def by_constants(node: Node) -> Sequence[Value]:
 
 @rule("DynamicQuantizeLinear")
 def one_scale(node: Node) -> Sequence[Value]:
-    """With a scale that fits the whole tensor."""
+    """Quantises with a scale that fits the whole tensor."""
     x = node.value(0)
     if x.batch_axis is not None and not node.one_scale:
         raise MixesRowsError(ONE_SCALE)
@@ -42,30 +43,30 @@ def one_scale(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.DynamicQuantizeMatMul")
 def dynamic_mat_mul(node: Node) -> Sequence[Value]:
-    """The same, and a product with quantised weights."""
+    """Quantises with such a scale and multiplies with quantised weights."""
     x, weights = node.value(0), node.value(1)
     if x.batch_axis is not None and not node.one_scale:
         raise MixesRowsError(ONE_SCALE)
     check_no_rows(*node.values(1))
-    made = matmul(x, weights, node.out)
-    return [broadcast([made, node.value(4)], node.out) if node.has(4) else made]
+    result = matmul(x, weights, node.out)
+    return [broadcast([result, node.value(4)], node.out) if node.has(4) else result]
 
 
 @rule("com.microsoft.DynamicQuantizeLSTM")
 def dynamic_lstm(node: Node) -> Sequence[Value]:
-    """A scale for each step, for all rows."""
+    """Quantises with a scale for each step that fits all rows."""
     raise MixesRowsError(ONE_SCALE)
 
 
 def _one_number(node: Node, *places: int) -> None:
-    """Check that these inputs, if given, do not have a number for each row."""
+    """Check that these inputs, if present, do not have a number for each row."""
     if any(node.has(at) and node.value(at).elements.value != 1 for at in places):
         raise UnknownRowsError("has a scale or a zero point for each row")
 
 
 @rule("MatMulInteger", "com.microsoft.MatMulIntegerToFloat", "com.microsoft.MatMulInteger16")
 def integer_mat_mul(node: Node) -> Sequence[Value]:
-    """Zero points and scales are constants; those of rows one number for all."""
+    """Multiplies with constant zero points and scales; all rows have the same ones."""
     check_no_rows(*node.values(2))
     _one_number(node, 2, 4)
     return [matmul(node.value(0), node.value(1), node.out)]
@@ -73,7 +74,7 @@ def integer_mat_mul(node: Node) -> Sequence[Value]:
 
 @rule("QLinearMatMul")
 def linear_mat_mul(node: Node) -> Sequence[Value]:
-    """Each of the two tensors has a scale and a zero point after it, and so has the result."""
+    """Multiplies. The scale and zero point of each tensor, and of the result, are constants."""
     check_no_rows(*(node.value(at) for at in (1, 2, 4, 5, 6, 7) if node.has(at)))
     _one_number(node, 1, 2, 6, 7)
     return [matmul(node.value(0), node.value(3), node.out)]
@@ -81,7 +82,7 @@ def linear_mat_mul(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.QGemm")
 def linear_gemm(node: Node) -> Sequence[Value]:
-    """A product of matrices, a bias, and constants."""
+    """Multiplies with constant weights, and adds a bias."""
     if node.attributes.get("transA"):
         raise UnknownRowsError("transposes its input")
     x, weights = node.value(0), node.value(3)
@@ -92,7 +93,7 @@ def linear_gemm(node: Node) -> Sequence[Value]:
 
 @rule("ConvInteger")
 def integer_convolution(node: Node) -> Sequence[Value]:
-    """Zero points are constants."""
+    """Computes a convolution with constant zero points."""
     check_no_rows(*node.values(2))
     bare = Node("Conv", node.version, node.attributes, node.inputs[:2], node.outputs)
     return convolution(bare)
@@ -100,7 +101,7 @@ def integer_convolution(node: Node) -> Sequence[Value]:
 
 @rule("QLinearConv")
 def linear_convolution(node: Node) -> Sequence[Value]:
-    """Weights and constants."""
+    """Computes a convolution with constant weights, scales and zero points."""
     check_no_rows(*(node.value(at) for at in range(1, len(node.inputs)) if node.has(at)))
     bare = Node("Conv", node.version, node.attributes, [node.inputs[0], node.inputs[3]], node.outputs)
     return convolution(bare)
@@ -108,14 +109,14 @@ def linear_convolution(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.QLinearAdd", "com.microsoft.QLinearMul")
 def linear_pair(node: Node) -> Sequence[Value]:
-    """Two tensors, each with a scale and a zero point after it."""
+    """Combines two tensors elementwise; their scales and zero points are constants."""
     check_no_rows(*(node.value(at) for at in (1, 2, 4, 5, 6, 7) if node.has(at)))
     return [broadcast([node.value(0), node.value(3)], node.out)]
 
 
 @rule("com.microsoft.QLinearGlobalAveragePool", "com.microsoft.QLinearAveragePool")
 def linear_pool(node: Node) -> Sequence[Value]:
-    """Channels before places only."""
+    """Pools tensors whose channels come before the spatial axes."""
     if node.attributes.get("channels_last"):
         raise UnknownRowsError("has its channels last")
     check_no_rows(*node.values(1))

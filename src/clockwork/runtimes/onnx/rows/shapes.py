@@ -1,4 +1,4 @@
-"""Rules for operators that move elements: shapes, slices, joins, elements by their numbers."""
+"""Rules for operators that move elements: reshaping, slicing, concatenating, indexing."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -20,13 +20,13 @@ from clockwork.runtimes.rows.moves import (
 from clockwork.runtimes.rows.size import ONE, N, Size, at_most, number, product
 from clockwork.runtimes.rows.value import ACROSS, COUNTS, MixesRowsError, UnknownRowsError, Value, across_error
 
-FAR: Final = 10**9
-"""A slice that ends there, or further, ends with the axis: no tensor is so long."""
+MIN_UNLIMITED_END: Final = 10**9
+"""A slice with this end, or a larger one, takes the rest of the axis: no tensor is so long."""
 
 
 @rule("Shape")
 def shape(node: Node) -> Sequence[Value]:
-    """The sizes, as the content of a tensor."""
+    """Returns the sizes as a tensor with known elements."""
     sizes = node.input(0).shape[slice(node.attributes.get("start", 0), node.attributes.get("end"))]
     content = np.empty(len(sizes), object)
     content[:] = [item if item.value is None else item.value for item in sizes]
@@ -35,7 +35,7 @@ def shape(node: Node) -> Sequence[Value]:
 
 @rule("Size")
 def size(node: Node) -> Sequence[Value]:
-    """The number of elements, as the content of a tensor."""
+    """Returns the number of elements as a tensor with a known element."""
     total = node.input(0).elements
     content = np.empty((), object)
     content[()] = total if total.value is None else total.value
@@ -44,7 +44,7 @@ def size(node: Node) -> Sequence[Value]:
 
 @rule("Reshape")
 def reshape(node: Node) -> Sequence[Value]:
-    """To sizes, of which -1 is what is left, and 0 the input's."""
+    """Changes the shape. In the new shape, -1 stands for the remaining size, and 0 for the input's size."""
     x = node.value(0)
     if (
         "shape" not in node.attributes
@@ -54,14 +54,14 @@ def reshape(node: Node) -> Sequence[Value]:
     ):
         length = node.input(1).shape[0].value
         if length is None:
-            raise UnknownRowsError("gives a number of dimensions that is not known")
+            raise UnknownRowsError("has an output with an unknown number of dimensions")
         return [Value(tuple(node.unknown_size(i) for i in range(length)))]
     wanted = node.parameters("shape", 1) or []
     return [reshaped(x, reshape_target(x, wanted, bool(node.attributes.get("allowzero", 0))))]
 
 
 def reshape_target(x: Value, wanted: Sequence[Any], zeros: bool = False) -> tuple[Size, ...]:
-    """The shape that a reshape asks for; ``zeros``: 0 is a size, not the input's own."""
+    """Return the shape after a Reshape to ``wanted``. ``zeros``: 0 is a size and does not stand for the input's."""
     sizes: list[Size | None] = []
     for i, item in enumerate(wanted):
         if not isinstance(item, Size) and int(item) == -1:
@@ -76,13 +76,13 @@ def reshape_target(x: Value, wanted: Sequence[Any], zeros: bool = False) -> tupl
         return tuple(item for item in sizes if item is not None)
     left = x.elements.divided(product(item for item in sizes if item is not None))
     if left is None:
-        raise UnknownRowsError("gives a dimension whose size is not known")
+        raise UnknownRowsError("has an output with a dimension of unknown size")
     return tuple(left if item is None else item for item in sizes)
 
 
 @rule("Flatten")
 def flatten(node: Node) -> Sequence[Value]:
-    """To two dimensions."""
+    """Reshapes to two dimensions."""
     x = node.value(0)
     axis = int(node.attributes.get("axis", 1))
     axis = axis + x.rank if axis < 0 else axis
@@ -91,64 +91,64 @@ def flatten(node: Node) -> Sequence[Value]:
 
 @rule("Transpose")
 def transpose(node: Node) -> Sequence[Value]:
-    """The axes in another order, or in the reverse."""
+    """Reorders the axes; by default, reverses them."""
     x = node.value(0)
     return [transposed(x, list(node.attributes.get("perm", reversed(range(x.rank)))))]
 
 
 @rule("Squeeze")
 def squeeze(node: Node) -> Sequence[Value]:
-    """Without axes of size 1: given ones, or all."""
+    """Removes the given axes, or all axes of size 1."""
     x = node.value(0)
     axes = node.axes(x.rank)
     if axes is None:
         if x.batch_axis is not None:
-            raise MixesRowsError(f"{COUNTS}: it drops their axis where there is one row")
+            raise MixesRowsError(f"{COUNTS}: it removes the batch axis of a single row")
         if any(item.value is None for item in x.shape):
-            raise UnknownRowsError("drops axes whose sizes are not known")
+            raise UnknownRowsError("removes axes whose sizes are not known")
         axes = tuple(i for i, item in enumerate(x.shape) if item == ONE)
     return [squeezed(x, axes)]
 
 
 @rule("Unsqueeze")
 def unsqueeze(node: Node) -> Sequence[Value]:
-    """With new axes of size 1."""
+    """Adds axes of size 1."""
     x = node.value(0)
     found = node.parameters("axes", 1) or []
     rank = x.rank + len(found)
-    return [unsqueezed(x, [axis_of(as_int(array), rank) for array in found])]
+    return [unsqueezed(x, [axis_of(as_int(axis), rank) for axis in found])]
 
 
 @rule("Expand")
 def expand(node: Node) -> Sequence[Value]:
-    """Repeated along axes of size 1."""
+    """Repeats the tensor along axes of size 1."""
     x = node.value(0)
     return [expanded(x, tuple(as_size(item) for item in node.numbers(1)), node.out)]
 
 
 @rule("ConstantOfShape")
 def constant_of_shape(node: Node) -> Sequence[Value]:
-    """One number, of a shape."""
+    """Returns a tensor that is filled with one number."""
     return [expanded(Value(()), tuple(as_size(item) for item in node.numbers(0)), node.out)]
 
 
 @rule("EyeLike")
 def eye_like(node: Node) -> Sequence[Value]:
-    """Of the shape of the input, whose elements do not matter."""
+    """Returns an identity matrix; only the shape of the input matters."""
     x = node.input(0)
     if x.batch_axis is not None:
-        raise MixesRowsError(f"{ACROSS}: it depends on a row's place in the batch")
+        raise MixesRowsError(f"{ACROSS}: it depends on the position of a row in the batch")
     return [Value(x.shape)]
 
 
 @rule("Range")
 def numbers(node: Node) -> Sequence[Value]:
-    """Consecutive numbers."""
+    """Returns consecutive numbers."""
     values = [node.input(i) for i in range(3)]
     if any(tensor.depends_on_batch_size for tensor in values):
-        raise MixesRowsError(f"{COUNTS}: it gives each row's place in the batch")
+        raise MixesRowsError(f"{COUNTS}: it computes the position of each row in the batch")
     if any(tensor.batch_axis is not None for tensor in values):
-        raise MixesRowsError(f"{ACROSS}: the size of its output depends on them")
+        raise MixesRowsError(f"{ACROSS}: the size of its output depends on all rows")
     start, limit, step = (None if tensor.content is None else tensor.content.flat[0] for tensor in values)
     counts = limit is not None and start == 0 and step == 1
     return [Value((as_size(limit) if counts else node.unknown_size(0),))]
@@ -156,7 +156,7 @@ def numbers(node: Node) -> Sequence[Value]:
 
 @rule("Tile")
 def tile(node: Node) -> Sequence[Value]:
-    """Repeated along each axis."""
+    """Repeats the tensor along each axis."""
     x = node.value(0)
     repeats = [as_size(item) for item in node.numbers(1)]
     if len(repeats) != x.rank:
@@ -175,7 +175,7 @@ def tile(node: Node) -> Sequence[Value]:
 
 @rule("Concat", "com.microsoft.QLinearConcat")
 def concat(node: Node) -> Sequence[Value]:
-    """One after another; the quantised one has a scale and a zero point after each tensor, and its own before all."""
+    """Concatenates tensors. QLinearConcat has its own scale and zero point first, and those of each tensor after it."""
     values = node.values()
     if "QLinear" in node.operator:
         values = [node.value(at) for at in range(2, len(node.inputs), 3)]
@@ -186,7 +186,7 @@ def concat(node: Node) -> Sequence[Value]:
 
 @rule("Split")
 def split(node: Node) -> Sequence[Value]:
-    """Parts of an axis."""
+    """Splits an axis."""
     x = node.value(0)
     axis = node.axis(x.rank, 0)
     if x.batch_axis == axis:
@@ -199,8 +199,8 @@ def split(node: Node) -> Sequence[Value]:
 
 
 @rule("Slice")
-def cut(node: Node) -> Sequence[Value]:
-    """Ranges of axes. One that takes all rows, from 0 to their number or beyond, takes what was there."""
+def slice_axes(node: Node) -> Sequence[Value]:
+    """Takes ranges of axes. A range of the batch axis must take all rows: from 0 to their number or beyond."""
     x = node.value(0)
     starts, ends = node.parameters("starts", 1), node.parameters("ends", 2)
     assert starts is not None
@@ -210,22 +210,22 @@ def cut(node: Node) -> Sequence[Value]:
     steps = node.parameters("steps", 4) or [1] * len(starts)
     sizes: dict[int, Size] = {}
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        whole_axis = start == 0 and step == 1 and (_far(end) or end == x.shape[axis])
+        whole_axis = start == 0 and step == 1 and (_is_unlimited(end) or end == x.shape[axis])
         if x.batch_axis == axis and not whole_axis:
             raise across_error(x)
         if x.batch_axis != axis and any(isinstance(item, Size) and item.depends_on_rows for item in (start, end, step)):
             raise MixesRowsError(COUNTS)
         if not whole_axis:
-            sizes[axis] = _cut(x.shape[axis], start, end, step) or node.unknown_size(axis)
+            sizes[axis] = _slice_size(x.shape[axis], start, end, step) or node.unknown_size(axis)
     return [along(x, sizes, sizes)]
 
 
-def _far(end: Any) -> bool:
-    return not isinstance(end, Size) and end >= FAR
+def _is_unlimited(end: Any) -> bool:
+    return not isinstance(end, Size) and end >= MIN_UNLIMITED_END
 
 
-def _cut(length: Size, start: Any, end: Any, step: Any) -> Size | None:
-    """The size of a slice, or None if it is not known."""
+def _slice_size(length: Size, start: Any, end: Any, step: Any) -> Size | None:
+    """Return the size of a slice, or None if it is not known."""
     if start == 0 and step == 1 and isinstance(end, Size) and not end.depends_on_rows:
         return at_most(length, end)
     known = length.value
@@ -236,10 +236,10 @@ def _cut(length: Size, start: Any, end: Any, step: Any) -> Size | None:
 
 @rule("Pad")
 def pad(node: Node) -> Sequence[Value]:
-    """More elements before and after those of an axis."""
+    """Adds elements before and after those of an axis."""
     x = node.value(0)
     if node.has(2) and node.value(2).batch_axis is not None:
-        raise MixesRowsError(f"{ACROSS}: it takes the number that it pads with from them")
+        raise MixesRowsError(f"{ACROSS}: it takes the padding value from the rows")
     name = "pads" if "pads" in node.attributes else "paddings"
     amounts = node.parameters(name, 1) or []
     axes = [axis_of(as_int(item), x.rank) for item in node.numbers(3)] if node.has(3) else list(range(x.rank))
@@ -253,30 +253,30 @@ def pad(node: Node) -> Sequence[Value]:
 
 @rule("Gather")
 def gather(node: Node) -> Sequence[Value]:
-    """Elements of an axis."""
+    """Selects elements along an axis."""
     data, indices = node.value(0), node.value(1)
     return [gathered(data, indices, node.axis(data.rank, 0))]
 
 
 @rule("ai.onnx.ml.ArrayFeatureExtractor")
 def features(node: Node) -> Sequence[Value]:
-    """Elements of the last axis, by a list of numbers."""
+    """Selects elements along the last axis by a list of indices."""
     data, indices = node.value(0), node.value(1)
     if indices.batch_axis is not None or data.rank < 2:
-        raise MixesRowsError(f"{ACROSS}: it takes elements by their place in the batch")
+        raise MixesRowsError(f"{ACROSS}: it selects elements by their position in the batch")
     return [along(data, (data.rank - 1,), {data.rank - 1: indices.elements})]
 
 
 @rule("GatherElements")
 def gather_elements(node: Node) -> Sequence[Value]:
-    """Elements of an axis, of the same place of the others."""
+    """Selects an element along one axis for each index; the other coordinates stay."""
     data, indices = node.value(0), node.value(1)
     return [gathered_elements(data, indices, node.axis(data.rank, 0))]
 
 
 @rule("ScatterElements", "Scatter")
 def scatter_elements(node: Node) -> Sequence[Value]:
-    """Elements written at numbers of an axis, at the same place of the others."""
+    """Writes an element along one axis for each index; the other coordinates stay."""
     data, indices, updates = node.value(0), node.value(1), node.value(2)
     same_rows(data, indices, updates, axis=node.axis(data.rank, 0))
     return [Value(data.shape, data.batch_axis, data.inner)]
@@ -284,18 +284,18 @@ def scatter_elements(node: Node) -> Sequence[Value]:
 
 @rule("GatherND")
 def gather_nd(node: Node) -> Sequence[Value]:
-    """Elements by tuples of numbers."""
+    """Selects elements by tuples of indices."""
     data, indices = node.value(0), node.value(1)
     length = indices.shape[-1].value
     if length is None:
-        raise UnknownRowsError("takes elements by tuples whose length is not known")
+        raise UnknownRowsError("selects elements by tuples of unknown length")
     return [gathered_nd(data, indices, int(node.attributes.get("batch_dims", 0)), length)]
 
 
 @rule("ScatterND")
 def scatter_nd(node: Node) -> Sequence[Value]:
-    """Elements written by tuples of numbers, which have a row's place in them where rows are written to."""
+    """Writes elements by tuples of indices. To write to a row, a tuple contains the row's position in the batch."""
     values = node.values()
     if any(tensor.batch_axis is not None for tensor in values):
-        raise MixesRowsError(f"{ACROSS}: it writes elements by their place in the batch")
+        raise MixesRowsError(f"{ACROSS}: it writes elements by their position in the batch")
     return [Value(values[0].shape)]
