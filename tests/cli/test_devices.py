@@ -14,7 +14,7 @@ from clockwork.cli.options import size_or_zero
 from clockwork.cli.runtimes import DeviceOptions, make_runtime_on_gpus, runtime_on_gpus
 from clockwork.cli.worker_process import LocalWorker
 from clockwork.runtimes import nvidia
-from clockwork.runtimes.nvidia import NO_DRIVER, Found, Gpu
+from clockwork.runtimes.nvidia import NO_DRIVER, Gpu, NvidiaGpus
 from clockwork.runtimes.onnx import gpus as onnx_gpus
 from clockwork.units import GIB, MIB
 
@@ -114,7 +114,7 @@ def test_the_worker_of_serve_gets_every_option_as_an_argument() -> None:
 
 
 def test_check_env_reports_a_missing_driver(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setattr(nvidia, "find_gpus", lambda: Found(missing=NO_DRIVER))
+    monkeypatch.setattr(nvidia, "find_gpus", lambda: NvidiaGpus(missing=NO_DRIVER))
     assert run(["check-env", "--device=cuda", "--seconds=0.1"]) == 1
     output = " ".join(capsys.readouterr().out.split())
     assert "gpu driver bad there is no CUDA driver on this machine" in output
@@ -122,7 +122,7 @@ def test_check_env_reports_a_missing_driver(monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_check_env_shows_the_gpus(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setattr(nvidia, "find_gpus", lambda: Found((H100,), "580.95.05", "13.0"))
+    monkeypatch.setattr(nvidia, "find_gpus", lambda: NvidiaGpus((H100,), "580.95.05", "13.0"))
     run(["check-env", "--device=cuda", "--seconds=0.1", "--json"])
     output = json.loads(capsys.readouterr().out)
     assert output["environment"]["gpus"]["gpus"][0]["name"] == "NVIDIA H100"
@@ -151,7 +151,7 @@ def test_onnx_runtime_gets_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> N
     taken: list[int] = []
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [onnx_gpus.CUDA])
     monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None)
-    monkeypatch.setattr(nvidia, "find_gpus", lambda: Found((H100, H100), "580", "13.0"))
+    monkeypatch.setattr(nvidia, "find_gpus", lambda: NvidiaGpus((H100, H100), "580", "13.0"))
     monkeypatch.setattr(onnx_gpus, "make_arena", lambda device, nbytes: taken.append(nbytes))
     runtime, cache = make_runtime_on_gpus(
         "onnx", 2, DeviceOptions("cuda"), cache_size=None, page_size=GIB, max_batch=16

@@ -7,11 +7,11 @@ from clockwork.environment import gpu_checks, resource_checks
 from clockwork.environment.checks import CHECKS, check
 from clockwork.environment.facts import Environment, Host, Measured
 from clockwork.environment.findings import Level
-from clockwork.runtimes.nvidia import NO_BINDINGS, NO_DRIVER, Found, Gpu
+from clockwork.runtimes.nvidia import NO_BINDINGS, NO_DRIVER, Gpu, NvidiaGpus
 from clockwork.units import GIB
 
 
-def environment(found: Found | None, devices: int = 1) -> Environment:
+def environment(found: NvidiaGpus | None, devices: int = 1) -> Environment:
     measured = Measured(duration=1)
     return Environment(devices=((),) * devices, threads_per_device=1, host=Host(), measured=measured, gpus=found)
 
@@ -22,19 +22,19 @@ def gpu(**more: object) -> Gpu:
 
 def test_gpus_are_checked_only_for_workers_on_gpus() -> None:
     assert len(check(environment(None))) == len(CHECKS)
-    names = [finding.name for finding in check(environment(Found((gpu(),), "580", "13.0")))[len(CHECKS) :]]
+    names = [finding.name for finding in check(environment(NvidiaGpus((gpu(),), "580", "13.0")))[len(CHECKS) :]]
     assert names == ["gpu driver", "gpus", "gpu compute mode", "gpu persistence mode", "gpu clocks"]
 
 
 def test_little_host_memory_is_fine_for_workers_on_gpus() -> None:
-    without_memory = replace(environment(Found((gpu(),), "580", "13.0")), host=Host(available=GIB // 100))
+    without_memory = replace(environment(NvidiaGpus((gpu(),), "580", "13.0")), host=Host(available=GIB // 100))
     assert resource_checks.memory(without_memory).level == Level.OK
     assert resource_checks.memory(replace(without_memory, gpus=None)).level == Level.BAD
 
 
 @pytest.mark.parametrize(("missing", "fix"), [(NO_DRIVER, "install NVIDIA's driver"), (NO_BINDINGS, "")])
 def test_without_a_driver_a_worker_does_not_start(missing: str, fix: str) -> None:
-    found = Found(missing=missing)
+    found = NvidiaGpus(missing=missing)
     finding = gpu_checks.driver(environment(found), found)
     assert (finding.level, finding.found) == (Level.BAD, missing)
     assert finding.fix.startswith(fix)
@@ -54,7 +54,7 @@ def test_without_a_driver_a_worker_does_not_start(missing: str, fix: str) -> Non
 def test_there_must_be_as_many_gpus_of_one_kind_as_devices(
     gpus: tuple[Gpu, ...], devices: int, level: Level, shown: str
 ) -> None:
-    found = Found(gpus, "580", "13.0")
+    found = NvidiaGpus(gpus, "580", "13.0")
     finding = gpu_checks.gpus(environment(found, devices), found)
     assert (finding.level, finding.found) == (level, shown)
 
@@ -69,7 +69,7 @@ def test_there_must_be_as_many_gpus_of_one_kind_as_devices(
     ],
 )
 def test_the_compute_mode_should_be_exclusive(modes: tuple[str | None, ...], level: Level, shown: str) -> None:
-    found = Found(tuple(gpu(compute_mode=mode) for mode in modes), "580", "13.0")
+    found = NvidiaGpus(tuple(gpu(compute_mode=mode) for mode in modes), "580", "13.0")
     finding = gpu_checks.compute_mode(environment(found), found)
     assert (finding.level, finding.found) == (level, shown)
 
@@ -83,14 +83,14 @@ def test_the_compute_mode_should_be_exclusive(modes: tuple[str | None, ...], lev
     ],
 )
 def test_the_driver_should_stay_loaded(modes: tuple[bool | None, ...], level: Level, shown: str) -> None:
-    found = Found(tuple(gpu(persistence=mode) for mode in modes), "580", "13.0")
+    found = NvidiaGpus(tuple(gpu(persistence=mode) for mode in modes), "580", "13.0")
     finding = gpu_checks.persistence(environment(found), found)
     assert (finding.level, finding.found) == (level, shown)
 
 
 def test_known_clocks_are_shown() -> None:
-    found = Found((gpu(clock=345, highest_clock=1980), gpu()), "580", "13.0")
+    found = NvidiaGpus((gpu(clock=345, highest_clock=1980), gpu()), "580", "13.0")
     finding = gpu_checks.clocks(environment(found), found)
     assert (finding.level, finding.found) == (Level.NOTE, "0: 345 MHz now, at most 1980; 1: unknown")
     assert "nvidia-smi -lgc" in finding.fix
-    assert gpu_checks.clocks(environment(Found((gpu(),))), Found((gpu(),))).found == "unknown"
+    assert gpu_checks.clocks(environment(NvidiaGpus((gpu(),))), NvidiaGpus((gpu(),))).found == "unknown"

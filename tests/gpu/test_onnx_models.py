@@ -27,7 +27,7 @@ class CpuGpus:
 
     kind = "cuda fake device"
 
-    def take(self, nbytes: int) -> None:
+    def reserve(self, nbytes: int) -> None:
         pass
 
     def provider(self, device: int) -> Provider:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from clockwork.errors import InvalidRequestError
-from clockwork.runtimes.nvidia import NO_DRIVER, Found, Gpu, check, find_gpus_with
+from clockwork.runtimes.nvidia import NO_DRIVER, Gpu, NvidiaGpus, check, find_gpus_with
 from clockwork.units import GIB, MIB
 
 UUIDS = [UUID(int=number + 1) for number in range(3)]
@@ -114,7 +114,7 @@ def test_all_values_of_a_gpu_are_read() -> None:
     nvml = Nvml()
     found = find_gpus_with(Driver(["NVIDIA H100 80GB HBM3"], mode=3), nvml)
     gpu = Gpu("NVIDIA H100 80GB HBM3", 80 * GIB, 70 * GIB, "exclusive process", True, 345, 1980)
-    assert found == Found((gpu,), "580.95.05", "13.2")
+    assert found == NvidiaGpus((gpu,), "580.95.05", "13.2")
     assert nvml.open == 0
 
 
@@ -150,7 +150,7 @@ def test_an_unknown_compute_mode_is_none() -> None:
 def test_a_driver_error_is_reported(failing: str) -> None:
     nvml = Nvml()
     found = find_gpus_with(Driver(["a"], failing), nvml)
-    assert found == Found(missing=f"CUDA cannot be used here: {failing} failed with CUDA_ERROR_NO_DEVICE")
+    assert found == NvidiaGpus(missing=f"CUDA cannot be used here: {failing} failed with CUDA_ERROR_NO_DEVICE")
     assert nvml.open == 0
 
 
@@ -159,7 +159,7 @@ def test_a_missing_driver_is_reported() -> None:
         def cuInit(self, flags: int) -> Any:  # noqa: N802
             raise RuntimeError('"cuda" is an NVIDIA driver library and can only be found via system search')
 
-    assert find_gpus_with(Nothing(), Nvml()) == Found(missing=NO_DRIVER)
+    assert find_gpus_with(Nothing(), Nvml()) == NvidiaGpus(missing=NO_DRIVER)
 
 
 def test_a_process_that_sees_no_device_is_referred_to_cuda_visible_devices() -> None:
@@ -174,7 +174,7 @@ def test_a_worker_gets_the_requested_number_of_devices_of_one_kind() -> None:
     with pytest.raises(InvalidRequestError, match="of one kind; found a, b: run a worker for each"):
         check(found, 3)
     with pytest.raises(InvalidRequestError, match="there is no CUDA driver on this machine; or use --device cpu"):
-        check(Found(missing=NO_DRIVER), 1)
+        check(NvidiaGpus(missing=NO_DRIVER), 1)
 
 
 def test_the_cache_gets_the_memory_left_by_the_workspace() -> None:

@@ -40,12 +40,12 @@ class CpuGpus:
     kind = "cuda fake device"
 
     def __init__(self, provider: Provider = CPU) -> None:
-        self.taken = 0
+        self.reserved = 0
         self.requested: list[int] = []
         self._provider = provider
 
-    def take(self, nbytes: int) -> None:
-        self.taken = nbytes
+    def reserve(self, nbytes: int) -> None:
+        self.reserved = nbytes
 
     def provider(self, device: int) -> Provider:
         self.requested.append(device)
@@ -66,7 +66,7 @@ def test_outputs_equal_those_of_the_cpu_runtime(tmp_path: Path) -> None:
     gpus = CpuGpus()
     file = saved(dense(), tmp_path / "a.onnx")
     host = runtime(gpus).load_model(file)
-    assert gpus.taken == 80 * MIB
+    assert gpus.reserved == 80 * MIB
     expected = OnnxRuntime().load_model(file)
     assert host.info.inputs == expected.info.inputs
     assert host.info.batchable
@@ -155,7 +155,7 @@ def test_the_error_for_an_unusable_device_names_the_missing_library(monkeypatch:
     monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
     monkeypatch.setattr(onnxruntime, "create_and_register_allocator_v2", no_arena)
     with pytest.raises(InvalidRequestError) as error:
-        CudaGpus(2, "x").take(GIB)
+        CudaGpus(2, "x").reserve(GIB)
     assert str(error.value).endswith(
         "cannot use CUDA device 0: CUDA Provider not available, can't get interface for it; "
         "Failed to load libcublas.so.13: no such file. See docs/gpu.md, or use --device cpu"

@@ -10,7 +10,7 @@ from typing import Final
 from clockwork.environment import gpu_checks, processor_checks, resource_checks, timing_checks
 from clockwork.environment.facts import Environment
 from clockwork.environment.findings import Finding
-from clockwork.runtimes.nvidia import Found
+from clockwork.runtimes.nvidia import NvidiaGpus
 
 CHECKS: Final[tuple[Callable[[Environment], Finding], ...]] = (
     timing_checks.interruptions,
@@ -33,7 +33,7 @@ CHECKS: Final[tuple[Callable[[Environment], Finding], ...]] = (
 )
 """Checks for workers of every kind; on GPUs as well, because a CPU thread waits for each GPU."""
 
-GPU_CHECKS: Final[tuple[Callable[[Environment, Found], Finding], ...]] = (
+GPU_CHECKS: Final[tuple[Callable[[Environment, NvidiaGpus], Finding], ...]] = (
     gpu_checks.driver,
     gpu_checks.gpus,
     gpu_checks.compute_mode,

@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from clockwork.runtimes.nvidia import Found
+from clockwork.runtimes.nvidia import NvidiaGpus
 from clockwork.units import MICROSECOND, Bytes, Nanos
 
 GAP: Final[Nanos] = 50 * MICROSECOND
@@ -169,7 +169,7 @@ class Environment(Struct, frozen=True, kw_only=True):
     threads_per_device: int
     host: Host
     measured: Measured
-    gpus: Found | None = None
+    gpus: NvidiaGpus | None = None
 
     @property
     def device_cores(self) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from clockwork.environment.facts import Environment
 from clockwork.environment.findings import UNKNOWN, Finding, Level, plural, unknown
-from clockwork.runtimes.nvidia import NO_BINDINGS, Found, Gpu
+from clockwork.runtimes.nvidia import NO_BINDINGS, Gpu, NvidiaGpus
 from clockwork.units import show_bytes
 
 NO_WORKER = "a worker with --device cuda does not start"
@@ -18,7 +18,7 @@ DRIVER_FIX = (
 )
 
 
-def driver(environment: Environment, found: Found) -> Finding:
+def driver(environment: Environment, found: NvidiaGpus) -> Finding:
     """Check that there is a driver."""
     name = "gpu driver"
     if found.cuda is None:
@@ -27,7 +27,7 @@ def driver(environment: Environment, found: Found) -> Finding:
     return Finding(name, Level.OK, f"{found.driver or 'version unknown'}, CUDA {found.cuda}")
 
 
-def gpus(environment: Environment, found: Found) -> Finding:
+def gpus(environment: Environment, found: NvidiaGpus) -> Finding:
     """Check that there are as many GPUs of one kind as the worker has devices."""
     name, needed = "gpus", len(environment.devices)
     if not found.gpus:
@@ -42,7 +42,7 @@ def gpus(environment: Environment, found: Found) -> Finding:
     return Finding(name, Level.OK, shown)
 
 
-def compute_mode(environment: Environment, found: Found) -> Finding:
+def compute_mode(environment: Environment, found: NvidiaGpus) -> Finding:
     """Check which processes may use the GPUs."""
     name, modes = "gpu compute mode", [gpu.compute_mode for gpu in found.gpus]
     shown = _each(modes)
@@ -56,7 +56,7 @@ def compute_mode(environment: Environment, found: Found) -> Finding:
     return Finding(name, Level.NOTE, shown, cost, "nvidia-smi -c EXCLUSIVE_PROCESS")
 
 
-def persistence(environment: Environment, found: Found) -> Finding:
+def persistence(environment: Environment, found: NvidiaGpus) -> Finding:
     """Check that the driver stays loaded while no process uses the GPU."""
     name, modes = "gpu persistence mode", [gpu.persistence for gpu in found.gpus]
     shown = _each(None if mode is None else "on" if mode else "off" for mode in modes)
@@ -68,7 +68,7 @@ def persistence(environment: Environment, found: Found) -> Finding:
     return Finding(name, Level.WARNING, shown, cost, "nvidia-smi -pm 1, or the service nvidia-persistenced")
 
 
-def clocks(environment: Environment, found: Found) -> Finding:
+def clocks(environment: Environment, found: NvidiaGpus) -> Finding:
     """Report the clocks, which follow load and temperature. The driver does not report whether they are fixed."""
     name = "gpu clocks"
     shown = _each(

@@ -1,9 +1,9 @@
 """The NVIDIA GPUs of this machine: names, memory and modes, read from the driver without using a device.
 
 Only `check` raises. A value is None if it cannot be read, because a library is missing, is too old or denies access. If
-there is no GPU at all, `Found.missing` gives the reason. GPUs are those that CUDA shows this process, in CUDA's order
-(CUDA_VISIBLE_DEVICES). Modes and clocks come from NVML, which finds a device by its UUID. Not yet run on a real device:
-tests replace NVIDIA's bindings with fake modules.
+there is no GPU at all, `NvidiaGpus.missing` gives the reason. GPUs are those that CUDA shows this process, in CUDA's
+order (CUDA_VISIBLE_DEVICES). Modes and clocks come from NVML, which finds a device by its UUID. Not yet run on a real
+device: tests replace NVIDIA's bindings with fake modules.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ class Gpu(Struct, frozen=True):
     highest_clock: int | None = None
 
 
-class Found(Struct, frozen=True):
+class NvidiaGpus(Struct, frozen=True):
     """All GPUs, the driver's version and the CUDA version that it supports; ``missing``: why there is no GPU."""
 
     gpus: tuple[Gpu, ...] = ()
@@ -51,38 +51,38 @@ class Found(Struct, frozen=True):
     missing: str = ""
 
 
-def find_gpus() -> Found:
+def find_gpus() -> NvidiaGpus:
     """Find the GPUs of this machine."""
     try:
         from cuda.bindings import driver, nvml
     except ImportError:
-        return Found(missing=NO_BINDINGS)
+        return NvidiaGpus(missing=NO_BINDINGS)
     return find_gpus_with(driver, nvml)
 
 
-def find_gpus_with(driver: Any, nvml: Any) -> Found:
+def find_gpus_with(driver: Any, nvml: Any) -> NvidiaGpus:
     """Find GPUs with the modules ``driver`` and ``nvml`` of ``cuda.bindings``."""
     try:
         _call(driver.cuInit, 0)
         version = int(_call(driver.cuDriverGetVersion))
         count = int(_call(driver.cuDeviceGetCount))
     except _DriverError as error:
-        return Found(missing=f"CUDA cannot be used here: {error}")
+        return NvidiaGpus(missing=f"CUDA cannot be used here: {error}")
     except _FAILURES:  # the library is missing
-        return Found(missing=NO_DRIVER)
+        return NvidiaGpus(missing=NO_DRIVER)
     library = _Nvml(nvml)
     try:
         gpus = tuple(_gpus(driver, library, count))
         driver_version = library.query("system_get_driver_version")
     except _DriverError as error:
-        return Found(missing=f"CUDA cannot be used here: {error}")
+        return NvidiaGpus(missing=f"CUDA cannot be used here: {error}")
     finally:
         library.query("shutdown")
     missing = "" if gpus else "CUDA shows no device to this process: check CUDA_VISIBLE_DEVICES"
-    return Found(gpus, driver_version, f"{version // 1000}.{version % 1000 // 10}", missing)
+    return NvidiaGpus(gpus, driver_version, f"{version // 1000}.{version % 1000 // 10}", missing)
 
 
-def check(found: Found, devices: int) -> tuple[Gpu, ...]:
+def check(found: NvidiaGpus, devices: int) -> tuple[Gpu, ...]:
     """Return the first ``devices`` GPUs.
 
     Raises:

@@ -77,7 +77,7 @@ class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
             InvalidRequestError: ONNX Runtime cannot use the devices; the message tells why, and what to do.
         """
         super().__init__(version(), gpus.kind, batching)
-        gpus.take(cache_bytes + workspace_bytes)
+        gpus.reserve(cache_bytes + workspace_bytes)
         self.cache_bytes = cache_bytes
         self._gpus = gpus
         self._cache = PreparedCache(cache_dir, cache_dir_bytes)

@@ -156,7 +156,7 @@ def _external_files(name: str, model: Any) -> dict[str, int]:
     for tensor in [*tensors(model.graph), *functions]:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
-        entry = {item.key: item.value for item in tensor.external_data}
+        entry = {pair.key: pair.value for pair in tensor.external_data}
         try:
             offset, length = int(entry.get("offset") or 0), int(entry.get("length") or 0)
             if offset < 0 or length < 0:

@@ -48,7 +48,7 @@ class Gpus(Protocol):
         """Kind of the devices: ``cuda NVIDIA H100 80GB HBM3``."""
         ...
 
-    def take(self, nbytes: Bytes) -> None:
+    def reserve(self, nbytes: Bytes) -> None:
         """Reserve ``nbytes`` of each device's memory for its sessions together.
 
         Raises:
@@ -69,8 +69,8 @@ class CudaGpus:
         self._limit: Bytes = 0
         self.kind = f"cuda {name}"
 
-    def take(self, nbytes: Bytes) -> None:
-        """Check the build and the libraries, and make the arenas; see `Gpus.take`."""
+    def reserve(self, nbytes: Bytes) -> None:
+        """Check the build and the libraries, and make the arenas; see `Gpus.reserve`."""
         check_build()
         share_one_arena()  # for nodes that run on the CPU; also silences ONNX Runtime
         found = load_libraries(onnxruntime.preload_dlls)

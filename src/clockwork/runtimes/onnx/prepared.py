@@ -225,12 +225,12 @@ def _external(tensors: Iterable[Any]) -> list[Any]:
 
 
 def _range(tensor: Any) -> tuple[int, Bytes]:
-    entry = {item.key: item.value for item in tensor.external_data}
+    entry = {pair.key: pair.value for pair in tensor.external_data}
     return int(entry.get("offset", 0)), int(entry["length"])
 
 
 def _read(tensor: Any, directory: Path, into: memoryview) -> None:
-    (location,) = (item.value for item in tensor.external_data if item.key == "location")
+    (location,) = (pair.value for pair in tensor.external_data if pair.key == "location")
     offset, length = _range(tensor)
     with (directory / location).open("rb", buffering=0) as file:
         file.seek(offset)

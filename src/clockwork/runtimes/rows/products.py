@@ -61,30 +61,32 @@ def einsum(equation: str, values: Sequence[Value], name: str = "") -> Value:
     inputs = terms.split(",")
     if len(inputs) != len(values):
         raise UnknownRowsError(f"has {len(values)} inputs for the equation {equation!r}")
-    labels = [_labels(tensor, value.rank) for tensor, value in zip(inputs, values, strict=True)]
+    labels = [_labels(term, value.rank) for term, value in zip(inputs, values, strict=True)]
     sizes: dict[str, Size] = {}
     rows: set[tuple[str, Size]] = set()
-    for of, value in zip(labels, values, strict=True):
-        for i, (label, size) in enumerate(zip(of, value.shape, strict=True)):
+    for axis_labels, value in zip(labels, values, strict=True):
+        for i, (label, size) in enumerate(zip(axis_labels, value.shape, strict=True)):
             if value.batch_axis == i:
                 rows.add((label, value.inner))
             if sizes.get(label, ONE) == ONE or value.batch_axis == i:
                 sizes[label] = size
-    ellipsis = max((of for of in labels), key=lambda of: sum(item.isdigit() for item in of))
+    ellipsis = max(labels, key=lambda axis_labels: sum(label.isdigit() for label in axis_labels))
     out = _labels(
-        result, len(result.replace("...", "")) + (sum(item.isdigit() for item in ellipsis) if "." in result else 0)
+        result, len(result.replace("...", "")) + (sum(label.isdigit() for label in ellipsis) if "." in result else 0)
     )
     if not rows:
-        return Value(tuple(sizes.get(item, opaque(f"{name}.{item}")) for item in out))
+        return Value(tuple(sizes.get(label, opaque(f"{name}.{label}")) for label in out))
     if len(rows) > 1:
         raise MixesRowsError(f"{ACROSS}: they have several labels in {equation!r}")
     ((label, inner),) = rows
-    for of, value in zip(labels, values, strict=True):
-        if of.count(label) > 1 or (value.batch_axis is None and label in of and value.shape[of.index(label)] != ONE):
+    for axis_labels, value in zip(labels, values, strict=True):
+        if axis_labels.count(label) > 1 or (
+            value.batch_axis is None and label in axis_labels and value.shape[axis_labels.index(label)] != ONE
+        ):
             raise MixesRowsError(f"{ACROSS}: label {label!r} of {equation!r}")
     if out.count(label) != 1:
         raise MixesRowsError(f"{ACROSS}: it sums over label {label!r} of {equation!r}")
-    return Value(tuple(sizes[item] for item in out), out.index(label), inner)
+    return Value(tuple(sizes[label] for label in out), out.index(label), inner)
 
 
 def _labels(term: str, rank: int) -> list[str]:

@@ -57,7 +57,7 @@ class Value(Struct, frozen=True):
     def depends_on_batch_size(self) -> bool:
         """Whether a known element depends on the number of rows."""
         return self.content is not None and any(
-            isinstance(item, Size) and item.depends_on_rows for item in self.content.flat
+            isinstance(element, Size) and element.depends_on_rows for element in self.content.flat
         )
 
     @property

@@ -63,7 +63,7 @@ def _each(name: str, function: Callable[..., Any]) -> Callable[[Node, Sequence[C
         result = function(*operands)
         if result is not None:
             return _plain(result)
-        depends = any(isinstance(item, Size) and item.depends_on_rows for item in operands)
+        depends = any(isinstance(operand, Size) and operand.depends_on_rows for operand in operands)
         return opaque(f"{name}({','.join(map(repr, operands))})", depends)
 
     def all_of(node: Node, contents: Sequence[Content]) -> Content:
@@ -81,7 +81,10 @@ def _scalar(value: Any) -> Content:
 
 def _sizes(a: Any, b: Any) -> tuple[Size, Size] | None:
     """Return both operands as sizes, or None if one is not an integer."""
-    result = [item if isinstance(item, Size) else number(int(item)) if item == int(item) else None for item in (a, b)]
+    result = [
+        operand if isinstance(operand, Size) else number(int(operand)) if operand == int(operand) else None
+        for operand in (a, b)
+    ]
     return None if result[0] is None or result[1] is None else (result[0], result[1])
 
 
@@ -154,12 +157,12 @@ def _cast(node: Node, contents: Sequence[Content]) -> Content:
 
 
 def _sizes_of_range(node: Node, contents: Sequence[Content]) -> Content:
-    start, limit, step = (as_int(item.flat[0]) for item in contents)
+    start, limit, step = (as_int(content.flat[0]) for content in contents)
     return as_content(np.arange(start, limit, step)[: MAX_CONTENT + 1])
 
 
 def _constant_of_shape(node: Node, contents: Sequence[Content]) -> Content:
-    shape = [as_int(item) for item in contents[0].flat]
+    shape = [as_int(size) for size in contents[0].flat]
     if math.prod(shape) > MAX_CONTENT:
         raise UnknownRowsError("is too large")
     value = node.attributes.get("value")
@@ -167,7 +170,7 @@ def _constant_of_shape(node: Node, contents: Sequence[Content]) -> Content:
 
 
 def _expand(node: Node, contents: Sequence[Content]) -> Content:
-    x, shape = contents[0], [as_int(item) for item in contents[1].flat]
+    x, shape = contents[0], [as_int(size) for size in contents[1].flat]
     whole_shape = np.broadcast_shapes(x.shape, tuple(shape))
     if math.prod(whole_shape) > MAX_CONTENT:
         raise UnknownRowsError("is too large")
@@ -203,7 +206,7 @@ def _squeeze(node: Node, contents: Sequence[Content]) -> Content:
 
 
 def _gather(node: Node, contents: Sequence[Content]) -> Content:
-    indices = np.array([as_int(item) for item in contents[1].flat], np.int64).reshape(contents[1].shape)
+    indices = np.array([as_int(index) for index in contents[1].flat], np.int64).reshape(contents[1].shape)
     result: Any = np.take(contents[0], indices, int(node.attributes.get("axis", 0)))
     return result if isinstance(result, np.ndarray) else _scalar(result)
 
@@ -217,8 +220,8 @@ def _product(node: Node, contents: Sequence[Content]) -> Content:
     if node.axes(x.ndim) not in (None, tuple(range(x.ndim))):
         raise UnknownRowsError("reduces only some axes")
     total: Any = number(1)
-    for item in x.flat:
-        total = total * (item if isinstance(item, Size) else number(as_int(item)))
+    for factor in x.flat:
+        total = total * (factor if isinstance(factor, Size) else number(as_int(factor)))
     result = _scalar(_plain(total))
     return result.reshape([1] * x.ndim) if node.attributes.get("keepdims", 1) else result
 

@@ -80,15 +80,17 @@ class _Analysis:
     def __init__(self, model: Any, one_scale: bool) -> None:
         self._graph = model.graph
         self._one_scale = one_scale
-        self._versions = {item.domain if item.domain not in ONNX else "": item.version for item in model.opset_import}
+        self._versions = {
+            opset.domain if opset.domain not in ONNX else "": opset.version for opset in model.opset_import
+        }
         self._inferred = _inferred(model)
 
     def proof(self) -> Proof:
         known = _constants(self._graph)
         weights = set(known)
-        known |= {item.name: _input(item) for item in self._graph.input if item.name not in weights}
+        known |= {tensor.name: _input(tensor) for tensor in self._graph.input if tensor.name not in weights}
         self._nodes(self._graph.node, known, 0)
-        return proof_of({item.name: known.get(item.name, _missing(item.name)) for item in self._graph.output})
+        return proof_of({output.name: known.get(output.name, _missing(output.name)) for output in self._graph.output})
 
     def _nodes(self, nodes: Sequence[Any], known: dict[str, Value], depth: int) -> None:
         for proto in nodes:
@@ -104,9 +106,9 @@ class _Analysis:
 
     def _node(self, proto: Any, known: Mapping[str, Value], depth: int) -> Sequence[Value]:
         inputs = [(known.get(name) or _missing(name)) if name else None for name in proto.input]
-        for item in inputs:
-            if item is not None and item.problem is not None:
-                return [item] * len(proto.output)
+        for tensor in inputs:
+            if tensor is not None and tensor.problem is not None:
+                return [tensor] * len(proto.output)
         attributes = {attribute.name: _attribute(attribute) for attribute in proto.attribute}
         domain = "" if proto.domain in ONNX else proto.domain
         operator = f"{domain}.{proto.op_type}" if domain else proto.op_type
@@ -131,7 +133,7 @@ class _Analysis:
             raise MixesRowsError(COUNTS)
         rule = RULES.get(node.operator)
         if rule is not None:
-            return [_checked(item) for item in rule(node)]
+            return [_checked(output) for output in rule(node)]
         values = node.values()
         shapes = [self._inferred.get(name) for name in node.outputs]
         known = "." not in node.operator and not any(
@@ -157,7 +159,7 @@ class _Analysis:
                 graph = node.attributes[name]
                 inner = {**known, **_constants(graph)}
                 self._nodes(graph.node, inner, depth + 1)
-                results.append([inner.get(item.name, _missing(item.name)) for item in graph.output])
+                results.append([inner.get(output.name, _missing(output.name)) for output in graph.output])
         return results[0] if len(results) == 1 else [_common(*pair) for pair in zip(*results, strict=True)]
 
     def _refined(self, name: str, value: Value) -> Value:
@@ -181,9 +183,9 @@ def _checked(value: Value) -> Value:
 
 def _common(first: Value, second: Value) -> Value:
     """Return what is known of a tensor that is one of two."""
-    for item in (first, second):
-        if item.problem is not None:
-            return item
+    for tensor in (first, second):
+        if tensor.problem is not None:
+            return tensor
     if first.rank != second.rank or (first.batch_axis, first.inner) != (second.batch_axis, second.inner):
         return unknown_value("the branches of If return tensors with different batch axes", mixes=False)
     if first.batch_axis is not None and first.shape[first.batch_axis] != second.shape[first.batch_axis]:
@@ -215,9 +217,9 @@ def _input(value: Any) -> Value:
 
 
 def _constants(graph: Any) -> dict[str, Value]:
-    result = {item.name: _tensor(item) for item in graph.initializer}
-    for item in graph.sparse_initializer:
-        result[item.values.name] = Value(tuple(map(number, item.dims)))
+    result = {tensor.name: _tensor(tensor) for tensor in graph.initializer}
+    for tensor in graph.sparse_initializer:
+        result[tensor.values.name] = Value(tuple(map(number, tensor.dims)))
     return result
 
 
@@ -270,8 +272,8 @@ def _inferred(model: Any) -> dict[str, tuple[int | None, ...]]:
     except Exception:  # noqa: BLE001 - it may raise anything; then sizes stay unknown
         return {}
     found: dict[str, tuple[int | None, ...]] = {}
-    for item in graph.value_info:
-        kind = item.type.tensor_type
-        if item.type.HasField("tensor_type") and kind.HasField("shape"):
-            found[item.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+    for tensor in graph.value_info:
+        kind = tensor.type.tensor_type
+        if tensor.type.HasField("tensor_type") and kind.HasField("shape"):
+            found[tensor.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
     return found

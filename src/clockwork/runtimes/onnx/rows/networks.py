@@ -77,9 +77,9 @@ def convolution(node: Node) -> Sequence[Value]:
 def deformable_convolution(node: Node) -> Sequence[Value]:
     """Computes a convolution with offsets and masks for each row."""
     x, weights, offsets = node.value(0), node.value(1), node.value(2)
-    for item in (x, offsets, *([node.value(4)] if node.has(4) else [])):
-        node.rowwise(item, 4)
-        if (item.batch_axis, item.inner) != (x.batch_axis, x.inner):
+    for tensor in (x, offsets, *([node.value(4)] if node.has(4) else [])):
+        node.rowwise(tensor, 4)
+        if (tensor.batch_axis, tensor.inner) != (x.batch_axis, x.inner):
             raise MixesRowsError(f"{ACROSS}: the rows of its inputs do not correspond")
     check_no_rows(*([node.value(3)] if node.has(3) else []))
     return [per_row(x, weights.shape[0], spatial(node, x), weights)]
@@ -131,7 +131,7 @@ def rearranged(node: Node) -> Sequence[Value]:
     x = node.value(0)
     check_no_rows(*node.values(1))
     if node.operator == "Col2Im":
-        sizes = [as_size(item) for item in node.numbers(1)]
+        sizes = [as_size(size) for size in node.numbers(1)]
         return [per_row(x, node.unknown_size(1), sizes)]
     block = number(int(node.attributes["blocksize"]))
     node.rowwise(x, 4)

@@ -109,18 +109,18 @@ class Node:
         return value
 
 
-def as_int(item: Any) -> int:
+def as_int(parameter: Any) -> int:
     """Return a number that a rule needs to know as an int.
 
     Raises:
         UnknownRowsError: the number depends on unknown sizes, or is not an integer.
     """
-    found = item.value if isinstance(item, Size) else item
+    found = parameter.value if isinstance(parameter, Size) else parameter
     if found is None or found != int(found):
         raise UnknownRowsError("has a parameter that depends on the size of its input")
     return int(found)
 
 
-def as_size(item: Any) -> Size:
+def as_size(parameter: Any) -> Size:
     """Return a number as a size."""
-    return item if isinstance(item, Size) else number(as_int(item))
+    return parameter if isinstance(parameter, Size) else number(as_int(parameter))

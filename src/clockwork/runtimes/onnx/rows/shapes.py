@@ -29,7 +29,7 @@ def shape(node: Node) -> Sequence[Value]:
     """Returns the sizes as a tensor with known elements."""
     sizes = node.input(0).shape[slice(node.attributes.get("start", 0), node.attributes.get("end"))]
     content = np.empty(len(sizes), object)
-    content[:] = [item if item.value is None else item.value for item in sizes]
+    content[:] = [size if size.value is None else size.value for size in sizes]
     return [Value((number(len(sizes)),), content=content)]
 
 
@@ -63,21 +63,21 @@ def reshape(node: Node) -> Sequence[Value]:
 def reshape_target(x: Value, wanted: Sequence[Any], zeros: bool = False) -> tuple[Size, ...]:
     """Return the shape after a Reshape to ``wanted``. ``zeros``: 0 is a size and does not stand for the input's."""
     sizes: list[Size | None] = []
-    for i, item in enumerate(wanted):
-        if not isinstance(item, Size) and int(item) == -1:
+    for i, size in enumerate(wanted):
+        if not isinstance(size, Size) and int(size) == -1:
             sizes.append(None)
-        elif not zeros and not isinstance(item, Size) and int(item) == 0:
+        elif not zeros and not isinstance(size, Size) and int(size) == 0:
             if i >= x.rank:
                 raise UnknownRowsError(f"keeps dimension {i} of {x.rank}")
             sizes.append(x.shape[i])
         else:
-            sizes.append(as_size(item))
+            sizes.append(as_size(size))
     if None not in sizes:
-        return tuple(item for item in sizes if item is not None)
-    left = x.elements.divided(product(item for item in sizes if item is not None))
+        return tuple(size for size in sizes if size is not None)
+    left = x.elements.divided(product(size for size in sizes if size is not None))
     if left is None:
         raise UnknownRowsError("has an output with a dimension of unknown size")
-    return tuple(left if item is None else item for item in sizes)
+    return tuple(left if size is None else size for size in sizes)
 
 
 @rule("Flatten")
@@ -104,9 +104,9 @@ def squeeze(node: Node) -> Sequence[Value]:
     if axes is None:
         if x.batch_axis is not None:
             raise MixesRowsError(f"{COUNTS}: it removes the batch axis of a single row")
-        if any(item.value is None for item in x.shape):
+        if any(size.value is None for size in x.shape):
             raise UnknownRowsError("removes axes whose sizes are not known")
-        axes = tuple(i for i, item in enumerate(x.shape) if item == ONE)
+        axes = tuple(i for i, size in enumerate(x.shape) if size == ONE)
     return [squeezed(x, axes)]
 
 
@@ -123,13 +123,13 @@ def unsqueeze(node: Node) -> Sequence[Value]:
 def expand(node: Node) -> Sequence[Value]:
     """Repeats the tensor along axes of size 1."""
     x = node.value(0)
-    return [expanded(x, tuple(as_size(item) for item in node.numbers(1)), node.out)]
+    return [expanded(x, tuple(as_size(size) for size in node.numbers(1)), node.out)]
 
 
 @rule("ConstantOfShape")
 def constant_of_shape(node: Node) -> Sequence[Value]:
     """Returns a tensor that is filled with one number."""
-    return [expanded(Value(()), tuple(as_size(item) for item in node.numbers(0)), node.out)]
+    return [expanded(Value(()), tuple(as_size(size) for size in node.numbers(0)), node.out)]
 
 
 @rule("EyeLike")
@@ -158,13 +158,13 @@ def numbers(node: Node) -> Sequence[Value]:
 def tile(node: Node) -> Sequence[Value]:
     """Repeats the tensor along each axis."""
     x = node.value(0)
-    repeats = [as_size(item) for item in node.numbers(1)]
+    repeats = [as_size(repeat) for repeat in node.numbers(1)]
     if len(repeats) != x.rank:
         raise UnknownRowsError(f"repeats {len(repeats)} axes of {x.rank}")
     if x.batch_axis is not None:
         if repeats[x.batch_axis] != ONE:
             raise across_error(x)
-    elif found := [i for i, item in enumerate(repeats) if item.depends_on_rows]:
+    elif found := [i for i, repeat in enumerate(repeats) if repeat.depends_on_rows]:
         (axis,) = found if len(found) == 1 else (-1,)
         if axis < 0 or repeats[axis] != N:
             raise MixesRowsError(COUNTS)
@@ -195,7 +195,7 @@ def split(node: Node) -> Sequence[Value]:
     if parts is None:
         part = x.shape[axis].divided(number(len(node.outputs)))
         return [along(x, (axis,), {axis: part or node.unknown_size(f"{axis}.{i}")}) for i in range(len(node.outputs))]
-    return [along(x, (axis,), {axis: as_size(item)}) for item in parts]
+    return [along(x, (axis,), {axis: as_size(size)}) for size in parts]
 
 
 @rule("Slice")
@@ -213,7 +213,9 @@ def slice_axes(node: Node) -> Sequence[Value]:
         whole_axis = start == 0 and step == 1 and (_is_unlimited(end) or end == x.shape[axis])
         if x.batch_axis == axis and not whole_axis:
             raise across_error(x)
-        if x.batch_axis != axis and any(isinstance(item, Size) and item.depends_on_rows for item in (start, end, step)):
+        if x.batch_axis != axis and any(
+            isinstance(bound, Size) and bound.depends_on_rows for bound in (start, end, step)
+        ):
             raise MixesRowsError(COUNTS)
         if not whole_axis:
             sizes[axis] = _slice_size(x.shape[axis], start, end, step) or node.unknown_size(axis)
@@ -229,7 +231,7 @@ def _slice_size(length: Size, start: Any, end: Any, step: Any) -> Size | None:
     if start == 0 and step == 1 and isinstance(end, Size) and not end.depends_on_rows:
         return at_most(length, end)
     known = length.value
-    if known is None or any(isinstance(item, Size) for item in (start, end, step)):
+    if known is None or any(isinstance(bound, Size) for bound in (start, end, step)):
         return None
     return number(len(range(*slice(int(start), int(end), int(step)).indices(known))))
 
@@ -242,7 +244,7 @@ def pad(node: Node) -> Sequence[Value]:
         raise MixesRowsError(f"{ACROSS}: it takes the padding value from the rows")
     name = "pads" if "pads" in node.attributes else "paddings"
     amounts = node.parameters(name, 1) or []
-    axes = [axis_of(as_int(item), x.rank) for item in node.numbers(3)] if node.has(3) else list(range(x.rank))
+    axes = [axis_of(as_int(axis), x.rank) for axis in node.numbers(3)] if node.has(3) else list(range(x.rank))
     sizes = {}
     for i, axis in enumerate(axes):
         begin, end = as_size(amounts[i]), as_size(amounts[i + len(axes)])
