@@ -18,7 +18,7 @@ def value(name: str, dims: Dims, kind: int = FLOAT) -> Any:
 
 
 def node(op: str, inputs: str, outputs: str, **attributes: Any) -> Any:
-    """``node("Add", "x y", "z")``."""
+    """Return a NodeProto; names are separated by spaces: ``node("Add", "x y", "z")``."""
     return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
 
 
@@ -29,29 +29,29 @@ def model(nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], o
 
 
 def dense(seed: int = 0, width: int = 32, classes: int = 5, batch: int | str = "N") -> Any:
-    """``x (N, width) float32`` to ``y (N, classes) float32``; its weights are large enough to lie outside the graph."""
-    chance = np.random.default_rng(seed)
+    """Return a model ``x [N, width]`` to ``y [N, classes]``, whose weights are too large to stay in the graph."""
+    rng = np.random.default_rng(seed)
     return model(
         [node("MatMul", "x w1", "h"), node("Relu", "h", "r"), node("MatMul", "r w2", "y")],
         [value("x", [batch, width])],
         [value("y", [batch, classes])],
-        w1=chance.standard_normal((width, width), dtype=np.float32),
-        w2=chance.standard_normal((width, classes), dtype=np.float32),
+        w1=rng.standard_normal((width, width), dtype=np.float32),
+        w2=rng.standard_normal((width, classes), dtype=np.float32),
     )
 
 
 def echo(kind: int, dims: Dims = ("N", 3), opset: int = 17) -> Any:
-    """``x`` to ``y``, unchanged."""
+    """Return a model whose output ``y`` equals its input ``x``."""
     return model([node("Identity", "x", "y")], [value("x", dims, kind)], [value("y", dims, kind)], opset)
 
 
-def saved(made: Any, file: Path) -> Path:
+def saved(proto: Any, file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save_model(made, file)
+    onnx.save_model(proto, file)
     return file
 
 
-def saved_with_external_data(made: Any, file: Path, location: str = "weights.bin") -> Path:
+def saved_with_external_data(proto: Any, file: Path, location: str = "weights.bin") -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save_model(made, file, save_as_external_data=True, location=location, size_threshold=0)
+    onnx.save_model(proto, file, save_as_external_data=True, location=location, size_threshold=0)
     return file

@@ -46,7 +46,7 @@ def broadcast(values: Sequence[Value], name: str = "") -> Value:
         if tensor.batch_axis is not None
     }
     if len(places) > 1:
-        raise MixesRowsError(f"{ACROSS}: they lie along different axes of its inputs")
+        raise MixesRowsError(f"{ACROSS}: its inputs have different batch axes")
     place = with_rows[0].axis_from_end if with_rows else None
     shape: list[Size] = []
     for back in reversed(range(rank)):

@@ -77,7 +77,7 @@ def einsum(equation: str, values: Sequence[Value], name: str = "") -> Value:
     if not rows:
         return Value(tuple(sizes.get(label, opaque(f"{name}.{label}")) for label in out))
     if len(rows) > 1:
-        raise MixesRowsError(f"{ACROSS}: they have several labels in {equation!r}")
+        raise MixesRowsError(f"{ACROSS}: the batch axes have several labels in {equation!r}")
     ((label, inner),) = rows
     for axis_labels, value in zip(labels, values, strict=True):
         if axis_labels.count(label) > 1 or (

@@ -117,11 +117,11 @@ class _Analysis:
         try:
             if operator == "If":
                 return self._if(node, known, depth)
-            return self._ruled(node)
+            return self._apply_rule(node)
         except RowsError as error:
             return [unknown_value(f"{_label(proto)} {error}", isinstance(error, MixesRowsError))] * len(proto.output)
 
-    def _ruled(self, node: Node) -> Sequence[Value]:
+    def _apply_rule(self, node: Node) -> Sequence[Value]:
         if node.operator == "Constant":
             return [_constant(node)]
         content = fold(node, node.inputs)
