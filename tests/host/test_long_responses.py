@@ -62,9 +62,9 @@ def test_too_many_at_a_time_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
             await serves(host)
             async with AsyncClient(str(host.client_address)) as client:
                 found = await asyncio.gather(*(client.status() for _ in range(20)), return_exceptions=True)
-                refused = [it for it in found if isinstance(it, ClockworkError)]
+                refused = [error for error in found if isinstance(error, ClockworkError)]
                 assert refused
-                assert all("that is the limit: retry later" in str(it) for it in refused)
+                assert all("which is the limit; retry later" in str(error) for error in refused)
                 assert len((await client.status()).models) == len(NAMES)
 
     run(test())

@@ -23,8 +23,8 @@ class Waiting:
         return True
 
 
-class Desk:
-    """A reception in which requests wait until the test has them handled, and the requests that are pending."""
+class FakeReception:
+    """A reception whose requests wait until the test handles them, and the quota of the pending requests."""
 
     def __init__(self, *, busy: bool = True) -> None:
         self.busy = busy
@@ -32,7 +32,7 @@ class Desk:
         self.handles: list[Any] = []
         self.waiting: list[Waiting] = []
         self.handled: list[tuple[int, int]] = []
-        self.unhandled = NativeInbox(
+        self.inbox = NativeInbox(
             cast(Reception, self), CONFIG, self._refuse_full, lambda client, request, *_: self._handle(client, request)
         )
 
@@ -45,7 +45,7 @@ class Desk:
         return self.waiting[-1]
 
     def ask(self, client: int, number: int, nbytes: int = 10) -> str:
-        refused: Any = self.unhandled.put(client, InferRequest(number, "m", ()), bytes(nbytes), 0, None)
+        refused: Any = self.inbox.put(client, InferRequest(number, "m", ()), bytes(nbytes), 0, None)
         if refused is None:
             return ""
         assert (refused.client_id, refused.response.id) == (client, number)
@@ -59,55 +59,55 @@ class Desk:
         self.handled.append((client, request.id))
 
 
-def test_payloads_that_wait_are_limited_for_a_client_and_in_all() -> None:
-    desk = Desk()
-    assert desk.ask(1, 1, 100) == ""
-    assert desk.ask(1, 2, 51).startswith("this connection has too many pending requests: 1 requests with 100 B")
-    assert desk.ask(1, 3, 50) == ""
-    assert desk.ask(2, 1, 101).startswith("the server is full: 2 requests with 150 B")
-    assert desk.ask(2, 2, 100) == ""
-    assert len(desk.unhandled) == 3
+def test_waiting_payloads_are_limited_per_client_and_in_total() -> None:
+    reception = FakeReception()
+    assert reception.ask(1, 1, 100) == ""
+    assert reception.ask(1, 2, 51).startswith("this connection has too many pending requests: 1 requests with 100 B")
+    assert reception.ask(1, 3, 50) == ""
+    assert reception.ask(2, 1, 101).startswith("the server is full: 2 requests with 150 B")
+    assert reception.ask(2, 2, 100) == ""
+    assert len(reception.inbox) == 3
 
 
-def test_requests_that_wait_count_together_with_those_that_are_pending() -> None:
-    desk = Desk()
-    desk.pending.add(1, 100)
-    assert desk.ask(2, 1) == ""
-    assert "too many pending requests" in desk.ask(1, 1, 60)
+def test_waiting_and_pending_requests_count_together() -> None:
+    reception = FakeReception()
+    reception.pending.add(1, 100)
+    assert reception.ask(2, 1) == ""
+    assert "too many pending requests" in reception.ask(1, 1, 60)
     for number in range(3):
-        assert desk.ask(1, 10 + number) == ""
-    assert "too many pending requests" in desk.ask(1, 20)
-    assert desk.ask(3, 1) == ""
-    assert "the server is full" in desk.ask(3, 2)
+        assert reception.ask(1, 10 + number) == ""
+    assert "too many pending requests" in reception.ask(1, 20)
+    assert reception.ask(3, 1) == ""
+    assert "the server is full" in reception.ask(3, 2)
 
 
-def test_a_request_that_is_handled_or_withdrawn_makes_room() -> None:
-    desk = Desk()
-    assert desk.ask(1, 1, 100) == ""
-    assert desk.ask(1, 1, 50) == ""  # the controller refuses the id, if the other is pending then
-    assert desk.ask(1, 2, 1) != ""
-    assert desk.unhandled.withdraw(1, 1)
-    assert [it.withdrawn for it in desk.waiting] == [1, 1]
-    assert not desk.unhandled.withdraw(1, 1)
-    assert desk.ask(1, 3, 150) == ""
-    desk.handles[2]()
-    assert desk.handled == [(1, 3)]
-    assert len(desk.unhandled) == 0
-    assert not desk.unhandled.withdraw(1, 3)
+def test_a_handled_or_withdrawn_request_frees_its_share_of_the_limits() -> None:
+    reception = FakeReception()
+    assert reception.ask(1, 1, 100) == ""
+    assert reception.ask(1, 1, 50) == ""  # if the first is still pending later, the controller refuses the second
+    assert reception.ask(1, 2, 1) != ""
+    assert reception.inbox.withdraw(1, 1)
+    assert [waiting.withdrawn for waiting in reception.waiting] == [1, 1]
+    assert not reception.inbox.withdraw(1, 1)
+    assert reception.ask(1, 3, 150) == ""
+    reception.handles[2]()
+    assert reception.handled == [(1, 3)]
+    assert len(reception.inbox) == 0
+    assert not reception.inbox.withdraw(1, 3)
 
 
-def test_a_client_that_leaves_takes_all_its_requests_with_it() -> None:
-    desk = Desk()
+def test_all_requests_of_a_client_are_withdrawn_when_it_leaves() -> None:
+    reception = FakeReception()
     for client, number in ((1, 1), (1, 1), (1, 2), (2, 1)):
-        assert desk.ask(client, number) == ""
-    desk.unhandled.leave(1)
-    assert [it.withdrawn for it in desk.waiting] == [1, 1, 1, 0]
-    assert len(desk.unhandled) == 1
+        assert reception.ask(client, number) == ""
+    assert reception.inbox.withdraw(1)
+    assert [waiting.withdrawn for waiting in reception.waiting] == [1, 1, 1, 0]
+    assert len(reception.inbox) == 1
 
 
-def test_a_request_that_need_not_wait_is_not_counted() -> None:
-    desk = Desk(busy=False)
+def test_a_request_that_is_handled_at_once_is_not_counted() -> None:
+    reception = FakeReception(busy=False)
     for number in range(20):
-        assert desk.ask(1, number, 140) == ""
-    assert len(desk.handled) == 20
-    assert len(desk.unhandled) == 0
+        assert reception.ask(1, number, 140) == ""
+    assert len(reception.handled) == 20
+    assert len(reception.inbox) == 0

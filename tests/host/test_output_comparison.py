@@ -39,8 +39,8 @@ def command(in_batch: dict[str, Any], alone: dict[str, Any]) -> CompareOutputs:
         ({"y": Y, "k": TOKENS}, {"y": Y, "k": TOKENS[:, ::-1]}, "output 'k': 2 of 2 elements differ"),
         ({"y": Y[:, :1]}, {"y": Y}, "output 'y': the shape is [1, 1] instead of [1, 2]"),
         ({"y": Y.reshape(2, 1)}, {"y": Y}, "output 'y': the shape is [2, 1] instead of [1, 2]"),
-        ({"y": Y.astype(np.float64)}, {"y": Y}, "output 'y': it is FP64 instead of FP32"),
-        ({"y": Y}, {"y": Y, "k": TOKENS}, "it has 1 outputs in the batch and 2 alone"),
+        ({"y": Y.astype(np.float64)}, {"y": Y}, "output 'y': datatype FP64 instead of FP32"),
+        ({"y": Y}, {"y": Y, "k": TOKENS}, "the model has 1 outputs in the batch and 2 alone"),
         ({"y": Y[:, :0]}, {"y": Y[:, :0]}, ""),
     ],
 )
@@ -62,7 +62,7 @@ def test_a_payload_that_does_not_fit_its_specs_cannot_be_compared() -> None:
 def test_an_unforeseen_failure_is_logged_and_reported(caplog: pytest.LogCaptureFixture) -> None:
     specs, payload = packed({"y": Y})
     done = compare_now(CompareOutputs(7, specs, 5, specs, payload))
-    assert done == OutputsCompared(7, error="comparing failed; the log has the exception")
+    assert done == OutputsCompared(7, error="the comparison failed; the log has the exception")
     assert "TypeError" in caplog.text
 
 

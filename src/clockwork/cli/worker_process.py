@@ -242,7 +242,7 @@ def run_with_worker(
         command = this_program("worker", *connection, *logging_options, *shared, *worker.arguments())
 
         def on_start(pid: int) -> None:
-            host.reception.busy.follow(pid)
+            host.reception.cpu_usage.follow(pid)
 
         await Child(command, cores, {WORKER_TOKEN_VARIABLE: token}, descriptors, on_start).keep_running()
 

@@ -7,6 +7,7 @@ from msgspec import Struct
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import ClientRequest, Respond
 from clockwork.controller.quota import Quota, input_bytes
+from clockwork.controller.request_table import RequestTable
 from clockwork.controller.responses import refusal_response
 from clockwork.messages.requests import InferRequest, ListModelsRequest
 from clockwork.messages.status import Status
@@ -26,7 +27,7 @@ class StartupBuffer:
         self._config = config
         self._quota = Quota(config)
         self._waiting: OrderedDict[int, _Buffered] = OrderedDict()  #: by a number that counts requests
-        self._of_client: dict[int, dict[int, list[int]]] = {}  #: client -> request id -> numbers
+        self._numbers: RequestTable[int] = RequestTable()
         self._last_number = 0
 
     def __len__(self) -> int:
@@ -39,8 +40,7 @@ class StartupBuffer:
             return [_initializing(event, 0, f"the server is starting up: {full}")]
         self._last_number += 1
         self._waiting[self._last_number] = _Buffered(now, event)
-        of_client = self._of_client.setdefault(event.client_id, {})
-        of_client.setdefault(event.request.id, []).append(self._last_number)
+        self._numbers.add(event.client_id, event.request.id, self._last_number)
         self._quota.add(event.client_id, size)
         return []
 
@@ -65,15 +65,13 @@ class StartupBuffer:
         """Remove and return all requests, in order of arrival."""
         events = [entry.event for entry in self._waiting.values()]
         self._waiting.clear()
-        self._of_client.clear()
+        self._numbers.clear()
         self._quota = Quota(self._config)
         return events
 
     def cancel(self, client_id: int, request_id: int | None = None) -> None:
         """Forget a client's InferRequest with this id, or all requests of the client."""
-        of_client = self._of_client.get(client_id, {})
-        ids = list(of_client) if request_id is None else [request_id]
-        for number in [number for found in ids for number in of_client.get(found, ())]:
+        for number in self._numbers.find(client_id, request_id):
             if request_id is None or isinstance(self._waiting[number].event.request, InferRequest):
                 self._take(number)
 
@@ -81,13 +79,7 @@ class StartupBuffer:
         entry = self._waiting.pop(number)
         event = entry.event
         self._quota.remove(event.client_id, _bytes(event))
-        of_client = self._of_client[event.client_id]
-        numbers = of_client[event.request.id]
-        numbers.remove(number)
-        if not numbers:
-            del of_client[event.request.id]
-            if not of_client:
-                del self._of_client[event.client_id]
+        self._numbers.remove(event.client_id, event.request.id, number)
         return entry
 
 

@@ -1,12 +1,12 @@
-"""Reads from no more clients at a time than the server can answer, even if it only refuses.
+"""Reads from only as many clients at a time as the server can answer, even if it only refuses.
 
-Where clients send more requests than the server can refuse, an event loop that reads all of them does nothing else: one
-poll reports thousands of sockets, and results of workers wait until all are read. So a connection that has its answer
-is not read again until its turn comes. Requests that come meanwhile wait in the kernel, at no cost to anybody else.
+If clients send more requests than the server can refuse, an event loop that reads all of them does nothing else: one
+poll reports thousands of sockets, and results of workers wait until all sockets are read. So a connection that got its
+answer is not read again until its turn comes. Its next requests wait in the kernel and cost nothing there.
 
-Theory of operation. With more requests than the server can even refuse, a queue in order of arrival would make all of
-them wait until none can be in time. So most of the connections that are read again are those that were paused last:
-their next requests are young, and can be served. The rest are those that have waited longest, so that each is answered.
+Theory of operation. With more requests than the server can refuse, a queue in order of arrival would make all of them
+wait until none can meet its deadline. So most connections that are read again are those that were paused last: their
+next requests are young and can be served. The others are those that have waited longest, so that each is answered.
 
 Rules of the file: a connection waits only while reading takes too much of the loop's time.
 """
@@ -18,13 +18,13 @@ from typing import Final, Protocol
 from clockwork.units import MILLISECOND, Nanos
 
 READING: Final[Nanos] = 4 * MILLISECOND
-"""Time of one turn of the loop that reading may take before connections are paused."""
+"""Time per turn of the loop that reading may take; above it, connections are paused."""
 
 OLDEST_SHARE: Final = 4
-"""One in so many connections that are read again is the one that has waited longest."""
+"""Every fourth connection that is read again is the one that has waited longest."""
 
 MIN_BATCH: Final = 16
-"""Connections that are read again in each turn, at least."""
+"""Least number of connections that are read again in each turn."""
 
 
 class Reader(Protocol):
@@ -36,14 +36,14 @@ class Reader(Protocol):
 
 
 class ReadingTime(Protocol):
-    """Measures reading; `clockwork.net.arrival.Arrivals` does."""
+    """Measures the time spent on reading; implemented by `clockwork.net.arrival.Arrivals`."""
 
     reading_took: Nanos
     """Time that reading took in the last turn of the loop."""
 
 
 class Backpressure:
-    """The paused connections of one event loop; to be used on its thread."""
+    """The paused connections of one event loop; use it on the thread of the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, arrivals: ReadingTime) -> None:
         """Start with no paused connection."""
@@ -55,11 +55,11 @@ class Backpressure:
 
     @property
     def is_needed(self) -> bool:
-        """Whether a connection that has its answer should be paused."""
+        """Whether a connection that got its answer should be paused."""
         return bool(self._paused) or self._arrivals.reading_took > READING
 
     def pause(self, reader: Reader) -> None:
-        """Read from the connection again when its turn comes. Pausing it is the caller's work."""
+        """Queue a connection, which the caller has paused, to be read again when its turn comes."""
         self._paused.append(reader)
         if not self._due:
             self._due = True

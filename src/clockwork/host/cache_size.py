@@ -1,6 +1,6 @@
-"""How much memory there is for weights.
+"""The default size of a weights cache, from the memory that is available.
 
-Rules of the file: what the operator says is taken; this is for when nothing was said.
+Rules of the file: a size that the operator sets takes precedence; these functions are for when none is set.
 """
 
 from pathlib import Path
@@ -9,26 +9,26 @@ from typing import Final
 from clockwork.units import GIB, KIB, Bytes
 
 DEFAULT_CACHE_BYTES: Final[Bytes] = 4 * GIB
-"""The weights cache of a device if there is memory for more."""
+"""Largest default size of a device's weights cache."""
 
 CACHE_SHARE: Final = 0.25
-"""The part of the available memory that all weights caches together take if nothing was said; host memory holds every
-model as well, and a session takes more than its weights."""
+"""Share of the available memory that all default weights caches take together. Host memory also holds every model, and
+a session takes more memory than its weights."""
 
 MEMINFO: Final = Path("/proc/meminfo")
-"""Linux's account of the memory."""
+"""The kernel's report on memory."""
 
 CGROUP: Final = Path("/sys/fs/cgroup")
-"""Where a container finds its limits: cgroup v2 as seen from inside."""
+"""Directory with the limits of a container: cgroup v2, seen from inside."""
 
 
 def default_cache_bytes(available: Bytes, devices: int) -> Bytes:
-    """The weights cache of one of ``devices`` devices."""
+    """Return the default size of the weights cache of each of ``devices`` devices."""
     return min(DEFAULT_CACHE_BYTES, int(available * CACHE_SHARE) // devices)
 
 
 def available_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> Bytes:
-    """Memory that this process could still take: what the machine has, or what its container allows if that is less."""
+    """Return the memory that this process could still take: the host's, or the container's if that is less."""
     found = [_available(meminfo), _within_limit(cgroup)]
     return min((size for size in found if size is not None), default=4 * DEFAULT_CACHE_BYTES)
 

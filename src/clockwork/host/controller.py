@@ -395,7 +395,7 @@ class ControllerHost:
             self._left(client_id)
 
     def _left(self, client_id: int) -> None:
-        self._native_inbox.leave(client_id)
+        self._native_inbox.withdraw(client_id)
         if self._clients.pop(client_id, None) is not None:
             self._runner.feed(ClientLost(client_id))
 

@@ -1,7 +1,8 @@
-"""How busy the server itself is: what its processes use of the processor time that they may use.
+"""Measures how busy the server is: the share of the available processor time that its processes use.
 
-The event loop is one thread, so a server may be at its limit with cores to spare; and on one core the worker's threads
-compete with it. The larger of the two shares counts.
+The event loop is one thread, so a server may be at its limit although cores are idle. On one core, the worker's threads
+compete with the loop. So the larger of two shares counts: the loop's, of one core, and that of all processes, of all
+cores.
 """
 
 import os
@@ -11,21 +12,21 @@ from clockwork.clock import process_time, thread_time
 from clockwork.units import MILLISECOND, Nanos
 
 PERIOD: Final[Nanos] = 25 * MILLISECOND
-"""Time over which the share is measured."""
+"""Shortest time over which the share is measured."""
 
 
 class CpuUsage:
-    """Measures the calling thread, its process, and the worker's process if that is a child of this one."""
+    """Measures the calling thread, its process and, if the worker is a child process, the worker."""
 
     def __init__(self, now: Nanos) -> None:
-        """Begin to measure."""
+        """Start measuring at ``now``."""
         self._worker: int | None = None
         self._began = now
         self._thread = thread_time()
         self._processes = self._used()
 
     def follow(self, worker: int) -> None:
-        """Measure the process with this id as well."""
+        """Also measure the process with this id."""
         self._worker = worker
         self._processes = self._used()
 

@@ -1,11 +1,11 @@
-"""Requests that were read and not yet taken in, and the order in which the event loop works.
+"""The queue of requests that were read but not yet handled, and the order in which the event loop works.
 
-An event loop calls for each socket that has bytes, in any order. If each request were handled when it is read, a
-thousand requests would be handled before the next result of a worker, heartbeat or health check. So what is read waits
-here, and a piece of it is handled in each turn of the loop: results, heartbeats, cancels and health checks, which do
-not wait here, come in between.
+An event loop calls one callback for each socket that has bytes, in any order. If each request were handled when it is
+read, a thousand requests would be handled before the next result of a worker, heartbeat or health check. So requests
+that were read wait here, and each turn of the loop handles a piece of the queue. Results, heartbeats, cancels and
+health checks do not wait here and are handled between two pieces.
 
-While little is read, nothing waits: a request is handled when it is read.
+While few requests are read, none waits: each is handled when it is read.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ from clockwork.controller.shedding import MAX_URGENT_SLO, PATIENT_INTERVAL, Shed
 from clockwork.units import MILLISECOND, Nanos
 
 PIECE: Final[Nanos] = 5 * MILLISECOND
-"""Requests worth this much of the controller's time are handled in one turn of the loop."""
+"""Controller time per turn of the loop for which requests are handled."""
 
 MIN_PIECE: Final = 16
-"""Requests that are handled in one turn at least. The time per request counts what is spent on refusing others, so
-without this, more refusals would mean smaller pieces, and these still more time per request."""
+"""Least number of requests that are handled in one turn. The measured time per request includes the time spent on
+refusing others. Without a minimum, more refusals would make pieces smaller, which costs more per request."""
 
 Handle: TypeAlias = Callable[[], None]
 
 
 class Waiting:
-    """A request in the inbox. `withdraw` takes it out."""
+    """A request in the inbox; `withdraw` removes it."""
 
     __slots__ = ("_shedder", "_slo", "handle")
 
@@ -43,7 +43,7 @@ class Waiting:
         return self.take() is not None
 
     def take(self) -> Handle | None:
-        """Return how to handle the request, once; None if it was withdrawn, or taken before."""
+        """Remove the request and return its handler; None if it was withdrawn or taken before."""
         handle, self.handle = self.handle, None
         if handle is not None:
             self._shedder.withdrawn(self._slo)
@@ -51,7 +51,7 @@ class Waiting:
 
 
 class Inbox:
-    """The queue of one event loop; to be used on its thread."""
+    """The queue of one event loop; use it on the thread of the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         """Start empty."""
@@ -65,7 +65,7 @@ class Inbox:
         self._turns = 0  #: requests taken from the queues, modulo `PATIENT_INTERVAL`
 
     def put(self, handle: Handle, slo: Nanos) -> Waiting | None:
-        """Have a request handled: at once (None is returned) if this turn has room for it, or else in a later turn."""
+        """Handle a request at once (and return None) if this turn may handle one more; otherwise queue it."""
         if not self._turn_is_open:
             self._open_turn()
         if self._room > 0 and not self.shedder.waiting:
@@ -82,7 +82,7 @@ class Inbox:
         self._loop.call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
-        """Handle a piece of what waits. The loop polls its sockets between two calls."""
+        """Handle a piece of the queue. The loop polls its sockets between two calls."""
         self._turn_is_open = False
         if not self._urgent and not self._patient:
             return
@@ -97,7 +97,7 @@ class Inbox:
             self.shedder.taken(self._clock.now(), taken)
 
     def _take(self) -> Handle | None:
-        """Return how to handle the next request, if any waits."""
+        """Remove the next request and return its handler, or None if no request waits."""
         while self._urgent or self._patient:
             self._turns = (self._turns + 1) % PATIENT_INTERVAL
             patient = self._patient and (not self._turns or not self._urgent)

@@ -1,7 +1,7 @@
-"""What a line of the log is about, for programs that read it.
+"""The event and the fields of a log line, for programs that read the log.
 
-Rules of the file: a line for people says the same in its text. ``event`` is one of the words in docs/operations.md;
-``worker``, ``model``, ``stage``, ``address`` and the rest are given where they are known.
+Rules of the file: the text of a line says the same for people. ``event`` is one of the words in docs/operations.md;
+``worker``, ``model``, ``stage``, ``address`` and other fields are set where they are known.
 """
 
 from typing import Any
@@ -11,5 +11,5 @@ FIELDS = "fields"
 
 
 def event_fields(event: str, **fields: Any) -> dict[str, Any]:
-    """For ``extra`` of a logging call."""
+    """Return the argument ``extra`` of a logging call."""
     return {EVENT: event, FIELDS: fields}

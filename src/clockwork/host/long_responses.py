@@ -1,6 +1,6 @@
-"""Long responses of the native protocol, made in steps: the status of a server, and its list of models.
+"""Sends long responses of the native protocol, built in steps: the status of the server, and its list of models.
 
-Models are described and encoded one at a time. A response is put together from their encodings, which is a copy.
+Models are described and encoded one at a time; a response is the concatenation of these encodings.
 """
 
 import asyncio
@@ -20,23 +20,23 @@ from clockwork.steps import Steps
 from clockwork.wire.codec import encode
 
 MAX_WAITING: Final = 256
-"""Responses that are being made at a time; more requests are refused."""
+"""Responses that may be under construction at a time; further requests are refused."""
 
 SHORT_LIST: Final = 64
-"""Models of a list that is sent at once."""
+"""A list of at most this many models is sent at once, without steps."""
 
 
 log = logging.getLogger("clockwork.controller")
 
 
 class LongResponses:
-    """Answers requests for the status and sends lists of models. Use it on one running event loop."""
+    """Answers status requests and sends lists of models. Use it on one running event loop."""
 
     def __init__(self, describe: Callable[[], Description], stepper: Stepper) -> None:
-        """``describe`` gives what there is to say, at the moment of the call."""
+        """``describe`` returns the description of the server at the time of the call."""
         self._describe = describe
         self._stepper = stepper
-        self._server: SharedResult[msgspec.Raw] = SharedResult(self._made_server)
+        self._server: SharedResult[msgspec.Raw] = SharedResult(self._encoded_server)
         self._listed: tuple[tuple[ModelSummary, ...], msgspec.Raw] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -52,17 +52,17 @@ class LongResponses:
             self._begin(connection, response.id, self._send_models(connection, response))
 
     def close(self) -> None:
-        """Make nothing more."""
+        """Cancel the responses that are under construction."""
         for task in self._tasks:
             task.cancel()
 
     def _begin(self, connection: Connection, request_id: int, work: Coroutine[Any, Any, None]) -> None:
         if len(self._tasks) >= MAX_WAITING:
             work.close()
-            text = f"{MAX_WAITING} descriptions of the server are being made; that is the limit: retry later"
+            text = f"{MAX_WAITING} status requests are in progress, which is the limit; retry later"
             connection.send(ErrorResponse(request_id, Status.SKIPPED_BY_CONTROLLER, text))
             return
-        task = asyncio.ensure_future(_answered(connection, request_id, work))
+        task = asyncio.ensure_future(_send_or_fail(connection, request_id, work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -70,13 +70,13 @@ class LongResponses:
         server: Any = await self._server.get()
         connection.send(StatusResponse(request_id, server))
 
-    async def _made_server(self) -> msgspec.Raw:
+    async def _encoded_server(self) -> msgspec.Raw:
         return await self._stepper.run(self._steps_to_server(), rest=BACKGROUND_REST)
 
     def _steps_to_server(self) -> Steps[msgspec.Raw]:
-        said = self._describe()
-        models: Any = yield from _encoded(said.statuses())
-        return msgspec.Raw(encode(said.server_with(models)))
+        description = self._describe()
+        models: Any = yield from _encoded(description.statuses())
+        return msgspec.Raw(encode(description.server_with(models)))
 
     async def _send_models(self, connection: Connection, response: ListModelsResponse) -> None:
         if self._listed is None or self._listed[0] is not response.models:
@@ -86,21 +86,21 @@ class LongResponses:
         connection.send(ListModelsResponse(response.id, response.status, response.message, listed))
 
 
-async def _answered(connection: Connection, request_id: int, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work; if it fails, the client receives an error."""
+async def _send_or_fail(connection: Connection, request_id: int, work: Coroutine[Any, Any, None]) -> None:
+    """Do the work; if it fails, send the client an error."""
     try:
         await work
-    except InvalidRequestError as error:  # it does not fit into a frame
-        connection.send(ErrorResponse(request_id, Status.ERROR, f"the answer cannot be sent: {error}"))
+    except InvalidRequestError as error:  # the response does not fit into a frame
+        connection.send(ErrorResponse(request_id, Status.ERROR, f"the response cannot be sent: {error}"))
     except Exception:
-        log.exception("a description of the server failed")
+        log.exception("a status request or a list of models failed")
         connection.send(ErrorResponse(request_id, Status.ERROR, "the server failed; its log says why"))
 
 
 def _encoded(described: Iterator[Any]) -> Steps[tuple[msgspec.Raw, ...]]:
-    """Each encoded by itself."""
-    made = []
-    for it in described:
-        made.append(msgspec.Raw(encode(it)))
+    """Encode each object separately, one per step."""
+    encoded = []
+    for description in described:
+        encoded.append(msgspec.Raw(encode(description)))
         yield
-    return tuple(made)
+    return tuple(encoded)

@@ -1,7 +1,7 @@
-"""Gives memory back to the system: little may stay free while no request is pending, much more while requests come.
+"""Returns free memory to the system: the process may keep little while it is idle, and more while requests are pending.
 
-The allocator keeps what requests have freed, since the next ones need as much. That is right while they come, and would
-otherwise last until the process ends. Calls over gRPC that end leave memory in small pieces between others.
+The allocator keeps the memory that requests have freed, since the next requests need as much. Without this module it
+would keep that memory until the process ends. Finished gRPC calls leave free memory in small pieces between used ones.
 """
 
 import asyncio
@@ -12,45 +12,45 @@ from clockwork import malloc
 from clockwork.units import MIB, Bytes
 
 EVERY: Final = 1.0
-"""Seconds between two looks at the heap."""
+"""Seconds between two checks of the heap."""
 
 MAX_FREE: Final[Bytes] = 4 * MIB
-"""Free memory that the allocator keeps while the server is idle, beside what it cannot give back."""
+"""Free memory that the allocator may keep while no request is pending, beside the memory that it cannot return."""
 
 MAX_FREE_BUSY: Final[Bytes] = 64 * MIB
-"""The same while requests are pending."""
+"""Free memory that the allocator may keep while requests are pending."""
 
-BUSY_LOOKS: Final = 10
-"""While requests are pending, only one look of so many counts: giving 100 MiB back takes a few milliseconds."""
+BUSY_CHECKS: Final = 10
+"""While requests are pending, only every tenth check may trim: returning 100 MiB takes a few milliseconds."""
 
 
 class MemoryTrimmer:
-    """Use it on one running event loop; the work is done in a thread, without the interpreter's lock."""
+    """Checks the heap at intervals on one running event loop; trims it in a thread, without the interpreter lock."""
 
     def __init__(self, is_idle: Callable[[], bool], every: float = EVERY, max_free: Bytes = MAX_FREE) -> None:
-        """``is_idle`` tells whether no request is pending; ``every`` is in seconds, ``max_free`` is for idle times."""
+        """``is_idle`` returns whether no request is pending; ``every`` is in seconds; ``max_free`` counts when idle."""
         self._is_idle = is_idle
         self._every = every
         self._max_free = max_free
-        self._fixed: Bytes = 0  #: free memory that it could not give back
+        self._fixed: Bytes = 0  #: free memory that could not be returned
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to look at the heap."""
+        """Start checking the heap."""
         self._task = asyncio.ensure_future(self._run())
 
     def close(self) -> None:
-        """Look at it no more."""
+        """Stop checking the heap."""
         if self._task is not None:
             self._task.cancel()
 
     async def _run(self) -> None:
-        busy = 0  #: looks since the last one that counted
+        busy = 0  #: checks since the last one that could trim
         while True:
             await asyncio.sleep(self._every)
             idle = self._is_idle()
             busy += 1
-            if idle or busy >= BUSY_LOOKS:
+            if idle or busy >= BUSY_CHECKS:
                 busy = 0
                 await asyncio.to_thread(self._trim, self._max_free if idle else MAX_FREE_BUSY)
 

@@ -1,7 +1,7 @@
-"""Requests of the native protocol that wait in the inbox: they hold their payloads, so they are limited.
+"""Requests of the native protocol that wait in the inbox. They hold their payloads, so their number is limited.
 
-Rules of the file: a request that waits counts for the limits of `Quota`, together with the requests that are pending.
-Each is handled once, or withdrawn, or refused at once.
+Rules of the file: a request that waits counts towards the limits of `Quota`, together with the pending requests. Each
+request is handled once, or withdrawn, or refused at once.
 """
 
 from collections.abc import Callable
@@ -10,13 +10,14 @@ from typing import Any, TypeAlias
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import Respond
 from clockwork.controller.quota import Quota
+from clockwork.controller.request_table import RequestTable
 from clockwork.host.inbox import Waiting
 from clockwork.host.reception import Reception
 from clockwork.messages.requests import InferRequest
 from clockwork.units import Bytes, Nanos
 
 RefuseFull: TypeAlias = Callable[[int, InferRequest, Bytes, Quota], Respond | None]
-"""Return and count the refusal of a client's request that has no room beside those that wait, or None."""
+"""Return and count the refusal of a client's request that exceeds the limits; None if it may wait."""
 
 
 class _Entry:
@@ -31,7 +32,7 @@ class _Entry:
 
 
 class NativeInbox:
-    """See the module; to be used on the thread of the event loop."""
+    """The waiting requests of all native clients; use it on the thread of the event loop."""
 
     def __init__(
         self,
@@ -40,12 +41,12 @@ class NativeInbox:
         refuse_full: RefuseFull,
         handle: Callable[[int, InferRequest, Any, Nanos], None],
     ) -> None:
-        """``handle`` has the client's id, the request, its payload and its arrival."""
+        """``handle`` receives the client's id, the request, its payload and its arrival."""
         self._reception = reception
         self._refuse_full = refuse_full
         self._handle = handle
         self._quota = Quota(config)
-        self._clients: dict[int, dict[int, list[_Entry]]] = {}  #: client -> its request id -> requests with that id
+        self._entries: RequestTable[_Entry] = RequestTable()
 
     def __len__(self) -> int:
         """Number of requests that wait."""
@@ -54,46 +55,32 @@ class NativeInbox:
     def put(
         self, client_id: int, request: InferRequest, payload: Any, arrival: Nanos, slo: Nanos | None
     ) -> Respond | None:
-        """Have a request handled now or in its turn; or return why it may not wait. ``slo``: see `Reception.put`."""
-        one = _Entry(client_id, request, payload, arrival)
+        """Handle a request now or in a later turn, or return why it is refused. ``slo``: see `Reception.put`."""
+        entry = _Entry(client_id, request, payload, arrival)
         if self._quota.requests:
-            refused = self._refuse_full(client_id, request, one.nbytes, self._quota)
+            refused = self._refuse_full(client_id, request, entry.nbytes, self._quota)
             if refused is not None:
                 return refused
-        one.waiting = self._reception.put(lambda: self._take_in(one), request.model, slo)
-        if one.waiting is not None:
-            self._quota.add(client_id, one.nbytes)
-            self._clients.setdefault(client_id, {}).setdefault(request.id, []).append(one)
+        entry.waiting = self._reception.put(lambda: self._take_in(entry), request.model, slo)
+        if entry.waiting is not None:
+            self._quota.add(client_id, entry.nbytes)
+            self._entries.add(client_id, request.id, entry)
         return None
 
-    def withdraw(self, client_id: int, request_id: int) -> bool:
-        """Forget a client's requests with this id; return whether there was one."""
-        found = list(self._clients.get(client_id, {}).get(request_id, ()))
-        for one in found:
-            self._forget(one)
+    def withdraw(self, client_id: int, request_id: int | None = None) -> bool:
+        """Remove a client's requests with this id, or all of them; return whether there were any."""
+        found = self._entries.find(client_id, request_id)
+        for entry in found:
+            self._remove(entry)
+            if entry.waiting is not None:
+                entry.waiting.withdraw()
         return bool(found)
 
-    def leave(self, client_id: int) -> None:
-        """Forget all requests of a client."""
-        for request_id in list(self._clients.get(client_id, ())):
-            self.withdraw(client_id, request_id)
+    def _take_in(self, entry: _Entry) -> None:
+        if entry.waiting is not None:
+            self._remove(entry)
+        self._handle(entry.client_id, entry.request, entry.payload, entry.arrival)
 
-    def _take_in(self, one: _Entry) -> None:
-        if one.waiting is not None:
-            self._remove(one)
-        self._handle(one.client_id, one.request, one.payload, one.arrival)
-
-    def _forget(self, one: _Entry) -> None:
-        self._remove(one)
-        if one.waiting is not None:
-            one.waiting.withdraw()
-
-    def _remove(self, one: _Entry) -> None:
-        self._quota.remove(one.client_id, one.nbytes)
-        requests = self._clients[one.client_id]
-        same = requests[one.request.id]
-        same.remove(one)
-        if not same:
-            del requests[one.request.id]
-            if not requests:
-                del self._clients[one.client_id]
+    def _remove(self, entry: _Entry) -> None:
+        self._quota.remove(entry.client_id, entry.nbytes)
+        self._entries.remove(entry.client_id, entry.request.id, entry)

@@ -1,7 +1,7 @@
-"""Compares the outputs of a request in a batch with those of the same request alone.
+"""Compares the outputs of a request in a batch with the outputs of the same request alone.
 
 Rules of the file: small outputs are compared on the event loop, which takes less than a millisecond; large ones in a
-thread. No exception leaves it: outputs that cannot be compared are reported as such.
+thread. No exception leaves this module: outputs that cannot be compared are reported as such.
 """
 
 import asyncio
@@ -17,41 +17,41 @@ from clockwork.messages.tensors import Datatype
 from clockwork.units import KIB, Bytes
 
 MAX_BYTES_ON_LOOP: Final[Bytes] = 64 * KIB
-"""Outputs that are compared on the event loop: 0.2 ms for 16,384 FP32 elements that differ."""
+"""Larger outputs are compared in a thread. On the loop, 16,384 FP32 elements that differ take 0.2 ms."""
 
 log = logging.getLogger("clockwork.controller")
 
 
 def compare_outputs(command: CompareOutputs, done: Callable[[OutputsCompared], None]) -> None:
-    """Compare, and call ``done`` on the running event loop, after this call has returned."""
+    """Compare outputs and call ``done`` with the result, on the running event loop and after this call has returned."""
     loop = asyncio.get_running_loop()
     nbytes = sum(tensor.nbytes for tensor in command.in_batch)
     if nbytes <= MAX_BYTES_ON_LOOP and all(tensor.datatype != Datatype.BYTES for tensor in command.in_batch):
         loop.call_soon(lambda: done(compare_now(command)))
         return
     work = loop.run_in_executor(None, partial(compare_now, command))
-    work.add_done_callback(lambda it: None if it.cancelled() else done(it.result()))
+    work.add_done_callback(lambda future: None if future.cancelled() else done(future.result()))
 
 
 def compare_now(command: CompareOutputs) -> OutputsCompared:
-    """Compare now."""
+    """Compare outputs in the calling thread."""
     try:
         return OutputsCompared(command.check_id, _difference(command))
     except ClockworkError as error:
         return OutputsCompared(command.check_id, error=str(error))
     except Exception:
         log.exception("outputs could not be compared")
-        return OutputsCompared(command.check_id, error="comparing failed; the log has the exception")
+        return OutputsCompared(command.check_id, error="the comparison failed; the log has the exception")
 
 
 def _difference(command: CompareOutputs) -> str:
-    """The first output that differs, and how; empty if none does."""
-    if [it.name for it in command.in_batch] != [it.name for it in command.alone]:
-        return f"it has {len(command.in_batch)} outputs in the batch and {len(command.alone)} alone"
+    """Describe the first output that differs; empty if none does."""
+    if [tensor.name for tensor in command.in_batch] != [tensor.name for tensor in command.alone]:
+        return f"the model has {len(command.in_batch)} outputs in the batch and {len(command.alone)} alone"
     in_batch, alone = _view(command.in_batch_payload), _view(command.alone_payload)
     at = at_alone = 0
     for found, wanted in zip(command.in_batch, command.alone, strict=True):
-        text = "" if found.datatype == wanted.datatype else f"it is {found.datatype} instead of {wanted.datatype}"
+        text = "" if found.datatype == wanted.datatype else f"datatype {found.datatype} instead of {wanted.datatype}"
         same = in_batch[at : at + found.nbytes] == alone[at_alone : at_alone + wanted.nbytes]
         if not text and not (same and found.shape == wanted.shape):
             text = difference(from_payload(wanted, alone, at_alone), from_payload(found, in_batch, at))
@@ -62,5 +62,5 @@ def _difference(command: CompareOutputs) -> str:
 
 
 def _view(payload: Any) -> memoryview:
-    """The bytes of a payload, as a controller's connections hand it over."""
+    """Return the bytes of a payload that a connection received."""
     return memoryview(b"" if payload is None else payload).cast("B")

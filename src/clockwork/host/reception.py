@@ -1,7 +1,7 @@
-"""Where requests of every protocol come in: when they arrived, which are refused at once, when the others are handled.
+"""The entry for requests of all protocols: it knows when they arrived, refuses some at once, and queues the others.
 
-Rules of the file: a front end asks `Reception.refuses` as soon as it knows the model, before it parses or receives
-more. A request that is refused here has cost as little as possible, and is counted all the same.
+Rules of the file: a front end calls `Reception.refuses` as soon as it knows the model, before it parses or receives
+more. A request that is refused here costs as little as possible, and is counted like any other refusal.
 """
 
 import asyncio
@@ -21,36 +21,36 @@ from clockwork.state import ModelState
 from clockwork.units import MILLISECOND, Nanos
 
 REMEMBERED_SLOS: Final = 16
-"""SLOs remembered of each model; the longest counts where a request's own is not known yet."""
+"""SLOs remembered per model; the longest is used while a request's own SLO is not known."""
 
 BUSY: Final = 0.85
-"""Share of the server's time in use above which the server is taken for the bottleneck."""
+"""Share of the server's processor time in use above which the server counts as the bottleneck."""
 
 LATENCY_RESERVE: Final = 1.5
-"""Times the mean latency that a request must have left when it is taken from a transport that hides its wait."""
+"""A request from a transport that hides its wait must have this multiple of the mean latency left."""
 
 MIN_LATENCY_SHARE: Final = 0.25
-"""Times the mean latency that a request needs at least, once it is taken in."""
+"""Share of the model's mean latency that a request needs at least after it was taken from the inbox."""
 
 LATENCY_WEIGHT: Final = 0.02
-"""Weight of one success in the mean latency."""
+"""Weight of one successful request in the mean latency."""
 
 BUSY_FOR: Final[Nanos] = 100 * MILLISECOND
-"""A measurement counts for this long."""
+"""How long the server counts as busy after a measurement above `BUSY`."""
 
 MAX_MODELS: Final = 10_000
-"""Models whose SLOs are remembered; only models that have answered are, so clients cannot fill the table."""
+"""Models whose SLOs are remembered. Only models that have answered are, so clients cannot fill the table."""
 
 
 class _Answers:
-    """The last requests that a model has answered."""
+    """The last SLOs of a model, and its mean latency."""
 
     __slots__ = ("_slos", "latency", "longest_slo")
 
     def __init__(self) -> None:
         self._slos: deque[Nanos] = deque(maxlen=REMEMBERED_SLOS)
         self.longest_slo: Nanos = 0
-        self.latency: Nanos = 0  #: moving average of the time from arrival to success; 0: not known
+        self.latency: Nanos = 0  #: moving average of the time from arrival to success; 0 if not known
 
     def add_slo(self, slo: Nanos) -> None:
         slos = self._slos
@@ -63,7 +63,7 @@ class _Answers:
 
 
 class Reception:
-    """One for all front ends of an event loop; to be used on its thread."""
+    """Shared by all front ends of an event loop; use it on the thread of the loop."""
 
     def __init__(
         self,
@@ -75,15 +75,21 @@ class Reception:
         throttle: Throttle,
         model: Callable[[str], ModelState | None] = lambda name: None,
     ) -> None:
-        """``on_shed`` receives the number of requests refused here by model, at most once per turn of the loop.
+        """Start with no requests.
 
-        ``throttle`` is the controller's. ``model`` returns a model that is served. ``on_load`` receives the share of
-        the server's time in use, while requests come; see `CpuUsage`.
+        Args:
+            loop: the running event loop.
+            clock: the host's clock.
+            config: has the default SLOs.
+            on_shed: receives the number of requests refused here by model, at most once per turn of the loop.
+            on_load: receives the share of the server's processor time in use while requests arrive; see `CpuUsage`.
+            throttle: the controller's.
+            model: returns a model that is served, by name.
         """
         self.arrivals = Arrivals(loop, clock)
         self.inbox = Inbox(loop, clock)
         self.backpressure = Backpressure(loop, self.arrivals)
-        self.busy = CpuUsage(clock.now())
+        self.cpu_usage = CpuUsage(clock.now())
         self.clock = clock
         self._shedder = self.inbox.shedder
         self._loop = loop
@@ -93,9 +99,9 @@ class Reception:
         self._throttle = throttle
         self._model = model
         self._latency: Nanos = 0  #: moving average of the time from arrival to success
-        self._busy_until: Nanos = 0  #: the server was busy lately, and counts as busy until then; 0: it was not
+        self._busy_until: Nanos = 0  #: the server counts as busy until then; 0: it was not busy lately
         self._shed: dict[str, int] = {}
-        self._answers: dict[str, _Answers] = {}  #: by model; of models that have answered
+        self._answers: dict[str, _Answers] = {}  #: by model
 
     def is_behind(self, now: Nanos | None = None) -> bool:
         """Return whether the server is the bottleneck; otherwise no request is refused here.
@@ -110,8 +116,9 @@ class Reception:
     def refuses(self, model: str, arrival: Nanos, slo: Nanos | None = None, *, large: bool = False) -> Shed | None:
         """Return why a request must be refused now, or None. A refusal is counted.
 
-        ``slo``: as the request states it; None: not known yet, then the longest of the model's last ones counts, or
-        the default. ``large``: it costs much to receive, so it is refused if the scheduler would hardly admit it.
+        ``slo`` is the request's own. If it is None (not known yet), the longest of the model's last SLOs is used, or
+        the default. A ``large`` request is expensive to receive, so it is refused if the scheduler is unlikely to admit
+        it.
         """
         now = self.clock.now()
         if not self.is_behind(now):
@@ -125,7 +132,7 @@ class Reception:
         return shed
 
     def check(self, now: Nanos, model: str, arrival: Nanos, slo: Nanos | None) -> Shed | None:
-        """Return why a request must be refused now, or None, while `is_behind`; see `refuses`. Nothing is counted."""
+        """Like `refuses`, for a caller that knows that `is_behind` is true; counts nothing and ignores the throttle."""
         if slo is None:
             return self._shedder.refuses(now, arrival, self._slo(model))
         answers = self._answers.get(model)
@@ -133,9 +140,9 @@ class Reception:
         return self._shedder.refuses(now, arrival, slo, least)
 
     def refuses_late(self, remaining: Nanos) -> Shed | None:
-        """Return why a request with so little time left must be refused, or None; to be called while `is_behind`.
+        """Return why a request with this much time left must be refused, or None; call it while `is_behind` is true.
 
-        For transports in which a request waits where it cannot be seen, so that only its deadline tells how long.
+        For transports that hide how long a request has waited, so that only its deadline is known.
         """
         wait = self._shedder.wait(remaining)
         if remaining >= wait + int(LATENCY_RESERVE * self._latency):
@@ -144,22 +151,22 @@ class Reception:
         return Shed(wait, max(MIN_RETRY, wait))
 
     def note_latency(self, latency: Nanos) -> None:
-        """A request was answered, so long after it arrived."""
+        """Count the time from the arrival of a request to its success."""
         self._latency += int(LATENCY_WEIGHT * (latency - self._latency))
 
     def put(self, handle: Handle, model: str, slo: Nanos | None = None) -> Waiting | None:
-        """Have a request taken in; see `Inbox.put`. ``slo`` is as for `refuses`."""
+        """Handle a request now or queue it; see `Inbox.put`. ``slo`` is as for `refuses`."""
         return self.inbox.put(handle, self._slo(model) if slo is None else slo)
 
     def _slo(self, model: str) -> Nanos:
-        """The SLO of a request whose own is not known: the longest of the model's last ones, or the default."""
+        """Return the SLO to assume for a request: the longest of the model's last ones, or the default."""
         answers = self._answers.get(model)
         return self.default_slo(model) if answers is None else answers.longest_slo
 
     def measure(self) -> None:
-        """Report how busy the server is, if it is time for that."""
+        """Measure how busy the server is, and report it, if the last measurement is old enough."""
         now = self.clock.now()
-        busy = self.busy.sample(now)
+        busy = self.cpu_usage.sample(now)
         if busy is not None:
             if busy > BUSY:
                 self._busy_until = now + BUSY_FOR
@@ -168,17 +175,17 @@ class Reception:
             self._on_load(busy)
 
     def default_slo(self, model: str) -> Nanos:
-        """Return the SLO of requests for the model that state none."""
+        """Return the SLO of requests for the model that set none."""
         config = self._config
         slo = config.model_slos.get(model)
         if slo is None and config.model_slos and (found := self._model(model)) is not None:
-            slo = config.model_slos.get(found.info.load)  # a copy of it
+            slo = config.model_slos.get(found.info.load)  # a copy of that model
         return slo or config.default_slo
 
     def note_slo(self, model: str, slo: Nanos | None, latency: Nanos | None = None) -> None:
-        """Remember the SLO of a request that a model of this server has answered; None: it stated none.
+        """Remember the SLO of a request that a model has answered; None if the request set none.
 
-        ``latency``: the time from its arrival to its success, if that is known.
+        ``latency`` is the time from its arrival to its success, if known.
         """
         answers = self._answers.get(model)
         if answers is None:
@@ -191,20 +198,20 @@ class Reception:
             answers.latency = mean + int(LATENCY_WEIGHT * (latency - mean))
 
     def has_answered(self, model: str) -> bool:
-        """Return whether the name is that of a model that has answered a request."""
+        """Return whether a model with this name has answered a request."""
         return model in self._answers
 
     def close(self) -> None:
-        """Give the file descriptor back."""
+        """Close the file descriptor."""
         self.arrivals.close()
 
     def count_refused(self, model: str) -> None:
-        """Count a request that is refused here."""
+        """Count a request that is refused before it is handled."""
         if not self._shed:
-            self._loop.call_soon(self._tell)
-        key = model if model in self._answers else ""  # names that no model has are counted together
+            self._loop.call_soon(self._report_shed)
+        key = model if model in self._answers else ""  # unknown names are counted together
         self._shed[key] = self._shed.get(key, 0) + 1
 
-    def _tell(self) -> None:
+    def _report_shed(self) -> None:
         shed, self._shed = self._shed, {}
         self._on_shed(shed)
