@@ -107,7 +107,7 @@ def a_state(
     state = ClockworkState()
     for i in range(workers):
         info = worker_info(models, gpus=gpus, pages=pages, warm=warm)
-        state.workers[f"w{i}"] = WorkerState(f"w{i}", info, state.action_ids, state.holders)
+        state.workers[f"w{i}"] = WorkerState(f"w{i}", info, state.actions, state.holders)
     for model in models:
         state.models[model.name] = model_state(model)
     return state

@@ -3,8 +3,9 @@
 from typing import ClassVar
 
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
-from clockwork.messages.commands import Command, SendAction
+from clockwork.messages.commands import Answer, SendAction
 from clockwork.messages.results import Result
+from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
 from clockwork.units import Nanos
@@ -15,12 +16,12 @@ class Forgetful(Scheduler):
 
     name: ClassVar[str] = "forgetful"
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         return []
 
     def result(
         self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Command]:
+    ) -> list[Answer]:
         return []
 
 
@@ -32,24 +33,23 @@ class Eager(Forgetful):
 
     name: ClassVar[str] = "eager"
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         model = request.model
         able = [gpu for gpu in self.state.gpus() if gpu.can_hold(model.name) and not _evicting(gpu, model.name)]
         there = [gpu for gpu in able if gpu.residency(model.name) is not Residency.COLD]
         if there:
-            return [there[0].infer(model, [request], now, request.deadline)]
-        if not able:
+            there[0].infer(model, [request], now, request.deadline)
+        if there or not able:
             return []
         gpu = max(able, key=lambda gpu: gpu.cache.free)
         pages = gpu.models[model.name].weights_pages
         idle = [name for name in gpu.cache if not gpu.in_use(name)]
-        commands: list[Command] = []
         while gpu.cache.free < pages and idle:
-            commands.append(gpu.evict_weights(idle.pop(0)))
-        if gpu.cache.free < pages:
-            return commands
-        load = gpu.load_weights(model, now, request.deadline)
-        return [*commands, load, gpu.infer(model, [request], now, request.deadline)]
+            gpu.evict_weights(idle.pop(0))
+        if gpu.cache.free >= pages:
+            gpu.load_weights(model, now, request.deadline)
+            gpu.infer(model, [request], now, request.deadline)
+        return []
 
 
 def _evicting(gpu: GPUState, model: str) -> bool:
@@ -61,29 +61,29 @@ class Furious(Eager):
 
     name: ClassVar[str] = "furious"
 
-    def start(self, now: Nanos, state: ClockworkState) -> list[Command]:
+    def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
         super().start(now, state)
         raise RuntimeError("start")
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         super().infer(now, request)
         raise RuntimeError("infer")
 
     def result(
         self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Command]:
+    ) -> list[Answer]:
         raise RuntimeError("result")
 
-    def cancel(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         raise RuntimeError("cancel")
 
-    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
+    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         raise RuntimeError("worker_joined")
 
-    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Command]:
+    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         raise RuntimeError("worker_lost")
 
-    def wake(self, now: Nanos) -> list[Command]:
+    def wake(self, now: Nanos) -> list[Answer]:
         raise RuntimeError("wake")
 
     def next_wakeup(self) -> Nanos | None:
@@ -91,22 +91,26 @@ class Furious(Eager):
 
 
 class Muddled(Eager):
-    """Says each thing twice, keeps the half of it for later, and says what nobody can understand."""
+    """Returns actions and other values that are no answers, and answers some requests twice or after an Infer."""
 
     name: ClassVar[str] = "muddled"
 
     def __init__(self) -> None:
-        self._kept: list[Command] = []
+        self._requests = 0
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
-        commands = super().infer(now, request)
-        kept, self._kept = self._kept, commands[::2]
-        return [*kept, *commands[1::2], *commands[1::2], "what?", None]  # type: ignore[list-item]
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
+        super().infer(now, request)
+        self._requests += 1
+        answers = [Answer(request.id, Status.ERROR, "no")] * (self._requests % 3)
+        return [*answers, "what?", None]  # type: ignore[list-item]
 
     def result(
         self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Command]:
-        return [SendAction(gpu.worker_id, action), SendAction("nobody", action)]
+    ) -> list[Answer]:
+        return [action, SendAction(gpu.worker_id, action)]  # type: ignore[list-item]
 
-    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Command]:
-        return [SendAction(gpu.worker_id, action) for gpu in worker.gpus for action in gpu.outstanding.values()]
+    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
+        for gpu in worker.gpus:
+            for name in list(gpu.cache):
+                gpu.evict_weights(name)
+        return []

@@ -21,7 +21,7 @@ from clockwork.errors import (
     UnknownModelError,
 )
 from clockwork.messages.actions import EvictWeights, Infer, LoadModelFromDisk
-from clockwork.messages.commands import Answer, Command
+from clockwork.messages.commands import Answer
 from clockwork.messages.results import ErrorResult
 from clockwork.messages.status import Status
 from clockwork.scheduling.echo import EchoScheduler
@@ -359,7 +359,7 @@ class RefusesTwice(EchoScheduler):
     def __init__(self) -> None:
         self.arrivals: list[int] = []
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         self.arrivals.append(now)
         if len(self.arrivals) <= 2:
             status = Status.CONTROLLER_COULD_NOT_START_IN_TIME

@@ -13,7 +13,7 @@ from clockwork.controller.events import DropWorker, Report, Respond, WorkerResul
 from clockwork.controller.serving import MAX_EXPIRED
 from clockwork.controller.stage import Stage
 from clockwork.messages.actions import EvictWeights, Infer, LoadModelFromDisk, LoadWeights
-from clockwork.messages.commands import Answer, Command, SendAction
+from clockwork.messages.commands import Answer, SendAction
 from clockwork.messages.prediction import ErrorSummary
 from clockwork.messages.requests import (
     CancelRequest,
@@ -260,7 +260,7 @@ def test_what_was_found_right_is_remembered_within_bounds() -> None:
 
 def test_far_deadlines_of_requests_that_are_over_do_not_pile_up() -> None:
     class AllButTheFirst(EchoScheduler):
-        def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+        def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
             return [] if request.id == 1 else super().infer(now, request)
 
     cluster = serving(AllButTheFirst(), FILES)
@@ -455,12 +455,12 @@ def test_failures_are_counted_apart_and_lost_workers_are_remembered() -> None:
     assert (server.workers, server.predictions) == ((), before)
 
 
-@pytest.mark.parametrize("said", ["soon", 1.5, -1, FOREVER, 1 << 2000])
-def test_what_a_scheduler_says_of_the_start_harms_nobody(said: object) -> None:
+@pytest.mark.parametrize("start", [-1, FOREVER, 1 << 2000])
+def test_an_impossible_start_of_an_action_is_not_counted_as_a_prediction(start: Nanos) -> None:
     class Vague(Eager):
-        def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
-            commands = super().infer(now, request)
-            return [replace(it, start=said) if isinstance(it, SendAction) else it for it in commands]
+        def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
+            next(self.state.gpus()).infer(request.model, [request], now, request.deadline, start=start)
+            return []
 
     cluster = serving(Vague(), FILES)
     cluster.ask(infer_request(1))
@@ -484,7 +484,7 @@ def test_what_a_scheduler_says_of_the_start_harms_nobody(said: object) -> None:
 )
 def test_an_answer_with_a_field_of_the_wrong_type_is_reported_and_harms_nobody(changes: dict[str, Any]) -> None:
     class Confused(Eager):
-        def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+        def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
             return [*super().infer(now, request), replace(Answer(request.id, Status.ERROR, "no"), **changes)]
 
     cluster = serving(Confused(), FILES)
@@ -494,32 +494,31 @@ def test_an_answer_with_a_field_of_the_wrong_type_is_reported_and_harms_nobody(c
     assert len(cluster.reports("ERROR")) == 1
 
 
-@pytest.mark.parametrize(
-    "changes", [{"worker_id": 7}, {"action": None}, {"action": Answer(1, Status.SUCCESS)}], ids=str
-)
-def test_a_returned_action_with_a_field_of_the_wrong_type_is_reported_and_the_made_one_sent(
-    changes: dict[str, Any],
-) -> None:
+def test_a_returned_action_is_reported_and_sent_once() -> None:
     class Confused(Eager):
-        def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
-            return [replace(it, **changes) for it in super().infer(now, request) if isinstance(it, SendAction)]
+        def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
+            super().infer(now, request)
+            return [queued.command() for queued in self.state.actions]  # type: ignore[misc]
 
     cluster = serving(Confused(), FILES)
+    sent = len(cluster.actions(Infer))
     cluster.ask(infer_request(1))
     cluster.run_until(cluster.now + ms(100))
     assert infer_answer(cluster, 1).status == Status.SUCCESS
-    assert cluster.reports("ERROR")
+    assert len(cluster.actions(Infer)) == sent + 1
+    (report,) = cluster.reports("ERROR")
+    assert report.startswith("the scheduler returned SendAction(")
+    assert report.endswith(", which is not a valid Answer")
 
 
 @pytest.mark.parametrize("request_id", ["1", None, 1.0, -1], ids=str)
 def test_an_infer_for_what_is_no_request_is_reported_and_not_sent(request_id: Any) -> None:
     class Confused(Eager):
-        def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
-            commands = super().infer(now, request)
+        def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
+            answers = super().infer(now, request)
             gpu = next(iter(self.state.gpus()))
-            inputs = (replace(request.input, request_id=request_id),)
-            gpu.send_infer(Infer(self.state.action_ids.next(), gpu.gpu_id, request.model.name, inputs))
-            return commands
+            gpu.infer_inputs(request.model, (replace(request.input, request_id=request_id),))
+            return answers
 
     cluster = serving(Confused(), FILES)
     cluster.ask(infer_request(1))
@@ -710,22 +709,24 @@ class Scripted(Forgetful):
         self.script = script
         self.told: list[Result] = []
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         return self.script(next(self.state.gpus()), request)  # type: ignore[operator,no-any-return]
 
     def result(
         self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Command]:
+    ) -> list[Answer]:
         self.told.append(result)
         return []
 
 
-def _load(gpu: GPUState, request: PendingRequest) -> SendAction:
-    return gpu.load_weights(request.model)
+def _load(gpu: GPUState, request: PendingRequest) -> list[Answer]:
+    gpu.load_weights(request.model)
+    return []
 
 
-def _infer(gpu: GPUState, request: PendingRequest) -> SendAction:
-    return gpu.infer(request.model, [request])
+def _infer(gpu: GPUState, request: PendingRequest) -> list[Answer]:
+    gpu.infer(request.model, [request])
+    return []
 
 
 def _ok(request: PendingRequest, status: object = Status.SUCCESS) -> Answer:
@@ -736,13 +737,16 @@ def _no_id() -> Answer:
     return Answer([], Status.ERROR)  # type: ignore[arg-type]
 
 
-def _both(gpu: GPUState, request: PendingRequest) -> list[Command]:
-    first = _load(gpu, request)
-    return [_infer(gpu, request), first]
+def _over_commit(gpu: GPUState, request: PendingRequest) -> list[Answer]:
+    gpu.load_weights(request.model)
+    gpu.load_weights(ModelState(gpu.models["c"]))
+    return []
 
 
-def _other_model(gpu: GPUState, request: PendingRequest) -> list[Command]:
-    return [gpu.load_weights(request.model), gpu.infer(request.model, [])]
+def _infer_nothing(gpu: GPUState, request: PendingRequest) -> list[Answer]:
+    gpu.load_weights(request.model)
+    gpu.infer(request.model, [])
+    return []
 
 
 @pytest.mark.parametrize(
@@ -750,37 +754,30 @@ def _other_model(gpu: GPUState, request: PendingRequest) -> list[Command]:
     [
         pytest.param(lambda g, r: [_ok(r), _ok(r)], Status.SUCCESS, "answered request 1, which is over", id="twice"),
         pytest.param(lambda g, r: [Answer(77, Status.SUCCESS)], Status.TIMEOUT, "request 77, which is over", id="id"),
-        pytest.param(lambda g, r: [_infer(g, r)], Status.ERROR, "a is not on w0/gpu0", id="infer for a cold model"),
-        pytest.param(lambda g, r: [_load(g, r), _load(g, r)], Status.ERROR, "a is loading on w0/gpu0", id="load twice"),
-        pytest.param(
-            lambda g, r: [g.load_weights(r.model), g.load_weights(ModelState(g.models["c"]))],
-            Status.ERROR,
-            "c needs 4 pages; w0/gpu0 has 3 free of 4",
-            id="over-commit",
-        ),
+        pytest.param(_infer, Status.ERROR, "a is not on w0/gpu0", id="infer for a cold model"),
+        pytest.param(lambda g, r: _load(g, r) + _load(g, r), Status.ERROR, "a is loading on w0/gpu0", id="load twice"),
+        pytest.param(_over_commit, Status.ERROR, "c needs 4 pages; w0/gpu0 has 3 free of 4", id="over-commit"),
         pytest.param(lambda g, r: [g.evict_weights("a")], Status.ERROR, "a is cold or in use", id="evict cold"),
-        pytest.param(_other_model, Status.ERROR, "[]: none", id="an Infer of nothing"),
-        pytest.param(lambda g, r: [(s := _load(g, r)), s], Status.TIMEOUT, "an action that is not new", id="repeated"),
-        pytest.param(lambda g, r: (_load(g, r), [])[1], Status.TIMEOUT, "did not return it", id="kept for itself"),
-        pytest.param(lambda g, r: [SendAction("w9", _load(g, r).action)], Status.TIMEOUT, "not for a device", id="w9"),
+        pytest.param(_infer_nothing, Status.ERROR, "[]: none", id="an Infer of nothing"),
+        pytest.param(_load, Status.TIMEOUT, None, id="loads only"),
+        pytest.param(lambda g, r: [g.load_weights(r.model)], Status.TIMEOUT, "LoadWeights(", id="returns an action"),
         pytest.param(
             lambda g, r: [SendAction("w0", LoadModelFromDisk(9, "a.onnx", "z"))],
             Status.TIMEOUT,
-            "an action that is not new",
+            "which is not a valid Answer",
             id="loads from disk",
         ),
-        pytest.param(_both, Status.SUCCESS, None, id="in the wrong order"),
         pytest.param(
-            lambda g, r: [_load(g, r), _infer(g, r), _ok(r)],
+            lambda g, r: [*_load(g, r), *_infer(g, r), _ok(r)],
             Status.SUCCESS,
             "for a request that is over",
             id="and both",
         ),
         pytest.param(lambda g, r: None, Status.ERROR, "raised in infer: TypeError", id="None"),
         pytest.param(lambda g, r: 5, Status.ERROR, "raised in infer: TypeError", id="a number"),
-        pytest.param(lambda g, r: "no", Status.TIMEOUT, "said 'n'", id="a text"),
-        pytest.param(lambda g, r: [None], Status.TIMEOUT, "said None", id="nothing"),
-        pytest.param(lambda g, r: [DropWorker("w0", "?")], Status.TIMEOUT, "said DropWorker", id="not its own command"),
+        pytest.param(lambda g, r: "no", Status.TIMEOUT, "returned 'n'", id="a text"),
+        pytest.param(lambda g, r: [None], Status.TIMEOUT, "returned None", id="nothing"),
+        pytest.param(lambda g, r: [DropWorker("w0", "?")], Status.TIMEOUT, "returned DropWorker", id="a command"),
         pytest.param(lambda g, r: [_ok(r, "fine")], Status.TIMEOUT, "status='fine'", id="no status"),
         pytest.param(lambda g, r: [_no_id()], Status.TIMEOUT, "request_id=[]", id="no id"),
         pytest.param(lambda g, r: 1 / 0, Status.ERROR, "ZeroDivisionError", id="raises"),
@@ -803,8 +800,9 @@ def test_a_scheduler_that_breaks_a_rule_is_reported_and_harms_this_request_only(
 
 def test_an_action_for_a_worker_that_was_lost_goes_nowhere() -> None:
     class Nostalgic(Forgetful):
-        def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
-            return [old.infer(request.model, [request])]
+        def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
+            old.infer(request.model, [request])
+            return []
 
     cluster = serving(Nostalgic(), FILES)
     (old,) = cluster.state.gpus()
@@ -817,8 +815,25 @@ def test_an_action_for_a_worker_that_was_lost_goes_nowhere() -> None:
     cluster.ask(infer_request(1))
     cluster.run_until(cluster.now + seconds(1))
     assert [type(send.action).__name__ for send in cluster.sent()[sent:]] == ["GetWorkerState"]
-    assert [infer_answer(cluster, number).status for number in (0, 1)] == [Status.TIMEOUT] * 2
-    assert all("not for a device that is there" in text for text in cluster.reports("ERROR"))
+    assert [infer_answer(cluster, number).status for number in (0, 1)] == [Status.ERROR] * 2
+    assert all("w0/gpu0 is gone: its worker was lost" in text for text in cluster.reports("ERROR"))
+
+
+def test_an_action_for_a_worker_that_is_not_in_service_is_reported_and_not_sent() -> None:
+    class Hasty(Forgetful):
+        def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
+            early.infer(request.model, [request])
+            return []
+
+    cluster = serving(Hasty(), FILES)
+    cluster.state.workers.clear()
+    (early,) = cluster.state.holders["a"]
+    sent = len(cluster.sent())
+    cluster.ask(infer_request(1))
+    assert len(cluster.sent()) == sent
+    assert not early.outstanding
+    (report,) = cluster.reports("ERROR")
+    assert report.startswith("the scheduler made an action for w0/gpu0, which is not in service: Infer(")
 
 
 def test_a_request_is_answered_when_its_scheduler_raises_in_every_method() -> None:
@@ -839,7 +854,7 @@ def test_a_request_is_answered_when_its_scheduler_raises_in_every_method() -> No
 
 def test_a_scheduler_that_cannot_say_why_is_reported_and_the_client_is_told_so() -> None:
     class Speechless(Forgetful):
-        def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+        def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
             request.promised = request.deadline
             return []
 
@@ -875,11 +890,11 @@ class Slow(Forgetful):
     def __init__(self) -> None:
         self.due: list[tuple[Nanos, int]] = []
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         self.due.append((now + ms(10), request.id))
         return []
 
-    def wake(self, now: Nanos) -> list[Command]:
+    def wake(self, now: Nanos) -> list[Answer]:
         ready = [number for at, number in self.due if at <= now]
         self.due = [entry for entry in self.due if entry[0] > now]
         return [Answer(number, Status.SUCCESS) for number in ready]
@@ -907,7 +922,7 @@ def test_no_success_is_later_than_its_deadline_whatever_the_scheduler_says() -> 
 
 def test_nor_if_it_says_so_before_the_controller_is_woken() -> None:
     class Dawdling(Forgetful):
-        def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+        def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
             return [Answer(request.id - 1, Status.SUCCESS)] if request.id > 1 else []
 
     cluster = serving(Dawdling(), FILES)
@@ -918,7 +933,7 @@ def test_nor_if_it_says_so_before_the_controller_is_woken() -> None:
 
 
 def test_a_scheduler_hears_of_each_action_that_ended_and_of_nothing_else() -> None:
-    scheduler = Scripted(lambda gpu, request: [_infer(gpu, request)])
+    scheduler = Scripted(_infer)
     cluster = serving(scheduler, FILES)
     cluster.ask(infer_request(1))
     cluster.run_until(cluster.now + ms(5))
@@ -929,7 +944,7 @@ def test_a_scheduler_hears_of_each_action_that_ended_and_of_nothing_else() -> No
 
 def test_the_hand_over_gives_the_scheduler_all_workers_models_and_times() -> None:
     class Curious(Forgetful):
-        def start(self, now: Nanos, state: object) -> list[Command]:
+        def start(self, now: Nanos, state: object) -> list[Answer]:
             super().start(now, state)  # type: ignore[arg-type]
             self.seen = (
                 [str(gpu) for gpu in self.state.gpus()],
@@ -954,9 +969,12 @@ def test_the_hand_over_gives_the_scheduler_all_workers_models_and_times() -> Non
 
 def test_what_a_scheduler_says_at_the_start_is_carried_out() -> None:
     class Prepared(SimpleScheduler):
-        def start(self, now: Nanos, state: object) -> list[Command]:
+        def start(self, now: Nanos, state: object) -> list[Answer]:
             super().start(now, state)  # type: ignore[arg-type]
-            return [gpu.load_weights(self.state.models["a"]) for gpu in self.state.gpus() if not len(gpu.cache)]
+            for gpu in self.state.gpus():
+                if not len(gpu.cache):
+                    gpu.load_weights(self.state.models["a"])
+            return []
 
     cluster = serving(Prepared(), FILES, workers=3)
     cluster.run_until(cluster.now + ms(8))

@@ -11,7 +11,7 @@ from clockwork.controller.config import ControllerConfig, LoadSpec, ProfilingCon
 from clockwork.controller.events import CompareOutputs, Drain, Drained, OutputsCompared, Respond
 from clockwork.controller.pending import NO_CLIENT
 from clockwork.messages.actions import Action, EvictWeights, Infer, LoadWeights
-from clockwork.messages.commands import Answer, Command, SendAction
+from clockwork.messages.commands import Answer, SendAction
 from clockwork.messages.requests import CancelRequest, InferResponse, ModelStatus, StatusRequest, StatusResponse
 from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
@@ -188,27 +188,30 @@ class Waits(Eager):
         self.kept: list[PendingRequest] = []
         self.cancelled: list[PendingRequest] = []
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         self.kept.append(request)
-        return self.send(now) if self.open else []
+        if self.open:
+            self.send(now)
+        return []
 
-    def send(self, now: Nanos) -> list[Command]:
+    def send(self, now: Nanos) -> None:
         """All requests of one moment in one batch."""
         kept, self.kept = [send for send in self.kept if not send.over], []
         if not kept:
-            return []
+            return
         (gpu,) = self.state.gpus()
-        loads: list[Command] = []
         if kept[0].model.name not in gpu.cache:
-            loads.append(gpu.load_weights(kept[0].model))
-        return [*loads, gpu.infer(kept[0].model, kept, now, kept[0].deadline)]
+            gpu.load_weights(kept[0].model)
+        gpu.infer(kept[0].model, kept, now, kept[0].deadline)
 
     def result(
         self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Command]:
-        return self.send(now) if self.open else []
+    ) -> list[Answer]:
+        if self.open:
+            self.send(now)
+        return []
 
-    def cancel(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         self.cancelled.append(request)
         return []
 
@@ -224,9 +227,8 @@ def a_pair(cluster: Cluster, scheduler: Waits, first: int) -> None:
 
 def send_now(cluster: Cluster, scheduler: Waits) -> None:
     """Send the actions that the scheduler has kept, without an event."""
-    for command in scheduler.send(cluster.now):
-        assert isinstance(command, SendAction)
-        cluster._carry_out([cluster.controller._serving._with_payloads(cluster.now, command)])
+    scheduler.send(cluster.now)
+    cluster._carry_out(cluster.controller._serving._send_queued(cluster.now))
 
 
 def test_a_check_that_was_not_sent_is_withdrawn_for_a_request_and_begun_again() -> None:
@@ -280,7 +282,7 @@ class RefusesAfter(FifoScheduler):
         super().__init__()
         self.left = accepted
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         self.left -= 1
         if self.left < 0:
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, "no")]
@@ -473,10 +475,10 @@ def test_requests_that_a_scheduler_batches_nevertheless_are_executed_apart() -> 
     assert status(cluster).unbatched
     scheduler.open = False
     ask(cluster, 6, 7)
-    (send,) = scheduler.send(cluster.now)
-    assert isinstance(send, SendAction)
-    assert isinstance(send.action, Infer)
-    assert (len(send.action.inputs), send.action.apart) == (2, True)
+    scheduler.send(cluster.now)
+    (queued,) = cluster.state.actions
+    assert isinstance(queued.action, Infer)
+    assert (len(queued.action.inputs), queued.action.apart) == (2, True)
 
 
 def test_copies_of_the_content_are_not_batched_and_other_models_are() -> None:

@@ -19,7 +19,7 @@ from clockwork.host.controller import ControllerHost
 from clockwork.http.config import HttpConfig
 from clockwork.http.server import serving_http
 from clockwork.messages.actions import Infer
-from clockwork.messages.commands import Answer, Command
+from clockwork.messages.commands import Answer
 from clockwork.messages.requests import StatusRequest, StatusResponse
 from clockwork.messages.status import Status
 from clockwork.net.address import Address
@@ -256,7 +256,7 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
 class Refuses(EchoScheduler):
     name: ClassVar[str] = "refuses"
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
         return [Answer(request.id, status, "too late", predicted=25_000_000, retry_after=1_200_000_000)]
 

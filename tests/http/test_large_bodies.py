@@ -12,7 +12,7 @@ from client.live import run
 from clockwork.http.asgi import ClientGoneError
 from clockwork.http.config import HttpConfig
 from clockwork.http.receiving import LARGE, BodyQuota, LargeBody
-from clockwork.messages.commands import Command
+from clockwork.messages.commands import Answer
 from clockwork.net.arrival import Arrivals
 from clockwork.oip.failures import RequestFailedError
 from clockwork.scheduling.echo import EchoScheduler
@@ -216,7 +216,7 @@ class Notes(EchoScheduler):
         super().__init__()
         self.left: list[Nanos] = []
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         self.left.append(request.deadline - now)
         return super().infer(now, request)
 

@@ -18,7 +18,7 @@ from clockwork.grpc_frontend import serve_grpc
 from clockwork.http.config import HttpConfig
 from clockwork.http.server import serving_http
 from clockwork.messages.actions import Infer
-from clockwork.messages.commands import Answer, Command
+from clockwork.messages.commands import Answer
 from clockwork.messages.requests import ServerStatus
 from clockwork.messages.status import Status
 from clockwork.scheduling.registry import make_scheduler
@@ -34,7 +34,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 class Picky(SimpleScheduler):
     """Refuses what has less than a second."""
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         if request.deadline - now < SECOND:
             return [Answer(request.id, Status.CONTROLLER_COULD_NOT_START_IN_TIME, "too tight")]
         return super().infer(now, request)

@@ -9,7 +9,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from client.live import LOOPBACK, run
 from clockwork.grpc_frontend import serve_grpc
-from clockwork.messages.commands import Command
+from clockwork.messages.commands import Answer
 from clockwork.scheduling.echo import EchoScheduler
 from clockwork.state import PendingRequest
 from clockwork.units import Nanos, as_seconds, ms, seconds
@@ -27,7 +27,7 @@ class Notes(EchoScheduler):
         super().__init__()
         self.slos: list[Nanos] = []
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         self.slos.append(request.deadline - request.arrival)
         return super().infer(now, request)
 

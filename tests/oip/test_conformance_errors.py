@@ -26,7 +26,7 @@ from clockwork.errors import (
     UnknownModelError,
 )
 from clockwork.grpc_frontend import serve_grpc
-from clockwork.messages.commands import Answer, Command
+from clockwork.messages.commands import Answer
 from clockwork.messages.requests import ErrorResponse, ModelStatus, StatusRequest, StatusResponse
 from clockwork.messages.status import Status
 from clockwork.net.address import Address
@@ -73,7 +73,7 @@ class Says(EchoScheduler):
     name: ClassVar[str] = "says"
     status = Status.ERROR
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         return [Answer(request.id, self.status, "no, for a reason", predicted=PREDICTED, retry_after=RETRY_AFTER)]
 
 

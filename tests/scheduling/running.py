@@ -1,8 +1,10 @@
 """A scheduler that was started, with devices that answer when a test says so. Devices are ``w0/gpu0``, ..."""
 
+from collections.abc import Sequence
+
 from builders import pending
 from clockwork.messages.actions import EvictWeights, Infer, InferInput, LoadWeights
-from clockwork.messages.commands import Answer, Command, SendAction
+from clockwork.messages.commands import Answer, SendAction
 from clockwork.messages.results import ErrorResult, EvictWeightsResult, LoadWeightsResult, Result, Timing
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, spec
@@ -13,7 +15,7 @@ from clockwork.units import Nanos, ms
 TOOK = Timing(0, 0, 0)
 
 
-def show(commands: list[Command]) -> list[str]:
+def show(commands: Sequence[SendAction | Answer]) -> list[str]:
     """``w0/gpu0 Infer r1``, ``w0/gpu0 LoadWeights a``, ``r1 ERROR``."""
     lines = []
     for command in commands:
@@ -39,6 +41,7 @@ class Running:
         self.sent: list[SendAction] = []
         self.requests: dict[int, PendingRequest] = {}
         assert self.scheduler.start(0, state) == []
+        assert not state.actions
 
     def infer(self, model: str, *, slo: Nanos = ms(100), rows: int = 1, length: int = 2) -> list[str]:
         """A request arrives; ``length`` is its second dimension."""
@@ -84,6 +87,7 @@ class Running:
         self.sent = [send for send in self.sent if send.worker_id != worker_id]
         return self._say(self.scheduler.worker_lost(self.now, worker))
 
-    def _say(self, commands: list[Command]) -> list[str]:
-        self.sent += [command for command in commands if isinstance(command, SendAction)]
-        return show(commands)
+    def _say(self, answers: list[Answer]) -> list[str]:
+        sent = [queued.command() for queued in self.state.actions.take()]
+        self.sent += sent
+        return show([*answers, *sent])

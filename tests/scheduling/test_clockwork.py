@@ -7,7 +7,7 @@ import pytest
 
 from builders import KIND, a_state, model_info, pending
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
-from clockwork.messages.commands import Answer, Command, SendAction
+from clockwork.messages.commands import Answer, SendAction
 from clockwork.messages.profile import Measurement, ModelProfile
 from clockwork.messages.results import (
     ErrorResult,
@@ -99,22 +99,21 @@ class Bench:
         assert gpu.settle(action, result)
         return self.show(self.scheduler.result(now, gpu, action, result))
 
-    def show(self, commands: list[Command]) -> list[str]:
-        for command in commands:
-            if isinstance(command, Answer):
-                self.requests[command.request_id].over = True
-        return [_show(command) for command in commands]
+    def show(self, answers: list[Answer]) -> list[str]:
+        """The actions that were made, in order, then the answers."""
+        for answer in answers:
+            self.requests[answer.request_id].over = True
+        return [_show(command) for command in [*(queued.command() for queued in self.state.actions.take()), *answers]]
 
     def promised(self, id: int) -> float | None:
         moment = self.requests[id].promised
         return None if moment is None else moment / 1e6
 
 
-def _show(command: Command) -> str:
+def _show(command: SendAction | Answer) -> str:
     if isinstance(command, Answer):
         assert command.status == Status.CONTROLLER_COULD_NOT_START_IN_TIME or command.retry_after is None
         return f"refuse {command.request_id} ({command.status.name})"
-    assert isinstance(command, SendAction)
     action = command.action
     where = f"{command.worker_id}/{action.gpu}" if isinstance(action, Infer | LoadWeights | EvictWeights) else ""
     if isinstance(action, Infer):

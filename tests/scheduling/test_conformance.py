@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
-from clockwork.messages.commands import Answer, Command, SendAction
+from clockwork.messages.commands import Answer, SendAction
 from clockwork.messages.results import Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
@@ -40,7 +40,7 @@ class Raises(SimpleScheduler):
 
     count = 0
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         self.count += 1
         if self.count % 10 == 0:
             raise RuntimeError("a defect")
@@ -52,41 +52,40 @@ class AnswersTwice(SimpleScheduler):
 
     def result(
         self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Command]:
-        commands = super().result(now, gpu, action, result)
+    ) -> list[Answer]:
+        answers = super().result(now, gpu, action, result)
         if isinstance(action, Infer):
-            commands.append(Answer(action.inputs[0].request_id, Status.ERROR, "again"))
-        return commands
+            answers.append(Answer(action.inputs[0].request_id, Status.ERROR, "again"))
+        return answers
 
 
 class EvictsWhatIsInUse(SimpleScheduler):
     """Evicts a model right after it has sent an Infer."""
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
-        commands = super().infer(now, request)
-        for command in list(commands):
-            action = getattr(command, "action", None)
-            if isinstance(action, Infer):
-                gpu = next(gpu for gpu in self.state.gpus() if action.id in gpu.outstanding)
-                commands.append(gpu.evict_weights(action.model))
-        return commands
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
+        answers = super().infer(now, request)
+        for queued in list(self.state.actions):
+            if isinstance(queued.action, Infer):
+                queued.gpu.evict_weights(queued.action.model)
+        return answers
 
 
-class EvictsByHand(SimpleScheduler):
-    """Makes an action without the device, whose picture is then wrong."""
+class ReturnsActions(SimpleScheduler):
+    """Returns an action that no device has made."""
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         gpu = next(iter(self.state.gpus()))
-        by_hand = EvictWeights(self.state.action_ids.next(), gpu.gpu_id, request.model.name)
-        return [*super().infer(now, request), SendAction(gpu.worker_id, by_hand)]
+        evict = EvictWeights(self.state.actions.next_id(), gpu.gpu_id, request.model.name)
+        return [*super().infer(now, request), SendAction(gpu.worker_id, evict)]  # type: ignore[list-item]
 
 
 class LoadsTwice(SimpleScheduler):
     """Loads what is there."""
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
-        commands = super().infer(now, request)
-        return [*commands, next(iter(self.state.gpus())).load_weights(request.model)]
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
+        answers = super().infer(now, request)
+        next(iter(self.state.gpus())).load_weights(request.model)
+        return answers
 
 
 class Sloppy(SimpleScheduler):
@@ -94,11 +93,11 @@ class Sloppy(SimpleScheduler):
 
     at_once = 3
 
-    def start(self, now: Nanos, state: ClockworkState) -> list[Command]:
+    def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
         self.kept: dict[str, list[PendingRequest]] = {}
         return super().start(now, state)
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         gpu = next(iter(self.state.holders.get(request.model.name, ())), None)
         if gpu is None or request.deadline - now > seconds(1) or not self.together(request):
             return super().infer(now, request)
@@ -106,7 +105,8 @@ class Sloppy(SimpleScheduler):
         if sum(one.batch_size for one in kept) < self.at_once:
             self.kept[request.model.name] = kept
             return []
-        return [gpu.infer(request.model, kept, now, request.deadline)]
+        gpu.infer(request.model, kept, now, request.deadline)
+        return []
 
     def together(self, request: PendingRequest) -> bool:
         return True
@@ -142,40 +142,42 @@ class BatchesTheUnbatchable(Sloppy):
 class StaysWithTheLost(SimpleScheduler):
     """Sends what a lost worker had to that same worker."""
 
-    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Command]:
+    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         super().worker_lost(now, worker)
-        free = [(gpu, name) for gpu in worker.gpus for name in gpu.cache if not gpu.in_use(name)]
-        return [gpu.evict_weights(name) for gpu, name in free]
+        for gpu in worker.gpus:
+            for name in [name for name in gpu.cache if not gpu.in_use(name)]:
+                gpu.evict_weights(name)
+        return []
 
 
 class AnswersTheCancelled(SimpleScheduler):
     """Answers those who no longer want it."""
 
-    def cancel(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         return [Answer(request.id, Status.CANCELLED, "as you wish")]
 
 
 class AnswersByItself(Scheduler):
     """Says success, and did nothing."""
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         return [Answer(request.id, Status.SUCCESS)]
 
     def result(
         self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Command]:
+    ) -> list[Answer]:
         return []
 
 
 class ServesNobody(Scheduler):
     """Refuses all."""
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, "no")]
 
     def result(
         self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Command]:
+    ) -> list[Answer]:
         return []
 
 
@@ -191,7 +193,7 @@ class SleepsTooLittle(SimpleScheduler):
 
     now = 0
 
-    def wake(self, now: Nanos) -> list[Command]:
+    def wake(self, now: Nanos) -> list[Answer]:
         self.now = now
         return []
 
@@ -205,7 +207,7 @@ SHARED = Random(1)  # not begun anew with each scheduler
 class Gambles(SimpleScheduler):
     """Refuses at random."""
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         if request.deadline - now < 1_000_000_000 and SHARED.random() < 0.2:
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, "bad luck")]
         return super().infer(now, request)
@@ -217,12 +219,12 @@ class Gambles(SimpleScheduler):
         (Raises, "the scheduler raised in infer: RuntimeError: a defect"),
         (AnswersTwice, "which is over"),
         (EvictsWhatIsInUse, "in use"),
-        (EvictsByHand, "an action that is not new"),
+        (ReturnsActions, "which is not a valid Answer"),
         (LoadsTwice, "ValueError: .* is (warm|loading) on"),
         (MixesShapes, "whose inputs have different shapes"),
         (BatchesTooMuch, "rows; the largest batch of"),
         (BatchesTheUnbatchable, "which is not batchable"),
-        (StaysWithTheLost, "did not return it|not for a device that is there"),
+        (StaysWithTheLost, "ValueError: .* is gone: its worker was lost"),
         (AnswersTheCancelled, "which is over"),
         (ServesNobody, "a lone request with time to spare was not served"),
         (AnswersByItself, "answered without an Infer"),

@@ -8,7 +8,7 @@ import pytest
 from builders import infer_request
 from clockwork.controller.events import Respond
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
-from clockwork.messages.commands import Command, SendAction
+from clockwork.messages.commands import Answer, SendAction
 from clockwork.messages.requests import EvictRequest, EvictResponse, InferRequest, InferResponse
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
@@ -210,7 +210,7 @@ class Listening(SimpleScheduler):
         super().__init__()
         self.heard: list[tuple[str, list[tuple[str, Residency]]]] = []
 
-    def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Command]:
+    def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Answer]:
         self.heard.append((model, [(str(gpu), gpu.residency(model)) for gpu in gpus]))
         raise RuntimeError("it fails")
 

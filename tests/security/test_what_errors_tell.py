@@ -24,7 +24,7 @@ from clockwork.grpc_frontend import serve_grpc
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
 from clockwork.host.worker import WorkerConfig, run_worker
 from clockwork.http.server import serving_http
-from clockwork.messages.commands import Command
+from clockwork.messages.commands import Answer
 from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.scheduling.simple import SimpleScheduler
 from clockwork.state import PendingRequest
@@ -48,7 +48,7 @@ def check(told: str, root: Path) -> None:
 class Clumsy(SimpleScheduler):
     """Raises at a request for three rows."""
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         if request.input.tensors[0].shape[0] == 3:
             raise FileNotFoundError(2, "No such file", __file__)
         return super().infer(now, request)

@@ -8,69 +8,66 @@ from clockwork.messages.commands import SendAction
 from clockwork.messages.results import ErrorResult, EvictWeightsResult, GPUInfo, LoadWeightsResult, Result, Timing
 from clockwork.messages.status import Status
 from clockwork.state import GPUState, Residency, WorkerState
-from clockwork.state.gpu import ActionIds
+from clockwork.state.gpu import ActionQueue, GPUAction
 from clockwork.units import FOREVER, ms
 
 A, B, BIG = model_info("a"), model_info("b"), model_info("big", pages=4)
 TOOK = Timing(0, 0, 0)
 
 
-def done(send: SendAction) -> Result:
+def done(action: GPUAction) -> Result:
     """The result of an action that succeeded; an Infer's does not matter to a device."""
-    action = send.action
     return (
         EvictWeightsResult(action.id, TOOK) if isinstance(action, EvictWeights) else LoadWeightsResult(action.id, TOOK)
     )
 
 
-def failed(send: SendAction, status: Status = Status.RUNTIME_ERROR) -> ErrorResult:
-    return ErrorResult(send.action.id, type(send.action).__name__, status, "no")
+def failed(action: GPUAction, status: Status = Status.RUNTIME_ERROR) -> ErrorResult:
+    return ErrorResult(action.id, type(action).__name__, status, "no")
 
 
-def settle(gpu: GPUState, send: SendAction, result: Result | None = None) -> bool:
-    action = send.action
-    assert isinstance(action, LoadWeights | EvictWeights | Infer)
-    agrees = gpu.settle(action, done(send) if result is None else result)
+def settle(gpu: GPUState, action: GPUAction, result: Result | None = None) -> bool:
+    agrees = gpu.settle(action, done(action) if result is None else result)
     gpu.check_invariants()
     return agrees
 
 
 def test_a_load_takes_its_pages_before_the_worker_confirms() -> None:
     state, gpu = a_gpu([A, BIG])
-    send = gpu.load_weights(state.models["big"], earliest=1, latest=2, expected=3)
-    assert send == SendAction("w0", LoadWeights(1, 0, "big", 1, 2, 3))
+    load = gpu.load_weights(state.models["big"], earliest=1, latest=2, expected=3)
+    assert load == LoadWeights(1, 0, "big", 1, 2, 3)
     assert (gpu.residency("big"), gpu.cache.free, gpu.in_use("big")) == (Residency.LOADING, 0, True)
-    assert settle(gpu, send)
+    assert settle(gpu, load)
     assert (gpu.residency("big"), gpu.cache.free, gpu.in_use("big")) == (Residency.WARM, 0, False)
 
 
 def test_a_load_that_fails_gives_them_back() -> None:
     state, gpu = a_gpu([BIG])
-    send = gpu.load_weights(state.models["big"])
-    assert settle(gpu, send, failed(send))
+    load = gpu.load_weights(state.models["big"])
+    assert settle(gpu, load, failed(load))
     assert (gpu.residency("big"), gpu.cache.free) == (Residency.COLD, 4)
 
 
 def test_an_eviction_gives_the_pages_back_at_once() -> None:
     state, gpu = a_gpu([A, BIG], warm=("big",))
-    send = gpu.evict_weights("big", earliest=7)
-    assert send == SendAction("w0", EvictWeights(1, 0, "big", 7, FOREVER))
+    evict = gpu.evict_weights("big", earliest=7)
+    assert evict == EvictWeights(1, 0, "big", 7, FOREVER)
     assert (gpu.residency("big"), gpu.cache.free) == (Residency.COLD, 4)
     gpu.load_weights(state.models["a"])
-    assert settle(gpu, send)
+    assert settle(gpu, evict)
     assert gpu.residency("a") is Residency.LOADING
 
 
 def test_an_infer_uses_its_model_until_its_result_is_there() -> None:
     state, gpu = a_gpu([A, B], warm=("a", "b"))
     request = pending(5, state.models["a"], rows=2)
-    sends = [gpu.infer(state.models["a"], [request, request], 1, 2, 3), gpu.infer(state.models["a"], [request])]
-    assert sends[0].action == Infer(1, 0, "a", (request.input, request.input), 1, 2, 3)
+    infers = [gpu.infer(state.models["a"], [request, request], 1, 2, 3), gpu.infer(state.models["a"], [request])]
+    assert infers[0] == Infer(1, 0, "a", (request.input, request.input), 1, 2, 3)
     assert list(gpu.cache) == ["b", "a"]  # the least recently used first
     assert gpu.in_use("a")
-    settle(gpu, sends[0])
+    settle(gpu, infers[0])
     assert gpu.in_use("a")
-    settle(gpu, sends[1], failed(sends[1]))
+    settle(gpu, infers[1], failed(infers[1]))
     assert not gpu.in_use("a")
 
 
@@ -105,7 +102,7 @@ def test_what_leaves_the_table_is_refused_and_changes_nothing(what: str, message
     state, gpu = a_gpu([A, B, BIG, model_info("c"), used], warm=("a", "used"))
     gpu.load_weights(state.models["b"])
     gpu.infer(state.models["used"], [pending(1, state.models["used"])])
-    before = gpu.info(), gpu.cache.used, list(gpu.outstanding)
+    before = gpu.info(), gpu.cache.used, list(gpu.outstanding), len(state.actions)
     verb, name = what.split()
     model = state.models.get(name) or model_state(model_info(name))
     actions = {
@@ -115,7 +112,7 @@ def test_what_leaves_the_table_is_refused_and_changes_nothing(what: str, message
     }
     with pytest.raises(ValueError, match=message):
         actions[verb]()
-    assert (gpu.info(), gpu.cache.used, list(gpu.outstanding)) == before
+    assert (gpu.info(), gpu.cache.used, list(gpu.outstanding), len(state.actions)) == before
     gpu.check_invariants()
 
 
@@ -148,12 +145,12 @@ def test_an_infer_is_of_requests_for_its_model_that_wait() -> None:
 def test_errors_that_contradict_the_picture(action: str, status: Status, agrees: bool) -> None:
     state, gpu = a_gpu([A, B], warm=("a",))
     a, b = state.models["a"], state.models["b"]
-    send = {
+    sent: GPUAction = {
         "load": lambda: gpu.load_weights(b),
         "infer": lambda: gpu.infer(a, [pending(1, a)]),
         "evict": lambda: gpu.evict_weights("a"),
     }[action]()
-    assert settle(gpu, send, failed(send, status)) is agrees
+    assert settle(gpu, sent, failed(sent, status)) is agrees
     assert not gpu.outstanding
 
 
@@ -178,10 +175,39 @@ def test_a_device_describes_itself_as_its_worker_would() -> None:
     assert gpu.info() == GPUInfo(0, "gpu", 4, ("b", "a"))
 
 
+def test_actions_are_queued_in_order_and_taken_once() -> None:
+    state = a_state([A, B], workers=2, warm=("b",))
+    first, second = state.gpus()
+    made = [second.load_weights(state.models["a"], start=7), first.evict_weights("b"), second.evict_weights("b")]
+    assert [(str(queued.gpu), queued.action, queued.start) for queued in state.actions] == [
+        ("w1/gpu0", made[0], 7),
+        ("w0/gpu0", made[1], 0),
+        ("w1/gpu0", made[2], 0),
+    ]
+    taken = state.actions.take()
+    assert [queued.command(("payload",)) for queued in taken[:1]] == [SendAction("w1", made[0], ("payload",))]
+    assert (len(taken), len(state.actions), state.actions.take()) == (3, 0, [])
+
+
+def test_a_device_whose_worker_was_lost_makes_no_action() -> None:
+    state, gpu = a_gpu([A, B], warm=("b",))
+    state.workers["w0"].leave()
+    a, b = state.models["a"], state.models["b"]
+    for make in (
+        lambda: gpu.load_weights(a),
+        lambda: gpu.evict_weights("b"),
+        lambda: gpu.infer(b, [pending(1, b)]),
+    ):
+        with pytest.raises(ValueError, match="w0/gpu0 is gone: its worker was lost"):
+            make()
+    assert not gpu.outstanding
+    assert not state.actions
+
+
 def test_ids_are_given_once_and_lead_to_the_device() -> None:
     state = a_state([A], workers=2, gpus=2)
-    sends = [gpu.load_weights(state.models["a"]) for gpu in state.gpus()]
-    assert [send.action.id for send in sends] == [1, 2, 3, 4]
+    loads = [gpu.load_weights(state.models["a"]) for gpu in state.gpus()]
+    assert [load.id for load in loads] == [1, 2, 3, 4]
     assert {i: str(gpu) for worker in state.workers.values() for i, gpu in worker.routes.items()} == {
         1: "w0/gpu0",
         2: "w0/gpu1",
@@ -191,7 +217,7 @@ def test_ids_are_given_once_and_lead_to_the_device() -> None:
 
 
 def test_a_worker_knows_its_devices_by_number() -> None:
-    worker = WorkerState("w0", worker_info([A], gpus=2), ActionIds())
+    worker = WorkerState("w0", worker_info([A], gpus=2), ActionQueue())
     assert worker.gpu(1) is worker.gpus[1]
     with pytest.raises(KeyError):
         worker.gpu(2)

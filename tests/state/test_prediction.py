@@ -4,7 +4,6 @@ import pytest
 
 from builders import a_gpu, model_info, pending
 from clockwork.messages.actions import Infer, LoadWeights
-from clockwork.messages.commands import SendAction
 from clockwork.messages.prediction import ErrorSummary, PredictionSummary
 from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Timing
 from clockwork.messages.status import Status
@@ -16,17 +15,14 @@ A, B = model_info("a"), model_info("b")
 RIGHT = ErrorSummary(1)
 
 
-def leave(gpu: GPUState, send: SendAction, now: Nanos = 0) -> None:
+def leave(gpu: GPUState, action: LoadWeights | Infer, now: Nanos = 0, start: Nanos = 0) -> None:
     """The action leaves now."""
-    action = send.action
-    assert isinstance(action, LoadWeights | Infer)
-    gpu.predict(action, max(now, action.earliest), action.expected_duration, send.start)
+    gpu.predict(action, max(now, action.earliest), action.expected_duration, start)
 
 
-def end(gpu: GPUState, send: SendAction, model: ModelState, begin: Nanos, duration: Nanos) -> None:
+def end(gpu: GPUState, action: LoadWeights | Infer, model: ModelState, begin: Nanos, duration: Nanos) -> None:
     """The action succeeds."""
-    action, timing = send.action, Timing(begin, begin + duration, duration)
-    assert isinstance(action, LoadWeights | Infer)
+    timing = Timing(begin, begin + duration, duration)
     result = (
         InferResult(action.id, (), timing, timing, timing)
         if isinstance(action, Infer)
@@ -37,10 +33,8 @@ def end(gpu: GPUState, send: SendAction, model: ModelState, begin: Nanos, durati
     gpu.check_invariants()
 
 
-def fail(gpu: GPUState, send: SendAction, model: ModelState) -> None:
+def fail(gpu: GPUState, action: LoadWeights | Infer, model: ModelState) -> None:
     """The action fails."""
-    action = send.action
-    assert isinstance(action, LoadWeights | Infer)
     result = ErrorResult(action.id, "", Status.COULD_NOT_START_IN_TIME, "")
     gpu.settle(action, result)
     gpu.compare(action, result, model)
@@ -102,10 +96,10 @@ def test_an_infer_behind_its_load_begins_when_that_has_ended() -> None:
     leave(gpu, behind)
     other = gpu.infer(b, [pending(2, b)], 10, expected=ms(3))
     leave(gpu, other)
-    begins = [gpu.predicted_start(send.action.id) for send in (load, behind, other)]
+    begins = [gpu.predicted_start(action.id) for action in (load, behind, other)]
     assert begins == [10, 10 + ms(8), 10 + ms(11)]
     end(gpu, load, a, 10, ms(8))
-    assert gpu.predicted_start(load.action.id) is None
+    assert gpu.predicted_start(load.id) is None
 
 
 # --- what became of it -----------------------------------------------------------------------------------------------
@@ -153,7 +147,7 @@ def test_loads_are_counted_apart() -> None:
     state, gpu = a_gpu([A])
     a = state.models["a"]
     load = gpu.load_weights(a, ms(1), expected=ms(8), start=ms(2))
-    leave(gpu, load)
+    leave(gpu, load, start=ms(2))
     end(gpu, load, a, ms(2), ms(8) + us(1))
     late = of_error(us(1))
     assert gpu.predictions.summary() == {"load": PredictionSummary(RIGHT, late, late, 0, 0, ms(8) / (ms(8) + us(1)))}
@@ -186,10 +180,10 @@ def test_what_never_left_and_evictions_are_not_counted() -> None:
     a = state.models["a"]
     infer = gpu.infer(a, [pending(1, a)], 10, expected=5)
     end(gpu, infer, a, 10, 5)
-    evict = gpu.evict_weights("b").action
+    evict = gpu.evict_weights("b")
     error = ErrorResult(evict.id, "EvictWeights", Status.ERROR, "")
-    gpu.settle(evict, error)  # type: ignore[arg-type]
-    gpu.compare(evict, error, state.models["b"])  # type: ignore[arg-type]
+    gpu.settle(evict, error)
+    gpu.compare(evict, error, state.models["b"])
     assert gpu.predictions.summary() == a.predictions.summary() == {}
 
 

@@ -33,7 +33,7 @@ class Fleet:
         self._state = state
         self.workers: dict[str, WorkerState] = {}  #: workers that have reported their state
         self.phases: dict[str, WorkerPhase] = {}  #: the phase of each connected worker
-        self.queries = StateQueries(state.action_ids, query_timeout)
+        self.queries = StateQueries(state.actions, query_timeout)
         self._unloads: set[int] = set()  #: ids of outstanding UnloadModel actions
 
     def connect(self, now: Nanos, worker_id: str) -> list[ControllerCommand]:
@@ -58,7 +58,7 @@ class Fleet:
         if not result.worker.gpus:
             return DropWorker(worker_id, "the worker has no devices")
         try:
-            worker = WorkerState(worker_id, result.worker, self._state.action_ids, self._state.holders)
+            worker = WorkerState(worker_id, result.worker, self._state.actions, self._state.holders)
         except ValueError as error:
             return DropWorker(worker_id, str(error))
         worker.round_trip = round_trip
@@ -86,7 +86,7 @@ class Fleet:
             return []
         for name in names:
             worker.forget(name)
-        action = UnloadModel(self._state.action_ids.next(), tuple(names))
+        action = UnloadModel(self._state.actions.next_id(), tuple(names))
         self._unloads.add(action.id)
         return [SendAction(worker.id, action)]
 

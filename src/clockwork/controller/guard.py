@@ -1,8 +1,7 @@
 """The boundary between the controller and a scheduler, which may be anybody's code.
 
-Whatever a scheduler raises is caught here and nowhere else: it becomes a report with the traceback, and the requests
-that the call was about are answered with ERROR. What it returns is not believed here either: whoever carries it out
-checks it first.
+Only this module catches exceptions of schedulers: an exception becomes a report with the traceback, and the requests
+that the call was about are answered with ERROR. A returned value that is no valid `Answer` becomes a report as well.
 """
 
 import traceback
@@ -11,7 +10,7 @@ from typing import Concatenate, ParamSpec
 
 from clockwork.controller.events import Report
 from clockwork.messages.actions import Infer, LoadWeights
-from clockwork.messages.commands import Answer, Command, SendAction
+from clockwork.messages.commands import Answer
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import PendingRequest
@@ -22,19 +21,33 @@ P = ParamSpec("P")
 
 def ask(
     about: Iterable[PendingRequest],
-    method: Callable[Concatenate[Nanos, P], list[Command]],
+    method: Callable[Concatenate[Nanos, P], list[Answer]],
     now: Nanos,
     *args: P.args,
     **kwargs: P.kwargs,
-) -> list[object]:
-    """Call a scheduler's method; if it raises, report that and answer the requests that the call was ``about``."""
+) -> list[Answer | Report]:
+    """Call a scheduler's method and return its answers, with a report in the place of each that is not valid.
+
+    If the method raises, return a report of that, and the answers to the requests that the call was ``about``.
+    """
     try:
-        return [*method(now, *args, **kwargs)]
+        returned: list[object] = [*method(now, *args, **kwargs)]
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
-        commands: list[object] = [_raised(method.__name__, error)]
         text = "the scheduler failed; the server's log says why"
-        commands += [Answer(request.id, Status.ERROR, text) for request in about if not request.over]
-        return commands
+        answers = [Answer(request.id, Status.ERROR, text) for request in about if not request.over]
+        return [_raised(method.__name__, error), *answers]
+    return [_checked(answer) for answer in returned]
+
+
+def _checked(answer: object) -> Answer | Report:
+    """Return the answer, or a report if it is none or a field that the controller reads has a wrong type."""
+    match answer:
+        case Answer(request_id=int(), status=int(), message=str(), outputs=tuple()):
+            predicted: object = answer.predicted
+            retry: object = answer.retry_after
+            if (predicted is None or isinstance(predicted, int)) and (retry is None or isinstance(retry, int)):
+                return answer
+    return Report("ERROR", f"the scheduler returned {answer!r}, which is not a valid Answer")
 
 
 def next_wakeup(scheduler: Scheduler) -> tuple[Nanos | None, list[Report]]:
@@ -58,31 +71,18 @@ def explain(scheduler: Scheduler, now: Nanos, request: PendingRequest) -> tuple[
     return reason if isinstance(reason, str) else "", []
 
 
-def expectations(now: Nanos, action: LoadWeights | Infer, send: SendAction) -> tuple[Nanos, Nanos, Nanos]:
-    """From when on an action that leaves now may begin, how long it should take, and when it should begin.
+def expectations(now: Nanos, action: LoadWeights | Infer, start: object) -> tuple[Nanos, Nanos, Nanos]:
+    """Return when an action that leaves now may begin at the earliest, its expected duration, and its expected start.
 
-    ``send.start`` is the start that the scheduler states. The last two are 0 unless all three are integers.
+    ``start`` is the time that the scheduler states. The last two are 0 unless all three are valid times.
     """
     earliest: object = action.earliest
     expected: object = action.expected_duration
-    start: object = send.start
     if not isinstance(earliest, int) or not isinstance(expected, int) or not isinstance(start, int):
         return now, 0, 0
     if 0 <= earliest < FOREVER and 0 <= expected < FOREVER and 0 <= start < FOREVER:
         return max(now, earliest), expected, start
     return now, 0, 0
-
-
-def is_sound(command: object) -> bool:
-    """Whether the fields of an answer or an action that the controller reads have the right types."""
-    match command:
-        case Answer(request_id=int(), status=int(), message=str(), outputs=tuple()):
-            predicted: object = command.predicted
-            retry: object = command.retry_after
-            return (predicted is None or isinstance(predicted, int)) and (retry is None or isinstance(retry, int))
-        case SendAction(worker_id=str()):
-            return isinstance(getattr(command.action, "id", None), int)
-    return False
 
 
 def request_ids(action: Infer) -> list[int]:

@@ -174,7 +174,7 @@ class Loads:
         while queue and sum(worker == worker_id for worker, _ in self._outstanding.values()) < self._per_worker:
             load = queue.popleft()
             action = LoadModelFromDisk(
-                self._state.action_ids.next(), load.spec.path, load.spec.name, load.spec.no_of_copies
+                self._state.actions.next_id(), load.spec.path, load.spec.name, load.spec.no_of_copies
             )
             self._outstanding[action.id] = (worker_id, load)
             commands.append(SendAction(worker_id, action))
@@ -214,7 +214,7 @@ class Loads:
             held = self._fleet[worker_id].models
             names = tuple(name for name in load.names if name not in held)
             if names:
-                action = UnloadModel(self._state.action_ids.next(), names)
+                action = UnloadModel(self._state.actions.next_id(), names)
                 self._outstanding[action.id] = (worker_id, load)
                 load.undoing.add(worker_id)
                 commands.append(SendAction(worker_id, action))

@@ -9,25 +9,22 @@ from collections.abc import Generator
 
 from clockwork.controller.config import ProfilingConfig
 from clockwork.errors import ClockworkError
-from clockwork.messages.actions import Infer, InferInput
-from clockwork.messages.commands import SendAction
+from clockwork.messages.actions import InferInput
 from clockwork.messages.profile import Measurement, ModelProfile
 from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result
 from clockwork.messages.tensors import Datatype, TensorInfo, TensorSpec, spec
 from clockwork.state import GPUState, ModelState, Residency
-from clockwork.state.gpu import ActionIds
+from clockwork.state.gpu import GPUAction
 from clockwork.units import Nanos
 
-Script = Generator[SendAction, Result, ModelProfile]
+Script = Generator[GPUAction, Result, ModelProfile]
 
 
 class MeasurementFailedError(ClockworkError):
     """An action of a script failed."""
 
 
-def measure(
-    gpu: GPUState, model: ModelState, ids: ActionIds, config: ProfilingConfig, *, lenient: bool = False
-) -> Script:
+def measure(gpu: GPUState, model: ModelState, config: ProfilingConfig, *, lenient: bool = False) -> Script:
     """Measure everything that the scheduler plans with.
 
     ``lenient``: batch sizes end before the one that fails, as many a model names a batch dimension and fixes it within.
@@ -37,10 +34,10 @@ def measure(
     """
     load_weights = yield from _measure_loads(gpu, model, config)
     infer: dict[int, Measurement] = {}
-    shapes = yield from _accepted_shapes(gpu, model, ids, config)
+    shapes = yield from _accepted_shapes(gpu, model, config)
     for batch_size in batch_sizes(model, config.max_batch_size):
         try:
-            measured = yield from _measure_infer(gpu, model, batch_size, shapes, ids, config)
+            measured = yield from _measure_infer(gpu, model, batch_size, shapes, config)
         except MeasurementFailedError:
             if not lenient or batch_size == 1:
                 raise
@@ -52,13 +49,13 @@ def measure(
 
 
 def _accepted_shapes(
-    gpu: GPUState, model: ModelState, ids: ActionIds, config: ProfilingConfig
-) -> Generator[SendAction, Result, tuple[tuple[int, ...], ...]]:
+    gpu: GPUState, model: ModelState, config: ProfilingConfig
+) -> Generator[GPUAction, Result, tuple[tuple[int, ...], ...]]:
     """The inputs' shapes to measure: free dimensions at ``free_dim``, or at 1 if the model refuses that."""
     shapes = _row_shapes(model, config.free_dim)
     smallest = _row_shapes(model, 1)
     if shapes != smallest:
-        result = yield gpu.send_infer(_generated_infer(gpu, model, 1, shapes, ids))
+        result = yield gpu.infer_inputs(model, _generated_inputs(model, 1, shapes))
         if isinstance(result, ErrorResult):
             return smallest
     return shapes
@@ -74,7 +71,7 @@ def batch_sizes(model: ModelState, largest: int) -> tuple[int, ...]:
 
 def _measure_loads(
     gpu: GPUState, model: ModelState, config: ProfilingConfig
-) -> Generator[SendAction, Result, Measurement]:
+) -> Generator[GPUAction, Result, Measurement]:
     samples: list[Nanos] = []
     spent = 0
     warmups = 1
@@ -93,7 +90,7 @@ def _measure_loads(
     return Measurement(tuple(samples))
 
 
-def _make_room(gpu: GPUState, model: ModelState) -> Generator[SendAction, Result, None]:
+def _make_room(gpu: GPUState, model: ModelState) -> Generator[GPUAction, Result, None]:
     while gpu.cache.free < gpu.models[model.name].weights_pages:
         _check((yield gpu.evict_weights(next(iter(gpu.cache)))), "EvictWeights")
 
@@ -103,15 +100,14 @@ def _measure_infer(
     model: ModelState,
     batch_size: int,
     shapes: tuple[tuple[int, ...], ...],
-    ids: ActionIds,
     config: ProfilingConfig,
-) -> Generator[SendAction, Result, Measurement | None]:
+) -> Generator[GPUAction, Result, Measurement | None]:
     """None if the batch takes longer than it may."""
     samples: list[Nanos] = []
     spent = 0
     warmups = config.warmups
     while _wants_more(samples, spent, config):
-        result = yield gpu.send_infer(_generated_infer(gpu, model, batch_size, shapes, ids))
+        result = yield gpu.infer_inputs(model, _generated_inputs(model, batch_size, shapes))
         _check(result, f"Infer with batch size {batch_size}")
         assert isinstance(result, InferResult)
         duration = result.exec.duration
@@ -125,15 +121,14 @@ def _measure_infer(
     return Measurement(tuple(samples))
 
 
-def _generated_infer(
-    gpu: GPUState, model: ModelState, batch_size: int, shapes: tuple[tuple[int, ...], ...], ids: ActionIds
-) -> Infer:
+def _generated_inputs(
+    model: ModelState, batch_size: int, shapes: tuple[tuple[int, ...], ...]
+) -> tuple[InferInput, ...]:
     tensors = tuple(
         _generated(info, (batch_size, *shape) if model.info.batchable else shape)
         for info, shape in zip(model.info.inputs, shapes, strict=True)
     )
-    inputs = (InferInput(0, batch_size, tensors, generated=True),)
-    return Infer(ids.next(), gpu.gpu_id, model.name, inputs)
+    return (InferInput(0, batch_size, tensors, generated=True),)
 
 
 def _wants_more(samples: list[Nanos], spent: Nanos, config: ProfilingConfig) -> bool:

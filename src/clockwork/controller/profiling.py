@@ -143,7 +143,7 @@ class Profiler:
             if model is not None:
                 self._queue.remove(job)
                 last = self._attempts.get(job.key, 0) + 1 >= self._config.attempts
-                script = measure(gpu, model, self._state.action_ids, self._config, lenient=last)
+                script = measure(gpu, model, self._config, lenient=last)
                 self._running[gpu] = (job, script)
                 return self._step(gpu, None)
         return []
@@ -152,7 +152,8 @@ class Profiler:
         """Carry the device's script on; when it ends, begin the next."""
         job, script = self._running[gpu]
         try:
-            return [script.send(result) if result is not None else next(script)]
+            script.send(result) if result is not None else next(script)
+            return [queued.command() for queued in self._state.actions.take()]
         except StopIteration as end:
             commands = self._finish(job, end.value)
         except ClockworkError as error:

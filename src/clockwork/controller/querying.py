@@ -3,16 +3,16 @@
 from clockwork.controller.events import DropWorker
 from clockwork.messages.actions import GetWorkerState
 from clockwork.messages.commands import SendAction
-from clockwork.state.gpu import ActionIds
+from clockwork.state.gpu import ActionQueue
 from clockwork.units import Nanos, show_duration
 
 
 class StateQueries:
     """Outstanding GetWorkerState actions. A worker that takes too long is dropped, because all others wait for it."""
 
-    def __init__(self, ids: ActionIds, timeout: Nanos) -> None:
-        """``ids`` numbers the actions; ``timeout`` is the time that a worker has to report its state."""
-        self._ids = ids
+    def __init__(self, actions: ActionQueue, timeout: Nanos) -> None:
+        """``actions`` numbers the actions; ``timeout`` is the time that a worker has to report its state."""
+        self._actions = actions
         self._timeout = timeout
         self._sent: dict[int, tuple[str, Nanos]] = {}  #: action id -> worker, and when the action was sent
 
@@ -22,7 +22,7 @@ class StateQueries:
 
     def ask(self, now: Nanos, worker_id: str) -> SendAction:
         """Ask a worker for its state."""
-        action = GetWorkerState(self._ids.next())
+        action = GetWorkerState(self._actions.next_id())
         self._sent[action.id] = (worker_id, now)
         return SendAction(worker_id, action)
 

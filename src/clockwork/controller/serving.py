@@ -7,8 +7,6 @@ deadline by this room; unless its client cancelled it or went away. No action le
 from collections.abc import Callable, Iterable, Iterator
 from typing import Concatenate, Final, ParamSpec
 
-from msgspec.structs import replace
-
 from clockwork.controller.action_results import checked_result, count_loss, record_result, request_timing, why_late
 from clockwork.controller.admission import Admission
 from clockwork.controller.checking import check_names
@@ -22,7 +20,7 @@ from clockwork.controller.events import (
     Respond,
     ServerLoad,
 )
-from clockwork.controller.guard import ask, expectations, explain, is_sound, next_wakeup, request_ids
+from clockwork.controller.guard import ask, expectations, explain, next_wakeup, request_ids
 from clockwork.controller.pending import Pending
 from clockwork.controller.promises import FAULTS_OF_CLIENTS, Promise, outcome
 from clockwork.controller.quota import Quota, input_bytes
@@ -32,13 +30,14 @@ from clockwork.controller.throttling import Throttle
 from clockwork.controller.verifying import BatchChecks
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import EvictWeights, Infer, InferInput, LoadWeights
-from clockwork.messages.commands import Answer, Command, SendAction
+from clockwork.messages.commands import Answer, SendAction
 from clockwork.messages.requests import EvictRequest, EvictResponse, InferRequest, InferResponse, RequestTiming
 from clockwork.messages.results import ErrorResult, InferResult, Result
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import MAX_NAME, TensorSpec
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
+from clockwork.state.gpu import QueuedAction
 from clockwork.units import Bytes, Nanos
 
 P = ParamSpec("P")
@@ -46,8 +45,6 @@ P = ParamSpec("P")
 MAX_EXPIRED: Final = 500
 """Requests that one wake answers because their deadline has passed; the next wake is due at once, after what came
 meanwhile."""
-
-_MADE_BY_DEVICES: Final = (LoadWeights, EvictWeights, Infer)
 
 
 class Serving:
@@ -316,7 +313,9 @@ class Serving:
             return [Respond(client_id, EvictResponse(message.id, status, text))]
         busy = [str(gpu) for gpu in self._state.gpus() if gpu.in_use(name)]
         free = [g for g in self._state.gpus() if g.residency(name) is Residency.WARM and not g.in_use(name)]
-        commands: list[ControllerCommand] = [gpu.evict_weights(name) for gpu in free]
+        for gpu in free:
+            gpu.evict_weights(name)
+        commands = self._send_queued(now)
         status, text = Status.SUCCESS, ""
         if busy:
             status, text = Status.WEIGHTS_IN_USE, f"{name} is in use on {', '.join(busy)}: try again"
@@ -350,72 +349,45 @@ class Serving:
         self,
         now: Nanos,
         about: Iterable[PendingRequest],
-        method: Callable[Concatenate[Nanos, P], list[Command]],
+        method: Callable[Concatenate[Nanos, P], list[Answer]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> list[ControllerCommand]:
-        """Let the scheduler decide, and carry out what it says.
+        """Call a method of the scheduler, carry out its answers, then send the actions that were made meanwhile.
 
-        The picture of a device changed when an action was made. So each action is sent once, in the call that made it
-        and in the order of their making: also if the scheduler raised before it could return it.
+        Actions are sent even if the method raised: the picture of a device changed when its action was made.
         """
-        ids = self._state.action_ids
-        before = ids.last
-        said = ask(about, method, now, *args, **kwargs)
-        returned: dict[int, SendAction] = {}
         commands: list[ControllerCommand] = []
-        for command in said:
-            if isinstance(command, SendAction) and is_sound(command) and self._is_made(command):
-                action_id = command.action.id
-                if action_id > before and action_id not in returned:
-                    returned[action_id] = command
-                    continue
-            elif isinstance(command, Answer) and is_sound(command):
-                commands += self._answer(now, command)
-                continue
-            elif isinstance(command, Report):
-                commands.append(command)
-                continue
-            text = "an action that is not new, not for a device that is there, or no command at all"
-            commands.append(Report("ERROR", f"the scheduler said {command!r}: {text}"))
-        for action_id in range(before + 1, ids.last + 1):
-            send = returned.get(action_id)
-            if send is None:
-                commands += self._left_behind(now, action_id)
+        for answer in ask(about, method, now, *args, **kwargs):
+            if isinstance(answer, Report):
+                commands.append(answer)
             else:
-                commands.append(self._with_payloads(now, send))
+                commands += self._answer(now, answer)
+        commands += self._send_queued(now)
         self._wakeup, reports = next_wakeup(self._scheduler)
         return commands + reports
 
-    def _is_made(self, send: SendAction) -> bool:
-        """Whether the action was made by a device of that worker, and is outstanding there."""
-        worker = self._state.workers.get(send.worker_id)
-        return worker is not None and isinstance(send.action, _MADE_BY_DEVICES) and send.action.id in worker.routes
+    def _send_queued(self, now: Nanos) -> list[ControllerCommand]:
+        """Send the actions that devices' states have queued, in the order in which they were made."""
+        return [self._send(now, queued) for queued in self._state.actions.take()]
 
-    def _left_behind(self, now: Nanos, action_id: int) -> list[ControllerCommand]:
-        """Send an action that was made and not returned."""
-        gpu = next((w.routes[action_id] for w in self._state.workers.values() if action_id in w.routes), None)
-        if gpu is None:
-            return []
-        action = gpu.outstanding[action_id]
-        report = Report("ERROR", f"the scheduler made {action} and did not return it; it is sent all the same")
-        return [report, self._with_payloads(now, SendAction(gpu.worker_id, action))]
-
-    def _with_payloads(self, now: Nanos, command: SendAction) -> SendAction | Report:
-        """The action with its requests' payloads, as it leaves; a report instead if it carries what is over."""
-        action = command.action
-        gpu = self._state.workers[command.worker_id].routes[action.id]
-        if not isinstance(action, Infer):
-            if isinstance(action, LoadWeights):
-                gpu.predict(action, *expectations(now, action, command))
-            return command
-        requests = [self._pending.get(request_id) for request_id in request_ids(action)]
-        payloads = tuple([request.payload for request in requests if request is not None])
-        if len(payloads) < len(requests):
-            gpu.settle(action, ErrorResult(action.id, "Infer", Status.CANCELLED, "it was not sent"))
-            return Report("ERROR", f"the scheduler made an Infer for a request that is over: {action}")
-        gpu.predict(action, *expectations(now, action, command))
-        return replace(command, payloads=payloads)
+    def _send(self, now: Nanos, queued: QueuedAction) -> SendAction | Report:
+        """Send an action with its requests' payloads; report it instead if it must not leave."""
+        action, gpu = queued.action, queued.gpu
+        if gpu.worker_id not in self._state.workers:
+            gpu.settle(action, ErrorResult(action.id, "", Status.CANCELLED, "it was not sent"))
+            return Report("ERROR", f"the scheduler made an action for {gpu}, which is not in service: {action}")
+        if isinstance(action, EvictWeights):
+            return queued.command()
+        payloads: tuple[object, ...] = ()
+        if isinstance(action, Infer):
+            requests = [self._pending.get(request_id) for request_id in request_ids(action)]
+            payloads = tuple([request.payload for request in requests if request is not None])
+            if len(payloads) < len(requests):
+                gpu.settle(action, ErrorResult(action.id, "Infer", Status.CANCELLED, "it was not sent"))
+                return Report("ERROR", f"the scheduler made an Infer for a request that is over: {action}")
+        gpu.predict(action, *expectations(now, action, queued.start))
+        return queued.command(payloads)
 
     def _answer(self, now: Nanos, answer: Answer) -> list[ControllerCommand]:
         request = self._pending.get(answer.request_id)
@@ -488,6 +460,7 @@ class Serving:
         """Assert what always holds; for tests and checkers."""
         self._pending.check_invariants()
         self.checks.check_invariants()
+        assert not self._state.actions
         check = self.checks.request
         assert check is None or self._pending.get(check.id) is check
         waiting = [request for request in self._pending if request is not check]

@@ -1,6 +1,4 @@
-"""What a scheduler tells the controller to do."""
-
-from typing import TypeAlias
+"""Orders to the controller: send an action to a worker, answer a request."""
 
 from msgspec import Struct
 
@@ -11,22 +9,18 @@ from clockwork.units import Nanos
 
 
 class SendAction(Struct, frozen=True):
-    """Send an action to a worker.
-
-    ``payloads`` holds one opaque handle per input of an Infer, added by the controller. ``start`` is when the scheduler
-    expects the action to begin, 0 if it does not say: a prediction that is held against what happens, no condition.
-    """
+    """Send an action to a worker; ``payloads`` holds one opaque handle per input of an Infer."""
 
     worker_id: str
     action: Action
     payloads: tuple[object, ...] = ()
-    start: Nanos = 0
 
 
 class Answer(Struct, frozen=True):
-    """Answer a pending request. A successful Infer answers its requests by itself; this is for all else.
+    """A scheduler's answer to a pending request, unless a successful Infer answers it.
 
-    ``predicted`` and ``retry_after`` are nanoseconds after the request's arrival and from now.
+    ``predicted`` is the predicted completion in nanoseconds after the request's arrival; ``retry_after`` is the time
+    from now after which the client should try again.
     """
 
     request_id: int
@@ -36,6 +30,3 @@ class Answer(Struct, frozen=True):
     payload: object = None
     predicted: Nanos | None = None
     retry_after: Nanos | None = None
-
-
-Command: TypeAlias = SendAction | Answer

@@ -24,7 +24,7 @@ from typing import ClassVar
 from mypy_extensions import mypyc_attr
 
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
-from clockwork.messages.commands import Command
+from clockwork.messages.commands import Answer
 from clockwork.messages.results import Result
 from clockwork.state import ClockworkState, GPUState, PendingRequest, WorkerState
 from clockwork.units import Nanos
@@ -37,22 +37,22 @@ class Scheduler(ABC):
     name: ClassVar[str] = ""
     """What `--scheduler` calls it, if it is built in."""
 
-    def start(self, now: Nanos, state: ClockworkState) -> list[Command]:
+    def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
         """Serving begins. ``state`` stays up to date for as long as the scheduler lives; keep it."""
         self.state = state
         return []
 
     @abstractmethod
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """A request has arrived. Its model is known, its inputs fit, and its deadline has not passed."""
 
     @abstractmethod
     def result(
         self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Command]:
+    ) -> list[Answer]:
         """An action has ended. If it was an Infer and succeeded, its requests have been answered."""
 
-    def cancel(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """The request is over: its client went away, or its deadline passed. Do not answer it."""
         return []
 
@@ -60,19 +60,19 @@ class Scheduler(ABC):
         """Why a request that was promised an answer has none at its deadline; empty if that is not known."""
         return ""
 
-    def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Command]:
+    def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Answer]:
         """An operator has evicted the model's weights from these devices. The results of the actions come later."""
         return []
 
-    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
+    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         """A worker has come, or come back, and holds the models; it is in ``state.workers`` from now on."""
         return []
 
-    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Command]:
+    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         """A worker is gone, with all actions outstanding there; it is no longer in ``state.workers``."""
         return []
 
-    def wake(self, now: Nanos) -> list[Command]:
+    def wake(self, now: Nanos) -> list[Answer]:
         """The moment that `next_wakeup` named has come."""
         return []
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from clockwork.messages.commands import Answer, Command
+from clockwork.messages.commands import Answer
 from clockwork.messages.results import ErrorResult
 from clockwork.messages.status import Status
 from clockwork.scheduling.shapes import shape_key
@@ -13,8 +13,8 @@ NO_DEVICE: Final = "no device can serve {model} now: a worker is missing or hang
 """Message of a refusal; the controller adds the retry time."""
 
 
-def load_evicting_lru(gpu: GPUState, model: ModelState) -> list[Command]:
-    """Load the model, evicting others, least recently used first; nothing yet if those in use are in the way."""
+def load_evicting_lru(gpu: GPUState, model: ModelState) -> bool:
+    """Load the model and evict others for it, least recently used first; return False if models in use prevent that."""
     needed = gpu.models[model.name].weights_pages - gpu.cache.free
     victims = []
     for name in gpu.cache:
@@ -24,10 +24,11 @@ def load_evicting_lru(gpu: GPUState, model: ModelState) -> list[Command]:
             victims.append(name)
             needed -= gpu.cache.pages_of(name)
     if needed > 0:
-        return []
-    commands: list[Command] = [gpu.evict_weights(name) for name in victims]
-    commands.append(gpu.load_weights(model, expected=model.load_estimate(gpu.kind)))
-    return commands
+        return False
+    for name in victims:
+        gpu.evict_weights(name)
+    gpu.load_weights(model, expected=model.load_estimate(gpu.kind))
+    return True
 
 
 def failure(request: PendingRequest, result: ErrorResult) -> Answer:

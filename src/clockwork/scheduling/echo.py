@@ -5,7 +5,7 @@ from typing import ClassVar
 from mypy_extensions import mypyc_attr
 
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
-from clockwork.messages.commands import Answer, Command
+from clockwork.messages.commands import Answer
 from clockwork.messages.results import Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
@@ -19,7 +19,7 @@ class EchoScheduler(Scheduler):
 
     name: ClassVar[str] = "echo"
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """Answer with the request's inputs."""
         if request.input.generated:
             return [Answer(request.id, Status.SUCCESS)]
@@ -27,6 +27,6 @@ class EchoScheduler(Scheduler):
 
     def result(
         self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Command]:
+    ) -> list[Answer]:
         """Nothing was sent, so nothing comes back."""
         return []

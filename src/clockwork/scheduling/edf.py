@@ -13,7 +13,7 @@ from typing import ClassVar, Final, TypeAlias
 from mypy_extensions import mypyc_attr
 
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
-from clockwork.messages.commands import Answer, Command
+from clockwork.messages.commands import Answer
 from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
@@ -49,14 +49,14 @@ class EdfScheduler(Scheduler):
         self._starts: list[_Entry] = []  #: a heap of the same, by the last start that is in time, and of some gone
         self._last_start: dict[int, Nanos] = {}  #: of the same, by request id
 
-    def start(self, now: Nanos, state: ClockworkState) -> list[Command]:
+    def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
         """Take all devices into service."""
         super().start(now, state)
         self._devices = {gpu: [] for gpu in state.gpus()}
         self._idle = dict.fromkeys(self._devices)
         return []
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """Queue it by its deadline."""
         if not any(gpu.can_hold(request.model.name) for gpu in self._devices):
             text = NO_DEVICE.format(model=request.model.name)
@@ -66,7 +66,7 @@ class EdfScheduler(Scheduler):
 
     def result(
         self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Command]:
+    ) -> list[Answer]:
         """Answer what failed; then the device takes what comes next."""
         ended: list[PendingRequest] = []
         if isinstance(action, Infer):
@@ -77,24 +77,24 @@ class EdfScheduler(Scheduler):
             if isinstance(result, ErrorResult):
                 ended = [request for _, _, request in self._queue if request.model.name == action.model]
                 self._remove(ended)
-        commands: list[Command] = []
+        answers: list[Answer] = []
         if isinstance(result, ErrorResult):
-            commands += [failure(request, result) for request in ended if not request.over]
-        return commands + self._advance(now)
+            answers = [failure(request, result) for request in ended if not request.over]
+        return answers + self._advance(now)
 
-    def cancel(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """It no longer waits."""
         self._remove([request])
         return []
 
-    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
+    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         """More devices."""
         for gpu in worker.gpus:
             self._devices[gpu] = []
             self._idle[gpu] = None
         return self._advance(now)
 
-    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Command]:
+    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         """What was out there is queued again."""
         self._loading = {model: gpu for model, gpu in self._loading.items() if gpu.worker_id != worker.id}
         homeless: list[PendingRequest] = []
@@ -106,7 +106,7 @@ class EdfScheduler(Scheduler):
                 self._add(request)
         return self._advance(now)
 
-    def wake(self, now: Nanos) -> list[Command]:
+    def wake(self, now: Nanos) -> list[Answer]:
         """Somebody can no longer be in time."""
         return self._advance(now)
 
@@ -133,18 +133,19 @@ class EdfScheduler(Scheduler):
         if len(self._starts) > 2 * len(self._last_start) + MAX_COMPANY:
             self._starts = sorted(entry for entry in self._starts if entry[1] in self._last_start)
 
-    def _advance(self, now: Nanos) -> list[Command]:
-        commands = self._drop_late(now)
+    def _advance(self, now: Nanos) -> list[Answer]:
+        answers = self._drop_late(now)
         for _, _, request in list(islice(self._queue, LOOKED_AT)) if self._idle else ():
             if not self._idle:
                 break
             if request.id in self._last_start:  # it may have joined the batch of one before it
-                commands += self._send(now, request)
-        return commands + self._load()
+                self._send(now, request)
+        self._load()
+        return answers
 
-    def _drop_late(self, now: Nanos) -> list[Command]:
+    def _drop_late(self, now: Nanos) -> list[Answer]:
         """Answer those that no device can have done in time."""
-        commands: list[Command] = []
+        answers: list[Answer] = []
         self._tidy_starts()
         while self._starts and self._starts[0][0] < now:
             late, _, request = heappop(self._starts)
@@ -153,10 +154,10 @@ class EdfScheduler(Scheduler):
             self._remove([request])
             text = f"it would be done {(now - late) / MILLISECOND:.1f} ms after its deadline"
             predicted = now - late + request.deadline - request.arrival
-            commands.append(Answer(request.id, Status.CONTROLLER_COULD_NOT_START_IN_TIME, text, predicted=predicted))
-        return commands
+            answers.append(Answer(request.id, Status.CONTROLLER_COULD_NOT_START_IN_TIME, text, predicted=predicted))
+        return answers
 
-    def _send(self, now: Nanos, first: PendingRequest) -> list[Command]:
+    def _send(self, now: Nanos, first: PendingRequest) -> None:
         """Send it, and those that fit, to an idle device that has the weights and does it in time, if there is one."""
         model, slack = first.model, first.deadline - MARGIN - now
         for gpu in self.state.holders.get(model.name, ()):
@@ -168,10 +169,10 @@ class EdfScheduler(Scheduler):
                 self._remove(batch)
                 self._devices[gpu] = batch
                 del self._idle[gpu]
-                return [gpu.infer(model, batch, now, first.deadline, expected)]
-        return []
+                gpu.infer(model, batch, now, first.deadline, expected)
+                return
 
-    def _load(self) -> list[Command]:
+    def _load(self) -> None:
         """Load the most urgent model that is nowhere, where nothing is being loaded."""
         busy = dict.fromkeys(self._loading.values())
         seen: dict[str, None] = {}
@@ -184,8 +185,6 @@ class EdfScheduler(Scheduler):
                 continue
             able = [gpu for gpu in self._devices if gpu not in busy and gpu.can_hold(name)]
             for gpu in sorted(able, key=lambda gpu: len(gpu.outstanding)):
-                commands = load_evicting_lru(gpu, request.model)
-                if commands:
+                if load_evicting_lru(gpu, request.model):
                     self._loading[name] = gpu
-                    return commands
-        return []
+                    return

@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 from mypy_extensions import mypyc_attr
 
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
-from clockwork.messages.commands import Answer, Command
+from clockwork.messages.commands import Answer
 from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
@@ -46,13 +46,13 @@ class FifoScheduler(Scheduler):
         self._turn = 0
         self._device_of: dict[int, _Device] = {}  #: request id -> where it waits
 
-    def start(self, now: Nanos, state: ClockworkState) -> list[Command]:
+    def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
         """Take all devices into service."""
         super().start(now, state)
         self._add(list(state.gpus()))
         return []
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """Queue the request at a device."""
         device = self._choose(request.model.name)
         if device is None:
@@ -60,11 +60,12 @@ class FifoScheduler(Scheduler):
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text)]
         device.waiting.add(request)
         self._device_of[request.id] = device
-        return self._pump(now, device)
+        self._pump(now, device)
+        return []
 
     def result(
         self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Command]:
+    ) -> list[Answer]:
         """Answer what failed; then the device has room for more."""
         device = self._devices[gpu]
         failed: list[PendingRequest] = []
@@ -74,22 +75,22 @@ class FifoScheduler(Scheduler):
             failed = [request for request in device.waiting if request.model.name == action.model]
             for request in failed:
                 self._forget(request)
-        commands: list[Command] = []
-        if isinstance(result, ErrorResult):
-            commands += [failure(request, result) for request in failed if not request.over]
-        return commands + self._pump(now, device)
+        self._pump(now, device)
+        if not isinstance(result, ErrorResult):
+            return []
+        return [failure(request, result) for request in failed if not request.over]
 
-    def cancel(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """It no longer waits."""
         self._forget(request)
         return []
 
-    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
+    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         """More devices."""
         self._add(worker.gpus)
         return []
 
-    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Command]:
+    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         """What was there goes elsewhere, the requests that were out first."""
         homeless: list[PendingRequest] = []
         for gpu in worker.gpus:
@@ -99,7 +100,7 @@ class FifoScheduler(Scheduler):
             homeless += device.waiting
         for request in homeless:
             self._device_of.pop(request.id, None)
-        return [command for request in homeless if not request.over for command in self.infer(now, request)]
+        return [answer for request in homeless if not request.over for answer in self.infer(now, request)]
 
     def _add(self, gpus: list[GPUState]) -> None:
         for gpu in gpus:
@@ -120,19 +121,18 @@ class FifoScheduler(Scheduler):
             holders = holders or [device for device in self._order if device.gpu.can_hold(model)]
         return min(holders, key=lambda device: len(device.waiting) + len(device.gpu.outstanding), default=None)
 
-    def _pump(self, now: Nanos, device: _Device) -> list[Command]:
-        commands: list[Command] = []
+    def _pump(self, now: Nanos, device: _Device) -> None:
         gpu = device.gpu
         while device.waiting and len(device.sent) < OUTSTANDING:
             model = device.waiting.first.model
             residency = gpu.residency(model.name)
             if residency is not Residency.WARM:
-                return commands + (load_evicting_lru(gpu, model) if residency is Residency.COLD else [])
+                if residency is Residency.COLD:
+                    load_evicting_lru(gpu, model)
+                return
             batch = batch_from(device.waiting.like_first(), model.max_batch_size)
             for request in batch:
                 self._forget(request)
             expected = model.infer_estimate(rows_of(batch), gpu.kind)
-            send = gpu.infer(model, batch, now, max(request.deadline for request in batch), expected)
-            device.sent[send.action.id] = batch
-            commands.append(send)
-        return commands
+            infer = gpu.infer(model, batch, now, max(request.deadline for request in batch), expected)
+            device.sent[infer.id] = batch

@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 from mypy_extensions import mypyc_attr
 
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
-from clockwork.messages.commands import Answer, Command
+from clockwork.messages.commands import Answer
 from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
@@ -45,13 +45,13 @@ class SimpleScheduler(Scheduler):
         self._next_holder: dict[str, int] = {}
         self._device_of: dict[int, _Device] = {}  #: request id -> where it waits
 
-    def start(self, now: Nanos, state: ClockworkState) -> list[Command]:
+    def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
         """Take all devices into service."""
         super().start(now, state)
         self._devices = {gpu: _Device(gpu) for gpu in state.gpus()}
         return []
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """Queue the request at a device."""
         device = self._choose(request.model)
         if device is None:
@@ -59,37 +59,39 @@ class SimpleScheduler(Scheduler):
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, message)]
         device.waiting[request.id] = request
         self._device_of[request.id] = device
-        return self._pump(now, device)
+        self._pump(now, device)
+        return []
 
     def result(
         self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Command]:
+    ) -> list[Answer]:
         """Answer what failed; then the device has room for more."""
         device = self._devices[gpu]
-        commands: list[Command] = []
+        answers: list[Answer] = []
         if isinstance(action, Infer):
             request = device.sent.pop(action.id, None)
             if request is not None and not request.over and isinstance(result, ErrorResult):
-                commands.append(failure(request, result))
+                answers.append(failure(request, result))
         elif isinstance(action, LoadWeights) and isinstance(result, ErrorResult):
             first = next((request for request in device.waiting.values() if not request.over), None)
             if first is not None and first.model.name == action.model:
                 self._forget(first)
-                commands.append(failure(first, result))
-        return commands + self._pump(now, device)
+                answers.append(failure(first, result))
+        self._pump(now, device)
+        return answers
 
-    def cancel(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """It no longer waits."""
         self._forget(request)
         return []
 
-    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
+    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         """More devices."""
         for gpu in worker.gpus:
             self._devices[gpu] = _Device(gpu)
         return []
 
-    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Command]:
+    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         """What was there goes elsewhere, the requests that were out first."""
         homeless: list[PendingRequest] = []
         for gpu in worker.gpus:
@@ -98,7 +100,7 @@ class SimpleScheduler(Scheduler):
             homeless += device.waiting.values()
             for request in device.waiting.values():
                 self._device_of.pop(request.id, None)
-        return [command for request in homeless if not request.over for command in self.infer(now, request)]
+        return [answer for request in homeless if not request.over for answer in self.infer(now, request)]
 
     def _forget(self, request: PendingRequest) -> None:
         device = self._device_of.pop(request.id, None)
@@ -116,9 +118,8 @@ class SimpleScheduler(Scheduler):
         turn = self._next_holder[model.name] = self._next_holder.get(model.name, -1) + 1
         return holders[turn % len(holders)]
 
-    def _pump(self, now: Nanos, device: _Device) -> list[Command]:
+    def _pump(self, now: Nanos, device: _Device) -> None:
         """Send what can be sent."""
-        commands: list[Command] = []
         gpu = device.gpu
         while device.waiting and len(device.sent) < OUTSTANDING:
             request = next(iter(device.waiting.values()))
@@ -128,11 +129,9 @@ class SimpleScheduler(Scheduler):
             residency = gpu.residency(request.model.name)
             if residency is not Residency.WARM:
                 if residency is Residency.COLD:
-                    commands += load_evicting_lru(gpu, request.model)
+                    load_evicting_lru(gpu, request.model)
                 break
             self._forget(request)
             expected = request.model.infer_estimate(request.batch_size, gpu.kind)
-            send = gpu.infer(request.model, [request], now, request.deadline, expected)
-            device.sent[send.action.id] = request
-            commands.append(send)
-        return commands
+            infer = gpu.infer(request.model, [request], now, request.deadline, expected)
+            device.sent[infer.id] = request

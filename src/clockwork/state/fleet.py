@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from clockwork.messages.results import ModelInfo, WorkerInfo
-from clockwork.state.gpu import ActionIds, GPUState
+from clockwork.state.gpu import ActionQueue, GPUState
 from clockwork.state.model import ModelState
 from clockwork.state.prediction import Predictions
 from clockwork.units import Bytes, Nanos
@@ -16,7 +16,7 @@ class WorkerState:
         self,
         worker_id: str,
         info: WorkerInfo,
-        ids: ActionIds,
+        actions: ActionQueue,
         holders: dict[str, dict[GPUState, None]] | None = None,
     ) -> None:
         """A worker as it reported itself; ``holders`` is the fleet's, see `ClockworkState`.
@@ -34,7 +34,7 @@ class WorkerState:
                 raise ValueError(f"worker {worker_id} reports weights of models that it does not hold: {unknown}")
         #: the device that each outstanding action is for, by the action's id
         self.routes: dict[int, GPUState] = {}
-        self.gpus = [GPUState(worker_id, gpu, self.models, ids, self.routes, holders) for gpu in info.gpus]
+        self.gpus = [GPUState(worker_id, gpu, self.models, actions, self.routes, holders) for gpu in info.gpus]
         self._by_id = {gpu.gpu_id: gpu for gpu in self.gpus}
         if len(self._by_id) != len(self.gpus):
             raise ValueError(f"worker {worker_id} reports a device twice")
@@ -80,7 +80,8 @@ class ClockworkState:
         """No worker, no model."""
         self.workers: dict[str, WorkerState] = {}
         self.models: dict[str, ModelState] = {}
-        self.action_ids = ActionIds()
+        #: actions made by devices' states and not sent yet; the controller sends them after each call of the scheduler
+        self.actions = ActionQueue()
         #: model -> the devices that have its weights, of all workers that have told their state, in order of arrival;
         #: models that are nowhere are absent
         self.holders: dict[str, dict[GPUState, None]] = {}

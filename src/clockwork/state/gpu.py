@@ -13,11 +13,11 @@ Theory of operation. A model's residency on a device is a table::
 COLD models are those not in the cache. What leaves the table raises `ValueError`: a bug of whoever asked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
-from typing import Final
+from typing import Final, TypeAlias
 
-from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.actions import EvictWeights, Infer, InferInput, LoadWeights
 from clockwork.messages.commands import SendAction
 from clockwork.messages.results import (
     ErrorResult,
@@ -35,6 +35,9 @@ from clockwork.state.prediction import Lane, Predictions, compare
 from clockwork.state.request import PendingRequest
 from clockwork.state.work import Work
 from clockwork.units import FOREVER, MILLISECOND, Nanos
+
+GPUAction: TypeAlias = LoadWeights | EvictWeights | Infer
+"""An action of one device."""
 
 _ABSENT: Final = frozenset({Status.WEIGHTS_NOT_PRESENT, Status.UNKNOWN_MODEL})
 _IMPOSSIBLE: Final = frozenset(
@@ -69,14 +72,14 @@ class GPUState:
         worker_id: str,
         info: GPUInfo,
         models: dict[str, ModelInfo],
-        ids: "ActionIds",
+        actions: "ActionQueue",
         routes: "dict[int, GPUState]",
         holders: "dict[str, dict[GPUState, None]] | None" = None,
     ) -> None:
         """A device as its worker reported it.
 
-        ``routes`` is where all devices of the worker note their actions' ids; ``holders`` where all devices of the
-        fleet note the models whose weights are there.
+        All devices of the fleet put the actions that they make into ``actions``, and note in ``holders`` the models
+        whose weights they have. All devices of the worker note the ids of their actions in ``routes``.
 
         Raises:
             ValueError: its loaded models need more pages than it has.
@@ -87,14 +90,15 @@ class GPUState:
         self.models = models
         self.cache = PageCache(info.total_pages)
         self.silent = False  #: its worker is connected, but nothing was received from it for a while
-        self.outstanding: dict[int, LoadWeights | EvictWeights | Infer] = {}
+        self.gone = False  #: its worker was lost
+        self.outstanding: dict[int, GPUAction] = {}
         self.exec_end: Nanos = 0  #: when the last Infer that is known ended
         self.loads: dict[str, Timing] = {}  #: model -> when its weights were last loaded here
         self.predictions = Predictions()  #: of its actions, held against what happened
         self.work = Work()  #: what it did in service
         self._loading = Lane()
         self._executing = Lane()
-        self._ids = ids
+        self._actions = actions
         self._routes = routes
         self._holders = {} if holders is None else holders
         self._residency: dict[str, Residency] = {}
@@ -124,16 +128,18 @@ class GPUState:
         latest: Nanos = FOREVER,
         expected: Nanos = 0,
         start: Nanos = 0,
-    ) -> SendAction:
-        """Bring the weights in; takes the pages now.
+    ) -> LoadWeights:
+        """Make a LoadWeights action, which takes the pages now; the controller sends it.
 
         ``expected`` and ``start``: how long it is expected to take, and when to begin; 0: nobody knows, and when what
         was sent before it has ended.
 
         Raises:
-            ValueError: the weights are there or on their way, the worker lacks the model, or too few pages are free.
+            ValueError: the weights are there or on their way, the worker lacks the model, too few pages are free, or
+                the worker was lost.
         """
         name = model.name
+        self._check_present()
         if name in self._residency:
             raise ValueError(f"{name} is {self._residency[name].value} on {self}")
         if name not in self.models:
@@ -142,19 +148,25 @@ class GPUState:
         if not self.cache.take(name, pages):
             raise ValueError(f"{name} needs {pages} pages; {self} has {self.cache.free} free of {self.cache.total}")
         self._residency[name] = Residency.LOADING
-        return self._send(LoadWeights(self._ids.next(), self.gpu_id, name, earliest, latest, expected), start)
+        action = LoadWeights(self._actions.next_id(), self.gpu_id, name, earliest, latest, expected)
+        self._queue(action, start)
+        return action
 
-    def evict_weights(self, model: str, earliest: Nanos = 0) -> SendAction:
-        """Free the weights' pages, now.
+    def evict_weights(self, model: str, earliest: Nanos = 0) -> EvictWeights:
+        """Make an EvictWeights action, which frees the pages now; the controller sends it.
 
         Raises:
-            ValueError: the weights are not there, on their way, or needed by an action outstanding.
+            ValueError: the weights are not there, on their way, or needed by an action outstanding, or the worker was
+                lost.
         """
+        self._check_present()
         if self._residency.get(model) is not Residency.WARM or model in self._infers:
             raise ValueError(f"{model} is {self.residency(model).value} or in use on {self}")
         self.cache.give_back(model)
         self._cold(model)
-        return self._send(EvictWeights(self._ids.next(), self.gpu_id, model, earliest))
+        action = EvictWeights(self._actions.next_id(), self.gpu_id, model, earliest)
+        self._queue(action, 0)
+        return action
 
     def infer(
         self,
@@ -164,35 +176,45 @@ class GPUState:
         latest: Nanos = FOREVER,
         expected: Nanos = 0,
         start: Nanos = 0,
-    ) -> SendAction:
-        """Execute the requests as one batch, or apart if the model is not batched; they are answered when it succeeds.
+    ) -> Infer:
+        """Make an Infer action, which executes the requests as one batch; the controller sends it.
 
-        ``earliest`` must not be before the weights are there: an Infer that finds none fails. ``expected`` and
-        ``start``: see `load_weights`.
+        The controller answers the requests when the action succeeds. Requests of a model that is not batched are
+        executed one after the other. ``expected`` and ``start``: see `load_weights`.
 
         Raises:
-            ValueError: the weights are neither there nor on their way, or one of the requests is over, or for another
-                model, or there is none.
+            ValueError: the weights are neither there nor on their way, a request is over or for another model, there
+                is no request, or the worker was lost.
         """
         if not requests or any(request.over or request.model is not model for request in requests):
             raise ValueError(f"{list(requests)}: none, one that is over already, or not for {model.name}")
         inputs = tuple(request.input for request in requests)
-        apart = len(inputs) > 1 and bool(model.unbatched)
-        action = Infer(self._ids.next(), self.gpu_id, model.name, inputs, earliest, latest, expected, apart)
-        return self.send_infer(action, start)
+        return self.infer_inputs(model, inputs, earliest, latest, expected, start)
 
-    def send_infer(self, action: Infer, start: Nanos = 0) -> SendAction:
-        """Like `infer`, of an action made by hand.
+    def infer_inputs(
+        self,
+        model: ModelState,
+        inputs: tuple[InferInput, ...],
+        earliest: Nanos = 0,
+        latest: Nanos = FOREVER,
+        expected: Nanos = 0,
+        start: Nanos = 0,
+    ) -> Infer:
+        """Make an Infer action like `infer`, for inputs that need not belong to pending requests: measurements.
 
         Raises:
-            ValueError: the weights are neither there nor on their way.
+            ValueError: the weights are neither there nor on their way, or the worker was lost.
         """
-        name = action.model
+        name = model.name
+        self._check_present()
         if name not in self._residency:
             raise ValueError(f"{name} is not on {self}")
+        apart = len(inputs) > 1 and bool(model.unbatched)
+        action = Infer(self._actions.next_id(), self.gpu_id, name, inputs, earliest, latest, expected, apart)
         self.cache.touch(name)
         self._infers[name] = self._infers.get(name, 0) + 1
-        return self._send(action, start)
+        self._queue(action, start)
+        return action
 
     def predict(self, action: LoadWeights | Infer, earliest: Nanos, expected: Nanos, start: Nanos) -> None:
         """An action leaves: note when it should begin, not before ``earliest``, and how long it should take.
@@ -213,7 +235,7 @@ class GPUState:
         """When an action outstanding should begin; None if that was not predicted."""
         return self._executing.begin_of(action_id) or self._loading.begin_of(action_id)
 
-    def compare(self, action: LoadWeights | EvictWeights | Infer, result: Result, model: ModelState | None) -> None:
+    def compare(self, action: GPUAction, result: Result, model: ModelState | None) -> None:
         """Hold what was predicted of an action against what happened, here and for its model if that is served."""
         if isinstance(result, InferResult):
             timing: Timing | None = result.exec
@@ -242,11 +264,12 @@ class GPUState:
             self._cold(model)
 
     def leave(self) -> None:
-        """The device is gone: nobody holds anything there."""
+        """The worker was lost: the device holds no weights and makes no more actions."""
+        self.gone = True
         for model in self._residency:
             self._unlist(model)
 
-    def settle(self, action: LoadWeights | EvictWeights | Infer, result: Result) -> bool:
+    def settle(self, action: GPUAction, result: Result) -> bool:
         """Take the result of an outstanding action into account; the controller does, before the scheduler hears of it.
 
         Returns whether the picture of the cache still holds: False means that worker and controller disagree.
@@ -299,10 +322,14 @@ class GPUState:
         if holders is not None and holders.pop(self, self) is None and not holders:
             del self._holders[model]
 
-    def _send(self, action: LoadWeights | EvictWeights | Infer, start: Nanos = 0) -> SendAction:
+    def _check_present(self) -> None:
+        if self.gone:
+            raise ValueError(f"{self} is gone: its worker was lost")
+
+    def _queue(self, action: GPUAction, start: Nanos) -> None:
         self.outstanding[action.id] = action
         self._routes[action.id] = self
-        return SendAction(self.worker_id, action, (), start)
+        self._actions.add(QueuedAction(self, action, start))
 
     def __str__(self) -> str:
         return f"{self.worker_id}/gpu{self.gpu_id}"
@@ -311,14 +338,51 @@ class GPUState:
         return str(self)
 
 
-class ActionIds:
-    """Numbers for actions, unique within one controller."""
+class QueuedAction:
+    """An action that a device's state has made and the controller has not sent yet."""
+
+    __slots__ = ("action", "gpu", "start")
+
+    def __init__(self, gpu: GPUState, action: GPUAction, start: Nanos) -> None:
+        """``start`` is when the scheduler expects the action to begin; 0 if it states no time."""
+        self.gpu = gpu
+        self.action = action
+        self.start = start
+
+    def command(self, payloads: tuple[object, ...] = ()) -> SendAction:
+        """Return the command that sends the action with its requests' payloads."""
+        return SendAction(self.gpu.worker_id, self.action, payloads)
+
+
+class ActionQueue:
+    """The actions that devices' states have made and the controller has not sent yet, in order.
+
+    There is one queue in a controller. It also numbers the actions that need no device, such as LoadModelFromDisk.
+    """
 
     def __init__(self) -> None:
-        """Begins at 1; ``last`` is the number given last."""
-        self.last = 0
+        """Empty; the first action has the id 1."""
+        self._last_id = 0
+        self._queued: list[QueuedAction] = []
 
-    def next(self) -> int:
-        """A number not given before."""
-        self.last += 1
-        return self.last
+    def next_id(self) -> int:
+        """Return an id that no action has."""
+        self._last_id += 1
+        return self._last_id
+
+    def add(self, queued: QueuedAction) -> None:
+        """Put an action at the end."""
+        self._queued.append(queued)
+
+    def take(self) -> list[QueuedAction]:
+        """Return all actions, in the order in which they were made, and leave the queue empty."""
+        taken = self._queued
+        if taken:
+            self._queued = []
+        return taken
+
+    def __len__(self) -> int:
+        return len(self._queued)
+
+    def __iter__(self) -> Iterator[QueuedAction]:
+        return iter(self._queued)

@@ -58,7 +58,7 @@ class Backlog:
             device = GPUInfo(0, KIND, models, tuple(self._names))
             worker = WorkerInfo(PAGE, (device,), infos)
             name = f"w{number}"
-            self._state.workers[name] = WorkerState(name, worker, self._state.action_ids, self._state.holders)
+            self._state.workers[name] = WorkerState(name, worker, self._state.actions, self._state.holders)
         self._serving = Serving(
             self._state,
             scheduler,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
-from clockwork.messages.commands import Command, SendAction
+from clockwork.messages.commands import Answer
 from clockwork.messages.results import Result
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, GPUState, PendingRequest, WorkerState
@@ -36,38 +36,38 @@ class Observed(Scheduler):
         self._woken_at: Nanos = -1
         self._restless = False
 
-    def start(self, now: Nanos, state: ClockworkState) -> list[Command]:
+    def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
         """See `Scheduler`, as for all that follows."""
         super().start(now, state)
         return self._note(now, self.scheduler.start(now, state))
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """Passed on."""
         return self._note(now, self.scheduler.infer(now, request))
 
     def result(
         self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Command]:
+    ) -> list[Answer]:
         """Passed on."""
         return self._note(now, self.scheduler.result(now, gpu, action, result))
 
-    def cancel(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """Passed on."""
         return self._note(now, self.scheduler.cancel(now, request))
 
-    def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Command]:
+    def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Answer]:
         """Passed on."""
         return self._note(now, self.scheduler.evicted(now, model, gpus))
 
-    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
+    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         """Passed on."""
         return self._note(now, self.scheduler.worker_joined(now, worker))
 
-    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Command]:
+    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         """Passed on."""
         return self._note(now, self.scheduler.worker_lost(now, worker))
 
-    def wake(self, now: Nanos) -> list[Command]:
+    def wake(self, now: Nanos) -> list[Answer]:
         """Passed on, and counted."""
         self._wakes += 1
         self._wakes_at_once = self._wakes_at_once + 1 if now == self._woken_at else 1
@@ -90,12 +90,13 @@ class Observed(Scheduler):
         if len(self.problems) < PROBLEMS_MOST:
             self.problems.append(text)
 
-    def _note(self, now: Nanos, commands: Any) -> list[Command]:
-        noted = [*commands]
-        for command in noted:
-            self.said.append((now, command))
-            if isinstance(command, SendAction) and isinstance(command.action, Infer):
-                self._check_batch(command.action)
+    def _note(self, now: Nanos, answers: Any) -> list[Answer]:
+        noted = [*answers]
+        self.said += [(now, answer) for answer in noted]
+        for queued in self.state.actions:
+            self.said.append((now, queued.command()))
+            if isinstance(queued.action, Infer):
+                self._check_batch(queued.action)
         return noted
 
     def _check_batch(self, infer: Infer) -> None:

@@ -5,7 +5,6 @@ Among the least recently used the least demanded leave. The pages are freed and 
 `GPUState`; nothing is kept here but when weights will be there.
 """
 
-from clockwork.messages.commands import SendAction
 from clockwork.scheduling.clockwork.demand import Demand
 from clockwork.scheduling.clockwork.plan import Plan
 from clockwork.state import ModelState, Residency
@@ -53,11 +52,11 @@ def ready_at(now: Nanos, plan: Plan, model: ModelState) -> Nanos:
     return max(plan.load_free, now + plan.send_delay) + plan.load_time(now, model)
 
 
-def load(now: Nanos, plan: Plan, model: ModelState, evicted: list[str]) -> list[SendAction]:
+def load(now: Nanos, plan: Plan, model: ModelState, evicted: list[str]) -> None:
     """Order the weights, and evictions before that."""
     expected = plan.load_time(now, model)
     ready = ready_at(now, plan, model)
-    actions = [plan.gpu.evict_weights(name) for name in evicted]
-    actions.append(plan.gpu.load_weights(model, now, FOREVER, expected, ready - expected))
+    for name in evicted:
+        plan.gpu.evict_weights(name)
+    plan.gpu.load_weights(model, now, FOREVER, expected, ready - expected)
     plan.ready[model.name] = plan.load_free = ready
-    return actions

@@ -7,7 +7,7 @@ moment up to which a device has such appointments. Nothing is reserved for them;
 
 from typing import Final
 
-from clockwork.messages.commands import Answer, Command
+from clockwork.messages.commands import Answer
 from clockwork.messages.status import Status
 from clockwork.scheduling.clockwork.config import ClockworkConfig
 from clockwork.scheduling.clockwork.plan import Plan
@@ -44,7 +44,7 @@ class Refusals:
         self._config = config
         self._appointments: dict[tuple[str, ShapeKey], _Appointment] = {}  #: the last of each group
 
-    def answers(self, now: Nanos, plans: list[Plan], key: ShapeKey, requests: list[PendingRequest]) -> list[Command]:
+    def answers(self, now: Nanos, plans: list[Plan], key: ShapeKey, requests: list[PendingRequest]) -> list[Answer]:
         """Refuse requests of one group; ``plans`` are the devices that might have served them."""
         model = requests[0].model
         plans = [plan for plan in plans if plan.gpu.kind in model.profiles and not plan.gpu.silent]
@@ -53,7 +53,7 @@ class Refusals:
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text) for request in requests]
         plan = min(plans, key=lambda plan: max(plan.tail(now), plan.booked))
         start = max(plan.tail(now), _waits(now, plan, model))
-        commands: list[Command] = []
+        answers: list[Answer] = []
         group = (model.name, key)
         appointment = self._appointments.get(group)
         soonest = now + self._config.verdict_delay
@@ -65,8 +65,8 @@ class Refusals:
                 appointment.room -= request.batch_size
                 self._remember(group, appointment)
             would = start + plan.infer_time(now, model, request.batch_size, key) + plan.return_delay
-            commands.append(_answer(now, request, would, appointment))
-        return commands
+            answers.append(_answer(now, request, would, appointment))
+        return answers
 
     def _remember(self, group: tuple[str, ShapeKey], appointment: _Appointment) -> None:
         known = self._appointments

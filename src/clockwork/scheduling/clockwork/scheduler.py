@@ -23,7 +23,7 @@ from typing import ClassVar, Final
 from mypy_extensions import mypyc_attr
 
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
-from clockwork.messages.commands import Answer, Command
+from clockwork.messages.commands import Answer
 from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
@@ -80,12 +80,13 @@ class ClockworkScheduler(Scheduler):
 
     # --- Scheduler ---------------------------------------------------------------------------------------------------
 
-    def start(self, now: Nanos, state: ClockworkState) -> list[Command]:
+    def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
         """Take all devices into service, and fill their memory."""
         super().start(now, state)
-        return self._add(now, state.gpus())
+        self._add(now, state.gpus())
+        return []
 
-    def infer(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """Place the request at once if that is easy, else with others like it."""
         model = request.model
         self._demand.add(now, model.name)
@@ -102,20 +103,21 @@ class ClockworkScheduler(Scheduler):
 
     def result(
         self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Command]:
+    ) -> list[Answer]:
         """The plan of the device goes on from what has really happened."""
         plan = self._plans[gpu]
-        commands: list[Command] = []
+        answers: list[Answer] = []
         if isinstance(action, Infer):
-            commands += self._infer_ended(now, plan, action, result)
+            answers += self._infer_ended(now, plan, action, result)
         elif isinstance(action, LoadWeights):
-            commands += self._load_ended(now, plan, action, result)
+            answers += self._load_ended(now, plan, action, result)
         if self._groups and not plan.batches:
-            commands += self._judge(now)
-        commands += self._pump(now, plan)
-        return commands + self._preload(now, plan)
+            answers += self._judge(now)
+        answers += self._pump(now, plan)
+        self._preload(now, plan)
+        return answers
 
-    def cancel(self, now: Nanos, request: PendingRequest) -> list[Command]:
+    def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """The request leaves the plan."""
         self._failures.pop(request.id, None)
         self._delays.pop(request.id, None)
@@ -134,17 +136,18 @@ class ClockworkScheduler(Scheduler):
         plan = self._plan_of.get(request.id)
         return "" if plan is None else plan.what_is_wrong(now)
 
-    def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Command]:
+    def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Answer]:
         """Plan the requests anew that were planned for the weights, behind a load if need be."""
         homeless = [request for gpu in gpus for request in self._weights_gone(self._plans[gpu], model)]
-        commands = self._again(now, homeless, f"an operator evicted {model}", late=True)
-        return commands + [command for gpu in gpus for command in self._pump(now, self._plans[gpu])]
+        answers = self._again(now, homeless, f"an operator evicted {model}", late=True)
+        return answers + [answer for gpu in gpus for answer in self._pump(now, self._plans[gpu])]
 
-    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Command]:
+    def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         """More devices."""
-        return self._add(now, worker.gpus)
+        self._add(now, worker.gpus)
+        return []
 
-    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Command]:
+    def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         """What was planned or sent there is planned anew elsewhere, where its deadline allows."""
         homeless: list[PendingRequest] = []
         for gpu in worker.gpus:
@@ -160,16 +163,16 @@ class ClockworkScheduler(Scheduler):
                 self._close(batch)
         return self._again(now, homeless, f"worker {worker.id} was lost")
 
-    def wake(self, now: Nanos) -> list[Command]:
+    def wake(self, now: Nanos) -> list[Answer]:
         """Judge those that wait for it, send what is due."""
-        commands: list[Command] = []
+        answers: list[Answer] = []
         if self._judge_at <= now:
-            commands += self._judge(now)
+            answers += self._judge(now)
         while self._wakes and self._wakes[0][0] <= now:
             moment, _, plan = heappop(self._wakes)
             if plan.wake_at == moment:
-                commands += self._pump(now, plan)
-        return commands
+                answers += self._pump(now, plan)
+        return answers
 
     def next_wakeup(self) -> Nanos | None:
         """The next verdict, or the next batch to send."""
@@ -213,25 +216,25 @@ class ClockworkScheduler(Scheduler):
         chosen = plans[turn : turn + choices]
         return chosen + plans[: choices - len(chosen)]
 
-    def _judge(self, now: Nanos) -> list[Command]:
+    def _judge(self, now: Nanos) -> list[Answer]:
         """Place the groups, largest first; refuse what is left of them."""
         groups, self._groups, self._judge_at = self._groups, {}, FAR
-        commands: list[Command] = []
+        answers: list[Answer] = []
         touched: dict[Plan, None] = {}
         for group, requests in sorted(groups.items(), key=lambda item: -len(item[1])):
             waiting = [request for request in requests if not request.over]
-            said, plans = self._place(now, group, waiting)
-            commands += said
+            refused, plans = self._place(now, group, waiting)
+            answers += refused
             touched.update(dict.fromkeys(plans))
         for plan in touched:
-            commands += self._pump(now, plan)
-        return commands
+            answers += self._pump(now, plan)
+        return answers
 
     def _place(
         self, now: Nanos, group: GroupKey, requests: list[PendingRequest], excuse: str = ""
-    ) -> tuple[list[Command], list[Plan]]:
+    ) -> tuple[list[Answer], list[Plan]]:
         """Place all that can be, answer the rest; returns the plans that have more to do as well."""
-        commands: list[Command] = []
+        answers: list[Answer] = []
         touched: list[Plan] = []
         refused: list[PendingRequest] = []
         left = sorted(requests, key=lambda request: request.deadline)
@@ -251,13 +254,13 @@ class ClockworkScheduler(Scheduler):
             if not warm:
                 evicted = victims(now, offer.plan, first.model, self._demand)
                 assert evicted is not None
-                commands += self._load(now, offer.plan, first.model, evicted)
+                self._load(now, offer.plan, first.model, evicted)
             self._accept(now, offer, group, taken)
             touched.append(offer.plan)
             place, rows, tried = place + len(taken), rows - sum(request.batch_size for request in taken), 0
         if refused:
-            commands += self._refuse(now, group, refused, excuse)
-        return commands, touched
+            answers += self._refuse(now, group, refused, excuse)
+        return answers, touched
 
     def _hopeless(self, now: Nanos, group: GroupKey, rows: int, left: Sequence[PendingRequest], place: int) -> int:
         """How many from ``place`` on to refuse without trying each: those due before the first that can be placed."""
@@ -303,24 +306,23 @@ class ClockworkScheduler(Scheduler):
         for request in batch.requests:
             self._batch_of.pop(request.id, None)
 
-    def _refuse(self, now: Nanos, group: GroupKey, requests: list[PendingRequest], excuse: str) -> list[Command]:
+    def _refuse(self, now: Nanos, group: GroupKey, requests: list[PendingRequest], excuse: str) -> list[Answer]:
         model = requests[0].model
         places = self._some_places(model.name)
-        commands: list[Command] = []
         if not places:
             places = [plan for plan in self._some(self._order) if plan.gpu.can_hold(model.name)]
-            commands += self._load_for_later(now, places, model)
+            self._load_for_later(now, places, model)
         for plan in places:
             plan.claim_room(now)
         for request in requests:
             request.excuse = request.excuse or excuse
-        return commands + self._refusals.answers(now, places, group[1], requests)
+        return self._refusals.answers(now, places, group[1], requests)
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
-    def _pump(self, now: Nanos, plan: Plan) -> list[Command]:
+    def _pump(self, now: Nanos, plan: Plan) -> list[Answer]:
         """Send what is due on a device."""
-        commands: list[Command] = []
+        answers: list[Answer] = []
         while (batch := plan.next_batch(now)) is not None:
             self._company.end(now, batch)
             part = plan.split(now, batch)
@@ -330,14 +332,14 @@ class ClockworkScheduler(Scheduler):
                 self._joinable.note(batch)
                 for request in part.requests:
                     self._batch_of.pop(request.id, None)
-            commands += self._send(now, plan, part or batch)
+            answers += self._send(now, plan, part or batch)
         if plan.wake_at < FAR:
             heappush(self._wakes, (plan.wake_at, plan.number, plan))
-        return commands
+        return answers
 
-    def _send(self, now: Nanos, plan: Plan, batch: Batch) -> list[Command]:
+    def _send(self, now: Nanos, plan: Plan, batch: Batch) -> list[Answer]:
         """Send a batch, less those that can no longer be in time, because a promise was broken."""
-        model, commands = batch.model, list[Command]()
+        model, answers = batch.model, list[Answer]()
         start = max(plan.first_start(now), plan.ready.get(model.name, 0))
         while True:
             expected = plan.infer_time(now, model, batch.rows, batch.key)
@@ -351,17 +353,16 @@ class ClockworkScheduler(Scheduler):
                 text = f"{ADMITTED}: {excuse}"
                 status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
                 self._plan_of.pop(request.id, None)
-                commands.append(Answer(request.id, status, text, predicted=by - request.arrival))
+                answers.append(Answer(request.id, status, text, predicted=by - request.arrival))
                 if plan.remove(batch, request):
-                    return commands
+                    return answers
         latest = min(request.deadline for request in batch.requests) - expected - plan.return_delay
         earliest = plan.earliest_for(now, start)
-        send = plan.gpu.infer(model, batch.requests, earliest, max(earliest, latest), expected, max(start, earliest))
-        plan.note_sent(now, send.action.id, batch, expected, earliest)
-        commands.append(send)
-        return commands
+        infer = plan.gpu.infer(model, batch.requests, earliest, max(earliest, latest), expected, max(start, earliest))
+        plan.note_sent(now, infer.id, batch, expected, earliest)
+        return answers
 
-    def _infer_ended(self, now: Nanos, plan: Plan, action: Infer, result: Result) -> list[Command]:
+    def _infer_ended(self, now: Nanos, plan: Plan, action: Infer, result: Result) -> list[Answer]:
         if isinstance(result, InferResult):
             ended = plan.note_ended(now, action.id, result.exec.begin, result.exec.begin + result.exec.duration)
             for request in ended.batch.requests if ended is not None else ():
@@ -379,9 +380,9 @@ class ClockworkScheduler(Scheduler):
         late = result.status == Status.COULD_NOT_START_IN_TIME
         return self._again(now, requests, f"{plan.gpu}: {result.message}", late=late)
 
-    def _again(self, now: Nanos, requests: Iterable[PendingRequest], why: str, *, late: bool = False) -> list[Command]:
+    def _again(self, now: Nanos, requests: Iterable[PendingRequest], why: str, *, late: bool = False) -> list[Answer]:
         """Plan requests anew that were planned or sent already, if that has not been in vain too often."""
-        commands: list[Command] = []
+        answers: list[Answer] = []
         counts, most = (self._delays, LATE_ATTEMPTS) if late else (self._failures, ATTEMPTS)
         groups: dict[GroupKey, list[PendingRequest]] = {}
         for request in requests:
@@ -394,22 +395,21 @@ class ClockworkScheduler(Scheduler):
                 status, text = Status.ERROR, f"it failed {times} times: {why}"
                 if late:
                     status, text = Status.CONTROLLER_COULD_NOT_START_IN_TIME, f"{ADMITTED}: {why}"
-                commands.append(Answer(request.id, status, text))
+                answers.append(Answer(request.id, status, text))
             else:
                 groups.setdefault((request.model.name, shape_key(request)), []).append(request)
         for group, members in groups.items():
-            said, plans = self._place(now, group, members, why)
-            commands += said
+            refused, plans = self._place(now, group, members, why)
+            answers += refused
             for plan in plans:
-                commands += self._pump(now, plan)
+                answers += self._pump(now, plan)
         if len(counts) > 2 * len(self._batch_of) + 1000:
             counts.clear()
-        return commands
+        return answers
 
     # --- weights -----------------------------------------------------------------------------------------------------
 
-    def _add(self, now: Nanos, gpus: Iterable[GPUState]) -> list[Command]:
-        commands: list[Command] = []
+    def _add(self, now: Nanos, gpus: Iterable[GPUState]) -> None:
         for gpu in gpus:
             self._last_number += 1
             way = self.state.workers[gpu.worker_id].round_trip // 2
@@ -420,14 +420,13 @@ class ClockworkScheduler(Scheduler):
         if self._config.preload:
             self._to_preload = sorted((name for name in self.state.models if name not in self._places), reverse=True)
         for plan in self._order:
-            commands += self._preload(now, plan)
-        return commands
+            self._preload(now, plan)
 
-    def _load(self, now: Nanos, plan: Plan, model: ModelState, evicted: list[str]) -> list[Command]:
+    def _load(self, now: Nanos, plan: Plan, model: ModelState, evicted: list[str]) -> None:
         for name in evicted:
             self._not_at(plan, name)
         self._places.setdefault(model.name, []).append(plan)
-        return [*load(now, plan, model, evicted)]
+        load(now, plan, model, evicted)
 
     def _not_at(self, plan: Plan, model: str) -> None:
         places = self._places.get(model, [])
@@ -436,7 +435,7 @@ class ClockworkScheduler(Scheduler):
         if not places:
             self._places.pop(model, None)
 
-    def _load_ended(self, now: Nanos, plan: Plan, action: LoadWeights, result: Result) -> list[Command]:
+    def _load_ended(self, now: Nanos, plan: Plan, action: LoadWeights, result: Result) -> list[Answer]:
         name = action.model
         plan.weights_arrived(name)
         if isinstance(result, LoadWeightsResult):
@@ -466,7 +465,7 @@ class ClockworkScheduler(Scheduler):
             plan.drop(batch)
         return homeless
 
-    def _load_for_later(self, now: Nanos, plans: list[Plan], model: ModelState) -> list[Command]:
+    def _load_for_later(self, now: Nanos, plans: list[Plan], model: ModelState) -> None:
         """Load a model that is asked for and nowhere, although this request comes too early for it.
 
         What it displaces must be asked for less than half as often, and not lately: no rotation.
@@ -480,21 +479,21 @@ class ClockworkScheduler(Scheduler):
             last = [self._demand.last(name) for name in evicted]
             recent = any(moment is not None and now - moment < self._config.residency_least for moment in last)
             if not recent or sum(self._demand.rate(now, name) for name in evicted) < wanted / 2:
-                return self._load(now, plan, model, evicted)
-        return []
+                self._load(now, plan, model, evicted)
+                return
 
-    def _preload(self, now: Nanos, plan: Plan) -> list[Command]:
+    def _preload(self, now: Nanos, plan: Plan) -> None:
         """Fill what is free of a device's memory, one model at a time, while nothing else is to be loaded."""
         waiting = self._to_preload
         while waiting and waiting[-1] in self._places:
             waiting.pop()
         if not waiting or plan.ready:
-            return []
+            return
         model = self.state.models.get(waiting[-1])
         if model is None:
             waiting.pop()
-            return []
+            return
         if not can_load(plan, model) or plan.gpu.models[model.name].weights_pages > plan.gpu.cache.free:
-            return []
+            return
         waiting.pop()
-        return self._load(now, plan, model, [])
+        self._load(now, plan, model, [])
