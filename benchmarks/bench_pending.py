@@ -47,19 +47,19 @@ def timed(events: int, event: Callable[[], Any]) -> tuple[float, int]:
 
 def filled(scheduler: str, pending: int) -> Backlog:
     backlog = Backlog(make_scheduler(scheduler))
-    backlog.ask(pending, apart=us(1))
+    backlog.request(pending, apart=us(1))
     return backlog
 
 
 def arrive(scheduler: str, pending: int) -> tuple[float, int]:
     backlog = filled(scheduler, pending)
-    return timed(EVENTS, lambda: backlog.ask(1, HOUR))
+    return timed(EVENTS, lambda: backlog.request(1, HOUR))
 
 
 def arrive_urgent(scheduler: str, pending: int) -> tuple[float, int]:
     """Due before all that is pending."""
     backlog = filled(scheduler, pending)
-    return timed(EVENTS, lambda: backlog.ask(1, ms(30)))
+    return timed(EVENTS, lambda: backlog.request(1, ms(30)))
 
 
 def cancel(scheduler: str, pending: int) -> tuple[float, int]:
@@ -75,7 +75,7 @@ def result(scheduler: str, pending: int) -> tuple[float, int]:
 def burst(slo: Nanos, apart: Nanos) -> Situation:
     def measure(scheduler: str, pending: int) -> tuple[float, int]:
         backlog = Backlog(make_scheduler(scheduler))
-        return timed(1, lambda: backlog.ask(pending, slo, apart))[0], pending
+        return timed(1, lambda: backlog.request(pending, slo, apart))[0], pending
 
     return measure
 

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.actions import DeviceAction, EvictWeights
 from clockwork.messages.commands import Answer, SendAction
 from clockwork.messages.results import Result
 from clockwork.messages.status import Status
@@ -19,9 +19,7 @@ class Forgetful(Scheduler):
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         return []
 
-    def result(
-        self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Answer]:
+    def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
         return []
 
 
@@ -69,9 +67,7 @@ class Furious(Eager):
         super().infer(now, request)
         raise RuntimeError("infer")
 
-    def result(
-        self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Answer]:
+    def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
         raise RuntimeError("result")
 
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
@@ -104,9 +100,7 @@ class Muddled(Eager):
         answers = [Answer(request.id, Status.ERROR, "no")] * (self._requests % 3)
         return [*answers, "what?", None]  # type: ignore[list-item]
 
-    def result(
-        self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Answer]:
+    def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
         return [action, SendAction(gpu.worker_id, action)]  # type: ignore[list-item]
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:

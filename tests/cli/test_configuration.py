@@ -191,7 +191,7 @@ def test_config_reports_the_errors_of_the_command(file: Path, capsys: Capture, t
     assert output.out.startswith("[serve]\nmodels = ")
     assert "model file 'nowhere.onnx' does not exist" in output.err
     assert run(["config", "controller", "--scheduler", "nonesuch"]) == 1
-    assert "no scheduler 'nonesuch'" in capsys.readouterr().err
+    assert "scheduler 'nonesuch' is unknown" in capsys.readouterr().err
     assert run(["config", "worker", f"--model-root={tmp_path}", "--cache-size=1MiB"]) == 1
     assert "has no room for a page" in capsys.readouterr().err
     assert run(["config", "worker", "--emulate=1", "--profile=nowhere"]) == 2

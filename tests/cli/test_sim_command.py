@@ -141,7 +141,7 @@ def test_options_change_the_scenario(scenario: Path, tmp_path: Path) -> None:
     [
         ([], "give a SCENARIO.toml, --from-state FILE, or --swarm"),
         (["FILE", "--load", "fast"], "invalid factor 'fast'"),
-        (["FILE", "--scheduler", "unknown"], "no scheduler 'unknown'"),
+        (["FILE", "--scheduler", "unknown"], "scheduler 'unknown' is unknown"),
         (["FILE", "--trace", "x"], "write NAME=FILE"),
         (["FILE", "--profile", "unknown"], "unknown profile 'unknown'"),
         (["FILE", "--json", "/dev/null/x.json"], "cannot write /dev/null/x.json"),

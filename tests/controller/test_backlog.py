@@ -49,7 +49,7 @@ def instructions(event: Callable[[], object]) -> int:
 
 def backlog_of(scheduler: str, pending: int) -> Backlog:
     backlog = Backlog(make_scheduler(scheduler))
-    backlog.ask(pending, apart=us(1))
+    backlog.request(pending, apart=us(1))
     assert len(backlog.pending) == pending
     return backlog
 
@@ -63,8 +63,8 @@ def grows_slowly(counts: list[float]) -> bool:
 @pytest.mark.parametrize(
     "event",
     [
-        pytest.param(lambda backlog: backlog.ask(1, HOUR), id="arrives"),
-        pytest.param(lambda backlog: backlog.ask(1, ms(30)), id="is urgent"),
+        pytest.param(lambda backlog: backlog.request(1, HOUR), id="arrives"),
+        pytest.param(lambda backlog: backlog.request(1, ms(30)), id="is urgent"),
         pytest.param(Backlog.cancel, id="is cancelled"),
         pytest.param(Backlog.result, id="is done"),
     ],
@@ -94,7 +94,7 @@ def test_the_cost_per_request_does_not_grow_with_the_burst(scheduler: str, slo: 
     counts: list[float] = []
     for pending in AT_ONCE:
         backlog = Backlog(make_scheduler(scheduler))
-        counts.append(instructions(lambda: backlog.ask(pending, slo, apart)) / pending)  # noqa: B023
+        counts.append(instructions(lambda: backlog.request(pending, slo, apart)) / pending)  # noqa: B023
     assert grows_slowly(counts), counts
 
 
@@ -128,11 +128,11 @@ def test_the_cost_of_a_cancel_during_start_up_does_not_grow_with_the_buffer() ->
 def test_a_silent_device_is_sent_a_limited_number_of_actions() -> None:
     scheduler = ClockworkScheduler()
     backlog = Backlog(scheduler, models=1, workers=1)
-    backlog.ask(20 * MAX_SENT)
+    backlog.request(20 * MAX_SENT)
     backlog.wait(seconds(60))
-    (plan,) = scheduler._order
-    assert len(plan.sent) == MAX_SENT
+    (plan,) = scheduler._weights.plans
+    assert len(plan.device.sent) == MAX_SENT
     assert backlog.result()
-    assert len(plan.sent) == MAX_SENT - 1
+    assert len(plan.device.sent) == MAX_SENT - 1
     backlog.wait(seconds(60))
-    assert len(plan.sent) == MAX_SENT, "a finished action is followed by another"
+    assert len(plan.device.sent) == MAX_SENT, "a finished action is followed by another"

@@ -10,7 +10,7 @@ from builders import infer_request
 from clockwork.controller.config import ControllerConfig, LoadSpec, ProfilingConfig, VerifyingConfig
 from clockwork.controller.events import CompareOutputs, Drain, Drained, OutputsCompared, Respond
 from clockwork.controller.pending import NO_CLIENT
-from clockwork.messages.actions import Action, EvictWeights, Infer, LoadWeights
+from clockwork.messages.actions import Action, DeviceAction, Infer
 from clockwork.messages.commands import Answer, SendAction
 from clockwork.messages.requests import CancelRequest, InferResponse, ModelStatus, StatusRequest, StatusResponse
 from clockwork.messages.results import ErrorResult, Result
@@ -204,9 +204,7 @@ class Waits(Eager):
             gpu.load_weights(kept[0].model)
         gpu.infer(kept[0].model, kept, now, kept[0].deadline)
 
-    def result(
-        self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Answer]:
+    def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
         if self.open:
             self.send(now)
         return []

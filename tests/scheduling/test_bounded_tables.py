@@ -17,7 +17,7 @@ from clockwork.scheduling.clockwork import ClockworkConfig, ClockworkScheduler
 from clockwork.scheduling.clockwork.refusals import MAX_RETRY_TIMES
 from clockwork.scheduling.clockwork.times import MAX_TABLES
 from clockwork.units import ms, us
-from scheduling.running import Running
+from scheduling.harness import SchedulerHarness
 
 MANY = 20_000
 MAX_GROWTH = 250_000
@@ -40,7 +40,7 @@ def growth(once: Callable[[int], object]) -> int:
         tracemalloc.stop()
 
 
-def answer(running: Running) -> None:
+def answer(running: SchedulerHarness) -> None:
     """The Infer outstanding succeeds."""
     send = running.sent.pop(0)
     action = send.action
@@ -57,55 +57,55 @@ def answer(running: Running) -> None:
 
 
 @pytest.mark.parametrize(("slo", "status"), [(ms(100), "Infer"), (us(100), "CONTROLLER_COULD_NOT_START_IN_TIME")])
-def test_the_scheduler_does_not_grow_with_shapes(slo: int, status: str) -> None:
+def test_the_scheduler_s_memory_does_not_grow_with_the_number_of_shapes(slo: int, status: str) -> None:
     scheduler = ClockworkScheduler(ClockworkConfig(preload=False))
-    running = Running(a_state([FREE], warm=("a",)), scheduler)
-    said: list[str] = []
+    running = SchedulerHarness(a_state([FREE], warm=("a",)), scheduler)
+    lines: list[str] = []
 
     def once(number: int) -> None:
-        said[:] = running.infer("a", slo=slo, length=number + 1)
-        while not said:
-            said[:] = running.wake()
+        lines[:] = running.infer("a", slo=slo, length=number + 1)
+        while not lines:
+            lines[:] = running.wake()
         while running.sent:
             answer(running)
         running.requests.clear()
 
     added = growth(once)
-    (plan,) = scheduler._order
-    assert status in said[0]
-    assert plan._times.shapes == MAX_TABLES
-    assert scheduler._refusals.remembered <= MAX_RETRY_TIMES
+    (plan,) = scheduler._weights.plans
+    assert status in lines[0]
+    assert plan.device.times.shapes == MAX_TABLES
+    assert scheduler._refusals.kept <= MAX_RETRY_TIMES
     assert added < MAX_GROWTH
 
 
-def test_retry_times_are_as_many_as_the_limit() -> None:
+def test_the_number_of_retry_times_has_a_limit() -> None:
     """Refused with a time to come back, since an idle device could have done it."""
     scheduler = ClockworkScheduler(ClockworkConfig(preload=False))
-    running = Running(a_state([FREE], warm=("a",)), scheduler)
+    running = SchedulerHarness(a_state([FREE], warm=("a",)), scheduler)
     running.infer("a", slo=ms(1000))
     for number in range(MAX_RETRY_TIMES + 100):
         running.infer("a", slo=ms(4), length=number + 3)
     running.wake()
-    assert scheduler._refusals.remembered == MAX_RETRY_TIMES
+    assert scheduler._refusals.kept == MAX_RETRY_TIMES
 
 
-def test_the_controller_does_not_grow_with_names() -> None:
+def test_the_controller_s_memory_does_not_grow_with_unknown_model_names() -> None:
     serving = Serving(a_state([FREE]), ClockworkScheduler(), ControllerConfig())
-    said: list[InferResponse] = []
+    responses: list[InferResponse] = []
 
     def once(number: int) -> None:
         request = infer_request(number, f"model-{number}", inputs=(spec(f"x{number}", "FP32", (1, 1)),))
         (respond,) = serving.infer(number, 1, request, b"1234")
         assert isinstance(respond.response, InferResponse)  # type: ignore[union-attr]
-        said[:] = [respond.response]  # type: ignore[union-attr]
+        responses[:] = [respond.response]  # type: ignore[union-attr]
 
     assert growth(once) < MAX_GROWTH
-    assert said[0].status == Status.UNKNOWN_MODEL
+    assert responses[0].status == Status.UNKNOWN_MODEL
     assert serving.tally.without_model() == {"UNKNOWN_MODEL": MANY}
     assert serving.pending == 0
 
 
-def test_the_controller_does_not_grow_with_names_of_inputs_and_shapes_that_are_wrong() -> None:
+def test_the_controller_s_memory_does_not_grow_with_invalid_inputs() -> None:
     serving = Serving(a_state([FREE]), ClockworkScheduler(), ControllerConfig())
 
     def once(number: int) -> None:

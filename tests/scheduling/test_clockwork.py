@@ -1,4 +1,4 @@
-"""The Clockwork scheduler as tables: what is said at literal times."""
+"""The Clockwork scheduler: its actions and answers at literal times."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ CONFIG = ClockworkConfig(network_delay=us(100), preload=False)
 LEAD = CONFIG.schedule_ahead + us(100)
 
 
-class Bench:
+class ClockworkHarness:
     """A started scheduler, its devices, and requests by number."""
 
     def __init__(
@@ -71,10 +71,10 @@ class Bench:
 
     def run_until(self, now: Nanos) -> list[str]:
         """Wake whenever it was asked for."""
-        said = []
+        lines = []
         while (moment := self.scheduler.next_wakeup()) is not None and moment <= now:
-            said += self.show(self.scheduler.wake(moment))
-        return said
+            lines += self.show(self.scheduler.wake(moment))
+        return lines
 
     def ends(
         self, now: Nanos, action_id: int, *, took: Nanos, worker: str = "w0", error: Status | None = None
@@ -103,7 +103,8 @@ class Bench:
         """The actions that were made, in order, then the answers."""
         for answer in answers:
             self.requests[answer.request_id].over = True
-        return [_show(command) for command in [*(queued.command() for queued in self.state.actions.take()), *answers]]
+        sent = [queued.command() for queued in self.state.actions.take()]
+        return [*map(_show, sent), *map(_show, answers)]
 
     def promised(self, id: int) -> float | None:
         moment = self.requests[id].promised
@@ -123,323 +124,323 @@ def _show(command: SendAction | Answer) -> str:
     return f"#{action.id} {verb} {action.model} on {where}"
 
 
-def test_an_idle_device_starts_at_once_and_the_promise_is_the_measured_time() -> None:
-    bench = Bench()
-    assert bench.ask(0, 1) == ["#1 infer a [1] on w0/0"]
-    assert bench.promised(1) == pytest.approx(0.1 + 4 + 0.1)
-    action = bench.gpu().outstanding[1]
+def test_an_idle_device_starts_at_once_and_promises_the_measured_time() -> None:
+    harness = ClockworkHarness()
+    assert harness.ask(0, 1) == ["#1 infer a [1] on w0/0"]
+    assert harness.promised(1) == pytest.approx(0.1 + 4 + 0.1)
+    action = harness.gpu().outstanding[1]
     assert isinstance(action, Infer)
     assert (action.earliest, action.expected_duration) == (0, ms(4))
     assert action.latest == ms(100) - ms(4) - us(100), "it may start as long as the answer is in time"
 
 
-def test_requests_that_come_while_the_device_is_busy_become_one_batch_sent_just_ahead() -> None:
-    bench = Bench()
-    bench.ask(0, 1)
-    assert [bench.ask(us(200 + i), 2 + i) for i in range(3)] == [[], [], []]
-    assert bench.run_until(us(700)) == [], "judged, and planned"
-    assert bench.promised(2) == pytest.approx(4.1 + 6 + 0.1), "two rows use the device better than three in four"
-    assert bench.promised(4) == pytest.approx(4.1 + 10 + 0.1), "and the third joins them"
-    assert bench.scheduler.next_wakeup() == us(4100) - LEAD, "it is sent when the device is nearly free, not before"
-    assert bench.run_until(us(4100) - LEAD) == ["#2 infer a [2, 3, 4] on w0/0"]
+def test_requests_for_a_busy_device_become_one_batch_that_is_sent_just_before_its_start() -> None:
+    harness = ClockworkHarness()
+    harness.ask(0, 1)
+    assert [harness.ask(us(200 + i), 2 + i) for i in range(3)] == [[], [], []]
+    assert harness.run_until(us(700)) == [], "judged, and planned"
+    assert harness.promised(2) == pytest.approx(4.1 + 6 + 0.1), "two rows use the device better than three in four"
+    assert harness.promised(4) == pytest.approx(4.1 + 10 + 0.1), "and the third joins them"
+    assert harness.scheduler.next_wakeup() == us(4100) - LEAD, "it is sent when the device is nearly free, not before"
+    assert harness.run_until(us(4100) - LEAD) == ["#2 infer a [2, 3, 4] on w0/0"]
 
 
 def test_a_verdict_takes_no_longer_than_the_verdict_delay() -> None:
-    bench = Bench()
-    bench.ask(0, 1)
-    bench.ask(ms(1), 2, "b", slo=ms(5))
-    assert bench.scheduler.next_wakeup() == ms(1) + CONFIG.verdict_delay
-    assert bench.wake(ms(1) + CONFIG.verdict_delay) == ["refuse 2 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
+    harness = ClockworkHarness()
+    harness.ask(0, 1)
+    harness.ask(ms(1), 2, "b", slo=ms(5))
+    assert harness.scheduler.next_wakeup() == ms(1) + CONFIG.verdict_delay
+    assert harness.wake(ms(1) + CONFIG.verdict_delay) == ["refuse 2 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
 
 
-def test_a_refusal_says_when_it_would_have_been_done_and_when_to_come_back() -> None:
-    bench = Bench()
-    bench.ask(0, 1)
-    request = pending(2, bench.model("b"), arrival=us(100), slo=ms(7))
-    bench.scheduler.infer(us(100), request)
-    (answer,) = bench.scheduler.wake(us(600))
+def test_a_refusal_has_the_predicted_completion_and_a_retry_time() -> None:
+    harness = ClockworkHarness()
+    harness.ask(0, 1)
+    request = pending(2, harness.model("b"), arrival=us(100), slo=ms(7))
+    harness.scheduler.infer(us(100), request)
+    (answer,) = harness.scheduler.wake(us(600))
     assert isinstance(answer, Answer)
     assert answer.predicted == pytest.approx(us(4100 + 4000 + 100) - us(100), abs=us(1))
     assert answer.retry_after is not None
     back = us(600) + answer.retry_after
     assert us(3100) < back < us(4100), "from then on the busy device leaves a batch of two enough of its 7 ms"
-    bench.requests[3] = pending(3, bench.model("b"), arrival=back, slo=ms(7))
-    bench.scheduler.infer(back, bench.requests[3])
-    bench.run_until(back + CONFIG.verdict_delay)
-    assert bench.requests[3].promised is not None, "and whoever comes back then is admitted"
+    harness.requests[3] = pending(3, harness.model("b"), arrival=back, slo=ms(7))
+    harness.scheduler.infer(back, harness.requests[3])
+    harness.run_until(back + CONFIG.verdict_delay)
+    assert harness.requests[3].promised is not None, "and whoever comes back then is admitted"
 
 
-def test_clients_of_one_model_are_told_to_come_back_together_and_those_of_another_after_them() -> None:
-    bench = Bench()
+def test_refused_requests_of_one_model_get_one_retry_time_and_other_models_a_later_one() -> None:
+    harness = ClockworkHarness()
     for i in range(8):
-        bench.ask(0, i, "a", slo=ms(30))
-    bench.run_until(us(600))
+        harness.ask(0, i, "a", slo=ms(30))
+    harness.run_until(us(600))
     answers: dict[str, list[Nanos]] = {"a": [], "b": []}
     for i in range(20, 24):
         for number, model in ((i, "a"), (i + 20, "b")):
-            request = bench.requests[number] = pending(number, bench.model(model), arrival=us(700), slo=ms(12))
-            bench.scheduler.infer(us(700), request)
-    for command in bench.scheduler.wake(us(700) + CONFIG.verdict_delay):
+            request = harness.requests[number] = pending(number, harness.model(model), arrival=us(700), slo=ms(12))
+            harness.scheduler.infer(us(700), request)
+    for command in harness.scheduler.wake(us(700) + CONFIG.verdict_delay):
         if isinstance(command, Answer):
             assert command.retry_after is not None
-            answers[bench.requests[command.request_id].model.name].append(command.retry_after)
+            answers[harness.requests[command.request_id].model.name].append(command.retry_after)
     assert len(answers["a"]) == len(answers["b"]) == 4
     assert len(set(answers["a"])) == len(set(answers["b"])) == 1
     assert answers["a"][0] != answers["b"][0]
 
 
-def test_an_slo_that_no_device_can_meet_is_refused_with_a_long_wait() -> None:
-    bench = Bench()
-    request = pending(1, bench.model("a"), slo=ms(3))
-    assert bench.scheduler.infer(0, request) == []
-    (answer,) = bench.scheduler.wake(us(500))
+def test_an_slo_that_no_device_can_meet_gets_a_long_retry_time() -> None:
+    harness = ClockworkHarness()
+    request = pending(1, harness.model("a"), slo=ms(3))
+    assert harness.scheduler.infer(0, request) == []
+    (answer,) = harness.scheduler.wake(us(500))
     assert isinstance(answer, Answer)
-    assert "no device is fast enough" in answer.message
+    assert "no device can meet this SLO: the fastest needs 4.42 ms" in answer.message
     assert answer.retry_after == 1_000_000_000
 
 
-def test_a_promise_given_is_not_broken_by_later_requests() -> None:
-    bench = Bench()
-    bench.ask(0, 1)
-    bench.ask(us(100), 2, "a", slo=ms(12))
-    bench.run_until(us(700))
-    promise = bench.requests[2].promised
+def test_later_requests_do_not_break_a_promise() -> None:
+    harness = ClockworkHarness()
+    harness.ask(0, 1)
+    harness.ask(us(100), 2, "a", slo=ms(12))
+    harness.run_until(us(700))
+    promise = harness.requests[2].promised
     assert promise is not None
     for i in range(10):
-        bench.ask(us(800), 10 + i, "b", slo=ms(13))
-    bench.run_until(us(1400))
-    sent = bench.ends(us(4100), 1, took=ms(4))
+        harness.ask(us(800), 10 + i, "b", slo=ms(13))
+    harness.run_until(us(1400))
+    sent = harness.ends(us(4100), 1, took=ms(4))
     assert not sent or "[2]" in sent[0]
-    infers = [a for a in bench.gpu().outstanding.values() if isinstance(a, Infer)]
+    infers = [a for a in harness.gpu().outstanding.values() if isinstance(a, Infer)]
     assert [share.request_id for share in infers[0].inputs] == [2]
 
 
-def test_an_earlier_deadline_goes_first_if_no_promise_suffers() -> None:
-    bench = Bench()
-    bench.ask(0, 1, rows=8)
-    bench.ask(us(100), 2, "a", slo=ms(200))
-    bench.run_until(us(650))
-    bench.ask(us(700), 3, "b", slo=ms(40))
-    bench.run_until(us(1250))
-    sent = bench.ends(us(18_100), 1, took=ms(18)) + bench.run_until(ms(25))
+def test_an_earlier_deadline_goes_first_if_that_breaks_no_promise() -> None:
+    harness = ClockworkHarness()
+    harness.ask(0, 1, rows=8)
+    harness.ask(us(100), 2, "a", slo=ms(200))
+    harness.run_until(us(650))
+    harness.ask(us(700), 3, "b", slo=ms(40))
+    harness.run_until(us(1250))
+    sent = harness.ends(us(18_100), 1, took=ms(18)) + harness.run_until(ms(25))
     assert [line.split(" on ")[0].split(" ", 1)[1] for line in sent] == ["infer b [3]", "infer a [2]"]
 
 
 def test_a_cold_model_is_loaded_and_its_batch_planned_behind_the_load() -> None:
-    bench = Bench(warm=())
-    assert bench.ask(0, 1) == []
-    assert bench.run_until(us(500)) == ["#1 load a on w0/0"]
-    assert bench.promised(1) == pytest.approx(0.5 + 0.1 + 8 + 4 + 0.1)
-    assert bench.run_until(us(600) + LOAD - LEAD) == ["#2 infer a [1] on w0/0"], "the worker lets it wait for the load"
+    harness = ClockworkHarness(warm=())
+    assert harness.ask(0, 1) == []
+    assert harness.run_until(us(500)) == ["#1 load a on w0/0"]
+    assert harness.promised(1) == pytest.approx(0.5 + 0.1 + 8 + 4 + 0.1)
+    assert harness.run_until(us(600) + LOAD - LEAD) == ["#2 infer a [1] on w0/0"], "the worker waits for the load"
 
 
-def test_a_warm_models_batch_uses_the_time_until_a_cold_ones_weights_are_there() -> None:
-    bench = Bench(warm=("b",))
-    bench.ask(0, 1, "a")
-    bench.run_until(us(500))
-    bench.ask(us(600), 2, "b")
-    assert bench.run_until(us(1100)) == ["#2 infer b [2] on w0/0"]
+def test_a_warm_model_s_batch_uses_the_time_until_a_cold_model_is_loaded() -> None:
+    harness = ClockworkHarness(warm=("b",))
+    harness.ask(0, 1, "a")
+    harness.run_until(us(500))
+    harness.ask(us(600), 2, "b")
+    assert harness.run_until(us(1100)) == ["#2 infer b [2] on w0/0"]
 
 
-def test_the_least_needed_leaves_and_never_what_is_planned_for() -> None:
-    bench = Bench(models=("a", "b", "c"), pages=2, warm=("a", "b"))
-    bench.ask(0, 1, "a")
-    bench.ask(us(100), 2, "a")
-    bench.ask(us(200), 3, "c")
-    said = bench.run_until(us(700))
-    assert said == ["#2 evict b on w0/0", "#3 load c on w0/0"]
-    bench.ask(us(800), 4, "b", slo=ms(30))
-    assert "refuse 4 (CONTROLLER_COULD_NOT_START_IN_TIME)" in bench.run_until(us(1300)), "a and c are needed"
+def test_the_model_with_the_least_demand_is_evicted_but_never_a_planned_one() -> None:
+    harness = ClockworkHarness(models=("a", "b", "c"), pages=2, warm=("a", "b"))
+    harness.ask(0, 1, "a")
+    harness.ask(us(100), 2, "a")
+    harness.ask(us(200), 3, "c")
+    lines = harness.run_until(us(700))
+    assert lines == ["#2 evict b on w0/0", "#3 load c on w0/0"]
+    harness.ask(us(800), 4, "b", slo=ms(30))
+    assert "refuse 4 (CONTROLLER_COULD_NOT_START_IN_TIME)" in harness.run_until(us(1300)), "a and c are needed"
 
 
-def test_a_model_too_cold_for_its_slo_is_refused_and_loaded_for_those_who_come_later() -> None:
-    bench = Bench(warm=())
-    bench.ask(0, 1, slo=ms(10))
-    assert bench.run_until(us(500)) == ["#1 load a on w0/0", "refuse 1 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
-    assert bench.ends(us(600) + LOAD, 1, took=LOAD) == []
-    assert bench.ask(ms(9), 2, slo=ms(10)) == ["#2 infer a [2] on w0/0"]
+def test_a_request_that_cannot_wait_for_a_load_is_refused_and_the_model_is_loaded_for_later() -> None:
+    harness = ClockworkHarness(warm=())
+    harness.ask(0, 1, slo=ms(10))
+    assert harness.run_until(us(500)) == ["#1 load a on w0/0", "refuse 1 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
+    assert harness.ends(us(600) + LOAD, 1, took=LOAD) == []
+    assert harness.ask(ms(9), 2, slo=ms(10)) == ["#2 infer a [2] on w0/0"]
 
 
-def test_models_do_not_displace_each_other_in_rotation_for_requests_that_cannot_be_served() -> None:
-    bench = Bench(pages=1, warm=("a",))
+def test_models_do_not_evict_each_other_in_turn_for_requests_that_cannot_be_served() -> None:
+    harness = ClockworkHarness(pages=1, warm=("a",))
     for i in range(5):
-        bench.ask(ms(i), 100 + i, "a", slo=ms(40))
-    bench.run_until(ms(5))
-    bench.ask(ms(200), 1, "b", slo=ms(10))
-    said = bench.run_until(ms(201))
-    assert said == ["refuse 1 (CONTROLLER_COULD_NOT_START_IN_TIME)"], "a is asked for more, and lately"
+        harness.ask(ms(i), 100 + i, "a", slo=ms(40))
+    harness.run_until(ms(5))
+    harness.ask(ms(200), 1, "b", slo=ms(10))
+    lines = harness.run_until(ms(201))
+    assert lines == ["refuse 1 (CONTROLLER_COULD_NOT_START_IN_TIME)"], "a is asked for more, and lately"
 
 
-def test_free_memory_is_filled_before_anything_is_asked() -> None:
-    bench = Bench(models=("a", "b", "c"), pages=2, warm=(), config=ClockworkConfig(network_delay=us(100)))
-    assert bench.show(bench.started) == ["#1 load a on w0/0"]
-    assert bench.ends(ms(8), 1, took=LOAD) == ["#2 load b on w0/0"]
-    assert bench.ends(ms(16), 2, took=LOAD) == [], "no eviction for what nobody asked for"
+def test_free_memory_is_filled_before_the_first_request() -> None:
+    harness = ClockworkHarness(models=("a", "b", "c"), pages=2, warm=(), config=ClockworkConfig(network_delay=us(100)))
+    assert harness.show(harness.started) == ["#1 load a on w0/0"]
+    assert harness.ends(ms(8), 1, took=LOAD) == ["#2 load b on w0/0"]
+    assert harness.ends(ms(16), 2, took=LOAD) == [], "no eviction for what nobody asked for"
 
 
-def test_a_model_that_is_not_batchable_goes_one_request_at_a_time() -> None:
-    bench = Bench(batchable=False)
-    bench.ask(0, 1)
-    bench.ask(us(100), 2)
-    bench.ask(us(100), 3)
-    bench.run_until(us(700))
-    assert bench.ends(us(4100), 1, took=ms(4)) == ["#2 infer a [2] on w0/0"]
+def test_requests_for_an_unbatchable_model_are_sent_one_at_a_time() -> None:
+    harness = ClockworkHarness(batchable=False)
+    harness.ask(0, 1)
+    harness.ask(us(100), 2)
+    harness.ask(us(100), 3)
+    harness.run_until(us(700))
+    assert harness.ends(us(4100), 1, took=ms(4)) == ["#2 infer a [2] on w0/0"]
 
 
-def test_a_cancelled_request_leaves_the_plan() -> None:
-    bench = Bench()
-    bench.ask(0, 1)
-    bench.ask(us(100), 2)
-    bench.ask(us(100), 3, "b")
-    bench.run_until(us(700))
-    bench.requests[2].over = True
-    assert bench.show(bench.scheduler.cancel(us(800), bench.requests[2])) == []
-    assert bench.ends(us(4100), 1, took=ms(4)) == ["#2 infer b [3] on w0/0"]
+def test_a_cancelled_request_is_removed_from_the_plan() -> None:
+    harness = ClockworkHarness()
+    harness.ask(0, 1)
+    harness.ask(us(100), 2)
+    harness.ask(us(100), 3, "b")
+    harness.run_until(us(700))
+    harness.requests[2].over = True
+    assert harness.show(harness.scheduler.cancel(us(800), harness.requests[2])) == []
+    assert harness.ends(us(4100), 1, took=ms(4)) == ["#2 infer b [3] on w0/0"]
 
 
-def test_what_a_lost_worker_had_is_planned_anew_where_there_is_time() -> None:
-    bench = Bench(workers=2, config=ClockworkConfig(network_delay=us(100), preload=False, choices=1))
-    first = bench.ask(0, 1)
+def test_requests_of_a_lost_worker_are_planned_elsewhere_if_there_is_time() -> None:
+    harness = ClockworkHarness(workers=2, config=ClockworkConfig(network_delay=us(100), preload=False, choices=1))
+    first = harness.ask(0, 1)
     worker = "w0" if "w0" in first[0] else "w1"
     other = "w1" if worker == "w0" else "w0"
-    bench.ask(0, 2, slo=ms(300))
-    lost = bench.state.workers.pop(worker)
+    harness.ask(0, 2, slo=ms(300))
+    lost = harness.state.workers.pop(worker)
     lost.leave()
-    said = bench.show(bench.scheduler.worker_lost(ms(1), lost)) + bench.run_until(ms(2))
-    assert any(f"on {other}/0" in line and "1" in line for line in said), said
+    lines = harness.show(harness.scheduler.worker_lost(ms(1), lost)) + harness.run_until(ms(2))
+    assert any(f"on {other}/0" in line and "1" in line for line in lines), lines
 
 
 def test_an_infer_that_fails_is_tried_once_more_and_then_answered() -> None:
-    bench = Bench()
-    bench.ask(0, 1)
-    again = bench.ends(ms(2), 1, took=ms(1), error=Status.RUNTIME_ERROR)
+    harness = ClockworkHarness()
+    harness.ask(0, 1)
+    again = harness.ends(ms(2), 1, took=ms(1), error=Status.RUNTIME_ERROR)
     assert again == ["#2 infer a [1] on w0/0"]
-    assert bench.ends(ms(4), 2, took=ms(1), error=Status.RUNTIME_ERROR) == ["refuse 1 (ERROR)"]
+    assert harness.ends(ms(4), 2, took=ms(1), error=Status.RUNTIME_ERROR) == ["refuse 1 (ERROR)"]
 
 
-def test_an_infer_that_is_not_begun_in_time_has_not_failed() -> None:
-    bench = Bench()
-    said = bench.ask(0, 1, slo=ms(5000))
+def test_an_infer_that_does_not_start_in_time_does_not_count_as_failed() -> None:
+    harness = ClockworkHarness()
+    lines = harness.ask(0, 1, slo=ms(5000))
     for attempt in range(1, 8):
-        assert said == [f"#{attempt} infer a [1] on w0/0"]
-        said = bench.ends(ms(2 * attempt), attempt, took=ms(1), error=Status.COULD_NOT_START_IN_TIME)
-    assert said == ["#8 infer a [1] on w0/0"]
-    said = bench.ends(ms(20), 8, took=ms(1), error=Status.COULD_NOT_START_IN_TIME)
-    assert said == ["refuse 1 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
+        assert lines == [f"#{attempt} infer a [1] on w0/0"]
+        lines = harness.ends(ms(2 * attempt), attempt, took=ms(1), error=Status.COULD_NOT_START_IN_TIME)
+    assert lines == ["#8 infer a [1] on w0/0"]
+    lines = harness.ends(ms(20), 8, took=ms(1), error=Status.COULD_NOT_START_IN_TIME)
+    assert lines == ["refuse 1 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
 
 
-def test_a_failed_load_gives_its_requests_another_chance() -> None:
-    bench = Bench(warm=())
-    bench.ask(0, 1)
-    bench.run_until(us(500))
-    assert bench.ends(ms(3), 1, took=ms(2), error=Status.RUNTIME_ERROR) == ["#2 load a on w0/0"]
+def test_requests_behind_a_failed_load_are_planned_again() -> None:
+    harness = ClockworkHarness(warm=())
+    harness.ask(0, 1)
+    harness.run_until(us(500))
+    assert harness.ends(ms(3), 1, took=ms(2), error=Status.RUNTIME_ERROR) == ["#2 load a on w0/0"]
 
 
-def test_a_promise_in_danger_names_what_broke_it() -> None:
-    bench = Bench()
-    bench.ask(0, 1)
-    bench.ask(us(100), 2, slo=ms(12))
-    bench.run_until(us(700))
-    said = bench.ends(ms(11), 1, took=us(10_900))
-    assert said == ["refuse 2 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
-    assert "Infer 1 of a took 10.900 ms on w0/gpu0, estimated were 4.000" in bench.requests[2].excuse
+def test_the_answer_to_a_broken_promise_has_its_reason() -> None:
+    harness = ClockworkHarness()
+    harness.ask(0, 1)
+    harness.ask(us(100), 2, slo=ms(12))
+    harness.run_until(us(700))
+    lines = harness.ends(ms(11), 1, took=us(10_900))
+    assert lines == ["refuse 2 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
+    assert "Infer 1 of a took 10.900 ms on w0/gpu0 (estimate: 4.000 ms)" in harness.requests[2].reason
 
 
-def test_who_waits_for_an_overdue_infer_can_be_told_so() -> None:
-    bench = Bench()
-    bench.ask(0, 1, slo=ms(50))
-    assert "Infer 1 of a is overdue on w0/gpu0 by 45.9" in bench.scheduler.explain(ms(50), bench.requests[1])
+def test_a_request_behind_an_overdue_infer_gets_that_as_its_reason() -> None:
+    harness = ClockworkHarness()
+    harness.ask(0, 1, slo=ms(50))
+    assert "Infer 1 of a is overdue on w0/gpu0 by 45.9" in harness.scheduler.explain(ms(50), harness.requests[1])
 
 
-def test_estimates_follow_measurements_up_at_once_and_down_after_a_window() -> None:
-    bench = Bench()
+def test_estimates_rise_at_once_and_fall_after_a_window_of_measurements() -> None:
+    harness = ClockworkHarness()
     now, expected = 0, []
     for i in range(100):
-        bench.ask(now, i)
-        action = bench.gpu().outstanding[i + 1]
+        harness.ask(now, i)
+        action = harness.gpu().outstanding[i + 1]
         assert isinstance(action, Infer)
         expected.append(action.expected_duration)
         took = ms(5) if i == 0 else ms(2)
         now += ms(20)
-        bench.ends(now, i + 1, took=took)
+        harness.ends(now, i + 1, took=took)
     assert expected[:2] == [ms(4), ms(5)]
     assert expected[-1] == ms(2)
     assert expected[2:] == sorted(expected[2:], reverse=True)
 
 
-def test_devices_with_the_weights_share_the_load() -> None:
-    bench = Bench(gpus=2, warm=())
-    bench.ask(0, 1)
-    bench.run_until(us(500))
-    (load,) = bench.gpu().outstanding or bench.gpu(gpu=1).outstanding
-    bench.ends(us(8600), load, took=LOAD)
+def test_a_model_is_loaded_on_a_second_device_if_one_is_not_enough() -> None:
+    harness = ClockworkHarness(gpus=2, warm=())
+    harness.ask(0, 1)
+    harness.run_until(us(500))
+    (load,) = harness.gpu().outstanding or harness.gpu(gpu=1).outstanding
+    harness.ends(us(8600), load, took=LOAD)
     for i in range(40):
-        bench.ask(us(8700), 10 + i, slo=ms(50))
-    said = bench.run_until(us(9300))
-    assert any("load a" in line for line in said), "what one device cannot do, another is prepared for"
+        harness.ask(us(8700), 10 + i, slo=ms(50))
+    lines = harness.run_until(us(9300))
+    assert any("load a" in line for line in lines), "what one device cannot do, another is prepared for"
 
 
-def test_a_batch_between_two_sizes_is_split_where_that_takes_less_time() -> None:
+def test_a_batch_between_two_sizes_is_split_if_that_takes_less_time() -> None:
     """Five rows take as long as eight, 18 ms; four and one take 14."""
-    bench = Bench()
-    bench.ask(0, 1, rows=8)
+    harness = ClockworkHarness()
+    harness.ask(0, 1, rows=8)
     for i in range(5):
-        bench.ask(us(100), 10 + i)
-    bench.run_until(us(700))
-    sent = bench.ends(us(18_100), 1, took=ms(18)) + bench.run_until(ms(28))
+        harness.ask(us(100), 10 + i)
+    harness.run_until(us(700))
+    sent = harness.ends(us(18_100), 1, took=ms(18)) + harness.run_until(ms(28))
     assert sent == ["#2 infer a [10, 11, 12, 13] on w0/0", "#3 infer a [14] on w0/0"]
-    assert all(request.excuse == "" for request in bench.requests.values())
+    assert all(request.reason == "" for request in harness.requests.values())
 
 
 NOTHING_GAINED = {1: ms(2), 2: ms(4), 4: ms(9), 8: ms(20)}
 
 
-def test_rows_are_not_put_into_one_batch_where_that_takes_longer_per_row() -> None:
-    bench = Bench(times=NOTHING_GAINED)
-    bench.ask(0, 1)
+def test_a_batch_does_not_grow_if_that_takes_more_time_per_row() -> None:
+    harness = ClockworkHarness(times=NOTHING_GAINED)
+    harness.ask(0, 1)
     for i in range(4):
-        bench.ask(us(100), 10 + i)
-    said = bench.run_until(us(1700))
-    said += bench.ends(us(2100), 1, took=ms(2)) + bench.run_until(us(5700))
-    assert said == ["#2 infer a [10, 11] on w0/0", "#3 infer a [12, 13] on w0/0"]
+        harness.ask(us(100), 10 + i)
+    lines = harness.run_until(us(1700))
+    lines += harness.ends(us(2100), 1, took=ms(2)) + harness.run_until(us(5700))
+    assert lines == ["#2 infer a [10, 11] on w0/0", "#3 infer a [12, 13] on w0/0"]
 
 
-def test_a_request_that_is_a_batch_itself_is_one_whatever_that_takes() -> None:
-    bench = Bench(times=NOTHING_GAINED)
-    assert bench.ask(0, 1, rows=5) == ["#1 infer a [1] on w0/0"]
-    assert bench.requests[1].promised == ms(20) + 2 * CONFIG.network_delay
-    bench.ask(us(100), 2, rows=3)
-    bench.ask(us(100), 3, rows=1)
-    said = bench.run_until(us(700)) + bench.ends(us(20_100), 1, took=ms(20)) + bench.run_until(ms(31))
-    assert said == ["#2 infer a [2, 3] on w0/0"], "three rows take as long as four: there is room for one more"
+def test_a_request_with_many_rows_is_sent_as_one_batch_even_if_that_is_slower() -> None:
+    harness = ClockworkHarness(times=NOTHING_GAINED)
+    assert harness.ask(0, 1, rows=5) == ["#1 infer a [1] on w0/0"]
+    assert harness.requests[1].promised == ms(20) + 2 * CONFIG.network_delay
+    harness.ask(us(100), 2, rows=3)
+    harness.ask(us(100), 3, rows=1)
+    lines = harness.run_until(us(700)) + harness.ends(us(20_100), 1, took=ms(20)) + harness.run_until(ms(31))
+    assert lines == ["#2 infer a [2, 3] on w0/0"], "three rows take as long as four: there is room for one more"
 
 
-def test_one_infer_that_took_seconds_does_not_put_its_model_out_of_service() -> None:
-    bench = Bench(batchable=False)
-    bench.ask(0, 1, slo=ms(20_000))
-    bench.ends(ms(2000), 1, took=ms(1999))
-    assert bench.ask(ms(2001), 2) == ["#2 infer a [2] on w0/0"], "an outlier counts no more than three times the median"
-    assert bench.promised(2) == pytest.approx(2001 + 12, abs=25)
-    bench.ends(ms(2005), 2, took=ms(4))
+def test_one_infer_that_took_seconds_does_not_stop_the_service_of_its_model() -> None:
+    harness = ClockworkHarness(batchable=False)
+    harness.ask(0, 1, slo=ms(20_000))
+    harness.ends(ms(2000), 1, took=ms(1999))
+    assert harness.ask(ms(2001), 2) == ["#2 infer a [2] on w0/0"], "an outlier counts at most three times the median"
+    assert harness.promised(2) == pytest.approx(2001 + 12, abs=25)
+    harness.ends(ms(2005), 2, took=ms(4))
 
 
-def test_an_estimate_that_keeps_everybody_out_is_forgotten() -> None:
-    bench = Bench(batchable=False)
+def test_an_estimate_that_refuses_all_requests_is_forgotten() -> None:
+    harness = ClockworkHarness(batchable=False)
     now = 0
     for i in range(12):  # a device that was slow for a while
-        bench.ask(now, i, slo=ms(1000))
+        harness.ask(now, i, slo=ms(1000))
         now += ms(400)
-        bench.ends(now, i + 1, took=ms(399))
-    bench.ask(now, 100, slo=ms(20))
-    assert bench.run_until(now + ms(1)) == ["refuse 100 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
-    assert bench.ask(now + ms(11_000), 101, slo=ms(20)) == ["#13 infer a [101] on w0/0"], "it is tried again"
+        harness.ends(now, i + 1, took=ms(399))
+    harness.ask(now, 100, slo=ms(20))
+    assert harness.run_until(now + ms(1)) == ["refuse 100 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
+    assert harness.ask(now + ms(11_000), 101, slo=ms(20)) == ["#13 infer a [101] on w0/0"], "it is tried again"
 
 
 def test_nothing_is_promised_behind_an_infer_that_does_not_end() -> None:
-    bench = Bench()
-    bench.ask(0, 1, slo=ms(10_000))
-    bench.ask(ms(500), 2, slo=ms(100))
-    assert bench.run_until(ms(501)) == ["refuse 2 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
-    bench.ask(ms(501), 3, slo=ms(2000))
-    assert bench.run_until(ms(502)) == []
-    assert bench.requests[3].promised is not None, "unless there is time for as long again"
+    harness = ClockworkHarness()
+    harness.ask(0, 1, slo=ms(10_000))
+    harness.ask(ms(500), 2, slo=ms(100))
+    assert harness.run_until(ms(501)) == ["refuse 2 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
+    harness.ask(ms(501), 3, slo=ms(2000))
+    assert harness.run_until(ms(502)) == []
+    assert harness.requests[3].promised is not None, "unless there is time for as long again"

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.actions import DeviceAction, EvictWeights, Infer
 from clockwork.messages.commands import Answer, SendAction
 from clockwork.messages.results import Result
 from clockwork.messages.status import Status
@@ -22,12 +22,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
-def test_built_in_schedulers_conform(name: str) -> None:
+def test_built_in_schedulers_pass_the_suite(name: str) -> None:
     check_scheduler(BUILT_IN[name], seeds=1, executes=name != "echo")
 
 
 @pytest.mark.parametrize("name", ["at_home:AtHome", "least_loaded:LeastLoaded"])
-def test_the_examples_conform(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_pass_the_suite(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(EXAMPLES)
     try:
         check_scheduler(lambda: make_scheduler(name), seeds=1)
@@ -50,9 +50,7 @@ class Raises(SimpleScheduler):
 class AnswersTwice(SimpleScheduler):
     """Answers what has been answered."""
 
-    def result(
-        self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Answer]:
+    def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
         answers = super().result(now, gpu, action, result)
         if isinstance(action, Infer):
             answers.append(Answer(action.inputs[0].request_id, Status.ERROR, "again"))
@@ -88,7 +86,7 @@ class LoadsTwice(SimpleScheduler):
         return answers
 
 
-class Sloppy(SimpleScheduler):
+class KeepsRequests(SimpleScheduler):
     """Keeps requests until it has some, and makes one Infer of them where the model is; see those derived."""
 
     at_once = 3
@@ -112,7 +110,7 @@ class Sloppy(SimpleScheduler):
         return True
 
 
-class MixesShapes(Sloppy):
+class MixesShapes(KeepsRequests):
     """Two requests of any shapes in one Infer."""
 
     at_once = 2
@@ -121,7 +119,7 @@ class MixesShapes(Sloppy):
         return request.model.flexible and request.model.info.batchable
 
 
-class BatchesTooMuch(Sloppy):
+class BatchesTooMuch(KeepsRequests):
     """More rows than were measured."""
 
     at_once = 9
@@ -130,7 +128,7 @@ class BatchesTooMuch(Sloppy):
         return request.model.info.batchable and not request.model.flexible
 
 
-class BatchesTheUnbatchable(Sloppy):
+class BatchesTheUnbatchable(KeepsRequests):
     """Two requests in one Infer of a model that takes one."""
 
     at_once = 2
@@ -139,7 +137,7 @@ class BatchesTheUnbatchable(Sloppy):
         return not request.model.info.batchable
 
 
-class StaysWithTheLost(SimpleScheduler):
+class UsesALostWorker(SimpleScheduler):
     """Sends what a lost worker had to that same worker."""
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
@@ -163,32 +161,28 @@ class AnswersByItself(Scheduler):
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         return [Answer(request.id, Status.SUCCESS)]
 
-    def result(
-        self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Answer]:
+    def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
         return []
 
 
-class ServesNobody(Scheduler):
+class RefusesAll(Scheduler):
     """Refuses all."""
 
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, "no")]
 
-    def result(
-        self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Answer]:
+    def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
         return []
 
 
-class NeverSleeps(SimpleScheduler):
+class WakesInThePast(SimpleScheduler):
     """Asks to be woken in the past, for ever."""
 
     def next_wakeup(self) -> Nanos | None:
         return 0
 
 
-class SleepsTooLittle(SimpleScheduler):
+class WakesTooOften(SimpleScheduler):
     """Asks to be woken every nanosecond."""
 
     now = 0
@@ -204,7 +198,7 @@ class SleepsTooLittle(SimpleScheduler):
 SHARED = Random(1)  # not begun anew with each scheduler
 
 
-class Gambles(SimpleScheduler):
+class RefusesAtRandom(SimpleScheduler):
     """Refuses at random."""
 
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
@@ -224,15 +218,15 @@ class Gambles(SimpleScheduler):
         (MixesShapes, "whose inputs have different shapes"),
         (BatchesTooMuch, "rows; the largest batch of"),
         (BatchesTheUnbatchable, "which is not batchable"),
-        (StaysWithTheLost, "ValueError: .* is gone: its worker was lost"),
+        (UsesALostWorker, "ValueError: .* is gone: its worker was lost"),
         (AnswersTheCancelled, "which is over"),
-        (ServesNobody, "a lone request with time to spare was not served"),
+        (RefusesAll, "a single request with time to spare was not served"),
         (AnswersByItself, "answered without an Infer"),
-        (NeverSleeps, "woken 1000 times at one moment"),
-        (SleepsTooLittle, "woken 20000 times in a run"),
-        (Gambles, "the scheduler is not deterministic: its command"),
+        (WakesInThePast, "woken 1000 times at one time"),
+        (WakesTooOften, "woken 20000 times in a run"),
+        (RefusesAtRandom, "the scheduler is not deterministic: its decision"),
     ],
 )
-def test_broken_ones_do_not(broken: Callable[[], Scheduler], why: str) -> None:
+def test_a_scheduler_that_breaks_a_rule_fails_the_suite(broken: Callable[[], Scheduler], why: str) -> None:
     with pytest.raises(AssertionError, match=why):
         check_scheduler(broken, seeds=1)

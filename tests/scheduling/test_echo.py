@@ -15,7 +15,7 @@ def test_a_request_is_answered_with_its_own_inputs() -> None:
     ]
 
 
-def test_generated_inputs_come_back_as_nothing() -> None:
+def test_a_request_with_generated_inputs_gets_no_outputs() -> None:
     model = a_state([model_info("a")]).models["a"]
     request = pending(7, model)
     request.input = InferInput(7, 1, tensors(), generated=True)

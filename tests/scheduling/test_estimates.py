@@ -16,7 +16,7 @@ def after(*measured: float, seed: float = 10, window: int = 10, pace: Pace | Non
     return estimate
 
 
-def test_it_is_the_seed_until_something_was_measured_and_then_the_largest_of_the_window() -> None:
+def test_an_estimate_is_the_seed_and_after_measurements_the_maximum_of_the_window() -> None:
     assert after().value == ms(10)
     assert after(9).value == ms(10)
     assert after(9, 12).value == ms(12)
@@ -25,7 +25,7 @@ def test_it_is_the_seed_until_something_was_measured_and_then_the_largest_of_the
     assert after(12, *[9] * 10).value == ms(9)
 
 
-def test_an_outlier_does_not_blow_the_estimate_up_and_does_not_vanish() -> None:
+def test_an_outlier_raises_the_estimate_a_little_and_for_a_while() -> None:
     hit = after(*[10] * 10, 500, pace=Pace())
     assert ms(10.2) < hit.value < ms(10.4)
     for _ in range(20):
@@ -41,7 +41,7 @@ def test_a_window_never_raises_the_estimate_beyond_a_multiple_of_its_median() ->
     assert after(*[10] * 10, 500, 500, pace=Pace()).value == OUTLIER * ms(10)
 
 
-def test_what_turned_slow_is_believed_from_the_second_measurement_on() -> None:
+def test_the_second_slow_measurement_raises_the_estimate() -> None:
     estimate = after(*[10] * 10, pace=Pace())
     values = []
     for _ in range(10):
@@ -52,7 +52,7 @@ def test_what_turned_slow_is_believed_from_the_second_measurement_on() -> None:
     assert ms(25) <= values[-1] <= ms(25 * 1.5)
 
 
-def test_a_device_that_is_slow_for_half_of_what_it_does_is_slow_for_all_of_it() -> None:
+def test_a_device_that_is_slow_for_half_of_its_actions_is_slow_for_all() -> None:
     estimates = Estimates(10, Pace())
     often, seldom = (estimates.of(key, lambda: ms(10)) for key in ("often", "seldom"))
     for i in range(20):
@@ -70,7 +70,7 @@ def test_a_device_that_is_slow_for_half_of_what_it_does_is_slow_for_all_of_it() 
     assert seldom.at(50) < ms(13), "as soon as it is as usual for more than half of it"
 
 
-def test_what_was_measured_on_a_slow_device_knows_better_than_the_others() -> None:
+def test_a_measurement_on_a_slow_device_replaces_the_device_s_factor() -> None:
     estimates = Estimates(10, Pace())
     others, seldom = (estimates.of(key, lambda: ms(10)) for key in ("others", "seldom"))
     now = SECOND
@@ -82,7 +82,7 @@ def test_what_was_measured_on_a_slow_device_knows_better_than_the_others() -> No
     assert ms(11) <= seldom.at(now) < ms(17)
 
 
-def test_noise_makes_no_device_slow() -> None:
+def test_noise_does_not_make_a_device_slow() -> None:
     chance, pace = Random(2), Pace()
     for _ in range(10_000):
         pace.add(chance.lognormvariate(0, 0.1) * (5 if chance.random() < 0.03 else 1), within=True)
@@ -90,7 +90,7 @@ def test_noise_makes_no_device_slow() -> None:
 
 
 @pytest.mark.parametrize("spread", [0.01, 0.05, 0.1])
-def test_the_margin_brings_as_many_within_the_estimate_as_it_says(spread: float) -> None:
+def test_the_margin_brings_the_stated_share_within_the_estimate(spread: float) -> None:
     chance, pace = Random(3), Pace()
     estimates = Estimates(10, pace)
     models = [estimates.of(i, lambda: ms(10)) for i in range(50)]
@@ -103,7 +103,7 @@ def test_the_margin_brings_as_many_within_the_estimate_as_it_says(spread: float)
     assert pace.margin < 0.05 + 5 * spread
 
 
-def test_what_nobody_measures_any_more_is_tried_again() -> None:
+def test_an_estimate_without_measurements_relaxes() -> None:
     estimate = after(*[30] * 10)
     last = 9 * SECOND // 10
     assert estimate.at(last + STALE) == ms(30)
@@ -113,7 +113,7 @@ def test_what_nobody_measures_any_more_is_tried_again() -> None:
     assert estimate.at(last + FORGOTTEN + 1) == ms(10), "and then to the seed"
 
 
-def test_on_a_noisy_host_most_are_within_the_estimate_and_it_is_not_far_off() -> None:
+def test_on_a_noisy_host_most_actions_are_within_a_close_estimate() -> None:
     chance = Random(1)
     estimate = after(*[10] * 10, pace=Pace())
     within, ratios = 0, []
@@ -127,7 +127,7 @@ def test_on_a_noisy_host_most_are_within_the_estimate_and_it_is_not_far_off() ->
     assert sum(ratios) / 5000 < 1.2
 
 
-def test_measurements_of_what_nobody_asked_for_are_not_kept() -> None:
+def test_measurements_without_an_estimate_are_not_kept() -> None:
     estimates = Estimates(10)
     estimates.add(0, "a", ms(5))
     assert estimates.of("a", lambda: ms(7)).value == ms(7)

@@ -39,7 +39,7 @@ class Story:
             self.infer(model, slo=seconds(1))
             self.cluster.run_until(self.cluster.now + ms(200))
         self.start = self.cluster.now
-        self.said = len(self.cluster.said)
+        self.first = len(self.cluster.said)
 
     def infer(self, model: str, *, slo: Nanos = ms(500)) -> int:
         self.ids += 1
@@ -59,7 +59,7 @@ class Story:
         """Actions and answers with their times, ``11.0 SUCCESS``; of the model and the answer of one request only."""
         only = None if request is None else self.cluster.asked[1, request]
         lines = []
-        for at, command in self.cluster.said[self.said :]:
+        for at, command in self.cluster.said[self.first :]:
             what = ""
             if isinstance(command, SendAction) and isinstance(command.action, LoadWeights | EvictWeights | Infer):
                 if not isinstance(only, InferRequest) or command.action.model == only.model:
@@ -147,7 +147,7 @@ def test_a_load_that_fails_after_an_eviction_leaves_the_model_cold(policy: type[
     assert story.lines() == LOAD_FAILED[policy.name]
 
 
-def test_a_promise_that_an_eviction_breaks_is_answered_at_once_and_says_so() -> None:
+def test_a_request_whose_promise_an_eviction_breaks_is_answered_at_once_with_that_reason() -> None:
     story = Story(ClockworkScheduler)
     story.infer("slow")
     story.pass_time(ms(1))
@@ -157,7 +157,7 @@ def test_a_promise_that_an_eviction_breaks_is_answered_at_once_and_says_so() -> 
     answer = story.cluster.answer(promised)
     assert isinstance(answer, InferResponse)
     assert (answer.status, answer.admitted) == (Status.CONTROLLER_COULD_NOT_START_IN_TIME, True)
-    assert "an operator evicted big; it would be done 14 ms after its deadline" in answer.message
+    assert "an operator evicted big; predicted completion is 14 ms past the deadline" in answer.message
     story.check()
     assert story.lines(promised) == [
         "2.0 EvictWeights big",
@@ -166,7 +166,7 @@ def test_a_promise_that_an_eviction_breaks_is_answered_at_once_and_says_so() -> 
     ]
 
 
-def test_a_request_whose_weights_are_evicted_again_and_again_is_answered_after_eight_times() -> None:
+def test_a_request_is_answered_when_its_weights_were_evicted_eight_times() -> None:
     story = Story(ClockworkScheduler)
     for _ in range(10):
         story.infer("slow", slo=seconds(3))
@@ -183,7 +183,7 @@ def test_a_request_whose_weights_are_evicted_again_and_again_is_answered_after_e
     ]
 
 
-def test_no_device_is_chosen_whose_weights_are_evicted_at_the_same_moment() -> None:
+def test_no_device_is_chosen_whose_weights_are_evicted_at_the_same_time() -> None:
     story = Story(ClockworkScheduler)
     worker = FakeWorker("w1", FILES).hold("a.onnx", warm=True).hold("slow.onnx", warm=True).hold("big.onnx")
     story.cluster.connect(worker)
@@ -203,7 +203,7 @@ def test_no_device_is_chosen_whose_weights_are_evicted_at_the_same_moment() -> N
     ]
 
 
-class Listening(SimpleScheduler):
+class FailsInEvicted(SimpleScheduler):
     """Notes which evictions it hears of, and fails then."""
 
     def __init__(self) -> None:
@@ -215,8 +215,8 @@ class Listening(SimpleScheduler):
         raise RuntimeError("it fails")
 
 
-def test_a_scheduler_hears_of_an_eviction_when_it_is_made_and_only_if_there_is_one() -> None:
-    scheduler = Listening()
+def test_evicted_is_called_when_weights_were_evicted_and_only_then() -> None:
+    scheduler = FailsInEvicted()
     cluster = serving(scheduler, FILES)
     cluster.ask(infer_request(1))
     cluster.run_until(cluster.now + ms(100))

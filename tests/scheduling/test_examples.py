@@ -27,7 +27,7 @@ def least_loaded() -> Scheduler:
     return make_scheduler("least_loaded:LeastLoaded")
 
 
-def test_each_request_goes_to_the_device_with_the_fewest_on_its_hands() -> None:
+def test_each_request_goes_to_the_device_with_the_fewest_requests() -> None:
     cluster = serving(least_loaded(), {"a.onnx": File(), "slow.onnx": File(infer=ms(90))}, workers=2)
     before = len(cluster.actions(Infer))
     for number, model in enumerate(["slow", "a", "a", "a"]):
@@ -38,7 +38,7 @@ def test_each_request_goes_to_the_device_with_the_fewest_on_its_hands() -> None:
     cluster.check_all_answered()
 
 
-def test_each_model_is_asked_at_home_behind_its_load() -> None:
+def test_each_model_is_served_on_its_own_device_behind_its_load() -> None:
     cluster = serving(make_scheduler("at_home:AtHome"), {"a.onnx": File(), "b.onnx": File()}, workers=2)
     for number in range(6):
         cluster.ask(infer_request(number, "a" if number % 2 else "b"))
@@ -49,5 +49,5 @@ def test_each_model_is_asked_at_home_behind_its_load() -> None:
 
 
 @pytest.mark.parametrize("name", ["least_loaded:LeastLoaded", "at_home:AtHome"])
-def test_whatever_happens_each_request_is_answered_once_and_memory_adds_up(name: str) -> None:
+def test_each_request_is_answered_once_and_memory_is_right_in_any_order_of_events(name: str) -> None:
     check_interleavings(lambda: make_scheduler(name))

@@ -9,16 +9,16 @@ from clockwork.messages.tensors import Datatype, TensorInfo
 from clockwork.scheduling.fifo import FifoScheduler
 from clockwork.state import ClockworkState
 from clockwork.units import ms
-from scheduling.running import Running
+from scheduling.harness import SchedulerHarness
 
 FREE = (TensorInfo("x", Datatype.FP32, (-1, -1)),)
 
 
-def running(state: ClockworkState) -> Running:
-    return Running(state, FifoScheduler())
+def running(state: ClockworkState) -> SchedulerHarness:
+    return SchedulerHarness(state, FifoScheduler())
 
 
-def full(*models: str, pages: int = 4, **fields: object) -> Running:
+def full(*models: str, pages: int = 4, **fields: object) -> SchedulerHarness:
     """One device that has the models, with two Infers of ``a`` out: what is asked now waits."""
     infos = [model_info(name, **fields) for name in models]  # type: ignore[arg-type]
     device = running(a_state(infos, pages=pages, warm=models))
@@ -26,14 +26,14 @@ def full(*models: str, pages: int = 4, **fields: object) -> Running:
     return device
 
 
-def test_those_that_wait_go_in_batches_up_to_the_largest() -> None:
+def test_waiting_requests_are_sent_in_batches_up_to_the_largest_size() -> None:
     device = full("a")
     assert [device.infer("a") for _ in range(6)] == [[]] * 6
     assert device.done() == ["w0/gpu0 Infer r3 r4 r5 r6"]
     assert device.done() == ["w0/gpu0 Infer r7 r8"]
 
 
-def test_the_rows_of_all_are_counted() -> None:
+def test_the_size_of_a_batch_is_the_sum_of_the_rows() -> None:
     device = full("a")
     for rows in (3, 2, 1, 1):
         device.infer("a", rows=rows)
@@ -41,7 +41,7 @@ def test_the_rows_of_all_are_counted() -> None:
     assert device.done() == ["w0/gpu0 Infer r4 r6"]
 
 
-def test_models_take_turns_as_their_first_requests_came() -> None:
+def test_models_take_turns_in_the_order_of_their_first_requests() -> None:
     device = full("a", "b")
     for model in "bab":
         device.infer(model)
@@ -49,7 +49,7 @@ def test_models_take_turns_as_their_first_requests_came() -> None:
     assert device.done() == ["w0/gpu0 Infer r4"]
 
 
-def test_only_equal_shapes_are_in_one_batch() -> None:
+def test_a_batch_has_requests_of_one_shape() -> None:
     device = full("a", inputs=FREE)
     for length in (8, 16, 8, 16):
         device.infer("a", length=length)
@@ -57,14 +57,14 @@ def test_only_equal_shapes_are_in_one_batch() -> None:
     assert device.done() == ["w0/gpu0 Infer r4 r6"]
 
 
-def test_a_model_without_batches_goes_one_by_one() -> None:
+def test_requests_for_an_unbatchable_model_are_sent_one_at_a_time() -> None:
     device = full("a", batchable=False)
     device.infer("a")
     device.infer("a")
     assert [device.done(), device.done()] == [["w0/gpu0 Infer r3"], ["w0/gpu0 Infer r4"]]
 
 
-def test_nobody_is_refused_for_being_late() -> None:
+def test_no_request_is_refused_for_being_late() -> None:
     device = full("a")
     assert device.infer("a", slo=1) == []
     device.infer("a", slo=ms(50))
@@ -75,7 +75,7 @@ def test_nobody_is_refused_for_being_late() -> None:
     assert (action.latest, action.expected_duration) == (ms(50), ms(4)), "the batch of 2 may start for the last of it"
 
 
-def test_a_cold_model_is_loaded_and_the_least_recently_used_makes_room() -> None:
+def test_a_cold_model_is_loaded_and_the_least_recently_used_one_evicted() -> None:
     device = running(a_state([model_info(name) for name in "abc"], pages=2, warm=("a", "b")))
     device.infer("a")
     device.done()
@@ -85,7 +85,7 @@ def test_a_cold_model_is_loaded_and_the_least_recently_used_makes_room() -> None
     assert device.done() == ["w0/gpu0 Infer r2", "w0/gpu0 Infer r3"]
 
 
-def test_what_is_in_use_is_not_evicted() -> None:
+def test_models_in_use_are_not_evicted() -> None:
     device = full("a", pages=1)
     device.state.models["b"] = a_state([model_info("b")]).models["b"]
     next(device.state.gpus()).models["b"] = model_info("b")
@@ -94,7 +94,7 @@ def test_what_is_in_use_is_not_evicted() -> None:
     assert device.done() == ["w0/gpu0 EvictWeights a", "w0/gpu0 LoadWeights b"]
 
 
-def test_a_model_is_asked_where_it_is_at_the_shorter_queue() -> None:
+def test_a_request_goes_to_the_shorter_queue_of_the_devices_with_its_model() -> None:
     fleet = running(a_state([model_info("a")], workers=2, gpus=2, warm=("a",)))
     assert [fleet.infer("a") for _ in range(4)] == [
         ["w0/gpu0 Infer r1"],
@@ -104,7 +104,7 @@ def test_a_model_is_asked_where_it_is_at_the_shorter_queue() -> None:
     ]
 
 
-def test_one_that_was_cancelled_does_not_go() -> None:
+def test_a_cancelled_request_is_not_sent() -> None:
     device = full("a")
     for _ in range(3):
         device.infer("a")
@@ -123,24 +123,24 @@ def test_one_that_was_cancelled_does_not_go() -> None:
         (Status.COULD_NOT_START_IN_TIME, "CONTROLLER_COULD_NOT_START_IN_TIME"),
     ],
 )
-def test_an_infer_that_fails_is_answered(status: Status, answer: str) -> None:
+def test_requests_of_a_failed_infer_are_answered(status: Status, answer: str) -> None:
     device = full("a")
     assert device.done(status) == [f"r1 {answer}"]
 
 
-def test_a_load_that_fails_fails_those_that_wait_for_it_and_nobody_else() -> None:
+def test_a_failed_load_fails_only_the_requests_that_wait_for_it() -> None:
     device = running(a_state([model_info(name) for name in "ab"]))
     for model in "aba":
         device.infer(model)
     assert device.done(Status.RUNTIME_ERROR) == ["r1 ERROR", "r3 ERROR", "w0/gpu0 LoadWeights b"]
 
 
-def test_what_no_device_can_hold_is_refused() -> None:
+def test_a_model_that_no_device_can_hold_is_refused() -> None:
     device = running(a_state([model_info("big", pages=5)]))
     assert device.infer("big") == ["r1 SKIPPED_BY_CONTROLLER"]
 
 
-def test_when_a_worker_is_lost_its_requests_go_elsewhere_those_that_were_out_first() -> None:
+def test_requests_of_a_lost_worker_go_elsewhere_sent_ones_first() -> None:
     fleet = running(a_state([model_info("a")], workers=2, gpus=2, warm=("a",)))
     for _ in range(6):
         fleet.infer("a")
@@ -149,7 +149,7 @@ def test_when_a_worker_is_lost_its_requests_go_elsewhere_those_that_were_out_fir
     assert fleet.lose("w1") == [f"r{i} SKIPPED_BY_CONTROLLER" for i in (4, 6, 1, 3, 5)]
 
 
-def test_a_worker_that_comes_is_used() -> None:
+def test_a_new_worker_is_used() -> None:
     state = a_state([model_info("a")], workers=2)
     late = state.workers.pop("w1")
     fleet = running(state)

@@ -11,7 +11,7 @@ from clockwork.scheduling.queues import Ordered, Waiting
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_ordered_entries_come_and_go_as_in_a_sorted_list(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ordered_behaves_like_a_sorted_list(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "MAX_CHUNK", 8)
     chance = Random(seed)
     ordered: Ordered[tuple[int, int]] = Ordered()
@@ -29,7 +29,7 @@ def test_ordered_entries_come_and_go_as_in_a_sorted_list(seed: int, monkeypatch:
             assert list(ordered.since(plain[place], 20)) == plain[place : place + 20]
 
 
-def test_waiting_requests_keep_their_order_and_find_their_like() -> None:
+def test_waiting_requests_keep_their_order_and_their_groups() -> None:
     models = [model_state(model_info(name)) for name in "ab"]
     requests = [pending(number, models[number % 2]) for number in range(10)]
     waiting = Waiting()
@@ -47,10 +47,10 @@ def test_waiting_requests_keep_their_order_and_find_their_like() -> None:
     assert not waiting._groups
 
 
-def test_of_many_alike_only_so_many_are_looked_at() -> None:
+def test_the_requests_considered_for_a_batch_are_limited() -> None:
     model = model_state(model_info("a"))
     waiting = Waiting()
-    for number in range(queues.MAX_LOOKED_AT + 10):
+    for number in range(queues.MAX_CONSIDERED + 10):
         waiting.add(pending(number, model))
-    assert [request.id for request in waiting.like_first()] == list(range(queues.MAX_LOOKED_AT))
+    assert [request.id for request in waiting.like_first()] == list(range(queues.MAX_CONSIDERED))
     assert [request.id for request in islice(waiting, 3)] == [0, 1, 2]

@@ -8,14 +8,14 @@ from clockwork.messages.status import Status
 from clockwork.scheduling.simple import SimpleScheduler
 from clockwork.state import ClockworkState
 from clockwork.units import ms
-from scheduling.running import Running
+from scheduling.harness import SchedulerHarness
 
 
-def running_in(state: ClockworkState) -> Running:
-    return Running(state, SimpleScheduler())
+def running_in(state: ClockworkState) -> SchedulerHarness:
+    return SchedulerHarness(state, SimpleScheduler())
 
 
-def test_a_model_that_is_on_several_devices_is_served_by_them_in_turn() -> None:
+def test_devices_with_the_same_model_serve_its_requests_in_turn() -> None:
     running = running_in(a_state([model_info("a"), model_info("b")], workers=3, warm=("a", "b")))
     asked = ["a", "a", "b", "a", "a", "b"]
     assert [running.infer(model) for model in asked] == [
@@ -28,7 +28,7 @@ def test_a_model_that_is_on_several_devices_is_served_by_them_in_turn() -> None:
     ]
 
 
-def test_one_that_is_on_none_is_loaded_on_the_next_device_in_turn() -> None:
+def test_a_model_that_no_device_has_is_loaded_on_the_next_device_in_turn() -> None:
     running = running_in(a_state([model_info(name) for name in "abc"], gpus=2))
     assert [running.infer(model) for model in "abc"] == [
         ["w0/gpu0 LoadWeights a"],
@@ -38,13 +38,13 @@ def test_one_that_is_on_none_is_loaded_on_the_next_device_in_turn() -> None:
     assert running.done() == ["w0/gpu0 Infer r1", "w0/gpu0 LoadWeights c"]
 
 
-def test_one_that_is_on_its_way_is_waited_for() -> None:
+def test_a_request_waits_for_weights_that_are_being_loaded() -> None:
     running = running_in(a_state([model_info("a")], gpus=2))
     assert [running.infer("a") for _ in range(2)] == [["w0/gpu0 LoadWeights a"], []]
     assert running.done() == ["w0/gpu0 Infer r1", "w0/gpu0 Infer r2"]
 
 
-def test_a_full_device_evicts_its_least_recently_used_models() -> None:
+def test_a_device_without_free_memory_evicts_its_least_recently_used_models() -> None:
     models = [model_info("a"), model_info("b"), model_info("c"), model_info("big", pages=3)]
     running = running_in(a_state(models, warm=("a", "b", "c")))
     running.infer("a")
@@ -61,7 +61,7 @@ def test_models_in_use_are_not_evicted() -> None:
     assert running.done() == ["w0/gpu0 EvictWeights a", "w0/gpu0 LoadWeights c"]
 
 
-def test_at_most_three_requests_are_out_at_a_device_first_in_first_out() -> None:
+def test_at_most_three_requests_are_outstanding_on_a_device_first_in_first_out() -> None:
     running = running_in(a_state([model_info("a"), model_info("b")], warm=("a", "b")))
     assert [running.infer(model) for model in "ababa"] == [
         ["w0/gpu0 Infer r1"],
@@ -82,7 +82,7 @@ def test_an_infer_may_start_until_the_deadline_of_its_request() -> None:
     assert (action.earliest, action.latest, action.expected_duration) == (0, ms(7), ms(3))
 
 
-def test_requests_that_are_over_are_passed_over() -> None:
+def test_requests_that_are_over_are_skipped() -> None:
     running = running_in(a_state([model_info("a")]))
     for _ in range(3):
         running.infer("a")
@@ -102,13 +102,13 @@ def test_requests_that_are_over_are_passed_over() -> None:
         (None, []),
     ],
 )
-def test_an_infer_that_fails_is_answered(status: Status | None, answer: list[str]) -> None:
+def test_the_request_of_a_failed_infer_is_answered(status: Status | None, answer: list[str]) -> None:
     running = running_in(a_state([model_info("a")], warm=("a",)))
     running.infer("a")
     assert running.done(status) == answer
 
 
-def test_a_load_that_fails_costs_one_request_and_is_tried_again_for_the_next() -> None:
+def test_a_failed_load_fails_one_request_and_is_tried_again_for_the_next() -> None:
     running = running_in(a_state([model_info("a")]))
     running.infer("a")
     running.infer("a")
@@ -117,12 +117,12 @@ def test_a_load_that_fails_costs_one_request_and_is_tried_again_for_the_next() -
     assert running.done(Status.RUNTIME_ERROR) == []
 
 
-def test_what_no_device_can_hold_is_refused() -> None:
+def test_a_model_that_no_device_can_hold_is_refused() -> None:
     running = running_in(a_state([model_info("big", pages=5)]))
     assert running.infer("big") == ["r1 SKIPPED_BY_CONTROLLER"]
 
 
-def test_when_a_worker_is_lost_its_requests_go_elsewhere() -> None:
+def test_requests_of_a_lost_worker_go_elsewhere() -> None:
     running = running_in(a_state([model_info("a")], workers=2, warm=("a",)))
     for _ in range(8):
         running.infer("a")
@@ -134,7 +134,7 @@ def test_when_a_worker_is_lost_its_requests_go_elsewhere() -> None:
     assert [running.done() for _ in range(4)] == [[f"w1/gpu0 Infer r{i}"] for i in (8, 1, 5, 7)]
 
 
-def test_a_worker_that_comes_is_used() -> None:
+def test_a_new_worker_is_used() -> None:
     state = a_state([model_info("a")], workers=2)
     late = state.workers.pop("w1")
     running = running_in(state)

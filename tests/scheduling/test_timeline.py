@@ -5,17 +5,17 @@ from random import Random
 
 import pytest
 
-from clockwork.scheduling.clockwork.timeline import FAR, Planned, Timeline
+from clockwork.scheduling.clockwork.timeline import FAR, Timeline, TimelineEntry
 from clockwork.units import Nanos
 
 
-def a_batch(reserved: Nanos, due: Nanos, ready: Nanos = 0) -> Planned:
-    batch = Planned(reserved)
+def a_batch(reserved: Nanos, due: Nanos, ready: Nanos = 0) -> TimelineEntry:
+    batch = TimelineEntry(reserved)
     batch.due, batch.ready = due, ready
     return batch
 
 
-def moments(batches: list[Planned], origin: Nanos) -> tuple[list[Nanos], list[Nanos], list[Nanos]]:
+def moments(batches: list[TimelineEntry], origin: Nanos) -> tuple[list[Nanos], list[Nanos], list[Nanos]]:
     """When the device is free for each, when each ends, and each one's slack; one after the other."""
     free, ends, at = [], [], origin
     for batch in batches:
@@ -29,7 +29,7 @@ def moments(batches: list[Planned], origin: Nanos) -> tuple[list[Nanos], list[Na
     return free, ends, slack[::-1]
 
 
-def check(timeline: Timeline[Planned], batches: list[Planned], origin: Nanos) -> None:
+def check(timeline: Timeline[TimelineEntry], batches: list[TimelineEntry], origin: Nanos) -> None:
     assert list(timeline) == batches
     assert len(timeline) == len(batches)
     assert bool(timeline) == bool(batches)
@@ -47,9 +47,9 @@ def check(timeline: Timeline[Planned], batches: list[Planned], origin: Nanos) ->
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_timeline_answers_as_if_it_went_through_all_batches(seed: int) -> None:
+def test_a_timeline_gives_the_same_times_as_a_search_through_all_batches(seed: int) -> None:
     chance = Random(seed)
-    timeline, batches = Timeline[Planned](), list[Planned]()
+    timeline, batches = Timeline[TimelineEntry](), list[TimelineEntry]()
     check(timeline, batches, 5)
     for _ in range(150):
         change = chance.random()
@@ -69,10 +69,10 @@ def test_a_timeline_answers_as_if_it_went_through_all_batches(seed: int) -> None
         check(timeline, batches, chance.randrange(100))
 
 
-def depth(timeline: Timeline[Planned]) -> int:
+def depth(timeline: Timeline[TimelineEntry]) -> int:
     deepest = 0
     for batch in timeline:
-        node: Planned | None = batch
+        node: TimelineEntry | None = batch
         steps = 0
         while node is not None:
             node, steps = node.parent, steps + 1
@@ -81,8 +81,8 @@ def depth(timeline: Timeline[Planned]) -> int:
 
 
 @pytest.mark.parametrize("order", ["at the end", "at the front", "by halves"])
-def test_the_tree_stays_flat_in_whatever_order_batches_come_and_go(order: str) -> None:
-    timeline = Timeline[Planned]()
+def test_the_tree_stays_flat_in_any_order_of_changes(order: str) -> None:
+    timeline = Timeline[TimelineEntry]()
     depths = []
     for size in (100, 1_000, 10_000):
         while len(timeline) < size:

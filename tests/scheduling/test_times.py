@@ -35,12 +35,12 @@ def made(model: ModelState) -> InferTimes:
     return InferTimes(next(iter(model.profiles)), 10)
 
 
-def test_until_something_is_measured_the_profile_counts(model: ModelState, made: InferTimes) -> None:
+def test_before_the_first_measurement_the_times_come_from_the_profile(model: ModelState, made: InferTimes) -> None:
     assert of_each(made, 0, model) == [ms(it) for it in (10, 17, 31, 31, 59, 59, 59, 59)]
     assert made.of(0, model, 16, ()) == ms(118)
 
 
-def test_more_rows_take_at_least_as_long_as_fewer_that_turned_slow(model: ModelState, made: InferTimes) -> None:
+def test_more_rows_take_at_least_as_long_as_fewer_that_became_slow(model: ModelState, made: InferTimes) -> None:
     for _ in range(6):
         made.add(seconds(1), model, 1, (), ms(100))
     for _ in range(6):
@@ -51,7 +51,7 @@ def test_more_rows_take_at_least_as_long_as_fewer_that_turned_slow(model: ModelS
     assert slow[1] >= slow[0], "two rows were never tried while the device was slow"
 
 
-def test_fewer_rows_take_no_longer_than_more_that_were_measured_since(model: ModelState, made: InferTimes) -> None:
+def test_fewer_rows_take_no_longer_than_more_that_were_measured_later(model: ModelState, made: InferTimes) -> None:
     made.add(seconds(1), model, 1, (), ms(30))
     assert made.of(seconds(1), model, 1, ()) == ms(30)
     for _ in range(3):
@@ -61,13 +61,13 @@ def test_fewer_rows_take_no_longer_than_more_that_were_measured_since(model: Mod
     assert made.of(seconds(1) + 2, model, 1, ()) >= ms(30), "and the latest word is believed"
 
 
-def test_rows_between_two_sizes_are_measured_by_themselves(model: ModelState, made: InferTimes) -> None:
+def test_rows_between_two_sizes_have_their_own_measurements(model: ModelState, made: InferTimes) -> None:
     for _ in range(3):
         made.add(seconds(1), model, 3, (), ms(25))
     assert of_each(made, seconds(1), model)[1:5] == [ms(17), ms(25), ms(31), ms(59)]
 
 
-def test_time_alone_never_raises_a_time(model: ModelState, made: InferTimes) -> None:
+def test_the_passing_of_time_never_raises_a_time(model: ModelState, made: InferTimes) -> None:
     chance = Random(5)
     now = seconds(1)
     for _ in range(100):
@@ -85,7 +85,7 @@ def test_time_alone_never_raises_a_time(model: ModelState, made: InferTimes) -> 
         now += seconds(11)
 
 
-def test_shapes_without_end_take_bounded_memory(model: ModelState) -> None:
+def test_the_number_of_shapes_that_are_kept_has_a_limit(model: ModelState) -> None:
     made = InferTimes(next(iter(model.profiles)), 10, max_tables=4)
     for length in range(10):
         for _ in range(3):
@@ -95,7 +95,7 @@ def test_shapes_without_end_take_bounded_memory(model: ModelState) -> None:
     assert made.of(seconds(1), model, 1, (("x", (0,)),)) == ms(10)
 
 
-def test_shapes_in_use_and_models_without_a_choice_of_shapes_are_kept(model: ModelState) -> None:
+def test_shapes_in_use_and_models_with_fixed_shapes_are_kept(model: ModelState) -> None:
     made = InferTimes(next(iter(model.profiles)), 10, max_tables=4)
     used = (("x", (1000,)),)
     for key in ((), used):

@@ -156,7 +156,7 @@ def test_a_broken_promise_says_what_broke_it() -> None:
     simulation = Simulation(altered(slow, load=1.5), 1).run()
     reasons = simulation.outcomes.total.reasons
     assert reasons
-    known = ("estimated", "on its way", "latest start", "overdue")
+    known = ("estimate", "to arrive", "latest start", "overdue")
     assert all(any(word in reason for word in known) for reason in reasons), reasons
 
 

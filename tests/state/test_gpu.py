@@ -1,32 +1,34 @@
 """A device's picture: the residency table, the pages, and what a scheduler may not do. Times do not matter here."""
 
+from collections.abc import Callable
+
 import pytest
 
 from builders import KIND, a_gpu, a_state, model_info, model_state, pending, worker_info
-from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.actions import DeviceAction, EvictWeights, Infer, LoadWeights
 from clockwork.messages.commands import SendAction
 from clockwork.messages.results import ErrorResult, EvictWeightsResult, GPUInfo, LoadWeightsResult, Result, Timing
 from clockwork.messages.status import Status
 from clockwork.state import GPUState, Residency, WorkerState
-from clockwork.state.gpu import ActionQueue, GPUAction
+from clockwork.state.gpu import ActionQueue
 from clockwork.units import FOREVER, ms
 
 A, B, BIG = model_info("a"), model_info("b"), model_info("big", pages=4)
 TOOK = Timing(0, 0, 0)
 
 
-def done(action: GPUAction) -> Result:
+def done(action: DeviceAction) -> Result:
     """The result of an action that succeeded; an Infer's does not matter to a device."""
     return (
         EvictWeightsResult(action.id, TOOK) if isinstance(action, EvictWeights) else LoadWeightsResult(action.id, TOOK)
     )
 
 
-def failed(action: GPUAction, status: Status = Status.RUNTIME_ERROR) -> ErrorResult:
+def failed(action: DeviceAction, status: Status = Status.RUNTIME_ERROR) -> ErrorResult:
     return ErrorResult(action.id, type(action).__name__, status, "no")
 
 
-def settle(gpu: GPUState, action: GPUAction, result: Result | None = None) -> bool:
+def settle(gpu: GPUState, action: DeviceAction, result: Result | None = None) -> bool:
     agrees = gpu.settle(action, done(action) if result is None else result)
     gpu.check_invariants()
     return agrees
@@ -41,14 +43,14 @@ def test_a_load_takes_its_pages_before_the_worker_confirms() -> None:
     assert (gpu.residency("big"), gpu.cache.free, gpu.in_use("big")) == (Residency.WARM, 0, False)
 
 
-def test_a_load_that_fails_gives_them_back() -> None:
+def test_a_failed_load_frees_its_pages() -> None:
     state, gpu = a_gpu([BIG])
     load = gpu.load_weights(state.models["big"])
     assert settle(gpu, load, failed(load))
     assert (gpu.residency("big"), gpu.cache.free) == (Residency.COLD, 4)
 
 
-def test_an_eviction_gives_the_pages_back_at_once() -> None:
+def test_an_eviction_frees_its_pages_at_once() -> None:
     state, gpu = a_gpu([A, BIG], warm=("big",))
     evict = gpu.evict_weights("big", earliest=7)
     assert evict == EvictWeights(1, 0, "big", 7, FOREVER)
@@ -58,7 +60,7 @@ def test_an_eviction_gives_the_pages_back_at_once() -> None:
     assert gpu.residency("a") is Residency.LOADING
 
 
-def test_an_infer_uses_its_model_until_its_result_is_there() -> None:
+def test_a_model_is_in_use_until_the_result_of_its_infer() -> None:
     state, gpu = a_gpu([A, B], warm=("a", "b"))
     request = pending(5, state.models["a"], rows=2)
     infers = [gpu.infer(state.models["a"], [request, request], 1, 2, 3), gpu.infer(state.models["a"], [request])]
@@ -71,7 +73,7 @@ def test_an_infer_uses_its_model_until_its_result_is_there() -> None:
     assert not gpu.in_use("a")
 
 
-def test_an_infer_may_follow_its_load_and_fails_with_it_without_contradiction() -> None:
+def test_an_infer_may_follow_its_load_and_fail_with_it() -> None:
     state, gpu = a_gpu([A])
     load = gpu.load_weights(state.models["a"])
     infer = gpu.infer(state.models["a"], [pending(1, state.models["a"])])
@@ -90,14 +92,14 @@ def test_an_infer_may_follow_its_load_and_fails_with_it_without_contradiction() 
         ("load b", "b is loading on w0/gpu0"),
         ("load big", "big needs 4 pages; w0/gpu0 has 2 free of 4"),
         ("load other", "w0/gpu0 does not have other"),
-        ("evict b", "b is loading or in use on w0/gpu0"),
-        ("evict c", "c is cold or in use on w0/gpu0"),
-        ("evict used", "used is warm or in use on w0/gpu0"),
-        ("infer c", "c is not on w0/gpu0"),
-        ("infer big", "big is not on w0/gpu0"),
+        ("evict b", "evict_weights: b is loading on w0/gpu0"),
+        ("evict c", "evict_weights: c is cold on w0/gpu0"),
+        ("evict used", "evict_weights: used is in use on w0/gpu0"),
+        ("infer c", "infer: c is cold on w0/gpu0"),
+        ("infer big", "infer: big is cold on w0/gpu0"),
     ],
 )
-def test_what_leaves_the_table_is_refused_and_changes_nothing(what: str, message: str) -> None:
+def test_an_event_that_the_table_lacks_is_refused_and_changes_nothing(what: str, message: str) -> None:
     used = model_info("used", pages=0)
     state, gpu = a_gpu([A, B, BIG, model_info("c"), used], warm=("a", "used"))
     gpu.load_weights(state.models["b"])
@@ -105,7 +107,7 @@ def test_what_leaves_the_table_is_refused_and_changes_nothing(what: str, message
     before = gpu.info(), gpu.cache.used, list(gpu.outstanding), len(state.actions)
     verb, name = what.split()
     model = state.models.get(name) or model_state(model_info(name))
-    actions = {
+    actions: dict[str, Callable[[], DeviceAction]] = {
         "load": lambda: gpu.load_weights(model),
         "evict": lambda: gpu.evict_weights(name),
         "infer": lambda: gpu.infer(model, [pending(2, model)]),
@@ -116,12 +118,12 @@ def test_what_leaves_the_table_is_refused_and_changes_nothing(what: str, message
     gpu.check_invariants()
 
 
-def test_an_infer_is_of_requests_for_its_model_that_wait() -> None:
+def test_an_infer_needs_pending_requests_for_its_model() -> None:
     state, gpu = a_gpu([A, B], warm=("a", "b"))
     over = pending(1, state.models["a"])
     over.over = True
     for requests in ([], [over], [pending(2, state.models["a"]), over], [pending(3, state.models["b"])]):
-        with pytest.raises(ValueError, match="not for a"):
+        with pytest.raises(ValueError, match="must be pending requests for a"):
             gpu.infer(state.models["a"], requests)
     assert not gpu.outstanding
 
@@ -142,24 +144,25 @@ def test_an_infer_is_of_requests_for_its_model_that_wait() -> None:
         ("evict", Status.WEIGHTS_IN_USE, False),
     ],
 )
-def test_errors_that_contradict_the_picture(action: str, status: Status, agrees: bool) -> None:
+def test_some_errors_contradict_the_picture(action: str, status: Status, agrees: bool) -> None:
     state, gpu = a_gpu([A, B], warm=("a",))
     a, b = state.models["a"], state.models["b"]
-    sent: GPUAction = {
+    actions: dict[str, Callable[[], DeviceAction]] = {
         "load": lambda: gpu.load_weights(b),
         "infer": lambda: gpu.infer(a, [pending(1, a)]),
         "evict": lambda: gpu.evict_weights("a"),
-    }[action]()
+    }
+    sent = actions[action]()
     assert settle(gpu, sent, failed(sent, status)) is agrees
     assert not gpu.outstanding
 
 
-def test_what_is_not_on_the_device_can_be_held_if_there_is_room_at_all() -> None:
+def test_a_device_can_hold_a_model_of_its_worker_that_fits_into_its_memory() -> None:
     _, gpu = a_gpu([A, BIG, model_info("huge", pages=5)], warm=("a",))
     assert [gpu.can_hold(name) for name in ("a", "big", "huge", "other")] == [True, True, False, False]
 
 
-def test_a_model_that_is_unloaded_leaves_its_pages() -> None:
+def test_unloading_a_model_frees_its_pages() -> None:
     state = a_state([A, B], gpus=2, warm=("a",))
     worker = state.workers["w0"]
     worker.forget("a")
@@ -168,7 +171,7 @@ def test_a_model_that_is_unloaded_leaves_its_pages() -> None:
     state.check_invariants()
 
 
-def test_a_device_describes_itself_as_its_worker_would() -> None:
+def test_the_description_of_a_device_has_its_warm_models() -> None:
     state, gpu = a_gpu([A, B, model_info("c")], warm=("a", "b"))
     gpu.load_weights(state.models["c"])
     gpu.infer(state.models["a"], [pending(1, state.models["a"])])
@@ -178,7 +181,11 @@ def test_a_device_describes_itself_as_its_worker_would() -> None:
 def test_actions_are_queued_in_order_and_taken_once() -> None:
     state = a_state([A, B], workers=2, warm=("b",))
     first, second = state.gpus()
-    made = [second.load_weights(state.models["a"], start=7), first.evict_weights("b"), second.evict_weights("b")]
+    made: list[DeviceAction] = [
+        second.load_weights(state.models["a"], start=7),
+        first.evict_weights("b"),
+        second.evict_weights("b"),
+    ]
     assert [(str(queued.gpu), queued.action, queued.start) for queued in state.actions] == [
         ("w1/gpu0", made[0], 7),
         ("w0/gpu0", made[1], 0),
@@ -204,7 +211,7 @@ def test_a_device_whose_worker_was_lost_makes_no_action() -> None:
     assert not state.actions
 
 
-def test_ids_are_given_once_and_lead_to_the_device() -> None:
+def test_action_ids_are_unique_and_lead_to_the_device() -> None:
     state = a_state([A], workers=2, gpus=2)
     loads = [gpu.load_weights(state.models["a"]) for gpu in state.gpus()]
     assert [load.id for load in loads] == [1, 2, 3, 4]
@@ -216,14 +223,14 @@ def test_ids_are_given_once_and_lead_to_the_device() -> None:
     }
 
 
-def test_a_worker_knows_its_devices_by_number() -> None:
+def test_a_worker_s_devices_have_numbers() -> None:
     worker = WorkerState("w0", worker_info([A], gpus=2), ActionQueue())
     assert worker.gpu(1) is worker.gpus[1]
     with pytest.raises(KeyError):
         worker.gpu(2)
 
 
-def test_a_model_is_measured_on_a_worker_if_it_is_on_each_kind_that_can_hold_it() -> None:
+def test_a_model_is_measured_on_a_worker_if_it_is_on_each_kind_of_device_that_can_hold_it() -> None:
     state = a_state([A, BIG], gpus=2)
     worker = state.workers["w0"]
     assert worker.measured(state.models["a"])
@@ -245,7 +252,7 @@ def test_estimates_are_p99_of_what_was_measured() -> None:
     assert model.max_batch_size == 1
 
 
-def test_what_was_measured_in_service_takes_the_place_of_the_profile_once_there_is_enough_of_it() -> None:
+def test_ten_measurements_in_service_replace_those_of_the_profile() -> None:
     model = model_state(model_info())
     before = model.profiles[KIND].infer[1].samples
     for duration in range(1, 10):

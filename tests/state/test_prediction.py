@@ -1,4 +1,4 @@
-"""Predictions as tables: what a lane expects, and what becomes of it."""
+"""Predictions of starts and durations, and the counts of their errors."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from clockwork.messages.prediction import ErrorSummary, PredictionSummary
 from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Timing
 from clockwork.messages.status import Status
 from clockwork.state import GPUState, ModelState
-from clockwork.state.prediction import Lane
+from clockwork.state.prediction import StartPredictor
 from clockwork.units import Nanos, ms, us
 
 A, B = model_info("a"), model_info("b")
@@ -59,32 +59,32 @@ def fail(gpu: GPUState, action: LoadWeights | Infer, model: ModelState) -> None:
 def test_an_action_begins_when_those_before_it_have_ended(
     sent: list[tuple[int, int, int]], begins: list[int | None]
 ) -> None:
-    lane = Lane()
+    predictor = StartPredictor()
     for number, (earliest, expected, start) in enumerate(sent):
-        lane.sent(number, earliest, expected, start)
-    assert [lane.begin_of(number) for number in range(len(sent))] == begins
+        predictor.sent(number, earliest, expected, start)
+    assert [predictor.begin_of(number) for number in range(len(sent))] == begins
 
 
 @pytest.mark.parametrize(("ended", "begin"), [(15, 20), (13, 18), (40, 45), (None, 15)])
-def test_what_happened_counts_for_what_is_sent_after_it(ended: int | None, begin: int) -> None:
-    lane = Lane()
-    lane.sent(1, 10, 5)
-    lane.sent(2, 10, 5)
-    assert lane.ended(1, ended) == (10, 5)
-    lane.sent(3, 11, 5)
-    assert lane.begin_of(3) == begin
-    assert lane.begin_of(2) == 15, "what was predicted stays what it was"
+def test_the_end_of_an_action_changes_the_prediction_of_later_ones(ended: int | None, begin: int) -> None:
+    predictor = StartPredictor()
+    predictor.sent(1, 10, 5)
+    predictor.sent(2, 10, 5)
+    assert predictor.ended(1, ended) == (10, 5)
+    predictor.sent(3, 11, 5)
+    assert predictor.begin_of(3) == begin
+    assert predictor.begin_of(2) == 15, "what was predicted stays what it was"
 
 
-def test_a_lane_that_is_idle_owes_nothing_to_the_past() -> None:
-    lane = Lane()
-    lane.sent(1, 10, 0)
-    assert lane.ended(1, 99) == (10, 0)
-    lane.sent(2, 100, 5)
-    assert lane.begin_of(2) == 100
-    assert lane.ended(2, None) == (100, 5)
-    assert lane.ended(2, None) is None
-    assert not len(lane)
+def test_on_an_idle_lane_an_action_starts_at_once() -> None:
+    predictor = StartPredictor()
+    predictor.sent(1, 10, 0)
+    assert predictor.ended(1, 99) == (10, 0)
+    predictor.sent(2, 100, 5)
+    assert predictor.begin_of(2) == 100
+    assert predictor.ended(2, None) == (100, 5)
+    assert predictor.ended(2, None) is None
+    assert not len(predictor)
 
 
 def test_an_infer_behind_its_load_begins_when_that_has_ended() -> None:
@@ -117,7 +117,7 @@ def test_an_infer_behind_its_load_begins_when_that_has_ended() -> None:
         (ms(9), ms(5), -ms(1), ms(2), ms(1), 0),
     ],
 )
-def test_errors_are_counted_on_their_side_for_the_device_and_for_the_model(
+def test_over_and_under_predictions_are_counted_for_the_device_and_the_model(
     begin: Nanos,
     duration: Nanos,
     start_error: Nanos,
@@ -143,7 +143,7 @@ def of_error(error: Nanos) -> ErrorSummary:
     return ErrorSummary(1, under=1, under_p50=size, under_p99=size, under_max=size) if error else RIGHT
 
 
-def test_loads_are_counted_apart() -> None:
+def test_loads_are_counted_separately() -> None:
     state, gpu = a_gpu([A])
     a = state.models["a"]
     load = gpu.load_weights(a, ms(1), expected=ms(8), start=ms(2))
@@ -153,7 +153,7 @@ def test_loads_are_counted_apart() -> None:
     assert gpu.predictions.summary() == {"load": PredictionSummary(RIGHT, late, late, 0, 0, ms(8) / (ms(8) + us(1)))}
 
 
-def test_what_failed_is_counted_apart() -> None:
+def test_failed_actions_are_counted_separately() -> None:
     state, gpu = a_gpu([A], warm=("a",))
     a = state.models["a"]
     infer = gpu.infer(a, [pending(1, a)], 10, expected=5)
@@ -164,7 +164,7 @@ def test_what_failed_is_counted_apart() -> None:
     assert gpu.predictions.summary() == a.predictions.summary() == expected
 
 
-def test_where_no_duration_is_expected_only_the_begin_is_counted() -> None:
+def test_without_an_expected_duration_only_the_start_is_counted() -> None:
     state, gpu = a_gpu([A], warm=("a",))
     a = state.models["a"]
     first, second = (gpu.infer(a, [pending(number, a)], 10) for number in (1, 2))
@@ -175,7 +175,7 @@ def test_where_no_duration_is_expected_only_the_begin_is_counted() -> None:
     assert gpu.predictions.summary()["infer"] == PredictionSummary(RIGHT, ErrorSummary(), ErrorSummary())
 
 
-def test_what_never_left_and_evictions_are_not_counted() -> None:
+def test_evictions_and_actions_that_were_not_sent_are_not_counted() -> None:
     state, gpu = a_gpu([A, B], warm=("a", "b"))
     a = state.models["a"]
     infer = gpu.infer(a, [pending(1, a)], 10, expected=5)
@@ -187,7 +187,7 @@ def test_what_never_left_and_evictions_are_not_counted() -> None:
     assert gpu.predictions.summary() == a.predictions.summary() == {}
 
 
-def test_the_fleet_remembers_devices_that_are_gone() -> None:
+def test_the_counts_of_lost_devices_are_kept() -> None:
     state, gpu = a_gpu([A], warm=("a",))
     a = state.models["a"]
     infer = gpu.infer(a, [pending(1, a)], 10, expected=5)
@@ -200,7 +200,7 @@ def test_the_fleet_remembers_devices_that_are_gone() -> None:
     assert before["infer"].start == RIGHT
 
 
-def test_the_records_of_many_models_stay_small() -> None:
+def test_the_counts_of_many_models_take_little_memory() -> None:
     state, gpu = a_gpu([A], warm=("a",))
     a = state.models["a"]
     for number in range(3000):

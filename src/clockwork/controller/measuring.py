@@ -9,15 +9,14 @@ from collections.abc import Generator
 
 from clockwork.controller.config import ProfilingConfig
 from clockwork.errors import ClockworkError
-from clockwork.messages.actions import InferInput
+from clockwork.messages.actions import DeviceAction, InferInput
 from clockwork.messages.profile import Measurement, ModelProfile
 from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result
 from clockwork.messages.tensors import Datatype, TensorInfo, TensorSpec, spec
 from clockwork.state import GPUState, ModelState, Residency
-from clockwork.state.gpu import GPUAction
 from clockwork.units import Nanos
 
-Script = Generator[GPUAction, Result, ModelProfile]
+Script = Generator[DeviceAction, Result, ModelProfile]
 
 
 class MeasurementFailedError(ClockworkError):
@@ -50,7 +49,7 @@ def measure(gpu: GPUState, model: ModelState, config: ProfilingConfig, *, lenien
 
 def _accepted_shapes(
     gpu: GPUState, model: ModelState, config: ProfilingConfig
-) -> Generator[GPUAction, Result, tuple[tuple[int, ...], ...]]:
+) -> Generator[DeviceAction, Result, tuple[tuple[int, ...], ...]]:
     """The inputs' shapes to measure: free dimensions at ``free_dim``, or at 1 if the model refuses that."""
     shapes = _row_shapes(model, config.free_dim)
     smallest = _row_shapes(model, 1)
@@ -71,7 +70,7 @@ def batch_sizes(model: ModelState, largest: int) -> tuple[int, ...]:
 
 def _measure_loads(
     gpu: GPUState, model: ModelState, config: ProfilingConfig
-) -> Generator[GPUAction, Result, Measurement]:
+) -> Generator[DeviceAction, Result, Measurement]:
     samples: list[Nanos] = []
     spent = 0
     warmups = 1
@@ -90,7 +89,7 @@ def _measure_loads(
     return Measurement(tuple(samples))
 
 
-def _make_room(gpu: GPUState, model: ModelState) -> Generator[GPUAction, Result, None]:
+def _make_room(gpu: GPUState, model: ModelState) -> Generator[DeviceAction, Result, None]:
     while gpu.cache.free < gpu.models[model.name].weights_pages:
         _check((yield gpu.evict_weights(next(iter(gpu.cache)))), "EvictWeights")
 
@@ -101,7 +100,7 @@ def _measure_infer(
     batch_size: int,
     shapes: tuple[tuple[int, ...], ...],
     config: ProfilingConfig,
-) -> Generator[GPUAction, Result, Measurement | None]:
+) -> Generator[DeviceAction, Result, Measurement | None]:
     """None if the batch takes longer than it may."""
     samples: list[Nanos] = []
     spent = 0

@@ -1,7 +1,6 @@
-"""The requests that wait for their answer: by id, by client, and by deadline.
+"""The pending requests: by id, by client, and by deadline.
 
-Rules of the file: it keeps books and answers nobody. Requests of the controller itself, which checks batches with them,
-have the client `NO_CLIENT`; they count for no limit.
+Requests of the controller itself, which check batches, have the client `NO_CLIENT` and do not count towards limits.
 """
 
 from collections.abc import Iterator
@@ -14,24 +13,24 @@ from clockwork.state import PendingRequest
 from clockwork.units import Nanos
 
 NO_CLIENT: Final = -1
-"""The client of requests that the controller makes itself."""
+"""The client of the controller's own requests."""
 
 SPARE_DEADLINES: Final = 1000
-"""Entries of requests that are over that the heap of deadlines may hold, beside as many as there are requests."""
+"""Number of outdated entries that the heap of deadlines may have, in addition to one for each pending request."""
 
 
 class Pending:
     """Pending requests. `add` and `remove` take O(log n) for n of them."""
 
     def __init__(self, config: ControllerConfig) -> None:
-        """Start with none; ``config`` has the limits."""
+        """Start without requests; ``config`` has the limits."""
         self.quota = Quota(config)
         self._requests: dict[int, PendingRequest] = {}
         self._by_client: dict[int, dict[int, PendingRequest]] = {}  #: client -> its request id -> request
-        self._deadlines: list[tuple[Nanos, int]] = []  #: a heap; entries of requests that are over are skipped
+        self._deadlines: list[tuple[Nanos, int]] = []  #: heap; entries of requests that are over are skipped
 
     def __len__(self) -> int:
-        """Number of requests, those of the controller included."""
+        """Return the number of requests, including those of the controller."""
         return len(self._requests)
 
     def __iter__(self) -> Iterator[PendingRequest]:
@@ -43,11 +42,11 @@ class Pending:
         return self._requests.get(request_id)
 
     def of_client(self, client_id: int) -> dict[int, PendingRequest]:
-        """Return a client's requests by the client's own ids; not to be changed."""
+        """Return a client's requests by the client's own ids; the dict must not be changed."""
         return self._by_client.get(client_id, {})
 
     def add(self, request: PendingRequest) -> None:
-        """Take a request in."""
+        """Add a request."""
         self._requests[request.id] = request
         heappush(self._deadlines, (request.deadline, request.id))
         if request.client_id != NO_CLIENT:
@@ -55,7 +54,7 @@ class Pending:
             self.quota.add(request.client_id, request.nbytes)
 
     def remove(self, request: PendingRequest) -> None:
-        """The request is over."""
+        """Remove a request that is over."""
         request.over = True
         del self._requests[request.id]
         if request.client_id != NO_CLIENT:
@@ -74,12 +73,12 @@ class Pending:
         return None
 
     def next_deadline(self) -> Nanos | None:
-        """Return the first deadline, if any request is pending."""
+        """Return the earliest deadline, or None if no request is pending."""
         self._tidy()
         return self._deadlines[0][0] if self._deadlines else None
 
     def _tidy(self) -> None:
-        """Keep the heap in proportion: requests with far deadlines must not pile up when they are long over."""
+        """Remove outdated entries, so that those with late deadlines do not accumulate."""
         while self._deadlines and self._deadlines[0][1] not in self._requests:
             heappop(self._deadlines)
         if len(self._deadlines) > 2 * len(self._requests) + SPARE_DEADLINES:
@@ -87,11 +86,11 @@ class Pending:
             heapify(self._deadlines)
 
     def check_invariants(self) -> None:
-        """Assert what always holds; for tests and checkers."""
+        """Assert the invariants; for tests and checkers."""
         self.quota.check_invariants()
         clients = [request for request in self if request.client_id != NO_CLIENT]
         assert self.quota.requests == len(clients)
         assert self.quota.bytes == sum(request.nbytes for request in clients)
         assert sum(map(len, self._by_client.values())) == len(clients)
         assert not any(request.over for request in self)
-        assert {i for _, i in self._deadlines} >= set(self._requests)
+        assert {request_id for _, request_id in self._deadlines} >= set(self._requests)

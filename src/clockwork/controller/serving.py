@@ -1,7 +1,8 @@
-"""The fourth stage: requests to the scheduler, its actions to workers, answers to clients.
+"""The SERVING stage: gives requests to the scheduler, sends its actions to workers, and answers clients.
 
-Invariants: every pending request is answered exactly once, by the scheduler, by the Infer that succeeded, or at its
-deadline by this room; unless its client cancelled it or went away. No action leaves for a worker that is not ready.
+Invariants: every pending request is answered exactly once: by the scheduler, by the Infer that succeeded, or by this
+module at its deadline. Requests whose client cancelled them or went away are not answered. No action is sent to a
+worker that is not ready.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +30,7 @@ from clockwork.controller.tally import Tally
 from clockwork.controller.throttling import Throttle
 from clockwork.controller.verifying import BatchChecks
 from clockwork.errors import InvalidRequestError
-from clockwork.messages.actions import EvictWeights, Infer, InferInput, LoadWeights
+from clockwork.messages.actions import DeviceAction, EvictWeights, Infer, InferInput
 from clockwork.messages.commands import Answer, SendAction
 from clockwork.messages.requests import EvictRequest, EvictResponse, InferRequest, InferResponse, RequestTiming
 from clockwork.messages.results import ErrorResult, InferResult, Result
@@ -43,22 +44,21 @@ from clockwork.units import Bytes, Nanos
 P = ParamSpec("P")
 
 MAX_EXPIRED: Final = 500
-"""Requests that one wake answers because their deadline has passed; the next wake is due at once, after what came
-meanwhile."""
+"""Limit of expired requests that one wake answers; the next wake is due at once, after the events that have arrived."""
 
 
 class Serving:
-    """Pending requests and the scheduler; see the module."""
+    """The pending requests and the scheduler; see the module."""
 
     def __init__(self, state: ClockworkState, scheduler: Scheduler, config: ControllerConfig) -> None:
-        """Nothing is pending; `start` begins."""
+        """Start without requests; `start` begins the stage."""
         self._state = state
         self._scheduler = scheduler
         self._config = config
         self._admission = Admission(config)
         self._pending = Pending(config)
         self._last_id = 0
-        self._wakeup: Nanos | None = None  #: what the scheduler asked for after its last call
+        self._wakeup: Nanos | None = None  #: the scheduler's `next_wakeup` after its last call
         self.broken: dict[str, str] = {}
         self.tally = Tally()
         self.throttle = Throttle()
@@ -66,11 +66,11 @@ class Serving:
 
     @property
     def pending(self) -> int:
-        """Clients' requests that wait for their answer."""
+        """Number of clients' requests that wait for their answer."""
         return len(self._pending) - (self.checks.request is not None)
 
     def start(self, now: Nanos) -> list[ControllerCommand]:
-        """Hand over to the scheduler."""
+        """Begin the stage: start the scheduler."""
         return self._ask(now, (), self._scheduler.start, self._state)
 
     def infer(
@@ -82,7 +82,7 @@ class Serving:
         arrival: Nanos | None = None,
         shared: bool = False,
     ) -> list[ControllerCommand]:
-        """A client's request; its SLO counts from ``arrival``, or from ``now`` if no arrival is known.
+        """Handle a client's request; its SLO counts from ``arrival``, or from ``now`` if the arrival is unknown.
 
         ``shared``: see `ClientRequest`.
         """
@@ -101,17 +101,17 @@ class Serving:
     def _admit(
         self, now: Nanos, client_id: int, message: InferRequest, payload: object, arrival: Nanos, shared: bool
     ) -> PendingRequest | Respond:
-        """Raises InvalidRequestError; a Respond refuses for other reasons."""
+        """Return the request, or a refusal for another reason than an invalid request (InvalidRequestError)."""
         model = self._state.models.get(message.model)
         if model is None:
             return self.refuse(client_id, message, *self._why_unknown(message.model))
         if not model.profiles:
-            text = f"model {model.name} has not been measured: no worker that holds it is connected"
+            text = f"model {model.name} was not measured: no connected worker has it"
             return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, text)
         batch_size = self._admission.batch_size(model, message)
         slo = self._admission.slo(model, message)
         if message.id in self._pending.of_client(client_id):
-            raise InvalidRequestError(f"request id {message.id} is in use by another request of this client")
+            raise InvalidRequestError(f"request id {message.id} is used by another pending request of this client")
         if full := self._pending.quota.reason_to_refuse(client_id, input_bytes(message), shared=shared):
             return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, full)
         deadline = arrival + slo
@@ -124,26 +124,26 @@ class Serving:
         return PendingRequest(self._last_id, client_id, message.id, model, share, payload, arrival, deadline, cold)
 
     def refuse_early(self, client_id: int, message: InferRequest) -> Respond | None:
-        """Return the refusal of a request for an unknown model, or with other inputs than the model's, and count it."""
+        """Return the refusal of a request whose model is unknown or whose inputs do not fit the model, and count it."""
         model = self._state.models.get(message.model)
         status, text = Status.INVALID_REQUEST, ""
         try:
             check_names(message)
             if model is None:
                 status, text = self._why_unknown(message.model)
-            elif model.profiles:  # else it is refused later, for that
+            elif model.profiles:  # else `infer` refuses the request, because the model was not measured
                 self._admission.batch_size(model, message)
         except InvalidRequestError as error:
             text = str(error)
         return self.refuse(client_id, message, status, text) if text else None
 
     def refuse_full(self, client_id: int, message: InferRequest, nbytes: Bytes, waiting: Quota) -> Respond | None:
-        """Return the refusal of a request that has no room beside those pending and those ``waiting``, or None."""
+        """Return the refusal of a request that exceeds a limit together with pending and ``waiting`` ones, or None."""
         full = self._pending.quota.reason_to_refuse(client_id, nbytes, beside=waiting)
         return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, full) if full else None
 
     def refuse(self, client_id: int, message: InferRequest, status: Status, text: str) -> Respond:
-        """Answer a request that is not even taken in, and count it."""
+        """Return the refusal of a request that is not accepted, and count it."""
         if message.model in self._state.models:
             self.tally.of(message.model).answered(status, 0)
         else:
@@ -151,7 +151,7 @@ class Serving:
         return refusal_response(client_id, message, status, text)
 
     def note(self, now: Nanos, event: RequestsShed | ServerLoad) -> list[ControllerCommand]:
-        """Keep what the host has measured, and count what it has refused."""
+        """Keep the server's load that the host has measured, and count the requests that the host has refused."""
         if isinstance(event, ServerLoad):
             self._state.load = (event.busy, now)
             return []
@@ -164,7 +164,7 @@ class Serving:
         return []
 
     def _missed(self, now: Nanos, client_id: int, message: InferRequest, arrival: Nanos, deadline: Nanos) -> Respond:
-        """Answer a request whose deadline has passed before the controller handles it; the scheduler never sees it."""
+        """Answer a request whose deadline has passed before the controller handles it, without the scheduler."""
         counts = self.tally.of(message.model)
         counts.answered(Status.TIMEOUT, now - arrival)
         counts.late_ns += now - deadline
@@ -180,14 +180,14 @@ class Serving:
     def result(
         self, now: Nanos, worker: WorkerState, result: Result, payloads: tuple[object, ...]
     ) -> list[ControllerCommand]:
-        """A worker has answered one of the scheduler's actions."""
+        """Handle the result of one of the scheduler's actions."""
         gpu = worker.routes[result.id]
         action = gpu.outstanding[result.id]
         result = checked_result(self._state, action, result)
         commands: list[ControllerCommand] = []
         about: list[PendingRequest] = []
         if not gpu.settle(action, result):
-            text = f"it disagrees about the weights on {gpu}: {result}"
+            text = f"the worker contradicts the controller about weights on {gpu}: {result}"
             commands.append(DropWorker(worker.id, text))
         record_result(self._state, gpu, action, result)
         if action.model in self._state.models and not self.checks.is_alone(action):
@@ -196,8 +196,13 @@ class Serving:
             if isinstance(result, InferResult):
                 commands += self._deliver(now, gpu, action, result, payloads)
             else:
-                about = [r for i in action.inputs if (r := self._pending.get(i.request_id)) is not None]
+                about = self._pending_of(action.inputs)
         return commands + self._ask(now, about, self._scheduler.result, gpu, action, result)
+
+    def _pending_of(self, inputs: Iterable[InferInput]) -> list[PendingRequest]:
+        """Return the requests of an action's inputs that are still pending."""
+        found = [self._pending.get(share.request_id) for share in inputs]
+        return [request for request in found if request is not None]
 
     def _deliver(
         self, now: Nanos, gpu: GPUState, action: Infer, result: InferResult, payloads: tuple[object, ...]
@@ -208,7 +213,7 @@ class Serving:
         for place, (output, payload) in enumerate(zip(result.outputs, payloads, strict=True)):
             request = self._pending.get(output.request_id)
             if request is None:
-                continue  # cancelled, or its deadline has passed
+                continue  # it was cancelled, or its deadline has passed
             if request is self.checks.request:
                 self._forget(request)
                 commands += self.checks.executed(action, output, payload)
@@ -218,7 +223,7 @@ class Serving:
                 status = Status.ERROR if output.failed else Status.INVALID_REQUEST
                 commands += self._respond(request, status, output.refusal, (), timing)
             elif now > request.deadline:
-                request.excuse = request.excuse or why_late(now, action, result)
+                request.reason = request.reason or why_late(now, action, result)
                 commands += self._expire(now, request, timing)
             else:
                 self.tally.of(request.model.name).delivered(now, timing, result)
@@ -228,12 +233,12 @@ class Serving:
         return commands
 
     def cancel(self, now: Nanos, client_id: int, client_request_id: int) -> list[ControllerCommand]:
-        """A client no longer wants an answer."""
+        """Cancel a client's request, if it is pending."""
         request = self._pending.of_client(client_id).get(client_request_id)
         return [] if request is None else self._cancel(now, request)
 
     def client_lost(self, now: Nanos, client_id: int) -> list[ControllerCommand]:
-        """A client no longer wants any answer."""
+        """Cancel all requests of a client that went away."""
         requests = list(self._pending.of_client(client_id).values())
         return [command for request in requests for command in self._cancel(now, request)]
 
@@ -243,18 +248,18 @@ class Serving:
         return self._ask(now, (), self._scheduler.cancel, request)
 
     def shut_down(self, now: Nanos, text: str) -> list[ControllerCommand]:
-        """Tell everybody who waits that the server shuts down."""
+        """Answer all pending requests with SHUTTING_DOWN."""
         commands: list[ControllerCommand] = []
         for request in list(self._pending):
             if request.over:
-                continue  # the scheduler has answered it meanwhile
+                continue  # the scheduler has answered it after an earlier cancel
             timing = RequestTiming(now - request.arrival)
             commands += self._respond(request, Status.SHUTTING_DOWN, text, (), timing)
             commands += self._ask(now, (), self._scheduler.cancel, request)
         return commands
 
     def check_if_idle(self, now: Nanos) -> list[ControllerCommand]:
-        """A check is due: begin it if no request waits and no device has anything to do."""
+        """Begin a check of a batch that is due, if no request is pending and no device is busy."""
         if self._pending or any(gpu.outstanding for gpu in self._state.gpus()):
             return []
         request = self.checks.begin(now, self._last_id + 1)
@@ -265,31 +270,31 @@ class Serving:
         return self._ask(now, (request,), self._scheduler.infer, request)
 
     def _withdraw_check(self, now: Nanos, check: PendingRequest) -> list[ControllerCommand]:
-        """A client's request has come: a check that was not sent to a device waits again."""
+        """Put off a check that was not sent to a device yet, because a client's request has arrived."""
         if any(map(self.checks.is_alone, self._sent())):
             return []
         self._forget(check)
         self.checks.withdraw()
         return self._ask(now, (), self._scheduler.cancel, check)
 
-    def _sent(self) -> Iterator[LoadWeights | EvictWeights | Infer]:
+    def _sent(self) -> Iterator[DeviceAction]:
         return (action for gpu in self._state.gpus() for action in gpu.outstanding.values())
 
     def compared(self, event: OutputsCompared) -> list[ControllerCommand]:
-        """The host has compared the outputs of a check."""
+        """Handle the comparison of a check's outputs by the host."""
         return self.checks.compared(event)
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:
-        """A worker is ready to serve."""
+        """Take a worker that is ready into service."""
         self._state.workers[worker.id] = worker
         return self._ask(now, (), self._scheduler.worker_joined, worker)
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:
-        """A worker that was ready is gone, with its outstanding actions."""
+        """Handle the loss of a worker that was ready, and of its actions outstanding."""
         self._state.depart(worker.id)
         actions = [action for gpu in worker.gpus for action in gpu.outstanding.values()]
         inputs = [share for action in actions if isinstance(action, Infer) for share in action.inputs]
-        about = [request for i in inputs if (request := self._pending.get(i.request_id)) is not None]
+        about = self._pending_of(inputs)
         commands = self._give_up_after_losses(now, worker, about)
         about = [request for request in about if not request.over]
         return commands + self._ask(now, about, self._scheduler.worker_lost, worker)
@@ -297,7 +302,7 @@ class Serving:
     def _give_up_after_losses(
         self, now: Nanos, worker: WorkerState, held: list[PendingRequest]
     ) -> list[ControllerCommand]:
-        """Answer the requests that a lost worker held and that may be the cause of its loss."""
+        """Answer the requests of a lost worker that may be the cause of its loss."""
         commands: list[ControllerCommand] = []
         for request in held:
             if text := count_loss(request, worker.id):
@@ -306,31 +311,32 @@ class Serving:
         return commands
 
     def evict(self, now: Nanos, client_id: int, message: EvictRequest) -> list[ControllerCommand]:
-        """Evict a model's weights wherever no action outstanding needs them; the scheduler hears of it at once."""
+        """Evict a model's weights from all devices where no action outstanding needs them, and inform the scheduler."""
         name = message.model
         if name not in self._state.models:
             status, text = self._why_unknown(name)
             return [Respond(client_id, EvictResponse(message.id, status, text))]
         busy = [str(gpu) for gpu in self._state.gpus() if gpu.in_use(name)]
-        free = [g for g in self._state.gpus() if g.residency(name) is Residency.WARM and not g.in_use(name)]
+        warm = [gpu for gpu in self._state.gpus() if gpu.residency(name) is Residency.WARM]
+        free = [gpu for gpu in warm if not gpu.in_use(name)]
         for gpu in free:
             gpu.evict_weights(name)
         commands = self._send_queued(now)
         status, text = Status.SUCCESS, ""
         if busy:
-            status, text = Status.WEIGHTS_IN_USE, f"{name} is in use on {', '.join(busy)}: try again"
+            status, text = Status.WEIGHTS_IN_USE, f"{name} is in use on {', '.join(busy)}; retry later"
         commands.append(Respond(client_id, EvictResponse(message.id, status, text, len(free))))
         return commands + (self._ask(now, (), self._scheduler.evicted, name, free) if free else [])
 
     def wake(self, now: Nanos) -> list[ControllerCommand]:
-        """Answer those whose deadline has passed; wake the scheduler if it asked for it."""
+        """Answer the requests whose deadline has passed, and wake the scheduler if that is due."""
         commands: list[ControllerCommand] = []
         for _ in range(MAX_EXPIRED):
             request = self._pending.expired(now)
             if request is None:
                 break
-            if request.promised is not None and not request.excuse:
-                request.excuse, reports = explain(self._scheduler, now, request)
+            if request.promised is not None and not request.reason:
+                request.reason, reports = explain(self._scheduler, now, request)
                 commands += reports
             commands += self._expire(now, request, RequestTiming(now - request.arrival))
             commands += self._ask(now, (), self._scheduler.cancel, request)
@@ -339,7 +345,7 @@ class Serving:
         return commands
 
     def next_wakeup(self) -> Nanos | None:
-        """The first deadline (just past it: an answer at the deadline is in time), or what the scheduler asks for."""
+        """Return the time just after the first deadline, or the scheduler's next wakeup if that is earlier."""
         deadline = self._pending.next_deadline()
         if deadline is None:
             return self._wakeup
@@ -353,7 +359,7 @@ class Serving:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> list[ControllerCommand]:
-        """Call a method of the scheduler, carry out its answers, then send the actions that were made meanwhile.
+        """Call a method of the scheduler, give its answers to clients, then send the actions that it has made.
 
         Actions are sent even if the method raised: the picture of a device changed when its action was made.
         """
@@ -411,8 +417,8 @@ class Serving:
         if request is not self.checks.request:
             self.tally.of(request.model.name).late_ns += now - request.deadline
         text = "the deadline passed before the answer was there"
-        if request.excuse:
-            text += f": {request.excuse}"
+        if request.reason:
+            text += f": {request.reason}"
         return self._respond(request, Status.TIMEOUT, text, (), timing)
 
     def _respond(
@@ -426,7 +432,7 @@ class Serving:
         predicted: Nanos | None = None,
         retry_after: Nanos | None = None,
     ) -> list[ControllerCommand]:
-        """Answer a pending request; the only place that does. A check has no client."""
+        """Answer a pending request. All answers go through this method. A check has no client."""
         self._forget(request)
         if request is self.checks.request:
             return self.checks.answered(status, message)
@@ -457,7 +463,7 @@ class Serving:
             self.tally.of(request.model.name).pending -= 1
 
     def check_invariants(self) -> None:
-        """Assert what always holds; for tests and checkers."""
+        """Assert the invariants; for tests and checkers."""
         self._pending.check_invariants()
         self.checks.check_invariants()
         assert not self._state.actions

@@ -1,4 +1,4 @@
-"""What several policies do alike. No policy knows another; all may know this."""
+"""Functions that several policies use."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -31,19 +31,20 @@ def load_evicting_lru(gpu: GPUState, model: ModelState) -> bool:
     return True
 
 
-def failure(request: PendingRequest, result: ErrorResult) -> Answer:
-    """The answer to a request whose action has failed."""
+def failed_answer(request: PendingRequest, result: ErrorResult) -> Answer:
+    """Return the answer to a request whose action has failed."""
     if result.status == Status.COULD_NOT_START_IN_TIME:
-        return Answer(request.id, Status.CONTROLLER_COULD_NOT_START_IN_TIME, "it could not be started by its deadline")
+        text = "the device could not start the request by its deadline"
+        return Answer(request.id, Status.CONTROLLER_COULD_NOT_START_IN_TIME, text)
     if result.status == Status.INVALID_INPUT:
         return Answer(request.id, Status.INVALID_REQUEST, result.message)
     return Answer(request.id, Status.ERROR, result.message)
 
 
-def batch_from(requests: Iterable[PendingRequest], most: int) -> list[PendingRequest]:
-    """The first request, and those after it that can be in one Infer with it: of its model, of its shape, that fit.
+def batch_from(requests: Iterable[PendingRequest], max_rows: int) -> list[PendingRequest]:
+    """Return the first request, and those after it that fit into one Infer of ``max_rows`` rows with it.
 
-    ``most``: the rows that an Infer may have.
+    They are requests for the same model whose inputs have the same shape.
 
     Raises:
         StopIteration: there is no request.
@@ -51,17 +52,17 @@ def batch_from(requests: Iterable[PendingRequest], most: int) -> list[PendingReq
     waiting = iter(requests)
     first = next(waiting)
     batch, rows, key = [first], first.batch_size, shape_key(first)
-    if rows >= most:
+    if rows >= max_rows:
         return batch
     for request in waiting:
-        if request.model is first.model and rows + request.batch_size <= most and shape_key(request) == key:
+        if request.model is first.model and rows + request.batch_size <= max_rows and shape_key(request) == key:
             batch.append(request)
             rows += request.batch_size
-            if rows >= most:
+            if rows >= max_rows:
                 break
     return batch
 
 
 def rows_of(batch: list[PendingRequest]) -> int:
-    """The rows of an Infer of these requests."""
+    """Return the number of rows of an Infer of these requests."""
     return sum(request.batch_size for request in batch)

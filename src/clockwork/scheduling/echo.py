@@ -1,10 +1,10 @@
-"""Answers every request at once with its own inputs: what the system costs when no model is executed."""
+"""Answers every request at once with its own inputs, to measure the cost of everything but the execution."""
 
 from typing import ClassVar
 
 from mypy_extensions import mypyc_attr
 
-from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.actions import DeviceAction
 from clockwork.messages.commands import Answer
 from clockwork.messages.results import Result
 from clockwork.messages.status import Status
@@ -15,7 +15,7 @@ from clockwork.units import Nanos
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class EchoScheduler(Scheduler):
-    """Sends no action, ever. The outputs are the inputs, name by name; generated inputs come back as nothing."""
+    """Makes no actions. The outputs are the inputs; a request with generated inputs gets no outputs."""
 
     name: ClassVar[str] = "echo"
 
@@ -25,8 +25,6 @@ class EchoScheduler(Scheduler):
             return [Answer(request.id, Status.SUCCESS)]
         return [Answer(request.id, Status.SUCCESS, outputs=request.input.tensors, payload=request.payload)]
 
-    def result(
-        self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Answer]:
-        """Nothing was sent, so nothing comes back."""
+    def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
+        """Do nothing: the scheduler makes no actions."""
         return []

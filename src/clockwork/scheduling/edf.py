@@ -1,9 +1,9 @@
 """Earliest deadline first, with drop: a device's next batch is that of the most urgent request still in time.
 
-One queue for all devices, in order of deadlines. The most urgent request whose weights are on a device that has nothing
-to do goes there; one whose weights are nowhere has them loaded where there is room. A batch is grown with requests of
-the same model as long as the most urgent of them is still in time. Who can no longer be in time, by the measured times,
-is answered at that moment.
+There is one queue for all devices, in order of deadlines. The most urgent request whose weights are on an idle device
+is sent there. If no device has the weights, they are loaded on a device with free memory. A batch grows by requests for
+the same model as long as its most urgent request is still in time. A request that can no longer be in time, by the
+measured times, is refused at that moment.
 """
 
 from heapq import heappop, heappush
@@ -12,42 +12,42 @@ from typing import ClassVar, Final, TypeAlias
 
 from mypy_extensions import mypyc_attr
 
-from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.actions import DeviceAction, Infer, LoadWeights
 from clockwork.messages.commands import Answer
 from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
-from clockwork.scheduling.common import NO_DEVICE, batch_from, failure, load_evicting_lru, rows_of
+from clockwork.scheduling.common import NO_DEVICE, batch_from, failed_answer, load_evicting_lru, rows_of
 from clockwork.scheduling.queues import Ordered
 from clockwork.state import ClockworkState, GPUState, PendingRequest, WorkerState
-from clockwork.units import MILLISECOND, Nanos
+from clockwork.units import MILLISECOND, Nanos, show_duration
 
 MARGIN: Final[Nanos] = 1 * MILLISECOND
-"""For the way to the device and back."""
+"""Time reserved for the network delay to the worker and back."""
 
-LOOKED_AT: Final = 64
-"""Urgent requests looked at for one that a device can be given, or whose weights are nowhere."""
+MAX_CONSIDERED: Final = 64
+"""Number of urgent requests among which one is searched that an idle device can execute, or that needs a load."""
 
-MAX_COMPANY: Final = 1024
-"""Requests looked at for those that can be in one batch with an urgent one."""
+MAX_SEARCHED: Final = 1024
+"""Number of requests that are searched for those that can share a batch with an urgent one."""
 
 _Entry: TypeAlias = tuple[Nanos, int, PendingRequest]
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class EdfScheduler(Scheduler):
-    """See the module."""
+    """Earliest deadline first, with drop; see the module."""
 
     name: ClassVar[str] = "edf"
 
     def __init__(self) -> None:
-        """No device yet."""
-        self._devices: dict[GPUState, list[PendingRequest]] = {}  #: what was sent to each; one batch at a time
+        """Create a scheduler without devices."""
+        self._devices: dict[GPUState, list[PendingRequest]] = {}  #: device -> the batch that it executes
         self._idle: dict[GPUState, None] = {}
-        self._loading: dict[str, GPUState] = {}  #: at most one model on each device
+        self._loading: dict[str, GPUState] = {}  #: model -> device; a device loads at most one
         self._queue: Ordered[_Entry] = Ordered()  #: by deadline
-        self._starts: list[_Entry] = []  #: a heap of the same, by the last start that is in time, and of some gone
-        self._last_start: dict[int, Nanos] = {}  #: of the same, by request id
+        self._starts: list[_Entry] = []  #: heap of the requests, by the last start in time; some have left
+        self._last_start: dict[int, Nanos] = {}  #: request id -> the last start that is in time
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
         """Take all devices into service."""
@@ -57,17 +57,15 @@ class EdfScheduler(Scheduler):
         return []
 
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
-        """Queue it by its deadline."""
+        """Queue the request by its deadline."""
         if not any(gpu.can_hold(request.model.name) for gpu in self._devices):
             text = NO_DEVICE.format(model=request.model.name)
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text)]
         self._add(request)
         return self._advance(now)
 
-    def result(
-        self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Answer]:
-        """Answer what failed; then the device takes what comes next."""
+    def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
+        """Answer requests that failed; then send the device its next batch."""
         ended: list[PendingRequest] = []
         if isinstance(action, Infer):
             ended, self._devices[gpu] = self._devices[gpu], []
@@ -79,39 +77,39 @@ class EdfScheduler(Scheduler):
                 self._remove(ended)
         answers: list[Answer] = []
         if isinstance(result, ErrorResult):
-            answers = [failure(request, result) for request in ended if not request.over]
+            answers = [failed_answer(request, result) for request in ended if not request.over]
         return answers + self._advance(now)
 
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
-        """It no longer waits."""
+        """Take the request out of the queue."""
         self._remove([request])
         return []
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """More devices."""
+        """Take the worker's devices into service."""
         for gpu in worker.gpus:
             self._devices[gpu] = []
             self._idle[gpu] = None
         return self._advance(now)
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """What was out there is queued again."""
+        """Queue the requests again that were sent to the worker."""
         self._loading = {model: gpu for model, gpu in self._loading.items() if gpu.worker_id != worker.id}
-        homeless: list[PendingRequest] = []
+        lost: list[PendingRequest] = []
         for gpu in worker.gpus:
             self._idle.pop(gpu, None)
-            homeless += self._devices.pop(gpu)
-        for request in homeless:
+            lost += self._devices.pop(gpu)
+        for request in lost:
             if not request.over:
                 self._add(request)
         return self._advance(now)
 
     def wake(self, now: Nanos) -> list[Answer]:
-        """Somebody can no longer be in time."""
+        """Refuse the requests that can no longer be in time."""
         return self._advance(now)
 
     def next_wakeup(self) -> Nanos | None:
-        """Just past the first last start."""
+        """Return the time at which the next request can no longer be in time."""
         self._tidy_starts()
         return self._starts[0][0] + 1 if self._starts else None
 
@@ -127,24 +125,24 @@ class EdfScheduler(Scheduler):
                 self._queue.remove((request.deadline, request.id, request))
 
     def _tidy_starts(self) -> None:
-        """Let go of entries of requests that wait no longer: those in front, and all where they are the most."""
+        """Remove entries of requests that left the queue: those in front, and all if they are the majority."""
         while self._starts and self._starts[0][1] not in self._last_start:
             heappop(self._starts)
-        if len(self._starts) > 2 * len(self._last_start) + MAX_COMPANY:
+        if len(self._starts) > 2 * len(self._last_start) + MAX_SEARCHED:
             self._starts = sorted(entry for entry in self._starts if entry[1] in self._last_start)
 
     def _advance(self, now: Nanos) -> list[Answer]:
         answers = self._drop_late(now)
-        for _, _, request in list(islice(self._queue, LOOKED_AT)) if self._idle else ():
+        for _, _, request in list(islice(self._queue, MAX_CONSIDERED)) if self._idle else ():
             if not self._idle:
                 break
-            if request.id in self._last_start:  # it may have joined the batch of one before it
+            if request.id in self._last_start:  # else it has joined the batch of a request before it
                 self._send(now, request)
         self._load()
         return answers
 
     def _drop_late(self, now: Nanos) -> list[Answer]:
-        """Answer those that no device can have done in time."""
+        """Refuse the requests that no device can execute in time."""
         answers: list[Answer] = []
         self._tidy_starts()
         while self._starts and self._starts[0][0] < now:
@@ -152,17 +150,17 @@ class EdfScheduler(Scheduler):
             if request.id not in self._last_start:
                 continue
             self._remove([request])
-            text = f"it would be done {(now - late) / MILLISECOND:.1f} ms after its deadline"
+            text = f"predicted completion is {show_duration(now - late)} past the deadline"
             predicted = now - late + request.deadline - request.arrival
             answers.append(Answer(request.id, Status.CONTROLLER_COULD_NOT_START_IN_TIME, text, predicted=predicted))
         return answers
 
     def _send(self, now: Nanos, first: PendingRequest) -> None:
-        """Send it, and those that fit, to an idle device that has the weights and does it in time, if there is one."""
+        """Send the request, and those that fit, to an idle device that has the weights and is fast enough."""
         model, slack = first.model, first.deadline - MARGIN - now
         for gpu in self.state.holders.get(model.name, ()):
             if gpu in self._idle and model.infer_estimate(first.batch_size, gpu.kind) <= slack:
-                waiting = self._queue.since((first.deadline, first.id, first), MAX_COMPANY)
+                waiting = self._queue.since((first.deadline, first.id, first), MAX_SEARCHED)
                 batch = batch_from((request for _, _, request in waiting), model.max_batch_size)
                 while (expected := model.infer_estimate(rows_of(batch), gpu.kind)) > slack:
                     batch.pop()
@@ -173,10 +171,10 @@ class EdfScheduler(Scheduler):
                 return
 
     def _load(self) -> None:
-        """Load the most urgent model that is nowhere, where nothing is being loaded."""
+        """Load the most urgent model that no device has, on a device that is not loading."""
         busy = dict.fromkeys(self._loading.values())
         seen: dict[str, None] = {}
-        for _, _, request in islice(self._queue, LOOKED_AT):
+        for _, _, request in islice(self._queue, MAX_CONSIDERED):
             name = request.model.name
             if name in seen:
                 continue

@@ -1,16 +1,17 @@
-"""Estimates of durations: what was measured last, seeded by the profile.
+"""Estimates of durations from the last measurements; before the first measurement, from the profile.
 
-The original takes the p99 of a sliding window of ten measurements, which is their maximum. That holds for ten in eleven
-of the next, and one bad moment makes it useless for ten. Ours keeps the window, and takes from it what is left when the
-largest is set aside; to the median it adds a *margin* that the device's own history sets, so that a stated share of
-what it does (`WITHIN`) is within the estimate: each miss raises the margin, each hit lowers it a little (adaptive
-conformal inference, Gibbs and Candes 2021). So one outlier costs a few per cent, and does not vanish either.
+The original takes the p99 of a sliding window of ten measurements, which is their maximum. A new measurement is below
+it in ten of eleven cases, and one outlier makes it useless for ten measurements. This module keeps the window, and
+takes the second largest measurement. It also adds a *margin* to the median. The margin follows the history of the
+device, so that the share `WITHIN` of its actions is within the estimate: each miss raises the margin, each hit lowers
+it a little (adaptive conformal inference, Gibbs and Candes 2021). So one outlier raises the estimate by a few per cent,
+and still has an effect later.
 
-Two more things follow what happens to a device. If it turns slow (its clock is throttled, its core is shared) it is
-slow for everything, while most models and batch sizes are not measured every second: when half of the last measurements
-on it took far longer than usual, all its estimates grow. And an estimate that nobody has measured for a while
-*relaxes*, first to the median, then to the seed: what is never tried because it is thought to take too long would never
-be measured again.
+Two more rules. If a device becomes slow (its clock is throttled, its core is shared), it becomes slow for everything,
+but most models and batch sizes are not measured every second. So when half of the last measurements on a device took
+far longer than usual, all its estimates grow. And an estimate that was not measured for a while *relaxes*, first to the
+median, then to the seed. Otherwise an action whose estimate is too long would never be tried, and never be measured
+again.
 """
 
 from collections import deque
@@ -20,89 +21,89 @@ from typing import Final
 from clockwork.units import SECOND, Nanos
 
 OUTLIER: Final = 3
-"""Times the median: a window does not raise the estimate beyond."""
+"""A window does not raise the estimate beyond this many times the median."""
 
 STALE: Final[Nanos] = 1 * SECOND
-"""An estimate that was not measured for this long relaxes to the median of its window."""
+"""Time without a measurement after which an estimate relaxes to the median of its window."""
 
 FORGOTTEN: Final[Nanos] = 10 * SECOND
-"""And after this long to the seed, if that is less."""
+"""Time without a measurement after which an estimate relaxes to the seed, if that is less."""
 
 WITHIN: Final = 0.985
-"""The share of what a device does that is to be within the estimate."""
+"""Share of a device's actions that should be within the estimate."""
 
 MARGIN_STEP: Final = 0.03
-"""What a miss adds to the margin, about, as a share of the median; after each miss as many hits as there should be take
-it away again."""
+"""Approximate increase of the margin by a miss, as a share of the median. The expected number of hits for each miss
+takes it away again."""
 
-MARGIN_MOST: Final = 0.5
-"""More would promise too little; a device as unsteady as that misses more."""
+MAX_MARGIN: Final = 0.5
+"""Limit of the margin: more would refuse too many requests, so a device with more jitter has more misses."""
 
 SLOW: Final = 1.25
-"""Times the usual: a device that takes so long for half of what it does is slow. Below that, windows and the margin
-follow by themselves."""
+"""A device is slow if half of its actions take this many times their usual duration. Below that, windows and the
+margin follow without this rule."""
 
 COMPARED: Final = 10
-"""Measurements on a device that are compared with the usual."""
+"""Number of measurements on a device that are compared with the usual duration."""
 
 
 class Pace:
-    """How a device keeps time: slow by ``factor`` (1.0: as usual), and uneven by ``margin``."""
+    """How slow a device is (``factor``, 1.0: as usual), and how much its durations vary (``margin``)."""
 
     __slots__ = ("_ratios", "factor", "margin", "since")
 
     def __init__(self) -> None:
-        """As fast as ever, and even."""
+        """Start with the usual speed and no margin."""
         self.factor = 1.0
-        self.since: Nanos = 0  #: when it turned slow
+        self.since: Nanos = 0  #: when the device became slow
         self.margin = 0.0
         self._ratios: deque[float] = deque([1.0] * COMPARED, maxlen=COMPARED)
 
     def add(self, ratio: float, within: bool, now: Nanos = 0) -> None:
-        """Something took ``ratio`` times the usual, and was within its estimate or not."""
+        """Add an action that took ``ratio`` times its usual duration, within its estimate or not."""
         if not within:
-            self.margin = min(MARGIN_MOST, self.margin + MARGIN_STEP * WITHIN)
+            self.margin = min(MAX_MARGIN, self.margin + MARGIN_STEP * WITHIN)
         elif self.margin > 0.0:
             self.margin = max(0.0, self.margin - MARGIN_STEP * (1 - WITHIN))
         self._ratios.append(ratio)
         if ratio < SLOW and self.factor == 1.0:
             return
-        median = sorted(self._ratios)[COMPARED // 2]  # five of ten: before the median of a window has moved
+        median = sorted(self._ratios)[COMPARED // 2]  # slow after five of ten, before the median of a window has moved
         if self.factor == 1.0:
             self.since = now
         self.factor = median if median > SLOW else 1.0
 
 
 class SlidingEstimate:
-    """How long one thing takes at most: with a `Pace`, as the module says; without, the largest of the window."""
+    """Estimate of one duration: by the rules of the module with a `Pace`, else the maximum of the window."""
 
     __slots__ = ("_at", "_last", "_median", "_pace", "_samples", "_usual", "_window", "seed")
 
     def __init__(self, seed: Nanos, window: int, pace: Pace | None = None) -> None:
-        """``seed`` is the estimate as long as nothing was measured."""
+        """Start without measurements: ``seed`` is the estimate until the first one."""
         self.seed: Nanos = seed
         self._pace = pace
         self._samples: deque[Nanos] = deque((seed,), maxlen=window)
         self._median: Nanos = seed
-        self._usual: Nanos = max(1, seed)  #: the median, as long as the device is not slow
-        self._window: Nanos = seed  #: what the window alone says
+        self._usual: Nanos = max(1, seed)  #: the last median while the device was not slow
+        self._window: Nanos = seed  #: the estimate from the window alone
         self._at: Nanos = 0
-        self._last: Nanos = 0  #: the last measurement, if that was made since the device is slow; else 0
+        self._last: Nanos = 0  #: the last measurement, if it was made since the device became slow; else 0
 
     @property
     def value(self) -> Nanos:
-        """The estimate, however old it is."""
+        """The estimate, without regard to its age."""
         pace = self._pace
         if pace is None:
             return self._window
         value = max(self._window, round(self._median * (1 + pace.margin)))
         if pace.factor == 1.0:
             return value
-        # What was measured since knows better than what others took.
+        # A measurement made since the device became slow is better than the factor, which is from other actions.
         return max(value, round(self._last * (1 + pace.margin) if self._last else self._usual * pace.factor))
 
     def add(self, measured: Nanos, now: Nanos = 0) -> None:
-        """One more measurement, made at ``now``."""
+        """Add a measurement made at ``now``."""
         pace = self._pace
         if pace is not None:
             pace.add(measured / self._usual, measured <= self.value, now)
@@ -117,7 +118,7 @@ class SlidingEstimate:
             self._usual = max(1, self._median)
 
     def at(self, now: Nanos) -> Nanos:
-        """The estimate, with regard to how old it is."""
+        """Return the estimate, relaxed according to its age."""
         value = self.value
         at, stale = self._at, STALE
         if self._pace is not None and self._pace.factor > 1.0:
@@ -129,28 +130,28 @@ class SlidingEstimate:
 
     @property
     def measured_at(self) -> Nanos:
-        """When the last measurement was made; 0 if there is none."""
+        """Time of the last measurement; 0 if there is none."""
         return self._at
 
 
 class Estimates:
-    """Estimates by key, made when they are first needed."""
+    """Estimates by key, created when they are first needed."""
 
     def __init__(self, window: int, pace: Pace | None = None) -> None:
-        """``window``: measurements that each estimate is made of; ``pace``: that of the device."""
+        """``window`` is the number of measurements of each estimate, ``pace`` that of the device."""
         self._window = window
         self._pace = pace
         self._by_key: dict[object, SlidingEstimate] = {}
 
     def of(self, key: object, seed: Callable[[], Nanos]) -> SlidingEstimate:
-        """The estimate for ``key``; ``seed`` is asked the first time."""
+        """Return the estimate for ``key``; ``seed`` is called if it is new."""
         estimate = self._by_key.get(key)
         if estimate is None:
             estimate = self._by_key[key] = SlidingEstimate(seed(), self._window, self._pace)
         return estimate
 
     def add(self, now: Nanos, key: object, measured: Nanos) -> None:
-        """One more measurement of ``key``; ignored if nobody has asked for it yet."""
+        """Add a measurement of ``key``, if there is an estimate for it."""
         estimate = self._by_key.get(key)
         if estimate is not None:
             estimate.add(measured, now)

@@ -1,50 +1,51 @@
-"""First in, first out, in batches: what a server without deadlines does.
+"""First in, first out, in batches, like a server without deadlines.
 
-Each device has a queue; a request goes where its model is, to the shortest queue of those, else to the shortest of
-all. A device takes its queue's head, with those behind it that can be in one batch with it. Nobody is refused for
-being late: the worker drops what cannot start by its deadline, the controller answers who waits too long.
+Each device has a queue. A request goes to the shortest queue of the devices that have its model, else to the shortest
+queue of a few devices. A device takes the first request of its queue, with those behind it that fit into one batch. No
+request is refused for being late: the worker drops a batch that cannot start by its deadline, and the controller
+answers a request at its deadline.
 """
 
 from typing import ClassVar, Final
 
 from mypy_extensions import mypyc_attr
 
-from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.actions import DeviceAction, Infer, LoadWeights
 from clockwork.messages.commands import Answer
 from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
-from clockwork.scheduling.common import NO_DEVICE, batch_from, failure, load_evicting_lru, rows_of
+from clockwork.scheduling.common import NO_DEVICE, batch_from, failed_answer, load_evicting_lru, rows_of
 from clockwork.scheduling.queues import Waiting
 from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
 from clockwork.units import Nanos
 
-OUTSTANDING: Final = 2
-"""Infers sent to one device and not yet answered by it: one runs, one waits."""
+MAX_OUTSTANDING: Final = 2
+"""Limit of Infers outstanding on one device: one runs, one waits."""
 
 CHOICES: Final = 8
-"""Devices looked at for a request."""
+"""Number of devices considered for a request whose model no device has."""
 
 
 class _Device:
     def __init__(self, gpu: GPUState) -> None:
         self.gpu = gpu
         self.waiting = Waiting()
-        self.sent: dict[int, list[PendingRequest]] = {}  #: by action id
+        self.sent: dict[int, list[PendingRequest]] = {}  #: action id -> the batch
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class FifoScheduler(Scheduler):
-    """See the module."""
+    """First in, first out, in batches; see the module."""
 
     name: ClassVar[str] = "fifo"
 
     def __init__(self) -> None:
-        """No device yet."""
+        """Create a scheduler without devices."""
         self._devices: dict[GPUState, _Device] = {}
         self._order: list[_Device] = []
         self._turn = 0
-        self._device_of: dict[int, _Device] = {}  #: request id -> where it waits
+        self._device_of: dict[int, _Device] = {}  #: request id -> the device in whose queue it is
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
         """Take all devices into service."""
@@ -60,13 +61,11 @@ class FifoScheduler(Scheduler):
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text)]
         device.waiting.add(request)
         self._device_of[request.id] = device
-        self._pump(now, device)
+        self._send_next(now, device)
         return []
 
-    def result(
-        self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Answer]:
-        """Answer what failed; then the device has room for more."""
+    def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
+        """Answer requests that failed; then send the device its next batch."""
         device = self._devices[gpu]
         failed: list[PendingRequest] = []
         if isinstance(action, Infer):
@@ -75,32 +74,32 @@ class FifoScheduler(Scheduler):
             failed = [request for request in device.waiting if request.model.name == action.model]
             for request in failed:
                 self._forget(request)
-        self._pump(now, device)
+        self._send_next(now, device)
         if not isinstance(result, ErrorResult):
             return []
-        return [failure(request, result) for request in failed if not request.over]
+        return [failed_answer(request, result) for request in failed if not request.over]
 
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
-        """It no longer waits."""
+        """Take the request out of its queue."""
         self._forget(request)
         return []
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """More devices."""
+        """Take the worker's devices into service."""
         self._add(worker.gpus)
         return []
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """What was there goes elsewhere, the requests that were out first."""
-        homeless: list[PendingRequest] = []
+        """Queue the worker's requests at other devices, those that were sent first."""
+        lost: list[PendingRequest] = []
         for gpu in worker.gpus:
             device = self._devices.pop(gpu)
             self._order.remove(device)
-            homeless += [request for batch in device.sent.values() for request in batch]
-            homeless += device.waiting
-        for request in homeless:
+            lost += [request for batch in device.sent.values() for request in batch]
+            lost += device.waiting
+        for request in lost:
             self._device_of.pop(request.id, None)
-        return [answer for request in homeless if not request.over for answer in self.infer(now, request)]
+        return [answer for request in lost if not request.over for answer in self.infer(now, request)]
 
     def _add(self, gpus: list[GPUState]) -> None:
         for gpu in gpus:
@@ -121,9 +120,9 @@ class FifoScheduler(Scheduler):
             holders = holders or [device for device in self._order if device.gpu.can_hold(model)]
         return min(holders, key=lambda device: len(device.waiting) + len(device.gpu.outstanding), default=None)
 
-    def _pump(self, now: Nanos, device: _Device) -> None:
+    def _send_next(self, now: Nanos, device: _Device) -> None:
         gpu = device.gpu
-        while device.waiting and len(device.sent) < OUTSTANDING:
+        while device.waiting and len(device.sent) < MAX_OUTSTANDING:
             model = device.waiting.first.model
             residency = gpu.residency(model.name)
             if residency is not Residency.WARM:

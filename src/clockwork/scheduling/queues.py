@@ -1,4 +1,4 @@
-"""Queues whose cost for each request does not grow with what waits: by arrival and group, and by any order."""
+"""Queues whose cost per request does not grow with their length: by arrival and group, and by any order."""
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
@@ -12,20 +12,21 @@ from clockwork.state import PendingRequest
 T = TypeVar("T", bound="tuple[object, ...]")
 
 MAX_CHUNK: Final = 512
-"""Entries of an `Ordered` that lie in one list; a longer list is cut in two."""
+"""Limit of the entries in one list of an `Ordered`; a longer list is cut in two."""
 
-MAX_LOOKED_AT: Final = 256
-"""Requests of a group that are looked at for a batch: those too large for what is left of it are passed over."""
+MAX_CONSIDERED: Final = 256
+"""Number of requests of a group considered for a batch: those too large for the rows left are passed over."""
 
 
 class Waiting:
-    """Requests in order of arrival; those that can be in one Infer are found without going through the others.
+    """Requests in order of arrival; those that can share an Infer are found without searching through the others.
 
-    An `OrderedDict` finds its first entry at once; a dict whose first entries were deleted goes through their places.
+    It uses `OrderedDict`, which finds its first entry at once. A dict whose first entries were deleted searches through
+    the places of these.
     """
 
     def __init__(self) -> None:
-        """Empty."""
+        """Start empty."""
         self._requests: OrderedDict[int, PendingRequest] = OrderedDict()
         self._groups: dict[tuple[str, ShapeKey], OrderedDict[int, PendingRequest]] = {}
 
@@ -36,13 +37,13 @@ class Waiting:
         return iter(self._requests.values())
 
     def add(self, request: PendingRequest) -> None:
-        """The request waits, behind all others."""
+        """Add a request at the end."""
         self._requests[request.id] = request
         group = (request.model.name, shape_key(request))
         self._groups.setdefault(group, OrderedDict())[request.id] = request
 
     def discard(self, request: PendingRequest) -> None:
-        """The request no longer waits, if it did."""
+        """Remove a request, if it is in the queue."""
         if self._requests.pop(request.id, None) is None:
             return
         group = (request.model.name, shape_key(request))
@@ -53,20 +54,20 @@ class Waiting:
 
     @property
     def first(self) -> PendingRequest:
-        """The request that has waited longest; there must be one."""
+        """The request that has waited longest; the queue must not be empty."""
         return next(iter(self._requests.values()))
 
     def like_first(self) -> Iterable[PendingRequest]:
-        """The first request and those of its group behind it, in order, `MAX_LOOKED_AT` of them at most."""
+        """Return the first request and those of its group behind it, in order, at most `MAX_CONSIDERED`."""
         first = self.first
-        return islice(self._groups[first.model.name, shape_key(first)].values(), MAX_LOOKED_AT)
+        return islice(self._groups[first.model.name, shape_key(first)].values(), MAX_CONSIDERED)
 
 
 class Ordered(Generic[T]):
-    """Tuples in ascending order, each at most once: a list of short sorted lists."""
+    """Distinct tuples in ascending order: a list of short sorted lists."""
 
     def __init__(self) -> None:
-        """Empty."""
+        """Start empty."""
         self._chunks: list[list[T]] = []
         self._lasts: list[T] = []  #: the last entry of each chunk
 
@@ -75,7 +76,7 @@ class Ordered(Generic[T]):
             yield from chunk
 
     def add(self, entry: T) -> None:
-        """The entry is in from now on; it must not be in yet."""
+        """Add an entry that is not in yet."""
         if not self._chunks:
             self._chunks.append([entry])
             self._lasts.append(entry)
@@ -91,7 +92,7 @@ class Ordered(Generic[T]):
         self._lasts[place] = chunk[-1]
 
     def remove(self, entry: T) -> None:
-        """The entry is out from now on; it must be in."""
+        """Remove an entry that is in."""
         place = bisect_left(self._lasts, entry)
         chunk = self._chunks[place]
         del chunk[bisect_left(chunk, entry)]
@@ -100,13 +101,13 @@ class Ordered(Generic[T]):
         else:
             del self._chunks[place], self._lasts[place]
 
-    def since(self, entry: T, most: int) -> Iterator[T]:
-        """At most ``most`` entries in order, from ``entry`` on."""
+    def since(self, entry: T, limit: int) -> Iterator[T]:
+        """Iterate over at most ``limit`` entries in order, from ``entry`` on."""
         place = bisect_left(self._lasts, entry)
         found = 0
         for chunk in islice(self._chunks, place, None):
-            for it in islice(chunk, bisect_left(chunk, entry), None):
-                if found == most:
+            for following in islice(chunk, bisect_left(chunk, entry), None):
+                if found == limit:
                     return
                 found += 1
-                yield it
+                yield following

@@ -19,39 +19,39 @@ BUILT_IN: Final[Mapping[str, type[Scheduler]]] = {
 """The schedulers that come with Clockwork."""
 
 REQUIRED: Final = ("infer", "result")
-"""Methods that a scheduler must define. Python checks that only if `Scheduler` is interpreted."""
+"""Methods that a scheduler must define. Python itself checks this only if `Scheduler` is not compiled."""
 
 
 def make_scheduler(name: str) -> Scheduler:
-    """A new scheduler: one that is built in, or the class ``package.module:Class``, called without arguments.
+    """Return a new scheduler: a built-in one, or the class ``package.module:Class``, called without arguments.
 
     Raises:
-        InvalidRequestError: there is no such scheduler, or it is none.
+        InvalidRequestError: no scheduler has that name, or the object is not a scheduler.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]()
     module_name, colon, class_name = name.partition(":")
     if not colon:
         raise InvalidRequestError(
-            f"no scheduler {name!r}: built in are {', '.join(sorted(BUILT_IN))}; name your own as package.module:Class"
+            f"scheduler {name!r} is unknown; use one of {', '.join(sorted(BUILT_IN))}, or package.module:Class"
         )
     try:
         factory = getattr(import_module(module_name), class_name)
     except AttributeError as error:
         raise InvalidRequestError(f"scheduler {name!r}: {module_name!r} has no {class_name!r}: {error}") from error
     except ModuleNotFoundError as error:
-        reason = f"{error}: is its directory on PYTHONPATH?"
+        reason = f"{error}; add its directory to PYTHONPATH"
         raise InvalidRequestError(f"scheduler {name!r}: cannot import {module_name!r}: {reason}") from error
-    except (Exception, SystemExit) as error:  # anybody's code runs here
+    except (Exception, SystemExit) as error:  # the code of another author runs here
         reason = f"{type(error).__name__}: {error}"
         raise InvalidRequestError(f"scheduler {name!r}: cannot import {module_name!r}: {reason}") from error
     if not (isinstance(factory, type) and issubclass(factory, Scheduler)):
-        raise InvalidRequestError(f"scheduler {name!r} is not a subclass of clockwork.scheduling.base.Scheduler")
+        raise InvalidRequestError(f"scheduler {name!r} is not a subclass of clockwork.scheduling.Scheduler")
     missing = [method for method in REQUIRED if getattr(factory, method) is getattr(Scheduler, method)]
     if missing:
-        raise InvalidRequestError(f"scheduler {name!r} does not define {' and '.join(missing)}, which a scheduler must")
+        raise InvalidRequestError(f"scheduler {name!r} does not define {' and '.join(missing)}; a scheduler must")
     try:
         return factory()
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise InvalidRequestError(f"scheduler {name!r} cannot be made without arguments: {reason}") from error
+        raise InvalidRequestError(f"scheduler {name!r} cannot be created without arguments: {reason}") from error

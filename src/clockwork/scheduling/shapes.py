@@ -1,19 +1,19 @@
-"""Which requests can be in one batch: all inputs of an Infer agree in every dimension but the first."""
+"""Which requests can share a batch: all inputs of an Infer agree in every dimension but the first."""
 
 from clockwork.messages.actions import InferInput
 from clockwork.state import ModelState, PendingRequest
 
 ShapeKey = tuple[tuple[str, tuple[int, ...]], ...]
-"""Names and shapes, without the batch dimension, of inputs that may differ from request to request."""
+"""Names and shapes, without the batch dimension, of a request's inputs; empty if the model allows one shape only."""
 
 
 def shape_key(request: PendingRequest) -> ShapeKey:
-    """Equal for requests of one model that can be batched; empty where the model leaves no choice."""
+    """Return a key that is equal for requests of one model that can share a batch."""
     return shape_key_of(request.model, request.input) if request.model.flexible else ()
 
 
 def shape_key_of(model: ModelState, share: InferInput) -> ShapeKey:
-    """The same of a request's share of an Infer."""
+    """Return the key of a request's share of an Infer."""
     if not model.flexible:
         return ()
     first = 1 if model.info.batchable else 0

@@ -1,8 +1,9 @@
-"""First in, first out, one request at a time; models are loaded where they are asked for.
+"""First in, first out, one request at a time; a model is loaded when it is requested.
 
-A model that is on several devices is served by them in turn. One that is on none is loaded on the next device in turn.
-A device that is full evicts its least recently used model. At most `OUTSTANDING` requests are out at a device, enough
-to hide the network from it. Nobody is refused for being late: the worker drops what cannot start by its deadline.
+Devices that have the same model serve its requests in turn. A model that no device has is loaded on the next device in
+turn. A device without free memory evicts its least recently used model. At most `MAX_OUTSTANDING` requests are sent to
+a device at a time, enough to hide the network delay. No request is refused for being late: the worker drops an Infer
+that cannot start by its deadline.
 """
 
 from collections import OrderedDict
@@ -10,40 +11,40 @@ from typing import ClassVar, Final
 
 from mypy_extensions import mypyc_attr
 
-from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.actions import DeviceAction, Infer, LoadWeights
 from clockwork.messages.commands import Answer
 from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
-from clockwork.scheduling.common import NO_DEVICE, failure, load_evicting_lru
+from clockwork.scheduling.common import NO_DEVICE, failed_answer, load_evicting_lru
 from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, Residency, WorkerState
 from clockwork.units import Nanos
 
-OUTSTANDING: Final = 3
-"""Requests sent to one device and not yet answered by it."""
+MAX_OUTSTANDING: Final = 3
+"""Limit of Infers outstanding on one device."""
 
 
 class _Device:
-    """A device's queue: waiting first in first out, and those sent."""
+    """The queue of one device, and the requests that were sent to it."""
 
     def __init__(self, gpu: GPUState) -> None:
         self.gpu = gpu
         self.waiting: OrderedDict[int, PendingRequest] = OrderedDict()  #: by request id
-        self.sent: dict[int, PendingRequest] = {}  #: by action id
+        self.sent: dict[int, PendingRequest] = {}  #: action id -> request
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class SimpleScheduler(Scheduler):
-    """See the module."""
+    """First in, first out, one request at a time; see the module."""
 
     name: ClassVar[str] = "simple"
 
     def __init__(self) -> None:
-        """No device yet."""
+        """Create a scheduler without devices."""
         self._devices: dict[GPUState, _Device] = {}
         self._next_device = -1
         self._next_holder: dict[str, int] = {}
-        self._device_of: dict[int, _Device] = {}  #: request id -> where it waits
+        self._device_of: dict[int, _Device] = {}  #: request id -> the device in whose queue it is
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
         """Take all devices into service."""
@@ -59,48 +60,46 @@ class SimpleScheduler(Scheduler):
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, message)]
         device.waiting[request.id] = request
         self._device_of[request.id] = device
-        self._pump(now, device)
+        self._send_next(now, device)
         return []
 
-    def result(
-        self, now: Nanos, gpu: GPUState, action: LoadWeights | EvictWeights | Infer, result: Result
-    ) -> list[Answer]:
-        """Answer what failed; then the device has room for more."""
+    def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
+        """Answer a request that failed; then send the device its next one."""
         device = self._devices[gpu]
         answers: list[Answer] = []
         if isinstance(action, Infer):
             request = device.sent.pop(action.id, None)
             if request is not None and not request.over and isinstance(result, ErrorResult):
-                answers.append(failure(request, result))
+                answers.append(failed_answer(request, result))
         elif isinstance(action, LoadWeights) and isinstance(result, ErrorResult):
             first = next((request for request in device.waiting.values() if not request.over), None)
             if first is not None and first.model.name == action.model:
                 self._forget(first)
-                answers.append(failure(first, result))
-        self._pump(now, device)
+                answers.append(failed_answer(first, result))
+        self._send_next(now, device)
         return answers
 
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
-        """It no longer waits."""
+        """Take the request out of its queue."""
         self._forget(request)
         return []
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """More devices."""
+        """Take the worker's devices into service."""
         for gpu in worker.gpus:
             self._devices[gpu] = _Device(gpu)
         return []
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """What was there goes elsewhere, the requests that were out first."""
-        homeless: list[PendingRequest] = []
+        """Queue the worker's requests at other devices, those that were sent first."""
+        lost: list[PendingRequest] = []
         for gpu in worker.gpus:
             device = self._devices.pop(gpu)
-            homeless += device.sent.values()
-            homeless += device.waiting.values()
+            lost += device.sent.values()
+            lost += device.waiting.values()
             for request in device.waiting.values():
                 self._device_of.pop(request.id, None)
-        return [answer for request in homeless if not request.over for answer in self.infer(now, request)]
+        return [answer for request in lost if not request.over for answer in self.infer(now, request)]
 
     def _forget(self, request: PendingRequest) -> None:
         device = self._device_of.pop(request.id, None)
@@ -111,17 +110,17 @@ class SimpleScheduler(Scheduler):
         able = [device for gpu, device in self._devices.items() if gpu.can_hold(model.name)]
         if not able:
             return None
-        holders = [d for d in able if d.gpu.residency(model.name) is not Residency.COLD]
+        holders = [device for device in able if device.gpu.residency(model.name) is not Residency.COLD]
         if not holders:
             self._next_device += 1
             return able[self._next_device % len(able)]
         turn = self._next_holder[model.name] = self._next_holder.get(model.name, -1) + 1
         return holders[turn % len(holders)]
 
-    def _pump(self, now: Nanos, device: _Device) -> None:
-        """Send what can be sent."""
+    def _send_next(self, now: Nanos, device: _Device) -> None:
+        """Send requests of the device's queue, and load the weights that the next one needs."""
         gpu = device.gpu
-        while device.waiting and len(device.sent) < OUTSTANDING:
+        while device.waiting and len(device.sent) < MAX_OUTSTANDING:
             request = next(iter(device.waiting.values()))
             if request.over:
                 self._forget(request)

@@ -1,14 +1,15 @@
 """What the controller knows: `ClockworkState` > `WorkerState` > `GPUState`, the models, and the pending requests.
 
-Rules of the room: a scheduler reads all of it; it changes a device's state only by making actions with `GPUState`'s
-methods, which take and free pages in the same breath. The controller settles results. So the picture is right by
-construction, whatever a scheduler does.
+A scheduler reads all of it. It changes the picture of a device only by making actions with methods of `GPUState`, which
+take and free pages when they make the action. The controller settles the results. So no scheduler can make the picture
+of a device's memory wrong.
 """
 
 from clockwork.state.fleet import ClockworkState, WorkerState
-from clockwork.state.gpu import GPUState, Residency
+from clockwork.state.gpu import GPUState
 from clockwork.state.model import ModelState
 from clockwork.state.prediction import Predictions
 from clockwork.state.request import PendingRequest
+from clockwork.state.residency import Residency
 
 __all__ = ["ClockworkState", "GPUState", "ModelState", "PendingRequest", "Predictions", "Residency", "WorkerState"]

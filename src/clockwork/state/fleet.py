@@ -1,4 +1,4 @@
-"""All workers, all devices, all models."""
+"""The state of the whole fleet: workers, devices, models."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from clockwork.units import Bytes, Nanos
 
 
 class WorkerState:
-    """A worker that is connected: its devices, and the models that it holds in host memory by name."""
+    """A connected worker: its devices, and the models in its host memory by name."""
 
     def __init__(
         self,
@@ -19,20 +19,20 @@ class WorkerState:
         actions: ActionQueue,
         holders: dict[str, dict[GPUState, None]] | None = None,
     ) -> None:
-        """A worker as it reported itself; ``holders`` is the fleet's, see `ClockworkState`.
+        """Create the state of a worker from its report; ``holders`` is the fleet's, see `ClockworkState`.
 
         Raises:
             ValueError: the report contradicts itself.
         """
         self.id = worker_id
         self.page_size: Bytes = info.page_size
-        self.round_trip: Nanos = 0  #: how long the worker took to tell its state
+        self.round_trip: Nanos = 0  #: time from the request for its state to the report
         self.models: dict[str, ModelInfo] = {model.name: model for model in info.models}
         for gpu in info.gpus:
             unknown = [name for name in gpu.models if name not in self.models]
             if unknown:
                 raise ValueError(f"worker {worker_id} reports weights of models that it does not hold: {unknown}")
-        #: the device that each outstanding action is for, by the action's id
+        #: action id -> device, of all actions outstanding
         self.routes: dict[int, GPUState] = {}
         self.gpus = [GPUState(worker_id, gpu, self.models, actions, self.routes, holders) for gpu in info.gpus]
         self._by_id = {gpu.gpu_id: gpu for gpu in self.gpus}
@@ -40,88 +40,88 @@ class WorkerState:
             raise ValueError(f"worker {worker_id} reports a device twice")
 
     def gpu(self, gpu_id: int) -> GPUState:
-        """The device with that number.
+        """Return the device with that number.
 
         Raises:
-            KeyError: there is none.
+            KeyError: the worker has no such device.
         """
         return self._by_id[gpu_id]
 
     @property
     def silent(self) -> bool:
-        """Whether nothing was received from the worker for a while, although it is connected: it may hang."""
+        """Whether nothing was received from the worker for a while although it is connected; it may hang."""
         return any(gpu.silent for gpu in self.gpus)
 
     def note_silence(self, silent: bool) -> None:
-        """The worker is silent, or is heard again."""
+        """Note whether the worker is silent."""
         for gpu in self.gpus:
             gpu.silent = silent
 
     def measured(self, model: ModelState) -> bool:
-        """Whether the model's times are known on every device of the worker that can hold it."""
+        """Return whether the model was measured on every kind of device of this worker that can hold it."""
         return all(gpu.kind in model.profiles for gpu in self.gpus if gpu.can_hold(model.name))
 
     def leave(self) -> None:
-        """The worker is gone, with what its devices hold."""
+        """Note that the worker was lost, with the weights on its devices."""
         for gpu in self.gpus:
             gpu.leave()
 
     def forget(self, model: str) -> None:
-        """The worker unloads the model by itself."""
+        """Note that the worker unloads the model."""
         del self.models[model]
         for gpu in self.gpus:
             gpu.forget(model)
 
 
 class ClockworkState:
-    """Everything a scheduler may know. ``workers`` are those that are ready; ``models`` those that are served."""
+    """Everything that a scheduler may know: the workers that are ready to serve, and the models that are served."""
 
     def __init__(self) -> None:
-        """No worker, no model."""
+        """Start without workers and models."""
         self.workers: dict[str, WorkerState] = {}
         self.models: dict[str, ModelState] = {}
         #: actions made by devices' states and not sent yet; the controller sends them after each call of the scheduler
         self.actions = ActionQueue()
-        #: model -> the devices that have its weights, of all workers that have told their state, in order of arrival;
-        #: models that are nowhere are absent
+        #: model -> devices that have its weights, in order of arrival; includes workers that are not ready yet, and no
+        #: models that no device has
         self.holders: dict[str, dict[GPUState, None]] = {}
-        #: the share of the server's own time that is in use, 0 to 1, and when that was measured (-1: never)
+        #: the share of the server's own time that is in use, 0 to 1, and the time of the measurement (-1: none)
         self.load: tuple[float, Nanos] = (0.0, -1)
-        self._departed = Predictions()  #: of devices that are gone
+        self._departed = Predictions()  #: of devices whose workers were lost
 
     def depart(self, worker_id: str) -> None:
-        """A worker is gone; what was predicted of its actions is remembered.
+        """Remove a worker that was lost, and keep the counts of predictions of its devices.
 
         Raises:
-            KeyError: there is none of that name.
+            KeyError: there is no such worker.
         """
         for gpu in self.workers.pop(worker_id).gpus:
             self._departed.merge(gpu.predictions)
 
     def each_predictions(self) -> Iterator[Predictions]:
-        """Those of the devices that are gone, and of each that is there."""
+        """Iterate over the predictions of lost devices together, and of each present device."""
         yield self._departed
         for gpu in self.gpus():
             yield gpu.predictions
 
     def predictions(self) -> Predictions:
-        """Those of all devices together, with those that are gone."""
-        made = Predictions()
-        for one in self.each_predictions():
-            made.merge(one)
-        return made
+        """Return the predictions of all devices together, including lost ones."""
+        merged = Predictions()
+        for predictions in self.each_predictions():
+            merged.merge(predictions)
+        return merged
 
     def gpus(self) -> Iterator[GPUState]:
-        """All devices of all workers, in a fixed order."""
+        """Iterate over all devices of all workers, in a fixed order."""
         for worker in self.workers.values():
             yield from worker.gpus
 
     def answers(self) -> bool:
-        """Whether a worker serves and is not silent."""
+        """Return whether a worker is ready and not silent."""
         return any(not worker.silent for worker in self.workers.values())
 
     def can_serve(self, model: str) -> bool:
-        """Whether a device of a worker that is not silent can hold the model, and its times there are known."""
+        """Return whether a device that is not silent can hold the model, and the model was measured on its kind."""
         found = self.models.get(model)
         if found is None:
             return False
@@ -132,13 +132,13 @@ class ClockworkState:
         )
 
     def add_model(self, info: ModelInfo) -> ModelState:
-        """The model of that name, made if need be."""
+        """Return the model of that name; create it if it is new."""
         model = self.models.get(info.name)
         if model is None:
             model = self.models[info.name] = ModelState(info)
         return model
 
     def check_invariants(self) -> None:
-        """Assert what always holds; for tests and checkers."""
+        """Assert the invariants of all devices; for tests and checkers."""
         for gpu in self.gpus():
             gpu.check_invariants()

@@ -1,23 +1,12 @@
-"""One device as the controller sees it.
+"""One device as the controller sees it: its pages, the weights there, and the actions outstanding.
 
-Theory of operation. A model's residency on a device is a table::
-
-    (state,   event)            -> state
-    COLD      load_weights         LOADING   pages are taken now, before the worker confirms
-    LOADING   LoadWeightsResult    WARM
-    LOADING   ErrorResult          COLD      the pages are given back; Infers sent behind it will fail
-    LOADING   evict_weights        -         refused: the load must end first
-    WARM      evict_weights        COLD      optimistic: the worker's LOAD lane keeps the order
-    WARM      infer                WARM      and evict_weights is refused until its result is there
-
-COLD models are those not in the cache. What leaves the table raises `ValueError`: a bug of whoever asked.
+A model's weights move through the states of `clockwork.state.residency`. Models that are not in the cache are COLD.
 """
 
 from collections.abc import Iterator, Sequence
-from enum import Enum
-from typing import Final, TypeAlias
+from typing import Final
 
-from clockwork.messages.actions import EvictWeights, Infer, InferInput, LoadWeights
+from clockwork.messages.actions import DeviceAction, EvictWeights, Infer, InferInput, LoadWeights
 from clockwork.messages.commands import SendAction
 from clockwork.messages.results import (
     ErrorResult,
@@ -31,13 +20,11 @@ from clockwork.messages.results import (
 from clockwork.messages.status import Status
 from clockwork.pages import PageCache
 from clockwork.state.model import ModelState
-from clockwork.state.prediction import Lane, Predictions, compare
+from clockwork.state.prediction import Predictions, StartPredictor, compare
 from clockwork.state.request import PendingRequest
+from clockwork.state.residency import RESIDENCY, Residency, ResidencyEvent
 from clockwork.state.work import Work
 from clockwork.units import FOREVER, MILLISECOND, Nanos
-
-GPUAction: TypeAlias = LoadWeights | EvictWeights | Infer
-"""An action of one device."""
 
 _ABSENT: Final = frozenset({Status.WEIGHTS_NOT_PRESENT, Status.UNKNOWN_MODEL})
 _IMPOSSIBLE: Final = frozenset(
@@ -45,26 +32,17 @@ _IMPOSSIBLE: Final = frozenset(
 )
 
 
-GAP_MOST: Final[Nanos] = 2 * MILLISECOND
-"""Between two Infers that follow each other; a longer one has other reasons."""
+MAX_GAP: Final[Nanos] = 2 * MILLISECOND
+"""Limit of the gap between two Infers that counts as overhead of the second; a longer gap has other reasons."""
 
-
-ON_ITS_WAY: Final[Nanos] = MILLISECOND // 2
-"""An action that was sent this long ago is at its worker."""
-
-
-class Residency(Enum):
-    """Where a model's weights are, seen from one device."""
-
-    COLD = "cold"
-    LOADING = "loading"
-    WARM = "warm"
+MAX_TRANSIT: Final[Nanos] = MILLISECOND // 2
+"""Time after which an action that was sent has arrived at its worker."""
 
 
 class GPUState:
-    """A device: its pages, who owns them, and the actions that it has not answered yet.
+    """A device, which may be a GPU or a set of CPU cores: its pages, its weights, and its actions outstanding.
 
-    ``models`` are those that its worker holds in host memory: only they can be loaded.
+    ``models`` are the models in its worker's host memory: only these can be loaded.
     """
 
     def __init__(
@@ -76,48 +54,48 @@ class GPUState:
         routes: "dict[int, GPUState]",
         holders: "dict[str, dict[GPUState, None]] | None" = None,
     ) -> None:
-        """A device as its worker reported it.
+        """Create the state of a device from its worker's report.
 
         All devices of the fleet put the actions that they make into ``actions``, and note in ``holders`` the models
         whose weights they have. All devices of the worker note the ids of their actions in ``routes``.
 
         Raises:
-            ValueError: its loaded models need more pages than it has.
+            ValueError: the weights on the device need more pages than it has.
         """
         self.worker_id = worker_id
         self.gpu_id = info.id
         self.kind = info.kind
         self.models = models
         self.cache = PageCache(info.total_pages)
-        self.silent = False  #: its worker is connected, but nothing was received from it for a while
+        self.silent = False  #: its worker is connected, but sent nothing for a while
         self.gone = False  #: its worker was lost
-        self.outstanding: dict[int, GPUAction] = {}
-        self.exec_end: Nanos = 0  #: when the last Infer that is known ended
-        self.loads: dict[str, Timing] = {}  #: model -> when its weights were last loaded here
-        self.predictions = Predictions()  #: of its actions, held against what happened
-        self.work = Work()  #: what it did in service
-        self._loading = Lane()
-        self._executing = Lane()
+        self.outstanding: dict[int, DeviceAction] = {}
+        self.exec_end: Nanos = 0  #: end of the last Infer whose result is known
+        self.loads: dict[str, Timing] = {}  #: model -> timing of the last load of its weights
+        self.predictions = Predictions()  #: errors of predictions of its actions
+        self.work = Work()  #: counts of its actions since its worker connected
+        self._loading = StartPredictor()
+        self._executing = StartPredictor()
         self._actions = actions
         self._routes = routes
         self._holders = {} if holders is None else holders
         self._residency: dict[str, Residency] = {}
-        self._infers: dict[str, int] = {}  #: model -> Infer actions outstanding, only where there are some
+        self._infers: dict[str, int] = {}  #: model -> number of Infers outstanding, if there are any
         for model in info.models:
             if not self.cache.take(model, models[model].weights_pages):
-                raise ValueError(f"{worker_id} gpu {info.id} holds more than its {info.total_pages} pages")
-            self._warm(model)
+                raise ValueError(f"{worker_id}/gpu{info.id} holds weights of more than its {info.total_pages} pages")
+            self._hold_weights(model, ResidencyEvent.REPORTED)
 
     def residency(self, model: str) -> Residency:
-        """Where the weights of ``model`` are."""
+        """Return where the weights of the model are."""
         return self._residency.get(model, Residency.COLD)
 
     def in_use(self, model: str) -> bool:
-        """Whether an action outstanding needs the weights, so that they cannot be evicted."""
+        """Return whether an action outstanding needs the weights, so that they cannot be evicted."""
         return model in self._infers or self._residency.get(model) is Residency.LOADING
 
     def can_hold(self, model: str) -> bool:
-        """Whether the worker has the model and the device is big enough for it at all."""
+        """Return whether the worker has the model and the device has enough pages for it in total."""
         info = self.models.get(model)
         return info is not None and info.weights_pages <= self.cache.total
 
@@ -131,23 +109,22 @@ class GPUState:
     ) -> LoadWeights:
         """Make a LoadWeights action, which takes the pages now; the controller sends it.
 
-        ``expected`` and ``start``: how long it is expected to take, and when to begin; 0: nobody knows, and when what
-        was sent before it has ended.
+        ``expected`` is the estimated duration, 0 if unknown. ``start`` is the predicted start; 0 means when the actions
+        that were sent before it have ended.
 
         Raises:
-            ValueError: the weights are there or on their way, the worker lacks the model, too few pages are free, or
-                the worker was lost.
+            ValueError: the weights are loaded or being loaded, the worker lacks the model, too few pages are free,
+                or the worker was lost.
         """
         name = model.name
-        self._check_present()
-        if name in self._residency:
-            raise ValueError(f"{name} is {self._residency[name].value} on {self}")
+        following = self._after(name, ResidencyEvent.LOAD)
         if name not in self.models:
-            raise ValueError(f"{self} does not have {name}")
+            raise ValueError(f"load_weights: {self} does not have {name}")
         pages = self.models[name].weights_pages
         if not self.cache.take(name, pages):
-            raise ValueError(f"{name} needs {pages} pages; {self} has {self.cache.free} free of {self.cache.total}")
-        self._residency[name] = Residency.LOADING
+            free = f"{self} has {self.cache.free} free of {self.cache.total}"
+            raise ValueError(f"load_weights: {name} needs {pages} pages; {free}")
+        self._residency[name] = following
         action = LoadWeights(self._actions.next_id(), self.gpu_id, name, earliest, latest, expected)
         self._queue(action, start)
         return action
@@ -156,14 +133,12 @@ class GPUState:
         """Make an EvictWeights action, which frees the pages now; the controller sends it.
 
         Raises:
-            ValueError: the weights are not there, on their way, or needed by an action outstanding, or the worker was
-                lost.
+            ValueError: the weights are not loaded, an action outstanding needs them, or the worker was lost.
         """
-        self._check_present()
-        if self._residency.get(model) is not Residency.WARM or model in self._infers:
-            raise ValueError(f"{model} is {self.residency(model).value} or in use on {self}")
-        self.cache.give_back(model)
-        self._cold(model)
+        self._after(model, ResidencyEvent.EVICT)
+        if model in self._infers:
+            raise ValueError(f"evict_weights: {model} is in use on {self}")
+        self._drop_weights(model)
         action = EvictWeights(self._actions.next_id(), self.gpu_id, model, earliest)
         self._queue(action, 0)
         return action
@@ -183,11 +158,11 @@ class GPUState:
         executed one after the other. ``expected`` and ``start``: see `load_weights`.
 
         Raises:
-            ValueError: the weights are neither there nor on their way, a request is over or for another model, there
+            ValueError: the weights are neither loaded nor being loaded, a request is over or for another model, there
                 is no request, or the worker was lost.
         """
         if not requests or any(request.over or request.model is not model for request in requests):
-            raise ValueError(f"{list(requests)}: none, one that is over already, or not for {model.name}")
+            raise ValueError(f"infer: {list(requests)} must be pending requests for {model.name}, at least one")
         inputs = tuple(request.input for request in requests)
         return self.infer_inputs(model, inputs, earliest, latest, expected, start)
 
@@ -203,12 +178,10 @@ class GPUState:
         """Make an Infer action like `infer`, for inputs that need not belong to pending requests: measurements.
 
         Raises:
-            ValueError: the weights are neither there nor on their way, or the worker was lost.
+            ValueError: the weights are neither loaded nor being loaded, or the worker was lost.
         """
         name = model.name
-        self._check_present()
-        if name not in self._residency:
-            raise ValueError(f"{name} is not on {self}")
+        self._after(name, ResidencyEvent.INFER)
         apart = len(inputs) > 1 and bool(model.unbatched)
         action = Infer(self._actions.next_id(), self.gpu_id, name, inputs, earliest, latest, expected, apart)
         self.cache.touch(name)
@@ -217,10 +190,10 @@ class GPUState:
         return action
 
     def predict(self, action: LoadWeights | Infer, earliest: Nanos, expected: Nanos, start: Nanos) -> None:
-        """An action leaves: note when it should begin, not before ``earliest``, and how long it should take.
+        """Note the predicted start and duration of an action that is sent now and begins at ``earliest`` or later.
 
-        ``start``: when the scheduler says that it begins; 0: when what was sent before it has ended, and its weights
-        are there. ``expected`` is 0 if nobody knows. Evictions take no time, and nothing is predicted of them.
+        ``start`` is the scheduler's prediction; 0 means when the actions before it have ended and its weights are
+        loaded. ``expected`` is 0 if the duration is unknown. Nothing is predicted of evictions, which take no time.
         """
         if isinstance(action, LoadWeights):
             self._loading.sent(action.id, earliest, expected, start)
@@ -232,47 +205,47 @@ class GPUState:
         self._executing.sent(action.id, earliest, expected, start)
 
     def predicted_start(self, action_id: int) -> Nanos | None:
-        """When an action outstanding should begin; None if that was not predicted."""
+        """Return the predicted start of an action outstanding; None if there is no prediction."""
         return self._executing.begin_of(action_id) or self._loading.begin_of(action_id)
 
-    def compare(self, action: GPUAction, result: Result, model: ModelState | None) -> None:
-        """Hold what was predicted of an action against what happened, here and for its model if that is served."""
+    def compare(self, action: DeviceAction, result: Result, model: ModelState | None) -> None:
+        """Count the errors of an action's predictions for the device, and for the model if it is served."""
         if isinstance(result, InferResult):
             timing: Timing | None = result.exec
         else:
             timing = result.timing if isinstance(result, LoadWeightsResult) else None
         if isinstance(action, Infer):
-            kind, lane = "infer", self._executing
+            kind, predictor = "infer", self._executing
         elif isinstance(action, LoadWeights):
-            kind, lane = "load", self._loading
+            kind, predictor = "load", self._loading
         else:
             return
-        predicted = lane.ended(action.id, None if timing is None else timing.end)
+        predicted = predictor.ended(action.id, None if timing is None else timing.end)
         if predicted is not None and model is not None:
             compare(predicted, timing, self.predictions.of(kind), model.predictions.of(kind))
 
     def occupied(self, sent: Nanos, timing: Timing) -> Nanos:
-        """How long an Infer has kept the device from the next: its duration, and the gap after the one before it."""
+        """Return how long an Infer occupied the device: its duration, and the gap after the Infer before it."""
         before, self.exec_end = self.exec_end, timing.end
         gap = timing.begin - before
-        return timing.end - before if before > sent + ON_ITS_WAY and 0 <= gap <= GAP_MOST else timing.duration
+        return timing.end - before if before > sent + MAX_TRANSIT and 0 <= gap <= MAX_GAP else timing.duration
 
     def forget(self, model: str) -> None:
-        """The worker unloads the model by itself: its pages are free. Nothing happens if it has none."""
+        """Note that the worker unloads the model, which frees the pages of its weights if they are on the device."""
         if model in self._residency:
-            self.cache.give_back(model)
-            self._cold(model)
+            self._after(model, ResidencyEvent.UNLOAD)
+            self._drop_weights(model)
 
     def leave(self) -> None:
-        """The worker was lost: the device holds no weights and makes no more actions."""
+        """Note that the worker was lost: the device is no longer listed in `holders` and makes no more actions."""
         self.gone = True
         for model in self._residency:
             self._unlist(model)
 
-    def settle(self, action: GPUAction, result: Result) -> bool:
-        """Take the result of an outstanding action into account; the controller does, before the scheduler hears of it.
+    def settle(self, action: DeviceAction, result: Result) -> bool:
+        """Update the picture with the result of an action outstanding; the controller does this before `result`.
 
-        Returns whether the picture of the cache still holds: False means that worker and controller disagree.
+        Return False if the result contradicts the picture: the worker and the controller disagree about the cache.
         """
         del self.outstanding[action.id]
         del self._routes[action.id]
@@ -288,32 +261,43 @@ class GPUState:
         if isinstance(action, EvictWeights):
             return not isinstance(result, ErrorResult)
         if isinstance(result, ErrorResult):
-            self.cache.give_back(action.model)
-            self._cold(action.model)
+            self._after(action.model, ResidencyEvent.LOAD_FAILED)
+            self._drop_weights(action.model)
             return result.status not in _IMPOSSIBLE
-        self._warm(action.model)
+        self._hold_weights(action.model, ResidencyEvent.LOADED)
         return True
 
     def info(self) -> GPUInfo:
-        """The device as GetWorkerState would describe it."""
-        warm = tuple(m for m in self.cache if self._residency[m] is Residency.WARM)
+        """Return the description of the device that its worker would report."""
+        warm = tuple(model for model in self.cache if self._residency[model] is Residency.WARM)
         return GPUInfo(self.gpu_id, self.kind, self.cache.total, warm)
 
     def check_invariants(self) -> None:
-        """Assert what always holds; for tests and checkers."""
+        """Assert the invariants of the picture; for tests and checkers."""
         assert set(self.cache) == set(self._residency)
         assert 0 <= self.cache.used <= self.cache.total
         assert all(count > 0 for count in self._infers.values())
         warm = {model for model, residency in self._residency.items() if residency is Residency.WARM}
         assert all(self in self._holders[model] for model in warm)
-        assert sum(self._infers.values()) == sum(isinstance(a, Infer) for a in self.outstanding.values())
+        assert sum(self._infers.values()) == sum(isinstance(action, Infer) for action in self.outstanding.values())
         assert len(self._loading) + len(self._executing) <= len(self.outstanding)
 
-    def _warm(self, model: str) -> None:
-        self._residency[model] = Residency.WARM
+    def _after(self, model: str, event: ResidencyEvent) -> Residency:
+        """Return the state of the model's weights after an event; ValueError if the event must not happen now."""
+        if self.gone:
+            raise ValueError(f"{event.value}: {self} is gone: its worker was lost")
+        state = self.residency(model)
+        following = RESIDENCY.get((state, event))
+        if following is None:
+            raise ValueError(f"{event.value}: {model} is {state.value} on {self}")
+        return following
+
+    def _hold_weights(self, model: str, event: ResidencyEvent) -> None:
+        self._residency[model] = self._after(model, event)
         self._holders.setdefault(model, {})[self] = None
 
-    def _cold(self, model: str) -> None:
+    def _drop_weights(self, model: str) -> None:
+        self.cache.give_back(model)
         del self._residency[model]
         self._unlist(model)
 
@@ -322,11 +306,7 @@ class GPUState:
         if holders is not None and holders.pop(self, self) is None and not holders:
             del self._holders[model]
 
-    def _check_present(self) -> None:
-        if self.gone:
-            raise ValueError(f"{self} is gone: its worker was lost")
-
-    def _queue(self, action: GPUAction, start: Nanos) -> None:
+    def _queue(self, action: DeviceAction, start: Nanos) -> None:
         self.outstanding[action.id] = action
         self._routes[action.id] = self
         self._actions.add(QueuedAction(self, action, start))
@@ -334,7 +314,7 @@ class GPUState:
     def __str__(self) -> str:
         return f"{self.worker_id}/gpu{self.gpu_id}"
 
-    def __repr__(self) -> str:  # a def: mypyc compiles no alias of a method
+    def __repr__(self) -> str:  # not an alias of __str__: mypyc does not compile aliases of methods
         return str(self)
 
 
@@ -343,7 +323,7 @@ class QueuedAction:
 
     __slots__ = ("action", "gpu", "start")
 
-    def __init__(self, gpu: GPUState, action: GPUAction, start: Nanos) -> None:
+    def __init__(self, gpu: GPUState, action: DeviceAction, start: Nanos) -> None:
         """``start`` is when the scheduler expects the action to begin; 0 if it states no time."""
         self.gpu = gpu
         self.action = action

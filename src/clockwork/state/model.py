@@ -1,4 +1,4 @@
-"""A served model: what it is, and what it costs on each kind of device."""
+"""A served model, and its measured times on each kind of device."""
 
 from collections import deque
 from typing import Final
@@ -10,74 +10,74 @@ from clockwork.messages.results import ModelInfo
 from clockwork.state.prediction import OF_A_MODEL, Predictions
 from clockwork.units import Nanos
 
-RECENT: Final = 1000
-"""Durations remembered of each thing."""
+MAX_RECENT: Final = 1000
+"""Number of durations in service that are kept of each batch size, and of LoadWeights."""
 
 
 class ModelState:
-    """One model. ``profiles`` maps a device's kind to the model's times as measured before serving.
+    """One model. ``profiles`` maps a kind of device to the model's times as measured before serving.
 
-    ``unbatched`` is why requests are executed apart from each other; empty: they may share a batch.
+    ``unbatched`` is the reason why each request is executed alone; if it is empty, requests may share a batch.
     """
 
     __slots__ = ("_recent", "flexible", "info", "name", "predictions", "profiles", "unbatched")
 
     def __init__(self, info: ModelInfo) -> None:
-        """A model that nothing is measured of yet."""
+        """Create a model that was not measured yet."""
         self.info = info
         self.name = info.name
-        #: whether requests may differ in more than their first dimension
+        #: whether the inputs of requests may differ in more than their first dimension
         self.flexible = any(-1 in tensor.shape[1 if info.batchable else 0 :] for tensor in info.inputs)
         self.profiles: dict[str, ModelProfile] = {}
         self.unbatched = ""
-        self.predictions = Predictions(OF_A_MODEL)  #: of its actions on all devices
-        self._recent: dict[tuple[str, int], deque[Nanos]] = {}  #: (kind, batch size; 0: LoadWeights)
+        self.predictions = Predictions(OF_A_MODEL)  #: errors of predictions of its actions on all devices
+        self._recent: dict[tuple[str, int], deque[Nanos]] = {}  #: by (kind, batch size), 0 for LoadWeights
 
     def took(self, kind: str, batch_size: int, duration: Nanos) -> None:
-        """An Infer of that many rows took so long in service; LoadWeights for a batch size of 0."""
+        """Keep the duration of an Infer in service, or of a LoadWeights for a batch size of 0."""
         recent = self._recent.get((kind, batch_size))
         if recent is None:
-            recent = self._recent[kind, batch_size] = deque(maxlen=RECENT)
+            recent = self._recent[kind, batch_size] = deque(maxlen=MAX_RECENT)
         recent.append(duration)
 
     def recent(self, kind: str) -> ModelProfile:
-        """The profile, with what was measured in service in the place of what was measured before, where it is enough.
+        """Return the profile with the durations measured in service, where there are at least `MIN_SAMPLES` of them.
 
         Raises:
-            KeyError: nothing was measured on such a device.
+            KeyError: the model was not measured on this kind of device.
         """
         profile = self.profiles[kind]
         enough = {
-            size: Measurement(tuple(it))
-            for (of, size), it in self._recent.items()
-            if of == kind and len(it) >= MIN_SAMPLES
+            size: Measurement(tuple(durations))
+            for (device_kind, size), durations in self._recent.items()
+            if device_kind == kind and len(durations) >= MIN_SAMPLES
         }
         load = enough.pop(0, profile.load_weights)
         return replace(profile, load_weights=load, infer=dict(sorted((profile.infer | enough).items())))
 
     def stop_batching(self, reason: str) -> None:
-        """Execute requests apart from each other from now on; the profiles remember that, with the reason."""
+        """Execute each request alone from now on, and store the reason in the profiles."""
         self.unbatched = reason
         for kind, profile in self.profiles.items():
             self.profiles[kind] = replace(profile, unbatched=reason)
 
     @property
     def max_batch_size(self) -> int:
-        """The most rows that an Infer of several requests may have; 1: each request has an Infer of its own."""
+        """Limit of the rows of an Infer with several requests; 1: each request has its own Infer."""
         return 1 if self.unbatched else self.max_rows
 
     @property
     def max_rows(self) -> int:
-        """The most rows that one request may have: the largest batch size measured on every kind of device."""
+        """Limit of the rows of one request: the largest batch size that was measured on every kind of device."""
         if not self.info.batchable or not self.profiles:
             return 1
         return min(profile.batch_sizes[-1] for profile in self.profiles.values())
 
     def infer_estimate(self, batch_size: int, kind: str | None = None) -> Nanos:
-        """p99 of executing ``batch_size`` rows on a device of ``kind``, or on the fastest kind known.
+        """Return the p99 of executing ``batch_size`` rows on a device of ``kind``, or on the fastest kind (None).
 
         Raises:
-            KeyError: nothing was measured on such a device.
+            KeyError: the model was not measured on this kind of device.
         """
         if kind is not None:
             return self.profiles[kind].infer_estimate(batch_size)
@@ -86,9 +86,9 @@ class ModelState:
         return min(profile.infer_estimate(batch_size) for profile in self.profiles.values())
 
     def load_estimate(self, kind: str) -> Nanos:
-        """p99 of LoadWeights on a device of ``kind``.
+        """Return the p99 of LoadWeights on a device of ``kind``.
 
         Raises:
-            KeyError: nothing was measured on such a device.
+            KeyError: the model was not measured on this kind of device.
         """
         return self.profiles[kind].load_weights.p99

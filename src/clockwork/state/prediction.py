@@ -1,9 +1,10 @@
-"""When each action was expected to begin and to end, and how far that was from what happened.
+"""Predictions of when actions start and end, and the errors of these predictions.
 
-Theory of operation. A prediction is made when an action leaves: what the scheduler said, or else that it begins when
-all that was sent before it in its lane has ended. Nothing is predicted behind an action that no duration is known of.
-It is settled when the action's result is there. *Over* is what was predicted later, or longer, than it was; *under* the
-opposite. Memory is flat: histograms, to one per cent for a device and to ten for a model, of which there are many.
+Theory of operation. A prediction is made when an action is sent. The predicted start is the one that the scheduler
+states, or else the end of the actions sent before it in its lane. Nothing is predicted behind an action whose duration
+is unknown. The error is counted when the result arrives. *Over* means predicted later or longer than it was, *under*
+the opposite. Errors are counted in histograms, so that memory does not grow: with buckets of one per cent for a device,
+and of ten per cent for a model, because there are many models.
 """
 
 from collections.abc import Iterator
@@ -16,24 +17,24 @@ from clockwork.units import Nanos
 
 OF_A_DEVICE: Final = 1
 OF_A_MODEL: Final = 10
-"""Widths of histograms, in per cent."""
+"""Widths of the histograms' buckets, in per cent."""
 
 
-class Lane:
-    """Actions of one lane of a device that are outstanding, and when each was predicted to begin."""
+class StartPredictor:
+    """Predicts when the actions of one lane of a device start."""
 
     __slots__ = ("_base", "_least", "_predicted", "_unknown", "_work")
 
     def __init__(self) -> None:
-        """Nothing is outstanding."""
-        self._predicted: dict[int, tuple[Nanos, Nanos]] = {}  #: begin and duration by action id, 0: not predicted
-        self._base: Nanos = 0  #: from when on the work is counted
-        self._work: Nanos = 0  #: expected of those outstanding
-        self._least: Nanos = 0  #: the one sent last will not have ended before
-        self._unknown = 0  #: those outstanding that no duration is expected of
+        """Start without actions outstanding."""
+        self._predicted: dict[int, tuple[Nanos, Nanos]] = {}  #: action id -> begin, duration; 0 if not predicted
+        self._base: Nanos = 0  #: the time from which `_work` is counted
+        self._work: Nanos = 0  #: sum of the expected durations of the actions outstanding
+        self._least: Nanos = 0  #: the action sent last cannot end before this
+        self._unknown = 0  #: number of actions outstanding whose duration is unknown
 
     def sent(self, action_id: int, earliest: Nanos, expected: Nanos, start: Nanos = 0) -> None:
-        """An action leaves. ``start``: when the scheduler expects it to begin; 0 if it does not say."""
+        """Note that an action is sent. ``start`` is the scheduler's prediction of its begin, 0 if there is none."""
         if not self._predicted:
             begin = self._base = start or earliest
             self._work = 0
@@ -49,9 +50,9 @@ class Lane:
             self._unknown += 1
 
     def ended(self, action_id: int, end: Nanos | None) -> tuple[Nanos, Nanos] | None:
-        """An action has ended, or (None) failed; returns when it was to begin and how long to take, 0 if nobody knew.
+        """Note that an action has ended at ``end``, or failed (None); return its predicted begin and duration.
 
-        None if the action never left.
+        A value that was not predicted is 0. Return None for an action that was never sent.
         """
         predicted = self._predicted.pop(action_id, None)
         if predicted is None:
@@ -65,12 +66,12 @@ class Lane:
         return predicted
 
     def begin_of(self, action_id: int) -> Nanos | None:
-        """When an action outstanding is predicted to begin, if that is."""
+        """Return the predicted begin of an action outstanding, or None."""
         begin, _ = self._predicted.get(action_id, (0, 0))
         return begin or None
 
     def end_of(self, action_id: int) -> Nanos:
-        """When an action outstanding is predicted to end; 0 if it is not."""
+        """Return the predicted end of an action outstanding; 0 if there is no prediction."""
         begin, expected = self._predicted.get(action_id, (0, 0))
         return begin + expected if begin and expected else 0
 
@@ -79,24 +80,24 @@ class Lane:
 
 
 class Errors:
-    """How far predictions of one thing were off."""
+    """Errors of the predictions of one quantity."""
 
     __slots__ = ("over", "right", "under")
 
     def __init__(self, width: int) -> None:
-        """None yet."""
+        """Start empty; ``width`` is that of the histograms' buckets in per cent."""
         self.right = 0
         self.over = Histogram(width)
         self.under = Histogram(width)
 
     def merge(self, other: "Errors") -> None:
-        """Count those of another as well."""
+        """Add the counts of another one."""
         self.right += other.right
         self.over.merge(other.over)
         self.under.merge(other.under)
 
     def summary(self) -> ErrorSummary:
-        """For those who ask."""
+        """Return the counts and percentiles of the errors."""
         over, under = self.over, self.under
         return ErrorSummary(
             self.right + over.count + under.count,
@@ -112,20 +113,20 @@ class Errors:
 
 
 class ActionErrors:
-    """Those of one kind of action: of its begin, its duration, its end."""
+    """Errors of the predictions of one kind of action: of its start, duration and completion."""
 
     __slots__ = ("completion", "duration", "failed", "ratios", "start")
 
     def __init__(self, width: int) -> None:
-        """None yet."""
+        """Start empty; ``width`` is that of the histograms' buckets in per cent."""
         self.start = Errors(width)
         self.duration = Errors(width)
         self.completion = Errors(width)
         self.failed = 0
-        self.ratios = 0.0  #: expected / actual of all durations, summed
+        self.ratios = 0.0  #: sum of expected / actual over all durations
 
     def merge(self, other: "ActionErrors") -> None:
-        """Count those of another as well."""
+        """Add the counts of another one."""
         self.start.merge(other.start)
         self.duration.merge(other.duration)
         self.completion.merge(other.completion)
@@ -133,7 +134,7 @@ class ActionErrors:
         self.ratios += other.ratios
 
     def summary(self) -> PredictionSummary:
-        """For those who ask."""
+        """Return the errors as the status reports them."""
         start, duration, completion = self.start.summary(), self.duration.summary(), self.completion.summary()
         count = duration.count
         mean = self.ratios / count if count else 0.0
@@ -141,29 +142,29 @@ class ActionErrors:
 
 
 class Predictions:
-    """Those of a device, or of a model, by the kind of action."""
+    """Errors of the predictions for a device or for a model, by the kind of action."""
 
     __slots__ = ("_by_kind", "_width")
 
     def __init__(self, width: int = OF_A_DEVICE) -> None:
-        """Nothing was predicted yet."""
+        """Start empty; ``width`` is that of the histograms' buckets in per cent."""
         self._width = width
         self._by_kind: dict[str, ActionErrors] = {}
 
     def of(self, kind: str) -> ActionErrors:
-        """Those of ``load`` or of ``infer``."""
+        """Return the errors of a kind of action, ``load`` or ``infer``."""
         errors = self._by_kind.get(kind)
         if errors is None:
             errors = self._by_kind[kind] = ActionErrors(self._width)
         return errors
 
     def merge(self, other: "Predictions") -> None:
-        """Count those of another device as well."""
+        """Add the counts of another device."""
         for kind, errors in other:
             self.of(kind).merge(errors)
 
     def summary(self) -> dict[str, PredictionSummary]:
-        """For those who ask, ``infer`` before ``load``."""
+        """Return the errors as the status reports them, ``infer`` before ``load``."""
         return {kind: errors.summary() for kind, errors in self}
 
     def __iter__(self) -> Iterator[tuple[str, ActionErrors]]:
@@ -171,9 +172,9 @@ class Predictions:
 
 
 def compare(predicted: tuple[Nanos, Nanos], timing: Timing | None, device: ActionErrors, model: ActionErrors) -> None:
-    """Count what became of an action, for its device and for its model.
+    """Count the errors of an action's predictions for its device and for its model.
 
-    ``predicted`` are its begin and its duration, 0 if they were not; ``timing`` is None if it failed.
+    ``predicted`` is its predicted begin and duration, 0 if not predicted; ``timing`` is None if the action failed.
     """
     if timing is None:
         device.failed += 1
@@ -192,7 +193,7 @@ def compare(predicted: tuple[Nanos, Nanos], timing: Timing | None, device: Actio
 
 
 def _count(error: Nanos, device: Errors, model: Errors) -> None:
-    """Count an error, actual minus predicted."""
+    """Count an error: the actual value minus the predicted one."""
     if error > 0:
         add_to_both(error, device.under, model.under)
     elif error:

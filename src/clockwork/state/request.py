@@ -1,4 +1,4 @@
-"""A client's request while it waits for its answer."""
+"""A request while it waits for its answer."""
 
 from clockwork.messages.actions import InferInput
 from clockwork.state.model import ModelState
@@ -8,13 +8,13 @@ from clockwork.units import Bytes, Nanos
 class PendingRequest:
     """An inference that the controller has accepted and not yet answered.
 
-    ``id`` is unique within the controller. ``deadline`` is absolute. ``input`` is its share of an Infer action;
-    ``payload`` an opaque handle on its tensors' elements; ``batch_size`` its rows in a batch.
-    ``cold_start``: no device held the weights at arrival.
-    ``promised`` is the moment by which the scheduler said the answer would be there, None if it has said nothing;
-    ``excuse`` is what has broken its word since, if something has. A scheduler sets both.
-    ``nbytes``: what its inputs take, sent or generated. ``losses``: workers that were lost while they held it.
-    ``over`` is set by the controller when it has been answered or cancelled: nothing is to be done for it any more.
+    ``id`` is unique within the controller. ``deadline`` is absolute. ``input`` is its share of an Infer action,
+    ``payload`` an opaque handle of its tensors' elements, ``batch_size`` its rows in a batch.
+    ``cold_start``: no device had the weights when it arrived.
+    ``promised`` is the time by which the scheduler has promised the answer; None if there is no promise. ``reason`` is
+    why the promise is broken; empty if it is not, or not known. A scheduler sets both.
+    ``nbytes`` is the size of its inputs, sent or generated. ``losses`` counts the workers that were lost with it.
+    ``over`` is set by the controller when the request has been answered or cancelled: nothing more is to be done.
     """
 
     __slots__ = (
@@ -24,7 +24,6 @@ class PendingRequest:
         "client_request_id",
         "cold_start",
         "deadline",
-        "excuse",
         "id",
         "input",
         "losses",
@@ -33,6 +32,7 @@ class PendingRequest:
         "over",
         "payload",
         "promised",
+        "reason",
     )
 
     def __init__(
@@ -47,7 +47,7 @@ class PendingRequest:
         deadline: Nanos,
         cold_start: bool = False,
     ) -> None:
-        """See the class."""
+        """Create a request without a promise."""
         self.id = id
         self.client_id = client_id
         self.client_request_id = client_request_id
@@ -59,7 +59,7 @@ class PendingRequest:
         self.deadline = deadline
         self.cold_start = cold_start
         self.promised: Nanos | None = None
-        self.excuse = ""
+        self.reason = ""
         self.nbytes: Bytes = sum([tensor.nbytes for tensor in input.tensors])
         self.losses = 0
         self.over = False

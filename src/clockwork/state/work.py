@@ -1,4 +1,4 @@
-"""What a device has done in service, and for how long."""
+"""Counts and times of the work that a device has done."""
 
 from clockwork.messages.counts import DeviceCounts
 from clockwork.messages.results import ErrorResult, EvictWeightsResult, InferResult, LoadWeightsResult, Result
@@ -6,18 +6,18 @@ from clockwork.units import Nanos
 
 
 class Work:
-    """Counters of one device; see `DeviceCounts`."""
+    """Counts of one device's actions; see `DeviceCounts`."""
 
     __slots__ = ("batches", "evictions", "exec_ns", "failed", "load_ns", "loads")
 
     def __init__(self) -> None:
-        """All zero."""
+        """Start at zero."""
         self.batches = self.loads = self.evictions = self.failed = 0
         self.exec_ns: Nanos = 0
         self.load_ns: Nanos = 0
 
     def count(self, result: Result) -> None:
-        """An action that the scheduler gave it has ended."""
+        """Count the result of an action of the scheduler."""
         if isinstance(result, InferResult):
             self.batches += 1
             self.exec_ns += result.exec.duration
@@ -30,5 +30,5 @@ class Work:
             self.failed += 1
 
     def summary(self) -> DeviceCounts:
-        """For those who ask."""
+        """Return the counts as the status reports them."""
         return DeviceCounts(self.batches, self.exec_ns, self.loads, self.load_ns, self.evictions, self.failed)

@@ -1,4 +1,4 @@
-"""For those who write parts of their own: what Clockwork's own parts are held to."""
+"""Tests for schedulers of other authors, which Clockwork's own schedulers pass as well."""
 
 from clockwork.testing.schedulers import check_scheduler
 

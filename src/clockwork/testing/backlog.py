@@ -1,7 +1,7 @@
-"""A controller's serving stage with as many requests pending as one likes: to see what an event costs then.
+"""A controller's SERVING stage with any number of pending requests, to measure the cost of an event.
 
-The devices answer only when `Backlog.result` is called: requests stay pending. Each method is one kind of event, with
-everything that the controller does about it.
+Devices return results only when `Backlog.result` is called, so requests stay pending. Each method is one kind of event,
+with all work of the controller for it.
 """
 
 from typing import Final
@@ -31,7 +31,7 @@ KIND: Final = "device"
 PAGE: Final = 16 * MIB
 HOUR: Final[Nanos] = seconds(3600)
 STEP: Final[Nanos] = ms(1)
-"""Time between two events: longer than a scheduler waits for more requests before it decides."""
+"""Time between two events, which is longer than a scheduler waits for more requests before it decides."""
 
 _CLIENT: Final = 1
 _INPUTS: Final = (spec("x", Datatype.FP32, (1, 4)),)
@@ -39,14 +39,15 @@ _TENSOR: Final = TensorInfo("x", Datatype.FP32, (-1, 4))
 _TIMES: Final = {1: ms(1), 2: ms(1.5), 4: ms(2.5), 8: ms(4.5)}
 
 
-MANY = 10_000_000
+MANY: Final = 10_000_000
+"""A limit of requests that no test reaches."""
 
 
 class Backlog:
-    """Workers with one device each, whose weights are all there, and requests of one client."""
+    """Workers with one device each that has the weights of all models, and requests of one client."""
 
     def __init__(self, scheduler: Scheduler, *, models: int = 4, workers: int = 2) -> None:
-        """Nothing is pending."""
+        """Start without requests."""
         self.now: Nanos = seconds(1)
         self._names = [f"m{number}" for number in range(models)]
         infos = tuple(_model(name) for name in self._names)
@@ -67,34 +68,34 @@ class Backlog:
             ),
         )
         self._last_id = 0
-        self.pending: dict[int, None] = {}  #: ids of requests that were not answered
-        self._heard(self._serving.start(self.now))
+        self.pending: dict[int, None] = {}  #: ids of the requests that were not answered
+        self._carry_out(self._serving.start(self.now))
 
-    def ask(self, count: int = 1, slo: Nanos = HOUR, apart: Nanos = 0) -> None:
-        """So many requests arrive at the same moment; their SLOs grow by ``apart``. Then the scheduler decides."""
+    def request(self, count: int = 1, slo: Nanos = HOUR, apart: Nanos = 0) -> None:
+        """Let ``count`` requests arrive at once, each with an SLO longer by ``apart``, and the scheduler decide."""
         for number in range(count):
             self._last_id += 1
             name = self._names[self._last_id % len(self._names)]
             request = InferRequest(self._last_id, name, _INPUTS, slo + number * apart)
             self.pending[self._last_id] = None
-            self._heard(self._serving.infer(self.now, _CLIENT, request, None))
+            self._carry_out(self._serving.infer(self.now, _CLIENT, request, None))
         self.wait(STEP)
 
     def wait(self, duration: Nanos) -> None:
-        """Time passes; the controller is woken as often as it asks for it."""
+        """Let time pass, and wake the controller whenever it is due."""
         until = self.now + duration
         while (moment := self._serving.next_wakeup()) is not None and moment <= until:
             self.now = max(self.now, moment)
-            self._heard(self._serving.wake(self.now))
+            self._carry_out(self._serving.wake(self.now))
         self.now = until
 
     def cancel(self) -> None:
-        """The client no longer wants the answer that it asked for last."""
-        self._heard(self._serving.cancel(self.now, _CLIENT, self.pending.popitem()[0]))
+        """Cancel the request that was sent last."""
+        self._carry_out(self._serving.cancel(self.now, _CLIENT, self.pending.popitem()[0]))
         self._serving.next_wakeup()
 
     def result(self) -> bool:
-        """A device has done the first action that it has not answered; returns whether there was one."""
+        """Let a device return the result of its first action outstanding; return whether there was one."""
         for worker in self._state.workers.values():
             for action_id, gpu in worker.routes.items():
                 action = gpu.outstanding[action_id]
@@ -109,19 +110,19 @@ class Backlog:
                 elif not isinstance(action, LoadWeights):
                     continue
                 self.now = max(self.now, begin + ms(5))
-                self._heard(self._serving.result(self.now, worker, result, payloads))
+                self._carry_out(self._serving.result(self.now, worker, result, payloads))
                 self._serving.next_wakeup()
                 return True
         return False
 
     def lose_worker(self) -> None:
-        """The first worker is gone, with all that was sent to it or planned for it."""
+        """Lose the first worker, with everything that was sent to it or planned for it."""
         worker = next(iter(self._state.workers.values()))
         worker.leave()
-        self._heard(self._serving.worker_lost(self.now, worker))
+        self._carry_out(self._serving.worker_lost(self.now, worker))
         self.wait(STEP)
 
-    def _heard(self, commands: list[ControllerCommand]) -> None:
+    def _carry_out(self, commands: list[ControllerCommand]) -> None:
         for command in commands:
             if isinstance(command, Respond):
                 self.pending.pop(command.response.id, None)

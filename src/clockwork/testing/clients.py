@@ -1,7 +1,7 @@
-"""Clients as they are: their requests differ in shape and patience, they cancel, go away; an operator evicts.
+"""Clients like real ones: requests of different shapes and SLOs, cancels, a client that goes away, and evictions.
 
-The machines' invariants are checked after every event, the workers' too; at the end everything must be answered and
-every picture of a device's memory be true.
+The invariants of the controller and of the workers are checked after every event. At the end all requests must be
+answered, and the controller's picture of each device's memory must be right.
 """
 
 from random import Random
@@ -17,11 +17,11 @@ from clockwork.sim.loop import Loop
 from clockwork.sim.watcher import Watcher
 from clockwork.units import MIB, MILLISECOND, SECOND, Nanos, ms
 
-LENGTH: Final[Nanos] = 800 * MILLISECOND
-"""Of the load."""
+DURATION: Final[Nanos] = 800 * MILLISECOND
+"""Time in which requests are sent."""
 
 SETTLE: Final[Nanos] = 2 * SECOND
-"""Before the load, and after the last deadline: time to come to rest."""
+"""Time before the first request and after the last deadline, so that everything comes to rest."""
 
 REQUESTS: Final = 250
 CLIENTS: Final = 3
@@ -29,7 +29,7 @@ EVICTIONS: Final = 6
 CANCELLED_SHARE: Final = 0.2
 SLOS: Final[tuple[Nanos, ...]] = (ms(0.5), ms(6), ms(25), ms(100), ms(100), ms(1000))
 LENGTHS: Final = (8, 8, 16, 32)
-"""Of sequences: the models' free dimension."""
+"""Lengths of sequences, the free dimension of some models."""
 
 PAGE: Final = 16 * MIB
 _PROFILE: Final = constant_profile(ms(4), {1: ms(2), 2: ms(3), 4: ms(5)})
@@ -41,16 +41,16 @@ MODELS: Final = (
     (PacedModel("whole.onnx", "whole", constant_profile(ms(4), {1: ms(7)}), 2 * PAGE, _WHOLE, _OUTPUT, False), 2),
     (PacedModel("plain.onnx", "plain", _PROFILE, PAGE, (TensorInfo("x", "FP32", (-1, 2)),), _OUTPUT), 1),
 )
-"""With free dimensions and batches; without batches; with neither, all the same."""
+"""Models with a free dimension and batches, models without batches, and a model with batches only; with copies."""
 
 NAMES: Final = ("free-1", "free-2", "free-3", "whole-1", "whole-2", "plain")
 
 
 class Clients:
-    """Clients of a cluster of 2 workers with 2 devices, that have room for about half of the models. `run` once."""
+    """Clients of 2 workers with 2 devices each, which have memory for about half of the models. Use it once."""
 
     def __init__(self, scheduler: Scheduler, seed: int) -> None:
-        """``seed`` decides everything."""
+        """Create a cluster; ``seed`` decides everything random."""
         self.loop = Loop()
         self.watcher = Watcher(every=1)
         self._rng = Random(f"clients {seed}")
@@ -63,28 +63,28 @@ class Clients:
             devices=2,
             pages=4,
             watcher=self.watcher,
-            on_response=self._answered,
+            on_response=self._responded,
         )
         self._waiting: dict[tuple[int, int], tuple[Nanos, Nanos]] = {}  #: (client, its request id) -> arrival, SLO
         self._gone: dict[int, None] = {}
 
     def run(self) -> "Clients":
-        """Start-up, the load, and until everything is at rest; returns itself."""
+        """Run start-up and the requests, until everything is at rest; return itself."""
         self.cluster.start()
         self._run_until(self.loop.now + SETTLE)
         begin = self.loop.now
         for request_id in range(1, REQUESTS + 1):
-            self.loop.at(self._moment(begin), self._ask, request_id)
+            self.loop.at(self._moment(begin), self._send, request_id)
         for number in range(EVICTIONS):
             evict = EvictRequest(REQUESTS + 1 + number, self._rng.choice(NAMES))
             self.loop.at(self._moment(begin), self.cluster.feed, ClientRequest(0, evict))
         self.loop.at(self._moment(begin), self._go_away, CLIENTS)
-        self._run_until(begin + LENGTH + max(SLOS) + SETTLE)
+        self._run_until(begin + DURATION + max(SLOS) + SETTLE)
         self._check_rest()
         return self
 
     def _moment(self, begin: Nanos) -> Nanos:
-        return begin + self._rng.randrange(LENGTH)
+        return begin + self._rng.randrange(DURATION)
 
     def _run_until(self, until: Nanos) -> None:
         while (moment := self.loop.next_event()) is not None and moment <= until:
@@ -97,7 +97,7 @@ class Clients:
                         self.watcher.violation(f"the invariants of worker {worker.name} do not hold: {error!r}")
         self.loop.run(until)
 
-    def _ask(self, request_id: int) -> None:
+    def _send(self, request_id: int) -> None:
         rng = self._rng
         client = rng.randint(1, CLIENTS)
         if client in self._gone:
@@ -121,11 +121,11 @@ class Clients:
 
     def _go_away(self, client: int) -> None:
         self._gone[client] = None
-        for asked in [asked for asked in self._waiting if asked[0] == client]:
-            del self._waiting[asked]
+        for key in [key for key in self._waiting if key[0] == client]:
+            del self._waiting[key]
         self.cluster.feed(ClientLost(client))
 
-    def _answered(self, respond: Respond) -> None:
+    def _responded(self, respond: Respond) -> None:
         response = respond.response
         if not isinstance(response, InferResponse):
             return
@@ -145,5 +145,7 @@ class Clients:
             assert worker.process is not None
             info = worker.process.core.info()
             pages = {model.name: model.weights_pages for model in info.models}
-            truth[worker.name] = [(sum(map(pages.__getitem__, g.models)), tuple(sorted(g.models))) for g in info.gpus]
+            truth[worker.name] = [
+                (sum(map(pages.__getitem__, gpu.models)), tuple(sorted(gpu.models))) for gpu in info.gpus
+            ]
         self.watcher.check_rest(truth, self.cluster.ask_status())

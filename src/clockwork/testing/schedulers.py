@@ -5,11 +5,10 @@
     from clockwork.testing import check_scheduler
     check_scheduler(MyScheduler)
 
-The scheduler runs inside the production controller, with production workers, in virtual time. What is held against it
-is what `clockwork.scheduling.base` asks of it and what ARCHITECTURE.md numbers: it raises nothing and makes no action
-that cannot be (I7, I8), every request is answered exactly once (I1), no success is late (I2), at rest the picture of
-every device's memory is true (I6); it is deterministic, does not ask to be woken in the past for ever, and serves a
-request that nothing is in the way of.
+The scheduler runs inside the production controller, with production workers, in virtual time. It must follow the rules
+of `clockwork.scheduling.base` and the invariants of ARCHITECTURE.md: it raises nothing and makes no invalid action (I7,
+I8), every request is answered exactly once (I1), no success is late (I2), and at rest the controller's picture of every
+device's memory is right (I6). It must also be deterministic, let time pass, and serve a single request on idle devices.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +22,10 @@ from clockwork.testing.observed import Observed
 from clockwork.workload.spec import StreamSpec
 
 CHECK_EVERY: Final = 5
-"""Events between checks of the controller's invariants; `CLIENTS` checks all machines after each."""
+"""Number of events between two checks of the invariants; `CLIENTS` checks after each event."""
 
-EVENTS_PER_REQUEST_MOST: Final = 2000
-"""A scheduler that needs more wakes itself for nothing."""
+MAX_EVENTS_PER_REQUEST: Final = 2000
+"""Limit of events per request: a scheduler that needs more wakes too often."""
 
 _FAST: Final = {"1": 1.0, "2": 1.5, "4": 2.5, "8": 4.5}
 _ONE: Final = ModelSpec("one", 1, "", 3.0, _FAST, weights_bytes=1 << 24)
@@ -35,7 +34,7 @@ _SLOW: Final = ModelSpec("slow", 2, "", 10.0, {"1": 30.0}, weights_bytes=3 << 24
 
 
 def _scenario(name: str, *streams: StreamSpec, **changes: Any) -> Scenario:
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "models": (_ONE, _MANY, _SLOW),
         "workload": streams,
         "name": name,
@@ -44,7 +43,7 @@ def _scenario(name: str, *streams: StreamSpec, **changes: Any) -> Scenario:
         "slo_ms": 60.0,
         "devices": DevicesSpec(2, 1, 100),
     }
-    return Scenario(**(given | changes))
+    return Scenario(**(defaults | changes))
 
 
 _POISSON: Final = StreamSpec("poisson", rate=200.0)
@@ -55,7 +54,7 @@ _DEATH: Final = FaultSpec("worker-death", 0.3, 0.3, 0)
 SITUATIONS: Final[Mapping[str, Scenario]] = {
     scenario.name: scenario
     for scenario in (
-        _scenario("a lone request", _LONE, duration_s=2.5),
+        _scenario("a single request", _LONE, duration_s=2.5),
         _scenario("one request after the other", _ONE_BY_ONE, duration_s=3.0, devices=DevicesSpec(1, 1, 9)),
         _scenario("a moderate load", _POISSON),
         _scenario("more models than memory", _POISSON, devices=DevicesSpec(1, 2, 9)),
@@ -63,7 +62,7 @@ SITUATIONS: Final[Mapping[str, Scenario]] = {
         _scenario("overload", StreamSpec("poisson", rate=3000.0), duration_s=0.25),
         _scenario("bursts", StreamSpec("gamma", rate=300.0, cv=4.0)),
         _scenario("clients that wait for answers", StreamSpec("closed", concurrency=2, think_ms=20.0)),
-        _scenario("deadlines that nothing can meet", StreamSpec("poisson", rate=100.0, slo_ms=0.2), _POISSON),
+        _scenario("deadlines that no device can meet", StreamSpec("poisson", rate=100.0, slo_ms=0.2), _POISSON),
         _scenario(
             "several rows in a request", StreamSpec("poisson", rate=100.0, models=("one",), batch_size=3), _POISSON
         ),
@@ -86,36 +85,36 @@ SITUATIONS: Final[Mapping[str, Scenario]] = {
         _scenario("a slow network", _POISSON, network=NetworkSpec(delay_ms=8.0)),
     )
 }
-"""What a scheduler goes through, by name."""
+"""The simulated situations, by name."""
 
 
-CLIENTS: Final = "clients that differ, cancel and go away, and an operator who evicts"
-"""The situation of `clockwork.testing.clients`."""
+CLIENTS: Final = "clients with different requests that cancel and go away, and evictions"
+"""The name of the situation of `clockwork.testing.clients`."""
 
-_SERVED: Final = ("a lone request", "one request after the other")
+_SERVED: Final = ("a single request", "one request after the other")
 _TWICE: Final = ("more models than memory", "a worker of two devices dies and comes back")
-"""Simulated twice, to see whether the scheduler says the same; as `CLIENTS` are."""
+"""Situations that are simulated twice, like `CLIENTS`, to check that the scheduler is deterministic."""
 
 
 def check_scheduler(factory: Callable[[], Scheduler], *, seeds: int = 5, executes: bool = True) -> None:
-    """Put schedulers made by ``factory`` through every situation, with that many seeds each.
+    """Test schedulers created by ``factory`` in every situation, with ``seeds`` seeds each.
 
-    ``executes``: the scheduler executes models; False for one that answers by itself.
+    ``executes`` is False for a scheduler that answers requests without executing models.
 
     Raises:
-        AssertionError: it breaks a rule; says which, in which situation.
+        AssertionError: the scheduler breaks a rule; the message has the rule and the situation.
     """
     for seed in range(1, seeds + 1):
         where = f"in the situation {CLIENTS!r}, seed {seed}"
-        said = _check_clients(factory, seed, where)
+        decisions = _check_clients(factory, seed, where)
         if seed == 1:
-            _check_same(said, _check_clients(factory, seed, where), where)
+            _check_same(decisions, _check_clients(factory, seed, where), where)
     for name, scenario in SITUATIONS.items():
         for seed in range(1, seeds + 1):
             where = f"in the situation {name!r}, seed {seed}"
-            said = _check(factory, scenario, seed, where, served=name in _SERVED, executes=executes)
+            decisions = _check(factory, scenario, seed, where, served=name in _SERVED, executes=executes)
             if name in _TWICE and seed == 1:
-                _check_same(said, _check(factory, scenario, seed, where), where)
+                _check_same(decisions, _check(factory, scenario, seed, where), where)
 
 
 def _check(
@@ -127,29 +126,29 @@ def _check(
     served: bool = False,
     executes: bool = False,
 ) -> list[tuple[int, object]]:
-    """What the scheduler said."""
+    """Run one situation, and return the scheduler's decisions."""
     scheduler = Observed(factory())
     simulation = Simulation(scenario, seed, check_every=CHECK_EVERY, scheduler=scheduler)
     simulation.run()
     _check_rules(scheduler, simulation.watcher.violations, where)
     sent = sum(simulation.outcomes.series["sent"])
     events = simulation.loop.events
-    assert events <= EVENTS_PER_REQUEST_MOST * (sent + 10), f"{where}: {events} events for {sent} requests"
+    assert events <= MAX_EVENTS_PER_REQUEST * (sent + 10), f"{where}: {events} events for {sent} requests"
     if served:
         counts = simulation.outcomes.total
         assert counts.in_time == counts.sent > 0, (
-            f"{where}: a lone request with time to spare was not served: {counts.reasons or 'refused'}"
+            f"{where}: a single request with time to spare was not served: {counts.reasons or 'refused'}"
         )
     if served and executes:
         assert simulation.watcher.actions.get("Infer"), f"{where}: a request was answered without an Infer"
-    return scheduler.said
+    return scheduler.decisions
 
 
 def _check_clients(factory: Callable[[], Scheduler], seed: int, where: str) -> list[tuple[int, object]]:
     scheduler = Observed(factory())
     clients = Clients(scheduler, seed).run()
     _check_rules(scheduler, clients.watcher.violations, where)
-    return scheduler.said
+    return scheduler.decisions
 
 
 def _check_rules(scheduler: Observed, violations: Sequence[str], where: str) -> None:
@@ -157,12 +156,12 @@ def _check_rules(scheduler: Observed, violations: Sequence[str], where: str) -> 
     assert not problems, f"{where}: {problems[0]}"
 
 
-def _check_same(said: list[tuple[int, object]], again: list[tuple[int, object]], where: str) -> None:
-    if said != again:
-        pairs = enumerate(zip(said, again, strict=False))
+def _check_same(decisions: list[tuple[int, object]], again: list[tuple[int, object]], where: str) -> None:
+    if decisions != again:
+        pairs = enumerate(zip(decisions, again, strict=False))
         number, (one, other) = next(
-            (found for found in pairs if found[1][0] != found[1][1]), (min(len(said), len(again)), ("", "no more"))
+            (found for found in pairs if found[1][0] != found[1][1]), (min(len(decisions), len(again)), ("", "missing"))
         )
         raise AssertionError(
-            f"{where}: the scheduler is not deterministic: its command {number} was {one}, and the second time {other}"
+            f"{where}: the scheduler is not deterministic: its decision {number} was {one} at first, and {other} later"
         )

@@ -6,30 +6,30 @@ from clockwork.units import MILLISECOND, SECOND, Nanos
 
 
 class ClockworkConfig(Struct, frozen=True):
-    """How far ahead, how carefully, and by what measure the scheduler plans.
+    """How far ahead and how carefully the scheduler plans.
 
     ``schedule_ahead``: an Infer is sent this long before its planned start; until then its batch can grow. The original
-    has 5 to 15 ms. Measured live on two cores: with 1 ms, and timers that count milliseconds, the device is left idle
-    between batches; 5 ms gain nothing over 3.
-    ``network_delay``: the least that an action takes to its worker and a result back, each way: assumed until it is
-    measured, unless the worker took longer than that to tell its state.
-    ``safety_margin`` and ``safety_share``: a promise is given only if the predicted completion is this long before the
-    deadline: a constant, and a share of the work planned before it, for the noise that adds up.
-    ``verdict_delay``: requests that cannot be placed at once are judged together after this long, so that a burst is
-    seen as the batch that it is. Verdicts are given within it.
-    ``optimism``: of the companions that a model's rate promises until a batch is sent, this share is reserved for: what
-    turns out not to be needed is given back, what was not reserved is gone.
-    ``efficiency_floor``: while a device is busy, a batch is begun only if it will use the device at least this well,
-    relative to the best batch that the demand for the model would fill: small batches would take the time of large
-    ones. ``window``: measurements that an estimate is made of (the original's 10).
-    ``demand_window``: the time constant of the rates of models.
-    ``choices``: devices looked at for a request among the many that would do (power of choices).
-    ``evictions_considered``: least recently used models among which the least needed is evicted.
-    ``loads_outstanding``: LoadWeights sent to one device and not yet ended.
-    ``retry_horizon``: no client is told to come back later than this.
-    ``preload``: load models before they are asked for, as long as memory is free.
-    ``residency_least``: a model that was loaded for demand that could not be served yet is not evicted for the like of
-    it any sooner, nor as long as it is asked for half as often as what would take its place.
+    uses 5 to 15 ms. Measured live on two cores: with 1 ms, and timers that count milliseconds, the device idles between
+    batches; 5 ms gain nothing over 3 ms.
+    ``network_delay``: the least delay of an action to its worker and of a result back, each. The first estimate of a
+    worker's delay is this, or half of the time in which the worker reported its state, if that is longer.
+    ``safety_margin`` and ``safety_share``: a promise is given only if the predicted completion is at least this long
+    before the deadline: a constant, and a share of the work planned before it, because errors add up.
+    ``verdict_delay``: requests that cannot be placed at once are judged together after this delay, so that a burst is
+    planned as batches. No verdict takes longer.
+    ``optimism``: factor of a model's arrival rate in the number of rows expected until a batch is sent. Time reserved
+    for rows that do not come is given back; time that was not reserved is lost.
+    ``efficiency_floor``: on a busy device a batch is begun only if it gets at least this share of the rows per second
+    that the best batch for the model's demand would get. Otherwise small batches would take the time of large ones.
+    ``window``: number of measurements that an estimate is made from (the original's 10).
+    ``demand_window``: time constant of the decaying request rate of each model.
+    ``choices``: number of devices considered for a request, if more are possible (power of choices).
+    ``evictions_considered``: number of least recently used models among which the one with the least demand is evicted.
+    ``loads_outstanding``: limit of LoadWeights sent to one device that have not ended.
+    ``retry_horizon``: limit of the retry time of a refused request.
+    ``preload``: load models into free memory before they are requested.
+    ``min_residency``: a model that was requested within this time is evicted in favour of a model whose requests cannot
+    be served yet only if its demand is less than half as high.
     """
 
     schedule_ahead: Nanos = 3 * MILLISECOND
@@ -46,4 +46,4 @@ class ClockworkConfig(Struct, frozen=True):
     loads_outstanding: int = 3
     retry_horizon: Nanos = 10 * SECOND
     preload: bool = True
-    residency_least: Nanos = 1 * SECOND
+    min_residency: Nanos = 1 * SECOND

@@ -1,8 +1,9 @@
-"""What a client is told whose request cannot be in time: why, when it would have been done, and when to come back.
+"""The answers to requests that cannot be in time: the reason, the predicted completion, and a retry time.
 
-Theory of operation. A group that is refused is cut into batches of the size that an empty device could do within the
-request's SLO. Each comes back when the plan will have room for it, one batch after the other: `Plan.booked` is the
-moment up to which a device has such appointments. Nothing is reserved for them; who does not come costs nothing.
+Theory of operation. A refused group is cut into batches of the size that an idle device could execute within the
+request's SLO. All requests of a batch get the same retry time: when the plan will have room for that batch. Batches get
+retry times one after the other: `Plan.booked` is the end of the last one on a device. Nothing is reserved, so a client
+that does not come back costs nothing.
 """
 
 from typing import Final
@@ -10,24 +11,25 @@ from typing import Final
 from clockwork.messages.commands import Answer
 from clockwork.messages.status import Status
 from clockwork.scheduling.clockwork.config import ClockworkConfig
+from clockwork.scheduling.clockwork.open_batches import GroupKey
 from clockwork.scheduling.clockwork.plan import Plan
 from clockwork.scheduling.common import NO_DEVICE
 from clockwork.scheduling.shapes import ShapeKey
 from clockwork.state import ModelState, PendingRequest
 from clockwork.units import SECOND, Nanos, show_duration
 
-HOPELESS_RETRY: Final[Nanos] = 1 * SECOND
-"""When to come back with an SLO that no device can meet: things would have to change first."""
+RETRY_OF_IMPOSSIBLE: Final[Nanos] = 1 * SECOND
+"""Retry time for an SLO that no device can meet: a retry can only succeed if estimates or devices change."""
 
 MAX_RETRY_TIMES: Final = 4096
-"""Groups of requests whose last retry time is remembered; the ones that were refused longest ago are forgotten."""
+"""Number of groups whose last retry time is kept; the group that was refused longest ago is forgotten first."""
 
-ADMITTED: Final = "admitted, and yet it cannot be in time"
-"""What a request is told whose promise is broken; no refusal says so."""
+ADMITTED: Final = "admitted, but will miss its deadline"
+"""Beginning of the answer to a request whose promise is broken; no refusal at arrival has it."""
 
 
-class _Appointment:
-    """When to come back, for how many rows more."""
+class _RetryTime:
+    """When refused clients should come back, and for how many more rows the device has room then."""
 
     __slots__ = ("at", "room")
 
@@ -37,91 +39,97 @@ class _Appointment:
 
 
 class Refusals:
-    """See the module."""
+    """Makes the answers to refused requests, and keeps the last retry time of each group."""
 
     def __init__(self, config: ClockworkConfig) -> None:
-        """See `ClockworkConfig`."""
+        """Start without retry times."""
         self._config = config
-        self._appointments: dict[tuple[str, ShapeKey], _Appointment] = {}  #: the last of each group
+        self._retry_times: dict[GroupKey, _RetryTime] = {}  #: the last one of each group
 
     def answers(self, now: Nanos, plans: list[Plan], key: ShapeKey, requests: list[PendingRequest]) -> list[Answer]:
-        """Refuse requests of one group; ``plans`` are the devices that might have served them."""
+        """Refuse requests of one group; ``plans`` are those of the devices that might have served them."""
         model = requests[0].model
         plans = [plan for plan in plans if plan.gpu.kind in model.profiles and not plan.gpu.silent]
         if not plans:
             text = NO_DEVICE.format(model=model.name)
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text) for request in requests]
         plan = min(plans, key=lambda plan: max(plan.tail(now), plan.booked))
-        start = max(plan.tail(now), _waits(now, plan, model))
+        start = max(plan.tail(now), _ready_at(now, plan, model))
         answers: list[Answer] = []
         group = (model.name, key)
-        appointment = self._appointments.get(group)
+        retry = self._retry_times.get(group)
         soonest = now + self._config.verdict_delay
         for request in requests:
-            full = appointment is None or appointment.room < request.batch_size or appointment.at < soonest
-            if full:
-                appointment = self._book(now, plan, model, key, request, start)
-            if appointment is not None:
-                appointment.room -= request.batch_size
-                self._remember(group, appointment)
-            would = start + plan.infer_time(now, model, request.batch_size, key) + plan.return_delay
-            answers.append(_answer(now, request, would, appointment))
+            if retry is None or retry.room < request.batch_size or retry.at < soonest:
+                retry = self._next_retry_time(now, plan, model, key, request, start)
+            if retry is not None:
+                retry.room -= request.batch_size
+                self._keep(group, retry)
+            end = start + plan.device.infer_time(now, model, request.batch_size, key) + plan.device.return_delay
+            text = _reason(request, end)
+            if retry is None:
+                fastest = min(self._time_alone(now, plan, key, request) for plan in plans)
+                text += f"; no device can meet this SLO: the fastest needs {show_duration(fastest)}"
+            predicted, retry_after = end - request.arrival, RETRY_OF_IMPOSSIBLE if retry is None else retry.at - now
+            status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
+            answers.append(Answer(request.id, status, text, predicted=predicted, retry_after=retry_after))
         return answers
 
-    def _remember(self, group: tuple[str, ShapeKey], appointment: _Appointment) -> None:
-        known = self._appointments
+    @property
+    def kept(self) -> int:
+        """Number of groups whose last retry time is kept."""
+        return len(self._retry_times)
+
+    def _keep(self, group: GroupKey, retry: _RetryTime) -> None:
+        known = self._retry_times
         if known.pop(group, None) is None and len(known) >= MAX_RETRY_TIMES:
             del known[next(iter(known))]
-        known[group] = appointment
+        known[group] = retry
 
-    @property
-    def remembered(self) -> int:
-        """Groups whose last retry time is known."""
-        return len(self._appointments)
-
-    def _book(
-        self, now: Nanos, plan: Plan, model: ModelState, key: ShapeKey, request: PendingRequest, start: Nanos
-    ) -> _Appointment | None:
-        """An appointment for a batch with this request; None if an idle device could not do it in time either."""
+    def _time_alone(self, now: Nanos, plan: Plan, key: ShapeKey, request: PendingRequest) -> Nanos:
+        """Return the SLO that an idle device could meet."""
         slo = request.deadline - request.arrival
+        margin = self._config.safety_margin + int(self._config.safety_share * slo)
+        device = plan.device
+        time = device.infer_time(now, request.model, request.batch_size, key)
+        return device.send_delay + time + device.return_delay + margin
+
+    def _next_retry_time(
+        self, now: Nanos, plan: Plan, model: ModelState, key: ShapeKey, request: PendingRequest, start: Nanos
+    ) -> _RetryTime | None:
+        """Return the retry time for a batch with this request; None if even an idle device would be too slow."""
+        slo = request.deadline - request.arrival
+        device = plan.device
+        margin = self._config.safety_margin + int(self._config.safety_share * slo)
         best: tuple[float, int, Nanos] | None = None
-        for size in plan.sizes(model):
-            time = plan.infer_time(now, model, size, key)
-            margin = self._config.safety_margin + int(self._config.safety_share * slo)
-            alone = plan.send_delay + time + plan.return_delay + margin
+        for size in device.times.sizes(model):
+            time = device.infer_time(now, model, size, key)
+            alone = device.send_delay + time + device.return_delay + margin
             if size >= request.batch_size and alone <= slo and (best is None or size / time > best[0]):
                 best = (size / time, size, time)
         if best is None:
             return None
         _, size, time = best
-        margin = self._config.safety_margin + int(self._config.safety_share * slo)
-        fits = start + time + plan.return_delay + margin - slo
+        fits = start + time + device.return_delay + margin - slo
         at = max(fits, plan.booked, now + self._config.verdict_delay)
         at = min(at, now + self._config.retry_horizon)
         plan.booked = at + time
-        return _Appointment(at, size)
+        return _RetryTime(at, size)
 
 
-def _waits(now: Nanos, plan: Plan, model: ModelState) -> Nanos:
-    """When the model's weights could be on the device; 0 if they are."""
-    if model.name in plan.ready:
-        return plan.ready[model.name]
+def _ready_at(now: Nanos, plan: Plan, model: ModelState) -> Nanos:
+    """Return when the model's weights could be on the device; 0 if they are there."""
+    device = plan.device
+    if model.name in device.ready:
+        return device.ready[model.name]
     if model.name in plan.gpu.cache:
         return 0
-    return max(plan.load_free, now) + plan.load_time(now, model)
+    return max(device.load_free, now) + device.load_time(now, model)
 
 
-def _answer(now: Nanos, request: PendingRequest, would: Nanos, appointment: _Appointment | None) -> Answer:
-    predicted = would - request.arrival
-    text = f"it would be done {show_duration(would - request.deadline)} after its deadline"
-    if would <= request.deadline:
-        text = "it would be done in time only at the expense of others"
-    if request.excuse:
-        text = f"{ADMITTED}: {request.excuse}; {text}"
-    if appointment is not None:
-        retry = appointment.at - now
-    else:
-        retry = HOPELESS_RETRY
-        text += "; no device is fast enough for this slo"
-    status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
-    return Answer(request.id, status, text, predicted=predicted, retry_after=retry)
+def _reason(request: PendingRequest, end: Nanos) -> str:
+    """Return why a request is refused that would be answered at ``end``."""
+    text = f"predicted completion is {show_duration(end - request.deadline)} past the deadline"
+    if end <= request.deadline:
+        text = "admitting it would make an admitted request late"
+    return f"{ADMITTED}: {request.reason}; {text}" if request.reason else text

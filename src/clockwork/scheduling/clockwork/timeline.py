@@ -1,14 +1,14 @@
-"""The batches planned for one device, in order, and the moments that follow from their order.
+"""The batches planned for one device, in order, and the times that follow from their order.
 
-Theory of operation. A batch that may begin at ``at`` ends at ``max(at, ready) + reserved``, where ``ready`` is when its
-weights are there. So a run of batches is two functions of the moment ``at`` when the device is free for it:
+Theory of operation. A batch for which the device is free ``at`` some time ends at ``max(at, ready) + reserved``, where
+``ready`` is when its weights are loaded. So a run of batches is described by two functions of ``at``:
 
-    end(at)   = max(at + length, floor)          the run occupies at least ``length``
-    slack(at) = min(reach - at, spare)           by how much the run may be delayed so that each batch keeps its due
+    end(at)   = max(at + length, floor)          when the run ends; it takes at least ``length``
+    slack(at) = min(reach - at, spare)           how much the run may be delayed so that each batch meets its ``due``
 
-and two runs one after the other are again of this form. The batches are the nodes of a balanced binary tree (a treap,
+Two runs one after the other are again of this form. The batches are the nodes of a balanced binary tree (a treap,
 with priorities from a fixed sequence, so that a simulation can be repeated), and each node keeps the four numbers of
-the run that is its subtree. Every question and every change costs O(log n) in the number of batches.
+the run that is its subtree. Every query and every change costs O(log n) for n batches.
 """
 
 from collections.abc import Iterator
@@ -17,10 +17,11 @@ from typing import Final, Generic, Self, TypeVar
 from clockwork.units import Nanos
 
 FAR: Final[Nanos] = 1 << 62
+"""A time that is never reached."""
 
 
-class Planned:
-    """What a `Timeline` orders. Only the timeline sets the attributes from ``left`` on: they are its tree."""
+class TimelineEntry:
+    """A batch in a `Timeline`. Only the timeline sets the attributes from ``left`` on, which are its tree."""
 
     __slots__ = (
         "due",
@@ -38,7 +39,7 @@ class Planned:
     )
 
     def __init__(self, reserved: Nanos) -> None:
-        """In no timeline. It has to end by ``due``, and cannot begin before ``ready`` (0: at any time)."""
+        """Create an entry that has to end by ``due`` and cannot begin before ``ready`` (0: at any time)."""
         self.reserved = reserved
         self.due: Nanos = FAR
         self.ready: Nanos = 0
@@ -75,14 +76,14 @@ class Planned:
         self.length, self.floor, self.reach, self.spare, self.least_due = length, floor, reach, spare, due
 
 
-T = TypeVar("T", bound=Planned)
+T = TypeVar("T", bound=TimelineEntry)
 
 
 class Timeline(Generic[T]):
-    """The batches of one plan. ``origin``, in its methods, is when the device is free for the first of them."""
+    """The batches of one plan. ``origin`` is when the device is free for the first of them."""
 
     def __init__(self) -> None:
-        """Empty."""
+        """Create an empty timeline."""
         self._root: T | None = None
         self._count = 0
         self._chance = 1
@@ -94,7 +95,7 @@ class Timeline(Generic[T]):
         return self._root is not None
 
     def __iter__(self) -> Iterator[T]:
-        """In order; nothing may be changed meanwhile."""
+        """Iterate over the batches in order; the timeline must not be changed meanwhile."""
         path: list[T] = []
         node = self._root
         while node is not None or path:
@@ -107,19 +108,19 @@ class Timeline(Generic[T]):
 
     @property
     def first(self) -> T:
-        """The batch that comes first; there must be one."""
+        """The first batch; there must be one."""
         assert self._root is not None
         return _leftmost(self._root)
 
-    # --- moments -----------------------------------------------------------------------------------------------------
+    # --- times -----------------------------------------------------------------------------------------------------
 
     def end(self, origin: Nanos) -> Nanos:
-        """When the last batch ends; ``origin`` if there is none."""
+        """Return when the last batch ends; ``origin`` if there is none."""
         root = self._root
         return origin if root is None else max(origin + root.length, root.floor)
 
     def free_at(self, batch: T, origin: Nanos) -> Nanos:
-        """When the device is free for the batch: the end of the batch before it, or ``origin``."""
+        """Return when the device is free for the batch: the end of the batch before it, or ``origin``."""
         path: list[tuple[T, bool]] = []  #: from the batch upwards: nodes, and whether the batch is to their right
         node, parent = batch, batch.parent
         while parent is not None:
@@ -135,7 +136,7 @@ class Timeline(Generic[T]):
         return at if left is None else max(at + left.length, left.floor)
 
     def slack(self, batch: T, at: Nanos) -> Nanos:
-        """By how much the batch and all after it may be delayed, given that the device is free for it ``at``."""
+        """Return how much the batch and all after it may be delayed if the device is free for the batch ``at``."""
         slack = FAR
         node: T | None = batch
         came_from: T | None = None
@@ -150,7 +151,10 @@ class Timeline(Generic[T]):
         return slack
 
     def place_for(self, due: Nanos) -> T | None:
-        """The batch before which one with this ``due`` belongs: after all that are due no later; None: the end."""
+        """Return the batch in front of which one with this ``due`` belongs; None: the end.
+
+        It goes behind all batches that are not due later.
+        """
         node, after = self._root, None
         while node is not None:
             right = node.right
@@ -165,7 +169,7 @@ class Timeline(Generic[T]):
     # --- changes -----------------------------------------------------------------------------------------------------
 
     def insert(self, batch: T, before: T | None = None) -> None:
-        """Put the batch in front of another, or at the end."""
+        """Insert the batch in front of another, or at the end."""
         self._chance = self._chance * 48271 % 0x7FFFFFFF  # the minimal standard generator of Park and Miller
         batch.priority = self._chance
         batch.left = batch.right = batch.parent = None
@@ -189,7 +193,7 @@ class Timeline(Generic[T]):
         self.update(batch.parent)
 
     def remove(self, batch: T) -> None:
-        """Take the batch out; it must be in."""
+        """Remove a batch of this timeline."""
         while (left := batch.left) is not None and (right := batch.right) is not None:
             self._rotate_up(left if left.priority > right.priority else right)
         child = batch.left or batch.right
@@ -202,7 +206,7 @@ class Timeline(Generic[T]):
         self.update(parent)
 
     def update(self, batch: T | None) -> None:
-        """``reserved``, ``due`` or ``ready`` of the batch have changed."""
+        """Note that ``reserved``, ``due`` or ``ready`` of the batch has changed."""
         while batch is not None:
             batch.pull()
             batch = batch.parent
@@ -216,7 +220,7 @@ class Timeline(Generic[T]):
             parent.right = new
 
     def _rotate_up(self, batch: T) -> None:
-        """The batch takes the place of its parent, which becomes its child."""
+        """Put the batch in the place of its parent, which becomes its child."""
         parent = batch.parent
         assert parent is not None
         above = parent.parent

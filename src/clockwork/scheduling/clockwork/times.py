@@ -1,15 +1,16 @@
-"""How long one device takes for batches: estimates that agree with each other among the batch sizes of a model.
+"""Estimated durations of Infers on one device, consistent among the batch sizes of a model.
 
-Theory of operation. Each number of rows of a model has an estimate of its own (`scheduling.estimates`), and only what
-is executed is measured. Left alone, such estimates contradict each other: after a device was slow for a while, the
-estimate of one row may be ten times that of two rows, which nobody tried meanwhile. A batch that is planned for two
-rows, and sent with one, would then need more time than was reserved for it, and a promise would be broken without
-anything having gone wrong. So two rules hold in the times given here:
+Theory of operation. Each number of rows of a model has its own estimate (`scheduling.estimates`), and only executed
+batches are measured. Without more rules the estimates would contradict each other: after a device was slow for a while,
+the estimate of one row may be ten times that of two rows, which were not tried meanwhile. A batch that is planned with
+two rows and sent with one would then need more time than was reserved for it, and a promise would be broken although no
+action was late. So the times of this module follow two rules:
 
-1. Fewer rows take no longer than more rows whose measurement is the more recent one.
-2. More rows take at least as long as fewer rows. What contradicts that is raised, not lowered: a doubt costs a refusal.
+1. Fewer rows take no longer than more rows that were measured more recently.
+2. More rows take at least as long as fewer rows. A contradicting estimate is raised, not lowered, because a wrong
+   refusal costs less than a broken promise.
 
-Time alone lowers a time given here (estimates relax) and never raises it.
+The passing of time lowers a time of this module (estimates relax) and never raises it.
 """
 
 from bisect import bisect_left
@@ -22,31 +23,31 @@ from clockwork.state import ModelState
 from clockwork.units import MILLISECOND, Nanos
 
 MAX_TABLES: Final = 4096
-"""Shapes chosen by clients whose measurements are kept for a device; the least recently used are measured anew.
-Models that leave no choice of shapes are always kept: clients cannot make more of them."""
+"""Limit of input shapes whose measurements are kept for a device; the least recently used are forgotten. It does not
+count models with fixed shapes, whose number clients cannot raise."""
 
 MAX_AGE: Final[Nanos] = 10 * MILLISECOND
-"""Times are computed again after this long, or at the next measurement: estimates relax over seconds."""
+"""Times are computed again after this time, because estimates relax, and after each measurement."""
 
 
 class _Table:
-    """The estimates of one model and shape by rows, and the times made of them."""
+    """The estimates of one model and shape by rows, and the times computed from them."""
 
-    __slots__ = ("estimates", "made_for", "rows", "times", "until")
+    __slots__ = ("computed_for", "estimates", "rows", "times", "until")
 
     def __init__(self) -> None:
         self.estimates: dict[int, SlidingEstimate] = {}
         self.rows: list[int] = []  #: the keys of `estimates`, ascending
         self.times: dict[int, Nanos] = {}
-        self.made_for = -1  #: the number of measurements that `times` were made after; -1: there are none
+        self.computed_for = -1  #: the number of measurements when `times` were computed; -1: never
         self.until: Nanos = 0
 
 
 class InferTimes:
-    """The times of Infers on one device of a kind, by content, shape and rows."""
+    """The durations of Infers on one device, by content, shape and rows."""
 
     def __init__(self, kind: str, window: int, max_tables: int = MAX_TABLES) -> None:
-        """Nothing is measured: the profiles of models of ``kind`` count. ``window``: measurements of an estimate."""
+        """Start from the profiles for ``kind``; ``window`` is the number of measurements of an estimate."""
         self._max_tables = max_tables
         self._kind = kind
         self._window = window
@@ -54,19 +55,39 @@ class InferTimes:
         self._tables: dict[str, _Table] = {}  #: by content
         self._shaped: dict[tuple[str, ShapeKey], _Table] = {}  #: the least recently used first
         self._measured = 0  #: measurements so far
+        self._sizes: dict[str, tuple[int, ...]] = {}  #: by content, as are the worthwhile sizes
+        self._worthwhile: dict[str, int] = {}
+
+    def sizes(self, model: ModelState) -> tuple[int, ...]:
+        """Return the batch sizes that a plan may reserve time for, ascending."""
+        sizes = self._sizes.get(model.info.digest)
+        if sizes is None:
+            largest = model.max_rows
+            sizes = tuple(size for size in model.profiles[self._kind].batch_sizes if size <= largest)
+            self._sizes[model.info.digest] = sizes
+        return sizes
+
+    def worthwhile_size(self, model: ModelState) -> int:
+        """Return the largest batch size up to which a larger batch takes less time per row."""
+        if model.unbatched:
+            return 1
+        size = self._worthwhile.get(model.info.digest)
+        if size is None:
+            size = self._worthwhile[model.info.digest] = model.profiles[self._kind].worthwhile_batch_size
+        return size
 
     def by_size(self, now: Nanos, model: ModelState, key: ShapeKey) -> Mapping[int, Nanos]:
-        """The estimates of one Infer of each batch size of the profile, and of other rows that were measured."""
+        """Return the time of an Infer for each batch size of the profile, and for other rows that were measured."""
         return self._table(now, model, key).times
 
     def of(self, now: Nanos, model: ModelState, rows: int, key: ShapeKey) -> Nanos:
-        """The estimate of one Infer of ``rows`` rows."""
+        """Return the time of an Infer of ``rows`` rows."""
         table = self._table(now, model, key)
         time = table.times.get(rows)
         return self._between(table, model, rows) if time is None else time
 
     def add(self, now: Nanos, model: ModelState, rows: int, key: ShapeKey, measured: Nanos) -> None:
-        """An Infer of ``rows`` rows took ``measured``."""
+        """Add the measured time of an Infer of ``rows`` rows."""
         table = self._find(model, key)
         estimate = table.estimates.get(rows)
         if estimate is None:
@@ -77,13 +98,13 @@ class InferTimes:
 
     def _table(self, now: Nanos, model: ModelState, key: ShapeKey) -> _Table:
         table = self._find(model, key)
-        if table.made_for != self._measured or now >= table.until:
+        if table.computed_for != self._measured or now >= table.until:
             self._compute(now, table)
         return table
 
     @property
     def shapes(self) -> int:
-        """Shapes chosen by clients whose measurements are kept."""
+        """Number of input shapes whose measurements are kept, without models with fixed shapes."""
         return len(self._shaped)
 
     def _find(self, model: ModelState, key: ShapeKey) -> _Table:
@@ -110,13 +131,13 @@ class InferTimes:
 
     def _estimate(self, table: _Table, model: ModelState, rows: int) -> SlidingEstimate:
         seed = model.infer_estimate(rows, self._kind)
-        made = table.estimates[rows] = SlidingEstimate(seed, self._window, self._pace)
-        return made
+        estimate = table.estimates[rows] = SlidingEstimate(seed, self._window, self._pace)
+        return estimate
 
     def _compute(self, now: Nanos, table: _Table) -> None:
-        """Make the times from the estimates, by the rules of the module."""
+        """Compute the times from the estimates, by the rules of the module."""
         estimates, times = table.estimates, table.times
-        bounds: list[tuple[Nanos, Nanos]] = []  #: (when measured, time) of more rows: later measured, longer time
+        bounds: list[tuple[Nanos, Nanos]] = []  #: (time of measurement, duration) of more rows
         for rows in reversed(table.rows):
             estimate = estimates[rows]
             time, at = estimate.at(now), estimate.measured_at
@@ -129,10 +150,10 @@ class InferTimes:
         least = 0
         for rows in table.rows:
             least = times[rows] = max(least, times[rows])
-        table.made_for, table.until = self._measured, now + MAX_AGE
+        table.computed_for, table.until = self._measured, now + MAX_AGE
 
     def _between(self, table: _Table, model: ModelState, rows: int) -> Nanos:
-        """Rows that were never measured take as long as the next number that was; beyond the largest, in proportion."""
+        """Return the time of the next larger number of rows that was measured; beyond the largest, in proportion."""
         place = bisect_left(table.rows, rows)
         if place < len(table.rows):
             return table.times[table.rows[place]]

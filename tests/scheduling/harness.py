@@ -31,7 +31,7 @@ def show(commands: Sequence[SendAction | Answer]) -> list[str]:
     return lines
 
 
-class Running:
+class SchedulerHarness:
     """See the module. ``sent`` are the actions outstanding; requests are numbered from 1."""
 
     def __init__(self, state: ClockworkState, scheduler: Scheduler) -> None:

@@ -1,0 +1,201 @@
+"""One device as the scheduler knows it: what was sent to it, how long that takes, and when the device will be free.
+
+A `Plan` is made on top of it. All times are on the controller's clock.
+"""
+
+from typing import Final
+
+from clockwork.messages.actions import LoadWeights
+from clockwork.messages.results import Timing
+from clockwork.scheduling.clockwork.config import ClockworkConfig
+from clockwork.scheduling.clockwork.times import InferTimes
+from clockwork.scheduling.estimates import Estimates, Pace, SlidingEstimate
+from clockwork.scheduling.shapes import ShapeKey
+from clockwork.state import GPUState, ModelState, PendingRequest
+from clockwork.units import MILLISECOND, Nanos
+
+MAX_DELAY: Final[Nanos] = 20 * MILLISECOND
+"""Limit of an estimated network delay: a longer measurement counts as this."""
+
+
+class SentInfer:
+    """An Infer that was sent and has not ended."""
+
+    __slots__ = ("earliest", "expected", "key", "model", "not_before", "requests", "rows", "sent_at")
+
+    def __init__(
+        self,
+        model: ModelState,
+        key: ShapeKey,
+        requests: list[PendingRequest],
+        *,
+        rows: int,
+        expected: Nanos,
+        earliest: Nanos,
+    ) -> None:
+        """``expected`` is its estimated duration; ``earliest`` is the action's."""
+        self.model = model
+        self.key = key
+        self.requests = requests
+        self.rows = rows
+        self.expected = expected
+        self.earliest = earliest
+        self.sent_at: Nanos = 0
+        self.not_before: Nanos = 0  #: it cannot start before this
+
+
+class Device:
+    """The actions outstanding on one device, its measured times, and the network delays to it and back."""
+
+    def __init__(self, gpu: GPUState, config: ClockworkConfig, one_way: Nanos) -> None:
+        """Nothing was sent yet. ``one_way`` is the first estimate of the network delay in each direction."""
+        self.gpu = gpu
+        self.times = InferTimes(gpu.kind, config.window)
+        self._load_times = Estimates(config.window, Pace())
+        self.sent: dict[int, SentInfer] = {}  #: by action id, in the order of sending
+        self._sent_of: dict[str, int] = {}  #: model -> number of its Infers in `sent`, if there are any
+        self.free: Nanos = 0  #: when the device will have executed everything that was sent
+        self._last_end: Nanos = 0  #: end of the last Infer whose result is known
+        self.ready: dict[str, Nanos] = {}  #: models whose weights are being loaded -> when they will be loaded
+        self._last_load_end: Nanos = 0
+        self.load_free: Nanos = 0  #: when all loads that were sent will have ended
+        one_way = min(max(one_way, config.network_delay), MAX_DELAY)
+        self.send_delay: Nanos = one_way  #: estimated delay of a message to the worker
+        self.return_delay: Nanos = one_way  #: estimated delay of a result
+        self._send_delays = SlidingEstimate(one_way, config.window)
+        self._return_delays = SlidingEstimate(one_way, config.window)
+        self.problem = ""  #: the last event that delayed the plan
+
+    # --- times -------------------------------------------------------------------------------------------------------
+
+    def infer_time(self, now: Nanos, model: ModelState, rows: int, key: ShapeKey) -> Nanos:
+        """Return the estimated duration of an Infer."""
+        return self.times.of(now, model, rows, key)
+
+    def load_time(self, now: Nanos, model: ModelState) -> Nanos:
+        """Return the estimated duration of a LoadWeights."""
+        kind = self.gpu.kind
+        return self._load_times.of(model.info.digest, lambda: model.load_estimate(kind)).at(now)
+
+    def first_start(self, now: Nanos) -> Nanos:
+        """Return when an Infer that is sent now could start.
+
+        An overdue Infer is assumed to need as long again as it is overdue, because its end is unknown.
+        """
+        free = self.free
+        if self.sent:
+            overdue = now - free - self.return_delay
+            if overdue > 0:
+                free = now + overdue
+        return max(free, now + self.send_delay)
+
+    def ready_at(self, now: Nanos, model: ModelState) -> Nanos:
+        """Return when the model's weights would be loaded if the load is sent now."""
+        return max(self.load_free, now + self.send_delay) + self.load_time(now, model)
+
+    def earliest_for(self, now: Nanos, start: Nanos) -> Nanos:
+        """Return the ``earliest`` of an Infer that is sent now, so that the device keeps the order of the plan.
+
+        A worker orders Infers by ``earliest``, and lets others pass an Infer whose weights are still being loaded.
+        """
+        if not self.sent:
+            return now
+        if any(name in self._sent_of for name in self.ready):
+            return max(now, start)
+        return max(now, next(reversed(self.sent.values())).earliest)  # never before that of an Infer sent sooner
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def note_sent(self, now: Nanos, action_id: int, infer: SentInfer) -> None:
+        """Record that an Infer is on its way."""
+        name = infer.model.name
+        start = max(self.first_start(now), self.ready.get(name, 0))
+        infer.sent_at, infer.not_before = now, max(infer.earliest, now + self.send_delay)
+        self._sent_of[name] = self._sent_of.get(name, 0) + 1
+        self.sent[action_id] = infer
+        self.free = start + infer.expected
+
+    def note_ended(self, now: Nanos, action_id: int, begin: Nanos, end: Nanos) -> SentInfer | None:
+        """Record that an Infer was executed, and measure it; return it, or None if the scheduler did not send it."""
+        sent = self._take_sent(action_id)
+        if sent is None:
+            return None
+        if now - end > self.return_delay:
+            self.problem = f"a result of {self.gpu} took {(now - end) / MILLISECOND:.3f} ms to arrive"
+        waited = self._last_end > sent.sent_at or bool(self.ready)
+        self._note_delays(now, None if waited else sent.sent_at, begin, end)
+        self.times.add(now, sent.model, sent.rows, sent.key, end - begin)
+        if end - begin > sent.expected:
+            self.problem = (
+                f"Infer {action_id} of {sent.model.name} took {(end - begin) / MILLISECOND:.3f} ms "
+                f"on {self.gpu} (estimate: {sent.expected / MILLISECOND:.3f} ms)"
+            )
+        self._update_free(end)
+        return sent
+
+    def note_failed(self, now: Nanos, action_id: int, reason: str) -> SentInfer | None:
+        """Record that an Infer failed or was not executed; return it, or None if the scheduler did not send it."""
+        sent = self._take_sent(action_id)
+        if sent is not None:
+            self.problem = f"Infer {action_id} of {sent.model.name} failed on {self.gpu}: {reason}"
+            self._update_free(max(self._last_end, min(self.free, now)))
+        return sent
+
+    def note_load_sent(self, model: str, ready: Nanos) -> None:
+        """Record that a LoadWeights is on its way, which will have ended at ``ready``."""
+        self.ready[model] = self.load_free = ready
+
+    def note_loaded(self, now: Nanos, action: LoadWeights, model: ModelState, timing: Timing) -> None:
+        """Record that a LoadWeights has succeeded, and measure it."""
+        self._load_times.add(now, model.info.digest, timing.duration)
+        waited = self._last_load_end > action.earliest
+        self._note_delays(now, None if waited else action.earliest, timing.begin, timing.end)
+        self._last_load_end = timing.end
+        if timing.duration > action.expected_duration:
+            self.problem = (
+                f"LoadWeights {action.id} of {model.name} took {timing.duration / MILLISECOND:.3f} ms on {self.gpu} "
+                f"(estimate: {action.expected_duration / MILLISECOND:.3f} ms)"
+            )
+        if not self.ready:
+            self.load_free = timing.end
+
+    def reason_for_delay(self, now: Nanos) -> str:
+        """Return which action the device is late with, or what delayed it last; empty if nothing did."""
+        for action_id, sent in self.sent.items():
+            late = now - max(sent.not_before, self._last_end) - sent.expected
+            if late > 0:
+                return (
+                    f"Infer {action_id} of {sent.model.name} is overdue on {self.gpu} by "
+                    f"{late / MILLISECOND:.3f} ms (estimate: {sent.expected / MILLISECOND:.3f} ms)"
+                )
+            break
+        for model, ready in self.ready.items():
+            if now > ready:
+                return f"LoadWeights of {model} is overdue on {self.gpu} by {(now - ready) / MILLISECOND:.3f} ms"
+        return self.problem
+
+    def _note_delays(self, now: Nanos, sent_at: Nanos | None, begin: Nanos, end: Nanos) -> None:
+        """Measure the network delays. ``sent_at`` is None if the action had to wait for others on the device."""
+        if sent_at is not None:
+            self._send_delays.add(min(max(begin - sent_at, 0), MAX_DELAY))
+            self.send_delay = self._send_delays.value
+        self._return_delays.add(min(max(now - end, 0), MAX_DELAY))
+        self.return_delay = self._return_delays.value
+
+    def _take_sent(self, action_id: int) -> SentInfer | None:
+        sent = self.sent.pop(action_id, None)
+        if sent is not None:
+            name = sent.model.name
+            left = self._sent_of[name] - 1
+            if left:
+                self._sent_of[name] = left
+            else:
+                del self._sent_of[name]
+        return sent
+
+    def _update_free(self, end: Nanos) -> None:
+        """Compute `free` anew, now that an Infer has ended at ``end``."""
+        self._last_end = at = max(end, self._last_end)
+        for sent in self.sent.values():
+            at = max(at, sent.not_before, self.ready.get(sent.model.name, 0)) + sent.expected
+        self.free = at

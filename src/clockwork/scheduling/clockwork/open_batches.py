@@ -1,0 +1,48 @@
+"""Planned batches that more requests of the same group can join."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from itertools import chain, islice
+from typing import Final
+
+from clockwork.scheduling.clockwork.plan import PlannedBatch
+from clockwork.scheduling.shapes import ShapeKey
+
+MAX_CONSIDERED: Final = 32
+"""Number of batches of one group that are considered for a request: the oldest and the newest, half of each."""
+
+GroupKey = tuple[str, ShapeKey]
+"""Requests of one group can share a batch: the model's name, and the shape of the inputs."""
+
+
+class OpenBatches:
+    """The batches of all plans that are not full, by group."""
+
+    def __init__(self) -> None:
+        """Start without batches."""
+        self._batches: dict[GroupKey, OrderedDict[PlannedBatch, None]] = {}
+
+    def of(self, group: GroupKey) -> Iterable[PlannedBatch]:
+        """Return batches of the group, at most `MAX_CONSIDERED`. No batch may be added while they are iterated."""
+        batches = self._batches.get(group)
+        if batches is None:
+            return ()
+        if len(batches) <= MAX_CONSIDERED:
+            return batches
+        return chain(islice(batches, MAX_CONSIDERED // 2), islice(reversed(batches), MAX_CONSIDERED // 2))
+
+    def update(self, batch: PlannedBatch) -> None:
+        """Add or drop a batch that was planned or whose rows have changed."""
+        if batch.plan.is_full(batch):
+            self.drop(batch)
+        else:
+            self._batches.setdefault((batch.model.name, batch.key), OrderedDict())[batch] = None
+
+    def drop(self, batch: PlannedBatch) -> None:
+        """Drop a batch that is full or no longer planned."""
+        group = (batch.model.name, batch.key)
+        batches = self._batches.get(group)
+        if batches is not None:
+            batches.pop(batch, None)
+            if not batches:
+                del self._batches[group]

@@ -1,0 +1,145 @@
+"""Which devices have a model's weights, and which weights are loaded and evicted.
+
+Weights are never evicted while they are being loaded, planned for, or needed by an action outstanding. Among the least
+recently used models the one with the least demand is evicted.
+"""
+
+from clockwork.scheduling.clockwork.config import ClockworkConfig
+from clockwork.scheduling.clockwork.demand import Demand
+from clockwork.scheduling.clockwork.plan import Plan
+from clockwork.state import ModelState, Residency
+from clockwork.units import FOREVER, Nanos
+
+
+class Weights:
+    """The plans of all devices, by the models whose weights each device has or will have."""
+
+    def __init__(self, config: ClockworkConfig, demand: Demand) -> None:
+        """Start without devices."""
+        self._config = config
+        self._demand = demand
+        self.plans: list[Plan] = []  #: of all devices
+        self._holders: dict[str, list[Plan]] = {}  #: model -> devices that have its weights or are loading them
+        self._turn = 0
+        self._models: dict[str, ModelState] = {}
+        self._to_preload: list[str] = []  #: models that no device has, the next one last
+
+    def add(self, now: Nanos, plans: list[Plan], models: dict[str, ModelState]) -> None:
+        """Take devices into service with the weights that they have, and begin to fill all free memory."""
+        for plan in plans:
+            self.plans.append(plan)
+            for model in plan.gpu.cache:
+                self._holders.setdefault(model, []).append(plan)
+        self._models = models
+        if self._config.preload:
+            self._to_preload = sorted((name for name in models if name not in self._holders), reverse=True)
+        for plan in self.plans:
+            self.preload(now, plan)
+
+    def remove(self, plan: Plan) -> None:
+        """Forget a device whose worker was lost."""
+        self.plans.remove(plan)
+        for model in [model for model, plans in self._holders.items() if plan in plans]:
+            self.note_gone(plan, model)
+
+    def note_gone(self, plan: Plan, model: str) -> None:
+        """The device no longer has the weights."""
+        plans = self._holders.get(model, [])
+        if plan in plans:
+            plans.remove(plan)
+        if not plans:
+            self._holders.pop(model, None)
+
+    def some_holders(self, model: str) -> list[Plan]:
+        """Return devices that have the weights or are loading them: `choices` of them in turn, if there are more."""
+        plans = self._holders.get(model)
+        return [] if plans is None else self.some(plans)
+
+    def some(self, plans: list[Plan]) -> list[Plan]:
+        """Return ``choices`` of the plans in turn, or all if there are no more."""
+        count, choices = len(plans), self._config.choices
+        if count <= choices:
+            return plans
+        self._turn = turn = (self._turn + choices) % count
+        chosen = plans[turn : turn + choices]
+        return chosen + plans[: choices - len(chosen)]
+
+    # --- loads and evictions -----------------------------------------------------------------------------------------
+
+    def can_load(self, plan: Plan, model: ModelState) -> bool:
+        """Return whether the device can take one more load of the model, if memory allows."""
+        gpu = plan.gpu
+        if len(plan.device.ready) >= self._config.loads_outstanding or not gpu.can_hold(model.name):
+            return False
+        return gpu.residency(model.name) is Residency.COLD and gpu.kind in model.profiles
+
+    def victims(self, now: Nanos, plan: Plan, model: ModelState) -> list[str] | None:
+        """Return the models to evict in order, so that ``model`` fits; None if too much of the memory is needed."""
+        gpu = plan.gpu
+        needed = gpu.models[model.name].weights_pages - gpu.cache.free
+        if needed <= 0:
+            return []
+        considered = self._config.evictions_considered
+        candidates: list[tuple[float, int, str]] = []
+        chosen: list[str] = []
+        for age, name in enumerate(gpu.cache):
+            if name in plan.batches_of or gpu.in_use(name):
+                continue
+            candidates.append((self._demand.rate(now, name), age, name))
+            if len(candidates) >= considered:
+                candidates.sort()
+                least = candidates.pop(0)[-1]
+                chosen.append(least)
+                needed -= gpu.cache.pages_of(least)
+                if needed <= 0:
+                    return chosen
+        for _, _, name in sorted(candidates):
+            chosen.append(name)
+            needed -= gpu.cache.pages_of(name)
+            if needed <= 0:
+                return chosen
+        return None
+
+    def load(self, now: Nanos, plan: Plan, model: ModelState, evicted: list[str]) -> None:
+        """Load the model on the device, after evicting the models ``evicted``."""
+        device = plan.device
+        expected = device.load_time(now, model)
+        ready = device.ready_at(now, model)
+        for name in evicted:
+            self.note_gone(plan, name)
+            plan.gpu.evict_weights(name)
+        plan.gpu.load_weights(model, now, FOREVER, expected, ready - expected)
+        device.note_load_sent(model.name, ready)
+        self._holders.setdefault(model.name, []).append(plan)
+
+    def load_for_later(self, now: Nanos, plans: list[Plan], model: ModelState) -> None:
+        """Load a model that no device has, although the request at hand cannot wait for the load.
+
+        The demand for the models that are evicted must be less than half as high, unless none of them was requested
+        lately. Otherwise models would evict each other in turn.
+        """
+        wanted = self._demand.rate(now, model.name)
+        able = [plan for plan in plans if self.can_load(plan, model) and not plan.device.ready]
+        for plan in sorted(able, key=lambda plan: plan.device.load_free):
+            evicted = self.victims(now, plan, model)
+            if evicted is None:
+                continue
+            last = [self._demand.last(name) for name in evicted]
+            recent = any(moment is not None and now - moment < self._config.min_residency for moment in last)
+            if not recent or sum(self._demand.rate(now, name) for name in evicted) < wanted / 2:
+                self.load(now, plan, model, evicted)
+                return
+
+    def preload(self, now: Nanos, plan: Plan) -> None:
+        """Load the next model that no device has into free memory of the device, unless it is loading already."""
+        waiting = self._to_preload
+        while waiting and waiting[-1] in self._holders:
+            waiting.pop()
+        if not waiting or plan.device.ready:
+            return
+        model = self._models.get(waiting[-1])
+        if model is None:
+            waiting.pop()
+        elif self.can_load(plan, model) and plan.gpu.models[model.name].weights_pages <= plan.gpu.cache.free:
+            waiting.pop()
+            self.load(now, plan, model, [])

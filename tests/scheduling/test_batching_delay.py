@@ -1,0 +1,124 @@
+"""When an idle device waits for company: the scheduler as a table, with a server that is busy or not."""
+
+from clockwork.messages.actions import Infer
+from clockwork.scheduling.clockwork.batching_delay import MAX_LEVEL, MAX_WAIT, PROBE, STALE, BatchingDelay
+from clockwork.units import Nanos, ms, us
+from scheduling.test_clockwork import ClockworkHarness
+
+QUICK = {1: us(50), 2: us(55), 4: us(60), 8: us(70), 16: us(90)}
+SLOW = {1: ms(3), 2: ms(5), 4: ms(9)}
+GAP = us(400)
+
+
+def busy(harness: ClockworkHarness, at: Nanos, share: float = 0.95) -> None:
+    harness.state.load = (share, at)
+
+
+def loaded(times: dict[int, Nanos] = QUICK, share: float = 0.95) -> tuple[ClockworkHarness, Nanos]:
+    """A server that has been as busy for a while, and the time; requests came every `GAP` and were answered."""
+    harness, now = ClockworkHarness(models=("a",), warm=("a",), times=times), ms(1000)
+    for i in range(40):
+        busy(harness, now, share)
+        harness.ask(now, 1000 + i)
+        for action in list(harness.gpu().outstanding):
+            harness.ends(now + times[1], action, took=times[1])
+        now += GAP
+        harness.run_until(now)
+        for action in list(harness.gpu().outstanding):
+            harness.ends(now, action, took=times[1])
+    now += MAX_WAIT
+    harness.run_until(now)
+    for action in list(harness.gpu().outstanding):
+        harness.ends(now, action, took=times[1])
+    busy(harness, now, share)
+    return harness, now
+
+
+def infers(lines: list[str]) -> list[str]:
+    return [line for line in lines if "Infer" in line or "infer" in line]
+
+
+def test_an_idle_server_starts_a_request_at_once() -> None:
+    harness, now = loaded(share=0.3)
+    assert infers(harness.ask(now, 1))
+
+
+def test_a_server_that_was_never_measured_starts_a_request_at_once() -> None:
+    assert infers(ClockworkHarness(models=("a",), warm=("a",), times=QUICK).ask(0, 1))
+
+
+def test_on_a_busy_server_a_device_waits_for_more_requests_and_then_starts() -> None:
+    harness, now = loaded()
+    harness.scheduler._delay._expected["a"] = (4, now)
+    assert not infers(harness.ask(now, 1))
+    assert not infers(harness.ask(now + us(10), 2))
+    assert not infers(harness.ask(now + us(20), 3))
+    lines = infers(harness.ask(now + us(30), 4))
+    assert len(lines) == 1
+    (action,) = harness.gpu().outstanding.values()
+    assert isinstance(action, Infer)
+    assert [share.request_id for share in action.inputs] == [1, 2, 3, 4]
+
+
+def test_a_request_starts_alone_if_no_others_arrive() -> None:
+    harness, now = loaded()
+    harness.scheduler._delay._expected["a"] = (4, now)
+    assert not infers(harness.ask(now, 1))
+    assert infers(harness.run_until(now + MAX_WAIT))
+
+
+def test_a_wait_takes_only_a_part_of_the_slack() -> None:
+    harness, now = loaded()
+    harness.scheduler._delay._expected["a"] = (8, now)
+    assert not infers(harness.ask(now, 1, slo=ms(3)))
+    assert infers(harness.run_until(now + ms(1)))
+
+
+def test_an_inference_that_takes_much_longer_than_an_action_is_not_delayed() -> None:
+    harness, now = loaded(SLOW)
+    assert infers(harness.ask(now, 1))
+
+
+def test_a_request_for_another_model_ends_the_wait() -> None:
+    harness = ClockworkHarness(models=("a", "b"), warm=("a", "b"), times=QUICK)
+    for moment in range(20):
+        harness.scheduler._delay.note_load(1.0, ms(moment))
+    harness.state.load = (1.0, ms(20))
+    harness.scheduler._delay._expected["a"] = (8, ms(20))
+    assert not infers(harness.ask(ms(20), 1, "a"))
+    harness.ask(ms(20) + us(5), 2, "b")
+    harness.run_until(ms(20) + us(600))
+    models = {action.model for action in harness.gpu().outstanding.values()}
+    assert "a" in models
+
+
+def test_the_level_rises_and_falls_with_the_load() -> None:
+    company = BatchingDelay()
+    for moment in range(100):
+        company.note_load(1.0, ms(moment))
+    assert company._level == MAX_LEVEL
+    company.note_load(0.8, ms(100))
+    assert company._level == MAX_LEVEL  # neither busy nor calm
+    for moment in range(101, 200):
+        company.note_load(0.1, ms(moment))
+    assert company._level == 1.0
+
+
+def test_a_measurement_of_the_load_counts_once_and_expires() -> None:
+    company = BatchingDelay()
+    for _ in range(100):
+        company.note_load(1.0, ms(1))
+    assert company._level == 1.5
+    for moment in range(2, 20):
+        company.note_load(1.0, ms(moment))
+    assert company.wanted(ms(19), "a", us(50)) == 2
+    assert company.wanted(ms(20) + STALE, "a", us(50)) == 1
+
+
+def test_there_is_rarely_a_wait_for_a_single_client() -> None:
+    harness, now = loaded()
+    harness.scheduler._delay._expected["a"] = (1, now)
+    assert infers(harness.ask(now, 1))
+    busy(harness, now + PROBE)
+    assert harness.scheduler._delay.wanted(now + PROBE // 2, "a", us(50)) == 1
+    assert harness.scheduler._delay.wanted(now + PROBE + 1, "a", us(50)) == 2
