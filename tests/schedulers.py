@@ -1,4 +1,4 @@
-"""Schedulers that nobody should use, to see what the controller makes of them."""
+"""Schedulers that break rules, for tests of the controller."""
 
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from clockwork.units import Nanos
 
 
 class Forgetful(Scheduler):
-    """Does nothing at all, for nobody."""
+    """Answers no request and makes no action."""
 
     name: ClassVar[str] = "forgetful"
 
@@ -24,9 +24,9 @@ class Forgetful(Scheduler):
 
 
 class Eager(Forgetful):
-    """Sends each request at once, right behind the load of its model if need be, on the device with most room.
+    """Sends each request at once, behind the load of its model if necessary, to the device with the most free pages.
 
-    It does not load what is just being evicted: its Infer would come between the two.
+    It does not load a model whose eviction is outstanding, because the Infer would arrive between the two.
     """
 
     name: ClassVar[str] = "eager"

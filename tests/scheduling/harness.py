@@ -1,4 +1,4 @@
-"""A scheduler that was started, with devices that answer when a test says so. Devices are ``w0/gpu0``, ..."""
+"""A started scheduler whose devices return results when a test calls for them. Devices are ``w0/gpu0``, ..."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ TOOK = Timing(0, 0, 0)
 
 
 def show(commands: Sequence[SendAction | Answer]) -> list[str]:
-    """``w0/gpu0 Infer r1``, ``w0/gpu0 LoadWeights a``, ``r1 ERROR``."""
+    """Return one line for each, such as ``w0/gpu0 Infer r1``, ``w0/gpu0 LoadWeights a`` or ``r1 ERROR``."""
     lines = []
     for command in commands:
         if isinstance(command, Answer):
@@ -44,14 +44,14 @@ class SchedulerHarness:
         assert not state.actions
 
     def infer(self, model: str, *, slo: Nanos = ms(100), rows: int = 1, length: int = 2) -> list[str]:
-        """A request arrives; ``length`` is its second dimension."""
+        """Let a request arrive; ``length`` is the second dimension of its input."""
         request = pending(len(self.requests) + 1, self.state.models[model], rows=rows, arrival=self.now, slo=slo)
         request.input = InferInput(request.id, rows, (spec("x", Datatype.FP32, (rows, length)),))
         self.requests[request.id] = request
         return self._say(self.scheduler.infer(self.now, request))
 
     def done(self, status: Status | None = None) -> list[str]:
-        """The first action outstanding ends: well, or with ``status``."""
+        """End the first action outstanding: it succeeds, or fails with ``status``."""
         send = self.sent.pop(0)
         action = send.action
         assert isinstance(action, LoadWeights | EvictWeights | Infer)
@@ -68,12 +68,12 @@ class SchedulerHarness:
         return self._say(self.scheduler.result(self.now, gpu, action, result))
 
     def cancel(self, number: int) -> list[str]:
-        """A request is over."""
+        """Cancel a request."""
         self.requests[number].over = True
         return self._say(self.scheduler.cancel(self.now, self.requests[number]))
 
     def wake(self) -> list[str]:
-        """Time passes until the scheduler wants to be woken."""
+        """Let time pass until the scheduler's next wakeup, and wake it."""
         moment = self.scheduler.next_wakeup()
         assert moment is not None
         assert moment > self.now
@@ -81,7 +81,7 @@ class SchedulerHarness:
         return self._say(self.scheduler.wake(self.now))
 
     def lose(self, worker_id: str) -> list[str]:
-        """A worker goes."""
+        """Lose a worker."""
         worker = self.state.workers.pop(worker_id)
         worker.leave()
         self.sent = [send for send in self.sent if send.worker_id != worker_id]

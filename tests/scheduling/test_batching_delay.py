@@ -1,4 +1,4 @@
-"""When an idle device waits for company: the scheduler as a table, with a server that is busy or not."""
+"""When an idle device waits for more requests before it starts."""
 
 from clockwork.messages.actions import Infer
 from clockwork.scheduling.clockwork.batching_delay import MAX_LEVEL, MAX_WAIT, PROBE, STALE, BatchingDelay
@@ -15,7 +15,7 @@ def busy(harness: ClockworkHarness, at: Nanos, share: float = 0.95) -> None:
 
 
 def loaded(times: dict[int, Nanos] = QUICK, share: float = 0.95) -> tuple[ClockworkHarness, Nanos]:
-    """A server that has been as busy for a while, and the time; requests came every `GAP` and were answered."""
+    """Return a server that was busy for a while, and the time; it has answered a request every `GAP`."""
     harness, now = ClockworkHarness(models=("a",), warm=("a",), times=times), ms(1000)
     for i in range(40):
         busy(harness, now, share)
@@ -93,26 +93,26 @@ def test_a_request_for_another_model_ends_the_wait() -> None:
 
 
 def test_the_level_rises_and_falls_with_the_load() -> None:
-    company = BatchingDelay()
+    delay = BatchingDelay()
     for moment in range(100):
-        company.note_load(1.0, ms(moment))
-    assert company._level == MAX_LEVEL
-    company.note_load(0.8, ms(100))
-    assert company._level == MAX_LEVEL  # neither busy nor calm
+        delay.note_load(1.0, ms(moment))
+    assert delay._level == MAX_LEVEL
+    delay.note_load(0.8, ms(100))
+    assert delay._level == MAX_LEVEL  # neither busy nor calm
     for moment in range(101, 200):
-        company.note_load(0.1, ms(moment))
-    assert company._level == 1.0
+        delay.note_load(0.1, ms(moment))
+    assert delay._level == 1.0
 
 
 def test_a_measurement_of_the_load_counts_once_and_expires() -> None:
-    company = BatchingDelay()
+    delay = BatchingDelay()
     for _ in range(100):
-        company.note_load(1.0, ms(1))
-    assert company._level == 1.5
+        delay.note_load(1.0, ms(1))
+    assert delay._level == 1.5
     for moment in range(2, 20):
-        company.note_load(1.0, ms(moment))
-    assert company.wanted(ms(19), "a", us(50)) == 2
-    assert company.wanted(ms(20) + STALE, "a", us(50)) == 1
+        delay.note_load(1.0, ms(moment))
+    assert delay.wanted(ms(19), "a", us(50)) == 2
+    assert delay.wanted(ms(20) + STALE, "a", us(50)) == 1
 
 
 def test_there_is_rarely_a_wait_for_a_single_client() -> None:

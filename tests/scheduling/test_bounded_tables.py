@@ -1,4 +1,4 @@
-"""Tables whose keys clients choose keep to their limits, whatever clients send."""
+"""Tables whose keys are chosen by clients keep their limits."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -21,13 +21,13 @@ from scheduling.harness import SchedulerHarness
 
 MANY = 20_000
 MAX_GROWTH = 250_000
-"""Bytes that 5,000 requests may add after 15,000 others: 50 for each is far less than any table needs for one."""
+"""Limit of the bytes that 5,000 requests add after 15,000 others. 50 bytes each is less than any table entry needs."""
 
 FREE = model_info(inputs=(TensorInfo("x", "FP32", (-1, -1)),))
 
 
 def growth(once: Callable[[int], object]) -> int:
-    """Bytes that the last quarter of the calls adds. All are traced: objects that Python recycles would mislead."""
+    """Return the bytes that the last quarter of the calls adds. All calls are traced, because Python reuses objects."""
     tracemalloc.start()
     try:
         for number in range(MANY * 3 // 4):
@@ -41,7 +41,7 @@ def growth(once: Callable[[int], object]) -> int:
 
 
 def answer(running: SchedulerHarness) -> None:
-    """The Infer outstanding succeeds."""
+    """Let the Infer outstanding succeed."""
     send = running.sent.pop(0)
     action = send.action
     assert isinstance(action, Infer)
@@ -79,7 +79,7 @@ def test_the_scheduler_s_memory_does_not_grow_with_the_number_of_shapes(slo: int
 
 
 def test_the_number_of_retry_times_has_a_limit() -> None:
-    """Refused with a time to come back, since an idle device could have done it."""
+    """The requests are refused with a retry time, because an idle device could have served them."""
     scheduler = ClockworkScheduler(ClockworkConfig(preload=False))
     running = SchedulerHarness(a_state([FREE], warm=("a",)), scheduler)
     running.infer("a", slo=ms(1000))

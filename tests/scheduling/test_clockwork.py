@@ -70,7 +70,7 @@ class ClockworkHarness:
         return self.show(self.scheduler.wake(now))
 
     def run_until(self, now: Nanos) -> list[str]:
-        """Wake whenever it was asked for."""
+        """Wake the scheduler whenever it is due; return its actions and answers."""
         lines = []
         while (moment := self.scheduler.next_wakeup()) is not None and moment <= now:
             lines += self.show(self.scheduler.wake(moment))
@@ -79,7 +79,7 @@ class ClockworkHarness:
     def ends(
         self, now: Nanos, action_id: int, *, took: Nanos, worker: str = "w0", error: Status | None = None
     ) -> list[str]:
-        """The action ends at ``now``, and its result is there at once."""
+        """End the action at ``now``, when its result arrives as well."""
         worker_state = self.state.workers[worker]
         gpu = worker_state.routes[action_id]
         action = gpu.outstanding[action_id]
@@ -100,7 +100,7 @@ class ClockworkHarness:
         return self.show(self.scheduler.result(now, gpu, action, result))
 
     def show(self, answers: list[Answer]) -> list[str]:
-        """The actions that were made, in order, then the answers."""
+        """Return the actions that were made, in order, then the answers."""
         for answer in answers:
             self.requests[answer.request_id].over = True
         sent = [queued.command() for queued in self.state.actions.take()]
@@ -131,17 +131,17 @@ def test_an_idle_device_starts_at_once_and_promises_the_measured_time() -> None:
     action = harness.gpu().outstanding[1]
     assert isinstance(action, Infer)
     assert (action.earliest, action.expected_duration) == (0, ms(4))
-    assert action.latest == ms(100) - ms(4) - us(100), "it may start as long as the answer is in time"
+    assert action.latest == ms(100) - ms(4) - us(100), "it may start while the answer can still be in time"
 
 
 def test_requests_for_a_busy_device_become_one_batch_that_is_sent_just_before_its_start() -> None:
     harness = ClockworkHarness()
     harness.ask(0, 1)
     assert [harness.ask(us(200 + i), 2 + i) for i in range(3)] == [[], [], []]
-    assert harness.run_until(us(700)) == [], "judged, and planned"
-    assert harness.promised(2) == pytest.approx(4.1 + 6 + 0.1), "two rows use the device better than three in four"
-    assert harness.promised(4) == pytest.approx(4.1 + 10 + 0.1), "and the third joins them"
-    assert harness.scheduler.next_wakeup() == us(4100) - LEAD, "it is sent when the device is nearly free, not before"
+    assert harness.run_until(us(700)) == [], "they are planned and not sent yet"
+    assert harness.promised(2) == pytest.approx(4.1 + 6 + 0.1), "two rows per batch are better than three in four"
+    assert harness.promised(4) == pytest.approx(4.1 + 10 + 0.1), "the third row joins them"
+    assert harness.scheduler.next_wakeup() == us(4100) - LEAD, "the batch is sent shortly before the device is free"
     assert harness.run_until(us(4100) - LEAD) == ["#2 infer a [2, 3, 4] on w0/0"]
 
 
@@ -163,11 +163,11 @@ def test_a_refusal_has_the_predicted_completion_and_a_retry_time() -> None:
     assert answer.predicted == pytest.approx(us(4100 + 4000 + 100) - us(100), abs=us(1))
     assert answer.retry_after is not None
     back = us(600) + answer.retry_after
-    assert us(3100) < back < us(4100), "from then on the busy device leaves a batch of two enough of its 7 ms"
+    assert us(3100) < back < us(4100), "from then on, a batch of two has enough of its 7 ms left"
     harness.requests[3] = pending(3, harness.model("b"), arrival=back, slo=ms(7))
     harness.scheduler.infer(back, harness.requests[3])
     harness.run_until(back + CONFIG.verdict_delay)
-    assert harness.requests[3].promised is not None, "and whoever comes back then is admitted"
+    assert harness.requests[3].promised is not None, "a request that comes back then is admitted"
 
 
 def test_refused_requests_of_one_model_get_one_retry_time_and_other_models_a_later_one() -> None:
@@ -250,7 +250,7 @@ def test_the_model_with_the_least_demand_is_evicted_but_never_a_planned_one() ->
     lines = harness.run_until(us(700))
     assert lines == ["#2 evict b on w0/0", "#3 load c on w0/0"]
     harness.ask(us(800), 4, "b", slo=ms(30))
-    assert "refuse 4 (CONTROLLER_COULD_NOT_START_IN_TIME)" in harness.run_until(us(1300)), "a and c are needed"
+    assert "refuse 4 (CONTROLLER_COULD_NOT_START_IN_TIME)" in harness.run_until(us(1300)), "a and c are planned for"
 
 
 def test_a_request_that_cannot_wait_for_a_load_is_refused_and_the_model_is_loaded_for_later() -> None:
@@ -268,14 +268,14 @@ def test_models_do_not_evict_each_other_in_turn_for_requests_that_cannot_be_serv
     harness.run_until(ms(5))
     harness.ask(ms(200), 1, "b", slo=ms(10))
     lines = harness.run_until(ms(201))
-    assert lines == ["refuse 1 (CONTROLLER_COULD_NOT_START_IN_TIME)"], "a is asked for more, and lately"
+    assert lines == ["refuse 1 (CONTROLLER_COULD_NOT_START_IN_TIME)"], "a has more demand, and was requested lately"
 
 
 def test_free_memory_is_filled_before_the_first_request() -> None:
     harness = ClockworkHarness(models=("a", "b", "c"), pages=2, warm=(), config=ClockworkConfig(network_delay=us(100)))
     assert harness.show(harness.started) == ["#1 load a on w0/0"]
     assert harness.ends(ms(8), 1, took=LOAD) == ["#2 load b on w0/0"]
-    assert harness.ends(ms(16), 2, took=LOAD) == [], "no eviction for what nobody asked for"
+    assert harness.ends(ms(16), 2, took=LOAD) == [], "nothing is evicted for a preload"
 
 
 def test_requests_for_an_unbatchable_model_are_sent_one_at_a_time() -> None:
@@ -377,11 +377,11 @@ def test_a_model_is_loaded_on_a_second_device_if_one_is_not_enough() -> None:
     for i in range(40):
         harness.ask(us(8700), 10 + i, slo=ms(50))
     lines = harness.run_until(us(9300))
-    assert any("load a" in line for line in lines), "what one device cannot do, another is prepared for"
+    assert any("load a" in line for line in lines), "the second device loads the model as well"
 
 
 def test_a_batch_between_two_sizes_is_split_if_that_takes_less_time() -> None:
-    """Five rows take as long as eight, 18 ms; four and one take 14."""
+    """Five rows take as long as eight, 18 ms; four rows and one row take 14 ms together."""
     harness = ClockworkHarness()
     harness.ask(0, 1, rows=8)
     for i in range(5):
@@ -443,4 +443,4 @@ def test_nothing_is_promised_behind_an_infer_that_does_not_end() -> None:
     assert harness.run_until(ms(501)) == ["refuse 2 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
     harness.ask(ms(501), 3, slo=ms(2000))
     assert harness.run_until(ms(502)) == []
-    assert harness.requests[3].promised is not None, "unless there is time for as long again"
+    assert harness.requests[3].promised is not None, "its deadline allows the Infer to be overdue as long again"

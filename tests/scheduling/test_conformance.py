@@ -1,4 +1,4 @@
-"""Every scheduler that comes with Clockwork, and every example, passes the suite; broken ones do not."""
+"""The conformance suite passes the built-in schedulers and the examples, and fails schedulers that break a rule."""
 
 import sys
 from collections.abc import Callable
@@ -48,7 +48,7 @@ class Raises(SimpleScheduler):
 
 
 class AnswersTwice(SimpleScheduler):
-    """Answers what has been answered."""
+    """Answers requests a second time."""
 
     def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
         answers = super().result(now, gpu, action, result)
@@ -78,7 +78,7 @@ class ReturnsActions(SimpleScheduler):
 
 
 class LoadsTwice(SimpleScheduler):
-    """Loads what is there."""
+    """Loads weights that are already loaded."""
 
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         answers = super().infer(now, request)
@@ -87,7 +87,7 @@ class LoadsTwice(SimpleScheduler):
 
 
 class KeepsRequests(SimpleScheduler):
-    """Keeps requests until it has some, and makes one Infer of them where the model is; see those derived."""
+    """Keeps requests until they have `at_once` rows, and makes one Infer of them. Base class of the next ones."""
 
     at_once = 3
 
@@ -111,7 +111,7 @@ class KeepsRequests(SimpleScheduler):
 
 
 class MixesShapes(KeepsRequests):
-    """Two requests of any shapes in one Infer."""
+    """Puts two requests of different shapes into one Infer."""
 
     at_once = 2
 
@@ -120,7 +120,7 @@ class MixesShapes(KeepsRequests):
 
 
 class BatchesTooMuch(KeepsRequests):
-    """More rows than were measured."""
+    """Makes an Infer with more rows than were measured."""
 
     at_once = 9
 
@@ -129,7 +129,7 @@ class BatchesTooMuch(KeepsRequests):
 
 
 class BatchesTheUnbatchable(KeepsRequests):
-    """Two requests in one Infer of a model that takes one."""
+    """Puts two requests for an unbatchable model into one Infer."""
 
     at_once = 2
 
@@ -138,7 +138,7 @@ class BatchesTheUnbatchable(KeepsRequests):
 
 
 class UsesALostWorker(SimpleScheduler):
-    """Sends what a lost worker had to that same worker."""
+    """Makes actions for a worker that was lost."""
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         super().worker_lost(now, worker)
@@ -149,14 +149,14 @@ class UsesALostWorker(SimpleScheduler):
 
 
 class AnswersTheCancelled(SimpleScheduler):
-    """Answers those who no longer want it."""
+    """Answers cancelled requests."""
 
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         return [Answer(request.id, Status.CANCELLED, "as you wish")]
 
 
 class AnswersByItself(Scheduler):
-    """Says success, and did nothing."""
+    """Answers SUCCESS without executing anything."""
 
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         return [Answer(request.id, Status.SUCCESS)]
@@ -166,7 +166,7 @@ class AnswersByItself(Scheduler):
 
 
 class RefusesAll(Scheduler):
-    """Refuses all."""
+    """Refuses every request."""
 
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, "no")]
@@ -176,14 +176,14 @@ class RefusesAll(Scheduler):
 
 
 class WakesInThePast(SimpleScheduler):
-    """Asks to be woken in the past, for ever."""
+    """Returns a next wakeup in the past, always."""
 
     def next_wakeup(self) -> Nanos | None:
         return 0
 
 
 class WakesTooOften(SimpleScheduler):
-    """Asks to be woken every nanosecond."""
+    """Returns a next wakeup one nanosecond later, always."""
 
     now = 0
 
@@ -195,11 +195,11 @@ class WakesTooOften(SimpleScheduler):
         return self.now + 1
 
 
-SHARED = Random(1)  # not begun anew with each scheduler
+SHARED = Random(1)  # shared, so a second run draws other numbers
 
 
 class RefusesAtRandom(SimpleScheduler):
-    """Refuses at random."""
+    """Refuses requests at random."""
 
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         if request.deadline - now < 1_000_000_000 and SHARED.random() < 0.2:

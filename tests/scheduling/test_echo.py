@@ -1,4 +1,4 @@
-"""The echo scheduler answers at once, with what it was sent."""
+"""The echo scheduler answers each request at once with its inputs."""
 
 from builders import a_state, model_info, pending, tensors
 from clockwork.messages.actions import InferInput

@@ -1,4 +1,4 @@
-"""Earliest deadline first: what its page of the manual says, sentence by sentence.
+"""The scheduler ``edf``: each sentence of its module's docstring.
 
 Infer takes 3 ms, and 1 ms more for each further row; MARGIN is 1 ms.
 """
@@ -24,7 +24,7 @@ def running(state: ClockworkState) -> SchedulerHarness:
 
 
 def busy(*models: str, **fields: object) -> SchedulerHarness:
-    """One device that has the models, and executes one of ``a``: what is asked now waits."""
+    """Return one device that has the models and executes a request for ``a``, so that new requests wait."""
     infos = [model_info(name, **fields) for name in models]  # type: ignore[arg-type]
     device = running(a_state(infos, warm=models))
     assert device.infer("a") == ["w0/gpu0 Infer r1"]
@@ -32,7 +32,7 @@ def busy(*models: str, **fields: object) -> SchedulerHarness:
 
 
 def slow(device: SchedulerHarness, model: str) -> None:
-    """The model takes 90 ms."""
+    """Set the time of the model to 90 ms."""
     device.state.models[model].profiles[KIND] = ModelProfile(measurement(ms(8)), {1: measurement(ms(90))})
 
 
@@ -113,8 +113,8 @@ def test_a_request_is_not_sent_to_a_device_that_is_too_slow_for_it() -> None:
 def test_a_model_that_no_device_has_is_loaded_on_a_device_with_free_memory() -> None:
     fleet = running(a_state([model_info(name) for name in "abc"], gpus=2, pages=2, warm=("a", "b")))
     assert fleet.infer("c") == ["w0/gpu0 EvictWeights a", "w0/gpu0 LoadWeights c"]
-    assert fleet.infer("c") == [], "it is on its way"
-    assert fleet.infer("a") == ["w0/gpu1 LoadWeights a"], "one load at a time on each device"
+    assert fleet.infer("c") == [], "the model is being loaded"
+    assert fleet.infer("a") == ["w0/gpu1 LoadWeights a"], "a device loads one model at a time"
     fleet.sent.pop(0)
     assert fleet.done() == ["w0/gpu0 Infer r1 r2"]
     assert fleet.done() == ["w0/gpu1 Infer r3"]

@@ -1,4 +1,4 @@
-"""Estimates: what was measured last, whatever happens once."""
+"""Estimates follow the last measurements, and outliers change them little."""
 
 from random import Random
 
@@ -9,7 +9,7 @@ from clockwork.units import SECOND, ms
 
 
 def after(*measured: float, seed: float = 10, window: int = 10, pace: Pace | None = None) -> SlidingEstimate:
-    """An estimate that has seen these milliseconds, ten of them a second."""
+    """Return an estimate after these measurements in milliseconds, ten per second."""
     estimate = SlidingEstimate(ms(seed), window, pace)
     for i, value in enumerate(measured):
         estimate.add(ms(value), i * SECOND // 10)
@@ -30,7 +30,7 @@ def test_an_outlier_raises_the_estimate_a_little_and_for_a_while() -> None:
     assert ms(10.2) < hit.value < ms(10.4)
     for _ in range(20):
         hit.add(ms(10))
-    assert ms(10.1) < hit.value < ms(10.4), "after twenty others it is still remembered"
+    assert ms(10.1) < hit.value < ms(10.4), "the outlier still has an effect after twenty other measurements"
     for _ in range(100):
         hit.add(ms(10))
     assert hit.value == ms(10)
@@ -59,7 +59,7 @@ def test_a_device_that_is_slow_for_half_of_its_actions_is_slow_for_all() -> None
         often.add(ms(10), i)
     for i in range(4):
         often.add(ms(40), 20 + i)
-    assert seldom.at(30) < ms(12), "it may have been the model"
+    assert seldom.at(30) < ms(12), "the slow measurements may have been due to the model"
     often.add(ms(40), 24)
     assert ms(40) <= often.at(30) < ms(50)
     assert seldom.at(30) == ms(40)
@@ -67,17 +67,17 @@ def test_a_device_that_is_slow_for_half_of_its_actions_is_slow_for_all() -> None
         often.add(ms(10), 40 + i)
     assert seldom.at(50) == ms(40)
     often.add(ms(10), 50)
-    assert seldom.at(50) < ms(13), "as soon as it is as usual for more than half of it"
+    assert seldom.at(50) < ms(13), "it is no longer slow when more than half of the measurements are as usual"
 
 
 def test_a_measurement_on_a_slow_device_replaces_the_device_s_factor() -> None:
     estimates = Estimates(10, Pace())
     others, seldom = (estimates.of(key, lambda: ms(10)) for key in ("others", "seldom"))
     now = SECOND
-    for _ in range(1100):  # a profile that was wrong, say
+    for _ in range(1100):  # for example, a wrong profile
         others.add(ms(30), now)
         now += SECOND // 100
-    assert seldom.at(now) == ms(10), "after ten seconds it is tried again"
+    assert seldom.at(now) == ms(10), "after ten seconds without a measurement"
     seldom.add(ms(11), now)
     assert ms(11) <= seldom.at(now) < ms(17)
 
@@ -109,8 +109,8 @@ def test_an_estimate_without_measurements_relaxes() -> None:
     assert estimate.at(last + STALE) == ms(30)
     slow = after(*[10] * 9, 25)
     assert slow.at(last + STALE) == ms(25)
-    assert slow.at(last + STALE + 1) == ms(10), "to the median first"
-    assert estimate.at(last + FORGOTTEN + 1) == ms(10), "and then to the seed"
+    assert slow.at(last + STALE + 1) == ms(10), "it relaxes to the median first"
+    assert estimate.at(last + FORGOTTEN + 1) == ms(10), "then it relaxes to the seed"
 
 
 def test_on_a_noisy_host_most_actions_are_within_a_close_estimate() -> None:

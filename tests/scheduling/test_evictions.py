@@ -1,4 +1,4 @@
-"""An operator evicts weights that requests need: every policy believes what `GPUState` says at that moment."""
+"""An operator evicts weights that requests need, with every policy."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -30,7 +30,7 @@ POLICIES: Final[list[type[Scheduler]]] = [ClockworkScheduler, EdfScheduler, Fifo
 
 
 class Story:
-    """A served cluster of one device that has all weights, and what happens from now on, in milliseconds."""
+    """A cluster with one device that has all weights, and its actions and answers from now on."""
 
     def __init__(self, policy: type[Scheduler]) -> None:
         self.cluster = serving(policy(), FILES)
@@ -47,7 +47,7 @@ class Story:
         return self.ids
 
     def evict(self, model: str, *, devices: int = 1) -> None:
-        """The operator's request succeeds on so many devices."""
+        """Evict a model; the request must succeed on ``devices`` devices."""
         self.ids += 1
         self.cluster.ask(EvictRequest(self.ids, model))
         assert self.cluster.answer(self.ids) == EvictResponse(self.ids, Status.SUCCESS, "", devices)
@@ -56,7 +56,7 @@ class Story:
         self.cluster.run_until(self.cluster.now + duration)
 
     def lines(self, request: int | None = None) -> list[str]:
-        """Actions and answers with their times, ``11.0 SUCCESS``; of the model and the answer of one request only."""
+        """Return the actions and answers with their times in ms (``11.0 SUCCESS``), or only those of one request."""
         only = None if request is None else self.cluster.asked[1, request]
         lines = []
         for at, command in self.cluster.said[self.first :]:
@@ -71,7 +71,7 @@ class Story:
         return lines
 
     def check(self) -> None:
-        """The scheduler raised nothing, everything is answered, and at rest the picture is true."""
+        """Assert that no error was reported, all requests are answered, and the picture of the memory is right."""
         self.pass_time(seconds(5))
         assert self.cluster.reports("ERROR") == []
         self.cluster.check_all_answered()
@@ -204,7 +204,7 @@ def test_no_device_is_chosen_whose_weights_are_evicted_at_the_same_time() -> Non
 
 
 class FailsInEvicted(SimpleScheduler):
-    """Notes which evictions it hears of, and fails then."""
+    """Records the calls of `evicted`, and raises in each."""
 
     def __init__(self) -> None:
         super().__init__()

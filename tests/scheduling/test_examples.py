@@ -1,4 +1,4 @@
-"""The examples of a user's own scheduler work, and are found as users find them."""
+"""The example schedulers work, and are found by the name that users give."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""First in, first out: what its page of the manual says, sentence by sentence."""
+"""The scheduler ``fifo``: each sentence of its module's docstring."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def running(state: ClockworkState) -> SchedulerHarness:
 
 
 def full(*models: str, pages: int = 4, **fields: object) -> SchedulerHarness:
-    """One device that has the models, with two Infers of ``a`` out: what is asked now waits."""
+    """Return one device that has the models and two Infers of ``a`` outstanding, so that new requests wait."""
     infos = [model_info(name, **fields) for name in models]  # type: ignore[arg-type]
     device = running(a_state(infos, pages=pages, warm=models))
     assert [device.infer("a"), device.infer("a")] == [["w0/gpu0 Infer r1"], ["w0/gpu0 Infer r2"]]
@@ -72,7 +72,7 @@ def test_no_request_is_refused_for_being_late() -> None:
     assert device.done() == ["w0/gpu0 Infer r3 r4"]
     action = device.sent[-1].action
     assert isinstance(action, Infer)
-    assert (action.latest, action.expected_duration) == (ms(50), ms(4)), "the batch of 2 may start for the last of it"
+    assert (action.latest, action.expected_duration) == (ms(50), ms(4)), "the later deadline counts"
 
 
 def test_a_cold_model_is_loaded_and_the_least_recently_used_one_evicted() -> None:
@@ -80,7 +80,7 @@ def test_a_cold_model_is_loaded_and_the_least_recently_used_one_evicted() -> Non
     device.infer("a")
     device.done()
     assert device.infer("c") == ["w0/gpu0 EvictWeights b", "w0/gpu0 LoadWeights c"]
-    assert device.infer("a") == [], "first in, first out"
+    assert device.infer("a") == [], "the first request of the queue still waits"
     device.sent.pop(0)
     assert device.done() == ["w0/gpu0 Infer r2", "w0/gpu0 Infer r3"]
 
@@ -112,7 +112,7 @@ def test_a_cancelled_request_is_not_sent() -> None:
     assert device.done() == ["w0/gpu0 Infer r3 r5"]
     device.cancel(3)
     assert device.done() == []
-    assert device.done(Status.RUNTIME_ERROR) == ["r5 ERROR"], "the other wants no answer"
+    assert device.done(Status.RUNTIME_ERROR) == ["r5 ERROR"], "the other request was cancelled"
 
 
 @pytest.mark.parametrize(

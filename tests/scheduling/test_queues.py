@@ -1,4 +1,4 @@
-"""Queues: held against plain lists."""
+"""The queues behave like plain lists."""
 
 from itertools import islice
 from random import Random

@@ -1,4 +1,4 @@
-"""Schedulers by name."""
+"""Schedulers are created by name."""
 
 import sys
 from pathlib import Path

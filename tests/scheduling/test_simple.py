@@ -1,4 +1,4 @@
-"""The simple scheduler: what its page of the manual says, sentence by sentence. Devices are ``w0/gpu0``, ..."""
+"""The scheduler ``simple``: each sentence of its module's docstring. Devices are ``w0/gpu0``, ..."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_a_model_that_no_device_has_is_loaded_on_the_next_device_in_turn() -> No
     assert [running.infer(model) for model in "abc"] == [
         ["w0/gpu0 LoadWeights a"],
         ["w0/gpu1 LoadWeights b"],
-        [],  # gpu0's queue is first in, first out: a is still on its way
+        [],  # gpu0's queue is first in, first out, and a is still being loaded
     ]
     assert running.done() == ["w0/gpu0 Infer r1", "w0/gpu0 LoadWeights c"]
 
@@ -129,8 +129,8 @@ def test_requests_of_a_lost_worker_go_elsewhere() -> None:
     lost = running.state.workers.pop("w0")
     running.requests[3].over = True
     running.sent = [send for send in running.sent if send.worker_id == "w1"]
-    assert running._say(running.scheduler.worker_lost(0, lost)) == []  # w1 has three out
-    # its own r8 first, then those of w0: r1 and r5 were out, r7 waited, r3 is over
+    assert running._say(running.scheduler.worker_lost(0, lost)) == []  # w1 has three requests outstanding
+    # first its own r8, then those of w0: r1 and r5 were sent, r7 waited, r3 is over
     assert [running.done() for _ in range(4)] == [[f"w1/gpu0 Infer r{i}"] for i in (8, 1, 5, 7)]
 
 

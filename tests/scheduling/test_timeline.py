@@ -1,4 +1,4 @@
-"""The batches planned for one device: held against the same answers computed by going through all of them."""
+"""The timeline of planned batches gives the same times as a search through all batches."""
 
 from itertools import pairwise
 from random import Random
@@ -16,7 +16,7 @@ def a_batch(reserved: Nanos, due: Nanos, ready: Nanos = 0) -> TimelineEntry:
 
 
 def moments(batches: list[TimelineEntry], origin: Nanos) -> tuple[list[Nanos], list[Nanos], list[Nanos]]:
-    """When the device is free for each, when each ends, and each one's slack; one after the other."""
+    """Return for each batch when the device is free for it, when it ends, and its slack, by going through all."""
     free, ends, at = [], [], origin
     for batch in batches:
         free.append(at)

@@ -1,4 +1,4 @@
-"""Estimates of one device that agree with each other among batch sizes."""
+"""The times of one device are consistent among batch sizes."""
 
 from random import Random
 
@@ -48,7 +48,7 @@ def test_more_rows_take_at_least_as_long_as_fewer_that_became_slow(model: ModelS
     slow = of_each(made, seconds(1), model)
     assert slow[0] >= ms(30)
     assert slow == sorted(slow)
-    assert slow[1] >= slow[0], "two rows were never tried while the device was slow"
+    assert slow[1] >= slow[0], "two rows were not measured while the device was slow"
 
 
 def test_fewer_rows_take_no_longer_than_more_that_were_measured_later(model: ModelState, made: InferTimes) -> None:
@@ -58,7 +58,7 @@ def test_fewer_rows_take_no_longer_than_more_that_were_measured_later(model: Mod
         made.add(seconds(1) + 1, model, 2, (), ms(17))
     assert made.of(seconds(1) + 1, model, 1, ()) <= made.of(seconds(1) + 1, model, 2, ()) < ms(18)
     made.add(seconds(1) + 2, model, 1, (), ms(30))
-    assert made.of(seconds(1) + 2, model, 1, ()) >= ms(30), "and the latest word is believed"
+    assert made.of(seconds(1) + 2, model, 1, ()) >= ms(30), "the latest measurement counts"
 
 
 def test_rows_between_two_sizes_have_their_own_measurements(model: ModelState, made: InferTimes) -> None:

@@ -1,4 +1,4 @@
-"""A device's picture: the residency table, the pages, and what a scheduler may not do. Times do not matter here."""
+"""The controller's picture of a device: residency, pages, and invalid actions. Times do not matter here."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ TOOK = Timing(0, 0, 0)
 
 
 def done(action: DeviceAction) -> Result:
-    """The result of an action that succeeded; an Infer's does not matter to a device."""
+    """Return the result of a successful action; the type of an Infer's result does not matter here."""
     return (
         EvictWeightsResult(action.id, TOOK) if isinstance(action, EvictWeights) else LoadWeightsResult(action.id, TOOK)
     )
@@ -258,8 +258,8 @@ def test_ten_measurements_in_service_replace_those_of_the_profile() -> None:
     for duration in range(1, 10):
         model.took(KIND, 1, duration)
         model.took(KIND, 0, duration)
-    assert model.recent(KIND) == model.profiles[KIND], "nine are not enough"
+    assert model.recent(KIND) == model.profiles[KIND], "nine measurements are not enough"
     model.took(KIND, 1, 10)
     assert model.recent(KIND).infer[1].samples == tuple(range(1, 11))
     assert model.recent(KIND).load_weights == model.profiles[KIND].load_weights
-    assert model.profiles[KIND].infer[1].samples == before, "the profile stays what it was"
+    assert model.profiles[KIND].infer[1].samples == before, "the profile is unchanged"

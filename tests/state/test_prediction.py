@@ -16,12 +16,12 @@ RIGHT = ErrorSummary(1)
 
 
 def leave(gpu: GPUState, action: LoadWeights | Infer, now: Nanos = 0, start: Nanos = 0) -> None:
-    """The action leaves now."""
+    """Send the action now."""
     gpu.predict(action, max(now, action.earliest), action.expected_duration, start)
 
 
 def end(gpu: GPUState, action: LoadWeights | Infer, model: ModelState, begin: Nanos, duration: Nanos) -> None:
-    """The action succeeds."""
+    """Let the action succeed."""
     timing = Timing(begin, begin + duration, duration)
     result = (
         InferResult(action.id, (), timing, timing, timing)
@@ -34,26 +34,26 @@ def end(gpu: GPUState, action: LoadWeights | Infer, model: ModelState, begin: Na
 
 
 def fail(gpu: GPUState, action: LoadWeights | Infer, model: ModelState) -> None:
-    """The action fails."""
+    """Let the action fail."""
     result = ErrorResult(action.id, "", Status.COULD_NOT_START_IN_TIME, "")
     gpu.settle(action, result)
     gpu.compare(action, result, model)
     gpu.check_invariants()
 
 
-# --- when an action begins -------------------------------------------------------------------------------------------
+# --- when an action starts -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("sent", "begins"),
     [
-        ([(10, 5, 0)], [10]),  # (earliest, expected, what the scheduler says)
+        ([(10, 5, 0)], [10]),  # (earliest, expected, start stated by the scheduler)
         ([(10, 5, 12)], [12]),
         ([(10, 5, 0), (10, 5, 0), (10, 5, 0)], [10, 15, 20]),
         ([(10, 5, 12), (10, 5, 0), (10, 5, 0)], [12, 17, 22]),
         ([(10, 5, 0), (30, 5, 0), (10, 5, 0)], [10, 30, 35]),  # a gap
         ([(10, 5, 0), (10, 5, 99)], [10, 99]),
-        ([(10, 0, 0), (10, 5, 0), (10, 5, 50)], [10, None, 50]),  # nobody knows how long the first takes
+        ([(10, 0, 0), (10, 5, 0), (10, 5, 50)], [10, None, 50]),  # the duration of the first is unknown
     ],
 )
 def test_an_action_begins_when_those_before_it_have_ended(
@@ -73,7 +73,7 @@ def test_the_end_of_an_action_changes_the_prediction_of_later_ones(ended: int | 
     assert predictor.ended(1, ended) == (10, 5)
     predictor.sent(3, 11, 5)
     assert predictor.begin_of(3) == begin
-    assert predictor.begin_of(2) == 15, "what was predicted stays what it was"
+    assert predictor.begin_of(2) == 15, "a prediction does not change later"
 
 
 def test_on_an_idle_lane_an_action_starts_at_once() -> None:
@@ -102,7 +102,7 @@ def test_an_infer_behind_its_load_begins_when_that_has_ended() -> None:
     assert gpu.predicted_start(load.id) is None
 
 
-# --- what became of it -----------------------------------------------------------------------------------------------
+# --- the errors of predictions ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_without_an_expected_duration_only_the_start_is_counted() -> None:
     leave(gpu, first)
     leave(gpu, second)
     end(gpu, first, a, 10, ms(3))
-    end(gpu, second, a, 10 + ms(3), ms(3))  # nobody could know when it would begin
+    end(gpu, second, a, 10 + ms(3), ms(3))  # its start could not be predicted
     assert gpu.predictions.summary()["infer"] == PredictionSummary(RIGHT, ErrorSummary(), ErrorSummary())
 
 
