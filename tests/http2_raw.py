@@ -1,4 +1,4 @@
-"""Frames of HTTP/2 (RFC 9113) and a little of HPACK (RFC 7541), written by hand: what no client library would send."""
+"""Hand-written frames of HTTP/2 (RFC 9113) with some HPACK (RFC 7541), which no client library would send."""
 
 import socket
 import struct
@@ -9,7 +9,7 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PING = 0, 1, 3, 4, 6
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-#: :method POST, :scheme http; then five entries that the dynamic table keeps, the newest being number 62.
+#: :method POST and :scheme http; five entries follow that the dynamic table keeps, of which number 62 is the newest.
 _BEGIN = b"\x83\x86"
 _REPEATED = b"\xc2\xc1\xc0\xbf"
 _NEWEST = b"\xbe"
@@ -25,19 +25,19 @@ def _text(data: bytes) -> bytes:
 
 
 def first_headers(path: str, name: bytes, value: bytes, repeats: int) -> bytes:
-    """Headers of a gRPC call, with ``name: value`` repeated at a byte for each time."""
+    """Return the headers of a gRPC call with ``name: value`` repeated; each repetition takes one byte."""
     kept = b"\x44" + _text(path.encode()) + b"\x41" + _text(b"a") + b"\x5f" + _text(b"application/grpc")
     kept += b"\x40" + _text(b"te") + _text(b"trailers") + b"\x40" + _text(name) + _text(value)
     return _BEGIN + kept + _NEWEST * (repeats - 1)
 
 
 def later_headers(repeats: int) -> bytes:
-    """The same once more, of table entries alone."""
+    """Return the same headers again, made only of table entries."""
     return _BEGIN + _REPEATED + _NEWEST * repeats
 
 
 class Http2:
-    """A connection."""
+    """A client's connection."""
 
     def __init__(self, address: str) -> None:
         host, port = address.rsplit(":", 1)
@@ -50,7 +50,7 @@ class Http2:
         self._socket.sendall(data)
 
     def processed(self) -> None:
-        """Return when the server has processed all that was sent, by the answer to a ping."""
+        """Return when the server has processed all frames that were sent: it has replied to a ping."""
         self._pings += 1
         mark = struct.pack(">Q", self._pings)
         self.send(frame(PING, 0, 0, mark))
@@ -60,13 +60,13 @@ class Http2:
         raise AssertionError("the server has closed the connection")
 
     def frames(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """What comes: kind, flags, stream and body of each frame."""
+        """Yield kind, flags, stream and body of each received frame."""
         while len(head := self._file.read(9)) == 9:
             length = int.from_bytes(head[:3])
             yield head[3], head[4], int.from_bytes(head[5:]), self._file.read(length)
 
     def shut_down(self) -> None:
-        """End the connection, and `frames` with it."""
+        """End the connection, which ends `frames`."""
         self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
@@ -76,11 +76,11 @@ class Http2:
 
 @contextmanager
 def connections(address: str, count: int) -> Iterator[list[Http2]]:
-    """So many connections."""
+    """Open ``count`` connections."""
     opened: list[Http2] = []
     try:
         opened += (Http2(address) for _ in range(count))
         yield opened
     finally:
-        for it in opened:
-            it.close()
+        for connection in opened:
+            connection.close()

@@ -1,4 +1,4 @@
-"""HTTP spoken by hand, to a controller in this process whose worker is scripted: the model ``m`` doubles four FP32."""
+"""A minimal HTTP client, and a controller in this process with a scripted worker: model ``m`` doubles four FP32."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ class RawResponse(NamedTuple):
 
 
 class Peer:
-    """A connection."""
+    """A client's connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -46,7 +46,7 @@ class Peer:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until it holds."""
+    """Wait until the condition is true."""
     for _ in count():
         if condition():
             return
@@ -66,7 +66,7 @@ async def connected(address: Address) -> AsyncIterator[Peer]:
 async def served(
     *args: Any, http: HttpConfig = DEFAULT, **settings: Any
 ) -> AsyncIterator[tuple[Peer, Address, ControllerHost, ScriptedWorker]]:
-    """A controller that serves, and a connection to it."""
+    """Yield a connection to a controller that serves, its address, its host and its worker."""
     async with serving(*args, **settings) as (host, worker), serving_http(host, LOOPBACK, http) as address:
         await eventually(lambda: host.progress()[0] == "serving")
         async with connected(address) as peer:
@@ -74,13 +74,13 @@ async def served(
 
 
 def row(**more: Any) -> bytes:
-    """A request for one row of ones, in JSON."""
+    """Return the body of a request for one row of ones, in JSON."""
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 1, 1, 1]}
     return json.dumps({"inputs": [tensor], **more}).encode()
 
 
 def binary_row(row: bytes = bytes(16), shape: Any = (1, 4), **more: Any) -> tuple[bytes, int]:
-    """A request whose input and output are binary, and the length of its JSON."""
+    """Return the body of a request whose input and output are binary, and the length of its JSON."""
     tensor = {"name": "x", "datatype": "FP32", "shape": shape, "parameters": {"binary_data_size": len(row)}}
     parameters = {"binary_data_output": True, **more}
     head = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()

@@ -1,6 +1,6 @@
-"""What reads a stranger's bytes, as functions of bytes: each returns, or raises because something is wrong with us.
+"""Fuzzing targets: functions that hand untrusted bytes to a decoder, and raise only if they find a defect.
 
-They are driven by hypothesis (test_targets.py) and by a fuzzer that watches which code runs (``make fuzz``).
+Hypothesis drives them in test_targets.py, and a coverage-guided fuzzer does with ``make fuzz``.
 """
 
 import json
@@ -27,13 +27,13 @@ from clockwork.wire.frame import FrameReader, encode_frame, preamble
 
 DECODERS: Final = (decode_request, decode_response, decode_action, decode_result)
 PIECES: Final = 64
-"""Of how many bytes the first byte of a stream may say that its pieces are."""
+"""Largest size of a piece that the first byte of a stream can choose."""
 
 
 def frames(data: bytes) -> None:
-    """A stream in pieces, whose size the first byte says; two ways of cutting it give the same frames.
+    """Read a stream whole and in pieces, whose size the first byte chooses: both ways must return the same frames.
 
-    Where it is refused, so is what came in the same piece before that, and the frames of one way may be fewer.
+    If the stream is refused, frames before the error in the same piece are lost, so one way may return fewer frames.
     """
     if not data:
         return
@@ -45,7 +45,7 @@ def frames(data: bytes) -> None:
 
 
 def _frames(stream: bytes, piece: int) -> tuple[list[tuple[bytes, bytes]], bool]:
-    """The frames, and whether the stream was refused after them."""
+    """Return the frames, and whether the stream was refused after them."""
     reader = FrameReader(expect_preamble=True)
     found = []
     view = memoryview(stream)
@@ -53,7 +53,7 @@ def _frames(stream: bytes, piece: int) -> tuple[list[tuple[bytes, bytes]], bool]
         while view:
             buffer = reader.get_buffer(-1)
             size = min(len(buffer), len(view), piece)
-            assert size > 0, "the reader offers no room"
+            assert size > 0, "the reader returns an empty buffer"
             buffer[:size] = view[:size]
             view = view[size:]
             for header, payload in reader.buffer_updated(size):
@@ -64,7 +64,7 @@ def _frames(stream: bytes, piece: int) -> tuple[list[tuple[bytes, bytes]], bool]
 
 
 def messages(data: bytes) -> None:
-    """The header of a frame; what is understood can be said again, and is understood as the same."""
+    """Decode the header of a frame, encode the result, and decode it again: both results must be equal."""
     for decode in DECODERS:
         with suppress(ProtocolError):
             found = decode(data)
@@ -73,26 +73,26 @@ def messages(data: bytes) -> None:
 
 
 def infer_body(data: bytes) -> None:
-    """The body of an inference request over HTTP; its first two bytes say how long its JSON is said to be."""
+    """Decode an HTTP inference request; the first two bytes choose the value of Inference-Header-Content-Length."""
     length = int.from_bytes(data[:2], "little")
     with suppress(InvalidRequestError):
-        asked = at_once(parse_infer(data[2:], length - 1 if length else None))
-        head = asked.head
-        specs, payload = at_once(inputs_of(asked))
+        parsed = at_once(parse_infer(data[2:], length - 1 if length else None))
+        head = parsed.head
+        specs, payload = at_once(inputs_of(parsed))
         check_specs(specs, len(payload))
         slo = requested_slo(head.parameters)
         assert slo is None or slo > 0
 
 
 def repository(data: bytes) -> None:
-    """The body of a request to the repository."""
+    """Decode the body of a repository request."""
     with suppress(RequestFailedError):
         head = repository_head(data)
         assert isinstance(head.ready, bool)
 
 
 def paths(data: bytes) -> None:
-    """A path, whose meaning is known, or who asks is told what is wrong, in few words."""
+    """Route a path: the result is an operation or a short error."""
     text = data.decode("utf-8", "replace")
     for method in ("GET", "POST", text[:9]):
         failure = _failure(method, text)
@@ -108,7 +108,7 @@ def _failure(method: str, path: str) -> Failure | None:
 
 
 def grpc_message(data: bytes) -> None:
-    """A ModelInferRequest as it comes over the wire."""
+    """Decode an encoded ModelInferRequest."""
     with suppress(DecodeError, InvalidRequestError):
         _Scan(data).request()
         message, raw = parse(data)
@@ -118,7 +118,7 @@ def grpc_message(data: bytes) -> None:
 
 
 def grpc_fields(data: bytes) -> None:
-    """A ModelInferRequest without its raw tensors, and these: what protobuf makes of the whole."""
+    """Split the raw tensors from a ModelInferRequest: the parts must equal what protobuf parses from the whole."""
     parts = split(data)
     if parts is None:
         return
@@ -126,7 +126,7 @@ def grpc_fields(data: bytes) -> None:
     assert (whole is None) == (rest is None)
     if whole is not None and rest is not None:
         assert not rest.raw_input_contents
-        assert [bytes(it) for it in parts.raw] == list(whole.raw_input_contents)
+        assert [bytes(tensor) for tensor in parts.raw] == list(whole.raw_input_contents)
         whole.ClearField("raw_input_contents")
         assert rest.SerializeToString(deterministic=True) == whole.SerializeToString(deterministic=True)
 
@@ -165,16 +165,16 @@ _MESSAGE: Final = requests.InferRequest(3, "m", (TensorSpec("x", "FP32", (1, 2),
 
 
 def _grpc(**more: object) -> bytes:
-    made = pb.ModelInferRequest(model_name="m", id="7", **more)  # type: ignore[arg-type]
-    made.parameters["slo_ms"].double_param = 5
-    made.parameters["timeout"].int64_param = 9
-    data: bytes = made.SerializeToString()
+    message = pb.ModelInferRequest(model_name="m", id="7", **more)  # type: ignore[arg-type]
+    message.parameters["slo_ms"].double_param = 5
+    message.parameters["timeout"].int64_param = 9
+    data: bytes = message.SerializeToString()
     return data
 
 
 SEEDS: Final[Mapping[str, tuple[bytes, ...]]] = {
     "frames": (
-        b"\x07" + preamble() + b"".join(bytes(it) for it in encode_frame(encode(_MESSAGE), [bytes(8)])) * 2,
+        b"\x07" + preamble() + b"".join(bytes(part) for part in encode_frame(encode(_MESSAGE), [bytes(8)])) * 2,
         b"\x00" + preamble(),
     ),
     "messages": (encode(_MESSAGE), encode(requests.StatusRequest(1)), encode(requests.LoadModelRequest(1, "m.onnx"))),

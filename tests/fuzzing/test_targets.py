@@ -1,4 +1,4 @@
-"""Strangers' bytes: noise, and what is right with a few bytes changed, over everything that reads bytes."""
+"""Runs every fuzzing target with random bytes, and with valid bytes of which some were changed."""
 
 import pytest
 from hypothesis import given, settings
@@ -17,21 +17,21 @@ edits = st.lists(
 
 
 def edited(seed: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
-    """The seed with, at each place, some bytes taken out and others put in."""
-    for place, out, into in changes:
+    """Return the seed with some bytes removed and others inserted at each place."""
+    for place, removed, inserted in changes:
         at = place % (len(seed) + 1)
-        seed = seed[:at] + into + seed[at + out :]
+        seed = seed[:at] + inserted + seed[at + removed :]
     return seed
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_is_right_is_taken(target: str) -> None:
+def test_valid_seeds_are_accepted(target: str) -> None:
     for seed in SEEDS[target]:
         TARGETS[target](seed)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_noise_harms_nobody(target: str) -> None:
+def test_random_bytes_do_no_harm(target: str) -> None:
     @given(st.binary(max_size=200))
     @settings(max_examples=EXAMPLES, derandomize=True, database=None, deadline=None)
     def drive(data: bytes) -> None:
@@ -41,7 +41,7 @@ def test_noise_harms_nobody(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_is_nearly_right_harms_nobody(target: str) -> None:
+def test_nearly_valid_bytes_do_no_harm(target: str) -> None:
     @given(st.sampled_from(SEEDS[target]), edits)
     @settings(max_examples=EXAMPLES, derandomize=True, database=None, deadline=None)
     def drive(seed: bytes, changes: list[tuple[int, int, bytes]]) -> None:

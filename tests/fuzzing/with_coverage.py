@@ -1,8 +1,8 @@
-"""Run one target of `targets` under atheris, which looks for bytes that reach new code: ``make fuzz`` does.
+"""Runs one target of `targets` under atheris, which searches for bytes that reach new code. ``make fuzz`` calls it.
 
     python tests/fuzzing/with_coverage.py NAME CORPUS [options of libFuzzer]
 
-A finding is written to a file, named in the output; hand that file in place of CORPUS to see it again.
+A finding is written to a file, which the output names. To reproduce it, pass that file in place of CORPUS.
 """
 
 import sys
@@ -16,7 +16,7 @@ with atheris.instrument_imports(include=["clockwork"]):
 
 
 def main() -> None:
-    """Never returns: libFuzzer ends the process."""
+    """Fuzz the target; never returns, because libFuzzer ends the process."""
     name, corpus, *options = sys.argv[1:]
     place = Path(corpus)
     if not place.is_file():

@@ -1,4 +1,4 @@
-"""Calls that are taken many at a time."""
+"""Acceptors, which take many calls at a time."""
 
 import asyncio
 import threading
@@ -33,7 +33,7 @@ from http2_raw import END_HEADERS, END_STREAM, HEADERS, Http2, connections, firs
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 
-def asked(rows: int = 1, **parameters: pb.InferParameter) -> bytes:
+def encoded_request(rows: int = 1, **parameters: pb.InferParameter) -> bytes:
     tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[rows, 4])
     message = pb.ModelInferRequest(
         model_name="m", inputs=[tensor], raw_input_contents=[bytes(16 * rows)], parameters=parameters
@@ -47,15 +47,15 @@ def held(action: Any) -> bool:
 
 @asynccontextmanager
 async def front_end(**settings: Any) -> AsyncIterator[Any]:
-    """A function that infers."""
+    """Yield a function that sends an encoded request to ModelInfer."""
     async with serving(**settings) as (host, _), serve_grpc(host, LOOPBACK) as server:
-        while host.progress()[0] != Stage.SERVING.value:  # noqa: ASYNC110 - nobody tells
+        while host.progress()[0] != Stage.SERVING.value:  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0.01)
         async with grpc.aio.insecure_channel(str(server.address)) as channel:
             yield channel.unary_unary(METHOD)
 
 
-def test_the_release_of_grpcio_that_is_locked_can_do_it() -> None:
+def test_the_locked_release_of_grpcio_has_the_private_functions() -> None:
     assert can_take_many()
 
 
@@ -71,21 +71,21 @@ def test_most_calls_are_taken_by_acceptors(monkeypatch: pytest.MonkeyPatch) -> N
 
     async def test() -> None:
         async with front_end() as infer:
-            answers = await asyncio.gather(*(infer(asked()) for _ in range(200)))
-            assert all(len(pb.ModelInferResponse.FromString(it).raw_output_contents[0]) == 16 for it in answers)
+            answers = await asyncio.gather(*(infer(encoded_request()) for _ in range(200)))
+            assert all(len(pb.ModelInferResponse.FromString(answer).raw_output_contents[0]) == 16 for answer in answers)
 
     run(test())
     assert len(taken) > 150
 
 
 @pytest.mark.parametrize("name", ["_handle_rpc", "_schedule_rpc_coro", "AioServer._request_registered_call"])
-def test_a_release_that_lacks_a_function_takes_calls_one_by_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_without_a_private_function_calls_are_taken_one_by_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setitem(accepting._EXPECTED, name, ["another"])
     assert not can_take_many()
 
     async def test() -> None:
         async with front_end() as infer:
-            assert len(await asyncio.gather(*(infer(asked()) for _ in range(20)))) == 20
+            assert len(await asyncio.gather(*(infer(encoded_request()) for _ in range(20)))) == 20
 
     run(test())
 
@@ -95,12 +95,12 @@ def test_calls_beyond_the_limit_end_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 
     async def test() -> None:
         async with front_end(holds=held) as infer:
-            calls = [asyncio.ensure_future(infer(asked(rows=3))) for _ in range(20)]
+            calls = [asyncio.ensure_future(infer(encoded_request(rows=3))) for _ in range(20)]
             for done, call in enumerate(asyncio.as_completed(calls), 1):
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await call
                 assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-                if done == 16:  # two are held by acceptors, and up to two by grpc.aio
+                if done == 16:  # acceptors hold two calls, and grpc.aio up to two
                     break
             for call in calls:
                 call.cancel()
@@ -114,17 +114,17 @@ class Still(Clock):
         return 50_000_000
 
 
-class Listening:
-    """A client that keeps what is asked."""
+class RecordingClient:
+    """A client that keeps the SLO and arrival of a request."""
 
     def __init__(self) -> None:
-        self.asked: tuple[int | None, int | None] | None = None  #: SLO and arrival
+        self.request: tuple[int | None, int | None] | None = None  #: SLO and arrival
 
     def next_id(self) -> int:
         return 1
 
     async def ask(self, request: Any, payload: Any, arrival: int | None = None) -> Any:
-        self.asked = (request.slo, arrival)
+        self.request = (request.slo, arrival)
         raise ConnectionLostError("enough")
 
 
@@ -137,8 +137,8 @@ class Call:
 
 
 @pytest.mark.parametrize("arrived", [None, 42_000_000])
-def test_a_deadline_counts_from_when_the_call_was_taken(arrived: int | None) -> None:
-    client: Any = Listening()
+def test_a_deadline_counts_from_the_time_when_the_call_was_taken(arrived: int | None) -> None:
+    client: Any = RecordingClient()
 
     async def test() -> None:
         if arrived is not None:
@@ -149,14 +149,14 @@ def test_a_deadline_counts_from_when_the_call_was_taken(arrived: int | None) -> 
         host: Any = SimpleNamespace(reception=reception, stepper=Stepper(), access=None, local_client=lambda: client)
         service = Service(grpc_front_end(host), peers, clock=Still())
         with pytest.raises(ConnectionLostError):
-            await service.model_infer(asked(slo_ms=pb.InferParameter(double_param=20)), Call())
+            await service.model_infer(encoded_request(slo_ms=pb.InferParameter(double_param=20)), Call())
 
     copy_context().run(run, test())
-    assert client.asked == (20_000_000, Still().now() if arrived is None else arrived)
+    assert client.request == (20_000_000, Still().now() if arrived is None else arrived)
 
 
-def test_the_core_ends_calls_that_are_too_many_while_this_process_reads_none() -> None:
-    """More than half of the calls end although the event loop stands still."""
+def test_the_core_ends_excess_calls_while_this_process_reads_none() -> None:
+    """More than half of the calls end although the event loop is blocked."""
     count = 16
     ended: list[int] = []
 
@@ -188,7 +188,7 @@ def test_the_core_ends_calls_that_are_too_many_while_this_process_reads_none() -
         async with serving() as (host, _), serve_grpc(host, LOOPBACK) as server:
             thread = threading.Thread(target=refused, args=(str(server.address),))
             thread.start()
-            thread.join(20)  # the loop stands still
+            thread.join(20)  # blocks the event loop
             assert not thread.is_alive()
 
     run(test())

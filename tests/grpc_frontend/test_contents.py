@@ -1,4 +1,4 @@
-"""Typed contents as payloads, and what is refused."""
+"""Typed contents: conversion into payloads, and errors."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def payload_of(name: str, datatype: str, shape: tuple[int, ...], sent: pb.InferT
 
 
 @pytest.mark.parametrize(("datatype", "field", "elements"), ROUND_TRIPS)
-def test_elements_of_every_datatype_arrive_as_they_were_sent(datatype: str, field: str, elements: list[Any]) -> None:
+def test_elements_of_every_datatype_are_converted(datatype: str, field: str, elements: list[Any]) -> None:
     payload = payload_of("x", datatype, (1, 2), contents(**{field: elements}))
     array = from_payload(TensorSpec("x", datatype, (1, 2), len(payload)), payload)
     assert array.shape == (1, 2)
@@ -50,7 +50,7 @@ def test_elements_of_every_datatype_arrive_as_they_were_sent(datatype: str, fiel
 
 
 @pytest.mark.parametrize("value", [1.0, 1.00390625, 1.01171875, 3.4e38, float("inf"), float("nan"), -0.0, 1e-40])
-def test_a_bfloat16_is_the_nearest(value: float) -> None:
+def test_a_bfloat16_is_rounded_to_the_nearest(value: float) -> None:
     payload = payload_of("x", "BF16", (1,), contents(fp32_contents=[value]))
     assert payload == np.array([value], np.float32).astype(ml_dtypes.bfloat16).tobytes()
 
@@ -70,7 +70,7 @@ def test_an_element_too_large_is_refused(datatype: str, field: str, element: Any
         payload_of("x", datatype, (1,), contents(**{field: [element]}))
 
 
-def test_another_number_of_elements_is_refused() -> None:
+def test_a_wrong_number_of_elements_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match=r"has 5 elements in fp32_contents; FP32\[2, 3\] needs 6"):
         payload_of("x", "FP32", (2, 3), contents(fp32_contents=[0.0] * 5))
 

@@ -1,4 +1,4 @@
-"""Messages that would cost the server more than they should are refused before they are parsed."""
+"""Messages that would take too much of the server's time are refused before they are parsed."""
 
 import sys
 from typing import Any
@@ -30,15 +30,15 @@ TENSOR = pb.ModelInferRequest.InferInputTensor
 
 
 def tensor(**contents: Any) -> pb.ModelInferRequest.InferInputTensor:
-    made: pb.ModelInferRequest.InferInputTensor = TENSOR(
+    message: pb.ModelInferRequest.InferInputTensor = TENSOR(
         name="x", datatype="FP32", shape=[1, 4], contents=pb.InferTensorContents(**contents)
     )
-    return made
+    return message
 
 
 def message(*inputs: pb.ModelInferRequest.InferInputTensor, **fields: Any) -> bytes:
-    made: bytes = pb.ModelInferRequest(model_name="m", inputs=inputs, **fields).SerializeToString()
-    return made
+    encoded: bytes = pb.ModelInferRequest(model_name="m", inputs=inputs, **fields).SerializeToString()
+    return encoded
 
 
 def text(value: str) -> pb.InferParameter:
@@ -108,7 +108,7 @@ async def code_of(channel: grpc.aio.Channel, method: str, data: bytes) -> tuple[
     return "OK", ""
 
 
-def test_expensive_calls_are_refused_and_the_elements_of_wrong_ones_are_not_converted(
+def test_expensive_calls_are_refused_without_converting_elements(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def converted(*_: Any) -> None:
@@ -125,9 +125,9 @@ def test_expensive_calls_are_refused_and_the_elements_of_wrong_ones_are_not_conv
 
                 stream = channel.stream_stream(METHOD + "ModelStreamInfer")
                 answers = [
-                    pb.ModelStreamInferResponse.FromString(it) async for it in stream(iter([WRONG["integers"][0]]))
+                    pb.ModelStreamInferResponse.FromString(data) async for data in stream(iter([WRONG["integers"][0]]))
                 ]
-                assert [("send raw_input_contents" in it.error_message) for it in answers] == [True]
+                assert [("send raw_input_contents" in answer.error_message) for answer in answers] == [True]
 
                 monkeypatch.setattr(service, "with_payload", converted)
                 rows = TENSOR(name="x", datatype="FP32", shape=[100, 4])

@@ -1,4 +1,4 @@
-"""The gRPC server on a live controller with a scripted worker, asked by tritonclient on the same event loop."""
+"""The gRPC server of a live controller with a scripted worker; tritonclient calls it on the same event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,18 +24,18 @@ from clockwork.units import MIB
 
 
 def ones(rows: int = 1) -> list[triton.InferInput]:
-    made = triton.InferInput("x", [rows, 4], "FP32")
-    made.set_data_from_numpy(np.ones((rows, 4), np.float32))
-    return [made]
+    tensor = triton.InferInput("x", [rows, 4], "FP32")
+    tensor.set_data_from_numpy(np.ones((rows, 4), np.float32))
+    return [tensor]
 
 
 async def until(host: ControllerHost, stage: Stage) -> None:
-    while host.progress()[0] != stage.value:  # noqa: ASYNC110 - nobody tells
+    while host.progress()[0] != stage.value:  # noqa: ASYNC110 - nothing announces it
         await asyncio.sleep(0.01)
 
 
 async def until_nothing_is_outstanding(host: ControllerHost) -> None:
-    while await outstanding(host):  # noqa: ASYNC110 - nobody tells
+    while await outstanding(host):  # noqa: ASYNC110 - nothing announces it
         await asyncio.sleep(0.01)
 
 
@@ -58,7 +58,7 @@ async def front_end(**settings: Any) -> AsyncIterator[tuple[ControllerHost, Scri
 
 
 def held(action: Any) -> bool:
-    """The worker keeps what is asked with 3 rows, which no profiling does."""
+    """Hold back batches of 3 rows, which profiling does not use."""
     return isinstance(action, Infer) and any(share.batch_size == 3 for share in action.inputs)
 
 
@@ -73,7 +73,7 @@ def test_a_request_is_answered() -> None:
     run(test())
 
 
-def test_many_are_answered_at_a_time() -> None:
+def test_concurrent_requests_are_answered() -> None:
     async def test() -> None:
         async with front_end() as (_, _, client):
             results = await asyncio.gather(*(client.infer("m", ones()) for _ in range(100)))
@@ -82,7 +82,7 @@ def test_many_are_answered_at_a_time() -> None:
     run(test())
 
 
-def test_a_call_that_is_cancelled_frees_its_place() -> None:
+def test_a_cancelled_call_cancels_the_request() -> None:
     async def test() -> None:
         async with front_end(holds=held) as (host, worker, client):
             call = asyncio.ensure_future(client.infer("m", ones(3)))
@@ -138,7 +138,7 @@ def test_a_stream_answers_in_order_and_goes_on_after_an_error() -> None:
     run(test())
 
 
-def test_a_stream_that_is_cancelled_frees_its_places() -> None:
+def test_a_cancelled_stream_cancels_its_requests() -> None:
     async def requests() -> AsyncIterator[dict[str, Any]]:
         for i in range(100):
             yield {"model_name": "m", "inputs": ones(3), "request_id": str(i)}
@@ -158,7 +158,7 @@ def test_a_stream_that_is_cancelled_frees_its_places() -> None:
     run(test())
 
 
-def test_while_the_server_starts_it_lives_and_is_not_ready() -> None:
+def test_during_start_up_the_server_is_live_but_not_ready() -> None:
     async def test() -> None:
         async with (
             controller() as host,
@@ -174,7 +174,7 @@ def test_while_the_server_starts_it_lives_and_is_not_ready() -> None:
     run(test())
 
 
-def test_whoever_waits_when_the_server_closes_is_told() -> None:
+def test_waiting_calls_get_an_error_when_the_server_closes() -> None:
     async def test() -> None:
         async with serving(holds=held) as (host, worker):
             async with serve_grpc(host, LOOPBACK) as server:
@@ -190,7 +190,7 @@ def test_whoever_waits_when_the_server_closes_is_told() -> None:
     run(test())
 
 
-def test_a_port_that_is_taken_is_told() -> None:
+def test_a_grpc_port_in_use_is_an_error() -> None:
     async def test() -> None:
         async with controller() as host, serve_grpc(host, LOOPBACK) as server:
             with pytest.raises(ServerError, match=f"cannot listen for gRPC on {server.address}: "):
@@ -200,7 +200,7 @@ def test_a_port_that_is_taken_is_told() -> None:
     run(test())
 
 
-def test_a_model_is_loaded_while_the_server_loads() -> None:
+def test_a_model_is_loaded_during_start_up() -> None:
     async def test() -> None:
         async with (
             serving(models=()) as (host, _),
@@ -222,7 +222,7 @@ METHODS = ("inference.GRPCInferenceService/ModelInfer", "inference.GRPCInference
 HEALTH = "grpc.health.v1.Health"
 
 
-def test_bytes_that_are_no_message_are_refused_without_a_line_and_harm_nobody_else(
+def test_invalid_messages_are_refused_without_a_log_line_or_harm_to_other_calls(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     garbage = b"\xff\xff\xff"
@@ -238,26 +238,26 @@ def test_bytes_that_are_no_message_are_refused_without_a_line_and_harm_nobody_el
                 with pytest.raises(grpc.aio.AioRpcError, match="message of 3 bytes is not a valid"):
                     await channel.unary_stream(f"/{HEALTH}/Watch")(garbage).read()
                 streamed = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
-                told = await streamed(iter([garbage])).read()
+                response = await streamed(iter([garbage])).read()
                 assert (
                     "message of 3 bytes is not a valid ModelInferRequest"
-                    in service_pb2.ModelStreamInferResponse.FromString(told).error_message
+                    in service_pb2.ModelStreamInferResponse.FromString(response).error_message
                 )
                 stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
                 assert (await stub.ServerReady(service_pb2.ServerReadyRequest())).ready
 
     run(test())
-    assert not [it for it in caplog.records if it.levelname in ("WARNING", "ERROR")]
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 
 
 async def health_of(channel: grpc.aio.Channel, service: str) -> int:
     call = channel.unary_unary("/grpc.health.v1.Health/Check")
-    asked = health.HealthCheckRequest(service=service)
-    response = health.HealthCheckResponse.FromString(await call(asked.SerializeToString()))
+    request = health.HealthCheckRequest(service=service)
+    response = health.HealthCheckResponse.FromString(await call(request.SerializeToString()))
     return int(response.status)
 
 
-def test_the_health_checking_protocol_is_spoken() -> None:
+def test_the_health_checking_protocol_is_served() -> None:
     async def test() -> None:
         async with (
             front_end() as (host, _, _),
@@ -273,7 +273,7 @@ def test_the_health_checking_protocol_is_spoken() -> None:
     run(test())
 
 
-def test_a_long_request_lies_in_memory_that_the_worker_shares() -> None:
+def test_a_long_request_is_stored_in_memory_shared_with_the_worker() -> None:
     row = np.arange(1 << 20, dtype=np.float32).reshape(1, 1 << 20)
 
     async def test() -> None:
@@ -283,11 +283,11 @@ def test_a_long_request_lies_in_memory_that_the_worker_shares() -> None:
             result = await client.infer("wide", [data])
             assert result.as_numpy("y").tolist() == [[0, 2, 4, 6]]
             actions = [action for action in worker.seen if isinstance(action, Infer)]
-            (share,) = (it for action in actions for it in action.inputs if not it.generated)
+            (share,) = (share for action in actions for share in action.inputs if not share.generated)
             assert share.arena_offset >= 0
             assert share.arena_offset % 64 == 0
             assert host.arena is not None
-            while host.arena.taken:  # noqa: ASYNC110 - nobody tells
+            while host.arena.taken:  # noqa: ASYNC110 - nothing announces it
                 await asyncio.sleep(0.01)
 
     run(test())

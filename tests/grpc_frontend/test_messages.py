@@ -1,4 +1,4 @@
-"""``ModelInferRequest`` as `InferRequest`, and the messages' numbers."""
+"""Conversion of ``ModelInferRequest`` to `InferRequest`, and the field numbers of the messages."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ from clockwork.steps import at_once
 from clockwork.units import MILLISECOND
 
 
-def asked(**changes: Any) -> pb.ModelInferRequest:
+def message_with(**changes: Any) -> pb.ModelInferRequest:
     tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 2])
     fields = {"model_name": "m", "inputs": [tensor], "raw_input_contents": [b"12345678"]} | changes
     return pb.ModelInferRequest(**fields)
 
 
-def requested(message: pb.ModelInferRequest, id: int = 1, remaining: int | None = None) -> InferRequest:
+def request_from(message: pb.ModelInferRequest, id: int = 1, remaining: int | None = None) -> InferRequest:
     return request_of(message, message.raw_input_contents, id, remaining)
 
 
@@ -30,8 +30,8 @@ def parameter(**value: Any) -> pb.InferParameter:
     return pb.InferParameter(**value)
 
 
-def taken(message: pb.ModelInferRequest, id: int = 1) -> tuple[InferRequest, Any]:
-    return at_once(with_payload(message, message.raw_input_contents, requested(message, id)))
+def with_its_payload(message: pb.ModelInferRequest, id: int = 1) -> tuple[InferRequest, Any]:
+    return at_once(with_payload(message, message.raw_input_contents, request_from(message, id)))
 
 
 def test_names_and_numbers_are_those_of_tritons_protocol() -> None:
@@ -50,15 +50,15 @@ def test_names_and_numbers_are_those_of_tritons_protocol() -> None:
 
 
 def test_raw_data_of_one_tensor_is_not_copied() -> None:
-    message = asked()
-    request, payload = taken(message, 5)
+    message = message_with()
+    request, payload = with_its_payload(message, 5)
     assert request == InferRequest(5, "m", (TensorSpec("x", "FP32", (1, 2), 8),))
     assert payload == b"12345678"
 
 
-def test_tensors_lie_one_after_the_other() -> None:
+def test_tensors_are_joined_in_order() -> None:
     tensors = [pb.ModelInferRequest.InferInputTensor(name=name, datatype="UINT8", shape=[2]) for name in "ab"]
-    request, payload = taken(asked(inputs=tensors, raw_input_contents=[b"12", b"34"]))
+    request, payload = with_its_payload(message_with(inputs=tensors, raw_input_contents=[b"12", b"34"]))
     assert [tensor.nbytes for tensor in request.inputs] == [2, 2]
     assert payload == b"1234"
 
@@ -74,27 +74,30 @@ def test_tensors_lie_one_after_the_other() -> None:
         ({"timeout": parameter(int64_param=0)}, None, None),
     ],
 )
-def test_the_tightest_deadline_holds(parameters: Any, remaining: int | None, slo: int | None) -> None:
-    assert requested(asked(parameters=parameters), remaining=remaining).slo == slo
+def test_the_tightest_deadline_counts(parameters: Any, remaining: int | None, slo: int | None) -> None:
+    assert request_from(message_with(parameters=parameters), remaining=remaining).slo == slo
 
 
 TENSOR = pb.ModelInferRequest.InferInputTensor
 WRONG = [
-    (asked(raw_input_contents=[b"1", b"2"]), "1 inputs and 2 raw_input_contents"),
-    (asked(inputs=[TENSOR(name="x", contents=pb.InferTensorContents())]), "has contents and raw_input_contents"),
-    (asked(raw_input_contents=[], inputs=[TENSOR(name="x", datatype="FP32", shape=[-1])]), r"has shape \[-1\]"),
-    (asked(inputs=[TENSOR(name="x")] * (MAX_TENSORS + 1)), "at most 256 of each are accepted"),
-    (asked(parameters={"slo_ms": parameter(string_param="soon")}), "slo_ms is 'soon'"),
-    (asked(parameters={str(i): parameter() for i in range(MAX_PARAMETERS + 1)}), "1025 parameters; at most 1024"),
-    (asked(parameters={"sequence_id": parameter(int64_param=1)}), "sequence_id is not supported"),
-    (asked(raw_input_contents=[b"0" * (MAX_PAYLOAD_BYTES + 1)]), "at most"),
+    (message_with(raw_input_contents=[b"1", b"2"]), "1 inputs and 2 raw_input_contents"),
+    (message_with(inputs=[TENSOR(name="x", contents=pb.InferTensorContents())]), "has contents and raw_input_contents"),
+    (message_with(raw_input_contents=[], inputs=[TENSOR(name="x", datatype="FP32", shape=[-1])]), r"has shape \[-1\]"),
+    (message_with(inputs=[TENSOR(name="x")] * (MAX_TENSORS + 1)), "at most 256 of each are accepted"),
+    (message_with(parameters={"slo_ms": parameter(string_param="soon")}), "slo_ms is 'soon'"),
+    (
+        message_with(parameters={str(i): parameter() for i in range(MAX_PARAMETERS + 1)}),
+        "1025 parameters; at most",
+    ),
+    (message_with(parameters={"sequence_id": parameter(int64_param=1)}), "sequence_id is not supported"),
+    (message_with(raw_input_contents=[b"0" * (MAX_PAYLOAD_BYTES + 1)]), "at most"),
 ]
 
 
 @pytest.mark.parametrize(("message", "why"), WRONG, ids=[why for _, why in WRONG])
-def test_a_message_that_makes_no_sense_is_refused(message: pb.ModelInferRequest, why: str) -> None:
+def test_an_inconsistent_message_is_refused(message: pb.ModelInferRequest, why: str) -> None:
     with pytest.raises(InvalidRequestError, match=why):
-        taken(message)
+        with_its_payload(message)
 
 
 def success(rows: int, batch_size: int) -> InferResponse:
@@ -102,12 +105,14 @@ def success(rows: int, batch_size: int) -> InferResponse:
     return InferResponse(1, Status.SUCCESS, "", (TensorSpec("y", "FP32", (rows, 1), 4 * rows),), timing, 4_000_000)
 
 
-def test_an_answer_says_where_its_time_went() -> None:
-    answer = response_of(asked(id="seven"), success(1, 4), memoryview(b"abcd"))
-    made = pb.ModelInferResponse.FromString(answer)
-    assert (made.model_name, made.model_version, made.id) == ("m", "1", "seven")
-    assert list(made.raw_output_contents) == [b"abcd"]
-    found = {key: getattr(value, str(value.WhichOneof("parameter_choice"))) for key, value in made.parameters.items()}
+def test_a_response_has_its_timing_as_parameters() -> None:
+    answer = response_of(message_with(id="seven"), success(1, 4), memoryview(b"abcd"))
+    decoded = pb.ModelInferResponse.FromString(answer)
+    assert (decoded.model_name, decoded.model_version, decoded.id) == ("m", "1", "seven")
+    assert list(decoded.raw_output_contents) == [b"abcd"]
+    found = {
+        key: getattr(value, str(value.WhichOneof("parameter_choice"))) for key, value in decoded.parameters.items()
+    }
     assert found == {
         "predicted_ms": 4.0,
         "queue_ms": 1.0,

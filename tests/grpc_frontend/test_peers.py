@@ -1,4 +1,4 @@
-"""Each gRPC connection is a client of its own, with limits of its own."""
+"""Each gRPC connection has its own client, whose limits apply to it alone."""
 
 import asyncio
 from typing import Any
@@ -20,7 +20,7 @@ def real_infer(action: Any) -> bool:
     return isinstance(action, Infer) and not action.inputs[0].generated
 
 
-def test_a_connection_has_its_share_pending_and_another_is_served() -> None:
+def test_a_connection_at_its_limit_does_not_affect_another() -> None:
     async def test() -> None:
         async with (
             serving(holds=real_infer, max_client_pending=2) as (host, worker),
@@ -49,7 +49,7 @@ def test_a_connection_has_its_share_pending_and_another_is_served() -> None:
 
 
 def channel(address: Any) -> Any:
-    """A client with a connection of its own: gRPC shares one among clients with equal options."""
+    """Return a client with its own connection: clients with equal options share one."""
     channel.count += 1  # type: ignore[attr-defined]
     args = [("clockwork.number", channel.count)]  # type: ignore[attr-defined]
     return triton.InferenceServerClient(str(address), channel_args=args)
@@ -66,7 +66,7 @@ async def refusal(client: Any) -> str:
     raise AssertionError("not refused")
 
 
-def test_clients_of_connections_that_are_idle_leave_when_there_are_many() -> None:
+def test_idle_clients_are_closed_when_there_are_too_many() -> None:
     async def test() -> None:
         async with serving(holds=real_infer) as (host, _):
             check_idle(host)

@@ -1,4 +1,4 @@
-"""Raw tensors that are taken out of a message, and put into one, without protobuf: the same as protobuf does."""
+"""Raw tensors are taken out of messages and put into messages with the same result as by protobuf."""
 
 from typing import Any
 
@@ -42,10 +42,10 @@ requests = st.builds(
     raws,
     st.floats(allow_nan=False),
 )
-#: Each is a field of its own as protobuf writes it, or nearly: other wire types, longer lengths, groups, a bad tag.
+#: Encoded fields, correct or nearly so: other wire types, lengths that are not minimal, groups, a bad tag.
 fields = st.one_of(
     st.tuples(st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 15]), st.binary(max_size=200)).map(
-        lambda it: bytes([it[0] << 3 | 2]) + varint(len(it[1])) + it[1]
+        lambda field: bytes([field[0] << 3 | 2]) + varint(len(field[1])) + field[1]
     ),
     st.sampled_from([b"\x38\x05", b"\x3a\x81\x00a", b"\x3a\x81\x80\x80\x80\x00a", b"\x3b\x3a\x01a\x3c", b"\x00\x00"]),
     st.sampled_from([b"\x3a\xff\xff\xff\xff\x7f", b"\x3a\xff", b"\xba\x00\x01a", b"\x3a\x80\x00", b"\x0a\x01\xff"]),
@@ -55,7 +55,7 @@ fields = st.one_of(
 
 @many
 @given(requests)
-def test_what_protobuf_writes_is_split(message: pb.ModelInferRequest) -> None:
+def test_messages_encoded_by_protobuf_are_split(message: pb.ModelInferRequest) -> None:
     data = message.SerializeToString()
     grpc_fields(data)
     assert (split(data) is None) == (not message.raw_input_contents)
@@ -63,7 +63,7 @@ def test_what_protobuf_writes_is_split(message: pb.ModelInferRequest) -> None:
 
 @many
 @given(st.lists(fields, max_size=8).map(b"".join))
-def test_any_bytes_are_split_as_protobuf_would_or_not_at_all(data: bytes) -> None:
+def test_any_bytes_are_split_as_protobuf_parses_them_or_not_at_all(data: bytes) -> None:
     grpc_fields(data)
 
 
@@ -74,7 +74,7 @@ def test_a_split_copies_no_tensor() -> None:
     assert all(view.obj is data for view in parts.raw)
 
 
-def test_more_fields_than_a_request_can_need_are_left_to_protobuf() -> None:
+def test_a_message_with_too_many_fields_is_left_to_protobuf() -> None:
     few = b"\x3a\x00" * MAX_FIELDS
     assert split(few[2:]) is not None
     assert split(few + b"\x3a\x00") is None
@@ -83,33 +83,33 @@ def test_more_fields_than_a_request_can_need_are_left_to_protobuf() -> None:
 @pytest.mark.parametrize("tensors", [[], [b""], [b"ab", b""], [bytes(127), bytes(128), bytes(20_000)]], ids=len)
 def test_a_response_is_serialised_as_by_protobuf(tensors: list[bytes]) -> None:
     head = pb.ModelInferResponse(model_name="m", id="seven", outputs=[{"name": "y", "shape": [1, 2]}])
-    made = with_raw_outputs(head.SerializeToString(), [memoryview(it) for it in tensors])
+    encoded = with_raw_outputs(head.SerializeToString(), [memoryview(tensor) for tensor in tensors])
     head.raw_output_contents.extend(tensors)
-    assert made == head.SerializeToString()
-    assert in_stream(made) == pb.ModelStreamInferResponse(infer_response=head).SerializeToString()
+    assert encoded == head.SerializeToString()
+    assert in_stream(encoded) == pb.ModelStreamInferResponse(infer_response=head).SerializeToString()
 
 
-# ----------------------------------------------------------------------------------------- where payloads lie
+# ----------------------------------------------------------------------------------------- where payloads are stored
 
 
-def asked(*tensors: bytes, **more: Any) -> bytes:
+def encoded_request(*tensors: bytes, **more: Any) -> bytes:
     inputs = [TENSOR(name=f"x{i}", datatype="UINT8", shape=[len(data)]) for i, data in enumerate(tensors)]
     message = pb.ModelInferRequest(model_name="m", inputs=inputs, raw_input_contents=tensors, **more)
     return bytes(message.SerializeToString())
 
 
 class Memory:
-    """Counts what is allocated."""
+    """Records the sizes of allocations."""
 
     def __init__(self) -> None:
-        self.given: list[int] = []
+        self.sizes: list[int] = []
 
     def allocate(self, nbytes: int) -> Any:
-        self.given.append(nbytes)
+        self.sizes.append(nbytes)
         return np.empty(nbytes, np.uint8)
 
 
-def taken(data: bytes, allocate: Any = None) -> tuple[InferRequest, Any]:
+def decoded(data: bytes, allocate: Any = None) -> tuple[InferRequest, Any]:
     message, raw = parse(data)
     return at_once(with_payload(message, raw, request_of(message, raw, 1, None), allocate))
 
@@ -117,8 +117,8 @@ def taken(data: bytes, allocate: Any = None) -> tuple[InferRequest, Any]:
 @pytest.mark.parametrize("sizes", [[MIN_SPLIT_BYTES], [5, 2 * MIN_SPLIT_BYTES, 0, 7]], ids=str)
 def test_large_tensors_are_copied_once_into_memory_that_a_worker_can_read(sizes: list[int]) -> None:
     tensors, memory = [bytes([i + 1]) * size for i, size in enumerate(sizes)], Memory()
-    request, payload = taken(asked(*tensors), memory.allocate)
-    assert memory.given == [sum(sizes)]
+    request, payload = decoded(encoded_request(*tensors), memory.allocate)
+    assert memory.sizes == [sum(sizes)]
     assert bytes(payload) == b"".join(tensors)
     assert not payload.readonly
     assert [spec.nbytes for spec in request.inputs] == sizes
@@ -127,49 +127,49 @@ def test_large_tensors_are_copied_once_into_memory_that_a_worker_can_read(sizes:
 def test_large_tensors_are_copied_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(infer, "COPIED", MIN_SPLIT_BYTES)
     memory, tensors = Memory(), (b"1" * (2 * MIN_SPLIT_BYTES + 1), b"2" * MIN_SPLIT_BYTES)
-    message, raw = parse(asked(*tensors))
+    message, raw = parse(encoded_request(*tensors))
     steps = with_payload(message, raw, request_of(message, raw, 1, None), memory.allocate)
     assert sum(1 for _ in steps) == 3
-    assert bytes(taken(asked(*tensors), memory.allocate)[1]) == b"".join(tensors)
+    assert bytes(decoded(encoded_request(*tensors), memory.allocate)[1]) == b"".join(tensors)
 
 
-def test_small_tensors_and_those_of_a_server_without_shared_memory_are_not_copied_there() -> None:
+def test_small_tensors_are_not_copied_to_shared_memory() -> None:
     memory = Memory()
-    taken(asked(b"1234", b"5"), memory.allocate)
-    assert memory.given == []
-    _, payload = taken(asked(bytes(MIN_SPLIT_BYTES)))
+    decoded(encoded_request(b"1234", b"5"), memory.allocate)
+    assert memory.sizes == []
+    _, payload = decoded(encoded_request(bytes(MIN_SPLIT_BYTES)))
     assert payload.readonly
 
 
-def test_typed_contents_lie_there_as_well() -> None:
+def test_typed_contents_are_stored_in_shared_memory_too() -> None:
     memory, count = Memory(), MIN_SPLIT_BYTES // 8
     tensor = TENSOR(name="x", datatype="FP64", shape=[count], contents={"fp64_contents": range(count)})
     message = pb.ModelInferRequest(model_name="m", inputs=[tensor])
-    _, payload = taken(message.SerializeToString(), memory.allocate)
-    assert memory.given == [MIN_SPLIT_BYTES]
+    _, payload = decoded(message.SerializeToString(), memory.allocate)
+    assert memory.sizes == [MIN_SPLIT_BYTES]
     assert np.frombuffer(payload).tolist() == list(range(count))
 
 
-def test_nothing_is_allocated_for_what_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_allocated_for_inputs_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory()
     monkeypatch.setattr(infer, "MAX_PAYLOAD_BYTES", MIN_SPLIT_BYTES)
     assert MAX_PAYLOAD_BYTES > MIN_SPLIT_BYTES
     with pytest.raises(InvalidRequestError, match="inputs have 16385 bytes; at most 16384 are accepted"):
-        taken(asked(bytes(MIN_SPLIT_BYTES), b"1"), memory.allocate)
-    assert memory.given == []
+        decoded(encoded_request(bytes(MIN_SPLIT_BYTES), b"1"), memory.allocate)
+    assert memory.sizes == []
 
 
-def test_the_tighter_of_the_messages_deadline_and_the_calls_holds() -> None:
-    message, raw = parse(asked(b"1", parameters={"timeout": pb.InferParameter(int64_param=20_000)}))
+def test_the_tighter_of_the_deadlines_of_message_and_call_counts() -> None:
+    message, raw = parse(encoded_request(b"1", parameters={"timeout": pb.InferParameter(int64_param=20_000)}))
     assert request_of(message, raw, 1, None).slo == 20_000_000
     assert request_of(message, raw, 1, 12_000_000).slo == 12_000_000
     assert request_of(message, raw, 1, 30_000_000).slo == 20_000_000
-    message, raw = parse(asked(b"1"))
+    message, raw = parse(encoded_request(b"1"))
     assert request_of(message, raw, 1, None).slo is None
 
 
 def test_the_name_of_the_model_is_found_without_a_parser() -> None:
-    assert model_name(asked(b"1")) == pb.ModelInferRequest.FromString(asked(b"1")).model_name != ""
+    assert model_name(encoded_request(b"1")) == pb.ModelInferRequest.FromString(encoded_request(b"1")).model_name != ""
     assert model_name(pb.ModelInferRequest(model_name="m\u00e9" * 80).SerializeToString()) == "m\u00e9" * 80
     for data in (b"", b"\n", b"\n\x05ab", b"\x12\x01a", b"\n" + b"\xff" * 12):
         assert model_name(data) == ""

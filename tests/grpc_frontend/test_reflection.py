@@ -1,4 +1,4 @@
-"""Server reflection and the health checking protocol, asked by gRPC's own clients."""
+"""Server reflection and the health checking protocol, with gRPC's own clients."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -29,15 +29,15 @@ async def connected(host: ControllerHost) -> AsyncIterator[tuple[str, grpc.aio.C
 
 
 async def until_serving(host: ControllerHost) -> None:
-    while host.progress()[0] != Stage.SERVING.value:  # noqa: ASYNC110 - nobody tells
+    while host.progress()[0] != Stage.SERVING.value:  # noqa: ASYNC110 - nothing announces it
         await asyncio.sleep(0.01)
 
 
 # ---------------------------------------------------------------------------------------------------------- reflection
 
 
-def asked_of(address: str) -> tuple[list[str], dict[str, list[str]], bool]:
-    """The services, the methods of the inference service, and whether the server is live, by reflection alone."""
+def reflected(address: str) -> tuple[list[str], dict[str, list[str]], bool]:
+    """Return services, methods by service, and whether the server is live, all by reflection."""
     with grpc.insecure_channel(address) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         services = sorted(database.get_services())
@@ -48,15 +48,15 @@ def asked_of(address: str) -> tuple[list[str], dict[str, list[str]], bool]:
             if not name.startswith("grpc.reflection")
         }
         live = pool.FindServiceByName(INFERENCE).FindMethodByName("ServerLive")
-        asked, answered = GetMessageClass(live.input_type), GetMessageClass(live.output_type)
-        answer = answered.FromString(channel.unary_unary(f"/{INFERENCE}/ServerLive")(asked().SerializeToString()))
+        request, response = GetMessageClass(live.input_type), GetMessageClass(live.output_type)
+        answer = response.FromString(channel.unary_unary(f"/{INFERENCE}/ServerLive")(request().SerializeToString()))
         return services, methods, answer.live
 
 
-def test_a_client_without_a_proto_finds_services_methods_and_messages() -> None:
+def test_reflection_describes_services_methods_and_messages() -> None:
     async def test() -> None:
         async with controller() as host, connected(host) as (address, _):
-            services, methods, live = await asyncio.to_thread(asked_of, address)
+            services, methods, live = await asyncio.to_thread(reflected, address)
             assert services == ["grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", INFERENCE]
             assert methods["grpc.health.v1.Health"] == ["Check", "Watch"]
             described = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -67,8 +67,8 @@ def test_a_client_without_a_proto_finds_services_methods_and_messages() -> None:
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
-def test_both_versions_of_reflection_are_spoken(version: str) -> None:
-    def questions() -> Iterator[pb.ServerReflectionRequest]:
+def test_both_versions_of_reflection_are_served(version: str) -> None:
+    def requests() -> Iterator[pb.ServerReflectionRequest]:
         yield pb.ServerReflectionRequest(list_services="")
         yield pb.ServerReflectionRequest(file_containing_symbol=INFERENCE)
         yield pb.ServerReflectionRequest(file_containing_symbol="no.such.Symbol")
@@ -79,7 +79,7 @@ def test_both_versions_of_reflection_are_spoken(version: str) -> None:
                 f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
                 pb.ServerReflectionRequest.SerializeToString,
                 pb.ServerReflectionResponse.FromString,
-            )(questions())
+            )(requests())
             listed, found, missing = [answer async for answer in call]
             assert INFERENCE in [service.name for service in listed.list_services_response.service]
             assert found.file_descriptor_response.file_descriptor_proto
@@ -98,7 +98,7 @@ def watching(channel: grpc.aio.Channel, service: str = "") -> Any:
     return call(HealthCheckRequest(service=service))
 
 
-def test_whoever_watches_is_told_the_state_at_once_and_when_it_changes() -> None:
+def test_watch_reports_the_state_at_once_and_each_change() -> None:
     async def test() -> None:
         async with controller() as host, connected(host) as (_, channel):
             watch = watching(channel, INFERENCE)
@@ -109,7 +109,7 @@ def test_whoever_watches_is_told_the_state_at_once_and_when_it_changes() -> None
     run(test())
 
 
-def test_whoever_watches_is_told_when_the_server_ends() -> None:
+def test_watch_reports_the_end_of_the_server() -> None:
     async def test() -> None:
         async with serving() as (host, _):
             await until_serving(host)
@@ -124,7 +124,7 @@ def test_whoever_watches_is_told_when_the_server_ends() -> None:
     run(test())
 
 
-def test_a_service_that_there_is_not_is_unknown_and_may_be_watched() -> None:
+def test_an_unknown_service_may_be_watched() -> None:
     async def test() -> None:
         async with serving() as (host, _), connected(host) as (_, channel):
             watch = watching(channel, "another")
@@ -134,7 +134,7 @@ def test_a_service_that_there_is_not_is_unknown_and_may_be_watched() -> None:
     run(test())
 
 
-def test_as_many_as_may_watch_and_a_place_is_free_again_when_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_watching_calls_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "MAX_WATCHERS", 2)
 
     async def test() -> None:
@@ -173,7 +173,7 @@ def test_as_many_as_may_watch_and_a_place_is_free_again_when_one_ends(monkeypatc
         ("CudaSharedMemoryUnregister", "CUDA shared memory is not supported"),
     ],
 )
-def test_what_only_triton_has_is_unimplemented_and_said_so(method: str, why: str) -> None:
+def test_methods_that_only_triton_has_are_unimplemented(method: str, why: str) -> None:
     async def test() -> None:
         async with controller() as host, connected(host) as (_, channel):
             with pytest.raises(grpc.aio.AioRpcError, match=why) as caught:

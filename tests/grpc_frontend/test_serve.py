@@ -1,4 +1,4 @@
-"""``clockwork serve --grpc`` with models that are executed, asked by tritonclient and by a stub."""
+"""``clockwork serve --grpc`` with real models, called with tritonclient and with a stub."""
 
 import queue
 import signal
@@ -55,8 +55,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client(address: str) -> Iterator[triton.InferenceServerClient]:
-    with triton.InferenceServerClient(address) as made:
-        yield made
+    with triton.InferenceServerClient(address) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -66,22 +66,26 @@ def stub(address: str) -> Iterator[Any]:
 
 
 def dense(rows: int = 1, width: int = 32) -> list[triton.InferInput]:
-    made = triton.InferInput("x", [rows, width], "FP32")
-    made.set_data_from_numpy(np.ones((rows, width), np.float32))
-    return [made]
+    tensor = triton.InferInput("x", [rows, width], "FP32")
+    tensor.set_data_from_numpy(np.ones((rows, width), np.float32))
+    return [tensor]
 
 
-def test_the_server_says_what_it_is(client: triton.InferenceServerClient) -> None:
+def test_server_metadata(client: triton.InferenceServerClient) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.get_server_metadata().name == "clockwork"
     assert [client.is_model_ready(name) for name in ("dense", "nobody")] == [True, False]
 
 
-def test_a_model_says_what_it_takes(client: triton.InferenceServerClient) -> None:
+def test_model_metadata_and_configuration(client: triton.InferenceServerClient) -> None:
     metadata = client.get_model_metadata("dense")
-    assert [(it.name, it.datatype, list(it.shape)) for it in metadata.inputs] == [("x", "FP32", [-1, 32])]
-    assert [(it.name, it.datatype, list(it.shape)) for it in metadata.outputs] == [("y", "FP32", [-1, 5])]
+    assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in metadata.inputs] == [
+        ("x", "FP32", [-1, 32])
+    ]
+    assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in metadata.outputs] == [
+        ("y", "FP32", [-1, 5])
+    ]
     config = client.get_model_config("dense").config
     assert (config.max_batch_size, list(config.input[0].dims), list(config.output[0].dims)) == (2, [32], [5])
     assert client.get_model_config("BYTES").config.input[0].data_type == 13
@@ -95,7 +99,7 @@ def test_the_index_has_every_model(client: triton.InferenceServerClient) -> None
 
 
 @pytest.mark.parametrize("datatype", ECHOES)
-def test_typed_contents_come_back(stub: Any, datatype: str) -> None:
+def test_typed_contents_are_returned_unchanged(stub: Any, datatype: str) -> None:
     _, field, elements = ECHOES[datatype]
     contents = service_pb2.InferTensorContents(**{field: elements})
     tensor = service_pb2.ModelInferRequest.InferInputTensor(
@@ -106,7 +110,7 @@ def test_typed_contents_come_back(stub: Any, datatype: str) -> None:
 
 
 @pytest.mark.parametrize("datatype", ECHOES)
-def test_raw_contents_come_back(client: triton.InferenceServerClient, datatype: str) -> None:
+def test_raw_contents_are_returned_unchanged(client: triton.InferenceServerClient, datatype: str) -> None:
     tensor = triton.InferInput("x", [1, 3], datatype)
     dtype = {"BYTES": np.object_, "BOOL": np.bool_, "FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
     tensor.set_data_from_numpy(np.array([ECHOES[datatype][2]], dtype.get(datatype, datatype.lower())))
@@ -132,7 +136,7 @@ def test_an_output_can_be_chosen(client: triton.InferenceServerClient) -> None:
         ({"parameters": {"slo_ms": 0}}, "INVALID_ARGUMENT", "slo_ms is 0"),
     ],
 )
-def test_a_wrong_request_is_told_what_is_wrong(
+def test_a_wrong_request_gets_an_explanation(
     client: triton.InferenceServerClient, call: dict[str, Any], code: str, why: str
 ) -> None:
     with pytest.raises(InferenceServerException, match=why) as caught:
@@ -140,7 +144,7 @@ def test_a_wrong_request_is_told_what_is_wrong(
     assert caught.value.status() == f"StatusCode.{code}"
 
 
-def test_a_wrong_datatype_is_told(client: triton.InferenceServerClient) -> None:
+def test_a_wrong_datatype_is_an_error(client: triton.InferenceServerClient) -> None:
     tensor = triton.InferInput("x", [1, 32], "FP64")
     tensor.set_data_from_numpy(np.ones((1, 32)))
     with pytest.raises(InferenceServerException, match="FP64") as caught:
@@ -158,7 +162,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_with_a_prediction(client: trit
     assert float(trailer["clockwork-retry-after-ms"]) > 0
 
 
-def test_nothing_is_loaded_or_unloaded_any_more(client: triton.InferenceServerClient) -> None:
+def test_nothing_is_loaded_or_unloaded_while_serving(client: triton.InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match="models are loaded at start-up only"):
         client.load_model("dense")
     with pytest.raises(InferenceServerException, match="cannot be unloaded") as caught:
@@ -166,7 +170,7 @@ def test_nothing_is_loaded_or_unloaded_any_more(client: triton.InferenceServerCl
     assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
 
 
-def test_statistics_count_what_was_asked(client: triton.InferenceServerClient) -> None:
+def test_statistics_count_the_requests(client: triton.InferenceServerClient) -> None:
     def counted() -> Any:
         (found,) = client.get_inference_statistics("dense").model_stats
         return found
@@ -195,7 +199,7 @@ def test_a_stream_is_answered(client: triton.InferenceServerClient) -> None:
 
 
 def test_a_message_too_long_is_refused(stub: Any) -> None:
-    """Beyond what tensors may take, an error says so; much longer messages are not read at all."""
+    """A message slightly too long gets a clear error; a much longer one is not read at all."""
     tensor = [service_pb2.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 32])]
     for more, code in ((KIB, "INVALID_ARGUMENT"), (2 * MIB, "RESOURCE_EXHAUSTED")):
         raw = [bytes(MAX_PAYLOAD_BYTES + more)]
@@ -205,7 +209,7 @@ def test_a_message_too_long_is_refused(stub: Any) -> None:
         assert caught.value.code().name == code
 
 
-def test_a_controller_alone_serves_it_too_and_a_taken_port_is_one_line(tmp_path: Path) -> None:
+def test_a_controller_serves_grpc_and_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     listen = ("--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0", "--http=none")
     with clockwork("controller", *listen, "--grpc=127.0.0.1:0") as first:
         taken = grpc_address(first)
@@ -221,7 +225,7 @@ def test_a_controller_alone_serves_it_too_and_a_taken_port_is_one_line(tmp_path:
         assert first.ended() == 0
 
 
-def test_none_is_no_address() -> None:
+def test_none_is_not_an_address() -> None:
     with clockwork(
         "controller", "--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0", "--http=none", "--grpc=none"
     ) as process:

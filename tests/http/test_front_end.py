@@ -1,4 +1,4 @@
-"""The HTTP front end of a live controller with a scripted worker: errors, limits, and clients that go away."""
+"""The HTTP front end of a live controller with a scripted worker: errors, limits, and clients that disconnect."""
 
 import asyncio
 import gzip
@@ -49,16 +49,16 @@ def test_json_in_json_out() -> None:
             answer = await peer.ask("POST", INFER, row(id="mine"))
             assert answer.status == 200
             assert answer.headers["content-type"] == "application/json"
-            said = answer.json()
-            assert (said["model_name"], said["model_version"], said["id"]) == ("m", "1", "mine")
-            assert said["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [1, 4], "data": [2, 2, 2, 2]}]
-            assert said["parameters"]["batch_size"] == 1
-            assert said["parameters"]["total_ms"] > 0
+            content = answer.json()
+            assert (content["model_name"], content["model_version"], content["id"]) == ("m", "1", "mine")
+            assert content["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [1, 4], "data": [2, 2, 2, 2]}]
+            assert content["parameters"]["batch_size"] == 1
+            assert content["parameters"]["total_ms"] > 0
 
     run(test())
 
 
-def test_binary_in_binary_out_and_the_version_may_be_said() -> None:
+def test_binary_in_binary_out_and_the_path_may_have_a_version() -> None:
     async def test() -> None:
         async with served() as (peer, *_):
             body, length = binary_row(ROW.tobytes())
@@ -78,8 +78,8 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate"
 
 
 @pytest.mark.parametrize("coding", PACKERS)
-@pytest.mark.parametrize("rows", [1, 256, 1000], ids=["small", "middling", "in a thread"])
-def test_bodies_may_be_packed_both_ways(coding: str, rows: int) -> None:
+@pytest.mark.parametrize("rows", [1, 256, 1000], ids=["small", "medium", "in a thread"])
+def test_bodies_may_be_compressed_both_ways(coding: str, rows: int) -> None:
     async def test() -> None:
         async with served() as (peer, *_):
             shape = (min(rows, 4), 4)
@@ -95,13 +95,13 @@ def test_bodies_may_be_packed_both_ways(coding: str, rows: int) -> None:
             )
             assert answer.status == 200, answer.body
             at = int(answer.headers["inference-header-content-length"])
-            said = zlib.decompress(answer.body, 47) if "content-encoding" in answer.headers else answer.body
-            assert said[at:] == (2 * sent).tobytes()
+            unpacked = zlib.decompress(answer.body, 47) if "content-encoding" in answer.headers else answer.body
+            assert unpacked[at:] == (2 * sent).tobytes()
 
     run(test())
 
 
-def test_a_reply_is_packed_where_that_is_accepted() -> None:
+def test_a_reply_is_compressed_if_the_client_accepts_it() -> None:
     async def test() -> None:
         models = tuple(f"model-with-a-name-{number}.onnx" for number in range(9))
         async with served(models=models) as (peer, *_):
@@ -118,26 +118,26 @@ def wrong_bodies() -> dict[str, tuple[int, bytes, dict[str, Any]]]:
     body, length = binary_row()
     header = {"Inference_Header_Content_Length": length}
     return {
-        "no json": (400, b"hello", {}),
+        "not json": (400, b"hello", {}),
         "empty": (400, b"", {}),
-        "header length is no number": (400, body, {"Inference_Header_Content_Length": "-1"}),
+        "header length is not a number": (400, body, {"Inference_Header_Content_Length": "-1"}),
         "header longer than body": (400, body, {"Inference_Header_Content_Length": len(body) + 1}),
         "cut": (400, body[:-1], header),
         "unknown input": (400, row().replace(b'"x"', b'"z"'), {}),
         "wrong shape": (400, row().replace(b"[1, 4]", b"[4, 1]"), {}),
         "wrong datatype": (400, row().replace(b"FP32", b"FP64"), {}),
         "unknown output": (400, row(outputs=[{"name": "z"}]), {}),
-        "timeout is no number": (400, row(parameters={"timeout": "soon"}), {}),
+        "timeout is not a number": (400, row(parameters={"timeout": "soon"}), {}),
         "slo of zero": (400, row(parameters={"slo_ms": 0}), {}),
         "unknown coding": (415, body, {"Content_Encoding": "br"}),
-        "not packed": (400, body, {"Content_Encoding": "gzip"}),
-        "packed and cut": (400, gzip.compress(body)[:-9], {"Content_Encoding": "gzip"}),
+        "not compressed": (400, body, {"Content_Encoding": "gzip"}),
+        "compressed and cut": (400, gzip.compress(body)[:-9], {"Content_Encoding": "gzip"}),
         "a bomb": (413, gzip.compress(bytes(1 << 22)), {"Content_Encoding": "gzip"}),
         "too large": (413, bytes(1 << 21), {}),
     }
 
 
-def test_what_is_wrong_is_said_in_json_and_the_connection_stays() -> None:
+def test_errors_are_json_and_the_connection_stays_open() -> None:
     async def test() -> None:
         async with served(http=HttpConfig(max_body=1 << 20)) as (peer, *_):
             for what, (status, body, headers) in wrong_bodies().items():
@@ -157,7 +157,7 @@ def test_what_is_wrong_is_said_in_json_and_the_connection_stays() -> None:
     run(test())
 
 
-def test_a_body_of_unknown_length_is_limited_too() -> None:
+def test_a_chunked_body_has_a_limit() -> None:
     async def test() -> None:
         async with served(http=HttpConfig(max_body=1 << 20)) as (peer, *_):
             peer.writer.write(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
@@ -169,7 +169,7 @@ def test_a_body_of_unknown_length_is_limited_too() -> None:
     run(test())
 
 
-def test_a_large_body_comes_whole_and_what_follows_it_is_answered_next() -> None:
+def test_a_large_body_arrives_whole_and_the_next_request_is_answered() -> None:
     async def test() -> None:
         async with served(EchoScheduler(), models=("wide.onnx",)) as (peer, *_):
             sent = np.arange(4 << 20, dtype=np.float32)
@@ -185,7 +185,7 @@ def test_a_large_body_comes_whole_and_what_follows_it_is_answered_next() -> None
     run(test())
 
 
-def test_inputs_that_are_larger_than_the_native_protocol_s_are_refused() -> None:
+def test_inputs_larger_than_the_native_protocol_allows_are_refused() -> None:
     async def test() -> None:
         async with served(models=("wide.onnx",)) as (peer, *_):
             body, length = binary_row(bytes(17 << 22), (17, 1 << 20))
@@ -196,19 +196,19 @@ def test_inputs_that_are_larger_than_the_native_protocol_s_are_refused() -> None
     run(test())
 
 
-def test_all_bodies_together_are_limited() -> None:
+def test_all_bodies_together_have_a_limit() -> None:
     async def test() -> None:
         async with served(http=HttpConfig(piece=1 << 10, max_held=1 << 12)) as (peer, *_):
             answer = await peer.ask("POST", INFER, bytes(1 << 20))
             assert (answer.status, answer.headers["retry-after"]) == (503, "1")
-            for _ in range(20):  # what was held is not held any more
+            for _ in range(20):  # the memory of the refused body was released
                 assert (await peer.ask("POST", INFER, row() + b" " * (1 << 11))).status == 200
 
     run(test())
 
 
 @pytest.mark.parametrize("begin", [b"GET /v2 HTTP/1.1\r\nx: ", b"GET /"])
-def test_a_head_is_limited(begin: bytes) -> None:
+def test_a_head_has_a_limit(begin: bytes) -> None:
     async def test() -> None:
         async with served(http=HttpConfig(max_head=1 << 12)) as (peer, address, *_):
             peer.writer.write(begin + b"y" * 4096)
@@ -221,7 +221,7 @@ def test_a_head_is_limited(begin: bytes) -> None:
     run(test())
 
 
-def test_what_is_no_http_is_told_so_in_json() -> None:
+def test_bytes_that_are_not_http_get_an_error_in_json() -> None:
     async def test() -> None:
         async with served() as (peer, *_):
             peer.writer.write(b"hello\r\n\r\n")
@@ -233,7 +233,7 @@ def test_what_is_no_http_is_told_so_in_json() -> None:
 
 
 @pytest.mark.parametrize(("begin", "status"), [(b"", None), (b"GET /v2 HT", 408)])
-def test_a_head_that_does_not_come_is_not_waited_for(begin: bytes, status: int | None) -> None:
+def test_a_slow_head_is_given_up(begin: bytes, status: int | None) -> None:
     async def test() -> None:
         async with served(http=HttpConfig(head_timeout=0.05)) as (peer, *_):
             peer.writer.write(begin)
@@ -244,7 +244,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(begin: bytes, status: int |
     run(test())
 
 
-def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+def test_a_slow_body_is_given_up() -> None:
     async def test() -> None:
         async with served(http=HttpConfig(body_timeout=0.05)) as (peer, *_):
             peer.writer.write(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n123".encode())
@@ -261,7 +261,7 @@ class Refuses(EchoScheduler):
         return [Answer(request.id, status, "too late", predicted=25_000_000, retry_after=1_200_000_000)]
 
 
-def test_a_refusal_says_when_to_come_back() -> None:
+def test_a_refusal_has_a_retry_time() -> None:
     async def test() -> None:
         async with served(Refuses()) as (peer, *_):
             answer = await peer.ask("POST", INFER, row(parameters={"timeout": 20_000}))
@@ -277,7 +277,7 @@ def test_a_refusal_says_when_to_come_back() -> None:
     run(test())
 
 
-def test_a_deadline_that_passes_is_a_504() -> None:
+def test_a_passed_deadline_gets_504() -> None:
     async def test() -> None:
         held = False
         async with served(holds=lambda action: held and isinstance(action, Infer)) as (peer, *_):
@@ -288,7 +288,7 @@ def test_a_deadline_that_passes_is_a_504() -> None:
     run(test())
 
 
-def test_a_client_that_goes_away_frees_its_place() -> None:
+def test_a_disconnect_cancels_the_request() -> None:
     async def test() -> None:
         held = False
 
@@ -313,7 +313,7 @@ def test_a_client_that_goes_away_frees_its_place() -> None:
     run(test())
 
 
-def test_those_that_wait_are_told_when_it_closes() -> None:
+def test_waiting_requests_get_an_error_when_the_server_closes() -> None:
     async def test() -> None:
         async with controller() as host:
             async with serving_http(host, LOOPBACK) as address:
@@ -333,7 +333,7 @@ def test_those_that_wait_are_told_when_it_closes() -> None:
     run(test())
 
 
-def test_what_was_not_foreseen_is_logged_and_not_told(
+def test_an_unexpected_error_is_logged_and_its_text_is_not_sent(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(*args: Any) -> Any:
@@ -351,7 +351,7 @@ def test_what_was_not_foreseen_is_logged_and_not_told(
     assert "in a file somewhere" in caplog.text
 
 
-def test_a_taken_port_is_said() -> None:
+def test_a_port_in_use_is_an_error() -> None:
     async def test() -> None:
         async with served() as (_, address, host, _), AsyncClient(str(host.client_address)) as client:
             with pytest.raises(ServerError, match=f"cannot listen for HTTP on {address}: .*--http"):
@@ -365,7 +365,7 @@ def test_a_taken_port_is_said() -> None:
     run(test())
 
 
-def test_models_are_not_loaded_while_it_serves_and_never_unloaded() -> None:
+def test_models_are_not_loaded_while_serving_and_never_unloaded() -> None:
     async def test() -> None:
         async with served() as (peer, *_):
             answer = await peer.ask("POST", "/v2/repository/models/n/load", b'{"parameters": {"path": "n.onnx"}}')
@@ -380,7 +380,7 @@ def test_models_are_not_loaded_while_it_serves_and_never_unloaded() -> None:
     run(test())
 
 
-def test_models_are_loaded_while_it_starts() -> None:
+def test_models_are_loaded_during_start_up() -> None:
     async def test() -> None:
         worker = ScriptedWorker()
         async with (
@@ -392,7 +392,9 @@ def test_models_are_loaded_while_it_starts() -> None:
             await worker.connect(host)
             answer = await peer.ask("POST", "/v2/repository/models/n/load", b'{"parameters": {"path": "some.onnx"}}')
             assert (answer.status, answer.json()) == (200, {})
-            assert (await peer.ask("GET", "/v2/models/n")).json()["inputs"][0]["name"] == "x"  # it waits
+            assert (await peer.ask("GET", "/v2/models/n")).json()["inputs"][0][
+                "name"
+            ] == "x"  # waits for the end of start-up
             (entry,) = (await peer.ask("POST", "/v2/repository/index", b'{"ready": true}')).json()
             assert (entry["name"], entry["state"]) == ("n", "READY")
 
@@ -409,7 +411,7 @@ LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 @pytest.mark.parametrize("offer", UPGRADE, ids=["h2c", "websocket"])
 @pytest.mark.parametrize("pad", [0, 100_000], ids=["small", "large"])
 @pytest.mark.parametrize("cut", [False, True], ids=["at once", "in two"])
-def test_another_protocol_that_is_offered_is_passed_over(offer: str, pad: int, cut: bool) -> None:
+def test_an_offer_of_another_protocol_is_ignored(offer: str, pad: int, cut: bool) -> None:
     async def test() -> None:
         async with served() as (peer, *_):
             body = row() + b" " * pad
@@ -418,7 +420,7 @@ def test_another_protocol_that_is_offered_is_passed_over(offer: str, pad: int, c
                 peer.writer.write(head if cut else head + body + LIVE)
                 if cut:
                     await peer.writer.drain()
-                    await asyncio.sleep(0.02)  # for the sake of the case; the answers are the same
+                    await asyncio.sleep(0.02)  # so that the server reads the head alone; the replies are the same
                     peer.writer.write(body + LIVE)
                 assert (await peer.answer()).status == 200
                 assert (await peer.answer()).json() == {"live": True}
@@ -426,13 +428,13 @@ def test_another_protocol_that_is_offered_is_passed_over(offer: str, pad: int, c
     run(test())
 
 
-def test_a_body_behind_an_offer_is_never_taken_for_a_request() -> None:
+def test_a_body_after_an_offer_is_never_parsed_as_a_request() -> None:
     async def test() -> None:
         async with served() as (peer, *_):
             head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\n{UPGRADE[0]}\r\n"
             peer.writer.write(f"{head}Content-Length: {len(LIVE)}\r\n\r\n".encode())
             peer.writer.write(LIVE)
-            assert (await peer.answer()).status == 400  # it is no JSON
+            assert (await peer.answer()).status == 400  # the body is not JSON
             peer.writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + LIVE)
             assert (await peer.answer()).status == 400
             assert await peer.reader.read() == b""
@@ -440,11 +442,11 @@ def test_a_body_behind_an_offer_is_never_taken_for_a_request() -> None:
     run(test())
 
 
-def test_an_offer_without_a_body_is_passed_over() -> None:
+def test_an_offer_without_a_body_is_ignored() -> None:
     async def test() -> None:
         async with served() as (peer, *_):
-            asked = f"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n{UPGRADE[0]}\r\n\r\n".encode()
-            peer.writer.write(asked * 2)
+            request = f"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n{UPGRADE[0]}\r\n\r\n".encode()
+            peer.writer.write(request * 2)
             for _ in range(2):
                 assert (await peer.answer()).json() == {"live": True}
 

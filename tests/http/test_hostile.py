@@ -1,4 +1,4 @@
-"""Requests that would cost the server more than they should: each is refused, or done in steps."""
+"""Requests that would take too much of the server's time: each is refused, or handled in steps."""
 
 import asyncio
 import json
@@ -71,7 +71,7 @@ def test_shape_batch_and_datatype_are_checked_before_elements_are_decoded(
     run(test())
 
 
-def test_long_json_that_is_right_is_answered() -> None:
+def test_long_correct_json_is_answered() -> None:
     async def test() -> None:
         async with served(EchoScheduler(), models=("wide.onnx",)) as (peer, *_):
             sent = np.arange(COLUMNS, dtype=np.float32)
@@ -99,7 +99,7 @@ def test_json_has_a_limit_in_both_directions() -> None:
     run(test())
 
 
-def test_a_request_to_the_repository_is_short() -> None:
+def test_a_repository_request_has_a_short_limit() -> None:
     async def test() -> None:
         async with served(EchoScheduler()) as (peer, *_):
             body = b" " * (MAX_REPOSITORY_BODY + 1)
@@ -115,7 +115,7 @@ def test_a_request_to_the_repository_is_short() -> None:
 
 
 class Watched(BodyQuota):
-    """Knows how much was held at most."""
+    """Remembers the largest number of bytes counted."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
@@ -129,7 +129,7 @@ class Watched(BodyQuota):
 
 
 async def unpack(bodies: Bodies, body: bytes) -> int:
-    """The length of the body unpacked."""
+    """Return the length of the unpacked body."""
 
     async def receive() -> Any:
         return {"type": "http.request", "body": body}
@@ -157,7 +157,7 @@ def test_a_compressed_body_is_unpacked_in_pieces(size: int) -> None:
     run(test())
 
 
-def test_what_unpacks_to_too_much_is_given_up_at_the_limit() -> None:
+def test_unpacking_stops_at_the_limit() -> None:
     async def test() -> None:
         bodies, held = watched(HttpConfig(max_unpacked=4 * MIB))
         packer = zlib.compressobj(9, wbits=31)
@@ -171,13 +171,13 @@ def test_what_unpacks_to_too_much_is_given_up_at_the_limit() -> None:
     run(test())
 
 
-def test_all_that_is_unpacked_together_has_a_limit() -> None:
+def test_all_unpacked_bodies_together_have_a_limit() -> None:
     async def test() -> None:
         bodies, held = watched(HttpConfig(max_unpacked=4 * MIB))
         packer = zlib.compressobj(9, wbits=31)
         bomb = packer.compress(bytes(64 * MIB)) + packer.flush()
         found = await asyncio.gather(*(unpack(bodies, bomb) for _ in range(12)), return_exceptions=True)
-        statuses = [it.failure.http for it in found if isinstance(it, RequestFailedError)]
+        statuses = [error.failure.http for error in found if isinstance(error, RequestFailedError)]
         assert len(statuses) == 12
         assert set(statuses) <= {413, 503}
         assert 503 in statuses
@@ -187,7 +187,7 @@ def test_all_that_is_unpacked_together_has_a_limit() -> None:
     run(test())
 
 
-def test_what_follows_a_compressed_body_is_refused() -> None:
+def test_broken_compressed_bodies_are_refused() -> None:
     async def test() -> None:
         bodies, _ = watched(HttpConfig())
         packer = zlib.compressobj(1, wbits=31)
@@ -199,7 +199,7 @@ def test_what_follows_a_compressed_body_is_refused() -> None:
     run(test())
 
 
-def test_a_compressed_request_counts_as_long_as_it_is_in_progress() -> None:
+def test_a_compressed_request_counts_while_it_is_in_progress() -> None:
     def holds(action: Any) -> bool:
         return isinstance(action, Infer) and not action.inputs[0].generated
 
@@ -226,7 +226,7 @@ def test_a_compressed_request_counts_as_long_as_it_is_in_progress() -> None:
     run(test())
 
 
-def test_a_long_reply_is_packed_in_pieces() -> None:
+def test_a_long_reply_is_compressed_in_pieces() -> None:
     async def test() -> None:
         content = "x" * (3 * MIB)
         reply = await packed(json_reply(content), {b"accept-encoding": b"gzip"})
@@ -235,7 +235,7 @@ def test_a_long_reply_is_packed_in_pieces() -> None:
     run(test())
 
 
-def test_threads_that_pack_give_way_to_execution() -> None:
+def test_compression_threads_have_a_low_priority() -> None:
     def niceness() -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
@@ -248,20 +248,20 @@ def test_threads_that_pack_give_way_to_execution() -> None:
 # ------------------------------------------------------------------------------------------------------- descriptions
 
 
-def test_a_list_of_models_is_made_in_steps() -> None:
-    made: list[int] = []
+def test_a_list_of_models_is_encoded_in_steps() -> None:
+    numbers: list[int] = []
 
     def entries() -> Any:
         for number in range(10 * PER_STEP + 1):
-            made.append(number)
+            numbers.append(number)
             yield {"number": number, "text": "x" * 10_000}
 
     form = ListFormat(_encode_items, b'{"all":[', b",", b"]}")
-    assert [len(made) for _ in encoded_list(entries(), form)] == [PER_STEP * step for step in range(1, 11)]
-    made.clear()
+    assert [len(numbers) for _ in encoded_list(entries(), form)] == [PER_STEP * step for step in range(1, 11)]
+    numbers.clear()
     parts = at_once(encoded_list(entries(), form))
     assert len(parts) > 1
-    assert [entry["number"] for entry in json.loads(b"".join(parts))["all"]] == made
+    assert [entry["number"] for entry in json.loads(b"".join(parts))["all"]] == numbers
     for count in (0, 1, PER_STEP - 1, PER_STEP, PER_STEP + 1):
         assert json.loads(b"".join(at_once(encoded_list(range(count), form))))["all"] == list(range(count))
 
@@ -274,7 +274,7 @@ def test_statistics_and_the_index_have_every_model() -> None:
             found = (await peer.ask("GET", "/v2/models/stats")).json()["model_stats"]
             index = (await peer.ask("POST", "/v2/repository/index")).json()
             names = sorted(name.removesuffix(".onnx") for name in models)
-            assert [it["name"] for it in found] == [it["name"] for it in index] == names
-            assert {it["name"]: it["inference_stats"]["success"]["count"] for it in found}["m3"] == 1
+            assert [entry["name"] for entry in found] == [entry["name"] for entry in index] == names
+            assert {entry["name"]: entry["inference_stats"]["success"]["count"] for entry in found}["m3"] == 1
 
     run(test())

@@ -31,7 +31,9 @@ SIZE = len(BODY)
 def head(path: str = WIDE, **more: Any) -> bytes:
     lines = [f"POST {path} HTTP/1.1", "Host: here", f"Inference-Header-Content-Length: {LENGTH}"]
     headers = {"Content-Length": SIZE, **more}
-    return "\r\n".join([*lines, *(f"{name.replace('_', '-')}: {it}" for name, it in headers.items()), "", ""]).encode()
+    return "\r\n".join(
+        [*lines, *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()), "", ""]
+    ).encode()
 
 
 async def echoed(peer: Peer) -> bool:
@@ -41,7 +43,7 @@ async def echoed(peer: Peer) -> bool:
 
 
 async def in_pieces(peer: Peer, data: bytes, *cuts: int) -> None:
-    """Send it, cut there, each piece a packet of its own as far as that can be had."""
+    """Send the data in pieces that end at the cuts, as far as possible each in a packet of its own."""
     for begin, end in zip((0, *cuts), (*cuts, len(data)), strict=True):
         peer.writer.write(data[begin:end])
         await peer.writer.drain()
@@ -50,17 +52,17 @@ async def in_pieces(peer: Peer, data: bytes, *cuts: int) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1, LENGTH, LARGE, SIZE - 1], ids=["head", "byte", "json", "64 KiB", "all but one"])
-def test_it_does_not_matter_how_it_is_cut(cut: int) -> None:
+def test_a_body_may_arrive_in_any_pieces(cut: int) -> None:
     async def test() -> None:
         async with served(EchoScheduler(), models=("wide.onnx",)) as (peer, *_):
-            for _ in range(2):  # and the connection goes on
+            for _ in range(2):  # the connection stays usable
                 await in_pieces(peer, head() + BODY, len(head()) + cut)
                 assert await echoed(peer)
 
     run(test())
 
 
-def test_requests_may_follow_each_other_without_waiting() -> None:
+def test_large_requests_may_be_pipelined() -> None:
     async def test() -> None:
         async with served(EchoScheduler(), models=("wide.onnx",)) as (peer, *_):
             live = b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n"
@@ -72,7 +74,7 @@ def test_requests_may_follow_each_other_without_waiting() -> None:
     run(test())
 
 
-def test_a_body_that_nobody_wants_is_passed_over() -> None:
+def test_the_body_of_a_refused_request_is_discarded() -> None:
     async def test() -> None:
         config = HttpConfig(max_held=2 * SIZE)
         async with served(EchoScheduler(), models=("wide.onnx",), http=config) as (peer, *_):
@@ -85,7 +87,7 @@ def test_a_body_that_nobody_wants_is_passed_over() -> None:
     run(test())
 
 
-def test_who_asks_first_whether_to_send_it_is_told() -> None:
+def test_a_client_that_expects_100_continue_gets_it() -> None:
     async def test() -> None:
         async with served(EchoScheduler(), models=("wide.onnx",)) as (peer, *_):
             peer.writer.write(head(Expect="100-continue"))
@@ -96,7 +98,7 @@ def test_who_asks_first_whether_to_send_it_is_told() -> None:
     run(test())
 
 
-def test_one_that_stops_in_the_middle_is_not_waited_for() -> None:
+def test_a_large_body_that_stops_is_given_up() -> None:
     async def test() -> None:
         async with served(models=("wide.onnx",), http=HttpConfig(body_timeout=0.05)) as (peer, *_):
             peer.writer.write(head() + BODY[: 2 * LARGE])
@@ -107,7 +109,7 @@ def test_one_that_stops_in_the_middle_is_not_waited_for() -> None:
     run(test())
 
 
-def test_all_together_are_limited_and_what_was_held_is_let_go() -> None:
+def test_large_bodies_together_have_a_limit_and_release_their_memory() -> None:
     async def test() -> None:
         config = HttpConfig(max_held=SIZE + SIZE // 2)
         async with served(EchoScheduler(), models=("wide.onnx",), http=config) as (peer, address, *_):
@@ -118,7 +120,7 @@ def test_all_together_are_limited_and_what_was_held_is_let_go() -> None:
                     other.writer.write(head() + BODY)
                     return (await other.answer()).status == 503
 
-                while not await refused():  # until the first is nearly there
+                while not await refused():  # until the first body is nearly complete
                     pass
             peer.writer.write(BODY[SIZE - 1 :])
             assert await echoed(peer)
@@ -129,7 +131,7 @@ def test_all_together_are_limited_and_what_was_held_is_let_go() -> None:
     run(test())
 
 
-def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind() -> None:
+def test_a_disconnect_during_a_body_releases_its_memory() -> None:
     async def test() -> None:
         config = HttpConfig(max_held=SIZE + SIZE // 2)
         async with served(EchoScheduler(), models=("wide.onnx",), http=config) as (peer, address, *_):
@@ -142,7 +144,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind() -> None:
     run(test())
 
 
-def test_a_body_is_told_of_once_it_is_whole() -> None:
+def test_a_body_is_returned_once_it_is_whole() -> None:
     async def test() -> None:
         held = BodyQuota(100)
         body = LargeBody(10, b"abc", held)
@@ -158,7 +160,7 @@ def test_a_body_is_told_of_once_it_is_whole() -> None:
     run(test())
 
 
-def test_too_much_ends_the_one_that_comes_then_and_the_rest_of_it_goes_elsewhere() -> None:
+def test_the_body_that_exceeds_the_quota_is_given_up_and_its_rest_is_discarded() -> None:
     async def test() -> None:
         held = BodyQuota(15)
         first, second = LargeBody(10, b"12345678", held), LargeBody(10, b"1", held)
@@ -173,12 +175,12 @@ def test_too_much_ends_the_one_that_comes_then_and_the_rest_of_it_goes_elsewhere
     run(test())
 
 
-def test_the_memory_of_a_body_that_is_given_up_is_free_at_once() -> None:
-    made = []
+def test_the_memory_of_a_given_up_body_is_freed_at_once() -> None:
+    references = []
 
     def allocate(nbytes: int) -> Any:
         memory = uninitialised(nbytes)
-        made.append(weakref.ref(memory))
+        references.append(weakref.ref(memory))
         return memory
 
     async def test() -> None:
@@ -188,7 +190,7 @@ def test_the_memory_of_a_body_that_is_given_up_is_free_at_once() -> None:
         body.end(ClientGoneError())
         with pytest.raises(ClientGoneError):
             await taking
-        assert made[0]() is None
+        assert references[0]() is None
 
     gc.disable()
     try:
@@ -197,7 +199,7 @@ def test_the_memory_of_a_body_that_is_given_up_is_free_at_once() -> None:
         gc.enable()
 
 
-def test_a_client_that_leaves_is_not_waited_for() -> None:
+def test_a_body_that_was_given_up_raises_the_reason() -> None:
     async def test() -> None:
         body = LargeBody(10, b"", BodyQuota(100))
         body.end(ClientGoneError())
@@ -208,7 +210,7 @@ def test_a_client_that_leaves_is_not_waited_for() -> None:
 
 
 class Notes(EchoScheduler):
-    """Echoes, and notes what time the requests had left."""
+    """Echoes, and records the time left to the deadline of each request."""
 
     name: ClassVar[str] = "notes"
 
@@ -222,16 +224,16 @@ class Notes(EchoScheduler):
 
 
 def test_a_deadline_counts_from_the_first_byte(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first byte had waited 50 ms when it was read."""
+    """Pretend that the first byte had waited 50 ms when it was read."""
     arrival = Arrivals.earliest_arrival
     monkeypatch.setattr(Arrivals, "earliest_arrival", lambda *args, **named: arrival(*args, **named) - 50 * MILLISECOND)
 
     async def test() -> None:
         notes = Notes()
         async with served(notes, models=("wide.onnx",)) as (peer, *_):
-            asked, length = binary_row(SENT.tobytes(), (1, COLUMNS), slo_ms=10_000)
+            request, length = binary_row(SENT.tobytes(), (1, COLUMNS), slo_ms=10_000)
             lines = ["POST " + WIDE + " HTTP/1.1", "Host: here", f"Inference-Header-Content-Length: {length}"]
-            peer.writer.write("\r\n".join([*lines, f"Content-Length: {len(asked)}", "", ""]).encode() + asked)
+            peer.writer.write("\r\n".join([*lines, f"Content-Length: {len(request)}", "", ""]).encode() + request)
             assert await echoed(peer)
             assert notes.left[0] <= 10 * SECOND - 50 * MILLISECOND
 

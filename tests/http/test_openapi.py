@@ -1,4 +1,4 @@
-"""The OpenAPI document is true: a client made from it drives a real server, and every reply is as it says."""
+"""The OpenAPI document matches a real server: a client generated from it sends requests and checks every reply."""
 
 import copy
 import json
@@ -31,21 +31,21 @@ CHECKS = [status_code_conformance, content_type_conformance, response_schema_con
 
 
 def aimed() -> dict[str, Any]:
-    """The document, such that what is made from it hits: a model that there is, a request that is right."""
-    made: dict[str, Any] = copy.deepcopy(DOCUMENT)
-    for path in made["paths"].values():
+    """Return the document, changed so that generated requests may have an existing model and a correct body."""
+    changed: dict[str, Any] = copy.deepcopy(DOCUMENT)
+    for path in changed["paths"].values():
         for parameter in path.get("parameters", ()):
             if parameter["name"] == "model":
                 parameter["schema"] = {"enum": ["dense", "nobody", "ä b?#%"]}
         if "requestBody" in path.get("post", {}) and "infer" in path["post"]["operationId"]:
             body = path["post"]["requestBody"]["content"]["application/json"]
             body["schema"] = {"anyOf": [body["schema"], {"const": RIGHT}]}
-    return made
+    return changed
 
 
 OPERATIONS = {
-    f"{it.method.upper()} {it.path}": it
-    for it in (result.ok() for result in schemathesis.openapi.from_dict(aimed()).get_all_operations())  # type: ignore[union-attr]
+    f"{operation.method.upper()} {operation.path}": operation
+    for operation in (result.ok() for result in schemathesis.openapi.from_dict(aimed()).get_all_operations())  # type: ignore[union-attr]
 }
 
 
@@ -62,7 +62,7 @@ def test_the_document_is_served(url: str) -> None:
     assert requests.get(url + PATH, timeout=30).json() == DOCUMENT
 
 
-def test_every_path_that_is_routed_is_in_the_document_and_no_other() -> None:
+def test_the_document_has_exactly_the_routed_paths() -> None:
     def served(table: dict[str, tuple[str, str]], base: str) -> set[str]:
         return {f"{method} {base}{'/' if rest else ''}{rest}" for rest, (method, _) in table.items()}
 
@@ -79,7 +79,7 @@ def test_every_path_that_is_routed_is_in_the_document_and_no_other() -> None:
     assert described == routed
 
 
-def test_every_operation_has_a_name_of_its_own() -> None:
+def test_operation_ids_are_unique() -> None:
     names = [
         operation["operationId"]
         for item in DOCUMENT["paths"].values()
@@ -90,7 +90,7 @@ def test_every_operation_has_a_name_of_its_own() -> None:
 
 
 def statuses(url: str, operation: str, mode: GenerationMode) -> set[int]:
-    """What the operation answered, each time as the document says."""
+    """Send generated requests, compare each reply with the document, and return the statuses."""
     seen = set()
 
     @given(case=OPERATIONS[operation].as_strategy(generation_mode=mode))
@@ -112,13 +112,13 @@ def statuses(url: str, operation: str, mode: GenerationMode) -> set[int]:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_every_reply_is_as_the_document_says(url: str, operation: str) -> None:
+def test_every_reply_matches_the_document(url: str, operation: str) -> None:
     seen = statuses(url, operation, GenerationMode.POSITIVE)
     first = min({*map(int, OPERATIONS[operation].definition.raw["responses"])} - {401, 403})
-    assert first in seen or operation.endswith("/load")  # which start-up only does
+    assert first in seen or operation.endswith("/load")  # models are loaded during start-up only
 
 
-@pytest.mark.parametrize("operation", [it for it in OPERATIONS if it.endswith(("infer", "index", "load"))])
-def test_what_the_document_does_not_allow_is_answered_as_it_says(url: str, operation: str) -> None:
+@pytest.mark.parametrize("operation", [name for name in OPERATIONS if name.endswith(("infer", "index", "/load"))])
+def test_invalid_requests_get_the_errors_of_the_document(url: str, operation: str) -> None:
     seen = statuses(url, operation, GenerationMode.NEGATIVE)
     assert 400 in seen

@@ -1,4 +1,4 @@
-"""How a reply leaves, against a connection that is not one."""
+"""How a reply is written, with a fake connection."""
 
 import asyncio
 from types import SimpleNamespace
@@ -53,7 +53,7 @@ def the_reply(**more: Any) -> Reply:
 HEAD = b"HTTP/1.1 200 OK\r\ndate: today\r\nx: y\r\n"
 
 
-def test_head_and_body_leave_in_one_write() -> None:
+def test_head_and_body_are_one_write() -> None:
     async def test() -> None:
         transport = Transport()
         cycle = a_cycle(transport)
@@ -67,7 +67,7 @@ def test_head_and_body_leave_in_one_write() -> None:
     run(test())
 
 
-def test_head_has_no_body() -> None:
+def test_a_reply_to_head_has_no_body() -> None:
     async def test() -> None:
         transport = Transport()
         await respond(a_cycle(transport, "HEAD"), the_reply())
@@ -76,19 +76,19 @@ def test_head_has_no_body() -> None:
     run(test())
 
 
-@pytest.mark.parametrize("said", [True, False], ids=["by us", "by the client"])
-def test_a_connection_that_is_to_end_ends(said: bool) -> None:
+@pytest.mark.parametrize("by_server", [True, False], ids=["by the server", "by the client"])
+def test_connection_close_closes_the_connection(by_server: bool) -> None:
     async def test() -> None:
         transport = Transport()
-        reply = Reply(503, [(b"connection", b"close")] if said else [], [b"no"])
-        await respond(a_cycle(transport, keep_alive=said), reply)
+        reply = Reply(503, [(b"connection", b"close")] if by_server else [], [b"no"])
+        await respond(a_cycle(transport, keep_alive=by_server), reply)
         assert transport.written[0].count(b"connection: close\r\n") == 1
         assert transport.closed
 
     run(test())
 
 
-def test_a_client_that_left_while_it_did_not_read_is_not_written_to() -> None:
+def test_nothing_is_written_to_a_client_that_disconnected() -> None:
     async def test() -> None:
         transport = Transport()
         cycle = a_cycle(transport)

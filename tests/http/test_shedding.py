@@ -1,4 +1,4 @@
-"""Requests that are recognised, and refused, without the parser."""
+"""Requests that are recognised and refused without the parser."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from clockwork.units import MILLISECOND, ms, us
 HEAD = b"POST /v2/models/a/infer HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n\r\n"
 
 
-def test_a_request_that_was_read_whole_is_recognised() -> None:
+def test_a_whole_request_is_recognised() -> None:
     assert whole_request(HEAD + b"body") == b"/v2/models/a/infer"
     assert whole_request(HEAD.replace(b"Length: 4", b"length:\t4 ") + b"body") == b"/v2/models/a/infer"
     binary = HEAD.replace(b"Host: here", b"Inference-Header-Content-Length: 2")
@@ -49,7 +49,7 @@ def test_a_request_that_was_read_whole_is_recognised() -> None:
         b"",
     ],
 )
-def test_a_doubt_leaves_the_request_to_the_parser(data: bytes) -> None:
+def test_an_ambiguous_request_is_left_to_the_parser(data: bytes) -> None:
     assert whole_request(data) is None
 
 
@@ -59,7 +59,7 @@ def test_the_path_of_a_post_request_is_known_from_its_first_line() -> None:
     assert posted_path(HEAD[:30]) == b""
 
 
-def test_an_inference_is_known_by_its_path() -> None:
+def test_an_inference_is_recognised_by_its_path() -> None:
     assert model_of("POST", "/v2/models/a/infer") == "a"
     assert model_of("POST", "/v2/models/a/versions/1/infer") == "a"
     assert model_of("GET", "/v2/models/a/infer") == ""
@@ -77,7 +77,7 @@ def test_the_table_of_paths_has_a_limit_and_so_have_its_paths() -> None:
     assert len(paths) == MAX_PATHS
 
 
-def test_an_answer_is_made_once_for_a_wait() -> None:
+def test_a_reply_is_encoded_once_for_each_wait() -> None:
     replies, common = ShedReplies(), [(b"date", b"today")]
     first = replies.bytes(Shed(40 * MILLISECOND, 40 * MILLISECOND), common)
     assert replies.bytes(Shed(40 * MILLISECOND + 1, 40 * MILLISECOND), common) is first

@@ -1,4 +1,4 @@
-"""Triton's own client against ``clockwork serve``: datatypes, both forms, mixed and packed, and what it asks about."""
+"""Triton's own client against ``clockwork serve``: datatypes in JSON and binary, compression, metadata."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,19 +46,19 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def client(address: str) -> Iterator[Any]:
     from tritonclient.http import InferenceServerClient
 
-    with InferenceServerClient(address) as made:
-        yield made
+    with InferenceServerClient(address) as client:
+        yield client
 
 
 def tensor(name: str, datatype: str, array: Any, binary: bool) -> Any:
     from tritonclient.http import InferInput
 
-    made = InferInput(name, list(array.shape), datatype)
-    made.set_data_from_numpy(array, binary_data=binary)
-    return made
+    tensor_input = InferInput(name, list(array.shape), datatype)
+    tensor_input.set_data_from_numpy(array, binary_data=binary)
+    return tensor_input
 
 
-WAYS = [  # half precision has no form in JSON
+WAYS = [  # half precision has no JSON form
     (datatype, binary_in, binary_out)
     for datatype in KINDS
     for binary_in in (True, False)
@@ -68,7 +68,7 @@ WAYS = [  # half precision has no form in JSON
 
 
 @pytest.mark.parametrize(("datatype", "binary_in", "binary_out"), WAYS)
-def test_every_datatype_comes_back_as_it_went(client: Any, datatype: str, binary_in: bool, binary_out: bool) -> None:
+def test_every_datatype_is_returned_unchanged(client: Any, datatype: str, binary_in: bool, binary_out: bool) -> None:
     from tritonclient.http import InferRequestedOutput
 
     if datatype == "BYTES":
@@ -81,11 +81,13 @@ def test_every_datatype_comes_back_as_it_went(client: Any, datatype: str, binary
     )
     answer = result.as_numpy("y")
     if datatype == "BYTES" and not binary_out:
-        answer = np.array([[it.encode() if isinstance(it, str) else it for it in answer[0]]], np.object_)
+        answer = np.array(
+            [[element.encode() if isinstance(element, str) else element for element in answer[0]]], np.object_
+        )
     np.testing.assert_array_equal(answer, array)
-    said = result.get_response()
-    assert said["id"] == "r1"
-    assert {"queue_ms", "exec_ms", "total_ms", "batch_size", "cold_start"} <= set(said["parameters"])
+    response = result.get_response()
+    assert response["id"] == "r1"
+    assert {"queue_ms", "exec_ms", "total_ms", "batch_size", "cold_start"} <= set(response["parameters"])
 
 
 def test_inputs_and_outputs_may_be_mixed(client: Any) -> None:
@@ -111,7 +113,7 @@ def test_classes(client: Any) -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
-def test_bodies_may_be_packed(client: Any, coding: str) -> None:
+def test_bodies_may_be_compressed(client: Any, coding: str) -> None:
     array = np.tile(np.array([[1, 7, 3]], np.float32), (2, 1))
     result = client.infer(
         "FP32",
@@ -132,7 +134,7 @@ def test_a_deadline_that_cannot_be_met_is_refused(client: Any) -> None:
     assert "deadline" in caught.value.message()
 
 
-def test_what_is_asked_about_the_server_and_its_models(client: Any) -> None:
+def test_metadata_of_the_server_and_its_models(client: Any) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("dense")

@@ -1,6 +1,6 @@
-"""What test_memory runs in processes of their own, whose resident memory is nobody else's: ``programs.py NAME DIR``.
+"""Programs that test_memory runs in separate processes, to measure their resident memory: ``programs.py NAME DIR``.
 
-Each prints a list of JSON.
+Each prints its result as JSON.
 """
 
 import json
@@ -31,34 +31,34 @@ ROW = np.ones((1, WIDTH), np.float32)
 
 
 def resident() -> int:
-    """Bytes."""
+    """Return the resident memory of this process in bytes."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) * 1024
 
 
 def packing(directory: Path) -> OnnxModel:
-    """64 MiB of weights, packed by every session."""
-    made = dense(width=WIDTH, classes=3 * WIDTH)
-    return OnnxRuntime().load_model(saved(made, directory / "packed.onnx")).with_packing(True)
+    """Return a model with 64 MiB of weights, which every session packs."""
+    network = dense(width=WIDTH, classes=3 * WIDTH)
+    return OnnxRuntime().load_model(saved(network, directory / "packed.onnx")).with_packing(True)
 
 
 def copying(directory: Path) -> OnnxModel:
-    """64 MiB of weights, copied by every session, because outputs without a fraction prove nothing."""
+    """Return a model with 64 MiB of weights, which sessions copy: integer outputs prove nothing about sharing."""
     table = np.arange(8 * MIB, dtype=np.int64).reshape(-1, 64)
-    made = model(
+    network = model(
         [node("Gather", "t x", "y")],
         [value("x", ["N"], TensorProto.INT64)],
         [value("y", ["N", 64], TensorProto.INT64)],
         t=table,
     )
-    host = OnnxRuntime().load_model(saved(made, directory / "copied.onnx"))
+    host = OnnxRuntime().load_model(saved(network, directory / "copied.onnx"))
     assert not host.in_place
     return host
 
 
 def rounds(host: OnnxModel, feed: dict[str, Any]) -> list[list[int]]:
-    """Resident memory before LoadWeights, behind an inference, and after EvictWeights; the first round is a warm-up."""
+    """Return the resident memory before LoadWeights, after an inference and after EvictWeights; skip a warm-up."""
     found = []
     for _ in range(6):
         before = resident()
@@ -84,7 +84,7 @@ class Worker:
         self._ids = 0
 
     def do(self, kind: type[Action], *arguments: Any, payloads: tuple[object, ...] = ()) -> None:
-        """One action, to its end."""
+        """Execute one action, and wait for its end."""
         self._ids += 1
         self._came.clear()
         self.lanes.act(kind(self._ids, *arguments), payloads)
@@ -94,7 +94,7 @@ class Worker:
 
 
 def oversubscribed(root: Path) -> dict[str, Any]:
-    """Twenty models of 16 MiB, packed and copied ones too, on a device with room for two, for three seconds."""
+    """Use twenty models of 16 MiB in turn for three seconds, on a device whose weights cache holds two of them."""
     worker = Worker(root, 80)
     width = 1024
     row = np.ones((1, width), np.float32).tobytes()
@@ -119,7 +119,7 @@ def oversubscribed(root: Path) -> dict[str, Any]:
 
 
 def copies(root: Path) -> dict[str, int]:
-    """Resident memory with one model, and with a thousand more from the same file."""
+    """Return the resident memory with one model, and with a thousand more from the same file."""
     worker = Worker(root, 400)
     saved(dense(width=WIDTH, classes=3 * WIDTH), root / "m.onnx")
     worker.do(LoadModelFromDisk, "m.onnx", "one")

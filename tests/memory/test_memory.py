@@ -1,4 +1,4 @@
-"""Memory as the operating system sees it: what is evicted is given back, and what is shared is there once."""
+"""Memory as the operating system reports it: eviction returns memory, and shared weights exist once."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def measured(program: str, directory: Path) -> Any:
 
 
 @pytest.mark.parametrize("program", ["packed", "copied"])
-def test_weights_that_are_evicted_are_given_back_to_the_system(program: str, tmp_path: Path) -> None:
+def test_evicted_weights_are_returned_to_the_system(program: str, tmp_path: Path) -> None:
     rounds = measured(program, tmp_path)
     first = rounds[0][0]
     for _, held, after in rounds:
@@ -36,7 +36,7 @@ def test_weights_that_are_evicted_are_given_back_to_the_system(program: str, tmp
         assert after < first + MARGIN
 
 
-def test_memory_does_not_grow_however_often_weights_are_loaded_and_evicted(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_repeated_loads_and_evictions(tmp_path: Path) -> None:
     found = measured("oversubscribed", tmp_path)
     levels = found["levels"]
     assert found["loads"] > 20

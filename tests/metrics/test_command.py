@@ -9,7 +9,7 @@ from cli.processes import clockwork
 
 
 @pytest.mark.parametrize("metrics", [True, False])
-def test_a_controller_tells_metrics_unless_it_is_told_not_to(metrics: bool) -> None:
+def test_a_controller_serves_metrics_unless_they_are_switched_off(metrics: bool) -> None:
     options = ["--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0", "--http=127.0.0.1:0"]
     with clockwork("controller", *options, *([] if metrics else ["--no-metrics"])) as process:
         address = process.out.wait_for(r"^clockwork serves HTTP on (\S+)$")[1]

@@ -1,4 +1,4 @@
-"""The Grafana board and the table of metrics, held against what a server exposes."""
+"""The Grafana dashboard and the table in docs/metrics.md have the metrics that a server exposes."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from client.live import run
 from http_raw import row, served
 
 ROOT = Path(__file__).resolve().parents[2]
-BOARD = json.loads((ROOT / "docs/grafana/clockwork.json").read_text())
+DASHBOARD = json.loads((ROOT / "docs/grafana/clockwork.json").read_text())
 METRIC = re.compile(r"\b(?:nv|clockwork)_[a-z_]+\b")
 GROUPED = re.compile(r"\bby \(([^)]*)\)")
 SELECTED = re.compile(r"(\b(?:nv|clockwork)_[a-z_]+)\{([^}]*)\}")
@@ -21,7 +21,7 @@ FROM_PROMETHEUS = {"instance", "job"}
 
 @pytest.fixture(scope="module")
 def exposed() -> dict[str, set[str]]:
-    """The labels of each sample's name, of a server that has been asked for what it has and what it has not."""
+    """Return the labels by metric of a server that has served a known model and refused an unknown one."""
     bodies: list[bytes] = []
 
     async def test() -> None:
@@ -40,54 +40,56 @@ def exposed() -> dict[str, set[str]]:
 
 
 def panels() -> list[dict[str, Any]]:
-    return [panel for panel in BOARD["panels"] if panel["type"] != "row"]
+    return [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 
 
 def expressions() -> list[str]:
-    asked = [target["expr"] for panel in panels() for target in panel["targets"]]
-    return asked + [it["query"]["query"] for it in BOARD["templating"]["list"] if it["type"] == "query"]
+    targets = [target["expr"] for panel in panels() for target in panel["targets"]]
+    return targets + [item["query"]["query"] for item in DASHBOARD["templating"]["list"] if item["type"] == "query"]
 
 
-def test_every_metric_of_the_board_is_exposed(exposed: dict[str, set[str]]) -> None:
+def test_every_metric_of_the_dashboard_is_exposed(exposed: dict[str, set[str]]) -> None:
     named = {name for expression in expressions() for name in METRIC.findall(expression)}
     assert len(named) > 20
     assert not named - set(exposed)
 
 
-def test_every_label_of_the_board_is_one_of_the_metric_s(exposed: dict[str, set[str]]) -> None:
+def test_every_label_of_the_dashboard_exists(exposed: dict[str, set[str]]) -> None:
     for expression in expressions():
         for name, selected in SELECTED.findall(expression):
-            asked = set(re.findall(r"(\w+)\s*[!=]~?", selected))
-            assert asked <= exposed[name] | FROM_PROMETHEUS, expression
+            labels = set(re.findall(r"(\w+)\s*[!=]~?", selected))
+            assert labels <= exposed[name] | FROM_PROMETHEUS, expression
         grouped = {label.strip() for labels in GROUPED.findall(expression) for label in labels.split(",")}
         has = set().union(*(exposed[name] for name in METRIC.findall(expression)))
         assert grouped <= has, expression
 
 
-def test_counters_are_asked_for_their_rate_and_gauges_are_not() -> None:
+def test_the_dashboard_uses_rates_of_counters_only() -> None:
     for expression in expressions():
         for counter in re.findall(r"(\bclockwork_\w+(?:_total|_bucket)\b)", expression):
             assert re.search(rf"rate\({counter}\b", expression), expression
         assert "rate(clockwork_cache" not in expression
 
 
-def test_the_board_can_be_imported() -> None:
-    ids = [panel["id"] for panel in BOARD["panels"]]
+def test_the_dashboard_can_be_imported() -> None:
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(ids) == len(set(ids))
     taken: set[tuple[int, int]] = set()
-    for panel in BOARD["panels"]:
+    for panel in DASHBOARD["panels"]:
         at = panel["gridPos"]
         cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
         assert not cells & taken, panel["title"]
         assert at["x"] + at["w"] <= 24
         taken |= cells
     assert all(panel["datasource"]["uid"] == "${datasource}" for panel in panels())
-    assert (BOARD["uid"], BOARD["title"]) == ("clockwork", "Clockwork")
+    assert (DASHBOARD["uid"], DASHBOARD["title"]) == ("clockwork", "Clockwork")
 
 
 def test_the_table_of_metrics_is_complete(exposed: dict[str, set[str]]) -> None:
     histograms = {name.removesuffix("_bucket") for name in exposed if name.endswith("_bucket")}
     names = set(exposed) - {name + suffix for name in histograms for suffix in ("_bucket", "_sum", "_count")}
     page = (ROOT / "docs/metrics.md").read_text()
-    told = {match for line in page.splitlines() if line.startswith("|") for match in METRIC.findall(line.split("|")[1])}
-    assert told == names | histograms
+    documented = {
+        match for line in page.splitlines() if line.startswith("|") for match in METRIC.findall(line.split("|")[1])
+    }
+    assert documented == names | histograms

@@ -1,4 +1,4 @@
-"""Requests over three protocols to a live controller: counted once, told in each front end and in the metrics."""
+"""Requests over three protocols to a live controller are counted once, and exposed by every front end."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -32,7 +32,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 class Picky(SimpleScheduler):
-    """Refuses what has less than a second."""
+    """Refuses requests with less than a second left."""
 
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         if request.deadline - now < SECOND:
@@ -46,19 +46,23 @@ async def scraped(peer: Peer) -> Samples:
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     families = list(text_string_to_metric_families(answer.body.decode()))
     assert len({family.name for family in families}) == len(families)
-    return {(it.name, tuple(sorted(it.labels.items()))): it.value for family in families for it in family.samples}
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
 
 
 def total(samples: Samples, name: str, **labels: str) -> float:
     wanted = labels.items()
-    names = (name, f"{name}_total")  # the parser would have Triton's counters end so
+    names = (name, f"{name}_total")  # the parser appends this suffix to Triton's counters
     found = [value for (sample, has), value in samples.items() if sample in names and wanted <= dict(has).items()]
     assert found, (name, labels)
     return sum(found)
 
 
 class Protocols:
-    """One server, asked in three ways."""
+    """One server, and a function for each protocol that sends a request."""
 
     def __init__(self, peer: Peer, rpc: Any, native: AsyncClient) -> None:
         self.peer, self.rpc, self.native = peer, rpc, native
@@ -74,7 +78,7 @@ class Protocols:
         with suppress(InferenceServerException):
             await self.rpc.infer(model, [tensor], parameters={"slo_ms": str(slo_ms)})
 
-    async def own(self, model: str = "m", shape: Any = (1, 4), slo_ms: float = 20_000) -> None:
+    async def native_protocol(self, model: str = "m", shape: Any = (1, 4), slo_ms: float = 20_000) -> None:
         with suppress(ClockworkError):
             await self.native.infer(model, {"x": np.ones(shape, np.float32)}, slo=slo_ms / 1000)
 
@@ -93,11 +97,11 @@ async def protocols(**settings: Any) -> AsyncIterator[Protocols]:
         yield Protocols(peer, rpc, native)
 
 
-def test_every_protocol_is_counted_alike_and_told_alike() -> None:
+def test_requests_of_every_protocol_are_counted_in_the_same_way() -> None:
     async def test() -> None:
         async with protocols() as server:
             before = await scraped(server.peer)
-            for number, ask in enumerate((server.http, server.grpc, server.own), 1):
+            for number, ask in enumerate((server.http, server.grpc, server.native_protocol), 1):
                 await ask()
                 await ask(shape=(2, 4))
                 await ask(slo_ms=1)
@@ -133,23 +137,25 @@ async def check_statistics(server: Protocols) -> None:
         "CONTROLLER_COULD_NOT_START_IN_TIME": 3,
         "INVALID_REQUEST": 3,
     }
-    (said,) = (await server.peer.ask("GET", "/v2/models/m/stats")).json()["model_stats"]
-    (told,) = (await server.rpc.get_inference_statistics("m")).model_stats
-    assert (said["inference_count"], said["execution_count"]) == (9, 6)
-    assert (told.inference_count, told.execution_count) == (9, 6)
-    for name, stat in said["inference_stats"].items():
-        found = getattr(told.inference_stats, name)
+    (over_http,) = (await server.peer.ask("GET", "/v2/models/m/stats")).json()["model_stats"]
+    (over_grpc,) = (await server.rpc.get_inference_statistics("m")).model_stats
+    assert (over_http["inference_count"], over_http["execution_count"]) == (9, 6)
+    assert (over_grpc.inference_count, over_grpc.execution_count) == (9, 6)
+    for name, stat in over_http["inference_stats"].items():
+        found = getattr(over_grpc.inference_stats, name)
         assert (found.count, found.ns) == (stat["count"], stat["ns"]), name
-    assert said["inference_stats"]["fail"]["count"] == 6
-    assert said["inference_stats"]["compute_infer"]["ns"] == 6 * 1000
-    sizes = [(it["batch_size"], it["compute_infer"]["count"]) for it in said["batch_stats"]]
-    assert sizes == [(1, 3), (2, 3)] == [(it.batch_size, it.compute_infer.count) for it in told.batch_stats]
+    assert over_http["inference_stats"]["fail"]["count"] == 6
+    assert over_http["inference_stats"]["compute_infer"]["ns"] == 6 * 1000
+    sizes = [(batch["batch_size"], batch["compute_infer"]["count"]) for batch in over_http["batch_stats"]]
+    assert (
+        sizes == [(1, 3), (2, 3)] == [(batch.batch_size, batch.compute_infer.count) for batch in over_grpc.batch_stats]
+    )
 
 
-def test_devices_promises_and_the_stage_are_told() -> None:
+def test_devices_promises_and_the_stage_are_exposed() -> None:
     async def test() -> None:
         async with protocols() as server:
-            await server.own()
+            await server.native_protocol()
             found = await scraped(server.peer)
             device = {"worker": "w0", "gpu": "0"}
             assert total(found, "clockwork_device_batches_total", **device) == 1
@@ -168,7 +174,7 @@ def test_devices_promises_and_the_stage_are_told() -> None:
     run(test())
 
 
-def test_promises_and_evictions_are_told() -> None:
+def test_promises_and_evictions_are_exposed() -> None:
     async def test() -> None:
         async with (
             served(make_scheduler("clockwork")) as (peer, _, host, _),
@@ -187,7 +193,7 @@ def test_promises_and_evictions_are_told() -> None:
     run(test())
 
 
-def test_who_waits_is_pending_and_who_goes_is_cancelled() -> None:
+def test_waiting_requests_are_pending_and_disconnects_count_as_cancelled() -> None:
     async def test() -> None:
         held = False
         async with served(holds=lambda action: held and isinstance(action, Infer)) as (peer, address, _, worker):
@@ -206,7 +212,7 @@ def test_who_waits_is_pending_and_who_goes_is_cancelled() -> None:
     run(test())
 
 
-def test_metrics_are_told_while_the_server_starts() -> None:
+def test_metrics_are_exposed_during_start_up() -> None:
     async def test() -> None:
         async with (
             controller(initializing_timeout=1) as host,
@@ -222,7 +228,7 @@ def test_metrics_are_told_while_the_server_starts() -> None:
     run(test())
 
 
-def test_a_worker_that_leaves_takes_its_devices_with_it_and_no_count_of_a_model() -> None:
+def test_when_a_worker_leaves_its_devices_disappear_and_model_counts_stay() -> None:
     async def test() -> None:
         async with served() as (peer, _, host, worker):
             await peer.ask("POST", INFER, row())
@@ -238,7 +244,7 @@ def test_a_worker_that_leaves_takes_its_devices_with_it_and_no_count_of_a_model(
     run(test())
 
 
-def test_no_metrics_and_no_histograms_if_nobody_wants_them() -> None:
+def test_metrics_and_histograms_can_be_switched_off() -> None:
     async def test() -> None:
         async with served(http=HttpConfig(metrics=False)) as (peer, *_):
             assert (await peer.ask("GET", "/metrics")).status == 404
@@ -251,11 +257,11 @@ def test_no_metrics_and_no_histograms_if_nobody_wants_them() -> None:
     run(test())
 
 
-def test_those_who_ask_at_the_same_time_get_the_same_and_nobody_gets_what_is_old() -> None:
+def test_simultaneous_scrapes_share_one_text_and_no_text_is_old() -> None:
     async def test() -> None:
         async with served(models=tuple(f"m{number}.onnx" for number in range(50))) as (peer, address, *_):
             async with connected(address) as second, connected(address) as third:
-                answers = await asyncio.gather(*(it.ask("GET", "/metrics") for it in (peer, second, third)))
+                answers = await asyncio.gather(*(one.ask("GET", "/metrics") for one in (peer, second, third)))
             assert answers[1].body == answers[2].body
             await peer.ask("POST", "/v2/models/m7/infer", row())
             found = await scraped(peer)

@@ -1,4 +1,4 @@
-"""The text of the metrics: parsed by the library's own parser; names, labels, and numbers."""
+"""The text of the metrics, read with prometheus_client's parser: names, labels and values."""
 
 from typing import Any
 
@@ -20,20 +20,20 @@ from clockwork.units import MICROSECOND, SECOND, ms, us
 
 
 def parsed(text: bytes) -> dict[str, Any]:
-    """Families by name as it is in the text."""
+    """Return the metrics by name."""
     return {family.name: family for family in text_string_to_metric_families(text.decode())}
 
 
-def value(families: dict[str, Any], sample: str, **labels: str) -> float:
-    """Of the one sample of that name and those labels; the parser would have Triton's counters end in ``_total``."""
-    found: list[float] = [
-        it.value
+def value(families: dict[str, Any], name: str, **labels: str) -> float:
+    """Return the value of the sample with that name and those labels; the parser appends ``_total`` to counters."""
+    values: list[float] = [
+        found.value
         for family in families.values()
-        for it in family.samples
-        if it.name in (sample, f"{sample}_total")
-        and all(it.labels.get(key) == wanted for key, wanted in labels.items())
+        for found in family.samples
+        if found.name in (name, f"{name}_total")
+        and all(found.labels.get(key) == wanted for key, wanted in labels.items())
     ]
-    (only,) = found
+    (only,) = values
     return only
 
 
@@ -57,7 +57,7 @@ def text_of(*names: str, histograms: bool = True) -> bytes:
     return b"".join(pieces([row(name, busy()) for name in names], histograms))
 
 
-def test_tritons_names_have_tritons_numbers() -> None:
+def test_tritons_metrics_have_tritons_meaning() -> None:
     found = parsed(text_of("m"))
     at = {"model": "m", "version": "1"}
     assert value(found, "nv_inference_request_success", **at) == 2
@@ -73,7 +73,7 @@ def test_tritons_names_have_tritons_numbers() -> None:
     assert value(found, "nv_inference_pending_request_count", **at) == 3
 
 
-def test_types_are_told_and_tritons_counters_keep_their_names() -> None:
+def test_types_are_declared_and_tritons_counters_keep_their_names() -> None:
     text = text_of("m").decode()
     assert "# TYPE nv_inference_request_success counter\n" in text
     assert 'nv_inference_request_success{model="m",version="1"} 2.0\n' in text
@@ -83,9 +83,12 @@ def test_types_are_told_and_tritons_counters_keep_their_names() -> None:
     assert text.count("# TYPE") == text.count("# HELP") == len(SOURCES) + 1
 
 
-def test_requests_are_told_by_outcome_and_reason() -> None:
+def test_requests_are_counted_by_outcome_and_reason() -> None:
     found = parsed(text_of("m"))
-    outcomes = {(it.labels["outcome"], it.labels["reason"]): it.value for it in found["clockwork_requests"].samples}
+    outcomes = {
+        (sample.labels["outcome"], sample.labels["reason"]): sample.value
+        for sample in found["clockwork_requests"].samples
+    }
     assert outcomes == {
         ("in_time", "SUCCESS"): 2,
         ("late", "TIMEOUT"): 1,
@@ -99,13 +102,13 @@ def test_requests_are_told_by_outcome_and_reason() -> None:
     assert value(found, "clockwork_promises_broken_total", model="m") == 1
 
 
-def test_checks_of_batches_are_told_by_outcome() -> None:
+def test_batch_checks_are_counted_by_outcome() -> None:
     found = parsed(text_of("m"))
-    outcomes = {it.labels["outcome"]: it.value for it in found["clockwork_batch_checks"].samples}
+    outcomes = {sample.labels["outcome"]: sample.value for sample in found["clockwork_batch_checks"].samples}
     assert outcomes == {"agreed": 2, "differed": 1, "skipped": 0}
 
 
-@pytest.mark.parametrize("status", [it.name for it in Status if it])
+@pytest.mark.parametrize("status", [status.name for status in Status if status])
 def test_every_status_has_a_reason_and_an_outcome(status: str) -> None:
     assert reason_of(status) in REASONS
     assert outcome_of(status) in ("late", "refused", "failed", "cancelled")
@@ -114,15 +117,15 @@ def test_every_status_has_a_reason_and_an_outcome(status: str) -> None:
 
 def test_a_histogram_adds_up() -> None:
     found = parsed(text_of("m"))["clockwork_request_duration_seconds"].samples
-    buckets = [(float(it.labels["le"]), it.value) for it in found if it.name.endswith("_bucket")]
+    buckets = [(float(sample.labels["le"]), sample.value) for sample in found if sample.name.endswith("_bucket")]
     assert [bound for bound, _ in buckets] == [*(bound / SECOND for bound in LATENCY_BOUNDS), float("inf")]
     assert dict(buckets)[0.001] == 1
     assert dict(buckets)[0.005] == buckets[-1][1] == 2
-    (total,) = [it.value for it in found if it.name.endswith("_sum")]
+    (total,) = [sample.value for sample in found if sample.name.endswith("_sum")]
     assert total == pytest.approx(0.004)
 
 
-def test_histograms_are_left_out_where_nobody_wants_them_or_nothing_was_in_time() -> None:
+def test_histograms_are_left_out_if_switched_off_or_empty() -> None:
     assert b"duration_seconds" not in text_of("m", histograms=False)
     idle = b"".join(pieces([row("idle", Counts())], True))
     assert b'duration_seconds_bucket{model="idle"' not in idle
@@ -137,16 +140,16 @@ def test_labels_are_escaped() -> None:
     assert value(found, "nv_inference_request_success", model=NASTY) == 2
 
 
-def test_pieces_are_small_and_a_family_has_one_head() -> None:
+def test_pieces_are_small_and_a_metric_has_one_head() -> None:
     rows = [row(f"m{number}", busy()) for number in range(100)]
-    made = list(pieces(rows, True))
-    assert max(piece.count(b"\n") for piece in made) <= rendering.PIECE + len(LATENCY_BOUNDS) + 4
-    found = parsed(b"".join(made))
+    texts = list(pieces(rows, True))
+    assert max(text.count(b"\n") for text in texts) <= rendering.PIECE + len(LATENCY_BOUNDS) + 4
+    found = parsed(b"".join(texts))
     assert len(found) == len(SOURCES) + 1
     assert len(found["clockwork_cold_starts"].samples) == 100
 
 
-def test_a_family_without_samples_is_still_said() -> None:
+def test_a_metric_without_samples_still_has_its_head() -> None:
     assert b"".join(rendered(Family("a_total", "b\nc\\", Kind.COUNTER, ("d",)), [])) == (
         b"# HELP a_total b\\nc\\\\\n# TYPE a_total counter\n"
     )
@@ -156,10 +159,10 @@ def test_prediction_errors_of_devices_are_added_up() -> None:
     errors = PredictionErrors()
     for _ in range(2):
         predictions = Predictions()
-        of = predictions.of("infer")
-        of.start.right = 3
-        of.duration.over.add(us(60))
-        of.duration.under.add(ms(7))
+        infer_errors = predictions.of("infer")
+        infer_errors.start.right = 3
+        infer_errors.duration.over.add(us(60))
+        infer_errors.duration.under.add(ms(7))
         errors.add(predictions)
     found = parsed(b"".join(errors.pieces()))
     infer = {"action": "infer"}

@@ -1,4 +1,4 @@
-"""One real server for the conformance tests, and ways to ask it by hand."""
+"""One real server for the conformance tests, and a minimal HTTP client for it."""
 
 import http.client
 import json
@@ -14,7 +14,7 @@ from onnx import TensorProto
 import onnx_graphs
 from cli.processes import save_dense, serve
 
-#: ONNX's number of each datatype, and what ``[1, 3]`` of its elements are as little-endian bytes.
+#: ONNX's number of each datatype, and a tensor of shape ``[1, 3]`` as little-endian bytes.
 ECHOES: dict[str, tuple[int, bytes]] = {
     "BOOL": (TensorProto.BOOL, b"\x01\x00\x01"),
     "UINT8": (TensorProto.UINT8, bytes([0, 1, 255])),
@@ -48,14 +48,14 @@ class Reply(NamedTuple):
         return json.loads(self.body)
 
     def parts(self) -> tuple[Any, bytes]:
-        """The JSON, and the binary tensors behind it."""
+        """Return the JSON and the binary tensors that follow it."""
         at = int(self.headers["inference-header-content-length"])
         return json.loads(self.body[:at]), self.body[at:]
 
 
 @contextmanager
 def conforming(directory: Path) -> Iterator[Server]:
-    """``dense``: x (N, 32) to y (N, 5); ``two``: a, b (N, 2) to sum, difference; and an echo of each datatype."""
+    """Serve ``dense``: x (N, 32) to y (N, 5); ``two``: a, b (N, 2) to sum, difference; and an echo of each datatype."""
     paths = [save_dense(directory / "dense.onnx")]
     for name, (kind, _) in ECHOES.items():
         paths.append(onnx_graphs.saved(onnx_graphs.echo(kind), directory / f"{name}.onnx"))
@@ -73,7 +73,7 @@ def conforming(directory: Path) -> Iterator[Server]:
 
 
 def ask(server: Server, method: str, path: str, body: Any = None, **headers: Any) -> Reply:
-    """One request of its own connection; a body that is no bytes goes as JSON."""
+    """Send one request on its own connection; a body other than bytes is sent as JSON."""
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     sent = {name.replace("_", "-"): str(value) for name, value in headers.items()}
     with closing(http.client.HTTPConnection(server.http, timeout=30)) as connection:
@@ -83,12 +83,12 @@ def ask(server: Server, method: str, path: str, body: Any = None, **headers: Any
 
 
 def tensor(name: str, data: Any, datatype: str = "FP32", shape: Any = None) -> dict[str, Any]:
-    """An input in JSON; its shape is that of one row if it is not given."""
+    """Return an input in JSON; its default shape is one row."""
     return {"name": name, "datatype": datatype, "shape": shape or [1, len(data)], "data": data}
 
 
 def binary(name: str, size: int, datatype: str = "FP32", shape: Any = (1, 2)) -> dict[str, Any]:
-    """An input whose elements lie behind the JSON."""
+    """Return an input whose elements follow the JSON."""
     return {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
 
 
@@ -97,7 +97,7 @@ A, B = tensor("a", [1, 2]), tensor("b", [10, 30])
 
 
 def infer(server: Server, model: str, *inputs: Any, behind: bytes = b"", **more: Any) -> Reply:
-    """An inference request; with tensors ``behind`` the JSON its length is said."""
+    """Send an inference request; tensors ``behind`` the JSON need a header with the length of the JSON."""
     head = json.dumps({"inputs": inputs, **more}).encode()
     headers = {"Inference_Header_Content_Length": len(head)} if behind else {}
     return ask(server, "POST", f"/v2/models/{model}/infer", head + behind, **headers)

@@ -9,5 +9,5 @@ from oip.conformance import Server, conforming
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with conforming(tmp_path_factory.mktemp("models")) as made:
-        yield made
+    with conforming(tmp_path_factory.mktemp("models")) as running:
+        yield running

@@ -1,4 +1,4 @@
-"""The body of an inference request, taken apart: what is right, what is wrong, and noise."""
+"""Decoding the body of an inference request: correct bodies, wrong ones, and random bytes."""
 
 import json
 import struct
@@ -28,8 +28,8 @@ def body(*inputs: dict[str, Any], rest: bytes = b"", **more: Any) -> tuple[bytes
 
 
 def parsed(whole: bytes, length: int | None) -> tuple[InferHead, tuple[TensorSpec, ...], Any]:
-    asked = at_once(parse_infer(whole, length))
-    return asked.head, *at_once(inputs_of(asked))
+    request = at_once(parse_infer(whole, length))
+    return request.head, *at_once(inputs_of(request))
 
 
 def test_binary_inputs_are_a_view_of_the_body() -> None:
@@ -72,16 +72,16 @@ JSON_TENSORS: list[tuple[str, list[int], Any, bytes]] = [
 ]
 
 
-@pytest.mark.parametrize(("datatype", "shape", "data", "made"), JSON_TENSORS)
-def test_elements_in_json(datatype: str, shape: list[int], data: Any, made: bytes) -> None:
+@pytest.mark.parametrize(("datatype", "shape", "data", "encoded"), JSON_TENSORS)
+def test_elements_in_json(datatype: str, shape: list[int], data: Any, encoded: bytes) -> None:
     whole, _ = body(tensor(datatype=datatype, shape=shape, data=data))
     _, specs, payload = parsed(whole, None)
-    assert payload == made
-    assert specs == (TensorSpec("x", datatype, tuple(shape), len(made)),)
+    assert payload == encoded
+    assert specs == (TensorSpec("x", datatype, tuple(shape), len(encoded)),)
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
-def test_half_floats_come_binary_only(datatype: str) -> None:
+def test_half_floats_are_binary_only(datatype: str) -> None:
     whole, length = body(binary(4, datatype=datatype), rest=b"abcd")
     assert parsed(whole, length)[2] == b"abcd"
     with pytest.raises(InvalidRequestError, match="has no JSON form; send it as binary data"):
@@ -125,7 +125,7 @@ WRONG: dict[str, tuple[tuple[bytes, int | None], str]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_is_wrong_is_said(what: str) -> None:
+def test_wrong_bodies_are_refused(what: str) -> None:
     (whole, length), message = WRONG[what]
     with pytest.raises(InvalidRequestError, match=message):
         parsed(whole, length)
@@ -143,7 +143,7 @@ inputs = st.fixed_dictionaries(
 
 
 @given(st.lists(inputs, max_size=3), st.binary(max_size=24), st.none() | st.integers(-3, 3))
-def test_whatever_comes_is_taken_whole_or_refused(heads: list[Any], rest: bytes, off: int | None) -> None:
+def test_a_body_is_accepted_whole_or_refused(heads: list[Any], rest: bytes, off: int | None) -> None:
     whole, length = body(*heads, rest=rest)
     try:
         _, specs, payload = parsed(whole, None if off is None else max(0, length + off))
@@ -153,13 +153,13 @@ def test_whatever_comes_is_taken_whole_or_refused(heads: list[Any], rest: bytes,
 
 
 @given(st.binary(max_size=64), st.none() | st.integers(0, 80))
-def test_noise_is_refused(noise: bytes, length: int | None) -> None:
+def test_random_bytes_are_refused(noise: bytes, length: int | None) -> None:
     with pytest.raises(InvalidRequestError):
         parsed(noise, length)
 
 
 @given(st.data())
-def test_what_is_right_comes_out_as_it_went_in(data: st.DataObject) -> None:
+def test_binary_inputs_are_returned_unchanged(data: st.DataObject) -> None:
     parts = data.draw(st.lists(st.binary(max_size=9), max_size=5))
     heads = [binary(len(part), f"x{at}", "UINT8", [len(part)]) for at, part in enumerate(parts)]
     whole, length = body(*heads, rest=b"".join(parts))

@@ -1,4 +1,4 @@
-"""Triton's asynchronous clients, over HTTP and gRPC, and how much one answer tells over each of the three protocols."""
+"""Triton's asynchronous clients over HTTP and gRPC, and the timing in responses of all three protocols."""
 
 import asyncio
 from typing import Any
@@ -32,14 +32,14 @@ def with_client(server: Server, protocol: str, ask: Any) -> Any:
 
 
 def inputs(triton: Any, array: Any, datatype: str = "FP32", name: str = "x") -> list[Any]:
-    made = triton.InferInput(name, list(array.shape), datatype)
-    made.set_data_from_numpy(array)
-    return [made]
+    tensor = triton.InferInput(name, list(array.shape), datatype)
+    tensor.set_data_from_numpy(array)
+    return [tensor]
 
 
 @pytest.mark.parametrize("protocol", TRITON)
 @pytest.mark.parametrize("datatype", ARRAYS)
-def test_arrays_come_back_as_they_went(server: Server, protocol: str, datatype: str) -> None:
+def test_arrays_are_returned_unchanged(server: Server, protocol: str, datatype: str) -> None:
     def ask(triton: Any, client: Any) -> Any:
         return client.infer(datatype, inputs(triton, ARRAYS[datatype], datatype), request_id="7", priority=1)
 
@@ -48,7 +48,7 @@ def test_arrays_come_back_as_they_went(server: Server, protocol: str, datatype: 
 
 
 @pytest.mark.parametrize("protocol", TRITON)
-def test_many_requests_at_a_time(server: Server, protocol: str) -> None:
+def test_concurrent_requests(server: Server, protocol: str) -> None:
     async def ask(triton: Any, client: Any) -> Any:
         arrays = [np.full((1, 3), number, np.float32) for number in range(50)]
         return await asyncio.gather(*(client.infer("FP32", inputs(triton, array)) for array in arrays))
@@ -58,7 +58,7 @@ def test_many_requests_at_a_time(server: Server, protocol: str) -> None:
 
 
 @pytest.mark.parametrize("protocol", TRITON)
-def test_what_is_wrong_is_an_exception_with_a_status(server: Server, protocol: str) -> None:
+def test_a_wrong_request_raises_an_exception_with_a_status(server: Server, protocol: str) -> None:
     def ask(triton: Any, client: Any) -> Any:
         return client.infer("nobody", inputs(triton, ARRAYS["FP32"]))
 
@@ -72,7 +72,7 @@ def test_what_is_wrong_is_an_exception_with_a_status(server: Server, protocol: s
     "method",
     ["get_trace_settings", "get_log_settings", "get_system_shared_memory_status", "unregister_cuda_shared_memory"],
 )
-def test_what_only_triton_has_is_an_exception_that_says_so(server: Server, protocol: str, method: str) -> None:
+def test_unsupported_methods_raise_an_exception(server: Server, protocol: str, method: str) -> None:
     def ask(triton: Any, client: Any) -> Any:
         return getattr(client, method)()
 
@@ -80,7 +80,7 @@ def test_what_only_triton_has_is_an_exception_that_says_so(server: Server, proto
         with_client(server, protocol, ask)
 
 
-def test_an_answer_tells_the_same_over_all_three_protocols(server: Server) -> None:
+def test_responses_of_all_three_protocols_have_the_same_timing(server: Server) -> None:
     async def native() -> Any:
         async with AsyncClient(server.native) as client:
             return await client.infer("FP32", {"x": ARRAYS["FP32"]}, slo=10.0)
@@ -88,15 +88,15 @@ def test_an_answer_tells_the_same_over_all_three_protocols(server: Server) -> No
     def ask(triton: Any, client: Any) -> Any:
         return client.infer("FP32", inputs(triton, ARRAYS["FP32"]), parameters={"slo_ms": 10_000})
 
-    told = with_client(server, "http", ask).get_response()["parameters"]
+    over_http = with_client(server, "http", ask).get_response()["parameters"]
     typed = with_client(server, "grpc", ask).get_response().parameters
     over_grpc = {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in typed.items()}
     names = {"predicted_ms", "queue_ms", "load_ms", "exec_ms", "total_ms", "batch_size", "cold_start"}
-    for said in (told, over_grpc):
-        assert set(said) == names
-        assert 0 < said["exec_ms"] <= said["total_ms"]
-        assert said["load_ms"] <= said["queue_ms"] <= said["total_ms"]
-        assert (said["batch_size"], type(said["cold_start"])) == (1, bool)
+    for parameters in (over_http, over_grpc):
+        assert set(parameters) == names
+        assert 0 < parameters["exec_ms"] <= parameters["total_ms"]
+        assert parameters["load_ms"] <= parameters["queue_ms"] <= parameters["total_ms"]
+        assert (parameters["batch_size"], type(parameters["cold_start"])) == (1, bool)
     result = asyncio.run(native())
     timing = result.timing
     assert result.predicted is not None

@@ -1,4 +1,4 @@
-"""Which deadline holds: the tightest that a request brings, else its model's default, else the server's."""
+"""Which deadline counts: the tightest in the request, else its model's default, else the server's."""
 
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ SERVER, MODEL = seconds(30), seconds(50)
 
 
 class Notes(EchoScheduler):
-    """Remembers how long each request has."""
+    """Records the SLO of each request."""
 
     name: ClassVar[str] = "notes"
 
@@ -32,7 +32,7 @@ class Notes(EchoScheduler):
         return super().infer(now, request)
 
 
-#: What the parameters of a request say, and what it has then where its model has a default of its own.
+#: Parameters of a request, and its SLO if the model has its own default.
 TABLE: list[tuple[dict[str, Any], Nanos]] = [
     ({}, MODEL),
     ({"timeout": 0}, MODEL),
@@ -42,7 +42,7 @@ TABLE: list[tuple[dict[str, Any], Nanos]] = [
     ({"timeout": 7_000_000, "slo_ms": 9_000}, seconds(7)),
     ({"timeout": 9_000_000, "slo_ms": 7_000}, seconds(7)),
     ({"timeout": 0, "slo_ms": 7_000}, seconds(7)),
-    ({"slo_ms": 70_000}, seconds(70)),  # defaults are of those that bring none, and limit nobody
+    ({"slo_ms": 70_000}, seconds(70)),  # a default is not a limit
     ({"slo_ms": 7_000, "priority": 1}, seconds(7)),
 ]
 
@@ -54,7 +54,7 @@ def test_over_http() -> None:
             for parameters, slo in TABLE:
                 assert (await peer.ask("POST", "/v2/models/m/infer", row(parameters=parameters))).status == 200
                 waited = 1 if slo == MODEL else seconds(1)
-                assert slo - waited < notes.slos[-1] <= slo, parameters  # it counts from the first byte
+                assert slo - waited < notes.slos[-1] <= slo, parameters  # counted from the first byte
 
     run(test())
 
@@ -62,17 +62,17 @@ def test_over_http() -> None:
 def message(parameters: dict[str, Any]) -> Any:
     contents = pb.InferTensorContents(fp32_contents=[1, 1, 1, 1])
     tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 4], contents=contents)
-    made = pb.ModelInferRequest(model_name="m", inputs=[tensor])
+    request = pb.ModelInferRequest(model_name="m", inputs=[tensor])
     for name, value in parameters.items():
         if isinstance(value, str):
-            made.parameters[name].string_param = value
+            request.parameters[name].string_param = value
         else:
-            made.parameters[name].int64_param = value
-    return made
+            request.parameters[name].int64_param = value
+    return request
 
 
-@pytest.mark.parametrize("of_the_call", [None, 600.0, 5.0])
-def test_over_grpc_where_the_deadline_of_the_call_counts_too(of_the_call: float | None) -> None:
+@pytest.mark.parametrize("call_timeout", [None, 600.0, 5.0])
+def test_over_grpc_with_the_deadline_call_timeout(call_timeout: float | None) -> None:
     async def test() -> None:
         notes = Notes()
         async with (
@@ -82,18 +82,20 @@ def test_over_grpc_where_the_deadline_of_the_call_counts_too(of_the_call: float 
         ):
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             for parameters, slo in TABLE:
-                await stub.ModelInfer(message(parameters), timeout=of_the_call)
-                brings_one = any(parameters.get(name) for name in ("timeout", "slo_ms"))
-                if of_the_call is None or (brings_one and of_the_call > as_seconds(slo)):
+                await stub.ModelInfer(message(parameters), timeout=call_timeout)
+                has_slo = any(parameters.get(name) for name in ("timeout", "slo_ms"))
+                if call_timeout is None or (has_slo and call_timeout > as_seconds(slo)):
                     waited = 1 if slo == MODEL else seconds(1)
-                    assert slo - waited < notes.slos[-1] <= slo, parameters  # it counts from when the call was taken
-                else:  # what is left of it when the call arrives; on its way gRPC rounds it up
-                    assert 0 < notes.slos[-1] <= seconds(1.1 * of_the_call), parameters
+                    assert slo - waited < notes.slos[-1] <= slo, (
+                        parameters
+                    )  # counted from the time when the call was taken
+                else:  # the time left when the call arrives; gRPC rounds it up
+                    assert 0 < notes.slos[-1] <= seconds(1.1 * call_timeout), parameters
 
     run(test())
 
 
-def test_a_model_without_a_default_has_the_server_s() -> None:
+def test_a_model_without_a_default_uses_the_servers() -> None:
     async def test() -> None:
         notes = Notes()
         async with served(notes, default_slo=SERVER, model_slos={"other": MODEL}) as (peer, *_):

@@ -1,4 +1,4 @@
-"""One contract of failures: each status of a request as HTTP, gRPC and the native client tell it, and as it counts."""
+"""Each status of a request as HTTP, gRPC and the native client report it, and as it is counted."""
 
 import json
 from collections.abc import AsyncIterator
@@ -38,39 +38,39 @@ from http_raw import connected, row, served
 PREDICTED, RETRY_AFTER = 25_000_000, 1_200_000_000
 
 
-class Told(NamedTuple):
+class Report(NamedTuple):
     http: int
     grpc: str
     native: type[ClockworkError]
-    counted: str  # as what `clockwork status` counts it
+    counted: str  # the counter of `clockwork status`
 
 
-#: What is in no row is the server's failure.
+#: A status without a row is a failure of the server.
 TABLE = {
-    Status.TIMEOUT: Told(504, "DEADLINE_EXCEEDED", RequestTimeoutError, "late"),
-    Status.CONTROLLER_COULD_NOT_START_IN_TIME: Told(503, "RESOURCE_EXHAUSTED", RequestRefusedError, "refused"),
-    Status.SKIPPED_BY_CONTROLLER: Told(503, "RESOURCE_EXHAUSTED", RequestRefusedError, "refused"),
-    Status.INITIALIZING: Told(503, "UNAVAILABLE", InitializingError, "failed"),
-    Status.SHUTTING_DOWN: Told(503, "UNAVAILABLE", ServerError, "failed"),
-    Status.INVALID_REQUEST: Told(400, "INVALID_ARGUMENT", InvalidRequestError, "failed"),
-    Status.INVALID_INPUT: Told(400, "INVALID_ARGUMENT", InvalidRequestError, "failed"),
-    Status.INVALID_BATCH_SIZE: Told(400, "INVALID_ARGUMENT", InvalidRequestError, "failed"),
-    Status.UNKNOWN_MODEL: Told(404, "NOT_FOUND", UnknownModelError, "failed"),
-    Status.INVALID_MODEL_NAME: Told(400, "INVALID_ARGUMENT", InvalidModelError, "failed"),
-    Status.INVALID_MODEL_PATH: Told(400, "INVALID_ARGUMENT", InvalidModelError, "failed"),
-    Status.INVALID_MODEL: Told(400, "INVALID_ARGUMENT", InvalidModelError, "failed"),
-    Status.MODEL_TOO_BIG: Told(400, "INVALID_ARGUMENT", InvalidModelError, "failed"),
-    Status.NOT_AUTHENTICATED: Told(401, "UNAUTHENTICATED", NotPermittedError, "failed"),
-    Status.NOT_PERMITTED: Told(403, "PERMISSION_DENIED", NotPermittedError, "failed"),
-    Status.CANCELLED: Told(499, "CANCELLED", ServerError, ""),
+    Status.TIMEOUT: Report(504, "DEADLINE_EXCEEDED", RequestTimeoutError, "late"),
+    Status.CONTROLLER_COULD_NOT_START_IN_TIME: Report(503, "RESOURCE_EXHAUSTED", RequestRefusedError, "refused"),
+    Status.SKIPPED_BY_CONTROLLER: Report(503, "RESOURCE_EXHAUSTED", RequestRefusedError, "refused"),
+    Status.INITIALIZING: Report(503, "UNAVAILABLE", InitializingError, "failed"),
+    Status.SHUTTING_DOWN: Report(503, "UNAVAILABLE", ServerError, "failed"),
+    Status.INVALID_REQUEST: Report(400, "INVALID_ARGUMENT", InvalidRequestError, "failed"),
+    Status.INVALID_INPUT: Report(400, "INVALID_ARGUMENT", InvalidRequestError, "failed"),
+    Status.INVALID_BATCH_SIZE: Report(400, "INVALID_ARGUMENT", InvalidRequestError, "failed"),
+    Status.UNKNOWN_MODEL: Report(404, "NOT_FOUND", UnknownModelError, "failed"),
+    Status.INVALID_MODEL_NAME: Report(400, "INVALID_ARGUMENT", InvalidModelError, "failed"),
+    Status.INVALID_MODEL_PATH: Report(400, "INVALID_ARGUMENT", InvalidModelError, "failed"),
+    Status.INVALID_MODEL: Report(400, "INVALID_ARGUMENT", InvalidModelError, "failed"),
+    Status.MODEL_TOO_BIG: Report(400, "INVALID_ARGUMENT", InvalidModelError, "failed"),
+    Status.NOT_AUTHENTICATED: Report(401, "UNAUTHENTICATED", NotPermittedError, "failed"),
+    Status.NOT_PERMITTED: Report(403, "PERMISSION_DENIED", NotPermittedError, "failed"),
+    Status.CANCELLED: Report(499, "CANCELLED", ServerError, ""),
 }
 FAILURES = [status for status in Status if status != Status.SUCCESS]
 
 
-class Says(EchoScheduler):
-    """Answers each request with the status that is set."""
+class FixedStatus(EchoScheduler):
+    """Answers each request with the status in ``status``."""
 
-    name: ClassVar[str] = "says"
+    name: ClassVar[str] = "fixed-status"
     status = Status.ERROR
 
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
@@ -78,9 +78,9 @@ class Says(EchoScheduler):
 
 
 @asynccontextmanager
-async def asked(says: Says) -> AsyncIterator[tuple[Address, Any, AsyncClient, Any]]:
-    """HTTP's address, a connection of each other protocol, and a way to ask for the counts of the model."""
-    async with served(says) as (_, address, host, _), serve_grpc(host, LOOPBACK) as server:
+async def protocols(scheduler: FixedStatus) -> AsyncIterator[tuple[Address, Any, AsyncClient, Any]]:
+    """Yield HTTP's address, a connection of each other protocol, and a function that returns the model's counts."""
+    async with served(scheduler) as (_, address, host, _), serve_grpc(host, LOOPBACK) as server:
         local = host.local_client()
 
         async def counts() -> ModelStatus:
@@ -101,10 +101,10 @@ def message() -> Any:
     return pb.ModelInferRequest(model_name="m", inputs=[tensor])
 
 
-async def check_http(address: Address, status: Status, told: Told) -> None:
-    async with connected(address) as peer:  # a server that shuts down closes them
+async def check_http(address: Address, status: Status, report: Report) -> None:
+    async with connected(address) as peer:  # the server closes the connection when it shuts down
         reply = await peer.ask("POST", "/v2/models/m/infer", row())
-    assert reply.status == told.http
+    assert reply.status == report.http
     assert reply.headers["retry-after"] == "2"  # whole seconds, rounded up
     assert json.loads(reply.body) == {
         "error": "no, for a reason",
@@ -115,10 +115,10 @@ async def check_http(address: Address, status: Status, told: Told) -> None:
     }
 
 
-async def check_grpc(stub: Any, status: Status, told: Told) -> None:
+async def check_grpc(stub: Any, status: Status, report: Report) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.ModelInfer(message())
-    assert caught.value.code().name == told.grpc
+    assert caught.value.code().name == report.grpc
     assert caught.value.details() == "no, for a reason"
     trailer = dict(caught.value.trailing_metadata())
     assert {name: value for name, value in trailer.items() if name.startswith("clockwork-")} == {
@@ -129,44 +129,44 @@ async def check_grpc(stub: Any, status: Status, told: Told) -> None:
     }
 
 
-async def check_native(client: AsyncClient, status: Status, told: Told) -> None:
+async def check_native(client: AsyncClient, status: Status, report: Report) -> None:
     with pytest.raises(ClockworkError) as caught:
         await client.infer("m", {"x": np.ones((1, 4), np.float32)})
     error = caught.value
-    assert type(error) is told.native
+    assert type(error) is report.native
     assert (str(error), error.status, error.status_name) == ("no, for a reason", int(status), status.name)
     if isinstance(error, DeadlineError):
         assert (error.predicted, error.retry_after) == (0.025, 1.2)
 
 
-def test_every_status_is_told_alike_over_http_grpc_and_the_native_protocol_and_counted_by_its_reason() -> None:
+def test_every_status_is_reported_by_every_protocol_and_counted_by_reason() -> None:
     async def test() -> None:
-        says = Says()
-        async with asked(says) as (address, stub, native, counts):
+        scheduler = FixedStatus()
+        async with protocols(scheduler) as (address, stub, native, counts):
             for status in FAILURES:
-                told = TABLE.get(status, Told(500, "INTERNAL", ServerError, "failed"))
-                says.status = status
+                report = TABLE.get(status, Report(500, "INTERNAL", ServerError, "failed"))
+                scheduler.status = status
                 before = await counts()
-                await check_http(address, status, told)
-                await check_grpc(stub, status, told)
-                await check_native(native, status, told)
+                await check_http(address, status, report)
+                await check_grpc(stub, status, report)
+                await check_native(native, status, report)
                 after = await counts()
                 grown = {
                     name: getattr(after, name) - getattr(before, name)
                     for name in ("in_time", "late", "refused", "failed")
                     if getattr(after, name) != getattr(before, name)
                 }
-                assert grown == ({told.counted: 3} if told.counted else {}), status
+                assert grown == ({report.counted: 3} if report.counted else {}), status
                 assert after.counts.answers[status.name] == before.counts.answers.get(status.name, 0) + 3
 
     run(test())
 
 
-def test_a_request_that_could_not_even_be_looked_at_is_a_failure_of_the_server() -> None:
+def test_an_error_response_is_a_failure_of_the_server() -> None:
     from clockwork.client.status_errors import error_for_status
     from clockwork.oip.failures import Failure
 
     response = ErrorResponse(1, Status.ERROR, "the answer cannot be sent")
-    told = Failure.from_status(response.status, response.message)
-    assert (told.http, told.grpc) == (500, "INTERNAL")
+    report = Failure.from_status(response.status, response.message)
+    assert (report.http, report.grpc) == (500, "INTERNAL")
     assert isinstance(error_for_status(response.status, response.message), ServerError)

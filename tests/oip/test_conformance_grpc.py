@@ -1,7 +1,7 @@
-"""The Open Inference Protocol v2 over gRPC, rule by rule: a test is named by what the protocol says.
+"""The Open Inference Protocol v2 over gRPC, rule by rule: each test is named after a rule of the protocol.
 
-Sources: the comments of KServe's grpc_predict_v2.proto and of Triton's grpc_service.proto. The messages are made from
-Triton's file, and so is whatever they have that ours has not.
+Sources: the comments in KServe's grpc_predict_v2.proto and in Triton's grpc_service.proto. The messages come from
+Triton's file, which has fields that Clockwork's lacks.
 """
 
 from collections.abc import Iterator
@@ -25,10 +25,10 @@ def stub(server: Server) -> Iterator[Any]:
 
 
 def tensor(name: str, datatype: str = "FP32", shape: Any = (1, 2), **contents: Any) -> Any:
-    made = pb.ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=shape)
+    message = pb.ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=shape)
     if contents:
-        made.contents.CopyFrom(pb.InferTensorContents(**contents))
-    return made
+        message.contents.CopyFrom(pb.InferTensorContents(**contents))
+    return message
 
 
 A, B = tensor("a", fp32_contents=[1, 2]), tensor("b", fp32_contents=[10, 30])
@@ -66,26 +66,30 @@ def test_the_server_is_live_and_ready_and_so_is_a_model_with_or_without_its_vers
     assert stub.ModelReady(pb.ModelReadyRequest(name="two", version="1")).ready
 
 
-def test_a_model_that_there_is_not_is_not_ready(stub: Any) -> None:
+def test_an_unknown_model_is_not_ready(stub: Any) -> None:
     assert not stub.ModelReady(pb.ModelReadyRequest(name="nobody")).ready
 
 
 def test_server_metadata_has_name_version_and_extensions(stub: Any) -> None:
-    said = stub.ServerMetadata(pb.ServerMetadataRequest())
-    assert said.name
-    assert said.version
-    assert {"model_repository", "statistics", "model_configuration"} <= set(said.extensions)
+    metadata = stub.ServerMetadata(pb.ServerMetadataRequest())
+    assert metadata.name
+    assert metadata.version
+    assert {"model_repository", "statistics", "model_configuration"} <= set(metadata.extensions)
 
 
 @pytest.mark.parametrize("version", ["", "1"])
 def test_model_metadata_has_names_datatypes_and_shapes_and_a_variable_dimension_is_minus_1(
     stub: Any, version: str
 ) -> None:
-    said = stub.ModelMetadata(pb.ModelMetadataRequest(name="dense", version=version))
-    assert (said.name, list(said.versions)) == ("dense", ["1"])
-    assert said.platform
-    assert [(it.name, it.datatype, list(it.shape)) for it in said.inputs] == [("x", "FP32", [-1, 32])]
-    assert [(it.name, it.datatype, list(it.shape)) for it in said.outputs] == [("y", "FP32", [-1, 5])]
+    metadata = stub.ModelMetadata(pb.ModelMetadataRequest(name="dense", version=version))
+    assert (metadata.name, list(metadata.versions)) == ("dense", ["1"])
+    assert metadata.platform
+    assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in metadata.inputs] == [
+        ("x", "FP32", [-1, 32])
+    ]
+    assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in metadata.outputs] == [
+        ("y", "FP32", [-1, 5])
+    ]
 
 
 def test_errors_are_indicated_by_the_status_of_the_call(stub: Any) -> None:
@@ -106,7 +110,7 @@ def test_errors_are_indicated_by_the_status_of_the_call(stub: Any) -> None:
 
 
 @pytest.mark.parametrize("version", ["", "1"])
-def test_the_version_is_optional_and_is_said_in_the_response_and_an_id_is_returned(stub: Any, version: str) -> None:
+def test_the_version_is_optional_and_version_and_id_are_returned(stub: Any, version: str) -> None:
     answer = stub.ModelInfer(request(A, B, model_version=version, id="a ü"))
     assert (answer.model_name, answer.model_version, answer.id) == ("two", "1", "a ü")
     assert stub.ModelInfer(request(A, B)).id == ""
@@ -179,43 +183,43 @@ WRONG = {
     "a negative timeout": request(A, B, parameters=parameters(timeout=-1)),
     "an slo of zero": request(A, B, parameters=parameters(slo_ms=0)),
     "a negative priority": request(A, B, parameters=parameters(priority=-1)),
-    "a priority that is a text": request(A, B, parameters=parameters(priority="high")),
+    "a priority that is a string": request(A, B, parameters=parameters(priority="high")),
     "shared memory": request(A, B, parameters=parameters(shared_memory_region="r")),
     "a sequence": request(A, B, parameters=parameters(sequence_id=7)),
 }
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_contradicts_itself_or_the_model_is_an_invalid_argument(stub: Any, what: str) -> None:
+def test_an_inconsistent_request_is_an_invalid_argument(stub: Any, what: str) -> None:
     assert refused(stub.ModelInfer, WRONG[what]) == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_half_precision_is_raw_and_may_be_typed_by_our_leave(stub: Any) -> None:
+def test_half_precision_may_be_typed_contents_as_an_extension(stub: Any) -> None:
     for datatype in ("FP16", "BF16"):
         typed = tensor("x", datatype, (1, 3), fp32_contents=[0.5, -1, 4])
         assert len(outputs(stub.ModelInfer(request(typed, model=datatype)))["y"]) == 6
 
 
-def test_a_timeout_is_in_microseconds_0_is_none_and_a_priority_changes_nothing(stub: Any) -> None:
-    for given in ({"timeout": 0}, {"timeout": 20_000_000}, {"priority": 0}, {"priority": 1}, {"slo_ms": "20000"}):
-        assert stub.ModelInfer(request(A, B, parameters=parameters(**given))).outputs
+def test_a_timeout_is_in_microseconds_and_0_means_none_and_a_priority_has_no_effect(stub: Any) -> None:
+    for values in ({"timeout": 0}, {"timeout": 20_000_000}, {"priority": 0}, {"priority": 1}, {"slo_ms": "20000"}):
+        assert stub.ModelInfer(request(A, B, parameters=parameters(**values))).outputs
     code = refused(stub.ModelInfer, request(A, B, parameters=parameters(timeout=1)))
     assert code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
-def test_a_stream_answers_each_request_once_in_order_and_says_errors_in_the_message(stub: Any) -> None:
-    asked = [request(A, B, id="1"), request(A, model="nobody", id="2"), request(A, B, id="3")]
-    answers = list(stub.ModelStreamInfer(iter(asked)))
-    assert [it.infer_response.id for it in answers] == ["1", "2", "3"]
-    assert [bool(it.error_message) for it in answers] == [False, True, False]
+def test_a_stream_answers_each_request_once_in_order_with_errors_in_the_message(stub: Any) -> None:
+    requests = [request(A, B, id="1"), request(A, model="nobody", id="2"), request(A, B, id="3")]
+    answers = list(stub.ModelStreamInfer(iter(requests)))
+    assert [answer.infer_response.id for answer in answers] == ["1", "2", "3"]
+    assert [bool(answer.error_message) for answer in answers] == [False, True, False]
 
 
-def test_whoever_asks_is_told_which_response_of_a_stream_is_final(stub: Any) -> None:
-    """Models here are not decoupled: each request has one response, which is the final one (Triton's decoupled API)."""
+def test_every_response_of_a_stream_is_marked_final_on_request(stub: Any) -> None:
+    """No model is decoupled, so each request has one response, which is the final one (Triton's decoupled API)."""
     flag = parameters(triton_enable_empty_final_response=True)
-    plain, asked = stub.ModelStreamInfer(iter([request(A, B), request(A, B, parameters=flag)]))
+    plain, marked = stub.ModelStreamInfer(iter([request(A, B), request(A, B, parameters=flag)]))
     assert "triton_final_response" not in plain.infer_response.parameters
-    assert asked.infer_response.parameters["triton_final_response"].bool_param
+    assert marked.infer_response.parameters["triton_final_response"].bool_param
 
 
 # -------------------------------------------------------------------------------------------------- other extensions
@@ -231,7 +235,7 @@ def test_statistics_are_cumulative_and_have_counts_and_nanoseconds(stub: Any) ->
     after = counts()
     assert after[:2] == (before[0] + 1, before[1] + 1)
     assert after[2] > before[2]
-    assert {it.name for it in stub.ModelStatistics(pb.ModelStatisticsRequest()).model_stats} == {
+    assert {model.name for model in stub.ModelStatistics(pb.ModelStatisticsRequest()).model_stats} == {
         "dense",
         "two",
         *ECHOES,

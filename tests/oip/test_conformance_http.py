@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2 over HTTP, rule by rule: a test is named by what the protocol says.
+"""The Open Inference Protocol v2 over HTTP, rule by rule: each test is named after a rule of the protocol.
 
 Sources: "HTTP/REST" of the Open Inference Protocol, and Triton's extensions: binary tensor data, classification,
 statistics, model repository, model configuration, schedule policy.
@@ -11,19 +11,19 @@ import pytest
 
 from oip.conformance import ECHOES, A, B, Server, ask, binary, infer, tensor
 
-OF_A_MODEL = ("/v2/models/dense", "/v2/models/dense/versions/1")
+MODEL_PATHS = ("/v2/models/dense", "/v2/models/dense/versions/1")
 SUM, DIFFERENCE = [11.0, 32.0], [-9.0, -28.0]
 PACKED = struct.pack("<2f", 1, 2), struct.pack("<2f", 10, 30)
 
 
-def outputs(said: Any) -> dict[str, Any]:
-    return {output["name"]: output for output in said["outputs"]}
+def outputs(content: Any) -> dict[str, Any]:
+    return {output["name"]: output for output in content["outputs"]}
 
 
 # -------------------------------------------------------------------------------------------------- health, metadata
 
 
-@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", *(f"{it}/ready" for it in OF_A_MODEL)])
+@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", *(f"{path}/ready" for path in MODEL_PATHS)])
 def test_a_200_status_code_indicates_true(server: Server, path: str) -> None:
     assert ask(server, "GET", path).status == 200
 
@@ -34,21 +34,21 @@ def test_a_4xx_status_code_indicates_false(server: Server, path: str) -> None:
 
 
 def test_server_metadata_has_name_version_and_extensions(server: Server) -> None:
-    said = ask(server, "GET", "/v2").json()
-    assert {name: type(value) for name, value in said.items()} == {"name": str, "version": str, "extensions": list}
-    assert {"binary_tensor_data", "classification", "model_repository", "statistics"} <= set(said["extensions"])
+    content = ask(server, "GET", "/v2").json()
+    assert {name: type(value) for name, value in content.items()} == {"name": str, "version": str, "extensions": list}
+    assert {"binary_tensor_data", "classification", "model_repository", "statistics"} <= set(content["extensions"])
 
 
-@pytest.mark.parametrize("path", OF_A_MODEL)
+@pytest.mark.parametrize("path", MODEL_PATHS)
 def test_model_metadata_has_names_datatypes_and_shapes_and_a_variable_dimension_is_minus_1(
     server: Server, path: str
 ) -> None:
-    said = ask(server, "GET", path).json()
-    assert said["name"] == "dense"
-    assert said["versions"] == ["1"]
-    assert isinstance(said["platform"], str)
-    assert said["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 32]}]
-    assert said["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [-1, 5]}]
+    content = ask(server, "GET", path).json()
+    assert content["name"] == "dense"
+    assert content["versions"] == ["1"]
+    assert isinstance(content["platform"], str)
+    assert content["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 32]}]
+    assert content["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [-1, 5]}]
 
 
 @pytest.mark.parametrize(
@@ -86,29 +86,29 @@ def test_all_strings_are_case_sensitive(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v2/models/two/infer", "/v2/models/two/versions/1/infer"])
-def test_the_version_is_optional_and_is_said_in_the_response(server: Server, path: str) -> None:
-    said = ask(server, "POST", path, {"inputs": [A, B]}).json()
-    assert (said["model_name"], said["model_version"]) == ("two", "1")
+def test_the_version_is_optional_and_is_returned(server: Server, path: str) -> None:
+    content = ask(server, "POST", path, {"inputs": [A, B]}).json()
+    assert (content["model_name"], content["model_version"]) == ("two", "1")
 
 
-def test_an_id_that_is_specified_must_be_returned_and_one_that_is_not_is_not(server: Server) -> None:
+def test_an_id_is_returned_if_it_was_specified(server: Server) -> None:
     assert infer(server, "two", A, B, id="a b/ü").json()["id"] == "a b/ü"
     assert "id" not in infer(server, "two", A, B).json()
 
 
 def test_the_inputs_may_come_in_any_order(server: Server) -> None:
-    said = outputs(infer(server, "two", B, A).json())
-    assert said["difference"]["data"] == DIFFERENCE
+    content = outputs(infer(server, "two", B, A).json())
+    assert content["difference"]["data"] == DIFFERENCE
 
 
 def test_if_outputs_are_not_specified_all_outputs_are_returned(server: Server) -> None:
-    said = outputs(infer(server, "two", A, B).json())
-    assert {name: output["data"] for name, output in said.items()} == {"sum": SUM, "difference": DIFFERENCE}
+    content = outputs(infer(server, "two", A, B).json())
+    assert {name: output["data"] for name, output in content.items()} == {"sum": SUM, "difference": DIFFERENCE}
 
 
 def test_only_the_outputs_that_are_requested_are_returned(server: Server) -> None:
-    said = infer(server, "two", A, B, outputs=[{"name": "difference"}]).json()
-    assert list(outputs(said)) == ["difference"]
+    content = infer(server, "two", A, B, outputs=[{"name": "difference"}]).json()
+    assert list(outputs(content)) == ["difference"]
 
 
 def test_an_output_has_name_shape_datatype_and_data(server: Server) -> None:
@@ -119,7 +119,7 @@ def test_an_output_has_name_shape_datatype_and_data(server: Server) -> None:
 def test_tensor_data_is_in_row_major_order_flat_or_nested_as_its_shape(server: Server) -> None:
     flat = tensor("x", [1, 2, 3, 4, 5, 6], shape=[2, 3])
     nested = tensor("x", [[1, 2, 3], [4, 5, 6]], shape=[2, 3])
-    answers = [infer(server, "FP32", it).json()["outputs"][0] for it in (flat, nested)]
+    answers = [infer(server, "FP32", form).json()["outputs"][0] for form in (flat, nested)]
     assert answers[0] == answers[1] == {"name": "y", "datatype": "FP32", "shape": [2, 3], "data": [1, 2, 3, 4, 5, 6]}
 
 
@@ -145,7 +145,7 @@ def test_tensor_data_is_in_row_major_order_flat_or_nested_as_its_shape(server: S
         "twice",
         "another shape",
         "too much data",
-        "nested otherwise",
+        "nested differently",
         "another datatype",
         "strings",
         "no data",
@@ -188,7 +188,7 @@ def test_half_precision_has_no_representation_in_json(server: Server, datatype: 
     assert "send it as binary data" in infer(server, datatype, tensor("x", [1, 2, 3], datatype)).json()["error"]
     reply = infer(server, datatype, binary("x", 6, datatype, [1, 3]), behind=ECHOES[datatype][1])
     assert reply.status == 400
-    assert "ask for binary_data" in reply.json()["error"]
+    assert "request binary_data" in reply.json()["error"]
 
 
 # ---------------------------------------------------------------------------------- binary tensor data extension
@@ -204,8 +204,8 @@ def test_binary_elements_are_little_endian_row_major_without_padding(server: Ser
         behind=sent,
         outputs=[{"name": "y", "parameters": {"binary_data": True}}],
     )
-    said, behind = reply.parts()
-    assert said["outputs"] == [
+    content, behind = reply.parts()
+    assert content["outputs"] == [
         {"name": "y", "datatype": datatype, "shape": [1, 3], "parameters": {"binary_data_size": len(sent)}}
     ]
     assert behind == sent
@@ -231,23 +231,23 @@ def test_binary_data_is_false_by_default(server: Server) -> None:
 
 
 def test_binary_data_output_makes_all_outputs_binary(server: Server) -> None:
-    said, behind = infer(server, "two", A, B, parameters={"binary_data_output": True}).parts()
-    sizes = [output["parameters"]["binary_data_size"] for output in said["outputs"]]
+    content, behind = infer(server, "two", A, B, parameters={"binary_data_output": True}).parts()
+    sizes = [output["parameters"]["binary_data_size"] for output in content["outputs"]]
     assert sizes == [8, 8]
     assert behind == struct.pack("<4f", *SUM, *DIFFERENCE)
 
 
 def test_binary_data_of_an_output_overrides_binary_data_output(server: Server) -> None:
     wanted = [{"name": "sum", "parameters": {"binary_data": False}}, {"name": "difference"}]
-    said, behind = infer(server, "two", A, B, outputs=wanted, parameters={"binary_data_output": True}).parts()
-    assert outputs(said)["sum"]["data"] == SUM
+    content, behind = infer(server, "two", A, B, outputs=wanted, parameters={"binary_data_output": True}).parts()
+    assert outputs(content)["sum"]["data"] == SUM
     assert behind == struct.pack("<2f", *DIFFERENCE)
 
 
 def test_some_outputs_may_be_binary_and_others_json(server: Server) -> None:
     wanted = [{"name": "sum"}, {"name": "difference", "parameters": {"binary_data": True}}]
-    said, behind = infer(server, "two", A, B, outputs=wanted).parts()
-    assert outputs(said)["sum"]["data"] == SUM
+    content, behind = infer(server, "two", A, B, outputs=wanted).parts()
+    assert outputs(content)["sum"]["data"] == SUM
     assert behind == struct.pack("<2f", *DIFFERENCE)
 
 
@@ -255,23 +255,23 @@ def test_some_outputs_may_be_binary_and_others_json(server: Server) -> None:
     ("sizes", "behind"),
     [((8, 8), bytes(15)), ((8, 8), bytes(17)), ((4, 12), bytes(16)), ((-1, 8), bytes(8)), ((8, 2**63), bytes(16))],
 )
-def test_binary_data_size_must_be_the_bytes_that_are_there_and_that_the_shape_takes(
+def test_binary_data_size_must_match_the_body_and_the_shape(
     server: Server, sizes: tuple[int, int], behind: bytes
 ) -> None:
     reply = infer(server, "two", binary("a", sizes[0]), binary("b", sizes[1]), behind=behind)
     assert (reply.status, reply.json()["status_name"]) == (400, "INVALID_REQUEST")
 
 
-def test_data_must_not_be_given_where_the_data_is_binary(server: Server) -> None:
+def test_a_binary_input_must_not_have_data(server: Server) -> None:
     reply = infer(server, "two", {**A, **binary("a", 8)}, B, behind=PACKED[0])
     assert reply.status == 400
     assert "send one" in reply.json()["error"]
 
 
-@pytest.mark.parametrize("said", ["", "-1", "0", "99999", "x", "1e2"])
-def test_inference_header_content_length_must_be_that_of_the_json(server: Server, said: str) -> None:
+@pytest.mark.parametrize("length", ["", "-1", "0", "99999", "x", "1e2"])
+def test_inference_header_content_length_must_be_that_of_the_json(server: Server, length: str) -> None:
     body = b'{"inputs": []}'
-    reply = ask(server, "POST", "/v2/models/two/infer", body, Inference_Header_Content_Length=said)
+    reply = ask(server, "POST", "/v2/models/two/infer", body, Inference_Header_Content_Length=length)
     assert reply.status == 400
 
 
@@ -296,8 +296,8 @@ def test_no_more_classes_are_returned_than_there_are(server: Server) -> None:
 
 
 def test_a_classification_may_be_binary(server: Server) -> None:
-    said, behind = classes(server, 1, [1, 3], binary_data=True).parts()
-    assert said["outputs"][0]["datatype"] == "BYTES"
+    content, behind = classes(server, 1, [1, 3], binary_data=True).parts()
+    assert content["outputs"][0]["datatype"] == "BYTES"
     assert behind == b"\x0a\x00\x00\x007.000000:1"
 
 
@@ -309,7 +309,7 @@ def test_classification_must_be_a_positive_number(server: Server, count: Any) ->
 # ---------------------------------------------------------------------------------- other extensions
 
 
-def test_statistics_are_cumulative_and_count_what_succeeded_and_what_failed(server: Server) -> None:
+def test_statistics_are_cumulative_and_count_successes_and_failures(server: Server) -> None:
     def counts() -> tuple[int, int, int]:
         (model,) = ask(server, "GET", "/v2/models/two/stats").json()["model_stats"]
         inference = model["inference_stats"]
@@ -323,33 +323,33 @@ def test_statistics_are_cumulative_and_count_what_succeeded_and_what_failed(serv
 
 @pytest.mark.parametrize("path", ["/v2/models/stats", "/v2/models/two/stats", "/v2/models/two/versions/1/stats"])
 def test_statistics_have_a_count_and_nanoseconds_of_each_step(server: Server, path: str) -> None:
-    said = {model["name"]: model for model in ask(server, "GET", path).json()["model_stats"]}
-    assert set(said) == ({"two"} if "two" in path else {"dense", "two", *ECHOES})
+    content = {model["name"]: model for model in ask(server, "GET", path).json()["model_stats"]}
+    assert set(content) == ({"two"} if "two" in path else {"dense", "two", *ECHOES})
     steps = {"success", "fail", "queue", "compute_input", "compute_infer", "compute_output"}
-    assert steps <= set(said["two"]["inference_stats"])
-    assert all(set(said["two"]["inference_stats"][step]) == {"count", "ns"} for step in steps)
-    assert said["two"]["version"] == "1"
+    assert steps <= set(content["two"]["inference_stats"])
+    assert all(set(content["two"]["inference_stats"][step]) == {"count", "ns"} for step in steps)
+    assert content["two"]["version"] == "1"
 
 
 def test_the_repository_index_has_every_model_with_name_version_state_and_reason(server: Server) -> None:
     for body in (None, {}, {"ready": True}):
-        said = ask(server, "POST", "/v2/repository/index", body).json()
-        assert sorted(entry["name"] for entry in said) == sorted(["dense", "two", *ECHOES])
-        assert said[0] == {"name": said[0]["name"], "version": "1", "state": "READY", "reason": ""}
+        content = ask(server, "POST", "/v2/repository/index", body).json()
+        assert sorted(entry["name"] for entry in content) == sorted(["dense", "two", *ECHOES])
+        assert content[0] == {"name": content[0]["name"], "version": "1", "state": "READY", "reason": ""}
 
 
 @pytest.mark.parametrize(("action", "status"), [("load", 400), ("unload", 501)])
-def test_a_load_or_unload_that_fails_is_an_error_status_and_an_error(server: Server, action: str, status: int) -> None:
+def test_a_failed_load_or_unload_has_an_error_status_and_an_error(server: Server, action: str, status: int) -> None:
     reply = ask(server, "POST", f"/v2/repository/models/dense/{action}")
     assert reply.status == status
     assert isinstance(reply.json()["error"], str)
 
 
-@pytest.mark.parametrize("path", OF_A_MODEL)
+@pytest.mark.parametrize("path", MODEL_PATHS)
 def test_a_model_has_a_configuration_whose_dims_are_without_the_batch(server: Server, path: str) -> None:
-    said = ask(server, "GET", f"{path}/config").json()
-    assert (said["name"], said["max_batch_size"]) == ("dense", 2)
-    assert said["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [32]}]
+    content = ask(server, "GET", f"{path}/config").json()
+    assert (content["name"], content["max_batch_size"]) == ("dense", 2)
+    assert content["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [32]}]
 
 
 @pytest.mark.parametrize("priority", [0, 1, 2**64 - 1])
@@ -364,11 +364,11 @@ def test_another_priority_is_refused(server: Server, priority: Any) -> None:
     assert "priority is" in reply.json()["error"]
 
 
-def test_a_timeout_is_in_microseconds_and_0_is_none(server: Server) -> None:
+def test_a_timeout_is_in_microseconds_and_0_means_none(server: Server) -> None:
     assert infer(server, "two", A, B, parameters={"timeout": 20_000_000}).status == 200
     assert infer(server, "two", A, B, parameters={"timeout": 0}).status == 200
     assert infer(server, "two", A, B, parameters={"timeout": 1}).status in (503, 504)
 
 
-def test_parameters_that_are_not_known_are_not_looked_at(server: Server) -> None:
+def test_unknown_parameters_are_ignored(server: Server) -> None:
     assert infer(server, "two", A, B, parameters={"my_own": {"deep": [1]}}, more=1).status == 200

@@ -1,4 +1,4 @@
-"""Long JSON, read and written in steps: how many, what is refused before it costs anything, and the same answers."""
+"""Long JSON is read and written in steps, and refused before it takes time."""
 
 import json
 import struct
@@ -21,7 +21,7 @@ from clockwork.units import KIB, MIB
 
 
 def counted(steps: Steps[Any]) -> tuple[int, Any]:
-    """The number of steps, and the result."""
+    """Return the number of steps and the result."""
     count = 1
     while True:
         try:
@@ -42,9 +42,9 @@ def payload(whole: bytes) -> bytes:
 
 def test_a_short_request_takes_one_step() -> None:
     whole = body([2, 2], "[[1,2],[3,4]]")
-    steps, asked = counted(parse_infer(whole, None))
+    steps, parsed = counted(parse_infer(whole, None))
     assert steps == 1
-    assert counted(inputs_of(asked))[0] == 1
+    assert counted(inputs_of(parsed))[0] == 1
 
 
 @pytest.mark.parametrize("rows", [1, 4], ids=["one row", "four rows"])
@@ -54,17 +54,17 @@ def test_long_lists_are_decoded_in_slices(rows: int, nested: bool) -> None:
     values = [[(row * count + at) % 1000 / 8 for at in range(count)] for row in range(rows)]
     flat = [value for row in values for value in row]
     whole = body([rows, count], json.dumps(values if nested else flat))
-    reading, asked = counted(parse_infer(whole, None))
+    reading, parsed = counted(parse_infer(whole, None))
     assert reading <= 5 + len(whole) // MIB
-    assert asked.head.id == "7"
-    assert asked.head.parameters == {"slo_ms": 5}
-    decoding, (specs, made) = counted(inputs_of(asked))
+    assert parsed.head.id == "7"
+    assert parsed.head.parameters == {"slo_ms": 5}
+    decoding, (specs, data_bytes) = counted(inputs_of(parsed))
     assert decoding >= len(whole) // SLICE
     assert specs == (TensorSpec("x", "FP32", (rows, count), 4 * len(flat)),)
-    assert made == struct.pack(f"<{len(flat)}f", *flat)
+    assert data_bytes == struct.pack(f"<{len(flat)}f", *flat)
 
 
-def test_several_long_inputs_and_what_stands_between_them_are_kept() -> None:
+def test_several_long_inputs_and_short_ones_between_them_are_decoded() -> None:
     long = list(range(30_000))
     tensors = [
         {"name": 'a "[1,2]{', "datatype": "INT32", "shape": [30_000], "data": long},
@@ -74,19 +74,19 @@ def test_several_long_inputs_and_what_stands_between_them_are_kept() -> None:
     ]
     whole = json.dumps({"inputs": tensors}, indent=1).encode()
     assert len(whole) > SLICE
-    asked = at_once(parse_infer(whole, None))
-    specs, made = at_once(inputs_of(asked))
+    parsed = at_once(parse_infer(whole, None))
+    specs, data_bytes = at_once(inputs_of(parsed))
     assert [spec.name for spec in specs] == ['a "[1,2]{', "b\\", "c", "d"]
     texts = b"".join(struct.pack("<I", len(text)) + text for text in (b"[" * LONG, b'"]}' * LONG))
-    assert made == struct.pack("<30000i", *long) + texts + b"\x07" + struct.pack("<30000q", *long)
+    assert data_bytes == struct.pack("<30000i", *long) + texts + b"\x07" + struct.pack("<30000q", *long)
 
 
-def test_lists_of_one_element_are_refused_by_their_shape_in_few_steps() -> None:
+def test_a_wrong_shape_of_many_short_lists_is_refused_in_few_steps() -> None:
     count = 1_000_000
     whole = body([count, 2], "[" + "[0]," * (count - 1) + "[0]]")
-    asked = at_once(parse_infer(whole, None))
+    parsed = at_once(parse_infer(whole, None))
     with pytest.raises(InvalidRequestError, match="does not have the shape"):
-        next(inputs_of(asked))
+        next(inputs_of(parsed))
 
 
 ZEROS = "0," * (SLICE * 2) + "0"
@@ -105,7 +105,7 @@ LONG_WRONG: dict[str, tuple[list[int], str]] = {
 
 
 @pytest.mark.parametrize("what", LONG_WRONG)
-def test_a_long_list_that_is_wrong_is_refused(what: str) -> None:
+def test_a_wrong_long_list_is_refused(what: str) -> None:
     shape, data = LONG_WRONG[what]
     with pytest.raises(InvalidRequestError):
         payload(body(shape, data))
@@ -116,8 +116,8 @@ def test_a_long_element_is_refused() -> None:
         payload(body([2], "[" + "1" * (2 * SLICE) + ",1]"))
 
 
-def test_no_input_is_the_data_of_another() -> None:
-    """What stands for a list that was cut out is taken once, whatever a client writes."""
+def test_an_input_cannot_refer_to_the_data_of_another() -> None:
+    """A client cannot forge the mark of a list that was cut out: each list is used once."""
     whole = json.dumps(
         {
             "inputs": [
@@ -142,7 +142,7 @@ MUCH = {
 
 
 @pytest.mark.parametrize("what", MUCH)
-def test_little_may_stand_beside_long_lists(what: str) -> None:
+def test_the_json_without_long_lists_has_a_limit(what: str) -> None:
     data = MUCH[what].encode()
     steps: list[None] = []
     with pytest.raises(InvalidRequestError, match=r"without lists of numbers exceeds the limit of 256\.0 KiB"):
@@ -150,7 +150,7 @@ def test_little_may_stand_beside_long_lists(what: str) -> None:
     assert len(steps) < MAX_OUTLINE // 256
 
 
-def test_texts_have_a_limit() -> None:
+def test_bytes_elements_in_json_have_a_limit() -> None:
     text = json.dumps(["a" * MAX_TEXTS]).encode()
     with pytest.raises(InvalidRequestError, match="send it as binary data"):
         at_once(add_elements("x", "BYTES", (1,), Text(text, 0, len(text)), bytearray()))
@@ -160,7 +160,7 @@ nested = st.integers(1, 3).flatmap(lambda rank: st.lists(st.integers(0, 4), min_
 
 
 @given(nested, st.sampled_from(["", " ", "\n  "]), st.data())
-def test_whatever_is_nested_right_is_taken_and_what_is_cut_is_not(
+def test_correctly_nested_lists_are_accepted_and_cut_ones_refused(
     shape: list[int], blank: str, data: st.DataObject
 ) -> None:
     def lists(dims: list[int]) -> Any:
@@ -171,9 +171,9 @@ def test_whatever_is_nested_right_is_taken_and_what_is_cut_is_not(
         count *= dim
     numbers = iter(range(count))
     text = json.dumps(lists(shape)).replace(" ", blank).encode()
-    made = bytearray()
-    at_once(add_elements("x", "INT32", tuple(shape), Text(text, 0, len(text)), made))
-    assert made == struct.pack(f"<{count}i", *range(count))
+    decoded = bytearray()
+    at_once(add_elements("x", "INT32", tuple(shape), Text(text, 0, len(text)), decoded))
+    assert decoded == struct.pack(f"<{count}i", *range(count))
     place = data.draw(st.integers(0, len(text) - 1))
     cut = text[:place] + text[place + 1 :]
     try:
@@ -185,10 +185,10 @@ def test_whatever_is_nested_right_is_taken_and_what_is_cut_is_not(
             at_once(add_elements("x", "INT32", tuple(shape), Text(cut, 0, len(cut)), bytearray()))
 
 
-# ---------------------------------------------------------------------------------------------------------- answers
+# ---------------------------------------------------------------------------------------------------------- responses
 
 
-def said(
+def encoded(
     datatype: str, count: int, data: bytes, limit: int = 16 * MIB, wanted: OutputHead | None = None
 ) -> tuple[int, Any]:
     spec = TensorSpec("y", datatype, (1, count), len(data))
@@ -200,31 +200,31 @@ def said(
     return steps, json.loads(b"".join(parts))["outputs"][0]["data"]
 
 
-def test_a_long_answer_is_written_in_slices() -> None:
+def test_a_long_response_is_written_in_slices() -> None:
     count = 10 * SLICE_ELEMENTS
-    steps, data = said("INT64", count, struct.pack(f"<{count}q", *range(count)))
+    steps, data = encoded("INT64", count, struct.pack(f"<{count}q", *range(count)))
     assert steps == 10
     assert data == list(range(count))
-    steps, data = said("INT64", 4, struct.pack("<4q", 1, 2, 3, 4))
+    steps, data = encoded("INT64", 4, struct.pack("<4q", 1, 2, 3, 4))
     assert steps == 1
 
 
 def test_long_texts_are_written_in_slices() -> None:
     element = struct.pack("<I", 3) + "né".encode()
-    steps, data = said("BYTES", 3 * SLICE_ELEMENTS, element * (3 * SLICE_ELEMENTS))
+    steps, data = encoded("BYTES", 3 * SLICE_ELEMENTS, element * (3 * SLICE_ELEMENTS))
     assert steps == 3
     assert data == ["né"] * (3 * SLICE_ELEMENTS)
 
 
 TOO_LONG: dict[str, Callable[[], tuple[int, Any]]] = {
-    "by its elements": lambda: said("FP32", 100 * KIB, bytes(400 * KIB), 128 * KIB),
-    "by its text": lambda: said("FP32", 10 * KIB, struct.pack("<f", 0.1) * (10 * KIB), 32 * KIB),
-    "by one string": lambda: said("BYTES", 1, struct.pack("<I", MIB) + b"a" * MIB, 128 * KIB),
+    "by its elements": lambda: encoded("FP32", 100 * KIB, bytes(400 * KIB), 128 * KIB),
+    "by its text": lambda: encoded("FP32", 10 * KIB, struct.pack("<f", 0.1) * (10 * KIB), 32 * KIB),
+    "by one string": lambda: encoded("BYTES", 1, struct.pack("<I", MIB) + b"a" * MIB, 128 * KIB),
 }
 
 
 @pytest.mark.parametrize("what", TOO_LONG)
-def test_an_answer_that_is_too_long_for_json_is_refused(what: str) -> None:
+def test_a_response_that_is_too_long_for_json_is_refused(what: str) -> None:
     with pytest.raises(InvalidRequestError, match="binary_data_output, or raise --max-json"):
         TOO_LONG[what]()
 
@@ -234,7 +234,7 @@ def test_classes_of_long_rows_are_found_in_slices() -> None:
     values = [float(at * 7919 % count) for at in range(count)]
     values[5] = float("nan")
     data = struct.pack(f"<{count}f", *values)
-    steps, found = said("FP32", count, data, wanted=OutputHead("y", TensorParameters(classification=3)))
+    steps, found = encoded("FP32", count, data, wanted=OutputHead("y", TensorParameters(classification=3)))
     assert steps == 3
     best = sorted((at for at in range(count) if at != 5), key=lambda at: -values[at])[:3]
     assert found == [f"{values[at]:f}:{at}" for at in best]
@@ -244,4 +244,4 @@ def test_many_classes_of_long_rows_are_refused() -> None:
     count = 3 * SLICE_ELEMENTS
     wanted = OutputHead("y", TensorParameters(classification=MAX_CLASSES + 1))
     with pytest.raises(InvalidRequestError, match="at most 1024 are accepted"):
-        said("FP32", count, bytes(4 * count), wanted=wanted)
+        encoded("FP32", count, bytes(4 * count), wanted=wanted)

@@ -65,8 +65,12 @@ def test_statistics_have_every_request_and_batch() -> None:
 
 
 def test_grpc_messages_are_made_of_the_same_dicts() -> None:
-    made = pb.ModelStatistics(**model_statistics(status("m"), 7 * SECOND))
-    assert (made.inference_count, made.inference_stats.fail.ns, made.batch_stats[1].compute_output.ns) == (9, 7, 7)
+    statistics = pb.ModelStatistics(**model_statistics(status("m"), 7 * SECOND))
+    assert (
+        statistics.inference_count,
+        statistics.inference_stats.fail.ns,
+        statistics.batch_stats[1].compute_output.ns,
+    ) == (9, 7, 7)
     config = pb.ModelConfig(**model_config(SUMMARY))
     assert (config.platform, config.backend, config.max_batch_size) == ("onnxruntime_onnx", "onnxruntime", 8)
     kinds = [pb.DataType.Name(tensor.data_type) for tensor in config.input]

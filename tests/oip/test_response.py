@@ -1,4 +1,4 @@
-"""The body of an answer: JSON and binary, classes, and what has no form."""
+"""The body of a response: JSON and binary outputs, classes, and outputs that cannot be encoded."""
 
 import json
 import struct
@@ -23,15 +23,15 @@ def head(*outputs: OutputHead, **parameters: Any) -> InferHead:
     return InferHead((), "7", outputs, parameters)
 
 
-def asked(made: InferHead) -> tuple[dict[str, Any], list[Any]]:
-    said, binary = at_once(response_body(made, "m", RESPONSE, X + Y, batched=True))
-    return json.loads(b"".join(said)), [bytes(part) for part in binary]
+def encoded(request: InferHead) -> tuple[dict[str, Any], list[Any]]:
+    json_parts, binary = at_once(response_body(request, "m", RESPONSE, X + Y, batched=True))
+    return json.loads(b"".join(json_parts)), [bytes(part) for part in binary]
 
 
 def test_json_is_the_default() -> None:
-    said, binary = asked(head())
+    content, binary = encoded(head())
     assert not binary
-    assert said == {
+    assert content == {
         "model_name": "m",
         "model_version": "1",
         "id": "7",
@@ -51,39 +51,39 @@ def test_json_is_the_default() -> None:
     }
 
 
-def test_all_binary_is_the_payload_in_one_piece() -> None:
-    said, binary = asked(head(binary_data_output=True))
+def test_if_all_outputs_are_binary_the_payload_is_one_piece() -> None:
+    content, binary = encoded(head(binary_data_output=True))
     assert binary == [X + Y]
-    assert [output["parameters"] for output in said["outputs"]] == [
+    assert [output["parameters"] for output in content["outputs"]] == [
         {"binary_data_size": len(X)},
         {"binary_data_size": len(Y)},
     ]
 
 
-def test_an_output_may_differ_from_the_rest() -> None:
-    said, binary = asked(head(OutputHead("x", TensorParameters(binary_data=False)), binary_data_output=True))
+def test_an_output_may_override_the_default_form() -> None:
+    content, binary = encoded(head(OutputHead("x", TensorParameters(binary_data=False)), binary_data_output=True))
     assert binary == [Y]
-    assert "data" in said["outputs"][0]
-    said, binary = asked(head(OutputHead("x", TensorParameters(binary_data=True))))
+    assert "data" in content["outputs"][0]
+    content, binary = encoded(head(OutputHead("x", TensorParameters(binary_data=True))))
     assert binary == [X]
 
 
 def test_classes_are_the_largest_of_each_row() -> None:
-    said, _ = asked(head(OutputHead("x", TensorParameters(classification=2))))
-    assert said["outputs"][0] == {
+    content, _ = encoded(head(OutputHead("x", TensorParameters(classification=2))))
+    assert content["outputs"][0] == {
         "name": "x",
         "datatype": "BYTES",
         "shape": [2, 2],
         "data": ["5.000000:1", "3.000000:2", "2.000000:2", "-1.000000:1"],
     }
-    _, binary = asked(head(OutputHead("x", TensorParameters(classification=9, binary_data=True))))
+    _, binary = encoded(head(OutputHead("x", TensorParameters(classification=9, binary_data=True))))
     assert binary[0].startswith(b"\x0a\x00\x00\x005.000000:1")
 
 
-def test_classes_of_no_batch_have_one_dimension() -> None:
+def test_classes_of_an_unbatched_model_have_one_dimension() -> None:
     wanted = head(OutputHead("x", TensorParameters(classification=1)))
-    said, _ = at_once(response_body(wanted, "m", RESPONSE, X + Y, batched=False))
-    assert json.loads(b"".join(said))["outputs"][0]["shape"] == [1]
+    content, _ = at_once(response_body(wanted, "m", RESPONSE, X + Y, batched=False))
+    assert json.loads(b"".join(content))["outputs"][0]["shape"] == [1]
 
 
 WRONG = {
@@ -96,7 +96,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_has_no_form_is_said(what: str) -> None:
+def test_outputs_that_cannot_be_encoded_are_refused(what: str) -> None:
     wanted, spec, message = WRONG[what]
     response = InferResponse(1, 0, "", (spec,), RequestTiming(1))
     with pytest.raises(InvalidRequestError, match=message):

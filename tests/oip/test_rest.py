@@ -1,4 +1,4 @@
-"""Paths, parameters, and bodies of requests to the repository."""
+"""Paths, parameters, and the bodies of repository requests."""
 
 import pytest
 
@@ -61,19 +61,19 @@ WRONG = {
 
 
 @pytest.mark.parametrize("line", RIGHT)
-def test_a_path_has_a_meaning(line: str) -> None:
+def test_a_known_path_has_an_operation(line: str) -> None:
     assert route(*line.split()) == RIGHT[line]
 
 
 @pytest.mark.parametrize("line", WRONG)
-def test_other_paths_and_methods_have_none(line: str) -> None:
+def test_other_paths_and_methods_are_refused(line: str) -> None:
     with pytest.raises(RequestFailedError) as caught:
         route(*line.split())
     assert caught.value.failure.http == WRONG[line]
     assert isinstance(caught.value, MethodNotAllowedError) == (WRONG[line] == 405)
 
 
-def test_the_repository_is_asked_with_a_body_or_without() -> None:
+def test_a_repository_request_may_have_no_body() -> None:
     assert repository_head(b"").parameters == {}
     assert repository_head(b'{"ready": true}').ready
     assert repository_head(b'{"parameters": {"path": "m.onnx"}}').parameters == {"path": "m.onnx"}
@@ -83,6 +83,6 @@ def test_the_repository_is_asked_with_a_body_or_without() -> None:
 
 
 @pytest.mark.parametrize("value", [1e16, -1, "nan", 2**63 - 1])
-def test_the_refusal_of_a_number_says_what_is_accepted(value: object) -> None:
+def test_a_wrong_number_gets_an_error_with_the_accepted_range(value: object) -> None:
     with pytest.raises(InvalidRequestError, match=r"it must be a number from 0 to 1e\+15"):
         requested_slo({"slo_ms": value})
