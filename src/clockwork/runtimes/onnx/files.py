@@ -23,7 +23,7 @@ SUFFIX: Final = ".onnx"
 MAX_PROTOBUF_BYTES: Final = (1 << 31) - 1
 """Protobuf's own limit. A larger model keeps its weights in external data (ONNX, "External Data")."""
 
-OUTLINE_BYTES: Final[Bytes] = 32 * KIB
+MAX_OUTLINE_BYTES: Final[Bytes] = 32 * KIB
 """Larger tensors are left out of the outline; shapes and axes are smaller."""
 
 _ELEMENTS: Final = (
@@ -75,7 +75,7 @@ def _strip(model: Any) -> None:
     """Remove the elements of larger tensors; keep their types and shapes."""
     functions = (tensor for function in model.functions for node in function.node for tensor in tensors_of_node(node))
     for tensor in [*tensors(model.graph), *functions]:
-        if tensor.ByteSize() > OUTLINE_BYTES:
+        if tensor.ByteSize() > MAX_OUTLINE_BYTES:
             for field in _ELEMENTS:
                 tensor.ClearField(field)
 

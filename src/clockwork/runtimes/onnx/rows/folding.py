@@ -1,7 +1,7 @@
 """Constant folding: computes small tensors of numbers and sizes, so that models that use ``Shape`` can be analysed.
 
 An element is a Python number or a `Size`. If an element cannot be computed, it becomes an unknown named after the
-operator and its operands, so that equal computations give equal unknowns. Other operators than those in this module
+operator and its operands, so that equal computations give equal unknowns. Operators that are not in this module
 return tensors whose elements are not known.
 """
 
