@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The same scenario live and simulated: serves two networks of the zoo, plays experiments/live.toml against them at 0.8 times
-# what their measured times allow, simulates it with those times, and prints both.
-#     experiments/sim-vs-live.sh [LOAD]      LOAD is 0.8 if not given
+# The same scenario live and simulated. Serves two networks of the zoo, plays experiments/live.toml against them at 0.8
+# times their measured capacity, simulates it with the measured times, and prints both results.
+#     experiments/sim-vs-live.sh [LOAD]      default: 0.8
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 load=${1:-0.8}
@@ -20,7 +20,7 @@ until grep -q "is serving" $out/serve.txt; do
 done
 address=$(grep -o "127.0.0.1:[0-9]*" $out/serve.txt)
 $clockwork status --json --address "$address" >$out/before.json
-# The rate at which the device would be busy all the time with single requests, times LOAD.
+# LOAD times the rate at which single requests keep the device busy.
 rate=$(.venv/bin/python - $out/before.json "$load" <<'PYTHON'
 import json, statistics, sys
 

@@ -1,4 +1,4 @@
-"""Small pieces to build tests of: descriptions of models and workers, requests, states. Every default is literal."""
+"""Builders of test objects: descriptions of models and workers, requests, states. Every default is literal."""
 
 from collections.abc import Sequence
 
@@ -47,7 +47,7 @@ def model_info(
 
 
 def copies_of(load: str, copies: int, **fields: object) -> tuple[ModelInfo, ...]:
-    """All models that one LoadModelFromDisk makes."""
+    """All models that one LoadModelFromDisk creates."""
     names = model_names(load, copies)
     return tuple(model_info(name, load=load, copies=copies, **fields) for name in names)  # type: ignore[arg-type]
 
@@ -76,18 +76,18 @@ def infer_request(
     outputs: tuple[str, ...] = (),
     generated: bool = False,
 ) -> InferRequest:
-    """A client's request with right inputs and an SLO of 100 ms."""
+    """A client's request with valid inputs and an SLO of 100 ms."""
     inputs = tensors(rows) if inputs is None else inputs
     return InferRequest(id, model, inputs, slo, slo_factor, outputs, generated)
 
 
 def measurement(*samples: Nanos) -> Measurement:
-    """What was measured."""
+    """Return a measurement with these samples."""
     return Measurement(samples)
 
 
 def profile(load: Nanos = ms(8), *, b1: Nanos = ms(3), max_batch_size: int = 4) -> ModelProfile:
-    """LoadWeights in 8 ms, Infer in 3 ms and 1 ms more for each further row, at powers of two."""
+    """A profile: LoadWeights in 8 ms; Infer in 3 ms, plus 1 ms for each further row, at powers of two."""
     sizes = [1 << i for i in range(max_batch_size.bit_length())]
     infer = {size: measurement(b1 + ms(size - 1)) for size in sizes}
     return ModelProfile(measurement(load), infer, max_batch_size, ((2,),))
@@ -116,7 +116,7 @@ def a_state(
 def a_gpu(
     models: Sequence[ModelInfo], *, pages: int = 4, warm: tuple[str, ...] = ()
 ) -> tuple[ClockworkState, GPUState]:
-    """A state of one device, and the device."""
+    """A state with one device, and the device."""
     state = a_state(models, pages=pages, warm=warm)
     return state, next(state.gpus())
 

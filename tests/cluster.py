@@ -1,7 +1,7 @@
-"""A controller, its workers and its clients, with no network between them and a clock that tests move.
+"""A controller, its workers and its clients, without a network, and with a clock that tests advance.
 
-Results come at the moment when a `FakeWorker` has them; the controller is woken at the moment that it asked for. After
-every event the invariants are checked: those that the controller can see, and those that only an onlooker can.
+Results arrive when a `FakeWorker` has them, and the controller is woken when it wants to be. After every event the
+cluster checks the invariants: those that the controller can see, and those that only an observer of all parts can.
 """
 
 from collections import Counter, deque
@@ -38,7 +38,7 @@ from clockwork.state import ClockworkState
 from clockwork.units import Nanos, seconds
 from fake_worker import FakeWorker, File
 
-#: As little as there is to measure, so that what happens can be read.
+#: As few measurements as possible, so that tests stay readable.
 QUICK = ProfilingConfig(max_batch_size=2, warmups=1, min_samples=1, max_samples=1)
 
 Asked = tuple[int, int]
@@ -68,7 +68,7 @@ def quick_config(
     max_pending: int = 10_000,
     profiling: ProfilingConfig = QUICK,
 ) -> ControllerConfig:
-    """The defaults, except that little is measured."""
+    """The default configuration with few measurements."""
     return ControllerConfig(
         workers=workers,
         models=models,
@@ -90,19 +90,21 @@ class Cluster:
     ) -> None:
         self.controller = ControllerWithStartupPhase(scheduler, config or quick_config(), profiles)
         self.now: Nanos = 0
-        self.workers: dict[str, FakeWorker] = {}  #: those connected
+        self.workers: dict[str, FakeWorker] = {}  #: the connected workers
         self.said: list[tuple[Nanos, ControllerCommand]] = []
         self.story: list[tuple[Nanos, ControllerCommand | WorkerResult]] = []
-        self.asked: dict[Asked, Request] = {}  #: every request that must be answered
-        self.excused: set[Asked] = set()  #: those cancelled, or whose client went away, before their answer
+        self.asked: dict[Asked, Request] = {}  #: every request that needs a response
+        self.excused: set[Asked] = (
+            set()
+        )  #: requests that were cancelled, or whose client disconnected, before their response
         self.answers: Counter[Asked] = Counter()
-        self.differs: Callable[[CompareOutputs], str | None] = lambda command: ""  #: None: not compared yet
+        self.differs: Callable[[CompareOutputs], str | None] = lambda command: ""  #: None if not compared yet
         self._inbox: deque[Event] = deque()
 
     # --- what happens ------------------------------------------------------------------------------------------------
 
     def connect(self, worker: FakeWorker) -> None:
-        """The worker dials in."""
+        """Connect a worker."""
         if worker.id in self.workers:
             self.workers[worker.id].reset()
         worker.now = self.now
@@ -110,7 +112,7 @@ class Cluster:
         self.feed(WorkerConnected(worker.id))
 
     def lose(self, worker_id: str, reason: str = "killed") -> FakeWorker:
-        """The worker's connection ends; what it holds, it may bring back."""
+        """End a worker's connection; a later connection may bring its models back."""
         worker = self.workers.pop(worker_id)
         worker.reset()
         self.feed(WorkerLost(worker_id, reason))
@@ -119,7 +121,7 @@ class Cluster:
     def ask(
         self, request: Request, client_id: int = 1, payload: object = "payload", arrival: Nanos | None = None
     ) -> None:
-        """A client sends a request; ``arrival``: see `ClientRequest`."""
+        """Send a client's request; ``arrival``: see `ClientRequest`."""
         asked = (client_id, request.id)
         if isinstance(request, CancelRequest):
             if not self.answers[asked]:
@@ -130,16 +132,16 @@ class Cluster:
         self.feed(ClientRequest(client_id, request, payload, arrival=arrival))
 
     def lose_client(self, client_id: int) -> None:
-        """A client's connection ends."""
+        """End a client's connection."""
         self.excused |= {asked for asked in self.asked if asked[0] == client_id and not self.answers[asked]}
         self.feed(ClientLost(client_id))
 
     def load(self, path: str, id: int, *, name: str = "", copies: int = 1, client_id: int = 1) -> None:
-        """A client loads a model."""
+        """Load a model on behalf of a client."""
         self.ask(LoadModelRequest(id, path, name, copies), client_id)
 
     def run_until(self, when: Nanos) -> None:
-        """Let time pass."""
+        """Advance the clock and handle all events until then."""
         while (moment := self._next_moment()) is not None and moment <= when:
             self.now = max(self.now, moment)
             for worker_id, worker in sorted(self.workers.items()):
@@ -154,7 +156,7 @@ class Cluster:
         self.now = max(self.now, when)
 
     def feed(self, event: Event) -> None:
-        """Something happens now."""
+        """Give the controller an event now."""
         self._inbox.append(event)
         self._drain()
 
@@ -167,20 +169,20 @@ class Cluster:
 
     @property
     def state(self) -> ClockworkState:
-        """What the scheduler sees."""
+        """The state that the scheduler sees."""
         return self.controller._state
 
     def responses(self) -> list[Response]:
-        """All answers to clients, in order."""
+        """All responses to clients, in order."""
         return [command.response for _, command in self.said if isinstance(command, Respond)]
 
     def answer(self, id: int, client_id: int = 1) -> Response | None:
-        """The answer to a client's request, if there is one yet."""
+        """The response to a client's request, if there is one yet."""
         mine = [c.response for _, c in self.said if isinstance(c, Respond) and c.client_id == client_id]
         return next((response for response in mine if response.id == id), None)
 
     def statuses(self) -> list[int]:
-        """The statuses of all answers to clients, in order."""
+        """The statuses of all responses to clients, in order."""
         return [response.status for response in self.responses() if not isinstance(response, StatusResponse)]
 
     def sent(self, worker_id: str | None = None) -> list[SendAction]:
@@ -197,11 +199,11 @@ class Cluster:
         return [command for _, command in self.said if isinstance(command, SaveProfile)]
 
     def reports(self, level: str) -> list[str]:
-        """What the operator was told."""
+        """The reports for the operator."""
         return [c.text for _, c in self.said if isinstance(c, Report) and c.level == level]
 
     def stages(self) -> list[tuple[Nanos, str]]:
-        """When which stage was entered."""
+        """The stages with the times at which they were entered."""
         return [(at, command.stage) for at, command in self.said if isinstance(command, StageEntered)]
 
     def gave_up(self) -> list[str]:
@@ -256,7 +258,7 @@ class Cluster:
         assert self.answers[asked] == 1, f"{asked} is answered twice"
 
     def check_invariants(self) -> None:
-        """Assert what always holds."""
+        """Assert the invariants."""
         self.controller.check_invariants()
         for worker in self.workers.values():
             assert not worker.contradictions, worker.contradictions
@@ -264,7 +266,7 @@ class Cluster:
                 assert 0 <= gpu.used <= gpu.pages
 
     def check_rest(self) -> None:
-        """Assert that the picture of each worker that serves, and has nothing to do, is the truth."""
+        """Assert that the controller's picture of each idle serving worker equals the worker's state."""
         for worker_id, known in self.state.workers.items():
             worker = self.workers.get(worker_id)
             if worker is None or worker.outstanding():
@@ -275,13 +277,13 @@ class Cluster:
                 assert {name: picture.cache.pages_of(name) for name in picture.cache} == truth.weights
 
     def check_all_answered(self) -> None:
-        """Assert that nobody waits."""
+        """Assert that no request is pending."""
         waiting = [self.asked[a] for a in self.asked if not self.answers[a] and a not in self.excused]
         assert not waiting, f"never answered: {waiting}"
 
 
 def _payloads(result: Result) -> tuple[object, ...]:
-    """What a worker sends beside an InferResult: one handle per output."""
+    """Payloads of an InferResult: one handle for each output."""
     if not isinstance(result, InferResult):
         return ()
     return tuple(f"output-{output.request_id}" for output in result.outputs)
@@ -296,7 +298,7 @@ def serving(
     pages: int = 4,
     config: ControllerConfig | None = None,
 ) -> Cluster:
-    """A cluster whose workers hold all files, measured, just before the first request."""
+    """A cluster in SERVING, before the first request; its workers hold all files, and all models are measured."""
     named = tuple(LoadSpec(path) for path in files)
     cluster = Cluster(scheduler, config or quick_config(workers=workers, models=named))
     for i in range(workers):

@@ -4,14 +4,16 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Three options.
+    """Add three options.
 
-    ``--rewrite``: write golden transcripts anew instead of comparing. Commit only a difference you can explain.
-    ``--gpu``: a test that needs a GPU fails where there is none, rather than being skipped.
-    ``--compiled``: the tests are meant for the compiled modules; nothing runs where Python finds the sources instead.
+    ``--rewrite``: write golden transcripts instead of comparing them. Commit only differences that you can explain.
+    ``--gpu``: without a GPU, tests that need one fail instead of being skipped.
+    ``--compiled``: run the tests on compiled modules; end with an error if Python finds the sources instead.
     """
     parser.addoption("--rewrite", action="store_true", help="write golden transcripts anew")
-    parser.addoption("--gpu", action="store_true", help="fail, rather than skip, where a GPU is needed and missing")
+    parser.addoption(
+        "--gpu", action="store_true", help="fail tests that need a GPU if there is none, instead of skipping them"
+    )
     parser.addoption("--compiled", action="store_true", help="fail unless the modules under test are compiled")
 
 

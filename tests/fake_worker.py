@@ -1,7 +1,8 @@
-"""A worker of literal durations. It is also a witness: it says what it was asked to do that it should not have been.
+"""A worker with literal durations, which also complains of actions that a correct controller never sends.
 
-Rules of the file: nothing of the controller's is imported, so that a wrong picture of a worker cannot be wrong here in
-the same way. Its lanes: HOST, and per device LOAD and EXEC, each in order of ``earliest``.
+Rules of the file: it imports nothing of the controller, so it cannot share an error in the controller's picture of a
+worker. Its lanes are one HOST lane, and a LOAD and an EXEC lane for each device. A lane runs actions in order of
+``earliest``.
 """
 
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ from clockwork.units import Nanos, ms
 
 LOADS_OUTSTANDING = 4
 
-#: What a worker answers only if its controller has a wrong picture of it.
+#: Statuses that a worker returns only to a controller with a wrong picture of it.
 CONTRADICTIONS = {
     Status.UNKNOWN_MODEL,
     Status.WEIGHTS_ALREADY_LOADED,
@@ -52,7 +53,7 @@ CONTRADICTIONS = {
 
 @dataclass(frozen=True)
 class File:
-    """A model's file, and what it costs. Infer takes ``infer``, and ``row`` more for each further row."""
+    """A model's file with its durations. Infer takes ``infer``, plus ``row`` for each further row."""
 
     digest: str = ""
     pages: int = 1
@@ -66,7 +67,7 @@ class File:
     """Larger batches fail."""
 
     def info(self, path: str, name: str, load: str, copies: int) -> ModelInfo:
-        """The file as a model."""
+        """The model of the file."""
         digest = self.digest or f"sha-{path}"
         size = self.pages * PAGE
         return ModelInfo(
@@ -76,7 +77,7 @@ class File:
 
 @dataclass
 class Lane:
-    """One action at a time."""
+    """A lane: runs one action at a time."""
 
     waiting: list[tuple[Nanos, int, Action]] = field(default_factory=list)
     running: Action | None = None
@@ -84,7 +85,7 @@ class Lane:
     error: ErrorResult | None = None
 
     def next_at(self, now: Nanos, blocked: str | None = None) -> Nanos | None:
-        """When it has something to do; not yet, if what is next needs the weights of ``blocked``."""
+        """Time of the next start; None while the next action needs the weights of a ``blocked`` model."""
         if self.running is not None:
             return self.ends
         if not self.waiting or getattr(self.waiting[0][2], "model", "") == blocked:
@@ -93,7 +94,7 @@ class Lane:
 
 
 class FakeGPU:
-    """A device: whose weights are in how many pages."""
+    """A device: the pages of each model whose weights it holds."""
 
     def __init__(self, id: int, pages: int, kind: str) -> None:
         self.id = id
@@ -109,7 +110,7 @@ class FakeGPU:
         return sum(self.weights.values())
 
     def settled(self) -> tuple[str, ...]:
-        """The models whose weights are there."""
+        """The models whose weights are on the device."""
         return tuple(name for name in self.weights if name != self.loading)
 
 
@@ -123,15 +124,15 @@ class FakeWorker:
         self.host = Lane()
         self.gpus = [FakeGPU(gpu, pages, kind) for gpu in range(gpus)]
         self.models: dict[str, ModelInfo] = {}
-        self.fail: dict[str, tuple[Status, str]] = {}  #: the next action of that name fails, and has no effect
-        self.silent: set[str] = set()  #: actions of these names are kept in ``unanswered``
+        self.fail: dict[str, tuple[Status, str]] = {}  #: the next action with this name fails and has no effect
+        self.silent: set[str] = set()  #: actions with these names are kept in ``unanswered``
         self.unanswered: list[Action] = []
         self.contradictions: list[str] = []
         self._outbox: list[Result] = []
         self._arrivals = 0
 
     def hold(self, path: str, name: str = "", copies: int = 1, warm: bool = False) -> "FakeWorker":
-        """Hold a model from the beginning, with its weights on the first device if ``warm``."""
+        """Hold a model from the start, with its weights on the first device if ``warm``."""
         load = name or path.removesuffix(".onnx")
         for model in model_names(load, copies):
             self.models[model] = self.disk[path].info(path, model, load, copies)
@@ -140,7 +141,7 @@ class FakeWorker:
         return self
 
     def reset(self) -> None:
-        """The connection is gone: what waits is forgotten, what runs comes to nothing."""
+        """End the connection: waiting actions are dropped, and running ones have no result."""
         for lane in self._lanes():
             lane.waiting.clear()
             lane.running = None
@@ -154,7 +155,7 @@ class FakeWorker:
     # --- what comes in, what goes out --------------------------------------------------------------------------------
 
     def send(self, now: Nanos, action: Action) -> None:
-        """The controller has sent an action."""
+        """Accept an action from the controller."""
         self.now = now
         if type(action).__name__ in self.silent:
             self.unanswered.append(action)
@@ -168,7 +169,7 @@ class FakeWorker:
         heappush(lane.waiting, (getattr(action, "earliest", 0), self._arrivals, action))
 
     def next_at(self) -> Nanos | None:
-        """When there is a result, or something else to do."""
+        """Time of the next result or start."""
         if self._outbox:
             return self.now
         moments = [self.host.next_at(self.now)]
@@ -177,7 +178,7 @@ class FakeWorker:
         return min((moment for moment in moments if moment is not None), default=None)
 
     def step(self, now: Nanos) -> list[Result]:
-        """Do what is due at ``now``, a moment that `next_at` named; returns the results."""
+        """Do what is due at ``now``, a time from `next_at`; returns the results."""
         self.now = now
         self._turn(self.host, None)
         for gpu in self.gpus:
@@ -187,12 +188,12 @@ class FakeWorker:
         return results
 
     def outstanding(self) -> int:
-        """Actions not answered."""
+        """Actions without a result."""
         waiting = sum(len(lane.waiting) + (lane.running is not None) for lane in self._lanes())
         return waiting + len(self._outbox)
 
     def info(self) -> WorkerInfo:
-        """What GetWorkerState is answered with."""
+        """The response to GetWorkerState."""
         gpus = tuple(GPUInfo(gpu.id, gpu.kind, gpu.pages, gpu.settled()) for gpu in self.gpus)
         return WorkerInfo(PAGE, gpus, tuple(self.models.values()))
 
@@ -222,7 +223,7 @@ class FakeWorker:
         raise AssertionError(action)
 
     def _witness(self, action: Action) -> None:
-        """Complain of what no controller should ever send."""
+        """Note a complaint about an action that no correct controller sends."""
         match action:
             case LoadModelFromDisk():
                 loads = [entry[2] for entry in self.host.waiting] + [self.host.running]
@@ -259,7 +260,9 @@ class FakeWorker:
         if lane.error is None or isinstance(action, LoadModelFromDisk | Infer):
             lane.ends += self._duration(action)
         if isinstance(action, EvictWeights) and lane.error is not None:
-            self.gpus[action.gpu].weights.pop(action.model, None)  # weights that cannot be closed are gone all the same
+            self.gpus[action.gpu].weights.pop(
+                action.model, None
+            )  # weights whose release fails leave the device all the same
         if lane.error is None and isinstance(action, LoadWeights):
             gpu = self.gpus[action.gpu]
             gpu.weights[action.model] = self.models[action.model].weights_pages
@@ -277,7 +280,7 @@ class FakeWorker:
         return 0
 
     def _problem(self, action: Action) -> tuple[Status, str] | None:
-        """Why the action cannot be carried out as things are."""
+        """Return why the action cannot be executed now."""
         match action:
             case LoadModelFromDisk():
                 return self._disk_problem(action)

@@ -1,7 +1,7 @@
-"""Any order of clients, workers and time: whatever happens, each request is answered once, and memory adds up.
+"""Random interleavings of clients, workers and time: each request gets one response, and memory accounting holds.
 
-The checks are those of `cluster.Cluster`, after every event; at the end all workers come back, time passes, and nobody
-may be left waiting.
+`cluster.Cluster` checks this after every event. At the end all workers reconnect, time passes, and no request may
+be left pending.
 """
 
 from collections.abc import Callable
@@ -103,7 +103,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(i=WORKERS)
     def come_back(self, i: int) -> None:
-        """With all that it had, whether the controller noticed that it was away or not."""
+        """Reconnect a worker with all its models, whether or not the controller noticed its absence."""
         self.cluster.connect(self.away[i])
 
     @rule(i=WORKERS, files=st.sampled_from([FILES, FILES, CHANGED]), kind=st.sampled_from(["gpu", "gpu", "new"]))
@@ -202,9 +202,9 @@ class Interleavings(RuleBasedStateMachine):
 
 
 def check_interleavings(scheduler: Callable[[], Scheduler], *, faultless: bool = True, examples: int = 80) -> None:
-    """Drive a controller with such a scheduler through many interleavings, always the same.
+    """Drive a controller with this scheduler through many interleavings, always the same ones.
 
-    ``faultless``: the controller may not find anything to complain of in the scheduler.
+    ``faultless``: the controller must not report any error of the scheduler.
     """
     attributes = {"scheduler": staticmethod(scheduler), "faultless": faultless}
     machine = type("Interleavings", (Interleavings,), attributes)

@@ -1,4 +1,4 @@
-"""Memory that is free, and is given back to the system."""
+"""Return of free memory to the system."""
 
 import ctypes
 from pathlib import Path
@@ -14,14 +14,14 @@ def resident() -> int:
     return int(fields["VmRSS"].split()[0]) * KIB
 
 
-def test_small_pieces_are_given_back() -> None:
+def test_small_free_pieces_are_returned_to_the_system() -> None:
     libc = ctypes.CDLL(None)
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
     pieces = [libc.malloc(PIECE) for _ in range(COUNT)]
     for piece in pieces:
         ctypes.memset(piece, 1, PIECE)
-    for piece in pieces[:-1]:  # the last one keeps the heap from shrinking by itself
+    for piece in pieces[:-1]:  # the last piece keeps the heap from shrinking on its own
         libc.free(piece)
     before = resident()
     assert malloc.free_bytes() > 100 * MIB

@@ -1,7 +1,7 @@
-"""Style as a test: what no linter of ours says about the code, said here.
+"""Rules of style that no linter checks.
 
-Rules of the file: a rule is one test, its name is the rule, and its message names file and line. The pure
-rooms are those of the import contract in pyproject.toml, so that there is one list of them.
+Rules of the file: each rule is one test, the test's name is the rule, and its message names file and line. The pure
+packages are those of the import contract in pyproject.toml.
 """
 
 import ast
@@ -21,9 +21,9 @@ SRC = ROOT / "src"
 MODULES = sorted(SRC.rglob("*.py"))
 
 MAX_FILE_LINES = 500
-MAX_FUNCTION_LINES = 60  # without its parameters: those of a command are its options
+MAX_FUNCTION_LINES = 60  # without its parameters, because those of a command are its options
 
-#: Put together here, so that this file does not contain what it looks for.
+#: Concatenated, so that this file does not contain the texts.
 BANNED_TEXTS = (
     "pypi" + ".org",
     "python" + "hosted",
@@ -34,17 +34,17 @@ BANNED_TEXTS = (
 )
 UNOWNED_TODO = re.compile(r"\b(?:TO" + r"DO(?!\([\w@.-]+\))|FIX" + r"ME|XX" + r"X)\b")
 
-#: Calls that act or look at the world.
+#: Calls with side effects or input.
 EFFECTS = frozenset({"breakpoint", "input", "open", "print"})
 SET_TYPES = frozenset({"set", "frozenset", "Set", "AbstractSet", "MutableSet"})
-#: Called with a set, these go through it in its order and let that order out.
+#: Called with a set, these expose its order.
 ORDER_KEEPERS = frozenset({"list", "tuple", "iter", "enumerate", "zip", "map", "filter", "reversed"})
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 Definition: TypeAlias = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def in_pure_rooms() -> list[Path]:
+def in_pure_packages() -> list[Path]:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     pure = [contract for contract in contracts if contract["id"] in ("pure", "simulated")]
     assert len(pure) == 2
@@ -61,7 +61,7 @@ def at(path: Path, node: ast.stmt | ast.expr) -> str:
 
 
 every_module = pytest.mark.parametrize("path", MODULES, ids=name)
-every_pure_module = pytest.mark.parametrize("path", in_pure_rooms(), ids=name)
+every_pure_module = pytest.mark.parametrize("path", in_pure_packages(), ids=name)
 
 
 @cache
@@ -96,7 +96,7 @@ def test_a_function_is_short(path: Path) -> None:
 
 
 def called(node: ast.expr) -> str:
-    """The last word of a decorator, a call or an annotation: ``set`` of ``set[int]``."""
+    """Return the last name of a decorator, call or annotation: ``set`` for ``set[int]``."""
     match node:
         case ast.Name(id=word) | ast.Attribute(attr=word):
             return word
@@ -118,12 +118,12 @@ def public(body: list[ast.stmt]) -> Iterator[Definition]:
 
 
 @every_module
-def test_a_module_says_what_it_is(path: Path) -> None:
+def test_a_module_has_a_docstring(path: Path) -> None:
     assert ast.get_docstring(parsed(path)), f"{name(path)} has no docstring"
 
 
 @every_module
-def test_whatever_is_public_says_what_it_is(path: Path) -> None:
+def test_a_public_name_has_a_docstring(path: Path) -> None:
     silent = [f"{at(path, it)} {it.name}" for it in public(parsed(path).body) if not ast.get_docstring(it)]
     assert not silent, f"no docstring: {silent}"
 
@@ -132,7 +132,7 @@ def test_whatever_is_public_says_what_it_is(path: Path) -> None:
 
 
 def set_names(tree: ast.AST) -> set[str]:
-    """Names and attributes annotated as sets, or only ever assigned set displays and set calls."""
+    """Return names that are annotated as sets, or assigned nothing but sets."""
     sets: set[str] = set()
     others: set[str] = set()
     for node in ast.walk(tree):
@@ -181,25 +181,25 @@ def set_iterations(tree: ast.AST) -> list[ast.expr]:
 
 
 @every_pure_module
-def test_a_pure_room_never_waits(path: Path) -> None:
+def test_a_pure_package_has_no_coroutines(path: Path) -> None:
     waiting = [f"{at(path, it)} {it.name}" for it in functions(path) if isinstance(it, ast.AsyncFunctionDef)]
-    assert not waiting, f"async def in a pure room: {waiting}"
+    assert not waiting, f"async def in a pure package: {waiting}"
 
 
 @every_pure_module
-def test_a_pure_room_never_acts(path: Path) -> None:
+def test_a_pure_package_has_no_side_effects(path: Path) -> None:
     acts = [
         f"{at(path, node)} {node.func.id}()"
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in EFFECTS
     ]
-    assert not acts, f"a pure room decides and does not act: {acts}"
+    assert not acts, f"side effect in a pure package: {acts}"
 
 
 @every_pure_module
-def test_a_pure_room_never_goes_through_a_set_in_its_own_order(path: Path) -> None:
+def test_a_pure_package_never_iterates_over_a_set(path: Path) -> None:
     found = [f"{at(path, node)} {ast.unparse(node)}" for node in set_iterations(parsed(path))]
-    assert not found, f"the order of a set is chance; use sorted() or a dict: {found}"
+    assert not found, f"the order of a set is random; use sorted() or a dict: {found}"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_the_search_for_set_iterations_finds_what_it_should(source: str, count: 
 
 @cache
 def texts() -> dict[str, str]:
-    """Every text file that git tracks or would track."""
+    """Return the text of each file that git tracks or would track."""
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
@@ -268,7 +268,7 @@ def test_text_files_end_with_one_newline() -> None:
 
 
 ONNX_RUNTIME = re.compile(r"^\s*(?:import|from)\b(?!\s+clockwork\.)[^#]*\b(?:onnxruntime|magika)\b")
-"""An import of ONNX Runtime, or of a library that imports it; also in a program within a string."""
+"""Matches an import of ONNX Runtime or of a library that imports it, also in a program inside a string."""
 
 
 def test_one_module_imports_onnx_runtime_and_switches_its_telemetry_off() -> None:

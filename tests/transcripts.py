@@ -1,21 +1,21 @@
-"""Golden transcripts: what is done to a cluster, and below it all that the controller and its workers said.
+"""Golden transcripts: commands to a cluster, and below them the output of the controller and its workers.
 
-A transcript is blocks with empty lines between them: lines of commands, ``----``, and what came of them. Lines that
-begin with ``#`` are for the reader. The commands::
+A transcript consists of blocks, separated by empty lines: lines of commands, ``----``, and the output. Lines that begin
+with ``#`` are comments. The commands::
 
     config workers=2 load_timeout=3s models=a.onnx,b.onnx
     scheduler simple
     file a.onnx pages=2 disk=5ms load=8ms infer=3ms largest_batch=1
-    connect w0 gpus=2 pages=4 holds=a.onnx kind=gpu   a worker, which may hold models; one that was there is as it was
-    connect w0 empty                                  it has forgotten everything
+    connect w0 gpus=2 pages=4 holds=a.onnx kind=gpu   a worker, which may hold models; a known one keeps its state
+    connect w0 empty                                  without any models
     lose w0
-    fail w0 LoadWeights RUNTIME_ERROR                 the next one of these fails
+    fail w0 LoadWeights RUNTIME_ERROR                 the next action of this type fails
     load 1 a.onnx copies=2                            clients' requests have numbers
     infer 2 a slo=25ms rows=2
     ls 3
     evict 4 a
     cancel 2
-    until 20ms                                        time passes
+    until 20ms                                        advance the clock
 """
 
 import re
@@ -61,7 +61,7 @@ def value_of(text: str) -> int | str:
 
 
 class Transcript:
-    """Carries the commands of one transcript out."""
+    """Executes the commands of one transcript."""
 
     def __init__(self) -> None:
         self.scheduler = "simple"
@@ -73,13 +73,13 @@ class Transcript:
 
     @property
     def cluster(self) -> Cluster:
-        """Made when first needed."""
+        """The cluster; created at first use."""
         if self._cluster is None:
             self._cluster = Cluster(make_scheduler(self.scheduler), self.config)
         return self._cluster
 
     def run(self, text: str) -> str:
-        """The transcript as it should be."""
+        """Run the transcript; returns it with the actual output."""
         return "\n\n".join(map(self._block, text.strip().split("\n\n"))) + "\n"
 
     def _block(self, text: str) -> str:

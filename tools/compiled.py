@@ -1,7 +1,7 @@
 """Which modules the compiled wheel contains as machine code, and which of their packages stay interpreted.
 
-The list is computed from the sources, so that no module is missed and none is compiled that must not be:
-`python tools/compiled.py` prints it. `setup.py` and the tests read it from here.
+The list is computed from the sources, so it is always complete: `python tools/compiled.py` prints it. `setup.py` and
+the tests use it.
 """
 
 import ast
@@ -12,13 +12,13 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 
 PARTS: Final = ("blocks", "controller", "histogram", "pages", "scheduling", "state")
-"""Packages and modules of Clockwork that are compiled: pure ones, where the controller spends its time per request."""
+"""Packages and modules that are compiled: pure ones in which the controller spends most of its time per request."""
 
 INTERPRETED: Final = {
     "clockwork.controller.guard": "it checks the types of values that come from schedulers of other authors; compiled "
     "code would raise TypeError before it can report them",
 }
-"""Modules that stay interpreted although they define no class that would have to, each with its reason."""
+"""Modules that stay interpreted for another reason than their classes, each with the reason."""
 
 
 def modules(root: Path = ROOT) -> dict[str, Path]:
@@ -40,7 +40,7 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
 
 
 def _sources(root: Path) -> Iterator[tuple[str, Path]]:
-    """Every module of `PARTS` but the ``__init__`` modules, by name."""
+    """Yield each module of `PARTS` except ``__init__`` modules, as name and path."""
     package = root / "src" / "clockwork"
     for part in PARTS:
         path = package / part
@@ -55,7 +55,7 @@ def _classes(path: Path) -> Iterator[ast.ClassDef]:
 
 
 def _last_word(node: ast.expr) -> str:
-    """``Struct`` of ``msgspec.Struct``, ``dataclass`` of ``@dataclass(frozen=True)``."""
+    """Return the last name: ``Struct`` for ``msgspec.Struct``, ``dataclass`` for ``@dataclass(frozen=True)``."""
     match node:
         case ast.Name(id=word) | ast.Attribute(attr=word):
             return word
@@ -65,7 +65,7 @@ def _last_word(node: ast.expr) -> str:
 
 
 def _structs(classes: list[ast.ClassDef]) -> set[str]:
-    """Names of the classes that are Structs, by their own bases or by the bases of those."""
+    """Return the names of the classes that derive from Struct, directly or indirectly."""
     structs = {"Struct"}
     while True:
         more = {node.name for node in classes if structs.intersection(map(_last_word, node.bases))}

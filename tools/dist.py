@@ -1,11 +1,11 @@
-"""Make the files of a release: the source distribution and a wheel, pure or compiled.
+"""Build the files of a release: the source distribution and a wheel, pure or compiled.
 
     python tools/dist.py dist               # dist/*.tar.gz and a wheel of pure Python
     python tools/dist.py --compiled dist    # the same, and a wheel with compiled modules for this Python and machine
     python tools/dist.py --compiled --unpacked build/compiled    # the package of the compiled wheel, for PYTHONPATH
 
-Each wheel is made from the source distribution, so a file that is missing there is noticed here. It is made without
-build isolation: setuptools and mypy are those of the environment, which the lock file pins.
+Each wheel is built from the source distribution, so a missing file is noticed. The build is not isolated: setuptools
+and mypy come from the environment, which the lock file pins.
 """
 
 import argparse
@@ -19,23 +19,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BESIDE = ("LICENSE", "MANIFEST.in", "NOTICE", "README.md", "pyproject.toml", "setup.py", "tools/compiled.py")
-"""What the source distribution needs besides the package."""
+"""Files of the source distribution besides the package."""
 
 
 def missing() -> str:
-    """Return what this machine lacks to compile; empty if nothing is missing."""
+    """Return what this machine lacks for compiling; empty if nothing is missing."""
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
     compiler = os.environ.get("CC", compiler).split()[0]
     if shutil.which(compiler) is None:
-        return f"there is no C compiler ({compiler}); on Debian and Ubuntu: apt-get install gcc"
+        return f"no C compiler found ({compiler}); on Debian and Ubuntu: apt-get install gcc"
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.exists():
-        return f"there is no {header}; on Debian and Ubuntu: apt-get install python3-dev"
+        return f"{header} is missing; on Debian and Ubuntu: apt-get install python3-dev"
     return ""
 
 
 def make_source(directory: Path) -> Path:
-    """Make the source distribution from a copy: setuptools writes beside the sources, and remembers what it finds."""
+    """Build the source distribution from a copy, because setuptools writes files beside the sources."""
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary)
         shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -49,7 +49,7 @@ def make_source(directory: Path) -> Path:
 
 
 def make_wheel(source: Path, directory: Path, *, compiled: bool) -> Path:
-    """Make one wheel of a source distribution."""
+    """Build one wheel from a source distribution."""
     before = set(directory.glob("*.whl"))
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "wheel", "--no-deps"]
     command += ["--no-index", "--no-cache-dir", "--no-build-isolation", "--wheel-dir", str(directory), str(source)]
@@ -72,7 +72,7 @@ def put(made: Path, target: Path, *, unpacked: bool) -> None:
 
 
 def main() -> None:
-    """Make what the command line requests."""
+    """Build the files that the command line requests."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", type=Path, nargs="?", default=Path("dist"), help="directory of the files")
     parser.add_argument("--compiled", action="store_true", help="compile modules with mypyc")

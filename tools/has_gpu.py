@@ -1,16 +1,16 @@
-"""Is there an NVIDIA GPU that tests could run on? Says what is missing, and ends with 1, if not.
+"""Check for an NVIDIA GPU that tests can run on. Without one, print what is missing and end with exit code 1.
 
-It asks the driver's own library, so that nothing has to be installed to find out.
+The check uses the driver's library, so no package has to be installed.
 """
 
 import ctypes
 import sys
 
-NEEDED = "make test-gpu needs an NVIDIA GPU, its driver (580 or newer, for CUDA 13) and some 4 GB for .venv-cuda"
+NEEDED = "make test-gpu needs an NVIDIA GPU, its driver (580 or newer, for CUDA 13) and about 4 GB for .venv-cuda"
 
 
 def missing() -> str:
-    """Why there is none; empty if there is one."""
+    """Return why there is no GPU; empty if there is one."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -18,8 +18,8 @@ def missing() -> str:
     count = ctypes.c_int(0)
     for call, result in (("cuInit", cuda.cuInit(0)), ("cuDeviceGetCount", cuda.cuDeviceGetCount(ctypes.byref(count)))):
         if result:
-            return f"the CUDA driver cannot be used: {call} failed with error {result} (nvidia-smi may say more)"
-    return "" if count.value else "the CUDA driver shows no device: see CUDA_VISIBLE_DEVICES"
+            return f"the CUDA driver cannot be used: {call} failed with error {result} (nvidia-smi may show more)"
+    return "" if count.value else "the CUDA driver finds no device; check CUDA_VISIBLE_DEVICES"
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Make the locks of PyTorch, and of builds for CUDA, from runs of pip-compile.
+"""Write the lock files of PyTorch and of builds for CUDA, from the output of pip-compile.
 
 Usage: ``lock_torch.py DEV_LOCK FOUND CUDA ONNX OUT_DIRECTORY``.
 
-PyTorch is published in several builds of one version. ``FOUND`` locks the one that pip finds here (where an index of
-CPU builds is set up: ``2.13.0+cpu``), ``CUDA`` the one that everybody finds, with the CUDA packages that it needs.
+PyTorch is published in several builds of one version. ``FOUND`` locks the build that pip finds here (``2.13.0+cpu`` if
+an index of CPU builds is configured). ``CUDA`` locks the public build with the CUDA packages that it needs.
 
-- requirements-torch.lock: what the tests without a GPU need on top of ``DEV_LOCK``; either build will do.
+- requirements-torch.lock: packages that tests without a GPU need on top of ``DEV_LOCK``, with either build.
 - requirements-torch-cuda.lock: the CUDA build with all its packages, on top of ``DEV_LOCK``.
-- requirements-onnx-cuda.lock: ONNX Runtime's build for CUDA, from ``ONNX``, in the place of that of ``DEV_LOCK``; what
-  it needs are packages of the others.
+- requirements-onnx-cuda.lock: ONNX Runtime's build for CUDA, from ``ONNX``, which replaces the one of ``DEV_LOCK``.
+  Its dependencies are in the other lock files.
 """
 
 import re
@@ -20,7 +20,7 @@ OF_CUDA = re.compile(r"(nvidia|cuda)-|triton$")
 
 
 def entries(path: str) -> dict[str, tuple[str, list[str]]]:
-    """Each package's version, as in ``==2.13.0``, and its hashes."""
+    """Return version and hashes of each package in a lock file; a version is written ``==2.13.0``."""
     found: dict[str, tuple[str, list[str]]] = {}
     text = re.sub(r"^\s*#.*$", "", Path(path).read_text(), flags=re.MULTILINE)
     for entry in re.split(r"\n(?=[a-z])", text):
@@ -30,7 +30,7 @@ def entries(path: str) -> dict[str, tuple[str, list[str]]]:
 
 
 def text(locked: dict[str, tuple[str, list[str]]]) -> str:
-    """A lock file."""
+    """Return the text of a lock file."""
     lines = []
     for name, (version, hashes) in sorted(locked.items()):
         lines.append(" \\\n    ".join([f"{name}{version}", *(f"--hash={it}" for it in sorted(set(hashes)))]))
@@ -38,7 +38,7 @@ def text(locked: dict[str, tuple[str, list[str]]]) -> str:
 
 
 def main(dev: str, found: str, cuda: str, onnx: str, out: str) -> None:
-    """Write all three."""
+    """Write all three lock files."""
     known = entries(dev)
     here, everywhere = ({k: v for k, v in entries(it).items() if k not in known} for it in (found, cuda))
     plain = {name: it for name, it in here.items() if not OF_CUDA.match(name)}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All of the paper's experiments in both calibrations of ResNet-50; results and plots go to build/osdi20/PROFILE.
-#     experiments/osdi20/all.sh [--quick]     --quick leaves out figure 9, a quarter of an hour each
+# Run all experiments of the paper in both calibrations of ResNet-50; results and plots go to build/osdi20/PROFILE.
+#     experiments/osdi20/all.sh [--quick]     --quick leaves out figure 9, which takes a quarter of an hour in each calibration
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 for profile in resnet50-v100 resnet50-v100-startup; do

@@ -1,4 +1,4 @@
-"""``tools/has_gpu.py``, which ``make test-gpu`` asks first."""
+"""``tools/has_gpu.py``, which ``make test-gpu`` runs first."""
 
 import ctypes
 import runpy
@@ -30,7 +30,7 @@ class Cuda:
     ("library", "words"),
     [
         (Cuda(), ""),
-        (Cuda(count=0), "the CUDA driver shows no device: see CUDA_VISIBLE_DEVICES"),
+        (Cuda(count=0), "the CUDA driver finds no device: see CUDA_VISIBLE_DEVICES"),
         (Cuda(init=100), "the CUDA driver cannot be used: cuInit failed with error 100 (nvidia-smi may say more)"),
         (None, "there is no CUDA driver on this machine (libcuda.so.1)"),
     ],

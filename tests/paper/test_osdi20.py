@@ -24,7 +24,7 @@ def simulated(scenario: Scenario) -> Simulation:
 
 @pytest.mark.parametrize(("slo_ms", "least"), [(10, 450), (25, 650), (50, 780), (100, 885), (250, 900), (500, 910)])
 def test_section_6_1_goodput_holds_from_loose_to_tight_slos(slo_ms: float, least: float) -> None:
-    """Section 6.1, figure 5: 15 models x 16 closed-loop clients; ideal are 923 requests/s at batch 16."""
+    """Section 6.1, figure 5: 15 models with 16 closed-loop clients each; the ideal is 923 requests/s."""
     simulation = simulated(experiment("osdi20/fig5.toml", slo_ms=float(slo_ms), duration_s=5.0))
     row = simulation.outcomes.total.summary(simulation.outcomes.seconds)
     assert least <= row["goodput_rps"] <= 930
@@ -32,8 +32,8 @@ def test_section_6_1_goodput_holds_from_loose_to_tight_slos(slo_ms: float, least
     assert row["verdict_ms_p99"] is None or row["verdict_ms_p99"] <= 2
 
 
-def test_section_6_2_cold_models_are_served_and_the_minor_one_does_not_notice() -> None:
-    """Section 6.2, figure 6: the active set outgrows memory; the loads bound the cold, the warm one stays in time."""
+def test_section_6_2_cold_models_are_served_without_harming_the_minor_one() -> None:
+    """Section 6.2, figure 6: active models outgrow memory. Loads limit the cold models; the warm one stays in time."""
     fig6 = experiment("osdi20/fig6.toml", duration_s=24.0)
     small = replace(fig6, devices=replace(fig6.devices, pages=70))
     streams = (small.workload[0], replace(small.workload[1], start_s=2.0, rate=200.0))
@@ -45,7 +45,7 @@ def test_section_6_2_cold_models_are_served_and_the_minor_one_does_not_notice() 
 
 
 def test_section_6_3_slos_close_to_the_time_of_one_inference_are_met() -> None:
-    """Section 6.3, figure 7: from a few multiples of the execution time on, nearly all are in time."""
+    """Section 6.3, figure 7: with SLOs above a few multiples of the execution time, nearly all requests are in time."""
     fig7 = experiment("osdi20/fig7.toml", duration_s=24.0)
     ladder = fig7.workload[0].slo_ladder
     assert ladder is not None
@@ -57,7 +57,7 @@ def test_section_6_3_slos_close_to_the_time_of_one_inference_are_met() -> None:
 
 
 def test_section_6_4_tight_slos_are_isolated_from_batch_clients() -> None:
-    """Section 6.4, figure 8: clients with a day of time do not harm those with ten times an inference."""
+    """Section 6.4, figure 8: clients with an SLO of a day do not harm clients with ten times an inference."""
     fig8 = experiment("osdi20/fig8.toml", duration_s=10.0)
     tight = replace(fig8.workload[0], slo_ladder=None, slo_ms=40.0)
     simulation = simulated(replace(fig8, workload=(tight, fig8.workload[1])))
@@ -66,7 +66,7 @@ def test_section_6_4_tight_slos_are_isolated_from_batch_clients() -> None:
 
 
 def test_section_6_5_a_trace_over_more_models_than_memory_is_in_time() -> None:
-    """Section 6.5, figure 9, shortened: a synthetic trace; a cold start costs a load, not a deadline."""
+    """Section 6.5, figure 9, shortened, with a synthetic trace: cold starts are slower, but in time."""
     fig9 = experiment("osdi20/fig9.toml", duration_s=20.0, warmup_s=5.0)
     models = (replace(fig9.models[0], copies=11),)
     stream = replace(fig9.workload[0], rate=800.0, functions=3355, minutes=5)
@@ -77,8 +77,8 @@ def test_section_6_5_a_trace_over_more_models_than_memory_is_in_time() -> None:
     assert counts.cold_starts > 10
 
 
-def test_section_4_2_a_request_that_cannot_be_in_time_is_told_at_once() -> None:
-    """Beyond section 4.2, where it is cancelled at its deadline: the refusal comes within 2 ms."""
+def test_section_4_2_a_request_that_would_be_late_is_refused_at_once() -> None:
+    """The refusal comes within 2 ms; in section 4.2 the request is cancelled at its deadline."""
     records: list[dict[str, Any]] = []
     overload = variants(experiment("overload.toml", duration_s=4.0))[-1][1]
     Simulation(overload, 1, record=records.append).run()
@@ -90,8 +90,8 @@ def test_section_4_2_a_request_that_cannot_be_in_time_is_told_at_once() -> None:
     assert not [record for record in requests if record["admitted"] and record["status"]]
 
 
-def test_more_load_never_means_less_goodput() -> None:
-    """Goodput at twice the capacity is not below that at the capacity."""
+def test_more_load_does_not_reduce_goodput() -> None:
+    """Goodput at twice the capacity is at least the goodput at the capacity."""
     runs = dict(variants(experiment("overload.toml", duration_s=8.0)))
     at = {load: simulated(runs[load]).outcomes.total.in_time for load in (1.0, 2.0)}
     assert at[2.0] >= at[1.0]

@@ -1,4 +1,4 @@
-"""A controller that takes time: the order in which events wait for it, and the goodput under overload."""
+"""A controller whose work takes time: the order of waiting events, and the goodput under overload."""
 
 from collections.abc import Callable
 from typing import Any
@@ -84,14 +84,16 @@ def test_an_inbox_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_result_waits_until_the_controller_is_free() -> None:
-    assert set(latencies(scenario(controller=ControllerSpec()))) == {700_000}  # 0.1 ms there, 0.5 ms, 0.1 ms back
+    assert set(latencies(scenario(controller=ControllerSpec()))) == {
+        700_000
+    }  # 0.1 ms to the worker, 0.5 ms of execution, 0.1 ms back
     assert set(latencies(scenario(controller=ControllerSpec(0.5)))) == {700_000}
     assert set(latencies(scenario())) == {1_000_000}
 
 
-def test_a_request_that_comes_too_soon_waits_and_its_slo_counts_from_its_arrival() -> None:
+def test_a_request_to_a_busy_controller_waits_and_its_slo_counts_from_its_arrival() -> None:
     streams = parse_scenario(TEXT).workload
-    both = latencies(scenario(workload=(*streams, *streams)))  # two requests every 10 ms, at the same moment
+    both = latencies(scenario(workload=(*streams, *streams)))  # two simultaneous requests every 10 ms
     assert set(both[0::2]) == {1_000_000}
     assert set(both[1::2]) == {2_000_000}
 
@@ -105,7 +107,7 @@ def test_a_request_that_comes_too_soon_waits_and_its_slo_counts_from_its_arrival
         (ControllerSpec(cost_per_refusal_ms=1), lambda requests: 0),
     ],
 )
-def test_each_event_costs_what_the_scenario_says(costs: ControllerSpec, spent: Callable[[int], int]) -> None:
+def test_each_event_takes_the_time_that_the_scenario_sets(costs: ControllerSpec, spent: Callable[[int], int]) -> None:
     simulation = Simulation(scenario(controller=costs), 1)
     simulation.start()
     before = simulation.cluster.controller_busy
@@ -116,8 +118,8 @@ def test_each_event_costs_what_the_scenario_says(costs: ControllerSpec, spent: C
     assert simulation.cluster.controller_busy - before == spent(requests) * 1_000_000
 
 
-def test_requests_that_are_late_already_cost_little_and_are_answered() -> None:
-    given = scenario(controller=ControllerSpec(20.0, 0.01, 0.0, 0.0))  # half of what comes can be handled
+def test_late_requests_are_answered_at_a_low_cost() -> None:
+    given = scenario(controller=ControllerSpec(20.0, 0.01, 0.0, 0.0))  # the controller can handle half of the load
     simulation = Simulation(given, 1, check_every=10).run()
     assert not simulation.watcher.violations
     total = simulation.outcomes.total
@@ -126,7 +128,7 @@ def test_requests_that_are_late_already_cost_little_and_are_answered() -> None:
 
 
 @pytest.mark.parametrize("value", ["-1", "1e9", "nan"])
-def test_costs_within_reason(value: str) -> None:
+def test_costs_out_of_range_are_refused(value: str) -> None:
     with pytest.raises(InvalidRequestError, match="cost"):
         parse_scenario(TEXT.replace("cost_per_request_ms = 1", f"cost_per_request_ms = {value}"))
 

@@ -1,4 +1,4 @@
-"""Whole simulations: determinism, faults, what is checked, and what comes out."""
+"""Whole simulations: determinism, faults, checks and results."""
 
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,14 @@ def records_of(given: Scenario, seed: int) -> bytes:
     return b"\n".join(lines)
 
 
-def test_one_seed_gives_the_same_bytes_and_another_seed_others() -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
     noisy = scenario('[noise]\nkind = "normal"\nshare = 0.05\n[network]\njitter_ms = 0.2\nloss = 0.001\n')
     once = records_of(noisy, 7)
     assert once == records_of(noisy, 7)
     assert once != records_of(noisy, 8)
 
 
-def test_a_load_that_fits_is_all_in_time_without_a_violation() -> None:
+def test_a_load_below_capacity_is_in_time_without_a_violation() -> None:
     simulation = Simulation(scenario(), 1, check_every=5).run()
     assert simulation.watcher.violations == []
     counts = simulation.outcomes.total
@@ -53,7 +53,7 @@ def test_a_load_that_fits_is_all_in_time_without_a_violation() -> None:
     assert 0.3 < simulation.utilisation() <= 1.0
 
 
-def test_records_tell_the_story_of_requests_and_actions() -> None:
+def test_records_describe_requests_and_actions() -> None:
     records = [msgspec.json.decode(line) for line in records_of(scenario(), 1).splitlines()]
     requests = {record["id"]: record for record in records if record["record"] == "request"}
     infers = [record for record in records if record["record"] == "action" and record["type"] == "Infer"]
@@ -80,7 +80,7 @@ def test_without_noise_every_prediction_is_right() -> None:
             assert (errors.over_max, errors.under_max) <= (1, 1)
 
 
-def test_with_noise_predictions_err_on_both_sides_and_mostly_on_the_safe_one() -> None:
+def test_with_noise_predictions_err_in_both_directions_and_mostly_on_the_safe_side() -> None:
     noisy = scenario('[noise]\nkind = "normal"\nshare = 0.03\n')
     records: list[dict[str, Any]] = []
     simulation = Simulation(noisy, 1, record=records.append).run()
@@ -101,7 +101,7 @@ def test_with_noise_predictions_err_on_both_sides_and_mostly_on_the_safe_one() -
     assert sum(it.start.over for it in devices) == infer.start.over
 
 
-def test_predictions_outlive_the_worker_they_were_about() -> None:
+def test_prediction_errors_are_kept_after_their_worker_is_lost() -> None:
     fault = '[[faults]]\nkind = "worker-death"\nat_s = 1.2\nfor_s = 0.5\n'
     status = Simulation(scenario(fault), 1).run().cluster.ask_status()
     models = sum(model.predictions["infer"].duration.count for model in status.models)
@@ -111,10 +111,10 @@ def test_predictions_outlive_the_worker_they_were_about() -> None:
 
 
 @pytest.mark.parametrize("policy", ["fifo", "edf", "simple"])
-def test_every_policy_is_held_against_its_predictions(policy: str) -> None:
+def test_prediction_errors_are_counted_for_every_policy(policy: str) -> None:
     status = Simulation(altered(scenario(scheduler=policy), load=0.5), 1).run().cluster.ask_status()
     infer, load = status.predictions["infer"], status.predictions["load"]
-    delay = 100_000  # of the link, which these policies do not know
+    delay = 100_000  # delay of the link, which these policies ignore
     assert infer.start.count > 500
     assert (infer.start.over, infer.start.under_max) == (0, delay)
     assert load.start.count == load.start.under > 0
@@ -132,7 +132,7 @@ def test_every_policy_is_held_against_its_predictions(policy: str) -> None:
         'kind = "clock-skew"\noffset_ms = 5000.0\ndrift_ppm = 50.0',
     ],
 )
-def test_faults_break_no_rule_and_are_survived(fault: str) -> None:
+def test_faults_cause_no_violation(fault: str) -> None:
     simulation = Simulation(scenario(f"[[faults]]\nat_s = 1.2\n{fault}\n"), 1, check_every=20).run()
     assert simulation.watcher.violations == []
     late = simulation.outcomes.series
@@ -151,7 +151,7 @@ def test_a_dead_workers_requests_are_answered_and_it_serves_again() -> None:
     assert series["in_time"][3] > 0.99 * series["sent"][3]
 
 
-def test_a_broken_promise_says_what_broke_it() -> None:
+def test_a_broken_promise_has_a_reason() -> None:
     slow = scenario('[[faults]]\nkind = "slow-device"\nat_s = 1.2\nfactor = 10.0\n')
     simulation = Simulation(altered(slow, load=1.5), 1).run()
     reasons = simulation.outcomes.total.reasons
@@ -161,7 +161,7 @@ def test_a_broken_promise_says_what_broke_it() -> None:
 
 
 @pytest.mark.parametrize("seed", range(1, 13))
-def test_no_swarm_breaks_a_rule(seed: int) -> None:
+def test_the_swarm_finds_no_violation(seed: int) -> None:
     simulation = swarm.run(seed)
     assert not simulation.watcher.violations, f"replay: clockwork sim --swarm --seed {seed}"
 

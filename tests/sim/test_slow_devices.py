@@ -1,4 +1,4 @@
-"""Estimates follow reality: what a device that turns slow, and one whose clock is off, do to promises."""
+"""Estimates follow devices that become slow, and worker clocks that are wrong break no promises."""
 
 from msgspec.structs import replace
 
@@ -24,7 +24,7 @@ def simulated(scenario: Scenario) -> Simulation:
     return simulation
 
 
-def test_a_device_that_turns_slow_is_recognised_within_a_second_and_promises_less() -> None:
+def test_a_device_that_becomes_slow_is_detected_within_a_second_and_admits_less() -> None:
     slow = FaultSpec("slow-device", at_s=4.0, for_s=4.0, factor=3.0)
     series = simulated(replace(BASE, faults=(slow,))).outcomes.series
     before, then, after = slice(0, 8), slice(10, 16), slice(18, 24)
@@ -41,7 +41,7 @@ def test_a_device_that_drifts_keeps_its_promises() -> None:
     assert total.admitted_missed <= 0.005 * total.sent
 
 
-def test_a_clock_that_is_off_and_drifts_makes_no_difference_that_could_be_seen() -> None:
+def test_a_clock_with_offset_and_drift_makes_no_visible_difference() -> None:
     for offset, drift in ((3_600_000.0, 100.0), (50.0, -100.0), (0.05, 0.0)):
         skew = FaultSpec("clock-skew", offset_ms=offset, drift_ppm=drift)
         simulation = simulated(replace(BASE, faults=(skew,), noise=NoiseModel()))
@@ -51,5 +51,5 @@ def test_a_clock_that_is_off_and_drifts_makes_no_difference_that_could_be_seen()
         infer = server.predictions["infer"]
         errors = infer.completion
         assert errors.count > 1000
-        # A Ping every half second, between which 100 ppm make 0.05 ms.
+        # A clock that drifts by 100 ppm gains 0.05 ms between two pings.
         assert max(errors.over_max, errors.under_max) < ms(0.2), errors

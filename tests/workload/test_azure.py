@@ -1,4 +1,4 @@
-"""Traces of Azure Functions, real in format and made up."""
+"""Traces of Azure Functions: the real format and synthetic traces."""
 
 from collections import Counter
 from random import Random
@@ -35,7 +35,7 @@ def test_each_minute_is_replayed_at_its_rate() -> None:
     assert max(minute for minute, _ in counts) == 2, "it ends with its last minute"
 
 
-def test_it_can_begin_in_the_middle() -> None:
+def test_a_replay_can_begin_in_the_middle() -> None:
     spec = StreamSpec("azure", trace="day", start_minute=1)
     workload = make_workload([spec], ["m"], seconds(60), Random(1), {"day": TRACE})
     count = 0

@@ -1,4 +1,4 @@
-"""Closed loops: clients that wait for their answers."""
+"""Closed loops: clients that wait for responses."""
 
 from collections import Counter
 from random import Random
@@ -21,7 +21,7 @@ def take_all(workload: Workload) -> list[WorkloadRequest]:
     return requests
 
 
-def test_every_client_of_every_model_asks_once_and_then_waits() -> None:
+def test_every_client_of_every_model_sends_once_and_then_waits() -> None:
     workload = closed(concurrency=3, start_s=2)
     requests = take_all(workload)
     assert Counter(request.model for request in requests) == {"a": 3, "b": 3}
@@ -39,7 +39,7 @@ def test_first_requests_are_spread_over_the_stagger() -> None:
     assert 400 < sum(at < seconds(1) + ms(50) for at in times) < 600
 
 
-def test_a_client_asks_again_when_it_was_answered() -> None:
+def test_a_client_sends_again_after_a_response() -> None:
     workload = closed(models=("a",))
     first = workload.take()
     workload.answered(ms(30), first, None)
@@ -47,20 +47,20 @@ def test_a_client_asks_again_when_it_was_answered() -> None:
     assert workload.take() == WorkloadRequest(0, 0, "a", ms(30), None, None)
 
 
-def test_a_client_thinks_before_it_asks_again() -> None:
+def test_a_client_pauses_before_it_sends_again() -> None:
     workload = closed(models=("a",), think_ms=4)
     workload.answered(ms(30), workload.take(), None)
     assert workload.next_send() == ms(34)
 
 
-def test_a_client_that_was_refused_asks_again_when_it_was_told_to_and_has_thought() -> None:
+def test_a_refused_client_sends_again_after_its_retry_time_and_pause() -> None:
     for think_ms, at_ms in ((0, 26), (4, 26), (400, 401)):
         workload = closed(models=("a",), think_ms=think_ms)
         workload.answered(ms(1), workload.take(), ms(25))
         assert workload.next_send() == ms(at_ms)
 
 
-def test_clients_are_told_apart() -> None:
+def test_requests_name_their_client() -> None:
     workload = closed(models=("a",), concurrency=2)
     first, second = take_all(workload)
     workload.answered(ms(9), second, None)
@@ -68,7 +68,7 @@ def test_clients_are_told_apart() -> None:
     assert [workload.take().client for _ in range(2)] == [second.client, first.client]
 
 
-def test_an_answer_may_bring_a_request_before_the_one_that_was_next() -> None:
+def test_a_response_may_cause_a_request_before_the_next_one() -> None:
     workload = closed(models=("a",), concurrency=2)
     first, second = take_all(workload)
     workload.answered(ms(1), first, ms(500))
@@ -78,7 +78,7 @@ def test_an_answer_may_bring_a_request_before_the_one_that_was_next() -> None:
     assert workload.next_send() is None
 
 
-def test_a_client_of_one_stream_does_not_move_another() -> None:
+def test_a_response_to_one_stream_does_not_affect_another() -> None:
     specs = [StreamSpec("closed", models=("a",)), StreamSpec("fixed", rate=10)]
     workload = make_workload(specs, ["a", "b"], seconds(10), Random(1))
     first = workload.take()
@@ -87,7 +87,7 @@ def test_a_client_of_one_stream_does_not_move_another() -> None:
     assert [workload.take().stream for _ in range(3)] == [1, 0, 1]
 
 
-def test_a_client_answered_after_the_end_asks_no_more_and_the_workload_is_done() -> None:
+def test_a_client_answered_after_the_end_sends_no_more_and_the_workload_is_done() -> None:
     workload = closed(duration=1, models=("a",))
     first = workload.take()
     assert not workload.done
@@ -96,7 +96,7 @@ def test_a_client_answered_after_the_end_asks_no_more_and_the_workload_is_done()
     assert workload.done
 
 
-def test_a_client_asks_no_more_after_the_stop_or_the_last_step_of_its_ladder() -> None:
+def test_a_client_sends_no_more_after_the_stop_or_the_last_step_of_its_ladder() -> None:
     ladder = LadderSpec(start_ms=1, factor=2, step_s=1, max_ms=2)
     for fields in ({"stop_s": 2}, {"slo_ladder": ladder}):
         workload = closed(models=("a",), **fields)
@@ -107,7 +107,7 @@ def test_a_client_asks_no_more_after_the_stop_or_the_last_step_of_its_ladder() -
         assert workload.done
 
 
-def test_the_same_seed_and_answers_give_the_same_requests() -> None:
+def test_the_same_seed_and_responses_give_the_same_requests() -> None:
     def played() -> list[WorkloadRequest]:
         workload, requests = closed(duration=2, concurrency=5, stagger_ms=50), []
         while workload.next_send() is not None:
@@ -116,4 +116,4 @@ def test_the_same_seed_and_answers_give_the_same_requests() -> None:
         return requests
 
     assert played() == played()
-    assert 1_150 < len(played()) < 1_200  # 10 clients, each (2 s - its stagger) / 17 ms
+    assert 1_150 < len(played()) < 1_200  # 10 clients, each sends (2 s - its stagger) / 17 ms requests

@@ -1,4 +1,4 @@
-"""Open loops: how many requests, when, for which models, with which SLO."""
+"""Open loops: number, times, models and SLOs of requests."""
 
 from collections import Counter
 from itertools import islice, pairwise
@@ -71,14 +71,14 @@ def as_fields(spec: StreamSpec) -> dict[str, Any]:
 
 
 @every_open_loop
-def test_no_request_is_after_the_duration_whatever_the_stop(spec: StreamSpec) -> None:
+def test_no_request_is_after_the_duration_even_with_a_later_stop(spec: StreamSpec) -> None:
     requests = sent(StreamSpec(**{**as_fields(spec), "stop_s": 100.0}), duration=3)
     assert requests
     assert requests[-1].intended < seconds(3)
 
 
 @every_open_loop
-def test_an_open_loop_does_not_mind_answers(spec: StreamSpec) -> None:
+def test_responses_do_not_affect_an_open_loop(spec: StreamSpec) -> None:
     made, requests = workload(spec, duration=5), []
     while made.next_send() is not None:
         requests.append(made.take())
@@ -106,7 +106,7 @@ def test_fixed_does_not_drift() -> None:
 
 
 @pytest.mark.parametrize(("cv", "least", "most"), [(0.5, 0.47, 0.53), (2.0, 1.85, 2.15)])
-def test_gamma_gaps_have_the_coefficient_of_variation_asked_for(cv: float, least: float, most: float) -> None:
+def test_gamma_gaps_have_the_given_coefficient_of_variation(cv: float, least: float, most: float) -> None:
     requests = sent(StreamSpec("gamma", rate=500, cv=cv), duration=100)
     assert 47_500 < len(requests) < 52_500
     assert least < pstdev(gaps(requests)) / fmean(gaps(requests)) < most
@@ -118,7 +118,7 @@ def test_on_off_is_silent_while_off_and_at_its_rate_while_on() -> None:
     assert 19_300 < len(requests) < 20_700
 
 
-def test_a_ramp_goes_up_in_a_line() -> None:
+def test_a_ramp_is_linear() -> None:
     requests = sent(StreamSpec("ramp", rate=100, rate_end=300), duration=100)
     assert 19_300 < len(requests) < 20_700
     assert 1_050 < count(requests, 0, 10) < 1_150 + 100
@@ -138,11 +138,11 @@ def test_a_ramp_multiplies_its_rate_at_each_step() -> None:
 
 
 @pytest.mark.parametrize("duration", [30, 3000])
-def test_a_ramp_whose_rate_dies_out_ends(duration: float) -> None:
+def test_a_ramp_whose_rate_underflows_ends(duration: float) -> None:
     assert 150 < len(sent(StreamSpec("ramp", rate=100, rate_factor=0.5, step_s=1), duration=duration)) < 250
 
 
-def test_activate_adds_a_model_a_step_and_spreads_its_rate_evenly_over_the_active() -> None:
+def test_activate_adds_a_model_each_step_and_spreads_its_rate_evenly_over_active_models() -> None:
     requests = sent(StreamSpec("activate", rate=1000, active=2, step_s=10), duration=100)
     assert len({request.model for request in requests if request.intended < seconds(10)}) == 2
     for request in requests:
@@ -152,7 +152,7 @@ def test_activate_adds_a_model_a_step_and_spreads_its_rate_evenly_over_the_activ
     assert all(1_750 < n < 2_250 for n in late.values())
 
 
-def test_a_zipf_mix_asks_for_models_in_their_order_and_proportion() -> None:
+def test_a_zipf_mix_chooses_models_in_proportion_to_their_rank() -> None:
     spec = StreamSpec("poisson", rate=1000, mix="zipf", zipf_s=1.1)
     models = Counter(request.model for request in sent(spec, duration=100))
     counts = [models[model] for model in MODELS]
@@ -176,7 +176,7 @@ def test_a_stream_is_for_the_models_that_it_names(patterns: tuple[str, ...], exp
     assert {request.model for request in requests} == set(expected)
 
 
-def test_an_slo_ladder_is_climbed_step_by_step_and_ends_the_stream() -> None:
+def test_an_slo_ladder_rises_step_by_step_and_ends_the_stream() -> None:
     ladder = LadderSpec(start_ms=2.9, factor=2, step_s=10, max_ms=12)
     requests = sent(StreamSpec("fixed", rate=10, start_s=5, slo_ladder=ladder), duration=1000)
     for request in requests:
@@ -193,12 +193,12 @@ def test_an_slo_ladder_of_factors_reaches_its_maximum() -> None:
     assert all(request.slo is None for request in requests)
 
 
-def test_a_ladder_that_ended_long_ago_has_no_power_to_overflow() -> None:
+def test_a_ladder_that_ended_long_ago_does_not_overflow() -> None:
     ladder = LadderSpec(start_ms=1, factor=1.5, step_s=0.001, max_ms=100)
     assert sent(StreamSpec("fixed", rate=0.001, slo_ladder=ladder), duration=100_000) == []
 
 
-def test_requests_carry_what_their_stream_says() -> None:
+def test_requests_have_the_fields_of_their_stream() -> None:
     (request,) = sent(StreamSpec("fixed", rate=1, models=("m3",), slo_ms=7, slo_factor=2, batch_size=4), duration=1.5)
     assert request == WorkloadRequest(0, 0, "m3", SECOND, ms(7), 2, 4)
 
@@ -215,13 +215,13 @@ def test_streams_are_merged_by_time_and_ties_go_to_the_first() -> None:
     ]
 
 
-def test_adding_a_stream_leaves_the_requests_of_those_before_it_alone() -> None:
+def test_adding_a_stream_does_not_change_the_requests_of_earlier_streams() -> None:
     alone = sent(OPEN[0], duration=5)
     both = sent(OPEN[0], OPEN[2], duration=5)
     assert [request for request in both if request.stream == 0] == alone
 
 
-def test_a_workload_that_would_last_for_ever_is_made_at_once() -> None:
+def test_an_endless_workload_is_created_at_once() -> None:
     made = workload(StreamSpec("poisson", rate=1e6), duration=1e9)
     assert len(list(islice(iter(made.take, None), 100))) == 100
     assert not made.done

@@ -1,4 +1,4 @@
-"""What is counted as what."""
+"""Classification of outcomes."""
 
 from clockwork.messages.status import Status
 from clockwork.units import SECOND, ms
@@ -9,7 +9,7 @@ def outcome(status: Status = Status.SUCCESS, *, at: int = 0, total: int = ms(10)
     return Outcome(at, at + total, ms(100), status, total, admitted, batch_size=2, message="took 12 ms")
 
 
-def test_each_request_is_counted_as_one_thing() -> None:
+def test_each_request_has_one_outcome() -> None:
     outcomes = Outcomes(warmup=0, duration=10 * SECOND, bucket=SECOND)
     for it in (
         outcome(),
@@ -30,7 +30,7 @@ def test_each_request_is_counted_as_one_thing() -> None:
     assert outcomes.total.reasons == {"took ## ms": 2}
 
 
-def test_warm_up_is_in_the_series_and_not_in_the_counts() -> None:
+def test_requests_of_the_warm_up_are_in_the_series_and_not_in_the_counts() -> None:
     outcomes = Outcomes(warmup=2 * SECOND, duration=4 * SECOND, bucket=SECOND)
     for second in range(4):
         outcomes.add(0, outcome(at=second * SECOND))

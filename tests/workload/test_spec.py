@@ -1,4 +1,4 @@
-"""What is written in a scenario: decoded, checked, scaled."""
+"""Workloads in scenario files: decoding, checks and scaling."""
 
 import tomllib
 from random import Random

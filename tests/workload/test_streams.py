@@ -1,4 +1,4 @@
-"""Streams of requests: when, for which model, with which SLO."""
+"""Streams of requests: times, models and SLOs."""
 
 from collections import Counter
 from itertools import pairwise
@@ -77,7 +77,7 @@ def test_a_ramp_rises_and_steps_multiply() -> None:
     assert [steps[i] / steps[0] for i in range(4)] == pytest.approx([1, 2, 4, 8], rel=0.2)
 
 
-def test_uniform_and_zipf_mixes() -> None:
+def test_mixes_are_uniform_or_zipf_distributed() -> None:
     uniform = Counter(request.model for request in played(StreamSpec("poisson", rate=1000)))
     assert set(uniform) == set(MODELS)
     assert max(uniform.values()) < 1.2 * min(uniform.values())
@@ -94,7 +94,7 @@ def test_models_are_chosen_by_pattern(patterns: tuple[str, ...], wanted: set[str
     assert {request.model for request in played(StreamSpec("poisson", rate=200, models=patterns))} == wanted
 
 
-def test_start_and_stop() -> None:
+def test_a_stream_sends_between_start_and_stop() -> None:
     made = played(StreamSpec("poisson", rate=100, start_s=3, stop_s=5))
     assert made[0].intended >= 3 * SECOND
     assert made[-1].intended < 5 * SECOND
@@ -118,7 +118,7 @@ def test_an_active_set_grows() -> None:
     assert last == {f"m{i}" for i in range(6)}
 
 
-def test_a_closed_loop_waits_for_its_answers() -> None:
+def test_a_closed_loop_waits_for_responses() -> None:
     spec = StreamSpec("closed", concurrency=2, models=("first:2",), think_ms=5)
     workload = make_workload([spec], MODELS, seconds(10), Random(1))
     first = [workload.take() for _ in range(4)]
@@ -133,7 +133,7 @@ def test_a_closed_loop_waits_for_its_answers() -> None:
     assert workload.next_send() is None
 
 
-def test_a_refused_client_comes_back_when_it_was_told_to() -> None:
+def test_a_refused_client_sends_again_after_its_retry_time() -> None:
     workload = make_workload([StreamSpec("closed", models=("m0",))], MODELS, seconds(10), Random(1))
     request = workload.take()
     workload.answered(ms(10), request, ms(70))
@@ -154,7 +154,7 @@ def test_streams_are_merged_in_order() -> None:
     assert seen[2] > 3000
 
 
-def test_scaling_multiplies_what_it_should() -> None:
+def test_scaling_multiplies_rates_clients_and_slos() -> None:
     assert len(played(scaled(StreamSpec("fixed", rate=10), 3))) == 599
     assert scaled(StreamSpec("closed", concurrency=4), 1.5).concurrency == 6
     assert with_slo_scaled(StreamSpec("fixed", rate=1, slo_ms=50), 0.5).slo_ms == 25

@@ -41,7 +41,7 @@ def test_function_i_goes_to_model_i_times_models_by_functions() -> None:
     assert [list(counts) for counts in per_model(functions[:2], 4)] == [[5, 0], [0, 0], [4, 1], [0, 0]]
 
 
-def test_empty_lines_and_those_of_other_systems_are_read() -> None:
+def test_empty_lines_and_line_ends_of_other_systems_are_accepted() -> None:
     assert [list(counts) for counts in parse_trace([*trace([1, 2]), "\n", "o,a,f,timer,3,4\r\n"])] == [[3, 4], [1, 2]]
 
 
@@ -90,7 +90,7 @@ def test_the_load_factor_and_scaling_multiply() -> None:
     assert replayed(StreamSpec("azure", trace="day", load_factor=0), trace([6000]), ["a"]) == []
 
 
-def test_only_the_minutes_that_were_asked_for_are_replayed() -> None:
+def test_only_the_chosen_minutes_are_replayed() -> None:
     lines = trace([600, 0, 6000, 600, 600])
     requests = replayed(StreamSpec("azure", trace="day", start_minute=2, minutes=2, start_s=30), lines, ["a"])
     assert seconds(30) <= requests[0].intended < seconds(31)
@@ -99,7 +99,7 @@ def test_only_the_minutes_that_were_asked_for_are_replayed() -> None:
     assert requests[-1].intended < seconds(150)
 
 
-def test_a_trace_that_ends_before_the_minute_asked_for_is_refused() -> None:
+def test_a_trace_that_ends_before_the_first_minute_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="start_minute is 5; the trace has 5 minutes"):
         replayed(StreamSpec("azure", trace="day", start_minute=5), trace([1] * 5), ["a"])
 
@@ -111,7 +111,7 @@ def test_a_synthetic_trace_has_the_format_the_rate_and_the_same_lines_for_the_sa
     functions = parse_trace(lines)
     assert (len(functions), len(functions[0])) == (2000, 120)
     whole_day = parse_trace(synthetic_trace(1000, 100.0, 1440, Random(7)))
-    assert 0.7 < sum(map(sum, whole_day)) / (100 * 86_400) < 1.3  # bursts of the few busiest move it
+    assert 0.7 < sum(map(sum, whole_day)) / (100 * 86_400) < 1.3  # bursts of the few busiest functions change the rate
 
 
 def test_few_functions_of_a_synthetic_trace_make_most_invocations() -> None:
@@ -132,7 +132,7 @@ def test_a_synthetic_trace_has_functions_that_are_timers() -> None:
     for counts in timers:
         active = [minute for minute, count in enumerate(counts) if count]
         assert any(all((b - a) % period == 0 for a, b in pairwise(active)) for period in (60, 30, 15, 10, 5, 1))
-    assert sum(0 < sum(map(bool, counts)) <= 24 for counts in timers) > 50  # most rest between
+    assert sum(0 < sum(map(bool, counts)) <= 24 for counts in timers) > 50  # most timers pause between minutes
 
 
 def test_a_stream_without_a_trace_replays_a_synthetic_one() -> None:
@@ -141,6 +141,6 @@ def test_a_stream_without_a_trace_replays_a_synthetic_one() -> None:
     requests = []
     while workload.next_send() is not None:
         requests.append(workload.take())
-    assert 18_000 < len(requests) < 60_000  # 36,000, but a few busy functions may come in bursts
+    assert 18_000 < len(requests) < 60_000  # 36,000 expected, but a few busy functions may be bursty
     assert requests[-1].intended < seconds(180)
     assert len({request.model for request in requests}) > 40
