@@ -30,8 +30,8 @@ class Cuda:
     ("library", "words"),
     [
         (Cuda(), ""),
-        (Cuda(count=0), "the CUDA driver finds no device: see CUDA_VISIBLE_DEVICES"),
-        (Cuda(init=100), "the CUDA driver cannot be used: cuInit failed with error 100 (nvidia-smi may say more)"),
+        (Cuda(count=0), "the CUDA driver finds no device; check CUDA_VISIBLE_DEVICES"),
+        (Cuda(init=100), "the CUDA driver cannot be used: cuInit failed with error 100 (nvidia-smi may show more)"),
         (None, "there is no CUDA driver on this machine (libcuda.so.1)"),
     ],
 )
