@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from clockwork.controller import stage
+from clockwork.state import residency
 from clockwork.worker import memory
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -23,6 +24,7 @@ Table: TypeAlias = Mapping[Any, Enum]
 DIAGRAMS: Final[Mapping[str, Table]] = {
     "stages of a controller": stage.TRANSITIONS,
     "weights on a worker": memory.TRANSITIONS,
+    "weights in the controller's view": residency.RESIDENCY,
 }
 """The tables by the names of their diagrams."""
 

@@ -238,7 +238,7 @@ def test_an_exception_in_explain_is_reported_and_named_in_the_answer() -> None:
     answer = infer_response(cluster, 1)
     assert (answer.status, answer.message.split(": ", 1)[1]) == (
         Status.TIMEOUT,
-        "the scheduler could not say why: it raised KeyError",
+        "the reason is unknown, because the scheduler raised KeyError",
     )
     (report,) = cluster.reports("ERROR")
     assert report.startswith("the scheduler raised in explain: KeyError: 'a defect'\nTraceback")
@@ -251,5 +251,5 @@ def test_an_invalid_next_wakeup_is_reported(moment: object) -> None:
             return moment  # type: ignore[return-value]
 
     cluster = serving(Vague(), FILES)
-    assert f"the scheduler's next_wakeup is {moment!r}, which is no number of nanoseconds" in cluster.reports("ERROR")
+    assert f"the scheduler's next_wakeup is {moment!r}; it must be an integer or None" in cluster.reports("ERROR")
     assert cluster.controller.next_wakeup() is None

@@ -259,7 +259,7 @@ def test_a_measurement_that_fails_is_tried_again() -> None:
     cluster = profiling({"a.onnx": File()})
     cluster.workers["w0"].fail["LoadWeights"] = (Status.RUNTIME_ERROR, "hiccup")
     served(cluster)
-    assert cluster.reports("WARNING") == ["measuring a failed and is tried again: LoadWeights failed: hiccup"]
+    assert cluster.reports("WARNING") == ["measuring a failed and will be tried again: LoadWeights failed: hiccup"]
     assert len(cluster.saved()) == 1
 
 
@@ -324,7 +324,7 @@ def test_a_model_that_kills_its_worker_repeatedly_is_given_up() -> None:
         cluster.run_until(cluster.now + seconds(1))
     served(cluster)
     assert cluster.gave_up() == [
-        "cannot serve a: it could not be measured on gpu: worker w0 was lost while it measured"
+        "cannot serve a: it could not be measured on gpu: worker w0 was lost during the measurement"
     ]
 
 

@@ -23,7 +23,7 @@ SOON, PROMISED, LATER = 10, 20, 30
     ("now", "promised", "status", "expected"),
     [
         (SOON, PROMISED, Status.SUCCESS, Promise.KEPT),
-        (LATER, PROMISED, Status.SUCCESS, Promise.KEPT),  # within its deadline: that is what the client asked for
+        (LATER, PROMISED, Status.SUCCESS, Promise.KEPT),  # later than promised, but within the deadline
         (SOON, None, Status.SUCCESS, Promise.NONE),
         (LATER, None, Status.TIMEOUT, Promise.NONE),
         (LATER, PROMISED, Status.TIMEOUT, Promise.BROKEN),
@@ -47,7 +47,7 @@ def test_only_the_server_can_break_a_promise(
 
 
 class Picky(FakeWorker):
-    """Refuses the bytes of request ``refused``: alone as an error, in a batch as its share of the result."""
+    """Refuses the bytes of request ``refused``: with an error, or in a batch with the request's share of the result."""
 
     refused = -1
 
@@ -65,7 +65,7 @@ class Picky(FakeWorker):
 
 
 def promising() -> tuple[Cluster, Picky]:
-    """A cluster whose scheduler promises."""
+    """A cluster whose scheduler makes promises."""
     config = ControllerConfig(models=(LoadSpec("a.onnx"),), profiling=QUICK)
     cluster = Cluster(make_scheduler("clockwork"), config)
     worker = Picky("w0", FILES)
@@ -91,7 +91,7 @@ def answer(cluster: Cluster, number: int) -> InferResponse:
 @pytest.mark.parametrize("requests", [1, 3])
 def test_bytes_that_the_device_refuses_break_no_promise(requests: int) -> None:
     cluster, worker = promising()
-    worker.refused = requests  # the first is alone in its batch, the others are together
+    worker.refused = requests  # the first is executed alone, the others in one batch
     for number in range(requests):
         cluster.ask(infer_request(number, slo=ms(200)))
     cluster.run_until(cluster.now + seconds(1))

@@ -7,9 +7,9 @@ SLO = ms(100)
 
 
 def play(throttle: Throttle, now: Nanos, count: int, capacity: int, slo: Nanos = SLO) -> tuple[int, int]:
-    """So many requests come within `WINDOW`, evenly; the scheduler admits ``capacity`` of those that it sees.
+    """Send requests evenly within `WINDOW`; the scheduler admits ``capacity`` of the requests that it gets.
 
-    Returns how many it saw, and how many it admitted.
+    Return the numbers of requests that it got and admitted.
     """
     seen = admitted = 0
     for number in range(count):

@@ -195,7 +195,7 @@ class Waits(Eager):
         return []
 
     def send(self, now: Nanos) -> None:
-        """All requests of one moment in one batch."""
+        """Execute all requests that arrived in one batch."""
         kept, self.kept = [send for send in self.kept if not send.over], []
         if not kept:
             return

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from clockwork.messages.actions import Action, ClearCache, GetWorkerState, LoadModelFromDisk, UnloadModel
 from clockwork.messages.status import Status
 from clockwork.worker.events import LaneKind, Outcome, TaskFailed
-from worker.told import HOST, Worker, evict, infer, load, read
+from worker.driven import HOST, Worker, evict, infer, load, read
 
 MODELS = st.sampled_from(["a", "b", "c", "unknown"])
 GPUS = st.sampled_from([0, 0, 0, 1, 1, 2])
@@ -34,7 +34,7 @@ class Orders(RuleBasedStateMachine):
 
     def send(self, action: Action) -> None:
         self.unanswered[action.id] = action
-        self.worker.told(self.now, action)
+        self.worker.receives(self.now, action)
 
     @rule(model=MODELS, gpu=GPUS, delay=DELAYS, length=LENGTHS, requests=st.integers(0, 3))
     def send_infer(self, model: str, gpu: int, delay: int, length: int | None, requests: int) -> None:

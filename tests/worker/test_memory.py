@@ -9,7 +9,7 @@ def test_every_event_of_a_controller_has_a_transition_or_a_refusal_in_every_stat
     for state in WeightsState:
         for step in (WeightsEvent.LOAD, WeightsEvent.EXECUTE, WeightsEvent.EVICT):
             if (state, step) == (WeightsState.IN_USE, WeightsEvent.EXECUTE):
-                continue  # an EXEC lane runs one at a time: no order gets that far
+                continue  # an EXEC lane runs one Infer at a time, so this cannot happen
             assert ((state, step) in TRANSITIONS) != ((state, step) in REFUSAL_STATUSES)
 
 

@@ -1,4 +1,4 @@
-"""The boundary between the controller and a scheduler, which may be anybody's code.
+"""The boundary between the controller and a scheduler, which may be faulty code of another author.
 
 Only this module catches exceptions of schedulers: an exception becomes a report with the traceback, and the requests
 that the call was about are answered with ERROR. A returned value that is no valid `Answer` becomes a report as well.
@@ -32,7 +32,7 @@ def ask(
     """
     try:
         returned: list[object] = [*method(now, *args, **kwargs)]
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - this module catches all exceptions of schedulers
         text = "the scheduler failed; the server's log says why"
         answers = [Answer(request.id, Status.ERROR, text) for request in about if not request.over]
         return [_raised(method.__name__, error), *answers]
@@ -51,22 +51,22 @@ def _checked(answer: object) -> Answer | Report:
 
 
 def next_wakeup(scheduler: Scheduler) -> tuple[Nanos | None, list[Report]]:
-    """When the scheduler wants to be woken: never, if it raises or names no moment."""
+    """Return when the scheduler wants to be woken; None if it raises an exception or returns no time."""
     try:
         moment: object = scheduler.next_wakeup()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - this module catches all exceptions of schedulers
         return None, [_raised("next_wakeup", error)]
     if moment is None or isinstance(moment, int):
         return moment, []
-    return None, [Report("ERROR", f"the scheduler's next_wakeup is {moment!r}, which is no number of nanoseconds")]
+    return None, [Report("ERROR", f"the scheduler's next_wakeup is {moment!r}; it must be an integer or None")]
 
 
 def explain(scheduler: Scheduler, now: Nanos, request: PendingRequest) -> tuple[str, list[Report]]:
-    """Why a promise was broken, as far as the scheduler knows, and can say."""
+    """Return why a promise was broken, as far as the scheduler knows."""
     try:
         reason: object = scheduler.explain(now, request)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the point of this file
-        text = f"the scheduler could not say why: it raised {type(error).__name__}"
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - this module catches all exceptions of schedulers
+        text = f"the reason is unknown, because the scheduler raised {type(error).__name__}"
         return text, [_raised("explain", error)]
     return reason if isinstance(reason, str) else "", []
 
@@ -86,12 +86,12 @@ def expectations(now: Nanos, action: LoadWeights | Infer, start: object) -> tupl
 
 
 def request_ids(action: Infer) -> list[int]:
-    """Return the ids of the requests that an Infer is for; -1, which no request has, in place of what is no id."""
+    """Return the ids of the requests of an Infer, with -1, which no request has, for values that are not ids."""
     found: list[object] = [share.request_id for share in action.inputs]
     return [request_id if isinstance(request_id, int) else -1 for request_id in found]
 
 
 def _raised(method: str, error: BaseException) -> Report:
-    """While ``error`` is being handled."""
+    """Return a report about an exception that is being handled."""
     text = f"the scheduler raised in {method}: {type(error).__name__}: {error}"
     return Report("ERROR", f"{text}\n{traceback.format_exc()}")

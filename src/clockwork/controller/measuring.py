@@ -1,8 +1,8 @@
-"""What is measured of one model on one device, in which order: a script of ordinary actions.
+"""The script of actions that measures one model on one device.
 
-Theory of operation. The script is a generator: it yields an action, is sent that action's result, and returns the
-profile. It neither waits nor knows who carries the actions out. Warm-ups are thrown away; LoadWeights is measured cold,
-so each sample is a load after an eviction; each batch size is measured with inputs that the worker makes.
+Theory of operation. The script is a generator: it yields an action, receives the action's result, and returns the
+profile. It does not wait, and does not depend on the code that carries out the actions. Warm-ups do not count. Each
+sample of LoadWeights is a load after an eviction. Each batch size is measured with inputs that the worker generates.
 """
 
 from collections.abc import Generator
@@ -24,9 +24,10 @@ class MeasurementFailedError(ClockworkError):
 
 
 def measure(gpu: GPUState, model: ModelState, config: ProfilingConfig, *, lenient: bool = False) -> Script:
-    """Measure everything that the scheduler plans with.
+    """Measure all times that a scheduler plans with.
 
-    ``lenient``: batch sizes end before the one that fails, as many a model names a batch dimension and fixes it within.
+    ``lenient``: if a batch size fails, the profile ends with the one before. Some models declare a free batch dimension
+    and nevertheless fix its size inside.
 
     Raises:
         MeasurementFailedError: an action failed, or the model does not fit.
@@ -50,7 +51,7 @@ def measure(gpu: GPUState, model: ModelState, config: ProfilingConfig, *, lenien
 def _accepted_shapes(
     gpu: GPUState, model: ModelState, config: ProfilingConfig
 ) -> Generator[DeviceAction, Result, tuple[tuple[int, ...], ...]]:
-    """The inputs' shapes to measure: free dimensions at ``free_dim``, or at 1 if the model refuses that."""
+    """Return the inputs' shapes to measure: free dimensions are ``free_dim``, or 1 if the model refuses that."""
     shapes = _row_shapes(model, config.free_dim)
     smallest = _row_shapes(model, 1)
     if shapes != smallest:
@@ -61,7 +62,7 @@ def _accepted_shapes(
 
 
 def batch_sizes(model: ModelState, largest: int) -> tuple[int, ...]:
-    """The powers of two up to ``largest`` and the model's own limit; 1 alone for a model that does not batch."""
+    """Return the powers of two up to ``largest`` and the model's own limit; only 1 for a model that does not batch."""
     if not model.info.batchable:
         return (1,)
     largest = min(largest, model.info.max_batch or largest)
@@ -77,7 +78,7 @@ def _measure_loads(
     while _wants_more(samples, spent, config):
         if gpu.residency(model.name) is Residency.WARM:
             _check((yield gpu.evict_weights(model.name)), "EvictWeights")
-        yield from _make_room(gpu, model)
+        yield from _free_pages(gpu, model)
         result = yield gpu.load_weights(model)
         _check(result, "LoadWeights")
         assert isinstance(result, LoadWeightsResult)
@@ -89,7 +90,7 @@ def _measure_loads(
     return Measurement(tuple(samples))
 
 
-def _make_room(gpu: GPUState, model: ModelState) -> Generator[DeviceAction, Result, None]:
+def _free_pages(gpu: GPUState, model: ModelState) -> Generator[DeviceAction, Result, None]:
     while gpu.cache.free < gpu.models[model.name].weights_pages:
         _check((yield gpu.evict_weights(next(iter(gpu.cache)))), "EvictWeights")
 
@@ -101,7 +102,7 @@ def _measure_infer(
     shapes: tuple[tuple[int, ...], ...],
     config: ProfilingConfig,
 ) -> Generator[DeviceAction, Result, Measurement | None]:
-    """None if the batch takes longer than it may."""
+    """Return the times of a batch size; None if it takes longer than ``max_exec``."""
     samples: list[Nanos] = []
     spent = 0
     warmups = config.warmups
@@ -137,7 +138,7 @@ def _wants_more(samples: list[Nanos], spent: Nanos, config: ProfilingConfig) -> 
 
 
 def _row_shapes(model: ModelState, free_dim: int) -> tuple[tuple[int, ...], ...]:
-    """The inputs' shapes with free dimensions filled in; without the batch dimension if there is one."""
+    """Return the inputs' shapes without a batch dimension, with free dimensions set to ``free_dim``."""
     first = 1 if model.info.batchable else 0
     return tuple(tuple(free_dim if dim < 0 else dim for dim in info.shape[first:]) for info in model.info.inputs)
 

@@ -1,10 +1,10 @@
-"""The third stage: measure every model content once on every kind of device.
+"""Measures every model content once on every kind of device.
 
-Theory of operation. A *job* is one (content, runtime, kind of device), the `ProfileKey` of what it will measure, and
-the models that share it. Devices take jobs of their own kind from one queue, one at a time, so that a fleet measures
-side by side and nothing disturbs a measurement on its device. A device too small for a model is left out of it. A job
-whose worker is lost goes back to the queue; one that fails is tried again, the last time leniently (see `measure`), and
-after ``attempts`` its models are broken: they are not served, and `broken` says why.
+Theory of operation. A *job* is a `ProfileKey` (content, runtime and kind of device) with the models that share it. Each
+device takes jobs of its own kind from one queue, one at a time, so all devices measure at the same time and no other
+work disturbs a measurement. A device that is too small for a model does not measure it. A job whose worker is lost
+returns to the queue. A job that fails is tried again, the last time leniently (see `measure`). After ``attempts``
+failures its models are broken: they are not served, and `broken` has the reason.
 """
 
 from collections import deque
@@ -26,48 +26,50 @@ ProfilingCommand = SendAction | SaveProfile | Report
 
 
 class _Job:
+    """A profile to measure, and the models that share it."""
+
     def __init__(self, key: ProfileKey) -> None:
         self.key = key
         self.models: list[ModelState] = []
 
     def fits(self, gpu: GPUState) -> ModelState | None:
-        """One of the models that the device can measure, or None."""
+        """Return a model of the job that the device can measure, or None."""
         if self.key.device_kind != gpu.kind:
             return None
         return next((model for model in self.models if gpu.can_hold(model.name)), None)
 
 
 class Profiler:
-    """Runs jobs on the devices it is given; see the module."""
+    """Runs jobs on the devices of the workers that were added."""
 
     def __init__(self, state: ClockworkState, config: ProfilingConfig, known: dict[ProfileKey, ModelProfile]) -> None:
-        """``known``: profiles measured earlier, by key; new ones are added to it."""
+        """``known`` has the profiles measured earlier; new ones are added to it."""
         self._state = state
         self._config = config
         self._known = known
-        self._gpus: list[GPUState] = []  #: those that may measure
+        self._gpus: list[GPUState] = []  #: devices that may measure
         self._queue: deque[_Job] = deque()
         self._running: dict[GPUState, tuple[_Job, Script]] = {}
         self._attempts: dict[ProfileKey, int] = {}
         self._done = 0
         self._measured = 0
         self._started: Nanos = 0
-        self.assigned = 0  #: profiles that were given to models
-        self.broken: dict[str, str] = {}  #: model -> why it cannot be served
+        self.assigned = 0  #: number of profiles that models have got
+        self.broken: dict[str, str] = {}  #: model -> why it is not served
 
     @property
     def busy(self) -> bool:
-        """Whether something is left to measure."""
+        """Whether a job waits or runs."""
         return bool(self._queue or self._running)
 
     def covers(self, worker: WorkerState) -> bool:
-        """Whether everything that the worker holds is measured, or given up, and its devices measure nothing."""
+        """Return whether all models of a worker are measured or broken, and its devices run no job."""
         models = [self._state.models[name] for name in worker.models if name in self._state.models]
         known = all(worker.measured(model) or model.name in self.broken for model in models)
         return known and not any(gpu in self._running for gpu in worker.gpus)
 
     def add(self, now: Nanos, worker: WorkerState) -> list[ProfilingCommand]:
-        """Measure what is not known yet of the worker's models on its kinds of devices; they begin at once."""
+        """Add a worker's devices, and jobs for its models that have no profile; begin them at once."""
         if not self.busy:
             self._started, self._done, self._measured = now, 0, 0
         for kind in sorted({gpu.kind for gpu in worker.gpus}):
@@ -80,7 +82,7 @@ class Profiler:
         return self._assign()
 
     def release(self, worker: WorkerState) -> None:
-        """Its devices go into service: nothing may be measured on them any more."""
+        """Remove a worker's devices, because they serve from now on."""
         assert not any(gpu in self._running for gpu in worker.gpus)
         self._gpus = [gpu for gpu in self._gpus if gpu.worker_id != worker.id]
 
@@ -89,19 +91,19 @@ class Profiler:
         return self._step(gpu, result)
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[ProfilingCommand]:
-        """Its jobs go to another device of their kind, or wait until the worker is added again."""
+        """Return the worker's jobs to the queue, for another device of their kind or the worker's return."""
         commands: list[ProfilingCommand] = []
         self._gpus = [gpu for gpu in self._gpus if gpu.worker_id != worker.id]
         for gpu in worker.gpus:
             if gpu in self._running:
                 job, script = self._running.pop(gpu)
                 script.close()
-                commands += self._retry(job, f"worker {worker.id} was lost while it measured")
+                commands += self._retry(job, f"worker {worker.id} was lost during the measurement")
         self._queue = deque(job for job in self._queue if any(job.fits(gpu) for gpu in self._gpus))
         return commands + self._assign()
 
     def progress(self, now: Nanos) -> Progress:
-        """Models done and in all, and the time left, judged by those that were measured so far."""
+        """Return the number of finished models and of all models, and an estimate of the remaining time."""
         left = sum(len(job.models) for job in self._queue)
         left += sum(len(job.models) for job, _ in self._running.values())
         remaining = None
@@ -118,7 +120,7 @@ class Profiler:
         if profile is not None and profile.unbatched:
             model.stop_batching(profile.unbatched)
         if profile is not None and profile.max_batch_size >= self._config.max_batch_size:
-            model.profiles[kind] = _cut(profile, self._config.max_batch_size)
+            model.profiles[kind] = _limited(profile, self._config.max_batch_size)
             self.assigned += 1
             self._done += 1
             return
@@ -185,16 +187,16 @@ class Profiler:
         attempts = self._attempts[job.key] = self._attempts.get(job.key, 0) + 1
         if attempts < self._config.attempts:
             self._queue.append(job)
-            return [Report("WARNING", f"measuring {names} failed and is tried again: {why}")]
+            return [Report("WARNING", f"measuring {names} failed and will be tried again: {why}")]
         self._done += len(job.models)
         for model in job.models:
             self.broken[model.name] = f"it could not be measured on {job.key.device_kind}: {why}"
-        text = f"{names} cannot be served on {job.key.device_kind}: it could not be measured: {why}"
+        text = f"{names} cannot be served on {job.key.device_kind}, because it could not be measured: {why}"
         fields: dict[str, str | int] = {"model": names, "device_kind": job.key.device_kind, "reason": why}
         return [Report("ERROR", text, "model_failed", fields)]
 
 
-def _cut(profile: ModelProfile, max_batch_size: int) -> ModelProfile:
-    """The part of a profile that is asked for."""
+def _limited(profile: ModelProfile, max_batch_size: int) -> ModelProfile:
+    """Return a profile without the batch sizes above a limit."""
     infer = {size: times for size, times in profile.infer.items() if size <= max_batch_size}
     return replace(profile, infer=infer, max_batch_size=max_batch_size)

@@ -1,7 +1,7 @@
-"""A worker's core, told what to do by tests, its commands as lines of text.
+"""A worker's core that tests drive: they pass events to it and get its commands as lines of text.
 
-``start exec0 Infer#3`` is a task begun on the EXEC lane of device 0; ``Infer#3 ok`` and ``Infer#3 WEIGHTS_NOT_PRESENT``
-are results. The invariants are checked after every event.
+``start exec0 Infer#3`` is a task started on the EXEC lane of device 0. ``Infer#3 ok`` and
+``Infer#3 WEIGHTS_NOT_PRESENT`` are results. The invariants are checked after every event.
 """
 
 from collections.abc import Sequence
@@ -69,13 +69,13 @@ def evict(action_id: int, model: str = "m", *, gpu: int = 0, earliest: float = 0
 
 
 def read(pages: int = 1, digest: str = "d", batchable: bool = True) -> ModelRead:
-    """A model whose weights take so many pages."""
+    """A model whose weights take ``pages`` pages."""
     tensors = (TensorInfo("x", "FP32", (-1, 2)),)
     return ModelRead(f"host {digest}", digest, "fake 1", tensors, tensors, batchable, pages * PAGE)
 
 
 def outcome_of(task: StartTask) -> Outcome:
-    """What a task leaves behind when all goes well: models are of one page, outputs empty."""
+    """The outcome of a task that succeeds: models have one page, outputs are empty."""
     match task.action:
         case LoadModelFromDisk():
             return read()
@@ -87,7 +87,7 @@ def outcome_of(task: StartTask) -> Outcome:
 
 
 def show(command: Command) -> str:
-    """A command in a line."""
+    """Return a command as one line."""
     if isinstance(command, StartTask):
         lane = "host" if command.gpu is None else f"{command.lane}{command.gpu}"
         return f"start {lane} {type(command.action).__name__}#{command.action.id}"
@@ -100,7 +100,7 @@ def show(command: Command) -> str:
 
 
 class Worker:
-    """A core, and the tasks that it has started and that have not ended."""
+    """A core with its running tasks and its results."""
 
     def __init__(self, pages: int = 4, gpus: int = 1) -> None:
         """``gpus`` devices of ``pages`` pages each."""
@@ -110,8 +110,8 @@ class Worker:
         self.results: list[Result] = []
         self.last: list[Command] = []
 
-    def told(self, at: float, *actions: Action) -> list[str]:
-        """Actions arrive, ``at`` milliseconds."""
+    def receives(self, at: float, *actions: Action) -> list[str]:
+        """Actions arrive ``at`` milliseconds."""
         lines = []
         for action in actions:
             payloads = tuple(f"in {i.request_id}" for i in action.inputs) if isinstance(action, Infer) else ()
@@ -126,7 +126,7 @@ class Worker:
         return self._take(ms(at), self.core.handle(ms(at), done))
 
     def fails(self, at: float, lane: LaneKind, status: Status = Status.RUNTIME_ERROR) -> list[str]:
-        """The task on a lane of device 0 ends badly."""
+        """The task on a lane of device 0 fails."""
         return self.ends(at, lane, TaskFailed(status, "it broke"))
 
     def wakes(self, at: float) -> list[str]:
@@ -138,44 +138,44 @@ class Worker:
         return self._take(ms(at), self.core.handle(ms(at), ControllerLost()))
 
     def leaves(self, at: float) -> list[str]:
-        """It is about to end."""
+        """The worker is about to end."""
         return self._take(ms(at), self.core.handle(ms(at), Leave()))
 
     def holding(self, *models: str, pages: int = 1, batchable: bool = True) -> "Worker":
-        """Has models in host memory, as of 0 ms."""
+        """Load models into host memory at 0 ms; return the worker."""
         for model in models:
-            self.told(0, LoadModelFromDisk(-1, f"{model}.onnx", model))
+            self.receives(0, LoadModelFromDisk(-1, f"{model}.onnx", model))
             self.ends(0, HOST, read(pages, batchable=batchable))
         return self
 
     def warm(self, *models: str, gpu: int = 0) -> "Worker":
-        """Has models' weights on a device, as of 0 ms."""
+        """Load models' weights on a device at 0 ms; return the worker."""
         self.holding(*(model for model in models if all(info.name != model for info in self.core.info().models)))
         for model in models:
-            self.told(0, load(-2, model, gpu=gpu))
+            self.receives(0, load(-2, model, gpu=gpu))
             self.ends(0, LOAD, gpu=gpu)
         return self
 
     def loaded_on(self, gpu: int = 0) -> tuple[str, ...]:
-        """The models whose weights are on a device."""
+        """Return the models whose weights are on a device."""
         return self.core.info().gpus[gpu].models
 
     def message(self) -> str:
-        """What the last result, an error, says to people."""
+        """Return the message of the last result, which must be an error."""
         result = self.results[-1]
         assert isinstance(result, ErrorResult)
         return result.message
 
     def state(self) -> GetWorkerStateResult:
-        """The last result, an answer to GetWorkerState."""
+        """Return the last result, which must be one of GetWorkerState."""
         result = self.results[-1]
         assert isinstance(result, GetWorkerStateResult)
         return result
 
     def _take(self, now: Nanos, commands: Sequence[Command]) -> list[str]:
         self.core.check_invariants()
-        assert self.core.wake(now) == [], "whatever can start has started"
-        assert (self.core.next_wakeup() or FOREVER) > now, "it does not ask to be woken for nothing"
+        assert self.core.wake(now) == [], "every task that can start has started"
+        assert (self.core.next_wakeup() or FOREVER) > now, "no wakeup is due"
         self.last = list(commands)
         for command in commands:
             if isinstance(command, StartTask):
