@@ -81,11 +81,11 @@ def test_ls_and_status_describe_the_served_models() -> None:
         ({"z": ROW}, "input 'z' is unknown"),
         ({}, "input 'x' is missing"),
         ({"x": ROW, "extra": ROW}, "input 'extra' is unknown"),
-        ({"x": ROW.astype(np.float64)}, "is FP64"),
+        ({"x": ROW.astype(np.float64)}, "has datatype FP64"),
         ({"x": ROW[:, :3]}, "shape [1, 3]"),
         ({"x": ROW[0]}, "shape [4]"),
         ({"x": np.zeros((5, 4), np.float32)}, "1 to 4 rows"),
-        ({"x": np.zeros((0, 4), np.float32)}, "batch of 0"),
+        ({"x": np.zeros((0, 4), np.float32)}, "request has 0 rows"),
     ],
 )
 def test_the_error_for_a_wrong_input_names_it(inputs: dict[str, Any], text: str) -> None:
@@ -102,7 +102,7 @@ def test_the_error_for_a_wrong_input_names_it(inputs: dict[str, Any], text: str)
 def test_the_error_for_an_unknown_model_lists_the_served_models() -> None:
     async def test() -> None:
         async with serving() as (host, _), AsyncClient(str(host.client_address)) as client:
-            with pytest.raises(UnknownModelError, match="no model 'n'; served are: m"):
+            with pytest.raises(UnknownModelError, match="model 'n' is unknown; served models: m"):
                 await client.infer("n", {"x": ROW})
             with pytest.raises(UnknownModelError):
                 await client.evict("n")

@@ -79,8 +79,8 @@ def test_inputs_must_fit_the_model(inputs: tuple[TensorSpec, ...], why: str) -> 
 @pytest.mark.parametrize(
     ("request_", "status", "why"),
     [
-        (infer_request(1, "b"), Status.UNKNOWN_MODEL, "no model 'b'; served are: a"),
-        (infer_request(1, ""), Status.UNKNOWN_MODEL, "no model ''"),
+        (infer_request(1, "b"), Status.UNKNOWN_MODEL, "model 'b' is unknown; served models: a"),
+        (infer_request(1, ""), Status.UNKNOWN_MODEL, "model '' is unknown"),
         (infer_request(1, outputs=("y",)), Status.SUCCESS, ""),
         (infer_request(1, outputs=("y", "z")), Status.INVALID_REQUEST, "output 'z' is unknown; model a has y"),
         (infer_request(1, slo=0), Status.INVALID_REQUEST, "slo is 0 us; it must be positive"),

@@ -144,7 +144,7 @@ def test_an_operator_evicts_a_model_from_all_devices_that_do_not_use_it() -> Non
     cluster.run_until(cluster.now + ms(10))
     assert cluster.answer(3) == EvictResponse(3, Status.SUCCESS, "", 1)
     assert cluster.answer(4) == EvictResponse(4, Status.SUCCESS, "", 0)
-    assert cluster.answer(5) == EvictResponse(5, Status.UNKNOWN_MODEL, "no model 'b'; served are: a")
+    assert cluster.answer(5) == EvictResponse(5, Status.UNKNOWN_MODEL, "model 'b' is unknown; served models: a")
     assert not cluster.workers["w0"].gpus[0].weights
     cluster.ask(infer_request(6))
     cluster.run_until(cluster.now + ms(11))

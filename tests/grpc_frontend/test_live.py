@@ -133,7 +133,7 @@ def test_a_stream_answers_in_order_and_goes_on_after_an_error() -> None:
                     errors.append(str(error))
             assert ids == [i for i in range(100) if i != 50]
             assert len(errors) == 1
-            assert "no model 'nobody'" in errors[0]
+            assert "model 'nobody' is unknown" in errors[0]
 
     run(test())
 

@@ -131,7 +131,7 @@ def test_an_output_can_be_chosen(client: triton.InferenceServerClient) -> None:
         ({"inputs": [triton.InferInput("z", [1, 32], "FP32")]}, "INVALID_ARGUMENT", "input 'z' is unknown"),
         ({"inputs": dense(9)}, "INVALID_ARGUMENT", "1 to 2 rows"),
         ({"inputs": []}, "INVALID_ARGUMENT", "input 'x' is missing"),
-        ({"outputs": [triton.InferRequestedOutput("z")]}, "INVALID_ARGUMENT", "no output 'z'"),
+        ({"outputs": [triton.InferRequestedOutput("z")]}, "INVALID_ARGUMENT", "output 'z' is unknown"),
         ({"outputs": [triton.InferRequestedOutput("y", class_count=3)]}, "INVALID_ARGUMENT", "classification"),
         ({"parameters": {"slo_ms": 0}}, "INVALID_ARGUMENT", "slo_ms is 0"),
     ],

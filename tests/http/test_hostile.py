@@ -63,7 +63,7 @@ def test_shape_batch_and_datatype_are_checked_before_elements_are_decoded(
             monkeypatch.setattr(application, "inputs_of", decoded)
             body, why = WRONG[what]
             await refused(peer, INFER, body, 400, why)
-            await refused(peer, "/v2/models/nobody/infer", body, 404, "no model 'nobody'")
+            await refused(peer, "/v2/models/nobody/infer", body, 404, "model 'nobody' is unknown")
             tally = host.description().tally
             assert tally.of("m").named() == {"INVALID_REQUEST": 1}
             assert tally.without_model() == {"UNKNOWN_MODEL": 1}

@@ -62,7 +62,7 @@ def test_a_wrong_request_raises_an_exception_with_a_status(server: Server, proto
     def ask(triton: Any, client: Any) -> Any:
         return client.infer("nobody", inputs(triton, ARRAYS["FP32"]))
 
-    with pytest.raises(InferenceServerException, match="no model 'nobody'") as caught:
+    with pytest.raises(InferenceServerException, match="model 'nobody' is unknown") as caught:
         with_client(server, protocol, ask)
     assert caught.value.status() in ("404", "StatusCode.NOT_FOUND")
 

@@ -32,10 +32,11 @@ from clockwork.controller.verifying import BatchChecks
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import DeviceAction, EvictWeights, Infer, InferInput
 from clockwork.messages.commands import Answer, SendAction
+from clockwork.messages.faults import unknown_model
 from clockwork.messages.requests import EvictRequest, EvictResponse, InferRequest, InferResponse, RequestTiming
 from clockwork.messages.results import ErrorResult, InferResult, Result
 from clockwork.messages.status import Status
-from clockwork.messages.tensors import MAX_NAME, TensorSpec
+from clockwork.messages.tensors import TensorSpec
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
 from clockwork.state.gpu import QueuedAction
@@ -173,9 +174,7 @@ class Serving:
     def _why_unknown(self, name: str) -> tuple[Status, str]:
         if name in self.broken:
             return Status.ERROR, f"model {name} is not served: {self.broken[name]}"
-        some = sorted(self._state.models)[:10]
-        more = ", ..." if len(self._state.models) > len(some) else ""
-        return Status.UNKNOWN_MODEL, f"no model {name[:MAX_NAME]!r}; served are: {', '.join(some) or 'none'}{more}"
+        return Status.UNKNOWN_MODEL, unknown_model(name, self._state.models)
 
     def result(
         self, now: Nanos, worker: WorkerState, result: Result, payloads: tuple[object, ...]
