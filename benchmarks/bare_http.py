@@ -1,10 +1,10 @@
-"""The least that a server of models can be: one loop around ONNX Runtime, for `bench_overload.py` to compare with.
+"""A minimal server of models: one loop around ONNX Runtime, as a baseline for `bench_overload.py`.
 
     python benchmarks/bare_http.py model.onnx ...
 
-It knows one kind of request (POST /v2/models/NAME/infer with one binary tensor, batch size 1), executes requests one
+It accepts one kind of request (POST /v2/models/NAME/infer with one binary tensor, batch size 1), executes requests one
 after the other in the order of their arrival, and drops a request that would be late. It has no plan, no limits, no
-batches, no second process and no other protocol. A client that stops reading stops it.
+batches, no second process and no other protocol. A client that stops reading blocks the server.
 """
 
 import argparse
@@ -24,13 +24,13 @@ from serving import Served, running
 
 from clockwork.runtimes.ort import onnxruntime
 
-MAX_HEAD = 4096  # bytes, with the JSON
+MAX_HEAD = 4096  # bytes, including the JSON
 DROPPED = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 
 
 @contextmanager
 def bare_http(models: list[Path], slo_ms: float, on: set[int]) -> Iterator[Served]:
-    """Such a server as a process in a session of its own, on cores ``on``."""
+    """Run this server as a process in its own session, on cores ``on``."""
     command = [sys.executable, __file__, f"--slo-ms={slo_ms}", *map(str, models)]
     with running(command, on, session=True) as process:
         assert process.stdout is not None
@@ -38,7 +38,7 @@ def bare_http(models: list[Path], slo_ms: float, on: set[int]) -> Iterator[Serve
 
 
 class Model:
-    """A session, and the seconds that it takes."""
+    """An ONNX Runtime session with its measured duration in seconds."""
 
     def __init__(self, path: Path) -> None:
         options = onnxruntime.SessionOptions()
@@ -56,13 +56,13 @@ class Model:
         self.seconds = (time.monotonic() - begin) / 5
 
     def run(self, image: np.ndarray) -> np.ndarray:
-        """The scores."""
+        """Execute the model; returns the scores."""
         scores: np.ndarray = self._session.run(None, {self.input: image})[0]
         return scores
 
 
 class Connection(asyncio.BufferedProtocol):
-    """Receives one request at a time into a buffer of its own."""
+    """A connection: receives one request at a time into its own buffer."""
 
     def __init__(self, waiting: deque["Connection"], arrived: asyncio.Event, largest: int) -> None:
         self._waiting, self._arrived = waiting, arrived
@@ -91,7 +91,7 @@ class Connection(asyncio.BufferedProtocol):
             self._arrived.set()
 
     def tensor(self, model: Model) -> np.ndarray:
-        """The request's input; valid until the next request comes."""
+        """The request's input; valid until the next request."""
         begin = self._size - model.nbytes
         data = self._buffer[begin : self._size]
         array = np.frombuffer(bytes(data) if begin % 4 else data, np.float32)
@@ -107,7 +107,7 @@ class Connection(asyncio.BufferedProtocol):
 
 
 async def serve(models: dict[str, Model], slo: float) -> None:
-    """For ever; ``slo`` in seconds."""
+    """Serve until killed; ``slo`` is in seconds."""
     waiting: deque[Connection] = deque()
     arrived = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -129,7 +129,7 @@ async def serve(models: dict[str, Model], slo: float) -> None:
 
 
 def main() -> None:
-    """Serve the models that are named."""
+    """Serve the models of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slo-ms", type=float, default=100.0)
     parser.add_argument("models", type=Path, nargs="+")

@@ -1,9 +1,9 @@
-"""What compiling is worth: the simulator and the scheduler, interpreted and compiled, in turns on one core.
+"""Speed of the simulator and the scheduler, interpreted and compiled, measured in turns on one core.
 
     make compile && python benchmarks/bench_compiled.py --json compiled.json
 
-Both run figure 5 of OSDI'20 at 100 ms from the same sources of this benchmark, each turn in a process of its own. The
-figures are medians of the turns, and `ratio` is the median of the ratios of one turn. Rates are per second of processor
+Both run figure 5 of OSDI'20 at 100 ms, each turn in a new process. The numbers are medians of the turns, and `ratio` is
+the median of the ratios of one turn. Rates are per second of processor
 time, decisions per second of wall time in the scheduler. `same_records` is false, and the exit status 1, if the two
 decided differently.
 """
@@ -28,11 +28,11 @@ from clockwork.sim.scenario import parse_scenario
 ROOT = Path(__file__).parents[1]
 PLACES = {"interpreted": ROOT / "src", "compiled": ROOT / "build" / "compiled"}
 TURN_LIMIT = 300.0
-"""Seconds until a turn is given up."""
+"""Time limit of a turn, in seconds."""
 
 
 def one_turn(seconds: float) -> dict[str, Any]:
-    """Measure in this process: simulated requests and decisions per second of processor time, and what was decided."""
+    """Measure simulated requests and decisions per second of processor time, and a digest of the records."""
     fig5 = parse_scenario((EXPERIMENTS / "osdi20/fig5.toml").read_text())
     fig5 = replace(fig5, slo_ms=100.0, duration_s=seconds, warmup_s=0.0)
     simulation = Simulation(fig5, SEED)
@@ -56,7 +56,7 @@ def one_turn(seconds: float) -> dict[str, Any]:
 
 
 def in_process(kind: str, seconds: float) -> dict[str, Any]:
-    """One turn of one kind."""
+    """Run one turn of one kind."""
     environment = {**os.environ, "PYTHONPATH": str(PLACES[kind])}
     command = [sys.executable, __file__, "--turn", str(seconds)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TURN_LIMIT, check=True)
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def compare(turns: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Medians of all turns, and medians of the ratios of each."""
+    """Return medians of all turns, and medians of the ratios of each turn."""
     results: dict[str, Any] = {"turns": len(turns)}
     for key in ("requests_per_s", "decisions_per_s"):
         row = {kind: statistics.median(turn[kind][key] for turn in turns) for kind in PLACES}

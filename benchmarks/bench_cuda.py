@@ -1,18 +1,18 @@
-"""What a GPU does for Clockwork: PyTorch programs on CUDA device 0, by the worker's own runtime.
+"""Times of PyTorch programs on CUDA device 0, with the worker's runtime.
 
     python benchmarks/bench_cuda.py --json cuda.json
-    python benchmarks/bench_cuda.py --smoke    # seconds, on the CPU, against the tests' device: no measurement
+    python benchmarks/bench_cuda.py --smoke    # a test run of seconds on the CPU, with the tests' fake device
 
 Networks of random weights: one like ResNet-50 and a transformer encoder like BERT-base (128 tokens), fp32 and fp16.
-Without a GPU it says so and ends. ``host`` is the caller's clock, ``device`` the device's; milliseconds. Keys, for each
-network:
+Without a GPU it prints a message and ends. ``host`` times are by the caller's clock, ``device`` times by the device's,
+both in milliseconds. Keys, for each network:
 
-load_gb_s, plain_gb_s       LoadWeights, by the device's clock, and a plain copy of as much pinned memory, in turns
-load_ms, swap_ms            LoadWeights in all; EvictWeights and LoadWeights of another network in its pages
-infer                       by batch size: p50, p99, p99.99 and p99.99 / p50 of an inference, and the p50 of its
+load_gb_s, plain_gb_s       LoadWeights, by the device's clock, and a plain copy of the same size from pinned memory, in
+turns load_ms, swap_ms            LoadWeights in all; EvictWeights and LoadWeights of another network in its pages infer
+by batch size: p50, p99, p99.99 and p99.99 / p50 of an inference, and the p50 of its
                             operators one by one (``eager``)
 infer_while_loading         of one row, while another network loads and unloads
-served                      by ``cuda_served.py``: 10 times as many models as the weights cache has room for
+served                      by ``cuda_served.py``: 10 times as many models as fit into the weights cache
 """
 
 import argparse
@@ -108,7 +108,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """BERT-base without its table: 12 layers, 768 wide, 12 heads."""
+    """BERT-base without its embedding table: 12 layers, 768 wide, 12 heads."""
 
     def __init__(self, width: int = 768, layers: int = 12, heads: int = 12) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def networks(smoke: bool) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
 
 
 def percentiles(samples: list[float]) -> dict[str, float]:
-    """Of milliseconds; with fewer than 10,000 samples p99.99 is the largest."""
+    """Summarise milliseconds; with fewer than 10,000 samples p99.99 is the largest."""
     ranked = sorted(samples)
 
     def at(percent: float) -> float:
@@ -140,7 +140,7 @@ def percentiles(samples: list[float]) -> dict[str, float]:
 
 
 class Subject:
-    """A network on the device, and how it is asked."""
+    """A network on the device, with its input."""
 
     def __init__(self, runtime: CudaRuntime, path: Path, shape: tuple[int, ...], dtype: Any) -> None:
         self.device = runtime.devices[0]
@@ -171,7 +171,7 @@ class Subject:
         return {"host": percentiles(host), "device": percentiles(device), "clock_mhz": [min(clocks), max(clocks)]}
 
     def eager(self, loaded: Any, rows: int, runs: int) -> float:
-        """Median of the device's time for the operators one by one."""
+        """Median device time when the operators are executed one by one."""
         batch = loaded.assemble(*self.batch(rows))
         work = self.host.residents[0].graphs.operators(batch.staged.layout)
         computed = [self.device.compute(batch.staged, work) for _ in range(2)][-1:]
@@ -183,7 +183,7 @@ class Subject:
 
 
 def plain_copies(subject: Subject, loads: int) -> Callable[[], float]:
-    """A copy from pinned memory to the device, as large as the weights; GB/s."""
+    """GB/s of a copy of the weights' size from pinned memory to the device."""
     device, size = subject.device, max(1, subject.weights)
     block = host_block(size)
     device.driver.pin(block.data_ptr(), size)

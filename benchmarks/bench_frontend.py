@@ -1,9 +1,9 @@
-"""What the standard protocols cost, and what they add to the time of a model; `bench_overload.py` measures overload.
+"""Cost of the standard protocols, and the time that they add to a model; `bench_overload.py` measures overload.
 
     python benchmarks/bench_frontend.py --json frontend.json
 
 The whole server (controller, front ends, worker) is pinned to one core, the load generator to another. Requests and
-answers are binary. Latencies are in milliseconds, seen by the client. Keys:
+responses are binary. Latencies are the client's, in milliseconds. Keys:
 
 http_requests_per_s   a 64-64-10 MLP over HTTP from 64 connections
 http_ms_p50           the same from one connection; http_ms_p50_8 and http_ms_p99_8 from eight
@@ -13,8 +13,8 @@ native_*              the MLP over the native protocol
 image_added_ms_p50    squeezenet over HTTP, 602,112 bytes a request, one in flight: the median, less that of bare ONNX
                       Runtime on the server's core, in turns
 grpc_image_added_ms_p50  the same over gRPC
-cold_start_s          from the start of the process to the first answer of the MLP over HTTP; its times were measured
-                      by an earlier process
+cold_start_s          from the start of the process to the first response of the MLP over HTTP; the profile was
+                      measured by an earlier process
 """
 
 import asyncio
@@ -45,7 +45,7 @@ PARTS = ("small", "image", "cold")
 
 
 def keys(prefix: str, runs: dict[int, tuple[float, list[float]]]) -> dict[str, float]:
-    """Of one protocol, by requests in flight."""
+    """Results of one protocol, by requests in flight."""
     return {
         f"{prefix}_requests_per_s": round(runs[64][0], 1),
         f"{prefix}_ms_p50": p(runs[1][1], 50),
@@ -55,7 +55,7 @@ def keys(prefix: str, runs: dict[int, tuple[float, list[float]]]) -> dict[str, f
 
 
 async def bench_small(model: Path, duration: float) -> dict[str, float]:
-    """The MLP over each protocol."""
+    """Measure the MLP over each protocol."""
     inputs = np.random.default_rng(0).standard_normal((1, 64), dtype=np.float32)
     results: dict[str, float] = {}
     with serving("--http=127.0.0.1:0", "--grpc=127.0.0.1:0", model, on={SERVER}, here={GENERATOR}) as served:
@@ -79,7 +79,7 @@ async def bench_small(model: Path, duration: float) -> dict[str, float]:
 
 
 async def bench_image(model: Path, duration: float, rounds: int) -> dict[str, float]:
-    """What HTTP and gRPC, the controller and the worker add to squeezenet."""
+    """Measure the time that HTTP and gRPC, the controller and the worker add to squeezenet."""
     inputs = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
     bare = Bare(model, {"data": inputs})
     added: dict[str, list[float]] = {"http": [], "grpc": []}
@@ -112,7 +112,7 @@ async def bench_image(model: Path, duration: float, rounds: int) -> dict[str, fl
 
 
 def grpc_request(model: str, inputs: np.ndarray) -> bytes:
-    """A serialised ModelInferRequest."""
+    """Return a serialised ModelInferRequest."""
     message = pb.ModelInferRequest(model_name=model, raw_input_contents=[inputs.tobytes()])
     message.inputs.add(name="data", datatype="FP32", shape=inputs.shape)
     message.parameters["slo_ms"].double_param = SLO_MS
@@ -121,7 +121,7 @@ def grpc_request(model: str, inputs: np.ndarray) -> bytes:
 
 
 async def bench_cold(model: Path, rounds: int) -> dict[str, float]:
-    """Start, ask until there is an answer, and end; the first time, when all is measured, does not count."""
+    """Start a server, wait for the first response, and stop it. The first start measures the model and is ignored."""
     inputs = np.zeros((1, 64), np.float32)
     took = []
     with tempfile.TemporaryDirectory() as cache, confined({GENERATOR}):
@@ -135,14 +135,14 @@ async def bench_cold(model: Path, rounds: int) -> dict[str, float]:
 
 
 def free_port() -> int:
-    """One that nobody listens on."""
+    """Return a port that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 async def first_answer(address: str, request: bytes) -> float:
-    """When the request was answered that was the first to be; it is sent again and again."""
+    """Send a request repeatedly; returns the time of the first success."""
     while not await answers(address, request):  # noqa: ASYNC110 - another process
         await asyncio.sleep(0.005)
     return time.perf_counter()
@@ -152,7 +152,7 @@ async def answers(address: str, request: bytes) -> bool:
     """Whether a request succeeds."""
     try:
         connection = await raw_http.connect(address)
-    except OSError:  # nobody listens yet
+    except OSError:  # the server does not listen yet
         return False
     status = await connection.ask(request)
     connection.transport.close()
@@ -160,7 +160,7 @@ async def answers(address: str, request: bytes) -> bool:
 
 
 async def main() -> None:
-    """Measure and tell."""
+    """Measure and print the results."""
     parser = options(__doc__, rounds=3)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure only this")
     given = parser.parse_args()

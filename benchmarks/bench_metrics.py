@@ -1,14 +1,13 @@
-"""What metrics cost: throughput with and without them, a request's counting alone, and a scrape of very many models.
+"""Cost of metrics: throughput with and without them, the counting of one request, and a scrape of 4,000 models.
 
     python benchmarks/bench_metrics.py --json metrics.json
 
-(a) Two servers (controller, front end, worker, a 64-64-10 MLP) on one core, asked in turns over HTTP by 64 connections
-from another core: one as it is by default, scraped once in each turn; the other with --no-metrics. Ratios are medians
-of the rounds' ratios: of the throughput (the bar is 0.97), and of the controller's processor time for a request, which
-whatever else runs on the machine disturbs less (1.03). Counts are kept in both: Triton's statistics need them.
-(b) Counting one request in a batch of its own, in this process.
-(c) A scrape of a server of 4,000 emulated models: what it takes, and the latency of another request, in milliseconds,
-while it is made and while it is not.
+(a) Two servers (controller, front end, worker, a 64-64-10 MLP) on one core, measured in turns over HTTP with 64
+connections from another core. One has the default options and is scraped once in each turn; the other has --no-metrics.
+Ratios are medians of the rounds' ratios: of the throughput (the bar is 0.97), and of the controller's processor time
+for a request, which other programs on the machine disturb less (1.03). Counts are kept in both: Triton's statistics
+need them. (b) Counting one request in a batch of its own, in this process. (c) A scrape of a server with 4,000 emulated
+models: its duration, and the latency of other requests during the scrape and without one, in milliseconds.
 """
 
 import asyncio
@@ -66,7 +65,7 @@ async def turn(served: Served, request: bytes, duration: float, scraped: bool) -
 
 
 async def bench_cost(model: Path, duration: float, rounds: int) -> dict[str, Any]:
-    """(a)."""
+    """Measure (a)."""
     found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     bare = ("--no-metrics", "--no-model-histograms")
     port = "--http=127.0.0.1:0"
@@ -90,7 +89,7 @@ async def bench_cost(model: Path, duration: float, rounds: int) -> dict[str, Any
 
 
 def bench_count() -> dict[str, float]:
-    """(b)."""
+    """Measure (b)."""
     counts = Counts()
     action = Infer(1, 0, "m", (InferInput(1, 1, ()),))
     timing = Timing(1, 2, 100)
@@ -107,7 +106,7 @@ def bench_count() -> dict[str, float]:
 
 
 async def bench_scrape() -> dict[str, float]:
-    """(c)."""
+    """Measure (c)."""
     emulated = ("--emulate=8", "--profile=resnet50-v100", f"--copies={MODELS}", "--http=127.0.0.1:0")
     with serving(*emulated, **ON_ITS_CORE) as served:
         scraper, probe = await raw_http.connect(served.http), await raw_http.connect(served.http)
@@ -138,7 +137,7 @@ def scraped_text(address: str) -> bytes:
 
 
 async def probed(probe: raw_http.Connection, other: "asyncio.Future[Any]") -> list[float]:
-    """Latencies in ms of requests one after the other, until ``other`` is done."""
+    """Send requests one after the other until ``other`` is done; returns their latencies in ms."""
     latencies = []
     while not other.done():
         begin = time.perf_counter()
@@ -148,7 +147,7 @@ async def probed(probe: raw_http.Connection, other: "asyncio.Future[Any]") -> li
 
 
 async def main() -> None:
-    """Run all and print, and write, the results."""
+    """Run all parts; print and write the results."""
     chosen = options(__doc__, seconds=0.4, rounds=60).parse_args()
     results = machine()
     with tempfile.TemporaryDirectory() as directory:

@@ -1,11 +1,11 @@
-"""What the native client, the link, the controller and the worker cost, around the model that is executed.
+"""Cost of the native client, the link, the controller and the worker.
 
     python benchmarks/bench_native.py --json results.json
 
 (a) the echo scheduler: no model is executed; (b) a 64-64-10 MLP; (c) squeezenet, beside the same loop on bare ONNX
 Runtime on the same core, in turns within one run. Each at 1, 8 and 64 requests outstanding on one connection. Client
-and server share the machine; the client keeps off the device's core, as one on another machine would. Latencies are in
-milliseconds, seen by the client.
+and server share the machine; the client does not use the device's core. Latencies are the
+client's, in milliseconds.
 """
 
 import os
@@ -24,12 +24,12 @@ from clockwork.zoo import build
 OUTSTANDING = (1, 8, 64)
 SLO = 10.0
 CORES = os.sched_getaffinity(0)
-DEVICE = max(CORES)  # where `clockwork serve` puts its one device
+DEVICE = max(CORES)  # the core on which `clockwork serve` puts its device
 OTHERS = CORES - {DEVICE} or CORES
 
 
 def summary(prefix: str, outstanding: int, rates: list[float], latencies: list[float]) -> dict[str, float]:
-    """The keys of one row."""
+    """Return the keys of one row."""
     return {
         f"{prefix}_requests_per_s_{outstanding}": round(statistics.median(rates), 1),
         f"{prefix}_latency_ms_p50_{outstanding}": p(latencies, 50),
@@ -38,12 +38,12 @@ def summary(prefix: str, outstanding: int, rates: list[float], latencies: list[f
 
 
 def asking(client: AsyncClient, model: str, inputs: dict[str, np.ndarray]) -> Callable[[], Awaitable[object]]:
-    """One request of a closed loop."""
+    """Send one request of a closed loop."""
     return lambda: client.infer(model, inputs, slo=SLO)
 
 
 async def bench_small(prefix: str, arguments: list[str], model: Path, duration: float) -> dict[str, float]:
-    """One of (a) and (b)."""
+    """Measure (a) or (b)."""
     inputs = {"data": np.random.default_rng(0).standard_normal((1, 64), dtype=np.float32)}
     results: dict[str, float] = {}
     with serving(*arguments, model, on=CORES, here=OTHERS) as served:
@@ -57,7 +57,7 @@ async def bench_small(prefix: str, arguments: list[str], model: Path, duration: 
 
 
 async def bench_squeezenet(model: Path, duration: float, rounds: int) -> dict[str, float]:
-    """(c): served and bare take turns, so that a noisy neighbour disturbs both."""
+    """Measure (c): served and bare take turns, so that other programs disturb both."""
     inputs = {"data": np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)}
     alone_on = Bare(model, inputs)
     bare: list[float] = []
@@ -79,7 +79,7 @@ async def bench_squeezenet(model: Path, duration: float, rounds: int) -> dict[st
                     if outstanding == 1:
                         added.append(statistics.median(latencies) - statistics.median(alone))
                     if outstanding == 8:
-                        again = alone_on.run(duration, DEVICE)  # right beside what it is compared with
+                        again = alone_on.run(duration, DEVICE)  # right before the served measurement
                         bare += again
                         ratios.append(rate * statistics.mean(again) / 1e3)
     results: dict[str, float] = {
@@ -94,7 +94,7 @@ async def bench_squeezenet(model: Path, duration: float, rounds: int) -> dict[st
 
 
 async def main() -> None:
-    """Run all three."""
+    """Run all three parts."""
     given = options(__doc__, rounds=5).parse_args()
     with tempfile.TemporaryDirectory() as directory:
         mlp, squeezenet = (build(name, Path(directory)) for name in ("mlp", "squeezenet"))

@@ -1,4 +1,4 @@
-"""How many requests a server answers in time under overload, as its clients see it.
+"""Requests in time under overload, as the clients see it.
 
     python benchmarks/bench_overload.py --json overload.json
     python benchmarks/bench_overload.py --protocols http --sizes large --loads 0.8 1.0 1.5
@@ -14,7 +14,7 @@ large  four squeezenets and four shufflenets, each from a file of its own, input
        before.
 
 Each client states the SLO that is left when the request leaves: 100 ms, less the time that it waited in the client,
-less 4 ms for the ways there and back. gRPC clients send a deadline (grpc-timeout) without these 4 ms. The protocol
+less 4 ms for the network. gRPC clients send a deadline (grpc-timeout) without these 4 ms. The protocol
 ``bare`` is ``bare_http.py``, a loop around ONNX Runtime that speaks just enough HTTP.
 
 Other keys:
@@ -22,31 +22,31 @@ Other keys:
 autogroup                     whether the kernel schedules each session as a group
 bare_onnx_per_s               executions per second of bare ONNX Runtime, just before each protocol and size
 PROTOCOL_small_requests_per_s the MLP with 64 requests in flight, SLO 10 s
-PROTOCOL_large_added_ms       what the server adds to bare ONNX Runtime for squeezenet with one request in flight
+PROTOCOL_large_added_ms       time that the server adds to bare ONNX Runtime for squeezenet with one request in flight
 
 Keys of rows[]; rates are in requests/s, shares from 0 to 1:
 
-protocol, size, load     what was measured
+protocol, size, load     the measured combination
 settled                  whether the server answered one client in time before the load; waited for up to 30 s
 asked_per_s              load times capacity
-offered_per_s            what the generator sent or tried to send; at most 200,000
-capacity_per_s           what loads are multiples of
+offered_per_s            rate at which the generator sent or tried to send; at most 200,000
+capacity_per_s           rate that loads are multiples of
 in_time_of_offered       share of the offered requests that succeeded within the SLO
 in_time_of_capacity      requests in time per second, divided by the smaller of offered_per_s and capacity_per_s
 late_successes           share of the successes that came after the SLO
 success_ms_p50, _p99     latency of successes
 refusal_ms_p50, _p99     from the due time until the refusal arrived; null without refusals
-refused, timed_out       requests that the server refused, and those whose deadline it reports as passed
+refused, timed_out       requests that the server refused, and requests with a response that their deadline passed
 broken                   requests that the server admitted and then reported as late
 expired_in_client        requests whose deadline passed before a connection or stream was free
-lost, double, unknown    requests without an answer, second answers, answers to no request
+lost, double, unknown    requests without a response, second responses, responses to no request
 wrong, errors            successes with a wrong output; other errors, closed connections included
 worker_losses            times that the controller lost its worker, from its log
 recovery_s               from the end of the load until three windows of 100 ms in a row are in time again at half the
                          capacity (99 % of the requests of each); null: not within the time of observation
 rss_mb, pss_mb           peak of the resident sets of all processes, added up; proportional set size at the end
 error_reasons            of errors, with counts
-generator_behind_ms_p99  how late the generator itself took up requests. Those more than 10 ms late are not offered.
+generator_behind_ms_p99  lateness of the generator itself. Requests more than 10 ms late are not offered.
 """
 
 import argparse
@@ -91,7 +91,7 @@ from clockwork.zoo import build
 SERVER, GENERATOR = allowed_cores()[0], allowed_cores()[-1]
 SLO = 100 * MILLISECOND
 ALLOWANCE = 4 * MILLISECOND
-"""Part of the SLO that a client keeps for the ways there and back."""
+"""Part of the SLO that a client keeps for the network."""
 
 MIN_CAPACITY = 1.0
 """Requests per second that a load is a multiple of if the server sustained nothing."""
@@ -115,7 +115,7 @@ MAX_OBSERVED = 3.0
 """Seconds of the light load after each load."""
 
 PATIENCE = 10 * SECOND
-"""After the last request was due, for answers that are late; then they are lost."""
+"""Time after the last due time in which late responses count; then requests are lost."""
 
 WIRES: dict[str, type[Wire]] = {"native": NativeWire, "http": HttpWire, "grpc": GrpcWire, "bare": HttpWire}
 SIZES = ("small", "large")
@@ -126,7 +126,7 @@ LOSSES = ("worker_lost", "worker_died", "worker_dropped", "disconnected")
 
 @dataclass
 class Size:
-    """What is served and asked."""
+    """Models and requests of one size."""
 
     name: str
     models: list[Path]
@@ -178,7 +178,7 @@ def sized(name: str, models: list[Path], asked: list[tuple[Path, np.ndarray]]) -
 
 @dataclass
 class Target:
-    """A server, as one protocol of it is measured."""
+    """A server and the protocol that is measured."""
 
     protocol: str
     size: Size
@@ -240,7 +240,7 @@ def moments(rate: float, begin: float, end: float, seed: int) -> list[int]:
 
 
 def settle(aim: Target) -> bool:
-    """Wait until the server has got over the load before; returns whether it did within `MAX_SETTLING`."""
+    """Wait until the server has recovered from the load before; returns whether it did within `MAX_SETTLING`."""
     end = time.monotonic() + MAX_SETTLING
     while time.monotonic() < end:
         _, latencies = closed(aim, 1, SETTLED_SECONDS, patience=SECOND)
@@ -250,7 +250,7 @@ def settle(aim: Target) -> bool:
 
 
 def row(aim: Target, load: float, capacity: float, seconds: float) -> dict[str, Any]:
-    """One load, and the light load after it."""
+    """Measure one load and the light load after it."""
     rate = min(load * capacity, MAX_RATE)
     observed = min(MAX_OBSERVED, 5 * seconds)
     loaded = moments(rate, 0, seconds, 1)
@@ -309,7 +309,7 @@ def share(part: float, whole: float) -> float:
 
 
 def recovery(after: Columns, end: int) -> float | None:
-    """Seconds from ``end`` until `WINDOWS` windows in a row are in time; None: that did not happen."""
+    """Seconds from ``end`` until `WINDOWS` windows in a row are in time; None if they never are."""
     window = (after.due - end) // WINDOW
     in_time, good = after.in_time(), 0
     for at in range(int(window[-1]) + 1 if len(window) else 0):
@@ -321,7 +321,7 @@ def recovery(after: Columns, end: int) -> float | None:
 
 
 def added_ms(aim: Target, seconds: float, rounds: int) -> float | None:
-    """What the server adds to one network, one request in flight: the median of medians, bare and served in turns."""
+    """Time that the server adds to one network with one request in flight: bare and served in turns."""
     added = []
     for _ in range(rounds):
         alone = aim.size.bare[0].run(seconds, SERVER)

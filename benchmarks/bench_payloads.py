@@ -1,10 +1,10 @@
-"""What it is worth that long requests lie in memory which the controller shares with its worker, and are not sent.
+"""Savings from placing large requests in memory that the controller shares with its worker.
 
     python benchmarks/bench_payloads.py --json payloads.json
 
-Two servers on one core, one with --payload-memory=none, take turns: requests of 602,112 bytes over HTTP, an image of
-which the model computes the mean colour, from another core. ``cpu_us`` is the processor time of all processes of a
-server for one request; ``saved_us`` the median of the rounds' differences, with their quartiles.
+Two servers on one core, one with --payload-memory=none, take turns. They get requests of 602,112 bytes over
+HTTP from another core: an image, of which the model computes the mean colour. ``cpu_us`` is the processor time of all
+processes of a server for one request, ``saved_us`` the median difference of the rounds, with quartiles.
 """
 
 import statistics
@@ -27,7 +27,7 @@ RATE = 300.0  # requests/s
 
 
 def cpu_us(served: Served) -> float:
-    """Processor time of all its threads so far, by the scheduler's own accounts."""
+    """Processor time of all threads of a process so far, from the kernel's scheduler."""
     total = 0.0
     for pid in served.pids():
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -36,7 +36,7 @@ def cpu_us(served: Served) -> float:
 
 
 def mean_colour(path: Path) -> Path:
-    """A model that does next to nothing with an image."""
+    """A model that computes the mean colour of an image."""
     image = onnx.helper.make_tensor_value_info("data", onnx.TensorProto.FLOAT, ["N", 3, 224, 224])
     colour = onnx.helper.make_tensor_value_info("colour", onnx.TensorProto.FLOAT, ["N", 3, 1, 1])
     node = onnx.helper.make_node("GlobalAveragePool", ["data"], ["colour"])
@@ -46,10 +46,10 @@ def mean_colour(path: Path) -> Path:
 
 
 def measure(servers: Mapping[str, Served], template: Template, duration: float, rounds: int) -> dict[str, Any]:
-    """The keys."""
+    """Return the keys of one server."""
     spent: dict[str, list[float]] = {name: [] for name in servers}
     latencies: dict[str, list[float]] = {name: [] for name in servers}
-    for turn in range(rounds + 1):  # the first does not count
+    for turn in range(rounds + 1):  # the first round does not count
         for name, served in servers.items():
             due = np.array(moments(RATE, 0, duration, turn), np.int64)
             ledger = Ledger(len(due), [template], b"\0", slo=seconds(1), allowance=0)
@@ -77,7 +77,7 @@ def measure(servers: Mapping[str, Served], template: Template, duration: float, 
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and print the results."""
     given = options(__doc__, seconds=1.0, rounds=10).parse_args()
     image = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
     with tempfile.TemporaryDirectory() as directory:

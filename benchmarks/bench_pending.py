@@ -1,11 +1,11 @@
-"""What an event costs the controller while many requests are pending: no more than while few are.
+"""Cost of an event of the controller with few and with many pending requests.
 
     python benchmarks/bench_pending.py --json pending.json
 
 For each scheduler and each kind of event: microseconds of processor time per event with 10 to 100,000 requests
-pending, and the ratio to what the event costs with 10. The cost of an event about all that is pending (a burst, a lost
-worker, an expiry) is divided by the requests. A part of each ratio is the processor's cache, which 100,000 requests do
-not fit into.
+pending, and the ratio to the cost with 10. The cost of an event that concerns all pending requests (a burst, a lost
+worker, an expiry) is divided by their number. A part of each ratio comes from the processor's cache, into which 100,000
+requests do not fit.
 """
 
 import argparse
@@ -24,14 +24,14 @@ from clockwork.units import Nanos, ms, us
 PENDING = (10, 100, 1_000, 10_000, 100_000)
 SCHEDULERS = ("clockwork", "edf", "fifo", "simple")
 CHUNKS = 10
-EVENTS = 200  # of each kind, or as many as there are requests, while the others are pending
-LIMIT_S = 60.0  # for one kind of event with one scheduler: what takes longer is not measured with more requests
+EVENTS = 200  # of each kind, or one for each pending request if there are fewer
+LIMIT_S = 60.0  # for one kind of event and one scheduler; after a longer measurement, larger numbers are skipped
 
 Situation = Callable[[str, int], tuple[float, int]]
 
 
 def timed(events: int, event: Callable[[], Any]) -> tuple[float, int]:
-    """The time of all events, made of the median of what `CHUNKS` parts of them took; and the number of events."""
+    """Return the time of all events, from the median of `CHUNKS` parts, and the number of events."""
     gc.collect()
     gc.disable()
     chunks = min(CHUNKS, events)
@@ -57,7 +57,7 @@ def arrive(scheduler: str, pending: int) -> tuple[float, int]:
 
 
 def arrive_urgent(scheduler: str, pending: int) -> tuple[float, int]:
-    """Due before all that is pending."""
+    """Add requests with a deadline before all pending ones."""
     backlog = filled(scheduler, pending)
     return timed(EVENTS, lambda: backlog.request(1, ms(30)))
 

@@ -1,10 +1,10 @@
-"""How fast the simulator and the Clockwork scheduler are, on one core.
+"""Speed of the simulator and the Clockwork scheduler on one core.
 
     python benchmarks/bench_sim.py --json sim.json
 
-(a) figure 5 of OSDI'20 at 100 ms; (b) 4,026 models on 6 devices; (c) 1,000 devices: simulated requests a second of wall
-time. How the cost of a request grows from 10 to 4,000 models, and from 1 to 1,000 devices at the same load for each, as
-ratios. The decisions of the scheduler alone: the time spent in its methods during (a).
+(a) figure 5 of OSDI'20 at 100 ms; (b) 4,026 models on 6 devices; (c) 1,000 devices: simulated requests per second of
+wall time. Ratios show how the cost of a request grows from 10 to 4,000 models, and from 1 to 1,000 devices at the same
+load for each. The decisions of the scheduler alone are measured by the time in its methods during (a).
 """
 
 import argparse
@@ -29,7 +29,7 @@ SEED = 1
 
 
 class Timed(ClockworkScheduler):
-    """The scheduler, with the time spent in it."""
+    """The scheduler, with the time spent in its methods."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Timed(ClockworkScheduler):
 
 
 def measure(scenario: Scenario, scheduler: ClockworkScheduler | None = None) -> dict[str, Any]:
-    """Run; start-up, loading and the rest at the end are not counted."""
+    """Run a scenario; start-up, loading and the time after the load are not counted."""
     simulation = Simulation(scenario, SEED, scheduler=scheduler)
     simulation.start()
     begin, events = time.perf_counter(), simulation.loop.events
@@ -75,7 +75,7 @@ def measure(scenario: Scenario, scheduler: ClockworkScheduler | None = None) -> 
 
 
 def poisson(models: int, devices: int, rate: float, duration: float, pages: int = 1376) -> Scenario:
-    """Copies of ResNet-50 under a Poisson load."""
+    """Return a scenario of ResNet-50 copies under a Poisson load."""
     return Scenario(
         models=(ModelSpec("resnet50", models, "resnet50-v100"),),
         workload=(StreamSpec("poisson", rate=rate),),
@@ -86,7 +86,7 @@ def poisson(models: int, devices: int, rate: float, duration: float, pages: int 
 
 
 def show_profile(scenario: Scenario) -> None:
-    """The share of each room in the time of a run, without that of what it calls."""
+    """Return the share of each package in the time of a run, without the functions that it calls."""
     simulation = Simulation(scenario, SEED)
     simulation.start()
     profile = cProfile.Profile()

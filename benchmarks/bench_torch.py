@@ -1,18 +1,18 @@
-"""What compiling a PyTorch program ahead gains on a CPU device: eager against compiled, by the worker's own runtime.
+"""Speed-up by ahead-of-time compilation of PyTorch programs on a CPU device, with the worker's runtime.
 
     python benchmarks/bench_torch.py --json torch.json
-    python benchmarks/bench_torch.py --only mlp --seconds 0.05    # to try this program
+    python benchmarks/bench_torch.py --only mlp --seconds 0.05    # a quick test run
 
-Networks of random weights, each exported twice: as it is, and with compiled code. Inferences of both are measured in
-turns, on one thread, from payload to payload, so that whatever else the machine does meets both. Milliseconds. Keys,
-for each network:
+Networks of random weights, each exported twice: without and with compiled code. Inferences of both are measured in
+turns on one thread, from payload to payload, so that other programs disturb both. Times are in milliseconds. Keys, for
+each network:
 
-compile_s           exporting with --compile, beside exporting
-code_kb             bytes of the code, which are in memory once
-read_ms             from disk to host memory, with all trials
+compile_s           time that --compile adds to the export
+code_kb             size of the code, which is in memory once
+read_ms             time from disk to host memory, with all trials
 load_ms, evict_ms   LoadWeights and EvictWeights
 infer               by batch size: p50 and p99 of both, and the ratio of the p50s, eager to compiled
-grown_kb            resident memory after 100 LoadWeights and EvictWeights with an inference each, less that before
+grown_kb            growth of resident memory over 100 cycles of LoadWeights, inference and EvictWeights
 """
 
 import argparse
@@ -68,7 +68,7 @@ class Conv(nn.Module):
 
 
 def networks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
-    """Each with the shape of a row."""
+    """Return the networks, each with the shape of a row."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(256, 4, 512, batch_first=True)
     return {
@@ -90,7 +90,7 @@ def resident() -> int:
 
 
 class Subject:
-    """A model and a batch for it."""
+    """A loaded model with a batch for it."""
 
     def __init__(self, runtime: TorchRuntime, path: Path, shape: tuple[int, ...]) -> None:
         begin = time.perf_counter()

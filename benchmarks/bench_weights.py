@@ -1,14 +1,14 @@
-"""What LoadWeights takes on a CPU device, and how much it disturbs an inference on the next core.
+"""Duration of LoadWeights on a CPU device, and its effect on an inference on another core.
 
     python benchmarks/bench_weights.py --json results.json
 
 (a) For each network: ms to make a plain session from the file, to load its weights with and without packed weights,
 and to evict them; MB of heap; ms of executing batches. (b) squeezenet on the last core, alone and while a thread on the
-first loads and evicts other networks over and over, in turns. (c) Four products with 2048 x 2048 weights of 32, 8 and 4
-bits: how many times as long they take without packed weights, for 1 and 4 rows.
+first loads and evicts other networks repeatedly, in turns. (c) Four products with 2048 x 2048 weights of 32, 8 and 4
+bits: the ratio of their time without packed weights to that with packed weights, for 1 and 4 rows.
 
-An inference during which the system gave its core to another process is not counted. Machines are noisy:
-compare what one run prints.
+An inference during which the kernel gave its core to another process is not counted. Machines are noisy: compare
+numbers of one run only.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def ms(function: Callable[[], object]) -> float:
 
 
 def plain(file: Path) -> float:
-    """Making a session of the file itself, as anybody would."""
+    """Create a plain session from the file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return statistics.median(
@@ -62,7 +62,7 @@ def plain(file: Path) -> float:
 
 
 def loading(host: OnnxModel) -> dict[str, float]:
-    """Of one network, packed or not."""
+    """Measure one network, packed or not."""
     loads, evictions, heap = [], [], []
     for _ in range(LOADS):
         before, begin = used_bytes(), time.perf_counter()
@@ -78,7 +78,7 @@ def loading(host: OnnxModel) -> dict[str, float]:
 
 
 def executing(packed: LoadedOnnxModel, unpacked: LoadedOnnxModel, batch: int) -> tuple[float, float]:
-    """The shortest of both, in turns."""
+    """Return the shortest time of both, measured in turns."""
     feed = {"data": np.random.default_rng(0).random((batch, 3, 224, 224), dtype=np.float32)}
     first = max(ms(lambda: packed.execute(feed)), ms(lambda: unpacked.execute(feed)))
     rounds = max(3, min(30, int(2000 / first)))
@@ -87,7 +87,7 @@ def executing(packed: LoadedOnnxModel, unpacked: LoadedOnnxModel, batch: int) ->
 
 
 def bench_loading(name: str, file: Path, host: OnnxModel) -> dict[str, object]:
-    """(a)."""
+    """Measure (a)."""
     packed, unpacked = host.with_packing(True), host.with_packing(False)
     row: dict[str, object] = {
         "chosen": "packed" if host.packed else "unpacked",
@@ -105,7 +105,7 @@ def bench_loading(name: str, file: Path, host: OnnxModel) -> dict[str, object]:
 
 
 class Disturber(threading.Thread):
-    """Loads and evicts, while it is told to."""
+    """A thread that loads and evicts networks while it is enabled."""
 
     def __init__(self, hosts: list[OnnxModel]) -> None:
         super().__init__(daemon=True)
@@ -123,7 +123,7 @@ class Disturber(threading.Thread):
 
 
 def inferences(loaded: LoadedOnnxModel, seconds: float) -> list[float]:
-    """The latencies in ms of one after the other."""
+    """Return the latencies in ms of inferences one after the other."""
     feed = {"data": np.random.default_rng(0).random((1, 3, 224, 224), dtype=np.float32)}
     latencies = []
     end = time.perf_counter() + seconds
@@ -139,7 +139,7 @@ def inferences(loaded: LoadedOnnxModel, seconds: float) -> list[float]:
 
 
 def bench_pair(squeezenet: OnnxModel, hosts: list[OnnxModel], seconds: float, rounds: int) -> dict[str, float]:
-    """(b). The median over rounds of the ratio of p99s, so that what disturbs one round does not count."""
+    """Measure (b): the median over rounds of the ratio of p99s, so that one disturbed round does not count."""
     disturber = Disturber(hosts)
     disturber.start()
     os.sched_setaffinity(0, {CORES[-1]})
@@ -172,7 +172,7 @@ BITS = (32, 8, 4)
 
 
 def product(bits: int, layer: int, taken: str, made: str) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
-    """One layer, and its weights."""
+    """Return one layer and its weights."""
     chance = np.random.default_rng(layer)
     at = f"{layer}"
     if bits == 32:
@@ -202,7 +202,7 @@ def product(bits: int, layer: int, taken: str, made: str) -> tuple[list[onnx.Nod
 
 
 def products(bits: int) -> bytes:
-    """The whole model: ``x`` to ``y``."""
+    """Return the whole model, ``x`` to ``y``."""
     nodes: list[onnx.NodeProto] = []
     weights: dict[str, np.ndarray] = {}
     for layer in range(LAYERS):
@@ -218,7 +218,7 @@ def products(bits: int) -> bytes:
 
 
 def bench_products() -> dict[str, dict[str, float]]:
-    """(c)."""
+    """Measure (c)."""
     results = {}
     for bits in BITS:
         model = products(bits)

@@ -1,22 +1,22 @@
-"""How well a worker keeps time, how little loading hurts, and how far one controller goes.
+"""Punctuality of a worker, the effect of loading on inferences, and the capacity of one controller.
 
     python benchmarks/bench_worker.py --json worker.json
 
 Real devices: this program is the controller of one ``clockwork worker`` process with one device, whose inferences run
-on the last core; it keeps off that core. Emulated devices: see ``fleet.py``. Both of a pair are measured in turns
-within one run. Keys:
+on the last core; the program itself does not use that core. For emulated devices see ``fleet.py``. Both of a pair are
+measured in turns within one run. Keys:
 
 start_lateness_ms_p99_idle     from ``earliest`` to the start of an Infer, on a worker with nothing else to do
-start_lateness_ms_p99_busy     the same while the link carries 2,000 other messages/s and a model loads over and over
-throughput_vs_bare             squeezenet back to back, against a bare loop of ONNX Runtime on the same core
-p99_ratio_while_loading        p99 of squeezenet while resnet50, densenet121 and vgg19 load and unload, against alone
-load_vs_raw_session            LoadWeights of resnet50, against a plain session from its file
-within_estimate                share of Infers that took no longer than the estimate of that moment
+start_lateness_ms_p99_busy     the same while the link carries 2,000 other messages/s and a model loads repeatedly
+throughput_vs_bare             squeezenet back to back, relative to a bare loop of ONNX Runtime on the same core
+p99_ratio_while_loading        p99 of squeezenet while resnet50, densenet121 and vgg19 load and unload, relative to idle
+load_vs_raw_session            LoadWeights of resnet50, relative to a plain session from its file
+within_estimate                share of Infers that took no longer than their estimate
 estimate_over_actual_mean      the mean of estimate / actual
 emulated_goodput               32 emulated devices at 80 % of their capacity (at batch size 1): share in time
-controller_us_per_request      CPU time of the controller's process there
-worker_us_per_request          CPU time of the worker's process there
-max_rate_99                    the largest rate (requests/s) of which 99 % were in time
+controller_us_per_request      CPU time of the controller's process in that run
+worker_us_per_request          CPU time of the worker's process in that run
+max_rate_99                    the largest rate (requests/s) at which 99 % were in time
 """
 
 import argparse
@@ -65,14 +65,14 @@ NETWORKS = ("squeezenet", "resnet50", "densenet121", "vgg19")
 LOADED = NETWORKS[1:]
 IMAGE = (spec("data", "FP32", (1, 3, 224, 224)),)
 IMAGE_BYTES = bytes(IMAGE[0].nbytes)
-DEVICE = max(os.sched_getaffinity(0))  # where a worker puts its one device
+DEVICE = max(os.sched_getaffinity(0))  # the core on which a worker puts its device
 OTHERS = os.sched_getaffinity(0) - {DEVICE} or {DEVICE}
 MESSAGES_PER_S = 2000
-BATCH_1_PER_S = 1000 / 2.73  # of resnet50-v100
+BATCH_1_PER_S = 1000 / 2.73  # size of resnet50-v100
 
 
 class Controller:
-    """The other end of a worker's link: sends actions, and gets their results."""
+    """The controller's end of a worker's link: sends actions and receives results."""
 
     def __init__(self) -> None:
         self._connected: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
@@ -80,11 +80,11 @@ class Controller:
         self._ids = 0
 
     def connected(self, connection: Connection) -> None:
-        """The worker is there."""
+        """Note that the worker has connected."""
         self._connected.set_result(connection)
 
     def received(self, connection: Connection, message: Any, payload: Any) -> None:
-        """A result."""
+        """Receive a result."""
         waiting = self._waiting.pop(message.id)
         if not waiting.done():
             waiting.set_result(message)
@@ -94,25 +94,25 @@ class Controller:
         self._connection = await asyncio.wait_for(self._connected, 30)
 
     def next_id(self) -> int:
-        """For an action."""
+        """Return an id for an action."""
         self._ids += 1
         return self._ids
 
     def send(self, action: Action, *payload: bytes) -> "asyncio.Future[Any]":
-        """An action; the result comes."""
+        """Send an action; returns its result."""
         waiting = self._waiting[action.id] = asyncio.get_running_loop().create_future()
         self._connection.send(action, payload)
         return waiting
 
     async def ask(self, action: Action, *payload: bytes) -> Any:
-        """An action that has to succeed."""
+        """Send an action that must succeed."""
         result = await self.send(action, *payload)
         if isinstance(result, ErrorResult):
             raise SystemExit(f"{action}: {result.message}")
         return result
 
     def infer(self, model: str, earliest: Nanos = 0) -> "asyncio.Future[InferResult]":
-        """One image."""
+        """Execute one image."""
         action = Infer(self.next_id(), 0, model, (InferInput(1, 1, IMAGE),), earliest)
         return self.send(action, IMAGE_BYTES)
 
@@ -147,7 +147,7 @@ async def a_worker(root: Path) -> AsyncIterator[Controller]:
 
 @asynccontextmanager
 async def meanwhile(controller: Controller, *jobs: Any) -> AsyncIterator[None]:
-    """Things that go on at the side until the block ends."""
+    """Run these tasks in the background until the block ends."""
     over = asyncio.Event()
     tasks = [asyncio.ensure_future(job(controller, over)) for job in jobs]
     try:
@@ -158,7 +158,7 @@ async def meanwhile(controller: Controller, *jobs: Any) -> AsyncIterator[None]:
 
 
 async def load_and_unload(controller: Controller, over: asyncio.Event) -> None:
-    """The larger networks, over and over."""
+    """Load and unload the larger networks repeatedly."""
     while not over.is_set():
         for name in LOADED:
             await controller.ask(LoadWeights(controller.next_id(), 0, name))
@@ -166,7 +166,7 @@ async def load_and_unload(controller: Controller, over: asyncio.Event) -> None:
 
 
 async def chatter(controller: Controller, over: asyncio.Event) -> None:
-    """Other messages: questions that the worker has to answer."""
+    """Send other messages, which the worker must answer."""
     due = time.monotonic()
     while not over.is_set():
         controller.send(GetWorkerState(controller.next_id()))
@@ -185,7 +185,7 @@ async def lateness(controller: Controller, count: int) -> list[float]:
 
 
 async def bench_lateness(controller: Controller, count: int) -> dict[str, float]:
-    """Idle and busy, in turns."""
+    """Measure idle and busy in turns."""
     idle: list[float] = []
     busy: list[float] = []
     for _ in range(4):
@@ -228,7 +228,7 @@ def bare_loop(session: onnxruntime.InferenceSession, seconds: float) -> float:
 
 
 async def bench_throughput(controller: Controller, root: Path, seconds: float, rounds: int) -> dict[str, float]:
-    """Each served turn against the mean of the bare ones before and after it."""
+    """Compare each served turn with the mean of the bare turns before and after it."""
     session = raw_session(root / "squeezenet.onnx")
     bare_loop(session, seconds / 4)
     bare = [bare_loop(session, seconds)]
@@ -244,7 +244,7 @@ async def bench_throughput(controller: Controller, root: Path, seconds: float, r
 
 
 async def latencies(controller: Controller, seconds: float) -> list[float]:
-    """Milliseconds from sending to result of squeezenet, one at a time, at two thirds of what the device can do."""
+    """Milliseconds from sending to result of squeezenet, one at a time, at two thirds of the device's capacity."""
     found = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -256,7 +256,7 @@ async def latencies(controller: Controller, seconds: float) -> list[float]:
 
 
 async def bench_loading(controller: Controller, seconds: float, rounds: int) -> dict[str, float]:
-    """Alone and beside loading, in turns."""
+    """Measure alone and during loading, in turns."""
     alone: list[float] = []
     beside: list[float] = []
     ratios = []
@@ -276,7 +276,7 @@ async def bench_loading(controller: Controller, seconds: float, rounds: int) -> 
 
 
 async def bench_load(controller: Controller, root: Path, rounds: int) -> dict[str, float]:
-    """LoadWeights and raw sessions, in turns; the raw one where the LOAD lane runs."""
+    """Measure LoadWeights and raw sessions in turns; the raw ones on the core of the LOAD lane."""
     loads, raws = [], []
     for _ in range(rounds):
         result = await controller.ask(LoadWeights(controller.next_id(), 0, "resnet50"))
@@ -293,14 +293,14 @@ async def bench_load(controller: Controller, root: Path, rounds: int) -> dict[st
 
 
 def raw_session(path: Path) -> onnxruntime.InferenceSession:
-    """As anybody would make it, with one thread."""
+    """Create a plain session with one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 async def bench_estimates(root: Path, seconds: float) -> dict[str, float]:
-    """A whole server under half its load; what its scheduler expected of each Infer, from its own records."""
+    """Run a whole server at half of its capacity; compare the estimates of its scheduler with the results."""
     command = [
         fleet.CLOCKWORK,
         "serve",
@@ -335,7 +335,7 @@ async def _estimates(client: AsyncClient, seconds: float) -> dict[str, float]:
 
 
 def bench_emulated(seconds: float) -> dict[str, Any]:
-    """80 % of the capacity; then higher and higher until 99 % is not held twice."""
+    """Measure 80 % of the capacity, then raise the rate until it falls below 99 % twice."""
     results: dict[str, Any] = {}
     with fleet.fleet(32) as running:
         at_80 = fleet.play(running, round(0.8 * 32 * BATCH_1_PER_S), seconds)
@@ -355,12 +355,12 @@ def bench_emulated(seconds: float) -> dict[str, Any]:
 
 
 def p(values: list[float], percent: float) -> float:
-    """A percentile."""
+    """Return a percentile."""
     return round(float(np.percentile(values, percent)), 4)
 
 
 async def main() -> None:
-    """All of it, or the parts asked for."""
+    """Run all parts, or those of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
     parser.add_argument("--seconds", type=float, default=4.0, help="per measurement (default: 4)")
@@ -394,7 +394,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    shorten_time_slice()  # as a controller does
+    shorten_time_slice()  # as in a controller
     with suppress(KeyboardInterrupt):
         uvloop.run(main())
     sys.stdout.flush()

@@ -1,9 +1,9 @@
-"""Ten times as many models as a GPU's weights cache has room for, served for a while; part of ``bench_cuda.py``.
+"""Serve ten times as many models as fit into a GPU's weights cache; part of ``bench_cuda.py``.
 
-Controller, worker and clients are in one process. The models are copies of one file: each has pages of its own, and is
-loaded in earnest (`docs/gpu.md`). Keys: goodput (answers within the SLO, per second), refused and failed requests,
-loads, the share of inferences that took no longer than estimated, estimate / actual, and what of the device's memory
-was free before and after.
+Controller, worker and clients are in one process. The models are copies of one file. Each has its own pages, into which
+its weights are copied (`docs/gpu.md`). Keys: goodput (successes within the SLO, per second), refused and failed
+requests, loads, the share of inferences that took no longer than estimated, estimate / actual, and the device's free
+memory before and after.
 """
 
 import asyncio

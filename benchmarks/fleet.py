@@ -2,8 +2,8 @@
 
     python benchmarks/fleet.py --devices 32 --rate 5000
 
-Prints one run as JSON: the share of the requests that were in time, and the CPU time that each process spent on each
-request. The load generator is a third process and goes wherever there is room.
+Prints one run as JSON: the share of requests in time, and the CPU time of each process for each request. The load
+generator is a third process that the kernel places freely.
 """
 
 import argparse
@@ -43,7 +43,7 @@ rate = {rate}
 
 @dataclass
 class Fleet:
-    """What runs."""
+    """The processes of a run."""
 
     address: str
     controller: int
@@ -58,7 +58,7 @@ def cpu_s(pid: int) -> float:
 
 @contextmanager
 def fleet(devices: int) -> Iterator[Fleet]:
-    """A controller that serves, and its worker, each on a core of its own."""
+    """Start a controller and its worker, each on its own core."""
     with tempfile.TemporaryDirectory() as directory, (Path(directory) / "log").open("w") as log:
         command = [CLOCKWORK, "controller", "--listen=127.0.0.1:0", "--http=none", "--worker-listen=127.0.0.1:0"]
         with started([*command, "--no-profile-cache", "--load-timeout=1s"], CORES[0], log) as controller:
@@ -70,7 +70,7 @@ def fleet(devices: int) -> Iterator[Fleet]:
 
 
 def play(fleet: Fleet, rate: float, seconds: float = 8, seed: int = 1) -> dict[str, Any]:
-    """One run of Poisson arrivals at ``rate`` requests a second, their inputs made by the worker."""
+    """Run Poisson arrivals at ``rate`` requests/s; the worker generates the inputs."""
     with tempfile.TemporaryDirectory() as directory:
         scenario, out = Path(directory) / "scenario.toml", Path(directory) / "out.json"
         scenario.write_text(SCENARIO.format(duration=seconds + 1, slo=SLO_MS, models=MODELS, rate=rate))
@@ -85,7 +85,7 @@ def play(fleet: Fleet, rate: float, seconds: float = 8, seed: int = 1) -> dict[s
             f"--json={out}",
         ]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
-        if done.returncode:  # requests came faster than they could be read
+        if done.returncode:  # requests arrived faster than they were read
             return {"rate": rate, "in_time_share": 0.0, "failed": done.stderr.strip()}
         spent = cpu_s(fleet.controller) - before[0], cpu_s(fleet.worker) - before[1]
         row = json.loads(out.read_text())["rows"][0]
@@ -105,7 +105,7 @@ def play(fleet: Fleet, rate: float, seconds: float = 8, seed: int = 1) -> dict[s
 
 @contextmanager
 def started(command: list[str], core: int, log: Any) -> Iterator[subprocess.Popen[str]]:
-    """A process on a core."""
+    """Start a process on a core."""
     process = subprocess.Popen(["taskset", "-c", str(core), *command], stdout=subprocess.DEVNULL, stderr=log, text=True)
     try:
         yield process
@@ -115,7 +115,7 @@ def started(command: list[str], core: int, log: Any) -> Iterator[subprocess.Pope
 
 
 def said(log: Any, process: subprocess.Popen[str], what: str) -> str:
-    """The address in a line of the controller's log: of clients, or (``*``) of workers."""
+    """Return the address in a line of the controller's log: for clients, or for workers (``*``)."""
     end = time.monotonic() + 20
     while time.monotonic() < end and process.poll() is None:
         for line in Path(log.name).read_text().splitlines():
@@ -127,7 +127,7 @@ def said(log: Any, process: subprocess.Popen[str], what: str) -> str:
 
 
 def run(*command: str) -> None:
-    """A command that has to succeed."""
+    """Run a command that must succeed."""
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}: {done.stdout}{done.stderr}")

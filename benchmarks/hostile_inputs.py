@@ -3,7 +3,7 @@
     python benchmarks/hostile_inputs.py NAME HTTP GRPC NATIVE
 
 prepares what NAME sends, prints ``ready``, waits for a line on stdin, sends it, and prints how often each status came
-back. It runs beside the process that measures, so that its own work delays no measurement.
+back. It is a separate process, so that its work does not delay measurements.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class Where:
 def build_models(directory: Path) -> list[Path]:
     """``row`` copies FP32[-1,-1], ``ints`` INT32[-1,-1], and ``many`` four inputs like ``row``'s.
 
-    ``zeros`` makes as many FP32 as its input, one INT64, says.
+    ``zeros`` makes as many FP32 as its input, one INT64, specifies.
     """
     kinds = {"row": (TensorProto.FLOAT, 1), "ints": (TensorProto.INT32, 1), "many": (TensorProto.FLOAT, INPUTS_OF_MANY)}
     paths = []
@@ -63,7 +63,7 @@ def build_models(directory: Path) -> list[Path]:
 
 
 def build_zeros(directory: Path) -> Path:
-    """See `build_models`."""
+    """Build the model ``zeros`` of `build_models`."""
     x = helper.make_tensor_value_info("x", TensorProto.INT64, [1])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["count"])
     graph = helper.make_graph([helper.make_node("ConstantOfShape", ["x"], ["y"])], "zeros", [x], [y])
@@ -73,7 +73,7 @@ def build_zeros(directory: Path) -> Path:
 
 
 def post(path: str, body: bytes, **headers: object) -> bytes:
-    """A whole request."""
+    """Return a whole request."""
     lines = [f"POST {path} HTTP/1.1", "Host: here", f"Content-Length: {len(body)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
@@ -186,13 +186,13 @@ def compressed_right() -> Callable[[Where], Awaitable[Counter[str]]]:
 
 
 def large_answer() -> Callable[[Where], Awaitable[Counter[str]]]:
-    """A few bytes whose answer has 15 Mi elements, and is wanted in JSON."""
+    """A few bytes that request a JSON response with 15 Mi elements."""
     request = post("/v2/models/zeros/infer", in_json([1], b"[%d]" % (15 * MIB), "INT64"))
     return lambda where: ask_http(where, request)
 
 
 def large_answer_right() -> Callable[[Where], Awaitable[Counter[str]]]:
-    """800,000 elements whose answer is 15 MB of JSON."""
+    """800,000 elements whose response is 15 MB of JSON."""
     request = in_binary("row", struct.pack("<f", 0.1) * 800_000, 800_000)
     return lambda where: ask_http(where, request)
 
@@ -212,7 +212,7 @@ def new_names() -> Callable[[Where], Awaitable[Counter[str]]]:
 
 
 async def ask_many(where: Where, requests: Iterator[bytes]) -> Counter[str]:
-    """A few at a time; each connection asks one after the other."""
+    """Send a few at a time; each connection sends one after the other."""
     found: Counter[str] = Counter()
 
     async def one() -> None:
@@ -264,7 +264,7 @@ ONCE = ("new_shapes", "new_names")
 
 
 async def main(name: str, where: Where) -> None:
-    """Prepare, wait, send, and print what came back."""
+    """Prepare, wait, send, and print the statuses."""
     send = INPUTS[name]()
     print("ready", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)

@@ -3,8 +3,8 @@
 A connection does what a gRPC client does. The deadline goes as ``grpc-timeout``, less the time that the request waited
 in the client. The headers that never change enter the server's HPACK table with the first request, and are indices
 after it. The server's SETTINGS and flow-control windows hold; a request that finds no stream free waits in the client.
-Two things differ. A call whose deadline passes is not cancelled, so that a late or missing answer is seen. The server
-may keep no HPACK table for its answers (SETTINGS_HEADER_TABLE_SIZE is 0), so that trailers can be read without
+Two things differ. A call whose deadline passes is not cancelled, so that a late or missing response is noticed. The
+server may keep no HPACK table for its responses (SETTINGS_HEADER_TABLE_SIZE is 0), so that trailers can be read without
 decoding.
 """
 
@@ -16,6 +16,7 @@ from load_ledger import BROKEN, REFUSED, TIMED_OUT, Ledger
 from load_loop import MAX_RECONNECTS, Link, Wire
 
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
+from clockwork.grpc_frontend.raw_contents import varint
 from clockwork.units import MILLISECOND
 
 CONNECTIONS = 8
@@ -34,10 +35,10 @@ U32 = struct.Struct(">I")
 
 DEFAULT_WINDOW = 65_535
 RECEIVE_WINDOW = 1 << 30
-"""Of a connection; a stream keeps the default, which no answer here reaches."""
+"""Receive window of a connection; a stream keeps the default, which no response here reaches."""
 
 TABLE_BYTES = 1024
-"""The least HPACK table of the server in which the headers that never change fit."""
+"""Smallest HPACK table of the server that holds the constant headers."""
 
 QUEUE_BYTES = 1 << 18
 """Bytes of tensors that are cut into frames ahead of the socket."""
@@ -77,12 +78,12 @@ def fixed_headers(authority: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def timeout_header(left: int) -> bytes:
-    """``grpc-timeout`` for so many nanoseconds, in whole milliseconds; it is not indexed."""
+    """Return ``grpc-timeout`` for this time in ns, in whole milliseconds; it is not indexed."""
     return literal(b"\x00", b"grpc-timeout", b"%dm" % max(1, left // MILLISECOND))
 
 
 def message_in(block: bytes) -> str:
-    """The beginning of ``grpc-message`` in trailers without Huffman's code; empty if there is none."""
+    """Return the beginning of ``grpc-message`` in trailers without Huffman coding; empty if there is none."""
     _, found, after = block.partition(b"grpc-message")
     return after[1 : 1 + min(after[0] & 0x7F, MAX_MESSAGE)].decode("latin-1") if found and after else ""
 
@@ -157,7 +158,7 @@ class GrpcLink(Link):
         return first
 
     def upload(self) -> None:
-        """Send of the waiting messages, in their order, what windows and socket take."""
+        """Send as much of the waiting messages, in order, as windows and socket allow."""
         while self.connected and self.idle and not self.closed and self._window > 0 and self._sendable:
             stream, upload = next(iter(self._sendable.items()))
             self.write(*self._chunks(upload))
@@ -261,7 +262,7 @@ class GrpcLink(Link):
 
     def _trailers(self, stream: int, block: bytes, now: int) -> None:
         at = block.find(STATUS)
-        if at < 0:  # written in a way that is not readable here: a message means success
+        if at < 0:  # the status is not readable here; a message means success
             self._finish(stream, None if stream in self._messages else REFUSED, now)
             return
         at += len(STATUS)
@@ -277,11 +278,11 @@ class GrpcLink(Link):
             self._finish(stream, TIMED_OUT if over else f"grpc-status {status} {message_in(block)}", now)
 
     def _is_over(self, stream: int, now: int) -> bool:
-        """Whether the call's deadline has passed: then the server may cancel it, and a client reports the deadline."""
+        """Whether the call's deadline has passed, so that the server may cancel the call."""
         return self._wire.ledger.stated(self.streams.get(stream, 0), now) < 2 * MILLISECOND
 
     def _finish(self, stream: int, outcome: int | str | None, now: int) -> None:
-        """The call has ended; None: successfully; a text: by an error with this reason."""
+        """End the call; ``reason`` is None after a success, else the error."""
         seq = self.streams.pop(stream, None)
         message = self._messages.pop(stream, b"")
         self._uploads.pop(stream, None)
@@ -339,13 +340,3 @@ class GrpcWire(Wire):
             stated = self.ledger.stated
             link.write(b"".join([link.call(seq, stated(seq, now)) for seq in seqs]))
             link.upload()
-
-
-def varint(value: int) -> bytes:
-    """An unsigned integer of protobuf."""
-    made = bytearray()
-    while value > 0x7F:
-        made.append(value & 0x7F | 0x80)
-        value >>= 7
-    made.append(value)
-    return bytes(made)

@@ -58,7 +58,7 @@ class HttpLink(Link):
 
     def on_writable(self) -> None:
         if self._answered and self.idle and not self.closed and self not in self._wire.free:
-            self._wire.free.append(self)  # it was answered before its body was sent, or is new
+            self._wire.free.append(self)  # answered before its body was sent, or new
 
     def _answer(self, seq: int, status: int, body: bytes, now: int) -> None:
         ledger = self._wire.ledger
@@ -88,7 +88,7 @@ class HttpWire(Wire):
 
     @staticmethod
     def _head(address: str, template: Any) -> tuple[bytes, bytes]:
-        """The bytes before and after the SLO, which always takes seven bytes."""
+        """Return the bytes before and after the SLO, which always takes seven bytes."""
         tensor = {"name": template.input, "datatype": "FP32", "shape": template.array.shape}
         tensor["parameters"] = {"binary_data_size": template.array.nbytes}
         described = json.dumps(

@@ -1,4 +1,4 @@
-"""What became of every request of one load: when it was due, when it left, when and how it was answered.
+"""The requests of one load: due time, send time, time and outcome of the response.
 
 Times are nanoseconds of the monotonic clock. A request is known by its sequence number, from 0 on.
 """
@@ -11,16 +11,16 @@ import numpy as np
 NOT_OFFERED, IN_CLIENT, SENT, SUCCESS, REFUSED, TIMED_OUT, BROKEN, EXPIRED, WRONG, ERROR = range(10)
 """Outcomes. IN_CLIENT: due, but not sent. REFUSED: the server does not serve it. TIMED_OUT: the server reports that the
 deadline has passed. BROKEN: the server admitted it and then reported that it will be late. EXPIRED: its deadline passed
-in the client, before a connection was free. WRONG: a success with another answer than the model's. ERROR: the rest."""
+in the client, before a connection was free. WRONG: a success with a wrong output. ERROR: the rest."""
 
 MAX_ANSWERS = 256
-"""Different right answers that are remembered for each template: a batch may change the last bits."""
+"""Limit of different correct responses that are kept for each template; a batch may change the last bits."""
 
 MAX_REASONS = 20
 """Different reasons of errors that are counted."""
 
 TOLERANCE = 1e-3
-"""Relative difference between a right answer and that of bare ONNX Runtime."""
+"""Relative difference between a correct response and the output of bare ONNX Runtime."""
 
 
 @dataclass
@@ -34,18 +34,18 @@ class Template:
 
 
 def check_distinct(templates: list[Template]) -> None:
-    """Raise SystemExit if two templates have the same answer: a mix-up would not be noticed."""
+    """Raise SystemExit if two templates have the same output: a mix-up would not be noticed."""
     for at, one in enumerate(templates):
         for other in templates[:at]:
             if np.allclose(one.expected, other.expected, rtol=10 * TOLERANCE, atol=0):
-                raise SystemExit(f"templates of {one.model} and {other.model} have the same answer; change a seed")
+                raise SystemExit(f"templates of {one.model} and {other.model} have the same output; change a seed")
 
 
 class Ledger:
     """The requests of one load.
 
     ``size`` is the limit of requests. ``slo`` counts from the moment when a request is due. ``allowance`` is the part
-    of it that the client keeps for the ways there and back. ``kinds`` has the template of each request, repeated.
+    of it that the client keeps for the network. ``kinds`` has the template of each request, repeated.
     """
 
     def __init__(self, size: int, templates: list[Template], kinds: bytes, slo: int, allowance: int) -> None:
@@ -58,15 +58,15 @@ class Ledger:
         self.answered = array("q", bytes(8 * size))
         self.outcome = bytearray(size)
         self.open = 0  #: requests taken up and not finished
-        self.double = 0  #: answers to requests that had one already
-        self.unknown = 0  #: answers to requests that were never sent
+        self.double = 0  #: second responses to a request
+        self.unknown = 0  #: responses to requests that were never sent
         self.reasons: dict[str, int] = {}  #: of errors
         self.kind = (kinds * (size // len(kinds) + 1))[:size]
         self.answer_bytes = [template.expected.nbytes for template in templates]
         self._right = [{template.expected.tobytes()} for template in templates]
 
     def offer(self, begin: int, end: int, now: int) -> None:
-        """The generator takes up the requests ``begin`` to ``end``."""
+        """Take up the requests ``begin`` to ``end``."""
         for seq in range(begin, end):
             self.behind[seq] = now - self.due[seq]
             self.outcome[seq] = IN_CLIENT
@@ -77,7 +77,7 @@ class Ledger:
         return self.due[seq] + self.slo - self.allowance - now
 
     def succeed(self, seq: int, answer: bytes, now: int) -> None:
-        """A success came, with these bytes of output."""
+        """Note a success with these bytes of output."""
         if 0 <= seq < self.size:
             kind = self.kind[seq]
             right = answer in self._right[kind] or self._check(kind, answer)
@@ -86,7 +86,7 @@ class Ledger:
             self.unknown += 1
 
     def finish(self, seq: int, outcome: int, now: int) -> None:
-        """The request has ended; a second answer is counted, and changes nothing else."""
+        """End a request; a second response is only counted."""
         if not 0 <= seq < self.size or not self.outcome[seq]:
             self.unknown += 1
         elif self.outcome[seq] > SENT:
@@ -97,7 +97,7 @@ class Ledger:
             self.open -= 1
 
     def fail(self, seq: int, reason: str, now: int) -> None:
-        """The request has ended with an error; reasons are counted."""
+        """End a request with an error; reasons are counted."""
         if reason in self.reasons or len(self.reasons) < MAX_REASONS:
             self.reasons[reason] = self.reasons.get(reason, 0) + 1
         self.finish(seq, ERROR, now)
@@ -149,5 +149,5 @@ class Columns:
         return self.count(SUCCESS) - int(self.in_time().sum())
 
     def behind_ms(self) -> list[float]:
-        """How late the generator took up each request that it offered."""
+        """Lateness of the generator for each request that it offered."""
         return list(self.behind[self.outcome != NOT_OFFERED] / 1e6)

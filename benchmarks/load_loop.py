@@ -1,4 +1,4 @@
-"""The loop of a load generator: takes up requests when they are due, sends them, and receives the answers.
+"""The loop of a load generator: takes up requests when they are due, sends them, and receives the responses.
 
 One thread, without asyncio: a request over the native protocol costs the generator a few microseconds. The generator
 stays on schedule whatever the server does. If the generator itself is more than `MAX_BEHIND` late, it does not offer
@@ -39,7 +39,7 @@ RECEIVE_BYTES = 1 << 18
 MAX_PIECES = 64  # of one sendmsg
 
 MAX_RECONNECTS = 10_000
-"""Connections that one load may open in place of those that the server closed."""
+"""Limit of connections that one load may open to replace connections that the server closed."""
 
 
 class Link:
@@ -66,7 +66,7 @@ class Link:
         return not self._queue
 
     def write(self, *parts: Any) -> None:
-        """Send now what the socket takes, and the rest when it takes more."""
+        """Send as much as the socket accepts now, and the rest later."""
         if self.connected and not self._queue and len(parts) == 1:
             try:
                 sent = self._socket.send(parts[0])
@@ -80,7 +80,7 @@ class Link:
             self.flush()
 
     def flush(self) -> None:
-        """Send what the socket takes."""
+        """Send as much as the socket accepts."""
         queue = self._queue
         try:
             while queue:
@@ -97,7 +97,7 @@ class Link:
         self._watch(select.EPOLLIN | select.EPOLLOUT if queue else select.EPOLLIN)
 
     def ready(self, events: int) -> None:
-        """The poller reports events."""
+        """Handle events of the poller."""
         if events & select.EPOLLOUT and not self.closed:
             if not self.connected:
                 if failed := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -124,7 +124,7 @@ class Link:
             self.lose("the server closed the connection")
 
     def lose(self, reason: str) -> None:
-        """The connection has ended; its open requests fail."""
+        """End the connection; its open requests fail."""
         if not self.closed:
             self.close()
             now = time.monotonic_ns()
@@ -133,7 +133,7 @@ class Link:
             self.wire.lost(self)
 
     def close(self) -> None:
-        """Close without a word."""
+        """Close the socket."""
         if not self.closed:
             self.closed = True
             self.wire.poller.unregister(self.fd)
@@ -145,13 +145,13 @@ class Link:
             self._interest = interest
             self.wire.poller.modify(self.fd, interest)
 
-    # What a protocol adds:
+    # Implemented by protocols:
 
     def on_writable(self) -> None:
-        """The socket takes more."""
+        """Handle that the socket accepts more."""
 
     def on_data(self, data: bytes, now: int) -> None:
-        """Bytes came."""
+        """Handle received bytes."""
         raise NotImplementedError
 
     def unanswered(self) -> list[int]:
@@ -172,11 +172,11 @@ class Wire:
         self.reconnects = 0
 
     def add(self, link: Link) -> None:
-        """Keep a connection that was made."""
+        """Keep a new connection."""
         self.links[link.fd] = link
 
     def lost(self, link: Any) -> None:
-        """A connection has ended."""
+        """Forget a connection that has ended."""
         self.links.pop(link.fd, None)
         self.reconnects += 1
 
@@ -200,7 +200,7 @@ class Wire:
             ledger.finish(backlog.popleft(), EXPIRED, now)
 
     def send(self, now: int) -> None:
-        """Send from the backlog what the connections take."""
+        """Send as many requests of the backlog as the connections accept."""
         raise NotImplementedError
 
     def turn(self, wait: int) -> None:
@@ -228,7 +228,7 @@ def _without_collector() -> Iterator[None]:
 
 
 def open_loop(wire: Wire, schedule: np.ndarray, patience: int) -> int:
-    """Offer each request of the ledger at its moment, ns after the start, which is returned.
+    """Offer each request of the ledger at its due time, in ns after the start; returns the start.
 
     Ends when every request is finished, or ``patience`` after the last one was due.
     """
@@ -255,7 +255,7 @@ def open_loop(wire: Wire, schedule: np.ndarray, patience: int) -> int:
 
 
 def closed_loop(wire: Wire, in_flight: int, duration: int, patience: int) -> tuple[int, int]:
-    """Keep ``in_flight`` requests open for ``duration``; returns start and end, in ns, of the time that counts."""
+    """Keep ``in_flight`` requests open for ``duration``; returns start and end of the measured time, in ns."""
     ledger, taken = wire.ledger, 0
     with _without_collector():
         start = time.monotonic_ns()

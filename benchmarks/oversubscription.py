@@ -2,9 +2,9 @@
 
     python benchmarks/oversubscription.py --seconds 120 --json oversubscription.json
 
-Nine of ten requests find their model's weights evicted: they are loaded, and those least recently used are evicted (the
-scheduler ``simple``). Prints loads, evictions, goodput (answers within the SLO per second), and the resident memory of
-the worker in the first and the last third; it must not grow.
+The weights of nine of ten requests are not in the cache: they are loaded, and the least recently used ones are evicted
+(scheduler ``simple``). Prints loads, evictions, goodput (successes within the SLO per second), and the worker's
+resident memory in the first and last third of the run, which must not grow.
 """
 
 import argparse
@@ -32,11 +32,11 @@ TIMES = 10
 PAGE = 1 << 20
 SLO = 0.5
 OUTSTANDING = 4
-WARM_UP = 10.0  # seconds; its levels are not counted
+WARM_UP = 10.0  # seconds; memory in this time is not counted
 
 
 def resident(pid: int) -> float:
-    """MB."""
+    """Return the resident memory of a process in MB."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found is not None
     return int(found[1]) * 1024 / 1e6
@@ -47,7 +47,7 @@ def child_of(pid: int) -> int:
 
 
 class Load:
-    """Clients that ask models by chance, and what became of it."""
+    """Clients that send requests to random models, with their outcomes."""
 
     def __init__(self, names: list[str], seconds: float) -> None:
         self.names = names
@@ -94,7 +94,7 @@ async def measure(address: str, worker: int, seconds: float) -> dict[str, float]
         "cache_mb": gpu.total_pages * PAGE / 1e6,
         "requests": len(load.latencies) + load.failures,
         "loads": loads,
-        "evictions": loads,  # the cache was full before, and is full
+        "evictions": loads,  # the cache was and is full
         "goodput_per_s": round(sum(it <= SLO for it in load.latencies) / seconds, 1),
         "failures": load.failures,
         "latency_ms_p50": round(statistics.median(load.latencies) * 1e3, 1),

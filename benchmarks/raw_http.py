@@ -1,4 +1,4 @@
-"""HTTP/1.1 without a library: what a client costs is not what is measured."""
+"""HTTP/1.1 without a library, so that the cost of a client library is not measured."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ LENGTH = b"\r\ncontent-length: "
 
 
 def infer_request(address: str, model: str, inputs: np.ndarray, slo_ms: float) -> bytes:
-    """A whole request, with its tensor and its answer's in binary."""
+    """Return a whole request; the tensors of request and response are binary."""
     parameters = {"binary_data_output": True, "slo_ms": slo_ms}
     size = {"binary_data_size": inputs.nbytes}
     tensor = {"name": "data", "datatype": "FP32", "shape": inputs.shape, "parameters": size}
@@ -24,18 +24,18 @@ def infer_request(address: str, model: str, inputs: np.ndarray, slo_ms: float) -
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time."""
+    """A connection that sends one request at a time."""
 
     def __init__(self) -> None:
         self._received = bytearray()
         self._answer: asyncio.Future[int] | None = None
-        self.body = b""  #: of the last answer
+        self.body = b""  #: body of the last response
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
     def ask(self, request: bytes) -> "asyncio.Future[int]":
-        """The status of its answer."""
+        """Send a request; returns the status of its response."""
         self._received.clear()
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(request)
@@ -59,16 +59,16 @@ class Connection(asyncio.Protocol):
 
 
 async def connect(address: str) -> Connection:
-    """A connection to ``HOST:PORT``."""
+    """Connect to ``HOST:PORT``."""
     host, _, port = address.rpartition(":")
     return (await asyncio.get_running_loop().create_connection(Connection, host, int(port)))[1]
 
 
 async def closed_loop(address: str, request: bytes, connections: int, duration: float) -> tuple[float, list[float]]:
-    """Requests per second, and the latencies in ms.
+    """Run a closed loop; returns requests per second and the latencies in ms.
 
     Raises:
-        RuntimeError: an answer is no success.
+        RuntimeError: a response is not a success.
     """
     latencies: list[float] = []
     made = [await connect(address) for _ in range(connections)]

@@ -1,4 +1,4 @@
-"""What benchmarks of a server share: the server on its cores, loads, and how results are told."""
+"""Shared parts of the benchmarks of a server: the server on its cores, loads, and the output of results."""
 
 import argparse
 import asyncio
@@ -32,7 +32,7 @@ CLOCKWORK = str(Path(sys.executable).with_name("clockwork"))
 
 @dataclass
 class Served:
-    """A server that serves, and where; "" where it does not."""
+    """A running server and its addresses; "" for protocols that are off."""
 
     process: "subprocess.Popen[str]"
     native: str = ""
@@ -40,7 +40,7 @@ class Served:
     grpc: str = ""
 
     def pids(self) -> list[int]:
-        """Of all its processes."""
+        """Processor time of all processes of the server."""
         found = [self.process.pid]
         for pid in found:
             found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
@@ -55,7 +55,7 @@ class Served:
         return self._sum(lambda pid: _status_kib(pid, "VmHWM"))
 
     def _sum(self, kib: Callable[[int], int]) -> float:
-        """Of all processes, in MB; a process that has just ended counts as 0."""
+        """Return the memory of all processes in MB; a process that has just ended counts as 0."""
         total = 0
         for pid in self.pids():
             with suppress(OSError):
@@ -63,7 +63,7 @@ class Served:
         return total * 1024 / 1e6
 
     def forget_peak(self) -> None:
-        """Let `peak_rss_mb` begin anew (proc(5), clear_refs)."""
+        """Reset `peak_rss_mb` (proc(5), clear_refs)."""
         for pid in self.pids():
             with suppress(OSError):
                 Path(f"/proc/{pid}/clear_refs").write_text("5")
@@ -73,9 +73,9 @@ class Served:
 def running(
     command: list[str], on: Iterable[int], *, session: bool = False, log: Path | None = None
 ) -> Iterator["subprocess.Popen[str]"]:
-    """A process confined to cores ``on``; it is stopped at the end, and killed if it does not stop.
+    """Run a process on cores ``on``; at the end it is stopped, or killed if it does not stop.
 
-    ``session`` gives it a session of its own, as systemd and containers do; ``log`` is the file for its stderr.
+    ``session`` starts it in its own session, as systemd and containers do; ``log`` is the file for its stderr.
     """
     with ExitStack() as stack:
         stderr = stack.enter_context(log.open("w")) if log is not None else None
@@ -108,7 +108,7 @@ def started(
 def serving(
     *arguments: object, on: Iterable[int], here: Iterable[int], session: bool = False, log: Path | None = None
 ) -> Iterator[Served]:
-    """`started`, and serving; this process runs on ``here`` meanwhile."""
+    """As `started`, but wait until it serves; this process runs on ``here`` meanwhile."""
     with started(*arguments, on=on, session=session, log=log) as process:
         served = Served(process)
         watchdog = threading.Timer(START_LIMIT, process.kill)
@@ -123,7 +123,7 @@ def serving(
 
 
 def _read(served: Served) -> None:
-    """One line of what the server says of itself."""
+    """Read one line of the server's output."""
     assert served.process.stdout is not None
     line = served.process.stdout.readline()
     match line.split():
@@ -150,7 +150,7 @@ def _pss_kib(pid: int) -> int:
 async def closed_loop(
     ask: Callable[[], Awaitable[object]], outstanding: int, duration: float
 ) -> tuple[float, list[float]]:
-    """``outstanding`` clients for ``duration`` seconds: requests per second, and the latencies in ms."""
+    """Run ``outstanding`` clients for ``duration`` seconds; returns requests per second and the latencies in ms."""
     latencies: list[float] = []
     begin = time.perf_counter()
 
@@ -179,7 +179,7 @@ class Bare:
         return output
 
     def run(self, duration: float, core: int) -> list[float]:
-        """Latencies in ms of a loop of ``duration`` seconds on a core."""
+        """Run a loop of ``duration`` seconds on a core; returns the latencies in ms."""
         latencies = []
         with confined({core}):
             end = time.perf_counter() + duration
@@ -190,17 +190,17 @@ class Bare:
 
 
 def p(values: list[float], percent: float) -> float:
-    """A percentile."""
+    """Return a percentile."""
     return round(float(np.percentile(values, percent)), 3) if values else 0.0
 
 
 def median(values: list[float]) -> float:
-    """The middle one."""
+    """Return the median."""
     return round(statistics.median(values), 3)
 
 
 def options(doc: str | None, *, seconds: float = 3.0, rounds: int) -> argparse.ArgumentParser:
-    """The options that these benchmarks have in common."""
+    """Add the options that these benchmarks share."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
     parser.add_argument("--seconds", type=float, default=seconds, help=f"per measurement (default: {seconds:g})")
@@ -209,12 +209,12 @@ def options(doc: str | None, *, seconds: float = 3.0, rounds: int) -> argparse.A
 
 
 def machine() -> dict[str, Any]:
-    """Where it was measured."""
+    """Describe the machine."""
     return {"machine": f"{os.cpu_count()} cores, {OnnxRuntime().device_kind}"}
 
 
 def tell(results: Mapping[str, Any], file: Path | None) -> None:
-    """Print, and write, the results."""
+    """Print and write the results."""
     text = json.dumps(results, indent=1)
     print(text)
     if file is not None:

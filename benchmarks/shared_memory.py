@@ -1,9 +1,9 @@
-"""What system shared memory could save a local client: a tensor's way over loopback TCP, against one copy each way.
+"""Possible savings of shared memory for a local client: a tensor over loopback TCP, and by one copy on each side.
 
-Two processes, as a client and a server are. TCP: the sender writes the tensor to a socket, the receiver reads it into a
-buffer of its own, and answers with one byte. Shared memory: the sender copies the tensor into a region and says so with
-one byte over the same socket, and the receiver copies it out (it has to: the client may overwrite it while the request
-waits). The difference is the most that shared memory could take off a request's latency.
+Two processes stand for client and server. TCP: the sender writes the tensor to a socket; the receiver reads it into a
+buffer and responds with one byte. Shared memory: the sender copies the tensor into a region and sends one byte over the
+same socket; the receiver copies the tensor, because the client may overwrite it while the request waits. The difference
+is the most that shared memory could reduce a request's latency.
 """
 
 import argparse
@@ -21,7 +21,7 @@ WARMUPS = 200
 
 
 def receive(port: int, region: str, rounds: int, shared: bool) -> None:
-    """Take the tensor ``rounds`` times, and say each time that it is there."""
+    """Receive the tensor ``rounds`` times; confirm each one."""
     memory = SharedMemory(region)
     assert memory.buf is not None
     buffer = bytearray(SIZE)
@@ -41,7 +41,7 @@ def receive(port: int, region: str, rounds: int, shared: bool) -> None:
 
 
 def measured(shared: bool, memory: SharedMemory) -> list[float]:
-    """Microseconds from the tensor being there at the sender to it being there at the receiver, and said so."""
+    """Return the microseconds from the start of a send to the confirmation of the receiver."""
     assert memory.buf is not None
     tensor = bytes(range(256)) * (SIZE // 256)
     with socket.create_server(("127.0.0.1", 0)) as server:
