@@ -101,7 +101,7 @@ async def run_together(*works: Coroutine[Any, Any, None]) -> None:
 def end_with_parent() -> None:
     """End this process when its stdin is closed.
 
-    The parent holds the other end of stdin; the system closes it whatever way the parent dies. This process then gets
+    The parent holds the other end of stdin; the system closes it however the parent dies. This process then gets
     SIGTERM; if it has not ended after `GRACE` seconds, it exits at once.
     """
     stdin = os.dup(0)  # other code may close or reuse descriptor 0
