@@ -125,7 +125,7 @@ def test_large_tensors_are_copied_once_into_memory_that_a_worker_can_read(sizes:
 
 
 def test_large_tensors_are_copied_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infer, "COPIED", MIN_SPLIT_BYTES)
+    monkeypatch.setattr(infer, "MAX_COPIED", MIN_SPLIT_BYTES)
     memory, tensors = Memory(), (b"1" * (2 * MIN_SPLIT_BYTES + 1), b"2" * MIN_SPLIT_BYTES)
     message, raw = parse(encoded_request(*tensors))
     steps = with_payload(message, raw, request_of(message, raw, 1, None), memory.allocate)

@@ -77,7 +77,7 @@ def test_a_description_that_fails_is_an_error_of_one_request(monkeypatch: pytest
             async with AsyncClient(str(host.client_address)) as client:
                 with monkeypatch.context() as patched:
                     patched.setattr(long_responses, "_encoded", lambda described: 1 / 0)
-                    with pytest.raises(ServerError, match="the server failed; its log says why"):
+                    with pytest.raises(ServerError, match="the server failed; see its log"):
                         await client.status()
                 assert len((await client.status()).models) == len(NAMES)
 

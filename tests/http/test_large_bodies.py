@@ -11,7 +11,7 @@ import pytest
 from client.live import run
 from clockwork.http.asgi import ClientGoneError
 from clockwork.http.config import HttpConfig
-from clockwork.http.receiving import LARGE, BodyQuota, LargeBody
+from clockwork.http.receiving import MIN_LARGE, BodyQuota, LargeBody
 from clockwork.messages.commands import Answer
 from clockwork.net.arrival import Arrivals
 from clockwork.oip.failures import RequestFailedError
@@ -51,7 +51,9 @@ async def in_pieces(peer: Peer, data: bytes, *cuts: int) -> None:
             await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("cut", [0, 1, LENGTH, LARGE, SIZE - 1], ids=["head", "byte", "json", "64 KiB", "all but one"])
+@pytest.mark.parametrize(
+    "cut", [0, 1, LENGTH, MIN_LARGE, SIZE - 1], ids=["head", "byte", "json", "64 KiB", "all but one"]
+)
 def test_a_body_may_arrive_in_any_pieces(cut: int) -> None:
     async def test() -> None:
         async with served(EchoScheduler(), models=("wide.onnx",)) as (peer, *_):
@@ -101,7 +103,7 @@ def test_a_client_that_expects_100_continue_gets_it() -> None:
 def test_a_large_body_that_stops_is_given_up() -> None:
     async def test() -> None:
         async with served(models=("wide.onnx",), http=HttpConfig(body_timeout=0.05)) as (peer, *_):
-            peer.writer.write(head() + BODY[: 2 * LARGE])
+            peer.writer.write(head() + BODY[: 2 * MIN_LARGE])
             answer = await peer.answer()
             assert answer.status == 408
             assert "too slowly" in answer.json()["error"]

@@ -14,7 +14,7 @@ from clockwork.messages.requests import InferResponse, RequestTiming
 from clockwork.messages.tensors import TensorSpec
 from clockwork.oip.binary import InferHead, OutputHead, TensorParameters, inputs_of, parse_infer
 from clockwork.oip.elements import MAX_CLASSES, MAX_TEXTS, SLICE, SLICE_ELEMENTS, Text, add_elements
-from clockwork.oip.outline import LONG, MAX_OUTLINE, outlined
+from clockwork.oip.outline import MAX_OUTLINE, MIN_CUT, outlined
 from clockwork.oip.response import response_body
 from clockwork.steps import Steps, at_once
 from clockwork.units import KIB, MIB
@@ -68,7 +68,7 @@ def test_several_long_inputs_and_short_ones_between_them_are_decoded() -> None:
     long = list(range(30_000))
     tensors = [
         {"name": 'a "[1,2]{', "datatype": "INT32", "shape": [30_000], "data": long},
-        {"name": "b\\", "datatype": "BYTES", "shape": [2], "data": ["[" * LONG, '"]}' * LONG]},
+        {"name": "b\\", "datatype": "BYTES", "shape": [2], "data": ["[" * MIN_CUT, '"]}' * MIN_CUT]},
         {"name": "c", "datatype": "UINT8", "shape": [1], "data": [7]},
         {"name": "d", "datatype": "INT64", "shape": [1, 30_000], "data": [long]},
     ]
@@ -77,7 +77,7 @@ def test_several_long_inputs_and_short_ones_between_them_are_decoded() -> None:
     parsed = at_once(parse_infer(whole, None))
     specs, data_bytes = at_once(inputs_of(parsed))
     assert [spec.name for spec in specs] == ['a "[1,2]{', "b\\", "c", "d"]
-    texts = b"".join(struct.pack("<I", len(text)) + text for text in (b"[" * LONG, b'"]}' * LONG))
+    texts = b"".join(struct.pack("<I", len(text)) + text for text in (b"[" * MIN_CUT, b'"]}' * MIN_CUT))
     assert data_bytes == struct.pack("<30000i", *long) + texts + b"\x07" + struct.pack("<30000q", *long)
 
 

@@ -10,7 +10,7 @@ import pytest
 from cli.processes import Process, save_dense, serve
 from clockwork.clock import Clock
 from clockwork.grpc_frontend import health_pb2 as health
-from clockwork.grpc_frontend.metadata_log import REPORT_EVERY, bad_metadata_counted
+from clockwork.grpc_frontend.metadata_log import MIN_REPORT_INTERVAL, bad_metadata_counted
 from clockwork.grpc_frontend.server import MAX_METADATA_BYTES, MAX_STREAMS
 from clockwork.units import KIB, MIB
 from http2_raw import END_HEADERS, HEADERS, RST_STREAM, Http2, connections, first_headers, frame, later_headers
@@ -102,7 +102,7 @@ def test_other_errors_of_grpcio_are_logged_as_ever(caplog: pytest.LogCaptureFixt
         for _ in range(500):
             report("Invalid encoding on %s", b"\xff")
         report("ExecuteBatchError raised in core by servicer method [%s]", "m")
-        clock.time = REPORT_EVERY
+        clock.time = MIN_REPORT_INTERVAL
         report("Invalid encoding on %s", b"\xff")
     report("Invalid encoding on %s", b"\xff")
     texts = [record.getMessage() for record in caplog.records]

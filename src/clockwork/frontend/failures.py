@@ -20,7 +20,7 @@ def failure_of_error(error: Exception, log: logging.Logger) -> Failure:
         case ConnectionLostError():
             return Failure.from_status(Status.SHUTTING_DOWN, "the server is shutting down")
     log.error("a request failed unexpectedly", exc_info=error)
-    return Failure.from_status(Status.ERROR, "the server failed; its log says why")
+    return Failure.from_status(Status.ERROR, "the server failed; see its log")
 
 
 def failure_of_shed(shed: Shed) -> Failure:

@@ -1,7 +1,7 @@
 """gRPC's health checking protocol, which Kubernetes' gRPC probes, load balancers and grpc_health_probe use.
 
 Each service is SERVING when the server is ready. The server does not announce changes of that, so Watch polls every
-`POLL_EVERY` seconds. The number of calls of Watch is limited.
+`POLL_INTERVAL` seconds. The number of calls of Watch is limited.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 MAX_WATCHERS: Final = 100
 """Calls of Watch at a time; more end with RESOURCE_EXHAUSTED."""
 
-POLL_EVERY: Final = 0.25
+POLL_INTERVAL: Final = 0.25
 """Seconds between two polls of the state for a call of Watch."""
 
 _STATUS: Final = pb.HealthCheckResponse
@@ -70,7 +70,7 @@ class Health:
                 if self._closing.is_set():
                     return
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_EVERY):
+                    async with asyncio.timeout(POLL_INTERVAL):
                         await self._closing.wait()
         finally:
             self._watchers -= 1

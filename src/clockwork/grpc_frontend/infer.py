@@ -26,7 +26,7 @@ NO_PARAMETERS: Final[Mapping[str, Any]] = {}
 MAX_PAYLOAD_BYTES: Final[Bytes] = MAX_FRAME_BYTES - MIB
 """Bytes of one request's tensors, which go to a worker in one frame with its header."""
 
-COPIED: Final[Bytes] = 1 * MIB
+MAX_COPIED: Final[Bytes] = 1 * MIB
 """Bytes that are copied in one step."""
 
 MAX_PARAMETERS: Final = 1024
@@ -186,10 +186,10 @@ def _together(tensors: Sequence[Any], allocate: Allocate | None) -> Steps[Any]:
     at = 0
     for data in tensors:
         view = memoryview(data)
-        for begin in range(0, len(view), COPIED):
+        for begin in range(0, len(view), MAX_COPIED):
             if at:
                 yield
-            piece = view[begin : begin + COPIED]
+            piece = view[begin : begin + MAX_COPIED]
             memory[at : at + len(piece)] = piece
             at += len(piece)
     return memory

@@ -15,7 +15,7 @@ from clockwork.clock import Clock
 from clockwork.host.log_events import event_fields
 from clockwork.units import SECOND, Nanos
 
-REPORT_EVERY: Final[Nanos] = 60 * SECOND
+MIN_REPORT_INTERVAL: Final[Nanos] = 60 * SECOND
 """Minimum time between two log lines about such values."""
 
 _LOGGER: Final = logging.getLogger("grpc._cython.cygrpc")
@@ -39,7 +39,7 @@ class _Counter:
         self._count += 1
         now = self._clock.now()
         if now >= self._next:
-            self._next = now + REPORT_EVERY
+            self._next = now + MIN_REPORT_INTERVAL
             text = "values of gRPC metadata that are not UTF-8 since the last report: %d (clients must send ASCII)"
             log.warning(text, self._count, extra=event_fields("bad_metadata", values=self._count))
             self._count = 0

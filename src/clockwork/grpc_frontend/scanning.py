@@ -23,7 +23,7 @@ MAX_DESCRIPTION: Final[Bytes] = 64 * KIB
 MAX_FIELDS: Final = 2048
 """Fields of a long request, including those of its tensors; a request with 256 tensors has fewer."""
 
-UNSCANNED: Final[Bytes] = 16 * KIB
+MAX_UNSCANNED: Final[Bytes] = 16 * KIB
 """A message of at most this length is parsed without a scan."""
 
 MAX_OTHER_METHOD: Final[Bytes] = 64 * KIB
@@ -42,7 +42,7 @@ def check_infer(data: bytes) -> None:
     Raises:
         InvalidRequestError: the typed contents or the rest are too long.
     """
-    if len(data) > UNSCANNED:
+    if len(data) > MAX_UNSCANNED:
         _Scan(data).request()
 
 

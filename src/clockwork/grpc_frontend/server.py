@@ -64,7 +64,7 @@ IDLE_MS: Final = 600_000
 """Milliseconds after which a connection without calls is closed; a client reconnects when it needs to."""
 
 KEEPALIVE_MS: Final = 60_000
-"""Milliseconds of silence after which the server pings a connection, which is closed if no reply comes."""
+"""Milliseconds of silence after which the server pings a connection, which it closes if it gets no reply."""
 
 HANDSHAKE_MS: Final = 10_000
 """Milliseconds for TLS and the beginning of HTTP/2, and for the reply to a ping."""

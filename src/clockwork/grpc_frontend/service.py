@@ -39,7 +39,7 @@ MAX_STREAM_REQUESTS: Final = 64
 
 FINAL_WANTED: Final = "triton_enable_empty_final_response"
 FINAL: Final = "triton_final_response"
-"""With the first parameter, a client of Triton's asks for the second, which marks the last response to a request. Here
+"""With the first parameter, a client of Triton's requests the second, which marks the last response to a request. Here
 every response is the last."""
 
 

@@ -94,7 +94,7 @@ async def _send_or_fail(connection: Connection, request_id: int, work: Coroutine
         connection.send(ErrorResponse(request_id, Status.ERROR, f"the response cannot be sent: {error}"))
     except Exception:
         log.exception("a status request or a list of models failed")
-        connection.send(ErrorResponse(request_id, Status.ERROR, "the server failed; its log says why"))
+        connection.send(ErrorResponse(request_id, Status.ERROR, "the server failed; see its log"))
 
 
 def _encoded(described: Iterator[Any]) -> Steps[tuple[msgspec.Raw, ...]]:

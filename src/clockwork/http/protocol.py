@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from clockwork.host.reception import Reception
 from clockwork.http.asgi import BEGAN, PRESENCE, RESPOND, ClientGoneError, Presence
 from clockwork.http.config import DEFAULT, HttpConfig
-from clockwork.http.receiving import LARGE, LARGE_BODY, BodyQuota, LargeBody, Parsing
+from clockwork.http.receiving import LARGE_BODY, MIN_LARGE, BodyQuota, LargeBody, Parsing
 from clockwork.http.responding import respond, write
 from clockwork.http.shedding import (
     ShedReplies,
@@ -97,7 +97,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self.transport, now, one_message=not self._unread, paused=paused
         )
         self._was_paused = False
-        self._unread = len(data) == LARGE
+        self._unread = len(data) == MIN_LARGE
         self._checked = False
         if reception.is_behind(now) and self._shed(data, now):
             return
@@ -246,7 +246,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
     def _large_length(self) -> Bytes:
         """Return the length of the announced body if it is received past the parser, else 0."""
         length = 0 if self.expect_100_continue else self._number(b"content-length")
-        return length if LARGE <= length <= self.limits.max_body else 0
+        return length if MIN_LARGE <= length <= self.limits.max_body else 0
 
     def _number(self, header: bytes) -> Bytes:
         """Return a header's number, or 0 if there is none; the application refuses a value that is not a number."""

@@ -18,7 +18,7 @@ from clockwork.oip.failures import Failure, RequestFailedError, bad_request
 from clockwork.units import KIB, MIB, SECOND, Bytes
 from clockwork.wire.frame import Allocate, aligned, uninitialised
 
-LARGE: Final[Bytes] = 16 * KIB
+MIN_LARGE: Final[Bytes] = 16 * KIB
 """Bodies of at least this length have their own memory."""
 
 LARGE_BODY: Final = "clockwork.large_body"
@@ -35,7 +35,9 @@ _FULL: Final = Failure(
 DISCARDED: Final[Bytes] = 1 * MIB
 """Bytes of an unwanted body that are received and discarded at a time."""
 
-_buffer: Final = memoryview(bytearray(LARGE))  # its content is copied out before the next connection receives into it
+_buffer: Final = memoryview(
+    bytearray(MIN_LARGE)
+)  # its content is copied out before the next connection receives into it
 _discarded: Final = memoryview(bytearray(DISCARDED))
 
 

@@ -87,7 +87,7 @@ class _Server(uvicorn.Server):
     handshake_timeout: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen as uvicorn does, but with a TLS context made before and a limit for handshakes."""
+        """Listen as uvicorn does, but with an existing TLS context and a limit for handshakes."""
 
         def make() -> asyncio.Protocol:
             protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]

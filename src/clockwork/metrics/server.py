@@ -50,8 +50,8 @@ def _server_pieces(server: Description) -> Iterator[bytes]:
     yield from rendered(info, [[((server.version, server.scheduler), 1)]])
     stage = Family("clockwork_stage", "1 for the server's current stage, else 0.", Kind.GAUGE, ("stage",))
     yield from rendered(stage, [[((each.value,), each.value == server.stage) for each in Stage]])
-    answers = Family("clockwork_ready", "Whether the server serves and some worker is not silent.", Kind.GAUGE)
-    yield from rendered(answers, [[((), server.is_ready())]])
+    ready_family = Family("clockwork_ready", "Whether the server serves and some worker is not silent.", Kind.GAUGE)
+    yield from rendered(ready_family, [[((), server.is_ready())]])
     serving = Family("clockwork_serving_seconds", "Time since serving began.", Kind.GAUGE)
     yield from rendered(serving, [[((), server.serving_ns / SECOND)]])
     pending = Family(

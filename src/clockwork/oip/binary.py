@@ -15,7 +15,7 @@ from msgspec import Raw, Struct, field
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.tensors import MAX_RANK, MAX_TENSORS, TensorSpec, check_specs
 from clockwork.oip.elements import SLICE, Text, add_elements
-from clockwork.oip.outline import COPIED, Outline, outlined
+from clockwork.oip.outline import MAX_COPIED, Outline, outlined
 from clockwork.steps import Steps
 from clockwork.units import MIB, Bytes, show_bytes
 
@@ -165,10 +165,10 @@ def inputs_of(parsed: ParsedInfer) -> Steps[tuple[tuple[TensorSpec, ...], Any]]:
 
 
 def _add_bytes(data: memoryview, payload: bytearray) -> Steps[None]:
-    for at in range(0, len(data), COPIED):
+    for at in range(0, len(data), MAX_COPIED):
         if at:
             yield
-        payload += data[at : at + COPIED]
+        payload += data[at : at + MAX_COPIED]
 
 
 def _add_from_json(tensor: InputHead, outline: Outline | None, payload: bytearray) -> Steps[None]:

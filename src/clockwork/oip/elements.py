@@ -28,7 +28,7 @@ SLICE: Final[Bytes] = 64 * KIB
 SLICE_ELEMENTS: Final = 4096
 """Elements formatted or compared in one step."""
 
-SHORT: Final[Bytes] = 4 * KIB
+MAX_SHORT: Final[Bytes] = 4 * KIB
 """Bytes of JSON; a shorter input is decoded as a whole, which takes less time."""
 
 MAX_TEXTS: Final[Bytes] = 256 * KIB
@@ -101,7 +101,7 @@ def add_elements(name: str, datatype: str, shape: tuple[int, ...], text: Text, p
         if not code:
             _check_texts(name, text)
             payload += b"".join(chain.from_iterable(map(_with_length, _whole(name, shape, text, kind))))
-        elif len(text) <= SHORT:
+        elif len(text) <= MAX_SHORT:
             values = _whole(name, shape, text, kind)
             payload += pack(f"<{len(values)}{code}", *values)
         else:

@@ -196,7 +196,7 @@ _FAILURES: Final = {
     413: "the body is too large, as sent or unpacked",
     415: "the body's content coding is unknown",
     499: "the client has disconnected",
-    500: "the server failed; its log says why",
+    500: "the server failed; see its log",
     503: "the response would be late, or the server is full, starting up or shutting down",
     504: "the deadline has passed",
 }

@@ -1,7 +1,7 @@
 """Cuts the long lists of numbers out of the JSON of an inference request, so that little JSON is decoded in one step.
 
 Theory of operation. The text outside strings is searched for lists of numbers: from a ``[`` to the last ``]`` before a
-brace or a quote. Each list longer than `LONG` is replaced by a mark; the rest, the outline, may have `MAX_OUTLINE`
+brace or a quote. Each list longer than `MIN_CUT` is replaced by a mark; the rest, the outline, may have `MAX_OUTLINE`
 bytes. The lists are checked when they are decoded, so this module need not understand them. A mark is a JSON object,
 which the data of a tensor never is.
 """
@@ -14,16 +14,16 @@ from clockwork.oip.elements import Text
 from clockwork.steps import Steps
 from clockwork.units import KIB, MIB, Bytes, show_bytes
 
-LONG: Final[Bytes] = 1 * KIB
+MIN_CUT: Final[Bytes] = 1 * KIB
 """Bytes; shorter lists of numbers are not cut out."""
 
 MAX_OUTLINE: Final[Bytes] = 256 * KIB
 """Bytes of a request's JSON without its long lists of numbers, which are decoded in one step."""
 
-COPIED: Final[Bytes] = 1 * MIB
+MAX_COPIED: Final[Bytes] = 1 * MIB
 """Bytes copied in one step."""
 
-STRINGS: Final = 256
+MAX_SKIPPED: Final = 256
 """Strings skipped in one step."""
 
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -80,8 +80,8 @@ def outlined(view: memoryview) -> Steps[Outline]:
         InvalidRequestError: the outline is too long.
     """
     text = bytearray()
-    for at in range(0, len(view), COPIED):
-        text += view[at : at + COPIED]
+    for at in range(0, len(view), MAX_COPIED):
+        text += view[at : at + MAX_COPIED]
         yield
     outline = Outline(text)
     braces = _Braces(text)
@@ -89,10 +89,10 @@ def outlined(view: memoryview) -> Steps[Outline]:
     while at < len(text):
         quote = text.find(b'"', at)
         end = len(text) if quote < 0 else quote
-        if end - at >= LONG:
+        if end - at >= MIN_CUT:
             yield
             at = yield from _cut_lists(outline, braces, at, end)
-        outline.check(min(end, at + LONG))
+        outline.check(min(end, at + MIN_CUT))
         if quote < 0:
             break
         string = _STRING.match(text, quote, quote + MAX_OUTLINE)
@@ -102,7 +102,7 @@ def outlined(view: memoryview) -> Steps[Outline]:
         at = string.end()
         outline.check(at)
         passed += 1
-        if passed % STRINGS == 0:
+        if passed % MAX_SKIPPED == 0:
             yield
     outline.copy(len(text))
     return outline
@@ -112,18 +112,18 @@ def _cut_lists(outline: Outline, braces: "_Braces", at: int, end: int) -> Steps[
     """Cut out the long lists between ``at`` and ``end``, where the text has no strings; return the end."""
     text = outline.text
     searched = 0
-    while end - at >= LONG:
+    while end - at >= MIN_CUT:
         begin = text.find(b"[", at, end)
         if begin < 0:
             break
         brace = min(braces.after(begin), end)
         stop = text.rfind(b"]", begin, brace) + 1
-        if stop - begin >= LONG:
+        if stop - begin >= MIN_CUT:
             outline.cut(begin, stop)
         at = brace + 1
         outline.check(min(at, end))
         searched += 1
-        if searched % STRINGS == 0:
+        if searched % MAX_SKIPPED == 0:
             yield
     return end
 
