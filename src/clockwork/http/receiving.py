@@ -35,9 +35,7 @@ _FULL: Final = Failure(
 DISCARDED: Final[Bytes] = 1 * MIB
 """Bytes of an unwanted body that are received and discarded at a time."""
 
-_buffer: Final = memoryview(
-    bytearray(MIN_LARGE)
-)  # its content is copied out before the next connection receives into it
+_buffer: Final = memoryview(bytearray(MIN_LARGE))  # copied out before the next connection receives into it
 _discarded: Final = memoryview(bytearray(DISCARDED))
 
 
