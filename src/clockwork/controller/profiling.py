@@ -151,7 +151,7 @@ class Profiler:
         return []
 
     def _step(self, gpu: GPUState, result: Result | None) -> list[ProfilingCommand]:
-        """Carry the device's script on; when it ends, begin the next."""
+        """Send a result to the script of a device; when the script ends, begin the next job."""
         job, script = self._running[gpu]
         try:
             script.send(result) if result is not None else next(script)
