@@ -106,7 +106,7 @@ def test_the_drain_limit_ends_a_drain_with_a_hanging_worker() -> None:
 
             run(test())
             assert controller.ended() == 0
-    assert any("the drain ends after 300 ms: 3 requests" in line for line in controller.err.seen)
+    assert any("the drain reached its limit of 300 ms: 3 requests" in line for line in controller.err.seen)
 
 
 def test_a_second_signal_ends_the_controller_at_once() -> None:

@@ -206,7 +206,7 @@ def test_a_worker_whose_outputs_do_not_add_up_is_dropped() -> None:
             worker.answer = lie  # type: ignore[method-assign]
             await worker.connect(host)
             assert worker.connection is not None
-            assert "bytes of payload" in await worker.connection.closed
+            assert "but the message describes" in await worker.connection.closed
 
     run(test())
 
