@@ -1,13 +1,13 @@
-"""The demo: serve four real networks as a user would, recognise files with one, load all, and say whether it went well.
+"""The demo: serve four real networks, classify files with one of them, run a load test, and report the result.
 
-1. Build three networks of the zoo; the fourth is magika's, trained to tell types of files, from the package magika.
-2. Start ``clockwork serve``, and show its stages go by: querying, loading, profiling, serving.
-3. Have magika's network label files of this repository over the network, each three times: by Clockwork's own client,
-   and by Triton's over HTTP and over gRPC. Compare with what they are.
-4. Send 15 s of Poisson arrivals to all four, half of what the device can do by the server's own measurements, each
-   model an equal share of the device's time; every request has 250 ms, counted from when it was due to be sent.
+1. Build three networks of the zoo. The fourth, from the package magika, is trained to recognise types of files.
+2. Start ``clockwork serve`` and show its stages: querying, loading, profiling, serving.
+3. Classify files of this repository with magika's network, each three times: with Clockwork's client, and with Triton's
+   clients over HTTP and gRPC. Compare the labels with the expected ones.
+4. Send 15 s of Poisson arrivals to all four networks, at half of the device's measured capacity; each model gets an
+   equal share of the device's time. Every request has 250 ms from its due time.
 
-The exit code is 0 if, and only if, every label was right in every protocol, and 99 % of all requests in time.
+The exit code is 0 if every label was right in every protocol and 99 % of all requests were in time.
 """
 
 import asyncio
@@ -57,9 +57,9 @@ OPTIONS = (
 )
 
 SECONDS = 15.0
-LOAD = 0.5  # of the device's time
+LOAD = 0.5  # share of the device's time
 SLO = 0.250  # seconds
-IN_TIME_MIN = 0.99
+MIN_IN_TIME = 0.99
 SEED = 2020
 
 EXPECTED = {
@@ -80,11 +80,13 @@ EXPECTED = {
 console = Console(highlight=False)
 
 Inputs = dict[str, NDArray[Any]]
-Scores = Callable[[NDArray[np.int32]], Awaitable[NDArray[np.float32]]]  # features of a file: scores of the labels
+Scores = Callable[
+    [NDArray[np.int32]], Awaitable[NDArray[np.float32]]
+]  # maps the features of a file to scores of the labels
 
 
 class DemoError(Exception):
-    """The demo cannot go on."""
+    """The demo cannot continue."""
 
 
 @dataclass
@@ -92,14 +94,14 @@ class Server:
     """A running ``clockwork serve``."""
 
     process: asyncio.subprocess.Process
-    address: asyncio.Future[str]  # as soon as it listens
-    serving: asyncio.Future[str]  # the line that it prints when it serves
-    others: dict[str, str] = field(default_factory=dict)  # HTTP and gRPC: where they are served, before it serves
+    address: asyncio.Future[str]  # the address, as soon as the server listens
+    serving: asyncio.Future[str]  # the line that the server prints when it serves
+    others: dict[str, str] = field(default_factory=dict)  # addresses of HTTP and gRPC
 
 
 @asynccontextmanager
 async def serve(*models: str) -> AsyncIterator[Server]:
-    """Start a server, and end it with the demo."""
+    """Start a server that ends with the demo."""
     program = Path(sys.executable).with_name("clockwork")
     command = [str(program)] if program.exists() else [sys.executable, "-m", "clockwork.cli"]
     arguments = ("serve", *models, *OPTIONS)
@@ -118,7 +120,7 @@ async def serve(*models: str) -> AsyncIterator[Server]:
 
 
 async def follow_log(server: Server) -> None:
-    """Keep what the server says in a file; show the stages and the measured times."""
+    """Write the server's log to a file; show the stages and the measured times."""
     assert server.process.stderr is not None
     LOG.parent.mkdir(parents=True, exist_ok=True)
     with LOG.open("wb", buffering=0) as file:
@@ -133,7 +135,7 @@ async def follow_log(server: Server) -> None:
 
 
 async def await_serving(server: Server) -> None:
-    """The server prints where it serves each of the standard protocols, and one line when it serves."""
+    """Read the addresses of the protocols, and the line that the server prints when it serves."""
     assert server.process.stdout is not None
     async for line in server.process.stdout:
         text = line.decode().rstrip()
@@ -145,13 +147,13 @@ async def await_serving(server: Server) -> None:
     for future in (server.address, server.serving):
         if not future.done():
             future.set_exception(DemoError(f"the server ended before it served; its log is {LOG}"))
-            future.exception()  # whoever waits has it; if nobody does, that is no error of its own
+            future.exception()  # a waiter gets the error; without one it must not be reported
 
 
 async def show_startup(server: Server, bar: Progress) -> None:
-    """Wait until the server serves; meanwhile ask it how far it is."""
+    """Wait until the server serves; meanwhile request its status."""
     task = bar.add_task("starting", total=None)
-    with contextlib.suppress(ConnectionLostError):  # then there is no line to come either
+    with contextlib.suppress(ConnectionLostError):  # the server ended, so no line will come
         async with AsyncClient(await server.address) as client:
             while not server.serving.done():
                 status = await client.status()
@@ -163,7 +165,7 @@ async def show_startup(server: Server, bar: Progress) -> None:
 
 
 def magika(file: str) -> str:
-    """A file of the network in the package magika, as seen from `ROOT`."""
+    """Return the path of the network in the package magika, relative to `ROOT`."""
     found = importlib.util.find_spec("magika")
     for home in found.submodule_search_locations or [] if found is not None else []:
         for model in sorted(Path(home).glob("models/*/model.onnx")):
@@ -172,7 +174,7 @@ def magika(file: str) -> str:
 
 
 def features(file: Path) -> NDArray[np.int32]:
-    """(1, 2048) int32: the first 1024 and the last 1024 bytes, stripped of white space and padded with 256 (magika)."""
+    """Return features, (1, 2048) int32: the first and last 1024 bytes, stripped and padded with 256 (magika)."""
     with file.open("rb") as content:
         first = content.read(4096)
         content.seek(max(0, file.stat().st_size - 4096))
@@ -186,7 +188,7 @@ def features(file: Path) -> NDArray[np.int32]:
 
 @asynccontextmanager
 async def asking(native: str, http: str, grpc: str) -> AsyncIterator[dict[str, Scores]]:
-    """Ways to ask magika's network, by protocol, each with a client of its own at the address given."""
+    """Yield functions that query magika's network, by protocol, each with its own client."""
     import tritonclient.grpc.aio as triton_grpc
     import tritonclient.http.aio as triton_http
 
@@ -213,29 +215,29 @@ async def asking(native: str, http: str, grpc: str) -> AsyncIterator[dict[str, S
 
 
 async def label(file: Path, ways: dict[str, Scores]) -> dict[str, tuple[str, float]]:
-    """The file's label and its score, by protocol."""
+    """Return the file's label and its score, by protocol."""
     labels = json.loads((ROOT / magika("config.min.json")).read_text())["target_labels_space"]
     found = {name: await ask(features(file)) for name, ask in ways.items()}
     return {name: (labels[scores.argmax()], float(scores.max())) for name, scores in found.items()}
 
 
 async def label_files(ways: dict[str, Scores], bar: Progress) -> int:
-    """Label the files of `EXPECTED`, show the labels, and return of how many all were right."""
+    """Classify the files of `EXPECTED` and show the labels; returns the number of files with right labels."""
     table = Table("file", *ways, "score", "", box=None, header_style="bold", pad_edge=False)
     right = 0
-    for name, expected in bar.track(EXPECTED.items(), description="labelling files"):
-        found = await label(ROOT / name, ways)
-        good = {said for said, _ in found.values()} == {expected}
+    for file, expected in bar.track(EXPECTED.items(), description="labelling files"):
+        found = await label(ROOT / file, ways)
+        good = {name for name, _ in found.values()} == {expected}
         right += good
-        verdict = "[green]right[/]" if good else f"[red]it is {expected}[/]"
-        table.add_row(name, *(said for said, _ in found.values()), f"{found['native'][1]:.3f}", verdict)
+        verdict = "[green]right[/]" if good else f"[red]expected {expected}[/]"
+        table.add_row(file, *(name for name, _ in found.values()), f"{found['native'][1]:.3f}", verdict)
     console.print(table)
     return right
 
 
 @dataclass
 class Tally:
-    """What became of one model's requests; latencies are of those in time, in seconds."""
+    """Outcomes of one model's requests; latencies of requests in time are in seconds."""
 
     model: str
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -243,13 +245,13 @@ class Tally:
 
 
 def rates(status: ServerStatus) -> dict[str, float]:
-    """Requests per second of each model, so that each takes an equal share of the device's time, together `LOAD`."""
+    """Return the request rate of each model: each gets an equal share of the device's time, together `LOAD`."""
     seconds = {it.info.name: profile.infer[1].median / 1e9 for it in status.models for profile in it.profiles.values()}
     return {model: LOAD / len(seconds) / each for model, each in seconds.items()}
 
 
 def arrivals(wanted: dict[str, float]) -> list[tuple[float, str]]:
-    """Poisson arrivals of all models: (seconds from the start, model), in order."""
+    """Return Poisson arrivals of all models: (seconds from the start, model), in order."""
     chance = random.Random(SEED)
     made = []
     for model, rate in wanted.items():
@@ -261,7 +263,7 @@ def arrivals(wanted: dict[str, float]) -> list[tuple[float, str]]:
 
 
 async def ask(client: AsyncClient, inputs: Inputs, due: float, tally: Tally) -> None:
-    """One request, whose latency counts from when it was due."""
+    """Send one request; its latency counts from its due time."""
     now = asyncio.get_running_loop().time
     try:
         result = await client.infer(tally.model, inputs, slo=max(0.001, SLO - (now() - due)))
@@ -280,13 +282,13 @@ async def ask(client: AsyncClient, inputs: Inputs, due: float, tally: Tally) -> 
 
 
 async def load(client: AsyncClient, bar: Progress) -> list[Tally]:
-    """Send what `arrivals` says, when it says so, and wait for all answers."""
+    """Send the requests of `arrivals` when they are due, and wait for all responses."""
     wanted = rates(await client.status())
     image = np.random.default_rng(SEED).random((1, 3, 224, 224), np.float32)
     inputs: dict[str, Inputs] = {"magika": {"bytes": features(Path(__file__))}, **{it: {"data": image} for it in ZOO}}
     tallies = {name: Tally(name) for name in wanted}
     for name in wanted:
-        await client.evict(name)  # so that each begins with a cold start
+        await client.evict(name)  # so that each model begins with a cold start
     schedule = arrivals(wanted)
     task = bar.add_task(f"{len(schedule) / SECONDS:.0f} requests/s", total=SECONDS)
     start = asyncio.get_running_loop().time() + 0.05
@@ -302,7 +304,7 @@ async def load(client: AsyncClient, bar: Progress) -> list[Tally]:
 
 
 def show_load(tallies: list[Tally]) -> float:
-    """Print the table; returns which part of the requests was answered in time."""
+    """Print the table; returns the share of requests in time."""
     title = f"{SECONDS:.0f} s of Poisson arrivals, {LOAD:.0%} of the device's time, {SLO * 1e3:.0f} ms each"
     table = Table("model", title=title, box=None, header_style="bold", title_justify="left", pad_edge=False)
     answers = ("in time", "late", "refused", "failed")
@@ -322,24 +324,24 @@ def show_load(tallies: list[Tally]) -> float:
 
 
 async def demo() -> bool:
-    """Everything; returns whether it went well."""
+    """Run the demo; returns whether all went well."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         for name in bar.track(ZOO, description="building networks"):
             await asyncio.to_thread(zoo.build, name, ROOT / "build/zoo")
         async with serve(f"magika={magika('model.onnx')}", *(f"build/zoo/{name}.onnx" for name in ZOO)) as server:
             await show_startup(server, bar)
-            console.print("\n[bold]What are these files?[/] The network of magika, over three protocols:")
+            console.print("\n[bold]Types of files[/], recognised by the network of magika over three protocols:")
             async with asking(await server.address, server.others["HTTP"], server.others["gRPC"]) as ways:
                 right = await label_files(ways, bar)
             console.print()
             async with AsyncClient(await server.address) as client:
                 tallies = await load(client, bar)
     in_time = show_load(tallies)
-    good = right == len(EXPECTED) and in_time >= IN_TIME_MIN
+    good = right == len(EXPECTED) and in_time >= MIN_IN_TIME
     console.print(
-        f"\n{right} of {len(EXPECTED)} labels right (all must be), {in_time:.2%} in time (at least {IN_TIME_MIN:.0%} "
-        f"must be): {'[bold green]it went well[/]' if good else '[bold red]it did not go well[/]'}",
+        f"\n{right} of {len(EXPECTED)} labels right (all must be), {in_time:.2%} in time (at least {MIN_IN_TIME:.0%} "
+        f"must be): {'[bold green]the demo passed[/]' if good else '[bold red]the demo failed[/]'}",
         soft_wrap=True,
     )
     return good

@@ -37,7 +37,7 @@ NAMED = (LoadSpec("a.onnx"), LoadSpec("b.onnx"), LoadSpec("c.onnx"))
 WORKERS = st.integers(0, 2)
 PATHS = st.sampled_from([*FILES, "missing.onnx"])
 MODELS = st.sampled_from(["a", "b", "c"])
-STRANGERS = st.sampled_from(["a-1", "a-2", "d", "unknown"])
+UNKNOWN_MODELS = st.sampled_from(["a-1", "a-2", "d", "unknown"])
 SLOS = st.sampled_from([None, ms(100), ms(1), ms(8), ms(25), ms(100), ms(1000), 0, -1])
 PAUSES = st.sampled_from([0, ms(1), ms(3), ms(8), ms(30), ms(100), seconds(1), seconds(3)])
 ACTIONS = st.sampled_from(["GetWorkerState", "LoadModelFromDisk", "LoadWeights", "EvictWeights", "Infer"])
@@ -150,12 +150,12 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(
         inputs=st.sampled_from(WRONG_INPUTS),
-        stranger=STRANGERS,
+        model=UNKNOWN_MODELS,
         factor=st.sampled_from([None, 2.0, 0.0, float("nan"), float("inf")]),
     )
-    def infer_wrongly(self, inputs: tuple[TensorSpec, ...], stranger: str, factor: float | None) -> None:
+    def infer_wrongly(self, inputs: tuple[TensorSpec, ...], model: str, factor: float | None) -> None:
         self.cluster.ask(infer_request(self.new_id(), inputs=inputs))
-        self.cluster.ask(infer_request(self.new_id(), stranger))
+        self.cluster.ask(infer_request(self.new_id(), model))
         self.cluster.ask(infer_request(self.new_id(), slo_factor=factor))
 
     @rule()
