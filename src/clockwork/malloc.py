@@ -1,7 +1,8 @@
-"""The heap outside Python: what is taken of it, and that it is given back.
+"""Measures the memory that the C allocator holds, and returns free memory to the system.
 
-Rules of the file: it counts bytes that were asked for, so pages that were never touched, or were kept by the allocator,
-make no difference. Only glibc can tell (``mallinfo2``, glibc 2.33); elsewhere nothing is known, which is 0.
+Rules of the file: it counts bytes that were allocated. Pages that were never touched, or that the allocator keeps, make
+no difference. Only glibc reports these numbers (``mallinfo2``, since glibc 2.33); elsewhere they are unknown, which is
+0.
 """
 
 import ctypes
@@ -15,16 +16,16 @@ from clockwork.units import KIB, MIB, Bytes
 T = TypeVar("T")
 
 ROUNDS: Final = 3
-"""So often is measured: other threads take and free meanwhile, and the median is right if they do so in one round."""
+"""Number of measurements. Other threads allocate and free meanwhile; the median tolerates that in one round."""
 
 GRANULE: Final[Bytes] = 64 * KIB
-"""Two sessions of one model differ by less."""
+"""Results are rounded up to a multiple of this; two sessions of one model differ by less."""
 
 MIN_RETURNED_BYTES: Final[Bytes] = 8 * MIB
-"""Blocks of this size are memory of their own, given back when they are freed; smaller ones are kept for the next."""
+"""Blocks of this size or more are returned to the system when they are freed; the allocator keeps smaller ones."""
 
 MAX_FREE_TOP_BYTES: Final[Bytes] = MIN_RETURNED_BYTES
-"""So much that is free at the end of a heap is kept."""
+"""Free memory that the allocator may keep at the end of a heap."""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -50,9 +51,9 @@ _mallinfo2: Final = _function()
 
 @cache
 def return_large_blocks() -> None:
-    """Have large blocks given back to the system. Once; asking again does nothing.
+    """Make the allocator return large blocks to the system when they are freed. Later calls do nothing.
 
-    By itself, glibc raises both limits with what is freed: evicted weights of up to 32 MiB each would be kept.
+    By default, glibc raises both limits when large blocks are freed: it would keep evicted weights of up to 32 MiB.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -63,15 +64,15 @@ def return_large_blocks() -> None:
 
 
 def free_bytes() -> Bytes:
-    """What was freed and is kept for the next allocations; 0 where that is not known."""
+    """Return the freed bytes that the allocator keeps for later allocations; 0 if unknown."""
     return 0 if _mallinfo2 is None else int(_mallinfo2().fordblks)
 
 
 def trim() -> None:
-    """Give all free pages back to the system, also those of small blocks between others, which glibc keeps.
+    """Return all free pages to the system, also those between blocks in use, which glibc keeps otherwise.
 
-    It takes a few milliseconds for each 100 MiB, without the interpreter's lock: call it in a thread. Other threads
-    that allocate wait for it.
+    The call takes a few milliseconds per 100 MiB and does not hold the interpreter's lock: call it in a thread. Other
+    threads that allocate memory wait meanwhile.
     """
     try:
         malloc_trim = ctypes.CDLL(None).malloc_trim
@@ -81,7 +82,7 @@ def trim() -> None:
 
 
 def used_bytes() -> Bytes:
-    """What all threads together have taken and not freed; 0 where that is not known."""
+    """Return the bytes that all threads together have allocated and not freed; 0 if unknown."""
     if _mallinfo2 is None:
         return 0
     info = _mallinfo2()
@@ -89,16 +90,17 @@ def used_bytes() -> Bytes:
 
 
 def measure_allocation(make: Callable[[], T]) -> tuple[T, Bytes]:
-    """One of the things that ``make`` makes, and the heap that each takes; more than one is never alive.
+    """Return an object that ``make`` created, and the memory that such an object takes.
 
-    Rounded up to `GRANULE`, so that the next measurement most likely says the same.
+    Only one of the objects exists at a time. The memory is rounded up to `GRANULE`, so that a repeated measurement most
+    likely has the same result.
     """
-    made: T | None = None
+    created: T | None = None
     found: list[Bytes] = []
     for _ in range(ROUNDS):
-        made = None
+        created = None
         before = used_bytes()
-        made = make()
+        created = make()
         found.append(used_bytes() - before)
-    assert made is not None
-    return made, -(-max(0, statistics.median_low(found)) // GRANULE) * GRANULE
+    assert created is not None
+    return created, -(-max(0, statistics.median_low(found)) // GRANULE) * GRANULE

@@ -43,7 +43,7 @@ def test_a_region_is_seen_from_the_other_side_which_cannot_write() -> None:
     region = arena.allocate(BLOCK + 5)
     region[:] = 7
     part = region.data[3:9]
-    at = arena.where(part)
+    at = arena.offset_of(part)
     assert at == 3
     seen = window.view(at, 6)
     assert bytes(seen) == b"\7" * 6
@@ -56,30 +56,30 @@ def test_a_region_is_seen_from_the_other_side_which_cannot_write() -> None:
 def test_regions_do_not_overlap_and_come_back_when_nobody_has_them() -> None:
     arena = Arena(8 * BLOCK)
     first, second = arena.allocate(2 * BLOCK), arena.allocate(1)
-    assert [arena.where(it.data) for it in (first, second)] == [0, 2 * BLOCK]
+    assert [arena.offset_of(it.data) for it in (first, second)] == [0, 2 * BLOCK]
     assert arena.taken == 3 * BLOCK
     others = [arena.allocate(2 * BLOCK) for _ in range(2)]
     assert arena.taken == 7 * BLOCK
     part = first.data[5:]
     del first
     assert arena.taken == 7 * BLOCK, "a part of it is still somebody's"
-    assert arena.where(arena.allocate(2 * BLOCK).data) is None, "there is no room: ordinary memory"
+    assert arena.offset_of(arena.allocate(2 * BLOCK).data) is None, "there is no room: ordinary memory"
     thread = threading.Thread(target=part.release)
     thread.start()
     thread.join()
     assert arena.taken == 5 * BLOCK
-    assert arena.where(arena.allocate(2 * BLOCK).data) == 0
+    assert arena.offset_of(arena.allocate(2 * BLOCK).data) == 0
     del second, others
     assert arena.taken == 0
-    assert arena.where(arena.allocate(2 * BLOCK + 1).data) is None, "more than a quarter is too much for one"
+    assert arena.offset_of(arena.allocate(2 * BLOCK + 1).data) is None, "more than a quarter is too much for one"
     arena.close()
 
 
 def test_what_lies_elsewhere_is_known_from_what_lies_there() -> None:
     arena = Arena(4 * BLOCK)
     for elsewhere in (b"abc", memoryview(b"abc"), memoryview(bytearray(9)), np.zeros(9, np.uint8).data, None):
-        assert arena.where(elsewhere) is None
-    assert arena.where(arena.allocate(0).data) is None
+        assert arena.offset_of(elsewhere) is None
+    assert arena.offset_of(arena.allocate(0).data) is None
     arena.close()
 
 
@@ -87,7 +87,7 @@ def test_what_lies_elsewhere_is_known_from_what_lies_there() -> None:
 def test_a_payload_that_cannot_lie_there_is_a_breach_of_the_protocol(at: int, nbytes: int) -> None:
     arena = Arena(BLOCK)
     window = ArenaView(os.dup(arena.for_worker))
-    with pytest.raises(ProtocolError, match=r"cannot lie at .* in memory of 4.0 KiB"):
+    with pytest.raises(ProtocolError, match=r"is outside the shared memory of 4.0 KiB"):
         window.view(at, nbytes)
     arena.close()
 
@@ -105,7 +105,7 @@ def test_where_the_system_has_no_such_memory_payloads_are_sent(
 
     monkeypatch.setattr(os, "memfd_create", refused)
     assert make_arena(MIB) is None
-    assert "payloads go to the worker through a socket" in caplog.text
+    assert "payloads go through a socket" in caplog.text
     assert make_arena(0) is None
 
 

@@ -42,10 +42,10 @@ def test_pages_are_what_fits(tmp_path: Path) -> None:
     ("wrong", "message"),
     [
         ({"cache_bytes": 15 * MIB}, "no room for a page"),
-        ({"devices": 0}, "asked for were 0, 1"),
+        ({"devices": 0}, "0 devices of 1 threads"),
         ({"devices": 65}, "1 to 64 devices"),
-        ({"threads_per_device": 0}, "asked for were 1, 0"),
-        ({"page_size": 0}, "at least one byte"),
+        ({"threads_per_device": 0}, "1 devices of 0 threads"),
+        ({"page_size": 0}, "at least 1 thread and 1 byte"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused(tmp_path: Path, wrong: dict[str, int], message: str) -> None:

@@ -91,7 +91,7 @@ def test_half_a_frame_and_then_nothing_harms_nobody(port: str) -> None:
 def test_a_role_at_the_wrong_port_is_told_so() -> None:
     async def test() -> None:
         async with serving() as (host, _):
-            with pytest.raises(Exception, match="this port is for a worker"):
+            with pytest.raises(Exception, match="this port is for the role 'worker'"):
                 await AsyncClient(str(host.worker_address)).connect()
 
     run(test())
@@ -177,7 +177,7 @@ def test_a_second_worker_of_one_name_is_sent_away(caplog: pytest.LogCaptureFixtu
             second = ScriptedWorker()
             with (
                 caplog.at_level(logging.ERROR),
-                pytest.raises(ConnectionLostError, match="called w0 is connected already"),
+                pytest.raises(ConnectionLostError, match="with the name w0 is already connected"),
             ):
                 await second.connect(host)
             assert first.connection is not None

@@ -173,17 +173,17 @@ def test_a_payload_that_does_not_fit_its_specs_ends_the_connection(root: Path) -
 def test_payloads_in_shared_memory_are_read_there(root: Path) -> None:
     async def scenario() -> None:
         arena = Arena(MIB)
-        async with a_worker(root, FakeRuntime(), window=ArenaView(os.dup(arena.for_worker))) as controller:
+        async with a_worker(root, FakeRuntime(), arena=ArenaView(os.dup(arena.for_worker))) as controller:
             await controller.warms("m")
             region = arena.allocate(4)
             region[:] = list(b"abcd")
             there, sent = inputs(4, 4)
-            there = msgspec.structs.replace(there, arena_offset=arena.where(region.data))
+            there = msgspec.structs.replace(there, arena_offset=arena.offset_of(region.data))
             _, payload = await controller.asks(Infer(3, 0, "m", (sent, there)), b"1234")
             assert payload == b"4321dcba"
             worker = controller.worker
             controller.tell(Infer(4, 0, "m", (msgspec.structs.replace(there, arena_offset=MIB - 3),)))
-            assert "a payload of 4 bytes cannot lie at 1048573 in memory of 1.0 MiB" in await worker.closed
+            assert "payload of 4 bytes at offset 1048573 is outside the shared memory of 1.0 MiB" in await worker.closed
             await controller.met()
         arena.close()
 
@@ -195,7 +195,7 @@ def test_a_worker_without_shared_memory_does_not_read_there(root: Path) -> None:
         async with a_worker(root, FakeRuntime()) as controller:
             worker = controller.worker
             controller.tell(Infer(1, 0, "m", tuple(msgspec.structs.replace(it, arena_offset=0) for it in inputs(4))))
-            assert "said to lie in shared memory, and this worker shares none" in await worker.closed
+            assert "action refers to shared memory, but this worker shares none" in await worker.closed
             await controller.met()
 
     run(scenario())
@@ -262,7 +262,7 @@ def test_a_worker_waits_for_its_controller_and_says_so_once(root: Path, caplog: 
         await controller.close()
         config = WorkerConfig(root, address, "w0")
         worker = asyncio.ensure_future(run_worker(config, FakeRuntime()))
-        while caplog.text.count("trying again") < 1:  # noqa: ASYNC110
+        while caplog.text.count("retrying until it succeeds") < 1:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await controller.listen(address)
         await controller.met()
@@ -273,9 +273,9 @@ def test_a_worker_waits_for_its_controller_and_says_so_once(root: Path, caplog: 
 
     with caplog.at_level(logging.INFO, "clockwork"):
         run(scenario())
-    assert caplog.text.count("trying again") == 1
+    assert caplog.text.count("retrying until it succeeds") == 1
     assert "worker w0: fake 1; " in caplog.text
-    assert "worker w0 serves the controller at 127.0.0.1" in caplog.text
+    assert "worker w0 is connected to the controller at 127.0.0.1" in caplog.text
     assert not lane_threads()
 
 
@@ -291,7 +291,7 @@ def test_a_worker_that_loses_a_lane_ends(root: Path, monkeypatch: pytest.MonkeyP
         worker = asyncio.ensure_future(run_worker(WorkerConfig(root, controller.address, "w0"), FakeRuntime()))
         await controller.met()
         controller.tell(LoadModelFromDisk(1, "m", "m"))
-        with pytest.raises(ServerError, match="the worker broke: ZeroDivisionError"):
+        with pytest.raises(ServerError, match="the worker failed: ZeroDivisionError"):
             await worker
         await controller.close()
 
@@ -337,7 +337,7 @@ def test_a_model_root_must_be_there(root: Path) -> None:
 
 def test_more_threads_than_the_cores_can_bear_are_refused(root: Path) -> None:
     assert WorkerConfig(root, threads_per_device=4 * len(allowed_cores())).pages() > 0
-    with pytest.raises(InvalidRequestError, match="4096 threads per device would take turns"):
+    with pytest.raises(InvalidRequestError, match="4096 threads per device are too many"):
         WorkerConfig(root, threads_per_device=4096).pages()
 
 

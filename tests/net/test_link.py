@@ -78,7 +78,7 @@ def test_three_hundred_connections_at_once(loop: str) -> None:
             for connection in connections:
                 connection.close("enough")
             await ear.until(lambda: len(ear.closed) == 300)
-            assert set(ear.reasons) == {"the peer said: enough"}
+            assert set(ear.reasons) == {"the peer closed the connection: enough"}
             await asyncio.wait([connection.closed for connection in connections])
 
     run(test(), loop)
@@ -130,7 +130,7 @@ def test_each_side_learns_once_why_the_connection_ended(loop: str) -> None:
             await client.until(lambda: bool(client.closed))
             await ear.until(lambda: bool(ear.closed))
             assert client.reasons == ["the client has finished"]
-            assert ear.reasons == ["the peer said: the client has finished"]
+            assert ear.reasons == ["the peer closed the connection: the client has finished"]
             assert ear.messages == []
             assert connection.state is ConnectionState.CLOSED
             assert connection.outgoing_bytes == 0
@@ -149,7 +149,7 @@ def test_a_server_that_closes_says_goodbye_to_all(loop: str) -> None:
                 await dialled(server, client)
         for client in clients:
             await client.until(lambda client=client: bool(client.closed))  # type: ignore[misc]
-            assert client.reasons == ["the peer said: the test is over"]
+            assert client.reasons == ["the peer closed the connection: the test is over"]
         assert "connection refused: is the controller running?" in await refusal(server)
 
     run(test(), loop)
@@ -182,7 +182,7 @@ def test_a_callback_that_finds_a_message_impossible_throws_its_peer_out(loop: st
             connection.send(EvictRequest(1, "m"), [b"12345"])
             await client.until(lambda: bool(client.closed))
             await ear.until(lambda: bool(ear.closed))
-            assert client.reasons == ["the peer said: 5 bytes too many"]
+            assert client.reasons == ["the peer closed the connection: 5 bytes too many"]
             assert ear.reasons == ["5 bytes too many"]
 
     run(test(), loop)
@@ -238,7 +238,7 @@ def test_whoever_dials_takes_over_the_limit_of_the_listener() -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, 1 << 32])
 def test_impossible_limits_are_refused(limit: int) -> None:
-    with pytest.raises(InvalidRequestError, match="it can be 1 to 4294967295"):
+    with pytest.raises(InvalidRequestError, match="it must be 1 to 4294967295"):
         LinkConfig(max_frame_bytes=limit)
 
 
@@ -269,8 +269,8 @@ def test_the_wrong_role_is_told_whose_port_it_is() -> None:
         async with listening(Ear()) as server:
             why = await refusal(server, hello=Hello(ROLE_WORKER, "w0", "test"))
             assert why == (
-                f"cannot connect to {server.address}: the peer said: "
-                "this port is for a client, and a 'worker' came: use the controller's other port"
+                f"cannot connect to {server.address}: the peer closed the connection: "
+                "this port is for the role 'client', not 'worker'; use the controller's other port"
             )
 
     run(test())
@@ -282,7 +282,7 @@ def test_more_connections_than_allowed_are_told_so() -> None:
         async with listening(ear, max_connections=2) as server:
             first = await dialled(server, client)
             second = await dialled(server, Ear())
-            assert "2 connections are open already" in await refusal(server)
+            assert "connection limit reached (2)" in await refusal(server)
             await round_trip(first, client)
             second.close("making room")
             await ear.until(lambda: bool(ear.closed))
@@ -297,7 +297,7 @@ def test_names_have_a_limit(name: str) -> None:
         async with listening(Ear()) as server:
             hello = Hello(HELLO.role, name, "")
             if name:
-                assert "names have at most 200 characters" in await refusal(server, hello=hello)
+                assert "the limit is 200 characters" in await refusal(server, hello=hello)
             else:
                 await dialled(server, Ear(), hello)
 

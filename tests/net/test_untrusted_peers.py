@@ -27,11 +27,11 @@ NONSENSE = [
     (preamble() + b"\xff" * 20, "frame has 4294967295 bytes"),
     (preamble() + struct.pack("<II", 65 * KIB, 5), "frame has 66560 bytes; the limit is 65536"),
     (preamble() + struct.pack("<II", 4, 4) + b"\xc1123", "header is not a request"),
-    (preamble() + framed(EvictRequest(1, "m")), "EvictRequest came before the greeting"),
-    (preamble() + framed(Ping(1)), "a Ping was not expected now"),
-    (preamble() + framed(Welcome("", 1)), "a Welcome was not expected now"),
-    (preamble() + framed(Hello("nobody", "", "")), "this port is for a client, and a 'nobody' came"),
-    (GREETING + framed(HELLO), "a Hello was not expected now"),
+    (preamble() + framed(EvictRequest(1, "m")), "EvictRequest arrived before the greeting"),
+    (preamble() + framed(Ping(1)), "Ping is not allowed now"),
+    (preamble() + framed(Welcome("", 1)), "Welcome is not allowed now"),
+    (preamble() + framed(Hello("nobody", "", "")), "this port is for the role 'client', not 'nobody'"),
+    (GREETING + framed(HELLO), "Hello is not allowed now"),
     (GREETING + framed(ClearCache(1)), "header is not a request: Invalid value 6"),
     (GREETING + framed(EvictResponse(1, 0, "")), "header is not a request: Invalid value 24"),
     (GREETING + b"\xff" * 3_000_000, "frame has 4294967295 bytes"),
@@ -76,7 +76,9 @@ def test_half_a_frame_and_then_the_end_is_told_as_such(loop: str, caplog: pytest
             peer.writer.write_eof()
             await ear.until(lambda: bool(ear.closed))
         (reason,) = ear.reasons
-        assert reason.startswith("the peer closed it in the middle of a frame: 524301 of a frame's 1048581 bytes")
+        assert reason.startswith(
+            "the peer closed the connection in the middle of a frame: 524301 of a frame's 1048581 bytes"
+        )
         assert "closed the connection in the middle of a frame" in caplog.text
 
     run(test(), loop)
@@ -122,7 +124,7 @@ def test_a_peer_that_does_not_greet_is_sent_away(loop: str, begun: bytes) -> Non
     async def test() -> None:
         async with listening(Ear(), config=IMPATIENT) as server, stranger(server) as peer:
             peer.send(begun)
-            assert await peer.goodbye() == "no greeting came within 60 ms"
+            assert await peer.goodbye() == "no greeting arrived within 60 ms"
 
     run(test(), loop)
 
@@ -133,7 +135,7 @@ def test_a_peer_that_falls_silent_is_pinged_and_given_up(loop: str) -> None:
         ear = Ear()
         async with listening(ear, config=IMPATIENT) as server, stranger(server, greets=True) as peer:
             assert isinstance(await peer.hears(), Ping)
-            why = "nothing was received for 100 ms: the other side hangs, or the network is cut"
+            why = "nothing was received for 100 ms: the peer hangs, or the network is down"
             assert await peer.goodbye() == why
             await ear.until(lambda: bool(ear.closed))
             assert ear.reasons == [why]
@@ -247,10 +249,10 @@ def answering(*answers: bytes) -> Callable[[asyncio.StreamReader, asyncio.Stream
             b"HTTP/1.1 400 Bad Request\r\n\r\n",
             "expected a Clockwork server, found b'HTTP/1.1': is this an HTTP server?",
         ),
-        (framed(Goodbye("not today")), "the peer said: not today"),
-        (framed(HELLO), "a Hello was not expected now"),
-        (framed(EvictResponse(1, 0, "")), "EvictResponse came before the greeting"),
-        (framed(Welcome("", 0)), "frames of at most 0 bytes were offered"),
+        (framed(Goodbye("not today")), "the peer closed the connection: not today"),
+        (framed(HELLO), "Hello is not allowed now"),
+        (framed(EvictResponse(1, 0, "")), "EvictResponse arrived before the greeting"),
+        (framed(Welcome("", 0)), "the peer's frame limit is 0 bytes"),
         (b"\xff" * 100, "frame has 4294967295 bytes"),
     ],
 )
@@ -299,7 +301,7 @@ def test_a_welcome_followed_by_a_goodbye_is_no_connection() -> None:
     async def test() -> None:
         ear = Ear()
         async with strange_server(answering(framed(Welcome("", MIB)) + framed(Goodbye("sorry")))) as address:
-            with pytest.raises(ConnectionLostError, match="the peer said: sorry"):
+            with pytest.raises(ConnectionLostError, match="the peer closed the connection: sorry"):
                 await dialled(address, ear)
         assert ear.closed == []
 

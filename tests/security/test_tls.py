@@ -122,7 +122,7 @@ def test_who_trusts_another_authority_or_knows_another_name_does_not_talk(tmp_pa
 def test_who_does_not_speak_tls_to_whoever_does_is_told_of_it(tmp_path: Path) -> None:
     async def test() -> None:
         async with all_ports(Authority(tmp_path).server()) as ports:
-            with pytest.raises(ConnectionLostError, match=r"without a word: it may expect TLS \(--tls-ca\)"):
+            with pytest.raises(ConnectionLostError, match=r"without an answer; it may require TLS \(--tls-ca\)"):
                 await ask_natively(ports, None)
 
     run(test())
@@ -228,9 +228,9 @@ def test_files_that_are_not_what_they_should_be_are_named(tmp_path: Path) -> Non
     absent = tmp_path / "absent.pem"
     with pytest.raises(InvalidRequestError, match=f"cannot read {absent}: No such file"):
         server_tls(absent, mine.key)
-    with pytest.raises(InvalidRequestError, match=f"the key {other.key} does not belong to the certificate {mine[0]}"):
+    with pytest.raises(InvalidRequestError, match=f"key {other.key} does not belong to certificate {mine[0]}"):
         server_tls(mine.certificate, other.key)
-    with pytest.raises(InvalidRequestError, match=f"{nonsense} is no certificate in PEM"):
+    with pytest.raises(InvalidRequestError, match=f"{nonsense} is not a PEM certificate"):
         server_tls(nonsense, mine.key)
-    with pytest.raises(InvalidRequestError, match=f"{nonsense} has no certificate in PEM"):
+    with pytest.raises(InvalidRequestError, match=f"{nonsense} contains no PEM certificate"):
         client_tls(nonsense)

@@ -121,7 +121,7 @@ def worker(
         runtime = runtime_on_gpus(runtime, [])
         options.check_runtime(runtime)
     tls, token = worker_link(tls_cert, tls_key, tls_ca, token_file)
-    window = None if payload_descriptor is None else ArenaView(payload_descriptor)
+    arena = None if payload_descriptor is None else ArenaView(payload_descriptor)
     config = WorkerConfig(
         model_root=model_root.absolute(),
         controller=controller,
@@ -132,7 +132,7 @@ def worker(
         page_size=page_size,
         tls=tls,
         token=token,
-        window=window,
+        arena=arena,
     )
     if is_dry_run():
         if not options.on_gpus:
@@ -143,7 +143,7 @@ def worker(
 
     if emulate:
         models, cache = emulated_models(profile).values(), emulated_pages(cache_size)
-        link = partial(run_emulated, controller, name, models, emulate, cache, tls=tls, token=token, window=window)
+        link = partial(run_emulated, controller, name, models, emulate, cache, tls=tls, token=token, arena=arena)
         _run(lambda on_host: link(on_host=on_host))
     else:
         executor, worker_config = _make_runtime(

@@ -1,1 +1,1 @@
-"""The hosts: what runs the machines live. Event loops, threads, disks and clocks are here and nowhere else."""
+"""The hosts: event loops, threads, files and clocks that run the controller's and the worker's machines."""

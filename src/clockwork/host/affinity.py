@@ -1,11 +1,11 @@
-"""Which thread runs on which core.
+"""Assigns threads to cores.
 
-Theory of operation. A device on the CPU is worth as much as its times are steady, so each device's EXEC thread has
-cores of its own, taken from the end of those that the process may use; every other thread of the worker shares the
-rest. Where there are too few cores for that, it is done as far as it goes, and said.
+Theory of operation. A device on the CPU is only as predictable as its times are steady, so each device's EXEC thread
+has cores of its own, taken from the end of the cores that the process may use. All other threads of the worker share
+the rest. If there are too few cores, the plan does as much of this as possible, and its note reports it.
 
-With more than one thread per device, the runtime's pool makes threads of its own. A new thread inherits the cores of
-the one that makes it, and its priority, so the LOAD threads, which make the pools, are then left as they are.
+With more than one thread per device, the runtime's pool creates threads of its own. A new thread inherits cores and
+priority from the thread that creates it. The LOAD threads create the pools, so in that case they are not confined.
 """
 
 import os
@@ -16,16 +16,16 @@ from msgspec import Struct
 
 
 class CorePlan(Struct, frozen=True):
-    """Who runs where: ``exec`` has the cores of each device's EXEC thread. A thread without cores is not pinned."""
+    """The cores of each thread; ``exec`` is by device. A thread without cores is not pinned."""
 
     exec: tuple[tuple[int, ...], ...]
     load: tuple[int, ...]
     others: tuple[int, ...]
-    note: str  #: for the operator
+    note: str  #: a summary for the operator
 
 
 def plan_cores(allowed: Collection[int], devices: int, threads_per_device: int) -> CorePlan:
-    """Cores for each device from the end of those ``allowed``, the rest for everybody else."""
+    """Plan cores for each device, from the end of ``allowed``; the other threads get the rest."""
     cores = tuple(sorted(allowed))
     needed = devices * threads_per_device
     if needed > len(cores):
@@ -36,7 +36,7 @@ def plan_cores(allowed: Collection[int], devices: int, threads_per_device: int) 
         return CorePlan(((),) * devices, (), (), note)
     rest, own = cores[: len(cores) - needed], cores[len(cores) - needed :]
     pinned = tuple(own[i : i + threads_per_device] for i in range(0, needed, threads_per_device))
-    places = ", ".join(f"gpu {gpu} on {show_cores(its)}" for gpu, its in enumerate(pinned))
+    places = ", ".join(f"gpu {gpu} on {show_cores(own_cores)}" for gpu, own_cores in enumerate(pinned))
     if not rest:
         note = f"cores: {places}; none is left for the network and for loading, which will disturb inferences"
         return CorePlan(pinned, cores, cores, note)
@@ -45,19 +45,19 @@ def plan_cores(allowed: Collection[int], devices: int, threads_per_device: int) 
 
 
 def allowed_cores() -> tuple[int, ...]:
-    """The cores that the calling thread may use."""
+    """Return the cores that the calling thread may use."""
     return tuple(sorted(os.sched_getaffinity(0)))
 
 
 def pin(cores: Collection[int]) -> None:
-    """Let the calling thread, and those that it will make, run on these cores only; does nothing if there are none."""
+    """Confine the calling thread, and threads that it creates later, to these cores; do nothing if there are none."""
     if cores:
         os.sched_setaffinity(0, cores)
 
 
 @contextmanager
 def confined(cores: Collection[int]) -> Iterator[None]:
-    """`pin` the calling thread for a while."""
+    """Return a context in which the calling thread is pinned to these cores."""
     before = allowed_cores()
     pin(cores)
     try:
@@ -67,7 +67,7 @@ def confined(cores: Collection[int]) -> Iterator[None]:
 
 
 def show_cores(cores: Collection[int]) -> str:
-    """``0-3,6``."""
+    """Return cores as text, for example ``0-3,6``."""
     spans: list[list[int]] = []
     for core in sorted(cores):
         if spans and core == spans[-1][1] + 1:

@@ -1,13 +1,13 @@
-"""Memory that a controller shares with the worker of its host: large payloads lie there, and are not sent.
+"""Memory that a controller shares with the worker on its host: large payloads lie there instead of being sent.
 
-Theory of operation. The *arena* is a file without a name (memfd_create(2)): whoever has a descriptor of it can map it,
-and when the last process that has one is gone, it is gone. The controller receives into it; its worker has mapped the
-same memory, read-only, and is told where a payload lies. (The socket's way for 602,112 bytes took 0.07 ms of the
-controller's time and as much of the worker's.)
+Theory of operation. The *arena* is a file without a name (memfd_create(2)). Each process that has a descriptor of the
+file can map it, and the file disappears with the last descriptor. The controller receives payloads into the arena. Its
+worker maps the same memory read-only, and actions contain the offset of a payload. (Through a socket, 602,112 bytes
+took 0.07 ms of the controller's time, and as much of the worker's.)
 
-A region is free again when nobody in the controller refers to its bytes any more. That is noted, in whatever thread it
-happens, and done when the next region is wanted. Who sends a reference to a worker holds on to the payload until the
-worker has answered.
+A region is free again when no object in the controller refers to its bytes. Any thread may drop the last reference; the
+region is put on a list, and freed when the next region is allocated. Code that sends an offset to a worker keeps a
+reference to the payload until the worker has answered.
 """
 
 import ctypes
@@ -29,10 +29,10 @@ from clockwork.units import KIB, Bytes, show_bytes
 from clockwork.wire.frame import uninitialised
 
 BLOCK: Final[Bytes] = 4 * KIB
-"""Regions are multiples of it, and begin at one: the size of a page of memory."""
+"""Size and offset of each region are multiples of this: the size of a page of memory."""
 
 MAX_REGION_SHARE: Final = 0.25
-"""The part of an arena that a single region may have: one client's announcement is not to keep all others out."""
+"""Largest share of an arena for one region, so that one client's request cannot occupy all of it."""
 
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -40,18 +40,20 @@ log = logging.getLogger("clockwork.controller")
 
 
 class Arena:
-    """The controller's side. Its regions are made and asked about on the event loop's thread."""
+    """The controller's side; call its methods on the thread of the event loop."""
 
     def __init__(self, nbytes: Bytes) -> None:
-        """``nbytes``, rounded up to blocks, which cost memory when they are first used.
+        """``nbytes`` is rounded up to whole blocks; a block takes memory from its first use on.
 
         Raises:
-            OSError: the system gives no such memory.
+            OSError: the system cannot provide such memory.
         """
         count = -(-nbytes // BLOCK)
         self._descriptor = os.memfd_create(f"clockwork-{os.urandom(8).hex()}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self._descriptor, count * BLOCK)
-        fcntl.fcntl(self._descriptor, fcntl.F_ADD_SEALS, _SEALS)  # or reading what was cut off would be a crash
+        fcntl.fcntl(
+            self._descriptor, fcntl.F_ADD_SEALS, _SEALS
+        )  # if the file were cut, reading it would crash the reader
         self.for_worker: Final = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC)
         self.name: Final = arena_name(self._descriptor)
         self._map = mmap.mmap(self._descriptor, count * BLOCK)
@@ -62,12 +64,12 @@ class Arena:
 
     @property
     def taken(self) -> Bytes:
-        """What regions have that somebody refers to."""
+        """Bytes of the regions in use."""
         self._take_back()
         return self._blocks.allocated * BLOCK
 
     def allocate(self, nbytes: Bytes) -> Array:
-        """``nbytes`` bytes with anything in them: a region, or ordinary memory if that is large or there is no room."""
+        """Return uninitialised memory: a region, or ordinary memory if ``nbytes`` is too large or the arena is full."""
         self._take_back()
         begin = self._blocks.allocate(-(-nbytes // BLOCK)) if 0 < nbytes <= self._nbytes * MAX_REGION_SHARE else None
         if begin is None:
@@ -76,15 +78,15 @@ class Arena:
         weakref.finalize(region, self._returned.append, begin).atexit = False
         return region
 
-    def where(self, payload: Any) -> Bytes | None:
-        """Where a payload lies in the arena; None: not there."""
+    def offset_of(self, payload: Any) -> Bytes | None:
+        """Return the offset of a payload in the arena; None if the payload is elsewhere."""
         if type(payload) is not memoryview or payload.readonly or not payload.nbytes:
             return None
         at = ctypes.addressof(ctypes.c_char.from_buffer(payload)) - self._address
         return at if 0 <= at < self._nbytes else None
 
     def close(self) -> None:
-        """Nobody else can map it from now on; it is gone when nobody refers to it."""
+        """Close the descriptors. The memory is freed when no object refers to it any more."""
         os.close(self._descriptor)
         os.close(self.for_worker)
 
@@ -94,13 +96,13 @@ class Arena:
 
 
 class ArenaView:
-    """The worker's side: it reads."""
+    """The worker's side, which only reads."""
 
     def __init__(self, descriptor: int) -> None:
-        """``descriptor`` is `Arena.for_worker`, inherited; it is closed.
+        """Map the arena. ``descriptor`` is the inherited `Arena.for_worker`, and is closed.
 
         Raises:
-            OSError, ValueError: it is not.
+            OSError, ValueError: the descriptor is not that of an arena.
         """
         self.name: Final = arena_name(descriptor)
         self._nbytes = os.fstat(descriptor).st_size
@@ -108,30 +110,31 @@ class ArenaView:
         os.close(descriptor)
 
     def view(self, at: Bytes, nbytes: Bytes) -> memoryview:
-        """A payload that lies there.
+        """Return the payload of ``nbytes`` bytes at offset ``at``.
 
         Raises:
-            ProtocolError: nothing can.
+            ProtocolError: the arena has no such range.
         """
         if not 0 <= at <= at + nbytes <= self._nbytes:
             raise ProtocolError(
-                f"a payload of {nbytes} bytes cannot lie at {at} in memory of {show_bytes(self._nbytes)}: "
-                "this is no controller of ours"
+                f"payload of {nbytes} bytes at offset {at} is outside the shared memory of {show_bytes(self._nbytes)}"
             )
         return self._bytes[at : at + nbytes]
 
 
 def make_arena(nbytes: Bytes) -> Arena | None:
-    """An arena, unless none is wanted or the system has none: then payloads are sent, which takes longer."""
+    """Return an arena; None if ``nbytes`` is 0 or the system has no such memory, so that payloads are sent instead."""
     if not nbytes:
         return None
     try:
         return Arena(nbytes)
     except OSError as error:
-        log.warning("payloads go to the worker through a socket, there is no memory to share with it: %s", error)
+        log.warning(
+            "no memory to share with the worker, so payloads go through a socket, which takes longer: %s", error
+        )
         return None
 
 
 def arena_name(descriptor: int) -> str:
-    """What an arena is called: another one of this host is called otherwise."""
+    """Return the name of an arena, which is unique on this host."""
     return str(Path(f"/proc/self/fd/{descriptor}").readlink())

@@ -1,9 +1,9 @@
 """The live host of the controller: two ports, a clock, a log, and the profiles on disk.
 
-Rules of the file: nothing is decided here. Messages become events, commands become messages; the payloads of tensors
-pass from one connection to another as they were received. This is also the edge where times are translated: actions
-leave with their windows on the worker's clock, results come in with their timings on ours. An offset that is smaller
-than its own error, as between processes of one host, is taken to be none.
+Rules of the file: nothing is decided here. Messages become events, and commands become messages. The payloads of
+tensors pass from one connection to another as they were received. Times are translated here: actions leave with their
+windows on the worker's clock, and the timings of results are converted to this host's clock. A clock offset that is
+smaller than its own error, as between processes on one host, counts as zero.
 """
 
 import asyncio
@@ -81,13 +81,13 @@ from clockwork.wire.codec import decode_request, decode_result, output_sizes, sp
 from clockwork.wire.frame import FRAME_BYTES_CEILING, MAX_FRAME_BYTES, Allocate, uninitialised
 
 BATCH_FRAMES: Final = 16
-"""A worker's frames may be so many times as long as a client's: a batch has as many requests."""
+"""A worker's frames may be this many times as long as a client's, because a batch holds several requests."""
 
 WORKER_HEARTBEAT: Final[Nanos] = ms(250)
 WORKER_SILENT: Final[Nanos] = ms(900)
-"""Time between two Pings to a worker, and time without a byte from it after which it is silent.
+"""Time between two Pings to a worker, and time without a byte from a worker after which it counts as silent.
 
-Silence is looked at with each Ping, so a worker that stops is noticed within 1.25 s.
+Silence is checked with each Ping, so a worker that stops is noticed within 1.25 s.
 """
 
 log = logging.getLogger("clockwork.controller")
@@ -95,11 +95,11 @@ log = logging.getLogger("clockwork.controller")
 
 @dataclass(frozen=True)
 class ControllerHostConfig:
-    """Where a controller listens and for whom, what it keeps on disk, and how it starts up.
+    """Where a controller listens, which peers it admits, what it stores on disk, and how it starts up.
 
-    ``tls`` and ``access`` are for clients, also those of the front ends; ``worker_tls`` and ``worker_tokens`` for
-    workers. Without, connections are not encrypted, and anybody may come. ``payload_bytes``: of memory for payloads,
-    shared with a worker of this host that has inherited it (`ControllerHost.arena`).
+    ``tls`` and ``access`` are for clients, also those of the front ends; ``worker_tls`` and ``worker_tokens`` are for
+    workers. Without them, connections are not encrypted and every peer is admitted. ``payload_bytes`` is the size of
+    the memory for payloads that is shared with a worker on this host (`ControllerHost.arena`).
     """
 
     listen: Address = DEFAULT_LISTEN
@@ -115,7 +115,7 @@ class ControllerHostConfig:
 
 
 class ControllerHost:
-    """A controller that listens. Make it and use it on one running event loop."""
+    """A controller that listens for clients and workers; create and use it on one running event loop."""
 
     def __init__(
         self,
@@ -124,14 +124,14 @@ class ControllerHost:
         *,
         clock: Clock | None = None,
     ) -> None:
-        """It listens from `start` on.
+        """Create the controller; `start` makes it listen.
 
         Raises:
-            InvalidRequestError: the configuration names a model that cannot be.
+            InvalidRequestError: the configuration names a model in an invalid way.
         """
         self._config = config
         self.tls, self.access = config.tls, config.access
-        self.stepper: Final = Stepper()  #: of all long work on this event loop
+        self.stepper: Final = Stepper()  #: runs all long work on this event loop
         self._long_responses = LongResponses(self.description, self.stepper)
         self._memory_trimmer = MemoryTrimmer(lambda: self.description().outstanding == 0)
         self.arena: Final = make_arena(config.payload_bytes)
@@ -141,11 +141,11 @@ class ControllerHost:
         self._runner: MachineRunner[Event, ControllerCommand] = MachineRunner(self._machine, self._clock, self._execute)
         self._servers: list[Server] = []
         self._workers: dict[str, Connection] = {}
-        self._near: set[Connection] = set()  #: of workers that have mapped the arena
+        self._sharing: set[Connection] = set()  #: connections of workers that have mapped the arena
         self._shared = SharedPayloads(self.arena)
         self._clients: dict[int, Connection | LocalClient] = {}
         self._client_ids: dict[Connection, int] = {}
-        self._rights: dict[Connection, Right] = {}  #: of clients' connections
+        self._rights: dict[Connection, Right] = {}  #: of each client's connection
         self._last_client = 0
         self._drained = asyncio.Event()
         self._response_log = ResponseLog(log)
@@ -155,7 +155,7 @@ class ControllerHost:
             self._clock,
             config.controller,
             self._requests_shed,
-            self._measured,
+            self._load_measured,
             self._machine.throttle,
             self._machine.model,
         )
@@ -166,7 +166,7 @@ class ControllerHost:
         """Listen on both ports.
 
         Raises:
-            ServerError: a port is taken, or may not be used.
+            ServerError: a port is in use or not permitted.
         """
         workers = await listen(
             self._config.worker_listen,
@@ -174,7 +174,8 @@ class ControllerHost:
             decode=decode_result,
             config=LinkConfig(
                 max_frame_bytes=min(FRAME_BYTES_CEILING, BATCH_FRAMES * self._config.max_frame_bytes),
-                max_outgoing_bytes=2 * self._config.controller.max_pending_bytes,  # it is held in any case
+                max_outgoing_bytes=2
+                * self._config.controller.max_pending_bytes,  # the pending requests hold it in any case
                 heartbeat_interval=WORKER_HEARTBEAT,
                 silent_after=WORKER_SILENT,
                 measure_clock=True,
@@ -182,7 +183,7 @@ class ControllerHost:
             ),
             clock=self._clock,
             on_connected=self._worker_connected,
-            on_message=self._worker_said,
+            on_message=self._worker_message,
             on_closed=self._worker_closed,
             on_silent=self._worker_silent,
             admits=self._admits_worker,
@@ -200,7 +201,7 @@ class ControllerHost:
             ),
             clock=self._clock,
             on_connected=self._client_connected,
-            on_message=self._client_said,
+            on_message=self._client_message,
             on_closed=self._client_closed,
             admits=self._admits_client,
             tls=_context(self._config.tls),
@@ -217,56 +218,57 @@ class ControllerHost:
 
     @property
     def allocate(self) -> Allocate:
-        """Gives memory for payloads to be received into."""
+        """Function that allocates memory into which payloads are received."""
         return uninitialised if self.arena is None else self.arena.allocate
 
     async def wait(self) -> None:
-        """Until the controller gives up; for ever, if it does not.
+        """Wait until the controller gives up, which it normally never does.
 
         Raises:
-            ServerError: why it gave up.
+            ServerError: the reason why it gave up.
         """
         await asyncio.shield(self._failure)
 
     def local_client(self, *, shared: bool = True) -> LocalClient:
-        """Return a client in this process. Not ``shared``, it asks for one connection, and the limits of one apply."""
+        """Return a client in this process; unless it is ``shared``, the limits of one connection apply to it."""
         self._last_client += 1
         client_id = self._last_client
-        said = partial(self._said, client_id, shared=shared)
+        send = partial(self._handle_request, client_id, shared=shared)
         check = partial(self._machine.refuse_early, client_id)
-        client = LocalClient(said, partial(self._left, client_id), check)
+        client = LocalClient(send, partial(self._client_left, client_id), check)
         self._clients[client_id] = client
         return client
 
     def progress(self) -> tuple[str, Progress]:
-        """The stage, and how far it is."""
+        """Return the stage and its progress."""
         return self._machine.stage.value, self._machine.progress(self._clock.now())
 
     def is_ready(self, model: str | None = None) -> bool:
-        """Whether a request would be answered now: of any model, or of the one named."""
+        """Return whether requests are served now: for any model, or for the one named."""
         return self._machine.is_ready(model)
 
     async def drain(self, limit: Nanos) -> None:
-        """Take no more requests, and return when those that are pending are answered, after ``limit`` at the latest.
+        """Refuse new requests, and return when the pending ones are answered, after ``limit`` at the latest.
 
-        It listens until `close`, so that whoever comes is told, and may see that it is not ready.
+        The ports stay open until `close`, so that new clients get a refusal and health checks see that the server is
+        not ready.
         """
         self._runner.feed(Drain(limit))
         await self._drained.wait()
 
     def description(self) -> Description:
-        """What there is to say of the server, to be asked on its event loop."""
+        """Return the state of the server; call this on its event loop."""
         return self._machine.description(self._clock.now())
 
     async def close(self) -> None:
-        """Stop listening and say goodbye to everybody."""
+        """Stop listening and close all connections."""
         self._runner.close()
         self._response_log.close()
         self.reception.close()
         self._long_responses.close()
         self._memory_trimmer.close()
         if self._failure.done() and not self._failure.cancelled():
-            self._failure.exception()  # nobody may be waiting for it any more
+            self._failure.exception()  # `wait` may not be running any more; this marks the exception as retrieved
         for server in self._servers:
             await server.close("the controller is shutting down")
         for client in list(self._clients.values()):
@@ -277,15 +279,15 @@ class ControllerHost:
         if not self._failure.done():
             self._failure.cancel()
 
-    # --- what comes in -----------------------------------------------------------------------------------------------
+    # --- incoming -----------------------------------------------------------------------------------------------
 
     def _admits_worker(self, connection: Connection, hello: Hello) -> str:
-        wanted = self._config.worker_tokens
-        if not wanted or wanted.knows(hello.token):
+        tokens = self._config.worker_tokens
+        if not tokens or tokens.knows(hello.token):
             if self.arena is not None and hello.arena == self.arena.name:
-                self._near.add(connection)
+                self._sharing.add(connection)
             return ""
-        return "the controller wants a token from its workers, and this is none: see --worker-token-file"
+        return "worker has no valid token; start it with --worker-token-file"
 
     def _admits_client(self, connection: Connection, hello: Hello) -> str:
         try:
@@ -297,13 +299,15 @@ class ControllerHost:
     def _worker_connected(self, connection: Connection) -> None:
         worker_id = connection.peer_name
         if worker_id in self._workers:
-            log.error("another worker calls itself %s and is sent away: give each its own --name", worker_id)
-            connection.close(f"a worker called {worker_id} is connected already: give each its own --name")
+            log.error("a second worker with the name %s is refused: give each worker its own --name", worker_id)
+            connection.close(
+                f"a worker with the name {worker_id} is already connected; give each worker its own --name"
+            )
             return
         self._workers[worker_id] = connection
         self._runner.feed(WorkerConnected(worker_id))
 
-    def _worker_said(self, connection: Connection, message: Any, payload: Any) -> None:
+    def _worker_message(self, connection: Connection, message: Any, payload: Any) -> None:
         worker_id = connection.peer_name
         if self._workers.get(worker_id) is not connection:
             return
@@ -320,7 +324,7 @@ class ControllerHost:
 
     def _worker_closed(self, connection: Connection, reason: str) -> None:
         worker_id = connection.peer_name
-        self._near.discard(connection)
+        self._sharing.discard(connection)
         if self._workers.get(worker_id) is connection:
             del self._workers[worker_id]
             self._shared.left(worker_id)
@@ -335,7 +339,7 @@ class ControllerHost:
         self._clients[self._last_client] = connection
         self._client_ids[connection] = self._last_client
 
-    def _client_said(self, connection: Connection, message: Any, payload: Any) -> None:
+    def _client_message(self, connection: Connection, message: Any, payload: Any) -> None:
         client_id = self._client_ids.get(connection)
         if client_id is None:
             return
@@ -349,10 +353,10 @@ class ControllerHost:
         elif isinstance(message, StatusRequest):
             self._long_responses.status(connection, message.id)
         elif not (isinstance(message, CancelRequest) and self._native_inbox.withdraw(client_id, message.id)):
-            self._said(client_id, message, payload)
+            self._handle_request(client_id, message, payload)
 
     def _receive(self, connection: Connection, client_id: int, request: InferRequest, payload: Any) -> None:
-        """A client of the native protocol asks for an inference."""
+        """Handle an inference request of the native protocol: refuse it, or put it into the inbox."""
         arrival = connection.arrived_at
         slo = request.slo
         if slo is None and request.slo_factor is None:
@@ -365,18 +369,18 @@ class ControllerHost:
             self._respond(refused)
 
     def _take_in(self, client_id: int, request: InferRequest, payload: Any, arrival: Nanos) -> None:
-        self._said(client_id, request, payload, arrival)
-        if self._machine.model(request.model) is not None:  # else clients could fill the table
+        self._handle_request(client_id, request, payload, arrival)
+        if self._machine.model(request.model) is not None:  # otherwise clients could fill the table
             self.reception.note_slo(request.model, request.slo)
 
-    def _measured(self, busy: float) -> None:
+    def _load_measured(self, busy: float) -> None:
         self._runner.feed(ServerLoad(busy))
 
     def _requests_shed(self, by_model: dict[str, int]) -> None:
         self._response_log.refused(sum(by_model.values()))
         self._runner.feed(RequestsShed(by_model))
 
-    def _said(
+    def _handle_request(
         self, client_id: int, message: Any, payload: Any, arrival: Nanos | None = None, shared: bool = False
     ) -> None:
         if isinstance(message, InferRequest):
@@ -392,14 +396,14 @@ class ControllerHost:
         self._rights.pop(connection, None)
         client_id = self._client_ids.pop(connection, None)
         if client_id is not None:
-            self._left(client_id)
+            self._client_left(client_id)
 
-    def _left(self, client_id: int) -> None:
+    def _client_left(self, client_id: int) -> None:
         self._native_inbox.withdraw(client_id)
         if self._clients.pop(client_id, None) is not None:
             self._runner.feed(ClientLost(client_id))
 
-    # --- what goes out -----------------------------------------------------------------------------------------------
+    # --- outgoing -----------------------------------------------------------------------------------------------
 
     def _execute(self, command: ControllerCommand) -> None:
         match command:
@@ -420,7 +424,7 @@ class ControllerHost:
                 log.info("stage: %s", command.stage, extra=event_fields("stage", stage=command.stage))
             case DropWorker():
                 extra = event_fields("worker_dropped", worker=command.worker_id, reason=command.reason)
-                log.error("worker %s is dropped: %s", command.worker_id, command.reason, extra=extra)
+                log.error("dropping worker %s: %s", command.worker_id, command.reason, extra=extra)
                 connection = self._workers.get(command.worker_id)
                 if connection is not None:
                     connection.close(command.reason)
@@ -433,19 +437,19 @@ class ControllerHost:
     def _send_action(self, connection: Connection, command: SendAction) -> None:
         action = command.action
         payloads: Sequence[Any] = command.payloads
-        if payloads and connection in self._near and isinstance(action, Infer):
+        if payloads and connection in self._sharing and isinstance(action, Infer):
             action, payloads = self._shared.share(command.worker_id, action, payloads)
         payloads = [payload for payload in payloads if payload is not None]
         try:
             connection.send(shift_action(action, self._offset(connection)), payloads)
-        except InvalidRequestError as error:  # it does not fit into a frame
+        except InvalidRequestError as error:  # the message does not fit into a frame
             self._shared.ended(command.worker_id, action.id)
             text = f"the batch cannot be sent: {error}"
             failed = WorkerResult(command.worker_id, ErrorResult(action.id, type(action).__name__, Status.ERROR, text))
             asyncio.get_running_loop().call_soon(self._runner.feed, failed)
 
     def _offset(self, connection: Connection) -> Nanos:
-        """The worker's clock minus ours."""
+        """Return the worker's clock minus this host's clock."""
         now = self._clock.now()
         offset = connection.clock_offset.offset_ns
         return offset if abs(offset) > connection.clock_offset.error_ns(now) else 0
@@ -465,9 +469,9 @@ class ControllerHost:
             return
         try:
             connection.send(response, payload)
-        except InvalidRequestError as error:  # it does not fit into a frame
+        except InvalidRequestError as error:  # the message does not fit into a frame
             assert not isinstance(response, ErrorResponse)
-            connection.send(ErrorResponse(response.id, Status.ERROR, f"the answer cannot be sent: {error}"))
+            connection.send(ErrorResponse(response.id, Status.ERROR, f"the response cannot be sent: {error}"))
 
 
 def _context(tls: ServerTls | None) -> ssl.SSLContext | None:

@@ -1,4 +1,4 @@
-"""What a worker's host needs of its devices, whatever they are made of."""
+"""The interface between a worker's host and its devices, real or emulated."""
 
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
@@ -10,45 +10,45 @@ from clockwork.worker.core import WorkerCore
 
 
 class Devices(Protocol):
-    """The worker's core, and what carries its tasks out."""
+    """The worker's core, and the threads or timers that execute its tasks."""
 
     core: WorkerCore
 
     def start(self) -> None:
-        """Begin to carry out."""
+        """Start executing tasks."""
         ...
 
     async def end(self) -> None:
-        """Start no more tasks, wait for those that run, and leave nothing behind."""
+        """Start no more tasks, wait for the running ones, and free all resources."""
         ...
 
     def act(self, action: Action, payloads: tuple[object, ...] = ()) -> Nanos | None:
-        """The controller has sent an action; returns when to call `expire` next, if at all."""
+        """Accept an action from the controller; return when to call `expire` next, or None."""
         ...
 
     def expire(self) -> Nanos | None:
-        """Answer what is late, also behind running tasks; returns when to call this next, if at all."""
+        """Fail the actions that are late, also those behind running tasks; return when to call this next, or None."""
         ...
 
     def controller_lost(self) -> None:
-        """There is nobody to send results to; those not taken yet are dropped."""
+        """Drop the results that were not taken yet: the connection to the controller is lost."""
         ...
 
     def leave(self) -> None:
-        """Begin nothing more; what waits and what comes is refused, what runs goes on."""
+        """Refuse waiting and new actions; let running tasks finish."""
         ...
 
     def owes_results(self) -> bool:
-        """Whether something runs whose result the controller waits for."""
+        """Return whether a task is running whose result the controller waits for."""
         ...
 
     def take_results(self) -> list[ResultToSend]:
-        """What the actions have come to since this was last called, in order."""
+        """Return the results since the last call, in order."""
         ...
 
 
 MakeDevices: TypeAlias = Callable[[Callable[[], None], Callable[[Exception], None]], Devices]
-"""Makes them on the running event loop, from two callbacks that any thread may call and that do not block.
+"""Creates the devices on the running event loop, from two callbacks that do not block and that any thread may call.
 
-The first says that there is something for `take_results`, the second that they broke.
+The first is called when there are results for `Devices.take_results`, the second when the devices have failed.
 """

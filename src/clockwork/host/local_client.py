@@ -1,7 +1,7 @@
-"""A client in the controller's own process: how front ends ask.
+"""A client in the controller's own process, used by the front ends.
 
-It is to the controller what a connection of the native protocol is, without the bytes: the same messages, the same
-checks, the same cancelling.
+For the controller it is like a connection of the native protocol, but nothing is encoded: the messages, the checks and
+the cancelling are the same.
 """
 
 import asyncio
@@ -15,16 +15,16 @@ from clockwork.units import Nanos
 
 
 class LocalClient:
-    """Asks on the controller's event loop. Requests carry ids of `next_id`."""
+    """Sends requests, with ids from `next_id`; use it on the controller's event loop."""
 
     def __init__(
         self,
-        say: Callable[[Request, Any, Nanos | None], None],
+        send: Callable[[Request, Any, Nanos | None], None],
         leave: Callable[[], None],
         check: Callable[[InferRequest], Respond | None],
     ) -> None:
-        """Made by `ControllerHost.local_client`."""
-        self._say = say
+        """Called by `ControllerHost.local_client`."""
+        self._send = send
         self._check = check
         self._leave = leave
         self._last_id = 0
@@ -33,11 +33,11 @@ class LocalClient:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for their response."""
+        """Number of requests that wait for their response."""
         return len(self._waiting)
 
     def next_id(self) -> int:
-        """For a request."""
+        """Return the id for the next request."""
         self._last_id += 1
         return self._last_id
 
@@ -45,7 +45,7 @@ class LocalClient:
         """Return the refusal of a request whose model, names, datatypes, shapes or batch are wrong, or None.
 
         A front end calls this before it decodes elements, so sizes in bytes need not be known yet. A request that is
-        refused here is counted, and must not be asked. Another request may still be refused later.
+        refused here is counted, and must not be sent. Another request may still be refused later.
         """
         refused = self._check(request)
         if refused is None:
@@ -54,35 +54,37 @@ class LocalClient:
         return refused.response
 
     async def ask(self, request: Request, payload: Any = b"", arrival: Nanos | None = None) -> tuple[Response, Any]:
-        """Return the response and its payload (bytes-like, or None). A call that is cancelled frees its place.
+        """Send a request, and return the response and its payload (bytes-like or None).
 
-        ``arrival``: when the request reached this machine; its SLO counts from then. None: now.
+        Cancelling the call cancels the request.
+
+        ``arrival`` is when the request reached this host; its SLO counts from then. None means now.
 
         Raises:
-            ConnectionLostError: the controller has closed.
+            ConnectionLostError: the controller has shut down.
         """
         if self._closed:
             raise ConnectionLostError("the controller is shutting down")
         future: asyncio.Future[tuple[Response, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = future
         try:
-            self._say(request, payload, arrival)
+            self._send(request, payload, arrival)
             return await future
         except asyncio.CancelledError:
             if isinstance(request, InferRequest) and not self._closed:
-                self._say(CancelRequest(request.id), b"", None)
+                self._send(CancelRequest(request.id), b"", None)
             raise
         finally:
             self._waiting.pop(request.id, None)
 
     def send(self, response: Response, payload: Sequence[Any] = ()) -> None:
-        """The controller answers."""
+        """Deliver a response; called by the controller."""
         future = self._waiting.get(response.id)
         if future is not None and not future.done():
             future.set_result((response, payload[0] if payload else None))
 
     def close(self) -> None:
-        """No more questions; those that wait get `ConnectionLostError`, and their places are free."""
+        """Accept no more requests, and fail the waiting ones with `ConnectionLostError`."""
         if self._closed:
             return
         self._closed = True

@@ -1,7 +1,8 @@
-"""Runs a machine on an asyncio event loop: feed it, carry out its commands, keep one timer armed.
+"""Runs a machine on an asyncio event loop: passes events to it, executes its commands, and keeps one timer for it.
 
-The timer may be early: it is armed for the earliest moment asked for since it last fired, and moved only to come
-earlier. When it fires before the machine's moment, it is armed again and the machine is not woken.
+The timer may fire early: it is set for the earliest wake-up time that the machine has asked for since the timer last
+fired, and is only ever moved to an earlier time. If it fires before the machine's wake-up time, it is set again and the
+machine is not woken.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ CommandT = TypeVar("CommandT")
 
 
 class MachineRunner(Generic[EventT, CommandT]):
-    """One machine and its timer, on the loop that runs when it is made."""
+    """One machine and its timer, on the event loop that is running when this object is created."""
 
     def __init__(
         self,
@@ -26,7 +27,7 @@ class MachineRunner(Generic[EventT, CommandT]):
         clock: Clock,
         execute: Callable[[CommandT], None],
     ) -> None:
-        """``execute`` carries out one command; it may not feed the driver before it returns."""
+        """``execute`` executes one command; it must not call `feed` before it returns."""
         self._machine = machine
         self._clock = clock
         self._execute = execute
@@ -35,7 +36,7 @@ class MachineRunner(Generic[EventT, CommandT]):
         self._closed = False
 
     def feed(self, event: EventT) -> None:
-        """Something has happened, now."""
+        """Pass an event to the machine, with the present time."""
         if self._closed:
             return
         for command in self._machine.handle(self._clock.now(), event):
@@ -43,7 +44,7 @@ class MachineRunner(Generic[EventT, CommandT]):
         self._arm()
 
     def close(self) -> None:
-        """Never wake the machine again, and take no more events."""
+        """Stop waking the machine, and ignore further events."""
         self._closed = True
         self._alarm.close()
 

@@ -1,8 +1,8 @@
-"""From a path that somebody sent to a file that may be read.
+"""Turns a path from a request into a file that the worker may read.
 
-Rules of the file: a worker reads models below one directory, its model root, and nothing else. Messages repeat what was
-sent and never say where the root is, or what lies outside it. Whoever may write below the root is trusted not to change
-it between the check and the reading.
+Rules of the file: a worker reads models below one directory, its model root, and nothing else. Messages repeat the path
+from the request, and never reveal where the root is or what lies outside it. Anyone who may write below the root is
+trusted not to change it between the check and the reading.
 """
 
 from pathlib import Path, PurePosixPath
@@ -11,16 +11,16 @@ from typing import Final
 from clockwork.errors import InvalidModelError
 
 MAX_PATH: Final = 4096
-"""Characters; the limit of Linux."""
+"""Longest path in characters; the limit of Linux."""
 
 
 def resolve(root: Path, path: str) -> Path:
-    """The absolute path of a file or directory below ``root`` that exists.
+    """Return the absolute path of an existing file or directory below ``root``.
 
     A symbolic link is followed if it stays below the root; the path keeps the link's own name.
 
     Raises:
-        InvalidModelError: it is empty, absolute, too long, climbs out of the root in whatever way, or is not there.
+        InvalidModelError: the path is empty, absolute, too long, leads out of the root, or does not exist.
     """
     shown = repr(path if len(path) <= 200 else path[:200] + "...")
     if not path or "\0" in path or len(path) > MAX_PATH:

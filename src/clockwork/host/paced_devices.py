@@ -1,6 +1,7 @@
-"""Paced devices on the real clock: what ``clockwork worker --emulate`` runs instead of threads and a runtime.
+"""Paced devices on the real clock: ``clockwork worker --emulate`` runs them instead of threads and a runtime.
 
-Rules of the file: everything happens on the event loop; nothing is decided here. Outputs are zeros of the right size.
+Rules of the file: everything happens on the event loop, and nothing is decided here. Outputs are zeros of the right
+size.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +22,11 @@ from clockwork.worker.core import WorkerCore
 from clockwork.worker.events import ActionReceived, ControllerLost, Event, Leave, ResultCommand, SendOutputs
 
 FREE_DIM: Final = 1
-"""What an output's free dimensions are set to, but the batch's."""
+"""Size of each free dimension of an output except the first, which is the number of rows."""
 
 
 class PacedDevices:
-    """See `clockwork.host.devices.Devices`. Make it and use it on one running event loop."""
+    """Implements `clockwork.host.devices.Devices`; create and use it on one running event loop."""
 
     def __init__(
         self,
@@ -35,7 +36,7 @@ class PacedDevices:
         clock: Clock,
         on_answers: Callable[[], None],
     ) -> None:
-        """``models`` by path, ``durations`` by device; ``on_answers``: there is something for `take_results`."""
+        """``models`` are by path, ``durations`` by device; ``on_answers`` is called when there are results to take."""
         self.core = core
         self._clock = clock
         worker = PacedWorker(core, models, durations)
@@ -46,38 +47,41 @@ class PacedDevices:
         self._zeros = memoryview(b"")
 
     def start(self) -> None:
-        """Nothing is to be started."""
+        """Do nothing: there is nothing to start."""
 
     async def end(self) -> None:
-        """Whatever runs ends here."""
+        """Stop; running tasks end without a result."""
         self._runner.close()
 
     def act(self, action: Action, payloads: tuple[object, ...] = ()) -> Nanos | None:
-        """The controller has sent an action. What is late is answered without being asked."""
+        """Accept an action. Late actions fail by themselves, so `expire` need not be called."""
         self._runner.feed(ActionReceived(action, payloads))
         return None
 
     def expire(self) -> Nanos | None:
-        """Nothing: see `act`."""
+        """Do nothing; see `act`."""
         return None
 
     def controller_lost(self) -> None:
-        """There is nobody to send results to; those not taken yet are dropped."""
+        """Drop the results that were not taken yet: the connection to the controller is lost."""
         self._runner.feed(ControllerLost())
         self._answers.clear()
 
     def leave(self) -> None:
-        """Begin nothing more; what waits and what comes is refused, what runs goes on."""
+        """Refuse waiting and new actions; let running tasks finish."""
         self._runner.feed(Leave())
 
     def owes_results(self) -> bool:
-        """Whether something runs whose result the controller waits for."""
+        """Return whether a task is running whose result the controller waits for."""
         return self.core.owes_results
 
     def take_results(self) -> list[ResultToSend]:
-        """What the actions have come to since this was last called, in order."""
+        """Return the results since the last call, in order."""
         answers, self._answers = self._answers, []
-        return [self._finish(it) if isinstance(it, SendOutputs) else ResultToSend(it.result) for it in answers]
+        return [
+            self._finish(answer) if isinstance(answer, SendOutputs) else ResultToSend(answer.result)
+            for answer in answers
+        ]
 
     def _answered(self, answer: ResultCommand) -> None:
         if not self._answers:
@@ -86,32 +90,35 @@ class PacedDevices:
 
     def _finish(self, sent: SendOutputs) -> ResultToSend:
         model: Any = sent.outputs
-        made = [self._share(model, share) for share in sent.action.inputs]
+        shares = [self._share(model, request) for request in sent.action.inputs]
         outputs = tuple(
-            [InferOutput(it.request_id, share[0]) for it, share in zip(sent.action.inputs, made, strict=True)]
+            [
+                InferOutput(request.request_id, specs)
+                for request, (specs, _) in zip(sent.action.inputs, shares, strict=True)
+            ]
         )
         end = sent.exec.end
         result = InferResult(sent.action.id, outputs, sent.copy_input, sent.exec, Timing(end, end, 0))
-        nbytes = sum([share[1] for share in made])
+        nbytes = sum([size for _, size in shares])
         if len(self._zeros) < nbytes:
             self._zeros = memoryview(bytes(nbytes))
         return ResultToSend(result, [self._zeros[:nbytes]] if nbytes else [])
 
-    def _share(self, model: PacedModel, it: InferInput) -> tuple[tuple[TensorSpec, ...], Bytes]:
-        """One request's outputs, and their size."""
-        if it.outputs:
+    def _share(self, model: PacedModel, request: InferInput) -> tuple[tuple[TensorSpec, ...], Bytes]:
+        """Return the specs of one request's outputs, and their size."""
+        if request.outputs:
             known = {info.name: info for info in model.outputs}
-            return _specs([known[name] for name in it.outputs if name in known], it.batch_size)
+            return _specs([known[name] for name in request.outputs if name in known], request.batch_size)
         of_model = self._outputs.setdefault(model.outputs, {})
-        made = of_model.get(it.batch_size)
-        if made is None:
-            made = of_model[it.batch_size] = _specs(model.outputs, it.batch_size)
-        return made
+        share = of_model.get(request.batch_size)
+        if share is None:
+            share = of_model[request.batch_size] = _specs(model.outputs, request.batch_size)
+        return share
 
 
 def _specs(infos: Sequence[TensorInfo], rows: int) -> tuple[tuple[TensorSpec, ...], Bytes]:
     specs = tuple(_spec(info, rows) for info in infos)
-    return specs, sum(it.nbytes for it in specs)
+    return specs, sum(tensor.nbytes for tensor in specs)
 
 
 def _spec(info: TensorInfo, rows: int) -> TensorSpec:

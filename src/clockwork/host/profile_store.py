@@ -1,7 +1,7 @@
-"""Profiles on disk: one JSON file per (content, runtime, kind of device), so that the second start measures nothing.
+"""Profiles on disk: one JSON file per content, runtime and kind of device, so that the next start measures nothing.
 
-A file is written beside its place and moved there, so a crash leaves the old one or the new one. A file that cannot be
-read is reported and ignored: the worst that comes of it is measuring again.
+A file is written to a temporary name and renamed, so that a crash leaves the old or the new file. A file that cannot be
+read is reported and ignored; its models are measured again.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class _Stored(msgspec.Struct, frozen=True):
-    """What a file holds: unlike on the wire, fields are named, for people."""
+    """The content of a file. Unlike on the wire, fields have names, so that people can read them."""
 
     version: int
     key: ProfileKey
@@ -29,14 +29,14 @@ _VERSION = 1
 
 
 class ProfileStore:
-    """A directory of profiles; None keeps nothing."""
+    """A directory of profiles; with None, nothing is stored."""
 
     def __init__(self, directory: Path | None) -> None:
-        """The directory is made when the first profile is saved."""
+        """The directory is created when the first profile is saved."""
         self._directory = directory
 
     def load(self) -> dict[ProfileKey, ModelProfile]:
-        """All profiles that are there and can be read."""
+        """Return all profiles that can be read."""
         profiles: dict[ProfileKey, ModelProfile] = {}
         if self._directory is None or not self._directory.is_dir():
             return profiles
@@ -47,11 +47,11 @@ class ProfileStore:
                 if usable and stored.profile.load_weights.samples:
                     profiles[stored.key] = stored.profile
             except (OSError, msgspec.MsgspecError) as error:
-                log.warning("the profile %s cannot be read and is ignored: %s", path, error)
+                log.warning("profile %s cannot be read and is ignored: %s", path, error)
         return profiles
 
     def save(self, key: ProfileKey, profile: ModelProfile) -> None:
-        """Keep a profile; a failure is reported and harms nothing."""
+        """Store a profile; a failure is logged and has no other effect."""
         if self._directory is None:
             return
         name = hashlib.sha256(f"{key.digest}\0{key.runtime}\0{key.device_kind}".encode()).hexdigest()[:32]

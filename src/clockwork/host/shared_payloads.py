@@ -1,7 +1,7 @@
-"""Payloads that a worker reads where they lie, in memory that it shares with the controller.
+"""Payloads in memory that the controller shares with a worker.
 
-Rules of the file: a payload in use by a worker is referred to until the worker has answered the action or is gone, so
-that its memory is not used anew meanwhile.
+Rules of the file: the controller keeps a reference to a payload that a worker may read, until the worker has answered
+the action or has disconnected. So its memory is not reused meanwhile.
 """
 
 from collections.abc import Sequence
@@ -14,33 +14,33 @@ from clockwork.messages.actions import Infer, InferInput
 
 
 class SharedPayloads:
-    """What workers may be reading, by worker and action."""
+    """The payloads that workers may be reading, by worker and action."""
 
     def __init__(self, arena: Arena | None) -> None:
-        """``arena``: the shared memory, if there is any."""
+        """``arena`` is the shared memory; None if there is none."""
         self._arena = arena
         self._in_use: dict[str, dict[int, list[Any]]] = {}
 
     def share(self, worker_id: str, action: Infer, payloads: Sequence[Any]) -> tuple[Infer, Sequence[Any]]:
-        """Return the action with the places of payloads in shared memory, and the payloads that must be sent."""
+        """Return the action with the offsets of shared payloads, and the payloads that must be sent."""
         assert self._arena is not None
         inputs: list[InferInput] = []
         shared: list[Any] = []
         sent: list[Any] = []
-        for it, payload in zip(action.inputs, payloads, strict=True):
-            at = self._arena.where(payload)
-            (sent if at is None else shared).append(payload)
-            inputs.append(it if at is None else replace(it, arena_offset=at))
+        for request, payload in zip(action.inputs, payloads, strict=True):
+            offset = self._arena.offset_of(payload)
+            (sent if offset is None else shared).append(payload)
+            inputs.append(request if offset is None else replace(request, arena_offset=offset))
         if shared:
             self._in_use.setdefault(worker_id, {})[action.id] = shared
             action = replace(action, inputs=tuple(inputs))
         return action, sent
 
     def ended(self, worker_id: str, action_id: int) -> None:
-        """The worker has answered the action, or never got it."""
+        """Release the payloads of an action that the worker has answered or never received."""
         if (in_use := self._in_use.get(worker_id)) is not None:
             in_use.pop(action_id, None)
 
     def left(self, worker_id: str) -> None:
-        """The worker is gone."""
+        """Release the payloads of a worker that has disconnected."""
         self._in_use.pop(worker_id, None)

@@ -1,10 +1,10 @@
-"""The live host of a worker: a runtime, the core, a thread per lane, and a link to the controller.
+"""The live host of a worker: a runtime, the core, a thread per lane, and a connection to the controller.
 
-Rules of the file: nothing is decided here. It assembles the parts, dials the controller for as long as it runs, turns
-messages into events and results into messages. Times stay on this host's clock; the controller translates.
+Rules of the file: nothing is decided here. It creates the parts, dials the controller as long as it runs, and converts
+messages to events and results to messages. Times stay on this host's clock; the controller translates them.
 
-When the link ends the core is told that its controller is lost: what waits is dropped, what runs ends silently, models
-and weights stay. Results that were not sent yet belong to that controller and are dropped with it.
+When the connection ends, the core drops waiting actions, and running tasks end without a result. Models and weights
+stay. Results that were not sent yet are dropped with the connection.
 """
 
 import asyncio
@@ -46,39 +46,39 @@ from clockwork.wire.frame import MAX_FRAME_BYTES
 from clockwork.worker.core import WorkerCore
 
 TIMER_RESOLUTION: Final = 0.001
-"""Seconds; uvloop's timers count milliseconds, and one that is early has to be armed again."""
+"""Seconds added to each timer: uvloop counts in milliseconds, and a timer that fires early must be set again."""
 
 LEAVE_POLL: Final = 0.005
-"""Seconds between two looks at whether what runs has ended, when the worker leaves."""
+"""Seconds between two checks for running tasks while the worker leaves."""
 
 MAX_DEVICES: Final = 64
-"""More than any host has accelerators; each device has two threads."""
+"""Limit on devices of one worker: more than any host has accelerators. Each device has two threads."""
 
 MAX_THREADS_PER_CORE: Final = 4
-"""Threads of one device for each core of the process: more than that was a mistake (1,024 on two cores took two
-minutes to measure a perceptron)."""
+"""Limit on threads of one device per core of the process. More is a mistake: with 1,024 threads on two cores, measuring
+a perceptron took two minutes."""
 
 PAGE_SIZE: Final[Bytes] = 16 * MIB
-"""Of a weights cache, unless something else is asked for; the paper's (section 5.1)."""
+"""Default page size of a weights cache; the paper's (section 5.1)."""
 
 EMULATED: Final = "emulated"
-"""The kind of emulated devices: what they take depends on nothing but the profile."""
+"""Device kind of emulated devices: their times depend only on the profile."""
 
 log = logging.getLogger("clockwork.worker")
 
 
 def default_name() -> str:
-    """A name that no other worker has: the host's and the process's."""
+    """Return a name that no other worker has: the host name and the process id."""
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """A worker: whom it serves, what it may read, what its devices have.
+    """A worker: its controller, the directory of its models, and its devices.
 
-    ``name`` identifies it across reconnections; no two workers of a controller may share one. ``cache_bytes`` is the
-    weights cache of each device; None chooses it by the memory that is available. ``tls`` encrypts the link; ``token``
-    is what the controller lets it in for, if it wants one. ``window``: memory that is shared with the controller.
+    ``name`` identifies the worker across reconnections; no two workers of a controller may have the same name.
+    ``cache_bytes`` is the weights cache of each device; None derives it from the available memory. ``tls`` encrypts the
+    connection; ``token`` is for a controller that requires one. ``arena`` is memory shared with the controller.
     """
 
     model_root: Path
@@ -91,38 +91,38 @@ class WorkerConfig:
     max_frame_bytes: Bytes = MAX_FRAME_BYTES
     tls: ssl.SSLContext | None = None
     token: str = field(default="", repr=False)
-    window: ArenaView | None = None
+    arena: ArenaView | None = None
 
     def pages(self) -> Pages:
-        """Pages of each device's weights cache.
+        """Return the number of pages of each device's weights cache.
 
         Raises:
-            InvalidRequestError: there is not a single one, or another setting makes no sense.
+            InvalidRequestError: there is no room for one page, or another setting is out of range.
         """
         if not 1 <= self.devices <= MAX_DEVICES or self.threads_per_device < 1 or self.page_size < 1:
             raise InvalidRequestError(
-                f"a worker has 1 to {MAX_DEVICES} devices of at least one thread, and pages of at least one byte; "
-                f"asked for were {self.devices}, {self.threads_per_device} and {self.page_size}"
+                f"{self.devices} devices of {self.threads_per_device} threads with pages of {self.page_size} bytes are "
+                f"not possible; a worker has 1 to {MAX_DEVICES} devices, and at least 1 thread and 1 byte"
             )
-        most = MAX_THREADS_PER_CORE * len(allowed_cores())
-        if self.threads_per_device > most:
+        limit = MAX_THREADS_PER_CORE * len(allowed_cores())
+        if self.threads_per_device > limit:
             raise InvalidRequestError(
-                f"{self.threads_per_device} threads per device would take turns on {len(allowed_cores())} core(s), "
-                f"for minutes at every start: at most {most} are accepted here"
+                f"{self.threads_per_device} threads per device are too many for {len(allowed_cores())} core(s); "
+                f"the limit is {limit}"
             )
         size = self.cache_bytes
         if size is None:
             size = default_cache_bytes(available_bytes(), self.devices)
         if size < self.page_size:
             raise InvalidRequestError(
-                f"a weights cache of {show_bytes(size)} has no room for a page of {show_bytes(self.page_size)}: "
-                "give it more memory, or smaller pages"
+                f"a weights cache of {show_bytes(size)} has no room for a page of {show_bytes(self.page_size)}; "
+                "use a larger cache or smaller pages"
             )
         return size // self.page_size
 
 
 class WorkerHost:
-    """A worker that runs. Make it and use it on one running event loop."""
+    """A running worker; create and use it on one running event loop."""
 
     def __init__(
         self,
@@ -134,30 +134,30 @@ class WorkerHost:
         max_frame_bytes: Bytes = MAX_FRAME_BYTES,
         tls: ssl.SSLContext | None = None,
         token: str = "",
-        window: ArenaView | None = None,
+        arena: ArenaView | None = None,
     ) -> None:
-        """``controller``, ``name``, ``max_frame_bytes``, ``tls``, ``token`` and ``window`` are as in `WorkerConfig`."""
+        """``controller``, ``name``, ``max_frame_bytes``, ``tls``, ``token`` and ``arena`` are as in `WorkerConfig`."""
         self._controller = controller
         self._name = name
         self._link = LinkConfig(max_frame_bytes=max_frame_bytes)
-        self._tls, self._token, self._window = tls, token, window
+        self._tls, self._token, self._arena = tls, token, arena
         self._clock: Clock = clock or MonotonicClock()
         self._loop = asyncio.get_running_loop()
-        self._devices = make_devices(self._results_wait, self._devices_broke)
+        self._devices = make_devices(self._results_wait, self._devices_failed)
         self.core = self._devices.core
         self._dialling: asyncio.Task[None] | None = None
         self._crash: Exception | None = None
         self._connection: Connection | None = None
-        self._failure = ""  #: why it could not dial, last time
+        self._failure = ""  #: why the last attempt to connect failed
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for: Nanos = 0
 
     async def run(self) -> None:
-        """Serve whatever controller is at the address, until cancelled.
+        """Connect to the controller at the address, again and again, until cancelled.
 
         Raises:
-            DeviceLostError: a device does nothing any more.
-            ServerError: its devices broke, which is a bug.
+            DeviceLostError: a device no longer works.
+            ServerError: a thread of the devices failed, which is a bug.
         """
         self._devices.start()
         self._dialling = asyncio.ensure_future(
@@ -174,7 +174,7 @@ class WorkerHost:
             if isinstance(self._crash, DeviceLostError):
                 raise self._crash from None
             if self._crash is not None:
-                raise ServerError(f"the worker broke: {self._crash!r}") from self._crash
+                raise ServerError(f"the worker failed: {self._crash!r}") from self._crash
             raise
         finally:
             if self._timer is not None:
@@ -182,16 +182,16 @@ class WorkerHost:
             await asyncio.shield(asyncio.ensure_future(self._devices.end()))
 
     async def leave(self) -> None:
-        """Finish what runs, refuse what waits and what comes, and send the results; then it is time to cancel `run`.
+        """Finish running tasks, refuse waiting and new actions, and send the results. Cancel `run` afterwards.
 
-        Returns at once if there is no controller to send them to.
+        Returns at once if no controller is connected.
         """
         self._devices.leave()
-        while self._connection is not None and self._devices.owes_results():  # noqa: ASYNC110 - not every end tells
+        while self._connection is not None and self._devices.owes_results():  # noqa: ASYNC110 - not every task signals its end
             await asyncio.sleep(LEAVE_POLL)
         self._send_results()
 
-    def _devices_broke(self, error: Exception) -> None:
+    def _devices_failed(self, error: Exception) -> None:
         def stop() -> None:
             self._crash = error
             if self._dialling is not None:
@@ -202,7 +202,7 @@ class WorkerHost:
     # --- the link ----------------------------------------------------------------------------------------------------
 
     async def _dial(self) -> Connection:
-        arena = "" if self._window is None else self._window.name
+        arena = "" if self._arena is None else self._arena.name
         return await dial(
             self._controller,
             Hello(ROLE_WORKER, self._name, f"clockwork {__version__}", self._token, arena),
@@ -218,12 +218,12 @@ class WorkerHost:
         self._connection = connection
         self._failure = ""
         extra = event_fields("connected", worker=self._name, address=str(self._controller))
-        log.info("worker %s serves the controller at %s", self._name, self._controller, extra=extra)
+        log.info("worker %s is connected to the controller at %s", self._name, self._controller, extra=extra)
 
     def _not_connected(self, reason: str) -> None:
-        if reason != self._failure:  # the same for hours is worth one line
+        if reason != self._failure:  # a failure that repeats for hours is logged once
             extra = event_fields("not_connected", worker=self._name, address=str(self._controller), reason=reason)
-            log.warning("%s; trying again until it is there", reason, extra=extra)
+            log.warning("%s; retrying until it succeeds", reason, extra=extra)
         self._failure = reason
 
     def _closed(self, connection: Connection, reason: str) -> None:
@@ -243,15 +243,19 @@ class WorkerHost:
                 return
         self._arm(self._devices.act(action, payloads))
 
-    def _payload(self, it: InferInput, sent: memoryview) -> memoryview | None:
-        """What ``sent`` came with the action, or what lies in shared memory; raises ProtocolError as `ArenaView`."""
-        if it.generated:
+    def _payload(self, request: InferInput, sent: memoryview) -> memoryview | None:
+        """Return the payload that was sent, or the one in shared memory; None for a generated input.
+
+        Raises:
+            ProtocolError: the shared memory does not have it.
+        """
+        if request.generated:
             return None
-        if it.arena_offset < 0:
+        if request.arena_offset < 0:
             return sent
-        if self._window is None:
-            raise ProtocolError("a payload is said to lie in shared memory, and this worker shares none")
-        return self._window.view(it.arena_offset, it.payload_bytes)
+        if self._arena is None:
+            raise ProtocolError("action refers to shared memory, but this worker shares none")
+        return self._arena.view(request.arena_offset, request.payload_bytes)
 
     # --- results -----------------------------------------------------------------------------------------------------
 
@@ -264,7 +268,7 @@ class WorkerHost:
                 _send(self._connection, sent)
 
     def _arm(self, expiry: Nanos | None) -> None:
-        """Have what becomes late behind a running task answered then."""
+        """Set the timer that fails the actions that become late behind a running task."""
         if expiry is None or (self._timer is not None and self._armed_for <= expiry):
             return
         if self._timer is not None:
@@ -279,16 +283,16 @@ class WorkerHost:
 
 
 OnHost: TypeAlias = Callable[[WorkerHost], None]
-"""Told of a worker before it runs, so that it can be asked to leave."""
+"""Receives the worker before it runs, so that the caller can make it leave."""
 
 
 async def run_worker(config: WorkerConfig, runtime: Runtime, on_host: OnHost = lambda host: None) -> None:
-    """Run a worker in this process until cancelled; then its threads end, and nothing of it is left.
+    """Run a worker in this process until cancelled; then end its threads and free its resources.
 
-    While it runs, the calling thread keeps off the devices' cores, and the interpreter is set up for steady times.
+    While it runs, the calling thread keeps off the devices' cores, and the process is set up for steady times.
 
     Raises:
-        InvalidRequestError: the configuration makes no sense, or there is no such model root.
+        InvalidRequestError: a setting is out of range, or the model root does not exist.
     """
     cores = plan_cores(allowed_cores(), config.devices, config.threads_per_device)
     with confined(cores.others), steady_timing():
@@ -299,7 +303,7 @@ async def run_worker(config: WorkerConfig, runtime: Runtime, on_host: OnHost = l
             max_frame_bytes=config.max_frame_bytes,
             tls=config.tls,
             token=config.token,
-            window=config.window,
+            arena=config.arena,
         )
         log.info("worker %s: %s; %s", config.name, runtime.version, cores.note)
         _log_devices(host)
@@ -313,14 +317,14 @@ async def run_emulated(
     models: Iterable[PacedModel],
     devices: int,
     pages: Pages,
-    clock: Clock = MonotonicClock(),  # noqa: B008 - it has no state
+    clock: Clock = MonotonicClock(),  # noqa: B008 - a clock has no state
     *,
     on_host: OnHost = lambda host: None,
     tls: ssl.SSLContext | None = None,
     token: str = "",
-    window: ArenaView | None = None,
+    arena: ArenaView | None = None,
 ) -> None:
-    """Run a worker whose devices take their time from profiles, in this process until cancelled."""
+    """Run a worker with emulated devices, which take the times of profiles, in this process until cancelled."""
     noise = NoiseModel("measured")  # a profile of one sample does not vary
     durations = [DurationModel(noise, random.Random(f"{name}/{gpu}")) for gpu in range(devices)]
 
@@ -329,20 +333,20 @@ async def run_emulated(
         return PacedDevices(core, {model.path: model for model in models}, durations, clock, on_answers)
 
     with steady_timing():
-        host = WorkerHost(controller, name, make, clock=clock, tls=tls, token=token, window=window)
+        host = WorkerHost(controller, name, make, clock=clock, tls=tls, token=token, arena=arena)
         log.info("worker %s: %d emulated devices", name, devices)
         on_host(host)
         await host.run()
 
 
 def threads(config: WorkerConfig, runtime: Runtime, clock: Clock, cores: CorePlan | None = None) -> MakeDevices:
-    """Real devices: a thread per lane, and a runtime. ``cores`` says which threads run where.
+    """Return a function that creates real devices: a runtime and a thread per lane. ``cores`` assigns threads to cores.
 
     Raises:
-        InvalidRequestError: the configuration makes no sense, or there is no such model root.
+        InvalidRequestError: a setting is out of range, or the model root does not exist.
     """
     if not config.model_root.is_dir():
-        raise InvalidRequestError(f"the model root {config.model_root} is not a directory")
+        raise InvalidRequestError(f"model root {config.model_root} is not a directory")
     core = WorkerCore(config.page_size, [(runtime.device_kind, config.pages())] * config.devices)
     runner = TaskRunner(runtime, config.model_root, clock)
     return lambda on_answers, on_crash: Lanes(core, runner, clock, on_answers, on_crash, cores)
@@ -358,6 +362,6 @@ def _send(connection: Connection, finished: ResultToSend) -> None:
     result = finished.result
     try:
         connection.send(result, finished.buffers)
-    except InvalidRequestError as error:  # it does not fit into a frame
+    except InvalidRequestError as error:  # the result does not fit into a frame
         action = type(result).__name__.removesuffix("Result")
         connection.send(ErrorResult(result.id, action, Status.ERROR, f"the result cannot be sent: {error}"))

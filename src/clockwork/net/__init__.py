@@ -1,1 +1,1 @@
-"""Connections over asyncio: framing, greeting, heartbeats, back-pressure. No word of what is said over them."""
+"""Connections over asyncio: framing, greeting, heartbeats, back-pressure. Knows nothing about the messages."""

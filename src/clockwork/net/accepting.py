@@ -1,9 +1,9 @@
-"""Accepts connections as fast as they come, also while the event loop is busy.
+"""Accepts connections as fast as they arrive, also while the event loop is busy.
 
 libuv accepts one connection of a listening socket in each turn of the loop (since its version 1.46). A turn under load
-takes milliseconds, so a few hundred connections a second would be accepted, the kernel's queue would overflow, and
-clients would wait for the retransmission of their SYN: 1 s, 3 s, 7 s. Several descriptors of one socket are each
-accepted from once in a turn.
+takes milliseconds, so only a few hundred connections a second would be accepted, the kernel's queue would overflow, and
+clients would wait for the retransmission of their SYN: 1 s, 3 s, 7 s. So each listening socket gets several
+descriptors; libuv accepts one connection from each of them in a turn.
 """
 
 import asyncio
@@ -14,31 +14,31 @@ from typing import Final
 from clockwork.net.address import Address
 
 DESCRIPTORS: Final = 32
-"""Connections of one listening socket that are accepted in one turn. All but one of the descriptors find nothing when a
-connection comes alone, which costs a microsecond each."""
+"""Descriptors of each listening socket, and so connections that are accepted in one turn. If only one connection
+arrives, each of the other descriptors costs a microsecond."""
 
 
 async def bind_sockets(address: Address) -> list[socket.socket]:
-    """Return a socket for each of the host's addresses; one, if the operating system is to choose the port.
+    """Return a bound socket for each of the host's addresses; only one if the operating system chooses the port.
 
     Raises:
-        OSError: the address is taken, or may not be used.
-        UnicodeError: the host is no name.
+        OSError: the address is in use or not permitted.
+        UnicodeError: the host is not a valid name.
     """
     found = await asyncio.get_running_loop().getaddrinfo(*address, type=socket.SOCK_STREAM)
     sockets: list[socket.socket] = []
     try:
         for family, _, _, _, place in found if address.port else found[:1]:
-            made = socket.socket(family, socket.SOCK_STREAM)
-            sockets.append(made)
-            made.setblocking(False)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sockets.append(sock)
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            made.bind(place)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(place)
     except OSError:
-        for made in sockets:
-            made.close()
+        for sock in sockets:
+            sock.close()
         raise
     return sockets
 

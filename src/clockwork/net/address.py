@@ -1,17 +1,17 @@
-"""Addresses as people write them: ``host:port``, ``[::1]:port``, or a host alone."""
+"""Network addresses as text: ``host:port``, ``[::1]:port``, or a host alone."""
 
 from typing import Final, NamedTuple
 
 from clockwork.errors import InvalidRequestError
 
 CLIENT_PORT: Final = 12346
-"""Where a controller listens for clients, as the original's does."""
+"""Default port for clients; the same as in the original Clockwork."""
 
 WORKER_PORT: Final = 12345
-"""Where a controller listens for workers."""
+"""Default port for workers."""
 
 GRPC_PORT: Final = 8001
-"""Where Triton listens for gRPC."""
+"""Default port for gRPC; the same as Triton's."""
 
 
 class Address(NamedTuple):
@@ -25,21 +25,21 @@ class Address(NamedTuple):
 
 
 DEFAULT_LISTEN: Final = Address("127.0.0.1", CLIENT_PORT)
-"""Loopback, unless the operator says otherwise."""
+"""Default address for clients; on loopback."""
 
 DEFAULT_WORKER_LISTEN: Final = Address("127.0.0.1", WORKER_PORT)
-"""Loopback, unless the operator says otherwise."""
+"""Default address for workers; on loopback."""
 
 
 def parse_address(text: str, default_port: int) -> Address:
-    """The address that ``text`` names.
+    """Return the address that ``text`` describes.
 
     Raises:
-        InvalidRequestError: it names none.
+        InvalidRequestError: the text is not an address.
     """
     if "/" in text:
         raise InvalidRequestError(
-            f"the address {text!r} is a URL or a path: write HOST:PORT, 127.0.0.1:{default_port} say"
+            f"address {text!r} is a URL or a path; use HOST:PORT, for example 127.0.0.1:{default_port}"
         )
     host, colon, port = text.rpartition(":")
     if text.startswith("[") and text.endswith("]"):
@@ -48,9 +48,9 @@ def parse_address(text: str, default_port: int) -> Address:
         host, port = text, ""
     host = host.removeprefix("[").removesuffix("]")
     if not host:
-        raise InvalidRequestError(f"the address {text!r} has no host; write HOST:PORT, 127.0.0.1:{default_port} say")
+        raise InvalidRequestError(f"address {text!r} has no host; use HOST:PORT, for example 127.0.0.1:{default_port}")
     if not port:
         return Address(host, default_port)
     if not port.isdecimal() or int(port) > 65535:
-        raise InvalidRequestError(f"the address {text!r} has the port {port!r}; it must be 0 to 65535")
+        raise InvalidRequestError(f"address {text!r} has port {port!r}; a port is 0 to 65535")
     return Address(host, int(port))

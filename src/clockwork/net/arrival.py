@@ -1,19 +1,21 @@
-"""When did the bytes that are read now reach this machine?
+"""Determines when the bytes that are read now reached this host.
 
-An event loop learns of bytes when it reads them, and they may have waited since its previous look at the sockets. A
-deadline that counts from the read promises too much: a client has waited longer than the server believes. So each read
-counts from the earliest moment that can be true.
+An event loop learns of bytes when it reads them. They may have waited since its previous poll of the sockets. A
+deadline that counts from the read promises too much, because the client has waited longer than the server believes. So
+each read counts from the earliest time that is possible.
 
 Theory of operation. The loop alternates between a *poll*, which reports every socket that has bytes, and work. Bytes
-that the previous poll did not report came after it. If the thread slept in the poll, the first bytes woke it, so they
-came when it woke, less the time that it then waited for a core (``/proc/thread-self/schedstat``: time on the run
-queue). If it did not sleep, they may have come at any moment since the previous poll.
+that the previous poll did not report arrived after it. If the thread slept in the poll, the first bytes woke it. So
+they arrived when it woke, less the time that the thread then waited for a core (``/proc/thread-self/schedstat``: time
+on the run queue). If it did not sleep, they may have arrived at any time since the previous poll.
 
-That is not enough in three cases, and then the kernel is asked how long ago the socket received its last bytes
-(``tcpi_last_data_recv`` of TCP_INFO, in milliseconds of a clock that ticks every 4 ms or less). A process that was
-stopped (SIGSTOP, a frozen virtual machine, a container out of quota) looks like one that slept: the bytes may be older.
-The same is true if the loop slept in one turn and worked long in the next, and nothing was read in between. And after a
-long turn the bytes of a client that sends one request at a time may be much younger than the last poll.
+In three cases that is not enough, and the kernel is asked how long ago the socket received its last bytes
+(``tcpi_last_data_recv`` of TCP_INFO, in milliseconds of a clock that ticks every 4 ms or less):
+
+- A process that was stopped (SIGSTOP, a frozen virtual machine, a container out of quota) looks like one that slept, so
+  the bytes may be older.
+- The same holds if the loop slept in one turn and worked long in the next, and nothing was read in between.
+- After a long turn, the bytes of a client that sends one request at a time may be much younger than the last poll.
 """
 
 import asyncio
@@ -27,13 +29,13 @@ from clockwork.clock import Clock, MonotonicClock, thread_time
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos
 
 SLEPT: Final[Nanos] = 20 * MICROSECOND
-"""A thread that was neither running nor waiting for a core for longer than this slept in the poll."""
+"""A thread that neither ran nor waited for a core for longer than this slept in the poll."""
 
 DOUBTFUL: Final[Nanos] = 12 * MILLISECOND
-"""After a sleep and a longer time without a read, or after a longer turn, the kernel is asked."""
+"""The kernel is asked if the loop slept and nothing was read for longer than this, or if a turn took longer."""
 
 TICK: Final[Nanos] = 4 * MILLISECOND
-"""What the kernel's answer may be wrong by, each way, at 250 ticks a second."""
+"""Error of the kernel's answer, in either direction, at 250 ticks a second."""
 
 _LAST_RECEIVED: Final = 52
 """Offset of ``tcpi_last_data_recv`` in ``struct tcp_info`` (linux/tcp.h)."""
@@ -44,9 +46,9 @@ _getsockopt: Final = ctypes.PyDLL(None).getsockopt  # PyDLL: the call does not w
 
 
 class Arrivals:
-    """The turns of one event loop. Make it and use it on the thread of that loop.
+    """Follows the turns of one event loop; create and use it on the thread of that loop.
 
-    A turn of the loop that is not spent begins with the first call of `earliest_arrival` after a poll.
+    A turn counts if something is read in it; it begins with the first call of `earliest_arrival` after a poll.
     """
 
     __slots__ = (
@@ -55,24 +57,24 @@ class Arrivals:
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock | None = None) -> None:
-        """Start with no turn seen; bytes of the first turn count from when they are read."""
+        """Start before the first turn; the bytes of that turn count from when they are read."""
         self._clock: Clock = clock or MonotonicClock()
         self._loop = loop
         self._open = False
-        self.turn = 0  #: turns of the loop in which something was read
-        self._slept: Nanos = 0  #: since the last turn in which something was read
-        self._doubtful = False  #: it slept, and then perhaps worked, so the kernel is asked
-        self.reading_took: Nanos = 0  #: time that the last turn spent on reading what its poll had reported
+        self.turn = 0  #: number of turns in which something was read
+        self._slept: Nanos = 0  #: time slept since the last turn in which something was read
+        self._doubtful = False  #: the loop slept and may have worked since, so the kernel is asked
+        self.reading_took: Nanos = 0  #: time that the last turn spent on reading
         self._schedstat = _open_schedstat()
         self._tcp_info = ctypes.create_string_buffer(_LAST_RECEIVED + _U32.size)
         self._length = ctypes.c_uint32()  #: of `_tcp_info`
-        self._since: Nanos = self._clock.now()  #: the earliest arrival of what is read in this turn
+        self._since: Nanos = self._clock.now()  #: the earliest possible arrival of bytes that are read in this turn
         self._polled: Nanos = self._since  #: when the poll of this turn ended
         self._cpu: Nanos = thread_time()
         self._queued: Nanos = self._run_queue()
 
     def close(self) -> None:
-        """Give the file descriptor back."""
+        """Close the file descriptor."""
         if self._schedstat >= 0:
             os.close(self._schedstat)
             self._schedstat = -1
@@ -107,7 +109,7 @@ class Arrivals:
         return self._since
 
     def follows(self, turn: int) -> bool:
-        """Whether bytes that were left unread in ``turn`` may be read now; to be asked after `earliest_arrival`.
+        """Return whether bytes that were left unread in ``turn`` may be read now; call it after `earliest_arrival`.
 
         The loop's next poll reports such bytes at once, so the thread does not sleep before they are read.
         """
@@ -125,17 +127,17 @@ class Arrivals:
         self._polled, self._cpu, self._queued = now, cpu, queued
 
     def _end(self) -> None:
-        """All that the poll reported was read."""
+        """End the turn: everything that the poll reported was read."""
         self._open = False
         self.reading_took = self._clock.now() - self._polled
 
     def _last_received(self, transport: asyncio.BaseTransport) -> Nanos:
-        """Return how long ago the connection received its last bytes for certain; 0 if that is not known."""
+        """Return a time that has passed at least since the connection received its last bytes; 0 if unknown."""
         connection = transport.get_extra_info("socket")
         if connection is None:
             return 0
         info, self._length.value = self._tcp_info, len(self._tcp_info)
-        # getsockopt() of uvloop's sockets duplicates the descriptor, which takes longer than all the rest.
+        # getsockopt() of uvloop's sockets duplicates the descriptor, which takes longer than everything else here.
         length = ctypes.byref(self._length)
         if _getsockopt(connection.fileno(), socket.IPPROTO_TCP, socket.TCP_INFO, info, length):
             return 0  # not TCP, or closed
@@ -143,7 +145,7 @@ class Arrivals:
         return max(0, age - TICK)
 
     def _run_queue(self) -> Nanos:
-        """Time that this thread has waited for a core, in all; 0 where the kernel does not count it."""
+        """Return the total time that this thread has waited for a core; 0 if the kernel does not count it."""
         if self._schedstat < 0:
             return 0
         return int(os.pread(self._schedstat, 80, 0).split()[1])

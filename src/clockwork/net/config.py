@@ -1,4 +1,4 @@
-"""What a peer may cost, and how long it may be silent."""
+"""Limits and timings of a connection."""
 
 from typing import Final
 
@@ -11,22 +11,24 @@ from clockwork.wire.frame import FRAME_BYTES_CEILING, MAX_FRAME_BYTES, Allocate,
 
 
 class LinkConfig(Struct, frozen=True):
-    """How a host treats its connections; times in nanoseconds.
+    """The limits and timings of a host's connections; times in nanoseconds.
 
-    - ``hello_timeout``: from the connection to its Hello or Welcome.
-    - ``heartbeat_interval``: between Pings to a peer that is silent, or, with ``measure_clock``, to any peer. Whoever
-      sends actions measures.
-    - ``heartbeat_timeout``: without a single byte from the peer; many times the interval, for a loaded host stalls, and
-      to lose a worker costs more than to notice a dead one late.
+    - ``hello_timeout``: time limit from the connection to the peer's Hello or Welcome.
+    - ``heartbeat_interval``: time between Pings to a silent peer, or to any peer with ``measure_clock``.
+    - ``heartbeat_timeout``: time without a single byte from the peer after which the connection is closed. It is many
+      times the interval: a loaded host stalls, and to lose a worker costs more than to notice a dead one late.
     - ``silent_after``: time without a single byte from the peer after which ``on_silent`` reports it. The connection
-      stays. 0: never.
-    - ``max_frame_bytes``: longest frame either way. Whoever dials takes over the listener's.
-    - ``max_outgoing_bytes``: what may wait for a peer that does not read; it is dropped when more is sent after that.
-    - ``high_water_bytes``: what may wait while the connection is still ``writable``: a frame or two with tensors.
-    - ``arrivals``: says when the bytes that are read now reached this machine; None: when they are read.
-    - ``allocate``: gives the memory that long frames are received into, once there was a greeting.
-    - ``write_timeout``: in which a peer that is not ``writable`` has to take a MiB.
-    - ``linger``: what a peer has to take our Goodbye and close its side.
+      stays open. 0 means never.
+    - ``measure_clock``: estimate the peer's clock; the side that sends actions does.
+    - ``max_frame_bytes``: longest frame in either direction. The dialling side takes over the listener's limit.
+    - ``max_outgoing_bytes``: bytes that may wait for a peer that does not read. If more is sent after that, the peer is
+      disconnected.
+    - ``high_water_bytes``: bytes that may wait while the connection still counts as ``writable``: a frame or two with
+      tensors.
+    - ``linger``: time that a peer has to receive the Goodbye and close its side.
+    - ``write_timeout``: time in which a peer that is not ``writable`` must take 1 MiB.
+    - ``allocate``: allocates the memory for long frames, once the greeting is over.
+    - ``arrivals``: determines when the bytes that are read now reached this host; None means when they are read.
     """
 
     hello_timeout: Nanos = 5 * SECOND
@@ -43,10 +45,14 @@ class LinkConfig(Struct, frozen=True):
     arrivals: Arrivals | None = None
 
     def __post_init__(self) -> None:
-        """Raises: InvalidRequestError: frames of that size cannot be."""
+        """Check the limit on frames.
+
+        Raises:
+            InvalidRequestError: the limit is out of range.
+        """
         if not 0 < self.max_frame_bytes <= FRAME_BYTES_CEILING:
             raise InvalidRequestError(
-                f"frames of at most {self.max_frame_bytes} bytes were asked for; it can be 1 to {FRAME_BYTES_CEILING}"
+                f"frame limit is {self.max_frame_bytes} bytes; it must be 1 to {FRAME_BYTES_CEILING}"
             )
 
 

@@ -2,16 +2,16 @@
 
 The life of a connection::
 
-    GREETING  Hello and Welcome; anything else is a mistake
-    OPEN      messages go to ``on_message``, pings are answered, silence is noticed
-    CLOSING   one side has said why it leaves. What still arrives is thrown away; whoever accepted reads it first, for
-              TCP answers unread data with a reset, which would overtake the Goodbye
+    GREETING  Hello and Welcome; any other message is an error OPEN      messages go to ``on_message``, Pings are
+    answered, silence is noticed CLOSING   one side has sent the reason why it closes. Bytes that still arrive are
+    discarded. The accepting side reads
+              them first, because TCP answers unread data with a reset, which would overtake the Goodbye
     CLOSED
 
-Rules of the file: nothing is decided about messages. A peer can end its own connection, by whatever it sends or fails
-to send, and nothing else. ``on_closed`` is called exactly once for each connection that was handed over (accepted:
-``on_ready``; dialled: `hand_over`), with a reason for people, always from the event loop and never from within `send`
-or `close`. Callbacks do not block; one that raises `ProtocolError` throws the peer out.
+Rules of the file: nothing is decided about messages. A peer can end its own connection by what it sends or fails to
+send, and has no other effect. ``on_closed`` is called exactly once for each connection that was handed over (accepted:
+``on_ready``; dialled: `hand_over`), with the reason as text, always from the event loop and never from within `send` or
+`close`. Callbacks do not block. If a callback raises `ProtocolError`, the peer is disconnected.
 """
 
 import asyncio
@@ -44,15 +44,15 @@ MAX_GREETING_FRAME_BYTES: Final[Bytes] = 64 * KIB
 """Longest frame accepted during the greeting."""
 
 MAX_NAME_CHARACTERS: Final = 200
-"""Longest name and role accepted in a Hello: they are keys, and go into every log."""
+"""Longest name and role accepted in a Hello: they are keys of tables, and appear in the log."""
 
 _LINK_TYPES: Final = frozenset({Hello, Welcome, Goodbye, Ping, Pong})
 _log = logging.getLogger("clockwork.link")
-_waste = memoryview(bytearray(64 * KIB))  # where what comes too late is received to
+_waste = memoryview(bytearray(64 * KIB))  # bytes that arrive too late are received into this
 
 
 class ConnectionState(Enum):
-    """Where a connection is in its life; see the module."""
+    """The state of a connection; the module's docstring describes the states."""
 
     GREETING = "greeting"
     OPEN = "open"
@@ -70,12 +70,12 @@ def _ignore(*_: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """Whom a connection tells what happens; see the module.
+    """Functions that a connection calls.
 
-    ``on_made`` and ``on_hello``, of a connection that was accepted, return why the peer is not wanted, or nothing.
-    ``on_ready`` comes when the greeting is over, before any ``on_message``; ``on_writable`` whenever
-    `Connection.writable` changes; ``on_silent`` when nothing was received for ``LinkConfig.silent_after``, with True,
-    and when something is received again, with False.
+    ``on_made`` and ``on_hello`` are for accepted connections; they return why the peer is refused, or an empty text.
+    ``on_ready`` is called when the greeting is over, before any ``on_message``; ``on_writable`` whenever
+    `Connection.writable` changes; ``on_silent`` with True when nothing was received for ``LinkConfig.silent_after``,
+    and with False when something is received again.
     """
 
     on_message: Callable[["Connection", Any, Any], None]
@@ -88,9 +88,9 @@ class Callbacks:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """See the module. Made by `clockwork.net.server` and `clockwork.net.dial`."""
+    """A connection, created by `clockwork.net.server` or `clockwork.net.dial`."""
 
-    _transport: asyncio.Transport  # these two exist from connection_made on, and nobody has the connection earlier
+    _transport: asyncio.Transport  # these exist from connection_made on, before the connection is used
     _write_queue: WriteQueue
     _write_timeout: WriteTimeout
 
@@ -103,15 +103,15 @@ class Connection(asyncio.BufferedProtocol):
         config: LinkConfig = DEFAULT_LINK,
         clock: Clock | None = None,
     ) -> None:
-        """Who dialled has a ``hello`` to say; who accepted waits for one."""
+        """``hello`` is the greeting of a dialled connection; an accepted one waits for the peer's."""
         self._loop = asyncio.get_running_loop()
         self.state = ConnectionState.GREETING
-        self.ready: asyncio.Future[None] = self._loop.create_future()  #: the greeting is over
-        self.closed: asyncio.Future[str] = self._loop.create_future()  #: why it ended
-        self.peer = "an unknown peer"  #: name and address, for people
-        self.peer_name = ""  #: what the peer's Hello says
-        self.received_at: Nanos = 0  #: when the message that is being handled was received
-        self.arrived_at: Nanos = 0  #: the earliest moment at which its first byte may have reached this machine
+        self.ready: asyncio.Future[None] = self._loop.create_future()  #: done when the greeting is over
+        self.closed: asyncio.Future[str] = self._loop.create_future()  #: the reason why the connection ended
+        self.peer = "an unknown peer"  #: name and address of the peer, for messages and logs
+        self.peer_name = ""  #: name from the peer's Hello
+        self.received_at: Nanos = 0  #: when the message that is being handled was read
+        self.arrived_at: Nanos = 0  #: the earliest possible arrival of its first byte on this host
         self._arrivals: FrameArrivals | None = None
         self.writable = True  #: False while more than ``high_water_bytes`` wait to be sent
         self._decode = decode
@@ -121,13 +121,13 @@ class Connection(asyncio.BufferedProtocol):
         self._clock: Clock = clock or MonotonicClock()
         self._reader = FrameReader(expect_preamble=hello is None, max_frame_bytes=MAX_GREETING_FRAME_BYTES)
         self._frames = FrameQueue(self._handle, self._set_reading)
-        self._offered = 0  # the length of the buffer that is being received into
-        self._paused = self._resting = False  # not reading, because of the host; because of `FrameQueue`
+        self._offered = 0  # length of the buffer that asyncio receives into
+        self._paused = self._resting = False  # not reading, because of the host or of the frame queue
         self._max_frame_bytes = config.max_frame_bytes
         self._handed_over = False
         self._held: list[tuple[Any, Received]] | None = []  # messages from before `hand_over`; None after it
         self._reason = ""
-        self._timer: asyncio.TimerHandle | None = None  # the greeting's, then the closing's
+        self._timer: asyncio.TimerHandle | None = None  # time limit of the greeting, later of closing
         self._heartbeat = Heartbeat(
             interval=config.heartbeat_interval,
             timeout=config.heartbeat_timeout,
@@ -146,85 +146,87 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def closing(self) -> bool:
-        """Whether it has ended, or is about to."""
+        """Whether the connection is closing or closed."""
         return self.state is ConnectionState.CLOSING or self.state is ConnectionState.CLOSED
 
     @property
     def clock_offset(self) -> ClockOffset:
-        """The peer's clock minus ours; see ``LinkConfig.measure_clock``."""
+        """The peer's clock minus this host's; see ``LinkConfig.measure_clock``."""
         return self._heartbeat.clock_offset
 
     @property
     def outgoing_bytes(self) -> Bytes:
-        """What waits to be sent in this process; the kernel holds some more."""
+        """Bytes that wait in this process to be sent; the kernel holds more."""
         return 0 if self.state is ConnectionState.CLOSED else self._write_queue.waiting_bytes
 
     def send(self, message: Any, payload: Sequence[Sendable] = ()) -> None:
-        """Send a message; one that cannot be sent any more is dropped, and ``on_closed`` tells.
+        """Send a message. If the connection is closing, the message is dropped, and ``on_closed`` reports the end.
 
-        The buffers of a large payload are not copied: they must not change until they are sent.
+        The buffers of a large payload are not copied, so they must not change until they are sent.
 
         Raises:
-            InvalidRequestError: it does not fit into a frame.
+            InvalidRequestError: the message does not fit into a frame.
         """
         if self.state is ConnectionState.OPEN:
             self._write_queue.put(encode_frame(encode(message), payload, max_frame_bytes=self._max_frame_bytes))
 
     def close(self, reason: str) -> None:
-        """Say goodbye and why, and close when that is taken; a second call changes nothing."""
+        """Send a Goodbye with the reason, and close when the peer has received it; a second call does nothing."""
         if self.closing:
             return
         self._send_now(Goodbye(reason))
         if not self._leave(reason):
             return
-        if self._hello is not None:  # whoever dialled may be about to stop its loop
+        if self._hello is not None:  # the dialling side may be about to stop its loop
             self._transport.close()
             return
         self._transport.resume_reading()
         try:
             self._transport.write_eof()
-        except NotImplementedError:  # TLS, which says goodbye in its own way
+        except NotImplementedError:  # TLS closes in its own way
             self._transport.close()
-        except OSError:  # the peer is gone already
+        except OSError:  # the peer has already disconnected
             self._transport.abort()
 
     def abort(self, reason: str) -> None:
-        """Close without waiting for a peer that does not react; if it ever does, it may still find a Goodbye."""
+        """Close without waiting for the peer, after an attempt to send a Goodbye."""
         if not self.closing and not self._write_queue.waiting_bytes:
             self._send_now(Goodbye(reason))
         self._leave(reason)
         self._transport.abort()
 
     def pause_reading(self) -> None:
-        """Receive no more for now. What has been received already is still passed on."""
+        """Stop receiving for now; messages that were already received are still passed on."""
         self._paused = True
         self._read_or_not()
 
     def resume_reading(self) -> None:
-        """Receive again."""
+        """Resume receiving."""
         self._paused = False
         self._read_or_not()
 
     def hand_over(self) -> None:
-        """Whoever dialled has the connection, and gets messages from the loop's next turn on."""
+        """Pass messages to the dialling side from the next turn of the loop on."""
         self._handed_over = True
         self._loop.call_soon(self._deliver)
 
     # --- what asyncio calls ------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet, if it is our turn."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        """Set up the connection; the dialling side sends its greeting."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport does not inherit from asyncio's
         if self._config.arrivals is not None:
             self._arrivals = FrameArrivals(self._config.arrivals)
         self._transport.set_write_buffer_limits(self._config.high_water_bytes)
         self._write_queue = WriteQueue(self._transport, self._config.max_outgoing_bytes, self.abort)
         limit = self._config.write_timeout
-        stalled = f"the peer took less than {show_bytes(MIN_PROGRESS)} of what waits for it in {show_duration(limit)}"
+        stalled = (
+            f"the peer read less than {show_bytes(MIN_PROGRESS)} in {show_duration(limit)} although more waits for it"
+        )
         self._write_timeout = WriteTimeout(self._transport, as_seconds(limit), partial(self.abort, stalled))
         self.peer = _show(transport.get_extra_info("peername"))
         limit = self._config.hello_timeout
-        self._arm(limit, lambda: self.close(f"no greeting came within {show_duration(limit)}"))
+        self._arm(limit, lambda: self.close(f"no greeting arrived within {show_duration(limit)}"))
         if self._hello is not None:
             self._write_queue.put([preamble()])
             self._send_now(self._hello)
@@ -232,7 +234,7 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(refusal)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where to receive to."""
+        """Return the buffer to receive into."""
         if self.state is ConnectionState.CLOSING:
             return _waste
         buffer = self._reader.get_buffer(sizehint)
@@ -240,7 +242,7 @@ class Connection(asyncio.BufferedProtocol):
         return buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Bytes came."""
+        """Handle bytes that were received into the buffer."""
         if self.closing:
             return
         self.received_at = self._clock.now()
@@ -251,41 +253,45 @@ class Connection(asyncio.BufferedProtocol):
         try:
             frames = self._reader.buffer_updated(nbytes)
         except ProtocolError as error:
-            self._throw_out(error)
+            self._disconnect(error)
         else:
             if arrivals is not None:
                 arrivals.parsed(frames, begun=self._reader.has_begun)
             self._frames.take(frames, more=nbytes == self._offered)
 
     def eof_received(self) -> None:
-        """The peer will send no more; the transport closes itself."""
+        """Handle the end of the peer's stream; the transport closes itself."""
         missing = self._reader.waiting_for
         if not missing:
-            self._leave("the peer closed it")
-        elif self._leave(f"the peer closed it in the middle of a frame: {missing} are missing"):
+            self._leave("the peer closed the connection")
+        elif self._leave(f"the peer closed the connection in the middle of a frame: {missing} are missing"):
             _log.warning("%s closed the connection in the middle of a frame: %s are missing", self.peer, missing)
 
     def pause_writing(self) -> None:
-        """Much waits to be sent."""
+        """Note that too many bytes wait to be sent."""
         self._write_timeout.begin()
         self._set_writable(False)
 
     def resume_writing(self) -> None:
-        """Little waits to be sent."""
+        """Note that few bytes wait to be sent."""
         self._write_timeout.end()
         self._set_writable(True)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over, for whatever reason."""
-        self._leave(f"the connection broke: {getattr(exc, 'strerror', None) or exc}" if exc else "the peer closed it")
+        """Clean up after the connection has ended."""
+        self._leave(
+            f"the connection broke: {getattr(exc, 'strerror', None) or exc}"
+            if exc
+            else "the peer closed the connection"
+        )
         self.state = ConnectionState.CLOSED
         self._arm(None)
         self._write_timeout.end()
         self._write_queue.drop()
-        _log.log(logging.INFO if self.established else logging.DEBUG, "%s left: %s", self.peer, self._reason)
+        _log.log(logging.INFO if self.established else logging.DEBUG, "%s disconnected: %s", self.peer, self._reason)
         if not self.ready.done():
             self.ready.set_exception(ConnectionLostError(self._reason))
-            self.ready.exception()  # whoever accepted does not await it
+            self.ready.exception()  # the accepting side does not await it
         if not self.closed.done():
             self.closed.set_result(self._reason)
         if self._handed_over:
@@ -294,14 +300,14 @@ class Connection(asyncio.BufferedProtocol):
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _handle(self, frame: Frame) -> bool:
-        """Handle one frame; returns whether the connection goes on."""
+        """Handle one frame; return whether the connection stays open."""
         header, payload = frame
         if self._arrivals is not None:
             self.arrived_at = self._arrivals.of(frame)
         try:
             self._dispatch(self._decode(header), payload)
         except ProtocolError as error:
-            self._throw_out(error)
+            self._disconnect(error)
         return self.state is ConnectionState.OPEN
 
     def _set_reading(self, reading: bool) -> None:
@@ -327,7 +333,7 @@ class Connection(asyncio.BufferedProtocol):
         elif self.state is ConnectionState.OPEN:
             self._held.append((message, payload))
         else:
-            raise ProtocolError(f"{type(message).__name__} came before the greeting")
+            raise ProtocolError(f"{type(message).__name__} arrived before the greeting")
 
     def _deliver(self) -> None:
         held, self._held = self._held or [], None
@@ -336,11 +342,11 @@ class Connection(asyncio.BufferedProtocol):
                 if not self.closing:
                     self._callbacks.on_message(self, message, payload)
         except ProtocolError as error:
-            self._throw_out(error)
+            self._disconnect(error)
 
     def _link(self, message: LinkMessage) -> None:
         if isinstance(message, Goodbye):
-            self._leave(f"the peer said: {message.reason}")
+            self._leave(f"the peer closed the connection: {message.reason}")
             self._transport.close()
         elif self.state is ConnectionState.GREETING and isinstance(message, Hello if self._hello is None else Welcome):
             self._greet(message)
@@ -349,12 +355,12 @@ class Connection(asyncio.BufferedProtocol):
         elif self.state is ConnectionState.OPEN and isinstance(message, Pong):
             self._heartbeat.pong(message, self.received_at)
         else:
-            raise ProtocolError(f"a {type(message).__name__} was not expected now")
+            raise ProtocolError(f"{type(message).__name__} is not allowed now")
 
     def _greet(self, message: LinkMessage) -> None:
         if isinstance(message, Hello):
             if max(len(message.name), len(message.role)) > MAX_NAME_CHARACTERS:
-                raise ProtocolError(f"names have at most {MAX_NAME_CHARACTERS} characters")
+                raise ProtocolError(f"name or role is too long; the limit is {MAX_NAME_CHARACTERS} characters")
             if refusal := self._callbacks.on_hello(self, message):
                 self._refuse(refusal)
                 return
@@ -364,32 +370,34 @@ class Connection(asyncio.BufferedProtocol):
             self._handed_over, self._held = True, None
         elif isinstance(message, Welcome):
             if not 0 < message.max_frame_bytes <= FRAME_BYTES_CEILING:
-                raise ProtocolError(f"frames of at most {message.max_frame_bytes} bytes were offered")
+                raise ProtocolError(
+                    f"the peer's frame limit is {message.max_frame_bytes} bytes; it must be 1 to {FRAME_BYTES_CEILING}"
+                )
             self._max_frame_bytes = message.max_frame_bytes
         self.state = ConnectionState.OPEN
         self._reader.max_frame_bytes, self._reader.allocate = self._max_frame_bytes, self._config.allocate
         self._arm(None)
         _log.info("%s is connected", self.peer)
-        if not self.ready.done():  # cancelled, if whoever dialled has lost patience
+        if not self.ready.done():  # cancelled if the dialling side has given up
             self.ready.set_result(None)
         self._heartbeat.start()
         self._callbacks.on_ready(self)
 
     def _send_now(self, message: LinkMessage) -> None:
-        """Link messages do not wait for others: their timestamps are worth the more for it."""
+        """Send a link message at once, so that its timestamp is accurate."""
         self._write_queue.put(encode_frame(encode(message)))
         self._write_queue.flush()
 
     def _refuse(self, why: str) -> None:
-        _log.warning("%s was refused: %s", self.peer, why)
+        _log.warning("refused %s: %s", self.peer, why)
         self.close(why)
 
-    def _throw_out(self, error: ProtocolError) -> None:
+    def _disconnect(self, error: ProtocolError) -> None:
         _log.warning("%s broke the protocol: %s", self.peer, error)
         self.close(str(error))
 
     def _leave(self, reason: str) -> bool:
-        """Begins to close; False if that has begun before."""
+        """Begin to close; return False if the connection is closing already."""
         if self.closing:
             return False
         self.state = ConnectionState.CLOSING

@@ -1,4 +1,4 @@
-"""Dialling: connections to a controller, once or for ever."""
+"""Outgoing connections to a controller, made once or kept up for ever."""
 
 import asyncio
 import random
@@ -16,10 +16,10 @@ from clockwork.net.connection import Callbacks, Connection
 from clockwork.wire.codec import Decode
 
 MIN_BACKOFF: Final = 0.05
-"""Seconds to wait before dialling again."""
+"""Shortest wait in seconds before another attempt to connect."""
 
 MAX_BACKOFF: Final = 2.0
-"""Seconds; the wait doubles up to this, so that a controller that restarts has its fleet back within seconds."""
+"""Longest wait in seconds; the wait doubles up to this, so a restarted controller has its workers within seconds."""
 
 
 async def dial(
@@ -35,13 +35,13 @@ async def dial(
     clock: Clock | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> Connection:
-    """Connect and greet; ``timeout`` in seconds is for both.
+    """Connect and greet the peer; ``timeout`` in seconds covers both.
 
-    ``on_message`` is not called before whoever awaits this has had the connection in hand, and ``on_closed`` is called
-    once if a connection was returned, never if not.
+    ``on_message`` is not called before the caller has received the connection. ``on_closed`` is called once if a
+    connection was returned, and never otherwise.
 
     Raises:
-        ConnectionLostError: nobody is there, or the greeting was refused.
+        ConnectionLostError: the peer cannot be reached or refused the greeting.
     """
     loop = asyncio.get_running_loop()
     callbacks = Callbacks(on_message, on_closed, on_writable=on_writable)
@@ -56,13 +56,13 @@ async def dial(
                 raise
             except ConnectionLostError as error:
                 if tls is None and not connection.received_at:
-                    raise ConnectionLostError(f"{error} without a word: it may expect TLS (--tls-ca)") from None
+                    raise ConnectionLostError(f"{error} without an answer; it may require TLS (--tls-ca)") from None
                 raise
         if connection.closing:
             raise ConnectionLostError(await connection.closed)
     except TimeoutError:
         raise ConnectionLostError(f"cannot connect to {address}: no answer within {timeout:g} s") from None
-    except (OSError, UnicodeError) as error:  # UnicodeError: what cannot be a host's name
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
         raise ConnectionLostError(f"cannot connect to {address}: {_why(error)}") from error
     except ConnectionLostError as error:
         raise ConnectionLostError(f"cannot connect to {address}: {error}") from None
@@ -77,11 +77,12 @@ async def keep_dialled(
     on_failure: Callable[[str], None],
     rng: random.Random,
 ) -> None:
-    """Dial, and dial again whenever the connection ends or cannot be made, until cancelled.
+    """Connect, and connect again whenever the connection ends or cannot be made, until cancelled.
 
-    The wait between tries doubles, with jitter so that a fleet does not dial in step, and begins anew after a
-    connection that outlived the longest wait: one that is accepted only to be thrown out is not dialled in a frenzy.
-    ``on_failure`` hears why a try failed; the connection's own ``on_closed`` hears why it ended.
+    The wait between attempts doubles, with jitter so that many workers do not connect at the same time. It is reset
+    after a connection that lasted longer than the longest wait, so that a worker which is accepted and then
+    disconnected does not retry too fast. ``on_failure`` receives the reason of a failed attempt; the connection's own
+    ``on_closed`` receives the reason why it ended.
     """
     loop = asyncio.get_running_loop()
     wait = MIN_BACKOFF
@@ -108,6 +109,6 @@ async def keep_dialled(
 def _why(error: OSError | UnicodeError) -> str:
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {error.reason or error}"
-    if isinstance(error, ConnectionRefusedError):  # asyncio's own words repeat the address
+    if isinstance(error, ConnectionRefusedError):  # asyncio's text repeats the address
         return "connection refused: is the controller running?"
     return getattr(error, "strerror", None) or str(error)

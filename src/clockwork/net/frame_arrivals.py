@@ -1,8 +1,8 @@
-"""When the frames of one connection arrived.
+"""Determines when each frame of one connection arrived.
 
-A frame counts from the read that brought its first byte: a request that takes long to upload has used up that time. A
-read may leave bytes in the kernel, which are then as old as the bytes that were read. But that holds only for the next
-turn of the loop: if the loop has slept, or the socket was not reported, nothing was left.
+A frame counts from the read that brought its first byte, so a request that takes long to upload has used up that time.
+A read may leave bytes in the kernel, which are then as old as the bytes that were read. That holds only for the next
+turn of the loop: if the loop has slept, or the poll did not report the socket, no bytes were left.
 """
 
 import asyncio
@@ -13,18 +13,18 @@ from clockwork.wire.frame import Frame
 
 
 class FrameArrivals:
-    """Notes the reads of one connection; see the module."""
+    """The arrival times of one connection's frames."""
 
     __slots__ = ("_arrivals", "_began", "_first", "_first_began", "_last", "_turn", "_unread")
 
     def __init__(self, arrivals: Arrivals) -> None:
-        """The connection was made in this turn of the loop."""
+        """Start with a connection that was made in this turn of the loop."""
         self._arrivals = arrivals
-        self._last: Nanos = arrivals.earliest_arrival()  #: arrival of the bytes that were read last
-        self._unread = True  #: the kernel may hold bytes that came before the loop's last poll
-        self._turn = arrivals.turn  #: of the last read
+        self._last: Nanos = arrivals.earliest_arrival()  #: arrival of the bytes of the last read
+        self._unread = True  #: the kernel may hold bytes that arrived before the last poll
+        self._turn = arrivals.turn  #: turn of the last read
         self._began: Nanos | None = None  #: arrival of the first byte of the frame that is not complete
-        self._first: Frame | None = None  #: a frame that began in an earlier read than it ended in
+        self._first: Frame | None = None  #: a frame that began in an earlier read than the one that completed it
         self._first_began: Nanos = 0
 
     def read(self, transport: asyncio.BaseTransport, now: Nanos, *, filled: bool) -> None:
@@ -35,7 +35,7 @@ class FrameArrivals:
         self._last, self._turn, self._unread = arrived, self._arrivals.turn, filled
 
     def parsed(self, frames: list[Frame], *, begun: bool) -> None:
-        """The last read has completed ``frames``; ``begun``: another frame has begun and is not complete."""
+        """Note the frames that the last read completed; ``begun``: another frame has begun and is not complete."""
         if frames:
             self._first = None
             if self._began is not None:
@@ -44,11 +44,11 @@ class FrameArrivals:
             self._began = self._last
 
     def resumed(self) -> None:
-        """The connection was not read for a while, and will be from the loop's next poll on."""
+        """Note that the connection was paused, and is read again from the next poll on."""
         self._turn, self._unread = self._arrivals.turn, True
 
     def of(self, frame: Frame) -> Nanos:
-        """Return the earliest moment at which the first byte of a frame may have come; to be asked once for each."""
+        """Return the earliest possible arrival of a frame's first byte; call this once for each frame."""
         if frame is not self._first:
             return self._last
         self._first = None  # its payload may be large

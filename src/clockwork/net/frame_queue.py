@@ -1,9 +1,9 @@
-"""Shares the turns of the event loop among connections: a connection that sends much waits for the others.
+"""Shares the turns of the event loop among connections: a connection that sends much must wait for the others.
 
-One read can bring thousands of small frames, and an event loop that handled all of them at once would serve nobody
-else meanwhile. A connection may handle `MAX_TURN_MESSAGES` messages, or `MAX_TURN_BYTES` bytes, in a turn of the loop.
-The rest waits here, undecoded, and the connection is not read again until the rest is handled: so no more waits than
-one read has brought.
+One read can bring thousands of small frames. An event loop that handled all of them at once would serve no other
+connection meanwhile. So a connection may handle `MAX_TURN_MESSAGES` messages or `MAX_TURN_BYTES` bytes in one turn. The
+other frames wait here, undecoded, and the connection is not read again until they are handled. So no more frames wait
+than one read has brought.
 """
 
 import asyncio
@@ -15,27 +15,28 @@ from clockwork.units import MIB, Bytes
 from clockwork.wire.frame import Frame
 
 MAX_TURN_MESSAGES: Final = 64
-"""Messages of one connection handled in one turn of the loop: some milliseconds of work."""
+"""Messages of one connection that are handled in one turn: some milliseconds of work."""
 
 MAX_TURN_BYTES: Final[Bytes] = 4 * MIB
-"""Bytes of one connection handled in one turn of the loop; one longer frame is handled alone."""
+"""Bytes of one connection that are handled in one turn; a longer frame is handled alone."""
 
 
 class FrameQueue:
     """The received frames of one connection that wait to be handled.
 
-    ``handle`` takes one frame, and returns whether the connection goes on. ``set_reading`` stops and resumes reading.
+    ``handle`` handles one frame and returns whether the connection stays open. ``set_reading`` stops and resumes
+    reading.
     """
 
     __slots__ = ("_bytes", "_due", "_handle", "_loop", "_messages", "_set_reading", "_waiting")
 
     def __init__(self, handle: Callable[[Frame], bool], set_reading: Callable[[bool], object]) -> None:
-        """Nothing waits."""
+        """Start empty."""
         self._handle = handle
         self._set_reading = set_reading
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Frame] = deque()
-        self._messages = 0  #: handled in this turn of the loop
+        self._messages = 0  #: number of messages handled in this turn
         self._bytes: Bytes = 0
         self._due = False  #: whether `_next_turn` is scheduled
 
@@ -44,11 +45,11 @@ class FrameQueue:
         return len(self._waiting)
 
     def take(self, frames: list[Frame], *, more: bool) -> None:
-        """Handle frames that were just received, as far as this turn allows.
+        """Handle new frames, as far as the limits for this turn allow.
 
-        ``more``: the read filled its buffer, so the loop may read the connection again in this very turn.
+        ``more``: the read filled its buffer, so the loop may read the connection again in the same turn.
         """
-        if self._due:  # this turn has handled some already, or older frames wait
+        if self._due:  # this turn has already handled frames, or older frames wait
             self._waiting.extend(frames)
             self._work()
         elif more or len(frames) > MAX_TURN_MESSAGES:
@@ -62,7 +63,7 @@ class FrameQueue:
                     break
 
     def drop(self) -> None:
-        """The connection ends; frames that wait are not handled any more."""
+        """Drop the waiting frames, because the connection has ended."""
         self._waiting.clear()
 
     def _work(self) -> None:
@@ -81,7 +82,7 @@ class FrameQueue:
         if not self._waiting:
             return
         self._due = True
-        self._loop.call_soon(self._next_turn)  # also if a callback raises
+        self._loop.call_soon(self._next_turn)  # before the work, in case a callback raises
         self._work()
         if not self._waiting:
             self._set_reading(True)

@@ -1,8 +1,8 @@
-"""Does the other side live, and what time is it there?
+"""Checks that the peer is alive, and estimates its clock.
 
-Rules of the file: any byte received is a sign of life, so that a busy connection needs no Ping. Time in which this
-side's own loop stood still does not count against the peer: a tick counts for one interval, however late it is, and
-bytes that arrived while the loop stood still are read before the peer is judged. Silence is reported long before it
+Rules of the file: any received byte counts as a sign of life, so a busy connection needs no Ping. Time in which this
+side's event loop stood still does not count against the peer: a tick counts for one interval, however late it is, and
+bytes that arrived while the loop stood still are read before the peer is given up. Silence is reported long before it
 ends the connection.
 """
 
@@ -16,15 +16,15 @@ from clockwork.units import Nanos, as_seconds, show_duration
 from clockwork.wire.clock_offset import ClockOffset
 
 FIRST_SAMPLES: Final = 8
-"""Pings sent one after the other when a link opens, so that its clock offset is good from the first action on."""
+"""Pings sent one after the other when a connection opens, so that the clock offset is good for the first action."""
 
 LAST_READS: Final = 2
-"""Turns of the event loop between the time-out and the verdict. A loop runs its timers before it reads, and a callback
-may run in the turn in which it is scheduled: so the second turn is the first that surely comes after a read."""
+"""Turns of the event loop between the time-out and the end of the connection. A loop runs its timers before it reads,
+and a callback may run in the turn in which it is scheduled. So only the second turn certainly follows a read."""
 
 
 class Heartbeat:
-    """Pings one connection, and listens for its silence."""
+    """Pings the peer of one connection, and measures its silence."""
 
     __slots__ = (
         "_clock", "_due", "_heard_at", "_interval", "_loop", "_measure_clock", "_on_silence", "_on_silent", "_send",
@@ -43,17 +43,17 @@ class Heartbeat:
         silent_after: Nanos = 0,
         on_silent: Callable[[bool], None] = lambda silent: None,
     ) -> None:
-        """A silent peer is sent a Ping every ``interval``, every peer if ``measure_clock``; see `LinkConfig`.
+        """``interval`` to ``silent_after`` are as in `LinkConfig`; ``send`` sends a Ping.
 
-        ``on_silent`` is called when `silent` changes; ``on_silence`` when the connection is to end, with the reason.
+        ``on_silent`` is called when `silent` changes. ``on_silence`` receives the reason when the connection must end.
         """
         self.clock_offset = ClockOffset()
         self.heard = False
-        """Set by the connection whenever it has received something."""
+        """Whether the connection has received something since the last tick; the connection sets it."""
         self.suspended = False
-        """Set while this side does not read: then silence means nothing."""
+        """Whether this side has paused reading, so that silence means nothing; the connection sets it."""
         self.silent = False
-        """Whether nothing was received for ``silent_after``; looked at every ``interval``."""
+        """Whether nothing was received for ``silent_after``; checked every ``interval``."""
         self._interval = interval
         self._timeout = timeout
         self._measure_clock = measure_clock
@@ -69,7 +69,7 @@ class Heartbeat:
         self._due: Nanos = 0
 
     def start(self) -> None:
-        """The connection is open."""
+        """Start when the connection is open."""
         now = self._clock.now()
         self._heard_at = now
         self._schedule(now)
@@ -77,14 +77,14 @@ class Heartbeat:
             self._send(Ping(now))
 
     def stop(self) -> None:
-        """The connection is no longer open."""
+        """Stop when the connection is no longer open."""
         for handle in (self._timer, self._verdict):
             if handle is not None:
                 handle.cancel()
         self._timer = self._verdict = None
 
     def pong(self, pong: Pong, received_at: Nanos) -> None:
-        """The answer to a Ping came back."""
+        """Handle the answer to a Ping."""
         self.clock_offset.add(ping_sent=pong.ping_sent, received=pong.received, pong_sent=pong.sent, now=received_at)
         if self._measure_clock and self.clock_offset.samples < FIRST_SAMPLES:
             self._send(Ping(self._clock.now()))
@@ -98,7 +98,7 @@ class Heartbeat:
         silent = not (self.heard or self.suspended)
         self.heard = False
         if silent:
-            self._heard_at += max(0, now - self._due)  # this tick is late: it was this side that stood still
+            self._heard_at += max(0, now - self._due)  # this tick is late: this side stood still
             if now - self._heard_at >= self._timeout:
                 self._judge(LAST_READS)
                 return
@@ -107,7 +107,7 @@ class Heartbeat:
         self._go_on(now, silent)
 
     def _judge(self, reads: int) -> None:
-        """Give the peer up, unless one of so many reads brings something."""
+        """Give the peer up, unless one of the next reads brings something."""
         self._verdict = None
         if self.heard or self.suspended:
             now = self._clock.now()
@@ -117,7 +117,7 @@ class Heartbeat:
             self._verdict = self._loop.call_soon(self._judge, reads - 1)
         else:
             self._on_silence(
-                f"nothing was received for {show_duration(self._timeout)}: the other side hangs, or the network is cut"
+                f"nothing was received for {show_duration(self._timeout)}: the peer hangs, or the network is down"
             )
 
     def _go_on(self, now: Nanos, silent: bool) -> None:

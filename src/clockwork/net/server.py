@@ -1,4 +1,4 @@
-"""Listening: connections from outside, of one role per port."""
+"""Listening ports. Each port accepts connections from one role: clients or workers."""
 
 import asyncio
 import ssl
@@ -17,20 +17,20 @@ from clockwork.units import as_seconds
 from clockwork.wire.codec import Decode
 
 MAX_CONNECTIONS: Final = 10_000
-"""Connections of one port; more are told so and closed."""
+"""Limit on connections of one port; further connections get an error and are closed."""
 
 BACKLOG: Final = 4096
-"""Connections that the kernel keeps waiting: a whole fleet that dials at once."""
+"""Connections that may wait in the kernel, for example when many workers connect at the same time."""
 
 
 class Server:
-    """A port that is listened on; made by `listen`."""
+    """A listening port; created by `listen`."""
 
     address: Address
-    """Where it listens; the port is the real one."""
+    """The address on which the server listens, with the actual port."""
 
     def __init__(self, role: str, max_connections: int, admits: Callable[[Connection, Hello], str]) -> None:
-        """It listens once it was started."""
+        """Create the server; `start` makes it listen."""
         self._role = role
         self._admits = admits
         self._max_connections = max_connections
@@ -39,11 +39,11 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The port that the operating system chose, if it had the choice."""
+        """The actual port, also if the operating system chose it."""
         return self.address.port
 
     def __len__(self) -> int:
-        """Connections, greeted or not."""
+        """Number of connections, before and after their greeting."""
         return len(self._connections)
 
     async def start(
@@ -53,7 +53,7 @@ class Server:
         tls: ssl.SSLContext | None,
         handshake_timeout: float | None,
     ) -> None:
-        """Listen; called once, by `listen`."""
+        """Start listening; called once, by `listen`."""
         self._servers: list[asyncio.Server] = []
         sockets = await bind_sockets(address)
         self.address = Address(*sockets[0].getsockname()[:2])
@@ -63,7 +63,7 @@ class Server:
             )
 
     async def close(self, reason: str) -> None:
-        """Stop listening, say goodbye to all, and wait until they are closed."""
+        """Stop listening, close all connections with a Goodbye, and wait until they are closed."""
         self._closing = reason
         for server in self._servers:
             server.close()
@@ -74,19 +74,19 @@ class Server:
             await asyncio.wait([connection.closed for connection in connections])
 
     def admit(self, connection: Connection) -> str:
-        """Somebody has connected; returns why they are not wanted, or nothing."""
+        """Return why a new connection is refused; empty if it is accepted."""
         full = len(self._connections) >= self._max_connections
         self._connections[connection] = None
         connection.closed.add_done_callback(lambda _: self._connections.pop(connection))
         if full:
-            return f"{self._max_connections} connections are open already, and no more are accepted here"
+            return f"connection limit reached ({self._max_connections}); retry later"
         return self._closing
 
     def welcome(self, connection: Connection, hello: Hello) -> str:
-        """Somebody has said who they are; returns why they are not wanted, or nothing."""
+        """Return why a peer is refused after its Hello; empty if it is accepted."""
         if hello.role == self._role:
             return self._admits(connection, hello)
-        return f"this port is for a {self._role}, and a {hello.role!r} came: use the controller's other port"
+        return f"this port is for the role {self._role!r}, not {hello.role!r}; use the controller's other port"
 
 
 async def listen(
@@ -107,16 +107,17 @@ async def listen(
 ) -> Server:
     """Listen on an address for peers of one role. ``on_closed`` is called once for each ``on_connected``.
 
-    ``admits`` returns why somebody of that role is not wanted, or nothing; ``on_connected`` follows at once.
+    ``admits`` returns why a peer of that role is refused; if it returns an empty text, ``on_connected`` follows at
+    once.
 
     Raises:
-        ServerError: the address is taken, or may not be used.
+        ServerError: the address is in use or not permitted.
     """
     server = Server(role, max_connections, admits)
     callbacks = Callbacks(on_message, on_closed, server.admit, server.welcome, on_connected, on_writable, on_silent)
     make = partial(Connection, decode, callbacks, config=config, clock=clock)
     try:
         await server.start(address, make, tls, as_seconds(config.hello_timeout) if tls else None)
-    except (OSError, UnicodeError) as error:  # UnicodeError: what cannot be a host's name
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
         raise ServerError(f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}") from error
     return server

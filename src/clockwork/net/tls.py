@@ -1,7 +1,7 @@
-"""TLS as an operator sets it up: files in PEM, and what is wrong with them in one line.
+"""TLS from PEM files, with one-line error messages.
 
-Rules of the file: TLS 1.2 or newer; a server that names a certificate authority wants a certificate from everybody, and
-a client knows whom it talks to, by name. Files are read once: what was checked is what is used.
+Rules of the file: TLS 1.2 or newer. A server with a certificate authority requires a certificate from every peer; a
+client verifies the server's name. Files are read once, so that the checked content is the content in use.
 """
 
 import ssl
@@ -14,10 +14,10 @@ from clockwork.errors import InvalidRequestError
 
 
 class ServerTls(Struct, frozen=True):
-    """What a port needs: a certificate (with what follows it up to its authority), its key, and who may come.
+    """The TLS settings of a port: a certificate with its chain, and its key.
 
-    ``client_ca``: certificates of authorities, one of which must have signed for whoever comes; empty: anybody may.
-    ``context`` is of all that.
+    ``client_ca`` has the certificates of the authorities that may sign clients' certificates; if it is empty, clients
+    need no certificate. ``context`` contains all of these settings.
     """
 
     context: ssl.SSLContext
@@ -27,10 +27,10 @@ class ServerTls(Struct, frozen=True):
 
 
 def server_tls(certificate: Path, key: Path, client_ca: Path | None = None) -> ServerTls:
-    """For a port.
+    """Return the TLS settings of a port.
 
     Raises:
-        InvalidRequestError: a file cannot be read, is no PEM of what it should be, or they do not belong together.
+        InvalidRequestError: a file cannot be read, is not the expected PEM file, or does not match the others.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -42,10 +42,12 @@ def server_tls(certificate: Path, key: Path, client_ca: Path | None = None) -> S
 
 
 def client_tls(ca: Path | None = None, certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
-    """For dialling. Without ``ca`` the system's authorities are trusted; ``certificate`` is shown if it is wanted.
+    """Return the TLS settings of a client. Without ``ca``, the system's authorities are trusted.
+
+    ``certificate`` and ``key`` identify the client to servers that require it.
 
     Raises:
-        InvalidRequestError: as for `server_tls`.
+        InvalidRequestError: see `server_tls`.
     """
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -59,15 +61,15 @@ def client_tls(ca: Path | None = None, certificate: Path | None = None, key: Pat
 
 
 def all_or_none(files: Mapping[str, Path | None]) -> bool:
-    """Whether all are given; the names are those of options.
+    """Return whether all files are set; ``files`` is by the name of the option.
 
     Raises:
-        InvalidRequestError: some are given, and others are not.
+        InvalidRequestError: some of the files are set, but not all.
     """
     missing = [name for name, path in files.items() if path is None]
     if missing and len(missing) < len(files):
-        given = [name for name in files if name not in missing]
-        raise InvalidRequestError(f"{', '.join(missing)} missing: {', '.join(given)} would be of no use alone")
+        present = [name for name in files if name not in missing]
+        raise InvalidRequestError(f"{' and '.join(present)} needs {' and '.join(missing)}")
     return not missing
 
 
@@ -78,14 +80,14 @@ def _identify(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         context.load_cert_chain(certificate, key, password=_no_password)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise InvalidRequestError(f"the key {key} does not belong to the certificate {certificate}") from None
+            raise InvalidRequestError(f"key {key} does not belong to certificate {certificate}") from None
         raise InvalidRequestError(
-            f"{certificate} is no certificate in PEM, or {key} is no key in PEM without a passphrase"
+            f"{certificate} is not a PEM certificate, or {key} is not a PEM key without a passphrase"
         ) from None
 
 
 def _no_password() -> str:
-    """A server that starts by itself cannot ask for one."""
+    """Return no password: a server that starts unattended cannot prompt for one."""
     return ""
 
 
@@ -94,7 +96,7 @@ def _trust(context: ssl.SSLContext, ca: Path) -> None:
     try:
         context.load_verify_locations(ca)
     except ssl.SSLError:
-        raise InvalidRequestError(f"{ca} has no certificate in PEM") from None
+        raise InvalidRequestError(f"{ca} contains no PEM certificate") from None
 
 
 def _read(path: Path) -> bytes:

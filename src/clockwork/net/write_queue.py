@@ -1,7 +1,7 @@
-"""Frames on their way out: corked for one turn of the event loop, then written in one system call.
+"""Frames to be sent: collected for one turn of the event loop, then written in one system call.
 
-Rules of the file: buffers leave in the order in which they are put. What waits is bounded, by ``max_bytes`` and one
-frame.
+Rules of the file: buffers are sent in the order in which they are put. The bytes that wait are limited to ``max_bytes``
+and one frame.
 """
 
 import asyncio
@@ -11,18 +11,18 @@ from typing import Final
 from clockwork.units import KIB, Bytes, show_bytes
 
 FLUSH_BYTES: Final[Bytes] = 64 * KIB
-"""This much is written at once, rather than at the end of the loop's turn: waiting for more would save nothing."""
+"""From this size on, buffers are written at once: to wait for more until the end of the turn would save nothing."""
 
 
 class WriteQueue:
-    """What one connection has to send."""
+    """The frames that one connection has to send."""
 
     __slots__ = ("_bytes", "_corked", "_flush_is_due", "_loop", "_max_bytes", "_on_overflow", "_transport")
 
     def __init__(self, transport: asyncio.Transport, max_bytes: Bytes, on_overflow: Callable[[str], None]) -> None:
-        """``on_overflow`` receives the reason when more is put while more than ``max_bytes`` wait for the peer to read.
+        """``on_overflow`` receives the reason when a frame is put while more than ``max_bytes`` wait for the peer.
 
-        What waits is judged before more is added: one frame may be longer than ``max_bytes``, if the peer reads.
+        The new frame does not count: one frame may be longer than ``max_bytes`` if the peer reads.
         """
         self._transport = transport
         self._max_bytes = max_bytes
@@ -34,11 +34,11 @@ class WriteQueue:
 
     @property
     def waiting_bytes(self) -> Bytes:
-        """What waits in this process; the kernel holds some more."""
+        """Bytes that wait in this process; the kernel holds more."""
         return self._bytes + self._transport.get_write_buffer_size()
 
     def put(self, buffers: list[bytes | memoryview]) -> None:
-        """Send these next."""
+        """Queue buffers to be sent next."""
         self._corked += buffers
         self._bytes += len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
         if self._bytes >= FLUSH_BYTES:
@@ -48,7 +48,7 @@ class WriteQueue:
             self._loop.call_soon(self._flush_when_due)
 
     def flush(self) -> None:
-        """Write what has been put."""
+        """Write all queued buffers now."""
         corked, size = self._corked, self._bytes
         if not corked:
             return
@@ -65,7 +65,7 @@ class WriteQueue:
             self._transport.writelines(corked)
 
     def drop(self) -> None:
-        """The connection is gone."""
+        """Drop all queued buffers, because the connection has ended."""
         self._corked, self._bytes = [], 0
 
     def _flush_when_due(self) -> None:

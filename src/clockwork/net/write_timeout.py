@@ -11,48 +11,48 @@ from typing import Final
 from clockwork.units import MIB, Bytes
 
 MIN_PROGRESS: Final[Bytes] = MIB
-"""Bytes that a peer has to take within the time-out, if as many wait."""
+"""Bytes that a peer must take within the time-out, if that many wait."""
 
 CHECKS: Final = 8
-"""Looks at what waits within one time-out."""
+"""Number of checks within one time-out."""
 
 
 class WriteTimeout:
-    """Watches one transport while it cannot be written to."""
+    """Watches one transport while its write buffer is full."""
 
-    __slots__ = ("_before", "_every", "_looks", "_loop", "_on_stalled", "_timer", "_transport")
+    __slots__ = ("_before", "_checks", "_every", "_loop", "_on_stalled", "_timer", "_transport")
 
     def __init__(self, transport: asyncio.WriteTransport, timeout: float, on_stalled: Callable[[], object]) -> None:
-        """``timeout`` in seconds; ``on_stalled`` is called at most once for each `begin`."""
+        """``timeout`` is in seconds; ``on_stalled`` is called at most once for each `begin`."""
         self._transport = transport
         self._every = timeout / CHECKS
         self._on_stalled = on_stalled
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._before: Bytes = 0
-        self._looks = 0  #: since so many bytes waited
+        self._checks = 0  #: checks since the peer last made enough progress
 
     def begin(self) -> None:
-        """Much waits to be sent: the transport has called ``pause_writing``, or is closing."""
+        """Start watching: the transport has called ``pause_writing``, or is closing."""
         if self._timer is None:
             self._watch()
 
     def end(self) -> None:
-        """Little waits, or the connection is gone."""
+        """Stop watching: the buffer has drained, or the connection has ended."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _watch(self) -> None:
-        self._looks, self._before = 0, self._transport.get_write_buffer_size()
-        self._timer = self._loop.call_later(self._every, self._look)
+        self._checks, self._before = 0, self._transport.get_write_buffer_size()
+        self._timer = self._loop.call_later(self._every, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
-        self._looks += 1
+        self._checks += 1
         if self._transport.get_write_buffer_size() <= self._before - MIN_PROGRESS:
             self._watch()
-        elif self._looks < CHECKS:
-            self._timer = self._loop.call_later(self._every, self._look)
+        elif self._checks < CHECKS:
+            self._timer = self._loop.call_later(self._every, self._check)
         else:
             self._on_stalled()
