@@ -1,14 +1,14 @@
-"""A crowd of connections, from a process of its own: ``python crowd.py PORT IDLE SLOW``.
+"""Opens many connections from a separate process: ``python crowd.py PORT IDLE SLOW``.
 
-Idle ones say nothing; slow ones send a byte of a head at a time. Prints ``here N`` when all N are connected, and ends
-when its stdin does.
+Idle connections send nothing; slow ones send the head of a request byte by byte. The program prints ``here N`` when all
+N are connected, and exits when its stdin is closed.
 """
 
 import asyncio
 import resource
 import sys
 
-SOURCES = 5  #: addresses 127.0.0.2 and so on: each has its own ports
+SOURCES = 5  #: number of source addresses, from 127.0.0.2 on: each has its own ports
 AT_ONCE = 500
 HEAD = b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\nX-Slow: " + b"x" * 10_000
 

@@ -1,10 +1,11 @@
-"""Run a command where each packet to another machine is seen: ``isolated.py REPORT COMMAND...``, under ``unshare``.
+"""Run a command and record each packet to another machine: ``isolated.py REPORT COMMAND...``, under ``unshare``.
 
-The command gets a network of its own that has loopback only. Every other address is made local to it, so that whatever
-the command sends leaves through loopback, where this program captures it: also what C++ code sends, which Python's
+The command runs in a network namespace that has only loopback. Every other address is made local to it, so that all
+packets leave through loopback, where this program captures them. This includes packets from C++ code, which Python's
 audit hooks do not see. Names are looked up at an address that is not loopback.
 
-REPORT is JSON: ``packets`` has the destination of each packet that was not for loopback, ``code`` is the exit code.
+REPORT is JSON: ``packets`` lists the destination of each packet to an address other than loopback, ``code`` is the exit
+code of the command.
 """
 
 import ctypes
@@ -18,9 +19,9 @@ import tempfile
 import threading
 from pathlib import Path
 
-#: Exit code if this process may not do what it has to.
+#: Exit code if this process lacks the permissions it needs.
 NOT_PERMITTED = 77
-RESOLVER = "192.0.2.53"  # RFC 5737: documentation only
+RESOLVER = "192.0.2.53"  # an address reserved for documentation (RFC 5737)
 FILES = {"/etc/resolv.conf": f"nameserver {RESOLVER}\n", "/etc/nsswitch.conf": "hosts: files dns\n"}
 
 ETH_P_ALL = 3
@@ -29,10 +30,10 @@ MS_BIND = 4096
 
 
 def prepare(scratch: Path) -> None:
-    """Make every address local, and let the C library look names up at `RESOLVER`.
+    """Make every address local, and make the C library look up names at `RESOLVER`.
 
     Raises:
-        OSError, subprocess.CalledProcessError: it may not.
+        OSError, subprocess.CalledProcessError: the process lacks the permission.
     """
     ip = ("ip", "link", "set", "lo", "up"), ("ip", "route", "add", "local", "default", "dev", "lo")
     for command in ip:
@@ -47,7 +48,7 @@ def prepare(scratch: Path) -> None:
 
 
 def destination(frame: bytes) -> str:
-    """Where a frame goes, if that is not loopback."""
+    """Return the destination of a frame, or "" if it is loopback or multicast."""
     kind, packet = frame[12:14], frame[14:]
     if kind == IPV4:
         address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.IPv4Address(packet[16:20])
@@ -62,7 +63,7 @@ def destination(frame: bytes) -> str:
 
 
 def capture(packets: set[str]) -> socket.socket:
-    """Collect where all packets go, until the socket is closed."""
+    """Collect the destinations of all packets until the socket is closed."""
     raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     raw.bind(("lo", 0))
 

@@ -1,6 +1,7 @@
-"""What users do with Clockwork, as a program: ``ordinary_use.py DIRECTORY SECONDS``, run by test_silence.py.
+"""Ordinary use of Clockwork as a program: ``ordinary_use.py DIRECTORY SECONDS``, run by test_silence.py.
 
-A server serves a model over all protocols for ``SECONDS``, clients ask it, a model is checked, a simulation is drawn.
+A server serves a model over all protocols for ``SECONDS``, and clients send requests. The program also runs
+``check-model``, ``status``, and a simulation with plots.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Ten thousand connections that do nothing and five hundred that are slow; one more client is answered all the same."""
+"""Another client is still served while ten thousand connections are idle and five hundred are slow."""
 
 import json
 import re
@@ -12,12 +12,12 @@ import pytest
 
 from cli.processes import QUICK, clockwork
 
-IDLE, SLOW, ASKED = 10_000, 500, 20
+IDLE, SLOW, REQUESTS = 10_000, 500, 20
 NEEDED = IDLE + SLOW + 500
 
 
 def infer(port: int) -> int:
-    """Ask a model that is emulated for one image, on a connection of its own; the status."""
+    """Send one image to an emulated model on a new connection; return the HTTP status."""
     image = bytes(4 * 3 * 224 * 224)
     binary = {"binary_data_size": len(image)}
     tensor = {"name": "data", "datatype": "FP32", "shape": [1, 3, 224, 224], "parameters": binary}
@@ -33,9 +33,9 @@ def infer(port: int) -> int:
 
 
 @pytest.mark.skipif(
-    resource.getrlimit(resource.RLIMIT_NOFILE)[1] < NEEDED, reason=f"a process may not have {NEEDED} open files here"
+    resource.getrlimit(resource.RLIMIT_NOFILE)[1] < NEEDED, reason=f"needs a limit of {NEEDED} open files"
 )
-def test_a_crowd_that_asks_nothing_keeps_nobody_else_from_an_answer() -> None:
+def test_a_client_is_served_while_thousands_of_connections_are_idle_or_slow() -> None:
     quick = [option for option in QUICK if not option.startswith("--http")]
     emulated = ("--emulate=1", "--profile=resnet50-v100", "--http=127.0.0.1:0", "--listen=127.0.0.1:0")
     with clockwork("serve", *emulated, *quick) as server:
@@ -50,7 +50,7 @@ def test_a_crowd_that_asks_nothing_keeps_nobody_else_from_an_answer() -> None:
         try:
             assert crowd.stdout is not None
             assert crowd.stdout.readline() == f"here {IDLE + SLOW}\n"
-            assert [infer(port) for _ in range(ASKED)] == [200] * ASKED
+            assert [infer(port) for _ in range(REQUESTS)] == [200] * REQUESTS
         finally:
             crowd.kill()
             crowd.communicate()

@@ -1,4 +1,4 @@
-"""Clients that speak HTTP/2 as no library does: what they can cost, in bytes and in calls."""
+"""HTTP/2 clients that send what no library sends cannot use much memory or fill the log."""
 
 import logging
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from http2_raw import END_HEADERS, HEADERS, RST_STREAM, Http2, connections, firs
 
 PATH = "/inference.GRPCInferenceService/ModelInfer"
 CONNECTIONS = 8
-FULL = MAX_METADATA_BYTES // 34 - 16  #: entries of 34 bytes that are accepted beside those that a call must have
+FULL = MAX_METADATA_BYTES // 34 - 16  #: number of entries of 34 bytes that fit beside the required ones
 
 
 @pytest.fixture
@@ -33,15 +33,15 @@ def resident(process: Process) -> int:
 
 
 def check_health(address: str) -> None:
-    """A call that others can still make; it is answered after what was taken before it."""
+    """Check that another client can still make a call; it is answered after the calls that were accepted before."""
     with grpc.insecure_channel(address) as channel:
-        asked = health.HealthCheckRequest().SerializeToString()
-        answer = channel.unary_unary("/grpc.health.v1.Health/Check")(asked, timeout=30)
+        request = health.HealthCheckRequest().SerializeToString()
+        answer = channel.unary_unary("/grpc.health.v1.Health/Check")(request, timeout=30)
         assert health.HealthCheckResponse.FromString(answer).status == health.HealthCheckResponse.SERVING
 
 
 def open_calls(connection: Http2, count: int, value: bytes, entries: int, *, reset: bool = False) -> None:
-    """Calls that never send their message."""
+    """Open calls that never send their message."""
     for index in range(count):
         headers = later_headers(entries) if index else first_headers(PATH, b"x", value, entries)
         connection.send(frame(HEADERS, END_HEADERS, 2 * index + 1, headers))
@@ -51,7 +51,7 @@ def open_calls(connection: Http2, count: int, value: bytes, entries: int, *, res
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["open", "reset"])
-def test_references_to_the_header_table_cost_little_memory(server: tuple[Process, str], reset: bool) -> None:
+def test_references_to_the_header_table_use_little_memory(server: tuple[Process, str], reset: bool) -> None:
     process, address = server
     check_health(address)
     before = resident(process)
@@ -85,18 +85,18 @@ def test_metadata_beyond_the_limit_ends_the_call_and_not_the_connection(server: 
     check_health(address)
 
 
-class Hand(Clock):
+class ManualClock(Clock):
     time = 0
 
     def now(self) -> int:
         return self.time
 
 
-def test_other_errors_of_grpcio_are_logged_as_ever(caplog: pytest.LogCaptureFixture) -> None:
-    logger, clock = logging.getLogger("grpc._cython.cygrpc"), Hand()
+def test_other_errors_of_grpcio_are_still_logged(caplog: pytest.LogCaptureFixture) -> None:
+    logger, clock = logging.getLogger("grpc._cython.cygrpc"), ManualClock()
 
     def report(text: str, value: object) -> None:
-        logger.exception(text, value)  # noqa: LOG004 - as grpcio calls it
+        logger.exception(text, value)  # noqa: LOG004 - grpcio calls it like this
 
     with bad_metadata_counted(clock):
         for _ in range(500):

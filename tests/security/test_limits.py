@@ -1,4 +1,4 @@
-"""Limits of the HTTP and gRPC ports, and of the native one: what a client may cost, and what it is told."""
+"""Limits of the HTTP, gRPC and native ports: a client that exceeds one receives an error, and others are served."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ from net.links import Ear, framed, listening, stranger
 INFER = "/v2/models/m/infer"
 
 
-def test_a_connection_too_many_is_told_so_and_those_that_are_there_go_on() -> None:
+def test_a_connection_over_the_limit_is_refused_and_open_ones_go_on() -> None:
     async def test() -> None:
         async with served(http=HttpConfig(max_connections=2)) as (peer, address, *_), connected(address) as second:
             assert (await second.ask("GET", "/v2/health/live")).status == 200
@@ -38,19 +38,19 @@ def test_a_connection_too_many_is_told_so_and_those_that_are_there_go_on() -> No
             second.writer.close()
             await second.writer.wait_closed()
 
-            async def comes_in() -> bool:
+            async def is_accepted() -> bool:
                 async with connected(address) as other:
                     other.say("GET", "/v2/health/live")
                     return (await other.answer()).status == 200
 
-            while not await comes_in():  # as soon as the server has seen the second leave
+            while not await is_accepted():  # until the server has noticed that the second connection is closed
                 pass
 
     run(test())
 
 
 @pytest.mark.parametrize("length", [5_000, 100_000], ids=["small", "large"])
-def test_a_body_that_comes_in_drops_ends(length: int) -> None:
+def test_a_body_that_arrives_too_slowly_is_refused(length: int) -> None:
     async def test() -> None:
         config = HttpConfig(piece=1, body_timeout=10, body_time=0.2)
         async with served(http=config) as (peer, *_):
@@ -71,7 +71,7 @@ def test_a_body_that_comes_in_drops_ends(length: int) -> None:
 
 
 @pytest.mark.parametrize("after", [b"", b"x" * 1000], ids=["nothing", "a part"])
-def test_a_body_that_was_refused_is_not_waited_for_for_ever(after: bytes) -> None:
+def test_the_server_does_not_wait_forever_for_a_refused_body(after: bytes) -> None:
     async def test() -> None:
         async with served(http=HttpConfig(head_timeout=0.05)) as (peer, *_):
             peer.writer.write(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n")
@@ -82,7 +82,7 @@ def test_a_body_that_was_refused_is_not_waited_for_for_ever(after: bytes) -> Non
     run(test())
 
 
-def test_empty_lines_between_requests_are_no_request() -> None:
+def test_empty_lines_between_requests_do_not_count_as_a_request() -> None:
     async def test() -> None:
         async with served(http=HttpConfig(head_timeout=0.05)) as (peer, *_):
             assert (await peer.ask("GET", "/v2/health/live")).status == 200
@@ -94,7 +94,7 @@ def test_empty_lines_between_requests_are_no_request() -> None:
     run(test())
 
 
-def test_a_large_body_that_was_refused_is_not_kept() -> None:
+def test_a_large_refused_body_is_not_kept_in_memory() -> None:
     async def test() -> None:
         async with served(http=HttpConfig(max_held=1 << 20)) as (peer, address, *_):
             peer.writer.write(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
@@ -107,7 +107,7 @@ def test_a_large_body_that_was_refused_is_not_kept() -> None:
     run(test())
 
 
-def test_a_client_that_goes_away_in_the_middle_of_a_body_leaves_nothing_behind() -> None:
+def test_a_client_that_disconnects_in_the_middle_of_a_body_frees_its_memory() -> None:
     async def test() -> None:
         async with served(http=HttpConfig(piece=1 << 10, max_held=1 << 12)) as (peer, address, *_):
             for _ in range(10):
@@ -115,44 +115,45 @@ def test_a_client_that_goes_away_in_the_middle_of_a_body_leaves_nothing_behind()
                     other.writer.write(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".encode())
                     other.writer.write(bytes(3 << 10))
                     await other.writer.drain()
-                    assert (await peer.ask("GET", "/v2/health/live")).status == 200  # it has been there for a while
+                    # By the end of another request the server has received the beginning of the body.
+                    assert (await peer.ask("GET", "/v2/health/live")).status == 200
 
             async def answered() -> int:
                 return (await peer.ask("POST", INFER, row() + b" " * (1 << 11))).status
 
-            while await answered() != 200:  # as soon as the server has seen them all leave
+            while await answered() != 200:  # until the server has noticed that all are closed
                 pass
 
     run(test())
 
 
 def small_window(address: Any) -> socket.socket:
-    """A connection whose kernel takes little for a program that does not read."""
-    made = socket.socket()
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    made.connect(tuple(address))
-    return made
+    """Open a connection with a small receive buffer."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(tuple(address))
+    return connection
 
 
-async def ask_for_ever(deaf: socket.socket) -> None:
+async def send_requests_forever(deaf: socket.socket) -> None:
     request = b"GET /" + b"x" * 60_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"
     while True:
         await asyncio.get_running_loop().sock_sendall(deaf, request)
 
 
-def test_a_client_that_does_not_read_its_replies_is_cut_off() -> None:
+def test_an_http_client_that_does_not_read_is_disconnected() -> None:
     async def test() -> None:
         async with served(http=HttpConfig(write_timeout=0.1)) as (peer, address, *_):
             with small_window(address) as deaf:
                 deaf.setblocking(False)
                 with pytest.raises(ConnectionError):
-                    await ask_for_ever(deaf)
+                    await send_requests_forever(deaf)
             assert (await peer.ask("POST", INFER, row())).status == 200
 
     run(test())
 
 
-def test_a_native_client_that_does_not_read_is_cut_off() -> None:
+def test_a_native_client_that_does_not_read_is_disconnected() -> None:
     async def test() -> None:
         def much(connection: Any, message: Any, payload: Any) -> None:
             connection.send(EvictResponse(message.id, 0, ""), [bytes(16 * MIB)])
@@ -169,7 +170,7 @@ def test_a_native_client_that_does_not_read_is_cut_off() -> None:
 
 
 class Slow:
-    """A transport whose peer reads as the test says."""
+    """A transport with a settable write buffer."""
 
     def __init__(self) -> None:
         self.waiting = 10 * MIN_PROGRESS
@@ -178,7 +179,7 @@ class Slow:
         return self.waiting
 
 
-def test_a_peer_that_reads_slowly_is_not_stalled() -> None:
+def test_a_peer_that_reads_slowly_is_not_disconnected() -> None:
     async def test() -> None:
         transport = Slow()
         looks: list[int] = []
@@ -246,7 +247,7 @@ def test_impossible_shapes_are_refused_over_grpc(shape: list[int], raw: bool) ->
     run(test())
 
 
-def test_grpc_takes_so_many_connections_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grpc_closes_connections_over_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     limit = "grpc.max_allowed_incoming_connections"
     options = [(name, 2 if name == limit else value) for name, value in grpc_server._OPTIONS]
     monkeypatch.setattr(grpc_server, "_OPTIONS", tuple(options))

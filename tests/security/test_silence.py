@@ -1,4 +1,4 @@
-"""Clockwork, and the libraries that it loads, contact no other machine and write nowhere but in Clockwork's cache."""
+"""Clockwork and the libraries that it loads contact no other machine, and write only to Clockwork's cache."""
 
 import json
 import os
@@ -14,10 +14,10 @@ from security.isolated import NOT_PERMITTED, RESOLVER
 
 HERE = Path(__file__).parent
 
-#: ONNX Runtime 1.32 with its telemetry on looks up its host 9.3 s after it was loaded, and again every 5.5 s.
+#: With telemetry on, ONNX Runtime 1.32 looks up its host 9.3 s after it was loaded, and then every 5.5 s.
 SECONDS = 16.0
 
-#: Two attempts that must be seen: a connection, and a name that the C library looks up.
+#: Two attempts that must be recorded: a connection, and a name looked up by the C library.
 ATTEMPTS = """
 import socket
 for attempt in (lambda: socket.create_connection(("198.51.100.7", 443), 1), lambda: socket.getaddrinfo("a.invalid", 1)):
@@ -30,7 +30,7 @@ for attempt in (lambda: socket.create_connection(("198.51.100.7", 443), 1), lamb
 
 @cache
 def unshare() -> tuple[str, ...]:
-    """What gives a command a network and mounts of its own; empty where that is not permitted."""
+    """Return the prefix that runs a command with separate network and mount namespaces; empty if not permitted."""
     for rights in ((), ("--map-root-user",)):
         command = ("unshare", *rights, "--net", "--mount")
         found = shutil.which("unshare") and shutil.which("ip")
@@ -40,7 +40,7 @@ def unshare() -> tuple[str, ...]:
 
 
 def packets(report: Path, home: Path, *command: str) -> list[str]:
-    """Where the command sends packets, other than to itself; its home is ``home``."""
+    """Return the destinations of packets from the command, other than loopback; its home directory is ``home``."""
     if not unshare():
         pytest.skip("needs unshare and ip, and the right to make a network namespace")
     home.mkdir()
@@ -51,13 +51,13 @@ def packets(report: Path, home: Path, *command: str) -> list[str]:
     if done.returncode == NOT_PERMITTED:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
-    said = json.loads(report.read_text())
-    assert said["code"] == 0, done.stderr
-    found: list[str] = said["packets"]
+    result = json.loads(report.read_text())
+    assert result["code"] == 0, done.stderr
+    found: list[str] = result["packets"]
     return found
 
 
-def test_an_attempt_to_reach_another_machine_is_seen(tmp_path: Path) -> None:
+def test_an_attempt_to_reach_another_machine_is_recorded(tmp_path: Path) -> None:
     found = packets(tmp_path / "report", tmp_path / "home", sys.executable, "-c", ATTEMPTS)
     assert "198.51.100.7 protocol 6 port 443" in found
     assert f"{RESOLVER} protocol 17 port 53" in found
@@ -69,5 +69,5 @@ def test_ordinary_use_reaches_no_other_machine_and_writes_only_its_own_cache(tmp
     place.mkdir()
     use = (sys.executable, str(HERE / "ordinary_use.py"), str(place), str(SECONDS))
     assert packets(tmp_path / "report", home, *use) == []
-    assert [it.name for it in home.iterdir()] == [".cache"]
-    assert [it.name for it in (home / ".cache").iterdir()] == ["clockwork"]
+    assert [file.name for file in home.iterdir()] == [".cache"]
+    assert [file.name for file in (home / ".cache").iterdir()] == ["clockwork"]

@@ -1,4 +1,4 @@
-"""TLS on all ports of a live controller with a scripted worker: who gets in, and who does not."""
+"""TLS on all ports of a live controller with a scripted worker."""
 
 import asyncio
 import logging
@@ -89,7 +89,7 @@ def test_all_three_ports_for_clients_are_encrypted_with_one_certificate(tmp_path
     run(test())
 
 
-def test_a_long_body_comes_through_tls_as_it_was(tmp_path: Path) -> None:
+def test_a_long_body_is_received_over_tls(tmp_path: Path) -> None:
     async def test() -> None:
         authority = Authority(tmp_path)
         async with all_ports(authority.server()) as ports:
@@ -107,7 +107,7 @@ def test_a_long_body_comes_through_tls_as_it_was(tmp_path: Path) -> None:
     run(test())
 
 
-def test_who_trusts_another_authority_or_knows_another_name_does_not_talk(tmp_path: Path) -> None:
+def test_a_client_rejects_a_certificate_of_another_authority_or_name(tmp_path: Path) -> None:
     async def test() -> None:
         authority, other = Authority(tmp_path), Authority(tmp_path, "other")
         async with all_ports(authority.server("elsewhere.example")) as ports:
@@ -119,7 +119,7 @@ def test_who_trusts_another_authority_or_knows_another_name_does_not_talk(tmp_pa
     run(test())
 
 
-def test_who_does_not_speak_tls_to_whoever_does_is_told_of_it(tmp_path: Path) -> None:
+def test_a_client_without_tls_gets_an_error_that_mentions_tls(tmp_path: Path) -> None:
     async def test() -> None:
         async with all_ports(Authority(tmp_path).server()) as ports:
             with pytest.raises(ConnectionLostError, match=r"without an answer; it may require TLS \(--tls-ca\)"):
@@ -146,12 +146,12 @@ def test_an_old_version_of_tls_is_refused(tmp_path: Path) -> None:
     run(test())
 
 
-def test_where_a_certificate_is_wanted_nobody_comes_in_without(tmp_path: Path) -> None:
+def test_a_port_that_requires_client_certificates_refuses_clients_without(tmp_path: Path) -> None:
     async def test() -> None:
         authority, other = Authority(tmp_path), Authority(tmp_path, "other")
-        shown, strange = authority.signs("someone.example"), other.signs("someone.example")
+        shown, unknown = authority.signs("someone.example"), other.signs("someone.example")
         async with all_ports(authority.server(client_ca=authority.file)) as ports:
-            for pair in (None, strange):
+            for pair in (None, unknown):
                 with pytest.raises(ConnectionLostError):
                     await ask_natively(ports, authority.client(pair))
                 with pytest.raises((OSError, asyncio.IncompleteReadError)):
@@ -165,7 +165,7 @@ def test_where_a_certificate_is_wanted_nobody_comes_in_without(tmp_path: Path) -
     run(test())
 
 
-def test_both_sides_of_the_link_to_a_worker_show_a_certificate(tmp_path: Path) -> None:
+def test_controller_and_worker_both_present_a_certificate(tmp_path: Path) -> None:
     async def test() -> None:
         authority = Authority(tmp_path)
         shown = authority.client(authority.signs("worker.example"))
@@ -180,10 +180,10 @@ def test_both_sides_of_the_link_to_a_worker_show_a_certificate(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("encrypted", [True, False], ids=["plain bytes on tls", "tls on plain"])
-def test_bytes_of_the_other_kind_are_refused_and_nobody_else_notices(
+def test_plain_bytes_on_a_tls_port_and_tls_on_a_plain_port_are_refused(
     encrypted: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    strange = b"GET /v2 HTTP/1.1\r\nHost: here\r\n\r\n" if encrypted else TLS_HELLO
+    wrong_bytes = b"GET /v2 HTTP/1.1\r\nHost: here\r\n\r\n" if encrypted else TLS_HELLO
 
     async def test() -> None:
         authority = Authority(tmp_path)
@@ -192,9 +192,9 @@ def test_bytes_of_the_other_kind_are_refused_and_nobody_else_notices(
             async with AsyncClient(str(ports.native), tls=client) as friend:
                 for address in (ports.native, ports.http, ports.grpc):
                     reader, writer = await asyncio.open_connection(*address)
-                    writer.write(strange)
+                    writer.write(wrong_bytes)
                     with suppress(ConnectionError):
-                        await reader.read()  # it ends
+                        await reader.read()  # until the server closes it
                     writer.close()
                 await friend.infer("m", {"x": ROW})
             await ask_over_http(ports, client)
@@ -205,7 +205,7 @@ def test_bytes_of_the_other_kind_are_refused_and_nobody_else_notices(
     assert len(caplog.records) <= 3
 
 
-def test_a_handshake_that_does_not_come_ends(tmp_path: Path) -> None:
+def test_a_connection_without_a_handshake_is_closed(tmp_path: Path) -> None:
     async def test() -> None:
         authority = Authority(tmp_path)
         async with (
@@ -220,7 +220,7 @@ def test_a_handshake_that_does_not_come_ends(tmp_path: Path) -> None:
     run(test())
 
 
-def test_files_that_are_not_what_they_should_be_are_named(tmp_path: Path) -> None:
+def test_an_error_names_the_file_that_is_wrong(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     mine, other = authority.signs("a.example"), authority.signs("b.example")
     nonsense = tmp_path / "nonsense.pem"

@@ -36,7 +36,7 @@ async def guarded() -> AsyncIterator[ControllerHost]:
         yield host
 
 
-def test_a_native_client_is_let_in_with_a_token_and_does_what_it_is_good_for() -> None:
+def test_a_native_client_needs_a_token_with_permission_for_each_request() -> None:
     async def test() -> None:
         async with guarded() as host:
             here = str(host.client_address)
@@ -51,14 +51,14 @@ def test_a_native_client_is_let_in_with_a_token_and_does_what_it_is_good_for() -
                     with pytest.raises(NotPermittedError, match="use an admin token") as caught:
                         await refused
                     assert caught.value.status == Status.NOT_PERMITTED
-                await client.infer("m", {"x": ROW})  # and goes on
+                await client.infer("m", {"x": ROW})  # the connection stays open
             async with AsyncClient(here, token=ADMIN) as client:
                 assert await client.evict("m") == 1
 
     run(test())
 
 
-def test_a_worker_is_let_in_with_a_token() -> None:
+def test_a_worker_needs_a_worker_token() -> None:
     async def test() -> None:
         async with guarded() as host:
             for token in ("", WRONG, ADMIN):
@@ -85,12 +85,12 @@ HTTP = [
     ("GET", "/metrics", (401, 200, 200)),
     ("POST", "/v2/models/m/infer", (401, 200, 200)),
     ("POST", "/v2/repository/index", (401, 200, 200)),
-    ("POST", "/v2/repository/models/m/load", (401, 403, 400)),  # 400: it serves already
+    ("POST", "/v2/repository/models/m/load", (401, 403, 400)),  # 400: the server is already serving
     ("POST", "/v2/repository/models/m/unload", (501, 501, 501)),
 ]
 
 
-def test_http_asks_for_a_token_wherever_it_matters() -> None:
+def test_http_needs_a_token_except_for_health() -> None:
     async def test() -> None:
         async with guarded() as host, serving_http(host, LOOPBACK) as address, connected(address) as peer:
             for method, path, wanted in HTTP:
@@ -107,7 +107,7 @@ def test_http_asks_for_a_token_wherever_it_matters() -> None:
     run(test())
 
 
-def test_a_large_body_is_refused_before_it_is_received() -> None:
+def test_a_large_body_without_a_token_is_refused_before_it_is_received() -> None:
     async def test() -> None:
         async with guarded() as host, serving_http(host, LOOPBACK) as address, connected(address) as peer:
             peer.writer.write(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: here\r\nContent-Length: 200000000\r\n\r\n")
@@ -132,7 +132,7 @@ def ones() -> list[triton.InferInput]:
     return [data]
 
 
-def test_grpc_asks_for_a_token_wherever_it_matters() -> None:
+def test_grpc_needs_a_token_except_for_health() -> None:
     async def test() -> None:
         async with grpc_client() as client:
             assert await client.is_server_live()
@@ -160,7 +160,7 @@ def test_grpc_asks_for_a_token_wherever_it_matters() -> None:
     run(test())
 
 
-def test_grpc_health_is_open_and_streams_are_not() -> None:
+def test_grpc_health_needs_no_token_and_streams_do() -> None:
     async def test() -> None:
         async with guarded() as host, serve_grpc(host, LOOPBACK) as server:
             async with grpc.aio.insecure_channel(str(server.address)) as channel:
