@@ -178,7 +178,7 @@ class Subject:
         samples = []
         for _ in range(runs):
             computed = [self.device.compute(batch.staged, work)]
-            samples.append(self.device.time_of(computed[0]).duration / 1e6)
+            samples.append(self.device.device_time(computed[0]).duration / 1e6)
         return round(float(np.median(samples)), 4)
 
 

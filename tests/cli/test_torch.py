@@ -127,7 +127,10 @@ def test_a_module_is_exported_and_checked(nets: Path, where: str) -> None:
     ("arguments", "words"),
     [
         (["nets:Net", *INPUTS, "--no-batch"], "Net.pt2: the batch dimension is fixed, as requested"),
-        (["nets:Fixed", "--input", "4x8"], "fixed, because with a free one torch.export cannot export it: Constraints"),
+        (
+            ["nets:Fixed", "--input", "4x8"],
+            "fixed, because with a free one torch.export cannot export the module: Constraints",
+        ),
     ],
 )
 @pytest.mark.usefixtures("nets")
@@ -146,8 +149,8 @@ def test_export_prints_why_the_batch_dimension_is_fixed(
         (["nots.py:Net", *INPUTS], 1, "cannot import nots.py: FileNotFoundError: nots.py does not exist"),
         (["nets:broken", *INPUTS], 1, "nets:broken() failed: KeyError: 'weights.bin'"),
         (["nets:number", *INPUTS], 1, "nets:number is a int; expected a torch.nn.Module, or a function or class"),
-        (["nets:Fixed", "--input", "4x8", "--batch"], 1, "torch.export cannot export it: Constraints violated"),
-        (["nets:Data", "--input", "1x8"], 1, "torch.export cannot export it: "),
+        (["nets:Fixed", "--input", "4x8", "--batch"], 1, "torch.export cannot export the module: Constraints violated"),
+        (["nets:Data", "--input", "1x8"], 1, "torch.export cannot export the module: "),
         (["nets", *INPUTS], 2, "'nets' has no factory; write MODULE:FACTORY"),
         (["nets:Net", "--input", "1,8"], 2, "invalid input '1,8'; examples: 1x3x224x224, tokens=1x64:int64"),
         (["nets:Net", "--input", "1x8:f32"], 2, "unknown type 'f32'; expected one of: bool, uint8"),

@@ -1,4 +1,4 @@
-"""One inference through a runtime's own interface, as a worker does it."""
+"""One inference through the interface of a runtime, as in a worker."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from clockwork.runtimes.base import LoadedModel
 
 
 def ask(loaded: LoadedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The outputs by name: copies, because those of a device are overwritten by the next inference."""
+    """Return copies of the outputs by name, because the next inference on a device overwrites its outputs."""
     arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
     specs = tuple(TensorSpec(name, "FP32", array.shape, array.nbytes) for name, array in arrays.items())
     share = InferInput(1, len(next(iter(arrays.values()))), specs)

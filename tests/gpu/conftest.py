@@ -1,7 +1,6 @@
-"""Tests marked ``gpu`` need an NVIDIA GPU; where there is none they are skipped, with the reason (make test-gpu).
+"""Tests marked ``gpu`` need an NVIDIA GPU and are skipped without one, with the reason (make test-gpu).
 
-Most bodies are run twice, over a fake device and over a real one, so that only the driver is unproven where there is no
-GPU.
+Most tests run on a fake device and on a real one, so that without a GPU only the driver is not tested.
 """
 
 import runpy
@@ -13,7 +12,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "has_gpu.py"
 
 
 def missing() -> str:
-    """Why there is no GPU; empty if there is one."""
+    """Return the reason if no GPU can be used; empty if one can."""
     why: str = runpy.run_path(str(TOOL))["missing"]()
     return why
 
@@ -30,6 +29,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(params=["fake", pytest.param("cuda", marks=pytest.mark.gpu)])
 def kind(request: pytest.FixtureRequest) -> str:
-    """A fake device, and a real one."""
+    """Kind of device: a fake one, and a real one."""
     chosen: str = request.param
     return chosen

@@ -1,9 +1,9 @@
-"""`CudaRuntime` over a fake device, or over a real one."""
+"""`CudaRuntime` on a fake device or a real one."""
 
 import gc
 from typing import Any
 
-from runtimes.torch.programs import Conv  # skips what imports this where there is no PyTorch
+from runtimes.torch.programs import Conv  # skips the importing tests if PyTorch is not installed
 
 import torch  # isort: skip
 
@@ -14,14 +14,14 @@ from runtimes.torch.fake_driver import FakeDriver, FakeExecutor  # isort: skip
 PAGE = 16 * MIB
 MAX_BATCH = 4
 
-#: By kind: a real device computes products and convolutions with fewer bits (TF32), and in another order.
+#: By kind of device: a real one computes products and convolutions with fewer bits (TF32) and in another order.
 TOLERANCE: dict[str, dict[str, Any]] = {"fake": {"rtol": 1e-4, "atol": 1e-5}, "cuda": {"rtol": 2e-2, "atol": 5e-3}}
 
 __all__ = ["MAX_BATCH", "PAGE", "TOLERANCE", "Conv", "Machine"]
 
 
 class Machine:
-    """A runtime, and what is below it."""
+    """A runtime with its driver and executor."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Machine:
         pinned: int = GIB,
         capturable: bool = True,
     ) -> None:
-        """``capturable``: of a fake device; a real one knows by itself."""
+        """``capturable`` applies to a fake device only."""
         self.drivers = [FakeDriver() for _ in range(devices)] if kind == "fake" else []
         below: dict[str, Any] = {}
         if self.drivers:
@@ -46,7 +46,7 @@ class Machine:
                 executor.area = device.staging.output_area
 
     def end(self) -> None:
-        """Give all memory back; nothing refers to a model any more."""
+        """Free all memory. Nothing may refer to a model."""
         gc.collect()
         self.runtime.close()
         for driver in self.drivers:
@@ -54,7 +54,7 @@ class Machine:
 
 
 def free_bytes() -> int:
-    """Memory of the real device that nobody has, PyTorch's own reserve included."""
+    """Return the free memory of the real device, including PyTorch's reserve."""
     gc.collect()
     torch.cuda.empty_cache()
     free: int = torch.cuda.mem_get_info(0)[0]

@@ -10,13 +10,13 @@ from gpu.conftest import TOOL
 
 
 class Cuda:
-    """The driver's library."""
+    """A fake of the driver's library."""
 
     def __init__(self, init: int = 0, count: int = 1) -> None:
         self._init = init
         self._count = count
 
-    def cuInit(self, flags: int) -> int:  # noqa: N802 - its name
+    def cuInit(self, flags: int) -> int:  # noqa: N802 - the driver's name
         return self._init
 
     def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
@@ -35,7 +35,7 @@ class Cuda:
         (None, "there is no CUDA driver on this machine (libcuda.so.1)"),
     ],
 )
-def test_it_says_what_is_missing(library: Cuda | None, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_missing_part_is_named(library: Cuda | None, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def found(name: str) -> Cuda:
         assert name == "libcuda.so.1"
         if library is None:
@@ -46,7 +46,7 @@ def test_it_says_what_is_missing(library: Cuda | None, words: str, monkeypatch: 
     assert runpy.run_path(str(TOOL))["missing"]() == words
 
 
-def test_what_is_missing_ends_it_with_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_part_ends_the_program_with_the_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Cuda(count=0))
     with pytest.raises(SystemExit, match="make test-gpu needs an NVIDIA GPU, its driver"):
         runpy.run_path(str(TOOL), run_name="__main__")

@@ -1,4 +1,4 @@
-"""ONNX models on a device: the same numbers as on the CPU."""
+"""ONNX models on a device compute the same outputs as on the CPU."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,7 @@ TOLERANCE: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-5}
 
 
 class CpuGpus:
-    """The CPU, told to be a device."""
+    """The CPU as a fake device."""
 
     kind = "cuda fake device"
 
@@ -35,7 +35,7 @@ class CpuGpus:
 
 
 RUNTIMES: dict[str, OnnxCudaRuntime] = {}
-"""By kind: the memory of a device is taken once in a process."""
+"""Runtimes by kind of device: the memory of a device is allocated only once in a process."""
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def runtime(kind: str) -> OnnxCudaRuntime:
 
 
 @pytest.mark.parametrize(("name", "shape"), [("squeezenet", (3, 224, 224)), ("resnet50", (3, 224, 224))])
-def test_a_network_computes_what_the_cpu_computes(
+def test_a_network_computes_the_same_as_on_the_cpu(
     name: str, shape: tuple[int, ...], runtime: OnnxCudaRuntime, tmp_path: Path
 ) -> None:
     file = build(name, tmp_path)
@@ -56,12 +56,12 @@ def test_a_network_computes_what_the_cpu_computes(
     for rows in (1, 2, 4):
         x = np.random.default_rng(rows).random((rows, *shape), np.float32)
         found, wanted = ask(loaded, {port.name: x}), ask(expected, {port.name: x})
-        for output, its in wanted.items():
-            np.testing.assert_allclose(found[output], its, **TOLERANCE)
+        for output, expected_output in wanted.items():
+            np.testing.assert_allclose(found[output], expected_output, **TOLERANCE)
     loaded.close()
 
 
-def test_models_come_and_go(runtime: OnnxCudaRuntime, tmp_path: Path) -> None:
+def test_models_are_loaded_and_evicted_repeatedly(runtime: OnnxCudaRuntime, tmp_path: Path) -> None:
     x = np.random.default_rng(0).random((3, 256), np.float32)
     hosts, wanted = [], []
     for seed in range(4):
@@ -69,14 +69,14 @@ def test_models_come_and_go(runtime: OnnxCudaRuntime, tmp_path: Path) -> None:
         hosts.append(runtime.load_model(file))
         wanted.append(ask(OnnxRuntime().load_model(file).load_weights(0), {"x": x})["y"])
     for _ in range(25):
-        for host, its in zip(hosts, wanted, strict=True):
+        for host, output in zip(hosts, wanted, strict=True):
             loaded = host.load_weights(0)
-            np.testing.assert_allclose(ask(loaded, {"x": x})["y"], its, **TOLERANCE)
+            np.testing.assert_allclose(ask(loaded, {"x": x})["y"], output, **TOLERANCE)
             loaded.close()
 
 
 @pytest.mark.gpu
-def test_an_inference_that_needs_too_much_fails_alone(tmp_path: Path) -> None:
+def test_an_inference_that_needs_too_much_memory_fails_alone(tmp_path: Path) -> None:
     runtime = RUNTIMES.get("cuda") or OnnxCudaRuntime(CudaGpus(1, "x"), GIB, GIB)
     RUNTIMES["cuda"] = runtime
     weights = np.ones((1, 4096), np.float32)
@@ -88,8 +88,8 @@ def test_an_inference_that_needs_too_much_fails_alone(tmp_path: Path) -> None:
     loaded.close()
 
 
-@pytest.mark.skipif(not missing(), reason="there is a GPU")
-def test_on_a_machine_without_a_gpu_it_is_said_at_once() -> None:
+@pytest.mark.skipif(not missing(), reason="this machine has a GPU")
+def test_a_machine_without_a_gpu_is_refused_at_the_start() -> None:
     found = nvidia.find_gpus()
     assert not found.gpus
     wanted = nvidia.NO_DRIVER if find_spec("cuda") else nvidia.NO_BINDINGS
@@ -97,7 +97,7 @@ def test_on_a_machine_without_a_gpu_it_is_said_at_once() -> None:
 
 
 @pytest.mark.gpu
-def test_the_device_is_told() -> None:
+def test_the_device_kind_is_reported() -> None:
     (first, *_) = nvidia.check(nvidia.find_gpus(), 1)
     assert first.name
     assert first.memory > GIB

@@ -1,4 +1,4 @@
-"""``clockwork serve --device cuda`` by real processes; the same body on CPU devices."""
+"""``clockwork serve --device cuda`` in real processes, and the same tests on CPU devices."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from gpu.asking import ask
 from gpu.conftest import missing
 from runtimes.torch.programs import Conv, saved_conv
 
-import torch  # isort: skip - `programs` skips these tests where there is none
+import torch  # isort: skip - `programs` skips these tests without PyTorch
 
 SIZES = ("--cache-size=512MiB", "--workspace-size=512MiB")
 ON = {"cpu": (), "cuda": ("--device=cuda", *SIZES)}
@@ -47,7 +47,7 @@ def over_http(process: Process, name: str, x: Any, inputs: str) -> dict[str, Any
     )
     with urlopen(request, timeout=30) as reply:
         found = json.load(reply)["outputs"]
-    return {it["name"]: np.array(it["data"], np.float32).reshape(it["shape"]) for it in found}
+    return {output["name"]: np.array(output["data"], np.float32).reshape(output["shape"]) for output in found}
 
 
 def test_a_program_is_served_over_both_protocols(device: str, tmp_path: Path) -> None:
@@ -70,9 +70,9 @@ def test_an_onnx_model_is_served(device: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(over_http(process, "dense", x, "x")["y"], wanted, **TOLERANCE)
 
 
-@pytest.mark.skipif(not missing(), reason="there is a GPU")
+@pytest.mark.skipif(not missing(), reason="this machine has a GPU")
 @pytest.mark.parametrize("save", [saved_conv, save_dense])
-def test_without_a_gpu_serve_ends_with_the_reason(save: Any, tmp_path: Path) -> None:
+def test_serve_without_a_gpu_exits_with_the_reason(save: Any, tmp_path: Path) -> None:
     name = "m.pt2" if save is saved_conv else "m.onnx"
     with serve(str(save(tmp_path / name)), "--device=cuda") as process:
         assert process.ended() == 1

@@ -1,4 +1,4 @@
-"""PyTorch programs on a device: the same numbers as on the CPU, wherever their weights come to lie."""
+"""PyTorch programs on a device compute the same outputs as on the CPU, in any pages of the cache."""
 
 import random
 from pathlib import Path
@@ -11,7 +11,7 @@ from gpu.asking import ask
 from gpu.machines import MAX_BATCH, PAGE, TOLERANCE, Conv, Machine, free_bytes
 from runtimes.torch.programs import Of, Wide, saved, saved_conv
 
-import torch  # isort: skip - `programs` skips these tests where there is none
+import torch  # isort: skip - `programs` skips these tests without PyTorch
 
 from clockwork.errors import InvalidRequestError, ServerError
 from clockwork.runtimes.torch.cuda.runtime import CudaRuntime
@@ -19,8 +19,8 @@ from clockwork.units import MIB
 
 STEPS = 3000
 MODELS = 12
-LEAK_MAX = 8 * MIB
-"""CUDA's own tables grow a little; a page is twice as large."""
+MAX_LEAK = 8 * MIB
+"""Allowed growth: CUDA's own tables grow slightly; a page is twice as large."""
 
 
 class Encoder(torch.nn.Module):
@@ -40,7 +40,7 @@ def rows_of(count: int, *shape: int) -> Any:
 
 
 def eager(module: torch.nn.Module, x: Any) -> dict[str, Any]:
-    """What PyTorch computes on the CPU; one output that has no name is called by none."""
+    """Return the outputs that PyTorch computes on the CPU, by name; a single output without a name has the key ""."""
     with torch.no_grad():
         found = module.eval()(torch.from_numpy(x))
     found = found if isinstance(found, dict) else {"": found}
@@ -63,7 +63,7 @@ PROGRAMS = [
 
 
 @pytest.mark.parametrize(("make", "name", "shape"), PROGRAMS)
-def test_it_computes_what_the_cpu_computes(
+def test_a_program_computes_the_same_as_on_the_cpu(
     make: Any, name: str, shape: tuple[int, ...], kind: str, tmp_path: Path
 ) -> None:
     machine, module = Machine(kind), make()
@@ -75,7 +75,7 @@ def test_it_computes_what_the_cpu_computes(
     machine.end()
 
 
-def test_many_models_in_a_small_cache_thousands_of_times(kind: str, tmp_path: Path) -> None:
+def test_many_models_share_a_small_cache_for_thousands_of_loads(kind: str, tmp_path: Path) -> None:
     chance = random.Random(1)
     machine = Machine(kind, pages=3)
     modules = [Conv(seed) for seed in range(MODELS)]
@@ -96,14 +96,14 @@ def test_many_models_in_a_small_cache_thousands_of_times(kind: str, tmp_path: Pa
         for name, wanted in expected[seed, rows].items():
             np.testing.assert_allclose(found[name], wanted, **TOLERANCE[kind])
     assert loads > STEPS // 2
-    for its in loaded.values():
-        its.close()
-    del hosts, its
+    for model in loaded.values():
+        model.close()
+    del hosts, model
     loaded.clear()
     machine.end()
 
 
-def test_two_copies_at_once(kind: str, tmp_path: Path) -> None:
+def test_two_copies_are_loaded_at_the_same_time(kind: str, tmp_path: Path) -> None:
     machine, module = Machine(kind), Conv()
     host = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2"))
     first, second = host.load_weights(0), host.load_weights(0)
@@ -116,9 +116,9 @@ def test_two_copies_at_once(kind: str, tmp_path: Path) -> None:
     machine.end()
 
 
-def test_what_cannot_be_captured_is_executed_all_the_same(kind: str, tmp_path: Path) -> None:
+def test_a_program_that_cannot_be_captured_is_executed_operator_by_operator(kind: str, tmp_path: Path) -> None:
     machine = Machine(kind, capturable=False)
-    module = Of(lambda its, x: x * torch.masked_select(x, x > 0).sum())  # the host must know how many there are
+    module = Of(lambda module, x: x * torch.masked_select(x, x > 0).sum())  # the host must read the number of elements
     loaded = machine.runtime.load_model(saved(module, tmp_path / "m.pt2", (2, 8), batch=False)).load_weights(0)
     for _ in range(2):
         check(loaded, "x", rows_of(2, 8), module, kind)
@@ -127,7 +127,7 @@ def test_what_cannot_be_captured_is_executed_all_the_same(kind: str, tmp_path: P
     machine.end()
 
 
-def test_weights_that_are_not_pinned(kind: str, tmp_path: Path) -> None:
+def test_weights_may_be_in_memory_that_is_not_pinned(kind: str, tmp_path: Path) -> None:
     machine, module = Machine(kind, pinned=0), Conv()
     loaded = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2")).load_weights(0)
     check(loaded, "image", rows_of(1, 3, 16, 16), module, kind)
@@ -136,9 +136,9 @@ def test_weights_that_are_not_pinned(kind: str, tmp_path: Path) -> None:
     machine.end()
 
 
-def test_a_model_that_does_not_fit_leaves_room_for_others(kind: str, tmp_path: Path) -> None:
+def test_a_model_that_does_not_fit_does_not_affect_others(kind: str, tmp_path: Path) -> None:
     machine, module = Machine(kind, pages=2), Conv()
-    wide = machine.runtime.load_model(saved(Wide(), tmp_path / "wide.pt2", (1, 2048)))  # 64 MiB and a little
+    wide = machine.runtime.load_model(saved(Wide(), tmp_path / "wide.pt2", (1, 2048)))  # slightly more than 64 MiB
     with pytest.raises(ServerError, match="pages"):
         wide.load_weights(0)
     loaded = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2")).load_weights(0)
@@ -148,13 +148,13 @@ def test_a_model_that_does_not_fit_leaves_room_for_others(kind: str, tmp_path: P
     machine.end()
 
 
-def test_more_memory_than_there_is(kind: str) -> None:
+def test_a_cache_larger_than_the_memory_is_refused(kind: str) -> None:
     with pytest.raises(InvalidRequestError, match="--cache-size"):
         Machine(kind, pages=1 << 20)
 
 
 @pytest.mark.gpu
-def test_memory_is_given_back(tmp_path: Path) -> None:
+def test_memory_is_freed(tmp_path: Path) -> None:
     path = saved_conv(tmp_path / "m.pt2")
 
     def once() -> None:
@@ -165,15 +165,15 @@ def test_memory_is_given_back(tmp_path: Path) -> None:
         del loaded
         machine.end()
 
-    once()  # the context, and what libraries take for good
+    once()  # allocates the context, and memory that libraries keep
     before = free_bytes()
     for _ in range(5):
         once()
-    assert before - free_bytes() < LEAK_MAX
+    assert before - free_bytes() < MAX_LEAK
 
 
 @pytest.mark.gpu
-def test_all_of_it_is_taken_at_the_start() -> None:
+def test_all_memory_is_allocated_at_the_start() -> None:
     free = free_bytes()
     runtime = CudaRuntime(1, PAGE, None, 0, 256 * MIB, 64 * MIB, MAX_BATCH)
     assert free_bytes() <= free - runtime.cache_bytes

@@ -1,4 +1,4 @@
-"""Programs that are compiled once for all tests, which takes seconds each."""
+"""Programs that are compiled once for all tests, because each takes seconds."""
 
 from pathlib import Path
 from typing import Any

@@ -1,9 +1,8 @@
-"""A device that is host memory, with a driver that checks every call, and an executor on the CPU.
+"""A fake device in host memory, with a driver that checks every call, and an executor on the CPU.
 
-The driver holds its callers to what CUDA's documentation says of each call; a breach is an AssertionError. Memory
-behind addresses holds garbage when a page has come, and when it has gone. Streams do nothing until somebody waits for
-them, and then no more than they must: who does not wait for what he needs finds garbage. Those that are ``hasty`` do
-everything as soon as they may.
+The driver enforces the rules of CUDA's documentation; breaking one is an AssertionError. Mapping and unmapping a page
+fills its memory with garbage. Streams do nothing until a thread waits for them, and then only the work that must be
+done: code that forgets to wait reads garbage. Streams in ``hasty`` do all work as soon as it may be done.
 """
 
 import ctypes
@@ -13,7 +12,7 @@ from itertools import count
 from threading import RLock, get_ident
 from typing import Any
 
-from runtimes.torch import programs  # noqa: F401 - skips what imports this where there is no PyTorch
+from runtimes.torch import programs  # noqa: F401 - skips the importing tests without PyTorch
 
 import torch  # isort: skip
 
@@ -21,11 +20,11 @@ from clockwork.errors import DeviceLostError
 from clockwork.runtimes.torch.cuda.driver import CudaError, OutOfDeviceMemoryError
 from clockwork.units import MIB
 
-GARBAGE = 0xFF  # as floats: not a number
+GARBAGE = 0xFF  # as floats: NaN
 
 
 class FakeDriver:
-    """See the module. ``limit``: pages that the device has; ``failing``: a call that fails when it comes next."""
+    """See the module. ``limit``: number of pages of the device; ``failing``: name of the call that fails next time."""
 
     name = "fake device"
     granularity = 2 * MIB
@@ -33,16 +32,16 @@ class FakeDriver:
     def __init__(self, limit: int = 1000) -> None:
         self.limit = limit
         self.failing = ""
-        self.memory: dict[int, mmap.mmap] = {}  #: by address: ranges
-        self.pages: dict[int, int] = {}  #: sizes
-        self.mapped: dict[int, tuple[int, int]] = {}  #: by address: size and page
-        self.allowed: dict[int, int] = {}  #: by address: size
+        self.memory: dict[int, mmap.mmap] = {}  #: reserved ranges, by address
+        self.pages: dict[int, int] = {}  #: size of each page
+        self.mapped: dict[int, tuple[int, int]] = {}  #: size and page, by address
+        self.allowed: dict[int, int] = {}  #: size, by address
         self.pinned: dict[int, int] = {}
         self.allocated: dict[int, Any] = {}
-        self.streams: dict[int, list[Callable[[], None]]] = {}  #: what is still to be done
-        self.done: dict[int, int] = {}  #: by stream: how much was
-        self.events: dict[int, tuple[int, int]] = {}  #: by event: the stream, and how much of it comes before
-        self.times: dict[int, int] = {}  #: by event: when it was over
+        self.streams: dict[int, list[Callable[[], None]]] = {}  #: queued work
+        self.done: dict[int, int] = {}  #: number of operations done, by stream
+        self.events: dict[int, tuple[int, int]] = {}  #: stream and position in it, by event
+        self.times: dict[int, int] = {}  #: time of each event that is over
         self.hasty: set[int] = set()
         self.copied = 0
         self.lost = ""
@@ -86,14 +85,18 @@ class FakeDriver:
         assert nbytes % self.granularity == 0
         memory = mmap.mmap(-1, nbytes)
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        assert not any(address < start + len(it) and start < address + nbytes for start, it in self.memory.items())
+        assert not any(
+            address < start + len(memory) and start < address + nbytes for start, memory in self.memory.items()
+        )
         self.memory[address] = memory
         return address
 
     def free_range(self, address: int, nbytes: int) -> None:
         self._called("free_range")
-        assert len(self.memory[address]) == nbytes, "a range is freed as it was reserved"
-        assert not [it for it in self.mapped if address <= it < address + nbytes], "it is unmapped first"
+        assert len(self.memory[address]) == nbytes, "a range must be freed with the size of its reservation"
+        assert not [start for start in self.mapped if address <= start < address + nbytes], (
+            "pages must be unmapped first"
+        )
         del self.memory[address]
 
     def create_page(self, nbytes: int) -> int:
@@ -107,27 +110,27 @@ class FakeDriver:
 
     def release_page(self, page: int) -> None:
         self._called("release_page")
-        assert page not in [it for _, it in self.mapped.values()], "it is unmapped first"
+        assert page not in [mapped for _, mapped in self.mapped.values()], "pages must be unmapped first"
         del self.pages[page]
 
     def map(self, address: int, nbytes: int, page: int) -> None:
         self._called("map")
-        assert nbytes == self.pages[page], "a page is mapped whole"
+        assert nbytes == self.pages[page], "a page must be mapped completely"
         start = self._range(address, nbytes)
         assert (address - start) % self.granularity == 0
-        assert page not in [it for _, it in self.mapped.values()], "a page is mapped once"
+        assert page not in [mapped for _, mapped in self.mapped.values()], "a page can be mapped only once"
         assert not [at for at, (size, _) in self.mapped.items() if at < address + nbytes and address < at + size]
         self.mapped[address] = (nbytes, page)
         self._spoil(address, nbytes)
 
     def allow(self, address: int, nbytes: int) -> None:
         self._called("allow")
-        assert self._is_mapped(address, nbytes), "all of it is mapped"
+        assert self._is_mapped(address, nbytes), "the range must be mapped"
         self.allowed[address] = nbytes
 
     def unmap(self, address: int, nbytes: int) -> None:
         self._called("unmap")
-        assert self.mapped[address][0] == nbytes, "what was mapped is unmapped as it was"
+        assert self.mapped[address][0] == nbytes, "a page must be unmapped with the size of its mapping"
         del self.mapped[address]
         for at, size in list(self.allowed.items()):
             if at <= address < at + size:
@@ -175,7 +178,7 @@ class FakeDriver:
 
     def elapsed(self, first: int, second: int) -> int:
         self._called("elapsed")
-        assert self.times[first] < self.times[second], "both are over"
+        assert self.times[first] < self.times[second], "both events must be over"
         return 1000 * (self.times[second] - self.times[first])
 
     def copy_to_device(self, to: int, source: int, nbytes: int, stream: int) -> None:
@@ -191,7 +194,9 @@ class FakeDriver:
 
     def copy_to_host(self, to: int, source: int, nbytes: int, stream: int) -> None:
         self._called("copy_to_host")
-        assert any(at <= to and to + nbytes <= at + size for at, size in self.pinned.items()), "it is pinned"
+        assert any(at <= to and to + nbytes <= at + size for at, size in self.pinned.items()), (
+            "host memory must be pinned"
+        )
         self._check_on_device(source, nbytes)
         self._copy(to, source, nbytes, stream)
 
@@ -202,7 +207,7 @@ class FakeDriver:
                 self.drain(stream)
 
     def drain(self, stream: int) -> None:
-        """Do all that is in a stream."""
+        """Do all work in a stream."""
         self._run_to(stream, self.done[stream] + len(self.streams[stream]))
 
     def _run_to(self, stream: int, position: int) -> None:
@@ -221,10 +226,10 @@ class FakeDriver:
 
     def _check_on_device(self, address: int, nbytes: int) -> None:
         places = [*self.allowed.items(), *((at, len(memory)) for at, memory in self.allocated.items())]
-        assert any(at <= address and address + nbytes <= at + size for at, size in places), "access is set first"
+        assert any(at <= address and address + nbytes <= at + size for at, size in places), "access must be set first"
 
     def check_nothing_is_left(self) -> None:
-        """At the end."""
+        """Assert that all resources are freed."""
         assert not self.memory
         assert not self.pages
         assert not self.mapped
@@ -233,15 +238,15 @@ class FakeDriver:
         assert not self.allocated
 
     def _called(self, name: str) -> None:
-        assert get_ident() in self._threads, "attach comes first on every thread"
+        assert get_ident() in self._threads, "each thread must call attach first"
         if self.lost:
-            raise DeviceLostError(f"a CUDA device is lost ({name} failed with {self.lost}): the worker ends")
+            raise DeviceLostError(f"a CUDA device is lost ({name} failed with {self.lost}): the worker exits")
         if self.failing == name:
             self.failing = ""
             raise CudaError(f"{name} failed with CUDA_ERROR_UNKNOWN")
 
     def _range(self, address: int, nbytes: int) -> int:
-        (start,) = (at for at, it in self.memory.items() if at <= address and address + nbytes <= at + len(it))
+        (start,) = (at for at, memory in self.memory.items() if at <= address and address + nbytes <= at + len(memory))
         return start
 
     def _is_mapped(self, address: int, nbytes: int) -> bool:
@@ -255,10 +260,10 @@ class FakeDriver:
 
 
 class FakeExecutor:
-    """PyTorch on the CPU, told to be a device. A graph computes anew, when the device comes to it.
+    """PyTorch on the CPU as a fake device. Replaying a graph computes again, when the stream reaches it.
 
-    ``capturable``: whether graphs can be captured; ``wrong``: what is added to what a graph computes; ``room``: so many
-    graphs have memory.
+    ``capturable``: whether graphs can be captured; ``wrong``: number added to the outputs of graphs; ``room``: number
+    of graphs that fit into memory.
     """
 
     device_type = "cpu"
@@ -272,7 +277,7 @@ class FakeExecutor:
         self.captures = 0
         self.replays = 0
         self.eagers = 0
-        self.area = 0  #: where outputs are written to
+        self.area = 0  #: address of the output area
 
     def at(self, address: int, nbytes: int) -> Any:
         memory = (ctypes.c_uint8 * nbytes).from_address(address)
@@ -280,7 +285,7 @@ class FakeExecutor:
 
     def queue(self, compute: Callable[[], Any]) -> Any:
         self.eagers += 1
-        self.driver.drain(self.stream)  # kernels that are queued now see what was queued before
+        self.driver.drain(self.stream)  # kernels see the results of earlier work in the stream
         with torch.inference_mode():
             return compute()
 

@@ -1,4 +1,4 @@
-"""Modules to export, small ones, with seeded weights; and whether PyTorch is here."""
+"""Small modules with seeded weights to export. Importing this module skips tests if PyTorch is not installed."""
 
 import zipfile
 from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ class Wide(nn.Module):
 
 
 class Busy(Wide):
-    """As `Wide`, with functions that compiled code computes by itself, and an output that is a part of the weights."""
+    """Like `Wide`, with functions that are compiled, and an output that is a part of the weights."""
 
     def forward(self, x: torch.Tensor) -> Any:
         gelu = nn.functional.gelu
@@ -55,7 +55,7 @@ class Busy(Wide):
 
 
 class Of(nn.Module):
-    """Whatever a function computes."""
+    """A module that calls a function with itself and its inputs."""
 
     def __init__(self, function: Any, **weights: Any) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def rewritten(
     compression: int = zipfile.ZIP_STORED,
     directory: Path | None = None,
 ) -> Path:
-    """A copy whose entries are what ``change`` makes of them; None: left out."""
+    """Return a copy whose entries are changed by ``change``, or left out if it returns None."""
     out = (directory or path.parent) / "changed.pt2"
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(out, "w", compression) as target:
         for entry in source.infolist():
@@ -102,6 +102,6 @@ def rewritten(
 
 
 def saved_raw(module: nn.Module, path: Path, *arguments: Any, **more: Any) -> Path:
-    """Exported as given, without the checks of `export`."""
+    """Export a module without the checks of `export`."""
     torch.export.save(torch.export.export(module, arguments, **more), str(path))
     return path

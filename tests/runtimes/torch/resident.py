@@ -1,6 +1,7 @@
-"""What test_memory runs in a process of its own: ``resident.py FILE ROUNDS``. Prints a list of JSON.
+"""Program run by test_memory in a separate process: ``resident.py FILE ROUNDS``.
 
-Resident memory before LoadWeights, behind an inference, and after EvictWeights; the first round is a warm-up.
+Prints a JSON list with, for each round, the resident memory before LoadWeights, after an inference, and after
+EvictWeights. The first round is a warm-up.
 """
 
 import json
@@ -14,7 +15,7 @@ from clockwork.runtimes.torch import TorchRuntime
 
 
 def resident() -> int:
-    """Bytes."""
+    """Return the resident memory in bytes."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) * 1024

@@ -1,4 +1,4 @@
-"""What is refused before PyTorch sees it, and what PyTorch itself refuses."""
+"""Files that are refused before PyTorch reads them, or by PyTorch itself."""
 
 import io
 import json
@@ -12,7 +12,7 @@ import pytest
 
 from runtimes.torch.programs import rewritten, saved_conv
 
-import torch  # isort: skip - `programs` skips these tests where there is none
+import torch  # isort: skip - `programs` skips these tests without PyTorch
 
 from clockwork.errors import InvalidModelError
 from clockwork.runtimes.torch import TorchRuntime
@@ -29,7 +29,7 @@ def refused(path: Path, words: str) -> None:
         TorchRuntime().load_model(path)
 
 
-def test_a_path_means_one_file(tmp_path: Path) -> None:
+def test_a_path_refers_to_one_file(tmp_path: Path) -> None:
     saved_conv(tmp_path / "a" / "2" / "model.pt2")
     assert find(tmp_path / "a") == tmp_path / "a" / "2" / "model.pt2"
     with pytest.raises(InvalidModelError, match=r"'b.onnx' is not an exported PyTorch program: expected a .pt2 file"):
@@ -46,23 +46,23 @@ def test_the_digest_is_of_the_content(model: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "'x.pt2' is not an exported PyTorch program, or is cut off: its 0 bytes are no zip archive"),
-        (b"this is no archive", "its 18 bytes are no zip archive; make it with clockwork export"),
+        (b"", "'x.pt2' is not an exported PyTorch program, or is truncated: its 0 bytes are not a zip archive"),
+        (b"this is no archive", "its 18 bytes are not a zip archive; create it with clockwork export"),
     ],
 )
-def test_what_is_no_archive_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_archive_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "x.pt2").write_bytes(content)
     refused(tmp_path / "x.pt2", words)
 
 
-def test_a_file_that_is_cut_off_is_refused(model: Path) -> None:
+def test_a_truncated_file_is_refused(model: Path) -> None:
     model.write_bytes(model.read_bytes()[:-200])
-    refused(model, "cut off")
+    refused(model, "truncated")
 
 
 def test_another_archive_is_refused(tmp_path: Path) -> None:
     torch.save(torch.ones(3), tmp_path / "weights.pt2")
-    refused(tmp_path / "weights.pt2", "an archive of 0 exported programs, and one is expected")
+    refused(tmp_path / "weights.pt2", "an archive of 0 exported programs, not of one")
 
 
 def test_a_compressed_archive_is_refused(model: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_compressed_archive_is_refused(model: Path) -> None:
 def test_a_package_of_aotinductor_is_refused(model: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(model, "a") as archive:
         archive.writestr("m/data/aotinductor/model/x.so", b"")
-    refused(model, "a package that AOTInductor made: code and weights, without .* clockwork export --compile")
+    refused(model, "a package made by AOTInductor: it has no program .* clockwork export --compile")
 
 
 def test_two_entries_of_one_name_are_refused(model: Path) -> None:
@@ -83,22 +83,22 @@ def test_two_entries_of_one_name_are_refused(model: Path) -> None:
 
 def test_missing_weights_are_named(model: Path) -> None:
     changed = rewritten(model, lambda name, content: None if name == "data/weights/weight_0" else content)
-    refused(changed, "'conv.weight' of 'changed.pt2' is to lie in 'weight_0', which the archive does not have")
+    refused(changed, "'conv.weight' of 'changed.pt2' is stored in 'weight_0', which is not in the archive")
 
 
-def test_a_description_that_is_no_json_is_refused(model: Path) -> None:
+def test_a_description_that_is_not_json_is_refused(model: Path) -> None:
     changed = rewritten(model, lambda name, content: b"{" if name == "models/model.json" else content)
-    refused(changed, "models/model.json of 'changed.pt2' is no JSON")
+    refused(changed, "models/model.json of 'changed.pt2' is not JSON")
 
 
-def test_a_graph_that_means_nothing_is_refused(model: Path) -> None:
+def test_an_invalid_graph_is_refused(model: Path) -> None:
     changed = rewritten(model, lambda name, content: b"{}" if name == "models/model.json" else content)
     refused(changed, f"PyTorch {torch.__version__.partition('+')[0]}.* cannot load 'changed.pt2'")
 
 
 def test_an_operator_that_does_not_exist_is_refused_by_name(model: Path) -> None:
     changed = rewritten(model, lambda name, content: content.replace(b"aten.conv2d.default", b"mine.conv2d.default"))
-    refused(changed, r"it uses mine.conv2d.default, which PyTorch .* does not have")
+    refused(changed, r"it uses mine.conv2d.default, which this release lacks")
 
 
 class Evil:
@@ -118,16 +118,16 @@ def evil(directory: Path) -> bytes:
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_a_pickle_of_anything_but_tensors_is_not_read(plain: bool, model: Path, tmp_path: Path) -> None:
+def test_a_pickle_with_more_than_tensors_is_refused(plain: bool, model: Path, tmp_path: Path) -> None:
     content = pickle.dumps(Evil(tmp_path / "ran")) if plain else evil(tmp_path / "ran")
     refused(
-        rewritten(model, lambda name, it: content if name.startswith("data/sample_inputs/") else it),
-        "holds more than tensors, and is not loaded",
+        rewritten(model, lambda name, old: content if name.startswith("data/sample_inputs/") else old),
+        "contains more than tensors",
     )
     assert not (tmp_path / "ran").exists()
 
 
-def test_weights_that_are_pickled_objects_are_not_read(model: Path, tmp_path: Path) -> None:
+def test_weights_that_are_pickled_objects_are_refused(model: Path, tmp_path: Path) -> None:
     def change(name: str, content: bytes) -> bytes:
         if name == "data/weights/model_weights_config.json":
             described = json.loads(content)
@@ -135,11 +135,11 @@ def test_weights_that_are_pickled_objects_are_not_read(model: Path, tmp_path: Pa
             return json.dumps(described).encode()
         return evil(tmp_path / "ran") if name == "data/weights/weight_0" else content
 
-    refused(rewritten(model, change), "holds more than tensors")
+    refused(rewritten(model, change), "contains more than tensors")
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_constant_that_is_no_tensor_is_not_read(model: Path) -> None:
+def test_a_constant_that_is_not_a_tensor_is_refused(model: Path) -> None:
     def change(name: str, content: bytes) -> bytes:
         if name == "data/constants/model_constants_config.json":
             described = json.loads(content)
@@ -147,8 +147,8 @@ def test_a_constant_that_is_no_tensor_is_not_read(model: Path) -> None:
             return json.dumps(described).encode()
         return content
 
-    refused(rewritten(model, change), "'offset' of 'changed.pt2' is no tensor, but an object of Python's")
+    refused(rewritten(model, change), "'offset' of 'changed.pt2' is a Python object; only tensors can be loaded")
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "m.pt2", "model file 'm.pt2' does not exist")

@@ -1,4 +1,4 @@
-"""The driver's answers, made up: what is wrong is said. That the calls are right, `make test-gpu` shows on a device."""
+"""Errors of the driver are reported; the driver is a fake. `make test-gpu` checks the calls on a real device."""
 
 from enum import IntEnum
 from types import SimpleNamespace
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from runtimes.torch import programs  # noqa: F401 - skips these tests where there is no PyTorch
+from clockwork.runtimes.nvidia import NO_DRIVER
+from runtimes.torch import programs  # noqa: F401 - skips these tests without PyTorch
 
 from clockwork.errors import DeviceLostError, InvalidRequestError  # isort: skip
 from clockwork.runtimes.torch.cuda import bindings
@@ -19,8 +20,8 @@ NAMES = ("CUDA_SUCCESS", "CUDA_ERROR_OUT_OF_MEMORY", "CUDA_ERROR_NO_DEVICE", "CU
 CUresult = IntEnum("CUresult", [(name, i) for i, name in enumerate(NAMES)])  # type: ignore[misc]
 
 
-class Answers:
-    """Stands for the module: each function gives what it is told to, or what a sound device would give."""
+class FakeBindings:
+    """Replaces the module of bindings: each function returns a given value, or that of a working device."""
 
     CUresult = CUresult
     CUdevice_attribute = SimpleNamespace(CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED=102)
@@ -29,8 +30,8 @@ class Answers:
     CUmemAccess_flags = SimpleNamespace(CU_MEM_ACCESS_FLAGS_PROT_READWRITE=3)
     CUmemAllocationGranularity_flags = SimpleNamespace(CU_MEM_ALLOC_GRANULARITY_MINIMUM=0)
 
-    def __init__(self, **told: Any) -> None:
-        self.told = {
+    def __init__(self, **values: Any) -> None:
+        self.values = {
             "cuDriverGetVersion": 13_000,
             "cuDeviceGetCount": 2,
             "cuDeviceGet": 0,
@@ -41,7 +42,7 @@ class Answers:
             "cuMemGetAllocationGranularity": 2 * MIB,
             "cuEventElapsedTime": 1.25,
             "cuMemGetInfo": (3, 5),
-            **told,
+            **values,
         }
 
     def CUmemAllocationProp(self) -> Any:  # noqa: N802
@@ -52,7 +53,7 @@ class Answers:
 
     def __getattr__(self, name: str) -> Any:
         def function(*arguments: Any) -> tuple[Any, ...]:
-            found = self.told.get(name)
+            found = self.values.get(name)
             if isinstance(found, Exception):
                 raise found
             if isinstance(found, CUresult):
@@ -63,71 +64,71 @@ class Answers:
         return function
 
 
-def driver(monkeypatch: pytest.MonkeyPatch, device: int = 0, **told: Any) -> CudaDriver:
-    monkeypatch.setattr(bindings, "_bindings", lambda: Answers(**told))
+def driver(monkeypatch: pytest.MonkeyPatch, device: int = 0, **values: Any) -> CudaDriver:
+    monkeypatch.setattr(bindings, "_bindings", lambda: FakeBindings(**values))
     monkeypatch.setattr(bindings, "make_clock", lambda bus_id: {"0000:01:00.0": lambda: 1980}[bus_id])
     return CudaDriver(device)
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("values", "message"),
     [
         (
             {"cuInit": RuntimeError("libcuda.so.1: not found")},
-            "there is no CUDA driver on this machine: install NVIDIA's",
+            f"{NO_DRIVER}: install NVIDIA's",
         ),
         (
             {"cuInit": CUresult["CUDA_ERROR_NO_DEVICE"]},
-            "CUDA cannot be used here: cuInit failed with CUDA_ERROR_NO_DEVICE",
+            "cannot use CUDA: cuInit failed with CUDA_ERROR_NO_DEVICE",
         ),
-        ({"cuDriverGetVersion": 11_080}, "the driver is for CUDA 11.8; at least 12.0 is needed: update it"),
-        ({"cuDeviceGetCount": 0}, "there is no CUDA device 0: 0 can be seen here; ask for fewer --devices"),
-        ({"cuDeviceGetAttribute": 0}, "CUDA device 0 has no virtual memory management"),
+        ({"cuDriverGetVersion": 11_080}, "driver supports CUDA 11.8; the minimum is 12.0: update the driver"),
+        ({"cuDeviceGetCount": 0}, "CUDA device 0 does not exist: 0 are visible; use fewer --devices"),
+        ({"cuDeviceGetAttribute": 0}, "CUDA device 0 does not support virtual memory management"),
     ],
 )
-def test_a_machine_that_will_not_do_is_told_why(
-    told: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+def test_the_error_for_an_unsuitable_machine_states_the_reason(
+    values: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InvalidRequestError, match=message):
-        driver(monkeypatch, **told)
+        driver(monkeypatch, **values)
 
 
 def test_a_device_describes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    its = driver(monkeypatch)
-    assert (its.name, its.granularity, its.free_bytes()) == ("A device", 2 * MIB, 3)
-    assert its.elapsed(1, 2) == 1_250_000
-    assert its.clock_mhz() == 1980
+    cuda = driver(monkeypatch)
+    assert (cuda.name, cuda.granularity, cuda.free_bytes()) == ("A device", 2 * MIB, 3)
+    assert cuda.elapsed(1, 2) == 1_250_000
+    assert cuda.clock_mhz() == 1980
 
 
-def test_a_device_of_which_nothing_is_told_has_a_frequency_that_is_not_known() -> None:
+def test_the_frequency_of_a_missing_device_is_unknown() -> None:
     assert make_clock("0000:ff:1f.7")() == 0
 
 
 @pytest.mark.parametrize("name", sorted(LOST))
-def test_errors_after_which_nothing_works_are_of_a_kind_of_their_own(
+def test_errors_that_only_a_new_process_recovers_from_raise_device_lost(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    its = driver(monkeypatch, cuEventSynchronize=CUresult[name])
+    cuda = driver(monkeypatch, cuEventSynchronize=CUresult[name])
     with pytest.raises(DeviceLostError, match=rf"a CUDA device is lost \(cuEventSynchronize failed with {name}\)"):
-        its.wait(1)
+        cuda.wait(1)
 
 
-def test_other_errors_are_told_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    its = driver(
+def test_other_errors_have_the_name_of_the_drivers_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = driver(
         monkeypatch,
         cuMemCreate=CUresult["CUDA_ERROR_OUT_OF_MEMORY"],
         cuMemHostUnregister=CUresult["CUDA_ERROR_INVALID_VALUE"],
         cuMemRelease=RuntimeError("function cuMemRelease is not found"),
     )
     with pytest.raises(OutOfDeviceMemoryError, match="cuMemCreate failed with CUDA_ERROR_OUT_OF_MEMORY"):
-        its.create_page(MIB)
+        cuda.create_page(MIB)
     with pytest.raises(CudaError, match="cuMemHostUnregister failed with CUDA_ERROR_INVALID_VALUE"):
-        its.unpin(1)
+        cuda.unpin(1)
     with pytest.raises(CudaError, match="NVIDIA's driver has no cuMemRelease"):
-        its.release_page(1)
+        cuda.release_page(1)
 
 
-def test_the_frequency_is_asked_now_and_then_and_may_be_missing() -> None:
+def test_the_frequency_is_queried_at_intervals_and_may_be_unknown() -> None:
     now = 0
     answers: list[Any] = [1980, 1200, ValueError("gone"), 900]
 
@@ -138,8 +139,8 @@ def test_the_frequency_is_asked_now_and_then_and_may_be_missing() -> None:
         return found
 
     clock = Clock(ask, lambda: now)
-    told = []
+    messages = []
     for moment in (0, ms(99), ms(100), ms(250), ms(400)):
         now = moment
-        told += [clock()]
-    assert told == [1980, 1980, 1200, 0, 900]
+        messages += [clock()]
+    assert messages == [1980, 1980, 1200, 0, 900]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from runtimes.torch import programs  # noqa: F401 - skips these tests where there is no PyTorch
+from runtimes.torch import programs  # noqa: F401 - skips these tests without PyTorch
 from runtimes.torch.fake_driver import FakeDriver
 
 from clockwork.errors import InvalidRequestError, ServerError  # isort: skip
@@ -19,13 +19,13 @@ PAGE = 4 * MIB
 
 
 def driver(limit: int = 1000) -> FakeDriver:
-    made = FakeDriver(limit)
-    made.attach()
-    return made
+    fake = FakeDriver(limit)
+    fake.attach()
+    return fake
 
 
 class Loads(RuleBasedStateMachine):
-    """Ranges come and go, are mapped and unmapped, and calls of the driver fail now and then."""
+    """Ranges are created, mapped, unmapped and closed, and some calls of the driver fail."""
 
     @initialize(pages=st.integers(1, 12))
     def start(self, pages: int) -> None:
@@ -42,48 +42,48 @@ class Loads(RuleBasedStateMachine):
     @precondition(lambda self: self.ranges)
     @rule(data=st.data(), failing=st.sampled_from(["", "", "", "map", "allow"]))
     def load(self, data: st.DataObject, failing: str) -> None:
-        its, pages = data.draw(st.sampled_from(self.ranges))
-        if its.mapped:
+        weights, pages = data.draw(st.sampled_from(self.ranges))
+        if weights.mapped:
             return
-        address, free = its.address, self.cache.free
+        address, free = weights.address, self.cache.free
         self.driver.failing = failing
         if pages > free:
-            with pytest.raises(ServerError, match=f"{pages} pages are needed"):
-                its.map()
+            with pytest.raises(ServerError, match=f"weights need {pages} pages"):
+                weights.map()
         elif failing:
             with pytest.raises(CudaError):
-                its.map()
+                weights.map()
         else:
-            its.map()
-        assert its.mapped == (pages <= free and not failing)
+            weights.map()
+        assert weights.mapped == (pages <= free and not failing)
         self.driver.failing = ""
-        assert its.address == address
-        assert self.cache.free == free - (pages if its.mapped else 0)
+        assert weights.address == address
+        assert self.cache.free == free - (pages if weights.mapped else 0)
 
     @precondition(lambda self: self.ranges)
     @rule(data=st.data())
     def evict(self, data: st.DataObject) -> None:
-        its, _ = data.draw(st.sampled_from(self.ranges))
-        its.unmap()
-        assert not its.mapped
+        weights, _ = data.draw(st.sampled_from(self.ranges))
+        weights.unmap()
+        assert not weights.mapped
 
     @precondition(lambda self: self.ranges)
     @rule(data=st.data())
     def forget(self, data: st.DataObject) -> None:
-        its = data.draw(st.sampled_from(self.ranges))
-        its[0].close()
-        self.ranges.remove(its)
+        drawn = data.draw(st.sampled_from(self.ranges))
+        drawn[0].close()
+        self.ranges.remove(drawn)
 
     @invariant()
-    def pages_are_where_they_are_said_to_be(self) -> None:
-        used = sum(pages for its, pages in self.ranges if its.mapped)
+    def the_accounting_matches_the_mapped_pages(self) -> None:
+        used = sum(pages for weights, pages in self.ranges if weights.mapped)
         assert self.cache.free == self.total - used
         assert len(self.driver.mapped) == used
         assert len(self.driver.memory) == len(self.ranges)
 
     def teardown(self) -> None:
-        for its, _ in self.ranges:
-            its.close()
+        for weights, _ in self.ranges:
+            weights.close()
         self.cache.close()
         self.driver.check_nothing_is_left()
 
@@ -92,34 +92,37 @@ TestLoads = Loads.TestCase
 
 
 @given(limit=st.integers(0, 9), wanted=st.integers(1, 9))
-def test_a_cache_that_does_not_fit_says_what_would(limit: int, wanted: int) -> None:
-    its = driver(2 * limit)  # pages of twice the granularity
+def test_the_error_for_a_cache_that_is_too_large_states_what_would_fit(limit: int, wanted: int) -> None:
+    fake = driver(2 * limit)  # pages of twice the granularity
     if wanted <= limit:
-        PageCache(its, wanted, PAGE).close()
+        PageCache(fake, wanted, PAGE).close()
     else:
-        with pytest.raises(InvalidRequestError, match=f"fake device has room for {limit} pages of 4.0 MiB; {wanted} w"):
-            PageCache(its, wanted, PAGE)
-    its.check_nothing_is_left()
+        with pytest.raises(
+            InvalidRequestError,
+            match=f"weights cache has {wanted} pages of 4.0 MiB; fake device has memory for {limit}: ",
+        ):
+            PageCache(fake, wanted, PAGE)
+    fake.check_nothing_is_left()
 
 
-def test_a_page_has_a_size_that_the_device_allows() -> None:
-    with pytest.raises(InvalidRequestError, match=r"pages of 3.0 MiB are not possible .* in multiples of 2.0 MiB"):
+def test_the_page_size_is_a_multiple_of_the_granularity() -> None:
+    with pytest.raises(InvalidRequestError, match=r"page size 3.0 MiB is not possible .* a multiple of 2.0 MiB"):
         PageCache(driver(), 1, 3 * MIB)
 
 
-def test_no_more_is_pinned_than_the_budget_allows(caplog: pytest.LogCaptureFixture) -> None:
-    its = driver()
-    budget = PinnedBudget(its, 10 * MIB)
+def test_pinned_memory_stays_within_the_budget(caplog: pytest.LogCaptureFixture) -> None:
+    fake = driver()
+    budget = PinnedBudget(fake, 10 * MIB)
     assert budget.pin(1 * PAGE, 6 * MIB)
     assert not budget.pin(3 * PAGE, 6 * MIB)
     assert not budget.pin(3 * PAGE, 6 * MIB)
-    assert [it.getMessage() for it in caplog.records] == [
-        "weights are copied from memory that is not pinned, which takes longer: more than 10.0 MiB would be pinned"
+    assert [record.getMessage() for record in caplog.records] == [
+        "weights are copied from memory that is not pinned, which is slower: the limit of 10.0 MiB is reached"
     ]
     budget.unpin(3 * PAGE)
     budget.unpin(1 * PAGE)
     assert budget.pin(3 * PAGE, 6 * MIB)
     budget.unpin(3 * PAGE)
-    its.failing = "pin"
+    fake.failing = "pin"
     assert not budget.pin(3 * PAGE, 6 * MIB)
-    its.check_nothing_is_left()
+    fake.check_nothing_is_left()

@@ -1,4 +1,4 @@
-"""Programs on CUDA devices, with host memory for the devices: everything but CUDA itself."""
+"""Programs on CUDA devices, which are simulated with host memory: everything but CUDA itself."""
 
 import gc
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import pytest
 
 from runtimes.torch.programs import Conv, Of, Wide, saved, saved_conv
 
-import torch  # isort: skip - `programs` skips these tests where there is none
+import torch  # isort: skip - `programs` skips these tests without PyTorch
 from runtimes.torch.fake_driver import FakeDriver, FakeExecutor  # isort: skip
 
 from clockwork.errors import DeviceLostError, InvalidModelError, InvalidRequestError, ServerError
@@ -27,12 +27,12 @@ from clockwork.runtimes.torch.program import load
 from clockwork.units import GIB, MIB
 
 PAGE = 16 * MIB
-IO = 10 * MIB  # a MiB for each batch
+IO = 10 * MIB  # 1 MiB for each batch
 HAS_BINDINGS = find_spec("cuda") is not None and find_spec("cuda.bindings") is not None
 
 
 class Machine:
-    """A runtime, and the fakes below it."""
+    """A runtime with a fake driver and executor."""
 
     def __init__(
         self, devices: int = 1, pages: int = 8, pinned: int = GIB, io: int = IO, max_batch: int = 4, **more: Any
@@ -79,20 +79,20 @@ def eager(image: Any, seed: int = 0) -> Any:
         return Conv(seed).eval()(torch.from_numpy(image))["prob"].numpy()
 
 
-def asked(arrays: Sequence[Any], name: str = "image") -> tuple[list[InferInput], list[bytes]]:
-    inputs = [InferInput(i, len(it), (spec(name, "FP32", it.shape),)) for i, it in enumerate(arrays)]
-    return inputs, [it.tobytes() for it in arrays]
+def requests_of(arrays: Sequence[Any], name: str = "image") -> tuple[list[InferInput], list[bytes]]:
+    inputs = [InferInput(i, len(array), (spec(name, "FP32", array.shape),)) for i, array in enumerate(arrays)]
+    return inputs, [array.tobytes() for array in arrays]
 
 
 def answers(loaded: Any, arrays: Sequence[Any], name: str = "image") -> list[Any]:
-    """The first output of each request."""
-    inputs, payloads = asked(arrays, name)
+    """Return the first output of each request."""
+    inputs, payloads = requests_of(arrays, name)
     found = loaded.split(inputs, loaded.execute(loaded.assemble(inputs, payloads)))
     return [np.frombuffer(buffers[0], np.float32).reshape(specs[0].shape) for specs, buffers in found]
 
 
 def check(loaded: Any, *rows: int, seed: int = 0) -> None:
-    """Requests of so many rows each, in one batch."""
+    """Execute requests with these numbers of rows in one batch, and check their outputs."""
     arrays = [images(count, i) for i, count in enumerate(rows)]
     for array, found in zip(arrays, answers(loaded, arrays), strict=True):
         np.testing.assert_allclose(found, eager(array, seed), rtol=1e-5, atol=1e-6)
@@ -100,7 +100,7 @@ def check(loaded: Any, *rows: int, seed: int = 0) -> None:
 
 def test_code_compiled_for_cpus_is_refused(compiled_conv: Path) -> None:
     machine = Machine(max_batch=2)
-    with pytest.raises(InvalidModelError, match=r"'m.pt2' has code .* for CPUs; on GPUs programs are captured"):
+    with pytest.raises(InvalidModelError, match=r"'m.pt2' contains code compiled for CPUs, which GPUs cannot run"):
         machine.runtime.load_model(compiled_conv)
     machine.end()
 
@@ -125,7 +125,7 @@ def test_graphs_of_all_sizes_are_captured_when_the_model_is_read_and_none_later(
 
 
 @pytest.mark.parametrize("rows", [(3,), (1, 2), (1, 1, 1), (2, 3), (5, 1, 1)])
-def test_a_batch_between_two_sizes_is_filled_up(rows: tuple[int, ...], tmp_path: Path) -> None:
+def test_a_batch_between_two_sizes_is_padded(rows: tuple[int, ...], tmp_path: Path) -> None:
     machine = Machine(max_batch=8)
     loaded = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2")).load_weights(0)
     eagers = machine.executors[0].eagers
@@ -136,12 +136,12 @@ def test_a_batch_between_two_sizes_is_filled_up(rows: tuple[int, ...], tmp_path:
     machine.end()
 
 
-def test_rows_that_fill_up_are_valid_ones(tmp_path: Path) -> None:
-    """Garbage would be no index of the table."""
+def test_padding_rows_are_valid_inputs(tmp_path: Path) -> None:
+    """Random values would be indices outside the table."""
     machine = Machine(max_batch=4)
     table = Of(lambda self, x: self.table[x.long()], table=torch.arange(6.0).reshape(3, 2))
     loaded = machine.runtime.load_model(saved(table, tmp_path / "m.pt2", (1, 2))).load_weights(0)
-    machine.runtime.devices[0].staging._host.fill_(0x4B)  # as floats: some millions
+    machine.runtime.devices[0].staging._host.fill_(0x4B)  # as floats: several millions
     x = np.array([[2, 1], [0, 2], [1, 1]], np.float32)
     (found,) = answers(loaded, [x], "x")
     np.testing.assert_array_equal(found, np.arange(6.0).reshape(3, 2)[x.astype(int)])
@@ -150,7 +150,7 @@ def test_rows_that_fill_up_are_valid_ones(tmp_path: Path) -> None:
     machine.end()
 
 
-def test_more_rows_than_were_foreseen_are_executed_without_a_graph(
+def test_a_batch_larger_than_the_captured_ones_is_executed_without_a_graph(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine = Machine(max_batch=2)
@@ -158,43 +158,43 @@ def test_more_rows_than_were_foreseen_are_executed_without_a_graph(
     check(loaded, 3)
     check(loaded, 4)
     assert machine.captures == 2
-    said = [it.getMessage() for it in caplog.records if "of which there is no graph" in it.getMessage()]
-    assert said == [
-        "m.pt2 is executed operator by operator for inputs of shapes [(3, 3, 16, 16)], of which there is no graph"
+    warnings = [record.getMessage() for record in caplog.records if "has no graph for inputs" in record.getMessage()]
+    assert warnings == [
+        "model m.pt2 has no graph for inputs of shapes [(3, 3, 16, 16)] and executes them operator by operator"
     ]
     loaded.close()
     del loaded
     machine.end()
 
 
-def test_the_next_batch_may_be_assembled_before_the_last_is_executed_and_outputs_be_split_late(tmp_path: Path) -> None:
+def test_batches_may_be_assembled_early_and_split_late(tmp_path: Path) -> None:
     machine = Machine()
     loaded = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2")).load_weights(0)
     arrays = [images(rows) for rows in (1, 2, 4)]
-    batches = [loaded.assemble(*asked([it])) for it in arrays]
-    outputs = [loaded.execute(it) for it in batches]
-    for array, its in reversed(list(zip(arrays, outputs, strict=True))):
-        (((_, buffers),)) = loaded.split(asked([array])[0], its)
+    batches = [loaded.assemble(*requests_of([array])) for array in arrays]
+    outputs = [loaded.execute(batch) for batch in batches]
+    for array, output in reversed(list(zip(arrays, outputs, strict=True))):
+        (((_, buffers),)) = loaded.split(requests_of([array])[0], output)
         found = np.frombuffer(buffers[0], np.float32).reshape(-1, 5)
         np.testing.assert_allclose(found, eager(array), rtol=1e-5, atol=1e-6)
     loaded.close()
-    del loaded, batches, outputs, its
+    del loaded, batches, outputs, output
     machine.end()
 
 
 def test_a_batch_may_be_executed_twice_and_be_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "TAKE_MAX", 0.01)
+    monkeypatch.setattr(staging, "MAX_SLOT_WAIT", 0.01)
     machine = Machine()
     loaded = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2")).load_weights(0)
     for _ in range(3 * staging.SLOTS):
-        loaded.assemble(*asked([images(2)]))
-        batch = loaded.assemble(*asked([images(1)]))
+        loaded.assemble(*requests_of([images(2)]))
+        batch = loaded.assemble(*requests_of([images(1)]))
         loaded.execute(batch)
         loaded.execute(batch)
     check(loaded, 2)
-    held = [loaded.assemble(*asked([images(1)])) for _ in range(staging.SLOTS - 1)] + [batch]
-    with pytest.raises(ServerError, match=r"all memory for inputs has been in use for 0.01 s"):
-        loaded.assemble(*asked([images(1)]))
+    held = [loaded.assemble(*requests_of([images(1)])) for _ in range(staging.SLOTS - 1)] + [batch]
+    with pytest.raises(ServerError, match=r"no memory for inputs became free within 0.01 s"):
+        loaded.assemble(*requests_of([images(1)]))
     held.clear()
     del batch
     check(loaded, 1)
@@ -203,11 +203,11 @@ def test_a_batch_may_be_executed_twice_and_be_dropped(tmp_path: Path, monkeypatc
     machine.end()
 
 
-def test_when_an_inference_is_over_the_device_has_nothing_left_to_compute(tmp_path: Path) -> None:
-    """So the lane's time is the inference's, and weights may be evicted then."""
+def test_the_device_has_finished_when_an_inference_returns(tmp_path: Path) -> None:
+    """The time of the thread is then that of the inference, and weights can be evicted."""
     machine = Machine()
     loaded = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2")).load_weights(0)
-    inputs, payloads = asked([images(2)])
+    inputs, payloads = requests_of([images(2)])
     batch = loaded.assemble(inputs, payloads)
     outputs = loaded.execute(batch)
     assert not machine.drivers[0].streams[machine.executors[0].stream]
@@ -219,7 +219,7 @@ def test_when_an_inference_is_over_the_device_has_nothing_left_to_compute(tmp_pa
 
 
 @pytest.mark.parametrize("hasty", [(0,), (1,), (2,), (0, 1, 2)])
-def test_the_order_of_streams_is_by_events_alone(hasty: tuple[int, ...], tmp_path: Path) -> None:
+def test_events_alone_order_the_streams(hasty: tuple[int, ...], tmp_path: Path) -> None:
     machine = Machine()
     device = machine.runtime.devices[0]
     streams = (device._load, device._input, device._output)
@@ -232,22 +232,22 @@ def test_the_order_of_streams_is_by_events_alone(hasty: tuple[int, ...], tmp_pat
     machine.end()
 
 
-def test_answers_stay_as_they_are_while_others_come(tmp_path: Path) -> None:
+def test_later_batches_do_not_change_earlier_outputs(tmp_path: Path) -> None:
     machine = Machine()
     loaded = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2")).load_weights(0)
     found = [answers(loaded, [images(1, seed)])[0] for seed in range(2 * staging.SLOTS)]
-    for seed, its in enumerate(found):
-        np.testing.assert_allclose(its, eager(images(1, seed)), rtol=1e-5, atol=1e-6)
+    for seed, outputs in enumerate(found):
+        np.testing.assert_allclose(outputs, eager(images(1, seed)), rtol=1e-5, atol=1e-6)
     loaded.close()
     del loaded
     machine.end()
 
 
-def test_what_the_device_took_is_told_with_its_clock(tmp_path: Path) -> None:
+def test_the_time_on_the_device_is_reported_with_its_clock_frequency(tmp_path: Path) -> None:
     machine = Machine()
     loaded = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2")).load_weights(0)
     assert loaded.uploads
-    inputs, payloads = asked([images(2)])
+    inputs, payloads = requests_of([images(2)])
     outputs = loaded.execute(loaded.assemble(inputs, payloads))
     loaded.split(inputs, outputs)
     time = loaded.device_time(outputs)
@@ -258,7 +258,7 @@ def test_what_the_device_took_is_told_with_its_clock(tmp_path: Path) -> None:
     machine.end()
 
 
-def test_weights_that_come_back_lie_where_they_lay_and_graphs_stay(tmp_path: Path) -> None:
+def test_reloaded_weights_have_the_same_addresses_and_graphs(tmp_path: Path) -> None:
     machine = Machine(pages=1)
     paths = [saved_conv(tmp_path / f"{seed}.pt2", seed) for seed in range(3)]
     models = [machine.runtime.load_model(path) for path in paths]
@@ -273,7 +273,7 @@ def test_weights_that_come_back_lie_where_they_lay_and_graphs_stay(tmp_path: Pat
     machine.end()
 
 
-def test_a_model_that_has_no_room_when_it_is_read_is_captured_by_its_first_load(tmp_path: Path) -> None:
+def test_a_model_without_free_pages_is_captured_by_its_first_load(tmp_path: Path) -> None:
     machine = Machine(pages=1)
     first = machine.runtime.load_model(saved_conv(tmp_path / "0.pt2", 0)).load_weights(0)
     second = machine.runtime.load_model(saved_conv(tmp_path / "1.pt2", 1))
@@ -289,13 +289,13 @@ def test_a_model_that_has_no_room_when_it_is_read_is_captured_by_its_first_load(
     machine.end()
 
 
-def test_copies_have_pages_and_copies_of_their_own_and_graphs_in_common(tmp_path: Path) -> None:
+def test_copies_have_their_own_pages_and_share_graphs(tmp_path: Path) -> None:
     machine = Machine()
     host = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2"))
     copies = [host.load_weights(0) for _ in range(3)]
     assert len(machine.drivers[0].mapped) == 3
     assert machine.runtime.devices[0].cache.free == 5
-    for at in (0, 1, 2):  # the first to come is the first to go
+    for at in (0, 1, 2):  # unload in the order of loading
         for copy in copies[at:]:
             check(copy, 2)
         copies[at].close()
@@ -309,7 +309,7 @@ def test_copies_have_pages_and_copies_of_their_own_and_graphs_in_common(tmp_path
     machine.end()
 
 
-def test_evicted_weights_are_gone(tmp_path: Path) -> None:
+def test_evicted_weights_are_unmapped(tmp_path: Path) -> None:
     machine = Machine()
     host = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2"))
     loaded = host.load_weights(0)
@@ -323,12 +323,12 @@ def test_evicted_weights_are_gone(tmp_path: Path) -> None:
     machine.end()
 
 
-def test_a_full_cache_refuses_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_full_cache_refuses_a_load_and_keeps_the_others(tmp_path: Path) -> None:
     machine = Machine(pages=5)
-    host = machine.runtime.load_model(saved(Wide(), tmp_path / "m.pt2", (1, 2048)))  # 64 MiB and a little
+    host = machine.runtime.load_model(saved(Wide(), tmp_path / "m.pt2", (1, 2048)))  # slightly more than 64 MiB
     loaded = host.load_weights(0)
     with pytest.raises(
-        ServerError, match=r"could not load .* of weights on device 0: 5 pages are needed on fake device; 0 are f"
+        ServerError, match=r"could not load .* of weights on device 0: weights need 5 pages of fake device; 0 are f"
     ):
         host.load_weights(0)
     loaded.close()
@@ -338,7 +338,7 @@ def test_a_full_cache_refuses_and_nothing_is_lost(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["map", "allow", "record", "copy_to_device", "wait", "elapsed"])
-def test_a_load_that_fails_leaves_everything_as_it_was(failing: str, tmp_path: Path) -> None:
+def test_a_load_that_fails_changes_nothing(failing: str, tmp_path: Path) -> None:
     machine = Machine()
     host = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2"))
     machine.drivers[0].failing = failing
@@ -353,11 +353,11 @@ def test_a_load_that_fails_leaves_everything_as_it_was(failing: str, tmp_path: P
 
 
 @pytest.mark.parametrize("failing", ["follow", "record", "copy_on_device", "copy_to_host", "wait"])
-def test_an_inference_that_fails_is_told_and_the_next_is_not_harmed(failing: str, tmp_path: Path) -> None:
+def test_an_inference_that_fails_is_reported_and_the_next_succeeds(failing: str, tmp_path: Path) -> None:
     machine = Machine()
     loaded = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2")).load_weights(0)
     for _ in range(2 * staging.SLOTS):
-        batch = loaded.assemble(*asked([images(1)]))
+        batch = loaded.assemble(*requests_of([images(1)]))
         machine.drivers[0].failing = failing
         with pytest.raises(ServerError, match=f"the inference failed: {failing} failed with CUDA_ERROR_UNKNOWN"):
             loaded.execute(batch)
@@ -368,14 +368,14 @@ def test_an_inference_that_fails_is_told_and_the_next_is_not_harmed(failing: str
 
 
 @pytest.mark.parametrize("step", ["load_model", "load_weights", "assemble", "execute", "split", "close"])
-def test_a_lost_device_is_told_at_whatever_step(step: str, tmp_path: Path) -> None:
+def test_a_lost_device_is_reported_at_every_step(step: str, tmp_path: Path) -> None:
     machine = Machine()
     driver = machine.drivers[0]
     path = saved_conv(tmp_path / "m.pt2")
     another = saved_conv(tmp_path / "n.pt2", 1)
     host = machine.runtime.load_model(path)
     loaded = host.load_weights(0)
-    inputs, payloads = asked([images(1)])
+    inputs, payloads = requests_of([images(1)])
     batch = loaded.assemble(inputs, payloads)
     outputs = loaded.execute(batch)
     driver.lost = "CUDA_ERROR_ILLEGAL_ADDRESS"
@@ -391,21 +391,23 @@ def test_a_lost_device_is_told_at_whatever_step(step: str, tmp_path: Path) -> No
         steps[step]()
 
 
-def test_an_error_of_pytorch_after_which_the_device_is_lost_is_told_as_that(tmp_path: Path) -> None:
+def test_an_error_of_pytorch_that_loses_the_device_raises_device_lost(tmp_path: Path) -> None:
     machine = Machine(max_batch=1)
     table = Of(lambda self, x: self.table[x.long()], table=torch.arange(3.0))
     loaded = machine.runtime.load_model(saved(table, tmp_path / "m.pt2", (1, 2))).load_weights(0)
-    batch = loaded.assemble(*asked([np.array([[9, 9]], np.float32)], "x"))
+    batch = loaded.assemble(*requests_of([np.array([[9, 9]], np.float32)], "x"))
     with pytest.raises(InvalidRequestError, match="index 9 is out of bounds"):
-        loaded.execute(batch)  # as on a CPU
-    judged = []
-    machine.drivers[0].check = lambda: judged.append(True)  # type: ignore[method-assign]
+        loaded.execute(batch)  # the same error as on a CPU
+    checks = []
+    machine.drivers[0].check = lambda: checks.append(True)  # type: ignore[method-assign]
     with pytest.raises(InvalidRequestError):
         loaded.execute(batch)
-    assert judged == [True]
+    assert checks == [True]
 
 
-def test_what_cannot_be_captured_is_executed_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_program_that_cannot_be_captured_is_executed_operator_by_operator(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     machine = Machine(capturable=False)
     host = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2"))
     loaded = host.load_weights(0)
@@ -413,16 +415,16 @@ def test_what_cannot_be_captured_is_executed_all_the_same(tmp_path: Path, caplog
         check(loaded, rows)
     assert "not permitted when stream is capturing" in loaded.fallback
     assert host.info.note == "no CUDA graph: operation not permitted when stream is capturing"
-    assert len([it for it in caplog.records if "no graph of it can be captured" in it.getMessage()]) == 1
+    assert len([record for record in caplog.records if "cannot be captured as a graph" in record.getMessage()]) == 1
     loaded.close()
     del host, loaded
     machine.end()
 
 
-def test_a_graph_that_computes_something_else_is_not_used(tmp_path: Path) -> None:
+def test_a_graph_with_other_outputs_is_not_used(tmp_path: Path) -> None:
     machine = Machine(wrong=1000)
     host = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2"))
-    assert host.info.note == "no CUDA graph: a graph computes something else"
+    assert host.info.note == "no CUDA graph: a graph computes other outputs"
     loaded = host.load_weights(0)
     check(loaded, 2)
     loaded.close()
@@ -430,12 +432,12 @@ def test_a_graph_that_computes_something_else_is_not_used(tmp_path: Path) -> Non
     machine.end()
 
 
-def test_without_memory_for_graphs_it_is_said_what_to_change(tmp_path: Path) -> None:
+def test_the_error_for_too_little_memory_for_graphs_names_the_options(tmp_path: Path) -> None:
     machine = Machine(room=1)
     with pytest.raises(
         ServerError,
-        match=r"capturing a graph of m\.pt2 for 2 rows needs more memory than device 0 \(fake device\) has left: .* "
-        r"are free .* less as --cache-size \(128.0 MiB now\), more as --workspace-size",
+        match=r"device 0 \(fake device\) has too little memory to capture a graph of m\.pt2 for 2 rows: .* "
+        r"are free; use a smaller --cache-size \(now 128.0 MiB\), a larger --workspace-size",
     ):
         machine.runtime.load_model(saved_conv(tmp_path / "m.pt2"))
     machine.executors[0].room = 10
@@ -443,14 +445,14 @@ def test_without_memory_for_graphs_it_is_said_what_to_change(tmp_path: Path) -> 
     machine.end()
 
 
-def test_a_batch_that_does_not_fit_says_what_would(tmp_path: Path) -> None:
+def test_the_error_for_a_batch_that_is_too_large_states_the_size_needed(tmp_path: Path) -> None:
     machine = Machine(io=10 * 8192, max_batch=2)  # two rows are 6 KiB
     loaded = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2")).load_weights(0)
     check(loaded, 2)
     with pytest.raises(
-        ServerError, match=r"the inputs of the batch take 12.0 KiB; .* a batch has 8.0 KiB: give --io-size 120.0 KiB"
+        ServerError, match=r"inputs of the batch need 12.0 KiB; the limit is 8.0 KiB: use --io-size 120.0 KiB"
     ):
-        loaded.assemble(*asked([images(4)]))
+        loaded.assemble(*requests_of([images(4)]))
     loaded.close()
     del loaded
     machine.end()
@@ -462,14 +464,14 @@ def test_devices_are_independent(tmp_path: Path) -> None:
     first, second = host.load_weights(0), host.load_weights(1)
     first.close()
     check(second, 2)
-    assert [it.captures for it in machine.executors] == [3, 3]
+    assert [executor.captures for executor in machine.executors] == [3, 3]
     assert machine.drivers[1].mapped
     second.close()
     del host, first, second
     machine.end()
 
 
-def test_memory_that_is_not_pinned_will_do(tmp_path: Path) -> None:
+def test_weights_may_be_in_memory_that_is_not_pinned(tmp_path: Path) -> None:
     machine = Machine(pinned=0)
     host = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2"))
     assert not host.pinned
@@ -480,17 +482,17 @@ def test_memory_that_is_not_pinned_will_do(tmp_path: Path) -> None:
     machine.end()
 
 
-def test_shapes_that_do_not_fit_are_the_requests_fault(tmp_path: Path) -> None:
+def test_wrong_shapes_are_an_invalid_request(tmp_path: Path) -> None:
     machine = Machine()
     loaded = machine.runtime.load_model(saved_conv(tmp_path / "m.pt2")).load_weights(0)
     with pytest.raises(InvalidRequestError):
-        loaded.assemble(*asked([np.zeros((1, 3, 16), np.float32)]))
+        loaded.assemble(*requests_of([np.zeros((1, 3, 16), np.float32)]))
     loaded.close()
     del loaded
     machine.end()
 
 
-def test_models_that_nobody_refers_to_give_everything_back_at_the_next_load(tmp_path: Path) -> None:
+def test_unreferenced_models_free_their_memory_at_the_next_load(tmp_path: Path) -> None:
     machine = Machine()
     machine.runtime.load_model(saved_conv(tmp_path / "0.pt2", 0))
     gc.collect()
@@ -501,7 +503,7 @@ def test_models_that_nobody_refers_to_give_everything_back_at_the_next_load(tmp_
     machine.end()
 
 
-def test_the_cache_is_a_part_of_what_is_free_if_nothing_is_said() -> None:
+def test_the_default_cache_is_a_share_of_the_free_memory() -> None:
     driver = FakeDriver(limit=100)
     driver.attach()
     runtime = CudaRuntime(
@@ -516,14 +518,17 @@ def test_the_cache_is_a_part_of_what_is_free_if_nothing_is_said() -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"cache_bytes": GIB}, r"has room for 11 pages of 16.0 MiB; 64 were asked for: give less than 176.0 MiB"),
-        ({"cache_bytes": MIB}, r"a weights cache of 1.0 MiB has no room for a page of 16.0 MiB"),
-        ({"io_bytes": GIB}, r"no 1.0 GiB for inputs and outputs \(200.0 MiB are free\): give less as --io-size"),
+        (
+            {"cache_bytes": GIB},
+            r"has 64 pages of 16.0 MiB; fake device has memory for 11: use a --cache-size below 176.0 MiB",
+        ),
+        ({"cache_bytes": MIB}, r"weights cache of 1.0 MiB is smaller than a page of 16.0 MiB"),
+        ({"io_bytes": GIB}, r"need 1.0 GiB of fake device, which has 200.0 MiB free: use a smaller --io-size"),
         ({"io_bytes": 10}, r"10 bytes for inputs and outputs are too few"),
-        ({"max_batch": 0}, r"batches of 0 rows make no sense"),
+        ({"max_batch": 0}, r"a largest batch of 0 rows are not possible"),
     ],
 )
-def test_sizes_that_do_not_fit_say_what_would(sizes: dict[str, int], message: str) -> None:
+def test_the_error_for_sizes_that_do_not_fit_states_the_limit(sizes: dict[str, int], message: str) -> None:
     driver = FakeDriver(limit=100)
     driver.attach()
     more: dict[str, Any] = {"io_bytes": IO, **sizes}
@@ -533,14 +538,14 @@ def test_sizes_that_do_not_fit_say_what_would(sizes: dict[str, int], message: st
         )
 
 
-def test_devices_of_one_worker_are_of_one_kind() -> None:
+def test_devices_of_different_kinds_are_refused() -> None:
     drivers = [FakeDriver(), FakeDriver()]
     drivers[1].name = "another"
-    with pytest.raises(InvalidRequestError, match="are of one kind; found another, fake device"):
+    with pytest.raises(InvalidRequestError, match="are of different kinds: another, fake device"):
         CudaRuntime(2, PAGE, PAGE, make_driver=drivers.__getitem__)
 
 
-def test_what_a_program_makes_while_it_runs_is_made_on_the_device(tmp_path: Path) -> None:
+def test_a_program_creates_its_tensors_on_the_device(tmp_path: Path) -> None:
     program = load(saved_conv(tmp_path / "m.pt2"))
     move(program, "meta")
     assert "device(type='meta')" in program.graph.code
@@ -548,11 +553,11 @@ def test_what_a_program_makes_while_it_runs_is_made_on_the_device(tmp_path: Path
     weights = program.layout.tensors(torch.empty(program.layout.nbytes, dtype=torch.uint8, device="meta"))
     arguments = program.arguments(weights)
     arguments[program.input_slots[0]] = torch.empty(2, 3, 16, 16, device="meta")
-    assert [it.device.type for it in program.forward(*arguments)] == ["meta", "meta"]
+    assert [output.device.type for output in program.forward(*arguments)] == ["meta", "meta"]
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this is PyTorch's CUDA build")
-def test_a_cpu_build_says_so() -> None:
+def test_a_cpu_build_of_pytorch_is_refused() -> None:
     with pytest.raises(
         InvalidRequestError, match="was built without CUDA: install its CUDA build, or use --device cpu"
     ):
@@ -560,6 +565,6 @@ def test_a_cpu_build_says_so() -> None:
 
 
 @pytest.mark.skipif(HAS_BINDINGS, reason="cuda-bindings are installed")
-def test_without_bindings_it_is_said_how_to_get_them() -> None:
+def test_the_error_for_missing_bindings_names_the_package() -> None:
     with pytest.raises(InvalidRequestError, match=r"pip install 'clockwork-serve\[cuda\]'"):
         CudaDriver(0)

@@ -1,4 +1,4 @@
-"""Memory as the operating system sees it: what is evicted is given back."""
+"""Evicted weights are returned to the operating system."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ MARGIN = 4 * MIB
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")
 
 
-def given_back(path: Path, rounds: int) -> None:
+def check_returned(path: Path, rounds: int) -> None:
     command = [sys.executable, str(Path(__file__).with_name("resident.py")), str(path), str(rounds)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -28,9 +28,9 @@ def given_back(path: Path, rounds: int) -> None:
         assert after < first + MARGIN
 
 
-def test_weights_that_are_evicted_are_given_back_to_the_system(tmp_path: Path) -> None:
-    given_back(saved(Wide(), tmp_path / "m.pt2", (1, 2048)), rounds=6)
+def test_evicted_weights_are_returned_to_the_system(tmp_path: Path) -> None:
+    check_returned(saved(Wide(), tmp_path / "m.pt2", (1, 2048)), rounds=6)
 
 
-def test_those_of_compiled_programs_are_too(compiled_busy: Path) -> None:
-    given_back(compiled_busy, rounds=100)
+def test_evicted_weights_of_compiled_programs_are_returned_to_the_system(compiled_busy: Path) -> None:
+    check_returned(compiled_busy, rounds=100)

@@ -1,4 +1,4 @@
-"""Which exported programs are proved to compute each row by itself, and what is said of those that are not."""
+"""Exported programs that are proved to compute each row independently, and the reasons for the others."""
 
 import operator
 import warnings
@@ -10,17 +10,17 @@ import pytest
 
 from runtimes.torch.programs import Of, saved
 
-import torch  # isort: skip - `programs` skips these tests where there is none
+import torch  # isort: skip - `programs` skips these tests without PyTorch
 from torch import nn
 
 from clockwork.runtimes.batching import BatchingOptions
 from clockwork.runtimes.torch import TorchRuntime
-from clockwork.runtimes.torch.program import made
+from clockwork.runtimes.torch.program import to_program
 from clockwork.runtimes.torch.rows import analyse
 
 
 class First(nn.Module):
-    """The first output of a module that is called with the same tensor for each of its inputs."""
+    """Returns the first output of a module that gets the same tensor for each of its inputs."""
 
     def __init__(self, module: nn.Module, inputs: int = 1) -> None:
         super().__init__()
@@ -32,15 +32,15 @@ class First(nn.Module):
 
 
 def proof(module: Any, *shape: int) -> Any:
-    made_module = module if isinstance(module, nn.Module) else Of(lambda it, x: module(x))
+    made_module = module if isinstance(module, nn.Module) else Of(lambda _, x: module(x))
     dims = ({0: torch.export.Dim("rows")},)
     if isinstance(made_module, Of):
-        dims = ({0: torch.export.Dim("rows")}, None)  # type: ignore[assignment] # the second input is left out
+        dims = ({0: torch.export.Dim("rows")}, None)  # type: ignore[assignment] # the second input is missing
     arguments = (torch.randn(3, *shape), None) if isinstance(made_module, Of) else (torch.randn(3, *shape),)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # recurrent layers keep their weights in a list besides
+        warnings.simplefilter("ignore")  # recurrent layers also keep their weights in a list
         exported = torch.export.export(made_module.eval(), arguments, dynamic_shapes=dims)
-    return analyse(made(exported))
+    return analyse(to_program(exported))
 
 
 ENCODER = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
@@ -71,12 +71,12 @@ PROVED: dict[str, tuple[Any, tuple[int, ...]]] = {
         (10, 32),
     ),
     "parts of columns": (
-        lambda x: torch.cat([it * 2 for it in x.chunk(2, 1)], 1).view(x.shape[0], 2, -1).sum(-1),
+        lambda x: torch.cat([part * 2 for part in x.chunk(2, 1)], 1).view(x.shape[0], 2, -1).sum(-1),
         (8,),
     ),
     "masks": (lambda x: torch.where(x > 0, x, 0.0).masked_fill(x > 1, 2.0), (8,)),
-    "columns by numbers": (lambda x: x[:, [1, 0, 3]], (8,)),
-    "written in place": (lambda x: torch.zeros(x.shape[0], 8).add_(x).mul_(2), (8,)),
+    "columns by index": (lambda x: x[:, [1, 0, 3]], (8,)),
+    "in-place operators": (lambda x: torch.zeros(x.shape[0], 8).add_(x).mul_(2), (8,)),
     "positions": (lambda x: x + torch.arange(x.shape[1]), (8,)),
     "einsum": (lambda x: torch.einsum("btd,bsd->bts", x, x), (10, 32)),
 }
@@ -99,7 +99,7 @@ MIXED: dict[str, tuple[Any, tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", PROVED)
-def test_a_program_that_computes_each_row_by_itself_is_proved(name: str) -> None:
+def test_a_program_that_computes_each_row_independently_is_proved(name: str) -> None:
     module, shape = PROVED[name]
     assert proof(module, *shape).reason == ""
 
@@ -121,13 +121,13 @@ def test_an_operator_without_a_rule_proves_nothing() -> None:
 @pytest.mark.parametrize(
     ("function", "why"),
     [
-        (lambda it, x: (8 * x).long().cumsum(0), "aten.cumsum 'cumsum' computes across rows (axis 0)"),
-        (lambda it, x: x.argsort(0), "aten.argsort 'argsort' computes across rows (axis 0)"),
-        (lambda it, x: operator.ge(x, x.amax(0)), "aten.amax 'amax' computes across rows (axis 0)"),
-        (lambda it, x: x + 0.08 * x.cumsum(0), "aten.cumsum 'cumsum' computes across rows (axis 0)"),
+        (lambda module, x: (8 * x).long().cumsum(0), "aten.cumsum 'cumsum' computes across rows (axis 0)"),
+        (lambda module, x: x.argsort(0), "aten.argsort 'argsort' computes across rows (axis 0)"),
+        (lambda module, x: operator.ge(x, x.amax(0)), "aten.amax 'amax' computes across rows (axis 0)"),
+        (lambda module, x: x + 0.08 * x.cumsum(0), "aten.cumsum 'cumsum' computes across rows (axis 0)"),
     ],
 )
-def test_a_coupled_program_is_not_batched_whatever_is_allowed(function: Any, why: str, tmp_path: Path) -> None:
+def test_a_program_that_mixes_rows_is_never_batched(function: Any, why: str, tmp_path: Path) -> None:
     path = saved(Of(function), tmp_path / "m.pt2", (1, 8))
     runtime = TorchRuntime(batching=BatchingOptions(allowed=frozenset({"m"})))
     for name in ("m", "other"):
@@ -135,8 +135,8 @@ def test_a_coupled_program_is_not_batched_whatever_is_allowed(function: Any, why
         assert (info.batchable, info.unbatched) == (False, why)
 
 
-def test_the_options_hold_for_programs(tmp_path: Path) -> None:
-    path = saved(Of(lambda it, x: x * 2), tmp_path / "m.pt2", (1, 8))
+def test_the_batching_options_apply_to_programs(tmp_path: Path) -> None:
+    path = saved(Of(lambda _, x: x * 2), tmp_path / "m.pt2", (1, 8))
     runtime = TorchRuntime(batching=BatchingOptions(never=frozenset({"m"})))
     plain, never = runtime.load_model(path), runtime.load_model(path, "m")
     assert plain.info.batchable

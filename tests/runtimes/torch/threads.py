@@ -1,6 +1,6 @@
-"""What test_compiled runs in a process of its own: ``threads.py FILE THREADS``.
+"""Program run by test_compiled in a separate process: ``threads.py FILE THREADS``.
 
-Prints how many threads the process has got by one inference in a thread that never called PyTorch.
+Prints the number of threads that one inference adds to the process, in a thread that never called PyTorch.
 """
 
 import sys

@@ -1,24 +1,24 @@
-"""PyTorch: programs made by ``torch.export``, executed as they are.
+"""The runtime for PyTorch programs exported with ``torch.export``.
 
-================  ====================================================================================================
-`archive`         what a ``.pt2`` file must be before PyTorch sees it, and its digest
-`program`         an exported program as a function of weights and inputs, and what it takes and gives
-`writes`          what a program writes to while it runs, besides memory of its own
-`shapes`          which shapes of inputs go together
-`weights`         weights in one block of memory, and the tensors that lie in it
-`tensors`         numpy arrays <-> tensors
-`failures`        whose fault it is when PyTorch raises
-`model`           the two hands that a model passes through, on CPU devices
-`compiled`        compiled code in a file: what it was compiled for, and whether this machine is that
-`native`          compiled code in this process, with weights at addresses of its own
-`compiled_model`  the two hands again, for compiled code
-`runtime`         `TorchRuntime`: all of it together
-`exporting`       from a module to a ``.pt2`` file
-`compiling`       from an exported program to compiled code
-================  ====================================================================================================
+================  ==========================================================================
+`archive`         checks of a ``.pt2`` file before PyTorch reads it, and its digest
+`program`         an exported program as a function of weights and inputs, and its signature
+`writes`          which of its arguments a program writes to
+`shapes`          which combinations of input shapes a program accepts
+`weights`         weights in one block of memory, as tensors
+`tensors`         conversion between numpy arrays and tensors
+`failures`        errors for clients from PyTorch's exceptions
+`model`           models in host memory and on CPU devices
+`compiled`        compiled code in a file, and whether this machine can run it
+`native`          compiled code in this process, with weights at fixed addresses
+`compiled_model`  models with compiled code in host memory and on CPU devices
+`runtime`         `TorchRuntime`, which uses all of these
+`exporting`       exports a module to a ``.pt2`` file
+`compiling`       compiles an exported program
+================  ==========================================================================
 
-Rules of the room: a program is a pure function of its weights and its inputs (`program`), so nothing of it is made when
-weights are loaded: they are put into memory, and handed over as arguments.
+Rules of the package: a program is a pure function of its weights and its inputs (`program`). Loading weights therefore
+creates no program: it copies the weights into memory and passes them as arguments.
 """
 
 from clockwork.runtimes.torch.runtime import TorchRuntime

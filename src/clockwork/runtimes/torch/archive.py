@@ -1,8 +1,8 @@
-"""What a ``.pt2`` file must be before PyTorch sees it, and its digest.
+"""Checks of a ``.pt2`` file before PyTorch reads it, and its digest.
 
-Rules of the file: a model file is code. PyTorch reads parts of it with `pickle` and evaluates its expressions, so none
-from a stranger may be loaded. What is refused here, cut-off files, archives that would unfold to more than their own
-size, pickles of anything but tensors, are accidents and the simplest attacks; it makes no stranger's file safe.
+Rules of the file: a model file is code. PyTorch reads parts of it with `pickle` and evaluates its expressions, so files
+from unknown authors must not be loaded. The checks catch accidents and the simplest attacks: truncated files, archives
+larger than their file after decompression, and pickles of anything but tensors. They do not make an unknown file safe.
 """
 
 import hashlib
@@ -22,62 +22,64 @@ from clockwork.runtimes.locating import locate
 from clockwork.units import GIB, MIB, Bytes, show_bytes
 
 SUFFIX: Final = ".pt2"
-"""How the name of a model's file ends."""
+"""Suffix of a model file."""
 
-FILE_BYTES_MAX: Final[Bytes] = 64 * GIB
-"""A larger model is on no device that Clockwork drives."""
+MAX_FILE_BYTES: Final[Bytes] = 64 * GIB
+"""Limit of a file: larger than the memory of any supported device."""
 
-ENTRIES_MAX: Final = 100_000
-"""Files in the archive: one for each weight, and a dozen others."""
+MAX_ENTRIES: Final = 100_000
+"""Limit of files in the archive: one for each weight, and about a dozen others."""
 
-JSON_BYTES_MAX: Final[Bytes] = 256 * MIB
-"""Of a description in the archive; that of the graph of DenseNet-121 has 1 MB."""
+MAX_JSON_BYTES: Final[Bytes] = 256 * MIB
+"""Limit of a JSON file in the archive; the graph of DenseNet-121 takes 1 MB."""
 
 COMPILED: Final = "data/compiled/"
-"""Where compiled code lies in the archive, below its own name."""
+"""Directory of compiled code in the archive, below the archive's own name."""
 
-HOW: Final = "make it with clockwork export, or torch.export.save"
+REMEDY: Final = "create it with clockwork export or torch.export.save"
 
 _CHUNK: Final[Bytes] = MIB
 
 
 class ModelFile(Struct, frozen=True):
-    """A model file that has been checked, and the digest of its content."""
+    """A checked model file, and the digest of its content."""
 
     path: Path
     digest: str
     compiled: bool = False
-    """Whether there is compiled code in it; see `clockwork.runtimes.torch.compiled`."""
+    """Whether the file contains compiled code; see `clockwork.runtimes.torch.compiled`."""
 
 
 def find(path: Path) -> Path:
-    """The model file that a path means; see `clockwork.runtimes.locating.locate`."""
+    """Return the model file for a path; see `clockwork.runtimes.locating.locate`."""
     return locate(path, SUFFIX, "an exported PyTorch program")
 
 
 def read(path: Path) -> ModelFile:
-    """Check the file that `find` found.
+    """Check the file that `find` returned.
 
     Raises:
-        InvalidModelError: unreadable, no archive of an exported program, cut off, compressed, or with pickled objects.
+        InvalidModelError: the file is unreadable, not an exported program, truncated, compressed, or has pickled
+        objects.
     """
     size = 0
     try:
         size = path.stat().st_size
-        if size > FILE_BYTES_MAX:
+        if size > MAX_FILE_BYTES:
             raise InvalidModelError(
-                f"{path.name!r} has {show_bytes(size)}; at most {show_bytes(FILE_BYTES_MAX)} are accepted"
+                f"model file {path.name!r} is {show_bytes(size)}; the limit is {show_bytes(MAX_FILE_BYTES)}"
             )
         with ZipFile(path) as archive:
             compiled = _check(path.name, size, archive)
         return ModelFile(path, _digest(path), compiled)
     except BadZipFile:
         raise InvalidModelError(
-            f"{path.name!r} is not an exported PyTorch program, or is cut off: its {size} bytes are no zip "
-            f"archive; {HOW}"
+            f"{path.name!r} is not an exported PyTorch program, or is truncated: its {size} bytes are not a zip "
+            "archive; "
+            f"{REMEDY}"
         ) from None
     except OSError as error:
-        raise InvalidModelError(f"{path.name!r} cannot be read: {error.strerror or type(error).__name__}") from error
+        raise InvalidModelError(f"cannot read {path.name!r}: {error.strerror or type(error).__name__}") from error
 
 
 def _digest(path: Path) -> str:
@@ -89,74 +91,72 @@ def _digest(path: Path) -> str:
 
 
 def _check(name: str, size: Bytes, archive: ZipFile) -> bool:
-    """Whether there is compiled code in it."""
+    """Check the archive; return whether it contains compiled code."""
     entries = archive.infolist()
-    if len(entries) > ENTRIES_MAX:
-        raise InvalidModelError(f"{name!r} is an archive of {len(entries)} files; at most {ENTRIES_MAX} are accepted")
-    unfolded = sum(it.file_size for it in entries)
-    if unfolded > size or any(it.compress_type != ZIP_STORED for it in entries):
+    if len(entries) > MAX_ENTRIES:
+        raise InvalidModelError(f"{name!r} is an archive of {len(entries)} files; the limit is {MAX_ENTRIES}")
+    unpacked = sum(entry.file_size for entry in entries)
+    if unpacked > size or any(entry.compress_type != ZIP_STORED for entry in entries):
         raise InvalidModelError(
-            f"{name!r} is compressed ({size} bytes unfold to {unfolded}), which torch.export.save never does; {HOW}"
+            f"{name!r} is compressed ({size} bytes unpack to {unpacked}), which torch.export.save never does; {REMEDY}"
         )
-    # Every name begins with the archive's own.
-    names = {it.filename.partition("/")[2]: it.filename for it in entries}
+    # Every name begins with the archive's own name.
+    names = {entry.filename.partition("/")[2]: entry.filename for entry in entries}
     if len(names) < len(entries):
-        raise InvalidModelError(f"{name!r} is an archive of {len(entries)} files with {len(names)} names; {HOW}")
-    if any(it.startswith("data/aotinductor/") for it in names):
+        raise InvalidModelError(f"{name!r} is an archive of {len(entries)} files with {len(names)} names; {REMEDY}")
+    if any(path.startswith("data/aotinductor/") for path in names):
         raise InvalidModelError(
-            f"{name!r} is a package that AOTInductor made: code and weights, without the program that says what they "
-            "take and give; make it with clockwork export --compile"
+            f"{name!r} is a package made by AOTInductor: it has no program that describes inputs and outputs; "
+            "create it with clockwork export --compile"
         )
-    programs = [it for it in names if it.startswith("models/") and it.endswith(".json")]
+    programs = [path for path in names if path.startswith("models/") and path.endswith(".json")]
     if len(programs) != 1:
         raise InvalidModelError(
-            f"{name!r} is an archive of {len(programs)} exported programs, and one is expected: it is of another kind, "
-            f"or cut off; {HOW}"
+            f"{name!r} is an archive of {len(programs)} exported programs, not of one: it is another kind of file, or "
+            f"truncated; {REMEDY}"
         )
     _described(name, archive, names[programs[0]])
-    for it, entry in names.items():
-        if it.endswith("_config.json"):
-            _check_pickles(name, archive, names, it)
-        elif it.startswith("data/sample_inputs/"):
+    for path, entry in names.items():
+        if path.endswith("_config.json"):
+            _check_pickles(name, archive, names, path)
+        elif path.startswith("data/sample_inputs/"):
             _check_pickle(name, archive, entry)
-    return any(it.startswith(COMPILED) for it in names)
+    return any(path.startswith(COMPILED) for path in names)
 
 
 def _described(name: str, archive: ZipFile, entry: str) -> Any:
-    if archive.getinfo(entry).file_size > JSON_BYTES_MAX:
-        raise InvalidModelError(f"{entry} of {name!r} is larger than {show_bytes(JSON_BYTES_MAX)}")
+    if archive.getinfo(entry).file_size > MAX_JSON_BYTES:
+        raise InvalidModelError(f"{entry} of {name!r} is larger than the limit of {show_bytes(MAX_JSON_BYTES)}")
     try:
         return json.loads(archive.read(entry))
     except ValueError as error:
-        raise InvalidModelError(f"{entry} of {name!r} is no JSON: {error}") from None
+        raise InvalidModelError(f"{entry} of {name!r} is not JSON: {error}") from None
 
 
 def _check_pickles(name: str, archive: ZipFile, names: dict[str, str], config: str) -> None:
-    """Weights and constants are listed with how they are stored: plain, or pickled."""
+    """Check the weights and constants that ``config`` lists with their storage: plain, or pickled."""
     described = _described(name, archive, names[config])
     listed = described.get("config") if isinstance(described, dict) else None
     if not isinstance(listed, dict):
-        raise InvalidModelError(f"{config} of {name!r} does not list what it describes; {HOW}")
+        raise InvalidModelError(f"{config} of {name!r} is not a list of weights; {REMEDY}")
     home = config.rpartition("/")[0]
-    for what, it in listed.items():
-        path = it.get("path_name") if isinstance(it, dict) else None
+    for what, item in listed.items():
+        path = item.get("path_name") if isinstance(item, dict) else None
         found = names.get(f"{home}/{path}")
         if found is None:
-            raise InvalidModelError(f"{what!r} of {name!r} is to lie in {path!r}, which the archive does not have")
-        if not it.get("tensor_meta"):
-            raise InvalidModelError(
-                f"{what!r} of {name!r} is no tensor, but an object of Python's: only tensors are loaded"
-            )
-        if it.get("use_pickle"):
+            raise InvalidModelError(f"{what!r} of {name!r} is stored in {path!r}, which is not in the archive")
+        if not item.get("tensor_meta"):
+            raise InvalidModelError(f"{what!r} of {name!r} is a Python object; only tensors can be loaded")
+        if item.get("use_pickle"):
             _check_pickle(name, archive, found)
 
 
 def _check_pickle(name: str, archive: ZipFile, entry: str) -> None:
-    """PyTorch would read it as a pickle of anything where it does not read as one of tensors."""
+    """Check that a pickle contains only tensors: otherwise PyTorch would unpickle any object from it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.load(io.BytesIO(archive.read(entry)), map_location="meta", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
-        said = str(error).partition("\n")[0][:200]
-        raise InvalidModelError(f"{entry} of {name!r} holds more than tensors, and is not loaded: {said}") from None
+        message = str(error).partition("\n")[0][:200]
+        raise InvalidModelError(f"{entry} of {name!r} contains more than tensors: {message}") from None

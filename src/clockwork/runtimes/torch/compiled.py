@@ -1,8 +1,8 @@
-"""What a model file says of compiled code in it, and whether this machine can run that.
+"""Reads compiled code from a model file, and checks whether this machine can run it.
 
-Rules of the file: nothing here runs the code. It is in the archive beside the program that it was compiled from, which
-has the names, types and shapes of inputs and outputs, and the weights: the code is without. So such a file is an
-exported program like any other, with one thing more.
+Rules of the file: nothing here runs the code. The archive also contains the program that the code was compiled from.
+The program has the weights and the names, types and shapes of inputs and outputs; the code has none of these. So a file
+with compiled code is an ordinary exported program with an addition.
 """
 
 import hashlib
@@ -26,104 +26,106 @@ from clockwork.runtimes.torch.program import Program
 from clockwork.units import MIB, Bytes, show_bytes
 
 DESCRIPTION: Final = f"{COMPILED}code.json"
-"""In the archive, below its own name."""
+"""Path of the description in the archive, below the archive's own name."""
 
 LIBRARY: Final = f"{COMPILED}code.so"
-"""In the archive, below its own name."""
+"""Path of the code in the archive, below the archive's own name."""
 
 FORMAT: Final = 1
-"""Of the description."""
+"""Version of the description's format."""
 
-LIBRARY_BYTES_MAX: Final[Bytes] = 256 * MIB
-"""Of the code, without weights; that of a transformer encoder of two layers has 0.3 MB."""
+MAX_LIBRARY_BYTES: Final[Bytes] = 256 * MIB
+"""Limit of the code, without weights; a transformer encoder of two layers takes 0.3 MB."""
 
-DESCRIPTION_BYTES_MAX: Final[Bytes] = 16 * MIB
-"""Of the description, which has a hundred bytes for each of the weights."""
+MAX_DESCRIPTION_BYTES: Final[Bytes] = 16 * MIB
+"""Limit of the description, which has about a hundred bytes for each weight."""
 
-HOW: Final = "compile it anew, with clockwork export --compile on a machine like this one"
+REMEDY: Final = "compile it again with clockwork export --compile on a machine like this one"
 
 _ELF64: Final = b"\x7fELF\x02\x01"
 _HEADER: Final = struct.Struct("<32xQQ6xHHHHH")
-"""Of a file in ELF-64: where segments and sections are described, then how long and how many descriptions are."""
+"""Header of an ELF-64 file: offsets of the tables of segments and sections, then size and number of their entries."""
 _SEGMENT: Final = struct.Struct("<8xQ16xQ16x")
-"""Where it begins in the file, and its size there; see elf(5)."""
+"""Entry of a segment: its offset and its size in the file; see elf(5)."""
 _EXTENSION: Final = re.compile(
     r"abm|adx|aes|amx\w*|avx\w*|bmi[12]|f16c|fma4?|gfni|movbe|pclmulqdq|pni|popcnt|"
     r"sha_ni|sse\w*|ssse\w*|tbm|vaes|vpclmulqdq|xop"
 )
-"""Of the CPU's features on x86, those that a compiler makes instructions of; elsewhere all count."""
+"""CPU features on x86 that a compiler generates instructions for; on other processors all features count."""
 
 
 class Description(Struct, frozen=True):
-    """What code was compiled for."""
+    """Machine and weights that code was compiled for."""
 
     format: int
     torch: str
-    """The release of PyTorch, as in ``torch.__version__``."""
+    """Release of PyTorch, as in ``torch.__version__``."""
     device: str
-    """``cpu``."""
+    """Kind of device: ``cpu``."""
     platform: str
-    """``linux``."""
+    """Operating system, for example ``linux``."""
     machine: str
-    """``x86_64``."""
+    """Processor architecture, for example ``x86_64``."""
     vectors: str
-    """What PyTorch calls the vector instructions, for people: ``AVX512 AVX512_VNNI``."""
+    """PyTorch's names of the vector instructions, for messages: ``AVX512 AVX512_VNNI``."""
     extensions: tuple[str, ...]
-    """Features of the CPU that the compiler could count on; see `extensions`."""
+    """CPU features that the compiler was allowed to use; see `extensions`."""
     sha256: str
-    """Of the code."""
+    """Digest of the code."""
     weights: dict[str, str] = {}
-    """What the code takes for granted of each of the program's weights; see `granted`."""
+    """Type, shape and strides of each weight, by name; see `weight_kinds`."""
 
     @property
     def target(self) -> str:
-        """For people: ``x86_64 with AVX512 AVX512_VNNI, PyTorch 2.13.0``."""
+        """Return the target as text: ``x86_64 with AVX512 AVX512_VNNI, PyTorch 2.13.0``."""
         vectors = f" with {self.vectors}" if self.vectors else ""
         return f"{self.machine}{vectors}, PyTorch {release(self.torch)}"
 
 
 class Code(Struct, frozen=True):
-    """Compiled code, and what it was compiled for."""
+    """Compiled code and its description."""
 
     description: Description
     binary: bytes
 
 
 def extensions(cpuinfo: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """The CPU's features that instructions depend on, in order."""
+    """Return the CPU features that instructions depend on, sorted."""
     fields = read_cpuinfo() if cpuinfo is None else cpuinfo
     if "flags" in fields:
-        return tuple(sorted(it for it in set(fields["flags"].split()) if _EXTENSION.fullmatch(it)))
+        return tuple(sorted(flag for flag in set(fields["flags"].split()) if _EXTENSION.fullmatch(flag)))
     return tuple(sorted(set(fields.get("Features", "").split())))
 
 
 def read(path: Path) -> Code | None:
-    """The compiled code in a file that `clockwork.runtimes.torch.archive.read` has checked; None if there is none.
+    """Return the compiled code in a file that `clockwork.runtimes.torch.archive.read` has checked, or None.
 
     Raises:
-        InvalidModelError: it is not whole, or not for this machine.
+        InvalidModelError: the code is incomplete, or was compiled for another kind of machine.
     """
     name = path.name
     try:
         with ZipFile(path) as archive:
-            entries = {it.partition("/")[2]: it for it in archive.namelist()}
+            entries = {entry.partition("/")[2]: entry for entry in archive.namelist()}
             if DESCRIPTION not in entries and LIBRARY not in entries:
                 return None
             if DESCRIPTION not in entries or LIBRARY not in entries:
-                raise InvalidModelError(f"{name!r} has a part of compiled code only: it is cut off; {HOW}")
-            described = _entry(name, archive, entries[DESCRIPTION], DESCRIPTION_BYTES_MAX)
+                raise InvalidModelError(f"{name!r} has only a part of its compiled code: it is truncated; {REMEDY}")
+            described = _entry(name, archive, entries[DESCRIPTION], MAX_DESCRIPTION_BYTES)
             description = msgspec.json.decode(described, type=Description)
             check(name, description)
-            library = _entry(name, archive, entries[LIBRARY], LIBRARY_BYTES_MAX)
+            library = _entry(name, archive, entries[LIBRARY], MAX_LIBRARY_BYTES)
     except (BadZipFile, msgspec.DecodeError) as error:
-        raise InvalidModelError(f"the compiled code of {name!r} is corrupt: {error}; {HOW}") from None
-    if hashlib.sha256(library).hexdigest() != description.sha256 or not whole(library):
-        raise InvalidModelError(f"the compiled code of {name!r} is corrupt: it is not what its description says; {HOW}")
+        raise InvalidModelError(f"the compiled code of {name!r} is corrupt: {error}; {REMEDY}") from None
+    if hashlib.sha256(library).hexdigest() != description.sha256 or not is_complete(library):
+        raise InvalidModelError(
+            f"the compiled code of {name!r} is corrupt: it does not match its description; {REMEDY}"
+        )
     return Code(description, library)
 
 
-def whole(library: bytes) -> bool:
-    """Whether all of a library is there, as far as its headers tell: the loader would read beyond its end."""
+def is_complete(library: bytes) -> bool:
+    """Return whether a library has all bytes that its headers refer to. The loader would read beyond the end."""
     if not library.startswith(_ELF64) or len(library) < _HEADER.size:
         return False
     segments, sections, each, count, each_section, sections_count, _ = _HEADER.unpack_from(library)
@@ -134,16 +136,16 @@ def whole(library: bytes) -> bool:
 
 
 def check(name: str, description: Description, here: Description | None = None) -> None:
-    """Whether this machine can run what was compiled so.
+    """Check that this machine can run code with this description.
 
     Raises:
-        InvalidModelError: it cannot; says what differs.
+        InvalidModelError: it cannot; the message names the difference.
     """
     here = this_machine() if here is None else here
     if description.format != FORMAT:
         raise InvalidModelError(
-            f"the compiled code of {name!r} is described in format {description.format}, and this is format {FORMAT}; "
-            f"{HOW}"
+            f"the compiled code of {name!r} has a description of format {description.format}; the supported format is "
+            f"{FORMAT}; {REMEDY}"
         )
     for what, wanted, found in (
         ("for devices of kind", description.device, here.device),
@@ -151,37 +153,37 @@ def check(name: str, description: Description, here: Description | None = None) 
         ("with PyTorch", release(description.torch), release(here.torch)),
     ):
         if wanted != found:
-            raise InvalidModelError(f"{name!r} was compiled {what} {wanted}, and here is {found}; {HOW}")
-    missing = [it for it in description.extensions if it not in here.extensions]
+            raise InvalidModelError(f"{name!r} was compiled {what} {wanted}; this machine has {found}; {REMEDY}")
+    missing = [extension for extension in description.extensions if extension not in here.extensions]
     if missing:
         raise InvalidModelError(
-            f"{name!r} was compiled for a CPU with {', '.join(missing)}, which this one does not have; {HOW}"
+            f"{name!r} was compiled for a CPU with {', '.join(missing)}, which this CPU lacks; {REMEDY}"
         )
 
 
-def granted(program: Program) -> dict[str, str]:
-    """Type, shape and strides of a program's weights, by name: code is compiled for these."""
+def weight_kinds(program: Program) -> dict[str, str]:
+    """Return type, shape and strides of a program's weights, by name: code is compiled for these."""
     places = zip(program.weight_names, program.layout.places, strict=True)
-    return {name: f"{it.dtype} {list(it.shape)} {list(it.stride)}" for name, it in places}
+    return {name: f"{place.dtype} {list(place.shape)} {list(place.stride)}" for name, place in places}
 
 
 def check_weights(code: Code, program: Program) -> None:
-    """Whether the program's weights are what the code takes them for.
+    """Check that the program's weights have the types, shapes and strides that the code was compiled for.
 
     Raises:
-        InvalidModelError: they are not.
+        InvalidModelError: one differs.
     """
-    wanted, found = code.description.weights, granted(program)
+    wanted, found = code.description.weights, weight_kinds(program)
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             raise InvalidModelError(
-                f"the code was compiled for another program: for weights {name!r} of {wanted.get(name, 'no kind')}, "
-                f"and here they are {found.get(name, 'not there')}; {HOW}"
+                f"the code was compiled for another program: weights {name!r} are {found.get(name, 'missing')} in the "
+                f"program and {wanted.get(name, 'missing')} in the code; {REMEDY}"
             )
 
 
 def this_machine(device: str = "cpu", vectors: str = "", sha256: str = "") -> Description:
-    """What code has to be compiled for, to run here."""
+    """Return the description of code that this machine can run."""
     return Description(
         format=FORMAT,
         torch=str(torch.__version__),
@@ -195,12 +197,12 @@ def this_machine(device: str = "cpu", vectors: str = "", sha256: str = "") -> De
 
 
 def release(version: str) -> str:
-    """``2.13.0`` of ``2.13.0+cpu``: all builds of one have the interface that compiled code calls."""
+    """Return ``2.13.0`` for ``2.13.0+cpu``: all builds of a release have the interface that compiled code calls."""
     return version.partition("+")[0]
 
 
 def _entry(name: str, archive: ZipFile, entry: str, limit: Bytes) -> bytes:
     size = archive.getinfo(entry).file_size
     if size > limit:
-        raise InvalidModelError(f"{entry} of {name!r} has {show_bytes(size)}; at most {show_bytes(limit)} are accepted")
+        raise InvalidModelError(f"{entry} of {name!r} is {show_bytes(size)}; the limit is {show_bytes(limit)}")
     return archive.read(entry)

@@ -1,7 +1,7 @@
-"""The two hands that a compiled program passes through, on CPU devices.
+"""Models with compiled code: `CompiledModel` in host memory, loaded to a CPU device as a `LoadedTorchModel`.
 
-Rules of the file: as `clockwork.runtimes.torch.model`, but weights are copied to addresses that stay, because compiled
-code has them in it. A container is of one loaded copy at a time; those that are free are taken again.
+Rules of the file: as in `clockwork.runtimes.torch.model`, but weights are copied to fixed addresses, which the compiled
+code contains. Each loaded copy has a container for itself, and free containers are reused.
 """
 
 from collections.abc import Mapping
@@ -18,30 +18,30 @@ from clockwork.errors import InvalidModelError, InvalidRequestError, ServerError
 from clockwork.runtimes.base import HostModelInfo
 from clockwork.runtimes.batching import TrialPlan
 from clockwork.runtimes.probe import example_inputs, try_model
-from clockwork.runtimes.torch.compiled import HOW, Code
-from clockwork.runtimes.torch.failures import FAILURES, describe, failure
+from clockwork.runtimes.torch.compiled import REMEDY, Code
+from clockwork.runtimes.torch.failures import FAILURES, describe, execution_error
 from clockwork.runtimes.torch.model import LoadedTorchModel, inputs
-from clockwork.runtimes.torch.native import Container, hold_threads
+from clockwork.runtimes.torch.native import Container, use_own_threads
 from clockwork.runtimes.torch.program import Program
 from clockwork.runtimes.torch.tensors import to_array
 from clockwork.runtimes.trial import Run
 from clockwork.units import show_bytes
 
 TOLERANCE: Final = 1e-3
-"""How far the code's outputs may be from the program's, as a part of the largest; kernels add in another order."""
+"""Largest difference between outputs of code and program, relative to the largest output: sums differ in order."""
 
 TOLERANCE_HALF: Final = 2e-2
-"""The same where outputs have 16 bits: between operators that became one, the code computes with 32."""
+"""The same for outputs of 16 bits: inside fused operators the code computes with 32 bits."""
 
 HALF: Final = 2
-"""Bytes of such numbers."""
+"""Bytes of a number of 16 bits."""
 
 
 class CompiledProgram:
-    """A program, the code that was compiled from it, and containers of it."""
+    """A program, its compiled code, and the free containers of the code."""
 
     def __init__(self, program: Program, code: Code, threads: int) -> None:
-        """``threads``: so many compute together, the caller among them."""
+        """``threads``: number of threads that compute, including the caller."""
         self.program = program
         self.code = code
         self._threads = threads
@@ -49,10 +49,10 @@ class CompiledProgram:
         self._free: list[Container] = []
 
     def take(self) -> Container:
-        """A container that nobody else has, with the weights in it.
+        """Return a free container, filled with the weights.
 
         Raises:
-            ServerError: there is no memory for them.
+            ServerError: there is not enough memory.
         """
         with self._lock:
             container = self._free.pop() if self._free else None
@@ -67,7 +67,7 @@ class CompiledProgram:
         return container
 
     def put_back(self, container: Container) -> None:
-        """The container is free; its memory goes back to the system."""
+        """Mark the container as free, and return its memory to the system."""
         container.empty()
         with self._lock:
             self._free.append(container)
@@ -76,16 +76,16 @@ class CompiledProgram:
         """Run the code on the CPU.
 
         Raises:
-            InvalidRequestError: it refuses these inputs.
-            ServerError: anything else.
+            InvalidRequestError: the program refuses these inputs.
+            ServerError: the execution failed for another reason.
         """
         tensors = inputs(self.program, feed)
-        hold_threads(self._threads)
+        use_own_threads(self._threads)
         try:
             with torch.inference_mode():
-                return [to_array(it) for it in container.run(tensors)]
+                return [to_array(output) for output in container.run(tensors)]
         except FAILURES as error:
-            raise failure(error) from error
+            raise execution_error(error) from error
 
 
 class CompiledModel:
@@ -96,10 +96,10 @@ class CompiledModel:
         self._compiled = compiled
 
     def load_weights(self, device: int) -> LoadedTorchModel:
-        """Copy the weights. All devices are alike; the caller's thread decides which CPU they are.
+        """Copy the weights. All devices are alike: the CPU cores of the calling thread make the device.
 
         Raises:
-            ServerError: there is no memory for them.
+            ServerError: there is not enough memory.
         """
         compiled = self._compiled
         container = compiled.take()
@@ -109,12 +109,12 @@ class CompiledModel:
 
 
 def compiled_info(info: HostModelInfo, compiled: CompiledProgram, original: Run, plan: TrialPlan) -> HostModelInfo:
-    """What is known of a compiled program: that of the program, and that the code computes what the program does.
+    """Describe a compiled program, after checking that the code computes the same outputs as the program.
 
-    ``original`` executes the program as it is; ``plan`` is the plan of its trial.
+    ``original`` executes the program without compiled code; ``plan`` is the plan of its trial.
 
     Raises:
-        InvalidModelError: it does not.
+        InvalidModelError: the outputs differ, or the code cannot be executed.
     """
     container = compiled.take()
     run = partial(compiled.execute, container)
@@ -124,7 +124,7 @@ def compiled_info(info: HostModelInfo, compiled: CompiledProgram, original: Run,
                 _compare(port.info.name, wanted, found)
         unbatched = info.unbatched or try_model(compiled.program.ports, run, run, plan).unbatched
     except (InvalidRequestError, ServerError) as error:
-        raise InvalidModelError(f"the compiled code cannot be used: {error}; {HOW}") from error
+        raise InvalidModelError(f"cannot use the compiled code: {error}; {REMEDY}") from error
     finally:
         compiled.put_back(container)
     note = f"compiled ahead for {compiled.code.description.target}"
@@ -132,14 +132,14 @@ def compiled_info(info: HostModelInfo, compiled: CompiledProgram, original: Run,
 
 
 def _compare(name: str, wanted: Array, found: Array) -> None:
-    """Whether the compiled code computes what its program does."""
+    """Check that an output of the compiled code equals that of its program."""
     if wanted.shape != found.shape or wanted.dtype != found.dtype:
         raise InvalidModelError(
-            f"output {name!r} of the compiled code is {found.dtype} {list(found.shape)}, and that of its program "
-            f"{wanted.dtype} {list(wanted.shape)}; {HOW}"
+            f"output {name!r} of the compiled code is {found.dtype} {list(found.shape)}; that of its program is "
+            f"{wanted.dtype} {list(wanted.shape)}; {REMEDY}"
         )
     if wanted.dtype.kind not in "fV" or not wanted.size:
-        return  # a class or a token may tip over for a last bit
+        return  # integers, such as a class or a token, may change with the last bit of a score
     expected: Any = wanted.astype(np.float64)
     finite = np.isfinite(expected)
     largest = float(np.abs(expected[finite]).max(initial=0.0))
@@ -147,6 +147,6 @@ def _compare(name: str, wanted: Array, found: Array) -> None:
     tolerance = TOLERANCE if wanted.dtype.itemsize > HALF else TOLERANCE_HALF
     if not difference <= tolerance * largest:
         raise InvalidModelError(
-            f"output {name!r} of the compiled code is {difference:.3g} off where its program gives at most "
-            f"{largest:.3g}; {HOW}"
+            f"output {name!r} of the compiled code differs by {difference:.3g} from its program's, of at most "
+            f"{largest:.3g}; {REMEDY}"
         )

@@ -1,4 +1,4 @@
-"""From a module to a ``.pt2`` file: ``torch.export`` with a batch dimension of any size where the module allows it."""
+"""Exports a module to a ``.pt2`` file, with a batch dimension of variable size if the module allows it."""
 
 import io
 import logging
@@ -22,23 +22,23 @@ from clockwork.runtimes.torch.failures import FAILURES, describe
 from clockwork.runtimes.torch.runtime import prepared
 
 EXAMPLE_ROWS: Final = 2
-"""Of example inputs; with one row, PyTorch takes the batch for a dimension of size one for good."""
+"""Rows of example inputs. With one row, PyTorch would export a batch dimension of fixed size 1."""
 
 TOLERANCE: Final = 1e-3
-"""How far a program may be from its module, as a part of the largest output; both run the same kernels."""
+"""Largest difference between program and module, relative to the largest output; both run the same kernels."""
 
 _FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Example(Struct, frozen=True):
-    """What one input looks like; ``name`` is that of a parameter of ``forward``, or empty: by position."""
+    """Example of an input. ``name`` is a parameter of ``forward``; if it is empty, the input is positional."""
 
     shape: tuple[int, ...]
     dtype: Any
     name: str = ""
 
     def tensor(self, rows: int | None = None) -> Any:
-        """Fractions, or zeros; ``rows`` instead of the first dimension."""
+        """Return a tensor of random fractions, or of zeros; ``rows`` replaces the first dimension."""
         shape = self.shape if rows is None else (rows, *self.shape[1:])
         if self.dtype in _FLOATS:
             return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.dtype)
@@ -46,57 +46,61 @@ class Example(Struct, frozen=True):
 
 
 class Exported(Struct, frozen=True):
-    """An exported program, why its batch dimension is fixed, if it is, and the code that was compiled from it."""
+    """An exported program, the reason if its batch dimension is fixed, and the code compiled from it, if any."""
 
     program: Any
     fixed_because: str = ""
     code: Code | None = None
 
     def compiled(self) -> "Exported":
-        """With code for the CPU of this machine; see `clockwork.runtimes.torch.compiling`.
+        """Return a copy with code for the CPU of this machine; see `clockwork.runtimes.torch.compiling`.
 
         Raises:
-            InvalidRequestError: there is no compiler, or it cannot be compiled.
+            InvalidRequestError: there is no compiler, or the program cannot be compiled.
         """
         with _quiet():
             return replace(self, code=compiling.compiled(self.program))
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all; with compiled code, it is tried before.
+        """Write the file atomically. Compiled code is tried first.
 
         Raises:
-            InvalidRequestError: it cannot be written.
-            InvalidModelError: the compiled code does not compute what the program does.
+            InvalidRequestError: the file cannot be written.
+            InvalidModelError: the outputs of the compiled code differ from the program's.
         """
         try:
             with TemporaryDirectory(prefix=".clockwork-", dir=path.parent) as directory:
-                made = Path(directory) / path.name
+                file = Path(directory) / path.name
                 with _quiet():
-                    torch.export.save(self.program, str(made))
+                    torch.export.save(self.program, str(file))
                 if self.code is not None:
-                    compiling.add(made, self.code)
-                    prepared(read(made), torch.get_num_threads(), BatchingPolicy())
-                made.replace(path)
+                    compiling.add(file, self.code)
+                    prepared(read(file), torch.get_num_threads(), BatchingPolicy())
+                file.replace(path)
         except FAILURES as error:
-            raise InvalidRequestError(f"{path} cannot be written: {describe(error)}") from error
+            raise InvalidRequestError(f"cannot write {path}: {describe(error)}") from error
 
 
 def export(module: Any, examples: Sequence[Example], batch: bool | None = None, half: bool = False) -> Exported:
-    """Export a module for inference. ``batch``: with a free first dimension, or not; None: if that is possible.
+    """Export a module for inference.
 
-    ``half``: with weights and fractions of 16 bits.
+    ``batch``: whether the first dimension is variable; None: if the module allows it. ``half``: convert weights, inputs
+    and outputs to 16 bits.
 
     Raises:
-        InvalidRequestError: it is not exportable, or not so.
+        InvalidRequestError: the module cannot be exported like this.
     """
     if not isinstance(module, torch.nn.Module):
-        raise InvalidRequestError(f"a torch.nn.Module is needed; found {type(module).__name__}")
+        raise InvalidRequestError(f"expected a torch.nn.Module, found {type(module).__name__}")
     if not examples:
-        raise InvalidRequestError("a module without inputs cannot be exported: say what its inputs look like")
+        raise InvalidRequestError("a module without inputs cannot be exported: describe its inputs")
     module = module.eval()
     if half:
         module = module.half()
-        examples = [Example(it.shape, torch.float16 if it.dtype in _FLOATS else it.dtype, it.name) for it in examples]
+        examples = [
+            Example(example.shape, torch.float16 if example.dtype in _FLOATS else example.dtype, example.name)
+            for example in examples
+        ]
     if batch is False:
         return Exported(_exported(module, examples, free=False))
     try:
@@ -108,7 +112,7 @@ def export(module: Any, examples: Sequence[Example], batch: bool | None = None, 
 
 
 def _exported(module: Any, examples: Sequence[Example], free: bool) -> Any:
-    if free and not all(it.shape for it in examples):
+    if free and not all(example.shape for example in examples):
         raise InvalidRequestError("an input without dimensions has no rows")
     arguments, named = _inputs(examples, EXAMPLE_ROWS if free else None)
     dynamic = None
@@ -121,13 +125,13 @@ def _exported(module: Any, examples: Sequence[Example], free: bool) -> Any:
             for count in (1, EXAMPLE_ROWS + 1) if free else (None,):
                 _compare(module, program, *_inputs(examples, count))
     except FAILURES as error:
-        raise InvalidRequestError(f"torch.export cannot export it: {_reason(error)}") from error
+        raise InvalidRequestError(f"torch.export cannot export the module: {_reason(error)}") from error
     return program
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What PyTorch warns of, logs and prints is raised as well, if it matters."""
+    """Suppress PyTorch's warnings, logs and output: it also raises whatever matters."""
     log = logging.getLogger("torch")
     before = log.level
     log.setLevel(logging.CRITICAL)
@@ -140,13 +144,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _inputs(examples: Sequence[Example], rows: int | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    positional = tuple(it.tensor(rows) for it in examples if not it.name)
-    return positional, {it.name: it.tensor(rows) for it in examples if it.name}
+    positional = tuple(example.tensor(rows) for example in examples if not example.name)
+    return positional, {example.name: example.tensor(rows) for example in examples if example.name}
 
 
 def _compare(module: Any, program: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-    """Whether the program computes what the module does."""
-    wanted = torch.utils._pytree.tree_leaves(module(*arguments, **named))  # noqa: SLF001 - what torch.export uses
+    """Raise ValueError if the outputs of the program differ from those of the module."""
+    wanted = torch.utils._pytree.tree_leaves(module(*arguments, **named))  # noqa: SLF001 - torch.export uses it
     found = torch.utils._pytree.tree_leaves(program.module()(*arguments, **named))  # noqa: SLF001
     for i, (first, second) in enumerate(zip(wanted, found, strict=True)):
         if not isinstance(first, torch.Tensor):
@@ -158,12 +162,13 @@ def _compare(module: Any, program: Any, arguments: tuple[Any, ...], named: dict[
             difference = float((first.double() - second.double()).abs().max())
             if difference > TOLERANCE * largest:
                 raise ValueError(
-                    f"output {i} of the program is {difference:.3g} off where the module gives at most {largest:.3g}: "
-                    "it draws at random, or depends on more than its inputs"
+                    f"output {i} of the program differs by {difference:.3g} from the module's, of at most "
+                    f"{largest:.3g}: the "
+                    "module uses random numbers, or depends on more than its inputs"
                 )
 
 
 def _reason(error: BaseException) -> str:
-    """The first line that says something."""
+    """Return the first three lines of an error that are not empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return describe(ValueError(" ".join(lines[:3]))) if lines else describe(error)

@@ -1,6 +1,6 @@
-"""Whose fault it is when PyTorch raises.
+"""Turns exceptions of PyTorch into errors for clients.
 
-Rules of the file: what PyTorch says is cut to its first lines; paths are taken out, because messages travel to clients.
+Rules of the file: PyTorch's messages are cut to their first lines, and paths are removed, because clients receive them.
 """
 
 import re
@@ -12,8 +12,8 @@ from clockwork.runtimes.common import error_text, inference_error
 LIBRARY: Final = "PyTorch"
 """The name of the library in error messages."""
 
-CHAIN_MAX: Final = 100
-"""More errors are in no chain."""
+MAX_CHAIN: Final = 100
+"""Limit of errors in a chain."""
 
 FAILURES: Final[tuple[type[Exception], ...]] = (
     ArithmeticError,
@@ -27,10 +27,10 @@ FAILURES: Final[tuple[type[Exception], ...]] = (
     TypeError,
     ValueError,
 )
-"""Whatever PyTorch raises: its own exceptions are all of these."""
+"""All types of exceptions that PyTorch raises; its own types derive from these."""
 
 LOADING_FAILURES: Final[tuple[type[Exception], ...]] = (*FAILURES, ImportError, SyntaxError)
-"""What it raises over a file besides."""
+"""Types of exceptions that PyTorch raises when it loads a file."""
 
 _MEMORY: Final = re.compile(r"allocate memory|out of memory|DefaultCPUAllocator", re.IGNORECASE)
 _INPUTS: Final = re.compile(
@@ -46,8 +46,8 @@ def describe(error: BaseException) -> str:
 
 
 def cause(error: BaseException) -> BaseException:
-    """The first of a chain of errors: PyTorch says what is wrong in the first, and where to look in the last."""
-    for _ in range(CHAIN_MAX):
+    """Return the first error of a chain. In PyTorch it has the reason, and the last has only hints where to look."""
+    for _ in range(MAX_CHAIN):
         earlier = error.__cause__ or error.__context__
         if earlier is None:
             break
@@ -55,8 +55,8 @@ def cause(error: BaseException) -> BaseException:
     return error
 
 
-def failure(error: Exception) -> InvalidRequestError | ServerError:
-    """A kernel that cannot make sense of shapes or indices was given inputs that do not go together."""
+def execution_error(error: Exception) -> InvalidRequestError | ServerError:
+    """Return the error for a failed execution: the client's fault if PyTorch rejected shapes or indices."""
     text = str(error)
     return inference_error(
         describe(error),

@@ -1,7 +1,7 @@
-"""The two hands that a model passes through, on CPU devices: in host memory, and on a device.
+"""Models for CPU devices: `TorchModel` in host memory, and `LoadedTorchModel` on a device.
 
-Rules of the file: `LoadedTorchModel` is what every inference goes through. A device's weights are a copy of its own, so
-that a page of a weights cache is a page of memory, as on any other device.
+Rules of the file: every inference calls `LoadedTorchModel`. Each device has its own copy of the weights, so that a page
+of its weights cache is a page of memory, as on any other device.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from clockwork.errors import ServerError
 from clockwork.runtimes.base import HostModelInfo
 from clockwork.runtimes.batches import Feed, LoadedArrayModel
 from clockwork.runtimes.common import weights_error
-from clockwork.runtimes.torch.failures import FAILURES, LIBRARY, describe, failure
+from clockwork.runtimes.torch.failures import FAILURES, LIBRARY, describe, execution_error
 from clockwork.runtimes.torch.program import Program
 from clockwork.runtimes.torch.tensors import to_array, to_tensor
 from clockwork.runtimes.torch.weights import host_block
@@ -22,10 +22,10 @@ from clockwork.runtimes.trial import Run
 
 
 def inputs(program: Program, feed: Mapping[str, Array]) -> list[Any]:
-    """The program's inputs as tensors, in its order.
+    """Return the inputs as tensors, in the program's order.
 
     Raises:
-        InvalidRequestError: it does not take these shapes.
+        InvalidRequestError: the program does not accept these shapes.
     """
     arrays = [feed[port.info.name] for port in program.ports.inputs]
     program.shapes.check(tuple([array.shape for array in arrays]))
@@ -33,20 +33,20 @@ def inputs(program: Program, feed: Mapping[str, Array]) -> list[Any]:
 
 
 def execute(program: Program, arguments: Sequence[Any], feed: Mapping[str, Array]) -> list[Array]:
-    """Run a program on the CPU; ``arguments`` are `Program.arguments` of its weights.
+    """Run a program on the CPU; ``arguments`` are `Program.arguments` with its weights.
 
     Raises:
-        InvalidRequestError: it refuses these inputs.
-        ServerError: anything else.
+        InvalidRequestError: the program refuses these inputs.
+        ServerError: the execution failed for another reason.
     """
     complete = list(arguments)
     for slot, tensor in zip(program.input_slots, inputs(program, feed), strict=True):
         complete[slot] = tensor
     try:
         with torch.inference_mode():
-            return [to_array(it) for it in program.forward(*complete)]
+            return [to_array(output) for output in program.forward(*complete)]
     except FAILURES as error:
-        raise failure(error) from error
+        raise execution_error(error) from error
 
 
 class TorchModel:
@@ -57,10 +57,10 @@ class TorchModel:
         self._program = program
 
     def load_weights(self, device: int) -> "LoadedTorchModel":
-        """Copy the weights. All devices are alike; the caller's thread decides which CPU they are.
+        """Copy the weights. All devices are alike: the CPU cores of the calling thread make the device.
 
         Raises:
-            ServerError: there is no memory for them.
+            ServerError: there is not enough memory.
         """
         program = self._program
         try:
@@ -76,7 +76,7 @@ class LoadedTorchModel(LoadedArrayModel):
     """A model on a device."""
 
     def __init__(self, info: HostModelInfo, run: Run, release: Callable[[], None] | None = None) -> None:
-        """``run`` executes it, and holds its weights. ``release`` is called when they are no longer needed."""
+        """``run`` executes the model and holds its weights. ``release`` is called when they are no longer needed."""
         super().__init__(info)
         self._run: Run | None = run
         self._release = release
@@ -88,7 +88,7 @@ class LoadedTorchModel(LoadedArrayModel):
         return self._run(batch)
 
     def close(self) -> None:
-        """Give the weights' memory back. What was put out stays."""
+        """Free the memory of the weights. Outputs stay valid."""
         self._run = None
         if self._release is not None:
             self._release()

@@ -1,7 +1,7 @@
-"""A program for another kind of device: whatever it makes while it runs is made there.
+"""Rewrites a program for another kind of device, so that it creates its tensors there.
 
-Rules of the file: weights are arguments, so they are not touched. The devices that were written into the graph when it
-was exported are replaced by a kind without a number: the device of whoever executes.
+Rules of the file: weights are arguments, so they are not affected. Devices in the exported graph are replaced by a kind
+without a number, which means the current device of the executing thread.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from clockwork.runtimes.torch.program import Program
 
 
 def move(program: Program, kind: str) -> None:
-    """Rewrite the program's graph, and those within it, for devices of a kind: ``cuda``, ``cpu``."""
+    """Rewrite the program's graph, and the graphs inside it, for a kind of device: ``cuda`` or ``cpu``."""
     device = torch.device(kind)
 
     def moved(argument: Any) -> Any:

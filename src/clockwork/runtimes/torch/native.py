@@ -1,13 +1,14 @@
-"""Compiled code in this process: mapped once, with weights at addresses of its own.
+"""Compiled code in this process: mapped once, with weights at fixed addresses.
 
-Theory of operation. Code that AOTInductor made keeps pointers to its weights, and a container of it has one set. What
-PyTorch (2.13) notes of weights that somebody else holds is never freed, so they are told once, when a container is
-made: a range of addresses is reserved and handed over as weights. LoadWeights fills the range, EvictWeights gives its
-pages back to the system, and addresses stay: as on CUDA devices (`clockwork.runtimes.torch.cuda`), done by the kernel.
+Theory of operation. Code made by AOTInductor keeps pointers to its weights, one set in each container. PyTorch (2.13)
+never frees its records of weights that are owned by the caller, so weights are registered only once, when a container
+is created: a range of addresses is reserved and registered as the weights. LoadWeights fills the range. EvictWeights
+returns its pages to the system, and the addresses stay reserved. CUDA devices work in the same way
+(`clockwork.runtimes.torch.cuda`); here the kernel does it.
 
-The code is mapped from memory without a name in any directory, so nothing of it is left on a disk. C++ libraries of GNU
-have symbols that must be unique in a process, and stay mapped until it ends; the loader, which knows libraries by their
-path, must never meet another one at the same. So whatever was mapped is kept, and found again by its content.
+The code is mapped from an anonymous memory file, so nothing of it is left on a disk. GNU C++ libraries contain symbols
+that must be unique in a process, so they stay mapped until it exits. The loader identifies libraries by their path, so
+two libraries must never have the same path. Mapped code is therefore kept, and found again by its content.
 """
 
 import ctypes
@@ -24,18 +25,18 @@ from clockwork.runtimes.torch.compiled import Code
 from clockwork.runtimes.torch.failures import FAILURES, describe
 from clockwork.runtimes.torch.weights import Layout, block_in, host_memory
 
-LIBRARIES_MAX: Final = 1024
-"""So much code is mapped in one process; each has a file descriptor, and stays."""
+MAX_LIBRARIES: Final = 1024
+"""Limit of libraries mapped in one process; each needs a file descriptor and stays mapped."""
 
 _lock = Lock()
 _mapped: dict[str, int] = {}
 _threads = local()
 
 
-def hold_threads(count: int) -> None:
-    """Let compiled code compute with ``count`` threads when this thread calls it.
+def use_own_threads(count: int) -> None:
+    """Make compiled code use ``count`` threads when this thread calls it.
 
-    OpenMP has such a number for each thread, and PyTorch sets it when one of its own operators comes first.
+    OpenMP keeps this number for each calling thread. PyTorch sets it only when the thread calls one of its operators.
     """
     if getattr(_threads, "count", None) != count:
         torch.set_num_threads(count)
@@ -43,17 +44,18 @@ def hold_threads(count: int) -> None:
 
 
 def path_of(code: Code) -> str:
-    """A path by which the code can be mapped, as often as one likes.
+    """Return a path from which the code can be mapped any number of times.
 
     Raises:
-        ServerError: there is no memory for it, or too much is mapped already.
+        ServerError: there is no memory for the code, or too many libraries are mapped.
     """
     with _lock:
         file = _mapped.get(code.description.sha256)
         if file is None:
-            if len(_mapped) >= LIBRARIES_MAX:
+            if len(_mapped) >= MAX_LIBRARIES:
                 raise ServerError(
-                    f"{LIBRARIES_MAX} pieces of compiled code are mapped, and none can be unmapped: restart the worker"
+                    f"the limit of {MAX_LIBRARIES} libraries of compiled code is reached; restart the worker to unmap "
+                    "them"
                 )
             file = _mapped[code.description.sha256] = _in_memory(code.binary)
     return f"/proc/self/fd/{file}"
@@ -63,24 +65,24 @@ def _in_memory(content: bytes) -> int:
     try:
         file = os.memfd_create("clockwork-compiled")
     except OSError as error:
-        raise ServerError(f"compiled code cannot be mapped: {error.strerror}") from error
+        raise ServerError(f"cannot map compiled code: {error.strerror}") from error
     try:
         with os.fdopen(file, "wb", closefd=False) as target:
             target.write(content)
     except OSError as error:
         os.close(file)
-        raise ServerError(f"there is no memory for {len(content)} bytes of compiled code: {error.strerror}") from error
+        raise ServerError(f"no memory for {len(content)} bytes of compiled code: {error.strerror}") from error
     return file
 
 
 class Container:
-    """Compiled code with weights at addresses of its own, which `fill` fills and `empty` gives back."""
+    """Compiled code with weights at fixed addresses. `fill` copies the weights there; `empty` frees their memory."""
 
     def __init__(self, code: Code, layout: Layout, names: Sequence[str]) -> None:
-        """``names``: of the weights in the layout.
+        """Map the code. ``names`` are those of the weights in the layout.
 
         Raises:
-            InvalidModelError: the code cannot be mapped, or wants other weights.
+            InvalidModelError: the code cannot be mapped, or needs other weights.
         """
         self._memory = host_memory(layout.nbytes)
         self._block = block_in(self._memory)
@@ -90,12 +92,14 @@ class Container:
             self._runner = torch._C._aoti.AOTIModelContainerRunnerCpu(path_of(code), 1)  # noqa: SLF001
             places = dict(zip(names, layout.tensors(self._unowned()), strict=True))
             weights = _weights(self._runner.get_constant_names_to_original_fqns(), places)
-            self._runner.update_constant_buffer(weights, False, True, True)  # active, all of them, held by us
+            self._runner.update_constant_buffer(
+                weights, False, True, True
+            )  # the active set; check all weights; the caller owns the memory
         except FAILURES as error:
-            raise InvalidModelError(f"the compiled code cannot be used: {describe(error)}") from error
+            raise InvalidModelError(f"cannot use the compiled code: {describe(error)}") from error
 
     def _unowned(self) -> Any:
-        """The block as a tensor that does not keep it: what PyTorch notes of it is never freed."""
+        """Return the block as a tensor that does not keep it alive, because PyTorch never frees its record of it."""
         memory = (ctypes.c_uint8 * self._block.nbytes).from_address(self._begin)
         return torch.frombuffer(memory, dtype=torch.uint8)
 
@@ -104,20 +108,20 @@ class Container:
         self._block.copy_(weights)
 
     def empty(self) -> None:
-        """Give the memory back to the system; the addresses stay."""
+        """Return the memory to the system; the addresses stay reserved."""
         self._memory.madvise(mmap.MADV_DONTNEED)
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
-        """Call the code. No output is a part of the weights' memory."""
-        return [it.clone() if self._holds(it) else it for it in self._runner.run(inputs)]
+        """Call the code. Outputs that lie in the weights' memory are copied."""
+        return [output.clone() if self._holds(output) else output for output in self._runner.run(inputs)]
 
     def _holds(self, tensor: Any) -> bool:
         return self._begin <= int(tensor.data_ptr()) < self._end
 
 
 def _weights(wanted: Mapping[str, str], places: Mapping[str, Any]) -> dict[str, Any]:
-    """Weights by the names that the code has for them; ``wanted`` are the program's names by those."""
+    """Return the weights by their names in the code; ``wanted`` maps these names to the program's names."""
     unknown = sorted(set(wanted.values()) - places.keys())
     if unknown:
-        raise InvalidModelError(f"the compiled code wants weights that its program does not have: {', '.join(unknown)}")
+        raise InvalidModelError(f"the compiled code needs weights that its program lacks: {', '.join(unknown)}")
     return {name: places[original] for name, original in wanted.items()}

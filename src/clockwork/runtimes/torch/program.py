@@ -1,9 +1,9 @@
-"""An exported program as a function of weights and inputs, and what it takes and gives.
+"""An exported program as a function of weights and inputs, and its signature.
 
-Theory of operation. ``torch.export`` lifts everything that a module holds into arguments: the graph is a pure function
-of parameters, buffers, constants and inputs, in this order. So the graph exists once, whatever is loaded and evicted,
-and weights on a device are a tuple of tensors there. Programs that are no pure functions, because they write to a
-buffer or to an input, are refused: what one request does may not show in another's answer.
+Theory of operation. ``torch.export`` turns everything that a module holds into arguments: the graph is a pure function
+of parameters, buffers, constants and inputs, in this order. The graph therefore exists only once, whatever is loaded or
+evicted, and the weights on a device are a tuple of tensors. Programs that write to a buffer or an input are not pure
+functions. They are refused, because one request could change the response of another.
 """
 
 import math
@@ -33,11 +33,10 @@ from clockwork.runtimes.torch.weights import Layout, packed
 from clockwork.runtimes.torch.writes import written_placeholders
 
 OUTPUT: Final = "output"
-"""The name of the output of a program that gives one tensor; of several, output_0, output_1 ..., unless they are a
-dictionary."""
+"""Name of a single output. Several outputs are named by their dictionary keys, or output_0, output_1 ..."""
 
-UNKNOWN_MAX: Final = 5
-"""So many operators that are not known are named."""
+MAX_UNKNOWN_NAMED: Final = 5
+"""Number of unknown operators that an error message names."""
 
 _OPERATOR: Final = re.compile(r'"target":\s*"torch\.ops\.(\w+)\.(\w+)\.(\w+)"')
 _WEIGHTS: Final = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
@@ -49,15 +48,15 @@ _WRITES: Final = {
 
 
 class Program(Struct, frozen=True):
-    """``forward(*arguments)`` gives the outputs in order, where arguments are `arguments` with the inputs put in."""
+    """A program: ``forward(*arguments)`` returns its outputs; `arguments` has the weights, and inputs are added."""
 
-    graph: Any  #: a module of torch.fx
+    graph: Any  #: a torch.fx.GraphModule
     ports: Signature
     shapes: Shapes
     layout: Layout
-    weights: Any  #: a block of host memory
-    weight_names: tuple[str, ...]  #: as the module has them
-    template: tuple[Any, ...]  #: of arguments; constants are in their places
+    weights: Any  #: a tensor of bytes in host memory
+    weight_names: tuple[str, ...]  #: names in the module
+    template: tuple[Any, ...]  #: list of arguments that contains only the constants
     weight_slots: tuple[int, ...]
     input_slots: tuple[int, ...]
 
@@ -68,43 +67,43 @@ class Program(Struct, frozen=True):
         return function
 
     def arguments(self, weights: Sequence[Any]) -> list[Any]:
-        """A list of arguments to put inputs into, at ``input_slots``."""
-        made = list(self.template)
+        """Return the list of arguments with these weights; the caller adds the inputs at ``input_slots``."""
+        arguments = list(self.template)
         for slot, tensor in zip(self.weight_slots, weights, strict=True):
-            made[slot] = tensor
-        return made
+            arguments[slot] = tensor
+        return arguments
 
 
 def load(path: Path) -> Program:
     """Read an exported program from a file that `clockwork.runtimes.torch.archive.read` has checked.
 
     Raises:
-        InvalidModelError: PyTorch cannot read it, or it is of a kind that is not supported.
+        InvalidModelError: PyTorch cannot read the file, or the program is not supported.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the age of the file; what matters is raised
+            warnings.simplefilter("ignore")  # warnings about the age of the file; real problems raise an error
             exported = torch.export.load(str(path))
     except LOADING_FAILURES as error:
         unknown = unknown_operators(path)
         reason = (
-            f"it uses {', '.join(unknown[:UNKNOWN_MAX])}, which PyTorch {torch.__version__} does not have"
+            f"it uses {', '.join(unknown[:MAX_UNKNOWN_NAMED])}, which this release lacks"
             if unknown
             else describe(cause(error))
         )
         raise InvalidModelError(
             f"PyTorch {torch.__version__} cannot load {path.name!r}: {reason}; only PyTorch's own operators are "
-            "supported, and a file of another release may have to be exported anew"
+            "supported, and a file of another release may have to be exported again"
         ) from error
-    return made(exported)
+    return to_program(exported)
 
 
 def unknown_operators(path: Path) -> list[str]:
-    """The operators that a file names and PyTorch does not have: it says so to its log only."""
+    """Return the operators in a file that PyTorch lacks; PyTorch reports them only in its log."""
     with ZipFile(path) as archive:
-        (entry,) = (it for it in archive.namelist() if "/models/" in it and it.endswith(".json"))
+        (entry,) = (name for name in archive.namelist() if "/models/" in name and name.endswith(".json"))
         named = sorted(set(_OPERATOR.findall(archive.read(entry).decode(errors="replace"))))
-    return [".".join(it) for it in named if not _exists(*it)]
+    return [".".join(operator) for operator in named if not _exists(*operator)]
 
 
 def _exists(namespace: str, name: str, overload: str) -> bool:
@@ -115,11 +114,11 @@ def _exists(namespace: str, name: str, overload: str) -> bool:
     return True
 
 
-def made(exported: Any) -> Program:
-    """The program behind an ``ExportedProgram``.
+def to_program(exported: Any) -> Program:
+    """Convert an ``ExportedProgram``.
 
     Raises:
-        InvalidModelError: it is of a kind that is not supported.
+        InvalidModelError: the program is not supported.
     """
     template: list[Any] = []
     weights: list[Any] = []
@@ -139,15 +138,15 @@ def made(exported: Any) -> Program:
             inputs.append((slot, placeholders[spec.arg.name].meta["val"]))
         else:
             raise InvalidModelError(
-                f"the program takes {spec.arg.name!r}, a {spec.kind.name.lower().replace('_', ' ')} of type "
-                f"{type(spec.arg).__name__.removesuffix('Argument')}; only tensors are supported: export it with "
-                "tensors as inputs"
+                f"argument {spec.arg.name!r} of the program is a {spec.kind.name.lower().replace('_', ' ')} of type "
+                f"{type(spec.arg).__name__.removesuffix('Argument')}; only tensors are supported: export the module "
+                "with tensors as inputs"
             )
     _check_writes(exported)
     names = _input_names(exported, [slot for slot, _ in inputs])
     values = [value for _, value in inputs]
     ports = Signature(_ports(names, values, "input"), _ports(*_outputs(exported), "output"))
-    ranges = {str(symbol): _range(it) for symbol, it in exported.range_constraints.items()}
+    ranges = {str(symbol): _range(constraint) for symbol, constraint in exported.range_constraints.items()}
     layout, block = packed(weights)
     return Program(
         graph=exported.graph_module,
@@ -164,14 +163,14 @@ def made(exported: Any) -> Program:
 
 def _check_writes(exported: Any) -> None:
     for name in written_placeholders(exported.graph):
-        (spec,) = (it for it in exported.graph_signature.input_specs if it.arg.name == name)
+        (spec,) = (spec for spec in exported.graph_signature.input_specs if spec.arg.name == name)
         raise _writes(spec.kind.name.lower().replace("user_", "").replace("_", " "), spec.target or name)
 
 
 def _writes(word: str, name: str) -> InvalidModelError:
     return InvalidModelError(
-        f"the program writes to its {word} {name!r} while it runs, so that one request would change another's answer: "
-        "export the module in eval mode, without such state"
+        f"the program writes to its {word} {name!r}, so one request would change the response of another: export the "
+        "module in eval mode, without such state"
     )
 
 
@@ -180,18 +179,20 @@ def _weight(exported: Any, spec: Any) -> Any:
     if found is None:
         found = exported.constants.get(spec.target)
     if not isinstance(found, torch.Tensor) or found.layout is not torch.strided:
-        raise InvalidModelError(f"weights {spec.target!r} of the program are no plain tensor: {type(found).__name__}")
+        raise InvalidModelError(
+            f"weights {spec.target!r} of the program are not a plain tensor, but {type(found).__name__}"
+        )
     return found
 
 
 def _input_names(exported: Any, slots: Sequence[int]) -> list[str]:
-    """The names of the parameters of ``forward``; what is nested in them is told apart by PyTorch's own names."""
+    """Return PyTorch's names of the inputs: the parameters of ``forward``, with suffixes for nested ones."""
     specs = exported.graph_signature.input_specs
     return [str(specs[slot].arg.name) for slot in slots]
 
 
 def _outputs(exported: Any) -> tuple[list[str], list[Any]]:
-    """Names and example values of the outputs."""
+    """Return names and example values of the outputs."""
     nodes = {node.name: node for node in exported.graph.nodes}
     values: list[Any] = []
     for spec in exported.graph_signature.output_specs:
@@ -199,14 +200,14 @@ def _outputs(exported: Any) -> tuple[list[str], list[Any]]:
             raise _writes(_WRITES[spec.kind], spec.target)
         if spec.kind is not OutputKind.USER_OUTPUT or not isinstance(spec.arg, TensorArgument):
             raise InvalidModelError(
-                f"output {len(values)} of the program is no tensor: export a module that gives tensors only"
+                f"output {len(values)} of the program is not a tensor: export a module that returns only tensors"
             )
         values.append(nodes[spec.arg.name].meta["val"])
     return _output_names(exported.call_spec.out_spec, len(values)), values
 
 
 def _output_names(spec: Any, count: int) -> list[str]:
-    """The keys, if the outputs are a flat dictionary with names for keys."""
+    """Return the names of the outputs: the keys, if they are a flat dictionary with strings as keys."""
     keys = spec.context if spec.type is dict else []
     if keys and len(keys) == count and all(isinstance(key, str) and key for key in keys):
         return [str(key) for key in keys]
@@ -223,13 +224,11 @@ def _port(name: str, value: Any, word: str) -> Port:
     datatype = DATATYPES.get(value.dtype)
     if datatype is None:
         raise InvalidModelError(
-            f"the program's {word} {name!r} is of type {value.dtype}; only tensors of "
-            f"{', '.join(DATATYPES.values())} are supported: convert it in the module"
+            f"{word} {name!r} of the program is of type {value.dtype}; the supported types are "
+            f"{', '.join(DATATYPES.values())}: convert it in the module"
         )
     if value.dim() > MAX_RANK:
-        raise InvalidModelError(
-            f"the program's {word} {name!r} has {value.dim()} dimensions; at most {MAX_RANK} are supported"
-        )
+        raise InvalidModelError(f"{word} {name!r} of the program has {value.dim()} dimensions; the limit is {MAX_RANK}")
     dims = tuple(map(_dim, value.shape))
     shape = tuple(dim if isinstance(dim, int) else FREE for dim in dims)
     symbols = tuple("" if isinstance(dim, int) else str(dim) for dim in dims)
@@ -237,7 +236,7 @@ def _port(name: str, value: Any, word: str) -> Port:
 
 
 def _dim(size: Any) -> Any:
-    """A number, or an expression of sympy."""
+    """Return a size as a number, or as a sympy expression."""
     if isinstance(size, int):
         return size
     expression = size.node.expr

@@ -1,4 +1,4 @@
-"""`TorchRuntime`: from a path to a model in host memory, for CPU devices."""
+"""`TorchRuntime`: loads exported programs into host memory, for CPU devices."""
 
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,12 @@ from clockwork.runtimes.trial import Run
 
 
 def version() -> str:
-    """Name and version, ``torch 2.13.0+cpu``."""
+    """Return name and version: ``torch 2.13.0+cpu``."""
     return f"torch {torch.__version__}"
 
 
 def use_threads(count: int) -> None:
-    """Let each thread that executes compute with ``count`` threads, itself included; for the whole process."""
+    """Make each executing thread use ``count`` threads, including itself, in the whole process."""
     torch.set_num_threads(count)
     if torch.get_num_interop_threads() != 1:
         torch.set_num_interop_threads(1)
@@ -62,17 +62,17 @@ class TorchRuntime(ModelRuntime[ModelFile, TorchModel | CompiledModel]):
     def _prepare(self, file: ModelFile, policy: BatchingPolicy) -> TorchModel | CompiledModel:
         if file.compiled and not self._allow_compiled:
             raise InvalidModelError(
-                f"{file.path.name!r} has compiled code in it, which would be executed as it is: start the worker with "
-                "--allow-compiled if you trust whoever made it, or export it without --compile"
+                f"{file.path.name!r} contains native code, which the worker would execute: start the worker with "
+                "--allow-compiled if you trust the author, or export the program without --compile"
             )
         return prepared(file, self._threads, policy)
 
 
 def prepared(file: ModelFile, threads: int, policy: BatchingPolicy) -> TorchModel | CompiledModel:
-    """Make a model from a checked file, and try it. Compiled code in it computes with ``threads`` threads.
+    """Create a model from a checked file, and try it. Its compiled code, if any, uses ``threads`` threads.
 
     Raises:
-        InvalidModelError: the file is broken, or its code is not for this machine.
+        InvalidModelError: the file is corrupt, or its code is for another kind of machine.
     """
     code = compiled.read(file.path) if file.compiled else None
     program = load(file.path)
@@ -80,8 +80,10 @@ def prepared(file: ModelFile, threads: int, policy: BatchingPolicy) -> TorchMode
     if code is None:
         return TorchModel(info, program)
     compiled.check_weights(code, program)
-    made = CompiledProgram(program, code, threads)
-    return CompiledModel(compiled_info(info, made, as_it_is(program), trial_plan(program, policy)), made)
+    compiled_program = CompiledProgram(program, code, threads)
+    return CompiledModel(
+        compiled_info(info, compiled_program, eager_run(program), trial_plan(program, policy)), compiled_program
+    )
 
 
 def trial_plan(program: Program, policy: BatchingPolicy) -> TrialPlan:
@@ -89,15 +91,15 @@ def trial_plan(program: Program, policy: BatchingPolicy) -> TrialPlan:
     return plan_trial(policy, partial(analyse, program)) if program.ports.may_batch else TrialPlan(UNDECLARED)
 
 
-def as_it_is(program: Program) -> Run:
-    """A program on the CPU, with its weights in host memory."""
+def eager_run(program: Program) -> Run:
+    """Return a function that executes the program on the CPU without compiled code, with weights in host memory."""
     arguments: list[Any] = program.arguments(program.layout.tensors(program.weights))
     return partial(execute, program, arguments)
 
 
 def program_info(file: ModelFile, program: Program, policy: BatchingPolicy) -> HostModelInfo:
     """Describe a program. Whether it can be batched is tried on the CPU, with the weights in host memory."""
-    run = as_it_is(program)
+    run = eager_run(program)
     return model_info(
         program.ports,
         file.digest,

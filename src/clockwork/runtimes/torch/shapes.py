@@ -1,7 +1,8 @@
-"""Which shapes of inputs go together.
+"""Checks which combinations of input shapes a program accepts.
 
-Rules of the file: a program holds for the shapes that it was exported for, and for no others: executed with others, it
-may compute something all the same. So they are checked before every inference, which costs a look into a table.
+Rules of the file: a program is valid only for the shapes that it was exported for. With other shapes it may still
+compute something, but the results are meaningless. Shapes are therefore checked before every inference, which costs one
+table lookup.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,42 +12,42 @@ from clockwork.errors import InvalidRequestError
 
 Shape: TypeAlias = tuple[int, ...]
 
-KNOWN_MAX: Final = 1024
-"""So many combinations of shapes are remembered."""
+MAX_KNOWN_SHAPES: Final = 1024
+"""Number of accepted combinations of shapes that are remembered."""
 
-_LOWER_MIN: Final = 2
-"""PyTorch notes 2 as the least size of a dimension of which nothing was said, and checks no lower bound up to it."""
+_MIN_CHECKED_LOWER: Final = 2
+"""PyTorch records 2 as the lower bound of a dimension without a given bound, and does not check bounds up to 2."""
 
 
 class Range:
-    """The sizes that a symbol may have; None: no bound."""
+    """The allowed sizes of a symbol; a bound of None means no bound."""
 
     def __init__(self, lower: int | None, upper: int | None) -> None:
-        self.lower = lower if lower is not None and lower > _LOWER_MIN else 0
+        self.lower = lower if lower is not None and lower > _MIN_CHECKED_LOWER else 0
         self.upper = upper
 
     def __contains__(self, size: int) -> bool:
         return size >= self.lower and (self.upper is None or size <= self.upper)
 
     def __str__(self) -> str:
-        return f"{self.lower} and more" if self.upper is None else f"{self.lower} to {self.upper}"
+        return f"{self.lower} or more" if self.upper is None else f"{self.lower} to {self.upper}"
 
 
 class Shapes:
     """The dimensions of all inputs: numbers, symbols, and expressions of symbols."""
 
     def __init__(self, names: Sequence[str], dims: Sequence[tuple[Any, ...]], ranges: Mapping[str, Range]) -> None:
-        """``dims``: for each input an int, or an expression of sympy, for each of its dimensions."""
+        """``dims`` has, for each dimension of each input, an int or a sympy expression."""
         self._names = names
         self._dims = dims
         self._ranges = ranges
         self._known: dict[tuple[Shape, ...], None] = {}
 
     def check(self, shapes: tuple[Shape, ...]) -> None:
-        """Whether an execution may be asked for these shapes.
+        """Check that the program accepts these shapes.
 
         Raises:
-            InvalidRequestError: not of these.
+            InvalidRequestError: it does not.
         """
         if shapes in self._known:
             return
@@ -56,18 +57,18 @@ class Shapes:
                 wanted = dim if isinstance(dim, int) else int(dim.subs(sizes))
                 if wanted != size:
                     raise InvalidRequestError(
-                        f"dimension {at} of input {name!r} is {size}, but with the other inputs' sizes {wanted} is "
-                        f"expected ({dim})"
+                        f"dimension {at} of input {name!r} is {size}; with the sizes of the other inputs it must be "
+                        f"{wanted} ({dim})"
                     )
-        if len(self._known) < KNOWN_MAX:
+        if len(self._known) < MAX_KNOWN_SHAPES:
             self._known[shapes] = None
 
     def _bound(self, shapes: tuple[Shape, ...]) -> dict[Any, int]:
-        """The size of each symbol: of the first dimension that is nothing but the symbol."""
+        """Return the size of each symbol, from the first dimension that consists of the symbol alone."""
         sizes: dict[Any, int] = {}
         for name, dims, shape in zip(self._names, self._dims, shapes, strict=True):
             if len(dims) != len(shape):
-                raise InvalidRequestError(f"input {name!r} has {len(dims)} dimensions; {len(shape)} were sent")
+                raise InvalidRequestError(f"input {name!r} has {len(shape)} dimensions; the model takes {len(dims)}")
             for dim, size in zip(dims, shape, strict=True):
                 if isinstance(dim, int) or not dim.is_Symbol or dim in sizes:
                     continue

@@ -1,7 +1,7 @@
-"""Numpy arrays <-> tensors: the same memory, seen from two libraries.
+"""Converts between numpy arrays and tensors that share memory.
 
-Rules of the file: nothing is copied, unless PyTorch has no other way. A tensor made from an array must not be written
-to: arrays made from payloads are read-only, which PyTorch does not know. Programs that write to their inputs are not
+Rules of the file: data is copied only where PyTorch requires it. A tensor made from an array must not be written to:
+arrays made from payloads are read-only, and PyTorch does not know this. Programs that write to their inputs are not
 loaded (`clockwork.runtimes.torch.program`).
 """
 
@@ -30,12 +30,12 @@ DATATYPES: Final[dict[torch.dtype, Datatype]] = {
     torch.float32: Datatype.FP32,
     torch.float64: Datatype.FP64,
 }
-"""Tensors of these types are sent and received; PyTorch has no strings."""
+"""Types of tensors that can be sent and received; PyTorch has no strings."""
 
 
 @cache
 def accept_read_only() -> None:
-    """Let PyTorch say once, to nobody, that a tensor of a read-only array must not be written to. Then it is silent."""
+    """Trigger and discard PyTorch's warning about read-only arrays, which it issues only once in a process."""
     array = np.zeros(1)
     array.flags.writeable = False
     with warnings.catch_warnings():
@@ -44,14 +44,14 @@ def accept_read_only() -> None:
 
 
 def to_tensor(array: Array) -> Any:
-    """A tensor in the array's memory, not to be written to."""
+    """Return a tensor in the array's memory. It must not be written to."""
     if array.dtype.isbuiltin != 1:
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
 
 def to_array(tensor: Any) -> Array:
-    """An array in the memory of a tensor on the CPU; a copy where that is not contiguous."""
+    """Return an array in the memory of a CPU tensor, or a copy if the tensor is not contiguous."""
     tensor = tensor.detach().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy().view(dtype_of("BF16"))  # type: ignore[no-any-return]

@@ -1,7 +1,8 @@
-"""Weights in one block of memory, and the tensors that lie in it.
+"""Weights in one block of memory, and the tensors in it.
 
-Rules of the file: a layout says where in a block each tensor lies; a block is filled by one copy. The block's memory is
-taken from the system for it alone and goes back when nothing refers to it any more: eviction frees for real.
+Rules of the file: a layout gives the place of each tensor in a block, and one copy fills a block. Each block has memory
+of its own from the system, which is returned as soon as nothing refers to the block. Eviction therefore really frees
+memory.
 """
 
 import math
@@ -15,11 +16,11 @@ from msgspec import Struct
 from clockwork.units import Bytes
 
 ALIGNMENT: Final[Bytes] = 256
-"""Of a tensor in a block: what CUDA's own allocations have, and more than any vector register of a CPU."""
+"""Alignment of a tensor in a block: that of CUDA's own allocations, and larger than any vector register of a CPU."""
 
 
 class Place(Struct, frozen=True):
-    """Where a tensor lies in a block."""
+    """The place of a tensor in a block."""
 
     offset: Bytes
     nbytes: Bytes
@@ -28,7 +29,7 @@ class Place(Struct, frozen=True):
     stride: tuple[int, ...]
 
     def tensor(self, block: Any) -> Any:
-        """The tensor; ``block`` is a tensor of bytes."""
+        """Return the tensor; ``block`` is a tensor of bytes."""
         if not self.nbytes:
             return torch.empty(self.shape, dtype=self.dtype, device=block.device)
         flat = block[self.offset : self.offset + self.nbytes].view(self.dtype)
@@ -36,18 +37,18 @@ class Place(Struct, frozen=True):
 
 
 class Layout(Struct, frozen=True):
-    """Where each of a program's weights lies; weights that are one tensor have one place."""
+    """The places of a program's weights. Weights that are the same tensor share a place."""
 
     places: tuple[Place, ...]
     nbytes: Bytes
 
     def tensors(self, block: Any) -> tuple[Any, ...]:
-        """All weights, in the block."""
+        """Return all weights as tensors in the block."""
         return tuple(place.tensor(block) for place in self.places)
 
 
 def contiguous(kinds: Sequence[tuple[Any, tuple[int, ...]]]) -> Layout:
-    """A layout of tensors of these types and shapes, one after the other."""
+    """Return a layout of contiguous tensors of these types and shapes, one after another."""
     places: list[Place] = []
     size = 0
     for dtype, shape in kinds:
@@ -61,16 +62,16 @@ def contiguous(kinds: Sequence[tuple[Any, tuple[int, ...]]]) -> Layout:
 
 
 def packed(tensors: Sequence[Any]) -> tuple[Layout, Any]:
-    """A layout of the tensors, and a block that holds them."""
+    """Return a layout of the tensors, and a block that contains them."""
     places: list[Place] = []
     sources: list[Any] = []
     known: dict[Any, Place] = {}
     size = 0
-    for it in tensors:
-        key = (it.data_ptr(), it.dtype, tuple(it.shape), it.stride()) if it.numel() else None
+    for tensor in tensors:
+        key = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()) if tensor.numel() else None
         place = known.get(key)
         if place is None:
-            source = dense(it.detach())
+            source = dense(tensor.detach())
             place = Place(size, source.nbytes, source.dtype, tuple(source.shape), source.stride())
             size += -(-source.nbytes // ALIGNMENT) * ALIGNMENT
             sources.append((place, source))
@@ -85,25 +86,25 @@ def packed(tensors: Sequence[Any]) -> tuple[Layout, Any]:
 
 
 def host_memory(nbytes: Bytes) -> mmap.mmap:
-    """Zeros, in memory of their own: pages that no allocator keeps."""
+    """Return zeroed memory directly from the system, so that no allocator keeps its pages."""
     memory = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)  # a fifth of the time to fill, and to give back
+        memory.madvise(mmap.MADV_HUGEPAGE)  # filling and freeing take a fifth of the time
     return memory
 
 
 def block_in(memory: mmap.mmap) -> Any:
-    """The memory as a tensor of bytes, which keeps it."""
+    """Return the memory as a tensor of bytes, which keeps it alive."""
     return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def host_block(nbytes: Bytes) -> Any:
-    """Zeros, as a tensor of bytes, in `host_memory`."""
+    """Return a tensor of zero bytes in new `host_memory`."""
     return block_in(host_memory(nbytes))
 
 
 def dense(tensor: Any) -> Any:
-    """A tensor as it lies in a block: as it is, in either order of dimensions, or a contiguous copy."""
+    """Return the tensor if its memory is dense (contiguous or channels-last), else a contiguous copy."""
     if tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)):
         return tensor
     return tensor.contiguous()

@@ -1,8 +1,8 @@
-"""What a program writes to while it runs, besides memory of its own.
+"""Finds the arguments that a program writes to.
 
-Rules of the file: ``torch.export`` leaves operators that write in place as the module has them. To whose memory they
-write is followed back along views, as the operators' schemas tell: ``Tensor(a!)`` is written to, ``Tensor(a)`` is the
-same memory as the result.
+Rules of the file: ``torch.export`` keeps operators that write in place. The memory that they write to is traced back
+through views with the operators' schemas: ``Tensor(a!)`` is written to, and ``Tensor(a)`` shares memory with the
+result.
 """
 
 import operator
@@ -13,7 +13,7 @@ import torch
 
 
 def written_placeholders(graph: Any) -> Iterator[str]:
-    """The names of the graph's arguments that an operator in it writes to."""
+    """Yield the names of the graph's arguments that one of its operators writes to."""
     for node in graph.nodes:
         for source in _aliased(node, written=True):
             for root in _roots(source):
@@ -21,7 +21,7 @@ def written_placeholders(graph: Any) -> Iterator[str]:
 
 
 def _roots(node: Any) -> Iterator[Any]:
-    """The placeholders whose memory the node's value may be."""
+    """Yield the placeholders whose memory the node's value may share."""
     if node.op == "placeholder":
         yield node
     elif node.op == "call_function" and node.target is operator.getitem:
@@ -32,14 +32,14 @@ def _roots(node: Any) -> Iterator[Any]:
 
 
 def _aliased(node: Any, written: bool) -> Iterator[Any]:
-    """Arguments of the node's operator that it writes to, or any of which its result may be the same memory."""
+    """Yield the arguments that the node's operator writes to, or all that may share memory with its result."""
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - as torch.fx does
         return
-    for i, declared in enumerate(node.target._schema.arguments):  # noqa: SLF001 - there is no other way to ask
+    for i, declared in enumerate(node.target._schema.arguments):  # noqa: SLF001 - there is no public way
         alias = declared.alias_info
         if alias is None or (written and not alias.is_write):
             continue
-        given = node.args[i] if i < len(node.args) else node.kwargs.get(declared.name)
-        for it in given if isinstance(given, list | tuple) else [given]:
-            if isinstance(it, torch.fx.Node):
-                yield it
+        argument = node.args[i] if i < len(node.args) else node.kwargs.get(declared.name)
+        for source in argument if isinstance(argument, list | tuple) else [argument]:
+            if isinstance(source, torch.fx.Node):
+                yield source

@@ -1,22 +1,23 @@
-"""CUDA's driver over NVIDIA's own bindings (the package ``cuda-bindings``): the only module that calls the driver.
+"""Calls the CUDA driver through NVIDIA's bindings (the package ``cuda-bindings``): the only module that does.
 
-Rules of the file: a method is a call, checked. Not yet run on a real device.
+Rules of the file: each method is one call of the driver, whose result is checked. Not yet run on a real device.
 """
 
 from typing import Any, Final
 
 from clockwork.errors import DeviceLostError, InvalidRequestError
+from clockwork.runtimes.nvidia import NO_DRIVER
 from clockwork.runtimes.torch.cuda.clock import make_clock
 from clockwork.runtimes.torch.cuda.driver import Address, CudaError, Handle, OutOfDeviceMemoryError
 from clockwork.runtimes.torch.failures import describe
 from clockwork.units import MILLISECOND, Bytes, Nanos
 
-VERSION_MIN: Final = 12_000
-"""CUDA 12.0, as cuDriverGetVersion counts."""
+MIN_VERSION: Final = 12_000
+"""Oldest supported version, CUDA 12.0, in the format of cuDriverGetVersion."""
 
 LOST: Final = frozenset(
-    f"CUDA_ERROR_{it}"
-    for it in (
+    f"CUDA_ERROR_{error}"
+    for error in (
         "ASSERT",
         "CONTAINED",
         "CONTEXT_IS_DESTROYED",
@@ -36,148 +37,150 @@ LOST: Final = frozenset(
         "TENSOR_MEMORY_LEAK",
     )
 )
-"""After these "the process must be terminated and relaunched" (CUDA Driver API, CUresult), or the device has gone."""
+"""Errors after which "the process must be terminated and relaunched" (CUDA Driver API, CUresult), or a lost device."""
 
-_NAME_CHARS_MAX: Final = 256
-_BUS_ID_CHARS_MAX: Final = 32
+_MAX_NAME_CHARS: Final = 256
+_MAX_BUS_ID_CHARS: Final = 32
 
 
 class CudaDriver:
     """See `clockwork.runtimes.torch.cuda.driver.Driver`."""
 
     def __init__(self, device: int) -> None:
-        """Device number ``device`` of those that CUDA shows this process.
+        """Open device number ``device`` of those that CUDA shows to this process.
 
         Raises:
-            InvalidRequestError: there are no bindings, no driver, one that is too old, or no such device.
+            InvalidRequestError: the bindings, the driver or the device are missing, or the driver is too old.
         """
         self._cuda = _bindings()
         self._start()
         count = self._call("cuDeviceGetCount")
         if device >= count:
             raise InvalidRequestError(
-                f"there is no CUDA device {device}: {count} can be seen here; ask for fewer --devices, or see "
+                f"CUDA device {device} does not exist: {count} are visible; use fewer --devices, or change "
                 "CUDA_VISIBLE_DEVICES"
             )
         self._device = self._call("cuDeviceGet", device)
         if not self._attribute("VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED"):
-            raise InvalidRequestError(f"CUDA device {device} has no virtual memory management, which is needed")
-        # The context that PyTorch uses as well.
+            raise InvalidRequestError(
+                f"CUDA device {device} does not support virtual memory management, which Clockwork needs"
+            )
+        # PyTorch uses the same context.
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
         self._properties = self._page_properties(device)
         self._access = self._access_description(device)
-        self._name = _text(self._call("cuDeviceGetName", _NAME_CHARS_MAX, self._device))
-        self._clock = make_clock(_text(self._call("cuDeviceGetPCIBusId", _BUS_ID_CHARS_MAX, self._device)))
+        self._name = _text(self._call("cuDeviceGetName", _MAX_NAME_CHARS, self._device))
+        self._clock = make_clock(_text(self._call("cuDeviceGetPCIBusId", _MAX_BUS_ID_CHARS, self._device)))
         minimum = self._cuda.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
         self._granularity = int(self._call("cuMemGetAllocationGranularity", self._properties, minimum))
 
     @property
     def name(self) -> str:
-        """See `Driver`."""
+        """Implement `Driver`."""
         return self._name
 
     @property
     def granularity(self) -> Bytes:
-        """See `Driver`."""
+        """Implement `Driver`."""
         return self._granularity
 
     def attach(self) -> None:
-        """See `Driver`."""
+        """Implement `Driver`."""
         self._call("cuCtxSetCurrent", self._context)
 
     def free_bytes(self) -> Bytes:
-        """See `Driver`."""
+        """Implement `Driver`."""
         free, _ = self._call("cuMemGetInfo")
         return int(free)
 
     def check(self) -> None:
-        """See `Driver`."""
+        """Implement `Driver`."""
         self._call("cuCtxSynchronize")
 
     def clock_mhz(self) -> int:
-        """See `Driver`."""
+        """Implement `Driver`."""
         return self._clock()
 
     def reserve(self, nbytes: Bytes) -> Address:
-        """See `Driver`."""
+        """Implement `Driver`."""
         return int(self._call("cuMemAddressReserve", nbytes, 0, self._cuda.CUdeviceptr(0), 0))
 
     def free_range(self, address: Address, nbytes: Bytes) -> None:
-        """See `Driver`."""
+        """Implement `Driver`."""
         self._call("cuMemAddressFree", self._cuda.CUdeviceptr(address), nbytes)
 
     def create_page(self, nbytes: Bytes) -> Handle:
-        """See `Driver`."""
+        """Implement `Driver`."""
         return self._call("cuMemCreate", nbytes, self._properties, 0)
 
     def release_page(self, page: Handle) -> None:
-        """See `Driver`."""
+        """Implement `Driver`."""
         self._call("cuMemRelease", page)
 
     def map(self, address: Address, nbytes: Bytes, page: Handle) -> None:
-        """See `Driver`."""
+        """Implement `Driver`."""
         self._call("cuMemMap", self._cuda.CUdeviceptr(address), nbytes, 0, page, 0)
 
     def allow(self, address: Address, nbytes: Bytes) -> None:
-        """See `Driver`."""
+        """Implement `Driver`."""
         self._call("cuMemSetAccess", self._cuda.CUdeviceptr(address), nbytes, [self._access], 1)
 
     def unmap(self, address: Address, nbytes: Bytes) -> None:
-        """See `Driver`."""
+        """Implement `Driver`."""
         self._call("cuMemUnmap", self._cuda.CUdeviceptr(address), nbytes)
 
     def allocate(self, nbytes: Bytes) -> Address:
-        """See `Driver`."""
+        """Implement `Driver`."""
         return int(self._call("cuMemAlloc", nbytes))
 
     def free(self, address: Address) -> None:
-        """See `Driver`."""
+        """Implement `Driver`."""
         self._call("cuMemFree", self._cuda.CUdeviceptr(address))
 
     def pin(self, address: Address, nbytes: Bytes) -> None:
-        """See `Driver`."""
+        """Implement `Driver`."""
         self._call("cuMemHostRegister", address, nbytes, self._cuda.CU_MEMHOSTREGISTER_PORTABLE)
 
     def unpin(self, address: Address) -> None:
-        """See `Driver`."""
+        """Implement `Driver`."""
         self._call("cuMemHostUnregister", address)
 
     def make_stream(self) -> Handle:
-        """See `Driver`."""
+        """Implement `Driver`."""
         return self._call("cuStreamCreate", self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING.value)
 
     def make_event(self, sleeping: bool) -> Handle:
-        """See `Driver`."""
+        """Implement `Driver`."""
         flags = self._cuda.CUevent_flags
         return self._call("cuEventCreate", (flags.CU_EVENT_BLOCKING_SYNC if sleeping else flags.CU_EVENT_DEFAULT).value)
 
     def record(self, event: Handle, stream: Handle) -> None:
-        """See `Driver`."""
+        """Implement `Driver`."""
         self._call("cuEventRecord", event, stream)
 
     def follow(self, stream: Handle, event: Handle) -> None:
-        """See `Driver`."""
+        """Implement `Driver`."""
         self._call("cuStreamWaitEvent", stream, event, 0)
 
     def wait(self, event: Handle) -> None:
-        """See `Driver`."""
+        """Implement `Driver`."""
         self._call("cuEventSynchronize", event)
 
     def elapsed(self, first: Handle, second: Handle) -> Nanos:
-        """See `Driver`."""
+        """Implement `Driver`."""
         milliseconds: float = self._call("cuEventElapsedTime", first, second)
         return round(milliseconds * MILLISECOND)
 
     def copy_to_device(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
-        """See `Driver`."""
+        """Implement `Driver`."""
         self._call("cuMemcpyHtoDAsync", self._cuda.CUdeviceptr(to), source, nbytes, stream)
 
     def copy_on_device(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
-        """See `Driver`."""
+        """Implement `Driver`."""
         self._call("cuMemcpyDtoDAsync", self._cuda.CUdeviceptr(to), self._cuda.CUdeviceptr(source), nbytes, stream)
 
     def copy_to_host(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
-        """See `Driver`."""
+        """Implement `Driver`."""
         self._call("cuMemcpyDtoHAsync", to, self._cuda.CUdeviceptr(source), nbytes, stream)
 
     def _start(self) -> None:
@@ -186,13 +189,11 @@ class CudaDriver:
             version = self._call("cuDriverGetVersion")
         except CudaError as error:
             if isinstance(error.__cause__, RuntimeError):
-                raise InvalidRequestError(
-                    "there is no CUDA driver on this machine: install NVIDIA's driver, or use --device cpu"
-                ) from error
-            raise InvalidRequestError(f"CUDA cannot be used here: {error}; --device cpu can") from error
-        if version < VERSION_MIN:
+                raise InvalidRequestError(f"{NO_DRIVER}: install NVIDIA's driver, or use --device cpu") from error
+            raise InvalidRequestError(f"cannot use CUDA: {error}; --device cpu works without") from error
+        if version < MIN_VERSION:
             raise InvalidRequestError(
-                f"the driver is for CUDA {_version(version)}; at least {_version(VERSION_MIN)} is needed: update it"
+                f"driver supports CUDA {_version(version)}; the minimum is {_version(MIN_VERSION)}: update the driver"
             )
 
     def _page_properties(self, device: int) -> Any:
@@ -214,16 +215,16 @@ class CudaDriver:
         return int(self._call("cuDeviceGetAttribute", attribute, self._device))
 
     def _call(self, function: str, *arguments: Any) -> Any:
-        """What the call gives; several values as a tuple."""
+        """Call a function of the driver; return its value, or a tuple of several."""
         try:
             result, *values = getattr(self._cuda, function)(*arguments)
-        except RuntimeError as error:  # the bindings' own: no such library, or no such function in it
+        except RuntimeError as error:  # raised by the bindings: the library or the function is missing
             raise CudaError(f"NVIDIA's driver has no {function} ({describe(error)}): install or update it") from error
         if result != self._cuda.CUresult.CUDA_SUCCESS:
             if result.name in LOST:
                 raise DeviceLostError(
-                    f"a CUDA device is lost ({function} failed with {result.name}): the worker ends, because whatever "
-                    "comes would fail as well"
+                    f"a CUDA device is lost ({function} failed with {result.name}): the worker exits, because every "
+                    "later call would fail as well"
                 )
             kind = OutOfDeviceMemoryError if result.name == "CUDA_ERROR_OUT_OF_MEMORY" else CudaError
             raise kind(f"{function} failed with {result.name}")

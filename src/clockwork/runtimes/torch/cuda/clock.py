@@ -1,7 +1,7 @@
-"""The frequency at which a device computes, from NVIDIA's management library (NVML, which the driver brings).
+"""Clock frequency of a device, from NVIDIA's management library (NVML, which is part of the driver).
 
-Rules of the file: it is asked at most ten times a second, and what is wrong with it costs no more than the frequency.
-Not yet run on a real device.
+Rules of the file: NVML is queried at most ten times a second. If it fails, only the frequency is unknown. Not yet run
+on a real device.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from clockwork.clock import MonotonicClock
 from clockwork.units import MILLISECOND, Nanos
 
 INTERVAL: Final[Nanos] = 100 * MILLISECOND
-"""How long a frequency is taken for the present one: devices change theirs within some tens of milliseconds."""
+"""Time for which a frequency is reused: devices change theirs within tens of milliseconds."""
 
 
 def make_clock(bus_id: str) -> Callable[[], int]:
-    """Gives the frequency in MHz of the device with this PCI bus id, or 0."""
+    """Return a function that gives the frequency in MHz of the device with this PCI bus id, or 0 if unknown."""
     try:
         from cuda.bindings import nvml
 
@@ -27,19 +27,19 @@ def make_clock(bus_id: str) -> Callable[[], int]:
 
 
 class Clock:
-    """Asks for the frequency, now and then."""
+    """Queries the frequency, at most once in `INTERVAL`."""
 
     def __init__(self, ask: Callable[[], Any], now: Callable[[], Nanos]) -> None:
         self._ask = ask
         self._now = now
-        self._asked: Nanos | None = None
+        self._queried_at: Nanos | None = None
         self._mhz = 0
 
     def __call__(self) -> int:
-        """In MHz; 0 if it is not told."""
+        """Return the frequency in MHz; 0 if it is unknown."""
         now = self._now()
-        if self._asked is None or now - self._asked >= INTERVAL:
-            self._asked = now
+        if self._queried_at is None or now - self._queried_at >= INTERVAL:
+            self._queried_at = now
             try:
                 self._mhz = int(self._ask())
             except Exception:  # noqa: BLE001 - see `make_clock`

@@ -1,11 +1,12 @@
-"""All that a worker has of one device, and the way of a batch through it.
+"""The resources of a worker on one device, and the steps of a batch on it.
 
-Theory of operation. Four streams: LOAD copies weights, INPUT inputs, EXEC computes, OUTPUT copies outputs; events order
-them, so that copies of one batch run while another is computed. Only EXEC is waited for by the thread that plans by it.
+Theory of operation. The device has four streams: LOAD copies weights, INPUT copies inputs, EXEC computes, and OUTPUT
+copies outputs. Events order them, so that the copies of one batch run while another batch is computed. The EXEC thread
+waits only for the EXEC stream.
 
-Measured are, by the device's clock, the moments before and after what EXEC does for a batch. The times that a result
-has as begin and end stay the host's: what is planned is the lane, which also launches, and is told. Both durations are
-in the result, so nothing has to be translated from one clock to the other.
+The device's clock measures the moments before and after the work of EXEC for a batch. Begin and end in a result are
+times of the host's clock, because the plan covers the whole work of the thread, including the launch. The result has
+both durations, so no conversion between clocks is needed.
 """
 
 from collections.abc import Callable
@@ -25,8 +26,8 @@ from clockwork.runtimes.torch.weights import Layout
 from clockwork.units import Bytes, Nanos
 
 
-class Staged(Struct, frozen=True, eq=False):
-    """A batch of inputs on their way to the device. ``rows`` of it are wanted; those after them fill a graph up."""
+class StagedInputs(Struct, frozen=True, eq=False):
+    """A batch of inputs being copied to the device. Only the first ``rows`` of ``padded`` rows are input."""
 
     lease: Lease
     layout: Layout
@@ -34,8 +35,8 @@ class Staged(Struct, frozen=True, eq=False):
     padded: int = 0
 
 
-class Computed(Struct, frozen=True, eq=False):
-    """A batch of outputs on their way to the host."""
+class ComputedOutputs(Struct, frozen=True, eq=False):
+    """A batch of outputs being copied to the host."""
 
     lease: Lease
     layout: Layout
@@ -44,7 +45,7 @@ class Computed(Struct, frozen=True, eq=False):
 
 
 class Device:
-    """See the module. Each method may be called by any thread."""
+    """One device; see the module. Each method may be called by any thread."""
 
     def __init__(self, number: int, driver: Driver, executor: Executor, cache: PageCache, staging: Staging) -> None:
         self.number = number
@@ -53,12 +54,12 @@ class Device:
         self.cache = cache
         self.staging = staging
         self._loading = Lock()
-        self.turn = RLock()  #: held by whoever has work for EXEC: an inference, or a capture
+        self.exec_lock = RLock()  #: held during work on EXEC: an inference or a capture
         self._load, self._input, self._output = (driver.make_stream() for _ in range(3))
         self._load_begin, self._load_end = (driver.make_event(sleeping=True) for _ in range(2))
 
     def copy_weights(self, to: Address, source: Address, nbytes: Bytes) -> Nanos:
-        """Copy weights to the device; returns what that took by its clock."""
+        """Copy weights to the device; return the duration by the device's clock."""
         driver = self.driver
         with self._loading:
             driver.record(self._load_begin, self._load)
@@ -68,35 +69,37 @@ class Device:
             driver.wait(self._load_end)
             return driver.elapsed(self._load_begin, self._load_end)
 
-    def stage(self, layout: Layout, fill: Callable[[list[Array]], None], rows: int = 0, padded: int = 0) -> Staged:
-        """Have ``fill`` write inputs into pinned memory, and send them on their way.
+    def stage(
+        self, layout: Layout, fill: Callable[[list[Array]], None], rows: int = 0, padded: int = 0
+    ) -> StagedInputs:
+        """Let ``fill`` write inputs into pinned memory, and start their copy to the device.
 
         Raises:
-            ServerError: they do not fit, or the driver could not.
+            ServerError: the inputs do not fit into a slot, or the driver failed.
         """
         driver = self.driver
         driver.attach()
         self.staging.check_fits(layout.nbytes, "inputs")
         lease = self.staging.take_input()
         slot = lease.slot
-        fill([to_array(it) for it in layout.tensors(slot.host)])
+        fill([to_array(tensor) for tensor in layout.tensors(slot.host)])
         driver.copy_to_device(slot.address, slot.host_address, layout.nbytes, self._input)
         driver.record(slot.copied, self._input)
-        return Staged(lease, layout, rows, padded)
+        return StagedInputs(lease, layout, rows, padded)
 
-    def compute(self, staged: Staged, work: Callable[[], Layout]) -> Computed:
-        """Execute: ``work`` queues on EXEC what reads the input area, and says where in the output area it writes.
+    def compute(self, staged: StagedInputs, work: Callable[[], Layout]) -> ComputedOutputs:
+        """Execute a batch: ``work`` queues operations on EXEC and returns the layout of the outputs.
 
-        Returns when the device has done it; the outputs are on their way to the host.
+        Returns when the device has executed them. The copy of the outputs to the host has then been started.
 
         Raises:
-            ServerError: PyTorch, or the driver, could not.
+            ServerError: PyTorch or the driver failed.
         """
         driver, staging, executor = self.driver, self.staging, self.executor
         driver.attach()
         lease = staging.take_output()
         source, slot = staged.lease.slot, lease.slot
-        with self.turn:
+        with self.exec_lock:
             driver.follow(executor.stream, source.copied)
             driver.record(slot.begin, executor.stream)
             driver.copy_on_device(staging.input_area, source.address, staged.layout.nbytes, executor.stream)
@@ -107,32 +110,32 @@ class Device:
             driver.copy_to_host(slot.host_address, slot.address, layout.nbytes, self._output)
             driver.record(slot.copied, self._output)
             driver.wait(slot.end)
-        return Computed(lease, layout, staged.rows, staged.padded)
+        return ComputedOutputs(lease, layout, staged.rows, staged.padded)
 
-    def read(self, computed: Computed) -> list[Array]:
-        """The outputs, copied out of the slot: whoever sends them may take longer than a slot can be spared.
+    def read(self, computed: ComputedOutputs) -> list[Array]:
+        """Return the outputs, copied out of the slot, because sending them may take longer than a slot can stay in use.
 
         Raises:
-            ServerError: the driver could not.
+            ServerError: the driver failed.
         """
         self.driver.attach()
         self.driver.wait(computed.lease.slot.copied)
-        arrays = [to_array(it) for it in computed.layout.tensors(computed.lease.slot.host)]
+        arrays = [to_array(tensor) for tensor in computed.layout.tensors(computed.lease.slot.host)]
         if computed.rows != computed.padded:
-            arrays = [it[: computed.rows] if it.shape[:1] == (computed.padded,) else it for it in arrays]
-        return [it.copy() for it in arrays]
+            arrays = [array[: computed.rows] if array.shape[:1] == (computed.padded,) else array for array in arrays]
+        return [array.copy() for array in arrays]
 
-    def time_of(self, computed: Computed) -> DeviceTime:
-        """What EXEC took for it, copies on the device included, and the clock of the device about then."""
+    def device_time(self, computed: ComputedOutputs) -> DeviceTime:
+        """Return the duration on EXEC, including copies on the device, and the clock frequency at about that time."""
         self.driver.attach()
         slot = computed.lease.slot
         return DeviceTime(self.driver.elapsed(slot.begin, slot.end), self.driver.clock_mhz())
 
-    def judge(self, error: BaseException) -> None:
-        """Something failed: has the device been lost with it?
+    def check_alive(self, error: BaseException) -> None:
+        """After a failure, check whether the device still works.
 
         Raises:
-            DeviceLostError: all that comes would fail as well.
+            DeviceLostError: it does not, so every later call would fail as well.
         """
         if isinstance(error, DeviceLostError):
             raise error
@@ -140,7 +143,7 @@ class Device:
         self.driver.check()
 
     def close(self) -> None:
-        """Give all memory back; nothing is loaded, nothing runs."""
+        """Free all memory. Nothing may be loaded or running."""
         self.driver.attach()
         self.staging.close()
         self.cache.close()

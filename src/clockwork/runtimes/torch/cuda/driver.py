@@ -1,8 +1,8 @@
-"""What is asked of CUDA's driver, for one device.
+"""Interface to the CUDA driver, for one device.
 
-Rules of the file: each method is one call of the driver, called as its documentation demands ("Virtual Memory
-Management", "Stream Management", "Event Management"): pages have a multiple of the granularity, a range is unmapped
-before it is freed, access is set before the first copy. `tests/runtimes/torch/fake_driver.py` checks just that.
+Rules of the file: each method is one call of the driver, and callers follow its documentation ("Virtual Memory
+Management", "Stream Management", "Event Management"): the size of a page is a multiple of the granularity, a range is
+unmapped before it is freed, and access is set before the first copy. `tests/runtimes/torch/fake_driver.py` checks this.
 """
 
 from typing import Any, Protocol, TypeAlias
@@ -11,34 +11,34 @@ from clockwork.errors import ServerError
 from clockwork.units import Bytes, Nanos
 
 Address: TypeAlias = int
-"""On the device, or of host memory."""
+"""An address on the device or in host memory."""
 
 Handle: TypeAlias = Any
-"""The driver's own: of a page, a stream, an event. PyTorch's streams are numbers, which the driver takes as well."""
+"""The driver's handle of a page, stream or event. PyTorch's streams are numbers, which the driver accepts as well."""
 
 
 class CudaError(ServerError):
-    """Something failed on the device; the message has the driver's name for why, if it was the driver."""
+    """An operation on the device failed. If the driver failed, the message has the name of its error."""
 
 
 class OutOfDeviceMemoryError(CudaError):
-    """There is no memory left on the device."""
+    """The device has too little free memory."""
 
 
 class Driver(Protocol):
-    """One device. ``attach`` comes first on every thread.
+    """One device. Each thread calls ``attach`` first.
 
-    Every method may raise `CudaError`, and `clockwork.errors.DeviceLostError` if all that comes later would fail too.
+    Every method may raise `CudaError`, or `clockwork.errors.DeviceLostError` if every later call would fail as well.
     """
 
     @property
     def name(self) -> str:
-        """``NVIDIA H100 80GB HBM3``."""
+        """Name of the device, for example ``NVIDIA H100 80GB HBM3``."""
         ...
 
     @property
     def granularity(self) -> Bytes:
-        """Sizes and addresses of pages are multiples of it."""
+        """Sizes and addresses of pages are multiples of this."""
         ...
 
     def attach(self) -> None:
@@ -46,91 +46,91 @@ class Driver(Protocol):
         ...
 
     def free_bytes(self) -> Bytes:
-        """Memory of the device that nobody has taken."""
+        """Return the free memory of the device."""
         ...
 
     def check(self) -> None:
-        """Wait for all that the device does. Raises `DeviceLostError` if it does nothing any more."""
+        """Wait until the device has finished all work. Raises `DeviceLostError` if the device is lost."""
         ...
 
     def clock_mhz(self) -> int:
-        """The frequency at which the device computes now; 0 if it does not tell."""
+        """Return the current clock frequency; 0 if it is unknown."""
         ...
 
     # ------------------------------------------------------------------------------------------------------- memory
 
     def reserve(self, nbytes: Bytes) -> Address:
-        """Addresses that are nobody else's, with nothing behind them."""
+        """Reserve a range of addresses without memory."""
         ...
 
     def free_range(self, address: Address, nbytes: Bytes) -> None:
-        """Give reserved addresses back; nothing is mapped there."""
+        """Free reserved addresses, to which nothing is mapped."""
         ...
 
     def create_page(self, nbytes: Bytes) -> Handle:
-        """Physical memory without an address. Raises `OutOfDeviceMemoryError` if there is none."""
+        """Allocate physical memory without an address. Raises `OutOfDeviceMemoryError` if there is too little."""
         ...
 
     def release_page(self, page: Handle) -> None:
-        """Give a page back, which is mapped nowhere."""
+        """Free a page, which is mapped nowhere."""
         ...
 
     def map(self, address: Address, nbytes: Bytes, page: Handle) -> None:
-        """Put a page behind reserved addresses that have none."""
+        """Map a page to reserved addresses, to which nothing is mapped."""
         ...
 
     def allow(self, address: Address, nbytes: Bytes) -> None:
-        """Let the device read and write there; all of it is mapped."""
+        """Let the device read and write the range, which is mapped completely."""
         ...
 
     def unmap(self, address: Address, nbytes: Bytes) -> None:
-        """Take the page away that is mapped there; nothing that runs uses it."""
+        """Unmap the page mapped there, which no running work uses."""
         ...
 
     def allocate(self, nbytes: Bytes) -> Address:
-        """Memory with an address. Raises `OutOfDeviceMemoryError` if there is none."""
+        """Allocate memory with an address. Raises `OutOfDeviceMemoryError` if there is too little."""
         ...
 
     def free(self, address: Address) -> None:
-        """Give it back."""
+        """Free memory from `allocate`."""
         ...
 
     def pin(self, address: Address, nbytes: Bytes) -> None:
-        """Keep host memory where it is, so that the device can read and write it by itself."""
+        """Pin host memory, so that the device can read and write it directly."""
         ...
 
     def unpin(self, address: Address) -> None:
-        """No longer."""
+        """Unpin host memory."""
         ...
 
     # ---------------------------------------------------------------------------------------------- streams, events
 
     def make_stream(self) -> Handle:
-        """A queue of work that does not wait for the default one."""
+        """Create a stream that does not wait for the default stream."""
         ...
 
     def make_event(self, sleeping: bool) -> Handle:
-        """A moment in a stream, which is timed. Whoever waits for it sleeps, or watches."""
+        """Create an event with timing. ``sleeping``: a thread that waits for it sleeps instead of polling."""
         ...
 
     def record(self, event: Handle, stream: Handle) -> None:
-        """The moment when all that is in the stream will be done."""
+        """Set the event to the moment when all work in the stream is finished."""
         ...
 
     def follow(self, stream: Handle, event: Handle) -> None:
-        """What comes into the stream from now on waits for the moment."""
+        """Make later work in the stream wait for the event."""
         ...
 
     def wait(self, event: Handle) -> None:
-        """Return when it is done."""
+        """Wait for the event."""
         ...
 
     def elapsed(self, first: Handle, second: Handle) -> Nanos:
-        """Between two moments that are over, by the device's clock (which counts half microseconds)."""
+        """Return the time between two past events by the device's clock (resolution 0.5 microseconds)."""
         ...
 
     def copy_to_device(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
-        """Queue a copy from host memory, which stays as it is until that is done."""
+        """Queue a copy from host memory, which must not change until the copy is done."""
         ...
 
     def copy_on_device(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
@@ -138,5 +138,5 @@ class Driver(Protocol):
         ...
 
     def copy_to_host(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
-        """Queue a copy into host memory, which nobody reads until that is done."""
+        """Queue a copy to host memory, which must not be read until the copy is done."""
         ...

@@ -1,8 +1,8 @@
-"""What is asked of PyTorch on a device, and PyTorch doing it.
+"""Interface to PyTorch on a device, and its implementation.
 
-Rules of the file: everything is queued on one stream, that of the EXEC lane, and computes in one pool of memory, which
-is taken at the start and limited: graphs run one after the other, so each may use what another has used. Nothing here
-waits for the device. Not yet run on a real device; tests use an executor that does the same on the CPU.
+Rules of the file: all work is queued on one stream, EXEC, and uses one pool of memory, which is limited and allocated
+at the start. Graphs run one after another, so they can share this memory. Nothing here waits for the device. Not yet
+run on a real device; tests use an executor that does the same on the CPU.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,43 +20,43 @@ from clockwork.units import Bytes, show_bytes
 ValueT = TypeVar("ValueT")
 
 TAKEN_SHARE: Final = 0.9
-"""Of the workspace, the part that is taken at the start in one piece; the rest is for PyTorch's small pieces."""
+"""Share of the workspace that is allocated in one piece at the start; PyTorch's small allocations use the rest."""
 
 _CAPTURING: Final = Lock()
-"""One capture at a time in a process: PyTorch's condition."""
+"""Held during a capture: PyTorch allows only one at a time in a process."""
 
 
 class Executor(Protocol):
-    """A device as PyTorch sees it. All methods may raise `OutOfDeviceMemoryError`, and RuntimeError as PyTorch does."""
+    """PyTorch on a device. All methods may raise `OutOfDeviceMemoryError`, and RuntimeError for errors of PyTorch."""
 
     @property
     def device_type(self) -> str:
-        """As PyTorch calls it: ``cuda``."""
+        """PyTorch's name of the type of device: ``cuda``."""
         ...
 
     @property
     def stream(self) -> Handle:
-        """What the driver takes for the stream."""
+        """The stream, as a handle for the driver."""
         ...
 
     def at(self, address: Address, nbytes: Bytes) -> Any:
-        """A tensor of the bytes there, which are mapped now; it stays valid when they are unmapped and mapped anew."""
+        """Return a tensor of the mapped bytes there. It stays valid when they are unmapped and mapped again."""
         ...
 
     def queue(self, compute: Callable[[], ValueT]) -> ValueT:
-        """Have the operators that ``compute`` calls executed on the stream, one by one."""
+        """Call ``compute``, whose operators are queued on the stream one by one."""
         ...
 
     def capture(self, compute: Callable[[], ValueT]) -> tuple[Callable[[], None], ValueT]:
-        """Record them without executing: a function that queues all of them again.
+        """Record the operators of ``compute`` without executing them; return a function that queues all of them.
 
-        ``compute`` has been queued before. Raises RuntimeError if it cannot be recorded.
+        ``compute`` must have been queued before. Raises RuntimeError if it cannot be recorded.
         """
         ...
 
 
 class _Bytes:
-    """Memory of the device, in the form in which PyTorch takes it from others (``__cuda_array_interface__`` 3)."""
+    """Memory of the device in the form that PyTorch accepts (``__cuda_array_interface__`` 3)."""
 
     def __init__(self, address: Address, nbytes: Bytes) -> None:
         self.__cuda_array_interface__ = {
@@ -69,13 +69,13 @@ class _Bytes:
 
 
 class TorchExecutor:
-    """See `Executor`: PyTorch on CUDA device number ``index``."""
+    """Implements `Executor` with PyTorch on CUDA device number ``index``."""
 
     def __init__(self, index: int, workspace_bytes: Bytes) -> None:
-        """Takes ``workspace_bytes`` of the device; PyTorch gets no more than that.
+        """Allocate ``workspace_bytes`` of the device, which is PyTorch's limit.
 
         Raises:
-            InvalidRequestError: PyTorch was built without CUDA or cannot use it here, or there is not so much memory.
+            InvalidRequestError: PyTorch has no CUDA or cannot use it, or the device has too little memory.
         """
         if torch.version.cuda is None:
             raise InvalidRequestError(
@@ -91,7 +91,8 @@ class TorchExecutor:
             self.queue(lambda: torch.empty(int(workspace_bytes * TAKEN_SHARE), dtype=torch.uint8, device=self._device))
         except OutOfDeviceMemoryError as error:
             raise InvalidRequestError(
-                f"CUDA device {index} has no {show_bytes(workspace_bytes)} to compute in: give less as "
+                f"CUDA device {index} has less than {show_bytes(workspace_bytes)} free for the workspace: use a "
+                "smaller "
                 "--workspace-size or --cache-size"
             ) from error
         except RuntimeError as error:
@@ -101,25 +102,25 @@ class TorchExecutor:
 
     @property
     def device_type(self) -> str:
-        """See `Executor`."""
+        """Implement `Executor`."""
         return "cuda"
 
     @property
     def stream(self) -> Handle:
-        """See `Executor`."""
+        """Implement `Executor`."""
         return int(self._stream.cuda_stream)
 
     def at(self, address: Address, nbytes: Bytes) -> Any:
-        """See `Executor`."""
+        """Implement `Executor`."""
         return torch.as_tensor(_Bytes(address, nbytes), device=self._device)
 
     def queue(self, compute: Callable[[], ValueT]) -> ValueT:
-        """See `Executor`."""
+        """Implement `Executor`."""
         with self._on_stream(), torch.cuda.use_mem_pool(self._pool, self._device):
             return compute()
 
     def capture(self, compute: Callable[[], ValueT]) -> tuple[Callable[[], None], ValueT]:
-        """See `Executor`. Other threads may use the device meanwhile."""
+        """Implement `Executor`. Other threads may use the device meanwhile."""
         graph = torch.cuda.CUDAGraph()
         recording = torch.cuda.graph(graph, self._pool.id, self._stream, capture_error_mode="thread_local")
         with _CAPTURING, self._on_stream(), recording:

@@ -1,13 +1,13 @@
-"""The captured graphs of one program on one device: one for each combination of shapes, that is for each batch size.
+"""The captured graphs of one program on one device: one for each combination of shapes, which means each batch size.
 
-Theory of operation. A replayed graph is one call for hundreds of kernels, and takes the same time every time. It reads
-from the device's input area and writes to its output area (`staging`), so it holds no memory of its own between two
-replays: all graphs of a device compute in the same pool. A graph is tried before it is kept: it has to compute what the
-program computes operator by operator. What cannot be captured, because the host must look at a value in between, or
-what a graph computes otherwise, is executed operator by operator; that is said once for each model.
+Theory of operation. Replaying a graph is one call for hundreds of kernels, and takes the same time every time. A graph
+reads from the device's input area and writes to its output area (`staging`), so it holds no memory between two replays:
+all graphs of a device share one pool. A graph is kept only if it computes the same outputs as the program executed
+operator by operator. If it does not, or if the program cannot be captured because the host must read a value in
+between, the program is executed operator by operator, and the log reports this once for each model.
 
-Nothing is captured while a model is served. A batch between two sizes is filled up to the next; a combination of shapes
-that was not foreseen is executed operator by operator.
+Nothing is captured while a model is served. A batch between two sizes is padded to the next one; a batch with other
+shapes than those captured is executed operator by operator.
 """
 
 import logging
@@ -18,18 +18,18 @@ from msgspec import Struct
 
 from clockwork.arrays import Array
 from clockwork.runtimes.probe import is_close
-from clockwork.runtimes.torch.cuda.device import Device, Staged
+from clockwork.runtimes.torch.cuda.device import Device, StagedInputs
 from clockwork.runtimes.torch.failures import describe
 from clockwork.runtimes.torch.shapes import Shape
 from clockwork.runtimes.torch.weights import Layout, contiguous
 
-GRAPHS_MAX: Final = 16
-"""For each model on each device: the powers of two up to 32,768."""
+MAX_GRAPHS: Final = 16
+"""Limit of graphs for each model on each device: the powers of two up to 32,768."""
 
 log = logging.getLogger("clockwork.worker")
 
 Forward = Callable[[Sequence[Any]], Sequence[Any]]
-"""From inputs on the device to outputs on the device."""
+"""A function from inputs on the device to outputs on the device."""
 
 
 class _Captured(Struct, frozen=True):
@@ -42,10 +42,10 @@ class _Captured(Struct, frozen=True):
 
 
 class Graphs:
-    """See the module. The weights are loaded whenever it is called."""
+    """The graphs of a program; see the module. The weights must be loaded during each call."""
 
     def __init__(self, device: Device, forward: Forward, name: str) -> None:
-        """``name``: of the model, for people."""
+        """``name`` is the model's name in log messages."""
         self._device = device
         self._forward = forward
         self._name = name
@@ -53,70 +53,70 @@ class Graphs:
         staging, executor = device.staging, device.executor
         self._input_area = executor.at(staging.input_area, staging.slot_bytes)
         self._output_area = executor.at(staging.output_area, staging.slot_bytes)
-        self._odd_said = False
-        self.fallback = ""  #: why it is executed operator by operator, if so
+        self._warned = False
+        self.fallback = ""  #: reason for execution operator by operator; empty if graphs are used
 
     @property
     def known(self) -> tuple[tuple[Shape, ...], ...]:
-        """The combinations of shapes that are captured."""
+        """The captured combinations of shapes."""
         return tuple(self._captured)
 
     def work(self, layout: Layout, shapes: tuple[Shape, ...]) -> Callable[[], Layout]:
-        """What `Device.compute` is to queue for inputs of these shapes, which lie so."""
+        """Return the work for `Device.compute` for inputs of these shapes in this layout."""
         captured = self._captured.get(shapes)
         if captured is None:
-            if self._captured and not self._odd_said:
-                self._odd_said = True
-                text = "%s is executed operator by operator for inputs of shapes %s, of which there is no graph"
+            if self._captured and not self._warned:
+                self._warned = True
+                text = "model %s has no graph for inputs of shapes %s and executes them operator by operator"
                 log.warning(text, self._name, list(shapes))
             return self.operators(layout)
         return captured.replayed
 
     def operators(self, layout: Layout) -> Callable[[], Layout]:
-        """The same, operator by operator."""
+        """Return the work that executes the program operator by operator."""
         return lambda: self._device.executor.queue(lambda: self._compute(layout))
 
-    def capture(self, staged: Staged, shapes: tuple[Shape, ...]) -> bool:
-        """Capture a graph for inputs of these shapes; whether that was possible.
+    def capture(self, staged: StagedInputs, shapes: tuple[Shape, ...]) -> bool:
+        """Capture a graph for inputs of these shapes; return whether that was possible.
 
         Raises:
-            OutOfDeviceMemoryError: there is no memory left for it.
+            OutOfDeviceMemoryError: there is too little memory for the graph.
             ServerError: the program cannot be executed at all.
         """
-        if self.fallback or len(self._captured) >= GRAPHS_MAX:
+        if self.fallback or len(self._captured) >= MAX_GRAPHS:
             return False
         device = self._device
-        with device.turn:
+        with device.exec_lock:
             inputs = staged.layout
-            device.read(device.compute(staged, self.operators(inputs)))  # libraries get ready the first time
+            device.read(device.compute(staged, self.operators(inputs)))  # the first execution initialises libraries
             expected = device.read(device.compute(staged, self.operators(inputs)))
             try:
                 captured = _Captured(*device.executor.capture(lambda: self._compute(inputs)))
                 found = device.read(device.compute(staged, captured.replayed))
             except (RuntimeError, NotImplementedError) as error:
-                device.judge(error)
-                self._give_up(describe(error))
+                device.check_alive(error)
+                self._fall_back(describe(error))
             else:
                 if _same(expected, found):
                     self._captured[shapes] = captured
                 else:
-                    self._give_up("a graph computes something else")
+                    self._fall_back("a graph computes other outputs")
         return not self.fallback
 
-    def _give_up(self, reason: str) -> None:
+    def _fall_back(self, reason: str) -> None:
         self.fallback = reason
-        text = "%s is executed operator by operator, because no graph of it can be captured: %s"
+        text = "model %s cannot be captured as a graph and is executed operator by operator: %s"
         log.warning(text, self._name, reason)
 
     def _compute(self, layout: Layout) -> Layout:
         outputs = self._forward(layout.tensors(self._input_area))
-        made = contiguous([(it.dtype, tuple(it.shape)) for it in outputs])
-        self._device.staging.check_fits(made.nbytes, "outputs")
-        for to, output in zip(made.tensors(self._output_area), outputs, strict=True):
+        copies = contiguous([(output.dtype, tuple(output.shape)) for output in outputs])
+        self._device.staging.check_fits(copies.nbytes, "outputs")
+        for to, output in zip(copies.tensors(self._output_area), outputs, strict=True):
             to.copy_(output)
-        return made
+        return copies
 
 
 def _same(expected: list[Array], found: list[Array]) -> bool:
-    """As far as kernels that add in any order allow."""
+    """Return whether outputs are equal, within the tolerance for kernels that add in any order."""
     return len(expected) == len(found) and all(map(is_close, expected, found))

@@ -1,7 +1,7 @@
-"""The two hands that a model passes through, on CUDA devices: in host memory, and on a device.
+"""Models for CUDA devices: `CudaModel` in host memory, and `LoadedCudaModel` on a device.
 
-Rules of the file: `LoadedCudaModel` is what every inference goes through. Nothing is allocated and nothing is captured
-there: `CudaModel` has done it when it was made.
+Rules of the file: every inference calls `LoadedCudaModel`, which never allocates memory or captures a graph.
+`CudaModel` does both when it is created.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +17,12 @@ from clockwork.messages.results import DeviceTime
 from clockwork.runtimes.base import HostModelInfo, Payload
 from clockwork.runtimes.batches import Batcher, RequestOutputs
 from clockwork.runtimes.common import weights_error
-from clockwork.runtimes.torch.cuda.device import Computed, Device, Staged
+from clockwork.runtimes.torch.cuda.device import ComputedOutputs, Device, StagedInputs
 from clockwork.runtimes.torch.cuda.driver import CudaError, OutOfDeviceMemoryError
-from clockwork.runtimes.torch.cuda.foreseen import Example, examples, layout_of
+from clockwork.runtimes.torch.cuda.examples import Example, examples, layout_of
 from clockwork.runtimes.torch.cuda.pinned import PinnedBudget
 from clockwork.runtimes.torch.cuda.resident import Resident
-from clockwork.runtimes.torch.failures import FAILURES, LIBRARY, describe, failure
+from clockwork.runtimes.torch.failures import FAILURES, LIBRARY, describe, execution_error
 from clockwork.runtimes.torch.program import Program
 from clockwork.runtimes.torch.shapes import Shape
 from clockwork.units import Nanos, show_bytes
@@ -32,10 +32,10 @@ ValueT = TypeVar("ValueT")
 _FAILURES: Final[tuple[type[Exception], ...]] = (CudaError, *FAILURES)
 
 
-class Batch(NamedTuple):
-    """Inputs, staged, and their shapes with the rows that fill a graph up."""
+class StagedBatch(NamedTuple):
+    """Staged inputs, and their shapes including the rows that pad the batch to the size of a graph."""
 
-    staged: Staged
+    staged: StagedInputs
     shapes: tuple[Shape, ...]
 
 
@@ -51,10 +51,10 @@ class CudaModel:
         max_batch: int,
         name: str,
     ) -> None:
-        """Captures all that is foreseen, on all devices. ``name`` is for people.
+        """Prepare a model for all devices; `prepare` captures its graphs. ``name`` is shown in messages.
 
         Raises:
-            ServerError: there is no memory for that on a device, or PyTorch cannot execute the program there.
+            CudaError: the driver has no addresses for the weights.
         """
         self._info = info
         self._program = program
@@ -67,17 +67,17 @@ class CudaModel:
 
     @property
     def info(self) -> HostModelInfo:
-        """What is known of it."""
-        for it in self.residents:
-            if self._captured[it.device.number] and it.graphs.fallback:
-                return msgspec.structs.replace(self._info, note=f"no CUDA graph: {it.graphs.fallback}")
+        """Return the description of the model, with a note if it has no CUDA graph."""
+        for resident in self.residents:
+            if self._captured[resident.device.number] and resident.graphs.fallback:
+                return msgspec.structs.replace(self._info, note=f"no CUDA graph: {resident.graphs.fallback}")
         return self._info
 
     def prepare(self) -> None:
-        """Capture what is foreseen on each device that has room for the weights now; elsewhere the first load does.
+        """Capture the graphs on each device with enough free pages; on the others the first load captures them.
 
         Raises:
-            ServerError: it cannot be executed, or captured, there.
+            ServerError: the program cannot be executed or captured on a device.
         """
         for resident in self.residents:
             if resident.fits:
@@ -87,15 +87,16 @@ class CudaModel:
         """Map pages of the device's cache, and copy the weights into them.
 
         Raises:
-            ServerError: there are not enough pages, or CUDA could not.
+            ServerError: too few pages are free, or CUDA failed.
         """
         resident = self.residents[device]
-        its = resident.device
-        its.driver.attach()
+        resident.device.driver.attach()
         nbytes = self._info.weights_bytes
-        taken = _blamed(its, resident.load, lambda error: weights_error(LIBRARY, nbytes, device, describe(error)))
+        taken = _translated(
+            resident.device, resident.load, lambda error: weights_error(LIBRARY, nbytes, device, describe(error))
+        )
         try:
-            _blamed(its, lambda: self._capture(resident), failure)
+            _translated(resident.device, lambda: self._capture(resident), execution_error)
         except BaseException:
             resident.unload()
             raise
@@ -111,7 +112,7 @@ class CudaModel:
         self._captured[number] = True
 
     def _capture_one(self, resident: Resident, example: Example) -> bool:
-        """Whether the next size is worth trying."""
+        """Capture a graph for one batch size; return whether to try the next one."""
         device = resident.device
 
         def fill(places: list[Array]) -> None:
@@ -124,15 +125,15 @@ class CudaModel:
         except OutOfDeviceMemoryError as error:
             free = show_bytes(device.driver.free_bytes())
             raise ServerError(
-                f"capturing a graph of {self._name} for {example.rows} rows needs more memory than device "
-                f"{device.number} ({device.driver.name}) has left: {free} are free beside what was taken at the start; "
-                f"give less as --cache-size ({show_bytes(device.cache.nbytes)} now), more as --workspace-size, or "
-                f"less as --max-batch: {describe(error)}"
+                f"device {device.number} ({device.driver.name}) has too little memory to capture a graph of "
+                f"{self._name} for {example.rows} rows: {free} are free; use a smaller --cache-size (now "
+                f"{show_bytes(device.cache.nbytes)}), a larger --workspace-size, or a smaller --max-batch: "
+                f"{describe(error)}"
             ) from error
 
 
 class LoadedCudaModel:
-    """A model whose weights are on a device. ``copied`` is what copying them took, by the device's clock."""
+    """A model whose weights are on a device. ``copied`` is the duration of their copy by the device's clock."""
 
     uploads: Final = True
 
@@ -149,86 +150,89 @@ class LoadedCudaModel:
 
     @property
     def fallback(self) -> str:
-        """Why it is executed operator by operator; empty if it is not."""
+        """Reason why the model is executed operator by operator; empty if it has graphs."""
         return self._resident.graphs.fallback
 
-    def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> Batch:
-        """One batch from the rows of several requests, put into pinned memory and sent on its way to the device.
+    def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> StagedBatch:
+        """Write the rows of several requests to pinned memory as one batch, and start its upload to the device.
 
         Raises:
-            InvalidRequestError: a payload does not fit its specs, or the model.
+            InvalidRequestError: a payload does not match its specs or the model.
             ServerError: the batch does not fit into a slot.
         """
         rows = self._batches.rows(inputs, payloads)
         arrays = [rows[port.info.name] for port in self._program.ports.inputs]
         shapes = tuple(
-            (sum(it.shape[0] for it in its), *its[0].shape[1:]) if self._batchable else its[0].shape for its in arrays
+            (sum(part.shape[0] for part in parts), *parts[0].shape[1:]) if self._batchable else parts[0].shape
+            for parts in arrays
         )
         self._program.shapes.check(shapes)
         wanted = shapes[0][0] if self._batchable else 0
-        shapes = self._filled_up(shapes)
+        shapes = self._padded_shapes(shapes)
 
         def fill(places: list[Array]) -> None:
-            for to, its in zip(places, arrays, strict=True):
-                _fill(to, its)
+            for to, rows in zip(places, arrays, strict=True):
+                _fill(to, rows)
 
-        staged = _blamed(
+        staged = _translated(
             self._device,
             lambda: self._device.stage(
                 layout_of(self._program, shapes), fill, wanted, shapes[0][0] if self._batchable else 0
             ),
-            failure,
+            execution_error,
         )
-        return Batch(staged, shapes)
+        return StagedBatch(staged, shapes)
 
-    def execute(self, batch: Batch) -> Computed:
-        """Run the model on the batch; its outputs are on their way to the host then.
+    def execute(self, batch: StagedBatch) -> ComputedOutputs:
+        """Run the model on the batch. On return the copy of the outputs to the host has been started.
 
         Raises:
-            InvalidRequestError: it refuses these inputs.
-            ServerError: anything else.
+            InvalidRequestError: the model refuses these inputs.
+            ServerError: the execution failed for another reason.
         """
         work = self._resident.graphs.work(batch.staged.layout, batch.shapes)
-        return _blamed(self._device, lambda: self._device.compute(batch.staged, work), failure)
+        return _translated(self._device, lambda: self._device.compute(batch.staged, work), execution_error)
 
-    def split(self, inputs: Sequence[InferInput], outputs: Computed) -> list[RequestOutputs]:
-        """Each request's share of the outputs; see `clockwork.runtimes.batches`."""
-        return self._batches.split(inputs, _blamed(self._device, lambda: self._device.read(outputs), failure))
+    def split(self, inputs: Sequence[InferInput], outputs: ComputedOutputs) -> list[RequestOutputs]:
+        """Return the outputs of each request; see `clockwork.runtimes.batches`."""
+        return self._batches.split(
+            inputs, _translated(self._device, lambda: self._device.read(outputs), execution_error)
+        )
 
-    def device_time(self, outputs: Computed) -> DeviceTime:
-        """What the device took."""
-        return self._device.time_of(outputs)
+    def device_time(self, outputs: ComputedOutputs) -> DeviceTime:
+        """Return the time that the device needed."""
+        return self._device.device_time(outputs)
 
     def close(self) -> None:
-        """Give the pages back. Nothing of it runs: `execute` waits for the device."""
+        """Free the pages. The model is not running, because `execute` waits for the device."""
         model, self._model = self._model, None
         if model is not None:
-            _blamed(self._device, self._resident.unload, failure)
+            _translated(self._device, self._resident.unload, execution_error)
 
-    def _filled_up(self, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
-        """The next size that there is a graph of, if there is one."""
+    def _padded_shapes(self, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+        """Return the shapes of the next larger batch that has a graph, or the same shapes if there is none."""
         known = self._resident.graphs.known
         if not self._batchable or shapes in known:
             return shapes
-        rest = [it[1:] for it in shapes]
-        larger = [it for it in known if it[0][0] > shapes[0][0] and [its[1:] for its in it] == rest]
+        rest = [shape[1:] for shape in shapes]
+        larger = [one for one in known if one[0][0] > shapes[0][0] and [shape[1:] for shape in one] == rest]
         return min(larger, default=shapes)
 
 
 def _fill(to: Array, arrays: list[Array]) -> None:
-    """Put rows one after the other; what is left gets the last row once more: other values might mean nothing."""
+    """Write the rows one after another, and repeat the last row in the rest: other values might be invalid inputs."""
     if len(arrays) == 1 and to.shape == arrays[0].shape:
         np.copyto(to, arrays[0])
         return
-    rows = sum(len(it) for it in arrays)
+    rows = sum(len(array) for array in arrays)
     np.concatenate(arrays, out=to[:rows])
     to[rows:] = to[rows - 1]
 
 
-def _blamed(device: Device, work: Callable[[], ValueT], meaning: Callable[[Exception], Exception]) -> ValueT:
-    """Do the work; what goes wrong with it is told as ``meaning`` says, unless the device was lost with it."""
+def _translated(device: Device, work: Callable[[], ValueT], translate: Callable[[Exception], Exception]) -> ValueT:
+    """Do the work; if it fails, raise the error made by ``translate``, or `DeviceLostError` if the device is lost."""
     try:
         return work()
     except _FAILURES as error:
-        device.judge(error)
-        raise meaning(error) from error
+        device.check_alive(error)
+        raise translate(error) from error

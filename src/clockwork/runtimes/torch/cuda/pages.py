@@ -1,7 +1,7 @@
-"""A weights cache: physical pages of a device, all taken at the start.
+"""A weights cache: physical pages of a device, all allocated at the start.
 
-Rules of the file: what is taken is never given back before the end, so nobody else's allocation can be in the way of a
-LoadWeights. Which pages a model gets does not matter; how many is what the controller counts.
+Rules of the file: pages are kept until the end, so that no other allocation can make a LoadWeights fail. Any page is as
+good as another; the controller accounts only for their number.
 """
 
 from threading import Lock
@@ -12,17 +12,17 @@ from clockwork.units import Bytes, Pages, show_bytes
 
 
 class PageCache:
-    """The pages, and which are free. Any thread calls it."""
+    """The pages, and the list of free ones. Thread-safe."""
 
     def __init__(self, driver: Driver, pages: Pages, page_size: Bytes) -> None:
-        """Takes all pages.
+        """Allocate all pages.
 
         Raises:
-            InvalidRequestError: the device has no pages of this size, or not so many.
+            InvalidRequestError: the device does not support the page size, or has too little memory.
         """
         if page_size % driver.granularity:
             raise InvalidRequestError(
-                f"pages of {show_bytes(page_size)} are not possible on {driver.name}: its memory comes in multiples of "
+                f"page size {show_bytes(page_size)} is not possible on {driver.name}: use a multiple of "
                 f"{show_bytes(driver.granularity)}"
             )
         self.page_size = page_size
@@ -35,47 +35,48 @@ class PageCache:
             taken = len(self._all)
             self.close()
             raise InvalidRequestError(
-                f"{driver.name} has room for {taken} pages of {show_bytes(page_size)}; {pages} were asked for: give "
-                f"less than {show_bytes(taken * page_size)} as --cache-size, and leave room for what inferences need"
+                f"weights cache has {pages} pages of {show_bytes(page_size)}; {driver.name} has memory for {taken}: "
+                "use "
+                f"a --cache-size below {show_bytes(taken * page_size)}, to leave memory for inferences"
             ) from error
         self._free = list(self._all)
         self._lock = Lock()
 
     @property
     def free(self) -> Pages:
-        """Pages that no weights have."""
+        """Number of free pages."""
         return len(self._free)
 
     @property
     def nbytes(self) -> Bytes:
-        """All pages together."""
+        """Size of all pages."""
         return len(self._all) * self.page_size
 
     def pages_of(self, nbytes: Bytes) -> Pages:
-        """How many pages so much takes; at least one, as the controller counts."""
+        """Return the number of pages for ``nbytes``; at least one, as the controller counts."""
         return max(1, -(-nbytes // self.page_size))
 
     def take(self, count: Pages) -> list[Handle]:
-        """Pages for somebody's weights.
+        """Take free pages for weights.
 
         Raises:
-            CudaError: there are not so many.
+            CudaError: too few pages are free.
         """
         with self._lock:
             if count > len(self._free):
-                raise CudaError(f"{count} pages are needed on {self._driver.name}; {len(self._free)} are free")
+                raise CudaError(f"weights need {count} pages of {self._driver.name}; {len(self._free)} are free")
             kept = len(self._free) - count
             taken = self._free[kept:]
             del self._free[kept:]
             return taken
 
-    def give(self, pages: list[Handle]) -> None:
-        """They are free again; nothing of them is mapped."""
+    def put_back(self, pages: list[Handle]) -> None:
+        """Mark pages as free; none of them is mapped."""
         with self._lock:
             self._free += pages
 
     def close(self) -> None:
-        """Give all pages back to the device; all are free."""
+        """Return all pages to the device; all must be free."""
         for page in self._all:
             self._driver.release_page(page)
         self._all = []

@@ -1,7 +1,7 @@
-"""Host memory that the device reads by itself, within a budget.
+"""Pinned host memory, which the device reads directly, within a budget.
 
-Rules of the file: pinned memory is taken from everybody on the machine, so there is a limit. Weights beyond it are
-copied all the same, by way of the driver's own small buffer, at a fraction of the speed; that is said once.
+Rules of the file: pinned memory is not available to other programs on the machine, so there is a limit. Weights beyond
+the limit are copied through the driver's small buffer, at a fraction of the speed; the log reports this once.
 """
 
 import logging
@@ -14,26 +14,26 @@ log = logging.getLogger("clockwork.worker")
 
 
 class PinnedBudget:
-    """What may still be pinned. Any thread calls it."""
+    """The pinned memory and its limit. Thread-safe."""
 
     def __init__(self, driver: Driver, limit: Bytes) -> None:
         self._driver = driver
         self._limit = limit
         self._lock = Lock()
         self._pinned: dict[Address, Bytes] = {}
-        self._said = False
+        self._warned = False
 
     @property
     def pinned_bytes(self) -> Bytes:
-        """What is pinned."""
+        """Bytes that are pinned."""
         return sum(self._pinned.values())
 
     def pin(self, address: Address, nbytes: Bytes) -> bool:
-        """Pin a block of host memory; False if it stays as it is."""
+        """Pin a block of host memory; return False if that is not possible."""
         with self._lock:
             reason = ""
             if self.pinned_bytes + nbytes > self._limit:
-                reason = f"more than {show_bytes(self._limit)} would be pinned"
+                reason = f"the limit of {show_bytes(self._limit)} is reached"
             else:
                 try:
                     self._driver.attach()
@@ -42,13 +42,13 @@ class PinnedBudget:
                     reason = str(error)
             if not reason:
                 self._pinned[address] = nbytes
-            elif not self._said:
-                self._said = True
-                log.warning("weights are copied from memory that is not pinned, which takes longer: %s", reason)
+            elif not self._warned:
+                self._warned = True
+                log.warning("weights are copied from memory that is not pinned, which is slower: %s", reason)
             return not reason
 
     def unpin(self, address: Address) -> None:
-        """No longer; does nothing if it is not pinned."""
+        """Unpin a block; does nothing if it is not pinned."""
         with self._lock:
             if self._pinned.pop(address, None) is not None:
                 self._driver.attach()

@@ -1,4 +1,4 @@
-"""Addresses that a model's weights have for good, with pages behind them while they are loaded."""
+"""The fixed addresses of a model's weights, mapped to pages while the weights are loaded."""
 
 from clockwork.runtimes.torch.cuda.driver import Address, Driver, Handle
 from clockwork.runtimes.torch.cuda.pages import PageCache
@@ -6,10 +6,10 @@ from clockwork.units import Pages
 
 
 class WeightsRange:
-    """A range of addresses, reserved until `close`. One thread at a time calls it."""
+    """A range of addresses, reserved until `close`. Not thread-safe."""
 
     def __init__(self, driver: Driver, cache: PageCache, pages: Pages) -> None:
-        """Raises `CudaError` if there are no addresses."""
+        """Reserve the addresses. Raises `CudaError` if there are none."""
         self._driver = driver
         self._cache = cache
         self._count = pages
@@ -19,14 +19,14 @@ class WeightsRange:
 
     @property
     def mapped(self) -> bool:
-        """Whether there is memory behind the addresses."""
+        """Whether pages are mapped to the addresses."""
         return bool(self._pages)
 
     def map(self) -> None:
-        """Put pages of the cache behind the addresses. If that fails, nothing has changed.
+        """Map pages of the cache to the addresses. If that fails, nothing changes.
 
         Raises:
-            ServerError: there are not enough pages, or the driver could not.
+            ServerError: too few pages are free, or the driver failed.
         """
         assert not self._pages, "the range is mapped already"
         pages = self._cache.take(self._count)
@@ -38,25 +38,25 @@ class WeightsRange:
                 done += 1
             self._driver.allow(self.address, self._nbytes)
         except Exception:
-            self._take_away(done)
-            self._cache.give(pages)
+            self._unmap_pages(done)
+            self._cache.put_back(pages)
             raise
         self._pages = pages
 
     def unmap(self) -> None:
-        """Give the pages back; nothing that runs uses the weights. Does nothing if there are none."""
+        """Unmap and free the pages, if there are any. No running work may use the weights."""
         if not self._pages:
             return
         pages, self._pages = self._pages, []
-        self._take_away(len(pages))
-        self._cache.give(pages)
+        self._unmap_pages(len(pages))
+        self._cache.put_back(pages)
 
     def close(self) -> None:
-        """Give the addresses back, and the pages if there are any."""
+        """Free the addresses, and the pages if there are any."""
         self.unmap()
         self._driver.free_range(self.address, self._nbytes)
 
-    def _take_away(self, count: Pages) -> None:
+    def _unmap_pages(self, count: Pages) -> None:
         size = self._cache.page_size
-        for i in range(count):  # what was mapped page by page is unmapped so
+        for i in range(count):  # pages are unmapped one by one, as they were mapped
             self._driver.unmap(self.address + i * size, size)

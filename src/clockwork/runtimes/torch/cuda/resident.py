@@ -1,10 +1,10 @@
-"""One program on one device: where its weights lie whenever they are there, and its graphs.
+"""One program on one device: the addresses of its weights, and its graphs.
 
-Theory of operation. A graph that was captured has the addresses of weights in it, so weights that come back must lie
-where they lay: in the *first* range of addresses, for which the graphs are captured once and for all. Copies of a
-model, loaded at the same time, have pages of their own, filled by a copy of their own, so that they cost what any
-model costs; but they hold the same bytes. So all of them are executed with what lies in the first range, which is the
-first to be mapped and the last to be unmapped.
+Theory of operation. A captured graph contains the addresses of weights. Weights must therefore be loaded to the same
+addresses each time: the *first* range, for which the graphs are captured once. Copies of a model that are loaded at the
+same time each have their own pages, filled by a separate copy, so that they cost as much as any other model. Because
+all copies hold the same bytes, all of them are executed with the weights in the first range, which is mapped first and
+unmapped last.
 """
 
 from collections.abc import Sequence
@@ -19,36 +19,36 @@ from clockwork.units import Nanos
 
 
 class Resident:
-    """See the module. Its LOAD thread and those that unload call it."""
+    """A program on a device; see the module. Called by the LOAD thread and by threads that unload."""
 
     def __init__(self, device: Device, program: Program, name: str) -> None:
-        """``name``: of the model, for people. Raises `CudaError` if there are no addresses."""
+        """``name`` is the model's name in messages. Raises `CudaError` if there are no addresses."""
         self.device = device
         self._program = program
         self._name = name
         self._pages = device.cache.pages_of(program.layout.nbytes)
         self._lock = Lock()
         self._first = self._range()
-        self._others: list[WeightsRange] = []  #: mapped
-        self._spare: list[WeightsRange] = []  #: not mapped
+        self._others: list[WeightsRange] = []  #: mapped ranges of further copies
+        self._spare: list[WeightsRange] = []  #: unmapped ranges, kept for further copies
         self._graphs: Graphs | None = None
 
     @property
     def graphs(self) -> Graphs:
-        """Its graphs. It has been loaded."""
+        """The graphs of the program, which must have been loaded once."""
         assert self._graphs is not None
         return self._graphs
 
     @property
     def fits(self) -> bool:
-        """Whether there are pages for it now."""
+        """Whether enough pages are free for the weights."""
         return self.device.cache.free >= self._pages
 
     def load(self) -> Nanos:
-        """Map pages and copy the weights; returns what the copy took by the device's clock.
+        """Map pages and copy the weights; return the duration of the copy by the device's clock.
 
         Raises:
-            ServerError: the driver could not; then nothing has changed.
+            ServerError: too few pages are free, or the driver failed; nothing has changed then.
         """
         with self._lock:
             if not self._first.mapped:
@@ -66,7 +66,7 @@ class Resident:
         return taken
 
     def unload(self) -> None:
-        """Take the pages of one copy away."""
+        """Unmap the pages of one copy."""
         self.device.driver.attach()
         with self._lock:
             where = self._others.pop() if self._others else self._first
@@ -74,11 +74,11 @@ class Resident:
             self._put_away(where)
 
     def close(self) -> None:
-        """Give the addresses back; nothing is loaded."""
+        """Free the addresses. Nothing may be loaded."""
         self._graphs = None
         self.device.driver.attach()
-        for it in (self._first, *self._others, *self._spare):
-            it.close()
+        for weights_range in (self._first, *self._others, *self._spare):
+            weights_range.close()
         self._others, self._spare = [], []
 
     def _range(self) -> WeightsRange:

@@ -1,4 +1,4 @@
-"""`CudaRuntime`: from a path to a model in host memory, for CUDA devices. Not yet run on a real device."""
+"""`CudaRuntime`: loads exported programs into host memory, for CUDA devices. Not yet run on a real device."""
 
 import weakref
 from collections import deque
@@ -13,8 +13,8 @@ from clockwork.runtimes.torch.archive import ModelFile, find, read
 from clockwork.runtimes.torch.cuda.bindings import CudaDriver
 from clockwork.runtimes.torch.cuda.device import Device
 from clockwork.runtimes.torch.cuda.driver import Driver
+from clockwork.runtimes.torch.cuda.examples import MAX_BATCH
 from clockwork.runtimes.torch.cuda.executor import Executor, TorchExecutor
-from clockwork.runtimes.torch.cuda.foreseen import MAX_BATCH
 from clockwork.runtimes.torch.cuda.model import CudaModel
 from clockwork.runtimes.torch.cuda.pages import PageCache
 from clockwork.runtimes.torch.cuda.pinned import PinnedBudget
@@ -27,17 +27,17 @@ from clockwork.runtimes.torch.tensors import accept_read_only
 from clockwork.units import GIB, MIB, Bytes, show_bytes
 
 CACHE_SHARE: Final = 0.9
-"""The part of what is free, once workspace and I/O memory are taken, that the weights cache takes if nothing was said;
-graphs, and whatever the driver needs, have the rest."""
+"""Default share of the weights cache in the memory left by workspace and I/O memory; graphs and the driver use the
+rest."""
 
 WORKSPACE_BYTES: Final[Bytes] = 2 * GIB
-"""Of each device, for what inferences compute in, if nothing else is said."""
+"""Default size of the workspace on each device."""
 
 IO_BYTES: Final[Bytes] = 512 * MIB
-"""Of each device, and of host memory, for inputs and outputs, if nothing else is said."""
+"""Default memory for inputs and outputs, on each device and in the host."""
 
 PINNED_BYTES: Final[Bytes] = 64 * GIB
-"""Of host memory, for weights, if nothing else is said."""
+"""Default limit of pinned host memory for weights."""
 
 
 class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
@@ -57,24 +57,30 @@ class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
         make_executor: Callable[[int, Bytes], Executor] = TorchExecutor,
         batching: BatchingOptions | None = None,
     ) -> None:
-        """Takes all memory of each device: ``cache_bytes`` of weights, or `CACHE_SHARE` of what the others leave.
+        """Allocate the memory of each device: ``cache_bytes`` for weights, or `CACHE_SHARE` of what the others leave.
 
-        ``pinned_bytes``: so much host memory may be pinned for weights. ``workspace_bytes``: what inferences compute
-        in. ``io_bytes``: for inputs and outputs, on the device and, pinned, in host memory. ``max_batch``: graphs are
-        captured for batches of up to so many rows.
+        ``pinned_bytes`` is the limit of pinned host memory for weights, ``workspace_bytes`` the memory that inferences
+        compute in, and ``io_bytes`` the memory for inputs and outputs, on the device and, pinned, in the host. Graphs
+        are captured for batches of up to ``max_batch`` rows.
 
         Raises:
-            InvalidRequestError: there are no such devices here, or they have not so much memory.
+            InvalidRequestError: the devices do not exist, or have too little memory.
         """
         if devices < 1 or max_batch < 1:
-            raise InvalidRequestError(f"{devices} CUDA devices and batches of {max_batch} rows make no sense")
+            raise InvalidRequestError(
+                f"{devices} CUDA devices and a largest batch of {max_batch} rows are not possible: both must be at "
+                "least 1"
+            )
         accept_read_only()
-        use_threads(1)  # the host only launches
+        use_threads(1)  # the host only launches kernels
         self.max_batch = max_batch
         drivers = [make_driver(i) for i in range(devices)]
         kinds = {driver.name for driver in drivers}
         if len(kinds) > 1:
-            raise InvalidRequestError(f"devices of one worker are of one kind; found {', '.join(sorted(kinds))}")
+            raise InvalidRequestError(
+                f"devices are of different kinds: {', '.join(sorted(kinds))}; all devices of a worker must be of one "
+                "kind"
+            )
         super().__init__(version(), f"cuda {drivers[0].name}", batching)
         parts: list[tuple[Driver, Executor, Staging]] = []
         for i, driver in enumerate(drivers):
@@ -88,19 +94,20 @@ class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
             cache = PageCache(driver, pages, page_size)
             self.devices.append(Device(i, driver, executor, cache, staging))
         self._budget = PinnedBudget(drivers[0], pinned_bytes)
-        self._forgotten: deque[tuple[list[Resident], Program]] = deque()
+        self._unreferenced: deque[tuple[list[Resident], Program]] = deque()
 
     def _read(self, path: Path) -> ModelFile:
         file = read(find(path))
         if file.compiled:
             raise InvalidModelError(
-                f"{file.path.name!r} has code in it that was compiled for CPUs; on GPUs programs are captured as "
-                "graphs instead: export it without --compile"
+                f"{file.path.name!r} contains code compiled for CPUs, which GPUs cannot run: export the program "
+                "without "
+                "--compile"
             )
         return file
 
     def close(self) -> None:
-        """Give all memory back. Nothing is loaded any more, and no model in use."""
+        """Free all memory. Nothing may be loaded, and no model may be in use."""
         with self._lock:
             self._release_unused()
         for device in self.devices:
@@ -111,22 +118,22 @@ class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
         info = program_info(file, program, policy)
         move(program, self.devices[0].executor.device_type)
         model = CudaModel(info, program, self.devices, self._budget, self.max_batch, file.path.name)
-        # Loaded models refer to their model, so nothing is loaded when nobody refers to it any more. That may be found
-        # out at any moment and in any thread, so what is left is only noted then.
-        weakref.finalize(model, self._forgotten.append, (model.residents, program)).atexit = False
+        # Loaded models refer to their model, so nothing is loaded once the model is unreferenced. The garbage collector
+        # may find this at any moment and in any thread, so the resources are only recorded then, and freed later.
+        weakref.finalize(model, self._unreferenced.append, (model.residents, program)).atexit = False
         model.prepare()
         return model
 
     def _release_unused(self) -> None:
-        while self._forgotten:
-            residents, program = self._forgotten.popleft()
-            for it in residents:
-                it.close()
+        while self._unreferenced:
+            residents, program = self._unreferenced.popleft()
+            for resident in residents:
+                resident.close()
             self._budget.unpin(program.weights.data_ptr())
 
 
 def _pages(drivers: list[Driver], page_size: Bytes, cache_bytes: Bytes | None) -> int:
-    """Pages of each device."""
+    """Return the number of pages of each device."""
     free = []
     for driver in drivers:
         driver.attach()
@@ -134,7 +141,8 @@ def _pages(drivers: list[Driver], page_size: Bytes, cache_bytes: Bytes | None) -
     size = int(min(free) * CACHE_SHARE) if cache_bytes is None else cache_bytes
     if size < page_size:
         raise InvalidRequestError(
-            f"a weights cache of {show_bytes(size)} has no room for a page of {show_bytes(page_size)}, with "
-            f"{show_bytes(min(free))} of {drivers[0].name} free: free its memory, or give --cache-size"
+            f"weights cache of {show_bytes(size)} is smaller than a page of {show_bytes(page_size)}; {drivers[0].name} "
+            "has "
+            f"{show_bytes(min(free))} free: free its memory, or set --cache-size"
         )
     return size // page_size

@@ -1,12 +1,13 @@
-"""Memory for inputs and outputs, on the device and in the host, all taken at the start.
+"""Memory for inputs and outputs, on the device and in the host, all allocated at the start.
 
-Theory of operation. A *slot* is as much memory in the host, pinned, as on the device. A batch's inputs are put into the
-host's half of a slot and copied to the device's while another batch is executed; outputs go the other way. Graphs read
-and write at addresses that never change, so all graphs of a device share two *areas*, one for inputs and one for
-outputs: a copy on the device brings the inputs from their slot to the area when their turn has come.
+Theory of operation. A *slot* consists of pinned host memory and the same amount of device memory. The inputs of a batch
+are written to the host memory of a slot, and copied to its device memory while another batch is executed; outputs are
+copied in the other direction. Graphs read and write fixed addresses, so all graphs of a device share two *areas*, one
+for inputs and one for outputs. Just before a batch is executed, its inputs are copied on the device from their slot to
+the input area.
 
-`SLOTS` is how many batches of inputs a worker's threads can hold at a time, so nobody waits for one; for outputs it is
-how many may wait for the network's thread.
+The threads of a worker hold at most `SLOTS` batches of inputs at a time, so they never wait for a slot. For outputs,
+`SLOTS` is the number of batches that can wait for the network thread.
 """
 
 from queue import Empty, SimpleQueue
@@ -20,17 +21,17 @@ from clockwork.runtimes.torch.weights import ALIGNMENT, host_block
 from clockwork.units import Bytes, show_bytes
 
 SLOTS: Final = 4
-"""EXEC: the batch that it executes, and one prepared or executed again request by request; INPUT: one prepared, and the
-one that takes its place."""
+"""EXEC holds the batch being executed, and one prepared or executed again request by request. INPUT holds a prepared
+batch, and the one that replaces it."""
 
 _PARTS: Final = 2 * SLOTS + 2
 
-TAKE_MAX: Final = 2.0
-"""Seconds to wait for a slot: for as long the network's thread may not have come by."""
+MAX_SLOT_WAIT: Final = 2.0
+"""Seconds to wait for a slot: the network thread may be busy for as long."""
 
 
 class Slot(Struct, frozen=True, eq=False):
-    """Memory for one batch of inputs or of outputs, and its events: when work on it began, ended, and was copied."""
+    """Memory for one batch of inputs or outputs, with events for begin and end of its work, and the end of its copy."""
 
     host: Any  #: a tensor of bytes
     host_address: Address
@@ -41,36 +42,36 @@ class Slot(Struct, frozen=True, eq=False):
 
 
 class Lease:
-    """A slot that is somebody's; it goes back when nobody refers to the lease any more."""
+    """A slot in use. It becomes free when nothing refers to the lease any more."""
 
     def __init__(self, slot: Slot, back: "SimpleQueue[Slot]") -> None:
         self.slot = slot
         self._back = back
 
     def __del__(self) -> None:
-        self._back.put(self.slot)  # which may be called at any moment, even within itself
+        self._back.put(self.slot)  # SimpleQueue.put may be interrupted by itself
 
 
 class Staging:
-    """All slots and areas of one device."""
+    """The slots and areas of one device."""
 
     def __init__(self, driver: Driver, nbytes: Bytes) -> None:
-        """Takes ``nbytes`` of the device, and almost as much of the host.
+        """Allocate ``nbytes`` of device memory, and almost as much pinned host memory.
 
         Raises:
-            InvalidRequestError: there is not so much.
+            InvalidRequestError: there is too little memory.
         """
         self.slot_bytes: Bytes = nbytes // _PARTS // ALIGNMENT * ALIGNMENT
         self.nbytes = nbytes
         self._driver = driver
         if not self.slot_bytes:
-            raise InvalidRequestError(f"{nbytes} bytes for inputs and outputs are too few: give more as --io-size")
+            raise InvalidRequestError(f"{nbytes} bytes for inputs and outputs are too few: use a larger --io-size")
         try:
             self._device = driver.allocate(self.slot_bytes * _PARTS)
         except OutOfDeviceMemoryError as error:
             raise InvalidRequestError(
-                f"{driver.name} has no {show_bytes(nbytes)} for inputs and outputs ({show_bytes(driver.free_bytes())} "
-                "are free): give less as --io-size or --cache-size"
+                f"inputs and outputs need {show_bytes(nbytes)} of {driver.name}, which has "
+                f"{show_bytes(driver.free_bytes())} free: use a smaller --io-size or --cache-size"
             ) from error
         self._host = host_block(self.slot_bytes * 2 * SLOTS)
         try:
@@ -78,8 +79,8 @@ class Staging:
         except CudaError as error:
             driver.free(self._device)
             raise InvalidRequestError(
-                f"{show_bytes(nbytes)} of host memory for inputs and outputs cannot be pinned ({error}): give less as "
-                "--io-size, or raise the limit on locked memory"
+                f"cannot pin {show_bytes(nbytes)} of host memory for inputs and outputs ({error}): use a smaller "
+                "--io-size, or raise the limit of locked memory"
             ) from error
         self.input_area: Address = self._device + 2 * SLOTS * self.slot_bytes
         self.output_area: Address = self.input_area + self.slot_bytes
@@ -89,32 +90,31 @@ class Staging:
             (self._inputs if i < SLOTS else self._outputs).put(self._slot(i))
 
     def take_input(self) -> Lease:
-        """A slot for inputs.
+        """Take a slot for inputs.
 
         Raises:
-            ServerError: none has become free in `TAKE_MAX`.
+            ServerError: no slot became free within `MAX_SLOT_WAIT`.
         """
         return self._take(self._inputs, "inputs")
 
     def take_output(self) -> Lease:
-        """A slot for outputs; raises as `take_input`."""
+        """Take a slot for outputs; raises like `take_input`."""
         return self._take(self._outputs, "outputs")
 
     def check_fits(self, nbytes: Bytes, what: str) -> None:
-        """Whether so much fits into a slot.
+        """Check that ``nbytes`` fit into a slot.
 
         Raises:
-            ServerError: it does not.
+            ServerError: they do not.
         """
         if nbytes > self.slot_bytes:
             raise ServerError(
-                f"the {what} of the batch take {show_bytes(nbytes)}; of {show_bytes(self.nbytes)} for inputs and "
-                f"outputs a batch has {show_bytes(self.slot_bytes)}: give --io-size {show_bytes(nbytes * _PARTS)}, or "
-                "serve smaller batches"
+                f"{what} of the batch need {show_bytes(nbytes)}; the limit is {show_bytes(self.slot_bytes)}: use "
+                f"--io-size {show_bytes(nbytes * _PARTS)}, or smaller batches"
             )
 
     def close(self) -> None:
-        """Give the memory back; nothing is in a slot any more."""
+        """Free the memory. No slot may be in use."""
         self._driver.unpin(self._host.data_ptr())
         self._driver.free(self._device)
 
@@ -126,6 +126,6 @@ class Staging:
 
     def _take(self, slots: "SimpleQueue[Slot]", what: str) -> Lease:
         try:
-            return Lease(slots.get(timeout=TAKE_MAX), slots)
+            return Lease(slots.get(timeout=MAX_SLOT_WAIT), slots)
         except Empty:
-            raise ServerError(f"all memory for {what} has been in use for {TAKE_MAX:g} s") from None
+            raise ServerError(f"no memory for {what} became free within {MAX_SLOT_WAIT:g} s") from None

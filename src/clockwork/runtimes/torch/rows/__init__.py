@@ -1,7 +1,7 @@
-"""Where the rows lie in an exported program; see `clockwork.runtimes.rows`.
+"""Finds the axis of the rows in each tensor of an exported program; see `clockwork.runtimes.rows`.
 
-`graph` goes through the nodes, `call` is what a rule is given, `rules` and `layers` have the rules of ATen's operators.
-Shapes are those that ``torch.export`` has found, with symbols for sizes that are not fixed.
+`graph` visits the nodes, `call` is the argument of a rule, and `rules` and `layers` have the rules of ATen's operators.
+Shapes are those found by ``torch.export``, with symbols for sizes that are not fixed.
 """
 
 from clockwork.runtimes.torch.rows.graph import analyse

@@ -1,4 +1,4 @@
-"""A call of an operator as its rule sees it, and the table of rules."""
+"""A call of an operator, which is the argument of its rule, and the table of rules."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
@@ -9,7 +9,7 @@ from clockwork.runtimes.rows.size import Size
 from clockwork.runtimes.rows.value import COUNTS, MixesRowsError, Shape, UnknownRowsError, Value
 
 Result: TypeAlias = Value | Sequence[Value]
-"""One tensor, or all of several; the shapes are put right by the caller."""
+"""One tensor, or a sequence of them. The caller replaces their shapes by the exporter's."""
 
 Rule: TypeAlias = Callable[["Call"], Result]
 
@@ -23,21 +23,21 @@ class Call:
     """One call: its arguments by name, with a `Value` for each tensor and a `Size` for each size that is not fixed."""
 
     def __init__(self, operator: str, arguments: dict[str, Any], shapes: Sequence[Shape]) -> None:
-        """``shapes``: of the outputs."""
+        """``shapes`` are those of the outputs."""
         self.operator = operator
         self.arguments = arguments
         self.shapes = shapes
 
     def get(self, name: str, default: Any = None) -> Any:
-        """An argument, or the default where there is none."""
+        """Return an argument, or ``default`` if it is missing or None."""
         found = self.arguments.get(name)
         return default if found is None else found
 
     def value(self, name: str) -> Value:
-        """An argument that is a tensor.
+        """Return an argument that is a tensor.
 
         Raises:
-            UnknownRowsError: it is none.
+            UnknownRowsError: the argument is not a tensor.
         """
         found = self.arguments.get(name)
         if not isinstance(found, Value):
@@ -50,11 +50,15 @@ class Call:
         return self.value(next(iter(self.arguments), ""))
 
     def tensors(self, *names: str) -> list[Value]:
-        """All tensors among the arguments, or among those with these names, in lists too."""
+        """Return all tensors among the arguments, including those in lists, or only those of the named arguments."""
         found: list[Value] = []
-        for name, it in self.arguments.items():
+        for name, argument in self.arguments.items():
             if not names or name in names:
-                found += [each for each in (it if isinstance(it, list | tuple) else [it]) if isinstance(each, Value)]
+                found += [
+                    each
+                    for each in (argument if isinstance(argument, list | tuple) else [argument])
+                    if isinstance(each, Value)
+                ]
         return found
 
     def check_numbers(self) -> None:
@@ -63,20 +67,20 @@ class Call:
         Raises:
             MixesRowsError: one does.
         """
-        for it in self.arguments.values():
-            for each in it if isinstance(it, list | tuple) else [it]:
+        for argument in self.arguments.values():
+            for each in argument if isinstance(argument, list | tuple) else [argument]:
                 if isinstance(each, Size) and each.depends_on_rows:
                     raise MixesRowsError(COUNTS)
 
     def axes(self, rank: int, name: str = "dim") -> tuple[int, ...]:
-        """Axes that an argument has as a number or a list; all where there is none."""
+        """Return the axes in an argument, which is a number or a list; all axes if it is missing."""
         found = self.arguments.get(name)
         if found is None or found == []:
             return tuple(range(rank))
-        return tuple(axis_of(int(it), rank) for it in (found if isinstance(found, list | tuple) else [found]))
+        return tuple(axis_of(int(axis), rank) for axis in (found if isinstance(found, list | tuple) else [found]))
 
     def axis(self, rank: int, default: int | None = None, name: str = "dim") -> int:
-        """The axis that an argument is."""
+        """Return the axis given by an argument."""
         found = self.get(name, default)
         if not isinstance(found, int):
             raise UnknownRowsError(f"has no {name!r}")

@@ -1,4 +1,4 @@
-"""Goes through the nodes of an exported program and follows the rows from its inputs to its outputs."""
+"""Visits the nodes of an exported program, and follows the rows from its inputs to its outputs."""
 
 import operator
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any, Final
 import torch
 
 import clockwork.runtimes.torch.rows.layers
-import clockwork.runtimes.torch.rows.rules  # noqa: F401 - these fill the table of rules
+import clockwork.runtimes.torch.rows.rules  # noqa: F401 - both modules fill the table of rules
 from clockwork.runtimes.rows.size import N, Size, number, opaque, product, unknown
 from clockwork.runtimes.rows.value import (
     COUNTS,
@@ -28,23 +28,23 @@ RESHAPING: Final = frozenset((
     "view", "reshape", "_unsafe_view", "_reshape_alias", "unflatten", "expand", "broadcast_to", "repeat", "slice",
     "zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "arange", "group_norm", "native_group_norm",
 ))  # fmt: skip
-"""Operators that may use the number of rows as a size; their rules, or the shapes that result, show how."""
+"""Operators that may use the number of rows as a size; their rules or the resulting shapes show how."""
 
 NO_RULE: Final = "is an operator without a rule"
 _SIZES: Final = ("aten::sym_size", "aten::sym_numel", "aten::sym_stride", "aten::sym_storage_offset")
 
 
 def analyse(program: Program, one_scale: bool = False) -> Proof:
-    """Say whether each row of the outputs depends on the same row of the inputs only.
+    """Prove whether each row of the outputs depends only on the same row of the inputs.
 
-    All inputs have rows as their first dimension. ``one_scale``: operators that choose a scale for the whole batch are
-    accepted.
+    All inputs have rows as their first dimension. ``one_scale``: accept operators that choose one scale for the whole
+    batch.
     """
     placeholders = [node for node in program.graph.graph.nodes if node.op == "placeholder"]
     inputs = [placeholders[slot] for slot in program.input_slots]
     first = inputs[0].meta["val"].shape[0]
     if isinstance(first, int) or not first.node.expr.is_Symbol:
-        return Proof(False, False, "its first dimension is not one that may have any size")
+        return Proof(False, False, "its first dimension has a fixed size")
     analysis = _Analysis(first.node.expr, one_scale)
     for node in placeholders:
         analysis.add(node, is_input=node in inputs)
@@ -53,7 +53,7 @@ def analyse(program: Program, one_scale: bool = False) -> Proof:
 
 
 class _Analysis:
-    """One program. ``rows`` is the symbol of the number of rows."""
+    """The analysis of one program. ``rows`` is the symbol of the number of rows."""
 
     def __init__(self, rows: Any, one_scale: bool) -> None:
         self._rows = rows
@@ -61,7 +61,7 @@ class _Analysis:
         self._known: dict[Any, Any] = {}
 
     def add(self, node: Any, is_input: bool) -> None:
-        """A weight or an input."""
+        """Add a weight or an input."""
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor):
             self._known[node] = Value(self._shape(value), batch_axis=0 if is_input else None)
@@ -77,21 +77,24 @@ class _Analysis:
                 self._known[node] = self._attribute(node)
             elif node.op == "call_function":
                 self._known[node] = self._called(node)
-        found = [self._known.get(it) for it in outputs]
-        values = [it if isinstance(it, Value) else unknown_value("an output is no tensor", mixes=False) for it in found]
+        found = [self._known.get(output) for output in outputs]
+        values = [
+            value if isinstance(value, Value) else unknown_value("an output is not a tensor", mixes=False)
+            for value in found
+        ]
         return proof_of(dict(zip(names, values, strict=True)))
 
     def _attribute(self, node: Any) -> Any:
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor):
             return Value(self._shape(value))
-        return unknown_value(f"{node.name!r} is a program within the program", mixes=False)
+        return unknown_value(f"{node.name!r} is a program inside the program", mixes=False)
 
     def _called(self, node: Any) -> Any:
         arguments = self._resolved([*node.args, *node.kwargs.values()])
-        for it in _flat(arguments):
-            if isinstance(it, Value) and it.problem is not None:
-                return it
+        for argument in _flat(arguments):
+            if isinstance(argument, Value) and argument.problem is not None:
+                return argument
         if node.target is operator.getitem and isinstance(arguments[0], list | tuple):
             return arguments[0][arguments[1]]
         try:
@@ -105,11 +108,11 @@ class _Analysis:
             if isinstance(value, torch.SymInt | int | torch.SymBool | bool | torch.SymFloat | float):
                 return self._number(value)
             raise UnknownRowsError(NO_RULE)
-        schema = node.target._schema  # noqa: SLF001 - there is no other way to ask
+        schema = node.target._schema  # noqa: SLF001 - there is no public way
         if schema.name in _SIZES:
             return self._number(value)
         if value is None and not schema.returns:
-            return None  # a check of the exporter's
+            return None  # a check added by the exporter
         call = self._call(node, schema)
         name = call.operator
         if name not in RESHAPING:
@@ -125,44 +128,44 @@ class _Analysis:
             result = pointwise(call)
         else:
             raise UnknownRowsError(NO_RULE)
-        made = self._shaped(result, value, call)
-        _check_writes(schema, call, made)
-        return made
+        outputs = self._shaped(result, value, call)
+        _check_writes(schema, call, outputs)
+        return outputs
 
     def _call(self, node: Any, schema: Any) -> Call:
-        given = dict(zip([it.name for it in schema.arguments], self._resolved(node.args), strict=False))
-        given |= dict(zip(node.kwargs, self._resolved(list(node.kwargs.values())), strict=True))
-        for it in schema.arguments:
-            if it.name not in given and it.has_default_value():
-                given[it.name] = it.default_value
+        arguments = dict(zip([argument.name for argument in schema.arguments], self._resolved(node.args), strict=False))
+        arguments |= dict(zip(node.kwargs, self._resolved(list(node.kwargs.values())), strict=True))
+        for argument in schema.arguments:
+            if argument.name not in arguments and argument.has_default_value():
+                arguments[argument.name] = argument.default_value
         if self._one_scale:
-            given["one_scale"] = True
+            arguments["one_scale"] = True
         value = node.meta.get("val")
         tensors = value if isinstance(value, list | tuple) else [value]
-        shapes = [self._shape(it) if isinstance(it, torch.Tensor) else () for it in tensors]
-        return Call(_name(node.target).removeprefix("aten."), given, shapes)
+        shapes = [self._shape(tensor) if isinstance(tensor, torch.Tensor) else () for tensor in tensors]
+        return Call(_name(node.target).removeprefix("aten."), arguments, shapes)
 
     def _shaped(self, result: Any, value: Any, call: Call) -> Any:
-        """The result with the shapes that the exporter found."""
+        """Return the result with the shapes found by the exporter."""
         if not isinstance(value, list | tuple):
             only = result if isinstance(result, Value) else result[0]
             return _with_shape(only, call.shapes[0])
         if isinstance(result, Value) or len(result) < len(value):
             raise UnknownRowsError(NO_RULE)
-        return [_with_shape(it, shape) for it, shape in zip(result, call.shapes, strict=False)]
+        return [_with_shape(value, shape) for value, shape in zip(result, call.shapes, strict=False)]
 
-    def _resolved(self, it: Any) -> Any:
-        if isinstance(it, torch.fx.Node):
-            return self._known.get(it)
-        if isinstance(it, list | tuple):
-            return [self._resolved(each) for each in it]
-        return it
+    def _resolved(self, argument: Any) -> Any:
+        if isinstance(argument, torch.fx.Node):
+            return self._known.get(argument)
+        if isinstance(argument, list | tuple):
+            return [self._resolved(each) for each in argument]
+        return argument
 
     def _shape(self, tensor: Any) -> Shape:
-        return tuple(self._size(it) for it in tensor.shape)
+        return tuple(self._size(dim) for dim in tensor.shape)
 
     def _number(self, value: Any) -> Any:
-        """A number of the program's: a size, or whether sizes are related in some way."""
+        """Return the value of a number in the program: a size, or the result of a comparison of sizes."""
         if isinstance(value, torch.SymInt):
             size = self._size(value)
             return size if size.value is None else size.value
@@ -170,13 +173,13 @@ class _Analysis:
             return opaque(str(value.node.expr), self._rows in value.node.expr.free_symbols)
         return value
 
-    def _size(self, it: Any) -> Size:
-        if isinstance(it, int):
-            return number(it)
-        return self._polynomial(it.node.expr)
+    def _size(self, dim: Any) -> Size:
+        if isinstance(dim, int):
+            return number(dim)
+        return self._polynomial(dim.node.expr)
 
     def _polynomial(self, expression: Any) -> Size:
-        """An expression of sympy's; what is no polynomial is an unknown."""
+        """Convert a sympy expression; one that is not a polynomial becomes an unknown."""
         if expression.is_Integer:
             return number(int(expression))
         if expression == self._rows:
@@ -184,11 +187,11 @@ class _Analysis:
         if expression.is_Symbol:
             return unknown(f"${expression}")
         if expression.is_Mul:
-            return product(self._polynomial(it) for it in expression.args)
+            return product(self._polynomial(arg) for arg in expression.args)
         if expression.is_Add:
             total = number(0)
-            for it in expression.args:
-                total = total + self._polynomial(it)
+            for arg in expression.args:
+                total = total + self._polynomial(arg)
             return total
         if expression.is_Pow and expression.exp.is_Integer and 0 < int(expression.exp) <= 8:
             return product([self._polynomial(expression.base)] * int(expression.exp))
@@ -196,41 +199,44 @@ class _Analysis:
 
 
 def _with_shape(value: Value, shape: Shape) -> Value:
-    """The value with another shape of the same rank, in which N is where the rows are and nowhere else.
+    """Return the value with another shape of the same rank, in which only the axis of the rows depends on N.
 
     Raises:
-        MixesRowsError: a size depends on the number of rows, and rows do not lie there.
+        MixesRowsError: the size of another axis depends on the number of rows.
     """
     if value.problem is not None:
         return value
     if value.rank != len(shape):
-        raise UnknownRowsError(f"has a result of {len(shape)} dimensions, where {value.rank} were expected")
+        raise UnknownRowsError(f"has a result of {len(shape)} dimensions instead of {value.rank}")
     if any(size.depends_on_rows for i, size in enumerate(shape) if i != value.batch_axis):
         raise MixesRowsError(f"{COUNTS}: another size depends on it")
     if value.batch_axis is not None and shape[value.batch_axis].divided(N * value.inner) is None:
-        raise UnknownRowsError("has rows where their number is not a factor of the size")
+        raise UnknownRowsError("has rows along an axis whose size is not a multiple of their number")
     return Value(shape, value.batch_axis, value.inner)
 
 
-def _check_writes(schema: Any, call: Call, made: Any) -> None:
+def _check_writes(schema: Any, call: Call, outputs: Any) -> None:
     """Check that an operator which writes to its input leaves the rows of that memory where they were."""
-    for it in schema.arguments:
-        if it.alias_info is not None and it.alias_info.is_write:
-            written = call.arguments.get(it.name)
-            if not isinstance(written, Value) or not isinstance(made, Value):
+    for argument in schema.arguments:
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            written = call.arguments.get(argument.name)
+            if not isinstance(written, Value) or not isinstance(outputs, Value):
                 raise UnknownRowsError("writes to memory that other tensors may share")
-            if (written.batch_axis, written.inner) != (made.batch_axis, made.inner) or written.rank != made.rank:
-                raise UnknownRowsError("writes rows to memory that had none")
+            if (written.batch_axis, written.inner) != (
+                outputs.batch_axis,
+                outputs.inner,
+            ) or written.rank != outputs.rank:
+                raise UnknownRowsError("writes rows to memory that has none")
 
 
-def _flat(it: Any) -> Sequence[Any]:
-    if isinstance(it, list | tuple):
-        return [each for inner in it for each in _flat(inner)]
-    return [it]
+def _flat(argument: Any) -> Sequence[Any]:
+    if isinstance(argument, list | tuple):
+        return [each for inner in argument for each in _flat(inner)]
+    return [argument]
 
 
 def _name(target: Any) -> str:
-    """``aten.add``, without the overload."""
+    """Return the operator's name without the overload, such as ``aten.add``."""
     if isinstance(target, torch._ops.OpOverload):  # noqa: SLF001 - as torch.fx does
-        return str(target._schema.name).replace("::", ".")  # noqa: SLF001 - there is no other way to ask
+        return str(target._schema.name).replace("::", ".")  # noqa: SLF001 - there is no public way
     return getattr(target, "__name__", str(target))

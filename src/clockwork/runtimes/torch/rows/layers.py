@@ -16,14 +16,14 @@ ONE_SCALE: Final = "chooses one scale for the whole batch"
 
 @rule("mm", "bmm", "matmul", "mv", "dot")
 def product(call: Call) -> Result:
-    """Of two tensors."""
+    """Multiply two tensors."""
     left, right = call.tensors()
     return matmul(left, right)
 
 
 @rule("addmm", "baddbmm", "addmv")
 def product_and_sum(call: Call) -> Result:
-    """Of two tensors, and a third that is added."""
+    """Multiply two tensors and add a third."""
     added, left, right = call.tensors()
     call.check_numbers()
     return broadcast([matmul(left, right), added])
@@ -31,7 +31,7 @@ def product_and_sum(call: Call) -> Result:
 
 @rule("linear")
 def linear(call: Call) -> Result:
-    """A product with transposed weights, and a bias."""
+    """Multiply with transposed weights and add a bias."""
     weights = call.value("weight")
     check_no_rows(weights, *call.tensors("bias"))
     return matmul(call.first, transposed(weights, list(range(weights.rank))[::-1]))
@@ -39,7 +39,7 @@ def linear(call: Call) -> Result:
 
 @rule("einsum")
 def einstein(call: Call) -> Result:
-    """Sums of products by labels."""
+    """Sum products by the labels of an equation."""
     return einsum(call.get("equation", ""), call.tensors("tensors"))
 
 
@@ -54,7 +54,7 @@ def einstein(call: Call) -> Result:
     "conv_transpose3d",
 )
 def convolution(call: Call) -> Result:
-    """Each row by itself, with the same weights."""
+    """Convolve each row independently with the same weights."""
     x, weights = call.first, call.value("weight")
     check_no_rows(weights, *call.tensors("bias"))
     if x.rank != weights.rank:
@@ -75,12 +75,12 @@ _UPSAMPLES: Final = (
     "max_pool3d_with_indices",
     "_adaptive_avg_pool2d",
     "_adaptive_avg_pool3d",
-    *(f"upsample_{it}".replace("upsample__", "_upsample_") for it in _UPSAMPLES),
+    *(f"upsample_{kind}".replace("upsample__", "_upsample_") for kind in _UPSAMPLES),
     "_upsample_bilinear2d_aa",
     "_upsample_bicubic2d_aa",
 )
 def last_axes(call: Call) -> Result:
-    """Along the last axes, as many as the name says. Places of maxima are counted in each channel."""
+    """Compute along the last axes, as many as in the operator's name. Indices of maxima count within each channel."""
     x = call.first
     found = _DIMENSIONS.search(call.operator)
     assert found is not None
@@ -89,16 +89,16 @@ def last_axes(call: Call) -> Result:
 
 @rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
 def grid_sampler(call: Call) -> Result:
-    """Each row at the places of its grid."""
+    """Sample each row at the positions of its grid."""
     x, grid = call.tensors()
     if (x.batch_axis, x.inner) != (grid.batch_axis, grid.inner) or x.batch_axis not in (None, 0):
-        raise MixesRowsError(f"{ACROSS}: rows and grids do not go together one by one")
+        raise MixesRowsError(f"{ACROSS}: rows and grids do not correspond one by one")
     return Value(x.shape, x.batch_axis, x.inner)
 
 
 @rule("batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit")
 def batch_norm(call: Call) -> Result:
-    """With the means that training has left."""
+    """Normalise by the means recorded in training."""
     x = call.first
     if call.get("training", False) or not call.tensors("running_mean"):
         raise MixesRowsError(NORMALISED_BY_BATCH)
@@ -109,16 +109,16 @@ def batch_norm(call: Call) -> Result:
 
 @rule("group_norm", "native_group_norm", "instance_norm")
 def group_norm(call: Call) -> Result:
-    """Over the channels and places of each row."""
+    """Normalise over the channels and positions of each row."""
     x = call.first
     check_no_rows(*call.tensors("weight", "bias", "running_mean", "running_var"))
-    made = along(x, range(1, x.rank))
-    return [made, made, made]
+    normalised = along(x, range(1, x.rank))
+    return [normalised, normalised, normalised]
 
 
 @rule("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
 def layer_norm(call: Call) -> Result:
-    """Along the last axes."""
+    """Normalise along the last axes."""
     x = call.first
     check_no_rows(*call.tensors("weight", "bias"))
     axes = range(x.rank - len(call.get("normalized_shape", [])), x.rank)
@@ -127,7 +127,7 @@ def layer_norm(call: Call) -> Result:
 
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu")
 def recurrent(call: Call) -> Result:
-    """Sequences, with the state of each row."""
+    """Process sequences, with a state for each row."""
     x = call.first
     states = call.tensors("hx")
     rows = 0 if call.get("batch_first", False) else 1
@@ -137,23 +137,26 @@ def recurrent(call: Call) -> Result:
     if (
         x.rank != 3
         or x.batch_axis != rows
-        or any(it.batch_axis != 1 or it.rank != 3 or it.inner != x.inner for it in states)
+        or any(state.batch_axis != 1 or state.rank != 3 or state.inner != x.inner for state in states)
     ):
         if x.batch_axis is not None and x.batch_axis != rows:
             raise across_error(x)
-        raise UnknownRowsError("has a state that does not go with the rows one by one")
-    return [Value(x.shape, x.batch_axis, x.inner), *(Value(it.shape, it.batch_axis, it.inner) for it in states)]
+        raise UnknownRowsError("has a state that does not correspond to the rows one by one")
+    return [
+        Value(x.shape, x.batch_axis, x.inner),
+        *(Value(state.shape, state.batch_axis, state.inner) for state in states),
+    ]
 
 
 @rule("scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu")
 def attention(call: Call) -> Result:
-    """Each row, and each head, by itself."""
+    """Compute each row and each head independently."""
     q = call.value("query")
     if call.get("dropout_p", 0.0):
         raise MixesRowsError("drops elements at random, as in training")
-    for it in call.tensors("query", "key", "value"):
-        if (it.batch_axis, it.rank, it.inner) != (q.batch_axis, q.rank, q.inner):
-            raise MixesRowsError(f"{ACROSS}: its inputs do not go together one by one")
+    for tensor in call.tensors("query", "key", "value"):
+        if (tensor.batch_axis, tensor.rank, tensor.inner) != (q.batch_axis, q.rank, q.inner):
+            raise MixesRowsError(f"{ACROSS}: its inputs do not correspond one by one")
     if q.batch_axis is not None and q.batch_axis > q.rank - 3:
         raise across_error(q)
     heads = Value((*q.shape[:-2], ONE, ONE), q.batch_axis, q.inner)
@@ -161,7 +164,7 @@ def attention(call: Call) -> Result:
         if mask.batch_axis is not None and (
             mask.batch_axis > mask.rank - 3 or mask.rank > q.rank or q.batch_axis is None
         ):
-            raise MixesRowsError(f"{ACROSS}: its mask does not go with the rows one by one")
+            raise MixesRowsError(f"{ACROSS}: its mask does not correspond to the rows one by one")
         broadcast([heads, mask])
     return [Value(q.shape, q.batch_axis, q.inner), Value(q.shape[:-1], q.batch_axis, q.inner)]
 
@@ -173,17 +176,17 @@ def attention(call: Call) -> Result:
     "quantized_decomposed.dequantize_per_channel",
 )
 def quantised(call: Call) -> Result:
-    """With a scale for all, or one for each place of an axis."""
+    """Quantise with one scale, or with a scale for each position of an axis."""
     x = call.first
-    for it in call.tensors():
-        if it is not x and it.batch_axis is not None:
-            raise UnknownRowsError("has a scale that is computed from rows")
+    for tensor in call.tensors():
+        if tensor is not x and tensor.batch_axis is not None:
+            raise UnknownRowsError("has a scale computed from rows")
     return along(x, (call.axis(x.rank, name="axis"),) if "channel" in call.operator else ())
 
 
 @rule("quantized_decomposed.choose_qparams", "quantized_decomposed.choose_qparams_symmetric")
 def one_scale(call: Call) -> Result:
-    """With a scale that fits the whole tensor."""
+    """Choose one scale for the whole tensor."""
     if call.first.batch_axis is not None and not call.arguments.get("one_scale"):
         raise MixesRowsError(ONE_SCALE)
     return [Value(()), Value(())]

@@ -1,7 +1,7 @@
-"""The batches that a controller will ask for, so that all is captured for them before it does.
+"""Example inputs of the batches that a controller will send, so that their graphs can be captured in advance.
 
-Rules of the file: it follows `clockwork.controller.measuring`: powers of two up to the largest, free dimensions at
-`FREE_DIM`, or at 1 where the program refuses that.
+Rules of the file: the sizes are those of `clockwork.controller.measuring`: powers of two up to the largest batch, with
+free dimensions of `FREE_DIM`, or of 1 if the program refuses that.
 """
 
 from collections.abc import Iterator
@@ -21,16 +21,16 @@ from clockwork.runtimes.torch.tensors import DATATYPES
 from clockwork.runtimes.torch.weights import Layout, contiguous
 
 FREE_DIM: Final = 128
-"""As in `clockwork.controller.config.ProfilingConfig`."""
+"""Size of free dimensions, as in `clockwork.controller.config.ProfilingConfig`."""
 
 MAX_BATCH: Final = 16
-"""The largest batch, if nothing else is said; as there."""
+"""Default of the largest batch, as in `clockwork.controller.config.ProfilingConfig`."""
 
 _TYPES: Final[dict[str, Any]] = {datatype.value: dtype for dtype, datatype in DATATYPES.items()}
 
 
 class Example(Struct, frozen=True):
-    """Inputs of one size, made up."""
+    """Generated inputs of one batch size."""
 
     rows: int
     shapes: tuple[Shape, ...]
@@ -39,7 +39,7 @@ class Example(Struct, frozen=True):
 
 
 def examples(info: HostModelInfo, program: Program, max_batch: int) -> Iterator[Example]:
-    """One for each size, smallest first, as far as the program takes them."""
+    """Yield an example for each batch size that the program accepts, smallest first."""
     for free in (FREE_DIM, 1):
         if _accepted(program, shapes_of(info, 1, free)):
             rows = 1
@@ -53,17 +53,17 @@ def examples(info: HostModelInfo, program: Program, max_batch: int) -> Iterator[
 
 
 def shapes_of(info: HostModelInfo, rows: int, free: int) -> tuple[Shape, ...]:
-    """The inputs' shapes for so many rows, with free dimensions of one size."""
+    """Return the shapes of the inputs for ``rows`` rows, with free dimensions of size ``free``."""
     shapes = []
-    for it in info.inputs:
-        shape = tuple(free if dim == FREE else dim for dim in it.shape)
+    for info_of_input in info.inputs:
+        shape = tuple(free if dim == FREE else dim for dim in info_of_input.shape)
         shapes.append((rows, *shape[1:]) if info.batchable else shape)
     return tuple(shapes)
 
 
 def layout_of(program: Program, shapes: tuple[Shape, ...]) -> Layout:
-    """Where inputs of these shapes lie in a slot."""
-    kinds = [_TYPES[it.info.datatype] for it in program.ports.inputs]
+    """Return the layout of inputs of these shapes in a slot."""
+    kinds = [_TYPES[port.info.datatype] for port in program.ports.inputs]
     return contiguous(list(zip(kinds, shapes, strict=True)))
 
 
