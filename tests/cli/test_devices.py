@@ -183,5 +183,6 @@ def test_pytorch_gets_the_sizes_of_the_options(monkeypatch: pytest.MonkeyPatch) 
         "cache": None,
         "pinned": 0,
         "max_batch": 32,
+        "batching": None,
         "io_bytes": 64 * MIB,
     }
