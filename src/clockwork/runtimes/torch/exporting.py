@@ -131,7 +131,7 @@ def _exported(module: Any, examples: Sequence[Example], free: bool) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress PyTorch's warnings, logs and output: it also raises whatever matters."""
+    """Suppress PyTorch's warnings, logs and output: PyTorch raises an error for every real problem."""
     log = logging.getLogger("torch")
     before = log.level
     log.setLevel(logging.CRITICAL)

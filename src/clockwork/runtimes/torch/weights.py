@@ -1,8 +1,8 @@
 """Weights in one block of memory, and the tensors in it.
 
 Rules of the file: a layout gives the place of each tensor in a block, and one copy fills a block. Each block has memory
-of its own from the system, which is returned as soon as nothing refers to the block. Eviction therefore really frees
-memory.
+of its own from the system, which is returned as soon as nothing refers to the block. Eviction therefore returns
+memory to the system.
 """
 
 import math

@@ -49,7 +49,7 @@ class Lease:
         self._back = back
 
     def __del__(self) -> None:
-        self._back.put(self.slot)  # SimpleQueue.put may be interrupted by itself
+        self._back.put(self.slot)  # reentrant, because a lease may be deleted at any moment, even during this call
 
 
 class Staging:

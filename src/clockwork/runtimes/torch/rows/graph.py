@@ -222,10 +222,8 @@ def _check_writes(schema: Any, call: Call, outputs: Any) -> None:
             written = call.arguments.get(argument.name)
             if not isinstance(written, Value) or not isinstance(outputs, Value):
                 raise UnknownRowsError("writes to memory that other tensors may share")
-            if (written.batch_axis, written.inner) != (
-                outputs.batch_axis,
-                outputs.inner,
-            ) or written.rank != outputs.rank:
+            before = (written.batch_axis, written.inner, written.rank)
+            if before != (outputs.batch_axis, outputs.inner, outputs.rank):
                 raise UnknownRowsError("writes rows to memory that has none")
 
 
