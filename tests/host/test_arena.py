@@ -36,7 +36,7 @@ async def infer(client: AsyncClient) -> None:
     assert (await client.infer("wide", {"x": ROW}))["y"].tolist() == DOUBLED
 
 
-def test_a_region_is_seen_from_the_other_side_which_cannot_write() -> None:
+def test_a_worker_sees_a_region_but_cannot_write_to_it() -> None:
     arena = Arena(8 * BLOCK - 1)
     window = ArenaView(os.dup(arena.for_worker))
     assert window.name == arena.name
@@ -53,7 +53,7 @@ def test_a_region_is_seen_from_the_other_side_which_cannot_write() -> None:
     arena.close()
 
 
-def test_regions_do_not_overlap_and_come_back_when_nobody_has_them() -> None:
+def test_regions_do_not_overlap_and_are_freed_with_their_last_reference() -> None:
     arena = Arena(8 * BLOCK)
     first, second = arena.allocate(2 * BLOCK), arena.allocate(1)
     assert [arena.offset_of(it.data) for it in (first, second)] == [0, 2 * BLOCK]
@@ -75,7 +75,7 @@ def test_regions_do_not_overlap_and_come_back_when_nobody_has_them() -> None:
     arena.close()
 
 
-def test_what_lies_elsewhere_is_known_from_what_lies_there() -> None:
+def test_payloads_outside_the_arena_have_no_offset() -> None:
     arena = Arena(4 * BLOCK)
     for elsewhere in (b"abc", memoryview(b"abc"), memoryview(bytearray(9)), np.zeros(9, np.uint8).data, None):
         assert arena.offset_of(elsewhere) is None
@@ -84,7 +84,7 @@ def test_what_lies_elsewhere_is_known_from_what_lies_there() -> None:
 
 
 @pytest.mark.parametrize(("at", "nbytes"), [(0, BLOCK + 1), (BLOCK, 1), (-1, 1), (1 << 62, 1), (0, -1), (9, -9)])
-def test_a_payload_that_cannot_lie_there_is_a_breach_of_the_protocol(at: int, nbytes: int) -> None:
+def test_a_payload_outside_the_arena_is_a_protocol_error(at: int, nbytes: int) -> None:
     arena = Arena(BLOCK)
     window = ArenaView(os.dup(arena.for_worker))
     with pytest.raises(ProtocolError, match=r"is outside the shared memory of 4.0 KiB"):
@@ -92,12 +92,12 @@ def test_a_payload_that_cannot_lie_there_is_a_breach_of_the_protocol(at: int, nb
     arena.close()
 
 
-def test_a_descriptor_that_is_none_is_refused() -> None:
+def test_an_invalid_descriptor_is_refused() -> None:
     with pytest.raises(OSError, match=r"Bad file descriptor|No such file"):
         ArenaView(987_654)
 
 
-def test_where_the_system_has_no_such_memory_payloads_are_sent(
+def test_payloads_are_sent_if_the_system_has_no_such_memory(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refused(*_: object) -> int:
@@ -109,7 +109,7 @@ def test_where_the_system_has_no_such_memory_payloads_are_sent(
     assert make_arena(0) is None
 
 
-def test_long_requests_of_both_protocols_lie_there_and_are_not_sent() -> None:
+def test_long_requests_of_both_protocols_lie_in_the_arena_and_are_not_sent() -> None:
     async def test() -> None:
         async with serving(models=("wide.onnx",), guarded=SHARED) as (host, worker):
             async with AsyncClient(str(host.client_address)) as client:
@@ -132,7 +132,7 @@ def test_long_requests_of_both_protocols_lie_there_and_are_not_sent() -> None:
     run(test())
 
 
-def test_what_a_worker_may_still_read_is_nobody_elses() -> None:
+def test_memory_that_a_worker_may_still_read_is_not_reused() -> None:
     """A client that gives up while its request is executed, and another one's request meanwhile."""
 
     async def test() -> None:
@@ -158,7 +158,7 @@ def test_what_a_worker_may_still_read_is_nobody_elses() -> None:
     run(test())
 
 
-def test_a_worker_that_is_lost_reads_no_more() -> None:
+def test_the_memory_of_a_lost_worker_is_freed() -> None:
     async def test() -> None:
         async with serving(models=("wide.onnx",), guarded=SHARED, holds=holds) as (host, worker):
             arena = host.arena
@@ -175,7 +175,7 @@ def test_a_worker_that_is_lost_reads_no_more() -> None:
     run(test())
 
 
-def test_a_worker_that_has_not_mapped_it_is_sent_what_lies_there() -> None:
+def test_payloads_are_sent_to_a_worker_that_has_not_mapped_the_arena() -> None:
     async def test() -> None:
         async with controller(models=("wide.onnx",), guarded=SHARED) as host:
             worker = ScriptedWorker()
@@ -187,7 +187,7 @@ def test_a_worker_that_has_not_mapped_it_is_sent_what_lies_there() -> None:
     run(test())
 
 
-def test_what_could_not_be_sent_is_not_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_a_batch_that_could_not_be_sent_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     sends = Connection.send
 
     def send(connection: Connection, message: Any, payload: Any = ()) -> None:
@@ -209,7 +209,7 @@ def test_what_could_not_be_sent_is_not_lent(monkeypatch: pytest.MonkeyPatch) -> 
     run(test())
 
 
-def test_what_finds_no_room_there_is_sent() -> None:
+def test_payloads_that_do_not_fit_into_the_arena_are_sent() -> None:
     async def test() -> None:
         async with serving(models=("wide.onnx",), guarded={"payload_bytes": BLOCK}) as (host, worker):
             async with AsyncClient(str(host.client_address)) as client:

@@ -37,7 +37,7 @@ def test_nothing_is_paused_while_reading_is_quick() -> None:
     uvloop.run(test())
 
 
-def test_most_are_read_last_come_first_served_and_some_in_order() -> None:
+def test_most_connections_are_read_last_in_first_out_and_some_in_order() -> None:
     async def test() -> None:
         connections = Connections()
         backpressure = Backpressure(asyncio.get_running_loop(), Took(READING + 1))
@@ -52,7 +52,7 @@ def test_most_are_read_last_come_first_served_and_some_in_order() -> None:
     uvloop.run(test())
 
 
-def test_fewer_are_read_in_a_turn_while_reading_takes_too_long_and_more_when_it_does_not() -> None:
+def test_fewer_connections_are_read_per_turn_while_reading_takes_too_long() -> None:
     async def batches(took: Nanos) -> list[int]:
         connections = Connections()
         backpressure = Backpressure(asyncio.get_running_loop(), Took(took))
@@ -70,7 +70,7 @@ def test_fewer_are_read_in_a_turn_while_reading_takes_too_long_and_more_when_it_
     assert uvloop.run(batches(READING + 1))[-1] < uvloop.run(batches(READING // 2))[-1]
 
 
-def test_it_is_needed_until_all_are_read() -> None:
+def test_backpressure_is_needed_until_all_connections_are_read() -> None:
     async def test() -> None:
         took = Took(READING + 1)
         backpressure = Backpressure(asyncio.get_running_loop(), took)

@@ -14,13 +14,13 @@ def files(where: Path, **contents: str) -> Path:
     return where
 
 
-def test_a_cache_is_a_share_of_what_is_available_up_to_a_limit() -> None:
+def test_a_cache_is_a_share_of_the_available_memory_up_to_a_limit() -> None:
     assert default_cache_bytes(64 * GIB, 1) == 4 * GIB
     assert default_cache_bytes(8 * GIB, 1) == 2 * GIB
     assert default_cache_bytes(8 * GIB, 4) == GIB // 2
 
 
-def test_a_container_s_limit_counts_where_it_is_the_tighter_one(tmp_path: Path) -> None:
+def test_the_limit_of_a_container_counts_if_it_is_lower(tmp_path: Path) -> None:
     meminfo = files(tmp_path, meminfo="MemTotal: 9 kB\nMemAvailable:   8388608 kB\n") / "meminfo"
     assert available_bytes(meminfo, tmp_path) == 8 * GIB
     files(tmp_path, memory_max="max\n", memory_current="5\n")
@@ -29,11 +29,11 @@ def test_a_container_s_limit_counts_where_it_is_the_tighter_one(tmp_path: Path) 
     assert available_bytes(meminfo, tmp_path) == 2 * GIB
 
 
-def test_a_host_that_says_nothing_gets_the_default(tmp_path: Path) -> None:
+def test_a_host_that_reports_no_memory_gets_the_default(tmp_path: Path) -> None:
     assert default_cache_bytes(available_bytes(tmp_path / "none", tmp_path), 1) == 4 * GIB
 
 
-def test_pages_are_what_fits(tmp_path: Path) -> None:
+def test_a_cache_has_as_many_pages_as_fit(tmp_path: Path) -> None:
     assert WorkerConfig(tmp_path, cache_bytes=100 * MIB).pages() == 6
     assert WorkerConfig(tmp_path).pages() > 0
 
@@ -48,6 +48,6 @@ def test_pages_are_what_fits(tmp_path: Path) -> None:
         ({"page_size": 0}, "at least 1 thread and 1 byte"),
     ],
 )
-def test_a_configuration_that_makes_no_sense_is_refused(tmp_path: Path, wrong: dict[str, int], message: str) -> None:
+def test_an_impossible_configuration_is_refused(tmp_path: Path, wrong: dict[str, int], message: str) -> None:
     with pytest.raises(InvalidRequestError, match=message):
         WorkerConfig(tmp_path, **wrong).pages()  # type: ignore[arg-type]

@@ -60,7 +60,7 @@ STRANGERS = {
 
 @pytest.mark.parametrize("port", ["client", "worker"])
 @pytest.mark.parametrize("what", STRANGERS)
-def test_a_stranger_is_sent_away_and_nobody_else_notices(port: str, what: str) -> None:
+def test_an_unknown_protocol_is_refused_without_effect_on_others(port: str, what: str) -> None:
     async def test() -> None:
         async with serving() as (host, _):
             await still_serves(host)
@@ -72,7 +72,7 @@ def test_a_stranger_is_sent_away_and_nobody_else_notices(port: str, what: str) -
 
 
 @pytest.mark.parametrize("port", ["client", "worker"])
-def test_half_a_frame_and_then_nothing_harms_nobody(port: str) -> None:
+def test_an_incomplete_frame_does_not_affect_other_clients(port: str) -> None:
     async def test() -> None:
         async with serving() as (host, _):
             address = host.client_address if port == "client" else host.worker_address
@@ -88,7 +88,7 @@ def test_half_a_frame_and_then_nothing_harms_nobody(port: str) -> None:
     run(test())
 
 
-def test_a_role_at_the_wrong_port_is_told_so() -> None:
+def test_a_role_at_the_wrong_port_gets_an_error() -> None:
     async def test() -> None:
         async with serving() as (host, _):
             with pytest.raises(Exception, match="this port is for the role 'worker'"):
@@ -126,7 +126,7 @@ async def raw_infer(host: ControllerHost, request: InferRequest, payload: bytes)
         (TensorSpec("x", "BYTES", (1, 4), 3), b"abc", "at least 4"),
     ],
 )
-def test_sizes_that_do_not_add_up_are_an_invalid_request(tensor: TensorSpec, payload: bytes, says: str) -> None:
+def test_sizes_that_do_not_match_are_an_invalid_request(tensor: TensorSpec, payload: bytes, says: str) -> None:
     async def test() -> None:
         async with serving() as (host, _):
             response = await raw_infer(host, InferRequest(1, "m", (tensor,)), payload)
@@ -137,7 +137,7 @@ def test_sizes_that_do_not_add_up_are_an_invalid_request(tensor: TensorSpec, pay
     run(test())
 
 
-def test_generated_inputs_have_their_limit() -> None:
+def test_generated_inputs_are_limited() -> None:
     async def test() -> None:
         async with serving() as (host, _):
             enormous = spec("x", "FP32", (1 << 40, 4))
@@ -171,7 +171,7 @@ def test_a_worker_that_dies_and_comes_back_serves_again() -> None:
     run(test())
 
 
-def test_a_second_worker_of_one_name_is_sent_away(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_second_worker_with_the_same_name_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with serving() as (host, first):
             second = ScriptedWorker()
@@ -187,7 +187,7 @@ def test_a_second_worker_of_one_name_is_sent_away(caplog: pytest.LogCaptureFixtu
     run(test())
 
 
-def test_a_worker_whose_outputs_do_not_add_up_is_dropped() -> None:
+def test_a_worker_whose_output_sizes_do_not_match_is_dropped() -> None:
     async def test() -> None:
         async with controller() as host:
             worker = ScriptedWorker()
@@ -211,7 +211,7 @@ def test_a_worker_whose_outputs_do_not_add_up_is_dropped() -> None:
     run(test())
 
 
-def test_what_was_measured_once_is_not_measured_again(tmp_path: Path) -> None:
+def test_a_cached_profile_is_not_measured_again(tmp_path: Path) -> None:
     async def one_start() -> int:
         async with serving(profile_cache=tmp_path) as (host, worker):
             await still_serves(host)
@@ -224,7 +224,7 @@ def test_what_was_measured_once_is_not_measured_again(tmp_path: Path) -> None:
     run(test())
 
 
-def test_a_model_that_the_operator_named_and_that_fails_ends_the_start() -> None:
+def test_a_named_model_that_fails_to_load_ends_the_start() -> None:
     async def test() -> None:
         async with controller(models=("broken.onnx",)) as host:
             worker = ScriptedWorker(lambda action: type(action).__name__ == "LoadModelFromDisk")
@@ -252,7 +252,7 @@ class Rude(Scheduler):
         raise RuntimeError("nor that")
 
 
-def test_a_scheduler_that_raises_harms_only_what_it_was_asked_about(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_scheduler_that_raises_fails_only_the_request_at_hand(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with serving(Rude()) as (host, _), AsyncClient(str(host.client_address)) as client:
             await client.ls()
@@ -266,7 +266,7 @@ def test_a_scheduler_that_raises_harms_only_what_it_was_asked_about(caplog: pyte
     run(test())
 
 
-def test_a_taken_port_is_said_in_one_sentence() -> None:
+def test_a_port_in_use_is_reported_in_one_sentence() -> None:
     async def test() -> None:
         async with controller() as host:
             from clockwork.net.server import listen
@@ -288,7 +288,7 @@ KEY = ProfileKey("abc", "runtime 1", "cpu x1")
 PROFILE = ModelProfile(Measurement((3, 1, 2)), {1: Measurement((10, 20)), 2: Measurement((30,))}, 2, ((4,),))
 
 
-def test_profiles_on_disk_are_what_was_saved(tmp_path: Path) -> None:
+def test_profiles_are_loaded_as_they_were_saved(tmp_path: Path) -> None:
     store = ProfileStore(tmp_path / "new")
     assert store.load() == {}
     store.save(KEY, PROFILE)
@@ -307,7 +307,7 @@ def test_a_broken_profile_is_ignored(tmp_path: Path, text: str, caplog: pytest.L
     assert "cannot be read" in caplog.text
 
 
-def test_a_place_where_profiles_cannot_be_saved_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_directory_without_write_permission_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING):
         ProfileStore(tmp_path / "file" / "under").save(KEY, PROFILE)

@@ -8,7 +8,7 @@ from clockwork.clock import MonotonicClock, process_time
 from clockwork.host.cpu_usage import PERIOD, CpuUsage
 
 
-def test_there_is_no_share_before_the_period_is_over() -> None:
+def test_no_share_is_reported_before_the_period_is_over() -> None:
     busy = CpuUsage(1000)
     assert busy.sample(1000 + PERIOD - 1) is None
 

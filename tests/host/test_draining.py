@@ -31,7 +31,7 @@ def held(action: Any) -> bool:
     return isinstance(action, Infer) and action.batch_size == 3
 
 
-def test_what_is_pending_is_answered_and_what_comes_is_refused_over_all_protocols() -> None:
+def test_pending_requests_are_answered_and_new_ones_refused_over_all_protocols() -> None:
     async def test() -> None:
         async with (
             served(holds=held) as (_, address, host, worker),
@@ -113,7 +113,7 @@ async def check_native(host: ControllerHost) -> None:
         assert caught.value.status == Status.SHUTTING_DOWN
 
 
-def test_at_its_limit_the_drain_ends_and_who_waits_is_told() -> None:
+def test_a_drain_ends_at_its_limit_and_waiting_clients_get_an_answer() -> None:
     async def test() -> None:
         async with served(holds=held) as (_, _, host, worker), AsyncClient(str(host.client_address)) as client:
             pending = asyncio.ensure_future(client.model("m").infer({"x": THREE}))

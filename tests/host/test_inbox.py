@@ -88,7 +88,7 @@ def test_a_request_that_is_withdrawn_is_not_handled() -> None:
     run(test)
 
 
-def test_a_new_turn_has_new_room() -> None:
+def test_a_new_turn_handles_requests_at_once_again() -> None:
     async def test(inbox: Inbox) -> None:
         handled: list[int] = []
         for i in range(ROOM):
@@ -101,7 +101,7 @@ def test_a_new_turn_has_new_room() -> None:
     run(test)
 
 
-def test_requests_with_long_slos_give_way_and_get_every_fourth_turn() -> None:
+def test_requests_with_long_slos_wait_longer_but_get_every_fourth_turn() -> None:
     async def test(inbox: Inbox) -> None:
         handled: list[str] = []
         for _ in range(ROOM):
@@ -116,7 +116,7 @@ def test_requests_with_long_slos_give_way_and_get_every_fourth_turn() -> None:
     run(test)
 
 
-def test_a_handler_that_raises_stops_no_other() -> None:
+def test_a_handler_that_raises_does_not_stop_the_others() -> None:
     async def test(inbox: Inbox) -> None:
         handled: list[int] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)

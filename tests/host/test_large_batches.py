@@ -55,7 +55,7 @@ def test_a_batch_may_be_longer_than_the_frames_of_its_requests() -> None:
     run(test())
 
 
-def test_a_batch_that_fits_no_frame_fails_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_does_not_fit_into_a_frame_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clockwork.host.controller.BATCH_FRAMES", 1)
 
     async def test() -> None:

@@ -15,7 +15,7 @@ from host.test_worker import Controller, inputs, root, run
 __all__ = ["root"]
 
 
-def test_the_controller_gets_the_result_of_what_runs_and_a_refusal_of_what_waits(root: Path) -> None:
+def test_a_leaving_worker_sends_running_results_and_refuses_waiting_actions(root: Path) -> None:
     async def scenario() -> None:
         runtime, controller = FakeRuntime(), Controller()
         await controller.listen()
@@ -47,7 +47,7 @@ def test_the_controller_gets_the_result_of_what_runs_and_a_refusal_of_what_waits
     run(scenario())
 
 
-def test_without_a_controller_it_just_leaves(root: Path) -> None:
+def test_a_worker_without_a_controller_leaves_at_once(root: Path) -> None:
     async def scenario() -> None:
         hosts: list[WorkerHost] = []
         config = WorkerConfig(root, Address("127.0.0.1", 1), "w0")

@@ -54,7 +54,7 @@ def test_many_models_are_described_and_listed_in_steps(monkeypatch: pytest.Monke
     run(test())
 
 
-def test_too_many_at_a_time_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_status_requests_at_a_time_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(long_responses, "MAX_WAITING", 3)
 
     async def test() -> None:
@@ -70,7 +70,7 @@ def test_too_many_at_a_time_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
     run(test())
 
 
-def test_a_description_that_fails_is_an_error_of_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_status_that_fails_is_an_error_of_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         async with serving(EchoScheduler(), models=MODELS) as (host, _):
             await serves(host)

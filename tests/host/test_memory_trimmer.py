@@ -10,7 +10,7 @@ from clockwork.units import MIB
 from http_raw import eventually
 
 
-def test_it_is_given_back_once_when_nothing_is_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_is_returned_once_when_nothing_is_pending(monkeypatch: pytest.MonkeyPatch) -> None:
     free = [2 * MIB]
     trimmed: list[int] = []
     idle = False
@@ -46,7 +46,7 @@ def test_it_is_given_back_once_when_nothing_is_pending(monkeypatch: pytest.Monke
     asyncio.run(asyncio.wait_for(test(), 30))
 
 
-def test_much_is_given_back_while_requests_are_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_large_free_memory_is_returned_while_requests_are_pending(monkeypatch: pytest.MonkeyPatch) -> None:
     free = [MAX_FREE_BUSY]
     looks: list[int] = []
     trimmed: list[int] = []
@@ -75,7 +75,7 @@ def test_much_is_given_back_while_requests_are_pending(monkeypatch: pytest.Monke
     assert trimmed == [MAX_FREE_BUSY + 1]
 
 
-def test_the_heap_says_what_is_free_where_that_is_known() -> None:
+def test_the_free_bytes_of_the_heap_are_known_with_glibc() -> None:
     assert malloc.free_bytes() >= 0
     malloc.trim()
     assert malloc.free_bytes() >= 0

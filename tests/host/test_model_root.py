@@ -24,13 +24,13 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("path", ["m.onnx", "zoo", "zoo/1", "zoo/1/model.onnx", "./m.onnx", "zoo//1/", "in.onnx"])
-def test_what_lies_below_the_root_is_found_under_its_own_name(root: Path, path: str) -> None:
+def test_files_below_the_root_are_found_under_their_own_names(root: Path, path: str) -> None:
     found = resolve(root, path)
     assert found == root.resolve() / path
     assert found.is_absolute()
 
 
-def test_the_root_may_be_a_link_itself(root: Path, tmp_path: Path) -> None:
+def test_the_root_may_be_a_symbolic_link(root: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root)
     assert resolve(tmp_path / "link", "m.onnx") == root.resolve() / "m.onnx"
 
@@ -58,7 +58,7 @@ def test_the_root_may_be_a_link_itself(root: Path, tmp_path: Path) -> None:
         ("outside/missing", "there is no"),
     ],
 )
-def test_anything_else_is_refused_without_a_word_of_what_is_outside(root: Path, path: str, message: str) -> None:
+def test_other_paths_are_refused_without_revealing_anything_outside(root: Path, path: str, message: str) -> None:
     with pytest.raises(InvalidModelError) as refusal:
         resolve(root, path)
     assert message in str(refusal.value)

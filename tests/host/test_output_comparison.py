@@ -48,7 +48,7 @@ def test_the_first_output_that_differs_is_named(in_batch: Any, alone: Any, diffe
     assert compare_now(command(in_batch, alone)) == OutputsCompared(7, difference)
 
 
-def test_outputs_without_elements_come_without_a_payload() -> None:
+def test_outputs_without_elements_have_no_payload() -> None:
     specs = (TensorSpec("y", "FP32", (0, 2), 0),)
     assert compare_now(CompareOutputs(7, specs, None, specs, None)) == OutputsCompared(7)
 
@@ -59,7 +59,7 @@ def test_a_payload_that_does_not_fit_its_specs_cannot_be_compared() -> None:
     assert compare_now(CompareOutputs(7, specs, payload[:4], specs, payload)) == OutputsCompared(7, error=text)
 
 
-def test_an_unforeseen_failure_is_logged_and_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_failure_is_logged_and_reported(caplog: pytest.LogCaptureFixture) -> None:
     specs, payload = packed({"y": Y})
     done = compare_now(CompareOutputs(7, specs, 5, specs, payload))
     assert done == OutputsCompared(7, error="the comparison failed; the log has the exception")

@@ -175,7 +175,7 @@ def test_a_request_that_waits_can_be_cancelled_and_a_client_that_left_is_forgott
     run(test())
 
 
-def test_names_that_no_model_has_are_not_remembered() -> None:
+def test_unknown_model_names_are_not_remembered() -> None:
     async def test() -> None:
         async with served() as (_, _, host, _):
             client = Client()
@@ -191,7 +191,7 @@ def test_names_that_no_model_has_are_not_remembered() -> None:
     run(test())
 
 
-def test_a_connection_whose_first_request_is_refused_at_once_is_closed_when_no_other_comes() -> None:
+def test_a_connection_is_closed_if_no_request_follows_a_first_refused_one() -> None:
     async def test() -> None:
         async with served(http=HttpConfig(keep_alive=0)) as (peer, address, host, _):
             assert (await peer.ask("POST", "/v2/models/m/infer", row())).status == 200

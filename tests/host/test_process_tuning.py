@@ -17,7 +17,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 @pytest.mark.parametrize(("wanted", "warned"), [(100, False), (900, True)])
-def test_the_limit_is_raised_as_far_as_it_goes_and_warned_of_if_that_is_not_enough(wanted: int, warned: bool) -> None:
+def test_the_limit_on_files_is_raised_and_a_warning_is_logged_if_it_is_too_low(wanted: int, warned: bool) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CODE, "64", "1024", str(wanted)], capture_output=True, text=True, check=True
     )

@@ -47,7 +47,7 @@ def test_broken_promises_are_one_line_at_once_and_then_one_a_minute(caplog: pyte
     ]
 
 
-def test_a_failure_that_was_not_promised_is_no_broken_promise(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_without_a_promise_is_not_a_broken_promise(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         trouble = ResponseLog(log)
         trouble.answered(answer(Status.TIMEOUT))
@@ -78,7 +78,7 @@ def test_an_overload_begins_and_ends_once(caplog: pytest.LogCaptureFixture) -> N
     assert ended["refused"] == 500 + MIN_OVERLOAD_REFUSALS
 
 
-def test_a_few_refusals_are_no_overload(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_few_refusals_are_not_an_overload(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         trouble = ResponseLog(log, period=0.001)
         for _ in range(MIN_OVERLOAD_REFUSALS - 1):

@@ -23,9 +23,7 @@ HOURS = seconds(7200)
 
 
 @pytest.mark.parametrize(("controllers", "workers"), [(0, HOURS), (HOURS, 0), (0, 0)])
-def test_a_request_is_served_in_time_whatever_the_clocks_show(
-    tmp_path: Path, controllers: Nanos, workers: Nanos
-) -> None:
+def test_a_request_is_served_in_time_with_skewed_clocks(tmp_path: Path, controllers: Nanos, workers: Nanos) -> None:
     build("mlp", tmp_path)
 
     async def test() -> None:

@@ -34,7 +34,7 @@ from host.fake_runtime import FakeLoaded, FakeModel, FakeRuntime
 
 INPUTS = tuple(InferInput(i, 1, (spec("x", "UINT8", (1, 4)),)) for i in range(2))
 
-UNFORESEEN = "the worker failed at something unforeseen; its log says what"
+UNFORESEEN = "the worker failed unexpectedly; its log has the exception"
 
 
 class Ticking:
@@ -87,12 +87,12 @@ def test_reading_a_model_describes_it(runner: TaskRunner) -> None:
     assert (read.digest, read.runtime, read.batchable, read.weights_bytes) == ("batches", "fake 1", True, 10)
 
 
-def test_a_path_and_a_model_are_wrong_in_different_ways(runner: TaskRunner) -> None:
+def test_wrong_paths_and_wrong_models_have_different_statuses(runner: TaskRunner) -> None:
     assert failure(runner, task(LoadModelFromDisk(1, "../m", "m")))[0] is Status.INVALID_MODEL_PATH
     assert failure(runner, task(LoadModelFromDisk(1, "broken", "m"))) == (Status.INVALID_MODEL, "it breaks at read")
 
 
-def test_loading_weights_makes_a_handle(runner: TaskRunner) -> None:
+def test_loading_weights_returns_a_handle(runner: TaskRunner) -> None:
     outcome = runner.run(task(LoadWeights(1, 3, "m"), FakeModel(FakeRuntime(), ["batches"]))).outcome
     assert isinstance(outcome, WeightsLoaded)
     assert isinstance(outcome.handle, FakeLoaded)
@@ -113,14 +113,14 @@ def test_an_infer_is_assembled_executed_split_and_timed(runner: TaskRunner) -> N
     assert timings == (Timing(2, 3, 1), Timing(4, 5, 1), Timing(7, 8, 1))
 
 
-def test_outputs_that_cannot_be_shared_are_an_error(runner: TaskRunner) -> None:
+def test_outputs_that_cannot_be_split_are_an_error(runner: TaskRunner) -> None:
     started = an_infer(loaded("broken-split"))
     assert isinstance(started.action, Infer)
     finished = runner.finish(answer(started.action, runner.run(started).outcome))
     assert finished == ResultToSend(ErrorResult(1, "Infer", Status.RUNTIME_ERROR, UNFORESEEN))
 
 
-def test_a_batch_that_was_prepared_is_not_assembled_again(runner: TaskRunner) -> None:
+def test_a_prepared_batch_is_not_assembled_again(runner: TaskRunner) -> None:
     model = loaded("batches")
     prepared = runner.prepare(an_infer(model))
     assert not prepared.is_of(an_infer(model)), "equal, but not the same action"
@@ -130,7 +130,7 @@ def test_a_batch_that_was_prepared_is_not_assembled_again(runner: TaskRunner) ->
     assert [step for _, step in model.model.runtime.calls] == ["assemble", "execute"]
 
 
-def test_a_batch_prepared_for_weights_that_are_gone_is_assembled_again(runner: TaskRunner) -> None:
+def test_a_batch_prepared_for_evicted_weights_is_assembled_again(runner: TaskRunner) -> None:
     first, second = loaded("batches"), loaded("batches")
     prepared = runner.prepare(an_infer(first))
     runner.run(task(prepared.task.action, second, payloads=prepared.task.payloads), prepared)
@@ -143,12 +143,12 @@ def test_a_batch_that_cannot_be_prepared_fails_when_it_runs(runner: TaskRunner) 
     assert outcome == TaskFailed(Status.RUNTIME_ERROR, UNFORESEEN)
 
 
-def test_an_input_that_the_model_refuses_is_the_client_s_fault(runner: TaskRunner) -> None:
+def test_an_input_that_the_model_rejects_is_an_invalid_input(runner: TaskRunner) -> None:
     alone = task(Infer(1, 0, "m", INPUTS[:1]), loaded("broken-execute"), payloads=(b"abcd",))
     assert failure(runner, alone) == (Status.INVALID_INPUT, "it breaks at execute")
 
 
-def test_an_input_that_the_model_refuses_costs_nobody_else_of_the_batch_anything(runner: TaskRunner) -> None:
+def test_an_input_that_the_model_rejects_does_not_fail_the_rest_of_the_batch(runner: TaskRunner) -> None:
     started = task(Infer(1, 0, "m", INPUTS), loaded("batches"), payloads=(b"evil", b"good"))
     assert isinstance(started.action, Infer)
     finished = runner.finish(answer(started.action, runner.run(started).outcome))
@@ -173,32 +173,32 @@ def test_a_request_that_the_runtime_cannot_execute_fails_alone(runner: TaskRunne
     assert finished.buffers == [b"do", b"og"]
 
 
-def test_a_batch_of_which_the_runtime_executes_nothing_fails_as_a_whole(runner: TaskRunner) -> None:
+def test_a_batch_without_any_executable_request_fails_as_a_whole(runner: TaskRunner) -> None:
     model = loaded("batches")
     started = task(Infer(1, 0, "m", INPUTS), model, payloads=(b"huge", b"huge"))
     assert failure(runner, started) == (Status.RUNTIME_ERROR, "there is no memory for the inference")
     assert [step for _, step in model.model.runtime.calls].count("execute") == 3
 
 
-def test_a_device_that_is_lost_in_a_batch_is_not_tried_again(runner: TaskRunner) -> None:
+def test_a_batch_is_not_retried_on_a_lost_device(runner: TaskRunner) -> None:
     model = loaded("batches", "lost-execute")
     with pytest.raises(DeviceLostError):
         runner.run(task(Infer(1, 0, "m", INPUTS), model, payloads=(b"good", b"good")))
     assert [step for _, step in model.model.runtime.calls].count("execute") == 1
 
 
-def test_weights_are_closed_one_and_all(runner: TaskRunner) -> None:
+def test_all_weights_are_closed_even_if_one_fails(runner: TaskRunner) -> None:
     model = loaded()
     assert runner.run(task(EvictWeights(1, 0, "m"), model)).outcome == Released()
     broken = loaded("broken-close")
     assert failure(runner, task(ClearCache(1), broken, model)) == (
         Status.RUNTIME_ERROR,
-        "1 weights could not be closed; the worker's log says why",
+        "1 weights could not be closed; the worker's log has the exceptions",
     )
     assert [step for _, step in model.model.runtime.calls] == ["close", "close"]
 
 
-def test_requests_that_are_to_be_executed_apart_are(runner: TaskRunner) -> None:
+def test_requests_marked_as_separate_are_executed_separately(runner: TaskRunner) -> None:
     model = loaded("batches", "uploads")
     of = task(Infer(1, 0, "m", INPUTS, apart=True), model, payloads=(b"abcd", b"efgh"))
     assert not runner.worth_preparing(of)
@@ -223,7 +223,7 @@ class OneAtATime(FakeLoaded):
         return super().split(inputs, outputs)
 
 
-def test_outputs_of_requests_apart_are_taken_out_one_by_one(runner: TaskRunner) -> None:
+def test_outputs_of_separate_requests_are_copied_one_by_one(runner: TaskRunner) -> None:
     model = OneAtATime(FakeModel(FakeRuntime(), ("batches",)), 0)
     of = task(Infer(1, 0, "m", INPUTS, apart=True), model, payloads=(b"abcd", b"efgh"))
     finished = runner.finish(answer(of.action, runner.run(of).outcome))  # type: ignore[arg-type]

@@ -129,7 +129,7 @@ def inputs(*sizes: int, generated: bool = False) -> tuple[InferInput, ...]:
     )
 
 
-def test_a_worker_introduces_itself_and_tells_its_state(root: Path) -> None:
+def test_a_worker_greets_and_reports_its_state(root: Path) -> None:
     async def scenario() -> None:
         async with a_worker(root, FakeRuntime(), devices=2, cache_bytes=MIB, page_size=100 * KIB) as controller:
             assert controller.worker.peer_name == "w0"
@@ -213,7 +213,7 @@ def test_a_result_that_does_not_fit_a_frame_is_an_error(root: Path) -> None:
     run(scenario())
 
 
-def test_an_action_that_is_late_behind_a_running_one_is_answered_while_that_runs(root: Path) -> None:
+def test_an_action_that_becomes_late_behind_a_running_one_is_answered_at_once(root: Path) -> None:
     async def scenario() -> None:
         runtime = FakeRuntime()
         async with a_worker(root, runtime) as controller:
@@ -231,7 +231,7 @@ def test_an_action_that_is_late_behind_a_running_one_is_answered_while_that_runs
     run(scenario())
 
 
-def test_a_controller_that_comes_back_finds_a_warm_worker_and_no_old_results(root: Path) -> None:
+def test_a_controller_that_reconnects_finds_loaded_models_and_no_old_results(root: Path) -> None:
     async def scenario() -> None:
         runtime = FakeRuntime()
         async with a_worker(root, runtime) as controller:
@@ -254,7 +254,7 @@ def test_a_controller_that_comes_back_finds_a_warm_worker_and_no_old_results(roo
     run(scenario())
 
 
-def test_a_worker_waits_for_its_controller_and_says_so_once(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_waits_for_its_controller_and_logs_it_once(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         controller = Controller()
         await controller.listen()
@@ -279,7 +279,7 @@ def test_a_worker_waits_for_its_controller_and_says_so_once(root: Path, caplog: 
     assert not lane_threads()
 
 
-def test_a_worker_that_loses_a_lane_ends(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_whose_lane_fails_ends(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(self: TaskRunner, *task: object) -> NoReturn:
         raise ZeroDivisionError
 
@@ -299,7 +299,7 @@ def test_a_worker_that_loses_a_lane_ends(root: Path, monkeypatch: pytest.MonkeyP
     assert not lane_threads()
 
 
-def test_a_worker_that_loses_its_device_ends_and_says_so(root: Path) -> None:
+def test_a_worker_that_loses_its_device_ends_with_an_error(root: Path) -> None:
     (root / "m").write_text("lost-read")
 
     async def scenario() -> None:
@@ -327,7 +327,7 @@ def test_the_process_is_left_as_it_was(root: Path) -> None:
     assert (allowed_cores(), sys.getswitchinterval()) == before
 
 
-def test_a_model_root_must_be_there(root: Path) -> None:
+def test_the_model_root_must_exist(root: Path) -> None:
     async def scenario() -> None:
         with pytest.raises(InvalidRequestError, match="is not a directory"):
             await run_worker(WorkerConfig(root / "m"), FakeRuntime())
@@ -335,7 +335,7 @@ def test_a_model_root_must_be_there(root: Path) -> None:
     run(scenario())
 
 
-def test_more_threads_than_the_cores_can_bear_are_refused(root: Path) -> None:
+def test_too_many_threads_per_core_are_refused(root: Path) -> None:
     assert WorkerConfig(root, threads_per_device=4 * len(allowed_cores())).pages() > 0
     with pytest.raises(InvalidRequestError, match="4096 threads per device are too many"):
         WorkerConfig(root, threads_per_device=4096).pages()
@@ -346,7 +346,7 @@ def test_two_workers_do_not_share_a_name_by_default() -> None:
 
 
 @pytest.mark.parametrize("rows", [(1,), (1, 3)])
-def test_a_real_model_computes_what_it_computes_elsewhere(tmp_path: Path, rows: Sequence[int]) -> None:
+def test_a_real_model_computes_the_same_as_outside_a_worker(tmp_path: Path, rows: Sequence[int]) -> None:
     file = saved(dense(), tmp_path / "zoo" / "dense.onnx")
     chance = np.random.default_rng(1)
     arrays = [chance.standard_normal((n, 32), dtype=np.float32) for n in rows]

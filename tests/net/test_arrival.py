@@ -51,7 +51,7 @@ async def connected(arrivals: Arrivals, **options: bool) -> tuple[socket.socket,
     return client, reads
 
 
-def test_bytes_that_wake_the_loop_came_now() -> None:
+def test_bytes_that_wake_the_loop_count_from_now() -> None:
     async def test() -> None:
         arrivals = Arrivals(asyncio.get_running_loop())
         client, reads = await connected(arrivals)
@@ -64,7 +64,7 @@ def test_bytes_that_wake_the_loop_came_now() -> None:
     uvloop.run(test())
 
 
-def test_bytes_that_came_while_the_loop_worked_count_from_its_last_poll() -> None:
+def test_bytes_that_arrive_while_the_loop_works_count_from_its_last_poll() -> None:
     async def test() -> None:
         arrivals = Arrivals(asyncio.get_running_loop())
         client, reads = await connected(arrivals)
@@ -141,7 +141,7 @@ uvloop.run(main())
 """
 
 
-def test_the_time_that_a_process_was_stopped_counts() -> None:
+def test_the_time_for_which_a_process_was_stopped_counts() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", STOPPED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

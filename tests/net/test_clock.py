@@ -18,7 +18,7 @@ def test_the_monotonic_clock_never_runs_backwards() -> None:
     assert times == sorted(times)
 
 
-def test_a_clock_that_is_off_is_off_by_so_much() -> None:
+def test_an_offset_clock_has_the_given_offset_and_drift() -> None:
     base = SetClock(seconds(10))
     clock: Clock = OffsetClock(base, seconds(3), drift_ppm=50)
     assert clock.now() == seconds(13)

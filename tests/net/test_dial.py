@@ -86,7 +86,7 @@ def test_the_wait_doubles_up_to_a_limit_and_varies(monkeypatch: pytest.MonkeyPat
     run(test())
 
 
-def test_being_thrown_out_at_once_does_not_shorten_the_wait() -> None:
+def test_a_connection_that_is_closed_at_once_does_not_reset_the_wait() -> None:
     async def test() -> None:
         ear, client = Ear(), Ear()
         async with listening(ear) as server:
@@ -122,7 +122,7 @@ def test_dialling_can_be_cancelled_at_any_moment(loop: str) -> None:
     run(test(), loop)
 
 
-def test_a_name_that_nobody_knows_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_host_name_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -135,7 +135,7 @@ def test_a_name_that_nobody_knows_is_reported(monkeypatch: pytest.MonkeyPatch) -
 
 
 @on_both_loops
-def test_what_cannot_be_a_name_is_reported(loop: str) -> None:
+def test_an_invalid_host_name_is_reported(loop: str) -> None:
     async def test() -> None:
         address = Address("x" * 70, 0)
         assert (await refusal(address)).startswith(f"cannot connect to {address}: ")
@@ -164,6 +164,6 @@ def test_addresses_are_read_as_people_write_them(text: str, address: tuple[str, 
 
 
 @pytest.mark.parametrize("text", ["", ":5", "host:x", "host:65536", "host:-1", "http://host:5", "host:5/v2"])
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_an_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequestError, match="address"):
         parse_address(text, 99)

@@ -102,7 +102,7 @@ def test_no_frame_after_the_last_one_is_handled(more: bool) -> None:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_client_that_sends_thousands_of_requests_leaves_others_their_turn(loop: str) -> None:
+def test_a_client_that_sends_thousands_of_requests_does_not_block_others(loop: str) -> None:
     async def test() -> None:
         order: list[int] = []
         other: list[Connection] = []

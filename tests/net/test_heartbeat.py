@@ -67,7 +67,7 @@ def transcript(*ticks: bool | Nanos, measure_clock: bool = False, suspended: boo
     return asyncio.run(play())
 
 
-def test_a_peer_that_talks_is_not_pinged() -> None:
+def test_a_peer_that_sends_is_not_pinged() -> None:
     assert transcript(True, True, True) == ["quiet", "quiet", "quiet"]
 
 
@@ -75,17 +75,19 @@ def test_a_silent_peer_is_pinged_and_then_given_up() -> None:
     assert transcript(False, False, False) == ["ping", "ping", "gone"]
 
 
-def test_whatever_is_heard_is_a_sign_of_life() -> None:
+def test_any_received_byte_is_a_sign_of_life() -> None:
     assert transcript(False, False, True, False, False, False) == ["ping", "ping", "quiet", "ping", "ping", "gone"]
 
 
-def test_time_in_which_this_side_stood_still_is_not_held_against_the_other() -> None:
+def test_time_in_which_this_side_stood_still_does_not_count_against_the_peer() -> None:
     assert transcript(ms(5000), False, False) == ["ping", "ping", "gone"]
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("spoke", [True, False])
-def test_what_arrived_while_this_side_stood_still_is_read_before_the_verdict(loop: str, spoke: bool) -> None:
+def test_bytes_that_arrived_while_this_side_stood_still_are_read_before_the_peer_is_given_up(
+    loop: str, spoke: bool
+) -> None:
     async def test() -> None:
         it = Transcript()
         judged = asyncio.Event()
@@ -129,7 +131,7 @@ def test_silence_means_nothing_while_this_side_does_not_read() -> None:
     assert transcript(*[False] * 9, suspended=True) == ["quiet"] * 9
 
 
-def test_whoever_measures_the_clock_pings_always() -> None:
+def test_a_side_that_measures_the_clock_always_pings() -> None:
     assert transcript(True, True, measure_clock=True) == ["ping", "ping"]
 
 
@@ -154,7 +156,7 @@ def test_a_peer_is_silent_long_before_it_is_given_up_and_until_it_is_heard() -> 
     assert silences(True, False, False, True, False, False) == [True, False, True]
 
 
-def test_nobody_is_silent_where_that_is_not_wanted() -> None:
+def test_silence_is_not_reported_if_it_is_disabled() -> None:
     assert silences(True, False, False, silent_after=0) == []
 
 
@@ -163,7 +165,7 @@ def test_a_peer_is_not_silent_while_this_side_stands_still_or_does_not_read() ->
     assert silences(True, *[False] * 5, suspended=True) == []
 
 
-def test_the_first_samples_follow_each_other_at_once() -> None:
+def test_the_first_pings_follow_each_other_at_once() -> None:
     async def play() -> None:
         it = Transcript(measure_clock=True)
         answered = 0
@@ -180,7 +182,7 @@ def test_the_first_samples_follow_each_other_at_once() -> None:
     asyncio.run(play())
 
 
-def test_a_heartbeat_that_was_stopped_is_silent() -> None:
+def test_a_stopped_heartbeat_sends_nothing() -> None:
     async def play() -> None:
         it = Transcript()
         it.heartbeat.stop()

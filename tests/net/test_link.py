@@ -33,7 +33,7 @@ on_both_loops = pytest.mark.parametrize("loop", LOOPS)
 
 @on_both_loops
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
-def test_messages_and_payloads_come_as_they_were_sent(loop: str, encrypted: bool) -> None:
+def test_messages_and_payloads_arrive_as_they_were_sent(loop: str, encrypted: bool) -> None:
     async def test() -> None:
         ours, theirs = anonymous_tls() if encrypted else (None, None)
         rng = random.Random(1)
@@ -171,7 +171,7 @@ def test_what_was_sent_before_the_end_arrives(loop: str) -> None:
 
 
 @on_both_loops
-def test_a_callback_that_finds_a_message_impossible_throws_its_peer_out(loop: str) -> None:
+def test_a_peer_is_disconnected_if_a_callback_raises_a_protocol_error(loop: str) -> None:
     def refuse(connection: Connection, message: Any, payload: Any) -> None:
         raise ProtocolError(f"{len(payload)} bytes too many")
 
@@ -189,7 +189,7 @@ def test_a_callback_that_finds_a_message_impossible_throws_its_peer_out(loop: st
 
 
 @on_both_loops
-def test_a_callback_with_a_bug_costs_one_connection(loop: str) -> None:
+def test_a_callback_with_a_bug_ends_one_connection(loop: str) -> None:
     async def test() -> None:
         bugs: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: bugs.append(context["exception"]))
@@ -212,7 +212,7 @@ def test_a_callback_with_a_bug_costs_one_connection(loop: str) -> None:
     run(test(), loop)
 
 
-def test_a_message_that_does_not_fit_is_refused_and_the_connection_goes_on() -> None:
+def test_a_message_that_is_too_long_is_refused_and_the_connection_stays_open() -> None:
     async def test() -> None:
         ear = Ear()
         async with listening(Ear(echo), config=LinkConfig(max_frame_bytes=100 * KIB)) as server:
@@ -226,7 +226,7 @@ def test_a_message_that_does_not_fit_is_refused_and_the_connection_goes_on() -> 
     run(test())
 
 
-def test_whoever_dials_takes_over_the_limit_of_the_listener() -> None:
+def test_the_dialling_side_takes_over_the_limit_of_the_listener() -> None:
     async def test() -> None:
         ear = Ear()
         async with listening(Ear(echo), config=LinkConfig(max_frame_bytes=3 * MIB)) as server:
@@ -254,7 +254,7 @@ def test_port_zero_lets_the_system_choose_one_port_even_for_a_name() -> None:
     run(test())
 
 
-def test_an_address_that_is_taken_is_named() -> None:
+def test_an_address_in_use_is_named_in_the_error() -> None:
     async def test() -> None:
         async with listening(Ear()) as server:
             with pytest.raises(ServerError, match=rf"cannot listen on 127\.0\.0\.1:{server.port}: .*in use"):
@@ -264,7 +264,7 @@ def test_an_address_that_is_taken_is_named() -> None:
     run(test())
 
 
-def test_the_wrong_role_is_told_whose_port_it_is() -> None:
+def test_a_wrong_role_gets_an_error_with_the_port_s_role() -> None:
     async def test() -> None:
         async with listening(Ear()) as server:
             why = await refusal(server, hello=Hello(ROLE_WORKER, "w0", "test"))
@@ -276,7 +276,7 @@ def test_the_wrong_role_is_told_whose_port_it_is() -> None:
     run(test())
 
 
-def test_more_connections_than_allowed_are_told_so() -> None:
+def test_connections_above_the_limit_get_an_error() -> None:
     async def test() -> None:
         ear, client = Ear(echo), Ear()
         async with listening(ear, max_connections=2) as server:
@@ -292,7 +292,7 @@ def test_more_connections_than_allowed_are_told_so() -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 201, ""])
-def test_names_have_a_limit(name: str) -> None:
+def test_the_length_of_names_is_limited(name: str) -> None:
     async def test() -> None:
         async with listening(Ear()) as server:
             hello = Hello(HELLO.role, name, "")

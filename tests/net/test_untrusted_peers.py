@@ -39,7 +39,7 @@ NONSENSE = [
 
 
 @on_both_loops
-def test_nonsense_is_told_why_and_disturbs_nobody(loop: str) -> None:
+def test_invalid_bytes_get_an_error_and_do_not_affect_others(loop: str) -> None:
     async def test() -> None:
         ear, client = Ear(echo), Ear()
         async with listening(ear) as server:
@@ -68,7 +68,7 @@ def test_the_limits_are_wider_once_the_greeting_is_over() -> None:
 
 
 @on_both_loops
-def test_half_a_frame_and_then_the_end_is_told_as_such(loop: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_incomplete_frame_at_the_end_is_reported(loop: str, caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         ear = Ear()
         async with listening(ear) as server, stranger(server, greets=True) as peer:
@@ -85,7 +85,7 @@ def test_half_a_frame_and_then_the_end_is_told_as_such(loop: str, caplog: pytest
 
 
 @pytest.mark.parametrize("begun", [b"", b"CL", preamble(), preamble() + framed(HELLO)[:-1]])
-def test_a_peer_that_leaves_before_it_has_greeted_was_never_there(begun: bytes) -> None:
+def test_a_peer_that_disconnects_before_its_greeting_is_not_reported(begun: bytes) -> None:
     async def test() -> None:
         ear = Ear()
         async with listening(ear) as server:
@@ -100,7 +100,7 @@ def test_a_peer_that_leaves_before_it_has_greeted_was_never_there(begun: bytes) 
 
 
 @on_both_loops
-def test_a_reset_is_told_as_such(loop: str) -> None:
+def test_a_reset_is_reported(loop: str) -> None:
     async def test() -> None:
         ear = Ear()
         async with listening(ear) as server:
@@ -120,7 +120,7 @@ IMPATIENT = LinkConfig(hello_timeout=ms(60), heartbeat_interval=ms(20), heartbea
 
 @on_both_loops
 @pytest.mark.parametrize("begun", [b"", b"CLK", preamble(), preamble() + framed(HELLO)[:-1]])
-def test_a_peer_that_does_not_greet_is_sent_away(loop: str, begun: bytes) -> None:
+def test_a_peer_that_does_not_greet_is_disconnected(loop: str, begun: bytes) -> None:
     async def test() -> None:
         async with listening(Ear(), config=IMPATIENT) as server, stranger(server) as peer:
             peer.send(begun)
@@ -143,7 +143,7 @@ def test_a_peer_that_falls_silent_is_pinged_and_given_up(loop: str) -> None:
     run(test(), loop)
 
 
-def test_a_peer_that_answers_pings_stays_and_one_that_talks_is_not_pinged() -> None:
+def test_a_peer_that_answers_pings_stays_connected_and_one_that_sends_is_not_pinged() -> None:
     async def test() -> None:
         ear = Ear()
         async with listening(ear, config=IMPATIENT) as server, stranger(server, greets=True) as peer:
@@ -156,7 +156,7 @@ def test_a_peer_that_answers_pings_stays_and_one_that_talks_is_not_pinged() -> N
     run(test())
 
 
-def test_a_ping_is_answered_with_three_times() -> None:
+def test_a_pong_contains_three_times() -> None:
     async def test() -> None:
         async with listening(Ear()) as server, stranger(server, greets=True) as peer:
             peer.send(Ping(42))
@@ -168,7 +168,7 @@ def test_a_ping_is_answered_with_three_times() -> None:
     run(test())
 
 
-def test_a_peer_that_does_not_leave_after_a_goodbye_is_cut_off() -> None:
+def test_a_peer_that_stays_after_a_goodbye_is_disconnected() -> None:
     async def test() -> None:
         ear = Ear()
         async with listening(ear, config=IMPATIENT) as server, stranger(server, greets=True):
@@ -256,7 +256,7 @@ def answering(*answers: bytes) -> Callable[[asyncio.StreamReader, asyncio.Stream
         (b"\xff" * 100, "frame has 4294967295 bytes"),
     ],
 )
-def test_dialling_what_is_no_controller_says_what_it_is(loop: str, answer: bytes, why: str) -> None:
+def test_dialling_another_service_reports_what_it_is(loop: str, answer: bytes, why: str) -> None:
     async def test() -> None:
         ear = Ear()
         async with strange_server(answering(answer)) as address:
@@ -270,7 +270,7 @@ def test_dialling_what_is_no_controller_says_what_it_is(loop: str, answer: bytes
 
 
 @on_both_loops
-def test_dialling_what_never_answers_ends_in_time(loop: str) -> None:
+def test_dialling_a_server_that_never_answers_ends_in_time(loop: str) -> None:
     async def test() -> None:
         async with strange_server(answering()) as address:
             with pytest.raises(ConnectionLostError, match=r"cannot connect to .*: no answer within 0\.1 s"):
@@ -280,7 +280,7 @@ def test_dialling_what_never_answers_ends_in_time(loop: str) -> None:
 
 
 @on_both_loops
-def test_messages_that_come_with_the_welcome_wait_until_the_connection_is_in_hand(loop: str) -> None:
+def test_messages_that_arrive_with_the_welcome_wait_until_the_caller_has_the_connection(loop: str) -> None:
     early = [EvictResponse(i, 0, "") for i in range(3)]
     frames = framed(Welcome("", MIB)) + b"".join(map(framed, early))
 
@@ -297,7 +297,7 @@ def test_messages_that_come_with_the_welcome_wait_until_the_connection_is_in_han
     run(test(), loop)
 
 
-def test_a_welcome_followed_by_a_goodbye_is_no_connection() -> None:
+def test_a_welcome_followed_by_a_goodbye_is_a_failure() -> None:
     async def test() -> None:
         ear = Ear()
         async with strange_server(answering(framed(Welcome("", MIB)) + framed(Goodbye("sorry")))) as address:

@@ -35,7 +35,7 @@ def outgoing(wire: Any, max_bytes: int = 1 << 30) -> tuple[WriteQueue, list[str]
     return WriteQueue(wire, max_bytes, overflows.append), overflows
 
 
-def test_what_is_put_in_one_turn_of_the_loop_leaves_in_one_write() -> None:
+def test_frames_of_one_turn_of_the_loop_are_sent_in_one_write() -> None:
     async def test() -> None:
         wire = Wire()
         it, _ = outgoing(wire)
@@ -51,7 +51,7 @@ def test_what_is_put_in_one_turn_of_the_loop_leaves_in_one_write() -> None:
     asyncio.run(test())
 
 
-def test_much_leaves_at_once_and_is_not_copied() -> None:
+def test_large_frames_are_sent_at_once_without_a_copy() -> None:
     async def test() -> None:
         wire = Wire()
         it, _ = outgoing(wire)
@@ -82,7 +82,7 @@ def test_too_much_for_a_peer_that_does_not_read_is_reported() -> None:
     asyncio.run(test())
 
 
-def test_one_frame_may_be_longer_than_what_may_wait() -> None:
+def test_one_frame_may_be_longer_than_the_limit() -> None:
     async def test() -> None:
         wire = Wire()
         wire.stuck = True
@@ -96,7 +96,7 @@ def test_one_frame_may_be_longer_than_what_may_wait() -> None:
     asyncio.run(test())
 
 
-def test_what_was_dropped_does_not_leave() -> None:
+def test_dropped_frames_are_not_sent() -> None:
     async def test() -> None:
         wire = Wire()
         it, _ = outgoing(wire)

@@ -39,7 +39,7 @@ def test_a_peer_that_takes_nothing_is_stalled() -> None:
     run(test())
 
 
-def test_a_peer_that_takes_enough_has_the_whole_time_again() -> None:
+def test_a_peer_that_takes_enough_gets_a_new_time_out() -> None:
     async def test() -> None:
         wire = Wire()
         _, stalled = watched(wire, 0.08)

@@ -1,17 +1,18 @@
-"""A thread per lane: waits for the moment, starts the task, and is its own messenger.
+"""Runs each lane of a worker in a thread of its own.
 
-Rules of the file: the core is touched under one lock only, never for longer than it takes to decide; whatever blocks
-happens outside it. A thread carries out the tasks of its own lane and of no other, so a start is never handed from one
-thread to another.
+Rules of the file: the core is used under one lock, which is held no longer than a decision takes. Everything that
+blocks happens outside the lock. A thread executes the tasks of its own lane only, so the start of a task is never
+handed from one thread to another.
 
-Theory of operation. Each thread loops: poll its lane; if there is a task, run it and tell the core that it is over; if
-there is none, sleep until the lane's next moment. Whoever tells the core something, a lane or the network, then wakes
-those lanes whose next moment has moved to before the one that they sleep to. An EXEC thread that has time assembles
-the next batch before it is due; while it executes, an INPUT thread does that for it. It does not trust the last stretch
-of its sleep to the operating system: it wakes early and watches the clock, giving way to other threads after every
-look. What an Infer puts out is shared among its requests by whoever takes the results.
+Theory of operation. Each thread loops: it polls its lane. If there is a task, the thread executes it and reports its
+end to the core; otherwise the thread sleeps until the lane's next wake-up time. A thread that passes an event to the
+core, of a lane or of the network, then wakes the lanes whose wake-up time has become earlier than the time to which
+they sleep. An EXEC thread with spare time assembles the next batch in advance; while it executes, an INPUT thread does
+that. Because the operating system wakes threads late, an EXEC thread wakes early and then watches the clock, and yields
+to other threads after every look. The thread that takes the results splits the outputs of an Infer among its requests.
 
-A thread that breaks is a bug, or has lost its device; it tells ``on_crash``, for a worker without a lane is of no use.
+A thread that fails has a bug or has lost its device. It calls ``on_crash``, because a worker without one of its lanes
+is useless.
 """
 
 import asyncio
@@ -42,14 +43,14 @@ from clockwork.worker.events import (
 )
 
 WATCH: Final[Nanos] = 200 * MICROSECOND
-"""How long before its moment an EXEC thread wakes: a timed wait was late by 80-130 us (Linux 6.18 in a virtual machine,
-`threading.Condition`, 400 waits)."""
+"""An EXEC thread wakes this much before its wake-up time: a timed wait was late by 80-130 us (Linux 6.18 in a virtual
+machine, `threading.Condition`, 400 waits)."""
 
 log = logging.getLogger("clockwork.worker")
 
 
-class _Shared:
-    """What the threads have in common; all that changes is touched under ``lock``."""
+class _SharedState:
+    """The state that the threads share; mutable parts are used under ``lock``."""
 
     def __init__(
         self,
@@ -70,28 +71,28 @@ class _Shared:
         self.on_crash = on_crash
         self._on_answers = on_answers
 
-    def tell(self, event: Event) -> None:
-        """Tell the core, and wake whom that concerns."""
+    def apply(self, event: Event) -> None:
+        """Pass an event to the core, and wake the threads that must act."""
         self.keep(self.core.apply(event))
         self._wake_moved()
 
-    def decided(self, answers: Sequence[ResultCommand]) -> None:
-        """The core has answered actions by itself: others may have waited for them."""
+    def keep_and_wake(self, answers: Sequence[ResultCommand]) -> None:
+        """Keep results that the core produced without a task, and wake the lanes that waited for them."""
         if answers:
             self.keep(answers)
             self._wake_moved()
 
     def keep(self, answers: Sequence[ResultCommand]) -> None:
-        """Keep answers for whoever takes them, who is told of the first."""
+        """Keep results until they are taken, and report the first one."""
         if answers:
             if not self.answers:
                 self._on_answers()
             self.answers.extend(answers)
 
-    def broke(self, name: str, error: Exception) -> None:
-        """A thread cannot go on: that is a bug, or its device is lost."""
+    def report_failure(self, name: str, error: Exception) -> None:
+        """Report that a thread cannot continue, because of a bug or a lost device."""
         if not isinstance(error, DeviceLostError):
-            log.error("thread %s broke", name, exc_info=error)
+            log.error("thread %s failed", name, exc_info=error)
         self.on_crash(error)
 
     def _wake_moved(self) -> None:
@@ -102,7 +103,7 @@ class _Shared:
 
 
 class Lanes:
-    """The threads of a worker's lanes, and the lock that guards its core. Its methods may be called by any thread."""
+    """The threads of a worker's lanes, and the lock of its core. Any thread may call the methods."""
 
     def __init__(
         self,
@@ -113,12 +114,12 @@ class Lanes:
         on_crash: Callable[[Exception], None],
         cores: CorePlan | None = None,
     ) -> None:
-        """``on_answers``: there is something for `take_results`.
+        """``on_answers`` is called when there are results for `take_results`, ``on_crash`` when a thread fails.
 
-        Both are called by any thread, and must neither block nor call back.
+        Any thread may call them; they must neither block nor call this object.
         """
         self.core = core
-        self._shared = _Shared(core, runner, clock, on_answers, on_crash)
+        self._shared = _SharedState(core, runner, clock, on_answers, on_crash)
         self._shared.threads = [_LaneThread(self._shared, gpu, kind, cores) for gpu, kind in core.lanes]
         gpus = sum(kind is LaneKind.EXEC for _, kind in core.lanes)
         self._shared.inputs = [_InputThread(self._shared, gpu, cores) for gpu in range(gpus)]
@@ -129,7 +130,7 @@ class Lanes:
             thread.start()
 
     def stop(self) -> None:
-        """Start no more tasks, wait for those that run, and end the threads."""
+        """Start no more tasks, wait for the running ones, and end the threads."""
         with self._shared.lock:
             self._shared.stopping = True
             for thread in self._all():
@@ -141,68 +142,70 @@ class Lanes:
         return [*self._shared.threads, *self._shared.inputs]
 
     async def end(self) -> None:
-        """`stop`, without holding up the event loop."""
+        """Call `stop` without blocking the event loop."""
         await asyncio.to_thread(self.stop)
 
     def act(self, action: Action, payloads: tuple[object, ...] = ()) -> Nanos | None:
-        """The controller has sent an action; returns when to call `expire` next."""
+        """Accept an action from the controller; return when to call `expire` next, or None."""
         with self._shared.lock:
-            self._shared.tell(ActionReceived(action, payloads))
+            self._shared.apply(ActionReceived(action, payloads))
             return self._shared.core.next_expiry()
 
     def expire(self) -> Nanos | None:
-        """Answer what is late, also behind running tasks; returns when to call this next."""
+        """Fail the actions that are late, also those behind running tasks; return when to call this next, or None."""
         with self._shared.lock:
-            self._shared.decided(self._shared.core.expire(self._shared.clock.now()))
+            self._shared.keep_and_wake(self._shared.core.expire(self._shared.clock.now()))
             return self._shared.core.next_expiry()
 
     def controller_lost(self) -> None:
-        """There is nobody to send results to; those not taken yet are dropped."""
+        """Drop the results that were not taken yet: the connection to the controller is lost."""
         with self._shared.lock:
-            self._shared.tell(ControllerLost())
+            self._shared.apply(ControllerLost())
             self._shared.answers.clear()
 
     def leave(self) -> None:
-        """Begin nothing more; what waits and what comes is refused, what runs goes on."""
+        """Refuse waiting and new actions; let running tasks finish."""
         with self._shared.lock:
-            self._shared.tell(Leave())
+            self._shared.apply(Leave())
 
     def owes_results(self) -> bool:
-        """Whether something runs whose result the controller waits for."""
+        """Return whether a task is running whose result the controller waits for."""
         with self._shared.lock:
             return self._shared.core.owes_results
 
     def take_results(self) -> list[ResultToSend]:
-        """What the actions have come to since this was last called, in order."""
+        """Return the results since the last call, in order."""
         with self._shared.lock:
             answers, self._shared.answers = self._shared.answers, []
         try:
             return [self._shared.runner.finish(answer) for answer in answers]
         except DeviceLostError as error:
-            self._shared.broke("which takes results", error)
+            self._shared.report_failure("that takes results", error)
             return []
 
 
 class _LaneThread(Thread):
     """One lane's thread."""
 
-    def __init__(self, shared: _Shared, gpu: int | None, kind: LaneKind, plan: CorePlan | None) -> None:
+    def __init__(self, shared: _SharedState, gpu: int | None, kind: LaneKind, plan: CorePlan | None) -> None:
         super().__init__(name=f"clockwork-{kind}{'' if gpu is None else gpu}")
         self.condition = Condition(shared.lock)
         self._shared = shared
         self._gpu = gpu
         self._kind = kind
         self._cores = _cores(plan, gpu, kind)
-        self._gives_way = kind is not LaneKind.EXEC and plan is not None and all(len(its) == 1 for its in plan.exec)
+        self._low_priority = (
+            kind is not LaneKind.EXEC and plan is not None and all(len(own_cores) == 1 for own_cores in plan.exec)
+        )
         self._watch = WATCH if kind is LaneKind.EXEC else 0
         self._asleep = False
-        self._until: Nanos | None = None  #: what it sleeps to
+        self._until: Nanos | None = None  #: time to which the thread sleeps
         self._prepared: PreparedTask | None = None
 
     def run(self) -> None:
-        """Until the lanes stop."""
+        """Run until the lanes stop."""
         try:
-            if self._gives_way:
+            if self._low_priority:
                 lower_priority()
             elif self._kind is LaneKind.EXEC:
                 shorten_time_slice()
@@ -215,12 +218,12 @@ class _LaneThread(Thread):
                 finished = self._turn(finished)
             if finished is not None:
                 with self._shared.lock:
-                    self._shared.tell(finished)
-        except Exception as error:  # noqa: BLE001 - logged there
-            self._shared.broke(self.name, error)
+                    self._shared.apply(finished)
+        except Exception as error:  # noqa: BLE001 - report_failure logs it
+            self._shared.report_failure(self.name, error)
 
     def wake_if_moved(self) -> None:
-        """Wake the thread if its lane's next moment is before the one that it sleeps to. Called under the lock."""
+        """Wake the thread if its lane's wake-up time is now earlier than its sleep's end. Call this under the lock."""
         if self._asleep:
             moment = self._shared.core.next_wakeup_of(self._gpu, self._kind)
             if moment is not None and (self._until is None or moment < self._until):
@@ -228,12 +231,12 @@ class _LaneThread(Thread):
                 self.condition.notify()
 
     def _turn(self, finished: TaskFinished | None) -> TaskFinished | None:
-        """Tell how the last task ended, and then one task, which is returned, or one batch prepared, or one sleep."""
+        """Report the end of the last task. Then execute a task and return its end, or prepare a batch, or sleep."""
         shared = self._shared
         upcoming = prepared = None
         with shared.lock:
             if finished is not None:
-                shared.tell(finished)
+                shared.apply(finished)
             if shared.stopping:
                 return None
             task = self._poll()
@@ -252,7 +255,7 @@ class _LaneThread(Thread):
         return None
 
     def _poll(self) -> StartTask | None:
-        """What to start now."""
+        """Return the task to start now, if any."""
         task = None
         answers = []
         for command in self._shared.core.poll(self._shared.clock.now(), self._gpu, self._kind):
@@ -260,11 +263,11 @@ class _LaneThread(Thread):
                 task = command
             else:
                 answers.append(command)
-        self._shared.decided(answers)
+        self._shared.keep_and_wake(answers)
         return task
 
     def _take_prepared(self, task: StartTask) -> PreparedTask | None:
-        """The task's batch, if that has been assembled; and have the next one assembled meanwhile."""
+        """Return the task's batch if it was assembled in advance, and let the INPUT thread assemble the next one."""
         prepared, self._prepared = self._prepared, None
         if self._kind is LaneKind.EXEC and self._gpu is not None:
             inputs = self._shared.inputs[self._gpu]
@@ -273,7 +276,7 @@ class _LaneThread(Thread):
         return prepared
 
     def _unprepared(self) -> StartTask | None:
-        """The task that comes next, if there is something to prepare for it."""
+        """Return the next task if its batch has to be prepared."""
         if self._kind is not LaneKind.EXEC or self._gpu is None:
             return None
         task = self._shared.core.upcoming(self._gpu)
@@ -282,7 +285,7 @@ class _LaneThread(Thread):
         return task
 
     def _sleep(self) -> None:
-        """Give up the lock until shortly before the lane's next moment, or until that moves."""
+        """Release the lock until shortly before the lane's wake-up time, or until that time changes."""
         self._asleep = True
         self._until = self._shared.core.next_wakeup_of(self._gpu, self._kind)
         if self._until is None:
@@ -293,49 +296,52 @@ class _LaneThread(Thread):
                 self.condition.wait(left / SECOND)
 
     def _watch_clock(self) -> None:
-        """Let the last stretch of a sleep pass, unless it is over already or somebody wakes the thread."""
+        """Watch the clock for the rest of the sleep, unless another thread wakes this one."""
         until = self._until
         while self._asleep and self._watch and until is not None and self._shared.clock.now() < until:
             if until - self._shared.clock.now() > self._watch:
-                break  # woken for no reason, far too early
-            select.select((), (), (), 0)  # gives way: the interpreter's lock is free meanwhile
+                break  # a spurious wake-up, far too early
+            select.select((), (), (), 0)  # yields: the interpreter's lock is free meanwhile
         self._asleep = False
 
 
 class _InputThread(Thread):
-    """Assembles a device's next batch while the one before is executed; where nothing is, the EXEC thread does.
+    """Assembles a device's next batch while the previous one is executed; while none is, the EXEC thread does that.
 
-    The input of a single request is not copied, and so not worth a thread, unless it has to be brought to the device.
+    The input of a single request is not copied, so it is not worth a thread, unless it must be uploaded to the device.
     """
 
-    def __init__(self, shared: _Shared, gpu: int, plan: CorePlan | None) -> None:
+    def __init__(self, shared: _SharedState, gpu: int, plan: CorePlan | None) -> None:
         super().__init__(name=f"clockwork-input{gpu}")
         self.condition = Condition(shared.lock)
         self._shared = shared
         self._gpu = gpu
         self._cores = plan.others if plan is not None else ()
         self._asleep = False
-        self._task: StartTask | None = None  #: what it is at
+        self._task: StartTask | None = None  #: the task whose batch is being assembled
         self._prepared: PreparedTask | None = None
 
     def run(self) -> None:
-        """Until the lanes stop."""
-        with suppress(OSError):  # the EXEC thread has said it
+        """Run until the lanes stop."""
+        with suppress(OSError):  # the EXEC thread has logged it
             pin(self._cores)
         try:
             while self._turn():
                 pass
-        except Exception as error:  # noqa: BLE001 - logged there
-            self._shared.broke(self.name, error)
+        except Exception as error:  # noqa: BLE001 - report_failure logs it
+            self._shared.report_failure(self.name, error)
 
     def wake_if_due(self) -> None:
-        """Wake the thread if there is something to assemble. Called under the lock."""
+        """Wake the thread if there is a batch to assemble. Call this under the lock."""
         if self._asleep and self._due() is not None:
             self._asleep = False
             self.condition.notify_all()
 
     def take(self, task: StartTask) -> PreparedTask | None:
-        """The batch of a task that starts, if it was assembled here. Called under the lock, which may be given up."""
+        """Return the batch of a task that starts, if it was assembled here.
+
+        Call this under the lock, which may be released meanwhile.
+        """
         while self._task is not None and self._task.action is task.action and not self._shared.stopping:
             self.condition.wait()
         prepared, self._prepared = self._prepared, None

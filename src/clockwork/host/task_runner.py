@@ -1,9 +1,8 @@
-"""Carries out a worker's tasks with a runtime, and times them.
+"""Executes a worker's tasks with a runtime, and measures their times.
 
-Rules of the file: no exception leaves it, but that a device is lost: nothing would go well after that. Whatever else
-goes wrong in a task becomes a `TaskFailed` with the status that says whose fault it was; only what nobody foresaw is
-logged with its traceback. It keeps nothing: models, weights and payloads come with the task, as the handles that
-earlier tasks made.
+Rules of the file: only one exception leaves it, for a lost device, after which nothing would work. Any other failure of
+a task becomes a `TaskFailed` whose status names the cause; only unexpected failures are logged, with their traceback.
+The module keeps no state: models, weights and payloads come with the task, as handles that earlier tasks created.
 """
 
 import logging
@@ -40,70 +39,70 @@ log = logging.getLogger("clockwork.worker")
 
 
 class PreparedTask(Struct, frozen=True):
-    """A batch that was assembled before its Infer started; ``timing`` is None if that failed."""
+    """A batch that was assembled before its Infer started; ``timing`` is None if the assembly failed."""
 
     task: StartTask
     batch: Batch = None
     timing: Timing | None = None
 
     def is_of(self, task: StartTask) -> bool:
-        """Whether it is of this very task, and the weights have not been evicted and loaded anew since."""
+        """Return whether the batch is for this task, and its weights were not evicted and loaded again since."""
         return self.task.action is task.action and self.task.handles[0] is task.handles[0]
 
 
 class ResultToSend(Struct, frozen=True):
-    """A result, ready to be sent, and the buffers that go with it in order."""
+    """A result and the buffers that are sent with it, in order."""
 
     result: Result
     buffers: Sequence[Payload] = ()
 
 
 class _Share(NamedTuple):
-    """One request's share of an Infer's outputs: specs and buffers, or why there are none."""
+    """One request's share of the outputs of an Infer: specs and buffers, or the failure."""
 
     specs: tuple[TensorSpec, ...] = ()
     buffers: Sequence[Payload] = ()
     failure: TaskFailed | None = None
 
-    def output(self, it: InferInput) -> InferOutput:
-        """The message about it."""
+    def output(self, request: InferInput) -> InferOutput:
+        """Return the message about the share of ``request``."""
         if self.failure is None:
-            return InferOutput(it.request_id, self.specs)
+            return InferOutput(request.request_id, self.specs)
         failed = self.failure.status == Status.RUNTIME_ERROR
-        return InferOutput(it.request_id, (), self.failure.message or self.failure.status.name, failed)
+        return InferOutput(request.request_id, (), self.failure.message or self.failure.status.name, failed)
 
 
 class _Outputs(NamedTuple):
-    """The outputs of an Infer, and their model: the core's handle. ``singles``: the shares, if executed apart."""
+    """The outputs of an Infer and their model. ``singles`` has the shares if the requests were executed separately."""
 
     model: LoadedModel
     batch: Batch
     singles: Sequence[_Share] = ()
 
     def device_time(self) -> DeviceTime | None:
-        """What the device has measured, of a batch that was executed as one."""
+        """Return the time that the device measured; None if the requests were executed separately."""
         return None if self.singles else self.model.device_time(self.batch)
 
     def shares(self, inputs: Sequence[InferInput]) -> Sequence[_Share]:
-        """Each request's share, in the order of ``inputs``."""
+        """Return each request's share, in the order of ``inputs``."""
         if self.singles:
             return self.singles
         return [_Share(specs, buffers) for specs, buffers in self.model.split(inputs, self.batch)]
 
 
 class TaskRunner:
-    """Runs tasks, and finishes their answers; any thread calls it, at the same time as others."""
+    """Executes tasks and completes their results; several threads may call it at the same time."""
 
     def __init__(self, runtime: Runtime, model_root: Path, clock: Clock) -> None:
-        """``model_root``: the directory below which models are read."""
+        """``model_root`` is the directory below which models are read."""
         self._runtime = runtime
         self._root = model_root
         self._clock = clock
 
     def prepare(self, task: StartTask) -> PreparedTask:
-        """Assemble the batch of an Infer that has not started. If that fails, so will `run`, which answers.
+        """Assemble the batch of an Infer that has not started. If this fails, `run` fails too and reports the error.
 
-        The model is not in use yet: its weights may be evicted meanwhile, and then this was for nothing.
+        The model is not in use yet, so its weights may be evicted meanwhile; then the batch is not used.
         """
         assert isinstance(task.action, Infer)
         begin = self._clock.now()
@@ -111,18 +110,21 @@ class TaskRunner:
             batch = self._assemble(task.action, task)
         except DeviceLostError:
             raise
-        except Exception:  # noqa: BLE001 - whatever it is, `run` comes upon it again
+        except Exception:  # noqa: BLE001 - `run` will raise it again
             return PreparedTask(task)
         return PreparedTask(task, batch, self._timing(begin))
 
     def worth_preparing(self, task: StartTask) -> bool:
-        """Whether assembling its batch is worth a thread: several requests' inputs are copied, one's are not."""
+        """Return whether a thread should assemble the batch.
+
+        The inputs of several requests are copied, those of one request are not.
+        """
         if isinstance(task.action, Infer) and task.action.apart:
             return False
         return len(task.payloads) > 1 or _loaded_model(task.handles[0]).uploads
 
     def run(self, task: StartTask, prepared: PreparedTask | None = None) -> TaskFinished:
-        """Carry out a task, from beginning to end."""
+        """Execute a task."""
         begin = self._clock.now()
         outcome = self._outcome(task, prepared)
         return TaskFinished(task.gpu, task.lane, begin, self._clock.now(), outcome)
@@ -140,7 +142,7 @@ class TaskRunner:
             return _close(task.handles)
         except DeviceLostError:
             raise
-        except Exception as error:  # noqa: BLE001 - told, and logged where nobody foresaw it
+        except Exception as error:  # noqa: BLE001 - reported, and logged if unexpected
             return _failed(task.action, error)
 
     def _read(self, action: LoadModelFromDisk) -> Outcome:
@@ -198,24 +200,24 @@ class TaskRunner:
         If the runtime executes none of them, the requests are not the cause: the Infer fails as a whole.
         """
         begin = self._clock.now()
-        made: list[_Share] = []
-        for it, payload in zip(action.inputs, task.payloads, strict=True):
+        shares: list[_Share] = []
+        for request, payload in zip(action.inputs, task.payloads, strict=True):
             try:
-                outputs = model.execute(model.assemble((it,), (payload,)))
-                ((specs, buffers),) = model.split((it,), outputs)
-                # A device has few places for outputs: copied, they are free for the next request.
-                made.append(_Share(specs, [bytes(buffer) for buffer in buffers]))
+                outputs = model.execute(model.assemble((request,), (payload,)))
+                ((specs, buffers),) = model.split((request,), outputs)
+                # A device has few output buffers; a copy frees them for the next request.
+                shares.append(_Share(specs, [bytes(buffer) for buffer in buffers]))
             except DeviceLostError:
                 raise
-            except Exception as error:  # noqa: BLE001 - reported, and logged where nobody foresaw it
-                made.append(_Share(failure=_failed(action, error)))
-        failures = [share.failure for share in made if share.failure is not None]
-        if len(failures) == len(made) and all(it.status == Status.RUNTIME_ERROR for it in failures):
+            except Exception as error:  # noqa: BLE001 - reported, and logged if unexpected
+                shares.append(_Share(failure=_failed(action, error)))
+        failures = [share.failure for share in shares if share.failure is not None]
+        if len(failures) == len(shares) and all(failure.status == Status.RUNTIME_ERROR for failure in failures):
             return failures[0]
-        return Executed(_Outputs(model, None, made), Timing(begin, begin, 0), self._timing(begin))
+        return Executed(_Outputs(model, None, shares), Timing(begin, begin, 0), self._timing(begin))
 
     def finish(self, answer: ResultCommand) -> ResultToSend:
-        """The result to send, and the buffers that go with it."""
+        """Complete the result of a task, and return it with its buffers."""
         if isinstance(answer, SendResult):
             return ResultToSend(answer.result)
         action = answer.action
@@ -226,10 +228,10 @@ class TaskRunner:
             device = outputs.device_time()
         except DeviceLostError:
             raise
-        except Exception as error:  # noqa: BLE001 - told, and logged where nobody foresaw it
+        except Exception as error:  # noqa: BLE001 - reported, and logged if unexpected
             failed = _failed(action, error)
             return ResultToSend(ErrorResult(action.id, Infer.__name__, failed.status, failed.message))
-        specs = tuple([share.output(it) for it, share in zip(action.inputs, shares, strict=True)])
+        specs = tuple([share.output(request) for request, share in zip(action.inputs, shares, strict=True)])
         result = InferResult(action.id, specs, answer.copy_input, answer.exec, self._timing(begin), device)
         return ResultToSend(result, [buffer for share in shares for buffer in share.buffers])
 
@@ -246,11 +248,11 @@ def _failed(action: Action, error: Exception) -> TaskFailed:
     if isinstance(error, ClockworkError):
         return TaskFailed(Status.RUNTIME_ERROR, str(error))
     log.error("%s %d failed unexpectedly", type(action).__name__, action.id, exc_info=error)
-    return TaskFailed(Status.RUNTIME_ERROR, "the worker failed at something unforeseen; its log says what")
+    return TaskFailed(Status.RUNTIME_ERROR, "the worker failed unexpectedly; its log has the exception")
 
 
 def _close(handles: Sequence[object]) -> Outcome:
-    """Close all weights, also those after one that cannot be closed."""
+    """Close all weights, even if some of them cannot be closed."""
     failures = 0
     for handle in handles:
         try:
@@ -261,11 +263,13 @@ def _close(handles: Sequence[object]) -> Outcome:
             log.exception("weights could not be closed")
             failures += 1
     if failures:
-        return TaskFailed(Status.RUNTIME_ERROR, f"{failures} weights could not be closed; the worker's log says why")
+        return TaskFailed(
+            Status.RUNTIME_ERROR, f"{failures} weights could not be closed; the worker's log has the exceptions"
+        )
     return Released()
 
 
-# The core keeps handles as objects; these say what the host has made them of.
+# The core keeps handles as plain objects; these functions give them their types.
 
 
 def _host_model(handle: Any) -> HostModel:
