@@ -108,10 +108,10 @@ def request_timing(
     """Return how the time of an executed request was spent."""
     loaded = gpu.loads.get(action.model)
     return RequestTiming(
-        now - request.arrival,
-        max(0, result.exec.begin - request.arrival),
-        result.exec.duration,
-        action.batch_size,
-        request.cold_start,
-        0 if loaded is None else _overlap(loaded, request.arrival, result.exec.begin),
+        total=now - request.arrival,
+        queue=max(0, result.exec.begin - request.arrival),
+        exec=result.exec.duration,
+        batch_size=action.batch_size,
+        cold_start=request.cold_start,
+        load=0 if loaded is None else _overlap(loaded, request.arrival, result.exec.begin),
     )

@@ -74,7 +74,13 @@ class ControllerWithStartupPhase:
         self._state = ClockworkState()
         self._serving = Serving(self._state, scheduler, self._config)
         known = {} if profiles is None else profiles
-        self._startup = Startup(self._state, self._config, known, self._serving, self._begin_serving)
+        self._startup = Startup(
+            state=self._state,
+            config=self._config,
+            profiles=known,
+            serving=self._serving,
+            on_serving=self._begin_serving,
+        )
         self._fleet = self._startup.fleet
         self._draining = Draining(self._serving)
         self._buffer = StartupBuffer(self._config)

@@ -49,7 +49,14 @@ def is_ready(stage: Stage, state: ClockworkState, model: str | None = None) -> b
 def describe_model(model: ModelState) -> ModelSummary:
     """Return a model's description for clients."""
     info = model.info
-    return ModelSummary(model.name, info.inputs, info.outputs, info.batchable, model.max_rows, info.weights_bytes)
+    return ModelSummary(
+        name=model.name,
+        inputs=info.inputs,
+        outputs=info.outputs,
+        batchable=info.batchable,
+        max_batch_size=model.max_rows,
+        weights_bytes=info.weights_bytes,
+    )
 
 
 class Description(Struct, frozen=True):
@@ -150,7 +157,13 @@ def _describe_model(model: ModelState, counted: Counts, ready: bool) -> ModelSta
 
 def _describe_worker(worker: WorkerState, ready: bool) -> WorkerStatus:
     gpus = tuple(
-        GPUStatus(gpu.info(), gpu.cache.used, len(gpu.outstanding), gpu.predictions.summary(), gpu.work.summary())
+        GPUStatus(
+            gpu=gpu.info(),
+            used_pages=gpu.cache.used,
+            outstanding=len(gpu.outstanding),
+            predictions=gpu.predictions.summary(),
+            counts=gpu.work.summary(),
+        )
         for gpu in worker.gpus
     )
-    return WorkerStatus(worker.id, ready, worker.page_size, gpus, worker.silent)
+    return WorkerStatus(id=worker.id, ready=ready, page_size=worker.page_size, gpus=gpus, silent=worker.silent)

@@ -45,8 +45,15 @@ def refusal_response(client_id: int, request: Refusable, status: Status, text: s
     """Return a response of the right type that refuses ``request``, after it has ``waited``."""
     match request:
         case InferRequest():
-            timing, retry = RequestTiming(waited), retry_time(status)
-            return Respond(client_id, InferResponse(request.id, int(status), text, (), timing, retry_after=retry))
+            infer_response = InferResponse(
+                id=request.id,
+                status=int(status),
+                message=text,
+                outputs=(),
+                timing=RequestTiming(waited),
+                retry_after=retry_time(status),
+            )
+            return Respond(client_id, infer_response)
         case ListModelsRequest():
             return Respond(client_id, ListModelsResponse(request.id, int(status), text))
         case LoadModelRequest():
@@ -61,4 +68,9 @@ def timeout_response(client_id: int, request_id: int, waited: Nanos) -> Respond:
         f"the deadline passed before the controller handled the request, {show_duration(waited)} after its first byte "
         "arrived: the request took long to receive, or the server is overloaded"
     )
-    return Respond(client_id, InferResponse(request_id, int(Status.TIMEOUT), text, (), RequestTiming(waited)))
+    return Respond(
+        client_id,
+        InferResponse(
+            id=request_id, status=int(Status.TIMEOUT), message=text, outputs=(), timing=RequestTiming(waited)
+        ),
+    )

@@ -78,7 +78,14 @@ class Shed(Struct, frozen=True):
     def response(self, request_id: int) -> InferResponse:
         """Return the response to the request with this id."""
         status = int(Status.CONTROLLER_COULD_NOT_START_IN_TIME)
-        return InferResponse(request_id, status, self.message, (), RequestTiming(0), None, self.retry_after)
+        return InferResponse(
+            id=request_id,
+            status=status,
+            message=self.message,
+            outputs=(),
+            timing=RequestTiming(0),
+            retry_after=self.retry_after,
+        )
 
 
 class Shedder:

@@ -104,7 +104,17 @@ class BatchChecks:
             return
         tensors = result.outputs[place].tensors
         self._bytes += nbytes
-        self._waiting.append(Sample(model, share, request.payload, tensors, output, action.batch_size, nbytes))
+        self._waiting.append(
+            Sample(
+                model=model,
+                input=share,
+                payload=request.payload,
+                outputs=tensors,
+                outputs_payload=output,
+                batch_size=action.batch_size,
+                nbytes=nbytes,
+            )
+        )
         self._uses[_batch_kind(model, action)] = None
         while len(self._uses) > self._config.max_uses:
             del self._uses[next(iter(self._uses))]
@@ -141,7 +151,14 @@ class BatchChecks:
         share = replace(sample.input, request_id=request_id)
         deadline = now + self._config.slo
         self.request = PendingRequest(
-            request_id, NO_CLIENT, request_id, sample.model, share, sample.payload, now, deadline
+            id=request_id,
+            client_id=NO_CLIENT,
+            client_request_id=request_id,
+            model=sample.model,
+            input=share,
+            payload=sample.payload,
+            arrival=now,
+            deadline=deadline,
         )
         return self.request
 
@@ -161,7 +178,15 @@ class BatchChecks:
         assert self.request is not None
         assert self._sample is not None
         sample, self._compared, self.request = self._sample, self.request.id, None
-        return [CompareOutputs(self._compared, sample.outputs, sample.outputs_payload, output.tensors, payload)]
+        return [
+            CompareOutputs(
+                check_id=self._compared,
+                in_batch=sample.outputs,
+                in_batch_payload=sample.outputs_payload,
+                alone=output.tensors,
+                alone_payload=payload,
+            )
+        ]
 
     def answered(self, status: Status, message: str) -> list[ControllerCommand]:
         """The request was answered without outputs.

@@ -78,7 +78,7 @@ class Tasks:
             return None
         if memory.state_of(action.model) not in (WeightsState.WARM, WeightsState.IN_USE):
             return None
-        return StartTask(gpu, LaneKind.EXEC, action, payloads, (memory.handle_of(action.model),))
+        return StartTask(gpu, LaneKind.EXEC, action, payloads, handles=(memory.handle_of(action.model),))
 
     def start(self, gpu: int | None, action: Action, payloads: tuple[object, ...]) -> StartTask:
         """Start an action and return its task.
@@ -97,7 +97,7 @@ class Tasks:
         match action:
             case Infer(model=model):
                 self._check_infer(gpu, action)
-                return StartTask(gpu, LaneKind.EXEC, action, payloads, (memory.begin_execute(model),))
+                return StartTask(gpu, LaneKind.EXEC, action, payloads, handles=(memory.begin_execute(model),))
             case LoadWeights(model=model):
                 memory.begin_load(model, self.models.info(model).weights_pages)
                 return StartTask(gpu, LaneKind.LOAD, action, handles=(self.models.handle(model),))
