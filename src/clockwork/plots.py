@@ -27,16 +27,16 @@ def draw_all(directory: Path, results: dict[str, Any]) -> list[Path]:
     details = results["details"]
     results = results | {"name": re.sub(r"[^A-Za-z0-9._-]+", "-", results["name"]).strip(".-") or "scenario"}
     with mpl.rc_context(STYLE):
-        made = [_goodput(directory, results["name"], details), _latency(directory, results["name"], details)]
+        files = [_goodput(directory, results["name"], details), _latency(directory, results["name"], details)]
         if any("utilisation" in detail for detail in details):
-            made.append(_utilisation(directory, results["name"], details))
+            files.append(_utilisation(directory, results["name"], details))
         if any(any(detail["series"]["cold_starts"]) for detail in details):
-            made.append(_cold_starts(directory, results["name"], details))
+            files.append(_cold_starts(directory, results["name"], details))
         if any(map(_has_errors, details)):
-            made.append(_prediction(directory, results["name"], details))
+            files.append(_prediction(directory, results["name"], details))
         if len(details) > 1:
-            made.append(_sweep(directory, results))
-    return made
+            files.append(_sweep(directory, results))
+    return files
 
 
 def _label(detail: dict[str, Any]) -> str:

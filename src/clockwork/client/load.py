@@ -124,12 +124,12 @@ class LoadTest:
     async def _exchange(self, client: AsyncClient, request: WorkloadRequest, inputs: Inputs) -> None:
         slo = request.slo if request.slo is not None or request.slo_factor is not None else self._default_slo
         specs, buffers = inputs
-        given: Sequence[Any] = () if self._generated else buffers
+        payloads: Sequence[Any] = () if self._generated else buffers
         try:
             response = await client.ask(
                 request.model,
                 specs,
-                given,
+                payloads,
                 slo_ns=slo,
                 slo_factor=request.slo_factor,
                 generated=self._generated,
@@ -158,13 +158,13 @@ class LoadTest:
 
     def _inputs_of(self, request: WorkloadRequest) -> Inputs:
         key = (request.model, request.batch_size)
-        made = self._inputs.get(key)
-        if made is None:
+        inputs = self._inputs.get(key)
+        if inputs is None:
             model = self._models.get(request.model)
             if model is None:
                 raise UnknownModelError(unknown_model(request.model, self._models))
-            made = self._inputs[key] = _inputs(model, request.batch_size, self._generated)
-        return made
+            inputs = self._inputs[key] = _inputs(model, request.batch_size, self._generated)
+        return inputs
 
 
 def _inputs(model: ModelSummary, rows: int, generated: bool) -> Inputs:
@@ -176,12 +176,12 @@ def _inputs(model: ModelSummary, rows: int, generated: bool) -> Inputs:
         shape = tuple(size if dim < 0 else dim for dim, size in zip(info.shape, free, strict=True))
         if info.datatype == Datatype.BYTES:
             raise InvalidRequestError(f"model {model.name} takes strings; use --generated")
-        made = spec(info.name, info.datatype, shape)
-        specs.append(made)
+        tensor = spec(info.name, info.datatype, shape)
+        specs.append(tensor)
         if generated:
             continue
         if info.datatype == Datatype.FP32:
             buffers.append(memoryview(rng.random(shape, np.float32).tobytes()))
         else:
-            buffers.append(memoryview(bytes(made.nbytes)))
+            buffers.append(memoryview(bytes(tensor.nbytes)))
     return tuple(specs), buffers

@@ -19,10 +19,10 @@ DURATION_S = 60.0
 WARMUP_S = 5.0
 
 
-def scenario_of(state: dict[str, Any], given: Scenario | None = None) -> Scenario:
+def scenario_of(state: dict[str, Any], scenario: Scenario | None = None) -> Scenario:
     """Return a scenario with the devices and models of the state.
 
-    The workload is that of ``given``; without it, the rates of requests that the server has observed.
+    The workload is that of ``scenario``; without it, the rates of requests that the server has observed.
 
     Raises:
         InvalidRequestError: as `models_of`; or the server has received no requests and no scenario was given.
@@ -32,12 +32,12 @@ def scenario_of(state: dict[str, Any], given: Scenario | None = None) -> Scenari
         gpus = [gpu for worker in state["workers"] for gpu in worker["gpus"]]
         pages = min(whole(gpu["gpu"]["total_pages"]) for gpu in gpus)
         devices = DevicesSpec(workers=len(gpus), pages=pages)
-        streams = () if given is not None else _streams(state)
+        streams = () if scenario is not None else _streams(state)
     except DAMAGED as error:
         raise InvalidRequestError(f"devices or counts of the state cannot be read: {error!r}") from None
     specs = tuple(ModelSpec(model.path[:-5], infer_ms={"1": 1.0}, load_ms=1.0) for model, _ in models)
-    if given is not None:
-        return replace(given, models=specs, devices=devices, noise=NoiseModel("measured"))
+    if scenario is not None:
+        return replace(scenario, models=specs, devices=devices, noise=NoiseModel("measured"))
     scheduler = str(state.get("scheduler", "clockwork"))
     return Scenario(
         models=specs,

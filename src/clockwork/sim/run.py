@@ -170,8 +170,8 @@ class Simulation:
         self.cluster.request(CLIENT, InferRequest(request_id, request.model, inputs, slo, request.slo_factor, (), True))
 
     def _inputs_for(self, model: str, rows: int) -> tuple[TensorSpec, ...]:
-        made = self._inputs.get(model) or self._inputs[model.rpartition("-")[0]]
-        return tuple(spec(tensor.name, tensor.datatype, (rows, *tensor.shape[1:])) for tensor in made)
+        tensors = self._inputs.get(model) or self._inputs[model.rpartition("-")[0]]
+        return tuple(spec(tensor.name, tensor.datatype, (rows, *tensor.shape[1:])) for tensor in tensors)
 
     def _answered(self, respond: Respond) -> None:
         response = respond.response

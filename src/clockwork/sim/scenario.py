@@ -192,7 +192,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
 
     def sim_models(self) -> list[tuple[PacedModel, int]]:
         """Return the model files with the number of copies of each."""
-        return [made for spec in self.models for made in _sim_models(spec)]
+        return [model for spec in self.models for model in _sim_models(spec)]
 
     def model_names(self) -> list[str]:
         """Return the names that the controller gives to all models."""
@@ -372,12 +372,12 @@ def _check_faults(scenario: Scenario) -> None:
 
 def variants(scenario: Scenario) -> list[tuple[float, Scenario]]:
     """Return one (load, scenario without a sweep) for each combination of the sweep's values."""
-    made = []
+    runs = []
     for load in scenario.sweep.load or (1.0,):
         for slo_ms in scenario.sweep.slo_ms or (scenario.slo_ms,):
             streams = tuple(scaled_stream(stream, load) for stream in scenario.workload)
-            made.append((load, replace(scenario, slo_ms=slo_ms, workload=streams, sweep=SweepSpec())))
-    return made
+            runs.append((load, replace(scenario, slo_ms=slo_ms, workload=streams, sweep=SweepSpec())))
+    return runs
 
 
 def altered(
@@ -403,13 +403,13 @@ def _sim_models(spec: ModelSpec) -> list[tuple[PacedModel, int]]:
     if spec.kinds == 1:
         return [(PacedModel(f"{spec.name}.onnx", f"sim-{spec.name}", profile, spec.weights_bytes), spec.copies)]
     low, high = spec.spread
-    made = []
+    models = []
     for kind in range(spec.kinds):
         factor = low * (high / low) ** (kind / (spec.kinds - 1))
         name = f"{spec.name}{kind:02d}"
         size = max(1, round(spec.weights_bytes * factor))
-        made.append((PacedModel(f"{name}.onnx", f"sim-{name}", scaled(profile, factor), size), spec.copies))
-    return made
+        models.append((PacedModel(f"{name}.onnx", f"sim-{name}", scaled(profile, factor), size), spec.copies))
+    return models
 
 
 def _profile(spec: ModelSpec) -> ModelProfile:

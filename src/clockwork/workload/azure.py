@@ -66,13 +66,13 @@ def parse_trace(lines: Iterable[str]) -> list[list[int]]:
 def per_model(functions: Sequence[Sequence[int]], models: int) -> list[list[int]]:
     """Return the counts per minute of each model; function i belongs to model ``i * models // functions``."""
     minutes = len(functions[0])
-    made = [[0] * minutes for _ in range(models)]
+    counts_of_models = [[0] * minutes for _ in range(models)]
     for i, counts in enumerate(functions):
-        row = made[i * models // len(functions)]
+        row = counts_of_models[i * models // len(functions)]
         for minute, count in enumerate(counts):
             if count:
                 row[minute] += count
-    return made
+    return counts_of_models
 
 
 def synthetic_trace(functions: int, total_rate: float, minutes: int, rng: Random) -> Iterator[str]:

@@ -94,7 +94,7 @@ class Counts:
 
     def summary(self, seconds: float) -> dict[str, Any]:
         """Return the counts for a table or JSON; ``seconds`` is the time over which the requests were sent."""
-        made: dict[str, Any] = {
+        summary: dict[str, Any] = {
             "offered_rps": round(self.sent / seconds, 3),
             "goodput_rps": round(self.in_time / seconds, 3),
             "in_time_share": round(self.in_time / self.sent, 7) if self.sent else None,
@@ -108,9 +108,9 @@ class Counts:
             "batch_size_mean": round(self.batch_rows / self.in_time, 2) if self.in_time else None,
         }
         for percent in (50, 99, 99.9):
-            made[f"latency_ms_p{percent:g}"] = _ms(self.latency.percentile(percent))
-        made["verdict_ms_p99"] = _ms(self.verdict.percentile(99))
-        return made
+            summary[f"latency_ms_p{percent:g}"] = _ms(self.latency.percentile(percent))
+        summary["verdict_ms_p99"] = _ms(self.verdict.percentile(99))
+        return summary
 
 
 class Outcomes:
