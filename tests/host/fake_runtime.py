@@ -1,4 +1,4 @@
-"""A runtime whose tasks end when a test says so.
+"""A runtime whose tasks end when the test lets them.
 
 A model's file holds words: ``batches`` if it is batchable, ``uploads`` if its inputs are brought to the device,
 ``broken-NAME`` to fail at that step, and ``lost-NAME`` to lose the device there. What it computes
@@ -23,7 +23,7 @@ PORTS = (TensorInfo("x", "UINT8", (-1, 4)),)
 
 
 class Gate:
-    """Open, or closed: then whoever comes waits, and can be waited for."""
+    """A gate; while it is closed, threads wait at it, and the test can wait for their arrival."""
 
     def __init__(self) -> None:
         self._open = threading.Event()
@@ -37,7 +37,7 @@ class Gate:
         self._open.set()
 
     def reached(self) -> None:
-        """Wait until somebody has come to the gate."""
+        """Wait until a thread has arrived at the gate."""
         assert self._reached.acquire(timeout=PATIENCE)
 
     def pass_through(self) -> None:
@@ -46,7 +46,7 @@ class Gate:
 
 
 class FakeRuntime:
-    """See the module. ``calls`` are (thread, step) in order."""
+    """A runtime with a gate for each step; ``calls`` are (thread, step) in order."""
 
     version = "fake 1"
     device_kind = "fake device"
@@ -73,7 +73,7 @@ class FakeRuntime:
 
 
 class FakeModel:
-    """In host memory."""
+    """A model in host memory."""
 
     def __init__(self, runtime: FakeRuntime, words: Sequence[str]) -> None:
         self.runtime = runtime
@@ -86,7 +86,7 @@ class FakeModel:
 
 
 class FakeLoaded:
-    """On a device, which uploads if a word of the file says so."""
+    """A model on a device; inputs are uploaded if the file contains the word for it."""
 
     def __init__(self, model: FakeModel, device: int) -> None:
         self.model = model
@@ -95,7 +95,7 @@ class FakeLoaded:
 
     def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Any]) -> list[bytes]:
         self.model.runtime.step("assemble", self.model.words)
-        zeros = (bytes(sum(tensor.nbytes for tensor in it.tensors)) for it in inputs)
+        zeros = (bytes(sum(tensor.nbytes for tensor in request.tensors)) for request in inputs)
         return [zero if payload is None else bytes(payload) for payload, zero in zip(payloads, zeros, strict=True)]
 
     def execute(self, batch: list[bytes]) -> list[bytes]:

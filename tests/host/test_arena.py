@@ -24,8 +24,14 @@ SHARED = {"payload_bytes": 32 * MIB}
 
 
 def inputs(worker: ScriptedWorker) -> list[InferInput]:
-    """Of all that was asked of it, but for what it was to make itself."""
-    return [it for action in worker.seen if isinstance(action, Infer) for it in action.inputs if not it.generated]
+    """Return the inputs of all Infers that a worker received, except generated ones."""
+    return [
+        request
+        for action in worker.seen
+        if isinstance(action, Infer)
+        for request in action.inputs
+        if not request.generated
+    ]
 
 
 def holds(action: object) -> bool:
@@ -56,13 +62,13 @@ def test_a_worker_sees_a_region_but_cannot_write_to_it() -> None:
 def test_regions_do_not_overlap_and_are_freed_with_their_last_reference() -> None:
     arena = Arena(8 * BLOCK)
     first, second = arena.allocate(2 * BLOCK), arena.allocate(1)
-    assert [arena.offset_of(it.data) for it in (first, second)] == [0, 2 * BLOCK]
+    assert [arena.offset_of(region.data) for region in (first, second)] == [0, 2 * BLOCK]
     assert arena.taken == 3 * BLOCK
     others = [arena.allocate(2 * BLOCK) for _ in range(2)]
     assert arena.taken == 7 * BLOCK
     part = first.data[5:]
     del first
-    assert arena.taken == 7 * BLOCK, "a part of it is still somebody's"
+    assert arena.taken == 7 * BLOCK, "a part of the region is still in use"
     assert arena.offset_of(arena.allocate(2 * BLOCK).data) is None, "there is no room: ordinary memory"
     thread = threading.Thread(target=part.release)
     thread.start()
@@ -133,7 +139,7 @@ def test_long_requests_of_both_protocols_lie_in_the_arena_and_are_not_sent() -> 
 
 
 def test_memory_that_a_worker_may_still_read_is_not_reused() -> None:
-    """A client that gives up while its request is executed, and another one's request meanwhile."""
+    """A client gives up while its request is executed; meanwhile another client sends a request."""
 
     async def test() -> None:
         async with serving(models=("wide.onnx",), guarded=SHARED, holds=holds) as (host, worker):
@@ -182,7 +188,7 @@ def test_payloads_are_sent_to_a_worker_that_has_not_mapped_the_arena() -> None:
             await worker.connect(host)
             async with AsyncClient(str(host.client_address)) as client:
                 await infer(client)
-            assert [it.arena_offset for it in inputs(worker)] == [-1]
+            assert [request.arena_offset for request in inputs(worker)] == [-1]
 
     run(test())
 
@@ -214,6 +220,6 @@ def test_payloads_that_do_not_fit_into_the_arena_are_sent() -> None:
         async with serving(models=("wide.onnx",), guarded={"payload_bytes": BLOCK}) as (host, worker):
             async with AsyncClient(str(host.client_address)) as client:
                 await infer(client)
-            assert [it.arena_offset for it in inputs(worker)] == [-1]
+            assert [request.arena_offset for request in inputs(worker)] == [-1]
 
     run(test())

@@ -1,4 +1,4 @@
-"""Which connections are read when reading takes too long."""
+"""The order in which connections are read when reading takes too long."""
 
 import asyncio
 

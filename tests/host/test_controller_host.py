@@ -1,4 +1,4 @@
-"""The controller's host on loopback: what strangers and broken peers can do to it, and what it keeps on disk."""
+"""The controller's host on loopback: invalid and broken peers, and the files on disk."""
 
 import asyncio
 import logging
@@ -32,7 +32,7 @@ ROW = np.arange(4, dtype=np.float32).reshape(1, 4)
 
 
 async def say(address: Address, data: bytes) -> bytes:
-    """Send bytes as they are; return all that comes back until the connection is closed."""
+    """Send bytes; return everything that is received until the connection is closed."""
     reader, writer = await asyncio.open_connection(*address)
     writer.write(data)
     answer = await reader.read()
@@ -45,7 +45,7 @@ async def still_serves(host: ControllerHost) -> None:
         np.testing.assert_array_equal((await client.infer("m", {"x": ROW}))["y"], 2 * ROW)
 
 
-STRANGERS = {
+INVALID_BYTES = {
     "http": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     "garbage": bytes(range(255, 0, -1)) * 10,
     "old version": struct.pack("<4sHH", b"CLKW", 0, 0),
@@ -59,13 +59,13 @@ STRANGERS = {
 
 
 @pytest.mark.parametrize("port", ["client", "worker"])
-@pytest.mark.parametrize("what", STRANGERS)
+@pytest.mark.parametrize("what", INVALID_BYTES)
 def test_an_unknown_protocol_is_refused_without_effect_on_others(port: str, what: str) -> None:
     async def test() -> None:
         async with serving() as (host, _):
             await still_serves(host)
             address = host.client_address if port == "client" else host.worker_address
-            await say(address, STRANGERS[what])
+            await say(address, INVALID_BYTES[what])
             await still_serves(host)
 
     run(test())
@@ -98,7 +98,7 @@ def test_a_role_at_the_wrong_port_gets_an_error() -> None:
 
 
 async def raw_infer(host: ControllerHost, request: InferRequest, payload: bytes) -> InferResponse:
-    """One InferRequest as a client that does not check anything would send it."""
+    """Return the frame of an InferRequest that the client has not checked."""
     answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     connection = await dial(
         host.client_address,
@@ -115,7 +115,7 @@ async def raw_infer(host: ControllerHost, request: InferRequest, payload: bytes)
 
 
 @pytest.mark.parametrize(
-    ("tensor", "payload", "says"),
+    ("tensor", "payload", "expected"),
     [
         (TensorSpec("x", "FP32", (1, 4), 16), b"short", "16 bytes, but 5 came"),
         (TensorSpec("x", "FP32", (1, 4), 5), b"short", "takes 16 bytes, but its size is given as 5"),
@@ -126,12 +126,12 @@ async def raw_infer(host: ControllerHost, request: InferRequest, payload: bytes)
         (TensorSpec("x", "BYTES", (1, 4), 3), b"abc", "at least 4"),
     ],
 )
-def test_sizes_that_do_not_match_are_an_invalid_request(tensor: TensorSpec, payload: bytes, says: str) -> None:
+def test_sizes_that_do_not_match_are_an_invalid_request(tensor: TensorSpec, payload: bytes, expected: str) -> None:
     async def test() -> None:
         async with serving() as (host, _):
             response = await raw_infer(host, InferRequest(1, "m", (tensor,)), payload)
             assert response.status == Status.INVALID_REQUEST
-            assert says in response.message
+            assert expected in response.message
             await still_serves(host)
 
     run(test())
@@ -240,7 +240,7 @@ def test_a_named_model_that_fails_to_load_ends_the_start() -> None:
 
 
 class Rude(Scheduler):
-    """Raises whenever it is asked."""
+    """A scheduler that always raises."""
 
     def infer(self, *_: Any) -> Any:
         raise RuntimeError("I would prefer not to")

@@ -1,4 +1,4 @@
-"""How busy the server is."""
+"""The share of processor time in use."""
 
 import os
 import subprocess

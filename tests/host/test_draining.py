@@ -27,7 +27,7 @@ THREE = np.ones((3, 4), np.float32)
 
 
 def held(action: Any) -> bool:
-    """The worker keeps what is asked with 3 rows, which no profiling does."""
+    """The worker holds back requests with 3 rows, a batch size that profiling does not use."""
     return isinstance(action, Infer) and action.batch_size == 3
 
 
@@ -41,7 +41,7 @@ def test_pending_requests_are_answered_and_new_ones_refused_over_all_protocols()
             pending = asyncio.ensure_future(client.model("m").infer({"x": THREE}))
             over_http = asyncio.ensure_future(ask_http(address))
             over_grpc = asyncio.ensure_future(ask_grpc(str(rpc.address), THREE))
-            while (await client.status()).outstanding < 3:  # noqa: ASYNC110 - nobody tells
+            while (await client.status()).outstanding < 3:  # noqa: ASYNC110 - no event signals this
                 await asyncio.sleep(0.005)
             draining = asyncio.ensure_future(host.drain(seconds(600)))
             await eventually(lambda: host.progress()[0] == "draining")
@@ -74,7 +74,7 @@ async def ask_grpc(address: str, rows: Any) -> Any:
 
 
 async def check_http(address: Address) -> None:
-    async with connected(address) as peer:  # new connections are taken
+    async with connected(address) as peer:  # new connections are still accepted
         assert (await peer.ask("GET", "/v2/health/live")).status == 200
         ready = await peer.ask("GET", "/v2/health/ready")
         assert (ready.status, ready.json()) == (503, {"ready": False})

@@ -1,4 +1,4 @@
-"""Threads that drive a core: real ones, on the real clock, that wait for each other and never for luck."""
+"""Lanes with real threads on the real clock; gates instead of sleeps decide the order of events."""
 
 import threading
 import time
@@ -33,7 +33,7 @@ CLOCK = MonotonicClock()
 
 
 class LanesFixture:
-    """Lanes over a fake runtime, and their results as they come."""
+    """Lanes with a fake runtime, and the queue of their results."""
 
     def __init__(self, root: Path, gpus: int = 1, cores: CorePlan | None = None) -> None:
         for name in ("m", "n"):
@@ -55,7 +55,7 @@ class LanesFixture:
         return self.lanes.act(action, payloads)
 
     def result(self) -> Result:
-        """The next one."""
+        """Return the next result."""
         while not self._sent:
             assert self._ready.wait(PATIENCE)
             self._ready.clear()
@@ -148,7 +148,7 @@ def test_a_single_request_is_assembled_in_advance_if_inputs_are_uploaded(fixture
     assert fixture.runtime.calls[-1] == ("clockwork-input0", "assemble")
     gate.open()
     results = [executed(fixture.result()), executed(fixture.result())]
-    assert [it.id for it in results] == [1, 2]
+    assert [result.id for result in results] == [1, 2]
     assert results[0].device == DeviceTime(1234, 1980)
 
 
@@ -232,7 +232,7 @@ def test_an_infer_whose_load_is_refused_is_refused_too(fixture: LanesFixture) ->
     fixture.warm("m").asks(LoadModelFromDisk(0, "n", "n"))
     gate.reached()
     gate.close()
-    fixture.core._memories[0].cache.total = 10  # it is full
+    fixture.core._memories[0].cache.total = 10  # the cache is full
     fixture.tell(EvictWeights(1, 0, "m"))
     assert fixture.result().id == 1
     fixture.tell(LoadWeights(2, 0, "m"))
@@ -240,7 +240,7 @@ def test_an_infer_whose_load_is_refused_is_refused_too(fixture: LanesFixture) ->
     fixture.tell(LoadWeights(3, 0, "n"))
     fixture.tell(infer(4, model="n"))
     gate.open()
-    statuses = [(it.id, getattr(it, "status", None)) for it in (fixture.result(), fixture.result(), fixture.result())]
+    statuses = [(result.id, getattr(result, "status", None)) for result in (fixture.result() for _ in range(3))]
     assert statuses == [
         (2, None),
         (3, Status.LOAD_WEIGHTS_INSUFFICIENT_CACHE),
@@ -303,7 +303,7 @@ def test_results_for_a_controller_that_is_gone_are_dropped(fixture: LanesFixture
     fixture.warm("m")
     gate = fixture.runtime.gates["execute"]
     fixture.tell(infer(1))
-    assert fixture._ready.wait(PATIENCE), "its result is there, and nobody takes it"
+    assert fixture._ready.wait(PATIENCE), "a result is ready and was not taken"
     gate.reached()
     gate.close()
     fixture.tell(infer(2))
@@ -387,4 +387,4 @@ def test_a_lost_device_is_reported_for_every_kind_of_task(
         fixture._sent += fixture.lanes.take_results()
     assert isinstance(fixture.crashes[0], DeviceLostError)
     assert not fixture._sent
-    assert not [it for it in caplog.records if it.exc_info], "it is no bug, so there is no traceback"
+    assert not [record for record in caplog.records if record.exc_info], "not a bug, so no traceback is logged"

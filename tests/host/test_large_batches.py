@@ -1,4 +1,4 @@
-"""Batches that are longer than any one request's frame."""
+"""Batches that are longer than the frame of any of their requests."""
 
 import asyncio
 
@@ -28,7 +28,7 @@ ROW = {"x": np.ones((1, COLUMNS), np.float32)}
 
 
 async def ask_at_once(count: int) -> list[object]:
-    """Outcomes of requests of 40 kB that are sent together, where a client's frame has 64 KiB at most."""
+    """Return the outcomes of 40 kB requests that are sent together; a client's frame has at most 64 KiB."""
     config = ControllerConfig(models=(LoadSpec("m", "m"),), profiling=QUICK, max_pending=1000)
     settings = ControllerHostConfig(LOOPBACK, LOOPBACK, config, max_frame_bytes=64 * KIB)
     host = ControllerHost(settings, make_scheduler("clockwork"))
@@ -37,8 +37,8 @@ async def ask_at_once(count: int) -> list[object]:
     try:
         async with AsyncClient(str(host.client_address)) as client:
             await client.infer("m", ROW, slo=10)
-            asked = (client.infer("m", ROW, slo=10) for _ in range(count))
-            outcomes: list[object] = list(await asyncio.gather(*asked, return_exceptions=True))
+            requests = (client.infer("m", ROW, slo=10) for _ in range(count))
+            outcomes: list[object] = list(await asyncio.gather(*requests, return_exceptions=True))
             await client.infer("m", ROW, slo=10)
             return outcomes
     finally:

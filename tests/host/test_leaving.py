@@ -1,4 +1,4 @@
-"""A worker that leaves while it executes: the result arrives, what waited is told, and only then does it go."""
+"""A worker that leaves while it executes: it sends the result, refuses waiting actions, and ends."""
 
 import asyncio
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_a_worker_without_a_controller_leaves_at_once(root: Path) -> None:
         hosts: list[WorkerHost] = []
         config = WorkerConfig(root, Address("127.0.0.1", 1), "w0")
         running = asyncio.ensure_future(run_worker(config, FakeRuntime(), hosts.append))
-        while not hosts:  # noqa: ASYNC110 - nobody tells
+        while not hosts:  # noqa: ASYNC110 - no event signals this
             await asyncio.sleep(0.001)
         await hosts[0].leave()
         running.cancel()

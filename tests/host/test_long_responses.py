@@ -1,4 +1,4 @@
-"""The status and the list of many models over the native protocol: made in steps, and the same as of one piece."""
+"""The status and the list of many models over the native protocol: built in steps, with the same content."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""Memory that requests have freed is given back while the server is idle."""
+"""Memory that requests have freed is returned to the system while the server is idle."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ def test_free_memory_is_returned_once_when_nothing_is_pending(monkeypatch: pytes
 
     def trim() -> None:
         trimmed.append(free[0])
-        free[0] = 3 * MIB  # what cannot be given back
+        free[0] = 3 * MIB  # memory that cannot be returned
 
     monkeypatch.setattr(malloc, "free_bytes", look)
     monkeypatch.setattr(malloc, "trim", trim)

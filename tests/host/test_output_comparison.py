@@ -79,7 +79,9 @@ def test_large_outputs_are_compared_in_a_thread(count: int, where: str, monkeypa
     async def test() -> None:
         array = np.zeros(count, np.float32)
         done: asyncio.Future[tuple[OutputsCompared, int]] = asyncio.get_running_loop().create_future()
-        compare_outputs(command({"y": array}, {"y": array}), lambda it: done.set_result((it, threading.get_ident())))
+        compare_outputs(
+            command({"y": array}, {"y": array}), lambda result: done.set_result((result, threading.get_ident()))
+        )
         assert not done.done()
         assert await done == (OutputsCompared(7), threading.get_ident())
         assert (threads == [threading.get_ident()]) == (where == "loop")

@@ -1,4 +1,4 @@
-"""What a client hears when the server itself is late: the loop of a live controller stands still, or is flooded."""
+"""Responses of an overloaded server: the event loop of a live controller stands still, or is flooded."""
 
 import asyncio
 import socket
@@ -29,7 +29,7 @@ SPEC = spec("x", "FP32", (1, 4))
 
 
 def stand_still(milliseconds: int) -> None:
-    """Keep the event loop from its work."""
+    """Block the event loop."""
     end = time.monotonic() + milliseconds / 1000
     while time.monotonic() < end:
         pass
@@ -55,7 +55,7 @@ def test_a_request_that_waited_unread_past_its_deadline_is_not_served_over_http(
 @pytest.mark.parametrize("first", [0, 1, 5_000, 40_000])
 @pytest.mark.parametrize("size", [100, 40_000])
 def test_a_request_that_is_refused_by_its_head_leaves_the_connection_in_order(first: int, size: int) -> None:
-    """Its body comes in two pieces, the first with the head; the next request is served."""
+    """The body arrives in two pieces, the first with the head; the next request is served."""
 
     async def test() -> None:
         async with served() as (peer, _, host, _):
@@ -75,7 +75,7 @@ def test_a_request_that_is_refused_by_its_head_leaves_the_connection_in_order(fi
 
 
 class Client:
-    """A client of the native protocol that keeps what it hears."""
+    """A client of the native protocol that records its responses."""
 
     def __init__(self) -> None:
         self.heard: dict[int, InferResponse] = {}
@@ -99,7 +99,7 @@ class Client:
 
 
 async def next_message(client: socket.socket, reader: FrameReader) -> Any:
-    """Return the next message on a blocking connection that is not the heartbeat's."""
+    """Return the next message that does not belong to the heartbeat."""
     while True:
         data = await asyncio.get_running_loop().sock_recv(client, 65536)
         reader.get_buffer()[: len(data)] = data
@@ -134,7 +134,7 @@ def test_a_request_that_waited_unread_past_its_deadline_is_not_served_natively()
 
 
 def test_a_flood_on_one_connection_is_answered_once_each_and_partly_refused_at_once() -> None:
-    """More requests in one read than their SLO allows to wait, at the cost that is assumed at first."""
+    """One read brings more requests than can wait within their SLO, at the assumed initial cost."""
     count = 4 * ROOM + int(ms(20) // SEED_COST) + 200
 
     async def test() -> None:

@@ -1,4 +1,4 @@
-"""The limit of open files, in processes of their own: it can only be lowered once."""
+"""The limit on open files; each test runs in its own process, because a limit can only be lowered once."""
 
 import subprocess
 import sys

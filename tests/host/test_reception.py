@@ -1,4 +1,4 @@
-"""What is refused before a front end does anything for a request."""
+"""Refusals before a front end parses a request."""
 
 import asyncio
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class SetClock:
 
 
 class ReceptionFixture:
-    """A reception and what it reports."""
+    """A reception, and the refusals and loads that it reports."""
 
     def __init__(self) -> None:
         self.clock = SetClock()

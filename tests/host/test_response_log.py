@@ -1,4 +1,4 @@
-"""Broken promises and overload in the log: few lines, whatever happens."""
+"""Broken promises and overload in the log: few lines, however many requests."""
 
 import asyncio
 import logging
@@ -83,8 +83,8 @@ def test_a_few_refusals_are_not_an_overload(caplog: pytest.LogCaptureFixture) ->
         trouble = ResponseLog(log, period=0.001)
         for _ in range(MIN_OVERLOAD_REFUSALS - 1):
             trouble.answered(answer(Status.SKIPPED_BY_CONTROLLER))
-        await asyncio.sleep(0.01)  # a period that ended would have said so
-        for _ in range(MIN_OVERLOAD_REFUSALS):  # and the next one is counted by itself
+        await asyncio.sleep(0.01)  # the end of a period would have been logged
+        for _ in range(MIN_OVERLOAD_REFUSALS):  # the next period is counted separately
             trouble.answered(answer(Status.SKIPPED_BY_CONTROLLER))
         await eventually(lambda: bool(caplog.records))
         trouble.close()

@@ -1,4 +1,4 @@
-"""Tasks, carried out: outcomes, timings, and whose fault it was."""
+"""Executed tasks: outcomes, timings and statuses."""
 
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ UNFORESEEN = "the worker failed unexpectedly; its log has the exception"
 
 
 class Ticking:
-    """A clock that advances by one with every look."""
+    """A clock that advances by one with every call."""
 
     def __init__(self) -> None:
         self.looks = 0
@@ -208,7 +208,7 @@ def test_requests_marked_as_separate_are_executed_separately(runner: TaskRunner)
 
 
 class OneAtATime(FakeLoaded):
-    """Has one place for outputs: they must be taken out before the next execution."""
+    """A model with one output buffer, which must be copied before the next execution."""
 
     taken = True
 

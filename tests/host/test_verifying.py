@@ -1,4 +1,4 @@
-"""A live server whose model answers otherwise in batches, which no check at load time has found."""
+"""A live server whose model gives other results in batches, which the checks at load time do not find."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from clockwork.scheduling.fifo import FifoScheduler
 from clockwork.units import MIB
 
 Answers = list[tuple[Any, Any]]
-"""What was sent, and what came back."""
+"""The input and the output of a request."""
 
 
 class Coupled(ScriptedWorker):
@@ -28,12 +28,12 @@ class Coupled(ScriptedWorker):
         assert self.connection is not None
         result, buffers = _result(action, payload, self.window)
         if isinstance(action, Infer) and len(action.inputs) > 1 and not action.apart:
-            buffers = [(np.frombuffer(it, np.float32) + len(buffers)).tobytes() for it in buffers]
+            buffers = [(np.frombuffer(buffer, np.float32) + len(buffers)).tobytes() for buffer in buffers]
         self.connection.send(result, buffers)
 
 
 async def burst(client: AsyncClient, first: int) -> Answers:
-    """Thirty-two requests at once, all different."""
+    """Send 32 different requests at once."""
     rows = [np.full((1, 4), first + number, np.float32) for number in range(32)]
     answers = await asyncio.gather(*(client.infer("m", {"x": row}) for row in rows))
     return [(row, answer["y"]) for row, answer in zip(rows, answers, strict=True)]
@@ -44,7 +44,7 @@ def wrong(answers: Answers) -> int:
 
 
 async def checked(client: AsyncClient) -> ModelStatus:
-    """The model, when a check of a batch is over."""
+    """Return the model after a batch has been checked."""
     while True:
         (model,) = (await client.status()).models
         if model.counts.checks:

@@ -1,4 +1,4 @@
-"""A whole worker on loopback: link, core and lanes; with a runtime that obeys the test, and with a real one."""
+"""A whole worker on loopback: connection, core and lanes, with a fake runtime and with a real one."""
 
 import asyncio
 import logging
@@ -49,7 +49,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 class Controller:
-    """The other end of the link: sends actions and gets their results."""
+    """The other end of the connection: sends actions and receives their results."""
 
     def __init__(self) -> None:
         self.connections: asyncio.Queue[Connection] = asyncio.Queue()
@@ -96,7 +96,7 @@ class Controller:
 async def a_worker(
     root: Path, runtime: Runtime, max_frame_bytes: Bytes = MIB, **config: Any
 ) -> AsyncIterator[Controller]:
-    """A controller, and a worker that has dialled it; the worker is gone without a trace in the end."""
+    """A controller and a worker that is connected to it; the worker ends with the context."""
     controller = Controller()
     await controller.listen(max_frame_bytes=max_frame_bytes)
     worker = asyncio.ensure_future(run_worker(WorkerConfig(root, controller.address, "w0", **config), runtime))
@@ -151,7 +151,7 @@ def test_payloads_reach_their_requests_and_come_back(root: Path) -> None:
             await controller.warms("m")
             result, payload = await controller.asks(Infer(3, 0, "m", inputs(4, 6)), b"abcd", b"123456")
             assert isinstance(result, InferResult)
-            assert [it.request_id for it in result.outputs] == [0, 1]
+            assert [output.request_id for output in result.outputs] == [0, 1]
             assert payload == b"dcba" + b"654321"
             _, payload = await controller.asks(Infer(4, 0, "m", inputs(3, generated=True)))
             assert payload == bytes(3)
@@ -194,7 +194,9 @@ def test_a_worker_without_shared_memory_does_not_read_there(root: Path) -> None:
     async def scenario() -> None:
         async with a_worker(root, FakeRuntime()) as controller:
             worker = controller.worker
-            controller.tell(Infer(1, 0, "m", tuple(msgspec.structs.replace(it, arena_offset=0) for it in inputs(4))))
+            controller.tell(
+                Infer(1, 0, "m", tuple(msgspec.structs.replace(request, arena_offset=0) for request in inputs(4)))
+            )
             assert "action refers to shared memory, but this worker shares none" in await worker.closed
             await controller.met()
 
@@ -358,7 +360,9 @@ def test_a_real_model_computes_the_same_as_outside_a_worker(tmp_path: Path, rows
             shares = tuple(InferInput(n, n, (spec("x", "FP32", (n, 32)),)) for n in rows)
             result, payload = await controller.asks(Infer(3, 0, "m", shares), *(array.tobytes() for array in arrays))
             assert isinstance(result, InferResult)
-            assert [it.tensors for it in result.outputs] == [(TensorSpec("y", "FP32", (n, 5), 20 * n),) for n in rows]
+            assert [output.tensors for output in result.outputs] == [
+                (TensorSpec("y", "FP32", (n, 5), 20 * n),) for n in rows
+            ]
             np.testing.assert_allclose(np.frombuffer(payload, np.float32).reshape(-1, 5), expected, rtol=1e-4)
             wrong = InferInput(0, 1, (spec("x", "FP32", (1, 31)),))
             result, _ = await controller.asks(Infer(4, 0, "m", (wrong,)), bytes(124))

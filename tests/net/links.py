@@ -1,4 +1,4 @@
-"""Both ends of a link on loopback: ears that hear everything, and strangers that say whatever they like."""
+"""Both ends of a connection on loopback: recorders of all callbacks, and peers that send arbitrary bytes."""
 
 import asyncio
 import ssl
@@ -30,13 +30,13 @@ def run(test: Coroutine[Any, Any, None], loop: str = "uvloop") -> None:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """For what nothing tells of."""
+    """Wait until a condition holds, by polling."""
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.005)
 
 
 class Ear:
-    """One side's callbacks: remembers what it hears, and wakes whoever waits for it. A server's ear answers."""
+    """Records one side's callbacks, and wakes tests that wait for them. On a server it can answer."""
 
     def __init__(
         self, answer: Callable[[Connection, Any, Any], None] = lambda connection, message, payload: None
@@ -84,7 +84,7 @@ def echo(connection: Connection, message: Any, payload: Any) -> None:
 
 @asynccontextmanager
 async def listening(ear: Ear, **settings: Any) -> AsyncIterator[Server]:
-    """A server for clients, which at the end has told its ear of the end of every connection once."""
+    """A server for clients; at the end, each connection must have been reported as closed exactly once."""
     server = await listen(
         settings.pop("address", LOOPBACK),
         role=ROLE_CLIENT,
@@ -103,7 +103,7 @@ async def listening(ear: Ear, **settings: Any) -> AsyncIterator[Server]:
 
 
 async def dialled(server: Server | Address, ear: Ear, hello: Hello = HELLO, **settings: Any) -> Connection:
-    """A client's connection."""
+    """Return a client's connection."""
     return await dial(
         server if isinstance(server, Address) else server.address,
         hello,
@@ -116,7 +116,7 @@ async def dialled(server: Server | Address, ear: Ear, hello: Hello = HELLO, **se
 
 
 async def refusal(server: Server | Address, **settings: Any) -> str:
-    """Why a client cannot connect."""
+    """Return the reason why a client cannot connect."""
     try:
         await dialled(server, Ear(), **settings)
     except ConnectionLostError as error:
@@ -125,15 +125,15 @@ async def refusal(server: Server | Address, **settings: Any) -> str:
 
 
 async def round_trip(connection: Connection, ear: Ear, payload: bytes = b"payload") -> None:
-    """A request and its answer."""
+    """Send a request and wait for its answer."""
     before = len(ear.messages)
     connection.send(EvictRequest(before, "m"), [payload])
     await ear.until(lambda: len(ear.messages) > before or connection.closing)
     assert ear.messages[before:] == [(EvictResponse(before, 0, ""), payload)]
 
 
-class Stranger:
-    """A peer that sends bytes of its own making."""
+class RawPeer:
+    """A peer that sends arbitrary bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -142,12 +142,12 @@ class Stranger:
         self.heard: list[Any] = []
 
     def send(self, *messages: Any) -> None:
-        """Frames; bytes are sent as they are."""
+        """Send frames, or bytes as they are."""
         for message in messages:
             self.writer.write(message if isinstance(message, bytes) else framed(message))
 
     async def hears(self) -> Any:
-        """The next message."""
+        """Return the next message."""
         while not self.heard:
             data = await self._reader.read(10_000)
             assert data, "the connection was closed"
@@ -155,7 +155,7 @@ class Stranger:
         return self.heard.pop(0)
 
     async def goodbye(self) -> str:
-        """The reason in the Goodbye, which is the last that is heard before the end."""
+        """Return the reason in the Goodbye, which is the last message before the end."""
         while not isinstance(message := await self.hears(), Goodbye):
             pass
         assert not self.heard
@@ -179,9 +179,9 @@ def _messages(reader: FrameReader, data: bytes) -> list[Any]:
 
 
 @asynccontextmanager
-async def stranger(server: Server, *, greets: bool = False) -> AsyncIterator[Stranger]:
-    """A connection of bytes; one that ``greets`` behaves as it should until then."""
-    peer = Stranger(*await asyncio.open_connection(*server.address))
+async def raw_peer(server: Server, *, greets: bool = False) -> AsyncIterator[RawPeer]:
+    """A raw connection; with ``greets``, it starts with a valid greeting."""
+    peer = RawPeer(*await asyncio.open_connection(*server.address))
     try:
         if greets:
             peer.send(preamble(), HELLO)
@@ -192,10 +192,10 @@ async def stranger(server: Server, *, greets: bool = False) -> AsyncIterator[Str
 
 
 @asynccontextmanager
-async def strange_server(
+async def other_server(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]],
 ) -> AsyncIterator[Address]:
-    """A server that is none of ours. ``serve`` ends when the connection does."""
+    """A server that is not Clockwork; ``serve`` ends when the connection does."""
     tasks: list[asyncio.Task[Any]] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -218,7 +218,7 @@ async def strange_server(
 
 
 def anonymous_tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Contexts for a server and a client that encrypt without certificates: no key lies about in the tests."""
+    """Return contexts for a server and a client that encrypt without certificates, so that tests need no keys."""
     contexts = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     contexts[1].check_hostname = False
     contexts[1].verify_mode = ssl.CERT_NONE

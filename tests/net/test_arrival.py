@@ -1,4 +1,4 @@
-"""When bytes that are read now have arrived."""
+"""The arrival times of bytes that are read now."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ def spin(nanos: Nanos) -> None:
 
 
 class Reads(asyncio.Protocol):
-    """Notes the arrival of what it reads, and when it was read."""
+    """Records when its bytes arrived and when they were read."""
 
     def __init__(self, arrivals: Arrivals, **options: bool) -> None:
         self._arrivals = arrivals

@@ -1,4 +1,4 @@
-"""Dialling for ever: through restarts, refusals and cancellation."""
+"""Repeated dialling, through restarts, refusals and cancellation."""
 
 import asyncio
 import random
@@ -71,13 +71,13 @@ def test_the_wait_doubles_up_to_a_limit_and_varies(monkeypatch: pytest.MonkeyPat
                 raise asyncio.CancelledError
             await sleep(0)
 
-        async def nobody() -> Connection:
-            raise ConnectionLostError("nobody is there")
+        async def unreachable() -> Connection:
+            raise ConnectionLostError("connection refused")
 
         monkeypatch.setattr(asyncio, "sleep", pretend)
         with pytest.raises(asyncio.CancelledError):
             await keep_dialled(
-                nobody, on_connected=lambda connection: None, on_failure=lambda why: None, rng=random.Random(1)
+                unreachable, on_connected=lambda connection: None, on_failure=lambda why: None, rng=random.Random(1)
             )
         limits = [min(0.001 * 2**i, 0.02) for i in range(40)]
         assert all(limit / 2 <= wait <= limit for wait, limit in zip(waits, limits, strict=True))

@@ -1,4 +1,4 @@
-"""From when the deadline of a request of the native protocol counts."""
+"""The time from which the deadline of a native request counts."""
 
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ TRANSPORT = cast(Any, None)
 
 
 class Turns:
-    """Stands for `Arrivals`: the test says when a turn began and whether the loop slept before it."""
+    """A fake `Arrivals`: the test sets when a turn began and whether the loop slept before it."""
 
     def __init__(self) -> None:
         self.turn = 0
@@ -54,7 +54,7 @@ def test_bytes_that_a_full_buffer_left_in_the_kernel_are_as_old_as_those_that_we
 
 
 def test_a_request_after_a_long_one_does_not_count_from_the_long_one() -> None:
-    """A read that completes a long frame always fills its memory, whether or not more has come."""
+    """A read that completes a long frame always fills its buffer, whether or not more bytes have arrived."""
     turns, arrivals = made()
     turns.next(200, slept=True)
     assert read(arrivals, frame(b"long"), filled=True) == [200]
@@ -63,7 +63,7 @@ def test_a_request_after_a_long_one_does_not_count_from_the_long_one() -> None:
 
     turns.next(1000)
     assert read(arrivals, frame(b"long"), filled=True) == [1000]
-    turns.next(1100)  # another connection was read, and this one was not reported
+    turns.next(1100)  # another connection was read, and the poll did not report this one
     turns.next(1200)
     assert read(arrivals, frame(b"short")) == [1200]
 

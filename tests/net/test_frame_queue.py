@@ -1,4 +1,4 @@
-"""One connection that sends much does not keep the event loop from the others."""
+"""A connection that sends many frames does not block the others."""
 
 import asyncio
 from itertools import chain
@@ -10,7 +10,7 @@ from clockwork.messages.requests import EvictRequest
 from clockwork.net.connection import Connection
 from clockwork.net.frame_queue import MAX_TURN_BYTES, MAX_TURN_MESSAGES, FrameQueue
 from clockwork.wire.frame import LARGE_BUFFER, Frame
-from net.links import LOOPS, Ear, dialled, framed, listening, run, stranger
+from net.links import LOOPS, Ear, dialled, framed, listening, raw_peer, run
 
 MANY = 5000
 
@@ -40,51 +40,51 @@ def frames(*numbers: int, payload: bytes = b"") -> list[Frame]:
 
 def test_a_read_of_many_frames_takes_several_turns_in_order() -> None:
     async def test() -> None:
-        it = Handler()
+        handler = Handler()
         total = 3 * MAX_TURN_MESSAGES + 5
-        it.turns.take(frames(*range(total)), more=False)
-        while len(it.turns):
-            await it.next_turn()
-        assert [len(turn) for turn in it.by_turn] == [*[MAX_TURN_MESSAGES] * 3, 5]
-        assert list(chain(*it.by_turn)) == list(range(total))
-        assert (it.reading[0], it.reading[-1], it.reading.count(True)) == (False, True, 1)
+        handler.turns.take(frames(*range(total)), more=False)
+        while len(handler.turns):
+            await handler.next_turn()
+        assert [len(turn) for turn in handler.by_turn] == [*[MAX_TURN_MESSAGES] * 3, 5]
+        assert list(chain(*handler.by_turn)) == list(range(total))
+        assert (handler.reading[0], handler.reading[-1], handler.reading.count(True)) == (False, True, 1)
 
     asyncio.run(test())
 
 
 def test_reads_of_one_turn_are_counted_together() -> None:
     async def test() -> None:
-        it = Handler()
+        handler = Handler()
         for read in range(4):
-            it.turns.take(frames(*range(read * 32, read * 32 + 32)), more=True)
-        assert (len(it.by_turn[0]), len(it.turns)) == (MAX_TURN_MESSAGES, 128 - MAX_TURN_MESSAGES)
-        await it.next_turn()
-        assert (len(it.by_turn[1]), len(it.turns)) == (64, 0)
-        await it.next_turn()
-        it.turns.take(frames(128), more=False)
-        assert list(chain(*it.by_turn)) == list(range(129))
+            handler.turns.take(frames(*range(read * 32, read * 32 + 32)), more=True)
+        assert (len(handler.by_turn[0]), len(handler.turns)) == (MAX_TURN_MESSAGES, 128 - MAX_TURN_MESSAGES)
+        await handler.next_turn()
+        assert (len(handler.by_turn[1]), len(handler.turns)) == (64, 0)
+        await handler.next_turn()
+        handler.turns.take(frames(128), more=False)
+        assert list(chain(*handler.by_turn)) == list(range(129))
 
     asyncio.run(test())
 
 
 def test_bytes_are_limited_too() -> None:
     async def test() -> None:
-        it = Handler()
+        handler = Handler()
         payload = bytes(MAX_TURN_BYTES // 2)
         for number in range(5):
-            it.turns.take(frames(number, payload=payload), more=True)
-        while len(it.turns):
-            await it.next_turn()
-        assert it.by_turn == [[0, 1], [2, 3], [4]]
+            handler.turns.take(frames(number, payload=payload), more=True)
+        while len(handler.turns):
+            await handler.next_turn()
+        assert handler.by_turn == [[0, 1], [2, 3], [4]]
 
     asyncio.run(test())
 
 
 def test_a_few_frames_are_handled_at_once_and_reading_goes_on() -> None:
     async def test() -> None:
-        it = Handler()
-        it.turns.take(frames(*range(MAX_TURN_MESSAGES)), more=False)
-        assert (len(it.by_turn[0]), it.reading) == (MAX_TURN_MESSAGES, [])
+        handler = Handler()
+        handler.turns.take(frames(*range(MAX_TURN_MESSAGES)), more=False)
+        assert (len(handler.by_turn[0]), handler.reading) == (MAX_TURN_MESSAGES, [])
 
     asyncio.run(test())
 
@@ -92,11 +92,11 @@ def test_a_few_frames_are_handled_at_once_and_reading_goes_on() -> None:
 @pytest.mark.parametrize("more", [False, True])
 def test_no_frame_after_the_last_one_is_handled(more: bool) -> None:
     async def test() -> None:
-        it = Handler()
-        it.last = 1
-        it.turns.take(frames(0, 1, 2, 3), more=more)
-        await it.next_turn()
-        assert it.by_turn == [[0, 1], []]
+        handler = Handler()
+        handler.last = 1
+        handler.turns.take(frames(0, 1, 2, 3), more=more)
+        await handler.next_turn()
+        assert handler.by_turn == [[0, 1], []]
 
     asyncio.run(test())
 
@@ -113,7 +113,7 @@ def test_a_client_that_sends_thousands_of_requests_does_not_block_others(loop: s
                 other[0].send(EvictRequest(-1, "m"))
 
         ear = Ear(answer)
-        async with listening(ear) as server, stranger(server, greets=True) as greedy:
+        async with listening(ear) as server, raw_peer(server, greets=True) as greedy:
             other.append(await dialled(server, Ear()))
             greedy.send(b"".join(framed(EvictRequest(number, "m")) for number in range(MANY)))
             await ear.until(lambda: len(order) == MANY + 1)
@@ -133,7 +133,7 @@ def test_a_connection_that_is_paused_by_its_host_stays_paused_when_its_turn_come
                 connection.pause_reading()
 
         ear = Ear(answer)
-        async with listening(ear) as server, stranger(server, greets=True) as greedy:
+        async with listening(ear) as server, raw_peer(server, greets=True) as greedy:
             greedy.send(b"".join(framed(EvictRequest(number, "m")) for number in range(MANY)))
             await ear.until(lambda: bool(ear.messages))
             for _ in range(2 * MANY // MAX_TURN_MESSAGES):

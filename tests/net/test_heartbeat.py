@@ -1,4 +1,4 @@
-"""Heartbeats as a transcript: when is a peer pinged, when is it given up."""
+"""Transcripts of heartbeats: when a peer is pinged, and when it is given up."""
 
 import asyncio
 import socket
@@ -23,7 +23,7 @@ class SetClock:
 
 
 class Transcript:
-    """A heartbeat of 100 ms that gives up after 300 ms, and what it does."""
+    """A heartbeat of 100 ms that gives up after 300 ms, and a record of its actions."""
 
     def __init__(self, *, measure_clock: bool = False, silent_after: Nanos = 0) -> None:
         self.clock = SetClock()
@@ -54,15 +54,18 @@ class Transcript:
 
 
 def transcript(*ticks: bool | Nanos, measure_clock: bool = False, suspended: bool = False) -> list[str]:
-    """What happens at each tick; True: something was heard before it; a number: nothing, and it comes that late."""
+    """Return what happens at each tick.
+
+    A tick is True if bytes arrived before it. A number means that none did, and that the tick is late by that time.
+    """
 
     async def play() -> list[str]:
-        it = Transcript(measure_clock=measure_clock)
-        it.heartbeat.suspended = suspended
+        record = Transcript(measure_clock=measure_clock)
+        record.heartbeat.suspended = suspended
         try:
-            return [await (it.tick(heard=tick) if isinstance(tick, bool) else it.tick(tick)) for tick in ticks]
+            return [await (record.tick(heard=tick) if isinstance(tick, bool) else record.tick(tick)) for tick in ticks]
         finally:
-            it.heartbeat.stop()
+            record.heartbeat.stop()
 
     return asyncio.run(play())
 
@@ -89,13 +92,13 @@ def test_bytes_that_arrived_while_this_side_stood_still_are_read_before_the_peer
     loop: str, spoke: bool
 ) -> None:
     async def test() -> None:
-        it = Transcript()
+        record = Transcript()
         judged = asyncio.Event()
-        it.heartbeat._on_silence = it.heartbeat._send = lambda _: judged.set()  # type: ignore[assignment]
+        record.heartbeat._on_silence = record.heartbeat._send = lambda _: judged.set()  # type: ignore[assignment]
         with pair() as (ours, theirs), pair() as (wakes, waker):
 
             def read() -> None:
-                it.heartbeat.heard = bool(ours.recv(1))
+                record.heartbeat.heard = bool(ours.recv(1))
 
             def stand_still() -> None:
                 wakes.recv(1)
@@ -105,13 +108,13 @@ def test_bytes_that_arrived_while_this_side_stood_still_are_read_before_the_peer
 
             asyncio.get_running_loop().add_reader(ours, read)
             asyncio.get_running_loop().add_reader(wakes, stand_still)
-            it.clock.at += ms(300)  # the tick is just in time: none of the silence is put down to this side
-            it.heartbeat._due = it.clock.at
+            record.clock.at += ms(300)  # the tick is on time, so all of the silence counts
+            record.heartbeat._due = record.clock.at
             waker.send(b"x")
             for _ in range(10):
                 await asyncio.sleep(0)
             assert judged.is_set() is not spoke
-            it.heartbeat.stop()
+            record.heartbeat.stop()
 
     run(test(), loop)
 
@@ -136,15 +139,15 @@ def test_a_side_that_measures_the_clock_always_pings() -> None:
 
 
 def silences(*ticks: bool | Nanos, silent_after: Nanos = ms(190), suspended: bool = False) -> list[bool]:
-    """Whether the peer is said to be silent, whenever that changes; ticks as in `transcript`."""
+    """Return the changes of the reported silence; ticks are as in `transcript`."""
 
     async def play() -> list[bool]:
-        it = Transcript(silent_after=silent_after)
-        it.heartbeat.suspended = suspended
+        record = Transcript(silent_after=silent_after)
+        record.heartbeat.suspended = suspended
         for tick in ticks:
-            await (it.tick(heard=tick) if isinstance(tick, bool) else it.tick(tick))
-        it.heartbeat.stop()
-        return it.silent
+            await (record.tick(heard=tick) if isinstance(tick, bool) else record.tick(tick))
+        record.heartbeat.stop()
+        return record.silent
 
     return asyncio.run(play())
 
@@ -167,27 +170,29 @@ def test_a_peer_is_not_silent_while_this_side_stands_still_or_does_not_read() ->
 
 def test_the_first_pings_follow_each_other_at_once() -> None:
     async def play() -> None:
-        it = Transcript(measure_clock=True)
+        record = Transcript(measure_clock=True)
         answered = 0
-        while answered < len(it.pings):
-            ping = it.pings[answered]
+        while answered < len(record.pings):
+            ping = record.pings[answered]
             answered += 1
-            it.clock.at += us(50)
-            it.heartbeat.pong(Pong(ping.sent, ping.sent + us(25) + ms(7), ping.sent + us(25) + ms(7)), it.clock.at)
-        it.heartbeat.stop()
+            record.clock.at += us(50)
+            record.heartbeat.pong(
+                Pong(ping.sent, ping.sent + us(25) + ms(7), ping.sent + us(25) + ms(7)), record.clock.at
+            )
+        record.heartbeat.stop()
         assert answered == FIRST_SAMPLES
-        assert it.heartbeat.clock_offset.offset_ns == ms(7)
-        assert it.heartbeat.clock_offset.error_ns(it.clock.at) < us(26) < FOREVER
+        assert record.heartbeat.clock_offset.offset_ns == ms(7)
+        assert record.heartbeat.clock_offset.error_ns(record.clock.at) < us(26) < FOREVER
 
     asyncio.run(play())
 
 
 def test_a_stopped_heartbeat_sends_nothing() -> None:
     async def play() -> None:
-        it = Transcript()
-        it.heartbeat.stop()
-        it.heartbeat.stop()
+        record = Transcript()
+        record.heartbeat.stop()
+        record.heartbeat.stop()
         await asyncio.sleep(0.15)
-        assert it.pings == []
+        assert record.pings == []
 
     asyncio.run(play())

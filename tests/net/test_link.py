@@ -1,4 +1,4 @@
-"""Two well-behaved ends: messages, payloads, large and small, in order; the end of a connection, and its reason."""
+"""Two well-behaved peers: messages and payloads in order, and the end of a connection with its reason."""
 
 import asyncio
 import random
@@ -72,7 +72,7 @@ def test_three_hundred_connections_at_once(loop: str) -> None:
         ear = Ear(echo)
         async with listening(ear) as server:
             ears = [Ear() for _ in range(300)]
-            connections = await asyncio.gather(*(dialled(server, it) for it in ears))
+            connections = await asyncio.gather(*(dialled(server, ear) for ear in ears))
             await asyncio.gather(*(round_trip(*pair) for pair in zip(connections, ears, strict=True)))
             assert len(server) == len(ear.connected) == 300
             for connection in connections:
@@ -125,7 +125,7 @@ def test_each_side_learns_once_why_the_connection_ended(loop: str) -> None:
             connection = await dialled(server, client)
             connection.close("the client has finished")
             connection.close("and again")
-            connection.send(EvictRequest(1, "m"))  # goes nowhere
+            connection.send(EvictRequest(1, "m"))  # is dropped
             assert client.closed == [], "never from within close"
             await client.until(lambda: bool(client.closed))
             await ear.until(lambda: bool(ear.closed))
@@ -334,7 +334,7 @@ def test_reading_can_be_paused() -> None:
             accepted.pause_reading()
             connection.send(EvictRequest(99, "m"))
             other = Ear()
-            await round_trip(await dialled(server, other), other)  # by now the first would have come
+            await round_trip(await dialled(server, other), other)  # the first would have arrived by now
             assert len(ear.messages) == 2
             accepted.resume_reading()
             await client.until(lambda: len(client.messages) == 2)

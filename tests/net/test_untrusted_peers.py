@@ -1,4 +1,4 @@
-"""Peers that do not behave: each ends its own connection, is told why, and nobody else notices."""
+"""Misbehaving peers: each ends its own connection, gets the reason, and does not affect others."""
 
 import asyncio
 import struct
@@ -14,7 +14,7 @@ from clockwork.messages.requests import EvictRequest, EvictResponse
 from clockwork.net.connection import LinkConfig
 from clockwork.units import KIB, MIB, ms
 from clockwork.wire.frame import MAX_FRAME_BYTES, preamble
-from net.links import HELLO, LOOPS, Ear, dialled, echo, framed, listening, round_trip, run, strange_server, stranger
+from net.links import HELLO, LOOPS, Ear, dialled, echo, framed, listening, other_server, raw_peer, round_trip, run
 
 on_both_loops = pytest.mark.parametrize("loop", LOOPS)
 
@@ -45,7 +45,7 @@ def test_invalid_bytes_get_an_error_and_do_not_affect_others(loop: str) -> None:
         async with listening(ear) as server:
             friend = await dialled(server, client)
             for nonsense, why in NONSENSE:
-                async with stranger(server) as peer:
+                async with raw_peer(server) as peer:
                     peer.send(nonsense)
                     assert why in await peer.goodbye(), nonsense[:20]
                 await round_trip(friend, client)
@@ -58,7 +58,7 @@ def test_invalid_bytes_get_an_error_and_do_not_affect_others(loop: str) -> None:
 def test_the_limits_are_wider_once_the_greeting_is_over() -> None:
     async def test() -> None:
         ear = Ear()
-        async with listening(ear) as server, stranger(server, greets=True) as peer:
+        async with listening(ear) as server, raw_peer(server, greets=True) as peer:
             peer.send(framed(EvictRequest(1, "m"), bytes(MIB)))
             await ear.until(lambda: len(ear.messages) == 1)
             peer.send(struct.pack("<II", MAX_FRAME_BYTES + 1, 5))
@@ -71,7 +71,7 @@ def test_the_limits_are_wider_once_the_greeting_is_over() -> None:
 def test_an_incomplete_frame_at_the_end_is_reported(loop: str, caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         ear = Ear()
-        async with listening(ear) as server, stranger(server, greets=True) as peer:
+        async with listening(ear) as server, raw_peer(server, greets=True) as peer:
             peer.send(framed(EvictRequest(1, "m"), bytes(MIB))[: MIB // 2])
             peer.writer.write_eof()
             await ear.until(lambda: bool(ear.closed))
@@ -89,7 +89,7 @@ def test_a_peer_that_disconnects_before_its_greeting_is_not_reported(begun: byte
     async def test() -> None:
         ear = Ear()
         async with listening(ear) as server:
-            async with stranger(server) as peer:
+            async with raw_peer(server) as peer:
                 peer.send(begun)
                 await peer.writer.drain()
                 peer.writer.write_eof()
@@ -104,7 +104,7 @@ def test_a_reset_is_reported(loop: str) -> None:
     async def test() -> None:
         ear = Ear()
         async with listening(ear) as server:
-            async with stranger(server, greets=True) as peer:
+            async with raw_peer(server, greets=True) as peer:
                 linger = struct.pack("ii", 1, 0)  # close with a reset
                 peer.writer.get_extra_info("socket").setsockopt(1, 13, linger)
             await ear.until(lambda: bool(ear.closed))
@@ -122,7 +122,7 @@ IMPATIENT = LinkConfig(hello_timeout=ms(60), heartbeat_interval=ms(20), heartbea
 @pytest.mark.parametrize("begun", [b"", b"CLK", preamble(), preamble() + framed(HELLO)[:-1]])
 def test_a_peer_that_does_not_greet_is_disconnected(loop: str, begun: bytes) -> None:
     async def test() -> None:
-        async with listening(Ear(), config=IMPATIENT) as server, stranger(server) as peer:
+        async with listening(Ear(), config=IMPATIENT) as server, raw_peer(server) as peer:
             peer.send(begun)
             assert await peer.goodbye() == "no greeting arrived within 60 ms"
 
@@ -133,7 +133,7 @@ def test_a_peer_that_does_not_greet_is_disconnected(loop: str, begun: bytes) -> 
 def test_a_peer_that_falls_silent_is_pinged_and_given_up(loop: str) -> None:
     async def test() -> None:
         ear = Ear()
-        async with listening(ear, config=IMPATIENT) as server, stranger(server, greets=True) as peer:
+        async with listening(ear, config=IMPATIENT) as server, raw_peer(server, greets=True) as peer:
             assert isinstance(await peer.hears(), Ping)
             why = "nothing was received for 100 ms: the peer hangs, or the network is down"
             assert await peer.goodbye() == why
@@ -146,7 +146,7 @@ def test_a_peer_that_falls_silent_is_pinged_and_given_up(loop: str) -> None:
 def test_a_peer_that_answers_pings_stays_connected_and_one_that_sends_is_not_pinged() -> None:
     async def test() -> None:
         ear = Ear()
-        async with listening(ear, config=IMPATIENT) as server, stranger(server, greets=True) as peer:
+        async with listening(ear, config=IMPATIENT) as server, raw_peer(server, greets=True) as peer:
             for _ in range(10):  # twice the timeout
                 ping = await peer.hears()
                 assert isinstance(ping, Ping)
@@ -158,7 +158,7 @@ def test_a_peer_that_answers_pings_stays_connected_and_one_that_sends_is_not_pin
 
 def test_a_pong_contains_three_times() -> None:
     async def test() -> None:
-        async with listening(Ear()) as server, stranger(server, greets=True) as peer:
+        async with listening(Ear()) as server, raw_peer(server, greets=True) as peer:
             peer.send(Ping(42))
             pong = await peer.hears()
             assert isinstance(pong, Pong)
@@ -171,10 +171,10 @@ def test_a_pong_contains_three_times() -> None:
 def test_a_peer_that_stays_after_a_goodbye_is_disconnected() -> None:
     async def test() -> None:
         ear = Ear()
-        async with listening(ear, config=IMPATIENT) as server, stranger(server, greets=True):
+        async with listening(ear, config=IMPATIENT) as server, raw_peer(server, greets=True):
             (accepted,) = ear.connected
             accepted.close("enough")
-            assert await accepted.closed == "enough"  # though the stranger has closed nothing
+            assert await accepted.closed == "enough"  # although the peer did not close its side
 
     run(test())
 
@@ -189,7 +189,7 @@ def test_a_peer_that_does_not_read_is_dropped_and_the_others_are_served(loop: st
         config = LinkConfig(max_outgoing_bytes=8 * MIB)
         async with listening(ear, config=config) as server:
             friend = await dialled(server, client)
-            async with stranger(server, greets=True) as peer:
+            async with raw_peer(server, greets=True) as peer:
                 peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
                 accepted = ear.connected[1]
                 sent = 0
@@ -228,7 +228,7 @@ def test_a_sender_learns_when_to_stop_and_when_to_go_on(loop: str) -> None:
     run(test(), loop)
 
 
-# ---------------------------------------------------------------------------------------------------- strangers we dial
+# ------------------------------------------------------------------------------------------------------ other services
 
 
 def answering(*answers: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
@@ -259,7 +259,7 @@ def answering(*answers: bytes) -> Callable[[asyncio.StreamReader, asyncio.Stream
 def test_dialling_another_service_reports_what_it_is(loop: str, answer: bytes, why: str) -> None:
     async def test() -> None:
         ear = Ear()
-        async with strange_server(answering(answer)) as address:
+        async with other_server(answering(answer)) as address:
             with pytest.raises(ConnectionLostError) as error:
                 await dialled(address, ear)
         assert str(error.value).startswith(f"cannot connect to {address}: ")
@@ -272,7 +272,7 @@ def test_dialling_another_service_reports_what_it_is(loop: str, answer: bytes, w
 @on_both_loops
 def test_dialling_a_server_that_never_answers_ends_in_time(loop: str) -> None:
     async def test() -> None:
-        async with strange_server(answering()) as address:
+        async with other_server(answering()) as address:
             with pytest.raises(ConnectionLostError, match=r"cannot connect to .*: no answer within 0\.1 s"):
                 await dialled(address, Ear(), timeout=0.1)
 
@@ -286,7 +286,7 @@ def test_messages_that_arrive_with_the_welcome_wait_until_the_caller_has_the_con
 
     async def test() -> None:
         ear = Ear()
-        async with strange_server(answering(frames)) as address:
+        async with other_server(answering(frames)) as address:
             connection = await dialled(address, ear)
             assert ear.messages == []
             await ear.until(lambda: len(ear.messages) == 3)
@@ -300,7 +300,7 @@ def test_messages_that_arrive_with_the_welcome_wait_until_the_caller_has_the_con
 def test_a_welcome_followed_by_a_goodbye_is_a_failure() -> None:
     async def test() -> None:
         ear = Ear()
-        async with strange_server(answering(framed(Welcome("", MIB)) + framed(Goodbye("sorry")))) as address:
+        async with other_server(answering(framed(Welcome("", MIB)) + framed(Goodbye("sorry")))) as address:
             with pytest.raises(ConnectionLostError, match="the peer closed the connection: sorry"):
                 await dialled(address, ear)
         assert ear.closed == []

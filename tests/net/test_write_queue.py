@@ -1,4 +1,4 @@
-"""What leaves, when, and in how many system calls."""
+"""The order and the number of writes."""
 
 import asyncio
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ Buffer = bytes | memoryview
 
 
 class Wire:
-    """A transport that only remembers; ``stuck``: nobody reads at the other end."""
+    """A transport that records writes; with ``stuck``, the peer does not read."""
 
     def __init__(self) -> None:
         self.written: list[Any] = []
@@ -38,13 +38,13 @@ def outgoing(wire: Any, max_bytes: int = 1 << 30) -> tuple[WriteQueue, list[str]
 def test_frames_of_one_turn_of_the_loop_are_sent_in_one_write() -> None:
     async def test() -> None:
         wire = Wire()
-        it, _ = outgoing(wire)
+        queue, _ = outgoing(wire)
         for i in range(5):
-            it.put([b"frame%d " % i])
-        assert (wire.written, it.waiting_bytes) == ([], 35)
+            queue.put([b"frame%d " % i])
+        assert (wire.written, queue.waiting_bytes) == ([], 35)
         await asyncio.sleep(0)
-        assert (wire.written, it.waiting_bytes) == ([b"frame0 frame1 frame2 frame3 frame4 "], 0)
-        it.put([b"next turn"])
+        assert (wire.written, queue.waiting_bytes) == ([b"frame0 frame1 frame2 frame3 frame4 "], 0)
+        queue.put([b"next turn"])
         await asyncio.sleep(0)
         assert wire.written[1:] == [b"next turn"]
 
@@ -54,10 +54,10 @@ def test_frames_of_one_turn_of_the_loop_are_sent_in_one_write() -> None:
 def test_large_frames_are_sent_at_once_without_a_copy() -> None:
     async def test() -> None:
         wire = Wire()
-        it, _ = outgoing(wire)
+        queue, _ = outgoing(wire)
         large = memoryview(bytearray(FLUSH_BYTES))
-        it.put([b"small"])
-        it.put([b"lengths", large])
+        queue.put([b"small"])
+        queue.put([b"lengths", large])
         (buffers,) = wire.written
         assert buffers == [b"small", b"lengths", large]
         assert buffers[2] is large
@@ -71,11 +71,11 @@ def test_too_much_for_a_peer_that_does_not_read_is_reported() -> None:
     async def test() -> None:
         wire = Wire()
         wire.stuck = True
-        it, overflows = outgoing(wire, 200 * KIB)
+        queue, overflows = outgoing(wire, 200 * KIB)
         for _ in range(4):
-            it.put([bytes(64 * KIB)])
+            queue.put([bytes(64 * KIB)])
         assert overflows == []
-        it.put([bytes(64 * KIB)])
+        queue.put([bytes(64 * KIB)])
         assert overflows == ["the peer does not read: 256.0 KiB wait for it"]
         assert len(wire.written) == 4, "no more is added to what waits"
 
@@ -86,11 +86,11 @@ def test_one_frame_may_be_longer_than_the_limit() -> None:
     async def test() -> None:
         wire = Wire()
         wire.stuck = True
-        it, overflows = outgoing(wire, 200 * KIB)
-        it.put([b"lengths", bytes(1000 * KIB)])
+        queue, overflows = outgoing(wire, 200 * KIB)
+        queue.put([b"lengths", bytes(1000 * KIB)])
         assert (overflows, wire.waiting) == ([], 1000 * KIB + 7)
         wire.waiting = 0  # the peer reads
-        it.put([bytes(64 * KIB)])
+        queue.put([bytes(64 * KIB)])
         assert overflows == []
 
     asyncio.run(test())
@@ -99,10 +99,10 @@ def test_one_frame_may_be_longer_than_the_limit() -> None:
 def test_dropped_frames_are_not_sent() -> None:
     async def test() -> None:
         wire = Wire()
-        it, _ = outgoing(wire)
-        it.put([b"frame"])
-        it.drop()
+        queue, _ = outgoing(wire)
+        queue.put([b"frame"])
+        queue.drop()
         await asyncio.sleep(0)
-        assert (wire.written, it.waiting_bytes) == ([], 0)
+        assert (wire.written, queue.waiting_bytes) == ([], 0)
 
     asyncio.run(test())

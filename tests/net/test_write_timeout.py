@@ -1,4 +1,4 @@
-"""A peer that takes nothing is noticed; a loop that stands still does not count against it."""
+"""A peer that reads nothing is detected; a blocked event loop does not count against the peer."""
 
 import asyncio
 import time
@@ -11,22 +11,22 @@ from net.links import LOOPS, run
 
 
 class Wire:
-    """A transport in which so many bytes wait."""
+    """A transport with a number of waiting bytes."""
 
     def __init__(self) -> None:
         self.waiting = 10 * MIN_PROGRESS
-        self.asked = 0
+        self.calls = 0
 
     def get_write_buffer_size(self) -> int:
-        self.asked += 1
+        self.calls += 1
         return self.waiting
 
 
 def watched(wire: Any, timeout: float) -> tuple[WriteTimeout, asyncio.Event]:
     stalled = asyncio.Event()
-    it = WriteTimeout(wire, timeout, stalled.set)
-    it.begin()
-    return it, stalled
+    watch = WriteTimeout(wire, timeout, stalled.set)
+    watch.begin()
+    return watch, stalled
 
 
 def test_a_peer_that_takes_nothing_is_stalled() -> None:
@@ -34,7 +34,7 @@ def test_a_peer_that_takes_nothing_is_stalled() -> None:
         wire = Wire()
         _, stalled = watched(wire, 0.08)
         await stalled.wait()
-        assert wire.asked == CHECKS + 1
+        assert wire.calls == CHECKS + 1
 
     run(test())
 
@@ -43,12 +43,12 @@ def test_a_peer_that_takes_enough_gets_a_new_time_out() -> None:
     async def test() -> None:
         wire = Wire()
         _, stalled = watched(wire, 0.08)
-        while wire.asked < CHECKS:  # noqa: ASYNC110
+        while wire.calls < CHECKS:  # noqa: ASYNC110
             await asyncio.sleep(0)
         assert not stalled.is_set()
         wire.waiting -= MIN_PROGRESS
         await stalled.wait()
-        assert wire.asked == 2 * (CHECKS + 1), "a new time-out began with what was taken"
+        assert wire.calls == 2 * (CHECKS + 1), "a new time-out began with what was taken"
 
     run(test())
 
@@ -57,12 +57,12 @@ def test_a_peer_that_takes_enough_gets_a_new_time_out() -> None:
 def test_a_loop_that_stood_still_does_not_count_against_the_peer(loop: str) -> None:
     async def test() -> None:
         wire = Wire()
-        it, stalled = watched(wire, 0.08)
+        watch, stalled = watched(wire, 0.08)
         time.sleep(0.2)  # noqa: ASYNC251 - longer than the time-out; the peer could not be written to
-        while wire.asked < 2:  # noqa: ASYNC110
+        while wire.calls < 2:  # noqa: ASYNC110
             await asyncio.sleep(0)
         assert not stalled.is_set(), "that was one look"
-        it.end()
+        watch.end()
 
     run(test(), loop)
 
@@ -70,9 +70,9 @@ def test_a_loop_that_stood_still_does_not_count_against_the_peer(loop: str) -> N
 def test_nothing_is_noticed_after_the_end() -> None:
     async def test() -> None:
         wire = Wire()
-        it, stalled = watched(wire, 0.02)
-        it.end()
-        it.end()
+        watch, stalled = watched(wire, 0.02)
+        watch.end()
+        watch.end()
         await asyncio.sleep(0.05)
         assert not stalled.is_set()
 

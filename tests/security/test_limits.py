@@ -20,7 +20,7 @@ from clockwork.net.connection import LinkConfig
 from clockwork.net.write_timeout import MIN_PROGRESS, WriteTimeout
 from clockwork.units import MIB, ms
 from http_raw import connected, eventually, row, served
-from net.links import Ear, framed, listening, stranger
+from net.links import Ear, framed, listening, raw_peer
 
 INFER = "/v2/models/m/infer"
 
@@ -160,7 +160,7 @@ def test_a_native_client_that_does_not_read_is_disconnected() -> None:
 
         ear = Ear(much)
         async with listening(ear, config=LinkConfig(write_timeout=ms(50))) as server:
-            async with stranger(server, greets=True) as peer:
+            async with raw_peer(server, greets=True) as peer:
                 peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
                 peer.send(framed(EvictRequest(1, "m")))
                 await ear.until(lambda: bool(ear.closed))

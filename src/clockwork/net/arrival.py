@@ -91,7 +91,7 @@ class Arrivals:
 
         Every read callback calls this. ``transport`` is the connection's; in case of doubt the kernel is asked about
         it. ``now`` is the time of the read, if the caller knows it. ``one_message``: the bytes were sent at once, so
-        the first are as old as the last. ``paused``: the connection was not read for a while, so the last poll says
+        the first are as old as the last. ``paused``: the connection was not read for a while, so the last poll tells
         nothing about it.
         """
         if now is None:
