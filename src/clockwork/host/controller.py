@@ -154,10 +154,10 @@ class ControllerHost:
             loop,
             self._clock,
             config.controller,
-            self._requests_shed,
-            self._load_measured,
-            self._machine.throttle,
-            self._machine.model,
+            on_shed=self._requests_shed,
+            on_load=self._load_measured,
+            throttle=self._machine.throttle,
+            model=self._machine.model,
         )
         self._native_inbox = NativeInbox(self.reception, config.controller, self._machine.refuse_full, self._take_in)
         self._failure: asyncio.Future[None] = loop.create_future()
