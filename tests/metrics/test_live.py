@@ -104,7 +104,7 @@ def test_requests_of_every_protocol_are_counted_in_the_same_way() -> None:
             for number, ask in enumerate((server.http, server.grpc, server.native_protocol), 1):
                 await ask()
                 await ask(shape=(2, 4))
-                await ask(slo_ms=1)
+                await ask(slo_ms=500)
                 await ask(model="nobody")
                 await ask(shape=(1, 5))
                 found = await scraped(server.peer)
