@@ -36,7 +36,7 @@ def ask(
         text = "the scheduler failed; the server's log says why"
         answers = [Answer(request.id, Status.ERROR, text) for request in about if not request.over]
         return [_raised(method.__name__, error), *answers]
-    return [_checked(answer) for answer in returned]
+    return [_checked(answer) for answer in returned] if returned else []
 
 
 def _checked(answer: object) -> Answer | Report:

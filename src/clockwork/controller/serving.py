@@ -368,7 +368,8 @@ class Serving:
                 commands.append(answer)
             else:
                 commands += self._answer(now, answer)
-        commands += self._send_queued(now)
+        for queued in self._state.actions.take():
+            commands.append(self._send(now, queued))
         self._wakeup, reports = next_wakeup(self._scheduler)
         return commands + reports
 
