@@ -75,7 +75,7 @@ def test_a_request_before_any_worker_has_connected_times_out_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "answered", "status"),
+    ("asked_at", "answered", "status"),
     [
         (ms(10), seconds(10) + ms(10), Status.INITIALIZING),
         (ms(30), seconds(10) + ms(30), Status.INITIALIZING),  # serving begins 5 ms later
