@@ -94,7 +94,7 @@ class Cluster:
         self.said: list[tuple[Nanos, ControllerCommand]] = []
         self.story: list[tuple[Nanos, ControllerCommand | WorkerResult]] = []
         self.asked: dict[Asked, Request] = {}  #: every request that needs a response
-        self.excused: set[Asked] = (
+        self.cancelled: set[Asked] = (
             set()
         )  #: requests that were cancelled, or whose client disconnected, before their response
         self.answers: Counter[Asked] = Counter()
@@ -125,7 +125,7 @@ class Cluster:
         asked = (client_id, request.id)
         if isinstance(request, CancelRequest):
             if not self.answers[asked]:
-                self.excused.add(asked)
+                self.cancelled.add(asked)
         else:
             assert asked not in self.asked, "tests use an id once"
             self.asked[asked] = request
@@ -133,7 +133,7 @@ class Cluster:
 
     def lose_client(self, client_id: int) -> None:
         """End a client's connection."""
-        self.excused |= {asked for asked in self.asked if asked[0] == client_id and not self.answers[asked]}
+        self.cancelled |= {asked for asked in self.asked if asked[0] == client_id and not self.answers[asked]}
         self.feed(ClientLost(client_id))
 
     def load(self, path: str, id: int, *, name: str = "", copies: int = 1, client_id: int = 1) -> None:
@@ -253,7 +253,7 @@ class Cluster:
 
     def _check_answer(self, asked: Asked) -> None:
         assert asked in self.asked, f"nobody asked {asked}"
-        assert asked not in self.excused, f"{asked} was cancelled and is answered"
+        assert asked not in self.cancelled, f"{asked} was cancelled and is answered"
         self.answers[asked] += 1
         assert self.answers[asked] == 1, f"{asked} is answered twice"
 
@@ -278,7 +278,7 @@ class Cluster:
 
     def check_all_answered(self) -> None:
         """Assert that no request is pending."""
-        waiting = [self.asked[a] for a in self.asked if not self.answers[a] and a not in self.excused]
+        waiting = [self.asked[a] for a in self.asked if not self.answers[a] and a not in self.cancelled]
         assert not waiting, f"never answered: {waiting}"
 
 

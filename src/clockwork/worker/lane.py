@@ -5,7 +5,7 @@ An action does not start before ``earliest`` nor after ``latest``. A lane runs o
 action it waits behind, and delays no other action.
 
 Theory of operation. An action that is due may have to wait for something outside its lane, such as weights being
-loaded. The core passes a function ``blocked`` that says so. In a lane with *overtaking*, later actions pass a blocked
+loaded. The core passes a function ``blocked`` to test that. In a lane with *overtaking*, later actions pass a blocked
 one; in other lanes they wait behind it.
 """
 
