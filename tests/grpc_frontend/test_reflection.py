@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha import reflection_pb2 as pb
@@ -84,6 +85,38 @@ def test_both_versions_of_reflection_are_served(version: str) -> None:
             assert INFERENCE in [service.name for service in listed.list_services_response.service]
             assert found.file_descriptor_response.file_descriptor_proto
             assert missing.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+    run(test())
+
+
+SYMBOLS = (
+    f"{INFERENCE}.ModelInfer",
+    "grpc.health.v1.Health.Check",
+    "inference.ModelInferRequest.InferInputTensor",
+    "inference.ModelInferRequest.model_name",
+    "inference.InferParameter.parameter_choice",
+    "inference.DataType",
+    "inference.TYPE_FP32",
+    "grpc.reflection.v1alpha.ServerReflection.ServerReflectionInfo",
+)
+
+
+def test_reflection_finds_every_kind_of_symbol() -> None:
+    def requests() -> Iterator[pb.ServerReflectionRequest]:
+        for symbol in SYMBOLS:
+            yield pb.ServerReflectionRequest(file_containing_symbol=symbol)
+
+    async def test() -> None:
+        async with controller() as host, connected(host) as (_, channel):
+            call = channel.stream_stream(
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                pb.ServerReflectionRequest.SerializeToString,
+                pb.ServerReflectionResponse.FromString,
+            )(requests())
+            found = [answer.file_descriptor_response.file_descriptor_proto async for answer in call]
+            for symbol, files in zip(SYMBOLS, found, strict=True):
+                names = [FileDescriptorProto.FromString(file).package for file in files]
+                assert any(symbol.startswith(f"{name}.") for name in names), symbol
 
     run(test())
 

@@ -101,15 +101,41 @@ def test_bodies_may_be_compressed_both_ways(coding: str, rows: int) -> None:
     run(test())
 
 
-def test_a_reply_is_compressed_if_the_client_accepts_it() -> None:
+CODINGS = {
+    "gzip": "gzip",
+    "deflate, gzip": "deflate",
+    "gzip;q=0, br": None,
+    "gzip;q=0.5, deflate; q=0.8": "deflate",
+    "identity, gzip": None,
+    "identity;q=0.2, gzip;q=0.3": "gzip",
+    "gzip;q=x": None,
+}
+
+
+@pytest.mark.parametrize("accepted", CODINGS)
+def test_an_inference_is_compressed_with_the_coding_that_the_client_prefers(accepted: str) -> None:
+    async def test() -> None:
+        async with served() as (peer, *_):
+            answer = await peer.ask("POST", INFER, row(id="x" * 300), Accept_Encoding=accepted)
+            coding = CODINGS[accepted]
+            assert answer.headers.get("content-encoding") == coding
+            body = answer.body if coding is None else zlib.decompress(answer.body, 47)
+            assert json.loads(body)["outputs"][0]["data"] == [2.0] * 4
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["POST /v2/repository/index", "GET /v2/models/m/config", "GET /v2/models/m/stats", "GET /v2/openapi.json"],
+)
+def test_a_json_document_is_never_compressed(line: str) -> None:
     async def test() -> None:
         models = tuple(f"model-with-a-name-{number}.onnx" for number in range(9))
-        async with served(models=models) as (peer, *_):
-            for accepted, coding in (("gzip", "gzip"), ("deflate, gzip", "deflate"), ("gzip;q=0, br", None)):
-                answer = await peer.ask("POST", "/v2/repository/index", Accept_Encoding=accepted)
-                assert answer.headers.get("content-encoding") == coding
-                body = answer.body if coding is None else zlib.decompress(answer.body, 47)
-                assert len(json.loads(body)) == 9
+        async with served(models=("m.onnx", *models)) as (peer, *_):
+            answer = await peer.ask(*line.split(), Accept_Encoding="gzip")
+            assert (answer.status, answer.headers.get("content-encoding")) == (200, None)
+            assert json.loads(answer.body)
 
     run(test())
 

@@ -1,5 +1,6 @@
 """Triton's own client against ``clockwork serve``: datatypes in JSON and binary, compression, metadata."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,24 @@ def test_bodies_may_be_compressed(client: Any, coding: str) -> None:
         response_compression_algorithm=coding,
     )
     np.testing.assert_array_equal(result.as_numpy("y"), array)
+
+
+def test_every_query_of_the_asyncio_client_is_understood(address: str) -> None:
+    from tritonclient.http.aio import InferenceServerClient
+
+    async def test() -> None:
+        async with InferenceServerClient(address) as client:
+            assert (await client.get_server_metadata())["name"] == "clockwork"
+            assert (await client.get_model_metadata("two"))["name"] == "two"
+            assert (await client.get_model_config("two"))["name"] == "two"
+            assert len((await client.get_inference_statistics())["model_stats"]) == len(KINDS) + 2
+            assert len(await client.get_model_repository_index()) == len(KINDS) + 2
+            assert not await client.is_model_ready("two", "7")
+            pair = [tensor(name, "FP32", np.ones((1, 2), np.float32), binary=True) for name in "ab"]
+            long_id = "x" * 300  # the response is compressed
+            assert ((await client.infer("two", pair, request_id=long_id)).as_numpy("sum") == 2).all()
+
+    asyncio.run(test())
 
 
 def test_a_deadline_that_cannot_be_met_is_refused(client: Any) -> None:

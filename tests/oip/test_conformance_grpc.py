@@ -66,8 +66,9 @@ def test_the_server_is_live_and_ready_and_so_is_a_model_with_or_without_its_vers
     assert stub.ModelReady(pb.ModelReadyRequest(name="two", version="1")).ready
 
 
-def test_an_unknown_model_is_not_ready(stub: Any) -> None:
+def test_an_unknown_model_or_version_is_not_ready(stub: Any) -> None:
     assert not stub.ModelReady(pb.ModelReadyRequest(name="nobody")).ready
+    assert not stub.ModelReady(pb.ModelReadyRequest(name="two", version="7")).ready
 
 
 def test_server_metadata_has_name_version_and_extensions(stub: Any) -> None:

@@ -77,8 +77,11 @@ class FrontEnd:
     # --- models ------------------------------------------------------------------------------------------------------
 
     def is_model_ready(self, name: str, version: str = "") -> bool:
-        """Return whether a request for the model could be served now; false for an unknown model."""
-        check_version(name, version)
+        """Return whether a request for the model could be served now; false for an unknown model or version."""
+        try:
+            check_version(name, version)
+        except RequestFailedError:
+            return False
         return self._host.is_ready(name)
 
     async def check_model_ready(self, name: str) -> None:

@@ -76,7 +76,7 @@ class Application:
             return
         headers = dict(scope["headers"])
         try:
-            reply = await packed(await self._reply(scope, headers, receive), headers)
+            reply = await self._reply(scope, headers, receive)
         except ClientGoneError:
             return
         except MethodNotAllowedError as error:
@@ -97,12 +97,14 @@ class Application:
         if found.operation == "infer":
             with self._bodies.keeping() as kept:
                 receiving = self._bodies.receive(scope, headers, receive, kept)
-                return await self._infer(found.model, scope, headers, receiving)
+                return await packed(await self._infer(found.model, scope, headers, receiving), headers)
         if found.operation in ("index", "load"):
             with self._bodies.keeping() as kept:
                 body = await self._bodies.receive(scope, headers, receive, kept, MAX_REPOSITORY_BODY)
                 return await self._repository(found, body)
-        return await unless_gone(self._get(found, scope["path"]), scope[PRESENCE])
+        reply = await unless_gone(self._get(found, scope["path"]), scope[PRESENCE])
+        # Triton's asyncio client offers gzip with every request, and unpacks replies to inferences only.
+        return await packed(reply, headers) if found.operation == "metrics" else reply
 
     async def _infer(self, model: str, scope: Scope, headers: Headers, receiving: Awaitable[Body]) -> Reply:
         front = self._front

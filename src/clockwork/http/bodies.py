@@ -36,6 +36,9 @@ LEVEL: Final = 1
 MIN_PACKED: Final = 256
 """Bytes; a smaller reply is not packed, because it would gain nothing."""
 
+MAX_CODINGS: Final = 16
+"""Number of codings in Accept-Encoding that are read."""
+
 MAX_BEGUN_ON_LOOP: Final = 4 * KIB
 """Bytes; unpacking a packed body of at most this size begins on the event loop, where most of them end too."""
 
@@ -203,13 +206,13 @@ def _too_large(limit: Bytes) -> RequestFailedError:
 
 
 async def packed(reply: Reply, headers: Headers) -> Reply:
-    """Return the reply packed, if the client accepts that and the reply is large enough."""
+    """Return the reply packed, if the client prefers that and the reply is large enough."""
     accepted = headers.get(b"accept-encoding")
     if not accepted:
         return reply
-    coding = _coding(accepted)
+    coding = preferred_coding(accepted)
     size = sum(map(len, reply.parts))
-    if coding is None or size < MIN_PACKED:
+    if coding not in WINDOW or size < MIN_PACKED:
         return reply
     if size <= MAX_ON_LOOP:
         parts = _pack(reply.parts, WINDOW[coding])
@@ -222,13 +225,23 @@ async def _in_thread(work: Callable[..., T], *arguments: Any) -> T:
     return await asyncio.get_running_loop().run_in_executor(_zlib_threads, work, *arguments)
 
 
-def _coding(accepted: bytes) -> bytes | None:
-    """Return the first known coding that the client accepts; it does not accept one with weight 0."""
-    for item in accepted.lower().split(b","):
+def preferred_coding(accepted: bytes) -> bytes:
+    """Return the known coding, or ``identity``, to which Accept-Encoding gives the highest weight, as Triton does.
+
+    The first of several codings with the same weight wins. A coding without a weight has weight 1.
+    """
+    best, highest = b"identity", 0.0
+    for item in accepted.lower().split(b",", MAX_CODINGS)[:MAX_CODINGS]:
         coding, _, weight = item.replace(b" ", b"").partition(b";")
-        if coding in WINDOW and weight.strip(b"0.") != b"q=":
-            return coding
-    return None
+        if coding not in WINDOW and coding != b"identity":
+            continue
+        try:
+            value = float(weight.removeprefix(b"q=")) if weight else 1.0
+        except ValueError:
+            continue
+        if value > highest:
+            best, highest = coding, value
+    return best
 
 
 def _pack(parts: Any, window: int) -> list[bytes]:

@@ -17,7 +17,7 @@ from clockwork.host.reception import Reception
 from clockwork.http.asgi import BEGAN, PRESENCE, RESPOND, ClientGoneError, Presence
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.receiving import LARGE_BODY, MIN_LARGE, BodyQuota, LargeBody, Parsing
-from clockwork.http.responding import respond, write
+from clockwork.http.responding import keeps_alive, respond, write
 from clockwork.http.shedding import (
     ShedReplies,
     model_of,
@@ -214,6 +214,8 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         """Start a request: refuse an inference at once or put it into the inbox; start any other request at once."""
         scope: Any = cycle.scope
         scope[RESPOND] = partial(respond, cycle)
+        if scope["http_version"] == "1.0":
+            cycle.keep_alive = keeps_alive(scope["headers"])
         reception = self.reception
         model = self.models.get(scope["raw_path"]) if scope["method"] == "POST" else ""
         if model is None:

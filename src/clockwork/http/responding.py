@@ -3,6 +3,7 @@
 (Two writes are two system calls and two packets, and wake the client twice: 20 us of a request's 120 us.)
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -12,6 +13,17 @@ from clockwork.units import KIB
 
 MAX_JOINED: Final = 16 * KIB
 """Bytes; a smaller reply takes less time to copy than to write in pieces."""
+
+
+def keeps_alive(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether an HTTP/1.0 request asks for a persistent connection (RFC 9112, section 9.3)."""
+    options = [
+        option.strip()
+        for name, value in headers
+        if name in (b"connection", b"transfer-encoding")
+        for option in (value.lower().split(b",") if name == b"connection" else (b"close",))
+    ]
+    return b"keep-alive" in options and b"close" not in options
 
 
 async def respond(cycle: Any, reply: Reply) -> None:
@@ -43,6 +55,8 @@ def _head(cycle: Any, reply: Reply, size: int) -> bytes:
         cycle.keep_alive = False
     elif not cycle.keep_alive:
         lines.append(b"connection: close\r\n")
+    elif cycle.scope["http_version"] == "1.0":
+        lines.append(b"connection: keep-alive\r\n")
     lines.append(b"content-length: %d\r\n\r\n" % size)
     return b"".join(lines)
 

@@ -40,7 +40,7 @@ class MethodNotAllowedError(RequestFailedError):
 
     def __init__(self, method: str, allowed: str) -> None:
         """``allowed`` is the value of the header Allow."""
-        message = f"method {method[:MAX_QUOTED]} is not allowed here; use {allowed}"
+        message = f"method {method[:MAX_QUOTED]} is not allowed here; use {allowed.replace(', ', ' or ')}"
         super().__init__(Failure(405, "UNIMPLEMENTED", message, Status.INVALID_REQUEST))
         self.allowed = allowed
 
@@ -111,6 +111,6 @@ def unknown_path(path: str) -> RequestFailedError:
 
 def _checked(method: str, found: tuple[str, str], model: str) -> Route:
     allowed, operation = found
-    if method != allowed:
-        raise MethodNotAllowedError(method, allowed)
+    if method != allowed and (method, allowed) != ("HEAD", "GET"):  # load balancers probe with HEAD
+        raise MethodNotAllowedError(method, "GET, HEAD" if allowed == "GET" else allowed)
     return Route(operation, model)
