@@ -133,7 +133,8 @@ def test_a_json_document_is_never_compressed(line: str) -> None:
     async def test() -> None:
         models = tuple(f"model-with-a-name-{number}.onnx" for number in range(9))
         async with served(models=("m.onnx", *models)) as (peer, *_):
-            answer = await peer.ask(*line.split(), Accept_Encoding="gzip")
+            method, path = line.split()
+            answer = await peer.ask(method, path, Accept_Encoding="gzip")
             assert (answer.status, answer.headers.get("content-encoding")) == (200, None)
             assert json.loads(answer.body)
 
