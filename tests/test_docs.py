@@ -20,7 +20,7 @@ from clockwork import zoo
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = ("http.md", "grpc.md", "from-triton.md", "from-torchserve.md")
 BLOCK = re.compile(r"^<!-- run -->\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FENCE = re.compile(r"^```(?:\w*|\{[\w-]+\})$", re.MULTILINE)
+FENCE = re.compile(r"^```(?:\w*|\{[\w-]+\}.*)$", re.MULTILINE)
 ASSET_OF_OTHER_HOST = re.compile(r"<(?:script|img|iframe|link\b[^>]*stylesheet)[^>]*(?:src|href)=['\"](?:https?:)?//")
 STRICT = "set -euo pipefail\ncurl() { command curl --fail-with-body \"$@\"; }\n"  # fmt: skip
 
