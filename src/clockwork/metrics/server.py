@@ -101,7 +101,7 @@ DEVICE_GAUGES: Final = (
     Family("clockwork_cache_models", "Models whose weights are on the device or being loaded.", Kind.GAUGE, BY_DEVICE),
     Family(
         "clockwork_device_outstanding_actions",
-        "Actions sent but without a result.",
+        "Actions that were sent and have no result yet.",
         Kind.GAUGE,
         BY_DEVICE,
     ),
