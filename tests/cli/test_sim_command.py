@@ -76,7 +76,7 @@ def test_predictions_are_shown_written_and_drawn(
 ) -> None:
     out, plots = tmp_path / "noisy.json", tmp_path / "plots"
     scenario.write_text(SCENARIO + '[noise]\nkind = "normal"\nshare = 0.05\n')
-    assert run(["sim", str(scenario), "--json", str(out), "--plots", str(plots)]) == 0
+    assert run(["sim", str(scenario), "--details", "--json", str(out), "--plots", str(plots)]) == 0
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["SLO", "100", "ms,", "load", "2", "infer"] in [line[:6] for line in shown]
     prediction = json.loads(out.read_text())["details"][1]["prediction"]
@@ -99,7 +99,7 @@ def test_the_same_seed_gives_the_same_records(scenario: Path, tmp_path: Path) ->
 
 def test_cold_starts_wall_time_and_memory_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cold.toml").write_text(SCENARIO + "[devices]\npages = 7\n")
-    assert run(["sim", str(tmp_path / "cold.toml")]) == 0
+    assert run(["sim", str(tmp_path / "cold.toml"), "--details"]) == 0
     shown = capsys.readouterr().out
     assert "Cold starts, SLO 100 ms, load 1" in shown
     assert "s of wall time" in shown

@@ -4,7 +4,7 @@ import pytest
 
 from builders import model_info, profile
 from clockwork.cli.output import show
-from clockwork.cli.remote import describe_server
+from clockwork.cli.status_report import describe_server
 from clockwork.messages.counts import ModelCounts
 from clockwork.messages.requests import ModelStatus, Progress, ServerStatus
 

@@ -21,8 +21,7 @@ from clockwork.cli.options import (
 from clockwork.cli.runtimes import DeviceOptions, make_runtime, make_runtime_on_gpus, runtime_on_gpus
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from clockwork.cli.output import Listing
     from clockwork.environment.findings import Finding, Level
     from clockwork.messages.profile import Measurement
     from clockwork.messages.tensors import TensorSpec
@@ -101,7 +100,7 @@ def exit_code(findings: "Sequence[Finding]", strict: bool) -> int:
     return int(worst(findings).rank >= (Level.WARNING if strict else Level.BAD).rank)
 
 
-def describe_findings(findings: "Sequence[Finding]") -> "Iterable[Table | str]":
+def describe_findings(findings: "Sequence[Finding]") -> "Iterable[Listing | str]":
     """Yield a table of all findings, then costs and fixes from the worst finding on, then the number of each level."""
     from clockwork.cli.output import table
     from clockwork.environment.findings import UNKNOWN, Level
@@ -174,7 +173,7 @@ def check_model(
 
 def _describe_model(
     info: "HostModelInfo", read_time: "Nanos", load_times: "Measurement", infer_times: "dict[int, Measurement]"
-) -> "Iterator[Table | str]":
+) -> "Iterator[Listing | str]":
     from clockwork.cli.output import table
     from clockwork.units import show_bytes, show_duration
 

@@ -1,7 +1,8 @@
 """Output on stdout: tables for people, JSON for programs, and the prediction errors of a server in either form."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+import os
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -18,6 +19,17 @@ from clockwork.units import show_duration
 Summaries = dict[str, PredictionSummary]
 """Prediction errors by kind of action."""
 
+PIPED_WIDTH: Final = 120
+"""Width of tables with many columns if stdout is no terminal."""
+
+MAX_WIDTH: Final = 10_000
+"""Width that stands for no limit."""
+
+PIPED_HEIGHT: Final = 50
+"""Lines of one screen if stdout is no terminal."""
+
+Row = TypeVar("Row")
+
 PREDICTION_COLUMNS: Final = (
     "action",
     ">actions",
@@ -31,29 +43,141 @@ PREDICTION_COLUMNS: Final = (
     ">ended later",
 )
 
+PREDICTION_DROP: Final = (
+    "actions",
+    "ended earlier",
+    "ended later",
+    "took less",
+    "began earlier",
+    "failed",
+    "began later",
+)
+"""Columns that a narrow screen leaves out, the least important first."""
+
 PREDICTION_TITLE: Final = "Prediction errors: share of the actions, and the error at p99"
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """Return a table; columns whose header begins with ``>`` are aligned to the right."""
-    result = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
-    for column in columns:
-        right = column.startswith(">")
-        result.add_column(column.removeprefix(">"), justify="right" if right else "left", no_wrap=right)
-    for row in rows:
-        result.add_row(*map(str, row))
-    return result
+class Listing(Struct, frozen=True):
+    """A table that adapts to the width of the screen; see `table`."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    drop: tuple[str, ...] = ()
+
+    def fitted(self, console: Console) -> Table:
+        """Return the table for the width of a console, with a caption that names the columns left out."""
+        kept = [
+            (number, header)
+            for number, header in enumerate(self.columns)
+            if number == 0 or not self.rows or any(row[number] for row in self.rows)
+        ]
+        dropped = []
+        unlimited = console.options.update(width=MAX_WIDTH)
+        zeros = {_header(header) for number, header in kept if all(row[number] in ("", "0") for row in self.rows)}
+        for name in sorted(self.drop, key=lambda name: name not in zeros):
+            if console.measure(self._table(kept), options=unlimited).maximum <= console.width:
+                break
+            left = [column for column in kept if _header(column[1]) != name]
+            if len(left) < len(kept):
+                dropped.append(name)
+                kept = left
+        result = self._table(kept)
+        if dropped:
+            result.caption = f"not shown for lack of width: {', '.join(dropped)}"
+        return result
+
+    def _table(self, kept: Sequence[tuple[int, str]]) -> Table:
+        result = Table(
+            title=self.title or None,
+            title_justify="left",
+            title_style="bold",
+            caption_justify="left",
+            caption_style="dim",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+        )
+        for number, header in kept:
+            fixed = header.startswith(">") or (number > 0 and bool(self.drop))
+            result.add_column(
+                _header(header),
+                justify="right" if header.startswith(">") else "left",
+                no_wrap=fixed,
+                overflow="ellipsis" if fixed else "fold",
+            )
+        for row in self.rows:
+            result.add_row(*(row[number] for number, _ in kept))
+        return result
 
 
-def show(*items: Table | str) -> None:
-    """Print tables and lines. Nothing is cut to a width unless stdout is a terminal."""
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], drop: Sequence[str] = ()) -> Listing:
+    """Return a table; columns whose header begins with ``>`` are aligned to the right.
+
+    If the table is wider than the screen, it loses the columns ``drop``, in this order, until it fits; those with
+    nothing but zeros go first. The first column is never cut. Columns without any entry are not shown.
+    """
+    return Listing(title, tuple(columns), tuple(tuple(map(str, row)) for row in rows), tuple(drop))
+
+
+def _header(column: str) -> str:
+    return column.removeprefix(">")
+
+
+def show(*items: Listing | str) -> None:
+    """Print tables and lines.
+
+    A terminal has its own width. Elsewhere a table that can drop columns is `PIPED_WIDTH` wide at most, or as wide as
+    the variable COLUMNS says, and other tables have no limit.
+    """
     console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 10_000
     for number, item in enumerate(items):
-        if isinstance(item, Table) and number:
+        if isinstance(item, str):
+            console.print(item, soft_wrap=True)
+            continue
+        if not console.is_terminal:
+            console.width = _piped_width() if item.drop else MAX_WIDTH
+        if number:
             console.print()
-        console.print(item, soft_wrap=isinstance(item, str))
+        console.print(item.fitted(console))
+
+
+def _piped_width() -> int:
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdecimal() and 0 < int(columns) < MAX_WIDTH else PIPED_WIDTH
+
+
+def screen_height() -> int:
+    """Return the lines of the terminal; `PIPED_HEIGHT` if stdout is no terminal."""
+    console = Console()
+    return console.height if console.is_terminal else PIPED_HEIGHT
+
+
+def limited(rows: Sequence[Row], limit: int) -> Sequence[Row]:
+    """Return all rows if there are at most ``limit``, else the first ``limit - 1``: a line will count the others."""
+    return rows if len(rows) <= limit else rows[: max(1, limit - 1)]
+
+
+def fold_copies(names: Iterable[tuple[str, Hashable]]) -> list[tuple[str, list[str]]]:
+    """Fold copies of a model, ``NAME-1`` to ``NAME-N``, into one entry.
+
+    Each name comes with a key; only names with equal keys are folded. The result has a label for each entry, such as
+    ``NAME-1..15``, and the names that it stands for, in the order of the first name of each entry.
+    """
+    groups: dict[Hashable, list[str]] = {}
+    for name, key in names:
+        stem, dash, number = name.rpartition("-")
+        is_copy = bool(dash and stem) and number.isdecimal() and number.isascii() and not number.startswith("0")
+        groups.setdefault((stem, key) if is_copy else (name, None, key), []).append(name)
+    return [(_folded_label(members), members) for members in groups.values()]
+
+
+def _folded_label(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    numbers = sorted(int(name.rpartition("-")[2]) for name in names)
+    label = f"{names[0].rpartition('-')[0]}-{numbers[0]}..{numbers[-1]}"
+    gaps = numbers[-1] - numbers[0] + 1 != len(numbers)
+    return f"{label} ({len(names)} copies)" if gaps else label
 
 
 def show_json(value: Any) -> None:
@@ -133,14 +257,14 @@ def _rounded(steps: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(round(at, 4), round(share, 6)) for at, share in steps]
 
 
-def prediction_table(first_column: str, summaries: dict[str, Summaries]) -> Table | None:
+def prediction_table(first_column: str, summaries: dict[str, Summaries]) -> Listing | None:
     """Return a table with a row for each entry and kind of action; None if it would have no rows."""
     rows = [
         (name, kind, *_prediction_cells(summary))
         for name, by_kind in summaries.items()
         for kind, summary in by_kind.items()
     ]
-    return table(PREDICTION_TITLE, (first_column, *PREDICTION_COLUMNS), rows) if rows else None
+    return table(PREDICTION_TITLE, (first_column, *PREDICTION_COLUMNS), rows, PREDICTION_DROP) if rows else None
 
 
 def _prediction_cells(summary: PredictionSummary) -> Iterator[object]:

@@ -8,16 +8,10 @@ import typer
 
 from clockwork.cli.options import AsJson, ServerAddress, duration, examples
 from clockwork.cli.security import ClientTlsCa, ClientTlsCert, ClientTlsKey, ClientTokenFile, Credentials
-from clockwork.controller.stage import Stage
-from clockwork.messages.counts import CHECK_OUTCOMES
-from clockwork.messages.profile import ModelProfile
-from clockwork.messages.requests import ModelStatus, ServerStatus, WorkerStatus
 from clockwork.net.address import DEFAULT_LISTEN, Address
 from clockwork.units import Nanos, as_seconds, show_bytes, show_duration
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from clockwork.arrays import Array
     from clockwork.client import Client, InferenceResult
     from clockwork.messages.requests import ModelSummary
@@ -33,7 +27,9 @@ INFER_EXAMPLES: Final = examples(
     "clockwork infer mlp --input request.json     # a list, lists by input name, or a v2 request",
 )
 STATUS_EXAMPLES: Final = examples(
-    "clockwork status", "clockwork status --by-model", "clockwork status --json | jq .predictions"
+    "clockwork status",
+    "clockwork status --errors        # predictions compared with measurements",
+    "clockwork status --json | jq .predictions",
 )
 
 MAX_ELEMENTS: Final = 5
@@ -42,6 +38,8 @@ MAX_ELEMENTS: Final = 5
 MAX_ROWS: Final = 8
 """Rows of a batch that ``infer`` prints."""
 
+Everything: TypeAlias = Annotated[bool, typer.Option("--all", help="Show every model and device, one per line.")]
+Errors: TypeAlias = Annotated[bool, typer.Option("--errors", help="Show the prediction errors of each device.")]
 ByModel: TypeAlias = Annotated[bool, typer.Option("--by-model", help="Show the prediction errors of each model.")]
 
 
@@ -152,6 +150,8 @@ def infer(
 
 def status(
     address: ServerAddress = DEFAULT_LISTEN,
+    everything: Everything = False,
+    errors: Errors = False,
     by_model: ByModel = False,
     json: AsJson = False,
     tls_ca: ClientTlsCa = None,
@@ -161,19 +161,24 @@ def status(
 ) -> None:
     """Show the server's stage, workers, devices, models with their measured times, and request counts.
 
+    The output fits on one screen: copies of a model share a line, and of many models those with the most requests are
+    shown. --all shows all.
+
     The server answers in every stage. Times are p99 of one request, except where a batch size is given.
 
-    The prediction errors compare the predicted begin, duration and end of each load and infer action with the measured
-    ones.
+    The prediction errors (--errors, --by-model) compare the predicted begin, duration and end of each load and infer
+    action with the measured ones.
     """
-    from clockwork.cli.output import show, show_json
+    from clockwork.cli.output import screen_height, show, show_json
+    from clockwork.cli.status_report import describe_server
 
     with _connect(address, tls_ca, tls_cert, tls_key, token_file) as client:
         server = client.status()
     if json:
         show_json(server)
     else:
-        show(*describe_server(server, by_model))
+        height = None if everything else screen_height()
+        show(*describe_server(server, height=height, errors=errors, by_model=by_model))
 
 
 def _connect(
@@ -237,101 +242,3 @@ def _array_lines(array: "Array") -> Iterable[str]:
 
 def _show_element(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-# -------------------------------------------------------------------------------------------- status's output
-
-
-def describe_server(server: ServerStatus, by_model: bool = False) -> "Iterable[Table | str]":
-    """Yield a headline, then tables of devices, models, requests and prediction errors, then warnings."""
-    from clockwork.cli.output import device_predictions, model_predictions, prediction_table, table
-
-    yield _headline(server)
-    devices = [row for worker in server.workers for row in _device_rows(worker)]
-    columns = ("worker", ">device", "kind", ">cache", ">models in cache", ">outstanding", "state")
-    yield table("Devices", columns, devices) if devices else "\nNo worker is connected."
-    if server.models:
-        times = [row for model in server.models for row in _time_rows(model)]
-        columns = ("model", ">weights", "device kind", ">load", ">execution", ">largest batch", ">its execution")
-        yield table("Models", columns, times)
-        yield _request_table(server)
-    checked = [model for model in server.models if model.counts.checks]
-    if checked:
-        checks = [
-            (model.info.name, *(model.counts.checks.get(outcome, 0) for outcome in CHECK_OUTCOMES)) for model in checked
-        ]
-        yield table("Checks of batches", ("model", *(f">{outcome}" for outcome in CHECK_OUTCOMES)), checks)
-    by_device = prediction_table("device", device_predictions(server))
-    if by_device is not None:
-        yield by_device
-    each_model = prediction_table("model", model_predictions(server)) if by_model else None
-    if each_model is not None:
-        yield each_model
-    for model in server.models:
-        if model.unbatched:
-            yield f"{model.info.name} is not batched: {model.unbatched}"
-    for name, reason in sorted(server.broken.items()):
-        yield f"{name} is not served: {reason}"
-
-
-def _headline(server: ServerStatus) -> str:
-    progress = server.progress
-    text = f"clockwork {server.version}: {server.stage}"
-    if server.stage == Stage.SERVING.value and not server.ready:
-        text += ", not ready (no worker responds)"
-    if progress.total:
-        text += f" ({progress.done} of {progress.total} models"
-        text += ")" if progress.remaining is None else f", about {as_seconds(progress.remaining):.0f} s left)"
-    plural = "" if server.outstanding == 1 else "s"
-    return f"{text}, scheduler {server.scheduler}, {server.outstanding} request{plural} outstanding"
-
-
-def _device_rows(worker: WorkerStatus) -> Iterable[tuple[object, ...]]:
-    for device in worker.gpus:
-        used, total = device.used_pages * worker.page_size, device.gpu.total_pages * worker.page_size
-        yield (
-            worker.id,
-            device.gpu.id,
-            device.gpu.kind,
-            f"{show_bytes(used)} of {show_bytes(total)}",
-            len(device.gpu.models),
-            device.outstanding,
-            "ready" if worker.ready else "silent" if worker.silent else "not ready",
-        )
-
-
-def _time_rows(model: ModelStatus) -> Iterable[tuple[object, ...]]:
-    weights = show_bytes(model.info.weights_bytes)
-    if not model.profiles:
-        yield model.info.name, weights, "not measured yet", "", "", "", ""
-    for kind, profile in sorted(model.profiles.items()):
-        yield model.info.name, weights, kind, *_times(profile)
-
-
-def _times(profile: ModelProfile) -> tuple[object, ...]:
-    largest = profile.batch_sizes[-1]
-    return (
-        show_duration(profile.load_weights.p99),
-        show_duration(profile.infer_estimate(1)),
-        largest,
-        show_duration(profile.infer_estimate(largest)),
-    )
-
-
-def _request_table(server: ServerStatus) -> "Table":
-    from clockwork.cli.output import table
-
-    counts = [
-        (
-            model.info.name,
-            model.in_time,
-            model.late,
-            model.refused,
-            model.failed,
-            model.cold_starts,
-            model.broken_promises,
-        )
-        for model in server.models
-    ]
-    columns = ("model", ">in time", ">late", ">refused", ">failed", ">cold starts", ">broken promises")
-    return table("Requests", columns, counts)

@@ -33,6 +33,9 @@ JsonFile: TypeAlias = Annotated[
 Records: TypeAlias = Annotated[
     Path | None, typer.Option(metavar="FILE", help="File for one JSON document per line about each request and action.")
 ]
+Details: TypeAlias = Annotated[
+    bool, typer.Option("--details", help="Show cold starts over time and prediction errors, too.")
+]
 Plots: TypeAlias = Annotated[
     Path | None, typer.Option(metavar="DIR", file_okay=False, help="Directory for plots, as PNG files.")
 ]
@@ -100,6 +103,7 @@ def sim(
     scenario: OptionalScenario = None,
     seed: Seed = 1,
     json: JsonFile = None,
+    details: Details = False,
     records: Records = None,
     plots: Plots = None,
     from_state: FromState = None,
@@ -118,6 +122,7 @@ def sim(
     Prints a table. The same seed gives the same results. If an invariant is violated, the exit code is 1.
     """
     from clockwork.cli import simulation
+    from clockwork.cli.results import show_results
     from clockwork.errors import InvalidRequestError
 
     if swarm:
@@ -143,7 +148,7 @@ def sim(
     )
     simulation.check_writable(json, records)
     results = simulation.run(experiment, seed, records)
-    simulation.show_results(results)
+    show_results(results, details)
     if json is not None:
         simulation.write_json(json, results)
     if plots is not None:
@@ -156,6 +161,7 @@ def load_test(
     scenario: Scenario,
     seed: Seed = 1,
     json: JsonFile = None,
+    details: Details = False,
     load: LoadFactor = "1x",
     slo: SloFactor = "1x",
     trace: Trace = None,
@@ -172,11 +178,12 @@ def load_test(
     used by the simulator only. The latency of a request counts from the time at which it was due.
     """
     from clockwork.cli import simulation
+    from clockwork.cli.results import show_results
 
     experiment = simulation.read_experiment(scenario=scenario, load=factor(load), slo=factor(slo), traces=trace or [])
     simulation.check_writable(json)
     caller = Credentials(tls_ca, tls_cert, tls_key, token_file)
     results = simulation.run_live(str(address), experiment, seed, generated, connections, caller)
-    simulation.show_results(results)
+    show_results(results, details)
     if json is not None:
         simulation.write_json(json, results)

@@ -12,10 +12,9 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from clockwork.cli.configuration import read_text
-from clockwork.cli.output import plain, prediction_curves, prediction_section, prediction_table, show, table
+from clockwork.cli.output import plain, prediction_curves, prediction_section, show
 from clockwork.cli.process import set_library_caches
 from clockwork.cli.security import Credentials
 from clockwork.clock import MonotonicClock
@@ -217,66 +216,6 @@ def run_live(
     return head | {"violations": [], "details": details}
 
 
-COLUMNS: Final = (
-    "slo_ms",
-    "load",
-    "stream",
-    "offered_rps",
-    "goodput_rps",
-    "in_time_share",
-    "admitted_missed",
-    "refused",
-    "late",
-    "failed",
-    "cold_starts",
-    "batch_size_mean",
-    "latency_ms_p50",
-    "latency_ms_p99",
-    "verdict_ms_p99",
-    "utilisation",
-    "requests_per_wall_s",
-)
-"""Columns of the table; the JSON has more."""
-
-
-def show_results(results: dict[str, Any]) -> None:
-    """Print the tables, and the errors of failed requests."""
-    rows = [[_shown(row.get(name)) for name in COLUMNS] for row in results["rows"]]
-    show(table(results["name"], [f">{name}" for name in COLUMNS], rows))
-    for detail in results["details"]:
-        if any(detail["series"]["cold_starts"]):
-            show(_cold_starts(detail))
-    errors = prediction_table("run", {_run_name(detail): detail["prediction"]["all"] for detail in results["details"]})
-    if errors is not None:
-        show(errors)
-    footer = f"seed {results['seed']}, scheduler {results['scheduler']}"
-    if "memory_mib" in results:
-        wall = sum(row.get("wall_s", 0.0) for row in results["rows"])
-        footer += f", {wall:.1f} s of wall time, {results['memory_mib']:.0f} MiB of memory at most"
-    show(footer)
-    for text in sorted({detail["failure"] for detail in results["details"]} - {""}):
-        show(f"some requests failed: {text}")
-    if not any(row["sent"] for row in results["rows"]):
-        show("no request was sent after the warm-up; check when the streams of the workload begin")
-
-
-def _run_name(detail: dict[str, Any]) -> str:
-    return f"SLO {detail['slo_ms']:g} ms, load {detail['load']:g}"
-
-
-def _cold_starts(detail: dict[str, Any]) -> Table:
-    """Return a table of cold starts over time, in at most ten steps, including the warm-up."""
-    series, step = detail["series"], -(-len(detail["series"]["sent"]) // 10)
-    rows = []
-    for begin in range(0, len(series["sent"]), step):
-        part = slice(begin, begin + step)
-        sent, cold = sum(series["sent"][part]), sum(series["cold_starts"][part])
-        share = f"{cold / sent:.2%}" if sent else ""
-        rows.append((f"{begin * detail['bucket_s']:g}", sent, cold, share))
-    title = f"Cold starts, {_run_name(detail)}"
-    return table(title, (">from s", ">requests", ">cold starts", ">share"), rows)
-
-
 def fail_on_violations(results: dict[str, Any]) -> None:
     """Print the first violations of invariants, if there are any.
 
@@ -304,12 +243,6 @@ def check_writable(*files: Path | None) -> None:
                 pass
         except OSError as error:
             raise InvalidRequestError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def write_json(path: Path, results: dict[str, Any]) -> None:

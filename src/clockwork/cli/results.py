@@ -1,0 +1,130 @@
+"""Results of ``clockwork sim`` and ``clockwork load-test`` as tables for people."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from clockwork.cli.output import Listing, limited, prediction_table, show, table
+
+MAX_STREAM_ROWS: Final = 12
+"""Streams of one run that are shown; the JSON has all."""
+
+Format = Callable[[Any], str]
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _percent(value: float) -> str:
+    """Return a share as a percentage; 100 % only if it is exactly all."""
+    shown = f"{value:.2%}"
+    return shown if shown != "100.00%" else "100%" if value == 1 else f"{value:.4%}"
+
+
+COLUMNS: Final[tuple[tuple[str, str, Format], ...]] = (
+    ("stream", "stream", str),
+    ("slo_ms", ">SLO ms", "{:g}".format),
+    ("load", ">load", "{:g}".format),
+    ("devices", ">devices", str),
+    ("offered_rps", ">offered/s", _rate),
+    ("goodput_rps", ">goodput/s", _rate),
+    ("in_time_share", ">in time", _percent),
+    ("admitted_missed", ">broken promises", str),
+    ("refused", ">refused", str),
+    ("late", ">late", str),
+    ("failed", ">failed", str),
+    ("cold_starts", ">cold starts", str),
+    ("batch_size_mean", ">batch", "{:g}".format),
+    ("latency_ms_p50", ">p50 ms", "{:.4g}".format),
+    ("latency_ms_p99", ">p99 ms", "{:.4g}".format),
+    ("verdict_ms_p99", ">refusal p99 ms", "{:.4g}".format),
+    ("utilisation", ">busy", "{:.0%}".format),
+    ("requests_per_wall_s", ">simulated/s", _rate),
+)
+"""Columns of the table: the key of a row in the JSON, the header, and how a value is shown. The JSON has more."""
+
+DROP: Final = (
+    "simulated/s",
+    "refusal p99 ms",
+    "failed",
+    "late",
+    "batch",
+    "cold starts",
+    "p50 ms",
+    "busy",
+    "broken promises",
+    "refused",
+)
+"""Columns that a narrow screen leaves out, the least important first."""
+
+
+def show_results(results: dict[str, Any], details: bool = False) -> None:
+    """Print the rows, the errors of failed requests, and why nothing was in time.
+
+    With ``details``, print the cold starts over time and the prediction errors too.
+    """
+    rows, left_out = _shown_rows(results["rows"])
+    cells = [[_shown(row.get(key), form) for key, _, form in COLUMNS] for row in rows]
+    show(table(results["name"], [header for _, header, _ in COLUMNS], cells, DROP))
+    if left_out:
+        show(f" and {left_out:,} more streams; --json FILE has all")
+    if details:
+        show(*_details(results["details"]))
+    footer = f"seed {results['seed']}, scheduler {results['scheduler']}"
+    if "memory_mib" in results:
+        wall = sum(row.get("wall_s", 0.0) for row in results["rows"])
+        footer += f", {wall:.1f} s of wall time, {results['memory_mib']:.0f} MiB of memory at most"
+    show(footer)
+    for text in sorted({detail["failure"] for detail in results["details"]} - {""}):
+        show(f"some requests failed: {text}")
+    if not any(row["sent"] for row in results["rows"]):
+        show("no request was sent after the warm-up; check when the streams of the workload begin")
+    if not details and any(detail.get("prediction", {}).get("all") for detail in results["details"]):
+        show("--details shows prediction errors and cold starts")
+
+
+def _shown_rows(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """Return the rows to show, and the number of those left out.
+
+    Several runs of many streams have one row each. A single run shows the streams with the most requests.
+    """
+    runs = [number for number, row in enumerate(rows) if row["stream"] == "all"]
+    if len(rows) <= MAX_STREAM_ROWS * max(1, len(runs)) and (len(runs) <= 1 or len(rows) <= 2 * MAX_STREAM_ROWS):
+        return rows, 0
+    if len(runs) > 1:
+        return [rows[number] for number in runs], len(rows) - len(runs)
+    streams = limited(sorted(rows[1:], key=lambda row: -row["sent"]), MAX_STREAM_ROWS)
+    return [rows[0], *streams], len(rows) - 1 - len(streams)
+
+
+def _shown(value: Any, form: Format) -> str:
+    return "" if value is None else form(value)
+
+
+def _details(details: list[dict[str, Any]]) -> Iterator[Listing | str]:
+    for detail in details:
+        if any(detail["series"]["cold_starts"]):
+            yield "\n"
+            yield _cold_starts(detail)
+    errors = prediction_table("run", {_run_name(detail): detail["prediction"]["all"] for detail in details})
+    if errors is not None:
+        yield "\n"
+        yield errors
+
+
+def _run_name(detail: dict[str, Any]) -> str:
+    name = f"SLO {detail['slo_ms']:g} ms, load {detail['load']:g}"
+    return name if detail.get("devices") is None else f"{name}, devices {detail['devices']}"
+
+
+def _cold_starts(detail: dict[str, Any]) -> Listing:
+    """Return a table of cold starts over time, in at most ten steps, including the warm-up."""
+    series, step = detail["series"], -(-len(detail["series"]["sent"]) // 10)
+    rows = []
+    for begin in range(0, len(series["sent"]), step):
+        part = slice(begin, begin + step)
+        sent, cold = sum(series["sent"][part]), sum(series["cold_starts"][part])
+        share = f"{cold / sent:.2%}" if sent else ""
+        rows.append((f"{begin * detail['bucket_s']:g}", sent, cold, share))
+    title = f"Cold starts, {_run_name(detail)}"
+    return table(title, (">from s", ">requests", ">cold starts", ">share"), rows)

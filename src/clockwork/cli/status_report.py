@@ -1,0 +1,207 @@
+"""The output of ``clockwork status`` for people: one screen by default, whatever the number of models and devices."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from clockwork.cli.output import (
+    Listing,
+    device_predictions,
+    fold_copies,
+    limited,
+    model_predictions,
+    prediction_table,
+    table,
+)
+from clockwork.controller.stage import Stage
+from clockwork.messages.counts import CHECK_OUTCOMES
+from clockwork.messages.profile import ModelProfile
+from clockwork.messages.requests import ModelStatus, ServerStatus, WorkerStatus
+from clockwork.units import as_seconds, show_bytes, show_duration
+
+LINES_PER_TABLE: Final = 5
+"""Lines of a table beside its rows: a blank line, the title, the header, its rule, and the line about more rows."""
+
+MIN_ROWS: Final = 3
+"""Rows that each table may have on the smallest screen."""
+
+MAX_DEVICE_ROWS: Final = 8
+"""Rows of devices on one screen."""
+
+MAX_REASONS: Final = 3
+"""Models on one screen whose reason for not being served, or not being batched, is shown."""
+
+DEVICE_COLUMNS: Final = ("worker", ">device", "kind", ">cache", ">models in cache", ">outstanding", "state")
+DEVICE_DROP: Final = ("outstanding", "models in cache", "kind", "cache")
+MODEL_COLUMNS: Final = ("model", ">weights", "device kind", ">load", ">execution", ">largest batch", ">its execution")
+MODEL_DROP: Final = ("device kind", "its execution", "largest batch", "weights", "load")
+REQUEST_COLUMNS: Final = (
+    "model",
+    ">in time",
+    ">late",
+    ">refused",
+    ">failed",
+    ">broken promises",
+    ">cold starts",
+)
+REQUEST_DROP: Final = ("cold starts", "failed", "late")
+
+
+class _Group(Struct, frozen=True):
+    """Models that share a line: the copies of one model, or a single model."""
+
+    label: str
+    models: list[ModelStatus]
+
+    def total(self, field: str) -> int:
+        return sum(getattr(model, field) for model in self.models)
+
+    def requests(self) -> int:
+        return sum(self.total(field) for field in ("in_time", "late", "refused", "failed"))
+
+
+def describe_server(
+    server: ServerStatus, *, height: int | None = None, errors: bool = False, by_model: bool = False
+) -> Iterable[Listing | str]:
+    """Yield a headline, then tables of devices, models and requests, then prediction errors and warnings.
+
+    ``height``: lines of the screen that the output must fit on; None shows every model and device on a line of its own.
+    """
+    yield _headline(server)
+    devices = [row for worker in server.workers for row in _device_rows(worker)]
+    device_limit = len(devices) if height is None else MAX_DEVICE_ROWS
+    shown_devices = limited(devices, device_limit)
+    if devices:
+        yield table("Devices", DEVICE_COLUMNS, shown_devices, DEVICE_DROP)
+        yield from _more(len(devices) - len(shown_devices), "device")
+    else:
+        yield "\nNo worker is connected."
+    if server.models:
+        groups, limit = _groups(server, unfolded=height is None), None
+        if height is not None:
+            left = height - 3 * LINES_PER_TABLE - len(shown_devices) - MAX_REASONS - 3
+            limit = max(MIN_ROWS, left // 2)
+        yield from _model_tables(groups, limit)
+    yield from _checks(server, height)
+    yield from _predictions(server, errors, by_model)
+    limit = None if height is None else MAX_REASONS
+    unbatched = [f"{model.info.name} is not batched: {model.unbatched}" for model in server.models if model.unbatched]
+    yield from _reasons(unbatched, limit, "model is not batched", "models are not batched")
+    broken = [f"{name} is not served: {reason}" for name, reason in sorted(server.broken.items())]
+    yield from _reasons(broken, limit, "model is not served", "models are not served")
+
+
+def _headline(server: ServerStatus) -> str:
+    progress = server.progress
+    text = f"clockwork {server.version}: {server.stage}"
+    if server.stage == Stage.SERVING.value and not server.ready:
+        text += ", not ready (no worker responds)"
+    if progress.total:
+        text += f" ({progress.done} of {progress.total} models"
+        text += ")" if progress.remaining is None else f", about {as_seconds(progress.remaining):.0f} s left)"
+    plural = "" if server.outstanding == 1 else "s"
+    return f"{text}, scheduler {server.scheduler}, {server.outstanding} request{plural} outstanding"
+
+
+def _more(count: int, thing: str) -> Iterator[str]:
+    if count:
+        yield f" and {count:,} more {thing}{'' if count == 1 else 's'}; --all shows all"
+
+
+def _reasons(lines: Sequence[str], limit: int | None, one: str, several: str) -> Iterator[str]:
+    shown = lines if limit is None else limited(lines, limit)
+    yield from shown
+    left = len(lines) - len(shown)
+    if left:
+        yield f"{left:,} more {one if left == 1 else several}; --all shows all"
+
+
+def _device_rows(worker: WorkerStatus) -> Iterable[tuple[object, ...]]:
+    for device in worker.gpus:
+        used, total = device.used_pages * worker.page_size, device.gpu.total_pages * worker.page_size
+        yield (
+            worker.id,
+            device.gpu.id,
+            device.gpu.kind,
+            f"{show_bytes(used)} of {show_bytes(total)}",
+            len(device.gpu.models),
+            device.outstanding,
+            "ready" if worker.ready else "silent" if worker.silent else "not ready",
+        )
+
+
+def _groups(server: ServerStatus, *, unfolded: bool) -> list[_Group]:
+    by_name = {model.info.name: model for model in server.models}
+    if unfolded:
+        return [_Group(name, [model]) for name, model in by_name.items()]
+    keys = ((name, (model.info.digest, tuple(sorted(model.profiles)))) for name, model in by_name.items())
+    return [_Group(label, [by_name[name] for name in names]) for label, names in fold_copies(keys)]
+
+
+def _model_tables(groups: list[_Group], limit: int | None) -> Iterator[Listing | str]:
+    shown: Sequence[_Group] = groups
+    if limit is not None and len(groups) > limit:
+        shown = limited(sorted(groups, key=_Group.requests, reverse=True), limit)
+    times = [row for group in shown for row in _time_rows(group)]
+    if limit is not None:
+        times = list(limited(times, max(limit, 1)))
+    yield table("Models", MODEL_COLUMNS, times, MODEL_DROP)
+    counts = [
+        (
+            group.label,
+            f"{group.total('in_time'):,}",
+            f"{group.total('late'):,}",
+            f"{group.total('refused'):,}",
+            f"{group.total('failed'):,}",
+            f"{group.total('broken_promises'):,}",
+            f"{group.total('cold_starts'):,}",
+        )
+        for group in shown
+    ]
+    yield table("Requests", REQUEST_COLUMNS, counts, REQUEST_DROP)
+    left = sum(len(group.models) for group in groups) - sum(len(group.models) for group in shown)
+    yield from _more(left, "model")
+
+
+def _time_rows(group: _Group) -> Iterable[tuple[object, ...]]:
+    model = group.models[0]
+    weights = show_bytes(model.info.weights_bytes)
+    if not model.profiles:
+        yield group.label, weights, "not measured yet", "", "", "", ""
+    for kind, profile in sorted(model.profiles.items()):
+        yield group.label, weights, kind, *_times(profile)
+
+
+def _times(profile: ModelProfile) -> tuple[object, ...]:
+    largest = profile.batch_sizes[-1]
+    return (
+        show_duration(profile.load_weights.p99),
+        show_duration(profile.infer_estimate(1)),
+        largest,
+        show_duration(profile.infer_estimate(largest)),
+    )
+
+
+def _checks(server: ServerStatus, height: int | None) -> Iterator[Listing | str]:
+    checked = [model for model in server.models if model.counts.checks]
+    if not checked:
+        return
+    # Models whose outputs differed are the ones to look at.
+    checked.sort(key=lambda model: -model.counts.checks.get("differed", 0))
+    shown = checked if height is None else limited(checked, MIN_ROWS)
+    rows = [(model.info.name, *(model.counts.checks.get(outcome, 0) for outcome in CHECK_OUTCOMES)) for model in shown]
+    yield table("Checks of batches", ("model", *(f">{outcome}" for outcome in CHECK_OUTCOMES)), rows)
+    yield from _more(len(checked) - len(shown), "checked model")
+
+
+def _predictions(server: ServerStatus, errors: bool, by_model: bool) -> Iterator[Listing | str]:
+    by_device = prediction_table("device", device_predictions(server)) if errors or by_model else None
+    if by_device is not None:
+        yield by_device
+    each_model = prediction_table("model", model_predictions(server)) if by_model else None
+    if each_model is not None:
+        yield each_model
+    if by_device is None and (infer := server.predictions.get("infer")) is not None and infer.duration.count:
+        share = infer.within / infer.duration.count
+        yield f"\n{share:.1%} of executions took at most the estimated time; --errors shows more"
