@@ -67,6 +67,7 @@ def quick_config(
     initializing_timeout: Nanos = seconds(10),
     max_pending: int = 10_000,
     profiling: ProfilingConfig = QUICK,
+    strict: bool = False,
 ) -> ControllerConfig:
     """The default configuration with few measurements."""
     return ControllerConfig(
@@ -76,6 +77,7 @@ def quick_config(
         initializing_timeout=initializing_timeout,
         max_pending=max_pending,
         profiling=profiling,
+        strict=strict,
     )
 
 
@@ -304,5 +306,6 @@ def serving(
     for i in range(workers):
         cluster.connect(FakeWorker(f"w{i}", files, gpus=gpus, pages=pages))
     while cluster.stage is not Stage.SERVING:
+        assert not cluster.gave_up()
         cluster.run_until(cluster.now + seconds(1))
     return cluster

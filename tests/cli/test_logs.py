@@ -109,7 +109,7 @@ def test_a_failed_start_is_json(tmp_path: Path) -> None:
     records = parsed(process.err.seen)
     assert of(records, "model_failed")["model"] == "broken"
     assert records[-1]["event"] == "failed"
-    assert records[-1]["message"].startswith("clockwork: cannot load broken.onnx: ")
+    assert records[-1]["message"].startswith("clockwork: cannot serve broken: ")
 
 
 def test_a_worker_logs_why_it_is_not_connected(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """``clockwork serve`` and its two processes: how they start, serve, die and end."""
 
+import json
 import os
 import signal
 import socket
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -66,12 +68,32 @@ def test_a_killed_worker_is_restarted_and_serves(tmp_path: Path) -> None:
         assert process.ended() == 0
 
 
-def test_a_model_that_cannot_be_loaded_ends_serve_with_one_line(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_does_not_end_serve(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"this is no model")
-    with serve(str(save_dense(tmp_path / "dense.onnx")), str(tmp_path / "broken.onnx")) as process:
+    arguments = (str(save_dense(tmp_path / "dense.onnx")), str(tmp_path / "broken.onnx"))
+    with serve(*arguments, "--http=127.0.0.1:0") as process:
+        url = f"http://{process.out.wait_for(r'^clockwork serves HTTP on (.+)$')[1]}/v2"
+        check_that_it_serves(process)
+        process.err.wait_for("1 of 2 models are served; not served: broken")
+        with urlopen(Request(f"{url}/repository/index", b"{}")) as answer:
+            index = {entry["name"]: entry for entry in json.load(answer)}
+        assert (index["dense"]["state"], index["broken"]["state"]) == ("READY", "UNAVAILABLE")
+        assert "it could not be loaded: worker local: " in index["broken"]["reason"]
+        for path, status in (("models/broken/ready", 503), ("models/broken", 500)):
+            with pytest.raises(HTTPError) as caught:
+                urlopen(f"{url}/{path}")
+            assert caught.value.code == status
+            assert "model 'broken' is not served: it could not be loaded: " in caught.value.read().decode()
+        with Client(process.address()) as client:
+            assert list(client.status().broken) == ["broken"]
+
+
+def test_with_strict_a_model_that_cannot_be_loaded_ends_serve_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"this is no model")
+    with serve("--strict", str(save_dense(tmp_path / "dense.onnx")), str(tmp_path / "broken.onnx")) as process:
         assert process.ended() == 1
     last = process.err.seen[-1]
-    assert last.startswith("clockwork: cannot load broken.onnx: ")
+    assert last.startswith("clockwork: cannot serve broken: it could not be loaded: worker local: ")
     assert not [line for line in process.err.seen if "Traceback" in line]
     assert not process.out.seen
 

@@ -56,7 +56,7 @@ def loading(
         pytest.param([(0, "slow.onnx")], seconds(40), id="does not run while a load is pending"),
         pytest.param([(0, "slow.onnx"), (1, "a.onnx")], seconds(40) + ms(5), id="stops while any load is pending"),
         pytest.param([(0, "a.onnx"), (9, "slow.onnx")], seconds(49), id="stops for a new load"),
-        pytest.param([(0, "missing.onnx")], seconds(10), id="is started by a failed load"),
+        pytest.param([(0, "missing.onnx"), (2, "a.onnx")], seconds(12) + ms(5), id="is restarted after a failed load"),
         pytest.param([(0, "a.onnx"), (9, "missing.onnx")], seconds(19), id="is restarted by a failed load"),
         pytest.param([(0, "a.onnx"), (9, "a.onnx")], seconds(19) + ms(5), id="is restarted by a repeated load"),
         pytest.param([(0, "a.onnx"), (9, "")], seconds(19), id="is restarted by a refused load"),
@@ -125,7 +125,68 @@ def test_loading_ends_when_the_models_named_by_the_operator_are_loaded() -> None
 def test_the_controller_gives_up_if_a_named_model_cannot_be_loaded() -> None:
     cluster = loading(config=quick_config(models=(LoadSpec("missing.onnx"),)))
     cluster.run_until(seconds(1))
-    assert cluster.gave_up() == ["cannot load missing.onnx: worker w0: there is no missing.onnx"]
+    assert cluster.gave_up() == ["cannot serve missing: it could not be loaded: worker w0: there is no missing.onnx"]
+    assert [stage for _, stage in cluster.stages()] == ["loading"]
+
+
+def test_a_countdown_that_ends_without_a_model_leaves_the_stage_loading_and_the_next_load_is_taken() -> None:
+    cluster = loading()
+    cluster.load("missing.onnx", id=1)
+    cluster.run_until(seconds(3600))
+    assert cluster.stage is Stage.LOADING
+    assert not cluster.controller.is_ready()
+    assert cluster.controller.next_wakeup() is None
+    assert cluster.reports("WARNING") == [
+        "no model is loaded; the server stays in stage loading; load a model with: clockwork load PATH"
+    ]
+    cluster.load("a.onnx", id=2)
+    cluster.run_until(seconds(3611))
+    assert cluster.answer(2) == LoadModelResponse(2, Status.SUCCESS, "", ("a",))
+    assert cluster.stages()[1] == (seconds(3610) + ms(5), "profiling")
+
+
+def test_the_other_models_are_served_if_a_named_model_cannot_be_loaded() -> None:
+    named = (LoadSpec("missing.onnx", "m", 2), LoadSpec("a.onnx"))
+    cluster = loading(config=quick_config(models=named))
+    cluster.run_until(seconds(30))
+    assert cluster.stage is Stage.SERVING
+    assert sorted(cluster.state.models) == ["a"]
+    assert not cluster.gave_up()
+    why = "it could not be loaded: worker w0: there is no missing.onnx"
+    assert cluster.controller.description(cluster.now).server().broken == {"m-1": why, "m-2": why}
+    assert not cluster.controller.is_ready("m-1")
+    assert cluster.reports("WARNING") == ["1 of 3 models are served; not served: m-1, m-2"]
+
+
+def test_with_strict_one_named_model_that_cannot_be_loaded_ends_the_start() -> None:
+    named = (LoadSpec("missing.onnx"), LoadSpec("a.onnx"))
+    cluster = loading(config=quick_config(models=named, strict=True))
+    cluster.run_until(seconds(30))
+    assert cluster.gave_up() == ["cannot serve missing: it could not be loaded: worker w0: there is no missing.onnx"]
+    assert [stage for _, stage in cluster.stages()] == ["loading"]
+
+
+def test_named_models_whose_worker_is_lost_are_loaded_again_one_at_a_time() -> None:
+    named = (LoadSpec("a.onnx"), LoadSpec("slow.onnx"), LoadSpec("b.onnx"))
+    cluster = loading(config=quick_config(models=named))
+    back = cluster.lose("w0")
+    cluster.run_until(seconds(1))
+    back.models.clear()
+    cluster.connect(back)
+    outstanding = [send.action.name for send in cluster.actions(LoadModelFromDisk)]
+    assert outstanding == ["a", "slow", "b"]
+    cluster.run_until(seconds(1) + ms(1))
+    assert [send.action.name for send in cluster.actions(LoadModelFromDisk)][3:] == ["a"]
+    cluster.run_until(seconds(2))
+    assert [send.action.name for send in cluster.actions(LoadModelFromDisk)][3:] == ["a", "slow"]
+    back = cluster.lose("w0")  # the model slow has killed its worker twice
+    back.models.clear()
+    cluster.connect(back)
+    cluster.run_until(seconds(60))
+    assert cluster.stage is Stage.SERVING
+    assert sorted(cluster.state.models) == ["a", "b"]
+    why = "it could not be loaded: worker w0: it was lost while it loaded the model"
+    assert cluster.controller.description(cluster.now).server().broken == {"slow": why}
 
 
 def test_with_named_models_there_is_no_countdown() -> None:

@@ -275,7 +275,7 @@ def test_a_model_that_cannot_be_measured_is_not_served_and_the_others_are() -> N
     why = "it could not be measured on gpu: Infer with batch size 1 failed: cannot execute 1 rows"
     answer = cluster.answer(2)
     assert isinstance(answer, InferResponse)
-    assert (answer.status, answer.message) == (Status.ERROR, f"model b is not served: {why}")
+    assert (answer.status, answer.message) == (Status.ERROR, f"model 'b' is not served: {why}")
     assert list(cluster.state.models) == ["a"]
     assert not cluster.gave_up()
     cluster.ask(StatusRequest(4))
@@ -285,10 +285,38 @@ def test_a_model_that_cannot_be_measured_is_not_served_and_the_others_are() -> N
 
 
 def test_the_controller_gives_up_if_a_named_model_cannot_be_measured() -> None:
-    cluster = served(profiling({"a.onnx": File(largest_batch=0)}))
+    cluster = profiling({"a.onnx": File(largest_batch=0)})
+    cluster.run_until(seconds(10))
     assert cluster.gave_up() == [
         "cannot serve a: it could not be measured on gpu: Infer with batch size 1 failed: cannot execute 1 rows"
     ]
+    assert cluster.stage is Stage.PROFILING
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_named_model_that_cannot_be_measured_ends_the_start_only_with_strict(strict: bool) -> None:
+    files = {"a.onnx": File(), "b.onnx": File(largest_batch=0)}
+    config = quick_config(models=tuple(LoadSpec(path) for path in files), strict=strict)
+    cluster = Cluster(EchoScheduler(), config)
+    cluster.connect(FakeWorker("w0", files))
+    cluster.run_until(seconds(10))
+    why = "it could not be measured on gpu: Infer with batch size 1 failed: cannot execute 1 rows"
+    assert cluster.gave_up() == ([f"cannot serve b: {why}"] if strict else [])
+    assert (cluster.stage is Stage.SERVING) is not strict
+    assert strict or list(cluster.workers["w0"].models) == ["a"], "the worker must not keep a model that is not served"
+
+
+def test_if_no_loaded_model_can_be_measured_the_next_load_is_taken() -> None:
+    cluster = Cluster(EchoScheduler(), quick_config())
+    cluster.connect(FakeWorker("w0", {"a.onnx": File(largest_batch=0), "b.onnx": File()}))
+    cluster.load("a.onnx", 1)
+    cluster.run_until(seconds(20))
+    assert cluster.stages()[1:] == [(seconds(10) + ms(5), "profiling"), (seconds(10) + ms(62), "loading")]
+    assert cluster.controller.next_wakeup() is None
+    cluster.load("b.onnx", 2)
+    cluster.run_until(seconds(40))
+    assert cluster.stage is Stage.SERVING
+    assert list(cluster.state.models) == ["b"]
 
 
 def test_a_model_that_fails_at_a_larger_batch_is_served_with_smaller_ones() -> None:
@@ -322,7 +350,7 @@ def test_a_model_that_kills_its_worker_repeatedly_is_given_up() -> None:
         worker = cluster.lose("w0")
         cluster.connect(worker)
         cluster.run_until(cluster.now + seconds(1))
-    served(cluster)
+    cluster.run_until(cluster.now + seconds(1))
     assert cluster.gave_up() == [
         "cannot serve a: it could not be measured on gpu: worker w0 was lost during the measurement"
     ]

@@ -275,6 +275,13 @@ VerifyBatches: TypeAlias = Annotated[
         "The first batch of each size is always checked.",
     ),
 ]
+Strict: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="End with an error if any model cannot be loaded or measured. By default the other models are served.",
+    ),
+]
 DrainLimit: TypeAlias = Annotated[
     Nanos,
     typer.Option(

@@ -38,6 +38,7 @@ from clockwork.cli.options import (
     RuntimeName,
     SchedulerName,
     ServeMetrics,
+    Strict,
     ThreadsPerDevice,
     VerifyBatches,
     WorkspaceSize,
@@ -126,6 +127,7 @@ def serve(
     verify_batches: VerifyBatches = DEFAULT_VERIFIED_SHARE,
     emulate: Emulate = None,
     profile: Profile = None,
+    strict: Strict = False,
     drain_limit: DrainLimit = 10 * SECOND,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
@@ -179,6 +181,7 @@ def serve(
         worker_listen=Address("127.0.0.1", 0),
         controller=controller_config(
             models=specs,
+            strict=strict,
             slo=slo,
             model_slos=model_slos(model_slo, specs),
             max_batch=max_batch,
@@ -190,12 +193,11 @@ def serve(
         **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),
     )
     policy = make_scheduler(scheduler)
-    if is_dry_run():
-        return
-    ends = FrontEnds(http=http, grpc=grpc, metrics=metrics, model_histograms=model_histograms, max_json=max_json)
-    run_with_worker(
-        config, policy, worker, ends=ends, drain_limit=drain_limit, log_level=log_level, log_format=log_format
-    )
+    if not is_dry_run():
+        ends = FrontEnds(http=http, grpc=grpc, metrics=metrics, model_histograms=model_histograms, max_json=max_json)
+        run_with_worker(
+            config, policy, worker, ends=ends, drain_limit=drain_limit, log_level=log_level, log_format=log_format
+        )
 
 
 def _emulated(

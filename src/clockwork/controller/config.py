@@ -63,6 +63,7 @@ class ControllerConfig(Struct, frozen=True):
     - ``workers``: the number of workers that QUERYING waits for
     - ``models``: if set, the controller loads these models and LOADING ends when they are loaded; otherwise clients
       load models, and LOADING ends ``load_timeout`` after the last activity
+    - ``strict``: start-up fails if any of ``models`` cannot be loaded or measured; otherwise the others are served
     - ``initializing_timeout``: how long a request waits for SERVING before it is answered with INITIALIZING
     - ``query_timeout``: a worker that takes longer to report its state is dropped
     - ``default_slo``: the SLO of requests that set none; ``model_slos`` overrides it for a model, or for all copies
@@ -78,6 +79,7 @@ class ControllerConfig(Struct, frozen=True):
 
     workers: int = 1
     models: tuple[LoadSpec, ...] = ()
+    strict: bool = False
     load_timeout: Nanos = 10 * SECOND
     initializing_timeout: Nanos = 10 * SECOND
     query_timeout: Nanos = 60 * SECOND

@@ -38,12 +38,18 @@ class Load:
         self.waiting: set[str] = set()  #: workers that have not answered
         self.loaded: dict[str, tuple[ModelInfo, ...]] = {}  #: by worker
         self.failures: dict[str, tuple[int, str]] = {}  #: worker -> status, message
+        self.lost: set[str] = set()  #: workers that failed because they were lost
         self.undoing: set[str] = set()  #: workers that have not answered UnloadModel
 
     @property
     def failed(self) -> bool:
         """Whether any worker failed."""
         return bool(self.failures)
+
+    @property
+    def only_lost_workers(self) -> bool:
+        """Whether the load failed, and on no worker for another reason than its loss."""
+        return self.failed and self.lost == set(self.failures)
 
     def describe_failures(self) -> str:
         """Return the message of each worker that failed."""
@@ -160,6 +166,7 @@ class Loads:
             load.loaded.pop(worker_id, None)
             if worker_id in load.waiting:
                 load.waiting.discard(worker_id)
+                load.lost.add(worker_id)
                 load.failures[worker_id] = (Status.ERROR, "it was lost while it loaded the model")
                 commands += self._answered(load)
             elif worker_id in load.undoing:

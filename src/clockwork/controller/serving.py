@@ -32,7 +32,7 @@ from clockwork.controller.verifying import BatchChecks
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import DeviceAction, EvictWeights, Infer, InferInput
 from clockwork.messages.commands import Answer, SendAction
-from clockwork.messages.faults import unknown_model
+from clockwork.messages.faults import not_served, unknown_model
 from clockwork.messages.requests import EvictRequest, EvictResponse, InferRequest, InferResponse, RequestTiming
 from clockwork.messages.results import ErrorResult, InferResult, Result
 from clockwork.messages.status import Status
@@ -173,7 +173,7 @@ class Serving:
 
     def _why_unknown(self, name: str) -> tuple[Status, str]:
         if name in self.broken:
-            return Status.ERROR, f"model {name} is not served: {self.broken[name]}"
+            return Status.ERROR, not_served(name, self.broken[name])
         return Status.UNKNOWN_MODEL, unknown_model(name, self._state.models)
 
     def result(

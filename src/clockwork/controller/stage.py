@@ -24,6 +24,7 @@ class StageEvent(Enum):
     WORKERS_REPORTED = "enough workers have reported their state"
     MODELS_LOADED = "all loads have ended"
     MODELS_MEASURED = "all models are measured"
+    NO_MODEL_MEASURED = "no model could be measured"
     DRAIN_REQUESTED = "the operator ends the server"
 
 
@@ -31,6 +32,7 @@ TRANSITIONS: Final[Mapping[tuple[Stage, StageEvent], Stage]] = {
     (Stage.QUERYING, StageEvent.WORKERS_REPORTED): Stage.LOADING,
     (Stage.LOADING, StageEvent.MODELS_LOADED): Stage.PROFILING,
     (Stage.PROFILING, StageEvent.MODELS_MEASURED): Stage.SERVING,
+    (Stage.PROFILING, StageEvent.NO_MODEL_MEASURED): Stage.LOADING,
     (Stage.QUERYING, StageEvent.DRAIN_REQUESTED): Stage.DRAINING,
     (Stage.LOADING, StageEvent.DRAIN_REQUESTED): Stage.DRAINING,
     (Stage.PROFILING, StageEvent.DRAIN_REQUESTED): Stage.DRAINING,

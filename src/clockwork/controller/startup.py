@@ -15,12 +15,19 @@ A worker that connects later is asked for its state, loads the models that it la
 device is new. Only then does the scheduler see it. `WorkerPhase` says how far a worker is.
 
 A load that a client requests during QUERYING waits for LOADING.
+
+A model that the operator named and that cannot be loaded or measured is *broken*: the other models are served without
+it. Start-up fails if no model is left, or, with ``strict``, at the first broken model. A worker that is lost during
+loads may have been killed by any of them. They are tried again, one at a time; a model whose second load loses a worker
+too is broken. Without named models a controller that has no model left stays in LOADING, or returns to it.
 """
 
+from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from clockwork.controller.action_results import checked_result
-from clockwork.controller.config import ControllerConfig
+from clockwork.controller.config import ControllerConfig, LoadSpec
 from clockwork.controller.events import (
     ControllerCommand,
     DropWorker,
@@ -44,6 +51,17 @@ from clockwork.state import ClockworkState, WorkerState
 from clockwork.units import Nanos
 
 Commands = list[ControllerCommand]
+
+NO_MODEL_LOADED: Final = "no model is loaded; the server stays in stage loading; load a model with: clockwork load PATH"
+"""Report at the end of a countdown that found no model."""
+
+NO_MODEL_MEASURED: Final = (
+    "no model could be measured; the server returns to stage loading; load another with: clockwork load PATH"
+)
+"""Report when all models that clients loaded are broken."""
+
+MAX_LISTED: Final = 10
+"""Number of names in one report."""
 
 
 class Startup:
@@ -76,6 +94,9 @@ class Startup:
         self._last_activity: Nanos | None = None  #: in LOADING; None: the countdown has not started
         most = config.max_copies
         self._named = [load_spec(spec.path, spec.name, spec.no_of_copies, most) for spec in config.models]
+        self._interrupted: deque[LoadSpec] = deque()  #: loads that lost a worker, to be tried again one at a time
+        self._tried_again: set[LoadSpec] = set()
+        self.broken: dict[str, str] = self.profiler.broken  #: model -> why it is not served
 
     @property
     def ended_early(self) -> bool:
@@ -170,6 +191,11 @@ class Startup:
         commands = self._note_finished_loads(now)
         if self._gave_up:
             return commands
+        commands += self._try_again()
+        commands += self._end_countdown_without_models(now)
+        if (reason := self._why_give_up()) is not None:
+            self._gave_up = True
+            return [*commands, GiveUp(reason)]
         while (event := self._stage_event(now)) is not None:
             commands += self._enter(now, event)
         if self.serving_since is not None:
@@ -191,9 +217,29 @@ class Startup:
                 if self._loading_is_over(now):
                     return StageEvent.MODELS_LOADED
             case Stage.PROFILING:
-                if self.fleet.workers and self._nothing_pending() and not self.profiler.busy:
-                    return StageEvent.MODELS_MEASURED
+                if self._profiling_is_over():
+                    return StageEvent.MODELS_MEASURED if self._measured_models() else StageEvent.NO_MODEL_MEASURED
         return None
+
+    def _profiling_is_over(self) -> bool:
+        return bool(self.fleet.workers) and self._nothing_pending() and not self.profiler.busy
+
+    def _measured_models(self) -> list[str]:
+        return [name for name in self._state.models if name not in self.broken]
+
+    def _why_give_up(self) -> str | None:
+        """Return why start-up fails now: a named model is broken and ``strict`` is set, or no model is left."""
+        if not self._named:
+            return None
+        named = {name for spec in self._named for name in spec_names(spec)}
+        broken = [f"cannot serve {name}: {why}" for name, why in self.broken.items() if name in named]
+        if self._config.strict and broken:
+            return broken[0]
+        over = self.stage is Stage.LOADING and self._loading_is_over(0) and not self._state.models
+        over = over or (self.stage is Stage.PROFILING and self._profiling_is_over() and not self._measured_models())
+        if not over or not broken:
+            return None
+        return broken[0] if len(broken) == 1 else f"none of {len(broken)} models can be served; {broken[0]}"
 
     def _enter(self, now: Nanos, event: StageEvent) -> Commands:
         self.stage = TRANSITIONS[self.stage, event]
@@ -211,6 +257,9 @@ class Startup:
 
     def _begin_loading(self, now: Nanos) -> Commands:
         commands: Commands = [StageEntered(Stage.LOADING.value)]
+        if self.broken:  # PROFILING has left no model
+            self._last_activity = None
+            commands += [*self._drop_broken_models(), Report("WARNING", NO_MODEL_MEASURED, "no_models")]
         for worker in self.fleet.workers.values():
             commands += self.loads.restore(worker)
         for spec in self._named:
@@ -227,7 +276,7 @@ class Startup:
 
     def _loading_is_over(self, now: Nanos) -> bool:
         if self._named:
-            return self._nothing_pending()
+            return self._nothing_pending() and not self._interrupted
         ends = self.loading_ends()
         return ends is not None and now >= ends
 
@@ -239,17 +288,27 @@ class Startup:
 
     def _begin_serving(self, now: Nanos) -> Commands:
         self.serving_since = now
-        commands: Commands = []
-        for name, why in self.profiler.broken.items():
-            self._state.models.pop(name, None)
-            if any(name in spec_names(spec) for spec in self._named):
-                commands.append(GiveUp(f"cannot serve {name}: {why}"))
-        self._serving.broken = self.profiler.broken
+        commands = self._drop_broken_models()
+        if self.broken:
+            total = len(self._state.models) + len(self.broken)
+            text = f"{len(self._state.models)} of {total} models are served; not served: {_some(sorted(self.broken))}"
+            fields: dict[str, str | int] = {"served": len(self._state.models), "broken": len(self.broken)}
+            commands.append(Report("WARNING", text, "models_not_served", fields))
+        self._serving.broken = self.broken
         for worker_id, worker in self.fleet.workers.items():
             self.profiler.release(worker)
             self._state.workers[worker_id] = worker
             self.fleet.phases[worker_id] = WorkerPhase.READY
         return commands + self._on_serving(now)
+
+    def _drop_broken_models(self) -> Commands:
+        """Unload the broken models from the workers, none of which serves yet."""
+        for name in self.broken:
+            self._state.models.pop(name, None)
+        commands: Commands = []
+        for worker in self.fleet.workers.values():
+            commands += self.fleet.unload(worker, [name for name in self.broken if name in worker.models])
+        return commands
 
     def _add_ready_workers(self, now: Nanos) -> Commands:
         """Give the scheduler the workers that have become ready."""
@@ -305,10 +364,8 @@ class Startup:
         for load in finished:
             if self._last_activity is not None:
                 self._last_activity = now
-            if load.failed and load.client is None and not load.restores:
-                self._gave_up = True
-                commands.append(GiveUp(f"cannot load {load.spec.path}: {load.describe_failures()}"))
             if not load.restores:
+                self._note_broken_models(load)
                 for worker_id in sorted(set(self.fleet.workers) - set(load.loaded)):  # connected during the load
                     commands += self._align(self.fleet.workers[worker_id], load)
         if finished and self.stage is Stage.PROFILING:
@@ -317,9 +374,41 @@ class Startup:
                     commands += self.profiler.add(now, worker)
         return commands
 
+    def _note_broken_models(self, load: Load) -> None:
+        if not load.failed:
+            for name in load.names:
+                self.broken.pop(name, None)
+        elif load.client is None:
+            if load.only_lost_workers and load.spec not in self._tried_again and not self._config.strict:
+                self._tried_again.add(load.spec)
+                self._interrupted.append(load.spec)
+                return
+            for name in load.names:
+                self.broken[name] = f"it could not be loaded: {load.describe_failures()}"
+
+    def _try_again(self) -> Commands:
+        """Begin the next load that lost a worker, if no other load is pending that could lose one."""
+        if not self._interrupted or not self.fleet.workers or not self._nothing_pending():
+            return []
+        return [*self.loads.start(Load(self._interrupted.popleft(), None), sorted(self.fleet.workers))]
+
+    def _end_countdown_without_models(self, now: Nanos) -> Commands:
+        """Stop the countdown of LOADING at its end if there is no model to serve; the next load starts it again."""
+        ends = self.loading_ends()
+        if ends is None or now < ends or self._state.models:
+            return []
+        self._last_activity = None
+        return [Report("WARNING", NO_MODEL_LOADED, "no_models")]
+
     def _align(self, worker: WorkerState, load: Load) -> Commands:
         """Give a worker that connected during a load the same models as the workers that took part in it."""
         if load.failed:
             held = [name for name in load.names if name in worker.models and name not in self._state.models]
             return self.fleet.unload(worker, held)
         return [*self._adopt(worker), *self.loads.restore(worker)]
+
+
+def _some(names: list[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more

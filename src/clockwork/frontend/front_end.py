@@ -8,7 +8,7 @@ from clockwork.controller.stage import Stage
 from clockwork.frontend.listing import ListFormat, encoded_list
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
-from clockwork.messages.faults import quoted, unknown_model
+from clockwork.messages.faults import not_served, quoted, unknown_model
 from clockwork.messages.requests import (
     DEFAULT_RETRY,
     ErrorResponse,
@@ -88,6 +88,10 @@ class FrontEnd:
         """Raise the reason if the model could not be served now."""
         if not self.is_serving():
             raise RequestFailedError(self._why_not_serving())
+        broken = self._host.description().broken
+        if name in broken and not self._host.is_ready(name):
+            message = not_served(name, broken[name])
+            raise RequestFailedError(Failure.from_status(Status.SKIPPED_BY_CONTROLLER, message))
         await self.model(name)
         if not self._host.is_ready(name):
             message = f"model {quoted(name)} is not ready: {NO_WORKER}; retry later"
@@ -204,7 +208,11 @@ class FrontEnd:
         raise RequestFailedError(Failure.from_status(response.status, response.message))
 
     def _unknown_model(self, name: str) -> RequestFailedError:
-        message = unknown_model(name, self._host.description().state.models)
+        server = self._host.description()
+        if name in server.broken:
+            message = not_served(name, server.broken[name])
+            return RequestFailedError(Failure.from_status(Status.ERROR, message))
+        message = unknown_model(name, server.state.models)
         return RequestFailedError(Failure.from_status(Status.UNKNOWN_MODEL, message))
 
     def _why_not_serving(self) -> Failure:

@@ -16,6 +16,11 @@ def quoted(text: str) -> str:
     return repr(text[:MAX_QUOTED])
 
 
+def not_served(name: str, why: str) -> str:
+    """Return the text of the fault that a model with this name cannot be loaded or measured."""
+    return f"model {quoted(name)} is not served: {why}"
+
+
 def unknown_model(name: str, served: Iterable[str]) -> str:
     """Return the text of the fault that no model has this name; ``served`` are the models' names."""
     names = nsmallest(MAX_LISTED + 1, served)

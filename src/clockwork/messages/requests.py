@@ -212,7 +212,7 @@ class ModelStatus(Struct, frozen=True, array_like=True):
 
 
 class ServerStatus(Struct, frozen=True, array_like=True):
-    """The whole server. ``broken`` names models that could not be profiled, and why.
+    """The whole server. ``broken`` has the models that cannot be loaded or measured, with the reason.
 
     ``serving_ns`` is the time since serving began. ``predictions`` covers the ``load`` and ``infer`` actions of all
     devices, including devices that have left. ``without_model`` counts requests that were answered before their model

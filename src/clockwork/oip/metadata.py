@@ -119,7 +119,7 @@ def repository_index(
 
     Args:
         models: names of the served models.
-        broken: the reason by name of each model that was loaded but is not served.
+        broken: the reason by name of each model that cannot be loaded or measured.
         is_ready: whether a request for the model could be served now; called when the entry is made.
         stage: the server's stage.
         serving: whether start-up is over and the server is not shutting down.
@@ -128,10 +128,12 @@ def repository_index(
     not_ready = ("UNAVAILABLE", NO_WORKER) if serving else ("LOADING", f"the server is {stage}")
     reasons = dict(broken)
     for name in sorted({*models, *reasons}):
-        if name in reasons:
+        if is_ready(name):
+            state, reason = "READY", ""
+        elif name in reasons:
             state, reason = "UNAVAILABLE", reasons[name]
         else:
-            state, reason = ("READY", "") if is_ready(name) else not_ready
+            state, reason = not_ready
         if state == "READY" or not ready_only:
             yield {"name": name, "version": VERSION, "state": state, "reason": reason}
 
