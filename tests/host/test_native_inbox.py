@@ -52,8 +52,8 @@ class FakeReception:
         return str(refused.response.message)
 
     def _refuse_full(self, client_id: int, message: InferRequest, nbytes: int, waiting: Quota) -> Respond | None:
-        text = self.pending.reason_to_refuse(client_id, nbytes, beside=waiting)
-        return refusal_response(client_id, message, Status.SKIPPED_BY_CONTROLLER, text) if text else None
+        full = self.pending.reason_to_refuse(client_id, nbytes, beside=waiting)
+        return refusal_response(client_id, message, Status.SKIPPED_BY_CONTROLLER, full.text) if full else None
 
     def _handle(self, client: int, request: InferRequest) -> None:
         self.handled.append((client, request.id))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc.aio as triton
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics_families
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
@@ -38,6 +39,20 @@ class Picky(SimpleScheduler):
         if request.deadline - now < SECOND:
             return [Answer(request.id, Status.CONTROLLER_COULD_NOT_START_IN_TIME, "too tight")]
         return super().infer(now, request)
+
+
+def test_a_scrape_gets_open_metrics_if_it_asks_for_it() -> None:
+    async def test() -> None:
+        async with served() as (peer, *_):
+            await peer.ask("POST", INFER, row())
+            answer = await peer.ask("GET", "/metrics", accept="application/openmetrics-text")
+            assert answer.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+            assert answer.body.endswith(b"\n# EOF\n")
+            text = answer.body.decode()
+            families = {family.name for family in open_metrics_families(text)}  # type: ignore[no-untyped-call]
+            assert {"clockwork_refusals", "nv_inference_count", "clockwork_info"} <= families
+
+    run(test())
 
 
 async def scraped(peer: Peer) -> Samples:

@@ -37,7 +37,7 @@ class StartupBuffer:
         """Buffer a request, or refuse it if the buffer is full."""
         size = _bytes(event)
         if full := self._quota.reason_to_refuse(event.client_id, size, shared=event.shared):
-            return [_initializing(event, 0, f"the server is starting up: {full}")]
+            return [_initializing(event, 0, f"the server is starting up: {full.text}")]
         self._last_number += 1
         self._waiting[self._last_number] = _Buffered(now, event)
         self._numbers.add(event.client_id, event.request.id, self._last_number)

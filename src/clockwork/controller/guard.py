@@ -11,6 +11,7 @@ from typing import Concatenate, ParamSpec
 from clockwork.controller.events import Report
 from clockwork.messages.actions import Infer, LoadWeights
 from clockwork.messages.commands import Answer
+from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import PendingRequest
@@ -45,7 +46,9 @@ def _checked(answer: object) -> Answer | Report:
         case Answer(request_id=int(), status=int(), message=str(), outputs=tuple()):
             predicted: object = answer.predicted
             retry: object = answer.retry_after
-            if (predicted is None or isinstance(predicted, int)) and (retry is None or isinstance(retry, int)):
+            reason: object = answer.reason
+            times = (predicted is None or isinstance(predicted, int)) and (retry is None or isinstance(retry, int))
+            if times and (reason is None or isinstance(reason, RefusalReason)):
                 return answer
     return Report("ERROR", f"the scheduler returned {answer!r}, which is not a valid Answer")
 

@@ -4,7 +4,10 @@ A client has at most half of the server's limits by default, so that one client 
 worker generates count with their size on the worker.
 """
 
+from typing import NamedTuple
+
 from clockwork.controller.config import ControllerConfig
+from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.requests import InferRequest
 from clockwork.units import Bytes, show_bytes
 
@@ -12,6 +15,13 @@ from clockwork.units import Bytes, show_bytes
 def input_bytes(request: InferRequest) -> Bytes:
     """Return the size of a request's inputs in memory, whether they are sent or generated."""
     return sum([tensor.nbytes for tensor in request.inputs])
+
+
+class Full(NamedTuple):
+    """Why a request exceeds a limit."""
+
+    reason: RefusalReason
+    text: str
 
 
 class Quota:
@@ -30,8 +40,8 @@ class Quota:
 
     def reason_to_refuse(
         self, client_id: int, nbytes: Bytes, *, shared: bool = False, beside: "Quota | None" = None
-    ) -> str:
-        """Return why a request of ``nbytes`` does not fit; empty if it fits.
+    ) -> Full | None:
+        """Return why a request of ``nbytes`` does not fit; None if it fits.
 
         ``shared``: the client sends requests for many connections, so the limits of one client do not apply.
         ``beside`` counts further requests, which are added to these.
@@ -43,9 +53,9 @@ class Quota:
         if requests >= config.max_pending or held_bytes + nbytes > config.max_pending_bytes:
             held = f"{requests} requests with {show_bytes(held_bytes)} of inputs are pending"
             limit = f"{config.max_pending} requests and {show_bytes(config.max_pending_bytes)}"
-            return f"the server is full: {held}; the limit is {limit}; retry later"
+            return Full(RefusalReason.SERVER_FULL, f"the server is full: {held}; the limit is {limit}; retry later")
         if shared:
-            return ""
+            return None
         requests, held_bytes = self.of(client_id)
         if beside is not None:
             more, more_bytes = beside.of(client_id)
@@ -53,8 +63,9 @@ class Quota:
         if requests >= config.max_client_pending or held_bytes + nbytes > config.max_client_bytes:
             held = f"{requests} requests with {show_bytes(held_bytes)} of inputs are pending"
             limit = f"{config.max_client_pending} requests and {show_bytes(config.max_client_bytes)}"
-            return f"this connection has too many pending requests: {held}; its limit is {limit}; wait for responses"
-        return ""
+            text = f"this connection has too many pending requests: {held}; its limit is {limit}; wait for responses"
+            return Full(RefusalReason.CLIENT_FULL, text)
+        return None
 
     def add(self, client_id: int, nbytes: Bytes) -> None:
         """Count a request that is pending from now on."""

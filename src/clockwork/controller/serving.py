@@ -33,6 +33,7 @@ from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import DeviceAction, EvictWeights, Infer, InferInput
 from clockwork.messages.commands import Answer, SendAction
 from clockwork.messages.faults import not_served, unknown_model
+from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.requests import EvictRequest, EvictResponse, InferRequest, InferResponse, RequestTiming
 from clockwork.messages.results import ErrorResult, InferResult, Result
 from clockwork.messages.status import Status
@@ -108,13 +109,13 @@ class Serving:
             return self.refuse(client_id, message, *self._why_unknown(message.model))
         if not model.profiles:
             text = f"model {model.name} was not measured: no connected worker has it"
-            return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, text)
+            return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, text, RefusalReason.NO_DEVICE)
         batch_size = self._admission.batch_size(model, message)
         slo = self._admission.slo(model, message)
         if message.id in self._pending.of_client(client_id):
             raise InvalidRequestError(f"request id {message.id} is used by another pending request of this client")
         if full := self._pending.quota.reason_to_refuse(client_id, input_bytes(message), shared=shared):
-            return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, full)
+            return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, full.text, full.reason)
         deadline = arrival + slo
         if deadline < now:
             return self._missed(now, client_id, message, arrival, deadline)
@@ -141,12 +142,21 @@ class Serving:
     def refuse_full(self, client_id: int, message: InferRequest, nbytes: Bytes, waiting: Quota) -> Respond | None:
         """Return the refusal of a request that exceeds a limit together with pending and ``waiting`` ones, or None."""
         full = self._pending.quota.reason_to_refuse(client_id, nbytes, beside=waiting)
-        return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, full) if full else None
+        if full is None:
+            return None
+        return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, full.text, full.reason)
 
-    def refuse(self, client_id: int, message: InferRequest, status: Status, text: str) -> Respond:
+    def refuse(
+        self,
+        client_id: int,
+        message: InferRequest,
+        status: Status,
+        text: str,
+        reason: RefusalReason = RefusalReason.OTHER,
+    ) -> Respond:
         """Return the refusal of a request that is not accepted, and count it."""
         if message.model in self._state.models:
-            self.tally.of(message.model).answered(status, 0)
+            self.tally.of(message.model).answered(status, 0, reason=reason)
         else:
             self.tally.count_without_model(status)
         return refusal_response(client_id, message, status, text)
@@ -159,7 +169,7 @@ class Serving:
         status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
         for model, count in event.by_model.items():
             if model in self._state.models:
-                self.tally.of(model).answered(status, 0, count)
+                self.tally.of(model).answered(status, 0, count, RefusalReason.SERVER_OVERLOADED)
             else:
                 self.tally.count_without_model(status, count)
         return []
@@ -411,6 +421,7 @@ class Serving:
             answer.payload,
             answer.predicted,
             answer.retry_after,
+            answer.reason or RefusalReason.OTHER,
         )
 
     def _expire(self, now: Nanos, request: PendingRequest, timing: RequestTiming) -> list[ControllerCommand]:
@@ -431,13 +442,14 @@ class Serving:
         payload: object = None,
         predicted: Nanos | None = None,
         retry_after: Nanos | None = None,
+        reason: RefusalReason = RefusalReason.OTHER,
     ) -> list[ControllerCommand]:
         """Answer a pending request. All answers go through this method. A check has no client."""
         self._forget(request)
         if request is self.checks.request:
             return self.checks.answered(status, message)
         counts = self.tally.of(request.model.name)
-        counts.answered(status, timing.total)
+        counts.answered(status, timing.total, reason=reason)
         counts.cold_starts += request.cold_start
         promise = outcome(request.arrival + timing.total, request.promised, status)
         counts.kept_promises += promise is Promise.KEPT

@@ -9,7 +9,8 @@ from collections import defaultdict
 
 from clockwork.messages import counts
 from clockwork.messages.actions import DeviceAction, Infer
-from clockwork.messages.counts import LATENCY_BOUNDS, BatchCounts, ModelCounts
+from clockwork.messages.counts import LATENCY_BOUNDS, REFUSAL_STATUSES, BatchCounts, ModelCounts
+from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.requests import RequestTiming
 from clockwork.messages.results import EvictWeightsResult, InferResult, LoadWeightsResult, Result
 from clockwork.messages.status import Status
@@ -39,6 +40,7 @@ class Counts:
         "output_ns",
         "pending",
         "queue_ns",
+        "refusals",
         "rows",
         "succeeded_ns",
     )
@@ -49,6 +51,7 @@ class Counts:
         self.by_batch_size: dict[int, list[int]] = {}  #: count, then nanoseconds of input, execution and output
         self.latencies = [0] * (len(LATENCY_BOUNDS) + 1)
         self.checks: dict[str, int] = {}  #: checks of batches, by outcome
+        self.refusals: dict[str, int] = {}  #: refused requests, by the value of their reason
         self.rows = self.batches = 0
         self.succeeded_ns = self.failed_ns = self.queue_ns = 0
         self.input_ns = self.exec_ns = self.output_ns = 0
@@ -57,10 +60,10 @@ class Counts:
         self.loads = self.load_ns = self.evictions = 0
         self.last_success: Nanos = 0
 
-    def answered(self, status: int, total: Nanos, count: int = 1) -> None:
+    def answered(self, status: int, total: Nanos, count: int = 1, reason: RefusalReason = RefusalReason.OTHER) -> None:
         """Count ``count`` requests that were answered with ``status``.
 
-        ``total`` is the sum of their times since arrival.
+        ``total`` is the sum of their times since arrival. ``reason`` counts if the status is that of a refusal.
         """
         self.answers[status] = self.answers.get(status, 0) + count
         if status == Status.SUCCESS:
@@ -68,6 +71,8 @@ class Counts:
             self.latencies[bisect_left(LATENCY_BOUNDS, total)] += 1
         else:
             self.failed_ns += total
+            if status in REFUSAL_STATUSES:
+                self.refusals[reason.value] = self.refusals.get(reason.value, 0) + count
 
     def delivered(self, now: Nanos, timing: RequestTiming, result: InferResult) -> None:
         """Count a request that a batch answered in time."""
@@ -127,6 +132,7 @@ class Counts:
             by_batch_size=tuple(BatchCounts(size, *sums) for size, sums in sizes),
             last_success=self.last_success,
             checks=dict(self.checks),
+            refusals=dict(self.refusals),
         )
 
 

@@ -28,7 +28,7 @@ from clockwork.http.bodies import MAX_REPOSITORY_BODY, Bodies, Body, header_byte
 from clockwork.http.config import HttpConfig
 from clockwork.http.receiving import LARGE_BODY, BodyQuota
 from clockwork.messages.requests import InferRequest
-from clockwork.metrics import CONTENT_TYPE, Metrics
+from clockwork.metrics import Metrics
 from clockwork.oip.binary import inputs_of, parse_infer
 from clockwork.oip.metadata import HTTP_EXTENSIONS
 from clockwork.oip.openapi import document
@@ -102,7 +102,7 @@ class Application:
             with self._bodies.keeping() as kept:
                 body = await self._bodies.receive(scope, headers, receive, kept, MAX_REPOSITORY_BODY)
                 return await self._repository(found, body)
-        reply = await unless_gone(self._get(found, scope["path"]), scope[PRESENCE])
+        reply = await unless_gone(self._get(found, scope["path"], headers), scope[PRESENCE])
         # Triton's asyncio client offers gzip with every request, and unpacks replies to inferences only.
         return await packed(reply, headers) if found.operation == "metrics" else reply
 
@@ -131,7 +131,7 @@ class Application:
         length = b"%d" % sum(map(len, json))
         return Reply(200, [BINARY, (b"inference-header-content-length", length)], [*json, *binary])
 
-    async def _get(self, found: Route, path: str) -> Reply:
+    async def _get(self, found: Route, path: str, headers: Headers) -> Reply:
         front = self._front
         model = found.model
         match found.operation:
@@ -145,7 +145,9 @@ class Application:
             case "metrics":
                 if self._metrics is None:
                     raise unknown_path(path)
-                return Reply(200, [(b"content-type", CONTENT_TYPE.encode())], await self._metrics.text())
+                accept = str(headers.get(b"accept", b""), "latin-1")
+                content_type, text = await self._metrics.text(accept)
+                return Reply(200, [(b"content-type", content_type.encode()), (b"vary", b"accept")], text)
             case "server":
                 return json_reply(front.server_metadata(HTTP_EXTENSIONS))
             case "all_stats":

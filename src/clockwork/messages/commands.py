@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from clockwork.messages.actions import Action
+from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec
 from clockwork.units import Nanos
@@ -20,7 +21,7 @@ class Answer(Struct, frozen=True):
     """A scheduler's answer to a pending request, unless a successful Infer answers it.
 
     ``predicted`` is the predicted completion in nanoseconds after the request's arrival; ``retry_after`` is the time
-    from now after which the client should try again.
+    from now after which the client should try again. ``reason`` is counted if ``status`` is that of a refusal.
     """
 
     request_id: int
@@ -30,3 +31,4 @@ class Answer(Struct, frozen=True):
     payload: object = None
     predicted: Nanos | None = None
     retry_after: Nanos | None = None
+    reason: RefusalReason | None = None

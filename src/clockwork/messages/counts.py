@@ -64,6 +64,7 @@ class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
     - ``by_batch_size``: executed batches by their size
     - ``last_success``: when the last request in time was answered, by the controller's clock; 0: no request was yet
     - ``checks``: checks of batches by their outcome, one of `CHECK_OUTCOMES`
+    - ``refusals``: refused requests by the value of their `RefusalReason`
     """
 
     answers: dict[str, int] = {}
@@ -85,6 +86,7 @@ class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
     by_batch_size: tuple[BatchCounts, ...] = ()
     last_success: Nanos = 0
     checks: dict[str, int] = {}
+    refusals: dict[str, int] = {}
 
 
 class DeviceCounts(Struct, frozen=True, array_like=True, gc=False):

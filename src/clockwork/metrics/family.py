@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from itertools import chain
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 from prometheus_client import Metric, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
@@ -18,9 +19,16 @@ Values: TypeAlias = Sequence[tuple[tuple[str, ...], float]]
 PIECE: Final = 50
 """Approximate number of samples rendered at a time, which takes a quarter of a millisecond."""
 
+END: Final = b"# EOF\n"
+"""Last line of OpenMetrics."""
+
 
 class Kind(Enum):
-    """Type of a metric. ``TRITON`` is a counter whose name lacks the suffix ``_total``, as Triton's names do."""
+    """Type of a metric.
+
+    ``TRITON`` is a counter whose name lacks the suffix ``_total``, as Triton's names do. OpenMetrics does not allow
+    such a counter, so its type is ``unknown`` there; Prometheus treats both in the same way.
+    """
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -53,24 +61,52 @@ class _One(Collector):
         yield self._metric
 
 
-def rendered(family: Family, groups: Iterable[Values]) -> Iterator[bytes]:
-    """Yield the metric's lines in pieces; a piece has the samples of whole groups, about `PIECE` of them."""
+class Piece(NamedTuple):
+    """Some samples of a metric; the first piece of a metric has the lines HELP and TYPE."""
+
+    family: Family
+    samples: list[Sample]
+    first: bool
+
+    def encode(self, open_metrics: bool = False) -> bytes:
+        """Return the lines in Prometheus' text format, or in OpenMetrics without its last line, ``# EOF``."""
+        family = self.family
+        kind = family.kind.value
+        if family.kind is Kind.TRITON:
+            kind = "unknown" if open_metrics else "gauge"
+        metric = Metric(family.name.removesuffix("_total"), family.help, kind)
+        metric.samples = self.samples
+        if open_metrics:
+            encoded: bytes = openmetrics.generate_latest(_One(metric))  # type: ignore[no-untyped-call]
+            text = encoded.removesuffix(END)
+        else:
+            text = generate_latest(_One(metric))
+        help_line, type_line, lines = text.split(b"\n", 2)
+        if not self.first:
+            return lines
+        if family.kind is Kind.TRITON and not open_metrics:  # prometheus_client would append _total to a counter's name
+            type_line = type_line.removesuffix(b"gauge") + b"counter"
+        return b"\n".join((help_line, type_line, lines))
+
+
+def rendered(family: Family, groups: Iterable[Values]) -> Iterator[Piece]:
+    """Yield the metric in pieces; a piece has the samples of whole groups, about `PIECE` of them."""
     first = True
     labels = family.labels
     samples: list[Sample] = []
     for values in groups:
         samples += [Sample(family.name, dict(zip(labels, of, strict=True)), value) for of, value in values]
         if len(samples) >= PIECE:
-            yield _text(family, samples, first)
+            yield Piece(family, samples, first)
             samples, first = [], False
     if samples or first:
-        yield _text(family, samples, first)
+        yield Piece(family, samples, first)
 
 
 def rendered_histogram(
     family: Family, bounds: Sequence[Nanos], groups: Iterable[tuple[tuple[str, ...], Distribution]]
-) -> Iterator[bytes]:
-    """Yield a histogram's lines, in seconds, in pieces as `rendered` does."""
+) -> Iterator[Piece]:
+    """Yield a histogram, in seconds, in pieces as `rendered` does."""
     ends = [*(repr(bound / SECOND) for bound in bounds), "+Inf"]
     first = True
     samples: list[Sample] = []
@@ -84,21 +120,7 @@ def rendered_histogram(
         samples.append(Sample(f"{family.name}_sum", labels, distribution.total / SECOND))
         samples.append(Sample(f"{family.name}_count", labels, distribution.count))
         if len(samples) >= PIECE:
-            yield _text(family, samples, first)
+            yield Piece(family, samples, first)
             samples, first = [], False
     if samples or first:
-        yield _text(family, samples, first)
-
-
-def _text(family: Family, samples: list[Sample], first: bool) -> bytes:
-    """Return the lines of samples, with the lines HELP and TYPE if this is the first piece."""
-    kind = Kind.GAUGE if family.kind is Kind.TRITON else family.kind
-    metric = Metric(family.name.removesuffix("_total"), family.help, kind.value)
-    metric.samples = samples
-    text = generate_latest(_One(metric))
-    help_line, type_line, lines = text.split(b"\n", 2)
-    if not first:
-        return lines
-    if family.kind is Kind.TRITON:  # prometheus_client would append _total to the name of a counter
-        type_line = type_line.removesuffix(b"gauge") + b"counter"
-    return b"\n".join((help_line, type_line, lines))
+        yield Piece(family, samples, first)

@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 from clockwork.controller.tally import Counts
 from clockwork.messages import counts
 from clockwork.messages.counts import CHECK_OUTCOMES, LATENCY_BOUNDS, REFUSAL_STATUSES, ModelCounts
+from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.status import Status
-from clockwork.metrics.family import Distribution, Family, Kind, Values, rendered, rendered_histogram
+from clockwork.metrics.family import Distribution, Family, Kind, Piece, Values, rendered, rendered_histogram
 from clockwork.oip.metadata import VERSION
 from clockwork.units import MICROSECOND, SECOND
 
@@ -83,6 +84,13 @@ def _failures(row: Row) -> Values:
 def _outcomes(row: Row) -> Values:
     answers = {**_ALWAYS, **row.counts.answers}
     return [((row.model, outcome_of(status), status), count) for status, count in answers.items()]
+
+
+def _refusals(row: Row) -> Values:
+    """Return all reasons, also those with 0, once the model has got a request: see `_ALWAYS`."""
+    if not row.counts.answers and not row.counts.pending:
+        return []
+    return [((row.model, reason.value), row.counts.refusals.get(reason.value, 0)) for reason in RefusalReason]
 
 
 def _checks(row: Row) -> Values:
@@ -163,6 +171,15 @@ SOURCES: Final[Sequence[_Source]] = (
         ),
         _outcomes,
     ),
+    _Source(
+        Family(
+            "clockwork_refusals_total",
+            "Requests refused before their deadline, by reason; only for models that have received requests.",
+            Kind.COUNTER,
+            ("model", "reason"),
+        ),
+        _refusals,
+    ),
     _counter(
         "clockwork_promises_kept_total",
         "Requests admitted with a predicted completion and answered in time.",
@@ -203,8 +220,8 @@ SOURCES: Final[Sequence[_Source]] = (
 )
 
 
-def pieces(rows: Sequence[Row], histograms: bool) -> Iterator[bytes]:
-    """Yield the text in pieces; each takes a fraction of a millisecond."""
+def pieces(rows: Sequence[Row], histograms: bool) -> Iterator[Piece]:
+    """Yield the metrics in pieces; each takes a fraction of a millisecond."""
     for family, values in SOURCES:
         yield from rendered(family, map(values, rows))
     if histograms:

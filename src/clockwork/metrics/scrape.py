@@ -2,22 +2,27 @@
 
 `clockwork.stepping` runs the steps and rests after each burst, since no inference waits for metrics. The counts of one
 model belong to one moment, but those of another model may belong to another. Clients that scrape at the same time get
-the same text.
+the same text, in one of two formats.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from clockwork.controller.description import Description
 from clockwork.metrics import models, server
+from clockwork.metrics.family import END, Piece
 from clockwork.stepping import BACKGROUND_REST, SharedResult, Stepper
 from clockwork.steps import Steps
 from clockwork.units import KIB, Bytes
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
-"""Content type of the text. OpenMetrics is not offered, because it does not allow Triton's names for counters."""
+"""Content type of Prometheus' text format, which a client gets unless it prefers OpenMetrics."""
+
+OPEN_METRICS_CONTENT_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+"""Content type of OpenMetrics."""
 
 PART: Final[Bytes] = 256 * KIB
 """Bytes of the text in one part of the reply."""
@@ -31,18 +36,21 @@ class Metrics:
         self._describe = describe
         self._histograms = histograms
         self._stepper = stepper
-        self._shared: SharedResult[Sequence[bytes]] = SharedResult(self._made)
+        self._plain: SharedResult[Sequence[bytes]] = SharedResult(partial(self._made, False))
+        self._open_metrics: SharedResult[Sequence[bytes]] = SharedResult(partial(self._made, True))
 
-    async def text(self) -> Sequence[bytes]:
-        """Render the metrics, and return the text in parts."""
-        return await self._shared.get()
+    async def text(self, accept: str = "") -> tuple[str, Sequence[bytes]]:
+        """Render the metrics in the format that the header Accept prefers; return its content type and the parts."""
+        if prefers_open_metrics(accept):
+            return OPEN_METRICS_CONTENT_TYPE, await self._open_metrics.get()
+        return CONTENT_TYPE, await self._plain.get()
 
-    async def _made(self) -> Sequence[bytes]:
-        return await self._stepper.run(self._rendered(), rest=BACKGROUND_REST)
+    async def _made(self, open_metrics: bool) -> Sequence[bytes]:
+        return await self._stepper.run(self._rendered(open_metrics), rest=BACKGROUND_REST)
 
-    def _rendered(self) -> Steps[Sequence[bytes]]:
+    def _rendered(self, open_metrics: bool) -> Steps[Sequence[bytes]]:
         description = self._describe()
-        text = _Text()
+        text = _Text(open_metrics)
         for piece in server.pieces(description):
             text.add(piece)
             yield
@@ -63,20 +71,40 @@ class Metrics:
         return text.parts()
 
 
-class _Text:
-    """Joins pieces into parts."""
+def prefers_open_metrics(accept: str) -> bool:
+    """Return whether the header Accept names OpenMetrics, and prefers nothing to it (RFC 9110, section 12.5.1)."""
+    open_metrics = plain = 0.0
+    for part in accept.lower().split(","):
+        kind, *parameters = (word.strip() for word in part.split(";"))
+        values = dict(word.replace(" ", "").split("=", 1) for word in parameters if "=" in word)
+        try:
+            quality = float(values.get("q", "1"))
+        except ValueError:
+            quality = 0.0
+        if kind == "application/openmetrics-text" and values.get("version", "1.0.0") in ("1.0.0", "0.0.1"):
+            open_metrics = max(open_metrics, quality)
+        elif kind == "text/plain":
+            plain = max(plain, quality)
+    return 0 < open_metrics >= plain
 
-    def __init__(self) -> None:
+
+class _Text:
+    """Encodes pieces and joins them into parts."""
+
+    def __init__(self, open_metrics: bool) -> None:
+        self._open_metrics = open_metrics
         self._parts: list[bytes] = []
         self._pieces: list[bytes] = []
         self._size: Bytes = 0
 
-    def add(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self._size += len(piece)
+    def add(self, piece: Piece) -> None:
+        text = piece.encode(self._open_metrics)
+        self._pieces.append(text)
+        self._size += len(text)
         if self._size >= PART:
             self._parts.append(b"".join(self._pieces))
             self._pieces, self._size = [], 0
 
     def parts(self) -> Sequence[bytes]:
-        return [*self._parts, b"".join(self._pieces)]
+        last = END if self._open_metrics else b""
+        return [*self._parts, b"".join([*self._pieces, last])]

@@ -8,7 +8,7 @@ from clockwork.controller.stage import Stage
 from clockwork.histogram import Histogram
 from clockwork.log_writer import dropped_lines
 from clockwork.messages.counts import DeviceCounts
-from clockwork.metrics.family import Distribution, Family, Kind, Values, rendered, rendered_histogram
+from clockwork.metrics.family import Distribution, Family, Kind, Piece, Values, rendered, rendered_histogram
 from clockwork.state import GPUState, Predictions, WorkerState
 from clockwork.units import MICROSECOND, MILLISECOND, SECOND, Nanos
 
@@ -38,13 +38,13 @@ ERRORS: Final = Family(
 )
 
 
-def pieces(server: Description) -> Iterator[bytes]:
-    """Yield the text in pieces; each takes a fraction of a millisecond."""
+def pieces(server: Description) -> Iterator[Piece]:
+    """Yield the metrics in pieces; each takes a fraction of a millisecond."""
     yield from _server_pieces(server)
     yield from _device_pieces([(worker, gpu) for _, worker in sorted(server.fleet.items()) for gpu in worker.gpus])
 
 
-def _server_pieces(server: Description) -> Iterator[bytes]:
+def _server_pieces(server: Description) -> Iterator[Piece]:
     ready = sum(worker_id in server.ready for worker_id in server.fleet)
     info = Family("clockwork_info", "Version and scheduler; always 1.", Kind.GAUGE, ("version", "scheduler"))
     yield from rendered(info, [[((server.version, server.scheduler), 1)]])
@@ -82,7 +82,7 @@ def _server_pieces(server: Description) -> Iterator[bytes]:
     yield from rendered(without_model, [[((name,), count) for name, count in server.tally.without_model().items()]])
 
 
-def _device_pieces(devices: list[tuple[WorkerState, GPUState]]) -> Iterator[bytes]:
+def _device_pieces(devices: list[tuple[WorkerState, GPUState]]) -> Iterator[Piece]:
     places = [(worker.id, str(gpu.gpu_id)) for worker, gpu in devices]
     info = Family("clockwork_device_info", "Kind of the device; always 1.", Kind.GAUGE, (*BY_DEVICE, "kind"))
     yield from rendered(info, ([((*at, gpu.kind), 1)] for at, (_, gpu) in zip(places, devices, strict=True)))
@@ -171,8 +171,8 @@ class PredictionErrors:
         both = [a + b for a, b in zip(old.cumulative, new, strict=True)]
         self._off[key] = Distribution(both, old.count + more.count, old.total + more.total)
 
-    def pieces(self) -> Iterator[bytes]:
-        """Yield the text in pieces."""
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the metrics in pieces."""
         counted = {**self._none, **{key: distribution.count for key, distribution in self._off.items()}}
         yield from rendered(PREDICTIONS, [sorted(counted.items())])
         yield from rendered_histogram(ERRORS, ERROR_BOUNDS, sorted(self._off.items()))

@@ -32,6 +32,9 @@ _INFER: Final = "application/octet-stream"
 _HEADER: Final = "Inference-Header-Content-Length"
 
 
+_METRICS_TYPES: Final = ("text/plain", "application/openmetrics-text")
+
+
 def document(version: str) -> Json:
     """Return the document for a server of this version."""
     _, schemas = msgspec.json.schema_components((InferHead, RepositoryHead), ref_template=_ref("{name}")["$ref"])
@@ -87,9 +90,12 @@ def _server() -> Json:
         "/metrics": {
             "get": {
                 "operationId": "metrics",
-                "summary": "Metrics in Prometheus' text format",
+                "summary": "Metrics in Prometheus' text format, or in OpenMetrics if the header Accept prefers it",
                 "responses": {
-                    "200": {"description": "the metrics", "content": {"text/plain": {"schema": _TEXT}}},
+                    "200": {
+                        "description": "the metrics",
+                        "content": {text: {"schema": _TEXT} for text in _METRICS_TYPES},
+                    },
                     "404": _json("the server was started with --no-metrics", "Error"),
                 },
             }

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from clockwork.messages.commands import Answer
+from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.results import ErrorResult
 from clockwork.messages.status import Status
 from clockwork.scheduling.shapes import shape_key
@@ -35,7 +36,7 @@ def failed_answer(request: PendingRequest, result: ErrorResult) -> Answer:
     """Return the answer to a request whose action has failed."""
     if result.status == Status.COULD_NOT_START_IN_TIME:
         text = "the device could not start the request by its deadline"
-        return Answer(request.id, Status.CONTROLLER_COULD_NOT_START_IN_TIME, text)
+        return Answer(request.id, Status.CONTROLLER_COULD_NOT_START_IN_TIME, text, reason=RefusalReason.START_MISSED)
     if result.status == Status.INVALID_INPUT:
         return Answer(request.id, Status.INVALID_REQUEST, result.message)
     return Answer(request.id, Status.ERROR, result.message)

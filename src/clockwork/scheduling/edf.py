@@ -14,6 +14,7 @@ from mypy_extensions import mypyc_attr
 
 from clockwork.messages.actions import DeviceAction, Infer, LoadWeights
 from clockwork.messages.commands import Answer
+from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
@@ -60,7 +61,7 @@ class EdfScheduler(Scheduler):
         """Queue the request by its deadline."""
         if not any(gpu.can_hold(request.model.name) for gpu in self._devices):
             text = NO_DEVICE.format(model=request.model.name)
-            return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text)]
+            return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text, reason=RefusalReason.NO_DEVICE)]
         self._add(request)
         return self._advance(now)
 
@@ -152,7 +153,16 @@ class EdfScheduler(Scheduler):
             self._remove([request])
             text = f"predicted completion is {show_duration(now - late)} past the deadline"
             predicted = now - late + request.deadline - request.arrival
-            answers.append(Answer(request.id, Status.CONTROLLER_COULD_NOT_START_IN_TIME, text, predicted=predicted))
+            reason = RefusalReason.DEVICE_TOO_SLOW if late < request.arrival else RefusalReason.DEVICE_BUSY
+            answers.append(
+                Answer(
+                    request.id,
+                    Status.CONTROLLER_COULD_NOT_START_IN_TIME,
+                    text,
+                    predicted=predicted,
+                    reason=reason,
+                )
+            )
         return answers
 
     def _send(self, now: Nanos, first: PendingRequest) -> None:

@@ -12,6 +12,7 @@ from mypy_extensions import mypyc_attr
 
 from clockwork.messages.actions import DeviceAction, Infer, LoadWeights
 from clockwork.messages.commands import Answer
+from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
@@ -58,7 +59,7 @@ class FifoScheduler(Scheduler):
         device = self._choose(request.model.name)
         if device is None:
             text = NO_DEVICE.format(model=request.model.name)
-            return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text)]
+            return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text, reason=RefusalReason.NO_DEVICE)]
         device.waiting.add(request)
         self._device_of[request.id] = device
         self._send_next(now, device)

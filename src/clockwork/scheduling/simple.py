@@ -13,6 +13,7 @@ from mypy_extensions import mypyc_attr
 
 from clockwork.messages.actions import DeviceAction, Infer, LoadWeights
 from clockwork.messages.commands import Answer
+from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
@@ -57,7 +58,7 @@ class SimpleScheduler(Scheduler):
         device = self._choose(request.model)
         if device is None:
             message = NO_DEVICE.format(model=request.model.name)
-            return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, message)]
+            return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, message, reason=RefusalReason.NO_DEVICE)]
         device.waiting[request.id] = request
         self._device_of[request.id] = device
         self._send_next(now, device)

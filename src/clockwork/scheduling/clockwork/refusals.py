@@ -9,6 +9,7 @@ that does not come back costs nothing.
 from typing import Final
 
 from clockwork.messages.commands import Answer
+from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.status import Status
 from clockwork.scheduling.clockwork.config import ClockworkConfig
 from clockwork.scheduling.clockwork.open_batches import GroupKey
@@ -52,9 +53,13 @@ class Refusals:
         plans = [plan for plan in plans if plan.gpu.kind in model.profiles and not plan.gpu.silent]
         if not plans:
             text = NO_DEVICE.format(model=model.name)
-            return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text) for request in requests]
+            return [
+                Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text, reason=_reason(request, RefusalReason.NO_DEVICE))
+                for request in requests
+            ]
         plan = min(plans, key=lambda plan: max(plan.tail(now), plan.booked))
-        start = max(plan.tail(now), _ready_at(now, plan, model))
+        tail = plan.tail(now)
+        start = max(tail, _ready_at(now, plan, model))
         answers: list[Answer] = []
         group = (model.name, key)
         retry = self._retry_times.get(group)
@@ -65,14 +70,23 @@ class Refusals:
             if retry is not None:
                 retry.room -= request.batch_size
                 self._keep(group, retry)
-            end = start + plan.device.infer_time(now, model, request.batch_size, key) + plan.device.return_delay
-            text = _reason(request, end)
+            takes = plan.device.infer_time(now, model, request.batch_size, key) + plan.device.return_delay
+            end = start + takes
+            text, reason = _text(request, end), RefusalReason.DEVICE_BUSY
+            if end <= request.deadline:
+                reason = RefusalReason.WOULD_DELAY_OTHERS
+            elif tail + takes <= request.deadline:
+                reason = RefusalReason.WEIGHTS_NOT_LOADED
             if retry is None:
                 fastest = min(self._time_alone(now, plan, key, request) for plan in plans)
+                reason = RefusalReason.DEVICE_TOO_SLOW
                 text += f"; no device can meet this SLO: the fastest needs {show_duration(fastest)}"
             predicted, retry_after = end - request.arrival, RETRY_OF_IMPOSSIBLE if retry is None else retry.at - now
             status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
-            answers.append(Answer(request.id, status, text, predicted=predicted, retry_after=retry_after))
+            reason = _reason(request, reason)
+            answers.append(
+                Answer(request.id, status, text, predicted=predicted, retry_after=retry_after, reason=reason)
+            )
         return answers
 
     @property
@@ -127,7 +141,12 @@ def _ready_at(now: Nanos, plan: Plan, model: ModelState) -> Nanos:
     return max(device.load_free, now) + device.load_time(now, model)
 
 
-def _reason(request: PendingRequest, end: Nanos) -> str:
+def _reason(request: PendingRequest, reason: RefusalReason) -> RefusalReason:
+    """Return the reason of a refusal; a broken promise is one, whatever the request lacks now."""
+    return RefusalReason.PROMISE_BROKEN if request.reason else reason
+
+
+def _text(request: PendingRequest, end: Nanos) -> str:
     """Return why a request is refused that would be answered at ``end``."""
     text = f"predicted completion is {show_duration(end - request.deadline)} past the deadline"
     if end <= request.deadline:

@@ -21,6 +21,7 @@ from mypy_extensions import mypyc_attr
 
 from clockwork.messages.actions import DeviceAction, Infer, LoadWeights
 from clockwork.messages.commands import Answer
+from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
@@ -208,7 +209,7 @@ class ClockworkScheduler(Scheduler):
                 status, text = Status.ERROR, f"the request failed {attempts} times: {reason}"
                 if late:
                     status, text = Status.CONTROLLER_COULD_NOT_START_IN_TIME, f"{ADMITTED}: {reason}"
-                answers.append(Answer(request.id, status, text))
+                answers.append(Answer(request.id, status, text, reason=RefusalReason.PROMISE_BROKEN))
             else:
                 groups.setdefault((request.model.name, shape_key(request)), []).append(request)
         for group, members in groups.items():
@@ -261,7 +262,10 @@ class ClockworkScheduler(Scheduler):
                 text = f"{ADMITTED}: {request.reason}"
                 status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
                 self._placing.forget(request)
-                answers.append(Answer(request.id, status, text, predicted=answer_at - request.arrival))
+                predicted = answer_at - request.arrival
+                answers.append(
+                    Answer(request.id, status, text, predicted=predicted, reason=RefusalReason.PROMISE_BROKEN)
+                )
                 if plan.remove(batch, request):
                     return answers
         latest = min(request.deadline for request in batch.requests) - expected - device.return_delay
