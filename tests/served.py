@@ -7,7 +7,7 @@ from cluster import Cluster
 from fake_worker import File
 
 FILES = {"a.onnx": File()}
-LATE = "the deadline passed before the answer was there"
+LATE = "the deadline passed before the response was ready"
 
 
 def infer_response(cluster: Cluster, number: int, client_id: int = 1) -> InferResponse:

@@ -1,7 +1,7 @@
 """Checks the result of an action, records how long the action took, and explains why it was late or lost.
 
-A result of the wrong kind, or with the outputs of other requests, cannot be used. An `ErrorResult` replaces it, so the
-rest of the controller can rely on results that belong to their actions.
+A result of the wrong kind, or with the outputs of other requests, is replaced by an `ErrorResult`. So the rest of the
+controller can rely on every result to match its action.
 """
 
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ from clockwork.state import ClockworkState, GPUState, PendingRequest
 from clockwork.units import Nanos, as_ms
 
 MAX_LOSSES: Final = 2
-"""Workers that may be lost while they hold a request. The first loss is unlikely to be the request's fault, so the
-request is tried once more. After the second loss the request counts as the cause, because one request that is tried
-again and again could end every worker."""
+"""Number of workers that may be lost while they hold the same request. The first loss is unlikely to be the request's
+fault, so the request is tried once more. After the second loss the request counts as the cause, because a request that
+is tried again and again could crash every worker."""
 
 RESULT_OF: Final[Mapping[type, type]] = {
     LoadWeights: LoadWeightsResult,
@@ -35,9 +35,9 @@ RESULT_OF: Final[Mapping[type, type]] = {
 
 
 def checked_result(state: ClockworkState, action: DeviceAction, result: Result) -> Result:
-    """Return the result if it can be used, else an error in its place.
+    """Return the result if it is usable, else an `ErrorResult`.
 
-    A batch cannot be used if it was sent before its model was found to answer differently in batches.
+    A batch is unusable if it was sent before a check found that its model answers differently in batches.
     """
     if isinstance(result, ErrorResult):
         return result
@@ -62,7 +62,7 @@ def checked_result(state: ClockworkState, action: DeviceAction, result: Result) 
 def count_loss(request: PendingRequest, worker_id: str) -> str:
     """Count a worker that was lost while it held a request.
 
-    Return why the request is not tried again; empty if it is.
+    Return why the request is not tried again; empty: it is tried again.
     """
     request.losses += 1
     if request.losses < MAX_LOSSES:
@@ -74,12 +74,12 @@ def count_loss(request: PendingRequest, worker_id: str) -> str:
 
 
 def record_result(state: ClockworkState, gpu: GPUState, action: DeviceAction, result: Result) -> None:
-    """Record how long an action took, and how well that was predicted."""
+    """Record how long an action took, and by how much its prediction was wrong."""
     model = state.models.get(action.model)
     gpu.compare(action, result, model)
     gpu.work.count(result)
     if model is None:
-        return  # a worker holds the model, but it is not served
+        return  # the worker holds a model that is not served
     if isinstance(action, Infer) and isinstance(result, InferResult):
         model.took(gpu.kind, action.batch_size, gpu.occupied(action.earliest, result.exec))
     elif isinstance(action, LoadWeights) and isinstance(result, LoadWeightsResult):

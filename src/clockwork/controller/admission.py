@@ -10,7 +10,7 @@ from clockwork.state import ModelState
 from clockwork.units import Nanos, show_duration
 
 MAX_KNOWN_INPUTS: Final = 4096
-"""Combinations of a model and input specs whose successful check is remembered."""
+"""Number of combinations of model and input specs for which a successful check is remembered."""
 
 
 class Admission:
@@ -22,7 +22,7 @@ class Admission:
         self._batch_sizes: dict[tuple[str, tuple[TensorSpec, ...]], int] = {}  #: of inputs that were found correct
 
     def batch_size(self, model: ModelState, request: InferRequest) -> int:
-        """Return the number of rows that the request has in a batch, at least 1.
+        """Return the number of rows that the request adds to a batch, at least 1.
 
         Raises:
             InvalidRequestError: the model does not take these inputs, or has no such output.

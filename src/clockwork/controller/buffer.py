@@ -1,4 +1,4 @@
-"""The requests that came before SERVING. Each waits until SERVING begins, or until its own time-out."""
+"""Requests that arrived before the stage SERVING. Each waits until SERVING begins, or until its own time-out."""
 
 from collections import OrderedDict
 
@@ -57,7 +57,7 @@ class StartupBuffer:
         return responses
 
     def next_expiry(self) -> Nanos | None:
-        """Return when `expire` has something to do next."""
+        """Return when the next request times out; None if no request waits."""
         first = next(iter(self._waiting.values()), None)
         return None if first is None else first.arrival + self._config.initializing_timeout
 

@@ -8,7 +8,7 @@ from clockwork.units import Bytes
 
 
 def check_names(request: InferRequest) -> None:
-    """Check counts and names. They are known before the sizes are.
+    """Check the number of tensors and their names, which are known before the tensors' sizes.
 
     Raises:
         InvalidRequestError: there are too many tensors, or a name is too long.

@@ -19,11 +19,11 @@ class LoadSpec(Struct, frozen=True):
 class ProfilingConfig(Struct, frozen=True):
     """How models are measured.
 
-    LoadWeights and each batch size of Infer are measured ``min_samples`` to ``max_samples`` times: as often as fits
-    into ``budget``, after ``warmups`` executions that do not count. Batch sizes are the powers of two up to
-    ``max_batch_size``. A batch size that takes longer than ``max_exec`` is left out, as in the original, and so are
-    larger ones. Free dimensions other than the batch dimension are set to ``free_dim``. A measurement that fails is
-    tried ``attempts`` times in all.
+    LoadWeights and each batch size of Infer are first executed ``warmups`` times without measuring. Then they are
+    measured as often as ``budget`` permits, but at least ``min_samples`` and at most ``max_samples`` times. Batch sizes
+    are the powers of two up to ``max_batch_size``. A batch size that takes longer than ``max_exec`` is left out, as in
+    the original system, and so are all larger ones. Free dimensions other than the batch dimension are set to
+    ``free_dim``. A measurement that fails is tried ``attempts`` times in all.
     """
 
     max_batch_size: int = 16
@@ -37,16 +37,16 @@ class ProfilingConfig(Struct, frozen=True):
 
 
 DEFAULT_VERIFIED_SHARE: Final = 0.001
-"""Share of batches that are checked: one request of each is executed again alone."""
+"""Share of batches that are checked. One request of each such batch is executed again, as a batch of one."""
 
 
 class VerifyingConfig(Struct, frozen=True):
-    """How batches are checked in service: requests that were executed in a batch are executed again alone.
+    """How batches are checked in service: some of their requests are executed again, each as a batch of one.
 
-    Two requests of the first batch of each size and shape of a model are checked, and one request of a ``share`` of all
-    batches. At most ``max_waiting`` requests wait for their check, with at most ``max_bytes`` of inputs and outputs
-    together. The last ``max_uses`` sizes and shapes are remembered. The request of a check has the SLO ``slo``; a check
-    is tried ``attempts`` times.
+    For each batch size and input shape of a model, two requests of the first batch are checked. After that, a ``share``
+    of all batches is checked with one request each. At most ``max_waiting`` requests wait for their check, with at most
+    ``max_bytes`` of inputs and outputs together. The last ``max_uses`` sizes and shapes are remembered. The request of
+    a check has the SLO ``slo``; a check is tried ``attempts`` times.
     """
 
     share: float = DEFAULT_VERIFIED_SHARE
@@ -70,7 +70,7 @@ class ControllerConfig(Struct, frozen=True):
       that were loaded under a name
     - ``max_slo``: the longest SLO that a request may set
     - ``loads_per_worker``: the number of model loads that are outstanding at a worker at a time
-    - ``verifying``: how batches are checked; None: they are not
+    - ``verifying``: how batches are checked; None: batches are not checked
 
     The other fields are limits, beyond which requests are refused: ``max_copies`` of one load, ``max_loads`` pending
     loads, ``max_pending`` and ``max_pending_bytes`` of the whole server, ``max_client_pending`` and

@@ -1,11 +1,11 @@
 """`ControllerWithStartupPhase`: a controller for any scheduler.
 
 `clockwork.controller.startup` leads from the first worker to SERVING, `clockwork.controller.serving` serves, and
-`clockwork.controller.draining` ends the server. This module passes each event to the part that handles it and answers
-the requests that need none of them.
+`clockwork.controller.draining` ends the server. This module passes each event to one of these parts, and answers the
+requests that need none of them.
 
-Requests that come before SERVING wait in a `StartupBuffer`. Their SLO counts from the begin of SERVING, because nothing
-can be done for them before it.
+Requests that come before SERVING wait in a `StartupBuffer`. Their SLO counts from the begin of SERVING, because no
+request can be executed earlier.
 """
 
 from msgspec.structs import replace
@@ -64,7 +64,7 @@ class ControllerWithStartupPhase:
         config: ControllerConfig | None = None,
         profiles: dict[ProfileKey, ModelProfile] | None = None,
     ) -> None:
-        """``profiles`` were measured earlier; new ones are added.
+        """``profiles`` has the profiles measured earlier; the controller adds new ones.
 
         Raises:
             InvalidRequestError: a model that the operator named has an impossible name, path or number of copies.
@@ -95,11 +95,11 @@ class ControllerWithStartupPhase:
         return self._startup.stage
 
     def progress(self, now: Nanos) -> Progress:
-        """Return how far the current stage is."""
+        """Return the progress of the current stage."""
         return self._startup.progress(now)
 
     def is_ready(self, model: str | None = None) -> bool:
-        """Return whether a request would be served now: for any model, or for the one named."""
+        """Return whether a request for ``model`` would be served now; without ``model``: for at least one model."""
         return is_ready(self.stage, self._state, model)
 
     def handle(self, now: Nanos, event: Event) -> Commands:
@@ -148,7 +148,7 @@ class ControllerWithStartupPhase:
         return commands + self._serving.check_if_idle(now) if self._serving.checks.due else commands
 
     def next_wakeup(self) -> Nanos | None:
-        """Return when to call `wake` next; None if only an event can change something."""
+        """Return when to call `wake` next; None: not before the next event."""
         startup = self._startup
         if startup.serving_since is not None:
             moments = [self._fleet.queries.next_timeout(), self._serving.next_wakeup(), self._draining.next_wakeup()]
@@ -159,21 +159,21 @@ class ControllerWithStartupPhase:
         return min([moment for moment in moments if moment is not None], default=None)
 
     def refuse_early(self, client_id: int, request: InferRequest) -> Respond | None:
-        """Return the refusal of a request whose inputs the model does not take, or None. Sizes are not checked."""
+        """Return a refusal if the model does not take the request's inputs, else None. Sizes are not checked."""
         return self._serving.refuse_early(client_id, request) if self.stage is Stage.SERVING else None
 
     def predictions(self) -> Predictions:
-        """Return how well the times of all actions in service were predicted."""
+        """Return the prediction errors of all actions in service."""
         return self._state.predictions()
 
     def predicted_start(self, worker_id: str, action_id: int) -> Nanos | None:
-        """Return when an outstanding action should begin; None if that was not predicted."""
+        """Return the predicted start of an outstanding action; None if there is no prediction."""
         worker = self._fleet.workers.get(worker_id)
         gpu = None if worker is None else worker.routes.get(action_id)
         return None if gpu is None else gpu.predicted_start(action_id)
 
     def check_invariants(self) -> None:
-        """Assert what always holds; for tests and checkers."""
+        """Assert the invariants; for tests and checkers."""
         self._state.check_invariants()
         self._serving.check_invariants()
         for worker in self._fleet.workers.values():
@@ -195,15 +195,15 @@ class ControllerWithStartupPhase:
         return self._serving.result(now, worker, event.result, event.payloads)
 
     def _begin_serving(self, now: Nanos) -> Commands:
-        """Let the scheduler begin, and give it the requests that came before."""
+        """Start the scheduler, and give it the requests that waited for SERVING."""
         commands = self._serving.start(now)
         commands.append(StageEntered(Stage.SERVING.value))
         for event in self._buffer.take_all():
-            commands += self._request(now, replace(event, arrival=None))  # the SLO counts from now
+            commands += self._request(now, replace(event, arrival=None))  # its SLO counts from now
         return commands
 
     def _drain(self, now: Nanos, limit: Nanos) -> Commands:
-        """Begin to end the server: refuse the requests that wait for a start-up that is abandoned."""
+        """Begin the drain. If it begins before SERVING, refuse the requests that wait for SERVING."""
         commands: Commands = [self._startup.drain(), self._draining.begin(now, limit)]
         for event in self._buffer.take_all():
             commands += self._request(now, event)

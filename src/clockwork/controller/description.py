@@ -23,7 +23,7 @@ from clockwork.units import Nanos
 
 
 class Summaries:
-    """The descriptions of all models for clients. They are made again only after a model has got a profile."""
+    """The descriptions of all models for clients, which are made again only after a model has received a profile."""
 
     def __init__(self, state: ClockworkState) -> None:
         """``state`` may change afterwards, but not its set of models."""
@@ -32,7 +32,7 @@ class Summaries:
         self._summaries: tuple[ModelSummary, ...] = ()
 
     def after(self, assigned: int) -> tuple[ModelSummary, ...]:
-        """Return the models in order of names; ``assigned`` is the number of profiles that models have got so far."""
+        """Return the descriptions by name. ``assigned`` is the number of profiles that models have received so far."""
         if assigned != self._assigned:
             self._summaries = tuple(describe_model(model) for _, model in sorted(self._state.models.items()))
             self._assigned = assigned
@@ -40,7 +40,7 @@ class Summaries:
 
 
 def is_ready(stage: Stage, state: ClockworkState, model: str | None = None) -> bool:
-    """Return whether a request would be served now: for any model, or for the one named."""
+    """Return whether a request for ``model`` would be served now; without ``model``: for at least one model."""
     if stage is not Stage.SERVING:
         return False
     return state.answers() if model is None else state.can_serve(model)
@@ -83,11 +83,11 @@ class Description(Struct, frozen=True):
         return sorted(self.state.models)
 
     def is_ready(self, model: str | None = None) -> bool:
-        """Return whether a request would be served now: for any model, or for the one named."""
+        """Return whether a request for ``model`` would be served now; without ``model``: for at least one model."""
         return is_ready(Stage(self.stage), self.state, model)
 
     def counts_of(self, model: str) -> Counts:
-        """Return a served model's counters; not to be changed."""
+        """Return a served model's counters, which the caller must not change."""
         return self.tally.of(model)
 
     def summary_of(self, model: str) -> ModelSummary | None:
@@ -110,7 +110,7 @@ class Description(Struct, frozen=True):
             yield _describe_worker(worker, worker_id in self.ready)
 
     def predictions(self) -> Iterator[Predictions]:
-        """Yield the predictions of each device, and those of devices that have left."""
+        """Yield the prediction errors of each device, and those of devices whose worker has left."""
         return self.state.each_predictions()
 
     def server(self) -> ServerStatus:
@@ -118,7 +118,7 @@ class Description(Struct, frozen=True):
         return self.server_with(tuple(self.statuses()))
 
     def server_with(self, models: tuple[ModelStatus, ...]) -> ServerStatus:
-        """Return the same as `server`, with models that were described before."""
+        """Return the result of `server`, with ``models`` that were described earlier."""
         return ServerStatus(
             version=self.version,
             scheduler=self.scheduler,

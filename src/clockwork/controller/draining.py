@@ -1,9 +1,9 @@
 """The stage DRAINING: pending requests are finished, and new ones are refused.
 
 Theory of operation. The operator can begin the drain in any stage. From then on requests are refused with
-SHUTTING_DOWN. Before SERVING nothing was promised to clients: requests that wait are refused too, and the drain is over
-at once. While SERVING, the scheduler goes on with the pending requests. The drain is over when none is left, or at its
-limit. Requests that are still pending at the limit get SHUTTING_DOWN.
+SHUTTING_DOWN. Before SERVING no request has been admitted, so waiting requests are refused too, and the drain is over
+at once. While SERVING, the scheduler goes on with the pending requests. The drain is over when no request is pending,
+or when its time limit is reached. Requests that are still pending at the limit get SHUTTING_DOWN.
 """
 
 from typing import Final
@@ -38,13 +38,13 @@ class Draining:
         return Report("INFO", text, "drain_begin", {"pending": self._serving.pending, "limit_ns": limit})
 
     def refuse(self, client_id: int, request: Refusable) -> Respond:
-        """Refuse a request that comes during the drain, or that waits for a start-up that was abandoned."""
+        """Refuse a request that arrives during the drain, or that was waiting for SERVING."""
         if isinstance(request, InferRequest):
             return self._serving.refuse(client_id, request, Status.SHUTTING_DOWN, self.text)
         return refusal_response(client_id, request, Status.SHUTTING_DOWN, self.text)
 
     def settle(self, now: Nanos) -> list[ControllerCommand]:
-        """End the drain if it is over; to be called after every event."""
+        """End the drain if no request is pending or its limit is reached. Call this after every event."""
         left = self._serving.pending
         if self._over or (left and now < self._ends):
             return []
@@ -56,5 +56,5 @@ class Draining:
         return [report, *self._serving.shut_down(now, self.text), Drained(left)]
 
     def next_wakeup(self) -> Nanos | None:
-        """Return when the limit of the drain is reached; None if no drain is under way."""
+        """Return when the drain reaches its time limit; None if no drain is under way."""
         return self._ends if self.begun and not self._over else None

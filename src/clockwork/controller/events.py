@@ -1,6 +1,6 @@
 """The events that a controller handles, and the commands that it returns to its host.
 
-Payloads are opaque handles: one per client's message, and one per request's share of an Infer's outputs.
+Payloads are opaque handles. Each message of a client has one, and so has each request's share of an Infer's outputs.
 """
 
 from typing import TypeAlias
@@ -29,7 +29,7 @@ class WorkerLost(Struct, frozen=True):
 
 
 class WorkerSilent(Struct, frozen=True):
-    """Nothing was received from a connected worker for a while; with ``silent`` false: something was received again."""
+    """Nothing has been received from a connected worker for a while; with ``silent`` false: its silence is over."""
 
     worker_id: str
     silent: bool
@@ -46,10 +46,10 @@ class WorkerResult(Struct, frozen=True):
 class ClientRequest(Struct, frozen=True):
     """A client has sent a request.
 
-    ``wrong``: why an InferRequest contradicts its payload or is too large; empty if it does not and is not.
-    ``arrival``: when the request reached the controller's machine, as far as the host knows; its SLO counts from then.
-    None: when the event is handled. ``shared``: the client sends requests for many connections, so the limits of one
-    client do not apply to it.
+    ``wrong``: the fault of an InferRequest that contradicts its payload or is too large; empty if it has no such fault.
+    ``arrival``: when the request reached the controller's machine, as far as the host knows; None: when the event is
+    handled. The SLO counts from the arrival. ``shared``: the client sends requests for many connections, so the limits
+    of one client do not apply to it.
     """
 
     client_id: int
@@ -67,13 +67,13 @@ class ClientLost(Struct, frozen=True):
 
 
 class RequestsShed(Struct, frozen=True):
-    """The host has refused requests before the controller: their number by model; "" stands for unknown models."""
+    """Number of requests, by model, that the host has refused by itself; "" stands for unknown models."""
 
     by_model: dict[str, int]
 
 
 class ServerLoad(Struct, frozen=True):
-    """The host has measured how busy the server is: ``busy`` is the share of its processor time in use, from 0 to 1."""
+    """A measurement by the host: ``busy`` is the share of the server's processor time in use, from 0 to 1."""
 
     busy: float
 

@@ -1,8 +1,8 @@
-"""The connected workers: what they have reported, how far each is, and which of them can serve.
+"""The connected workers: what they have reported, the phase of each, and which of them can serve.
 
 A worker that hangs keeps its connection until the heartbeat's timeout, because losing a worker costs more than noticing
-its loss late. The host reports such a worker as silent well before that. A silent worker counts as not ready; its
-outstanding actions stay as they are, and the next byte received from the worker ends the silence.
+its loss late. The host reports such a worker as silent long before the timeout. A silent worker counts as not ready;
+its outstanding actions stay as they are, and the next byte received from the worker ends the silence.
 """
 
 from typing import Final
@@ -26,7 +26,7 @@ _TEXTS: Final = {
 
 
 class Fleet:
-    """The workers by name, from their connection on."""
+    """The connected workers by name."""
 
     def __init__(self, state: ClockworkState, query_timeout: Nanos) -> None:
         """``query_timeout``: a worker that takes longer to report its state is dropped."""
@@ -67,7 +67,7 @@ class Fleet:
         return worker
 
     def unload_contradictions(self, worker: WorkerState) -> list[ControllerCommand]:
-        """Unload models whose content differs from the content that the rest of the fleet has under their names."""
+        """Unload a worker's models whose content differs from the models of the same name on other workers."""
         models = self._state.models
         contradictions = [
             name
@@ -77,7 +77,7 @@ class Fleet:
         if not contradictions:
             return []
         names = ", ".join(contradictions)
-        text = f"worker {worker.id} holds other content than the other workers as {names}; these models are loaded anew"
+        text = f"models on worker {worker.id} differ from the other workers' models of the same name; reloading {names}"
         return [Report("WARNING", text), *self.unload(worker, contradictions)]
 
     def unload(self, worker: WorkerState, names: list[str]) -> list[ControllerCommand]:
@@ -91,7 +91,7 @@ class Fleet:
         return [SendAction(worker.id, action)]
 
     def note_unload(self, action_id: int) -> bool:
-        """Return whether the id is that of an outstanding UnloadModel, which has ended."""
+        """If the id is that of an outstanding UnloadModel, note its end and return true."""
         if action_id not in self._unloads:
             return False
         self._unloads.discard(action_id)

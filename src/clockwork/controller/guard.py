@@ -1,4 +1,4 @@
-"""The boundary between the controller and a scheduler, which may be faulty code of another author.
+"""The boundary between the controller and a scheduler, which may be faulty third-party code.
 
 Only this module catches exceptions of schedulers: an exception becomes a report with the traceback, and the requests
 that the call was about are answered with ERROR. A returned value that is no valid `Answer` becomes a report as well.
@@ -27,9 +27,9 @@ def ask(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> list[Answer | Report]:
-    """Call a scheduler's method and return its answers, with a report in the place of each that is not valid.
+    """Call a scheduler's method and return its answers; a report replaces each invalid answer.
 
-    If the method raises, return a report of that, and the answers to the requests that the call was ``about``.
+    If the method raises an exception, return a report of it, and an answer to each request that the call was ``about``.
     """
     try:
         returned: list[object] = [*method(now, *args, **kwargs)]
@@ -41,7 +41,7 @@ def ask(
 
 
 def _checked(answer: object) -> Answer | Report:
-    """Return the answer, or a report if it is none or a field that the controller reads has a wrong type."""
+    """Return the answer; a report if it is not an `Answer`, or a field that the controller reads has a wrong type."""
     match answer:
         case Answer(request_id=int(), status=int(), message=str(), outputs=tuple()):
             predicted: object = answer.predicted
@@ -54,7 +54,7 @@ def _checked(answer: object) -> Answer | Report:
 
 
 def next_wakeup(scheduler: Scheduler) -> tuple[Nanos | None, list[Report]]:
-    """Return when the scheduler wants to be woken; None if it raises an exception or returns no time."""
+    """Return when the scheduler wants to be woken; None if its method raises an exception or returns no time."""
     try:
         moment: object = scheduler.next_wakeup()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - this module catches all exceptions of schedulers
@@ -75,9 +75,9 @@ def explain(scheduler: Scheduler, now: Nanos, request: PendingRequest) -> tuple[
 
 
 def expectations(now: Nanos, action: LoadWeights | Infer, start: object) -> tuple[Nanos, Nanos, Nanos]:
-    """Return when an action that leaves now may begin at the earliest, its expected duration, and its expected start.
+    """Return the earliest start, expected duration and expected start of an action that is sent now.
 
-    ``start`` is the time that the scheduler states. The last two are 0 unless all three are valid times.
+    ``start`` is the start that the scheduler expects. The expected times are 0 unless all three times are valid.
     """
     earliest: object = action.earliest
     expected: object = action.expected_duration
@@ -89,7 +89,7 @@ def expectations(now: Nanos, action: LoadWeights | Infer, start: object) -> tupl
 
 
 def request_ids(action: Infer) -> list[int]:
-    """Return the ids of the requests of an Infer, with -1, which no request has, for values that are not ids."""
+    """Return the ids of the requests of an Infer; an invalid id becomes -1, which no request has."""
     found: list[object] = [share.request_id for share in action.inputs]
     return [request_id if isinstance(request_id, int) else -1 for request_id in found]
 

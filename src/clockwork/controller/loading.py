@@ -1,7 +1,7 @@
 """Loads of models into the host memory of every worker.
 
-Theory of operation. A load goes to all workers and is over when each has answered or is lost. It succeeds on all
-workers or on none: if one worker fails, the models of this load are unloaded from the other workers, and then the
+Theory of operation. A load goes to all workers, and is over when each worker has answered or is lost. It succeeds on
+all workers or on none: if one worker fails, the models of this load are unloaded from the other workers, and then the
 client gets an error with the message of each worker that failed. A worker lost during a load counts as a failure,
 because the model may have killed it. At most ``loads_per_worker`` LoadModelFromDisk actions are outstanding at a
 worker; the others wait in order.
@@ -75,7 +75,7 @@ class Loads:
         return len(self._loads)
 
     def shut_down(self, text: str) -> list[Respond]:
-        """Answer the clients that wait for a load, with SHUTTING_DOWN. No result may be passed in afterwards."""
+        """Answer all clients that wait for a load with SHUTTING_DOWN. Do not call `result` afterwards."""
         clients = [load.client for load in self._loads if load.client is not None]
         return [
             Respond(client_id, LoadModelResponse(request_id, Status.SHUTTING_DOWN, text))
@@ -83,7 +83,7 @@ class Loads:
         ]
 
     def pending_for(self, worker_id: str) -> bool:
-        """Return whether a load that is not over waits for the worker."""
+        """Return whether a pending load waits for the worker."""
         return any(worker_id in load.waiting or worker_id in load.undoing for load in self._loads)
 
     def names(self) -> set[str]:
@@ -111,7 +111,7 @@ class Loads:
                 )
 
     def owns(self, worker_id: str, action_id: int) -> bool:
-        """Return whether the id is that of an action of a load that is outstanding at the worker."""
+        """Return whether a load has an outstanding action with this id at the worker."""
         return action_id in self._outstanding and self._outstanding[action_id][0] == worker_id
 
     def start(self, load: Load, workers: list[str]) -> list[LoadingCommand]:
@@ -141,7 +141,7 @@ class Loads:
         return commands
 
     def result(self, worker_id: str, result: Result) -> list[LoadingCommand]:
-        """Handle a worker's result of an outstanding action of a load."""
+        """Handle a worker's result of an action that `owns` accepts."""
         _, load = self._outstanding.pop(result.id)
         if worker_id in load.undoing:
             load.undoing.discard(worker_id)
@@ -250,7 +250,7 @@ class Loads:
 
 
 def too_many_loads(limit: int) -> str:
-    """Return why a load is refused when as many are pending as may be."""
+    """Return the error message for a load that exceeds the limit of pending loads."""
     return f"{limit} model loads are pending, which is the limit; retry later"
 
 

@@ -24,10 +24,10 @@ class MeasurementFailedError(ClockworkError):
 
 
 def measure(gpu: GPUState, model: ModelState, config: ProfilingConfig, *, lenient: bool = False) -> Script:
-    """Measure all times that a scheduler plans with.
+    """Measure all times that a scheduler needs.
 
-    ``lenient``: if a batch size fails, the profile ends with the one before. Some models declare a free batch dimension
-    and nevertheless fix its size inside.
+    ``lenient``: if a batch size fails, the profile ends with the next smaller batch size. Some models need this,
+    because they declare a free batch dimension but work at some sizes only.
 
     Raises:
         MeasurementFailedError: an action failed, or the model does not fit.
@@ -51,7 +51,7 @@ def measure(gpu: GPUState, model: ModelState, config: ProfilingConfig, *, lenien
 def _accepted_shapes(
     gpu: GPUState, model: ModelState, config: ProfilingConfig
 ) -> Generator[DeviceAction, Result, tuple[tuple[int, ...], ...]]:
-    """Return the inputs' shapes to measure: free dimensions are ``free_dim``, or 1 if the model refuses that."""
+    """Return the input shapes to measure with. Free dimensions are ``free_dim``, or 1 if the model refuses it."""
     shapes = _row_shapes(model, config.free_dim)
     smallest = _row_shapes(model, 1)
     if shapes != smallest:
@@ -62,7 +62,7 @@ def _accepted_shapes(
 
 
 def batch_sizes(model: ModelState, largest: int) -> tuple[int, ...]:
-    """Return the powers of two up to ``largest`` and the model's own limit; only 1 for a model that does not batch."""
+    """Return the powers of two up to ``largest`` and the model's own limit; only 1 if the model does not batch."""
     if not model.info.batchable:
         return (1,)
     largest = min(largest, model.info.max_batch or largest)

@@ -1,4 +1,4 @@
-"""The names of models: which names are allowed, and which name a path gives."""
+"""Checks the names of models, and derives a model's default name from its path."""
 
 import re
 from typing import Final
@@ -8,7 +8,7 @@ from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import model_names
 
 MAX_PATH: Final = 4096
-"""Characters of a path; the limit of Linux."""
+"""Limit on the characters of a path, which is that of Linux."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
@@ -36,7 +36,7 @@ def load_spec(path: str, name: str, no_of_copies: int, max_copies: int) -> LoadS
 
 
 def model_name_from_path(path: str) -> str:
-    """Return the model name that a path gives.
+    """Return the default name of a model with this path.
 
     It is ``resnet50`` for ``resnet50.onnx``, ``zoo/resnet50``, ``resnet50/1`` and ``resnet50/1/model.onnx``.
     """
@@ -51,5 +51,5 @@ def model_name_from_path(path: str) -> str:
 
 
 def spec_names(spec: LoadSpec) -> set[str]:
-    """Return the names of the models that a load makes."""
+    """Return the names of the models that a load creates."""
     return set(model_names(spec.name, spec.no_of_copies))

@@ -20,7 +20,7 @@ SPARE_DEADLINES: Final = 1000
 
 
 class Pending:
-    """Pending requests. `add` and `remove` take O(log n) for n of them."""
+    """The pending requests. `add` and `remove` take O(log n) for n pending requests."""
 
     def __init__(self, config: ControllerConfig) -> None:
         """Start without requests; ``config`` has the limits."""
@@ -65,7 +65,7 @@ class Pending:
                 del self._by_client[request.client_id]
 
     def expired(self, now: Nanos) -> PendingRequest | None:
-        """Return a request whose deadline has passed, the oldest deadline first; each is returned once."""
+        """Return the request whose deadline passed first, or None. Each request is returned once."""
         while self._deadlines and self._deadlines[0][0] < now:
             request = self._requests.get(heappop(self._deadlines)[1])
             if request is not None:
@@ -78,7 +78,7 @@ class Pending:
         return self._deadlines[0][0] if self._deadlines else None
 
     def _tidy(self) -> None:
-        """Remove outdated entries, so that those with late deadlines do not accumulate."""
+        """Remove the deadlines of requests that are over, so that late deadlines do not accumulate."""
         while self._deadlines and self._deadlines[0][1] not in self._requests:
             heappop(self._deadlines)
         if len(self._deadlines) > 2 * len(self._requests) + SPARE_DEADLINES:

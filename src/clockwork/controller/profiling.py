@@ -87,11 +87,11 @@ class Profiler:
         self._gpus = [gpu for gpu in self._gpus if gpu.worker_id != worker.id]
 
     def result(self, gpu: GPUState, result: Result) -> list[ProfilingCommand]:
-        """An action of the script that runs on this device has ended, and the device's state is up to date."""
+        """Handle the result of an action of this device's script. The device's state must be up to date."""
         return self._step(gpu, result)
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[ProfilingCommand]:
-        """Return the worker's jobs to the queue, for another device of their kind or the worker's return."""
+        """Return the jobs of a lost worker to the queue, for another device of their kind."""
         commands: list[ProfilingCommand] = []
         self._gpus = [gpu for gpu in self._gpus if gpu.worker_id != worker.id]
         for gpu in worker.gpus:

@@ -1,9 +1,9 @@
 """Decides which promises the server has broken.
 
-A promise is broken if an admitted request is not answered with success, except if
+A promise is broken if an admitted request does not succeed. There are two exceptions:
 
-- the client is at fault: the device refuses the request's bytes, or the client cancelled the request
-- the operator ended the server, and the drain's limit came before the promised moment
+- the client is at fault: the device refuses the request's bytes, or the client cancels the request
+- the operator ends the server, and the drain reaches its limit before the promised time
 """
 
 from enum import Enum
@@ -27,7 +27,7 @@ class Promise(Enum):
 
 
 def outcome(now: Nanos, promised: Nanos | None, status: int) -> Promise:
-    """Return the outcome of the promise of ``promised`` when its request is answered at ``now`` with ``status``."""
+    """Return the outcome of a promise of ``promised`` for a request that is answered ``now`` with ``status``."""
     if promised is None or status in FAULTS_OF_CLIENTS:
         return Promise.NONE
     if status == Status.SHUTTING_DOWN and now < promised:

@@ -1,4 +1,4 @@
-"""The outstanding requests for the state of a worker."""
+"""The requests for a worker's state that are not answered yet."""
 
 from clockwork.controller.events import DropWorker
 from clockwork.messages.actions import GetWorkerState
@@ -27,7 +27,7 @@ class StateQueries:
         return SendAction(worker_id, action)
 
     def answered(self, now: Nanos, worker_id: str, action_id: int) -> Nanos | None:
-        """Return how long a worker took to report its state; None if the action is no query to this worker."""
+        """Return how long a worker took to report its state; None if the action is not a query to this worker."""
         sent = self._sent.get(action_id)
         if sent is None or sent[0] != worker_id:
             return None
@@ -45,7 +45,7 @@ class StateQueries:
         return [DropWorker(self._sent.pop(action_id)[0], reason) for action_id in overdue]
 
     def next_timeout(self) -> Nanos | None:
-        """Return when `give_up` has something to do next."""
+        """Return when the next query times out; None if no query is outstanding."""
         if not self._sent:
             return None
         return min([sent_at for _, sent_at in self._sent.values()]) + self._timeout

@@ -43,8 +43,8 @@ class Quota:
     ) -> Full | None:
         """Return why a request of ``nbytes`` does not fit; None if it fits.
 
-        ``shared``: the client sends requests for many connections, so the limits of one client do not apply.
-        ``beside`` counts further requests, which are added to these.
+        ``shared``: the client sends requests for many connections, so the limits of one client do not apply. ``beside``
+        counts further requests, which are added to the pending ones.
         """
         config = self._config
         requests, held_bytes = self.requests, self.bytes

@@ -20,7 +20,7 @@ from clockwork.messages.status import Status
 from clockwork.units import Nanos, show_duration
 
 Refusable = InferRequest | ListModelsRequest | LoadModelRequest | EvictRequest
-"""Requests that can be refused. The others are answered in every stage, or need no response."""
+"""The types of requests that can be refused. All other types are answered in every stage, or need no response."""
 
 
 _WORTH_RETRYING: Final = frozenset(
@@ -29,7 +29,7 @@ _WORTH_RETRYING: Final = frozenset(
 
 
 def retry_time(status: int, known: Nanos | None = None) -> Nanos | None:
-    """Return the retry time of a response: ``known``, or a default if the server cannot serve at present."""
+    """Return the retry time of a response: ``known``, or a default if ``status`` means that a retry may succeed."""
     return DEFAULT_RETRY if known is None and status in _WORTH_RETRYING else known
 
 
@@ -42,7 +42,7 @@ def count_refusals(tally: Tally, refusals: list[Respond]) -> list[Respond]:
 
 
 def refusal_response(client_id: int, request: Refusable, status: Status, text: str, waited: Nanos = 0) -> Respond:
-    """Return a response of the right type that refuses ``request``, after it has ``waited``."""
+    """Return the response that refuses ``request``; ``waited`` is the time since the request's arrival."""
     match request:
         case InferRequest():
             infer_response = InferResponse(

@@ -46,11 +46,12 @@ from clockwork.units import Bytes, Nanos
 P = ParamSpec("P")
 
 MAX_EXPIRED: Final = 500
-"""Limit of expired requests that one wake answers; the next wake is due at once, after the events that have arrived."""
+"""Maximum number of expired requests that one call of `wake` answers. The next call is due at once, after the events
+that have arrived."""
 
 
 class Serving:
-    """The pending requests and the scheduler; see the module."""
+    """The pending requests, and the scheduler that decides about them."""
 
     def __init__(self, state: ClockworkState, scheduler: Scheduler, config: ControllerConfig) -> None:
         """Start without requests; `start` begins the stage."""
@@ -68,7 +69,7 @@ class Serving:
 
     @property
     def pending(self) -> int:
-        """Number of clients' requests that wait for their answer."""
+        """Number of clients' requests that wait for their response."""
         return len(self._pending) - (self.checks.request is not None)
 
     def start(self, now: Nanos) -> list[ControllerCommand]:
@@ -103,7 +104,7 @@ class Serving:
     def _admit(
         self, now: Nanos, client_id: int, message: InferRequest, payload: object, arrival: Nanos, shared: bool
     ) -> PendingRequest | Respond:
-        """Return the request, or a refusal for another reason than an invalid request (InvalidRequestError)."""
+        """Return the request, or its refusal. Raises InvalidRequestError if the request is wrong."""
         model = self._state.models.get(message.model)
         if model is None:
             return self.refuse(client_id, message, *self._why_unknown(message.model))
@@ -126,21 +127,21 @@ class Serving:
         return PendingRequest(self._last_id, client_id, message.id, model, share, payload, arrival, deadline, cold)
 
     def refuse_early(self, client_id: int, message: InferRequest) -> Respond | None:
-        """Return the refusal of a request whose model is unknown or whose inputs do not fit the model, and count it."""
+        """Return a refusal, and count it, if the model is unknown or does not take the inputs; else return None."""
         model = self._state.models.get(message.model)
         status, text = Status.INVALID_REQUEST, ""
         try:
             check_names(message)
             if model is None:
                 status, text = self._why_unknown(message.model)
-            elif model.profiles:  # else `infer` refuses the request, because the model was not measured
+            elif model.profiles:  # else `infer` refuses the request, because the model has no profile
                 self._admission.batch_size(model, message)
         except InvalidRequestError as error:
             text = str(error)
         return self.refuse(client_id, message, status, text) if text else None
 
     def refuse_full(self, client_id: int, message: InferRequest, nbytes: Bytes, waiting: Quota) -> Respond | None:
-        """Return the refusal of a request that exceeds a limit together with pending and ``waiting`` ones, or None."""
+        """Return a refusal if the pending, the ``waiting`` and this request together exceed a limit, else None."""
         full = self._pending.quota.reason_to_refuse(client_id, nbytes, beside=waiting)
         if full is None:
             return None
@@ -162,7 +163,7 @@ class Serving:
         return refusal_response(client_id, message, status, text)
 
     def note(self, now: Nanos, event: RequestsShed | ServerLoad) -> list[ControllerCommand]:
-        """Keep the server's load that the host has measured, and count the requests that the host has refused."""
+        """Note the server's load as measured by the host, or count the requests that the host has refused."""
         if isinstance(event, ServerLoad):
             self._state.load = (event.busy, now)
             return []
@@ -222,7 +223,7 @@ class Serving:
         for place, (output, payload) in enumerate(zip(result.outputs, payloads, strict=True)):
             request = self._pending.get(output.request_id)
             if request is None:
-                continue  # it was cancelled, or its deadline has passed
+                continue  # the request was cancelled, or its deadline has passed
             if request is self.checks.request:
                 self._forget(request)
                 commands += self.checks.executed(action, output, payload)
@@ -261,14 +262,14 @@ class Serving:
         commands: list[ControllerCommand] = []
         for request in list(self._pending):
             if request.over:
-                continue  # the scheduler has answered it after an earlier cancel
+                continue  # an earlier call of `cancel` made the scheduler answer this request
             timing = RequestTiming(now - request.arrival)
             commands += self._respond(request, Status.SHUTTING_DOWN, text, (), timing)
             commands += self._ask(now, (), self._scheduler.cancel, request)
         return commands
 
     def check_if_idle(self, now: Nanos) -> list[ControllerCommand]:
-        """Begin a check of a batch that is due, if no request is pending and no device is busy."""
+        """If a check of a batch is due, no request is pending and no device is busy, begin the check."""
         if self._pending or any(gpu.outstanding for gpu in self._state.gpus()):
             return []
         request = self.checks.begin(now, self._last_id + 1)
@@ -279,7 +280,7 @@ class Serving:
         return self._ask(now, (request,), self._scheduler.infer, request)
 
     def _withdraw_check(self, now: Nanos, check: PendingRequest) -> list[ControllerCommand]:
-        """Put off a check that was not sent to a device yet, because a client's request has arrived."""
+        """A client's request has arrived: postpone the check, unless it has been sent to a device."""
         if any(map(self.checks.is_alone, self._sent())):
             return []
         self._forget(check)
@@ -299,7 +300,7 @@ class Serving:
         return self._ask(now, (), self._scheduler.worker_joined, worker)
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:
-        """Handle the loss of a worker that was ready, and of its actions outstanding."""
+        """Handle the loss of a worker that was ready, with its outstanding actions."""
         self._state.depart(worker.id)
         actions = [action for gpu in worker.gpus for action in gpu.outstanding.values()]
         inputs = [share for action in actions if isinstance(action, Infer) for share in action.inputs]
@@ -311,7 +312,7 @@ class Serving:
     def _give_up_after_losses(
         self, now: Nanos, worker: WorkerState, held: list[PendingRequest]
     ) -> list[ControllerCommand]:
-        """Answer the requests of a lost worker that may be the cause of its loss."""
+        """Answer the requests of a lost worker that may have caused the loss."""
         commands: list[ControllerCommand] = []
         for request in held:
             if text := count_loss(request, worker.id):
@@ -320,7 +321,7 @@ class Serving:
         return commands
 
     def evict(self, now: Nanos, client_id: int, message: EvictRequest) -> list[ControllerCommand]:
-        """Evict a model's weights from all devices where no action outstanding needs them, and inform the scheduler."""
+        """Evict a model's weights from all devices where no outstanding action needs them, and inform the scheduler."""
         name = message.model
         if name not in self._state.models:
             status, text = self._why_unknown(name)
@@ -370,7 +371,7 @@ class Serving:
     ) -> list[ControllerCommand]:
         """Call a method of the scheduler, give its answers to clients, then send the actions that it has made.
 
-        Actions are sent even if the method raised: the picture of a device changed when its action was made.
+        Actions are sent even if the method raised an exception, because the state of a device already counts on them.
         """
         commands: list[ControllerCommand] = []
         for answer in ask(about, method, now, *args, **kwargs):
@@ -384,11 +385,11 @@ class Serving:
         return commands + reports
 
     def _send_queued(self, now: Nanos) -> list[ControllerCommand]:
-        """Send the actions that devices' states have queued, in the order in which they were made."""
+        """Send the actions that the devices' states have queued, in order of creation."""
         return [self._send(now, queued) for queued in self._state.actions.take()]
 
     def _send(self, now: Nanos, queued: QueuedAction) -> SendAction | Report:
-        """Send an action with its requests' payloads; report it instead if it must not leave."""
+        """Send an action with its requests' payloads. If it must not be sent, report it instead."""
         action, gpu = queued.action, queued.gpu
         if gpu.worker_id not in self._state.workers:
             gpu.settle(action, ErrorResult(action.id, "", Status.CANCELLED, "it was not sent"))
@@ -427,7 +428,7 @@ class Serving:
     def _expire(self, now: Nanos, request: PendingRequest, timing: RequestTiming) -> list[ControllerCommand]:
         if request is not self.checks.request:
             self.tally.of(request.model.name).late_ns += now - request.deadline
-        text = "the deadline passed before the answer was there"
+        text = "the deadline passed before the response was ready"
         if request.reason:
             text += f": {request.reason}"
         return self._respond(request, Status.TIMEOUT, text, (), timing)

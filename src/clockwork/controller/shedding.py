@@ -6,7 +6,7 @@ its time per request, like a model's execution time, and predicts the wait from 
 and are not handled yet.
 
 The decision is made before the body is parsed and before the model is known, so it uses only counts, times and the SLO.
-In doubt the request is admitted, because the scheduler decides with more information.
+In doubt the request is accepted, because the scheduler decides with more information.
 """
 
 from typing import Final
@@ -18,10 +18,9 @@ from clockwork.messages.status import Status
 from clockwork.units import MICROSECOND, MILLISECOND, SECOND, Nanos, show_duration
 
 WAIT_SHARE: Final = 0.3
-"""Share of its SLO that a request may spend waiting for the controller. With a longer queue no more requests are
-served,
-since the controller is busy in any case, and each request has less time left for the device and the way back. With a
-shorter queue, a burst would be refused that could be served in time."""
+"""Share of its SLO that a request may spend waiting for the controller. A larger share would not serve more requests,
+because the controller is busy in any case, and would leave each request less time for the device and the response. A
+smaller share would refuse bursts that could be served in time."""
 
 MIN_WAIT: Final[Nanos] = 2 * MILLISECOND
 """`WAIT_SHARE` never refuses a request whose wait is shorter than this."""
@@ -37,7 +36,7 @@ MAX_WAITING: Final = 10_000
 """Limit on the requests that wait, whatever their SLOs."""
 
 SEED_COST: Final[Nanos] = 200 * MICROSECOND
-"""Time per request before it is measured."""
+"""Time per request that is assumed before the first measurement."""
 
 WEIGHT: Final = 0.005
 """Weight of one request in the moving average of the time per request. The average spans several turns of the event
@@ -58,8 +57,8 @@ MIN_RETRY: Final[Nanos] = 5 * MILLISECOND
 class Shed(Struct, frozen=True):
     """Why a request is refused before the scheduler sees it, and its retry time.
 
-    ``wait``: the time until the controller could handle the request; None: the request is refused because the devices
-    have no capacity for most requests of its model.
+    ``wait``: the time until the controller could handle the request. None: the devices have no capacity for most
+    requests of its model.
     """
 
     wait: Nanos | None
@@ -106,10 +105,10 @@ class Shedder:
         return self.urgent + self.patient
 
     def wait(self, slo: Nanos) -> Nanos:
-        """Return how long a request would wait that is queued now."""
+        """Return how long a request would wait if it were queued now."""
         if slo > MAX_URGENT_SLO:
             return self.waiting * self.cost
-        between = min(self.patient, self.urgent // (PATIENT_INTERVAL - 1))  # patient requests that come first
+        between = min(self.patient, self.urgent // (PATIENT_INTERVAL - 1))  # patient requests that are handled first
         return (self.urgent + between) * self.cost
 
     def refuses(self, now: Nanos, arrival: Nanos, slo: Nanos, least: Nanos = 0) -> Shed | None:
@@ -134,7 +133,7 @@ class Shedder:
             self.urgent += 1
 
     def withdrawn(self, slo: Nanos) -> None:
-        """Count a request that no longer waits: it was cancelled, or is about to be handled."""
+        """Count a request that no longer waits, because it was cancelled or is about to be handled."""
         if slo > MAX_URGENT_SLO:
             self.patient -= 1
         else:

@@ -1,6 +1,6 @@
-"""The stages of a controller, with the events that lead from one to the next, and the phases of a worker.
+"""The stages of a controller, the events that end them, and the phases of a worker.
 
-`TRANSITIONS` is the whole rule: an event that it does not list for a stage cannot happen there.
+`TRANSITIONS` is complete: an event that it does not list for a stage cannot happen in that stage.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Final
 
 
 class Stage(Enum):
-    """What a controller is doing."""
+    """The stages of a controller, from its start to its end."""
 
     QUERYING = "querying"  #: asking the workers for their devices and models
     LOADING = "loading"  #: loading models into the workers' host memory
@@ -19,7 +19,7 @@ class Stage(Enum):
 
 
 class StageEvent(Enum):
-    """What makes a controller enter its next stage. The values are the labels of ARCHITECTURE.md's diagram."""
+    """The events that make a controller enter its next stage. The values label the diagram in ARCHITECTURE.md."""
 
     WORKERS_REPORTED = "enough workers have reported their state"
     MODELS_LOADED = "all loads have ended"
@@ -42,7 +42,7 @@ TRANSITIONS: Final[Mapping[tuple[Stage, StageEvent], Stage]] = {
 
 
 class WorkerPhase(Enum):
-    """How far a connected worker is. Before the stage SERVING no worker is READY."""
+    """The phases of a connected worker. Before the stage SERVING no worker is READY."""
 
     QUERIED = "queried"  #: connected, and has not reported its state
     KNOWN = "known"  #: has reported its state; models may be being loaded or measured

@@ -1,9 +1,9 @@
 """The stages before SERVING, and the same steps for a worker that connects later.
 
-Theory of operation. `clockwork.controller.stage` lists the stages and what leads from one to the next::
+Theory of operation. `clockwork.controller.stage` lists the stages and the events that end them::
 
     QUERYING   Every worker is asked for its state. The stage ends when all connected workers have answered and there
-               are as many as the operator configured.
+               are at least as many as the operator configured.
     LOADING    Clients load models. If the operator named models, the stage ends when they are loaded. Otherwise it ends
                ``load_timeout`` after the last activity, which is the begin or the end of a load. This countdown starts
                with the first load of a client, starts again with each load, and stops while a load is pending. Models
@@ -12,7 +12,7 @@ Theory of operation. `clockwork.controller.stage` lists the stages and what lead
     SERVING    The scheduler decides.
 
 A worker that connects later is asked for its state, loads the models that it lacks, and is measured if its kind of
-device is new. Only then does the scheduler see it. `WorkerPhase` says how far a worker is.
+device is new. Only then does the scheduler see it. `WorkerPhase` has the phases of a worker.
 
 A load that a client requests during QUERYING waits for LOADING.
 
@@ -104,7 +104,7 @@ class Startup:
         return self.stage is Stage.DRAINING and self.serving_since is None
 
     def progress(self, now: Nanos) -> Progress:
-        """Return how many models are loaded, or measured, and how many there are to be."""
+        """Return how many models have been loaded or measured in this stage, and their total number."""
         if self.stage is Stage.LOADING:
             loaded = len(self._state.models)
             return Progress(loaded, loaded + len(self.loads.names() - set(self._state.models)))
@@ -115,14 +115,14 @@ class Startup:
     # --- workers -----------------------------------------------------------------------------------------------------
 
     def worker_connected(self, now: Nanos, worker_id: str) -> Commands:
-        """A worker has connected; a connection that it had before is lost."""
+        """Handle the connection of a worker. An earlier connection of the same worker is lost."""
         commands: Commands = []
         if worker_id in self.fleet.phases:
             commands += self.worker_lost(now, worker_id, "the worker has connected again")
         return commands + self.fleet.connect(now, worker_id)
 
     def worker_lost(self, now: Nanos, worker_id: str, reason: str) -> Commands:
-        """The connection to a worker has ended."""
+        """Handle the end of the connection to a worker."""
         phase = self.fleet.phases.get(worker_id)
         if phase is None:
             return []
@@ -136,7 +136,7 @@ class Startup:
         return commands + self.advance(now)
 
     def result(self, now: Nanos, worker_id: str, result: Result) -> Commands:
-        """A worker has sent a result of an action that the scheduler did not make."""
+        """Handle a worker's result of an action that the scheduler did not make."""
         worker = self.fleet.workers.get(worker_id)
         if worker is not None and result.id in worker.routes:
             gpu = worker.routes[result.id]
@@ -157,7 +157,7 @@ class Startup:
         return [Report("WARNING", f"worker {worker_id} sent a result of an action that it was not sent: {result}")]
 
     def _add_worker(self, now: Nanos, worker_id: str, result: Result, round_trip: Nanos) -> Commands:
-        """A worker has answered GetWorkerState."""
+        """Handle a worker's answer to GetWorkerState."""
         worker = self.fleet.add_state(worker_id, result, round_trip)
         if isinstance(worker, DropWorker):
             return [worker]
@@ -172,7 +172,7 @@ class Startup:
         return commands + self.advance(now)
 
     def _adopt(self, worker: WorkerState) -> Commands:
-        """Add a worker's models to the server's until LOADING ends; unload models that contradict the server's.
+        """Until LOADING ends, add a worker's models to the server's. Always unload those that contradict the server's.
 
         Models that are being loaded are added by `_note_finished_loads`.
         """
@@ -203,12 +203,12 @@ class Startup:
         return commands
 
     def drain(self) -> StageEntered:
-        """The operator ends the server."""
+        """Enter the stage DRAINING, because the operator ends the server."""
         self.stage = TRANSITIONS[self.stage, StageEvent.DRAIN_REQUESTED]
         return StageEntered(self.stage.value)
 
     def _stage_event(self, now: Nanos) -> StageEvent | None:
-        """Return the event that ends the stage now, if one does."""
+        """Return the event that ends the current stage now, or None."""
         match self.stage:
             case Stage.QUERYING:
                 if not self.fleet.queries and len(self.fleet.workers) >= self._config.workers:
@@ -330,7 +330,7 @@ class Startup:
     # --- loads -------------------------------------------------------------------------------------------------------
 
     def load(self, now: Nanos, client_id: int, request: LoadModelRequest) -> Commands:
-        """A client requests a load: begin it, let it wait for LOADING, or refuse it."""
+        """Handle a client's request for a load: begin the load, queue it until LOADING, or refuse it."""
         if self.stage is not Stage.QUERYING:
             return self._load(now, client_id, request)
         if len(self._early_loads) >= self._config.max_loads:
@@ -340,7 +340,7 @@ class Startup:
         return []
 
     def take_early_loads(self) -> list[tuple[int, LoadModelRequest]]:
-        """Return the loads that wait for LOADING, which wait no longer."""
+        """Remove and return the loads that wait for LOADING."""
         early, self._early_loads = self._early_loads, []
         return early
 
@@ -401,7 +401,7 @@ class Startup:
         return [Report("WARNING", NO_MODEL_LOADED, "no_models")]
 
     def _align(self, worker: WorkerState, load: Load) -> Commands:
-        """Give a worker that connected during a load the same models as the workers that took part in it."""
+        """Give a worker that connected during a load the same models as the workers that took part in the load."""
         if load.failed:
             held = [name for name in load.names if name in worker.models and name not in self._state.models]
             return self.fleet.unload(worker, held)

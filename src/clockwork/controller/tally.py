@@ -1,7 +1,7 @@
 """Counts of each model's requests and their outcomes, for all protocols.
 
-Counting takes a microsecond per request and constant memory per model. Only names of served models are counted by name,
-so the memory does not grow with names that clients make up.
+Counting takes a microsecond per request and constant memory per model. Only served models are counted by name, so
+clients cannot use up memory by inventing names.
 """
 
 from bisect import bisect_left
@@ -63,7 +63,8 @@ class Counts:
     def answered(self, status: int, total: Nanos, count: int = 1, reason: RefusalReason = RefusalReason.OTHER) -> None:
         """Count ``count`` requests that were answered with ``status``.
 
-        ``total`` is the sum of their times since arrival. ``reason`` counts if the status is that of a refusal.
+        ``total`` is the sum of their times from arrival to response. ``reason`` counts only for the status of a
+        refusal.
         """
         self.answers[status] = self.answers.get(status, 0) + count
         if status == Status.SUCCESS:
@@ -75,7 +76,7 @@ class Counts:
                 self.refusals[reason.value] = self.refusals.get(reason.value, 0) + count
 
     def delivered(self, now: Nanos, timing: RequestTiming, result: InferResult) -> None:
-        """Count a request that a batch answered in time."""
+        """Count a request that was executed in a batch and answered in time."""
         self.last_success = now
         self.queue_ns += timing.queue
         self.input_ns += result.copy_input.duration
@@ -145,7 +146,7 @@ class Tally:
         self._without_model: dict[int, int] = {}
 
     def of(self, model: str) -> Counts:
-        """Return the counters of a served model, for reading and counting."""
+        """Return the counters of a served model; the caller may read and increase them."""
         return self._counts[model]
 
     def count_without_model(self, status: int, count: int = 1) -> None:
@@ -153,12 +154,12 @@ class Tally:
         self._without_model[status] = self._without_model.get(status, 0) + count
 
     def without_model(self) -> dict[str, int]:
-        """Return the number of these requests by the name of their status."""
+        """Return the number of requests counted by `count_without_model`, by the name of their status."""
         return by_name(self._without_model)
 
 
 def by_name(answers: dict[int, int]) -> dict[str, int]:
-    """Return counts by status number as counts by status name, in the order in which each name first appears."""
+    """Turn counts by status number into counts by status name. Names are in order of their first appearance."""
     named: dict[str, int] = {}
     for status, count in answers.items():
         name = counts.known_name(status)

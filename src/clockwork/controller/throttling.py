@@ -1,19 +1,20 @@
 """Limits the requests that reach the scheduler to a little more than it admits, while the server is busy.
 
-The scheduler refuses requests that the devices cannot serve in time. It does so after the request was received, parsed
-and placed in vain, which costs nearly as much as a served request. So if most requests of a model are refused and the
-server is the bottleneck, most of them are refused before they are received.
+The scheduler refuses requests that the devices cannot serve in time. By then the server has received and parsed the
+request, which costs nearly as much as serving it. So if most requests of a model are refused and the server is the
+bottleneck, most of them are refused before they are received.
 
-Theory of operation (Google, "Site Reliability Engineering", chapter 21, adaptive throttling). For each model all
-requests and the admitted requests are counted, with a decay. Requests beyond `HEADROOM` times the admitted ones are
-refused, in a regular pattern. The scheduler still gets more requests than the devices can serve, so it can choose among
-them and notices at once when there is capacity.
+Theory of operation (Google, "Site Reliability Engineering", chapter 21, adaptive throttling). For each model there are
+two counts, which decay over time: of all requests, and of the admitted ones. The requests beyond `HEADROOM` times the
+admitted ones are refused, spread evenly. The scheduler still gets more requests than the devices can serve, so it can
+choose among them and notices at once when there is capacity.
 
-This is done only for requests that are expensive to receive. Small requests need many others to form batches with: with
-fewer requests the devices would do less, so fewer would be admitted, and so on.
+Only requests that are expensive to receive are throttled. Small requests are not, because the devices need many of them
+to form large batches. If fewer small requests reached the scheduler, batches would shrink, so fewer requests would be
+admitted, and even fewer would reach the scheduler.
 
-A request with a longer SLO than those that were refused lately always goes to the scheduler. So does a share of
-`TRICKLE` of all requests, so that a refusal by the scheduler is never remembered for long.
+A request with a longer SLO than those that were refused recently always goes to the scheduler. So does a share of
+`TRICKLE` of all requests. So the throttle notices soon when the scheduler admits requests again.
 """
 
 from math import exp
@@ -34,11 +35,11 @@ WINDOW: Final[Nanos] = 500 * MILLISECOND
 """Time constant with which counts decay."""
 
 MEMORY: Final[Nanos] = 100 * MILLISECOND
-"""Time for which a refusal by the scheduler is remembered. Without another refusal in this time the devices have
-capacity again."""
+"""Time for which a refusal by the scheduler counts. If no other refusal follows in this time, the devices have capacity
+again."""
 
 MIN_COUNT: Final = 20.0
-"""With fewer requests in the window, none is refused beforehand."""
+"""Number of counted requests below which no request is throttled."""
 
 MAX_MODELS: Final = 10_000
 """Limit on the models that are counted. Other models are never throttled."""
@@ -53,8 +54,8 @@ class _Counts:
         self.received = self.admitted = self.credit = 0.0
         self.at = now
         self.refused_at: Nanos | None = None  #: when the scheduler last refused a request
-        self.refused_slo: Nanos = 0  #: the longest SLO of the requests that it refused lately
-        self.retry_after: Nanos = 0  #: the retry time of its last refusal
+        self.refused_slo: Nanos = 0  #: the longest SLO of the requests that the scheduler refused recently
+        self.retry_after: Nanos = 0  #: the retry time of the scheduler's last refusal
 
     def decay(self, now: Nanos) -> None:
         if now > self.at:
@@ -98,7 +99,7 @@ class Throttle:
         counts.retry_after = retry_after or 0
 
     def refuses(self, now: Nanos, model: str, slo: Nanos) -> Nanos | None:
-        """Return the retry time if a request must be refused beforehand; None if it may go to the scheduler."""
+        """Return the retry time if a request must be refused now; None if it may go to the scheduler."""
         counts = self._counts.get(model)
         if counts is None or counts.refused_at is None or now - counts.refused_at > MEMORY or slo > counts.refused_slo:
             return None

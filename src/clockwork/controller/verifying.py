@@ -1,13 +1,14 @@
-"""Checks of batches in service: while the server is idle, requests of a batch are executed again alone.
+"""Checks batches in service: while the server is idle, executes some of their requests again, each as a batch of one.
 
-Theory of operation. A *sample* is one request of a batch whose responses were sent: its inputs, and its outputs in the
-batch. Samples are chosen by counting and not at random: two of the first batch of each size and shape of a model's
-content, and one of a share of all its batches, each time at another place in the batch. Samples wait until the server
-is idle. Then `Serving` passes one to the scheduler, as a request without a client. The *check* compares the outputs of
-the two executions. The host does the comparison.
+Theory of operation. A *sample* is a request of an executed batch, with its inputs and outputs. It is kept after its
+response was sent. For each batch size and input shape of a model's content, two requests of the first batch become
+samples. After that, one request of a share of all batches does, each time at another place in the batch. The batches
+are chosen by counting, not at random. Samples wait until the server is idle. Then `Serving` passes one to the
+scheduler, as a request without a client. The *check* compares the outputs of the two executions; the host does the
+comparison.
 
-If the outputs differ, the model's content is no longer batched. That costs speed, and later answers are right. The
-responses of the sampled batch have been sent by then.
+If the outputs differ, the model's content is no longer batched. Its later requests are slower, but their responses are
+right. The responses of the sampled batch cannot be taken back.
 
 One check is under way at a time. Samples beyond the limits are skipped and counted.
 """
@@ -33,7 +34,7 @@ from clockwork.state import ClockworkState, ModelState, PendingRequest
 from clockwork.units import Bytes, Nanos
 
 MAX_DIFFERENCE: Final = 200
-"""Length to which the text of a difference is cut."""
+"""Maximum length of the text that describes a difference; longer texts are cut."""
 
 _BatchKind: TypeAlias = tuple[str, int, ShapeKey]
 """A model's content, the number of rows of a batch, and the shape of its requests."""
@@ -80,7 +81,7 @@ class BatchChecks:
     # --- samples -----------------------------------------------------------------------------------------------------
 
     def places(self, action: Infer) -> tuple[int, ...]:
-        """Return the places in an executed batch of the requests to sample; to be called once per batch."""
+        """Return the places of an executed batch whose requests become samples. Call this once per batch."""
         config, count, model = self._config, len(action.inputs), self._state.models.get(action.model)
         if config is None or model is None or model.unbatched or action.apart or action.inputs[0].generated:
             return ()
@@ -127,7 +128,7 @@ class BatchChecks:
         return held < config.max_waiting and self._bytes + nbytes <= config.max_bytes
 
     def _skip_cold(self) -> None:
-        """Skip the samples of models whose weights are on no device, because they could wait for ever."""
+        """Skip the samples of models whose weights are on no device, because these samples could wait for ever."""
         for sample in list(self._waiting):
             if sample.model.name not in self._state.holders:
                 self._waiting.remove(sample)
@@ -136,7 +137,7 @@ class BatchChecks:
     # --- a check -----------------------------------------------------------------------------------------------------
 
     def begin(self, now: Nanos, request_id: int) -> PendingRequest | None:
-        """Return a request that executes the first sample of a model whose weights are on a device; None if none waits.
+        """Return a request that executes the first sample whose model has weights on a device; None: no such sample.
 
         The check must end with `executed`, `failed` or `withdraw`.
         """
@@ -163,13 +164,13 @@ class BatchChecks:
         return self.request
 
     def is_alone(self, action: object) -> bool:
-        """Return whether an action executes the check's request and no other."""
+        """Return whether an action executes the check's request and no other request."""
         if self.request is None or not isinstance(action, Infer) or len(action.inputs) != 1:
             return False
         return action.inputs[0].request_id == self.request.id
 
     def executed(self, action: Infer, output: InferOutput, payload: object) -> list[ControllerCommand]:
-        """Compare the outputs if the request was executed alone."""
+        """Compare the outputs if the request was executed as a batch of one."""
         if output.refusal and not output.failed:
             return self.answered(Status.INVALID_REQUEST, output.refusal)
         if not self.is_alone(action) or output.failed:
@@ -189,9 +190,9 @@ class BatchChecks:
         ]
 
     def answered(self, status: Status, message: str) -> list[ControllerCommand]:
-        """The request was answered without outputs.
+        """Handle a response without outputs to the check's request.
 
-        If the model refuses it alone, the outputs in the batch were wrong.
+        If the model refuses the request outside the batch, its outputs in the batch were wrong.
         """
         if status != Status.INVALID_REQUEST:
             self.failed()
@@ -201,7 +202,7 @@ class BatchChecks:
         return self.compared(OutputsCompared(self._compared, f"the model refuses the request alone: {message}"))
 
     def failed(self) -> None:
-        """The request was not executed alone: try again later, up to the number of attempts."""
+        """The request was not executed as a batch of one: try again later, up to the configured number of attempts."""
         assert self._config is not None
         assert self._sample is not None
         sample = self._sample
@@ -213,7 +214,7 @@ class BatchChecks:
         self._end(sample, SKIPPED)
 
     def withdraw(self) -> None:
-        """Take the request back before it was sent, because a client's request has come. The sample waits again."""
+        """A client's request has arrived before the check's request was sent: return the sample to the waiting ones."""
         assert self._sample is not None
         self._waiting.appendleft(self._sample)
         self.request = self._sample = None
