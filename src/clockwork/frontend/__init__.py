@@ -1,4 +1,4 @@
-"""The front end under HTTP and gRPC: requests of the Open Inference Protocol, without a transport.
+"""The common part of the HTTP and gRPC front ends: serves requests of the Open Inference Protocol, without a transport.
 
 A transport turns bytes into calls of `FrontEnd`, and results and errors back into bytes. `FrontEnd` reaches the
 controller, which runs in the same process, through a `LocalClient`.

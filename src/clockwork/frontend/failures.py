@@ -1,4 +1,4 @@
-"""Which `Failure` reports an exception, or a request that an overloaded server refuses."""
+"""Chooses the `Failure` that reports an exception, or a request that an overloaded server refuses."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""`FrontEnd`: what both transports do with a request once it is decoded."""
+"""`FrontEnd`: serves requests that a transport has decoded."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -46,7 +46,7 @@ class FrontEnd:
     """
 
     def __init__(self, host: ControllerHost, statistics: ListFormat, index: ListFormat) -> None:
-        """``statistics`` and ``index`` are the transport's encodings of all models' statistics and of the index."""
+        """``statistics`` and ``index`` encode the models' statistics and the repository index for the transport."""
         self._host = host
         self._statistics_format = statistics
         self._index_format = index
@@ -63,7 +63,7 @@ class FrontEnd:
     # --- the server --------------------------------------------------------------------------------------------------
 
     def is_ready(self) -> bool:
-        """Return whether some model can be served now."""
+        """Return whether at least one model can be served now."""
         return self._host.is_ready()
 
     def is_serving(self) -> bool:
@@ -85,7 +85,7 @@ class FrontEnd:
         return self._host.is_ready(name)
 
     async def check_model_ready(self, name: str) -> None:
-        """Raise the reason if the model could not be served now."""
+        """Raise `RequestFailedError` with the reason if the model cannot be served now."""
         if not self.is_serving():
             raise RequestFailedError(self._why_not_serving())
         broken = self._host.description().broken
@@ -99,7 +99,7 @@ class FrontEnd:
             raise RequestFailedError(Failure.from_status(status, message, retry_after=DEFAULT_RETRY))
 
     async def model(self, name: str, version: str = "") -> ModelSummary:
-        """Return a served model; waits for the end of start-up, as long as a request for a list of models does."""
+        """Return a served model. During start-up, wait for its end, at most as long as a ListModelsRequest waits."""
         check_version(name, version)
         if self.is_serving():
             found = self._host.description().summary_of(name)
@@ -128,7 +128,7 @@ class FrontEnd:
         return model_statistics(found, monotonic_epoch())
 
     async def all_statistics(self) -> Sequence[bytes]:
-        """Return the encoded statistics of all models, in parts; requests at the same time share the work."""
+        """Return the encoded statistics of all models, in parts; concurrent requests share the work."""
         return await self._all_statistics.get()
 
     async def _encode_statistics(self) -> Sequence[bytes]:
@@ -158,7 +158,7 @@ class FrontEnd:
 
         Args:
             name: the model's name, and its path if ``parameters`` have no ``path``.
-            parameters: of the request; ``path`` is a path under the workers' model roots.
+            parameters: the request's parameters; ``path`` is a path under the workers' model roots.
             default_name: the model's name if ``parameters`` have no ``path``; empty: the name of the file.
         """
         others = sorted(key for key in parameters if key != "path")
@@ -174,7 +174,7 @@ class FrontEnd:
     # --- inference ---------------------------------------------------------------------------------------------------
 
     def check_early(self, client: LocalClient, request: InferRequest) -> None:
-        """Raise the refusal of a request whose model or inputs are wrong, before its elements are decoded."""
+        """Raise `RequestFailedError` if the model or inputs are wrong, before the inputs' elements are decoded."""
         refused = client.refuse_early(request)
         if refused is not None:
             raise RequestFailedError(Failure.from_response(refused))
@@ -186,9 +186,9 @@ class FrontEnd:
 
         Args:
             client: the client whose limits hold for the request.
-            request: its id is one of ``client``.
+            request: the request; its id comes from ``client``.
             payload: the inputs' bytes.
-            arrival: the request's deadline counts from this moment.
+            arrival: the time of arrival, from which the request's deadline counts.
         """
         response, outputs = await client.ask(request, payload, arrival)
         if isinstance(response, InferResponse):

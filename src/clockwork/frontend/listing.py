@@ -8,10 +8,10 @@ from clockwork.steps import Steps
 from clockwork.units import KIB, Bytes
 
 PER_STEP: Final = 8
-"""Entries encoded in one step."""
+"""Number of entries encoded in one step."""
 
 PART: Final[Bytes] = 64 * KIB
-"""Bytes joined into one part of the result."""
+"""Approximate size of one part of the result, in bytes."""
 
 
 class ListFormat(NamedTuple):

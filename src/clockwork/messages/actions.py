@@ -1,9 +1,9 @@
 """Actions: the controller's orders to a worker, with their time windows.
 
-Every action has an ``id``, which its result repeats. Times are nanoseconds on the clock of the host that has the
+Every action has an ``id``, which its result repeats. Times are nanoseconds on the clock of the host that holds the
 message; the link translates them between hosts. An action does not start before ``earliest``. An action that could not
 start by ``latest`` is refused with `Status.COULD_NOT_START_IN_TIME`, and delays no other action. ``gpu`` is the number
-of a device, as in the paper, also if the device is a set of CPU cores. ``expected_duration`` is the controller's
+of a device, as in the paper, even if the device is a set of CPU cores. ``expected_duration`` is the controller's
 estimate; the worker only records it.
 """
 
@@ -18,7 +18,7 @@ from clockwork.units import FOREVER, Bytes, Nanos
 class LoadModelFromDisk(Struct, frozen=True, array_like=True, tag=1):
     """Read a model from below the worker's model root into host memory, as ``no_of_copies`` models.
 
-    The copies are independent models that share only the file. `model_names` has their names.
+    The copies are independent models that share only the file's content. `model_names` returns their names.
     """
 
     id: int
@@ -60,10 +60,10 @@ class EvictWeights(Struct, frozen=True, array_like=True, tag=4):
 class InferInput(Struct, frozen=True, array_like=True):
     """One request's share of an Infer action.
 
-    ``batch_size`` is the number of its rows. ``outputs`` names the requested outputs, all if empty. With ``generated``
-    there is no payload: the worker makes zeros of these shapes (for profiling, and for load tests without payloads).
-    ``arena_offset`` is the offset of the payload in the memory shared with the controller; -1: the payload is sent with
-    the action.
+    ``batch_size`` is the number of its rows. ``outputs`` names the requested outputs; empty: all outputs. With
+    ``generated`` there is no payload: the worker makes zeros of these shapes (for profiling, and for load tests without
+    payloads). ``arena_offset`` is the offset of the payload in the memory shared with the controller; -1: the payload
+    is sent with the action.
     """
 
     request_id: int
@@ -114,7 +114,7 @@ class GetWorkerState(Struct, frozen=True, array_like=True, tag=7):
 
 Action: TypeAlias = LoadModelFromDisk | UnloadModel | LoadWeights | EvictWeights | Infer | ClearCache | GetWorkerState
 DeviceAction: TypeAlias = LoadWeights | EvictWeights | Infer
-"""The actions that `GPUState` makes and that one device executes."""
+"""The actions that one device executes; `GPUState` creates them."""
 
 
 def model_names(name: str, no_of_copies: int) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ class SendAction(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """A scheduler's answer to a pending request, unless a successful Infer answers it.
+    """A scheduler's answer to a pending request that is not answered by a successful Infer.
 
     ``predicted`` is the predicted completion in nanoseconds after the request's arrival; ``retry_after`` is the time
     from now after which the client should try again. ``reason`` is counted if ``status`` is that of a refusal.

@@ -13,7 +13,8 @@ from clockwork.messages.status import Status
 from clockwork.units import MILLISECOND, SECOND, Nanos
 
 REFUSAL_STATUSES: Final = (Status.SKIPPED_BY_CONTROLLER, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
-"""Statuses of requests that are refused before their deadline, because it would be missed or the server is full."""
+"""Statuses of requests that are refused before their deadline, because the deadline would be missed or the server is
+full."""
 
 LATENCY_BOUNDS: Final[tuple[Nanos, ...]] = (
     *(tenth * MILLISECOND // 10 for tenth in (5, 10, 25, 50)),
@@ -24,20 +25,20 @@ LATENCY_BOUNDS: Final[tuple[Nanos, ...]] = (
 
 
 AGREED: Final = "agreed"
-"""Outcome of a check of a batch: the request alone has the same outputs."""
+"""Outcome of a check: the request has the same outputs in the batch and in a batch of one."""
 
 DIFFERED: Final = "differed"
-"""Outcome of a check of a batch: the request alone has other outputs."""
+"""Outcome of a check: the request has other outputs in the batch than in a batch of one."""
 
 SKIPPED: Final = "skipped"
-"""Outcome of a check of a batch: too many checks waited, or the request could not be executed alone or compared."""
+"""Outcome of a check: too many checks waited, or the request could not be executed again or compared."""
 
 CHECK_OUTCOMES: Final = (AGREED, DIFFERED, SKIPPED)
 """All outcomes of a check, in the order in which they are shown."""
 
 
 class BatchCounts(Struct, frozen=True, array_like=True, gc=False):
-    """The number of executed batches of one size, and the sum of their times for each step."""
+    """The number of executed batches of one size, and for each step the sum of their times."""
 
     batch_size: int
     count: int
@@ -53,16 +54,16 @@ class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
       cancelled, or whose client disconnected
     - ``pending``: requests that are pending now
     - ``rows``, ``batches``: executed rows and batches, whatever the outcome of their requests
-    - ``succeeded_ns``, ``failed_ns``: from the arrival to the response, of requests in time and of all others
-    - ``queue_ns``: from the arrival to the begin of the batch, of requests in time
-    - ``input_ns``, ``exec_ns``, ``output_ns``: the steps of the batches of requests in time, once per request
-    - ``latencies``: requests in time, by the buckets of `LATENCY_BOUNDS`
+    - ``succeeded_ns``, ``failed_ns``: time from arrival to response, of requests in time and of all others
+    - ``queue_ns``: time from arrival to the begin of the batch, of requests in time
+    - ``input_ns``, ``exec_ns``, ``output_ns``: time of each step of a batch, counted once per request in time
+    - ``latencies``: requests in time, counted by the buckets of `LATENCY_BOUNDS`
     - ``kept_promises``: requests in time that had been admitted with a predicted completion
-    - ``late_ns``: from the deadline to the response, of late requests
+    - ``late_ns``: time from deadline to response, of late requests
     - ``loads``, ``load_ns``: loads of the model's weights, and their time
     - ``evictions``: evictions of the model's weights
     - ``by_batch_size``: executed batches by their size
-    - ``last_success``: when the last request in time was answered, by the controller's clock; 0: no request was yet
+    - ``last_success``: when the last request in time was answered, by the controller's clock; 0: none so far
     - ``checks``: checks of batches by their outcome, one of `CHECK_OUTCOMES`
     - ``refusals``: refused requests by the value of their `RefusalReason`
     """

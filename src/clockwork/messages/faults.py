@@ -1,14 +1,14 @@
-"""Texts of faults that are found in several places, so that each fault has one wording."""
+"""Error messages that several modules need, so that each fault has one wording."""
 
 from collections.abc import Iterable
 from heapq import nsmallest
 from typing import Final
 
 MAX_QUOTED: Final = 80
-"""Characters of a client's text that an error message repeats."""
+"""Limit on the characters of a client's text that an error message repeats."""
 
 MAX_LISTED: Final = 10
-"""Names that an error message lists."""
+"""Limit on the names that an error message lists."""
 
 
 def quoted(text: str) -> str:
@@ -22,7 +22,7 @@ def not_served(name: str, why: str) -> str:
 
 
 def unknown_model(name: str, served: Iterable[str]) -> str:
-    """Return the text of the fault that no model has this name; ``served`` are the models' names."""
+    """Return the error message for an unknown model name; ``served`` are the names of the served models."""
     names = nsmallest(MAX_LISTED + 1, served)
     listed = ", ".join(names[:MAX_LISTED]) or "none"
     return f"model {quoted(name)} is unknown; served models: {listed}{', ...' if len(names) > MAX_LISTED else ''}"

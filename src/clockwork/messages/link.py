@@ -7,7 +7,7 @@ from msgspec import Struct
 from clockwork.units import Nanos
 
 PROTOCOL_VERSION: Final = 1
-"""Increased whenever a message changes so that an older peer would misread it."""
+"""Version of all messages. It is increased whenever a message changes in a way that an older peer would misread."""
 
 ROLE_WORKER: Final = "worker"
 ROLE_CLIENT: Final = "client"
@@ -50,7 +50,7 @@ class Ping(Struct, frozen=True, array_like=True, tag=1003):
 
 
 class Pong(Struct, frozen=True, array_like=True, tag=1004):
-    """The answer to a Ping. ``ping_sent`` repeats its ``sent``; the other times are on the answering peer's clock."""
+    """The answer to a Ping. ``ping_sent`` is the Ping's ``sent``; the other times are on the answering peer's clock."""
 
     ping_sent: Nanos
     received: Nanos

@@ -9,8 +9,8 @@ class ErrorSummary(Struct, frozen=True, array_like=True):
     """The errors of predictions in nanoseconds, as positive numbers.
 
     ``over`` counts predictions that were later or longer than the actual time, ``under`` those that were sooner or
-    shorter. The rest of ``count`` was exact. The percentiles and maxima are of the errors on each side; percentiles are
-    exact to a bucket of their histogram.
+    shorter. The rest of ``count`` was exact. Percentiles and maxima are given for each side; the percentiles are
+    rounded up to a bucket of a histogram.
     """
 
     count: int = 0
@@ -27,9 +27,9 @@ class ErrorSummary(Struct, frozen=True, array_like=True):
 class PredictionSummary(Struct, frozen=True, array_like=True):
     """Predictions for one kind of action: of its start, its duration, and its completion.
 
-    ``within`` counts the actions, of ``duration.count``, that took at most the expected duration. ``failed`` actions
-    count nowhere else. Actions without an expected duration count in ``start`` only. ``expected_over_actual`` is the
-    sum of expected durations divided by the sum of actual ones.
+    ``within`` counts the actions that took at most their expected duration, out of ``duration.count``. ``failed``
+    counts the actions that failed, which no other field counts. Actions without an expected duration count in ``start``
+    only. ``expected_over_actual`` is the sum of expected durations divided by the sum of actual ones.
     """
 
     start: ErrorSummary

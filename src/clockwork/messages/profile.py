@@ -8,11 +8,11 @@ from msgspec import Struct
 from clockwork.units import Nanos
 
 MIN_SAMPLES: Final = 10
-"""The original's window: the p99 of 10 measurements is their maximum (OSDI'20 artifact, estimate window 10)."""
+"""Number of measurements behind an estimate, as in the original (OSDI'20 artifact, estimate window 10). The p99 of 10
+measurements is their maximum."""
 
 MAX_SLOWDOWN_PER_ROW: Final = 0.03
-"""How much longer per row a batch may take than a smaller one, as a share: fewer, larger actions save work
-elsewhere."""
+"""Share by which a batch may take longer per row than a smaller batch. Fewer, larger actions save work elsewhere."""
 
 
 class ProfileKey(Struct, frozen=True, array_like=True):
@@ -51,10 +51,10 @@ class Measurement(Struct, frozen=True, array_like=True):
 class ModelProfile(Struct, frozen=True, array_like=True):
     """One model on one kind of device: the time of LoadWeights, and of Infer for each batch size measured.
 
-    ``max_batch_size`` is the largest batch size that was requested; sizes that ``infer`` lacks take too long.
+    ``max_batch_size`` is the largest batch size that was requested; smaller sizes that ``infer`` lacks take too long.
     ``input_shapes`` are the measured shapes without a batch dimension; they matter for models with free dimensions.
-    ``unbatched`` is why requests are no longer batched: the difference that a check in service found. It is empty if
-    they are batched.
+    ``unbatched`` is the reason why requests are no longer batched: the difference that a check in service found. It is
+    empty if requests are batched.
     """
 
     load_weights: Measurement

@@ -16,7 +16,8 @@ from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.units import SECOND, Bytes, Nanos
 
 DEFAULT_RETRY: Final[Nanos] = 1 * SECOND
-"""Retry time of refusals without a known end of their reason: no worker is connected, or start-up goes on."""
+"""Retry time of a refusal if nobody knows when its cause will end: no worker is connected, or the server is starting
+up."""
 
 
 class InferRequest(Struct, frozen=True, array_like=True, tag=16):
@@ -24,8 +25,8 @@ class InferRequest(Struct, frozen=True, array_like=True, tag=16):
 
     The deadline is ``slo`` nanoseconds after the request's arrival, or ``slo_factor`` times the model's estimate at
     batch size 1 on the fastest kind of device. With both, the earlier deadline holds; with neither, the server's
-    default SLO. ``outputs`` names the requested outputs, all if empty. With ``generated`` there is no payload: the
-    worker makes zeros of these shapes.
+    default SLO. ``outputs`` names the requested outputs; empty: all outputs. With ``generated`` there is no payload:
+    the worker makes zeros of these shapes.
     """
 
     id: int
@@ -58,8 +59,9 @@ class InferResponse(Struct, frozen=True, array_like=True, tag=17):
 
     ``message`` is the reason if ``status`` is not SUCCESS. ``predicted`` is the predicted completion in nanoseconds
     after the arrival; ``retry_after`` is the retry time in nanoseconds from now; None: unknown. ``admitted``: the
-    server had promised a response by ``predicted``, and if ``status`` is not SUCCESS, the promise is broken. It is
-    false if the request itself was wrong, or the operator ended the server (`clockwork.controller.promises`).
+    server had promised a response by ``predicted``, and if ``status`` is not SUCCESS, the promise is broken.
+    ``admitted`` is false if the request itself was wrong, or the operator ended the server
+    (`clockwork.controller.promises`).
     """
 
     id: int
@@ -148,7 +150,7 @@ class StatusRequest(Struct, frozen=True, array_like=True, tag=25):
 
 
 class Progress(Struct, frozen=True, array_like=True):
-    """How far a stage is: ``done`` of ``total`` models, and the remaining time; None: unknown."""
+    """The progress of a stage: ``done`` of ``total`` models, and the remaining time; None: unknown."""
 
     done: int = 0
     total: int = 0
@@ -185,15 +187,14 @@ class WorkerStatus(Struct, frozen=True, array_like=True):
 class ModelStatus(Struct, frozen=True, array_like=True):
     """A model, its profile per kind of device, and the outcomes of its requests.
 
-    ``late`` counts requests that were not answered by their deadline; ``refused`` those told before it that they would
-    not be; ``failed`` all other errors. ``broken_promises`` counts those of all these that were admitted with a
-    predicted completion and yet not answered in time.
-    ``recent`` has the profiles with the durations of late, in service, in the place of those measured before it, of
-    those kinds of device where that makes a difference.
-    ``predictions``: of its ``load`` and ``infer`` actions on all devices, as far as there were any.
-    ``counts`` has the same requests by their status, and where their time went. What a client cancelled is in it only.
-    ``ready``: a device that can execute it is there, and its worker is not silent.
-    ``unbatched``: why requests are not put into one batch any more (see `ModelProfile`); empty: they are.
+    - ``late`` counts requests that were not answered by their deadline, ``refused`` those that were refused before it,
+      and ``failed`` all other errors
+    - ``broken_promises`` counts requests of these three groups that had been admitted with a predicted completion
+    - ``recent`` has profiles made of recent durations in service, for the kinds of device where they differ
+    - ``predictions`` has a summary of the model's ``load`` and of its ``infer`` actions on all devices, if any
+    - ``counts`` has the same requests by status, and their times; only ``counts`` includes cancelled requests
+    - ``ready``: a connected device can execute the model, and its worker is not silent
+    - ``unbatched``: why requests are no longer batched (see `ModelProfile`); empty: they are batched
     """
 
     info: ModelInfo

@@ -13,7 +13,7 @@ from clockwork.units import Bytes, Nanos, Pages
 
 
 class Timing(Struct, frozen=True, array_like=True):
-    """When a step began and ended, and how long the device worked on it; nanoseconds.
+    """When a step began and ended, and how long the device worked on the step; in nanoseconds.
 
     ``duration`` may be less than ``end - begin`` where work is asynchronous.
     """
@@ -24,7 +24,7 @@ class Timing(Struct, frozen=True, array_like=True):
 
 
 class DeviceTime(Struct, frozen=True, array_like=True):
-    """A duration on a device's own clock in nanoseconds, and the frequency that the device computed at; 0: unknown."""
+    """A duration on a device's own clock in nanoseconds, and the device's clock frequency during it; 0: unknown."""
 
     duration: Nanos
     clock_mhz: int = 0
@@ -129,8 +129,8 @@ class InferOutput(Struct, frozen=True, array_like=True):
 class InferResult(Struct, frozen=True, array_like=True, tag=69):
     """The batch was executed. ``outputs`` are in the order of the action's inputs.
 
-    ``exec`` is the time that the lane took, which estimates are made from. ``device`` is the part of it on the device's
-    own clock; None if the device has no clock.
+    ``exec`` is the time that the lane was busy; estimates are made from it. ``device`` is the device's share of that
+    time, by the device's own clock; None if the device has no clock.
     """
 
     id: int

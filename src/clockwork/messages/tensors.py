@@ -101,7 +101,7 @@ def spec(name: str, datatype: str, shape: tuple[int, ...]) -> TensorSpec:
 
 
 def unknown_datatype(name: str, datatype: str) -> InvalidRequestError:
-    """Return the error for a tensor whose datatype is none of `Datatype`."""
+    """Return the error for a tensor whose datatype is not a `Datatype`."""
     return InvalidRequestError(
         f"tensor {name!r} has unknown datatype {datatype[:40]!r}; known datatypes: {', '.join(Datatype)}"
     )
@@ -123,7 +123,7 @@ def check_specs(tensors: tuple[TensorSpec, ...], payload_bytes: Bytes) -> None:
     """Check tensors from a peer, and that their sizes add up to ``payload_bytes``.
 
     Raises:
-        InvalidRequestError: too many tensors, a name twice or too long, an unknown datatype, too many or negative
+        InvalidRequestError: too many tensors, a duplicate or too long name, an unknown datatype, too many or negative
             dimensions, or sizes that do not add up.
     """
     if len(tensors) > MAX_TENSORS:

@@ -1,1 +1,1 @@
-"""The worker: decides when each timed action starts, executes it in its time window, and answers each once. Pure."""
+"""The worker: starts each timed action in its time window, executes it, and answers it exactly once. Pure."""

@@ -6,11 +6,11 @@ Theory of operation. Each device has a LOAD and an EXEC lane, and the worker has
 tables (`apply`). Only `poll` of a lane starts a task on that lane. A host with a single loop, such as the simulator,
 uses the three methods of a Machine: ``handle`` is ``apply`` and then ``poll`` of all lanes, and ``wake`` is ``poll`` of
 all lanes. A host with a thread per lane calls ``apply`` and its own lane's ``poll`` under one lock, so that no thread
-has to pass a task to another. ``next_wakeup_of`` tells it which other lanes an event concerns.
+has to pass a task to another. ``next_wakeup_of`` then tells this thread which other lanes need a ``poll``.
 
-An Infer that is due while a LoadWeights of its model runs or waits also waits, up to its own ``latest``; later actions
-may pass it. GetWorkerState is answered at once, except while a task of a lost controller still runs, because the state
-that the task leaves behind is known only when it ends.
+An Infer that is due may find a LoadWeights of its model running or waiting. Then the Infer waits as well, up to its own
+``latest``, and later actions may pass it. GetWorkerState is answered at once, except while a task of a lost controller
+still runs, because the state that the task leaves behind is known only when it ends.
 """
 
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ class WorkerCore:
         return [command for gpu, kind in self._lanes for command in self.poll(now, gpu, kind)]
 
     def next_wakeup(self) -> Nanos | None:
-        """Return when to call `wake`, which may be in the past; None if only an event can change something."""
+        """Return when to call `wake`, which may be in the past; None: not before the next event."""
         moments = (self.next_wakeup_of(gpu, kind) for gpu, kind in self._lanes)
         return min((moment for moment in moments if moment is not None), default=None)
 
@@ -120,7 +120,7 @@ class WorkerCore:
         return commands
 
     def next_wakeup_of(self, gpu: int | None, kind: LaneKind) -> Nanos | None:
-        """Return when to `poll` a lane, which may be in the past; None if only an event can change something."""
+        """Return when to `poll` a lane, which may be in the past; None: not before the next event."""
         lane = self._lanes[gpu, kind]
         if not len(lane):
             return None
@@ -129,7 +129,7 @@ class WorkerCore:
         return expiry if start is None else start if expiry is None else min(start, expiry)
 
     def expire(self, now: Nanos) -> list[SendResult]:
-        """Answer the late actions of all lanes, also behind running tasks, without starting a task."""
+        """Answer the late actions of all lanes, even those that wait behind a running task. Start no task."""
         return [result for (gpu, _), lane in self._lanes.items() for result in self._expire(now, gpu, lane)]
 
     def next_expiry(self) -> Nanos | None:
@@ -143,13 +143,13 @@ class WorkerCore:
 
     @property
     def owes_results(self) -> bool:
-        """Whether a task runs whose result the controller waits for."""
+        """Whether the controller waits for the result of a running task."""
         return any(lane.running is not None and not lane.running.orphaned for lane in self._lanes.values())
 
     def upcoming(self, gpu: int) -> StartTask | None:
         """Return the Infer that starts next on the device if nothing else happens, so that a host can prepare it.
 
-        None if there is none, or if it would be refused now.
+        None if no Infer waits, or if it would be refused now.
         """
         entry = self._lanes[gpu, LaneKind.EXEC].upcoming(lambda waiting: self._blocked(gpu, waiting.action))
         if entry is None:
@@ -168,7 +168,7 @@ class WorkerCore:
         return WorkerInfo(self._page_size, gpus, self._tasks.models.infos())
 
     def check_invariants(self) -> None:
-        """Assert what always holds; for tests and checkers."""
+        """Assert the invariants; for tests and checkers."""
         for lane in self._lanes.values():
             lane.check_invariants()
         for gpu, memory in enumerate(self._memories):
@@ -273,7 +273,7 @@ class WorkerCore:
         """Return whether an action that is due has to wait for a task of another lane."""
         if gpu is None:
             return False
-        if isinstance(action, ClearCache):  # while weights are in use, or closed by an UnloadModel
+        if isinstance(action, ClearCache):  # it waits while weights are in use, or are being closed by an UnloadModel
             return bool(self._memories[gpu].models_in(WeightsState.IN_USE, WeightsState.EVICTING))
         if not isinstance(action, Infer):
             return False

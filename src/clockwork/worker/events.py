@@ -49,7 +49,7 @@ class SendResult(Struct, frozen=True):
 class SendOutputs(Struct, frozen=True):
     """Split the outputs of an Infer by request and send them as its result.
 
-    This is not a task: the lane is free already, so that the next Infer does not wait for it.
+    This is not a task: it does not occupy the lane, so the next Infer need not wait.
     """
 
     action: Infer

@@ -1,8 +1,8 @@
 """A queue of timed actions that are executed one at a time: decides which action starts next and which is too late.
 
 An action does not start before ``earliest`` nor after ``latest``. A lane runs one action at a time, in order of
-``earliest`` and then of arrival. A late action leaves the queue in the nanosecond after its ``latest``, whichever
-action it waits behind, and delays no other action.
+``earliest`` and then of arrival. A late action leaves the queue one nanosecond after its ``latest``, even while another
+action runs, and delays no other action.
 
 Theory of operation. An action that is due may have to wait for something outside its lane, such as weights being
 loaded. The core passes a function ``blocked`` to test that. In a lane with *overtaking*, later actions pass a blocked
@@ -112,7 +112,7 @@ class Lane:
         return any(isinstance(action, EvictWeights) and action.model == model for action in actions)
 
     def next_start(self, blocked: Callable[[Entry], bool]) -> Nanos | None:
-        """Return when an action can start, which may be in the past; None if only an event can change something."""
+        """Return when the next action can start, which may be in the past; None: not before the next event."""
         if self.running is not None:
             return None
         entry = self.upcoming(blocked)

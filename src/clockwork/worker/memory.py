@@ -2,7 +2,8 @@
 
 Theory of operation. The table `TRANSITIONS` says how the state of a model's weights changes. An event that the table
 lacks is refused with the status in `REFUSAL_STATUSES`; an event in neither table is a bug of the host. Pages are taken
-when a load begins and freed when the weights are gone, so no page is promised twice. Weights in use are never evicted.
+when a load begins and freed when the weights are gone, so no page belongs to two models. Weights in use are never
+evicted.
 """
 
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ class WeightsState(StrEnum):
 
 
 class WeightsEvent(StrEnum):
-    """What changes the state of a model's weights."""
+    """The events that change the state of a model's weights."""
 
     LOAD = "load"
     LOADED = "loaded"

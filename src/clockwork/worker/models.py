@@ -1,8 +1,8 @@
 """The models in the worker's host memory: their names, descriptions and handles.
 
-A name stands for one content as long as the model is held. LoadModelFromDisk with the same path and content as a held
-model succeeds and changes nothing; with another path or content it is refused. The copies that one LoadModelFromDisk
-makes share the bytes in host memory, which are never written to. They share nothing on a device.
+A name refers to the same content until the model is unloaded. LoadModelFromDisk with the same path and content as a
+held model succeeds and changes nothing; with another path or content it is refused. The copies that one
+LoadModelFromDisk makes share the bytes in host memory, which are never written to. They share nothing on a device.
 """
 
 from typing import Final
@@ -52,7 +52,7 @@ class HostModels:
         return self._handles[name]
 
     def check(self, action: LoadModelFromDisk) -> None:
-        """Check an action before its file is read.
+        """Check a LoadModelFromDisk before its file is read.
 
         Raises:
             ActionRefusedError: the number of copies is out of bounds, or one of the names is in use.

@@ -1,4 +1,4 @@
-"""The tasks of actions: what an action changes when it starts, and when its task is over.
+"""Starts and finishes the tasks of actions, and updates the worker's tables at both moments.
 
 This module has tables of models and memory, and nothing about time, queues or connections. ``start`` changes the tables
 and returns the task, or refuses the action and changes nothing. ``finish`` is called once for each task.
@@ -63,7 +63,7 @@ class Tasks:
         self._clear_failures: dict[int, TaskFailed] = {}  #: by action id
 
     def clear_arrived(self, action: ClearCache) -> None:
-        """Note that a ClearCache waits on every device from now on."""
+        """Note that from now on a ClearCache waits on every device."""
         self._clears.append((action, list(range(len(self._memories)))))
 
     def forget_clears(self, running: Mapping[int, Action]) -> None:
