@@ -55,6 +55,9 @@ class FakeRuntime:
         self.gates = {step: Gate() for step in ("read", "load", "assemble", "execute", "close")}
         self.calls: list[tuple[str, str]] = []
 
+    def locate(self, path: Path, name: str = "") -> Path:
+        return path
+
     def load_model(self, path: Path, name: str = "") -> "FakeModel":
         words = path.read_text().split()
         model = FakeModel(self, words)

@@ -48,7 +48,7 @@ def status(name: str, ready: bool = True) -> ModelStatus:
     )
 
 
-NAMES, BROKEN = ("b", "a"), {"worse": "it is broken"}
+NAMES, BROKEN = {"b": "1", "a": "1"}, {"worse": "it is broken"}
 
 
 def test_statistics_have_every_request_and_batch() -> None:
@@ -101,12 +101,12 @@ def test_the_index_has_every_model_and_the_reason_why_one_is_not_ready() -> None
 
 @pytest.mark.parametrize("version", ["", "1"])
 def test_an_empty_version_means_the_only_one(version: str) -> None:
-    check_version("m", version)
+    check_version("m", version, "1")
 
 
 def test_an_unknown_version_is_not_found() -> None:
     with pytest.raises(RequestFailedError) as caught:
-        check_version("m" * 1000, "2")
+        check_version("m" * 1000, "2", "1")
     failed = caught.value.failure
     assert (failed.http, failed.grpc, failed.status) == (404, "NOT_FOUND", Status.UNKNOWN_MODEL)
     assert len(failed.message) < 200

@@ -10,6 +10,7 @@ import pytest
 from onnx import helper
 
 from clockwork.errors import InvalidModelError
+from clockwork.runtimes.locating import version_of
 from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.runtimes.onnx.files import find, read
 from onnx_graphs import FLOAT, dense, model, node, saved, saved_with_external_data, value
@@ -25,19 +26,70 @@ from onnx_graphs import FLOAT, dense, model, node, saved, saved_with_external_da
         (["a/1/model.onnx", "a/notes/model.onnx"], "a", "a/1/model.onnx"),
         (["a/1/model.onnx/model.onnx"], "a", "a/1/model.onnx/model.onnx"),
         (["a/model.onnx/model.onnx"], "a", "a/model.onnx/model.onnx"),
+        (["a/b.onnx"], "a", "a/b.onnx"),
+        (["a/b.onnx", "a/other.onnx"], "a", "a/b.onnx"),
+        (["a/b.onnx", "a/model.onnx"], "a", "a/model.onnx"),
+        (["a/2/anything.onnx", "a/other.onnx"], "a", "a/2/anything.onnx"),
+        (["mnt/b/1/model.onnx"], "mnt", "mnt/b/1/model.onnx"),
+        (["mnt/other/3/net.onnx"], "mnt", "mnt/other/3/net.onnx"),
+        (["mnt/b/1/model.onnx", "mnt/other/1/model.onnx"], "mnt", "mnt/b/1/model.onnx"),
+        (["mnt/b/1/model.onnx", "mnt/other/1/a.onnx", "mnt/other/1/b.onnx"], "mnt", "mnt/b/1/model.onnx"),
+        (["a/.ipynb_checkpoints/a-checkpoint.onnx", "a/.hidden.onnx", "a/b.onnx"], "a", "a/b.onnx"),
+        (["a/lost+found/x.onnx", "a/1/model.onnx"], "a", "a/1/model.onnx"),
+        (["mnt/lost+found/x.onnx", "mnt/.git/1/model.onnx", "mnt/c/1/model.onnx"], "mnt", "mnt/c/1/model.onnx"),
+        (["a/2024/notes.txt", "a/b.onnx"], "a", "a/b.onnx"),
     ],
 )
 def test_a_path_means_one_model_file(files: list[str], path: str, found: str, tmp_path: Path) -> None:
     for file in files:
         saved(dense(), tmp_path / file)
-    assert find(tmp_path / path) == tmp_path / found
+    assert find(tmp_path / path, "b") == tmp_path / found
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "version"),
+    [
+        ("repo/iris/2/model.onnx", "repo/iris/2", "2"),
+        ("repo/iris/2/model.onnx", "repo/iris/2/model.onnx", "2"),
+        ("repo/iris/2/model.onnx", "repo/iris", "2"),
+        ("repo/iris/2/model.onnx", "repo", "2"),
+        ("repo/iris/2/net.onnx", "repo/iris", "2"),
+        ("repo/iris/20/model.onnx/model.onnx", "repo/iris", "20"),
+        ("repo/iris/model.onnx", "repo/iris", "1"),
+        ("2024/resnet.onnx", "2024/resnet.onnx", "1"),
+    ],
+)
+def test_the_version_of_a_model_is_the_number_of_its_directory(
+    file: str, path: str, version: str, tmp_path: Path
+) -> None:
+    saved(dense(), tmp_path / file)
+    assert version_of(tmp_path / path, find(tmp_path / path)) == version
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "1/model.onnx", "iris/1/model.onnx", "net.onnx"])
+def test_a_volume_that_kubernetes_has_mounted_holds_one_model(file: str, tmp_path: Path) -> None:
+    saved_with_external_data(dense(), tmp_path / "..2026_01_01" / file)
+    (tmp_path / "..data").symlink_to("..2026_01_01")
+    top = file.split("/", maxsplit=1)[0]
+    (tmp_path / top).symlink_to(f"..data/{top}")
+    if top == file:
+        (tmp_path / "weights.bin").symlink_to("..data/weights.bin")
+    assert OnnxRuntime().load_model(tmp_path, "iris").info.batchable
+    assert find(tmp_path) == tmp_path / file
 
 
 @pytest.mark.parametrize(
     ("files", "path", "words"),
     [
-        (["a/b.onnx"], "a", "contains neither model.onnx nor VERSION"),
-        (["a/1/model.onnx", "a/2/other.onnx"], "a", "version 2 of model 'a', its highest, has no model.onnx"),
+        (["a/b.txt"], "a", "directory 'a' contains no .onnx file, no VERSION/model.onnx"),
+        (["a/b/c/d/model.onnx"], "a", "directory 'a' contains no .onnx file"),
+        (
+            ["a/b.onnx", "a/c.onnx"],
+            "a",
+            "contains several .onnx files: b.onnx, c.onnx; name one of them",
+        ),
+        (["a/b/model.onnx", "a/c/1/model.onnx"], "a", "contains several models: b, c; name one of them, as in b=a/b"),
+        (["a/1/model.onnx", "a/2/other.txt"], "a", "version 2 of model 'a', its highest, has no model.onnx"),
         (["a.pt2"], "a.pt2", "'a.pt2' is not an ONNX model: expected a .onnx file"),
         (["a/model.onnx/other"], "a", "model file 'model.onnx' does not exist"),
         ([], "a.onnx", "model file 'a.onnx' does not exist"),

@@ -205,7 +205,7 @@ class AsyncClient:
         """Load a model on every worker while the server starts; return the names of its copies.
 
         ``path`` is relative to the workers' model roots: a ``.onnx`` or ``.pt2`` file, or a directory that contains
-        ``model.onnx`` or ``VERSION/model.onnx``.
+        one, such as ``VERSION/model.onnx``.
 
         Raises:
             InvalidRequestError: the model cannot be loaded, or serving has begun.

@@ -98,6 +98,11 @@ class ControllerWithStartupPhase:
         """Return the progress of the current stage."""
         return self._startup.progress(now)
 
+    def model_version(self, model: str) -> str:
+        """Return the version of a model, which is the same on all workers; empty for an unknown model."""
+        found = self._state.models.get(model)
+        return "" if found is None else found.info.version
+
     def is_ready(self, model: str | None = None) -> bool:
         """Return whether a request for ``model`` would be served now; without ``model``: for at least one model."""
         return is_ready(self.stage, self._state, model)

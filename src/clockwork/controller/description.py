@@ -56,6 +56,7 @@ def describe_model(model: ModelState) -> ModelSummary:
         batchable=info.batchable,
         max_batch_size=model.max_rows,
         weights_bytes=info.weights_bytes,
+        version=info.version,
     )
 
 

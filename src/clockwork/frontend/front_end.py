@@ -21,6 +21,7 @@ from clockwork.messages.requests import (
     ModelSummary,
     Request,
 )
+from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.messages.status import Status
 from clockwork.oip.failures import Failure, RequestFailedError, bad_request
 from clockwork.oip.metadata import (
@@ -79,12 +80,25 @@ class FrontEnd:
     def is_model_ready(self, name: str, version: str = "") -> bool:
         """Return whether a request for the model could be served now; false for an unknown model or version."""
         try:
-            check_version(name, version)
+            self.check_version(name, version)
         except RequestFailedError:
             return False
         return self._host.is_ready(name)
 
-    async def check_model_ready(self, name: str) -> None:
+    def version_of(self, name: str) -> str:
+        """Return the version of a model; that of an unknown one is the default."""
+        return self._host.model_version(name) or DEFAULT_VERSION
+
+    def check_version(self, name: str, version: str) -> None:
+        """Check the version in a request, if it has one and the model is known.
+
+        Raises:
+            RequestFailedError: the model has no such version.
+        """
+        if version and (known := self._host.model_version(name)):
+            check_version(name, version, known)
+
+    async def check_model_ready(self, name: str, version: str = "") -> None:
         """Raise `RequestFailedError` with the reason if the model cannot be served now."""
         if not self.is_serving():
             raise RequestFailedError(self._why_not_serving())
@@ -92,7 +106,7 @@ class FrontEnd:
         if name in broken and not self._host.is_ready(name):
             message = not_served(name, broken[name])
             raise RequestFailedError(Failure.from_status(Status.SKIPPED_BY_CONTROLLER, message))
-        await self.model(name)
+        await self.model(name, version)
         if not self._host.is_ready(name):
             message = f"model {quoted(name)} is not ready: {NO_WORKER}; retry later"
             status = Status.SKIPPED_BY_CONTROLLER
@@ -100,7 +114,6 @@ class FrontEnd:
 
     async def model(self, name: str, version: str = "") -> ModelSummary:
         """Return a served model. During start-up, wait for its end, at most as long as a ListModelsRequest waits."""
-        check_version(name, version)
         if self.is_serving():
             found = self._host.description().summary_of(name)
         else:
@@ -109,6 +122,7 @@ class FrontEnd:
             found = next((model for model in response.models if model.name == name), None)
         if found is None:
             raise self._unknown_model(name)
+        check_version(name, version, found.version)
         return found
 
     async def model_metadata(self, name: str, version: str = "") -> dict[str, Any]:
@@ -121,7 +135,7 @@ class FrontEnd:
 
     def model_statistics(self, name: str, version: str = "") -> dict[str, Any]:
         """Return Triton's statistics of one model."""
-        check_version(name, version)
+        self.check_version(name, version)
         found = self._host.description().status_of(name)
         if found is None:
             raise self._unknown_model(name)
@@ -145,7 +159,7 @@ class FrontEnd:
     def _index(self, ready_only: bool) -> Iterator[dict[str, Any]]:
         server = self._host.description()
         return repository_index(
-            models=server.models(),
+            versions={name: self.version_of(name) for name in server.models()},
             broken=server.broken,
             is_ready=server.is_ready,
             stage=server.stage,

@@ -13,8 +13,8 @@ from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.contents import add_contents
 from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, split, with_raw_outputs
 from clockwork.messages.requests import InferRequest, InferResponse
+from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.messages.tensors import MAX_RANK, MAX_TENSORS, TensorSpec
-from clockwork.oip.metadata import VERSION
 from clockwork.oip.parameters import requested_slo
 from clockwork.oip.response import response_parameters
 from clockwork.steps import Steps
@@ -120,10 +120,14 @@ def with_payload(
 
 
 def response_of(
-    message: pb.ModelInferRequest, response: InferResponse, payload: Any, more: Mapping[str, Any] = NO_PARAMETERS
+    message: pb.ModelInferRequest,
+    response: InferResponse,
+    payload: Any,
+    more: Mapping[str, Any] = NO_PARAMETERS,
+    version: str = DEFAULT_VERSION,
 ) -> bytes:
     """Encode the ModelInferResponse to a successful request; ``more`` are parameters in addition to the usual ones."""
-    reply = pb.ModelInferResponse(model_name=message.model_name, model_version=VERSION, id=message.id)
+    reply = pb.ModelInferResponse(model_name=message.model_name, model_version=version, id=message.id)
     for name, value in (*response_parameters(response).items(), *more.items()):
         setattr(reply.parameters[name], _CHOICES[type(value)], value)
     view, at, tensors = memoryview(b"" if payload is None else payload), 0, []

@@ -24,6 +24,7 @@ from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, in_stream, mod
 from clockwork.grpc_frontend.scanning import check_infer, check_other
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
+from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.oip.failures import RequestFailedError
 from clockwork.oip.metadata import check_version
 from clockwork.units import Nanos, seconds
@@ -109,7 +110,7 @@ class Service:
     ) -> pb.ModelStatisticsResponse | bytes:
         """Return the statistics of one model, or of all if the request names none; those of all are encoded."""
         if not message.name:
-            check_version(message.name, message.version)
+            check_version(message.name, message.version, DEFAULT_VERSION)
             return b"".join(await self._front.all_statistics())
         statistics = pb.ModelStatistics(**self._front.model_statistics(message.name, message.version))
         return pb.ModelStatisticsResponse(model_stats=[statistics])
@@ -195,14 +196,14 @@ class Service:
         client: LocalClient,
         more: Mapping[str, Any] = NO_PARAMETERS,
     ) -> bytes:
-        check_version(message.model_name, message.model_version)
+        self._front.check_version(message.model_name, message.model_version)
         request = request_of(message, raw, client.next_id(), limit)
         if not raw or sum(map(len, raw)) >= MIN_SPLIT_BYTES:  # else decoding costs little
             self._front.check_early(client, request)
         request, payload = await self._stepper.run(with_payload(message, raw, request, self._allocate))
         response, outputs = await self._front.infer(client, request, payload, arrived)
         self._reception.note_slo(message.model_name, request.slo)
-        return response_of(message, response, outputs, more)
+        return response_of(message, response, outputs, more, self._front.version_of(message.model_name))
 
 
 def decode(kind: Any, data: bytes) -> Any:

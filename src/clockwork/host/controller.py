@@ -243,6 +243,10 @@ class ControllerHost:
         """Return the stage and its progress."""
         return self._machine.stage.value, self._machine.progress(self._clock.now())
 
+    def model_version(self, model: str) -> str:
+        """Return the version of a model; empty for an unknown model."""
+        return self._machine.model_version(model)
+
     def is_ready(self, model: str | None = None) -> bool:
         """Return whether requests are served now: for any model, or for the one named."""
         return self._machine.is_ready(model)

@@ -21,6 +21,7 @@ from clockwork.messages.results import DeviceTime, ErrorResult, InferOutput, Inf
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec
 from clockwork.runtimes.base import Batch, HostModel, LoadedModel, Payload, Runtime
+from clockwork.runtimes.locating import version_of
 from clockwork.units import Nanos
 from clockwork.worker.events import (
     Executed,
@@ -150,6 +151,7 @@ class TaskRunner:
             path = resolve(self._root, action.path)
         except InvalidModelError as error:
             return TaskFailed(Status.INVALID_MODEL_PATH, str(error))
+        file = self._runtime.locate(path, action.name)
         model = self._runtime.load_model(path, action.name)
         info = model.info
         batched = f"not batched: {info.unbatched or 'its runtime does not'}" if not info.batchable else "batched"
@@ -168,6 +170,7 @@ class TaskRunner:
             info.batchable,
             info.weights_bytes,
             info.max_batch,
+            version_of(path, file),
         )
 
     def _assemble(self, action: Infer, task: StartTask) -> Batch:

@@ -95,9 +95,10 @@ class Application:
             authorization = str(headers.get(b"authorization", b""), "latin-1")
             access.check(authorization, NEEDED_RIGHTS.get(found.operation, Right.INFER))
         if found.operation == "infer":
+            self._front.check_version(found.model, found.version)
             with self._bodies.keeping() as kept:
                 receiving = self._bodies.receive(scope, headers, receive, kept)
-                return await packed(await self._infer(found.model, scope, headers, receiving), headers)
+                return await packed(await self._infer(found, scope, headers, receiving), headers)
         if found.operation in ("index", "load"):
             with self._bodies.keeping() as kept:
                 body = await self._bodies.receive(scope, headers, receive, kept, MAX_REPOSITORY_BODY)
@@ -106,8 +107,8 @@ class Application:
         # Triton's asyncio client offers gzip with every request, and unpacks replies to inferences only.
         return await packed(reply, headers) if found.operation == "metrics" else reply
 
-    async def _infer(self, model: str, scope: Scope, headers: Headers, receiving: Awaitable[Body]) -> Reply:
-        front = self._front
+    async def _infer(self, found: Route, scope: Scope, headers: Headers, receiving: Awaitable[Body]) -> Reply:
+        front, model = self._front, found.model
         parsed = await self._stepper.run(parse_infer(await receiving, header_bytes(headers), self._max_json))
         head = parsed.head
         slo = requested_slo(head.parameters)
@@ -125,7 +126,8 @@ class Application:
         front.reception.note_slo(model, slo, response.timing.total)
         classes = any(output.parameters.classification is not None for output in head.outputs)
         batched = classes and (await front.model(model)).batchable
-        json, binary = await self._stepper.run(response_body(head, model, response, data, batched, self._max_json))
+        body = response_body(head, model, response, data, batched, self._max_json, front.version_of(model))
+        json, binary = await self._stepper.run(body)
         if not binary:
             return Reply(200, [JSON], json)
         length = b"%d" % sum(map(len, json))
@@ -153,13 +155,13 @@ class Application:
             case "all_stats":
                 return Reply(200, [JSON], await front.all_statistics())
             case "stats":
-                return json_reply({"model_stats": [front.model_statistics(model)]})
+                return json_reply({"model_stats": [front.model_statistics(model, found.version)]})
             case "model_ready":
-                await front.check_model_ready(model)
+                await front.check_model_ready(model, found.version)
                 return json_reply({"name": model, "ready": True})
             case "config":
-                return json_reply(await front.model_config(model))
-        return json_reply(await front.model_metadata(model))
+                return json_reply(await front.model_config(model, found.version))
+        return json_reply(await front.model_metadata(model, found.version))
 
     async def _repository(self, found: Route, body: Body) -> Reply:
         head = repository_head(body)

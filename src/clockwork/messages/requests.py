@@ -11,7 +11,7 @@ from msgspec import Struct
 from clockwork.messages.counts import DeviceCounts, ModelCounts
 from clockwork.messages.prediction import PredictionSummary
 from clockwork.messages.profile import ModelProfile
-from clockwork.messages.results import GPUInfo, ModelInfo
+from clockwork.messages.results import DEFAULT_VERSION, GPUInfo, ModelInfo
 from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.units import SECOND, Bytes, Nanos
 
@@ -116,6 +116,7 @@ class ModelSummary(Struct, frozen=True, array_like=True):
     batchable: bool
     max_batch_size: int
     weights_bytes: Bytes
+    version: str = DEFAULT_VERSION
 
 
 class ListModelsResponse(Struct, frozen=True, array_like=True, tag=22):

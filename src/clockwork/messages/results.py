@@ -4,12 +4,15 @@ Each type of action has a type of result for its success, with its times. The re
 `ErrorResult`.
 """
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from msgspec import Struct
 
 from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.units import Bytes, Nanos, Pages
+
+DEFAULT_VERSION: Final = "1"
+"""Version of a model whose path has none."""
 
 
 class Timing(Struct, frozen=True, array_like=True):
@@ -40,6 +43,7 @@ class ModelInfo(Struct, frozen=True, array_like=True):
       across rows; such a model executes one request at a time
     - ``load``, ``copies``: the name and the ``no_of_copies`` of the LoadModelFromDisk that loaded it
     - ``max_batch``: the largest batch size that the model's own configuration permits; 0: no limit
+    - ``version``: the number that names the directory of the model's file, or `DEFAULT_VERSION`
     """
 
     name: str
@@ -54,6 +58,7 @@ class ModelInfo(Struct, frozen=True, array_like=True):
     load: str
     copies: int = 1
     max_batch: int = 0
+    version: str = DEFAULT_VERSION
 
 
 class GPUInfo(Struct, frozen=True, array_like=True):

@@ -12,9 +12,9 @@ from clockwork.controller.tally import Counts
 from clockwork.messages import counts
 from clockwork.messages.counts import CHECK_OUTCOMES, LATENCY_BOUNDS, REFUSAL_STATUSES, ModelCounts
 from clockwork.messages.refusal_reason import RefusalReason
+from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.messages.status import Status
 from clockwork.metrics.family import Distribution, Family, Kind, Piece, Values, rendered, rendered_histogram
-from clockwork.oip.metadata import VERSION
 from clockwork.units import MICROSECOND, SECOND
 
 BY_MODEL: Final = ("model",)
@@ -47,11 +47,12 @@ class Row(NamedTuple):
     broken_promises: int
     counts: ModelCounts
     ready: bool = True
+    version: str = DEFAULT_VERSION
 
 
-def row(model: str, counted: Counts, ready: bool = True) -> Row:
+def row(model: str, counted: Counts, ready: bool = True, version: str = DEFAULT_VERSION) -> Row:
     """Return a model's current counts; ``ready``: whether a device could serve the model."""
-    return Row(model, counted.cold_starts, counted.broken_promises, counted.summary(), ready)
+    return Row(model, counted.cold_starts, counted.broken_promises, counted.summary(), ready, version)
 
 
 def reason_of(status: str) -> str:
@@ -78,7 +79,7 @@ def _failures(row: Row) -> Values:
     for status, count in row.counts.answers.items():
         if status != Status.SUCCESS.name:
             by_reason[reason_of(status)] += count
-    return [((row.model, VERSION, reason), count) for reason, count in by_reason.items()]
+    return [((row.model, row.version, reason), count) for reason, count in by_reason.items()]
 
 
 def _outcomes(row: Row) -> Values:
@@ -98,7 +99,7 @@ def _checks(row: Row) -> Values:
 
 
 def _triton(name: str, help: str, value: Callable[[Row], float], kind: Kind = Kind.TRITON) -> "_Source":
-    return _Source(Family(name, help, kind, BY_VERSION), lambda row: [((row.model, VERSION), value(row))])
+    return _Source(Family(name, help, kind, BY_VERSION), lambda row: [((row.model, row.version), value(row))])
 
 
 def _counter(name: str, help: str, value: Callable[[Row], float]) -> "_Source":

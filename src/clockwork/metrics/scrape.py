@@ -63,7 +63,8 @@ class Metrics:
             yield
         rows = []
         for name in description.models():
-            rows.append(models.row(name, description.counts_of(name), description.is_ready(name)))
+            version = description.state.models[name].info.version
+            rows.append(models.row(name, description.counts_of(name), description.is_ready(name), version))
             yield
         for piece in models.pieces(rows, self._histograms):
             text.add(piece)

@@ -10,13 +10,11 @@ from typing import Any, Final
 from clockwork.messages.counts import in_time
 from clockwork.messages.faults import quoted
 from clockwork.messages.requests import ModelStatus, ModelSummary
+from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, TensorInfo
 from clockwork.oip.failures import Failure, RequestFailedError
 from clockwork.units import MILLISECOND, Nanos
-
-VERSION: Final = "1"
-"""The only version of every model."""
 
 EXTENSIONS: Final = ("model_repository", "model_configuration", "statistics", "parameters")
 """Triton's names of the extensions that both transports serve."""
@@ -43,7 +41,7 @@ def model_metadata(model: ModelSummary) -> dict[str, Any]:
     """Return names, datatypes and shapes of inputs and outputs; -1 is a free dimension."""
     return {
         "name": model.name,
-        "versions": [VERSION],
+        "versions": [model.version],
         "platform": PLATFORM,
         "inputs": [_tensor(info) for info in model.inputs],
         "outputs": [_tensor(info) for info in model.outputs],
@@ -77,7 +75,7 @@ def model_statistics(model: ModelStatus, epoch: Nanos) -> dict[str, Any]:
     done = in_time(counts.answers)
     return {
         "name": model.info.name,
-        "version": VERSION,
+        "version": model.info.version,
         "last_inference": (epoch + counts.last_success) // MILLISECOND if counts.last_success else 0,
         "inference_count": counts.rows,
         "execution_count": counts.batches,
@@ -108,7 +106,7 @@ NO_WORKER: Final = "no connected worker can serve it"
 
 
 def repository_index(
-    models: Iterable[str],
+    versions: Mapping[str, str],
     broken: Mapping[str, str],
     is_ready: Callable[[str], bool],
     stage: str,
@@ -118,7 +116,7 @@ def repository_index(
     """Yield an entry for every loaded model, by name, with its state and the reason if the model is not ready.
 
     Args:
-        models: names of the served models.
+        versions: version of each served model, by name.
         broken: the reason by name of each model that cannot be loaded or measured.
         is_ready: whether a request for the model could be served now; called when the entry is made.
         stage: the server's stage.
@@ -127,7 +125,7 @@ def repository_index(
     """
     not_ready = ("UNAVAILABLE", NO_WORKER) if serving else ("LOADING", f"the server is {stage}")
     reasons = dict(broken)
-    for name in sorted({*models, *reasons}):
+    for name in sorted({*versions, *reasons}):
         if is_ready(name):
             state, reason = "READY", ""
         elif name in reasons:
@@ -135,18 +133,19 @@ def repository_index(
         else:
             state, reason = not_ready
         if state == "READY" or not ready_only:
-            yield {"name": name, "version": VERSION, "state": state, "reason": reason}
+            version = versions.get(name, DEFAULT_VERSION)
+            yield {"name": name, "version": version, "state": state, "reason": reason}
 
 
-def check_version(model: str, version: str) -> None:
-    """Check the version in a request; empty means the only one.
+def check_version(model: str, version: str, known: str) -> None:
+    """Check the version in a request; empty means ``known``, the only one of the model.
 
     Raises:
         RequestFailedError: the model has no such version.
     """
-    if version in ("", VERSION):
+    if version in ("", known):
         return
-    message = f"model {quoted(model)} has no version {quoted(version)}; its only version is {VERSION!r}"
+    message = f"model {quoted(model)} has no version {quoted(version)}; its only version is {known!r}"
     raise RequestFailedError(Failure.from_status(Status.UNKNOWN_MODEL, message))
 
 

@@ -12,7 +12,6 @@ from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype
 from clockwork.oip.binary import DEFAULT_MAX_JSON, InferHead
 from clockwork.oip.failures import http_statuses
-from clockwork.oip.metadata import VERSION
 from clockwork.oip.rest import RepositoryHead
 from clockwork.units import MIB
 
@@ -22,6 +21,7 @@ PATH: Final = "/v2/openapi.json"
 """Path of the document."""
 
 _TEXT: Final[Json] = {"type": "string"}
+_VERSION: Final[Json] = {"type": "string", "pattern": "^[0-9]+$", "example": "1"}
 _FLAG: Final[Json] = {"type": "boolean"}
 _COUNT: Final[Json] = {"type": "integer", "minimum": 0}
 _MS: Final[Json] = {"type": "number", "minimum": 0, "description": "milliseconds"}
@@ -211,7 +211,7 @@ _FAILURES: Final = {
 def _parameters(path: str) -> list[Json]:
     """Return the parameters of a path; a model has one version."""
     name = _TEXT | {"pattern": "^[^/]+$"}
-    schemas = {"model": name, "version": {"const": VERSION}, "region": name}
+    schemas = {"model": name, "version": _VERSION, "region": name}
     names = [part.strip("{}") for part in path.split("/") if part.startswith("{")]
     return [{"name": name, "in": "path", "required": True, "schema": schemas[name]} for name in names]
 
@@ -242,7 +242,7 @@ def _replies() -> Json:
     config_tensor = _object({"name": _TEXT, "data_type": _TEXT | {"pattern": "^TYPE_"}, "dims": _DIMS})
     entry = {
         "name": _TEXT,
-        "version": {"const": VERSION},
+        "version": _VERSION,
         "state": {"enum": ["READY", "UNAVAILABLE", "LOADING"]},
         "reason": _TEXT,
     }
@@ -254,7 +254,7 @@ def _replies() -> Json:
         "Model": _object(
             {
                 "name": _TEXT,
-                "versions": _list({"const": VERSION}),
+                "versions": _list(_VERSION),
                 "platform": _TEXT,
                 "inputs": _list(tensor),
                 "outputs": _list(tensor),
@@ -308,7 +308,7 @@ def _statistics() -> Json:
     )
     model = {
         "name": _TEXT,
-        "version": {"const": VERSION},
+        "version": _VERSION,
         "last_inference": _COUNT | {"description": "milliseconds since 1970; 0: no inference yet"},
         "inference_count": _COUNT,
         "execution_count": _COUNT,
@@ -342,5 +342,5 @@ def _infer_response() -> Json:
         "data",
         "parameters",
     )
-    properties = {"model_name": _TEXT, "model_version": {"const": VERSION}, "id": _TEXT}
+    properties = {"model_name": _TEXT, "model_version": _VERSION, "id": _TEXT}
     return _object({**properties, "parameters": parameters, "outputs": _list(output)}, "id")

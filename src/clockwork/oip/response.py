@@ -11,10 +11,10 @@ import msgspec
 
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.requests import InferResponse
+from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.messages.tensors import Datatype, TensorSpec
 from clockwork.oip.binary import DEFAULT_MAX_JSON, InferHead
 from clockwork.oip.elements import SLICE, classified, is_short, json_slices
-from clockwork.oip.metadata import VERSION
 from clockwork.steps import Steps
 from clockwork.units import MILLISECOND, Bytes, show_bytes
 
@@ -28,6 +28,7 @@ def response_body(
     payload: Any,
     batched: bool,
     max_json: Bytes = DEFAULT_MAX_JSON,
+    version: str = DEFAULT_VERSION,
 ) -> Steps[tuple[list[bytes], list[Any]]]:
     """Return the JSON in parts, and the binary outputs in order.
 
@@ -38,6 +39,7 @@ def response_body(
         payload: the bytes of all outputs.
         batched: whether the first dimension of the outputs is the batch.
         max_json: limit of the JSON.
+        version: the model's version.
 
     Raises:
         InvalidRequestError: an output cannot have the requested form, or takes too much JSON.
@@ -47,7 +49,7 @@ def response_body(
     binary: list[Any] = []
     view = memoryview(b"" if payload is None else payload)
     at = 0
-    content: dict[str, Any] = {"model_name": model, "model_version": VERSION}
+    content: dict[str, Any] = {"model_name": model, "model_version": version}
     if head.id:
         content["id"] = head.id
     content["parameters"] = response_parameters(response)

@@ -8,7 +8,6 @@ from msgspec import Struct
 from clockwork.messages.faults import MAX_QUOTED, quoted
 from clockwork.messages.status import Status
 from clockwork.oip.failures import Failure, RequestFailedError, bad_request
-from clockwork.oip.metadata import check_version
 from clockwork.oip.unsupported import unsupported_path
 
 SERVER: Final = {
@@ -46,10 +45,11 @@ class MethodNotAllowedError(RequestFailedError):
 
 
 class Route(Struct, frozen=True):
-    """The operation that a request line requests, and its model if it has one."""
+    """The operation that a request line requests, and its model and version if it has them."""
 
     operation: str
     model: str = ""
+    version: str = ""
 
 
 class RepositoryHead(Struct, frozen=True):
@@ -66,13 +66,12 @@ def route(method: str, path: str) -> Route:
         RequestFailedError: 404, the path is unknown; 405, it takes another method; 501, only Triton has it.
     """
     whole = path.strip("/")
+    version = ""
     if found := SERVER.get(whole):
-        return _checked(method, found, "")
+        return _checked(method, found)
     match whole.split("/"):
         case ["v2", "models", model, "versions", version, *rest] if len(rest) < 2:
             found = MODEL.get("".join(rest))
-            if found:
-                check_version(model, version)
         case ["v2", "models", model, *rest] if len(rest) < 2:
             found = MODEL.get("".join(rest))
         case ["v2", "repository", "models", model, action]:
@@ -80,7 +79,7 @@ def route(method: str, path: str) -> Route:
         case _:
             model = ""
     if found and model:
-        return _checked(method, found, model)
+        return _checked(method, found, model, version)
     if unsupported := unsupported_path(whole.split("/")):
         methods, message = unsupported
         if method not in methods:
@@ -109,8 +108,8 @@ def unknown_path(path: str) -> RequestFailedError:
     return RequestFailedError(Failure(404, "NOT_FOUND", message, Status.INVALID_REQUEST))
 
 
-def _checked(method: str, found: tuple[str, str], model: str) -> Route:
+def _checked(method: str, found: tuple[str, str], model: str = "", version: str = "") -> Route:
     allowed, operation = found
     if method != allowed and (method, allowed) != ("HEAD", "GET"):  # load balancers probe with HEAD
         raise MethodNotAllowedError(method, "GET, HEAD" if allowed == "GET" else allowed)
-    return Route(operation, model)
+    return Route(operation, model, version)

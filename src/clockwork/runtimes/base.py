@@ -122,6 +122,14 @@ class Runtime(Protocol):
         """Hardware of the devices and threads of each. Devices of one kind are equally fast."""
         ...
 
+    def locate(self, path: Path, name: str = "") -> Path:
+        """Return the model file that a path means; see `clockwork.runtimes.locating`. A model file means itself.
+
+        Raises:
+            InvalidModelError: there is no such file, or the choice is ambiguous.
+        """
+        ...
+
     def load_model(self, path: Path, name: str = "") -> HostModel:
         """Read and prepare a model. ``path`` is absolute, exists, and lies within the model root.
 

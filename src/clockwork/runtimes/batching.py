@@ -49,15 +49,15 @@ class BatchingOptions(Struct, frozen=True):
     never: frozenset[str] = frozenset()
     allowed: frozenset[str] = frozenset()
 
-    def of(self, name: str, path: Path) -> BatchingPolicy:
-        """Return the policy for the model with this name, which is loaded from ``path``.
+    def of(self, name: str, path: Path, file: Path) -> BatchingPolicy:
+        """Return the policy for the model with this name, whose ``path`` means the model file ``file``.
 
         Raises:
             InvalidModelError: the config.pbtxt beside the model cannot be read.
         """
         if name in self.never:
             return BatchingPolicy(FORBIDDEN)
-        limit = max_batch_size(path)
+        limit = max_batch_size(path, file)
         if limit == 0:
             return BatchingPolicy(CONFIGURED)
         return BatchingPolicy(allowed=name in self.allowed, max_batch=limit or 0)

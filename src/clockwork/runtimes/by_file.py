@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Final
 
 from clockwork.runtimes.base import HostModel, Runtime
+from clockwork.runtimes.locating import holds
 
 PROGRAM: Final = ".pt2"
 """File name suffix of exported PyTorch programs. ONNX Runtime gets all other files."""
@@ -18,9 +19,7 @@ PROGRAM: Final = ".pt2"
 
 def is_program(path: Path) -> bool:
     """Whether the path is a PyTorch program, or a directory that holds one; see `clockwork.runtimes.locating`."""
-    if path.is_dir():
-        return (path / f"model{PROGRAM}").exists() or any(path.glob(f"[0-9]*/model{PROGRAM}"))
-    return path.suffix == PROGRAM
+    return holds(path, PROGRAM) if path.is_dir() else path.suffix == PROGRAM
 
 
 class RuntimeByFile:
@@ -45,9 +44,16 @@ class RuntimeByFile:
 
     def load_model(self, path: Path, name: str = "") -> HostModel:
         """Read and prepare a model; see `clockwork.runtimes.base.Runtime`."""
+        return self._runtime_of(path).load_model(path, name)
+
+    def locate(self, path: Path, name: str = "") -> Path:
+        """Return the model file that a path means; see `clockwork.runtimes.base.Runtime`."""
+        return self._runtime_of(path).locate(path, name)
+
+    def _runtime_of(self, path: Path) -> Runtime:
         if not is_program(path):
-            return self._onnx.load_model(path, name)
+            return self._onnx
         with self._lock:
             if self._torch is None:
                 self._torch = self._make_torch()
-        return self._torch.load_model(path, name)
+        return self._torch

@@ -56,8 +56,9 @@ class ModelRuntime(ABC, Generic[FileT, ModelT]):
             InvalidModelError: the file is not a model of this runtime, or is broken.
             ServerError: a device cannot execute the model, or has too little memory for it.
         """
-        policy = self._batching.of(name, path)
-        file = self._read(path)
+        found = self.locate(path, name)
+        policy = self._batching.of(name, path, found)
+        file = self._read(found)
         digest = policy.digest(file.digest)
         with self._lock:
             self._release_unused()
@@ -67,8 +68,12 @@ class ModelRuntime(ABC, Generic[FileT, ModelT]):
         return model
 
     @abstractmethod
+    def locate(self, path: Path, name: str = "") -> Path:
+        """Return the model file that a path means; see `clockwork.runtimes.base.Runtime`."""
+
+    @abstractmethod
     def _read(self, path: Path) -> FileT:
-        """Find the model file that the path means, and check it."""
+        """Check a model file that `locate` returned."""
 
     @abstractmethod
     def _prepare(self, file: FileT, policy: BatchingPolicy) -> ModelT:

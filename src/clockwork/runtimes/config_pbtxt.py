@@ -28,19 +28,19 @@ _TOKEN: Final = re.compile(
 _CLOSING: Final = {"}": "{", "]": "[", ">": "<"}
 
 
-def max_batch_size(path: Path) -> int | None:
+def max_batch_size(path: Path, file: Path) -> int | None:
     """Return max_batch_size from the config.pbtxt of a model; None if there is no such file or key.
 
-    ``path`` is a model's file or directory, as in `clockwork.runtimes.locating`.
+    ``path`` means the model file ``file``; see `clockwork.runtimes.locating`.
 
     Raises:
         InvalidModelError: the file cannot be read.
     """
-    file = _beside(path)
     try:
-        if not file.is_file():
+        config = _beside(path, file)
+        if config is None or not config.is_file():
             return None
-        with file.open("rb") as source:
+        with config.open("rb") as source:
             content = source.read(MAX_FILE + 1)
     except OSError as error:
         raise InvalidModelError(f"{FILE} of {path.name!r} cannot be read: {error.strerror}") from error
@@ -52,11 +52,17 @@ def max_batch_size(path: Path) -> int | None:
         raise InvalidModelError(f"{FILE} of {path.name!r} cannot be read: {error}; correct or remove it") from None
 
 
-def _beside(path: Path) -> Path:
-    """Return ``NAME/config.pbtxt`` for each of ``NAME``, ``NAME/1`` and ``NAME/1/model.onnx``."""
-    directory = path if path.is_dir() else path.parent
-    if not path.is_dir() and path.stem != "model":
-        return path.parent / path.name / FILE  # one of several model files in a directory: it has no config.pbtxt
+def _beside(path: Path, file: Path) -> Path | None:
+    """Return ``NAME/config.pbtxt`` for ``NAME/1/model.onnx`` or ``NAME/model.onnx``.
+
+    None for a file that is named by the path itself and is not called ``model``: it may be one of several model files
+    in its directory.
+    """
+    if path == file and file.stem != "model":
+        return None
+    directory = file.parent
+    if directory.name == file.name:  # Triton's layout of a model with external data
+        directory = directory.parent
     return (directory.parent if directory.name.isdecimal() else directory) / FILE
 
 

@@ -1,24 +1,54 @@
-"""Finds the model file that a path means.
+"""Finds the model file that a path means, and the version of the model.
 
-A path is a model file, a directory that holds a file ``model`` with the runtime's suffix, or ``NAME`` or
-``NAME/VERSION`` in a model repository like Triton's (the highest version is used). A model file outside the given
-directory is rejected, even if a link leads to it. Error messages name files relative to the directory.
+A path is a model file, or a directory. In a directory, the first of these is used:
+
+1. a file ``model`` with the runtime's suffix, or Triton's directory of that name with such a file in it
+2. the highest version: a directory named with a number, which holds such a file, or only one file with the suffix
+3. the only file with the suffix, or the one that is named like the model
+4. the only subdirectory that holds a model by these rules, or the one that is named like the model
+
+So a directory may be a model of a repository like Triton's, a whole repository with one model, or a mounted volume with
+one file. `IGNORED` names and hidden files, among them Kubernetes' ``..data``, are passed over. A model file outside the
+given directory is rejected, even if a link leads to it. Error messages name files relative to the directory.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from clockwork.errors import InvalidModelError
+from clockwork.messages.results import DEFAULT_VERSION
+
+IGNORED: Final = frozenset({"lost+found", "__pycache__", "__MACOSX"})
+"""Directories that tools and file systems make beside models."""
+
+MAX_SHOWN: Final = 5
+"""Names of files that an error message lists."""
 
 
-def locate(path: Path, suffix: str, kind: str) -> Path:
-    """Return the model file that a path means. ``kind``: what messages call such a file, with an article.
+def locate(path: Path, suffix: str, kind: str, name: str = "") -> Path:
+    """Return the model file that a path means.
+
+    Args:
+        path: of a file or directory.
+        suffix: of the runtime's files.
+        kind: what messages call such a file, with an article.
+        name: the model's name, which chooses among several files or subdirectories.
 
     Raises:
-        InvalidModelError: there is no such file, or it lies outside the path.
+        InvalidModelError: there is no such file, the choice is ambiguous, or the file lies outside the path.
     """
-    found = path
+    found: Path | None = path
     if path.is_dir():
-        found = _in_directory(path, f"model{suffix}")
+        try:
+            found = _in_directory(path, suffix, name)
+        except OSError as error:
+            raise InvalidModelError(f"directory {path.name!r} cannot be read: {error.strerror}") from error
+        if found is None:
+            raise InvalidModelError(
+                f"directory {path.name!r} contains no {suffix} file, no VERSION/model{suffix} with a number as VERSION "
+                "and no directory with one: check the path"
+            )
         if not found.resolve().is_relative_to(path.resolve()):
             raise InvalidModelError(
                 f"{found.relative_to(path)} of model {path.name!r} is a link out of its directory: put the file there"
@@ -28,28 +58,108 @@ def locate(path: Path, suffix: str, kind: str) -> Path:
             f"{path.name!r} is not {kind}: expected a {suffix} file, or a directory with model{suffix} "
             f"or VERSION/model{suffix}"
         )
-    if not found.is_file():
-        raise InvalidModelError(f"model file {found.name!r} does not exist: check the path")
+    if found is None or not found.is_file():
+        raise InvalidModelError(f"model file {(found or path).name!r} does not exist: check the path")
     return found
 
 
-def _in_directory(path: Path, file: str) -> Path:
-    direct = path / file
-    if direct.is_dir():
-        return direct / file  # Triton's layout of a model with external data
-    if direct.exists():
+def holds(path: Path, suffix: str) -> bool:
+    """Return whether a directory holds files with this suffix where `locate` looks for them."""
+    try:
+        return _in_directory(path, suffix, "") is not None
+    except (InvalidModelError, OSError):
+        return True  # `locate` gives the reason
+
+
+def version_of(path: Path, file: Path) -> str:
+    """Return the version of a model, ``2`` for ``iris/2/model.onnx``; ``path`` means the model file ``file``.
+
+    A file that is not named like those of a model repository, and is named by the path itself, has the default version,
+    whatever its directory is called: ``2024/resnet.onnx`` is no version 2024.
+    """
+    if path == file and file.stem != "model":
+        return DEFAULT_VERSION
+    directory = file.parent
+    if directory.name.startswith("model."):  # Triton's layout of a model with external data
+        directory = directory.parent
+    return directory.name if _is_version(directory.name) else DEFAULT_VERSION
+
+
+def _in_directory(path: Path, suffix: str, name: str, depth: int = 1) -> Path | None:
+    """Return the model file in a directory; None if there is none. ``depth``: levels of subdirectories to search."""
+    direct = _named_model(path, suffix)
+    if direct is not None:
         return direct
-    versions = [child for child in path.iterdir() if child.name.isascii() and child.name.isdigit() and child.is_dir()]
-    if not versions:
+    children = list(_children(path))
+    versions = [child for child in children if _is_version(child.name) and child.is_dir()]
+    if any(child for child in versions if _may_hold(child, suffix)):
+        newest = max(versions, key=lambda version: int(version.name))
+        found = _named_model(newest, suffix) or _only_file(newest, list(_children(newest)), suffix, name)
+        if found is None:
+            raise InvalidModelError(
+                f"version {newest.name} of model {path.name!r}, its highest, has no model{suffix}: "
+                "add it or remove the version"
+            )
+        return found
+    found = _only_file(path, children, suffix, name)
+    if found is not None or not depth:
+        return found
+    return _in_subdirectory(path, [child for child in children if child.is_dir()], suffix, name)
+
+
+def _in_subdirectory(path: Path, children: list[Path], suffix: str, name: str) -> Path | None:
+    found: dict[str, Path] = {}
+    for child in children:
+        try:
+            file = _in_directory(child, suffix, name, depth=0)
+        except (InvalidModelError, OSError):
+            if child.name == name:
+                raise
+            continue
+        if file is not None:
+            found[child.name] = file
+    if name in found:
+        return found[name]
+    if len(found) > 1:
+        first = min(found)
         raise InvalidModelError(
-            f"directory {path.name!r} contains neither {file} nor VERSION/{file} with a number as VERSION"
+            f"directory {path.name!r} contains several models: {_listed(found)}; "
+            f"name one of them, as in {first}={path.name}/{first}"
         )
-    newest = max(versions, key=lambda version: int(version.name))
-    direct = newest / file
+    return next(iter(found.values()), None)
+
+
+def _only_file(path: Path, children: list[Path], suffix: str, name: str) -> Path | None:
+    files = {child.name: child for child in children if child.suffix == suffix and child.is_file()}
+    if len(files) > 1 and f"{name}{suffix}" not in files:
+        raise InvalidModelError(
+            f"directory {path.name!r} contains several {suffix} files: {_listed(files)}; name one of them, "
+            f"as in NAME={path.name}/{min(files)}"
+        )
+    return files.get(f"{name}{suffix}") or next(iter(files.values()), None)
+
+
+def _named_model(path: Path, suffix: str) -> Path | None:
+    """Return ``model.onnx``, or the file in Triton's directory of that name; None if neither exists."""
+    direct = path / f"model{suffix}"
     if direct.is_dir():
-        direct = direct / file
-    if not direct.is_file():
-        raise InvalidModelError(
-            f"version {newest.name} of model {path.name!r}, its highest, has no {file}: add it or remove the version"
-        )
-    return direct
+        return direct / f"model{suffix}"
+    return direct if direct.exists() or direct.is_symlink() else None
+
+
+def _may_hold(version: Path, suffix: str) -> bool:
+    return _named_model(version, suffix) is not None or any(child.suffix == suffix for child in _children(version))
+
+
+def _children(path: Path) -> Iterator[Path]:
+    return (child for child in path.iterdir() if not child.name.startswith(".") and child.name not in IGNORED)
+
+
+def _is_version(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
+def _listed(names: "dict[str, Path]") -> str:
+    shown = sorted(names)
+    more = f" and {len(shown) - MAX_SHOWN} more" if len(shown) > MAX_SHOWN else ""
+    return ", ".join(shown[:MAX_SHOWN]) + more

@@ -116,4 +116,5 @@ def _info(name: str, action: LoadModelFromDisk, read: ModelRead, pages: Pages) -
         load=action.name,
         copies=action.no_of_copies,
         max_batch=read.max_batch,
+        version=read.version,
     )

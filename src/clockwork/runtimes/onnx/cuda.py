@@ -83,8 +83,12 @@ class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
         self._cache = PreparedCache(cache_dir, cache_dir_bytes)
         self._close_timing = CloseTiming()
 
+    def locate(self, path: Path, name: str = "") -> Path:
+        """Return the model file that a path means; see `clockwork.runtimes.locating.locate`."""
+        return find(path, name)
+
     def _read(self, path: Path) -> ModelFile:
-        return read(find(path))
+        return read(path)
 
     def _prepare(self, file: ModelFile, policy: BatchingPolicy) -> "OnnxCudaModel":
         conditions = (self.version, self.device_kind, str(policy))
@@ -93,7 +97,7 @@ class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
         return OnnxCudaModel(info, prepared, self._gpus, self._close_timing)
 
     def _optimise_and_try(self, file: ModelFile, policy: BatchingPolicy) -> tuple[PreparedModel, Verdict]:
-        original, prepared = prepare(file.path, 1, self._cache.scratch, portable=True)
+        original, prepared = prepare(file, 1, self._cache.scratch, portable=True)
         run = runner(prepared.ports, original)
         verdict = try_model(prepared.ports, run, run, plan_trial(policy, partial(analyse, file.outline)))
         return prepared, Verdict(in_place=False, unbatched=verdict.unbatched)

@@ -14,7 +14,9 @@ from google.protobuf.message import DecodeError
 from msgspec import Struct
 
 from clockwork.errors import InvalidModelError
+from clockwork.runtimes.foreign_files import HEAD_BYTES, recognise
 from clockwork.runtimes.locating import locate
+from clockwork.runtimes.onnx.zipmap import replace_zipmaps
 from clockwork.units import KIB, Bytes
 
 SUFFIX: Final = ".onnx"
@@ -38,11 +40,13 @@ class ModelFile(Struct, frozen=True):
     digest: str
     outline: Any = None
     """The ModelProto, without the elements of its larger tensors."""
+    content: bytes | None = None
+    """The model to open in place of the file; None: open the file as it is. See `clockwork.runtimes.onnx.zipmap`."""
 
 
-def find(path: Path) -> Path:
+def find(path: Path, name: str = "") -> Path:
     """Return the model file that a path means; see `clockwork.runtimes.locating.locate`."""
-    return locate(path, SUFFIX, "an ONNX model")
+    return locate(path, SUFFIX, "an ONNX model", name)
 
 
 def read(path: Path) -> ModelFile:
@@ -63,12 +67,13 @@ def read(path: Path) -> ModelFile:
         digest = hashlib.sha256(content)
         model = _parsed(path.name, content)
         del content  # as large as the model, and not needed any more
+        changed = model.SerializeToString() if replace_zipmaps(model.graph) else None
         for location, nbytes in sorted(_external_files(path.name, model).items()):
             _add_external(path, location, nbytes, digest)
     except OSError as error:
         raise InvalidModelError(f"{path.name!r} cannot be read: {error.strerror or type(error).__name__}") from error
     _strip(model)
-    return ModelFile(path, digest.hexdigest(), model)
+    return ModelFile(path, digest.hexdigest(), model, changed)
 
 
 def _strip(model: Any) -> None:
@@ -133,13 +138,19 @@ def _parsed(name: str, content: bytes) -> Any:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
+        problem = "" if model.HasField("graph") and model.graph.output else "it has no graph with outputs"
     except DecodeError:
-        raise InvalidModelError(
-            f"{name!r} is not an ONNX model, or is cut off: its {len(content)} bytes do not parse"
-        ) from None
-    if not model.HasField("graph") or not model.graph.output:
-        raise InvalidModelError(f"{name!r} is not an ONNX model: it has no graph with outputs")
+        problem = f"or is cut off: its {len(content)} bytes do not parse"
+    if problem:
+        found = recognise(content[:HEAD_BYTES])
+        comma = "," if problem.startswith("or") else ":"
+        raise InvalidModelError(f"{name!r} {found}" if found else f"{name!r} is not an ONNX model{comma} {problem}")
     _check_stateless(name, model)
+    for value in (*model.graph.input, *model.graph.output):
+        if isinstance(value.name, bytes):
+            raise InvalidModelError(
+                f"the name {value.name!r} of an input or output of {name!r} is not UTF-8: export the model with another"
+            )
     for value in model.graph.input:
         kind = value.type.tensor_type
         if value.type.HasField("tensor_type") and not kind.HasField("shape"):
@@ -187,6 +198,10 @@ def _add_external(model: Path, location: str, nbytes: int, digest: Any) -> None:
         raise InvalidModelError(f"external data {location!r} of {model.name!r} is missing: copy it beside the model")
     size = file.stat().st_size
     if size < nbytes:
+        with file.open("rb") as data:
+            found = recognise(data.read(HEAD_BYTES))
+        if size and found:
+            raise InvalidModelError(f"external data {location!r} of {model.name!r} {found}")
         raise InvalidModelError(
             f"external data {location!r} of {model.name!r} is cut off: it has {size} bytes, but needs {nbytes}"
         )

@@ -30,9 +30,10 @@ import numpy as np
 import onnx
 
 from clockwork.arrays import Array, dtype_of
-from clockwork.errors import InvalidModelError, ServerError
-from clockwork.runtimes.onnx.files import tensors_of_node
-from clockwork.runtimes.onnx.sessions import FAILURES, Provider, describe, options, ort_value, session
+from clockwork.errors import ServerError
+from clockwork.runtimes.onnx.files import ModelFile, tensors_of_node
+from clockwork.runtimes.onnx.original import open_original
+from clockwork.runtimes.onnx.sessions import Provider, options, ort_value, session
 from clockwork.runtimes.onnx.signature import signature
 from clockwork.runtimes.ort import onnxruntime
 from clockwork.runtimes.signature import Signature
@@ -146,7 +147,7 @@ class PreparedModel:
         return session_options
 
 
-def prepare(path: Path, threads: int, scratch: Path | None, portable: bool = False) -> tuple[Any, PreparedModel]:
+def prepare(file: ModelFile, threads: int, scratch: Path | None, portable: bool = False) -> tuple[Any, PreparedModel]:
     """Return a session of the original model file, and the prepared model. ``scratch`` needs space for the weights.
 
     ``portable``: use only the optimisations that hold for every device ("basic" in ONNX Runtime's documentation);
@@ -163,26 +164,20 @@ def prepare(path: Path, threads: int, scratch: Path | None, portable: bool = Fal
             session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         for key, value in (("file_name", WEIGHTS), ("min_size_in_bytes", str(MAX_INLINE_BYTES))):
             session_options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)
-        try:
-            original = session(str(path), session_options)
-        except FAILURES as error:
-            raise _cannot_load(path, error) from error
+        original = open_original(file, session_options)
         ports = signature(original.get_inputs(), original.get_outputs())
         model = onnx.load_model(optimised, load_external_data=False)
         weights = _block(model.graph, Path(directory))
     return original, PreparedModel(model.SerializeToString(deterministic=True), weights, ports)
 
 
-def open_unpacked(path: Path, threads: int) -> Any:
+def open_unpacked(file: ModelFile, threads: int) -> Any:
     """Open a session of the original model file, without packed weights.
 
     Raises:
         InvalidModelError: ONNX Runtime cannot load the model.
     """
-    try:
-        return session(str(path), options(threads, packed=False))
-    except FAILURES as error:
-        raise _cannot_load(path, error) from error
+    return open_original(file, options(threads, packed=False))
 
 
 def aligned(nbytes: Bytes) -> Array:
@@ -190,10 +185,6 @@ def aligned(nbytes: Bytes) -> Array:
     block = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -block.ctypes.data % ALIGNMENT
     return block[start : start + nbytes]
-
-
-def _cannot_load(path: Path, error: Exception) -> InvalidModelError:
-    return InvalidModelError(f"ONNX Runtime cannot load {path.name!r}: {describe(error)}")
 
 
 def _block(graph: Any, directory: Path) -> Array:

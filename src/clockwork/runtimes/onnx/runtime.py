@@ -51,8 +51,12 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         self._placeholder = Placeholder()
         self._close_timing = CloseTiming()
 
+    def locate(self, path: Path, name: str = "") -> Path:
+        """Return the model file that a path means; see `clockwork.runtimes.locating.locate`."""
+        return find(path, name)
+
     def _read(self, path: Path) -> ModelFile:
-        return read(find(path))
+        return read(path)
 
     def _prepare(self, file: ModelFile, policy: BatchingPolicy) -> OnnxModel:
         conditions = (self.version, self.device_kind, instruction_set(), str(policy))
@@ -67,7 +71,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         )
 
     def _optimise_and_try(self, file: ModelFile, policy: BatchingPolicy) -> tuple[PreparedModel, Verdict]:
-        original, prepared = prepare(file.path, self._threads, self._cache.scratch)
+        original, prepared = prepare(file, self._threads, self._cache.scratch)
         return prepared, self._try(file, original, prepared, plan_trial(policy, partial(analyse, file.outline)))
 
     def _try(self, file: ModelFile, original: Any, prepared: PreparedModel, plan: TrialPlan) -> Verdict:
@@ -75,7 +79,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         packed = self._should_pack(prepared)
         if not packed:
             del original  # release its memory before the next session takes as much
-            original = open_unpacked(file.path, self._threads)
+            original = open_unpacked(file, self._threads)
         run_original = runner(prepared.ports, original)
         try:
             session, session_bytes = self._open(prepared, self._placeholder, packed)

@@ -39,6 +39,11 @@ def signature(inputs: Sequence[Any], outputs: Sequence[Any]) -> Signature:
 
 def _port(node: Any, word: str) -> Port:
     datatype = _DATATYPES.get(node.type)
+    if datatype is None and "map(" in node.type:
+        raise InvalidModelError(
+            f"the model's {word} {node.name!r} is of type {node.type}, a dictionary for each row; convert the model "
+            "without one: with skl2onnx and onnxmltools, options={'zipmap': False}"
+        )
     if datatype is None:
         raise InvalidModelError(
             f"the model's {word} {node.name!r} is of type {node.type}; supported are tensors of {', '.join(Datatype)}: "

@@ -18,6 +18,7 @@ import torch
 from msgspec import Struct
 
 from clockwork.errors import InvalidModelError
+from clockwork.runtimes.foreign_files import HEAD_BYTES, recognise
 from clockwork.runtimes.locating import locate
 from clockwork.units import GIB, MIB, Bytes, show_bytes
 
@@ -50,9 +51,9 @@ class ModelFile(Struct, frozen=True):
     """Whether the file contains compiled code; see `clockwork.runtimes.torch.compiled`."""
 
 
-def find(path: Path) -> Path:
+def find(path: Path, name: str = "") -> Path:
     """Return the model file for a path; see `clockwork.runtimes.locating.locate`."""
-    return locate(path, SUFFIX, "an exported PyTorch program")
+    return locate(path, SUFFIX, "an exported PyTorch program", name)
 
 
 def read(path: Path) -> ModelFile:
@@ -73,6 +74,10 @@ def read(path: Path) -> ModelFile:
             compiled = _check(path.name, size, archive)
         return ModelFile(path, _digest(path), compiled)
     except BadZipFile:
+        with path.open("rb") as file:
+            found = recognise(file.read(HEAD_BYTES))
+        if found and "zip archive" not in found:
+            raise InvalidModelError(f"{path.name!r} {found}") from None
         raise InvalidModelError(
             f"{path.name!r} is not an exported PyTorch program, or is truncated: its {size} bytes are not a zip "
             "archive; "

@@ -56,8 +56,12 @@ class TorchRuntime(ModelRuntime[ModelFile, TorchModel | CompiledModel]):
         self._threads = threads_per_device
         self._allow_compiled = allow_compiled
 
+    def locate(self, path: Path, name: str = "") -> Path:
+        """Return the model file that a path means; see `clockwork.runtimes.locating.locate`."""
+        return find(path, name)
+
     def _read(self, path: Path) -> ModelFile:
-        return read(find(path))
+        return read(path)
 
     def _prepare(self, file: ModelFile, policy: BatchingPolicy) -> TorchModel | CompiledModel:
         if file.compiled and not self._allow_compiled:

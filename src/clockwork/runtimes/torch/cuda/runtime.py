@@ -96,8 +96,12 @@ class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
         self._budget = PinnedBudget(drivers[0], pinned_bytes)
         self._unreferenced: deque[tuple[list[Resident], Program]] = deque()
 
+    def locate(self, path: Path, name: str = "") -> Path:
+        """Return the model file that a path means; see `clockwork.runtimes.locating.locate`."""
+        return find(path, name)
+
     def _read(self, path: Path) -> ModelFile:
-        file = read(find(path))
+        file = read(path)
         if file.compiled:
             raise InvalidModelError(
                 f"{file.path.name!r} contains code compiled for CPUs, which GPUs cannot run: export the program "

@@ -1,0 +1,134 @@
+"""Checks one model as a server would: the production controller and worker core, in one thread and without a network.
+
+The controller loads and measures the model on one device. So a model passes here if, and only if, a server of the same
+machine and options would serve it.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from clockwork.clock import MonotonicClock
+from clockwork.controller.config import ControllerConfig, LoadSpec, ProfilingConfig
+from clockwork.controller.controller import ControllerWithStartupPhase
+from clockwork.controller.events import ControllerCommand, GiveUp, Report, WorkerConnected, WorkerResult
+from clockwork.controller.stage import Stage
+from clockwork.errors import InvalidModelError
+from clockwork.host.task_runner import TaskRunner
+from clockwork.messages.commands import SendAction
+from clockwork.messages.profile import ModelProfile
+from clockwork.messages.results import LoadModelFromDiskResult, ModelInfo
+from clockwork.runtimes.base import HostModel, HostModelInfo, Runtime
+from clockwork.scheduling import Scheduler
+from clockwork.units import Bytes, Nanos, Pages
+from clockwork.worker.core import WorkerCore
+from clockwork.worker.events import ActionReceived, Command, StartTask
+
+_WORKER = "check-model"
+
+
+class CheckedModel(Struct, frozen=True):
+    """A model that a server would serve, and its times on this machine."""
+
+    description: HostModelInfo
+    info: ModelInfo
+    read_time: Nanos
+    """Time from disk to host memory, preparation included."""
+    profile: ModelProfile
+
+
+def check_model(
+    runtime: Runtime, path: Path, name: str, scheduler: Scheduler, profiling: ProfilingConfig, page_size: Bytes
+) -> CheckedModel:
+    """Load and measure a model.
+
+    Args:
+        runtime: has one device.
+        path: of the model, absolute.
+        name: of the model, which the runtime's batching options refer to.
+        scheduler: any; it gets no requests.
+        profiling: as that of a server.
+        page_size: as that of a worker; the weights cache is as large as the model.
+
+    Raises:
+        InvalidModelError: a server would not serve the model.
+    """
+    return _Check(runtime, path, name, scheduler, profiling, page_size).run()
+
+
+class _Recording:
+    """A runtime that keeps the model that it has loaded."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.version, self.device_kind = runtime.version, runtime.device_kind
+        self.locate = runtime.locate
+        self.loaded: HostModel | None = None
+
+    def load_model(self, path: Path, name: str = "") -> HostModel:
+        self.loaded = self._runtime.load_model(path, name)
+        return self.loaded
+
+
+class _Check:
+    def __init__(
+        self,
+        runtime: Runtime,
+        path: Path,
+        name: str,
+        scheduler: Scheduler,
+        profiling: ProfilingConfig,
+        page_size: Bytes,
+    ) -> None:
+        self._runtime = _Recording(runtime)
+        config = ControllerConfig(models=(LoadSpec(path.name, name, 1),), profiling=profiling)
+        self._controller = ControllerWithStartupPhase(scheduler, config, {})
+        self._core = WorkerCore(page_size, [(runtime.device_kind, MAX_PAGES)])
+        self._runner = TaskRunner(self._runtime, path.parent, MonotonicClock())
+        self._actions: deque[SendAction] = deque()
+        self._read_time: Nanos = 0
+        self._problems: list[str] = []
+
+    def run(self) -> CheckedModel:
+        now = MonotonicClock.now
+        self._execute(self._controller.handle(now(), WorkerConnected(_WORKER)))
+        while self._actions and self._controller.stage is not Stage.SERVING:
+            send = self._actions.popleft()
+            self._carry_out(self._core.handle(now(), ActionReceived(send.action, send.payloads)))
+        status = self._controller.description(now()).server()
+        found = next((model for model in status.models if model.profiles), None)
+        if found is None or self._runtime.loaded is None:
+            problems = [*status.broken.values(), *self._problems]
+            raise InvalidModelError(problems[0] if problems else f"start-up stopped in stage {status.stage}")
+        (profile,) = found.profiles.values()
+        return CheckedModel(self._runtime.loaded.info, found.info, self._read_time, profile)
+
+    def _carry_out(self, commands: Sequence[Command]) -> None:
+        """Execute tasks of the worker, and pass their results to the controller, until the worker is idle."""
+        waiting = deque(commands)
+        while waiting:
+            command = waiting.popleft()
+            if isinstance(command, StartTask):
+                waiting += self._core.handle(MonotonicClock.now(), self._runner.run(command))
+                continue
+            result = self._runner.finish(command).result
+            if isinstance(result, LoadModelFromDiskResult):
+                self._read_time = result.timing.duration
+            event = WorkerResult(_WORKER, result)
+            self._execute(self._controller.handle(MonotonicClock.now(), event))
+
+    def _execute(self, commands: Sequence[ControllerCommand]) -> None:
+        for command in commands:
+            match command:
+                case SendAction():
+                    self._actions.append(command)
+                case GiveUp(reason):
+                    self._problems.insert(0, reason)
+                case Report(level, text) if level in ("WARNING", "ERROR"):
+                    self._problems.append(text)
+
+
+MAX_PAGES: Pages = 1 << 40
+"""Pages of the device: no model is too large for a check."""

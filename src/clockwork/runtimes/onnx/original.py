@@ -1,0 +1,78 @@
+"""Opens sessions of original model files, and reports ONNX Runtime's reason if it refuses one.
+
+ONNX Runtime's Python interface takes paths that are UTF-8 only. A file with another path is opened from its content,
+and its external data through a link of the kernel to its directory. An error text that is not UTF-8, because a name in
+the model is not, is lost on the way to Python; the model is then opened again with such names replaced.
+"""
+
+import os
+import re
+from typing import Any, Final
+
+import onnx
+
+from clockwork.errors import InvalidModelError
+from clockwork.runtimes.onnx.files import ModelFile
+from clockwork.runtimes.onnx.sessions import FAILURES, describe, options, session
+
+_FOLDER: Final = "session.model_external_initializers_file_folder_path"
+_PREFIX: Final = re.compile(r"Load model from .*? failed: *", re.DOTALL)
+
+
+def open_original(file: ModelFile, with_options: Any) -> Any:
+    """Open a session of a checked model file.
+
+    Raises:
+        InvalidModelError: ONNX Runtime cannot load the model.
+    """
+    try:
+        return _open(file, file.content, with_options)
+    except FAILURES as error:
+        raise InvalidModelError(f"ONNX Runtime cannot load {file.path.name!r}: {_reason(file, error)}") from error
+
+
+def _open(file: ModelFile, content: bytes | None, with_options: Any) -> Any:
+    if content is None and not _is_utf8(str(file.path)):
+        content = file.path.read_bytes()
+    if content is None:
+        return session(str(file.path), with_options)
+    directory = os.open(file.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with_options.add_session_config_entry(_FOLDER, f"/proc/self/fd/{directory}")
+        return session(content, with_options)
+    finally:
+        os.close(directory)
+
+
+def _reason(file: ModelFile, error: Exception) -> str:
+    if not str(error):
+        model = onnx.ModelProto()
+        model.ParseFromString(file.content or file.path.read_bytes())
+        replace_names(model)
+        try:
+            _open(file, model.SerializeToString(), options(1))
+        except FAILURES as same:
+            error = same
+    text = str(error).replace(str(file.path.parent) + os.sep, "")
+    return describe(RuntimeError(_PREFIX.sub("", text))) if text else type(error).__name__
+
+
+def replace_names(message: Any) -> None:
+    """Replace bytes that are not UTF-8 in all strings of a protobuf message. protobuf returns such strings as bytes."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            if isinstance(value, bytes):
+                setattr(message, field.name, value.decode(errors="replace"))
+            elif not isinstance(value, str):
+                value[:] = [text.decode(errors="replace") if isinstance(text, bytes) else text for text in value]
+        elif field.type == field.TYPE_MESSAGE:
+            for part in value if hasattr(value, "append") else (value,):
+                replace_names(part)
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

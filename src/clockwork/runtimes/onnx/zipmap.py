@@ -1,0 +1,44 @@
+"""Serves the tensor behind a ZipMap.
+
+Converters of scikit-learn models end the graph with a ZipMap, which makes a dictionary for each row from a tensor of
+probabilities and the labels of its columns. No tensor protocol can carry dictionaries. The tensor itself has the same
+numbers, a row for each row of the input and a column for each label, so it becomes the output, under the same name.
+"""
+
+from typing import Any, Final
+
+import onnx
+
+_DOMAIN: Final = "ai.onnx.ml"
+
+
+def replace_zipmaps(graph: Any) -> bool:
+    """Replace each ZipMap that makes an output of the graph; return whether there was one."""
+    used = {name for node in graph.node for name in node.input}
+    outputs = {value.name: value for value in graph.output if value.name not in used}
+    replaced = False
+    for node in graph.node:
+        if node.op_type != "ZipMap" or node.domain != _DOMAIN or len(node.input) != 1 or len(node.output) != 1:
+            continue
+        output = outputs.get(node.output[0])
+        if output is None:
+            continue
+        labels = [len(attribute.strings) or len(attribute.ints) for attribute in node.attribute]
+        _describe(output, graph, sum(labels))
+        del node.attribute[:]
+        node.op_type, node.domain = "Identity", ""
+        replaced = True
+    return replaced
+
+
+def _describe(output: Any, graph: Any, columns: int) -> None:
+    """Declare the output as a tensor with a row for each row of the graph's first input."""
+    shape = onnx.TensorShapeProto()
+    rows = shape.dim.add()
+    first = graph.input[0].type.tensor_type.shape.dim if graph.input else ()
+    if first:
+        rows.CopyFrom(first[0])
+    shape.dim.add(dim_value=columns)
+    output.type.Clear()
+    output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    output.type.tensor_type.shape.CopyFrom(shape)
