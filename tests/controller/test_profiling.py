@@ -119,8 +119,27 @@ def test_weights_are_evicted_from_a_full_device_for_the_next_measurement() -> No
 def test_larger_batch_sizes_than_one_that_takes_too_long_are_not_measured() -> None:
     config = replace(QUICK, max_batch_size=16, max_exec=ms(250))
     cluster = served(profiling({"a.onnx": File(infer=ms(100), row=ms(100))}, config=config))
-    assert cluster.saved()[0].profile.batch_sizes == (1, 2)
+    profile = cluster.saved()[0].profile
+    assert profile.batch_sizes == (1, 2)
+    assert profile.stopped == "batch size 4 takes 400 ms; the limit for one batch is 250 ms"
     assert cluster.state.models["a"].max_batch_size == 2
+    assert any(profile.stopped in report.text for report in cluster.reports("INFO"))
+
+
+def test_a_profile_says_why_batches_are_no_larger() -> None:
+    config = replace(QUICK, max_batch_size=8)
+    reasons = {}
+    for name, file in {
+        "all sizes": File(),
+        "fails": File(largest_batch=2),
+        "does not batch": File(batchable=False, inputs=(TensorInfo("x", "FP32", (3, 2)),)),
+    }.items():
+        reasons[name] = served(profiling({"a.onnx": file}, config=config)).saved()[0].profile.stopped
+    assert reasons == {
+        "all sizes": "",
+        "fails": "Infer with batch size 4 failed: cannot execute 4 rows",
+        "does not batch": "",
+    }
 
 
 def test_batch_size_one_is_measured_however_long_it_takes() -> None:

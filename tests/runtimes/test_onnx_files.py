@@ -113,7 +113,7 @@ def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "no graph"),
+        (b"", "is empty"),
         (b"this is no protocol buffer", "'a.onnx' is not an ONNX model, or is cut off: its 26 bytes do not parse"),
         (dense().SerializeToString()[:-100], "cut off"),
         (onnx.ModelProto(ir_version=8).SerializeToString(), "no graph"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from msgspec.structs import replace
@@ -23,11 +23,9 @@ from clockwork.cli.runtimes import DeviceOptions, make_runtime, make_runtime_on_
 if TYPE_CHECKING:
     from clockwork.cli.output import Listing
     from clockwork.environment.findings import Finding, Level
-    from clockwork.messages.profile import Measurement
-    from clockwork.messages.tensors import TensorSpec
-    from clockwork.runtimes.base import HostModel, HostModelInfo, LoadedModel, Runtime
+    from clockwork.host.model_check import CheckedModel
+    from clockwork.runtimes.base import Runtime
     from clockwork.runtimes.batching import BatchingOptions
-    from clockwork.units import Nanos
 
 CHECK_ENV_EXAMPLES: Final = examples(
     "clockwork check-env",
@@ -144,52 +142,61 @@ def check_model(
     The command needs no server. The inputs are zeros. For --no-batching and --allow-batching the model has the name
     that serve would give it.
     """
+    from clockwork.cli.batch_limits import batch_limit
+    from clockwork.cli.models import common_root, parse_model
     from clockwork.cli.output import show, show_json
-    from clockwork.clock import MonotonicClock
-    from clockwork.controller.naming import model_name_from_path
+    from clockwork.controller.config import ProfilingConfig
+    from clockwork.host.model_check import check_model as check
+    from clockwork.host.worker import PAGE_SIZE
     from clockwork.runtimes.batching import batching_options
+    from clockwork.scheduling.fifo import FifoScheduler
 
     batching = batching_options(no_batching, allow_batching)
     runtime = _runtime_for(path, device, threads_per_device, max_batch, allow_compiled, batching)
-    start = MonotonicClock.now()
-    model = runtime.load_model(path.absolute(), model_name_from_path(str(path.absolute())))
-    read_time = MonotonicClock.now() - start
-    load_times = _measure_loads(model)
-    infer_times = dict(_measure_batches(model, max_batch, free_dim))
+    model = parse_model(str(path))
+    profiling = ProfilingConfig(max_batch_size=max_batch, free_dim=free_dim)
+    checked = check(runtime, common_root([model]), model.path, model.name, FifoScheduler(), profiling, PAGE_SIZE)
     if json:
         show_json(
             {
-                "info": model.info,
+                "info": checked.description,
+                "version": checked.info.version,
                 "device_kind": runtime.device_kind,
-                "read": read_time,
-                "load_weights": load_times,
-                "infer": infer_times,
+                "read": checked.read_time,
+                "load_weights": checked.profile.load_weights,
+                "infer": checked.profile.infer,
+                "batch_limit": batch_limit(checked.profile),
             }
         )
     else:
-        headline = f"{path}: {model.info.runtime}, {runtime.device_kind}"
-        show(headline, *_describe_model(model.info, read_time, load_times, infer_times))
+        shown = str(path).encode(errors="backslashreplace").decode()
+        headline = f"{shown}: {checked.description.runtime}, {runtime.device_kind}"
+        show(headline, *_describe_model(checked))
 
 
-def _describe_model(
-    info: "HostModelInfo", read_time: "Nanos", load_times: "Measurement", infer_times: "dict[int, Measurement]"
-) -> "Iterator[Listing | str]":
+def _describe_model(checked: "CheckedModel") -> "Iterator[Listing | str]":
+    from clockwork.cli.batch_limits import batch_limit
     from clockwork.cli.output import table
     from clockwork.units import show_bytes, show_duration
 
+    info, profile = checked.description, checked.profile
     yield from (f"  input    {tensor.describe()}" for tensor in info.inputs)
     yield from (f"  output   {tensor.describe()}" for tensor in info.outputs)
+    yield f"  version  {checked.info.version}"
     yield f"  weights  {show_bytes(info.weights_bytes)}"
     yield f"  batches  {'yes' if info.batchable else f'no: {info.unbatched}'}"
     yield f"  digest   {info.digest}"
     if info.note:
         yield f"  note     {info.note}"
-    yield f"  from disk to host memory {show_duration(read_time)}, to the device {show_duration(load_times.median)}"
+    loading = show_duration(profile.load_weights.median)
+    yield f"  from disk to host memory {show_duration(checked.read_time)}, to the device {loading}"
     rows = [
         (size, show_duration(times.median), show_duration(times.p99), f"{size * 1e9 / times.median:,.0f}")
-        for size, times in infer_times.items()
+        for size, times in profile.infer.items()
     ]
     yield table("", (">batch size", ">p50", ">p99", ">rows/s"), rows)
+    if info.batchable and (limit := batch_limit(profile)):
+        yield limit
 
 
 def _runtime_for(
@@ -215,63 +222,3 @@ def _runtime_for(
     return make_runtime_on_gpus(
         name, 1, options, cache_size=None, page_size=PAGE_SIZE, max_batch=max_batch, batching=batching
     )[0]
-
-
-def _measure_loads(model: "HostModel") -> "Measurement":
-    """Measure LoadWeights."""
-    from clockwork.clock import MonotonicClock
-    from clockwork.messages.profile import Measurement
-
-    samples: list[Nanos] = []
-    while _needs_more(samples):
-        start = MonotonicClock.now()
-        loaded = model.load_weights(0)
-        samples.append(MonotonicClock.now() - start)
-        loaded.close()
-    return Measurement(tuple(samples))
-
-
-def _measure_batches(model: "HostModel", max_batch: int, free_dim: int) -> "Iterator[tuple[int, Measurement]]":
-    """Measure an inference of each batch size: the powers of two, or 1 for a model that is not batched."""
-    from clockwork.messages.actions import InferInput
-    from clockwork.messages.profile import Measurement
-
-    loaded = model.load_weights(0)
-    size = 1
-    largest = min(max_batch, model.info.max_batch or max_batch) if model.info.batchable else 1
-    while size <= largest:
-        tensors = tuple(_zeros(model.info, size, free_dim))
-        share = InferInput(0, size, tensors, generated=True)
-        yield size, Measurement(tuple(_measure_batch(loaded, share)))
-        size *= 2
-    loaded.close()
-
-
-def _zeros(info: "HostModelInfo", batch_size: int, free_dim: int) -> "Iterator[TensorSpec]":
-    from math import prod
-
-    from clockwork.messages.tensors import ELEMENT_BYTES, TensorSpec
-
-    for tensor in info.inputs:
-        shape = tuple(free_dim if dim < 0 else dim for dim in tensor.shape)
-        shape = (batch_size, *shape[1:]) if info.batchable else shape
-        yield TensorSpec(tensor.name, tensor.datatype, shape, prod(shape) * ELEMENT_BYTES.get(tensor.datatype, 0))
-
-
-def _measure_batch(loaded: "LoadedModel", share: Any) -> "list[Nanos]":
-    from clockwork.clock import MonotonicClock
-
-    batch = loaded.assemble([share], [None])
-    loaded.execute(batch)  # the first inference is slower than the following ones
-    samples: list[Nanos] = []
-    while _needs_more(samples):
-        start = MonotonicClock.now()
-        loaded.execute(batch)
-        samples.append(MonotonicClock.now() - start)
-    return samples
-
-
-def _needs_more(samples: "list[Nanos]") -> bool:
-    from clockwork.units import seconds
-
-    return len(samples) < MIN_SAMPLES or (len(samples) < MAX_SAMPLES and sum(samples) < seconds(BUDGET))

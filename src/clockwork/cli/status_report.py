@@ -5,6 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from clockwork.cli.batch_limits import batch_limit_lines
 from clockwork.cli.output import (
     Listing,
     device_predictions,
@@ -69,6 +70,7 @@ def describe_server(
     ``height``: lines of the screen that the output must fit on; None shows every model and device on a line of its own.
     """
     yield _headline(server)
+    limits = list(batch_limit_lines(server.models))
     devices = [row for worker in server.workers for row in _device_rows(worker)]
     device_limit = len(devices) if height is None else MAX_DEVICE_ROWS
     shown_devices = limited(devices, device_limit)
@@ -81,6 +83,7 @@ def describe_server(
         groups, limit = _groups(server, unfolded=height is None), None
         if height is not None:
             left = height - 3 * LINES_PER_TABLE - len(shown_devices) - MAX_REASONS - 3
+            left -= min(len(limits), MAX_REASONS + 1)
             limit = max(MIN_ROWS, left // 2)
         yield from _model_tables(groups, limit)
     yield from _checks(server, height)
@@ -88,6 +91,7 @@ def describe_server(
     limit = None if height is None else MAX_REASONS
     unbatched = [f"{model.info.name} is not batched: {model.unbatched}" for model in server.models if model.unbatched]
     yield from _reasons(unbatched, limit, "model is not batched", "models are not batched")
+    yield from _reasons(limits, limit, "limit of batches", "limits of batches")
     broken = [f"{name} is not served: {reason}" for name, reason in sorted(server.broken.items())]
     yield from _reasons(broken, limit, "model is not served", "models are not served")
 

@@ -14,7 +14,7 @@ from clockwork.messages.profile import Measurement, ModelProfile
 from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result
 from clockwork.messages.tensors import Datatype, TensorInfo, TensorSpec, spec
 from clockwork.state import GPUState, ModelState, Residency
-from clockwork.units import Nanos
+from clockwork.units import Nanos, show_duration
 
 Script = Generator[DeviceAction, Result, ModelProfile]
 
@@ -34,18 +34,22 @@ def measure(gpu: GPUState, model: ModelState, config: ProfilingConfig, *, lenien
     """
     load_weights = yield from _measure_loads(gpu, model, config)
     infer: dict[int, Measurement] = {}
+    stopped = ""
     shapes = yield from _accepted_shapes(gpu, model, config)
     for batch_size in batch_sizes(model, config.max_batch_size):
         try:
             measured = yield from _measure_infer(gpu, model, batch_size, shapes, config)
-        except MeasurementFailedError:
+        except MeasurementFailedError as error:
             if not lenient or batch_size == 1:
                 raise
+            stopped = str(error)
             break
-        if measured is None:
+        if isinstance(measured, str):
+            stopped = measured
             break
         infer[batch_size] = measured
-    return ModelProfile(load_weights, infer, config.max_batch_size, shapes)
+    stopped = stopped or _why_limited(model, config.max_batch_size)
+    return ModelProfile(load_weights, infer, config.max_batch_size, shapes, stopped=stopped)
 
 
 def _accepted_shapes(
@@ -67,6 +71,14 @@ def batch_sizes(model: ModelState, largest: int) -> tuple[int, ...]:
         return (1,)
     largest = min(largest, model.info.max_batch or largest)
     return tuple(1 << i for i in range(largest.bit_length()) if 1 << i <= largest)
+
+
+def _why_limited(model: ModelState, largest: int) -> str:
+    """Return the model's own limit if it is below ``largest``; else an empty string."""
+    limit = model.info.max_batch
+    if model.info.batchable and limit and limit < largest:
+        return f"max_batch_size is {limit} in the model's config.pbtxt"
+    return ""
 
 
 def _measure_loads(
@@ -101,8 +113,8 @@ def _measure_infer(
     batch_size: int,
     shapes: tuple[tuple[int, ...], ...],
     config: ProfilingConfig,
-) -> Generator[DeviceAction, Result, Measurement | None]:
-    """Return the times of a batch size; None if it takes longer than ``max_exec``."""
+) -> Generator[DeviceAction, Result, Measurement | str]:
+    """Return the times of a batch size; if it takes longer than ``max_exec``, return a text that says so."""
     samples: list[Nanos] = []
     spent = 0
     warmups = config.warmups
@@ -114,7 +126,10 @@ def _measure_infer(
         if warmups:
             warmups -= 1
             if not warmups and batch_size > 1 and duration > config.max_exec:
-                return None
+                return (
+                    f"batch size {batch_size} takes {show_duration(duration)}; "
+                    f"the limit for one batch is {show_duration(config.max_exec)}"
+                )
             continue
         samples.append(duration)
         spent += duration

@@ -180,6 +180,8 @@ class Profiler:
             "load_ns": profile.load_weights.p99,
             "infer_ns": profile.infer[profile.batch_sizes[0]].p99,
         }
+        if profile.stopped:
+            text += f"; no larger batches: {profile.stopped}"
         return [SaveProfile(job.key, profile), Report("INFO", text, "model_profiled", fields)]
 
     def _retry(self, job: _Job, why: str) -> list[ProfilingCommand]:
@@ -200,4 +202,5 @@ class Profiler:
 def _limited(profile: ModelProfile, max_batch_size: int) -> ModelProfile:
     """Return a profile without the batch sizes above a limit."""
     infer = {size: times for size, times in profile.infer.items() if size <= max_batch_size}
-    return replace(profile, infer=infer, max_batch_size=max_batch_size)
+    stopped = profile.stopped if len(infer) == len(profile.infer) else ""
+    return replace(profile, infer=infer, max_batch_size=max_batch_size, stopped=stopped)

@@ -7,6 +7,7 @@ machine and options would serve it.
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from msgspec import Struct
 
@@ -17,6 +18,7 @@ from clockwork.controller.events import ControllerCommand, GiveUp, Report, Worke
 from clockwork.controller.stage import Stage
 from clockwork.errors import InvalidModelError
 from clockwork.host.task_runner import TaskRunner
+from clockwork.messages.actions import Infer
 from clockwork.messages.commands import SendAction
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.results import LoadModelFromDiskResult, ModelInfo
@@ -26,7 +28,10 @@ from clockwork.units import Bytes, Nanos, Pages
 from clockwork.worker.core import WorkerCore
 from clockwork.worker.events import ActionReceived, Command, StartTask
 
-_WORKER = "check-model"
+_WORKER: Final = "check-model"
+
+MAX_PAGES: Final[Pages] = 1 << 40
+"""Pages of the device's weights cache: no model is too large for a check."""
 
 
 class CheckedModel(Struct, frozen=True):
@@ -40,13 +45,20 @@ class CheckedModel(Struct, frozen=True):
 
 
 def check_model(
-    runtime: Runtime, path: Path, name: str, scheduler: Scheduler, profiling: ProfilingConfig, page_size: Bytes
+    runtime: Runtime,
+    root: Path,
+    path: Path,
+    name: str,
+    scheduler: Scheduler,
+    profiling: ProfilingConfig,
+    page_size: Bytes,
 ) -> CheckedModel:
     """Load and measure a model.
 
     Args:
         runtime: has one device.
-        path: of the model, absolute.
+        root: the model root of the worker.
+        path: of the model, absolute and below the root.
         name: of the model, which the runtime's batching options refer to.
         scheduler: any; it gets no requests.
         profiling: as that of a server.
@@ -55,7 +67,9 @@ def check_model(
     Raises:
         InvalidModelError: a server would not serve the model.
     """
-    return _Check(runtime, path, name, scheduler, profiling, page_size).run()
+    spec = LoadSpec(path.relative_to(root).as_posix(), name, 1)
+    config = ControllerConfig(models=(spec,), profiling=profiling)
+    return _Check(runtime, root, ControllerWithStartupPhase(scheduler, config, {}), page_size).run()
 
 
 class _Recording:
@@ -73,20 +87,11 @@ class _Recording:
 
 
 class _Check:
-    def __init__(
-        self,
-        runtime: Runtime,
-        path: Path,
-        name: str,
-        scheduler: Scheduler,
-        profiling: ProfilingConfig,
-        page_size: Bytes,
-    ) -> None:
+    def __init__(self, runtime: Runtime, root: Path, controller: ControllerWithStartupPhase, page_size: Bytes) -> None:
         self._runtime = _Recording(runtime)
-        config = ControllerConfig(models=(LoadSpec(path.name, name, 1),), profiling=profiling)
-        self._controller = ControllerWithStartupPhase(scheduler, config, {})
+        self._controller = controller
         self._core = WorkerCore(page_size, [(runtime.device_kind, MAX_PAGES)])
-        self._runner = TaskRunner(self._runtime, path.parent, MonotonicClock())
+        self._runner = TaskRunner(self._runtime, root, MonotonicClock())
         self._actions: deque[SendAction] = deque()
         self._read_time: Nanos = 0
         self._problems: list[str] = []
@@ -96,7 +101,9 @@ class _Check:
         self._execute(self._controller.handle(now(), WorkerConnected(_WORKER)))
         while self._actions and self._controller.stage is not Stage.SERVING:
             send = self._actions.popleft()
-            self._carry_out(self._core.handle(now(), ActionReceived(send.action, send.payloads)))
+            inputs = send.action.inputs if isinstance(send.action, Infer) else ()
+            event = ActionReceived(send.action, (None,) * len(inputs))  # all inputs are generated
+            self._carry_out(self._core.handle(now(), event))
         status = self._controller.description(now()).server()
         found = next((model for model in status.models if model.profiles), None)
         if found is None or self._runtime.loaded is None:
@@ -128,7 +135,3 @@ class _Check:
                     self._problems.insert(0, reason)
                 case Report(level, text) if level in ("WARNING", "ERROR"):
                     self._problems.append(text)
-
-
-MAX_PAGES: Pages = 1 << 40
-"""Pages of the device: no model is too large for a check."""

@@ -1,0 +1,37 @@
+"""Says why batches of a model are no larger: for ``status`` and ``check-model``."""
+
+from collections.abc import Iterable, Iterator
+
+from clockwork.messages.profile import ModelProfile
+from clockwork.messages.requests import ModelStatus
+from clockwork.units import show_duration
+
+
+def batch_limit(profile: ModelProfile) -> str:
+    """Return how large the batches of a measured model are and why no larger; empty if no size is missing."""
+    largest, used = profile.batch_sizes[-1], profile.worthwhile_batch_size
+    if used < largest:
+        per_row = [show_duration(profile.infer[size].median // size) for size in (used, largest)]
+        return (
+            f"batches have at most {_rows(used)}, because larger ones take longer per row "
+            f"({per_row[0]} at batch size {used}, {per_row[1]} at {largest})"
+        )
+    return f"batches have at most {_rows(largest)}: {profile.stopped}" if profile.stopped else ""
+
+
+def batch_limit_lines(models: Iterable[ModelStatus]) -> Iterator[str]:
+    """Yield a line for each limit, with the number of models that share it."""
+    by_limit: dict[tuple[str, str], list[str]] = {}
+    for model in models:
+        if model.unbatched:
+            continue
+        for kind, profile in model.profiles.items():
+            if limit := batch_limit(profile):
+                by_limit.setdefault((kind, limit), []).append(model.info.name)
+    for (_, limit), names in by_limit.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"{names[0]}{more}: {limit}"
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
