@@ -123,7 +123,7 @@ def test_larger_batch_sizes_than_one_that_takes_too_long_are_not_measured() -> N
     assert profile.batch_sizes == (1, 2)
     assert profile.stopped == "batch size 4 takes 400 ms; the limit for one batch is 250 ms"
     assert cluster.state.models["a"].max_batch_size == 2
-    assert any(profile.stopped in report.text for report in cluster.reports("INFO"))
+    assert any(profile.stopped in report for report in cluster.reports("INFO"))
 
 
 def test_a_profile_says_why_batches_are_no_larger() -> None:

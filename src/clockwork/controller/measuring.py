@@ -114,7 +114,7 @@ def _measure_infer(
     shapes: tuple[tuple[int, ...], ...],
     config: ProfilingConfig,
 ) -> Generator[DeviceAction, Result, Measurement | str]:
-    """Return the times of a batch size; if it takes longer than ``max_exec``, return a text that says so."""
+    """Return the times of a batch size, or why it is left out: one execution exceeds ``max_exec``."""
     samples: list[Nanos] = []
     spent = 0
     warmups = config.warmups
