@@ -64,7 +64,7 @@ def test_check_model_and_serve_come_to_the_same_verdict(
 ) -> None:
     protos = {"dense": onnx_graphs.dense(), "free dimension of 1": odd(1), "no size fits": odd(7777)}
     file = tmp_path / "m.onnx"
-    file.write_bytes(protos[name].SerializeToString() if name in protos else b"no model")  # type: ignore[attr-defined]
+    file.write_bytes(protos[name].SerializeToString() if name in protos else b"no model")
     verdict = run(["check-model", str(file), "--max-batch=2"])
     reason = capsys.readouterr().err.strip()
     with clockwork("serve", str(file), "--listen=127.0.0.1:0", *QUICK) as process:
