@@ -161,3 +161,49 @@ def test_wrong_usage_prints_one_line(
     error = capsys.readouterr().err
     assert why in error
     assert error.count("\n") == 1
+
+
+NEEDED = """
+name = "needed"
+duration_s = 2
+warmup_s = 0
+[[models]]
+name = "m"
+load_ms = 1
+infer_ms = { "1" = 10 }
+[[workload]]
+kind = "fixed"
+rate = 100
+slo_ms = 400
+"""
+
+
+def test_sim_answers_how_many_devices_are_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "needed.toml").write_text(NEEDED)
+    arguments = ["sim", str(tmp_path / "needed.toml"), "--slo", "50ms", "--load", "2x"]
+    assert run([*arguments, "--devices", "1..4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if line.startswith(" all")]
+    assert [row[1:4] for row in rows] == [["50", "2", str(devices)] for devices in (1, 2, 3, 4)]
+    assert "3 devices suffice: 100% in time (SLO 50 ms, load 2x)" in lines
+    assert run([*arguments, "--devices", "1,2", "--target", "95%"]) == 0
+    last = capsys.readouterr().out
+    assert "2 devices do not suffice: " in last
+    assert "; the target is 95.00%" in last
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("--devices=0..3", "invalid numbers '0..3'"),
+        ("--devices=8..1", "invalid numbers '8..1'"),
+        ("--devices=1..900000", "invalid numbers"),
+        ("--slo=50parsecs", "invalid SLO '50parsecs'; examples: 50ms, 0.5x"),
+        ("--target=120", "invalid percentage '120'"),
+    ],
+)
+def test_wrong_numbers_are_refused_with_examples(
+    option: str, why: str, scenario: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["sim", str(scenario), option]) == 2
+    assert why in capsys.readouterr().err

@@ -229,7 +229,7 @@ def test_the_table_of_valid_inputs_has_a_limit() -> None:
     for number in range(MAX_KNOWN_INPUTS + 10):
         cluster.ask(infer_request(number, "m", inputs=(spec("x", "FP32", (1, number)),)))
     assert {response.status for response in cluster.responses()} == {Status.SUCCESS}  # type: ignore[union-attr]
-    assert len(cluster.controller._serving._admission._batch_sizes) <= MAX_KNOWN_INPUTS
+    assert len(cluster.controller._serving.admission._batch_sizes) <= MAX_KNOWN_INPUTS
 
 
 def test_deadlines_of_requests_that_are_over_do_not_accumulate() -> None:

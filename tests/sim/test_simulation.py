@@ -177,7 +177,7 @@ def test_seeds_that_once_found_a_defect_stay_fixed(seed: int) -> None:
 
 
 def test_a_scenario_can_be_altered_and_swept() -> None:
-    more = altered(scenario(), workers=4, load=2.0, slo=0.5)
+    more = altered(scenario(), devices=(4,), load=2.0, slo=0.5)
     assert (more.devices.workers, more.slo_ms, more.workload[0].scale) == (4, 50, 2.0)
     swept = variants(replace(scenario("[sweep]\nslo_ms = [10, 20]\nload = [1, 2, 3]\n")))
     assert [(load, run.slo_ms) for load, run in swept] == [(1, 10), (1, 20), (2, 10), (2, 20), (3, 10), (3, 20)]

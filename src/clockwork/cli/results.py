@@ -83,6 +83,32 @@ def show_results(results: dict[str, Any], details: bool = False) -> None:
         show("--details shows prediction errors and cold starts")
 
 
+def show_needed_devices(results: dict[str, Any], target: float) -> None:
+    """If the runs differ in the number of devices, print the smallest number that suffices.
+
+    A number suffices if at least the share ``target`` of the requests is in time with it and with every larger number.
+    """
+    runs: dict[tuple[float | None, float], list[dict[str, Any]]] = {}
+    for row in results["rows"]:
+        if row["stream"] == "all":
+            runs.setdefault((row["slo_ms"], row["load"]), []).append(row)
+    for (slo_ms, load), rows in runs.items():
+        if len(rows) == 1:
+            continue
+        suffices = None
+        for row in sorted(rows, key=lambda row: -row["devices"]):
+            if row["in_time_share"] is None or row["in_time_share"] < target:
+                break
+            suffices = row
+        best = suffices or max(rows, key=lambda row: row["devices"])
+        count, share = best["devices"], _percent(best["in_time_share"] or 0.0)
+        one = count == 1
+        verb = ("suffices" if one else "suffice") if suffices else ("does not suffice" if one else "do not suffice")
+        slo = "" if slo_ms is None else f"SLO {slo_ms:g} ms, "
+        end = "" if suffices else f"; the target is {_percent(target)}"
+        show(f"{count} device{'' if one else 's'} {verb}: {share} in time ({slo}load {load:g}x){end}")
+
+
 def _shown_rows(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
     """Return the rows to show, and the number of those left out.
 

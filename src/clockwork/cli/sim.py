@@ -1,18 +1,23 @@
 """The commands that run a scenario: ``clockwork sim`` in virtual time, ``clockwork load-test`` on a live server."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from clockwork.cli.options import client_address, examples, factor
+from clockwork.cli.options import client_address, duration, examples, factor
 from clockwork.cli.security import ClientTlsCa, ClientTlsCert, ClientTlsKey, ClientTokenFile, Credentials
 from clockwork.net.address import Address
+from clockwork.units import Nanos
+
+MAX_RUNS: Final = 100
+"""Limit of the numbers of devices in one command."""
 
 SIM_EXAMPLES: Final = examples(
     "clockwork sim experiments/osdi20/fig5.toml --seed 1 --json fig5.json --plots plots",
     "clockwork status --json > state.json",
-    "clockwork sim --from-state state.json --devices 4 --load 2x     # what if",
+    "clockwork sim --from-state state.json --devices 1..8 --load 2x --slo 50ms   # how many devices",
     "clockwork sim --swarm --seeds 200                               # search for defects",
 )
 LOAD_TEST_EXAMPLES: Final = examples(
@@ -45,17 +50,29 @@ FromState: TypeAlias = Annotated[
         exists=True,
         dir_okay=False,
         metavar="FILE",
-        help="Take models, times, devices and rates from a file of clockwork status --json.",
+        help="Take models, times, devices, recent rates and SLOs from a file of clockwork status --json.",
     ),
 ]
-WorkerCount: TypeAlias = Annotated[
-    int | None, typer.Option("--devices", min=1, help="Number of workers, in place of the scenario's.")
+DeviceCounts: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--devices",
+        metavar="COUNTS",
+        help="Number of devices, in place of the scenario's. Several numbers (1..8 or 1,2,4) give one run each and "
+        "the smallest number that suffices.",
+    ),
+]
+Target: TypeAlias = Annotated[
+    str, typer.Option("--target", metavar="PERCENT", help="Share of requests in time that suffices, for --devices.")
 ]
 LoadFactor: TypeAlias = Annotated[
     str, typer.Option("--load", metavar="FACTOR", help="Multiply the request rates, for example by 2x.")
 ]
-SloFactor: TypeAlias = Annotated[
-    str, typer.Option("--slo", metavar="FACTOR", help="Multiply every SLO, for example by 0.5x.")
+SloChange: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--slo", metavar="DURATION|FACTOR", help="SLO of all requests, such as 50ms; or a factor, such as 0.5x."
+    ),
 ]
 OtherScheduler: TypeAlias = Annotated[
     str | None, typer.Option("--scheduler", metavar="NAME", help="Scheduler, in place of the scenario's.")
@@ -107,9 +124,10 @@ def sim(
     records: Records = None,
     plots: Plots = None,
     from_state: FromState = None,
-    devices: WorkerCount = None,
+    devices: DeviceCounts = None,
+    target: Target = "99.9%",
     load: LoadFactor = "1x",
-    slo: SloFactor = "1x",
+    slo: SloChange = "1x",
     scheduler: OtherScheduler = None,
     profile: OtherProfile = None,
     trace: Trace = None,
@@ -122,7 +140,7 @@ def sim(
     Prints a table. The same seed gives the same results. If an invariant is violated, the exit code is 1.
     """
     from clockwork.cli import simulation
-    from clockwork.cli.results import show_results
+    from clockwork.cli.results import show_needed_devices, show_results
     from clockwork.errors import InvalidRequestError
 
     if swarm:
@@ -136,12 +154,15 @@ def sim(
         raise InvalidRequestError("--overload needs --swarm")
     if scenario is None and from_state is None:
         raise InvalidRequestError("no scenario is given; give a SCENARIO.toml, --from-state FILE, or --swarm")
+    slo_factor, slo_ns = factor_or_duration(slo)
+    suffices = share(target)
     experiment = simulation.read_experiment(
         scenario=scenario,
         state=from_state,
-        devices=devices,
+        devices=() if devices is None else counts(devices),
         load=factor(load),
-        slo=factor(slo),
+        slo=slo_factor,
+        slo_ns=slo_ns,
         scheduler=scheduler,
         traces=trace or [],
         profile=profile,
@@ -149,6 +170,7 @@ def sim(
     simulation.check_writable(json, records)
     results = simulation.run(experiment, seed, records)
     show_results(results, details)
+    show_needed_devices(results, suffices)
     if json is not None:
         simulation.write_json(json, results)
     if plots is not None:
@@ -163,7 +185,7 @@ def load_test(
     json: JsonFile = None,
     details: Details = False,
     load: LoadFactor = "1x",
-    slo: SloFactor = "1x",
+    slo: SloChange = "1x",
     trace: Trace = None,
     generated: Generated = False,
     connections: Connections = 2,
@@ -180,10 +202,49 @@ def load_test(
     from clockwork.cli import simulation
     from clockwork.cli.results import show_results
 
-    experiment = simulation.read_experiment(scenario=scenario, load=factor(load), slo=factor(slo), traces=trace or [])
+    slo_factor, slo_ns = factor_or_duration(slo)
+    experiment = simulation.read_experiment(
+        scenario=scenario, load=factor(load), slo=slo_factor, slo_ns=slo_ns, traces=trace or []
+    )
     simulation.check_writable(json)
     caller = Credentials(tls_ca, tls_cert, tls_key, token_file)
     results = simulation.run_live(str(address), experiment, seed, generated, connections, caller)
     show_results(results, details)
     if json is not None:
         simulation.write_json(json, results)
+
+
+def factor_or_duration(text: str) -> tuple[float, Nanos | None]:
+    """Parse ``0.5x`` or ``0.5`` as a factor, ``50ms`` as a duration; returns the factor and the duration, if any."""
+    if re.fullmatch(r"[0-9.eE+-]+x?", text.strip(), re.IGNORECASE):
+        return factor(text), None
+    try:
+        return 1.0, duration(text)
+    except typer.BadParameter:
+        raise typer.BadParameter(f"invalid SLO {text!r}; examples: 50ms, 0.5x") from None
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """Parse ``4``, ``1..8`` or ``1,2,4`` as numbers of at least 1."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,6})(?:\.\.(\d{1,6}))?\s*", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        if not 1 <= first <= last < first + MAX_RUNS:
+            numbers.clear()
+            break
+        numbers += range(first, last + 1)
+    if not numbers or len(numbers) > MAX_RUNS:
+        raise typer.BadParameter(f"invalid numbers {text!r}; examples: 4, 1..8, 1,2,4; the limit is {MAX_RUNS} numbers")
+    return tuple(dict.fromkeys(numbers))
+
+
+def share(text: str) -> float:
+    """Parse ``99.9%`` or ``99.9`` as a share."""
+    try:
+        value = float(text.strip().removesuffix("%"))
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 100:
+        raise typer.BadParameter(f"invalid percentage {text!r}; example: 99.9%")
+    return value / 100

@@ -26,7 +26,7 @@ from clockwork.sim.cluster import SimulationError
 from clockwork.sim.from_state import scenario_of
 from clockwork.sim.run import Simulation, workload_rng
 from clockwork.sim.scenario import Scenario, altered, parse_scenario, variants
-from clockwork.units import ms, seconds
+from clockwork.units import MILLISECOND, Nanos, ms, seconds
 from clockwork.workload.outcomes import Outcomes
 from clockwork.workload.spec import make_workload
 
@@ -42,20 +42,28 @@ class Experiment(Struct, frozen=True):
     scenario: Scenario
     models: list[tuple[PacedModel, int]] | None
     traces: dict[str, list[str]]
+    load: float = 1.0  #: factor by which the load is multiplied already
+
+    def runs(self) -> list[tuple[float, Scenario]]:
+        """Return each run of the sweep, with its load as a factor of the original load."""
+        return [(load * self.load, variant) for load, variant in variants(self.scenario)]
 
 
 def read_experiment(
     *,
     scenario: Path | None = None,
     state: Path | None = None,
-    devices: int | None = None,
+    devices: Sequence[int] = (),
     load: float = 1.0,
     slo: float = 1.0,
+    slo_ns: Nanos | None = None,
     scheduler: str | None = None,
     traces: Sequence[str] = (),
     profile: str | None = None,
 ) -> Experiment:
-    """Read a scenario, a state of a live system, or both; ``load`` and ``slo`` are factors.
+    """Read a scenario, a state of a live system, or both.
+
+    ``load`` and ``slo`` are factors, ``slo_ns`` replaces all SLOs.
 
     Raises:
         InvalidRequestError: a file cannot be read or has wrong content.
@@ -68,16 +76,23 @@ def read_experiment(
         experiment = scenario_of(live)
     if live is not None and scenario is not None:
         experiment = scenario_of(live, experiment)
-    experiment = altered(experiment, workers=devices, load=load, slo=slo, profile=profile)
+    experiment = altered(
+        experiment,
+        devices=devices,
+        load=load,
+        slo=slo,
+        slo_ms=None if slo_ns is None else slo_ns / MILLISECOND,
+        profile=profile,
+    )
     if scheduler is not None:
         experiment = replace(experiment, scheduler=scheduler)
-    return Experiment(experiment, None if live is None else models_of(live), dict(map(_read_trace, traces)))
+    return Experiment(experiment, None if live is None else models_of(live), dict(map(_read_trace, traces)), load)
 
 
 def run(experiment: Experiment, seed: int, records: Path | None) -> dict[str, Any]:
     """Simulate all variants of a scenario; return the results in the form of their JSON."""
     rows, details, violations = [], [], list[str]()
-    chosen, clock = variants(experiment.scenario), MonotonicClock()
+    chosen, clock = experiment.runs(), MonotonicClock()
     with _recorder(records) as record, _bar() as bar:
         for number, (load, variant) in enumerate(chosen):
             task = bar.add_task(f"{variant.name} {number + 1}/{len(chosen)}", total=1.0)
@@ -116,23 +131,26 @@ def _simulate(
 
 def _rows(simulation: Simulation, load: float, variant: Scenario, wall: float) -> list[dict[str, Any]]:
     outcomes = simulation.outcomes
+    devices = {"devices": variant.devices.count}
     end = {
         "utilisation": round(simulation.utilisation(), 4),
         "wall_s": round(wall, 2),
         "requests_per_wall_s": round(sum(outcomes.series["sent"]) / wall) if wall else None,
     }
-    return [row | (end if row["stream"] == "all" else {}) for row in outcome_rows(outcomes, load, variant)]
+    return [devices | row | (end if row["stream"] == "all" else {}) for row in outcome_rows(outcomes, load, variant)]
 
 
 def outcome_rows(outcomes: Outcomes, load: float, variant: Scenario) -> list[dict[str, Any]]:
     """Return a row for all streams, one for each of several streams, and one for each step of an SLO ladder."""
     common = {"slo_ms": variant.slo_ms, "load": load}
-    rows = [common | {"stream": "all"} | outcomes.total.summary(outcomes.seconds)]
+    own = {spec.slo_ms for spec in variant.workload}
+    all_streams = {"stream": "all"} | ({} if len(own) == 1 or None in own else {"slo_ms": None})
+    rows = [common | all_streams | outcomes.total.summary(outcomes.seconds)]
     for number, spec in enumerate(variant.workload):
         counts = outcomes.by_stream.get(number)
         if counts is not None and len(variant.workload) > 1:
             slo = spec.slo_ms if spec.slo_ms is not None else variant.slo_ms
-            head = {"stream": f"{number + 1} {spec.kind}", "slo_ms": slo}
+            head = {"stream": spec.name or f"{number + 1} {spec.kind}", "slo_ms": slo}
             rows.append(common | head | counts.summary(outcomes.seconds))
         if spec.slo_ladder is not None:
             for slo_ns, step in sorted(outcomes.by_slo.items()):
@@ -145,6 +163,7 @@ def _detail(simulation: Simulation, load: float, variant: Scenario) -> dict[str,
     predicted = prediction_section(simulation.cluster.ask_status())
     curves = prediction_curves(simulation.cluster.controller.predictions())
     return outcome_detail(simulation.outcomes, load, variant) | {
+        "devices": variant.devices.count,
         "prediction": predicted | {"cdf": curves},
         "utilisation": simulation.utilisation_series(),
         "actions": simulation.watcher.actions,
@@ -182,7 +201,7 @@ def run_live(
 
     rows: list[dict[str, Any]] = []
     details: list[dict[str, Any]] = []
-    chosen = variants(experiment.scenario)
+    chosen = experiment.runs()
     arguments = credentials.arguments()
 
     async def play() -> None:

@@ -55,7 +55,7 @@ class Admission:
             by_factor = round(min(factor * model.infer_estimate(1), float(self._config.max_slo)))
             slo = by_factor if slo is None else min(slo, by_factor)
         if slo is None:
-            slo = self._default(model)
+            slo = self.default_slo(model)
         if slo <= 0:
             raise InvalidRequestError(f"slo is {show_duration(slo)}; it must be positive")
         if slo > self._config.max_slo:
@@ -63,7 +63,8 @@ class Admission:
             raise InvalidRequestError(f"slo is {show_duration(slo)}; the limit is {limit}")
         return slo
 
-    def _default(self, model: ModelState) -> Nanos:
+    def default_slo(self, model: ModelState) -> Nanos:
+        """Return the SLO of the model's requests that set none."""
         known = self._config.model_slos
         return known.get(model.name) or known.get(model.info.load) or self._config.default_slo
 

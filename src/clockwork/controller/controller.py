@@ -258,4 +258,5 @@ class ControllerWithStartupPhase:
             tally=self._serving.tally,
             broken=self._startup.profiler.broken,
             serving_ns=0 if since is None else now - since,
+            default_slo=self._serving.admission.default_slo,
         )

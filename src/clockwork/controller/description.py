@@ -3,7 +3,7 @@
 A `Description` describes one model or worker at a time, so that its user can let other work run in between.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -64,7 +64,8 @@ class Description(Struct, frozen=True):
     """Describes a server. ``fleet`` has the workers that have reported their state.
 
     ``ready`` names the workers that serve and are not silent. ``fleet``, ``state``, ``tally`` and ``broken`` are the
-    controller's own objects, which change over time.
+    controller's own objects, which change over time. ``default_slo`` returns the SLO of the requests for a model that
+    set none.
     """
 
     version: str
@@ -78,6 +79,7 @@ class Description(Struct, frozen=True):
     tally: Tally
     broken: Mapping[str, str]
     serving_ns: Nanos
+    default_slo: Callable[[ModelState], Nanos]
 
     def models(self) -> list[str]:
         """Return the names of the served models, in order."""
@@ -99,7 +101,10 @@ class Description(Struct, frozen=True):
     def status_of(self, model: str) -> ModelStatus | None:
         """Return a served model with its times and counts; None if no such model is served."""
         found = self.state.models.get(model)
-        return None if found is None else _describe_model(found, self.tally.of(model), self.is_ready(model))
+        if found is None:
+            return None
+        demand = self.tally.demand.of(model)
+        return _describe_model(found, self.tally.of(model), self.is_ready(model), self.default_slo(found), demand)
 
     def statuses(self) -> Iterator[ModelStatus]:
         """Yield each served model in order of names. Each is described when the iterator reaches it."""
@@ -136,7 +141,9 @@ class Description(Struct, frozen=True):
         )
 
 
-def _describe_model(model: ModelState, counted: Counts, ready: bool) -> ModelStatus:
+def _describe_model(
+    model: ModelState, counted: Counts, ready: bool, default_slo: Nanos, demand: tuple[counts.ModelDemand, ...]
+) -> ModelStatus:
     answers = counted.named()
     changed = {kind: recent for kind, profile in model.profiles.items() if (recent := model.recent(kind)) != profile}
     return ModelStatus(
@@ -153,6 +160,8 @@ def _describe_model(model: ModelState, counted: Counts, ready: bool) -> ModelSta
         counts=counted.summary(),
         ready=ready,
         unbatched=model.unbatched,
+        default_slo=default_slo,
+        demand=demand,
     )
 
 

@@ -58,7 +58,7 @@ class Serving:
         self._state = state
         self._scheduler = scheduler
         self._config = config
-        self._admission = Admission(config)
+        self.admission = Admission(config)
         self._pending = Pending(config)
         self._last_id = 0
         self._wakeup: Nanos | None = None  #: the scheduler's `next_wakeup` after its last call
@@ -111,8 +111,9 @@ class Serving:
         if not model.profiles:
             text = f"model {model.name} was not measured: no connected worker has it"
             return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, text, RefusalReason.NO_DEVICE)
-        batch_size = self._admission.batch_size(model, message)
-        slo = self._admission.slo(model, message)
+        batch_size = self.admission.batch_size(model, message)
+        slo = self.admission.slo(model, message)
+        self.tally.demand.add(model.name, slo, now)
         if message.id in self._pending.of_client(client_id):
             raise InvalidRequestError(f"request id {message.id} is used by another pending request of this client")
         if full := self._pending.quota.reason_to_refuse(client_id, input_bytes(message), shared=shared):
@@ -135,7 +136,7 @@ class Serving:
             if model is None:
                 status, text = self._why_unknown(message.model)
             elif model.profiles:  # else `infer` refuses the request, because the model has no profile
-                self._admission.batch_size(model, message)
+                self.admission.batch_size(model, message)
         except InvalidRequestError as error:
             text = str(error)
         return self.refuse(client_id, message, status, text) if text else None
@@ -171,6 +172,7 @@ class Serving:
         for model, count in event.by_model.items():
             if model in self._state.models:
                 self.tally.of(model).answered(status, 0, count, RefusalReason.SERVER_OVERLOADED)
+                self.tally.demand.add(model, 0, now, count)
             else:
                 self.tally.count_without_model(status, count)
         return []

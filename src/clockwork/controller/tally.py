@@ -7,6 +7,7 @@ clients cannot use up memory by inventing names.
 from bisect import bisect_left
 from collections import defaultdict
 
+from clockwork.controller.demand import DemandMeter
 from clockwork.messages import counts
 from clockwork.messages.actions import DeviceAction, Infer
 from clockwork.messages.counts import LATENCY_BOUNDS, REFUSAL_STATUSES, BatchCounts, ModelCounts
@@ -144,6 +145,7 @@ class Tally:
         """Start with no counts."""
         self._counts: defaultdict[str, Counts] = defaultdict(Counts)
         self._without_model: dict[int, int] = {}
+        self.demand = DemandMeter()
 
     def of(self, model: str) -> Counts:
         """Return the counters of a served model; the caller may read and increase them."""

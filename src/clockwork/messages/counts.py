@@ -90,6 +90,16 @@ class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
     refusals: dict[str, int] = {}
 
 
+class ModelDemand(Struct, frozen=True, array_like=True, gc=False):
+    """Recent requests for a model with one SLO, refused ones included: the SLO in nanoseconds, and requests per second.
+
+    An SLO of 0 is unknown: the server refused these requests before it read their SLO.
+    """
+
+    slo: Nanos
+    rate: float
+
+
 class DeviceCounts(Struct, frozen=True, array_like=True, gc=False):
     """Work done by one device since its worker connected: counts, and sums of times in nanoseconds."""
 

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 from msgspec import Struct
 
-from clockwork.messages.counts import DeviceCounts, ModelCounts
+from clockwork.messages.counts import DeviceCounts, ModelCounts, ModelDemand
 from clockwork.messages.prediction import PredictionSummary
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.results import DEFAULT_VERSION, GPUInfo, ModelInfo
@@ -196,6 +196,8 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     - ``counts`` has the same requests by status, and their times; only ``counts`` includes cancelled requests
     - ``ready``: a connected device can execute the model, and its worker is not silent
     - ``unbatched``: why requests are no longer batched (see `ModelProfile`); empty: they are batched
+    - ``default_slo``: the SLO of requests that set none; 0: unknown
+    - ``demand``: the recent requests per second by their SLO
     """
 
     info: ModelInfo
@@ -211,6 +213,8 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     counts: ModelCounts = ModelCounts()
     ready: bool = False
     unbatched: str = ""
+    default_slo: Nanos = 0
+    demand: tuple[ModelDemand, ...] = ()
 
 
 class ServerStatus(Struct, frozen=True, array_like=True):

@@ -1,11 +1,12 @@
 """A scenario from what ``clockwork status --json`` prints of a live system.
 
-Rules of the file: models, times, devices and the observed load are the live system's. Durations are drawn from the
-measurements in service if there are enough of them, else from the profile. If a model was measured on several kinds of
-devices, the first kind stands for all.
+Rules of the file: models, times, devices, the recent load and its SLOs are the live system's. Durations are drawn from
+the measurements in service if there are enough of them, else from the profile. If a model was measured on several kinds
+of devices, the first kind stands for all.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -13,16 +14,20 @@ from clockwork.errors import InvalidRequestError
 from clockwork.paced.durations import NoiseModel
 from clockwork.paced.from_status import DAMAGED, models_of, whole
 from clockwork.sim.scenario import DevicesSpec, ModelSpec, NetworkSpec, Scenario
-from clockwork.workload.spec import StreamSpec
+from clockwork.units import MILLISECOND, SECOND
+from clockwork.workload.spec import MAX_RATE, StreamSpec
 
-DURATION_S = 60.0
-WARMUP_S = 5.0
+DURATION_S: Final = 60.0
+WARMUP_S: Final = 5.0
+
+DEFAULT_SLO: Final = 100 * MILLISECOND
+"""SLO of requests if the file has none, because an older server wrote it."""
 
 
 def scenario_of(state: dict[str, Any], scenario: Scenario | None = None) -> Scenario:
     """Return a scenario with the devices and models of the state.
 
-    The workload is that of ``scenario``; without it, the rates of requests that the server has observed.
+    The workload is that of ``scenario``; without it, the recent requests of each model with their SLOs.
 
     Raises:
         InvalidRequestError: as `models_of`; or the server has received no requests and no scenario was given.
@@ -43,6 +48,7 @@ def scenario_of(state: dict[str, Any], scenario: Scenario | None = None) -> Scen
         models=specs,
         workload=streams,
         name="from-state",
+        slo_ms=_usual_slo_ms(streams),
         duration_s=DURATION_S,
         warmup_s=WARMUP_S,
         scheduler=scheduler,
@@ -53,12 +59,48 @@ def scenario_of(state: dict[str, Any], scenario: Scenario | None = None) -> Scen
 
 
 def _streams(state: dict[str, Any]) -> tuple[StreamSpec, ...]:
-    seconds = state.get("serving_ns", 0) / 1e9
-    streams = []
-    for model in state["models"]:
-        count = sum(model.get(name, 0) for name in ("in_time", "late", "refused", "failed"))
-        if count and seconds > 0:
-            streams.append(StreamSpec("poisson", rate=count / seconds, models=(model["info"]["name"],)))
+    """Return a stream for each model and SLO: the recent demand, or for files without it, the mean since the start."""
+    streams = [stream for model in state["models"] for stream in _recent_streams(model)]
+    streams = streams or [stream for model in state["models"] for stream in _mean_stream(model, state)]
     if not streams:
         raise InvalidRequestError("the server has received no requests; give a SCENARIO.toml with a workload as well")
     return tuple(streams)
+
+
+def _recent_streams(model: dict[str, Any]) -> Iterator[StreamSpec]:
+    demand = {whole(entry["slo"]) if entry["slo"] else 0: _rate(entry["rate"]) for entry in model.get("demand", ())}
+    # Requests that the server refused before it read their SLO: they count under the most frequent SLO.
+    unread = demand.pop(0, 0.0)
+    if unread:
+        usual = max(demand, key=lambda slo: demand[slo]) if demand else model.get("default_slo") or DEFAULT_SLO
+        demand[usual] = demand.get(usual, 0.0) + unread
+    for slo, rate in sorted(demand.items()):
+        yield _stream(model, rate, slo / MILLISECOND)
+
+
+def _mean_stream(model: dict[str, Any], state: dict[str, Any]) -> Iterator[StreamSpec]:
+    seconds = state.get("serving_ns", 0) / SECOND
+    count = sum(model.get(name, 0) for name in ("in_time", "late", "refused", "failed"))
+    if count and seconds > 0:
+        slo = model.get("default_slo")
+        yield _stream(model, count / seconds, whole(slo) / MILLISECOND if slo else None)
+
+
+def _stream(model: dict[str, Any], rate: float, slo_ms: float | None) -> StreamSpec:
+    name = model["info"]["name"]
+    return StreamSpec("poisson", name=name, rate=rate, models=(name,), slo_ms=slo_ms)
+
+
+def _rate(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_RATE:
+        raise ValueError(f"{value!r} is not a rate")
+    return float(value)
+
+
+def _usual_slo_ms(streams: tuple[StreamSpec, ...]) -> float:
+    """Return the SLO of most of the requests."""
+    rates: dict[float, float] = {}
+    for stream in streams:
+        slo = stream.slo_ms or DEFAULT_SLO / MILLISECOND
+        rates[slo] = rates.get(slo, 0.0) + stream.rate
+    return max(rates, key=lambda slo: rates[slo])

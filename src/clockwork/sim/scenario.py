@@ -26,7 +26,7 @@
     [network]                  # delay_ms, jitter_ms, loss, client_delay_ms
     [noise]                    # kind = "normal", share = 0.05
     [[faults]]                 # kind = "slow-device", at_s = 5, for_s = 2, worker = 0, factor = 2.0
-    [sweep]                    # one run per value: slo_ms = [10, 25], load = [0.5, 1.0]
+    [sweep]                    # one run per value: slo_ms = [10, 25], load = [0.5, 1.0], devices = [1, 2, 4]
     [[compare]]                # another system in plots: name, slo_ms = [10, 25], goodput_rps = [2, 545]
     [clockwork]                # constants of the scheduler: efficiency_floor = 0.9, schedule_ahead_ms = 5
 
@@ -34,6 +34,8 @@ Rules of the file: the input is text, not a file. An error names the table and t
 """
 
 import tomllib
+from collections.abc import Sequence
+from itertools import product
 from typing import Any, Final, Literal
 
 import msgspec
@@ -48,7 +50,7 @@ from clockwork.scheduling.clockwork import ClockworkConfig
 from clockwork.sim.controller import Costs
 from clockwork.sim.links import LinkModel
 from clockwork.units import Bytes, Nanos, ms
-from clockwork.workload.spec import StreamSpec, check_finite, with_slo_scaled
+from clockwork.workload.spec import StreamSpec, check_finite, with_slo_scaled, without_slo
 from clockwork.workload.spec import scaled as scaled_stream
 
 MAX_WORKERS: Final = 10_000
@@ -64,6 +66,11 @@ class DevicesSpec(Struct, frozen=True, forbid_unknown_fields=True):
     workers: int = 1
     per_worker: int = 1
     pages: int = 1376
+
+    @property
+    def count(self) -> int:
+        """Number of devices of all workers together."""
+        return self.workers * self.per_worker
 
 
 class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,10 +141,11 @@ class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SweepSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """One run for each value, or each pair of values. ``load`` multiplies the load of the workload."""
+    """One run for each combination of values. ``load`` multiplies the load of the workload."""
 
     slo_ms: tuple[float, ...] = ()
     load: tuple[float, ...] = ()
+    devices: tuple[int, ...] = ()
 
 
 class ComparedSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -342,6 +350,9 @@ def _check_times(scenario: Scenario) -> None:
             "a value in [sweep] is out of range; values must be positive and at most 1e8": any(
                 not 0 < value <= 1e8 for value in (*scenario.sweep.slo_ms, *scenario.sweep.load)
             ),
+            f"a number of devices in [sweep] is out of range; the range is 1 to {MAX_WORKERS}": any(
+                not 1 <= count <= MAX_WORKERS for count in scenario.sweep.devices
+            ),
         }
     )
 
@@ -372,30 +383,52 @@ def _check_faults(scenario: Scenario) -> None:
 
 def variants(scenario: Scenario) -> list[tuple[float, Scenario]]:
     """Return one (load, scenario without a sweep) for each combination of the sweep's values."""
-    runs = []
-    for load in scenario.sweep.load or (1.0,):
-        for slo_ms in scenario.sweep.slo_ms or (scenario.slo_ms,):
-            streams = tuple(scaled_stream(stream, load) for stream in scenario.workload)
-            runs.append((load, replace(scenario, slo_ms=slo_ms, workload=streams, sweep=SweepSpec())))
+    runs: list[tuple[float, Scenario]] = []
+    sweep = scenario.sweep
+    for load, slo_ms in product(sweep.load or (1.0,), sweep.slo_ms or (scenario.slo_ms,)):
+        streams = tuple(scaled_stream(stream, load) for stream in scenario.workload)
+        variant = replace(scenario, slo_ms=slo_ms, workload=streams, sweep=SweepSpec())
+        counts = sweep.devices or (scenario.devices.count,)
+        runs += [(load, with_devices(variant, count)) for count in counts]
     return runs
+
+
+def with_devices(scenario: Scenario, count: int) -> Scenario:
+    """Return the scenario with another number of devices.
+
+    Raises:
+        InvalidRequestError: the number is not a multiple of the devices of one worker.
+    """
+    each = scenario.devices.per_worker
+    if count % each:
+        raise InvalidRequestError(f"cannot have {count} devices: each worker has {each} (per_worker in [devices])")
+    return replace(scenario, devices=replace(scenario.devices, workers=count // each))
 
 
 def altered(
     scenario: Scenario,
     *,
-    workers: int | None = None,
+    devices: Sequence[int] = (),
     load: float = 1.0,
     slo: float = 1.0,
+    slo_ms: float | None = None,
     profile: str | None = None,
 ) -> Scenario:
-    """Return the scenario with other workers, a multiple of the load, a multiple of every SLO, or another profile."""
+    """Return the scenario with other numbers of devices, load, SLOs or profile.
+
+    ``devices``: several numbers give one run each. ``load`` and ``slo`` are factors. ``slo_ms`` replaces every SLO.
+    """
     if profile is not None:
         models = tuple(replace(model, profile=profile) if model.profile else model for model in scenario.models)
         scenario = replace(scenario, models=models)
     streams = tuple(with_slo_scaled(scaled_stream(stream, load), slo) for stream in scenario.workload)
-    devices = scenario.devices if workers is None else replace(scenario.devices, workers=workers)
-    sweep = replace(scenario.sweep, slo_ms=tuple(value * slo for value in scenario.sweep.slo_ms))
-    return checked(replace(scenario, workload=streams, devices=devices, slo_ms=scenario.slo_ms * slo, sweep=sweep))
+    slos, default = tuple(value * slo for value in scenario.sweep.slo_ms), scenario.slo_ms * slo
+    if slo_ms is not None:
+        streams, slos, default = tuple(map(without_slo, streams)), (), slo_ms
+    sweep = replace(scenario.sweep, slo_ms=slos, devices=tuple(devices) or scenario.sweep.devices)
+    if len(devices) == 1:
+        scenario, sweep = with_devices(scenario, devices[0]), replace(sweep, devices=())
+    return checked(replace(scenario, workload=streams, slo_ms=default, sweep=sweep))
 
 
 def _sim_models(spec: ModelSpec) -> list[tuple[PacedModel, int]]:

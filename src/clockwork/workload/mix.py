@@ -12,7 +12,7 @@ Mix = Callable[[], str]
 
 
 def chosen(patterns: Sequence[str], models: Sequence[str]) -> list[str]:
-    """Return the models that match the patterns: globs, ``first:N``, ``slice:A:B``. No pattern means all models.
+    """Return the models that match the patterns: names, globs, ``first:N``, ``slice:A:B``. No pattern means all models.
 
     Raises:
         InvalidRequestError: a pattern is malformed or matches no model.
@@ -30,6 +30,8 @@ def chosen(patterns: Sequence[str], models: Sequence[str]) -> list[str]:
 
 
 def _matching(pattern: str, models: Sequence[str]) -> list[str]:
+    if pattern in models:
+        return [pattern]
     kind, _, rest = pattern.partition(":")
     try:
         if kind == "first" and rest:

@@ -4,6 +4,7 @@
 
     [[workload]]
     kind = "poisson"            # fixed, gamma, on-off, ramp, closed, azure, activate
+    name = "web"                # label in the results; default: the number and kind of the stream
     rate = 900                  # requests/s of all its models together
     models = ["resnet50-*"]     # globs, "first:12", "slice:12:48"; default: all
     mix = "zipf"                # or uniform
@@ -71,6 +72,7 @@ class StreamSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """One ``[[workload]]`` table."""
 
     kind: Literal["poisson", "fixed", "gamma", "on-off", "ramp", "closed", "azure", "activate"]
+    name: str = ""
     rate: float = 0.0
     rate_end: float = 0.0
     rate_factor: float = 0.0
@@ -121,6 +123,11 @@ def with_slo_scaled(spec: StreamSpec, factor: float) -> StreamSpec:
     slo_ms = None if spec.slo_ms is None else spec.slo_ms * factor
     slo_factor = None if spec.slo_factor is None else spec.slo_factor * factor
     return replace(spec, slo_ms=slo_ms, slo_factor=slo_factor, slo_ladder=stairs)
+
+
+def without_slo(spec: StreamSpec) -> StreamSpec:
+    """Return the stream without an SLO of its own."""
+    return replace(spec, slo_ms=None, slo_factor=None, slo_ladder=None)
 
 
 def make_workload(
