@@ -3,8 +3,8 @@
 Theory of operation. grpc.aio requests one call of each method from gRPC's core, and requests the next one in a later
 turn of the event loop. So it takes at most one call in two or three turns of the loop. The other calls wait in the
 core, where the server cannot see them, and reach the scheduler one by one, so every batch has one request. `Acceptors`
-always request several calls of one method. The calls that have come since the loop's last turn are then taken in one
-turn. (With 64 small calls in flight on one core, a call takes 71 us instead of 99 us of processor time; most of the
+keep several calls of one method requested. So all calls that arrived since the loop's last turn are taken in one turn.
+(With 64 small calls in flight on one core, a call takes 71 us instead of 99 us of processor time; most of the
 difference is context switches.)
 
 grpcio's own code requests the calls, through private names. If a release of grpcio lacks one of them, `can_take_many`
@@ -34,7 +34,7 @@ ARRIVED: Final[ContextVar[Nanos]] = ContextVar("arrived")
 grpc.aio has taken."""
 
 REQUESTED: Final = 64
-"""Calls requested from the core at a time; each takes a kilobyte of memory."""
+"""Number of calls that are requested from the core at a time; each takes a kilobyte of memory."""
 
 _EXPECTED: Final = {
     "_handle_rpc": ["method_name", "method_resolver", "interceptors", "rpc_state", "loop", "concurrency_exceeded"],
@@ -44,7 +44,7 @@ _EXPECTED: Final = {
 """The parameters of grpcio's private functions that this module calls."""
 
 MAX_REMAINING: Final = 3600.0
-"""Seconds; a call's deadline that is further away counts as this."""
+"""Longest time to a call's deadline in seconds; a longer time counts as this one."""
 
 log = logging.getLogger("clockwork.grpc")
 
@@ -78,8 +78,8 @@ class Acceptors:
             method: the full name of the method.
             handler: serves the method's calls.
             interceptors: the server's interceptors.
-            reception: knows when a call arrived and whether it is too late, and queues it.
-            max_calls: calls served at a time; more end at once with RESOURCE_EXHAUSTED.
+            reception: queues the calls, and knows when a call arrived and whether it is too late.
+            max_calls: limit on the calls served at a time; further calls end at once with RESOURCE_EXHAUSTED.
         """
         self._server: Any = server._server  # noqa: SLF001 - see the module
         self._method = method
@@ -92,7 +92,7 @@ class Acceptors:
         self._acceptors = [self._loop.create_task(self._accept()) for _ in range(REQUESTED)]
 
     async def wait_closed(self) -> None:
-        """Wait until the server, which is ending, has ended all requests for calls."""
+        """Wait until the server, which is being closed, has ended all requests for calls."""
         await asyncio.gather(*self._acceptors, return_exceptions=True)
 
     async def _accept(self) -> None:
@@ -100,7 +100,7 @@ class Acceptors:
         while True:
             try:
                 call = await self._server._request_registered_call(name)  # noqa: SLF001 - see the module
-            except Exception:  # noqa: BLE001 - private classes of grpcio: the server ends
+            except Exception:  # noqa: BLE001 - the type is private to grpcio; it means that the server ends
                 return
             if (shed := self._too_late(call)) is not None:
                 self._run(_refuse(self._context(call), shed), call)
@@ -111,14 +111,14 @@ class Acceptors:
         return cygrpc._ServicerContext(call, None, None, self._loop)  # noqa: SLF001 - see the module
 
     def _too_late(self, call: Any) -> Shed | None:
-        """Return why a call is refused before it has a handler: it has waited in the core for too long."""
+        """Return a refusal if a call has waited in the core for too long, before it gets a handler."""
         if not self._reception.is_behind():
             return None
         remaining = self._context(call).time_remaining()
         return None if remaining is None else self._reception.refuses_late(seconds(min(remaining, MAX_REMAINING)))
 
     def _serve(self, call: Any, arrived: Nanos) -> None:
-        ARRIVED.set(arrived)  # of this context, which the task copies
+        ARRIVED.set(arrived)  # in this context, which the call's task copies
         full = len(self._calls) >= self._max_calls
         served = cygrpc._handle_rpc(  # noqa: SLF001 - see the module
             self._method, self._resolver, self._interceptors, call, self._loop, full

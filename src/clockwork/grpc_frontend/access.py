@@ -21,7 +21,7 @@ NEEDED_RIGHTS: Final = {
     f"/{SERVICE}/RepositoryModelLoad": Right.ADMIN,
     f"/{SERVICE}/RepositoryModelUnload": Right.ADMIN,
 }
-"""The right that a method needs; INFER for all others, even for methods that do not exist."""
+"""The right that a method needs. Methods that are not listed need INFER, even if they do not exist."""
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]

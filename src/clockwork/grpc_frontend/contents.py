@@ -35,7 +35,7 @@ _FIELDS: Final[Mapping[str, str]] = {
 """The field of each datatype (Open Inference Protocol v2, message InferTensorContents)."""
 
 SLICE: Final = 8192
-"""Elements converted in one step."""
+"""Number of elements converted in one step."""
 
 
 def add_contents(name: str, datatype: str, shape: tuple[int, ...], contents: Any, payload: bytearray) -> Steps[None]:

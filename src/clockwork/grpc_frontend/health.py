@@ -1,7 +1,7 @@
 """gRPC's health checking protocol, which Kubernetes' gRPC probes, load balancers and grpc_health_probe use.
 
-Each service is SERVING when the server is ready. The server does not announce changes of that, so Watch polls every
-`POLL_INTERVAL` seconds. The number of calls of Watch is limited.
+Each service is SERVING while the server is ready. The server does not announce changes of its readiness, so Watch polls
+it every `POLL_INTERVAL` seconds. The number of calls of Watch is limited.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 """The service's name in gRPC's health checking protocol."""
 
 MAX_WATCHERS: Final = 100
-"""Calls of Watch at a time; more end with RESOURCE_EXHAUSTED."""
+"""Limit on the calls of Watch at a time; further calls end with RESOURCE_EXHAUSTED."""
 
 POLL_INTERVAL: Final = 0.25
-"""Seconds between two polls of the state for a call of Watch."""
+"""Seconds between two polls of the state in a call of Watch."""
 
 _STATUS: Final = pb.HealthCheckResponse
 
@@ -47,7 +47,7 @@ class Health:
         self._closing.set()
 
     async def check(self, data: bytes, call: ServicerContext) -> pb.HealthCheckResponse:
-        """Return a service's state; NOT_FOUND if the service is unknown."""
+        """Return a service's state; end the call with NOT_FOUND if the service is unknown."""
         message = await _decoded(data, call)
         if message.service not in self._known:
             await call.abort(grpc.StatusCode.NOT_FOUND, self._unknown(message.service))

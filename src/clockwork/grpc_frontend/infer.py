@@ -24,13 +24,13 @@ from clockwork.wire.frame import MAX_FRAME_BYTES, Allocate, uninitialised
 NO_PARAMETERS: Final[Mapping[str, Any]] = {}
 
 MAX_PAYLOAD_BYTES: Final[Bytes] = MAX_FRAME_BYTES - MIB
-"""Bytes of one request's tensors, which go to a worker in one frame with its header."""
+"""Limit on the tensors of one request, in bytes. They go to a worker in one frame together with its header."""
 
 MAX_COPIED: Final[Bytes] = 1 * MIB
-"""Bytes that are copied in one step."""
+"""Number of bytes that are copied in one step."""
 
 MAX_PARAMETERS: Final = 1024
-"""Parameters of one request, including those of its inputs and outputs."""
+"""Limit on the parameters of one request, including those of its inputs and outputs."""
 
 _CHOICES: Final = {float: "double_param", int: "int64_param", bool: "bool_param"}
 """The field of ``InferParameter`` that carries a value of each type."""
@@ -39,8 +39,8 @@ _REFUSED_PARAMETERS: Final = {
     "shared_memory_region": "send the data",
     "classification": "request it over HTTP, or classify in the client",
 }
-"""Parameters that would change the response and are not supported over gRPC, with the alternative. Other unknown
-parameters are ignored."""
+"""Parameters that would change the response and are not supported over gRPC, with the alternative of each. Other
+unknown parameters are ignored."""
 
 
 def parse(data: bytes) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
@@ -66,7 +66,7 @@ def request_of(
 
     Args:
         message: the message from `parse`.
-        raw: its raw tensors.
+        raw: the message's raw tensors.
         id: the request's id.
         limit: time from the request's arrival to the deadline of its call; None: the call has none.
 
@@ -100,7 +100,7 @@ def with_payload(
 
     Args:
         message: the message from `parse`.
-        raw: its raw tensors.
+        raw: the message's raw tensors.
         request: the request from `request_of`.
         allocate: returns memory that a worker can read; large tensors are copied there.
 

@@ -1,9 +1,9 @@
 """Keeps grpcio from logging a traceback for each metadata value that is not UTF-8.
 
-A client could flood the log with such values: 545 bytes of a request made 140 KB of log, before any token was checked.
-grpcio logs them with the method ``exception`` of its logger, whose other messages are useful. So this module replaces
-that method: it counts the values and logs their number from time to time. (A filter of the logger would take ten times
-as long, because the record is made before the filter is called.)
+With such values a client could flood the log, even without a token: 545 bytes of a request caused 140 KB of log. grpcio
+logs them with the method ``exception`` of its logger, whose other messages are useful. So this module replaces that
+method: it counts the values and logs their number from time to time. (A filter of the logger would take ten times as
+long, because the record is made before the filter is called.)
 """
 
 import logging

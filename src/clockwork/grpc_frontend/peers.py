@@ -1,4 +1,4 @@
-"""One client of the controller for each gRPC connection, so that the limits of a connection hold over gRPC as well.
+"""Gives each gRPC connection its own client of the controller, so that the limits of a connection apply to gRPC.
 
 grpc.aio reports the peer of a call, which identifies its connection, but not the end of the connection. So the clients
 used most recently are kept, and the oldest idle ones are closed when there are too many.
@@ -11,10 +11,11 @@ from typing import Final
 from clockwork.host.local_client import LocalClient
 
 MAX_IDLE: Final = 4096
-"""Number of clients from which on idle ones are closed: as many as the port accepts connections."""
+"""Number of clients from which on an idle client is closed for each new one. It equals the port's limit on
+connections."""
 
 MAX_SEARCHED: Final = 8
-"""Number of clients that are searched for an idle one when there are too many."""
+"""Number of clients that are searched for an idle one when the number of clients is too high."""
 
 
 class Peers:
@@ -56,4 +57,4 @@ class Peers:
             if not client.waiting:
                 client.close()
                 return
-            self._clients[peer] = client  # moved to the end: it is in use
+            self._clients[peer] = client  # the client is in use, so it moves to the end

@@ -16,10 +16,11 @@ from clockwork.messages.tensors import MAX_NAME
 from clockwork.units import KIB, Bytes
 
 MIN_SPLIT_BYTES: Final[Bytes] = 16 * KIB
-"""A shorter message is parsed whole, which takes less time than walking over its fields."""
+"""Length below which a message is parsed whole, because that takes less time than walking over its fields."""
 
 MAX_FIELDS: Final = 1024
-"""Outermost fields that `split` walks over; a request with 256 inputs, outputs and raw tensors has fewer."""
+"""Limit on the outermost fields that `split` walks over. A request with 256 inputs, outputs and raw tensors has
+fewer."""
 
 _LENGTH_DELIMITED: Final = 2
 _TAGS: Final = frozenset(number << 3 | _LENGTH_DELIMITED for number in range(1, 8))

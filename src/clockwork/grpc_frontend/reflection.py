@@ -54,8 +54,8 @@ def _symbols(file: FileDescriptorProto) -> Iterator[str]:
         enums += [(f"{name}.", enum) for enum in message.enum_type]
     for scope, enum in enums:
         yield f"{scope}{enum.name}"
-        yield from (f"{scope}{value.name}" for value in enum.value)  # a value belongs to the enum's scope
-        yield from (f"{scope}{enum.name}.{value.name}" for value in enum.value)  # the form that some clients use
+        yield from (f"{scope}{value.name}" for value in enum.value)  # the name of a value lacks the enum's name
+        yield from (f"{scope}{enum.name}.{value.name}" for value in enum.value)  # some clients use this form
 
 
 def reflecting(services: Iterable[str]) -> tuple[grpc.GenericRpcHandler, ...]:

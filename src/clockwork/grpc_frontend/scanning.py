@@ -12,22 +12,23 @@ from clockwork.errors import InvalidRequestError
 from clockwork.units import KIB, MIB, Bytes, show_bytes
 
 MAX_TYPED_FLOATS: Final[Bytes] = 4 * MIB
-"""Bytes of a request's encoded ``fp32_contents`` and ``fp64_contents``."""
+"""Limit on a request's encoded ``fp32_contents`` and ``fp64_contents``, in bytes."""
 
 MAX_TYPED: Final[Bytes] = 1 * MIB
-"""Bytes of a request's encoded contents of all other types, where an element may take only one byte."""
+"""Limit on a request's encoded contents of all other types, in bytes. It is lower because an element may take only one
+byte."""
 
 MAX_DESCRIPTION: Final[Bytes] = 64 * KIB
-"""Bytes of a request without the contents of its tensors: names, shapes and parameters."""
+"""Limit on a request without the contents of its tensors, in bytes: names, shapes and parameters."""
 
 MAX_FIELDS: Final = 2048
-"""Fields of a long request, including those of its tensors; a request with 256 tensors has fewer."""
+"""Limit on the fields of a long request, including those of its tensors. A request with 256 tensors has fewer."""
 
 MAX_UNSCANNED: Final[Bytes] = 16 * KIB
-"""A message of at most this length is parsed without a scan."""
+"""Length in bytes up to which a message is parsed without a scan."""
 
 MAX_OTHER_METHOD: Final[Bytes] = 64 * KIB
-"""Bytes of a message of any method but inference."""
+"""Limit on a message of any method but inference, in bytes."""
 
 _REQUEST_INPUTS: Final = 5
 _REQUEST_RAW: Final = 7

@@ -35,30 +35,31 @@ from clockwork.oip.unsupported import METHODS
 from clockwork.units import KIB, MIB, Bytes
 
 MAX_REQUEST_BYTES: Final[Bytes] = MAX_PAYLOAD_BYTES + MAX_DESCRIPTION + MIB
-"""Bytes of a received message: raw tensors, the rest of a request, and 1 MiB so that a message slightly too long gets a
-clear error. A longer message ends its call with RESOURCE_EXHAUSTED, because grpc.aio copies a message on the event loop
-before this process can check its size."""
+"""Limit on a received message, in bytes: raw tensors, the rest of a request, and 1 MiB so that a slightly too long
+message gets a clear error. A longer message ends its call with RESOURCE_EXHAUSTED, because grpc.aio copies a message on
+the event loop before this process can check its size."""
 
 MAX_RESPONSE_BYTES: Final[Bytes] = 256 * MIB
-"""Bytes of a sent message; a longer one ends its call with RESOURCE_EXHAUSTED."""
+"""Limit on a sent message, in bytes; a longer one ends its call with RESOURCE_EXHAUSTED."""
 
 MAX_CALLS: Final = 4096
-"""Calls of ModelInfer served at a time, and as many of all other methods; more end with RESOURCE_EXHAUSTED."""
+"""Limit on the calls of ModelInfer served at a time, and on those of all other methods together. Further calls end with
+RESOURCE_EXHAUSTED."""
 
 MAX_UNREAD_CALLS: Final = 1024
-"""Calls that wait in gRPC's core until this process takes them: a quarter of a second of small requests on one core.
-The core ends further calls with CANCELLED by itself; it offers no other code."""
+"""Limit on the calls that wait in gRPC's core until this process takes them. On one processor core, this many small
+requests take a quarter of a second. gRPC's core ends further calls with CANCELLED; no other code is possible."""
 
 MAX_CONNECTIONS: Final = 4096
-"""Connections to the port; further ones are closed at once."""
+"""Limit on the connections to the port; further ones are closed at once."""
 
 MAX_STREAMS: Final = 256
-"""Calls at a time on one connection; a client queues further ones. With as much metadata as is accepted, a call takes
-up to 40 KB, so 8 connections whose calls never end hold 80 MB."""
+"""Limit on the calls at a time on one connection; a client queues further ones. A call with the most metadata takes up
+to 40 KB, so 8 connections whose calls never end hold 80 MB."""
 
 MAX_METADATA_BYTES: Final[Bytes] = 8 * KIB
-"""Metadata of a call, counting 32 bytes for each entry; more ends the call with RESOURCE_EXHAUSTED. Entries must be
-counted because one byte of a request may stand for an entry."""
+"""Limit on the metadata of a call, in bytes; more ends the call with RESOURCE_EXHAUSTED. Each entry counts as 32 bytes
+more than its length, because one byte of a request may stand for an entry."""
 
 IDLE_MS: Final = 600_000
 """Milliseconds after which a connection without calls is closed; a client reconnects when it needs to."""
@@ -67,20 +68,20 @@ KEEPALIVE_MS: Final = 60_000
 """Milliseconds of silence after which the server pings a connection, which it closes if it gets no reply."""
 
 HANDSHAKE_MS: Final = 10_000
-"""Milliseconds for TLS and the beginning of HTTP/2, and for the reply to a ping."""
+"""Time limit in milliseconds for TLS and the beginning of HTTP/2, and for the reply to a ping."""
 
 INFER: Final = "ModelInfer"
 """The method whose calls `Acceptors` take."""
 
 GRACE: Final = 1.0
-"""Seconds that calls have to end when the server ends."""
+"""Number of seconds that calls have to finish when the server ends."""
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ("grpc.max_concurrent_streams", MAX_STREAMS),
-    ("grpc.http.overload_protection", 0),  # it counts ended calls for a while, and so resets calls below the limit
+    ("grpc.http.overload_protection", 0),  # else ended calls count for a while, and calls below the limit are reset
     ("grpc.server.max_pending_requests", MAX_UNREAD_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", MAX_UNREAD_CALLS),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
@@ -98,7 +99,7 @@ log = logging.getLogger("clockwork.grpc")
 
 
 class GrpcServer:
-    """A server that listens; made by `serve_grpc`."""
+    """A listening server, which `serve_grpc` creates."""
 
     def __init__(self, server: grpc.aio.Server, address: Address, acceptors: Acceptors | None = None) -> None:
         """Take a server that has started; ``address`` has the real port."""
@@ -167,7 +168,7 @@ def _add_port(server: grpc.aio.Server, address: Address, tls: ServerTls | None) 
 
 
 async def _check_free(address: Address) -> None:
-    """Try to listen on the address: gRPC would write the reason of a failure to stderr only."""
+    """Try to listen on the address: gRPC itself writes the reason of a failure to stderr only."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, place = found[0]

@@ -36,12 +36,12 @@ SERVICE: Final = "inference.GRPCInferenceService"
 """The service's name in the protocol."""
 
 MAX_STREAM_REQUESTS: Final = 64
-"""Requests of one stream that are served at a time; the others wait in the connection."""
+"""Limit on the requests of one stream that are served at a time; the others wait in the connection."""
 
 FINAL_WANTED: Final = "triton_enable_empty_final_response"
 FINAL: Final = "triton_final_response"
-"""With the first parameter, a client of Triton's requests the second, which marks the last response to a request. Here
-every response is the last."""
+"""A client made for Triton sends the first parameter to request the second, which marks the last response to a request.
+Here every request has one response, so each response has the mark."""
 
 
 def grpc_front_end(host: ControllerHost) -> FrontEnd:
@@ -77,11 +77,11 @@ class Service:
     # --- the server --------------------------------------------------------------------------------------------------
 
     async def server_live(self, message: pb.ServerLiveRequest, call: ServicerContext) -> pb.ServerLiveResponse:
-        """Return that the server is alive."""
+        """Report that the server is alive."""
         return pb.ServerLiveResponse(live=True)
 
     async def server_ready(self, message: pb.ServerReadyRequest, call: ServicerContext) -> pb.ServerReadyResponse:
-        """Return whether some model can be served now."""
+        """Return whether at least one model can be served now."""
         return pb.ServerReadyResponse(ready=self._front.is_ready())
 
     async def server_metadata(
@@ -108,7 +108,7 @@ class Service:
     async def model_statistics(
         self, message: pb.ModelStatisticsRequest, call: ServicerContext
     ) -> pb.ModelStatisticsResponse | bytes:
-        """Return the statistics of one model, or of all if the request names none; those of all are encoded."""
+        """Return the statistics of one model; if the request names none, the encoded statistics of all models."""
         if not message.name:
             check_version(message.name, message.version, DEFAULT_VERSION)
             return b"".join(await self._front.all_statistics())
@@ -122,7 +122,7 @@ class Service:
     async def repository_model_load(
         self, message: pb.RepositoryModelLoadRequest, call: ServicerContext
     ) -> pb.RepositoryModelLoadResponse:
-        """Load a model on every worker during start-up; without a parameter ``path``, its name is its path."""
+        """Load a model on every worker during start-up; without a parameter ``path``, the model's name is the path."""
         await self._front.load(message.model_name, parameter_values(message.parameters), default_name="")
         return pb.RepositoryModelLoadResponse()
 
@@ -134,7 +134,7 @@ class Service:
         arrived = ARRIVED.get(now)
         limit = _limit(call, now - arrived)
         large = len(data) >= MIN_SPLIT_BYTES
-        # Parsing a small message costs less than looking into it first, and its model would only give an SLO.
+        # Parsing a small message costs less than searching it for the model, which would only give the model's SLO.
         model = model_name(data) if large else ""
         if (shed := self._reception.refuses(model, arrived, limit, large=large)) is not None:
             raise RequestFailedError(failure_of_shed(shed))

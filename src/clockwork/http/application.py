@@ -40,7 +40,7 @@ from clockwork.version import __version__
 log = logging.getLogger("clockwork.http")
 
 NEEDED_RIGHTS = {"live": Right.NONE, "ready": Right.NONE, "load": Right.ADMIN}
-"""The right that an operation needs; INFER for all others."""
+"""The right that an operation needs. Operations that are not listed need INFER."""
 
 JSON = (b"content-type", b"application/json")
 BINARY = (b"content-type", b"application/octet-stream")
@@ -63,7 +63,7 @@ class Application:
     """Replies to HTTP requests."""
 
     def __init__(self, front: FrontEnd, metrics: Metrics | None, config: HttpConfig, quota: BodyQuota) -> None:
-        """``quota`` counts for all connections; without ``metrics`` none are served."""
+        """``quota`` is shared by all connections; without ``metrics``, no metrics are served."""
         self._front = front
         self._stepper = front.stepper
         self._bodies = Bodies(config, quota)
@@ -104,7 +104,7 @@ class Application:
                 body = await self._bodies.receive(scope, headers, receive, kept, MAX_REPOSITORY_BODY)
                 return await self._repository(found, body)
         reply = await unless_gone(self._get(found, scope["path"], headers), scope[PRESENCE])
-        # Triton's asyncio client offers gzip with every request, and unpacks replies to inferences only.
+        # Triton's asyncio client accepts gzip in every request, but unpacks only replies to inferences.
         return await packed(reply, headers) if found.operation == "metrics" else reply
 
     async def _infer(self, found: Route, scope: Scope, headers: Headers, receiving: Awaitable[Body]) -> Reply:
@@ -122,7 +122,7 @@ class Application:
         request = InferRequest(id=request_id, model=model, inputs=specs, slo=slo, outputs=outputs)
         inferring = front.infer(front.client, request, payload, scope[BEGAN])
         response, data = await unless_gone(inferring, scope[PRESENCE])
-        del payload, parsed, inferring  # they may be large
+        del payload, parsed, inferring  # these objects may be large
         front.reception.note_slo(model, slo, response.timing.total)
         classes = any(output.parameters.classification is not None for output in head.outputs)
         batched = classes and (await front.model(model)).batchable

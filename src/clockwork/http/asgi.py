@@ -17,7 +17,7 @@ Headers: TypeAlias = Mapping[bytes, bytes]
 ResultT = TypeVar("ResultT")
 
 BEGAN: Final = "clockwork.began"
-"""Scope key: the time when the request's first byte arrived; its deadline counts from then."""
+"""Scope key: the time when the request's first byte arrived. The request's deadline counts from it."""
 
 PRESENCE: Final = "clockwork.presence"
 """Scope key: the connection's `Presence`."""

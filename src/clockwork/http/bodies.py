@@ -1,7 +1,7 @@
 """Receives and unpacks bodies of requests within limits, and packs bodies of replies.
 
-"Unpack" means decompress. Memory stays within the limits whatever length a client announces and however well its body
-is compressed. Long work runs in threads, because the event loop is the controller's.
+"Unpack" means decompress. Memory stays within the limits, no matter which length a client announces and how well its
+body is compressed. Long work runs in threads, because the event loop is the controller's.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from clockwork.messages.faults import quoted
 from clockwork.oip.failures import RequestFailedError, bad_request
 from clockwork.units import KIB, MIB, Bytes, show_bytes
 
-_CUT: Final = "the body cannot be unpacked: its compressed data ends too early or has bytes behind it"
+_CUT: Final = "the body cannot be unpacked: its compressed data ends too early or is followed by other bytes"
 
 T = TypeVar("T")
 
@@ -31,22 +31,24 @@ WINDOW: Final = {b"gzip": 31, b"deflate": 15}
 """zlib's ``wbits`` by content coding (RFC 9110, section 8.4.1: "deflate" is the zlib format)."""
 
 LEVEL: Final = 1
-"""zlib's level: tensors compress badly, so more effort gains little."""
+"""zlib's compression level. It is low because tensors compress badly, so more effort gains little."""
 
 MIN_PACKED: Final = 256
-"""Bytes; a smaller reply is not packed, because it would gain nothing."""
+"""Size in bytes below which a reply is not packed, because packing would gain nothing."""
 
 MAX_CODINGS: Final = 16
-"""Number of codings in Accept-Encoding that are read."""
+"""Limit on the codings that are read from Accept-Encoding."""
 
 MAX_BEGUN_ON_LOOP: Final = 4 * KIB
-"""Bytes; unpacking a packed body of at most this size begins on the event loop, where most of them end too."""
+"""Size in bytes up to which unpacking of a packed body begins on the event loop; for most such bodies it also ends
+there."""
 
 MAX_ON_LOOP: Final = 64 * KIB
-"""Bytes; more than this, packed or unpacked, is handled in a thread."""
+"""Size in bytes above which a body, packed or unpacked, is handled in a thread."""
 
 PIECE: Final = 1 * MIB
-"""Bytes packed or unpacked at a time: joining a piece with the rest takes a fraction of a millisecond."""
+"""Number of bytes packed or unpacked at a time. Joining such a piece with the rest takes a fraction of a
+millisecond."""
 
 ZLIB_THREADS: Final = 2
 """Threads that pack and unpack, for all servers of the process: one for requests and one for replies. They have a lower
@@ -54,28 +56,28 @@ priority than the threads that execute requests."""
 
 
 def _begin_thread() -> None:
-    with suppress(OSError):  # the process has an even lower priority, and may not raise it
+    with suppress(OSError):  # the process already has a lower priority, and must not raise it
         lower_priority()
 
 
 _zlib_threads: Final = ThreadPoolExecutor(ZLIB_THREADS, "zlib", _begin_thread)
 
 MAX_REPOSITORY_BODY: Final = 64 * KIB
-"""Bytes of a request to the repository."""
+"""Limit on the body of a request to the repository, in bytes."""
 
 
 class Bodies:
     """Receives and unpacks bodies, and counts the memory that all of them take."""
 
     def __init__(self, config: HttpConfig, quota: BodyQuota) -> None:
-        """Apply the limits of ``config``; ``quota`` counts for all of a server's connections."""
+        """Apply the limits of ``config``; ``quota`` is shared by all connections of a server."""
         self._config = config
         self._quota = quota
         self._unpacked_quota = BodyQuota(2 * config.max_unpacked)
         self._unpacking = asyncio.Lock()
 
     def keeping(self) -> "UnpackedBytes":
-        """Count the bytes that one request unpacks, until the end of a ``with`` statement."""
+        """Return a counter of the bytes that one request unpacks; it counts until the end of a ``with`` statement."""
         return UnpackedBytes(self._unpacked_quota)
 
     async def receive(
@@ -84,11 +86,11 @@ class Bodies:
         """Return the body, unpacked.
 
         Args:
-            scope: of the request.
-            headers: of the request.
+            scope: the request's scope.
+            headers: the request's headers.
             receive: returns ASGI's next event.
             unpacked: counts the bytes that are unpacked.
-            limit: bytes of the body, in addition to the configured limits.
+            limit: limit on the body in bytes, in addition to the configured limits.
 
         Raises:
             RequestFailedError: the body is too large or too slow, its coding is unknown, or a quota is exceeded.
@@ -181,7 +183,7 @@ class UnpackedBytes:
     __slots__ = ("_nbytes", "_quota")
 
     def __init__(self, quota: BodyQuota) -> None:
-        """``quota`` counts for all requests."""
+        """``quota`` is shared by all requests."""
         self._quota = quota
         self._nbytes: Bytes = 0
 
@@ -206,7 +208,7 @@ def _too_large(limit: Bytes) -> RequestFailedError:
 
 
 async def packed(reply: Reply, headers: Headers) -> Reply:
-    """Return the reply packed, if the client prefers that and the reply is large enough."""
+    """Return the reply, packed if the client prefers a packed reply and the reply is large enough."""
     accepted = headers.get(b"accept-encoding")
     if not accepted:
         return reply
@@ -251,7 +253,7 @@ def _pack(parts: Any, window: int) -> list[bytes]:
 
 
 async def _pack_in_threads(parts: Any, window: int) -> list[bytes]:
-    """Pack a piece at a time, so that other replies get their turn."""
+    """Pack one piece at a time, so that the thread can pack other replies in between."""
     packer = zlib.compressobj(LEVEL, wbits=window)
     compressed = [await _in_thread(packer.compress, piece) for piece in _pieces(parts)]
     return [part for part in (*compressed, packer.flush()) if part]

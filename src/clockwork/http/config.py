@@ -12,26 +12,28 @@ HTTP_PORT: Final = 8000
 """Triton's port for HTTP."""
 
 DEFAULT_HTTP: Final = Address("127.0.0.1", HTTP_PORT)
-"""Where HTTP listens by default: on loopback only."""
+"""The default address of the HTTP front end, which only local clients can reach."""
 
 
 class HttpConfig(Struct, frozen=True):
-    """Limits of the HTTP front end; sizes are in bytes and times in seconds.
+    """Limits of the HTTP front end. Sizes are in bytes, and times in seconds.
 
-    ``max_body``: a request's body as sent.
-    ``max_unpacked``: a compressed body after unpacking; all such bodies together may take twice as much.
-    ``max_json``: the JSON of a request or of a response.
-    ``max_held``: all bodies that are being received, not counting one ``piece`` of each.
-    ``piece``: the part of a body that the application gets at a time.
-    ``max_head``: a request's head.
-    ``backlog``: connections that wait to be accepted.
-    ``head_timeout``: from the head's first byte, or the connection's beginning, to the head's end.
-    ``handshake_timeout``: the TLS handshake.
-    ``body_timeout``: a MiB of a body; ``body_time``: a whole body.
-    ``write_timeout``: the time in which a client must read a MiB of a reply.
-    ``keep_alive``: a connection without a request.
-    ``grace``: the time to finish requests when the server ends.
-    ``metrics``: serve metrics; ``model_histograms``: with the latencies of each model.
+    - ``max_body``: size of a request's body as sent
+    - ``max_unpacked``: size of a compressed body after unpacking; all such bodies together may take twice as much
+    - ``max_json``: size of the JSON of a request or of a response
+    - ``max_held``: size of all bodies that are being received, not counting one ``piece`` of each
+    - ``piece``: size of the part of a body that the application gets at a time
+    - ``max_head``: size of a request's head
+    - ``backlog``: number of connections that wait to be accepted
+    - ``head_timeout``: time from the head's first byte, or from the start of the connection, to the head's end
+    - ``handshake_timeout``: time for the TLS handshake
+    - ``body_timeout``: time in which a client must send each MiB of a body
+    - ``body_time``: time in which a client must send a whole body
+    - ``write_timeout``: time in which a client must read each MiB of a reply
+    - ``keep_alive``: time that a connection stays open without a request
+    - ``grace``: time to finish requests when the server ends
+    - ``metrics``: whether metrics are served
+    - ``model_histograms``: whether the metrics include the latencies of each model
     """
 
     max_body: Bytes = 256 * MIB

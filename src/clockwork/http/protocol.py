@@ -1,8 +1,8 @@
 """uvicorn's HTTP/1.1, with limits that uvicorn lacks: on connections, on heads, and on clients that do not read.
 
-The application gets bodies in pieces of a MiB instead of 64 KiB, so most bodies come whole and wake it once. Long
-bodies are not parsed at all, see `clockwork.http.receiving`. Errors that uvicorn would send as plain text are sent as
-JSON, like all others.
+The application gets bodies in pieces of a MiB instead of 64 KiB, so most bodies arrive in one piece and wake the
+application once. Long bodies are not parsed at all (`clockwork.http.receiving`). Errors that uvicorn would send as
+plain text are sent as JSON, like all others.
 """
 
 import asyncio
@@ -56,14 +56,14 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._write_timeout: WriteTimeout | None = None
         self._presence = Presence()
         self._unwanted: Bytes = 0  #: bytes of a refused request's body that the parser has seen
-        self._announced: Bytes = 0  #: the length of a large body that the head has announced
+        self._announced: Bytes = 0  #: the length of the large body that the head has announced
         self._after_upgrade: Bytes | None = 0  #: the length of a body that the parser has taken for another protocol
         self._ignore_rest = False  #: no request follows on this connection
         self._arrived: Nanos = 0  #: the earliest time at which the bytes read last may have arrived
         self._unread = False  #: the last read left bytes of the same message in the kernel
         self._was_paused = True  #: reading was paused since the last read; a new connection waited to be accepted
         self._at_boundary = True  #: the parser has seen whole messages only
-        self._checked = False  #: the request at the beginning of the last read need not be refused
+        self._checked = False  #: the request at the beginning of the bytes read last need not be refused
         self._shed_lately = False  #: requests were shed without the parser since the keep-alive timer was set
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -77,7 +77,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all timers, give up a body, and cancel the requests in progress."""
+        """Stop all timers, give up an incomplete body, and cancel the requests in progress."""
         self._stop_timer()
         if self._write_timeout is not None:
             self._write_timeout.end()
@@ -87,7 +87,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._presence.leave()
 
     def data_received(self, data: bytes) -> None:
-        """Shed or parse what was read; limit the size of a head that is not complete yet."""
+        """Shed or parse the bytes that were read, and limit the size of an incomplete head."""
         if self.transport.is_closing() or self._ignore_rest:
             return
         reception = self.reception
@@ -125,12 +125,12 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if shed is None:
             self._checked = True
             return False
-        if whole_request(data) is None:  # the expensive check comes last: most requests do not need it
+        if whole_request(data) is None:  # this check is expensive, and most requests do not need it
             return False
         self.reception.count_refused(model)
         self._stop_timer()
         self._shed_lately = True
-        if self.timeout_keep_alive_task is None:  # the connection's first request; without a timer it stays open
+        if self.timeout_keep_alive_task is None:  # the first request: no timer runs yet
             self._keep_alive()
         self.transport.write(self.shed_replies.bytes(shed, self.server_state.default_headers))
         if self.reception.backpressure.is_needed and not self.flow.read_paused:
@@ -208,7 +208,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self._at_boundary = True
             super().on_message_complete()
             if not self.pipeline:
-                self.flow.resume_reading()  # a paused connection would not notice that the client disconnects
+                self.flow.resume_reading()  # while reading is paused, a disconnect goes unnoticed
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Start a request: refuse an inference at once or put it into the inbox; start any other request at once."""
@@ -220,7 +220,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         model = self.models.get(scope["raw_path"]) if scope["method"] == "POST" else ""
         if model is None:
             model = model_of("POST", scope["path"])
-            if reception.has_answered(model):  # a client may invent names
+            if reception.has_answered(model):  # clients may invent names
                 remember(self.models, scope["raw_path"], model)
         if not model:
             super()._start_asgi_task(cycle, app)
@@ -240,23 +240,23 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._unset_keepalive_if_required()
         if self.large.received(nbytes):
             self.large = None
-            self._renew_parser()  # the old one waits for a body that it has not seen
+            self._renew_parser()  # the old parser waits for the body, which it has not seen
             self._at_boundary = True
             self.cycle.more_body = False
             self.cycle.message_event.set()
 
     def _large_length(self) -> Bytes:
-        """Return the length of the announced body if it is received past the parser, else 0."""
+        """Return the length of the announced body if it bypasses the parser, else 0."""
         length = 0 if self.expect_100_continue else self._number(b"content-length")
         return length if MIN_LARGE <= length <= self.limits.max_body else 0
 
     def _number(self, header: bytes) -> Bytes:
-        """Return a header's number, or 0 if there is none; the application refuses a value that is not a number."""
+        """Return a header's number, or 0 if the header is missing or not a number, which the application refuses."""
         value = next((value for name, value in self.headers if name == header), b"")
         return int(value) if value.isdigit() and len(value) < 18 else 0
 
     def _large_body(self, length: Bytes, begin: Any) -> LargeBody:
-        """Make memory for a body; it is shared with the worker if the tensors can go there unchanged."""
+        """Allocate memory for a body. It is shared with the worker if the worker can use the tensors unchanged."""
         if self.cycle.response_complete:  # refused before its body was received
             return LargeBody(length, bytes(self._unwanted + len(begin)), self.quota, None)
         before = self._number(b"inference-header-content-length")
@@ -264,7 +264,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         return LargeBody(length, begin, self.quota, self.allocate if unchanged else uninitialised, before)
 
     def _receive_large(self) -> None:
-        """Receive the rest of the announced body past the parser, which has seen the head and the body's beginning."""
+        """Receive the rest of a body without the parser, which has seen the head and the beginning of the body."""
         length, self._announced = self._announced, 0
         if self.transport.is_closing():
             return
@@ -272,7 +272,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self.cycle.body = bytearray()
 
     def on_body(self, body: bytes) -> None:
-        """Collect a piece of a body; wake the application when there is enough."""
+        """Collect the bytes of a body, and wake the application when a piece is full."""
         cycle = self.cycle
         if cycle.response_complete:
             self._unwanted += len(body)
@@ -320,7 +320,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self._close()
 
     def _is_idle(self) -> bool:
-        """Return whether the bytes belong to no request, as empty lines do."""
+        """Return whether no request is in progress: then the bytes read are empty lines."""
         cycle: Any = self.cycle
         return cycle is not None and cycle.response_complete and not cycle.more_body
 
@@ -344,7 +344,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if self.transport.is_closing():
             return
         cycle: Any = self.cycle
-        if cycle is None or cycle.response_complete:  # else it would be taken for the reply to another request
+        if cycle is None or cycle.response_complete:  # else it would look like that request's reply
             body = msgspec.json.encode(Failure(http, "", text, status).body())
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
             if http == 503:
@@ -353,7 +353,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._close()
 
     def _close(self) -> None:
-        """Close once all bytes are sent, or once the client has not read for too long."""
+        """Close the connection when all bytes are sent, or when the client has not read for too long."""
         self._stop_timer()
         self.transport.close()
         if self._write_timeout is not None and self.transport.get_write_buffer_size():

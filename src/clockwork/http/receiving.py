@@ -1,8 +1,8 @@
 """Receives the bytes of an HTTP connection; a long body is received in place and never copied.
 
 Theory of operation. Heads and small bodies are received into one buffer that all connections share, copied out of it
-and parsed. Once a head has announced a long body, the rest of that body is received straight into its own memory, past
-the parser. The application finds it in the scope, as a `LargeBody`.
+and parsed. Once a head has announced a long body, the rest of that body is received straight into its own memory,
+without the parser. The application finds it in the scope, as a `LargeBody`.
 
 (A body of 602,112 bytes took 0.28 ms on its way through uvicorn: from the socket in several pieces, out of the parser,
 into a growing bytearray, and out of that.)
@@ -19,10 +19,10 @@ from clockwork.units import KIB, MIB, SECOND, Bytes
 from clockwork.wire.frame import Allocate, aligned, uninitialised
 
 MIN_LARGE: Final[Bytes] = 16 * KIB
-"""Bodies of at least this length have their own memory."""
+"""Length in bytes from which a body is received into memory of its own."""
 
 LARGE_BODY: Final = "clockwork.large_body"
-"""Scope key: the request's `LargeBody`. A request without this key is received the usual way."""
+"""Scope key: the request's `LargeBody`. Without this key, ASGI events deliver the body."""
 
 _FULL: Final = Failure(
     503,
@@ -33,9 +33,9 @@ _FULL: Final = Failure(
 )
 
 DISCARDED: Final[Bytes] = 1 * MIB
-"""Bytes of an unwanted body that are received and discarded at a time."""
+"""Number of bytes of an unwanted body that are received and discarded at a time."""
 
-_buffer: Final = memoryview(bytearray(MIN_LARGE))  # copied out before the next connection receives into it
+_buffer: Final = memoryview(bytearray(MIN_LARGE))  # its bytes are copied out before the next connection receives
 _discarded: Final = memoryview(bytearray(DISCARDED))
 
 
@@ -49,7 +49,7 @@ def too_slow(patience: float, limit: float) -> RequestFailedError:
 class Parsing(asyncio.Protocol):
     """A protocol that parses everything that a `Receiver` passes on, except for large bodies."""
 
-    large: "LargeBody | None" = None  #: the body that is being received past the parser
+    large: "LargeBody | None" = None  #: the body that is being received without the parser
 
     def large_received(self, nbytes: Bytes) -> None:
         """Note that bytes have been received into ``large``."""
@@ -60,7 +60,7 @@ class Receiver(asyncio.BufferedProtocol):
     """Receives for a `Parsing` protocol, and chooses the memory to receive into."""
 
     def __init__(self, protocol: Parsing) -> None:
-        """``protocol`` gets all events; the bytes of large bodies are already in place then."""
+        """``protocol`` gets all events. When it gets one, the bytes of a large body are already in place."""
         self._protocol = protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -120,7 +120,7 @@ class BodyQuota:
 
 
 class LargeBody:
-    """The long body of one request, while it is received and afterwards."""
+    """The long body of one request, during and after its reception."""
 
     def __init__(
         self, size: Bytes, begin: Any, quota: BodyQuota, allocate: Allocate | None = uninitialised, before: Bytes = 0
@@ -128,11 +128,11 @@ class LargeBody:
         """Start with the bytes that came with the head.
 
         Args:
-            size: bytes of the whole body.
+            size: the length of the whole body in bytes.
             begin: the bytes that came with the head.
             quota: counts the bytes until the body is taken or given up.
             allocate: returns the body's memory; None: the body is received but discarded.
-            before: bytes before the part that is aligned.
+            before: number of bytes before the part that must be aligned.
         """
         self.filled = 0
         self._whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -149,7 +149,7 @@ class LargeBody:
         return _discarded[: self._left] if self._memory is None else self._memory[self.filled :]
 
     def received(self, nbytes: Bytes) -> bool:
-        """Note that more of the body was received; return whether it is whole now."""
+        """Note that more bytes were received; return whether the body is whole now."""
         self.filled += nbytes
         self._left -= nbytes
         if self._memory is not None:
@@ -182,14 +182,14 @@ class LargeBody:
             return memory
         finally:
             self.end(ClientGoneError())
-            del memory  # an exception keeps this frame, and the future keeps the exception
+            del memory  # else it would stay: an exception keeps this frame, and the future keeps the exception
 
     def end(self, error: Exception) -> None:
         """Give the body up: discard the bytes that still come, and raise ``error`` in `take`."""
         self._release()
         if not self._whole.done():
             self._whole.set_exception(error)
-            self._whole.exception()  # asyncio would log it if `take` were not called
+            self._whole.exception()  # marks the exception as seen; else asyncio would log it if `take` were not called
 
     def __del__(self) -> None:
         """Release the quota of a body that was never taken, because its request was refused."""

@@ -12,7 +12,7 @@ from clockwork.http.asgi import Reply
 from clockwork.units import KIB
 
 MAX_JOINED: Final = 16 * KIB
-"""Bytes; a smaller reply takes less time to copy than to write in pieces."""
+"""Size in bytes below which copying a reply into one piece takes less time than writing it in pieces."""
 
 
 def keeps_alive(headers: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -30,7 +30,7 @@ async def respond(cycle: Any, reply: Reply) -> None:
     """Write the reply to uvicorn's ``cycle`` and end the cycle, once the client has read earlier replies."""
     if cycle.flow.write_paused and not cycle.disconnected:
         await cycle.flow.drain()
-    if not cycle.disconnected and not cycle.transport.is_closing():  # uvicorn sets the newest cycle's flag only
+    if not cycle.disconnected and not cycle.transport.is_closing():  # uvicorn marks the newest cycle only
         write(cycle, reply)
 
 

@@ -59,7 +59,7 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
         yield real
     finally:
         server.should_exit = True
-        front.close()  # requests that wait fail with a reason
+        front.close()  # waiting requests fail with a reason
         await running
 
 

@@ -17,16 +17,16 @@ from clockwork.http.asgi import Reply, error_reply
 from clockwork.units import MICROSECOND, MILLISECOND, Bytes, Nanos
 
 MAX_PATHS: Final = 4096
-"""Number of paths whose model is remembered."""
+"""Limit on the paths whose model is remembered."""
 
 MAX_PATH: Final[Bytes] = 512
-"""Longer paths are not remembered, because clients choose them."""
+"""Length above which a path is not remembered, because clients choose the paths."""
 
 MAX_SEARCHED: Final[Bytes] = 1024
-"""Bytes at the beginning of a body that are searched for the request's SLO."""
+"""Number of bytes at the beginning of a body that are searched for the request's SLO."""
 
 MAX_REPLIES: Final = 1000
-"""Number of encoded replies that are kept."""
+"""Limit on the encoded replies that are kept."""
 
 _LINE: Final = re.compile(rb"POST (/[!-~]+) HTTP/1\.1\r\n")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
@@ -51,7 +51,7 @@ def whole_request(data: bytes) -> bytes | None:
     length = _LENGTH.search(headers)
     if length is None or headers.count(b"\r\ncontent-length") != 1 or _DOUBTFUL.search(headers):
         return None
-    if not headers.count(b"\r") == headers.count(b"\n") == headers.count(b"\r\n"):  # a line ends in another way
+    if not headers.count(b"\r") == headers.count(b"\n") == headers.count(b"\r\n"):  # some line does not end with CRLF
         return None
     return line[1] if end + 4 + int(length[1]) == len(data) else None
 
@@ -59,7 +59,8 @@ def whole_request(data: bytes) -> bytes | None:
 def stated_slo(data: bytes) -> Nanos | None:
     """Return the SLO found near the beginning of a whole request's JSON, or None.
 
-    An input's parameter of the same name is mistaken for the SLO. Under overload, such a request is refused sooner.
+    If an input has a parameter of the same name, its value is taken for the SLO. Under overload such a request may be
+    refused too early.
     """
     begin = data.find(b"\r\n\r\n") + 4
     end = begin + MAX_SEARCHED
