@@ -1,7 +1,8 @@
-"""Bearer tokens (RFC 6750) and the rights that they give, for all front ends.
+"""Checks bearer tokens (RFC 6750) and the rights that they give, for all front ends.
 
 Only the digest of a token is kept, and no message contains a token. Without any configured token, all requests are
-permitted. With at least one, every request needs a token unless it is known to be harmless.
+permitted. With at least one configured token, every request needs a token, except requests that are known to be
+harmless.
 """
 
 import hashlib
@@ -15,13 +16,13 @@ from clockwork.messages.requests import EvictRequest, LoadModelRequest
 from clockwork.messages.status import Status
 
 MIN_TOKEN_CHARACTERS: Final = 16
-"""Shortest token; 16 random characters of base64 have 96 bits."""
+"""Length of the shortest token that is accepted; 16 random characters of base64 have 96 bits."""
 
 MAX_TOKEN_CHARACTERS: Final = 4096
-"""Longest token; longer ones are refused without hashing them."""
+"""Length of the longest token that is accepted; longer ones are refused without hashing them."""
 
 MAX_TOKENS: Final = 10_000
-"""Number of tokens per right."""
+"""Limit on the number of tokens per right."""
 
 
 class Right(IntEnum):
@@ -63,7 +64,7 @@ class Tokens:
         return bool(self._known)
 
     def knows(self, token: str) -> bool:
-        """Return whether the token is one of these; the time that this takes reveals nothing about them."""
+        """Return whether the token is one of these. The time of the comparison reveals nothing about the tokens."""
         if not token or len(token) > MAX_TOKEN_CHARACTERS:
             return False
         digest = _digest(token)
@@ -74,7 +75,7 @@ class Access:
     """The tokens of a controller's clients, and the rights that they give."""
 
     def __init__(self, inference: Tokens | None = None, admin: Tokens | None = None) -> None:
-        """If only one kind of token is configured, no token gives the other right, except that ADMIN includes INFER."""
+        """Without ``admin`` tokens no client has ADMIN; without ``inference`` tokens only ADMIN permits INFER."""
         self._inference = inference or Tokens()
         self._admin = admin or Tokens()
         self.open: Final = not (self._inference or self._admin)  #: without tokens, all requests are permitted

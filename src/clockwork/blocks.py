@@ -20,7 +20,7 @@ class BlockAllocator:
         return sum(end - begin for begin, end in self._allocated.items())
 
     def allocate(self, count: int) -> int | None:
-        """Allocate ``count`` consecutive blocks; return the first, or None if there is no such gap."""
+        """Allocate ``count`` consecutive blocks; return the first, or None if no gap is large enough."""
         for i, (begin, end) in enumerate(self._free):
             if end - begin >= count:
                 rest = begin + count

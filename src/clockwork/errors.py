@@ -14,7 +14,7 @@
     +-- ServerError                the server failed to process a correct request
     |   +-- DeviceLostError        a device no longer works, so its worker must end
     +-- ConnectionLostError        a connection ended, or could not be made
-    +-- ProtocolError              bytes that are no frame, no message, or of another version
+    +-- ProtocolError              bytes that are not a frame or message, or have another version
 
 An error message says what was wrong, what was found or which limit applies, and what to do. The exceptions know nothing
 about HTTP and gRPC.
@@ -82,4 +82,4 @@ class ConnectionLostError(ClockworkError):
 
 
 class ProtocolError(ClockworkError):
-    """The peer sent bytes that are no frame, no known message, or of another version."""
+    """The peer sent bytes that are not a frame or a known message, or a message of another protocol version."""

@@ -17,7 +17,7 @@ _STEP: Final = log(1.01)
 class Histogram:
     """Counts durations.
 
-    ``width`` buckets are merged into one: the error is 1 per cent with width 1, 10 with width 10.
+    ``width`` buckets are merged into one: with width 1 the error is 1 per cent, with width 10 it is 10 per cent.
     """
 
     __slots__ = ("buckets", "longest", "total", "width")
@@ -74,7 +74,7 @@ class Histogram:
         return None
 
     def steps(self) -> list[tuple[float, float]]:
-        """Return the distribution as pairs (milliseconds, share of durations up to them)."""
+        """Return the distribution as pairs (milliseconds, share of the durations that are at most as long)."""
         count = self.count
         return [(end / 1000, seen / count) for end, seen in self._sums()]
 
@@ -94,7 +94,7 @@ class Histogram:
 
 
 def add_to_both(value: Nanos, one: Histogram, other: Histogram) -> None:
-    """Add a duration to two histograms, in less time than two calls of `Histogram.add`: it runs for every action."""
+    """Add a duration to two histograms. This runs for every action, so it is faster than two calls of ``add``."""
     bucket = _bucket(value)
     here, there = bucket // one.width, bucket // other.width
     try:

@@ -27,9 +27,9 @@ class Machine(Protocol[EventT, CommandT]):
         ...
 
     def wake(self, now: Nanos) -> list[CommandT]:
-        """Handle that time has passed (``now >= next_wakeup()``); return commands to carry out in order."""
+        """Do the work that is due (``now >= next_wakeup()``); return commands to carry out in order."""
         ...
 
     def next_wakeup(self) -> Nanos | None:
-        """Return when to call `wake` next; None if only an event can change something."""
+        """Return when to call `wake` next; None: not before the next event."""
         ...

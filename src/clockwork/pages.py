@@ -1,6 +1,6 @@
-"""The page count of a device's weights cache: a fixed number of pages, owned by models, in order of last use.
+"""Counts the pages of a device's weights cache, which models own, and keeps the models in order of last use.
 
-The worker and the controller's view of it use the same class. It counts pages and knows nothing about their content.
+The worker and the controller's picture of the worker use the same class. It knows nothing about the pages' content.
 """
 
 from collections.abc import Iterator

@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeVar
 T = TypeVar("T")
 
 Steps: TypeAlias = Generator[None, None, T]
-"""Work that yields after each step of at most about half a millisecond, and returns its result."""
+"""Work that yields after each step and returns its result. A step takes at most about half a millisecond."""
 
 
 def at_once(steps: Steps[T]) -> T:

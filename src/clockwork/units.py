@@ -23,7 +23,7 @@ MIB: Final[Bytes] = 1 << 20
 GIB: Final[Bytes] = 1 << 30
 
 FOREVER: Final[Nanos] = (1 << 63) - 1
-"""Later than any other time: the ``latest`` of an action that may start at any time."""
+"""A time later than any other: the ``latest`` of an action that has no deadline."""
 
 
 def us(value: float) -> Nanos:

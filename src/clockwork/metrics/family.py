@@ -14,7 +14,7 @@ from prometheus_client.samples import Sample
 from clockwork.units import SECOND, Nanos
 
 Values: TypeAlias = Sequence[tuple[tuple[str, ...], float]]
-"""Pairs of label values and the sample's value."""
+"""Samples of a metric, each a pair of label values and the sample's value."""
 
 PIECE: Final = 50
 """Approximate number of samples rendered at a time, which takes a quarter of a millisecond."""
@@ -46,7 +46,7 @@ class Family(Struct, frozen=True):
 
 
 class Distribution(Struct, frozen=True):
-    """A histogram: the number of durations up to each bound, the number of all, and their sum."""
+    """A histogram: the number of durations up to each bound, the number of all durations, and their sum."""
 
     cumulative: Sequence[int]
     count: int

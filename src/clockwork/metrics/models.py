@@ -1,4 +1,4 @@
-"""Metrics of each model: Triton's metrics where Clockwork has the same, and Clockwork's own.
+"""Metrics of each model: those metrics of Triton that Clockwork has too, and Clockwork's own.
 
 Triton's names are those of Triton Inference Server's user guide, "Metrics". Triton's durations are in microseconds,
 Clockwork's in seconds.
@@ -21,7 +21,8 @@ BY_MODEL: Final = ("model",)
 BY_VERSION: Final = ("model", "version")
 
 REASONS: Final = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
-"""Triton's reasons: a deadline or a limit; a cancel; a failed execution; others, mostly wrong requests."""
+"""Triton's reasons for failures. In this order: a deadline or limit, a cancellation, a failed execution, and all
+others, which are mostly wrong requests."""
 
 _WRONG_REQUEST: Final = frozenset(
     status.name
@@ -211,8 +212,7 @@ SOURCES: Final[Sequence[_Source]] = (
     _Source(
         Family(
             "clockwork_batch_checks_total",
-            "Requests of batches that were executed again alone, by whether the outputs agreed or differed, or the "
-            "check was skipped.",
+            "Checks of batches by outcome: the outputs agreed, the outputs differed, or the check was skipped.",
             Kind.COUNTER,
             ("model", "outcome"),
         ),
@@ -230,7 +230,7 @@ def pieces(rows: Sequence[Row], histograms: bool) -> Iterator[Piece]:
 
 
 def _has_answered(row: Row) -> bool:
-    """Return whether a model needs a histogram: it has many lines, and most of many models are idle."""
+    """Return whether a model has answered requests. Other models get no histogram, because it has many lines."""
     return counts.in_time(row.counts.answers) > 0
 
 

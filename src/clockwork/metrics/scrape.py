@@ -1,8 +1,8 @@
 """Renders the metrics in steps on the controller's event loop.
 
-`clockwork.stepping` runs the steps and rests after each burst, since no inference waits for metrics. The counts of one
-model belong to one moment, but those of another model may belong to another. Clients that scrape at the same time get
-the same text, in one of two formats.
+`clockwork.stepping` runs the steps and rests after each burst, since no inference waits for metrics. All counts of one
+model are taken at one moment, but the counts of different models may be taken at different moments. Clients that scrape
+at the same time get the same text, in one of two formats.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,14 +25,14 @@ OPEN_METRICS_CONTENT_TYPE: Final = "application/openmetrics-text; version=1.0.0;
 """Content type of OpenMetrics."""
 
 PART: Final[Bytes] = 256 * KIB
-"""Bytes of the text in one part of the reply."""
+"""Approximate size of one part of the reply, in bytes."""
 
 
 class Metrics:
     """Renders the metrics of a controller."""
 
     def __init__(self, describe: Callable[[], Description], stepper: Stepper, histograms: bool = True) -> None:
-        """``describe`` returns the controller's current state; ``histograms``: include each model's latencies."""
+        """``describe`` returns the controller's current state. ``histograms``: include each model's latencies."""
         self._describe = describe
         self._histograms = histograms
         self._stepper = stepper

@@ -32,7 +32,7 @@ PREDICTIONS: Final = Family(
 )
 ERRORS: Final = Family(
     "clockwork_prediction_error_seconds",
-    "Size of the prediction errors, over and under apart.",
+    "Size of the prediction errors, with separate histograms for over and under.",
     Kind.HISTOGRAM,
     PREDICTED,
 )
@@ -50,7 +50,7 @@ def _server_pieces(server: Description) -> Iterator[Piece]:
     yield from rendered(info, [[((server.version, server.scheduler), 1)]])
     stage = Family("clockwork_stage", "1 for the server's current stage, else 0.", Kind.GAUGE, ("stage",))
     yield from rendered(stage, [[((each.value,), each.value == server.stage) for each in Stage]])
-    ready_family = Family("clockwork_ready", "Whether the server serves and some worker is not silent.", Kind.GAUGE)
+    ready_family = Family("clockwork_ready", "Whether the server serves and a worker is not silent.", Kind.GAUGE)
     yield from rendered(ready_family, [[((), server.is_ready())]])
     serving = Family("clockwork_serving_seconds", "Time since serving began.", Kind.GAUGE)
     yield from rendered(serving, [[((), server.serving_ns / SECOND)]])

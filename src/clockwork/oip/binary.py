@@ -20,7 +20,7 @@ from clockwork.steps import Steps
 from clockwork.units import MIB, Bytes, show_bytes
 
 DEFAULT_MAX_JSON: Final[Bytes] = 16 * MIB
-"""Limit of the JSON of a request or response: the event loop reads and writes JSON."""
+"""Limit on the JSON of a request or response. It is low because JSON is read and written on the event loop."""
 
 
 class TensorParameters(Struct, frozen=True):
@@ -36,7 +36,7 @@ _NO_PARAMETERS: Final = TensorParameters()
 
 
 class InputHead(Struct, frozen=True):
-    """An input; ``data`` is the JSON of its elements, empty if it is binary."""
+    """An input of a request. ``data`` is the JSON of its elements, empty if the input is binary."""
 
     name: str
     datatype: str
@@ -46,7 +46,7 @@ class InputHead(Struct, frozen=True):
 
 
 class OutputHead(Struct, frozen=True):
-    """A requested output."""
+    """An output that a request names."""
 
     name: str
     parameters: TensorParameters = _NO_PARAMETERS
@@ -65,7 +65,7 @@ _decode: Final = msgspec.json.Decoder(InferHead).decode
 
 
 class ParsedInfer(Struct, frozen=True):
-    """A request whose JSON is read: ``rest`` are the bytes after the JSON, ``outline`` has the lists cut out of it."""
+    """A request whose JSON is read. ``rest`` has the bytes after the JSON, ``outline`` the lists cut out of it."""
 
     head: InferHead
     rest: memoryview
@@ -123,7 +123,7 @@ def _check_count(head: InferHead) -> None:
         for tensor in tensors:
             if tensor.parameters.shared_memory_region is not None:
                 raise InvalidRequestError(
-                    f"tensor {tensor.name!r} is in shared memory, which is not supported: send it"
+                    f"tensor {tensor.name!r} is in shared memory, which is not supported; send its data"
                 )
 
 

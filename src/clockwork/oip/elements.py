@@ -3,8 +3,8 @@
 A value of another type, or out of its datatype's range, is refused. Only floats are rounded, as IEEE 754 does. FP16 and
 BF16 have no JSON form (Open Inference Protocol v2, "Tensor Data Types"). NaN and infinities become null.
 
-Elements are read and written in slices, and the generators yield after each slice. A slice of text ends at a comma. Its
-brackets are compared with those that the shape requires, and its numbers are decoded as one flat list.
+Elements are read and written in slices, and the generators yield after each slice. A slice of text ends at a comma. The
+brackets in a slice are compared with those that the shape requires, and its numbers are decoded as one flat list.
 """
 
 import re
@@ -23,19 +23,19 @@ from clockwork.steps import Steps
 from clockwork.units import KIB, Bytes, show_bytes
 
 SLICE: Final[Bytes] = 64 * KIB
-"""Bytes of JSON that are decoded in one step; no element may be longer."""
+"""Number of bytes of JSON that are decoded in one step. No element may be longer."""
 
 SLICE_ELEMENTS: Final = 4096
-"""Elements formatted or compared in one step."""
+"""Number of elements formatted or compared in one step."""
 
 MAX_SHORT: Final[Bytes] = 4 * KIB
-"""Bytes of JSON; a shorter input is decoded as a whole, which takes less time."""
+"""Length in bytes below which the JSON of an input is decoded as a whole, because that takes less time."""
 
 MAX_TEXTS: Final[Bytes] = 256 * KIB
-"""Bytes of JSON of a BYTES input, which is decoded in one step."""
+"""Limit on the JSON of a BYTES input, in bytes. Such an input is decoded in one step."""
 
 MAX_CLASSES: Final = 1024
-"""Classes that a client can request of a row with more than `SLICE_ELEMENTS` elements."""
+"""Limit on the classes that a client can request of a row with more than `SLICE_ELEMENTS` elements."""
 
 _FORMATS: Final = {
     Datatype.BOOL: ("?", list[bool]),
@@ -114,7 +114,7 @@ def _add_numbers(
     name: str, shape: tuple[int, ...], text: Text, payload: bytearray, code: str, decode: Any
 ) -> Steps[None]:
     wanted = prod(shape)
-    if 2 * wanted - 1 > len(text):  # an element takes at least one character, and a comma
+    if 2 * wanted - 1 > len(text):  # each element takes at least one character and a comma
         raise _other_shape(name, shape)
     nested = _NESTED.match(text.whole, text.begin, min(text.end, text.begin + SLICE))
     brackets = _brackets(name, shape if nested else (wanted,), len(text))

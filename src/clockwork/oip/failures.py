@@ -1,4 +1,4 @@
-"""How an unsuccessful request is reported over HTTP and gRPC: one table for both.
+"""Reports unsuccessful requests over HTTP and gRPC, with one table for both.
 
 A deadline that cannot be met, or a full server: 503 with Retry-After, RESOURCE_EXHAUSTED. A deadline that has passed:
 504, DEADLINE_EXCEEDED. A server that is starting up or shutting down: 503, UNAVAILABLE. A wrong request: 400,

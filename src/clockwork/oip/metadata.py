@@ -62,10 +62,10 @@ def model_config(model: ModelSummary) -> dict[str, Any]:
 
 
 def model_statistics(model: ModelStatus, epoch: Nanos) -> dict[str, Any]:
-    """Return Triton's statistics of a model, over requests of all protocols.
+    """Return Triton's statistics of a model, which cover requests of all protocols.
 
-    A request answered in time counts as a success, any other as a failure. Executions are batches. Durations add up
-    successful requests, each once; durations in ``batch_stats`` add up batches, each once.
+    A request answered in time counts as a success, any other as a failure. Executions are batches. A duration is the
+    sum over all successful requests; in ``batch_stats``, it is the sum over all batches.
 
     Args:
         model: the model and its counts.
@@ -116,12 +116,12 @@ def repository_index(
     """Yield an entry for every loaded model, by name, with its state and the reason if the model is not ready.
 
     Args:
-        versions: version of each served model, by name.
-        broken: the reason by name of each model that cannot be loaded or measured.
-        is_ready: whether a request for the model could be served now; called when the entry is made.
+        versions: the version of each served model, by name.
+        broken: models that cannot be loaded or measured, with the reason of each.
+        is_ready: returns whether a model could be served now; called when the model's entry is made.
         stage: the server's stage.
         serving: whether start-up is over and the server is not shutting down.
-        ready_only: leave out models that are not ready.
+        ready_only: whether to leave out models that are not ready.
     """
     not_ready = ("UNAVAILABLE", NO_WORKER) if serving else ("LOADING", f"the server is {stage}")
     reasons = dict(broken)

@@ -287,7 +287,7 @@ def _error() -> Json:
             "status": {"enum": numbers},
             "status_name": {"enum": [Status(number).name for number in numbers]},
             "predicted_ms": _MS | {"description": "predicted completion: milliseconds after the request's arrival"},
-            "retry_after_ms": _MS | {"description": "milliseconds after which a retry makes sense"},
+            "retry_after_ms": _MS | {"description": "milliseconds after which to retry"},
         },
         "predicted_ms",
         "retry_after_ms",
@@ -323,7 +323,7 @@ def _infer_response() -> Json:
         {
             "predicted_ms": _MS | {"description": "predicted completion: milliseconds after the request's arrival"},
             "queue_ms": _MS,
-            "load_ms": _MS | {"description": "milliseconds of queue_ms in which weights were loaded"},
+            "load_ms": _MS | {"description": "the part of queue_ms in which weights were loaded, in milliseconds"},
             "exec_ms": _MS,
             "total_ms": _MS,
             "batch_size": _COUNT,

@@ -15,16 +15,16 @@ from clockwork.steps import Steps
 from clockwork.units import KIB, MIB, Bytes, show_bytes
 
 MIN_CUT: Final[Bytes] = 1 * KIB
-"""Bytes; shorter lists of numbers are not cut out."""
+"""Length in bytes below which a list of numbers is not cut out."""
 
 MAX_OUTLINE: Final[Bytes] = 256 * KIB
-"""Bytes of a request's JSON without its long lists of numbers, which are decoded in one step."""
+"""Limit on the outline in bytes. The outline is decoded in one step."""
 
 MAX_COPIED: Final[Bytes] = 1 * MIB
-"""Bytes copied in one step."""
+"""Number of bytes copied in one step."""
 
 MAX_SKIPPED: Final = 256
-"""Strings skipped in one step."""
+"""Number of strings skipped in one step."""
 
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _MARK: Final = re.compile(rb'\{"cut":(\d{1,6})\}')
@@ -41,7 +41,7 @@ class Outline:
         self._copied = 0  #: end of the text that was copied or cut out
 
     def list_of(self, data: bytes) -> Text:
-        """Return the list whose mark is ``data``, once; if ``data`` is not a mark, return ``data``."""
+        """Return the list whose mark is ``data``, and forget the list. If ``data`` is not a mark, return ``data``."""
         mark = _MARK.fullmatch(data)
         found = None if mark is None else self._cuts.pop(int(mark[1]), None)
         return Text(data, 0, len(data)) if found is None else Text(self.text, *found)
@@ -96,7 +96,7 @@ def outlined(view: memoryview) -> Steps[Outline]:
         if quote < 0:
             break
         string = _STRING.match(text, quote, quote + MAX_OUTLINE)
-        if string is None:  # it does not end, or it is too long
+        if string is None:  # the string does not end, or is too long
             outline.check(min(len(text), quote + MAX_OUTLINE))
             break
         at = string.end()

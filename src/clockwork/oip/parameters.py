@@ -1,4 +1,4 @@
-"""Parameters of an inference request that Clockwork reads, whatever the transport."""
+"""Checks the parameters of an inference request that Clockwork reads, for all transports."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -18,7 +18,7 @@ _SEQUENCES: Final = ("sequence_id", "sequence_start", "sequence_end")
 def requested_slo(parameters: Mapping[str, Any]) -> Nanos | None:
     """Check all parameters, and return the tighter of ``timeout`` (microseconds, Triton's) and ``slo_ms``.
 
-    None: the request sets none, so the server's default holds. A timeout of 0 means none, as in Triton. ``priority``
+    None: the request sets neither, so the server's default holds. A timeout of 0 means none, as in Triton. ``priority``
     is checked but has no effect: the scheduler orders requests by deadline.
 
     Raises:
@@ -29,7 +29,7 @@ def requested_slo(parameters: Mapping[str, Any]) -> Nanos | None:
     _check_priority(parameters.get("priority"))
     for name in _SEQUENCES:
         if parameters.get(name):
-            raise InvalidRequestError(f"parameter {name} is not supported; send each request of a sequence by itself")
+            raise InvalidRequestError(f"parameter {name} is not supported; send the requests of a sequence without it")
     limits = []
     timeout = parameters.get("timeout")
     if timeout is not None and (value := _duration("timeout", timeout)):

@@ -38,7 +38,7 @@ def response_body(
         response: the controller's response.
         payload: the bytes of all outputs.
         batched: whether the first dimension of the outputs is the batch.
-        max_json: limit of the JSON.
+        max_json: limit on the JSON in bytes.
         version: the model's version.
 
     Raises:

@@ -19,7 +19,7 @@ SERVER: Final = {
     "v2/repository/index": ("POST", "index"),
     "metrics": ("GET", "metrics"),
 }
-"""Requests about the server: method and operation by path."""
+"""Requests about the server: the method and the operation for each path."""
 
 MODEL: Final = {
     "": ("GET", "model"),
@@ -28,10 +28,10 @@ MODEL: Final = {
     "stats": ("GET", "stats"),
     "infer": ("POST", "infer"),
 }
-"""Requests about a model: method and operation by the path after the model's name and version."""
+"""Requests about a model: the method and the operation for each path after the model's name and version."""
 
 REPOSITORY: Final = {"load": ("POST", "load")}
-"""Requests to the repository about a model: method and operation by the last part of the path."""
+"""Requests to the repository about a model: the method and the operation for each last part of a path."""
 
 
 class MethodNotAllowedError(RequestFailedError):
@@ -63,7 +63,7 @@ def route(method: str, path: str) -> Route:
     """Return the operation of a request line.
 
     Raises:
-        RequestFailedError: 404, the path is unknown; 405, it takes another method; 501, only Triton has it.
+        RequestFailedError: 404: the path is unknown; 405: the path takes another method; 501: only Triton has the path.
     """
     whole = path.strip("/")
     version = ""
