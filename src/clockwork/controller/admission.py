@@ -19,7 +19,7 @@ class Admission:
     def __init__(self, config: ControllerConfig) -> None:
         """``config`` has the limits."""
         self._config = config
-        self._batch_sizes: dict[tuple[str, tuple[TensorSpec, ...]], int] = {}  #: of inputs that were found correct
+        self._batch_sizes: dict[tuple[str, tuple[TensorSpec, ...]], int] = {}  #: of inputs found correct
 
     def batch_size(self, model: ModelState, request: InferRequest) -> int:
         """Return the number of rows that the request adds to a batch, at least 1.
@@ -64,7 +64,7 @@ class Admission:
         return slo
 
     def default_slo(self, model: ModelState) -> Nanos:
-        """Return the SLO of the model's requests that set none."""
+        """Return the SLO of requests for the model that set no SLO."""
         known = self._config.model_slos
         return known.get(model.name) or known.get(model.info.load) or self._config.default_slo
 

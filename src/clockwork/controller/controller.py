@@ -4,7 +4,7 @@
 `clockwork.controller.draining` ends the server. This module passes each event to one of these parts, and answers the
 requests that need none of them.
 
-Requests that come before SERVING wait in a `StartupBuffer`. Their SLO counts from the begin of SERVING, because no
+Requests that come before SERVING wait in a `StartupBuffer`. Their SLO counts from the start of SERVING, because no
 request can be executed earlier.
 """
 

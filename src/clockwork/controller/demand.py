@@ -12,10 +12,10 @@ from clockwork.units import SECOND, Nanos
 
 SLOT: Final[Nanos] = 5 * SECOND
 MAX_SLOTS: Final = 12
-"""Number of slots: the demand is that of the last minute with requests."""
+"""Limit on the number of slots, so that the demand covers the last minute with requests."""
 
 MAX_SLOS: Final = 8
-"""Limit of different SLOs of one model. A request with another SLO counts under the nearest one."""
+"""Limit on the number of different SLOs of one model. A request with a further SLO counts under the nearest one."""
 
 MIN_WINDOW: Final[Nanos] = 1 * SECOND
 """Shortest time over which a rate is computed."""

@@ -1,7 +1,7 @@
 """The boundary between the controller and a scheduler, which may be faulty third-party code.
 
 Only this module catches exceptions of schedulers: an exception becomes a report with the traceback, and the requests
-that the call was about are answered with ERROR. A returned value that is no valid `Answer` becomes a report as well.
+that the call was about are answered with ERROR. A returned value that is not a valid `Answer` becomes a report as well.
 """
 
 import traceback

@@ -48,7 +48,7 @@ class Load:
 
     @property
     def only_lost_workers(self) -> bool:
-        """Whether the load failed, and on no worker for another reason than its loss."""
+        """Whether the load failed for one reason only: workers were lost."""
         return self.failed and self.lost == set(self.failures)
 
     def describe_failures(self) -> str:

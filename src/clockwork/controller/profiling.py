@@ -54,7 +54,7 @@ class Profiler:
         self._done = 0
         self._measured = 0
         self._started: Nanos = 0
-        self.assigned = 0  #: number of profiles that models have got
+        self.assigned = 0  #: number of profiles that models have received
         self.broken: dict[str, str] = {}  #: model -> why it is not served
 
     @property

@@ -18,7 +18,7 @@ def input_bytes(request: InferRequest) -> Bytes:
 
 
 class Full(NamedTuple):
-    """Why a request exceeds a limit."""
+    """The limit that a request would exceed."""
 
     reason: RefusalReason
     text: str

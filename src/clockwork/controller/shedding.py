@@ -33,7 +33,7 @@ PATIENT_INTERVAL: Final = 4
 """While both kinds wait, every fourth request that is handled is a patient one."""
 
 MAX_WAITING: Final = 10_000
-"""Limit on the requests that wait, whatever their SLOs."""
+"""Limit on the requests that wait, with any SLO."""
 
 SEED_COST: Final[Nanos] = 200 * MICROSECOND
 """Time per request that is assumed before the first measurement."""
@@ -55,7 +55,7 @@ MIN_RETRY: Final[Nanos] = 5 * MILLISECOND
 
 
 class Shed(Struct, frozen=True):
-    """Why a request is refused before the scheduler sees it, and its retry time.
+    """The refusal of a request before the scheduler sees it: the reason and the retry time.
 
     ``wait``: the time until the controller could handle the request. None: the devices have no capacity for most
     requests of its model.
@@ -95,9 +95,9 @@ class Shedder:
         self.urgent = 0  #: waiting requests with an SLO of at most `MAX_URGENT_SLO`
         self.patient = 0  #: waiting requests with a longer SLO
         self.cost: Nanos = SEED_COST  #: moving average of the time per request, while requests wait
-        self._count = 1 / WEIGHT  #: requests handled, with a decay
-        self._time = SEED_COST * self._count  #: the time that they took
-        self._last: Nanos | None = None  #: when requests were last handled while others went on waiting
+        self._count = 1 / WEIGHT  #: decaying count of handled requests
+        self._time = SEED_COST * self._count  #: decaying sum of their times
+        self._last: Nanos | None = None  #: when requests were last handled while others still waited
 
     @property
     def waiting(self) -> int:

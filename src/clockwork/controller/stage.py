@@ -45,5 +45,5 @@ class WorkerPhase(Enum):
     """The phases of a connected worker. Before the stage SERVING no worker is READY."""
 
     QUERIED = "queried"  #: connected, and has not reported its state
-    KNOWN = "known"  #: has reported its state; models may be being loaded or measured
+    KNOWN = "known"  #: has reported its state; may still load or measure models
     READY = "ready"  #: the scheduler uses the worker

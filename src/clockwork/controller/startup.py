@@ -5,7 +5,7 @@ Theory of operation. `clockwork.controller.stage` lists the stages and the event
     QUERYING   Every worker is asked for its state. The stage ends when all connected workers have answered and there
                are at least as many as the operator configured.
     LOADING    Clients load models. If the operator named models, the stage ends when they are loaded. Otherwise it ends
-               ``load_timeout`` after the last activity, which is the begin or the end of a load. This countdown starts
+               ``load_timeout`` after the last activity, which is the start or the end of a load. This countdown starts
                with the first load of a client, starts again with each load, and stops while a load is pending. Models
                that workers reported in QUERYING do not start it.
     PROFILING  Every model that no known profile covers is measured. The stage ends when all are measured.
@@ -53,7 +53,7 @@ from clockwork.units import Nanos
 Commands = list[ControllerCommand]
 
 NO_MODEL_LOADED: Final = "no model is loaded; the server stays in stage loading; load a model with: clockwork load PATH"
-"""Report at the end of a countdown that found no model."""
+"""Report when a countdown of LOADING ends and no model is loaded."""
 
 NO_MODEL_MEASURED: Final = (
     "no model could be measured; the server returns to stage loading; load another with: clockwork load PATH"
@@ -61,7 +61,7 @@ NO_MODEL_MEASURED: Final = (
 """Report when all models that clients loaded are broken."""
 
 MAX_LISTED: Final = 10
-"""Number of names in one report."""
+"""Limit on the names in one report."""
 
 
 class Startup:
@@ -85,13 +85,13 @@ class Startup:
         self._serving = serving
         self._on_serving = on_serving
         self.stage = Stage.QUERYING
-        self.serving_since: Nanos | None = None  #: when SERVING began; it goes on while the server drains
+        self.serving_since: Nanos | None = None  #: when SERVING began; kept in DRAINING
         self.fleet = Fleet(state, config.query_timeout)
         self.loads = Loads(state, self.fleet.workers, config.loads_per_worker)
         self.profiler = Profiler(state, config.profiling, profiles)
         self._early_loads: list[tuple[int, LoadModelRequest]] = []  #: loads requested in QUERYING, with their clients
         self._gave_up = False  #: start-up has failed; no further stage is entered
-        self._last_activity: Nanos | None = None  #: in LOADING; None: the countdown has not started
+        self._last_activity: Nanos | None = None  #: last activity in LOADING; None: no countdown has started
         most = config.max_copies
         self._named = [load_spec(spec.path, spec.name, spec.no_of_copies, most) for spec in config.models]
         self._interrupted: deque[LoadSpec] = deque()  #: loads that lost a worker, to be tried again one at a time
@@ -154,7 +154,7 @@ class Startup:
             return commands + self.advance(now)
         if self.fleet.note_unload(result.id):
             return []
-        return [Report("WARNING", f"worker {worker_id} sent a result of an action that it was not sent: {result}")]
+        return [Report("WARNING", f"worker {worker_id} sent a result for an action that it was not sent: {result}")]
 
     def _add_worker(self, now: Nanos, worker_id: str, result: Result, round_trip: Nanos) -> Commands:
         """Handle a worker's answer to GetWorkerState."""
@@ -387,13 +387,13 @@ class Startup:
                 self.broken[name] = f"it could not be loaded: {load.describe_failures()}"
 
     def _try_again(self) -> Commands:
-        """Begin the next load that lost a worker, if no other load is pending that could lose one."""
+        """Repeat the next load that lost a worker, unless work is pending that could be lost with another worker."""
         if not self._interrupted or not self.fleet.workers or not self._nothing_pending():
             return []
         return [*self.loads.start(Load(self._interrupted.popleft(), None), sorted(self.fleet.workers))]
 
     def _end_countdown_without_models(self, now: Nanos) -> Commands:
-        """Stop the countdown of LOADING at its end if there is no model to serve; the next load starts it again."""
+        """If the countdown of LOADING ends without a model to serve, stop it; the next load starts a new countdown."""
         ends = self.loading_ends()
         if ends is None or now < ends or self._state.models:
             return []
@@ -409,6 +409,6 @@ class Startup:
 
 
 def _some(names: list[str]) -> str:
-    """Return the first names, and how many more there are."""
+    """Return a text with the first names and the number of further names."""
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(names[:MAX_LISTED]) + more

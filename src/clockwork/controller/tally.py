@@ -139,7 +139,7 @@ class Counts:
 
 
 class Tally:
-    """The counters of all models, and of requests that were answered before their model was looked up."""
+    """The counters of all models, and counts of the requests that were answered before their model was looked up."""
 
     def __init__(self) -> None:
         """Start with no counts."""

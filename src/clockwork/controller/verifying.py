@@ -66,7 +66,7 @@ class BatchChecks:
         self._tally = tally
         self._config = config
         self._waiting: deque[Sample] = deque()
-        self._bytes: Bytes = 0  #: of waiting samples and of the sample being checked
+        self._bytes: Bytes = 0  #: memory of the waiting samples and of the sample being checked
         self._uses: dict[_BatchKind, None] = {}  #: kinds of batches that were sampled, in order of their first batch
         self._batches: dict[str, int] = {}  #: number of batches of each content
         self._sample: Sample | None = None  #: the sample being checked

@@ -58,7 +58,7 @@ class FrontEnd:
         self.stepper: Final = host.stepper
 
     def close(self) -> None:
-        """Fail the requests that wait for a response, and all later ones."""
+        """Fail all requests that wait for a response, and all later requests."""
         self.client.close()
 
     # --- the server --------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Refuses calls without a token for their method."""
 
     def __init__(self, access: Access) -> None:
-        """``access`` knows the tokens."""
+        """``access`` has the tokens and their rights."""
         self._access = access
 
     async def intercept_service(

@@ -21,7 +21,7 @@ NEWEST_MEASURED: Final = (1, 85)
 def read_sockets_in_one_thread(environment: MutableMapping[str, str] = os.environ) -> bool:
     """Set the environment variable unless it is set or this grpcio is too new; return whether it was set here.
 
-    This has no effect in a process that has used gRPC before.
+    The call has no effect in a process that has used gRPC before.
     """
     major, minor, *_ = grpc.__version__.split(".")
     if (int(major), int(minor)) > NEWEST_MEASURED or EXPERIMENTS in environment:

@@ -1,6 +1,6 @@
 """Refuses HTTP requests that the server cannot handle in time, as early and as cheaply as possible.
 
-A request on the usual path takes some 200 us in the parser, uvicorn's cycle, a task and JSON. Under overload most
+On the usual path a request takes about 200 us, for the parser, uvicorn's cycle, a task and JSON. Under overload most
 requests are refused, so a refusal must not take that path. `whole_request` recognises, without the parser, a request
 that was read in one piece and whose framing is unambiguous (RFC 9112, section 6). Any other request takes the usual
 path, where it may be refused once its head is parsed.

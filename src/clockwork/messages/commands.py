@@ -21,7 +21,7 @@ class Answer(Struct, frozen=True):
     """A scheduler's answer to a pending request that is not answered by a successful Infer.
 
     ``predicted`` is the predicted completion in nanoseconds after the request's arrival; ``retry_after`` is the time
-    from now after which the client should try again. ``reason`` is counted if ``status`` is that of a refusal.
+    from now after which the client should try again. ``reason`` is counted if ``status`` means a refusal.
     """
 
     request_id: int

@@ -55,7 +55,7 @@ class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
     - ``pending``: requests that are pending now
     - ``rows``, ``batches``: executed rows and batches, whatever the outcome of their requests
     - ``succeeded_ns``, ``failed_ns``: time from arrival to response, of requests in time and of all others
-    - ``queue_ns``: time from arrival to the begin of the batch, of requests in time
+    - ``queue_ns``: time from arrival to the start of the batch, of requests in time
     - ``input_ns``, ``exec_ns``, ``output_ns``: time of each step of a batch, counted once per request in time
     - ``latencies``: requests in time, counted by the buckets of `LATENCY_BOUNDS`
     - ``kept_promises``: requests in time that had been admitted with a predicted completion
@@ -91,9 +91,10 @@ class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
 
 
 class ModelDemand(Struct, frozen=True, array_like=True, gc=False):
-    """Recent requests for a model with one SLO, refused ones included: the SLO in nanoseconds, and requests per second.
+    """Recent requests for a model with one SLO, including refused ones.
 
-    An SLO of 0 is unknown: the server refused these requests before it read their SLO.
+    The SLO is in nanoseconds, the rate in requests per second. 0 is an unknown SLO: the server refused these requests
+    before it read their SLO.
     """
 
     slo: Nanos
@@ -138,9 +139,9 @@ def failed(answers: Mapping[str, int]) -> int:
 
 
 def known_name(status: int) -> str:
-    """Return the name of a status, such as ``TIMEOUT``; ERROR for a number that is no status.
+    """Return the name of a status, such as ``TIMEOUT``; ERROR for a number that is not a status.
 
-    A scheduler may answer with any number, and the number of names must stay small.
+    A scheduler may answer with any number, but the number of names must stay small.
     """
     try:
         return Status(status).name

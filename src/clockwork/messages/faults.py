@@ -17,7 +17,7 @@ def quoted(text: str) -> str:
 
 
 def not_served(name: str, why: str) -> str:
-    """Return the text of the fault that a model with this name cannot be loaded or measured."""
+    """Return the error message for a model that cannot be loaded or measured; ``why`` is the reason."""
     return f"model {quoted(name)} is not served: {why}"
 
 

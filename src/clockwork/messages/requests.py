@@ -41,7 +41,7 @@ class InferRequest(Struct, frozen=True, array_like=True, tag=16):
 class RequestTiming(Struct, frozen=True, array_like=True):
     """How a request's time was spent: durations in nanoseconds, measured by the controller.
 
-    ``total`` runs from the request's arrival at the controller to its response, ``queue`` from the arrival to the begin
+    ``total`` runs from the request's arrival at the controller to its response, ``queue`` from the arrival to the start
     of its batch on the device. ``exec`` is the device's time for the whole batch. ``cold_start``: no device held the
     weights when the request arrived. ``load`` is the part of ``queue`` in which the device loaded the model's weights.
     """

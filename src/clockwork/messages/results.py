@@ -1,4 +1,4 @@
-"""Results: a worker's reports about actions, exactly one per action.
+"""The results of actions. A worker reports exactly one result per action.
 
 Each type of action has a type of result for its success, with its times. The result of a failed action is an
 `ErrorResult`.

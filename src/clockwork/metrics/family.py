@@ -20,7 +20,7 @@ PIECE: Final = 50
 """Approximate number of samples rendered at a time, which takes a quarter of a millisecond."""
 
 END: Final = b"# EOF\n"
-"""Last line of OpenMetrics."""
+"""Last line of a text in OpenMetrics."""
 
 
 class Kind(Enum):

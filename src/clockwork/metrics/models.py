@@ -89,7 +89,7 @@ def _outcomes(row: Row) -> Values:
 
 
 def _refusals(row: Row) -> Values:
-    """Return all reasons, also those with 0, once the model has got a request: see `_ALWAYS`."""
+    """Return the refusals by reason. Once the model has received a request, include reasons with 0 (see `_ALWAYS`)."""
     if not row.counts.answers and not row.counts.pending:
         return []
     return [((row.model, reason.value), row.counts.refusals.get(reason.value, 0)) for reason in RefusalReason]

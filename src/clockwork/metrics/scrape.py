@@ -73,7 +73,7 @@ class Metrics:
 
 
 def prefers_open_metrics(accept: str) -> bool:
-    """Return whether the header Accept names OpenMetrics, and prefers nothing to it (RFC 9110, section 12.5.1)."""
+    """Return whether the header Accept gives OpenMetrics at least the weight of plain text (RFC 9110, 12.5.1)."""
     open_metrics = plain = 0.0
     for part in accept.lower().split(","):
         kind, *parameters = (word.strip() for word in part.split(";"))

@@ -69,7 +69,7 @@ class ParsedInfer(Struct, frozen=True):
 
     head: InferHead
     rest: memoryview
-    all_binary: bool  #: whether no input has its elements in the JSON
+    all_binary: bool  #: whether all inputs are binary
     outline: Outline | None = None
 
     def specs(self) -> tuple[TensorSpec, ...]:

@@ -1,7 +1,7 @@
 """Converts the elements of tensors between JSON and bytes.
 
-A value of another type, or out of its datatype's range, is refused. Only floats are rounded, as IEEE 754 does. FP16 and
-BF16 have no JSON form (Open Inference Protocol v2, "Tensor Data Types"). NaN and infinities become null.
+A value of a wrong type, or outside the range of its datatype, is refused. Only floats are rounded, as IEEE 754 does.
+FP16 and BF16 have no JSON form (Open Inference Protocol v2, "Tensor Data Types"). NaN and infinities become null.
 
 Elements are read and written in slices, and the generators yield after each slice. A slice of text ends at a comma. The
 brackets in a slice are compared with those that the shape requires, and its numbers are decoded as one flat list.

@@ -138,7 +138,7 @@ def repository_index(
 
 
 def check_version(model: str, version: str, known: str) -> None:
-    """Check the version in a request; empty means ``known``, the only one of the model.
+    """Check the version in a request. ``known`` is the model's only version; an empty version means ``known``.
 
     Raises:
         RequestFailedError: the model has no such version.

@@ -90,7 +90,7 @@ def _server() -> Json:
         "/metrics": {
             "get": {
                 "operationId": "metrics",
-                "summary": "Metrics in Prometheus' text format, or in OpenMetrics if the header Accept prefers it",
+                "summary": "Metrics in Prometheus' text format, or in OpenMetrics if the header Accept prefers that",
                 "responses": {
                     "200": {
                         "description": "the metrics",

@@ -1,4 +1,4 @@
-"""Triton's extensions that Clockwork lacks: a request for one fails, and the error names an alternative.
+"""Triton's extensions that Clockwork lacks: a request that needs one fails, and the error message names an alternative.
 
 The codes are 501 and UNIMPLEMENTED, as for an extension that Triton was built without.
 """

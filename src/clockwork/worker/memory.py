@@ -75,7 +75,7 @@ class DeviceMemory:
         self.cache = PageCache(total_pages)
         self._gpu = gpu
         self._states: dict[str, WeightsState] = {}  #: without COLD models
-        self._handles: dict[str, object] = {}  #: of the models that are WARM, IN_USE or EVICTING
+        self._handles: dict[str, object] = {}  #: handles of the models that are WARM, IN_USE or EVICTING
 
     def state_of(self, model: str) -> WeightsState:
         """Return the state of a model's weights."""

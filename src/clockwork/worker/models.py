@@ -27,7 +27,7 @@ class HostModels:
         self._page_size = page_size
         self._largest_cache = largest_cache
         self._infos: dict[str, ModelInfo] = {}
-        self._handles: dict[str, object] = {}  #: by the same names
+        self._handles: dict[str, object] = {}  #: handles by model name
 
     def __contains__(self, name: str) -> bool:
         return name in self._infos

@@ -59,7 +59,7 @@ class Tasks:
         """``memories`` has one entry per device, in the order of device numbers."""
         self.models = HostModels(page_size, max(memory.cache.total for memory in memories))
         self._memories = memories
-        self._clears: list[tuple[ClearCache, list[int]]] = []  #: with the devices left to clear
+        self._clears: list[tuple[ClearCache, list[int]]] = []  #: waiting actions, with the devices left to clear
         self._clear_failures: dict[int, TaskFailed] = {}  #: by action id
 
     def clear_arrived(self, action: ClearCache) -> None:
