@@ -43,7 +43,7 @@ class Alarm:
         loop.add_reader(self._fd, self._due)
 
     def set(self, delay: Nanos) -> None:
-        """Call once after ``delay``, or at once if it is not positive. A time set before no longer counts."""
+        """Call the function after ``delay``, or at once if that is not positive. This replaces a time set earlier."""
         self._times.first_s, self._times.first_ns = divmod(max(1, delay), SECOND)
         _LIBC.timerfd_settime(self._fd, 0, self._address, None)
 

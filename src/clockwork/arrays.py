@@ -193,7 +193,8 @@ FLOAT_TOLERANCE: Final = 0.01
 """Largest accepted difference between two computations of the same floats, as a share of the largest float.
 
 Kernels for other batch sizes add in another order, which changes the last bits. The change is less than 1e-5 in most
-deep networks in FP32, and up to 0.004 for unlikely inputs (magika with random bytes), also in a batch of copies.
+deep networks in FP32, and up to 0.004 for unlikely inputs (magika with random bytes), even in a batch of identical
+rows.
 """
 
 FLOAT_BITS: Final = 8

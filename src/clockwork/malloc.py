@@ -1,8 +1,8 @@
 """Measures the memory that the C allocator holds, and returns free memory to the system.
 
-Rules of the file: it counts bytes that were allocated. Pages that were never touched, or that the allocator keeps, make
-no difference. Only glibc reports these numbers (``mallinfo2``, since glibc 2.33); elsewhere they are unknown, which is
-0.
+Rules of the file: it counts bytes that were allocated. It makes no difference whether their pages were ever touched, or
+which free pages the allocator keeps. Only glibc reports these numbers (``mallinfo2``, since glibc 2.33); with other C
+libraries the functions return 0.
 """
 
 import ctypes
@@ -69,7 +69,7 @@ def free_bytes() -> Bytes:
 
 
 def trim() -> None:
-    """Return all free pages to the system, also those between blocks in use, which glibc keeps otherwise.
+    """Return all free pages to the system, including those between blocks in use, which glibc would keep.
 
     The call takes a few milliseconds per 100 MiB and does not hold the interpreter's lock: call it in a thread. Other
     threads that allocate memory wait meanwhile.

@@ -412,7 +412,7 @@ def test_a_batch_under_way_when_batching_stops_is_not_delivered(scheduler: Calla
         else:
             assert (answer.status, again) == (Status.ERROR, [])
             assert answer.message == (
-                "the request was in a batch when the model was found to answer differently in batches; retry it"
+                "the request was in a batch when the model was found to give other outputs in batches; retry it"
             )
     cluster.check_all_answered()
 

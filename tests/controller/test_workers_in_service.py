@@ -80,7 +80,7 @@ def test_requests_for_a_model_that_was_not_measured_are_refused() -> None:
     cluster.run_until(seconds(11))
     assert cluster.stage is Stage.SERVING
     cluster.ask(infer_request(2, "b", slo_factor=2.0))
-    why = "model b was not measured: no connected worker has it"
+    why = "model b has not been measured: no connected worker has it"
     assert (infer_response(cluster, 2).status, infer_response(cluster, 2).message) == (
         Status.SKIPPED_BY_CONTROLLER,
         why,
@@ -171,4 +171,4 @@ def test_a_result_of_the_wrong_type_is_an_error() -> None:
 def test_a_result_of_an_unknown_action_is_reported_and_ignored() -> None:
     cluster = serving(SimpleScheduler(), FILES)
     cluster.feed(WorkerResult("w0", ErrorResult(999, "Infer", Status.ERROR, "what?")))
-    assert "that it was not sent" in cluster.reports("WARNING")[-1]
+    assert "that it did not receive" in cluster.reports("WARNING")[-1]

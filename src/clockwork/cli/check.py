@@ -69,7 +69,7 @@ def check_env(
     For each finding the output gives its cost and a fix. Run the command where the worker will run, in its container
     and with its cores, under the usual load of the host. It changes nothing and needs no server.
 
-    The exit code is 1 if a finding is bad; with --strict also if there is a warning.
+    The exit code is 1 if a finding is bad or, with --strict, if there is a warning.
     """
     from clockwork.cli.output import show, show_json
     from clockwork.environment.checks import check

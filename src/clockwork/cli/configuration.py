@@ -80,7 +80,7 @@ def key_of(param: Parameter) -> str:
 
 
 def is_configurable(param: Parameter) -> bool:
-    """Whether a file may set it. Hidden options and the path of the file itself are not configurable."""
+    """Return whether a file may set the option: neither hidden options nor the path of the file itself."""
     return not getattr(param, "hidden", False) and param.name != FILE_PARAMETER
 
 
@@ -99,7 +99,7 @@ def environment_of_children() -> dict[str, str]:
 
 
 def use_file(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Take defaults from the file. The callback of ``--config``, which runs before other options are parsed.
+    """Take defaults from the file; the callback of ``--config``, called before other options are parsed.
 
     Raises:
         typer.BadParameter: the file is not valid TOML, or has an unknown table or key.

@@ -1,8 +1,8 @@
 """The runtimes and devices that ``--runtime`` and ``--device`` choose.
 
 Rules of the file: PyTorch and NVIDIA's libraries are extras. They are imported only when a runtime that needs them is
-made; `check_torch` looks for PyTorch without importing it. All memory of a GPU goes to one runtime, because the weights
-cache is one account of that memory. So the runtime of a worker on GPUs is known before the worker starts.
+made; `check_torch` looks for PyTorch without importing it. All memory of a GPU goes to one runtime, because one weights
+cache counts all of that memory. So the runtime of a worker on GPUs must be known before the worker starts.
 """
 
 from collections.abc import Iterable

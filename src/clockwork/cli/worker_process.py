@@ -32,7 +32,7 @@ from clockwork.scheduling.base import Scheduler
 from clockwork.units import Bytes, Nanos
 
 QUICK: Final = 10.0
-"""Seconds; the death of a child that ran for less is quick."""
+"""Run time in seconds below which a child's death counts as quick."""
 
 MAX_QUICK_DEATHS: Final = 5
 """Quick deaths in a row after which the child is not restarted."""

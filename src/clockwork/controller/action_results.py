@@ -54,7 +54,7 @@ def checked_result(state: ClockworkState, action: DeviceAction, result: Result) 
         return ErrorResult(action.id, name, Status.ERROR, text)
     model = state.models.get(action.model)
     if model is not None and model.unbatched and len(action.inputs) > 1 and not action.apart:
-        text = "the request was in a batch when the model was found to answer differently in batches; retry it"
+        text = "the request was in a batch when the model was found to give other outputs in batches; retry it"
         return ErrorResult(action.id, name, Status.RUNTIME_ERROR, text)
     return result
 

@@ -34,7 +34,7 @@ def ask(
     try:
         returned: list[object] = [*method(now, *args, **kwargs)]
     except (Exception, SystemExit) as error:  # noqa: BLE001 - this module catches all exceptions of schedulers
-        text = "the scheduler failed; the server's log says why"
+        text = "the scheduler failed; the server's log has the reason"
         answers = [Answer(request.id, Status.ERROR, text) for request in about if not request.over]
         return [_raised(method.__name__, error), *answers]
     return [_checked(answer) for answer in returned] if returned else []

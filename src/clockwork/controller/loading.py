@@ -91,7 +91,7 @@ class Loads:
         return {name for load in self._loads for name in load.names}
 
     def check(self, spec: LoadSpec, most: int) -> None:
-        """Check that a client may load these models now, if ``most`` loads may be pending.
+        """Check that a client may load these models now; ``most`` is the limit of pending loads.
 
         Raises:
             InvalidRequestError: too many loads are pending, or a name is in use.

@@ -109,7 +109,7 @@ class Serving:
         if model is None:
             return self.refuse(client_id, message, *self._why_unknown(message.model))
         if not model.profiles:
-            text = f"model {model.name} was not measured: no connected worker has it"
+            text = f"model {model.name} has not been measured: no connected worker has it"
             return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, text, RefusalReason.NO_DEVICE)
         batch_size = self.admission.batch_size(model, message)
         slo = self.admission.slo(model, message)

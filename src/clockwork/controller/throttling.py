@@ -46,7 +46,7 @@ MAX_MODELS: Final = 10_000
 
 
 class _Counts:
-    """The counts of one model."""
+    """The counts of one model's requests."""
 
     __slots__ = ("admitted", "at", "credit", "received", "refused_at", "refused_slo", "retry_after")
 

@@ -221,7 +221,7 @@ class BatchChecks:
         self._settle()
 
     def compared(self, event: OutputsCompared) -> list[ControllerCommand]:
-        """Handle the result of the host's comparison."""
+        """Handle the result of the comparison by the host."""
         sample = self._sample
         if sample is None or self.request is not None or event.check_id != self._compared:
             return [Report("WARNING", f"the host compared outputs of no check under way: {event}")]

@@ -97,9 +97,9 @@ log = logging.getLogger("clockwork.controller")
 class ControllerHostConfig:
     """Where a controller listens, which peers it admits, what it stores on disk, and how it starts up.
 
-    ``tls`` and ``access`` are for clients, also those of the front ends; ``worker_tls`` and ``worker_tokens`` are for
-    workers. Without them, connections are not encrypted and every peer is admitted. ``payload_bytes`` is the size of
-    the memory for payloads that is shared with a worker on this host (`ControllerHost.arena`).
+    ``tls`` and ``access`` are for clients, including those of the front ends; ``worker_tls`` and ``worker_tokens`` are
+    for workers. Without them, connections are not encrypted and every peer is admitted. ``payload_bytes`` is the size
+    of the memory for payloads that is shared with a worker on this host (`ControllerHost.arena`).
     """
 
     listen: Address = DEFAULT_LISTEN
@@ -222,10 +222,10 @@ class ControllerHost:
         return uninitialised if self.arena is None else self.arena.allocate
 
     async def wait(self) -> None:
-        """Wait until the controller gives up, which it normally never does.
+        """Wait until the controller fails, which normally does not happen.
 
         Raises:
-            ServerError: the reason why it gave up.
+            ServerError: the reason of the failure.
         """
         await asyncio.shield(self._failure)
 

@@ -27,11 +27,11 @@ class Devices(Protocol):
         ...
 
     def expire(self) -> Nanos | None:
-        """Fail the actions that are late, also those behind running tasks; return when to call this next, or None."""
+        """Fail the late actions, including those behind running tasks; return when to call this next, or None."""
         ...
 
     def controller_lost(self) -> None:
-        """Drop the results that were not taken yet: the connection to the controller is lost."""
+        """Drop the results that have not been taken: the connection to the controller is lost."""
         ...
 
     def leave(self) -> None:

@@ -152,13 +152,13 @@ class Lanes:
             return self._shared.core.next_expiry()
 
     def expire(self) -> Nanos | None:
-        """Fail the actions that are late, also those behind running tasks; return when to call this next, or None."""
+        """Fail the late actions, including those behind running tasks; return when to call this next, or None."""
         with self._shared.lock:
             self._shared.keep_and_wake(self._shared.core.expire(self._shared.clock.now()))
             return self._shared.core.next_expiry()
 
     def controller_lost(self) -> None:
-        """Drop the results that were not taken yet: the connection to the controller is lost."""
+        """Drop the results that have not been taken: the connection to the controller is lost."""
         with self._shared.lock:
             self._shared.apply(ControllerLost())
             self._shared.answers.clear()

@@ -15,7 +15,7 @@ EVERY: Final = 1.0
 """Seconds between two checks of the heap."""
 
 MAX_FREE: Final[Bytes] = 4 * MIB
-"""Free memory that the allocator may keep while no request is pending, beside the memory that it cannot return."""
+"""Free memory that the allocator may keep while no request is pending, in addition to memory that it cannot return."""
 
 MAX_FREE_BUSY: Final[Bytes] = 64 * MIB
 """Free memory that the allocator may keep while requests are pending."""

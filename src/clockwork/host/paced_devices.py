@@ -63,7 +63,7 @@ class PacedDevices:
         return None
 
     def controller_lost(self) -> None:
-        """Drop the results that were not taken yet: the connection to the controller is lost."""
+        """Drop the results that have not been taken: the connection to the controller is lost."""
         self._runner.feed(ControllerLost())
         self._answers.clear()
 

@@ -2,9 +2,9 @@
 
 Theory of operation. The network's threads work for microseconds at a time, the loading threads for seconds. Where they
 share a core, a message that waits for the end of a loading thread's time slice is milliseconds late. So loading threads
-are *nice*, and threads that must react promptly ask the kernel for short time slices: since Linux 6.12 a thread with a
-shorter slice interrupts one with a longer slice as soon as it wakes (sched_setattr(2); EEVDF). Neither needs a
-privilege, and a kernel that lacks the feature ignores the request.
+are *nice*: they get less time than other threads. Threads that must react promptly request short time slices
+(sched_setattr(2)): since Linux 6.12, a thread that wakes interrupts a thread with a longer slice. Neither setting needs
+a privilege, and older kernels ignore the request.
 
 Realtime priorities and SCHED_IDLE are not used: a loading thread that holds the interpreter's lock, and never gets a
 core on which to release it, would stop every inference.
@@ -64,11 +64,11 @@ def shorten_time_slice() -> None:
 
 @contextmanager
 def steady_timing() -> Iterator[None]:
-    """Set the process up for steady times, with the calling thread as the prompt one; undo most of it at the end.
+    """Configure the process for steady times, and make the calling thread prompt; undo most of this at the end.
 
     Python threads give up the interpreter's lock sooner, and the garbage collector ignores all objects that exist now.
-    The allocator keeps freed blocks that are as large as the inputs of a request: to get one from the system costs a
-    page fault for every 4 KiB, 0.1 ms for an image.
+    The allocator keeps freed blocks that are as large as the inputs of a request: getting a new block from the system
+    costs a page fault for every 4 KiB, 0.1 ms for an image.
     """
     interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(SWITCH_INTERVAL)

@@ -39,7 +39,10 @@ BUSY_FOR: Final[Nanos] = 100 * MILLISECOND
 """How long the server counts as busy after a measurement above `BUSY`."""
 
 MAX_MODELS: Final = 10_000
-"""Models whose SLOs are remembered. Only models that have answered are, so clients cannot fill the table."""
+"""Limit on the models whose SLOs are remembered.
+
+Only models that have answered a request are remembered, so clients cannot fill the table with names.
+"""
 
 
 class _Answers:

@@ -1,4 +1,4 @@
-"""Log lines about broken promises and about overload: few lines, however many requests they are about.
+"""Log lines about broken promises and overload; their number does not grow with the number of requests.
 
 Theory of operation. Responses are counted as they leave. The first broken promise is logged at once; after that, their
 number is logged once a minute as long as there are any. Refusals are counted in *periods*; a period begins with a
@@ -72,7 +72,7 @@ class ResponseLog:
             self._arm("period")
 
     def close(self) -> None:
-        """Log broken promises that were not logged yet, and stop."""
+        """Log the broken promises that have not been logged, and stop."""
         if self._broken:
             self._log_broken()
         for timer in self._timers.values():

@@ -154,7 +154,7 @@ class TaskRunner:
         file = self._runtime.locate(path, action.name)
         model = self._runtime.load_model(path, action.name)
         info = model.info
-        batched = f"not batched: {info.unbatched or 'its runtime does not'}" if not info.batchable else "batched"
+        batched = f"not batched: {info.unbatched or 'its runtime does not batch'}" if not info.batchable else "batched"
         log.info(
             "model %s is %s",
             action.name,

@@ -4,7 +4,7 @@ Rules of the file: nothing is decided here. It creates the parts, dials the cont
 messages to events and results to messages. Times stay on this host's clock; the controller translates them.
 
 When the connection ends, the core drops waiting actions, and running tasks end without a result. Models and weights
-stay. Results that were not sent yet are dropped with the connection.
+stay. Results that have not been sent are dropped with the connection.
 """
 
 import asyncio
@@ -247,7 +247,7 @@ class WorkerHost:
         """Return the payload that was sent, or the one in shared memory; None for a generated input.
 
         Raises:
-            ProtocolError: the shared memory does not have it.
+            ProtocolError: the payload is outside the shared memory.
         """
         if request.generated:
             return None

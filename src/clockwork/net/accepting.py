@@ -1,4 +1,4 @@
-"""Accepts connections as fast as they arrive, also while the event loop is busy.
+"""Accepts connections as fast as they arrive, even while the event loop is busy.
 
 libuv accepts one connection of a listening socket in each turn of the loop (since its version 1.46). A turn under load
 takes milliseconds, so only a few hundred connections a second would be accepted, the kernel's queue would overflow, and

@@ -1,8 +1,8 @@
-"""Determines when the bytes that are read now reached this host.
+"""Determines when the bytes that are being read reached this host.
 
-An event loop learns of bytes when it reads them. They may have waited since its previous poll of the sockets. A
-deadline that counts from the read promises too much, because the client has waited longer than the server believes. So
-each read counts from the earliest time that is possible.
+An event loop learns of bytes when it reads them. They may have waited since its previous poll of the sockets. If
+deadlines counted from the read, clients would wait longer than promised. So the arrival time of the bytes is taken to
+be the earliest possible one.
 
 Theory of operation. The loop alternates between a *poll*, which reports every socket that has bytes, and work. Bytes
 that the previous poll did not report arrived after it. If the thread slept in the poll, the first bytes woke it. So
@@ -91,8 +91,8 @@ class Arrivals:
 
         Every read callback calls this. ``transport`` is the connection's; in case of doubt the kernel is asked about
         it. ``now`` is the time of the read, if the caller knows it. ``one_message``: the bytes were sent at once, so
-        the first are as old as the last. ``paused``: the connection was not read for a while, so the last poll tells
-        nothing about it.
+        the first are as old as the last. ``paused``: the connection was not read for a while, so the last poll did not
+        report its bytes.
         """
         if now is None:
             now = self._clock.now()

@@ -39,7 +39,7 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The actual port, also if the operating system chose it."""
+        """The actual port, even if the operating system chose it."""
         return self.address.port
 
     def __len__(self) -> int:

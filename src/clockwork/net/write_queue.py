@@ -1,7 +1,7 @@
 """Frames to be sent: collected for one turn of the event loop, then written in one system call.
 
 Rules of the file: buffers are sent in the order in which they are put. The bytes that wait are limited to ``max_bytes``
-and one frame.
+plus one frame.
 """
 
 import asyncio

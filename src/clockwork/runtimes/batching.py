@@ -84,7 +84,7 @@ class TrialPlan(Struct, frozen=True):
 def plan_trial(policy: BatchingPolicy, analyse: Callable[[bool], Proof]) -> TrialPlan:
     """Decide how to try a model.
 
-    ``analyse`` analyses the graph; its argument tells whether one quantisation scale for a whole batch is accepted.
+    ``analyse`` analyses the graph; its argument is whether one quantisation scale for a whole batch is accepted.
     """
     if policy.forbidden:
         return TrialPlan(policy.forbidden)

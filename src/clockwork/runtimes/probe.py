@@ -5,7 +5,7 @@ not batched, and its weights are copied instead of being used in place.
 
 The declared shapes are not enough: many exported models declare a free batch dimension but have a Reshape, or a
 recurrent state, that fixes it; others compute across the batch. So the graph is analysed first
-(`clockwork.runtimes.rows`), and a `clockwork.runtimes.batching.TrialPlan` tells what has to be tried.
+(`clockwork.runtimes.rows`), and a `clockwork.runtimes.batching.TrialPlan` states which trials are needed.
 """
 
 from collections.abc import Iterator, Mapping

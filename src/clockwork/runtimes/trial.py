@@ -3,8 +3,8 @@
 Theory of operation. Rows that differ in content and magnitude are executed alone, then in batches of several sizes and
 orders, so that each row stands first, last and between others. Integers, booleans and strings must be equal. Floats may
 differ as much as sums in a different order do: by a few units in the last place of the row's largest element. If a row
-differs by more, it is also executed in a batch of its own copies, and may differ by a small multiple of what that
-changes, within a limit.
+differs by more, it is also executed in a batch of its own copies. It may then differ by a small multiple of the
+difference found there, within a limit.
 
 If the graph proves that rows are independent, the trial only checks the runtime, so it is short: the first batch is
 always executed, the others only within `BUDGET`. For other models the trial is the only check, and runs completely.
@@ -44,7 +44,7 @@ PROVED_NOISE: Final = 0.05
 The model magika on onnxruntime 1.32 differs by 0.0041 between batches of one row and two."""
 
 COARSE: Final = 0.1
-"""Largest accepted difference, as such a fraction, of models that choose one quantisation scale for a batch."""
+"""The same for a model that chooses one quantisation scale for a batch."""
 
 _clock: Final = MonotonicClock()
 

@@ -27,10 +27,10 @@ MARGIN: Final[Nanos] = 1 * MILLISECOND
 """Time reserved for the network delay to the worker and back."""
 
 MAX_CONSIDERED: Final = 64
-"""Number of urgent requests among which one is searched that an idle device can execute, or that needs a load."""
+"""Number of urgent requests that are searched for one that an idle device can execute, or that needs a load."""
 
 MAX_SEARCHED: Final = 1024
-"""Number of requests that are searched for those that can share a batch with an urgent one."""
+"""Number of requests that are searched for some that can share a batch with an urgent one."""
 
 _Entry: TypeAlias = tuple[Nanos, int, PendingRequest]
 

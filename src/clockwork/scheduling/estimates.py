@@ -9,9 +9,9 @@ and still has an effect later.
 
 Two more rules. If a device becomes slow (its clock is throttled, its core is shared), it becomes slow for everything,
 but most models and batch sizes are not measured every second. So when half of the last measurements on a device took
-far longer than usual, all its estimates grow. And an estimate that was not measured for a while *relaxes*, first to the
-median, then to the seed. Otherwise an action whose estimate is too long would never be tried, and never be measured
-again.
+far longer than usual, all its estimates grow. And without new measurements an estimate *relaxes*: after a while it
+falls to the median, and later to the seed. Otherwise an action whose estimate is too long would never be tried again,
+and so never be measured again.
 """
 
 from collections import deque
@@ -33,8 +33,8 @@ WITHIN: Final = 0.985
 """Share of a device's actions that should be within the estimate."""
 
 MARGIN_STEP: Final = 0.03
-"""Approximate increase of the margin by a miss, as a share of the median. The expected number of hits for each miss
-takes it away again."""
+"""Approximate increase of the margin by a miss, as a share of the median. The hits expected between two misses
+decrease the margin by as much."""
 
 MAX_MARGIN: Final = 0.5
 """Limit of the margin: more would refuse too many requests, so a device with more jitter has more misses."""

@@ -21,8 +21,8 @@ MAX_CONSIDERED: Final = 256
 class Waiting:
     """Requests in order of arrival; those that can share an Infer are found without searching through the others.
 
-    It uses `OrderedDict`, which finds its first entry at once. A dict whose first entries were deleted searches through
-    the places of these.
+    It uses `OrderedDict`, which finds its first entry at once. A plain dict would search through the places of deleted
+    entries.
     """
 
     def __init__(self) -> None:

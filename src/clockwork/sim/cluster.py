@@ -50,7 +50,7 @@ PING_EVERY: Final[Nanos] = SECOND // 2
 """The same interval as on a live link."""
 
 MAX_STARTUP: Final[Nanos] = 600 * SECOND
-"""A start-up that takes longer has failed."""
+"""Limit on the duration of start-up; a longer start-up has failed."""
 
 UNLIMITED: Final = ControllerConfig(
     max_pending=1_000_000, max_pending_bytes=1 << 60, max_client_pending=1_000_000, max_client_bytes=1 << 60

@@ -178,7 +178,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     clockwork: dict[str, float | bool] = field(default_factory=dict)
 
     def scheduler_config(self) -> ClockworkConfig:
-        """Return the constants of the Clockwork scheduler, changed as the scenario says.
+        """Return the constants of the Clockwork scheduler, with the changes of the scenario.
 
         Raises:
             InvalidRequestError: a constant is unknown or out of range.

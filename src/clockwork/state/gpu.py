@@ -83,7 +83,7 @@ class GPUState:
         self._infers: dict[str, int] = {}  #: model -> number of Infers outstanding, if there are any
         for model in info.models:
             if not self.cache.take(model, models[model].weights_pages):
-                raise ValueError(f"{worker_id}/gpu{info.id} holds weights of more than its {info.total_pages} pages")
+                raise ValueError(f"{worker_id}/gpu{info.id} reports weights of more pages than its {info.total_pages}")
             self._hold_weights(model, ResidencyEvent.REPORTED)
 
     def residency(self, model: str) -> Residency:
@@ -95,7 +95,7 @@ class GPUState:
         return model in self._infers or self._residency.get(model) is Residency.LOADING
 
     def can_hold(self, model: str) -> bool:
-        """Return whether the worker has the model and the device has enough pages for it in total."""
+        """Return whether the worker has the model and its weights fit into the device's cache."""
         info = self.models.get(model)
         return info is not None and info.weights_pages <= self.cache.total
 
@@ -341,7 +341,7 @@ class ActionQueue:
     """
 
     def __init__(self) -> None:
-        """Empty; the first action has the id 1."""
+        """Start empty; the first action has the id 1."""
         self._last_id = 0
         self._queued: list[QueuedAction] = []
 

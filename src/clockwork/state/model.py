@@ -23,7 +23,7 @@ class ModelState:
     __slots__ = ("_recent", "flexible", "info", "name", "predictions", "profiles", "unbatched")
 
     def __init__(self, info: ModelInfo) -> None:
-        """Create a model that was not measured yet."""
+        """Create a model without measurements."""
         self.info = info
         self.name = info.name
         #: whether the inputs of requests may differ in more than their first dimension

@@ -13,8 +13,9 @@ class PendingRequest:
     ``cold_start``: no device had the weights when it arrived.
     ``promised`` is the time by which the scheduler has promised the answer; None if there is no promise. ``reason`` is
     why the promise is broken; empty if it is not, or not known. A scheduler sets both.
-    ``nbytes`` is the size of its inputs, sent or generated. ``losses`` counts the workers that were lost with it.
-    ``over`` is set by the controller when the request has been answered or cancelled: nothing more is to be done.
+    ``nbytes`` is the size of its inputs, sent or generated. ``losses`` counts the workers that were lost while they
+    held the request. ``over`` is set by the controller when the request has been answered or cancelled: nothing more is
+    to be done.
     """
 
     __slots__ = (

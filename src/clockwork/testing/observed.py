@@ -1,6 +1,6 @@
 """A wrapper of a scheduler that records its answers and actions, and checks them against the rules.
 
-The wrapper passes everything on unchanged. But a scheduler that lets no time pass is woken no more, so that the tests
+The wrapper passes everything on unchanged. But a scheduler that lets no time pass is no longer woken, so that the tests
 end.
 """
 
@@ -15,10 +15,10 @@ from clockwork.state import ClockworkState, GPUState, PendingRequest, WorkerStat
 from clockwork.units import Nanos
 
 MAX_WAKES_AT_ONCE: Final = 1000
-"""Limit of wakes at one time: a scheduler that needs more lets no time pass."""
+"""Limit of wakes at one time: a scheduler that requests more lets no time pass."""
 
 MAX_WAKES: Final = 20_000
-"""Limit of wakes in a run of a few seconds: a scheduler that needs more wakes too often."""
+"""Limit of wakes in a run of a few seconds; a scheduler should not request more."""
 
 MAX_PROBLEMS: Final = 100
 """Number of problems that are kept."""
@@ -72,13 +72,15 @@ class Observed(Scheduler):
         self._wakes_at_once = self._wakes_at_once + 1 if now == self._woken_at else 1
         self._woken_at = now
         if self._wakes_at_once > MAX_WAKES_AT_ONCE:
-            self._stop_waking(f"it was woken {MAX_WAKES_AT_ONCE} times at one time, and next_wakeup still names it")
+            self._stop_waking(
+                f"it was woken {MAX_WAKES_AT_ONCE} times at one time; next_wakeup still returns that time"
+            )
         elif self._wakes > MAX_WAKES:
-            self._stop_waking(f"it was woken {MAX_WAKES} times in a run of a few seconds: it wakes too often")
+            self._stop_waking(f"it was woken {MAX_WAKES} times in a run of a few seconds: it requests too many wakes")
         return self._record(now, self.scheduler.wake(now))
 
     def next_wakeup(self) -> Nanos | None:
-        """Call the scheduler, unless it wakes too often."""
+        """Call the scheduler, unless it has been woken too often."""
         return None if self._restless else self.scheduler.next_wakeup()
 
     def _stop_waking(self, problem: str) -> None:

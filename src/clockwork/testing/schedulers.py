@@ -25,7 +25,7 @@ CHECK_EVERY: Final = 5
 """Number of events between two checks of the invariants; `CLIENTS` checks after each event."""
 
 MAX_EVENTS_PER_REQUEST: Final = 2000
-"""Limit of events per request: a scheduler that needs more wakes too often."""
+"""Limit of events per request; a scheduler that causes more requests too many wakes."""
 
 _FAST: Final = {"1": 1.0, "2": 1.5, "4": 2.5, "8": 4.5}
 _ONE: Final = ModelSpec("one", 1, "", 3.0, _FAST, weights_bytes=1 << 24)

@@ -1,6 +1,6 @@
 """A device's weights cache: which models' weights are in it, being loaded, in use, or being evicted.
 
-Theory of operation. The table `TRANSITIONS` says how the state of a model's weights changes. An event that the table
+Theory of operation. The table `TRANSITIONS` defines how the state of a model's weights changes. An event that the table
 lacks is refused with the status in `REFUSAL_STATUSES`; an event in neither table is a bug of the host. Pages are taken
 when a load begins and freed when the weights are gone, so no page belongs to two models. Weights in use are never
 evicted.

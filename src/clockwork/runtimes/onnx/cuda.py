@@ -5,7 +5,7 @@ optimisations that hold for every device. LoadWeights opens a session, which opt
 copies the weights there. ONNX Runtime manages the memory (`clockwork.runtimes.onnx.gpus`): pages of the weights cache
 only count its memory, and are not mapped.
 
-The trial whether requests can be batched runs on the CPU, with the original file.
+The trial that decides whether requests can be batched runs on the CPU, with the original file.
 """
 
 import logging
@@ -74,7 +74,7 @@ class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
         ``cache_dir`` and ``cache_dir_bytes`` are as in `clockwork.runtimes.onnx.runtime.OnnxRuntime`.
 
         Raises:
-            InvalidRequestError: ONNX Runtime cannot use the devices; the message tells why, and what to do.
+            InvalidRequestError: ONNX Runtime cannot use the devices; the message has the reason and what to do.
         """
         super().__init__(version(), gpus.kind, batching)
         gpus.reserve(cache_bytes + workspace_bytes)

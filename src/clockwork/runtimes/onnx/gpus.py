@@ -52,7 +52,7 @@ class Gpus(Protocol):
         """Reserve ``nbytes`` of each device's memory for its sessions together.
 
         Raises:
-            InvalidRequestError: the devices cannot be used; the message tells why, and what to do.
+            InvalidRequestError: the devices cannot be used; the message has the reason and what to do.
         """
         ...
 
@@ -112,7 +112,7 @@ def load_libraries(preload: Callable[[], Any]) -> str:
 
 
 def make_arena(device: int, nbytes: Bytes) -> None:
-    """Make the arena that all sessions of a device share. Raises one of `FAILURES`, also if there is an arena."""
+    """Make the arena that all sessions of a device share. Raises one of `FAILURES`, also if one exists."""
     memory = onnxruntime.OrtMemoryInfo(
         "Cuda", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, device, onnxruntime.OrtMemType.DEFAULT
     )

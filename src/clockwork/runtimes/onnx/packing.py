@@ -41,7 +41,7 @@ MAX_SLOWDOWN: Final = 1.2
 
 MIN_ROUNDS: Final = 2
 MAX_ROUNDS: Final = 7
-"""Both variants run alternately this often. Their shortest times are compared, because disturbances only add time."""
+"""Rounds in which both variants run. Their shortest times are compared, because disturbances only add time."""
 
 BUDGET: Final[Nanos] = SECOND
 """Time after which no further round starts, except the first `MIN_ROUNDS`."""

@@ -111,7 +111,8 @@ class CompiledModel:
 def compiled_info(info: HostModelInfo, compiled: CompiledProgram, original: Run, plan: TrialPlan) -> HostModelInfo:
     """Describe a compiled program, after checking that the code computes the same outputs as the program.
 
-    ``original`` executes the program without compiled code; ``plan`` is the plan of its trial.
+    ``original`` executes the program without compiled code; ``plan`` states how to try whether the program can be
+    batched.
 
     Raises:
         InvalidModelError: the outputs differ, or the code cannot be executed.

@@ -46,7 +46,10 @@ class Example(Struct, frozen=True):
 
 
 class Exported(Struct, frozen=True):
-    """An exported program, the reason if its batch dimension is fixed, and the code compiled from it, if any."""
+    """An exported program.
+
+    ``fixed_because``: why its batch dimension is fixed; empty if it is free. ``code``: its compiled code, if any.
+    """
 
     program: Any
     fixed_because: str = ""

@@ -46,7 +46,7 @@ def describe(error: BaseException) -> str:
 
 
 def cause(error: BaseException) -> BaseException:
-    """Return the first error of a chain. In PyTorch it has the reason, and the last has only hints where to look."""
+    """Return the first error of a chain. In PyTorch the first error has the reason, and the last one only hints."""
     for _ in range(MAX_CHAIN):
         earlier = error.__cause__ or error.__context__
         if earlier is None:

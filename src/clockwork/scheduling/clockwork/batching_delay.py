@@ -7,10 +7,9 @@ actions instead of requests. (Measured over gRPC on one core: 1,000 requests/s w
 2 ms.)
 
 Theory of operation. The controller reports how busy the server is. While that is more than `BUSY`, the *level* rises:
-the number of rows that an idle device should wait for. While it is less than `CALM`, the level falls. A device also
-waits for no more rows than came lately: a wait that ended without them halves the number of rows that the next one
-waits for, a wait that got them doubles it. So the device waits for a single client that sends one request at a time
-only once in `PROBE`.
+the number of rows that an idle device should wait for. While it is less than `CALM`, the level falls. The number of
+rows to wait for also follows recent waits: a wait in which the rows arrived doubles it, and a wait that ended without
+them halves it. So for a single client that sends one request at a time, the device waits only once in `PROBE`.
 
 The wait is limited by a constant, by the arrival rate, and by the slack of the request's deadline. There is no wait for
 a model whose inference takes much longer than an action costs.
@@ -28,7 +27,7 @@ CALM: Final = 0.7
 """Share of the server's time in use below which the level falls."""
 
 STALE: Final[Nanos] = 200 * MILLISECOND
-"""An older measurement of how busy the server is does not count."""
+"""Age beyond which a measurement of how busy the server is does not count."""
 
 MAX_LEVEL: Final = 64.0
 """Limit of the rows that an idle device waits for."""

@@ -48,7 +48,7 @@ class Device:
     """The actions outstanding on one device, its measured times, and the network delays to it and back."""
 
     def __init__(self, gpu: GPUState, config: ClockworkConfig, one_way: Nanos) -> None:
-        """Nothing was sent yet. ``one_way`` is the first estimate of the network delay in each direction."""
+        """Start with nothing outstanding. ``one_way`` is the first estimate of the network delay in each direction."""
         self.gpu = gpu
         self.times = InferTimes(gpu.kind, config.window)
         self._load_times = Estimates(config.window, Pace())

@@ -21,13 +21,13 @@ from clockwork.state import ModelState, PendingRequest
 from clockwork.units import Nanos
 
 MAX_OVERTAKING: Final = 16
-"""Number of batches among which a full one is searched that can go before a first batch that is not full."""
+"""Number of batches that are searched for a full one to send before a first batch that is not full."""
 
 MAX_SENT: Final = 512
 """Limit of Infers outstanding on one device: a silent device gets no more than these."""
 
 MAX_PASSED: Final = 64
-"""Number of batches among which one with loaded weights is searched if the first batch waits for its weights."""
+"""Number of batches that are searched for one with loaded weights, if the first batch waits for its weights."""
 
 
 class PlannedBatch(TimelineEntry):

@@ -26,7 +26,7 @@ MAX_RETRY_TIMES: Final = 4096
 """Number of groups whose last retry time is kept; the group that was refused longest ago is forgotten first."""
 
 ADMITTED: Final = "admitted, but will miss its deadline"
-"""Beginning of the answer to a request whose promise is broken; no refusal at arrival has it."""
+"""Beginning of the answer to a request whose promise is broken; no refusal at arrival begins like this."""
 
 
 class _RetryTime:

@@ -8,9 +8,8 @@ A request is placed at once if it can join a batch with room or start on an idle
 ``verdict_delay``, for more requests of its group, and the scheduler decides about the whole group, so that a burst is
 planned as batches. The largest group is placed first.
 
-Refused clients of one group get the same retry time, and one group after the other, so that they come back as batches.
-
-ARCHITECTURE.md lists the differences to the original.
+Refused clients of one group get the same retry time, and different groups get different ones, so that each group comes
+back as a batch. ARCHITECTURE.md lists the differences from the original.
 """
 
 from collections.abc import Iterable, Sequence

@@ -182,7 +182,7 @@ def _checked(value: Value) -> Value:
 
 
 def _common(first: Value, second: Value) -> Value:
-    """Return what is known of a tensor that is one of two."""
+    """Return what is known of a tensor that is one of two tensors, depending on a condition."""
     for tensor in (first, second):
         if tensor.problem is not None:
             return tensor

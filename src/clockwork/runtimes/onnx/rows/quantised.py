@@ -1,8 +1,8 @@
 """Rules for operators on quantised numbers.
 
 A constant scale keeps rows independent. A scale that is computed from a whole tensor does not: one row with large
-elements makes the other rows less precise, by hundredths. If the operator of the server accepts that, `graph.analyse`
-accepts it too (``one_scale``).
+elements makes the other rows less precise, by some per cent. If the operator of the server accepts this,
+`graph.analyse` accepts it too (``one_scale``).
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def one_scale(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.DynamicQuantizeMatMul")
 def dynamic_mat_mul(node: Node) -> Sequence[Value]:
-    """Quantises with such a scale and multiplies with quantised weights."""
+    """Quantises with a scale that fits the whole tensor, and multiplies with quantised weights."""
     x, weights = node.value(0), node.value(1)
     if x.batch_axis is not None and not node.one_scale:
         raise MixesRowsError(ONE_SCALE)

@@ -4,8 +4,8 @@ Theory of operation. The device has four streams: LOAD copies weights, INPUT cop
 copies outputs. Events order them, so that the copies of one batch run while another batch is computed. The EXEC thread
 waits only for the EXEC stream.
 
-The device's clock measures the moments before and after the work of EXEC for a batch. Begin and end in a result are
-times of the host's clock, because the plan covers the whole work of the thread, including the launch. The result has
+The device's clock measures the moments before and after the work of EXEC for a batch. The begin and end in a result are
+times on the host's clock, because the plan covers the whole work of the thread, including the launch. The result has
 both durations, so no conversion between clocks is needed.
 """
 

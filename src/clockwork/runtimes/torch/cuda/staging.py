@@ -31,7 +31,7 @@ MAX_SLOT_WAIT: Final = 2.0
 
 
 class Slot(Struct, frozen=True, eq=False):
-    """Memory for one batch of inputs or outputs, with events for begin and end of its work, and the end of its copy."""
+    """Memory for one batch of inputs or outputs, with events for start and end of its work, and the end of its copy."""
 
     host: Any  #: a tensor of bytes
     host_address: Address

@@ -35,7 +35,7 @@ _SIZES: Final = ("aten::sym_size", "aten::sym_numel", "aten::sym_stride", "aten:
 
 
 def analyse(program: Program, one_scale: bool = False) -> Proof:
-    """Prove whether each row of the outputs depends only on the same row of the inputs.
+    """Analyse whether each row of the outputs depends only on the same row of the inputs.
 
     All inputs have rows as their first dimension. ``one_scale``: accept operators that choose one scale for the whole
     batch.
