@@ -395,3 +395,62 @@ def test_the_synchronous_client_retries_too() -> None:
             assert len(scheduler.arrivals) == 3
 
     run(test())
+
+
+def test_a_call_of_a_closed_client_says_that_the_client_is_closed() -> None:
+    async def test() -> None:
+        async with serving() as (host, _):
+
+            def calls() -> None:
+                with Client(str(host.client_address)) as client:
+                    model = client.model("m")
+                for call in (client.ls, client.status, lambda: model.infer({"x": ROW}), lambda: client.evict("m")):
+                    with pytest.raises(ConnectionLostError, match="the client is closed"):
+                        call()
+                client.close()
+
+            await asyncio.to_thread(calls)
+            async with AsyncClient(str(host.client_address)) as client:
+                await client.ls()
+            with pytest.raises(ConnectionLostError, match="the client is closed"):
+                await client.ls()
+            await client.connect()
+            assert [model.name for model in await client.ls()] == ["m"]
+            await client.close()
+
+    run(test())
+
+
+class RefusesForAnHour(EchoScheduler):
+    """Refuses each request, with a retry time of an hour."""
+
+    def __init__(self) -> None:
+        self.refused = asyncio.Event()
+
+    def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
+        self.refused.set()
+        status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
+        return [Answer(request.id, status, "later", predicted=ms(30), retry_after=seconds(3600))]
+
+
+@pytest.mark.timeout(60)
+def test_closing_a_client_ends_the_calls_of_other_threads() -> None:
+    async def test() -> None:
+        async with serving(holds=real_infer) as (host, worker):
+            client = await asyncio.to_thread(Client, str(host.client_address))
+            call = asyncio.ensure_future(asyncio.to_thread(client.infer, "m", {"x": ROW}, slo=600))
+            await worker.until(lambda: bool(worker.held))
+            await asyncio.to_thread(client.close)
+            with pytest.raises(ConnectionLostError):
+                await call
+
+        scheduler = RefusesForAnHour()
+        async with serving(scheduler) as (host, _):
+            client = await asyncio.to_thread(Client, str(host.client_address))
+            call = asyncio.ensure_future(asyncio.to_thread(client.infer, "m", {"x": ROW}, retries=1))
+            await scheduler.refused.wait()
+            await asyncio.to_thread(client.close)
+            with pytest.raises(ConnectionLostError):
+                await call
+
+    run(test())

@@ -49,6 +49,9 @@ from clockwork.wire.codec import decode_response
 
 ResponseT = TypeVar("ResponseT")
 
+CLOSED: Final = "the client is closed; make its calls inside the with block, or open a new client"
+"""Message of the error of a call after `AsyncClient.close`."""
+
 TIMER_RESOLUTION: Final = 0.001
 """Seconds added to a retry time: uvloop's timers count milliseconds, and a retry that is too early is refused."""
 
@@ -85,6 +88,7 @@ class AsyncClient:
         self._waiting: dict[int, asyncio.Future[tuple[Response, Any]]] = {}
         self._last_id = 0
         self._lost = ""
+        self._closed = False
         self._turn = asyncio.Lock()  #: held by the first call that waits until the connection is writable
         self._writable = asyncio.Event()  #: set when the connection is writable again, or has ended
 
@@ -94,6 +98,7 @@ class AsyncClient:
         Raises:
             ConnectionLostError: the controller cannot be reached, or refuses the connection.
         """
+        self._closed = False
         self._connection = await dial(
             self._address,
             Hello(ROLE_CLIENT, "", f"clockwork {__version__}", self._token),
@@ -106,7 +111,8 @@ class AsyncClient:
         )
 
     async def close(self) -> None:
-        """Close the connection; outstanding calls raise `ConnectionLostError`."""
+        """Close the connection; outstanding and later calls raise `ConnectionLostError`."""
+        self._closed = True
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close("the client has finished")
@@ -277,7 +283,7 @@ class AsyncClient:
         if connection is not None and (not connection.writable or self._turn.locked()):
             connection = await self._wait_until_writable()
         if connection is None:
-            raise ConnectionLostError(self._lost or "the client is not connected; call connect() first")
+            raise ConnectionLostError(self._why_not_connected())
         future: asyncio.Future[tuple[Response, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = future
         try:
@@ -289,6 +295,11 @@ class AsyncClient:
             raise
         finally:
             self._waiting.pop(request.id, None)
+
+    def _why_not_connected(self) -> str:
+        if self._closed:
+            return CLOSED
+        return self._lost or "the client is not connected; call connect() first"
 
     async def _wait_until_writable(self) -> Connection | None:
         """Wait for this call's turn and a writable connection; return the connection, or None if it has ended."""

@@ -5,6 +5,7 @@ threads may share a client. A call that is interrupted by Ctrl-C is cancelled on
 """
 
 import asyncio
+import concurrent.futures
 import ssl
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
@@ -14,8 +15,9 @@ from typing import Any, TypeVar
 import uvloop
 from numpy.typing import ArrayLike
 
-from clockwork.client.aio import AsyncClient
+from clockwork.client.aio import CLOSED, AsyncClient
 from clockwork.client.result import InferenceResult
+from clockwork.errors import ConnectionLostError
 from clockwork.messages.requests import ModelSummary, ServerStatus
 from clockwork.net.address import CLIENT_PORT
 
@@ -49,19 +51,25 @@ class Client:
         """
         self._client = AsyncClient(address, connect_timeout=connect_timeout, tls=tls, token=token)
         self._loop = uvloop.new_event_loop()
+        self._closed = False
+        self._scheduling = threading.Lock()  #: no call is scheduled on the loop after `_closed` is set
         self._thread = threading.Thread(target=self._loop.run_forever, name="clockwork-client", daemon=True)
         self._thread.start()
         try:
             self._run(self._client.connect())
         except BaseException:
-            self._stop()
+            self.close()
             raise
 
     def close(self) -> None:
-        """Close the connection; outstanding calls in other threads raise `ConnectionLostError`."""
-        if self._thread.is_alive():
-            self._run(self._client.close())
-            self._stop()
+        """Close the connection; later calls, and outstanding ones of other threads, raise `ConnectionLostError`."""
+        with self._scheduling:
+            closed, self._closed = self._closed, True
+        if not closed:
+            asyncio.run_coroutine_threadsafe(self._finish(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     def __enter__(self) -> "Client":
         return self
@@ -109,17 +117,26 @@ class Client:
         return self._run(self._client.status())
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        with self._scheduling:
+            if self._closed:
+                call.close()
+                raise ConnectionLostError(CLOSED)
+            future = asyncio.run_coroutine_threadsafe(call, self._loop)
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            raise ConnectionLostError(CLOSED) from None  # only `_finish` cancels a call that somebody waits for
         except BaseException:
             future.cancel()  # cancels an interrupted call; has no effect on a finished one
             raise
 
-    def _stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+    async def _finish(self) -> None:
+        """Close the connection, and end the calls of other threads, also those that wait for a retry time."""
+        await self._client.close()
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
 
 
 class Model:
