@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ARGS   ?=
 
 # The source directory is the root, so links work in the repository and on the site alike. Every warning is an error.
@@ -50,13 +50,17 @@ SECONDS ?= 30
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test coverage test-torch test-gpu test-compiled check docs plots format compile dist bench fuzz lock \
-	protocol clean
+.PHONY: help setup setup-torch demo test coverage test-torch test-gpu test-compiled check docs plots format compile \
+	dist bench fuzz lock protocol clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
 
 setup: $(DEV) ## Set up .venv with everything that running, testing and checking Clockwork needs
+	@echo "$(VENV) is ready: $(BIN)/clockwork --help"
+
+setup-torch: $(TORCH_DONE) ## Set up .venv-torch, to export and serve PyTorch programs
+	@echo "$(TORCH) is ready: $(TORCH)/bin/clockwork export --help"
 
 demo: $(RUNTIME) ## Serve four real networks and load them (examples/demo.py)
 	@$(BIN)/python examples/demo.py $(ARGS)
@@ -141,23 +145,26 @@ clean: ## Remove the environments, build, dist and caches
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(FUZZER): | $(BIN)/python
-	@$(PIP) install --no-deps --target $@ $(ATHERIS)
+	@$(PIP) install --quiet --no-deps --target $@ $(ATHERIS)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Clockwork needs Python 3.11 or newer; choose one: make PYTHON=python3.12"; exit 1; }
+	@echo "Creating $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 
 $(RUNTIME): requirements.lock pyproject.toml | $(BIN)/python
-	@echo "Setting up $(VENV) from $<"
+	@echo "Setting up $(VENV): installing the $$(grep -c '==' $<) packages of $< (minutes on a slow network)"
 	@$(PIP) install --require-hashes -r $<
-	@$(PIP) install --no-deps --no-build-isolation -e .
+	@echo "Setting up $(VENV): installing Clockwork from $(CURDIR)"
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(DEV): requirements-dev.lock pyproject.toml | $(BIN)/python
-	@echo "Setting up $(VENV) from $<"
+	@echo "Setting up $(VENV): installing the $$(grep -c '==' $<) packages of $< (minutes on a slow network)"
 	@$(PIP) install --require-hashes -r $<
-	@$(PIP) install --no-deps --no-build-isolation -e .
+	@echo "Setting up $(VENV): installing Clockwork from $(CURDIR)"
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@ $(RUNTIME)
 
 $(COMPILED_DONE): $(DEV) setup.py MANIFEST.in $(wildcard tools/*.py) $(shell find src -name "*.py")
@@ -165,18 +172,18 @@ $(COMPILED_DONE): $(DEV) setup.py MANIFEST.in $(wildcard tools/*.py) $(shell fin
 	@touch $@
 
 $(TORCH_DONE): requirements-dev.lock requirements-torch.lock requirements-torch-cuda.lock pyproject.toml
-	@echo "Setting up $(TORCH) from requirements-torch.lock"
 	@$(MAKE) --no-print-directory VENV=$(TORCH) setup
-	@$(TORCH)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-torch.lock || \
+	@echo "Setting up $(TORCH): installing PyTorch (200 MB to 4 GB; minutes)"
+	@$(TORCH)/bin/python -m pip --disable-pip-version-check install --require-hashes -r requirements-torch.lock || \
 		{ echo "No CPU build of PyTorch found; installing the CUDA build and its packages"; \
-		$(TORCH)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-torch-cuda.lock; }
+		$(TORCH)/bin/python -m pip --disable-pip-version-check install --require-hashes -r requirements-torch-cuda.lock; }
 	@touch $@
 
 # ONNX Runtime's build for CUDA is another package with the same files, so the CPU build is removed first.
 $(GPU_DONE): requirements-dev.lock requirements-torch-cuda.lock requirements-onnx-cuda.lock pyproject.toml
 	@echo "Setting up $(GPU) from requirements-torch-cuda.lock and requirements-onnx-cuda.lock (about 4 GB)"
 	@$(MAKE) --no-print-directory VENV=$(GPU) setup
-	@$(GPU)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-torch-cuda.lock
+	@$(GPU)/bin/python -m pip --disable-pip-version-check install --require-hashes -r requirements-torch-cuda.lock
 	@$(GPU)/bin/python -m pip --disable-pip-version-check --quiet uninstall --yes onnxruntime
-	@$(GPU)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes --no-deps -r requirements-onnx-cuda.lock
+	@$(GPU)/bin/python -m pip --disable-pip-version-check install --require-hashes --no-deps -r requirements-onnx-cuda.lock
 	@touch $@

@@ -22,7 +22,7 @@ def test_without_pytorch_the_error_names_the_command_to_install_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["export", "nets:Net", "--input", "1x8"]) == 1
-    assert capsys.readouterr().err == "clockwork: PyTorch is not installed; run: pip install 'clockwork-serve[torch]'\n"
+    assert capsys.readouterr().err == "clockwork: PyTorch is not installed; run: pip install 'torch>=2.9'\n"
     with pytest.raises(InvalidRequestError, match="PyTorch is not installed"):
         make_runtime("torch", 1)
     (tmp_path / "m.pt2").touch()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -207,3 +208,38 @@ def test_a_broken_program_ends_serve_with_the_reason(tmp_path: Path) -> None:
     with serve(str(tmp_path / "m.pt2"), "--runtime=torch") as process:
         assert process.ended() == 1
     assert [line for line in process.err.seen if "'m.pt2' is not an exported PyTorch program" in line]
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def python_of(page: str) -> str:
+    found = re.search(r"^```python\n(.*?)^```$", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def test_the_module_in_torch_md_can_be_exported_and_served(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(python_of("torch.md"))
+    done = ran(tmp_path, "export", "nets.py:Net", "--input", "x=1x8", "-o", "net.pt2")
+    assert done.returncode == 0, done.stderr
+    with serve(str(tmp_path / "net.pt2")) as process, Client(process.address()) as client:
+        result = client.model("net").infer({"x": np.ones((1, 8), np.float32)}, slo=20)
+        assert result[client.ls()[0].outputs[0].name].shape == (1, 3)
+
+
+def test_the_export_in_from_torchserve_md_makes_a_model_that_is_batched(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    model = (
+        "import torch\nmodel = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 9, 8), torch.nn.AdaptiveAvgPool2d(1), "
+        "torch.nn.Flatten(), torch.nn.Softmax(-1))\n"
+    )
+    program = model + python_of("from-torchserve.md")
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    done = ran(tmp_path, "check-model", "resnet50.onnx", "--max-batch=2", "--json")
+    assert done.returncode == 0, done.stderr
+    info = json.loads(done.stdout)["info"]
+    assert [tensor["name"] for tensor in info["inputs"] + info["outputs"]] == ["data", "prob"]
+    assert info["batchable"]

@@ -163,6 +163,28 @@ def test_a_request_handled_after_its_deadline_never_reaches_the_scheduler() -> N
     assert cluster.controller._serving.pending == 0
 
 
+def test_an_slo_that_no_device_can_meet_is_refused_even_if_its_deadline_has_passed_at_arrival() -> None:
+    cluster = serving(Furious(), FILES)  # it raises at every request
+    arrival = cluster.now
+    cluster.run_until(arrival + ms(5))
+    cluster.ask(infer_request(1, slo=ms(2)), arrival=arrival)
+    answer = infer_response(cluster, 1)
+    assert (answer.status, answer.timing.total) == (Status.CONTROLLER_COULD_NOT_START_IN_TIME, ms(5))
+    assert answer.message == "no device can meet this SLO: the fastest needs 3 ms"
+    assert (answer.predicted, answer.retry_after, answer.admitted) == (ms(8), None, False)
+    counts = cluster.controller._serving.tally.of("a")
+    assert (counts.answers, counts.late_ns) == ({Status.CONTROLLER_COULD_NOT_START_IN_TIME: 1}, 0)
+
+
+def test_an_slo_that_no_device_can_meet_is_refused_even_if_its_deadline_passes_before_the_scheduler_answers() -> None:
+    cluster = serving(Forgetful(), FILES)
+    cluster.ask(infer_request(1, slo=ms(2)))
+    cluster.run_until(cluster.now + ms(2) + 1)
+    answer = infer_response(cluster, 1)
+    assert answer.status == Status.CONTROLLER_COULD_NOT_START_IN_TIME
+    assert answer.message == "no device can meet this SLO: the fastest needs 3 ms"
+
+
 def test_many_requests_that_expire_at_once_are_answered_in_several_wakes() -> None:
     cluster = serving(Forgetful(), FILES)
     for number in range(2 * MAX_EXPIRED + 1):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clockwork.runtimes.base import Runtime
     from clockwork.runtimes.batching import BatchingOptions
 
-HOW_TO_INSTALL: Final = "pip install 'clockwork-serve[torch]'"
+HOW_TO_INSTALL: Final = "pip install 'torch>=2.9'"
 
 PINNED_SHARE: Final = 0.5
 """Default share of the available host memory that may be pinned for weights."""

@@ -280,7 +280,7 @@ def draw(directory: Path, results: dict[str, Any]) -> None:
     try:
         from clockwork.plots import draw_all
     except ImportError:
-        raise InvalidRequestError("--plots needs matplotlib; run: pip install 'clockwork-serve[plots]'") from None
+        raise InvalidRequestError("--plots needs matplotlib; run: pip install 'matplotlib>=3.9'") from None
     directory.mkdir(parents=True, exist_ok=True)
     for path in draw_all(directory, results):
         show(f"plot: {path}")

@@ -17,7 +17,7 @@ from clockwork.messages.requests import (
     RequestTiming,
 )
 from clockwork.messages.status import Status
-from clockwork.units import Nanos, show_duration
+from clockwork.units import Nanos
 
 Refusable = InferRequest | ListModelsRequest | LoadModelRequest | EvictRequest
 """The types of requests that can be refused. All other types are answered in every stage, or need no response."""
@@ -60,17 +60,3 @@ def refusal_response(client_id: int, request: Refusable, status: Status, text: s
             return Respond(client_id, LoadModelResponse(request.id, int(status), text))
         case EvictRequest():
             return Respond(client_id, EvictResponse(request.id, int(status), text))
-
-
-def timeout_response(client_id: int, request_id: int, waited: Nanos) -> Respond:
-    """Return the response to a request whose deadline has passed before the controller handled it."""
-    text = (
-        f"the deadline passed before the controller handled the request, {show_duration(waited)} after its first byte "
-        "arrived: the request took long to receive, or the server is overloaded"
-    )
-    return Respond(
-        client_id,
-        InferResponse(
-            id=request_id, status=int(Status.TIMEOUT), message=text, outputs=(), timing=RequestTiming(waited)
-        ),
-    )

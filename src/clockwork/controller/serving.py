@@ -21,11 +21,12 @@ from clockwork.controller.events import (
     Respond,
     ServerLoad,
 )
+from clockwork.controller.expired import IMPOSSIBLE, expired_at_arrival, impossible_slo
 from clockwork.controller.guard import ask, expectations, explain, next_wakeup, request_ids
 from clockwork.controller.pending import Pending
 from clockwork.controller.promises import FAULTS_OF_CLIENTS, Promise, outcome
 from clockwork.controller.quota import Quota, input_bytes
-from clockwork.controller.responses import refusal_response, retry_time, timeout_response
+from clockwork.controller.responses import refusal_response, retry_time
 from clockwork.controller.tally import Tally
 from clockwork.controller.throttling import Throttle
 from clockwork.controller.verifying import BatchChecks
@@ -41,7 +42,7 @@ from clockwork.messages.tensors import TensorSpec
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
 from clockwork.state.gpu import QueuedAction
-from clockwork.units import Bytes, Nanos
+from clockwork.units import Bytes, Nanos, show_duration
 
 P = ParamSpec("P")
 
@@ -120,7 +121,8 @@ class Serving:
             return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, full.text, full.reason)
         deadline = arrival + slo
         if deadline < now:
-            return self._missed(now, client_id, message, arrival, deadline)
+            counts, fastest = self.tally.of(model.name), model.infer_estimate(batch_size)
+            return expired_at_arrival(counts, client_id, message.id, now - arrival, slo, fastest)
         self._last_id += 1
         outputs = tuple(dict.fromkeys(message.outputs)) if len(message.outputs) > 1 else message.outputs
         share = InferInput(self._last_id, batch_size, message.inputs, outputs, message.generated)
@@ -177,13 +179,6 @@ class Serving:
                 self.tally.count_without_model(status, count)
         return []
 
-    def _missed(self, now: Nanos, client_id: int, message: InferRequest, arrival: Nanos, deadline: Nanos) -> Respond:
-        """Answer a request whose deadline has passed before the controller handles it, without the scheduler."""
-        counts = self.tally.of(message.model)
-        counts.answered(Status.TIMEOUT, now - arrival)
-        counts.late_ns += now - deadline
-        return timeout_response(client_id, message.id, now - arrival)
-
     def _why_unknown(self, name: str) -> tuple[Status, str]:
         if name in self.broken:
             return Status.ERROR, not_served(name, self.broken[name])
@@ -236,7 +231,7 @@ class Serving:
                 commands += self._respond(request, status, output.refusal, (), timing)
             elif now > request.deadline:
                 request.reason = request.reason or why_late(now, action, result)
-                commands += self._expire(now, request, timing)
+                commands += self._expire(now, request, timing, executed=True)
             else:
                 self.tally.of(request.model.name).delivered(now, timing, result)
                 if place in samples:
@@ -427,7 +422,14 @@ class Serving:
             answer.reason or RefusalReason.OTHER,
         )
 
-    def _expire(self, now: Nanos, request: PendingRequest, timing: RequestTiming) -> list[ControllerCommand]:
+    def _expire(
+        self, now: Nanos, request: PendingRequest, timing: RequestTiming, *, executed: bool = False
+    ) -> list[ControllerCommand]:
+        """Answer a pending request whose deadline has passed; refuse it if no device could have met its SLO."""
+        if not (executed or request is self.checks.request) and (fastest := impossible_slo(request, self._sent())):
+            text, status = IMPOSSIBLE.format(time=show_duration(fastest)), Status.CONTROLLER_COULD_NOT_START_IN_TIME
+            predicted, reason = timing.total + fastest, RefusalReason.DEVICE_TOO_SLOW
+            return self._respond(request, status, text, (), timing, predicted=predicted, reason=reason)
         if request is not self.checks.request:
             self.tally.of(request.model.name).late_ns += now - request.deadline
         text = "the deadline passed before the response was ready"

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from clockwork.errors import InvalidRequestError
 from clockwork.units import Bytes
 
-HOW_TO_INSTALL: Final = "pip install 'clockwork-serve[cuda]'"
+HOW_TO_INSTALL: Final = "pip install 'cuda-bindings>=13,<14'"
 NO_BINDINGS: Final = f"the package cuda-bindings is not installed: {HOW_TO_INSTALL}"
 NO_DRIVER: Final = "there is no CUDA driver on this machine"
 

@@ -566,5 +566,5 @@ def test_a_cpu_build_of_pytorch_is_refused() -> None:
 
 @pytest.mark.skipif(HAS_BINDINGS, reason="cuda-bindings are installed")
 def test_the_error_for_missing_bindings_names_the_package() -> None:
-    with pytest.raises(InvalidRequestError, match=r"pip install 'clockwork-serve\[cuda\]'"):
+    with pytest.raises(InvalidRequestError, match=r"pip install 'cuda-bindings>=13,<14'"):
         CudaDriver(0)

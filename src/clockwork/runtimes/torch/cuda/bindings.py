@@ -236,7 +236,7 @@ def _bindings() -> Any:
         from cuda.bindings import driver
     except ImportError as error:
         raise InvalidRequestError(
-            "CUDA devices need the package cuda-bindings: pip install 'clockwork-serve[cuda]'"
+            "CUDA devices need the package cuda-bindings: pip install 'cuda-bindings>=13,<14'"
         ) from error
     return driver
 

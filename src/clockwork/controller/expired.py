@@ -1,0 +1,57 @@
+"""Answers to requests whose deadline has passed before a device got them: a timeout, or the refusal of a hopeless SLO.
+
+Rules of the file: an SLO that is shorter than the model's time on the fastest device is refused, however late the
+request was handled, because the scheduler would have refused it too.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from clockwork.controller.events import Respond
+from clockwork.controller.guard import request_ids
+from clockwork.controller.tally import Counts
+from clockwork.messages.actions import DeviceAction, Infer
+from clockwork.messages.refusal_reason import RefusalReason
+from clockwork.messages.requests import InferResponse, RequestTiming
+from clockwork.messages.status import Status
+from clockwork.state import PendingRequest
+from clockwork.units import Nanos, show_duration
+
+IMPOSSIBLE: Final = "no device can meet this SLO: the fastest needs {time}"
+"""Message of the refusal of a request whose SLO is shorter than the model's execution time."""
+
+
+def expired_at_arrival(
+    counts: Counts, client_id: int, request_id: int, waited: Nanos, slo: Nanos, fastest: Nanos
+) -> Respond:
+    """Answer a request whose deadline has passed before the controller handles it, and count it.
+
+    ``waited`` is the time since its arrival, ``fastest`` the model's time on the fastest device.
+    """
+    timing = RequestTiming(waited)
+    if fastest > slo:
+        status, text = Status.CONTROLLER_COULD_NOT_START_IN_TIME, IMPOSSIBLE.format(time=show_duration(fastest))
+        counts.answered(status, waited, reason=RefusalReason.DEVICE_TOO_SLOW)
+        return Respond(client_id, InferResponse(request_id, int(status), text, (), timing, waited + fastest))
+    counts.answered(Status.TIMEOUT, waited)
+    counts.late_ns += waited - slo
+    text = (
+        f"the deadline passed before the controller handled the request, {show_duration(waited)} after its first byte "
+        "arrived: the request took long to receive, or the server is overloaded"
+    )
+    return Respond(client_id, InferResponse(request_id, int(Status.TIMEOUT), text, (), timing))
+
+
+def impossible_slo(request: PendingRequest, sent: Iterable[DeviceAction]) -> Nanos | None:
+    """Return the time on the fastest device if the request's SLO is shorter, else None.
+
+    ``sent`` are the actions that devices have and did not finish; a request among them has no impossible SLO.
+    """
+    if request.promised is not None or not request.model.profiles:
+        return None
+    fastest = request.model.infer_estimate(request.batch_size)
+    if fastest <= request.deadline - request.arrival:
+        return None
+    if any(isinstance(action, Infer) and request.id in request_ids(action) for action in sent):
+        return None
+    return fastest
