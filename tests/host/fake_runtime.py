@@ -15,6 +15,7 @@ from clockwork.messages.actions import InferInput
 from clockwork.messages.results import DeviceTime
 from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.runtimes.base import HostModelInfo
+from clockwork.runtimes.links import NO_LINKS
 
 PATIENCE = 20
 """Seconds after which a test that waits for a thread has failed."""
@@ -54,6 +55,8 @@ class FakeRuntime:
     def __init__(self) -> None:
         self.gates = {step: Gate() for step in ("read", "load", "assemble", "execute", "close")}
         self.calls: list[tuple[str, str]] = []
+
+    links = NO_LINKS
 
     def locate(self, path: Path, name: str = "") -> Path:
         return path

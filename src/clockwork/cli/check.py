@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from clockwork.cli.options import (
     AllowBatching,
     AllowCompiled,
+    AllowLinksTo,
     AsJson,
     DeviceKind,
     Devices,
@@ -135,6 +136,7 @@ def check_model(
     no_batching: NoBatching = None,
     allow_batching: AllowBatching = None,
     free_dim: Annotated[int, typer.Option(min=1, help="Size of free dimensions other than the batch dimension.")] = 128,
+    allow_links_to: AllowLinksTo = None,
     json: AsJson = False,
 ) -> None:
     """Load a model and execute it; show its inputs, outputs, weights, load time, and the time of each batch size.
@@ -149,11 +151,13 @@ def check_model(
     from clockwork.host.model_check import check_model as check
     from clockwork.host.worker import PAGE_SIZE
     from clockwork.runtimes.batching import batching_options
+    from clockwork.runtimes.links import LinkPolicy
     from clockwork.scheduling.fifo import FifoScheduler
 
     batching = batching_options(no_batching, allow_batching)
     runtime = _runtime_for(path, device, threads_per_device, max_batch, allow_compiled, batching)
     model = parse_model(str(path))
+    runtime.links = LinkPolicy((path if path.is_dir() else path.parent,), tuple(allow_links_to or ()))
     profiling = ProfilingConfig(max_batch_size=max_batch, free_dim=free_dim)
     checked = check(runtime, common_root([model]), model.path, model.name, FifoScheduler(), profiling, PAGE_SIZE)
     if json:

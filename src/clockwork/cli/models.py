@@ -27,6 +27,7 @@ from clockwork.messages.actions import model_names
 from clockwork.messages.faults import unknown_model
 from clockwork.paced.from_status import models_of
 from clockwork.paced.models import PROFILES, PacedModel
+from clockwork.runtimes.links import LinkPolicy
 from clockwork.units import Bytes, Nanos, Pages, show_bytes
 
 EMULATED_CACHE_BYTES: Final[Bytes] = 1376 * PAGE_SIZE
@@ -68,6 +69,13 @@ def common_root(models: Sequence[NamedModel]) -> Path:
     """Return the innermost directory that contains all models and the targets of links among them."""
     parents = [str(parent) for model in models for parent in (model.path.parent, model.path.resolve().parent)]
     return Path(os.path.commonpath(parents))
+
+
+def link_policy(root: Path, specs: Iterable[LoadSpec], targets: Iterable[Path]) -> LinkPolicy:
+    """Return the policy for models below ``root`` that a command names; ``targets`` are those of ``--allow-links-to``."""
+    paths = (root / spec.path for spec in specs)
+    named = sorted({path if path.is_dir() else path.parent for path in paths})
+    return LinkPolicy(tuple(named), tuple(target.absolute() for target in targets))
 
 
 def load_specs(models: Sequence[NamedModel], root: Path) -> tuple[LoadSpec, ...]:

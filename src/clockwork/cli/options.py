@@ -414,6 +414,16 @@ NoBatching: TypeAlias = Annotated[
         help="Name of a model whose requests are never batched; may be repeated.",
     ),
 ]
+AllowLinksTo: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--allow-links-to",
+        metavar="DIR",
+        show_default=False,
+        help="Directory that links in a model's directory may lead to; may be repeated. Links in directories that the "
+        "command line names may lead anywhere.",
+    ),
+]
 AllowBatching: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(

@@ -9,6 +9,7 @@ from clockwork.cli.configuration import ConfigFile, is_dry_run
 from clockwork.cli.options import (
     AllowBatching,
     AllowCompiled,
+    AllowLinksTo,
     CacheSize,
     DefaultSlo,
     DeviceKind,
@@ -115,6 +116,7 @@ def serve(
     workspace_size: WorkspaceSize = None,
     io_size: IoSize = None,
     model_root: ModelRoot = None,
+    allow_links_to: AllowLinksTo = None,
     model_cache: ModelCache = None,
     model_cache_size: ModelCacheSize = 32 * GIB,
     payload_memory: PayloadMemory = 64 * MIB,
@@ -147,7 +149,7 @@ def serve(
     it at once. The worker is a process of its own. It is restarted if it dies, and ends when this command ends.
     """
     from clockwork.cli.controller_process import FrontEnds, controller_config, profile_directory
-    from clockwork.cli.models import batching_names, check_emulated, model_slos
+    from clockwork.cli.models import batching_names, check_emulated, link_policy, model_slos
     from clockwork.cli.security import client_ports
     from clockwork.cli.worker_process import LocalWorker, run_with_worker
     from clockwork.host.controller import ControllerHostConfig
@@ -160,12 +162,12 @@ def serve(
         specs, worker = _emulated(models or [], copies, emulate, profile or [], cache_size)
     else:
         root, specs = _from_files(models or [], copies, model_root)
-        runtime = _runtime_name(runtime, options, root, specs)
         worker = LocalWorker(
             model_root=root,
+            links=link_policy(root, specs, allow_links_to or ()),
             devices=devices,
             threads_per_device=threads_per_device,
-            runtime=runtime,
+            runtime=_runtime_name(runtime, options, root, specs),
             cache_size=cache_size,
             page_size=page_size,
             model_cache=model_cache,

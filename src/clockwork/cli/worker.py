@@ -12,6 +12,7 @@ from clockwork.cli.configuration import ConfigFile, is_dry_run
 from clockwork.cli.options import (
     AllowBatching,
     AllowCompiled,
+    AllowLinksTo,
     CacheSize,
     DeviceKind,
     Devices,
@@ -35,6 +36,7 @@ from clockwork.cli.options import (
 from clockwork.cli.runtimes import DeviceOptions, make_runtime, make_runtime_on_gpus, runtime_on_gpus
 from clockwork.cli.security import WorkerTlsCa, WorkerTlsCert, WorkerTlsKey, WorkerTokenFile
 from clockwork.net.address import DEFAULT_WORKER_LISTEN, Address
+from clockwork.runtimes.links import LinkPolicy
 from clockwork.units import GIB, MIB, Bytes
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ def worker(
     controller: ControllerAddress = DEFAULT_WORKER_LISTEN,
     name: Name = "",
     model_root: ModelRoot = Path(),
+    allow_links_to: AllowLinksTo = None,
     device: DeviceKind = "cpu",
     devices: Devices = 1,
     threads_per_device: ThreadsPerDevice = 1,
@@ -95,6 +98,7 @@ def worker(
     log_level: LogLevel = "info",
     config_file: ConfigFile = None,
     log_format: LogFormat = "human",
+    named_directories: Annotated[list[Path] | None, typer.Option(hidden=True)] = None,
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
     payload_descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -156,6 +160,7 @@ def worker(
             model_cache_size=model_cache_size,
             batching=batching_options(no_batching, allow_batching),
         )
+        executor.links = LinkPolicy(tuple(named_directories or ()), tuple(allow_links_to or ()))
         _run(lambda on_host: run_worker(worker_config, executor, on_host))
 
 

@@ -28,6 +28,7 @@ from clockwork.errors import ServerError
 from clockwork.host.affinity import allowed_cores, confined, plan_cores
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
 from clockwork.host.log_events import event_fields
+from clockwork.runtimes.links import NO_LINKS, LinkPolicy
 from clockwork.scheduling.base import Scheduler
 from clockwork.units import Bytes, Nanos
 
@@ -152,6 +153,7 @@ class LocalWorker(Struct, frozen=True, kw_only=True):
     """Options of a worker that executes models; ``max_batch`` is used on GPUs only."""
 
     model_root: Path
+    links: LinkPolicy = NO_LINKS
     devices: int
     threads_per_device: int
     runtime: str
@@ -178,6 +180,8 @@ class LocalWorker(Struct, frozen=True, kw_only=True):
             arguments += [*self.device.arguments(), f"--max-batch={self.max_batch}"]
         if self.cache_size is not None:
             arguments.append(f"--cache-size={self.cache_size}")
+        arguments += [f"--named-directories={directory}" for directory in self.links.named]
+        arguments += [f"--allow-links-to={directory}" for directory in self.links.targets]
         arguments += [f"--no-batching={name}" for name in self.no_batching]
         arguments += [f"--allow-batching={name}" for name in self.allow_batching]
         if self.allow_compiled:

@@ -78,7 +78,7 @@ class _Recording:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.version, self.device_kind = runtime.version, runtime.device_kind
-        self.locate = runtime.locate
+        self.locate, self.links = runtime.locate, runtime.links
         self.loaded: HostModel | None = None
 
     def load_model(self, path: Path, name: str = "") -> HostModel:

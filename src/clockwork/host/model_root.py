@@ -9,15 +9,16 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from clockwork.errors import InvalidModelError
+from clockwork.runtimes.links import NO_LINKS, OPTION, LinkPolicy
 
 MAX_PATH: Final = 4096
 """Longest path in characters; the limit of Linux."""
 
 
-def resolve(root: Path, path: str) -> Path:
+def resolve(root: Path, path: str, links: LinkPolicy = NO_LINKS) -> Path:
     """Return the absolute path of an existing file or directory below ``root``.
 
-    A symbolic link is followed if it stays below the root; the path keeps the link's own name.
+    A symbolic link is followed if it stays below the root or ``links`` allows it; the path keeps the link's own name.
 
     Raises:
         InvalidModelError: the path is empty, absolute, too long, leads out of the root, or does not exist.
@@ -37,6 +38,6 @@ def resolve(root: Path, path: str) -> Path:
         home, real = root.resolve(strict=True), found.resolve(strict=True)
     except (OSError, RuntimeError):  # RuntimeError: links in a circle, until Python 3.13
         raise InvalidModelError(f"there is no {shown} under the worker's model root: check the path") from None
-    if not real.is_relative_to(home):
-        raise InvalidModelError(f"the path {shown} leads out of the worker's model root")
+    if not links.allows(home / pure, real, home):
+        raise InvalidModelError(f"the path {shown} leads out of the worker's model root ({OPTION} allows its target)")
     return home / pure

@@ -148,7 +148,7 @@ class TaskRunner:
 
     def _read(self, action: LoadModelFromDisk) -> Outcome:
         try:
-            path = resolve(self._root, action.path)
+            path = resolve(self._root, action.path, self._runtime.links)
         except InvalidModelError as error:
             return TaskFailed(Status.INVALID_MODEL_PATH, str(error))
         file = self._runtime.locate(path, action.name)

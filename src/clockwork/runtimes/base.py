@@ -19,6 +19,7 @@ from msgspec import Struct
 from clockwork.messages.actions import InferInput
 from clockwork.messages.results import DeviceTime
 from clockwork.messages.tensors import TensorInfo, TensorSpec
+from clockwork.runtimes.links import LinkPolicy
 from clockwork.units import Bytes
 
 Payload: TypeAlias = Any
@@ -111,6 +112,9 @@ class HostModel(Protocol):
 
 class Runtime(Protocol):
     """Executes models on the devices of one worker."""
+
+    links: LinkPolicy
+    """Which links out of a model's directory are followed; set before the first model is loaded."""
 
     @property
     def version(self) -> str:

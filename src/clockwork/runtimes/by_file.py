@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Final
 
 from clockwork.runtimes.base import HostModel, Runtime
+from clockwork.runtimes.links import NO_LINKS, LinkPolicy
 from clockwork.runtimes.locating import holds
 
 PROGRAM: Final = ".pt2"
@@ -30,6 +31,7 @@ class RuntimeByFile:
         self._onnx = onnx
         self._make_torch = make_torch
         self._torch: Runtime | None = None
+        self.links: LinkPolicy = NO_LINKS
         self._lock = Lock()
 
     @property
@@ -52,8 +54,10 @@ class RuntimeByFile:
 
     def _runtime_of(self, path: Path) -> Runtime:
         if not is_program(path):
+            self._onnx.links = self.links
             return self._onnx
         with self._lock:
             if self._torch is None:
                 self._torch = self._make_torch()
+                self._torch.links = self.links
         return self._torch

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 from clockwork.errors import InvalidRequestError, ServerError
 from clockwork.runtimes.base import HostModelInfo
 from clockwork.runtimes.batching import BatchingOptions, BatchingPolicy
+from clockwork.runtimes.links import NO_LINKS, LinkPolicy
 from clockwork.runtimes.signature import Signature
 from clockwork.units import Bytes, show_bytes
 
@@ -46,6 +47,7 @@ class ModelRuntime(ABC, Generic[FileT, ModelT]):
         self.version: Final = version
         self.device_kind: Final = device_kind
         self._batching = batching or BatchingOptions()
+        self.links: LinkPolicy = NO_LINKS
         self._lock = Lock()
         self._models: WeakValueDictionary[str, ModelT] = WeakValueDictionary()
 

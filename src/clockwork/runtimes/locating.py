@@ -18,6 +18,7 @@ from typing import Final
 
 from clockwork.errors import InvalidModelError
 from clockwork.messages.results import DEFAULT_VERSION
+from clockwork.runtimes.links import NO_LINKS, OPTION, LinkPolicy
 
 IGNORED: Final = frozenset({"lost+found", "__pycache__", "__MACOSX"})
 """Directories that tools and file systems make beside models."""
@@ -26,7 +27,7 @@ MAX_SHOWN: Final = 5
 """Names of files that an error message lists."""
 
 
-def locate(path: Path, suffix: str, kind: str, name: str = "") -> Path:
+def locate(path: Path, suffix: str, kind: str, name: str = "", links: LinkPolicy = NO_LINKS) -> Path:
     """Return the model file that a path means.
 
     Args:
@@ -34,6 +35,7 @@ def locate(path: Path, suffix: str, kind: str, name: str = "") -> Path:
         suffix: of the runtime's files.
         kind: what messages call such a file, with an article.
         name: the model's name, which chooses among several files or subdirectories.
+        links: decides whether the file may be a link out of the directory.
 
     Raises:
         InvalidModelError: there is no such file, the choice is ambiguous, or the file lies outside the path.
@@ -49,9 +51,10 @@ def locate(path: Path, suffix: str, kind: str, name: str = "") -> Path:
                 f"directory {path.name!r} contains no {suffix} file, no VERSION/model{suffix} with a number as VERSION "
                 "and no directory with one: check the path"
             )
-        if not found.resolve().is_relative_to(path.resolve()):
+        if not links.allows(found, found.resolve(), path.resolve()):
             raise InvalidModelError(
-                f"{found.relative_to(path)} of model {path.name!r} is a link out of its directory: put the file there"
+                f"{found.relative_to(path)} of model {path.name!r} is a link out of its directory: put the file there, "
+                f"or start the worker with {OPTION} and the directory that the link leads to"
             )
     elif path.suffix != suffix:
         raise InvalidModelError(

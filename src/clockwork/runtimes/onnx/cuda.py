@@ -85,10 +85,10 @@ class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
 
     def locate(self, path: Path, name: str = "") -> Path:
         """Return the model file that a path means; see `clockwork.runtimes.locating.locate`."""
-        return find(path, name)
+        return find(path, name, self.links)
 
     def _read(self, path: Path) -> ModelFile:
-        return read(path)
+        return read(path, self.links)
 
     def _prepare(self, file: ModelFile, policy: BatchingPolicy) -> "OnnxCudaModel":
         conditions = (self.version, self.device_kind, str(policy))

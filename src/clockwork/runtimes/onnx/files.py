@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from clockwork.errors import InvalidModelError
 from clockwork.runtimes.foreign_files import HEAD_BYTES, recognise
+from clockwork.runtimes.links import NO_LINKS, OPTION, LinkPolicy
 from clockwork.runtimes.locating import locate
 from clockwork.runtimes.onnx.zipmap import replace_zipmaps
 from clockwork.units import KIB, Bytes
@@ -41,15 +42,17 @@ class ModelFile(Struct, frozen=True):
     outline: Any = None
     """The ModelProto, without the elements of its larger tensors."""
     content: bytes | None = None
-    """The model to open in place of the file; None: open the file as it is. See `clockwork.runtimes.onnx.zipmap`."""
+    """The model to open in place of the file; None: open the file as it is."""
+    folder: Path = Path()
+    """Directory that locations of external data in ``content`` are relative to."""
 
 
-def find(path: Path, name: str = "") -> Path:
+def find(path: Path, name: str = "", links: LinkPolicy = NO_LINKS) -> Path:
     """Return the model file that a path means; see `clockwork.runtimes.locating.locate`."""
-    return locate(path, SUFFIX, "an ONNX model", name)
+    return locate(path, SUFFIX, "an ONNX model", name, links)
 
 
-def read(path: Path) -> ModelFile:
+def read(path: Path, links: LinkPolicy = NO_LINKS) -> ModelFile:
     """Read and check the model file that `find` returned, and its external data.
 
     Raises:
@@ -67,13 +70,20 @@ def read(path: Path) -> ModelFile:
         digest = hashlib.sha256(content)
         model = _parsed(path.name, content)
         del content  # as large as the model, and not needed any more
-        changed = model.SerializeToString() if replace_zipmaps(model.graph) else None
+        changed = replace_zipmaps(model.graph)
+        directory = path.resolve().parent
+        moved: dict[str, str] = {}
         for location, nbytes in sorted(_external_files(path.name, model).items()):
-            _add_external(path, location, nbytes, digest)
+            file = _add_external(path, location, nbytes, digest, links)
+            if not file.is_relative_to(directory):
+                moved[location] = str(file.relative_to("/"))
+        _relocate(model, moved)
+        changed = changed or bool(moved)
+        rewritten = model.SerializeToString() if changed else None
     except OSError as error:
         raise InvalidModelError(f"{path.name!r} cannot be read: {error.strerror or type(error).__name__}") from error
     _strip(model)
-    return ModelFile(path, digest.hexdigest(), model, changed)
+    return ModelFile(path, digest.hexdigest(), model, rewritten, Path("/") if moved else path.parent)
 
 
 def _strip(model: Any) -> None:
@@ -181,18 +191,39 @@ def _external_files(name: str, model: Any) -> dict[str, int]:
     return found
 
 
-def _add_external(model: Path, location: str, nbytes: int, digest: Any) -> None:
-    """Check one file of external data, and add it to the digest.
+def _relocate(model: Any, moved: dict[str, str]) -> None:
+    """Change the locations of external data.
+
+    ONNX Runtime refuses links out of the model's directory, so it gets the targets of those that are allowed.
+    """
+    if not moved:
+        return
+    functions = (tensor for function in model.functions for node in function.node for tensor in tensors_of_node(node))
+    for tensor in [*tensors(model.graph), *functions]:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            for pair in tensor.external_data:
+                if pair.key == "location":
+                    pair.value = moved.get(pair.value, pair.value)
+
+
+def _add_external(model: Path, location: str, nbytes: int, digest: Any, links: LinkPolicy) -> Path:
+    """Check one file of external data, and add it to the digest; return its resolved path.
 
     A location must be relative and, after links are resolved, lie below the directory of the model file (ONNX,
     "External Data": a path relative to the model's directory).
     """
     directory = model.resolve().parent
-    file = (directory / location).resolve()
-    if Path(location).is_absolute() or ".." in Path(location).parts or not file.is_relative_to(directory):
+    beside = model.parent / location  # the model may be a link itself, as in the cache of Hugging Face
+    file = (beside if beside.exists() else directory / location).resolve()
+    if Path(location).is_absolute() or ".." in Path(location).parts:
         raise InvalidModelError(
             f"external data {location!r} of {model.name!r} lies outside the model's directory: save the "
             "model with its external data beside it"
+        )
+    if not file.is_relative_to(directory) and not links.allows(beside, file, model.parent.resolve()):
+        raise InvalidModelError(
+            f"external data {location!r} of {model.name!r} lies outside the model's directory: put it beside the "
+            f"model, or start the worker with {OPTION} and the directory that the link leads to"
         )
     if not file.is_file():
         raise InvalidModelError(f"external data {location!r} of {model.name!r} is missing: copy it beside the model")
@@ -209,3 +240,4 @@ def _add_external(model: Path, location: str, nbytes: int, digest: Any) -> None:
     with file.open("rb") as data:
         while chunk := data.read(1 << 20):
             digest.update(chunk)
+    return file

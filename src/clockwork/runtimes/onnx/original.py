@@ -36,7 +36,7 @@ def _open(file: ModelFile, content: bytes | None, with_options: Any) -> Any:
         content = file.path.read_bytes()
     if content is None:
         return session(str(file.path), with_options)
-    directory = os.open(file.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    directory = os.open(file.folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with_options.add_session_config_entry(_FOLDER, f"/proc/self/fd/{directory}")
         return session(content, with_options)

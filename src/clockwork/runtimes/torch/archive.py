@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from clockwork.errors import InvalidModelError
 from clockwork.runtimes.foreign_files import HEAD_BYTES, recognise
+from clockwork.runtimes.links import NO_LINKS, LinkPolicy
 from clockwork.runtimes.locating import locate
 from clockwork.units import GIB, MIB, Bytes, show_bytes
 
@@ -51,9 +52,9 @@ class ModelFile(Struct, frozen=True):
     """Whether the file contains compiled code; see `clockwork.runtimes.torch.compiled`."""
 
 
-def find(path: Path, name: str = "") -> Path:
+def find(path: Path, name: str = "", links: LinkPolicy = NO_LINKS) -> Path:
     """Return the model file for a path; see `clockwork.runtimes.locating.locate`."""
-    return locate(path, SUFFIX, "an exported PyTorch program", name)
+    return locate(path, SUFFIX, "an exported PyTorch program", name, links)
 
 
 def read(path: Path) -> ModelFile:

@@ -58,7 +58,7 @@ class TorchRuntime(ModelRuntime[ModelFile, TorchModel | CompiledModel]):
 
     def locate(self, path: Path, name: str = "") -> Path:
         """Return the model file that a path means; see `clockwork.runtimes.locating.locate`."""
-        return find(path, name)
+        return find(path, name, self.links)
 
     def _read(self, path: Path) -> ModelFile:
         return read(path)

@@ -98,7 +98,7 @@ class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
 
     def locate(self, path: Path, name: str = "") -> Path:
         """Return the model file that a path means; see `clockwork.runtimes.locating.locate`."""
-        return find(path, name)
+        return find(path, name, self.links)
 
     def _read(self, path: Path) -> ModelFile:
         file = read(path)
