@@ -72,7 +72,7 @@ def common_root(models: Sequence[NamedModel]) -> Path:
 
 
 def link_policy(root: Path, specs: Iterable[LoadSpec], targets: Iterable[Path]) -> LinkPolicy:
-    """Return the policy for models below ``root`` that a command names; ``targets`` are those of ``--allow-links-to``."""
+    """Return the policy for models that a command names; ``targets``: values of ``--allow-links-to``."""
     paths = (root / spec.path for spec in specs)
     named = sorted({path if path.is_dir() else path.parent for path in paths})
     return LinkPolicy(tuple(named), tuple(target.absolute() for target in targets))
