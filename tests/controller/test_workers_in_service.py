@@ -171,4 +171,4 @@ def test_a_result_of_the_wrong_type_is_an_error() -> None:
 def test_a_result_of_an_unknown_action_is_reported_and_ignored() -> None:
     cluster = serving(SimpleScheduler(), FILES)
     cluster.feed(WorkerResult("w0", ErrorResult(999, "Infer", Status.ERROR, "what?")))
-    assert "that it did not receive" in cluster.reports("WARNING")[-1]
+    assert "an action that it does not have" in cluster.reports("WARNING")[-1]

@@ -208,7 +208,8 @@ def plain(value: Any) -> Any:
 def device_predictions(server: ServerStatus) -> dict[str, Summaries]:
     """Return the prediction errors by device.
 
-    The first entry, ``all``, is the whole server. It is left out if it equals the only device's.
+    The first entry, ``all``, is the whole server. It is left out if there is only one device and its errors are the
+    same.
     """
     by_device = {
         f"{worker.id}/gpu{device.gpu.id}": device.predictions

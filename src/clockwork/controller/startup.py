@@ -154,7 +154,7 @@ class Startup:
             return commands + self.advance(now)
         if self.fleet.note_unload(result.id):
             return []
-        return [Report("WARNING", f"worker {worker_id} sent a result for an action that it was not sent: {result}")]
+        return [Report("WARNING", f"worker {worker_id} sent a result of an action that it does not have: {result}")]
 
     def _add_worker(self, now: Nanos, worker_id: str, result: Result, round_trip: Nanos) -> Commands:
         """Handle a worker's answer to GetWorkerState."""

@@ -44,7 +44,7 @@ class FrameArrivals:
             self._began = self._last
 
     def resumed(self) -> None:
-        """Note that the connection was paused, and is read again from the next poll on."""
+        """Note that the connection was paused and will be read again after the next poll."""
         self._turn, self._unread = self._arrivals.turn, True
 
     def of(self, frame: Frame) -> Nanos:

@@ -17,8 +17,8 @@ class NoiseModel(Struct, frozen=True, forbid_unknown_fields=True):
     - "none": the median;
     - "normal": a normal distribution whose standard deviation is ``share`` of the duration, cut off at half of it;
     - "lognormal": a lognormal distribution with that share, which has a longer tail;
-    - "measured": the profile's samples in the order of their measurement, repeated. A host has slow minutes, and
-      random draws would lose them.
+    - "measured": the profile's samples in the order of their measurement, repeated. This preserves slow minutes of a
+      host, which random draws would not.
     """
 
     kind: Literal["none", "normal", "lognormal", "measured"] = "none"

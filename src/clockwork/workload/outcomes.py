@@ -2,9 +2,9 @@
 
 Definitions of the OSDI'20 artifact: *goodput* counts requests that succeed within their SLO, by the controller's time
 from arrival to response. *latency* is the client's time from the intended send time to the response (no coordinated
-omission). A *cold start* is a request at whose arrival no device had the weights. Our own definitions: a *refused*
-request got a refusal before its deadline. An *admitted_missed* request was admitted and did not succeed in time.
-*verdict* is the time from the arrival of a refused request to its refusal.
+omission). A *cold start* is a request that arrived when no device had its model's weights. Our own definitions: a
+*refused* request got a refusal before its deadline. An *admitted_missed* request was admitted and did not succeed in
+time. *verdict* is the time from the arrival of a refused request to its refusal.
 
 Memory does not grow with the number of requests, see `clockwork.histogram`.
 """

@@ -28,7 +28,7 @@ def gathered_elements(data: Value, indices: Value, axis: int, *more: Value) -> V
 
 
 def same_rows(*values: Value, axis: int) -> None:
-    """Check that all tensors have the same batch axis, which is not ``axis``, or that none has one.
+    """Check that no tensor has a batch axis, or that all have the same one and it is not ``axis``.
 
     Raises:
         MixesRowsError: the batch axes differ, or ``axis`` is the batch axis.

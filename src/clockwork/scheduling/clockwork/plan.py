@@ -177,7 +177,7 @@ class Plan:
         return Offer(self, None, before, best_size, best_time, best_time, start + best_time, best_value, at_once)
 
     def claim_room(self, now: Nanos) -> None:
-        """Requests were refused: keep time free for the batch that they would have been.
+        """Keep time free for the batch that refused requests would have made.
 
         Until that time is free, no batch is begun that makes much worse use of the device. Without this rule, a full
         plan would only ever have room for the smallest batches. For the same time afterwards nothing can be claimed,
