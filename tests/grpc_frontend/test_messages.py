@@ -5,13 +5,16 @@ from typing import Any
 import pytest
 import tritonclient.grpc.model_config_pb2 as triton_config
 import tritonclient.grpc.service_pb2 as triton
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from clockwork.errors import InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.infer import MAX_PARAMETERS, MAX_PAYLOAD_BYTES, request_of, response_of, with_payload
+from clockwork.grpc_frontend.response_parameters import encoded_parameters
 from clockwork.messages.requests import InferRequest, InferResponse, RequestTiming
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import MAX_TENSORS, TensorSpec
+from clockwork.oip.response import response_parameters
 from clockwork.steps import at_once
 from clockwork.units import MILLISECOND
 
@@ -119,6 +122,54 @@ def test_a_response_has_its_timing_as_parameters() -> None:
         "load_ms": 0.0,
         "exec_ms": 2.0,
         "total_ms": 5.0,
+        "predicted_us": 4000,
+        "queue_us": 1000,
+        "load_us": 0,
+        "exec_us": 2000,
+        "total_us": 5000,
         "batch_size": 4,
         "cold_start": True,
     }
+
+
+def as_kserve_reads(answer: bytes) -> Any:
+    """Decode a response with KServe's messages, whose InferParameter has a bool, an int64 and a string only."""
+    file = descriptor_pb2.FileDescriptorProto.FromString(pb.DESCRIPTOR.serialized_pb)
+    (parameter_type,) = [message for message in file.message_type if message.name == "InferParameter"]
+    kept = [field for field in parameter_type.field if field.number <= 3]
+    assert [field.name for field in kept] == ["bool_param", "int64_param", "string_param"]
+    del parameter_type.field[:]
+    parameter_type.field.extend(kept)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    found = pool.FindMessageTypeByName("inference.ModelInferResponse")
+    return message_factory.GetMessageClass(found).FromString(answer)
+
+
+def test_a_client_with_kserves_messages_reads_all_times() -> None:
+    decoded = as_kserve_reads(response_of(message_with(), success(1, 4), memoryview(b"abcd")))
+    chosen = {key: value.WhichOneof("parameter_choice") for key, value in decoded.parameters.items()}
+    empty = {key for key, choice in chosen.items() if choice is None}
+    assert empty == {"predicted_ms", "queue_ms", "load_ms", "exec_ms", "total_ms"}
+    found = {key: getattr(decoded.parameters[key], choice) for key, choice in chosen.items() if choice}
+    assert found == {
+        "predicted_us": 4000,
+        "queue_us": 1000,
+        "load_us": 0,
+        "exec_us": 2000,
+        "total_us": 5000,
+        "batch_size": 4,
+        "cold_start": True,
+    }
+
+
+@pytest.mark.parametrize("ns", [0, 1, 501, 127_000, 128_000, 16_384_000, 2**40, 2**62])
+def test_the_parameters_are_encoded_as_protobuf_encodes_them(ns: int) -> None:
+    response = InferResponse(1, Status.SUCCESS, "", (), RequestTiming(ns, ns, ns, 300, False, ns), ns)
+    message = pb.ModelInferResponse()
+    for name, value in response_parameters(response).items():
+        kind = {float: "double_param", int: "int64_param", bool: "bool_param"}[type(value)]
+        setattr(message.parameters[name], kind, value)
+        if name.endswith("_ms"):
+            message.parameters[f"{name[:-3]}_us"].int64_param = round(value * 1000)
+    assert pb.ModelInferResponse.FromString(encoded_parameters(response)) == message

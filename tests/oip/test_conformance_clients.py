@@ -92,6 +92,10 @@ def test_responses_of_all_three_protocols_have_the_same_timing(server: Server) -
     typed = with_client(server, "grpc", ask).get_response().parameters
     over_grpc = {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in typed.items()}
     names = {"predicted_ms", "queue_ms", "load_ms", "exec_ms", "total_ms", "batch_size", "cold_start"}
+    in_us = {name.removesuffix("_ms") + "_us": name for name in names if name.endswith("_ms")}
+    assert {name: over_grpc.pop(name) for name in in_us} == {
+        us: round(over_grpc[in_ms] * 1000) for us, in_ms in in_us.items()
+    }
     for parameters in (over_http, over_grpc):
         assert set(parameters) == names
         assert 0 < parameters["exec_ms"] <= parameters["total_ms"]

@@ -12,11 +12,11 @@ from clockwork.errors import InvalidRequestError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.contents import add_contents
 from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, split, with_raw_outputs
+from clockwork.grpc_frontend.response_parameters import encoded_parameters
 from clockwork.messages.requests import InferRequest, InferResponse
 from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.messages.tensors import MAX_RANK, MAX_TENSORS, TensorSpec
 from clockwork.oip.parameters import requested_slo
-from clockwork.oip.response import response_parameters
 from clockwork.steps import Steps
 from clockwork.units import MIB, Bytes, Nanos
 from clockwork.wire.frame import MAX_FRAME_BYTES, Allocate, uninitialised
@@ -31,9 +31,6 @@ MAX_COPIED: Final[Bytes] = 1 * MIB
 
 MAX_PARAMETERS: Final = 1024
 """Limit on the parameters of one request, including those of its inputs and outputs."""
-
-_CHOICES: Final = {float: "double_param", int: "int64_param", bool: "bool_param"}
-"""The field of ``InferParameter`` that carries a value of each type."""
 
 _REFUSED_PARAMETERS: Final = {
     "shared_memory_region": "send the data",
@@ -123,19 +120,19 @@ def response_of(
     message: pb.ModelInferRequest,
     response: InferResponse,
     payload: Any,
-    more: Mapping[str, Any] = NO_PARAMETERS,
+    more: Mapping[str, bool] = NO_PARAMETERS,
     version: str = DEFAULT_VERSION,
 ) -> bytes:
     """Encode the ModelInferResponse to a successful request; ``more`` are parameters in addition to the usual ones."""
     reply = pb.ModelInferResponse(model_name=message.model_name, model_version=version, id=message.id)
-    for name, value in (*response_parameters(response).items(), *more.items()):
-        setattr(reply.parameters[name], _CHOICES[type(value)], value)
+    for name, value in more.items():
+        reply.parameters[name].bool_param = value
     view, at, tensors = memoryview(b"" if payload is None else payload), 0, []
     for output in response.outputs:
         reply.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
         tensors.append(view[at : at + output.nbytes])
         at += output.nbytes
-    return with_raw_outputs(reply.SerializeToString(), tensors)
+    return with_raw_outputs(reply.SerializeToString() + encoded_parameters(response), tensors)
 
 
 def parameter_values(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,81 @@
+"""Encodes the parameters of a ``ModelInferResponse``, faster than protobuf's Python messages do.
+
+Each time is sent twice: in milliseconds as a double, and in whole microseconds as an integer, because KServe's
+``InferParameter`` has no double. The bytes are entries of the map ``parameters`` (protobuf, "Encoding"). They can
+follow the bytes of a message: parsing joins the two.
+"""
+
+from struct import Struct
+from typing import Final
+
+from clockwork.messages.requests import InferResponse
+from clockwork.units import MICROSECOND, MILLISECOND, Nanos
+
+_PARAMETERS: Final = 4 << 3 | 2  #: tag of ModelInferResponse.parameters
+_KEY, _VALUE = 1 << 3 | 2, 2 << 3 | 2  #: tags of an entry of a map
+_BOOL, _INT64, _DOUBLE = 1 << 3, 2 << 3, 4 << 3 | 1  #: tags of the fields of InferParameter
+
+MAX_VARINT: Final = 10
+"""Bytes of the longest integer."""
+
+_double: Final = Struct("<d").pack
+
+
+def _head(name: str, tag: int, size: int) -> bytes:
+    """Return the bytes before a value of ``size`` bytes."""
+    key = name.encode()
+    content = bytes((_KEY, len(key))) + key + bytes((_VALUE, 1 + size, tag))
+    return bytes((_PARAMETERS, len(content) + size)) + content
+
+
+class _Time:
+    """The bytes before a time: those before milliseconds, and before microseconds by their number of bytes."""
+
+    def __init__(self, name: str) -> None:
+        self._ms = _head(f"{name}_ms", _DOUBLE, 8)
+        self._us = [_head(f"{name}_us", _INT64, size) for size in range(MAX_VARINT + 1)]
+
+    def encode(self, time: Nanos) -> bytes:
+        us = _varint((time + MICROSECOND // 2) // MICROSECOND)
+        return self._ms + _double(time / MILLISECOND) + self._us[len(us)] + us
+
+
+_predicted: Final = _Time("predicted").encode
+_queue: Final = _Time("queue").encode
+_load: Final = _Time("load").encode
+_exec: Final = _Time("exec").encode
+_total: Final = _Time("total").encode
+_BATCH_SIZE: Final = [_head("batch_size", _INT64, size) for size in range(MAX_VARINT + 1)]
+_COLD: Final = (_head("cold_start", _BOOL, 1) + b"\0", _head("cold_start", _BOOL, 1) + b"\1")
+
+
+def encoded_parameters(response: InferResponse) -> bytes:
+    """Return the parameters that `clockwork.oip.response.response_parameters` returns, and the times as integers."""
+    timing = response.timing
+    batch_size = _varint(timing.batch_size)
+    return b"".join(
+        (
+            b"" if response.predicted is None else _predicted(max(0, response.predicted)),
+            _queue(timing.queue),
+            _load(timing.load),
+            _exec(timing.exec),
+            _total(timing.total),
+            _BATCH_SIZE[len(batch_size)],
+            batch_size,
+            _COLD[timing.cold_start],
+        )
+    )
+
+
+def _varint(value: int) -> bytes:
+    """Return an integer of at least 0 in groups of 7 bits, the lowest first."""
+    if value < 1 << 7:
+        return bytes((max(0, value),))
+    if value < 1 << 14:
+        return bytes((value & 127 | 128, value >> 7))
+    parts = bytearray()
+    while value > 127:
+        parts.append(value & 127 | 128)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
