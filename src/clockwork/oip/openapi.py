@@ -22,6 +22,7 @@ PATH: Final = "/v2/openapi.json"
 
 _TEXT: Final[Json] = {"type": "string"}
 _VERSION: Final[Json] = {"type": "string", "pattern": "^[0-9]+$", "example": "1"}
+_BYTES: Final[Json] = {"type": "string", "format": "binary"}
 _FLAG: Final[Json] = {"type": "boolean"}
 _COUNT: Final[Json] = {"type": "integer", "minimum": 0}
 _MS: Final[Json] = {"type": "number", "minimum": 0, "description": "milliseconds"}
@@ -124,7 +125,9 @@ def _models() -> Json:
 
 def _infer(suffix: str) -> Json:
     reply = _json("the outputs", "InferResponse")
-    reply["content"][_INFER] = {}
+    reply["content"][_INFER] = {
+        "schema": _BYTES | {"description": "InferResponse in JSON, followed by the binary outputs"}
+    }
     length = {"schema": _COUNT, "description": "bytes of JSON in a response with binary outputs"}
     reply["headers"] = {_HEADER: length}
     operation = _operation(f"infer{suffix}", "Infer", reply, *sorted(http_statuses() | {408, 413, 415}))
@@ -140,7 +143,7 @@ def _infer(suffix: str) -> Json:
         "required": True,
         "content": {
             "application/json": {"schema": _ref("InferHead")},
-            _INFER: {"schema": {"description": "InferHead in JSON, followed by the binary inputs"}},
+            _INFER: {"schema": _BYTES | {"description": "InferHead in JSON, followed by the binary inputs"}},
         },
     }
     return operation
@@ -336,7 +339,7 @@ def _infer_response() -> Json:
             "name": _TEXT,
             "datatype": _DATATYPE,
             "shape": _DIMS,
-            "data": {"type": "array"},
+            "data": _list({}) | {"description": "elements in row-major order"},
             "parameters": _object({"binary_data_size": _COUNT}),
         },
         "data",
