@@ -15,8 +15,9 @@ from clockwork.errors import ServerError
 CORES = os.sched_getaffinity(0)
 
 
-def keep(code: str) -> None:
-    asyncio.run(asyncio.wait_for(Child([sys.executable, "-c", code], CORES).keep_running(), 60))
+def keep(code: str, max_restarts: int | None = None) -> None:
+    child = Child([sys.executable, "-c", code], CORES, max_restarts=max_restarts)
+    asyncio.run(asyncio.wait_for(child.keep_running(), 60))
 
 
 def test_a_child_that_fails_at_its_start_is_not_restarted(tmp_path: Path) -> None:
@@ -26,14 +27,41 @@ def test_a_child_that_fails_at_its_start_is_not_restarted(tmp_path: Path) -> Non
     assert log.read_text() == "x"
 
 
-def test_a_child_that_is_killed_repeatedly_is_not_restarted_forever(
+def test_a_child_that_dies_again_after_max_restarts_restarts_is_not_restarted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_process, "FIRST_BACKOFF", 0.001)
     log = tmp_path / "log"
-    with pytest.raises(ServerError, match="was killed by SIGSEGV, for the 5th time within 10 s of its start"):
-        keep(f"import os; open({str(log)!r}, 'a').write('x'); os.kill(os.getpid(), 11)")
-    assert log.read_text() == "xxxxx"
+    with pytest.raises(ServerError, match="was killed by SIGSEGV after 2 restarts in a row, which is the limit"):
+        keep(f"import os; open({str(log)!r}, 'a').write('x'); os.kill(os.getpid(), 11)", max_restarts=2)
+    assert log.read_text() == "xxx"
+
+
+def test_without_a_limit_a_child_that_is_killed_or_fails_again_is_restarted_with_growing_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker_process, "FIRST_BACKOFF", 0.1)
+    monkeypatch.setattr(worker_process, "MAX_BACKOFF", 0.3)
+    log = tmp_path / "log"
+    # Process 8 runs on; the processes before it are killed, or exit with an error after the first.
+    code = f"""if 1:
+        import os, sys
+        open({str(log)!r}, 'a').write('x')
+        starts = os.path.getsize({str(log)!r})
+        if starts == 8: sys.exit(sys.stdin.read())
+        if starts % 2: os.kill(os.getpid(), 9)
+        raise SystemExit(1)
+    """
+
+    async def until_the_eighth() -> None:
+        while not log.exists() or log.stat().st_size < 8:  # noqa: ASYNC110 - another process writes the file
+            await asyncio.sleep(0.01)
+        raise EOFError
+
+    with pytest.raises(EOFError):
+        asyncio.run(run_together(Child([sys.executable, "-c", code], CORES).keep_running(), until_the_eighth()))
+    pauses = [record.getMessage().rpartition(" in ")[2] for record in caplog.records]
+    assert pauses == ["0.1 s", "0.2 s", *["0.3 s"] * 5]
 
 
 def test_a_child_that_ran_for_a_while_is_restarted_whatever_its_exit_code(

@@ -1,7 +1,9 @@
 """The controller's host on loopback: invalid and broken peers, and the files on disk."""
 
 import asyncio
+import fcntl
 import logging
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from client.live import ScriptedWorker, controller, run, serving
 from clockwork.client import AsyncClient
@@ -233,7 +236,7 @@ def test_a_named_model_that_fails_to_load_ends_the_start() -> None:
             assert worker.connection is not None
             error = ErrorResult(worker.held[0][0].id, "LoadModelFromDisk", Status.INVALID_MODEL, "not a model")
             worker.connection.send(error)
-            with pytest.raises(ServerError, match=r"cannot load broken.onnx: worker w0: not a model"):
+            with pytest.raises(ServerError, match=r"cannot serve broken: .* worker w0: not a model"):
                 await host.wait()
 
     run(test())
@@ -304,7 +307,58 @@ def test_a_broken_profile_is_ignored(tmp_path: Path, text: str, caplog: pytest.L
     store.save(KEY, PROFILE)
     with caplog.at_level(logging.WARNING):
         assert store.load() == {KEY: PROFILE}
-    assert "cannot be read" in caplog.text
+    assert "cannot be used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("profile", "why"),
+    [
+        (ModelProfile(Measurement((0,)), {1: Measurement((0, 0))}), "times must be 1 to"),
+        (ModelProfile(Measurement((1,)), {1: Measurement((1 << 62,))}), "times must be 1 to"),
+        (ModelProfile(Measurement((1,)), {1: Measurement((-5,))}), "times must be 1 to"),
+        (ModelProfile(Measurement(()), {1: Measurement((1,))}), "a list of times is empty"),
+        (ModelProfile(Measurement((1,)), {2: Measurement((1,))}), "no time for batch size 1"),
+        (ModelProfile(Measurement((1,)), {1: Measurement((1,)), -4: Measurement((1,))}), "batch sizes must be"),
+        (ModelProfile(Measurement((1,)), {1: Measurement((1,))}, 1, ((-1, 4),)), "dimensions must be"),
+    ],
+)
+def test_a_profile_with_impossible_values_is_ignored(
+    tmp_path: Path, profile: ModelProfile, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ProfileStore(tmp_path)
+    store.save(replace(KEY, digest="other"), profile)
+    store.save(KEY, PROFILE)
+    assert store.load() == {KEY: PROFILE}
+    assert why in caplog.text
+
+
+def test_a_profile_that_is_not_a_regular_file_is_ignored_and_blocks_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    os.mkfifo(tmp_path / "pipe.tmp")
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    (tmp_path / "directory.json").mkdir()
+    store = ProfileStore(tmp_path)
+    store.save(KEY, PROFILE)
+    assert store.load() == {KEY: PROFILE}
+    assert caplog.text.count("is ignored") == 3
+
+
+def test_temporary_files_of_killed_processes_are_removed_and_those_in_use_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "killed.tmp").write_text("")
+    with (tmp_path / "used.tmp").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        ProfileStore(tmp_path).load()
+        assert [path.name for path in tmp_path.iterdir()] == ["used.tmp"]
+
+
+def test_a_directory_of_profiles_that_cannot_be_read_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert ProfileStore(tmp_path / "file").load() == {}
+    assert "cannot be read, so models are measured: Not a directory" in caplog.text
 
 
 def test_a_directory_without_write_permission_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,5 +1,6 @@
 """Tokens on all ports of a live controller with a scripted worker."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from client.live import LOOPBACK, ScriptedWorker, controller, run
 from clockwork.access import Access, Tokens
 from clockwork.client import AsyncClient
 from clockwork.errors import ConnectionLostError, NotPermittedError
+from clockwork.frontend import token_brake
 from clockwork.grpc_frontend import health_pb2 as health
 from clockwork.grpc_frontend import serve_grpc
 from clockwork.host.controller import ControllerHost
@@ -67,6 +69,29 @@ def test_a_worker_needs_a_worker_token() -> None:
             await ScriptedWorker().connect(host, "w1", WORKER)
 
     run(test())
+
+
+def test_guesses_of_tokens_are_slowed_down_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with guarded() as host, serving_http(host, LOOPBACK) as address, connected(address) as peer:
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            for _ in range(5):
+                assert (await peer.ask("GET", "/v2", b"", **bearer(WRONG))).status == 401
+            assert loop.time() - began >= 5 * token_brake.DELAY
+            for _ in range(20):
+                assert (await peer.ask("GET", "/v2", b"", **bearer(READER))).status == 200
+            async with serve_grpc(host, LOOPBACK) as server:
+                began = loop.time()
+                client = triton.InferenceServerClient(str(server.address))
+                with pytest.raises(InferenceServerException, match="the bearer token is unknown"):
+                    await client.get_server_metadata(headers={"authorization": f"Bearer {WRONG}"})
+                await client.close()
+                assert loop.time() - began >= token_brake.DELAY
+
+    run(test())
+    lines = [record.getMessage() for record in caplog.records if record.name == "clockwork.access"]
+    assert lines == ["refused requests with an unknown bearer token: 1"] * 2  # one for HTTP, one for gRPC
 
 
 def bearer(token: str) -> dict[str, Any]:

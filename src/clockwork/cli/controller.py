@@ -14,6 +14,7 @@ from clockwork.cli.options import (
     LogFormat,
     LogLevel,
     MaxBatch,
+    MaxBody,
     MaxJson,
     ModelHistograms,
     ModelSlos,
@@ -39,6 +40,7 @@ from clockwork.cli.security import (
     WorkerPortTokenFile,
 )
 from clockwork.controller.config import DEFAULT_VERIFIED_SHARE
+from clockwork.http.config import DEFAULT as DEFAULT_LIMITS
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN
 from clockwork.units import MIB, MILLISECOND, SECOND, Nanos
@@ -69,6 +71,7 @@ def controller(
     metrics: ServeMetrics = True,
     model_histograms: ModelHistograms = True,
     max_json: MaxJson = 16 * MIB,
+    max_body: MaxBody = DEFAULT_LIMITS.max_body,
     worker_listen: WorkerListen = DEFAULT_WORKER_LISTEN,
     workers: Workers = 1,
     load_timeout: LoadTimeout = 10 * SECOND,
@@ -131,7 +134,7 @@ def controller(
         worker_tls=worker_port(worker_tls_cert, worker_tls_key, worker_tls_ca),
         worker_tokens=read_tokens(worker_token_file),
     )
-    ends = FrontEnds(http=http, grpc=grpc, metrics=metrics, model_histograms=model_histograms, max_json=max_json)
+    ends = FrontEnds(http, grpc, metrics, model_histograms, max_json=max_json, max_body=max_body)
     policy = make_scheduler(scheduler)
     if is_dry_run():
         return

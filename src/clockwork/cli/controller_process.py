@@ -13,6 +13,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from clockwork.cli import logs
 from clockwork.cli.process import Shutdown, cache_directory, run_together, run_until_signal
 from clockwork.controller.config import ControllerConfig, ProfilingConfig, VerifyingConfig
 from clockwork.controller.stage import Stage
@@ -38,7 +39,13 @@ log = logging.getLogger("clockwork.cli")
 
 def profile_directory(chosen: Path | None, no_cache: bool) -> Path | None:
     """Return the directory for measured times; None if they are not stored."""
-    return None if no_cache else chosen or cache_directory() / "profiles"
+    if no_cache or chosen is not None:
+        return None if no_cache else chosen
+    try:
+        return cache_directory() / "profiles"
+    except RuntimeError:
+        logs.warn_at_start("measured times are not kept, because there is no home directory; set --profile-cache")
+        return None
 
 
 def controller_config(
@@ -63,7 +70,7 @@ def controller_config(
 class FrontEnds(NamedTuple):
     """Addresses of the front ends (None: not served), and the settings of HTTP.
 
-    ``max_json``: largest JSON of one request or response over HTTP.
+    ``max_json``: largest JSON of one request or response over HTTP. ``max_body``: largest body of one request.
     """
 
     http: Address | None
@@ -71,6 +78,7 @@ class FrontEnds(NamedTuple):
     metrics: bool = True
     model_histograms: bool = True
     max_json: Bytes = HTTP.max_json
+    max_body: Bytes = HTTP.max_body
 
 
 def run_controller(
@@ -120,7 +128,12 @@ async def front_ends(host: ControllerHost, ends: FrontEnds) -> AsyncIterator[Non
             from clockwork.http.config import HttpConfig
             from clockwork.http.server import serving_http
 
-            config = HttpConfig(metrics=ends.metrics, model_histograms=ends.model_histograms, max_json=ends.max_json)
+            config = HttpConfig(
+                metrics=ends.metrics,
+                model_histograms=ends.model_histograms,
+                max_json=ends.max_json,
+                max_body=ends.max_body,
+            )
             where = await stack.enter_async_context(serving_http(host, ends.http, config))
             print(f"clockwork serves HTTP on {where}", flush=True)
         if ends.grpc is not None:

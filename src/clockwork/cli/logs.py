@@ -26,6 +26,7 @@ JSON: Final = "json"
 
 log = logging.getLogger("clockwork.cli")
 _format = HUMAN
+_at_start: Final[list[str]] = []
 
 
 class JsonFormatter(logging.Formatter):
@@ -70,6 +71,11 @@ def report(error: str) -> None:
         print(error, file=sys.stderr, flush=True)
 
 
+def warn_at_start(text: str) -> None:
+    """Log a warning when the log starts; for code that runs before."""
+    _at_start.append(text)
+
+
 def start_log(level: str, log_format: str) -> "Console":
     """Start the log on stderr; returns the console for progress bars, which draws nothing in JSON mode.
 
@@ -96,6 +102,9 @@ def start_log(level: str, log_format: str) -> "Console":
         for name in ("asyncio", "clockwork.link"):
             logging.getLogger(name).setLevel(logging.WARNING)
     log.info("clockwork %s begins", __version__, extra=event_fields("start", version=__version__, pid=os.getpid()))
+    for text in _at_start:
+        log.warning("%s", text)
+    _at_start.clear()
     return console
 
 

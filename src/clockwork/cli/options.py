@@ -210,6 +210,16 @@ MaxJson: TypeAlias = Annotated[
         help="Largest JSON of one HTTP request or response; larger tensors need the binary data extension.",
     ),
 ]
+MaxBody: TypeAlias = Annotated[
+    Bytes,
+    typer.Option(
+        "--max-body",
+        parser=size,
+        metavar="SIZE",
+        show_default="256MiB",
+        help="Largest body of one HTTP request. The inputs in it may take at most 64 MiB.",
+    ),
+]
 
 # ------------------------------------------------------------------------------- decisions of a controller
 
@@ -280,6 +290,15 @@ Strict: TypeAlias = Annotated[
     typer.Option(
         "--strict",
         help="End with an error if any model cannot be loaded or measured. By default the other models are served.",
+    ),
+]
+MaxRestarts: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--max-restarts",
+        min=0,
+        show_default="no limit",
+        help="Restarts of the worker process in a row, each within 10 s of its start, after which the server ends.",
     ),
 ]
 DrainLimit: TypeAlias = Annotated[

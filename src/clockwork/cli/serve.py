@@ -23,7 +23,9 @@ from clockwork.cli.options import (
     LogFormat,
     LogLevel,
     MaxBatch,
+    MaxBody,
     MaxJson,
+    MaxRestarts,
     ModelCache,
     ModelCacheSize,
     ModelHistograms,
@@ -48,6 +50,7 @@ from clockwork.cli.options import (
 from clockwork.cli.runtimes import DeviceOptions, runtime_on_gpus
 from clockwork.cli.security import AdminTokenFile, InferenceTokenFile, TlsCert, TlsClientCa, TlsKey
 from clockwork.controller.config import DEFAULT_VERIFIED_SHARE
+from clockwork.http.config import DEFAULT as DEFAULT_LIMITS
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, Address
 from clockwork.units import GIB, MIB, MILLISECOND, SECOND, Bytes
@@ -101,6 +104,7 @@ def serve(
     metrics: ServeMetrics = True,
     model_histograms: ModelHistograms = True,
     max_json: MaxJson = 16 * MIB,
+    max_body: MaxBody = DEFAULT_LIMITS.max_body,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
     model_slo: ModelSlos = None,
@@ -130,6 +134,7 @@ def serve(
     emulate: Emulate = None,
     profile: Profile = None,
     strict: Strict = False,
+    max_restarts: MaxRestarts = None,
     drain_limit: DrainLimit = 10 * SECOND,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
@@ -146,7 +151,7 @@ def serve(
     or SIGTERM. When serving begins, "clockwork is serving N models on HOST:PORT" is printed.
 
     On Ctrl-C or SIGTERM the command answers all accepted requests, within --drain-limit, and ends; a second Ctrl-C ends
-    it at once. The worker is a process of its own. It is restarted if it dies, and ends when this command ends.
+    it at once. The worker is a process of its own. It is restarted whenever it dies, and ends when this command ends.
     """
     from clockwork.cli.controller_process import FrontEnds, controller_config, profile_directory
     from clockwork.cli.models import batching_names, check_emulated, link_policy, model_slos
@@ -196,9 +201,9 @@ def serve(
     )
     policy = make_scheduler(scheduler)
     if not is_dry_run():
-        ends = FrontEnds(http=http, grpc=grpc, metrics=metrics, model_histograms=model_histograms, max_json=max_json)
+        ends = FrontEnds(http, grpc, metrics, model_histograms, max_json=max_json, max_body=max_body)
         run_with_worker(
-            config, policy, worker, ends=ends, drain_limit=drain_limit, log_level=log_level, log_format=log_format
+            config, policy, worker, ends, drain_limit, log_options=(log_level, log_format), max_restarts=max_restarts
         )
 
 

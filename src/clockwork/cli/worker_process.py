@@ -1,8 +1,9 @@
 """The worker process of ``clockwork serve``: it is restarted when it dies, and never outlives its parent.
 
-Rules of the file: a child that exits with an error soon after its start has logged the reason, and is not restarted. A
-child that was killed, or that ran for a while, is restarted after a wait that doubles with each quick death. After
-`MAX_QUICK_DEATHS` quick deaths in a row ``serve`` gives up.
+Rules of the file: if the first child exits with an error soon after its start, it has logged the reason, and ``serve``
+ends. Any other child that dies is restarted. The wait before a restart doubles with each quick death in a row, up to
+`MAX_BACKOFF`. The server is not ready meanwhile. If the operator set ``max_restarts``, ``serve`` ends after as many
+restarts in a row.
 """
 
 import asyncio
@@ -35,11 +36,11 @@ from clockwork.units import Bytes, Nanos
 QUICK: Final = 10.0
 """Run time in seconds below which a child's death counts as quick."""
 
-MAX_QUICK_DEATHS: Final = 5
-"""Quick deaths in a row after which the child is not restarted."""
-
 FIRST_BACKOFF: Final = 0.1
 """Seconds before the first restart; doubles with each quick death."""
+
+MAX_BACKOFF: Final = 30.0
+"""Longest wait before a restart, in seconds."""
 
 log = logging.getLogger("clockwork.cli")
 
@@ -62,37 +63,45 @@ class Child:
         environment: Mapping[str, str] | None = None,
         descriptors: Collection[int] = (),
         on_start: Callable[[int], None] = lambda pid: None,
+        max_restarts: int | None = None,
     ) -> None:
         """Confine the child to ``cores``, whatever cores this process has; add ``environment`` to this process's.
 
         The child inherits the open files ``descriptors``. ``on_start`` receives the id of each process.
+        ``max_restarts``: restarts in a row, each after a quick death, before `keep_running` fails; None: no limit.
         """
         self._command = tuple(command)
         self._cores = cores
         self._environment = environment or {}
         self._descriptors = descriptors
         self._on_start = on_start
+        self._max_restarts = max_restarts
         self._process: asyncio.subprocess.Process | None = None
 
     async def keep_running(self) -> None:
         """Run the process, and restart it when it dies, until cancelled; then end it.
 
         Raises:
-            ServerError: the process fails at its start, or keeps dying.
+            ServerError: the first process fails at its start, or ``max_restarts`` is exceeded.
         """
         loop = asyncio.get_running_loop()
         quick_deaths = 0
+        is_first = True
         try:
             while True:
                 started = loop.time()
                 code = await self._run()
-                quick_deaths = quick_deaths + 1 if loop.time() - started < QUICK else 1
+                was_quick = loop.time() - started < QUICK
+                quick_deaths = quick_deaths + 1 if was_quick else 1
                 death = f"worker process {_show_exit(code)}"
-                if code > 0 and loop.time() - started < QUICK:
+                if is_first and code > 0 and was_quick:
                     raise ServerError(f"{death}; its error is in the log above")
-                if quick_deaths >= MAX_QUICK_DEATHS:
-                    raise ServerError(f"{death}, for the {quick_deaths}th time within {QUICK:g} s of its start")
-                wait = FIRST_BACKOFF * 2 ** (quick_deaths - 1)
+                is_first = False
+                if self._max_restarts is not None and quick_deaths > self._max_restarts:
+                    raise ServerError(
+                        f"{death} after {self._max_restarts} restarts in a row, which is the limit (--max-restarts)"
+                    )
+                wait = min(FIRST_BACKOFF * 2 ** min(quick_deaths - 1, 16), MAX_BACKOFF)
                 log.error("%s; restarting it in %.1f s", death, wait, extra=event_fields("worker_died", reason=death))
                 await asyncio.sleep(wait)
         finally:
@@ -217,20 +226,23 @@ def run_with_worker(
     config: ControllerHostConfig,
     scheduler: Scheduler,
     worker: WorkerOptions,
-    *,
     ends: FrontEnds,
     drain_limit: Nanos,
-    log_level: str,
-    log_format: str,
+    *,
+    log_options: tuple[str, str],
+    max_restarts: int | None,
 ) -> None:
     """Run a controller in this process and a worker in a child process, until a signal arrives.
+
+    ``log_options`` are the level and the format of the log. ``max_restarts``: see `Child`.
 
     The worker lives until the controller has drained. This process stays off the devices' cores, as the worker's own
     other threads do.
 
     Raises:
-        ServerError: a model cannot be served, an address is in use, or the worker process keeps dying.
+        ServerError: no model can be served, an address is in use, or the worker process cannot be kept running.
     """
+    log_level, log_format = log_options
     console = start_log(log_level, log_format)
     cores = allowed_cores()
 
@@ -248,7 +260,8 @@ def run_with_worker(
         def on_start(pid: int) -> None:
             host.reception.cpu_usage.follow(pid)
 
-        await Child(command, cores, {WORKER_TOKEN_VARIABLE: token}, descriptors, on_start).keep_running()
+        token_variable = {WORKER_TOKEN_VARIABLE: token}
+        await Child(command, cores, token_variable, descriptors, on_start, max_restarts).keep_running()
 
     async def show(host: ControllerHost) -> None:
         await show_startup(host, console)

@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 from clockwork.clock import monotonic_epoch
 from clockwork.controller.stage import Stage
 from clockwork.frontend.listing import ListFormat, encoded_list
+from clockwork.frontend.token_brake import TokenBrake
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
 from clockwork.messages.faults import not_served, quoted, unknown_model
@@ -53,6 +54,7 @@ class FrontEnd:
         self._index_format = index
         self._all_statistics: SharedResult[Sequence[bytes]] = SharedResult(self._encode_statistics)
         self.access: Final = host.access
+        self.token_brake: Final = TokenBrake()
         self.client: Final[LocalClient] = host.local_client()
         self.reception: Final = host.reception
         self.stepper: Final = host.stepper

@@ -8,9 +8,11 @@ import grpc.aio
 
 from clockwork.access import Access, Right
 from clockwork.errors import NotPermittedError
+from clockwork.frontend.token_brake import TokenBrake
 from clockwork.grpc_frontend.failures import abort
 from clockwork.grpc_frontend.health import HEALTH_SERVICE
 from clockwork.grpc_frontend.service import SERVICE
+from clockwork.messages.status import Status
 from clockwork.oip.failures import Failure
 
 NEEDED_RIGHTS: Final = {
@@ -27,9 +29,10 @@ NEEDED_RIGHTS: Final = {
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Refuses calls without a token for their method."""
 
-    def __init__(self, access: Access) -> None:
-        """``access`` has the tokens and their rights."""
+    def __init__(self, access: Access, brake: TokenBrake) -> None:
+        """``access`` has the tokens and their rights; ``brake`` delays the responses to calls with an unknown one."""
         self._access = access
+        self._brake = brake
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[grpc.RpcMethodHandler]], details: grpc.HandlerCallDetails
@@ -39,6 +42,8 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         try:
             self._access.check(str(token), NEEDED_RIGHTS.get(details.method, Right.INFER))
         except NotPermittedError as error:
+            if token and error.status == Status.NOT_AUTHENTICATED:
+                await self._brake.delay()
             return _denied(Failure.from_denial(error))
         return await continuation(details)
 

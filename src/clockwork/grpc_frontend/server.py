@@ -124,7 +124,7 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     await _check_free(address)
     read_sockets_in_one_thread()
     front = grpc_front_end(host)
-    guards = [] if host.access.open else [Guard(host.access)]
+    guards = [] if host.access.open else [Guard(host.access, front.token_brake)]
     server = grpc.aio.server(options=_OPTIONS, interceptors=guards, maximum_concurrent_rpcs=MAX_CALLS)
     peers = Peers(partial(host.local_client, shared=False))
     clock = MonotonicClock()

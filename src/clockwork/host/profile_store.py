@@ -1,18 +1,25 @@
 """Profiles on disk: one JSON file per content, runtime and kind of device, so that the next start measures nothing.
 
 A file is written to a temporary name and renamed, so that a crash leaves the old or the new file. A file that cannot be
-read is reported and ignored; its models are measured again.
+read, is no regular file, or has impossible times is reported and ignored; its models are measured again. A directory
+that cannot be read or written is reported and has no other effect.
 """
 
+import fcntl
 import hashlib
 import logging
 import os
+import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
-from clockwork.messages.profile import ModelProfile, ProfileKey
+from clockwork.errors import InvalidModelError
+from clockwork.messages.profile import Measurement, ModelProfile, ProfileKey
+from clockwork.units import MIB, SECOND, Bytes, Nanos
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +34,15 @@ class _Stored(msgspec.Struct, frozen=True):
 
 _VERSION = 1
 
+MAX_FILE_BYTES: Final[Bytes] = 4 * MIB
+"""Largest file that is read."""
+
+MAX_DURATION: Final[Nanos] = 3600 * SECOND
+"""Longest time of one action in a file."""
+
+MAX_DIM: Final = 1 << 40
+"""Largest dimension of a measured shape, and largest batch size."""
+
 
 class ProfileStore:
     """A directory of profiles; with None, nothing is stored."""
@@ -38,16 +54,27 @@ class ProfileStore:
     def load(self) -> dict[ProfileKey, ModelProfile]:
         """Return all profiles that can be read."""
         profiles: dict[ProfileKey, ModelProfile] = {}
-        if self._directory is None or not self._directory.is_dir():
+        if self._directory is None:
             return profiles
-        for path in sorted(self._directory.glob("*.json")):
+        try:
+            paths = sorted(self._directory.iterdir())
+        except FileNotFoundError:
+            return profiles
+        except OSError as error:
+            log.warning("profiles in %s cannot be read, so models are measured: %s", self._directory, error.strerror)
+            return profiles
+        for path in paths:
+            if path.suffix == ".tmp":
+                _remove_abandoned(path)
+            if path.suffix != ".json":
+                continue
             try:
-                stored = msgspec.json.decode(path.read_bytes(), type=_Stored)
-                usable = stored.version == _VERSION and 1 in stored.profile.infer
-                if usable and stored.profile.load_weights.samples:
+                stored = msgspec.json.decode(_read(path), type=_Stored)
+                if stored.version == _VERSION:
+                    check_profile(stored.profile)
                     profiles[stored.key] = stored.profile
-            except (OSError, msgspec.MsgspecError) as error:
-                log.warning("profile %s cannot be read and is ignored: %s", path, error)
+            except (OSError, InvalidModelError, msgspec.MsgspecError) as error:
+                log.warning("profile %s cannot be used and is ignored: %s", path, error)
         return profiles
 
     def save(self, key: ProfileKey, profile: ModelProfile) -> None:
@@ -61,6 +88,7 @@ class ProfileStore:
             descriptor, temporary = tempfile.mkstemp(dir=self._directory, suffix=".tmp")
             try:
                 with os.fdopen(descriptor, "wb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed: the file is in use
                     file.write(data)
                 Path(temporary).replace(self._directory / f"{name}.json")
             except BaseException:
@@ -68,3 +96,48 @@ class ProfileStore:
                 raise
         except OSError as error:
             log.warning("the profile of %s cannot be saved in %s: %s", key.digest[:12], self._directory, error)
+
+
+def check_profile(profile: ModelProfile) -> None:
+    """Check that a profile that was read has times that a device could have taken.
+
+    Raises:
+        InvalidModelError: a value is impossible.
+    """
+    if 1 not in profile.infer:
+        raise InvalidModelError("it has no time for batch size 1")
+    if not all(1 <= size <= MAX_DIM for size in (*profile.infer, profile.max_batch_size)):
+        raise InvalidModelError(f"batch sizes must be 1 to {MAX_DIM}")
+    if not all(0 <= dim <= MAX_DIM for shape in profile.input_shapes for dim in shape):
+        raise InvalidModelError(f"dimensions must be 0 to {MAX_DIM}")
+    for measurement in (profile.load_weights, *profile.infer.values()):
+        _check_measurement(measurement)
+
+
+def _check_measurement(measurement: Measurement) -> None:
+    if not measurement.samples:
+        raise InvalidModelError("a list of times is empty")
+    if not all(1 <= sample <= MAX_DURATION for sample in measurement.samples):
+        raise InvalidModelError(f"times must be 1 to {MAX_DURATION} ns")
+
+
+def _read(path: Path) -> bytes:
+    """Return the content of a regular file; a FIFO or a device does not block.
+
+    Raises:
+        OSError: the file cannot be read, is not a regular file, or is too large.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is not a regular file")
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise OSError(f"it is larger than {MAX_FILE_BYTES} bytes")
+    return data
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove a temporary file unless a process holds its lock; that process is writing it."""
+    with suppress(OSError), os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()

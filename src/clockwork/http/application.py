@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from clockwork.access import Right
+from clockwork.errors import NotPermittedError
 from clockwork.frontend import FrontEnd, ListFormat, failure_of_error
 from clockwork.host.controller import ControllerHost
 from clockwork.http.asgi import (
@@ -28,6 +29,7 @@ from clockwork.http.bodies import MAX_REPOSITORY_BODY, Bodies, Body, header_byte
 from clockwork.http.config import HttpConfig
 from clockwork.http.receiving import LARGE_BODY, BodyQuota
 from clockwork.messages.requests import InferRequest
+from clockwork.messages.status import Status
 from clockwork.metrics import Metrics
 from clockwork.oip.binary import inputs_of, parse_infer
 from clockwork.oip.metadata import HTTP_EXTENSIONS
@@ -93,7 +95,12 @@ class Application:
         access = self._front.access
         if not access.open:
             authorization = str(headers.get(b"authorization", b""), "latin-1")
-            access.check(authorization, NEEDED_RIGHTS.get(found.operation, Right.INFER))
+            try:
+                access.check(authorization, NEEDED_RIGHTS.get(found.operation, Right.INFER))
+            except NotPermittedError as error:
+                if authorization and error.status == Status.NOT_AUTHENTICATED:
+                    await unless_gone(self._front.token_brake.delay(), scope[PRESENCE])
+                raise
         if found.operation == "infer":
             self._front.check_version(found.model, found.version)
             with self._bodies.keeping() as kept:

@@ -99,7 +99,7 @@ class Bodies:
         announced = headers.get(b"content-length", b"0")
         limit = self._config.max_body if limit is None else min(limit, self._config.max_body)
         if len(announced) > 18 or int(announced) > limit:
-            raise _too_large(limit)
+            raise self._too_large(limit)
         coding = headers.get(b"content-encoding", b"identity").strip().lower()
         if coding not in WINDOW and coding != b"identity":
             name = quoted(str(coding, "latin-1"))
@@ -111,6 +111,10 @@ class Bodies:
             else large.take(self._config.body_timeout, self._config.body_time)
         )
         return body if coding == b"identity" else await self._unpacked(body, WINDOW[coding], unpacked, limit)
+
+    def _too_large(self, limit: Bytes) -> RequestFailedError:
+        advice = " (raise it with --max-body)" if limit == self._config.max_body else ""
+        return bad_request(f"the body exceeds the limit of {limit} bytes{advice}", 413)
 
     async def _whole(self, receive: Receive, limit: Bytes) -> Body:
         message = await self._next(receive)
@@ -127,7 +131,7 @@ class Bodies:
                 size += len(part)
                 self._quota.add(len(part))
                 if size > limit:
-                    raise _too_large(limit)
+                    raise self._too_large(limit)
                 if not message.get("more_body"):
                     return whole
                 message = await self._next(receive, end)
@@ -201,10 +205,6 @@ class UnpackedBytes:
 
     def __exit__(self, *_: object) -> None:
         self._quota.release(self._nbytes)
-
-
-def _too_large(limit: Bytes) -> RequestFailedError:
-    return bad_request(f"the body exceeds the limit of {limit} bytes", 413)
 
 
 async def packed(reply: Reply, headers: Headers) -> Reply:

@@ -8,10 +8,10 @@ An entry is one file: `MAGIC`, the length of the header, the header (JSON), the 
 """
 
 import contextlib
+import fcntl
 import hashlib
 import logging
 import os
-import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -22,7 +22,8 @@ import msgspec
 from msgspec import Struct
 
 from clockwork.arrays import Array
-from clockwork.runtimes.onnx.prepared import SCRATCH, PreparedModel, aligned
+from clockwork.runtimes import scratch
+from clockwork.runtimes.onnx.prepared import PreparedModel, aligned
 from clockwork.runtimes.probe import Verdict
 from clockwork.runtimes.signature import Signature
 from clockwork.units import MIB, Bytes
@@ -74,6 +75,8 @@ def save(file: Path, prepared: PreparedModel, verdict: Verdict) -> None:
         handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=file.parent)
         try:
             with os.fdopen(handle, "wb") as target:
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 for part in (MAGIC, len(header).to_bytes(4, "little"), header, prepared.graph, prepared.weights.data):
                     target.write(part)
             Path(name).replace(file)
@@ -88,19 +91,14 @@ def use(file: Path) -> None:
         os.utime(file)
 
 
-MAX_TEMPORARY_AGE: Final = 3600.0
-"""Seconds after which a temporary file or directory is taken to belong to a killed process."""
-
-
 def sweep(directory: Path) -> None:
-    """Remove temporary files of processes that were killed while they prepared a model."""
+    """Remove temporary files of processes that were killed while they prepared a model or wrote an entry."""
+    scratch.sweep(directory)
     with contextlib.suppress(OSError):
-        with tempfile.TemporaryFile(dir=directory) as file:
-            now = os.fstat(file.fileno()).st_mtime  # by the same clock as the times of the other files
-        for left in (*directory.glob(f"{SCRATCH}*"), *directory.glob(".*.tmp")):
-            with contextlib.suppress(OSError):
-                if now - left.stat().st_mtime > MAX_TEMPORARY_AGE:
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for left in directory.glob(".*.tmp"):
+            with contextlib.suppress(OSError), os.fdopen(os.open(left, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while a process writes the file
+                left.unlink()
 
 
 def tidy(directory: Path, nbytes: Bytes, keep: Path | None = None) -> None:
@@ -132,14 +130,16 @@ class PreparedCache:
         self.directory = directory
         self.scratch = directory  #: where models are prepared; None: the system's temporary directory
         self._nbytes = nbytes
+        for place in scratch.places():
+            scratch.sweep(place)
         if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
             try:
+                directory.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=directory):
                     pass
             except OSError as error:
                 self.scratch = None
-                log.warning("%s is read-only, so newly prepared models are not kept: %s", directory, error.strerror)
+                log.warning("%s is not writable, so newly prepared models are not kept: %s", directory, error.strerror)
             sweep(directory)
             if nbytes is not None:
                 tidy(directory, nbytes)

@@ -18,8 +18,8 @@ check: it is a file of the right length without blocks on the disk. `clockwork.r
 are read from it.
 """
 
-import shutil
-import tempfile
+import errno
+import os
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,7 +30,8 @@ import numpy as np
 import onnx
 
 from clockwork.arrays import Array, dtype_of
-from clockwork.errors import ServerError
+from clockwork.errors import InvalidModelError, ServerError
+from clockwork.runtimes import scratch
 from clockwork.runtimes.onnx.files import ModelFile, tensors_of_node
 from clockwork.runtimes.onnx.original import open_original
 from clockwork.runtimes.onnx.sessions import Provider, options, ort_value, session
@@ -47,9 +48,6 @@ ALIGNMENT: Final[Bytes] = 64
 
 WEIGHTS: Final = "weights"
 """Location of external data in prepared graphs."""
-
-SCRATCH: Final = "clockwork-"
-"""Prefix of the temporary directories in which models are prepared."""
 
 _DTYPES: Final[dict[int, np.dtype[Any]]] = {
     onnx.TensorProto.FLOAT: np.dtype("<f4"),
@@ -78,8 +76,9 @@ class Placeholder:
         self._make()
 
     def _make(self) -> None:
-        self._path = Path(tempfile.mkdtemp(prefix="clockwork-")) / WEIGHTS
-        weakref.finalize(self, shutil.rmtree, self._path.parent, ignore_errors=True)
+        directory = scratch.make()
+        self._path = directory.path / WEIGHTS
+        weakref.finalize(self, directory.remove)
 
     def directory(self, nbytes: Bytes) -> str:
         """Return a directory that holds a file of at least ``nbytes``. It is made again if it was removed."""
@@ -147,27 +146,48 @@ class PreparedModel:
         return session_options
 
 
-def prepare(file: ModelFile, threads: int, scratch: Path | None, portable: bool = False) -> tuple[Any, PreparedModel]:
-    """Return a session of the original model file, and the prepared model. ``scratch`` needs space for the weights.
+def prepare(file: ModelFile, threads: int, preferred: Path | None, portable: bool = False) -> tuple[Any, PreparedModel]:
+    """Return a session of the original model file, and the prepared model.
 
+    This needs temporary space for the weights, in ``preferred`` or in one of the other `scratch.places`.
     ``portable``: use only the optimisations that hold for every device ("basic" in ONNX Runtime's documentation);
     otherwise optimise for this CPU.
 
     Raises:
-        InvalidModelError: ONNX Runtime cannot load the model, or an input or output has an unsupported type.
+        InvalidModelError: ONNX Runtime cannot load the model, an input or output has an unsupported type, or there is
+            no temporary space.
     """
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=scratch) as directory:
-        optimised = Path(directory) / "model.onnx"
-        session_options = options(threads)
-        session_options.optimized_model_filepath = str(optimised)
-        if portable:
-            session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        for key, value in (("file_name", WEIGHTS), ("min_size_in_bytes", str(MAX_INLINE_BYTES))):
-            session_options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)
+    failures = []
+    for place in scratch.places(preferred):
+        try:
+            with scratch.ScratchDirectory(place) as directory:
+                return _prepare_in(directory, file, threads, portable)
+        except OSError as error:
+            failures.append(f"{place}: {error.strerror}")
+    tried = "; ".join(failures)
+    raise InvalidModelError(
+        f"cannot prepare {file.path.name!r}: no temporary space ({tried}); set TMPDIR to another directory"
+    )
+
+
+def _prepare_in(directory: Path, file: ModelFile, threads: int, portable: bool) -> tuple[Any, PreparedModel]:
+    """Prepare a model with files in ``directory``; OSError: these files cannot be written."""
+    optimised = directory / "model.onnx"
+    session_options = options(threads)
+    session_options.optimized_model_filepath = str(optimised)
+    if portable:
+        session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    for key, value in (("file_name", WEIGHTS), ("min_size_in_bytes", str(MAX_INLINE_BYTES))):
+        session_options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)
+    try:
         original = open_original(file, session_options)
-        ports = signature(original.get_inputs(), original.get_outputs())
-        model = onnx.load_model(optimised, load_external_data=False)
-        weights = _block(model.graph, Path(directory))
+    except InvalidModelError as error:
+        if scratch.is_full(directory):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
+    ports = signature(original.get_inputs(), original.get_outputs())
+    model = onnx.load_model(optimised, load_external_data=False)
+    weights = _block(model.graph, directory)
     return original, PreparedModel(model.SerializeToString(deterministic=True), weights, ports)
 
 

@@ -1,0 +1,48 @@
+"""Slows down clients that guess tokens, and logs that somebody does.
+
+A response to a request with an unknown token is delayed, the longer the more such responses are being delayed. So one
+HTTP connection can try about 10 tokens a second, and one gRPC connection with many calls about 100.
+"""
+
+import asyncio
+import logging
+from typing import Final
+
+from clockwork.host.log_events import event_fields
+
+DELAY: Final = 0.1
+"""Seconds of delay if no other response is being delayed."""
+
+PER_DELAYED: Final = 0.01
+"""Further seconds of delay for each response that is being delayed."""
+
+MAX_DELAY: Final = 5.0
+"""Longest delay in seconds."""
+
+LOG_EVERY: Final = 60.0
+"""Seconds between two log lines."""
+
+log = logging.getLogger("clockwork.access")
+
+
+class TokenBrake:
+    """Delays responses to requests with an unknown token; for one event loop."""
+
+    def __init__(self) -> None:
+        self._delayed = 0
+        self._unlogged = 0
+        self._last_line = float("-inf")
+
+    async def delay(self) -> None:
+        """Wait before the response to a request with an unknown token."""
+        self._unlogged += 1
+        now = asyncio.get_running_loop().time()
+        if now - self._last_line >= LOG_EVERY:
+            extra = event_fields("unknown_tokens", count=self._unlogged)
+            log.warning("refused requests with an unknown bearer token: %d", self._unlogged, extra=extra)
+            self._last_line, self._unlogged = now, 0
+        self._delayed += 1
+        try:
+            await asyncio.sleep(min(DELAY + PER_DELAYED * self._delayed, MAX_DELAY))
+        finally:
+            self._delayed -= 1

@@ -1,0 +1,111 @@
+"""Temporary directories for model files.
+
+A process holds a lock on each of its directories. `sweep` removes the directories that no process has locked: their
+processes were killed. If a directory cannot be made, or its file system becomes full, the next place is tried: the
+caller's directory, the system's temporary directory, and memory.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from clockwork.units import MIB, Bytes
+
+PREFIX: Final = "clockwork-scratch-"
+"""Prefix of the names of the directories. `sweep` removes directories by this name, so it must be no usual one."""
+
+PROBE: Final[Bytes] = 1 * MIB
+"""A file system that does not take this many bytes is full."""
+
+MEMORY: Final = Path("/dev/shm")
+"""File system in memory, the last place that is tried."""
+
+
+def places(preferred: Path | None = None) -> Iterator[Path]:
+    """Yield the directories in which a temporary directory may be made, the best first."""
+    if preferred is not None:
+        yield preferred
+    with suppress(OSError):  # no temporary directory of the system is writable
+        yield Path(tempfile.gettempdir())
+    if MEMORY.is_dir():
+        yield MEMORY
+
+
+class ScratchDirectory:
+    """A temporary directory with a lock; a context manager that removes it."""
+
+    def __init__(self, place: Path) -> None:
+        """Make the directory in ``place``.
+
+        Raises:
+            OSError: the directory cannot be made.
+        """
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with suppress(OSError):  # file systems without locks
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def __enter__(self) -> Path:
+        """Return the directory."""
+        return self.path
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the directory."""
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove the directory with its files."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._descriptor)
+
+
+def make(preferred: Path | None = None) -> ScratchDirectory:
+    """Make a temporary directory in the first place that permits it.
+
+    Raises:
+        OSError: no place permits it.
+    """
+    failures = []
+    for place in places(preferred):
+        try:
+            return ScratchDirectory(place)
+        except OSError as error:
+            failures.append(f"{place}: {error.strerror}")
+    raise OSError(f"no temporary directory can be made ({'; '.join(failures)}); set TMPDIR to a writable directory")
+
+
+def is_full(directory: Path) -> bool:
+    """Return whether the directory's file system takes no more data."""
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(bytes(PROBE))
+            file.flush()
+    except OSError:
+        return True
+    return False
+
+
+def sweep(place: Path) -> None:
+    """Remove the temporary directories in ``place`` whose processes were killed."""
+    with suppress(OSError):
+        for path in place.glob(f"{PREFIX}*"):
+            with suppress(OSError):  # in use, or of another user
+                _remove_unlocked(path)
+
+
+def _remove_unlocked(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(descriptor).st_uid == os.getuid():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path)
+    finally:
+        os.close(descriptor)
