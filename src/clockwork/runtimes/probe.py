@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from clockwork.arrays import Array, dtype_of
 from clockwork.messages.tensors import Datatype
@@ -82,6 +83,29 @@ def example_inputs(ports: Signature, run: Run) -> list[dict[str, Array]]:
         rows = {name: np.concatenate([array] * ROWS) for name, array in row.items()} if ports.may_batch else row
         return [row, rows] if ports.may_batch and attempt(run, rows) is not None else [row]
     return []
+
+
+def observed(ports: Signature, run: Run) -> Signature:
+    """Return the signature with the shapes of outputs corrected by what the model returns.
+
+    A graph may declare no shape for an output, or a wrong one. A dimension whose declared size is wrong becomes free.
+    If the number of dimensions is wrong, all become free. A model that accepts no random input keeps what it declares.
+    """
+    for size in SIZES if _has_free(ports) else SIZES[:1]:
+        row = _feed(ports, size, seed=1)
+        outputs = None if row is None else attempt(run, row)
+        if outputs is not None:
+            pairs = zip(ports.outputs, outputs, strict=True)
+            return Signature(ports.inputs, tuple(_corrected(port, array.shape) for port, array in pairs))
+    return ports
+
+
+def _corrected(port: Port, found: tuple[int, ...]) -> Port:
+    declared = port.info.shape
+    if len(declared) != len(found):
+        return Port(replace(port.info, shape=(FREE,) * len(found)), ("",) * len(found))
+    shape = tuple(dim if dim in (FREE, size) else FREE for dim, size in zip(declared, found, strict=True))
+    return port if shape == declared else Port(replace(port.info, shape=shape), port.symbols)
 
 
 def _has_free(ports: Signature) -> bool:

@@ -30,7 +30,7 @@ from clockwork.units import MIB, Bytes
 
 log = logging.getLogger("clockwork.worker")
 
-MAGIC: Final = b"clockwork onnx 3\n"
+MAGIC: Final = b"clockwork onnx 4\n"
 """Marks the format; the number changes with the format."""
 
 SUFFIX: Final = ".onnx-prepared"

@@ -28,7 +28,7 @@ from clockwork.runtimes.onnx.prepared import PreparedModel, prepare
 from clockwork.runtimes.onnx.rows import analyse
 from clockwork.runtimes.onnx.runtime import prepared_info, runner, version
 from clockwork.runtimes.onnx.sessions import FAILURES, LIBRARY, check_not_lost, describe
-from clockwork.runtimes.probe import Verdict, try_model
+from clockwork.runtimes.probe import Verdict, observed, try_model
 from clockwork.units import GIB, Bytes, show_bytes
 
 CACHE_SHARE: Final = 0.8
@@ -99,6 +99,7 @@ class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
     def _optimise_and_try(self, file: ModelFile, policy: BatchingPolicy) -> tuple[PreparedModel, Verdict]:
         original, prepared = prepare(file, 1, self._cache.scratch, portable=True)
         run = runner(prepared.ports, original)
+        prepared.ports = observed(prepared.ports, run)
         verdict = try_model(prepared.ports, run, run, plan_trial(policy, partial(analyse, file.outline)))
         return prepared, Verdict(in_place=False, unbatched=verdict.unbatched)
 

@@ -20,7 +20,7 @@ from clockwork.runtimes.onnx.prepared import Placeholder, PreparedModel, open_un
 from clockwork.runtimes.onnx.rows import analyse
 from clockwork.runtimes.onnx.sessions import FAILURES, describe, run, run_with_bfloat16, share_one_arena
 from clockwork.runtimes.ort import onnxruntime
-from clockwork.runtimes.probe import Verdict, example_inputs, try_model
+from clockwork.runtimes.probe import Verdict, example_inputs, observed, try_model
 from clockwork.runtimes.signature import Signature
 from clockwork.runtimes.trial import Run
 from clockwork.units import Bytes
@@ -72,6 +72,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
 
     def _optimise_and_try(self, file: ModelFile, policy: BatchingPolicy) -> tuple[PreparedModel, Verdict]:
         original, prepared = prepare(file, self._threads, self._cache.scratch)
+        prepared.ports = observed(prepared.ports, runner(prepared.ports, original))
         return prepared, self._try(file, original, prepared, plan_trial(policy, partial(analyse, file.outline)))
 
     def _try(self, file: ModelFile, original: Any, prepared: PreparedModel, plan: TrialPlan) -> Verdict:
