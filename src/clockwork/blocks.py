@@ -1,6 +1,6 @@
 """An allocator of consecutive blocks: first fit from the lowest block, so that recently used blocks are used again.
 
-It handles block numbers only, and knows nothing about the memory behind them.
+The allocator handles block numbers only, and knows nothing about the memory behind them.
 """
 
 from bisect import bisect_left, insort

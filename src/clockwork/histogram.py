@@ -94,7 +94,7 @@ class Histogram:
 
 
 def add_to_both(value: Nanos, one: Histogram, other: Histogram) -> None:
-    """Add a duration to two histograms. This runs for every action, so it is faster than two calls of ``add``."""
+    """Add a duration to two histograms, in less time than two calls of ``add``, because this runs for every action."""
     bucket = _bucket(value)
     here, there = bucket // one.width, bucket // other.width
     try:

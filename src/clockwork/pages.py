@@ -1,6 +1,7 @@
 """Counts the pages of a device's weights cache, which models own, and keeps the models in order of last use.
 
-The worker and the controller's picture of the worker use the same class. It knows nothing about the pages' content.
+The worker and the controller's picture of the worker use the same class. The class knows nothing about the pages'
+content.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Long work as a generator that stops after each of its short steps.
+"""Long work is written as a generator that yields after each short step.
 
 The code that does the work stays pure, because its caller decides what happens between two steps. `clockwork.stepping`
 runs steps on an event loop, between other work; `at_once` runs them without a pause.

@@ -154,7 +154,7 @@ def test_a_result_with_outputs_of_other_requests_is_not_delivered() -> None:
     swapped, payloads = result_of(second)
     took = Timing(0, 0, 0)
     cluster.feed(WorkerResult("w0", InferResult(first.id, swapped.outputs, took, took, took), payloads))
-    assert infer_response(cluster, 1).message == "the worker was sent the requests [1] and answered [2]"
+    assert infer_response(cluster, 1).message == "the worker received the requests [1] but answered [2]"
     assert cluster.answer(2, client_id=2) is None
     cluster.workers["w0"].reset()
 

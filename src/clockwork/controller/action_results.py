@@ -50,7 +50,7 @@ def checked_result(state: ClockworkState, action: DeviceAction, result: Result) 
     expected = [share.request_id for share in action.inputs]
     found = [output.request_id for output in result.outputs]
     if expected != found:
-        text = f"the worker was sent the requests {expected} and answered {found}"
+        text = f"the worker received the requests {expected} but answered {found}"
         return ErrorResult(action.id, name, Status.ERROR, text)
     model = state.models.get(action.model)
     if model is not None and model.unbatched and len(action.inputs) > 1 and not action.apart:

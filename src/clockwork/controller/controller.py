@@ -1,6 +1,6 @@
 """`ControllerWithStartupPhase`: a controller for any scheduler.
 
-`clockwork.controller.startup` leads from the first worker to SERVING, `clockwork.controller.serving` serves, and
+`clockwork.controller.startup` handles all stages before SERVING, `clockwork.controller.serving` serves, and
 `clockwork.controller.draining` ends the server. This module passes each event to one of these parts, and answers the
 requests that need none of them.
 
@@ -208,7 +208,7 @@ class ControllerWithStartupPhase:
         return commands
 
     def _drain(self, now: Nanos, limit: Nanos) -> Commands:
-        """Begin the drain. If it begins before SERVING, refuse the requests that wait for SERVING."""
+        """Begin the drain. Before SERVING, also refuse the requests that wait for SERVING."""
         commands: Commands = [self._startup.drain(), self._draining.begin(now, limit)]
         for event in self._buffer.take_all():
             commands += self._request(now, event)

@@ -29,7 +29,7 @@ class WorkerLost(Struct, frozen=True):
 
 
 class WorkerSilent(Struct, frozen=True):
-    """Nothing has been received from a connected worker for a while; with ``silent`` false: its silence is over."""
+    """A connected worker has sent nothing for a while; with ``silent`` false, it has sent something again."""
 
     worker_id: str
     silent: bool

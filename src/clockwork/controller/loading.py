@@ -1,8 +1,8 @@
 """Loads of models into the host memory of every worker.
 
-Theory of operation. A load goes to all workers, and is over when each worker has answered or is lost. It succeeds on
-all workers or on none: if one worker fails, the models of this load are unloaded from the other workers, and then the
-client gets an error with the message of each worker that failed. A worker lost during a load counts as a failure,
+Theory of operation. A load goes to all workers, and is over when each worker has answered or is lost. A load succeeds
+on all workers or on none: if one worker fails, the models of this load are unloaded from the other workers, and then
+the client gets an error with the message of each worker that failed. A worker lost during a load counts as a failure,
 because the model may have killed it. At most ``loads_per_worker`` LoadModelFromDisk actions are outstanding at a
 worker; the others wait in order.
 

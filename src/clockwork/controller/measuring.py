@@ -1,8 +1,9 @@
 """The script of actions that measures one model on one device.
 
 Theory of operation. The script is a generator: it yields an action, receives the action's result, and returns the
-profile. It does not wait, and does not depend on the code that carries out the actions. Warm-ups do not count. Each
-sample of LoadWeights is a load after an eviction. Each batch size is measured with inputs that the worker generates.
+profile. The generator does not wait, and does not depend on the code that carries out the actions. Warm-ups do not
+count. Each sample of LoadWeights is a load after an eviction. Each batch size is measured with inputs that the worker
+generates.
 """
 
 from collections.abc import Generator

@@ -18,8 +18,8 @@ A load that a client requests during QUERYING waits for LOADING.
 
 A model that the operator named and that cannot be loaded or measured is *broken*: the other models are served without
 it. Start-up fails if no model is left, or, with ``strict``, at the first broken model. A worker that is lost during
-loads may have been killed by any of them. They are tried again, one at a time; a model whose second load loses a worker
-too is broken. Without named models a controller that has no model left stays in LOADING, or returns to it.
+loads may have been killed by any of them. These loads are tried again, one at a time; a model whose second load loses a
+worker too is broken. Without named models a controller that has no model left stays in LOADING, or returns to it.
 """
 
 from collections import deque

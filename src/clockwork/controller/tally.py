@@ -64,7 +64,7 @@ class Counts:
     def answered(self, status: int, total: Nanos, count: int = 1, reason: RefusalReason = RefusalReason.OTHER) -> None:
         """Count ``count`` requests that were answered with ``status``.
 
-        ``total`` is the sum of their times from arrival to response. ``reason`` counts only for the status of a
+        ``total`` is the sum of their times from arrival to response. ``reason`` matters only if ``status`` means a
         refusal.
         """
         self.answers[status] = self.answers.get(status, 0) + count

@@ -1,9 +1,9 @@
 """Checks batches in service: while the server is idle, executes some of their requests again, each as a batch of one.
 
-Theory of operation. A *sample* is a request of an executed batch, with its inputs and outputs. It is kept after its
-response was sent. For each batch size and input shape of a model's content, two requests of the first batch become
-samples. After that, one request of a share of all batches does, each time at another place in the batch. The batches
-are chosen by counting, not at random. Samples wait until the server is idle. Then `Serving` passes one to the
+Theory of operation. A *sample* is a request of an executed batch, with its inputs and outputs. The server keeps it
+after sending the response. For each batch size and input shape of a model's content, two requests of the first batch
+become samples. After that, one request of a share of all batches does, each time at another place in the batch. The
+batches are chosen by counting, not at random. Samples wait until the server is idle. Then `Serving` passes one to the
 scheduler, as a request without a client. The *check* compares the outputs of the two executions; the host does the
 comparison.
 

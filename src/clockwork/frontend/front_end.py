@@ -170,7 +170,7 @@ class FrontEnd:
         )
 
     async def load(self, name: str, parameters: Mapping[str, Any], *, default_name: str) -> None:
-        """Load a model on all workers, which is possible during start-up only.
+        """Load a model on all workers. This is possible during start-up only.
 
         Args:
             name: the model's name, and its path if ``parameters`` have no ``path``.

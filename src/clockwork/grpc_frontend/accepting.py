@@ -1,11 +1,11 @@
 """Takes many calls from gRPC at a time, and notes when each was taken.
 
 Theory of operation. grpc.aio requests one call of each method from gRPC's core, and requests the next one in a later
-turn of the event loop. So it takes at most one call in two or three turns of the loop. The other calls wait in the
-core, where the server cannot see them, and reach the scheduler one by one, so every batch has one request. `Acceptors`
-keep several calls of one method requested. So all calls that arrived since the loop's last turn are taken in one turn.
-(With 64 small calls in flight on one core, a call takes 71 us instead of 99 us of processor time; most of the
-difference is context switches.)
+turn of the event loop. So grpc.aio takes at most one call in two or three turns of the loop. The other calls wait in
+the core, where the server cannot see them, and reach the scheduler one by one, so every batch has one request.
+`Acceptors` keep several calls of one method requested. So all calls that arrived since the loop's last turn are taken
+in one turn. (With 64 small calls in flight on one core, a call takes 71 us instead of 99 us of processor time; most of
+the difference is context switches.)
 
 grpcio's own code requests the calls, through private names. If a release of grpcio lacks one of them, `can_take_many`
 returns false, and grpc.aio takes calls one by one.

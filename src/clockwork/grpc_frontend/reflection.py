@@ -40,7 +40,7 @@ class _Pool:
 
 
 def _symbols(file: FileDescriptorProto) -> Iterator[str]:
-    """Yield the names of all symbols of a file, without its package."""
+    """Yield the names of all symbols of a file, without the name of its package."""
     for service in file.service:
         yield service.name
         yield from (f"{service.name}.{method.name}" for method in service.method)

@@ -83,7 +83,7 @@ class _Scan:
                 self._rest += size
 
     def _contents(self, at: int, stop: int) -> None:
-        """Count the contents of a tensor: usually one packed field; anything else counts as non-float elements."""
+        """Count the contents of a tensor: usually one packed field. Any other fields count as non-float elements."""
         try:
             (number, begin, end, _), *more = self._each(at, stop, 2)
         except ValueError:  # no field
@@ -94,7 +94,7 @@ class _Scan:
             self._floats += end - begin
 
     def _each(self, at: int, stop: int, limit: int | None = None) -> Iterator[tuple[int, int, int, Bytes]]:
-        """Yield number, begin and end of the content, and whole length of each field, or of the first ``limit``."""
+        """Yield the number, the content's start and end, and the length of each field, or of the first ``limit``."""
         data = self._data
         found = 0
         while at < stop and found != limit:

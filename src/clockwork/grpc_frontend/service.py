@@ -1,7 +1,7 @@
 """The methods of ``GRPCInferenceService``: messages become calls of `FrontEnd`, and results become messages.
 
-A method takes a message and the call, and returns a message. It raises an exception to fail the call; the server turns
-that into a code, a message and trailing metadata.
+A method takes a message and the call, and returns a message. To fail a call, a method raises an exception; the server
+turns the exception into a code, a message and trailing metadata.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ class Service:
 
         Args:
             front: serves all requests.
-            peers: the clients of connections, whose limits hold for inferences.
+            peers: the client of each connection; its limits apply to inferences.
             allocate: returns memory that a worker can read; None: no memory is shared with workers.
             clock: measures how long a request has waited.
         """

@@ -156,8 +156,8 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
     def _pass_over_upgrade(self, rest: bytes) -> None:
         """Ignore the offer of another protocol (RFC 9110, section 7.8), and receive the request's body.
 
-        The parser takes all bytes that follow for the other protocol. They must not be parsed as requests: a body could
-        contain forged ones.
+        The parser takes all bytes that follow for the other protocol. These bytes must not be parsed as requests,
+        because a body could contain forged requests.
         """
         self._renew_parser()
         length, self._after_upgrade = self._after_upgrade, 0
@@ -251,12 +251,12 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         return length if MIN_LARGE <= length <= self.limits.max_body else 0
 
     def _number(self, header: bytes) -> Bytes:
-        """Return a header's number, or 0 if the header is missing or not a number, which the application refuses."""
+        """Return a header's number, or 0 if the header is missing or wrong; the application refuses a wrong one."""
         value = next((value for name, value in self.headers if name == header), b"")
         return int(value) if value.isdigit() and len(value) < 18 else 0
 
     def _large_body(self, length: Bytes, begin: Any) -> LargeBody:
-        """Allocate memory for a body. It is shared with the worker if the worker can use the tensors unchanged."""
+        """Allocate memory for a body: shared with the worker if the worker can use the tensors unchanged."""
         if self.cycle.response_complete:  # refused before its body was received
             return LargeBody(length, bytes(self._unwanted + len(begin)), self.quota, None)
         before = self._number(b"inference-header-content-length")

@@ -145,7 +145,7 @@ class LargeBody:
         self.received(len(begin))
 
     def rest(self) -> memoryview:
-        """Return the memory for the rest of the body; if the body was given up, memory that is never read."""
+        """Return the memory for the rest of the body, or memory that nobody reads if the body was given up."""
         return _discarded[: self._left] if self._memory is None else self._memory[self.filled :]
 
     def received(self, nbytes: Bytes) -> bool:

@@ -53,9 +53,9 @@ class ModelProfile(Struct, frozen=True, array_like=True):
 
     ``max_batch_size`` is the largest batch size that was requested; smaller sizes that ``infer`` lacks take too long.
     ``input_shapes`` are the measured shapes without a batch dimension; they matter for models with free dimensions.
-    ``unbatched`` is the reason why requests are no longer batched: the difference that a check in service found. It is
-    empty if requests are batched. ``stopped`` is the reason why batch sizes up to ``max_batch_size`` are missing;
-    empty if none is missing or the model does not batch.
+    ``unbatched`` is the reason why requests are no longer batched: the difference that a check in service found; empty:
+    requests are batched. ``stopped`` is the reason why batch sizes up to ``max_batch_size`` are missing; empty if none
+    is missing or the model does not batch.
     """
 
     load_weights: Measurement

@@ -145,7 +145,7 @@ class EvictResponse(Struct, frozen=True, array_like=True, tag=24):
 
 
 class StatusRequest(Struct, frozen=True, array_like=True, tag=25):
-    """Request the server's status. It is answered at once, in every stage."""
+    """Request the server's status. The server answers at once, in every stage."""
 
     id: int
 

@@ -1,7 +1,7 @@
 """The controller's counts in Prometheus' text format and in OpenMetrics.
 
-This package counts nothing, and does nothing until a client scrapes the metrics. Requests never touch
-prometheus_client's objects: they are made for each scrape.
+This package counts nothing, and does nothing until a client scrapes the metrics. prometheus_client's objects are made
+for each scrape, so requests never touch them.
 """
 
 from clockwork.metrics.scrape import Metrics

@@ -3,7 +3,7 @@
 Theory of operation. The text outside strings is searched for lists of numbers: from a ``[`` to the last ``]`` before a
 brace or a quote. Each list longer than `MIN_CUT` is replaced by a mark; the rest, the outline, may have `MAX_OUTLINE`
 bytes. The lists are checked when they are decoded, so this module need not understand them. A mark is a JSON object,
-which the data of a tensor never is.
+and the data of a tensor is never an object.
 """
 
 import re

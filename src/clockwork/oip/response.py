@@ -104,7 +104,7 @@ def response_parameters(response: InferResponse) -> dict[str, Any]:
 
 
 class _Json:
-    """JSON in parts; small pieces are joined."""
+    """The parts of a JSON text; small pieces are joined into parts."""
 
     def __init__(self, limit: Bytes) -> None:
         self._limit = limit

@@ -1,8 +1,8 @@
 """The events that a worker's core handles, and the commands that it returns to its host.
 
-Payloads, models in host memory and models on a device are opaque handles (``object``). The host makes them when it
-carries out a task. The core keeps them and passes them to the tasks that need them, so only the core has tables of
-models.
+Payloads, models in host memory and models on a device are opaque handles (``object``). The host makes these handles
+when it carries out a task. The core keeps them and passes them to the tasks that need them, so only the core has tables
+of models.
 """
 
 from enum import StrEnum
@@ -114,7 +114,7 @@ class ActionReceived(Struct, frozen=True):
 
 
 class TaskFinished(Struct, frozen=True):
-    """A lane's task is over. It ran from ``begin`` to ``end``."""
+    """A lane's task is over. The task ran from ``begin`` to ``end``."""
 
     gpu: int | None
     lane: LaneKind

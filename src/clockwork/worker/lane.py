@@ -25,7 +25,10 @@ MAX_QUEUED: Final = 10_000
 
 
 class Entry(Struct, eq=False):
-    """An action in a lane, with its window and payloads. ``orphaned``: its controller is lost and needs no result."""
+    """An action in a lane, with its window and payloads.
+
+    ``orphaned``: the controller that sent the action is lost, so nobody needs its result.
+    """
 
     action: Action
     earliest: Nanos

@@ -9,7 +9,7 @@ Theory of operation.
   loaded or being evicted. A controller therefore waits for the results of its other actions first. The names are
   unknown from the start of the task on, so that no lane uses weights that are being closed.
 - ClearCache is one task on each device. From its arrival until that task is over the device starts no Infer
-  (WEIGHTS_NOT_PRESENT), so the task waits for at most one Infer. It closes all weights at once.
+  (WEIGHTS_NOT_PRESENT), so the task waits for at most one Infer. Then the task closes all weights at once.
 - Weights count as evicted even if closing them failed: their handle is dropped, and the result is an error.
 """
 
