@@ -1,7 +1,7 @@
-"""Answers to requests whose deadline has passed before a device got them: a timeout, or the refusal of a hopeless SLO.
+"""Answers requests whose deadline has passed before a device got them, with a timeout or a refusal.
 
-Rules of the file: an SLO that is shorter than the model's time on the fastest device is refused, however late the
-request was handled, because the scheduler would have refused it too.
+The answer is a refusal if the SLO is shorter than the model's time on the fastest device, even if the request was
+handled late, because the scheduler would have refused it too.
 """
 
 from collections.abc import Iterable
@@ -45,7 +45,7 @@ def expired_at_arrival(
 def impossible_slo(request: PendingRequest, sent: Iterable[DeviceAction]) -> Nanos | None:
     """Return the time on the fastest device if the request's SLO is shorter, else None.
 
-    ``sent`` are the actions that devices have and did not finish; a request among them has no impossible SLO.
+    ``sent`` are the unfinished actions of the devices. The SLO of a request in one of them counts as possible.
     """
     if request.promised is not None or not request.model.profiles:
         return None

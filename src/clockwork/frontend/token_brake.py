@@ -1,7 +1,8 @@
-"""Slows down clients that guess tokens, and logs that somebody does.
+"""Slows down clients that guess tokens, and logs their attempts.
 
-A response to a request with an unknown token is delayed, the longer the more such responses are being delayed. So one
-HTTP connection can try about 10 tokens a second, and one gRPC connection with many calls about 100.
+A response to a request with an unknown token is delayed. The delay grows with the number of such responses that are
+being delayed. So one HTTP connection can try about 10 tokens a second, and one gRPC connection with many calls about
+100.
 """
 
 import asyncio

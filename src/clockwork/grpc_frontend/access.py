@@ -30,7 +30,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Refuses calls without a token for their method."""
 
     def __init__(self, access: Access, brake: TokenBrake) -> None:
-        """``access`` has the tokens and their rights; ``brake`` delays the responses to calls with an unknown one."""
+        """``access`` has the tokens and their rights; ``brake`` delays the responses to calls with an unknown token."""
         self._access = access
         self._brake = brake
 

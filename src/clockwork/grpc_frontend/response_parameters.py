@@ -16,7 +16,7 @@ _KEY, _VALUE = 1 << 3 | 2, 2 << 3 | 2  #: tags of an entry of a map
 _BOOL, _INT64, _DOUBLE = 1 << 3, 2 << 3, 4 << 3 | 1  #: tags of the fields of InferParameter
 
 MAX_VARINT: Final = 10
-"""Bytes of the longest integer."""
+"""Length of the longest encoded integer, in bytes."""
 
 _double: Final = Struct("<d").pack
 
@@ -29,7 +29,7 @@ def _head(name: str, tag: int, size: int) -> bytes:
 
 
 class _Time:
-    """The bytes before a time: those before milliseconds, and before microseconds by their number of bytes."""
+    """The bytes that precede a time: before its milliseconds, and before its microseconds for each of their lengths."""
 
     def __init__(self, name: str) -> None:
         self._ms = _head(f"{name}_ms", _DOUBLE, 8)

@@ -251,7 +251,10 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         return length if MIN_LARGE <= length <= self.limits.max_body else 0
 
     def _number(self, header: bytes) -> Bytes:
-        """Return a header's number, or 0 if the header is missing or wrong; the application refuses a wrong one."""
+        """Return a header's number, or 0 if there is no such header.
+
+        A value that is not a number counts as 0, because the application refuses it.
+        """
         value = next((value for name, value in self.headers if name == header), b"")
         return int(value) if value.isdigit() and len(value) < 18 else 0
 
