@@ -1,5 +1,6 @@
 """Links out of a model's directory are followed only if the operator named the directory, or allows their target."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,26 @@ def test_a_path_below_the_model_root_may_be_an_allowed_link(tmp_path: Path) -> N
         resolve(tmp_path / "root", "a.onnx")
     allowed = LinkPolicy(targets=(tmp_path / "elsewhere",))
     assert resolve(tmp_path / "root", "a.onnx", allowed) == tmp_path / "root/a.onnx"
+
+
+def test_a_model_in_another_mount_namespace_is_served_if_the_operator_named_it(tmp_path: Path) -> None:
+    file = saved(dense(), tmp_path / "model.onnx")
+    script = f"mount -t tmpfs tmpfs /mnt && mkdir /mnt/car && cp {file} /mnt/car && echo ready && exec sleep 60"
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", script], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            if other.stdout.readline() != "ready\n":
+                pytest.skip("this user may not make mount namespaces")
+            link = tmp_path / "models"
+            link.symlink_to(Path("/proc", str(other.pid), "root", "mnt", "car"))
+            assert resolve(tmp_path, "models", LinkPolicy(named=(link,))) == link
+            with pytest.raises(InvalidModelError, match="check the path"):
+                resolve(tmp_path, "models")
+            runtime = OnnxRuntime()
+            runtime.links = LinkPolicy(named=(link,))
+            assert runtime.load_model(link).info.batchable
+        finally:
+            other.kill()
 
 
 def test_serve_follows_links_in_the_directories_that_it_is_given(tmp_path: Path) -> None:

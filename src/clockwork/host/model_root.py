@@ -37,6 +37,9 @@ def resolve(root: Path, path: str, links: LinkPolicy = NO_LINKS) -> Path:
     try:
         home, real = root.resolve(strict=True), found.resolve(strict=True)
     except (OSError, RuntimeError):  # RuntimeError: links in a circle, until Python 3.13
+        # The target of a link through /proc/PID/root, as KServe makes for models in an image, has no path here.
+        if links.names(found) and found.exists():
+            return found
         raise InvalidModelError(f"there is no {shown} under the worker's model root: check the path") from None
     if not links.allows(home / pure, real, home):
         raise InvalidModelError(f"the path {shown} leads out of the worker's model root ({OPTION} allows its target)")

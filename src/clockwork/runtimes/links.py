@@ -24,6 +24,10 @@ class LinkPolicy(Struct, frozen=True):
     named: tuple[Path, ...] = ()
     targets: tuple[Path, ...] = ()
 
+    def names(self, path: Path) -> bool:
+        """Return whether the operator named this path, or a directory above it. Links are not resolved."""
+        return any(path.is_relative_to(directory) for directory in self.named)
+
     def allows(self, link: Path, target: Path, home: Path) -> bool:
         """Return whether a link may be followed.
 
