@@ -38,7 +38,8 @@ class AtHome(Scheduler):
             while gpu.cache.free < gpu.models[model.name].weights_pages:
                 gpu.evict_weights(next(name for name in gpu.cache if not gpu.in_use(name)))
             gpu.load_weights(model)
-        gpu.infer(model, [request], earliest=now, latest=request.deadline)
+        expected = model.infer_estimate(request.batch_size, gpu.kind)
+        gpu.infer(model, [request], earliest=now, latest=max(now, request.deadline - expected), expected=expected)
         self.pending[request.id] = request
         return []
 

@@ -67,7 +67,8 @@ class LeastLoaded(Scheduler):
             queue.popleft()
             if not request.over:  # else it was cancelled, or answered at its deadline
                 expected = request.model.infer_estimate(request.batch_size, gpu.kind)
-                infer = gpu.infer(request.model, [request], now, request.deadline, expected)
+                latest = max(now, request.deadline - expected)  # an Infer that starts later would be late
+                infer = gpu.infer(request.model, [request], now, latest, expected)
                 self.sent[infer.id] = request
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:

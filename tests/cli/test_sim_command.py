@@ -185,8 +185,8 @@ def test_sim_answers_how_many_devices_are_needed(tmp_path: Path, capsys: pytest.
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines if line.startswith(" all")]
     assert [row[1:4] for row in rows] == [["50", "2", str(devices)] for devices in (1, 2, 3, 4)]
-    assert "3 devices suffice: 100% in time (SLO 50 ms, load 2x)" in lines
-    assert run([*arguments, "--devices", "1,2", "--target", "95%"]) == 0
+    assert "2 devices suffice: 100% in time (SLO 50 ms, load 2x)" in lines
+    assert run([*arguments[:-1], "5x", "--devices", "1,2", "--target", "95%"]) == 0
     last = capsys.readouterr().out
     assert "2 devices do not suffice: " in last
     assert "; the target is 95.00%" in last
@@ -207,3 +207,14 @@ def test_wrong_numbers_are_refused_with_examples(
 ) -> None:
     assert run(["sim", str(scenario), option]) == 2
     assert why in capsys.readouterr().err
+
+
+def test_sim_warns_when_no_request_is_in_time_and_says_why(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["sim", str(scenario), "--slo", "1ms"]) == 0
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 2
+    assert warnings[0].startswith("warning: no request was in time (SLO 1 ms, load 1, devices 1): ")
+    assert "most frequent reason" in warnings[0]
+    assert "no device can meet this SLO" in warnings[0]
+    assert run(["sim", str(scenario)]) == 0
+    assert "warning" not in capsys.readouterr().out

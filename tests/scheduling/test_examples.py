@@ -9,7 +9,10 @@ from builders import infer_request
 from clockwork.messages.actions import Infer
 from clockwork.scheduling.base import Scheduler
 from clockwork.scheduling.registry import make_scheduler
+from clockwork.sim.run import Simulation
+from clockwork.sim.scenario import ModelSpec, Scenario
 from clockwork.units import ms, seconds
+from clockwork.workload.spec import StreamSpec
 from cluster import serving
 from fake_worker import File
 from interleavings import check_interleavings
@@ -51,3 +54,17 @@ def test_each_model_is_served_on_its_own_device_behind_its_load() -> None:
 @pytest.mark.parametrize("name", ["least_loaded:LeastLoaded", "at_home:AtHome"])
 def test_each_request_is_answered_once_and_memory_is_right_in_any_order_of_events(name: str) -> None:
     check_interleavings(lambda: make_scheduler(name))
+
+
+@pytest.mark.parametrize("name", ["least_loaded:LeastLoaded", "at_home:AtHome"])
+def test_an_example_serves_requests_in_time_below_capacity_and_under_overload(name: str) -> None:
+    for rate in (200.0, 800.0):
+        scenario = Scenario(
+            models=(ModelSpec("m", copies=3, load_ms=1.0, infer_ms={"1": 2.0}),),
+            workload=(StreamSpec("poisson", rate=rate),),
+            duration_s=3.0,
+            warmup_s=1.0,
+            slo_ms=50.0,
+        )
+        counts = Simulation(scenario, 1, scheduler=make_scheduler(name)).run().outcomes.total
+        assert counts.in_time > 0.5 * min(rate, 500) * 2

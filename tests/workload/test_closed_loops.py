@@ -4,8 +4,9 @@ from collections import Counter
 from random import Random
 from typing import Any
 
+from clockwork.messages.status import Status
 from clockwork.units import SECOND, ms, seconds
-from clockwork.workload.request import WorkloadRequest
+from clockwork.workload.request import WorkloadRequest, comes_back
 from clockwork.workload.spec import LadderSpec, StreamSpec, make_workload
 from clockwork.workload.workload import Workload
 
@@ -117,3 +118,30 @@ def test_the_same_seed_and_responses_give_the_same_requests() -> None:
 
     assert played() == played()
     assert 1_150 < len(played()) < 1_200  # 10 clients, each sends (2 s - its stagger) / 17 ms requests
+
+
+def test_a_client_without_a_retry_time_backs_off_by_itself() -> None:
+    workload, now = closed(models=("a",)), 0
+    waits = []
+    for _ in range(12):
+        workload.answered(now, workload.take(), comes_back(Status.TIMEOUT, None))
+        due = workload.next_send()
+        assert due is not None
+        waits.append(due - now)
+        now = due
+    assert all(ms(5) << n <= wait <= ms(10) << n for n, wait in enumerate(waits[:6]))
+    assert all(ms(500) <= wait <= seconds(1) for wait in waits[7:])
+    workload.answered(now, workload.take(), comes_back(Status.SUCCESS, None))
+    assert workload.next_send() == now
+    workload.answered(now, workload.take(), comes_back(Status.TIMEOUT, None))
+    due = workload.next_send()
+    assert due is not None
+    assert due - now <= ms(10), "a success ends the back-off"
+
+
+def test_a_client_with_a_retry_time_does_not_back_off_longer() -> None:
+    workload = closed(models=("a",))
+    for _ in range(5):
+        workload.answered(0, workload.take(), comes_back(Status.SKIPPED_BY_CONTROLLER, ms(3)))
+        assert workload.next_send() == ms(3)
+        workload.answered(0, workload.take(), None)

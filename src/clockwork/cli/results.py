@@ -43,6 +43,14 @@ COLUMNS: Final[tuple[tuple[str, str, Format], ...]] = (
 )
 """Columns of the table: the key of a row in the JSON, the header, and how a value is shown. The JSON has more."""
 
+OTHER_OUTCOMES: Final = (
+    ("admitted_missed", "broken promises"),
+    ("refused", "refused"),
+    ("late", "late"),
+    ("failed", "failed"),
+)
+"""Outcomes of requests that were not in time: the key of a row, and its name for people."""
+
 DROP: Final = (
     "simulated/s",
     "refusal p99 ms",
@@ -75,12 +83,28 @@ def show_results(results: dict[str, Any], details: bool = False) -> None:
         wall = sum(row.get("wall_s", 0.0) for row in results["rows"])
         footer += f", {wall:.1f} s of wall time, {results['memory_mib']:.0f} MiB of memory at most"
     show(footer)
+    show(*_warnings(results))
     for text in sorted({detail["failure"] for detail in results["details"]} - {""}):
         show(f"some requests failed: {text}")
     if not any(row["sent"] for row in results["rows"]):
         show("no request was sent after the warm-up; check when the streams of the workload begin")
     if not details and any(detail.get("prediction", {}).get("all") for detail in results["details"]):
         show("--details shows prediction errors and cold starts")
+
+
+def _warnings(results: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each run in which no request was in time, with the most frequent reason."""
+    rows = [row for row in results["rows"] if row["stream"] == "all"]
+    for row, detail in zip(rows, results["details"], strict=False):
+        if not row["sent"] or row["in_time"]:
+            continue
+        counts = (f"{row[key]:,} {name}" for key, name in OTHER_OUTCOMES if row[key])
+        text = f"warning: no request was in time ({_run_name(detail)}): {', '.join(counts)}"
+        reasons = detail.get("none_in_time")
+        if reasons:
+            reason = max(reasons, key=lambda reason: reasons[reason])
+            text += f"; most frequent reason ({reasons[reason]:,} requests): {reason or 'none given'}"
+        yield text
 
 
 def show_needed_devices(results: dict[str, Any], target: float) -> None:
@@ -115,6 +139,8 @@ def _shown_rows(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
     Several runs of many streams have one row each. A single run shows the streams with the most requests.
     """
     runs = [number for number, row in enumerate(rows) if row["stream"] == "all"]
+    if len({rows[number].get("devices") for number in runs}) > 1:
+        return [rows[number] for number in runs], 0
     if len(rows) <= MAX_STREAM_ROWS * max(1, len(runs)) and (len(runs) <= 1 or len(rows) <= 2 * MAX_STREAM_ROWS):
         return rows, 0
     if len(runs) > 1:

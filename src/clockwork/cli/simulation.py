@@ -181,6 +181,7 @@ def outcome_detail(outcomes: Outcomes, load: float, variant: Scenario) -> dict[s
         "latency_cdf": [(round(at, 4), round(share, 6)) for at, share in outcomes.total.latency.steps()],
         "broken_promises": outcomes.total.reasons,
         "failure": outcomes.total.failure,
+        "none_in_time": {} if outcomes.total.in_time else outcomes.total.setbacks,
     }
 
 

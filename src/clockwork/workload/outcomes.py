@@ -67,6 +67,7 @@ class Counts:
         self.latency = Histogram()  #: of requests in time, from the intended send time
         self.verdict = Histogram()  #: of refused requests
         self.reasons: dict[str, int] = {}  #: counts of broken promises by reason
+        self.setbacks: dict[str, int] = {}  #: reasons of requests that were not in time, before the first one that was
         self.failure = ""  #: error message of the first failed request
 
     def add(self, outcome: Outcome) -> None:
@@ -78,11 +79,12 @@ class Counts:
             self.in_time += 1
             self.batch_rows += outcome.batch_size
             self.latency.add(outcome.answered - outcome.intended)
-        elif outcome.admitted:
+            return
+        if not self.in_time:
+            _count_reason(self.setbacks, outcome.message)
+        if outcome.admitted:
             self.admitted_missed += 1
-            reason = _without_numbers(outcome.message)
-            if reason in self.reasons or len(self.reasons) < MAX_REASONS:
-                self.reasons[reason] = self.reasons.get(reason, 0) + 1
+            _count_reason(self.reasons, outcome.message)
         elif outcome.status in (7, 8):
             self.refused += 1
             self.verdict.add(outcome.total)
@@ -158,6 +160,12 @@ def _of(table: dict[int, Counts], key: int) -> Counts:
 
 def _ms(value: Nanos | None) -> float | None:
     return None if value is None else round(value / 1e6, 3)
+
+
+def _count_reason(reasons: dict[str, int], message: str) -> None:
+    reason = _without_numbers(message)
+    if reason in reasons or len(reasons) < MAX_REASONS:
+        reasons[reason] = reasons.get(reason, 0) + 1
 
 
 def _without_numbers(message: str) -> str:

@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from clockwork.units import MILLISECOND, Nanos
+from clockwork.units import MILLISECOND, SECOND, Nanos
 
 MIN_RETRY: Final[Nanos] = 1 * MILLISECOND
 """Shortest wait of a client after a failed request, to prevent retry storms."""
@@ -27,6 +27,25 @@ class WorkloadRequest(Struct, frozen=True):
     batch_size: int = 1
 
 
+BACK_OFF: Final[Nanos] = 0
+"""Stands for a failure without a retry time: the client chooses how long it waits (`back_off`)."""
+
+FIRST_BACK_OFF: Final[Nanos] = 10 * MILLISECOND
+MAX_BACK_OFF: Final[Nanos] = 1 * SECOND
+
+
 def comes_back(status: int, retry_after: Nanos | None) -> Nanos | None:
-    """Return how long a client waits after this response; None after a success."""
-    return None if status == 0 else max(MIN_RETRY, retry_after or 0)
+    """Return how long a client waits after this response: None after a success, `BACK_OFF` if it must choose itself."""
+    if status == 0:
+        return None
+    return BACK_OFF if retry_after is None else max(MIN_RETRY, retry_after)
+
+
+def back_off(failures: int, draw: float) -> Nanos:
+    """Return how long a client without a retry time waits after ``failures`` failures in a row.
+
+    The wait doubles with each failure up to a second. ``draw``, a random number from 0 to 1, spreads it over its upper
+    half, so that clients do not come back together.
+    """
+    longest = min(MAX_BACK_OFF, FIRST_BACK_OFF << min(failures - 1, 10))
+    return round(longest * (1 + draw) / 2)

@@ -9,7 +9,7 @@ from typing import Protocol
 from clockwork.units import SECOND, Nanos
 from clockwork.workload.arrivals import Process
 from clockwork.workload.mix import Mix
-from clockwork.workload.request import WorkloadRequest
+from clockwork.workload.request import BACK_OFF, WorkloadRequest, back_off
 
 Slo = Callable[[Nanos], tuple[Nanos | None, float | None] | None]
 """Maps a time after the stream's start to the SLO of a request, as a time or a factor; None ends the stream."""
@@ -27,7 +27,7 @@ class Stream(Protocol):
         ...
 
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
-        """Note the response to a request; ``retry_after``: how long its client waits after a failure."""
+        """Note the response to a request; ``retry_after``: see `comes_back`."""
         ...
 
 
@@ -67,7 +67,10 @@ class OpenLoop:
 
 
 class ClosedLoop:
-    """Clients that wait for a response before they send again; after a refusal they wait for the retry time."""
+    """Clients that wait for a response before they send again.
+
+    After a failure a client waits for the retry time. Without a retry time it backs off by itself.
+    """
 
     def __init__(
         self,
@@ -89,6 +92,8 @@ class ClosedLoop:
         count = len(self._models)
         self._due = [(start + (int(rng.random() * stagger) if stagger else 0), client) for client in range(count)]
         heapify(self._due)
+        self._draw = Random(rng.getrandbits(64)).random
+        self._failures: dict[int, int] = {}  #: failures in a row without a retry time, by client
 
     def next_send(self) -> Nanos | None:
         """Implement `Stream`."""
@@ -110,7 +115,12 @@ class ClosedLoop:
         return WorkloadRequest(self._number, client, self._models[client], at, slo[0], slo[1], self._batch_size)
 
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
-        """Schedule the client's next request, after its pause or its retry time."""
+        """Schedule the client's next request, after its pause, its retry time or its back-off."""
+        if retry_after == BACK_OFF:
+            failures = self._failures[request.client] = self._failures.get(request.client, 0) + 1
+            retry_after = back_off(failures, self._draw())
+        elif self._failures:
+            self._failures.pop(request.client, None)
         wait = self._think if retry_after is None else max(self._think, retry_after)
         heappush(self._due, (now + wait, request.client))
 

@@ -44,7 +44,7 @@ class Workload:
         )
 
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
-        """Note that a request was answered at ``now``; ``retry_after``: how long its client waits after a failure."""
+        """Note that a request was answered at ``now``; ``retry_after``: see `comes_back`."""
         stream = self._streams[request.stream]
         before = stream.next_send()
         stream.answered(now, request, retry_after)
