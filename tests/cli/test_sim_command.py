@@ -64,8 +64,13 @@ def test_sim_writes_a_table_json_records_and_plots(
     assert [row["load"] for row in results["rows"]] == [1, 2]
     assert all(row.keys() >= ROW_KEYS for row in results["rows"])
     assert results["violations"] == []
-    kinds = {json.loads(line)["record"] for line in records.read_text().splitlines()}
-    assert kinds == {"action", "request"}
+    written = [json.loads(line) for line in records.read_text().splitlines()]
+    assert {record["record"] for record in written} == {"run", "action", "request"}
+    assert [(record["run"], record["load"]) for record in written if record["record"] == "run"] == [(1, 1), (2, 2)]
+    for run_number, row in enumerate(results["rows"], 1):
+        requests = [record for record in written if record["record"] == "request" and record["run"] == run_number]
+        assert len(requests) == row["sent"]
+        assert {(record["outcome"], record["status_name"]) for record in requests} == {("in_time", "SUCCESS")}
     drawn = {path.name for path in plots.iterdir()}
     assert drawn == {"small-goodput.png", "small-latency.png", "small-utilisation.png", "small-sweep.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots.iterdir())

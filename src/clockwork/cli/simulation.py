@@ -97,7 +97,8 @@ def run(experiment: Experiment, seed: int, records: Path | None) -> dict[str, An
         for number, (load, variant) in enumerate(chosen):
             task = bar.add_task(f"{variant.name} {number + 1}/{len(chosen)}", total=1.0)
             begin = clock.now()
-            simulation = _simulate(experiment, variant, seed, record, _completed(bar, task))
+            numbered = None if record is None else _numbered(record, number + 1, load, variant, seed)
+            simulation = _simulate(experiment, variant, seed, numbered, _completed(bar, task))
             wall = (clock.now() - begin) / 1e9
             rows += _rows(simulation, load, variant, wall)
             details.append(_detail(simulation, load, variant))
@@ -317,6 +318,13 @@ def run_swarm(first: int, count: int, records: Path | None, *, overload: bool = 
             bar.advance(task)
     counted = "" if overload else f", {requests} requests"
     show(f"{count} seeds, starting at {first}{counted}: no violation")
+
+
+def _numbered(record: Record, run: int, load: float, variant: Scenario, seed: int) -> Record:
+    """Record the start of a run, and return a function that adds the run's number to each record."""
+    head = {"record": "run", "run": run, "name": variant.name, "scheduler": variant.scheduler, "seed": seed}
+    record(head | {"slo_ms": variant.slo_ms, "load": load, "devices": variant.devices.count})
+    return lambda entry: record({"run": run} | entry)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from clockwork.controller.events import Respond
 from clockwork.messages.requests import InferRequest, InferResponse
+from clockwork.messages.status import status_name
 from clockwork.messages.tensors import TensorSpec, spec
 from clockwork.paced.models import PacedModel
 from clockwork.scheduling.base import Scheduler
@@ -17,7 +18,7 @@ from clockwork.sim.loop import Loop
 from clockwork.sim.scenario import ControllerSpec, Scenario
 from clockwork.sim.watcher import Watcher
 from clockwork.units import MILLISECOND, SECOND, Nanos, ms, seconds
-from clockwork.workload.outcomes import Outcomes, outcome_of
+from clockwork.workload.outcomes import Outcome, Outcomes, outcome_of
 from clockwork.workload.request import WorkloadRequest, comes_back
 from clockwork.workload.spec import make_workload
 
@@ -189,7 +190,7 @@ class Simulation:
         self.outcomes.add(request.stream, outcome)
         self._check_response(response, slo, arrival)
         if self._record is not None:
-            self._record(self._request_record(request, arrival, response, slo))
+            self._record(self._request_record(request, arrival, response, outcome))
         self.loop.at(now + self._client_delay, self._back, (request, comes_back(response.status, response.retry_after)))
 
     def _back(self, answered: Any) -> None:
@@ -248,7 +249,7 @@ class Simulation:
         return [round((after - before) / each, 4) for after, before in steps]
 
     def _request_record(
-        self, request: WorkloadRequest, arrival: Nanos, response: InferResponse, slo: Nanos
+        self, request: WorkloadRequest, arrival: Nanos, response: InferResponse, outcome: Outcome
     ) -> dict[str, Any]:
         timing = response.timing
         return {
@@ -259,8 +260,10 @@ class Simulation:
             "model": request.model,
             "intended": self._start + request.intended,
             "arrival": arrival,
-            "slo": slo,
+            "slo": outcome.slo,
+            "outcome": outcome.name,
             "status": response.status,
+            "status_name": status_name(response.status),
             "message": response.message,
             "admitted": response.admitted,
             "predicted": response.predicted,

@@ -38,6 +38,15 @@ class Outcome(Struct, frozen=True):
     cold_start: bool = False
     message: str = ""
 
+    @property
+    def name(self) -> str:
+        """The outcome by the name of its counter: in_time, admitted_missed, refused, late or failed."""
+        if self.status == 0 and self.total <= self.slo:
+            return "in_time"
+        if self.admitted:
+            return "admitted_missed"
+        return "refused" if self.status in (7, 8) else "late" if self.status in (0, 4) else "failed"
+
 
 def outcome_of(response: InferResponse, *, intended: Nanos, answered: Nanos, slo: Nanos) -> Outcome:
     """Return the outcome of the request that got this response."""
