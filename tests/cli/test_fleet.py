@@ -33,16 +33,29 @@ def test_a_client_loads_a_model_on_a_controller_and_a_worker(
     assert not [line for line in controller.err.seen + worker.err.seen if "Traceback" in line]
 
 
+def test_a_load_that_waits_for_workers_shows_why_and_ends_at_its_time_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    with clockwork("controller", "--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0", "--http=none") as controller:
+        address = controller.err.wait_for(r"listening for clients on ([^\s,]+)")[1]
+        assert run(["load", "dense.onnx", "--address", address, "--timeout=3s"]) == 1
+        shown = capsys.readouterr().err.splitlines()
+        why = "querying: the server waits until as many workers as configured (--workers) are connected"
+        assert shown[0].startswith(why)
+        assert shown[-1].startswith(f"clockwork: the load has not ended after 3 s (--timeout); {why}")
+        controller.err.wait_for(f"INFO clockwork.cli: {why[:40]}")
+        assert run(["status", "--address", address]) == 0
+        assert "The server waits until as many workers" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_failed_load_prints_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ports = ("--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0")
     with clockwork("controller", *ports, *QUICK) as controller:
         found = controller.err.wait_for(r"listening for clients on (\S+), for workers on (\S+)$")
         with clockwork("worker", f"--controller={found[2]}", f"--model-root={tmp_path}"):
             assert run(["load", "nowhere.onnx", "--address", found[1]]) == 1
-    errors = capsys.readouterr().err
-    assert errors.startswith("clockwork: ")
-    assert "'nowhere.onnx'" in errors
-    assert errors.count("\n") == 1
+    *progress, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("clockwork: ")
+    assert "'nowhere.onnx'" in error
+    assert not [line for line in progress if line.startswith("clockwork: ")]
 
 
 def test_a_worker_that_is_still_connecting_ends_with_its_parent(tmp_path: Path) -> None:

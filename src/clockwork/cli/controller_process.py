@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from clockwork.cli import logs
 from clockwork.cli.process import Shutdown, cache_directory, run_together, run_until_signal
+from clockwork.cli.startup_hints import waits_for
 from clockwork.controller.config import ControllerConfig, ProfilingConfig, VerifyingConfig
 from clockwork.controller.stage import Stage
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
@@ -33,6 +34,9 @@ POLL: Final = 0.1
 
 LINE_EVERY: Final = 2.0
 """Seconds between two log lines about the progress of a stage."""
+
+HINT_AFTER: Final = 3.0
+"""Seconds in one state after which the log reports what the server waits for."""
 
 log = logging.getLogger("clockwork.cli")
 
@@ -171,11 +175,20 @@ async def show_startup(host: ControllerHost, console: Console) -> None:
 
 
 async def _watch(host: ControllerHost, show: Callable[[str, StageProgress], None]) -> None:
+    clock = asyncio.get_running_loop().time
+    said, since = "", clock()
     while True:
         stage, progress = host.progress()
         show(stage, progress)
         if stage == Stage.SERVING.value:
             return
+        hint = waits_for(stage, progress)
+        if hint == said:
+            since = clock()
+        elif clock() - since >= HINT_AFTER:
+            said = hint
+            if hint:
+                log.info("%s: the server %s", stage, hint, extra=event_fields("waiting", stage=stage, reason=hint))
         await asyncio.sleep(POLL)
 
 

@@ -9,7 +9,7 @@ import typer
 from clockwork.cli.options import AsJson, ServerAddress, duration, examples
 from clockwork.cli.security import ClientTlsCa, ClientTlsCert, ClientTlsKey, ClientTokenFile, Credentials
 from clockwork.net.address import DEFAULT_LISTEN, Address
-from clockwork.units import Nanos, as_seconds, show_bytes, show_duration
+from clockwork.units import SECOND, Nanos, as_seconds, show_bytes, show_duration
 
 if TYPE_CHECKING:
     from clockwork.arrays import Array
@@ -51,6 +51,10 @@ def load(
         int, typer.Option(min=1, help="Number of independent copies, named NAME-1 to NAME-N if there are several.")
     ] = 1,
     name: Annotated[str, typer.Option(show_default="from the path", help="Name of the model.")] = "",
+    timeout: Annotated[
+        Nanos,
+        typer.Option(parser=duration, metavar="DURATION", show_default="10min", help="Longest time to wait."),
+    ] = 600 * SECOND,
     address: ServerAddress = DEFAULT_LISTEN,
     tls_ca: ClientTlsCa = None,
     tls_cert: ClientTlsCert = None,
@@ -60,10 +64,21 @@ def load(
     """Load a model on every worker, and print the names under which it will be served.
 
     Models are loaded before serving begins. Loading ends when no load has arrived for 10 s.
+
+    While the command waits, it prints what the server is doing to stderr.
     """
-    with _connect(address, tls_ca, tls_cert, tls_key, token_file) as client:
-        for loaded in client.load_model(path, copies, name):
-            print(loaded)
+    import asyncio
+
+    from clockwork.cli.loading import load_with_progress
+    from clockwork.client import AsyncClient
+
+    async def run() -> list[str]:
+        credentials = Credentials(tls_ca, tls_cert, tls_key, token_file).arguments()
+        async with AsyncClient(str(address), **credentials) as client:
+            return await load_with_progress(client, path, copies, name, as_seconds(timeout))
+
+    for loaded in asyncio.run(run()):
+        print(loaded)
 
 
 def ls(

@@ -15,6 +15,7 @@ from clockwork.cli.output import (
     prediction_table,
     table,
 )
+from clockwork.cli.startup_hints import waits_for
 from clockwork.controller.stage import Stage
 from clockwork.messages.counts import CHECK_OUTCOMES
 from clockwork.messages.profile import ModelProfile
@@ -70,6 +71,8 @@ def describe_server(
     ``height``: lines of the screen that the output must fit on; None shows every model and device on a line of its own.
     """
     yield _headline(server)
+    if hint := waits_for(server.stage, server.progress):
+        yield f"The server {hint}."
     limits = list(batch_limit_lines(server.models))
     devices = [row for worker in server.workers for row in _device_rows(worker)]
     device_limit = len(devices) if height is None else MAX_DEVICE_ROWS
