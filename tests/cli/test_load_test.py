@@ -30,12 +30,12 @@ think_ms = 20
 def test_a_scenario_runs_live_and_then_simulated_with_the_measured_times(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scenario, live, simulated, state = (
-        tmp_path / name for name in ("live.toml", "live.json", "sim.json", "state.json")
+    scenario, live, simulated, state, records = (
+        tmp_path / name for name in ("live.toml", "live.json", "sim.json", "state.json", "records.jsonl")
     )
     scenario.write_text(SCENARIO)
     with serve(str(save_dense(tmp_path / "dense.onnx"))) as process:
-        assert run(["load-test", process.address(), str(scenario), "--json", str(live)]) == 0
+        assert run(["load-test", process.address(), str(scenario), "--json", str(live), "--records", str(records)]) == 0
         capsys.readouterr()
         assert run(["status", "--json", "--address", process.address()]) == 0
         state.write_text(capsys.readouterr().out)
@@ -45,6 +45,12 @@ def test_a_scenario_runs_live_and_then_simulated_with_the_measured_times(
     rows = json.loads(live.read_text())["rows"]
     assert [row["stream"] for row in rows] == ["all", "1 poisson", "2 closed"]
     assert rows[0]["sent"] > 100
+    first, *requests = (json.loads(line) for line in records.read_text().splitlines())
+    assert (first["record"], first["run"]) == ("run", 1)
+    counted = [record for record in requests if record["intended"] >= 500_000_000]
+    assert len(counted) == rows[0]["sent"]
+    assert sum(record["outcome"] == "in_time" for record in counted) == rows[0]["in_time"]
+    assert all(record["intended"] <= record["sent"] <= record["answered"] for record in requests)
     assert rows[0]["sent"] == rows[0]["in_time"] + rows[0]["refused"] + rows[0]["admitted_missed"] + rows[0]["late"]
     assert rows[0]["in_time"] > 0.9 * rows[0]["sent"]
     prediction = json.loads(live.read_text())["details"][0]["prediction"]

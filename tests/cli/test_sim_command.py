@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clockwork.cli import run
+from clockwork.cli import run, simulation
 from clockwork.sim import swarm
 
 SCENARIO = """
@@ -223,3 +223,13 @@ def test_sim_warns_when_no_request_is_in_time_and_says_why(scenario: Path, capsy
     assert "no device can meet this SLO" in warnings[0]
     assert run(["sim", str(scenario)]) == 0
     assert "warning" not in capsys.readouterr().out
+
+
+def test_progress_is_printed_in_lines_if_stderr_is_no_terminal(
+    scenario: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simulation, "REPORT_EVERY", 0)
+    assert run(["sim", str(scenario)]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert "small 1/2: 50%" in lines
+    assert lines[-1] == "small 2/2: 100%"

@@ -187,6 +187,7 @@ def load_test(
     load: LoadFactor = "1x",
     slo: SloChange = "1x",
     trace: Trace = None,
+    records: Records = None,
     generated: Generated = False,
     connections: Connections = 2,
     tls_ca: ClientTlsCa = None,
@@ -206,9 +207,9 @@ def load_test(
     experiment = simulation.read_experiment(
         scenario=scenario, load=factor(load), slo=slo_factor, slo_ns=slo_ns, traces=trace or []
     )
-    simulation.check_writable(json)
+    simulation.check_writable(json, records)
     caller = Credentials(tls_ca, tls_cert, tls_key, token_file)
-    results = simulation.run_live(str(address), experiment, seed, generated, connections, caller)
+    results = simulation.run_live(str(address), experiment, seed, generated, connections, caller, records)
     show_results(results, details)
     if json is not None:
         simulation.write_json(json, results)

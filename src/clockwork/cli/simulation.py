@@ -1,6 +1,7 @@
 """Runs the experiments of ``clockwork sim`` and ``clockwork load-test``: reads scenarios, writes and shows results."""
 
 import resource
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -29,6 +30,9 @@ from clockwork.sim.scenario import Scenario, altered, parse_scenario, variants
 from clockwork.units import MILLISECOND, Nanos, ms, seconds
 from clockwork.workload.outcomes import Outcomes
 from clockwork.workload.spec import make_workload
+
+REPORT_EVERY: Final = seconds(10)
+"""Time between lines of progress if stderr is no terminal."""
 
 MAX_SCENARIO_BYTES: Final = 1 << 20
 MAX_TRACE_BYTES: Final = 1 << 31
@@ -193,6 +197,7 @@ def run_live(
     generated: bool,
     connections: int,
     credentials: Credentials = Credentials(),
+    records: Path | None = None,
 ) -> dict[str, Any]:
     """Run all variants of a scenario against a live server.
 
@@ -208,7 +213,7 @@ def run_live(
 
     async def play() -> None:
         async with AsyncExitStack() as stack:
-            bar = stack.enter_context(_bar())
+            bar, record = stack.enter_context(_bar()), stack.enter_context(_recorder(records))
             clients = [await stack.enter_async_context(AsyncClient(address, **arguments)) for _ in range(connections)]
             for number, (load, variant) in enumerate(chosen):
                 duration = seconds(variant.duration_s)
@@ -224,6 +229,7 @@ def run_live(
                     default_slo=ms(variant.slo_ms),
                     generated=generated,
                     progress=_completed(bar, task),
+                    record=None if record is None else _numbered(record, number + 1, load, variant, seed),
                 )
                 await test.run()
                 bar.remove_task(task)
@@ -343,8 +349,20 @@ def _recorder(path: Path | None) -> Iterator[Record | None]:
 
 
 def _completed(bar: Progress, task: TaskID) -> Callable[[float], None]:
-    """Return a callback that updates the bar."""
-    return lambda completed: bar.update(task, completed=completed)
+    """Return a callback that updates the bar; if stderr is no terminal, it prints a line every 10 s instead."""
+    if not bar.disable:
+        return lambda completed: bar.update(task, completed=completed)
+    name, total = next((known.description, known.total) for known in bar.tasks if known.id == task)
+    printed = MonotonicClock.now()
+
+    def report(completed: float) -> None:
+        nonlocal printed
+        now = MonotonicClock.now()
+        if total and now - printed >= REPORT_EVERY:
+            printed = now
+            print(f"{name}: {completed / total:.0%}", file=sys.stderr, flush=True)
+
+    return report
 
 
 def _bar() -> Progress:

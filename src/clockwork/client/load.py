@@ -16,7 +16,7 @@ from clockwork.clock import Clock, MonotonicClock
 from clockwork.errors import ClockworkError, ConnectionLostError, InvalidRequestError, UnknownModelError
 from clockwork.messages.faults import unknown_model
 from clockwork.messages.requests import InferResponse, ModelSummary
-from clockwork.messages.status import Status
+from clockwork.messages.status import Status, status_name
 from clockwork.messages.tensors import Datatype, TensorSpec, spec
 from clockwork.units import SECOND, Nanos
 from clockwork.workload.outcomes import Outcome, Outcomes, outcome_of
@@ -47,8 +47,12 @@ class LoadTest:
         generated: bool = False,
         clock: Clock | None = None,
         progress: Callable[[Nanos], None] | None = None,
+        record: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        """``default_slo``: SLO of streams that set none. ``generated``: the worker generates the inputs."""
+        """``default_slo``: SLO of streams that set none. ``generated``: the worker generates the inputs.
+
+        ``record`` receives a record of each answered request.
+        """
         self._clients = clients
         self._workload = workload
         self.outcomes = outcomes
@@ -56,6 +60,7 @@ class LoadTest:
         self._generated = generated
         self._clock: Clock = clock or MonotonicClock()
         self._progress = progress
+        self._record = record
         self._inputs: dict[tuple[str, int], Inputs] = {}
         self._models: dict[str, ModelSummary] = {}
         self._factors: dict[str, Nanos] = {}
@@ -124,6 +129,7 @@ class LoadTest:
     async def _exchange(self, client: AsyncClient, request: WorkloadRequest, inputs: Inputs) -> None:
         slo = request.slo if request.slo is not None or request.slo_factor is not None else self._default_slo
         specs, buffers = inputs
+        sent = self._now()
         payloads: Sequence[Any] = () if self._generated else buffers
         try:
             response = await client.ask(
@@ -139,15 +145,17 @@ class LoadTest:
         except ClockworkError as error:
             self._failed(request, slo or self._default_slo, str(error))
             return
-        self._answered(request, slo, response)
+        self._answered(request, slo, response, sent)
 
-    def _answered(self, request: WorkloadRequest, slo: Nanos | None, response: InferResponse) -> None:
+    def _answered(self, request: WorkloadRequest, slo: Nanos | None, response: InferResponse, sent: Nanos) -> None:
         now = self._now()
         if request.slo_factor is not None:
             by_factor = round(request.slo_factor * self._factors.get(request.model, 0))
             slo = by_factor if slo is None else min(slo, by_factor)
         outcome = outcome_of(response, intended=request.intended, answered=now, slo=slo or self._default_slo)
         self.outcomes.add(request.stream, outcome)
+        if self._record is not None:
+            self._record(_record(request, sent, outcome, response))
         self._workload.answered(now, request, comes_back(response.status, response.retry_after))
 
     def _failed(self, request: WorkloadRequest, slo: Nanos, message: str) -> None:
@@ -165,6 +173,33 @@ class LoadTest:
                 raise UnknownModelError(unknown_model(request.model, self._models))
             inputs = self._inputs[key] = _inputs(model, request.batch_size, self._generated)
         return inputs
+
+
+def _record(request: WorkloadRequest, sent: Nanos, outcome: Outcome, response: InferResponse) -> dict[str, Any]:
+    """Return the record of a request; ``docs/simulator.md`` describes the fields."""
+    timing = response.timing
+    return {
+        "record": "request",
+        "stream": request.stream,
+        "client": request.client,
+        "model": request.model,
+        "intended": request.intended,
+        "sent": sent,
+        "answered": outcome.answered,
+        "slo": outcome.slo,
+        "outcome": outcome.name,
+        "status": response.status,
+        "status_name": status_name(response.status),
+        "message": response.message,
+        "admitted": response.admitted,
+        "predicted": response.predicted,
+        "retry_after": response.retry_after,
+        "total": timing.total,
+        "queue": timing.queue,
+        "exec": timing.exec,
+        "batch_size": timing.batch_size,
+        "cold_start": timing.cold_start,
+    }
 
 
 def _inputs(model: ModelSummary, rows: int, generated: bool) -> Inputs:
