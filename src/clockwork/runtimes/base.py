@@ -127,7 +127,9 @@ class Runtime(Protocol):
         ...
 
     def locate(self, path: Path, name: str = "") -> Path:
-        """Return the model file that a path means; see `clockwork.runtimes.locating`. A model file means itself.
+        """Return the model file that a path means; see `clockwork.runtimes.locating`.
+
+        If the path is a model file, that file is returned.
 
         Raises:
             InvalidModelError: there is no such file, or the choice is ambiguous.

@@ -52,7 +52,7 @@ class Batcher:
         return {name: np.concatenate(arrays) for name, arrays in self.rows(inputs, payloads).items()}
 
     def rows(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> dict[str, list[Array]]:
-        """Return for each input name the arrays of all requests, not yet concatenated.
+        """Return, by input name, one array for each request, not yet concatenated.
 
         Raises:
             InvalidRequestError: a payload does not fit its specs, or the model.
@@ -93,7 +93,7 @@ class Batcher:
             if name not in self._positions:
                 raise InvalidRequestError(f"the model has no output {name!r}; it has {', '.join(self._outputs)}")
         if payload is None:
-            payload = b""  # numpy would allocate memory for None
+            payload = b""  # for None, numpy would allocate memory
         feed: Feed = {}
         offset = 0
         for tensor in request.tensors:

@@ -36,9 +36,9 @@ class BatchingPolicy(Struct, frozen=True):
     max_batch: int = 0
 
     def digest(self, of_file: str) -> str:
-        """Return the digest of a model with this content and this policy: the file's own for the default policy.
+        """Return the digest of a model and this policy; with the default policy, it is the digest of the file.
 
-        Measured times are stored by digest, and they depend on the policy because it decides which batches there are.
+        Measured times are stored by digest. They depend on the policy, which decides which batch sizes are used.
         """
         return of_file if self == BatchingPolicy() else hashlib.sha256(f"{of_file} {self}".encode()).hexdigest()
 
@@ -50,7 +50,7 @@ class BatchingOptions(Struct, frozen=True):
     allowed: frozenset[str] = frozenset()
 
     def of(self, name: str, path: Path, file: Path) -> BatchingPolicy:
-        """Return the policy for the model with this name, whose ``path`` means the model file ``file``.
+        """Return the policy for the model with this name; ``file`` is the model file that ``path`` means.
 
         Raises:
             InvalidModelError: the config.pbtxt beside the model cannot be read.
@@ -84,7 +84,7 @@ class TrialPlan(Struct, frozen=True):
 def plan_trial(policy: BatchingPolicy, analyse: Callable[[bool], Proof]) -> TrialPlan:
     """Decide how to try a model.
 
-    ``analyse`` analyses the graph; its argument is whether one quantisation scale for a whole batch is accepted.
+    ``analyse`` analyses the graph; its argument says whether one quantisation scale for a whole batch is accepted.
     """
     if policy.forbidden:
         return TrialPlan(policy.forbidden)

@@ -24,7 +24,7 @@ def is_program(path: Path) -> bool:
 
 
 class RuntimeByFile:
-    """Executes each model with the library that its file name asks for."""
+    """Executes each model with the library that its file name selects."""
 
     def __init__(self, onnx: Runtime, make_torch: Callable[[], Runtime]) -> None:
         """``make_torch`` is called at most once, for the first PyTorch program; it may raise InvalidModelError."""

@@ -38,8 +38,8 @@ ModelT = TypeVar("ModelT")
 class ModelRuntime(ABC, Generic[FileT, ModelT]):
     """Base class of runtimes; see `clockwork.runtimes.base.Runtime`.
 
-    `load_model` may be called from any thread. Models are prepared one at a time, because preparing one takes several
-    times its size of memory. A model is dropped when nothing refers to it any more.
+    `load_model` may be called from any thread. Models are prepared one at a time, because preparing a model takes
+    memory of several times its size. A model is dropped when nothing refers to it any more.
     """
 
     def __init__(self, version: str, device_kind: str, batching: BatchingOptions | None) -> None:
@@ -82,7 +82,7 @@ class ModelRuntime(ABC, Generic[FileT, ModelT]):
         """Make a model in host memory from a checked file. The lock is held."""
 
     def _release_unused(self) -> None:
-        """Release what dropped models have left behind. The lock is held."""
+        """Release the resources of models that were dropped. The lock is held."""
 
 
 def model_info(
@@ -102,12 +102,12 @@ def model_info(
 
 
 def weights_error(library: str, nbytes: Bytes, device: int, reason: str) -> ServerError:
-    """Return the error of a LoadWeights that failed."""
+    """Return the error for a failed LoadWeights."""
     return ServerError(f"{library} could not load {show_bytes(nbytes)} of weights on device {device}: {reason}")
 
 
 def error_text(error: BaseException, noise: re.Pattern[str]) -> str:
-    """Return a library's error text on one line, cut to `MAX_ERROR_CHARS`, without what matches ``noise``.
+    """Return a library's error text on one line, cut to `MAX_ERROR_CHARS`, without the parts that match ``noise``.
 
     Error texts travel to clients, so ``noise`` matches paths and source lines.
     """
@@ -120,7 +120,7 @@ def error_text(error: BaseException, noise: re.Pattern[str]) -> str:
 def inference_error(
     reason: str, *, out_of_memory: bool = False, inputs_rejected: bool = False
 ) -> InvalidRequestError | ServerError:
-    """Return the error of an inference that failed; ``reason`` is the library's text."""
+    """Return the error for a failed inference; ``reason`` is the library's text."""
     if out_of_memory:
         return ServerError(f"out of memory during the inference: {reason}")
     if inputs_rejected:

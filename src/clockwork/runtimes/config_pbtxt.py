@@ -16,10 +16,10 @@ FILE: Final = "config.pbtxt"
 KEY: Final = "max_batch_size"
 
 MAX_FILE: Final[Bytes] = MIB
-"""A longer file is refused."""
+"""Limit of the file size."""
 
 MAX_DEPTH: Final = 64
-"""Largest nesting of messages."""
+"""Limit of the depth of nested messages."""
 
 _TOKEN: Final = re.compile(
     r"""\s+|\#[^\n]*|(?P<word>[A-Za-z_][\w.]*)|(?P<number>[+-]?[\d.][\w.+-]*)"""
@@ -31,7 +31,7 @@ _CLOSING: Final = {"}": "{", "]": "[", ">": "<"}
 def max_batch_size(path: Path, file: Path) -> int | None:
     """Return max_batch_size from the config.pbtxt of a model; None if there is no such file or key.
 
-    ``path`` means the model file ``file``; see `clockwork.runtimes.locating`.
+    ``file`` is the model file that ``path`` means; see `clockwork.runtimes.locating`.
 
     Raises:
         InvalidModelError: the file cannot be read.
@@ -55,8 +55,8 @@ def max_batch_size(path: Path, file: Path) -> int | None:
 def _beside(path: Path, file: Path) -> Path | None:
     """Return ``NAME/config.pbtxt`` for ``NAME/1/model.onnx`` or ``NAME/model.onnx``.
 
-    None for a file that is named by the path itself and is not called ``model``: it may be one of several model files
-    in its directory.
+    Return None if the path is the model file itself and the file is not called ``model``: its directory may contain
+    several models.
     """
     if path == file and file.stem != "model":
         return None

@@ -1,4 +1,4 @@
-"""Recognises files that are not models, but are often found in the place of one, by their first bytes."""
+"""Recognises, by their first bytes, files that are often given by mistake instead of a model."""
 
 from typing import Final
 
@@ -40,7 +40,7 @@ _TEXTS: Final = (
 
 
 def recognise(head: bytes) -> str:
-    """Return what a file is and what to do, as in ``is compressed with gzip: unpack it``; empty if unknown.
+    """Say what a file is and what to do, as in ``is compressed with gzip: unpack it``; empty if unknown.
 
     ``head``: the first `HEAD_BYTES` of the file, or all of it if it is shorter.
     """

@@ -27,8 +27,8 @@ def read_cpuinfo(path: Path = CPUINFO) -> dict[str, str]:
 def cpu_name(cpuinfo: Mapping[str, str]) -> str:
     """Return the CPU's name: ``Intel(R) Xeon(R) Platinum 8488C``, ``AMD EPYC family 26 model 2 stepping 1``.
 
-    Some clouds shorten model names. If no number is left that distinguishes generations, the family, model and
-    stepping are appended. ARM CPUs without a model name give ``aarch64 0x41 part 0xd40``.
+    Some clouds shorten model names. If the name contains no number that distinguishes CPU generations, the family,
+    model and stepping are appended. ARM CPUs without a model name give ``aarch64 0x41 part 0xd40``.
     """
     name = " ".join(cpuinfo.get("model name", "").partition("@")[0].split())  # the frequency follows the @
     if re.search(r"\d{4}|\d-\d", name):

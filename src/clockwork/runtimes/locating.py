@@ -24,7 +24,7 @@ IGNORED: Final = frozenset({"lost+found", "__pycache__", "__MACOSX"})
 """Directories that tools and file systems make beside models."""
 
 MAX_SHOWN: Final = 5
-"""Names of files that an error message lists."""
+"""Limit of the file names that an error message lists."""
 
 
 def locate(path: Path, suffix: str, kind: str, name: str = "", links: LinkPolicy = NO_LINKS) -> Path:
@@ -75,10 +75,10 @@ def holds(path: Path, suffix: str) -> bool:
 
 
 def version_of(path: Path, file: Path) -> str:
-    """Return the version of a model, ``2`` for ``iris/2/model.onnx``; ``path`` means the model file ``file``.
+    """Return the version of a model: ``2`` for ``iris/2/model.onnx``. ``file`` is the model file that ``path`` means.
 
-    A file that is not named like those of a model repository, and is named by the path itself, has the default version,
-    whatever its directory is called: ``2024/resnet.onnx`` is no version 2024.
+    If the path is the model file itself and the file is not called ``model``, as files of a model repository are, the
+    version is the default one: ``2024/resnet.onnx`` is not version 2024.
     """
     if path == file and file.stem != "model":
         return DEFAULT_VERSION

@@ -1,8 +1,8 @@
 """The only module that imports ONNX Runtime: everything else takes ``onnxruntime`` from here.
 
 The telemetry of ONNX Runtime 1.32 for Linux is on by default: it writes a device id below ``~/.cache/Microsoft`` and
-resolves the name of a telemetry server from threads of its own. Calling its ``disable_telemetry_events()`` is too late.
-Only the environment variable below stops it, and only if it is set before the library is loaded.
+resolves the name of a telemetry server from threads of its own. Calling ``disable_telemetry_events()`` after the import
+would be too late. Only the environment variable below stops it, and only if it is set before the library is loaded.
 """
 
 import os

@@ -44,8 +44,8 @@ class Verdict(Struct, frozen=True):
     """Results of the trials.
 
     ``in_place``: sessions may use the weights without a copy. ``unbatched``: why requests cannot share a batch; empty
-    if they can. ``packed``: sessions pack weights. ``session_bytes``: heap that a session takes, without weights that
-    are used in place.
+    if they can. ``packed``: sessions pack weights. ``session_bytes``: heap memory that a session takes, without weights
+    that are used in place.
     """
 
     in_place: bool

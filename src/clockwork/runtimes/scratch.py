@@ -18,10 +18,10 @@ from typing import Final
 from clockwork.units import MIB, Bytes
 
 PREFIX: Final = "clockwork-scratch-"
-"""Prefix of the names of the directories. `sweep` removes directories by this name, so it must be no usual one."""
+"""Prefix of the names of the directories. `sweep` removes directories by this name, so others should not use it."""
 
 PROBE: Final[Bytes] = 1 * MIB
-"""A file system that does not take this many bytes is full."""
+"""A file system is full if it does not accept this many bytes."""
 
 MEMORY: Final = Path("/dev/shm")
 """File system in memory, the last place that is tried."""
@@ -83,7 +83,7 @@ def make(preferred: Path | None = None) -> ScratchDirectory:
 
 
 def is_full(directory: Path) -> bool:
-    """Return whether the directory's file system takes no more data."""
+    """Return whether the directory's file system is full."""
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(bytes(PROBE))

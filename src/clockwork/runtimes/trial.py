@@ -44,7 +44,7 @@ PROVED_NOISE: Final = 0.05
 The model magika on onnxruntime 1.32 differs by 0.0041 between batches of one row and two."""
 
 COARSE: Final = 0.1
-"""The same for a model that chooses one quantisation scale for a batch."""
+"""`PROVED_NOISE` for a model that chooses one quantisation scale for a whole batch."""
 
 _clock: Final = MonotonicClock()
 
@@ -64,7 +64,8 @@ PRECISIONS: Final = {
 }
 """Precision by numpy's name of the type; ``noise`` applies to models without a proof.
 
-Kernels add 16-bit floats in higher precision, so results differ by fewer units: here by 4 and 2.
+Kernels add 16-bit floats in higher precision, so results differ by fewer units: `ULPS` means 4 for float16 and 2 for
+bfloat16.
 """
 
 

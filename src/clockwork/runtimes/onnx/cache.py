@@ -41,7 +41,7 @@ MAX_HEADER_BYTES: Final[Bytes] = 16 * MIB
 
 
 class Header(Struct, frozen=True):
-    """Header of an entry. ``checksum`` is a CRC-32 of the graph and the weights, against accidental damage."""
+    """Header of an entry. ``checksum`` is a CRC-32 of the graph and the weights; it detects accidental damage."""
 
     ports: Signature
     verdict: Verdict
@@ -56,7 +56,7 @@ def entry(directory: Path, digest: str, *conditions: str) -> Path:
 
 
 def load(file: Path) -> tuple[PreparedModel, Verdict] | None:
-    """Return what the entry holds; None if it cannot be used."""
+    """Return the content of the entry; None if the entry cannot be used."""
     try:
         with file.open("rb") as source:
             return _read(source)

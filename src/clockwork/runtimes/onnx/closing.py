@@ -11,11 +11,11 @@ from threading import Event
 from typing import Final
 
 MAX_WAIT: Final = 0.005
-"""Seconds to wait while inferences run. If none begins in this time, they are long, and it is unlikely that one ends at
-that moment."""
+"""Longest wait in seconds while inferences run. If no further inference begins in this time, inferences are long, so
+one is unlikely to end just while the session is destroyed."""
 
 MAX_IDLE_WAIT: Final = 0.002
-"""Seconds to wait while no inference runs: a LoadWeights may be waiting for the memory."""
+"""Longest wait in seconds while no inference runs; short, because a LoadWeights may be waiting for the memory."""
 
 
 class CloseTiming:
@@ -29,7 +29,7 @@ class CloseTiming:
         self._waiting: list[Event] = []
 
     def inference_begins(self) -> None:
-        """Note that an inference begins: next, it releases the interpreter's lock."""
+        """Note that an inference begins: the caller is about to release the interpreter's lock."""
         self._running.append(None)
         if self._waiting:
             for event in tuple(self._waiting):

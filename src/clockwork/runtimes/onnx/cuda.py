@@ -1,9 +1,9 @@
 """`OnnxCudaRuntime`: executes ONNX models on CUDA devices. Not yet run on a real device.
 
 Theory of operation. A graph that is optimised for the CPU does not suit a GPU. So the graph is optimised once, with the
-optimisations that hold for every device. LoadWeights opens a session, which optimises the graph for its device and
-copies the weights there. ONNX Runtime manages the memory (`clockwork.runtimes.onnx.gpus`): pages of the weights cache
-only count its memory, and are not mapped.
+optimisations that are valid on every device. LoadWeights opens a session, which optimises the graph for its device and
+copies the weights there. ONNX Runtime manages the memory (`clockwork.runtimes.onnx.gpus`): the pages of the weights
+cache only count how much is used, and nothing is mapped.
 
 The trial that decides whether requests can be batched runs on the CPU, with the original file.
 """

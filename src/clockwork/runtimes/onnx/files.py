@@ -24,10 +24,10 @@ SUFFIX: Final = ".onnx"
 """File name suffix of ONNX models."""
 
 MAX_PROTOBUF_BYTES: Final = (1 << 31) - 1
-"""Protobuf's own limit. A larger model keeps its weights in external data (ONNX, "External Data")."""
+"""Size limit of a protobuf message. A larger model keeps its weights in external data (ONNX, "External Data")."""
 
 MAX_OUTLINE_BYTES: Final[Bytes] = 32 * KIB
-"""Larger tensors are left out of the outline; shapes and axes are smaller."""
+"""The outline has no elements of larger tensors. Tensors that hold shapes or axes are smaller."""
 
 _ELEMENTS: Final = (
     "raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"
@@ -171,7 +171,7 @@ def _parsed(name: str, content: bytes) -> Any:
 
 
 def _external_files(name: str, model: Any) -> dict[str, int]:
-    """Return the files of external data, by location, and the least size of each."""
+    """Return the location of each file of external data, and the size that the file must at least have."""
     found: dict[str, int] = {}
     functions = (tensor for function in model.functions for node in function.node for tensor in tensors_of_node(node))
     for tensor in [*tensors(model.graph), *functions]:
@@ -194,7 +194,7 @@ def _external_files(name: str, model: Any) -> dict[str, int]:
 def _relocate(model: Any, moved: dict[str, str]) -> None:
     """Change the locations of external data.
 
-    ONNX Runtime refuses links out of the model's directory, so it gets the targets of those that are allowed.
+    ONNX Runtime refuses links out of the model's directory, so allowed links are replaced by their targets.
     """
     if not moved:
         return

@@ -32,7 +32,7 @@ MAX_DEAD: Final[Bytes] = MIB
 OPTIONS: Final = (
     # The default tries every algorithm of every convolution for each new shape, which takes seconds.
     ("cudnn_conv_algo_search", "HEURISTIC"),
-    # On a stream of their own, copies may be read before they end (according to the documentation).
+    # If copies had their own stream, a kernel might read a copy before it ends, says the documentation.
     ("do_copy_in_default_stream", "1"),
     # Full 32-bit products, as on a CPU: a model's outputs should not depend on the device.
     ("use_tf32", "0"),
@@ -104,15 +104,15 @@ def check_build(available: Sequence[str] | None = None) -> None:
 
 
 def load_libraries(preload: Callable[[], Any]) -> str:
-    """Load the CUDA and cuDNN libraries installed by pip; return the first line it prints about missing ones."""
+    """Load the CUDA and cuDNN libraries installed by pip; return the first line printed about missing ones."""
     out = StringIO()
-    with redirect_stdout(out):  # it prints its messages
+    with redirect_stdout(out):  # ONNX Runtime prints the names of missing libraries
         preload()
     return out.getvalue().partition("\n")[0].strip()
 
 
 def make_arena(device: int, nbytes: Bytes) -> None:
-    """Make the arena that all sessions of a device share. Raises one of `FAILURES`, also if one exists."""
+    """Make the arena that all sessions of a device share. Raises one of `FAILURES`, also if it exists already."""
     memory = onnxruntime.OrtMemoryInfo(
         "Cuda", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, device, onnxruntime.OrtMemType.DEFAULT
     )

@@ -1,8 +1,8 @@
 """Opens sessions of original model files, and reports ONNX Runtime's reason if it refuses one.
 
-ONNX Runtime's Python interface takes paths that are UTF-8 only. A file with another path is opened from its content,
-and its external data through a link of the kernel to its directory. An error text that is not UTF-8, because a name in
-the model is not, is lost on the way to Python; the model is then opened again with such names replaced.
+ONNX Runtime's Python interface accepts only paths that are UTF-8. A file with another path is opened from its content,
+and its external data through the link to its directory in /proc/self/fd. If an error text contains a name that is not
+UTF-8, the text is lost on the way to Python. The model is then opened again with such names replaced.
 """
 
 import os

@@ -3,8 +3,7 @@
 Whenever ONNX Runtime opens a session, it copies the weights of matrix products, recurrent and quantised operators into
 a layout that suits its kernels ("prepacking"), and keeps both copies. It uses the weights of convolutions without a
 copy. Packed weights make LoadWeights slow and halve the capacity of the weights cache. Without them, the kernels pack
-weights during each inference. That hardly matters if each weight is used for many rows, and matters much if it is used
-for few.
+weights during each inference. This costs little if each weight is used for many rows, and much if it is used for few.
 
 The decision is made once, when a model is read, by trying both. Weights are packed if the packed copy is small, if the
 trial fails, or if executing without packing takes more than `MAX_SLOWDOWN` times as long. Measured on one core of an
@@ -37,11 +36,12 @@ MIN_PACKED_BYTES: Final[Bytes] = MIB
 """Smaller packed weights are kept without a trial: packing them takes less than a millisecond."""
 
 MAX_SLOWDOWN: Final = 1.2
-"""Image networks slow down by 1.1 at most, networks of matrix products by more than 1.4 (see the table)."""
+"""Without packing, image networks take at most 1.1 times as long, networks of matrix products more than 1.4 times."""
 
 MIN_ROUNDS: Final = 2
 MAX_ROUNDS: Final = 7
-"""Rounds in which both variants run. Their shortest times are compared, because disturbances only add time."""
+"""Limits of the number of rounds; each round runs both variants. The shortest times are compared, because disturbances
+only add time."""
 
 BUDGET: Final[Nanos] = SECOND
 """Time after which no further round starts, except the first `MIN_ROUNDS`."""

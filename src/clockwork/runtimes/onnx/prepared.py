@@ -5,9 +5,9 @@ use them.
 
 ONNX Runtime writes the optimised graph, with its larger weights in external data. Both are read back, the weights into
 one aligned block. A session is then opened from the graph alone, with the block's tensors as its weights
-(``SessionOptions.add_initializer``). So no weights are parsed, copied, or put into fresh memory, whose pages cost more
-than the copying. For ResNet-50 (102 MB) on one core this takes 4 ms; ONNX Runtime takes 92 ms from the original file
-and 20 to 60 ms from the optimised one. Sessions may still pack some of the weights again
+(``SessionOptions.add_initializer``). So no weights are parsed or copied, and no new memory is needed, which would cost
+more than the copying. For ResNet-50 (102 MB) on one core this takes 4 ms; ONNX Runtime takes 92 ms from the original
+file and 20 to 60 ms from the optimised one. Sessions may still pack some of the weights again
 (`clockwork.runtimes.onnx.packing`).
 
 The options of a session hold its weights. The options are made once and kept: filling them takes 1.5 ms for the 330
@@ -44,7 +44,7 @@ MAX_INLINE_BYTES: Final[Bytes] = KIB
 """Smaller weights stay in the graph: shapes and scalars, which ONNX Runtime reads while it opens a session."""
 
 ALIGNMENT: Final[Bytes] = 64
-"""Size of a cache line and of the widest vector register."""
+"""Size in bytes of a cache line, and of the widest vector register."""
 
 WEIGHTS: Final = "weights"
 """Location of external data in prepared graphs."""
@@ -110,9 +110,10 @@ class PreparedModel:
         return len(self.graph) + self.weights.nbytes
 
     def session(self, threads: int, placeholder: Placeholder | None, packed: bool) -> Any:
-        """Open a session that uses this object's memory, which must outlive it; without ``placeholder``, it copies.
+        """Open a session that uses this object's memory, which must outlive the session.
 
-        ``packed``: as in `sessions.options`. Raises one of `sessions.FAILURES`.
+        Without ``placeholder``, the session copies the weights. ``packed``: as in `sessions.options`. Raises one of
+        `sessions.FAILURES`.
         """
         directory = None
         if self._values and placeholder is not None:

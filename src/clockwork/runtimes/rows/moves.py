@@ -73,7 +73,7 @@ def _common(sizes: Collection[Size], text: str) -> Size:
     if known:
         return known[0]
     for size in sizes:
-        # A table cut to length L has min(size, L) rows. If it broadcasts with L, that is L or 1.
+        # A table cut to length L has min(size, L) rows. If that broadcasts with L, it is L or 1.
         if all(
             other == size or (str(other.terms[0][0][0]).endswith(f",{size!r})") and _is_minimum(other))
             for other in sizes
@@ -140,7 +140,7 @@ def reshaped(value: Value, shape: Shape) -> Value:
     """
     if value.batch_axis is None:
         if any(size.depends_on_rows for size in shape):
-            raise MixesRowsError(f"{COUNTS}: it gives a constant as many rows")
+            raise MixesRowsError(f"{COUNTS}: it repeats a constant for each row")
         return Value(shape)
     found = [i for i, size in enumerate(shape) if size.depends_on_rows]
     if len(found) != 1:

@@ -1,8 +1,8 @@
 """Sizes with unknowns: polynomials with integer coefficients.
 
 One unknown, `ROWS`, is the number of rows of the batch. The other unknowns are sizes that all requests of a batch have
-in common: a free dimension of an input, or a size that no rule could compute. If the name of such an unknown begins
-with `ROWS`, it depends on the number of rows in an unknown way.
+in common: a free dimension of an input, or a size that no rule could compute. An unknown whose name begins with `ROWS`
+depends on the number of rows in a way that is not known.
 """
 
 import hashlib
@@ -121,7 +121,10 @@ def unknown(name: str) -> Size:
 
 
 def opaque(text: str, depends: bool = False) -> Size:
-    """Return the unknown described by ``text``; equal texts give equal unknowns. ``depends``: on the number of rows."""
+    """Return the unknown described by ``text``; equal texts give equal unknowns.
+
+    ``depends``: whether it depends on the number of rows.
+    """
     if len(text) > MAX_NAME:
         text = hashlib.sha256(text.encode()).hexdigest()
     return unknown(f"{ROWS if depends else ''}{OPAQUE}{text}")

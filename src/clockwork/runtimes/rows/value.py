@@ -13,7 +13,7 @@ COUNTS: Final = "computes with the number of rows in the batch"
 
 
 class RowsError(Exception):
-    """Rows cannot be followed through an operator. The text continues a sentence that begins with its name."""
+    """Rows cannot be followed through an operator. The text continues a sentence after the operator's name."""
 
 
 class MixesRowsError(RowsError):
@@ -80,8 +80,9 @@ class Value(Struct, frozen=True):
 class Proof(Struct, frozen=True):
     """Result of the analysis of a whole graph.
 
-    ``proved``: row i of each output depends only on row i of the inputs. ``mixes``: an output depends on more. If both
-    are False, nothing is known. ``reason``: why nothing is proved, with the name of the operator.
+    ``proved``: row i of each output depends only on row i of the inputs. ``mixes``: a row of an output also depends on
+    other rows or on their number. If both are False, nothing is known. ``reason``: why nothing is proved, with the name
+    of the operator.
     """
 
     proved: bool
@@ -108,7 +109,7 @@ def across_error(value: Value) -> MixesRowsError:
 
 
 def proof_of(outputs: dict[str, Value]) -> Proof:
-    """Return the result for a graph whose outputs, by name, are these."""
+    """Return the result for a graph with these outputs, given by name."""
     problems = [tensor.problem for tensor in outputs.values() if tensor.problem is not None]
     for problem in sorted(problems, key=lambda problem: not problem.mixes):
         return Proof(proved=False, mixes=problem.mixes, reason=problem.reason)

@@ -125,7 +125,7 @@ def read(path: Path) -> Code | None:
 
 
 def is_complete(library: bytes) -> bool:
-    """Return whether a library has all bytes that its headers refer to. The loader would read beyond the end."""
+    """Return whether a library has all bytes that its headers refer to; otherwise the loader reads beyond its end."""
     if not library.startswith(_ELF64) or len(library) < _HEADER.size:
         return False
     segments, sections, each, count, each_section, sections_count, _ = _HEADER.unpack_from(library)

@@ -1,7 +1,7 @@
 """Models with compiled code: `CompiledModel` in host memory, loaded to a CPU device as a `LoadedTorchModel`.
 
 Rules of the file: as in `clockwork.runtimes.torch.model`, but weights are copied to fixed addresses, which the compiled
-code contains. Each loaded copy has a container for itself, and free containers are reused.
+code contains. Each loaded copy has a container of its own, and free containers are reused.
 """
 
 from collections.abc import Mapping
@@ -148,6 +148,6 @@ def _compare(name: str, wanted: Array, found: Array) -> None:
     tolerance = TOLERANCE if wanted.dtype.itemsize > HALF else TOLERANCE_HALF
     if not difference <= tolerance * largest:
         raise InvalidModelError(
-            f"output {name!r} of the compiled code differs by {difference:.3g} from its program's, of at most "
-            f"{largest:.3g}; {REMEDY}"
+            f"output {name!r} of the compiled code differs by {difference:.3g} from the program's, "
+            f"whose largest element is {largest:.3g}; {REMEDY}"
         )

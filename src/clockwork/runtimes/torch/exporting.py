@@ -56,7 +56,7 @@ class Exported(Struct, frozen=True):
     code: Code | None = None
 
     def compiled(self) -> "Exported":
-        """Return a copy with code for the CPU of this machine; see `clockwork.runtimes.torch.compiling`.
+        """Return a copy with compiled code for this CPU; see `clockwork.runtimes.torch.compiling`.
 
         Raises:
             InvalidRequestError: there is no compiler, or the program cannot be compiled.
@@ -165,9 +165,8 @@ def _compare(module: Any, program: Any, arguments: tuple[Any, ...], named: dict[
             difference = float((first.double() - second.double()).abs().max())
             if difference > TOLERANCE * largest:
                 raise ValueError(
-                    f"output {i} of the program differs by {difference:.3g} from the module's, of at most "
-                    f"{largest:.3g}: the "
-                    "module uses random numbers, or depends on more than its inputs"
+                    f"output {i} of the program differs by {difference:.3g} from the module's, whose largest element "
+                    f"is {largest:.3g}: the module uses random numbers, or depends on more than its inputs"
                 )
 
 

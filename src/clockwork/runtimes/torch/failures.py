@@ -13,7 +13,7 @@ LIBRARY: Final = "PyTorch"
 """The name of the library in error messages."""
 
 MAX_CHAIN: Final = 100
-"""Limit of errors in a chain."""
+"""Limit of errors that are followed in a chain of causes."""
 
 FAILURES: Final[tuple[type[Exception], ...]] = (
     ArithmeticError,

@@ -88,7 +88,7 @@ class LoadedTorchModel(LoadedArrayModel):
         return self._run(batch)
 
     def close(self) -> None:
-        """Free the memory of the weights. Outputs stay valid."""
+        """Free the memory of the weights. Outputs of earlier inferences stay valid."""
         self._run = None
         if self._release is not None:
             self._release()

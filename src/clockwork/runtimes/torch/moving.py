@@ -1,7 +1,7 @@
 """Rewrites a program for another kind of device, so that it creates its tensors there.
 
-Rules of the file: weights are arguments, so they are not affected. Devices in the exported graph are replaced by a kind
-without a number, which means the current device of the executing thread.
+Rules of the file: weights are arguments, so they are not affected. Devices in the exported graph are replaced by the
+kind of device without a number, which means the current device of the executing thread.
 """
 
 from typing import Any

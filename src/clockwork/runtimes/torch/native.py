@@ -4,7 +4,7 @@ Theory of operation. Code made by AOTInductor keeps pointers to its weights, one
 never frees its records of weights that are owned by the caller, so weights are registered only once, when a container
 is created: a range of addresses is reserved and registered as the weights. LoadWeights fills the range. EvictWeights
 returns its pages to the system, and the addresses stay reserved. CUDA devices work in the same way
-(`clockwork.runtimes.torch.cuda`); here the kernel does it.
+(`clockwork.runtimes.torch.cuda`); here the operating system maps the pages.
 
 The code is mapped from an anonymous memory file, so nothing of it is left on a disk. GNU C++ libraries contain symbols
 that must be unique in a process, so they stay mapped until it exits. The loader identifies libraries by their path, so

@@ -43,8 +43,8 @@ class TorchRuntime(ModelRuntime[ModelFile, TorchModel | CompiledModel]):
     ) -> None:
         """A device is ``threads_per_device`` threads; the calling thread is one of them.
 
-        PyTorch has one number of threads for the whole process, so all runtimes of a process should have the same.
-        ``allow_compiled``: accept files that contain compiled code, and execute that code.
+        PyTorch has one number of threads for the whole process, so all runtimes of a process should use the same
+        number. ``allow_compiled``: accept files that contain compiled code, and execute that code.
 
         Raises:
             ValueError: threads_per_device is less than 1.
@@ -102,7 +102,7 @@ def eager_run(program: Program) -> Run:
 
 
 def program_info(file: ModelFile, program: Program, policy: BatchingPolicy) -> HostModelInfo:
-    """Describe a program. Whether it can be batched is tried on the CPU, with the weights in host memory."""
+    """Describe a program. A trial on the CPU, with the weights in host memory, shows whether it can be batched."""
     run = eager_run(program)
     return model_info(
         program.ports,

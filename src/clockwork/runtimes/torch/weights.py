@@ -86,15 +86,15 @@ def packed(tensors: Sequence[Any]) -> tuple[Layout, Any]:
 
 
 def host_memory(nbytes: Bytes) -> mmap.mmap:
-    """Return zeroed memory directly from the system, so that no allocator keeps its pages."""
+    """Return zeroed memory directly from the system, so that no allocator keeps its pages after use."""
     memory = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)  # filling and freeing take a fifth of the time
+        memory.madvise(mmap.MADV_HUGEPAGE)  # then filling and freeing take a fifth of the time
     return memory
 
 
 def block_in(memory: mmap.mmap) -> Any:
-    """Return the memory as a tensor of bytes, which keeps it alive."""
+    """Return the memory as a tensor of bytes. The tensor keeps the memory alive."""
     return torch.frombuffer(memory, dtype=torch.uint8)
 
 

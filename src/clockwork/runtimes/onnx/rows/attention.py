@@ -9,7 +9,7 @@ from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsErr
 
 
 def _together(node: Node, *places: int) -> Value:
-    """Check that all inputs at these positions have batch axis 0, or that none has one. Return the first of them."""
+    """Check that the inputs at these positions all have batch axis 0, or all have none. Return the first of them."""
     first = node.value(places[0])
     for at in places:
         if not node.has(at):

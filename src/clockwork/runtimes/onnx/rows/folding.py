@@ -30,7 +30,7 @@ Content: TypeAlias = Any
 
 
 def fold(node: Node, values: Sequence[Value | None]) -> Content | None:
-    """Return the elements of the only output, or None if they cannot be computed."""
+    """Return the elements of the node's only output, or None if they cannot be computed."""
     function = _FUNCTIONS.get(node.operator)
     if function is None or len(node.outputs) != 1:
         return None
@@ -57,7 +57,7 @@ def _plain(value: Any) -> Any:
 
 
 def _each(name: str, function: Callable[..., Any]) -> Callable[[Node, Sequence[Content]], Content]:
-    """Apply ``function`` to each element; its result None stands for an unknown."""
+    """Apply ``function`` to each element. If it returns None, the element is unknown."""
 
     def one(*operands: Any) -> Any:
         result = function(*operands)

@@ -55,7 +55,7 @@ RESHAPING: Final = frozenset(
         "Upsample",
     )
 )
-"""Operators that may use the number of rows as a size. Their rules check how they use it."""
+"""Operators that may use the number of rows as a size. Their rules check how the number is used."""
 
 _CONSTANTS: Final = ("value", "value_float", "value_floats", "value_int", "value_ints")
 
@@ -163,7 +163,7 @@ class _Analysis:
         return results[0] if len(results) == 1 else [_common(*pair) for pair in zip(*results, strict=True)]
 
     def _refined(self, name: str, value: Value) -> Value:
-        """Fill in sizes that no rule found but ONNX's own shape inference did."""
+        """Fill in sizes that no rule found, as far as ONNX's own shape inference found them."""
         shape = self._inferred.get(name)
         if shape is None or value.problem is not None or len(shape) != value.rank:
             return value

@@ -54,12 +54,12 @@ def dynamic_mat_mul(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.DynamicQuantizeLSTM")
 def dynamic_lstm(node: Node) -> Sequence[Value]:
-    """Quantises with a scale for each step that fits all rows."""
+    """Quantises each step with one scale that fits all rows."""
     raise MixesRowsError(ONE_SCALE)
 
 
 def _one_number(node: Node, *places: int) -> None:
-    """Check that these inputs, if present, do not have a number for each row."""
+    """Check that none of these inputs, as far as they are present, has a number for each row."""
     if any(node.has(at) and node.value(at).elements.value != 1 for at in places):
         raise UnknownRowsError("has a scale or a zero point for each row")
 

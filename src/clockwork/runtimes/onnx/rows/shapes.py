@@ -21,7 +21,7 @@ from clockwork.runtimes.rows.size import ONE, N, Size, at_most, number, product
 from clockwork.runtimes.rows.value import ACROSS, COUNTS, MixesRowsError, UnknownRowsError, Value, across_error
 
 MIN_UNLIMITED_END: Final = 10**9
-"""A slice with this end, or a larger one, takes the rest of the axis: no tensor is so long."""
+"""A slice with this end, or a larger one, takes the rest of the axis: no axis is as long as this."""
 
 
 @rule("Shape")
@@ -61,7 +61,7 @@ def reshape(node: Node) -> Sequence[Value]:
 
 
 def reshape_target(x: Value, wanted: Sequence[Any], zeros: bool = False) -> tuple[Size, ...]:
-    """Return the shape after a Reshape to ``wanted``. ``zeros``: 0 is a size and does not stand for the input's."""
+    """Return the shape after a Reshape to ``wanted``. ``zeros``: 0 means the size 0, not the input's size."""
     sizes: list[Size | None] = []
     for i, size in enumerate(wanted):
         if not isinstance(size, Size) and int(size) == -1:
@@ -175,7 +175,7 @@ def tile(node: Node) -> Sequence[Value]:
 
 @rule("Concat", "com.microsoft.QLinearConcat")
 def concat(node: Node) -> Sequence[Value]:
-    """Concatenates tensors. QLinearConcat has its own scale and zero point first, and those of each tensor after it."""
+    """Concatenates tensors. QLinearConcat has the result's scale and zero point first, and each tensor's after it."""
     values = node.values()
     if "QLinear" in node.operator:
         values = [node.value(at) for at in range(2, len(node.inputs), 3)]
@@ -238,7 +238,7 @@ def _slice_size(length: Size, start: Any, end: Any, step: Any) -> Size | None:
 
 @rule("Pad")
 def pad(node: Node) -> Sequence[Value]:
-    """Adds elements before and after those of an axis."""
+    """Adds elements at the beginning and end of axes."""
     x = node.value(0)
     if node.has(2) and node.value(2).batch_axis is not None:
         raise MixesRowsError(f"{ACROSS}: it takes the padding value from the rows")

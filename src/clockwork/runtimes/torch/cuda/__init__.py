@@ -10,7 +10,7 @@
 `staging`      memory for inputs and outputs, on the device and in the host
 `executor`     interface to PyTorch on a device, and its implementation
 `device`       all of these for one device, with its streams, and the steps of a batch
-`graphs`       the captured graph for each batch size, or the reason if there is none
+`graphs`       the captured graph for each batch size, or why there is none
 `examples`     example inputs of the batches that will be executed
 `resident`     one program on one device
 `model`        models in host memory and on a device

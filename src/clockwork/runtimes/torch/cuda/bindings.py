@@ -37,7 +37,8 @@ LOST: Final = frozenset(
         "TENSOR_MEMORY_LEAK",
     )
 )
-"""Errors after which "the process must be terminated and relaunched" (CUDA Driver API, CUresult), or a lost device."""
+"""Errors that mean that "the process must be terminated and relaunched" (CUDA Driver API, CUresult), or that the device
+is lost."""
 
 _MAX_NAME_CHARS: Final = 256
 _MAX_BUS_ID_CHARS: Final = 32

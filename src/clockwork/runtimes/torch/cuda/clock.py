@@ -11,7 +11,7 @@ from clockwork.clock import MonotonicClock
 from clockwork.units import MILLISECOND, Nanos
 
 INTERVAL: Final[Nanos] = 100 * MILLISECOND
-"""Time for which a frequency is reused: devices change theirs within tens of milliseconds."""
+"""Time for which a frequency is reused: devices change their clock within tens of milliseconds."""
 
 
 def make_clock(bus_id: str) -> Callable[[], int]:
@@ -21,7 +21,7 @@ def make_clock(bus_id: str) -> Callable[[], int]:
 
         nvml.init_v2()
         handle = nvml.device_get_handle_by_pci_bus_id_v2(bus_id)
-    except Exception:  # noqa: BLE001 - the library's errors have no common base but this
+    except Exception:  # noqa: BLE001 - the library's errors have no other common base class
         return lambda: 0
     return Clock(lambda: nvml.device_get_clock_info(handle, nvml.ClockType.CLOCK_SM), MonotonicClock.now)
 

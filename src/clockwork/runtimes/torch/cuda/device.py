@@ -5,8 +5,8 @@ copies outputs. Events order them, so that the copies of one batch run while ano
 waits only for the EXEC stream.
 
 The device's clock measures the moments before and after the work of EXEC for a batch. The begin and end in a result are
-times on the host's clock, because the plan covers the whole work of the thread, including the launch. The result has
-both durations, so no conversion between clocks is needed.
+on the host's clock, because the controller plans all of the thread's work, including the launch of kernels. The result
+has the durations on both clocks, so no conversion between clocks is needed.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from clockwork.units import Bytes, Nanos
 
 
 class StagedInputs(Struct, frozen=True, eq=False):
-    """A batch of inputs being copied to the device. Only the first ``rows`` of ``padded`` rows are input."""
+    """A batch of inputs being copied to the device. Only the first ``rows`` of its ``padded`` rows are requests."""
 
     lease: Lease
     layout: Layout

@@ -64,7 +64,7 @@ class Driver(Protocol):
         ...
 
     def free_range(self, address: Address, nbytes: Bytes) -> None:
-        """Free reserved addresses, to which nothing is mapped."""
+        """Free reserved addresses. Nothing may be mapped to them."""
         ...
 
     def create_page(self, nbytes: Bytes) -> Handle:
@@ -72,19 +72,19 @@ class Driver(Protocol):
         ...
 
     def release_page(self, page: Handle) -> None:
-        """Free a page, which is mapped nowhere."""
+        """Free a page. It must not be mapped."""
         ...
 
     def map(self, address: Address, nbytes: Bytes, page: Handle) -> None:
-        """Map a page to reserved addresses, to which nothing is mapped."""
+        """Map a page to reserved addresses. They must not have a page yet."""
         ...
 
     def allow(self, address: Address, nbytes: Bytes) -> None:
-        """Let the device read and write the range, which is mapped completely."""
+        """Let the device read and write the range. Pages must be mapped to all of it."""
         ...
 
     def unmap(self, address: Address, nbytes: Bytes) -> None:
-        """Unmap the page mapped there, which no running work uses."""
+        """Unmap the page at this address. No running work may use it."""
         ...
 
     def allocate(self, nbytes: Bytes) -> Address:

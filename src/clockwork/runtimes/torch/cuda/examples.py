@@ -1,7 +1,7 @@
 """Example inputs of the batches that a controller will send, so that their graphs can be captured in advance.
 
 Rules of the file: the sizes are those of `clockwork.controller.measuring`: powers of two up to the largest batch, with
-free dimensions of `FREE_DIM`, or of 1 if the program refuses that.
+free dimensions of `FREE_DIM`, or of 1 if the program refuses that size.
 """
 
 from collections.abc import Iterator

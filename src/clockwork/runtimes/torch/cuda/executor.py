@@ -40,7 +40,7 @@ class Executor(Protocol):
         ...
 
     def at(self, address: Address, nbytes: Bytes) -> Any:
-        """Return a tensor of the mapped bytes there. It stays valid when they are unmapped and mapped again."""
+        """Return a tensor of the bytes at a mapped address. It stays valid if other pages are mapped there."""
         ...
 
     def queue(self, compute: Callable[[], ValueT]) -> ValueT:
@@ -50,7 +50,7 @@ class Executor(Protocol):
     def capture(self, compute: Callable[[], ValueT]) -> tuple[Callable[[], None], ValueT]:
         """Record the operators of ``compute`` without executing them; return a function that queues all of them.
 
-        ``compute`` must have been queued before. Raises RuntimeError if it cannot be recorded.
+        ``compute`` must have been called by `queue` before. Raises RuntimeError if ``compute`` cannot be recorded.
         """
         ...
 

@@ -1,4 +1,6 @@
-"""The captured graphs of one program on one device: one for each combination of shapes, which means each batch size.
+"""The captured graphs of one program on one device: one for each batch size.
+
+More precisely, there is one for each combination of input shapes; usually only the batch size differs.
 
 Theory of operation. Replaying a graph is one call for hundreds of kernels, and takes the same time every time. A graph
 reads from the device's input area and writes to its output area (`staging`), so it holds no memory between two replays:

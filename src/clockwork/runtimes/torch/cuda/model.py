@@ -220,7 +220,7 @@ class LoadedCudaModel:
 
 
 def _fill(to: Array, arrays: list[Array]) -> None:
-    """Write the rows one after another, and repeat the last row in the rest: other values might be invalid inputs."""
+    """Write the rows one after another, and fill the rest with the last row: other values might be invalid inputs."""
     if len(arrays) == 1 and to.shape == arrays[0].shape:
         np.copyto(to, arrays[0])
         return

@@ -49,7 +49,7 @@ class PageCache:
 
     @property
     def nbytes(self) -> Bytes:
-        """Size of all pages."""
+        """Total size of the pages."""
         return len(self._all) * self.page_size
 
     def pages_of(self, nbytes: Bytes) -> Pages:

@@ -9,7 +9,7 @@ class WeightsRange:
     """A range of addresses, reserved until `close`. Not thread-safe."""
 
     def __init__(self, driver: Driver, cache: PageCache, pages: Pages) -> None:
-        """Reserve the addresses. Raises `CudaError` if there are none."""
+        """Reserve the addresses. Raises `CudaError` if no addresses are free."""
         self._driver = driver
         self._cache = cache
         self._count = pages

@@ -22,7 +22,7 @@ class Resident:
     """A program on a device; see the module. Called by the LOAD thread and by threads that unload."""
 
     def __init__(self, device: Device, program: Program, name: str) -> None:
-        """``name`` is the model's name in messages. Raises `CudaError` if there are no addresses."""
+        """``name`` is the model's name in messages. Raises `CudaError` if no addresses are free."""
         self.device = device
         self._program = program
         self._name = name

@@ -57,7 +57,7 @@ class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
         make_executor: Callable[[int, Bytes], Executor] = TorchExecutor,
         batching: BatchingOptions | None = None,
     ) -> None:
-        """Allocate the memory of each device: ``cache_bytes`` for weights, or `CACHE_SHARE` of what the others leave.
+        """Allocate the memory of each device: ``cache_bytes`` for weights, or `CACHE_SHARE` of the rest.
 
         ``pinned_bytes`` is the limit of pinned host memory for weights, ``workspace_bytes`` the memory that inferences
         compute in, and ``io_bytes`` the memory for inputs and outputs, on the device and, pinned, in the host. Graphs

@@ -21,13 +21,13 @@ from clockwork.runtimes.torch.weights import ALIGNMENT, host_block
 from clockwork.units import Bytes, show_bytes
 
 SLOTS: Final = 4
-"""EXEC holds the batch being executed, and one prepared or executed again request by request. INPUT holds a prepared
-batch, and the one that replaces it."""
+"""Batches of inputs that can hold a slot at once. EXEC holds the batch being executed, and one that is prepared or
+executed again request by request. INPUT holds a prepared batch, and the batch that replaces it."""
 
 _PARTS: Final = 2 * SLOTS + 2
 
 MAX_SLOT_WAIT: Final = 2.0
-"""Seconds to wait for a slot: the network thread may be busy for as long."""
+"""Longest wait for a slot, in seconds: the network thread, which sends outputs, may be busy that long."""
 
 
 class Slot(Struct, frozen=True, eq=False):

@@ -9,7 +9,7 @@ from clockwork.runtimes.rows.size import Size
 from clockwork.runtimes.rows.value import COUNTS, MixesRowsError, Shape, UnknownRowsError, Value
 
 Result: TypeAlias = Value | Sequence[Value]
-"""One tensor, or a sequence of them. The caller replaces their shapes by the exporter's."""
+"""Result of a rule: a tensor, or several. The caller replaces their shapes by those that the exporter found."""
 
 Rule: TypeAlias = Callable[["Call"], Result]
 

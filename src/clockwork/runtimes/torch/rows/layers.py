@@ -80,7 +80,7 @@ _UPSAMPLES: Final = (
     "_upsample_bicubic2d_aa",
 )
 def last_axes(call: Call) -> Result:
-    """Compute along the last axes, as many as in the operator's name. Indices of maxima count within each channel."""
+    """Compute along the last 1 to 3 axes, as the operator's name says. Indices of maxima count within each channel."""
     x = call.first
     found = _DIMENSIONS.search(call.operator)
     assert found is not None

@@ -56,7 +56,7 @@ def same(value: Value) -> Value:
     "zero",
 )
 def same_shape(call: Call) -> Result:
-    """Return a tensor of the first argument's shape, computed element by element or constant."""
+    """Return a tensor of the first argument's shape; its elements are constant or computed one by one."""
     call.check_numbers()
     check_no_rows(*(tensor for tensor in call.tensors("value", "fill_value") if tensor is not call.first))
     return same(call.first)
@@ -303,7 +303,7 @@ def constant(call: Call) -> Result:
 
 @rule("arange", "linspace", "eye", "tril_indices", "triu_indices")
 def positions(call: Call) -> Result:
-    """Generate numbers of positions."""
+    """Generate positions: consecutive numbers, or tensors made from them."""
     if any(size.depends_on_rows for size in call.shapes[0]):
         raise MixesRowsError(f"{COUNTS}: it returns each row's position in the batch")
     call.check_numbers()
