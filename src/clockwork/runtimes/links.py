@@ -15,7 +15,7 @@ OPTION: Final = "--allow-links-to"
 
 
 class LinkPolicy(Struct, frozen=True):
-    """Where links may lie, and where they may lead; all paths are absolute.
+    """Which links are followed; all paths are absolute.
 
     ``named``: directories that the operator named; links in them may lead anywhere. ``targets``: links from everywhere
     may lead below these directories.

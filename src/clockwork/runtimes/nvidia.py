@@ -110,7 +110,7 @@ class _DriverError(Exception):
 
 
 class _Nvml:
-    """NVML's functions."""
+    """Functions of NVML, NVIDIA's management library."""
 
     def __init__(self, module: Any) -> None:
         self.module = module

@@ -22,7 +22,7 @@ from clockwork.errors import ClockworkError
 from clockwork.units import MILLISECOND, Nanos
 
 Run: TypeAlias = Callable[[Mapping[str, Array]], list[Array]]
-"""Function that runs one graph: inputs by name to outputs in order."""
+"""Function that runs one graph: takes inputs by name and returns outputs in order."""
 
 Feed: TypeAlias = Mapping[str, Array]
 
@@ -161,7 +161,7 @@ def attempt(run: Run, feed: Feed) -> list[Array] | None:
 
 
 def stack(feeds: Sequence[Feed]) -> dict[str, Array]:
-    """Concatenate single rows to one batch."""
+    """Concatenate single rows into one batch."""
     return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
 
 

@@ -118,7 +118,7 @@ class OnnxCudaModel:
         """Open a session on the device, with a copy of the weights.
 
         Raises:
-            DeviceLostError: the device can execute nothing any more.
+            DeviceLostError: the device can no longer execute anything.
             ServerError: ONNX Runtime could not open the session.
         """
         first, self._assignment_checked = not self._assignment_checked, True

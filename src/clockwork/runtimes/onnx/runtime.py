@@ -135,7 +135,7 @@ def prepared_info(file: ModelFile, prepared: PreparedModel, verdict: Verdict, po
 
 
 def runner(ports: Signature, session: Any) -> Run:
-    """Return a function that runs the session: inputs by name to outputs in order."""
+    """Return a function that runs the session: it takes inputs by name and returns outputs in order."""
     infos = [port.info for port in ports.inputs + ports.outputs]
     execute = run_with_bfloat16 if any(info.datatype == Datatype.BF16 for info in infos) else run
     return partial(execute, session, [port.info.name for port in ports.outputs])

@@ -119,7 +119,7 @@ def run(opened: Any, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[
 
     Raises:
         InvalidRequestError: the model rejects these inputs.
-        DeviceLostError: the device can execute nothing any more.
+        DeviceLostError: the device can no longer execute anything.
         ServerError: anything else.
     """
     try:
@@ -148,7 +148,7 @@ def check_not_lost(error: Exception) -> None:
     """Check whether an error of ONNX Runtime means that the device is lost.
 
     Raises:
-        DeviceLostError: the device can execute nothing any more.
+        DeviceLostError: the device can no longer execute anything.
     """
     if _LOST.search(str(error)):
         raise DeviceLostError(f"a CUDA device is lost, so the worker ends: {describe(error)}") from error

@@ -36,7 +36,8 @@ class Value(Struct, frozen=True):
 
     ``batch_axis`` is the axis along which the rows lie, or None for a tensor that is the same in every batch. The size
     of that axis is ``outer * N * inner``: element e of the axis belongs to row ``(e // inner) % N``. A batch of images
-    has an ``outer`` and ``inner`` of 1; `moves.reshaped` makes other values. No other size of the shape depends on N.
+    has an ``outer`` and ``inner`` of 1; `moves.reshaped` can give them other values. No other size of the shape depends
+    on N.
 
     ``content`` holds the elements of a small tensor whose elements are known: an array of Python numbers, and of `Size`
     for elements that were computed from shapes.

@@ -45,7 +45,7 @@ class ComputedOutputs(Struct, frozen=True, eq=False):
 
 
 class Device:
-    """One device; see the module. Each method may be called by any thread."""
+    """One device, with its streams and memory. Each method may be called by any thread."""
 
     def __init__(self, number: int, driver: Driver, executor: Executor, cache: PageCache, staging: Staging) -> None:
         self.number = number

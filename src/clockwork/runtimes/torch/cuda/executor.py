@@ -23,7 +23,7 @@ TAKEN_SHARE: Final = 0.9
 """Share of the workspace that is allocated in one piece at the start; PyTorch's small allocations use the rest."""
 
 _CAPTURING: Final = Lock()
-"""Held during a capture: PyTorch allows only one at a time in a process."""
+"""Held during a capture: PyTorch allows only one capture at a time in a process."""
 
 
 class Executor(Protocol):

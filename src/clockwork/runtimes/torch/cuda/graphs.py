@@ -31,7 +31,7 @@ MAX_GRAPHS: Final = 16
 log = logging.getLogger("clockwork.worker")
 
 Forward = Callable[[Sequence[Any]], Sequence[Any]]
-"""A function from inputs on the device to outputs on the device."""
+"""A function that takes inputs on the device and returns outputs on the device."""
 
 
 class _Captured(Struct, frozen=True):
@@ -44,7 +44,7 @@ class _Captured(Struct, frozen=True):
 
 
 class Graphs:
-    """The graphs of a program; see the module. The weights must be loaded during each call."""
+    """The graphs of a program. The weights must be loaded during each call."""
 
     def __init__(self, device: Device, forward: Forward, name: str) -> None:
         """``name`` is the model's name in log messages."""

@@ -19,7 +19,7 @@ from clockwork.units import Nanos
 
 
 class Resident:
-    """A program on a device; see the module. Called by the LOAD thread and by threads that unload."""
+    """A program on a device. Called by the LOAD thread and by threads that unload."""
 
     def __init__(self, device: Device, program: Program, name: str) -> None:
         """``name`` is the model's name in messages. Raises `CudaError` if no addresses are free."""
