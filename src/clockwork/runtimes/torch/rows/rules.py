@@ -323,7 +323,7 @@ def positions(call: Call) -> Result:
     "_local_scalar_dense",
 )
 def data_dependent_size(call: Call) -> Result:
-    """Reject the operator: the size of its output depends on the elements of all rows."""
+    """Reject the operator: its output has, or is, a size that depends on the elements of all rows."""
     if any(tensor.batch_axis is not None for tensor in call.tensors()):
         raise MixesRowsError(f"{ACROSS}: a size depends on all of them")
     raise UnknownRowsError("has an output whose size depends on its input")
