@@ -132,7 +132,7 @@ def test_an_output_can_be_chosen(client: triton.InferenceServerClient) -> None:
         ({"inputs": dense(9)}, "INVALID_ARGUMENT", "1 to 2 rows"),
         ({"inputs": []}, "INVALID_ARGUMENT", "input 'x' is missing"),
         ({"outputs": [triton.InferRequestedOutput("z")]}, "INVALID_ARGUMENT", "output 'z' is unknown"),
-        ({"outputs": [triton.InferRequestedOutput("y", class_count=3)]}, "INVALID_ARGUMENT", "classification"),
+        ({"outputs": [triton.InferRequestedOutput("y", class_count=-1)]}, "INVALID_ARGUMENT", "classification is -1"),
         ({"parameters": {"slo_ms": 0}}, "INVALID_ARGUMENT", "slo_ms is 0"),
     ],
 )

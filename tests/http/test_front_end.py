@@ -294,7 +294,7 @@ def test_a_refusal_has_a_retry_time() -> None:
             answer = await peer.ask("POST", INFER, row(parameters={"timeout": 20_000}))
             assert (answer.status, answer.headers["retry-after"]) == (503, "2")
             assert answer.json() == {
-                "error": "too late",
+                "error": "too late (deadline of 20 ms from the request parameter timeout, in microseconds)",
                 "status": 8,
                 "status_name": "CONTROLLER_COULD_NOT_START_IN_TIME",
                 "predicted_ms": 25.0,
@@ -486,5 +486,32 @@ def test_a_sequence_is_refused() -> None:
             answer = await peer.ask("POST", INFER, row(parameters={"sequence_id": 3}))
             assert answer.status == 400
             assert "sequence_id is not supported" in answer.json()["error"]
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "slo"),
+    [
+        ({"timeout": 30}, "deadline of 0.03 ms from the request parameter timeout, in microseconds"),
+        ({"timeout": 30, "slo_ms": 0.02}, "deadline of 0.02 ms from the request parameter slo_ms"),
+        ({}, "deadline of 0.01 ms from the default SLO of the model"),
+    ],
+)
+def test_a_refusal_has_the_slo_and_its_source(parameters: dict[str, Any], slo: str) -> None:
+    async def test() -> None:
+        async with served(model_slos={"m": 10_000}) as (peer, *_):
+            answer = await peer.ask("POST", INFER, row(parameters=parameters))
+            assert answer.status in (503, 504)
+            assert answer.json()["error"].endswith(f"({slo})")
+
+    run(test())
+
+
+def test_the_parameter_timeout_can_be_ignored() -> None:
+    async def test() -> None:
+        async with served(http=HttpConfig(ignore_timeout=True)) as (peer, *_):
+            answer = await peer.ask("POST", INFER, row(parameters={"timeout": 30}))
+            assert answer.status == 200, answer.body
 
     run(test())

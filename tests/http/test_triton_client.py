@@ -165,7 +165,8 @@ def test_metadata_of_the_server_and_its_models(client: Any) -> None:
     assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 32]}]
     config = client.get_model_config("dense")
     assert config["max_batch_size"] == 2
-    assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [32]}]
+    (read,) = config["input"]
+    assert (read["name"], read["data_type"], read["dims"], read["optional"]) == ("x", "TYPE_FP32", [32], False)
     assert client.get_model_config("BYTES")["input"][0]["data_type"] == "TYPE_STRING"
     index = client.get_model_repository_index()
     assert [entry["name"] for entry in index] == sorted([*KINDS, "dense", "two"])

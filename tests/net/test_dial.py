@@ -156,6 +156,12 @@ def test_an_invalid_host_name_is_reported(loop: str) -> None:
         ("[::1]", ("::1", 99)),
         ("::1", ("::1", 99)),
         ("host:0", ("host", 0)),
+        ("5", ("127.0.0.1", 5)),
+        ("*:5", ("::", 5)),
+        ("*", ("::", 99)),
+        ("[::]:5", ("::", 5)),
+        ("::", ("::", 99)),
+        ("2001:db8:0:0:0:0:0:1", ("2001:db8:0:0:0:0:0:1", 99)),
     ],
 )
 def test_addresses_are_read_as_people_write_them(text: str, address: tuple[str, int]) -> None:
@@ -163,7 +169,9 @@ def test_addresses_are_read_as_people_write_them(text: str, address: tuple[str, 
     assert parse_address(str(Address(*address)), 99) == address
 
 
-@pytest.mark.parametrize("text", ["", ":5", "host:x", "host:65536", "host:-1", "http://host:5", "host:5/v2"])
+@pytest.mark.parametrize(
+    "text", ["", ":5", "host:x", "host:65536", "host:-1", "http://host:5", "host:5/v2", "::1:0", "65536"]
+)
 def test_an_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequestError, match="address"):
         parse_address(text, 99)

@@ -166,3 +166,22 @@ def test_binary_inputs_are_returned_unchanged(data: st.DataObject) -> None:
     _, specs, payload = parsed(whole, length)
     assert bytes(payload) == b"".join(parts)
     assert [spec.nbytes for spec in specs] == [len(part) for part in parts]
+
+
+def test_null_stands_for_an_optional_member_that_is_absent() -> None:
+    nothing = {"id": None, "parameters": None, "outputs": None}
+    whole, length = body({**binary(8), "data": None}, rest=bytes(8), **nothing)
+    head, specs, payload = parsed(whole, length)
+    assert (head.id, head.parameters, head.outputs) == (None, {}, ())
+    assert specs == (TensorSpec("x", "FP32", (1, 2), 8),)
+    assert payload == bytes(8)
+    whole, _ = body(tensor(data=[1, 2], parameters=None), outputs=[{"name": "y", "parameters": None}], id=None)
+    head, specs, payload = parsed(whole, None)
+    assert head.outputs[0].parameters.classification is None
+    assert payload == struct.pack("<2f", 1, 2)
+
+
+def test_an_input_whose_data_is_null_has_none() -> None:
+    whole, _ = body(tensor(data=None))
+    with pytest.raises(InvalidRequestError, match="neither data nor binary_data_size"):
+        parsed(whole, None)

@@ -101,13 +101,19 @@ def message() -> Any:
     return pb.ModelInferRequest(model_name="m", inputs=[tensor])
 
 
+def text_of(status: Status) -> str:
+    """Return the text of a status over HTTP and gRPC; that of a missed deadline has the deadline and its source."""
+    missed = status in (Status.TIMEOUT, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
+    return "no, for a reason" + missed * " (deadline of 20000 ms from the default SLO of the model)"
+
+
 async def check_http(address: Address, status: Status, report: Report) -> None:
     async with connected(address) as peer:  # the server closes the connection when it shuts down
         reply = await peer.ask("POST", "/v2/models/m/infer", row())
     assert reply.status == report.http
     assert reply.headers["retry-after"] == "2"  # whole seconds, rounded up
     assert json.loads(reply.body) == {
-        "error": "no, for a reason",
+        "error": text_of(status),
         "status": int(status),
         "status_name": status.name,
         "predicted_ms": 25.0,
@@ -119,7 +125,7 @@ async def check_grpc(stub: Any, status: Status, report: Report) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.ModelInfer(message())
     assert caught.value.code().name == report.grpc
-    assert caught.value.details() == "no, for a reason"
+    assert caught.value.details() == text_of(status)
     trailer = dict(caught.value.trailing_metadata())
     assert {name: value for name, value in trailer.items() if name.startswith("clockwork-")} == {
         "clockwork-status": str(int(status)),

@@ -349,7 +349,8 @@ def test_a_failed_load_or_unload_has_an_error_status_and_an_error(server: Server
 def test_a_model_has_a_configuration_whose_dims_are_without_the_batch(server: Server, path: str) -> None:
     content = ask(server, "GET", f"{path}/config").json()
     assert (content["name"], content["max_batch_size"]) == ("dense", 2)
-    assert content["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [32]}]
+    (read,) = content["input"]
+    assert (read["name"], read["data_type"], read["dims"]) == ("x", "TYPE_FP32", [32])
 
 
 @pytest.mark.parametrize("priority", [0, 1, 2**64 - 1])

@@ -4,6 +4,8 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
+import tritonclient.grpc.model_config_pb2 as triton_config
+from google.protobuf.json_format import ParseDict
 
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.messages.counts import BatchCounts, ModelCounts
@@ -14,12 +16,12 @@ from clockwork.messages.tensors import Datatype, TensorInfo
 from clockwork.oip.failures import RequestFailedError
 from clockwork.oip.metadata import (
     check_version,
-    model_config,
     model_metadata,
     model_statistics,
     repository_index,
     server_metadata,
 )
+from clockwork.oip.model_config import model_config
 from clockwork.units import SECOND, ms
 
 INPUTS = tuple(TensorInfo(f"x{kind}", kind, (-1, 3)) for kind in Datatype)
@@ -110,3 +112,32 @@ def test_an_unknown_version_is_not_found() -> None:
     failed = caught.value.failure
     assert (failed.http, failed.grpc, failed.status) == (404, "NOT_FOUND", Status.UNKNOWN_MODEL)
     assert len(failed.message) < 200
+
+
+def triton_prints(config: Any, message: Any) -> None:
+    """Check that a dict has every field of one of Triton's messages that such a model's configuration prints."""
+    for field in message.DESCRIPTOR.fields:
+        if field.message_type is not None and not field.is_repeated:
+            if field.name in config:
+                triton_prints(config[field.name], getattr(message, field.name))
+        else:
+            assert field.name in config, field.full_name
+
+
+def test_the_configuration_has_every_field_that_triton_prints() -> None:
+    config = model_config(SUMMARY)
+    triton_prints(config, triton_config.ModelConfig())
+    for found in config["input"]:
+        triton_prints(found, triton_config.ModelInput())
+    triton_prints(config["output"][0], triton_config.ModelOutput())
+    triton_prints(config["instance_group"][0], triton_config.ModelInstanceGroup())
+    assert {"optimization", "version_policy", "dynamic_batching"} <= config.keys()
+    first = {"optional": False, "format": "FORMAT_NONE", "dims": (3,), "allow_ragged_batch": False}
+    assert first.items() <= config["input"][0].items()
+    assert "dynamic_batching" not in model_config(ModelSummary("m", INPUTS, OUTPUTS, False, 8, 100))
+
+
+def test_the_configuration_is_the_same_over_grpc() -> None:
+    config = model_config(SUMMARY)
+    sent = triton_config.ModelConfig.FromString(pb.ModelConfig(**config).SerializeToString())
+    assert sent == ParseDict(config, triton_config.ModelConfig())

@@ -76,6 +76,7 @@ def test_other_paths_and_methods_are_refused(line: str) -> None:
 def test_a_repository_request_may_have_no_body() -> None:
     assert repository_head(b"").parameters == {}
     assert repository_head(b'{"ready": true}').ready
+    assert not repository_head(b'{"ready": null, "parameters": null}').ready
     assert repository_head(b'{"parameters": {"path": "m.onnx"}}').parameters == {"path": "m.onnx"}
     for body in (b"{", b"[]", b'{"ready": 1}', b"[" * 100_000):
         with pytest.raises(RequestFailedError):
@@ -86,3 +87,15 @@ def test_a_repository_request_may_have_no_body() -> None:
 def test_a_wrong_number_gets_an_error_with_the_accepted_range(value: object) -> None:
     with pytest.raises(InvalidRequestError, match=r"it must be a number from 0 to 1e\+15"):
         requested_slo({"slo_ms": value})
+
+
+def test_every_path_of_a_model_named_as_a_path_is_reachable() -> None:
+    for name in ("stats", "versions", "infer", "ready", "config", "models", "v2"):
+        base = f"/v2/models/{name}"
+        found = route("GET", f"{base}/versions/1")
+        assert (found.operation, found.model) == ("model", name)
+        for action in ("ready", "config", "stats"):
+            assert route("GET", f"{base}/{action}").model == name
+            assert route("GET", f"{base}/versions/1/{action}").model == name
+        assert route("POST", f"{base}/infer") == Route("infer", name)
+        assert route("POST", f"/v2/repository/models/{name}/load") == Route("load", name)

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from builders import KIND, a_state, model_info, pending
+from clockwork.controller.responses import retry_time
 from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
-from clockwork.messages.commands import Answer, SendAction
+from clockwork.messages.commands import NO_RETRY, Answer, SendAction
 from clockwork.messages.profile import Measurement, ModelProfile
 from clockwork.messages.results import (
     ErrorResult,
@@ -189,14 +190,15 @@ def test_refused_requests_of_one_model_get_one_retry_time_and_other_models_a_lat
     assert answers["a"][0] != answers["b"][0]
 
 
-def test_an_slo_that_no_device_can_meet_gets_a_long_retry_time() -> None:
+def test_an_slo_that_no_device_can_meet_gets_no_retry_time() -> None:
     harness = ClockworkHarness()
     request = pending(1, harness.model("a"), slo=ms(3))
     assert harness.scheduler.infer(0, request) == []
     (answer,) = harness.scheduler.wake(us(500))
     assert isinstance(answer, Answer)
     assert "no device can meet this SLO: the fastest needs 4.42 ms" in answer.message
-    assert answer.retry_after == 1_000_000_000
+    assert answer.retry_after == NO_RETRY
+    assert retry_time(answer.status, answer.retry_after) is None
 
 
 def test_later_requests_do_not_break_a_promise() -> None:

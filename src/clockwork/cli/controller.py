@@ -9,7 +9,9 @@ from clockwork.cli.options import (
     DefaultSlo,
     DrainLimit,
     Grpc,
+    GrpcKeepAlive,
     Http,
+    IgnoreTimeout,
     Listen,
     LogFormat,
     LogLevel,
@@ -72,6 +74,8 @@ def controller(
     model_histograms: ModelHistograms = True,
     max_json: MaxJson = 16 * MIB,
     max_body: MaxBody = DEFAULT_LIMITS.max_body,
+    ignore_timeout: IgnoreTimeout = False,
+    grpc_keep_alive: GrpcKeepAlive = 60 * SECOND,
     worker_listen: WorkerListen = DEFAULT_WORKER_LISTEN,
     workers: Workers = 1,
     load_timeout: LoadTimeout = 10 * SECOND,
@@ -134,7 +138,7 @@ def controller(
         worker_tls=worker_port(worker_tls_cert, worker_tls_key, worker_tls_ca),
         worker_tokens=read_tokens(worker_token_file),
     )
-    ends = FrontEnds(http, grpc, metrics, model_histograms, max_json=max_json, max_body=max_body)
+    ends = FrontEnds(http, grpc, metrics, model_histograms, max_json, max_body, ignore_timeout, grpc_keep_alive)
     policy = make_scheduler(scheduler)
     if is_dry_run():
         return

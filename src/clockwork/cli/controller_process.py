@@ -27,7 +27,7 @@ from clockwork.messages.requests import Progress as StageProgress
 from clockwork.net.address import Address
 from clockwork.net.server import MAX_CONNECTIONS
 from clockwork.scheduling.base import Scheduler
-from clockwork.units import Bytes, Nanos, as_seconds, seconds
+from clockwork.units import SECOND, Bytes, Nanos, as_seconds, seconds
 
 POLL: Final = 0.1
 """Seconds between two updates of the progress display."""
@@ -72,9 +72,11 @@ def controller_config(
 
 
 class FrontEnds(NamedTuple):
-    """Addresses of the front ends (None: not served), and the settings of HTTP.
+    """Addresses of the front ends (None: not served), and their settings.
 
     ``max_json``: largest JSON of one request or response over HTTP. ``max_body``: largest body of one request.
+    ``ignore_timeout``: ignore the request parameter ``timeout``. ``grpc_keep_alive``: time of silence after which a
+    gRPC connection is pinged.
     """
 
     http: Address | None
@@ -83,6 +85,8 @@ class FrontEnds(NamedTuple):
     model_histograms: bool = True
     max_json: Bytes = HTTP.max_json
     max_body: Bytes = HTTP.max_body
+    ignore_timeout: bool = False
+    grpc_keep_alive: Nanos = 60 * SECOND
 
 
 def run_controller(
@@ -137,14 +141,17 @@ async def front_ends(host: ControllerHost, ends: FrontEnds) -> AsyncIterator[Non
                 model_histograms=ends.model_histograms,
                 max_json=ends.max_json,
                 max_body=ends.max_body,
+                ignore_timeout=ends.ignore_timeout,
             )
             where = await stack.enter_async_context(serving_http(host, ends.http, config))
             print(f"clockwork serves HTTP on {where}", flush=True)
         if ends.grpc is not None:
             os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # worker processes are started by exec
             from clockwork.grpc_frontend import serve_grpc
+            from clockwork.grpc_frontend.config import GrpcConfig
 
-            server = await stack.enter_async_context(serve_grpc(host, ends.grpc))
+            settings = GrpcConfig(keep_alive=ends.grpc_keep_alive, ignore_timeout=ends.ignore_timeout)
+            server = await stack.enter_async_context(serve_grpc(host, ends.grpc, settings))
             print(f"clockwork serves gRPC on {server.address}", flush=True)
         yield
 

@@ -17,7 +17,9 @@ from clockwork.cli.options import (
     DrainLimit,
     Emulate,
     Grpc,
+    GrpcKeepAlive,
     Http,
+    IgnoreTimeout,
     IoSize,
     Listen,
     LogFormat,
@@ -105,6 +107,8 @@ def serve(
     model_histograms: ModelHistograms = True,
     max_json: MaxJson = 16 * MIB,
     max_body: MaxBody = DEFAULT_LIMITS.max_body,
+    ignore_timeout: IgnoreTimeout = False,
+    grpc_keep_alive: GrpcKeepAlive = 60 * SECOND,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
     model_slo: ModelSlos = None,
@@ -201,7 +205,7 @@ def serve(
     )
     policy = make_scheduler(scheduler)
     if not is_dry_run():
-        ends = FrontEnds(http, grpc, metrics, model_histograms, max_json=max_json, max_body=max_body)
+        ends = FrontEnds(http, grpc, metrics, model_histograms, max_json, max_body, ignore_timeout, grpc_keep_alive)
         run_with_worker(
             config, policy, worker, ends, drain_limit, log_options=(log_level, log_format), max_restarts=max_restarts
         )

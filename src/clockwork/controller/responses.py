@@ -4,6 +4,7 @@ from typing import Final
 
 from clockwork.controller.events import Respond
 from clockwork.controller.tally import Tally
+from clockwork.messages.commands import NO_RETRY
 from clockwork.messages.requests import (
     DEFAULT_RETRY,
     EvictRequest,
@@ -29,7 +30,12 @@ _WORTH_RETRYING: Final = frozenset(
 
 
 def retry_time(status: int, known: Nanos | None = None) -> Nanos | None:
-    """Return the retry time of a response: ``known``, or a default if ``status`` means that a retry may succeed."""
+    """Return the retry time of a response: ``known``, or a default if ``status`` means that a retry may succeed.
+
+    None: the retry time is not known, or no waiting helps (`NO_RETRY`).
+    """
+    if known == NO_RETRY:
+        return None
     return DEFAULT_RETRY if known is None and status in _WORTH_RETRYING else known
 
 

@@ -20,7 +20,8 @@ A request with a longer SLO than those that were refused recently always goes to
 from math import exp
 from typing import Final
 
-from clockwork.messages.requests import RequestTiming
+from clockwork.messages.commands import NO_RETRY
+from clockwork.messages.requests import DEFAULT_RETRY, RequestTiming
 from clockwork.messages.status import Status
 from clockwork.state import PendingRequest
 from clockwork.units import MILLISECOND, Nanos
@@ -96,7 +97,7 @@ class Throttle:
         recent = counts.refused_at is not None and now - counts.refused_at < MEMORY
         counts.refused_slo = max(slo, counts.refused_slo) if recent else slo
         counts.refused_at = now
-        counts.retry_after = retry_after or 0
+        counts.retry_after = DEFAULT_RETRY if retry_after == NO_RETRY else retry_after or 0
 
     def refuses(self, now: Nanos, model: str, slo: Nanos) -> Nanos | None:
         """Return the retry time if a request must be refused now; None if it may go to the scheduler."""

@@ -1,7 +1,9 @@
 """`FrontEnd`: serves requests that a transport has decoded."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
+
+import msgspec
 
 from clockwork.clock import monotonic_epoch
 from clockwork.controller.stage import Stage
@@ -24,21 +26,26 @@ from clockwork.messages.requests import (
 )
 from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.messages.status import Status
+from clockwork.oip.classification import with_classes
 from clockwork.oip.failures import Failure, RequestFailedError, bad_request
 from clockwork.oip.metadata import (
     NO_WORKER,
     check_version,
-    model_config,
     model_metadata,
     model_statistics,
     repository_index,
     server_metadata,
 )
+from clockwork.oip.model_config import model_config
+from clockwork.oip.parameters import slo_source
 from clockwork.stepping import BACKGROUND_REST, SharedResult
-from clockwork.units import Nanos
+from clockwork.units import MILLISECOND, Nanos
 from clockwork.version import __version__
 
 ResponseT = TypeVar("ResponseT")
+
+_MISSED: Final = frozenset({Status.TIMEOUT, Status.CONTROLLER_COULD_NOT_START_IN_TIME})
+"""Statuses of requests whose deadline has passed or cannot be met."""
 
 
 class FrontEnd:
@@ -47,8 +54,18 @@ class FrontEnd:
     Every method raises `RequestFailedError` for a request that fails, and `ConnectionLostError` after `close`.
     """
 
-    def __init__(self, host: ControllerHost, statistics: ListFormat, index: ListFormat) -> None:
-        """``statistics`` and ``index`` encode the models' statistics and the repository index for the transport."""
+    def __init__(
+        self, host: ControllerHost, statistics: ListFormat, index: ListFormat, *, ignore_timeout: bool = False
+    ) -> None:
+        """Serve the requests of one transport.
+
+        Args:
+            host: the controller.
+            statistics: the transport's encoding of all models' statistics.
+            index: the transport's encoding of the repository index.
+            ignore_timeout: ignore the request parameter ``timeout``.
+        """
+        self.ignore_timeout: Final = ignore_timeout
         self._host = host
         self._statistics_format = statistics
         self._index_format = index
@@ -196,7 +213,12 @@ class FrontEnd:
             raise RequestFailedError(Failure.from_response(refused))
 
     async def infer(
-        self, client: LocalClient, request: InferRequest, payload: Any, arrival: Nanos
+        self,
+        client: LocalClient,
+        request: InferRequest,
+        payload: Any,
+        arrival: Nanos,
+        parameters: Callable[[], Mapping[str, Any]] = dict,
     ) -> tuple[InferResponse, Any]:
         """Return the successful response to a request and its payload.
 
@@ -204,15 +226,36 @@ class FrontEnd:
             client: the client whose limits hold for the request.
             request: the request; its id comes from ``client``.
             payload: the inputs' bytes.
-            arrival: the time of arrival, from which the request's deadline counts.
+            arrival: the request's deadline counts from this moment.
+            parameters: returns the request's parameters; called if the request fails because of its deadline.
         """
         response, outputs = await client.ask(request, payload, arrival)
         if isinstance(response, InferResponse):
             if response.status != Status.SUCCESS:
-                raise RequestFailedError(Failure.from_response(response))
+                failure = Failure.from_response(response)
+                if response.status in _MISSED:
+                    failure = self._with_slo(failure, request, parameters())
+                raise RequestFailedError(failure)
             return response, outputs
         assert isinstance(response, ErrorResponse), response
         raise RequestFailedError(Failure.from_status(response.status, response.message))
+
+    async def classify(
+        self, model: str, response: InferResponse, payload: Any, classes: Mapping[str, int]
+    ) -> tuple[InferResponse, Any]:
+        """Return a successful response and its payload with classes in place of outputs; see `with_classes`."""
+        batched = (await self.model(model)).batchable
+        return await self.stepper.run(with_classes(response, payload, classes, batched))
+
+    def _with_slo(self, failure: Failure, request: InferRequest, parameters: Mapping[str, Any]) -> Failure:
+        """Return the failure whose message also has the request's SLO and its source."""
+        slo = request.slo
+        if slo is None:
+            slo, source = self.reception.default_slo(request.model), "the default SLO of the model"
+        else:
+            source = slo_source(parameters, slo, ignore_timeout=self.ignore_timeout) or "the deadline of the gRPC call"
+        text = f"{failure.message} (deadline of {slo / MILLISECOND:.12g} ms from {source})"
+        return msgspec.structs.replace(failure, message=text)
 
     # --- helpers -----------------------------------------------------------------------------------------------------
 

@@ -32,12 +32,12 @@ MAX_COPIED: Final[Bytes] = 1 * MIB
 MAX_PARAMETERS: Final = 1024
 """Limit on the parameters of one request, including those of its inputs and outputs."""
 
-_REFUSED_PARAMETERS: Final = {
-    "shared_memory_region": "send the data",
-    "classification": "request it over HTTP, or classify in the client",
-}
-"""Parameters that would change the response and are not supported over gRPC, with the alternative of each. Other
-unknown parameters are ignored."""
+CLASSIFICATION: Final = "classification"
+"""Parameter of an output: the number of classes to return in place of its elements."""
+
+_REFUSED_PARAMETERS: Final = {"shared_memory_region": "send the data"}
+"""Parameters that would change the response and are not supported, with the alternative. Other unknown parameters are
+ignored."""
 
 
 def parse(data: bytes) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
@@ -58,6 +58,8 @@ def request_of(
     raw: Sequence[Any],
     id: int,
     limit: Nanos | None,
+    *,
+    ignore_timeout: bool = False,
 ) -> InferRequest:
     """Return the request; typed contents are not decoded yet, and count as 0 bytes in its specs (see `with_payload`).
 
@@ -66,6 +68,7 @@ def request_of(
         raw: the message's raw tensors.
         id: the request's id.
         limit: time from the request's arrival to the deadline of its call; None: the call has none.
+        ignore_timeout: ignore the request parameter ``timeout``.
 
     Raises:
         InvalidRequestError: the message contradicts itself or requests an unsupported feature.
@@ -79,7 +82,9 @@ def request_of(
     count = len(message.parameters) + sum(len(tensor.parameters) for tensor in tensors)
     if count > MAX_PARAMETERS:
         raise InvalidRequestError(f"request has {count} parameters; at most {MAX_PARAMETERS} are accepted")
-    slo = requested_slo(_checked_parameters(message.parameters)) if message.parameters else None
+    slo = None
+    if message.parameters:
+        slo = requested_slo(_checked_parameters(message.parameters), ignore_timeout=ignore_timeout)
     for tensor in tensors:
         if tensor.parameters:
             _checked_parameters(tensor.parameters)
@@ -133,6 +138,22 @@ def response_of(
         tensors.append(view[at : at + output.nbytes])
         at += output.nbytes
     return with_raw_outputs(reply.SerializeToString() + encoded_parameters(response), tensors)
+
+
+def requested_classes(message: pb.ModelInferRequest) -> dict[str, int]:
+    """Return the number of classes by output, for the outputs of which classes are requested.
+
+    Raises:
+        InvalidRequestError: a number of classes is not an integer.
+    """
+    classes: dict[str, int] = {}
+    for output in message.outputs:
+        if CLASSIFICATION in output.parameters:
+            count = parameter_values(output.parameters)[CLASSIFICATION]
+            if type(count) is not int:
+                raise InvalidRequestError(f"classification is {count!r}; it must be an integer")
+            classes[output.name] = count
+    return classes
 
 
 def parameter_values(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,8 @@
 """The gRPC server: its port, its limits, its methods, and how a failure ends a call."""
 
-import asyncio
 import logging
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -17,6 +15,7 @@ from clockwork.frontend import failure_of_error
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.accepting import Acceptors, can_take_many
 from clockwork.grpc_frontend.access import Guard
+from clockwork.grpc_frontend.config import DEFAULT, GrpcConfig
 from clockwork.grpc_frontend.core import read_sockets_in_one_thread
 from clockwork.grpc_frontend.failures import abort
 from clockwork.grpc_frontend.health import HEALTH_SERVICE, Health
@@ -28,11 +27,12 @@ from clockwork.grpc_frontend.scanning import MAX_DESCRIPTION
 from clockwork.grpc_frontend.service import SERVICE, Service, decode, grpc_front_end
 from clockwork.host.controller import ControllerHost
 from clockwork.host.log_events import event_fields
+from clockwork.net.accepting import bind_sockets
 from clockwork.net.address import Address
 from clockwork.net.tls import ServerTls
 from clockwork.oip.failures import Failure, RequestFailedError
 from clockwork.oip.unsupported import METHODS
-from clockwork.units import KIB, MIB, Bytes
+from clockwork.units import KIB, MIB, MILLISECOND, Bytes
 
 MAX_REQUEST_BYTES: Final[Bytes] = MAX_PAYLOAD_BYTES + MAX_DESCRIPTION + MIB
 """Limit on a received message, in bytes: raw tensors, the rest of a request, and 1 MiB so that a slightly too long
@@ -64,8 +64,10 @@ more than its length, because one byte of a request may stand for an entry."""
 IDLE_MS: Final = 600_000
 """Milliseconds after which a connection without calls is closed; a client reconnects when it needs to."""
 
-KEEPALIVE_MS: Final = 60_000
-"""Milliseconds of silence after which the server pings a connection, which it closes if it gets no reply."""
+MIN_PING_MS = 5_000
+"""Milliseconds between pings of a client, with or without calls. A client that pings more often several times loses its
+connection (GOAWAY with ENHANCE_YOUR_CALM). Clients ping every 10 s at most often (gRPC's guide to keepalive), some of
+them a little early."""
 
 HANDSHAKE_MS: Final = 10_000
 """Time limit in milliseconds for TLS and the beginning of HTTP/2, and for the reply to a ping."""
@@ -87,7 +89,6 @@ _OPTIONS: Final = (
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.max_connection_idle_ms", IDLE_MS),
-    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", HANDSHAKE_MS),
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
     ("grpc.so_reuseport", 0),  # otherwise two servers could share a port, and each would get half of the calls
@@ -115,7 +116,7 @@ class GrpcServer:
 
 
 @asynccontextmanager
-async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[GrpcServer]:
+async def serve_grpc(host: ControllerHost, address: Address, config: GrpcConfig = DEFAULT) -> AsyncIterator[GrpcServer]:
     """Serve gRPC on the controller's event loop while the context lasts.
 
     Raises:
@@ -123,9 +124,9 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
     """
     await _check_free(address)
     read_sockets_in_one_thread()
-    front = grpc_front_end(host)
+    front = grpc_front_end(host, ignore_timeout=config.ignore_timeout)
     guards = [] if host.access.open else [Guard(host.access, front.token_brake)]
-    server = grpc.aio.server(options=_OPTIONS, interceptors=guards, maximum_concurrent_rpcs=MAX_CALLS)
+    server = grpc.aio.server(options=_options(config), interceptors=guards, maximum_concurrent_rpcs=MAX_CALLS)
     peers = Peers(partial(host.local_client, shared=False))
     clock = MonotonicClock()
     service = Service(front, peers, None if host.arena is None else host.arena.allocate, clock)
@@ -156,6 +157,15 @@ async def serve_grpc(host: ControllerHost, address: Address) -> AsyncIterator[Gr
         await serving.close()
 
 
+def _options(config: GrpcConfig) -> tuple[tuple[str, int], ...]:
+    return (
+        *_OPTIONS,
+        ("grpc.keepalive_time_ms", max(1, config.keep_alive // MILLISECOND)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
+    )
+
+
 def _add_port(server: grpc.aio.Server, address: Address, tls: ServerTls | None) -> int:
     port: int
     if tls is None:
@@ -170,12 +180,10 @@ def _add_port(server: grpc.aio.Server, address: Address, tls: ServerTls | None) 
 async def _check_free(address: Address) -> None:
     """Try to listen on the address: gRPC itself writes the reason of a failure to stderr only."""
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, place = found[0]
-        with socket.socket(family, kind, protocol) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(place)
-            trial.listen()
+        with ExitStack() as stack:
+            for trial in await bind_sockets(address):
+                stack.enter_context(trial)
+                trial.listen()
     except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
         raise _cannot_listen(address, error) from error
 

@@ -18,7 +18,15 @@ from clockwork.frontend import FrontEnd, ListFormat, failure_of_error, failure_o
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.accepting import ARRIVED, MAX_REMAINING
 from clockwork.grpc_frontend.failures import trailing
-from clockwork.grpc_frontend.infer import NO_PARAMETERS, parameter_values, parse, request_of, response_of, with_payload
+from clockwork.grpc_frontend.infer import (
+    NO_PARAMETERS,
+    parameter_values,
+    parse,
+    request_of,
+    requested_classes,
+    response_of,
+    with_payload,
+)
 from clockwork.grpc_frontend.peers import Peers
 from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, in_stream, model_name
 from clockwork.grpc_frontend.scanning import check_infer, check_other
@@ -44,13 +52,18 @@ FINAL: Final = "triton_final_response"
 Here every request has one response, so each response has the mark."""
 
 
-def grpc_front_end(host: ControllerHost) -> FrontEnd:
+def grpc_front_end(host: ControllerHost, *, ignore_timeout: bool = False) -> FrontEnd:
     """Return a front end that encodes lists as messages.
 
     Encoded messages of one type that follow each other are one message, whose repeated fields have the entries of all
     (Protocol Buffers, "Encoding").
     """
-    return FrontEnd(host, statistics=ListFormat(_encode_statistics), index=ListFormat(_encode_index))
+    return FrontEnd(
+        host,
+        statistics=ListFormat(_encode_statistics),
+        index=ListFormat(_encode_index),
+        ignore_timeout=ignore_timeout,
+    )
 
 
 class Service:
@@ -197,13 +210,19 @@ class Service:
         more: Mapping[str, Any] = NO_PARAMETERS,
     ) -> bytes:
         self._front.check_version(message.model_name, message.model_version)
-        request = request_of(message, raw, client.next_id(), limit)
+        front = self._front
+        classes = requested_classes(message) if message.outputs else None
+        request = request_of(message, raw, client.next_id(), limit, ignore_timeout=front.ignore_timeout)
         if not raw or sum(map(len, raw)) >= MIN_SPLIT_BYTES:  # else decoding costs little
-            self._front.check_early(client, request)
+            front.check_early(client, request)
         request, payload = await self._stepper.run(with_payload(message, raw, request, self._allocate))
-        response, outputs = await self._front.infer(client, request, payload, arrived)
+        response, outputs = await front.infer(
+            client, request, payload, arrived, lambda: parameter_values(message.parameters)
+        )
         self._reception.note_slo(message.model_name, request.slo)
-        return response_of(message, response, outputs, more, self._front.version_of(message.model_name))
+        if classes:
+            response, outputs = await front.classify(request.model, response, outputs, classes)
+        return response_of(message, response, outputs, more, front.version_of(message.model_name))
 
 
 def decode(kind: Any, data: bytes) -> Any:

@@ -52,12 +52,13 @@ def _encode_items(entries: list[Any]) -> bytes:
     return msgspec.json.encode(entries)[1:-1]
 
 
-def http_front_end(host: ControllerHost) -> FrontEnd:
+def http_front_end(host: ControllerHost, *, ignore_timeout: bool = False) -> FrontEnd:
     """Return a front end that encodes lists as JSON."""
     return FrontEnd(
         host,
         statistics=ListFormat(_encode_items, b'{"model_stats":[', b",", b"]}"),
         index=ListFormat(_encode_items, b"[", b",", b"]"),
+        ignore_timeout=ignore_timeout,
     )
 
 
@@ -118,7 +119,7 @@ class Application:
         front, model = self._front, found.model
         parsed = await self._stepper.run(parse_infer(await receiving, header_bytes(headers), self._max_json))
         head = parsed.head
-        slo = requested_slo(head.parameters)
+        slo = requested_slo(head.parameters, ignore_timeout=front.ignore_timeout)
         outputs = tuple(output.name for output in head.outputs)
         request_id = front.client.next_id()
         if not parsed.all_binary:
@@ -127,7 +128,7 @@ class Application:
             front.check_early(front.client, early)
         specs, payload = await self._stepper.run(inputs_of(parsed))
         request = InferRequest(id=request_id, model=model, inputs=specs, slo=slo, outputs=outputs)
-        inferring = front.infer(front.client, request, payload, scope[BEGAN])
+        inferring = front.infer(front.client, request, payload, scope[BEGAN], lambda: head.parameters)
         response, data = await unless_gone(inferring, scope[PRESENCE])
         del payload, parsed, inferring  # these objects may be large
         front.reception.note_slo(model, slo, response.timing.total)

@@ -34,6 +34,7 @@ class HttpConfig(Struct, frozen=True):
     - ``grace``: time to finish requests when the server ends
     - ``metrics``: whether metrics are served
     - ``model_histograms``: whether the metrics include the latencies of each model
+    - ``ignore_timeout``: whether the request parameter ``timeout`` is ignored
     """
 
     max_body: Bytes = 256 * MIB
@@ -53,6 +54,7 @@ class HttpConfig(Struct, frozen=True):
     grace: int = 1
     metrics: bool = True
     model_histograms: bool = True
+    ignore_timeout: bool = False
 
 
 DEFAULT: Final = HttpConfig()

@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any, Final
 
 import httptools
-import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from clockwork.host.reception import Reception
-from clockwork.http.asgi import BEGAN, PRESENCE, RESPOND, ClientGoneError, Presence
+from clockwork.http.asgi import BEGAN, PRESENCE, RESPOND, ClientGoneError, Presence, Reply, error_reply
 from clockwork.http.config import DEFAULT, HttpConfig
+from clockwork.http.heads import BadHeadError, check_head
 from clockwork.http.receiving import LARGE_BODY, MIN_LARGE, BodyQuota, LargeBody, Parsing
 from clockwork.http.responding import keeps_alive, respond, write
 from clockwork.http.shedding import (
@@ -30,8 +30,11 @@ from clockwork.http.shedding import (
 from clockwork.messages.status import Status
 from clockwork.net.write_timeout import WriteTimeout
 from clockwork.oip.failures import Failure
-from clockwork.units import Bytes, Nanos
+from clockwork.units import SECOND, Bytes, Nanos
 from clockwork.wire.frame import Allocate, uninitialised
+
+BAD_BYTES: Final = "the bytes are not an HTTP/1.1 request"
+BAD_BODY: Final = "the chunks of the body are malformed (RFC 9112, section 7.1)"
 
 FULL: Final = "connection limit reached ({limit}); retry later, or use fewer connections"
 """Error message when too many connections are open."""
@@ -59,6 +62,8 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._announced: Bytes = 0  #: the length of the large body that the head has announced
         self._after_upgrade: Bytes | None = 0  #: the length of a body that the parser has taken for another protocol
         self._ignore_rest = False  #: no request follows on this connection
+        self._last_reply: Reply | None = None  #: refuses a request behind others that are in progress
+        self._host: bytes | None = None  #: the header Host of the last request, which is checked
         self._arrived: Nanos = 0  #: the earliest time at which the bytes read last may have arrived
         self._unread = False  #: the last read left bytes of the same message in the kernel
         self._was_paused = True  #: reading was paused since the last read; a new connection waited to be accepted
@@ -121,7 +126,8 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         model = self.models.get(posted_path(data))
         if model is None:
             return False
-        shed = self.reception.check(now, model, self._arrived, stated_slo(data))
+        slo = stated_slo(data, ignore_timeout=self.limits.ignore_timeout)
+        shed = self.reception.check(now, model, self._arrived, slo)
         if shed is None:
             self._checked = True
             return False
@@ -150,8 +156,12 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._pass_over_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self.send_400_response("")
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            cycle: Any = self.cycle
+            in_body = not self._in_head and cycle is not None and cycle.more_body
+            text = BAD_BODY if in_body else BAD_BYTES
+            self.send_400_response(str(cause) if isinstance(cause, BadHeadError) else text)
 
     def _pass_over_upgrade(self, rest: bytes) -> None:
         """Ignore the offer of another protocol (RFC 9110, section 7.8), and receive the request's body.
@@ -178,8 +188,8 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse bytes that are not HTTP/1.1."""
-        self._refuse(400, "the bytes are not an HTTP/1.1 request", Status.INVALID_REQUEST)
+        """Refuse bytes that are not HTTP/1.1; ``msg`` is the reason."""
+        self._refuse(400, msg, Status.INVALID_REQUEST)
 
     def on_message_begin(self) -> None:
         """Note the beginning of a head."""
@@ -190,7 +200,8 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self.scope[PRESENCE] = self._presence  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
-        """Note the end of a head, and the length of the body that it announces."""
+        """Check the head, and note its end and the length of the body that it announces."""
+        self._host = check_head(self.headers, self.parser.get_http_version(), self._host)
         self._in_head = False
         self._head_bytes = 0
         self._stop_timer()
@@ -287,9 +298,13 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
 
     def on_response_complete(self) -> None:
         """Note that the reply was written to the transport."""
+        was_last = not self.pipeline
         super().on_response_complete()
         if self.transport.is_closing():
             self._close()
+        elif self._last_reply is not None:
+            if was_last:
+                self._send_last(self._last_reply)
         elif self.cycle.more_body and self._head_timer is None:  # limit the time of a refused request's body
             self._await_head()
 
@@ -344,15 +359,27 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
 
     def _refuse(self, http: int, text: str, status: Status) -> None:
         """Send an error without the application, and close the connection."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._ignore_rest:
             return
+        self._stop_timer()
+        reply = error_reply(Failure(http, "", text, status, retry_after=SECOND if http == 503 else None))
         cycle: Any = self.cycle
-        if cycle is None or cycle.response_complete:  # else it would look like that request's reply
-            body = msgspec.json.encode(Failure(http, "", text, status).body())
-            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
-            if http == 503:
-                head += b"retry-after: 1\r\n"
-            self.transport.write(STATUS_LINE[http] + head + b"\r\n" + body)
+        if cycle is None or cycle.response_complete:
+            self._send_last(reply)
+        elif cycle.more_body and not self.pipeline:  # the body of the request in progress is wrong
+            cycle.keep_alive = False
+            write(cycle, reply)
+        else:  # first come the replies to the requests before
+            self._ignore_rest, self._last_reply = True, reply
+            if self.pipeline and cycle.more_body:
+                self.pipeline.popleft()
+
+    def _send_last(self, reply: Reply) -> None:
+        """Send a reply that belongs to no cycle, and close the connection."""
+        lines = [b"%s: %s\r\n" % header for header in reply.headers]
+        (body,) = reply.parts
+        end = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(b"".join((STATUS_LINE[reply.status], *lines, end, body)))
         self._close()
 
     def _close(self) -> None:

@@ -55,7 +55,7 @@ def _head(cycle: Any, reply: Reply, size: int) -> bytes:
         cycle.keep_alive = False
     elif not cycle.keep_alive:
         lines.append(b"connection: close\r\n")
-    elif cycle.scope["http_version"] == "1.0":
+    elif cycle.scope.get("http_version") == "1.0":
         lines.append(b"connection: keep-alive\r\n")
     lines.append(b"content-length: %d\r\n\r\n" % size)
     return b"".join(lines)

@@ -56,7 +56,7 @@ def whole_request(data: bytes) -> bytes | None:
     return line[1] if end + 4 + int(length[1]) == len(data) else None
 
 
-def stated_slo(data: bytes) -> Nanos | None:
+def stated_slo(data: bytes, *, ignore_timeout: bool = False) -> Nanos | None:
     """Return the SLO found near the beginning of a whole request's JSON, or None.
 
     If an input has a parameter of the same name, its value is taken for the SLO. Under overload such a request may be
@@ -69,6 +69,7 @@ def stated_slo(data: bytes) -> Nanos | None:
     found = [
         round(float(value) * (MICROSECOND if name == b"timeout" else MILLISECOND))
         for name, value in _SLO.findall(data, begin, end)
+        if not (ignore_timeout and name == b"timeout")
     ]
     stated = [slo for slo in found if slo > 0]
     return min(stated) if stated else None

@@ -1,5 +1,7 @@
 """Orders to the controller: send an action to a worker, answer a request."""
 
+from typing import Final
+
 from msgspec import Struct
 
 from clockwork.messages.actions import Action
@@ -17,11 +19,16 @@ class SendAction(Struct, frozen=True):
     payloads: tuple[object, ...] = ()
 
 
+NO_RETRY: Final[Nanos] = -1
+"""Value of ``Answer.retry_after`` for a request that would be refused at any time; its response has no retry time."""
+
+
 class Answer(Struct, frozen=True):
     """A scheduler's answer to a pending request that is not answered by a successful Infer.
 
     ``predicted`` is the predicted completion in nanoseconds after the request's arrival; ``retry_after`` is the time
-    from now after which the client should try again. ``reason`` is counted if ``status`` means a refusal.
+    from now after which the client should try again: None if it is not known, `NO_RETRY` if no waiting helps.
+    ``reason`` is counted if ``status`` means a refusal.
     """
 
     request_id: int

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from clockwork.net.address import Address
+from clockwork.net.address import ANY_HOST, Address
 
 DESCRIPTORS: Final = 32
 """Descriptors of each listening socket, and so connections that are accepted in one turn. If only one connection
@@ -21,10 +21,14 @@ arrives, each of the other descriptors costs a microsecond."""
 async def bind_sockets(address: Address) -> list[socket.socket]:
     """Return a bound socket for each of the host's addresses; only one if the operating system chooses the port.
 
+    A socket of the host ``::`` also takes IPv4 connections. On a system without IPv6, ``::`` is every IPv4 address.
+
     Raises:
         OSError: the address is in use or not permitted.
         UnicodeError: the host is not a valid name.
     """
+    if address.host == ANY_HOST and not _has_ipv6():
+        address = Address("0.0.0.0", address.port)
     found = await asyncio.get_running_loop().getaddrinfo(*address, type=socket.SOCK_STREAM)
     sockets: list[socket.socket] = []
     try:
@@ -34,13 +38,23 @@ async def bind_sockets(address: Address) -> list[socket.socket]:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address.host != ANY_HOST)
             sock.bind(place)
     except OSError:
         for sock in sockets:
             sock.close()
         raise
     return sockets
+
+
+def _has_ipv6() -> bool:
+    """Return whether this system can listen on IPv6 addresses; it cannot if IPv6 is switched off."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as trial:
+            trial.bind((ANY_HOST, 0))
+    except OSError:
+        return False
+    return True
 
 
 async def accept_connections(

@@ -1,5 +1,6 @@
-"""Network addresses as text: ``host:port``, ``[::1]:port``, or a host alone."""
+"""Network addresses as text: ``host:port``, ``[::1]:port``, ``*:port``, a host alone, or a port alone."""
 
+from ipaddress import IPv6Address
 from typing import Final, NamedTuple
 
 from clockwork.errors import InvalidRequestError
@@ -12,6 +13,13 @@ WORKER_PORT: Final = 12345
 
 GRPC_PORT: Final = 8001
 """Default port for gRPC; the same as Triton's."""
+
+
+LOOPBACK: Final = "127.0.0.1"
+"""Host of an address that is a port alone."""
+
+ANY_HOST: Final = "::"
+"""Every address of a host, IPv4 and IPv6."""
 
 
 class Address(NamedTuple):
@@ -34,6 +42,8 @@ DEFAULT_WORKER_LISTEN: Final = Address("127.0.0.1", WORKER_PORT)
 def parse_address(text: str, default_port: int) -> Address:
     """Return the address that ``text`` describes.
 
+    ``*`` is every address of this host, IPv4 and IPv6, as is ``[::]``. A port alone is a port of 127.0.0.1.
+
     Raises:
         InvalidRequestError: the text is not an address.
     """
@@ -41,12 +51,18 @@ def parse_address(text: str, default_port: int) -> Address:
         raise InvalidRequestError(
             f"address {text!r} is a URL or a path; use HOST:PORT, for example 127.0.0.1:{default_port}"
         )
+    if text.isdecimal():
+        text = f"{LOOPBACK}:{text}"
     host, colon, port = text.rpartition(":")
+    if _is_ipv6(text) and _is_ipv6(host) and port.isdecimal():
+        raise InvalidRequestError(f"address {text!r} is ambiguous; write [{host}]:{port} or [{text}]:{default_port}")
     if text.startswith("[") and text.endswith("]"):
         host, colon, port = text, "", ""
     elif not colon or (":" in host and not host.startswith("[")):
         host, port = text, ""
     host = host.removeprefix("[").removesuffix("]")
+    if host == "*":
+        host = ANY_HOST
     if not host:
         raise InvalidRequestError(f"address {text!r} has no host; use HOST:PORT, for example 127.0.0.1:{default_port}")
     if not port:
@@ -54,3 +70,11 @@ def parse_address(text: str, default_port: int) -> Address:
     if not port.isdecimal() or int(port) > 65535:
         raise InvalidRequestError(f"address {text!r} has port {port!r}; a port is 0 to 65535")
     return Address(host, int(port))
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True

@@ -19,6 +19,8 @@ from clockwork.oip.outline import MAX_COPIED, Outline, outlined
 from clockwork.steps import Steps
 from clockwork.units import MIB, Bytes, show_bytes
 
+_NULL: Final = b"null"
+
 DEFAULT_MAX_JSON: Final[Bytes] = 16 * MIB
 """Limit on the JSON of a request or response. It is low because JSON is read and written on the event loop."""
 
@@ -36,29 +38,58 @@ _NO_PARAMETERS: Final = TensorParameters()
 
 
 class InputHead(Struct, frozen=True):
-    """An input of a request. ``data`` is the JSON of its elements, empty if the input is binary."""
+    """An input of a request. ``data`` is the JSON of its elements, empty if the input is binary.
+
+    Here and below, ``null`` stands for an optional member that is absent: some clients send all members.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    parameters: TensorParameters = _NO_PARAMETERS
+    nullable_parameters: TensorParameters | None = field(default=None, name="parameters")
     data: Raw = field(default_factory=Raw)
+
+    @property
+    def parameters(self) -> TensorParameters:
+        """The parameters; the defaults if the request has none."""
+        return self.nullable_parameters or _NO_PARAMETERS
+
+    @property
+    def has_data(self) -> bool:
+        """Whether the elements are in the JSON."""
+        size = len(memoryview(self.data))
+        return size > 0 and (size != len(_NULL) or bytes(self.data) != _NULL)
 
 
 class OutputHead(Struct, frozen=True):
     """An output that a request names."""
 
     name: str
-    parameters: TensorParameters = _NO_PARAMETERS
+    nullable_parameters: TensorParameters | None = field(default=None, name="parameters")
+
+    @property
+    def parameters(self) -> TensorParameters:
+        """The parameters; the defaults if the request has none."""
+        return self.nullable_parameters or _NO_PARAMETERS
 
 
 class InferHead(Struct, frozen=True):
     """The JSON of an inference request."""
 
     inputs: tuple[InputHead, ...]
-    id: str = ""
-    outputs: tuple[OutputHead, ...] = ()
-    parameters: dict[str, Any] = {}
+    id: str | None = None
+    nullable_outputs: tuple[OutputHead, ...] | None = field(default=None, name="outputs")
+    nullable_parameters: dict[str, Any] | None = field(default=None, name="parameters")
+
+    @property
+    def outputs(self) -> tuple[OutputHead, ...]:
+        """The requested outputs; none if all are."""
+        return self.nullable_outputs or ()
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters; empty if the request has none."""
+        return self.nullable_parameters or {}
 
 
 _decode: Final = msgspec.json.Decoder(InferHead).decode
@@ -142,7 +173,7 @@ def inputs_of(parsed: ParsedInfer) -> Steps[tuple[tuple[TensorSpec, ...], Any]]:
         size = tensor.parameters.binary_data_size
         before = len(payload)
         if size is not None:
-            if tensor.data:
+            if tensor.has_data:
                 raise InvalidRequestError(f"input {tensor.name!r} has data and binary_data_size; send one of them")
             if not 0 <= size <= len(rest) - at:
                 raise InvalidRequestError(
@@ -151,7 +182,7 @@ def inputs_of(parsed: ParsedInfer) -> Steps[tuple[tuple[TensorSpec, ...], Any]]:
             if not binary:
                 yield from _add_bytes(rest[at : at + size], payload)
             at += size
-        elif tensor.data:
+        elif tensor.has_data:
             yield from _add_from_json(tensor, parsed.outline, payload)
             size = len(payload) - before
         else:

@@ -12,24 +12,16 @@ from clockwork.messages.faults import quoted
 from clockwork.messages.requests import ModelStatus, ModelSummary
 from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.messages.status import Status
-from clockwork.messages.tensors import Datatype, TensorInfo
+from clockwork.messages.tensors import TensorInfo
 from clockwork.oip.failures import Failure, RequestFailedError
+from clockwork.oip.model_config import PLATFORM
 from clockwork.units import MILLISECOND, Nanos
 
-EXTENSIONS: Final = ("model_repository", "model_configuration", "statistics", "parameters")
+EXTENSIONS: Final = ("model_repository", "model_configuration", "statistics", "parameters", "classification")
 """Triton's names of the extensions that both transports serve."""
 
-HTTP_EXTENSIONS: Final = ("classification", "binary_tensor_data")
+HTTP_EXTENSIONS: Final = ("binary_tensor_data",)
 """Triton's names of the extensions that only HTTP serves: tensors over gRPC are binary anyway."""
-
-PLATFORM: Final = "onnxruntime_onnx"
-"""Triton's name for ONNX models on ONNX Runtime."""
-
-BACKEND: Final = "onnxruntime"
-"""Triton's name of that runtime."""
-
-
-_CONFIG_TYPES: Final = {Datatype.BYTES: "TYPE_STRING"}
 
 
 def server_metadata(version: str, extensions: Iterable[str] = ()) -> dict[str, Any]:
@@ -45,19 +37,6 @@ def model_metadata(model: ModelSummary) -> dict[str, Any]:
         "platform": PLATFORM,
         "inputs": [_tensor(info) for info in model.inputs],
         "outputs": [_tensor(info) for info in model.outputs],
-    }
-
-
-def model_config(model: ModelSummary) -> dict[str, Any]:
-    """Return the fields of Triton's model configuration that apply to Clockwork; shapes lack the batch dimension."""
-    return {
-        "name": model.name,
-        "platform": PLATFORM,
-        "backend": BACKEND,
-        "max_batch_size": model.max_batch_size if model.batchable else 0,
-        "input": [_config_tensor(info, model.batchable) for info in model.inputs],
-        "output": [_config_tensor(info, model.batchable) for info in model.outputs],
-        "version_policy": {"latest": {"num_versions": 1}},
     }
 
 
@@ -155,8 +134,3 @@ def _duration(count: int, ns: Nanos) -> dict[str, int]:
 
 def _tensor(info: TensorInfo) -> dict[str, Any]:
     return {"name": info.name, "datatype": info.datatype, "shape": info.shape}
-
-
-def _config_tensor(info: TensorInfo, batched: bool) -> dict[str, Any]:
-    kind = _CONFIG_TYPES.get(info.datatype) or f"TYPE_{info.datatype}"  # type: ignore[call-overload]
-    return {"name": info.name, "data_type": kind, "dims": info.shape[1:] if batched else info.shape}

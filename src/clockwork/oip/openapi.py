@@ -242,7 +242,7 @@ def _list(items: Json) -> Json:
 
 def _replies() -> Json:
     tensor = _object({"name": _TEXT, "datatype": _DATATYPE, "shape": _DIMS})
-    config_tensor = _object({"name": _TEXT, "data_type": _TEXT | {"pattern": "^TYPE_"}, "dims": _DIMS})
+    config_tensor = {"name": _TEXT, "data_type": _TEXT | {"pattern": "^TYPE_"}, "dims": _DIMS}
     entry = {
         "name": _TEXT,
         "version": _VERSION,
@@ -270,9 +270,13 @@ def _replies() -> Json:
                 "platform": _TEXT,
                 "backend": _TEXT,
                 "max_batch_size": _COUNT,
-                "input": _list(config_tensor),
-                "output": _list(config_tensor),
+                "input": _list(_object({**config_tensor, "format": _TEXT, "optional": _FLAG})),
+                "output": _list(_object({**config_tensor, "label_filename": _TEXT})),
                 "version_policy": {"type": "object"},
+                "optimization": {"type": "object"},
+                "instance_group": _list({"type": "object"}),
+                "default_model_filename": _TEXT,
+                "parameters": {"type": "object"},
             }
         ),
         "Statistics": _statistics(),

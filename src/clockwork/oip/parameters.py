@@ -12,14 +12,19 @@ MAX_PRIORITY: Final = 2**64 - 1
 MAX_DURATION: Final = 1e15
 """Largest value of a duration parameter, in its own unit (milliseconds or microseconds)."""
 
+_SOURCES: Final = {
+    "timeout": "the request parameter timeout, in microseconds",
+    "slo_ms": "the request parameter slo_ms",
+}
+
 _SEQUENCES: Final = ("sequence_id", "sequence_start", "sequence_end")
 
 
-def requested_slo(parameters: Mapping[str, Any]) -> Nanos | None:
+def requested_slo(parameters: Mapping[str, Any], *, ignore_timeout: bool = False) -> Nanos | None:
     """Check all parameters, and return the tighter of ``timeout`` (microseconds, Triton's) and ``slo_ms``.
 
     None: the request sets neither, so the server's default holds. A timeout of 0 means none, as in Triton. ``priority``
-    is checked but has no effect: the scheduler orders requests by deadline.
+    is checked but has no effect: the scheduler orders requests by deadline. ``ignore_timeout``: read ``slo_ms`` only.
 
     Raises:
         InvalidRequestError: a parameter has a wrong value, or requests a sequence.
@@ -30,17 +35,28 @@ def requested_slo(parameters: Mapping[str, Any]) -> Nanos | None:
     for name in _SEQUENCES:
         if parameters.get(name):
             raise InvalidRequestError(f"parameter {name} is not supported; send the requests of a sequence without it")
-    limits = []
-    timeout = parameters.get("timeout")
+    limits = _limits(parameters, ignore_timeout=ignore_timeout)
+    return max(1, min(limits.values())) if limits else None
+
+
+def slo_source(parameters: Mapping[str, Any], slo: Nanos, *, ignore_timeout: bool = False) -> str:
+    """Return which of the parameters, which were checked before, set ``slo``; empty: none of them."""
+    limits = _limits(parameters, ignore_timeout=ignore_timeout)
+    return next((_SOURCES[name] for name, limit in limits.items() if max(1, limit) == slo), "")
+
+
+def _limits(parameters: Mapping[str, Any], *, ignore_timeout: bool) -> dict[str, Nanos]:
+    limits = {}
+    timeout = None if ignore_timeout else parameters.get("timeout")
     if timeout is not None and (value := _duration("timeout", timeout)):
-        limits.append(round(value * MICROSECOND))
+        limits["timeout"] = round(value * MICROSECOND)
     slo = parameters.get("slo_ms")
     if slo is not None:
         value = _duration("slo_ms", slo)
         if not value:
             raise InvalidRequestError("slo_ms is 0; it must be a positive number of milliseconds")
-        limits.append(round(value * MILLISECOND))
-    return max(1, min(limits)) if limits else None
+        limits["slo_ms"] = round(value * MILLISECOND)
+    return limits
 
 
 def _check_priority(priority: Any) -> None:

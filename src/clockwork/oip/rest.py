@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from clockwork.messages.faults import MAX_QUOTED, quoted
 from clockwork.messages.status import Status
@@ -53,10 +53,20 @@ class Route(Struct, frozen=True):
 
 
 class RepositoryHead(Struct, frozen=True):
-    """The JSON of a request to the repository."""
+    """The JSON of a request to the repository; ``null`` stands for a member that is absent."""
 
-    parameters: dict[str, Any] = {}
-    ready: bool = False
+    nullable_parameters: dict[str, Any] | None = field(default=None, name="parameters")
+    nullable_ready: bool | None = field(default=None, name="ready")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters; empty if the request has none."""
+        return self.nullable_parameters or {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether only models that are ready are requested."""
+        return bool(self.nullable_ready)
 
 
 def route(method: str, path: str) -> Route:

@@ -13,7 +13,7 @@ from typing import ClassVar, Final, TypeAlias
 from mypy_extensions import mypyc_attr
 
 from clockwork.messages.actions import DeviceAction, Infer, LoadWeights
-from clockwork.messages.commands import Answer
+from clockwork.messages.commands import NO_RETRY, Answer
 from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.results import ErrorResult, Result
 from clockwork.messages.status import Status
@@ -160,6 +160,7 @@ class EdfScheduler(Scheduler):
                     Status.CONTROLLER_COULD_NOT_START_IN_TIME,
                     text,
                     predicted=predicted,
+                    retry_after=NO_RETRY if reason is RefusalReason.DEVICE_TOO_SLOW else None,
                     reason=reason,
                 )
             )

@@ -8,7 +8,7 @@ that does not come back costs nothing.
 
 from typing import Final
 
-from clockwork.messages.commands import Answer
+from clockwork.messages.commands import NO_RETRY, Answer
 from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.status import Status
 from clockwork.scheduling.clockwork.config import ClockworkConfig
@@ -17,10 +17,7 @@ from clockwork.scheduling.clockwork.plan import Plan
 from clockwork.scheduling.common import NO_DEVICE
 from clockwork.scheduling.shapes import ShapeKey
 from clockwork.state import ModelState, PendingRequest
-from clockwork.units import SECOND, Nanos, show_duration
-
-RETRY_OF_IMPOSSIBLE: Final[Nanos] = 1 * SECOND
-"""Retry time for an SLO that no device can meet: a retry can only succeed if estimates or devices change."""
+from clockwork.units import Nanos, show_duration
 
 MAX_RETRY_TIMES: Final = 4096
 """Number of groups whose last retry time is kept; the group that was refused longest ago is forgotten first."""
@@ -81,7 +78,7 @@ class Refusals:
                 fastest = min(self._time_alone(now, plan, key, request) for plan in plans)
                 reason = RefusalReason.DEVICE_TOO_SLOW
                 text += f"; no device can meet this SLO: the fastest needs {show_duration(fastest)}"
-            predicted, retry_after = end - request.arrival, RETRY_OF_IMPOSSIBLE if retry is None else retry.at - now
+            predicted, retry_after = end - request.arrival, NO_RETRY if retry is None else retry.at - now
             status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
             reason = _reason(request, reason)
             answers.append(

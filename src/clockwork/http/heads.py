@@ -1,0 +1,41 @@
+"""Checks heads of requests against the rules of RFC 9112 that the parser does not check."""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+_HOST: Final = re.compile(rb"(?:\[[0-9A-Za-z:.%]*\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
+"""``uri-host [":" port]`` (RFC 9110, section 7.2); it may be empty."""
+
+Head = Sequence[tuple[bytes, bytes]]
+
+
+class BadHeadError(Exception):
+    """A head breaks a rule; the text says which."""
+
+
+def check_head(headers: Head, version: str, checked_host: bytes | None) -> bytes | None:
+    """Check the headers Host and Transfer-Encoding; return the value of Host.
+
+    Args:
+        headers: names in lower case, and values.
+        version: of HTTP.
+        checked_host: a value of Host that was checked before, so that it need not be checked again.
+
+    Raises:
+        BadHeadError: the head breaks a rule of RFC 9112, section 3.2 or 6.1.
+    """
+    host: bytes | None = None
+    for name, value in headers:
+        if name == b"host":
+            if host is not None:
+                raise BadHeadError("the request has more than one header Host; send one")
+            host = value
+        elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            raise BadHeadError("the header Transfer-Encoding has another value than chunked; use Content-Encoding")
+    if host is None:
+        if version == "1.1":
+            raise BadHeadError("the request has no header Host, which HTTP/1.1 requires")
+    elif host != checked_host and _HOST.fullmatch(host.strip()) is None:
+        raise BadHeadError("the header Host is not a host with an optional port")
+    return host
