@@ -5,13 +5,12 @@ from typing import Annotated, Final, TypeAlias
 import typer
 
 from clockwork.cli.configuration import ConfigFile, is_dry_run
+from clockwork.cli.deadline_options import GrpcKeepAlive, IgnoreTimeout
 from clockwork.cli.options import (
     DefaultSlo,
     DrainLimit,
     Grpc,
-    GrpcKeepAlive,
     Http,
-    IgnoreTimeout,
     Listen,
     LogFormat,
     LogLevel,

@@ -200,23 +200,6 @@ ModelHistograms: TypeAlias = Annotated[
         help="Add a latency histogram to the metrics for each model that has received a request.",
     ),
 ]
-IgnoreTimeout: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--ignore-timeout",
-        help="Ignore the request parameter timeout (microseconds); deadlines come from slo_ms, gRPC and --slo only.",
-    ),
-]
-GrpcKeepAlive: TypeAlias = Annotated[
-    Nanos,
-    typer.Option(
-        "--grpc-keep-alive",
-        parser=duration,
-        metavar="DURATION",
-        show_default="1min",
-        help="Time of silence after which the server pings a gRPC connection, and closes it if there is no reply.",
-    ),
-]
 MaxJson: TypeAlias = Annotated[
     Bytes,
     typer.Option(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 import typer
 
 from clockwork.cli.configuration import ConfigFile, is_dry_run
+from clockwork.cli.deadline_options import GrpcKeepAlive, IgnoreTimeout
 from clockwork.cli.options import (
     AllowBatching,
     AllowCompiled,
@@ -17,9 +18,7 @@ from clockwork.cli.options import (
     DrainLimit,
     Emulate,
     Grpc,
-    GrpcKeepAlive,
     Http,
-    IgnoreTimeout,
     IoSize,
     Listen,
     LogFormat,
