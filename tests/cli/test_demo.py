@@ -3,15 +3,21 @@
 import asyncio
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cli.processes import serve
+from clockwork.environment.checks import check
+from clockwork.environment.measurement import examine
+from clockwork.errors import ClockworkError, RequestRefusedError, RequestTimeoutError, ServerError
 from clockwork.runtimes.ort import onnxruntime
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
@@ -58,6 +64,74 @@ def test_arrivals_are_sorted_repeatable_and_have_the_requested_rates() -> None:
     for model, rate in wanted.items():
         expected = rate * demo.SECONDS
         assert abs(counts[model] - expected) < 4 * expected**0.5
+
+
+def report(disturbed: float = 0.0, right: int = len(demo.EXPECTED), counted: int = 1000, **outcomes: int) -> Any:
+    counts = Counter({name.replace("_", " "): count for name, count in outcomes.items()})
+    return demo.Report(right, counts, sum(counts.values()), counted, disturbed)
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        {"in_time": 1000},
+        {"in_time": 990, "late": 10},
+        {"in_time": 100, "refused": 900},
+        {"in_time": 600, "late": 400, "disturbed": 0.5},
+    ],
+)
+def test_refused_requests_and_late_ones_that_the_disturbance_explains_are_no_fault(good: dict[str, Any]) -> None:
+    assert report(**good).faults() == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "fault"),
+    [
+        ({"in_time": 1000, "right": 11}, "1 of 12 files have a wrong label"),
+        ({"in_time": 999, "failed": 1}, "1 requests failed"),
+        ({"in_time": 1000, "counted": 999}, "1000 requests were sent and the server answered 999"),
+        ({"in_time": 1000, "counted": 1001}, "1000 requests were sent and the server answered 1001"),
+        ({"refused": 1000}, "no request was answered in time"),
+        (
+            {"in_time": 800, "late": 200, "disturbed": 0.1},
+            "20.0% of the requests were late; allowed are 1%, and 10% for the measured disturbance",
+        ),
+    ],
+)
+def test_each_fault_of_the_software_is_named(bad: dict[str, Any], fault: str) -> None:
+    assert report(**bad).faults() == [fault]
+
+
+def test_a_withdrawn_promise_is_late_and_a_refusal_on_arrival_is_not() -> None:
+    def outcome(error: ClockworkError) -> str:
+        found: str = demo.outcome_of(error)
+        return found
+
+    assert outcome(RequestRefusedError("predicted completion is 3 ms past the deadline")) == "refused"
+    assert outcome(RequestRefusedError("admitted, but will miss its deadline: x")) == "late"
+    assert outcome(RequestTimeoutError("the deadline passed")) == "late"
+    assert outcome(ServerError("x")) == "failed"
+
+
+def test_a_busy_loop_on_the_core_of_the_device_is_named_as_the_cause() -> None:
+    core = max(os.sched_getaffinity(0))
+    loop = f"import os\nos.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+    busy = subprocess.Popen([sys.executable, "-c", loop])
+    try:
+        others = demo.OtherLoad(os.getpid())
+        environment = examine(1, 1, 2.0)
+        taken = others.share()
+    finally:
+        busy.kill()
+        busy.wait()
+    assert {"interruptions", "other processes"} & {finding.name for finding in demo.causes(environment)}
+    assert all(finding.cost and finding.fix for finding in demo.causes(environment))
+    assert demo.disturbed_share(environment) > 0.2
+    assert 0.0 < taken <= 1.0
+
+
+def test_every_cause_is_the_name_of_a_check() -> None:
+    assert set(demo.CAUSES) <= {finding.name for finding in check(examine(1, 1, 0.1))}
 
 
 def test_the_labels_are_the_same_over_all_three_protocols() -> None:
