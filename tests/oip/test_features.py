@@ -58,7 +58,8 @@ def numbers(content: Any) -> Any:
 
 def parameters_of(client: Any, library: Any) -> set[str]:
     response = infer(client, library).get_response()
-    return set(response["parameters"] if isinstance(response, dict) else response.parameters)
+    found = set(response["parameters"] if isinstance(response, dict) else response.parameters)
+    return {name for name in found if not name.endswith("_us")}  # gRPC repeats times as integers
 
 
 def request_id(client: Any, library: Any) -> str:
