@@ -4,6 +4,7 @@ import tracemalloc
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
 from builders import a_state, infer_request, model_info
 from clockwork.controller.config import ControllerConfig
@@ -16,6 +17,7 @@ from clockwork.messages.tensors import TensorInfo, spec
 from clockwork.scheduling.clockwork import ClockworkConfig, ClockworkScheduler
 from clockwork.scheduling.clockwork.refusals import MAX_RETRY_TIMES
 from clockwork.scheduling.clockwork.times import MAX_TABLES
+from clockwork.state import ClockworkState
 from clockwork.units import ms, us
 from scheduling.harness import SchedulerHarness
 
@@ -24,6 +26,15 @@ MAX_GROWTH = 250_000
 """Limit of the bytes that 5,000 requests add after 15,000 others. 50 bytes each is less than any table entry needs."""
 
 FREE = model_info(inputs=(TensorInfo("x", "FP32", (-1, -1)),))
+
+
+def measured_state() -> ClockworkState:
+    """Return a state whose model was measured with a shape larger than those of all requests."""
+    state = a_state([FREE], warm=("a",))
+    profiles = state.models["a"].profiles
+    for kind, profile in profiles.items():
+        profiles[kind] = replace(profile, input_shapes=((2 * MANY,),))
+    return state
 
 
 def growth(once: Callable[[int], object]) -> int:
@@ -59,7 +70,7 @@ def answer(running: SchedulerHarness) -> None:
 @pytest.mark.parametrize(("slo", "status"), [(ms(100), "Infer"), (us(100), "CONTROLLER_COULD_NOT_START_IN_TIME")])
 def test_the_scheduler_s_memory_does_not_grow_with_the_number_of_shapes(slo: int, status: str) -> None:
     scheduler = ClockworkScheduler(ClockworkConfig(preload=False))
-    running = SchedulerHarness(a_state([FREE], warm=("a",)), scheduler)
+    running = SchedulerHarness(measured_state(), scheduler)
     lines: list[str] = []
 
     def once(number: int) -> None:
@@ -81,7 +92,7 @@ def test_the_scheduler_s_memory_does_not_grow_with_the_number_of_shapes(slo: int
 def test_the_number_of_retry_times_has_a_limit() -> None:
     """The requests are refused with a retry time, because an idle device could have served them."""
     scheduler = ClockworkScheduler(ClockworkConfig(preload=False))
-    running = SchedulerHarness(a_state([FREE], warm=("a",)), scheduler)
+    running = SchedulerHarness(measured_state(), scheduler)
     running.infer("a", slo=ms(1000))
     for number in range(MAX_RETRY_TIMES + 100):
         running.infer("a", slo=ms(4), length=number + 3)

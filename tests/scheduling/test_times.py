@@ -3,10 +3,12 @@
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from builders import measurement, model_info, model_state
 from clockwork.messages.profile import ModelProfile
-from clockwork.scheduling.clockwork.times import MAX_AGE, InferTimes
+from clockwork.scheduling.clockwork.times import MAX_AGE, UNKNOWN_MARGIN, InferTimes
+from clockwork.scheduling.estimates import FORGOTTEN
 from clockwork.state import ModelState
 from clockwork.units import Nanos, ms, seconds
 
@@ -106,3 +108,47 @@ def test_shapes_in_use_and_models_with_fixed_shapes_are_kept(model: ModelState) 
         assert made.of(seconds(1), model, 1, used) == ms(9)
     assert made.of(seconds(1), model, 1, ()) == ms(9)
     assert made.shapes == 4
+
+
+@pytest.fixture
+def shaped(model: ModelState) -> ModelState:
+    """A model that was measured with an input of 100 elements."""
+    (kind,) = model.profiles
+    model.profiles[kind] = replace(model.profiles[kind], input_shapes=((4, 25),))
+    return model
+
+
+LARGER = (("x", (4, 75)),)
+
+
+def test_a_larger_shape_starts_from_the_measured_one_scaled_by_its_elements_with_a_margin(
+    shaped: ModelState, made: InferTimes
+) -> None:
+    assert UNKNOWN_MARGIN == 2
+    assert made.of(0, shaped, 1, LARGER) == ms(10) * 3 * 2
+    assert made.of(0, shaped, 8, LARGER) == ms(59) * 3 * 2
+
+
+@pytest.mark.parametrize("shape", [(4, 25), (25, 4), (1, 1), (0, 7)])
+def test_a_shape_that_is_not_larger_starts_from_the_measured_time(
+    shaped: ModelState, made: InferTimes, shape: tuple[int, ...]
+) -> None:
+    assert made.of(0, shaped, 1, (("x", shape),)) == ms(10)
+
+
+def test_the_first_measurement_of_a_shape_replaces_the_guess_for_all_rows(shaped: ModelState, made: InferTimes) -> None:
+    made.of(0, shaped, 1, LARGER)
+    made.add(ms(50), shaped, 1, LARGER, ms(45))
+    assert [made.of(ms(50), shaped, rows, LARGER) for rows in (1, 2, 8)] == [ms(45), ms(76.5), ms(265.5)]
+    assert made.of(ms(50), shaped, 1, (("x", (4, 25)),)) == ms(10), "other shapes keep their times"
+
+
+def test_a_guess_that_refuses_all_requests_relaxes_step_by_step(shaped: ModelState, made: InferTimes) -> None:
+    times = [made.of(moment, shaped, 1, LARGER) for moment in (0, FORGOTTEN + MAX_AGE, 2 * FORGOTTEN + MAX_AGE)]
+    assert times == [ms(60), ms(30), ms(10)]
+
+
+def test_a_measurement_near_the_guess_does_not_make_the_device_slow(shaped: ModelState, made: InferTimes) -> None:
+    for number in range(20):
+        made.add(ms(number), shaped, 1, (("x", (4, 100 + number)),), ms(50))
+    assert made.of(ms(20), shaped, 1, (("x", (4, 25)),)) == ms(10)

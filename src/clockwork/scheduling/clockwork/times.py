@@ -11,13 +11,20 @@ action was late. So the times of this module follow two rules:
    refusal costs less than a broken promise.
 
 The passing of time lowers a time of this module (estimates relax) and never raises it.
+
+Input shapes. A profile has times for one shape of each input. A request with a larger shape takes longer, by an unknown
+factor. Its estimates start from the profile's times in proportion to the number of elements, times `UNKNOWN_MARGIN`.
+The first measurement of the shape replaces this guess for all rows. Without a measurement the guess may be so long that
+every request is refused, so it relaxes: without the margin after `FORGOTTEN`, and to the profile's times after twice
+that.
 """
 
 from bisect import bisect_left
 from collections.abc import Mapping
+from math import prod
 from typing import Final
 
-from clockwork.scheduling.estimates import Pace, SlidingEstimate
+from clockwork.scheduling.estimates import FORGOTTEN, Pace, SlidingEstimate
 from clockwork.scheduling.shapes import ShapeKey
 from clockwork.state import ModelState
 from clockwork.units import MILLISECOND, Nanos
@@ -30,12 +37,18 @@ MAX_AGE: Final[Nanos] = 10 * MILLISECOND
 """Times are computed again after this time, because estimates relax, and after each measurement."""
 
 
+UNKNOWN_MARGIN: Final = 2
+"""Factor on the estimate of a shape that was not measured: work may grow faster than the number of elements."""
+
+
 class _Table:
     """The estimates of one model and shape by rows, and the times computed from them."""
 
-    __slots__ = ("computed_for", "estimates", "rows", "times", "until")
+    __slots__ = ("computed_for", "estimates", "guessed_at", "rows", "scale", "times", "until")
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float, guessed_at: Nanos | None) -> None:
+        self.scale = scale  #: of the seeds, relative to the profile's times
+        self.guessed_at = guessed_at  #: when `scale` was guessed; None: the shape was measured, or is not larger
         self.estimates: dict[int, SlidingEstimate] = {}
         self.rows: list[int] = []  #: the keys of `estimates`, ascending
         self.times: dict[int, Nanos] = {}
@@ -88,7 +101,10 @@ class InferTimes:
 
     def add(self, now: Nanos, model: ModelState, rows: int, key: ShapeKey, measured: Nanos) -> None:
         """Add the measured time of an Infer of ``rows`` rows."""
-        table = self._find(model, key)
+        table = self._find(now, model, key)
+        if table.guessed_at is not None:
+            table.guessed_at, table.scale = None, max(1.0, measured / max(1, model.infer_estimate(rows, self._kind)))
+            self._fill(table, model)
         estimate = table.estimates.get(rows)
         if estimate is None:
             estimate = self._estimate(table, model, rows)
@@ -97,7 +113,7 @@ class InferTimes:
         self._measured += 1
 
     def _table(self, now: Nanos, model: ModelState, key: ShapeKey) -> _Table:
-        table = self._find(model, key)
+        table = self._find(now, model, key)
         if table.computed_for != self._measured or now >= table.until:
             self._compute(now, table)
         return table
@@ -107,30 +123,40 @@ class InferTimes:
         """Number of input shapes whose measurements are kept, without models with fixed shapes."""
         return len(self._shaped)
 
-    def _find(self, model: ModelState, key: ShapeKey) -> _Table:
+    def _find(self, now: Nanos, model: ModelState, key: ShapeKey) -> _Table:
         digest = model.info.digest
         if not key:
             table = self._tables.get(digest)
             if table is None:
-                table = self._tables[digest] = self._make(model)
+                table = self._tables[digest] = self._make(now, model, 1.0)
             return table
         table = self._shaped.pop((digest, key), None)
         if table is None:
-            table = self._make(model)
+            table = self._make(now, model, self._scale(model, key))
             if len(self._shaped) >= self._max_tables:
                 del self._shaped[next(iter(self._shaped))]
         self._shaped[digest, key] = table
         return table
 
-    def _make(self, model: ModelState) -> _Table:
-        table = _Table()
+    def _scale(self, model: ModelState, key: ShapeKey) -> float:
+        """Return by how much a shape is larger than the profile's; 1.0 if it is not, or that is not known."""
+        measured = sum([prod(shape) for shape in model.profiles[self._kind].input_shapes])
+        return max(1.0, sum([prod(shape) for _, shape in key]) / measured) if measured else 1.0
+
+    def _make(self, now: Nanos, model: ModelState, scale: float) -> _Table:
+        table = _Table(scale, now if scale > 1.0 else None)
+        self._fill(table, model)
+        return table
+
+    def _fill(self, table: _Table, model: ModelState) -> None:
+        """Start all estimates from the profile and the table's scale."""
+        table.estimates = {}
         for size in model.profiles[self._kind].batch_sizes:
             self._estimate(table, model, size)
         table.rows = sorted(table.estimates)
-        return table
 
     def _estimate(self, table: _Table, model: ModelState, rows: int) -> SlidingEstimate:
-        seed = model.infer_estimate(rows, self._kind)
+        seed = round(model.infer_estimate(rows, self._kind) * table.scale)
         estimate = table.estimates[rows] = SlidingEstimate(seed, self._window, self._pace)
         return estimate
 
@@ -150,6 +176,11 @@ class InferTimes:
         least = 0
         for rows in table.rows:
             least = times[rows] = max(least, times[rows])
+        if table.guessed_at is not None:
+            age = now - table.guessed_at
+            factor = UNKNOWN_MARGIN if age <= FORGOTTEN else 1.0 if age <= 2 * FORGOTTEN else 1 / table.scale
+            for rows in table.rows:
+                times[rows] = round(times[rows] * factor)
         table.computed_for, table.until = self._measured, now + MAX_AGE
 
     def _between(self, table: _Table, model: ModelState, rows: int) -> Nanos:
@@ -157,4 +188,4 @@ class InferTimes:
         place = bisect_left(table.rows, rows)
         if place < len(table.rows):
             return table.times[table.rows[place]]
-        return max(table.times[table.rows[-1]], model.infer_estimate(rows, self._kind))
+        return max(table.times[table.rows[-1]], round(model.infer_estimate(rows, self._kind) * table.scale))
