@@ -153,13 +153,13 @@ def test_a_wrong_datatype_is_an_error(client: triton.InferenceServerClient) -> N
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_with_a_prediction(client: triton.InferenceServerClient) -> None:
-    with pytest.raises(InferenceServerException, match="past the deadline") as caught:
+    with pytest.raises(InferenceServerException, match="no device can meet this SLO") as caught:
         client.infer("slow", dense(1, SLOW_WIDTH), parameters={"slo_ms": 2})
     assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
     trailer = dict(caught.value.__context__.trailing_metadata())
     assert trailer["clockwork-status-name"] == "CONTROLLER_COULD_NOT_START_IN_TIME"
     assert float(trailer["clockwork-predicted-ms"]) > 2
-    assert float(trailer["clockwork-retry-after-ms"]) > 0
+    assert "clockwork-retry-after-ms" not in trailer  # waiting does not make a device faster
 
 
 def test_nothing_is_loaded_or_unloaded_while_serving(client: triton.InferenceServerClient) -> None:

@@ -47,7 +47,8 @@ def test_the_exception_has_the_predicted_completion_and_the_retry_time() -> None
     async def test() -> None:
         async with served(Refuses()) as (_, address, *_):
             error = await asyncio.to_thread(refusal, str(address))
-            assert (error.status(), error.message()) == ("503", "too late")
+            assert error.status() == "503"
+            assert error.message() == "too late (deadline of 20000 ms from the default SLO of the model)"
             details = error.debug_details()
             assert (details["predicted_ms"], details["retry_after_ms"]) == (25.0, 1200.0)
 
