@@ -153,7 +153,7 @@ _streams: Final[list[QueuedStream]] = []
 def install(notice: Callable[[int], str]) -> None:
     """Write ``sys.stdout`` and ``sys.stderr`` from threads from now on; to be called once per process.
 
-    Streams without a file descriptor of their own stay as they are.
+    Streams that have no file descriptor stay as they are.
     """
     for name in ("stdout", "stderr"):
         original = getattr(sys, name)

@@ -1,9 +1,8 @@
 """Options from one TOML file and from the environment: ``clockwork serve``, ``controller`` and ``worker``.
 
-Rules of the file: the code knows no option by name. A command of the class `ConfiguredCommand` has a table of its own
-name, with a key for each option and argument. So each new option gets its key and its environment variable from its
-name.
-Precedence is flags, environment, file, defaults; Typer does that part.
+Rules of the file: the code knows no option by name. Each command of the class `ConfiguredCommand` has a table named
+after it, with a key for each option and argument. So each new option gets its key and its environment variable from its
+name. Precedence is flags, environment, file, defaults; Typer does that part.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Loads a model with a time limit, and reports meanwhile what the server is doing."""
+"""Loads a model with a time limit, and meanwhile reports what the server is doing."""
 
 import asyncio
 import sys
@@ -10,7 +10,7 @@ from clockwork.errors import ServerError
 from clockwork.messages.requests import ServerStatus
 
 REPORT_EVERY: Final = 2.0
-"""Seconds between two looks at the server's status."""
+"""Seconds between two requests for the server's status."""
 
 
 async def load_with_progress(client: AsyncClient, path: str, copies: int, name: str, timeout: float) -> list[str]:

@@ -48,7 +48,7 @@ class NamedModel(Struct, frozen=True):
 
 
 def parse_model(text: str, copies: int = 1) -> NamedModel:
-    """Parse one model; ``copies`` is the number of copies if the text has none.
+    """Parse one model; ``copies`` is the number of copies if the text states none.
 
     Raises:
         typer.BadParameter: the file or directory does not exist.
@@ -175,7 +175,7 @@ def check_emulated(devices: int | None, profiles: Sequence[str] | None) -> None:
 
 
 def emulated_models(profiles: Sequence[str] | None) -> dict[str, PacedModel]:
-    """Return the models that emulated devices can load, by path; their path is their name.
+    """Return the models that emulated devices can load, by path, which is also the model's name.
 
     Raises:
         typer.BadParameter: a profile is neither built in nor a file, or two have the same name.

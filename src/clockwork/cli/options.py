@@ -56,7 +56,7 @@ def duration(value: str | int) -> Nanos:
 
 
 def size(value: str | int) -> Bytes:
-    """Parse ``2GiB``, ``512M`` (powers of 1024) or ``2GB`` (powers of 1000). A bare number is in bytes. Not zero."""
+    """Parse ``2GiB``, ``512M`` (powers of 1024) or ``2GB`` (powers of 1000). Without a unit: bytes. Zero is refused."""
     if isinstance(value, int):
         return value
     found = _QUANTITY.fullmatch(value.strip())
@@ -87,7 +87,7 @@ def factor(text: str) -> float:
 
 
 def client_address(value: str | Address) -> Address:
-    """Parse ``HOST:PORT``; the default port is that of the native protocol."""
+    """Parse ``HOST:PORT``; the default port is the one for clients of the native protocol."""
     return _address(value, CLIENT_PORT)
 
 
@@ -97,12 +97,12 @@ def worker_address(value: str | Address) -> Address:
 
 
 def grpc_address(value: str | Address) -> Address | None:
-    """Parse ``HOST:PORT`` or ``none``; the default port is that of Triton."""
+    """Parse ``HOST:PORT`` or ``none``; the default port is the one for gRPC, as in Triton."""
     return None if value == "none" else _address(value, GRPC_PORT)
 
 
 def http_address(value: str | Address) -> Address | None:
-    """Parse ``HOST:PORT`` or ``none``; the default port is that of HTTP."""
+    """Parse ``HOST:PORT`` or ``none``; the default port is the one for HTTP."""
     return None if value == "none" else _address(value, HTTP_PORT)
 
 
@@ -116,7 +116,7 @@ def _address(value: str | Address, default_port: int) -> Address:
 
 
 def one_of(what: str, choices: Sequence[str]) -> Callable[[str], str]:
-    """Return a parser that accepts the ``choices`` only, in any case of letters."""
+    """Return a parser that accepts only the ``choices``, in upper or lower case."""
 
     def parse(value: str) -> str:
         if value.lower() not in choices:
@@ -298,7 +298,7 @@ MaxRestarts: TypeAlias = Annotated[
         "--max-restarts",
         min=0,
         show_default="no limit",
-        help="Restarts of the worker process in a row, each within 10 s of its start, after which the server ends.",
+        help="Number of restarts in a row after which the server ends, if the worker dies within 10 s of each restart.",
     ),
 ]
 DrainLimit: TypeAlias = Annotated[

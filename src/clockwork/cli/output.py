@@ -153,7 +153,7 @@ def screen_height() -> int:
 
 
 def limited(rows: Sequence[Row], limit: int) -> Sequence[Row]:
-    """Return all rows if there are at most ``limit``, else the first ``limit - 1``: a line will count the others."""
+    """Return all rows if there are at most ``limit``; else the first ``limit - 1``, and a line counts the rest."""
     return rows if len(rows) <= limit else rows[: max(1, limit - 1)]
 
 
@@ -188,7 +188,7 @@ def show_json(value: Any) -> None:
 def plain(value: Any) -> Any:
     """Return ``value`` with dicts in place of structs; a `Measurement` becomes its percentiles and samples.
 
-    The wire format of structs is arrays, which msgspec would write as well.
+    Without this conversion msgspec would write structs as arrays, because that is their format on the wire.
     """
     match value:
         case Measurement():

@@ -1,4 +1,4 @@
-"""The process of a command that runs for long: its signals, its parent, its tasks and its cache directory.
+"""The process of a long-running command: its signals, its parent, its tasks and its cache directory.
 
 Rules of the file: SIGINT, SIGTERM and SIGHUP shut the command down. It finishes the work it has begun, and exits with
 code 0. A second signal is not caught, so it ends the process at once.
@@ -86,7 +86,7 @@ async def run_until_signal(work: Coroutine[Any, Any, None], shutdown: Shutdown) 
 
 
 async def run_together(*works: Coroutine[Any, Any, None]) -> None:
-    """Run all until all are done or one fails; then cancel and await the others."""
+    """Run all coroutines until all are done or one fails; then cancel and await the others."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)

@@ -33,7 +33,7 @@ STATUS_EXAMPLES: Final = examples(
 )
 
 MAX_ELEMENTS: Final = 5
-"""Elements of a vector that ``infer`` prints."""
+"""Number of elements of a vector that ``infer`` prints."""
 
 MAX_ROWS: Final = 8
 """Rows of a batch that ``infer`` prints."""
@@ -141,7 +141,7 @@ def infer(
     """Send one request to a model; print its outputs and its timing.
 
     Numbers are converted to the input's type, and a missing batch dimension is added. Images are resized to the
-    input's height and width. For inputs of floats their values are scaled to the range 0 to 1.
+    input's height and width. For inputs of floats the pixel values are scaled to the range 0 to 1.
     """
     from clockwork.cli.inputs import read_inputs
     from clockwork.cli.output import show, show_json
@@ -176,12 +176,12 @@ def status(
 ) -> None:
     """Show the server's stage, workers, devices, models with their measured times, and request counts.
 
-    The output fits on one screen: copies of a model share a line, and of many models those with the most requests are
-    shown. --all shows all.
+    The output fits on one screen: copies of a model share a line, and if there are too many models, only those with the
+    most requests are shown. --all shows all.
 
     The server answers in every stage. Times are p99 of one request, except where a batch size is given.
 
-    The prediction errors (--errors, --by-model) compare the predicted begin, duration and end of each load and infer
+    The prediction errors (--errors, --by-model) compare the predicted start, duration and end of each load and infer
     action with the measured ones.
     """
     from clockwork.cli.output import screen_height, show, show_json

@@ -16,7 +16,7 @@ def _rate(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    """Return a share as a percentage; 100 % only if it is exactly all."""
+    """Return a share as a percentage; ``100%`` means exactly all."""
     shown = f"{value:.2%}"
     return shown if shown != "100.00%" else "100%" if value == 1 else f"{value:.4%}"
 
@@ -110,7 +110,8 @@ def _warnings(results: dict[str, Any]) -> Iterator[str]:
 def show_needed_devices(results: dict[str, Any], target: float) -> None:
     """If the runs differ in the number of devices, print the smallest number that suffices.
 
-    A number suffices if at least the share ``target`` of the requests is in time with it and with every larger number.
+    A number suffices if, with that number and with every larger one, at least the share ``target`` of the requests is
+    in time.
     """
     runs: dict[tuple[float | None, float], list[dict[str, Any]]] = {}
     for row in results["rows"]:

@@ -26,7 +26,7 @@ PINNED_SHARE: Final = 0.5
 
 
 class DeviceOptions(Struct, frozen=True):
-    """Kind of the devices, and sizes that only GPUs have; a size is None if its option is not given."""
+    """Kind of the devices, and sizes that apply only to GPUs; a size is None if its option is not given."""
 
     kind: str = "cpu"
     pinned: Bytes | None = None

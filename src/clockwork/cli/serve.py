@@ -154,7 +154,7 @@ def serve(
     or SIGTERM. When serving begins, "clockwork is serving N models on HOST:PORT" is printed.
 
     On Ctrl-C or SIGTERM the command answers all accepted requests, within --drain-limit, and ends; a second Ctrl-C ends
-    it at once. The worker is a process of its own. It is restarted whenever it dies, and ends when this command ends.
+    it at once. The worker is a separate process. It is restarted whenever it dies, and ends when this command ends.
     """
     from clockwork.cli.controller_process import FrontEnds, controller_config, profile_directory
     from clockwork.cli.models import batching_names, check_emulated, link_policy, model_slos

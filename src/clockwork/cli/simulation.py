@@ -201,7 +201,7 @@ def run_live(
 ) -> dict[str, Any]:
     """Run all variants of a scenario against a live server.
 
-    The results have the form of those of `run`, without the entries that only a simulation has.
+    The results have the same form as those of `run`, but lack the entries that only a simulation can have.
     """
     from clockwork.client import AsyncClient
     from clockwork.client.load import LoadTest

@@ -5,7 +5,7 @@ from clockwork.messages.requests import Progress
 
 
 def waits_for(stage: str, progress: Progress) -> str:
-    """Return what the server waits for in a stage; empty if it waits for nobody."""
+    """Return what the server waits for in a stage; empty if it waits for nothing."""
     if stage == Stage.QUERYING.value:
         return "waits until as many workers as configured (--workers) are connected and have reported their state"
     if stage == Stage.LOADING.value and progress.done == progress.total:

@@ -23,7 +23,7 @@ from clockwork.messages.requests import ModelStatus, ServerStatus, WorkerStatus
 from clockwork.units import as_seconds, show_bytes, show_duration
 
 LINES_PER_TABLE: Final = 5
-"""Lines of a table beside its rows: a blank line, the title, the header, its rule, and the line about more rows."""
+"""Number of a table's lines that are not rows: blank line, title, header, its rule, and the line about more rows."""
 
 MIN_ROWS: Final = 3
 """Rows that each table may have on the smallest screen."""
@@ -68,7 +68,7 @@ def describe_server(
 ) -> Iterable[Listing | str]:
     """Yield a headline, then tables of devices, models and requests, then prediction errors and warnings.
 
-    ``height``: lines of the screen that the output must fit on; None shows every model and device on a line of its own.
+    ``height``: lines of the screen that the output must fit on; None shows every model and device on its own line.
     """
     yield _headline(server)
     if hint := waits_for(server.stage, server.progress):

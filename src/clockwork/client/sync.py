@@ -1,4 +1,4 @@
-"""The native client for ordinary code: an `AsyncClient` on an event loop in a thread of its own.
+"""The native client for ordinary code: an `AsyncClient` on an event loop in a separate thread.
 
 The thread keeps the connection alive, and answers the server's heartbeats, while the caller computes. Any number of
 threads may share a client. A call that is interrupted by Ctrl-C is cancelled on the server.

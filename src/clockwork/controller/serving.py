@@ -288,7 +288,7 @@ class Serving:
         return (action for gpu in self._state.gpus() for action in gpu.outstanding.values())
 
     def compared(self, event: OutputsCompared) -> list[ControllerCommand]:
-        """Handle the comparison of a check's outputs by the host."""
+        """Handle the host's answer to a CompareOutputs: whether the outputs of a check agree."""
         return self.checks.compared(event)
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:

@@ -6,8 +6,8 @@ Theory of operation. `clockwork.controller.stage` lists the stages and the event
                are at least as many as the operator configured.
     LOADING    Clients load models. If the operator named models, the stage ends when they are loaded. Otherwise it ends
                ``load_timeout`` after the last activity, which is the start or the end of a load. This countdown starts
-               with the first load of a client, starts again with each load, and stops while a load is pending. Models
-               that workers reported in QUERYING do not start it.
+               after the first load that a client requests. It stops while a load is pending, and starts again from zero
+               when none is. Models that workers reported in QUERYING do not start it.
     PROFILING  Every model that no known profile covers is measured. The stage ends when all are measured.
     SERVING    The scheduler decides.
 

@@ -1,7 +1,7 @@
 """All checks, in the order in which their findings are shown.
 
-Rules of the file: no I/O. Each check returns one finding, whatever facts are known. A cost is a measured number, a
-consequence of one, or has no number. A fix is an action that an operator can take.
+Rules of the file: no I/O. Each check returns one finding, whatever facts are known. A cost is a measured number,
+follows from a measured number, or contains no number. A fix is an action that an operator can take.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ CHECKS: Final[tuple[Callable[[Environment], Finding], ...]] = (
     resource_checks.locked_memory,
     resource_checks.open_files,
 )
-"""Checks for workers of every kind; on GPUs as well, because a CPU thread waits for each GPU."""
+"""Checks for every kind of worker. They matter for GPUs too, because a CPU thread waits for each GPU."""
 
 GPU_CHECKS: Final[tuple[Callable[[Environment, NvidiaGpus], Finding], ...]] = (
     gpu_checks.driver,

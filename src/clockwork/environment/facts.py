@@ -28,8 +28,9 @@ class CoreFrequency(Struct, frozen=True):
 class Quota(Struct, frozen=True):
     """CPU time that the control groups of this process allow: the tightest limit of all groups.
 
-    ``cores`` is CPU time per time (None: no limit), and is renewed every ``period``. Since the group was created, the
-    process was throttled in ``throttled`` of ``periods`` periods with work, for ``waited`` in total.
+    ``cores`` is the allowed CPU time per unit of wall time (None: no limit). The allowance is renewed every ``period``.
+    Since the group was created, the process was throttled in ``throttled`` of ``periods`` periods with work, for
+    ``waited`` in total.
     """
 
     cores: float | None = None
@@ -127,7 +128,7 @@ class Lateness(Struct, frozen=True):
 
 
 class Interruptions(Struct, frozen=True):
-    """Interruptions of a thread that did nothing but read the clock on ``core``, ``looks`` times in ``watched``.
+    """Interruptions of a thread that only read the clock on ``core``: ``looks`` times during ``watched``.
 
     ``count`` gaps were longer than `GAP`; the longest was ``longest``, and all took ``lost``. ``core`` is None if the
     thread could not be confined to one core.

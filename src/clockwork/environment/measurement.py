@@ -1,10 +1,10 @@
 """Measures how late timers wake a thread, how often a thread is interrupted, and how much CPU time others take.
 
-Theory of operation. The time has two halves. In the first half the process repeatedly sleeps for a millisecond, which
-measures the lateness of timers. The process hardly runs meanwhile, so other processes cause the load of its cores. In
-the second half it reads the clock in a loop on each core that a device would use, one core after the other. Anything
-that delays that loop (another process, an interrupt, the kernel, the host of a virtual machine) would delay an
-inference by the same time.
+Theory of operation. The measurement has two halves. In the first half the process repeatedly sleeps for a millisecond,
+which measures the lateness of timers. The process hardly runs during that half, so any load on its cores comes from
+other processes. In the second half it reads the clock in a loop on each core that a device would use, one core after
+the other. Anything that delays that loop (another process, an interrupt, the kernel, the host of a virtual machine)
+would delay an inference by the same time.
 """
 
 import os

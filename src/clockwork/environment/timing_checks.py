@@ -14,7 +14,7 @@ LOST_WARNING: Final = 0.01
 """Lost share of the time that gives a warning: estimates are p99, so they allow for one slow inference in 100."""
 
 LOST_BAD: Final = 0.10
-"""Share of the time lost to interruptions or steal that is bad: the device has nine tenths of its speed."""
+"""Share of the time lost to interruptions or steal that is BAD: the device has only nine tenths of its speed."""
 
 LOST_NOTE: Final = 0.001
 """Lost share of the time that gives a note."""

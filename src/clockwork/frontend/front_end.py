@@ -132,7 +132,10 @@ class FrontEnd:
             raise RequestFailedError(Failure.from_status(status, message, retry_after=DEFAULT_RETRY))
 
     async def model(self, name: str, version: str = "") -> ModelSummary:
-        """Return a served model. During start-up, wait for its end, at most as long as a ListModelsRequest waits."""
+        """Return a served model.
+
+        During start-up, first wait until it ends, but no longer than a ListModelsRequest waits.
+        """
         if self.is_serving():
             found = self._host.description().summary_of(name)
         else:

@@ -49,7 +49,10 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 
 def _denied(failure: Failure) -> grpc.RpcMethodHandler:
-    """Return a handler that fails every call; on the wire, a call with one message is a stream of one message."""
+    """Return a handler that fails every call.
+
+    It is a stream-stream handler, which fits unary calls too: on the wire, their one message is a stream of one.
+    """
 
     async def fail(messages: Any, call: Any) -> None:
         await abort(call, failure)

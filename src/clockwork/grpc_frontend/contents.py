@@ -1,8 +1,8 @@
 """Converts the elements in the fields of ``InferTensorContents`` into payloads.
 
 No clock and no I/O. A number that does not fit its datatype is refused, never wrapped around. The protocol has no field
-for 16-bit floats; Clockwork accepts them in ``fp32_contents`` and rounds each to the nearest. Elements are converted in
-slices, because each becomes a Python object on the way.
+for 16-bit floats; Clockwork accepts them in ``fp32_contents`` and rounds each to the nearest 16-bit value. Elements are
+converted in slices, because each becomes a Python object on the way.
 """
 
 from collections.abc import Mapping

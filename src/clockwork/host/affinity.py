@@ -1,10 +1,10 @@
 """Assigns threads to cores.
 
 Theory of operation. A device on the CPU is only as predictable as its times are steady, so each device's EXEC thread
-has cores of its own, taken from the end of the cores that the process may use. All other threads of the worker share
-the rest. If there are too few cores, the plan does as much of this as possible, and its note states what is missing.
+has its own cores, taken from the end of the cores that the process may use. All other threads of the worker share the
+rest. If there are too few cores, the plan does as much of this as possible, and its note states what is missing.
 
-With more than one thread per device, the runtime's pool creates threads of its own. A new thread inherits cores and
+With more than one thread per device, the runtime's pool creates more threads. A new thread inherits cores and
 priority from the thread that creates it. The LOAD threads create the pools, so in that case they are not confined.
 """
 

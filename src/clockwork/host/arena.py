@@ -32,7 +32,7 @@ BLOCK: Final[Bytes] = 4 * KIB
 """Size and offset of each region are multiples of this: the size of a page of memory."""
 
 MAX_REGION_SHARE: Final = 0.25
-"""Largest share of an arena for one region, so that one client's request cannot occupy all of it."""
+"""Largest share of an arena that one region may take, so that one client's request cannot occupy the whole arena."""
 
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -102,7 +102,7 @@ class ArenaView:
         """Map the arena. ``descriptor`` is the inherited `Arena.for_worker`, and is closed.
 
         Raises:
-            OSError, ValueError: the descriptor is not that of an arena.
+            OSError, ValueError: the descriptor does not belong to an arena.
         """
         self.name: Final = arena_name(descriptor)
         self._nbytes = os.fstat(descriptor).st_size

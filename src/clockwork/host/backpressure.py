@@ -1,8 +1,8 @@
-"""Limits the number of clients that are read at a time, when they send more than the server can even refuse.
+"""Limits how many clients are read at a time when they send more requests than the server can even refuse.
 
 If clients send more requests than the server can refuse, an event loop that reads all of them does nothing else: one
-poll reports thousands of sockets, and results of workers wait until all sockets are read. So a connection that has got
-its answer is not read again until its turn comes. Its next requests wait in the kernel, where they cost nothing.
+poll reports thousands of sockets, and results of workers wait until all sockets are read. So after a connection has got
+its answer, it is not read again until its turn comes. Its next requests wait in the kernel, where they cost nothing.
 
 Theory of operation. With more requests than the server can refuse, a queue in order of arrival would make all of them
 wait until none can meet its deadline. So most connections that are read again are those that were paused last: their

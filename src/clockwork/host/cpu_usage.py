@@ -1,4 +1,4 @@
-"""Measures how busy the server is: the share of the available processor time that its processes use.
+"""Measures how busy the server is: which share of the available processor time its processes use.
 
 The event loop is one thread, so a server may be at its limit although cores are idle. On one core, the worker's threads
 compete with the loop. So the larger of two shares counts: the loop's, of one core, and that of all processes, of all

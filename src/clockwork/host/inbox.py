@@ -1,4 +1,4 @@
-"""The queue of requests that were read but not yet handled, and the order in which the event loop works.
+"""The queue of requests that were read but not yet handled; it decides the order in which the event loop works.
 
 An event loop calls one callback for each socket that has bytes, in any order. If each request were handled when it is
 read, a thousand requests would be handled before the next result of a worker, heartbeat or health check. So requests

@@ -1,15 +1,16 @@
-"""Runs each lane of a worker in a thread of its own.
+"""Runs each lane of a worker in its own thread.
 
 Rules of the file: the core is used under one lock, which is held no longer than a decision takes. Everything that
 blocks happens outside the lock. A thread executes the tasks of its own lane only, so the start of a task is never
 handed from one thread to another.
 
 Theory of operation. Each thread loops: it polls its lane. If there is a task, the thread executes it and reports its
-end to the core; otherwise the thread sleeps until the lane's next wake-up time. A thread that passes an event to the
-core, of a lane or of the network, then wakes the lanes whose wake-up time has become earlier than the time to which
-they sleep. An EXEC thread with spare time assembles the next batch in advance; while it executes, an INPUT thread does
-that. Because the operating system wakes threads late, an EXEC thread wakes early and then watches the clock, and yields
-to other threads after every look. The thread that takes the results splits the outputs of an Infer among its requests.
+end to the core; otherwise the thread sleeps until the lane's next wake-up time. An event can make the wake-up time of a
+sleeping lane earlier. So each thread that passes an event to the core, whether it is a lane's thread or the network's,
+then wakes these lanes. An EXEC thread with spare time assembles the next batch in advance; while it executes, an INPUT
+thread does that. Because the operating system wakes threads late, an EXEC thread wakes early and then watches the
+clock, and yields to other threads after every look. The thread that takes the results splits the outputs of an Infer
+among its requests.
 
 A thread that fails has a bug or has lost its device. It calls ``on_crash``, because a worker without one of its lanes
 is useless.
@@ -43,7 +44,7 @@ from clockwork.worker.events import (
 )
 
 WATCH: Final[Nanos] = 200 * MICROSECOND
-"""An EXEC thread wakes this much before its wake-up time: a timed wait was late by 80-130 us (Linux 6.18 in a virtual
+"""An EXEC thread wakes this long before its wake-up time: a timed wait was late by 80-130 us (Linux 6.18 in a virtual
 machine, `threading.Condition`, 400 waits)."""
 
 log = logging.getLogger("clockwork.worker")
@@ -306,7 +307,9 @@ class _LaneThread(Thread):
 
 
 class _InputThread(Thread):
-    """Assembles a device's next batch while the previous one is executed; while none is, the EXEC thread does that.
+    """Assembles a device's next batch while the previous one is executed.
+
+    While the device is idle, the EXEC thread does that.
 
     The input of a single request is not copied, so it is not worth a thread, unless it must be uploaded to the device.
     """

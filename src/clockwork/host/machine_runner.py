@@ -1,4 +1,6 @@
-"""Runs a machine on an asyncio event loop: passes events to it, executes its commands, and keeps one timer for it.
+"""Runs a machine on an asyncio event loop.
+
+It passes events to the machine, executes the machine's commands, and keeps one timer for it.
 
 The timer may fire early: it is set for the earliest wake-up time that the machine has asked for since the timer last
 fired, and is only ever moved to an earlier time. If it fires before the machine's wake-up time, it is set again and the

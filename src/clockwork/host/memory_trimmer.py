@@ -1,4 +1,6 @@
-"""Returns free memory to the system: the process may keep little while it is idle, and more while requests are pending.
+"""Returns free memory to the system.
+
+An idle process may keep little free memory; while requests are pending, it may keep more.
 
 The allocator keeps the memory that requests have freed, since the next requests need as much. Without this module it
 would keep that memory until the process ends. Finished gRPC calls leave free memory in small pieces between used ones.
@@ -15,7 +17,7 @@ EVERY: Final = 1.0
 """Seconds between two checks of the heap."""
 
 MAX_FREE: Final[Bytes] = 4 * MIB
-"""Free memory that the allocator may keep while no request is pending, in addition to memory that it cannot return."""
+"""Free memory, beyond the part that it cannot return, that the allocator may keep while no request is pending."""
 
 MAX_FREE_BUSY: Final[Bytes] = 64 * MIB
 """Free memory that the allocator may keep while requests are pending."""
@@ -28,7 +30,7 @@ class MemoryTrimmer:
     """Checks the heap at intervals on one running event loop; trims it in a thread, without the interpreter lock."""
 
     def __init__(self, is_idle: Callable[[], bool], every: float = EVERY, max_free: Bytes = MAX_FREE) -> None:
-        """``is_idle`` returns whether no request is pending; ``every`` is in seconds; ``max_free`` counts when idle."""
+        """``is_idle`` returns whether no request is pending; ``every`` is in seconds; ``max_free`` holds while idle."""
         self._is_idle = is_idle
         self._every = every
         self._max_free = max_free

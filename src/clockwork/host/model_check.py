@@ -1,5 +1,6 @@
-"""Checks one model as a server would: the production controller and worker core, in one thread and without a network.
+"""Checks one model as a server would.
 
+The production controller and worker core run in one thread and without a network.
 The controller loads and measures the model on one device. So a model passes here if, and only if, a server of the same
 machine and options would serve it.
 """

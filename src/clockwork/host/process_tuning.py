@@ -36,10 +36,10 @@ SWITCH_INTERVAL: Final = 0.0005
 """Seconds that a Python thread may make another wait for the interpreter's lock; the default is 5 ms."""
 
 GC_THRESHOLD: Final = 10_000
-"""New objects after which the garbage collector examines them; ten requests make 700, which is the default."""
+"""New objects after which the garbage collector examines them; the default is 700, which ten requests make."""
 
 RESERVED_FILES: Final = 256
-"""Open files that are not connections: models, libraries, listening sockets, the event loop's own."""
+"""Number of open files that are not connections: models, libraries, listening sockets and files of the event loop."""
 
 _SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
 _ATTRIBUTES: Final = struct.Struct("=IIQiIQQQII")  # struct sched_attr: size, policy, flags, nice, .., runtime, ..

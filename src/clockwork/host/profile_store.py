@@ -1,8 +1,8 @@
 """Profiles on disk: one JSON file per content, runtime and kind of device, so that the next start measures nothing.
 
 A file is written to a temporary name and renamed, so that a crash leaves the old or the new file. A file that cannot be
-read, is no regular file, or has impossible times is reported and ignored; its models are measured again. A directory
-that cannot be read or written is reported and has no other effect.
+read, is not a regular file, or contains impossible times is reported and ignored; its models are measured again. A
+directory that cannot be read or written is reported and has no other effect.
 """
 
 import fcntl

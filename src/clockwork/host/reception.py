@@ -27,7 +27,7 @@ BUSY: Final = 0.85
 """Share of the server's processor time in use above which the server counts as the bottleneck."""
 
 LATENCY_RESERVE: Final = 1.5
-"""A request from a transport that hides its wait must have this multiple of the mean latency left."""
+"""If a transport hides how long a request has waited, the request must have this multiple of the mean latency left."""
 
 MIN_LATENCY_SHARE: Final = 0.25
 """Share of the model's mean latency that a request needs at least after it was taken from the inbox."""
@@ -36,7 +36,7 @@ LATENCY_WEIGHT: Final = 0.02
 """Weight of one successful request in the mean latency."""
 
 BUSY_FOR: Final[Nanos] = 100 * MILLISECOND
-"""How long the server counts as busy after a measurement above `BUSY`."""
+"""Time for which the server counts as busy after a measurement above `BUSY`."""
 
 MAX_MODELS: Final = 10_000
 """Limit on the models whose SLOs are remembered.

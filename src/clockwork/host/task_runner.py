@@ -1,8 +1,9 @@
 """Executes a worker's tasks with a runtime, and measures their times.
 
-Rules of the file: only one exception leaves it, for a lost device, after which nothing would work. Any other failure of
-a task becomes a `TaskFailed` whose status names the cause; only unexpected failures are logged, with their traceback.
-The module keeps no state: models, weights and payloads come with the task, as handles that earlier tasks created.
+Rules of the file: the only exception that leaves it reports a lost device, after which nothing would work. Any other
+failure of a task becomes a `TaskFailed` whose status names the cause; only unexpected failures are logged, with their
+traceback. The module keeps no state: models, weights and payloads come with the task, as handles that earlier tasks
+created.
 """
 
 import logging
@@ -59,7 +60,7 @@ class ResultToSend(Struct, frozen=True):
 
 
 class _Share(NamedTuple):
-    """One request's share of the outputs of an Infer: specs and buffers, or the failure."""
+    """One request's part of an Infer's outputs: specs and buffers, or the failure."""
 
     specs: tuple[TensorSpec, ...] = ()
     buffers: Sequence[Payload] = ()

@@ -52,11 +52,11 @@ LEAVE_POLL: Final = 0.005
 """Seconds between two checks for running tasks while the worker leaves."""
 
 MAX_DEVICES: Final = 64
-"""Limit on devices of one worker: more than any host has accelerators. Each device has two threads."""
+"""Limit on devices of one worker; no host has that many accelerators. Each device has two threads."""
 
 MAX_THREADS_PER_CORE: Final = 4
-"""Limit on threads of one device per core of the process. More is a mistake: with 1,024 threads on two cores, measuring
-a perceptron took two minutes."""
+"""Limit on threads of one device, per core of the process. More threads are a mistake: with 1,024 threads on two cores,
+measuring a perceptron took two minutes."""
 
 PAGE_SIZE: Final[Bytes] = 16 * MIB
 """Default page size of a weights cache; the paper's (section 5.1)."""

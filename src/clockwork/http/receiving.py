@@ -19,7 +19,7 @@ from clockwork.units import KIB, MIB, SECOND, Bytes
 from clockwork.wire.frame import Allocate, aligned, uninitialised
 
 MIN_LARGE: Final[Bytes] = 16 * KIB
-"""Length in bytes from which a body is received into memory of its own."""
+"""Length in bytes from which a body is received into separate memory."""
 
 LARGE_BODY: Final = "clockwork.large_body"
 """Scope key: the request's `LargeBody`. Without this key, ASGI events deliver the body."""

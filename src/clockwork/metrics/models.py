@@ -69,7 +69,7 @@ _REFUSED: Final = frozenset(status.name for status in REFUSAL_STATUSES)
 
 
 def outcome_of(status: str) -> str:
-    """Return the outcome of requests with a status."""
+    """Return the outcome under which the metrics count requests that ended with ``status``."""
     if status in _REFUSED:
         return "refused"
     return {"SUCCESS": "in_time", "TIMEOUT": "late", "CANCELLED": "cancelled"}.get(status, "failed")
@@ -141,17 +141,17 @@ SOURCES: Final[Sequence[_Source]] = (
     ),
     _triton(
         "nv_inference_compute_input_duration_us",
-        "Time to assemble the inputs of batches, once for each request answered in time, in microseconds.",
+        "Time in microseconds to assemble the inputs of a batch, added once for each of its requests answered in time.",
         lambda row: row.counts.input_ns // MICROSECOND,
     ),
     _triton(
         "nv_inference_compute_infer_duration_us",
-        "Time to execute batches, once for each request answered in time, in microseconds.",
+        "Time in microseconds to execute a batch, added once for each of its requests answered in time.",
         lambda row: row.counts.exec_ns // MICROSECOND,
     ),
     _triton(
         "nv_inference_compute_output_duration_us",
-        "Time to read the outputs of batches, once for each request answered in time, in microseconds.",
+        "Time in microseconds to read the outputs of a batch, added once for each of its requests answered in time.",
         lambda row: row.counts.output_ns // MICROSECOND,
     ),
     _triton(

@@ -14,8 +14,8 @@ from typing import Final
 from clockwork.net.address import ANY_HOST, Address
 
 DESCRIPTORS: Final = 32
-"""Descriptors of each listening socket, and so connections that are accepted in one turn. If only one connection
-arrives, each of the other descriptors costs a microsecond."""
+"""Number of descriptors of each listening socket, which is also the number of connections accepted in one turn. If only
+one connection arrives, each of the other descriptors costs a microsecond."""
 
 
 async def bind_sockets(address: Address) -> list[socket.socket]:
@@ -65,7 +65,7 @@ async def accept_connections(
     ssl: object = None,
     ssl_handshake_timeout: float | None = None,
 ) -> list[asyncio.Server]:
-    """Serve connections to a bound socket; the options are those of ``loop.create_server``.
+    """Serve connections to a bound socket; the options are the same as for ``loop.create_server``.
 
     The socket and its descriptors belong to the servers, which close them.
     """

@@ -4,10 +4,11 @@ An event loop learns of bytes when it reads them. They may have waited since its
 deadlines counted from the read, clients would wait longer than promised. So the arrival time of the bytes is taken to
 be the earliest possible one.
 
-Theory of operation. The loop alternates between a *poll*, which reports every socket that has bytes, and work. Bytes
-that the previous poll did not report arrived after it. If the thread slept in the poll, the first bytes woke it. So
-they arrived when it woke, less the time that the thread then waited for a core (``/proc/thread-self/schedstat``: time
-on the run queue). If it did not sleep, they may have arrived at any time since the previous poll.
+Theory of operation. The loop alternates between a *poll*, which reports every socket that has bytes, and work. If the
+previous poll did not report the bytes, they arrived after that poll. If the thread slept in the poll, the first bytes
+woke it. So their arrival time is the time when the thread ran again, minus the time that it had waited for a core
+(``/proc/thread-self/schedstat``: time on the run queue). If it did not sleep, they may have arrived at any time since
+the previous poll.
 
 In three cases that is not enough, and the kernel is asked how long ago the socket received its last bytes
 (``tcpi_last_data_recv`` of TCP_INFO, in milliseconds of a clock that ticks every 4 ms or less):
@@ -29,7 +30,7 @@ from clockwork.clock import Clock, MonotonicClock, thread_time
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos
 
 SLEPT: Final[Nanos] = 20 * MICROSECOND
-"""A thread that neither ran nor waited for a core for longer than this slept in the poll."""
+"""If a thread neither ran nor waited for a core for longer than this time, it slept in the poll."""
 
 DOUBTFUL: Final[Nanos] = 12 * MILLISECOND
 """The kernel is asked if the loop slept and nothing was read for longer than this, or if a turn took longer."""
@@ -57,7 +58,7 @@ class Arrivals:
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock | None = None) -> None:
-        """Start before the first turn; the bytes of that turn count from when they are read."""
+        """Start before the first turn; in that turn, the arrival time of bytes is the time when they are read."""
         self._clock: Clock = clock or MonotonicClock()
         self._loop = loop
         self._open = False

@@ -16,10 +16,10 @@ class LinkConfig(Struct, frozen=True):
     - ``hello_timeout``: time limit from the connection to the peer's Hello or Welcome.
     - ``heartbeat_interval``: time between Pings to a silent peer, or to any peer with ``measure_clock``.
     - ``heartbeat_timeout``: time without a single byte from the peer after which the connection is closed. It is many
-      times the interval: a loaded host stalls, and to lose a worker costs more than to notice a dead one late.
+      times the interval: a loaded host stalls, and losing a worker costs more than noticing a dead worker late.
     - ``silent_after``: time without a single byte from the peer after which ``on_silent`` reports it. The connection
       stays open. 0 means never.
-    - ``measure_clock``: estimate the peer's clock; the side that sends actions does.
+    - ``measure_clock``: estimate the peer's clock; only the side that sends actions does so.
     - ``max_frame_bytes``: longest frame in either direction. The dialling side takes over the listener's limit.
     - ``max_outgoing_bytes``: bytes that may wait for a peer that does not read. If more is sent after that, the peer is
       disconnected.

@@ -156,7 +156,7 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def outgoing_bytes(self) -> Bytes:
-        """Bytes that wait in this process to be sent; the kernel holds more."""
+        """Number of bytes that wait in this process to be sent; the kernel may hold more."""
         return 0 if self.state is ConnectionState.CLOSED else self._write_queue.waiting_bytes
 
     def send(self, message: Any, payload: Sequence[Sendable] = ()) -> None:

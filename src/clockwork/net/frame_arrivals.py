@@ -48,7 +48,7 @@ class FrameArrivals:
         self._turn, self._unread = self._arrivals.turn, True
 
     def of(self, frame: Frame) -> Nanos:
-        """Return the earliest possible arrival of a frame's first byte; call this once for each frame."""
+        """Return the earliest possible arrival of the first byte of ``frame``; call this exactly once per frame."""
         if frame is not self._first:
             return self._last
         self._first = None  # its payload may be large

@@ -1,4 +1,4 @@
-"""Shares the turns of the event loop among connections: a connection that sends much must wait for the others.
+"""Divides the event loop's time among connections: a connection that sends a lot must let the others take their turns.
 
 One read can bring thousands of small frames. An event loop that handled all of them at once would serve no other
 connection meanwhile. So a connection may handle `MAX_TURN_MESSAGES` messages or `MAX_TURN_BYTES` bytes in one turn. The

@@ -1,9 +1,9 @@
 """Checks that the peer is alive, and estimates its clock.
 
-Rules of the file: any received byte counts as a sign of life, so a busy connection needs no Ping. Time in which this
-side's event loop stood still does not count against the peer: a tick counts for one interval, however late it is, and
-bytes that arrived while the loop stood still are read before the peer is given up. Silence is reported long before it
-ends the connection.
+Rules of the file: any received byte counts as a sign of life, so a busy connection needs no Ping. The time for which
+this side's event loop stood still does not count against the peer: a tick counts for one interval, however late it is,
+and bytes that arrived while the loop stood still are read before the peer is given up. Silence is reported long before
+it ends the connection.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from clockwork.units import Nanos, as_seconds, show_duration
 from clockwork.wire.clock_offset import ClockOffset
 
 FIRST_SAMPLES: Final = 8
-"""Pings sent one after the other when a connection opens, so that the clock offset is good for the first action."""
+"""Number of Pings sent in succession when a connection opens, so that the clock offset is good for the first action."""
 
 LAST_READS: Final = 2
 """Turns of the event loop between the time-out and the end of the connection. A loop runs its timers before it reads,

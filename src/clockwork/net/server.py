@@ -105,7 +105,9 @@ async def listen(
     max_connections: int = MAX_CONNECTIONS,
     tls: ssl.SSLContext | None = None,
 ) -> Server:
-    """Listen on an address for peers of one role. ``on_closed`` is called once for each ``on_connected``.
+    """Listen on an address for peers of one role.
+
+    After ``on_connected``, ``on_closed`` is called exactly once for that connection.
 
     ``admits`` returns why a peer of that role is refused; if it returns an empty text, ``on_connected`` follows at
     once.

@@ -1,7 +1,7 @@
 """TLS from PEM files, with one-line error messages.
 
 Rules of the file: TLS 1.2 or newer. A server with a certificate authority requires a certificate from every peer; a
-client verifies the server's name. Files are read once, so that the checked content is the content in use.
+client verifies the server's name. Each file is read only once, so that the checked content is the content in use.
 """
 
 import ssl

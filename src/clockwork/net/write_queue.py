@@ -11,7 +11,7 @@ from typing import Final
 from clockwork.units import KIB, Bytes, show_bytes
 
 FLUSH_BYTES: Final[Bytes] = 64 * KIB
-"""From this size on, buffers are written at once: to wait for more until the end of the turn would save nothing."""
+"""From this size on, buffers are written at once: waiting for more until the end of the turn would save nothing."""
 
 
 class WriteQueue:
@@ -34,7 +34,7 @@ class WriteQueue:
 
     @property
     def waiting_bytes(self) -> Bytes:
-        """Bytes that wait in this process; the kernel holds more."""
+        """Number of bytes that wait in this process; the kernel may hold more."""
         return self._bytes + self._transport.get_write_buffer_size()
 
     def put(self, buffers: list[bytes | memoryview]) -> None:

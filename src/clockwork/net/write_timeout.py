@@ -1,6 +1,8 @@
-"""Detects a peer that does not read: the bytes that wait for it take memory, and its connection a place.
+"""Detects a peer that does not read.
 
-Rules of the file: a peer that takes `MIN_PROGRESS` within each time-out is slow, not stalled. Time in which this
+The bytes that wait for such a peer take memory, and its connection counts towards the limit.
+
+Rules of the file: a peer that takes `MIN_PROGRESS` within each time-out is slow, not stalled. The time for which this
 process stood still does not count against the peer: a time-out is `CHECKS` checks, and a late check counts once.
 """
 

@@ -56,7 +56,7 @@ class Scheduler(ABC):
         return []
 
     def explain(self, now: Nanos, request: PendingRequest) -> str:
-        """Return why an admitted request has no answer at its deadline; empty if the scheduler does not know."""
+        """Return why an admitted request has no answer at its deadline; an empty text if the reason is unknown."""
         return ""
 
     def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Answer]:

@@ -1,8 +1,8 @@
-"""Earliest deadline first, with drop: a device's next batch is that of the most urgent request still in time.
+"""Earliest deadline first, with drop: a device executes the most urgent request that can still be in time.
 
 There is one queue for all devices, in order of deadlines. The most urgent request whose weights are on an idle device
-is sent there. If no device has the weights, they are loaded on a device with free memory. A batch grows by requests for
-the same model as long as its most urgent request is still in time. A request that can no longer be in time, by the
+is sent there. If no device has the weights, they are loaded on a device with free memory. Requests for the same model
+join a batch as long as its most urgent request can still be in time. A request that can no longer be in time, by the
 measured times, is refused at that moment.
 """
 

@@ -7,7 +7,7 @@ device, so that the share `WITHIN` of its actions is within the estimate: each m
 it a little (adaptive conformal inference, Gibbs and Candes 2021). So one outlier raises the estimate by a few per cent,
 and still has an effect later.
 
-Two more rules. If a device becomes slow (its clock is throttled, its core is shared), it becomes slow for everything,
+Two more rules. If a device becomes slow (its clock is throttled, its core is shared), all its actions become slow,
 but most models and batch sizes are not measured every second. So when half of the last measurements on a device took
 far longer than usual, all its estimates grow. And without new measurements an estimate *relaxes*: after a while it
 falls to the median, and later to the seed. Otherwise an action whose estimate is too long would never be tried again,

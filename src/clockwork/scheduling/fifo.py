@@ -22,7 +22,7 @@ from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency,
 from clockwork.units import Nanos
 
 MAX_OUTSTANDING: Final = 2
-"""Limit of Infers outstanding on one device: one runs, one waits."""
+"""Limit of outstanding Infers on one device: one runs, one waits."""
 
 CHOICES: Final = 8
 """Number of devices considered for a request whose model no device has."""

@@ -1,4 +1,7 @@
-"""Queues whose cost per request does not grow with their length: by arrival and group, and by any order."""
+"""Queues whose cost per request does not grow with their length.
+
+`Waiting` keeps requests in order of arrival and by group; `Ordered` keeps tuples sorted.
+"""
 
 from bisect import bisect_left, insort
 from collections import OrderedDict

@@ -13,7 +13,7 @@ def shape_key(request: PendingRequest) -> ShapeKey:
 
 
 def shape_key_of(model: ModelState, share: InferInput) -> ShapeKey:
-    """Return the key of a request's share of an Infer."""
+    """Return the key of the inputs that a request adds to an Infer."""
     if not model.flexible:
         return ()
     first = 1 if model.info.batchable else 0

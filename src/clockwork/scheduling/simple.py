@@ -22,7 +22,7 @@ from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest
 from clockwork.units import Nanos
 
 MAX_OUTSTANDING: Final = 3
-"""Limit of Infers outstanding on one device."""
+"""Limit of outstanding Infers on one device."""
 
 
 class _Device:
@@ -92,7 +92,7 @@ class SimpleScheduler(Scheduler):
         return []
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Queue the worker's requests at other devices, those that were sent first."""
+        """Queue the worker's requests at other devices; requests that were already sent come first."""
         lost: list[PendingRequest] = []
         for gpu in worker.gpus:
             device = self._devices.pop(gpu)

@@ -1,6 +1,6 @@
 """A controller on the loop whose work may take time: the simulator's counterpart of the live host's `MachineRunner`.
 
-Rules of the file: the only decision here is which waiting event is handled next, and only while the controller is busy.
+Rules of the file: the only decision here is which waiting event is handled next when the controller has been busy.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from clockwork.units import Nanos
 
 
 class Costs(Struct, frozen=True):
-    """Time that the controller spends on a request, a request that it refuses at once, a result, and an Infer sent."""
+    """Time that the controller spends on one request, one request refused at once, one result, and one Infer sent."""
 
     request: Nanos = 0
     refusal: Nanos = 0
@@ -29,7 +29,7 @@ class Costs(Struct, frozen=True):
 
 
 class TimedController:
-    """Feeds events to the controller one after the other, and wakes it. Each event keeps it busy afterwards."""
+    """Feeds events to the controller one at a time, and wakes it. After an event it is busy for a while."""
 
     def __init__(
         self,

@@ -8,9 +8,10 @@ from clockwork.sim.scenario import FaultSpec
 from clockwork.units import SECOND, Nanos, ms, seconds
 
 AFTERMATH: Final[Nanos] = 2 * SECOND
-"""A fault explains broken promises of requests that arrived before its end or up to this long after it.
+"""A fault explains the broken promises of requests that arrived before its end or at most this long after it.
 
-Estimates need this time to follow the devices again."""
+Estimates need this time to follow the devices again.
+"""
 
 DRIFT_STEPS: Final = 20
 

@@ -1,8 +1,8 @@
 """A scenario from what ``clockwork status --json`` prints of a live system.
 
-Rules of the file: models, times, devices, the recent load and its SLOs are the live system's. Durations are drawn from
-the measurements in service if there are enough of them, else from the profile. If a model was measured on several kinds
-of devices, the first kind stands for all.
+Rules of the file: models, times, devices, the recent load and its SLOs are taken from the live system. Durations are
+drawn from the measurements in service if there are enough, otherwise from the profile. If a model was measured on
+several kinds of devices, the first kind stands for all.
 """
 
 from collections.abc import Iterator

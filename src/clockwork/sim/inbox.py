@@ -1,6 +1,6 @@
 """Events that wait while a simulated controller is busy, ordered by kind.
 
-Theory of operation. A controller whose work takes time handles one event after the other. Events of workers come
+Theory of operation. A controller whose work takes time handles one event at a time. Events of workers come
 first, because they cost little and free devices. Cancelled requests and disconnected clients come next, then all other
 requests in order of arrival. An event takes effect when its turn comes; then the controller is busy for its cost.
 """

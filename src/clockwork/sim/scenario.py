@@ -158,7 +158,7 @@ class ComparedSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
-    """A scenario as its file has it; see the module for the meaning of the fields."""
+    """A scenario with the fields of its file; the module's docstring explains them."""
 
     models: tuple[ModelSpec, ...] = ()
     workload: tuple[StreamSpec, ...] = ()

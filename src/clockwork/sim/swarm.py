@@ -32,7 +32,7 @@ CLOSED_SHARE: Final = 0.15
 """Share of streams that are closed loops."""
 
 COSTLY_SHARE: Final = 0.2
-"""Share of seeds whose controller takes time. Their broken promises are no violations: admission ignores that time."""
+"""Share of seeds whose controller takes time. Their broken promises are not violations: admission ignores that time."""
 
 RESERVE: Final = 0.8
 """Load that a controller must handle, as a share of its capacity with one request in each batch."""
@@ -138,9 +138,9 @@ def run(seed: int, record: Record | None = None) -> Simulation:
 
 
 def _controller(seed: int) -> ControllerSpec:
-    """Return costs of the controller in one seed of five, from a generator of their own.
+    """Return costs of the controller in one seed of five.
 
-    So the rest of a seed's scenario does not depend on them.
+    They come from a separate random generator, so the rest of a seed's scenario does not depend on them.
     """
     rng = Random(f"costs {seed}")
     if rng.random() >= COSTLY_SHARE:

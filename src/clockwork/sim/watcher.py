@@ -90,7 +90,7 @@ class Watcher:
             self._record(_action_record(now, *known, result))
 
     def check_rest(self, truth: dict[str, list[tuple[int, tuple[str, ...]]]], status: ServerStatus) -> None:
-        """Compare the controller's picture with the workers when nothing is in flight any more.
+        """Compare the controller's picture with the workers' memory once nothing is in flight.
 
         ``truth`` has the used pages and the sorted models of each device, by worker.
         """

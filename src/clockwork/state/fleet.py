@@ -19,7 +19,7 @@ class WorkerState:
         actions: ActionQueue,
         holders: dict[str, dict[GPUState, None]] | None = None,
     ) -> None:
-        """Create the state of a worker from its report; ``holders`` is the fleet's, see `ClockworkState`.
+        """Create the state of a worker from its report; ``holders`` belongs to the fleet, see `ClockworkState`.
 
         Raises:
             ValueError: the report contradicts itself.
@@ -32,7 +32,7 @@ class WorkerState:
             unknown = [name for name in gpu.models if name not in self.models]
             if unknown:
                 raise ValueError(f"worker {worker_id} reports weights of models that it does not hold: {unknown}")
-        #: action id -> device, of all actions outstanding
+        #: action id -> device, of all outstanding actions
         self.routes: dict[int, GPUState] = {}
         self.gpus = [GPUState(worker_id, gpu, self.models, actions, self.routes, holders) for gpu in info.gpus]
         self._by_id = {gpu.gpu_id: gpu for gpu in self.gpus}
@@ -49,7 +49,7 @@ class WorkerState:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing was received from the worker for a while although it is connected; it may hang."""
+        """Whether the worker is connected but has sent nothing for a while; it may hang."""
         return any(gpu.silent for gpu in self.gpus)
 
     def note_silence(self, silent: bool) -> None:
@@ -105,7 +105,7 @@ class ClockworkState:
             yield gpu.predictions
 
     def predictions(self) -> Predictions:
-        """Return the predictions of all devices together, including lost ones."""
+        """Return the sum of the predictions of all devices, including lost ones."""
         merged = Predictions()
         for predictions in self.each_predictions():
             merged.merge(predictions)
@@ -121,7 +121,7 @@ class ClockworkState:
         return any(not worker.silent for worker in self.workers.values())
 
     def can_serve(self, model: str) -> bool:
-        """Return whether a device that is not silent can hold the model, and the model was measured on its kind."""
+        """Return whether a device can hold the model, is not silent, and has a kind that the model was measured on."""
         found = self.models.get(model)
         if found is None:
             return False

@@ -1,4 +1,4 @@
-"""One device as the controller sees it: its pages, the weights there, and the actions outstanding.
+"""One device as the controller sees it: its pages, the weights there, and the outstanding actions.
 
 A model's weights move through the states of `clockwork.state.residency`. Models that are not in the cache are COLD.
 """
@@ -33,14 +33,14 @@ _IMPOSSIBLE: Final = frozenset(
 
 
 MAX_GAP: Final[Nanos] = 2 * MILLISECOND
-"""Limit of the gap between two Infers that counts as overhead of the second; a longer gap has other reasons."""
+"""Limit of the gap between two Infers that counts as overhead of the second; a longer gap has other causes."""
 
 MAX_TRANSIT: Final[Nanos] = MILLISECOND // 2
 """Time after which an action that was sent has arrived at its worker."""
 
 
 class GPUState:
-    """A device, which may be a GPU or a set of CPU cores: its pages, its weights, and its actions outstanding.
+    """A device, which may be a GPU or a set of CPU cores: its pages, its weights, and its outstanding actions.
 
     ``models`` are the models in its worker's host memory: only these can be loaded.
     """
@@ -80,7 +80,7 @@ class GPUState:
         self._routes = routes
         self._holders = {} if holders is None else holders
         self._residency: dict[str, Residency] = {}
-        self._infers: dict[str, int] = {}  #: model -> number of Infers outstanding, if there are any
+        self._infers: dict[str, int] = {}  #: model -> number of outstanding Infers, if there are any
         for model in info.models:
             if not self.cache.take(model, models[model].weights_pages):
                 raise ValueError(f"{worker_id}/gpu{info.id} reports weights of more pages than its {info.total_pages}")
@@ -91,7 +91,7 @@ class GPUState:
         return self._residency.get(model, Residency.COLD)
 
     def in_use(self, model: str) -> bool:
-        """Return whether an action outstanding needs the weights, so that they cannot be evicted."""
+        """Return whether an outstanding action needs the weights; if so, they cannot be evicted."""
         return model in self._infers or self._residency.get(model) is Residency.LOADING
 
     def can_hold(self, model: str) -> bool:
@@ -133,7 +133,7 @@ class GPUState:
         """Make an EvictWeights action, which frees the pages now; the controller sends it.
 
         Raises:
-            ValueError: the weights are not loaded, an action outstanding needs them, or the worker was lost.
+            ValueError: the weights are not loaded, an outstanding action needs them, or the worker was lost.
         """
         self._after(model, ResidencyEvent.EVICT)
         if model in self._infers:
@@ -193,7 +193,8 @@ class GPUState:
         """Note the predicted start and duration of an action that is sent now and begins at ``earliest`` or later.
 
         ``start`` is the scheduler's prediction; 0 means when the actions before it have ended and its weights are
-        loaded. ``expected`` is 0 if the duration is unknown. Nothing is predicted of evictions, which take no time.
+        loaded. ``expected`` is 0 if the duration is unknown. There are no predictions for evictions, because they take
+        no time.
         """
         if isinstance(action, LoadWeights):
             self._loading.sent(action.id, earliest, expected, start)
@@ -205,7 +206,7 @@ class GPUState:
         self._executing.sent(action.id, earliest, expected, start)
 
     def predicted_start(self, action_id: int) -> Nanos | None:
-        """Return the predicted start of an action outstanding; None if there is no prediction."""
+        """Return the predicted start of an outstanding action; None if there is no prediction."""
         return self._executing.begin_of(action_id) or self._loading.begin_of(action_id)
 
     def compare(self, action: DeviceAction, result: Result, model: ModelState | None) -> None:
@@ -243,7 +244,9 @@ class GPUState:
             self._unlist(model)
 
     def settle(self, action: DeviceAction, result: Result) -> bool:
-        """Update the picture with the result of an action outstanding; the controller does this before `result`.
+        """Update the picture with the result of an outstanding action.
+
+        The controller calls this before the scheduler's `result`.
 
         Return False if the result contradicts the picture: the worker and the controller disagree about the cache.
         """

@@ -11,7 +11,7 @@ from clockwork.state.prediction import OF_A_MODEL, Predictions
 from clockwork.units import Nanos
 
 MAX_RECENT: Final = 1000
-"""Number of durations in service that are kept of each batch size, and of LoadWeights."""
+"""Number of durations in service that are kept for each batch size and for LoadWeights."""
 
 
 class ModelState:
@@ -34,7 +34,7 @@ class ModelState:
         self._recent: dict[tuple[str, int], deque[Nanos]] = {}  #: by (kind, batch size), 0 for LoadWeights
 
     def took(self, kind: str, batch_size: int, duration: Nanos) -> None:
-        """Keep the duration of an Infer in service, or of a LoadWeights for a batch size of 0."""
+        """Keep the duration of an Infer in service; a ``batch_size`` of 0 stands for a LoadWeights."""
         recent = self._recent.get((kind, batch_size))
         if recent is None:
             recent = self._recent[kind, batch_size] = deque(maxlen=MAX_RECENT)

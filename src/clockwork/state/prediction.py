@@ -1,10 +1,10 @@
 """Predictions of when actions start and end, and the errors of these predictions.
 
 Theory of operation. A prediction is made when an action is sent. The predicted start is the one that the scheduler
-states, or else the end of the actions sent before it in its lane. Nothing is predicted behind an action whose duration
-is unknown. The error is counted when the result arrives. *Over* means predicted later or longer than it was, *under*
-the opposite. Errors are counted in histograms, so that memory does not grow: with buckets of one per cent for a device,
-and of ten per cent for a model, because there are many models.
+states, or else the end of the actions sent before it in its lane. There are no predictions for actions behind one whose
+duration is unknown. The error is counted when the result arrives. *Over* means that the prediction was later or longer
+than the actual value, *under* the opposite. Errors are counted in histograms, so that memory does not grow: with
+buckets of one per cent for a device, and of ten per cent for a model, because there are many models.
 """
 
 from collections.abc import Iterator
@@ -26,15 +26,15 @@ class StartPredictor:
     __slots__ = ("_base", "_least", "_predicted", "_unknown", "_work")
 
     def __init__(self) -> None:
-        """Start without actions outstanding."""
+        """Start without outstanding actions."""
         self._predicted: dict[int, tuple[Nanos, Nanos]] = {}  #: action id -> begin, duration; 0 if not predicted
         self._base: Nanos = 0  #: the time from which `_work` is counted
-        self._work: Nanos = 0  #: sum of the expected durations of the actions outstanding
+        self._work: Nanos = 0  #: sum of the expected durations of the outstanding actions
         self._least: Nanos = 0  #: the action sent last cannot end before this
-        self._unknown = 0  #: number of actions outstanding whose duration is unknown
+        self._unknown = 0  #: number of outstanding actions whose duration is unknown
 
     def sent(self, action_id: int, earliest: Nanos, expected: Nanos, start: Nanos = 0) -> None:
-        """Note that an action is sent. ``start`` is the scheduler's prediction of its begin, 0 if there is none."""
+        """Note that an action is sent. ``start`` is the scheduler's prediction of its start, 0 if there is none."""
         if not self._predicted:
             begin = self._base = start or earliest
             self._work = 0
@@ -50,7 +50,7 @@ class StartPredictor:
             self._unknown += 1
 
     def ended(self, action_id: int, end: Nanos | None) -> tuple[Nanos, Nanos] | None:
-        """Note that an action has ended at ``end``, or failed (None); return its predicted begin and duration.
+        """Note that an action has ended at ``end``, or failed (None); return its predicted start and duration.
 
         A value that was not predicted is 0. Return None for an action that was never sent.
         """
@@ -66,12 +66,12 @@ class StartPredictor:
         return predicted
 
     def begin_of(self, action_id: int) -> Nanos | None:
-        """Return the predicted begin of an action outstanding, or None."""
+        """Return the predicted start of an outstanding action, or None."""
         begin, _ = self._predicted.get(action_id, (0, 0))
         return begin or None
 
     def end_of(self, action_id: int) -> Nanos:
-        """Return the predicted end of an action outstanding; 0 if there is no prediction."""
+        """Return the predicted end of an outstanding action; 0 if there is no prediction."""
         begin, expected = self._predicted.get(action_id, (0, 0))
         return begin + expected if begin and expected else 0
 
@@ -85,13 +85,13 @@ class Errors:
     __slots__ = ("over", "right", "under")
 
     def __init__(self, width: int) -> None:
-        """Start empty; ``width`` is that of the histograms' buckets in per cent."""
+        """Start empty; ``width`` is the width of the histograms' buckets in per cent."""
         self.right = 0
         self.over = Histogram(width)
         self.under = Histogram(width)
 
     def merge(self, other: "Errors") -> None:
-        """Add the counts of another one."""
+        """Add the counts of another object."""
         self.right += other.right
         self.over.merge(other.over)
         self.under.merge(other.under)
@@ -118,7 +118,7 @@ class ActionErrors:
     __slots__ = ("completion", "duration", "failed", "ratios", "start")
 
     def __init__(self, width: int) -> None:
-        """Start empty; ``width`` is that of the histograms' buckets in per cent."""
+        """Start empty; ``width`` is the width of the histograms' buckets in per cent."""
         self.start = Errors(width)
         self.duration = Errors(width)
         self.completion = Errors(width)
@@ -126,7 +126,7 @@ class ActionErrors:
         self.ratios = 0.0  #: sum of expected / actual over all durations
 
     def merge(self, other: "ActionErrors") -> None:
-        """Add the counts of another one."""
+        """Add the counts of another object."""
         self.start.merge(other.start)
         self.duration.merge(other.duration)
         self.completion.merge(other.completion)
@@ -147,7 +147,7 @@ class Predictions:
     __slots__ = ("_by_kind", "_width")
 
     def __init__(self, width: int = OF_A_DEVICE) -> None:
-        """Start empty; ``width`` is that of the histograms' buckets in per cent."""
+        """Start empty; ``width`` is the width of the histograms' buckets in per cent."""
         self._width = width
         self._by_kind: dict[str, ActionErrors] = {}
 
@@ -174,7 +174,7 @@ class Predictions:
 def compare(predicted: tuple[Nanos, Nanos], timing: Timing | None, device: ActionErrors, model: ActionErrors) -> None:
     """Count the errors of an action's predictions for its device and for its model.
 
-    ``predicted`` is its predicted begin and duration, 0 if not predicted; ``timing`` is None if the action failed.
+    ``predicted`` is its predicted start and duration, 0 if not predicted; ``timing`` is None if the action failed.
     """
     if timing is None:
         device.failed += 1

@@ -10,9 +10,9 @@ class PendingRequest:
 
     ``id`` is unique within the controller. ``deadline`` is absolute. ``input`` is its share of an Infer action,
     ``payload`` an opaque handle of its tensors' elements, ``batch_size`` its rows in a batch.
-    ``cold_start``: no device had the weights when it arrived.
+    ``cold_start``: when the request arrived, no device had the weights.
     ``promised`` is the time by which the scheduler has promised the answer; None if there is no promise. ``reason`` is
-    why the promise is broken; empty if it is not, or not known. A scheduler sets both.
+    why the promise is broken; it is empty if the promise is not broken or the reason is unknown. A scheduler sets both.
     ``nbytes`` is the size of its inputs, sent or generated. ``losses`` counts the workers that were lost while they
     held the request. ``over`` is set by the controller when the request has been answered or cancelled: nothing more is
     to be done.

@@ -52,7 +52,7 @@ MAX_HEADER_BYTES: Final[Bytes] = 16 * MIB
 """Limit of a header: the specs of 256 tensors with long names take 30 KiB; the state of 50,000 models 10 MiB."""
 
 SMALL_BUFFER: Final[Bytes] = 16 * KIB
-"""Receive buffer of an idle connection; longer incomplete frames get memory of their own."""
+"""Receive buffer of an idle connection; longer incomplete frames get separate memory."""
 
 LARGE_BUFFER: Final[Bytes] = 256 * KIB
 """Receive buffer of a connection after a read has filled the small buffer with small frames."""

@@ -19,7 +19,7 @@ def poisson(rate: float, rng: Random) -> Process:
 
 
 def fixed(rate: float) -> Process:
-    """Return evenly spaced arrivals. Rounding does not add up: the n-th request comes at n / rate."""
+    """Return evenly spaced arrivals. Rounding errors do not add up: the n-th request comes at n / rate."""
     count = 0
 
     def following(now: Nanos) -> Nanos:

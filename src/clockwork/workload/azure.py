@@ -2,8 +2,8 @@
 
 The data set (Shahrad et al., *Serverless in the Wild*, ATC 2020) has a CSV per day: HashOwner, HashApp, HashFunction,
 Trigger, and the invocations in each of the day's 1440 minutes. As in OSDI'20 (artifact of section 6.5), functions are
-sorted by their invocations in the day, function i goes to model ``i * models // functions``, and each minute's count
-is replayed as a Poisson process at that rate.
+sorted by their invocations per day, function i goes to model ``i * models // functions``, and each minute's count is
+replayed as a Poisson process at that rate.
 
 `synthetic_trace` makes lines in that format for machines without the data set. The shape follows the publication: a few
 functions cause most invocations, the total rises and falls with the time of day, some functions are bursty and some are

@@ -1,6 +1,6 @@
 """Outcomes of requests, counted in the same way for a simulation and for a live load test.
 
-Definitions of the OSDI'20 artifact: *goodput* counts requests that succeed within their SLO, by the controller's time
+Definitions of the OSDI'20 artifact: *goodput* counts requests that succeed within their SLO, measured by the controller
 from arrival to response. *latency* is the client's time from the intended send time to the response (no coordinated
 omission). A *cold start* is a request that arrived when no device had its model's weights. Our own definitions: a
 *refused* request got a refusal before its deadline. An *admitted_missed* request was admitted and did not succeed in

@@ -126,7 +126,7 @@ def with_slo_scaled(spec: StreamSpec, factor: float) -> StreamSpec:
 
 
 def without_slo(spec: StreamSpec) -> StreamSpec:
-    """Return the stream without an SLO of its own."""
+    """Return the stream without its own SLO."""
     return replace(spec, slo_ms=None, slo_factor=None, slo_ladder=None)
 
 

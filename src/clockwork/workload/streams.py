@@ -69,7 +69,7 @@ class OpenLoop:
 class ClosedLoop:
     """Clients that wait for a response before they send again.
 
-    After a failure a client waits for the retry time. Without a retry time it backs off by itself.
+    After a failure a client waits until the retry time; without a retry time it backs off by itself.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """Builds a model of the zoo as a file.
 
-Rules of the file: the same name, seed and `FORMAT` give the same bytes. A file is written as a whole or not at all. A
-file that is up to date is not rewritten: its last bytes contain its name, seed and format, so only those are read.
+Rules of the file: the same name, seed and `FORMAT` give the same bytes. A model file is written as a whole or not at
+all. A model file that is up to date is not rewritten: its last bytes contain its name, seed and format, so only those
+are read.
 """
 
 import os

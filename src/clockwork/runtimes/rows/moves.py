@@ -37,7 +37,10 @@ def check_no_rows(*values: Value) -> None:
 
 
 def broadcast(values: Sequence[Value], name: str = "") -> Value:
-    """Rule of elementwise operators, which repeat sizes of 1. ``name`` makes the names of unknown sizes unique."""
+    """Rule of elementwise operators, which broadcast axes of size 1.
+
+    ``name`` makes the names of unknown sizes unique.
+    """
     rank = max(tensor.rank for tensor in values)
     with_rows = [tensor for tensor in values if tensor.batch_axis is not None]
     places = {

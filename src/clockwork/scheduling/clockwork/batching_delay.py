@@ -1,6 +1,6 @@
 """How long an idle device waits for more requests of a model before it starts.
 
-A batch costs the server as much as one request, whatever its size: about 0.3 ms in the controller and as much in the
+A batch of any size costs the server as much time as one request: about 0.3 ms in the controller and as much in the
 worker. While the server has time to spare, an idle device starts at once, because waiting would only add latency. When
 the server is the bottleneck, starting at once makes every batch a batch of one, and the server spends its time on
 actions instead of requests. (Measured over gRPC on one core: 1,000 requests/s with batches of one, 3,000 with a wait of
@@ -27,7 +27,7 @@ CALM: Final = 0.7
 """Share of the server's time in use below which the level falls."""
 
 STALE: Final[Nanos] = 200 * MILLISECOND
-"""Age beyond which a measurement of how busy the server is does not count."""
+"""Age from which a measurement of the server's load is ignored."""
 
 MAX_LEVEL: Final = 64.0
 """Limit of the rows that an idle device waits for."""
@@ -42,7 +42,7 @@ ACTION_COST: Final[Nanos] = 500 * MICROSECOND
 """Time that an Infer of any size costs the controller and the worker together."""
 
 PROBE: Final[Nanos] = 100 * MILLISECOND
-"""A model for which a wait was in vain is tried again after this time."""
+"""Time after which a device waits again for requests of a model whose last wait was in vain."""
 
 
 class BatchingDelay:
@@ -55,7 +55,7 @@ class BatchingDelay:
         self._expected: dict[str, tuple[int, Nanos]] = {}  #: model -> rows to expect, and since when
 
     def note_load(self, busy: float, at: Nanos) -> None:
-        """Adjust the level to ``busy``, the share of the server's time in use at ``at``, once for each ``at``."""
+        """Adjust the level to ``busy``, the share of the server's time in use at ``at``; ignore a repeated ``at``."""
         if at == self._seen:
             return
         self._seen = at
@@ -65,7 +65,7 @@ class BatchingDelay:
             self._level = max(1.0, self._level * 0.8)
 
     def wanted(self, now: Nanos, model: str, time: Nanos) -> int:
-        """Return how many rows are worth waiting for; 1: start at once. ``time`` is that of an inference of one row."""
+        """Return how many rows are worth waiting for; 1: start at once. ``time`` is how long one row takes."""
         if self._level < 2.0 or now - self._seen > STALE or time > 2 * ACTION_COST:
             return 1
         expected, at = self._expected.get(model, (2, now))

@@ -11,8 +11,9 @@ class ClockworkConfig(Struct, frozen=True):
     ``schedule_ahead``: an Infer is sent this long before its planned start; until then its batch can grow. The original
     uses 5 to 15 ms. Measured live on two cores: with 1 ms, and timers that count milliseconds, the device idles between
     batches; 5 ms gain nothing over 3 ms.
-    ``network_delay``: the least delay of an action to its worker and of a result back, each. The first estimate of a
-    worker's delay is this, or half of the time in which the worker reported its state, if that is longer.
+    ``network_delay``: the least delay in each direction, of an action to its worker and of a result back. The first
+    estimate of a worker's delay is this value, or half of the time in which the worker reported its state, if that is
+    longer.
     ``safety_margin`` and ``safety_share``: a promise is given only if the predicted completion is at least this long
     before the deadline: a constant, and a share of the work planned before it, because errors add up.
     ``verdict_delay``: requests that cannot be placed at once are judged together after this delay, so that a burst is

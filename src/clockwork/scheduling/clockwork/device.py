@@ -45,10 +45,10 @@ class SentInfer:
 
 
 class Device:
-    """The actions outstanding on one device, its measured times, and the network delays to it and back."""
+    """The outstanding actions of one device, its measured times, and the network delays to it and back."""
 
     def __init__(self, gpu: GPUState, config: ClockworkConfig, one_way: Nanos) -> None:
-        """Start with nothing outstanding. ``one_way`` is the first estimate of the network delay in each direction."""
+        """Start without actions. ``one_way`` is the first estimate of the network delay in each direction."""
         self.gpu = gpu
         self.times = InferTimes(gpu.kind, config.window)
         self._load_times = Estimates(config.window, Pace())
@@ -116,7 +116,7 @@ class Device:
         self.free = start + infer.expected
 
     def note_ended(self, now: Nanos, action_id: int, begin: Nanos, end: Nanos) -> SentInfer | None:
-        """Record that an Infer was executed, and measure it; return it, or None if the scheduler did not send it."""
+        """Record an Infer that was executed, with its duration; return it, or None if the scheduler did not send it."""
         sent = self._take_sent(action_id)
         if sent is None:
             return None
@@ -160,7 +160,7 @@ class Device:
             self.load_free = timing.end
 
     def reason_for_delay(self, now: Nanos) -> str:
-        """Return which action the device is late with, or what delayed it last; empty if nothing did."""
+        """Return which action of the device is late, or what delayed the device last; empty if nothing did."""
         for action_id, sent in self.sent.items():
             late = now - max(sent.not_before, self._last_end) - sent.expected
             if late > 0:

@@ -17,7 +17,7 @@ from clockwork.state import PendingRequest
 from clockwork.units import Nanos
 
 MAX_TRIED: Final = 16
-"""Number of requests of a group that are refused one by one before a binary search finds the first possible one."""
+"""Number of a group's requests that are refused one by one before a binary search finds the first possible request."""
 
 
 class Placing:
@@ -92,7 +92,7 @@ class Placing:
         return changed, refused
 
     def _hopeless(self, now: Nanos, group: GroupKey, rows: int, left: Sequence[PendingRequest], place: int) -> int:
-        """Return how many requests from ``place`` on have no place: those before the first that a device can serve."""
+        """Return how many requests from ``place`` on come before the first request that a device can serve."""
         low, high = place + 1, len(left)
         while low < high:
             middle = (low + high) // 2
@@ -132,7 +132,7 @@ class Placing:
     # --- what leaves the plans ---------------------------------------------------------------------------------------
 
     def forget(self, request: PendingRequest) -> None:
-        """The request is over, or is about to be planned anew; it is in no planned batch."""
+        """Forget a request that is over or about to be planned anew; it is in no planned batch."""
         self._plan_of.pop(request.id, None)
 
     def cancel(self, request: PendingRequest) -> Plan | None:

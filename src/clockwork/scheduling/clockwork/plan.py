@@ -7,7 +7,8 @@ the batch, so that every deadline in it is met with all margins. The *slack* of 
 batches after it may be delayed without breaking a promise. So the plan knows whether a batch may be begun or grown
 without trying. A promise that was given is only moved within the slack.
 
-A request costs O(log n) for n planned batches: the `Timeline` knows when a batch would begin, and the slack there.
+Planning a request takes O(log n) time for n planned batches, because the `Timeline` finds in O(log n) when a batch
+would begin and how much slack the plan has at that point.
 """
 
 from itertools import islice
@@ -21,10 +22,10 @@ from clockwork.state import ModelState, PendingRequest
 from clockwork.units import Nanos
 
 MAX_OVERTAKING: Final = 16
-"""Number of batches that are searched for a full one to send before a first batch that is not full."""
+"""If the first batch is not full, number of batches that are searched for a full one to send before it."""
 
 MAX_SENT: Final = 512
-"""Limit of Infers outstanding on one device: a silent device gets no more than these."""
+"""Limit of outstanding Infers on one device; a silent device would otherwise get ever more of them."""
 
 MAX_PASSED: Final = 64
 """Number of batches that are searched for one with loaded weights, if the first batch waits for its weights."""
@@ -51,9 +52,10 @@ class PlannedBatch(TimelineEntry):
 class Offer(NamedTuple):
     """What a device can do for some requests: begin a batch for them, or add them to ``batch``.
 
-    ``before`` is the batch that a new one is put in front of; None puts it at the end. ``room`` is a number of rows.
-    ``cost`` is the additional time that the device would be busy, and ``efficiency`` the expected rows per nanosecond
-    of it. ``at_once`` means that the device has nothing else to do.
+    ``before`` is the batch that a new one is put in front of; None puts it at the end. ``room`` is the number of rows
+    that the batch can take, those of the requests included. ``cost`` is the additional time that the device would be
+    busy, and ``efficiency`` the expected rows per nanosecond of it. ``at_once`` means that the device has nothing else
+    to do.
     """
 
     plan: "Plan"
@@ -96,7 +98,7 @@ class Plan:
         return request.deadline - self.device.return_delay - margin
 
     def end_load(self, model: str) -> None:
-        """The load of a model has ended: its batches wait for it no longer."""
+        """Note that the load of a model has ended: its batches no longer wait for the load."""
         self.device.ready.pop(model, None)
         for batch in self.batches_of.get(model, ()):
             batch.ready = 0

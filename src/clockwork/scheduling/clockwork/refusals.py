@@ -1,9 +1,9 @@
 """The answers to requests that cannot be in time: the reason, the predicted completion, and a retry time.
 
 Theory of operation. A refused group is cut into batches of the size that an idle device could execute within the
-request's SLO. All requests of a batch get the same retry time: when the plan will have room for that batch. Batches get
-retry times one after the other: `Plan.booked` is the end of the last one on a device. Nothing is reserved, so a client
-that does not come back costs nothing.
+request's SLO. All requests of a batch get the same retry time: when the plan will have room for that batch. The retry
+times of a device's batches follow each other, so that each batch has time to execute: `Plan.booked` is when the last of
+these batches would end. Nothing is reserved, so a client that does not come back costs nothing.
 """
 
 from typing import Final
@@ -20,14 +20,14 @@ from clockwork.state import ModelState, PendingRequest
 from clockwork.units import Nanos, show_duration
 
 MAX_RETRY_TIMES: Final = 4096
-"""Number of groups whose last retry time is kept; the group that was refused longest ago is forgotten first."""
+"""Number of groups whose last retry time is kept; the group whose last refusal is oldest is forgotten first."""
 
 ADMITTED: Final = "admitted, but will miss its deadline"
 """Beginning of the answer to a request whose promise is broken; no refusal at arrival begins like this."""
 
 
 class _RetryTime:
-    """When refused clients should come back, and for how many more rows the device has room then."""
+    """When refused clients should come back, and how many more rows the device has room for at that time."""
 
     __slots__ = ("at", "room")
 
@@ -45,7 +45,7 @@ class Refusals:
         self._retry_times: dict[GroupKey, _RetryTime] = {}  #: the last one of each group
 
     def answers(self, now: Nanos, plans: list[Plan], key: ShapeKey, requests: list[PendingRequest]) -> list[Answer]:
-        """Refuse requests of one group; ``plans`` are those of the devices that might have served them."""
+        """Refuse requests of one group; ``plans`` are the plans of the devices that might have served them."""
         model = requests[0].model
         plans = [plan for plan in plans if plan.gpu.kind in model.profiles and not plan.gpu.silent]
         if not plans:

@@ -91,7 +91,7 @@ class ClockworkScheduler(Scheduler):
         return []
 
     def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
-        """Continue the device's plan from what has really happened."""
+        """Update the device's plan with the actual end of the action."""
         plan = self._plans[gpu]
         answers: list[Answer] = []
         if isinstance(action, Infer):
@@ -128,7 +128,7 @@ class ClockworkScheduler(Scheduler):
         return []
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Plan the requests that were planned for the worker or sent to it anew, if their deadlines allow."""
+        """Plan anew the requests that were planned for the worker or sent to it, if their deadlines allow."""
         requests: list[PendingRequest] = []
         for gpu in worker.gpus:
             plan = self._plans.pop(gpu)
@@ -174,7 +174,7 @@ class ClockworkScheduler(Scheduler):
         return answers
 
     def _refuse(self, now: Nanos, group: GroupKey, requests: list[PendingRequest], reason: str = "") -> list[Answer]:
-        """Refuse requests; ``reason`` is what broke their promise, if they had one."""
+        """Refuse requests; ``reason`` is why their promise is broken, if they had a promise."""
         if not requests:
             return []
         model = requests[0].model
@@ -191,9 +191,9 @@ class ClockworkScheduler(Scheduler):
     def _place_again(
         self, now: Nanos, requests: Iterable[PendingRequest], reason: str, *, late: bool = False
     ) -> list[Answer]:
-        """Plan requests anew that were planned or sent before, and answer those that had their last attempt.
+        """Plan requests anew that were planned or sent before, and answer the requests that have no attempt left.
 
-        ``late``: they did not fail; their action could not start in time.
+        ``late``: the requests did not fail; their action could not start in time.
         """
         answers: list[Answer] = []
         counts, limit = (self._late_starts, MAX_LATE_ATTEMPTS) if late else (self._failures, MAX_ATTEMPTS)

@@ -8,7 +8,7 @@ Theory of operation. A batch for which the device is free ``at`` some time ends 
 
 Two runs one after the other are again of this form. The batches are the nodes of a balanced binary tree (a treap,
 with priorities from a fixed sequence, so that a simulation can be repeated), and each node keeps the four numbers of
-the run that is its subtree. Every query and every change costs O(log n) for n batches.
+the run that is its subtree. Every query and every change takes O(log n) time for n batches.
 """
 
 from collections.abc import Iterator

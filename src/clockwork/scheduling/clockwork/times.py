@@ -139,7 +139,7 @@ class InferTimes:
         return table
 
     def _scale(self, model: ModelState, key: ShapeKey) -> float:
-        """Return by how much a shape is larger than the profile's; 1.0 if it is not, or that is not known."""
+        """Return the factor by which a shape exceeds the profile's; 1.0 if it is not larger or that is unknown."""
         measured = sum([prod(shape) for shape in model.profiles[self._kind].input_shapes])
         return max(1.0, sum([prod(shape) for _, shape in key]) / measured) if measured else 1.0
 

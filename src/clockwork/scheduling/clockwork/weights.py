@@ -1,6 +1,6 @@
 """Which devices have a model's weights, and which weights are loaded and evicted.
 
-Weights are never evicted while they are being loaded, planned for, or needed by an action outstanding. Among the least
+Weights are never evicted while they are being loaded, planned for, or needed by an outstanding action. Among the least
 recently used models the one with the least demand is evicted.
 """
 
@@ -43,7 +43,7 @@ class Weights:
             self.note_gone(plan, model)
 
     def note_gone(self, plan: Plan, model: str) -> None:
-        """The device no longer has the weights."""
+        """Note that the device no longer has the weights."""
         plans = self._holders.get(model, [])
         if plan in plans:
             plans.remove(plan)

@@ -296,7 +296,10 @@ def gather_nd(node: Node) -> Sequence[Value]:
 
 @rule("ScatterND")
 def scatter_nd(node: Node) -> Sequence[Value]:
-    """Writes elements by tuples of indices. To write to a row, a tuple contains the row's position in the batch."""
+    """Writes elements by tuples of indices.
+
+    A tuple that writes to a row must contain the row's position in the batch, so such a model mixes rows.
+    """
     values = node.values()
     if any(tensor.batch_axis is not None for tensor in values):
         raise MixesRowsError(f"{ACROSS}: it writes elements by their position in the batch")
