@@ -34,7 +34,7 @@ _ALWAYS: Final[Mapping[str, int]] = {status.name: 0 for status in (Status.SUCCES
 
 LATENCY: Final = Family(
     "clockwork_request_duration_seconds",
-    "Time from arrival to response of requests answered in time.",
+    "Time from arrival to response, for requests answered in time.",
     Kind.HISTOGRAM,
     BY_MODEL,
 )
@@ -131,12 +131,12 @@ SOURCES: Final[Sequence[_Source]] = (
     _triton("nv_inference_exec_count", "Executed batches.", lambda row: row.counts.batches),
     _triton(
         "nv_inference_request_duration_us",
-        "Time from arrival to response of requests answered in time, in microseconds.",
+        "Time from arrival to response in microseconds, for requests answered in time.",
         lambda row: row.counts.succeeded_ns // MICROSECOND,
     ),
     _triton(
         "nv_inference_queue_duration_us",
-        "Time from arrival to the start of the batch of requests answered in time, in microseconds.",
+        "Time in microseconds from a request's arrival to the start of its batch, for requests answered in time.",
         lambda row: row.counts.queue_ns // MICROSECOND,
     ),
     _triton(

@@ -69,7 +69,7 @@ def _server_pieces(server: Description) -> Iterator[Piece]:
     yield from rendered(workers, [[(("yes",), ready), (("no",), len(server.fleet) - ready)]])
     dropped = Family(
         "clockwork_log_lines_dropped_total",
-        "Lines of the controller's log that were dropped because nothing read the log.",
+        "Log lines that the controller dropped because nothing read the log.",
         Kind.COUNTER,
     )
     yield from rendered(dropped, [[((), dropped_lines())]])
