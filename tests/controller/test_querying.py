@@ -99,7 +99,7 @@ A_GPU = GPUInfo(0, "gpu", 2)
         (GetWorkerStateResult(1, WorkerInfo(1, (A_GPU, A_GPU))), "a device twice"),
         (GetWorkerStateResult(1, WorkerInfo(1, (GPUInfo(0, "gpu", -1),))), "-1 pages"),
         (GetWorkerStateResult(1, worker_info(warm=("a",))), "does not hold"),
-        (GetWorkerStateResult(1, worker_info([model_info(pages=3)], pages=2, warm=("a",))), "more than its 2 pages"),
+        (GetWorkerStateResult(1, worker_info([model_info(pages=3)], pages=2, warm=("a",))), "more pages than its 2"),
         (GetWorkerStateResult(1, worker_info([model_info(pages=-3)], warm=("a",))), "cannot take -3"),
     ],
 )
