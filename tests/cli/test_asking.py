@@ -77,7 +77,7 @@ def test_infer_prints_the_outputs_as_json(model: Path, rows: Path, capsys: pytes
     [
         (["infer", "sparse", "--input", "x.npy"], "model 'sparse' is unknown; served models: dense"),
         (["infer", "dense", "--input", "nowhere.npy"], "cannot read nowhere.npy: No such file"),
-        (["infer", "dense", "--input", "ROWS", "--slo", "1us"], "deadline"),
+        (["infer", "dense", "--input", "ROWS", "--slo", "1us"], "SLO"),
     ],
 )
 def test_a_failed_infer_prints_one_line(
@@ -100,7 +100,8 @@ def test_status_prints_tables(rows: Path, capsys: pytest.CaptureFixture[str]) ->
     device = next(line for line in shown.splitlines() if line.split()[:1] == ["local"])
     assert device.split()[-1] == "ready"
     assert {"Devices", "Models", "Requests"} <= {line.strip() for line in shown.splitlines()}
-    lines = [line.split() for line in shown.splitlines()]
+    assert run(["status", "--errors"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert any(line[:2] == ["local/gpu0", "infer"] for line in lines)
     assert not any(line[:2] == ["dense", "infer"] for line in lines)
     assert run(["status", "--by-model"]) == 0
