@@ -169,5 +169,5 @@ def test_the_log_for_people_is_text(tmp_path: Path) -> None:
 
 
 def check_lines_for_people(worker: Process) -> None:
-    worker.err.wait_for(r"^\d\d:\d\d:\d\d WARNING clockwork.worker: cannot connect to 127.0.0.1:1: .*; trying again")
+    worker.err.wait_for(r"^\d\d:\d\d:\d\d WARNING clockwork.worker: cannot connect to 127.0.0.1:1: .*; retrying")
     worker.err.wait_for(r"^\d\d:\d\d:\d\d INFO clockwork.cli: clockwork \S+ begins$")
