@@ -50,7 +50,7 @@ def test_a_controller_a_worker_and_clients_use_tls_and_tokens(
             assert run(["ls", "--address", found[1], "--token-file", reader]) == 1
             assert "cannot connect" in capsys.readouterr().err
         with clockwork("worker", *dial) as other_worker:
-            other_worker.err.wait_for("wants a token from its workers")
+            other_worker.err.wait_for("worker has no valid token")
         controller.send(signal.SIGTERM)
         assert controller.ended() == 0
     lines = "\n".join(controller.err.seen + controller.out.seen)
@@ -75,16 +75,16 @@ def test_the_token_of_the_worker_of_serve_is_on_no_command_line(
         assert len(variables[b"CLOCKWORK_WORKER_TOKEN"]) >= 32
         assert variables[b"CLOCKWORK_WORKER_TOKEN"] not in (child / "cmdline").read_bytes()
         with clockwork("worker", f"--controller={workers}", f"--model-root={tmp_path}") as other_worker:
-            other_worker.err.wait_for("wants a token from its workers")
+            other_worker.err.wait_for("worker has no valid token")
         monkeypatch.setenv("CLOCKWORK_TOKEN", READER)
         assert run(["status", "--address", address]) == 0
         assert "serving" in capsys.readouterr().out
 
 
 WRONG = [
-    (["controller", "--tls-cert=a.pem"], "--tls-key missing"),
+    (["controller", "--tls-cert=a.pem"], "--tls-cert needs --tls-key"),
     (["controller", "--tls-client-ca=a.pem"], "--tls-client-ca needs --tls-cert and --tls-key"),
-    (["controller", "--worker-tls-ca=a.pem"], "--worker-tls-cert, --worker-tls-key missing"),
+    (["controller", "--worker-tls-ca=a.pem"], "--worker-tls-ca needs --worker-tls-cert and --worker-tls-key"),
     (["controller", "--tls-cert=absent.pem", "--tls-key=a.key"], "cannot read absent.pem: No such file"),
     (["controller", "--admin-token-file=absent"], "cannot read absent: No such file"),
     (
@@ -93,7 +93,7 @@ WRONG = [
     ),
     (["controller", "--admin-token-file=empty"], "empty has no tokens"),
     (["controller", "--admin-token-file=short"], "short: token 1 has 5 characters; 16 to 4096 are accepted"),
-    (["worker", "--tls-ca=a.pem"], "--tls-cert, --tls-key missing"),
+    (["worker", "--tls-ca=a.pem"], "--tls-ca needs --tls-cert and --tls-key"),
     (["ls", "--tls-cert=a.pem", "--tls-key=a.key"], "--tls-cert needs --tls-ca"),
     (["ls", "--token-file=two"], "two has 2 tokens; keep exactly one"),
 ]
