@@ -116,9 +116,9 @@ def test_a_withdrawn_promise_is_late_and_a_refusal_on_arrival_is_not() -> None:
 def test_a_busy_loop_on_the_core_of_the_device_is_named_as_the_cause() -> None:
     core = max(os.sched_getaffinity(0))
     loop = f"import os\nos.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+    others = demo.OtherLoad(os.getpid())  # before the loop, which would count as the demo's own process
     busy = subprocess.Popen([sys.executable, "-c", loop])
     try:
-        others = demo.OtherLoad(os.getpid())
         environment = examine(1, 1, 2.0)
         taken = others.share()
     finally:
