@@ -92,7 +92,11 @@ def in_stream(response: bytes) -> bytes:
 
 
 def varint(value: int) -> bytes:
-    """Encode a number, at least 0, as protobuf does."""
+    """Encode a number, at least 0, as protobuf does: in groups of 7 bits, the lowest first."""
+    if value < 1 << 7:  # most values have one or two groups
+        return bytes((value,))
+    if value < 1 << 14:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

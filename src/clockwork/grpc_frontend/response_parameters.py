@@ -8,6 +8,7 @@ follow the bytes of a message: parsing joins the two.
 from struct import Struct
 from typing import Final
 
+from clockwork.grpc_frontend.raw_contents import varint
 from clockwork.messages.requests import InferResponse
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos
 
@@ -36,7 +37,7 @@ class _Time:
         self._us = [_head(f"{name}_us", _INT64, size) for size in range(MAX_VARINT + 1)]
 
     def encode(self, time: Nanos) -> bytes:
-        us = _varint((time + MICROSECOND // 2) // MICROSECOND)
+        us = varint(max(0, (time + MICROSECOND // 2) // MICROSECOND))
         return self._ms + _double(time / MILLISECOND) + self._us[len(us)] + us
 
 
@@ -52,7 +53,7 @@ _COLD: Final = (_head("cold_start", _BOOL, 1) + b"\0", _head("cold_start", _BOOL
 def encoded_parameters(response: InferResponse) -> bytes:
     """Return the parameters that `clockwork.oip.response.response_parameters` returns, and the times as integers."""
     timing = response.timing
-    batch_size = _varint(timing.batch_size)
+    batch_size = varint(max(0, timing.batch_size))
     return b"".join(
         (
             b"" if response.predicted is None else _predicted(max(0, response.predicted)),
@@ -65,17 +66,3 @@ def encoded_parameters(response: InferResponse) -> bytes:
             _COLD[timing.cold_start],
         )
     )
-
-
-def _varint(value: int) -> bytes:
-    """Return an integer of at least 0 in groups of 7 bits, the lowest first."""
-    if value < 1 << 7:
-        return bytes((max(0, value),))
-    if value < 1 << 14:
-        return bytes((value & 127 | 128, value >> 7))
-    parts = bytearray()
-    while value > 127:
-        parts.append(value & 127 | 128)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
