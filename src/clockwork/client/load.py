@@ -16,10 +16,10 @@ from clockwork.clock import Clock, MonotonicClock
 from clockwork.errors import ClockworkError, ConnectionLostError, InvalidRequestError, UnknownModelError
 from clockwork.messages.faults import unknown_model
 from clockwork.messages.requests import InferResponse, ModelSummary
-from clockwork.messages.status import Status, status_name
+from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, TensorSpec, spec
 from clockwork.units import SECOND, Nanos
-from clockwork.workload.outcomes import Outcome, Outcomes, outcome_of
+from clockwork.workload.outcomes import Outcome, Outcomes, outcome_of, outcome_record
 from clockwork.workload.request import WorkloadRequest, comes_back
 from clockwork.workload.workload import Workload
 
@@ -177,7 +177,6 @@ class LoadTest:
 
 def _record(request: WorkloadRequest, sent: Nanos, outcome: Outcome, response: InferResponse) -> dict[str, Any]:
     """Return the record of a request; ``docs/simulator.md`` describes the fields."""
-    timing = response.timing
     return {
         "record": "request",
         "stream": request.stream,
@@ -186,19 +185,7 @@ def _record(request: WorkloadRequest, sent: Nanos, outcome: Outcome, response: I
         "intended": request.intended,
         "sent": sent,
         "answered": outcome.answered,
-        "slo": outcome.slo,
-        "outcome": outcome.name,
-        "status": response.status,
-        "status_name": status_name(response.status),
-        "message": response.message,
-        "admitted": response.admitted,
-        "predicted": response.predicted,
-        "retry_after": response.retry_after,
-        "total": timing.total,
-        "queue": timing.queue,
-        "exec": timing.exec,
-        "batch_size": timing.batch_size,
-        "cold_start": timing.cold_start,
+        **outcome_record(outcome, response),
     }
 
 

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from clockwork.controller.events import Respond
 from clockwork.messages.requests import InferRequest, InferResponse
-from clockwork.messages.status import status_name
 from clockwork.messages.tensors import TensorSpec, spec
 from clockwork.paced.models import PacedModel
 from clockwork.scheduling.base import Scheduler
@@ -18,7 +17,7 @@ from clockwork.sim.loop import Loop
 from clockwork.sim.scenario import ControllerSpec, Scenario
 from clockwork.sim.watcher import Watcher
 from clockwork.units import MILLISECOND, SECOND, Nanos, ms, seconds
-from clockwork.workload.outcomes import Outcome, Outcomes, outcome_of
+from clockwork.workload.outcomes import Outcome, Outcomes, outcome_of, outcome_record
 from clockwork.workload.request import WorkloadRequest, comes_back
 from clockwork.workload.spec import make_workload
 
@@ -251,7 +250,6 @@ class Simulation:
     def _request_record(
         self, request: WorkloadRequest, arrival: Nanos, response: InferResponse, outcome: Outcome
     ) -> dict[str, Any]:
-        timing = response.timing
         return {
             "record": "request",
             "id": response.id,
@@ -260,19 +258,7 @@ class Simulation:
             "model": request.model,
             "intended": self._start + request.intended,
             "arrival": arrival,
-            "slo": outcome.slo,
-            "outcome": outcome.name,
-            "status": response.status,
-            "status_name": status_name(response.status),
-            "message": response.message,
-            "admitted": response.admitted,
-            "predicted": response.predicted,
-            "retry_after": response.retry_after,
-            "total": timing.total,
-            "queue": timing.queue,
-            "exec": timing.exec,
-            "batch_size": timing.batch_size,
-            "cold_start": timing.cold_start,
+            **outcome_record(outcome, response),
         }
 
 

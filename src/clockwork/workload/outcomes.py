@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from clockwork.histogram import Histogram
 from clockwork.messages.requests import InferResponse
+from clockwork.messages.status import status_name
 from clockwork.units import SECOND, Nanos
 
 MAX_REASONS: Final = 20
@@ -46,6 +47,26 @@ class Outcome(Struct, frozen=True):
         if self.admitted:
             return "admitted_missed"
         return "refused" if self.status in (7, 8) else "late" if self.status in (0, 4) else "failed"
+
+
+def outcome_record(outcome: Outcome, response: InferResponse) -> dict[str, Any]:
+    """Return the fields of a request's record that simulations and load tests share; see ``docs/simulator.md``."""
+    timing = response.timing
+    return {
+        "slo": outcome.slo,
+        "outcome": outcome.name,
+        "status": response.status,
+        "status_name": status_name(response.status),
+        "message": response.message,
+        "admitted": response.admitted,
+        "predicted": response.predicted,
+        "retry_after": response.retry_after,
+        "total": timing.total,
+        "queue": timing.queue,
+        "exec": timing.exec,
+        "batch_size": timing.batch_size,
+        "cold_start": timing.cold_start,
+    }
 
 
 def outcome_of(response: InferResponse, *, intended: Nanos, answered: Nanos, slo: Nanos) -> Outcome:
