@@ -34,20 +34,6 @@ BANNED_TEXTS = (
 )
 UNOWNED_TODO = re.compile(r"\b(?:TO" + r"DO(?!\([\w@.-]+\))|FIX" + r"ME|XX" + r"X)\b")
 
-#: Files whose sentences are not rewritten yet; the list only shrinks.
-MAY_USE_BANNED_WORDS = frozenset(
-    {
-        "tests/host/fake_runtime.py",
-        "tests/host/test_controller_host.py",
-        "tests/host/test_leaving.py",
-        "tests/net/links.py",
-        "tests/net/test_frame_queue.py",
-        "tests/net/test_untrusted_peers.py",
-        "tests/security/test_limits.py",
-        "tests/test_tidy.py",
-    }
-)
-
 #: Calls with side effects or input.
 EFFECTS = frozenset({"breakpoint", "input", "open", "print"})
 SET_TYPES = frozenset({"set", "frozenset", "Set", "AbstractSet", "MutableSet"})
@@ -285,7 +271,7 @@ def test_no_file_uses_a_banned_word() -> None:
     found = [
         line
         for line in lines_with(BANNED_WORDS, ".py", ".md")
-        if checked.fullmatch(path := line.partition(":")[0]) and path not in MAY_USE_BANNED_WORDS
+        if checked.fullmatch(path := line.partition(":")[0]) and path != "tests/test_tidy.py"
     ]
     assert not found, f"use plain words, see the glossary in ARCHITECTURE.md: {found}"
 
