@@ -1,5 +1,6 @@
 """``clockwork controller`` and ``clockwork worker`` as separate commands, and ``clockwork load``."""
 
+import re
 import signal
 from pathlib import Path
 
@@ -64,3 +65,14 @@ def test_a_worker_that_is_still_connecting_ends_with_its_parent(tmp_path: Path) 
         assert worker.popen.stdin is not None
         worker.popen.stdin.close()
         assert worker.ended() == 0
+
+
+def test_two_workers_on_one_host_execute_on_different_cores_or_warn(tmp_path: Path) -> None:
+    arguments = ("worker", "--controller=127.0.0.1:1", f"--model-root={tmp_path}")
+    with clockwork(*arguments, "--name=a") as first, clockwork(*arguments, "--name=b") as second:
+        found = [process.err.wait_for(r"(INFO|WARNING) .*worker [ab]: .*; (.*)$") for process in (first, second)]
+    cores = [re.search(r"gpu 0 on (\d+)", line[0]) for line in found]
+    for line, core in zip(found, cores, strict=True):
+        assert core or (line[1] == "WARNING" and "other workers on this host use" in line[0])
+    if all(cores):
+        assert len({core[1] for core in cores if core}) == 2

@@ -101,6 +101,7 @@ def worker(
     named_directories: Annotated[list[Path] | None, typer.Option(hidden=True)] = None,
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
     payload_descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
+    taken_core: Annotated[list[int] | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run a worker: execute the actions that the controller sends, and reconnect when the controller restarts.
 
@@ -117,7 +118,6 @@ def worker(
     from clockwork.host.arena import ArenaView
     from clockwork.host.worker import WorkerConfig, default_name, run_emulated, run_worker
 
-    name = name or default_name()
     check_emulated(emulate, profile)
     options = DeviceOptions(device, pinned_size, workspace_size, io_size)
     options.check(threads_per_device, bool(emulate))
@@ -129,7 +129,7 @@ def worker(
     config = WorkerConfig(
         model_root=model_root.absolute(),
         controller=controller,
-        name=name,
+        name=name or default_name(),
         devices=devices,
         threads_per_device=threads_per_device,
         cache_bytes=cache_size,
@@ -137,6 +137,7 @@ def worker(
         tls=tls,
         token=token,
         arena=arena,
+        taken_cores=tuple(taken_core or ()) if exit_with_parent else None,
     )
     if is_dry_run():
         if not options.on_gpus:
@@ -147,7 +148,7 @@ def worker(
 
     if emulate:
         models, cache = emulated_models(profile).values(), emulated_pages(cache_size)
-        link = partial(run_emulated, controller, name, models, emulate, cache, tls=tls, token=token, arena=arena)
+        link = partial(run_emulated, controller, config.name, models, emulate, cache, tls=tls, token=token, arena=arena)
         _run(lambda on_host: link(on_host=on_host))
     else:
         executor, worker_config = _make_runtime(

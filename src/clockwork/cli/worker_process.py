@@ -12,6 +12,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -26,7 +27,7 @@ from clockwork.cli.process import GRACE
 from clockwork.cli.runtimes import DeviceOptions
 from clockwork.cli.security import WORKER_TOKEN_VARIABLE
 from clockwork.errors import ServerError
-from clockwork.host.affinity import allowed_cores, confined, plan_cores
+from clockwork.host.affinity import CorePlan, allowed_cores, claimed_cores, confined
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
 from clockwork.host.log_events import event_fields
 from clockwork.runtimes.links import NO_LINKS, LinkPolicy
@@ -153,8 +154,8 @@ class WorkerOptions(Protocol):
         """Return the arguments of ``clockwork worker``, without the controller's address and the log options."""
         ...
 
-    def other_cores(self, cores: Collection[int]) -> Collection[int]:
-        """Return those of ``cores`` on which no device executes."""
+    def claimed_cores(self, cores: Collection[int]) -> AbstractContextManager[CorePlan]:
+        """Return a context with a plan of ``cores`` in which no other worker claims the devices' cores."""
         ...
 
 
@@ -200,9 +201,9 @@ class LocalWorker(Struct, frozen=True, kw_only=True):
             arguments.append(f"--model-cache-size={self.model_cache_size}")
         return arguments
 
-    def other_cores(self, cores: Collection[int]) -> Collection[int]:
-        """Return the cores without those of the devices."""
-        return plan_cores(cores, self.devices, self.threads_per_device).others
+    def claimed_cores(self, cores: Collection[int]) -> AbstractContextManager[CorePlan]:
+        """Return a context with a plan in which each device has cores."""
+        return claimed_cores(cores, self.devices, self.threads_per_device)
 
 
 class EmulatedWorker(Struct, frozen=True):
@@ -217,9 +218,9 @@ class EmulatedWorker(Struct, frozen=True):
         arguments = [f"--emulate={self.devices}", *(f"--profile={profile}" for profile in self.profiles)]
         return arguments if self.cache_size is None else [*arguments, f"--cache-size={self.cache_size}"]
 
-    def other_cores(self, cores: Collection[int]) -> Collection[int]:
-        """Return all cores; emulated devices execute nothing."""
-        return cores
+    def claimed_cores(self, cores: Collection[int]) -> AbstractContextManager[CorePlan]:
+        """Return a context that claims nothing; emulated devices execute nothing."""
+        return claimed_cores(cores, 0, 1)
 
 
 def run_with_worker(
@@ -236,8 +237,8 @@ def run_with_worker(
 
     ``log_options`` are the level and the format of the log. ``max_restarts``: see `Child`.
 
-    The worker lives until the controller has drained. This process stays off the devices' cores, as the worker's own
-    other threads do.
+    The worker lives until the controller has drained. This process claims the devices' cores and stays off them, as the
+    worker's own other threads do.
 
     Raises:
         ServerError: no model can be served, an address is in use, or the worker process cannot be kept running.
@@ -255,7 +256,8 @@ def run_with_worker(
         logging_options = [f"--log-level={log_level}", f"--log-format={log_format}"]
         descriptors = [] if host.arena is None else [host.arena.for_worker]
         shared = [f"--payload-descriptor={descriptor}" for descriptor in descriptors]
-        command = this_program("worker", *connection, *logging_options, *shared, *worker.arguments())
+        taken = [f"--taken-core={core}" for core in plan.taken]
+        command = this_program("worker", *connection, *logging_options, *shared, *taken, *worker.arguments())
 
         def on_start(pid: int) -> None:
             host.reception.cpu_usage.follow(pid)
@@ -266,5 +268,5 @@ def run_with_worker(
     async def show(host: ControllerHost) -> None:
         await show_startup(host, console)
 
-    with confined(worker.other_cores(cores)):
+    with worker.claimed_cores(cores) as plan, confined(plan.others):
         run_controller(config, scheduler, ends, drain_limit, keep_worker, show)

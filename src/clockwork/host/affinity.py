@@ -1,4 +1,4 @@
-"""Assigns threads to cores.
+"""Assigns threads to cores, and claims cores so that two workers on a host do not execute on the same one.
 
 Theory of operation. A device on the CPU is only as predictable as its times are steady, so each device's EXEC thread
 has its own cores, taken from the end of the cores that the process may use. All other threads of the worker share the
@@ -6,27 +6,57 @@ rest. If there are too few cores, the plan does as much of this as possible, and
 
 With more than one thread per device, the runtime's pool creates more threads. A new thread inherits cores and
 priority from the thread that creates it. The LOAD threads create the pools, so in that case they are not confined.
+
+A claim of a core is a socket bound to a name in the abstract namespace of unix(7). It needs no writable directory, all
+users of the host see it, and the kernel ends it with the process. Containers with networks of their own do not see each
+other's claims.
 """
 
+import errno
 import os
+import socket
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
+
+CLAIM: Final = "\0clockwork-core-{}"
+"""Name of the socket that claims a core."""
 
 
 class CorePlan(Struct, frozen=True):
-    """The cores of each thread; ``exec`` is by device. A thread without cores is not pinned."""
+    """The cores of each thread; ``exec`` is by device. A thread without cores is not pinned.
+
+    ``taken``: cores of other workers, which this one leaves to them. ``is_crowded``: other workers left too few cores.
+    """
 
     exec: tuple[tuple[int, ...], ...]
     load: tuple[int, ...]
     others: tuple[int, ...]
     note: str  #: a summary for the operator
+    taken: tuple[int, ...] = ()
+    is_crowded: bool = False
 
 
-def plan_cores(allowed: Collection[int], devices: int, threads_per_device: int) -> CorePlan:
-    """Plan cores for each device, from the end of ``allowed``; the other threads get the rest."""
-    cores = tuple(sorted(allowed))
+def plan_cores(
+    allowed: Collection[int], devices: int, threads_per_device: int, taken: Collection[int] = ()
+) -> CorePlan:
+    """Plan cores for each device, from the end of ``allowed``; the other threads get the rest.
+
+    Cores in ``taken`` are used by other workers, so no thread is pinned to them.
+    """
+    taken = tuple(sorted(set(allowed) & set(taken)))
+    plan = _plan(tuple(sorted(set(allowed) - set(taken))), devices, threads_per_device)
+    if not taken:
+        return plan
+    crowded = devices > 0 and not plan.exec[0] and devices * threads_per_device <= len(allowed)
+    fix = "; use fewer devices, or stop a worker" if crowded else ""
+    note = f"{plan.note}; other workers on this host use {show_cores(taken)}{fix}"
+    return structs.replace(plan, note=note, taken=taken, is_crowded=crowded)
+
+
+def _plan(cores: tuple[int, ...], devices: int, threads_per_device: int) -> CorePlan:
     needed = devices * threads_per_device
     if needed > len(cores):
         note = (
@@ -42,6 +72,39 @@ def plan_cores(allowed: Collection[int], devices: int, threads_per_device: int) 
         return CorePlan(pinned, cores, cores, note)
     note = f"cores: {places}, all else on {show_cores(rest)}"
     return CorePlan(pinned, rest if threads_per_device == 1 else cores, rest, note)
+
+
+@contextmanager
+def claimed_cores(allowed: Collection[int], devices: int, threads_per_device: int) -> Iterator[CorePlan]:
+    """Return a context with a plan whose devices' cores no other worker on this host claims meanwhile.
+
+    If too few cores are free, none is claimed. Where the system permits no claim, all cores count as free.
+    """
+    needed = devices * threads_per_device
+    taken: set[int] = set()
+    with ExitStack() as claims:
+        claimed = 0
+        if needed <= len(allowed):
+            for core in sorted(allowed, reverse=True):
+                if claimed == needed:
+                    break
+                if _claim(core, claims):
+                    claimed += 1
+                else:
+                    taken.add(core)
+        if claimed < needed:
+            claims.close()
+        yield plan_cores(allowed, devices, threads_per_device, taken)
+
+
+def _claim(core: int, claims: ExitStack) -> bool:
+    """Claim a core until ``claims`` is closed; return False if another process has claimed it."""
+    try:
+        holder = claims.enter_context(socket.socket(socket.AF_UNIX))
+        holder.bind(CLAIM.format(core))
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE
+    return True
 
 
 def allowed_cores() -> tuple[int, ...]:

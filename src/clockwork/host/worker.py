@@ -14,13 +14,14 @@ import random
 import socket
 import ssl
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from clockwork.clock import Clock, MonotonicClock
 from clockwork.errors import DeviceLostError, InvalidRequestError, ProtocolError, ServerError
-from clockwork.host.affinity import CorePlan, allowed_cores, confined, plan_cores
+from clockwork.host.affinity import CorePlan, allowed_cores, claimed_cores, confined, plan_cores
 from clockwork.host.arena import ArenaView
 from clockwork.host.cache_size import available_bytes, default_cache_bytes
 from clockwork.host.devices import MakeDevices
@@ -79,6 +80,8 @@ class WorkerConfig:
     ``name`` identifies the worker across reconnections; no two workers of a controller may have the same name.
     ``cache_bytes`` is the weights cache of each device; None derives it from the available memory. ``tls`` encrypts the
     connection; ``token`` is for a controller that requires one. ``arena`` is memory shared with the controller.
+    ``taken_cores`` are cores of other workers on this host, if the parent process has claimed this worker's cores; with
+    None, the worker claims them.
     """
 
     model_root: Path
@@ -92,6 +95,7 @@ class WorkerConfig:
     tls: ssl.SSLContext | None = None
     token: str = field(default="", repr=False)
     arena: ArenaView | None = None
+    taken_cores: tuple[int, ...] | None = None
 
     def pages(self) -> Pages:
         """Return the number of pages of each device's weights cache.
@@ -294,8 +298,7 @@ async def run_worker(config: WorkerConfig, runtime: Runtime, on_host: OnHost = l
     Raises:
         InvalidRequestError: a setting is out of range, or the model root does not exist.
     """
-    cores = plan_cores(allowed_cores(), config.devices, config.threads_per_device)
-    with confined(cores.others), steady_timing():
+    with _planned_cores(config) as cores, confined(cores.others), steady_timing():
         host = WorkerHost(
             config.controller,
             config.name,
@@ -305,10 +308,17 @@ async def run_worker(config: WorkerConfig, runtime: Runtime, on_host: OnHost = l
             token=config.token,
             arena=config.arena,
         )
-        log.info("worker %s: %s; %s", config.name, runtime.version, cores.note)
+        level = logging.WARNING if cores.is_crowded else logging.INFO
+        log.log(level, "worker %s: %s; %s", config.name, runtime.version, cores.note)
         _log_devices(host)
         on_host(host)
         await host.run()
+
+
+def _planned_cores(config: WorkerConfig) -> AbstractContextManager[CorePlan]:
+    if config.taken_cores is None:
+        return claimed_cores(allowed_cores(), config.devices, config.threads_per_device)
+    return nullcontext(plan_cores(allowed_cores(), config.devices, config.threads_per_device, config.taken_cores))
 
 
 async def run_emulated(
