@@ -12,7 +12,7 @@ import yaml
 
 from cli.processes import save_dense
 from clockwork.cli import run
-from clockwork.cli.options import duration
+from clockwork.cli.parsers import duration
 from clockwork.units import SECOND
 
 DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"

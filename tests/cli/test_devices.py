@@ -10,7 +10,7 @@ import typer
 
 from cli.processes import save_dense
 from clockwork.cli import run
-from clockwork.cli.options import size_or_zero
+from clockwork.cli.parsers import size_or_zero
 from clockwork.cli.runtimes import DeviceOptions, make_runtime_on_gpus, runtime_on_gpus
 from clockwork.cli.worker_process import LocalWorker
 from clockwork.runtimes import nvidia

@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from clockwork.cli.models import NamedModel, common_root, load_specs, model_slos, parse_model
-from clockwork.cli.options import duration, size
+from clockwork.cli.parsers import duration, size
 from clockwork.controller.config import LoadSpec
 from clockwork.units import GIB, MIB, MILLISECOND, SECOND
 

@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from msgspec.structs import replace
 
-from clockwork.cli.options import (
+from clockwork.cli.controller_options import MaxBatch
+from clockwork.cli.options import AsJson, examples
+from clockwork.cli.runtimes import DeviceOptions, make_runtime, make_runtime_on_gpus, runtime_on_gpus
+from clockwork.cli.worker_options import (
     AllowBatching,
     AllowCompiled,
     AllowLinksTo,
-    AsJson,
     DeviceKind,
     Devices,
-    MaxBatch,
     NoBatching,
     ThreadsPerDevice,
-    examples,
 )
-from clockwork.cli.runtimes import DeviceOptions, make_runtime, make_runtime_on_gpus, runtime_on_gpus
 
 if TYPE_CHECKING:
     from clockwork.cli.output import Listing

@@ -5,18 +5,15 @@ from typing import Annotated, Final, TypeAlias
 import typer
 
 from clockwork.cli.configuration import ConfigFile, is_dry_run
-from clockwork.cli.deadline_options import GrpcKeepAlive, IgnoreTimeout
-from clockwork.cli.options import (
+from clockwork.cli.controller_options import (
     DefaultSlo,
     DrainLimit,
     Grpc,
+    GrpcKeepAlive,
     Http,
+    IgnoreTimeout,
     Listen,
-    LogFormat,
-    LogLevel,
     MaxBatch,
-    MaxBody,
-    MaxJson,
     ModelHistograms,
     ModelSlos,
     NoProfileCache,
@@ -26,9 +23,10 @@ from clockwork.cli.options import (
     ServeMetrics,
     VerifyBatches,
     WorkerListen,
-    duration,
-    examples,
 )
+from clockwork.cli.limit_options import MaxBody, MaxJson
+from clockwork.cli.options import LogFormat, LogLevel, examples
+from clockwork.cli.parsers import duration
 from clockwork.cli.security import (
     AdminTokenFile,
     InferenceTokenFile,

@@ -18,7 +18,7 @@ import typer
 from msgspec import Struct
 from msgspec.structs import replace
 
-from clockwork.cli.options import duration
+from clockwork.cli.parsers import duration
 from clockwork.controller.config import ControllerConfig, LoadSpec
 from clockwork.controller.naming import model_name_from_path
 from clockwork.errors import InvalidRequestError

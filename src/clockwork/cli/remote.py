@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
-from clockwork.cli.options import AsJson, ServerAddress, duration, examples
+from clockwork.cli.options import AsJson, ServerAddress, examples
+from clockwork.cli.parsers import duration
 from clockwork.cli.security import ClientTlsCa, ClientTlsCert, ClientTlsKey, ClientTokenFile, Credentials
 from clockwork.net.address import DEFAULT_LISTEN, Address
 from clockwork.units import SECOND, Nanos, as_seconds, show_bytes, show_duration

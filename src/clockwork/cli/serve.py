@@ -6,50 +6,50 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 import typer
 
 from clockwork.cli.configuration import ConfigFile, is_dry_run
-from clockwork.cli.deadline_options import GrpcKeepAlive, IgnoreTimeout
-from clockwork.cli.options import (
+from clockwork.cli.controller_options import (
+    DefaultSlo,
+    DrainLimit,
+    Grpc,
+    GrpcKeepAlive,
+    Http,
+    IgnoreTimeout,
+    Listen,
+    MaxBatch,
+    MaxRestarts,
+    ModelHistograms,
+    ModelSlos,
+    NoProfileCache,
+    ProfileCache,
+    ProfileSeconds,
+    SchedulerName,
+    ServeMetrics,
+    Strict,
+    VerifyBatches,
+)
+from clockwork.cli.limit_options import MaxBody, MaxJson
+from clockwork.cli.options import LogFormat, LogLevel, examples
+from clockwork.cli.runtimes import DeviceOptions, runtime_on_gpus
+from clockwork.cli.security import AdminTokenFile, InferenceTokenFile, TlsCert, TlsClientCa, TlsKey
+from clockwork.cli.worker_options import (
     AllowBatching,
     AllowCompiled,
     AllowLinksTo,
     CacheSize,
-    DefaultSlo,
     DeviceKind,
     Devices,
-    DrainLimit,
     Emulate,
-    Grpc,
-    Http,
     IoSize,
-    Listen,
-    LogFormat,
-    LogLevel,
-    MaxBatch,
-    MaxBody,
-    MaxJson,
-    MaxRestarts,
     ModelCache,
     ModelCacheSize,
-    ModelHistograms,
-    ModelSlos,
     NoBatching,
-    NoProfileCache,
     PageSize,
     PayloadMemory,
     PinnedSize,
     Profile,
-    ProfileCache,
-    ProfileSeconds,
     RuntimeName,
-    SchedulerName,
-    ServeMetrics,
-    Strict,
     ThreadsPerDevice,
-    VerifyBatches,
     WorkspaceSize,
-    examples,
 )
-from clockwork.cli.runtimes import DeviceOptions, runtime_on_gpus
-from clockwork.cli.security import AdminTokenFile, InferenceTokenFile, TlsCert, TlsClientCa, TlsKey
 from clockwork.controller.config import DEFAULT_VERIFIED_SHARE
 from clockwork.http.config import DEFAULT as DEFAULT_LIMITS
 from clockwork.http.config import DEFAULT_HTTP

@@ -6,7 +6,8 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from clockwork.cli.options import client_address, duration, examples, factor
+from clockwork.cli.options import examples
+from clockwork.cli.parsers import client_address, duration, factor
 from clockwork.cli.security import ClientTlsCa, ClientTlsCert, ClientTlsKey, ClientTokenFile, Credentials
 from clockwork.net.address import Address
 from clockwork.units import Nanos

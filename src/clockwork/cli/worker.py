@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 import typer
 
 from clockwork.cli.configuration import ConfigFile, is_dry_run
-from clockwork.cli.options import (
+from clockwork.cli.controller_options import MaxBatch
+from clockwork.cli.options import LogFormat, LogLevel, examples
+from clockwork.cli.parsers import worker_address
+from clockwork.cli.runtimes import DeviceOptions, make_runtime, make_runtime_on_gpus, runtime_on_gpus
+from clockwork.cli.security import WorkerTlsCa, WorkerTlsCert, WorkerTlsKey, WorkerTokenFile
+from clockwork.cli.worker_options import (
     AllowBatching,
     AllowCompiled,
     AllowLinksTo,
@@ -18,9 +23,6 @@ from clockwork.cli.options import (
     Devices,
     Emulate,
     IoSize,
-    LogFormat,
-    LogLevel,
-    MaxBatch,
     ModelCache,
     ModelCacheSize,
     NoBatching,
@@ -30,11 +32,7 @@ from clockwork.cli.options import (
     RuntimeName,
     ThreadsPerDevice,
     WorkspaceSize,
-    examples,
-    worker_address,
 )
-from clockwork.cli.runtimes import DeviceOptions, make_runtime, make_runtime_on_gpus, runtime_on_gpus
-from clockwork.cli.security import WorkerTlsCa, WorkerTlsCert, WorkerTlsKey, WorkerTokenFile
 from clockwork.net.address import DEFAULT_WORKER_LISTEN, Address
 from clockwork.runtimes.links import LinkPolicy
 from clockwork.units import GIB, MIB, Bytes

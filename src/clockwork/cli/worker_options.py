@@ -1,0 +1,174 @@
+"""Options of a worker: its devices and how it executes models; for ``serve``, ``worker`` and ``check-model``."""
+
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias
+
+import typer
+
+from clockwork.cli.parsers import one_of, size, size_or_none, size_or_zero
+from clockwork.units import Bytes
+
+DEVICE_KINDS: Final = ("cpu", "cuda")
+RUNTIMES: Final = ("auto", "onnx", "torch")
+
+# ----------------------------------------------------------------------------------------------- devices
+
+DeviceKind: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        parser=one_of("kind of device", DEVICE_KINDS),
+        metavar="KIND",
+        help="Kind of devices: cpu (cores) or cuda (NVIDIA GPUs).",
+    ),
+]
+Devices: TypeAlias = Annotated[
+    int, typer.Option("--devices", min=1, max=64, help="Number of devices of the worker, each with its own cores.")
+]
+ThreadsPerDevice: TypeAlias = Annotated[
+    int, typer.Option("--threads-per-device", min=1, max=1024, help="Number of threads that execute one inference.")
+]
+CacheSize: TypeAlias = Annotated[
+    Bytes | None,
+    typer.Option(
+        "--cache-size",
+        parser=size,
+        metavar="SIZE",
+        show_default="from the free memory",
+        help="Weights cache of each device, for example 2GiB.",
+    ),
+]
+PageSize: TypeAlias = Annotated[
+    Bytes,
+    typer.Option(
+        "--page-size", parser=size, metavar="SIZE", show_default="16MiB", help="Size of a page of the weights cache."
+    ),
+]
+PinnedSize: TypeAlias = Annotated[
+    Bytes | None,
+    typer.Option(
+        "--pinned-size",
+        parser=size_or_zero,
+        metavar="SIZE",
+        show_default="half of the free memory",
+        help="Limit on host memory for pinned weights, which are copied faster; 0 pins none (--device cuda, PyTorch).",
+    ),
+]
+WorkspaceSize: TypeAlias = Annotated[
+    Bytes | None,
+    typer.Option(
+        "--workspace-size",
+        parser=size,
+        metavar="SIZE",
+        show_default="2GiB",
+        help="Memory of each GPU for the intermediate results of inferences (--device cuda).",
+    ),
+]
+IoSize: TypeAlias = Annotated[
+    Bytes | None,
+    typer.Option(
+        "--io-size",
+        parser=size,
+        metavar="SIZE",
+        show_default="512MiB",
+        help="Memory of each GPU, and of the host, for inputs and outputs (--device cuda, PyTorch).",
+    ),
+]
+PayloadMemory: TypeAlias = Annotated[
+    Bytes,
+    typer.Option(
+        "--payload-memory",
+        parser=size_or_none,
+        metavar="SIZE",
+        show_default="64MiB",
+        help="Memory shared with the worker for large requests; none sends every request through a socket.",
+    ),
+]
+Emulate: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--emulate",
+        min=1,
+        max=1024,
+        show_default=False,
+        help="Number of devices to emulate; they take their times from --profile and execute nothing.",
+    ),
+]
+Profile: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--profile",
+        metavar="PROFILE",
+        show_default=False,
+        help="Profile for --emulate: resnet50-v100, resnet50-v100-startup, or a file from clockwork status --json; may "
+        "be repeated.",
+    ),
+]
+
+# ------------------------------------------------------------------------------------------------ models
+
+RuntimeName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--runtime",
+        parser=one_of("runtime", RUNTIMES),
+        metavar="RUNTIME",
+        help="Runtime that executes models: onnx, torch, or auto (PyTorch for .pt2 files, ONNX Runtime for others).",
+    ),
+]
+AllowCompiled: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--allow-compiled",
+        help="Accept .pt2 files that contain compiled code (clockwork export --compile), and run that code.",
+    ),
+]
+NoBatching: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--no-batching",
+        metavar="NAME",
+        show_default=False,
+        help="Name of a model whose requests are never batched; may be repeated.",
+    ),
+]
+AllowLinksTo: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--allow-links-to",
+        metavar="DIR",
+        show_default=False,
+        help="Directory that links in a model's directory may lead to; may be repeated. Links in directories that the "
+        "command line names may lead anywhere.",
+    ),
+]
+AllowBatching: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-batching",
+        metavar="NAME",
+        show_default=False,
+        help="Name of a model to batch if a trial passes, even without a proof from its graph (docs/batching.md); may "
+        "be repeated.",
+    ),
+]
+ModelCache: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--model-cache",
+        file_okay=False,
+        metavar="DIR",
+        show_default="none",
+        help="Directory for optimised models, each about as large as its file; later starts are faster.",
+    ),
+]
+ModelCacheSize: TypeAlias = Annotated[
+    Bytes,
+    typer.Option(
+        "--model-cache-size",
+        parser=size,
+        metavar="SIZE",
+        show_default="32GiB",
+        help="Limit of --model-cache; the least recently used models are deleted first.",
+    ),
+]
