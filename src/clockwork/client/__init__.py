@@ -1,4 +1,7 @@
-"""The native clients: `Client` for ordinary code, `AsyncClient` for asyncio. Import them from ``clockwork``."""
+"""Clients for Clockwork's native protocol. `Client` is for synchronous code, and `AsyncClient` is for asyncio.
+
+Programs import both from ``clockwork``.
+"""
 
 from clockwork.client.aio import AsyncClient, AsyncModel
 from clockwork.client.result import InferenceResult

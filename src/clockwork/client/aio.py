@@ -1,9 +1,9 @@
 """The native client for asyncio.
 
-Rules of the file: a client has one connection, and any number of outstanding calls on it. While the connection's send
-buffer is full, new calls wait in order. A cancelled call is cancelled on the server too, which frees its place there.
-When the connection ends, every outstanding call raises `ConnectionLostError`. No request is sent twice after that,
-because the client cannot know whether the server executed it.
+A client has one connection. Any number of calls can wait for responses on it. While the connection's send buffer is
+full, new calls wait in order. When a call is cancelled, the client also cancels its request on the server. When the
+connection ends, every outstanding call raises `ConnectionLostError`. The client does not repeat these requests, because
+it cannot know whether the server executed them.
 """
 
 import asyncio
@@ -50,10 +50,13 @@ from clockwork.wire.codec import decode_response
 ResponseT = TypeVar("ResponseT")
 
 CLOSED: Final = "the client is closed; make its calls inside the with block, or open a new client"
-"""Message of the error of a call after `AsyncClient.close`."""
+"""Error message of a call that is made after `AsyncClient.close`."""
 
 TIMER_RESOLUTION: Final = 0.001
-"""Seconds added to a retry time: uvloop's timers count milliseconds, and a retry that is too early is refused."""
+"""Time in seconds that is added to a retry time.
+
+uvloop's timers have a resolution of one millisecond, and the server refuses a retry that is too early.
+"""
 
 
 class AsyncClient:
@@ -73,10 +76,13 @@ class AsyncClient:
         tls: ssl.SSLContext | None = None,
         token: str = "",
     ) -> None:
-        """Prepare a connection to ``address``, ``HOST:PORT``; `connect` makes it. Times are in seconds.
+        """Create a client; `connect` opens its connection.
 
-        ``tls`` encrypts the connection and defines the trusted certificate authorities
-        (``ssl.create_default_context(cafile=...)``). ``token`` authenticates the client.
+        Args:
+            address: the controller's address as ``HOST:PORT``.
+            connect_timeout: longest time to wait for the connection, in seconds.
+            tls: settings of an encrypted connection, for example ``ssl.create_default_context(cafile=...)``.
+            token: authenticates the client.
 
         Raises:
             InvalidRequestError: ``address`` is not a valid address.
@@ -89,8 +95,8 @@ class AsyncClient:
         self._last_id = 0
         self._lost = ""
         self._closed = False
-        self._turn = asyncio.Lock()  #: held by the first call that waits until the connection is writable
-        self._writable = asyncio.Event()  #: set when the connection is writable again, or has ended
+        self._turn = asyncio.Lock()  #: the first call that waits for a writable connection holds this lock
+        self._writable = asyncio.Event()  #: set when the connection is writable again, and when it has ended
 
     async def connect(self) -> None:
         """Connect to the controller.
@@ -111,12 +117,12 @@ class AsyncClient:
         )
 
     async def close(self) -> None:
-        """Close the connection; outstanding and later calls raise `ConnectionLostError`."""
+        """Close the connection. Outstanding calls and later calls raise `ConnectionLostError`."""
         self._closed = True
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close("the client has finished")
-            await connection.closed  # the end of a TLS connection needs the event loop
+            await connection.closed  # TLS needs the event loop to close a connection
 
     async def __aenter__(self) -> "AsyncClient":
         await self.connect()
@@ -128,7 +134,7 @@ class AsyncClient:
         await self.close()
 
     def model(self, name: str) -> "AsyncModel":
-        """Return a handle for a model; nothing is sent to the server."""
+        """Return a handle for a model. This method does not contact the server."""
         return AsyncModel(self, name)
 
     async def infer(
@@ -144,16 +150,19 @@ class AsyncClient:
     ) -> InferenceResult:
         """Send a request to a model and return its outputs.
 
-        Shapes include the batch dimension. ``slo`` is the longest useful latency, in seconds from the arrival of the
-        request; ``slo_factor`` gives it as a multiple of the model's execution time at batch size 1. Without both, the
-        server's default applies. ``outputs`` names the outputs to return; by default all. ``timeout`` limits the wait
-        for the response, in seconds. A refused request is sent again up to ``retries`` times, each time at the retry
-        time that the server gives.
+        Args:
+            model: name of the model.
+            inputs: an array for each input of the model. The shapes include the batch dimension.
+            slo: longest useful latency, in seconds after the request's arrival. The server has a default.
+            slo_factor: the SLO as a multiple of the model's execution time at batch size 1.
+            outputs: names of the outputs to return; empty for all outputs.
+            timeout: longest time to wait for the response, in seconds.
+            retries: how often a refused request is sent again. The server's response contains the time of the retry.
 
         Raises:
             InvalidRequestError: an input has a wrong name, type or shape, or ``slo`` is not positive.
             UnknownModelError: the server does not serve the model.
-            RequestRefusedError: the server refused the request: it would have been late, or the server is full.
+            RequestRefusedError: the request would have been late, or the server is full.
             RequestTimeoutError: the deadline passed before the request was executed.
             InitializingError: the server is starting.
             ServerError, ConnectionLostError: the server failed, or the connection ended.
@@ -194,9 +203,10 @@ class AsyncClient:
         slo_factor: float | None = None,
         generated: bool = False,
     ) -> InferResponse:
-        """Send a request in its wire format, for load tests; return the response, whatever its status.
+        """Send a request whose inputs are already encoded, and return the response. Load tests use this method.
 
-        With ``generated``, ``buffers`` is empty, and the worker generates zeros of the shapes in ``inputs``.
+        A response of any status is returned. If ``generated`` is true, ``buffers`` must be empty: the worker then uses
+        zeros as inputs.
 
         Raises:
             ServerError, ConnectionLostError: the server failed, or the connection ended.
@@ -208,10 +218,10 @@ class AsyncClient:
         return response
 
     async def load_model(self, path: str, copies: int = 1, name: str = "") -> list[str]:
-        """Load a model on every worker while the server starts; return the names of its copies.
+        """Load a model on every worker, and return the names of its copies. This works only while the server starts.
 
-        ``path`` is relative to the workers' model roots: a ``.onnx`` or ``.pt2`` file, or a directory that contains
-        one, such as ``VERSION/model.onnx``.
+        ``path`` is relative to the workers' model roots. It names a ``.onnx`` or ``.pt2`` file, or a directory that
+        contains such a file, for example as ``VERSION/model.onnx``.
 
         Raises:
             InvalidRequestError: the model cannot be loaded, or serving has begun.
@@ -226,7 +236,7 @@ class AsyncClient:
         return list(response.models)
 
     async def ls(self) -> list[ModelSummary]:
-        """Return the served models, sorted by name. During start-up the call waits, for at most 10 s by default.
+        """Return the served models, sorted by name. While the server starts, the call waits for up to 10 s by default.
 
         Raises:
             InitializingError: the server is still starting.
@@ -238,7 +248,9 @@ class AsyncClient:
         return list(response.models)
 
     async def evict(self, model: str) -> int:
-        """Evict the model's weights from all devices; return the number of devices. The next request starts cold.
+        """Evict the model's weights from all devices, and return the number of devices.
+
+        The model's next request must wait until its weights are loaded again.
 
         Raises:
             UnknownModelError: the server does not serve the model.
@@ -251,7 +263,7 @@ class AsyncClient:
         return response.devices
 
     async def status(self) -> ServerStatus:
-        """Return the state of the server; works in every stage.
+        """Return the state of the server. This works in every stage of the server.
 
         Raises:
             ConnectionLostError: the connection ended.
@@ -329,10 +341,10 @@ class AsyncClient:
 
 
 class AsyncModel:
-    """A handle for a model on a server; made by `AsyncClient.model`."""
+    """A handle for a model on a server. `AsyncClient.model` creates it."""
 
     def __init__(self, client: AsyncClient, name: str) -> None:
-        """Make a handle; call the client's ``model`` instead."""
+        """Create a handle. Programs call `AsyncClient.model` instead."""
         self._client = client
         self.name = name
 
@@ -346,13 +358,13 @@ class AsyncModel:
         timeout: float | None = None,
         retries: int = 0,
     ) -> InferenceResult:
-        """Send a request to the model; see `AsyncClient.infer`."""
+        """Send a request to the model. `AsyncClient.infer` describes the arguments."""
         return await self._client.infer(
             self.name, inputs, slo=slo, slo_factor=slo_factor, outputs=outputs, timeout=timeout, retries=retries
         )
 
     async def evict(self) -> int:
-        """Evict the model's weights from all devices; see `AsyncClient.evict`."""
+        """Evict the model's weights from all devices, and return the number of devices."""
         return await self._client.evict(self.name)
 
 

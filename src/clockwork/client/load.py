@@ -1,7 +1,7 @@
-"""Plays a workload against a live server: the live counterpart of the simulator's clients.
+"""A load test. It sends the requests of a workload to a live server and counts the outcomes.
 
-Rules of the file: the workload decides which request is sent when, and `Outcomes` counts the outcomes. A request that
-cannot be sent when it is due is sent as soon as possible; its latency counts from the time at which it was due.
+The workload decides when each request is due. If a request cannot be sent at that time, it is sent as soon as possible.
+Its latency still counts from the time at which it was due.
 """
 
 import asyncio
@@ -24,18 +24,18 @@ from clockwork.workload.request import WorkloadRequest, comes_back
 from clockwork.workload.workload import Workload
 
 MAX_OUTSTANDING: Final = 20_000
-"""Limit of requests without a response; beyond it the test ends with an error."""
+"""Largest number of requests that may wait for responses. If there are more, the test ends with an error."""
 
 FREE_DIM: Final = 128
-"""Size of free dimensions other than the batch."""
+"""Size that inputs get in a dimension whose size the model leaves open. The batch dimension is an exception."""
 
 
 Inputs: TypeAlias = tuple[tuple[TensorSpec, ...], list[Any]]
-"""Tensor specs, and a buffer for each of them."""
+"""The tensor specs of a request, and a buffer with the elements of each tensor."""
 
 
 class LoadTest:
-    """Plays one workload over several connections. Call `run` once."""
+    """A load test that sends one workload over several connections. `run` may be called once."""
 
     def __init__(
         self,
@@ -49,9 +49,17 @@ class LoadTest:
         progress: Callable[[Nanos], None] | None = None,
         record: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        """``default_slo``: SLO of streams that set none. ``generated``: the worker generates the inputs.
+        """Create a load test.
 
-        ``record`` receives a record of each answered request.
+        Args:
+            clients: connected clients. They send the requests in turn.
+            workload: decides when each request is due.
+            outcomes: counts the outcomes.
+            default_slo: SLO of streams that set none.
+            generated: requests contain no inputs; the worker generates them.
+            clock: measures the latencies. The default is the system's monotonic clock.
+            progress: called from time to time with the due time of the request that was sent last.
+            record: called with a record of each answered request.
         """
         self._clients = clients
         self._workload = workload
@@ -69,10 +77,10 @@ class LoadTest:
         self._failure: BaseException | None = None
         self._start: Nanos = 0
         self._turn = 0
-        self.sent_late: Nanos = 0  #: longest delay of a send after its due time
+        self.sent_late: Nanos = 0  #: longest time by which a request was sent after it was due
 
     async def run(self) -> None:
-        """Play the workload to its end, and wait for all responses.
+        """Send all requests of the workload, and wait for all responses.
 
         Raises:
             UnknownModelError: the server lacks a model of the workload.
@@ -190,7 +198,7 @@ def _record(request: WorkloadRequest, sent: Nanos, outcome: Outcome, response: I
 
 
 def _inputs(model: ModelSummary, rows: int, generated: bool) -> Inputs:
-    """Return random inputs in the model's shapes; without buffers if the worker generates the inputs."""
+    """Return random inputs in the model's shapes. There are no buffers if the worker generates the inputs."""
     specs, buffers = [], []
     rng = np.random.default_rng(0)
     for info in model.inputs:

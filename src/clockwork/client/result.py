@@ -13,16 +13,20 @@ from clockwork.units import as_seconds
 
 
 class InferenceResult(Mapping[str, NDArray[Any]]):
-    """The outputs of an inference, by name, as numpy arrays.
+    """The outputs of an inference as numpy arrays, by name.
 
-    An array is created at each access, as a read-only view of the received bytes.
+    Each access creates an array, which is a read-only view of the received bytes.
 
-    ``timing`` is how long the request waited and executed, as measured by the controller. ``predicted`` is the
-    predicted completion in seconds after the arrival of the request, or None if there was no prediction.
+    ``timing`` contains the controller's measurements of how long the request waited and how long it was executed.
+    ``predicted`` is the predicted completion, in seconds after the request's arrival. It is None if the controller made
+    no prediction.
     """
 
     def __init__(self, model: str, response: InferResponse, payload: Any) -> None:
-        """Take the response of a server; ``payload`` holds the elements of all outputs, one output after the other."""
+        """Create a result from a server's response.
+
+        ``payload`` contains the elements of all outputs, one output after the other.
+        """
         self.model = model
         self._outputs: dict[str, tuple[TensorSpec, memoryview]] = {}
         view = memoryview(payload) if payload is not None else memoryview(b"")

@@ -1,4 +1,4 @@
-"""The exception that a client raises for each status of a response."""
+"""The exceptions that clients raise when a response reports an error."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -34,13 +34,16 @@ EXCEPTIONS: Final[Mapping[int, type[ClockworkError]]] = {
     Status.NOT_AUTHENTICATED: NotPermittedError,
     Status.NOT_PERMITTED: NotPermittedError,
 }
-"""Exception by status; every other status raises a `ServerError`."""
+"""The exception for each status. A status that is not in this table raises `ServerError`."""
 
 
 def error_for_status(
     status: int, message: str, predicted: Nanos | None = None, retry_after: Nanos | None = None
 ) -> ClockworkError:
-    """Return the exception for a status other than SUCCESS, with the times of the response in seconds."""
+    """Return the exception for a status other than SUCCESS.
+
+    ``predicted`` and ``retry_after`` are in nanoseconds; the exception has them in seconds.
+    """
     error = EXCEPTIONS.get(status, ServerError)(message)
     error.status, error.status_name = status, status_name(status)
     if isinstance(error, DeadlineError):

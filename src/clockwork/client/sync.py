@@ -1,7 +1,7 @@
-"""The native client for ordinary code: an `AsyncClient` on an event loop in a separate thread.
+"""The native client for synchronous code. It runs an `AsyncClient` on an event loop in a separate thread.
 
-The thread keeps the connection alive, and answers the server's heartbeats, while the caller computes. Any number of
-threads may share a client. A call that is interrupted by Ctrl-C is cancelled on the server.
+The separate thread answers the server's heartbeats, even while the program computes. Several threads may share a
+client. When Ctrl-C interrupts a call, the client cancels the request on the server.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class Client:
         with Client("127.0.0.1:12346") as client:
             result = client.model("resnet50").infer({"data": image}, slo=0.1)
 
-    The methods have the arguments and exceptions of those of `AsyncClient`.
+    Each method has the same arguments and raises the same exceptions as the method of `AsyncClient` with that name.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Client:
         tls: ssl.SSLContext | None = None,
         token: str = "",
     ) -> None:
-        """Connect to a controller; see `AsyncClient` for the arguments.
+        """Connect to a controller. `AsyncClient` describes the arguments.
 
         Raises:
             InvalidRequestError: ``address`` is not a valid address.
@@ -52,7 +52,7 @@ class Client:
         self._client = AsyncClient(address, connect_timeout=connect_timeout, tls=tls, token=token)
         self._loop = uvloop.new_event_loop()
         self._closed = False
-        self._scheduling = threading.Lock()  #: no call is scheduled on the loop after `_closed` is set
+        self._scheduling = threading.Lock()  #: prevents a thread from starting a call after another has set `_closed`
         self._thread = threading.Thread(target=self._loop.run_forever, name="clockwork-client", daemon=True)
         self._thread.start()
         try:
@@ -62,7 +62,7 @@ class Client:
             raise
 
     def close(self) -> None:
-        """Close the connection; later calls, and outstanding ones of other threads, raise `ConnectionLostError`."""
+        """Close the connection. Outstanding calls of other threads, and later calls, raise `ConnectionLostError`."""
         with self._scheduling:
             closed, self._closed = self._closed, True
         if not closed:
@@ -80,7 +80,7 @@ class Client:
         self.close()
 
     def model(self, name: str) -> "Model":
-        """Return a handle for a model; nothing is sent to the server."""
+        """Return a handle for a model. This method does not contact the server."""
         return Model(self, name)
 
     def infer(
@@ -94,26 +94,26 @@ class Client:
         timeout: float | None = None,
         retries: int = 0,
     ) -> InferenceResult:
-        """Send a request and wait for its outputs; see `AsyncClient.infer`."""
+        """Send a request and wait for its outputs. `AsyncClient.infer` describes the arguments."""
         call = self._client.infer(
             model, inputs, slo=slo, slo_factor=slo_factor, outputs=outputs, timeout=timeout, retries=retries
         )
         return self._run(call)
 
     def load_model(self, path: str, copies: int = 1, name: str = "") -> list[str]:
-        """Load a model while the server starts; see `AsyncClient.load_model`."""
+        """Load a model on every worker while the server starts. `AsyncClient.load_model` describes the arguments."""
         return self._run(self._client.load_model(path, copies, name))
 
     def ls(self) -> list[ModelSummary]:
-        """Return the served models; see `AsyncClient.ls`."""
+        """Return the served models, sorted by name."""
         return self._run(self._client.ls())
 
     def evict(self, model: str) -> int:
-        """Evict a model's weights from all devices; see `AsyncClient.evict`."""
+        """Evict a model's weights from all devices, and return the number of devices."""
         return self._run(self._client.evict(model))
 
     def status(self) -> ServerStatus:
-        """Return the state of the server; see `AsyncClient.status`."""
+        """Return the state of the server."""
         return self._run(self._client.status())
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
@@ -125,13 +125,13 @@ class Client:
         try:
             return future.result()
         except concurrent.futures.CancelledError:
-            raise ConnectionLostError(CLOSED) from None  # only `_finish` cancels a call that somebody waits for
+            raise ConnectionLostError(CLOSED) from None  # only `_finish` cancels a call while a thread waits for it
         except BaseException:
-            future.cancel()  # cancels an interrupted call; has no effect on a finished one
+            future.cancel()  # cancels the call if it was interrupted, and does nothing if it has finished
             raise
 
     async def _finish(self) -> None:
-        """Close the connection, and end the calls of other threads, also those that wait for a retry time."""
+        """Close the connection, and end all calls of other threads. Some of these calls may be waiting to retry."""
         await self._client.close()
         calls = asyncio.all_tasks() - {asyncio.current_task()}
         for call in calls:
@@ -140,10 +140,10 @@ class Client:
 
 
 class Model:
-    """A handle for a model on a server; made by `Client.model`."""
+    """A handle for a model on a server. `Client.model` creates it."""
 
     def __init__(self, client: Client, name: str) -> None:
-        """Make a handle; call the client's ``model`` instead."""
+        """Create a handle. Programs call `Client.model` instead."""
         self._client = client
         self.name = name
 
@@ -157,11 +157,11 @@ class Model:
         timeout: float | None = None,
         retries: int = 0,
     ) -> InferenceResult:
-        """Send a request and wait for its outputs; see `AsyncClient.infer`."""
+        """Send a request and wait for its outputs. `AsyncClient.infer` describes the arguments."""
         return self._client.infer(
             self.name, inputs, slo=slo, slo_factor=slo_factor, outputs=outputs, timeout=timeout, retries=retries
         )
 
     def evict(self) -> int:
-        """Evict the model's weights from all devices; see `AsyncClient.evict`."""
+        """Evict the model's weights from all devices, and return the number of devices."""
         return self._client.evict(self.name)

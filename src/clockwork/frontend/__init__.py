@@ -1,7 +1,7 @@
-"""The common part of the HTTP and gRPC front ends: serves requests of the Open Inference Protocol, without a transport.
+"""The part that the HTTP and gRPC front ends share. It serves requests of the Open Inference Protocol.
 
-A transport turns bytes into calls of `FrontEnd`, and results and errors back into bytes. `FrontEnd` reaches the
-controller, which runs in the same process, through a `LocalClient`.
+A transport (HTTP or gRPC) decodes bytes and calls the methods of `FrontEnd`. It then encodes the results and errors.
+`FrontEnd` uses a `LocalClient` to send requests to the controller, which runs in the same process.
 """
 
 from clockwork.frontend.failures import failure_of_error, failure_of_shed

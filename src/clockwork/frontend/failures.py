@@ -1,4 +1,4 @@
-"""Chooses the `Failure` that reports an exception, or a request that an overloaded server refuses."""
+"""Creates the `Failure` that a client receives for an exception, or for a refusal by an overloaded server."""
 
 import logging
 
@@ -9,7 +9,10 @@ from clockwork.oip.failures import Failure, RequestFailedError
 
 
 def failure_of_error(error: Exception, log: logging.Logger) -> Failure:
-    """Return the failure for an exception; an unexpected one is logged, and its text is not sent to the client."""
+    """Return the failure for an exception.
+
+    An unexpected exception is logged. The failure does not contain the text of such an exception.
+    """
     match error:
         case RequestFailedError():
             return error.failure
@@ -24,6 +27,6 @@ def failure_of_error(error: Exception, log: logging.Logger) -> Failure:
 
 
 def failure_of_shed(shed: Shed) -> Failure:
-    """Return the failure for a request that is refused before anything is done for it."""
+    """Return the failure for a request that the server refuses because it is overloaded."""
     status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
     return Failure.from_status(status, shed.message, retry_after=shed.retry_after)

@@ -1,4 +1,4 @@
-"""`FrontEnd`: serves requests that a transport has decoded."""
+"""`FrontEnd`, which serves requests that a transport (HTTP or gRPC) has decoded."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -45,25 +45,25 @@ from clockwork.version import __version__
 ResponseT = TypeVar("ResponseT")
 
 _MISSED: Final = frozenset({Status.TIMEOUT, Status.CONTROLLER_COULD_NOT_START_IN_TIME})
-"""Statuses of requests whose deadline has passed or cannot be met."""
+"""Statuses of requests that failed because of their deadline: it has passed, or it cannot be met."""
 
 
 class FrontEnd:
-    """Serves the decoded requests of one transport; use it on the controller's event loop.
+    """Serves the decoded requests of one transport. Its methods must run on the controller's event loop.
 
-    Every method raises `RequestFailedError` for a request that fails, and `ConnectionLostError` after `close`.
+    Every method raises `RequestFailedError` if the request fails. After `close`, it raises `ConnectionLostError`.
     """
 
     def __init__(
         self, host: ControllerHost, statistics: ListFormat, index: ListFormat, *, ignore_timeout: bool = False
     ) -> None:
-        """Serve the requests of one transport.
+        """Create a front end for one transport.
 
         Args:
-            host: the controller.
-            statistics: the transport's encoding of all models' statistics.
-            index: the transport's encoding of the repository index.
-            ignore_timeout: ignore the request parameter ``timeout``.
+            host: the host of the controller.
+            statistics: how the transport encodes the statistics of all models.
+            index: how the transport encodes the repository index.
+            ignore_timeout: whether to ignore the request parameter ``timeout``.
         """
         self.ignore_timeout: Final = ignore_timeout
         self._host = host
@@ -91,13 +91,16 @@ class FrontEnd:
         return self._host.progress()[0] == Stage.SERVING.value
 
     def server_metadata(self, extensions: Sequence[str] = ()) -> dict[str, Any]:
-        """Return name, version and extensions; ``extensions`` are those of the transport."""
+        """Return the server's name, version and extensions. ``extensions`` are those that only the transport has."""
         return server_metadata(__version__, extensions)
 
     # --- models ------------------------------------------------------------------------------------------------------
 
     def is_model_ready(self, name: str, version: str = "") -> bool:
-        """Return whether a request for the model could be served now; false for an unknown model or version."""
+        """Return whether the server can serve a request for the model now.
+
+        The result is false for an unknown model or version.
+        """
         try:
             self.check_version(name, version)
         except RequestFailedError:
@@ -105,11 +108,11 @@ class FrontEnd:
         return self._host.is_ready(name)
 
     def version_of(self, name: str) -> str:
-        """Return the version of a model; that of an unknown one is the default."""
+        """Return the version of a model, or the default version if the model is unknown."""
         return self._host.model_version(name) or DEFAULT_VERSION
 
     def check_version(self, name: str, version: str) -> None:
-        """Check the version in a request, if it has one and the model is known.
+        """Check the version in a request. An empty version and an unknown model are not checked.
 
         Raises:
             RequestFailedError: the model has no such version.
@@ -132,9 +135,9 @@ class FrontEnd:
             raise RequestFailedError(Failure.from_status(status, message, retry_after=DEFAULT_RETRY))
 
     async def model(self, name: str, version: str = "") -> ModelSummary:
-        """Return a served model.
+        """Return the summary of a served model.
 
-        During start-up, first wait until it ends, but no longer than a ListModelsRequest waits.
+        During start-up, the call waits until start-up ends. It waits at most as long as a ListModelsRequest waits.
         """
         if self.is_serving():
             found = self._host.description().summary_of(name)
@@ -164,7 +167,7 @@ class FrontEnd:
         return model_statistics(found, monotonic_epoch())
 
     async def all_statistics(self) -> Sequence[bytes]:
-        """Return the encoded statistics of all models, in parts; concurrent requests share the work."""
+        """Return the encoded statistics of all models, in parts. Requests at the same time share one encoding."""
         return await self._all_statistics.get()
 
     async def _encode_statistics(self) -> Sequence[bytes]:
@@ -190,12 +193,12 @@ class FrontEnd:
         )
 
     async def load(self, name: str, parameters: Mapping[str, Any], *, default_name: str) -> None:
-        """Load a model on all workers. This is possible during start-up only.
+        """Load a model on all workers. This works only during start-up.
 
         Args:
-            name: the model's name, and its path if ``parameters`` have no ``path``.
-            parameters: the request's parameters; ``path`` is a path under the workers' model roots.
-            default_name: the model's name if ``parameters`` have no ``path``; empty: the name of the file.
+            name: the model's name. It is also the path if ``parameters`` have no ``path``.
+            parameters: the request's parameters. ``path`` is relative to the workers' model roots.
+            default_name: the model's name if ``parameters`` have no ``path``; empty: the file's name.
         """
         others = sorted(key for key in parameters if key != "path")
         path = parameters.get("path", name)
@@ -210,7 +213,11 @@ class FrontEnd:
     # --- inference ---------------------------------------------------------------------------------------------------
 
     def check_early(self, client: LocalClient, request: InferRequest) -> None:
-        """Raise `RequestFailedError` if the model or inputs are wrong, before the inputs' elements are decoded."""
+        """Check the model and the inputs of a request before the elements of the inputs are decoded.
+
+        Raises:
+            RequestFailedError: the model is unknown, or the inputs do not match the model.
+        """
         refused = client.refuse_early(request)
         if refused is not None:
             raise RequestFailedError(Failure.from_response(refused))
@@ -223,14 +230,14 @@ class FrontEnd:
         arrival: Nanos,
         parameters: Callable[[], Mapping[str, Any]] = dict,
     ) -> tuple[InferResponse, Any]:
-        """Return the successful response to a request and its payload.
+        """Send a request to the controller, and return the successful response and its payload.
 
         Args:
-            client: the client whose limits hold for the request.
-            request: the request; its id comes from ``client``.
-            payload: the inputs' bytes.
-            arrival: the request's deadline counts from this moment.
-            parameters: returns the request's parameters; called if the request fails because of its deadline.
+            client: the client whose limits apply to the request.
+            request: the request, with an id from ``client``.
+            payload: the bytes of the inputs.
+            arrival: when the request arrived. Its SLO counts from this time.
+            parameters: returns the request's parameters. It is called if the request fails because of its deadline.
         """
         response, outputs = await client.ask(request, payload, arrival)
         if isinstance(response, InferResponse):
@@ -246,12 +253,15 @@ class FrontEnd:
     async def classify(
         self, model: str, response: InferResponse, payload: Any, classes: Mapping[str, int]
     ) -> tuple[InferResponse, Any]:
-        """Return a successful response and its payload with classes in place of outputs; see `with_classes`."""
+        """Return a successful response and its payload, with classes in place of outputs.
+
+        `clockwork.oip` defines this extension of Triton. ``classes`` is the number of classes for each output.
+        """
         batched = (await self.model(model)).batchable
         return await self.stepper.run(with_classes(response, payload, classes, batched))
 
     def _with_slo(self, failure: Failure, request: InferRequest, parameters: Mapping[str, Any]) -> Failure:
-        """Return the failure whose message also has the request's SLO and its source."""
+        """Return the failure with the request's SLO, and the source of the SLO, added to its message."""
         slo = request.slo
         if slo is None:
             slo, source = self.reception.default_slo(request.model), "the default SLO of the model"

@@ -1,4 +1,4 @@
-"""Encodes lists with one entry for each model, in steps."""
+"""Encodes long lists in steps, so that the event loop is never blocked for long. A list has an entry for each model."""
 
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -8,14 +8,17 @@ from clockwork.steps import Steps
 from clockwork.units import KIB, Bytes
 
 PER_STEP: Final = 8
-"""Number of entries encoded in one step."""
+"""Number of entries that are encoded in one step."""
 
 PART: Final[Bytes] = 64 * KIB
 """Approximate size of one part of the result, in bytes."""
 
 
 class ListFormat(NamedTuple):
-    """A transport's encoding of a list: ``encode`` encodes some entries; the rest surrounds and separates them."""
+    """How a transport encodes a list.
+
+    ``encode`` encodes some of the entries. The other fields are bytes that begin, separate and end the list.
+    """
 
     encode: Callable[[list[Any]], bytes]
     before: bytes = b""
@@ -24,7 +27,7 @@ class ListFormat(NamedTuple):
 
 
 def encoded_list(entries: Iterable[Any], form: ListFormat) -> Steps[list[bytes]]:
-    """Return the encoded list in parts; each entry is made just before it is encoded."""
+    """Return the encoded list in parts. ``entries`` may be a generator, so that few entries exist at a time."""
     parts: list[bytes] = []
     text = bytearray(form.before)
     between = b""

@@ -1,8 +1,8 @@
-"""Slows down clients that guess tokens, and logs their attempts.
+"""Delays responses to clients that guess tokens, and logs their attempts.
 
-A response to a request with an unknown token is delayed. The delay grows with the number of such responses that are
-being delayed. So one HTTP connection can try about 10 tokens a second, and one gRPC connection with many calls about
-100.
+A response to a request with an unknown token is delayed. The delay grows with the number of responses that are already
+being delayed. One HTTP connection can therefore try about 10 tokens per second. One gRPC connection with many calls can
+try about 100 tokens per second.
 """
 
 import asyncio
@@ -12,22 +12,22 @@ from typing import Final
 from clockwork.host.log_events import event_fields
 
 DELAY: Final = 0.1
-"""Seconds of delay if no other response is being delayed."""
+"""Delay in seconds if no other response is being delayed."""
 
 PER_DELAYED: Final = 0.01
-"""Further seconds of delay for each response that is being delayed."""
+"""Additional delay in seconds for each response that is already being delayed."""
 
 MAX_DELAY: Final = 5.0
 """Longest delay in seconds."""
 
 LOG_EVERY: Final = 60.0
-"""Seconds between two log lines."""
+"""Shortest time in seconds between two log lines about unknown tokens."""
 
 log = logging.getLogger("clockwork.access")
 
 
 class TokenBrake:
-    """Delays responses to requests with an unknown token; for one event loop."""
+    """Delays responses to requests with an unknown token. All requests must be on one event loop."""
 
     def __init__(self) -> None:
         self._delayed = 0
@@ -35,7 +35,7 @@ class TokenBrake:
         self._last_line = float("-inf")
 
     async def delay(self) -> None:
-        """Wait before the response to a request with an unknown token."""
+        """Wait for the delay that a request with an unknown token gets, and count the request for the log."""
         self._unlogged += 1
         now = asyncio.get_running_loop().time()
         if now - self._last_line >= LOG_EVERY:

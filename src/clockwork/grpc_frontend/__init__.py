@@ -1,8 +1,8 @@
-"""The Open Inference Protocol, version 2, over gRPC, in the controller's process and event loop.
+"""The gRPC front end: the Open Inference Protocol v2 over gRPC.
 
-This package only translates: messages become calls of `clockwork.frontend`, and results and failures become messages
-and codes. The messages' descriptors are in their own pool, so they do not collide with those of other packages in the
-process.
+It runs in the controller's process, on the same event loop. This package only translates. It turns messages into calls
+of `clockwork.frontend`, and it turns results and failures into messages and status codes. The descriptors of its
+messages are in a separate pool, so that they do not collide with other packages that define the same messages.
 """
 
 from clockwork.grpc_frontend.server import GrpcServer, serve_grpc

@@ -1,14 +1,16 @@
-"""Takes many calls from gRPC at a time, and notes when each was taken.
+"""Takes many calls from gRPC in one turn of the event loop, and records when each call was taken.
 
-Theory of operation. grpc.aio requests one call of each method from gRPC's core, and requests the next one in a later
-turn of the event loop. So grpc.aio takes at most one call in two or three turns of the loop. The other calls wait in
-the core, where the server cannot see them, and reach the scheduler one by one, so every batch has one request.
-`Acceptors` keep several calls of one method requested. So all calls that arrived since the loop's last turn are taken
-in one turn. (With 64 small calls in flight on one core, a call takes 71 us instead of 99 us of processor time; most of
-the difference is context switches.)
+A server requests calls from gRPC's core. The core answers such a request when a client makes a call. grpc.aio requests
+one call of each method at a time, and requests the next one in a later turn of the event loop. It therefore takes at
+most one call in two or three turns. The other calls wait in the core, where the server cannot see them. They reach the
+scheduler one by one, so that every batch has one request.
 
-grpcio's own code requests the calls, through private names. If a release of grpcio lacks one of them, `can_take_many`
-returns false, and grpc.aio takes calls one by one.
+`Acceptors` always keep several requests for calls of one method. In one turn of the loop, they take all calls that
+arrived since the previous turn. With 64 small calls in flight on one core, a call takes 71 us of processor time instead
+of 99 us. Most of the difference is time for context switches.
+
+This module uses private functions of grpcio. If a release of grpcio lacks one of them, `can_take_many` returns false,
+and grpc.aio takes the calls one by one.
 """
 
 import asyncio
@@ -30,11 +32,13 @@ from clockwork.host.reception import Reception
 from clockwork.units import Nanos, seconds
 
 ARRIVED: Final[ContextVar[Nanos]] = ContextVar("arrived")
-"""The time when the task's call was taken from gRPC's core, before its message was read. It is not set for a call that
-grpc.aio has taken."""
+"""The time at which the current task's call was taken from gRPC's core. The call's message is read later.
+
+The variable is not set if grpc.aio took the call.
+"""
 
 REQUESTED: Final = 64
-"""Number of calls that are requested from the core at a time; each takes a kilobyte of memory."""
+"""Number of calls that are requested from the core at a time. Each request takes a kilobyte of memory."""
 
 _EXPECTED: Final = {
     "_handle_rpc": ["method_name", "method_resolver", "interceptors", "rpc_state", "loop", "concurrency_exceeded"],
@@ -44,13 +48,13 @@ _EXPECTED: Final = {
 """The parameters of grpcio's private functions that this module calls."""
 
 MAX_REMAINING: Final = 3600.0
-"""Longest time to a call's deadline in seconds; a longer time counts as this one."""
+"""Longest time to a call's deadline that is considered, in seconds. A longer time is treated as this time."""
 
 log = logging.getLogger("clockwork.grpc")
 
 
 class _Resolver:
-    """Gives grpcio the handler of a call."""
+    """Returns the handler of a call to grpcio, in the form that grpcio expects."""
 
     def __init__(self, handler: grpc.RpcMethodHandler) -> None:
         self._handler = handler
@@ -60,7 +64,7 @@ class _Resolver:
 
 
 class Acceptors:
-    """Request calls of one method of a running server until the server ends."""
+    """Tasks that request calls of one method of a running server until the server ends."""
 
     def __init__(
         self,
@@ -71,17 +75,17 @@ class Acceptors:
         reception: Reception,
         max_calls: int,
     ) -> None:
-        """Begin to request calls.
+        """Start the tasks.
 
         Args:
-            server: a started server, with which ``method`` was registered.
+            server: a server that has been started. ``method`` is registered with it.
             method: the full name of the method.
             handler: serves the method's calls.
             interceptors: the server's interceptors.
-            reception: queues the calls, and knows when a call arrived and whether it is too late.
-            max_calls: limit on the calls served at a time; further calls end at once with RESOURCE_EXHAUSTED.
+            reception: queues the calls. It determines when a call arrived and whether the call is too late.
+            max_calls: number of calls that are served at a time; further calls end at once with RESOURCE_EXHAUSTED.
         """
-        self._server: Any = server._server  # noqa: SLF001 - see the module
+        self._server: Any = server._server  # noqa: SLF001 - grpcio has no public function for this
         self._method = method
         self._resolver = _Resolver(handler)
         self._interceptors = tuple(interceptors)
@@ -92,15 +96,15 @@ class Acceptors:
         self._acceptors = [self._loop.create_task(self._accept()) for _ in range(REQUESTED)]
 
     async def wait_closed(self) -> None:
-        """Wait until the server, which is being closed, has ended all requests for calls."""
+        """Wait until all tasks have ended. They end when the server is closed."""
         await asyncio.gather(*self._acceptors, return_exceptions=True)
 
     async def _accept(self) -> None:
         name = self._method.encode()
         while True:
             try:
-                call = await self._server._request_registered_call(name)  # noqa: SLF001 - see the module
-            except Exception:  # noqa: BLE001 - the type is private to grpcio; it means that the server ends
+                call = await self._server._request_registered_call(name)  # noqa: SLF001 - no public function exists
+            except Exception:  # noqa: BLE001 - grpcio raises a private type when the server ends
                 return
             if (shed := self._too_late(call)) is not None:
                 self._run(_refuse(self._context(call), shed), call)
@@ -108,38 +112,38 @@ class Acceptors:
                 self._reception.put(partial(self._serve, call, self._reception.arrivals.earliest_arrival()), "")
 
     def _context(self, call: Any) -> Any:
-        return cygrpc._ServicerContext(call, None, None, self._loop)  # noqa: SLF001 - see the module
+        return cygrpc._ServicerContext(call, None, None, self._loop)  # noqa: SLF001 - no public function exists
 
     def _too_late(self, call: Any) -> Shed | None:
-        """Return a refusal if a call has waited in the core for too long, before it gets a handler."""
+        """Return a refusal if a call has waited in the core for too long. The call has no handler yet."""
         if not self._reception.is_behind():
             return None
         remaining = self._context(call).time_remaining()
         return None if remaining is None else self._reception.refuses_late(seconds(min(remaining, MAX_REMAINING)))
 
     def _serve(self, call: Any, arrived: Nanos) -> None:
-        ARRIVED.set(arrived)  # in this context, which the call's task copies
+        ARRIVED.set(arrived)  # the call's task copies this context
         full = len(self._calls) >= self._max_calls
-        served = cygrpc._handle_rpc(  # noqa: SLF001 - see the module
+        served = cygrpc._handle_rpc(  # noqa: SLF001 - no public function exists
             self._method, self._resolver, self._interceptors, call, self._loop, full
         )
         self._run(served, call)
 
     def _run(self, served: Coroutine[Any, Any, None], call: Any) -> None:
         task = self._loop.create_task(
-            cygrpc._schedule_rpc_coro(served, call, self._loop, self._method)  # noqa: SLF001 - see the module
+            cygrpc._schedule_rpc_coro(served, call, self._loop, self._method)  # noqa: SLF001 - no public function exists
         )
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
 
 
 async def _refuse(context: Any, shed: Shed) -> None:
-    with suppress(grpc.aio.AbortError, grpc.RpcError):  # the call is over, or its client has disconnected
+    with suppress(grpc.aio.AbortError, grpc.RpcError):  # the call has ended, or its client has disconnected
         await abort(context, failure_of_shed(shed))
 
 
 def can_take_many() -> bool:
-    """Return whether this release of grpcio has the functions that `Acceptors` needs."""
+    """Return whether this release of grpcio has the private functions that `Acceptors` need."""
     return all(_parameters(name) == expected for name, expected in _EXPECTED.items())
 
 

@@ -1,4 +1,4 @@
-"""Checks a call's token before the call's message is read."""
+"""Checks the token of a gRPC call before the call's message is read."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -23,21 +23,25 @@ NEEDED_RIGHTS: Final = {
     f"/{SERVICE}/RepositoryModelLoad": Right.ADMIN,
     f"/{SERVICE}/RepositoryModelUnload": Right.ADMIN,
 }
-"""The right that a method needs. Methods that are not listed need INFER, even if they do not exist."""
+"""The right that a client needs for each method. A method that is not in this table needs INFER, even if it is unknown.
+"""
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Refuses calls without a token for their method."""
+    """Refuses a call if the client has no token that allows the method."""
 
     def __init__(self, access: Access, brake: TokenBrake) -> None:
-        """``access`` has the tokens and their rights; ``brake`` delays the responses to calls with an unknown token."""
+        """Create an interceptor.
+
+        ``access`` contains the tokens and their rights. ``brake`` delays the responses to calls with an unknown token.
+        """
         self._access = access
         self._brake = brake
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[grpc.RpcMethodHandler]], details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler:
-        """Return the method's handler, or one that refuses the call."""
+        """Return the method's handler, or a handler that refuses the call."""
         token = next((value for key, value in details.invocation_metadata if key == "authorization"), "")
         try:
             self._access.check(str(token), NEEDED_RIGHTS.get(details.method, Right.INFER))
@@ -49,9 +53,9 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 
 def _denied(failure: Failure) -> grpc.RpcMethodHandler:
-    """Return a handler that fails every call.
+    """Return a handler that fails every call with the given failure.
 
-    It is a stream-stream handler, which fits unary calls too: on the wire, their one message is a stream of one.
+    The handler is a handler of streams. It also works for unary calls, because a unary call is a stream of one message.
     """
 
     async def fail(messages: Any, call: Any) -> None:

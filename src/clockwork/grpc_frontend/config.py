@@ -7,14 +7,15 @@ from msgspec import Struct
 from clockwork.units import SECOND, Nanos
 
 KEEP_ALIVE: Final[Nanos] = 60 * SECOND
-"""Default time of silence after which the server pings a connection, which it closes if it gets no reply."""
+"""Default time without traffic after which the server pings a connection. It closes the connection if no reply arrives.
+"""
 
 
 class GrpcConfig(Struct, frozen=True):
     """Settings of the gRPC front end.
 
-    ``keep_alive``: time of silence after which the server pings a connection. ``ignore_timeout``: ignore the request
-    parameter ``timeout``.
+    - ``keep_alive``: time without traffic after which the server pings a connection
+    - ``ignore_timeout``: whether the server ignores the request parameter ``timeout``
     """
 
     keep_alive: Nanos = KEEP_ALIVE
@@ -22,4 +23,4 @@ class GrpcConfig(Struct, frozen=True):
 
 
 DEFAULT: Final = GrpcConfig()
-"""The default settings."""
+"""The settings that apply unless the operator changes them."""

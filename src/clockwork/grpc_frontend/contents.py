@@ -1,8 +1,8 @@
-"""Converts the elements in the fields of ``InferTensorContents`` into payloads.
+"""Converts tensor elements from the message ``InferTensorContents`` into payload bytes.
 
-No clock and no I/O. A number that does not fit its datatype is refused, never wrapped around. The protocol has no field
-for 16-bit floats; Clockwork accepts them in ``fp32_contents`` and rounds each to the nearest 16-bit value. Elements are
-converted in slices, because each becomes a Python object on the way.
+This module uses no clock and no I/O. A number that is too large for its datatype is an error. The protocol has no field
+for 16-bit floats, so clients send them in ``fp32_contents``, and Clockwork rounds each number to the nearest 16-bit
+value. The conversion creates a Python object for each element. It is therefore slow and is done in many short steps.
 """
 
 from collections.abc import Mapping
@@ -32,17 +32,18 @@ _FIELDS: Final[Mapping[str, str]] = {
     Datatype.FP64: "fp64_contents",
     Datatype.BYTES: "bytes_contents",
 }
-"""The field of each datatype (Open Inference Protocol v2, message InferTensorContents)."""
+"""The field of ``InferTensorContents`` for each datatype, as the Open Inference Protocol v2 defines it."""
 
 SLICE: Final = 8192
-"""Number of elements converted in one step."""
+"""Number of elements that are converted in one step."""
 
 
 def add_contents(name: str, datatype: str, shape: tuple[int, ...], contents: Any, payload: bytearray) -> Steps[None]:
-    """Append to ``payload`` the bytes of a tensor whose elements are in ``contents``.
+    """Append the bytes of a tensor to ``payload``. The tensor's elements are in ``contents``.
 
     Raises:
-        InvalidRequestError: the datatype is unknown, the number of elements is not the shape's, or one is too large.
+        InvalidRequestError: the datatype is unknown, the shape needs another number of elements, or a number is too
+            large for the datatype.
     """
     field = _FIELDS.get(datatype)
     if field is None:
@@ -77,7 +78,7 @@ def _array(datatype: str, elements: Any) -> Array:
 
 
 def _bfloat16(elements: Any) -> bytes:
-    """Return the upper halves of 32-bit floats, rounded to nearest, ties to even."""
+    """Convert 32-bit floats to bfloat16: round to nearest, ties to even, and keep the upper 16 bits."""
     floats = np.array(elements, "<f4")
     bits = floats.view("<u4").astype(np.uint64)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16

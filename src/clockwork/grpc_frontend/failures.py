@@ -1,4 +1,4 @@
-"""Ends calls with a `Failure`: its gRPC code, its message, and trailing metadata."""
+"""Ends gRPC calls with the status code, the message and the trailing metadata of a `Failure`."""
 
 from typing import Any, NoReturn
 
@@ -10,7 +10,7 @@ from clockwork.units import MILLISECOND
 
 
 def trailing(failure: Failure) -> tuple[tuple[str, str], ...]:
-    """Return the trailing metadata of a failed call: status, predicted time and retry time."""
+    """Return the trailing metadata of a failed call: its status, predicted completion and retry time."""
     metadata = [("clockwork-status", str(failure.status)), ("clockwork-status-name", status_name(failure.status))]
     if failure.predicted is not None:
         metadata.append(("clockwork-predicted-ms", f"{failure.predicted / MILLISECOND:.3f}"))
@@ -20,6 +20,6 @@ def trailing(failure: Failure) -> tuple[tuple[str, str], ...]:
 
 
 async def abort(call: Any, failure: Failure) -> NoReturn:
-    """End the call."""
+    """End the call with a failure. gRPC raises an exception to leave the method."""
     await call.abort(grpc.StatusCode[failure.grpc], failure.message, trailing(failure))
     raise AssertionError("abort returned")

@@ -1,7 +1,7 @@
-"""gRPC's health checking protocol, which Kubernetes' gRPC probes, load balancers and grpc_health_probe use.
+"""gRPC's health checking protocol. Kubernetes' gRPC probes, load balancers and grpc_health_probe use it.
 
-Each service is SERVING while the server is ready. The server does not announce changes of its readiness, so Watch polls
-it every `POLL_INTERVAL` seconds. The number of calls of Watch is limited.
+Each service is SERVING while the server is ready. The server does not send an event when its readiness changes, so the
+method Watch checks it every `POLL_INTERVAL` seconds. The number of Watch calls is limited.
 """
 
 import asyncio
@@ -21,40 +21,45 @@ from clockwork.messages.status import Status
 from clockwork.oip.failures import Failure
 
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
-"""The service's name in gRPC's health checking protocol."""
+"""The name of the service that gRPC's health checking protocol defines."""
 
 MAX_WATCHERS: Final = 100
-"""Limit on the calls of Watch at a time; further calls end with RESOURCE_EXHAUSTED."""
+"""Largest number of Watch calls at a time. Further calls end with RESOURCE_EXHAUSTED."""
 
 POLL_INTERVAL: Final = 0.25
-"""Seconds between two polls of the state in a call of Watch."""
+"""Time in seconds between two checks of the server's readiness in a Watch call."""
 
 _STATUS: Final = pb.HealthCheckResponse
 
 
 class Health:
-    """Serves the health checks of a server."""
+    """The methods of the health checking protocol for one server."""
 
     def __init__(self, is_ready: Callable[[], bool], services: tuple[str, ...]) -> None:
-        """``services`` are the names that clients may check; the empty name stands for the server."""
+        """Create the service.
+
+        Args:
+            is_ready: returns whether the server is ready.
+            services: the names of services that clients may check. The empty name means the whole server.
+        """
         self._is_ready = is_ready
         self._known = ("", *services, HEALTH_SERVICE)
         self._watchers = 0
         self._closing = asyncio.Event()
 
     def close(self) -> None:
-        """End all calls of Watch with NOT_SERVING, because the server ends."""
+        """End all Watch calls with the state NOT_SERVING, because the server ends."""
         self._closing.set()
 
     async def check(self, data: bytes, call: ServicerContext) -> pb.HealthCheckResponse:
-        """Return a service's state; end the call with NOT_FOUND if the service is unknown."""
+        """Return a service's state. If the service is unknown, the call ends with NOT_FOUND."""
         message = await _decoded(data, call)
         if message.service not in self._known:
             await call.abort(grpc.StatusCode.NOT_FOUND, self._unknown(message.service))
         return _STATUS(status=self._state(message.service))
 
     async def watch(self, data: bytes, call: ServicerContext) -> AsyncIterator[pb.HealthCheckResponse]:
-        """Yield a service's state at once and after each change; SERVICE_UNKNOWN if the service is unknown."""
+        """Send a service's state at once and after each change. The state of an unknown service is SERVICE_UNKNOWN."""
         message = await _decoded(data, call)
         if self._watchers >= MAX_WATCHERS:
             text = f"the limit of {MAX_WATCHERS} calls of Watch is reached; call Check periodically instead"

@@ -1,6 +1,7 @@
-"""Turns ``ModelInferRequest`` into `InferRequest`, and `InferResponse` into ``ModelInferResponse``.
+"""Converts ``ModelInferRequest`` to `InferRequest`, and `InferResponse` to ``ModelInferResponse``.
 
-No clock and no I/O. Raw data is copied at most once, into memory that a worker can read. Long work is done in steps.
+This module uses no clock and no I/O. Raw tensors are copied at most once, into memory that a worker can read. Long work
+is divided into steps, so that the event loop can do other work between two steps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,24 +25,27 @@ from clockwork.wire.frame import MAX_FRAME_BYTES, Allocate, uninitialised
 NO_PARAMETERS: Final[Mapping[str, Any]] = {}
 
 MAX_PAYLOAD_BYTES: Final[Bytes] = MAX_FRAME_BYTES - MIB
-"""Limit on the tensors of one request, in bytes. They go to a worker in one frame together with its header."""
+"""Largest total size of a request's tensors, in bytes. One frame to a worker must contain them and a header."""
 
 MAX_COPIED: Final[Bytes] = 1 * MIB
 """Number of bytes that are copied in one step."""
 
 MAX_PARAMETERS: Final = 1024
-"""Limit on the parameters of one request, including those of its inputs and outputs."""
+"""Largest number of parameters of a request. The parameters of its inputs and outputs count too."""
 
 CLASSIFICATION: Final = "classification"
-"""Parameter of an output: the number of classes to return in place of its elements."""
+"""Parameter of an output. Its value is the number of classes that the response contains in place of the output's
+elements."""
 
 _REFUSED_PARAMETERS: Final = {"shared_memory_region": "send the data"}
-"""Parameters that would change the response and are not supported, with the alternative. Other unknown parameters are
-ignored."""
+"""Parameters that are refused because Clockwork does not support them, and the alternative to each.
+
+They would change the response. Other unknown parameters are ignored.
+"""
 
 
 def parse(data: bytes) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
-    """Decode a ModelInferRequest; returns the message, which may lack its raw tensors, and the raw tensors.
+    """Decode a ModelInferRequest, and return the message and its raw tensors. The message itself may lack them.
 
     Raises:
         DecodeError: the bytes are not a ModelInferRequest.
@@ -61,14 +65,16 @@ def request_of(
     *,
     ignore_timeout: bool = False,
 ) -> InferRequest:
-    """Return the request; typed contents are not decoded yet, and count as 0 bytes in its specs (see `with_payload`).
+    """Return the request of a message.
+
+    `with_payload` decodes typed contents later. Until then, the specs of such inputs have a size of 0 bytes.
 
     Args:
         message: the message from `parse`.
         raw: the message's raw tensors.
         id: the request's id.
-        limit: time from the request's arrival to the deadline of its call; None: the call has none.
-        ignore_timeout: ignore the request parameter ``timeout``.
+        limit: time from the request's arrival to the deadline of its call; None: the call has no deadline.
+        ignore_timeout: whether to ignore the request parameter ``timeout``.
 
     Raises:
         InvalidRequestError: the message contradicts itself or requests an unsupported feature.
@@ -98,13 +104,13 @@ def request_of(
 def with_payload(
     message: pb.ModelInferRequest, raw: Sequence[Any], request: InferRequest, allocate: Allocate | None = None
 ) -> Steps[tuple[InferRequest, Any]]:
-    """Return the request with the sizes of its inputs, and their payload.
+    """Return the request with the final sizes of its inputs, and the payload that contains the inputs.
 
     Args:
         message: the message from `parse`.
         raw: the message's raw tensors.
         request: the request from `request_of`.
-        allocate: returns memory that a worker can read; large tensors are copied there.
+        allocate: returns memory that a worker can read. Large tensors are copied into this memory.
 
     Raises:
         InvalidRequestError: the inputs are too large, or typed contents do not match their specs.
@@ -128,7 +134,7 @@ def response_of(
     more: Mapping[str, bool] = NO_PARAMETERS,
     version: str = DEFAULT_VERSION,
 ) -> bytes:
-    """Encode the ModelInferResponse to a successful request; ``more`` are parameters in addition to the usual ones."""
+    """Encode the ModelInferResponse to a successful request. ``more`` are additional parameters of the response."""
     reply = pb.ModelInferResponse(model_name=message.model_name, model_version=version, id=message.id)
     for name, value in more.items():
         reply.parameters[name].bool_param = value
@@ -141,7 +147,7 @@ def response_of(
 
 
 def requested_classes(message: pb.ModelInferRequest) -> dict[str, int]:
-    """Return the number of classes by output, for the outputs of which classes are requested.
+    """Return the number of requested classes for each output that has the parameter ``classification``.
 
     Raises:
         InvalidRequestError: a number of classes is not an integer.
@@ -157,7 +163,7 @@ def requested_classes(message: pb.ModelInferRequest) -> dict[str, int]:
 
 
 def parameter_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the value of each ``InferParameter`` or ``ModelRepositoryParameter``; None for one without a value."""
+    """Return the value of each ``InferParameter`` or ``ModelRepositoryParameter``, or None if it has no value."""
     return {key: getattr(value, value.WhichOneof("parameter_choice") or "", None) for key, value in parameters.items()}
 
 
@@ -196,7 +202,7 @@ def _typed_specs(message: pb.ModelInferRequest) -> tuple[TensorSpec, ...]:
 
 
 def _together(tensors: Sequence[Any], allocate: Allocate | None) -> Steps[Any]:
-    """Join the tensors' bytes."""
+    """Join the bytes of the tensors into one payload, in steps."""
     nbytes = sum(map(len, tensors))
     if nbytes > MAX_PAYLOAD_BYTES:
         raise InvalidRequestError(f"inputs have {nbytes} bytes; at most {MAX_PAYLOAD_BYTES} are accepted")

@@ -1,9 +1,9 @@
-"""Keeps grpcio from logging a traceback for each metadata value that is not UTF-8.
+"""Prevents grpcio from logging a traceback for each metadata value that is not UTF-8.
 
-With such values a client could flood the log, even without a token: 545 bytes of a request caused 140 KB of log. grpcio
-logs them with the method ``exception`` of its logger, whose other messages are useful. So this module replaces that
-method: it counts the values and logs their number from time to time. (A filter of the logger would take ten times as
-long, because the record is made before the filter is called.)
+A client can use such values to flood the log, even without a token. A request of 545 bytes caused 140 KB of log. grpcio
+logs each value with the method ``exception`` of its logger. This module replaces that method. It counts the values, and
+logs their number from time to time. Other messages of the logger are logged as before. A filter of the logger would
+take ten times as long, because Python creates the log record before it calls the filter.
 """
 
 import logging
@@ -16,7 +16,7 @@ from clockwork.host.log_events import event_fields
 from clockwork.units import SECOND, Nanos
 
 MIN_REPORT_INTERVAL: Final[Nanos] = 60 * SECOND
-"""Minimum time between two log lines about such values."""
+"""Shortest time between two log lines about metadata values that are not UTF-8."""
 
 _LOGGER: Final = logging.getLogger("grpc._cython.cygrpc")
 _MESSAGE: Final = "Invalid encoding"
@@ -25,7 +25,7 @@ log = logging.getLogger("clockwork.grpc")
 
 
 class _Counter:
-    """Replaces the ``exception`` method of grpcio's logger."""
+    """Counts invalid metadata values. Its method `exception` replaces that of grpcio's logger."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -47,7 +47,7 @@ class _Counter:
 
 @contextmanager
 def bad_metadata_counted(clock: Clock) -> Iterator[None]:
-    """Count metadata values that are not UTF-8 instead of logging each."""
+    """Count metadata values that are not UTF-8, and log their number instead of a traceback for each."""
     before = vars(_LOGGER).get("exception")
     _LOGGER.exception = _Counter(clock).exception  # type: ignore[assignment, method-assign]
     try:

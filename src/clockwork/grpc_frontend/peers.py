@@ -1,7 +1,7 @@
-"""Gives each gRPC connection its own client of the controller, so that the limits of a connection apply to gRPC.
+"""Creates a separate `LocalClient` for each gRPC connection, so that the controller's limits apply to each connection.
 
-grpc.aio reports the peer of a call, which identifies its connection, but not the end of the connection. So the clients
-used most recently are kept, and the oldest idle ones are closed when there are too many.
+grpc.aio reports the peer of a call, which identifies its connection. It does not report the end of a connection. This
+module therefore keeps the clients that were used most recently. When there are too many clients, it closes idle ones.
 """
 
 from collections import OrderedDict
@@ -11,29 +11,31 @@ from typing import Final
 from clockwork.host.local_client import LocalClient
 
 MAX_IDLE: Final = 4096
-"""Number of clients from which on an idle client is closed for each new one. It equals the port's limit on
-connections."""
+"""Number of clients at which an idle client is closed before another is created.
+
+It equals the limit on the connections to the port.
+"""
 
 MAX_SEARCHED: Final = 8
-"""Number of clients that are searched for an idle one when the number of clients is too high."""
+"""Number of clients among which an idle one is searched when there are too many clients."""
 
 
 class Peers:
-    """The clients of all connections, by peer."""
+    """A table of the clients of all gRPC connections. The key is the connection's peer."""
 
     def __init__(self, make: Callable[[], LocalClient], max_idle: int = MAX_IDLE) -> None:
-        """``make`` makes a client."""
+        """Create an empty table. ``make`` creates a client."""
         self._make = make
         self._max_idle = max_idle
         self._clients: OrderedDict[str, LocalClient] = OrderedDict()
         self._closed = False
 
     def __len__(self) -> int:
-        """Number of clients."""
+        """Return the number of clients in the table."""
         return len(self._clients)
 
     def client(self, peer: str) -> LocalClient:
-        """Return the client of a connection."""
+        """Return the client of a connection, and create the client if it does not exist yet."""
         found = self._clients.get(peer)
         if found is not None:
             self._clients.move_to_end(peer)
@@ -46,7 +48,7 @@ class Peers:
         return client
 
     def close(self) -> None:
-        """Close all clients: their waiting requests fail, and so do later ones."""
+        """Close all clients. Requests that wait for a response fail, and so do later requests."""
         self._closed = True
         for client in self._clients.values():
             client.close()
@@ -57,4 +59,4 @@ class Peers:
             if not client.waiting:
                 client.close()
                 return
-            self._clients[peer] = client  # the client is in use, so it moves to the end
+            self._clients[peer] = client  # a client in use moves to the end

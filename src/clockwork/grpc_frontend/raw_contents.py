@@ -1,12 +1,12 @@
-"""Takes raw tensors out of a request, and puts them into a response, without protobuf's copies of each tensor.
+"""Reads raw tensors from a request and writes them into a response, without the copies that protobuf makes.
 
-Theory of operation. protobuf copies every ``raw_input_contents`` twice, into its message and out of it. `split` walks
-over the outermost fields of a ``ModelInferRequest`` and takes the raw tensors as views; protobuf parses the rest, which
-is small. `split` understands only the encoding that all known clients write. If a message is encoded otherwise,
-protobuf parses all of it. So both ways accept and refuse the same bytes, with the same result
-(`tests/grpc_frontend/test_raw_contents.py` compares them). Source: protobuf.dev/programming-guides/encoding.
+protobuf copies each tensor in ``raw_input_contents`` twice: into its message and out of its message. `split` instead
+walks over the outermost fields of a ``ModelInferRequest`` and returns the raw tensors as views of the request's memory.
+protobuf parses only the rest, which is small.
 
-No clock and no I/O.
+`split` supports only the encoding that all known clients write. protobuf parses the whole message if its encoding
+differs. The result is the same for both (`tests/grpc_frontend/test_raw_contents.py` compares them). The page
+protobuf.dev/programming-guides/encoding describes the encoding. This module uses no clock and no I/O.
 """
 
 from collections.abc import Iterable
@@ -16,34 +16,37 @@ from clockwork.messages.tensors import MAX_NAME
 from clockwork.units import KIB, Bytes
 
 MIN_SPLIT_BYTES: Final[Bytes] = 16 * KIB
-"""Length below which a message is parsed whole, because that takes less time than walking over its fields."""
+"""Length below which protobuf parses the whole message. For so short a message, `split` would take more time."""
 
 MAX_FIELDS: Final = 1024
-"""Limit on the outermost fields that `split` walks over. A request with 256 inputs, outputs and raw tensors has
-fewer."""
+"""Largest number of outermost fields that `split` walks over.
+
+It is enough for a request with 256 inputs, 256 outputs and 256 raw tensors.
+"""
 
 _LENGTH_DELIMITED: Final = 2
 _TAGS: Final = frozenset(number << 3 | _LENGTH_DELIMITED for number in range(1, 8))
-"""Tags of the fields of a ModelInferRequest, which have the numbers 1 to 7 and are length-delimited."""
+"""Tags of the fields of a ModelInferRequest. The fields have the numbers 1 to 7, and all are length-delimited."""
 
 _MODEL_NAME: Final = bytes([1 << 3 | _LENGTH_DELIMITED])
 _RAW_INPUT: Final = 7 << 3 | _LENGTH_DELIMITED
 _RAW_OUTPUT: Final = bytes([6 << 3 | _LENGTH_DELIMITED])
 _INFER_RESPONSE: Final = bytes([2 << 3 | _LENGTH_DELIMITED])
-_MAX_LENGTH_BYTES: Final = 5  # of a length below 2**31, which is protobuf's limit for a message
+_MAX_LENGTH_BYTES: Final = 5  # a message of protobuf is shorter than 2**31 bytes
 
 
 class Split(NamedTuple):
-    """A message without its raw tensors, and the raw tensors as views of the message's memory."""
+    """A message that lacks its raw tensors, and the raw tensors as views of the original message's memory."""
 
     rest: bytes
     raw: tuple[memoryview, ...]
 
 
 def split(data: bytes) -> Split | None:
-    """Take the raw tensors out of a serialised ModelInferRequest.
+    """Separate a serialised ModelInferRequest from its raw tensors.
 
-    Returns None if the message has no raw tensors, or if its encoding is unusual or broken and protobuf must parse it.
+    Return None if the message has no raw tensors. Also return None if its encoding is unusual or invalid, so that
+    protobuf must parse the message.
     """
     view, end, at = memoryview(data), len(data), 0
     raw: list[memoryview] = []
@@ -66,9 +69,10 @@ def split(data: bytes) -> Split | None:
 
 
 def model_name(data: bytes) -> str:
-    """Return the model's name if it is the first field of a serialised ModelInferRequest, else an empty string.
+    """Return the model's name from a serialised ModelInferRequest if the name is its first field.
 
-    All known clients write the name first. If a later field replaces the name, this returns the first one.
+    All known clients write the name first. Return an empty string if another field comes first. If the message contains
+    the name twice, this function returns the first name, and protobuf uses the second.
     """
     if data[:1] != _MODEL_NAME:
         return ""
@@ -79,7 +83,7 @@ def model_name(data: bytes) -> str:
 
 
 def with_raw_outputs(message: bytes, tensors: Iterable[Any]) -> bytes:
-    """Append raw tensors to a serialised ModelInferResponse, as its last field; each tensor is copied once."""
+    """Append raw tensors to a serialised ModelInferResponse. Each tensor is copied once."""
     parts: list[Any] = [message]
     for tensor in tensors:
         parts += (_RAW_OUTPUT, varint(len(tensor)), tensor)
@@ -87,13 +91,13 @@ def with_raw_outputs(message: bytes, tensors: Iterable[Any]) -> bytes:
 
 
 def in_stream(response: bytes) -> bytes:
-    """Return the ModelStreamInferResponse that carries a serialised ModelInferResponse."""
+    """Return the ModelStreamInferResponse that contains a serialised ModelInferResponse."""
     return b"".join((_INFER_RESPONSE, varint(len(response)), response))
 
 
 def varint(value: int) -> bytes:
-    """Encode a number, at least 0, as protobuf does: in groups of 7 bits, the lowest first."""
-    if value < 1 << 7:  # most values have one or two groups
+    """Encode a number, which must not be negative, as protobuf's varint: groups of 7 bits, the lowest group first."""
+    if value < 1 << 7:  # the first two cases are faster, and most numbers have one or two groups
         return bytes((value,))
     if value < 1 << 14:
         return bytes((value & 0x7F | 0x80, value >> 7))
@@ -106,7 +110,10 @@ def varint(value: int) -> bytes:
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
-    """Return the length encoded at ``at`` and its end; -1 if it is cut off, too large or not encoded minimally."""
+    """Return the length that is encoded at ``at``, and the position after it.
+
+    The length is -1 if its bytes are incomplete, too large or not the shortest encoding.
+    """
     length = 0
     for index, byte in enumerate(data[at : at + _MAX_LENGTH_BYTES]):
         length |= (byte & 0x7F) << 7 * index

@@ -1,6 +1,6 @@
-"""Server reflection, with which ``grpcurl`` and other clients without a .proto file learn the services and methods.
+"""gRPC's server reflection. It describes the server's services to clients without a .proto file, such as ``grpcurl``.
 
-The descriptors of this server's messages are in separate pools; this module copies them into one private pool.
+The descriptors of this server's messages are in several pools. This module copies them into one private pool.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,12 +15,14 @@ from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend import health_pb2 as health
 
 NAMES: Final = (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
-"""Two versions of the service with the same messages. New clients try the second one first; old ones know only the
-first."""
+"""The names of the two versions of the reflection service, which have the same messages.
+
+New clients try the second version first. Old clients know only the first version.
+"""
 
 
 class _Pool:
-    """A descriptor pool that finds every symbol of its files; protobuf's own pool finds no methods and no fields."""
+    """A descriptor pool that finds every symbol of its files. protobuf's own pool does not find methods and fields."""
 
     def __init__(self) -> None:
         self._pool = DescriptorPool()
@@ -46,7 +48,7 @@ def _symbols(file: FileDescriptorProto) -> Iterator[str]:
         yield from (f"{service.name}.{method.name}" for method in service.method)
     messages = [("", message) for message in file.message_type]
     enums = [("", enum) for enum in file.enum_type]
-    for scope, message in messages:  # grows meanwhile
+    for scope, message in messages:  # the loop appends nested messages to this list
         name = f"{scope}{message.name}"
         yield name
         yield from (f"{name}.{member.name}" for member in (*message.field, *message.oneof_decl))
@@ -54,12 +56,12 @@ def _symbols(file: FileDescriptorProto) -> Iterator[str]:
         enums += [(f"{name}.", enum) for enum in message.enum_type]
     for scope, enum in enums:
         yield f"{scope}{enum.name}"
-        yield from (f"{scope}{value.name}" for value in enum.value)  # the name of a value lacks the enum's name
-        yield from (f"{scope}{enum.name}.{value.name}" for value in enum.value)  # some clients use this form
+        yield from (f"{scope}{value.name}" for value in enum.value)  # the official name lacks the enum's name
+        yield from (f"{scope}{enum.name}.{value.name}" for value in enum.value)  # some clients include it
 
 
 def reflecting(services: Iterable[str]) -> tuple[grpc.GenericRpcHandler, ...]:
-    """Return the handlers that describe ``services`` and the reflection service."""
+    """Return the handlers of the reflection service. They describe ``services`` and the reflection service itself."""
     pool = _Pool()
     for file in (pb.DESCRIPTOR, health.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
         pool.add(file.serialized_pb)

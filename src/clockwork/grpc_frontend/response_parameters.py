@@ -1,8 +1,8 @@
-"""Encodes the parameters of a ``ModelInferResponse``, faster than protobuf's Python messages do.
+"""Encodes the parameters of a ``ModelInferResponse``. This is faster than protobuf's Python messages.
 
-Each time is sent twice: in milliseconds as a double, and in whole microseconds as an integer, because KServe's
-``InferParameter`` has no double. The bytes are entries of the map ``parameters`` (protobuf, "Encoding"). They can
-follow the bytes of a message: parsing joins the two.
+Each time is sent twice: in milliseconds as a double, and in whole microseconds as an integer. KServe's clients read the
+integer, because KServe's ``InferParameter`` has no double. The result consists of encoded entries of the map
+``parameters``. protobuf's encoding allows a caller to append them to an encoded message.
 """
 
 from struct import Struct
@@ -13,7 +13,7 @@ from clockwork.messages.requests import InferResponse
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos
 
 _PARAMETERS: Final = 4 << 3 | 2  #: tag of ModelInferResponse.parameters
-_KEY, _VALUE = 1 << 3 | 2, 2 << 3 | 2  #: tags of an entry of a map
+_KEY, _VALUE = 1 << 3 | 2, 2 << 3 | 2  #: tags of the two fields in a map entry
 _BOOL, _INT64, _DOUBLE = 1 << 3, 2 << 3, 4 << 3 | 1  #: tags of the fields of InferParameter
 
 MAX_VARINT: Final = 10
@@ -23,14 +23,14 @@ _double: Final = Struct("<d").pack
 
 
 def _head(name: str, tag: int, size: int) -> bytes:
-    """Return the bytes before a value of ``size`` bytes."""
+    """Return the encoded bytes that precede a parameter's value. The value has ``size`` bytes."""
     key = name.encode()
     content = bytes((_KEY, len(key))) + key + bytes((_VALUE, 1 + size, tag))
     return bytes((_PARAMETERS, len(content) + size)) + content
 
 
 class _Time:
-    """The bytes that precede a time: before its milliseconds, and before its microseconds for each of their lengths."""
+    """Encodes a parameter that is a time. It keeps the bytes that precede the value, for each length of the value."""
 
     def __init__(self, name: str) -> None:
         self._ms = _head(f"{name}_ms", _DOUBLE, 8)
@@ -51,7 +51,10 @@ _COLD: Final = (_head("cold_start", _BOOL, 1) + b"\0", _head("cold_start", _BOOL
 
 
 def encoded_parameters(response: InferResponse) -> bytes:
-    """Return the parameters that `clockwork.oip.response.response_parameters` returns, and the times as integers."""
+    """Return the encoded parameters of a response.
+
+    They are the parameters that `clockwork.oip.response.response_parameters` returns, and each time as an integer.
+    """
     timing = response.timing
     batch_size = varint(max(0, timing.batch_size))
     return b"".join(

@@ -1,7 +1,8 @@
-"""Limits the size of messages before they are parsed, because the parser makes all objects of a message in one step.
+"""Limits the size of messages before they are parsed.
 
-The lengths of fields are read from the encoded message (Protocol Buffers, "Encoding"), without reading strings, bytes
-and packed numbers. The parser checks whether the message is valid. Field numbers are those of the Open Inference
+The parser creates all objects of a message in one step, which would block the event loop for a large message. This
+module therefore adds up the lengths of the fields in the encoded message. It reads no strings, bytes or packed numbers,
+and does not check whether the message is valid. The parser does that. The field numbers are those of the Open Inference
 Protocol v2.
 """
 
@@ -12,23 +13,25 @@ from clockwork.errors import InvalidRequestError
 from clockwork.units import KIB, MIB, Bytes, show_bytes
 
 MAX_TYPED_FLOATS: Final[Bytes] = 4 * MIB
-"""Limit on a request's encoded ``fp32_contents`` and ``fp64_contents``, in bytes."""
+"""Largest size in bytes of a request's encoded ``fp32_contents`` and ``fp64_contents`` together."""
 
 MAX_TYPED: Final[Bytes] = 1 * MIB
-"""Limit on a request's encoded contents of all other types, in bytes. It is lower because an element may take only one
-byte."""
+"""Largest size in bytes of a request's encoded contents of all other types together.
+
+It is smaller than `MAX_TYPED_FLOATS` because an element of these types may have only one byte.
+"""
 
 MAX_DESCRIPTION: Final[Bytes] = 64 * KIB
-"""Limit on a request without the contents of its tensors, in bytes: names, shapes and parameters."""
+"""Largest size in bytes of a request's names, shapes and parameters: everything except the contents of tensors."""
 
 MAX_FIELDS: Final = 2048
-"""Limit on the fields of a long request, including those of its tensors. A request with 256 tensors has fewer."""
+"""Largest number of fields of a long request, including the fields of its tensors. It is enough for 256 tensors."""
 
 MAX_UNSCANNED: Final[Bytes] = 16 * KIB
-"""Length in bytes up to which a message is parsed without a scan."""
+"""Largest message in bytes that is parsed without a check of its fields."""
 
 MAX_OTHER_METHOD: Final[Bytes] = 64 * KIB
-"""Limit on a message of any method but inference, in bytes."""
+"""Largest message in bytes of any method other than inference."""
 
 _REQUEST_INPUTS: Final = 5
 _REQUEST_RAW: Final = 7
@@ -38,17 +41,17 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def check_infer(data: bytes) -> None:
-    """Check the size of a ``ModelInferRequest`` without its ``raw_input_contents``.
+    """Check the size of a ``ModelInferRequest``. The size of its ``raw_input_contents`` does not count.
 
     Raises:
-        InvalidRequestError: the typed contents or the rest are too long.
+        InvalidRequestError: the typed contents are too long, or the names, shapes and parameters are too long.
     """
     if len(data) > MAX_UNSCANNED:
         _Scan(data).request()
 
 
 def check_other(data: bytes, name: str) -> None:
-    """Check the size of a message of another method.
+    """Check the size of a message of a method other than inference.
 
     Raises:
         InvalidRequestError: the message is too long.
@@ -58,7 +61,7 @@ def check_other(data: bytes, name: str) -> None:
 
 
 class _Scan:
-    """Adds up the lengths of one message's fields."""
+    """The total lengths of the fields of one message, by kind."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -83,10 +86,13 @@ class _Scan:
                 self._rest += size
 
     def _contents(self, at: int, stop: int) -> None:
-        """Count the contents of a tensor: usually one packed field. Any other fields count as non-float elements."""
+        """Count the contents of a tensor, which are usually one packed field.
+
+        Fields that are not packed floats count towards the limit on other types.
+        """
         try:
             (number, begin, end, _), *more = self._each(at, stop, 2)
-        except ValueError:  # no field
+        except ValueError:  # the contents have no field
             return
         if more or number not in _FLOATS:
             self._typed += stop - at
@@ -94,7 +100,10 @@ class _Scan:
             self._floats += end - begin
 
     def _each(self, at: int, stop: int, limit: int | None = None) -> Iterator[tuple[int, int, int, Bytes]]:
-        """Yield the number, the content's start and end, and the length of each field, or of the first ``limit``."""
+        """Yield the number, the content's start, the content's end and the length of each field.
+
+        Stop after ``limit`` fields, if there is a limit.
+        """
         data = self._data
         found = 0
         while at < stop and found != limit:
@@ -112,7 +121,7 @@ class _Scan:
                 at = content + length
             elif kind in (_FIXED32, _FIXED64):
                 content, at = at, at + (4 if kind == _FIXED32 else 8)
-            else:  # a group, which the protocol does not use
+            else:  # the field is a group; the protocol has no groups
                 content = at = stop + 1
             if at > stop:
                 raise InvalidRequestError(f"message of {len(data)} bytes is not a valid ModelInferRequest")
@@ -129,7 +138,10 @@ class _Scan:
 
 
 def _varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
-    """Return a number and its end; an end after ``stop`` means that the number is invalid."""
+    """Decode a varint, and return the number and the position after it.
+
+    If the number is invalid, the returned position is greater than ``stop``.
+    """
     value = shift = 0
     while at < stop and shift < 70:
         byte = data[at]

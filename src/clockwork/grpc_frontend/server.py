@@ -1,4 +1,4 @@
-"""The gRPC server: its port, its limits, its methods, and how a failure ends a call."""
+"""The gRPC server. This module opens the port, sets the limits, registers the methods and ends failed calls."""
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -35,55 +35,69 @@ from clockwork.oip.unsupported import METHODS
 from clockwork.units import KIB, MIB, MILLISECOND, Bytes
 
 MAX_REQUEST_BYTES: Final[Bytes] = MAX_PAYLOAD_BYTES + MAX_DESCRIPTION + MIB
-"""Limit on a received message, in bytes: raw tensors, the rest of a request, and 1 MiB so that a slightly too long
-message gets a clear error. A longer message ends its call with RESOURCE_EXHAUSTED, because grpc.aio copies a message on
-the event loop before this process can check its size."""
+"""Largest message in bytes that the server receives. A longer message ends its call with RESOURCE_EXHAUSTED.
+
+gRPC checks this limit, because grpc.aio copies a message on the event loop before Clockwork can check its size. The
+limit is the sum of the limits on raw tensors and on the rest of a request, and 1 MiB more. A request that is slightly
+too large therefore reaches Clockwork, which returns a clearer error.
+"""
 
 MAX_RESPONSE_BYTES: Final[Bytes] = 256 * MIB
-"""Limit on a sent message, in bytes; a longer one ends its call with RESOURCE_EXHAUSTED."""
+"""Largest message in bytes that the server sends. A longer message ends its call with RESOURCE_EXHAUSTED."""
 
 MAX_CALLS: Final = 4096
-"""Limit on the calls of ModelInfer served at a time, and on those of all other methods together. Further calls end with
-RESOURCE_EXHAUSTED."""
+"""Largest number of ModelInfer calls that are served at a time. Further calls end with RESOURCE_EXHAUSTED.
+
+The same limit applies to the calls of all other methods together.
+"""
 
 MAX_UNREAD_CALLS: Final = 1024
-"""Limit on the calls that wait in gRPC's core until this process takes them. On one processor core, this many small
-requests take a quarter of a second. gRPC's core ends further calls with CANCELLED; no other code is possible."""
+"""Largest number of calls that wait in gRPC's core until this process takes them.
+
+On one processor core, this number of small requests takes a quarter of a second. gRPC's core ends further calls with
+CANCELLED, and does not allow another status code.
+"""
 
 MAX_CONNECTIONS: Final = 4096
-"""Limit on the connections to the port; further ones are closed at once."""
+"""Largest number of connections to the port. Further connections are closed at once."""
 
 MAX_STREAMS: Final = 256
-"""Limit on the calls at a time on one connection; a client queues further ones. A call with the most metadata takes up
-to 40 KB, so 8 connections whose calls never end hold 80 MB."""
+"""Largest number of calls at a time on one connection. The client queues further calls.
+
+A call takes up to 40 KB of memory for its metadata. On 8 connections, calls that never end can therefore take 80 MB.
+"""
 
 MAX_METADATA_BYTES: Final[Bytes] = 8 * KIB
-"""Limit on the metadata of a call, in bytes; more ends the call with RESOURCE_EXHAUSTED. Each entry counts as 32 bytes
-more than its length, because one byte of a request may stand for an entry."""
+"""Largest size in bytes of a call's metadata. If it is larger, the call ends with RESOURCE_EXHAUSTED.
+
+Each entry counts as its length plus 32 bytes, because HTTP/2 can encode a repeated entry as one byte.
+"""
 
 IDLE_MS: Final = 600_000
-"""Milliseconds after which a connection without calls is closed; a client reconnects when it needs to."""
+"""Time in milliseconds after which the server closes a connection without calls. Clients reconnect when necessary."""
 
 MIN_PING_MS = 5_000
-"""Milliseconds between pings of a client, with or without calls. A client that pings more often several times loses its
-connection (GOAWAY with ENHANCE_YOUR_CALM). Clients ping every 10 s at most often (gRPC's guide to keepalive), some of
-them a little early."""
+"""Shortest time in milliseconds between two pings of a client.
+
+If a client pings more often several times, the server closes the connection (GOAWAY with ENHANCE_YOUR_CALM). gRPC's
+guide to keepalive allows clients one ping every 10 s, and some clients ping a little early.
+"""
 
 HANDSHAKE_MS: Final = 10_000
-"""Time limit in milliseconds for TLS and the beginning of HTTP/2, and for the reply to a ping."""
+"""Time limit in milliseconds for the TLS handshake and the beginning of HTTP/2, and for the reply to a ping."""
 
 INFER: Final = "ModelInfer"
 """The method whose calls `Acceptors` take."""
 
 GRACE: Final = 1.0
-"""Number of seconds that calls have to finish when the server ends."""
+"""Time in seconds in which calls can finish when the server ends."""
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ("grpc.max_concurrent_streams", MAX_STREAMS),
-    ("grpc.http.overload_protection", 0),  # else ended calls count for a while, and calls below the limit are reset
+    ("grpc.http.overload_protection", 0),  # otherwise ended calls would count towards MAX_STREAMS for a while
     ("grpc.server.max_pending_requests", MAX_UNREAD_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", MAX_UNREAD_CALLS),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
@@ -91,7 +105,7 @@ _OPTIONS: Final = (
     ("grpc.max_connection_idle_ms", IDLE_MS),
     ("grpc.keepalive_timeout_ms", HANDSHAKE_MS),
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
-    ("grpc.so_reuseport", 0),  # otherwise two servers could share a port, and each would get half of the calls
+    ("grpc.so_reuseport", 0),  # two servers must not share a port: each would get half of the calls
 )
 
 _Method: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
@@ -100,16 +114,16 @@ log = logging.getLogger("clockwork.grpc")
 
 
 class GrpcServer:
-    """A listening server, which `serve_grpc` creates."""
+    """A gRPC server that listens on a port. `serve_grpc` creates it."""
 
     def __init__(self, server: grpc.aio.Server, address: Address, acceptors: Acceptors | None = None) -> None:
-        """Take a server that has started; ``address`` has the real port."""
+        """Wrap a server that has started. ``address`` has the real port."""
         self.address = address
         self._server = server
         self._acceptors = acceptors
 
     async def close(self) -> None:
-        """Take no more calls, and cancel those that do not end within `GRACE`."""
+        """Stop taking calls, and cancel all calls that do not end within `GRACE`."""
         await self._server.stop(GRACE)
         if self._acceptors is not None:
             await self._acceptors.wait_closed()
@@ -117,7 +131,7 @@ class GrpcServer:
 
 @asynccontextmanager
 async def serve_grpc(host: ControllerHost, address: Address, config: GrpcConfig = DEFAULT) -> AsyncIterator[GrpcServer]:
-    """Serve gRPC on the controller's event loop while the context lasts.
+    """Serve gRPC on the controller's event loop until the context ends.
 
     Raises:
         ServerError: the address is in use or not allowed.
@@ -152,7 +166,7 @@ async def serve_grpc(host: ControllerHost, address: Address, config: GrpcConfig 
             yield serving
     finally:
         health.close()
-        front.close()  # waiting calls fail with a reason, rather than being cut off
+        front.close()  # calls that still wait get an error instead of a cancellation
         peers.close()
         await serving.close()
 
@@ -178,13 +192,16 @@ def _add_port(server: grpc.aio.Server, address: Address, tls: ServerTls | None) 
 
 
 async def _check_free(address: Address) -> None:
-    """Try to listen on the address: gRPC itself writes the reason of a failure to stderr only."""
+    """Check that the server can listen on the address.
+
+    gRPC does not report why it cannot listen: it only writes the reason to stderr.
+    """
     try:
         with ExitStack() as stack:
             for trial in await bind_sockets(address):
                 stack.enter_context(trial)
                 trial.listen()
-    except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
+    except (OSError, UnicodeError) as error:  # a host name that cannot be encoded raises UnicodeError
         raise _cannot_listen(address, error) from error
 
 
@@ -195,7 +212,7 @@ def _cannot_listen(address: Address, error: Exception) -> ServerError:
 
 def _inference(service: Service, infer: grpc.RpcMethodHandler) -> grpc.GenericRpcHandler:
     handlers = {
-        INFER: infer,  # grpcio before 1.85 ignores registered handlers
+        INFER: infer,  # also registered separately, but grpcio before 1.85 ignores that
         "ServerLive": _unary(service.server_live, pb.ServerLiveRequest),
         "ServerReady": _unary(service.server_ready, pb.ServerReadyRequest),
         "ServerMetadata": _unary(service.server_metadata, pb.ServerMetadataRequest),
@@ -232,14 +249,14 @@ def _unary(method: _Method, message: Any) -> grpc.RpcMethodHandler:
 
 
 def _failing(method: _Method) -> _Method:
-    """Return the method with its exceptions turned into failures, which end the call."""
+    """Wrap a method: if it raises an exception, end the call with the failure for that exception."""
 
     async def serve(message: Any, call: Any) -> Any:
         try:
             return await method(message, call)
-        except Exception as error:  # noqa: BLE001 - logged if unexpected; gRPC would send its text to the client
+        except Exception as error:  # noqa: BLE001 - gRPC would send the exception's text to the client
             failure = failure_of_error(error, log)
-        del message  # may be large, and gRPC keeps the error of `abort`, with this frame, until garbage collection
+        del message  # frees memory early: gRPC keeps this frame's variables until the garbage collector runs
         return await abort(call, failure)
 
     return serve

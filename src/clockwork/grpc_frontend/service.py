@@ -1,7 +1,7 @@
-"""The methods of ``GRPCInferenceService``: messages become calls of `FrontEnd`, and results become messages.
+"""The methods of ``GRPCInferenceService``.
 
-A method takes a message and the call, and returns a message. To fail a call, a method raises an exception; the server
-turns the exception into a code, a message and trailing metadata.
+A method gets a message and the call. It calls `FrontEnd`, and returns the result as a message. If a method raises an
+exception, the server ends the call with the status code, the message and the trailing metadata for that exception.
 """
 
 import asyncio
@@ -41,22 +41,25 @@ from clockwork.wire.frame import Allocate
 log = logging.getLogger("clockwork.grpc")
 
 SERVICE: Final = "inference.GRPCInferenceService"
-"""The service's name in the protocol."""
+"""The full name of the service in the Open Inference Protocol."""
 
 MAX_STREAM_REQUESTS: Final = 64
-"""Limit on the requests of one stream that are served at a time; the others wait in the connection."""
+"""Largest number of requests of one stream that are served at a time. The other requests wait in the connection."""
 
 FINAL_WANTED: Final = "triton_enable_empty_final_response"
 FINAL: Final = "triton_final_response"
-"""A client made for Triton sends the first parameter to request the second, which marks the last response to a request.
-Here every request has one response, so each response has the mark."""
+"""Two parameters of Triton's streams.
+
+A request has the first parameter if the client wants the second parameter in the response. The second parameter marks
+the last response to a request. Clockwork sends one response to each request, so every response has the mark.
+"""
 
 
 def grpc_front_end(host: ControllerHost, *, ignore_timeout: bool = False) -> FrontEnd:
     """Return a front end that encodes lists as messages.
 
-    Encoded messages of one type that follow each other are one message, whose repeated fields have the entries of all
-    (Protocol Buffers, "Encoding").
+    A list is encoded in parts, and each part is an encoded message. protobuf reads the joined parts as one message that
+    contains the entries of all parts.
     """
     return FrontEnd(
         host,
@@ -67,16 +70,16 @@ def grpc_front_end(host: ControllerHost, *, ignore_timeout: bool = False) -> Fro
 
 
 class Service:
-    """Serves all calls of a server."""
+    """The implementation of the service. One object serves all calls of a server."""
 
     def __init__(
         self, front: FrontEnd, peers: Peers, allocate: Allocate | None = None, clock: Clock | None = None
     ) -> None:
-        """Serve on the front end's event loop.
+        """Create a service on the front end's event loop.
 
         Args:
-            front: serves all requests.
-            peers: the client of each connection; its limits apply to inferences.
+            front: passes requests to the controller.
+            peers: the client of each connection. The limits of this client apply to inference requests.
             allocate: returns memory that a worker can read; None: no memory is shared with workers.
             clock: measures how long a request has waited.
         """
@@ -106,7 +109,7 @@ class Service:
     # --- models ------------------------------------------------------------------------------------------------------
 
     async def model_ready(self, message: pb.ModelReadyRequest, call: ServicerContext) -> pb.ModelReadyResponse:
-        """Return whether a device could serve the model now; no model is ready during start-up."""
+        """Return whether a device can serve the model now. No model is ready during start-up."""
         return pb.ModelReadyResponse(ready=self._front.is_model_ready(message.name, message.version))
 
     async def model_metadata(self, message: pb.ModelMetadataRequest, call: ServicerContext) -> pb.ModelMetadataResponse:
@@ -121,7 +124,7 @@ class Service:
     async def model_statistics(
         self, message: pb.ModelStatisticsRequest, call: ServicerContext
     ) -> pb.ModelStatisticsResponse | bytes:
-        """Return the statistics of one model; if the request names none, the encoded statistics of all models."""
+        """Return the statistics of one model, or those of all models, encoded, if the request names no model."""
         if not message.name:
             check_version(message.name, message.version, DEFAULT_VERSION)
             return b"".join(await self._front.all_statistics())
@@ -135,19 +138,22 @@ class Service:
     async def repository_model_load(
         self, message: pb.RepositoryModelLoadRequest, call: ServicerContext
     ) -> pb.RepositoryModelLoadResponse:
-        """Load a model on every worker during start-up; without a parameter ``path``, the model's name is the path."""
+        """Load a model on every worker. This works only during start-up.
+
+        If the request lacks the parameter ``path``, the model's name is the path.
+        """
         await self._front.load(message.model_name, parameter_values(message.parameters), default_name="")
         return pb.RepositoryModelLoadResponse()
 
     # --- inference ---------------------------------------------------------------------------------------------------
 
     async def model_infer(self, data: bytes, call: ServicerContext) -> bytes:
-        """Infer once; if the call is cancelled, the request no longer counts as pending."""
+        """Serve one inference request. If the client cancels the call, the request is cancelled too."""
         now = self._clock.now()
         arrived = ARRIVED.get(now)
         limit = _limit(call, now - arrived)
         large = len(data) >= MIN_SPLIT_BYTES
-        # Parsing a small message costs less than searching it for the model, which would only give the model's SLO.
+        # `refuses` needs the model only for its default SLO, and a search in a small message takes as long as parsing.
         model = model_name(data) if large else ""
         if (shed := self._reception.refuses(model, arrived, limit, large=large)) is not None:
             raise RequestFailedError(failure_of_shed(shed))
@@ -155,7 +161,10 @@ class Service:
         return await self._infer(message, raw, limit, arrived, self._peers.client(call.peer()))
 
     async def model_stream_infer(self, messages: AsyncIterator[bytes], call: ServicerContext) -> AsyncIterator[bytes]:
-        """Infer once for each message of the stream, several at a time; responses keep the order of the requests."""
+        """Serve one inference request for each message of the stream.
+
+        Several requests are served at a time. The responses have the order of the requests.
+        """
         responses: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
         tasks: dict[asyncio.Task[bytes], None] = {}
         slots = asyncio.Semaphore(MAX_STREAM_REQUESTS)
@@ -190,7 +199,7 @@ class Service:
             final = FINAL_WANTED in message.parameters and message.parameters[FINAL_WANTED].bool_param
             more = {FINAL: True} if final else NO_PARAMETERS
             return in_stream(await self._infer(message, raw, limit, arrived, client, more))
-        except Exception as error:  # noqa: BLE001 - logged if unexpected, and the stream goes on
+        except Exception as error:  # noqa: BLE001 - the error of one request must not end the stream
             failure = failure_of_error(error, log)
         response = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
         for key, value in trailing(failure):
@@ -213,7 +222,7 @@ class Service:
         front = self._front
         classes = requested_classes(message) if message.outputs else None
         request = request_of(message, raw, client.next_id(), limit, ignore_timeout=front.ignore_timeout)
-        if not raw or sum(map(len, raw)) >= MIN_SPLIT_BYTES:  # else decoding costs little
+        if not raw or sum(map(len, raw)) >= MIN_SPLIT_BYTES:  # decoding other requests takes little time
             front.check_early(client, request)
         request, payload = await self._stepper.run(with_payload(message, raw, request, self._allocate))
         response, outputs = await front.infer(
@@ -229,7 +238,7 @@ def decode(kind: Any, data: bytes) -> Any:
     """Decode a message of class ``kind`` that a client has sent.
 
     Raises:
-        InvalidRequestError: the bytes are not such a message, or too long to be parsed.
+        InvalidRequestError: the bytes are not a message of this class, or are too long.
     """
     check_other(data, kind.DESCRIPTOR.name)
     try:
@@ -242,7 +251,7 @@ def parsed(data: bytes) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
     """Check the size of a ModelInferRequest, and return the result of `parse`.
 
     Raises:
-        InvalidRequestError: the bytes are not a ModelInferRequest, or parsing them would take too long.
+        InvalidRequestError: the bytes are not a ModelInferRequest, or are too long.
     """
     check_infer(data)
     try:
@@ -268,6 +277,9 @@ def _encode_index(entries: list[Any]) -> bytes:
 
 
 def _limit(call: ServicerContext, waited: Nanos) -> Nanos | None:
-    """Return the time from a request's arrival, ``waited`` ago, to its call's deadline; None: the call has none."""
+    """Return the time from a request's arrival to the deadline of its call, or None if the call has no deadline.
+
+    ``waited`` is the time since the arrival.
+    """
     left = call.time_remaining()
     return None if left is None else max(1, seconds(min(left, MAX_REMAINING)) + waited)

@@ -1,5 +1,5 @@
-"""The Open Inference Protocol v2 over HTTP, with Triton's extensions, in the controller's process and event loop.
+"""The HTTP front end: the Open Inference Protocol v2 with Triton's extensions.
 
-This package receives bytes and sends replies. `clockwork.oip` knows what the bytes mean, and `clockwork.frontend` asks
-the controller.
+It runs in the controller's process, on the same event loop. This package receives requests and sends replies.
+`clockwork.oip` decodes and encodes the bodies. `clockwork.frontend` passes the requests to the controller.
 """

@@ -1,4 +1,4 @@
-"""The ASGI application: turns HTTP requests into calls of `FrontEnd`, and results and errors into replies."""
+"""The ASGI application. It calls `FrontEnd` for each HTTP request, and turns the result or the error into a reply."""
 
 import logging
 from collections.abc import Awaitable
@@ -42,7 +42,7 @@ from clockwork.version import __version__
 log = logging.getLogger("clockwork.http")
 
 NEEDED_RIGHTS = {"live": Right.NONE, "ready": Right.NONE, "load": Right.ADMIN}
-"""The right that an operation needs. Operations that are not listed need INFER."""
+"""The right that a client needs for each operation. An operation that is not in this table needs INFER."""
 
 JSON = (b"content-type", b"application/json")
 BINARY = (b"content-type", b"application/octet-stream")
@@ -63,10 +63,17 @@ def http_front_end(host: ControllerHost, *, ignore_timeout: bool = False) -> Fro
 
 
 class Application:
-    """Replies to HTTP requests."""
+    """The ASGI application, which replies to HTTP requests."""
 
     def __init__(self, front: FrontEnd, metrics: Metrics | None, config: HttpConfig, quota: BodyQuota) -> None:
-        """``quota`` is shared by all connections; without ``metrics``, no metrics are served."""
+        """Create an application.
+
+        Args:
+            front: passes requests to the controller.
+            metrics: the text of the metrics page; None: there is no metrics page.
+            config: limits of the front end.
+            quota: limits the memory that the bodies of all connections take together.
+        """
         self._front = front
         self._stepper = front.stepper
         self._bodies = Bodies(config, quota)
@@ -74,7 +81,7 @@ class Application:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, as ASGI specifies; the scope has the keys that `LimitedProtocol` adds."""
+        """Serve one request, as ASGI specifies. The scope also contains the keys that `LimitedProtocol` adds."""
         if scope["type"] != "http":
             return
         headers = dict(scope["headers"])
@@ -84,11 +91,11 @@ class Application:
             return
         except MethodNotAllowedError as error:
             reply = error_reply(error.failure, error.allowed)
-        except Exception as error:  # noqa: BLE001 - logged if unexpected
+        except Exception as error:  # noqa: BLE001 - `failure_of_error` logs unexpected errors
             reply = error_reply(failure_of_error(error, log))
         finally:
             if (large := scope.get(LARGE_BODY)) is not None:
-                large.end(ClientGoneError())  # stop receiving a body that was not read
+                large.end(ClientGoneError())  # discards the rest of a body that no code reads
         await scope[RESPOND](reply)
 
     async def _reply(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
@@ -112,7 +119,7 @@ class Application:
                 body = await self._bodies.receive(scope, headers, receive, kept, MAX_REPOSITORY_BODY)
                 return await self._repository(found, body)
         reply = await unless_gone(self._get(found, scope["path"], headers), scope[PRESENCE])
-        # Triton's asyncio client accepts gzip in every request, but unpacks only replies to inferences.
+        # Every request of Triton's asyncio client accepts gzip, but the client unpacks only replies to inferences.
         return await packed(reply, headers) if found.operation == "metrics" else reply
 
     async def _infer(self, found: Route, scope: Scope, headers: Headers, receiving: Awaitable[Body]) -> Reply:
@@ -130,7 +137,7 @@ class Application:
         request = InferRequest(id=request_id, model=model, inputs=specs, slo=slo, outputs=outputs)
         inferring = front.infer(front.client, request, payload, scope[BEGAN], lambda: head.parameters)
         response, data = await unless_gone(inferring, scope[PRESENCE])
-        del payload, parsed, inferring  # these objects may be large
+        del payload, parsed, inferring  # frees memory early: these objects may be large
         front.reception.note_slo(model, slo, response.timing.total)
         classes = any(output.parameters.classification is not None for output in head.outputs)
         batched = classes and (await front.model(model)).batchable

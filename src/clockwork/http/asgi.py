@@ -1,4 +1,4 @@
-"""Types of ASGI's HTTP scope, the keys that Clockwork adds to it, and replies (ASGI specification, HTTP)."""
+"""Types for ASGI's HTTP interface, the scope keys that Clockwork adds, and the type of a reply."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
@@ -17,24 +17,26 @@ Headers: TypeAlias = Mapping[bytes, bytes]
 ResultT = TypeVar("ResultT")
 
 BEGAN: Final = "clockwork.began"
-"""Scope key: the time when the request's first byte arrived. The request's deadline counts from it."""
+"""Scope key: the time at which the request's first byte arrived. The request's SLO counts from this time."""
 
 PRESENCE: Final = "clockwork.presence"
-"""Scope key: the connection's `Presence`."""
+"""Scope key: the `Presence` object, which reports whether the client is still connected."""
 
 RESPOND: Final = "clockwork.respond"
-"""Scope key: a coroutine function that sends a whole `Reply`. It writes head and body together, which ASGI's ``send``
-cannot."""
+"""Scope key: a coroutine function that sends a whole `Reply`.
+
+It writes head and body together. ASGI's ``send`` cannot do this.
+"""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class ClientGoneError(Exception):
-    """The client has closed the connection before the reply was sent."""
+    """The client closed the connection before the reply was sent."""
 
 
 class Presence:
-    """Whether the client is still connected."""
+    """Reports whether the client of a connection is still connected."""
 
     __slots__ = ("_gone", "on_gone")
 
@@ -48,14 +50,14 @@ class Presence:
         return self._gone
 
     def leave(self) -> None:
-        """Note that the client has disconnected."""
+        """Record that the client has disconnected, and call ``on_gone``."""
         self._gone = True
         if self.on_gone is not None:
             self.on_gone()
 
 
 async def unless_gone(work: Coroutine[Any, Any, ResultT], presence: Presence) -> ResultT:
-    """Return the result of ``work``; cancel it if the client disconnects.
+    """Return the result of ``work``, but cancel ``work`` if the client disconnects.
 
     Raises:
         ClientGoneError: the client has disconnected.
@@ -78,7 +80,7 @@ async def unless_gone(work: Coroutine[Any, Any, ResultT], presence: Presence) ->
 
 
 class Reply(msgspec.Struct):
-    """A status, all headers but Content-Length, and the parts of the body in order."""
+    """An HTTP reply. ``headers`` do not include Content-Length; ``parts`` are the parts of the body, in order."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -91,11 +93,11 @@ def json_reply(content: Any, status: int = 200) -> Reply:
 
 
 def error_reply(failure: Failure, allow: str = "") -> Reply:
-    """Return the reply that reports a failure; ``allow`` is the value of the header Allow."""
+    """Return the reply that reports a failure. ``allow`` is the value of the header Allow, or empty."""
     reply = json_reply(failure.body(), failure.http)
     if (seconds := failure.retry_after_s()) is not None:
         reply.headers.append((b"retry-after", seconds.encode()))
-    if failure.status == Status.SHUTTING_DOWN:  # so that the client's next request reaches another server
+    if failure.status == Status.SHUTTING_DOWN:  # a new connection can reach another server
         reply.headers.append((b"connection", b"close"))
     if failure.http == 401:
         reply.headers.append((b"www-authenticate", b'Bearer realm="clockwork"'))

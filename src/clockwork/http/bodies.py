@@ -1,7 +1,7 @@
-"""Receives and unpacks bodies of requests within limits, and packs bodies of replies.
+"""Receives the bodies of requests, unpacks them, and packs the bodies of replies.
 
-"Unpack" means decompress. Memory stays within the limits, no matter which length a client announces and how well its
-body is compressed. Long work runs in threads, because the event loop is the controller's.
+To pack is to compress; to unpack is to decompress. The limits on memory hold for every announced length and every
+compression ratio. Long work runs in threads, because the event loop also runs the controller.
 """
 
 import asyncio
@@ -28,56 +28,66 @@ T = TypeVar("T")
 Body: TypeAlias = bytes | bytearray | memoryview
 
 WINDOW: Final = {b"gzip": 31, b"deflate": 15}
-"""zlib's ``wbits`` by content coding (RFC 9110, section 8.4.1: "deflate" is the zlib format)."""
+"""zlib's parameter ``wbits`` for each content coding.
+
+The content coding "deflate" is the zlib format (RFC 9110, section 8.4.1).
+"""
 
 LEVEL: Final = 1
-"""zlib's compression level. It is low because tensors compress badly, so more effort gains little."""
+"""zlib's compression level. It is low because tensors compress badly: a higher level takes more time and saves little.
+"""
 
 MIN_PACKED: Final = 256
-"""Size in bytes below which a reply is not packed, because packing would gain nothing."""
+"""Size in bytes below which a reply is not packed, because packing so little saves nothing."""
 
 MAX_CODINGS: Final = 16
-"""Limit on the codings that are read from Accept-Encoding."""
+"""Number of codings that are read from the header Accept-Encoding; the rest are ignored."""
 
 MAX_BEGUN_ON_LOOP: Final = 4 * KIB
-"""Size in bytes up to which unpacking of a packed body begins on the event loop; for most such bodies it also ends
-there."""
+"""Largest size in bytes of a packed body that is unpacked on the event loop at first.
+
+A thread continues if the body unpacks to more than `MAX_ON_LOOP` bytes.
+"""
 
 MAX_ON_LOOP: Final = 64 * KIB
-"""Size in bytes above which a body, packed or unpacked, is handled in a thread."""
+"""Largest number of bytes that are packed or unpacked on the event loop. Larger bodies are handled in a thread."""
 
 PIECE: Final = 1 * MIB
-"""Number of bytes packed or unpacked at a time. Joining such a piece with the rest takes a fraction of a
-millisecond."""
+"""Number of bytes that are packed or unpacked at a time. It takes less than a millisecond to copy that many bytes."""
 
 ZLIB_THREADS: Final = 2
-"""Threads that pack and unpack, for all servers of the process: one for requests and one for replies. They have a lower
-priority than the threads that execute requests."""
+"""Number of threads that pack and unpack: one for requests and one for replies.
+
+All HTTP servers of the process share them. They have a lower priority than the threads that execute requests.
+"""
 
 
 def _begin_thread() -> None:
-    with suppress(OSError):  # the process already has a lower priority, and must not raise it
+    with suppress(OSError):  # raised if the process already has a lower priority than this thread would get
         lower_priority()
 
 
 _zlib_threads: Final = ThreadPoolExecutor(ZLIB_THREADS, "zlib", _begin_thread)
 
 MAX_REPOSITORY_BODY: Final = 64 * KIB
-"""Limit on the body of a request to the repository, in bytes."""
+"""Largest size in bytes of the body of a repository request (an index or a load)."""
 
 
 class Bodies:
-    """Receives and unpacks bodies, and counts the memory that all of them take."""
+    """Receives and unpacks bodies. It counts the memory that all unpacked bodies take together."""
 
     def __init__(self, config: HttpConfig, quota: BodyQuota) -> None:
-        """Apply the limits of ``config``; ``quota`` is shared by all connections of a server."""
+        """Apply the limits of ``config``. All connections of a server share ``quota``."""
         self._config = config
         self._quota = quota
         self._unpacked_quota = BodyQuota(2 * config.max_unpacked)
         self._unpacking = asyncio.Lock()
 
     def keeping(self) -> "UnpackedBytes":
-        """Return a counter of the bytes that one request unpacks; it counts until the end of a ``with`` statement."""
+        """Return a counter of the bytes that one request unpacks.
+
+        The counter is a context manager. The bytes count against the quota until the context ends.
+        """
         return UnpackedBytes(self._unpacked_quota)
 
     async def receive(
@@ -139,7 +149,7 @@ class Bodies:
             self._quota.release(size)
 
     async def _next(self, receive: Receive, end: float = inf) -> Any:
-        """Return ASGI's next event; ``end`` is the body's deadline on the loop's clock."""
+        """Return ASGI's next event. ``end`` is the time on the loop's clock at which the whole body must be there."""
         patience = self._config.body_timeout
         try:
             async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + patience, end)):
@@ -151,7 +161,7 @@ class Bodies:
         return message
 
     async def _unpacked(self, body: Body, window: int, unpacked: "UnpackedBytes", limit: Bytes) -> Body:
-        """Unpack the body a piece at a time; each piece is counted before the next one is unpacked."""
+        """Unpack the body in pieces. Each piece is counted before the next one is unpacked."""
         unpacker = zlib.decompressobj(window)
         whole = bytearray()
         view = memoryview(body)
@@ -182,12 +192,12 @@ class Bodies:
 
 
 class UnpackedBytes:
-    """Counts the bytes that one request has unpacked, while the request is in progress."""
+    """The number of bytes that one request has unpacked. They count against the quota while the request is served."""
 
     __slots__ = ("_nbytes", "_quota")
 
     def __init__(self, quota: BodyQuota) -> None:
-        """``quota`` is shared by all requests."""
+        """Start at zero. All requests share ``quota``."""
         self._quota = quota
         self._nbytes: Bytes = 0
 
@@ -208,7 +218,7 @@ class UnpackedBytes:
 
 
 async def packed(reply: Reply, headers: Headers) -> Reply:
-    """Return the reply, packed if the client prefers a packed reply and the reply is large enough."""
+    """Return the reply, packed if the client prefers this and the reply has at least `MIN_PACKED` bytes."""
     accepted = headers.get(b"accept-encoding")
     if not accepted:
         return reply
@@ -228,9 +238,10 @@ async def _in_thread(work: Callable[..., T], *arguments: Any) -> T:
 
 
 def preferred_coding(accepted: bytes) -> bytes:
-    """Return the known coding, or ``identity``, to which Accept-Encoding gives the highest weight, as Triton does.
+    """Return the coding with the highest weight in the header Accept-Encoding.
 
-    The first of several codings with the same weight wins. A coding without a weight has weight 1.
+    Unknown codings are ignored. A coding without a weight has weight 1. If several codings have the highest weight, the
+    first of them is returned. Triton chooses in the same way.
     """
     best, highest = b"identity", 0.0
     for item in accepted.lower().split(b",", MAX_CODINGS)[:MAX_CODINGS]:
@@ -253,7 +264,7 @@ def _pack(parts: Any, window: int) -> list[bytes]:
 
 
 async def _pack_in_threads(parts: Any, window: int) -> list[bytes]:
-    """Pack one piece at a time, so that the thread can pack other replies in between."""
+    """Pack the parts one piece at a time, so that the thread can pack other replies between two pieces."""
     packer = zlib.compressobj(LEVEL, wbits=window)
     compressed = [await _in_thread(packer.compress, piece) for piece in _pieces(parts)]
     return [part for part in (*compressed, packer.flush()) if part]
@@ -267,7 +278,7 @@ def _pieces(parts: Any) -> Iterator[memoryview]:
 
 
 def header_bytes(headers: Headers) -> int | None:
-    """Return the value of Inference-Header-Content-Length; None: the request has no such header.
+    """Return the value of the header Inference-Header-Content-Length, or None if the request lacks it.
 
     Raises:
         InvalidRequestError: the value is not a number.

@@ -1,4 +1,4 @@
-"""Limits of the HTTP front end, and its default address."""
+"""Limits and default address of the HTTP front end."""
 
 from typing import Final
 
@@ -9,32 +9,33 @@ from clockwork.oip.binary import DEFAULT_MAX_JSON
 from clockwork.units import GIB, KIB, MIB, Bytes
 
 HTTP_PORT: Final = 8000
-"""Triton's port for HTTP."""
+"""Default port for HTTP. Triton uses the same port."""
 
 DEFAULT_HTTP: Final = Address("127.0.0.1", HTTP_PORT)
-"""The default address of the HTTP front end, which only local clients can reach."""
+"""Default address of the HTTP front end. Only clients on the same machine can reach it."""
 
 
 class HttpConfig(Struct, frozen=True):
-    """Limits of the HTTP front end. Sizes are in bytes, and times in seconds.
+    """Limits of the HTTP front end. Sizes are in bytes, and times are in seconds.
 
-    - ``max_body``: size of a request's body as sent
-    - ``max_unpacked``: size of a compressed body after unpacking; all such bodies together may take twice as much
+    - ``max_body``: size of a request's body as the client sends it
+    - ``max_unpacked``: size of a compressed body after it is unpacked; all such bodies together may take twice as much
     - ``max_json``: size of the JSON of a request or of a response
-    - ``max_held``: size of all bodies that are being received, not counting one ``piece`` of each
-    - ``piece``: size of the part of a body that the application gets at a time
+    - ``max_held``: total size of all bodies that are being received, without the first ``piece`` of each body
+    - ``piece``: number of bytes of a body that the application gets at a time
     - ``max_head``: size of a request's head
-    - ``backlog``: number of connections that wait to be accepted
-    - ``head_timeout``: time from the head's first byte, or from the start of the connection, to the head's end
+    - ``max_connections``: number of open connections
+    - ``backlog``: number of connections that wait until the server accepts them
+    - ``head_timeout``: time for a request's head, from its first byte or from the start of the connection
     - ``handshake_timeout``: time for the TLS handshake
     - ``body_timeout``: time in which a client must send each MiB of a body
     - ``body_time``: time in which a client must send a whole body
     - ``write_timeout``: time in which a client must read each MiB of a reply
-    - ``keep_alive``: time that a connection stays open without a request
+    - ``keep_alive``: time after which the server closes a connection without requests
     - ``grace``: time to finish requests when the server ends
-    - ``metrics``: whether metrics are served
+    - ``metrics``: whether the server has a metrics page
     - ``model_histograms``: whether the metrics include the latencies of each model
-    - ``ignore_timeout``: whether the request parameter ``timeout`` is ignored
+    - ``ignore_timeout``: whether the server ignores the request parameter ``timeout``
     """
 
     max_body: Bytes = 256 * MIB
@@ -58,4 +59,4 @@ class HttpConfig(Struct, frozen=True):
 
 
 DEFAULT: Final = HttpConfig()
-"""The default limits."""
+"""The limits that apply unless the operator changes them."""

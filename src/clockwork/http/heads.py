@@ -1,26 +1,26 @@
-"""Checks heads of requests against the rules of RFC 9112 that the parser does not check."""
+"""Checks the heads of HTTP requests. It checks rules of RFC 9112 that the parser does not check."""
 
 import re
 from collections.abc import Sequence
 from typing import Final
 
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Za-z:.%]*\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
-"""``uri-host [":" port]`` (RFC 9110, section 7.2); it may be empty."""
+"""Pattern of the header Host: ``uri-host [":" port]`` (RFC 9110, section 7.2). The value may be empty."""
 
 Head = Sequence[tuple[bytes, bytes]]
 
 
 class BadHeadError(Exception):
-    """A head breaks a rule; the text says which."""
+    """The head of a request breaks a rule of HTTP. The exception's text names the rule."""
 
 
 def check_head(headers: Head, version: str, checked_host: bytes | None) -> bytes | None:
-    """Check the headers Host and Transfer-Encoding; return the value of Host.
+    """Check the headers Host and Transfer-Encoding, and return the value of Host.
 
     Args:
         headers: names in lower case, and values.
-        version: of HTTP.
-        checked_host: a value of Host that was checked before, so that it need not be checked again.
+        version: version of HTTP, such as "1.1".
+        checked_host: a value of Host that is known to be valid. It is not checked again, which saves time.
 
     Raises:
         BadHeadError: the head breaks a rule of RFC 9112, section 3.2 or 6.1.

@@ -1,8 +1,9 @@
-"""uvicorn's HTTP/1.1, with limits that uvicorn lacks: on connections, on heads, and on clients that do not read.
+"""A connection of the HTTP/1.1 server. It extends uvicorn's connection class with limits that uvicorn lacks.
 
-The application gets bodies in pieces of a MiB instead of 64 KiB, so most bodies arrive in one piece and wake the
-application once. Long bodies are not parsed at all (`clockwork.http.receiving`). Errors that uvicorn would send as
-plain text are sent as JSON, like all others.
+There are limits on the number of connections, on the size of a request's head, and on the time that a client takes to
+read a reply. The application gets a body in pieces of 1 MiB, where uvicorn has pieces of 64 KiB. Most bodies are
+therefore one piece, which wakes the application once. Long bodies bypass the parser (`clockwork.http.receiving`). All
+errors are sent as JSON, where uvicorn sends some as plain text.
 """
 
 import asyncio
@@ -41,7 +42,7 @@ FULL: Final = "connection limit reached ({limit}); retry later, or use fewer con
 
 
 class LimitedProtocol(HttpToolsProtocol, Parsing):
-    """A connection of a client."""
+    """An HTTP connection of one client."""
 
     limits: HttpConfig = DEFAULT
     quota: BodyQuota = BodyQuota(DEFAULT.max_held)
@@ -51,28 +52,28 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
     shed_replies: ShedReplies
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take uvicorn's arguments."""
+        """Create a connection. The arguments are those of uvicorn's class."""
         super().__init__(*args, **kwargs)
         self._in_head = True
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timeout: WriteTimeout | None = None
         self._presence = Presence()
-        self._unwanted: Bytes = 0  #: bytes of a refused request's body that the parser has seen
-        self._announced: Bytes = 0  #: the length of the large body that the head has announced
-        self._after_upgrade: Bytes | None = 0  #: the length of a body that the parser has taken for another protocol
-        self._ignore_rest = False  #: no request follows on this connection
-        self._last_reply: Reply | None = None  #: refuses a request behind others that are in progress
-        self._host: bytes | None = None  #: the header Host of the last request, which is checked
-        self._arrived: Nanos = 0  #: the earliest time at which the bytes read last may have arrived
+        self._unwanted: Bytes = 0  #: number of bytes that the parser has read of a refused request's body
+        self._announced: Bytes = 0  #: length of the large body that the head has announced
+        self._after_upgrade: Bytes | None = 0  #: length of a body that the parser mistakes for another protocol
+        self._ignore_rest = False  #: the connection will end, so all further bytes are ignored
+        self._last_reply: Reply | None = None  #: an error that is sent after the replies to earlier requests
+        self._host: bytes | None = None  #: value of the header Host in the last request, which was valid
+        self._arrived: Nanos = 0  #: earliest time at which the bytes of the last read may have arrived
         self._unread = False  #: the last read left bytes of the same message in the kernel
-        self._was_paused = True  #: reading was paused since the last read; a new connection waited to be accepted
-        self._at_boundary = True  #: the parser has seen whole messages only
-        self._checked = False  #: the request at the beginning of the bytes read last need not be refused
+        self._was_paused = True  #: the connection was not read for a while (a new one waited to be accepted)
+        self._at_boundary = True  #: the parser has read whole messages only
+        self._checked = False  #: the first request of the last read was checked and need not be refused
         self._shed_lately = False  #: requests were shed without the parser since the keep-alive timer was set
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the first head, or refuse the connection if there are too many."""
+        """Wait for the head of the first request, or refuse the connection if too many are open."""
         super().connection_made(transport)
         self._write_timeout = WriteTimeout(transport, self.limits.write_timeout, transport.abort)
         if len(self.connections) > self.limits.max_connections:
@@ -82,7 +83,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all timers, give up an incomplete body, and cancel the requests in progress."""
+        """Stop all timers, discard an incomplete body, and cancel the requests in progress."""
         self._stop_timer()
         if self._write_timeout is not None:
             self._write_timeout.end()
@@ -97,7 +98,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             return
         reception = self.reception
         now = reception.clock.now()
-        paused = self._was_paused and reception.is_behind(now)  # a shorter wait cannot be measured
+        paused = self._was_paused and reception.is_behind(now)  # `earliest_arrival` cannot measure a shorter pause
         self._arrived = reception.arrivals.earliest_arrival(
             self.transport, now, one_message=not self._unread, paused=paused
         )
@@ -119,7 +120,10 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self._await_head()
 
     def _shed(self, data: bytes, now: Nanos) -> bool:
-        """Refuse a request without the parser if it must be refused and is certainly whole; return whether it was."""
+        """Refuse a request without the parser, and return True.
+
+        Return False if the request need not be refused, or if ``data`` may be something other than one whole request.
+        """
         cycle: Any = self.cycle
         if not self._at_boundary or (cycle is not None and not cycle.response_complete):
             return False
@@ -131,12 +135,12 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if shed is None:
             self._checked = True
             return False
-        if whole_request(data) is None:  # this check is expensive, and most requests do not need it
+        if whole_request(data) is None:  # this check comes last because it is slow
             return False
         self.reception.count_refused(model)
         self._stop_timer()
         self._shed_lately = True
-        if self.timeout_keep_alive_task is None:  # the first request: no timer runs yet
+        if self.timeout_keep_alive_task is None:  # no timer runs before the connection's first request
             self._keep_alive()
         self.transport.write(self.shed_replies.bytes(shed, self.server_state.default_headers))
         if self.reception.backpressure.is_needed and not self.flow.read_paused:
@@ -164,9 +168,9 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self.send_400_response(str(cause) if isinstance(cause, BadHeadError) else text)
 
     def _pass_over_upgrade(self, rest: bytes) -> None:
-        """Ignore the offer of another protocol (RFC 9110, section 7.8), and receive the request's body.
+        """Ignore a client's offer to change the protocol (RFC 9110, section 7.8), and receive the request's body.
 
-        The parser takes all bytes that follow for the other protocol. These bytes must not be parsed as requests,
+        The parser treats all bytes after the head as bytes of the other protocol. They must not be parsed as requests,
         because a body could contain forged requests.
         """
         self._renew_parser()
@@ -188,11 +192,11 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse bytes that are not HTTP/1.1; ``msg`` is the reason."""
+        """Refuse bytes that are not a valid HTTP/1.1 request. ``msg`` is the text of the error."""
         self._refuse(400, msg, Status.INVALID_REQUEST)
 
     def on_message_begin(self) -> None:
-        """Note the beginning of a head."""
+        """Begin a request. The parser calls this method when it reads the first byte of a head."""
         self._in_head = True
         self._at_boundary = False
         super().on_message_begin()
@@ -200,7 +204,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self.scope[PRESENCE] = self._presence  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
-        """Check the head, and note its end and the length of the body that it announces."""
+        """Check the head, and record the length of the body that it announces."""
         self._host = check_head(self.headers, self.parser.get_http_version(), self._host)
         self._in_head = False
         self._head_bytes = 0
@@ -213,16 +217,16 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self._after_upgrade = None if chunked else self._number(b"content-length")
 
     def on_message_complete(self) -> None:
-        """Note the end of a request."""
+        """End a request. The parser calls this method when it has read the last byte of a body."""
         if self._after_upgrade == 0:
             self._announced = 0
             self._at_boundary = True
             super().on_message_complete()
             if not self.pipeline:
-                self.flow.resume_reading()  # while reading is paused, a disconnect goes unnoticed
+                self.flow.resume_reading()  # the server notices a disconnect only while it reads
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Start a request: refuse an inference at once or put it into the inbox; start any other request at once."""
+        """Start a request. An inference request is refused or put into the inbox. Any other request starts at once."""
         scope: Any = cycle.scope
         scope[RESPOND] = partial(respond, cycle)
         if scope["http_version"] == "1.0":
@@ -231,7 +235,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         model = self.models.get(scope["raw_path"]) if scope["method"] == "POST" else ""
         if model is None:
             model = model_of("POST", scope["path"])
-            if reception.has_answered(model):  # clients may invent names
+            if reception.has_answered(model):  # other names are not remembered: clients may invent them
                 remember(self.models, scope["raw_path"], model)
         if not model:
             super()._start_asgi_task(cycle, app)
@@ -246,39 +250,42 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         reception.put(partial(super()._start_asgi_task, cycle, app), model)
 
     def large_received(self, nbytes: Bytes) -> None:
-        """Note that bytes were received into the large body; wake the application when the body is whole."""
+        """Count bytes that were received into the large body. Wake the application when the body is whole."""
         assert self.large is not None
         self._unset_keepalive_if_required()
         if self.large.received(nbytes):
             self.large = None
-            self._renew_parser()  # the old parser waits for the body, which it has not seen
+            self._renew_parser()  # the old parser still waits for the body, which bypassed it
             self._at_boundary = True
             self.cycle.more_body = False
             self.cycle.message_event.set()
 
     def _large_length(self) -> Bytes:
-        """Return the length of the announced body if it bypasses the parser, else 0."""
+        """Return the length of the announced body, or 0 if the parser reads that body."""
         length = 0 if self.expect_100_continue else self._number(b"content-length")
         return length if MIN_LARGE <= length <= self.limits.max_body else 0
 
     def _number(self, header: bytes) -> Bytes:
-        """Return a header's number, or 0 if there is no such header.
+        """Return the number in a header, or 0 if the request lacks this header.
 
-        A value that is not a number counts as 0, because the application refuses it.
+        The result is also 0 if the value is not a number. The application refuses such a request later.
         """
         value = next((value for name, value in self.headers if name == header), b"")
         return int(value) if value.isdigit() and len(value) < 18 else 0
 
     def _large_body(self, length: Bytes, begin: Any) -> LargeBody:
-        """Allocate memory for a body: shared with the worker if the worker can use the tensors unchanged."""
-        if self.cycle.response_complete:  # refused before its body was received
+        """Return a `LargeBody` with memory for a body.
+
+        The memory is shared with the worker if the worker can use the tensors in the body unchanged.
+        """
+        if self.cycle.response_complete:  # the request was refused before its body was received
             return LargeBody(length, bytes(self._unwanted + len(begin)), self.quota, None)
         before = self._number(b"inference-header-content-length")
         unchanged = before and not any(name == b"content-encoding" for name, _ in self.headers)
         return LargeBody(length, begin, self.quota, self.allocate if unchanged else uninitialised, before)
 
     def _receive_large(self) -> None:
-        """Receive the rest of a body without the parser, which has seen the head and the beginning of the body."""
+        """Receive the rest of a body without the parser. The parser has read the beginning of the body."""
         length, self._announced = self._announced, 0
         if self.transport.is_closing():
             return
@@ -297,7 +304,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             cycle.message_event.set()
 
     def on_response_complete(self) -> None:
-        """Note that the reply was written to the transport."""
+        """End an exchange. This method is called when the reply was written to the transport."""
         was_last = not self.pipeline
         super().on_response_complete()
         if self.transport.is_closing():
@@ -305,17 +312,17 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         elif self._last_reply is not None:
             if was_last:
                 self._send_last(self._last_reply)
-        elif self.cycle.more_body and self._head_timer is None:  # limit the time of a refused request's body
+        elif self.cycle.more_body and self._head_timer is None:  # limits the time for a refused request's body
             self._await_head()
 
     def pause_writing(self) -> None:
-        """Note that the client reads too slowly."""
+        """Start the time limit for a client that reads too slowly."""
         super().pause_writing()
         if self._write_timeout is not None:
             self._write_timeout.begin()
 
     def resume_writing(self) -> None:
-        """Note that the client has read."""
+        """Stop the time limit, because the client has read enough."""
         super().resume_writing()
         if self._write_timeout is not None and not self.transport.is_closing():
             self._write_timeout.end()
@@ -332,13 +339,13 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def shutdown(self) -> None:
-        """Close the connection when the server ends, after the requests in progress."""
+        """Close the connection after its requests in progress. uvicorn calls this method when the server ends."""
         super().shutdown()
         if self.transport.is_closing():
             self._close()
 
     def _is_idle(self) -> bool:
-        """Return whether no request is in progress: then the bytes read are empty lines."""
+        """Return whether no request is in progress."""
         cycle: Any = self.cycle
         return cycle is not None and cycle.response_complete and not cycle.more_body
 
@@ -358,7 +365,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self._close()
 
     def _refuse(self, http: int, text: str, status: Status) -> None:
-        """Send an error without the application, and close the connection."""
+        """Send an error that does not come from the application, and close the connection."""
         if self.transport.is_closing() or self._ignore_rest:
             return
         self._stop_timer()
@@ -366,16 +373,16 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         cycle: Any = self.cycle
         if cycle is None or cycle.response_complete:
             self._send_last(reply)
-        elif cycle.more_body and not self.pipeline:  # the body of the request in progress is wrong
+        elif cycle.more_body and not self.pipeline:  # the fault is in the body of the request in progress
             cycle.keep_alive = False
             write(cycle, reply)
-        else:  # first come the replies to the requests before
+        else:  # the replies to earlier requests must be sent first
             self._ignore_rest, self._last_reply = True, reply
             if self.pipeline and cycle.more_body:
                 self.pipeline.popleft()
 
     def _send_last(self, reply: Reply) -> None:
-        """Send a reply that belongs to no cycle, and close the connection."""
+        """Send a reply for which uvicorn has no cycle object, and close the connection."""
         lines = [b"%s: %s\r\n" % header for header in reply.headers]
         (body,) = reply.parts
         end = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
@@ -383,7 +390,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._close()
 
     def _close(self) -> None:
-        """Close the connection when all bytes are sent, or when the client has not read for too long."""
+        """Close the connection once all bytes are sent, or when the client reads nothing for too long."""
         self._stop_timer()
         self.transport.close()
         if self._write_timeout is not None and self.transport.get_write_buffer_size():

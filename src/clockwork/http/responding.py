@@ -1,6 +1,7 @@
-"""Sends a reply: head and body in one write.
+"""Sends the head and the body of a reply in one write.
 
-(Two writes are two system calls and two packets, and wake the client twice: 20 us of a request's 120 us.)
+Two writes would be two system calls and two packets, and would wake the client twice. This took 20 us of a request's
+120 us.
 """
 
 from collections.abc import Iterable
@@ -12,7 +13,10 @@ from clockwork.http.asgi import Reply
 from clockwork.units import KIB
 
 MAX_JOINED: Final = 16 * KIB
-"""Size in bytes below which copying a reply into one piece takes less time than writing it in pieces."""
+"""Largest reply in bytes whose parts are joined before they are written.
+
+It takes less time to copy such a reply than to write its parts separately.
+"""
 
 
 def keeps_alive(headers: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -27,15 +31,15 @@ def keeps_alive(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 async def respond(cycle: Any, reply: Reply) -> None:
-    """Write the reply to uvicorn's ``cycle`` and end the cycle, once the client has read earlier replies."""
+    """Wait until the client has read earlier replies. Then write the reply to uvicorn's ``cycle`` and end the cycle."""
     if cycle.flow.write_paused and not cycle.disconnected:
         await cycle.flow.drain()
-    if not cycle.disconnected and not cycle.transport.is_closing():  # uvicorn marks the newest cycle only
+    if not cycle.disconnected and not cycle.transport.is_closing():  # uvicorn updates only the newest cycle
         write(cycle, reply)
 
 
 def write(cycle: Any, reply: Reply) -> None:
-    """Write the reply to uvicorn's ``cycle`` at once and end the cycle."""
+    """Write the reply to uvicorn's ``cycle`` at once, and end the cycle."""
     size = sum(map(len, reply.parts))
     head = _head(cycle, reply, size)
     if cycle.scope["method"] == "HEAD":

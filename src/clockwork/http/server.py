@@ -1,4 +1,4 @@
-"""Runs uvicorn as a task of the controller's event loop."""
+"""Runs the HTTP server (uvicorn) as a task of the controller's event loop."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ log = logging.getLogger("clockwork.http")
 
 @asynccontextmanager
 async def serving_http(host: ControllerHost, address: Address, config: HttpConfig = DEFAULT) -> AsyncIterator[Address]:
-    """Serve HTTP while the context lasts; yields the address with its real port.
+    """Serve HTTP until the context ends. The context's value is the address with its real port.
 
     Raises:
         ServerError: the address is in use or not allowed.
@@ -59,7 +59,7 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
         yield real
     finally:
         server.should_exit = True
-        front.close()  # waiting requests fail with a reason
+        front.close()  # requests that still wait get an error
         await running
 
 
@@ -72,7 +72,7 @@ def _settings(application: Application, make: Callable[..., Receiver], config: H
         lifespan="off",
         interface="asgi3",
         log_config=None,
-        log_level="critical",  # the application logs its own failures; a client's faults are not logged
+        log_level="critical",  # `Application` logs its own failures, and faults of clients are not logged
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -87,7 +87,7 @@ class _Server(uvicorn.Server):
     handshake_timeout: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen as uvicorn does, but with an existing TLS context and a limit for handshakes."""
+        """Listen as uvicorn does, but with an existing TLS context and a time limit for handshakes."""
 
         def make() -> asyncio.Protocol:
             protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
@@ -110,7 +110,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the command line."""
+        """Install no signal handlers, because the command line handles signals."""
         yield
 
 
@@ -124,7 +124,7 @@ async def _listen(address: Address, backlog: int) -> list[socket.socket]:
         sockets = await bind_sockets(address)
         for listening in sockets:
             listening.listen(backlog)
-    except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
+    except (OSError, UnicodeError) as error:  # a host name that cannot be encoded raises UnicodeError
         reason = getattr(error, "strerror", None) or error
         raise ServerError(f"cannot listen for HTTP on {address}: {reason}; choose another with --http") from error
     return sockets

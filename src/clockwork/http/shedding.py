@@ -1,9 +1,9 @@
-"""Refuses HTTP requests that the server cannot handle in time, as early and as cheaply as possible.
+"""Refuses HTTP requests that the server cannot handle in time. A refusal is early and takes little processor time.
 
-On the usual path a request takes about 200 us, for the parser, uvicorn's cycle, a task and JSON. Under overload most
-requests are refused, so a refusal must not take that path. `whole_request` recognises, without the parser, a request
-that was read in one piece and whose framing is unambiguous (RFC 9112, section 6). Any other request takes the usual
-path, where it may be refused once its head is parsed.
+A request usually takes about 200 us, because it passes the parser, uvicorn, a task and the JSON decoder. Under overload
+the server refuses most requests, and cannot spend that time on each. `whole_request` therefore finds, without the
+parser, whether the bytes of one read are exactly one request (RFC 9112, section 6). If this is not certain, the parser
+reads the request, and the server may refuse it after its head.
 """
 
 import re
@@ -17,16 +17,16 @@ from clockwork.http.asgi import Reply, error_reply
 from clockwork.units import MICROSECOND, MILLISECOND, Bytes, Nanos
 
 MAX_PATHS: Final = 4096
-"""Limit on the paths whose model is remembered."""
+"""Largest number of paths in the table that maps paths to models."""
 
 MAX_PATH: Final[Bytes] = 512
-"""Length above which a path is not remembered, because clients choose the paths."""
+"""Longest path in the table that maps paths to models. There is a limit because clients choose the paths."""
 
 MAX_SEARCHED: Final[Bytes] = 1024
-"""Number of bytes at the beginning of a body that are searched for the request's SLO."""
+"""Number of bytes at the beginning of a body in which the request's SLO is searched."""
 
 MAX_REPLIES: Final = 1000
-"""Limit on the encoded replies that are kept."""
+"""Largest number of encoded replies that are kept."""
 
 _LINE: Final = re.compile(rb"POST (/[!-~]+) HTTP/1\.1\r\n")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
@@ -36,7 +36,7 @@ _INFER: Final = re.compile(r"/?v2/models/([^/]+)(?:/versions/[^/]+)?/infer/?")
 
 
 def posted_path(data: bytes) -> bytes:
-    """Return the path of the POST request that ``data`` begins with; empty if it begins with anything else."""
+    """Return the path if ``data`` begins with a POST request, else an empty string."""
     line = _LINE.match(data)
     return b"" if line is None else line[1]
 
@@ -51,16 +51,16 @@ def whole_request(data: bytes) -> bytes | None:
     length = _LENGTH.search(headers)
     if length is None or headers.count(b"\r\ncontent-length") != 1 or _DOUBTFUL.search(headers):
         return None
-    if not headers.count(b"\r") == headers.count(b"\n") == headers.count(b"\r\n"):  # some line does not end with CRLF
+    if not headers.count(b"\r") == headers.count(b"\n") == headers.count(b"\r\n"):  # a line does not end with CRLF
         return None
     return line[1] if end + 4 + int(length[1]) == len(data) else None
 
 
 def stated_slo(data: bytes, *, ignore_timeout: bool = False) -> Nanos | None:
-    """Return the SLO found near the beginning of a whole request's JSON, or None.
+    """Return the SLO that the first `MAX_SEARCHED` bytes of a request's JSON contain, or None.
 
-    If an input has a parameter of the same name, its value is taken for the SLO. Under overload such a request may be
-    refused too early.
+    The search does not parse the JSON. If an input has a parameter named ``timeout`` or ``slo_ms``, the search takes it
+    for the SLO. Under overload, the server may therefore refuse such a request too early.
     """
     begin = data.find(b"\r\n\r\n") + 4
     end = begin + MAX_SEARCHED
@@ -76,32 +76,38 @@ def stated_slo(data: bytes, *, ignore_timeout: bool = False) -> Nanos | None:
 
 
 def model_of(method: str, path: str) -> str:
-    """Return the model of an inference request; empty for any other request."""
+    """Return the model's name if this is an inference request, else an empty string."""
     found = _INFER.fullmatch(path) if method == "POST" else None
     return "" if found is None else found[1]
 
 
 def remember(paths: dict[bytes, str], path: bytes, model: str) -> None:
-    """Remember the model of a path, unless the table is full or the path is too long."""
+    """Add a path and its model to the table ``paths``, unless the table is full or the path is too long."""
     if len(path) <= MAX_PATH and len(paths) < MAX_PATHS:
         paths[path] = model
 
 
 def shed_reply(shed: Shed) -> Reply:
-    """Return the reply to a request that is refused before anything is done for it."""
+    """Return the reply to a request that the server refuses because it is overloaded."""
     return error_reply(failure_of_shed(shed))
 
 
 class ShedReplies:
-    """Encoded replies to shed requests, one for each wait and retry time in whole milliseconds."""
+    """The encoded replies to shed requests.
+
+    Requests whose wait and retry time are the same, in whole milliseconds, get the same reply.
+    """
 
     def __init__(self) -> None:
-        """Start without replies."""
+        """Start with an empty table of replies."""
         self._encoded: dict[tuple[int, int], bytes] = {}
         self._common: object = None
 
     def bytes(self, shed: Shed, common: list[tuple[bytes, bytes]]) -> bytes:
-        """Return the whole reply; ``common`` are the headers of every reply, which change each second (``Date``)."""
+        """Return an encoded reply.
+
+        ``common`` are the headers that all replies contain. They change every second, because one of them is ``Date``.
+        """
         if common is not self._common or len(self._encoded) >= MAX_REPLIES:
             self._encoded.clear()
             self._common = common
