@@ -9,7 +9,7 @@ import pytest
 from cli.processes import QUICK, clockwork
 from clockwork.client import Client
 from clockwork.errors import InvalidModelError
-from clockwork.host.model_root import resolve
+from clockwork.repository.model_root import resolve
 from clockwork.runtimes.links import LinkPolicy
 from clockwork.runtimes.onnx import OnnxRuntime
 from onnx_graphs import dense, saved, saved_with_external_data

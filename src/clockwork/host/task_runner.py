@@ -16,11 +16,11 @@ from msgspec import Struct
 from clockwork.clock import Clock
 from clockwork.errors import ClockworkError, DeviceLostError, InvalidModelError, InvalidRequestError
 from clockwork.host.log_events import event_fields
-from clockwork.host.model_root import resolve
 from clockwork.messages.actions import Action, Infer, InferInput, LoadModelFromDisk, LoadWeights
 from clockwork.messages.results import DeviceTime, ErrorResult, InferOutput, InferResult, Result, Timing
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec
+from clockwork.repository.model_root import resolve
 from clockwork.runtimes.base import Batch, HostModel, LoadedModel, Payload, Runtime
 from clockwork.runtimes.locating import version_of
 from clockwork.units import Nanos

@@ -11,7 +11,8 @@ The runtimes share these modules:
 `rows`          the analysis of the graph for that decision
 `probe`         tries a prepared model on random inputs
 `trial`         compares rows executed alone with the same rows executed in a batch
-`config_pbtxt`  reads max_batch_size from Triton's config.pbtxt
+`config_pbtxt`  reads Triton's config.pbtxt
+`text_format`   parses protobuf text, its format
 `hardware`      the name of the CPU
 `nvidia`        the NVIDIA GPUs of this machine
 `by_file`       one runtime that chooses between ONNX Runtime and PyTorch by the name of the file

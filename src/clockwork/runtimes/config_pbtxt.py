@@ -1,15 +1,13 @@
-"""Reads ``max_batch_size``, the only key that Clockwork uses, from Triton's ``config.pbtxt``.
+"""Reads Triton's ``config.pbtxt``, and ``max_batch_size``, which is the only field that the runtimes use.
 
-The rest of the file is skipped, but it must be well-formed protobuf text: a file that cannot be parsed might forbid
-batching. Only the file in the model's own directory is read.
+The rest of the file must be well-formed protobuf text: a file that cannot be parsed might forbid batching.
 """
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from clockwork.errors import InvalidModelError
+from clockwork.runtimes.text_format import Fields, parse_text
 from clockwork.units import MIB, Bytes
 
 FILE: Final = "config.pbtxt"
@@ -18,38 +16,65 @@ KEY: Final = "max_batch_size"
 MAX_FILE: Final[Bytes] = MIB
 """Limit of the file size."""
 
-MAX_DEPTH: Final = 64
-"""Limit of the depth of nested messages."""
-
-_TOKEN: Final = re.compile(
-    r"""\s+|\#[^\n]*|(?P<word>[A-Za-z_][\w.]*)|(?P<number>[+-]?[\d.][\w.+-]*)"""
-    r"""|(?P<text>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|(?P<sign>[{}<>\[\]:;,/-])"""
-)
-_CLOSING: Final = {"}": "{", "]": "[", ">": "<"}
+MAX_BATCH_SIZE: Final = 999_999_999
+"""Largest accepted value of max_batch_size."""
 
 
 def max_batch_size(path: Path, file: Path) -> int | None:
-    """Return max_batch_size from the config.pbtxt of a model; None if there is no such file or key.
+    """Return max_batch_size from the config.pbtxt of a model; None if there is no such file or field.
 
-    ``file`` is the model file that ``path`` means; see `clockwork.runtimes.locating`.
+    Only the file in the model's own directory is read. ``file`` is the model file that ``path`` means; see
+    `clockwork.runtimes.locating`.
+
+    Raises:
+        InvalidModelError: the file cannot be read, or the value is wrong.
+    """
+    config = _beside(path, file)
+    fields = None if config is None else read_config(config, path.name)
+    try:
+        return None if fields is None else configured_batch(fields)
+    except ValueError as error:
+        raise InvalidModelError(f"{FILE} of {path.name!r} cannot be read: {error}; correct or remove it") from None
+
+
+def read_config(config: Path, model: str) -> Fields | None:
+    """Return the fields of a config.pbtxt; None if the file does not exist. ``model`` is the name for messages.
 
     Raises:
         InvalidModelError: the file cannot be read.
     """
     try:
-        config = _beside(path, file)
-        if config is None or not config.is_file():
+        if not config.is_file():
             return None
         with config.open("rb") as source:
             content = source.read(MAX_FILE + 1)
     except OSError as error:
-        raise InvalidModelError(f"{FILE} of {path.name!r} cannot be read: {error.strerror}") from error
+        raise InvalidModelError(f"{FILE} of {model!r} cannot be read: {error.strerror}") from error
     if len(content) > MAX_FILE:
-        raise InvalidModelError(f"{FILE} of {path.name!r} is longer than {MAX_FILE} bytes: shorten it")
+        raise InvalidModelError(f"{FILE} of {model!r} is longer than {MAX_FILE} bytes: shorten it")
     try:
-        return parse(content.decode())
+        return parse_text(content.decode())
     except ValueError as error:
-        raise InvalidModelError(f"{FILE} of {path.name!r} cannot be read: {error}; correct or remove it") from None
+        raise InvalidModelError(f"{FILE} of {model!r} cannot be read: {error}; correct or remove it") from None
+
+
+def configured_batch(fields: Fields) -> int | None:
+    """Return max_batch_size from the fields of a configuration; None if it is not set.
+
+    Raises:
+        ValueError: the value is not a non-negative whole number.
+    """
+    values = fields.get(KEY)
+    if not values:
+        return None
+    value = values[-1]
+    if type(value) is not int or not 0 <= value <= MAX_BATCH_SIZE:
+        raise ValueError(f"{KEY} is {_shown(value)}; it must be a whole number from 0 to {MAX_BATCH_SIZE}")
+    return value
+
+
+def _shown(value: object) -> str:
+    return "a message" if isinstance(value, dict) else repr(value)[:40]
 
 
 def _beside(path: Path, file: Path) -> Path | None:
@@ -64,48 +89,3 @@ def _beside(path: Path, file: Path) -> Path | None:
     if directory.name == file.name:  # Triton's layout of a model with external data
         directory = directory.parent
     return (directory.parent if directory.name.isdecimal() else directory) / FILE
-
-
-def parse(text: str) -> int | None:
-    """Return max_batch_size from protobuf text; None if the key is missing.
-
-    Raises:
-        ValueError: the text is not protobuf text, or the value is not a non-negative whole number.
-    """
-    found: int | None = None
-    depth: list[str] = []
-    before = ["", ""]
-    for kind, token, line in _tokens(text):
-        if not depth and before[1] == KEY and token != ":":
-            raise ValueError(f"line {line} gives {KEY} no value")
-        if token in _CLOSING:
-            if not depth or depth.pop() != _CLOSING[token]:
-                raise ValueError(f"line {line} has a {token!r} that closes nothing")
-        elif token in _CLOSING.values():
-            depth.append(token)
-            if len(depth) > MAX_DEPTH:
-                raise ValueError(f"line {line} is nested deeper than {MAX_DEPTH}")
-        elif not depth and before[1] == ":" and before[0] == KEY:
-            if kind != "number" or not token.isdecimal() or len(token) > 9:
-                raise ValueError(f"line {line} gives {KEY} a value that is not a non-negative whole number")
-            found = int(token)
-        before = [before[1], token]
-    if depth:
-        raise ValueError(f"a {depth[-1]!r} is not closed")
-    if before[1] == KEY or before == [KEY, ":"]:
-        raise ValueError(f"{KEY} has no value")
-    return found
-
-
-def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
-    """Yield the kind, the text and the line number of each token."""
-    position = 0
-    line = 1
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise ValueError(f"line {line} is not protobuf text")
-        if match.lastgroup is not None:
-            yield match.lastgroup, match[0], line
-        line += match[0].count("\n")
-        position = match.end()

@@ -1,8 +1,8 @@
-"""Turns a path from a request into a file that the worker may read.
+"""Turns a path from a request into a file that may be read.
 
-Rules of the file: a worker reads models below one directory, its model root, and nothing else. Messages repeat the path
-from the request, and never reveal where the root is or what lies outside it. Anyone who may write below the root is
-trusted not to change it between the check and the reading.
+Rules of the file: a worker reads models below one directory, its model root, and nothing else. A model repository is
+such a root. Messages repeat the path from the request, and never reveal where the root is or what lies outside it.
+Anyone who may write below the root is trusted not to change it between the check and the reading.
 """
 
 from pathlib import Path, PurePosixPath
@@ -15,10 +15,11 @@ MAX_PATH: Final = 4096
 """Longest path in characters; the limit of Linux."""
 
 
-def resolve(root: Path, path: str, links: LinkPolicy = NO_LINKS) -> Path:
+def resolve(root: Path, path: str, links: LinkPolicy = NO_LINKS, kind: str = "the worker's model root") -> Path:
     """Return the absolute path of an existing file or directory below ``root``.
 
     A symbolic link is followed if it stays below the root or ``links`` allows it; the path keeps the link's own name.
+    ``kind`` is what messages call the root.
 
     Raises:
         InvalidModelError: the path is empty, absolute, too long, leads out of the root, or does not exist.
@@ -28,9 +29,9 @@ def resolve(root: Path, path: str, links: LinkPolicy = NO_LINKS) -> Path:
         raise InvalidModelError(f"a model's path has 1 to {MAX_PATH} characters and no NUL; this one is {shown}")
     pure = PurePosixPath(path)
     if pure.is_absolute():
-        raise InvalidModelError(f"the path {shown} is absolute: give it relative to the worker's model root")
+        raise InvalidModelError(f"the path {shown} is absolute: give it relative to {kind}")
     if ".." in pure.parts:
-        raise InvalidModelError(f"the path {shown} contains '..': give it relative to the worker's model root")
+        raise InvalidModelError(f"the path {shown} contains '..': give it relative to {kind}")
     if not pure.parts:
         raise InvalidModelError(f"the path {shown} names the model root itself, not a model")
     found = root / pure
@@ -40,7 +41,7 @@ def resolve(root: Path, path: str, links: LinkPolicy = NO_LINKS) -> Path:
         # The target of a link through /proc/PID/root, as KServe makes for models in an image, has no path here.
         if links.names(found) and found.exists():
             return found
-        raise InvalidModelError(f"there is no {shown} under the worker's model root: check the path") from None
+        raise InvalidModelError(f"there is no {shown} under {kind}: check the path") from None
     if not links.allows(home / pure, real, home):
-        raise InvalidModelError(f"the path {shown} leads out of the worker's model root ({OPTION} allows its target)")
+        raise InvalidModelError(f"the path {shown} leads out of {kind} ({OPTION} allows its target)")
     return home / pure

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from clockwork.errors import InvalidModelError
-from clockwork.host.model_root import resolve
+from clockwork.repository.model_root import resolve
 
 
 @pytest.fixture

@@ -1,0 +1,12 @@
+"""Model repositories on disk: directories of models in the layouts of Triton and KServe.
+
+The package reads a repository and decides which models and versions an operator wants. It loads nothing, and it knows
+no controller and no worker.
+
+============  ==================================================================================================
+`models`      finds the models of a repository and their versions
+`contents`    describes the files of a model, so that changes are noticed
+`policy`      Triton's version policies (pure)
+`model_root`  turns a path from a request into a file that may be read
+============  ==================================================================================================
+"""

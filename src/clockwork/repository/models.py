@@ -1,0 +1,243 @@
+"""Finds the models of a repository and their versions.
+
+A model NAME is a directory of the repository:
+
+- ``NAME/VERSION/model.onnx`` or ``.pt2`` with a number as VERSION, and beside it ``NAME/config.pbtxt`` (Triton)
+- ``NAME/model.onnx``, or what else `clockwork.runtimes.locating` finds in the directory (KServe). It has one version
+
+A file ``NAME.onnx`` or ``NAME.pt2`` in the repository is a model too.
+
+One model's fault never hides another model: the fault is in the description of its model. Only an unreadable or too
+large repository is an error.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from clockwork.controller.naming import load_spec
+from clockwork.errors import InvalidModelError, InvalidRequestError
+from clockwork.messages.faults import quoted
+from clockwork.repository.contents import Contents, contents_of, is_ignored
+from clockwork.repository.model_root import resolve
+from clockwork.repository.policy import Latest, VersionPolicy, choose, policy_of
+from clockwork.runtimes.by_file import PROGRAM, is_program
+from clockwork.runtimes.config_pbtxt import FILE, configured_batch, read_config
+from clockwork.runtimes.links import NO_LINKS, OPTION, LinkPolicy
+from clockwork.runtimes.locating import holds, locate, version_of
+from clockwork.runtimes.text_format import Fields
+from clockwork.steps import Steps, at_once
+
+KIND: Final = "the model repository"
+"""What messages call the root of the paths."""
+
+SUFFIXES: Final = (".onnx", PROGRAM)
+"""File name suffixes of models."""
+
+MAX_ENTRIES: Final = 20_000
+"""Limit of the files and directories directly in a repository."""
+
+
+class RepositoryModel(Struct, frozen=True):
+    """A model as it is on disk.
+
+    - ``path``: absolute path of its directory or file
+    - ``versions``: absolute path by version, for the versions that have a model file
+    - ``incomplete``: why other versions cannot be served, by version
+    - ``policy``: which versions are wanted
+    - ``config``: all fields of the configuration; None if the model has none
+    - ``max_batch_size``: from the configuration; None if it is not set
+    - ``contents``: the files, for comparison with what was seen before; None if they could not be read
+    - ``warnings``: what an operator should know, though the model can be loaded
+    - ``problems``: why the model cannot be loaded; empty if it can
+    """
+
+    name: str
+    path: Path
+    versions: dict[int, Path] = {}
+    incomplete: dict[int, str] = {}
+    policy: VersionPolicy = Latest()
+    config: Fields | None = None
+    max_batch_size: int | None = None
+    contents: Contents | None = None
+    warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def find_model(root: Path, name: str, links: LinkPolicy = NO_LINKS, config: Fields | None = None) -> RepositoryModel:
+    """Return a model of the repository in ``root``; a ``config`` replaces the model's config.pbtxt.
+
+    Raises:
+        InvalidRequestError: the name is not a model's name.
+        InvalidModelError: the repository has no such model.
+    """
+    load_spec(name, name, 1, 1)
+    found = [entry for entry in (name, *(name + suffix for suffix in SUFFIXES)) if os.path.lexists(root / entry)]
+    if not found:
+        raise InvalidModelError(
+            f"model {quoted(name)} is not in the model repository: add {name[:80]}/1/model.onnx, or check the name"
+        )
+    return _described(root, name, found, links, config)
+
+
+def list_models(root: Path, links: LinkPolicy = NO_LINKS) -> list[RepositoryModel]:
+    """Return all models of a repository, ordered by name.
+
+    Raises:
+        InvalidRequestError: the repository cannot be read, or has more than `MAX_ENTRIES` entries.
+    """
+    return at_once(list_in_steps(root, links))
+
+
+def list_in_steps(root: Path, links: LinkPolicy = NO_LINKS) -> Steps[list[RepositoryModel]]:
+    """Do the work of `list_models` in steps of one model each."""
+    models = []
+    for name, entries in entries_by_name(root).items():
+        models.append(_described(root, name, entries, links, None))
+        yield
+    return models
+
+
+def entries_by_name(root: Path) -> dict[str, list[str]]:
+    """Return the files and directories of a repository that may be models, by the model's name and in its order.
+
+    Raises:
+        InvalidRequestError: the repository cannot be read, or has more than `MAX_ENTRIES` entries.
+    """
+    found: dict[str, list[str]] = {}
+    try:
+        with os.scandir(root) as entries:
+            for count, entry in enumerate(entries, 1):
+                if count > MAX_ENTRIES:
+                    raise InvalidRequestError(
+                        f"model repository {str(root)!r} has more than {MAX_ENTRIES} entries, which is the limit: "
+                        "split it"
+                    )
+                name = _model_name(entry)
+                if name:
+                    found.setdefault(name, []).append(entry.name)
+    except OSError as error:
+        raise InvalidRequestError(f"model repository {str(root)!r} cannot be read: {error.strerror}") from error
+    return {name: sorted(found[name]) for name in sorted(found)}
+
+
+def wanted_versions(model: RepositoryModel) -> tuple[int, ...]:
+    """Return the versions that the model's policy chooses, in ascending order.
+
+    Raises:
+        InvalidModelError: the model has a problem, or a chosen version does not exist or is incomplete.
+    """
+    if model.problems:
+        raise InvalidModelError(model.problems[0])
+    chosen = choose(model.policy, model.versions.keys() | model.incomplete.keys(), model.name)
+    for version in chosen:
+        if version in model.incomplete:
+            raise InvalidModelError(f"version {version} of model {model.name!r}: {model.incomplete[version]}")
+    return chosen
+
+
+def _model_name(entry: "os.DirEntry[str]") -> str:
+    """Return the name of the model that an entry of a repository is; empty: it is none."""
+    if is_ignored(entry.name):
+        return ""
+    stem, dot, suffix = entry.name.rpartition(".")
+    if dot + suffix in SUFFIXES and not _is_directory(entry):
+        return stem
+    return entry.name if _is_directory(entry) else ""
+
+
+def _is_directory(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return True  # `_described` gives the reason
+
+
+def _described(root: Path, name: str, entries: list[str], links: LinkPolicy, config: Fields | None) -> RepositoryModel:
+    path = root / entries[0]
+    try:
+        load_spec(name, name, 1, 1)
+        if len(entries) > 1:
+            raise InvalidModelError(f"model {name!r} exists as {' and as '.join(entries)}: remove or rename one")
+        path = resolve(root, entries[0], links, KIND)
+        return _Reader(root, name, path, links).model(config)
+    except (InvalidRequestError, ValueError) as error:
+        return RepositoryModel(name, path, problems=(str(error),))
+    except OSError as error:
+        return RepositoryModel(name, path, problems=(f"model {name!r} cannot be read: {error.strerror}",))
+
+
+class _Reader:
+    """Reads one model. ``path`` was resolved below ``root``."""
+
+    def __init__(self, root: Path, name: str, path: Path, links: LinkPolicy) -> None:
+        self._root, self._name, self._path, self._links = root, name, path, links
+
+    def model(self, config: Fields | None) -> RepositoryModel:
+        contents = contents_of(self._path, self._links)
+        if config is None and self._path.is_dir():
+            config = self._config()
+        warnings = tuple(
+            f"directory {self._name}/{name} is ignored: versions are numbers of up to 18 digits without leading zeros"
+            for name in contents.misnamed
+        )
+        versions, incomplete = self._versions(contents)
+        try:
+            policy, max_batch = policy_of(config or {}), configured_batch(config or {})
+        except ValueError as error:
+            raise InvalidModelError(f"the configuration of model {self._name!r} is wrong: {error}") from None
+        return RepositoryModel(
+            self._name, self._path, versions, incomplete, policy, config, max_batch, contents, warnings
+        )
+
+    def _config(self) -> Fields | None:
+        file = self._path / FILE
+        if not self._links.allows(file, file.resolve(), self._path.resolve()):
+            raise InvalidModelError(
+                f"{FILE} of model {self._name!r} is a link out of its directory: put the file there ({OPTION} allows "
+                "its target)"
+            )
+        return read_config(file, self._name)
+
+    def _versions(self, contents: Contents) -> tuple[dict[int, Path], dict[int, str]]:
+        """Return the paths of the complete versions, and the reasons why the others are incomplete."""
+        versions: dict[int, Path] = {}
+        incomplete: dict[int, str] = {}
+        for version in sorted(contents.versions):
+            try:
+                path = resolve(self._root, f"{self._name}/{version}", self._links, KIND)
+                self._check(path)
+                versions[version] = path
+            except (InvalidModelError, OSError) as error:
+                incomplete[version] = (error.strerror or "") if isinstance(error, OSError) else str(error)
+        if versions:
+            return versions, incomplete
+        try:
+            file = self._check(self._path)
+        except InvalidModelError:
+            if incomplete:
+                return {}, incomplete
+            raise
+        return {int(version_of(self._path, file)): self._path}, {}
+
+    def _check(self, path: Path) -> Path:
+        """Return the model file that a path means.
+
+        Raises:
+            InvalidModelError: there is none, it is ambiguous, outside of the directory or empty.
+        """
+        if path.is_dir() and not _holds_model(path):
+            raise InvalidModelError(
+                f"directory {path.name!r} contains no {' or '.join(SUFFIXES)} file: add it, or remove the directory"
+            )
+        suffix = PROGRAM if is_program(path) else SUFFIXES[0]
+        file = locate(path, suffix, "a model", self._name, self._links)
+        if not file.stat().st_size:
+            raise InvalidModelError(f"model file {file.name!r} is empty: write the whole file")
+        return file
+
+
+def _holds_model(directory: Path) -> bool:
+    return any(holds(directory, suffix) for suffix in SUFFIXES)

@@ -1,0 +1,121 @@
+"""Triton's version policies: which versions of a model are served. Pure.
+
+A configuration sets ``version_policy { latest { num_versions: 2 } }``, ``{ all { } }`` or
+``{ specific { versions: [1, 3] } }``. Without a policy, the highest version is served.
+"""
+
+from collections.abc import Collection
+from typing import Final, TypeAlias
+
+from msgspec import Struct
+
+from clockwork.errors import InvalidModelError
+from clockwork.messages.faults import MAX_LISTED
+from clockwork.runtimes.text_format import Fields, Value
+
+KEY: Final = "version_policy"
+
+MAX_VERSION: Final = 10**18 - 1
+"""Largest version; 18 digits fit into the 64 bits that Triton uses."""
+
+MAX_SPECIFIC: Final = 1000
+"""Limit of the versions that a policy names."""
+
+
+class Latest(Struct, frozen=True):
+    """Serve the ``count`` highest versions."""
+
+    count: int = 1
+
+
+class All(Struct, frozen=True):
+    """Serve every version."""
+
+
+class Specific(Struct, frozen=True):
+    """Serve these versions, in ascending order."""
+
+    versions: tuple[int, ...]
+
+
+VersionPolicy: TypeAlias = Latest | All | Specific
+"""Which versions of a model are served."""
+
+
+def policy_of(fields: Fields) -> VersionPolicy:
+    """Return the version policy of a configuration.
+
+    Raises:
+        ValueError: the policy is unknown, or has a wrong value.
+    """
+    values = fields.get(KEY)
+    if not values:
+        return Latest()
+    policy = values[0]
+    if len(values) > 1 or not isinstance(policy, dict) or len(policy) != 1:
+        raise ValueError(f"{KEY} does not have exactly one of latest, all and specific: set one")
+    ((name, choices),) = policy.items()
+    choice = choices[0] if len(choices) == 1 else None
+    if not isinstance(choice, dict):
+        raise ValueError(f"{name} in {KEY} is not one message: write {name} {{ }}")
+    match name:
+        case "latest":
+            return Latest(_latest(choice))
+        case "all":
+            return All()
+        case "specific":
+            return Specific(_specific(choice))
+    raise ValueError(f"{KEY} has the unknown policy {name[:40]!r}; expected one of: latest, all, specific")
+
+
+def choose(policy: VersionPolicy, there: Collection[int], model: str) -> tuple[int, ...]:
+    """Return the versions to serve, in ascending order. ``there`` are the versions on disk.
+
+    Raises:
+        InvalidModelError: the policy chooses no version, or one that is not there.
+    """
+    ordered = sorted(there)
+    chosen = ordered
+    if isinstance(policy, Latest):
+        chosen = ordered[-policy.count :]
+    elif isinstance(policy, Specific):
+        chosen = list(policy.versions)
+    missing = [version for version in chosen if version not in there]
+    if missing:
+        noun = "version" if len(missing) == 1 else "versions"
+        raise InvalidModelError(
+            f"{noun} {listed(missing)} of model {model!r} does not exist, but its {KEY} names it; "
+            f"existing versions: {listed(ordered)}"
+        )
+    if not chosen:
+        raise InvalidModelError(f"model {model!r} has no version: add a directory 1 with its model file")
+    return tuple(chosen)
+
+
+def listed(versions: Collection[int]) -> str:
+    """Return versions as text for messages, with at most `MAX_LISTED` of them."""
+    texts = [str(version) for version in sorted(versions)[:MAX_LISTED]]
+    return ", ".join(texts) + (", ..." if len(versions) > MAX_LISTED else "") if texts else "none"
+
+
+def _latest(choice: Fields) -> int:
+    values = choice.get("num_versions") or [1]
+    count = _whole(values[-1])
+    if count is None or count < 1 or len(choice) > ("num_versions" in choice):
+        raise ValueError(f"latest in {KEY} needs num_versions, a whole number of at least 1")
+    return count
+
+
+def _specific(choice: Fields) -> tuple[int, ...]:
+    values = choice.get("versions") or []
+    versions = {version for value in values if (version := _whole(value)) is not None}
+    if not versions or len(values) > MAX_SPECIFIC or len(choice) > 1 or any(_whole(value) is None for value in values):
+        raise ValueError(f"specific in {KEY} needs versions, a list of 1 to {MAX_SPECIFIC} version numbers")
+    return tuple(sorted(versions))
+
+
+def _whole(value: Value) -> int | None:
+    """Return a version or a count, which JSON may hold as a string; None if it is neither."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(MAX_VERSION)):
+        value = int(value)
+    return value if type(value) is int and 0 <= value <= MAX_VERSION else None

@@ -1,0 +1,68 @@
+"""Version policies are read as Triton writes them, and choose versions as Triton does."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clockwork.errors import InvalidModelError
+from clockwork.repository.policy import All, Latest, Specific, VersionPolicy, choose, policy_of
+from clockwork.runtimes.text_format import parse_text
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("", Latest(1)),
+        ('name: "x"', Latest(1)),
+        ("version_policy: { latest { num_versions: 2 } }", Latest(2)),
+        ("version_policy { latest { } }", Latest(1)),
+        ("version_policy < all < > >", All()),
+        ("version_policy: { specific: { versions: [3, 1, 3] } }", Specific((1, 3))),
+        ("version_policy { specific { versions: 1, versions: 2 } }", Specific((1, 2))),
+        ("version_policy { specific { versions: '5' } }", Specific((5,))),
+    ],
+)
+def test_a_policy_is_read(text: str, policy: VersionPolicy) -> None:
+    assert policy_of(parse_text(text)) == policy
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("version_policy { }", "exactly one of latest, all and specific"),
+        ("version_policy { all { } latest { } }", "exactly one of"),
+        ("version_policy { all { } } version_policy { all { } }", "exactly one of"),
+        ("version_policy: all", "exactly one of"),
+        ("version_policy { newest { } }", "unknown policy 'newest'"),
+        ("version_policy { all: 1 }", "all in version_policy is not one message"),
+        ("version_policy { latest { num_versions: 0 } }", "a whole number of at least 1"),
+        ("version_policy { latest { num_versions: 1.5 } }", "a whole number of at least 1"),
+        ("version_policy { latest { versions: 1 } }", "latest in version_policy needs num_versions"),
+        ("version_policy { specific { } }", "needs versions, a list of 1 to 1000"),
+        ("version_policy { specific { versions: [] } }", "needs versions"),
+        ("version_policy { specific { versions: -1 } }", "needs versions"),
+        ("version_policy { specific { versions: true } }", "needs versions"),
+        ("version_policy { specific { versions: [1, x] } }", "needs versions"),
+        (f"version_policy {{ specific {{ versions: {list(range(1001))} }} }}", "needs versions"),
+    ],
+)
+def test_a_wrong_policy_is_refused(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        policy_of(parse_text(text))
+
+
+def test_a_model_without_versions_is_refused() -> None:
+    with pytest.raises(InvalidModelError, match="model 'net' has no version"):
+        choose(Latest(), [], "net")
+
+
+@given(st.sets(st.integers(0, 50), min_size=1), st.integers(1, 60), st.sets(st.integers(0, 50), min_size=1))
+@settings(max_examples=200, derandomize=True, database=None, deadline=None)
+def test_what_a_policy_chooses_exists_and_is_ordered(there: set[int], count: int, named: set[int]) -> None:
+    assert choose(Latest(count), there, "net") == tuple(sorted(there)[-count:])
+    assert choose(All(), there, "net") == tuple(sorted(there))
+    if named <= there:
+        assert choose(Specific(tuple(sorted(named))), there, "net") == tuple(sorted(named))
+    else:
+        with pytest.raises(InvalidModelError, match="existing versions: "):
+            choose(Specific(tuple(sorted(named))), there, "net")
