@@ -1,1 +1,4 @@
-"""Connections over asyncio: framing, greeting, heartbeats, back-pressure. Knows nothing about the messages."""
+"""Connections over asyncio: framing, greeting, heartbeats and back-pressure.
+
+The package does not depend on messages.
+"""

@@ -1,9 +1,9 @@
-"""Accepts connections as fast as they arrive, even while the event loop is busy.
+"""Accepts many connections in one turn of the event loop.
 
-libuv accepts one connection of a listening socket in each turn of the loop (since its version 1.46). A turn under load
-takes milliseconds, so only a few hundred connections a second would be accepted, the kernel's queue would overflow, and
-clients would wait for the retransmission of their SYN: 1 s, 3 s, 7 s. So each listening socket gets several
-descriptors; libuv accepts one connection from each of them in a turn.
+Since version 1.46, libuv accepts one connection of a listening socket in each turn of the loop. Under load a turn takes
+milliseconds, so libuv would accept only a few hundred connections per second. The kernel's queue of new connections
+would overflow, and clients would retry after 1 s, 3 s and 7 s. Each listening socket therefore has several descriptors.
+libuv accepts one connection from each descriptor in a turn.
 """
 
 import asyncio
@@ -14,14 +14,17 @@ from typing import Final
 from clockwork.net.address import ANY_HOST, Address
 
 DESCRIPTORS: Final = 32
-"""Number of descriptors of each listening socket, which is also the number of connections accepted in one turn. If only
-one connection arrives, each of the other descriptors costs a microsecond."""
+"""Number of descriptors of each listening socket. It equals the number of connections that are accepted in one turn.
+
+If only one connection arrives, each of the other descriptors costs a microsecond.
+"""
 
 
 async def bind_sockets(address: Address) -> list[socket.socket]:
-    """Return a bound socket for each of the host's addresses; only one if the operating system chooses the port.
+    """Return a bound socket for each of the host's addresses.
 
-    A socket of the host ``::`` also takes IPv4 connections. On a system without IPv6, ``::`` is every IPv4 address.
+    If the operating system chooses the port, only one socket is returned. A socket for the host ``::`` also accepts
+    IPv4 connections. On a system without IPv6, the host ``::`` means every IPv4 address.
 
     Raises:
         OSError: the address is in use or not permitted.
@@ -48,7 +51,7 @@ async def bind_sockets(address: Address) -> list[socket.socket]:
 
 
 def _has_ipv6() -> bool:
-    """Return whether this system can listen on IPv6 addresses; it cannot if IPv6 is switched off."""
+    """Return whether this system can listen on IPv6 addresses."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as trial:
             trial.bind((ANY_HOST, 0))
@@ -65,9 +68,9 @@ async def accept_connections(
     ssl: object = None,
     ssl_handshake_timeout: float | None = None,
 ) -> list[asyncio.Server]:
-    """Serve connections to a bound socket; the options are the same as for ``loop.create_server``.
+    """Accept connections to a bound socket. The options are the same as those of ``loop.create_server``.
 
-    The socket and its descriptors belong to the servers, which close them.
+    The returned servers own the socket and its descriptors, and close them.
     """
     loop = asyncio.get_running_loop()
     descriptors = [sock, *(sock.dup() for _ in range(DESCRIPTORS - 1))]

@@ -1,4 +1,4 @@
-"""Network addresses as text: ``host:port``, ``[::1]:port``, ``*:port``, a host alone, or a port alone."""
+"""Parses network addresses such as ``host:port``, ``[::1]:port``, ``*:port``, a host alone, or a port alone."""
 
 from ipaddress import IPv6Address
 from typing import Final, NamedTuple
@@ -6,24 +6,24 @@ from typing import Final, NamedTuple
 from clockwork.errors import InvalidRequestError
 
 CLIENT_PORT: Final = 12346
-"""Default port for clients; the same as in the original Clockwork."""
+"""Default port for clients. The original Clockwork uses the same port."""
 
 WORKER_PORT: Final = 12345
 """Default port for workers."""
 
 GRPC_PORT: Final = 8001
-"""Default port for gRPC; the same as Triton's."""
+"""Default port for gRPC. Triton uses the same port."""
 
 
 LOOPBACK: Final = "127.0.0.1"
-"""Host of an address that is a port alone."""
+"""Host that is used if an address is only a port."""
 
 ANY_HOST: Final = "::"
-"""Every address of a host, IPv4 and IPv6."""
+"""Host that means every IPv4 and IPv6 address of this machine."""
 
 
 class Address(NamedTuple):
-    """A host and a TCP port; port 0 lets the operating system choose."""
+    """A host and a TCP port. If the port is 0, the operating system chooses the port."""
 
     host: str
     port: int
@@ -33,16 +33,16 @@ class Address(NamedTuple):
 
 
 DEFAULT_LISTEN: Final = Address("127.0.0.1", CLIENT_PORT)
-"""Default address for clients; on loopback."""
+"""Default address for clients. Only clients on the same machine can reach it."""
 
 DEFAULT_WORKER_LISTEN: Final = Address("127.0.0.1", WORKER_PORT)
-"""Default address for workers; on loopback."""
+"""Default address for workers. Only workers on the same machine can reach it."""
 
 
 def parse_address(text: str, default_port: int) -> Address:
     """Return the address that ``text`` describes.
 
-    ``*`` is every address of this host, IPv4 and IPv6, as is ``[::]``. A port alone is a port of 127.0.0.1.
+    The hosts ``*`` and ``[::]`` mean every IPv4 and IPv6 address of this machine. A port alone is a port of 127.0.0.1.
 
     Raises:
         InvalidRequestError: the text is not an address.

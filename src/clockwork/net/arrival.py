@@ -1,22 +1,25 @@
-"""Determines when the bytes that are being read reached this host.
+"""Determines when the bytes that are being read reached this machine.
 
-An event loop learns of bytes when it reads them. They may have waited since its previous poll of the sockets. If
-deadlines counted from the read, clients would wait longer than promised. So the arrival time of the bytes is taken to
-be the earliest possible one.
+When an event loop reads bytes, they may already have waited for some time. If the SLO of a request counted from the
+read, its client would wait longer than its SLO. This module therefore returns the earliest time at which the bytes may
+have arrived.
 
-Theory of operation. The loop alternates between a *poll*, which reports every socket that has bytes, and work. If the
-previous poll did not report the bytes, they arrived after that poll. If the thread slept in the poll, the first bytes
-woke it. So their arrival time is the time when the thread ran again, minus the time that it had waited for a core
-(``/proc/thread-self/schedstat``: time on the run queue). If it did not sleep, they may have arrived at any time since
-the previous poll.
+The event loop alternates between a *poll*, which reports every socket with unread bytes, and work. If the previous poll
+did not report the bytes, they arrived after it. There are two cases:
 
-In three cases that is not enough, and the kernel is asked how long ago the socket received its last bytes
-(``tcpi_last_data_recv`` of TCP_INFO, in milliseconds of a clock that ticks every 4 ms or less):
+- The thread slept in the current poll. The first bytes woke the thread, but it may have waited for a processor core.
+  The arrival time is the time at which the thread ran again, minus this wait. Linux reports the wait in
+  ``/proc/thread-self/schedstat``, as the time on the run queue.
+- The thread did not sleep. The bytes may have arrived at any time since the previous poll, and the result is the time
+  of that poll.
 
-- A process that was stopped (SIGSTOP, a frozen virtual machine, a container out of quota) looks like one that slept, so
-  the bytes may be older.
-- The same holds if the loop slept in one turn and worked long in the next, and nothing was read in between.
-- After a long turn, the bytes of a client that sends one request at a time may be much younger than the last poll.
+This is not accurate enough in three situations. The module then asks the kernel how long ago the socket received its
+last bytes. (``tcpi_last_data_recv`` in TCP_INFO has this time in milliseconds. Its clock ticks every 4 ms or less.)
+
+- The process was stopped, for example by SIGSTOP, in a frozen virtual machine, or in a container that used up its
+  quota. A stopped process looks like a sleeping one, so the bytes may be older than they seem.
+- The loop slept in one turn and then worked for a long time, and read nothing between. The bytes may be older, too.
+- The last turn was long, and the client sends one request at a time. The bytes may be much younger than the last poll.
 """
 
 import asyncio
@@ -30,26 +33,27 @@ from clockwork.clock import Clock, MonotonicClock, thread_time
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos
 
 SLEPT: Final[Nanos] = 20 * MICROSECOND
-"""If a thread neither ran nor waited for a core for longer than this time, it slept in the poll."""
+"""Shortest sleep that is recognised. A thread sleeps when it neither runs nor waits for a core."""
 
 DOUBTFUL: Final[Nanos] = 12 * MILLISECOND
-"""The kernel is asked if the loop slept and nothing was read for longer than this, or if a turn took longer."""
+"""Time without a read, or length of a turn, above which the kernel is asked when bytes arrived."""
 
 TICK: Final[Nanos] = 4 * MILLISECOND
-"""Error of the kernel's answer, in either direction, at 250 ticks a second."""
+"""Largest error of the time that the kernel reports, if its clock has 250 ticks per second."""
 
 _LAST_RECEIVED: Final = 52
-"""Offset of ``tcpi_last_data_recv`` in ``struct tcp_info`` (linux/tcp.h)."""
+"""Offset in bytes of the field ``tcpi_last_data_recv`` in ``struct tcp_info`` (linux/tcp.h)."""
 
 _U32: Final = struct.Struct("=I")
 
-_getsockopt: Final = ctypes.PyDLL(None).getsockopt  # PyDLL: the call does not wait, so it keeps the interpreter's lock
+_getsockopt: Final = ctypes.PyDLL(None).getsockopt  # PyDLL keeps the interpreter's lock; the call never waits
 
 
 class Arrivals:
-    """Follows the turns of one event loop; create and use it on the thread of that loop.
+    """Measures the turns of one event loop. The object must be created and used on the thread of that loop.
 
-    A turn counts if something is read in it; it begins with the first call of `earliest_arrival` after a poll.
+    Only turns in which something is read are counted. Such a turn begins with the first call of `earliest_arrival`
+    after a poll.
     """
 
     __slots__ = (
@@ -58,24 +62,24 @@ class Arrivals:
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock | None = None) -> None:
-        """Start before the first turn; in that turn, the arrival time of bytes is the time when they are read."""
+        """Start to measure. In the first turn, `earliest_arrival` returns the time of the read."""
         self._clock: Clock = clock or MonotonicClock()
         self._loop = loop
         self._open = False
         self.turn = 0  #: number of turns in which something was read
         self._slept: Nanos = 0  #: time slept since the last turn in which something was read
-        self._doubtful = False  #: the loop slept and may have worked since, so the kernel is asked
-        self.reading_took: Nanos = 0  #: time that the last turn spent on reading
+        self._doubtful = False  #: the loop slept and may have worked after that, so the kernel is asked
+        self.reading_took: Nanos = 0  #: time that the loop spent on reading in the last turn
         self._schedstat = _open_schedstat()
         self._tcp_info = ctypes.create_string_buffer(_LAST_RECEIVED + _U32.size)
-        self._length = ctypes.c_uint32()  #: of `_tcp_info`
-        self._since: Nanos = self._clock.now()  #: the earliest possible arrival of bytes that are read in this turn
-        self._polled: Nanos = self._since  #: when the poll of this turn ended
+        self._length = ctypes.c_uint32()  #: length of `_tcp_info` in bytes
+        self._since: Nanos = self._clock.now()  #: earliest time at which the bytes read in this turn may have arrived
+        self._polled: Nanos = self._since  #: time at which the poll of this turn ended
         self._cpu: Nanos = thread_time()
         self._queued: Nanos = self._run_queue()
 
     def close(self) -> None:
-        """Close the file descriptor."""
+        """Close the file descriptor of ``schedstat``."""
         if self._schedstat >= 0:
             os.close(self._schedstat)
             self._schedstat = -1
@@ -88,12 +92,15 @@ class Arrivals:
         one_message: bool = False,
         paused: bool = False,
     ) -> Nanos:
-        """Return the earliest moment at which bytes that are read now may have arrived, on the clock of the host.
+        """Return the earliest time at which the bytes that are being read may have arrived.
 
-        Every read callback calls this. ``transport`` is the connection's; in case of doubt the kernel is asked about
-        it. ``now`` is the time of the read, if the caller knows it. ``one_message``: the bytes were sent at once, so
-        the first are as old as the last. ``paused``: the connection was not read for a while, so the last poll did not
-        report its bytes.
+        Every callback that reads bytes must call this method.
+
+        Args:
+            transport: the connection's transport. The kernel reports when its socket received bytes.
+            now: the time of the read, if the caller knows it.
+            one_message: the bytes are one message, so the first byte arrived at the same time as the last.
+            paused: reading from the connection was paused, so the last poll did not report its bytes.
         """
         if now is None:
             now = self._clock.now()
@@ -110,9 +117,10 @@ class Arrivals:
         return self._since
 
     def follows(self, turn: int) -> bool:
-        """Return whether bytes that were left unread in ``turn`` may be read now; call it after `earliest_arrival`.
+        """Return whether the bytes that are read now may be bytes that were left unread in ``turn``.
 
-        The loop's next poll reports such bytes at once, so the thread does not sleep before they are read.
+        The loop's next poll reports such bytes at once, so the thread does not sleep before it reads them. This method
+        must be called after `earliest_arrival`.
         """
         return self.turn - turn <= 1 and self._slept <= SLEPT
 
@@ -128,25 +136,25 @@ class Arrivals:
         self._polled, self._cpu, self._queued = now, cpu, queued
 
     def _end(self) -> None:
-        """End the turn: everything that the poll reported was read."""
+        """End the turn. The loop calls this method when it has read all bytes that the poll reported."""
         self._open = False
         self.reading_took = self._clock.now() - self._polled
 
     def _last_received(self, transport: asyncio.BaseTransport) -> Nanos:
-        """Return a time that has passed at least since the connection received its last bytes; 0 if unknown."""
+        """Return the shortest possible time since the connection received its last bytes, or 0 if it is unknown."""
         connection = transport.get_extra_info("socket")
         if connection is None:
             return 0
         info, self._length.value = self._tcp_info, len(self._tcp_info)
-        # getsockopt() of uvloop's sockets duplicates the descriptor, which takes longer than everything else here.
+        # The method getsockopt() of uvloop's sockets is not used: it duplicates the descriptor, which is slow.
         length = ctypes.byref(self._length)
         if _getsockopt(connection.fileno(), socket.IPPROTO_TCP, socket.TCP_INFO, info, length):
-            return 0  # not TCP, or closed
+            return 0  # the socket is closed or is not a TCP socket
         age: Nanos = _U32.unpack_from(info, _LAST_RECEIVED)[0] * MILLISECOND
         return max(0, age - TICK)
 
     def _run_queue(self) -> Nanos:
-        """Return the total time that this thread has waited for a core; 0 if the kernel does not count it."""
+        """Return the total time that this thread has waited for a core, or 0 if the kernel does not measure it."""
         if self._schedstat < 0:
             return 0
         return int(os.pread(self._schedstat, 80, 0).split()[1])

@@ -1,4 +1,4 @@
-"""Limits and timings of a connection."""
+"""Limits on connections: times and sizes."""
 
 from typing import Final
 
@@ -11,24 +11,25 @@ from clockwork.wire.frame import FRAME_BYTES_CEILING, MAX_FRAME_BYTES, Allocate,
 
 
 class LinkConfig(Struct, frozen=True):
-    """The limits and timings of a host's connections; times in nanoseconds.
+    """The limits of a connection. Times are in nanoseconds.
 
-    - ``hello_timeout``: time limit from the connection to the peer's Hello or Welcome.
-    - ``heartbeat_interval``: time between Pings to a silent peer, or to any peer with ``measure_clock``.
-    - ``heartbeat_timeout``: time without a single byte from the peer after which the connection is closed. It is many
-      times the interval: a loaded host stalls, and losing a worker costs more than noticing a dead worker late.
-    - ``silent_after``: time without a single byte from the peer after which ``on_silent`` reports it. The connection
-      stays open. 0 means never.
-    - ``measure_clock``: estimate the peer's clock; only the side that sends actions does so.
-    - ``max_frame_bytes``: longest frame in either direction. The dialling side takes over the listener's limit.
-    - ``max_outgoing_bytes``: bytes that may wait for a peer that does not read. If more is sent after that, the peer is
-      disconnected.
-    - ``high_water_bytes``: bytes that may wait while the connection still counts as ``writable``: a frame or two with
-      tensors.
-    - ``linger``: time that a peer has to receive the Goodbye and close its side.
-    - ``write_timeout``: time in which a peer that is not ``writable`` must take 1 MiB.
-    - ``allocate``: allocates the memory for long frames, once the greeting is over.
-    - ``arrivals``: determines when the bytes that are read now reached this host; None means when they are read.
+    - ``hello_timeout``: time in which the peer must send its Hello or Welcome.
+    - ``heartbeat_interval``: time between two Pings. A peer that sends messages gets no Pings, unless ``measure_clock``
+      is set.
+    - ``heartbeat_timeout``: time after which a connection is closed if the peer sends no bytes. It is many times the
+      interval, because a loaded machine may stop for a while, and the loss of a healthy worker is expensive.
+    - ``silent_after``: time after which ``on_silent`` reports that the peer sends no bytes. The connection stays open.
+      If it is 0, this is never reported.
+    - ``measure_clock``: whether to estimate the offset of the peer's clock. Only the controller does this.
+    - ``max_frame_bytes``: longest frame in either direction. The listening side's limit applies to both sides.
+    - ``max_outgoing_bytes``: number of bytes that may wait for a peer that does not read. If more bytes are sent after
+      that, the peer is disconnected.
+    - ``high_water_bytes``: number of bytes that may wait before the connection is no longer ``writable``. It is enough
+      for one or two frames with tensors.
+    - ``linger``: time in which the peer must receive the Goodbye and close its side of the connection.
+    - ``write_timeout``: time in which a peer must read 1 MiB while the connection is not ``writable``.
+    - ``allocate``: allocates the memory for long frames after the greeting.
+    - ``arrivals``: determines when bytes arrived. If it is None, bytes count as arrived when they are read.
     """
 
     hello_timeout: Nanos = 5 * SECOND
@@ -45,7 +46,7 @@ class LinkConfig(Struct, frozen=True):
     arrivals: Arrivals | None = None
 
     def __post_init__(self) -> None:
-        """Check the limit on frames.
+        """Check the value of ``max_frame_bytes``.
 
         Raises:
             InvalidRequestError: the limit is out of range.

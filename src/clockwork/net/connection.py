@@ -1,17 +1,17 @@
-"""One TCP connection that carries messages both ways.
+"""A TCP connection that sends and receives messages.
 
-The life of a connection::
+A connection has these states:
 
-    GREETING  Hello and Welcome; any other message is an error OPEN      messages go to ``on_message``, Pings are
-    answered, silence is noticed CLOSING   one side has sent the reason why it closes. Bytes that still arrive are
-    discarded. The accepting side reads
-              them first, because TCP answers unread data with a reset, which would overtake the Goodbye
-    CLOSED
+- GREETING: the peers exchange Hello and Welcome. Any other message is an error.
+- OPEN: messages are passed to ``on_message``, Pings are answered, and the silence of the peer is measured.
+- CLOSING: one side has sent a Goodbye with the reason. Bytes that still arrive are discarded. The accepting side reads
+  them before it closes the socket. Otherwise TCP would send a reset, and the peer would not receive the Goodbye.
+- CLOSED: the connection has ended.
 
-Rules of the file: nothing is decided about messages. A peer can end its own connection by what it sends or fails to
-send, and has no other effect. ``on_closed`` is called exactly once for each connection that was handed over (accepted:
-``on_ready``; dialled: `hand_over`), with the reason as text, always from the event loop and never from within `send` or
-`close`. Callbacks do not block. If a callback raises `ProtocolError`, the peer is disconnected.
+A peer can cause the end of its own connection, and has no other effect on this module. ``on_closed`` is called exactly
+once for each connection that has an owner. The owner gets an accepted connection in ``on_ready``, and a dialled one by
+`hand_over`. ``on_closed`` gets the reason as text. It is called from the event loop, never from within `send` or
+`close`. Callbacks must not block. If a callback raises `ProtocolError`, the peer is disconnected.
 """
 
 import asyncio
@@ -41,14 +41,14 @@ from clockwork.wire.frame import FRAME_BYTES_CEILING, Frame, FrameReader, Receiv
 __all__ = ["DEFAULT_LINK", "Callbacks", "Connection", "ConnectionState", "LinkConfig"]
 
 MAX_GREETING_FRAME_BYTES: Final[Bytes] = 64 * KIB
-"""Longest frame accepted during the greeting."""
+"""Longest frame that is accepted during the greeting."""
 
 MAX_NAME_CHARACTERS: Final = 200
-"""Longest name and role accepted in a Hello: they are keys of tables, and appear in the log."""
+"""Longest name and longest role that are accepted in a Hello. Both are used as keys of tables and in the log."""
 
 _LINK_TYPES: Final = frozenset({Hello, Welcome, Goodbye, Ping, Pong})
 _log = logging.getLogger("clockwork.link")
-_waste = memoryview(bytearray(64 * KIB))  # bytes that arrive too late are received into this
+_waste = memoryview(bytearray(64 * KIB))  # bytes that arrive after the Goodbye are received into this memory
 
 
 class ConnectionState(Enum):
@@ -72,10 +72,12 @@ def _ignore(*_: object) -> None:
 class Callbacks:
     """Functions that a connection calls.
 
-    ``on_made`` and ``on_hello`` are for accepted connections; they return why the peer is refused, or an empty text.
-    ``on_ready`` is called when the greeting is over, before any ``on_message``; ``on_writable`` whenever
-    `Connection.writable` changes; ``on_silent`` with True when nothing was received for ``LinkConfig.silent_after``,
-    and with False when something is received again.
+    - ``on_made``, ``on_hello``: only called for accepted connections. They return the reason for which the peer is
+      refused, or an empty text.
+    - ``on_ready``: called when the greeting has ended, before the first ``on_message``.
+    - ``on_writable``: called whenever `Connection.writable` changes.
+    - ``on_silent``: called with True when nothing was received for ``LinkConfig.silent_after``, and with False when
+      bytes are received again.
     """
 
     on_message: Callable[["Connection", Any, Any], None]
@@ -88,9 +90,9 @@ class Callbacks:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """A connection, created by `clockwork.net.server` or `clockwork.net.dial`."""
+    """A TCP connection. `clockwork.net.server` and `clockwork.net.dial` create connections."""
 
-    _transport: asyncio.Transport  # these exist from connection_made on, before the connection is used
+    _transport: asyncio.Transport  # `connection_made` sets these attributes before the connection is used
     _write_queue: WriteQueue
     _write_timeout: WriteTimeout
 
@@ -103,15 +105,19 @@ class Connection(asyncio.BufferedProtocol):
         config: LinkConfig = DEFAULT_LINK,
         clock: Clock | None = None,
     ) -> None:
-        """``hello`` is the greeting of a dialled connection; an accepted one waits for the peer's."""
+        """Create a connection that asyncio will open.
+
+        ``hello`` is the greeting that a dialled connection sends. It is None for an accepted connection, which waits
+        for the peer's greeting.
+        """
         self._loop = asyncio.get_running_loop()
         self.state = ConnectionState.GREETING
-        self.ready: asyncio.Future[None] = self._loop.create_future()  #: done when the greeting is over
+        self.ready: asyncio.Future[None] = self._loop.create_future()  #: done when the greeting has ended
         self.closed: asyncio.Future[str] = self._loop.create_future()  #: the reason why the connection ended
         self.peer = "an unknown peer"  #: name and address of the peer, for messages and logs
         self.peer_name = ""  #: name from the peer's Hello
-        self.received_at: Nanos = 0  #: when the message that is being handled was read
-        self.arrived_at: Nanos = 0  #: the earliest possible arrival of its first byte on this host
+        self.received_at: Nanos = 0  #: time at which the message that is being handled was read
+        self.arrived_at: Nanos = 0  #: earliest time at which the first byte of this message may have arrived
         self._arrivals: FrameArrivals | None = None
         self.writable = True  #: False while more than ``high_water_bytes`` wait to be sent
         self._decode = decode
@@ -121,13 +127,13 @@ class Connection(asyncio.BufferedProtocol):
         self._clock: Clock = clock or MonotonicClock()
         self._reader = FrameReader(expect_preamble=hello is None, max_frame_bytes=MAX_GREETING_FRAME_BYTES)
         self._frames = FrameQueue(self._handle, self._set_reading)
-        self._offered = 0  # length of the buffer that asyncio receives into
-        self._paused = self._resting = False  # not reading, because of the host or of the frame queue
+        self._offered = 0  # length of the buffer into which asyncio receives
+        self._paused = self._resting = False  # whether the host, or the frame queue, has paused reading
         self._max_frame_bytes = config.max_frame_bytes
         self._handed_over = False
-        self._held: list[tuple[Any, Received]] | None = []  # messages from before `hand_over`; None after it
+        self._held: list[tuple[Any, Received]] | None = []  # messages that wait for `hand_over`; None after it
         self._reason = ""
-        self._timer: asyncio.TimerHandle | None = None  # time limit of the greeting, later of closing
+        self._timer: asyncio.TimerHandle | None = None  # limits the time of the greeting, and later that of closing
         self._heartbeat = Heartbeat(
             interval=config.heartbeat_interval,
             timeout=config.heartbeat_timeout,
@@ -151,18 +157,18 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def clock_offset(self) -> ClockOffset:
-        """The peer's clock minus this host's; see ``LinkConfig.measure_clock``."""
+        """The offset of the peer's clock. It is only estimated if ``LinkConfig.measure_clock`` is set."""
         return self._heartbeat.clock_offset
 
     @property
     def outgoing_bytes(self) -> Bytes:
-        """Number of bytes that wait in this process to be sent; the kernel may hold more."""
+        """Number of bytes that wait in this process to be sent. More bytes may wait in the kernel."""
         return 0 if self.state is ConnectionState.CLOSED else self._write_queue.waiting_bytes
 
     def send(self, message: Any, payload: Sequence[Sendable] = ()) -> None:
-        """Send a message. If the connection is closing, the message is dropped, and ``on_closed`` reports the end.
+        """Send a message. If the connection is closing, the message is dropped.
 
-        The buffers of a large payload are not copied, so they must not change until they are sent.
+        The buffers of a large payload are not copied. They must not change until they are sent.
 
         Raises:
             InvalidRequestError: the message does not fit into a frame.
@@ -171,50 +177,53 @@ class Connection(asyncio.BufferedProtocol):
             self._write_queue.put(encode_frame(encode(message), payload, max_frame_bytes=self._max_frame_bytes))
 
     def close(self, reason: str) -> None:
-        """Send a Goodbye with the reason, and close when the peer has received it; a second call does nothing."""
+        """Send a Goodbye with the reason, and close the connection when the peer has received it.
+
+        A second call does nothing.
+        """
         if self.closing:
             return
         self._send_now(Goodbye(reason))
         if not self._leave(reason):
             return
-        if self._hello is not None:  # the dialling side may be about to stop its loop
+        if self._hello is not None:  # the dialling side does not wait, because it may stop its loop soon
             self._transport.close()
             return
         self._transport.resume_reading()
         try:
             self._transport.write_eof()
-        except NotImplementedError:  # TLS closes in its own way
+        except NotImplementedError:  # TLS cannot close one direction of a connection only
             self._transport.close()
         except OSError:  # the peer has already disconnected
             self._transport.abort()
 
     def abort(self, reason: str) -> None:
-        """Close without waiting for the peer, after an attempt to send a Goodbye."""
+        """Try to send a Goodbye, and close the connection without waiting for the peer."""
         if not self.closing and not self._write_queue.waiting_bytes:
             self._send_now(Goodbye(reason))
         self._leave(reason)
         self._transport.abort()
 
     def pause_reading(self) -> None:
-        """Stop receiving for now; messages that were already received are still passed on."""
+        """Stop receiving until `resume_reading`. Messages that were already received are still passed on."""
         self._paused = True
         self._read_or_not()
 
     def resume_reading(self) -> None:
-        """Resume receiving."""
+        """Receive again after `pause_reading`."""
         self._paused = False
         self._read_or_not()
 
     def hand_over(self) -> None:
-        """Pass messages to the dialling side from the next turn of the loop on."""
+        """Pass messages to the owner of a dialled connection, beginning with the next turn of the event loop."""
         self._handed_over = True
         self._loop.call_soon(self._deliver)
 
-    # --- what asyncio calls ------------------------------------------------------------------------------------------
+    # --- methods that asyncio calls ----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Set up the connection; the dialling side sends its greeting."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport does not inherit from asyncio's
+        """Set up the connection. The dialling side also sends its greeting."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport is not a subclass of asyncio's
         if self._config.arrivals is not None:
             self._arrivals = FrameArrivals(self._config.arrivals)
         self._transport.set_write_buffer_limits(self._config.high_water_bytes)
@@ -234,7 +243,7 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(refusal)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return the buffer to receive into."""
+        """Return the buffer into which the next bytes are received."""
         if self.state is ConnectionState.CLOSING:
             return _waste
         buffer = self._reader.get_buffer(sizehint)
@@ -260,7 +269,7 @@ class Connection(asyncio.BufferedProtocol):
             self._frames.take(frames, more=nbytes == self._offered)
 
     def eof_received(self) -> None:
-        """Handle the end of the peer's stream; the transport closes itself."""
+        """Handle the end of the peer's stream. The transport then closes itself."""
         missing = self._reader.waiting_for
         if not missing:
             self._leave("the peer closed the connection")
@@ -268,12 +277,12 @@ class Connection(asyncio.BufferedProtocol):
             _log.warning("%s closed the connection in the middle of a frame: %s are missing", self.peer, missing)
 
     def pause_writing(self) -> None:
-        """Note that too many bytes wait to be sent."""
+        """Handle the event that more than ``high_water_bytes`` wait to be sent."""
         self._write_timeout.begin()
         self._set_writable(False)
 
     def resume_writing(self) -> None:
-        """Note that few bytes wait to be sent."""
+        """Handle the event that few bytes wait to be sent."""
         self._write_timeout.end()
         self._set_writable(True)
 
@@ -291,16 +300,16 @@ class Connection(asyncio.BufferedProtocol):
         _log.log(logging.INFO if self.established else logging.DEBUG, "%s disconnected: %s", self.peer, self._reason)
         if not self.ready.done():
             self.ready.set_exception(ConnectionLostError(self._reason))
-            self.ready.exception()  # the accepting side does not await it
+            self.ready.exception()  # prevents a log line about an exception that the accepting side never retrieves
         if not self.closed.done():
             self.closed.set_result(self._reason)
         if self._handed_over:
             self._callbacks.on_closed(self, self._reason)
 
-    # --- inside ------------------------------------------------------------------------------------------------------
+    # --- private methods ---------------------------------------------------------------------------------------------
 
     def _handle(self, frame: Frame) -> bool:
-        """Handle one frame; return whether the connection stays open."""
+        """Handle one frame, and return whether the connection stays open."""
         header, payload = frame
         if self._arrivals is not None:
             self.arrived_at = self._arrivals.of(frame)
@@ -378,13 +387,13 @@ class Connection(asyncio.BufferedProtocol):
         self._reader.max_frame_bytes, self._reader.allocate = self._max_frame_bytes, self._config.allocate
         self._arm(None)
         _log.info("%s is connected", self.peer)
-        if not self.ready.done():  # cancelled if the dialling side has given up
+        if not self.ready.done():  # the dialling side cancels this future when it gives up
             self.ready.set_result(None)
         self._heartbeat.start()
         self._callbacks.on_ready(self)
 
     def _send_now(self, message: LinkMessage) -> None:
-        """Send a link message at once, so that its timestamp is accurate."""
+        """Send a message without delay, so that the time in it is accurate."""
         self._write_queue.put(encode_frame(encode(message)))
         self._write_queue.flush()
 
@@ -397,7 +406,7 @@ class Connection(asyncio.BufferedProtocol):
         self.close(str(error))
 
     def _leave(self, reason: str) -> bool:
-        """Begin to close; return False if the connection is closing already."""
+        """Begin to close, and return True. Return False if the connection is already closing."""
         if self.closing:
             return False
         self.state = ConnectionState.CLOSING

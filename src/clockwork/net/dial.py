@@ -1,4 +1,4 @@
-"""Outgoing connections to a controller, made once or kept up for ever."""
+"""Connects to a controller: once, or again and again whenever the connection ends."""
 
 import asyncio
 import random
@@ -16,10 +16,13 @@ from clockwork.net.connection import Callbacks, Connection
 from clockwork.wire.codec import Decode
 
 MIN_BACKOFF: Final = 0.05
-"""Shortest wait in seconds before another attempt to connect."""
+"""Shortest wait in seconds between two attempts to connect."""
 
 MAX_BACKOFF: Final = 2.0
-"""Longest wait in seconds; the wait doubles up to this, so a restarted controller has its workers within seconds."""
+"""Longest wait in seconds between two attempts to connect. The wait doubles up to this limit.
+
+It is short, so that workers connect to a restarted controller within seconds.
+"""
 
 
 async def dial(
@@ -35,10 +38,10 @@ async def dial(
     clock: Clock | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> Connection:
-    """Connect and greet the peer; ``timeout`` in seconds covers both.
+    """Connect to a peer, and exchange greetings with it. ``timeout`` limits both together, in seconds.
 
-    ``on_message`` is not called before the caller has received the connection. ``on_closed`` is called once if a
-    connection was returned, and never otherwise.
+    ``on_message`` is not called before the caller has the connection. ``on_closed`` is called once if this function
+    returned a connection. Otherwise it is never called.
 
     Raises:
         ConnectionLostError: the peer cannot be reached or refused the greeting.
@@ -62,7 +65,7 @@ async def dial(
             raise ConnectionLostError(await connection.closed)
     except TimeoutError:
         raise ConnectionLostError(f"cannot connect to {address}: no answer within {timeout:g} s") from None
-    except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
+    except (OSError, UnicodeError) as error:  # an invalid host name raises UnicodeError
         raise ConnectionLostError(f"cannot connect to {address}: {_why(error)}") from error
     except ConnectionLostError as error:
         raise ConnectionLostError(f"cannot connect to {address}: {error}") from None
@@ -77,12 +80,12 @@ async def keep_dialled(
     on_failure: Callable[[str], None],
     rng: random.Random,
 ) -> None:
-    """Connect, and connect again whenever the connection ends or cannot be made, until cancelled.
+    """Connect, and connect again whenever an attempt fails or the connection ends. Run until cancelled.
 
-    The wait between attempts doubles, with jitter so that many workers do not connect at the same time. It is reset
-    after a connection that lasted longer than the longest wait, so that a worker which is accepted and then
-    disconnected does not retry too fast. ``on_failure`` receives the reason of a failed attempt; the connection's own
-    ``on_closed`` receives the reason why it ended.
+    The wait doubles after each failed attempt. It is partly random, so that many workers do not connect at the same
+    time. It becomes short again after a connection that lasted longer than `MAX_BACKOFF`. A worker whose connection is
+    always closed soon therefore does not connect too often. ``on_failure`` receives the reason of a failed attempt. The
+    connection's ``on_closed`` receives the reason for which a connection ended.
     """
     loop = asyncio.get_running_loop()
     wait = MIN_BACKOFF
@@ -109,6 +112,6 @@ async def keep_dialled(
 def _why(error: OSError | UnicodeError) -> str:
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {error.reason or error}"
-    if isinstance(error, ConnectionRefusedError):  # asyncio's text repeats the address
+    if isinstance(error, ConnectionRefusedError):  # asyncio's text would repeat the address
         return "connection refused: is the controller running?"
     return getattr(error, "strerror", None) or str(error)

@@ -1,9 +1,9 @@
-"""Divides the event loop's time among connections: a connection that sends a lot must let the others take their turns.
+"""Divides the event loop's time fairly among connections.
 
-One read can bring thousands of small frames. An event loop that handled all of them at once would serve no other
-connection meanwhile. So a connection may handle `MAX_TURN_MESSAGES` messages or `MAX_TURN_BYTES` bytes in one turn. The
-other frames wait here, undecoded, and the connection is not read again until they are handled. So no more frames wait
-than one read has brought.
+One read of a connection can return thousands of small frames. While the event loop handles them, it serves no other
+connection. At most `MAX_TURN_MESSAGES` messages or `MAX_TURN_BYTES` bytes of one connection are therefore handled in
+one turn. The other frames wait in a `FrameQueue`, before they are decoded. The connection is not read again until they
+are handled, so that only the frames of one read can wait.
 """
 
 import asyncio
@@ -15,23 +15,23 @@ from clockwork.units import MIB, Bytes
 from clockwork.wire.frame import Frame
 
 MAX_TURN_MESSAGES: Final = 64
-"""Messages of one connection that are handled in one turn: some milliseconds of work."""
+"""Largest number of messages of one connection that are handled in one turn. This takes some milliseconds."""
 
 MAX_TURN_BYTES: Final[Bytes] = 4 * MIB
-"""Bytes of one connection that are handled in one turn; a longer frame is handled alone."""
+"""Largest number of bytes of one connection that are handled in one turn. A longer frame is handled in a turn alone."""
 
 
 class FrameQueue:
     """The received frames of one connection that wait to be handled.
 
-    ``handle`` handles one frame and returns whether the connection stays open. ``set_reading`` stops and resumes
+    ``handle`` handles one frame, and returns whether the connection stays open. ``set_reading`` pauses and resumes
     reading.
     """
 
     __slots__ = ("_bytes", "_due", "_handle", "_loop", "_messages", "_set_reading", "_waiting")
 
     def __init__(self, handle: Callable[[Frame], bool], set_reading: Callable[[bool], object]) -> None:
-        """Start empty."""
+        """Create an empty queue."""
         self._handle = handle
         self._set_reading = set_reading
         self._loop = asyncio.get_running_loop()
@@ -41,15 +41,15 @@ class FrameQueue:
         self._due = False  #: whether `_next_turn` is scheduled
 
     def __len__(self) -> int:
-        """Number of frames that wait."""
+        """Return the number of frames that wait."""
         return len(self._waiting)
 
     def take(self, frames: list[Frame], *, more: bool) -> None:
-        """Handle new frames, as far as the limits for this turn allow.
+        """Handle as many new frames as the limits for this turn allow, and queue the others.
 
-        ``more``: the read filled its buffer, so the loop may read the connection again in the same turn.
+        ``more`` is true if the read filled its buffer, so that the loop may read the connection again in this turn.
         """
-        if self._due:  # this turn has already handled frames, or older frames wait
+        if self._due:  # frames were already handled in this turn, or older frames wait
             self._waiting.extend(frames)
             self._work()
         elif more or len(frames) > MAX_TURN_MESSAGES:
@@ -63,7 +63,7 @@ class FrameQueue:
                     break
 
     def drop(self) -> None:
-        """Drop the waiting frames, because the connection has ended."""
+        """Drop all waiting frames. The connection calls this method when it ends."""
         self._waiting.clear()
 
     def _work(self) -> None:
@@ -82,7 +82,7 @@ class FrameQueue:
         if not self._waiting:
             return
         self._due = True
-        self._loop.call_soon(self._next_turn)  # before the work, in case a callback raises
+        self._loop.call_soon(self._next_turn)  # comes before the work, because a callback may raise an exception
         self._work()
         if not self._waiting:
             self._set_reading(True)

@@ -1,9 +1,8 @@
-"""Checks that the peer is alive, and estimates its clock.
+"""Checks that the peer of a connection is alive, and estimates the offset of its clock.
 
-Rules of the file: any received byte counts as a sign of life, so a busy connection needs no Ping. The time for which
-this side's event loop stood still does not count against the peer: a tick counts for one interval, however late it is,
-and bytes that arrived while the loop stood still are read before the peer is given up. Silence is reported long before
-it ends the connection.
+A peer is alive if it sends any byte, so a busy connection needs no Pings. If this side's event loop stops for a while,
+that time does not count as silence of the peer. Each check counts as one interval, even if it is late. All bytes that
+have arrived are read before a connection is ended. Silence is reported long before it ends the connection.
 """
 
 import asyncio
@@ -16,15 +15,21 @@ from clockwork.units import Nanos, as_seconds, show_duration
 from clockwork.wire.clock_offset import ClockOffset
 
 FIRST_SAMPLES: Final = 8
-"""Number of Pings sent in succession when a connection opens, so that the clock offset is good for the first action."""
+"""Number of Pings that are sent without a pause when a connection opens.
+
+They make the estimate of the clock offset accurate before the first action is sent.
+"""
 
 LAST_READS: Final = 2
-"""Turns of the event loop between the time-out and the end of the connection. A loop runs its timers before it reads,
-and a callback may run in the turn in which it is scheduled. So only the second turn certainly follows a read."""
+"""Number of turns of the event loop between the time-out and the end of the connection.
+
+An event loop runs its timers before it reads, and may run a callback in the turn in which the callback is scheduled. A
+read is only certain to happen before the second turn.
+"""
 
 
 class Heartbeat:
-    """Pings the peer of one connection, and measures its silence."""
+    """Sends Pings to the peer of one connection, and measures how long the peer is silent."""
 
     __slots__ = (
         "_clock", "_due", "_heard_at", "_interval", "_loop", "_measure_clock", "_on_silence", "_on_silent", "_send",
@@ -43,17 +48,25 @@ class Heartbeat:
         silent_after: Nanos = 0,
         on_silent: Callable[[bool], None] = lambda silent: None,
     ) -> None:
-        """``interval`` to ``silent_after`` are as in `LinkConfig`; ``send`` sends a Ping.
+        """Create a heartbeat; `start` starts it.
 
-        ``on_silent`` is called when `silent` changes. ``on_silence`` receives the reason when the connection must end.
+        Args:
+            interval: ``heartbeat_interval`` of `LinkConfig`.
+            timeout: ``heartbeat_timeout`` of `LinkConfig`.
+            measure_clock: whether to estimate the offset of the peer's clock.
+            clock: the clock of this machine.
+            send: sends a Ping.
+            on_silence: called with the reason when the connection must end.
+            silent_after: ``silent_after`` of `LinkConfig`.
+            on_silent: called when `silent` changes.
         """
         self.clock_offset = ClockOffset()
         self.heard = False
-        """Whether the connection has received something since the last tick; the connection sets it."""
+        """Whether bytes were received since the last check. The connection sets this attribute."""
         self.suspended = False
-        """Whether this side has paused reading, so that silence means nothing; the connection sets it."""
+        """Whether this side has paused reading, so that silence has no meaning. The connection sets this attribute."""
         self.silent = False
-        """Whether nothing was received for ``silent_after``; checked every ``interval``."""
+        """Whether nothing was received for ``silent_after``. This is checked every ``interval``."""
         self._interval = interval
         self._timeout = timeout
         self._measure_clock = measure_clock
@@ -69,7 +82,7 @@ class Heartbeat:
         self._due: Nanos = 0
 
     def start(self) -> None:
-        """Start when the connection is open."""
+        """Begin to check the peer. The connection calls this method when it is open."""
         now = self._clock.now()
         self._heard_at = now
         self._schedule(now)
@@ -77,14 +90,14 @@ class Heartbeat:
             self._send(Ping(now))
 
     def stop(self) -> None:
-        """Stop when the connection is no longer open."""
+        """Stop the checks. The connection calls this method when it is no longer open."""
         for handle in (self._timer, self._verdict):
             if handle is not None:
                 handle.cancel()
         self._timer = self._verdict = None
 
     def pong(self, pong: Pong, received_at: Nanos) -> None:
-        """Handle the answer to a Ping."""
+        """Handle a Pong, which is the peer's answer to a Ping."""
         self.clock_offset.add(ping_sent=pong.ping_sent, received=pong.received, pong_sent=pong.sent, now=received_at)
         if self._measure_clock and self.clock_offset.samples < FIRST_SAMPLES:
             self._send(Ping(self._clock.now()))
@@ -98,7 +111,7 @@ class Heartbeat:
         silent = not (self.heard or self.suspended)
         self.heard = False
         if silent:
-            self._heard_at += max(0, now - self._due)  # this tick is late: this side stood still
+            self._heard_at += max(0, now - self._due)  # a late check means that this side had stopped
             if now - self._heard_at >= self._timeout:
                 self._judge(LAST_READS)
                 return
@@ -107,7 +120,7 @@ class Heartbeat:
         self._go_on(now, silent)
 
     def _judge(self, reads: int) -> None:
-        """Give the peer up, unless one of the next reads brings something."""
+        """End the connection, unless one of the next ``reads`` reads returns bytes."""
         self._verdict = None
         if self.heard or self.suspended:
             now = self._clock.now()

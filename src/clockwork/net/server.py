@@ -1,4 +1,4 @@
-"""Listening ports. Each port accepts connections from one role: clients or workers."""
+"""Listens on ports. Each port accepts connections from one role: from clients, or from workers."""
 
 import asyncio
 import ssl
@@ -17,20 +17,20 @@ from clockwork.units import as_seconds
 from clockwork.wire.codec import Decode
 
 MAX_CONNECTIONS: Final = 10_000
-"""Limit on connections of one port; further connections get an error and are closed."""
+"""Largest number of connections of one port. Further connections get an error and are closed."""
 
 BACKLOG: Final = 4096
-"""Connections that may wait in the kernel, for example when many workers connect at the same time."""
+"""Number of new connections that may wait in the kernel. Many wait when all workers connect at the same time."""
 
 
 class Server:
-    """A listening port; created by `listen`."""
+    """A listening port. `listen` creates it."""
 
     address: Address
-    """The address on which the server listens, with the actual port."""
+    """The address on which the server listens. Its port is the actual port, even if the operating system chose it."""
 
     def __init__(self, role: str, max_connections: int, admits: Callable[[Connection, Hello], str]) -> None:
-        """Create the server; `start` makes it listen."""
+        """Create a server that does not listen yet. `start` makes it listen."""
         self._role = role
         self._admits = admits
         self._max_connections = max_connections
@@ -39,11 +39,11 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The actual port, even if the operating system chose it."""
+        """The port on which the server listens."""
         return self.address.port
 
     def __len__(self) -> int:
-        """Number of connections, before and after their greeting."""
+        """Return the number of connections. Connections whose greeting has not ended count too."""
         return len(self._connections)
 
     async def start(
@@ -53,7 +53,7 @@ class Server:
         tls: ssl.SSLContext | None,
         handshake_timeout: float | None,
     ) -> None:
-        """Start listening; called once, by `listen`."""
+        """Start to listen. `listen` calls this method once."""
         self._servers: list[asyncio.Server] = []
         sockets = await bind_sockets(address)
         self.address = Address(*sockets[0].getsockname()[:2])
@@ -74,7 +74,7 @@ class Server:
             await asyncio.wait([connection.closed for connection in connections])
 
     def admit(self, connection: Connection) -> str:
-        """Return why a new connection is refused; empty if it is accepted."""
+        """Return the reason for which a new connection is refused, or an empty text if it is accepted."""
         full = len(self._connections) >= self._max_connections
         self._connections[connection] = None
         connection.closed.add_done_callback(lambda _: self._connections.pop(connection))
@@ -83,7 +83,7 @@ class Server:
         return self._closing
 
     def welcome(self, connection: Connection, hello: Hello) -> str:
-        """Return why a peer is refused after its Hello; empty if it is accepted."""
+        """Return the reason for which a peer is refused after its Hello, or an empty text if it is accepted."""
         if hello.role == self._role:
             return self._admits(connection, hello)
         return f"this port is for the role {self._role!r}, not {hello.role!r}; use the controller's other port"
@@ -107,10 +107,8 @@ async def listen(
 ) -> Server:
     """Listen on an address for peers of one role.
 
-    After ``on_connected``, ``on_closed`` is called exactly once for that connection.
-
-    ``admits`` returns why a peer of that role is refused; if it returns an empty text, ``on_connected`` follows at
-    once.
+    ``admits`` returns the reason for which a peer is refused. If it returns an empty text, ``on_connected`` is called
+    at once. ``on_closed`` is called exactly once for each connection that was passed to ``on_connected``.
 
     Raises:
         ServerError: the address is in use or not permitted.
@@ -120,6 +118,6 @@ async def listen(
     make = partial(Connection, decode, callbacks, config=config, clock=clock)
     try:
         await server.start(address, make, tls, as_seconds(config.hello_timeout) if tls else None)
-    except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
+    except (OSError, UnicodeError) as error:  # an invalid host name raises UnicodeError
         raise ServerError(f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}") from error
     return server

@@ -1,7 +1,7 @@
-"""TLS from PEM files, with one-line error messages.
+"""Reads the settings of TLS from PEM files. A wrong file results in an error message of one line.
 
-Rules of the file: TLS 1.2 or newer. A server with a certificate authority requires a certificate from every peer; a
-client verifies the server's name. Each file is read only once, so that the checked content is the content in use.
+Connections use TLS 1.2 or newer. If a server has a certificate authority, every peer must have a certificate. A client
+verifies the server's name. Each file is read only once, so that it cannot change between the check and the use.
 """
 
 import ssl
@@ -14,10 +14,10 @@ from clockwork.errors import InvalidRequestError
 
 
 class ServerTls(Struct, frozen=True):
-    """The TLS settings of a port: a certificate with its chain, and its key.
+    """The TLS settings of a port: a certificate with its chain, and the certificate's key.
 
-    ``client_ca`` has the certificates of the authorities that may sign clients' certificates; if it is empty, clients
-    need no certificate. ``context`` contains all of these settings.
+    ``client_ca`` contains the certificates of the authorities that may sign the certificates of clients. If it is
+    empty, clients need no certificate. ``context`` combines all settings.
     """
 
     context: ssl.SSLContext
@@ -30,7 +30,7 @@ def server_tls(certificate: Path, key: Path, client_ca: Path | None = None) -> S
     """Return the TLS settings of a port.
 
     Raises:
-        InvalidRequestError: a file cannot be read, is not the expected PEM file, or does not match the others.
+        InvalidRequestError: a file cannot be read or is not a PEM file, or the key does not belong to the certificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -42,12 +42,12 @@ def server_tls(certificate: Path, key: Path, client_ca: Path | None = None) -> S
 
 
 def client_tls(ca: Path | None = None, certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
-    """Return the TLS settings of a client. Without ``ca``, the system's authorities are trusted.
+    """Return the TLS settings of a client. If ``ca`` is None, the system's certificate authorities are trusted.
 
-    ``certificate`` and ``key`` identify the client to servers that require it.
+    ``certificate`` and ``key`` identify the client, for servers that require a certificate.
 
     Raises:
-        InvalidRequestError: see `server_tls`.
+        InvalidRequestError: a file cannot be read or is not a PEM file, or the key does not belong to the certificate.
     """
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -61,7 +61,7 @@ def client_tls(ca: Path | None = None, certificate: Path | None = None, key: Pat
 
 
 def all_or_none(files: Mapping[str, Path | None]) -> bool:
-    """Return whether all files are set; ``files`` is by the name of the option.
+    """Return whether all files are set. The keys of ``files`` are the names of the options.
 
     Raises:
         InvalidRequestError: some of the files are set, but not all.
@@ -87,7 +87,7 @@ def _identify(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
 
 
 def _no_password() -> str:
-    """Return no password: a server that starts unattended cannot prompt for one."""
+    """Return an empty password. A server cannot ask for a password, because it may start without a person present."""
     return ""
 
 

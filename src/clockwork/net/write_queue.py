@@ -1,7 +1,6 @@
-"""Frames to be sent: collected for one turn of the event loop, then written in one system call.
+"""Collects the frames of one turn of the event loop, and writes them in one system call.
 
-Rules of the file: buffers are sent in the order in which they are put. The bytes that wait are limited to ``max_bytes``
-plus one frame.
+Buffers are sent in the order in which they are queued. At most ``max_bytes`` bytes and one more frame can wait.
 """
 
 import asyncio
@@ -11,18 +10,19 @@ from typing import Final
 from clockwork.units import KIB, Bytes, show_bytes
 
 FLUSH_BYTES: Final[Bytes] = 64 * KIB
-"""From this size on, buffers are written at once: waiting for more until the end of the turn would save nothing."""
+"""Number of queued bytes at which the buffers are written at once. It would save no time to wait for more."""
 
 
 class WriteQueue:
-    """The frames that one connection has to send."""
+    """The frames that wait to be sent on one connection."""
 
     __slots__ = ("_bytes", "_corked", "_flush_is_due", "_loop", "_max_bytes", "_on_overflow", "_transport")
 
     def __init__(self, transport: asyncio.Transport, max_bytes: Bytes, on_overflow: Callable[[str], None]) -> None:
-        """``on_overflow`` receives the reason when a frame is put while more than ``max_bytes`` wait for the peer.
+        """Create an empty queue.
 
-        The new frame does not count: one frame may be longer than ``max_bytes`` if the peer reads.
+        If more than ``max_bytes`` already wait when another frame is queued, ``on_overflow`` is called with the reason.
+        The size of the new frame does not count, so a frame may be longer than ``max_bytes``.
         """
         self._transport = transport
         self._max_bytes = max_bytes
@@ -34,11 +34,11 @@ class WriteQueue:
 
     @property
     def waiting_bytes(self) -> Bytes:
-        """Number of bytes that wait in this process; the kernel may hold more."""
+        """Number of bytes that wait in this process. More bytes may wait in the kernel."""
         return self._bytes + self._transport.get_write_buffer_size()
 
     def put(self, buffers: list[bytes | memoryview]) -> None:
-        """Queue buffers to be sent next."""
+        """Queue buffers. They are sent after the buffers that are already in the queue."""
         self._corked += buffers
         self._bytes += len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
         if self._bytes >= FLUSH_BYTES:
@@ -60,12 +60,12 @@ class WriteQueue:
         if len(corked) == 1:
             self._transport.write(corked[0])
         elif size < FLUSH_BYTES:
-            self._transport.write(b"".join(corked))  # one small copy costs less than a scatter list
+            self._transport.write(b"".join(corked))  # a small copy is faster than writing several buffers
         else:
             self._transport.writelines(corked)
 
     def drop(self) -> None:
-        """Drop all queued buffers, because the connection has ended."""
+        """Drop all queued buffers. The connection calls this method when it has ended."""
         self._corked, self._bytes = [], 0
 
     def _flush_when_due(self) -> None:

@@ -1,9 +1,8 @@
 """Detects a peer that does not read.
 
-The bytes that wait for such a peer take memory, and its connection counts towards the limit.
-
-Rules of the file: a peer that takes `MIN_PROGRESS` within each time-out is slow, not stalled. The time for which this
-process stood still does not count against the peer: a time-out is `CHECKS` checks, and a late check counts once.
+The bytes that wait for such a peer take memory, and its connection counts towards the limit. A peer may be slow, but it
+must read `MIN_PROGRESS` within each time-out. A time-out consists of `CHECKS` checks, and a late check counts as one
+check. If this process stops for a while, the peer therefore does not lose that time.
 """
 
 import asyncio
@@ -13,34 +12,37 @@ from typing import Final
 from clockwork.units import MIB, Bytes
 
 MIN_PROGRESS: Final[Bytes] = MIB
-"""Bytes that a peer must take within the time-out, if that many wait."""
+"""Number of bytes that a peer must read within the time-out, if that many bytes wait."""
 
 CHECKS: Final = 8
-"""Number of checks within one time-out."""
+"""Number of checks in one time-out."""
 
 
 class WriteTimeout:
-    """Watches one transport while its write buffer is full."""
+    """Checks the progress of one transport while its write buffer is full."""
 
     __slots__ = ("_before", "_checks", "_every", "_loop", "_on_stalled", "_timer", "_transport")
 
     def __init__(self, transport: asyncio.WriteTransport, timeout: float, on_stalled: Callable[[], object]) -> None:
-        """``timeout`` is in seconds; ``on_stalled`` is called at most once for each `begin`."""
+        """Create a time-out of ``timeout`` seconds.
+
+        ``on_stalled`` is called when the peer has not read enough, at most once after each call of `begin`.
+        """
         self._transport = transport
         self._every = timeout / CHECKS
         self._on_stalled = on_stalled
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._before: Bytes = 0
-        self._checks = 0  #: checks since the peer last made enough progress
+        self._checks = 0  #: number of checks since the peer last read enough
 
     def begin(self) -> None:
-        """Start watching: the transport has called ``pause_writing``, or is closing."""
+        """Start the checks. The caller does this when the write buffer is full, or when the transport is closing."""
         if self._timer is None:
             self._watch()
 
     def end(self) -> None:
-        """Stop watching: the buffer has drained, or the connection has ended."""
+        """Stop the checks. The caller does this when the buffer has drained, or when the connection has ended."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

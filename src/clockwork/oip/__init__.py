@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2, without a transport: the meaning of its messages to Clockwork.
+"""The Open Inference Protocol v2, without a transport. It decodes requests, encodes responses and checks parameters.
 
-The package is pure: no clock, no I/O. HTTP and gRPC share its parameters, metadata and table of failures.
+The package is pure: it uses no clock and no I/O. The HTTP and gRPC front ends share it.
 """

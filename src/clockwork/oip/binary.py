@@ -1,10 +1,11 @@
-"""Decodes the body of an HTTP inference request: JSON, followed by the binary tensors.
+"""Decodes the body of an HTTP inference request, which is JSON followed by binary tensors.
 
-If all inputs are binary, nothing is copied: the payload is a view of the body. Every length in the request is compared
-with the body (Open Inference Protocol v2 and Triton's binary tensor data extension).
+The format is defined by the Open Inference Protocol v2 and by Triton's binary tensor data extension. Every length in
+the request is compared with the length of the body. If all inputs are binary, the payload is a view of the body, so
+that no tensor is copied.
 
-The body is decoded in two parts, so that names, datatypes and shapes can be checked before elements are decoded:
-`parse_infer` reads the JSON, and `inputs_of` decodes the tensors. Both work in steps.
+`parse_infer` reads the JSON, and `inputs_of` decodes the tensors. The caller can check names, datatypes and shapes
+before it calls `inputs_of`. Both functions work in steps.
 """
 
 from typing import Any, Final
@@ -22,11 +23,11 @@ from clockwork.units import MIB, Bytes, show_bytes
 _NULL: Final = b"null"
 
 DEFAULT_MAX_JSON: Final[Bytes] = 16 * MIB
-"""Limit on the JSON of a request or response. It is low because JSON is read and written on the event loop."""
+"""Default for the largest JSON of a request or response. It is low because the event loop reads and writes JSON."""
 
 
 class TensorParameters(Struct, frozen=True):
-    """Parameters of an input or output; unknown ones are ignored."""
+    """The parameters of an input or output that Clockwork reads. Others are ignored."""
 
     binary_data_size: int | None = None
     binary_data: bool | None = None
@@ -38,9 +39,10 @@ _NO_PARAMETERS: Final = TensorParameters()
 
 
 class InputHead(Struct, frozen=True):
-    """An input of a request. ``data`` is the JSON of its elements, empty if the input is binary.
+    """An input of a request. ``data`` is the JSON of its elements. It is empty if the input is binary.
 
-    Here and below, ``null`` stands for an optional member that is absent: some clients send all members.
+    In all types of this module, a member with the value ``null`` is treated as absent, because some clients send all
+    members.
     """
 
     name: str
@@ -51,25 +53,25 @@ class InputHead(Struct, frozen=True):
 
     @property
     def parameters(self) -> TensorParameters:
-        """The parameters; the defaults if the request has none."""
+        """The input's parameters, or the defaults if the request sets none."""
         return self.nullable_parameters or _NO_PARAMETERS
 
     @property
     def has_data(self) -> bool:
-        """Whether the elements are in the JSON."""
+        """Whether the JSON contains the input's elements."""
         size = len(memoryview(self.data))
         return size > 0 and (size != len(_NULL) or bytes(self.data) != _NULL)
 
 
 class OutputHead(Struct, frozen=True):
-    """An output that a request names."""
+    """An output that a client requests by name."""
 
     name: str
     nullable_parameters: TensorParameters | None = field(default=None, name="parameters")
 
     @property
     def parameters(self) -> TensorParameters:
-        """The parameters; the defaults if the request has none."""
+        """The output's parameters, or the defaults if the request sets none."""
         return self.nullable_parameters or _NO_PARAMETERS
 
 
@@ -83,12 +85,12 @@ class InferHead(Struct, frozen=True):
 
     @property
     def outputs(self) -> tuple[OutputHead, ...]:
-        """The requested outputs; none if all are."""
+        """The requested outputs. An empty tuple means that the client requests all outputs."""
         return self.nullable_outputs or ()
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The parameters; empty if the request has none."""
+        """The parameters of the request, which may be empty."""
         return self.nullable_parameters or {}
 
 
@@ -96,7 +98,10 @@ _decode: Final = msgspec.json.Decoder(InferHead).decode
 
 
 class ParsedInfer(Struct, frozen=True):
-    """A request whose JSON is read. ``rest`` has the bytes after the JSON, ``outline`` the lists cut out of it."""
+    """A request whose JSON has been read.
+
+    ``rest`` contains the bytes after the JSON. ``outline`` contains the lists that were cut out of the JSON.
+    """
 
     head: InferHead
     rest: memoryview
@@ -104,7 +109,7 @@ class ParsedInfer(Struct, frozen=True):
     outline: Outline | None = None
 
     def specs(self) -> tuple[TensorSpec, ...]:
-        """Return the specs of the inputs; those with elements in the JSON count as 0 bytes."""
+        """Return the specs of the inputs. The size of an input is 0 bytes if its elements are in the JSON."""
         return tuple(
             TensorSpec(tensor.name, tensor.datatype, tensor.shape, tensor.parameters.binary_data_size or 0)
             for tensor in self.head.inputs
@@ -112,10 +117,12 @@ class ParsedInfer(Struct, frozen=True):
 
 
 def parse_infer(body: Any, header_bytes: int | None, max_json: Bytes = DEFAULT_MAX_JSON) -> Steps[ParsedInfer]:
-    """Read the JSON of a request; ``header_bytes`` is the value of Inference-Header-Content-Length, if any.
+    """Read the JSON of a request.
+
+    ``header_bytes`` is the value of the header Inference-Header-Content-Length, or None if the request lacks it.
 
     Raises:
-        InvalidRequestError: the JSON is not an inference request, or too long.
+        InvalidRequestError: the JSON is not an inference request, or is too long.
     """
     view = memoryview(body)
     length = len(view) if header_bytes is None else header_bytes
@@ -159,10 +166,10 @@ def _check_count(head: InferHead) -> None:
 
 
 def inputs_of(parsed: ParsedInfer) -> Steps[tuple[tuple[TensorSpec, ...], Any]]:
-    """Return the inputs' specs and their payload.
+    """Return the specs of the inputs and a payload with their elements.
 
     Raises:
-        InvalidRequestError: the elements do not match the specs, or the lengths do not add up.
+        InvalidRequestError: the elements do not match the specs, or the lengths do not match the body.
     """
     rest = parsed.rest
     specs: list[TensorSpec] = []

@@ -1,4 +1,4 @@
-"""Triton's classification extension: outputs are replaced by the largest elements of each row."""
+"""Triton's classification extension. It replaces an output by the largest elements of each of the output's rows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,13 +14,13 @@ from clockwork.steps import Steps
 def with_classes(
     response: InferResponse, payload: Any, classes: Mapping[str, int], batched: bool
 ) -> Steps[tuple[InferResponse, bytes]]:
-    """Return the response and its payload with the requested classes in place of the outputs' elements.
+    """Return a response and its payload in which the requested classes replace the elements of outputs.
 
     Args:
         response: a successful response.
         payload: the bytes of all outputs.
-        classes: the number of classes by output.
-        batched: whether the first dimension of the outputs is the batch.
+        classes: the number of classes for each output, by the output's name.
+        batched: whether the first dimension of the outputs is the batch dimension.
 
     Raises:
         InvalidRequestError: an output is not numeric, or a number of classes is less than 1 or too large.

@@ -1,10 +1,12 @@
 """Converts the elements of tensors between JSON and bytes.
 
-A value of a wrong type, or outside the range of its datatype, is refused. Only floats are rounded, as IEEE 754 does.
-FP16 and BF16 have no JSON form (Open Inference Protocol v2, "Tensor Data Types"). NaN and infinities become null.
+A value is refused if its type is wrong, or if it is outside the range of its datatype. Only floats are rounded, as IEEE
+754 defines. FP16 and BF16 have no JSON form (Open Inference Protocol v2, "Tensor Data Types"). NaN and infinities
+become null.
 
-Elements are read and written in slices, and the generators yield after each slice. A slice of text ends at a comma. The
-brackets in a slice are compared with those that the shape requires, and its numbers are decoded as one flat list.
+Elements are read and written in slices. Each slice is one step of the work. A slice of text ends at a comma. The
+brackets of a slice are compared with the brackets that the shape requires. The numbers of a slice are decoded as one
+flat list.
 """
 
 import re
@@ -23,19 +25,19 @@ from clockwork.steps import Steps
 from clockwork.units import KIB, Bytes, show_bytes
 
 SLICE: Final[Bytes] = 64 * KIB
-"""Number of bytes of JSON that are decoded in one step. No element may be longer."""
+"""Number of bytes of JSON that are decoded in one step. A longer element is an error."""
 
 SLICE_ELEMENTS: Final = 4096
-"""Number of elements formatted or compared in one step."""
+"""Number of elements that are formatted or compared in one step."""
 
 MAX_SHORT: Final[Bytes] = 4 * KIB
-"""Length in bytes below which the JSON of an input is decoded as a whole, because that takes less time."""
+"""Longest JSON of an input, in bytes, that is decoded in one step. This is faster for short JSON."""
 
 MAX_TEXTS: Final[Bytes] = 256 * KIB
-"""Limit on the JSON of a BYTES input, in bytes. Such an input is decoded in one step."""
+"""Longest JSON of a BYTES input, in bytes. There is a limit because such an input is decoded in one step."""
 
 MAX_CLASSES: Final = 1024
-"""Limit on the classes that a client can request of a row with more than `SLICE_ELEMENTS` elements."""
+"""Largest number of classes that a client can request if a row has more than `SLICE_ELEMENTS` elements."""
 
 _FORMATS: Final = {
     Datatype.BOOL: ("?", list[bool]),
@@ -51,7 +53,7 @@ _FORMATS: Final = {
     Datatype.FP64: ("d", list[float]),
     Datatype.BYTES: ("", list[str]),
 }
-"""The format of an element in `struct`, and the type of the elements in JSON."""
+"""For each datatype, the format of an element in the module `struct`, and the type of the elements in JSON."""
 
 _DECODERS: Final = {kind: msgspec.json.Decoder(kind).decode for _, kind in _FORMATS.values()}
 _NUMBERS: Final[dict[str, str]] = {str(datatype): code for datatype, (code, _) in _FORMATS.items() if code} | {
@@ -61,14 +63,14 @@ _LENGTH: Final = Struct("<I")
 _NO_JSON: Final = "has no JSON form"
 _BLANKS: Final = b" \t\r\n"
 _STRUCTURE: Final = bytes(code if code in b"[]," else ord("0") for code in range(256))
-"""Table for `bytes.translate`: keeps brackets and commas, and turns all other bytes into ``0``."""
+"""Table for `bytes.translate`. It keeps brackets and commas, and turns all other bytes into ``0``."""
 
 _FLAT: Final = bytes.maketrans(b"[]", b"  ")
 _NESTED: Final = re.compile(rb"\s*\[\s*\[")
 
 
 class Text(NamedTuple):
-    """Part of a JSON text: the bytes of ``whole`` from ``begin`` to ``end``."""
+    """A part of a JSON text. It consists of the bytes of ``whole`` from ``begin`` to ``end``."""
 
     whole: bytes | bytearray
     begin: int
@@ -79,12 +81,13 @@ class Text(NamedTuple):
 
 
 def add_elements(name: str, datatype: str, shape: tuple[int, ...], text: Text, payload: bytearray) -> Steps[None]:
-    """Append to ``payload`` the bytes of a tensor whose elements are JSON: flat in row-major order, or nested.
+    """Convert the elements of a tensor from JSON, and append their bytes to ``payload``.
 
-    ``text`` is the JSON of one value. ``shape`` has no negative dimension.
+    ``text`` is a JSON list. It is a flat list in row-major order, or nested lists with the tensor's shape. ``shape``
+    must have no negative dimension.
 
     Raises:
-        InvalidRequestError: the text is not a list, has a wrong number of elements, or one is not of the datatype.
+        InvalidRequestError: the text is not a list, its shape is wrong, or an element has a wrong type.
     """
     known = _FORMATS.get(datatype)  # type: ignore[call-overload]
     if known is None:
@@ -114,7 +117,7 @@ def _add_numbers(
     name: str, shape: tuple[int, ...], text: Text, payload: bytearray, code: str, decode: Any
 ) -> Steps[None]:
     wanted = prod(shape)
-    if 2 * wanted - 1 > len(text):  # each element takes at least one character and a comma
+    if 2 * wanted - 1 > len(text):  # each element has at least one character and a comma
         raise _other_shape(name, shape)
     nested = _NESTED.match(text.whole, text.begin, min(text.end, text.begin + SLICE))
     brackets = _brackets(name, shape if nested else (wanted,), len(text))
@@ -143,7 +146,7 @@ def _add_numbers(
 
 
 def _cut(name: str, text: Text, at: int) -> int:
-    """Return the end of the slice that begins at ``at``: a comma, or the end of the text."""
+    """Return the end of the slice that begins at ``at``. A slice ends at a comma or at the end of the text."""
     if text.end - at <= SLICE:
         return text.end
     comma = text.whole.rfind(b",", at, at + SLICE)
@@ -153,7 +156,11 @@ def _cut(name: str, text: Text, at: int) -> int:
 
 
 def _brackets(name: str, shape: tuple[int, ...], limit: Bytes) -> bytes:
-    """Return the brackets and commas of nested lists of this shape, at most ``limit`` bytes."""
+    """Return the brackets and commas of nested lists of this shape.
+
+    Raises:
+        InvalidRequestError: the result would be longer than ``limit`` bytes.
+    """
     size = 0
     for dim in reversed(shape):
         size = 2 + max(0, dim - 1) + dim * size
@@ -178,7 +185,7 @@ def _check_texts(name: str, text: Text) -> None:
 
 
 def _whole(name: str, shape: tuple[int, ...], text: Text, kind: Any) -> list[Any]:
-    """Decode all elements at once."""
+    """Decode all elements in one step."""
     values: list[Any] = msgspec.convert(
         _flat(name, shape, msgspec.json.decode(text.whole[text.begin : text.end])), kind
     )
@@ -196,12 +203,12 @@ def _flat(name: str, shape: tuple[int, ...], data: Any) -> list[Any]:
 
 
 def is_short(spec: TensorSpec) -> bool:
-    """Return whether a tensor fits one slice of JSON."""
+    """Return whether the JSON of a tensor can be one slice."""
     return spec.nbytes <= SLICE and prod(spec.shape) <= SLICE_ELEMENTS
 
 
 def json_slices(spec: TensorSpec, data: memoryview) -> Iterator[Sequence[Any]]:
-    """Yield slices of the elements, flat, as values that JSON can represent.
+    """Yield the elements of a tensor in slices, as values that JSON can represent. A slice is a flat list.
 
     Raises:
         InvalidRequestError: the datatype has no JSON form, or a BYTES element is not UTF-8.
@@ -219,7 +226,7 @@ def json_slices(spec: TensorSpec, data: memoryview) -> Iterator[Sequence[Any]]:
 
 
 def number_slices(spec: TensorSpec, data: memoryview, begin: int, end: int) -> Iterator[tuple[Any, ...]]:
-    """Yield slices of the elements of a numeric tensor from ``begin`` to ``end``.
+    """Yield the elements of a numeric tensor in slices, from element ``begin`` up to element ``end``.
 
     Raises:
         InvalidRequestError: the datatype is BYTES or BF16.
@@ -231,7 +238,10 @@ def number_slices(spec: TensorSpec, data: memoryview, begin: int, end: int) -> I
 
 
 def element_slices(data: memoryview) -> Iterator[list[memoryview]]:
-    """Yield slices of the elements of a BYTES tensor; each ends once it has `SLICE` bytes or `SLICE_ELEMENTS`."""
+    """Yield the elements of a BYTES tensor in slices.
+
+    A slice ends as soon as it has `SLICE` bytes or `SLICE_ELEMENTS` elements.
+    """
     at = 0
     while at < len(data):
         found: list[memoryview] = []
@@ -251,7 +261,9 @@ def _number_code(spec: TensorSpec) -> str:
 
 
 def classified(spec: TensorSpec, data: memoryview, count: int, batched: bool) -> Steps[tuple[TensorSpec, bytes]]:
-    """Return the ``count`` largest elements of each row as BYTES ``value:index`` (Triton's classification extension).
+    """Return the ``count`` largest elements of each row, as Triton's classification extension defines.
+
+    The result is a BYTES tensor whose elements have the form ``value:index``.
 
     Raises:
         InvalidRequestError: the tensor is not numeric, or ``count`` is less than 1 or too large.
@@ -284,7 +296,10 @@ def classified(spec: TensorSpec, data: memoryview, count: int, batched: bool) ->
 
 
 class _Largest:
-    """The largest elements of a row and their places; of equal elements the first ones. NaN counts as smallest."""
+    """The largest elements of a row, and their places.
+
+    The first of several equal elements counts as the largest. NaN is smaller than all numbers.
+    """
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -293,7 +308,7 @@ class _Largest:
         self._seen = 0
 
     def add(self, values: tuple[Any, ...]) -> None:
-        """Compare the next elements of the row."""
+        """Compare the next elements of the row with the largest ones so far."""
         before, self._seen = self._seen, self._seen + len(values)
         numbers = [place for place, value in enumerate(values) if value == value]
         ranked = sorted(numbers, key=values.__getitem__, reverse=True)[: self._count]

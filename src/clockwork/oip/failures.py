@@ -1,9 +1,18 @@
-"""Reports unsuccessful requests over HTTP and gRPC, with one table for both.
+"""Maps failures of requests to HTTP statuses and gRPC codes. Both transports use the same table.
 
-A deadline that cannot be met, or a full server: 503 with Retry-After, RESOURCE_EXHAUSTED. A deadline that has passed:
-504, DEADLINE_EXCEEDED. A server that is starting up or shutting down: 503, UNAVAILABLE. A wrong request: 400,
-INVALID_ARGUMENT. An unknown model: 404, NOT_FOUND. A missing or unknown token: 401, UNAUTHENTICATED; a token without
-the right: 403, PERMISSION_DENIED. A feature that Clockwork lacks: 501, UNIMPLEMENTED. Any other failure: 500, INTERNAL.
+==================================================  =====  ===================
+failure                                             HTTP   gRPC
+==================================================  =====  ===================
+the deadline cannot be met, or the server is full   503    RESOURCE_EXHAUSTED
+the deadline has passed                             504    DEADLINE_EXCEEDED
+the server is starting up or shutting down          503    UNAVAILABLE
+the request is wrong                                400    INVALID_ARGUMENT
+the model is unknown                                404    NOT_FOUND
+the token is missing or unknown                     401    UNAUTHENTICATED
+the token does not give the right                   403    PERMISSION_DENIED
+Clockwork lacks the feature                         501    UNIMPLEMENTED
+any other failure                                   500    INTERNAL
+==================================================  =====  ===================
 """
 
 from collections.abc import Mapping
@@ -37,7 +46,11 @@ _CODES: Final[Mapping[int, tuple[int, str]]] = {
 
 
 class Failure(Struct, frozen=True):
-    """An HTTP status, the name of a gRPC code, Clockwork's status, and the predicted and retry times if known."""
+    """A failed request, as it is reported to the client.
+
+    It has an HTTP status, the name of a gRPC code, a message and Clockwork's status. It also has the predicted
+    completion and the retry time if they are known.
+    """
 
     http: int
     grpc: str
@@ -50,27 +63,30 @@ class Failure(Struct, frozen=True):
     def from_status(
         cls, status: int, message: str, predicted: Nanos | None = None, retry_after: Nanos | None = None
     ) -> "Failure":
-        """Return the failure that reports a status."""
+        """Return the failure that reports one of Clockwork's statuses."""
         http, grpc = _CODES.get(status, (500, "INTERNAL"))
         return cls(http, grpc, message or status_name(status), status, predicted, retry_after)
 
     @classmethod
     def from_response(cls, response: InferResponse) -> "Failure":
-        """Return the failure that reports an unsuccessful inference."""
+        """Return the failure that reports the response to an unsuccessful inference."""
         return cls.from_status(response.status, response.message, response.predicted, response.retry_after)
 
     @classmethod
     def from_denial(cls, error: NotPermittedError) -> "Failure":
-        """Return the failure of a request without the token that it needs."""
+        """Return the failure of a request whose token is missing, unknown or lacks the right."""
         return cls.from_status(error.status or Status.NOT_AUTHENTICATED, str(error))
 
     @classmethod
     def unsupported(cls, message: str) -> "Failure":
-        """Return the failure of a request for a feature that Clockwork lacks."""
+        """Return the failure of a request that needs a feature which Clockwork lacks."""
         return cls(501, "UNIMPLEMENTED", message, Status.INVALID_REQUEST)
 
     def body(self) -> dict[str, Any]:
-        """Return the JSON of an HTTP reply: the protocol's ``error``, and Clockwork's fields; times in milliseconds."""
+        """Return the content of an HTTP reply's JSON. Times are in milliseconds.
+
+        It has the protocol's field ``error`` and additional fields of Clockwork.
+        """
         content: dict[str, Any] = {
             "error": self.message,
             "status": self.status,
@@ -83,24 +99,27 @@ class Failure(Struct, frozen=True):
         return content
 
     def retry_after_s(self) -> str | None:
-        """Return the header Retry-After: whole seconds, at least one (RFC 9110, section 10.2.3)."""
+        """Return the value of the header Retry-After, or None if there is no retry time.
+
+        The value is in whole seconds, and at least 1 (RFC 9110, section 10.2.3).
+        """
         return None if self.retry_after is None else str(max(1, -(-self.retry_after // SECOND)))
 
 
 class RequestFailedError(ClockworkError):
-    """Ends a request over HTTP or gRPC with a `Failure`."""
+    """The exception that ends an HTTP or gRPC request with a `Failure`."""
 
     def __init__(self, failure: Failure) -> None:
-        """Take the message from the failure."""
+        """Create the exception. Its message is that of the failure."""
         super().__init__(failure.message)
         self.failure = failure
 
 
 def bad_request(message: str, http: int = 400) -> RequestFailedError:
-    """Return the error for a wrong request; ``http`` is its status."""
+    """Return the error for a wrong request. ``http`` is the HTTP status."""
     return RequestFailedError(Failure(http, "INVALID_ARGUMENT", message, Status.INVALID_REQUEST))
 
 
 def http_statuses() -> set[int]:
-    """Return the HTTP statuses of all Clockwork statuses but success."""
+    """Return all HTTP statuses that a failed request can have."""
     return {500, *(http for http, _ in _CODES.values())}

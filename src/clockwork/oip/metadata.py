@@ -1,7 +1,7 @@
-"""Metadata and statistics of the server and its models, in the terms of the Open Inference Protocol and Triton.
+"""Metadata and statistics of the server and its models, as the Open Inference Protocol and Triton define them.
 
-Every function returns dicts whose keys are the protocol's field names. HTTP sends them as JSON, and gRPC makes messages
-of them. A count that Clockwork does not keep is 0.
+Every function returns dicts whose keys are the protocol's field names. The HTTP front end sends them as JSON, and the
+gRPC front end converts them to messages. If Clockwork does not measure a count, its value is 0.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,19 +18,19 @@ from clockwork.oip.model_config import PLATFORM
 from clockwork.units import MILLISECOND, Nanos
 
 EXTENSIONS: Final = ("model_repository", "model_configuration", "statistics", "parameters", "classification")
-"""Triton's names of the extensions that both transports serve."""
+"""The extensions that both transports serve, by the names that Triton gives them."""
 
 HTTP_EXTENSIONS: Final = ("binary_tensor_data",)
-"""Triton's names of the extensions that only HTTP serves: tensors over gRPC are binary anyway."""
+"""The extensions that only HTTP serves, by Triton's names. gRPC needs no extension for binary tensors."""
 
 
 def server_metadata(version: str, extensions: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the server's name, version and extensions; ``extensions`` are those of the transport."""
+    """Return the server's name, version and extensions. ``extensions`` are those that only the transport has."""
     return {"name": "clockwork", "version": version, "extensions": [*EXTENSIONS, *extensions]}
 
 
 def model_metadata(model: ModelSummary) -> dict[str, Any]:
-    """Return names, datatypes and shapes of inputs and outputs; -1 is a free dimension."""
+    """Return the names, datatypes and shapes of a model's inputs and outputs. A free dimension is -1."""
     return {
         "name": model.name,
         "versions": [model.version],
@@ -41,10 +41,11 @@ def model_metadata(model: ModelSummary) -> dict[str, Any]:
 
 
 def model_statistics(model: ModelStatus, epoch: Nanos) -> dict[str, Any]:
-    """Return Triton's statistics of a model, which cover requests of all protocols.
+    """Return Triton's statistics of a model. They include the requests of all protocols.
 
-    A request answered in time counts as a success, any other as a failure. Executions are batches. A duration is the
-    sum over all successful requests; in ``batch_stats``, it is the sum over all batches.
+    A request that is answered in time counts as a success. All others count as failures. The number of executions is
+    the number of batches. A duration is a sum over all successful requests. In ``batch_stats``, a duration is a sum
+    over all batches.
 
     Args:
         model: the model and its counts.
@@ -81,7 +82,7 @@ def model_statistics(model: ModelStatus, epoch: Nanos) -> dict[str, Any]:
 
 
 NO_WORKER: Final = "no connected worker can serve it"
-"""Why a served model is not ready."""
+"""Reason for which a served model is not ready."""
 
 
 def repository_index(
@@ -92,12 +93,14 @@ def repository_index(
     serving: bool,
     ready_only: bool,
 ) -> Iterator[dict[str, Any]]:
-    """Yield an entry for every loaded model, by name, with its state and the reason if the model is not ready.
+    """Yield an entry for every loaded model, sorted by name.
+
+    An entry has the model's state, and a reason if the model is not ready.
 
     Args:
         versions: the version of each served model, by name.
         broken: models that cannot be loaded or measured, with the reason of each.
-        is_ready: returns whether a model could be served now; called when the model's entry is made.
+        is_ready: returns whether a device can serve a model now. It is called when the model's entry is created.
         stage: the server's stage.
         serving: whether start-up is over and the server is not shutting down.
         ready_only: whether to leave out models that are not ready.

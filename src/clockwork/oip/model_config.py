@@ -1,7 +1,8 @@
-"""Triton's configuration of a model: every field that Triton prints for an ONNX model, defaults included.
+"""The configuration of a model in Triton's format.
 
-Clients read fields such as ``optional`` and ``format`` without asking whether they are there. The keys are the field
-names of Triton's ModelConfig. HTTP sends the dict as JSON, and gRPC makes a message of it.
+It has every field that Triton prints for an ONNX model, including fields with default values. Some clients need fields
+such as ``optional`` and ``format``. The keys of the dict are the field names of Triton's message ModelConfig. The HTTP
+front end sends the dict as JSON, and the gRPC front end converts it to a message.
 """
 
 from typing import Any, Final
@@ -10,18 +11,18 @@ from clockwork.messages.requests import ModelSummary
 from clockwork.messages.tensors import Datatype, TensorInfo
 
 PLATFORM: Final = "onnxruntime_onnx"
-"""Triton's name for ONNX models on ONNX Runtime."""
+"""Triton's platform name for ONNX models that ONNX Runtime executes."""
 
 BACKEND: Final = "onnxruntime"
-"""Triton's name of that runtime."""
+"""Triton's backend name for ONNX Runtime."""
 
 _TYPES: Final = {Datatype.BYTES: "TYPE_STRING"}
 
 
 def model_config(model: ModelSummary) -> dict[str, Any]:
-    """Return a model's configuration; shapes lack the batch dimension.
+    """Return a model's configuration. The shapes do not include the batch dimension.
 
-    ``format`` is always FORMAT_NONE, because a model's file does not say which dimensions are channels.
+    ``format`` is always FORMAT_NONE, because a model's file does not define which dimension contains the channels.
     """
     batch = model.max_batch_size if model.batchable else 0
     config: dict[str, Any] = {

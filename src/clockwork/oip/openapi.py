@@ -1,7 +1,7 @@
-"""The OpenAPI 3.1 document of the HTTP front end, with every path of `clockwork.oip.rest`.
+"""The OpenAPI 3.1 document of the HTTP front end. It describes every path of `clockwork.oip.rest`.
 
-The schemas of request bodies come from the types that the bodies are decoded into. The schemas of replies are written
-here, and tests/http/test_openapi.py compares them with the replies of a live server.
+The schemas of request bodies are generated from the types into which the bodies are decoded. The schemas of replies are
+written in this module. tests/http/test_openapi.py compares them with the replies of a live server.
 """
 
 from typing import Any, Final, TypeAlias
@@ -18,7 +18,7 @@ from clockwork.units import MIB
 Json: TypeAlias = dict[str, Any]
 
 PATH: Final = "/v2/openapi.json"
-"""Path of the document."""
+"""Path at which the server serves the OpenAPI document."""
 
 _TEXT: Final[Json] = {"type": "string"}
 _VERSION: Final[Json] = {"type": "string", "pattern": "^[0-9]+$", "example": "1"}
@@ -37,7 +37,7 @@ _METRICS_TYPES: Final = ("text/plain", "application/openmetrics-text")
 
 
 def document(version: str) -> Json:
-    """Return the document for a server of this version."""
+    """Return the OpenAPI document. ``version`` is the version of the server."""
     _, schemas = msgspec.json.schema_components((InferHead, RepositoryHead), ref_template=_ref("{name}")["$ref"])
     return {
         "openapi": "3.1.0",
@@ -61,7 +61,7 @@ _DESCRIPTION: Final = (
 
 
 def _guarded(paths: Json) -> Json:
-    """Add the errors about tokens to all paths but health."""
+    """Add the errors about tokens (401 and 403) to all paths except the health checks."""
     for path, item in paths.items():
         for method, operation in item.items():
             if method != "parameters" and not path.startswith("/v2/health/"):
@@ -212,7 +212,7 @@ _FAILURES: Final = {
 
 
 def _parameters(path: str) -> list[Json]:
-    """Return the parameters of a path; a model has one version."""
+    """Return the descriptions of the parameters in a path. The only version of a model is its constant value."""
     name = _TEXT | {"pattern": "^[^/]+$"}
     schemas = {"model": name, "version": _VERSION, "region": name}
     names = [part.strip("{}") for part in path.split("/") if part.startswith("{")]

@@ -1,9 +1,9 @@
-"""Cuts the long lists of numbers out of the JSON of an inference request, so that little JSON is decoded in one step.
+"""Cuts the long lists of numbers out of the JSON of an inference request. The rest is short and is called the outline.
 
-Theory of operation. The text outside strings is searched for lists of numbers: from a ``[`` to the last ``]`` before a
-brace or a quote. Each list longer than `MIN_CUT` is replaced by a mark; the rest, the outline, may have `MAX_OUTLINE`
-bytes. The lists are checked when they are decoded, so this module need not understand them. A mark is a JSON object,
-and the data of a tensor is never an object.
+The outline is decoded in one step, and each list is decoded in several steps. The search skips strings. A list begins
+at a ``[`` and ends at the last ``]`` before a brace or a quote. Each list longer than `MIN_CUT` is replaced by a mark.
+The outline may have `MAX_OUTLINE` bytes. This module does not check the content of the lists, because their decoder
+checks it. A mark is a JSON object. It cannot be confused with the data of a tensor, which is never an object.
 """
 
 import re
@@ -15,39 +15,42 @@ from clockwork.steps import Steps
 from clockwork.units import KIB, MIB, Bytes, show_bytes
 
 MIN_CUT: Final[Bytes] = 1 * KIB
-"""Length in bytes below which a list of numbers is not cut out."""
+"""Length in bytes of the shortest list of numbers that is cut out."""
 
 MAX_OUTLINE: Final[Bytes] = 256 * KIB
-"""Limit on the outline in bytes. The outline is decoded in one step."""
+"""Longest outline in bytes. There is a limit because the outline is decoded in one step."""
 
 MAX_COPIED: Final[Bytes] = 1 * MIB
-"""Number of bytes copied in one step."""
+"""Number of bytes that are copied in one step."""
 
 MAX_SKIPPED: Final = 256
-"""Number of strings skipped in one step."""
+"""Number of strings that the search skips in one step."""
 
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _MARK: Final = re.compile(rb'\{"cut":(\d{1,6})\}')
 
 
 class Outline:
-    """The rest of a text, and the lists that were cut out of it."""
+    """The outline of a JSON text, and the lists that were cut out of the text."""
 
     def __init__(self, text: bytearray) -> None:
-        """Start with nothing cut out; `outlined` does the work."""
+        """Create an empty outline. `outlined` fills it."""
         self.text = text
         self.rest = bytearray()
-        self._cuts: dict[int, tuple[int, int]] = {}  #: begin and end by number, of lists not returned yet
-        self._copied = 0  #: end of the text that was copied or cut out
+        self._cuts: dict[int, tuple[int, int]] = {}  #: number of each remaining list -> its begin and end in the text
+        self._copied = 0  #: position up to which the text was copied or cut out
 
     def list_of(self, data: bytes) -> Text:
-        """Return the list whose mark is ``data``, and forget the list. If ``data`` is not a mark, return ``data``."""
+        """Return the list that belongs to a mark, and remove the list from the table.
+
+        If ``data`` is not a mark, return ``data`` itself.
+        """
         mark = _MARK.fullmatch(data)
         found = None if mark is None else self._cuts.pop(int(mark[1]), None)
         return Text(data, 0, len(data)) if found is None else Text(self.text, *found)
 
     def cut(self, begin: int, end: int) -> None:
-        """Replace the text from ``begin`` to ``end`` by a mark."""
+        """Put a mark into the outline in place of the text from ``begin`` to ``end``."""
         self.copy(begin)
         number = len(self._cuts)
         self.rest += b'{"cut":%d}' % number
@@ -55,13 +58,13 @@ class Outline:
         self._copied = end
 
     def copy(self, end: int) -> None:
-        """Copy the text before ``end`` to the outline."""
+        """Copy the text up to ``end`` to the outline."""
         self.check(end)
         self.rest += self.text[self._copied : end]
         self._copied = end
 
     def check(self, end: int) -> None:
-        """Check whether the text before ``end`` fits the outline.
+        """Check whether the outline would be too long with the text up to ``end``.
 
         Raises:
             InvalidRequestError: the outline would be too long.
@@ -74,7 +77,7 @@ class Outline:
 
 
 def outlined(view: memoryview) -> Steps[Outline]:
-    """Cut the long lists of numbers out of a text.
+    """Cut the long lists of numbers out of a JSON text.
 
     Raises:
         InvalidRequestError: the outline is too long.
@@ -109,7 +112,7 @@ def outlined(view: memoryview) -> Steps[Outline]:
 
 
 def _cut_lists(outline: Outline, braces: "_Braces", at: int, end: int) -> Steps[int]:
-    """Cut out the long lists between ``at`` and ``end``, where the text has no strings; return the end."""
+    """Cut out the long lists between ``at`` and ``end``, and return ``end``. That part of the text has no strings."""
     text = outline.text
     searched = 0
     while end - at >= MIN_CUT:
@@ -129,14 +132,14 @@ def _cut_lists(outline: Outline, braces: "_Braces", at: int, end: int) -> Steps[
 
 
 class _Braces:
-    """Finds the next brace; each part of the text is searched once."""
+    """Finds the next brace in a text. It searches each part of the text only once."""
 
     def __init__(self, text: bytearray) -> None:
         self._text = text
         self._next = {b"{": -1, b"}": -1}
 
     def after(self, at: int) -> int:
-        """Return the place of the first brace from ``at`` on, or the end of the text."""
+        """Return the position of the first brace at or after ``at``, or the end of the text if there is none."""
         for brace, place in self._next.items():
             if place < at:
                 found = self._text.find(brace, at)

@@ -1,4 +1,4 @@
-"""Checks the parameters of an inference request that Clockwork reads, for all transports."""
+"""Checks the parameters of an inference request. Both transports use this module."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -7,10 +7,10 @@ from clockwork.errors import InvalidRequestError
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos
 
 MAX_PRIORITY: Final = 2**64 - 1
-"""Triton's schedule policy extension: a priority is an unsigned integer of 64 bits."""
+"""Largest priority. In Triton's schedule policy extension, a priority is an unsigned integer of 64 bits."""
 
 MAX_DURATION: Final = 1e15
-"""Largest value of a duration parameter, in its own unit (milliseconds or microseconds)."""
+"""Largest value of a parameter that is a duration. The parameter's name defines the unit."""
 
 _SOURCES: Final = {
     "timeout": "the request parameter timeout, in microseconds",
@@ -21,10 +21,12 @@ _SEQUENCES: Final = ("sequence_id", "sequence_start", "sequence_end")
 
 
 def requested_slo(parameters: Mapping[str, Any], *, ignore_timeout: bool = False) -> Nanos | None:
-    """Check all parameters, and return the tighter of ``timeout`` (microseconds, Triton's) and ``slo_ms``.
+    """Check all parameters, and return the SLO that the request sets.
 
-    None: the request sets neither, so the server's default holds. A timeout of 0 means none, as in Triton. ``priority``
-    is checked but has no effect: the scheduler orders requests by deadline. ``ignore_timeout``: read ``slo_ms`` only.
+    Triton's ``timeout`` is in microseconds, and ``slo_ms`` is in milliseconds. If a request sets both, the smaller one
+    applies. A timeout of 0 sets no SLO, as in Triton. The result is None if the request sets no SLO. ``priority`` is
+    checked but has no effect, because the scheduler orders requests by their deadlines. If ``ignore_timeout`` is true,
+    only ``slo_ms`` sets an SLO.
 
     Raises:
         InvalidRequestError: a parameter has a wrong value, or requests a sequence.
@@ -40,7 +42,10 @@ def requested_slo(parameters: Mapping[str, Any], *, ignore_timeout: bool = False
 
 
 def slo_source(parameters: Mapping[str, Any], slo: Nanos, *, ignore_timeout: bool = False) -> str:
-    """Return which of the parameters, which were checked before, set ``slo``; empty: none of them."""
+    """Return a description of the parameter that set ``slo``, or an empty string if no parameter set it.
+
+    The parameters must have been checked before.
+    """
     limits = _limits(parameters, ignore_timeout=ignore_timeout)
     return next((_SOURCES[name] for name, limit in limits.items() if max(1, limit) == slo), "")
 
@@ -60,13 +65,13 @@ def _limits(parameters: Mapping[str, Any], *, ignore_timeout: bool) -> dict[str,
 
 
 def _check_priority(priority: Any) -> None:
-    """Check Triton's ``priority``: 0 is the model's default, 1 the highest."""
+    """Check Triton's ``priority``. The value 0 means the model's default, and 1 is the highest priority."""
     if priority is not None and (type(priority) is not int or not 0 <= priority <= MAX_PRIORITY):
         raise InvalidRequestError(f"priority is {priority!r}; it must be an integer from 0 to {MAX_PRIORITY}")
 
 
 def _duration(name: str, value: Any) -> float:
-    """Return a number from 0 to `MAX_DURATION`, which may be sent as a string."""
+    """Return the value of a duration: a number from 0 to `MAX_DURATION`. The client may send it as a string."""
     if isinstance(value, str):
         try:
             value = float(value)

@@ -1,7 +1,7 @@
-"""Encodes the body of the HTTP response to an inference request: JSON, followed by the binary outputs.
+"""Encodes the body of the HTTP response to an inference request. The body is JSON followed by binary outputs.
 
-If all outputs are binary and in the payload's order, the payload is sent unchanged. JSON is written in slices and its
-size is limited.
+If all outputs are binary and have the order of the payload, the payload is sent unchanged. JSON is encoded in slices,
+and its size is limited.
 """
 
 from math import prod
@@ -30,19 +30,19 @@ def response_body(
     max_json: Bytes = DEFAULT_MAX_JSON,
     version: str = DEFAULT_VERSION,
 ) -> Steps[tuple[list[bytes], list[Any]]]:
-    """Return the JSON in parts, and the binary outputs in order.
+    """Return the parts of the JSON, and the binary outputs in the order of the response.
 
     Args:
         head: the JSON of the request.
         model: the model's name.
         response: the controller's response.
         payload: the bytes of all outputs.
-        batched: whether the first dimension of the outputs is the batch.
-        max_json: limit on the JSON in bytes.
+        batched: whether the first dimension of the outputs is the batch dimension.
+        max_json: largest size of the JSON, in bytes.
         version: the model's version.
 
     Raises:
-        InvalidRequestError: an output cannot have the requested form, or takes too much JSON.
+        InvalidRequestError: an output cannot have the requested form, or its JSON is too large.
     """
     wanted = {output.name: output for output in head.outputs}
     default = head.parameters.get("binary_data_output") is True
@@ -53,7 +53,7 @@ def response_body(
     if head.id:
         content["id"] = head.id
     content["parameters"] = response_parameters(response)
-    outputs: list[tuple[dict[str, Any], TensorSpec, Any]] = []  #: JSON, spec, and the data to add to the JSON or None
+    outputs: list[tuple[dict[str, Any], TensorSpec, Any]] = []  #: JSON, spec, and the data that the JSON gets (or None)
     for original in response.outputs:
         spec = original
         data: Any = view[at : at + spec.nbytes]
@@ -89,7 +89,7 @@ def response_body(
 
 
 def response_parameters(response: InferResponse) -> dict[str, Any]:
-    """Return the parameters of a response: predicted completion, timing and batch size; times in milliseconds."""
+    """Return the parameters of a response: predicted completion, timing and batch size. Times are in milliseconds."""
     timing = response.timing
     parameters: dict[str, Any] = {}
     if response.predicted is not None:
@@ -104,7 +104,7 @@ def response_parameters(response: InferResponse) -> dict[str, Any]:
 
 
 class _Json:
-    """The parts of a JSON text; small pieces are joined into parts."""
+    """A JSON text that is built from many pieces. Small pieces are joined into larger parts."""
 
     def __init__(self, limit: Bytes) -> None:
         self._limit = limit
@@ -122,7 +122,11 @@ class _Json:
             self._pieces, self._joined = [], 0
 
     def check(self, spec: TensorSpec, more: Bytes) -> None:
-        """Check whether ``more`` bytes may be added; raises as `_check_size` does."""
+        """Check whether ``more`` bytes can be added to the text.
+
+        Raises:
+            InvalidRequestError: the text would exceed the limit.
+        """
         _check_size(spec, self._size + more, self._limit)
 
     def parts(self) -> list[bytes]:
@@ -130,7 +134,7 @@ class _Json:
 
 
 def _check_size(spec: TensorSpec, size: Bytes, limit: Bytes) -> None:
-    """Check the size of the JSON with an output.
+    """Check the size of the JSON of a response that includes the output ``spec``.
 
     Raises:
         InvalidRequestError: the JSON would exceed the limit.
@@ -143,19 +147,19 @@ def _check_size(spec: TensorSpec, size: Bytes, limit: Bytes) -> None:
 
 
 def _whole(described: dict[str, Any], spec: TensorSpec, data: Any) -> dict[str, Any]:
-    """Return an output, with its elements unless ``data`` is None."""
+    """Return the description of an output, and add its elements unless ``data`` is None."""
     if data is not None:
         described["data"] = next(json_slices(spec, memoryview(data)), ())
     return described
 
 
 def _add_output(json: _Json, described: dict[str, Any], spec: TensorSpec, data: Any) -> Steps[None]:
-    """Add an output to the JSON, its elements in slices."""
+    """Add an output to the JSON. Its elements are added in slices."""
     if data is None:
         json.add(_encode(described))
         return
     elements = prod(spec.shape)
-    json.check(spec, spec.nbytes - 2 * elements if spec.datatype == Datatype.BYTES else 2 * elements)  # at least
+    json.check(spec, spec.nbytes - 2 * elements if spec.datatype == Datatype.BYTES else 2 * elements)  # a lower bound
     json.add(_encode(described)[:-1])
     before = b',"data":['
     for values in json_slices(spec, memoryview(data)):

@@ -1,4 +1,4 @@
-"""Paths of the Open Inference Protocol over HTTP and of Triton's extensions."""
+"""The paths of the Open Inference Protocol over HTTP, and the paths of Triton's extensions."""
 
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ SERVER: Final = {
     "v2/repository/index": ("POST", "index"),
     "metrics": ("GET", "metrics"),
 }
-"""Requests about the server: the method and the operation for each path."""
+"""Paths of requests about the server. The values are the method and the operation."""
 
 MODEL: Final = {
     "": ("GET", "model"),
@@ -28,24 +28,25 @@ MODEL: Final = {
     "stats": ("GET", "stats"),
     "infer": ("POST", "infer"),
 }
-"""Requests about a model: the method and the operation for each path after the model's name and version."""
+"""Paths of requests about a model, without the model's name and version. The values are the method and the operation.
+"""
 
 REPOSITORY: Final = {"load": ("POST", "load")}
-"""Requests to the repository about a model: the method and the operation for each last part of a path."""
+"""Last parts of the paths of repository requests about a model. The values are the method and the operation."""
 
 
 class MethodNotAllowedError(RequestFailedError):
-    """405: the path exists but takes another method."""
+    """The server has the path, but not with the request's method (HTTP status 405)."""
 
     def __init__(self, method: str, allowed: str) -> None:
-        """``allowed`` is the value of the header Allow."""
+        """Create the exception. ``allowed`` is the value of the header Allow."""
         message = f"method {method[:MAX_QUOTED]} is not allowed here; use {allowed.replace(', ', ' or ')}"
         super().__init__(Failure(405, "UNIMPLEMENTED", message, Status.INVALID_REQUEST))
         self.allowed = allowed
 
 
 class Route(Struct, frozen=True):
-    """The operation that a request line requests, and its model and version if it has them."""
+    """The operation that a request line asks for, and its model and version if the path contains them."""
 
     operation: str
     model: str = ""
@@ -53,19 +54,19 @@ class Route(Struct, frozen=True):
 
 
 class RepositoryHead(Struct, frozen=True):
-    """The JSON of a request to the repository; ``null`` stands for a member that is absent."""
+    """The JSON of a request to the repository. A member with the value ``null`` is treated as absent."""
 
     nullable_parameters: dict[str, Any] | None = field(default=None, name="parameters")
     nullable_ready: bool | None = field(default=None, name="ready")
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The parameters; empty if the request has none."""
+        """The parameters of the request, which may be empty."""
         return self.nullable_parameters or {}
 
     @property
     def ready(self) -> bool:
-        """Whether only models that are ready are requested."""
+        """Whether the client requests only the models that are ready."""
         return bool(self.nullable_ready)
 
 
@@ -73,7 +74,7 @@ def route(method: str, path: str) -> Route:
     """Return the operation of a request line.
 
     Raises:
-        RequestFailedError: 404: the path is unknown; 405: the path takes another method; 501: only Triton has the path.
+        RequestFailedError: the path is unknown (404), its method is another one (405), or only Triton has it (501).
     """
     whole = path.strip("/")
     version = ""
@@ -99,10 +100,10 @@ def route(method: str, path: str) -> Route:
 
 
 def repository_head(body: bytes | bytearray | memoryview) -> RepositoryHead:
-    """Decode the body of a request to the repository; an empty body has no parameters.
+    """Decode the body of a request to the repository. An empty body means a request without parameters.
 
     Raises:
-        RequestFailedError: the body is not such a request.
+        RequestFailedError: the body is not a repository request.
     """
     if len(body) <= MAX_QUOTED and not bytes(body).strip():
         return RepositoryHead()
@@ -120,6 +121,6 @@ def unknown_path(path: str) -> RequestFailedError:
 
 def _checked(method: str, found: tuple[str, str], model: str = "", version: str = "") -> Route:
     allowed, operation = found
-    if method != allowed and (method, allowed) != ("HEAD", "GET"):  # load balancers probe with HEAD
+    if method != allowed and (method, allowed) != ("HEAD", "GET"):  # load balancers send HEAD to check the server
         raise MethodNotAllowedError(method, "GET, HEAD" if allowed == "GET" else allowed)
     return Route(operation, model, version)

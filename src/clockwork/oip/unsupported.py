@@ -1,6 +1,7 @@
-"""Triton's extensions that Clockwork lacks: a request that needs one fails, and the error message names an alternative.
+"""Error messages for Triton's extensions that Clockwork lacks. Each message names an alternative.
 
-The codes are 501 and UNIMPLEMENTED, as for an extension that Triton was built without.
+A request that needs such an extension fails with the HTTP status 501 or the gRPC code UNIMPLEMENTED. Triton does the
+same if it was built without the extension.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ METHODS: Final[Mapping[str, str]] = {
     "CudaSharedMemoryUnregister": _CUDA,
     "RepositoryModelUnload": _UNLOAD,
 }
-"""The error message of each method of GRPCInferenceService that Clockwork does not serve."""
+"""Error messages for the methods of GRPCInferenceService that Clockwork does not serve, by the method's name."""
 
 _SHARED: Final = {"systemsharedmemory": _SHARED_MEMORY, "cudasharedmemory": _CUDA}
 _SHARED_ACTIONS: Final = {
@@ -37,9 +38,9 @@ _SHARED_ACTIONS: Final = {
 
 
 def unsupported_path(parts: Sequence[str]) -> tuple[tuple[str, ...], str] | None:
-    """Return the HTTP methods of a path that only Triton has, and the error message; None: Triton has no such path.
+    """Return the HTTP methods of a path that only Triton has, and the error message.
 
-    ``parts`` are the path's parts between slashes.
+    Return None if Triton does not have the path. ``parts`` are the path's parts between slashes.
     """
     match parts:
         case ["v2", "models", _, "generate" | "generate_stream"]:

@@ -1,1 +1,4 @@
-"""The native protocol: frames, messages as bytes, and the offset between two clocks. No sockets, no event loop."""
+"""The native protocol: frames, the encoding of messages, and the offset between two clocks.
+
+This package uses no sockets and no event loop.
+"""

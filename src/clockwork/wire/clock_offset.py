@@ -1,12 +1,14 @@
 """Estimates the offset between two clocks, and converts the times in messages from one clock to the other.
 
-A Ping leaves at ``a`` (our clock). The peer receives it at ``b`` and answers at ``c`` (the peer's clock), and the Pong
-arrives at ``d`` (our clock). The peer's clock is then ahead by ``((b - a) + (c - d)) / 2``. The error is at most half
-of the time spent on the way, ``((d - a) - (c - b)) / 2`` (RFC 5905, section 8). The estimate is the recent sample with
-the smallest error bound *now*. A fast round trip is better than the average of slow ones, until clock drift since then
-has made its bound larger than that of a newer sample.
+This side sends a Ping at time ``a`` of its clock. The peer receives the Ping at ``b`` and answers at ``c``, on the
+peer's clock. The Pong arrives at ``d`` on this side's clock. The peer's clock is then ahead by
+``((b - a) + (c - d)) / 2``. The error is at most half of the time that both messages travelled, which is
+``((d - a) - (c - b)) / 2`` (RFC 5905, section 8).
 
-Rules of the file: no clock is read; an offset is always *the peer's clock minus ours*.
+The estimate is the recent sample with the smallest possible error now. A fast round trip is more accurate than the
+average of slow ones. Its error grows with the drift of the clocks, until a newer sample is more accurate.
+
+This module reads no clock. An offset is always the peer's clock minus this side's clock.
 """
 
 from collections import deque
@@ -27,10 +29,13 @@ from clockwork.messages.results import (
 from clockwork.units import FOREVER, Nanos
 
 WINDOW_SAMPLES: Final = 32
-"""Samples remembered: 8 s at a Ping every 0.25 s, long enough to contain a fast round trip under load."""
+"""Number of samples that are kept. With a Ping every 0.25 s, they cover 8 s.
+
+This is long enough to contain a fast round trip even under load.
+"""
 
 DRIFT_PPM: Final = 100
-"""Maximum drift between two clocks: the crystal of each is accurate to 50 ppm."""
+"""Largest drift between two clocks, in parts per million. A clock's crystal is accurate to 50 parts per million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,48 +49,48 @@ class _Sample:
 
 
 class ClockOffset:
-    """Estimates how far a peer's clock is ahead of ours.
+    """The estimated offset of a peer's clock.
 
-    ``window`` is the number of samples remembered, ``drift_ppm`` the maximum drift between the clocks.
+    ``window`` is the number of samples that are kept. ``drift_ppm`` is the largest drift between the two clocks.
     """
 
     __slots__ = ("_best", "_drift_ppm", "_samples", "offset_ns")
 
     def __init__(self, *, window: int = WINDOW_SAMPLES, drift_ppm: int = DRIFT_PPM) -> None:
         self.offset_ns: Nanos = 0
-        """The peer's clock minus ours; 0 before the first sample."""
+        """The peer's clock minus this side's clock. It is 0 before the first sample."""
         self._samples: deque[_Sample] = deque(maxlen=window)
         self._best: _Sample | None = None
         self._drift_ppm = drift_ppm
 
     @property
     def samples(self) -> int:
-        """Number of samples remembered."""
+        """Number of samples that are kept now."""
         return len(self._samples)
 
     def error_ns(self, now: Nanos) -> Nanos:
-        """Maximum error of `offset_ns`; FOREVER before the first sample."""
+        """Return the largest possible error of `offset_ns`. It is FOREVER before the first sample."""
         return self._best.error_at(now, self._drift_ppm) if self._best else FOREVER
 
     def add(self, *, ping_sent: Nanos, received: Nanos, pong_sent: Nanos, now: Nanos) -> None:
-        """Add the sample of a Pong that arrived at ``now``; ``received`` and ``pong_sent`` are of the peer's clock.
+        """Add a sample: the times of a Ping and of its Pong, which arrived at ``now``.
 
-        A sample is ignored if the peer claims to have held the Ping for longer than the whole round trip.
+        ``received`` and ``pong_sent`` are times on the peer's clock. A sample is ignored if its times are impossible.
         """
         on_the_way = (now - ping_sent) - (pong_sent - received)
         if on_the_way < 0 or pong_sent < received or now < ping_sent:
             return
         offset = ((received - ping_sent) + (pong_sent - now)) // 2
         self._samples.append(_Sample(now, offset, (on_the_way + 1) // 2))
-        # All samples age at the same rate, so the best one changes only when a sample is added or dropped.
+        # The errors of all samples grow at the same rate, so the best sample changes only when one is added or dropped.
         self._best = min(self._samples, key=lambda sample: sample.error_at(now, self._drift_ppm))
         self.offset_ns = self._best.offset
 
 
 def shift_action(action: Action, by: Nanos) -> Action:
-    """Return the action with its window moved by ``by``, the worker's offset, before a controller sends it.
+    """Convert the time window of an action to the worker's clock. The controller does this before it sends the action.
 
-    An end of the window that is open (0 or FOREVER) stays open.
+    ``by`` is the offset of the worker's clock. The values 0 and FOREVER, which mean an open end, are not changed.
     """
     if by == 0 or not isinstance(action, LoadModelFromDisk | LoadWeights | EvictWeights | Infer):
         return action
@@ -93,7 +98,10 @@ def shift_action(action: Action, by: Nanos) -> Action:
 
 
 def shift_result(result: Result, by: Nanos) -> Result:
-    """Return the result with its timings moved by ``by``, minus the worker's offset, when a controller receives it."""
+    """Convert the times of a result to the controller's clock. The controller does this when it receives the result.
+
+    ``by`` is the negated offset of the worker's clock.
+    """
     if by == 0:
         return result
     if isinstance(result, InferResult):
@@ -109,7 +117,7 @@ def shift_result(result: Result, by: Nanos) -> Result:
 
 
 def shift_moment(moment: Nanos, by: Nanos) -> Nanos:
-    """Return the moment on the other clock. 0 (always past) and FOREVER (never reached) are returned unchanged."""
+    """Return ``moment`` on the other clock. The values 0 (always past) and FOREVER (never reached) are not changed."""
     if moment == 0 or moment == FOREVER:
         return moment
     return min(max(moment + by, 1), FOREVER - 1)

@@ -1,7 +1,7 @@
-"""Encodes messages as headers of frames, decodes them, and splits a batch's payload into the parts of its requests.
+"""Encodes and decodes the messages of the native protocol, and splits the payload of a batch.
 
-Rules of the file: any bytes from a peer decode to a message that is valid in that direction, or raise `ProtocolError`.
-The types in `clockwork.messages` are the only schema.
+A message is the header of a frame. Bytes from a peer are decoded to a message that is valid in that direction. All
+other bytes raise `ProtocolError`. The types in `clockwork.messages` define the format.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,10 +20,10 @@ from clockwork.wire.frame import Received, Sendable, flat
 MessageT = TypeVar("MessageT")
 
 Decode: TypeAlias = Callable[[Received], MessageT]
-"""Decodes the message in a header; raises `ProtocolError`."""
+"""A function that decodes the message in a header. It raises `ProtocolError` if the header is not a valid message."""
 
 encode: Final[Callable[[Any], bytes]] = msgspec.msgpack.Encoder().encode
-"""Encodes any message as the header of a frame."""
+"""Encode a message of any type as the header of a frame."""
 
 
 def _decoder(name: str, schema: Any) -> Decode[Any]:
@@ -39,25 +39,28 @@ def _decoder(name: str, schema: Any) -> Decode[Any]:
 
 
 decode_request: Final[Decode[Request | LinkMessage]] = _decoder("a request", Request | LinkMessage)
-"""Messages from client to controller."""
+"""Decode a message from a client to the controller."""
 
 decode_response: Final[Decode[Response | LinkMessage]] = _decoder("a response", Response | LinkMessage)
-"""Messages from controller to client."""
+"""Decode a message from the controller to a client."""
 
 decode_action: Final[Decode[Action | LinkMessage]] = _decoder("an action", Action | LinkMessage)
-"""Messages from controller to worker."""
+"""Decode a message from the controller to a worker."""
 
 decode_result: Final[Decode[Result | LinkMessage]] = _decoder("a result", Result | LinkMessage)
-"""Messages from worker to controller."""
+"""Decode a message from a worker to the controller."""
 
 
 def input_sizes(action: Infer) -> list[Bytes]:
-    """Return the bytes of the action's payload that belong to each input; 0 if it is generated or in shared memory."""
+    """Return how many bytes of the action's payload belong to each input.
+
+    The number is 0 for an input that the worker generates, and for an input in shared memory.
+    """
     return [share.payload_bytes if share.arena_offset < 0 else 0 for share in action.inputs]
 
 
 def output_sizes(result: InferResult) -> list[Bytes]:
-    """Return the bytes of the result's payload that belong to each of its outputs."""
+    """Return how many bytes of the result's payload belong to each output."""
     return [sum(tensor.nbytes for tensor in output.tensors) for output in result.outputs]
 
 
@@ -65,7 +68,7 @@ def split_payload(payload: Sendable, sizes: Sequence[Bytes]) -> list[memoryview]
     """Return views of consecutive parts of a payload, one for each size.
 
     Raises:
-        ProtocolError: a size is negative, or the sizes do not add up to the payload's.
+        ProtocolError: a size is negative, or the sum of the sizes is not the payload's size.
     """
     view = flat(payload)
     if sum(sizes) != len(view) or any(size < 0 for size in sizes):

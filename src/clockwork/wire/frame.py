@@ -5,16 +5,17 @@
     from the side that connected, once:   "CLKW"   u16 protocol version   u16 zero
     then, in both directions:             u32 n    u32 h    h bytes of header    n - h bytes of payload
 
-Numbers are little-endian. ``n`` counts the bytes after the two lengths. A header is one message
-(`clockwork.wire.codec`); a payload holds the bytes of its tensors.
+Numbers are little-endian. ``n`` is the number of bytes after the two lengths. The header is one encoded message
+(`clockwork.wire.codec`). The payload contains the bytes of the message's tensors.
 
-Rules of the file: no I/O. Each length from a peer is compared with a limit before it is used. A byte of a large payload
-is copied at most once, and only if it arrives in the same read as the lengths of its frame.
+This module does no I/O. Each length from a peer is compared with a limit before it is used. The bytes of a large
+payload are received into their final place. Only the bytes that arrive in the same read as the frame's lengths are
+copied.
 
-`FrameReader` has the interface of `asyncio.BufferedProtocol`: it provides a buffer to receive into, and then gets the
-number of bytes received. Many small frames arrive in one read and are copied out of the receive buffer. A long frame
-that is incomplete gets memory of its own, and the rest is received directly into it. The payload in that memory begins
-at a multiple of 64 bytes, which suits vector instructions and lets numpy and the runtimes use the payload in place.
+`FrameReader` has the interface of `asyncio.BufferedProtocol`: it returns a buffer, and then gets the number of bytes
+that were received into the buffer. Small frames are copied out of this buffer. A long frame gets separate memory, and
+the rest of the frame is received into this memory. The payload then begins at a multiple of 64 bytes. Vector
+instructions need this alignment. numpy and the runtimes can use such a payload without a copy.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,43 +30,43 @@ from clockwork.messages.link import PROTOCOL_VERSION
 from clockwork.units import KIB, MIB, Bytes, show_bytes
 
 Received: TypeAlias = bytes | memoryview
-"""Bytes as they come out of a `FrameReader`."""
+"""The type of a header or a payload that a `FrameReader` returns."""
 
 Sendable: TypeAlias = bytes | bytearray | memoryview
-"""Bytes as they go into a frame; C-contiguous, of any format and shape."""
+"""The type of a payload that is sent. A memoryview must be C-contiguous, and may have any format and shape."""
 
 Frame: TypeAlias = tuple[Received, Received]
-"""Header and payload."""
+"""The header and the payload of a received frame."""
 
 Allocate: TypeAlias = Callable[[Bytes], NDArray[Any]]
-"""Allocates memory of the given size, with any content."""
+"""A function that allocates memory of the given size. The memory may have any content."""
 
 MAGIC: Final = b"CLKW"
 
 MAX_FRAME_BYTES: Final[Bytes] = 64 * MIB
-"""Default limit of a frame: a batch of 100 images of 602,112 bytes."""
+"""Default for the longest frame. It is enough for a batch of 100 images of 602,112 bytes."""
 
 FRAME_BYTES_CEILING: Final[Bytes] = (1 << 32) - 1
-"""Highest limit that can be set: the lengths have 32 bits."""
+"""Highest limit on the length of frames that can be set, because the lengths have 32 bits."""
 
 MAX_HEADER_BYTES: Final[Bytes] = 16 * MIB
-"""Limit of a header: the specs of 256 tensors with long names take 30 KiB; the state of 50,000 models 10 MiB."""
+"""Longest header. The specs of 256 tensors with long names take 30 KiB, and the state of 50,000 models takes 10 MiB."""
 
 SMALL_BUFFER: Final[Bytes] = 16 * KIB
-"""Receive buffer of an idle connection; longer incomplete frames get separate memory."""
+"""Size of the receive buffer of an idle connection. Longer incomplete frames get separate memory."""
 
 LARGE_BUFFER: Final[Bytes] = 256 * KIB
-"""Receive buffer of a connection after a read has filled the small buffer with small frames."""
+"""Size of the receive buffer after a read has filled the small buffer with small frames."""
 
 JOIN_BYTES: Final[Bytes] = 16 * KIB
-"""Frames up to this size are sent as one piece: copying is cheaper than a scatter list."""
+"""Longest frame that is copied into one buffer before it is sent. This is faster than to write several buffers."""
 
 _PREAMBLE: Final = Struct("<4sHH")
 _LENGTHS: Final = Struct("<II")
 _LENGTHS_SIZE: Final = _LENGTHS.size
 _ALIGNMENT: Final = 64
 
-#: First bytes of other protocols, and the hint in the error message.
+#: The first bytes of other protocols, and the hint that the error message gives for each.
 _OTHER_PROTOCOLS: Final = (
     ((b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"PRI "), "is this an HTTP client?"),
     ((b"\x16\x03",), "is this a TLS client? TLS is not enabled on this port"),
@@ -74,12 +75,16 @@ _OTHER_PROTOCOLS: Final = (
 
 
 def uninitialised(nbytes: Bytes) -> NDArray[Any]:
-    """Allocate memory without touching it, so that a frame that is announced but never sent costs nothing."""
+    """Allocate memory without writing to it.
+
+    The operating system provides memory only when it is written. If a peer announces a long frame and never sends it,
+    the frame therefore takes no memory.
+    """
     return np.empty(nbytes, np.uint8)
 
 
 def aligned(allocate: Allocate, nbytes: Bytes, before: Bytes) -> memoryview:
-    """Allocate memory in which the byte after the first ``before`` bytes is at a multiple of 64."""
+    """Allocate memory in which the address of byte number ``before`` is a multiple of 64."""
     memory = allocate(nbytes + _ALIGNMENT)
     start = -(memory.ctypes.data + before) % _ALIGNMENT
     whole: memoryview = memory.data
@@ -87,7 +92,7 @@ def aligned(allocate: Allocate, nbytes: Bytes, before: Bytes) -> memoryview:
 
 
 def preamble(version: int = PROTOCOL_VERSION) -> bytes:
-    """Return the first bytes sent by the side that connected."""
+    """Return the preamble, which the connecting side sends first."""
     return _PREAMBLE.pack(MAGIC, version, 0)
 
 
@@ -97,7 +102,7 @@ def encode_frame(
     """Return the buffers of a frame, in order. A small frame is one buffer; large payloads are not copied.
 
     Raises:
-        InvalidRequestError: the frame or its header is over its limit.
+        InvalidRequestError: the frame or its header is longer than its limit.
     """
     size = len(header)
     if not payload:
@@ -112,9 +117,9 @@ def encode_frame(
 
 
 def flat(buffer: Sendable) -> memoryview:
-    """Return a view of a C-contiguous buffer of any format and shape as single bytes."""
+    """Return a C-contiguous buffer of any format and shape as a view of bytes."""
     view = memoryview(buffer)
-    return view.cast("B") if view.nbytes else memoryview(b"")  # a shape with a zero in it cannot be cast
+    return view.cast("B") if view.nbytes else memoryview(b"")  # Python cannot cast a view whose shape contains a zero
 
 
 def _check_limits(total: Bytes, header: Bytes, max_frame_bytes: Bytes) -> None:
@@ -129,11 +134,11 @@ def _check_limits(total: Bytes, header: Bytes, max_frame_bytes: Bytes) -> None:
 
 
 class FrameReader:
-    """Cuts received bytes into frames.
+    """Divides received bytes into frames.
 
-    ``max_frame_bytes`` and ``allocate``, which allocates the memory of long frames, may be changed between reads: an
-    unknown peer gets a lower limit. After a `ProtocolError` the reader cannot be used any more, and frames that
-    arrived in the same read are lost.
+    ``max_frame_bytes`` is the limit on a frame, and ``allocate`` allocates the memory of long frames. Both may be
+    changed between two reads, because a peer that has not greeted yet gets a lower limit. After a `ProtocolError` the
+    reader must not be used any more. Frames that arrived in the same read are lost.
     """
 
     __slots__ = (
@@ -147,19 +152,19 @@ class FrameReader:
         self._wants_preamble = expect_preamble
         self._frames_read = False
         self._buffer = memoryview(bytearray(SMALL_BUFFER))
-        self._filled = 0  # bytes at the start of _buffer that are not parsed yet: less than one frame
+        self._filled = 0  # number of bytes at the start of _buffer that are not parsed yet (less than one frame)
         self._offered = 0
-        self._own: memoryview | None = None  # the memory of a long frame that is being received
+        self._own: memoryview | None = None  # memory of a long frame that is being received
         self._own_header = self._own_filled = 0
 
     @property
     def has_begun(self) -> bool:
-        """Whether a frame has begun and is not complete."""
+        """Whether a part of a frame has been received."""
         return self._own is not None or self._filled > 0
 
     @property
     def waiting_for(self) -> str:
-        """Text that describes what is missing from a frame that has begun; empty between frames."""
+        """A description of the bytes that an incomplete frame lacks. It is empty if no frame is incomplete."""
         if self._own is not None:
             return f"{len(self._own) - self._own_filled} of a frame's {len(self._own)} bytes"
         if self._filled >= _LENGTHS_SIZE and not self._wants_preamble:
@@ -168,7 +173,7 @@ class FrameReader:
         return f"more than the {self._filled} bytes that begin a frame" if self._filled else ""
 
     def get_buffer(self, size_hint: int = -1) -> memoryview:
-        """Return the buffer to receive the next bytes into."""
+        """Return the buffer into which the next bytes must be received."""
         if self._own is not None:
             return self._own[self._own_filled :]
         buffer = self._buffer[self._filled :]
@@ -176,10 +181,10 @@ class FrameReader:
         return buffer
 
     def buffer_updated(self, nbytes: int) -> list[Frame]:
-        """Return the frames completed by ``nbytes`` that were received into the last `get_buffer`, in order.
+        """Return the frames that are complete now, in order. ``nbytes`` bytes were received into the last buffer.
 
         Raises:
-            ProtocolError: the bytes are not frames of this protocol, or a frame is over a limit.
+            ProtocolError: the bytes are not frames of this protocol, or a frame exceeds a limit.
         """
         if self._own is not None:
             return self._fill_own(nbytes)
@@ -211,7 +216,7 @@ class FrameReader:
         return frames
 
     def _keep(self, start: int, end: int, *, grow: bool) -> None:
-        """Move the begun frame to the front of the buffer, which grows if small frames filled it."""
+        """Move the incomplete frame to the front of the buffer. The buffer grows if small frames have filled it."""
         old = self._buffer
         if grow and len(old) < LARGE_BUFFER and self._own is None:
             self._buffer = memoryview(bytearray(LARGE_BUFFER))
