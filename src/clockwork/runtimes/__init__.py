@@ -1,6 +1,6 @@
-"""Runtimes: libraries that execute models on devices, behind one interface (`base`). None imports another.
+"""Runtimes execute models on devices. Each runtime wraps one library and implements the interface in `base`.
 
-The runtimes share these modules:
+No runtime imports another. The runtimes share these modules:
 
 ==============  ================================================================================================
 `common`        the base class of runtimes, model information and error texts

@@ -4,10 +4,10 @@ Threads: every method may block. The worker calls these methods on its lane thre
 All devices of a worker share one `Runtime`. A `LoadedModel` belongs to one device, whose EXEC lane calls `execute` from
 one thread at a time.
 
-Payloads are bytes-like: a tensor's elements in wire order (see `clockwork.messages.tensors`).
+A payload is a bytes-like object. It contains a tensor's elements in wire order (see `clockwork.messages.tensors`).
 
-A model has three forms, as in the paper: a file on disk; a `HostModel` in host memory, read and prepared once; a
-`LoadedModel` in a device's weights cache.
+A model has three forms, as in the paper. The first form is a file on disk. The second is a `HostModel` in host memory,
+which is read and prepared once. The third is a `LoadedModel` in a device's weights cache.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ Payload: TypeAlias = Any
 Batch: TypeAlias = Any
 """A batch of inputs, or its outputs, in the runtime's own form.
 
-It releases its memory when nothing refers to it any more: a batch may be dropped before it is executed, and outputs may
-be dropped before they are split.
+A batch releases its memory when nothing refers to it any more. The worker may drop a batch before it is executed, and
+may drop outputs before they are split.
 """
 
 
@@ -37,15 +37,18 @@ class HostModelInfo(Struct, frozen=True):
     """Properties of a prepared model; see `clockwork.messages.results.ModelInfo`."""
 
     digest: str
-    """Digest of the content and of the batching policy; see `clockwork.runtimes.batching.BatchingPolicy.digest`."""
+    """Digest of the model's content and of its batching policy; see
+    `clockwork.runtimes.batching.BatchingPolicy.digest`.
+    """
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     batchable: bool
     weights_bytes: Bytes
     runtime: str
-    """Name and version of the library: ``onnxruntime 1.32.0``. Measured times hold only for this version."""
+    """Name and version of the library, such as ``onnxruntime 1.32.0``. Measured times are valid only for this version.
+    """
     note: str = ""
-    """How the model is executed, if that is unusual; else empty."""
+    """Unusual facts about how the model is executed, for people to read. Empty if there are none."""
     unbatched: str = ""
     """Why requests cannot share a batch; empty if they can."""
     max_batch: int = 0
@@ -60,11 +63,16 @@ class LoadedModel(Protocol):
 
     @property
     def uploads(self) -> bool:
-        """Whether `assemble` copies inputs to the device. If so, single requests are assembled ahead of time, too."""
+        """Whether `assemble` copies inputs to the device.
+
+        If so, the worker assembles even single requests ahead of time.
+        """
         ...
 
     def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> Batch:
-        """Assemble a batch from the rows of several requests. A payload is None if its input is ``generated``.
+        """Assemble a batch from the rows of several requests.
+
+        The payload of an input that is marked ``generated`` is None.
 
         Raises:
             InvalidRequestError: a payload does not fit its specs, or the model.
@@ -85,11 +93,14 @@ class LoadedModel(Protocol):
         ...
 
     def device_time(self, outputs: Batch) -> DeviceTime | None:
-        """Return how long the device took to `execute`; call after `split`. None: use the caller's measurement."""
+        """Return how long the device took to `execute` the batch. Call this method after `split`.
+
+        None means that the caller must use its own measurement.
+        """
         ...
 
     def close(self) -> None:
-        """Release the memory. Not called while `execute` runs."""
+        """Release the memory. The caller never calls this method while `execute` runs."""
         ...
 
 
@@ -114,16 +125,16 @@ class Runtime(Protocol):
     """Executes models on the devices of one worker."""
 
     links: LinkPolicy
-    """Which links out of a model's directory are followed; set before the first model is loaded."""
+    """Decides which links out of a model's directory are followed. Set this before the first model is loaded."""
 
     @property
     def version(self) -> str:
-        """Name and version of the library: ``onnxruntime 1.32.0``."""
+        """Name and version of the library, such as ``onnxruntime 1.32.0``."""
         ...
 
     @property
     def device_kind(self) -> str:
-        """Hardware of the devices and threads of each. Devices of one kind are equally fast."""
+        """Name of the hardware and number of threads of a device. Devices of one kind are equally fast."""
         ...
 
     def locate(self, path: Path, name: str = "") -> Path:
@@ -137,9 +148,11 @@ class Runtime(Protocol):
         ...
 
     def load_model(self, path: Path, name: str = "") -> HostModel:
-        """Read and prepare a model. ``path`` is absolute, exists, and lies within the model root.
+        """Read and prepare a model.
 
-        ``name`` is the model's name, which the operator's batching options refer to.
+        ``path`` is an absolute path of an existing file or directory inside the model root.
+
+        ``name`` is the model's name. The operator's batching options refer to models by name.
 
         Raises:
             InvalidModelError: the file is not a model of this runtime, or is broken.

@@ -1,7 +1,7 @@
-"""Assembles requests into a batch and splits a batch's outputs among its requests; shared by all runtimes.
+"""Assembles requests into a batch, and splits a batch's outputs among its requests, for all runtimes.
 
-The inputs of a single request are views of its payload. The inputs of several requests are copied once, into the
-batch. Outputs are never copied: each request gets a view of its rows.
+If a batch has a single request, its inputs are views of the request's payload. The inputs of several requests are
+copied once, into the batch. Outputs are never copied, because each request gets a view of its rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ RequestOutputs: TypeAlias = tuple[tuple[TensorSpec, ...], list[Payload]]
 
 
 def keep_strings(tensor: TensorSpec, array: Array) -> Array:
-    """Return the array unchanged: elements of BYTES tensors stay objects of type bytes."""
+    """Return the array unchanged. The elements of BYTES tensors stay objects of type bytes."""
     return array
 
 
@@ -42,7 +42,9 @@ class Batcher:
         self._positions = {name: i for i, name in enumerate(self._outputs)}
 
     def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> Feed:
-        """Assemble a batch from the rows of several requests. A payload is None if its input is ``generated``.
+        """Assemble a batch from the rows of several requests.
+
+        The payload of an input that is marked ``generated`` is None.
 
         Raises:
             InvalidRequestError: a payload does not fit its specs, or the model.
@@ -52,7 +54,7 @@ class Batcher:
         return {name: np.concatenate(arrays) for name, arrays in self.rows(inputs, payloads).items()}
 
     def rows(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> dict[str, list[Array]]:
-        """Return, by input name, one array for each request, not yet concatenated.
+        """Return a list for each input name, with one array per request. The arrays are not concatenated yet.
 
         Raises:
             InvalidRequestError: a payload does not fit its specs, or the model.
@@ -93,7 +95,7 @@ class Batcher:
             if name not in self._positions:
                 raise InvalidRequestError(f"the model has no output {name!r}; it has {', '.join(self._outputs)}")
         if payload is None:
-            payload = b""  # for None, numpy would allocate memory
+            payload = b""  # numpy would allocate memory for None
         feed: Feed = {}
         offset = 0
         for tensor in request.tensors:
@@ -156,7 +158,7 @@ class LoadedArrayModel:
     uploads: Final = False
 
     def __init__(self, info: HostModelInfo, decode: Callable[[TensorSpec, Array], Array] = keep_strings) -> None:
-        """``decode`` is as in `Batcher`."""
+        """``decode`` converts strings, as in `Batcher`."""
         self._batcher = Batcher(info, decode)
 
     def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> Feed:
@@ -168,7 +170,7 @@ class LoadedArrayModel:
         return self._batcher.split(inputs, outputs)
 
     def device_time(self, outputs: list[Array]) -> None:
-        """Return None: the caller measures the time of `execute` itself."""
+        """Return None, because the caller measures the time of `execute` itself."""
 
 
 def _zeros(tensor: TensorSpec) -> Array:

@@ -1,9 +1,10 @@
 """Decides, before anything is executed, whether the rows of several requests may share a batch.
 
-If in doubt, a model is not batched: that costs speed, but never gives a wrong response. A model is batched if the
-analysis of its graph proves that each row is computed independently, and if a trial (`clockwork.runtimes.trial`) finds
-no difference. A model without such a proof is batched only if the operator allows it with ``--allow-batching`` and it
-passes a longer trial. A model that mixes rows is never batched.
+In doubt, a model is not batched. That costs speed, but can never give a wrong response. A model is batched if two
+conditions are met. The analysis of its graph must prove that each row is computed independently, and a trial
+(`clockwork.runtimes.trial`) must find no difference between single and batched execution. A model without such a proof
+is batched only if the operator allows it with ``--allow-batching`` and it passes a longer trial. A model that mixes
+rows is never batched.
 """
 
 import hashlib
@@ -27,8 +28,9 @@ CONFIGURED: Final = "max_batch_size is 0 in its config.pbtxt"
 class BatchingPolicy(Struct, frozen=True):
     """The operator's choices about batching for one model.
 
-    ``forbidden``: why the model must not be batched, or empty. ``allowed``: batch the model even without a proof.
-    ``max_batch``: largest batch, in rows; 0: no limit.
+    ``forbidden`` is the reason why the model must not be batched; it is empty if the model may be batched. ``allowed``
+    means that the model may be batched even without a proof. ``max_batch`` is the largest batch in rows, or 0 for no
+    limit.
     """
 
     forbidden: str = ""
@@ -36,9 +38,10 @@ class BatchingPolicy(Struct, frozen=True):
     max_batch: int = 0
 
     def digest(self, of_file: str) -> str:
-        """Return the digest of a model and this policy; with the default policy, it is the digest of the file.
+        """Return the digest of a model and this policy. With the default policy, this is the file's own digest.
 
-        Measured times are stored by digest. They depend on the policy, which decides which batch sizes are used.
+        Measured times are stored by digest. They depend on the policy, because the policy decides which batch sizes are
+        measured.
         """
         return of_file if self == BatchingPolicy() else hashlib.sha256(f"{of_file} {self}".encode()).hexdigest()
 
@@ -69,11 +72,11 @@ def batching_options(never: Iterable[str] | None, allowed: Iterable[str] | None)
 
 
 class TrialPlan(Struct, frozen=True):
-    """How to try a model, from the analysis of its graph and the operator's policy.
+    """Describes how to try a model. The plan follows from the analysis of its graph and the operator's policy.
 
-    ``refused``: why the model is not batched; if it is set, there is no trial. ``thorough``: nothing is proved, so the
-    trial is the only check. ``coarse``: the model chooses one quantisation scale for a whole batch, and the operator
-    accepts the loss of precision.
+    ``refused`` is the reason why the model is not batched; if it is set, there is no trial. ``thorough`` means that
+    nothing is proved about the model, so the trial is the only check. ``coarse`` means that the model chooses one
+    quantisation scale for a whole batch, and that the operator accepts the loss of precision.
     """
 
     refused: str = ""
@@ -84,7 +87,7 @@ class TrialPlan(Struct, frozen=True):
 def plan_trial(policy: BatchingPolicy, analyse: Callable[[bool], Proof]) -> TrialPlan:
     """Decide how to try a model.
 
-    ``analyse`` analyses the graph; its argument says whether one quantisation scale for a whole batch is accepted.
+    ``analyse`` analyses the graph. If its argument is true, one quantisation scale for a whole batch is accepted.
     """
     if policy.forbidden:
         return TrialPlan(policy.forbidden)

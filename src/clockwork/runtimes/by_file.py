@@ -1,8 +1,8 @@
-"""One runtime for ONNX models and PyTorch programs, so that one worker serves both.
+"""A runtime that executes both ONNX models and PyTorch programs, so that one worker can serve both.
 
-Only the name of the file decides which library executes it. Importing PyTorch takes seconds and 200 MB, so it is
-imported when the first PyTorch program is loaded. Both libraries use the same devices: threads on the same cores, one
-inference at a time.
+The suffix of a file's name decides which library executes the file. The import of PyTorch takes seconds and 200 MB, so
+PyTorch is imported when the first PyTorch program is loaded. Both libraries use the same cores, and a device executes
+one inference at a time.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from clockwork.runtimes.links import NO_LINKS, LinkPolicy
 from clockwork.runtimes.locating import holds
 
 PROGRAM: Final = ".pt2"
-"""File name suffix of exported PyTorch programs. ONNX Runtime gets all other files."""
+"""File name suffix of exported PyTorch programs. ONNX Runtime executes all other files."""
 
 
 def is_program(path: Path) -> bool:
-    """Whether the path is a PyTorch program, or a directory that holds one; see `clockwork.runtimes.locating`."""
+    """Return whether the path is a PyTorch program, or a directory with a program (`clockwork.runtimes.locating`)."""
     return holds(path, PROGRAM) if path.is_dir() else path.suffix == PROGRAM
 
 
@@ -27,7 +27,10 @@ class RuntimeByFile:
     """Executes each model with the library that its file name selects."""
 
     def __init__(self, onnx: Runtime, make_torch: Callable[[], Runtime]) -> None:
-        """``make_torch`` is called at most once, for the first PyTorch program; it may raise InvalidModelError."""
+        """``make_torch`` makes the runtime for PyTorch programs.
+
+        It is called at most once, and may raise InvalidModelError.
+        """
         self._onnx = onnx
         self._make_torch = make_torch
         self._torch: Runtime | None = None
@@ -36,12 +39,12 @@ class RuntimeByFile:
 
     @property
     def version(self) -> str:
-        """Names and versions of the libraries imported so far: ``onnxruntime 1.32.0, torch 2.13.0``."""
+        """Names and versions of the libraries imported so far, such as ``onnxruntime 1.32.0, torch 2.13.0``."""
         return ", ".join(runtime.version for runtime in (self._onnx, self._torch) if runtime is not None)
 
     @property
     def device_kind(self) -> str:
-        """Hardware of the devices, which both libraries share."""
+        """Name of the hardware and number of threads of a device. Both libraries share the devices."""
         return self._onnx.device_kind
 
     def load_model(self, path: Path, name: str = "") -> HostModel:

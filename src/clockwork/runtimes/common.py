@@ -1,7 +1,7 @@
-"""Code that the runtimes share: finding and sharing models, model information, error texts.
+"""Code that the runtimes share: they find models, share models in memory, and describe models and errors alike.
 
-`ModelRuntime` is the base class of every runtime that reads model files. Models in host memory are shared by content:
-two loads of the same content with the same batching policy return the same object while something refers to it.
+`ModelRuntime` is the base class of every runtime that reads model files. Models in host memory are shared by content.
+While a model is in use, a second load of the same content with the same batching policy returns the same object.
 """
 
 import re
@@ -19,15 +19,15 @@ from clockwork.runtimes.signature import Signature
 from clockwork.units import Bytes, show_bytes
 
 MAX_ERROR_CHARS: Final = 300
-"""Longer error texts of libraries are cut to this length."""
+"""Length in characters to which the error texts of libraries are cut."""
 
 
 class DigestedFile(Protocol):
-    """A checked model file."""
+    """A model file that has been checked and has a digest."""
 
     @property
     def digest(self) -> str:
-        """Digest of the content of the file and of the files that belong to it."""
+        """Digest of the file and of all other files that belong to the model."""
         ...
 
 
@@ -43,7 +43,7 @@ class ModelRuntime(ABC, Generic[FileT, ModelT]):
     """
 
     def __init__(self, version: str, device_kind: str, batching: BatchingOptions | None) -> None:
-        """``version``: name and version of the library. ``device_kind``: hardware and threads of a device."""
+        """``version``: the library's name and version. ``device_kind``: a device's hardware and number of threads."""
         self.version: Final = version
         self.device_kind: Final = device_kind
         self._batching = batching or BatchingOptions()
@@ -52,7 +52,7 @@ class ModelRuntime(ABC, Generic[FileT, ModelT]):
         self._models: WeakValueDictionary[str, ModelT] = WeakValueDictionary()
 
     def load_model(self, path: Path, name: str = "") -> ModelT:
-        """Read and prepare a model, or return the model with the same content and batching policy if it is in use.
+        """Read and prepare a model, or return a model in use that has the same content and batching policy.
 
         Raises:
             InvalidModelError: the file is not a model of this runtime, or is broken.
@@ -79,16 +79,19 @@ class ModelRuntime(ABC, Generic[FileT, ModelT]):
 
     @abstractmethod
     def _prepare(self, file: FileT, policy: BatchingPolicy) -> ModelT:
-        """Make a model in host memory from a checked file. The lock is held."""
+        """Make a model in host memory from a checked file. The caller holds the lock."""
 
     def _release_unused(self) -> None:
-        """Release the resources of models that were dropped. The lock is held."""
+        """Release the resources of models that were dropped. The caller holds the lock."""
 
 
 def model_info(
     ports: Signature, digest: str, policy: BatchingPolicy, *, weights_bytes: Bytes, runtime: str, unbatched: str
 ) -> HostModelInfo:
-    """Describe a prepared model. ``digest`` is that of the file; ``unbatched`` as in `HostModelInfo`."""
+    """Describe a prepared model.
+
+    ``digest`` is the digest of the model file. ``unbatched`` is the reason why requests cannot share a batch, or empty.
+    """
     return HostModelInfo(
         digest=policy.digest(digest),
         inputs=tuple(port.info for port in ports.inputs),
@@ -109,7 +112,7 @@ def weights_error(library: str, nbytes: Bytes, device: int, reason: str) -> Serv
 def error_text(error: BaseException, noise: re.Pattern[str]) -> str:
     """Return a library's error text on one line, cut to `MAX_ERROR_CHARS`, without the parts that match ``noise``.
 
-    Error texts travel to clients, so ``noise`` matches paths and source lines.
+    Clients receive error texts, so ``noise`` should match paths and lines of source code.
     """
     text = " ".join(noise.sub("", str(error)).split())
     if len(text) > MAX_ERROR_CHARS:

@@ -1,6 +1,6 @@
 """Reads Triton's ``config.pbtxt``, and ``max_batch_size``, which is the only field that the runtimes use.
 
-The rest of the file must be well-formed protobuf text: a file that cannot be parsed might forbid batching.
+The whole file must be well-formed protobuf text, because a file that cannot be parsed might forbid batching.
 """
 
 from pathlib import Path
@@ -14,14 +14,14 @@ FILE: Final = "config.pbtxt"
 KEY: Final = "max_batch_size"
 
 MAX_FILE: Final[Bytes] = MIB
-"""Limit of the file size."""
+"""Limit of the size of a config.pbtxt file."""
 
 MAX_BATCH_SIZE: Final = 999_999_999
 """Largest accepted value of max_batch_size."""
 
 
 def max_batch_size(path: Path, file: Path) -> int | None:
-    """Return max_batch_size from the config.pbtxt of a model; None if there is no such file or field.
+    """Return max_batch_size from the config.pbtxt of a model, or None if there is no such file or field.
 
     Only the file in the model's own directory is read. ``file`` is the model file that ``path`` means; see
     `clockwork.runtimes.locating`.
@@ -38,7 +38,7 @@ def max_batch_size(path: Path, file: Path) -> int | None:
 
 
 def read_config(config: Path, model: str) -> Fields | None:
-    """Return the fields of a config.pbtxt; None if the file does not exist. ``model`` is the name for messages.
+    """Return the fields of a config.pbtxt, or None if the file does not exist. Messages contain ``model``.
 
     Raises:
         InvalidModelError: the file cannot be read.

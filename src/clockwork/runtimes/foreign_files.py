@@ -1,4 +1,4 @@
-"""Recognises, by their first bytes, files that are often given by mistake instead of a model."""
+"""Recognises files that users often pass by mistake instead of a model. The first bytes identify the format."""
 
 from typing import Final
 
@@ -40,9 +40,9 @@ _TEXTS: Final = (
 
 
 def recognise(head: bytes) -> str:
-    """Say what a file is and what to do, as in ``is compressed with gzip: unpack it``; empty if unknown.
+    """Return a text such as ``is compressed with gzip: unpack it``, or an empty text if the format is unknown.
 
-    ``head``: the first `HEAD_BYTES` of the file, or all of it if it is shorter.
+    ``head`` contains the first `HEAD_BYTES` of the file, or the whole file if it is shorter.
     """
     if not head:
         return "is empty: check the download"

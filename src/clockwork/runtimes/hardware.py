@@ -1,6 +1,6 @@
-"""The name of this machine's CPU. Devices with the same name are equally fast, so they share measured times.
+"""Determines the name of this machine's CPU. Devices with the same name share measured times.
 
-The name must not change between starts, so it contains no frequency, no load and no host name.
+The name must not change between starts of the worker, so it contains no clock frequency and no host name.
 """
 
 import hashlib
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 CPUINFO: Final = Path("/proc/cpuinfo")
-"""Where Linux describes the processors."""
+"""File in which Linux describes the processors."""
 
 
 def read_cpuinfo(path: Path = CPUINFO) -> dict[str, str]:
-    """Return the fields of the first processor; empty if the file cannot be read."""
+    """Return the fields of the first processor, or an empty dictionary if the file cannot be read."""
     try:
         text = path.read_text(errors="replace")
     except OSError:
@@ -25,12 +25,13 @@ def read_cpuinfo(path: Path = CPUINFO) -> dict[str, str]:
 
 
 def cpu_name(cpuinfo: Mapping[str, str]) -> str:
-    """Return the CPU's name: ``Intel(R) Xeon(R) Platinum 8488C``, ``AMD EPYC family 26 model 2 stepping 1``.
+    """Return the CPU's name, such as ``Intel(R) Xeon(R) Platinum 8488C``.
 
-    Some clouds shorten model names. If the name contains no number that distinguishes CPU generations, the family,
-    model and stepping are appended. ARM CPUs without a model name give ``aarch64 0x41 part 0xd40``.
+    Some clouds shorten the names of CPUs. If a name contains no number that distinguishes CPU generations, the family,
+    model and stepping are appended, as in ``AMD EPYC family 26 model 2 stepping 1``. The name of an ARM CPU without a
+    model name is made from its numbers, as in ``aarch64 0x41 part 0xd40``.
     """
-    name = " ".join(cpuinfo.get("model name", "").partition("@")[0].split())  # the frequency follows the @
+    name = " ".join(cpuinfo.get("model name", "").partition("@")[0].split())  # the clock frequency follows the @
     if re.search(r"\d{4}|\d-\d", name):
         return name
     parts = [name or platform.machine() or "unknown"]
@@ -47,7 +48,7 @@ def cpu_name(cpuinfo: Mapping[str, str]) -> str:
 
 
 def device_kind(threads: int, cpuinfo: Mapping[str, str] | None = None) -> str:
-    """Return the CPU and the threads of a device: ``cpu AMD EPYC family 26 model 2 stepping 1 x1``.
+    """Return the CPU and number of threads of a device, as in ``cpu AMD EPYC family 26 model 2 stepping 1 x1``.
 
     Raises:
         ValueError: threads is less than 1.
@@ -58,7 +59,7 @@ def device_kind(threads: int, cpuinfo: Mapping[str, str] | None = None) -> str:
 
 
 def instruction_set(cpuinfo: Mapping[str, str] | None = None) -> str:
-    """Return a short hash of the CPU's features, because optimised graphs depend on its vector width."""
+    """Return a short hash of the CPU's features. Optimised graphs depend on the width of the vector registers."""
     fields = read_cpuinfo() if cpuinfo is None else cpuinfo
     flags = fields.get("flags") or fields.get("Features") or platform.processor()
     return hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:12]

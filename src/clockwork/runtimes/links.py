@@ -1,8 +1,8 @@
 """Decides whether a symbolic link in a model's directory may lead out of it.
 
-A link is followed if its target stays in the directory, if the operator named the directory on the command line, or if
-the target lies below a directory that the operator allows. Otherwise a repository that others may write to could make
-the server read any file.
+A link is followed in three cases: its target is inside the model's directory, the operator named the directory on the
+command line, or the target is below a directory that the operator allows. This rule protects repositories that other
+users can write to. Without it, a link in such a repository could make the server read any file.
 """
 
 from pathlib import Path
@@ -11,21 +11,21 @@ from typing import Final
 from msgspec import Struct
 
 OPTION: Final = "--allow-links-to"
-"""Name of the option that allows targets."""
+"""Command-line option that allows links to point below a directory."""
 
 
 class LinkPolicy(Struct, frozen=True):
-    """Which links are followed; all paths are absolute.
+    """Decides which links are followed. All paths are absolute.
 
-    ``named``: directories that the operator named; links in them may lead anywhere. ``targets``: links from everywhere
-    may lead below these directories.
+    ``named`` contains the directories that the operator named. Links inside these may point anywhere. ``targets``
+    contains directories below which any link may point.
     """
 
     named: tuple[Path, ...] = ()
     targets: tuple[Path, ...] = ()
 
     def names(self, path: Path) -> bool:
-        """Return whether the operator named this path, or a directory above it. Links are not resolved."""
+        """Return whether the operator named this path or a directory above it. This method does not resolve links."""
         return any(path.is_relative_to(directory) for directory in self.named)
 
     def allows(self, link: Path, target: Path, home: Path) -> bool:
@@ -33,8 +33,8 @@ class LinkPolicy(Struct, frozen=True):
 
         Args:
             link: absolute path of the link itself.
-            target: the file that it leads to, resolved.
-            home: the directory that holds the model, resolved.
+            target: resolved path of the file that the link points to.
+            home: resolved path of the directory that contains the model.
         """
         if target.is_relative_to(home) or any(target.is_relative_to(allowed.resolve()) for allowed in self.targets):
             return True
@@ -43,4 +43,4 @@ class LinkPolicy(Struct, frozen=True):
 
 
 NO_LINKS: Final = LinkPolicy()
-"""No link may lead out of a model's directory."""
+"""The policy that follows no link out of a model's directory."""

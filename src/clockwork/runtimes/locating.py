@@ -1,15 +1,16 @@
 """Finds the model file that a path means, and the version of the model.
 
-A path is a model file, or a directory. In a directory, the first of these is used:
+A path may be a model file or a directory. In a directory, the first match in this list is used:
 
 1. a file ``model`` with the runtime's suffix, or Triton's directory of that name with such a file in it
 2. the highest version: a directory named with a number, which holds such a file, or only one file with the suffix
 3. the only file with the suffix, or the one that is named like the model
 4. the only subdirectory that holds a model by these rules, or the one that is named like the model
 
-So a directory may be a model of a repository like Triton's, a whole repository with one model, or a mounted volume with
-one file. `IGNORED` names and hidden files, among them Kubernetes' ``..data``, are passed over. A model file outside the
-given directory is rejected, even if a link leads to it. Error messages name files relative to the directory.
+So a directory may be one model of a repository like Triton's, a whole repository with a single model, or a mounted
+volume with a single file. The search ignores names in `IGNORED` and hidden files, such as Kubernetes' ``..data``. A
+model file outside the given directory is rejected, unless the link to it is allowed (`clockwork.runtimes.links`). Error
+messages name files relative to the directory.
 """
 
 from collections.abc import Iterator
@@ -21,21 +22,21 @@ from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.runtimes.links import NO_LINKS, OPTION, LinkPolicy
 
 IGNORED: Final = frozenset({"lost+found", "__pycache__", "__MACOSX"})
-"""Directories that tools and file systems make beside models."""
+"""Names of directories that tools and file systems create beside models."""
 
 MAX_SHOWN: Final = 5
-"""Limit of the file names that an error message lists."""
+"""Largest number of file names that an error message lists."""
 
 
 def locate(path: Path, suffix: str, kind: str, name: str = "", links: LinkPolicy = NO_LINKS) -> Path:
     """Return the model file that a path means.
 
     Args:
-        path: of a file or directory.
-        suffix: of the runtime's files.
-        kind: what messages call such a file, with an article.
-        name: the model's name, which chooses among several files or subdirectories.
-        links: decides whether the file may be a link out of the directory.
+        path: path of a file or directory.
+        suffix: file name suffix of the runtime's models.
+        kind: description of such a file for error messages, with an article: "an ONNX model".
+        name: the model's name. It selects one of several files or subdirectories.
+        links: decides whether a link may point out of the directory.
 
     Raises:
         InvalidModelError: there is no such file, the choice is ambiguous, or the file lies outside the path.
@@ -71,25 +72,26 @@ def holds(path: Path, suffix: str) -> bool:
     try:
         return _in_directory(path, suffix, "") is not None
     except (InvalidModelError, OSError):
-        return True  # `locate` gives the reason
+        return True  # `locate` then raises an error with the reason
 
 
 def version_of(path: Path, file: Path) -> str:
-    """Return the version of a model: ``2`` for ``iris/2/model.onnx``. ``file`` is the model file that ``path`` means.
+    """Return the version of a model, such as ``2`` for ``iris/2/model.onnx``.
 
-    If the path is the model file itself and the file is not called ``model``, as files of a model repository are, the
-    version is the default one: ``2024/resnet.onnx`` is not version 2024.
+    ``file`` is the model file that ``path`` means. In a model repository, the file is called ``model``. If the path is
+    itself a file with another name, the default version is returned. So ``2024/resnet.onnx`` is not version 2024.
     """
     if path == file and file.stem != "model":
         return DEFAULT_VERSION
     directory = file.parent
-    if directory.name.startswith("model."):  # Triton's layout of a model with external data
+    # Triton's layout of a model with external data has a directory called model.onnx
+    if directory.name.startswith("model."):
         directory = directory.parent
     return directory.name if _is_version(directory.name) else DEFAULT_VERSION
 
 
 def _in_directory(path: Path, suffix: str, name: str, depth: int = 1) -> Path | None:
-    """Return the model file in a directory; None if there is none. ``depth``: levels of subdirectories to search."""
+    """Return the model file in a directory, or None. ``depth`` is the number of levels of subdirectories to search."""
     direct = _named_model(path, suffix)
     if direct is not None:
         return direct
@@ -143,7 +145,7 @@ def _only_file(path: Path, children: list[Path], suffix: str, name: str) -> Path
 
 
 def _named_model(path: Path, suffix: str) -> Path | None:
-    """Return ``model.onnx``, or the file in Triton's directory of that name; None if neither exists."""
+    """Return ``model.onnx``, or the file in Triton's directory of that name. Return None if neither exists."""
     direct = path / f"model{suffix}"
     if direct.is_dir():
         return direct / f"model{suffix}"

@@ -1,9 +1,10 @@
-"""The NVIDIA GPUs of this machine: names, memory and modes, read from the driver without using a device.
+"""Finds the NVIDIA GPUs of this machine. The driver reports their names, memory and modes.
 
-Only `check` raises. A value is None if it cannot be read, because a library is missing, is too old or denies access. If
-there is no GPU at all, `NvidiaGpus.missing` gives the reason. GPUs are those that CUDA shows this process, in CUDA's
-order (CUDA_VISIBLE_DEVICES). Modes and clocks come from NVML, which finds a device by its UUID. Not yet run on a real
-device: tests replace NVIDIA's bindings with fake modules.
+Reading these values does not use a device. Only `check` raises errors. A value that cannot be read is None: a library
+may be missing, be too old or deny access. If no GPU is found, `NvidiaGpus.missing` contains the reason. The list
+contains the GPUs that CUDA shows to this process, in CUDA's order (CUDA_VISIBLE_DEVICES). Modes and clocks are read
+from NVML, which identifies a device by its UUID. This module has not run on a real device yet; tests replace NVIDIA's
+bindings with fake modules.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,17 +22,17 @@ NO_BINDINGS: Final = f"the package cuda-bindings is not installed: {HOW_TO_INSTA
 NO_DRIVER: Final = "there is no CUDA driver on this machine"
 
 MAX_NAME_BYTES: Final = 256
-"""Size of the buffer for a device's name."""
+"""Size in bytes of the buffer for a device's name."""
 
 COMPUTE_MODES: Final = ("default", "exclusive thread", "prohibited", "exclusive process")
 """Names of compute modes, by number (``CUcomputemode``)."""
 
 _FAILURES: Final = (RuntimeError, AttributeError, TypeError, ValueError, OSError)
-"""Errors that the bindings raise: for missing libraries, and for functions that an old driver lacks."""
+"""Exceptions that the bindings raise if a library is missing or an old driver lacks a function."""
 
 
 class Gpu(Struct, frozen=True):
-    """One GPU. Clocks are those of its multiprocessors, in MHz."""
+    """One GPU. The clocks are those of its multiprocessors, in MHz."""
 
     name: str
     memory: Bytes
@@ -43,7 +44,10 @@ class Gpu(Struct, frozen=True):
 
 
 class NvidiaGpus(Struct, frozen=True):
-    """All GPUs, the driver's version and the CUDA version that it supports; ``missing``: why there is no GPU."""
+    """All GPUs, the driver's version and the CUDA version that the driver supports.
+
+    If no GPU was found, ``missing`` contains the reason.
+    """
 
     gpus: tuple[Gpu, ...] = ()
     driver: str | None = None
@@ -68,7 +72,7 @@ def find_gpus_with(driver: Any, nvml: Any) -> NvidiaGpus:
         count = int(_call(driver.cuDeviceGetCount))
     except _DriverError as error:
         return NvidiaGpus(missing=f"CUDA cannot be used here: {error}")
-    except _FAILURES:  # the library is missing
+    except _FAILURES:  # a library is missing
         return NvidiaGpus(missing=NO_DRIVER)
     library = _Nvml(nvml)
     try:
@@ -140,7 +144,7 @@ def _gpus(driver: Any, nvml: _Nvml, count: int) -> Iterator[Gpu]:
 
 
 def _handle(nvml: _Nvml, uuid: bytes) -> Any:
-    """Return NVML's handle of a device; None if NVML does not know the device or denies access."""
+    """Return NVML's handle of a device. Return None if NVML does not know the device or denies access."""
     for kind in ("GPU", "MIG"):
         handle = nvml.query("device_get_handle_by_uuid", f"{kind}-{UUID(bytes=uuid)}")
         if handle is not None:

@@ -1,11 +1,13 @@
-"""Tries a model on random inputs: does the prepared graph compute the same as the original, and can it be batched?
+"""Tries a model on random inputs. The trial decides whether the model can be batched and shares its weights.
 
-If in doubt, the slower way is chosen, so that no response is wrong. A model that accepts none of the random inputs is
-not batched, and its weights are copied instead of being used in place.
+The prepared graph uses its weights in place only if it computes the same outputs as the original graph. In doubt, the
+slower way is chosen, so that no response is wrong. A model that accepts none of the random inputs is not batched, and
+its sessions copy the weights.
 
-The declared shapes are not enough: many exported models declare a free batch dimension but have a Reshape, or a
-recurrent state, that fixes it; others compute across the batch. So the graph is analysed first
-(`clockwork.runtimes.rows`), and a `clockwork.runtimes.batching.TrialPlan` states which trials are needed.
+The declared shapes do not prove that a model can be batched. Many exported models declare a free batch dimension but
+contain a Reshape or a recurrent state that fixes its size. Other models compute across the batch. So the graph is
+analysed first (`clockwork.runtimes.rows`). A `clockwork.runtimes.batching.TrialPlan` then states which trials are
+needed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,16 +26,16 @@ from clockwork.runtimes.trial import Run, attempt, is_float, row_kinds, why_not_
 from clockwork.units import Bytes
 
 SIZES: Final = (16, 64, 224)
-"""Sizes tried for free dimensions: short texts, and images that can be halved five times."""
+"""Sizes to try for free dimensions. They suit short texts, and images that can be halved five times."""
 
 MAX_ELEMENTS: Final = 1 << 24
-"""Largest input that is tried, in elements."""
+"""Number of elements of the largest input that is tried."""
 
 ROWS: Final = 4
-"""Rows of an example batch: batches are small if requests have deadlines."""
+"""Number of rows of an example batch. Batches are small if requests have deadlines."""
 
 MAX_DIFFERENCE: Final = 0.1
-"""Largest difference between the outputs of one graph on two kinds of devices, as a fraction of their norm."""
+"""Largest difference between the outputs of one graph on two kinds of devices, as a fraction of the output's norm."""
 
 UNTRIED: Final = "it accepts none of the random inputs made to try it"
 
@@ -43,9 +45,9 @@ _FLOATS: Final = (Datatype.FP64, Datatype.FP32, Datatype.FP16, Datatype.BF16)
 class Verdict(Struct, frozen=True):
     """Results of the trials.
 
-    ``in_place``: sessions may use the weights without a copy. ``unbatched``: why requests cannot share a batch; empty
-    if they can. ``packed``: sessions pack weights. ``session_bytes``: heap memory that a session takes, without weights
-    that are used in place.
+    ``in_place`` means that sessions may use the weights without a copy. ``unbatched`` is the reason why requests cannot
+    share a batch; it is empty if they can. ``packed`` means that sessions pack weights. ``session_bytes`` is the heap
+    memory that a session takes, without weights that are used in place.
     """
 
     in_place: bool
@@ -55,7 +57,7 @@ class Verdict(Struct, frozen=True):
 
 
 def try_model(ports: Signature, original: Run, prepared: Run, plan: TrialPlan) -> Verdict:
-    """Try both graphs on random inputs, and the prepared graph on batches unless the plan rules batching out."""
+    """Try both graphs on random inputs. Also try the prepared graph on batches, unless the plan forbids batching."""
     refused = plan.refused if ports.may_batch else UNDECLARED
     for size in SIZES if _has_free(ports) else SIZES[:1]:
         first = _feed(ports, size, seed=1)
@@ -73,7 +75,10 @@ def try_model(ports: Signature, original: Run, prepared: Run, plan: TrialPlan) -
 
 
 def example_inputs(ports: Signature, run: Run) -> list[dict[str, Array]]:
-    """Return inputs that the model accepts: one row, and `ROWS` rows if it accepts batches; an empty list if none."""
+    """Return inputs that the model accepts: one row and, if it accepts batches, `ROWS` rows.
+
+    The list is empty if the model accepts none of the random inputs.
+    """
     for size in SIZES if _has_free(ports) else SIZES[:1]:
         row = _feed(ports, size, seed=1)
         if row is None:
@@ -86,10 +91,11 @@ def example_inputs(ports: Signature, run: Run) -> list[dict[str, Array]]:
 
 
 def observed(ports: Signature, run: Run) -> Signature:
-    """Return the signature with the shapes of outputs corrected by what the model returns.
+    """Return the signature after correcting the shapes of outputs from a run of the model.
 
     A graph may declare no shape for an output, or a wrong one. A dimension whose declared size is wrong becomes free.
-    If the number of dimensions is wrong, all become free. A model that accepts no random input keeps what it declares.
+    If the number of dimensions is wrong, all dimensions become free. If the model accepts no random input, the declared
+    shapes stay.
     """
     for size in SIZES if _has_free(ports) else SIZES[:1]:
         row = _feed(ports, size, seed=1)
@@ -116,12 +122,12 @@ def _rows(ports: Signature, size: int, plan: TrialPlan) -> Iterator[Mapping[str,
     """Generate the rows to try after the first, which has seed 1."""
     for seed, kind in enumerate(row_kinds(plan.thorough, plan.coarse), 2):
         row = _feed(ports, size, seed, kind)
-        assert row is not None  # as large as the first row
+        assert row is not None  # it is as large as the first row
         yield row
 
 
 def _feed(ports: Signature, size: int, seed: int, kind: str = "fractions") -> dict[str, Array] | None:
-    """Return one row of random inputs; None if it would be too large."""
+    """Return one row of random inputs, or None if an input would be too large."""
     generator = np.random.default_rng(seed)
     feed: dict[str, Array] = {}
     for port in ports.inputs:
@@ -139,7 +145,7 @@ def random_elements(
 ) -> Array:
     """Return random elements of one of `trial.row_kinds`.
 
-    For kind "fractions", integers are zeros and ones, which are valid indices into every table, and strings are short.
+    For the kind "fractions", integers are 0 or 1, because these are valid indices into every table. Strings are short.
     """
     if port.info.datatype == Datatype.BYTES:
         low, high = _STRINGS.get(kind, (0, 2))
@@ -159,26 +165,29 @@ def random_elements(
 
 
 _FACTORS: Final = {"signed": 4.0, "zeros": 0.0, "large": 1e3, "small": 1e-3, "negative": -30.0}
-"""Factors for normally distributed floats, by kind of row."""
+"""For each kind of row, the factor by which normally distributed floats are multiplied."""
 
 _NUMBERS: Final = {"signed": (0, 10), "zeros": (0, 1), "large": (0, 1000), "negative": (-10, 1)}
 _STRINGS: Final = {"signed": (0, 1 << 20), "zeros": (0, 1), "large": (1 << 40, 1 << 60)}
-"""Ranges of integers, and of the integers whose digits make strings, by kind of row."""
+"""For each kind of row, the range of its integers. The digits of these integers also make its strings."""
 
 
 def _identical(expected: list[Array], found: list[Array] | None) -> bool:
-    """Compare bit for bit: the same kernels on the same weights give the same bits. Integers alone prove too little."""
+    """Return whether two lists of arrays are equal bit for bit.
+
+    The same kernels on the same weights give the same bits. Integers alone prove too little, so they do not suffice.
+    """
     if found is None or not any(is_float(array) and array.size for array in expected):
         return False
     return all(a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in zip(expected, found, strict=True))
 
 
 def is_close(wanted: Array, found: Array) -> bool:
-    """Whether two arrays differ no more than the results of kernels that add in a different order."""
+    """Return whether two arrays differ no more than the results of kernels that add in a different order."""
     if wanted.shape != found.shape:
         return False
     if not is_float(wanted):
-        return True  # one differing bit can change a class or a token
+        return True  # one different bit can change a class or a token
     expected: Any = wanted.astype(np.float64)
     difference: Any = np.where(np.isfinite(expected), found.astype(np.float64) - expected, 0.0)
     norm = np.linalg.norm(np.where(np.isfinite(expected), expected, 0.0))

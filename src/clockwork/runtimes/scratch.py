@@ -1,8 +1,8 @@
-"""Temporary directories for model files.
+"""Makes temporary directories for model files.
 
-A process holds a lock on each of its directories. `sweep` removes the directories that no process has locked: their
-processes were killed. If a directory cannot be made, or its file system becomes full, the next place is tried: the
-caller's directory, the system's temporary directory, and memory.
+A process holds a lock on each of its directories. `sweep` removes directories that no process has locked, because their
+processes were killed. Three places are tried in turn: the caller's directory, the system's temporary directory, and
+memory. The next place is tried if a directory cannot be made or its file system becomes full.
 """
 
 import fcntl
@@ -18,27 +18,27 @@ from typing import Final
 from clockwork.units import MIB, Bytes
 
 PREFIX: Final = "clockwork-scratch-"
-"""Prefix of the names of the directories. `sweep` removes directories by this name, so others should not use it."""
+"""Prefix of the names of temporary directories. `sweep` removes all unlocked directories with this prefix."""
 
 PROBE: Final[Bytes] = 1 * MIB
-"""A file system is full if it does not accept this many bytes."""
+"""A file system counts as full if it does not accept this many bytes."""
 
 MEMORY: Final = Path("/dev/shm")
-"""File system in memory, the last place that is tried."""
+"""A file system in memory. It is the last place that is tried."""
 
 
 def places(preferred: Path | None = None) -> Iterator[Path]:
-    """Yield the directories in which a temporary directory may be made, the best first."""
+    """Yield the places in which a temporary directory may be made, with the best place first."""
     if preferred is not None:
         yield preferred
-    with suppress(OSError):  # no temporary directory of the system is writable
+    with suppress(OSError):  # no temporary directory of the system may be writable
         yield Path(tempfile.gettempdir())
     if MEMORY.is_dir():
         yield MEMORY
 
 
 class ScratchDirectory:
-    """A temporary directory with a lock; a context manager that removes it."""
+    """A locked temporary directory. As a context manager, it removes the directory at the end."""
 
     def __init__(self, place: Path) -> None:
         """Make the directory in ``place``.
@@ -48,7 +48,7 @@ class ScratchDirectory:
         """
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
         self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        with suppress(OSError):  # file systems without locks
+        with suppress(OSError):  # some file systems have no locks
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def __enter__(self) -> Path:
@@ -68,10 +68,10 @@ class ScratchDirectory:
 
 
 def make(preferred: Path | None = None) -> ScratchDirectory:
-    """Make a temporary directory in the first place that permits it.
+    """Make a temporary directory in the first place that allows it.
 
     Raises:
-        OSError: no place permits it.
+        OSError: no place allows it.
     """
     failures = []
     for place in places(preferred):
@@ -97,7 +97,7 @@ def sweep(place: Path) -> None:
     """Remove the temporary directories in ``place`` whose processes were killed."""
     with suppress(OSError):
         for path in place.glob(f"{PREFIX}*"):
-            with suppress(OSError):  # in use, or of another user
+            with suppress(OSError):  # the directory may be in use, or may belong to another user
                 _remove_unlocked(path)
 
 

@@ -1,7 +1,7 @@
-"""Inputs and outputs of a model.
+"""Describes the inputs and outputs of a model.
 
-A dimension without a fixed size is -1. Its name is kept separately, because two dimensions with the same name have the
-same size.
+A dimension without a fixed size is -1. The names of dimensions are stored as well, because two dimensions with the same
+name have the same size.
 """
 
 from typing import Final
@@ -11,11 +11,14 @@ from msgspec import Struct
 from clockwork.messages.tensors import TensorInfo
 
 FREE: Final = -1
-"""Stands for a dimension of any size."""
+"""Size that means any size."""
 
 
 class Port(Struct, frozen=True):
-    """An input or output, with the names of its dimensions (empty if a dimension has a fixed size or no name)."""
+    """An input or output, with the names of its dimensions.
+
+    The name of a dimension is empty if the dimension has a fixed size or no name.
+    """
 
     info: TensorInfo
     symbols: tuple[str, ...]
@@ -32,8 +35,8 @@ class Signature(Struct, frozen=True):
         """Whether the declared shapes allow batching.
 
         Every input and output must have a free first dimension. The first dimensions of the inputs must not have
-        different names: such dimensions count different things (for example the nodes and edges of a graph). No other
-        dimension may have the same name, because it would grow with the batch.
+        different names, because such dimensions count different things, such as the nodes and edges of a graph. No
+        other dimension may have the name of a first dimension, because it would grow with the batch.
         """
         ports = self.inputs + self.outputs
         if not self.inputs or not all(port.info.shape and port.info.shape[0] == FREE for port in ports):

@@ -1,13 +1,14 @@
-"""Executes rows alone and in batches and compares the outputs: the trial that a model passes before it is batched.
+"""Executes rows alone and in batches, and compares the outputs. A model must pass this trial before it is batched.
 
-Theory of operation. Rows that differ in content and magnitude are executed alone, then in batches of several sizes and
-orders, so that each row stands first, last and between others. Integers, booleans and strings must be equal. Floats may
-differ as much as sums in a different order do: by a few units in the last place of the row's largest element. If a row
-differs by more, it is also executed in a batch of its own copies. It may then differ by a small multiple of the
-difference found there, within a limit.
+Theory of operation. Rows that differ in content and magnitude are first executed alone. Then they are executed in
+batches of several sizes and orders, so that each row is the first, the last and a middle row of a batch. Integers,
+booleans and strings must be equal. Floats may differ as much as sums in a different order differ, which is by a few
+units in the last place of the row's largest element. If a row differs by more, a batch of copies of the row is executed
+as well. The row may then differ by a small multiple of the difference in that batch, within a limit.
 
-If the graph proves that rows are independent, the trial only checks the runtime, so it is short: the first batch is
-always executed, the others only within `BUDGET`. For other models the trial is the only check, and runs completely.
+If the graph proves that rows are independent, the trial only checks the runtime, so it is short. The first batch is
+always executed, and other batches only within `BUDGET`. For other models, the trial is the only check, and all batches
+are executed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,35 +23,39 @@ from clockwork.errors import ClockworkError
 from clockwork.units import MILLISECOND, Nanos
 
 Run: TypeAlias = Callable[[Mapping[str, Array]], list[Array]]
-"""Function that runs one graph: takes inputs by name and returns outputs in order."""
+"""Function that runs one graph. Its argument maps input names to arrays. It returns the outputs in order."""
 
 Feed: TypeAlias = Mapping[str, Array]
 
 ORDERS: Final = ((1, 0, 1), (0, 1), (2, 0, 3, 1, 2), (3, 2, 1, 0), (0, 4, 1, 5, 2, 6, 3, 7))
-"""Row numbers of each batch, taken modulo the number of rows."""
+"""Row numbers of each batch. They are taken modulo the number of rows."""
 
 BUDGET: Final[Nanos] = 100 * MILLISECOND
-"""Time after which a short trial starts no further batch."""
+"""Time after which a short trial starts no other batch."""
 
 ULPS: Final = 64
 """Difference that is always accepted, in units in the last place of the row's largest element."""
 
 NOISE_FACTOR: Final = 4
-"""A row may differ this many times as much as it does in a batch of its own copies."""
+"""A row may differ by this factor more than it differs in a batch of its own copies."""
 
 PROVED_NOISE: Final = 0.05
 """Largest accepted difference of a proved model, as a fraction of the row's largest element.
 
-The model magika on onnxruntime 1.32 differs by 0.0041 between batches of one row and two."""
+For example, the model magika on onnxruntime 1.32 differs by 0.0041 between batches of one row and of two rows.
+"""
 
 COARSE: Final = 0.1
-"""`PROVED_NOISE` for a model that chooses one quantisation scale for a whole batch."""
+"""Replaces `PROVED_NOISE` for a model that chooses one quantisation scale for a whole batch."""
 
 _clock: Final = MonotonicClock()
 
 
 class Precision(Struct, frozen=True):
-    """A float type: its unit in the last place and the largest accepted noise, as fractions of the largest element."""
+    """Precision of a float type. Both numbers are fractions of the largest element.
+
+    ``ulp`` is the unit in the last place, and ``noise`` is the largest accepted difference.
+    """
 
     ulp: float
     noise: float
@@ -62,10 +67,10 @@ PRECISIONS: Final = {
     "float16": Precision(2.0**-10 / 16, 2e-2),
     "bfloat16": Precision(2.0**-7 / 32, 5e-2),
 }
-"""Precision by numpy's name of the type; ``noise`` applies to models without a proof.
+"""Precision by numpy's name of the type. ``noise`` applies to models without a proof.
 
-Kernels add 16-bit floats in higher precision, so results differ by fewer units: `ULPS` means 4 for float16 and 2 for
-bfloat16.
+Kernels add 16-bit floats in higher precision, so their results differ by fewer units. The table scales `ULPS` to
+4 units for float16 and 2 units for bfloat16.
 """
 
 
@@ -74,11 +79,11 @@ def why_not_batchable(
 ) -> str:
     """Return why the rows cannot be batched, or an empty string if they can.
 
-    ``rows`` are single rows, each with the model's outputs if these are known already. Rows that the model rejects when
-    executed alone, or whose outputs overflow, are skipped.
+    ``rows`` are single rows, each with the model's outputs if these are known already. A row is skipped if the model
+    rejects it when executed alone, or if its outputs overflow.
 
-    ``thorough`` and ``coarse``: as in `clockwork.runtimes.batching.TrialPlan`. If ``coarse``, floats may differ by
-    `COARSE`, and other types are not compared.
+    `clockwork.runtimes.batching.TrialPlan` explains ``thorough`` and ``coarse``. If ``coarse`` is true, floats may
+    differ by `COARSE`, and other types are not compared.
     """
     trial = _Trial(run, rows, thorough, coarse)
     begin = _clock.now()
@@ -122,7 +127,7 @@ class _Trial:
         return ""
 
     def _execute_alone(self, count: int) -> None:
-        """Execute rows alone until ``count`` rows are known, or none is left."""
+        """Execute rows alone until the outputs of ``count`` rows are known, or no row is left."""
         while len(self._rows) < count:
             following = next(self._remaining, None)
             if following is None:
@@ -147,7 +152,7 @@ class _Trial:
         copies = attempt(self._run, stack([feed] * size))
         if copies is None:
             return False
-        noise = _distance(wanted, copies[output])  # of any copy
+        noise = _distance(wanted, copies[output])  # the largest difference of any copy
         limit = precision.noise if self._thorough else max(PROVED_NOISE, precision.noise)
         return difference <= min(NOISE_FACTOR * noise, limit * largest)
 
@@ -175,13 +180,13 @@ def _is_finite(array: Array) -> bool:
 
 
 def _distance(wanted: Array, found: Array) -> float:
-    """Return the largest difference between two arrays of one shape; infinite if an element is not finite."""
+    """Return the largest difference between two arrays of one shape. It is infinite if an element is not finite."""
     difference: Any = np.abs(found.astype(np.float64) - wanted)
     return float(np.where(np.isfinite(difference), difference, np.inf).max(initial=0.0))
 
 
 def row_kinds(thorough: bool, coarse: bool) -> Iterator[str]:
-    """Yield the kinds of rows to try after a first row of fractions, in order."""
+    """Yield the kinds of rows to try after a first row of fractions."""
     yield from ("fractions",) * 3 if coarse else ("signed", "fractions", "signed")
     if thorough and not coarse:
         yield from ("zeros", "large", "small", "negative")

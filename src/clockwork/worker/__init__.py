@@ -1,1 +1,1 @@
-"""The worker: starts each timed action in its time window, executes it, and answers it exactly once. Pure."""
+"""Starts each timed action in its time window, executes it, and answers it exactly once. The package is pure."""

@@ -1,16 +1,17 @@
-"""The worker's core: a `clockwork.machine.Machine` that passes actions to lanes and starts the ones that are due.
+"""Passes actions to the worker's lanes, and starts each action when it is due (`clockwork.machine.Machine`).
 
 The core answers every action exactly once, whatever happens. It has no clock, no thread and no policy.
 
 Theory of operation. Each device has a LOAD and an EXEC lane, and the worker has one HOST lane. An event only changes
 tables (`apply`). Only `poll` of a lane starts a task on that lane. A host with a single loop, such as the simulator,
-uses the three methods of a Machine: ``handle`` is ``apply`` and then ``poll`` of all lanes, and ``wake`` is ``poll`` of
-all lanes. A host with a thread per lane calls ``apply`` and its own lane's ``poll`` under one lock, so that no thread
-has to pass a task to another. ``next_wakeup_of`` then tells this thread which other lanes need a ``poll``.
+uses the three methods of a Machine. Here, ``handle`` calls ``apply`` and then ``poll`` for all lanes, and ``wake``
+calls ``poll`` for all lanes. Another host may have a thread per lane. Such a thread calls ``apply`` and its own lane's
+``poll`` under one lock, so that no thread has to pass a task to another thread. Then ``next_wakeup_of`` shows which
+other lanes need a ``poll``.
 
-An Infer that is due may find a LoadWeights of its model running or waiting. Then the Infer waits as well, up to its own
-``latest``, and later actions may pass it. GetWorkerState is answered at once, except while a task of a lost controller
-still runs, because the state that the task leaves behind is known only when it ends.
+An Infer may be due while a LoadWeights of its model is running or waiting. Then the Infer waits as well, up to its own
+``latest``, and later actions may pass it. GetWorkerState is usually answered at once. While a task of a lost controller
+still runs, the answer waits for the end of the task, because only then the state is known.
 """
 
 from collections.abc import Sequence
@@ -53,7 +54,7 @@ class WorkerCore:
     """The lanes, models and weights of a worker."""
 
     def __init__(self, page_size: Bytes, gpus: Sequence[tuple[str, Pages]]) -> None:
-        """``gpus`` has each device's kind (see `GPUInfo`) and the number of pages of its weights cache.
+        """``gpus`` contains, for each device, its kind (see `GPUInfo`) and the number of pages of its weights cache.
 
         Raises:
             ValueError: the page size is not positive, or there is no device.
@@ -83,18 +84,21 @@ class WorkerCore:
         return [*self.apply(event), *self.wake(now)]
 
     def wake(self, now: Nanos) -> list[Command]:
-        """Start every task that can start, and answer every action that is late."""
+        """Start every task that can start. Answer every action that is late."""
         return [command for gpu, kind in self._lanes for command in self.poll(now, gpu, kind)]
 
     def next_wakeup(self) -> Nanos | None:
-        """Return when to call `wake`, which may be in the past; None: not before the next event."""
+        """Return when to call `wake`, which may be in the past.
+
+        None means that nothing is due before the next event.
+        """
         moments = (self.next_wakeup_of(gpu, kind) for gpu, kind in self._lanes)
         return min((moment for moment in moments if moment is not None), default=None)
 
     # --------------------------------------------------------------------------------------- for a thread per lane
 
     def apply(self, event: Event) -> list[ResultCommand]:
-        """Handle an event without starting a task."""
+        """Update the tables for an event without starting a task."""
         match event:
             case ActionReceived(action, payloads):
                 return self._receive(action, payloads)
@@ -107,7 +111,7 @@ class WorkerCore:
         return []
 
     def poll(self, now: Nanos, gpu: int | None, kind: LaneKind) -> list[Command]:
-        """Answer the late actions of a lane and, if the lane is free, start at most one task on it."""
+        """Answer the late actions of a lane. If the lane is free, start at most one task on it."""
         lane = self._lanes[gpu, kind]
         commands: list[Command] = [*self._expire(now, gpu, lane)]
         while (entry := lane.take_due(now, lambda waiting: self._blocked(gpu, waiting.action))) is not None:
@@ -120,7 +124,7 @@ class WorkerCore:
         return commands
 
     def next_wakeup_of(self, gpu: int | None, kind: LaneKind) -> Nanos | None:
-        """Return when to `poll` a lane, which may be in the past; None: not before the next event."""
+        """Return when to `poll` a lane, which may be in the past. None means not before the next event."""
         lane = self._lanes[gpu, kind]
         if not len(lane):
             return None
@@ -143,13 +147,15 @@ class WorkerCore:
 
     @property
     def owes_results(self) -> bool:
-        """Whether the controller waits for the result of a running task."""
+        """Whether a task is running whose result the controller expects."""
         return any(lane.running is not None and not lane.running.orphaned for lane in self._lanes.values())
 
     def upcoming(self, gpu: int) -> StartTask | None:
-        """Return the Infer that starts next on the device if nothing else happens, so that a host can prepare it.
+        """Return the Infer that starts next on the device if no other event happens.
 
-        None if no Infer waits, or if it would be refused now.
+        A host can prepare it in advance.
+
+        Return None if no Infer waits, or if the Infer would be refused now.
         """
         entry = self._lanes[gpu, LaneKind.EXEC].upcoming(lambda waiting: self._blocked(gpu, waiting.action))
         if entry is None:
@@ -168,7 +174,7 @@ class WorkerCore:
         return WorkerInfo(self._page_size, gpus, self._tasks.models.infos())
 
     def check_invariants(self) -> None:
-        """Assert the invariants; for tests and checkers."""
+        """Assert the invariants. Tests and checkers call this method."""
         for lane in self._lanes.values():
             lane.check_invariants()
         for gpu, memory in enumerate(self._memories):
@@ -240,7 +246,7 @@ class WorkerCore:
     def _leave(self) -> list[ResultCommand]:
         self._leaving = True
         waiting: dict[int, Action] = {action.id: action for action in self._state_queries}
-        for lane in self._lanes.values():  # a ClearCache waits in several lanes and is answered once
+        for lane in self._lanes.values():  # a ClearCache waits in several lanes, but is answered once
             waiting |= {entry.action.id: entry.action for entry in lane.waiting()}
             lane.clear()
         self._state_queries.clear()
@@ -270,10 +276,10 @@ class WorkerCore:
         return any(lane.running is not None and lane.running.orphaned for lane in self._lanes.values())
 
     def _blocked(self, gpu: int | None, action: Action) -> bool:
-        """Return whether an action that is due has to wait for a task of another lane."""
+        """Return whether an action that is due has to wait for the end of a task in another lane."""
         if gpu is None:
             return False
-        if isinstance(action, ClearCache):  # it waits while weights are in use, or are being closed by an UnloadModel
+        if isinstance(action, ClearCache):  # it waits while weights are in use, or while an UnloadModel closes them
             return bool(self._memories[gpu].models_in(WeightsState.IN_USE, WeightsState.EVICTING))
         if not isinstance(action, Infer):
             return False

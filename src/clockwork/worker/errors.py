@@ -1,7 +1,7 @@
-"""The refusal of an action, and the result of an action that failed.
+"""Defines the refusal of an action, and makes the result of an action that failed.
 
-A refusal never leaves the core as an exception: `clockwork.worker.core` turns it into the action's `ErrorResult`. Code
-that refuses an action changes nothing.
+A refusal never leaves the core as an exception, because `clockwork.worker.core` converts it to the action's
+`ErrorResult`. Code that refuses an action changes no state.
 """
 
 from clockwork.messages.actions import Action
@@ -10,10 +10,10 @@ from clockwork.messages.status import Status
 
 
 class ActionRefusedError(Exception):
-    """An action cannot be carried out now. ``status`` is the status of its `ErrorResult`."""
+    """An action cannot be executed now. ``status`` is the status of the action's `ErrorResult`."""
 
     def __init__(self, status: Status, message: str) -> None:
-        """``message`` says what was wrong and which limit applies."""
+        """``message`` states what was wrong and which limit applies."""
         super().__init__(message)
         self.status = status
 

@@ -1,7 +1,7 @@
 """The events that a worker's core handles, and the commands that it returns to its host.
 
-Payloads, models in host memory and models on a device are opaque handles (``object``). The host makes these handles
-when it carries out a task. The core keeps them and passes them to the tasks that need them, so only the core has tables
+For the core, payloads, models in host memory and models on a device are opaque handles (``object``). The host makes
+these handles when it executes a task. The core stores them and passes them to later tasks, so only the core has tables
 of models.
 """
 
@@ -18,19 +18,23 @@ from clockwork.units import Bytes, Nanos
 
 
 class LaneKind(StrEnum):
-    """The kinds of lanes. The HOST lane belongs to the worker (``gpu`` is None), the others to one device each."""
+    """The kinds of lanes. The worker has one HOST lane (``gpu`` is None).
+
+    Each device has one lane of the other kinds.
+    """
 
     HOST = "host"  #: LoadModelFromDisk, UnloadModel
-    LOAD = "load"  #: LoadWeights, EvictWeights, ClearCache, in order
+    LOAD = "load"  #: LoadWeights, EvictWeights and ClearCache, in their order
     EXEC = "exec"  #: Infer, one at a time
 
 
 class StartTask(Struct, frozen=True):
     """Start a task on its lane now. The lane is busy until `TaskFinished`.
 
-    ``handles`` has what the action works on: the `LoadedModel` of an Infer or an EvictWeights, the `HostModel` of a
-    LoadWeights, every `LoadedModel` to close for ClearCache and UnloadModel, nothing for LoadModelFromDisk.
-    ``payloads`` has one payload per input of an Infer; None for a generated input.
+    ``handles`` contains the objects that the action uses. An Infer or EvictWeights uses a `LoadedModel`, and a
+    LoadWeights uses a `HostModel`. ClearCache and UnloadModel close every `LoadedModel` in the list. For
+    LoadModelFromDisk, the list is empty. ``payloads`` contains one payload per input of an Infer, or None for a
+    generated input.
     """
 
     gpu: int | None
@@ -49,7 +53,7 @@ class SendResult(Struct, frozen=True):
 class SendOutputs(Struct, frozen=True):
     """Split the outputs of an Infer by request and send them as its result.
 
-    This is not a task: it does not occupy the lane, so the next Infer need not wait.
+    This command is not a task. It does not occupy the lane, so the next Infer need not wait.
     """
 
     action: Infer
@@ -65,7 +69,10 @@ Command: TypeAlias = StartTask | ResultCommand
 
 
 class ModelRead(Struct, frozen=True):
-    """LoadModelFromDisk has succeeded. ``handle`` is the `HostModel` of all copies; the other fields describe it."""
+    """LoadModelFromDisk has succeeded.
+
+    ``handle`` is the `HostModel`, which all copies of the model share. The other fields describe the model.
+    """
 
     handle: object
     digest: str
@@ -79,7 +86,7 @@ class ModelRead(Struct, frozen=True):
 
 
 class WeightsLoaded(Struct, frozen=True):
-    """LoadWeights has succeeded. ``handle`` is the `LoadedModel`."""
+    """LoadWeights has succeeded. ``handle`` is the `LoadedModel` on the device."""
 
     handle: object
 
@@ -89,7 +96,7 @@ class Released(Struct, frozen=True):
 
 
 class Executed(Struct, frozen=True):
-    """Infer has succeeded. ``outputs`` is the host's object with the outputs of the whole batch."""
+    """Infer has succeeded. ``outputs`` is an object of the host that contains the outputs of the whole batch."""
 
     outputs: object
     copy_input: Timing
@@ -97,7 +104,7 @@ class Executed(Struct, frozen=True):
 
 
 class TaskFailed(Struct, frozen=True):
-    """The task has failed; ``message`` is for people."""
+    """The task has failed. ``message`` is an error message for people."""
 
     status: Status
     message: str
@@ -107,14 +114,14 @@ Outcome: TypeAlias = ModelRead | WeightsLoaded | Released | Executed | TaskFaile
 
 
 class ActionReceived(Struct, frozen=True):
-    """The controller has sent an action; ``payloads`` has one handle per input of an Infer."""
+    """The controller has sent an action. ``payloads`` contains one handle per input of an Infer."""
 
     action: Action
     payloads: tuple[object, ...] = ()
 
 
 class TaskFinished(Struct, frozen=True):
-    """A lane's task is over. The task ran from ``begin`` to ``end``."""
+    """A lane's task has ended. The task ran from ``begin`` to ``end``."""
 
     gpu: int | None
     lane: LaneKind
@@ -124,11 +131,14 @@ class TaskFinished(Struct, frozen=True):
 
 
 class ControllerLost(Struct, frozen=True):
-    """The connection to the controller has ended. Models and weights stay, for the next controller."""
+    """The connection to the controller has ended. Models and weights stay for the next controller."""
 
 
 class Leave(Struct, frozen=True):
-    """The worker is about to end. Waiting and new actions are refused; running tasks go on to their results."""
+    """The worker is about to end.
+
+    It refuses waiting and new actions, but finishes running tasks and sends their results.
+    """
 
 
 Event: TypeAlias = ActionReceived | TaskFinished | ControllerLost | Leave

@@ -1,12 +1,12 @@
-"""A queue of timed actions that are executed one at a time: decides which action starts next and which is too late.
+"""Decides which action of a lane starts next and which is late. A lane is a queue of timed actions.
 
-An action does not start before ``earliest`` nor after ``latest``. A lane runs one action at a time, in order of
-``earliest`` and then of arrival. A late action leaves the queue one nanosecond after its ``latest``, even while another
-action runs, and delays no other action.
+An action starts neither before ``earliest`` nor after ``latest``. A lane runs one action at a time, in order of
+``earliest`` and then of arrival. An action is late one nanosecond after its ``latest``. It then leaves the queue, even
+while another action runs, and does not delay other actions.
 
-Theory of operation. An action that is due may have to wait for something outside its lane, such as weights being
-loaded. The core passes a function ``blocked`` to test that. In a lane with *overtaking*, later actions pass a blocked
-one; in other lanes they wait behind it.
+Theory of operation. An action that is due may have to wait for a task of another lane, such as the load of its weights.
+Such an action is blocked. The core passes a function ``blocked`` that tests this. In a lane with *overtaking*, later
+actions pass a blocked action. In other lanes, they wait behind it.
 """
 
 from bisect import bisect_left, insort
@@ -21,13 +21,15 @@ from clockwork.messages.actions import Action, EvictWeights, LoadWeights
 from clockwork.units import FOREVER, Nanos
 
 MAX_QUEUED: Final = 10_000
-"""Limit on the actions that wait in a lane. A controller schedules milliseconds ahead, which is far fewer actions."""
+"""Limit of the actions that wait in a lane. A controller schedules milliseconds ahead, and thus sends far fewer
+actions.
+"""
 
 
 class Entry(Struct, eq=False):
     """An action in a lane, with its window and payloads.
 
-    ``orphaned``: the controller that sent the action is lost, so nobody needs its result.
+    ``orphaned`` means that the controller that sent the action is lost, so nobody needs the result.
     """
 
     action: Action
@@ -38,16 +40,17 @@ class Entry(Struct, eq=False):
 
 
 class Lane:
-    """The waiting actions, and the running one."""
+    """The waiting actions and the running action of a lane."""
 
     def __init__(self, overtaking: bool) -> None:
-        """``overtaking``: an action that is due may pass a blocked one."""
+        """``overtaking`` means that an action that is due may pass a blocked action."""
         self.running: Entry | None = None
         self._overtaking = overtaking
         self._arrivals = 0
         self._entries: dict[int, Entry] = {}  #: waiting entries by arrival
         self._order: list[tuple[Nanos, int]] = []  #: (earliest, arrival) of the waiting entries, sorted
-        self._expiries: list[tuple[Nanos, int]] = []  #: heap of (latest, arrival); some entries no longer wait
+        #: a heap of (latest, arrival); some of these actions no longer wait
+        self._expiries: list[tuple[Nanos, int]] = []
         self._loads: Counter[str] = Counter()  #: model -> number of waiting LoadWeights
         self._evictions: Counter[str] = Counter()  #: model -> number of waiting EvictWeights
 
@@ -56,7 +59,7 @@ class Lane:
         return len(self._order)
 
     def push(self, entry: Entry) -> bool:
-        """Add an action to the queue; return False if `MAX_QUEUED` actions wait already."""
+        """Add an action to the queue. Return False if `MAX_QUEUED` actions wait already."""
         if len(self._order) >= MAX_QUEUED:
             return False
         arrival = self._arrivals
@@ -66,7 +69,8 @@ class Lane:
         insort(self._order, (entry.earliest, arrival))
         if entry.latest < FOREVER:
             heappush(self._expiries, (entry.latest, arrival))
-            if len(self._expiries) > 2 * len(self._order) + 64:  # remove the entries of actions that have started
+            # remove the heap's entries of actions that no longer wait
+            if len(self._expiries) > 2 * len(self._order) + 64:
                 self._expiries = [expiry for expiry in self._expiries if expiry[1] in self._entries]
                 heapify(self._expiries)
         return True
@@ -81,7 +85,10 @@ class Lane:
         return late
 
     def take_due(self, now: Nanos, blocked: Callable[[Entry], bool]) -> Entry | None:
-        """Remove and return the next action that may start now; None if there is none, or if an action is running."""
+        """Remove and return the next action that may start now.
+
+        Return None if there is none or an action is running.
+        """
         if self.running is not None:
             return None
         for earliest, arrival in self._order:
@@ -94,7 +101,7 @@ class Lane:
         return None
 
     def upcoming(self, blocked: Callable[[Entry], bool]) -> Entry | None:
-        """Return the action that starts next if nothing else happens; it stays in the queue."""
+        """Return the action that starts next if no other event happens. The action stays in the queue."""
         for _, arrival in self._order:
             entry = self._entries[arrival]
             if not blocked(entry):
@@ -108,14 +115,14 @@ class Lane:
         return model in self._loads
 
     def will_evict(self, model: str, moment: Nanos) -> bool:
-        """Return whether an EvictWeights of the model waits that is due by ``moment``."""
+        """Return whether an EvictWeights of the model waits and is due by ``moment``."""
         if model not in self._evictions:
             return False
         actions = (entry.action for entry in self._entries.values() if entry.earliest <= moment)
         return any(isinstance(action, EvictWeights) and action.model == model for action in actions)
 
     def next_start(self, blocked: Callable[[Entry], bool]) -> Nanos | None:
-        """Return when the next action can start, which may be in the past; None: not before the next event."""
+        """Return when the next action can start, which may be in the past. None means not before the next event."""
         if self.running is not None:
             return None
         entry = self.upcoming(blocked)
@@ -140,7 +147,7 @@ class Lane:
         self._evictions.clear()
 
     def check_invariants(self) -> None:
-        """Assert what always holds; for tests and checkers."""
+        """Assert the invariants. Tests and checkers call this method."""
         assert self._order == sorted((entry.earliest, arrival) for arrival, entry in self._entries.items())
         timed = {(entry.latest, arrival) for arrival, entry in self._entries.items() if entry.latest < FOREVER}
         assert timed <= set(self._expiries)

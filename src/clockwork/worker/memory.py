@@ -1,9 +1,9 @@
-"""A device's weights cache: which models' weights are in it, being loaded, in use, or being evicted.
+"""Keeps the state of each model's weights on a device, and counts the pages of the weights cache.
 
-Theory of operation. The table `TRANSITIONS` defines how the state of a model's weights changes. An event that the table
-lacks is refused with the status in `REFUSAL_STATUSES`; an event in neither table is a bug of the host. Pages are taken
-when a load begins and freed when the weights are gone, so no page belongs to two models. Weights in use are never
-evicted.
+Theory of operation. The table `TRANSITIONS` defines how events change the state of a model's weights. If this table
+lacks an event, the event is refused with the status in `REFUSAL_STATUSES`. An event in neither table is a bug of the
+host. Pages are taken when a load begins, and are freed when the weights have left the device. So no page belongs to two
+models. Weights in use are never evicted.
 """
 
 from collections.abc import Mapping
@@ -44,11 +44,11 @@ _S, _E = WeightsState, WeightsEvent
 TRANSITIONS: Final[Mapping[tuple[WeightsState, WeightsEvent], WeightsState]] = {
     (_S.COLD, _E.LOAD): _S.LOADING,  # pages are taken
     (_S.LOADING, _E.LOADED): _S.WARM,
-    (_S.LOADING, _E.LOAD_FAILED): _S.COLD,  # pages are given back
+    (_S.LOADING, _E.LOAD_FAILED): _S.COLD,  # the pages are freed
     (_S.WARM, _E.EXECUTE): _S.IN_USE,
     (_S.IN_USE, _E.EXECUTED): _S.WARM,
     (_S.WARM, _E.EVICT): _S.EVICTING,
-    (_S.EVICTING, _E.EVICTED): _S.COLD,  # pages are given back
+    (_S.EVICTING, _E.EVICTED): _S.COLD,  # the pages are freed
 }
 
 #: (state, event) -> status of the refusal
@@ -71,10 +71,10 @@ class DeviceMemory:
     """The weights cache of one device."""
 
     def __init__(self, gpu: int, total_pages: Pages) -> None:
-        """``gpu`` is the device's number, for messages."""
+        """``gpu`` is the device's number. It appears in messages."""
         self.cache = PageCache(total_pages)
         self._gpu = gpu
-        self._states: dict[str, WeightsState] = {}  #: without COLD models
+        self._states: dict[str, WeightsState] = {}  #: COLD models are left out
         self._handles: dict[str, object] = {}  #: handles of the models that are WARM, IN_USE or EVICTING
 
     def state_of(self, model: str) -> WeightsState:
@@ -118,7 +118,7 @@ class DeviceMemory:
         self._free(model, WeightsEvent.LOAD_FAILED)
 
     def begin_execute(self, model: str) -> object:
-        """Begin to use a model's weights; return their handle.
+        """Begin to use a model's weights. Return their handle.
 
         Raises:
             ActionRefusedError: the weights are not WARM.
@@ -132,7 +132,7 @@ class DeviceMemory:
         self._states[model] = self._after(model, WeightsEvent.EXECUTED)
 
     def begin_evict(self, model: str) -> object:
-        """Begin to evict a model's weights; return the handle to close.
+        """Begin to evict a model's weights. Return the handle, which the host must close.
 
         Raises:
             ActionRefusedError: the weights are not WARM.
@@ -141,12 +141,12 @@ class DeviceMemory:
         return self._handles[model]
 
     def evicted(self, model: str) -> None:
-        """Record that the handle is closed, and free the pages."""
+        """Record that the host has closed the handle, and free the pages."""
         self._free(model, WeightsEvent.EVICTED)
         del self._handles[model]
 
     def check_invariants(self) -> None:
-        """Assert what always holds; for tests and checkers."""
+        """Assert the invariants. Tests and checkers call this method."""
         assert set(self.cache) == set(self._states)
         assert 0 <= self.cache.used <= self.cache.total
         assert WeightsState.COLD not in self._states.values()

@@ -1,8 +1,8 @@
-"""The models in the worker's host memory: their names, descriptions and handles.
+"""Keeps the names, descriptions and handles of the models in the worker's host memory.
 
-A name refers to the same content until the model is unloaded. LoadModelFromDisk with the same path and content as a
-held model succeeds and changes nothing; with another path or content it is refused. The copies that one
-LoadModelFromDisk makes share the bytes in host memory, which are never written to. They share nothing on a device.
+A name refers to the same content until the model is unloaded. If a LoadModelFromDisk repeats the path and content of a
+loaded model, it succeeds and changes nothing. With another path or other content, it is refused. The copies that one
+LoadModelFromDisk makes share the bytes in host memory, which are never changed. On a device, they share nothing.
 """
 
 from typing import Final
@@ -16,14 +16,17 @@ from clockwork.worker.errors import ActionRefusedError
 from clockwork.worker.events import ModelRead
 
 MAX_COPIES: Final = 10_000
-"""Limit on ``no_of_copies``. The paper's largest experiment has 4,026 models (OSDI'20, section 6.5)."""
+"""Limit of ``no_of_copies``. The paper's largest experiment has 4,026 models (OSDI'20, section 6.5)."""
 
 
 class HostModels:
-    """The models that were loaded and not unloaded."""
+    """The models that are loaded at present."""
 
     def __init__(self, page_size: Bytes, largest_cache: Pages) -> None:
-        """``largest_cache`` is the size of the largest weights cache: a larger model fits on no device."""
+        """``largest_cache`` is the size of the largest weights cache.
+
+        A model that is larger than this fits on no device.
+        """
         self._page_size = page_size
         self._largest_cache = largest_cache
         self._infos: dict[str, ModelInfo] = {}
@@ -72,7 +75,9 @@ class HostModels:
                 )
 
     def add(self, action: LoadModelFromDisk, read: ModelRead) -> tuple[ModelInfo, ...]:
-        """Add the models of a checked action; return all of them, including those that were held already.
+        """Add the models of a checked action.
+
+        Return all models of the action, including those that were already loaded.
 
         Raises:
             ActionRefusedError: the model fits on no device, or the file has changed since it was loaded.

@@ -1,16 +1,17 @@
 """Starts and finishes the tasks of actions, and updates the worker's tables at both moments.
 
-This module has tables of models and memory, and nothing about time, queues or connections. ``start`` changes the tables
-and returns the task, or refuses the action and changes nothing. ``finish`` is called once for each task.
+This module uses the tables of models and memory. Time, queues and connections are handled elsewhere. ``start`` either
+changes the tables and returns the task, or refuses the action and changes nothing. ``finish`` is called once for each
+task.
 
 Theory of operation.
 
-- UnloadModel is refused with WEIGHTS_IN_USE, for all its models, while the weights of one of them are in use, being
-  loaded or being evicted. A controller therefore waits for the results of its other actions first. The names are
-  unknown from the start of the task on, so that no lane uses weights that are being closed.
-- ClearCache is one task on each device. From its arrival until that task is over the device starts no Infer
-  (WEIGHTS_NOT_PRESENT), so the task waits for at most one Infer. Then the task closes all weights at once.
-- Weights count as evicted even if closing them failed: their handle is dropped, and the result is an error.
+- An UnloadModel names several models. If the weights of one of them are in use, being loaded or being evicted, the
+  whole action is refused with WEIGHTS_IN_USE. A controller therefore first waits for the results of its other actions.
+  When the task starts, the names become unknown. So no lane uses weights that the task closes.
+- A ClearCache is one task on each device. From its arrival until the end of this task, the device refuses every Infer
+  with WEIGHTS_NOT_PRESENT. So the task waits for at most one Infer. Then it closes all weights at once.
+- Weights count as evicted even if closing them failed. Their handle is dropped, and the result is an error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,23 +57,24 @@ class Tasks:
     """The worker's tables of models and memory."""
 
     def __init__(self, page_size: Bytes, memories: Sequence[DeviceMemory]) -> None:
-        """``memories`` has one entry per device, in the order of device numbers."""
+        """``memories`` contains one entry per device, in the order of device numbers."""
         self.models = HostModels(page_size, max(memory.cache.total for memory in memories))
         self._memories = memories
-        self._clears: list[tuple[ClearCache, list[int]]] = []  #: waiting actions, with the devices left to clear
+        #: waiting actions, with the devices that still have to be cleared
+        self._clears: list[tuple[ClearCache, list[int]]] = []
         self._clear_failures: dict[int, TaskFailed] = {}  #: by action id
 
     def clear_arrived(self, action: ClearCache) -> None:
-        """Note that from now on a ClearCache waits on every device."""
+        """Record that a ClearCache now waits on every device."""
         self._clears.append((action, list(range(len(self._memories)))))
 
     def forget_clears(self, running: Mapping[int, Action]) -> None:
-        """Forget the ClearCache actions that wait; ``running`` has the action that runs on each device."""
+        """Forget the ClearCache actions that wait. ``running`` contains the action that runs on each device."""
         kept = [(action, [gpu for gpu in left if running.get(gpu) is action]) for action, left in self._clears]
         self._clears = [(action, left) for action, left in kept if left]
 
     def upcoming(self, gpu: int, action: Action, payloads: tuple[object, ...]) -> StartTask | None:
-        """Return the task of an Infer that has not started; None if it would be refused now."""
+        """Return the task of an Infer that has not started, or None if the Infer would be refused now."""
         memory = self._memories[gpu]
         if not isinstance(action, Infer) or action.model not in self.models or self._clearing(gpu):
             return None
@@ -109,7 +111,7 @@ class Tasks:
         return StartTask(gpu, LaneKind.LOAD, action, handles=handles)
 
     def finish(self, action: Action, finished: TaskFinished) -> ResultCommand | None:
-        """End an action's task; return the action's result, or None while it waits for other devices."""
+        """End an action's task. Return the action's result, or None while the action waits for other devices."""
         outcome = finished.outcome
         timing = Timing(finished.begin, finished.end, finished.end - finished.begin)
         match action:

@@ -1,4 +1,4 @@
-"""ONNX Runtime: on CPUs, where it is always available, and on CUDA devices if its CUDA build is installed.
+"""Executes ONNX models with ONNX Runtime, on CPUs or, if its CUDA build is installed, on CUDA devices.
 
 =============  =========================================================================================
 `files`        finds a model file and its external data, and computes their digest

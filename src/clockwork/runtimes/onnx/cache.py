@@ -1,10 +1,12 @@
-"""Prepared models on disk, so that a restart need not optimise them again.
+"""Stores prepared models on disk, so that a restarted worker need not optimise them again.
 
-The cache never makes a load fail. If an entry is missing, truncated, changed or of another version, the model is
-prepared again. If an entry cannot be written, it is skipped. Entries of other machines do not match, because the name
-of an entry contains the model's digest and a hash of everything that the optimised graph depends on.
+A fault of the cache never makes a load fail. If an entry is missing, truncated, changed or of another version, the
+model is prepared again. If an entry cannot be written, the model is served without one. Entries of other machines do
+not match, because the name of an entry contains the model's digest and a hash of everything that the optimised graph
+depends on.
 
-An entry is one file: `MAGIC`, the length of the header, the header (JSON), the graph, the weights.
+An entry is one file. The file contains `MAGIC`, the length of the header, the header in JSON, the graph and the
+weights, in this order.
 """
 
 import contextlib
@@ -31,17 +33,17 @@ from clockwork.units import MIB, Bytes
 log = logging.getLogger("clockwork.worker")
 
 MAGIC: Final = b"clockwork onnx 4\n"
-"""Marks the format; the number changes with the format."""
+"""First bytes of an entry. The number changes when the format changes."""
 
 SUFFIX: Final = ".onnx-prepared"
-"""File name suffix of entries. Files with other names are left alone, except temporary ones."""
+"""File name suffix of entries. The cache removes only files with this suffix and its own temporary files."""
 
 MAX_HEADER_BYTES: Final[Bytes] = 16 * MIB
-"""Longest header; limits how much is read of a broken file."""
+"""Limit of the length of a header. If a file is damaged, no more than this is read."""
 
 
 class Header(Struct, frozen=True):
-    """Header of an entry. ``checksum`` is a CRC-32 of the graph and the weights; it detects accidental damage."""
+    """Header of an entry. ``checksum`` is a CRC-32 of the graph and the weights, which detects accidental damage."""
 
     ports: Signature
     verdict: Verdict
@@ -51,12 +53,12 @@ class Header(Struct, frozen=True):
 
 
 def entry(directory: Path, digest: str, *conditions: str) -> Path:
-    """Return the path of a model's entry. ``conditions``: everything else that the optimised graph depends on."""
+    """Return the path of a model's entry. The optimised graph depends on the model and on ``conditions``."""
     return directory / f"{digest[:32]}-{hashlib.sha256(repr(conditions).encode()).hexdigest()[:16]}{SUFFIX}"
 
 
 def load(file: Path) -> tuple[PreparedModel, Verdict] | None:
-    """Return the content of the entry; None if the entry cannot be used."""
+    """Return the content of an entry, or None if the entry cannot be used."""
     try:
         with file.open("rb") as source:
             return _read(source)
@@ -75,7 +77,7 @@ def save(file: Path, prepared: PreparedModel, verdict: Verdict) -> None:
         handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=file.parent)
         try:
             with os.fdopen(handle, "wb") as target:
-                with contextlib.suppress(OSError):  # a file system without locks
+                with contextlib.suppress(OSError):  # some file systems have no locks
                     fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 for part in (MAGIC, len(header).to_bytes(4, "little"), header, prepared.graph, prepared.weights.data):
                     target.write(part)
@@ -86,7 +88,7 @@ def save(file: Path, prepared: PreparedModel, verdict: Verdict) -> None:
 
 
 def use(file: Path) -> None:
-    """Mark an entry as used now: `tidy` removes the least recently used ones first."""
+    """Mark an entry as used now. `tidy` removes the least recently used entries first."""
     with contextlib.suppress(OSError):
         os.utime(file)
 
@@ -97,14 +99,14 @@ def sweep(directory: Path) -> None:
     with contextlib.suppress(OSError):
         for left in directory.glob(".*.tmp"):
             with contextlib.suppress(OSError), os.fdopen(os.open(left, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while a process writes the file
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # this call fails while a process writes the file
                 left.unlink()
 
 
 def tidy(directory: Path, nbytes: Bytes, keep: Path | None = None) -> None:
-    """Remove the least recently used entries until the rest takes at most ``nbytes``; never remove ``keep``.
+    """Remove the least recently used entries until the rest takes at most ``nbytes``. Never remove ``keep``.
 
-    If two processes tidy at once, one may find an entry already removed, which does no harm.
+    Two processes may tidy at the same time. It does no harm if one of them finds an entry already removed.
     """
     found = []
     with contextlib.suppress(OSError):
@@ -123,10 +125,10 @@ def tidy(directory: Path, nbytes: Bytes, keep: Path | None = None) -> None:
 
 
 class PreparedCache:
-    """The entries of one directory, which take at most ``nbytes`` together. Without a directory, nothing is kept."""
+    """The entries of one directory. Together they take at most ``nbytes``. Without a directory, nothing is stored."""
 
     def __init__(self, directory: Path | None, nbytes: Bytes | None) -> None:
-        """``nbytes`` None: entries are never removed."""
+        """If ``nbytes`` is None, entries are never removed."""
         self.directory = directory
         self.scratch = directory  #: where models are prepared; None: the system's temporary directory
         self._nbytes = nbytes
@@ -147,7 +149,7 @@ class PreparedCache:
     def get(
         self, digest: str, conditions: Sequence[str], make: Callable[[], tuple[PreparedModel, Verdict]]
     ) -> tuple[PreparedModel, Verdict]:
-        """Return the entry of a model; if there is none, call ``make`` and store its result."""
+        """Return the entry of a model. If there is none, call ``make`` and store its result."""
         if self.directory is None:
             return make()
         file = entry(self.directory, digest, *conditions)

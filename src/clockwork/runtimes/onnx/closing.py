@@ -1,27 +1,31 @@
-"""When to destroy a session, so that no inference has to wait for it.
+"""Chooses the moment to destroy a session, so that no inference has to wait.
 
-Theory of operation. ONNX Runtime's Python module makes and runs sessions without the interpreter's lock, but it
-destroys them with the lock held: 0.7 ms for DenseNet-121, whose graph has 557 nodes, and 55 us for each MB of packed or
-copied weights. An inference that ends in that time, or a request that arrives, waits for the lock. Just after an
-inference has begun, no other thread needs the lock for a while, so a session is destroyed then. If no inference begins
-for some milliseconds, the session is destroyed anyway.
+Theory of operation. ONNX Runtime's Python module makes and runs sessions without the interpreter's lock, but it holds
+the lock while it destroys a session. This takes 0.7 ms for DenseNet-121, whose graph has 557 nodes, and 55 us for each
+MB of packed or copied weights. Meanwhile, an inference that ends or a request that arrives must wait for the lock. Just
+after an inference has begun, no other thread needs the lock for a while. So sessions are destroyed at such moments. If
+no inference begins for some milliseconds, the session is destroyed anyway.
 """
 
 from threading import Event
 from typing import Final
 
 MAX_WAIT: Final = 0.005
-"""Longest wait in seconds while inferences run. If no further inference begins in this time, inferences are long, so
-one is unlikely to end just while the session is destroyed."""
+"""Longest wait in seconds while inferences run.
+
+If no other inference begins in this time, the running inferences are long. It is then unlikely that one of them ends
+just while the session is destroyed.
+"""
 
 MAX_IDLE_WAIT: Final = 0.002
-"""Longest wait in seconds while no inference runs; short, because a LoadWeights may be waiting for the memory."""
+"""Longest wait in seconds while no inference runs. It is short, because a LoadWeights action may need the memory."""
 
 
 class CloseTiming:
-    """Knows when inferences begin. EXEC threads call `inference_begins` and `inference_ends`; others call `wait`.
+    """Records when inferences begin, and lets other threads wait for that moment.
 
-    The lists are changed by single operations only, which the interpreter's lock makes atomic.
+    EXEC threads call `inference_begins` and `inference_ends`. Threads that destroy sessions call `wait`. Each change of
+    a list is a single operation, which the interpreter's lock makes atomic.
     """
 
     def __init__(self) -> None:
@@ -29,14 +33,14 @@ class CloseTiming:
         self._waiting: list[Event] = []
 
     def inference_begins(self) -> None:
-        """Note that an inference begins: the caller is about to release the interpreter's lock."""
+        """Record that an inference begins. The caller is about to release the interpreter's lock."""
         self._running.append(None)
         if self._waiting:
             for event in tuple(self._waiting):
                 event.set()
 
     def inference_ends(self) -> None:
-        """Note that an inference has ended."""
+        """Record that an inference has ended."""
         self._running.pop()
 
     def wait(self) -> None:

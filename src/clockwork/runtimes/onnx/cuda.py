@@ -1,9 +1,9 @@
-"""`OnnxCudaRuntime`: executes ONNX models on CUDA devices. Not yet run on a real device.
+"""Executes ONNX models on CUDA devices (`OnnxCudaRuntime`). This code has not run on a real device yet.
 
-Theory of operation. A graph that is optimised for the CPU does not suit a GPU. So the graph is optimised once, with the
-optimisations that are valid on every device. LoadWeights opens a session, which optimises the graph for its device and
-copies the weights there. ONNX Runtime manages the memory (`clockwork.runtimes.onnx.gpus`): the pages of the weights
-cache only count how much is used, and nothing is mapped.
+Theory of operation. A graph that is optimised for the CPU is slow on a GPU. So the graph in host memory has only the
+optimisations that are valid on every device. A LoadWeights action opens a session. The session optimises the graph for
+its device and copies the weights there. ONNX Runtime manages the device's memory (`clockwork.runtimes.onnx.gpus`). The
+pages of the weights cache only count how much memory is used; they are not mapped.
 
 The trial that decides whether requests can be batched runs on the CPU, with the original file.
 """
@@ -32,16 +32,16 @@ from clockwork.runtimes.probe import Verdict, observed, try_model
 from clockwork.units import GIB, Bytes, show_bytes
 
 CACHE_SHARE: Final = 0.8
-"""Default share of a device's free memory for weights and workspace. The CUDA libraries need the rest."""
+"""Default share of a device's free memory for weights and workspace. The rest is left for the CUDA libraries."""
 
 DEFAULT_WORKSPACE_BYTES: Final[Bytes] = 2 * GIB
-"""Default memory of each device for intermediate results of inferences."""
+"""Default memory of each device for the intermediate results of inferences."""
 
 log = logging.getLogger("clockwork.worker")
 
 
 def cache_bytes_of(gpus: Sequence[Gpu], workspace_bytes: Bytes, page_size: Bytes) -> Bytes:
-    """Return the default size of each device's weights cache, in bytes: a whole number of pages.
+    """Return the default size of each device's weights cache in bytes. It is a whole number of pages.
 
     Raises:
         InvalidRequestError: the free memory is too small for one page.
@@ -74,7 +74,7 @@ class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
         ``cache_dir`` and ``cache_dir_bytes`` are as in `clockwork.runtimes.onnx.runtime.OnnxRuntime`.
 
         Raises:
-            InvalidRequestError: ONNX Runtime cannot use the devices; the message has the reason and what to do.
+            InvalidRequestError: ONNX Runtime cannot use the devices. The message contains the reason and a remedy.
         """
         super().__init__(version(), gpus.kind, batching)
         gpus.reserve(cache_bytes + workspace_bytes)
@@ -105,7 +105,7 @@ class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
 
 
 class OnnxCudaModel:
-    """A model in host memory: its weights, and its graph with the optimisations that hold for all devices."""
+    """A model in host memory. Its graph has only the optimisations that are valid for all devices."""
 
     def __init__(self, info: HostModelInfo, prepared: PreparedModel, gpus: Gpus, close_timing: CloseTiming) -> None:
         self.info: Final = info
@@ -127,7 +127,8 @@ class OnnxCudaModel:
         except FAILURES as error:
             check_not_lost(error)
             raise weights_error(LIBRARY, self.info.weights_bytes, device, describe(error)) from error
-        if first and hasattr(session, "get_provider_graph_assignment_info"):  # since 1.24
+        # ONNX Runtime has this function since version 1.24
+        if first and hasattr(session, "get_provider_graph_assignment_info"):
             on_cpu = nodes_on_cpu(session.get_provider_graph_assignment_info())
             if on_cpu:
                 log.warning("model %.12s is slower than it could be: %s", self.info.digest, on_cpu)

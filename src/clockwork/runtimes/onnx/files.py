@@ -1,7 +1,8 @@
 """Finds a model file and the files of its external data, checks them, and computes their digest.
 
-No file outside the model's directory is ever opened: neither through a symbolic link (`clockwork.runtimes.locating`)
-nor through the locations of external data in the model. Error messages name files relative to that directory.
+This module opens no file outside the model's directory, unless the operator allows a link to it
+(`clockwork.runtimes.links`). This rule also applies to the locations of external data in a model. Error messages name
+files relative to that directory.
 """
 
 import hashlib
@@ -24,10 +25,10 @@ SUFFIX: Final = ".onnx"
 """File name suffix of ONNX models."""
 
 MAX_PROTOBUF_BYTES: Final = (1 << 31) - 1
-"""Size limit of a protobuf message. A larger model keeps its weights in external data (ONNX, "External Data")."""
+"""Size limit of a protobuf message. Larger models store their weights in external data (ONNX, "External Data")."""
 
 MAX_OUTLINE_BYTES: Final[Bytes] = 32 * KIB
-"""The outline has no elements of larger tensors. Tensors that hold shapes or axes are smaller."""
+"""Largest tensor whose elements are kept in a model's outline. Tensors that contain shapes or axes are smaller."""
 
 _ELEMENTS: Final = (
     "raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"
@@ -42,9 +43,9 @@ class ModelFile(Struct, frozen=True):
     outline: Any = None
     """The ModelProto, without the elements of its larger tensors."""
     content: bytes | None = None
-    """The model to open in place of the file; None: open the file as it is."""
+    """The model to open in place of the file. None means that the file is opened as it is."""
     folder: Path = Path()
-    """Directory that locations of external data in ``content`` are relative to."""
+    """Directory in which the external data of ``content`` is found."""
 
 
 def find(path: Path, name: str = "", links: LinkPolicy = NO_LINKS) -> Path:
@@ -69,7 +70,7 @@ def read(path: Path, links: LinkPolicy = NO_LINKS) -> ModelFile:
         content = path.read_bytes()
         digest = hashlib.sha256(content)
         model = _parsed(path.name, content)
-        del content  # as large as the model, and not needed any more
+        del content  # the bytes take as much memory as the model and are not needed any more
         changed = replace_zipmaps(model.graph)
         directory = path.resolve().parent
         moved: dict[str, str] = {}
@@ -87,7 +88,7 @@ def read(path: Path, links: LinkPolicy = NO_LINKS) -> ModelFile:
 
 
 def _strip(model: Any) -> None:
-    """Remove the elements of larger tensors; keep their types and shapes."""
+    """Remove the elements of larger tensors, but keep their types and shapes."""
     functions = (tensor for function in model.functions for node in function.node for tensor in tensors_of_node(node))
     for tensor in [*tensors(model.graph), *functions]:
         if tensor.ByteSize() > MAX_OUTLINE_BYTES:
@@ -130,8 +131,8 @@ def nodes(graph: Any) -> Iterator[Any]:
 def _check_stateless(name: str, model: Any) -> None:
     """Reject a model that keeps state between requests.
 
-    ONNX Runtime 1.32 writes the running mean and variance of a BatchNormalization in training mode back into the
-    session, so a response would depend on the requests of other clients.
+    In training mode, a BatchNormalization of ONNX Runtime 1.32 writes its running mean and variance back into the
+    session. A response would then depend on the requests of other clients.
     """
     for part in (model.graph, *model.functions):
         for node in nodes(part):
@@ -171,7 +172,7 @@ def _parsed(name: str, content: bytes) -> Any:
 
 
 def _external_files(name: str, model: Any) -> dict[str, int]:
-    """Return the location of each file of external data, and the size that the file must at least have."""
+    """Return the location of each file of external data, and the smallest size that each file must have."""
     found: dict[str, int] = {}
     functions = (tensor for function in model.functions for node in function.node for tensor in tensors_of_node(node))
     for tensor in [*tensors(model.graph), *functions]:
@@ -194,7 +195,7 @@ def _external_files(name: str, model: Any) -> dict[str, int]:
 def _relocate(model: Any, moved: dict[str, str]) -> None:
     """Change the locations of external data.
 
-    ONNX Runtime refuses links out of the model's directory, so allowed links are replaced by their targets.
+    ONNX Runtime refuses links out of the model's directory. So each allowed link is replaced by its target.
     """
     if not moved:
         return
@@ -207,13 +208,13 @@ def _relocate(model: Any, moved: dict[str, str]) -> None:
 
 
 def _add_external(model: Path, location: str, nbytes: int, digest: Any, links: LinkPolicy) -> Path:
-    """Check one file of external data, and add it to the digest; return its resolved path.
+    """Check one file of external data, add it to the digest, and return its resolved path.
 
-    A location must be relative and, after links are resolved, lie below the directory of the model file (ONNX,
-    "External Data": a path relative to the model's directory).
+    ONNX ("External Data") requires that a location is a path relative to the model's directory. After its links are
+    resolved, the path must be below that directory, unless the operator allows the link.
     """
     directory = model.resolve().parent
-    beside = model.parent / location  # the model may be a link itself, as in the cache of Hugging Face
+    beside = model.parent / location  # the model may be a link itself, as in Hugging Face's cache
     file = (beside if beside.exists() else directory / location).resolve()
     if Path(location).is_absolute() or ".." in Path(location).parts:
         raise InvalidModelError(

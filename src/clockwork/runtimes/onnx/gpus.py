@@ -1,14 +1,14 @@
-"""What ONNX Runtime needs to execute on CUDA devices: its provider, and a memory arena that all sessions share.
+"""Makes ONNX Runtime's CUDA provider, and a memory arena that all sessions of a device share.
 
-Missing libraries are reported when the worker starts, with instructions. Not yet run on a real device; the messages
-for a machine without a driver were seen with onnxruntime-gpu 1.31.1.
+If a library is missing, the worker reports this at its start, with instructions. This code has not run on a real device
+yet. Its messages for a machine without a driver were tested with onnxruntime-gpu 1.31.1.
 
-Theory of operation. By default each session has its own arena with its own limit, so nothing limits the sessions
-together. Instead, one arena per device is made at the start. Its limit is the size of the weights cache plus the
-workspace; ONNX Runtime calls this limit "max_mem" (and "gpu_mem_limit" for the arena of a single session). The arena
-grows by regions of `REGION` bytes, within which adjacent free blocks are joined. With the strategy "kSameAsRequested",
-each region would be as large as the weights first placed there, and larger weights would fit nowhere, however much
-memory was free.
+Theory of operation. By default, each ONNX Runtime session has a memory arena of its own with a limit of its own. Then
+no limit applies to all sessions together. Clockwork instead makes one arena per device when it starts. The arena's
+limit is the size of the weights cache plus the workspace. ONNX Runtime calls this limit "max_mem", or "gpu_mem_limit"
+for the arena of a single session. The arena grows by regions of `REGION` bytes, and joins adjacent free blocks within a
+region. The strategy "kSameAsRequested" is not used. With this strategy, each region would be only as large as the
+weights that were placed there first. Larger weights would then not fit, even if enough memory was free in total.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,20 +24,22 @@ from clockwork.units import GIB, MIB, Bytes
 CUDA: Final = "CUDAExecutionProvider"
 
 REGION: Final[Bytes] = GIB
-"""Growth step of a device's arena; larger weights get a larger region. ONNX Runtime accepts less than 2 GiB here."""
+"""Size by which a device's arena grows. Larger weights get a larger region. ONNX Runtime requires less than 2 GiB."""
 
 MAX_DEAD: Final[Bytes] = MIB
-"""Largest unused rest at the end of a block; a larger rest is split off. ONNX Runtime's default is 128 MiB."""
+"""Largest part of a block that may stay unused. A larger rest becomes a block of its own. ONNX Runtime's default is 128
+MiB.
+"""
 
 OPTIONS: Final = (
-    # The default tries every algorithm of every convolution for each new shape, which takes seconds.
+    # The default tries every algorithm for every convolution and each new shape, which takes seconds.
     ("cudnn_conv_algo_search", "HEURISTIC"),
-    # If copies had their own stream, a kernel might read a copy before it ends, says the documentation.
+    # The documentation warns that, if copies had their own stream, a kernel might read a copy before it is complete.
     ("do_copy_in_default_stream", "1"),
-    # Full 32-bit products, as on a CPU: a model's outputs should not depend on the device.
+    # Compute full 32-bit products, as a CPU does. A model's outputs should not depend on the device.
     ("use_tf32", "0"),
 )
-"""Options of the provider; see "CUDA Execution Provider" in ONNX Runtime's documentation."""
+"""Options of the CUDA provider; see "CUDA Execution Provider" in ONNX Runtime's documentation."""
 
 
 class Gpus(Protocol):
@@ -45,19 +47,19 @@ class Gpus(Protocol):
 
     @property
     def kind(self) -> str:
-        """Kind of the devices: ``cuda NVIDIA H100 80GB HBM3``."""
+        """Kind of the devices, such as ``cuda NVIDIA H100 80GB HBM3``."""
         ...
 
     def reserve(self, nbytes: Bytes) -> None:
-        """Reserve ``nbytes`` of each device's memory for its sessions together.
+        """Reserve ``nbytes`` of each device's memory for all of its sessions together.
 
         Raises:
-            InvalidRequestError: the devices cannot be used; the message has the reason and what to do.
+            InvalidRequestError: the devices cannot be used. The message contains the reason and a remedy.
         """
         ...
 
     def provider(self, device: int) -> Provider:
-        """Return the provider that executes on a device."""
+        """Return the provider that executes models on a device."""
         ...
 
 
@@ -70,9 +72,9 @@ class CudaGpus:
         self.kind = f"cuda {name}"
 
     def reserve(self, nbytes: Bytes) -> None:
-        """Check the build and the libraries, and make the arenas; see `Gpus.reserve`."""
+        """Check the build and the libraries of ONNX Runtime, and make the arenas; see `Gpus.reserve`."""
         check_build()
-        share_one_arena()  # for nodes that run on the CPU; also silences ONNX Runtime
+        share_one_arena()  # this is for nodes that run on the CPU; the call also silences ONNX Runtime
         found = load_libraries(onnxruntime.preload_dlls)
         self._limit = nbytes
         for device in range(self._count):
@@ -91,7 +93,9 @@ class CudaGpus:
 
 
 def check_build(available: Sequence[str] | None = None) -> None:
-    """Check that this ONNX Runtime was built for CUDA. ``available``: its providers; None: ask ONNX Runtime.
+    """Check that this ONNX Runtime was built for CUDA.
+
+    ``available`` is the list of its providers. If it is None, ONNX Runtime supplies the list.
 
     Raises:
         InvalidRequestError: it was built without CUDA.
@@ -104,7 +108,7 @@ def check_build(available: Sequence[str] | None = None) -> None:
 
 
 def load_libraries(preload: Callable[[], Any]) -> str:
-    """Load the CUDA and cuDNN libraries installed by pip; return the first line printed about missing ones."""
+    """Load the CUDA and cuDNN libraries that pip installed. Return the first line printed about missing libraries."""
     out = StringIO()
     with redirect_stdout(out):  # ONNX Runtime prints the names of missing libraries
         preload()
@@ -112,7 +116,7 @@ def load_libraries(preload: Callable[[], Any]) -> str:
 
 
 def make_arena(device: int, nbytes: Bytes) -> None:
-    """Make the arena that all sessions of a device share. Raises one of `FAILURES`, also if it exists already."""
+    """Make the arena that all sessions of a device share. Raise one of `FAILURES` if that fails or the arena exists."""
     memory = onnxruntime.OrtMemoryInfo(
         "Cuda", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, device, onnxruntime.OrtMemType.DEFAULT
     )
@@ -126,7 +130,7 @@ def arena(nbytes: Bytes) -> dict[str, int]:
     region = min(REGION, nbytes)
     return {
         "max_mem": nbytes,
-        "arena_extend_strategy": 0,  # regions of the size below, or larger by a power of two
+        "arena_extend_strategy": 0,  # a region has the size below, or a larger power of two
         "initial_chunk_size_bytes": region,
         "max_power_of_two_extend_bytes": region,
         "max_dead_bytes_per_chunk": MAX_DEAD,
@@ -134,9 +138,10 @@ def arena(nbytes: Bytes) -> dict[str, int]:
 
 
 def nodes_on_cpu(assigned: Any) -> str:
-    """Describe nodes that run on the CPU: ``3 of 120 nodes on the CPU: NonZero, Shape``. Empty if there are none.
+    """Describe nodes that run on the CPU, as in ``3 of 120 nodes on the CPU: NonZero, Shape``.
 
-    ``assigned``: a session's ``get_provider_graph_assignment_info()``.
+    ``assigned`` is the return value of a session's ``get_provider_graph_assignment_info()``. If no node runs on the
+    CPU, the text is empty.
     """
     total, on_cpu, operators = 0, 0, set[str]()
     for part in assigned:

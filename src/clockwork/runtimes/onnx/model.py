@@ -1,6 +1,6 @@
-"""An ONNX model in host memory, and loaded on a device.
+"""The two forms of an ONNX model: in host memory (`OnnxModel`) and on a device (`LoadedOnnxModel`).
 
-Every inference goes through `LoadedOnnxModel`. Inputs and outputs are as in `clockwork.runtimes.batches`; elements of
+`LoadedOnnxModel` executes every inference. `clockwork.runtimes.batches` describes its inputs and outputs. Elements of
 BYTES tensors are converted to str objects, which ONNX Runtime requires.
 """
 
@@ -20,7 +20,7 @@ from clockwork.runtimes.onnx.sessions import FAILURES, LIBRARY, describe, run, r
 
 
 class OnnxModel:
-    """A model in host memory: optimised, with weights that any number of sessions can use."""
+    """An optimised model in host memory. Any number of sessions can use its weights."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class OnnxModel:
         packed: bool,
         close_timing: CloseTiming,
     ) -> None:
-        """Without ``placeholder``, every session copies the weights. ``packed``: sessions pack weights."""
+        """Without ``placeholder``, every session copies the weights. ``packed`` makes sessions pack weights."""
         self.info: Final = info
         self._prepared = prepared
         self._threads = threads
@@ -50,7 +50,7 @@ class OnnxModel:
         return self._packed
 
     def with_packing(self, packed: bool) -> "OnnxModel":
-        """Return the same model with packing switched on or off, for comparisons."""
+        """Return the same model with packing switched on or off. Benchmarks compare the two."""
         return OnnxModel(
             info=self.info,
             prepared=self._prepared,
@@ -61,7 +61,7 @@ class OnnxModel:
         )
 
     def load_weights(self, device: int) -> "LoadedOnnxModel":
-        """Open a session. All CPU devices are alike; the calling thread's affinity decides which CPU executes.
+        """Open a session. Sessions on CPUs are alike: a thread's affinity decides which CPU executes them.
 
         Raises:
             ServerError: ONNX Runtime could not open the session.
@@ -74,10 +74,10 @@ class OnnxModel:
 
 
 class LoadedOnnxModel(LoadedArrayModel):
-    """A model on a device: a session."""
+    """A model on a device, which is a session of ONNX Runtime."""
 
     def __init__(self, info: HostModelInfo, session: Any, owner: PreparedModel, close_timing: CloseTiming) -> None:
-        """``owner`` holds the memory that the session uses. All sessions share one ``close_timing``."""
+        """``owner`` holds the memory that the session uses. All sessions of a runtime share one ``close_timing``."""
         super().__init__(info, _decode_strings)
         self._close_timing = close_timing
         self._session: Any | None = session
@@ -100,7 +100,7 @@ class LoadedOnnxModel(LoadedArrayModel):
             self._close_timing.inference_ends()
 
     def close(self) -> None:
-        """Destroy the session at a moment when no inference waits for it. Outputs stay valid."""
+        """Destroy the session at a moment when no inference has to wait. Its outputs stay valid."""
         if self._session is not None:
             self._close_timing.wait()
         self._session = None
@@ -108,7 +108,7 @@ class LoadedOnnxModel(LoadedArrayModel):
 
 
 def _decode_strings(tensor: TensorSpec, array: Array) -> Array:
-    """Decode elements of type bytes: ONNX strings are UTF-8, and ONNX Runtime takes them as str."""
+    """Decode elements of type bytes. ONNX strings are UTF-8, and ONNX Runtime requires str objects."""
     strings = np.empty(array.size, object)
     try:
         strings[:] = [element.decode() for element in array.ravel().tolist()]

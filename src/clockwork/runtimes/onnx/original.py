@@ -1,8 +1,9 @@
 """Opens sessions of original model files, and reports ONNX Runtime's reason if it refuses one.
 
-ONNX Runtime's Python interface accepts only paths that are UTF-8. A file with another path is opened from its content,
-and its external data through the link to its directory in /proc/self/fd. If an error text contains a name that is not
-UTF-8, the text is lost on the way to Python. The model is then opened again with such names replaced.
+ONNX Runtime's Python interface accepts only UTF-8 paths. If the path of a file is not UTF-8, the session gets the
+content of the file, and finds external data through a link in /proc/self/fd to the directory. If an error text contains
+a name that is not UTF-8, Python does not receive the text. The model is then opened again with such names replaced, so
+that the reason can be read.
 """
 
 import os

@@ -1,9 +1,10 @@
 """Decides whether sessions pack weights.
 
-Whenever ONNX Runtime opens a session, it copies the weights of matrix products, recurrent and quantised operators into
-a layout that suits its kernels ("prepacking"), and keeps both copies. It uses the weights of convolutions without a
-copy. Packed weights make LoadWeights slow and halve the capacity of the weights cache. Without them, the kernels pack
-weights during each inference. This costs little if each weight is used for many rows, and much if it is used for few.
+ONNX Runtime packs weights when it opens a session ("prepacking"): it copies the weights of matrix products, recurrent
+operators and quantised operators into a layout that suits its kernels. It keeps both copies. It uses the weights of
+convolutions without a copy. Packed weights make LoadWeights slow and halve the capacity of the weights cache. Without
+packed weights, the kernels pack weights during each inference. This costs little if each weight is used for many rows,
+and much if each weight is used for few rows.
 
 The decision is made once, when a model is read, by trying both. Weights are packed if the packed copy is small, if the
 trial fails, or if executing without packing takes more than `MAX_SLOWDOWN` times as long. Measured on one core of an
@@ -20,8 +21,9 @@ alexnet      128  , 235   MB    0.4,   0.2 MB    1.02     1.10     1.07
 vgg19        268  , 495   MB    0.6,   0.3 MB    1.00     1.03     1.01
 ===========  ===============  ===============  =======  =======  =======
 
-Without packing, four products with 2048 x 2048 weights take 1.4 times as long for one row and 2.6 times for four rows;
-with 8-bit weights 3.0 and 2.1 times, with 4-bit weights more than 60 times.
+Another test model has four matrix products with 2048 x 2048 weights. Without packing, it takes 1.4 times as long for
+one row and 2.6 times as long for four rows. With 8-bit weights, the factors are 3.0 and 2.1. With 4-bit weights, they
+are more than 60.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,18 +35,24 @@ from clockwork.errors import ClockworkError
 from clockwork.units import MIB, SECOND, Bytes, Nanos
 
 MIN_PACKED_BYTES: Final[Bytes] = MIB
-"""Smaller packed weights are kept without a trial: packing them takes less than a millisecond."""
+"""Smaller packed weights are kept without a trial, because packing them takes less than a millisecond."""
 
 MAX_SLOWDOWN: Final = 1.2
-"""Without packing, image networks take at most 1.1 times as long, networks of matrix products more than 1.4 times."""
+"""Weights are packed if execution without packing takes more than this many times as long.
+
+Without packing, image networks take at most 1.1 times as long. Networks of matrix products take more than 1.4 times as
+long.
+"""
 
 MIN_ROUNDS: Final = 2
 MAX_ROUNDS: Final = 7
-"""Limits of the number of rounds; each round runs both variants. The shortest times are compared, because disturbances
-only add time."""
+"""Limits of the number of rounds.
+
+Each round runs both variants. The shortest times are compared, because disturbances only add time.
+"""
 
 BUDGET: Final[Nanos] = SECOND
-"""Time after which no further round starts, except the first `MIN_ROUNDS`."""
+"""Time after which no further round starts. The first `MIN_ROUNDS` rounds are always run."""
 
 Feed: TypeAlias = Mapping[str, Array]
 Run: TypeAlias = Callable[[Feed], object]
@@ -53,7 +61,7 @@ _clock: Final = MonotonicClock()
 
 
 def worth_packing(packed: Run, unpacked: Run, feeds: Sequence[Feed], packed_bytes: Bytes) -> bool:
-    """Whether packed weights, which take ``packed_bytes``, save enough time on these inputs to be worth it."""
+    """Return whether packed weights save enough time on these inputs to be worth ``packed_bytes`` of memory."""
     if packed_bytes < MIN_PACKED_BYTES or not feeds:
         return True
     try:
@@ -66,7 +74,7 @@ def worth_packing(packed: Run, unpacked: Run, feeds: Sequence[Feed], packed_byte
 def _shortest(packed: Run, unpacked: Run, feed: Feed) -> tuple[Nanos, Nanos]:
     runs = (packed, unpacked)
     for run in runs:
-        run(feed)  # the first run is slower: it allocates memory for activations
+        run(feed)  # the first run is slower, because it allocates memory for activations
     times: tuple[list[Nanos], list[Nanos]] = ([], [])
     begin = _clock.now()
     while len(times[0]) < MIN_ROUNDS or (len(times[0]) < MAX_ROUNDS and _clock.now() - begin < BUDGET):

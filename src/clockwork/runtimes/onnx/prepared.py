@@ -1,21 +1,22 @@
-"""A prepared model: the graph, optimised once, and its weights, which every session uses in place.
+"""A prepared model is a graph that was optimised once, with weights that every session uses in place.
 
-After `prepare`, the model's files are not needed any more. The weights lie in host memory once, however many sessions
+After `prepare`, the model's files are not needed any more. Host memory contains the weights once, however many sessions
 use them.
 
-ONNX Runtime writes the optimised graph, with its larger weights in external data. Both are read back, the weights into
-one aligned block. A session is then opened from the graph alone, with the block's tensors as its weights
-(``SessionOptions.add_initializer``). So no weights are parsed or copied, and no new memory is needed, which would cost
-more than the copying. For ResNet-50 (102 MB) on one core this takes 4 ms; ONNX Runtime takes 92 ms from the original
-file and 20 to 60 ms from the optimised one. Sessions may still pack some of the weights again
+ONNX Runtime writes two files: the optimised graph, and its larger weights as external data. Both are read back, and the
+weights are read into one aligned block. A session is then opened from the graph alone. Its weights are tensors in the
+block (``SessionOptions.add_initializer``). So a new session parses and copies no weights, and allocates no memory for
+them. Opening a session of ResNet-50 (102 MB) on one core takes 4 ms. ONNX Runtime alone takes 92 ms from the original
+file and 20 to 60 ms from the optimised file. Sessions may still pack some of the weights again
 (`clockwork.runtimes.onnx.packing`).
 
-The options of a session hold its weights. The options are made once and kept: filling them takes 1.5 ms for the 330
-tensors of DenseNet-121, mostly with the interpreter's lock held, which inferences need as well.
+The options object of a session refers to the session's weights. All sessions of a model share one options object,
+because filling it takes 1.5 ms for the 330 tensors of DenseNet-121. Most of this time, the interpreter's lock is held,
+which inferences also need.
 
-Before it reads its options, ONNX Runtime checks that the external data can be read. The `Placeholder` satisfies this
-check: it is a file of the right length without blocks on the disk. `clockwork.runtimes.probe` checks that no weights
-are read from it.
+ONNX Runtime checks that the external data can be read before it uses the weights in the options. The `Placeholder`
+satisfies this check. It is a file that has the right length but takes no space on the disk. `clockwork.runtimes.probe`
+checks that no weights are read from this file.
 """
 
 import errno
@@ -41,10 +42,11 @@ from clockwork.runtimes.signature import Signature
 from clockwork.units import KIB, Bytes
 
 MAX_INLINE_BYTES: Final[Bytes] = KIB
-"""Smaller weights stay in the graph: shapes and scalars, which ONNX Runtime reads while it opens a session."""
+"""Smaller tensors stay in the graph. They include shapes and scalars, which ONNX Runtime reads when it opens a session.
+"""
 
 ALIGNMENT: Final[Bytes] = 64
-"""Size in bytes of a cache line, and of the widest vector register."""
+"""Size in bytes of a cache line and of the widest vector register."""
 
 WEIGHTS: Final = "weights"
 """Location of external data in prepared graphs."""
@@ -64,7 +66,7 @@ _DTYPES: Final[dict[int, np.dtype[Any]]] = {
     onnx.TensorProto.UINT64: np.dtype("<u8"),
     onnx.TensorProto.BFLOAT16: dtype_of("BF16"),
 }
-"""Types that numpy can hold. Weights of other types (4-bit and 8-bit floats, strings) stay in the graph."""
+"""Types that numpy supports. Weights of other types (4-bit and 8-bit floats, strings) stay in the graph."""
 
 
 class Placeholder:
@@ -81,7 +83,7 @@ class Placeholder:
         weakref.finalize(self, directory.remove)
 
     def directory(self, nbytes: Bytes) -> str:
-        """Return a directory that holds a file of at least ``nbytes``. It is made again if it was removed."""
+        """Return a directory with a file of at least ``nbytes``. The directory is made again if somebody removed it."""
         with self._lock:
             if not self._path.parent.is_dir():
                 self._make()
@@ -93,10 +95,10 @@ class Placeholder:
 
 
 class PreparedModel:
-    """A graph in ONNX format, and a block of memory with its external data."""
+    """A graph in ONNX format, and a block of memory that contains the graph's external data."""
 
     def __init__(self, graph: bytes, weights: Array, ports: Signature) -> None:
-        """``weights``: a block of bytes that holds all of the graph's external data."""
+        """``weights`` is a block of bytes that contains all of the graph's external data."""
         self.graph = graph
         self.weights = weights
         self.ports = ports
@@ -112,21 +114,22 @@ class PreparedModel:
     def session(self, threads: int, placeholder: Placeholder | None, packed: bool) -> Any:
         """Open a session that uses this object's memory, which must outlive the session.
 
-        Without ``placeholder``, the session copies the weights. ``packed``: as in `sessions.options`. Raises one of
-        `sessions.FAILURES`.
+        Without ``placeholder``, the session copies the weights. If ``packed`` is true, the session packs weights. This
+        method may raise any of `sessions.FAILURES`.
         """
         directory = None
         if self._values and placeholder is not None:
             directory = placeholder.directory(self.weights.nbytes)
         session_options = self._options.get((threads, directory, packed))
-        if session_options is None:  # two threads may both make options; one of the two is kept
+        if session_options is None:  # two threads may both make options; one of the two objects is kept
             session_options = self._options[threads, directory, packed] = self._options_for(threads, directory, packed)
         return session(self.graph, session_options)
 
     def portable_session(self, provider: Provider, recorded: bool = False) -> Any:
         """Open a session that optimises the graph for ``provider`` and copies the weights.
 
-        ``recorded``: the session records which provider executes each node. Raises as `sessions.session` does.
+        If ``recorded`` is true, the session records which provider executes each node. This method may raise the same
+        errors as `sessions.session`.
         """
         session_options = self._portable.get(recorded)
         if session_options is None:
@@ -150,9 +153,9 @@ class PreparedModel:
 def prepare(file: ModelFile, threads: int, preferred: Path | None, portable: bool = False) -> tuple[Any, PreparedModel]:
     """Return a session of the original model file, and the prepared model.
 
-    This needs temporary space for the weights, in ``preferred`` or in one of the other `scratch.places`.
-    ``portable``: use only the optimisations that hold for every device ("basic" in ONNX Runtime's documentation);
-    otherwise optimise for this CPU.
+    This function needs temporary space for the weights, in ``preferred`` or in one of the other `scratch.places`. If
+    ``portable`` is true, it uses only the optimisations that are valid for every device ("basic" in ONNX Runtime's
+    documentation). Otherwise it optimises for this CPU.
 
     Raises:
         InvalidModelError: ONNX Runtime cannot load the model, an input or output has an unsupported type, or there is
@@ -172,7 +175,7 @@ def prepare(file: ModelFile, threads: int, preferred: Path | None, portable: boo
 
 
 def _prepare_in(directory: Path, file: ModelFile, threads: int, portable: bool) -> tuple[Any, PreparedModel]:
-    """Prepare a model with files in ``directory``; OSError: these files cannot be written."""
+    """Prepare a model with temporary files in ``directory``. OSError means that these files cannot be written."""
     optimised = directory / "model.onnx"
     session_options = options(threads)
     session_options.optimized_model_filepath = str(optimised)
@@ -219,7 +222,7 @@ def _block(graph: Any, directory: Path) -> Array:
             size += -(-length // ALIGNMENT) * ALIGNMENT
         else:
             _inline(tensor, directory)
-    # The weights of a subgraph cannot be passed to a session from outside.
+    # A session cannot get the weights of a subgraph from outside.
     for node in graph.node:
         for tensor in _external(tensors_of_node(node)):
             _inline(tensor, directory)
@@ -264,7 +267,7 @@ def _inline(tensor: Any, directory: Path) -> None:
 
 
 def _values(graph: bytes, weights: Array) -> dict[str, Any]:
-    """Return OrtValues of the graph's external data: views of the block."""
+    """Return the graph's external data as OrtValues, which are views of the block."""
     model = onnx.ModelProto()
     model.ParseFromString(graph)
     found = {}

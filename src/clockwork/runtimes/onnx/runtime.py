@@ -1,4 +1,4 @@
-"""`OnnxRuntime`: executes ONNX models on CPUs."""
+"""Defines `OnnxRuntime`, which executes ONNX models on CPUs."""
 
 from functools import partial
 from pathlib import Path
@@ -36,10 +36,11 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         cache_bytes: Bytes | None = None,
         batching: BatchingOptions | None = None,
     ) -> None:
-        """A device is ``threads_per_device`` threads; the calling thread is one of them.
+        """A device has ``threads_per_device`` threads. The calling thread is one of them.
 
-        ``cache_dir`` keeps prepared models across restarts; each takes about the size of the model. When the cache
-        would exceed ``cache_bytes``, the least recently used entries are removed. None: no limit.
+        Prepared models are stored in ``cache_dir``, so that a restarted worker can use them. Each takes about the size
+        of the model. When the cache would exceed ``cache_bytes``, the least recently used entries are removed. If
+        ``cache_bytes`` is None, there is no limit.
 
         Raises:
             ValueError: threads_per_device is less than 1.
@@ -76,10 +77,10 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         return prepared, self._try(file, original, prepared, plan_trial(policy, partial(analyse, file.outline)))
 
     def _try(self, file: ModelFile, original: Any, prepared: PreparedModel, plan: TrialPlan) -> Verdict:
-        """Try the prepared model with its weights in place; if that fails, try it with copied weights."""
+        """Try the prepared model with its weights in place. If that fails, try it with copied weights."""
         packed = self._should_pack(prepared)
         if not packed:
-            del original  # release its memory before the next session takes as much
+            del original  # release its memory, because the next session needs as much
             original = open_unpacked(file, self._threads)
         run_original = runner(prepared.ports, original)
         try:
@@ -101,11 +102,11 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         return Verdict(False, verdict.unbatched, packed, session_bytes)
 
     def _open(self, prepared: PreparedModel, placeholder: Placeholder | None, packed: bool) -> tuple[Any, Bytes]:
-        """Open a session; return it and the heap that it takes."""
+        """Open a session. Return the session and the heap memory that it takes."""
         return measure_allocation(partial(prepared.session, self._threads, placeholder, packed))
 
     def _should_pack(self, prepared: PreparedModel) -> bool:
-        """Try whether packed weights save enough time. Weights that cannot be used in place are always packed."""
+        """Measure whether packed weights save enough time. Weights that cannot be used in place are always packed."""
         try:
             packed, packed_bytes = self._open(prepared, self._placeholder, True)
             plain, plain_bytes = self._open(prepared, self._placeholder, False)
@@ -118,7 +119,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
 
 
 def version() -> str:
-    """Return the name and version of the library: ``onnxruntime 1.32.0``."""
+    """Return the name and version of the library, such as ``onnxruntime 1.32.0``."""
     return f"onnxruntime {onnxruntime.__version__}"
 
 
@@ -135,7 +136,7 @@ def prepared_info(file: ModelFile, prepared: PreparedModel, verdict: Verdict, po
 
 
 def runner(ports: Signature, session: Any) -> Run:
-    """Return a function that runs the session: it takes inputs by name and returns outputs in order."""
+    """Return a function that runs the session. Its argument maps input names to arrays; it returns outputs in order."""
     infos = [port.info for port in ports.inputs + ports.outputs]
     execute = run_with_bfloat16 if any(info.datatype == Datatype.BF16 for info in infos) else run
     return partial(execute, session, [port.info.name for port in ports.outputs])

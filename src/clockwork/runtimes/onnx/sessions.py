@@ -1,11 +1,11 @@
-"""Opens and runs sessions of ONNX Runtime. No other module does.
+"""Opens and runs sessions of ONNX Runtime. No other module does this.
 
-ONNX Runtime prints nothing, and never falls back to another provider silently. Its error texts are shortened, and
-paths and source lines are removed, because they travel to clients.
+This module keeps ONNX Runtime from printing messages and from switching to another provider without an error. It
+shortens ONNX Runtime's error texts and removes paths and source lines, because clients receive these texts.
 
-All sessions of a process allocate from one arena. If each session had its own arena, it would keep the memory that its
-largest batch ever took, and the first inferences after each LoadWeights would run on fresh memory: for AlexNet at batch
-8, the first two took 233 and 165 ms instead of 141.
+All sessions of a process allocate from one arena. An arena of its own would have two disadvantages for a session. It
+would keep the memory that the session's largest batch ever took. And the first inferences after each LoadWeights would
+run on fresh memory, which is slow: for AlexNet at batch 8, the first two took 233 and 165 ms instead of 141 ms.
 """
 
 import ctypes
@@ -37,17 +37,19 @@ FAILURES: Final[tuple[type[Exception], ...]] = (
     TypeError,
     ValueError,
 )
-"""All exceptions that ONNX Runtime raises; they have no common base class."""
+"""All exceptions that ONNX Runtime raises. They have no base class in common."""
 
 _FATAL: Final = 4
 _BFLOAT16: Final = 16  # TensorProto.BFLOAT16
 _LOST: Final = re.compile(r"\bCUDA failure (?:4|46|214|220|226|700|702|709|710|71[4-9]|721|911)\b")
-"""Errors after which "the process must be terminated and relaunched" (CUDA Runtime API), or the device is gone."""
+"""CUDA errors that mean that the device is gone, or that "the process must be terminated and relaunched" (CUDA Runtime
+API).
+"""
 
 _MEMORY: Final = re.compile(r"allocate memory|Available memory of|out of memory|ALLOC_FAILED", re.IGNORECASE)
 _SHAPES: Final = re.compile(r"\b(shapes?|dimensions?|dims|broadcast\w*|reshaped|rank)\b", re.IGNORECASE)
 _NUMBERS: Final = re.compile(r"Status Message: sto(?:i|l|ll|ul|ull|f|d|ld)\b")
-"""Cast's error for a string that is not a number: the name of the C++ function that could not parse it."""
+"""Matches the error of Cast for a string that is not a number. The error names the C++ function that failed."""
 
 _NOISE: Final = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : |(?<!\w)/\S+|\bFile:\S*|"
@@ -60,20 +62,20 @@ _RUN.log_severity_level = _FATAL
 
 @cache
 def share_one_arena() -> None:
-    """Make the arena from which the sessions of this process allocate. Further calls do nothing."""
+    """Make the arena from which all sessions of this process allocate. Later calls do nothing."""
     onnxruntime.set_default_logger_severity(_FATAL)
     return_large_blocks()
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
-    # 1: grow by the requested size, not to the next power of two
+    # Strategy 1 extends the arena by the requested size. Strategy 0 would round the size up to a power of two.
     onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
 def options(threads: int, packed: bool = True) -> Any:
-    """Return the options of a session that computes with ``threads`` threads, the calling thread included.
+    """Return the options of a session that computes with ``threads`` threads, including the calling thread.
 
-    ``packed``: the session packs weights; see `clockwork.runtimes.onnx.packing`.
+    If ``packed`` is true, the session packs weights; see `clockwork.runtimes.onnx.packing`.
     """
     share_one_arena()
     result = onnxruntime.SessionOptions()
@@ -85,13 +87,14 @@ def options(threads: int, packed: bool = True) -> Any:
     if threads == 1:
         result.add_session_config_entry("session.intra_op.allow_spinning", "0")
     else:
-        # Spin between the kernels of an inference, but not after it: another device or lane may then need the core.
+        # Threads may spin between the kernels of an inference. They must stop after it, because another device or lane
+        # may need the core.
         result.add_session_config_entry("session.force_spinning_stop", "1")
     return result
 
 
 class Provider(Struct, frozen=True):
-    """An execution provider and its options. Nodes that it cannot execute run on the CPU."""
+    """An execution provider and its options. The CPU executes the nodes that the provider cannot execute."""
 
     name: str
     options: tuple[tuple[str, str], ...] = ()
@@ -103,8 +106,8 @@ CPU: Final = Provider("CPUExecutionProvider")
 def session(model: str | bytes, with_options: Any, provider: Provider = CPU) -> Any:
     """Open a session from a path or from bytes.
 
-    Raises one of `FAILURES`, or ServerError if the provider could not be used. (ONNX Runtime itself would silently
-    execute everything on the CPU.)
+    This function may raise any of `FAILURES`. It raises ServerError if the provider cannot be used. In that case, ONNX
+    Runtime itself would execute everything on the CPU without an error.
     """
     providers = [(provider.name, dict(provider.options)), (CPU.name, {})] if provider != CPU else [(CPU.name, {})]
     opened = onnxruntime.InferenceSession(model, with_options, providers=providers, enable_fallback=0)
@@ -129,7 +132,10 @@ def run(opened: Any, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[
 
 
 def run_with_bfloat16(opened: Any, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
-    """Run a session that may have BF16 inputs or outputs, a type that numpy lacks. About 30 us slower than `run`."""
+    """Run a session that may have inputs or outputs of type BF16, which numpy lacks.
+
+    This takes about 30 us longer than `run`.
+    """
     try:
         values = opened.run_with_ort_values(outputs, {name: ort_value(array) for name, array in feed.items()}, _RUN)
         return [_array(value) for value in values]
@@ -138,7 +144,7 @@ def run_with_bfloat16(opened: Any, outputs: Sequence[str], feed: Mapping[str, Ar
 
 
 def ort_value(array: Array) -> Any:
-    """Return an OrtValue that uses the array's memory. The array must outlive it."""
+    """Return an OrtValue that uses the array's memory. The array must live longer than the OrtValue."""
     if array.dtype.kind != "O" and array.dtype.isbuiltin != 1:
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BFLOAT16)
     return onnxruntime.OrtValue.ortvalue_from_numpy(array)
@@ -166,13 +172,16 @@ def _array(value: Any) -> Array:
     nbytes: Bytes = value.tensor_size_in_bytes()
     if not nbytes:
         return np.empty(shape, dtype)
-    # ONNX Runtime gives only the address of BF16 data. Copy the data, because the value owns the memory.
+    # ONNX Runtime provides only the address of BF16 data. Copy the data, because the value owns the memory.
     copied = ctypes.string_at(value.data_ptr(), nbytes)
     return np.ndarray(shape, dtype, copied)
 
 
 def _inference_error(error: Exception) -> InvalidRequestError | ServerError:
-    """Blame the client if a kernel rejects shapes, or a string that is not a number; otherwise blame the server."""
+    """Return InvalidRequestError if a kernel rejects shapes, or a string that is not a number.
+
+    Otherwise, return ServerError.
+    """
     check_not_lost(error)
     text = str(error)
     rejected = isinstance(error, binding.InvalidArgument) or (

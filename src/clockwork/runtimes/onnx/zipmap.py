@@ -1,8 +1,9 @@
-"""Serves the tensor behind a ZipMap.
+"""Replaces each ZipMap of a graph, whose output no protocol can transfer, by the ZipMap's input tensor.
 
-Converters of scikit-learn models end the graph with a ZipMap, which makes a dictionary for each row from a tensor of
-probabilities and the labels of its columns. No tensor protocol can carry dictionaries. The tensor itself has the same
-numbers, a row for each row of the input and a column for each label, so it becomes the output, under the same name.
+Converters of scikit-learn models end the graph with a ZipMap. Its input is a tensor of probabilities with a row for
+each row of the model's input and a column for each label. The ZipMap makes a dictionary of each row, and tensor
+protocols have no dictionaries. So the tensor becomes the model's output, under the same name. It contains the same
+numbers.
 """
 
 from typing import Any, Final
@@ -13,7 +14,7 @@ _DOMAIN: Final = "ai.onnx.ml"
 
 
 def replace_zipmaps(graph: Any) -> bool:
-    """Replace each ZipMap that makes an output of the graph; return whether there was one."""
+    """Replace each ZipMap that makes an output of the graph. Return whether there was one."""
     used = {name for node in graph.node for name in node.input}
     outputs = {value.name: value for value in graph.output if value.name not in used}
     replaced = False

@@ -4,7 +4,7 @@ from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, Value, across_
 
 
 def gathered(data: Value, indices: Value, axis: int) -> Value:
-    """Rule of numpy's ``take``: the axes of ``indices`` replace one axis of ``data``."""
+    """Rule of numpy's ``take``. The axes of ``indices`` replace one axis of ``data``."""
     shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
     if data.batch_axis == axis:
         raise across_error(data)
@@ -18,9 +18,9 @@ def gathered(data: Value, indices: Value, axis: int) -> Value:
 
 
 def gathered_elements(data: Value, indices: Value, axis: int, *more: Value) -> Value:
-    """Rule of numpy's ``take_along_axis``: each index selects along one axis; the other coordinates stay.
+    """Rule of numpy's ``take_along_axis``. Each index selects along one axis and keeps its other coordinates.
 
-    ``more``: further tensors with the shape of ``indices`` (values to write).
+    ``more`` contains further tensors with the shape of ``indices``, such as the values to write.
     """
     same_rows(data, indices, *more, axis=axis)
     shape = tuple(size if i == axis else data.shape[i] for i, size in enumerate(indices.shape))
@@ -28,7 +28,7 @@ def gathered_elements(data: Value, indices: Value, axis: int, *more: Value) -> V
 
 
 def same_rows(*values: Value, axis: int) -> None:
-    """Check that no tensor has a batch axis, or that all have the same one and it is not ``axis``.
+    """Check that all tensors have the same batch axis, and that it is not ``axis``. None may also have a batch axis.
 
     Raises:
         MixesRowsError: the batch axes differ, or ``axis`` is the batch axis.
@@ -45,7 +45,7 @@ def same_rows(*values: Value, axis: int) -> None:
 
 
 def gathered_nd(data: Value, indices: Value, batch_dims: int, tuple_size: int) -> Value:
-    """Rule of ONNX's GatherND: tuples of indices lie along the last axis of ``indices``."""
+    """Rule of ONNX's GatherND. Each tuple of indices lies along the last axis of ``indices``."""
     rest = data.shape[batch_dims + tuple_size :]
     shape = (*indices.shape[:-1], *rest)
     if indices.batch_axis == indices.rank - 1:

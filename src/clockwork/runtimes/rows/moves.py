@@ -26,7 +26,7 @@ def axis_of(axis: int, rank: int) -> int:
 
 
 def check_no_rows(*values: Value) -> None:
-    """Check that the tensors, which are weights or other parameters, are the same in every batch.
+    """Check that these tensors are the same in every batch. They are weights or other parameters.
 
     Raises:
         MixesRowsError: a tensor has a batch axis.
@@ -76,7 +76,7 @@ def _common(sizes: Collection[Size], text: str) -> Size:
     if known:
         return known[0]
     for size in sizes:
-        # A table cut to length L has min(size, L) rows. If that broadcasts with L, it is L or 1.
+        # A table cut to length L has min(size, L) rows. A tensor of this size that broadcasts with L has L rows or one.
         if all(
             other == size or (str(other.terms[0][0][0]).endswith(f",{size!r})") and _is_minimum(other))
             for other in sizes
@@ -90,7 +90,7 @@ def _is_minimum(size: Size) -> bool:
 
 
 def along(value: Value, axes: Collection[int], sizes: Mapping[int, Size] | None = None) -> Value:
-    """Rule of operators that compute along ``axes`` only. ``sizes``: new sizes of axes.
+    """Rule of operators that compute only along ``axes``. ``sizes`` maps axes to their new sizes.
 
     Raises:
         MixesRowsError: one of the axes is the batch axis.
@@ -102,7 +102,7 @@ def along(value: Value, axes: Collection[int], sizes: Mapping[int, Size] | None 
 
 
 def reduced(value: Value, axes: Collection[int], keep: bool) -> Value:
-    """Rule of operators that reduce ``axes`` to one element. ``keep``: the axes stay, with size 1."""
+    """Rule of operators that reduce ``axes`` to one element. If ``keep`` is true, the axes stay, with size 1."""
     kept = along(value, axes, dict.fromkeys(axes, ONE))
     return kept if keep else squeezed(kept, axes)
 
@@ -117,7 +117,7 @@ def squeezed(value: Value, axes: Collection[int]) -> Value:
 
 
 def unsqueezed(value: Value, axes: Collection[int]) -> Value:
-    """Rule of operators that add axes of size 1. ``axes``: their positions in the result."""
+    """Rule of operators that add axes of size 1. ``axes`` contains the positions of these axes in the result."""
     rank = value.rank + len(axes)
     old = iter(range(value.rank))
     order = [None if i in axes else next(old) for i in range(rank)]
@@ -136,10 +136,10 @@ def transposed(value: Value, order: Sequence[int]) -> Value:
 def reshaped(value: Value, shape: Shape) -> Value:
     """Rule of operators that change the shape, but neither the elements nor their order.
 
-    The position of an element in memory gives its row: ``(position // below) % N``, where ``below`` is the number of
-    consecutive elements of one row. So the new batch axis is the axis whose size has the factor N. Its inner size
-    follows from ``below``, or from the number of times that all rows are repeated: either is enough, because both
-    shapes have the same number of elements.
+    The position of an element in memory determines its row, which is ``(position // below) % N``. Here, ``below`` is
+    the number of consecutive elements of one row. So the new batch axis is the axis whose size has the factor N. The
+    inner size of this axis follows from ``below``, or from the number of times that all rows are repeated. One of the
+    two suffices, because both shapes have the same number of elements.
     """
     if value.batch_axis is None:
         if any(size.depends_on_rows for size in shape):
@@ -174,7 +174,7 @@ def _shown(shape: Shape) -> str:
 
 
 def expanded(value: Value, shape: Shape, name: str = "") -> Value:
-    """Rule of operators that broadcast to ``shape``: they repeat axes of size 1, and add axes at the front."""
+    """Rule of operators that broadcast to ``shape``. They repeat axes of size 1, and add axes at the front."""
     found = [i for i, size in enumerate(shape) if size.depends_on_rows]
     if not found:
         return broadcast([value, Value(shape)], name)

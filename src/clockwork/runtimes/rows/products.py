@@ -1,4 +1,4 @@
-"""Rules for sums of products: matrix products, convolutions, Einstein sums."""
+"""Rules for matrix products, convolutions and Einstein sums."""
 
 import re
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from clockwork.runtimes.rows.size import ONE, Size, opaque
 from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsError, Value, across_error
 
 MATRIX: Final = 2
-"""Number of dimensions of a matrix. Dimensions before them count matrices."""
+"""Number of dimensions of a matrix. Earlier dimensions of a tensor count matrices."""
 
 _EQUATION: Final = re.compile(r"[A-Za-z.,]+->[A-Za-z.]*")
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def matmul(left: Value, right: Value, name: str = "") -> Value:
-    """Rule of ``left @ right`` as in numpy: sums over the last axis of ``left`` and the last but one of ``right``."""
+    """Rule of ``left @ right`` as in numpy, a sum over the last axis of ``left`` and the last but one of ``right``."""
     if not left.rank or not right.rank:
         raise UnknownRowsError("multiplies a scalar as a matrix")
     if left.rank == 1:
@@ -27,21 +27,22 @@ def matmul(left: Value, right: Value, name: str = "") -> Value:
         raise across_error(left)
     if right.batch_axis == right.rank - MATRIX:
         raise across_error(right)
-    # The summed axis disappears. The other axis of each matrix is broadcast with a size of 1.
+    # The summed axis disappears. The other axis of each matrix is broadcast against an axis of size 1.
     rows_of_left = Value((*left.shape[:-1], ONE), left.batch_axis, left.inner)
     columns = (*right.shape[:-MATRIX], ONE, right.shape[-1])
     return broadcast([rows_of_left, Value(columns, right.batch_axis, right.inner)], name)
 
 
 def _without(value: Value, back: int) -> Value:
-    """Remove an axis of size 1. ``back``: the axis, counted from the end, beginning with 1."""
+    """Remove an axis of size 1. ``back`` is the axis, counted from the end and beginning with 1."""
     return squeezed(value, (value.rank - back,))
 
 
 def per_row(value: Value, channels: Size | None, sizes: Sequence[Size], *parameters: Value) -> Value:
     """Rule of operators that compute each row of ``[rows, channels, ...]`` separately, with the same parameters.
 
-    ``channels`` and ``sizes`` are those of the result. ``channels`` None: as many as in the input.
+    ``channels`` and ``sizes`` describe the result. If ``channels`` is None, the result has as many channels as the
+    input.
     """
     check_no_rows(*parameters)
     if value.batch_axis not in (None, 0):
@@ -90,7 +91,7 @@ def einsum(equation: str, values: Sequence[Value], name: str = "") -> Value:
 
 
 def _labels(term: str, rank: int) -> list[str]:
-    """Return one label for each axis. Axes covered by ``...`` get numbers, counted from the last of them."""
+    """Return one label for each axis. Axes that ``...`` covers get numbers, which count from the last of these axes."""
     before, dots, after = term.partition("...")
     covered = rank - len(before) - len(after)
     if "." in before + after or covered < 0 or (covered and not dots):

@@ -1,4 +1,4 @@
-"""Tables of rules: one rule for each operator."""
+"""Defines tables of rules, which have one rule for each operator."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -7,7 +7,7 @@ RuleT = TypeVar("RuleT")
 
 
 class RuleTable(dict[str, RuleT]):
-    """Rules by operator name. Modules that define rules fill it with `rule`."""
+    """Rules by operator name. The modules that define rules add them to the table with `rule`."""
 
     def rule(self, *operators: str) -> Callable[[RuleT], RuleT]:
         """Decorator that registers a function as the rule of each of these operators."""

@@ -1,8 +1,8 @@
-"""Sizes with unknowns: polynomials with integer coefficients.
+"""Represents sizes that contain unknowns, as polynomials with integer coefficients.
 
-One unknown, `ROWS`, is the number of rows of the batch. The other unknowns are sizes that all requests of a batch have
-in common: a free dimension of an input, or a size that no rule could compute. An unknown whose name begins with `ROWS`
-depends on the number of rows in a way that is not known.
+The unknown `ROWS` is the number of rows of the batch. Any other unknown is a size that all requests of a batch have in
+common. It is a free dimension of an input, or a size that no rule could compute. If the name of an unknown begins with
+`ROWS`, the unknown depends on the number of rows in an unknown way.
 """
 
 import hashlib
@@ -11,13 +11,13 @@ from functools import reduce
 from typing import Final, TypeAlias
 
 ROWS: Final = "#"
-"""Name of the number of rows. No name from a model begins with it."""
+"""Name of the unknown for the number of rows. Names that come from a model never begin with this character."""
 
 OPAQUE: Final = "?"
 """Prefix of the names of sizes that no rule could compute."""
 
 MAX_NAME: Final = 120
-"""Longer names of unknowns are replaced by a digest."""
+"""Length in characters from which on the name of an unknown is replaced by a digest."""
 
 Terms: TypeAlias = dict[tuple[str, ...], int]
 
@@ -28,7 +28,7 @@ class Size:
     __slots__ = ("terms",)
 
     def __init__(self, terms: Terms) -> None:
-        """``terms``: maps each product of unknowns (a sorted tuple of names) to its coefficient."""
+        """``terms`` maps each product of unknowns, which is a sorted tuple of names, to its coefficient."""
         self.terms: tuple[tuple[tuple[str, ...], int], ...] = tuple(sorted((k, v) for k, v in terms.items() if v))
 
     def __eq__(self, other: object) -> bool:
@@ -63,7 +63,7 @@ class Size:
 
     @property
     def value(self) -> int | None:
-        """The number, or None if the size contains unknowns."""
+        """Value of a size without unknowns. None if the size contains unknowns."""
         if not self.terms:
             return 0
         if len(self.terms) == 1 and not self.terms[0][0]:
@@ -77,7 +77,7 @@ class Size:
 
     @property
     def is_opaque(self) -> bool:
-        """Whether the size is a single unknown that no rule could compute."""
+        """Whether the size is a single unknown whose value no rule could compute."""
         return (
             len(self.terms) == 1
             and self.terms[0][1] == 1
@@ -86,7 +86,7 @@ class Size:
         )
 
     def divided(self, other: "Size") -> "Size | None":
-        """Return the exact quotient; None if there is none. Only divisors with a single term are supported."""
+        """Return the exact quotient, or None if there is none. The divisor must have a single term."""
         if len(other.terms) != 1:
             return ONE if self == other and self.terms else None
         ((divisor, by),) = other.terms
@@ -103,7 +103,7 @@ class Size:
         return Size(terms)
 
     def exceeds(self, other: "Size") -> bool:
-        """Whether this size is larger for all values of the unknowns; False if that is not known."""
+        """Return whether this size is larger for all values of the unknowns. Return False if this is not known."""
         difference = dict((self - other).terms)
         constant = difference.pop((), 0)
         rows = difference.get((ROWS,), 0)  # there is at least one row
@@ -116,14 +116,14 @@ def number(value: int) -> Size:
 
 
 def unknown(name: str) -> Size:
-    """Return an unknown with this name, such as a free dimension of an input."""
+    """Return an unknown size with this name, such as a free dimension of an input."""
     return Size({(name,): 1})
 
 
 def opaque(text: str, depends: bool = False) -> Size:
-    """Return the unknown described by ``text``; equal texts give equal unknowns.
+    """Return the unknown that ``text`` describes. Equal texts give equal unknowns.
 
-    ``depends``: whether it depends on the number of rows.
+    ``depends`` states whether the unknown depends on the number of rows.
     """
     if len(text) > MAX_NAME:
         text = hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What the analysis knows of one tensor, and its result for a whole model."""
+"""Defines the known properties of one tensor (`Value`) and the result for a whole model (`Proof`)."""
 
 from typing import Any, Final, TypeAlias
 
@@ -13,7 +13,10 @@ COUNTS: Final = "computes with the number of rows in the batch"
 
 
 class RowsError(Exception):
-    """Rows cannot be followed through an operator. The text continues a sentence after the operator's name."""
+    """The analysis cannot follow the rows through an operator.
+
+    The text of the error continues a sentence that begins with the operator's name.
+    """
 
 
 class MixesRowsError(RowsError):
@@ -21,26 +24,29 @@ class MixesRowsError(RowsError):
 
 
 class UnknownRowsError(RowsError):
-    """There is no rule for the operator, or for this case of it."""
+    """There is no rule for the operator, or its rule does not cover this case."""
 
 
 class Problem(Struct, frozen=True):
-    """Why nothing is known of a tensor. ``mixes``: rows are mixed; otherwise there is no proof that they are not."""
+    """Why nothing is known about a tensor.
+
+    ``mixes`` is true if rows are mixed. Otherwise, there is only no proof that rows are not mixed.
+    """
 
     mixes: bool
     reason: str
 
 
 class Value(Struct, frozen=True):
-    """What is known of one tensor.
+    """The known properties of one tensor.
 
     ``batch_axis`` is the axis along which the rows lie, or None for a tensor that is the same in every batch. The size
     of that axis is ``outer * N * inner``: element e of the axis belongs to row ``(e // inner) % N``. A batch of images
     has an ``outer`` and ``inner`` of 1; `moves.reshaped` can give them other values. No other size of the shape depends
     on N.
 
-    ``content`` holds the elements of a small tensor whose elements are known: an array of Python numbers, and of `Size`
-    for elements that were computed from shapes.
+    ``content`` contains the elements of a small tensor if these are known. It is an array of Python numbers. An element
+    that was computed from shapes is a `Size`.
     """
 
     shape: Shape
@@ -68,7 +74,7 @@ class Value(Struct, frozen=True):
 
     @property
     def axis_from_end(self) -> int:
-        """The batch axis, counted from the end: 0 for the last axis. The tensor must have a batch axis."""
+        """Batch axis, counted from the end, where the last axis is 0. The tensor must have a batch axis."""
         assert self.batch_axis is not None
         return self.rank - 1 - self.batch_axis
 
@@ -81,9 +87,9 @@ class Value(Struct, frozen=True):
 class Proof(Struct, frozen=True):
     """Result of the analysis of a whole graph.
 
-    ``proved``: row i of each output depends only on row i of the inputs. ``mixes``: a row of an output also depends on
-    other rows or on their number. If both are False, nothing is known. ``reason``: why nothing is proved, with the name
-    of the operator.
+    If ``proved`` is true, row i of each output depends only on row i of the inputs. If ``mixes`` is true, a row of an
+    output also depends on other rows or on their number. If both are false, nothing is known. ``reason`` explains why
+    there is no proof, with the name of the operator.
     """
 
     proved: bool
@@ -95,7 +101,7 @@ PROVED: Final = Proof(proved=True)
 
 
 def unknown_value(reason: str, mixes: bool) -> Value:
-    """Return a tensor of which nothing is known."""
+    """Return a tensor about which nothing is known."""
     return Value((), problem=Problem(mixes, reason))
 
 
@@ -110,7 +116,7 @@ def across_error(value: Value) -> MixesRowsError:
 
 
 def proof_of(outputs: dict[str, Value]) -> Proof:
-    """Return the result for a graph with these outputs, given by name."""
+    """Return the result for a graph with these outputs by name."""
     problems = [tensor.problem for tensor in outputs.values() if tensor.problem is not None]
     for problem in sorted(problems, key=lambda problem: not problem.mixes):
         return Proof(proved=False, mixes=problem.mixes, reason=problem.reason)

@@ -17,8 +17,8 @@
 `compiling`       compiles an exported program
 ================  ==========================================================================
 
-Rules of the package: a program is a pure function of its weights and its inputs (`program`). Loading weights therefore
-creates no program: it copies the weights into memory and passes them as arguments.
+A program is a pure function of its weights and its inputs (`program`). Loading weights therefore creates no program.
+The weights are copied into memory and become arguments of the program.
 """
 
 from clockwork.runtimes.torch.runtime import TorchRuntime

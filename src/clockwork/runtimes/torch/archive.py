@@ -1,8 +1,8 @@
-"""Checks of a ``.pt2`` file before PyTorch reads it, and its digest.
+"""Checks a ``.pt2`` file before PyTorch reads it, and computes its digest.
 
-Rules of the file: a model file is code. PyTorch reads parts of it with `pickle` and evaluates its expressions, so files
-from unknown authors must not be loaded. The checks catch accidents and the simplest attacks: truncated files, archives
-larger than their file after decompression, and pickles of anything but tensors. They do not make an unknown file safe.
+A model file is code. PyTorch reads parts of it with `pickle` and evaluates its expressions, so files from unknown
+authors must not be loaded. The checks find accidents and the simplest attacks: truncated files, compressed archives,
+and pickles that contain anything but tensors. The checks do not make a file from an unknown author safe.
 """
 
 import hashlib
@@ -27,16 +27,16 @@ SUFFIX: Final = ".pt2"
 """Suffix of a model file."""
 
 MAX_FILE_BYTES: Final[Bytes] = 64 * GIB
-"""Limit of a file: larger than the memory of any supported device."""
+"""Limit of the size of a model file. It is larger than the memory of any supported device."""
 
 MAX_ENTRIES: Final = 100_000
-"""Limit of files in the archive: one for each weight, and about a dozen others."""
+"""Limit of the number of files in the archive. There is one file for each weight, and about a dozen others."""
 
 MAX_JSON_BYTES: Final[Bytes] = 256 * MIB
-"""Limit of a JSON file in the archive; the graph of DenseNet-121 takes 1 MB."""
+"""Limit of the size of a JSON file in the archive. The graph of DenseNet-121 takes 1 MB."""
 
 COMPILED: Final = "data/compiled/"
-"""Directory of compiled code in the archive, below the archive's own name."""
+"""Directory of compiled code in the archive. The path starts below the archive's own name."""
 
 REMEDY: Final = "create it with clockwork export or torch.export.save"
 
@@ -97,7 +97,7 @@ def _digest(path: Path) -> str:
 
 
 def _check(name: str, size: Bytes, archive: ZipFile) -> bool:
-    """Check the archive; return whether it contains compiled code."""
+    """Check the archive. Return whether it contains compiled code."""
     entries = archive.infolist()
     if len(entries) > MAX_ENTRIES:
         raise InvalidModelError(f"{name!r} is an archive of {len(entries)} files; the limit is {MAX_ENTRIES}")
@@ -106,7 +106,7 @@ def _check(name: str, size: Bytes, archive: ZipFile) -> bool:
         raise InvalidModelError(
             f"{name!r} is compressed ({size} bytes unpack to {unpacked}), which torch.export.save never does; {REMEDY}"
         )
-    # Every name begins with the archive's own name.
+    # Each path begins with the name of the archive.
     names = {entry.filename.partition("/")[2]: entry.filename for entry in entries}
     if len(names) < len(entries):
         raise InvalidModelError(f"{name!r} is an archive of {len(entries)} files with {len(names)} names; {REMEDY}")
@@ -140,7 +140,7 @@ def _described(name: str, archive: ZipFile, entry: str) -> Any:
 
 
 def _check_pickles(name: str, archive: ZipFile, names: dict[str, str], config: str) -> None:
-    """Check the weights and constants that ``config`` lists with their storage: plain, or pickled."""
+    """Check the weights and constants that ``config`` lists. They are stored as plain data or are pickled."""
     described = _described(name, archive, names[config])
     listed = described.get("config") if isinstance(described, dict) else None
     if not isinstance(listed, dict):
@@ -158,7 +158,7 @@ def _check_pickles(name: str, archive: ZipFile, names: dict[str, str], config: s
 
 
 def _check_pickle(name: str, archive: ZipFile, entry: str) -> None:
-    """Check that a pickle contains only tensors: otherwise PyTorch would unpickle any object from it."""
+    """Check that a pickle contains only tensors. Without this check, PyTorch would unpickle any object from it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,7 +1,7 @@
 """Reads compiled code from a model file, and checks whether this machine can run it.
 
-Rules of the file: nothing here runs the code. The archive also contains the program that the code was compiled from.
-The program has the weights and the names, types and shapes of inputs and outputs; the code has none of these. So a file
+This module does not run the code. The archive also contains the program from which the code was compiled. The program
+contains the weights, and the names, types and shapes of inputs and outputs. The code contains none of these. So a file
 with compiled code is an ordinary exported program with an addition.
 """
 
@@ -26,40 +26,43 @@ from clockwork.runtimes.torch.program import Program
 from clockwork.units import MIB, Bytes, show_bytes
 
 DESCRIPTION: Final = f"{COMPILED}code.json"
-"""Path of the description in the archive, below the archive's own name."""
+"""Path of the description in the archive. The path starts below the archive's own name."""
 
 LIBRARY: Final = f"{COMPILED}code.so"
-"""Path of the code in the archive, below the archive's own name."""
+"""Path of the code in the archive. The path starts below the archive's own name."""
 
 FORMAT: Final = 1
 """Version of the description's format."""
 
 MAX_LIBRARY_BYTES: Final[Bytes] = 256 * MIB
-"""Limit of the code, without weights; a transformer encoder of two layers takes 0.3 MB."""
+"""Limit of the size of the code, without weights. The code of a transformer encoder with two layers takes 0.3 MB."""
 
 MAX_DESCRIPTION_BYTES: Final[Bytes] = 16 * MIB
-"""Limit of the description, which has about a hundred bytes for each weight."""
+"""Limit of the size of the description, which has about a hundred bytes for each weight."""
 
 REMEDY: Final = "compile it again with clockwork export --compile on a machine like this one"
 
 _ELF64: Final = b"\x7fELF\x02\x01"
 _HEADER: Final = struct.Struct("<32xQQ6xHHHHH")
-"""Header of an ELF-64 file: offsets of the tables of segments and sections, then size and number of their entries."""
+"""Header of an ELF-64 file.
+
+It contains the offsets of the tables of segments and sections, and the size and number of the tables' entries.
+"""
 _SEGMENT: Final = struct.Struct("<8xQ16xQ16x")
-"""Entry of a segment: its offset and its size in the file; see elf(5)."""
+"""Entry of a segment, with its offset and its size in the file; see elf(5)."""
 _EXTENSION: Final = re.compile(
     r"abm|adx|aes|amx\w*|avx\w*|bmi[12]|f16c|fma4?|gfni|movbe|pclmulqdq|pni|popcnt|"
     r"sha_ni|sse\w*|ssse\w*|tbm|vaes|vpclmulqdq|xop"
 )
-"""CPU features on x86 that a compiler generates instructions for; on other processors all features count."""
+"""Matches the features of x86 CPUs for which a compiler generates instructions. On other CPUs, all features count."""
 
 
 class Description(Struct, frozen=True):
-    """Machine and weights that code was compiled for."""
+    """Describes the machine and the weights for which code was compiled."""
 
     format: int
     torch: str
-    """Release of PyTorch, as in ``torch.__version__``."""
+    """Version of PyTorch, as in ``torch.__version__``."""
     device: str
     """Kind of device: ``cpu``."""
     platform: str
@@ -67,7 +70,7 @@ class Description(Struct, frozen=True):
     machine: str
     """Processor architecture, for example ``x86_64``."""
     vectors: str
-    """PyTorch's names of the vector instructions, for messages: ``AVX512 AVX512_VNNI``."""
+    """PyTorch's names of the vector instructions, such as ``AVX512 AVX512_VNNI``. Messages show them."""
     extensions: tuple[str, ...]
     """CPU features that the compiler was allowed to use; see `extensions`."""
     sha256: str
@@ -77,7 +80,7 @@ class Description(Struct, frozen=True):
 
     @property
     def target(self) -> str:
-        """Return the target as text: ``x86_64 with AVX512 AVX512_VNNI, PyTorch 2.13.0``."""
+        """The target as text, such as ``x86_64 with AVX512 AVX512_VNNI, PyTorch 2.13.0``."""
         vectors = f" with {self.vectors}" if self.vectors else ""
         return f"{self.machine}{vectors}, PyTorch {release(self.torch)}"
 
@@ -90,7 +93,7 @@ class Code(Struct, frozen=True):
 
 
 def extensions(cpuinfo: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """Return the CPU features that instructions depend on, sorted."""
+    """Return the sorted names of the CPU features on which instructions depend."""
     fields = read_cpuinfo() if cpuinfo is None else cpuinfo
     if "flags" in fields:
         return tuple(sorted(flag for flag in set(fields["flags"].split()) if _EXTENSION.fullmatch(flag)))
@@ -98,7 +101,9 @@ def extensions(cpuinfo: Mapping[str, str] | None = None) -> tuple[str, ...]:
 
 
 def read(path: Path) -> Code | None:
-    """Return the compiled code in a file that `clockwork.runtimes.torch.archive.read` has checked, or None.
+    """Return the compiled code in a file, or None if the file has no compiled code.
+
+    `clockwork.runtimes.torch.archive.read` must have checked the file.
 
     Raises:
         InvalidModelError: the code is incomplete, or was compiled for another kind of machine.
@@ -125,7 +130,10 @@ def read(path: Path) -> Code | None:
 
 
 def is_complete(library: bytes) -> bool:
-    """Return whether a library has all bytes that its headers refer to; otherwise the loader reads beyond its end."""
+    """Return whether a library has all bytes that its headers refer to.
+
+    The loader would read beyond the end of an incomplete library.
+    """
     if not library.startswith(_ELF64) or len(library) < _HEADER.size:
         return False
     segments, sections, each, count, each_section, sections_count, _ = _HEADER.unpack_from(library)
@@ -139,7 +147,7 @@ def check(name: str, description: Description, here: Description | None = None) 
     """Check that this machine can run code with this description.
 
     Raises:
-        InvalidModelError: it cannot; the message names the difference.
+        InvalidModelError: this machine cannot run the code. The message names the difference.
     """
     here = this_machine() if here is None else here
     if description.format != FORMAT:
@@ -162,7 +170,7 @@ def check(name: str, description: Description, here: Description | None = None) 
 
 
 def weight_kinds(program: Program) -> dict[str, str]:
-    """Return type, shape and strides of a program's weights, by name: code is compiled for these."""
+    """Return type, shape and strides of a program's weights by name. Code is compiled for these values."""
     places = zip(program.weight_names, program.layout.places, strict=True)
     return {name: f"{place.dtype} {list(place.shape)} {list(place.stride)}" for name, place in places}
 
@@ -171,7 +179,7 @@ def check_weights(code: Code, program: Program) -> None:
     """Check that the program's weights have the types, shapes and strides that the code was compiled for.
 
     Raises:
-        InvalidModelError: one differs.
+        InvalidModelError: a weight differs in one of these.
     """
     wanted, found = code.description.weights, weight_kinds(program)
     for name in sorted(wanted.keys() | found.keys()):
@@ -197,7 +205,7 @@ def this_machine(device: str = "cpu", vectors: str = "", sha256: str = "") -> De
 
 
 def release(version: str) -> str:
-    """Return ``2.13.0`` for ``2.13.0+cpu``: all builds of a release have the interface that compiled code calls."""
+    """Return ``2.13.0`` for ``2.13.0+cpu``. All builds of a release have the same interface for compiled code."""
     return version.partition("+")[0]
 
 

@@ -1,7 +1,8 @@
-"""Models with compiled code: `CompiledModel` in host memory, loaded to a CPU device as a `LoadedTorchModel`.
+"""Models with compiled code. A `CompiledModel` is in host memory; on a CPU device it is a `LoadedTorchModel`.
 
-Rules of the file: as in `clockwork.runtimes.torch.model`, but weights are copied to fixed addresses, which the compiled
-code contains. Each loaded copy has a container of its own, and free containers are reused.
+The module is similar to `clockwork.runtimes.torch.model`. The difference is that weights are copied to fixed addresses,
+because the compiled code contains these addresses. Each loaded copy of a model has a container of its own. Free
+containers are reused.
 """
 
 from collections.abc import Mapping
@@ -28,20 +29,25 @@ from clockwork.runtimes.trial import Run
 from clockwork.units import show_bytes
 
 TOLERANCE: Final = 1e-3
-"""Largest difference between outputs of code and program, relative to the largest output: sums differ in order."""
+"""Largest difference between outputs of code and program, relative to the largest output.
+
+Outputs differ because the code adds numbers in another order.
+"""
 
 TOLERANCE_HALF: Final = 2e-2
-"""The same for outputs of 16 bits: inside fused operators the code computes with 32 bits."""
+"""Largest difference for outputs of 16 bits. It is larger, because the code computes with 32 bits inside fused
+operators.
+"""
 
 HALF: Final = 2
-"""Bytes of a number of 16 bits."""
+"""Size of a 16-bit number in bytes."""
 
 
 class CompiledProgram:
     """A program, its compiled code, and the free containers of the code."""
 
     def __init__(self, program: Program, code: Code, threads: int) -> None:
-        """``threads``: number of threads that compute, including the caller."""
+        """``threads`` is the number of threads that compute, including the caller."""
         self.program = program
         self.code = code
         self._threads = threads
@@ -49,7 +55,7 @@ class CompiledProgram:
         self._free: list[Container] = []
 
     def take(self) -> Container:
-        """Return a free container, filled with the weights.
+        """Return a free container after filling it with the weights.
 
         Raises:
             ServerError: there is not enough memory.
@@ -89,14 +95,14 @@ class CompiledProgram:
 
 
 class CompiledModel:
-    """A model in host memory: a compiled program, and its weights in one block."""
+    """A model in host memory. It consists of a compiled program and one block with its weights."""
 
     def __init__(self, info: HostModelInfo, compiled: CompiledProgram) -> None:
         self.info: Final = info
         self._compiled = compiled
 
     def load_weights(self, device: int) -> LoadedTorchModel:
-        """Copy the weights. All devices are alike: the CPU cores of the calling thread make the device.
+        """Copy the weights. All devices are alike, because the cores of the calling thread execute the model.
 
         Raises:
             ServerError: there is not enough memory.
@@ -111,8 +117,8 @@ class CompiledModel:
 def compiled_info(info: HostModelInfo, compiled: CompiledProgram, original: Run, plan: TrialPlan) -> HostModelInfo:
     """Describe a compiled program, after checking that the code computes the same outputs as the program.
 
-    ``original`` executes the program without compiled code; ``plan`` states how to try whether the program can be
-    batched.
+    ``original`` executes the program without compiled code. ``plan`` states which trial decides whether the program can
+    be batched.
 
     Raises:
         InvalidModelError: the outputs differ, or the code cannot be executed.
@@ -133,14 +139,14 @@ def compiled_info(info: HostModelInfo, compiled: CompiledProgram, original: Run,
 
 
 def _compare(name: str, wanted: Array, found: Array) -> None:
-    """Check that an output of the compiled code equals that of its program."""
+    """Check that an output of the compiled code is equal to the program's output, within a tolerance."""
     if wanted.shape != found.shape or wanted.dtype != found.dtype:
         raise InvalidModelError(
             f"output {name!r} of the compiled code is {found.dtype} {list(found.shape)}; that of its program is "
             f"{wanted.dtype} {list(wanted.shape)}; {REMEDY}"
         )
     if wanted.dtype.kind not in "fV" or not wanted.size:
-        return  # integers, such as a class or a token, may change with the last bit of a score
+        return  # integers, such as a class or a token, can change with the last bit of a score
     expected: Any = wanted.astype(np.float64)
     finite = np.isfinite(expected)
     largest = float(np.abs(expected[finite]).max(initial=0.0))

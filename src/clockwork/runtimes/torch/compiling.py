@@ -1,7 +1,7 @@
 """Compiles an exported program with AOTInductor for the CPU of this machine.
 
-Rules of the file: the code contains no weights, which stay in one block of memory like those of any other program, and
-works with any number of threads. Only this module needs a C++ compiler.
+The compiled code contains no weights. They stay in one block of memory, as for any other program. The code works with
+any number of threads. Only this module needs a C++ compiler.
 """
 
 import hashlib
@@ -52,10 +52,10 @@ def compiled(program: Any) -> Code:
 
 
 def check_compiler() -> None:
-    """Check that there is a C++ compiler.
+    """Check that a C++ compiler is installed.
 
     Raises:
-        InvalidRequestError: there is none.
+        InvalidRequestError: there is no C++ compiler.
     """
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
@@ -75,11 +75,11 @@ def add(path: Path, code: Code) -> None:
     with ZipFile(path, "a", ZIP_STORED) as archive:
         root = archive.namelist()[0].partition("/")[0]
         for entry, content in ((DESCRIPTION, msgspec.json.encode(code.description)), (LIBRARY, code.binary)):
-            archive.writestr(ZipInfo(f"{root}/{entry}"), content)  # without a date: equal files have equal digests
+            archive.writestr(ZipInfo(f"{root}/{entry}"), content)  # no date, so that equal files have equal digests
 
 
 def _make_dense(weights: dict[str, Any]) -> None:
-    """Give weights the strides that they will have in a block, because code is compiled for their strides."""
+    """Give weights the strides that they will have in a block of memory. Code is compiled for these strides."""
     for name, weight in weights.items():
         if isinstance(weight, torch.Tensor):
             packed = dense(weight.detach())
@@ -89,7 +89,7 @@ def _make_dense(weights: dict[str, Any]) -> None:
 
 
 def _code(package: Path) -> Code:
-    """Return the code in a package made by AOTInductor."""
+    """Return the code from a package that AOTInductor made."""
     with ZipFile(package) as archive:
         files = {
             entry.partition("/")[2].removeprefix(_HOME): entry for entry in archive.namelist() if f"/{_HOME}" in entry

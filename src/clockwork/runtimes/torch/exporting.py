@@ -22,23 +22,26 @@ from clockwork.runtimes.torch.failures import FAILURES, describe
 from clockwork.runtimes.torch.runtime import prepared
 
 EXAMPLE_ROWS: Final = 2
-"""Rows of example inputs. With one row, PyTorch would export a batch dimension of fixed size 1."""
+"""Number of rows of example inputs. With one row, PyTorch would export a batch dimension of fixed size 1."""
 
 TOLERANCE: Final = 1e-3
-"""Largest difference between program and module, relative to the largest output; both run the same kernels."""
+"""Largest difference between the outputs of program and module, relative to the largest output.
+
+Both run the same kernels.
+"""
 
 _FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Example(Struct, frozen=True):
-    """Example of an input. ``name`` is a parameter of ``forward``; if it is empty, the input is positional."""
+    """Example of an input. ``name`` is a parameter of ``forward``, or empty for a positional input."""
 
     shape: tuple[int, ...]
     dtype: Any
     name: str = ""
 
     def tensor(self, rows: int | None = None) -> Any:
-        """Return a tensor of random fractions, or of zeros; ``rows`` replaces the first dimension."""
+        """Return a tensor of random fractions or zeros. ``rows`` replaces the size of the first dimension."""
         shape = self.shape if rows is None else (rows, *self.shape[1:])
         if self.dtype in _FLOATS:
             return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.dtype)
@@ -48,7 +51,8 @@ class Example(Struct, frozen=True):
 class Exported(Struct, frozen=True):
     """An exported program.
 
-    ``fixed_because``: why its batch dimension is fixed; empty if it is free. ``code``: its compiled code, if any.
+    ``fixed_because`` is the reason why the batch dimension is fixed; it is empty if the dimension is free. ``code`` is
+    the compiled code, if there is any.
     """
 
     program: Any
@@ -65,7 +69,7 @@ class Exported(Struct, frozen=True):
             return replace(self, code=compiling.compiled(self.program))
 
     def save(self, path: Path) -> None:
-        """Write the file atomically. Compiled code is tried first.
+        """Write the file atomically. If there is compiled code, test it first.
 
         Raises:
             InvalidRequestError: the file cannot be written.
@@ -87,11 +91,11 @@ class Exported(Struct, frozen=True):
 def export(module: Any, examples: Sequence[Example], batch: bool | None = None, half: bool = False) -> Exported:
     """Export a module for inference.
 
-    ``batch``: whether the first dimension is variable; None: if the module allows it. ``half``: convert weights, inputs
-    and outputs to 16 bits.
+    ``batch`` states whether the first dimension is variable. If ``batch`` is None, it is variable if the module allows
+    it. ``half`` converts weights, inputs and outputs to 16 bits.
 
     Raises:
-        InvalidRequestError: the module cannot be exported like this.
+        InvalidRequestError: the module cannot be exported with these arguments.
     """
     if not isinstance(module, torch.nn.Module):
         raise InvalidRequestError(f"expected a torch.nn.Module, found {type(module).__name__}")
@@ -134,7 +138,7 @@ def _exported(module: Any, examples: Sequence[Example], free: bool) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress PyTorch's warnings, logs and output: PyTorch raises an error for every real problem."""
+    """Suppress PyTorch's warnings, logs and output. PyTorch raises an error for every real problem."""
     log = logging.getLogger("torch")
     before = log.level
     log.setLevel(logging.CRITICAL)

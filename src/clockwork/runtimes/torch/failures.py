@@ -1,6 +1,6 @@
-"""Turns exceptions of PyTorch into errors for clients.
+"""Converts exceptions of PyTorch to errors for clients.
 
-Rules of the file: PyTorch's messages are cut to their first lines, and paths are removed, because clients receive them.
+Clients receive PyTorch's messages. So the messages are cut to their first lines, and paths are removed.
 """
 
 import re
@@ -13,7 +13,7 @@ LIBRARY: Final = "PyTorch"
 """The name of the library in error messages."""
 
 MAX_CHAIN: Final = 100
-"""Limit of errors that are followed in a chain of causes."""
+"""Largest number of causes that are followed from an error."""
 
 FAILURES: Final[tuple[type[Exception], ...]] = (
     ArithmeticError,
@@ -27,7 +27,7 @@ FAILURES: Final[tuple[type[Exception], ...]] = (
     TypeError,
     ValueError,
 )
-"""All types of exceptions that PyTorch raises; its own types derive from these."""
+"""Base types of all exceptions that PyTorch raises."""
 
 LOADING_FAILURES: Final[tuple[type[Exception], ...]] = (*FAILURES, ImportError, SyntaxError)
 """Types of exceptions that PyTorch raises when it loads a file."""
@@ -46,7 +46,7 @@ def describe(error: BaseException) -> str:
 
 
 def cause(error: BaseException) -> BaseException:
-    """Return the first error of a chain. In PyTorch the first error has the reason, and the last one only hints."""
+    """Return the first error of a chain of causes. PyTorch's first error has the reason; later ones only have hints."""
     for _ in range(MAX_CHAIN):
         earlier = error.__cause__ or error.__context__
         if earlier is None:
@@ -56,7 +56,7 @@ def cause(error: BaseException) -> BaseException:
 
 
 def execution_error(error: Exception) -> InvalidRequestError | ServerError:
-    """Return the error for a failed execution: the client's fault if PyTorch rejected shapes or indices."""
+    """Return the error for a failed execution. It blames the client if PyTorch rejected shapes or indices."""
     text = str(error)
     return inference_error(
         describe(error),

@@ -1,7 +1,7 @@
-"""Models for CPU devices: `TorchModel` in host memory, and `LoadedTorchModel` on a device.
+"""The two forms of a model for CPU devices: in host memory (`TorchModel`) and on a device (`LoadedTorchModel`).
 
-Rules of the file: every inference calls `LoadedTorchModel`. Each device has its own copy of the weights, so that a page
-of its weights cache is a page of memory, as on any other device.
+`LoadedTorchModel` executes every inference. Each device has its own copy of the weights. So a page of its weights cache
+corresponds to real memory, as on any other device.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ def inputs(program: Program, feed: Mapping[str, Array]) -> list[Any]:
 
 
 def execute(program: Program, arguments: Sequence[Any], feed: Mapping[str, Array]) -> list[Array]:
-    """Run a program on the CPU; ``arguments`` are `Program.arguments` with its weights.
+    """Run a program on the CPU. ``arguments`` are the result of `Program.arguments` with the weights.
 
     Raises:
         InvalidRequestError: the program refuses these inputs.
@@ -50,14 +50,14 @@ def execute(program: Program, arguments: Sequence[Any], feed: Mapping[str, Array
 
 
 class TorchModel:
-    """A model in host memory: a program, and its weights in one block."""
+    """A model in host memory. It consists of a program and one block with its weights."""
 
     def __init__(self, info: HostModelInfo, program: Program) -> None:
         self.info: Final = info
         self._program = program
 
     def load_weights(self, device: int) -> "LoadedTorchModel":
-        """Copy the weights. All devices are alike: the CPU cores of the calling thread make the device.
+        """Copy the weights. All devices are alike, because the cores of the calling thread execute the model.
 
         Raises:
             ServerError: there is not enough memory.
@@ -73,10 +73,13 @@ class TorchModel:
 
 
 class LoadedTorchModel(LoadedArrayModel):
-    """A model on a device."""
+    """A model whose weights are on a device."""
 
     def __init__(self, info: HostModelInfo, run: Run, release: Callable[[], None] | None = None) -> None:
-        """``run`` executes the model and holds its weights. ``release`` is called when they are no longer needed."""
+        """``run`` executes the model and holds its weights.
+
+        ``release`` is called when the weights are no longer needed.
+        """
         super().__init__(info)
         self._run: Run | None = run
         self._release = release

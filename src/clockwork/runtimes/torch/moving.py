@@ -1,7 +1,7 @@
-"""Rewrites a program for another kind of device, so that it creates its tensors there.
+"""Rewrites a program so that it creates its tensors on another kind of device.
 
-Rules of the file: weights are arguments, so they are not affected. Devices in the exported graph are replaced by the
-kind of device without a number, which means the current device of the executing thread.
+Weights are arguments, so they are not affected. Each device in the exported graph is replaced by a kind of device
+without a number. It means the current device of the executing thread.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from clockwork.runtimes.torch.program import Program
 
 
 def move(program: Program, kind: str) -> None:
-    """Rewrite the program's graph, and the graphs inside it, for a kind of device: ``cuda`` or ``cpu``."""
+    """Rewrite a program for a kind of device, ``cuda`` or ``cpu``. This includes graphs inside its graph."""
     device = torch.device(kind)
 
     def moved(argument: Any) -> Any:

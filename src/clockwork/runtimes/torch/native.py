@@ -1,14 +1,15 @@
-"""Compiled code in this process: mapped once, with weights at fixed addresses.
+"""Maps compiled code into this process, with weights at fixed addresses.
 
-Theory of operation. Code made by AOTInductor keeps pointers to its weights, one set in each container. PyTorch (2.13)
-never frees its records of weights that are owned by the caller, so weights are registered only once, when a container
-is created: a range of addresses is reserved and registered as the weights. LoadWeights fills the range. EvictWeights
-returns its pages to the system, and the addresses stay reserved. CUDA devices work in the same way
-(`clockwork.runtimes.torch.cuda`); here the operating system maps the pages.
+Theory of operation. Code made by AOTInductor stores pointers to its weights in a container. PyTorch 2.13 never frees
+its records of weights that the caller owns. So weights are registered only once, when a container is created. At that
+time, a range of addresses is reserved and registered as the weights. LoadWeights fills this range. EvictWeights returns
+the pages of the range to the system, and the addresses stay reserved. CUDA devices work in the same way
+(`clockwork.runtimes.torch.cuda`). Here, the operating system maps the pages.
 
-The code is mapped from an anonymous memory file, so nothing of it is left on a disk. GNU C++ libraries contain symbols
-that must be unique in a process, so they stay mapped until it exits. The loader identifies libraries by their path, so
-two libraries must never have the same path. Mapped code is therefore kept, and found again by its content.
+The code is mapped from an anonymous memory file, so no copy of it stays on a disk. A library made by GNU C++ stays
+mapped until the process exits, because it contains symbols that must be unique in the process. The loader identifies
+libraries by their path, so two libraries must never have the same path. Mapped code is therefore kept. If the same code
+is needed again, its content identifies the mapped library.
 """
 
 import ctypes
@@ -26,7 +27,7 @@ from clockwork.runtimes.torch.failures import FAILURES, describe
 from clockwork.runtimes.torch.weights import Layout, block_in, host_memory
 
 MAX_LIBRARIES: Final = 1024
-"""Limit of libraries mapped in one process; each needs a file descriptor and stays mapped."""
+"""Limit of libraries that are mapped in one process. Each needs a file descriptor and stays mapped."""
 
 _lock = Lock()
 _mapped: dict[str, int] = {}
@@ -34,9 +35,10 @@ _threads = local()
 
 
 def use_own_threads(count: int) -> None:
-    """Make compiled code use ``count`` threads when this thread calls it.
+    """Make compiled code use ``count`` threads when the calling thread executes it.
 
-    OpenMP keeps this number for each calling thread. PyTorch sets it only when the thread calls one of its operators.
+    OpenMP stores this number for each thread. PyTorch sets the number only when the thread calls one of PyTorch's
+    operators.
     """
     if getattr(_threads, "count", None) != count:
         torch.set_num_threads(count)
@@ -44,7 +46,7 @@ def use_own_threads(count: int) -> None:
 
 
 def path_of(code: Code) -> str:
-    """Return a path from which the code can be mapped any number of times.
+    """Return a path of the code. The code can be mapped from this path any number of times.
 
     Raises:
         ServerError: there is no memory for the code, or too many libraries are mapped.
@@ -76,10 +78,13 @@ def _in_memory(content: bytes) -> int:
 
 
 class Container:
-    """Compiled code with weights at fixed addresses. `fill` copies the weights there; `empty` frees their memory."""
+    """Compiled code with weights at fixed addresses.
+
+    `fill` copies the weights to these addresses. `empty` frees their memory.
+    """
 
     def __init__(self, code: Code, layout: Layout, names: Sequence[str]) -> None:
-        """Map the code. ``names`` are those of the weights in the layout.
+        """Map the code. ``names`` are the names of the weights in the layout.
 
         Raises:
             InvalidModelError: the code cannot be mapped, or needs other weights.
@@ -94,12 +99,15 @@ class Container:
             weights = _weights(self._runner.get_constant_names_to_original_fqns(), places)
             self._runner.update_constant_buffer(
                 weights, False, True, True
-            )  # the active set; check all weights; the caller owns the memory
+            )  # arguments: use the active set; check all weights; the caller owns the memory
         except FAILURES as error:
             raise InvalidModelError(f"cannot use the compiled code: {describe(error)}") from error
 
     def _unowned(self) -> Any:
-        """Return the block as a tensor that does not keep it alive, because PyTorch never frees its record of it."""
+        """Return the block as a tensor that does not keep the block alive.
+
+        PyTorch never frees its record of the tensor.
+        """
         memory = (ctypes.c_uint8 * self._block.nbytes).from_address(self._begin)
         return torch.frombuffer(memory, dtype=torch.uint8)
 
@@ -108,11 +116,11 @@ class Container:
         self._block.copy_(weights)
 
     def empty(self) -> None:
-        """Return the memory to the system; the addresses stay reserved."""
+        """Return the memory to the system. The addresses stay reserved."""
         self._memory.madvise(mmap.MADV_DONTNEED)
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
-        """Call the code. Outputs that lie in the weights' memory are copied."""
+        """Call the code. Copy outputs that are in the memory of the weights."""
         return [output.clone() if self._holds(output) else output for output in self._runner.run(inputs)]
 
     def _holds(self, tensor: Any) -> bool:
@@ -120,7 +128,7 @@ class Container:
 
 
 def _weights(wanted: Mapping[str, str], places: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the weights by their names in the code; ``wanted`` maps these names to the program's names."""
+    """Return the weights by their names in the code. ``wanted`` maps these names to the program's names."""
     unknown = sorted(set(wanted.values()) - places.keys())
     if unknown:
         raise InvalidModelError(f"the compiled code needs weights that its program lacks: {', '.join(unknown)}")

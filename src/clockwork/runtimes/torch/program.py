@@ -1,9 +1,9 @@
-"""An exported program as a function of weights and inputs, and its signature.
+"""Represents an exported program as a function of weights and inputs, with its signature.
 
-Theory of operation. ``torch.export`` turns everything that a module holds into arguments: the graph is a pure function
-of parameters, buffers, constants and inputs, in this order. The graph therefore exists only once, whatever is loaded or
-evicted, and the weights on a device are a tuple of tensors. Programs that write to a buffer or an input are not pure
-functions. They are refused, because one request could change the response of another.
+Theory of operation. ``torch.export`` converts all values that a module contains to arguments. The resulting graph is a
+pure function of parameters, buffers, constants and inputs, in this order. The graph therefore exists only once, and
+loading and eviction do not change it. The weights on a device are a tuple of tensors. Programs that write to a buffer
+or an input are not pure functions. They are refused, because one request could change the response of another request.
 """
 
 import math
@@ -33,7 +33,9 @@ from clockwork.runtimes.torch.weights import Layout, packed
 from clockwork.runtimes.torch.writes import written_placeholders
 
 OUTPUT: Final = "output"
-"""Name of a single output. Several outputs are named by their dictionary keys, or output_0, output_1 ..."""
+"""Name of a single output. Several outputs have the names of their dictionary keys, or are called output_0, output_1
+...
+"""
 
 MAX_UNKNOWN_NAMED: Final = 5
 """Number of unknown operators that an error message names."""
@@ -48,26 +50,29 @@ _WRITES: Final = {
 
 
 class Program(Struct, frozen=True):
-    """A program: ``forward(*arguments)`` returns its outputs; `arguments` has the weights, and inputs are added."""
+    """A program. ``forward(*arguments)`` returns its outputs.
+
+    `arguments` returns a list with the weights, to which the caller adds the inputs.
+    """
 
     graph: Any  #: a torch.fx.GraphModule
     ports: Signature
     shapes: Shapes
     layout: Layout
     weights: Any  #: a tensor of bytes in host memory
-    weight_names: tuple[str, ...]  #: names in the module
+    weight_names: tuple[str, ...]  #: names of the weights in the module
     template: tuple[Any, ...]  #: list of arguments that contains only the constants
     weight_slots: tuple[int, ...]
     input_slots: tuple[int, ...]
 
     @property
     def forward(self) -> Callable[..., Sequence[Any]]:
-        """The program as a function."""
+        """The program as a Python function."""
         function: Callable[..., Sequence[Any]] = self.graph.forward
         return function
 
     def arguments(self, weights: Sequence[Any]) -> list[Any]:
-        """Return the list of arguments with these weights; the caller adds the inputs at ``input_slots``."""
+        """Return the list of arguments with these weights. The caller adds the inputs at ``input_slots``."""
         arguments = list(self.template)
         for slot, tensor in zip(self.weight_slots, weights, strict=True):
             arguments[slot] = tensor
@@ -82,7 +87,8 @@ def load(path: Path) -> Program:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # warnings about the age of the file; real problems raise an error
+            # these warnings are about the age of the file; real problems raise an error
+            warnings.simplefilter("ignore")
             exported = torch.export.load(str(path))
     except LOADING_FAILURES as error:
         unknown = unknown_operators(path)
@@ -99,7 +105,7 @@ def load(path: Path) -> Program:
 
 
 def unknown_operators(path: Path) -> list[str]:
-    """Return the operators in a file that PyTorch lacks; PyTorch reports them only in its log."""
+    """Return the operators in a file that PyTorch lacks. PyTorch itself reports these only in its log."""
     with ZipFile(path) as archive:
         (entry,) = (name for name in archive.namelist() if "/models/" in name and name.endswith(".json"))
         named = sorted(set(_OPERATOR.findall(archive.read(entry).decode(errors="replace"))))
@@ -186,7 +192,7 @@ def _weight(exported: Any, spec: Any) -> Any:
 
 
 def _input_names(exported: Any, slots: Sequence[int]) -> list[str]:
-    """Return PyTorch's names of the inputs: the parameters of ``forward``, with suffixes for nested ones."""
+    """Return PyTorch's names of the inputs. They are the parameters of ``forward``, with suffixes for nested inputs."""
     specs = exported.graph_signature.input_specs
     return [str(specs[slot].arg.name) for slot in slots]
 
@@ -207,7 +213,7 @@ def _outputs(exported: Any) -> tuple[list[str], list[Any]]:
 
 
 def _output_names(spec: Any, count: int) -> list[str]:
-    """Return the names of the outputs: the keys, if they are a flat dictionary with strings as keys."""
+    """Return the names of the outputs. They are the keys, if the outputs are a flat dictionary with strings as keys."""
     keys = spec.context if spec.type is dict else []
     if keys and len(keys) == count and all(isinstance(key, str) and key for key in keys):
         return [str(key) for key in keys]

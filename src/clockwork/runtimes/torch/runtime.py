@@ -1,4 +1,4 @@
-"""`TorchRuntime`: loads exported programs into host memory, for CPU devices."""
+"""Defines `TorchRuntime`, which loads exported programs into host memory for CPU devices."""
 
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,12 @@ from clockwork.runtimes.trial import Run
 
 
 def version() -> str:
-    """Return name and version: ``torch 2.13.0+cpu``."""
+    """Return the name and version of the library, such as ``torch 2.13.0+cpu``."""
     return f"torch {torch.__version__}"
 
 
 def use_threads(count: int) -> None:
-    """Make each executing thread use ``count`` threads, including itself, in the whole process."""
+    """Make each executing thread of the process use ``count`` threads, including itself."""
     torch.set_num_threads(count)
     if torch.get_num_interop_threads() != 1:
         torch.set_num_interop_threads(1)
@@ -41,10 +41,10 @@ class TorchRuntime(ModelRuntime[ModelFile, TorchModel | CompiledModel]):
     def __init__(
         self, threads_per_device: int = 1, allow_compiled: bool = False, batching: BatchingOptions | None = None
     ) -> None:
-        """A device is ``threads_per_device`` threads; the calling thread is one of them.
+        """A device has ``threads_per_device`` threads. The calling thread is one of them.
 
         PyTorch has one number of threads for the whole process, so all runtimes of a process should use the same
-        number. ``allow_compiled``: accept files that contain compiled code, and execute that code.
+        number. If ``allow_compiled`` is true, accept files that contain compiled code, and execute this code.
 
         Raises:
             ValueError: threads_per_device is less than 1.
@@ -73,7 +73,7 @@ class TorchRuntime(ModelRuntime[ModelFile, TorchModel | CompiledModel]):
 
 
 def prepared(file: ModelFile, threads: int, policy: BatchingPolicy) -> TorchModel | CompiledModel:
-    """Create a model from a checked file, and try it. Its compiled code, if any, uses ``threads`` threads.
+    """Create a model from a checked file, and try it. Compiled code uses ``threads`` threads.
 
     Raises:
         InvalidModelError: the file is corrupt, or its code is for another kind of machine.
@@ -102,7 +102,7 @@ def eager_run(program: Program) -> Run:
 
 
 def program_info(file: ModelFile, program: Program, policy: BatchingPolicy) -> HostModelInfo:
-    """Describe a program. A trial on the CPU, with the weights in host memory, shows whether it can be batched."""
+    """Describe a program. A trial on the CPU, with weights in host memory, decides whether it can be batched."""
     run = eager_run(program)
     return model_info(
         program.ports,

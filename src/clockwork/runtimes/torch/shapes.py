@@ -1,8 +1,7 @@
 """Checks which combinations of input shapes a program accepts.
 
-Rules of the file: a program is valid only for the shapes that it was exported for. With other shapes it may still
-compute something, but the results are meaningless. Shapes are therefore checked before every inference, which costs one
-table lookup.
+A program is valid only for the shapes for which it was exported. With other shapes, it may compute meaningless results
+without an error. Shapes are therefore checked before every inference. This check costs one table lookup.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,14 +12,14 @@ from clockwork.errors import InvalidRequestError
 Shape: TypeAlias = tuple[int, ...]
 
 MAX_KNOWN_SHAPES: Final = 1024
-"""Number of accepted combinations of shapes that are remembered."""
+"""Limit of the number of accepted combinations of shapes that are remembered."""
 
 _MIN_CHECKED_LOWER: Final = 2
-"""PyTorch records 2 as the lower bound of a dimension without a given bound, and does not check bounds up to 2."""
+"""PyTorch records 2 as the lower bound of a dimension without a lower bound, and does not check bounds up to 2."""
 
 
 class Range:
-    """The allowed sizes of a symbol; a bound of None means no bound."""
+    """The allowed sizes of a symbol. A bound of None means that there is no bound."""
 
     def __init__(self, lower: int | None, upper: int | None) -> None:
         self.lower = lower if lower is not None and lower > _MIN_CHECKED_LOWER else 0
@@ -34,10 +33,10 @@ class Range:
 
 
 class Shapes:
-    """The dimensions of all inputs: numbers, symbols, and expressions of symbols."""
+    """The dimensions of all inputs. A dimension is a number, a symbol, or an expression of symbols."""
 
     def __init__(self, names: Sequence[str], dims: Sequence[tuple[Any, ...]], ranges: Mapping[str, Range]) -> None:
-        """``dims`` has, for each dimension of each input, an int or a sympy expression."""
+        """``dims`` contains an int or a sympy expression for each dimension of each input."""
         self._names = names
         self._dims = dims
         self._ranges = ranges
@@ -47,7 +46,7 @@ class Shapes:
         """Check that the program accepts these shapes.
 
         Raises:
-            InvalidRequestError: it does not.
+            InvalidRequestError: the program does not accept these shapes.
         """
         if shapes in self._known:
             return
@@ -64,7 +63,7 @@ class Shapes:
             self._known[shapes] = None
 
     def _bound(self, shapes: tuple[Shape, ...]) -> dict[Any, int]:
-        """Return the size of each symbol, from the first dimension that consists of the symbol alone."""
+        """Return the size of each symbol. It is read from the first dimension that consists of only the symbol."""
         sizes: dict[Any, int] = {}
         for name, dims, shape in zip(self._names, self._dims, shapes, strict=True):
             if len(dims) != len(shape):

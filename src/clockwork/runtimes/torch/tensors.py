@@ -1,8 +1,8 @@
 """Converts between numpy arrays and tensors that share memory.
 
-Rules of the file: data is copied only where PyTorch requires it. A tensor made from an array must not be written to:
-arrays made from payloads are read-only, and PyTorch does not know this. Programs that write to their inputs are not
-loaded (`clockwork.runtimes.torch.program`).
+Data is copied only where PyTorch requires it. Nothing may write to a tensor that was made from an array. Arrays made
+from payloads are read-only, and PyTorch does not check this. Programs that write to their inputs are not loaded
+(`clockwork.runtimes.torch.program`).
 """
 
 import warnings
@@ -30,12 +30,12 @@ DATATYPES: Final[dict[torch.dtype, Datatype]] = {
     torch.float32: Datatype.FP32,
     torch.float64: Datatype.FP64,
 }
-"""Types of tensors that can be sent and received; PyTorch has no strings."""
+"""Types of tensors that can be sent and received. PyTorch has no type for strings."""
 
 
 @cache
 def accept_read_only() -> None:
-    """Trigger and discard PyTorch's warning about read-only arrays, which it issues only once in a process."""
+    """Trigger and discard PyTorch's warning about read-only arrays. PyTorch issues it only once in a process."""
     array = np.zeros(1)
     array.flags.writeable = False
     with warnings.catch_warnings():
@@ -44,14 +44,14 @@ def accept_read_only() -> None:
 
 
 def to_tensor(array: Array) -> Any:
-    """Return a tensor in the array's memory. It must not be written to."""
+    """Return a tensor that uses the array's memory. Nothing may write to the tensor."""
     if array.dtype.isbuiltin != 1:
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
 
 def to_array(tensor: Any) -> Array:
-    """Return an array in the memory of a CPU tensor, or a copy if the tensor is not contiguous."""
+    """Return an array that uses the memory of a CPU tensor. If the tensor is not contiguous, return a copy."""
     tensor = tensor.detach().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy().view(dtype_of("BF16"))  # type: ignore[no-any-return]

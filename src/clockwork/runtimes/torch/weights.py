@@ -1,8 +1,8 @@
-"""Weights in one block of memory, and the tensors in it.
+"""Stores all weights of a program in one block of memory.
 
-Rules of the file: a layout gives the place of each tensor in a block, and one copy fills a block. Each block has memory
-of its own from the system, which is returned as soon as nothing refers to the block. Eviction therefore returns
-memory to the system.
+A layout contains the place of each tensor in a block. One copy operation fills a block. Each block has memory of its
+own from the system. This memory is returned to the system as soon as nothing refers to the block, so eviction frees
+memory at once.
 """
 
 import math
@@ -16,7 +16,7 @@ from msgspec import Struct
 from clockwork.units import Bytes
 
 ALIGNMENT: Final[Bytes] = 256
-"""Alignment of a tensor in a block: that of CUDA's own allocations, and larger than any vector register of a CPU."""
+"""Alignment of a tensor in a block. CUDA's own allocations have this alignment, and no vector register is larger."""
 
 
 class Place(Struct, frozen=True):
@@ -29,7 +29,7 @@ class Place(Struct, frozen=True):
     stride: tuple[int, ...]
 
     def tensor(self, block: Any) -> Any:
-        """Return the tensor; ``block`` is a tensor of bytes."""
+        """Return the tensor at this place. ``block`` is a tensor of bytes."""
         if not self.nbytes:
             return torch.empty(self.shape, dtype=self.dtype, device=block.device)
         flat = block[self.offset : self.offset + self.nbytes].view(self.dtype)
@@ -37,7 +37,7 @@ class Place(Struct, frozen=True):
 
 
 class Layout(Struct, frozen=True):
-    """The places of a program's weights. Weights that are the same tensor share a place."""
+    """The places of a program's weights. Weights that are the same tensor share one place."""
 
     places: tuple[Place, ...]
     nbytes: Bytes
@@ -48,7 +48,7 @@ class Layout(Struct, frozen=True):
 
 
 def contiguous(kinds: Sequence[tuple[Any, tuple[int, ...]]]) -> Layout:
-    """Return a layout of contiguous tensors of these types and shapes, one after another."""
+    """Return a layout of contiguous tensors of these types and shapes. The tensors follow one another."""
     places: list[Place] = []
     size = 0
     for dtype, shape in kinds:
@@ -62,7 +62,7 @@ def contiguous(kinds: Sequence[tuple[Any, tuple[int, ...]]]) -> Layout:
 
 
 def packed(tensors: Sequence[Any]) -> tuple[Layout, Any]:
-    """Return a layout of the tensors, and a block that contains them."""
+    """Return a layout of the tensors, and a block that contains the tensors."""
     places: list[Place] = []
     sources: list[Any] = []
     known: dict[Any, Place] = {}
@@ -86,10 +86,10 @@ def packed(tensors: Sequence[Any]) -> tuple[Layout, Any]:
 
 
 def host_memory(nbytes: Bytes) -> mmap.mmap:
-    """Return zeroed memory directly from the system, so that no allocator keeps its pages after use."""
+    """Return zeroed memory that comes directly from the system, so that no allocator keeps its pages after use."""
     memory = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)  # then filling and freeing take a fifth of the time
+        memory.madvise(mmap.MADV_HUGEPAGE)  # huge pages make filling and freeing five times as fast
     return memory
 
 
@@ -104,7 +104,7 @@ def host_block(nbytes: Bytes) -> Any:
 
 
 def dense(tensor: Any) -> Any:
-    """Return the tensor if its memory is dense (contiguous or channels-last), else a contiguous copy."""
+    """Return the tensor if its memory is dense (contiguous or channels-last). Otherwise, return a contiguous copy."""
     if tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)):
         return tensor
     return tensor.contiguous()

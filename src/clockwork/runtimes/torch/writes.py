@@ -1,8 +1,8 @@
 """Finds the arguments that a program writes to.
 
-Rules of the file: ``torch.export`` keeps operators that write in place. The memory that they write to is traced back
-through views with the operators' schemas: ``Tensor(a!)`` is written to, and ``Tensor(a)`` shares memory with the
-result.
+``torch.export`` keeps operators that write in place. This module finds out to which argument the written memory
+belongs. It follows views with the help of the operators' schemas. In a schema, the operator writes to ``Tensor(a!)``,
+and ``Tensor(a)`` shares memory with the result.
 """
 
 import operator

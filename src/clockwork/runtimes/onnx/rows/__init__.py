@@ -1,8 +1,9 @@
-"""The analysis of rows for ONNX graphs; see `clockwork.runtimes.rows`.
+"""Decides from an ONNX graph whether its rows are independent. `clockwork.runtimes.rows` explains the method.
 
-`graph` visits the nodes, `node` is the argument of a rule, and `folding` computes small tensors such as shapes. The
-other modules hold the rules of operators: `elements`, `axes`, `shapes`, `networks`, `attention`, `quantised`,
-`classical`. The analysed graph is that of the model file, so a proof does not depend on the optimiser.
+`graph` visits the nodes. `node` defines the argument of a rule. `folding` computes small tensors such as shapes. The
+other modules contain the rules of operators: `elements`, `axes`, `shapes`, `networks`, `attention`, `quantised` and
+`classical`. The analysis reads the graph of the model file, not the optimised graph. So a proof does not depend on the
+optimiser.
 """
 
 from clockwork.runtimes.onnx.rows.graph import analyse

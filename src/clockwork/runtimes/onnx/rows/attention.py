@@ -9,7 +9,10 @@ from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsErr
 
 
 def _together(node: Node, *places: int) -> Value:
-    """Check that the inputs at these positions all have batch axis 0, or all have none. Return the first of them."""
+    """Check that the inputs at these positions all have batch axis 0, or that none has a batch axis.
+
+    Return the first of these inputs.
+    """
     first = node.value(places[0])
     for at in places:
         if not node.has(at):
@@ -23,7 +26,7 @@ def _together(node: Node, *places: int) -> Value:
 
 
 def _mask(node: Node, at: int, first: Value, least_rank: int) -> None:
-    """Check that a mask has batch axis 0, or is the same for all rows."""
+    """Check that a mask has batch axis 0 or is the same for all rows."""
     if not node.has(at):
         return
     mask = node.value(at)
@@ -36,7 +39,10 @@ def _mask(node: Node, at: int, first: Value, least_rank: int) -> None:
 
 @rule("Attention")
 def attention(node: Node) -> Sequence[Value]:
-    """Attention of ONNX: Q, K and V with three or four dimensions, a mask, past keys and values."""
+    """Rule of ONNX's Attention, whose Q, K and V have three or four dimensions.
+
+    The node may have a mask, and past keys and values.
+    """
     q = _together(node, 0, 1, 2, 4, 5, 6)
     v = node.value(2)
     if q.rank not in (3, 4) or v.rank != q.rank:
@@ -57,7 +63,7 @@ def attention(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.MultiHeadAttention")
 def multi_head_attention(node: Node) -> Sequence[Value]:
-    """Attention with Q, K and V of three dimensions, a bias and masks."""
+    """Rule of attention with a bias and masks, whose Q, K and V have three dimensions."""
     q = _together(node, 0, 1, 2)
     if (
         q.rank != 3
@@ -76,7 +82,7 @@ def multi_head_attention(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.Attention")
 def packed_attention(node: Node) -> Sequence[Value]:
-    """Attention with one input and the combined weights of Q, K and V."""
+    """Rule of attention with one input and the combined weights of Q, K and V."""
     x = node.rowwise(node.value(0), 3)
     check_no_rows(*(node.value(at) for at in (1, 2) if node.has(at)))
     if any(node.has(at) for at in (4, 6)) or node.attributes.get("qkv_hidden_sizes"):
@@ -91,7 +97,7 @@ def packed_attention(node: Node) -> Sequence[Value]:
 
 @rule("RotaryEmbedding")
 def rotary_embedding(node: Node) -> Sequence[Value]:
-    """Rotates pairs of elements by angles from tables with an entry for each position."""
+    """Rule of rotary embeddings. They rotate pairs of elements by angles from tables with one entry per position."""
     x = node.value(0)
     if x.batch_axis not in (None, 0):
         raise across_error(x)

@@ -14,12 +14,12 @@ REDUCTIONS: Final = (
 )  # fmt: skip
 
 SINCE_13: Final = 13
-"""Operator set since which Softmax and similar operators compute along one axis only."""
+"""Operator set from which on Softmax and similar operators compute along only one axis."""
 
 
 @rule(*REDUCTIONS)
 def reduction(node: Node) -> Sequence[Value]:
-    """Reduces the given axes, or all axes."""
+    """Rule of operators that reduce the given axes, or all axes."""
     x = node.value(0)
     axes = node.axes(x.rank)
     if not axes:
@@ -31,14 +31,14 @@ def reduction(node: Node) -> Sequence[Value]:
 
 @rule("ArgMax", "ArgMin")
 def arg(node: Node) -> Sequence[Value]:
-    """Reduces one axis."""
+    """Rule of operators that reduce one axis."""
     x = node.value(0)
     return [reduced(x, (node.axis(x.rank, 0),), bool(node.attributes.get("keepdims", 1)))]
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
 def softmax(node: Node) -> Sequence[Value]:
-    """Computes along one axis; in old versions, along this axis and all axes after it."""
+    """Rule of Softmax. It computes along one axis, and in old versions along all later axes as well."""
     x = node.value(0)
     if node.version >= SINCE_13:
         return [along(x, (node.axis(x.rank, -1),))]
@@ -47,7 +47,10 @@ def softmax(node: Node) -> Sequence[Value]:
 
 @rule("LpNormalization", "com.microsoft.QLinearSoftmax")
 def one_axis(node: Node) -> Sequence[Value]:
-    """Computes along one axis. QLinearSoftmax may follow an old version, and compute along all axes after it, too."""
+    """Rule of operators that compute along one axis.
+
+    QLinearSoftmax may behave like an old version of Softmax. Then it computes along all later axes as well.
+    """
     x = node.value(0)
     first = node.axis(x.rank, -1)
     return [along(x, range(first, x.rank) if "QLinear" in node.operator else (first,))]
@@ -55,14 +58,14 @@ def one_axis(node: Node) -> Sequence[Value]:
 
 @rule("CumSum", "CumProd")
 def cumulative(node: Node) -> Sequence[Value]:
-    """Computes along the axis in the second input."""
+    """Rule of operators that compute along the axis that the second input contains."""
     x = node.value(0)
     return [along(x, (axis_of(as_int(node.numbers(1)[0]), x.rank),))]
 
 
 @rule("TopK")
 def top_k(node: Node) -> Sequence[Value]:
-    """Returns the largest values along one axis, and their indices."""
+    """Rule of TopK, which returns the largest values along one axis and their indices."""
     x = node.value(0)
     axis = node.axis(x.rank, -1)
     if x.batch_axis == axis:
@@ -74,7 +77,7 @@ def top_k(node: Node) -> Sequence[Value]:
 
 @rule("NonZero", "Unique", "NonMaxSuppression", "StringNormalizer", "StringSplit")
 def data_dependent_size(node: Node) -> Sequence[Value]:
-    """Returns a number of elements that depends on all rows."""
+    """Rule of operators whose output has a number of elements that depends on all rows."""
     values = node.values()
     if any(tensor.batch_axis is not None for tensor in values):
         raise MixesRowsError(f"{ACROSS}: the size of its output depends on all rows")
@@ -85,7 +88,7 @@ def data_dependent_size(node: Node) -> Sequence[Value]:
 
 @rule("Compress")
 def compress(node: Node) -> Sequence[Value]:
-    """Selects elements along one axis, or of the flattened tensor."""
+    """Rule of Compress, which selects elements along one axis or of the flattened tensor."""
     x = node.value(0)
     if node.input(1).batch_axis is not None or (x.batch_axis is not None and "axis" not in node.attributes):
         raise MixesRowsError(f"{ACROSS}: the size of its output depends on all rows")
@@ -97,7 +100,7 @@ def compress(node: Node) -> Sequence[Value]:
 
 @rule("Trilu", "Det")
 def matrices(node: Node) -> Sequence[Value]:
-    """Computes on matrices, which lie along the last two axes."""
+    """Rule of operators on matrices. Matrices lie along the last two axes."""
     x = node.value(0)
     last = (x.rank - 2, x.rank - 1)
     check_no_rows(*node.values(1))
@@ -108,7 +111,7 @@ def matrices(node: Node) -> Sequence[Value]:
 
 @rule("ReverseSequence")
 def reverse_sequence(node: Node) -> Sequence[Value]:
-    """Reverses along the time axis, up to the length of each sequence of the batch."""
+    """Rule of ReverseSequence. It reverses each sequence of the batch along the time axis, up to the given length."""
     x, lengths = node.value(0), node.value(1)
     batch, time = node.axis(x.rank, 1, "batch_axis"), node.axis(x.rank, 0, "time_axis")
     if (
@@ -122,7 +125,7 @@ def reverse_sequence(node: Node) -> Sequence[Value]:
 
 @rule("OneHot")
 def one_hot(node: Node) -> Sequence[Value]:
-    """Adds an axis of size ``depth``."""
+    """Rule of OneHot, which adds an axis of size ``depth``."""
     x = node.value(0)
     if node.input(1).batch_axis is not None or node.value(2).batch_axis is not None:
         raise MixesRowsError("takes a parameter for the whole batch from its rows")
@@ -139,7 +142,7 @@ def one_hot(node: Node) -> Sequence[Value]:
     "SimplifiedLayerNormalization",
 )
 def layer_normalization(node: Node) -> Sequence[Value]:
-    """Normalises along an axis and all axes after it."""
+    """Rule of LayerNormalization. It normalises along an axis and all later axes."""
     x = node.value(0)
     axes = range(node.axis(x.rank, -1), x.rank)
     for tensor in node.values(1):
@@ -151,7 +154,7 @@ def layer_normalization(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.SkipLayerNormalization", "com.microsoft.SkipSimplifiedLayerNormalization")
 def skip_layer_normalization(node: Node) -> Sequence[Value]:
-    """Normalises the sum of two inputs along the last axis."""
+    """Rule of SkipLayerNormalization. It normalises the sum of two inputs along the last axis."""
     check_no_rows(*node.values(2))
     total = broadcast([node.value(0), node.value(1)], node.out)
     last = (total.rank - 1,)
@@ -161,6 +164,9 @@ def skip_layer_normalization(node: Node) -> Sequence[Value]:
 
 @rule("MeanVarianceNormalization")
 def mean_variance_normalization(node: Node) -> Sequence[Value]:
-    """Normalises along the given axes; by default, the batch axis is among them."""
+    """Rule of MeanVarianceNormalization. It normalises along the given axes.
+
+    The default axes include the batch axis.
+    """
     x = node.value(0)
     return [along(x, tuple(axis_of(int(axis), x.rank) for axis in node.attributes.get("axes", (0, 2, 3))))]

@@ -1,7 +1,7 @@
-"""Rules for the classical models of the domain ai.onnx.ml, most of which take a table with a row for each request.
+"""Rules for the operators of the domain ai.onnx.ml, which are classical models such as trees and regressions.
 
-Many of these operators also accept a tensor with one dimension, as a single row of features. The rules accept only two
-dimensions.
+The input of most of these operators is a table with one row for each request. Many operators also accept a tensor with
+one dimension, which they treat as a single row of features. The rules accept only tables.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ TABLE: Final = 2
 
 @rule(*(DOMAIN + name for name in ("TreeEnsembleClassifier", "LinearClassifier", "SVMClassifier")))
 def classifier(node: Node) -> Sequence[Value]:
-    """Returns a label and scores for each row."""
+    """Rule of classifiers, which return a label and scores for each row."""
     x = node.rowwise(node.value(0), TABLE)
     label = Value(x.shape[:1], x.batch_axis, x.inner)
     return [label, along(x, (1,), {1: node.unknown_size(1)})]
@@ -27,7 +27,7 @@ def classifier(node: Node) -> Sequence[Value]:
 
 @rule(*(DOMAIN + name for name in ("TreeEnsembleRegressor", "TreeEnsemble", "LinearRegressor", "SVMRegressor")))
 def regressor(node: Node) -> Sequence[Value]:
-    """Returns numbers for each row."""
+    """Rule of regressors, which return numbers for each row."""
     x = node.rowwise(node.value(0), TABLE)
     targets = node.attributes.get("targets", node.attributes.get("n_targets"))
     width = number(int(targets)) if targets is not None else node.unknown_size(1)
@@ -36,14 +36,14 @@ def regressor(node: Node) -> Sequence[Value]:
 
 @rule(*(DOMAIN + name for name in ("Scaler", "Normalizer", "Imputer")))
 def by_features(node: Node) -> Sequence[Value]:
-    """Computes each row separately."""
+    """Rule of operators that compute each row of a table separately."""
     x = node.rowwise(node.value(0), TABLE)
     return [along(x, (1,))]
 
 
 @rule(DOMAIN + "OneHotEncoder")
 def one_hot_encoder(node: Node) -> Sequence[Value]:
-    """Adds a last axis."""
+    """Rule of OneHotEncoder, which adds a last axis."""
     x = node.value(0)
     categories = node.attributes.get("cats_int64s") or node.attributes.get("cats_strings") or ()
     result = unsqueezed(x, (x.rank,))
@@ -52,12 +52,12 @@ def one_hot_encoder(node: Node) -> Sequence[Value]:
 
 @rule(DOMAIN + "FeatureVectorizer")
 def feature_vectorizer(node: Node) -> Sequence[Value]:
-    """Concatenates the columns of tables."""
+    """Rule of FeatureVectorizer, which concatenates the columns of tables."""
     return [concatenated([node.rowwise(tensor, TABLE) for tensor in node.values()], 1, node.out)]
 
 
 @rule("TfIdfVectorizer")
 def tf_idf(node: Node) -> Sequence[Value]:
-    """Counts the words of each row."""
+    """Rule of TfIdfVectorizer, which counts the words of each row."""
     x = node.rowwise(node.value(0), TABLE)
     return [along(x, (1,), {1: node.unknown_size(1)})]

@@ -27,7 +27,10 @@ RANDOM: Final = (
 
 @rule(*ELEMENTWISE)
 def elementwise(node: Node) -> Sequence[Value]:
-    """Broadcasts all inputs. Before operator set 7, an attribute aligned the axes of some operators."""
+    """Rule of elementwise operators, which broadcast their inputs.
+
+    Before operator set 7, some of these operators aligned the axes of their inputs as an attribute specified.
+    """
     if node.attributes.get("broadcast"):
         raise UnknownRowsError("broadcasts by the rules before operator set 7")
     return [broadcast(node.values(), node.out)]
@@ -35,19 +38,19 @@ def elementwise(node: Node) -> Sequence[Value]:
 
 @rule(*RANDOM)
 def random(node: Node) -> Sequence[Value]:
-    """Draws random numbers, so a row's result depends on its position in the batch."""
+    """Rule of random generators. A row's result depends on the row's position in the batch."""
     raise MixesRowsError("draws random numbers for the whole batch")
 
 
 @rule("CastLike")
 def cast_like(node: Node) -> Sequence[Value]:
-    """Converts the first input. Only the type of the second input matters."""
+    """Rule of CastLike. It converts the first input, and uses only the type of the second input."""
     return [node.value(0)]
 
 
 @rule("Dropout")
 def dropout(node: Node) -> Sequence[Value]:
-    """Outside training, returns the input and a mask of the same shape."""
+    """Rule of Dropout. Outside training, it returns the input and a mask of the same shape."""
     if node.has(2) and node.numbers(2) != [False]:
         raise MixesRowsError("drops elements at random, as in training")
     kept = node.value(0)

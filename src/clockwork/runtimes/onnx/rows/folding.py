@@ -1,8 +1,8 @@
-"""Constant folding: computes small tensors of numbers and sizes, so that models that use ``Shape`` can be analysed.
+"""Computes the elements of small tensors (constant folding), so that models that use ``Shape`` can be analysed.
 
-An element is a Python number or a `Size`. If an element cannot be computed, it becomes an unknown named after the
-operator and its operands, so that equal computations give equal unknowns. Operators that are not in this module
-return tensors whose elements are not known.
+An element is a Python number or a `Size`. An element that cannot be computed becomes an unknown `Size`. The name of the
+unknown is made from the operator and its operands, so that equal computations give equal unknowns. If this module lacks
+an operator, the elements of the operator's output are not known.
 """
 
 import math
@@ -20,7 +20,7 @@ from clockwork.runtimes.rows.size import Size, number, opaque
 from clockwork.runtimes.rows.value import UnknownRowsError, Value
 
 MAX_CONTENT: Final = 4096
-"""Largest tensor whose elements are computed, in elements."""
+"""Number of elements of the largest tensor whose elements are computed."""
 
 _INTEGERS: Final = frozenset({2, 3, 4, 5, 6, 7, 12, 13})  #: integer types of TensorProto
 _BOOL: Final = 9
@@ -52,12 +52,15 @@ def as_content(array: Any) -> Content:
 
 
 def _plain(value: Any) -> Any:
-    """Convert a size without unknowns to a number."""
+    """Convert a size without unknowns to a number. Return other elements unchanged."""
     return value.value if isinstance(value, Size) and value.value is not None else value
 
 
 def _each(name: str, function: Callable[..., Any]) -> Callable[[Node, Sequence[Content]], Content]:
-    """Apply ``function`` to each element. If it returns None, the element is unknown."""
+    """Return a function that applies ``function`` to each element.
+
+    If ``function`` returns None, the element is unknown.
+    """
 
     def one(*operands: Any) -> Any:
         result = function(*operands)
@@ -139,7 +142,7 @@ def _logic(function: Callable[[bool, bool], bool]) -> Callable[..., Any]:
 
 
 def _round_numbers(function: Callable[[Any], Any]) -> Callable[..., Any]:
-    """Round numbers; sizes are integers already."""
+    """Return a function that rounds numbers with ``function``. Sizes stay the same, because they are integers."""
     return lambda a: a if isinstance(a, Size) else function(a)
 
 

@@ -1,7 +1,7 @@
 """Visits the nodes of an ONNX graph and follows the rows from its inputs to its outputs.
 
-If the rule of a node fails, only tensors that depend on the node become unknown. The graph may lack its weights: only
-the elements of tensors with up to `folding.MAX_CONTENT` elements are used.
+If the rule of a node fails, only tensors that depend on the node become unknown. The graph may lack its larger weights,
+because the analysis uses only tensors with up to `folding.MAX_CONTENT` elements.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,10 +34,10 @@ from clockwork.runtimes.rows.value import (
 )
 
 ONNX: Final = ("", "ai.onnx")
-"""Names of ONNX's own domain."""
+"""Domain names that mean ONNX's own domain."""
 
 MAX_DEPTH: Final = 8
-"""Largest nesting of If nodes."""
+"""Limit of the nesting of If nodes."""
 
 RESHAPING: Final = frozenset(
     (
@@ -55,7 +55,7 @@ RESHAPING: Final = frozenset(
         "Upsample",
     )
 )
-"""Operators that may use the number of rows as a size. Their rules check how the number is used."""
+"""Operators that may use the number of rows as a size. Their rules check how they use this number."""
 
 _CONSTANTS: Final = ("value", "value_float", "value_floats", "value_int", "value_ints")
 
@@ -63,8 +63,8 @@ _CONSTANTS: Final = ("value", "value_float", "value_floats", "value_int", "value
 def analyse(model: Any, one_scale: bool = False) -> Proof:
     """Analyse whether each row of the outputs depends only on the same row of the inputs.
 
-    ``model`` is a ModelProto, with or without its larger weights. The first dimension of each input is the rows.
-    ``one_scale``: accept operators that choose one quantisation scale for the whole batch.
+    ``model`` is a ModelProto, with or without its larger weights. The rows of an input lie along its first dimension.
+    If ``one_scale`` is true, accept operators that choose one quantisation scale for the whole batch.
     """
     try:
         if model.functions:
@@ -144,7 +144,10 @@ class _Analysis:
         return [Value(_shape(name, shape or ())) for name, shape in zip(node.outputs, shapes, strict=True)]
 
     def _if(self, node: Node, known: Mapping[str, Value], depth: int) -> Sequence[Value]:
-        """Return the outputs of the branch that is taken; if that is unknown, what both branches have in common."""
+        """Return the outputs of the branch that is executed.
+
+        If the analysis cannot know the branch, return the properties that both branches have in common.
+        """
         condition = node.input(0)
         if condition.batch_axis is not None:
             raise MixesRowsError("computes across rows: its condition for the whole batch is computed from rows")
@@ -163,7 +166,7 @@ class _Analysis:
         return results[0] if len(results) == 1 else [_common(*pair) for pair in zip(*results, strict=True)]
 
     def _refined(self, name: str, value: Value) -> Value:
-        """Fill in sizes that no rule found, as far as ONNX's own shape inference found them."""
+        """Fill in sizes that no rule could compute but that ONNX's own shape inference knows."""
         shape = self._inferred.get(name)
         if shape is None or value.problem is not None or len(shape) != value.rank:
             return value
@@ -175,14 +178,14 @@ class _Analysis:
 
 
 def _checked(value: Value) -> Value:
-    """Check that only the size of the batch axis depends on the number of rows. Return the value."""
+    """Return the value after checking that only the size of its batch axis depends on the number of rows."""
     if any(size.depends_on_rows for axis, size in enumerate(value.shape) if axis != value.batch_axis):
         raise MixesRowsError(f"{COUNTS}: another size depends on it")
     return value
 
 
 def _common(first: Value, second: Value) -> Value:
-    """Return what is known of a tensor that is one of two tensors, depending on a condition."""
+    """Return the properties that two tensors have in common. A condition decides which of the two is used."""
     for tensor in (first, second):
         if tensor.problem is not None:
             return tensor
@@ -208,7 +211,7 @@ def _input(value: Any) -> Value:
     dims = value.type.tensor_type.shape.dim
     if not dims:
         return unknown_value(f"input {value.name!r} has no dimensions", mixes=False)
-    sizes = [N]  # dimensions of one name may differ: ONNX Runtime does not check that they are equal
+    sizes = [N]  # ONNX Runtime does not check that dimensions with the same name are equal
     for i, dim in enumerate(dims):
         if i:
             known = dim.HasField("dim_value")
@@ -260,9 +263,9 @@ def _shape(name: str, sizes: Sequence[int | None]) -> tuple[Size, ...]:
 
 
 def _inferred(model: Any) -> dict[str, tuple[int | None, ...]]:
-    """Return the shapes found by ONNX's own shape inference, with None for sizes that are not numbers.
+    """Return the shapes that ONNX's own shape inference finds. A size that is not a number is None.
 
-    Shapes that the file declares for intermediate tensors are not trusted.
+    This function ignores the shapes that the file declares for intermediate tensors, because they may be wrong.
     """
     bare = onnx.ModelProto()
     bare.CopyFrom(model)

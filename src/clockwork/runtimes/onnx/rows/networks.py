@@ -18,7 +18,7 @@ NORMALISED_BY_BATCH: Final = "normalises by the mean of the whole batch, as in t
 
 @rule("MatMul", "com.microsoft.FusedMatMul")
 def mat_mul(node: Node) -> Sequence[Value]:
-    """Multiplies as numpy does. FusedMatMul may transpose the last two axes first."""
+    """Rule of MatMul, which multiplies as numpy does. FusedMatMul may first transpose the last two axes."""
     if node.attributes.get("transBatchA") or node.attributes.get("transBatchB"):
         raise UnknownRowsError("transposes the axes that count matrices")
     left = _transposed_if(node.value(0), node.attributes.get("transA"))
@@ -27,7 +27,7 @@ def mat_mul(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.MatMulNBits", "com.microsoft.MatMulBnb4")
 def mat_mul_n_bits(node: Node) -> Sequence[Value]:
-    """Multiplies with packed weights of K x N numbers."""
+    """Rule of MatMulNBits, which multiplies with packed weights of K x N numbers."""
     x = node.value(0)
     check_no_rows(*node.values(1))
     return [along(x, (x.rank - 1,), {x.rank - 1: number(int(node.attributes["N"]))})]
@@ -35,7 +35,7 @@ def mat_mul_n_bits(node: Node) -> Sequence[Value]:
 
 @rule("Gemm", "com.microsoft.FusedGemm")
 def gemm(node: Node) -> Sequence[Value]:
-    """Multiplies matrices and adds a tensor."""
+    """Rule of Gemm, which multiplies matrices and adds a tensor."""
     left = _transposed_if(node.value(0), node.attributes.get("transA"))
     right = _transposed_if(node.value(1), node.attributes.get("transB"))
     result = matmul(left, right, node.out)
@@ -51,18 +51,18 @@ def _transposed_if(value: Value, condition: Any) -> Value:
 
 @rule("Einsum")
 def einstein_sum(node: Node) -> Sequence[Value]:
-    """Sums products by the labels of axes."""
+    """Rule of Einsum, which sums products by the labels of axes."""
     return [einsum(node.attributes["equation"], node.values(), node.out)]
 
 
 def spatial(node: Node, x: Value) -> list[Size]:
-    """Return unknown sizes for the axes after the channels; `graph` fills them in by ONNX's shape inference."""
+    """Return unknown sizes for the axes after the channels. `graph` replaces these by ONNX's shape inference."""
     return [node.unknown_size(i) for i in range(2, x.rank)]
 
 
 @rule("Conv", "ConvTranspose", "com.microsoft.FusedConv")
 def convolution(node: Node) -> Sequence[Value]:
-    """Computes each row separately, with the same weights."""
+    """Rule of convolutions, which compute each row separately with the same weights."""
     x, weights = node.value(0), node.value(1)
     if x.rank < 3:
         raise UnknownRowsError("has an input without spatial axes")
@@ -75,7 +75,7 @@ def convolution(node: Node) -> Sequence[Value]:
 
 @rule("DeformConv")
 def deformable_convolution(node: Node) -> Sequence[Value]:
-    """Computes a convolution with offsets and masks for each row."""
+    """Rule of DeformConv, a convolution with offsets and masks for each row."""
     x, weights, offsets = node.value(0), node.value(1), node.value(2)
     for tensor in (x, offsets, *([node.value(4)] if node.has(4) else [])):
         node.rowwise(tensor, 4)
@@ -87,7 +87,10 @@ def deformable_convolution(node: Node) -> Sequence[Value]:
 
 @rule("AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "MaxPool", "LRN")
 def pool(node: Node) -> Sequence[Value]:
-    """Computes each channel of each row separately. The indices of MaxPool count through the whole batch."""
+    """Rule of pooling, which computes each channel of each row separately.
+
+    MaxPool can also return the indices of the maxima. These indices count through the whole batch, so they mix rows.
+    """
     x = node.value(0)
     if x.rank < 3:
         raise UnknownRowsError("has an input without spatial axes")
@@ -102,7 +105,7 @@ def pool(node: Node) -> Sequence[Value]:
 
 @rule("MaxRoiPool", "RoiAlign", "MaxUnpool")
 def regions(node: Node) -> Sequence[Value]:
-    """Has inputs that contain positions of rows in the batch."""
+    """Rule of operators with an input that contains the positions of rows in the batch."""
     if any(tensor.batch_axis is not None for tensor in node.values()):
         raise MixesRowsError(f"{ACROSS}: it selects elements by their position in the batch")
     raise UnknownRowsError("is used in a way without a rule")
@@ -110,7 +113,7 @@ def regions(node: Node) -> Sequence[Value]:
 
 @rule("BatchNormalization")
 def batch_normalization(node: Node) -> Sequence[Value]:
-    """Normalises with the means and variances from training."""
+    """Rule of BatchNormalization outside training. It normalises with the means and variances from training."""
     x = node.value(0)
     if node.attributes.get("training_mode") or sum(map(bool, node.outputs)) > 1:
         raise MixesRowsError(NORMALISED_BY_BATCH)
@@ -120,14 +123,14 @@ def batch_normalization(node: Node) -> Sequence[Value]:
 
 @rule("InstanceNormalization", "GroupNormalization")
 def group_normalization(node: Node) -> Sequence[Value]:
-    """Normalises over the channels and positions of each row."""
+    """Rule of GroupNormalization, which normalises over the channels and positions of each row."""
     x = node.value(0)
     return [per_row(x, None, x.shape[2:], *node.values(1))]
 
 
 @rule("DepthToSpace", "SpaceToDepth", "Col2Im")
 def rearranged(node: Node) -> Sequence[Value]:
-    """Moves elements between channels and positions."""
+    """Rule of operators that move elements between channels and positions."""
     x = node.value(0)
     check_no_rows(*node.values(1))
     if node.operator == "Col2Im":
@@ -144,7 +147,7 @@ def rearranged(node: Node) -> Sequence[Value]:
 
 @rule("GridSample")
 def grid_sample(node: Node) -> Sequence[Value]:
-    """Samples each row at the positions in its grid."""
+    """Rule of GridSample, which samples each row at the positions in the row's grid."""
     x, grid = node.value(0), node.value(1)
     if (x.batch_axis, grid.batch_axis) not in ((0, 0), (None, None)) or x.inner != grid.inner:
         raise MixesRowsError(f"{ACROSS}: its grids do not correspond to the rows")
@@ -153,7 +156,7 @@ def grid_sample(node: Node) -> Sequence[Value]:
 
 @rule("Resize", "Upsample")
 def resize(node: Node) -> Sequence[Value]:
-    """Scales by factors, or to sizes. The batch axis must keep its size."""
+    """Rule of Resize, which scales by factors or to sizes. The batch axis must keep its size."""
     x = node.value(0)
     if node.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise UnknownRowsError("keeps the aspect ratio")
@@ -181,7 +184,7 @@ def resize(node: Node) -> Sequence[Value]:
 
 @rule(*RECURRENT)
 def recurrent(node: Node) -> Sequence[Value]:
-    """Computes sequences. The batch axis is the second axis, or with ``layout`` 1 the first."""
+    """Rule of recurrent layers. The batch axis is the second axis, or the first one if ``layout`` is 1."""
     x = node.value(0)
     if x.rank != 3:
         raise UnknownRowsError(f"has an input with {x.rank} dimensions; 3 are expected")
@@ -212,7 +215,7 @@ def recurrent(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.EmbedLayerNormalization")
 def embeddings(node: Node) -> Sequence[Value]:
-    """Adds entries of embedding tables, and normalises along the last axis."""
+    """Rule of embedding layers. They add entries of embedding tables and normalise along the last axis."""
     ids, table = node.value(0), node.value(2)
     check_no_rows(*(node.value(at) for at in (2, 3, 4, 5, 6) if node.has(at)))
     for at in (0, 1, 7):

@@ -1,4 +1,4 @@
-"""The table of rules, and `Node`, the argument of a rule."""
+"""Defines the table of rules, and `Node`, which is the argument of a rule."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
@@ -11,13 +11,13 @@ from clockwork.runtimes.rows.value import COUNTS, MixesRowsError, UnknownRowsErr
 Rule: TypeAlias = Callable[["Node"], Sequence[Value]]
 
 RULES: Final = RuleTable[Rule]()
-"""Rules by operator. The name of an operator outside ONNX's own domain is preceded by its domain and a dot."""
+"""Rules by operator. The name of an operator outside ONNX's own domain starts with the domain and a dot."""
 
 rule: Final = RULES.rule
 
 
 class Node:
-    """A node of an ONNX graph, with what is known of its inputs."""
+    """A node of an ONNX graph, with the known properties of its inputs."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Node:
         inputs: Sequence[Value | None],
         outputs: Sequence[str],
     ) -> None:
-        """``version``: of the operator set. Omitted inputs are None."""
+        """``version`` is the version of the operator set. Inputs that the node omits are None."""
         self.operator = operator
         self.version = version
         self.attributes = attributes
@@ -57,18 +57,18 @@ class Node:
         return found
 
     def input(self, at: int) -> Value:
-        """Return an input of which the operator uses only the shape, or the known elements."""
+        """Return an input. The operator uses only the shape or the known elements of this input."""
         found = self.inputs[at] if at < len(self.inputs) else None
         if found is None:
             raise UnknownRowsError(f"has no input {at}")
         return found
 
     def values(self, start: int = 0) -> list[Value]:
-        """Return the inputs from ``start`` on that are present."""
+        """Return the inputs that are present, beginning with number ``start``."""
         return [self.value(at) for at in range(start, len(self.inputs)) if self.has(at)]
 
     def numbers(self, at: int) -> list[Any]:
-        """Return the known elements of an input that is a parameter: numbers and sizes.
+        """Return the known elements, numbers or sizes, of an input that is a parameter.
 
         Raises:
             MixesRowsError: the input is computed from rows.
@@ -82,26 +82,26 @@ class Node:
         return list(found.content.flat)
 
     def parameters(self, name: str, at: int) -> list[Any] | None:
-        """Return a list that is an attribute or, in later versions, an input; None if it is missing."""
+        """Return a list that is an attribute or, in later versions, an input. Return None if the list is missing."""
         if name in self.attributes:
             return list(self.attributes[name])
         return self.numbers(at) if self.has(at) else None
 
     def axis(self, rank: int, default: int, name: str = "axis") -> int:
-        """Return an attribute that is an axis of a tensor of this rank, counted from the front."""
+        """Return an attribute that names an axis of a tensor of this rank. The result is counted from the front."""
         return axis_of(int(self.attributes.get(name, default)), rank)
 
     def axes(self, rank: int, at: int = 1, name: str = "axes") -> tuple[int, ...] | None:
-        """Return axes that are an attribute or an input; None if they are missing."""
+        """Return axes that are given by an attribute or an input. Return None if they are missing."""
         found = self.parameters(name, at)
         return None if found is None else tuple(axis_of(as_int(axis), rank) for axis in found)
 
     def unknown_size(self, at: object) -> Size:
-        """Return an unknown for a size of the output that no rule computes. ``at`` makes its name unique."""
+        """Return an unknown size for an axis of the output. No rule computes it. ``at`` makes the name unique."""
         return opaque(f"{self.out}.{at}")
 
     def rowwise(self, value: Value, rank: int) -> Value:
-        """Check that a tensor has this rank, and that its batch axis is 0 or None. Return the tensor."""
+        """Return the tensor after checking its rank and that its batch axis is 0 or None."""
         if value.rank != rank:
             raise UnknownRowsError(f"has an input with {value.rank} dimensions; {rank} are expected")
         if value.batch_axis not in (None, 0):
@@ -110,11 +110,7 @@ class Node:
 
 
 def as_int(parameter: Any) -> int:
-    """Return a number that a rule needs to know as an int.
-
-    Raises:
-        UnknownRowsError: the number depends on unknown sizes, or is not an integer.
-    """
+    """Return, as an int, a number that a rule needs to know."""
     found = parameter.value if isinstance(parameter, Size) else parameter
     if found is None or found != int(found):
         raise UnknownRowsError("has a parameter that depends on the size of its input")

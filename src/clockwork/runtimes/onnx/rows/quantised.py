@@ -1,8 +1,8 @@
 """Rules for operators on quantised numbers.
 
-A constant scale keeps rows independent. A scale that is computed from a whole tensor does not: one row with large
-elements makes the other rows less precise, by some per cent. If the operator of the server accepts this,
-`graph.analyse` accepts it too (``one_scale``).
+A constant scale keeps rows independent. A scale that is computed from a whole tensor does not keep them independent,
+because one row with large elements makes the other rows less precise by some per cent. The operator of the server can
+accept this loss. `graph.analyse` then has the argument ``one_scale``.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ ONE_SCALE: Final = "chooses one scale for the whole batch"
 
 @rule("QuantizeLinear", "DequantizeLinear", "com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")
 def by_constants(node: Node) -> Sequence[Value]:
-    """Converts with one constant scale, or with one for each position along an axis."""
+    """Rule of conversions with one constant scale, or with one constant scale for each position along an axis."""
     x = node.value(0)
     scale = node.value(1)
     if any(tensor.batch_axis is not None for tensor in node.values(1)):
@@ -34,7 +34,7 @@ def by_constants(node: Node) -> Sequence[Value]:
 
 @rule("DynamicQuantizeLinear")
 def one_scale(node: Node) -> Sequence[Value]:
-    """Quantises with a scale that fits the whole tensor."""
+    """Rule of quantisation with a scale that is computed from the whole tensor."""
     x = node.value(0)
     if x.batch_axis is not None and not node.one_scale:
         raise MixesRowsError(ONE_SCALE)
@@ -43,7 +43,7 @@ def one_scale(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.DynamicQuantizeMatMul")
 def dynamic_mat_mul(node: Node) -> Sequence[Value]:
-    """Quantises with a scale that fits the whole tensor, and multiplies with quantised weights."""
+    """Rule of products with quantised weights, whose scale for the input is computed from the whole input."""
     x, weights = node.value(0), node.value(1)
     if x.batch_axis is not None and not node.one_scale:
         raise MixesRowsError(ONE_SCALE)
@@ -54,19 +54,19 @@ def dynamic_mat_mul(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.DynamicQuantizeLSTM")
 def dynamic_lstm(node: Node) -> Sequence[Value]:
-    """Quantises each step with one scale that fits all rows."""
+    """Rule of DynamicQuantizeLSTM, which quantises each step with one scale for all rows."""
     raise MixesRowsError(ONE_SCALE)
 
 
 def _one_number(node: Node, *places: int) -> None:
-    """Check that none of these inputs, as far as they are present, has a number for each row."""
+    """Check that none of these inputs contains a separate number for each row. Inputs may be missing."""
     if any(node.has(at) and node.value(at).elements.value != 1 for at in places):
         raise UnknownRowsError("has a scale or a zero point for each row")
 
 
 @rule("MatMulInteger", "com.microsoft.MatMulIntegerToFloat", "com.microsoft.MatMulInteger16")
 def integer_mat_mul(node: Node) -> Sequence[Value]:
-    """Multiplies with constant zero points and scales; all rows have the same ones."""
+    """Rule of integer products with constant zero points and scales, which are the same for all rows."""
     check_no_rows(*node.values(2))
     _one_number(node, 2, 4)
     return [matmul(node.value(0), node.value(1), node.out)]
@@ -74,7 +74,7 @@ def integer_mat_mul(node: Node) -> Sequence[Value]:
 
 @rule("QLinearMatMul")
 def linear_mat_mul(node: Node) -> Sequence[Value]:
-    """Multiplies. The scale and zero point of each tensor, and of the result, are constants."""
+    """Rule of products of quantised tensors. The scales and zero points of inputs and result are constants."""
     check_no_rows(*(node.value(at) for at in (1, 2, 4, 5, 6, 7) if node.has(at)))
     _one_number(node, 1, 2, 6, 7)
     return [matmul(node.value(0), node.value(3), node.out)]
@@ -82,7 +82,7 @@ def linear_mat_mul(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.QGemm")
 def linear_gemm(node: Node) -> Sequence[Value]:
-    """Multiplies with constant weights, and adds a bias."""
+    """Rule of Gemm with constant quantised weights and a bias."""
     if node.attributes.get("transA"):
         raise UnknownRowsError("transposes its input")
     x, weights = node.value(0), node.value(3)
@@ -93,7 +93,7 @@ def linear_gemm(node: Node) -> Sequence[Value]:
 
 @rule("ConvInteger")
 def integer_convolution(node: Node) -> Sequence[Value]:
-    """Computes a convolution with constant zero points."""
+    """Rule of integer convolutions with constant zero points."""
     check_no_rows(*node.values(2))
     bare = Node("Conv", node.version, node.attributes, node.inputs[:2], node.outputs)
     return convolution(bare)
@@ -101,7 +101,7 @@ def integer_convolution(node: Node) -> Sequence[Value]:
 
 @rule("QLinearConv")
 def linear_convolution(node: Node) -> Sequence[Value]:
-    """Computes a convolution with constant weights, scales and zero points."""
+    """Rule of convolutions with constant weights, scales and zero points."""
     check_no_rows(*(node.value(at) for at in range(1, len(node.inputs)) if node.has(at)))
     bare = Node("Conv", node.version, node.attributes, [node.inputs[0], node.inputs[3]], node.outputs)
     return convolution(bare)
@@ -109,14 +109,14 @@ def linear_convolution(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.QLinearAdd", "com.microsoft.QLinearMul")
 def linear_pair(node: Node) -> Sequence[Value]:
-    """Combines two tensors elementwise; their scales and zero points are constants."""
+    """Rule of elementwise operators on two quantised tensors with constant scales and zero points."""
     check_no_rows(*(node.value(at) for at in (1, 2, 4, 5, 6, 7) if node.has(at)))
     return [broadcast([node.value(0), node.value(3)], node.out)]
 
 
 @rule("com.microsoft.QLinearGlobalAveragePool", "com.microsoft.QLinearAveragePool")
 def linear_pool(node: Node) -> Sequence[Value]:
-    """Pools tensors whose channels come before the spatial axes."""
+    """Rule of pooling of quantised tensors. The channels must come before the spatial axes."""
     if node.attributes.get("channels_last"):
         raise UnknownRowsError("has its channels last")
     check_no_rows(*node.values(1))

@@ -21,12 +21,12 @@ from clockwork.runtimes.rows.size import ONE, N, Size, at_most, number, product
 from clockwork.runtimes.rows.value import ACROSS, COUNTS, MixesRowsError, UnknownRowsError, Value, across_error
 
 MIN_UNLIMITED_END: Final = 10**9
-"""A slice with this end, or a larger one, takes the rest of the axis: no axis is as long as this."""
+"""A slice with this end or a larger one includes the rest of the axis, because no axis is so long."""
 
 
 @rule("Shape")
 def shape(node: Node) -> Sequence[Value]:
-    """Returns the sizes as a tensor with known elements."""
+    """Rule of Shape, which returns the sizes as a tensor with known elements."""
     sizes = node.input(0).shape[slice(node.attributes.get("start", 0), node.attributes.get("end"))]
     content = np.empty(len(sizes), object)
     content[:] = [size if size.value is None else size.value for size in sizes]
@@ -35,7 +35,7 @@ def shape(node: Node) -> Sequence[Value]:
 
 @rule("Size")
 def size(node: Node) -> Sequence[Value]:
-    """Returns the number of elements as a tensor with a known element."""
+    """Rule of Size, which returns the number of elements as a tensor with a known element."""
     total = node.input(0).elements
     content = np.empty((), object)
     content[()] = total if total.value is None else total.value
@@ -44,7 +44,7 @@ def size(node: Node) -> Sequence[Value]:
 
 @rule("Reshape")
 def reshape(node: Node) -> Sequence[Value]:
-    """Changes the shape. In the new shape, -1 stands for the remaining size, and 0 for the input's size."""
+    """Rule of Reshape. In the new shape, -1 means the remaining size, and 0 means the input's size of the same axis."""
     x = node.value(0)
     if (
         "shape" not in node.attributes
@@ -61,7 +61,7 @@ def reshape(node: Node) -> Sequence[Value]:
 
 
 def reshape_target(x: Value, wanted: Sequence[Any], zeros: bool = False) -> tuple[Size, ...]:
-    """Return the shape after a Reshape to ``wanted``. ``zeros``: 0 means the size 0, not the input's size."""
+    """Return the shape after a Reshape to ``wanted``. If ``zeros`` is true, 0 means size 0 and not the input's size."""
     sizes: list[Size | None] = []
     for i, size in enumerate(wanted):
         if not isinstance(size, Size) and int(size) == -1:
@@ -82,7 +82,7 @@ def reshape_target(x: Value, wanted: Sequence[Any], zeros: bool = False) -> tupl
 
 @rule("Flatten")
 def flatten(node: Node) -> Sequence[Value]:
-    """Reshapes to two dimensions."""
+    """Rule of Flatten, which reshapes to two dimensions."""
     x = node.value(0)
     axis = int(node.attributes.get("axis", 1))
     axis = axis + x.rank if axis < 0 else axis
@@ -91,14 +91,14 @@ def flatten(node: Node) -> Sequence[Value]:
 
 @rule("Transpose")
 def transpose(node: Node) -> Sequence[Value]:
-    """Reorders the axes; by default, reverses them."""
+    """Rule of Transpose, which reorders the axes or, by default, reverses their order."""
     x = node.value(0)
     return [transposed(x, list(node.attributes.get("perm", reversed(range(x.rank)))))]
 
 
 @rule("Squeeze")
 def squeeze(node: Node) -> Sequence[Value]:
-    """Removes the given axes, or all axes of size 1."""
+    """Rule of Squeeze, which removes the given axes, or all axes of size 1."""
     x = node.value(0)
     axes = node.axes(x.rank)
     if axes is None:
@@ -112,7 +112,7 @@ def squeeze(node: Node) -> Sequence[Value]:
 
 @rule("Unsqueeze")
 def unsqueeze(node: Node) -> Sequence[Value]:
-    """Adds axes of size 1."""
+    """Rule of Unsqueeze, which adds axes of size 1."""
     x = node.value(0)
     found = node.parameters("axes", 1) or []
     rank = x.rank + len(found)
@@ -121,20 +121,20 @@ def unsqueeze(node: Node) -> Sequence[Value]:
 
 @rule("Expand")
 def expand(node: Node) -> Sequence[Value]:
-    """Repeats the tensor along axes of size 1."""
+    """Rule of Expand, which repeats the tensor along axes of size 1."""
     x = node.value(0)
     return [expanded(x, tuple(as_size(size) for size in node.numbers(1)), node.out)]
 
 
 @rule("ConstantOfShape")
 def constant_of_shape(node: Node) -> Sequence[Value]:
-    """Returns a tensor that is filled with one number."""
+    """Rule of ConstantOfShape, which returns a tensor that is filled with one number."""
     return [expanded(Value(()), tuple(as_size(size) for size in node.numbers(0)), node.out)]
 
 
 @rule("EyeLike")
 def eye_like(node: Node) -> Sequence[Value]:
-    """Returns an identity matrix; only the shape of the input matters."""
+    """Rule of EyeLike, which returns an identity matrix. Only the shape of the input matters."""
     x = node.input(0)
     if x.batch_axis is not None:
         raise MixesRowsError(f"{ACROSS}: it depends on the position of a row in the batch")
@@ -143,7 +143,7 @@ def eye_like(node: Node) -> Sequence[Value]:
 
 @rule("Range")
 def numbers(node: Node) -> Sequence[Value]:
-    """Returns consecutive numbers."""
+    """Rule of Range, which returns consecutive numbers."""
     values = [node.input(i) for i in range(3)]
     if any(tensor.depends_on_batch_size for tensor in values):
         raise MixesRowsError(f"{COUNTS}: it computes the position of each row in the batch")
@@ -156,7 +156,7 @@ def numbers(node: Node) -> Sequence[Value]:
 
 @rule("Tile")
 def tile(node: Node) -> Sequence[Value]:
-    """Repeats the tensor along each axis."""
+    """Rule of Tile, which repeats the tensor along each axis."""
     x = node.value(0)
     repeats = [as_size(repeat) for repeat in node.numbers(1)]
     if len(repeats) != x.rank:
@@ -175,7 +175,11 @@ def tile(node: Node) -> Sequence[Value]:
 
 @rule("Concat", "com.microsoft.QLinearConcat")
 def concat(node: Node) -> Sequence[Value]:
-    """Concatenates tensors. QLinearConcat has the result's scale and zero point first, and each tensor's after it."""
+    """Rule of Concat.
+
+    The first inputs of QLinearConcat are the scale and zero point of the result. The scale and zero point of each
+    tensor follow the tensor.
+    """
     values = node.values()
     if "QLinear" in node.operator:
         values = [node.value(at) for at in range(2, len(node.inputs), 3)]
@@ -186,7 +190,7 @@ def concat(node: Node) -> Sequence[Value]:
 
 @rule("Split")
 def split(node: Node) -> Sequence[Value]:
-    """Splits an axis."""
+    """Rule of Split, which splits an axis."""
     x = node.value(0)
     axis = node.axis(x.rank, 0)
     if x.batch_axis == axis:
@@ -200,7 +204,10 @@ def split(node: Node) -> Sequence[Value]:
 
 @rule("Slice")
 def slice_axes(node: Node) -> Sequence[Value]:
-    """Takes ranges of axes. A range of the batch axis must take all rows: from 0 to their number or beyond."""
+    """Rule of Slice, which takes ranges of axes.
+
+    A range of the batch axis must include all rows: it starts at 0 and ends at the number of rows or later.
+    """
     x = node.value(0)
     starts, ends = node.parameters("starts", 1), node.parameters("ends", 2)
     assert starts is not None
@@ -238,7 +245,7 @@ def _slice_size(length: Size, start: Any, end: Any, step: Any) -> Size | None:
 
 @rule("Pad")
 def pad(node: Node) -> Sequence[Value]:
-    """Adds elements at the beginning and end of axes."""
+    """Rule of Pad, which adds elements at the beginning and end of axes."""
     x = node.value(0)
     if node.has(2) and node.value(2).batch_axis is not None:
         raise MixesRowsError(f"{ACROSS}: it takes the padding value from the rows")
@@ -255,14 +262,14 @@ def pad(node: Node) -> Sequence[Value]:
 
 @rule("Gather")
 def gather(node: Node) -> Sequence[Value]:
-    """Selects elements along an axis."""
+    """Rule of Gather, which selects elements along an axis."""
     data, indices = node.value(0), node.value(1)
     return [gathered(data, indices, node.axis(data.rank, 0))]
 
 
 @rule("ai.onnx.ml.ArrayFeatureExtractor")
 def features(node: Node) -> Sequence[Value]:
-    """Selects elements along the last axis by a list of indices."""
+    """Rule of ArrayFeatureExtractor, which selects elements along the last axis by a list of indices."""
     data, indices = node.value(0), node.value(1)
     if indices.batch_axis is not None or data.rank < 2:
         raise MixesRowsError(f"{ACROSS}: it selects elements by their position in the batch")
@@ -271,14 +278,17 @@ def features(node: Node) -> Sequence[Value]:
 
 @rule("GatherElements")
 def gather_elements(node: Node) -> Sequence[Value]:
-    """Selects an element along one axis for each index; the other coordinates stay."""
+    """Rule of GatherElements. Each index selects an element along one axis and keeps its other coordinates."""
     data, indices = node.value(0), node.value(1)
     return [gathered_elements(data, indices, node.axis(data.rank, 0))]
 
 
 @rule("ScatterElements", "Scatter")
 def scatter_elements(node: Node) -> Sequence[Value]:
-    """Writes an element along one axis for each index; the other coordinates stay."""
+    """Rule of ScatterElements.
+
+    Each index selects an element to write along one axis and keeps the other coordinates.
+    """
     data, indices, updates = node.value(0), node.value(1), node.value(2)
     same_rows(data, indices, updates, axis=node.axis(data.rank, 0))
     return [Value(data.shape, data.batch_axis, data.inner)]
@@ -286,7 +296,7 @@ def scatter_elements(node: Node) -> Sequence[Value]:
 
 @rule("GatherND")
 def gather_nd(node: Node) -> Sequence[Value]:
-    """Selects elements by tuples of indices."""
+    """Rule of GatherND, which selects elements by tuples of indices."""
     data, indices = node.value(0), node.value(1)
     length = indices.shape[-1].value
     if length is None:
@@ -296,9 +306,9 @@ def gather_nd(node: Node) -> Sequence[Value]:
 
 @rule("ScatterND")
 def scatter_nd(node: Node) -> Sequence[Value]:
-    """Writes elements by tuples of indices.
+    """Rule of ScatterND, which writes elements by tuples of indices.
 
-    A tuple that writes to a row must contain the row's position in the batch, so such a model mixes rows.
+    A tuple that writes to a row contains the row's position in the batch, so such a model mixes rows.
     """
     values = node.values()
     if any(tensor.batch_axis is not None for tensor in values):

@@ -1,4 +1,4 @@
-"""The runtime for exported PyTorch programs on CUDA devices. Imported only if used; not yet run on a real device.
+"""Executes exported PyTorch programs on CUDA devices. The package is imported only if such a device is used.
 
 =============  =======================================================================================
 `driver`       interface to the CUDA driver
@@ -17,8 +17,10 @@
 `runtime`      `CudaRuntime`, which uses all of these
 =============  =======================================================================================
 
-Theory of operation. CUDA's virtual memory management separates memory from addresses. A range of addresses is reserved
-once for each model; LoadWeights maps pages of the cache into it and copies the weights, and EvictWeights unmaps the
-pages. A graph that was captured when the model was read therefore stays valid, whichever pages hold the weights. While
-models are served, nothing is allocated and nothing is captured.
+This code has not run on a real device yet.
+
+Theory of operation. CUDA's virtual memory management separates memory from addresses. For each model, a range of
+addresses is reserved once. LoadWeights maps pages of the cache to these addresses and copies the weights. EvictWeights
+unmaps the pages. So a graph that was captured when the model was read stays valid, whichever pages contain the weights.
+While models are served, no memory is allocated and no graph is captured.
 """

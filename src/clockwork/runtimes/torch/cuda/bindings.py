@@ -1,6 +1,6 @@
-"""Calls the CUDA driver through NVIDIA's bindings (the package ``cuda-bindings``): the only module that does.
+"""The only module that calls the CUDA driver. It uses NVIDIA's bindings (the package ``cuda-bindings``).
 
-Rules of the file: each method is one call of the driver, whose result is checked. Not yet run on a real device.
+Each method is one call of the driver, and checks the result. This code has not run on a real device yet.
 """
 
 from typing import Any, Final
@@ -37,18 +37,21 @@ LOST: Final = frozenset(
         "TENSOR_MEMORY_LEAK",
     )
 )
-"""Errors that mean that "the process must be terminated and relaunched" (CUDA Driver API, CUresult), or that the device
-is lost."""
+"""Errors that mean that the device is lost.
+
+For some of these errors, the documentation states that "the process must be terminated and relaunched" (CUDA Driver
+API, CUresult).
+"""
 
 _MAX_NAME_CHARS: Final = 256
 _MAX_BUS_ID_CHARS: Final = 32
 
 
 class CudaDriver:
-    """See `clockwork.runtimes.torch.cuda.driver.Driver`."""
+    """The CUDA driver for one device; see `clockwork.runtimes.torch.cuda.driver.Driver`."""
 
     def __init__(self, device: int) -> None:
-        """Open device number ``device`` of those that CUDA shows to this process.
+        """Open device number ``device`` of the devices that CUDA shows to this process.
 
         Raises:
             InvalidRequestError: the bindings, the driver or the device are missing, or the driver is too old.
@@ -66,7 +69,7 @@ class CudaDriver:
             raise InvalidRequestError(
                 f"CUDA device {device} does not support virtual memory management, which Clockwork needs"
             )
-        # PyTorch uses the same context.
+        # PyTorch uses the same context of the device.
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
         self._properties = self._page_properties(device)
         self._access = self._access_description(device)
@@ -77,111 +80,111 @@ class CudaDriver:
 
     @property
     def name(self) -> str:
-        """Implement `Driver`."""
+        """Name of the device, such as ``NVIDIA H100 80GB HBM3``."""
         return self._name
 
     @property
     def granularity(self) -> Bytes:
-        """Implement `Driver`."""
+        """Number of bytes of which the sizes and addresses of pages are multiples."""
         return self._granularity
 
     def attach(self) -> None:
-        """Implement `Driver`."""
+        """Let the calling thread use the device."""
         self._call("cuCtxSetCurrent", self._context)
 
     def free_bytes(self) -> Bytes:
-        """Implement `Driver`."""
+        """Return the free memory of the device."""
         free, _ = self._call("cuMemGetInfo")
         return int(free)
 
     def check(self) -> None:
-        """Implement `Driver`."""
+        """Wait until the device has finished all work. Raise `DeviceLostError` if the device is lost."""
         self._call("cuCtxSynchronize")
 
     def clock_mhz(self) -> int:
-        """Implement `Driver`."""
+        """Return the current clock frequency in MHz, or 0 if it is unknown."""
         return self._clock()
 
     def reserve(self, nbytes: Bytes) -> Address:
-        """Implement `Driver`."""
+        """Reserve a range of addresses without memory."""
         return int(self._call("cuMemAddressReserve", nbytes, 0, self._cuda.CUdeviceptr(0), 0))
 
     def free_range(self, address: Address, nbytes: Bytes) -> None:
-        """Implement `Driver`."""
+        """Free reserved addresses. Nothing may be mapped to them."""
         self._call("cuMemAddressFree", self._cuda.CUdeviceptr(address), nbytes)
 
     def create_page(self, nbytes: Bytes) -> Handle:
-        """Implement `Driver`."""
+        """Allocate physical memory without an address. Raise `OutOfDeviceMemoryError` if there is too little."""
         return self._call("cuMemCreate", nbytes, self._properties, 0)
 
     def release_page(self, page: Handle) -> None:
-        """Implement `Driver`."""
+        """Free a page. It must not be mapped."""
         self._call("cuMemRelease", page)
 
     def map(self, address: Address, nbytes: Bytes, page: Handle) -> None:
-        """Implement `Driver`."""
+        """Map a page to reserved addresses. No page may be mapped to them yet."""
         self._call("cuMemMap", self._cuda.CUdeviceptr(address), nbytes, 0, page, 0)
 
     def allow(self, address: Address, nbytes: Bytes) -> None:
-        """Implement `Driver`."""
+        """Let the device read and write the range. Pages must be mapped to the whole range."""
         self._call("cuMemSetAccess", self._cuda.CUdeviceptr(address), nbytes, [self._access], 1)
 
     def unmap(self, address: Address, nbytes: Bytes) -> None:
-        """Implement `Driver`."""
+        """Unmap the page at this address. No running work may use the page."""
         self._call("cuMemUnmap", self._cuda.CUdeviceptr(address), nbytes)
 
     def allocate(self, nbytes: Bytes) -> Address:
-        """Implement `Driver`."""
+        """Allocate memory with an address. Raise `OutOfDeviceMemoryError` if there is too little."""
         return int(self._call("cuMemAlloc", nbytes))
 
     def free(self, address: Address) -> None:
-        """Implement `Driver`."""
+        """Free memory from `allocate`."""
         self._call("cuMemFree", self._cuda.CUdeviceptr(address))
 
     def pin(self, address: Address, nbytes: Bytes) -> None:
-        """Implement `Driver`."""
+        """Pin host memory, so that the device can read and write it directly."""
         self._call("cuMemHostRegister", address, nbytes, self._cuda.CU_MEMHOSTREGISTER_PORTABLE)
 
     def unpin(self, address: Address) -> None:
-        """Implement `Driver`."""
+        """Unpin host memory."""
         self._call("cuMemHostUnregister", address)
 
     def make_stream(self) -> Handle:
-        """Implement `Driver`."""
+        """Create a stream that does not wait for the default stream."""
         return self._call("cuStreamCreate", self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING.value)
 
     def make_event(self, sleeping: bool) -> Handle:
-        """Implement `Driver`."""
+        """Create an event with timing. If ``sleeping``, a thread that waits for the event sleeps instead of polling."""
         flags = self._cuda.CUevent_flags
         return self._call("cuEventCreate", (flags.CU_EVENT_BLOCKING_SYNC if sleeping else flags.CU_EVENT_DEFAULT).value)
 
     def record(self, event: Handle, stream: Handle) -> None:
-        """Implement `Driver`."""
+        """Set the event to the moment when all work in the stream is finished."""
         self._call("cuEventRecord", event, stream)
 
     def follow(self, stream: Handle, event: Handle) -> None:
-        """Implement `Driver`."""
+        """Make later work in the stream wait for the event."""
         self._call("cuStreamWaitEvent", stream, event, 0)
 
     def wait(self, event: Handle) -> None:
-        """Implement `Driver`."""
+        """Wait for the event."""
         self._call("cuEventSynchronize", event)
 
     def elapsed(self, first: Handle, second: Handle) -> Nanos:
-        """Implement `Driver`."""
+        """Return the time between two past events by the device's clock, with a resolution of 0.5 microseconds."""
         milliseconds: float = self._call("cuEventElapsedTime", first, second)
         return round(milliseconds * MILLISECOND)
 
     def copy_to_device(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
-        """Implement `Driver`."""
+        """Queue a copy from host memory. This memory must not change until the copy is done."""
         self._call("cuMemcpyHtoDAsync", self._cuda.CUdeviceptr(to), source, nbytes, stream)
 
     def copy_on_device(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
-        """Implement `Driver`."""
+        """Queue a copy within the device."""
         self._call("cuMemcpyDtoDAsync", self._cuda.CUdeviceptr(to), self._cuda.CUdeviceptr(source), nbytes, stream)
 
     def copy_to_host(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
-        """Implement `Driver`."""
+        """Queue a copy to host memory. Nothing may read this memory until the copy is done."""
         self._call("cuMemcpyDtoHAsync", to, self._cuda.CUdeviceptr(source), nbytes, stream)
 
     def _start(self) -> None:
@@ -216,10 +219,10 @@ class CudaDriver:
         return int(self._call("cuDeviceGetAttribute", attribute, self._device))
 
     def _call(self, function: str, *arguments: Any) -> Any:
-        """Call a function of the driver; return its value, or a tuple of several."""
+        """Call a function of the driver. Return its value, or a tuple of its values."""
         try:
             result, *values = getattr(self._cuda, function)(*arguments)
-        except RuntimeError as error:  # raised by the bindings: the library or the function is missing
+        except RuntimeError as error:  # the bindings raise it if the library or the function is missing
             raise CudaError(f"NVIDIA's driver has no {function} ({describe(error)}): install or update it") from error
         if result != self._cuda.CUresult.CUDA_SUCCESS:
             if result.name in LOST:

@@ -1,7 +1,7 @@
-"""Clock frequency of a device, from NVIDIA's management library (NVML, which is part of the driver).
+"""Reads the clock frequency of a device from NVIDIA's management library (NVML), which is part of the driver.
 
-Rules of the file: NVML is queried at most ten times a second. If it fails, only the frequency is unknown. Not yet run
-on a real device.
+NVML is queried at most ten times a second. If NVML fails, the frequency is unknown, and everything else works. This
+code has not run on a real device yet.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,14 @@ from clockwork.clock import MonotonicClock
 from clockwork.units import MILLISECOND, Nanos
 
 INTERVAL: Final[Nanos] = 100 * MILLISECOND
-"""Time for which a frequency is reused: devices change their clock within tens of milliseconds."""
+"""Time for which a frequency is reused. Devices change their clock within tens of milliseconds."""
 
 
 def make_clock(bus_id: str) -> Callable[[], int]:
-    """Return a function that gives the frequency in MHz of the device with this PCI bus id, or 0 if unknown."""
+    """Return a function that returns the clock frequency in MHz of the device with this PCI bus id.
+
+    The function returns 0 if the frequency is unknown.
+    """
     try:
         from cuda.bindings import nvml
 
@@ -36,7 +39,7 @@ class Clock:
         self._mhz = 0
 
     def __call__(self) -> int:
-        """Return the frequency in MHz; 0 if it is unknown."""
+        """Return the frequency in MHz, or 0 if it is unknown."""
         now = self._now()
         if self._queried_at is None or now - self._queried_at >= INTERVAL:
             self._queried_at = now

@@ -1,12 +1,12 @@
-"""The resources of a worker on one device, and the steps of a batch on it.
+"""Manages the resources of a worker on one device, and executes the steps of a batch.
 
 Theory of operation. The device has four streams: LOAD copies weights, INPUT copies inputs, EXEC computes, and OUTPUT
-copies outputs. Events order them, so that the copies of one batch run while another batch is computed. The EXEC thread
-waits only for the EXEC stream.
+copies outputs. CUDA events order the work of the streams. So the copies of one batch run while another batch is
+computed. The EXEC thread waits only for the EXEC stream.
 
-The device's clock measures the moments before and after the work of EXEC for a batch. The begin and end in a result are
-on the host's clock, because the controller plans all of the thread's work, including the launch of kernels. The result
-has the durations on both clocks, so no conversion between clocks is needed.
+The device's clock measures how long the EXEC stream works on a batch. The start and end in a result are times of the
+host's clock, because the controller plans all of the thread's work, including the launch of kernels. The result
+contains the durations by both clocks, so no conversion between clocks is needed.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,10 @@ from clockwork.units import Bytes, Nanos
 
 
 class StagedInputs(Struct, frozen=True, eq=False):
-    """A batch of inputs being copied to the device. Only the first ``rows`` of its ``padded`` rows are requests."""
+    """A batch of inputs that is being copied to the device.
+
+    Only the first ``rows`` of its ``padded`` rows belong to requests.
+    """
 
     lease: Lease
     layout: Layout
@@ -36,7 +39,7 @@ class StagedInputs(Struct, frozen=True, eq=False):
 
 
 class ComputedOutputs(Struct, frozen=True, eq=False):
-    """A batch of outputs being copied to the host."""
+    """A batch of outputs that is being copied to the host."""
 
     lease: Lease
     layout: Layout
@@ -45,7 +48,7 @@ class ComputedOutputs(Struct, frozen=True, eq=False):
 
 
 class Device:
-    """One device, with its streams and memory. Each method may be called by any thread."""
+    """One device, with its streams and memory. Any thread may call any method."""
 
     def __init__(self, number: int, driver: Driver, executor: Executor, cache: PageCache, staging: Staging) -> None:
         self.number = number
@@ -54,12 +57,12 @@ class Device:
         self.cache = cache
         self.staging = staging
         self._loading = Lock()
-        self.exec_lock = RLock()  #: held during work on EXEC: an inference or a capture
+        self.exec_lock = RLock()  #: held during work on EXEC, which is an inference or a capture
         self._load, self._input, self._output = (driver.make_stream() for _ in range(3))
         self._load_begin, self._load_end = (driver.make_event(sleeping=True) for _ in range(2))
 
     def copy_weights(self, to: Address, source: Address, nbytes: Bytes) -> Nanos:
-        """Copy weights to the device; return the duration by the device's clock."""
+        """Copy weights to the device. Return the duration by the device's clock."""
         driver = self.driver
         with self._loading:
             driver.record(self._load_begin, self._load)
@@ -88,9 +91,10 @@ class Device:
         return StagedInputs(lease, layout, rows, padded)
 
     def compute(self, staged: StagedInputs, work: Callable[[], Layout]) -> ComputedOutputs:
-        """Execute a batch: ``work`` queues operations on EXEC and returns the layout of the outputs.
+        """Execute a batch. ``work`` queues operations on EXEC and returns the layout of the outputs.
 
-        Returns when the device has executed them. The copy of the outputs to the host has then been started.
+        This method returns when the device has executed the operations. The copy of the outputs to the host has then
+        started.
 
         Raises:
             ServerError: PyTorch or the driver failed.
@@ -113,7 +117,7 @@ class Device:
         return ComputedOutputs(lease, layout, staged.rows, staged.padded)
 
     def read(self, computed: ComputedOutputs) -> list[Array]:
-        """Return the outputs, copied out of the slot, because sending them may take longer than a slot can stay in use.
+        """Return a copy of the outputs, so that the slot becomes free before the outputs are sent.
 
         Raises:
             ServerError: the driver failed.
@@ -126,16 +130,19 @@ class Device:
         return [array.copy() for array in arrays]
 
     def device_time(self, computed: ComputedOutputs) -> DeviceTime:
-        """Return the duration on EXEC, including copies on the device, and the clock frequency at about that time."""
+        """Return the time that the batch took on EXEC and the clock frequency at about that time.
+
+        The time includes copies on the device.
+        """
         self.driver.attach()
         slot = computed.lease.slot
         return DeviceTime(self.driver.elapsed(slot.begin, slot.end), self.driver.clock_mhz())
 
     def check_alive(self, error: BaseException) -> None:
-        """After a failure, check whether the device still works.
+        """Check whether the device still works. Call this method after a failure.
 
         Raises:
-            DeviceLostError: it does not, so every later call would fail as well.
+            DeviceLostError: the device does not work, so every later call would fail as well.
         """
         if isinstance(error, DeviceLostError):
             raise error

@@ -1,8 +1,9 @@
-"""Interface to the CUDA driver, for one device.
+"""Defines the interface to the CUDA driver for one device.
 
-Rules of the file: each method is one call of the driver, and callers follow its documentation ("Virtual Memory
-Management", "Stream Management", "Event Management"): the size of a page is a multiple of the granularity, a range is
-unmapped before it is freed, and access is set before the first copy. `tests/runtimes/torch/fake_driver.py` checks this.
+Each method is one call of the driver. Callers follow the rules of the driver's documentation ("Virtual Memory
+Management", "Stream Management", "Event Management"). The size of a page is a multiple of the granularity. A range is
+unmapped before it is freed. Access is set before the first copy. `tests/runtimes/torch/fake_driver.py` checks these
+rules.
 """
 
 from typing import Any, Protocol, TypeAlias
@@ -14,11 +15,11 @@ Address: TypeAlias = int
 """An address on the device or in host memory."""
 
 Handle: TypeAlias = Any
-"""The driver's handle of a page, stream or event. PyTorch's streams are numbers, which the driver accepts as well."""
+"""The driver's handle of a page, stream or event. The driver also accepts PyTorch's streams, which are numbers."""
 
 
 class CudaError(ServerError):
-    """An operation on the device failed. If the driver failed, the message has the name of its error."""
+    """An operation on the device failed. If the driver failed, the message contains the name of the driver's error."""
 
 
 class OutOfDeviceMemoryError(CudaError):
@@ -26,19 +27,20 @@ class OutOfDeviceMemoryError(CudaError):
 
 
 class Driver(Protocol):
-    """One device. Each thread calls ``attach`` first.
+    """One device. Each thread must call ``attach`` before any other method.
 
-    Every method may raise `CudaError`, or `clockwork.errors.DeviceLostError` if every later call would fail as well.
+    Every method may raise `CudaError`. If every later call would fail as well, a method raises
+    `clockwork.errors.DeviceLostError`.
     """
 
     @property
     def name(self) -> str:
-        """Name of the device, for example ``NVIDIA H100 80GB HBM3``."""
+        """Name of the device, such as ``NVIDIA H100 80GB HBM3``."""
         ...
 
     @property
     def granularity(self) -> Bytes:
-        """Sizes and addresses of pages are multiples of this."""
+        """Number of bytes of which the sizes and addresses of pages are multiples."""
         ...
 
     def attach(self) -> None:
@@ -50,11 +52,11 @@ class Driver(Protocol):
         ...
 
     def check(self) -> None:
-        """Wait until the device has finished all work. Raises `DeviceLostError` if the device is lost."""
+        """Wait until the device has finished all work. Raise `DeviceLostError` if the device is lost."""
         ...
 
     def clock_mhz(self) -> int:
-        """Return the current clock frequency; 0 if it is unknown."""
+        """Return the current clock frequency in MHz, or 0 if it is unknown."""
         ...
 
     # ------------------------------------------------------------------------------------------------------- memory
@@ -68,7 +70,7 @@ class Driver(Protocol):
         ...
 
     def create_page(self, nbytes: Bytes) -> Handle:
-        """Allocate physical memory without an address. Raises `OutOfDeviceMemoryError` if there is too little."""
+        """Allocate physical memory without an address. Raise `OutOfDeviceMemoryError` if there is too little."""
         ...
 
     def release_page(self, page: Handle) -> None:
@@ -76,19 +78,19 @@ class Driver(Protocol):
         ...
 
     def map(self, address: Address, nbytes: Bytes, page: Handle) -> None:
-        """Map a page to reserved addresses. They must not have a page yet."""
+        """Map a page to reserved addresses. No page may be mapped to them yet."""
         ...
 
     def allow(self, address: Address, nbytes: Bytes) -> None:
-        """Let the device read and write the range. Pages must be mapped to all of it."""
+        """Let the device read and write the range. Pages must be mapped to the whole range."""
         ...
 
     def unmap(self, address: Address, nbytes: Bytes) -> None:
-        """Unmap the page at this address. No running work may use it."""
+        """Unmap the page at this address. No running work may use the page."""
         ...
 
     def allocate(self, nbytes: Bytes) -> Address:
-        """Allocate memory with an address. Raises `OutOfDeviceMemoryError` if there is too little."""
+        """Allocate memory with an address. Raise `OutOfDeviceMemoryError` if there is too little."""
         ...
 
     def free(self, address: Address) -> None:
@@ -110,7 +112,7 @@ class Driver(Protocol):
         ...
 
     def make_event(self, sleeping: bool) -> Handle:
-        """Create an event with timing. ``sleeping``: a thread that waits for it sleeps instead of polling."""
+        """Create an event with timing. If ``sleeping``, a thread that waits for the event sleeps instead of polling."""
         ...
 
     def record(self, event: Handle, stream: Handle) -> None:
@@ -126,11 +128,11 @@ class Driver(Protocol):
         ...
 
     def elapsed(self, first: Handle, second: Handle) -> Nanos:
-        """Return the time between two past events by the device's clock (resolution 0.5 microseconds)."""
+        """Return the time between two past events by the device's clock, with a resolution of 0.5 microseconds."""
         ...
 
     def copy_to_device(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
-        """Queue a copy from host memory, which must not change until the copy is done."""
+        """Queue a copy from host memory. This memory must not change until the copy is done."""
         ...
 
     def copy_on_device(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
@@ -138,5 +140,5 @@ class Driver(Protocol):
         ...
 
     def copy_to_host(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:
-        """Queue a copy to host memory, which must not be read until the copy is done."""
+        """Queue a copy to host memory. Nothing may read this memory until the copy is done."""
         ...

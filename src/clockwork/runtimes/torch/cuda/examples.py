@@ -1,7 +1,7 @@
-"""Example inputs of the batches that a controller will send, so that their graphs can be captured in advance.
+"""Makes example inputs for the batches that a controller will send, so that graphs can be captured in advance.
 
-Rules of the file: the sizes are those of `clockwork.controller.measuring`: powers of two up to the largest batch, with
-free dimensions of `FREE_DIM`, or of 1 if the program refuses that size.
+The batch sizes are those of `clockwork.controller.measuring`, which are powers of two up to the largest batch. Free
+dimensions have size `FREE_DIM`, or 1 if the program refuses that size.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ FREE_DIM: Final = 128
 """Size of free dimensions, as in `clockwork.controller.config.ProfilingConfig`."""
 
 MAX_BATCH: Final = 16
-"""Default of the largest batch, as in `clockwork.controller.config.ProfilingConfig`."""
+"""Default size of the largest batch, as in `clockwork.controller.config.ProfilingConfig`."""
 
 _TYPES: Final[dict[str, Any]] = {datatype.value: dtype for dtype, datatype in DATATYPES.items()}
 
@@ -39,7 +39,7 @@ class Example(Struct, frozen=True):
 
 
 def examples(info: HostModelInfo, program: Program, max_batch: int) -> Iterator[Example]:
-    """Yield an example for each batch size that the program accepts, smallest first."""
+    """Yield an example for each batch size that the program accepts, with the smallest first."""
     for free in (FREE_DIM, 1):
         if _accepted(program, shapes_of(info, 1, free)):
             rows = 1
@@ -53,7 +53,7 @@ def examples(info: HostModelInfo, program: Program, max_batch: int) -> Iterator[
 
 
 def shapes_of(info: HostModelInfo, rows: int, free: int) -> tuple[Shape, ...]:
-    """Return the shapes of the inputs for ``rows`` rows, with free dimensions of size ``free``."""
+    """Return the shapes of the inputs for ``rows`` rows. Free dimensions have size ``free``."""
     shapes = []
     for info_of_input in info.inputs:
         shape = tuple(free if dim == FREE else dim for dim in info_of_input.shape)

@@ -1,8 +1,8 @@
-"""Interface to PyTorch on a device, and its implementation.
+"""Defines the interface to PyTorch on a device, and implements it.
 
-Rules of the file: all work is queued on one stream, EXEC, and uses one pool of memory, which is limited and allocated
-at the start. Graphs run one after another, so they can share this memory. Nothing here waits for the device. Not yet
-run on a real device; tests use an executor that does the same on the CPU.
+All work is queued on one stream, EXEC. It uses one pool of memory, which has a limit and is allocated at the start.
+Graphs run one after another, so they can share this memory. No method waits for the device. This code has not run on a
+real device yet. Tests use an executor that does the same on the CPU.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,43 +20,43 @@ from clockwork.units import Bytes, show_bytes
 ValueT = TypeVar("ValueT")
 
 TAKEN_SHARE: Final = 0.9
-"""Share of the workspace that is allocated in one piece at the start; PyTorch's small allocations use the rest."""
+"""Share of the workspace that is allocated in one piece at the start. PyTorch's small allocations use the rest."""
 
 _CAPTURING: Final = Lock()
-"""Held during a capture: PyTorch allows only one capture at a time in a process."""
+"""Held during a capture, because PyTorch allows only one capture at a time in a process."""
 
 
 class Executor(Protocol):
-    """PyTorch on a device. All methods may raise `OutOfDeviceMemoryError`, and RuntimeError for errors of PyTorch."""
+    """PyTorch on a device. All methods may raise `OutOfDeviceMemoryError`, or RuntimeError for errors of PyTorch."""
 
     @property
     def device_type(self) -> str:
-        """PyTorch's name of the type of device: ``cuda``."""
+        """PyTorch's name of the type of device, such as ``cuda``."""
         ...
 
     @property
     def stream(self) -> Handle:
-        """The stream, as a handle for the driver."""
+        """The stream EXEC, as a handle for the driver."""
         ...
 
     def at(self, address: Address, nbytes: Bytes) -> Any:
-        """Return a tensor of the bytes at a mapped address. It stays valid if other pages are mapped there."""
+        """Return a tensor of the bytes at a mapped address. The tensor stays valid if other pages are mapped there."""
         ...
 
     def queue(self, compute: Callable[[], ValueT]) -> ValueT:
-        """Call ``compute``, whose operators are queued on the stream one by one."""
+        """Call ``compute``. Its operators are queued on the stream one by one."""
         ...
 
     def capture(self, compute: Callable[[], ValueT]) -> tuple[Callable[[], None], ValueT]:
-        """Record the operators of ``compute`` without executing them; return a function that queues all of them.
+        """Record the operators of ``compute`` without executing them. Return a function that queues all of them.
 
-        ``compute`` must have been called by `queue` before. Raises RuntimeError if ``compute`` cannot be recorded.
+        `queue` must have called ``compute`` before. If ``compute`` cannot be recorded, RuntimeError is raised.
         """
         ...
 
 
 class _Bytes:
-    """Memory of the device in the form that PyTorch accepts (``__cuda_array_interface__`` 3)."""
+    """Memory of the device in the form that PyTorch accepts (version 3 of ``__cuda_array_interface__``)."""
 
     def __init__(self, address: Address, nbytes: Bytes) -> None:
         self.__cuda_array_interface__ = {
@@ -72,7 +72,7 @@ class TorchExecutor:
     """Implements `Executor` with PyTorch on CUDA device number ``index``."""
 
     def __init__(self, index: int, workspace_bytes: Bytes) -> None:
-        """Allocate ``workspace_bytes`` of the device, which is PyTorch's limit.
+        """Allocate ``workspace_bytes`` of the device's memory. PyTorch may not use more than this.
 
         Raises:
             InvalidRequestError: PyTorch has no CUDA or cannot use it, or the device has too little memory.
@@ -102,25 +102,28 @@ class TorchExecutor:
 
     @property
     def device_type(self) -> str:
-        """Implement `Executor`."""
+        """PyTorch's name of the type of device, such as ``cuda``."""
         return "cuda"
 
     @property
     def stream(self) -> Handle:
-        """Implement `Executor`."""
+        """The stream EXEC, as a handle for the driver."""
         return int(self._stream.cuda_stream)
 
     def at(self, address: Address, nbytes: Bytes) -> Any:
-        """Implement `Executor`."""
+        """Return a tensor of the bytes at a mapped address. The tensor stays valid if other pages are mapped there."""
         return torch.as_tensor(_Bytes(address, nbytes), device=self._device)
 
     def queue(self, compute: Callable[[], ValueT]) -> ValueT:
-        """Implement `Executor`."""
+        """Call ``compute``. Its operators are queued on the stream one by one."""
         with self._on_stream(), torch.cuda.use_mem_pool(self._pool, self._device):
             return compute()
 
     def capture(self, compute: Callable[[], ValueT]) -> tuple[Callable[[], None], ValueT]:
-        """Implement `Executor`. Other threads may use the device meanwhile."""
+        """Record the operators of ``compute`` without executing them. Return a function that queues all of them.
+
+        Other threads may use the device meanwhile.
+        """
         graph = torch.cuda.CUDAGraph()
         recording = torch.cuda.graph(graph, self._pool.id, self._stream, capture_error_mode="thread_local")
         with _CAPTURING, self._on_stream(), recording:

@@ -1,15 +1,16 @@
-"""The captured graphs of one program on one device: one for each batch size.
+"""Captures and replays the graphs of one program on one device. There is one graph for each batch size.
 
-More precisely, there is one for each combination of input shapes; usually only the batch size differs.
+More precisely, there is one graph for each combination of input shapes. Usually, only the batch size differs.
 
-Theory of operation. Replaying a graph is one call for hundreds of kernels, and takes the same time every time. A graph
-reads from the device's input area and writes to its output area (`staging`), so it holds no memory between two replays:
-all graphs of a device share one pool. A graph is kept only if it computes the same outputs as the program executed
-operator by operator. If it does not, or if the program cannot be captured because the host must read a value in
-between, the program is executed operator by operator, and the log reports this once for each model.
+Theory of operation. A replay of a graph is one call for hundreds of kernels, and always takes the same time. A graph
+reads from the device's input area and writes to its output area (`staging`). So it needs no memory between two replays,
+and all graphs of a device share one pool. A graph is kept only if it computes the same outputs as the program computes
+operator by operator. Some programs cannot be captured, because the host must read a value in between. Such programs,
+and programs whose graph computes other outputs, are executed operator by operator. The log reports this once for each
+model.
 
-Nothing is captured while a model is served. A batch between two sizes is padded to the next one; a batch with other
-shapes than those captured is executed operator by operator.
+While a model is served, no graph is captured. A batch between two sizes is padded to the larger size. A batch with
+other shapes is executed operator by operator.
 """
 
 import logging
@@ -26,7 +27,7 @@ from clockwork.runtimes.torch.shapes import Shape
 from clockwork.runtimes.torch.weights import Layout, contiguous
 
 MAX_GRAPHS: Final = 16
-"""Limit of graphs for each model on each device: the powers of two up to 32,768."""
+"""Limit of the number of graphs for each model on each device. It suffices for the powers of two up to 32,768."""
 
 log = logging.getLogger("clockwork.worker")
 
@@ -56,7 +57,7 @@ class Graphs:
         self._input_area = executor.at(staging.input_area, staging.slot_bytes)
         self._output_area = executor.at(staging.output_area, staging.slot_bytes)
         self._warned = False
-        self.fallback = ""  #: reason for execution operator by operator; empty if graphs are used
+        self.fallback = ""  #: why the program is executed operator by operator; empty if graphs are used
 
     @property
     def known(self) -> tuple[tuple[Shape, ...], ...]:
@@ -75,11 +76,11 @@ class Graphs:
         return captured.replayed
 
     def operators(self, layout: Layout) -> Callable[[], Layout]:
-        """Return the work that executes the program operator by operator."""
+        """Return the work for `Device.compute` that executes the program operator by operator."""
         return lambda: self._device.executor.queue(lambda: self._compute(layout))
 
     def capture(self, staged: StagedInputs, shapes: tuple[Shape, ...]) -> bool:
-        """Capture a graph for inputs of these shapes; return whether that was possible.
+        """Capture a graph for inputs of these shapes. Return whether that was possible.
 
         Raises:
             OutOfDeviceMemoryError: there is too little memory for the graph.
@@ -120,5 +121,5 @@ class Graphs:
 
 
 def _same(expected: list[Array], found: list[Array]) -> bool:
-    """Return whether outputs are equal, within the tolerance for kernels that add in any order."""
+    """Return whether outputs are equal, within a tolerance. Kernels may add numbers in any order."""
     return len(expected) == len(found) and all(map(is_close, expected, found))

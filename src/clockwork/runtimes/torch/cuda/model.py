@@ -1,7 +1,7 @@
-"""Models for CUDA devices: `CudaModel` in host memory, and `LoadedCudaModel` on a device.
+"""The two forms of a model for CUDA devices: in host memory (`CudaModel`) and on a device (`LoadedCudaModel`).
 
-Rules of the file: every inference calls `LoadedCudaModel`, which never allocates memory or captures a graph.
-`CudaModel` does both when it is created.
+`LoadedCudaModel` executes every inference. It never allocates memory or captures a graph. `CudaModel` does both when it
+is created.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,14 +33,14 @@ _FAILURES: Final[tuple[type[Exception], ...]] = (CudaError, *FAILURES)
 
 
 class StagedBatch(NamedTuple):
-    """Staged inputs, and their shapes including the rows that pad the batch to the size of a graph."""
+    """Staged inputs and their shapes. The shapes include the rows that pad the batch to the size of a graph."""
 
     staged: StagedInputs
     shapes: tuple[Shape, ...]
 
 
 class CudaModel:
-    """A model in host memory: a program, its weights in one block, and its graphs for each device."""
+    """A model in host memory. It consists of a program, one block with its weights, and its graphs for each device."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class CudaModel:
         max_batch: int,
         name: str,
     ) -> None:
-        """Prepare a model for all devices; `prepare` captures its graphs. ``name`` is shown in messages.
+        """Create a model for all devices. `prepare` captures its graphs. Messages contain ``name``.
 
         Raises:
             CudaError: the driver has no addresses for the weights.
@@ -67,14 +67,14 @@ class CudaModel:
 
     @property
     def info(self) -> HostModelInfo:
-        """Return the description of the model, with a note if it has no CUDA graph."""
+        """Description of the model, with a note if the model has no CUDA graph."""
         for resident in self.residents:
             if self._captured[resident.device.number] and resident.graphs.fallback:
                 return msgspec.structs.replace(self._info, note=f"no CUDA graph: {resident.graphs.fallback}")
         return self._info
 
     def prepare(self) -> None:
-        """Capture the graphs on each device with enough free pages; on the others the first load captures them.
+        """Capture the graphs on each device with enough free pages. On other devices, the first load captures them.
 
         Raises:
             ServerError: the program cannot be executed or captured on a device.
@@ -112,7 +112,7 @@ class CudaModel:
         self._captured[number] = True
 
     def _capture_one(self, resident: Resident, example: Example) -> bool:
-        """Capture a graph for one batch size; return whether to try the next one."""
+        """Capture a graph for one batch size. Return whether to try the next batch size."""
         device = resident.device
 
         def fill(places: list[Array]) -> None:
@@ -150,11 +150,11 @@ class LoadedCudaModel:
 
     @property
     def fallback(self) -> str:
-        """Reason why the model is executed operator by operator; empty if it has graphs."""
+        """Reason why the model is executed operator by operator. Empty if the model has graphs."""
         return self._resident.graphs.fallback
 
     def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> StagedBatch:
-        """Write the rows of several requests to pinned memory as one batch, and start its upload to the device.
+        """Write the rows of several requests to pinned memory as one batch, and start the copy to the device.
 
         Raises:
             InvalidRequestError: a payload does not match its specs or the model.
@@ -184,7 +184,7 @@ class LoadedCudaModel:
         return StagedBatch(staged, shapes)
 
     def execute(self, batch: StagedBatch) -> ComputedOutputs:
-        """Run the model on the batch. On return the copy of the outputs to the host has been started.
+        """Run the model on the batch. When this method returns, the copy of the outputs to the host has started.
 
         Raises:
             InvalidRequestError: the model refuses these inputs.
@@ -200,11 +200,11 @@ class LoadedCudaModel:
         )
 
     def device_time(self, outputs: ComputedOutputs) -> DeviceTime:
-        """Return the time that the device needed."""
+        """Return the time that the device took for the batch."""
         return self._device.device_time(outputs)
 
     def close(self) -> None:
-        """Free the pages. The model is not running, because `execute` waits for the device."""
+        """Free the pages. The model is not running at this time, because `execute` waits for the device."""
         model, self._model = self._model, None
         if model is not None:
             _translated(self._device, self._resident.unload, execution_error)
@@ -220,7 +220,10 @@ class LoadedCudaModel:
 
 
 def _fill(to: Array, arrays: list[Array]) -> None:
-    """Write the rows one after another, and fill the rest with the last row: other values might be invalid inputs."""
+    """Write the rows one after another, and fill the rest with copies of the last row.
+
+    Other values might be invalid inputs.
+    """
     if len(arrays) == 1 and to.shape == arrays[0].shape:
         np.copyto(to, arrays[0])
         return
@@ -230,7 +233,7 @@ def _fill(to: Array, arrays: list[Array]) -> None:
 
 
 def _translated(device: Device, work: Callable[[], ValueT], translate: Callable[[Exception], Exception]) -> ValueT:
-    """Do the work; if it fails, raise the error made by ``translate``, or `DeviceLostError` if the device is lost."""
+    """Do the work. If it fails, raise the error that ``translate`` returns, or `DeviceLostError` for a lost device."""
     try:
         return work()
     except _FAILURES as error:

@@ -1,7 +1,7 @@
-"""A weights cache: physical pages of a device, all allocated at the start.
+"""Implements a weights cache. It consists of physical pages of a device, which are all allocated at the start.
 
-Rules of the file: pages are kept until the end, so that no other allocation can make a LoadWeights fail. Any page is as
-good as another; the controller accounts only for their number.
+The cache never returns pages to the device before it is closed. So no other allocation can make a LoadWeights fail. All
+pages are alike; the controller counts only how many are free.
 """
 
 from threading import Lock
@@ -12,7 +12,7 @@ from clockwork.units import Bytes, Pages, show_bytes
 
 
 class PageCache:
-    """The pages, and the list of free ones. Thread-safe."""
+    """All pages, and the list of free pages. Any thread may call any method."""
 
     def __init__(self, driver: Driver, pages: Pages, page_size: Bytes) -> None:
         """Allocate all pages.
@@ -53,7 +53,7 @@ class PageCache:
         return len(self._all) * self.page_size
 
     def pages_of(self, nbytes: Bytes) -> Pages:
-        """Return the number of pages for ``nbytes``; at least one, as the controller counts."""
+        """Return the number of pages for ``nbytes``. It is at least one, as in the controller's count."""
         return max(1, -(-nbytes // self.page_size))
 
     def take(self, count: Pages) -> list[Handle]:
@@ -71,12 +71,12 @@ class PageCache:
             return taken
 
     def put_back(self, pages: list[Handle]) -> None:
-        """Mark pages as free; none of them is mapped."""
+        """Mark pages as free. None of these pages may be mapped."""
         with self._lock:
             self._free += pages
 
     def close(self) -> None:
-        """Return all pages to the device; all must be free."""
+        """Return all pages to the device. All pages must be free."""
         for page in self._all:
             self._driver.release_page(page)
         self._all = []

@@ -1,7 +1,7 @@
-"""Pinned host memory, which the device reads directly, within a budget.
+"""Manages pinned host memory, which a device can read directly. The amount is limited.
 
-Rules of the file: pinned memory is not available to other programs on the machine, so there is a limit. Weights beyond
-the limit are copied through the driver's small buffer, at a fraction of the speed; the log reports this once.
+Other programs on the machine cannot use pinned memory, so there is a limit. Weights beyond the limit are copied through
+the driver's small buffer, at a fraction of the speed. The log reports this once.
 """
 
 import logging
@@ -14,7 +14,7 @@ log = logging.getLogger("clockwork.worker")
 
 
 class PinnedBudget:
-    """The pinned memory and its limit. Thread-safe."""
+    """The pinned memory and its limit. Any thread may call any method."""
 
     def __init__(self, driver: Driver, limit: Bytes) -> None:
         self._driver = driver
@@ -25,11 +25,11 @@ class PinnedBudget:
 
     @property
     def pinned_bytes(self) -> Bytes:
-        """Bytes that are pinned."""
+        """Number of bytes that are pinned."""
         return sum(self._pinned.values())
 
     def pin(self, address: Address, nbytes: Bytes) -> bool:
-        """Pin a block of host memory; return False if that is not possible."""
+        """Pin a block of host memory. Return False if that is not possible."""
         with self._lock:
             reason = ""
             if self.pinned_bytes + nbytes > self._limit:
@@ -48,7 +48,7 @@ class PinnedBudget:
             return not reason
 
     def unpin(self, address: Address) -> None:
-        """Unpin a block; does nothing if it is not pinned."""
+        """Unpin a block. If the block is not pinned, do nothing."""
         with self._lock:
             if self._pinned.pop(address, None) is not None:
                 self._driver.attach()

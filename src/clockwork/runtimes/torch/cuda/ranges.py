@@ -1,4 +1,4 @@
-"""The fixed addresses of a model's weights, mapped to pages while the weights are loaded."""
+"""Manages the fixed addresses of a model's weights. Pages are mapped to them while the weights are loaded."""
 
 from clockwork.runtimes.torch.cuda.driver import Address, Driver, Handle
 from clockwork.runtimes.torch.cuda.pages import PageCache
@@ -6,10 +6,10 @@ from clockwork.units import Pages
 
 
 class WeightsRange:
-    """A range of addresses, reserved until `close`. Not thread-safe."""
+    """A range of addresses, which stays reserved until `close`. Not safe for use by several threads at once."""
 
     def __init__(self, driver: Driver, cache: PageCache, pages: Pages) -> None:
-        """Reserve the addresses. Raises `CudaError` if no addresses are free."""
+        """Reserve the addresses. Raise `CudaError` if no addresses are free."""
         self._driver = driver
         self._cache = cache
         self._count = pages
@@ -44,7 +44,7 @@ class WeightsRange:
         self._pages = pages
 
     def unmap(self) -> None:
-        """Unmap and free the pages, if there are any. No running work may use the weights."""
+        """Unmap and free the pages, if any are mapped. No running work may use the weights."""
         if not self._pages:
             return
         pages, self._pages = self._pages, []
@@ -52,11 +52,11 @@ class WeightsRange:
         self._cache.put_back(pages)
 
     def close(self) -> None:
-        """Free the addresses, and the pages if there are any."""
+        """Free the addresses. If pages are mapped, free these as well."""
         self.unmap()
         self._driver.free_range(self.address, self._nbytes)
 
     def _unmap_pages(self, count: Pages) -> None:
         size = self._cache.page_size
-        for i in range(count):  # pages are unmapped one by one, as they were mapped
+        for i in range(count):  # the pages are unmapped one by one, because they were mapped one by one
             self._driver.unmap(self.address + i * size, size)

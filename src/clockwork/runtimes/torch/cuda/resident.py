@@ -1,10 +1,10 @@
-"""One program on one device: the addresses of its weights, and its graphs.
+"""Manages one program on one device, with the addresses of its weights and its graphs.
 
 Theory of operation. A captured graph contains the addresses of weights. Weights must therefore be loaded to the same
-addresses each time: the *first* range, for which the graphs are captured once. Copies of a model that are loaded at the
-same time each have their own pages, filled by a separate copy, so that they cost as much as any other model. Because
-all copies hold the same bytes, all of them are executed with the weights in the first range, which is mapped first and
-unmapped last.
+addresses each time. These addresses are the *first* range, for which the graphs are captured once. Several copies of a
+model can be loaded at the same time. Each copy has its own pages and is copied separately, so that it costs as much as
+any other model. All copies contain the same bytes. So all of them are executed with the weights in the first range,
+which is mapped first and unmapped last.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,13 @@ from clockwork.units import Nanos
 
 
 class Resident:
-    """A program on a device. Called by the LOAD thread and by threads that unload."""
+    """A program on a device. The LOAD thread and threads that unload models call its methods."""
 
     def __init__(self, device: Device, program: Program, name: str) -> None:
-        """``name`` is the model's name in messages. Raises `CudaError` if no addresses are free."""
+        """Reserve the first range of addresses. ``name`` is the model's name in messages.
+
+        Raises `CudaError` if no addresses are free.
+        """
         self.device = device
         self._program = program
         self._name = name
@@ -35,7 +38,7 @@ class Resident:
 
     @property
     def graphs(self) -> Graphs:
-        """The graphs of the program, which must have been loaded once."""
+        """The graphs of the program. The program must have been loaded once."""
         assert self._graphs is not None
         return self._graphs
 
@@ -45,10 +48,10 @@ class Resident:
         return self.device.cache.free >= self._pages
 
     def load(self) -> Nanos:
-        """Map pages and copy the weights; return the duration of the copy by the device's clock.
+        """Map pages and copy the weights. Return the duration of the copy by the device's clock.
 
         Raises:
-            ServerError: too few pages are free, or the driver failed; nothing has changed then.
+            ServerError: too few pages are free, or the driver failed. Nothing has changed in this case.
         """
         with self._lock:
             if not self._first.mapped:

@@ -1,4 +1,4 @@
-"""`CudaRuntime`: loads exported programs into host memory, for CUDA devices. Not yet run on a real device."""
+"""Loads exported programs into host memory for CUDA devices. This code has not run on a real device yet."""
 
 import weakref
 from collections import deque
@@ -27,8 +27,9 @@ from clockwork.runtimes.torch.tensors import accept_read_only
 from clockwork.units import GIB, MIB, Bytes, show_bytes
 
 CACHE_SHARE: Final = 0.9
-"""Default share of the weights cache in the memory left by workspace and I/O memory; graphs and the driver use the
-rest."""
+"""Default share of memory that the weights cache takes after workspace and I/O memory. Graphs and the driver use the
+rest.
+"""
 
 WORKSPACE_BYTES: Final[Bytes] = 2 * GIB
 """Default size of the workspace on each device."""
@@ -41,7 +42,7 @@ PINNED_BYTES: Final[Bytes] = 64 * GIB
 
 
 class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
-    """Executes exported programs with PyTorch on CUDA devices. See `clockwork.runtimes.base.Runtime`."""
+    """Executes exported programs with PyTorch on CUDA devices; see `clockwork.runtimes.base.Runtime`."""
 
     def __init__(
         self,
@@ -57,11 +58,11 @@ class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
         make_executor: Callable[[int, Bytes], Executor] = TorchExecutor,
         batching: BatchingOptions | None = None,
     ) -> None:
-        """Allocate the memory of each device: ``cache_bytes`` for weights, or `CACHE_SHARE` of the rest.
+        """Allocate the memory of each device. Weights get ``cache_bytes``, or by default `CACHE_SHARE` of the rest.
 
-        ``pinned_bytes`` is the limit of pinned host memory for weights, ``workspace_bytes`` the memory that inferences
-        compute in, and ``io_bytes`` the memory for inputs and outputs, on the device and, pinned, in the host. Graphs
-        are captured for batches of up to ``max_batch`` rows.
+        ``pinned_bytes`` is the limit of pinned host memory for weights. ``workspace_bytes`` is the memory in which
+        inferences compute. ``io_bytes`` is the memory for inputs and outputs. It is allocated on the device and, as
+        pinned memory, in the host. Graphs are captured for batches of up to ``max_batch`` rows.
 
         Raises:
             InvalidRequestError: the devices do not exist, or have too little memory.
@@ -72,7 +73,7 @@ class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
                 "least 1"
             )
         accept_read_only()
-        use_threads(1)  # the host only launches kernels
+        use_threads(1)  # one thread suffices, because the host only launches kernels
         self.max_batch = max_batch
         drivers = [make_driver(i) for i in range(devices)]
         kinds = {driver.name for driver in drivers}
@@ -122,8 +123,9 @@ class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
         info = program_info(file, program, policy)
         move(program, self.devices[0].executor.device_type)
         model = CudaModel(info, program, self.devices, self._budget, self.max_batch, file.path.name)
-        # Loaded models refer to their model, so nothing is loaded once the model is unreferenced. The garbage collector
-        # may find this at any moment and in any thread, so the resources are only recorded then, and freed later.
+        # A loaded model refers to its model. So when nothing refers to a model any more, it is not loaded on any
+        # device. The garbage collector may find this at any moment and in any thread. The resources are therefore only
+        # recorded at that moment, and freed later.
         weakref.finalize(model, self._unreferenced.append, (model.residents, program)).atexit = False
         model.prepare()
         return model

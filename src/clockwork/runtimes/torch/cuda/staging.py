@@ -1,13 +1,13 @@
-"""Memory for inputs and outputs, on the device and in the host, all allocated at the start.
+"""Manages memory for inputs and outputs, on the device and in the host. It is all allocated at the start.
 
 Theory of operation. A *slot* consists of pinned host memory and the same amount of device memory. The inputs of a batch
-are written to the host memory of a slot, and copied to its device memory while another batch is executed; outputs are
-copied in the other direction. Graphs read and write fixed addresses, so all graphs of a device share two *areas*, one
-for inputs and one for outputs. Just before a batch is executed, its inputs are copied on the device from their slot to
-the input area.
+are written to the host memory of a slot. They are copied to the slot's device memory while another batch is executed.
+Outputs are copied in the other direction. Graphs read and write fixed addresses. So all graphs of a device share two
+*areas*, one for inputs and one for outputs. Just before a batch is executed, its inputs are copied on the device from
+their slot to the input area.
 
-The threads of a worker hold at most `SLOTS` batches of inputs at a time, so they never wait for a slot. For outputs,
-`SLOTS` is the number of batches that can wait for the network thread.
+The threads of a worker use at most `SLOTS` batches of inputs at a time, so they never wait for a slot. Up to `SLOTS`
+batches of outputs can wait for the network thread.
 """
 
 from queue import Empty, SimpleQueue
@@ -21,17 +21,23 @@ from clockwork.runtimes.torch.weights import ALIGNMENT, host_block
 from clockwork.units import Bytes, show_bytes
 
 SLOTS: Final = 4
-"""Batches of inputs that can hold a slot at once. EXEC holds the batch being executed, and one that is prepared or
-executed again request by request. INPUT holds a prepared batch, and the batch that replaces it."""
+"""Number of batches of inputs that can use slots at once.
+
+The EXEC lane uses two: the batch that is executed, and a batch that is prepared or executed again request by request.
+The INPUT lane uses two: a prepared batch, and the batch that replaces it.
+"""
 
 _PARTS: Final = 2 * SLOTS + 2
 
 MAX_SLOT_WAIT: Final = 2.0
-"""Longest wait for a slot, in seconds: the network thread, which sends outputs, may be busy that long."""
+"""Longest wait for a slot in seconds. The network thread, which sends outputs, may be busy for this time."""
 
 
 class Slot(Struct, frozen=True, eq=False):
-    """Memory for one batch of inputs or outputs, with events for start and end of its work, and the end of its copy."""
+    """Memory for one batch of inputs or outputs, with CUDA events.
+
+    The events mark the start and end of the batch's work, and the end of its copy.
+    """
 
     host: Any  #: a tensor of bytes
     host_address: Address
@@ -49,7 +55,8 @@ class Lease:
         self._back = back
 
     def __del__(self) -> None:
-        self._back.put(self.slot)  # reentrant, because a lease may be deleted at any moment, even during this call
+        # this call is reentrant, because a lease may be deleted at any moment, even during this call
+        self._back.put(self.slot)
 
 
 class Staging:
@@ -98,14 +105,14 @@ class Staging:
         return self._take(self._inputs, "inputs")
 
     def take_output(self) -> Lease:
-        """Take a slot for outputs; raises like `take_input`."""
+        """Take a slot for outputs. The errors are those of `take_input`."""
         return self._take(self._outputs, "outputs")
 
     def check_fits(self, nbytes: Bytes, what: str) -> None:
         """Check that ``nbytes`` fit into a slot.
 
         Raises:
-            ServerError: they do not.
+            ServerError: they do not fit.
         """
         if nbytes > self.slot_bytes:
             raise ServerError(

@@ -1,7 +1,7 @@
-"""Finds the axis of the rows in each tensor of an exported program; see `clockwork.runtimes.rows`.
+"""Decides from an exported program whether its rows are independent. `clockwork.runtimes.rows` explains the method.
 
-`graph` visits the nodes, `call` is the argument of a rule, and `rules` and `layers` have the rules of ATen's operators.
-Shapes are those found by ``torch.export``, with symbols for sizes that are not fixed.
+`graph` visits the nodes. `call` defines the argument of a rule. `rules` and `layers` contain the rules of ATen's
+operators. ``torch.export`` has determined all shapes. Sizes that are not fixed are symbols.
 """
 
 from clockwork.runtimes.torch.rows.graph import analyse

@@ -1,4 +1,4 @@
-"""A call of an operator, which is the argument of its rule, and the table of rules."""
+"""Defines the call of an operator, which is the argument of a rule, and the table of rules."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
@@ -9,7 +9,9 @@ from clockwork.runtimes.rows.size import Size
 from clockwork.runtimes.rows.value import COUNTS, MixesRowsError, Shape, UnknownRowsError, Value
 
 Result: TypeAlias = Value | Sequence[Value]
-"""Result of a rule: a tensor, or several. The caller replaces their shapes by those that the exporter found."""
+"""Result of a rule, which is one tensor or several. The caller replaces their shapes by the shapes that the exporter
+found.
+"""
 
 Rule: TypeAlias = Callable[["Call"], Result]
 
@@ -20,10 +22,13 @@ rule: Final = RULES.rule
 
 
 class Call:
-    """One call: its arguments by name, with a `Value` for each tensor and a `Size` for each size that is not fixed."""
+    """A call of an operator, with its arguments by name.
+
+    A tensor is a `Value`. A size that is not fixed is a `Size`.
+    """
 
     def __init__(self, operator: str, arguments: dict[str, Any], shapes: Sequence[Shape]) -> None:
-        """``shapes`` are those of the outputs."""
+        """``shapes`` are the shapes of the outputs."""
         self.operator = operator
         self.arguments = arguments
         self.shapes = shapes
@@ -46,11 +51,14 @@ class Call:
 
     @property
     def first(self) -> Value:
-        """The first argument, a tensor."""
+        """The first argument, which must be a tensor."""
         return self.value(next(iter(self.arguments), ""))
 
     def tensors(self, *names: str) -> list[Value]:
-        """Return all tensors among the arguments, including those in lists, or only those of the named arguments."""
+        """Return all tensors among the arguments with these names, including tensors in lists.
+
+        Without names, return the tensors of all arguments.
+        """
         found: list[Value] = []
         for name, argument in self.arguments.items():
             if not names or name in names:
@@ -65,7 +73,7 @@ class Call:
         """Check that no number among the arguments depends on the number of rows.
 
         Raises:
-            MixesRowsError: one does.
+            MixesRowsError: a number depends on the number of rows.
         """
         for argument in self.arguments.values():
             for each in argument if isinstance(argument, list | tuple) else [argument]:
@@ -73,14 +81,14 @@ class Call:
                     raise MixesRowsError(COUNTS)
 
     def axes(self, rank: int, name: str = "dim") -> tuple[int, ...]:
-        """Return the axes in an argument, which is a number or a list; all axes if it is missing."""
+        """Return the axes in an argument, which is a number or a list. If the argument is missing, return all axes."""
         found = self.arguments.get(name)
         if found is None or found == []:
             return tuple(range(rank))
         return tuple(axis_of(int(axis), rank) for axis in (found if isinstance(found, list | tuple) else [found]))
 
     def axis(self, rank: int, default: int | None = None, name: str = "dim") -> int:
-        """Return the axis given by an argument."""
+        """Return the axis that an argument contains."""
         found = self.get(name, default)
         if not isinstance(found, int):
             raise UnknownRowsError(f"has no {name!r}")

@@ -28,7 +28,7 @@ RESHAPING: Final = frozenset((
     "view", "reshape", "_unsafe_view", "_reshape_alias", "unflatten", "expand", "broadcast_to", "repeat", "slice",
     "zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "arange", "group_norm", "native_group_norm",
 ))  # fmt: skip
-"""Operators that may use the number of rows as a size; their rules or the resulting shapes show how it is used."""
+"""Operators that may use the number of rows as a size. Their rules or the resulting shapes show how they use it."""
 
 NO_RULE: Final = "is an operator without a rule"
 _SIZES: Final = ("aten::sym_size", "aten::sym_numel", "aten::sym_stride", "aten::sym_storage_offset")
@@ -37,8 +37,8 @@ _SIZES: Final = ("aten::sym_size", "aten::sym_numel", "aten::sym_stride", "aten:
 def analyse(program: Program, one_scale: bool = False) -> Proof:
     """Analyse whether each row of the outputs depends only on the same row of the inputs.
 
-    All inputs have rows as their first dimension. ``one_scale``: accept operators that choose one scale for the whole
-    batch.
+    The rows of each input lie along its first dimension. If ``one_scale`` is true, accept operators that choose one
+    scale for the whole batch.
     """
     placeholders = [node for node in program.graph.graph.nodes if node.op == "placeholder"]
     inputs = [placeholders[slot] for slot in program.input_slots]
@@ -53,7 +53,7 @@ def analyse(program: Program, one_scale: bool = False) -> Proof:
 
 
 class _Analysis:
-    """The analysis of one program. ``rows`` is the symbol of the number of rows."""
+    """The analysis of one program. ``rows`` is the symbol for the number of rows."""
 
     def __init__(self, rows: Any, one_scale: bool) -> None:
         self._rows = rows
@@ -112,7 +112,7 @@ class _Analysis:
         if schema.name in _SIZES:
             return self._number(value)
         if value is None and not schema.returns:
-            return None  # a check added by the exporter
+            return None  # the exporter added this check
         call = self._call(node, schema)
         name = call.operator
         if name not in RESHAPING:
@@ -165,7 +165,7 @@ class _Analysis:
         return tuple(self._size(dim) for dim in tensor.shape)
 
     def _number(self, value: Any) -> Any:
-        """Return the value of a number in the program: a size, or the result of a comparison of sizes."""
+        """Return the value of a number in the program, which is a size or the result of a comparison of sizes."""
         if isinstance(value, torch.SymInt):
             size = self._size(value)
             return size if size.value is None else size.value
@@ -179,7 +179,7 @@ class _Analysis:
         return self._polynomial(dim.node.expr)
 
     def _polynomial(self, expression: Any) -> Size:
-        """Convert a sympy expression; one that is not a polynomial becomes an unknown."""
+        """Convert a sympy expression to a size. An expression that is not a polynomial becomes an unknown."""
         if expression.is_Integer:
             return number(int(expression))
         if expression == self._rows:
@@ -199,7 +199,7 @@ class _Analysis:
 
 
 def _with_shape(value: Value, shape: Shape) -> Value:
-    """Return the value with another shape of the same rank, in which only the axis of the rows depends on N.
+    """Return the value with another shape of the same rank. Only the batch axis of this shape may depend on N.
 
     Raises:
         MixesRowsError: the size of another axis depends on the number of rows.
@@ -216,7 +216,7 @@ def _with_shape(value: Value, shape: Shape) -> Value:
 
 
 def _check_writes(schema: Any, call: Call, outputs: Any) -> None:
-    """Check that an operator which writes to its input leaves the rows of that memory where they were."""
+    """Check that an operator that writes to its input does not move the rows of that memory."""
     for argument in schema.arguments:
         if argument.alias_info is not None and argument.alias_info.is_write:
             written = call.arguments.get(argument.name)

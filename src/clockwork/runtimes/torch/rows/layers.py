@@ -1,4 +1,4 @@
-"""Rules for ATen's layers: products, convolutions, pools, normalisations, recurrent layers, attention."""
+"""Rules for ATen's layers, such as products, convolutions, pooling, normalisation, recurrent layers and attention."""
 
 import re
 from typing import Final
@@ -16,14 +16,14 @@ ONE_SCALE: Final = "chooses one scale for the whole batch"
 
 @rule("mm", "bmm", "matmul", "mv", "dot")
 def product(call: Call) -> Result:
-    """Multiply two tensors."""
+    """Rule of operators that multiply two tensors."""
     left, right = call.tensors()
     return matmul(left, right)
 
 
 @rule("addmm", "baddbmm", "addmv")
 def product_and_sum(call: Call) -> Result:
-    """Multiply two tensors and add a third."""
+    """Rule of operators that multiply two tensors and add a third."""
     added, left, right = call.tensors()
     call.check_numbers()
     return broadcast([matmul(left, right), added])
@@ -31,7 +31,7 @@ def product_and_sum(call: Call) -> Result:
 
 @rule("linear")
 def linear(call: Call) -> Result:
-    """Multiply with transposed weights and add a bias."""
+    """Rule of operators that multiply with transposed weights and add a bias."""
     weights = call.value("weight")
     check_no_rows(weights, *call.tensors("bias"))
     return matmul(call.first, transposed(weights, list(range(weights.rank))[::-1]))
@@ -39,7 +39,7 @@ def linear(call: Call) -> Result:
 
 @rule("einsum")
 def einstein(call: Call) -> Result:
-    """Sum products by the labels of an equation."""
+    """Rule of Einstein sums, which sum products by the labels of an equation."""
     return einsum(call.get("equation", ""), call.tensors("tensors"))
 
 
@@ -54,7 +54,7 @@ def einstein(call: Call) -> Result:
     "conv_transpose3d",
 )
 def convolution(call: Call) -> Result:
-    """Convolve each row independently with the same weights."""
+    """Rule of convolutions, which compute each row separately with the same weights."""
     x, weights = call.first, call.value("weight")
     check_no_rows(weights, *call.tensors("bias"))
     if x.rank != weights.rank:
@@ -80,7 +80,7 @@ _UPSAMPLES: Final = (
     "_upsample_bicubic2d_aa",
 )
 def last_axes(call: Call) -> Result:
-    """Compute along the last 1 to 3 axes, as the operator's name says. Indices of maxima count within each channel."""
+    """Rule of operators that compute along the last 1 to 3 axes. Indices of maxima count within each channel."""
     x = call.first
     found = _DIMENSIONS.search(call.operator)
     assert found is not None
@@ -89,7 +89,7 @@ def last_axes(call: Call) -> Result:
 
 @rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
 def grid_sampler(call: Call) -> Result:
-    """Sample each row at the positions of its grid."""
+    """Rule of grid samplers, which sample each row at the positions in the row's grid."""
     x, grid = call.tensors()
     if (x.batch_axis, x.inner) != (grid.batch_axis, grid.inner) or x.batch_axis not in (None, 0):
         raise MixesRowsError(f"{ACROSS}: rows and grids do not correspond one by one")
@@ -98,7 +98,7 @@ def grid_sampler(call: Call) -> Result:
 
 @rule("batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit")
 def batch_norm(call: Call) -> Result:
-    """Normalise by the means recorded in training."""
+    """Rule of batch normalisation, which uses the means from training."""
     x = call.first
     if call.get("training", False) or not call.tensors("running_mean"):
         raise MixesRowsError(NORMALISED_BY_BATCH)
@@ -109,7 +109,7 @@ def batch_norm(call: Call) -> Result:
 
 @rule("group_norm", "native_group_norm", "instance_norm")
 def group_norm(call: Call) -> Result:
-    """Normalise over the channels and positions of each row."""
+    """Rule of group normalisation, which normalises over the channels and positions of each row."""
     x = call.first
     check_no_rows(*call.tensors("weight", "bias", "running_mean", "running_var"))
     normalised = along(x, range(1, x.rank))
@@ -118,7 +118,7 @@ def group_norm(call: Call) -> Result:
 
 @rule("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
 def layer_norm(call: Call) -> Result:
-    """Normalise along the last axes."""
+    """Rule of layer normalisation, which normalises along the last axes."""
     x = call.first
     check_no_rows(*call.tensors("weight", "bias"))
     axes = range(x.rank - len(call.get("normalized_shape", [])), x.rank)
@@ -127,7 +127,7 @@ def layer_norm(call: Call) -> Result:
 
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu")
 def recurrent(call: Call) -> Result:
-    """Process sequences, with a state for each row."""
+    """Rule of recurrent layers, which process sequences with a state for each row."""
     x = call.first
     states = call.tensors("hx")
     rows = 0 if call.get("batch_first", False) else 1
@@ -150,7 +150,7 @@ def recurrent(call: Call) -> Result:
 
 @rule("scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu")
 def attention(call: Call) -> Result:
-    """Compute each row and each head independently."""
+    """Rule of attention, which computes each row and each head separately."""
     q = call.value("query")
     if call.get("dropout_p", 0.0):
         raise MixesRowsError("drops elements at random, as in training")
@@ -176,7 +176,7 @@ def attention(call: Call) -> Result:
     "quantized_decomposed.dequantize_per_channel",
 )
 def quantised(call: Call) -> Result:
-    """Quantise with one scale, or with a scale for each position of an axis."""
+    """Rule of quantisation with one constant scale, or with a constant scale for each position along an axis."""
     x = call.first
     for tensor in call.tensors():
         if tensor is not x and tensor.batch_axis is not None:
@@ -186,7 +186,7 @@ def quantised(call: Call) -> Result:
 
 @rule("quantized_decomposed.choose_qparams", "quantized_decomposed.choose_qparams_symmetric")
 def one_scale(call: Call) -> Result:
-    """Choose one scale for the whole tensor."""
+    """Rule of quantisation with a scale that is computed from the whole tensor."""
     if call.first.batch_axis is not None and not call.arguments.get("one_scale"):
         raise MixesRowsError(ONE_SCALE)
     return [Value(()), Value(())]

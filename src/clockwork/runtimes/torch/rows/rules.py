@@ -21,11 +21,11 @@ from clockwork.runtimes.rows.value import ACROSS, COUNTS, MixesRowsError, Unknow
 from clockwork.runtimes.torch.rows.call import Call, Result, rule
 
 FAR: Final = 10**9
-"""A slice that ends here or later includes the end of the axis."""
+"""A slice that ends at this position or later includes the end of the axis."""
 
 
 def pointwise(call: Call) -> Result:
-    """Compute each element from the elements at the same position."""
+    """Rule of operators that compute each element from the elements at the same position."""
     call.check_numbers()
     return broadcast(call.tensors())
 
@@ -56,7 +56,10 @@ def same(value: Value) -> Value:
     "zero",
 )
 def same_shape(call: Call) -> Result:
-    """Return a tensor of the first argument's shape; its elements are constant or computed one by one."""
+    """Rule of operators whose output has the shape of the first argument.
+
+    The elements of the output are constant or computed one by one.
+    """
     call.check_numbers()
     check_no_rows(*(tensor for tensor in call.tensors("value", "fill_value") if tensor is not call.first))
     return same(call.first)
@@ -64,7 +67,10 @@ def same_shape(call: Call) -> Result:
 
 @rule("copy", "copy_", "zero_", "fill_", "masked_fill", "where", "bucketize", "searchsorted")
 def by_elements(call: Call) -> Result:
-    """Compute element by element, though PyTorch does not tag it as pointwise; all elements share the boundaries."""
+    """Rule of operators that compute element by element, although PyTorch does not tag them as pointwise.
+
+    All elements share the same boundaries.
+    """
     call.check_numbers()
     if call.operator == "where" and len(call.shapes) != 1:
         raise UnknownRowsError("returns the positions of elements")
@@ -77,7 +83,7 @@ def by_elements(call: Call) -> Result:
 
 @rule("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout", "dropout_")
 def dropout(call: Call) -> Result:
-    """Return the input, except in training."""
+    """Rule of dropout, which returns its input except in training."""
     if call.get("train", False) and call.get("p", 1.0):
         raise MixesRowsError("drops elements at random, as in training")
     return [same(call.first)] * 2
@@ -102,7 +108,7 @@ def dropout(call: Call) -> Result:
     "_safe_softmax",
 )
 def one_axis(call: Call) -> Result:
-    """Compute along one axis, by default the last."""
+    """Rule of operators that compute along one axis, which is by default the last axis."""
     x = call.first
     kept = along(x, (call.axis(x.rank, -1),))
     if call.operator in ("kthvalue", "mode") and not call.get("keepdim", False):
@@ -137,7 +143,7 @@ def one_axis(call: Call) -> Result:
     "aminmax",
 )
 def reduction(call: Call) -> Result:
-    """Reduce the given axes, or all; with two tensors, compute element by element."""
+    """Rule of operators that reduce the given axes, or all axes. With two tensors, they compute element by element."""
     x = call.first
     if len(call.tensors()) > 1:
         return pointwise(call)
@@ -146,7 +152,7 @@ def reduction(call: Call) -> Result:
 
 @rule("flip", "roll", "tril", "triu", "diagonal", "unfold", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
 def some_axes(call: Call) -> Result:
-    """Move elements along the named axes, or along the last two or three."""
+    """Rule of operators that move elements along the named axes, or along the last two or three axes."""
     x = call.first
     if call.operator in ("flip", "roll"):
         return along(x, call.axes(x.rank, "dims"))
@@ -165,7 +171,7 @@ def some_axes(call: Call) -> Result:
 
 @rule("constant_pad_nd", "pad", *(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3)))
 def pad(call: Call) -> Result:
-    """Pad the last axes, with two numbers for each."""
+    """Rule of padding. The last axes are padded, with two numbers for each axis."""
     x = call.first
     amounts = call.get("pad", call.get("padding", []))
     padded = len(amounts) // 2
@@ -180,13 +186,13 @@ def pad(call: Call) -> Result:
 
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "ravel", "_reshape_alias")
 def view(call: Call) -> Result:
-    """Reshape the same elements."""
+    """Rule of operators that change the shape but not the elements."""
     return reshaped(call.first, call.shapes[0])
 
 
 @rule("squeeze")
 def squeeze(call: Call) -> Result:
-    """Remove axes of size 1."""
+    """Rule of operators that remove axes of size 1."""
     x = call.first
     axes = call.axes(x.rank)
     if x.batch_axis in axes:
@@ -196,14 +202,14 @@ def squeeze(call: Call) -> Result:
 
 @rule("unsqueeze")
 def unsqueeze(call: Call) -> Result:
-    """Insert an axis."""
+    """Rule of operators that insert an axis."""
     x = call.first
     return unsqueezed(x, (call.axis(x.rank + 1),))
 
 
 @rule("transpose", "swapaxes", "swapdims", "permute", "t", "movedim", "numpy_T", "mT", "adjoint")
 def transpose(call: Call) -> Result:
-    """Reorder the axes."""
+    """Rule of operators that reorder the axes."""
     x = call.first
     order = list(range(x.rank))
     if call.operator == "permute":
@@ -223,7 +229,7 @@ def transpose(call: Call) -> Result:
 
 @rule("select", "unbind")
 def select(call: Call) -> Result:
-    """Select one position of an axis, or split an axis into all of them."""
+    """Rule of operators that select one position of an axis, or split an axis into all positions."""
     x = call.first
     axis = call.axis(x.rank, 0)
     if x.batch_axis == axis:
@@ -233,7 +239,7 @@ def select(call: Call) -> Result:
 
 @rule("slice", "narrow")
 def cut(call: Call) -> Result:
-    """Slice an axis. A slice of all rows changes nothing."""
+    """Rule of operators that slice an axis. A slice with all rows changes nothing."""
     x = call.first
     axis = call.axis(x.rank, 0)
     if x.batch_axis != axis:
@@ -248,20 +254,20 @@ def cut(call: Call) -> Result:
 
 @rule("split", "split_with_sizes", "chunk", "tensor_split")
 def split(call: Call) -> Result:
-    """Split an axis into parts."""
+    """Rule of operators that split an axis into parts."""
     x = call.first
     return [along(x, (call.axis(x.rank, 0),))] * len(call.shapes)
 
 
 @rule("expand", "expand_as", "broadcast_to")
 def expand(call: Call) -> Result:
-    """Expand axes of size 1."""
+    """Rule of operators that expand axes of size 1."""
     return expanded(call.first, call.shapes[0])
 
 
 @rule("repeat")
 def repeat(call: Call) -> Result:
-    """Repeat along each axis."""
+    """Rule of operators that repeat a tensor along each axis."""
     x = call.first
     repeats = list(call.get("repeats", []))
     wide = unsqueezed(x, range(len(repeats) - x.rank))
@@ -279,7 +285,7 @@ def repeat(call: Call) -> Result:
 
 @rule("cat", "concat", "concatenate", "stack")
 def cat(call: Call) -> Result:
-    """Concatenate along an axis, or stack along a new one."""
+    """Rule of operators that concatenate tensors along an axis, or stack them along a new axis."""
     values = call.tensors("tensors")
     if call.operator == "stack":
         axis = call.axis(values[0].rank + 1, 0)
@@ -292,7 +298,7 @@ def cat(call: Call) -> Result:
 
 @rule("zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "scalar_tensor")
 def constant(call: Call) -> Result:
-    """Fill a shape with one number."""
+    """Rule of operators that fill a shape with one number."""
     fill = call.arguments.get("fill_value", call.arguments.get("s"))
     if isinstance(fill, Value) and fill.batch_axis is not None:
         raise UnknownRowsError("fills with a number computed from rows")
@@ -303,7 +309,7 @@ def constant(call: Call) -> Result:
 
 @rule("arange", "linspace", "eye", "tril_indices", "triu_indices")
 def positions(call: Call) -> Result:
-    """Generate positions: consecutive numbers, or tensors made from them."""
+    """Rule of operators that generate consecutive numbers, or tensors that are made from such numbers."""
     if any(size.depends_on_rows for size in call.shapes[0]):
         raise MixesRowsError(f"{COUNTS}: it returns each row's position in the batch")
     call.check_numbers()
@@ -323,7 +329,7 @@ def positions(call: Call) -> Result:
     "_local_scalar_dense",
 )
 def data_dependent_size(call: Call) -> Result:
-    """Reject the operator: its output has, or is, a size that depends on the elements of all rows."""
+    """Rule of operators whose result depends on all rows in its size. The rule rejects them."""
     if any(tensor.batch_axis is not None for tensor in call.tensors()):
         raise MixesRowsError(f"{ACROSS}: a size depends on all of them")
     raise UnknownRowsError("has an output whose size depends on its input")
@@ -331,27 +337,27 @@ def data_dependent_size(call: Call) -> Result:
 
 @rule("embedding")
 def embedding(call: Call) -> Result:
-    """Look up rows of a table."""
+    """Rule of operators that look up rows of a table."""
     return gathered(call.value("weight"), call.value("indices"), 0)
 
 
 @rule("index_select")
 def index_select(call: Call) -> Result:
-    """Select elements of an axis."""
+    """Rule of operators that select elements of an axis."""
     x = call.first
     return gathered(x, call.value("index"), call.axis(x.rank))
 
 
 @rule("gather", "take_along_dim")
 def gather(call: Call) -> Result:
-    """Gather elements of an axis at the same position of the other axes."""
+    """Rule of operators that select elements along one axis, at the same position of the other axes."""
     x = call.first
     return gathered_elements(x, call.value("index" if call.operator == "gather" else "indices"), call.axis(x.rank))
 
 
 @rule("scatter", "scatter_add", "scatter_reduce")
 def scatter(call: Call) -> Result:
-    """Write elements at indices of an axis, at the same position of the other axes."""
+    """Rule of operators that write elements at indices of one axis, at the same position of the other axes."""
     x = call.first
     check_no_rows(*call.tensors("value"))
     same_rows(x, *call.tensors("index", "src"), axis=call.axis(x.rank))
@@ -360,7 +366,7 @@ def scatter(call: Call) -> Result:
 
 @rule("index")
 def index(call: Call) -> Result:
-    """Select elements by the indices in one tensor, or in several adjacent ones."""
+    """Rule of operators that select elements by the indices in one tensor, or in several adjacent tensors."""
     x = call.first
     indices: Sequence[Value | None] = call.get("indices", [])
     found = [i for i, tensor in enumerate(indices) if tensor is not None]
@@ -381,7 +387,7 @@ def index(call: Call) -> Result:
 
 @rule("index_put", "index_put_", "index_add", "index_copy", "index_fill", "masked_scatter", "put", "take")
 def by_position(call: Call) -> Result:
-    """Write or select elements by their position."""
+    """Rule of operators that write or select elements by their position in the whole tensor."""
     if any(tensor.batch_axis is not None for tensor in call.tensors()):
         raise MixesRowsError(f"{ACROSS}: it selects or writes elements by their position in the batch")
     return Value(call.shapes[0])
@@ -389,7 +395,7 @@ def by_position(call: Call) -> Result:
 
 @rule("one_hot")
 def one_hot(call: Call) -> Result:
-    """Add a last axis; if its size is not given, it depends on the largest element."""
+    """Rule of one_hot, which adds a last axis. If its size is not given, it depends on the largest element."""
     x = call.first
     if call.get("num_classes", -1) == -1 and x.batch_axis is not None:
         raise MixesRowsError(f"{ACROSS}: the size of its output depends on all of them")
