@@ -7,6 +7,7 @@ no controller and no worker.
 `models`      finds the models of a repository and their versions
 `contents`    describes the files of a model, so that changes are noticed
 `policy`      Triton's version policies (pure)
+`overrides`   configuration and files that a load request brings with it
 `model_root`  turns a path from a request into a file that may be read
 ============  ==================================================================================================
 """
