@@ -73,7 +73,7 @@ def find_model(root: Path, name: str, links: LinkPolicy = NO_LINKS, config: Fiel
         InvalidRequestError: the name is not a model's name.
         InvalidModelError: the repository has no such model.
     """
-    load_spec(name, name, 1, 1)
+    load_spec(name, name, 1, 1)  # checks the name
     found = [entry for entry in (name, *(name + suffix for suffix in SUFFIXES)) if os.path.lexists(root / entry)]
     if not found:
         raise InvalidModelError(
@@ -158,7 +158,7 @@ def _is_directory(entry: "os.DirEntry[str]") -> bool:
 def _described(root: Path, name: str, entries: list[str], links: LinkPolicy, config: Fields | None) -> RepositoryModel:
     path = root / entries[0]
     try:
-        load_spec(name, name, 1, 1)
+        load_spec(name, name, 1, 1)  # checks the name
         if len(entries) > 1:
             raise InvalidModelError(f"model {name!r} exists as {' and as '.join(entries)}: remove or rename one")
         path = resolve(root, entries[0], links, KIND)

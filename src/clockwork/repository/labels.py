@@ -1,0 +1,89 @@
+"""Names that an operator gives to versions, such as ``stable`` and ``canary``. Pure.
+
+A label stands for a version wherever a version may be given. Its first character is a letter, so that it cannot be
+mistaken for a version.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec import Struct
+
+from clockwork.controller.naming import load_spec
+from clockwork.errors import InvalidRequestError
+from clockwork.messages.faults import MAX_LISTED, quoted
+from clockwork.repository.policy import MAX_VERSION
+
+MAX_LABELS: Final = 16
+"""Limit of the labels of one model."""
+
+MAX_MODELS: Final = 20_000
+"""Limit of the models that have labels."""
+
+_LABEL: Final = re.compile(r"(.+):([^:=]*)=([^:=]*)", re.DOTALL)
+_WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+
+
+class Labels(Struct, frozen=True):
+    """The labels of all models: version by label, by model name."""
+
+    versions: dict[str, dict[str, int]] = {}
+
+    def version(self, model: str, label: str) -> int:
+        """Return the version that a label stands for.
+
+        Raises:
+            InvalidRequestError: the model has no such label.
+        """
+        known = self.versions.get(model, {})
+        if label not in known:
+            names = sorted(known)
+            shown = ", ".join(names[:MAX_LISTED]) + (", ..." if len(names) > MAX_LISTED else "") or "none"
+            raise InvalidRequestError(f"model {quoted(model)} has no label {quoted(label)}; its labels: {shown}")
+        return known[label]
+
+
+def parse_labels(texts: Iterable[str]) -> Labels:
+    """Parse values of the form ``NAME:LABEL=VERSION``, such as ``resnet50:stable=3``.
+
+    Raises:
+        InvalidRequestError: a value has another form, a label is given twice, or there are too many.
+    """
+    versions: dict[str, dict[str, int]] = {}
+    for text in texts:
+        model, label, version = _parse(text)
+        labels = versions.setdefault(model, {})
+        if label in labels:
+            raise InvalidRequestError(
+                f"label {label!r} of model {model!r} has the versions {labels[label]} and {version}; give one"
+            )
+        labels[label] = version
+        if len(labels) > MAX_LABELS:
+            raise InvalidRequestError(f"model {model!r} has more than {MAX_LABELS} labels, which is the limit")
+        if len(versions) > MAX_MODELS:
+            raise InvalidRequestError(f"more than {MAX_MODELS} models have labels, which is the limit")
+    return Labels(versions)
+
+
+def is_label(text: str) -> bool:
+    """Return whether a text can be a label; a number is none."""
+    return _WORD.fullmatch(text) is not None
+
+
+def _parse(text: str) -> tuple[str, str, int]:
+    found = _LABEL.fullmatch(text)
+    if found is None:
+        raise InvalidRequestError(f"invalid NAME:LABEL=VERSION {quoted(text)}; example: resnet50:stable=3")
+    load_spec(found[1], found[1], 1, 1)  # checks the name
+    if not is_label(found[2]):
+        raise InvalidRequestError(
+            f"invalid label {quoted(found[2])} in {quoted(text)}: it must have 1 to 64 letters, digits, '.', '_' or "
+            "'-' and begin with a letter"
+        )
+    number = found[3]
+    if not number.isascii() or not number.isdigit() or len(number) > len(str(MAX_VERSION)):
+        raise InvalidRequestError(
+            f"invalid version {quoted(number)} in {quoted(text)}: it must be a number, as of a version's directory"
+        )
+    return found[1], found[2], int(number)
