@@ -23,6 +23,7 @@ from clockwork.messages.actions import (
 from clockwork.messages.results import (
     ErrorResult,
     EvictWeightsResult,
+    ExampleInputs,
     GetWorkerStateResult,
     GPUInfo,
     InferOutput,
@@ -63,6 +64,9 @@ class File:
     row: Nanos = ms(1)
     inputs: tuple[TensorInfo, ...] = (INPUT,)
     batchable: bool = True
+    example: ExampleInputs | None = None
+    rejects: str = ""
+    """If set, why the model rejects all inputs."""
     largest_batch: int = 1 << 30
     """Larger batches fail."""
 
@@ -71,7 +75,18 @@ class File:
         digest = self.digest or f"sha-{path}"
         size = self.pages * PAGE
         return ModelInfo(
-            name, path, digest, RUNTIME, self.inputs, (OUTPUT,), self.batchable, size, self.pages, load, copies
+            name,
+            path,
+            digest,
+            RUNTIME,
+            self.inputs,
+            (OUTPUT,),
+            self.batchable,
+            size,
+            self.pages,
+            load,
+            copies,
+            example=self.example,
         )
 
 
@@ -317,6 +332,8 @@ class FakeWorker:
                 return Status.WEIGHTS_NOT_PRESENT, "not there"
             case Infer(batch_size=rows) if rows > self.disk[self.models[action.model].path].largest_batch:
                 return Status.RUNTIME_ERROR, f"cannot execute {rows} rows"
+            case Infer() if reason := self.disk[self.models[action.model].path].rejects:
+                return Status.INVALID_INPUT, reason
         return None
 
     def _end(self, lane: Lane) -> Result:

@@ -1,4 +1,4 @@
-"""Explains why the batches of a model are not larger; for ``status`` and ``check-model``."""
+"""Explains why the batches of a model are not larger, or have no measured times; for ``status`` and ``check-model``."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,7 +8,12 @@ from clockwork.units import show_duration
 
 
 def batch_limit(profile: ModelProfile) -> str:
-    """Return how large the batches of a measured model are and why they are not larger; empty if no size is missing."""
+    """Return how large the batches of a measured model are and why they are not larger; empty if no size is missing.
+
+    For a model that was not measured, return why.
+    """
+    if profile.unmeasured:
+        return f"not measured yet: {profile.unmeasured}"
     largest, used = profile.batch_sizes[-1], profile.worthwhile_batch_size
     if used < largest:
         per_row = [show_duration(profile.infer[size].median // size) for size in (used, largest)]

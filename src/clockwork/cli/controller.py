@@ -21,6 +21,7 @@ from clockwork.cli.controller_options import (
     ProfileSeconds,
     SchedulerName,
     ServeMetrics,
+    UnmeasuredCap,
     VerifyBatches,
     WorkerListen,
 )
@@ -83,6 +84,7 @@ def controller(
     no_profile_cache: NoProfileCache = False,
     max_batch: MaxBatch = 16,
     profile_seconds: ProfileSeconds = 1.0,
+    unmeasured_cap: UnmeasuredCap = 50 * MILLISECOND,
     verify_batches: VerifyBatches = DEFAULT_VERIFIED_SHARE,
     drain_limit: DrainLimit = 10 * SECOND,
     tls_cert: TlsCert = None,
@@ -128,6 +130,7 @@ def controller(
             model_slos=model_slos(model_slo),
             max_batch=max_batch,
             profile_seconds=profile_seconds,
+            unmeasured_cap=unmeasured_cap,
             verify_batches=verify_batches,
         ),
         profile_cache=profile_directory(profile_cache, no_profile_cache),

@@ -132,6 +132,16 @@ ProfileSeconds: TypeAlias = Annotated[
         help="Duration of each measurement; a longer one gives steadier estimates.",
     ),
 ]
+UnmeasuredCap: TypeAlias = Annotated[
+    Nanos,
+    typer.Option(
+        "--unmeasured-cap",
+        parser=duration,
+        metavar="DURATION",
+        show_default="50ms",
+        help="Time that the first requests of a model that could not be measured are planned with (docs/models.md).",
+    ),
+]
 VerifyBatches: TypeAlias = Annotated[
     float,
     typer.Option(

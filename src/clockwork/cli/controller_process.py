@@ -58,6 +58,7 @@ def controller_config(
     model_slos: dict[str, Nanos],
     max_batch: int,
     profile_seconds: float,
+    unmeasured_cap: Nanos,
     verify_batches: float,
     **settings: Any,
 ) -> ControllerConfig:
@@ -65,7 +66,9 @@ def controller_config(
     return ControllerConfig(
         default_slo=slo,
         model_slos=model_slos,
-        profiling=ProfilingConfig(max_batch_size=max_batch, budget=seconds(profile_seconds)),
+        profiling=ProfilingConfig(
+            max_batch_size=max_batch, budget=seconds(profile_seconds), unmeasured_cap=unmeasured_cap
+        ),
         verifying=VerifyingConfig(verify_batches),
         **settings,
     )

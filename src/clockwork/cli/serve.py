@@ -1,7 +1,7 @@
 """``clockwork serve``: runs a controller, and a worker on this machine, in one command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
@@ -24,6 +24,7 @@ from clockwork.cli.controller_options import (
     SchedulerName,
     ServeMetrics,
     Strict,
+    UnmeasuredCap,
     VerifyBatches,
 )
 from clockwork.cli.limit_options import MaxBody, MaxJson
@@ -133,6 +134,7 @@ def serve(
     no_batching: NoBatching = None,
     allow_batching: AllowBatching = None,
     profile_seconds: ProfileSeconds = 1.0,
+    unmeasured_cap: UnmeasuredCap = 50 * MILLISECOND,
     verify_batches: VerifyBatches = DEFAULT_VERIFIED_SHARE,
     emulate: Emulate = None,
     profile: Profile = None,
@@ -157,7 +159,7 @@ def serve(
     it at once. The worker is a separate process. It is restarted whenever it dies, and ends when this command ends.
     """
     from clockwork.cli.controller_process import FrontEnds, controller_config, profile_directory
-    from clockwork.cli.models import batching_names, check_emulated, link_policy, model_slos
+    from clockwork.cli.models import check_emulated, link_policy, model_slos
     from clockwork.cli.security import client_ports
     from clockwork.cli.worker_process import LocalWorker, run_with_worker
     from clockwork.host.controller import ControllerHostConfig
@@ -183,8 +185,7 @@ def serve(
             device=options,
             max_batch=max_batch,
             allow_compiled=allow_compiled,
-            no_batching=batching_names(no_batching, specs, "--no-batching"),
-            allow_batching=batching_names(allow_batching, specs, "--allow-batching"),
+            **_choices(specs, no_batching, allow_batching),
         )
     config = ControllerHostConfig(
         listen=listen,
@@ -196,6 +197,7 @@ def serve(
             model_slos=model_slos(model_slo, specs),
             max_batch=max_batch,
             profile_seconds=profile_seconds,
+            unmeasured_cap=unmeasured_cap,
             verify_batches=verify_batches,
         ),
         profile_cache=profile_directory(profile_cache, no_profile_cache),
@@ -208,6 +210,18 @@ def serve(
         run_with_worker(
             config, policy, worker, ends, drain_limit, log_options=(log_level, log_format), max_restarts=max_restarts
         )
+
+
+def _choices(
+    specs: "tuple[LoadSpec, ...]", no_batching: list[str] | None, allow_batching: list[str] | None
+) -> dict[str, Any]:
+    """Return the options of the worker that name models, after a check of the names."""
+    from clockwork.cli.models import batching_names
+
+    return {
+        "no_batching": batching_names(no_batching, specs, "--no-batching"),
+        "allow_batching": batching_names(allow_batching, specs, "--allow-batching"),
+    }
 
 
 def _emulated(

@@ -81,7 +81,11 @@ def record_result(state: ClockworkState, gpu: GPUState, action: DeviceAction, re
     if model is None:
         return  # the worker holds a model that is not served
     if isinstance(action, Infer) and isinstance(result, InferResult):
-        model.took(gpu.kind, action.batch_size, gpu.occupied(action.earliest, result.exec))
+        duration = gpu.occupied(action.earliest, result.exec)
+        profile = model.profiles.get(gpu.kind)
+        if profile is not None and profile.unmeasured and not any(output.refusal for output in result.outputs):
+            model.executed_first(gpu.kind, tuple([tensor.shape for tensor in action.inputs[0].tensors]), duration)
+        model.took(gpu.kind, action.batch_size, duration)
     elif isinstance(action, LoadWeights) and isinstance(result, LoadWeightsResult):
         model.took(gpu.kind, 0, result.timing.duration)
         gpu.loads[action.model] = result.timing

@@ -23,7 +23,9 @@ class ProfilingConfig(Struct, frozen=True):
     measured as often as ``budget`` permits, but at least ``min_samples`` and at most ``max_samples`` times. Batch sizes
     are the powers of two up to ``max_batch_size``. A batch size that takes longer than ``max_exec`` is left out, as in
     the original system, and so are all larger ones. Free dimensions other than the batch dimension are set to
-    ``free_dim``. A measurement that fails is tried ``attempts`` times in all.
+    ``free_dim``, unless the worker found inputs that the model accepts. A measurement that fails is tried ``attempts``
+    times in all. If a model accepts no inputs that can be generated, its requests are planned with ``unmeasured_cap``
+    until one of them was executed.
     """
 
     max_batch_size: int = 16
@@ -34,6 +36,7 @@ class ProfilingConfig(Struct, frozen=True):
     budget: Nanos = 1 * SECOND
     free_dim: int = 128
     attempts: int = 3
+    unmeasured_cap: Nanos = 50 * MILLISECOND
 
 
 DEFAULT_VERIFIED_SHARE: Final = 0.001

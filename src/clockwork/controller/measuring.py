@@ -3,7 +3,7 @@
 Theory of operation. The script is a generator: it yields an action, receives the action's result, and returns the
 profile. The generator does not wait, and does not depend on the code that carries out the actions. Warm-ups do not
 count. Each sample of LoadWeights is a load after an eviction. Each batch size is measured with inputs that the worker
-generates.
+generates. If the model accepts no such inputs, the profile has an assumed time, and says that it was not measured.
 """
 
 from collections.abc import Generator
@@ -13,6 +13,7 @@ from clockwork.errors import ClockworkError
 from clockwork.messages.actions import DeviceAction, InferInput
 from clockwork.messages.profile import Measurement, ModelProfile
 from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result
+from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, TensorInfo, TensorSpec, spec
 from clockwork.state import GPUState, ModelState, Residency
 from clockwork.units import Nanos, show_duration
@@ -21,14 +22,20 @@ Script = Generator[DeviceAction, Result, ModelProfile]
 
 
 class MeasurementFailedError(ClockworkError):
-    """An action of a script failed."""
+    """An action of a script failed. ``refused``: the model refuses the inputs."""
+
+    def __init__(self, message: str, refused: bool = False) -> None:
+        """Create an error."""
+        super().__init__(message)
+        self.refused = refused
 
 
 def measure(gpu: GPUState, model: ModelState, config: ProfilingConfig, *, lenient: bool = False) -> Script:
     """Measure all times that a scheduler needs.
 
     ``lenient``: if a batch size fails, the profile ends with the next smaller batch size. Some models need this,
-    because they declare a free batch dimension but work at some sizes only.
+    because they declare a free batch dimension but work at some sizes only. A model that refuses the inputs even at
+    batch size 1 is then not measured.
 
     Raises:
         MeasurementFailedError: an action failed, or the model does not fit.
@@ -36,11 +43,16 @@ def measure(gpu: GPUState, model: ModelState, config: ProfilingConfig, *, lenien
     load_weights = yield from _measure_loads(gpu, model, config)
     infer: dict[int, Measurement] = {}
     stopped = ""
+    example = model.info.example
+    if example is not None and example.unmeasured:
+        return _unmeasured(load_weights, config, example.unmeasured)
     shapes = yield from _accepted_shapes(gpu, model, config)
     for batch_size in batch_sizes(model, config.max_batch_size):
         try:
             measured = yield from _measure_infer(gpu, model, batch_size, shapes, config)
         except MeasurementFailedError as error:
+            if lenient and batch_size == 1 and error.refused:
+                return _unmeasured(load_weights, config, str(error))
             if not lenient or batch_size == 1:
                 raise
             stopped = str(error)
@@ -53,10 +65,23 @@ def measure(gpu: GPUState, model: ModelState, config: ProfilingConfig, *, lenien
     return ModelProfile(load_weights, infer, config.max_batch_size, shapes, stopped=stopped)
 
 
+def _unmeasured(load_weights: Measurement, config: ProfilingConfig, reason: str) -> ModelProfile:
+    """Return the profile of a model whose first requests are its measurement."""
+    assumed = {1: Measurement((config.unmeasured_cap,))}
+    return ModelProfile(load_weights, assumed, config.max_batch_size, unmeasured=reason)
+
+
 def _accepted_shapes(
     gpu: GPUState, model: ModelState, config: ProfilingConfig
 ) -> Generator[DeviceAction, Result, tuple[tuple[int, ...], ...]]:
-    """Return the input shapes to measure with. Free dimensions are ``free_dim``, or 1 if the model refuses it."""
+    """Return the input shapes to measure with, without a batch dimension.
+
+    They are those that the worker found. If the worker did not look for any, free dimensions are ``free_dim``, or 1 if
+    the model refuses it.
+    """
+    if model.info.example is not None:
+        first = 1 if model.info.batchable else 0
+        return tuple([shape[first:] for shape in model.info.example.shapes])
     shapes = _row_shapes(model, config.free_dim)
     smallest = _row_shapes(model, 1)
     if shapes != smallest:
@@ -167,4 +192,4 @@ def _generated(info: TensorInfo, shape: tuple[int, ...]) -> TensorSpec:
 
 def _check(result: Result, what: str) -> None:
     if isinstance(result, ErrorResult):
-        raise MeasurementFailedError(f"{what} failed: {result.message}")
+        raise MeasurementFailedError(f"{what} failed: {result.message}", result.status == Status.INVALID_INPUT)

@@ -4,7 +4,8 @@ Theory of operation. A *job* is a `ProfileKey` (content, runtime and kind of dev
 device takes jobs of its own kind from one queue, one at a time, so all devices measure at the same time and no other
 work disturbs a measurement. A device that is too small for a model does not measure it. A job whose worker is lost
 returns to the queue. A job that fails is tried again, the last time leniently (see `measure`). After ``attempts``
-failures its models are broken: they are not served, and `broken` has the reason.
+failures its models are broken: they are not served, and `broken` has the reason. A model that accepts no generated
+inputs is not broken: its profile is not stored, and the first requests replace it (`ModelState.executed_first`).
 """
 
 from collections import deque
@@ -20,7 +21,7 @@ from clockwork.messages.profile import ModelProfile, ProfileKey
 from clockwork.messages.requests import Progress
 from clockwork.messages.results import Result
 from clockwork.state import ClockworkState, GPUState, ModelState, WorkerState
-from clockwork.units import Nanos, as_ms
+from clockwork.units import Nanos, as_ms, show_duration
 
 ProfilingCommand = SendAction | SaveProfile | Report
 
@@ -171,6 +172,8 @@ class Profiler:
         self.assigned += len(job.models)
         self._done += len(job.models)
         self._measured += 1
+        if profile.unmeasured:
+            return [_report_unmeasured(job, profile)]
         times = ", ".join(f"b{size} {as_ms(profile.infer[size].p99):.2f}" for size in profile.batch_sizes)
         load = as_ms(profile.load_weights.p99)
         text = f"measured {job.models[0].name}: LoadWeights {load:.2f} ms, Infer {times} ms (p99)"
@@ -197,6 +200,13 @@ class Profiler:
         text = f"{names} cannot be served on {job.key.device_kind}, because it could not be measured: {why}"
         fields: dict[str, str | int] = {"model": names, "device_kind": job.key.device_kind, "reason": why}
         return [Report("ERROR", text, "model_failed", fields)]
+
+
+def _report_unmeasured(job: _Job, profile: ModelProfile) -> Report:
+    name, cap = job.models[0].name, show_duration(profile.infer[1].p99)
+    text = f"{name} is served without measured times: {profile.unmeasured}; until one was executed, its requests are "
+    text += f"planned with {cap} (set --unmeasured-cap, or give inputs with --model-shape)"
+    return Report("WARNING", text, "model_unmeasured", {"model": name, "reason": profile.unmeasured})
 
 
 def _limited(profile: ModelProfile, max_batch_size: int) -> ModelProfile:

@@ -55,7 +55,8 @@ class ModelProfile(Struct, frozen=True, array_like=True):
     ``input_shapes`` are the measured shapes without a batch dimension; they matter for models with free dimensions.
     ``unbatched`` is the reason why requests are no longer batched: the difference that a check in service found; empty:
     requests are batched. ``stopped`` is the reason why batch sizes up to ``max_batch_size`` are missing; empty if none
-    is missing or the model does not batch.
+    is missing or the model does not batch. ``unmeasured`` is the reason why ``infer`` is an assumption; empty: the
+    times were measured.
     """
 
     load_weights: Measurement
@@ -64,6 +65,7 @@ class ModelProfile(Struct, frozen=True, array_like=True):
     input_shapes: tuple[tuple[int, ...], ...] = ()
     unbatched: str = ""
     stopped: str = ""
+    unmeasured: str = ""
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:

@@ -33,6 +33,21 @@ class DeviceTime(Struct, frozen=True, array_like=True):
     clock_mhz: int = 0
 
 
+class ExampleInputs(Struct, frozen=True, array_like=True):
+    """The inputs that a worker measures a model with, if the worker looked for inputs that the model accepts.
+
+    - ``shapes``: the shape of each required input, in order, with one row if the model has a batch dimension
+    - ``source``: where the inputs come from; for people
+    - ``unmeasured``: why the model cannot be measured: it accepts none of the inputs; empty if it accepts them
+    - ``refused``: inputs that were tried before and refused, with the model's reasons
+    """
+
+    shapes: tuple[tuple[int, ...], ...] = ()
+    source: str = ""
+    unmeasured: str = ""
+    refused: tuple[str, ...] = ()
+
+
 class ModelInfo(Struct, frozen=True, array_like=True):
     """A worker's description of a model that it holds.
 
@@ -44,6 +59,7 @@ class ModelInfo(Struct, frozen=True, array_like=True):
     - ``load``, ``copies``: the name and the ``no_of_copies`` of the LoadModelFromDisk that loaded it
     - ``max_batch``: the largest batch size that the model's own configuration permits; 0: no limit
     - ``version``: the number that names the directory of the model's file, or `DEFAULT_VERSION`
+    - ``example``: the inputs to measure the model with; None: the controller chooses shapes
     """
 
     name: str
@@ -59,6 +75,7 @@ class ModelInfo(Struct, frozen=True, array_like=True):
     copies: int = 1
     max_batch: int = 0
     version: str = DEFAULT_VERSION
+    example: ExampleInputs | None = None
 
 
 class GPUInfo(Struct, frozen=True, array_like=True):

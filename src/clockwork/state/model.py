@@ -40,6 +40,17 @@ class ModelState:
             recent = self._recent[kind, batch_size] = deque(maxlen=MAX_RECENT)
         recent.append(duration)
 
+    def executed_first(self, kind: str, shapes: tuple[tuple[int, ...], ...], duration: Nanos) -> None:
+        """Replace the assumed time of a model that was not measured by the time of its first request.
+
+        ``shapes`` are those of the request's inputs.
+        """
+        profile = self.profiles[kind]
+        first = 1 if self.info.batchable else 0
+        measured = {1: Measurement((duration,))}
+        shapes = tuple([shape[first:] for shape in shapes])
+        self.profiles[kind] = replace(profile, infer=measured, input_shapes=shapes, unmeasured="")
+
     def recent(self, kind: str) -> ModelProfile:
         """Return the profile with the durations measured in service, where there are at least `MIN_SAMPLES` of them.
 

@@ -122,4 +122,5 @@ def _info(name: str, action: LoadModelFromDisk, read: ModelRead, pages: Pages) -
         copies=action.no_of_copies,
         max_batch=read.max_batch,
         version=read.version,
+        example=read.example,
     )

@@ -25,6 +25,9 @@ MAX_RETRY_TIMES: Final = 4096
 ADMITTED: Final = "admitted, but will miss its deadline"
 """Beginning of the answer to a request whose promise is broken; no refusal at arrival begins like this."""
 
+ASSUMED: Final = " (assumed, because the model was not measured; lower it with --unmeasured-cap, or set a longer SLO)"
+"""Added to a refusal because of the time of a model that was not measured."""
+
 
 class _RetryTime:
     """When refused clients should come back, and how many more rows the device has room for at that time."""
@@ -78,6 +81,8 @@ class Refusals:
                 fastest = min(self._time_alone(now, plan, key, request) for plan in plans)
                 reason = RefusalReason.DEVICE_TOO_SLOW
                 text += f"; no device can meet this SLO: the fastest needs {show_duration(fastest)}"
+                if model.profiles[plan.device.gpu.kind].unmeasured:
+                    text += ASSUMED
             predicted, retry_after = end - request.arrival, NO_RETRY if retry is None else retry.at - now
             status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
             reason = _reason(request, reason)

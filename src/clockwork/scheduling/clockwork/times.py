@@ -16,7 +16,8 @@ Input shapes. A profile has times for one shape of each input. A request with a 
 factor. Its estimates start from the profile's times in proportion to the number of elements, times `UNKNOWN_MARGIN`.
 The first measurement of the shape replaces this guess for all rows. Without a measurement the guess may be so long that
 every request is refused, so it relaxes: without the margin after `FORGOTTEN`, and to the profile's times after twice
-that.
+that. A model that was not measured at all starts from the assumed time of its profile, for every shape, without a
+margin; the first measurement replaces it, too.
 """
 
 from bisect import bisect_left
@@ -48,7 +49,7 @@ class _Table:
 
     def __init__(self, scale: float, guessed_at: Nanos | None) -> None:
         self.scale = scale  #: of the seeds, relative to the profile's times
-        self.guessed_at = guessed_at  #: when `scale` was guessed; None: the shape was measured, or is not larger
+        self.guessed_at = guessed_at  #: when the seeds were guessed; None: the shape was measured, or is not larger
         self.estimates: dict[int, SlidingEstimate] = {}
         self.rows: list[int] = []  #: the keys of `estimates`, ascending
         self.times: dict[int, Nanos] = {}
@@ -103,7 +104,8 @@ class InferTimes:
         """Add the measured time of an Infer of ``rows`` rows."""
         table = self._find(now, model, key)
         if table.guessed_at is not None:
-            table.guessed_at, table.scale = None, max(1.0, measured / max(1, model.infer_estimate(rows, self._kind)))
+            least = 0.0 if model.profiles[self._kind].unmeasured else 1.0
+            table.guessed_at, table.scale = None, max(least, measured / max(1, model.infer_estimate(rows, self._kind)))
             self._fill(table, model)
         estimate = table.estimates.get(rows)
         if estimate is None:
@@ -144,7 +146,8 @@ class InferTimes:
         return max(1.0, sum([prod(shape) for _, shape in key]) / measured) if measured else 1.0
 
     def _make(self, now: Nanos, model: ModelState, scale: float) -> _Table:
-        table = _Table(scale, now if scale > 1.0 else None)
+        guessed = scale > 1.0 or bool(model.profiles[self._kind].unmeasured)
+        table = _Table(scale, now if guessed else None)
         self._fill(table, model)
         return table
 
@@ -176,7 +179,7 @@ class InferTimes:
         least = 0
         for rows in table.rows:
             least = times[rows] = max(least, times[rows])
-        if table.guessed_at is not None:
+        if table.guessed_at is not None and table.scale > 1.0:
             age = now - table.guessed_at
             factor = UNKNOWN_MARGIN if age <= FORGOTTEN else 1.0 if age <= 2 * FORGOTTEN else 1 / table.scale
             for rows in table.rows:
