@@ -8,6 +8,7 @@ no controller and no worker.
 `contents`    describes the files of a model, so that changes are noticed
 `policy`      Triton's version policies (pure)
 `overrides`   configuration and files that a load request brings with it
+`polling`     decides from the polls which models to load, reload and unload (pure)
 `labels`      names for versions, such as ``stable`` (pure)
 `model_root`  turns a path from a request into a file that may be read
 ============  ==================================================================================================

@@ -1,0 +1,162 @@
+"""Decides from the polls of a repository which models to load, reload and unload. Pure.
+
+Theory of operation. Each poll reports what it saw of every model's directory. A directory may be half-written, so the
+poller acts on it only when one of these holds:
+
+- it is unchanged since a poll that was at least one interval ago
+- it appeared by a rename: the previous poll saw no directory or another inode, and nothing in the directory has changed
+  for an interval. Programs that copy a directory change something in it all the time; a rename changes nothing in it
+
+A directory that is missing for an interval is unloaded. The interval lets an operator replace a directory by two
+renames, between which it does not exist. A directory that cannot be read changes nothing.
+
+At most one action of a model is outstanding. A load that failed is repeated only when the directory has changed.
+"""
+
+from collections.abc import Mapping
+from enum import Enum, auto
+
+from msgspec import Struct
+
+from clockwork.units import Nanos
+
+
+class Seen(Struct, frozen=True):
+    """What a poll saw of a model's directory; see `clockwork.repository.contents.Contents`.
+
+    ``age`` is the time since the latest change within the directory, by the clock of the file system; it is negative if
+    that clock is ahead.
+    """
+
+    fingerprint: str
+    inode: tuple[int, int]
+    age: Nanos
+
+
+class PollActions(Struct, frozen=True):
+    """The models to load, reload and unload, in the order of their names. The caller reports the end of each action."""
+
+    load: tuple[str, ...] = ()
+    reload: tuple[str, ...] = ()
+    unload: tuple[str, ...] = ()
+
+
+class _Action(Enum):
+    LOAD = auto()
+    RELOAD = auto()
+    UNLOAD = auto()
+
+
+class _Model(Struct):
+    """What is known of one model.
+
+    ``since``: the directory is settled an interval after this time. ``acted_on``: fingerprint of the latest load or
+    reload, which may have failed.
+    """
+
+    seen: Seen
+    since: Nanos
+    present: bool = True
+    serving: bool = False
+    acted_on: str | None = None
+    outstanding: _Action | None = None
+
+
+class Poller:
+    """Remembers the models of one repository between polls."""
+
+    def __init__(self, interval: Nanos) -> None:
+        """``interval`` is the time for which a directory must be unchanged; polls are at least as far apart."""
+        self._interval = interval
+        self._models: dict[str, _Model] = {}
+
+    def poll(self, now: Nanos, seen: Mapping[str, Seen | None]) -> PollActions:
+        """Return what to do after a poll.
+
+        Args:
+            now: when the poll began. The previous poll must have ended an interval before a directory that both saw
+                counts as unchanged, so begin a poll an interval after the previous one ended.
+            seen: all models in the repository; None for a model whose directory could not be read.
+        """
+        chosen: dict[_Action, list[str]] = {action: [] for action in _Action}
+        for name in sorted(self._models.keys() | seen.keys()):
+            if name in seen:
+                self._see(now, name, seen[name])
+            else:
+                self._miss(now, name)
+            action = self._next_action(now, name, name in seen and seen[name] is None)
+            if action is not None:
+                chosen[action].append(name)
+        return PollActions(*(tuple(chosen[action]) for action in _Action))
+
+    def finished(self, name: str, succeeded: bool) -> None:
+        """Note the end of a model's action. After a failed reload the model is served as before.
+
+        Raises:
+            ValueError: no action of the model is outstanding.
+        """
+        model = self._acting(name)
+        if model.outstanding is _Action.LOAD:
+            model.serving = succeeded
+        elif model.outstanding is _Action.UNLOAD:
+            model.serving, model.acted_on = False, None
+        model.outstanding = None
+
+    def postponed(self, name: str) -> None:
+        """Note that an action was not begun, because the directory had changed again. It may be chosen again.
+
+        Raises:
+            ValueError: no action of the model is outstanding.
+        """
+        model = self._acting(name)
+        model.outstanding, model.acted_on = None, None
+
+    def check_invariants(self) -> None:
+        """Assert what always holds."""
+        for model in self._models.values():
+            assert model.outstanding is not _Action.LOAD or not model.serving
+            assert model.outstanding in (None, _Action.LOAD) or model.serving
+
+    def _acting(self, name: str) -> _Model:
+        model = self._models.get(name)
+        if model is None or model.outstanding is None:
+            raise ValueError(f"no action of model {name!r} is outstanding")
+        return model
+
+    def _see(self, now: Nanos, name: str, seen: Seen | None) -> None:
+        model = self._models.get(name)
+        if seen is None:
+            if model is not None:
+                model.present, model.since = True, now
+            return
+        if model is None:
+            self._models[name] = _Model(seen, self._settling(now, seen, None))
+            return
+        if not model.present or seen.fingerprint != model.seen.fingerprint or seen.inode != model.seen.inode:
+            model.since = self._settling(now, seen, model.seen if model.present else None)
+        model.seen, model.present = seen, True
+
+    def _settling(self, now: Nanos, seen: Seen, before: Seen | None) -> Nanos:
+        """Return since when a directory that has changed counts as unchanged."""
+        renamed = (before is None or seen.inode != before.inode) and seen.age >= self._interval
+        return now - self._interval if renamed else now
+
+    def _miss(self, now: Nanos, name: str) -> None:
+        model = self._models[name]
+        if model.present:
+            model.present, model.since = False, now
+
+    def _next_action(self, now: Nanos, name: str, unreadable: bool) -> _Action | None:
+        """Return the action that begins now, and note it."""
+        model = self._models.get(name)
+        if model is None or unreadable or model.outstanding is not None or now - model.since < self._interval:
+            return None
+        if not model.present:
+            if not model.serving:
+                del self._models[name]
+                return None
+            model.outstanding = _Action.UNLOAD
+        elif model.seen.fingerprint != model.acted_on:
+            model.outstanding = _Action.RELOAD if model.serving else _Action.LOAD
+            model.acted_on = model.seen.fingerprint
+        return model.outstanding
