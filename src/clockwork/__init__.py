@@ -1,4 +1,4 @@
-"""Clockwork: an inference server for many models on few devices that knows when each request will finish.
+"""Clockwork: an inference server for many models on few devices that predicts when each request will finish.
 
 The names in ``__all__`` are the API for clients::
 
@@ -7,10 +7,10 @@ The names in ``__all__`` are the API for clients::
     with clockwork.Client("127.0.0.1:12346") as client:
         result = client.model("resnet50").infer({"data": image}, slo=0.1)
 
-Authors of schedulers find theirs in `clockwork.scheduling`.
+The API for authors of schedulers is in `clockwork.scheduling`.
 
-Rules of the file: every import of any module runs this file first, so it imports nothing heavy. A name is imported at
-its first use.
+Python runs this file before it imports any module of the package. Therefore this file imports no large modules. It
+imports a public name when the name is first used.
 """
 
 from importlib import import_module
@@ -80,7 +80,7 @@ _MODULES: Final = {
     "TensorInfo": "messages.tensors",
     "dtype_of": "arrays",
 }
-"""Module of each public name below ``clockwork``; exceptions are in ``errors``."""
+"""The module of each public name, relative to ``clockwork``. The exceptions are all in ``errors``."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,7 @@
-"""Checks bearer tokens (RFC 6750) and the rights that they give, for all front ends.
+"""Checks bearer tokens (RFC 6750), and the rights that they give. All front ends use this module.
 
-Only the digest of a token is kept, and no message contains a token. Without any configured token, all requests are
-permitted. With at least one configured token, every request needs a token, except requests that are known to be
-harmless.
+Only the digests of tokens are kept, and no message contains a token. If the operator configures no token, all requests
+are permitted. Otherwise every request needs a token, except requests that are harmless, such as health checks.
 """
 
 import hashlib
@@ -16,17 +15,22 @@ from clockwork.messages.requests import EvictRequest, LoadModelRequest
 from clockwork.messages.status import Status
 
 MIN_TOKEN_CHARACTERS: Final = 16
-"""Length of the shortest token that is accepted; 16 random characters of base64 have 96 bits."""
+"""Length of the shortest token that is accepted. A token of 16 random characters of base64 has 96 random bits."""
 
 MAX_TOKEN_CHARACTERS: Final = 4096
-"""Length of the longest token that is accepted; longer ones are refused without hashing them."""
+"""Length of the longest token that is accepted. Longer tokens are refused before their digest is computed."""
 
 MAX_TOKENS: Final = 10_000
-"""Limit on the number of tokens per right."""
+"""Largest number of tokens for each right."""
 
 
 class Right(IntEnum):
-    """The rights, each of which includes those before it. INFER: infer and read; ADMIN: also load and evict models."""
+    """The rights of a client. Each right includes the rights before it.
+
+    - NONE: only harmless requests.
+    - INFER: also inference, and reading of all information.
+    - ADMIN: also loading and evicting models.
+    """
 
     NONE = 0
     INFER = 1
@@ -42,10 +46,14 @@ def needed_for(request: Any) -> Right:
 
 
 class Tokens:
-    """The tokens that give one right."""
+    """The set of tokens that give one right."""
 
     def __init__(self, tokens: Iterable[str] = ()) -> None:
-        """Raises: InvalidRequestError: there are too many tokens, or one has a wrong length or a wrong character."""
+        """Check the tokens, and keep their digests.
+
+        Raises:
+            InvalidRequestError: there are too many tokens, or a token has a wrong length or a wrong character.
+        """
         self._known: dict[bytes, bytes] = {}
         for number, token in enumerate(tokens, 1):
             if not MIN_TOKEN_CHARACTERS <= len(token) <= MAX_TOKEN_CHARACTERS:
@@ -64,7 +72,7 @@ class Tokens:
         return bool(self._known)
 
     def knows(self, token: str) -> bool:
-        """Return whether the token is one of these. The time of the comparison reveals nothing about the tokens."""
+        """Return whether the set contains the token. The time of the comparison does not depend on the tokens."""
         if not token or len(token) > MAX_TOKEN_CHARACTERS:
             return False
         digest = _digest(token)
@@ -72,19 +80,25 @@ class Tokens:
 
 
 class Access:
-    """The tokens of a controller's clients, and the rights that they give."""
+    """The tokens that a controller accepts from clients, and the rights that they give."""
 
     def __init__(self, inference: Tokens | None = None, admin: Tokens | None = None) -> None:
-        """Without ``admin`` tokens no client has ADMIN; without ``inference`` tokens only ADMIN permits INFER."""
+        """Combine the tokens of both rights.
+
+        If there are no ``admin`` tokens, no client has the right ADMIN. If there are only ``admin`` tokens, clients
+        need one of them for every request.
+        """
         self._inference = inference or Tokens()
         self._admin = admin or Tokens()
-        self.open: Final = not (self._inference or self._admin)  #: without tokens, all requests are permitted
+        self.open: Final = not (
+            self._inference or self._admin
+        )  #: whether all requests are permitted, because there are no tokens
 
     def right_of(self, token: str) -> Right:
-        """Return the right that a token gives; ``token`` is empty if the client sent none.
+        """Return the right that a token gives. ``token`` is empty if the client sent no token.
 
         Raises:
-            NotPermittedError: a token is needed, and this one is missing or unknown.
+            NotPermittedError: a token is needed, but the token is missing or unknown.
         """
         if self.open or self._admin.knows(token):
             return Right.ADMIN
@@ -97,7 +111,7 @@ class Access:
         )
 
     def check(self, authorization: str, needed: Right) -> None:
-        """Check that a header ``Authorization`` gives a right; the header is empty if the client sent none.
+        """Check that the header ``Authorization`` gives a right. The header is empty if the client did not send it.
 
         Raises:
             NotPermittedError: the header does not give the right.
@@ -110,7 +124,7 @@ class Access:
 
 
 def permission_error(right: Right, needed: Right) -> NotPermittedError:
-    """Return the error for a client that has ``right`` and needs another."""
+    """Return the error for a client that has only the right ``right`` but needs ``needed``."""
     if right is Right.NONE:
         return _error(Status.NOT_AUTHENTICATED, "a bearer token is needed, but none was sent")
     kind = needed.name.lower()

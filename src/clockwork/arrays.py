@@ -1,9 +1,9 @@
-"""Conversion of numpy arrays to payloads, and of payloads to numpy arrays.
+"""Converts numpy arrays to payloads, and payloads to numpy arrays.
 
-Elements of a fixed size are not copied if they are in the format of the wire (little-endian and row-major, see
-`clockwork.messages.tensors`). An array made from a payload is a read-only view of the payload. ``BYTES`` elements are
-Python objects and are always copied: they are ``bytes`` in arrays made from payloads, and ``bytes`` or ``str`` (sent as
-UTF-8) in arrays made by users.
+An array is not copied if it already has the format of a payload, which is little-endian and row-major. An array that is
+created from a payload is a read-only view of the payload. ``BYTES`` elements are always copied, because they are Python
+objects in an array. They are ``bytes`` in arrays that are created from payloads. A user's array may contain ``bytes``
+and ``str``; a ``str`` is sent as UTF-8.
 """
 
 from functools import cache
@@ -19,10 +19,10 @@ from clockwork.errors import InvalidRequestError
 from clockwork.messages.tensors import ELEMENT_BYTES, Datatype, TensorSpec
 
 Array: TypeAlias = NDArray[Any]
-"""An array of any of the supported dtypes."""
+"""The type of an array of any supported dtype."""
 
 Buffer: TypeAlias = Any
-"""An object with the buffer protocol: one dimension of single bytes."""
+"""The type of an object with the buffer protocol. Its buffer must have one dimension, and elements of one byte."""
 
 _LENGTH: Final = Struct("<I")
 
@@ -45,7 +45,7 @@ _DATATYPES: Final[dict[np.dtype[Any], str]] = {dtype: str(datatype) for datatype
 
 
 def dtype_of(datatype: str) -> np.dtype[Any]:
-    """Return the numpy dtype of a datatype. The dtype of ``BF16`` comes from the package ml_dtypes.
+    """Return the numpy dtype of a datatype. The package ml_dtypes provides the dtype of ``BF16``.
 
     Raises:
         InvalidRequestError: the datatype is unknown, or ml_dtypes is not installed.
@@ -62,7 +62,7 @@ def dtype_of(datatype: str) -> np.dtype[Any]:
 
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
-    """Return the datatype of a numpy dtype of any byte order. Strings of any kind are ``BYTES``.
+    """Return the datatype of a numpy dtype. The dtype may have any byte order. Strings of any kind are ``BYTES``.
 
     Raises:
         InvalidRequestError: no datatype corresponds to the dtype.
@@ -82,7 +82,7 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
 
 
 def to_payload(array: ArrayLike) -> tuple[str, tuple[int, ...], Buffer]:
-    """Return an array's datatype, shape and payload. The payload shares the array's memory if possible.
+    """Return the datatype, the shape and the payload of an array. The payload shares the array's memory if possible.
 
     Raises:
         InvalidRequestError: the dtype is not supported, or the array contains objects other than strings.
@@ -95,7 +95,9 @@ def to_payload(array: ArrayLike) -> tuple[str, tuple[int, ...], Buffer]:
 
 
 def from_payload(spec: TensorSpec, buffer: Buffer, offset: int = 0) -> Array:
-    """Return the array whose bytes begin at ``offset`` of a payload: a read-only view, unless ``BYTES``.
+    """Return the array whose bytes begin at ``offset`` of a payload.
+
+    The array is a read-only view of the payload, unless its elements are ``BYTES``.
 
     Raises:
         InvalidRequestError: the payload is too short or does not fit the spec, or the datatype is unknown.
@@ -119,15 +121,15 @@ def from_payload(spec: TensorSpec, buffer: Buffer, offset: int = 0) -> Array:
         ) from None
     array.flags.writeable = False
     if spec.datatype == "BOOL" and array.view(np.uint8).max() > 1:
-        # Kernels rely on 0 and 1; with any other byte their behaviour is undefined.
+        # The behaviour of kernels is undefined for bytes other than 0 and 1.
         raise InvalidRequestError(f"tensor {spec.describe()} has bytes other than 0 and 1")
     return array
 
 
 def raw_bytes(array: Array) -> Buffer:
-    """Return the memory of a C-contiguous array of fixed-size elements, as single bytes."""
+    """Return the memory of a C-contiguous array as bytes. The elements of the array must have a fixed size."""
     if not array.size:
-        return b""  # memoryview cannot cast a view with a zero in its shape
+        return b""  # Python cannot cast a view whose shape contains a zero
     if array.dtype.isbuiltin != 1:
         array = array.view(np.uint16)  # the buffer protocol has no format for bfloat16
     return array.data.cast("B")
@@ -143,7 +145,7 @@ def _bfloat16() -> np.dtype[Any] | None:
 
 
 def _encode_bytes(array: Array) -> bytes:
-    """Return the elements, each after its length."""
+    """Return the encoded elements. Each element is preceded by its length."""
     parts: list[bytes] = []
     for element in array.ravel().tolist():
         content = _utf8(element) if isinstance(element, str) else element
@@ -164,7 +166,7 @@ def _utf8(text: str) -> bytes:
 
 
 def _decode_bytes(spec: TensorSpec, view: memoryview) -> Array:
-    """Return the elements without their lengths."""
+    """Return an array of the decoded elements."""
     count = prod(spec.shape)
     if count * _LENGTH.size > len(view):
         raise InvalidRequestError(
@@ -192,21 +194,24 @@ def _decode_bytes(spec: TensorSpec, view: memoryview) -> Array:
 FLOAT_TOLERANCE: Final = 0.01
 """Largest accepted difference between two computations of the same floats, as a share of the largest float.
 
-Kernels for other batch sizes add in another order, which changes the last bits. The change is less than 1e-5 in most
-deep networks in FP32, and up to 0.004 for unlikely inputs (magika with random bytes), even in a batch of identical
-rows.
+Kernels for different batch sizes add numbers in a different order, which changes the last bits of the result. The
+difference is less than 1e-5 in most deep networks in FP32. It is up to 0.004 for unusual inputs, such as random bytes
+for the model magika. It occurs even in a batch of identical rows.
 """
 
 FLOAT_BITS: Final = 8
-"""The same for short floats, as a multiple of the distance between 1 and the next number of the type."""
+"""Largest accepted difference for short floats.
+
+The unit is the distance between 1 and the next larger number of the type.
+"""
 
 
 def difference(wanted: Array, found: Array) -> str:
-    """Return how an output differs from the expected one; empty if the two agree.
+    """Return a description of the difference between an output and the expected output.
 
-    Integers, booleans and strings agree if they are equal. Floats agree if no element differs by more than
-    `FLOAT_TOLERANCE` of the largest expected element (for short floats: `FLOAT_BITS`), and infinities and NaNs are in
-    the same places.
+    The description is empty if both agree. Integers, booleans and strings agree if they are equal. Floats agree if
+    infinities and NaNs are in the same places, and if no element differs by more than `FLOAT_TOLERANCE` of the largest
+    expected element. The limit for short floats is `FLOAT_BITS`.
     """
     if wanted.shape != found.shape:
         return f"the shape is {list(found.shape)} instead of {list(wanted.shape)}"
@@ -228,7 +233,7 @@ def difference(wanted: Array, found: Array) -> str:
 
 
 def is_float(array: Array) -> bool:
-    """Return whether the elements are floats, including bfloat16."""
+    """Return whether the elements are floats. The type bfloat16 counts as a float."""
     return array.dtype.kind == "f" or array.dtype.isbuiltin != 1
 
 

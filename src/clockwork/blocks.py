@@ -1,18 +1,21 @@
-"""An allocator of consecutive blocks: first fit from the lowest block, so that recently used blocks are used again.
+"""An allocator of consecutive blocks.
 
-The allocator handles block numbers only, and knows nothing about the memory behind them.
+It allocates the first gap that is large enough, beginning at the lowest block. Recently used blocks are therefore used
+again soon. The allocator only handles the numbers of blocks. Its callers map the numbers to memory.
 """
 
 from bisect import bisect_left, insort
 
 
 class BlockAllocator:
-    """Blocks 0 to ``count - 1``."""
+    """Allocates and frees blocks. The blocks have the numbers 0 to ``count - 1``."""
 
     def __init__(self, count: int) -> None:
-        """Start with ``count`` free blocks."""
-        self._free: list[tuple[int, int]] = [(0, count)] if count else []  #: begin and end of each gap, ascending
-        self._allocated: dict[int, int] = {}  #: begin -> end
+        """Create an allocator of ``count`` blocks, all of which are free."""
+        self._free: list[tuple[int, int]] = (
+            [(0, count)] if count else []
+        )  #: begin and end of each gap, in ascending order
+        self._allocated: dict[int, int] = {}  #: begin of each allocation -> its end
 
     @property
     def allocated(self) -> int:
@@ -20,7 +23,7 @@ class BlockAllocator:
         return sum(end - begin for begin, end in self._allocated.items())
 
     def allocate(self, count: int) -> int | None:
-        """Allocate ``count`` consecutive blocks; return the first, or None if no gap is large enough."""
+        """Allocate ``count`` consecutive blocks. Return the first of them, or None if no gap is large enough."""
         for i, (begin, end) in enumerate(self._free):
             if end - begin >= count:
                 rest = begin + count
@@ -33,10 +36,10 @@ class BlockAllocator:
         return None
 
     def free(self, begin: int) -> None:
-        """Free the blocks that were allocated from ``begin`` on.
+        """Free the blocks of the allocation that begins at block ``begin``.
 
         Raises:
-            KeyError: no allocation begins there.
+            KeyError: no allocation begins at this block.
         """
         end = self._allocated.pop(begin)
         i = bisect_left(self._free, (begin, end))

@@ -1,7 +1,7 @@
 """The only module that reads the system's clocks.
 
-Machines get the time as an argument (`clockwork.machine`); only their hosts have a clock. Times of two clocks cannot be
-compared without an offset (`clockwork.wire.clock_offset`).
+A machine (`clockwork.machine`) gets the time as an argument. Only the host of a machine has a clock. To compare the
+times of two clocks, the offset between them must be known (`clockwork.wire.clock_offset`).
 """
 
 import time
@@ -11,20 +11,20 @@ from clockwork.units import Nanos
 
 
 class Clock(Protocol):
-    """A clock that never runs backwards."""
+    """The interface of clocks. A clock must never run backwards."""
 
     def now(self) -> Nanos:
-        """Return the nanoseconds since some moment in the past."""
+        """Return the time in nanoseconds since a fixed point in the past."""
         ...
 
 
 class MonotonicClock:
-    """The system's monotonic clock: one for all processes of a host, independent of the time of day."""
+    """The system's monotonic clock. All processes of a machine share it, and it does not depend on the time of day."""
 
     __slots__ = ()
 
     now = staticmethod(time.monotonic_ns)
-    """Return the nanoseconds since about the start of the host."""
+    """Return the time in nanoseconds since about the start of the machine."""
 
 
 def thread_time() -> Nanos:
@@ -33,12 +33,12 @@ def thread_time() -> Nanos:
 
 
 def process_time(pid: int = 0) -> Nanos:
-    """Return the processor time of a process with all its threads, in nanoseconds; ``pid`` 0 is this process.
+    """Return the processor time of all threads of a process, in nanoseconds. A ``pid`` of 0 means this process.
 
     Raises:
-        OSError: there is no such process.
+        OSError: no process has this number.
     """
-    # The kernel's encoding of a process's clock (clock_getcpuclockid(3)).
+    # This is the kernel's number for the clock of a process (clock_getcpuclockid(3)).
     return time.clock_gettime_ns((~pid << 3) | 2 if pid else time.CLOCK_PROCESS_CPUTIME_ID)
 
 
@@ -48,7 +48,10 @@ def monotonic_epoch() -> Nanos:
 
 
 class OffsetClock:
-    """A wrong clock for tests: ahead of ``clock`` by ``offset_ns``, and too fast by ``drift_ppm`` from now on."""
+    """A wrong clock for tests.
+
+    It is ahead of ``clock`` by ``offset_ns``, and gains ``drift_ppm`` from its creation on.
+    """
 
     __slots__ = ("_clock", "_drift_ppm", "_offset_ns", "_start")
 
@@ -59,6 +62,6 @@ class OffsetClock:
         self._start = clock.now()
 
     def now(self) -> Nanos:
-        """Return the time that the wrong clock shows."""
+        """Return the wrong time."""
         now = self._clock.now()
         return now + self._offset_ns + (now - self._start) * self._drift_ppm // 1_000_000

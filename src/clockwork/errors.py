@@ -16,27 +16,27 @@
     +-- ConnectionLostError        a connection ended, or could not be made
     +-- ProtocolError              bytes that are not a frame or message, or have another version
 
-An error message says what was wrong, what was found or which limit applies, and what to do. The exceptions know nothing
-about HTTP and gRPC.
+An error message names the fault, the value that was found or the limit, and a remedy. The exceptions do not depend on
+HTTP or gRPC.
 """
 
 
 class ClockworkError(Exception):
-    """The base class of all exceptions that Clockwork raises on purpose."""
+    """The base class of all exceptions that Clockwork defines."""
 
     status: int | None = None
-    """The `clockwork.messages.status.Status` of a server's response, if the error comes from one."""
+    """The status of the server's response (`clockwork.messages.status.Status`), or None if there was no response."""
 
     status_name: str | None = None
-    """The name of that status, such as ``TIMEOUT``; HTTP and gRPC responses contain it too."""
+    """The name of the status, such as ``TIMEOUT``. HTTP and gRPC responses also contain this name."""
 
 
 class InvalidRequestError(ClockworkError):
-    """The request is wrong. A retry fails again."""
+    """The request is wrong. A retry would fail again."""
 
 
 class UnknownModelError(InvalidRequestError):
-    """No served model has this name."""
+    """The server does not serve a model with this name."""
 
 
 class InvalidModelError(InvalidRequestError):
@@ -44,25 +44,25 @@ class InvalidModelError(InvalidRequestError):
 
 
 class NotPermittedError(ClockworkError):
-    """The server needs a token: the token is missing or unknown, or does not give the right."""
+    """The server needs a token, but the token is missing, unknown or does not give the right."""
 
 
 class DeadlineError(ClockworkError):
-    """The deadline passed, or would be missed."""
+    """The deadline passed, or the request would miss it."""
 
     predicted: float | None = None
-    """The predicted completion in seconds after the request's arrival; None: unknown."""
+    """The predicted completion in seconds after the request's arrival, or None if it is unknown."""
 
     retry_after: float | None = None
-    """The retry time in seconds; None: unknown."""
+    """The retry time in seconds from now, or None if it is unknown."""
 
 
 class RequestTimeoutError(DeadlineError):
-    """The deadline passed before there was a response."""
+    """The deadline passed before the request had a response."""
 
 
 class RequestRefusedError(DeadlineError):
-    """The request was refused before its deadline: the deadline would be missed, or the server is full."""
+    """The request was refused before its deadline, because it would be late or the server is full."""
 
 
 class InitializingError(ClockworkError):

@@ -1,7 +1,7 @@
-"""Counts of durations in buckets that grow by one per cent, from a microsecond on.
+"""Histograms of durations. The first bucket ends at a microsecond, and each further bucket is one per cent longer.
 
-The memory does not depend on the number of durations: there are 1,389 buckets of eight bytes from a microsecond to a
-second.
+The memory of a histogram does not depend on the number of durations. There are 1,389 buckets of eight bytes from a
+microsecond to a second.
 """
 
 from array import array
@@ -15,19 +15,20 @@ _STEP: Final = log(1.01)
 
 
 class Histogram:
-    """Counts durations.
+    """A histogram of durations.
 
-    ``width`` buckets are merged into one: with width 1 the error is 1 per cent, with width 10 it is 10 per cent.
+    ``width`` buckets are merged into one bucket. With a width of 1 the error is 1 per cent. With a width of 10 it is 10
+    per cent.
     """
 
     __slots__ = ("buckets", "longest", "total", "width")
 
     def __init__(self, width: int = 1) -> None:
-        """Start with no durations."""
-        self.buckets = array("Q")  #: the number of durations in each bucket, up to the last one with any
+        """Create an empty histogram."""
+        self.buckets = array("Q")  #: number of durations in each bucket, up to the last bucket that is not empty
         self.width = width
         self.longest: Nanos = 0
-        self.total: Nanos = 0  #: the sum of all durations
+        self.total: Nanos = 0  #: sum of all durations
 
     @property
     def count(self) -> int:
@@ -47,7 +48,7 @@ class Histogram:
             self.longest = value
 
     def merge(self, other: "Histogram") -> None:
-        """Add the counts of another histogram of the same width."""
+        """Add the counts of another histogram, which must have the same width."""
         assert other.width == self.width
         self.grow(len(other.buckets))
         for bucket, count in enumerate(other.buckets):
@@ -56,7 +57,10 @@ class Histogram:
         self.total += other.total
 
     def up_to(self, bounds: Sequence[Nanos]) -> list[int]:
-        """Return the number of durations up to each of the ascending ``bounds``, as exactly as the buckets permit."""
+        """Return the number of durations up to each bound. ``bounds`` must ascend.
+
+        The numbers are only as exact as the buckets.
+        """
         counts, seen, first = [], 0, 0
         for bound in bounds:
             after = _bucket(bound) // self.width + 1
@@ -66,7 +70,7 @@ class Histogram:
         return counts
 
     def percentile(self, percent: float) -> Nanos | None:
-        """Return the upper end of the bucket that contains the percentile; None if no duration was counted."""
+        """Return the upper end of the bucket that contains the percentile, or None if the histogram is empty."""
         rank = self.count * percent / 100
         for end, seen in self._sums():
             if seen >= rank:
@@ -74,12 +78,12 @@ class Histogram:
         return None
 
     def steps(self) -> list[tuple[float, float]]:
-        """Return the distribution as pairs (milliseconds, share of the durations that are at most as long)."""
+        """Return the cumulative distribution as pairs: milliseconds, and the share of durations up to that time."""
         count = self.count
         return [(end / 1000, seen / count) for end, seen in self._sums()]
 
     def _sums(self) -> Iterator[tuple[float, int]]:
-        """Yield the end in microseconds of each bucket that is not empty, and the number of durations up to it."""
+        """Yield the end of each bucket that is not empty, in microseconds, and the number of durations up to it."""
         seen = 0
         for bucket, count in enumerate(self.buckets):
             if count:
@@ -94,7 +98,7 @@ class Histogram:
 
 
 def add_to_both(value: Nanos, one: Histogram, other: Histogram) -> None:
-    """Add a duration to two histograms, in less time than two calls of ``add``, because this runs for every action."""
+    """Add a duration to two histograms. This is faster than two calls of ``add``, and it runs for every action."""
     bucket = _bucket(value)
     here, there = bucket // one.width, bucket // other.width
     try:
@@ -116,5 +120,8 @@ def add_to_both(value: Nanos, one: Histogram, other: Histogram) -> None:
 
 
 def _bucket(value: Nanos) -> int:
-    """Return the number of a duration's bucket of one per cent; bucket 0 has all durations up to a microsecond."""
+    """Return the number of the bucket of one per cent that contains a duration.
+
+    Bucket 0 contains all durations up to a microsecond.
+    """
     return int(log(value / MICROSECOND) / _STEP) if value > MICROSECOND else 0

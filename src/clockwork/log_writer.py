@@ -1,13 +1,14 @@
 """Writes stdout and stderr from a thread, so that a blocked log cannot block the server.
 
-A pipe holds 64 KiB. When it is full, a write blocks until the reader reads, and so does an event loop, a lane or a
-signal handler that writes. After `install`, ``sys.stdout`` and ``sys.stderr`` only put text into a bounded queue, and a
-daemon thread writes it. While the queue is full, text is dropped and counted. The thread reports the count as soon as
-it can write again. This covers everything in Python that prints: logging, warnings, tracebacks, progress bars and other
-packages.
+The standard streams may be pipes. The buffer of a pipe has 64 KiB. When it is full, a write blocks until the reader
+reads, and the event loop, lane or signal handler that wrote is blocked too. After `install`, ``sys.stdout`` and
+``sys.stderr`` only put text into a queue with a limit, and a daemon thread writes the text. While the queue is full,
+text is dropped and counted. The thread reports the count as soon as it can write again. All text that Python code
+prints takes this path: logs, warnings, tracebacks and progress bars.
 
-Code in C writes to the file descriptor itself. If the descriptor is a pipe or a terminal, it is replaced by one that
-does not block, so C code loses text that does not fit. A socket cannot be opened again and stays as it is.
+C code writes directly to the file descriptor. If the descriptor is a pipe or a terminal, it is replaced by a descriptor
+that does not block, so that C code loses text that does not fit. A socket cannot be opened again, so it is not
+replaced.
 """
 
 import atexit
@@ -26,36 +27,45 @@ from typing import Any, Final, TextIO
 from clockwork.units import MIB
 
 MAX_WAITING: Final = 4 * MIB
-"""Limit on the characters that wait to be written; each piece of text also counts `PIECE_COST`."""
+"""Largest number of characters that may wait. Each piece of text counts as its length plus `PIECE_COST`."""
 
 PIECE_COST: Final = 100
-"""Characters that each piece of text counts in addition: about the memory of a short string object."""
+"""Additional characters that each piece of text counts for. They stand for the memory of a string object."""
 
 FINISH_SECONDS: Final = 1.0
-"""Seconds for which the end of the process waits until the queue is written."""
+"""Longest time in seconds that the process waits at its end until the queue is written."""
 
 
 class LogWriter:
-    """A bounded queue of text and the thread that writes it to one file descriptor."""
+    """A queue of text with a limit, and a thread that writes the text to a file descriptor."""
 
     def __init__(
         self, fd: int, notice: Callable[[int], str], encoding: str = "utf-8", limit: int = MAX_WAITING
     ) -> None:
-        """``notice`` returns the text that reports a number of dropped pieces."""
-        self.dropped = 0  #: pieces of text that were not written
+        """Start the thread.
+
+        Args:
+            fd: the file descriptor.
+            notice: returns the text that reports a number of dropped pieces of text.
+            encoding: the encoding of the text.
+            limit: largest number of characters that may wait.
+        """
+        self.dropped = 0  #: number of pieces of text that were not written
         self._fd = fd
         self._notice = notice
         self._encoding = encoding
         self._limit = limit
-        self._queue: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()  # safe to put to from `__del__`
+        self._queue: queue.SimpleQueue[str | threading.Event] = (
+            queue.SimpleQueue()
+        )  # this kind of queue may be used in `__del__`
         self._lock = threading.RLock()
-        self._put = 0  # characters put into the queue, and taken from it
+        self._put = 0  # number of characters that were put into the queue; others count those taken out
         self._taken = 0
-        self._reported = 0  # dropped pieces that were reported
+        self._reported = 0  # number of dropped pieces that were reported
         threading.Thread(target=self._run, name="clockwork-log", daemon=True).start()
 
     def put(self, text: str) -> None:
-        """Queue text for writing. Never blocks; any thread may call it."""
+        """Queue text for writing. This method never blocks, and any thread may call it."""
         cost = len(text) + PIECE_COST
         with self._lock:
             if self._put - self._taken + cost > self._limit:
@@ -65,7 +75,7 @@ class LogWriter:
         self._queue.put(text)
 
     def finish(self, seconds: float) -> bool:
-        """Wait until the queued text is written, for at most ``seconds``; return whether it is."""
+        """Wait for at most ``seconds`` until the queued text is written, and return whether it is written."""
         written = threading.Event()
         self._queue.put(written)
         return written.wait(seconds)
@@ -100,39 +110,39 @@ class LogWriter:
 
 
 class QueuedStream(io.TextIOBase):
-    """A text stream that replaces another and passes its lines to a `LogWriter`."""
+    """A text stream that replaces a standard stream, and passes lines to a `LogWriter`."""
 
     def __init__(self, writer: LogWriter, original: TextIO) -> None:
-        """``original`` is the replaced stream, which has the properties of the file."""
+        """Replace the stream ``original``. The new stream has the encoding and the descriptor of the original one."""
         self.writer = writer
         self._original = original
         self._lock = threading.RLock()
-        self._begun = ""  # an incomplete line
+        self._begun = ""  # the text of an incomplete line
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """The original's."""
+        """The encoding of the original stream."""
         return self._original.encoding
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]
-        """The original's."""
+        """The handling of encoding errors of the original stream."""
         return self._original.errors
 
     def fileno(self) -> int:
-        """The original's."""
+        """Return the file descriptor of the original stream."""
         return self._original.fileno()
 
     def isatty(self) -> bool:
-        """Whether the original is a terminal."""
+        """Return whether the original stream is a terminal."""
         return self._original.isatty()
 
     def writable(self) -> bool:
-        """Return True."""
+        """Return True, because every program may write to this stream."""
         return True
 
     def write(self, text: str) -> int:
-        """Queue the complete lines of the text for writing."""
+        """Queue the complete lines of the text. The last line waits if it is incomplete."""
         with self._lock:
             whole, newline, self._begun = (self._begun + text).rpartition("\n")
         if newline:
@@ -140,7 +150,7 @@ class QueuedStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Queue an incomplete line for writing, without waiting."""
+        """Queue an incomplete line. This method does not wait until the text is written."""
         with self._lock:
             begun, self._begun = self._begun, ""
         if begun:
@@ -151,9 +161,9 @@ _streams: Final[list[QueuedStream]] = []
 
 
 def install(notice: Callable[[int], str]) -> None:
-    """Write ``sys.stdout`` and ``sys.stderr`` from threads from now on; to be called once per process.
+    """Write the text of ``sys.stdout`` and ``sys.stderr`` from threads. This must be called once in a process.
 
-    Streams that have no file descriptor stay as they are.
+    Streams without a file descriptor are not changed.
     """
     for name in ("stdout", "stderr"):
         original = getattr(sys, name)
@@ -170,32 +180,33 @@ def install(notice: Callable[[int], str]) -> None:
 
 
 def finish(seconds: float = FINISH_SECONDS) -> None:
-    """Wait until the queued text of all streams is written, for at most ``seconds``."""
+    """Wait for at most ``seconds`` until the queued text of all streams is written."""
     for stream in _streams:
         stream.flush()
         stream.writer.finish(seconds / len(_streams))
 
 
 def dropped_lines() -> int:
-    """Return the number of pieces of text that this process has dropped; a line of the log is one piece."""
+    """Return the number of pieces of text that this process has dropped. A line of the log is one piece."""
     return sum(stream.writer.dropped for stream in _streams)
 
 
 def fill_standard_streams() -> None:
-    """Open ``/dev/null`` for standard streams that were closed when the process began.
+    """Open ``/dev/null`` for each standard stream that was closed when the process began.
 
-    Otherwise the next file or socket would get the stream's number, and with it the stream's text.
+    Otherwise the next file or socket would get the descriptor of that stream, and the stream's text would be written to
+    it.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
-            stream: Any = Path(os.devnull).open(mode)  # noqa: SIM115 - stays open while the process lives
+            stream: Any = Path(os.devnull).open(mode)  # noqa: SIM115 - must stay open until the process ends
             setattr(sys, name, stream)
             if stream.fileno() == number:
                 os.set_inheritable(number, True)
 
 
 def _apart(fd: int) -> int:
-    """Return a descriptor of the writer's own, and make ``fd`` non-blocking for code in C."""
+    """Return a separate descriptor for the writer. Make ``fd`` non-blocking, for C code that uses it."""
     own = os.dup(fd)
     mode = os.fstat(fd).st_mode
     if stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and os.isatty(fd)):

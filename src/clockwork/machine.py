@@ -1,14 +1,14 @@
-"""The interface between machines, which decide, and their hosts, which act.
+"""The interface between machines, which make decisions, and their hosts, which carry out the decisions.
 
-A *machine* has no clock, I/O, thread or global randomness. The same list of ``(now, event)`` gives the same commands.
-The host of a machine has three duties:
+A *machine* uses no clock, I/O, thread or global randomness. If it gets the same times and events again, it returns the
+same commands. The host of a machine has three duties:
 
 1. pass events to the machine: ``commands = machine.handle(now, event)``
 2. wake the machine when ``next_wakeup()`` is reached, and not before: ``commands = machine.wake(now)``
 3. carry out the commands in order, and then call ``next_wakeup()`` again
 
-``now`` never decreases. The live host (asyncio) and the simulator (a heap of events) have the same duties, and a
-machine cannot tell them apart.
+``now`` must never decrease. The live server (with asyncio) and the simulator (with a heap of events) are both hosts. A
+machine works in the same way with both.
 """
 
 from typing import Protocol, TypeVar
@@ -20,16 +20,19 @@ CommandT = TypeVar("CommandT")
 
 
 class Machine(Protocol[EventT, CommandT]):
-    """An object that handles events and returns commands."""
+    """An object that handles events, and returns commands for its host."""
 
     def handle(self, now: Nanos, event: EventT) -> list[CommandT]:
-        """Handle an event that happened at ``now``; return commands to carry out in order."""
+        """Handle an event that happened at ``now``, and return the commands that the host must carry out in order."""
         ...
 
     def wake(self, now: Nanos) -> list[CommandT]:
-        """Do the work that is due (``now >= next_wakeup()``); return commands to carry out in order."""
+        """Do the work that is due at ``now``, and return the commands that the host must carry out in order.
+
+        The host calls this method when ``now >= next_wakeup()``.
+        """
         ...
 
     def next_wakeup(self) -> Nanos | None:
-        """Return when to call `wake` next; None: not before the next event."""
+        """Return the time at which the host must call `wake`, or None if it must not call it before the next event."""
         ...

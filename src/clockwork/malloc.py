@@ -1,8 +1,7 @@
-"""Measures the memory that the C allocator holds, and returns free memory to the system.
+"""Measures the memory that programs have allocated from the C library, and returns free memory to the system.
 
-Rules of the file: it counts bytes that were allocated. It makes no difference whether their pages were ever touched, or
-which free pages the allocator keeps. Only glibc reports these numbers (``mallinfo2``, since glibc 2.33); with other C
-libraries the functions return 0.
+The numbers are allocated bytes. Memory counts even if the program never writes to it. Only glibc has these numbers
+(``mallinfo2``, since glibc 2.33). With other C libraries, the functions return 0.
 """
 
 import ctypes
@@ -16,16 +15,16 @@ from clockwork.units import KIB, MIB, Bytes
 T = TypeVar("T")
 
 ROUNDS: Final = 3
-"""Number of measurements. Other threads allocate and free meanwhile; the median tolerates that in one round."""
+"""Number of measurements. The result is their median, because other threads may change one of the measurements."""
 
 GRANULE: Final[Bytes] = 64 * KIB
-"""Results are rounded up to a multiple of this; two sessions of one model differ by less."""
+"""Results are rounded up to a multiple of this size. Two measurements of the same model differ by less."""
 
 MIN_RETURNED_BYTES: Final[Bytes] = 8 * MIB
-"""Blocks of this size or more are returned to the system when they are freed; the allocator keeps smaller ones."""
+"""Size in bytes of the smallest block that is returned to the system when it is freed."""
 
 MAX_FREE_TOP_BYTES: Final[Bytes] = MIN_RETURNED_BYTES
-"""Free memory that the allocator may keep at the end of a heap."""
+"""Largest free memory in bytes that the allocator keeps at the end of a heap."""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -51,9 +50,10 @@ _mallinfo2: Final = _function()
 
 @cache
 def return_large_blocks() -> None:
-    """Make the allocator return large blocks to the system when they are freed. Later calls do nothing.
+    """Make the allocator return large blocks to the system when they are freed. A second call does nothing.
 
-    By default, glibc raises both limits when large blocks are freed: it would keep evicted weights of up to 32 MiB.
+    By default, glibc raises its limits when a program frees large blocks. It would then keep the memory of evicted
+    weights of up to 32 MiB.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -64,15 +64,15 @@ def return_large_blocks() -> None:
 
 
 def free_bytes() -> Bytes:
-    """Return the freed bytes that the allocator keeps for later allocations; 0 if unknown."""
+    """Return the number of freed bytes that the allocator keeps for later allocations, or 0 if it is unknown."""
     return 0 if _mallinfo2 is None else int(_mallinfo2().fordblks)
 
 
 def trim() -> None:
-    """Return all free pages to the system, including those between blocks in use, which glibc would keep.
+    """Return all free pages to the system. Without this call, glibc keeps free pages between blocks that are in use.
 
-    The call takes a few milliseconds per 100 MiB and does not hold the interpreter's lock: call it in a thread. Other
-    threads that allocate memory wait meanwhile.
+    The call takes a few milliseconds for each 100 MiB, so it should run in a thread. It releases the interpreter's
+    lock. Other threads that allocate memory wait until it ends.
     """
     try:
         malloc_trim = ctypes.CDLL(None).malloc_trim
@@ -82,7 +82,7 @@ def trim() -> None:
 
 
 def used_bytes() -> Bytes:
-    """Return the bytes that all threads together have allocated and not freed; 0 if unknown."""
+    """Return the number of bytes that all threads have allocated and not freed, or 0 if it is unknown."""
     if _mallinfo2 is None:
         return 0
     info = _mallinfo2()
@@ -90,10 +90,10 @@ def used_bytes() -> Bytes:
 
 
 def measure_allocation(make: Callable[[], T]) -> tuple[T, Bytes]:
-    """Return an object that ``make`` created, and the memory that such an object takes.
+    """Return an object that ``make`` created, and the number of bytes that such an object takes.
 
-    Only one of the objects exists at a time. The memory is rounded up to `GRANULE`, so that a repeated measurement most
-    likely has the same result.
+    ``make`` is called several times, but only one of its objects exists at a time. The number is rounded up to a
+    multiple of `GRANULE`, so that another measurement probably has the same result.
     """
     created: T | None = None
     found: list[Bytes] = []

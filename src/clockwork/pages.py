@@ -1,7 +1,7 @@
-"""Counts the pages of a device's weights cache, which models own, and keeps the models in order of last use.
+"""Counts the pages of a device's weights cache.
 
-The worker and the controller's picture of the worker use the same class. The class knows nothing about the pages'
-content.
+Each page in use belongs to a model. The models are kept in the order of their last use. The worker and the controller's
+view of the worker use the same class. This module does not access the content of the pages.
 """
 
 from collections.abc import Iterator
@@ -10,10 +10,13 @@ from clockwork.units import Pages
 
 
 class PageCache:
-    """A cache of ``total`` pages. Invariant: ``0 <= used <= total``, and ``used`` is the sum over all owners."""
+    """The page counts of a cache with ``total`` pages.
+
+    ``used`` is the sum of all owners' pages, and at most ``total``.
+    """
 
     def __init__(self, total: Pages) -> None:
-        """Start with all pages free.
+        """Create a cache in which all pages are free.
 
         Raises:
             ValueError: ``total`` is negative.
@@ -22,11 +25,11 @@ class PageCache:
             raise ValueError(f"cache has {total} pages; the number must not be negative")
         self.total = total
         self._used: Pages = 0
-        self._owners: dict[str, Pages] = {}  #: least recently used first
+        self._owners: dict[str, Pages] = {}  #: pages of each owner, least recently used owner first
 
     @property
     def used(self) -> Pages:
-        """The number of owned pages."""
+        """The number of pages that have an owner."""
         return self._used
 
     @property
@@ -45,14 +48,16 @@ class PageCache:
         return len(self._owners)
 
     def pages_of(self, owner: str) -> Pages:
-        """Return the number of pages of ``owner``."""
+        """Return the number of pages that ``owner`` has."""
         return self._owners.get(owner, 0)
 
     def take(self, owner: str, pages: Pages) -> bool:
-        """Give pages to ``owner``, as the most recently used owner; return False if too few are free.
+        """Give pages to ``owner``, and return True. Return False if too few pages are free.
+
+        ``owner`` becomes the most recently used owner.
 
         Raises:
-            ValueError: ``owner`` has pages already, or ``pages`` is negative.
+            ValueError: ``owner`` already has pages, or ``pages`` is negative.
         """
         if pages < 0 or owner in self._owners:
             raise ValueError(f"{owner!r} has {self.pages_of(owner)} pages and cannot take {pages}")
@@ -63,7 +68,7 @@ class PageCache:
         return True
 
     def give_back(self, owner: str) -> Pages:
-        """Free all pages of ``owner``; return their number.
+        """Free all pages of ``owner``, and return their number.
 
         Raises:
             KeyError: ``owner`` has no pages.
@@ -82,5 +87,5 @@ class PageCache:
 
 
 def pages_for(size: int, page_size: int) -> Pages:
-    """Return the number of pages that ``size`` bytes take; at least one, so that every loaded model is counted."""
+    """Return the number of pages that ``size`` bytes take. It is at least 1, so that every loaded model has a page."""
     return max(1, -(-size // page_size))

@@ -1,7 +1,8 @@
-"""Plots of a simulation or a load test as PNGs: goodput, latency, utilisation, cold starts, errors of predictions.
+"""Draws plots of a simulation or a load test as PNG files.
 
-Rules of the file: the only input is the JSON that `clockwork sim --json` writes. matplotlib is an extra. Legends stand
-below the axes, never over data.
+The plots show goodput, latency, utilisation, cold starts and prediction errors. The only input is the JSON that
+`clockwork sim --json` writes. matplotlib is an optional dependency. Legends are below the axes, so that they never
+cover data.
 """
 
 import re
@@ -23,7 +24,7 @@ STYLE: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False, "
 
 
 def draw_all(directory: Path, results: dict[str, Any]) -> list[Path]:
-    """Draw each plot that the results have data for; returns the files."""
+    """Draw every plot for which the results contain data, and return the paths of the files."""
     details = results["details"]
     results = results | {"name": re.sub(r"[^A-Za-z0-9._-]+", "-", results["name"]).strip(".-") or "scenario"}
     with mpl.rc_context(STYLE):
@@ -44,7 +45,7 @@ def _label(detail: dict[str, Any]) -> str:
 
 
 def _times(detail: dict[str, Any], count: int) -> list[float]:
-    """Seconds at which the steps of a time series begin."""
+    """Return the times in seconds at which the steps of a time series begin."""
     return [step * detail["bucket_s"] for step in range(count)]
 
 
@@ -91,7 +92,10 @@ def _cold_starts(directory: Path, name: str, details: list[dict[str, Any]]) -> P
 
 
 def _sweep(directory: Path, results: dict[str, Any]) -> Path:
-    """Goodput against the swept SLO or load, with the ideal and the numbers of other systems where they are known."""
+    """Draw the goodput for each SLO or load of a sweep.
+
+    The plot also shows the ideal, and the numbers of other systems if they are known.
+    """
     rows = [row for row in results["rows"] if row["stream"] == "all"]
     by_slo = len({row["slo_ms"] for row in rows}) > 1
     key, across = ("slo_ms", "SLO (ms)") if by_slo else ("load", "load (multiple of the scenario's)")
@@ -133,7 +137,7 @@ def _has_errors(detail: dict[str, Any]) -> bool:
 
 
 def _errors(axes: Any, detail: dict[str, Any], kind: str, quantity: str) -> None:
-    """Draw the lines of one run in one colour: over-predictions dashed, under-predictions solid."""
+    """Draw the prediction errors of one run in one colour. The line of over-predictions is dashed."""
     curves = detail.get("prediction", {}).get("cdf", {}).get(kind, {}).get(quantity, {})
     color = None
     for side, style in (("over", "--"), ("under", "-")):
@@ -142,7 +146,7 @@ def _errors(axes: Any, detail: dict[str, Any], kind: str, quantity: str) -> None
 
 
 def _distribution(axes: Any, steps: list[tuple[float, float]] | None, **style: Any) -> Any:
-    """Draw a cumulative distribution from 0 on; returns its colour, or None if it has no steps."""
+    """Draw a cumulative distribution that begins at 0. Return its colour, or None if it has no steps."""
     if not steps:
         return None
     values = [steps[0][0], *(value for value, _ in steps)]
@@ -152,7 +156,7 @@ def _distribution(axes: Any, steps: list[tuple[float, float]] | None, **style: A
 
 
 def _tick_each(axes: Any, values: list[float]) -> None:
-    """Label exactly these values on a logarithmic axis."""
+    """Label these values, and no others, on a logarithmic axis."""
     axes.set_xticks(values, [f"{value:g}" for value in values])
     axes.xaxis.set_minor_locator(NullLocator())
 
@@ -166,12 +170,12 @@ def _axes(title: str, across: str, up: str) -> tuple[Any, Any]:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    """Put one legend for all axes below them, and write the file."""
+    """Add one legend for all axes below the axes, and write the file."""
     labelled = {label: handle for axes in figure.axes for handle, label in zip(*_entries(axes), strict=True)}
     if labelled:
         columns = min(LEGEND_COLUMNS, len(labelled))
         figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=columns, fontsize="small")
-    # No software version or date: the same results give the same bytes.
+    # The file contains no version and no date, so that the same results always produce the same bytes.
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)
     return path

@@ -1,9 +1,9 @@
-"""Runs long work on an event loop in steps, so that other work waits for at most one step.
+"""Runs long work on an event loop in short steps, so that other work never waits for long.
 
-Theory of operation. A thread would not help, because decoding and formatting hold the interpreter's lock. So the loop
-does the work itself, for at most `MAX_BURST` at a time, and polls its sockets before the next burst. All jobs of one
-`Stepper` take turns: one burst runs in each turn of the loop, however many jobs are under way. The first step of a job
-runs at once, so a job of one step never waits behind a long one.
+A separate thread would not help, because the work (decoding and formatting) holds the interpreter's lock. The loop
+therefore does the work itself, in bursts of at most `MAX_BURST`. It polls its sockets between two bursts. All jobs of
+one `Stepper` take turns, so that only one burst runs in each turn of the loop. The first step of a job runs at once. A
+job of one step therefore never waits for a long job.
 """
 
 import asyncio
@@ -15,29 +15,29 @@ from clockwork.steps import Steps
 from clockwork.units import MICROSECOND, Nanos
 
 MAX_BURST: Final[Nanos] = 300 * MICROSECOND
-"""Time after which other tasks get their turn; a step that has begun is finished."""
+"""Time after which a burst ends, so that other tasks can run. A step that has begun is finished first."""
 
 BACKGROUND_REST: Final = 0.001
-"""Pause in seconds between two bursts of work that no inference waits for."""
+"""Pause in seconds between two bursts of work that is not urgent."""
 
 T = TypeVar("T")
 
 
 class Stepper:
-    """Runs jobs of one event loop in turns with each other and with all other work."""
+    """Runs jobs in steps on one event loop. The jobs take turns with each other and with all other work."""
 
     def __init__(self) -> None:
-        """Start with no job."""
+        """Create a stepper without jobs."""
         self._one_burst = asyncio.Lock()
         self._clock: Clock = MonotonicClock()
 
     async def run(self, steps: Steps[T], rest: float = 0.0) -> T:
-        """Run all steps and return the result; ``rest`` is a pause in seconds after each burst.
+        """Run all steps of a job, and return its result.
 
-        A cancelled job stops at its next step.
+        ``rest`` is a pause in seconds after each burst. A cancelled job stops before its next step.
 
         Raises:
-            Exception: a step raised it.
+            Exception: any exception that a step raises.
         """
         try:
             next(steps)
@@ -58,24 +58,24 @@ class Stepper:
 
 
 class SharedResult(Generic[T]):
-    """A result that concurrent callers share.
+    """A result that callers share if they call at the same time.
 
-    A caller gets a result whose computation began after the call. The result is dropped when no caller waits for it.
+    A caller gets a result whose computation began after the call. The result is deleted when no caller waits for it.
     """
 
     def __init__(self, compute: Callable[[], Awaitable[T]]) -> None:
-        """``compute`` computes a new result; at most one call of it runs at a time."""
+        """Create a shared result. ``compute`` computes a new result. Only one call of ``compute`` runs at a time."""
         self._compute = compute
         self._computing = asyncio.Lock()
         self._clock: Clock = MonotonicClock()
-        self._latest: tuple[Nanos, T] | None = None  #: when its computation began, and the result
+        self._latest: tuple[Nanos, T] | None = None  #: the time at which the computation began, and the result
         self._callers = 0
 
     async def get(self) -> T:
         """Return a result whose computation began after this call.
 
         Raises:
-            Exception: ``compute`` raised it.
+            Exception: any exception that ``compute`` raises.
         """
         called_at = self._clock.now()
         self._callers += 1
@@ -87,5 +87,5 @@ class SharedResult(Generic[T]):
                 return self._latest[1]
         finally:
             self._callers -= 1
-            if not self._callers:  # the result may be large
+            if not self._callers:  # frees the result, which may be large
                 self._latest = None

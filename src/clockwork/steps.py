@@ -1,7 +1,7 @@
-"""Long work is written as a generator that yields after each short step.
+"""The type of long work that is done in short steps: a generator that yields after each step.
 
 The code that does the work stays pure, because its caller decides what happens between two steps. `clockwork.stepping`
-runs steps on an event loop, between other work; `at_once` runs them without a pause.
+runs the steps on an event loop, between other work. `at_once` runs them without a pause.
 """
 
 from collections.abc import Generator
@@ -10,14 +10,14 @@ from typing import TypeAlias, TypeVar
 T = TypeVar("T")
 
 Steps: TypeAlias = Generator[None, None, T]
-"""Work that yields after each step and returns its result. A step takes at most about half a millisecond."""
+"""A generator that yields after each step, and returns a result. A step should take at most half a millisecond."""
 
 
 def at_once(steps: Steps[T]) -> T:
-    """Run all steps without a pause and return the result.
+    """Run all steps without a pause, and return the result.
 
     Raises:
-        Exception: a step raised it.
+        Exception: any exception that a step raises.
     """
     while True:
         try:

@@ -1,7 +1,7 @@
 """The units of time and memory.
 
-Time is an ``int`` of nanoseconds, and memory is an ``int`` of bytes or of pages. Floats are used only for input and
-output: a client's seconds, a printed millisecond.
+A time is an ``int`` of nanoseconds, and a size of memory is an ``int`` of bytes or of pages. Floats are only used for
+input and output, such as the seconds in a client's call or the milliseconds in printed text.
 """
 
 from typing import Final, TypeAlias
@@ -23,7 +23,7 @@ MIB: Final[Bytes] = 1 << 20
 GIB: Final[Bytes] = 1 << 30
 
 FOREVER: Final[Nanos] = (1 << 63) - 1
-"""A time later than any other: the ``latest`` of an action that has no deadline."""
+"""A time that is later than any other time. An action without a deadline has this value as its ``latest``."""
 
 
 def us(value: float) -> Nanos:
@@ -52,7 +52,7 @@ def as_seconds(value: Nanos) -> float:
 
 
 def show_duration(value: Nanos) -> str:
-    """Return a duration as text in a fitting unit, such as ``1.23 ms`` or ``4.5 s``."""
+    """Return a duration as text with a suitable unit, such as ``1.23 ms`` or ``4.5 s``."""
     if abs(value) >= SECOND:
         return f"{value / SECOND:.3g} s"
     if abs(value) >= MILLISECOND:
@@ -61,7 +61,7 @@ def show_duration(value: Nanos) -> str:
 
 
 def show_bytes(value: Bytes) -> str:
-    """Return a size as text in a fitting unit, such as ``97.4 MiB``."""
+    """Return a size as text with a suitable unit, such as ``97.4 MiB``."""
     for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
         if abs(value) >= unit:
             return f"{value / unit:.1f} {name}"

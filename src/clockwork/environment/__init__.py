@@ -1,6 +1,6 @@
-"""Checks of a machine for causes of timing jitter in a worker: ``clockwork check-env``.
+"""Checks a machine for causes of varying execution times in a worker. The command is ``clockwork check-env``.
 
-Rules of the package: `kernel_files` reads files of the kernel, `measurement` measures, and `checks` turns the resulting
-facts into findings without I/O. A fact that the machine hides (a container, a virtual machine, an old kernel) is None
-and never an error.
+`kernel_files` reads facts from files of the kernel, and `measurement` measures. `checks` turns the facts into findings,
+without I/O. A container, a virtual machine or an old kernel may hide a fact. Such a fact is None, and is never an
+error.
 """

@@ -1,7 +1,7 @@
-"""All checks, in the order in which their findings are shown.
+"""All checks of a machine, in the order in which their findings are shown.
 
-Rules of the file: no I/O. Each check returns one finding, whatever facts are known. A cost is a measured number,
-follows from a measured number, or contains no number. A fix is an action that an operator can take.
+This module does no I/O. Each check returns one finding, even if facts are unknown. The cost in a finding contains no
+number, or a number that is based on a measurement. The fix in a finding is an action that an operator can take.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ CHECKS: Final[tuple[Callable[[Environment], Finding], ...]] = (
     resource_checks.locked_memory,
     resource_checks.open_files,
 )
-"""Checks for every kind of worker. They matter for GPUs too, because a CPU thread waits for each GPU."""
+"""Checks for every kind of worker. They also matter for GPUs, because a CPU thread controls each GPU."""
 
 GPU_CHECKS: Final[tuple[Callable[[Environment, NvidiaGpus], Finding], ...]] = (
     gpu_checks.driver,
@@ -40,11 +40,11 @@ GPU_CHECKS: Final[tuple[Callable[[Environment, NvidiaGpus], Finding], ...]] = (
     gpu_checks.persistence,
     gpu_checks.clocks,
 )
-"""Additional checks for workers on GPUs."""
+"""Additional checks for workers whose devices are GPUs."""
 
 
 def check(environment: Environment) -> tuple[Finding, ...]:
-    """Return one finding per check, in a fixed order: measurements, processors, memory, limits, GPUs."""
+    """Return one finding for each check. Their order is: measurements, processors, memory, limits, GPUs."""
     found = environment.gpus
     about_gpus = [] if found is None else [gpu_check(environment, found) for gpu_check in GPU_CHECKS]
     return (*(one_check(environment) for one_check in CHECKS), *about_gpus)

@@ -1,4 +1,4 @@
-"""Facts about a host. None, or an empty tuple, means that the host hides the fact."""
+"""Facts about a machine. If the machine hides a fact, its value is None or an empty tuple."""
 
 from typing import Final
 
@@ -8,14 +8,14 @@ from clockwork.runtimes.nvidia import NvidiaGpus
 from clockwork.units import MICROSECOND, Bytes, Nanos
 
 GAP: Final[Nanos] = 50 * MICROSECOND
-"""A longer time between two readings of the clock is an interruption.
+"""Shortest time between two readings of the clock that counts as an interruption.
 
-A reading takes 0.1 us, a timer interrupt a few microseconds.
+A reading takes 0.1 us, and a timer interrupt takes a few microseconds.
 """
 
 
 class CoreFrequency(Struct, frozen=True):
-    """Frequency settings of one core, in kHz; ``lowest`` and ``highest`` limit what the governor may choose."""
+    """Frequency settings of one core, in kHz. The governor chooses a frequency from ``lowest`` to ``highest``."""
 
     core: int
     governor: str
@@ -26,11 +26,13 @@ class CoreFrequency(Struct, frozen=True):
 
 
 class Quota(Struct, frozen=True):
-    """CPU time that the control groups of this process allow: the tightest limit of all groups.
+    """The smallest limit on CPU time that the control groups of this process set.
 
-    ``cores`` is the allowed CPU time per unit of wall time (None: no limit). The allowance is renewed every ``period``.
-    Since the group was created, the process was throttled in ``throttled`` of ``periods`` periods with work, for
-    ``waited`` in total.
+    - ``cores``: the allowed CPU time divided by the wall time; None: no limit
+    - ``period``: time after which the process gets new CPU time
+    - ``periods``: number of periods in which the group had work, since it was created
+    - ``throttled``: number of these periods in which the group was stopped because it had used up its CPU time
+    - ``waited``: total time for which the group was stopped
     """
 
     cores: float | None = None
@@ -41,7 +43,7 @@ class Quota(Struct, frozen=True):
 
 
 class Swap(Struct, frozen=True):
-    """Swap of the host: its size and the part in use; ``own`` is the part in use by this process."""
+    """The size of the machine's swap space, and the part in use. ``own`` is the part that this process uses."""
 
     total: Bytes
     used: Bytes
@@ -50,25 +52,26 @@ class Swap(Struct, frozen=True):
 
 
 class HugePages(Struct, frozen=True):
-    """The kernel's settings for transparent huge pages, and for defragmenting memory to form them."""
+    """The kernel's settings for transparent huge pages. ``defrag`` controls how the kernel makes room for them."""
 
     enabled: str | None = None
     defrag: str | None = None
 
 
 class Limit(Struct, frozen=True):
-    """A limit of the process; None is unlimited."""
+    """A resource limit of the process. None means unlimited."""
 
     soft: int | None
     hard: int | None
 
 
 class Host(Struct, frozen=True, kw_only=True):
-    """Facts from files of the kernel.
+    """Facts that were read from files of the kernel.
 
-    ``boost``: frequencies above the nominal one are allowed. ``siblings``: for each allowed core, the hyper-threads of
-    its physical core, itself included. ``nodes``: the cores of each NUMA node. ``available``: memory that this process
-    could still allocate.
+    - ``boost``: whether frequencies above the nominal frequency are allowed
+    - ``siblings``: for each allowed core, all hyper-threads of its physical core, including the core itself
+    - ``nodes``: the cores of each NUMA node
+    - ``available``: number of bytes that this process can still allocate
     """
 
     allowed: tuple[int, ...] = ()
@@ -90,7 +93,7 @@ class Host(Struct, frozen=True, kw_only=True):
 
 
 class CoreTicks(Struct, frozen=True):
-    """Use of a core's time since the host started, in ticks of the kernel's accounting."""
+    """How a core spent its time since the machine started. The unit is a tick of the kernel."""
 
     busy: int
     idle: int
@@ -98,12 +101,16 @@ class CoreTicks(Struct, frozen=True):
 
     @property
     def total(self) -> int:
-        """Sum of all ticks."""
+        """The sum of all ticks."""
         return self.busy + self.idle + self.stolen
 
 
 class Counters(Struct, frozen=True):
-    """Counters: ticks of each core, periods in which the process was throttled, pages moved to or from swap."""
+    """Counters of the kernel.
+
+    They count the ticks of each core, the periods in which the process was stopped by its quota, and the pages that
+    were moved to or from swap.
+    """
 
     ticks: dict[int, CoreTicks] = {}
     throttled: int | None = None
@@ -118,7 +125,7 @@ class Share(Struct, frozen=True):
 
 
 class Lateness(Struct, frozen=True):
-    """Lateness of the end of one kind of timed wait."""
+    """How late one kind of timed wait ended."""
 
     kind: str
     count: int
@@ -128,10 +135,14 @@ class Lateness(Struct, frozen=True):
 
 
 class Interruptions(Struct, frozen=True):
-    """Interruptions of a thread that only read the clock on ``core``: ``looks`` times during ``watched``.
+    """Interruptions of a thread that read the clock in a loop.
 
-    ``count`` gaps were longer than `GAP`; the longest was ``longest``, and all took ``lost``. ``core`` is None if the
-    thread could not be confined to one core.
+    - ``core``: the core on which the thread ran; None if the thread could not be confined to one core
+    - ``watched``: how long the thread ran
+    - ``looks``: number of readings of the clock
+    - ``count``: number of interruptions, which are gaps longer than `GAP` between two readings
+    - ``longest``: length of the longest interruption
+    - ``lost``: total length of all interruptions
     """
 
     core: int | None
@@ -143,11 +154,12 @@ class Interruptions(Struct, frozen=True):
 
 
 class Measured(Struct, frozen=True, kw_only=True):
-    """Measurements.
+    """The results of the measurements.
 
-    ``others``: share of each allowed core's time that other processes took while this process slept. ``stolen``: share
-    that the host of a virtual machine gave to others during all of ``duration``. ``throttled`` and ``swapped`` are the
-    increases of `Counters` during ``duration``.
+    - ``others``: share of each allowed core's time that other processes used while this process slept
+    - ``stolen``: share of each core's time that the host of a virtual machine gave to other machines during
+      ``duration``
+    - ``throttled``, ``swapped``: by how much these counters grew during ``duration``
     """
 
     duration: Nanos
@@ -160,10 +172,10 @@ class Measured(Struct, frozen=True, kw_only=True):
 
 
 class Environment(Struct, frozen=True, kw_only=True):
-    """All facts for the checks.
+    """All facts that the checks use.
 
-    ``devices``: for each device of the worker, the cores that its EXEC threads would be pinned to; no cores if a worker
-    would not pin its threads. ``gpus`` is None if the worker has CPU devices.
+    ``devices`` contains, for each device of the worker, the cores to which its EXEC threads would be pinned. There are
+    no cores if the worker would not pin its threads. ``gpus`` is None if the worker has CPU devices.
     """
 
     devices: tuple[tuple[int, ...], ...]
@@ -174,5 +186,5 @@ class Environment(Struct, frozen=True, kw_only=True):
 
     @property
     def device_cores(self) -> tuple[int, ...]:
-        """Cores of all devices; all allowed cores if the devices have no cores of their own."""
+        """The cores of all devices, or all allowed cores if the worker would not pin its threads."""
         return tuple(core for cores in self.devices for core in cores) or self.host.allowed

@@ -1,7 +1,7 @@
-"""Checks of GPUs: the driver, their number and kind, and the settings that change their speed.
+"""Checks of GPUs: of the driver, of the number and kind of GPUs, and of settings that change their speed.
 
-Rules of the file: no I/O. Settings that only `nvidia-smi` can change are given with its command, which Clockwork never
-runs itself.
+This module does no I/O. If only `nvidia-smi` can change a setting, the fix is its command. Clockwork never runs this
+command itself.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ DRIVER_FIX = (
 
 
 def driver(environment: Environment, found: NvidiaGpus) -> Finding:
-    """Check that there is a driver."""
+    """Check that NVIDIA's driver is installed and new enough."""
     name = "gpu driver"
     if found.cuda is None:
         fix = "" if found.missing == NO_BINDINGS else DRIVER_FIX
@@ -69,7 +69,10 @@ def persistence(environment: Environment, found: NvidiaGpus) -> Finding:
 
 
 def clocks(environment: Environment, found: NvidiaGpus) -> Finding:
-    """Report the clocks, which follow load and temperature. The driver does not report whether they are fixed."""
+    """Report the clock frequencies, which depend on load and temperature.
+
+    The driver does not report whether an operator has fixed them.
+    """
     name = "gpu clocks"
     shown = _each(
         None if gpu.highest_clock is None else f"{gpu.clock or '?'} MHz now, at most {gpu.highest_clock}"
@@ -89,7 +92,10 @@ def _show(gpu: Gpu) -> str:
 
 
 def _each(values: Iterable[str | None]) -> str:
-    """Return ``on`` if all values are equal, else ``0: on; 1: off``; empty if no value is known."""
+    """Return the values of all GPUs as text.
+
+    The text is ``on`` if all values are equal, and ``0: on; 1: off`` otherwise. It is empty if no value is known.
+    """
     shown = [value or UNKNOWN for value in values]
     if all(value == UNKNOWN for value in shown):
         return ""

@@ -1,7 +1,7 @@
-"""Reads facts from files of the kernel.
+"""Reads facts about a machine from files of the Linux kernel.
 
-Rules of the file: all paths are below ``root``, which is ``/`` except in tests. A file that is missing, unreadable or
-malformed gives no facts; nothing here raises.
+All paths are below ``root``, which is ``/`` except in tests. If a file is missing, unreadable or malformed, its facts
+are unknown. No function of this module raises an exception.
 """
 
 from collections.abc import Iterator
@@ -22,16 +22,16 @@ from clockwork.host.cache_size import available_bytes
 from clockwork.units import KIB, MICROSECOND
 
 MAX_FILE_BYTES: Final = 1 << 20
-"""Bytes read of a file; the largest file is ``/proc/stat`` of a host with hundreds of cores."""
+"""Largest number of bytes that are read from a file. ``/proc/stat`` is the largest file if there are many cores."""
 
 MAX_CORE: Final = 1 << 16
-"""A list with a number from here on is malformed; Linux allows 8192 cores."""
+"""Number of a core that is too large, so that the list with this number is malformed. Linux allows 8192 cores."""
 
 MAX_DIGITS: Final = 18
-"""Digits of a number; 18 digits fit into 63 bits."""
+"""Largest number of digits of a number. A number of 18 digits fits into 63 bits."""
 
 MAX_WORD: Final = 40
-"""Characters kept of a name."""
+"""Largest number of characters of a name. The rest of a longer name is dropped."""
 
 CPU: Final = Path("sys/devices/system/cpu")
 NODES: Final = Path("sys/devices/system/node")
@@ -41,7 +41,7 @@ CGROUPS: Final = Path("sys/fs/cgroup")
 
 
 def read_host(root: Path) -> Host:
-    """Read all facts."""
+    """Read all facts about the machine and the limits of this process."""
     status = _fields(root / "proc/self/status")
     allowed = cores(status.get("Cpus_allowed_list", "")) or ()
     limits = dict(_limits(root / "proc/self/limits"))
@@ -66,7 +66,7 @@ def read_host(root: Path) -> Host:
 
 
 def read_counters(root: Path) -> Counters:
-    """Read the current counters."""
+    """Read the current values of the kernel's counters."""
     quota = read_quota(root)
     moved = dict(line.partition(" ")[::2] for line in _lines(root / "proc/vmstat"))
     pages = [_integer(moved.get(key, "")) for key in ("pswpin", "pswpout")]
@@ -76,7 +76,7 @@ def read_counters(root: Path) -> Counters:
 
 
 def cores(text: str | None) -> tuple[int, ...] | None:
-    """Parse a list of cores such as ``0-2,5``; None if the text is malformed. An empty text is an empty list."""
+    """Parse a list of cores such as ``0-2,5``. Return None if the text is malformed. An empty text is an empty list."""
     if text is None:
         return None
     found: dict[int, None] = {}
@@ -102,7 +102,7 @@ def _frequencies(cpu: Path, allowed: tuple[int, ...]) -> Iterator[CoreFrequency]
 
 
 def _boost(cpu: Path) -> bool | None:
-    """Read whether boost is on. Intel's driver reports whether it is off, the others whether it is on."""
+    """Read whether boost is on. The file of Intel's driver has the opposite meaning: it contains 1 if boost is off."""
     off, on = _number(cpu / "intel_pstate/no_turbo"), _number(cpu / "cpufreq/boost")
     if off is not None:
         return off == 0
@@ -126,7 +126,7 @@ def _nodes(where: Path) -> Iterator[tuple[int, tuple[int, ...]]]:
 def _ticks(stat: Path) -> Iterator[tuple[int, CoreTicks]]:
     """Parse lines ``cpu3 user nice system idle iowait irq softirq steal ...``.
 
-    The later fields (guest time) are included in user.
+    The fields after ``steal`` (guest time) are not added, because ``user`` includes them.
     """
     for line in _lines(stat):
         name, *words = line.split() or [""]
@@ -142,7 +142,7 @@ def _ticks(stat: Path) -> Iterator[tuple[int, CoreTicks]]:
 
 
 def read_quota(root: Path) -> Quota | None:
-    """Return the tightest limit of the process's control groups and their ancestors; None if there are no groups."""
+    """Return the smallest limit of the process's control groups and their ancestors, or None if there are no groups."""
     found = [quota for where in _groups(root) if (quota := _quota(where)) is not None]
     if not found:
         return None
@@ -151,9 +151,10 @@ def read_quota(root: Path) -> Quota | None:
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """Yield directories of control groups: version 2 (``0::/path``), or the controller ``cpu`` of version 1.
+    """Yield the directories of this process's control groups.
 
-    Inside a container the path may not exist; the mount is then the container's own group.
+    They are groups of version 2 (``0::/path``), or of the controller ``cpu`` of version 1. Inside a container, the path
+    may not exist. In this case the mounted directory itself is the container's group.
     """
     for line in _lines(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")
@@ -233,7 +234,7 @@ def _fields(path: Path) -> dict[str, str]:
 
 
 def _word(path: Path) -> str | None:
-    """Read a name; unprintable characters are removed."""
+    """Read a name from a file, and remove its unprintable characters."""
     kept = "".join(filter(str.isprintable, _text(path) or "")).strip()
     return kept[:MAX_WORD] or None
 
@@ -243,7 +244,7 @@ def _words(path: Path) -> tuple[str, ...]:
 
 
 def _chosen(path: Path) -> str | None:
-    """Return the chosen word of a setting: ``madvise`` of ``always [madvise] never``."""
+    """Return the chosen word of a setting, for example ``madvise`` of ``always [madvise] never``."""
     _, _, rest = (_text(path) or "").partition("[")
     word, closed, _ = rest.partition("]")
     return word if closed and word.isprintable() and 0 < len(word) <= MAX_WORD else None
@@ -259,7 +260,7 @@ def _kib(text: str | None) -> int | None:
 
 
 def _integer(text: str) -> int | None:
-    """Parse a number; None if it is malformed or does not fit into 63 bits."""
+    """Parse a number. Return None if it is malformed or does not fit into 63 bits."""
     try:
         return int(text) if len(text) <= MAX_DIGITS else None
     except ValueError:

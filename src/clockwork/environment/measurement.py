@@ -1,10 +1,10 @@
-"""Measures how late timers wake a thread, how often a thread is interrupted, and how much CPU time others take.
+"""Measures how late timers are, how often a thread is interrupted, and how much CPU time other processes use.
 
-Theory of operation. The measurement has two halves. In the first half the process repeatedly sleeps for a millisecond,
-which measures the lateness of timers. The process hardly runs during that half, so any load on its cores comes from
-other processes. In the second half it reads the clock in a loop on each core that a device would use, one core after
-the other. Anything that delays that loop (another process, an interrupt, the kernel, the host of a virtual machine)
-would delay an inference by the same time.
+The measurement has two halves. In the first half, this process sleeps for a millisecond again and again. This shows how
+late timers are. It also shows the load of other processes, because this process itself hardly runs. In the second half,
+this process reads the clock in a loop on each core that a device would use, one core after the other. The loop may be
+delayed by another process, an interrupt, the kernel, or the host of a virtual machine. The same cause would delay an
+inference by the same time.
 """
 
 import os
@@ -25,19 +25,22 @@ from clockwork.messages.profile import Measurement
 from clockwork.units import MILLISECOND, Nanos, as_seconds, seconds
 
 NAP: Final[Nanos] = MILLISECOND
-"""Length of a wait when the lateness of timers is measured."""
+"""Length of each wait in the measurement of timers."""
 
 MAX_NAPS: Final = 1000
-"""Waits of each kind; more would add no precision."""
+"""Largest number of waits of each kind. More waits would not make the result more precise."""
 
 Wait: TypeAlias = Callable[[float], object]
-"""Function that waits for a number of seconds."""
+"""A function that waits for a number of seconds."""
 
 
 def examine(
     devices: int, threads_per_device: int, duration_s: float, root: Path = Path("/"), clock: Clock | None = None
 ) -> Environment:
-    """Read the facts about this host and measure for about ``duration_s``, for a worker with that many devices."""
+    """Read the facts about this machine, and measure for about ``duration_s`` seconds.
+
+    ``devices`` and ``threads_per_device`` describe the worker for which the machine is checked.
+    """
     clock = clock or MonotonicClock()
     host = read_host(root)
     plan = plan_cores(host.allowed or allowed_cores(), devices, threads_per_device)
@@ -46,7 +49,10 @@ def examine(
 
 
 def measure(devices: Sequence[Sequence[int]], duration: Nanos, root: Path, clock: Clock) -> Measured:
-    """Sleep for half of ``duration``, then read the clock in a loop on the devices' cores, or on any core if none."""
+    """Sleep for half of ``duration``, and then read the clock in a loop on each of the devices' cores.
+
+    If the devices have no cores, the loop runs on any core.
+    """
     cores = [core for cores in devices for core in cores]
     start, before, own = clock.now(), read_counters(root), _own_seconds()
     with _kept_on(cores[:1]):
@@ -66,9 +72,9 @@ def measure(devices: Sequence[Sequence[int]], duration: Nanos, root: Path, clock
 
 
 def others(before: Counters, after: Counters, own: dict[int, float]) -> tuple[Share, ...]:
-    """Return the share of each core's time that other processes took; ``own`` are this process's ticks by core.
+    """Return the share of each core's time that other processes used.
 
-    Cores whose counters did not change are left out.
+    ``own`` contains the ticks that this process used, by core. The result lacks cores whose counters did not change.
     """
     return tuple(
         Share(core, min(1.0, max(0.0, (now.busy - then.busy - own.get(core, 0)) / (now.total - then.total))))
@@ -78,7 +84,10 @@ def others(before: Counters, after: Counters, own: dict[int, float]) -> tuple[Sh
 
 
 def stolen(before: Counters, after: Counters) -> tuple[Share, ...]:
-    """Return the share of each core's time that was stolen. Cores whose counters did not change are left out."""
+    """Return the share of each core's time that the host of a virtual machine gave to other machines.
+
+    The result lacks cores whose counters did not change.
+    """
     return tuple(
         Share(core, min(1.0, max(0.0, (now.stolen - then.stolen) / (now.total - then.total))))
         for core, now in after.ticks.items()
@@ -87,7 +96,7 @@ def stolen(before: Counters, after: Counters) -> tuple[Share, ...]:
 
 
 def watch(core: int | None, duration: Nanos, clock: Clock) -> Interruptions:
-    """Read the clock in a loop for ``duration``; return the interruptions."""
+    """Read the clock in a loop for ``duration``, and return the interruptions of the loop."""
     now = clock.now
     gaps: list[Nanos] = []
     looks = 0
@@ -132,12 +141,12 @@ WAITS: Final[tuple[tuple[str, Wait], ...]] = (
     ("select", partial(select.select, (), (), ())),
     ("condition", _condition),
 )
-"""Kinds of waits; the lanes of a worker wait on a condition."""
+"""The kinds of waits that are measured. The lanes of a worker use a condition."""
 
 
 @contextmanager
 def _kept_on(cores: Sequence[int]) -> Iterator[bool]:
-    """Confine the calling thread to these cores meanwhile; yield False if that is not possible."""
+    """Confine the calling thread to these cores until the context ends. The context's value is False if this failed."""
     with ExitStack() as stack:
         kept = bool(cores)
         try:

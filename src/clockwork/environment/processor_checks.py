@@ -1,6 +1,6 @@
-"""Checks of processors: the number of cores, what shares them, and their frequencies.
+"""Checks of processors: of the number of cores, of other users of the cores, and of the cores' frequencies.
 
-Rules of the file: no I/O.
+This module does no I/O.
 """
 
 from typing import Final
@@ -11,7 +11,7 @@ from clockwork.host.affinity import show_cores
 from clockwork.units import show_duration
 
 STEADY_GOVERNORS: Final = frozenset({"performance", "userspace"})
-"""Governors that do not follow the load."""
+"""Governors that choose a frequency independent of the load."""
 
 HIDDEN: Final = "cannot be checked: in a virtual machine the host decides"
 
@@ -22,7 +22,7 @@ QUOTA_FIX: Final = (
 
 
 def cores(environment: Environment) -> Finding:
-    """Check that there is a core for each executing thread, and one for all other threads."""
+    """Check that there is a core for each thread that executes models, and one more core for all other threads."""
     name, host = "cores", environment.host
     if not host.allowed:
         return unknown(name)
@@ -44,7 +44,7 @@ def cores(environment: Environment) -> Finding:
 
 
 def isolation(environment: Environment) -> Finding:
-    """Check that the kernel keeps other processes off the devices' cores."""
+    """Check that the kernel does not run other processes on the devices' cores."""
     name, isolated = "isolation", environment.host.isolated
     if isolated is None:
         return unknown(name)
@@ -115,7 +115,7 @@ def _nodes(environment: Environment, cores: tuple[int, ...]) -> list[int]:
 
 
 def cpu_quota(environment: Environment) -> Finding:
-    """Check the limit on CPU time; when it is used up, all threads stop until its period is over."""
+    """Check the limit on CPU time. When this time is used up, all threads stop until the next period."""
     name, limit, now = "cpu quota", environment.host.quota, environment.measured.throttled or 0
     if limit is None:
         return unknown(name)
@@ -138,7 +138,7 @@ def cpu_quota(environment: Environment) -> Finding:
 
 
 def cpu_governor(environment: Environment) -> Finding:
-    """Check that cores run as fast after an idle time as under load."""
+    """Check that a core runs as fast after an idle time as it does under load."""
     name = "cpu governor"
     known = [core for core in environment.host.frequencies if core.core in environment.device_cores and core.governor]
     if not known:
@@ -172,7 +172,7 @@ def _show(core: CoreFrequency) -> str:
 
 
 def cpu_boost(environment: Environment) -> Finding:
-    """Check for frequencies that depend on the temperature and on the load of other cores."""
+    """Check whether the frequency of a core depends on the temperature and on the load of other cores."""
     name, on = "cpu boost", environment.host.boost
     if on is None:
         return unknown(name, HIDDEN)

@@ -1,6 +1,6 @@
-"""Checks of memory and of the limits of the process.
+"""Checks of memory and of the resource limits of the process.
 
-Rules of the file: no I/O.
+This module does no I/O.
 """
 
 from typing import Final
@@ -12,14 +12,14 @@ from clockwork.net.server import MAX_CONNECTIONS
 from clockwork.units import MIB, Bytes, show_bytes
 
 PAGE: Final[Bytes] = 16 * MIB
-"""Default page of a weights cache; a worker with a smaller cache does not start."""
+"""Default size of a page of a weights cache. A worker whose cache is smaller than a page does not start."""
 
 MIN_OPEN_FILES: Final = 1024
-"""Limit on open files that most systems allow at least."""
+"""Smallest limit on open files on most systems."""
 
 
 def memory(environment: Environment) -> Finding:
-    """Check the size of the weights cache that the available memory allows."""
+    """Check whether the available memory is enough for the weights caches."""
     name, available = "memory", environment.host.available
     if available is None:
         return unknown(name)
@@ -38,7 +38,7 @@ def memory(environment: Environment) -> Finding:
 
 
 def swap(environment: Environment) -> Finding:
-    """Check whether memory can be moved to disk."""
+    """Check whether the kernel can move memory of the worker to disk."""
     name, fact, moved = "swap", environment.host.swap, environment.measured.swapped or 0
     if fact is None:
         return unknown(name)
@@ -56,7 +56,7 @@ def swap(environment: Environment) -> Finding:
 
 
 def huge_pages(environment: Environment) -> Finding:
-    """Check whether the kernel makes a thread wait while it forms huge pages."""
+    """Check whether a thread may have to wait while the kernel forms huge pages."""
     name, fact = "huge pages", environment.host.huge_pages
     if fact.enabled is None:
         return unknown(name)
@@ -75,7 +75,7 @@ def huge_pages(environment: Environment) -> Finding:
 
 
 def locked_memory(environment: Environment) -> Finding:
-    """Report the limit on locked memory; Clockwork locks none."""
+    """Report the limit on locked memory. Clockwork locks no memory."""
     name, limit = "locked memory", environment.host.locked_memory
     if limit is None:
         return unknown(name)
@@ -85,7 +85,7 @@ def locked_memory(environment: Environment) -> Finding:
 
 
 def open_files(environment: Environment) -> Finding:
-    """Check the limit on open files; each connection is one."""
+    """Check the limit on open files. Each connection is an open file."""
     name, limit = "open files", environment.host.open_files
     if limit is None:
         return unknown(name)

@@ -1,6 +1,6 @@
-"""Checks of measurements: interruptions, other processes, steal, timers, the clock.
+"""Checks of the measured facts: interruptions, other processes, stolen CPU time, timers and the clock.
 
-Rules of the file: no I/O. A threshold that does not follow from Clockwork's code is a choice, and is a named constant.
+This module does no I/O. Thresholds that do not follow from other code are chosen, and are constants with names.
 """
 
 from typing import Final
@@ -11,34 +11,40 @@ from clockwork.host.lanes import WATCH
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos, show_duration
 
 LOST_WARNING: Final = 0.01
-"""Lost share of the time that gives a warning: estimates are p99, so they allow for one slow inference in 100."""
+"""Lost share of the time that results in a warning. Estimates are a p99, so one inference in 100 may be slow."""
 
 LOST_BAD: Final = 0.10
-"""Share of the time lost to interruptions or steal that is BAD: the device has only nine tenths of its speed."""
+"""Lost share of the time that results in the level BAD. The device then has only nine tenths of its speed."""
 
 LOST_NOTE: Final = 0.001
-"""Lost share of the time that gives a note."""
+"""Lost share of the time that results in a note."""
 
 LONGEST_WARNING: Final[Nanos] = 5 * MILLISECOND
-"""Length of an interruption that gives a warning: as long as a short inference."""
+"""Length of an interruption that results in a warning. A short inference takes as long."""
 
 OTHERS_NOTE: Final = 0.03
-"""Share of a core used by others that gives a note; the kernel counts in ticks of 10 ms, so less is uncertain."""
+"""Share of a core's time in other processes that results in a note.
+
+The kernel counts in ticks of 10 ms, so a smaller share is uncertain.
+"""
 
 OTHERS_WARNING: Final = 0.10
-"""Share of a core used by others that gives a warning."""
+"""Share of a core's time in other processes that results in a warning."""
 
 EXAMPLE: Final[Nanos] = 10 * MILLISECOND
-"""Length of the inference in the texts about costs."""
+"""Length of the inference that the texts about costs use as an example."""
 
 SLOW_READING: Final[Nanos] = MICROSECOND
-"""Time of a slow reading of the clock; one without a system call takes about a tenth, interpreter included."""
+"""Time above which a reading of the clock is slow. In Python, a reading without a system call takes about 0.1 us."""
 
 COARSE_CLOCKS: Final = frozenset({"jiffies", "refined-jiffies"})
-"""Clock sources that advance in steps of 1 to 10 ms."""
+"""Clock sources with a resolution of only 1 to 10 ms."""
 
 SLOW_CLOCKS: Final = frozenset({"acpi_pm", "hpet", "pit", "xen"})
-"""Clock sources that need a system call; the first three also read a slow device (Linux, ``drivers/clocksource``)."""
+"""Clock sources that need a system call for each reading.
+
+The first three also read from a slow device (Linux, ``drivers/clocksource``).
+"""
 
 QUIET_FIX: Final = (
     "stop or move other programs, or keep them off the devices' cores (see isolation); "
@@ -56,7 +62,7 @@ TSC_FIX: Final = (
 
 
 def interruptions(environment: Environment) -> Finding:
-    """Check interruptions of any cause; the most reliable check."""
+    """Check how often and how long a thread was interrupted, for any cause. This is the most reliable check."""
     name, seen = "interruptions", environment.measured.interruptions
     watched, looks = sum(core.watched for core in seen), sum(core.looks for core in seen)
     if not watched or not looks:
@@ -82,7 +88,7 @@ def interruptions(environment: Environment) -> Finding:
 
 
 def _frequency(seen: tuple[Interruptions, ...], longest: Nanos) -> str:
-    """Return the number of interruptions during an inference of `EXAMPLE`, as a sentence."""
+    """Return a sentence about the number of interruptions during an inference that takes `EXAMPLE`."""
     count = sum(core.count for core in seen) * EXAMPLE / max(1, sum(core.watched - core.lost for core in seen))
     often = (
         f"an inference of {show_duration(EXAMPLE)} is interrupted {count:.1f} times on average"
@@ -93,7 +99,7 @@ def _frequency(seen: tuple[Interruptions, ...], longest: Nanos) -> str:
 
 
 def other_processes(environment: Environment) -> Finding:
-    """Check other processes on the devices' cores."""
+    """Check how much time other processes use on the devices' cores."""
     name = "other processes"
     shares = _of_devices(environment, environment.measured.others)
     if not shares:
@@ -111,7 +117,7 @@ def other_processes(environment: Environment) -> Finding:
 
 
 def steal(environment: Environment) -> Finding:
-    """Check the CPU time that the host of a virtual machine gives to other machines."""
+    """Check how much CPU time the host of a virtual machine gives to other machines."""
     name = "steal"
     shares = _of_devices(environment, environment.measured.stolen)
     if not shares:
@@ -132,7 +138,7 @@ def steal(environment: Environment) -> Finding:
 
 
 def timers(environment: Environment) -> Finding:
-    """Check how late timed waits end; an EXEC thread allows for `WATCH`."""
+    """Check how late timed waits end. An EXEC thread wakes up early by `WATCH`, so it tolerates this lateness."""
     name, late = "timers", environment.measured.timers
     if not late:
         return unknown(name)
@@ -160,7 +166,7 @@ def _percentiles(wait: Lateness) -> str:
 
 
 def clock_source(environment: Environment) -> Finding:
-    """Check the resolution and the speed of the clock, which every wait and every measurement reads."""
+    """Check the resolution and the speed of the clock. Every wait and every measurement reads the clock."""
     name, source = "clock source", environment.host.clock_source
     reading = min((_reading(core) for core in environment.measured.interruptions if core.looks), default=None)
     if source is None and reading is None:
@@ -189,6 +195,6 @@ def _reading(core: Interruptions) -> Nanos:
 
 
 def _of_devices(environment: Environment, shares: tuple[Share, ...]) -> list[Share]:
-    """Return the shares of the devices' cores, or all if those cores are unknown."""
+    """Return the shares of the devices' cores, or all shares if these cores are unknown."""
     cores = environment.device_cores
     return [share for share in shares if not cores or share.core in cores]

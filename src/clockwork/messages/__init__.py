@@ -1,1 +1,1 @@
-"""The messages that clients, controller and workers exchange, as msgspec structs. Pure data."""
+"""The messages that clients, the controller and workers exchange. They are msgspec structs without behaviour."""

@@ -1,10 +1,10 @@
-"""Actions: the controller's orders to a worker, with their time windows.
+"""Actions, which the controller sends to a worker. Most actions have a time window.
 
-Every action has an ``id``, which its result repeats. Times are nanoseconds on the clock of the host that holds the
-message; the link translates them between hosts. An action does not start before ``earliest``. An action that could not
-start by ``latest`` is refused with `Status.COULD_NOT_START_IN_TIME`, and delays no other action. ``gpu`` is the number
-of a device, as in the paper, even if the device is a set of CPU cores. ``expected_duration`` is the controller's
-estimate; the worker only records it.
+Every action has an ``id``, and its result has the same ``id``. Times are in nanoseconds on the clock of the machine
+that has the message. The connection converts them from one machine's clock to the other's. An action does not start
+before ``earliest``. If it cannot start by ``latest``, the worker refuses it with `Status.COULD_NOT_START_IN_TIME`, so
+that it delays no other action. ``gpu`` is the number of a device, as in the paper. The device may also be a set of CPU
+cores. ``expected_duration`` is the controller's estimate, which the worker only records.
 """
 
 from typing import TypeAlias
@@ -16,9 +16,10 @@ from clockwork.units import FOREVER, Bytes, Nanos
 
 
 class LoadModelFromDisk(Struct, frozen=True, array_like=True, tag=1):
-    """Read a model from below the worker's model root into host memory, as ``no_of_copies`` models.
+    """Read a model's file into host memory, as ``no_of_copies`` models.
 
-    The copies are independent models that share only the file's content. `model_names` returns their names.
+    The path is relative to the worker's model root. The copies are independent models. They share only the content of
+    the file. `model_names` returns their names.
     """
 
     id: int
@@ -30,7 +31,7 @@ class LoadModelFromDisk(Struct, frozen=True, array_like=True, tag=1):
 
 
 class UnloadModel(Struct, frozen=True, array_like=True, tag=2):
-    """Evict the weights of models from every device and remove the models from host memory."""
+    """Evict the weights of models from every device, and remove the models from host memory."""
 
     id: int
     models: tuple[str, ...]
@@ -58,12 +59,12 @@ class EvictWeights(Struct, frozen=True, array_like=True, tag=4):
 
 
 class InferInput(Struct, frozen=True, array_like=True):
-    """One request's share of an Infer action.
+    """The part of an Infer action that belongs to one request.
 
-    ``batch_size`` is the number of its rows. ``outputs`` names the requested outputs; empty: all outputs. With
-    ``generated`` there is no payload: the worker makes zeros of these shapes (for profiling, and for load tests without
-    payloads). ``arena_offset`` is the offset of the payload in the memory shared with the controller; -1: the payload
-    is sent with the action.
+    ``batch_size`` is the number of the request's rows. ``outputs`` names the requested outputs; it is empty if all are
+    requested. If ``generated`` is true, there is no payload, and the worker uses zeros as inputs. Profiling and some
+    load tests do this. ``arena_offset`` is the offset of the payload in the memory that the worker shares with the
+    controller. It is -1 if the payload is sent with the action.
     """
 
     request_id: int
@@ -75,14 +76,14 @@ class InferInput(Struct, frozen=True, array_like=True):
 
     @property
     def payload_bytes(self) -> Bytes:
-        """The length of the payload, sent or shared."""
+        """The length of the request's payload in bytes."""
         return 0 if self.generated else sum(tensor.nbytes for tensor in self.tensors)
 
 
 class Infer(Struct, frozen=True, array_like=True, tag=5):
-    """Execute one batch of the rows of all inputs, in order. The inputs have equal dimensions except for the first.
+    """Execute the rows of all inputs as one batch. All dimensions of the inputs except the first must be equal.
 
-    With ``apart`` the worker executes the inputs one after the other instead of as one batch.
+    If ``apart`` is true, the worker executes the inputs one after the other instead.
     """
 
     id: int
@@ -101,24 +102,24 @@ class Infer(Struct, frozen=True, array_like=True, tag=5):
 
 
 class ClearCache(Struct, frozen=True, array_like=True, tag=6):
-    """Evict all weights from all devices of the worker. Weights in use are evicted as soon as they are not in use."""
+    """Evict all weights from all devices of the worker. Weights in use are evicted later, when their use ends."""
 
     id: int
 
 
 class GetWorkerState(Struct, frozen=True, array_like=True, tag=7):
-    """Ask the worker for its devices, their memory, and its models."""
+    """Request a description of the worker: its devices, their memory, and its models."""
 
     id: int
 
 
 Action: TypeAlias = LoadModelFromDisk | UnloadModel | LoadWeights | EvictWeights | Infer | ClearCache | GetWorkerState
 DeviceAction: TypeAlias = LoadWeights | EvictWeights | Infer
-"""The actions that one device executes; `GPUState` creates them."""
+"""The actions that one device executes. `GPUState` creates them."""
 
 
 def model_names(name: str, no_of_copies: int) -> tuple[str, ...]:
-    """Return the names of the models of a load: ``name``, or ``name-1`` to ``name-N`` for N copies."""
+    """Return the names of the models that a load creates: ``name``, or ``name-1`` to ``name-N`` for N copies."""
     if no_of_copies == 1:
         return (name,)
     return tuple(f"{name}-{i}" for i in range(1, no_of_copies + 1))

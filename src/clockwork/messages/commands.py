@@ -1,4 +1,4 @@
-"""Orders to the controller: send an action to a worker, answer a request."""
+"""Commands to the controller's host: to send an action to a worker, or to answer a request."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ from clockwork.units import Nanos
 
 
 class SendAction(Struct, frozen=True):
-    """Send an action to a worker; ``payloads`` holds one opaque handle per input of an Infer."""
+    """Send an action to a worker. ``payloads`` contains an opaque handle for each input of an Infer action."""
 
     worker_id: str
     action: Action
@@ -20,15 +20,15 @@ class SendAction(Struct, frozen=True):
 
 
 NO_RETRY: Final[Nanos] = -1
-"""Value of ``Answer.retry_after`` for a request that would be refused at any time; its response has no retry time."""
+"""Value of ``Answer.retry_after`` for a request that would be refused at any time. The client gets no retry time."""
 
 
 class Answer(Struct, frozen=True):
-    """A scheduler's answer to a pending request that is not answered by a successful Infer.
+    """A scheduler's answer to a pending request. Requests whose Infer action succeeds need no such answer.
 
-    ``predicted`` is the predicted completion in nanoseconds after the request's arrival; ``retry_after`` is the time
-    from now after which the client should try again: None if it is not known, `NO_RETRY` if no waiting helps.
-    ``reason`` is counted if ``status`` means a refusal.
+    ``predicted`` is the predicted completion in nanoseconds after the request's arrival. ``retry_after`` is the time
+    from now after which the client should try again. It is None if this time is unknown, and `NO_RETRY` if a retry
+    would not help. ``reason`` is counted if ``status`` means a refusal.
     """
 
     request_id: int

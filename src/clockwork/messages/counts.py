@@ -1,7 +1,7 @@
-"""Counts of requests and of the work of devices, for clients, people and monitoring.
+"""Counts of requests and of the work that devices have done. The status and the metrics show them.
 
-All counts start at zero with the controller and never decrease, except for counts of a current state. The garbage
-collector does not track these structs (``gc=False``), because there are many and none is part of a cycle.
+All counts are zero when the controller starts. They never decrease, except counts of a current state. The garbage
+collector does not track these structs (``gc=False``), because there are many of them and they form no cycles.
 """
 
 from collections.abc import Mapping
@@ -13,32 +13,34 @@ from clockwork.messages.status import Status
 from clockwork.units import MILLISECOND, SECOND, Nanos
 
 REFUSAL_STATUSES: Final = (Status.SKIPPED_BY_CONTROLLER, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
-"""Statuses of requests that are refused before their deadline, because the deadline would be missed or the server is
-full."""
+"""Statuses of requests that are refused before their deadline.
+
+Such a request would miss its deadline, or the server is full.
+"""
 
 LATENCY_BOUNDS: Final[tuple[Nanos, ...]] = (
     *(tenth * MILLISECOND // 10 for tenth in (5, 10, 25, 50)),
     *(step * MILLISECOND for step in (10, 25, 50, 100, 250, 500)),
     *(tenth * SECOND // 10 for tenth in (10, 25, 50, 100)),
 )
-"""Upper bounds of the buckets in which latencies are counted, 0.5 ms to 10 s. A last bucket counts longer latencies."""
+"""Upper bounds of the buckets of latencies, from 0.5 ms to 10 s. An additional bucket counts longer latencies."""
 
 
 AGREED: Final = "agreed"
-"""Outcome of a check: the request has the same outputs in the batch and in a batch of one."""
+"""Outcome of a check: the request has the same outputs in its batch and in a batch of one."""
 
 DIFFERED: Final = "differed"
-"""Outcome of a check: the request has other outputs in the batch than in a batch of one."""
+"""Outcome of a check: the outputs of the request in its batch differ from its outputs in a batch of one."""
 
 SKIPPED: Final = "skipped"
-"""Outcome of a check: too many checks waited, or the request could not be executed again or compared."""
+"""Outcome of a check: too many checks waited, or the outputs could not be compared."""
 
 CHECK_OUTCOMES: Final = (AGREED, DIFFERED, SKIPPED)
 """All outcomes of a check, in the order in which they are shown."""
 
 
 class BatchCounts(Struct, frozen=True, array_like=True, gc=False):
-    """The number of executed batches of one size, and for each step the sum of their times."""
+    """The number of executed batches of one size, and the total time of each of their steps."""
 
     batch_size: int
     count: int
@@ -48,24 +50,26 @@ class BatchCounts(Struct, frozen=True, array_like=True, gc=False):
 
 
 class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
-    """The counts of one model. Times are sums in nanoseconds.
+    """The counts of one model. Times are sums in nanoseconds. A request in time was answered before its deadline.
 
-    - ``answers``: requests by the name of the status of their response; CANCELLED: requests that their client
-      cancelled, or whose client disconnected
-    - ``pending``: requests that are pending now
-    - ``rows``, ``batches``: executed rows and batches, whatever the outcome of their requests
-    - ``succeeded_ns``, ``failed_ns``: time from arrival to response, of requests in time and of all others
-    - ``queue_ns``: time from arrival to the start of the batch, of requests in time
-    - ``input_ns``, ``exec_ns``, ``output_ns``: time of each step of a batch, counted once per request in time
-    - ``latencies``: requests in time, counted by the buckets of `LATENCY_BOUNDS`
-    - ``kept_promises``: requests in time that had been admitted with a predicted completion
-    - ``late_ns``: time from deadline to response, of late requests
-    - ``loads``, ``load_ns``: loads of the model's weights, and their time
-    - ``evictions``: evictions of the model's weights
-    - ``by_batch_size``: executed batches by their size
-    - ``last_success``: when the last request in time was answered, by the controller's clock; 0: none so far
-    - ``checks``: checks of batches by their outcome, one of `CHECK_OUTCOMES`
-    - ``refusals``: refused requests by the value of their `RefusalReason`
+    - ``answers``: number of requests for each status, by the status's name. CANCELLED counts requests that the client
+      cancelled, and requests whose client disconnected.
+    - ``pending``: number of requests that are pending now
+    - ``rows``, ``batches``: numbers of executed rows and batches. The requests in them may have any outcome.
+    - ``succeeded_ns``: time from arrival to response, for requests in time
+    - ``failed_ns``: time from arrival to response, for all other requests
+    - ``queue_ns``: time from arrival to the start of the batch, for requests in time
+    - ``input_ns``, ``exec_ns``, ``output_ns``: time of each step of a batch, added once for each of its requests in
+      time
+    - ``latencies``: number of requests in time for each bucket of `LATENCY_BOUNDS`
+    - ``kept_promises``: number of requests in time that were admitted with a predicted completion
+    - ``late_ns``: time from deadline to response, for late requests
+    - ``loads``, ``load_ns``: number of loads of the model's weights, and the time that they took
+    - ``evictions``: number of evictions of the model's weights
+    - ``by_batch_size``: counts of the executed batches for each batch size
+    - ``last_success``: time on the controller's clock at which the last request in time was answered; 0 if none was
+    - ``checks``: number of checks of batches for each outcome in `CHECK_OUTCOMES`
+    - ``refusals``: number of refused requests for each `RefusalReason`, by its value
     """
 
     answers: dict[str, int] = {}
@@ -91,10 +95,10 @@ class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
 
 
 class ModelDemand(Struct, frozen=True, array_like=True, gc=False):
-    """Recent requests for a model with one SLO, including refused ones.
+    """The rate of recent requests for a model with one SLO. Refused requests count too.
 
-    The SLO is in nanoseconds, the rate in requests per second. 0 is an unknown SLO: the server refused these requests
-    before it read their SLO.
+    ``slo`` is in nanoseconds, and ``rate`` is in requests per second. An SLO of 0 means that it is unknown, because the
+    server refused the requests before it read their SLO.
     """
 
     slo: Nanos
@@ -102,7 +106,7 @@ class ModelDemand(Struct, frozen=True, array_like=True, gc=False):
 
 
 class DeviceCounts(Struct, frozen=True, array_like=True, gc=False):
-    """Work done by one device since its worker connected: counts, and sums of times in nanoseconds."""
+    """The work that one device has done since its worker connected. Times are sums in nanoseconds."""
 
     batches: int = 0
     exec_ns: Nanos = 0
@@ -113,7 +117,7 @@ class DeviceCounts(Struct, frozen=True, array_like=True, gc=False):
 
 
 def in_time(answers: Mapping[str, int]) -> int:
-    """Return the number of requests that succeeded."""
+    """Return the number of requests that were answered in time."""
     return answers.get(Status.SUCCESS.name, 0)
 
 
@@ -133,15 +137,16 @@ def cancelled(answers: Mapping[str, int]) -> int:
 
 
 def failed(answers: Mapping[str, int]) -> int:
-    """Return the number of requests with any other outcome."""
+    """Return the number of requests that failed for a reason other than their deadline, a refusal or a cancellation."""
     other = in_time(answers) + late(answers) + refused(answers) + cancelled(answers)
     return sum(answers.values()) - other
 
 
 def known_name(status: int) -> str:
-    """Return the name of a status, such as ``TIMEOUT``; ERROR for a number that is not a status.
+    """Return the name of a status, such as ``TIMEOUT``, or ERROR if the number is not a status.
 
-    A scheduler may answer with any number, but the number of names must stay small.
+    A scheduler may answer with any number. The number of different names must stay small, because each is a metric's
+    label.
     """
     try:
         return Status(status).name

@@ -1,4 +1,4 @@
-"""Messages about a connection itself: greeting, heartbeats, comparison of clocks, and goodbye."""
+"""Messages that keep up a connection: greetings, heartbeats that also compare clocks, and the message that ends it."""
 
 from typing import Final, TypeAlias
 
@@ -7,17 +7,17 @@ from msgspec import Struct
 from clockwork.units import Nanos
 
 PROTOCOL_VERSION: Final = 1
-"""Version of all messages. It is increased whenever a message changes in a way that an older peer would misread."""
+"""Version of the protocol. It is increased when a message changes so that an older peer would misread it."""
 
 ROLE_WORKER: Final = "worker"
 ROLE_CLIENT: Final = "client"
 
 
 class Hello(Struct, frozen=True, array_like=True, tag=1000):
-    """The first message of the peer that connected. ``name`` identifies a worker across reconnections.
+    """The first message, which the connecting peer sends. ``name`` identifies a worker when it connects again.
 
-    ``token`` is the bearer token; it is empty if there is none, and `repr` omits it. ``arena`` is the name of the
-    memory that a worker shares with its controller; empty if it shares none.
+    ``token`` is the bearer token, or empty. `repr` omits the token. ``arena`` is the name of the memory that a worker
+    shares with its controller. It is empty if the worker shares no memory.
     """
 
     role: str
@@ -31,14 +31,14 @@ class Hello(Struct, frozen=True, array_like=True, tag=1000):
 
 
 class Welcome(Struct, frozen=True, array_like=True, tag=1001):
-    """The answer to an accepted Hello."""
+    """The answer to a Hello. The listening peer sends it if it accepts the connection."""
 
     software: str
     max_frame_bytes: int
 
 
 class Goodbye(Struct, frozen=True, array_like=True, tag=1002):
-    """The last message before a connection is closed, with the reason."""
+    """The last message before a peer closes the connection. It contains the reason."""
 
     reason: str
 
@@ -50,7 +50,7 @@ class Ping(Struct, frozen=True, array_like=True, tag=1003):
 
 
 class Pong(Struct, frozen=True, array_like=True, tag=1004):
-    """The answer to a Ping. ``ping_sent`` is the Ping's ``sent``; the other times are on the answering peer's clock."""
+    """The answer to a Ping. ``ping_sent`` is the Ping's ``sent``. The other times are on the answering peer's clock."""
 
     ping_sent: Nanos
     received: Nanos

@@ -1,4 +1,4 @@
-"""Comparisons of predicted and actual times of actions, for clients and people."""
+"""Comparisons of the predicted times of actions with their actual times. The status contains them."""
 
 from msgspec import Struct
 
@@ -6,11 +6,11 @@ from clockwork.units import Nanos
 
 
 class ErrorSummary(Struct, frozen=True, array_like=True):
-    """The errors of predictions in nanoseconds, as positive numbers.
+    """The errors of predictions in nanoseconds. All values are positive.
 
-    ``over`` counts predictions that were later or longer than the actual time, ``under`` those that were sooner or
-    shorter. The rest of ``count`` was exact. Percentiles and maxima are given for each side; the percentiles are
-    rounded up to a bucket of a histogram.
+    ``over`` is the number of predictions that were later or longer than the actual time. ``under`` is the number of
+    predictions that were sooner or shorter. All other predictions in ``count`` were exact. Percentiles and maxima are
+    separate for both directions. Percentiles are rounded up to the end of a histogram's bucket.
     """
 
     count: int = 0
@@ -25,11 +25,11 @@ class ErrorSummary(Struct, frozen=True, array_like=True):
 
 
 class PredictionSummary(Struct, frozen=True, array_like=True):
-    """Predictions for one kind of action: of its start, its duration, and its completion.
+    """The errors of the predicted starts, durations and completions of one kind of action.
 
-    ``within`` counts the actions that took at most their expected duration, out of ``duration.count``. ``failed``
-    counts the actions that failed, which no other field counts. Actions without an expected duration count in ``start``
-    only. ``expected_over_actual`` is the sum of expected durations divided by the sum of actual ones.
+    ``within`` is the number of actions that took at most their expected duration. ``failed`` is the number of actions
+    that failed. No other field includes them. Actions without an expected duration are included in ``start`` only.
+    ``expected_over_actual`` is the sum of the expected durations divided by the sum of the actual durations.
     """
 
     start: ErrorSummary

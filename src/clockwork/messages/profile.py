@@ -1,4 +1,4 @@
-"""Profiles: the measured times of a model on one kind of device."""
+"""Profiles. A profile contains the measured times of a model on one kind of device."""
 
 from math import ceil
 from typing import Final
@@ -8,18 +8,23 @@ from msgspec import Struct
 from clockwork.units import Nanos
 
 MIN_SAMPLES: Final = 10
-"""Number of measurements behind an estimate, as in the original (OSDI'20 artifact, estimate window 10). The p99 of 10
-measurements is their maximum."""
+"""Smallest number of measurements for an estimate. The original Clockwork uses the same number.
+
+(Its artifact for OSDI'20 has an estimate window of 10.) The p99 of 10 measurements is their maximum.
+"""
 
 MAX_SLOWDOWN_PER_ROW: Final = 0.03
-"""Share by which a batch may take longer per row than a smaller batch. Fewer, larger actions save work elsewhere."""
+"""Share by which the time per row may be longer in a larger batch.
+
+A small increase is acceptable, because fewer and larger actions save work in the controller and the worker.
+"""
 
 
 class ProfileKey(Struct, frozen=True, array_like=True):
-    """Everything that a measured time depends on. Models with equal keys share their measurements.
+    """The key of a profile: all properties that a measured time depends on. Models with equal keys share a profile.
 
-    ``digest`` identifies the model's content; ``runtime`` is the runtime with its version; ``device_kind`` is the
-    hardware with the number of threads, as in `GPUInfo.kind`.
+    ``digest`` identifies the model's content. ``runtime`` is the name and version of the runtime. ``device_kind`` is
+    the hardware and the number of threads, as in `GPUInfo.kind`.
     """
 
     digest: str
@@ -28,7 +33,7 @@ class ProfileKey(Struct, frozen=True, array_like=True):
 
 
 class Measurement(Struct, frozen=True, array_like=True):
-    """Durations of repeated executions of one action, in nanoseconds and in order; at least one."""
+    """The durations of repeated executions of one action, in nanoseconds and in order. There is at least one."""
 
     samples: tuple[Nanos, ...]
 
@@ -44,19 +49,20 @@ class Measurement(Struct, frozen=True, array_like=True):
 
     @property
     def p99(self) -> Nanos:
-        """The 99th percentile: the estimate that schedulers plan with. With fewer than 100 samples, the maximum."""
+        """The 99th percentile, which schedulers use as the estimate. With fewer than 100 samples it is the maximum."""
         return self.percentile(99)
 
 
 class ModelProfile(Struct, frozen=True, array_like=True):
-    """One model on one kind of device: the time of LoadWeights, and of Infer for each batch size measured.
+    """The measured times of one model on one kind of device: of LoadWeights, and of Infer for each batch size.
 
-    ``max_batch_size`` is the largest batch size that was requested; smaller sizes that ``infer`` lacks take too long.
-    ``input_shapes`` are the measured shapes without a batch dimension; they matter for models with free dimensions.
-    ``unbatched`` is the reason why requests are no longer batched: the difference that a check in service found; empty:
-    requests are batched. ``stopped`` is the reason why batch sizes up to ``max_batch_size`` are missing; empty if none
-    is missing or the model does not batch. ``unmeasured`` is the reason why ``infer`` is an assumption; empty: the
-    times were measured.
+    - ``max_batch_size``: the largest batch size that the operator requested. ``infer`` may lack some sizes up to it.
+    - ``stopped``: the reason for which these sizes are missing. It is empty if none is missing, or if the model does
+      not support batches.
+    - ``input_shapes``: the measured shapes, without the batch dimension. They matter for models with free dimensions.
+    - ``unbatched``: the reason for which requests are no longer batched, which is a difference that a check found. It
+      is empty if requests are batched.
+    - ``unmeasured``: the reason for which the times of ``infer`` are assumptions. It is empty if they were measured.
     """
 
     load_weights: Measurement
@@ -69,15 +75,16 @@ class ModelProfile(Struct, frozen=True, array_like=True):
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        """The measured batch sizes in ascending order; always contains 1."""
+        """The measured batch sizes in ascending order. The first one is always 1."""
         return tuple(sorted(self.infer))
 
     @property
     def worthwhile_batch_size(self) -> int:
-        """The largest batch size whose time per row is within `MAX_SLOWDOWN_PER_ROW` of the best smaller batch size.
+        """The largest batch size that is worth its time.
 
-        On a GPU this is usually the largest batch size. On a CPU core batches save nothing, and caches overflow:
-        squeezenet took 2.91, 2.92, 2.95, 3.15 and 3.34 ms per row at 1, 2, 4, 8 and 16 rows.
+        Its time per row exceeds the best time per row of the smaller batch sizes by at most `MAX_SLOWDOWN_PER_ROW`. On
+        a GPU this is usually the largest measured batch size. On a CPU core batches save no time, and large batches do
+        not fit into the caches. squeezenet took 2.91, 2.92, 2.95, 3.15 and 3.34 ms per row at 1, 2, 4, 8 and 16 rows.
         """
         best, least = 1, float("inf")
         for size in self.batch_sizes:
@@ -88,9 +95,9 @@ class ModelProfile(Struct, frozen=True, array_like=True):
         return best
 
     def infer_estimate(self, batch_size: int) -> Nanos:
-        """Return the p99 of Infer at ``batch_size`` or the next larger measured size.
+        """Return the p99 of Infer for ``batch_size``, or for the next larger measured size.
 
-        Beyond the largest measured size, the estimate grows in proportion.
+        For a batch size above the largest measured size, the estimate grows in proportion to the batch size.
         """
         for measured in self.batch_sizes:
             if measured >= batch_size:

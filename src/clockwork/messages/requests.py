@@ -1,7 +1,7 @@
 """Requests of clients, and the controller's responses.
 
-The client chooses a request's ``id``, which is unique among its outstanding requests on one connection. The response
-repeats it. Every request is answered exactly once, unless the client cancelled it or disconnected.
+The client chooses the ``id`` of a request. It must be unique among the outstanding requests of one connection. The
+response has the same ``id``. Every request gets exactly one response, unless the client cancels it or disconnects.
 """
 
 from typing import Final, TypeAlias
@@ -16,17 +16,20 @@ from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.units import SECOND, Bytes, Nanos
 
 DEFAULT_RETRY: Final[Nanos] = 1 * SECOND
-"""Retry time of a refusal if nobody knows when its cause will end: no worker is connected, or the server is starting
-up."""
+"""Retry time of a refusal whose cause may last for an unknown time.
+
+For example, no worker is connected, or the server is starting up.
+"""
 
 
 class InferRequest(Struct, frozen=True, array_like=True, tag=16):
-    """Execute a model; the payload of ``inputs`` follows the message.
+    """Request the execution of a model. The payload of ``inputs`` follows the message.
 
-    The deadline is ``slo`` nanoseconds after the request's arrival, or ``slo_factor`` times the model's estimate at
-    batch size 1 on the fastest kind of device. With both, the earlier deadline holds; with neither, the server's
-    default SLO. ``outputs`` names the requested outputs; empty: all outputs. With ``generated`` there is no payload:
-    the worker makes zeros of these shapes.
+    - ``slo``: time in nanoseconds from the request's arrival to its deadline
+    - ``slo_factor``: the SLO as a multiple of the model's estimate at batch size 1 on the fastest kind of device. If
+      both are set, the shorter SLO applies. If neither is set, the server's default applies.
+    - ``outputs``: names of the requested outputs; empty for all outputs
+    - ``generated``: the request has no payload, and the worker uses zeros as inputs
     """
 
     id: int
@@ -39,11 +42,13 @@ class InferRequest(Struct, frozen=True, array_like=True, tag=16):
 
 
 class RequestTiming(Struct, frozen=True, array_like=True):
-    """How a request's time was spent: durations in nanoseconds, measured by the controller.
+    """The controller's measurements of how long each part of a request took, in nanoseconds.
 
-    ``total`` runs from the request's arrival at the controller to its response, ``queue`` from the arrival to the start
-    of its batch on the device. ``exec`` is the device's time for the whole batch. ``cold_start``: no device held the
-    weights when the request arrived. ``load`` is the part of ``queue`` in which the device loaded the model's weights.
+    - ``total``: time from the request's arrival at the controller to the response
+    - ``queue``: time from the arrival to the start of the request's batch on a device
+    - ``exec``: time in which the device executed the whole batch
+    - ``cold_start``: whether no device had the model's weights when the request arrived
+    - ``load``: the part of ``queue`` in which the device loaded the model's weights
     """
 
     total: Nanos
@@ -55,13 +60,13 @@ class RequestTiming(Struct, frozen=True, array_like=True):
 
 
 class InferResponse(Struct, frozen=True, array_like=True, tag=17):
-    """The response to InferRequest; the payload of ``outputs`` follows the message.
+    """The response to InferRequest. The payload of ``outputs`` follows the message.
 
-    ``message`` is the reason if ``status`` is not SUCCESS. ``predicted`` is the predicted completion in nanoseconds
-    after the arrival; ``retry_after`` is the retry time in nanoseconds from now; None: unknown. ``admitted``: the
-    server had promised a response by ``predicted``, and if ``status`` is not SUCCESS, the promise is broken.
-    ``admitted`` is false if the request itself was wrong, or the operator ended the server
-    (`clockwork.controller.promises`).
+    - ``message``: the reason if ``status`` is not SUCCESS
+    - ``predicted``: the predicted completion in nanoseconds after the request's arrival, or None if it is unknown
+    - ``retry_after``: the retry time in nanoseconds from now, or None if it is unknown
+    - ``admitted``: whether the server had promised a response by ``predicted``. If ``status`` is not SUCCESS, the
+      promise is broken. ``admitted`` is false if the request was wrong, or if the operator ended the server.
     """
 
     id: int
@@ -81,9 +86,9 @@ class CancelRequest(Struct, frozen=True, array_like=True, tag=18):
 
 
 class LoadModelRequest(Struct, frozen=True, array_like=True, tag=19):
-    """Load a model from below the workers' model roots, on every worker.
+    """Request that every worker loads a model. ``path`` is relative to the workers' model roots.
 
-    The default of ``name`` comes from the path.
+    If ``name`` is empty, the model's name is derived from the path.
     """
 
     id: int
@@ -93,7 +98,7 @@ class LoadModelRequest(Struct, frozen=True, array_like=True, tag=19):
 
 
 class LoadModelResponse(Struct, frozen=True, array_like=True, tag=20):
-    """The response to LoadModelRequest: the names of the models, one per copy."""
+    """The response to LoadModelRequest. ``models`` contains the name of each copy."""
 
     id: int
     status: int
@@ -102,7 +107,7 @@ class LoadModelResponse(Struct, frozen=True, array_like=True, tag=20):
 
 
 class ListModelsRequest(Struct, frozen=True, array_like=True, tag=21):
-    """List the served models (``clockwork ls``)."""
+    """Request a list of the served models. ``clockwork ls`` sends it."""
 
     id: int
 
@@ -120,7 +125,7 @@ class ModelSummary(Struct, frozen=True, array_like=True):
 
 
 class ListModelsResponse(Struct, frozen=True, array_like=True, tag=22):
-    """The response to ListModelsRequest, ordered by name."""
+    """The response to ListModelsRequest. ``models`` is sorted by name."""
 
     id: int
     status: int
@@ -129,14 +134,14 @@ class ListModelsResponse(Struct, frozen=True, array_like=True, tag=22):
 
 
 class EvictRequest(Struct, frozen=True, array_like=True, tag=23):
-    """Evict a model's weights from every device that holds them. The next request for the model starts cold."""
+    """Request that a model's weights are evicted from every device. The model's next request is then a cold start."""
 
     id: int
     model: str
 
 
 class EvictResponse(Struct, frozen=True, array_like=True, tag=24):
-    """The response to EvictRequest: the number of devices from which the weights were evicted."""
+    """The response to EvictRequest. ``devices`` is the number of devices from which the weights were evicted."""
 
     id: int
     status: int
@@ -151,7 +156,7 @@ class StatusRequest(Struct, frozen=True, array_like=True, tag=25):
 
 
 class Progress(Struct, frozen=True, array_like=True):
-    """The progress of a stage: ``done`` of ``total`` models, and the remaining time; None: unknown."""
+    """The progress of a stage: ``done`` of ``total`` models, and the remaining time, or None if it is unknown."""
 
     done: int = 0
     total: int = 0
@@ -159,9 +164,10 @@ class Progress(Struct, frozen=True, array_like=True):
 
 
 class GPUStatus(Struct, frozen=True, array_like=True):
-    """A device, its models in the controller's view, and the number of its outstanding actions.
+    """The state of a device: the models whose weights it has, and the number of its outstanding actions.
 
-    ``predictions`` has a summary of its ``load`` and of its ``infer`` actions in service, if there were any.
+    ``predictions`` has the keys ``load`` and ``infer``, for the actions that the device has executed in service. A key
+    is missing if there were no such actions.
     """
 
     gpu: GPUInfo
@@ -172,10 +178,10 @@ class GPUStatus(Struct, frozen=True, array_like=True):
 
 
 class WorkerStatus(Struct, frozen=True, array_like=True):
-    """A worker and its devices.
+    """The state of a worker and its devices.
 
-    ``ready``: the worker serves and is not silent. ``silent``: the worker is connected, but nothing was received from
-    it for about a second.
+    - ``ready``: whether the worker serves requests and is not silent
+    - ``silent``: whether the worker is connected but has sent nothing for about a second
     """
 
     id: str
@@ -186,18 +192,21 @@ class WorkerStatus(Struct, frozen=True, array_like=True):
 
 
 class ModelStatus(Struct, frozen=True, array_like=True):
-    """A model, its profile per kind of device, and the outcomes of its requests.
+    """The state of a model: its profile for each kind of device, and the outcomes of its requests.
 
-    - ``late`` counts requests that were not answered by their deadline, ``refused`` those that were refused before it,
-      and ``failed`` all other errors
-    - ``broken_promises`` counts requests of these three groups that had been admitted with a predicted completion
-    - ``recent`` has profiles made of recent durations in service, for the kinds of device where they differ
-    - ``predictions`` has a summary of the model's ``load`` and of its ``infer`` actions on all devices, if any
-    - ``counts`` has the same requests by status, and their times; only ``counts`` includes cancelled requests
-    - ``ready``: a connected device can execute the model, and its worker is not silent
-    - ``unbatched``: why requests are no longer batched (see `ModelProfile`); empty: they are batched
-    - ``default_slo``: the SLO of requests that set none; 0: unknown
-    - ``demand``: the recent requests per second by their SLO
+    - ``late``: number of requests that were not answered by their deadline
+    - ``refused``: number of requests that were refused before their deadline
+    - ``failed``: number of requests with any other error
+    - ``broken_promises``: number of late, refused and failed requests that had been admitted with a predicted
+      completion
+    - ``recent``: profiles of the durations that were measured recently in service, for kinds of device where they
+      differ
+    - ``predictions``: summaries of the model's ``load`` and ``infer`` actions on all devices, if there were any
+    - ``counts``: the same requests by status, and their times. Only ``counts`` includes cancelled requests.
+    - ``ready``: whether a connected device can execute the model, and the device's worker is not silent
+    - ``unbatched``: the reason for which requests are no longer batched; empty if they are batched
+    - ``default_slo``: the SLO of requests that set none; 0 if it is unknown
+    - ``demand``: the recent requests per second for each SLO
     """
 
     info: ModelInfo
@@ -218,11 +227,13 @@ class ModelStatus(Struct, frozen=True, array_like=True):
 
 
 class ServerStatus(Struct, frozen=True, array_like=True):
-    """The whole server. ``broken`` has the models that cannot be loaded or measured, with the reason.
+    """The state of the whole server.
 
-    ``serving_ns`` is the time since serving began. ``predictions`` covers the ``load`` and ``infer`` actions of all
-    devices, including devices that have left. ``without_model`` counts requests that were answered before their model
-    was looked up, by the name of their status. ``ready``: the server is serving, and at least one worker is not silent.
+    - ``broken``: the models that cannot be loaded or measured, with the reason of each
+    - ``serving_ns``: time since serving began
+    - ``predictions``: summaries of the ``load`` and ``infer`` actions of all devices, including disconnected devices
+    - ``without_model``: number of requests that were answered before their model was known, by the status's name
+    - ``ready``: whether the server is serving and at least one worker is not silent
     """
 
     version: str
@@ -240,14 +251,14 @@ class ServerStatus(Struct, frozen=True, array_like=True):
 
 
 class StatusResponse(Struct, frozen=True, array_like=True, tag=26):
-    """The response to StatusRequest."""
+    """The response to StatusRequest. ``server`` is the state of the server."""
 
     id: int
     server: ServerStatus
 
 
 class ErrorResponse(Struct, frozen=True, array_like=True, tag=27):
-    """The response to a request of any type that could not be read."""
+    """The response to a request that the server could not decode. The request may be of any type."""
 
     id: int
     status: int

@@ -1,7 +1,6 @@
-"""The results of actions. A worker reports exactly one result per action.
+"""The results of actions. A worker sends exactly one result for each action.
 
-Each type of action has a type of result for its success, with its times. The result of a failed action is an
-`ErrorResult`.
+Each type of action has its own type of result for success. The result of every failed action is an `ErrorResult`.
 """
 
 from typing import Final, TypeAlias
@@ -12,13 +11,13 @@ from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.units import Bytes, Nanos, Pages
 
 DEFAULT_VERSION: Final = "1"
-"""Version of a model whose path has none."""
+"""Version of a model whose path contains no version."""
 
 
 class Timing(Struct, frozen=True, array_like=True):
-    """When a step began and ended, and how long the device worked on the step; in nanoseconds.
+    """The begin and the end of a step, and the time for which the device worked on the step. All are in nanoseconds.
 
-    ``duration`` may be less than ``end - begin`` where work is asynchronous.
+    If the device works asynchronously, ``duration`` may be less than ``end - begin``.
     """
 
     begin: Nanos
@@ -27,7 +26,10 @@ class Timing(Struct, frozen=True, array_like=True):
 
 
 class DeviceTime(Struct, frozen=True, array_like=True):
-    """A duration on a device's own clock in nanoseconds, and the device's clock frequency during it; 0: unknown."""
+    """A duration in nanoseconds that a device measured with its own clock.
+
+    ``clock_mhz`` is the frequency at which the device ran, or 0 if it is unknown.
+    """
 
     duration: Nanos
     clock_mhz: int = 0
@@ -49,17 +51,17 @@ class ExampleInputs(Struct, frozen=True, array_like=True):
 
 
 class ModelInfo(Struct, frozen=True, array_like=True):
-    """A worker's description of a model that it holds.
+    """A worker's description of a model that it has loaded.
 
-    - ``path``: relative to the worker's model root
+    - ``path``: path of the file, relative to the worker's model root
     - ``digest``: identifies the content of the file and the operator's options for it
-    - ``runtime``: the runtime with its version
-    - ``batchable``: false if the inputs and outputs have no common free first dimension, or if the model may compute
-      across rows; such a model executes one request at a time
-    - ``load``, ``copies``: the name and the ``no_of_copies`` of the LoadModelFromDisk that loaded it
-    - ``max_batch``: the largest batch size that the model's own configuration permits; 0: no limit
-    - ``version``: the number that names the directory of the model's file, or `DEFAULT_VERSION`
-    - ``example``: the inputs to measure the model with; None: the controller chooses shapes
+    - ``runtime``: name and version of the runtime
+    - ``batchable``: whether requests can be batched. This needs a common free first dimension of all inputs and
+      outputs, and no computation across rows. Otherwise each request is executed alone.
+    - ``load``, ``copies``: the name and ``no_of_copies`` of the LoadModelFromDisk action that loaded the model
+    - ``max_batch``: the largest batch size that the model's own configuration permits; 0 if it has no limit
+    - ``version``: name of the directory that contains the model's file, if this is a number, or `DEFAULT_VERSION`
+    - ``example``: the inputs with which the model is measured; None if the controller chooses their shapes
     """
 
     name: str
@@ -79,9 +81,9 @@ class ModelInfo(Struct, frozen=True, array_like=True):
 
 
 class GPUInfo(Struct, frozen=True, array_like=True):
-    """A device. ``kind`` is the hardware with the number of threads: devices of one kind are equally fast.
+    """A device. ``kind`` is its hardware and its number of threads. Devices of one kind are equally fast.
 
-    ``models`` are the models with weights in its cache, least recently used first.
+    ``models`` are the models whose weights are in the device's cache, least recently used first.
     """
 
     id: int
@@ -91,7 +93,7 @@ class GPUInfo(Struct, frozen=True, array_like=True):
 
 
 class WorkerInfo(Struct, frozen=True, array_like=True):
-    """A worker's devices and models."""
+    """The devices and the models of a worker. ``page_size`` is the size of a page of the weights caches, in bytes."""
 
     page_size: Bytes
     gpus: tuple[GPUInfo, ...]
@@ -99,7 +101,7 @@ class WorkerInfo(Struct, frozen=True, array_like=True):
 
 
 class ErrorResult(Struct, frozen=True, array_like=True, tag=64):
-    """The action failed. ``action`` is the name of its type; ``message`` is for people."""
+    """The result of a failed action. ``action`` is the name of the action's type. ``message`` is for people."""
 
     id: int
     action: str
@@ -108,7 +110,7 @@ class ErrorResult(Struct, frozen=True, array_like=True, tag=64):
 
 
 class LoadModelFromDiskResult(Struct, frozen=True, array_like=True, tag=65):
-    """The models that were loaded, in the order of the numbers in their names."""
+    """The result of a successful LoadModelFromDisk. ``models`` has the order of the numbers in the models' names."""
 
     id: int
     models: tuple[ModelInfo, ...]
@@ -116,30 +118,31 @@ class LoadModelFromDiskResult(Struct, frozen=True, array_like=True, tag=65):
 
 
 class UnloadModelResult(Struct, frozen=True, array_like=True, tag=66):
-    """The models are unloaded."""
+    """The result of a successful UnloadModel. The worker no longer has the models."""
 
     id: int
 
 
 class LoadWeightsResult(Struct, frozen=True, array_like=True, tag=67):
-    """The weights are in the device's cache."""
+    """The result of a successful LoadWeights. The weights are in the device's cache."""
 
     id: int
     timing: Timing
 
 
 class EvictWeightsResult(Struct, frozen=True, array_like=True, tag=68):
-    """The weights are evicted, and their pages are free."""
+    """The result of a successful EvictWeights. The pages of the weights are free."""
 
     id: int
     timing: Timing
 
 
 class InferOutput(Struct, frozen=True, array_like=True):
-    """One request's share of a batch's outputs; the payload follows the message.
+    """The part of a batch's outputs that belongs to one request. The payload follows the message.
 
-    ``refusal``: why the model refuses this request's inputs, or, with ``failed``, why the runtime could not execute
-    this request although it executed others of the batch. In both cases there are no tensors.
+    If there is an error for this request only, ``refusal`` is the reason and there are no tensors. If ``failed`` is
+    false, the model does not accept the request's inputs. If ``failed`` is true, the runtime could not execute the
+    request.
     """
 
     request_id: int
@@ -149,10 +152,10 @@ class InferOutput(Struct, frozen=True, array_like=True):
 
 
 class InferResult(Struct, frozen=True, array_like=True, tag=69):
-    """The batch was executed. ``outputs`` are in the order of the action's inputs.
+    """The result of a successful Infer. ``outputs`` are in the order of the action's inputs.
 
-    ``exec`` is the time that the lane was busy; estimates are made from it. ``device`` is the device's share of that
-    time, by the device's own clock; None if the device has no clock.
+    ``exec`` is the time for which the lane was busy. Estimates are computed from it. ``device`` is the time for which
+    the device was busy, measured with the device's own clock. It is None if the device has no clock.
     """
 
     id: int
@@ -164,13 +167,13 @@ class InferResult(Struct, frozen=True, array_like=True, tag=69):
 
 
 class ClearCacheResult(Struct, frozen=True, array_like=True, tag=70):
-    """The weights caches are empty."""
+    """The result of a successful ClearCache. The weights caches are empty."""
 
     id: int
 
 
 class GetWorkerStateResult(Struct, frozen=True, array_like=True, tag=71):
-    """The worker's state at the time of this result."""
+    """The result of a successful GetWorkerState. ``worker`` is the worker's state at the time of this result."""
 
     id: int
     worker: WorkerInfo

@@ -1,4 +1,4 @@
-"""Status codes. They have the numbers of the original system, so that logs and papers can be compared.
+"""Status codes. They are the numbers of the original system, so that logs of both systems can be compared.
 
 =======  ==================================================================
 0        success
@@ -13,14 +13,14 @@
 70-78    copying inputs     80-84  execution      90-92  copying outputs
 =======  ==================================================================
 
-Numbers 9, 42-43 and 46-47 are Clockwork's own; all others are the original's.
+The original system lacks the numbers 9, 42, 43, 46 and 47.
 """
 
 from enum import IntEnum
 
 
 class Status(IntEnum):
-    """The outcome of a request or an action."""
+    """The outcome of a request or of an action."""
 
     SUCCESS = 0
     ERROR = 1

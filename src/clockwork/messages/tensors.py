@@ -1,9 +1,10 @@
-"""Names, types and shapes of tensors, as in the Open Inference Protocol v2, without the elements.
+"""Names, types and shapes of tensors, as in the Open Inference Protocol v2. The elements are not included.
 
-A *payload* is the bytes of a message's tensors. Controller and worker core carry it as an opaque handle beside the
-message; only runtimes and clients read it. On the wire the tensors' bytes follow each other in the order of their
-specs: little-endian and row-major. Each ``BYTES`` element is a 4-byte little-endian length and its bytes (Open
-Inference Protocol v2, "Tensor Data Types" and the binary tensor data extension).
+The elements of a message's tensors are its *payload*, which is a sequence of bytes. The controller and the worker's
+core pass the payload on as an opaque handle. Only runtimes and clients read it. In the payload, the tensors have the
+order of their specs, and their elements are little-endian and in row-major order. Each ``BYTES`` element is a 4-byte
+little-endian length and its bytes. (This format is defined by the Open Inference Protocol v2, "Tensor Data Types", and
+by Triton's binary tensor data extension.)
 """
 
 from enum import StrEnum
@@ -16,18 +17,18 @@ from clockwork.errors import InvalidRequestError
 from clockwork.units import Bytes
 
 MAX_RANK: Final = 16
-"""Limit on the dimensions of a tensor. It is more than any model has, and bounds the work that a peer can cause."""
+"""Largest number of dimensions of a tensor. No known model needs more. The limit bounds the work that a peer causes."""
 
 MAX_TENSORS: Final = 256
-"""Limit on the inputs, and on the outputs, of one request. It bounds the work that a peer can cause."""
+"""Largest number of inputs of a request, and of its outputs. The limit bounds the work that a peer causes."""
 
 
 MAX_NAME: Final = 1000
-"""Limit on the characters of a tensor's or a model's name in a request, which results and errors repeat."""
+"""Longest name of a tensor or a model in a request, in characters. Results and errors repeat the name."""
 
 
 class Datatype(StrEnum):
-    """Element types: those that both the Open Inference Protocol v2 and ONNX Runtime have."""
+    """The element types of tensors. Both the Open Inference Protocol v2 and ONNX Runtime have these types."""
 
     BOOL = "BOOL"
     UINT8 = "UINT8"
@@ -60,23 +61,23 @@ ELEMENT_BYTES: Final[dict[str, int]] = {
     Datatype.FP32: 4,
     Datatype.FP64: 8,
 }
-"""Size of one element; ``BYTES`` has none."""
+"""Size of one element in bytes. ``BYTES`` elements have no fixed size, so the type is missing."""
 
 
 class TensorInfo(Struct, frozen=True, array_like=True):
-    """A model's description of one input or output. ``shape`` includes the batch dimension; -1 is a free dimension."""
+    """A model's description of one input or output. ``shape`` includes the batch dimension. A free dimension is -1."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
 
     def describe(self) -> str:
-        """Return a text such as ``data FP32[-1,3,224,224]``."""
+        """Return the name, type and shape as text, for example ``data FP32[-1,3,224,224]``."""
         return f"{self.name} {self.datatype}[{','.join(map(str, self.shape))}]"
 
 
 class TensorSpec(Struct, frozen=True, array_like=True):
-    """One tensor of a request or response. All dimensions are known; its payload has ``nbytes`` bytes."""
+    """A tensor of a request or a response. All dimensions are known. Its elements take ``nbytes`` bytes."""
 
     name: str
     datatype: str
@@ -84,7 +85,7 @@ class TensorSpec(Struct, frozen=True, array_like=True):
     nbytes: Bytes
 
     def describe(self) -> str:
-        """Return a text such as ``data FP32[1,3,224,224]``."""
+        """Return the name, type and shape as text, for example ``data FP32[1,3,224,224]``."""
         return f"{self.name} {self.datatype}[{','.join(map(str, self.shape))}]"
 
 
@@ -92,7 +93,7 @@ def spec(name: str, datatype: str, shape: tuple[int, ...]) -> TensorSpec:
     """Return the spec of a tensor whose elements have a fixed size.
 
     Raises:
-        InvalidRequestError: ``datatype`` is unknown, or ``BYTES``, whose size does not follow from the shape.
+        InvalidRequestError: ``datatype`` is unknown, or is ``BYTES``, whose elements have no fixed size.
     """
     size = ELEMENT_BYTES.get(datatype)
     if size is None:
@@ -108,7 +109,7 @@ def unknown_datatype(name: str, datatype: str) -> InvalidRequestError:
 
 
 def check_name(of: str, name: str) -> None:
-    """Check the length of a name from a peer; ``of`` is the kind of the named object, for the message.
+    """Check the length of a name that a peer has sent. ``of`` is the kind of the named object, for the error message.
 
     Raises:
         InvalidRequestError: the name is longer than `MAX_NAME`.
@@ -120,11 +121,11 @@ def check_name(of: str, name: str) -> None:
 
 
 def check_specs(tensors: tuple[TensorSpec, ...], payload_bytes: Bytes) -> None:
-    """Check tensors from a peer, and that their sizes add up to ``payload_bytes``.
+    """Check the specs of tensors that a peer has sent. The sum of their sizes must be ``payload_bytes``.
 
     Raises:
-        InvalidRequestError: too many tensors, a duplicate or too long name, an unknown datatype, too many or negative
-            dimensions, or sizes that do not add up.
+        InvalidRequestError: there are too many tensors, a name is a duplicate or too long, a datatype is unknown, a
+            dimension is negative, there are too many dimensions, or a size is wrong.
     """
     if len(tensors) > MAX_TENSORS:
         raise InvalidRequestError(f"request has {len(tensors)} inputs; at most {MAX_TENSORS} are accepted")

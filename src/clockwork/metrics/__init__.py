@@ -1,7 +1,7 @@
-"""The controller's counts in Prometheus' text format and in OpenMetrics.
+"""The controller's metrics, in Prometheus' text format and in OpenMetrics.
 
-This package counts nothing, and does nothing until a client scrapes the metrics. prometheus_client's objects are made
-for each scrape, so requests never touch them.
+Other packages count requests. This package only works when a client scrapes the metrics. It creates the objects of
+prometheus_client for each scrape, so that they cost no time while requests are served.
 """
 
 from clockwork.metrics.scrape import Metrics

@@ -1,4 +1,4 @@
-"""Metrics and their samples, rendered with prometheus_client."""
+"""Renders metrics and their samples as text, with prometheus_client."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
@@ -14,20 +14,21 @@ from prometheus_client.samples import Sample
 from clockwork.units import SECOND, Nanos
 
 Values: TypeAlias = Sequence[tuple[tuple[str, ...], float]]
-"""Samples of a metric, each a pair of label values and the sample's value."""
+"""The samples of a metric. Each sample is a pair: the values of its labels, and the sample's own value."""
 
 PIECE: Final = 50
-"""Approximate number of samples rendered at a time, which takes a quarter of a millisecond."""
+"""Approximate number of samples that are rendered in one step. Such a step takes a quarter of a millisecond."""
 
 END: Final = b"# EOF\n"
-"""Last line of a text in OpenMetrics."""
+"""The last line of a text in the format OpenMetrics."""
 
 
 class Kind(Enum):
-    """Type of a metric.
+    """The type of a metric.
 
-    ``TRITON`` is a counter whose name lacks the suffix ``_total``, as Triton's names do. OpenMetrics does not allow
-    such a counter, so its type is ``unknown`` there; Prometheus treats both in the same way.
+    ``TRITON`` is a counter whose name lacks the suffix ``_total``, like the names of Triton's counters. OpenMetrics
+    does not allow such counters. Their type is therefore ``unknown`` in OpenMetrics. Prometheus treats both types
+    alike.
     """
 
     COUNTER = "counter"
@@ -37,7 +38,10 @@ class Kind(Enum):
 
 
 class Family(Struct, frozen=True):
-    """A metric. The name of a counter ends in ``_total``; a histogram's samples have their own suffixes and ``le``."""
+    """A metric's name, help text, type and labels. The name of a counter ends in ``_total``.
+
+    The samples of a histogram get the suffixes and the label ``le`` when they are rendered.
+    """
 
     name: str
     help: str
@@ -46,7 +50,7 @@ class Family(Struct, frozen=True):
 
 
 class Distribution(Struct, frozen=True):
-    """A histogram: the number of durations up to each bound, the number of all durations, and their sum."""
+    """A histogram of durations: the number up to each bound, the number of all durations, and their sum."""
 
     cumulative: Sequence[int]
     count: int
@@ -62,14 +66,14 @@ class _One(Collector):
 
 
 class Piece(NamedTuple):
-    """Some samples of a metric; the first piece of a metric has the lines HELP and TYPE."""
+    """Some samples of a metric. The text of a metric's first piece begins with the lines HELP and TYPE."""
 
     family: Family
     samples: list[Sample]
     first: bool
 
     def encode(self, open_metrics: bool = False) -> bytes:
-        """Return the lines in Prometheus' text format, or in OpenMetrics without its last line, ``# EOF``."""
+        """Return the lines in Prometheus' text format or in OpenMetrics. The last line ``# EOF`` is not included."""
         family = self.family
         kind = family.kind.value
         if family.kind is Kind.TRITON:
@@ -90,7 +94,7 @@ class Piece(NamedTuple):
 
 
 def rendered(family: Family, groups: Iterable[Values]) -> Iterator[Piece]:
-    """Yield the metric in pieces; a piece has the samples of whole groups, about `PIECE` of them."""
+    """Yield a metric in pieces of about `PIECE` samples. A group of samples is never divided between two pieces."""
     first = True
     labels = family.labels
     samples: list[Sample] = []
@@ -106,7 +110,7 @@ def rendered(family: Family, groups: Iterable[Values]) -> Iterator[Piece]:
 def rendered_histogram(
     family: Family, bounds: Sequence[Nanos], groups: Iterable[tuple[tuple[str, ...], Distribution]]
 ) -> Iterator[Piece]:
-    """Yield a histogram, in seconds, in pieces as `rendered` does."""
+    """Yield a histogram in pieces of about `PIECE` samples. The samples are in seconds."""
     ends = [*(repr(bound / SECOND) for bound in bounds), "+Inf"]
     first = True
     samples: list[Sample] = []

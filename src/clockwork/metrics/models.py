@@ -1,7 +1,7 @@
-"""Metrics of each model: those metrics of Triton that Clockwork has too, and Clockwork's own.
+"""The metrics of each model. Some of them are Triton's metrics, and the others are only Clockwork's.
 
-Triton's names are those of Triton Inference Server's user guide, "Metrics". Triton's durations are in microseconds,
-Clockwork's in seconds.
+Triton's metrics have the names in the chapter "Metrics" of Triton's user guide. Their durations are in microseconds.
+The durations of the other metrics are in seconds.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,8 +21,11 @@ BY_MODEL: Final = ("model",)
 BY_VERSION: Final = ("model", "version")
 
 REASONS: Final = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
-"""Triton's reasons for failures. In this order: a deadline or limit, a cancellation, a failed execution, and all
-others, which are mostly wrong requests."""
+"""Triton's reasons for failures.
+
+They are, in this order: a deadline or a limit, a cancellation, a failed execution, and all other reasons. Most failures
+with another reason are wrong requests.
+"""
 
 _WRONG_REQUEST: Final = frozenset(
     status.name
@@ -30,7 +33,10 @@ _WRONG_REQUEST: Final = frozenset(
 )
 _NOT_SERVING: Final = frozenset(status.name for status in (Status.INITIALIZING, Status.SHUTTING_DOWN))
 _ALWAYS: Final[Mapping[str, int]] = {status.name: 0 for status in (Status.SUCCESS, Status.TIMEOUT, *REFUSAL_STATUSES)}
-"""Statuses that are reported even while they are 0, because Prometheus' rate() misses a series' first increase."""
+"""Statuses that the metrics contain even while their count is 0.
+
+Prometheus' function rate() does not see the increase with which a time series begins.
+"""
 
 LATENCY: Final = Family(
     "clockwork_request_duration_seconds",
@@ -41,7 +47,7 @@ LATENCY: Final = Family(
 
 
 class Row(NamedTuple):
-    """The counts of one model at one moment."""
+    """The counts of one model at one time."""
 
     model: str
     cold_starts: int
@@ -52,7 +58,7 @@ class Row(NamedTuple):
 
 
 def row(model: str, counted: Counts, ready: bool = True, version: str = DEFAULT_VERSION) -> Row:
-    """Return a model's current counts; ``ready``: whether a device could serve the model."""
+    """Return a model's current counts. ``ready`` means that a device can serve the model now."""
     return Row(model, counted.cold_starts, counted.broken_promises, counted.summary(), ready, version)
 
 
@@ -69,7 +75,7 @@ _REFUSED: Final = frozenset(status.name for status in REFUSAL_STATUSES)
 
 
 def outcome_of(status: str) -> str:
-    """Return the outcome under which the metrics count requests that ended with ``status``."""
+    """Return the value of the label ``outcome`` for requests that ended with ``status``."""
     if status in _REFUSED:
         return "refused"
     return {"SUCCESS": "in_time", "TIMEOUT": "late", "CANCELLED": "cancelled"}.get(status, "failed")
@@ -89,7 +95,10 @@ def _outcomes(row: Row) -> Values:
 
 
 def _refusals(row: Row) -> Values:
-    """Return the refusals by reason. Once the model has received a request, include reasons with 0 (see `_ALWAYS`)."""
+    """Return the number of refusals for each reason.
+
+    If the model has received requests, the result also contains the reasons whose count is 0 (`_ALWAYS` explains this).
+    """
     if not row.counts.answers and not row.counts.pending:
         return []
     return [((row.model, reason.value), row.counts.refusals.get(reason.value, 0)) for reason in RefusalReason]
@@ -222,7 +231,7 @@ SOURCES: Final[Sequence[_Source]] = (
 
 
 def pieces(rows: Sequence[Row], histograms: bool) -> Iterator[Piece]:
-    """Yield the metrics in pieces; each takes a fraction of a millisecond."""
+    """Yield the metrics of all models in pieces. Each piece takes a fraction of a millisecond."""
     for family, values in SOURCES:
         yield from rendered(family, map(values, rows))
     if histograms:
@@ -230,7 +239,7 @@ def pieces(rows: Sequence[Row], histograms: bool) -> Iterator[Piece]:
 
 
 def _has_answered(row: Row) -> bool:
-    """Return whether a model has answered requests. Other models get no histogram, because it has many lines."""
+    """Return whether a model has answered requests. Only such models get a histogram, because it has many lines."""
     return counts.in_time(row.counts.answers) > 0
 
 

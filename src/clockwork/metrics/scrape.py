@@ -1,8 +1,8 @@
 """Renders the metrics in steps on the controller's event loop.
 
-`clockwork.stepping` runs the steps and rests after each burst, since no inference waits for metrics. All counts of one
-model are taken at one moment, but the counts of different models may be taken at different moments. Clients that scrape
-at the same time get the same text, in one of two formats.
+`clockwork.stepping` runs the steps, and pauses after each burst of steps, because metrics are not urgent. All counts of
+one model are read at the same time. The counts of different models may be read at different times. Clients that scrape
+at the same time get the same result, in one of the two formats.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from clockwork.steps import Steps
 from clockwork.units import KIB, Bytes
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
-"""Content type of Prometheus' text format, which a client gets unless it prefers OpenMetrics."""
+"""Content type of Prometheus' text format. A client gets this format unless it prefers OpenMetrics."""
 
 OPEN_METRICS_CONTENT_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 """Content type of OpenMetrics."""
@@ -32,7 +32,13 @@ class Metrics:
     """Renders the metrics of a controller."""
 
     def __init__(self, describe: Callable[[], Description], stepper: Stepper, histograms: bool = True) -> None:
-        """``describe`` returns the controller's current state. ``histograms``: include each model's latencies."""
+        """Create a renderer.
+
+        Args:
+            describe: returns the controller's current state.
+            stepper: runs the steps.
+            histograms: whether to include a histogram of each model's latencies.
+        """
         self._describe = describe
         self._histograms = histograms
         self._stepper = stepper
@@ -40,7 +46,10 @@ class Metrics:
         self._open_metrics: SharedResult[Sequence[bytes]] = SharedResult(partial(self._made, True))
 
     async def text(self, accept: str = "") -> tuple[str, Sequence[bytes]]:
-        """Render the metrics in the format that the header Accept prefers; return its content type and the parts."""
+        """Render the metrics, and return the content type and the parts of the text.
+
+        ``accept`` is the value of the header Accept, which decides the format.
+        """
         if prefers_open_metrics(accept):
             return OPEN_METRICS_CONTENT_TYPE, await self._open_metrics.get()
         return CONTENT_TYPE, await self._plain.get()
@@ -73,7 +82,7 @@ class Metrics:
 
 
 def prefers_open_metrics(accept: str) -> bool:
-    """Return whether the header Accept gives OpenMetrics at least the weight of plain text (RFC 9110, 12.5.1)."""
+    """Return whether the header Accept prefers OpenMetrics, or has no preference (RFC 9110, section 12.5.1)."""
     open_metrics = plain = 0.0
     for part in accept.lower().split(","):
         kind, *parameters = (word.strip() for word in part.split(";"))
@@ -90,7 +99,7 @@ def prefers_open_metrics(accept: str) -> bool:
 
 
 class _Text:
-    """Encodes pieces and joins them into parts."""
+    """Encodes pieces of metrics, and joins them into larger parts."""
 
     def __init__(self, open_metrics: bool) -> None:
         self._open_metrics = open_metrics

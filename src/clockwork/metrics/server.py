@@ -1,4 +1,4 @@
-"""Metrics of the server, its workers and devices, and the errors of its predictions."""
+"""The metrics of the server, of its workers and devices, and of the errors of its predictions."""
 
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -19,7 +19,7 @@ ERROR_BOUNDS: Final[tuple[Nanos, ...]] = (
     *(step * MILLISECOND // 10 for step in (10, 25, 50, 100, 250, 500)),
     *(step * MILLISECOND for step in (100, 250, 500, 1000)),
 )
-"""Upper bounds of the buckets of prediction errors, which are stored with a precision of 1 %."""
+"""Upper bounds of the buckets of prediction errors. The errors themselves are stored with a precision of 1 %."""
 
 PREDICTED: Final = ("action", "of", "error")
 
@@ -39,7 +39,7 @@ ERRORS: Final = Family(
 
 
 def pieces(server: Description) -> Iterator[Piece]:
-    """Yield the metrics in pieces; each takes a fraction of a millisecond."""
+    """Yield the metrics of the server, workers and devices in pieces. Each piece takes a fraction of a millisecond."""
     yield from _server_pieces(server)
     yield from _device_pieces([(worker, gpu) for _, worker in sorted(server.fleet.items()) for gpu in worker.gpus])
 
@@ -148,15 +148,15 @@ def _at(places: Iterable[tuple[str, ...]], values: Iterable[float]) -> Iterator[
 
 
 class PredictionErrors:
-    """Sums up the prediction errors of all devices."""
+    """The prediction errors of all devices together."""
 
     def __init__(self) -> None:
-        """Start without errors."""
+        """Start without any prediction errors."""
         self._none: dict[tuple[str, str, str], int] = {}
         self._off: dict[tuple[str, str, str], Distribution] = {}
 
     def add(self, predictions: Predictions) -> None:
-        """Add the errors of one device."""
+        """Add the prediction errors of one device."""
         for action, errors in predictions:
             for quantity in ("start", "duration", "completion"):
                 found = getattr(errors, quantity)
@@ -172,7 +172,7 @@ class PredictionErrors:
         self._off[key] = Distribution(both, old.count + more.count, old.total + more.total)
 
     def pieces(self) -> Iterator[Piece]:
-        """Yield the metrics in pieces."""
+        """Yield the metrics of prediction errors in pieces."""
         counted = {**self._none, **{key: distribution.count for key, distribution in self._off.items()}}
         yield from rendered(PREDICTIONS, [sorted(counted.items())])
         yield from rendered_histogram(ERRORS, ERROR_BOUNDS, sorted(self._off.items()))
